@@ -1,0 +1,47 @@
+"""Block keys: names of KV blocks that mean the same in every process of a cluster.
+
+A key is a chained hash, so it names a block together with everything before it. It is computed only where a block is spoken
+of outside a process (index, host store, events); inside one, the prefix tree compares the tokens themselves.
+"""
+
+import hashlib
+from dataclasses import astuple, dataclass
+
+from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS
+
+KEY_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """All that must be equal for two blocks of equal tokens to hold equal bytes, and the tenant that may read them."""
+
+    model: str
+    revision: str  # digest of the weights and the model's configuration
+    dtype: str
+    layout: str
+    block_tokens: int = BLOCK_TOKENS
+    rank: str = "0/1"  # this shard of how many
+    salt: str = ""  # the tenant
+
+    def digest(self) -> bytes:
+        """The parent key of the namespace's first blocks."""
+        fields = "\0".join(f"{len(str(value))}:{value}" for value in astuple(self))
+        return hashlib.blake2b(fields.encode(), digest_size=KEY_BYTES).digest()
+
+
+def block_keys(namespace: Namespace, packed: bytes, parent: bytes | None = None) -> list[bytes]:
+    """Keys of the full blocks of a token sequence, first to last.
+
+    Args:
+        namespace: what the blocks belong to.
+        packed: packed token ids; tokens behind the last full block are left out.
+        parent: key of the block before `packed`; by default `packed` starts the sequence.
+    """
+    key = namespace.digest() if parent is None else parent
+    keys = []
+    hasher = hashlib.blake2b
+    for start in range(0, len(packed) - BLOCK_BYTES + 1, BLOCK_BYTES):
+        key = hasher(key + packed[start : start + BLOCK_BYTES], digest_size=KEY_BYTES).digest()
+        keys.append(key)
+    return keys

@@ -1,0 +1,45 @@
+"""Time is injected: no module reads it on its own, so that the same code runs in real and in simulated time."""
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """A source of time."""
+
+    def now(self) -> float:
+        """Seconds on a clock that never goes back; only differences mean something."""
+        ...
+
+    def wall(self) -> float:
+        """Seconds since the epoch; comparable between processes."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def wall(self) -> float:
+        return time.time()
+
+
+class ManualClock:
+    """A clock that moves when told to."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        self._now = start
+
+    def now(self) -> float:
+        return self._now
+
+    def wall(self) -> float:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Moves time on by `seconds`, which must not be negative."""
+        if seconds < 0:
+            raise ValueError(f"seconds must not be negative, got {seconds}")
+        self._now += seconds

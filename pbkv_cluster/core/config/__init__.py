@@ -1,0 +1,27 @@
+"""Configuration: one typed tree (`tree`), read from defaults, a YAML file, the environment and flags (`sources`)."""
+
+from pbkv_cluster.core.config.sources import Origin, Settings, load
+from pbkv_cluster.core.config.tree import (
+    CacheConfig,
+    ClusterConfig,
+    Config,
+    EngineConfig,
+    GatewayConfig,
+    ModelConfig,
+    PredictorConfig,
+    RedisConfig,
+)
+
+__all__ = [
+    "CacheConfig",
+    "ClusterConfig",
+    "Config",
+    "EngineConfig",
+    "GatewayConfig",
+    "ModelConfig",
+    "Origin",
+    "PredictorConfig",
+    "RedisConfig",
+    "Settings",
+    "load",
+]

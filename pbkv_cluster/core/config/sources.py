@@ -1,0 +1,162 @@
+"""Reads the configuration tree from its sources. A later source wins: defaults, YAML file, environment, flags.
+
+Fields are named by their path, `engine.gpu_blocks`; in the environment that is `PBKV_ENGINE_GPU_BLOCKS`.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pbkv_cluster.core.config.tree import Config
+from pbkv_cluster.core.errors import ConfigError
+
+ENV_PREFIX = "PBKV_"
+ENV_FILE = "PBKV_CONFIG"  # the YAML file, where no flag names one
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value came from: `default`, or the file, variable or flag that set it."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A configuration, and where each of its values came from, by field path."""
+
+    config: Config
+    origins: Mapping[str, Origin]
+
+
+def load(file: Path | None = None, env: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Reads and checks the configuration.
+
+    Args:
+        file: a YAML file; by default the one that PBKV_CONFIG names, if any.
+        env: the environment; variables without the prefix are left alone.
+        flags: values by field path; None means that the flag was not given.
+
+    Raises:
+        ConfigError: a value is wrong or unknown; names the field and its source.
+    """
+    env = env or {}
+    if file is None and env.get(ENV_FILE):
+        file = Path(env[ENV_FILE])
+    values: dict[str, Any] = {}
+    origins: dict[str, Origin] = {}
+    paths = {path for path, _ in fields()}
+    for source in (_from_file(file, paths), _from_env(env, paths), _from_flags(flags or {}, paths)):
+        for path, (value, origin) in source.items():
+            values[path], origins[path] = value, origin
+    try:
+        config = Config.model_validate(_nest(values))
+    except ValidationError as error:
+        raise ConfigError(_explain(error, origins)) from None
+    return Settings(config, {path: origins.get(path, Origin("default")) for path in sorted(paths)})
+
+
+def fields() -> Iterator[tuple[str, str]]:
+    """Every field's path and description, in the order of the tree."""
+    for section, info in Config.model_fields.items():
+        kind = info.annotation
+        assert isinstance(kind, type)
+        assert issubclass(kind, BaseModel)
+        for name, leaf in kind.model_fields.items():
+            yield f"{section}.{name}", leaf.description or ""
+
+
+def env_name(path: str) -> str:
+    """The environment variable of a field."""
+    return ENV_PREFIX + path.replace(".", "_").upper()
+
+
+def value_of(config: Config, path: str) -> Any:
+    """The value of the field at `path`."""
+    section, name = path.split(".")
+    return getattr(getattr(config, section), name)
+
+
+_Source = dict[str, tuple[Any, Origin]]
+
+
+def _from_file(file: Path | None, paths: set[str]) -> _Source:
+    if file is None:
+        return {}
+    try:
+        tree = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration file {file}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not YAML: {error}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file}: the top level must be a mapping of sections, got {type(tree).__name__}")
+    found: _Source = {}
+    for section, entries in tree.items():
+        if entries is None and section in Config.model_fields:
+            continue
+        if not isinstance(entries, dict):
+            raise ConfigError(f"{file}: {section}: must be a section of fields; sections are {', '.join(Config.model_fields)}")
+        for name, value in entries.items():
+            path = f"{section}.{name}"
+            _check_known(path, str(file), paths)
+            found[path] = (value, Origin(str(file)))
+    return found
+
+
+def _from_env(env: Mapping[str, str], paths: set[str]) -> _Source:
+    known = {env_name(path): path for path in paths}
+    found: _Source = {}
+    for name, value in env.items():
+        if not name.startswith(ENV_PREFIX) or name == ENV_FILE:
+            continue
+        if name not in known:
+            raise ConfigError(f"the environment variable {name} names no field{_nearest(name, known)}")
+        found[known[name]] = (value, Origin(name))
+    return found
+
+
+def _from_flags(flags: Mapping[str, Any], paths: set[str]) -> _Source:
+    found: _Source = {}
+    for path, value in flags.items():
+        _check_known(path, "flag", paths)
+        if value is not None:
+            found[path] = (value, Origin("flag"))
+    return found
+
+
+def _check_known(path: str, source: str, paths: set[str]) -> None:
+    if path not in paths:
+        raise ConfigError(f"{path} (from {source}): there is no such field{_nearest(path, paths)}")
+
+
+def _nearest(name: str, known: Mapping[str, str] | set[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _nest(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    tree: dict[str, dict[str, Any]] = {}
+    for path, value in values.items():
+        section, name = path.split(".")
+        tree.setdefault(section, {})[name] = value
+    return tree
+
+
+def _explain(error: ValidationError, origins: Mapping[str, Origin]) -> str:
+    lines = []
+    for problem in error.errors():
+        path = ".".join(str(part) for part in problem["loc"])
+        origin = origins.get(path)
+        got = "" if isinstance(problem["input"], BaseModel | dict) else f", got {problem['input']!r}"
+        source = f" (from {origin.name})" if origin else ""
+        lines.append(f"{path}{source}: {problem['msg'].removeprefix('Value error, ')}{got}")
+    return "\n".join(lines)

@@ -1,0 +1,119 @@
+"""The configuration tree. Each field's description is its documentation; `pbkv config show` prints them with their values."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ClusterConfig(_Section):
+    """What runs, and where."""
+
+    name: str = Field(
+        "pbkv", min_length=1, pattern=r"^[\w.-]+$", description="prefix of everything this cluster keeps in Redis"
+    )
+    address: str = Field("", description="address of a Ray cluster to join; empty starts one on this machine")
+    host: str = Field(
+        "", description="address the services bind and advertise; empty: loopback, or the node's own in a joined cluster"
+    )
+    workers: int = Field(1, ge=1, le=1024, description="GPU workers")
+    ray_node_ip: str = Field(
+        "127.0.0.2", description="address of a Ray cluster started here (127.0.0.1 would be rewritten by Ray)"
+    )
+    start_timeout_s: float = Field(180.0, gt=0, description="seconds that every process may take to become ready")
+
+
+class ModelConfig(_Section):
+    """The model that every worker loads."""
+
+    path: str = Field(
+        "", description="local directory or hub id of a decoder-only model; empty: a small random one, for trying out"
+    )
+    revision: str = Field("main", min_length=1, description="revision on the hub")
+    dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of weights and KV; auto: float32 on a CPU, else the checkpoint's"
+    )
+    max_context_tokens: int = Field(0, ge=0, description="longest prompt and output together; 0: what the model was made for")
+
+
+class EngineConfig(_Section):
+    """The engine of one worker."""
+
+    device: str = Field("auto", description="torch device; auto: cuda where there is one, else cpu")
+    attention: str = Field("auto", description="attention over the block pool; auto: the fastest the device has")
+    gpu_blocks: int = Field(0, ge=0, description="blocks of 16 tokens in the GPU pool; 0: what gpu_memory_share allows")
+    gpu_memory_share: float = Field(
+        0.85,
+        gt=0,
+        le=1,
+        description="share of the device's memory for weights and pool (of free host memory: a quarter of it, on a CPU)",
+    )
+    host_blocks: int = Field(-1, ge=-1, description="blocks in the host tier; 0: none, -1: twice gpu_blocks")
+    max_batch_tokens: int = Field(2048, ge=16, description="tokens in one forward pass")
+    prefill_chunk_tokens: int = Field(512, ge=16, description="tokens of one prompt in one forward pass")
+    max_running: int = Field(64, ge=1, description="sequences in one batch")
+    max_waiting: int = Field(1024, ge=1, description="sequences in the queue; beyond, steps are refused")
+    threads: int = Field(1, ge=1, description="torch threads of a worker on a CPU")
+    allow_forced_output: bool = Field(False, description="accept sampling.forced_output, to replay recorded workflows")
+
+    @model_validator(mode="after")
+    def _chunk_fits_batch(self) -> "EngineConfig":
+        if self.prefill_chunk_tokens > self.max_batch_tokens:
+            raise ValueError("prefill_chunk_tokens must not exceed max_batch_tokens")
+        return self
+
+
+class CacheConfig(_Section):
+    """Which blocks stay."""
+
+    policy: str = Field("pbkv-paper", min_length=1, description="reuse policy of the GPU tier, by name or package.module:Class")
+    host_policy: str = Field("retired-lru", min_length=1, description="reuse policy of the host tier")
+    gamma: float = Field(0.7, gt=0, le=1, description="discount of the reuse score for each further step")
+    forecast_half_life_s: float = Field(60.0, gt=0, description="age at which a forecast counts half")
+
+
+class PredictorConfig(_Section):
+    """The predictor service."""
+
+    model: str = Field("markov", min_length=1, description="predictor, by name or package.module:Class")
+    horizon: int = Field(3, ge=1, le=16, description="steps that a forecast looks ahead (K)")
+    smoothing: float = Field(0.1, gt=0, description="pseudo-count of unseen transitions")
+    broadcast_interval_s: float = Field(0.005, gt=0, description="forecasts that change within this time travel together")
+    subscriber_queue: int = Field(1024, ge=1, description="forecasts waiting for one subscriber; beyond, it is sent a snapshot")
+
+
+class GatewayConfig(_Section):
+    """The front door."""
+
+    port: int = Field(26100, ge=0, le=65535, description="port that clients connect to; 0 takes a free one")
+    max_steps: int = Field(4096, ge=1, description="steps in flight; beyond, they are refused")
+    max_workflows: int = Field(100_000, ge=1, description="open workflows; beyond, they are refused")
+    workflow_lease_s: float = Field(
+        600.0, gt=0, description="silence after which a workflow is ended, unless it asks for another"
+    )
+    retry_limit: int = Field(3, ge=0, description="workers that may be lost under one step before it fails")
+    worker_wait_s: float = Field(60.0, gt=0, description="seconds that a step waits while no worker is reachable")
+    available_blocks: int = Field(2_000_000, ge=0, description="block keys remembered to tell what an infinite cache would hit")
+
+
+class RedisConfig(_Section):
+    """The cluster-wide index."""
+
+    url: str = Field("", description="of a running server; empty starts one for this cluster")
+    lease_s: float = Field(10.0, gt=0, description="silence after which a node, a worker and its blocks leave the index")
+    flush_interval_s: float = Field(0.05, gt=0, description="block changes within this time are announced together")
+
+
+class Config(_Section):
+    """Everything that can be set."""
+
+    cluster: ClusterConfig = ClusterConfig()
+    model: ModelConfig = ModelConfig()
+    engine: EngineConfig = EngineConfig()
+    cache: CacheConfig = CacheConfig()
+    predictor: PredictorConfig = PredictorConfig()
+    gateway: GatewayConfig = GatewayConfig()
+    redis: RedisConfig = RedisConfig()

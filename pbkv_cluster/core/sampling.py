@@ -1,0 +1,39 @@
+"""How the next tokens of a step are chosen."""
+
+from dataclasses import dataclass
+
+from pbkv_cluster.core.errors import InvalidArgument
+
+MAX_STOP_STRINGS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """Complete sampling parameters. `seed` decides every token together with its position, whatever runs beside it."""
+
+    max_tokens: int = 128
+    temperature: float = 0.0  # 0 is greedy
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    forced_output: bytes | None = None  # packed ids to decode instead of choosing
+
+    def __post_init__(self) -> None:
+        """Raises:
+        InvalidArgument: a value is out of its range; the field is named as on the wire.
+        """
+        if self.max_tokens < 1:
+            raise InvalidArgument("sampling.max_tokens", f"must be at least 1, got {self.max_tokens}")
+        if not 0.0 <= self.temperature <= 100.0:
+            raise InvalidArgument("sampling.temperature", f"must be between 0 and 100, got {self.temperature}")
+        if not 0.0 < self.top_p <= 1.0:
+            raise InvalidArgument("sampling.top_p", f"must be above 0 and at most 1, got {self.top_p}")
+        if not 0 <= self.seed < 2**64:
+            raise InvalidArgument("sampling.seed", f"must fit in 64 bits without a sign, got {self.seed}")
+        if len(self.stop) > MAX_STOP_STRINGS:
+            raise InvalidArgument("sampling.stop", f"at most {MAX_STOP_STRINGS} strings, got {len(self.stop)}")
+        if any(not text for text in self.stop):
+            raise InvalidArgument("sampling.stop", "a stop string must not be empty")
+        if self.forced_output is not None and (not self.forced_output or len(self.forced_output) % 4):
+            raise InvalidArgument("sampling.forced_output", "must hold at least one packed int32 token id")

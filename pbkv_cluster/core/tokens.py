@@ -1,0 +1,57 @@
+"""Token ids travel packed: little-endian int32, four bytes a token.
+
+Packed tokens compare, slice and hash at memory speed; a list of Python ints costs 25 ns a token to convert.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+TOKEN_BYTES = 4
+BLOCK_TOKENS = 16
+BLOCK_BYTES = BLOCK_TOKENS * TOKEN_BYTES
+
+_DTYPE = np.dtype("<i4")
+
+
+def pack(ids: Iterable[int]) -> bytes:
+    """Packs token ids.
+
+    Raises:
+        OverflowError: an id does not fit in 32 bits.
+    """
+    return np.array(ids if isinstance(ids, Sequence) else list(ids), dtype=_DTYPE).tobytes()
+
+
+def unpack(packed: bytes) -> list[int]:
+    """The token ids of `packed`.
+
+    Raises:
+        ValueError: the length is not a multiple of four bytes.
+    """
+    ids: list[int] = as_array(packed).tolist()
+    return ids
+
+
+def as_array(packed: bytes) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    """A read-only int32 view of `packed`, without a copy.
+
+    Raises:
+        ValueError: the length is not a multiple of four bytes.
+    """
+    return np.frombuffer(packed, dtype=_DTYPE)
+
+
+def count(packed: bytes) -> int:
+    """Tokens in `packed`."""
+    return len(packed) // TOKEN_BYTES
+
+
+def full_blocks(tokens: int) -> int:
+    """Blocks that `tokens` tokens fill completely."""
+    return tokens // BLOCK_TOKENS
+
+
+def blocks_for(tokens: int) -> int:
+    """Blocks that hold `tokens` tokens, the last perhaps in part."""
+    return -(-tokens // BLOCK_TOKENS)

@@ -1,0 +1,1 @@
+"""The wire: generated protobuf code, conversions to the project's values, server and channel helpers."""

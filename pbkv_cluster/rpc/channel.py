@@ -1,0 +1,27 @@
+"""Channels between the processes of a cluster."""
+
+from grpc import aio
+
+_MAX_MESSAGE_BYTES = 64 << 20
+
+# Keep-alives notice a peer that went silent without closing (a node that lost power) within half a minute.
+MESSAGE_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+]
+
+
+def connect(address: str) -> aio.Channel:
+    """A channel to `address` (host:port). It connects on its first call and again after a loss."""
+    options = [
+        *MESSAGE_OPTIONS,
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+        ("grpc.enable_http_proxy", 0),
+    ]
+    return aio.insecure_channel(address, options=options)

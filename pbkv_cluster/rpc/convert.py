@@ -1,0 +1,215 @@
+"""Between the project's values and their messages on the wire."""
+
+import secrets
+from collections.abc import Iterable, Mapping
+
+from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.forecast import Forecast, StepForecast
+from pbkv_cluster.core.sampling import SamplingParams
+from pbkv_cluster.core.tokens import TOKEN_BYTES
+from pbkv_cluster.core.usage import Tier, Usage
+from pbkv_cluster.rpc.v1 import predictor_pb2, types_pb2
+
+_TIER_TO_WIRE: dict[Tier, types_pb2.Tier] = {
+    Tier.GPU: types_pb2.TIER_GPU,
+    Tier.HOST: types_pb2.TIER_HOST,
+    Tier.REMOTE: types_pb2.TIER_REMOTE,
+    Tier.DISK: types_pb2.TIER_DISK,
+}
+_TIER_FROM_WIRE = {wire: tier for tier, wire in _TIER_TO_WIRE.items()}
+_KIND_TO_WIRE = {kind: predictor_pb2.EventKind.Value(f"EVENT_KIND_{kind.name}") for kind in EventKind}
+_KIND_FROM_WIRE = {wire: kind for kind, wire in _KIND_TO_WIRE.items()}
+
+
+def tier_to_wire(tier: Tier) -> types_pb2.Tier:
+    return _TIER_TO_WIRE[tier]
+
+
+def tier_from_wire(tier: types_pb2.Tier) -> Tier:
+    """Raises:
+    KeyError: a tier that this version does not know.
+    """
+    return _TIER_FROM_WIRE[tier]
+
+
+def tiers_to_wire(tokens: Mapping[Tier, int]) -> list[types_pb2.TierTokens]:
+    return [types_pb2.TierTokens(tier=_TIER_TO_WIRE[tier], tokens=count) for tier, count in tokens.items()]
+
+
+def tiers_from_wire(tokens: Iterable[types_pb2.TierTokens]) -> dict[Tier, int]:
+    return {_TIER_FROM_WIRE[entry.tier]: entry.tokens for entry in tokens}
+
+
+def packed_from_wire(message: types_pb2.PackedTokens, field: str) -> bytes:
+    """The packed ids of a message.
+
+    Raises:
+        InvalidArgument: `field` does not hold whole int32 ids.
+    """
+    if len(message.data) % TOKEN_BYTES:
+        raise InvalidArgument(f"{field}.data", f"{len(message.data)} bytes are not a whole number of int32 token ids")
+    return message.data
+
+
+def usage_to_wire(usage: Usage) -> types_pb2.Usage:
+    return types_pb2.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        available_tokens=usage.available_tokens,
+        captured=tiers_to_wire(usage.captured),
+        delivered=tiers_to_wire(usage.delivered),
+        computed_tokens=usage.computed_tokens,
+        generated_tokens=usage.generated_tokens,
+        queue_s=usage.queue_s,
+        load_s=usage.load_s,
+        prefill_s=usage.prefill_s,
+        decode_s=usage.decode_s,
+        ttft_s=usage.ttft_s,
+        total_s=usage.total_s,
+        preemptions=usage.preemptions,
+        retries=usage.retries,
+        worker_id=usage.worker_id,
+    )
+
+
+def usage_from_wire(message: types_pb2.Usage) -> Usage:
+    return Usage(
+        prompt_tokens=message.prompt_tokens,
+        available_tokens=message.available_tokens,
+        captured=tiers_from_wire(message.captured),
+        delivered=tiers_from_wire(message.delivered),
+        computed_tokens=message.computed_tokens,
+        generated_tokens=message.generated_tokens,
+        queue_s=message.queue_s,
+        load_s=message.load_s,
+        prefill_s=message.prefill_s,
+        decode_s=message.decode_s,
+        ttft_s=message.ttft_s,
+        total_s=message.total_s,
+        preemptions=message.preemptions,
+        retries=message.retries,
+        worker_id=message.worker_id,
+    )
+
+
+def sampling_to_wire(params: SamplingParams) -> types_pb2.Sampling:
+    return types_pb2.Sampling(
+        max_tokens=params.max_tokens,
+        temperature=params.temperature,
+        top_p=params.top_p,
+        seed=params.seed,
+        stop=params.stop,
+        ignore_eos=params.ignore_eos,
+        forced_output=None if params.forced_output is None else types_pb2.PackedTokens(data=params.forced_output),
+    )
+
+
+def sampling_from_wire(message: types_pb2.Sampling) -> SamplingParams:
+    """Complete parameters; what the message leaves out takes its default, the seed a random one.
+
+    Raises:
+        InvalidArgument: a value is out of its range.
+    """
+    defaults = SamplingParams()
+    forced = packed_from_wire(message.forced_output, "sampling.forced_output") if message.HasField("forced_output") else None
+    return SamplingParams(
+        max_tokens=message.max_tokens if message.HasField("max_tokens") else defaults.max_tokens,
+        temperature=message.temperature if message.HasField("temperature") else defaults.temperature,
+        top_p=message.top_p if message.HasField("top_p") else defaults.top_p,
+        seed=message.seed if message.HasField("seed") else secrets.randbits(64),
+        stop=tuple(message.stop),
+        ignore_eos=message.ignore_eos,
+        forced_output=forced,
+    )
+
+
+def event_to_wire(event: WorkflowEvent) -> predictor_pb2.WorkflowEvent:
+    return predictor_pb2.WorkflowEvent(
+        kind=_KIND_TO_WIRE[event.kind],
+        workflow_id=event.workflow,
+        sequence=event.sequence,
+        time_s=event.time,
+        workload=event.workload,
+        agent_id=event.agent,
+        call_site=event.call_site,
+        step=event.step,
+        parent_step=event.parent_step,
+        tool=event.tool,
+        expected_s=event.expected_s,
+        prompt_tokens=event.prompt_tokens,
+        output_tokens=event.output_tokens,
+    )
+
+
+def event_from_wire(message: predictor_pb2.WorkflowEvent) -> WorkflowEvent:
+    """Raises:
+    InvalidArgument: the event's kind is missing or unknown, or it names no workflow.
+    """
+    kind = _KIND_FROM_WIRE.get(message.kind)
+    if kind is None:
+        raise InvalidArgument("events.kind", f"{message.kind} is not a kind of event")
+    if not message.workflow_id:
+        raise InvalidArgument("events.workflow_id", "must not be empty")
+    return WorkflowEvent(
+        kind=kind,
+        workflow=message.workflow_id,
+        sequence=message.sequence,
+        time=message.time_s,
+        workload=message.workload,
+        agent=message.agent_id,
+        call_site=message.call_site,
+        step=message.step,
+        parent_step=message.parent_step if message.HasField("parent_step") else None,
+        tool=message.tool,
+        expected_s=message.expected_s if message.HasField("expected_s") else None,
+        prompt_tokens=message.prompt_tokens,
+        output_tokens=message.output_tokens,
+    )
+
+
+def forecasts_to_wire(forecasts: Iterable[Forecast], snapshot: bool = False) -> predictor_pb2.ForecastBatch:
+    """One batch; each agent's name travels once."""
+    batch = predictor_pb2.ForecastBatch(snapshot=snapshot)
+    positions: dict[str, int] = {}
+    for forecast in forecasts:
+        message = batch.forecasts.add(
+            workflow_id=forecast.workflow,
+            epoch=forecast.epoch,
+            made_at_s=forecast.made_at,
+            predictability=forecast.predictability,
+            ended=forecast.ended,
+        )
+        for step in forecast.steps:
+            message.steps.add(
+                agents=[positions.setdefault(agent, len(positions)) for agent in step.agents],
+                probabilities=step.agents.values(),
+                survival=step.survival,
+            )
+    batch.agents.extend(positions)
+    return batch
+
+
+def forecasts_from_wire(batch: predictor_pb2.ForecastBatch) -> list[Forecast]:
+    """Raises:
+    InvalidArgument: a forecast refers to an agent that the batch does not name, or its rows do not fit together.
+    """
+    names = list(batch.agents)
+    forecasts = []
+    for message in batch.forecasts:
+        steps = []
+        for step in message.steps:
+            if len(step.agents) != len(step.probabilities) or any(agent >= len(names) for agent in step.agents):
+                raise InvalidArgument("forecasts.steps.agents", f"do not fit the batch, in workflow {message.workflow_id!r}")
+            agents = {names[agent]: p for agent, p in zip(step.agents, step.probabilities, strict=True)}
+            steps.append(StepForecast(agents, step.survival))
+        forecasts.append(
+            Forecast(
+                workflow=message.workflow_id,
+                epoch=message.epoch,
+                made_at=message.made_at_s,
+                steps=tuple(steps),
+                predictability=message.predictability,
+                ended=message.ended,
+            )
+        )
+    return forecasts

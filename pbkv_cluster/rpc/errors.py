@@ -1,0 +1,90 @@
+"""Errors on both ends of the wire: one gRPC status for each class of `core.errors`."""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from pbkv_cluster.core import errors
+
+log = logging.getLogger(__name__)
+
+_STATUS: dict[type[errors.PbkvError], grpc.StatusCode] = {
+    errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+def from_rpc(error: aio.AioRpcError | grpc.RpcError) -> errors.PbkvError:
+    """The error that the other side raised, as far as its status tells."""
+    code = error.code() if callable(getattr(error, "code", None)) else grpc.StatusCode.UNKNOWN
+    details = (error.details() if callable(getattr(error, "details", None)) else None) or code.name
+    match code:
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            field, _, problem = details.partition(": ")
+            return errors.InvalidArgument(field, problem)
+        case grpc.StatusCode.NOT_FOUND:
+            return errors.NotFound(details)
+        case grpc.StatusCode.FAILED_PRECONDITION:
+            return errors.FailedPrecondition(details)
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return errors.ResourceExhausted(details)
+        case grpc.StatusCode.UNAVAILABLE:
+            return errors.Unavailable(details)
+    return errors.PbkvError(f"{code.name}: {details}")
+
+
+class ErrorInterceptor(aio.ServerInterceptor):
+    """Turns `PbkvError` into its status. Anything else is a defect: logged with its trace, INTERNAL to the caller."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        handler: Any = await continuation(handler_call_details)
+        if handler is None:
+            return handler
+        method = handler_call_details.method
+        codec = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(_guard_unary(handler.unary_unary, method), **codec)
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(_guard_stream(handler.unary_stream, method), **codec)
+        return handler
+
+
+def _guard_unary(call: Any, method: str) -> Any:
+    async def guarded(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            return await call(request, context)
+        except Exception as error:  # noqa: BLE001  # reported in full by _abort
+            await _abort(context, error, method)
+
+    return guarded
+
+
+def _guard_stream(call: Any, method: str) -> Any:
+    async def guarded(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        try:
+            async for response in call(request, context):
+                yield response
+        except Exception as error:  # noqa: BLE001  # reported in full by _abort
+            await _abort(context, error, method)
+
+    return guarded
+
+
+async def _abort(context: aio.ServicerContext[Any, Any], error: Exception, method: str) -> None:
+    if isinstance(error, aio.AbortError | aio.UsageError):
+        raise error
+    for kind, status in _STATUS.items():
+        if isinstance(error, kind):
+            await context.abort(status, str(error))
+    log.error("%s failed", method, exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")

@@ -1,0 +1,62 @@
+"""A gRPC server as every process of the cluster runs one: typed errors, health, reflection, a port that is really ours."""
+
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from pbkv_cluster.core.errors import StartupError
+from pbkv_cluster.rpc.channel import MESSAGE_OPTIONS
+from pbkv_cluster.rpc.errors import ErrorInterceptor
+
+
+class RpcServer:
+    """Collects services, then serves them. Health is SERVING from `start` until `stop`."""
+
+    def __init__(self) -> None:
+        # Without SO_REUSEPORT a second server on one port fails instead of taking half of its calls.
+        self._server = aio.server(interceptors=[ErrorInterceptor()], options=[("grpc.so_reuseport", 0), *MESSAGE_OPTIONS])
+        self._health = health.aio.HealthServicer()
+        self._names = [health.SERVICE_NAME, reflection.SERVICE_NAME]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self.address = ""
+
+    def add(self, descriptor: ServiceDescriptor, register: Callable[[Any, aio.Server], None], servicer: object) -> None:
+        """Adds a service.
+
+        Args:
+            descriptor: of the service, from its `_pb2` module.
+            register: the generated `add_…Servicer_to_server`.
+            servicer: the implementation, with asynchronous methods.
+        """
+        register(servicer, self._server)
+        self._names.append(descriptor.full_name)
+
+    async def start(self, host: str, port: int) -> str:
+        """Binds and serves. Port 0 takes a free one. Returns the address, host:port.
+
+        Raises:
+            StartupError: the address cannot be bound.
+        """
+        reflection.enable_server_reflection(self._names, self._server)
+        try:
+            bound = self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            raise StartupError(f"cannot listen on {host}:{port}: is the port in use? ({error})") from error
+        await self._server.start()
+        for name in ("", *self._names):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self.address = f"{host}:{bound}"
+        return self.address
+
+    async def stop(self, grace_s: float = 1.0) -> None:
+        """Reports NOT_SERVING, refuses new calls, and cancels those still running after `grace_s` seconds."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_s)
+
+    async def wait(self) -> None:
+        """Returns when the server has stopped."""
+        await self._server.wait_for_termination()

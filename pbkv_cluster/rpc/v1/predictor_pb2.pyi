@@ -1,0 +1,116 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class EventKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EVENT_KIND_UNSPECIFIED: _ClassVar[EventKind]
+    EVENT_KIND_WORKFLOW_STARTED: _ClassVar[EventKind]
+    EVENT_KIND_STEP_STARTED: _ClassVar[EventKind]
+    EVENT_KIND_STEP_FINISHED: _ClassVar[EventKind]
+    EVENT_KIND_TOOL_STARTED: _ClassVar[EventKind]
+    EVENT_KIND_TOOL_FINISHED: _ClassVar[EventKind]
+    EVENT_KIND_WORKFLOW_ENDED: _ClassVar[EventKind]
+EVENT_KIND_UNSPECIFIED: EventKind
+EVENT_KIND_WORKFLOW_STARTED: EventKind
+EVENT_KIND_STEP_STARTED: EventKind
+EVENT_KIND_STEP_FINISHED: EventKind
+EVENT_KIND_TOOL_STARTED: EventKind
+EVENT_KIND_TOOL_FINISHED: EventKind
+EVENT_KIND_WORKFLOW_ENDED: EventKind
+
+class WorkflowEvent(_message.Message):
+    __slots__ = ("kind", "workflow_id", "sequence", "time_s", "workload", "agent_id", "call_site", "step", "parent_step", "tool", "expected_s", "prompt_tokens", "output_tokens")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    TIME_S_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    CALL_SITE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    PARENT_STEP_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_S_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    kind: EventKind
+    workflow_id: str
+    sequence: int
+    time_s: float
+    workload: str
+    agent_id: str
+    call_site: str
+    step: int
+    parent_step: int
+    tool: str
+    expected_s: float
+    prompt_tokens: int
+    output_tokens: int
+    def __init__(self, kind: _Optional[_Union[EventKind, str]] = ..., workflow_id: _Optional[str] = ..., sequence: _Optional[int] = ..., time_s: _Optional[float] = ..., workload: _Optional[str] = ..., agent_id: _Optional[str] = ..., call_site: _Optional[str] = ..., step: _Optional[int] = ..., parent_step: _Optional[int] = ..., tool: _Optional[str] = ..., expected_s: _Optional[float] = ..., prompt_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ...) -> None: ...
+
+class ReportEventsRequest(_message.Message):
+    __slots__ = ("events",)
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[WorkflowEvent]
+    def __init__(self, events: _Optional[_Iterable[_Union[WorkflowEvent, _Mapping]]] = ...) -> None: ...
+
+class ReportEventsResponse(_message.Message):
+    __slots__ = ("accepted", "ignored")
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    IGNORED_FIELD_NUMBER: _ClassVar[int]
+    accepted: int
+    ignored: int
+    def __init__(self, accepted: _Optional[int] = ..., ignored: _Optional[int] = ...) -> None: ...
+
+class WatchForecastsRequest(_message.Message):
+    __slots__ = ("subscriber",)
+    SUBSCRIBER_FIELD_NUMBER: _ClassVar[int]
+    subscriber: str
+    def __init__(self, subscriber: _Optional[str] = ...) -> None: ...
+
+class PredictRequest(_message.Message):
+    __slots__ = ("workflow_ids",)
+    WORKFLOW_IDS_FIELD_NUMBER: _ClassVar[int]
+    workflow_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, workflow_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Forecast(_message.Message):
+    __slots__ = ("workflow_id", "epoch", "made_at_s", "steps", "predictability", "ended")
+    class Step(_message.Message):
+        __slots__ = ("agents", "probabilities", "survival")
+        AGENTS_FIELD_NUMBER: _ClassVar[int]
+        PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+        SURVIVAL_FIELD_NUMBER: _ClassVar[int]
+        agents: _containers.RepeatedScalarFieldContainer[int]
+        probabilities: _containers.RepeatedScalarFieldContainer[float]
+        survival: float
+        def __init__(self, agents: _Optional[_Iterable[int]] = ..., probabilities: _Optional[_Iterable[float]] = ..., survival: _Optional[float] = ...) -> None: ...
+    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    MADE_AT_S_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    PREDICTABILITY_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    workflow_id: str
+    epoch: int
+    made_at_s: float
+    steps: _containers.RepeatedCompositeFieldContainer[Forecast.Step]
+    predictability: float
+    ended: bool
+    def __init__(self, workflow_id: _Optional[str] = ..., epoch: _Optional[int] = ..., made_at_s: _Optional[float] = ..., steps: _Optional[_Iterable[_Union[Forecast.Step, _Mapping]]] = ..., predictability: _Optional[float] = ..., ended: _Optional[bool] = ...) -> None: ...
+
+class ForecastBatch(_message.Message):
+    __slots__ = ("agents", "forecasts", "snapshot")
+    AGENTS_FIELD_NUMBER: _ClassVar[int]
+    FORECASTS_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    agents: _containers.RepeatedScalarFieldContainer[str]
+    forecasts: _containers.RepeatedCompositeFieldContainer[Forecast]
+    snapshot: bool
+    def __init__(self, agents: _Optional[_Iterable[str]] = ..., forecasts: _Optional[_Iterable[_Union[Forecast, _Mapping]]] = ..., snapshot: _Optional[bool] = ...) -> None: ...

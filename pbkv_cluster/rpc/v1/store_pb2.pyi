@@ -1,0 +1,97 @@
+from pbkv_cluster.rpc.v1 import types_pb2 as _types_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class TierStat(_message.Message):
+    __slots__ = ("tier", "capacity_blocks", "used_blocks", "locked_blocks", "block_bytes")
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    USED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    LOCKED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    tier: _types_pb2.Tier
+    capacity_blocks: int
+    used_blocks: int
+    locked_blocks: int
+    block_bytes: int
+    def __init__(self, tier: _Optional[_Union[_types_pb2.Tier, str]] = ..., capacity_blocks: _Optional[int] = ..., used_blocks: _Optional[int] = ..., locked_blocks: _Optional[int] = ..., block_bytes: _Optional[int] = ...) -> None: ...
+
+class StoreStat(_message.Message):
+    __slots__ = ("tiers", "policy", "decisions")
+    class DecisionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    TIERS_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    DECISIONS_FIELD_NUMBER: _ClassVar[int]
+    tiers: _containers.RepeatedCompositeFieldContainer[TierStat]
+    policy: str
+    decisions: _containers.ScalarMap[str, int]
+    def __init__(self, tiers: _Optional[_Iterable[_Union[TierStat, _Mapping]]] = ..., policy: _Optional[str] = ..., decisions: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class StatRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StatResponse(_message.Message):
+    __slots__ = ("store",)
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    store: StoreStat
+    def __init__(self, store: _Optional[_Union[StoreStat, _Mapping]] = ...) -> None: ...
+
+class PrefetchRequest(_message.Message):
+    __slots__ = ("prompt", "tenant")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    prompt: _types_pb2.PackedTokens
+    tenant: str
+    def __init__(self, prompt: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., tenant: _Optional[str] = ...) -> None: ...
+
+class PrefetchResponse(_message.Message):
+    __slots__ = ("loaded_tokens", "resident_tokens")
+    LOADED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    loaded_tokens: int
+    resident_tokens: int
+    def __init__(self, loaded_tokens: _Optional[int] = ..., resident_tokens: _Optional[int] = ...) -> None: ...
+
+class LeaseArenaRequest(_message.Message):
+    __slots__ = ("worker_id", "worker_address", "bytes")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    WORKER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    worker_address: str
+    bytes: int
+    def __init__(self, worker_id: _Optional[str] = ..., worker_address: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class LeaseArenaResponse(_message.Message):
+    __slots__ = ("path", "offset", "bytes", "lease_s")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    offset: int
+    bytes: int
+    lease_s: float
+    def __init__(self, path: _Optional[str] = ..., offset: _Optional[int] = ..., bytes: _Optional[int] = ..., lease_s: _Optional[float] = ...) -> None: ...
+
+class ClearRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ClearResponse(_message.Message):
+    __slots__ = ("dropped_blocks",)
+    DROPPED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    dropped_blocks: int
+    def __init__(self, dropped_blocks: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,86 @@
+from pbkv_cluster.rpc.v1 import types_pb2 as _types_pb2
+from pbkv_cluster.rpc.v1 import store_pb2 as _store_pb2
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class RunStepRequest(_message.Message):
+    __slots__ = ("request_id", "workflow_id", "agent_id", "call_site", "step", "tenant", "prompt", "sampling", "sent", "priority")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    CALL_SITE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    SENT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    workflow_id: str
+    agent_id: str
+    call_site: str
+    step: int
+    tenant: str
+    prompt: _types_pb2.PackedTokens
+    sampling: _types_pb2.Sampling
+    sent: _types_pb2.PackedTokens
+    priority: int
+    def __init__(self, request_id: _Optional[str] = ..., workflow_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., call_site: _Optional[str] = ..., step: _Optional[int] = ..., tenant: _Optional[str] = ..., prompt: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., sampling: _Optional[_Union[_types_pb2.Sampling, _Mapping]] = ..., sent: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., priority: _Optional[int] = ...) -> None: ...
+
+class RunStepEvent(_message.Message):
+    __slots__ = ("tokens", "finished")
+    class Tokens(_message.Message):
+        __slots__ = ("token_ids", "text")
+        TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+        TEXT_FIELD_NUMBER: _ClassVar[int]
+        token_ids: _types_pb2.PackedTokens
+        text: str
+        def __init__(self, token_ids: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
+    class Finished(_message.Message):
+        __slots__ = ("reason", "usage")
+        REASON_FIELD_NUMBER: _ClassVar[int]
+        USAGE_FIELD_NUMBER: _ClassVar[int]
+        reason: _types_pb2.FinishReason
+        usage: _types_pb2.Usage
+        def __init__(self, reason: _Optional[_Union[_types_pb2.FinishReason, str]] = ..., usage: _Optional[_Union[_types_pb2.Usage, _Mapping]] = ...) -> None: ...
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    tokens: RunStepEvent.Tokens
+    finished: RunStepEvent.Finished
+    def __init__(self, tokens: _Optional[_Union[RunStepEvent.Tokens, _Mapping]] = ..., finished: _Optional[_Union[RunStepEvent.Finished, _Mapping]] = ...) -> None: ...
+
+class RetireWorkflowRequest(_message.Message):
+    __slots__ = ("workflow_id",)
+    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    workflow_id: str
+    def __init__(self, workflow_id: _Optional[str] = ...) -> None: ...
+
+class RetireWorkflowResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetWorkerStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetWorkerStatusResponse(_message.Message):
+    __slots__ = ("worker_id", "running", "waiting", "store", "forecasts_applied", "engine_steps", "prefill_tokens_per_s")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    FORECASTS_APPLIED_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_STEPS_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    running: int
+    waiting: int
+    store: _store_pb2.StoreStat
+    forecasts_applied: int
+    engine_steps: int
+    prefill_tokens_per_s: float
+    def __init__(self, worker_id: _Optional[str] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., store: _Optional[_Union[_store_pb2.StoreStat, _Mapping]] = ..., forecasts_applied: _Optional[int] = ..., engine_steps: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ...) -> None: ...

@@ -1,0 +1,184 @@
+from pbkv_cluster.rpc.v1 import types_pb2 as _types_pb2
+from pbkv_cluster.rpc.v1 import store_pb2 as _store_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class StartWorkflowRequest(_message.Message):
+    __slots__ = ("workflow_id", "workload", "tenant", "lease_s")
+    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    workflow_id: str
+    workload: str
+    tenant: str
+    lease_s: float
+    def __init__(self, workflow_id: _Optional[str] = ..., workload: _Optional[str] = ..., tenant: _Optional[str] = ..., lease_s: _Optional[float] = ...) -> None: ...
+
+class StartWorkflowResponse(_message.Message):
+    __slots__ = ("workflow_id", "lease_s")
+    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    workflow_id: str
+    lease_s: float
+    def __init__(self, workflow_id: _Optional[str] = ..., lease_s: _Optional[float] = ...) -> None: ...
+
+class SubmitStepRequest(_message.Message):
+    __slots__ = ("workflow_id", "agent_id", "call_site", "parent_step", "prompt", "sampling", "priority")
+    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    CALL_SITE_FIELD_NUMBER: _ClassVar[int]
+    PARENT_STEP_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    workflow_id: str
+    agent_id: str
+    call_site: str
+    parent_step: int
+    prompt: _types_pb2.Prompt
+    sampling: _types_pb2.Sampling
+    priority: int
+    def __init__(self, workflow_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., call_site: _Optional[str] = ..., parent_step: _Optional[int] = ..., prompt: _Optional[_Union[_types_pb2.Prompt, _Mapping]] = ..., sampling: _Optional[_Union[_types_pb2.Sampling, _Mapping]] = ..., priority: _Optional[int] = ...) -> None: ...
+
+class StepEvent(_message.Message):
+    __slots__ = ("accepted", "tokens", "finished")
+    class Accepted(_message.Message):
+        __slots__ = ("step", "worker_id", "prompt_tokens")
+        STEP_FIELD_NUMBER: _ClassVar[int]
+        WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+        PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+        step: int
+        worker_id: str
+        prompt_tokens: int
+        def __init__(self, step: _Optional[int] = ..., worker_id: _Optional[str] = ..., prompt_tokens: _Optional[int] = ...) -> None: ...
+    class Tokens(_message.Message):
+        __slots__ = ("token_ids", "text")
+        TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+        TEXT_FIELD_NUMBER: _ClassVar[int]
+        token_ids: _types_pb2.PackedTokens
+        text: str
+        def __init__(self, token_ids: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
+    class Finished(_message.Message):
+        __slots__ = ("reason", "usage")
+        REASON_FIELD_NUMBER: _ClassVar[int]
+        USAGE_FIELD_NUMBER: _ClassVar[int]
+        reason: _types_pb2.FinishReason
+        usage: _types_pb2.Usage
+        def __init__(self, reason: _Optional[_Union[_types_pb2.FinishReason, str]] = ..., usage: _Optional[_Union[_types_pb2.Usage, _Mapping]] = ...) -> None: ...
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    accepted: StepEvent.Accepted
+    tokens: StepEvent.Tokens
+    finished: StepEvent.Finished
+    def __init__(self, accepted: _Optional[_Union[StepEvent.Accepted, _Mapping]] = ..., tokens: _Optional[_Union[StepEvent.Tokens, _Mapping]] = ..., finished: _Optional[_Union[StepEvent.Finished, _Mapping]] = ...) -> None: ...
+
+class ReportToolCallRequest(_message.Message):
+    __slots__ = ("workflow_id", "tool", "phase", "expected_s", "call_id")
+    class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        PHASE_UNSPECIFIED: _ClassVar[ReportToolCallRequest.Phase]
+        PHASE_STARTED: _ClassVar[ReportToolCallRequest.Phase]
+        PHASE_FINISHED: _ClassVar[ReportToolCallRequest.Phase]
+    PHASE_UNSPECIFIED: ReportToolCallRequest.Phase
+    PHASE_STARTED: ReportToolCallRequest.Phase
+    PHASE_FINISHED: ReportToolCallRequest.Phase
+    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_S_FIELD_NUMBER: _ClassVar[int]
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    workflow_id: str
+    tool: str
+    phase: ReportToolCallRequest.Phase
+    expected_s: float
+    call_id: str
+    def __init__(self, workflow_id: _Optional[str] = ..., tool: _Optional[str] = ..., phase: _Optional[_Union[ReportToolCallRequest.Phase, str]] = ..., expected_s: _Optional[float] = ..., call_id: _Optional[str] = ...) -> None: ...
+
+class ReportToolCallResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class EndWorkflowRequest(_message.Message):
+    __slots__ = ("workflow_id",)
+    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    workflow_id: str
+    def __init__(self, workflow_id: _Optional[str] = ...) -> None: ...
+
+class EndWorkflowResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetClusterStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetClusterStatusResponse(_message.Message):
+    __slots__ = ("cluster", "model", "workers", "open_workflows", "running_steps", "predictor_reachable", "index_reachable", "totals", "decisions")
+    class Worker(_message.Message):
+        __slots__ = ("worker_id", "node_id", "address", "reachable", "store", "running", "waiting")
+        WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+        NODE_ID_FIELD_NUMBER: _ClassVar[int]
+        ADDRESS_FIELD_NUMBER: _ClassVar[int]
+        REACHABLE_FIELD_NUMBER: _ClassVar[int]
+        STORE_FIELD_NUMBER: _ClassVar[int]
+        RUNNING_FIELD_NUMBER: _ClassVar[int]
+        WAITING_FIELD_NUMBER: _ClassVar[int]
+        worker_id: str
+        node_id: str
+        address: str
+        reachable: bool
+        store: _store_pb2.StoreStat
+        running: int
+        waiting: int
+        def __init__(self, worker_id: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., reachable: _Optional[bool] = ..., store: _Optional[_Union[_store_pb2.StoreStat, _Mapping]] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ...) -> None: ...
+    class Totals(_message.Message):
+        __slots__ = ("steps", "prompt_tokens", "available_tokens", "captured", "delivered", "computed_tokens", "generated_tokens")
+        STEPS_FIELD_NUMBER: _ClassVar[int]
+        PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+        AVAILABLE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+        CAPTURED_FIELD_NUMBER: _ClassVar[int]
+        DELIVERED_FIELD_NUMBER: _ClassVar[int]
+        COMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+        GENERATED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+        steps: int
+        prompt_tokens: int
+        available_tokens: int
+        captured: _containers.RepeatedCompositeFieldContainer[_types_pb2.TierTokens]
+        delivered: _containers.RepeatedCompositeFieldContainer[_types_pb2.TierTokens]
+        computed_tokens: int
+        generated_tokens: int
+        def __init__(self, steps: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., available_tokens: _Optional[int] = ..., captured: _Optional[_Iterable[_Union[_types_pb2.TierTokens, _Mapping]]] = ..., delivered: _Optional[_Iterable[_Union[_types_pb2.TierTokens, _Mapping]]] = ..., computed_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ...) -> None: ...
+    class DecisionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    OPEN_WORKFLOWS_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_STEPS_FIELD_NUMBER: _ClassVar[int]
+    PREDICTOR_REACHABLE_FIELD_NUMBER: _ClassVar[int]
+    INDEX_REACHABLE_FIELD_NUMBER: _ClassVar[int]
+    TOTALS_FIELD_NUMBER: _ClassVar[int]
+    DECISIONS_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    model: str
+    workers: _containers.RepeatedCompositeFieldContainer[GetClusterStatusResponse.Worker]
+    open_workflows: int
+    running_steps: int
+    predictor_reachable: bool
+    index_reachable: bool
+    totals: GetClusterStatusResponse.Totals
+    decisions: _containers.ScalarMap[str, int]
+    def __init__(self, cluster: _Optional[str] = ..., model: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[GetClusterStatusResponse.Worker, _Mapping]]] = ..., open_workflows: _Optional[int] = ..., running_steps: _Optional[int] = ..., predictor_reachable: _Optional[bool] = ..., index_reachable: _Optional[bool] = ..., totals: _Optional[_Union[GetClusterStatusResponse.Totals, _Mapping]] = ..., decisions: _Optional[_Mapping[str, int]] = ...) -> None: ...

@@ -1,0 +1,40 @@
+"""Generates pbkv_cluster/rpc/v1 from proto/pbkv/v1. `--check` changes nothing and fails if what is committed is not current."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from grpc_tools import protoc
+
+PROTO = Path(__file__).parent
+TARGET = PROTO.parent / "pbkv_cluster" / "rpc" / "v1"
+
+
+def generate() -> dict[str, str]:
+    """File name to content. Imports are rewritten to where the code lives in the package."""
+    with tempfile.TemporaryDirectory() as out:
+        sources = sorted(str(path) for path in PROTO.glob("pbkv/v1/*.proto"))
+        outputs = [f"--{kind}_out={out}" for kind in ("python", "pyi", "grpc_python", "mypy_grpc")]
+        if protoc.main(["protoc", f"-I{PROTO}", *outputs, *sources]) != 0:
+            raise SystemExit("protoc failed")
+        files = {path.name: path.read_text() for path in sorted(Path(out, "pbkv", "v1").iterdir())}
+    files["__init__.py"] = '"""Generated from proto/pbkv/v1 by `make proto`; not to be edited."""\n'
+    return {name: text.replace("from pbkv.v1 import", "from pbkv_cluster.rpc.v1 import") for name, text in files.items()}
+
+
+def main() -> None:
+    files = generate()
+    present = {path.name: path.read_text() for path in TARGET.iterdir() if path.is_file()} if TARGET.exists() else {}
+    if "--check" in sys.argv[1:]:
+        if files != present:
+            raise SystemExit("the generated protobuf code is not current: run `make proto`")
+        return
+    TARGET.mkdir(exist_ok=True)
+    for stale in present.keys() - files.keys():
+        (TARGET / stale).unlink()
+    for name, text in files.items():
+        (TARGET / name).write_text(text)
+
+
+if __name__ == "__main__":
+    main()
