@@ -1,6 +1,7 @@
 """Generates pbkv_cluster/rpc/v1 from proto/pbkv/v1. `--check` changes nothing and fails if what is committed is not current."""
 
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -8,14 +9,17 @@ from grpc_tools import protoc
 
 PROTO = Path(__file__).parent
 TARGET = PROTO.parent / "pbkv_cluster" / "rpc" / "v1"
+# By its path: protoc would look for it on PATH, which holds it only where the virtual environment is activated.
+STUBS_PLUGIN = Path(sysconfig.get_path("scripts"), "protoc-gen-mypy_grpc")
 
 
 def generate() -> dict[str, str]:
     """File name to content. Imports are rewritten to where the code lives in the package."""
     with tempfile.TemporaryDirectory() as out:
         sources = sorted(str(path) for path in PROTO.glob("pbkv/v1/*.proto"))
-        outputs = [f"--{kind}_out={out}" for kind in ("python", "pyi", "grpc_python", "mypy_grpc")]
-        if protoc.main(["protoc", f"-I{PROTO}", *outputs, *sources]) != 0:
+        outputs = ["--mypy_grpc_opt=quiet"]
+        outputs += [f"--{kind}_out={out}" for kind in ("python", "pyi", "grpc_python", "mypy_grpc")]
+        if protoc.main(["protoc", f"--plugin={STUBS_PLUGIN}", f"-I{PROTO}", *outputs, *sources]) != 0:
             raise SystemExit("protoc failed")
         files = {path.name: path.read_text() for path in sorted(Path(out, "pbkv", "v1").iterdir())}
     files["__init__.py"] = '"""Generated from proto/pbkv/v1 by `make proto`; not to be edited."""\n'

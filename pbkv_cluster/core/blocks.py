@@ -30,15 +30,19 @@ class Namespace:
         return hashlib.blake2b(fields.encode(), digest_size=KEY_BYTES).digest()
 
 
-def block_keys(namespace: Namespace, packed: bytes, parent: bytes | None = None) -> list[bytes]:
-    """Keys of the full blocks of a token sequence, first to last.
+def block_keys(namespace: Namespace, packed: bytes) -> list[bytes]:
+    """Keys of the full blocks of a token sequence, first to last. Tokens behind the last full block are left out.
 
     Args:
         namespace: what the blocks belong to.
-        packed: packed token ids; tokens behind the last full block are left out.
-        parent: key of the block before `packed`; by default `packed` starts the sequence.
+        packed: packed token ids from the start of the sequence.
     """
-    key = namespace.digest() if parent is None else parent
+    return chain_keys(namespace.digest(), packed)
+
+
+def chain_keys(parent: bytes, packed: bytes) -> list[bytes]:
+    """Keys of the full blocks of `packed`, which follow the block whose key is `parent`."""
+    key = parent
     keys = []
     hasher = hashlib.blake2b
     for start in range(0, len(packed) - BLOCK_BYTES + 1, BLOCK_BYTES):

@@ -42,8 +42,8 @@ class Registry(Generic[T]):
         """
         if name in self._factories:
             return self._factories[name]
-        module, colon, attribute = name.partition(":")
-        if not colon:
+        module, _, attribute = name.partition(":")
+        if not all(part.isidentifier() for part in (*module.split("."), attribute)):
             raise InvalidArgument(
                 self._field, f"{name!r} is unknown; choose one of {', '.join(self.names())}, or a path package.module:Name"
             )
@@ -51,4 +51,6 @@ class Registry(Generic[T]):
             factory: Callable[..., T] = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise InvalidArgument(self._field, f"{name!r} cannot be imported: {error}") from error
+        if not callable(factory):
+            raise InvalidArgument(self._field, f"{name!r} is neither a class nor a function")
         return factory

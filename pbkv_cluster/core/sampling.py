@@ -23,8 +23,8 @@ class SamplingParams:
         """Raises:
         InvalidArgument: a value is out of its range; the field is named as on the wire.
         """
-        if self.max_tokens < 1:
-            raise InvalidArgument("sampling.max_tokens", f"must be at least 1, got {self.max_tokens}")
+        if not 1 <= self.max_tokens < 2**31:
+            raise InvalidArgument("sampling.max_tokens", f"must be at least 1 and fit in 31 bits, got {self.max_tokens}")
         if not 0.0 <= self.temperature <= 100.0:
             raise InvalidArgument("sampling.temperature", f"must be between 0 and 100, got {self.temperature}")
         if not 0.0 < self.top_p <= 1.0:

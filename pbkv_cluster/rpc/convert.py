@@ -18,7 +18,14 @@ _TIER_TO_WIRE: dict[Tier, types_pb2.Tier] = {
     Tier.DISK: types_pb2.TIER_DISK,
 }
 _TIER_FROM_WIRE = {wire: tier for tier, wire in _TIER_TO_WIRE.items()}
-_KIND_TO_WIRE = {kind: predictor_pb2.EventKind.Value(f"EVENT_KIND_{kind.name}") for kind in EventKind}
+_KIND_TO_WIRE: dict[EventKind, predictor_pb2.EventKind] = {
+    EventKind.WORKFLOW_STARTED: predictor_pb2.EVENT_KIND_WORKFLOW_STARTED,
+    EventKind.STEP_STARTED: predictor_pb2.EVENT_KIND_STEP_STARTED,
+    EventKind.STEP_FINISHED: predictor_pb2.EVENT_KIND_STEP_FINISHED,
+    EventKind.TOOL_STARTED: predictor_pb2.EVENT_KIND_TOOL_STARTED,
+    EventKind.TOOL_FINISHED: predictor_pb2.EVENT_KIND_TOOL_FINISHED,
+    EventKind.WORKFLOW_ENDED: predictor_pb2.EVENT_KIND_WORKFLOW_ENDED,
+}
 _KIND_FROM_WIRE = {wire: kind for kind, wire in _KIND_TO_WIRE.items()}
 
 

@@ -1,5 +1,6 @@
 """Errors on both ends of the wire: one gRPC status for each class of `core.errors`."""
 
+import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -44,18 +45,20 @@ class ErrorInterceptor(aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        continuation: "Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]]",
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
-        handler: Any = await continuation(handler_call_details)
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        handler = await continuation(handler_call_details)
         if handler is None:
             return handler
         method = handler_call_details.method
-        codec = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
+        codec: Any = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(_guard_unary(handler.unary_unary, method), **codec)
         if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(_guard_stream(handler.unary_stream, method), **codec)
+            # A stream is served by a generator, or, as the health service's Watch, by a coroutine that writes to the context.
+            guard = _guard_unary if inspect.iscoroutinefunction(handler.unary_stream) else _guard_stream
+            return grpc.unary_stream_rpc_method_handler(guard(handler.unary_stream, method), **codec)
         return handler
 
 

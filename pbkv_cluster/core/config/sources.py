@@ -3,7 +3,7 @@
 Fields are named by their path, `engine.gpu_blocks`; in the environment that is `PBKV_ENGINE_GPU_BLOCKS`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,11 +84,23 @@ def value_of(config: Config, path: str) -> Any:
 _Source = dict[str, tuple[Any, Origin]]
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that is given twice: YAML's readers would drop the first value without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _from_file(file: Path | None, paths: set[str]) -> _Source:
     if file is None:
         return {}
     try:
-        tree = yaml.safe_load(file.read_text())
+        tree = yaml.load(file.read_text(), _StrictLoader)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration file {file}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -99,11 +111,9 @@ def _from_file(file: Path | None, paths: set[str]) -> _Source:
         raise ConfigError(f"{file}: the top level must be a mapping of sections, got {type(tree).__name__}")
     found: _Source = {}
     for section, entries in tree.items():
-        if entries is None and section in Config.model_fields:
-            continue
-        if not isinstance(entries, dict):
+        if not isinstance(entries, dict | None) or not (entries or section in Config.model_fields):
             raise ConfigError(f"{file}: {section}: must be a section of fields; sections are {', '.join(Config.model_fields)}")
-        for name, value in entries.items():
+        for name, value in (entries or {}).items():
             path = f"{section}.{name}"
             _check_known(path, str(file), paths)
             found[path] = (value, Origin(str(file)))
@@ -155,8 +165,9 @@ def _explain(error: ValidationError, origins: Mapping[str, Origin]) -> str:
     lines = []
     for problem in error.errors():
         path = ".".join(str(part) for part in problem["loc"])
-        origin = origins.get(path)
+        # A rule about a whole section may be broken by any of its fields that was set.
+        set_by = sorted({origin.name for field, origin in origins.items() if field == path or field.startswith(f"{path}.")})
         got = "" if isinstance(problem["input"], BaseModel | dict) else f", got {problem['input']!r}"
-        source = f" (from {origin.name})" if origin else ""
+        source = f" (from {', '.join(set_by)})" if set_by else ""
         lines.append(f"{path}{source}: {problem['msg'].removeprefix('Value error, ')}{got}")
     return "\n".join(lines)

@@ -82,6 +82,9 @@ class PredictorConfig(_Section):
     horizon: int = Field(3, ge=1, le=16, description="steps that a forecast looks ahead (K)")
     smoothing: float = Field(0.1, gt=0, description="pseudo-count of unseen transitions")
     broadcast_interval_s: float = Field(0.005, gt=0, description="forecasts that change within this time travel together")
+    state_path: str = Field(
+        "", description="file that keeps what has been learnt; empty: it is kept for as long as the cluster runs"
+    )
     subscriber_queue: int = Field(1024, ge=1, description="forecasts waiting for one subscriber; beyond, it is sent a snapshot")
 
 
@@ -107,6 +110,15 @@ class RedisConfig(_Section):
     flush_interval_s: float = Field(0.05, gt=0, description="block changes within this time are announced together")
 
 
+class HostStoreConfig(_Section):
+    """The host memory of each node."""
+
+    memory_share: float = Field(
+        0.25, gt=0, le=0.9, description="share of the node's memory that its workers may lease for their host tiers"
+    )
+    lease_s: float = Field(30.0, gt=0, description="silence after which a worker's host memory is given to others")
+
+
 class Config(_Section):
     """Everything that can be set."""
 
@@ -117,3 +129,4 @@ class Config(_Section):
     predictor: PredictorConfig = PredictorConfig()
     gateway: GatewayConfig = GatewayConfig()
     redis: RedisConfig = RedisConfig()
+    host_store: HostStoreConfig = HostStoreConfig()

@@ -62,7 +62,7 @@ class PredictorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchForecasts(self, request, context):
-        """Streams forecasts as they change; the first batch holds every open workflow's.
+        """Streams forecasts as they change; first a snapshot of every open workflow's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

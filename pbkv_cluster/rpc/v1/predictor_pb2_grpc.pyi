@@ -34,7 +34,7 @@ class PredictorServiceStub:
     ReportEvents: _grpc.UnaryUnaryMultiCallable[_predictor_pb2.ReportEventsRequest, _predictor_pb2.ReportEventsResponse]
     """Takes events in order per workflow. Duplicates and gaps are tolerated."""
     WatchForecasts: _grpc.UnaryStreamMultiCallable[_predictor_pb2.WatchForecastsRequest, _predictor_pb2.ForecastBatch]
-    """Streams forecasts as they change; the first batch holds every open workflow's."""
+    """Streams forecasts as they change; first a snapshot of every open workflow's."""
     Predict: _grpc.UnaryUnaryMultiCallable[_predictor_pb2.PredictRequest, _predictor_pb2.ForecastBatch]
     """The present forecast of the named workflows."""
 
@@ -44,7 +44,7 @@ class PredictorServiceAsyncStub(PredictorServiceStub):
     ReportEvents: _aio.UnaryUnaryMultiCallable[_predictor_pb2.ReportEventsRequest, _predictor_pb2.ReportEventsResponse]  # type: ignore[assignment]
     """Takes events in order per workflow. Duplicates and gaps are tolerated."""
     WatchForecasts: _aio.UnaryStreamMultiCallable[_predictor_pb2.WatchForecastsRequest, _predictor_pb2.ForecastBatch]  # type: ignore[assignment]
-    """Streams forecasts as they change; the first batch holds every open workflow's."""
+    """Streams forecasts as they change; first a snapshot of every open workflow's."""
     Predict: _aio.UnaryUnaryMultiCallable[_predictor_pb2.PredictRequest, _predictor_pb2.ForecastBatch]  # type: ignore[assignment]
     """The present forecast of the named workflows."""
 
@@ -63,7 +63,7 @@ class PredictorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _predictor_pb2.WatchForecastsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_predictor_pb2.ForecastBatch], _abc.AsyncIterator[_predictor_pb2.ForecastBatch]]:
-        """Streams forecasts as they change; the first batch holds every open workflow's."""
+        """Streams forecasts as they change; first a snapshot of every open workflow's."""
 
     @_abc_1.abstractmethod
     def Predict(

@@ -1,0 +1,75 @@
+# Everything that one does here; `make` lists it. `make demo` and `make test` need nothing but Python and a network.
+
+PYTHON ?= python3
+VENV ?= .venv
+# The build of torch to install, where the default one does not suit: a version, a local file, or a URL.
+TORCH ?= $(shell grep '^torch==' constraints.txt)
+# Passed on to the command behind a target: make test ARGS="-k usage -x"
+ARGS ?=
+
+bin := $(VENV)/bin
+pip := $(bin)/python -m pip --disable-pip-version-check
+stamp := $(VENV)/.pbkv-installed
+supported := import sys; sys.exit(sys.version_info < (3, 11))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv demo serve test test-all lint format proto bench docs clean
+
+help: ## list the targets
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo '  Variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH=$(TORCH) ARGS=$(ARGS)'
+
+venv: $(stamp) ## make the virtual environment, or bring it up to date
+
+demo: $(stamp) ## run a small cluster and a workload on this machine, and show what the cache did
+	@$(bin)/pbkv demo $(ARGS)
+
+serve: $(stamp) ## run a cluster on this machine with deploy/pbkv.yaml, until interrupted
+	@PBKV_CONFIG="$${PBKV_CONFIG:-deploy/pbkv.yaml}" $(bin)/pbkv serve $(ARGS)
+
+test: $(stamp) ## run the tests, but for those marked slow
+	@$(bin)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(stamp) ## run all tests
+	@$(bin)/python -m pytest $(ARGS)
+
+lint: $(stamp) ## check style, types, layers, and that the generated code is current
+	@$(bin)/ruff check
+	@$(bin)/ruff format --check
+	@$(bin)/mypy
+	@$(bin)/lint-imports
+	@$(bin)/python proto/generate.py --check
+
+format: $(stamp) ## apply the style
+	@$(bin)/ruff check --fix
+	@$(bin)/ruff format
+
+proto: $(stamp) ## generate pbkv_cluster/rpc/v1 from proto/
+	@$(bin)/python proto/generate.py
+
+bench: $(stamp) ## run the benchmarks
+	@$(bin)/python -m benchmarks $(ARGS)
+
+docs: $(stamp) ## check the links in the documents and run their examples
+	@$(bin)/python -m pytest tests/docs $(ARGS)
+
+clean: ## remove caches and build products; the virtual environment stays
+	@rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@find . -path './$(VENV)' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch goes first: asked for together with packages that need it, pip may choose another build, gigabytes larger. Those
+# packages then take the torch that is there, so the constraints leave it out. The stamp comes last: an interrupted
+# installation is taken up again.
+$(stamp): pyproject.toml constraints.txt
+	@$(PYTHON) -c '$(supported)' || { echo 'Python 3.11 or later is needed; name one with PYTHON=...' >&2; exit 1; }
+	@rm -f $(stamp)
+	@$(bin)/python -m pip --version >/dev/null 2>&1 || { echo 'Making $(VENV)'; $(PYTHON) -m venv '$(VENV)'; }
+	@$(bin)/python -c '$(supported)' || { echo '$(VENV) holds an older Python than 3.11: remove it' >&2; exit 1; }
+	@grep -v '^torch==' constraints.txt > $(VENV)/.constraints
+	@echo 'Installing $(TORCH)'
+	@$(pip) install --quiet -c $(VENV)/.constraints '$(TORCH)'
+	@echo 'Installing what pyproject.toml and constraints.txt name'
+	@$(pip) install --quiet -c $(VENV)/.constraints -e '.[dev]'
+	@touch $(stamp)

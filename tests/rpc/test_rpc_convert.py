@@ -1,0 +1,204 @@
+"""Values survive the wire, and what comes in wrong is refused by the name of its field."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.forecast import Forecast, StepForecast
+from pbkv_cluster.core.sampling import MAX_STOP_STRINGS, SamplingParams
+from pbkv_cluster.core.tokens import pack
+from pbkv_cluster.core.usage import Tier, Usage
+from pbkv_cluster.rpc import convert
+from pbkv_cluster.rpc.v1 import predictor_pb2, types_pb2
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
+NAME = TEXT.filter(bool)
+INT64 = st.integers(0, 2**63 - 1)
+INT32 = st.integers(0, 2**31 - 1)
+SECONDS = st.floats(0, allow_infinity=False)
+SHARE = st.floats(0, 1, width=32)  # the wire's float holds 32 bits
+TIERS = st.dictionaries(st.sampled_from(Tier), INT64)
+
+USAGES = st.builds(
+    Usage,
+    prompt_tokens=INT64,
+    available_tokens=INT64,
+    captured=TIERS,
+    delivered=TIERS,
+    computed_tokens=INT64,
+    generated_tokens=INT64,
+    queue_s=SECONDS,
+    load_s=SECONDS,
+    prefill_s=SECONDS,
+    decode_s=SECONDS,
+    ttft_s=SECONDS,
+    total_s=SECONDS,
+    preemptions=INT32,
+    retries=INT32,
+    worker_id=TEXT,
+)
+EVENTS = st.builds(
+    WorkflowEvent,
+    kind=st.sampled_from(EventKind),
+    workflow=NAME,
+    sequence=INT64,
+    time=SECONDS,
+    workload=TEXT,
+    agent=TEXT,
+    call_site=TEXT,
+    step=INT32,
+    parent_step=st.none() | INT32,
+    tool=TEXT,
+    expected_s=st.none() | SECONDS,
+    prompt_tokens=INT64,
+    output_tokens=INT64,
+)
+STEPS = st.builds(StepForecast, agents=st.dictionaries(TEXT, SHARE, max_size=5), survival=SHARE)
+FORECASTS = st.builds(
+    Forecast,
+    workflow=NAME,
+    epoch=st.integers(0, 2**64 - 1),
+    made_at=SECONDS,
+    steps=st.lists(STEPS, max_size=4).map(tuple),
+    predictability=SHARE,
+    ended=st.booleans(),
+)
+SAMPLINGS = st.builds(
+    SamplingParams,
+    max_tokens=st.integers(1, 2**31 - 1),
+    temperature=st.floats(0, 100, width=32),
+    top_p=st.floats(0, 1, width=32, exclude_min=True),
+    seed=st.integers(0, 2**64 - 1),
+    stop=st.lists(NAME, max_size=MAX_STOP_STRINGS).map(tuple),
+    ignore_eos=st.booleans(),
+    forced_output=st.none() | st.lists(INT32, min_size=1, max_size=8).map(pack),
+)
+
+
+@given(USAGES)
+def test_usage(usage: Usage) -> None:
+    message = types_pb2.Usage.FromString(convert.usage_to_wire(usage).SerializeToString())
+    assert convert.usage_from_wire(message) == usage
+
+
+@given(EVENTS)
+def test_events(event: WorkflowEvent) -> None:
+    message = predictor_pb2.WorkflowEvent.FromString(convert.event_to_wire(event).SerializeToString())
+    assert convert.event_from_wire(message) == event
+
+
+@given(st.lists(FORECASTS, max_size=4), st.booleans())
+def test_forecasts(forecasts: list[Forecast], snapshot: bool) -> None:
+    batch = predictor_pb2.ForecastBatch.FromString(convert.forecasts_to_wire(forecasts, snapshot).SerializeToString())
+    assert convert.forecasts_from_wire(batch) == forecasts
+    assert batch.snapshot == snapshot
+    assert len(set(batch.agents)) == len(batch.agents)
+
+
+@given(SAMPLINGS)
+def test_sampling(params: SamplingParams) -> None:
+    message = types_pb2.Sampling.FromString(convert.sampling_to_wire(params).SerializeToString())
+    assert convert.sampling_from_wire(message) == params
+
+
+@pytest.mark.parametrize("tier", Tier)
+def test_tiers(tier: Tier) -> None:
+    assert convert.tier_from_wire(convert.tier_to_wire(tier)) is tier
+    assert types_pb2.Tier.Name(convert.tier_to_wire(tier)) == f"TIER_{tier.name}"
+
+
+@pytest.mark.parametrize("kind", EventKind)
+def test_kinds_of_events_keep_their_names(kind: EventKind) -> None:
+    message = convert.event_to_wire(WorkflowEvent(kind, "w", 0, 0.0))
+    assert predictor_pb2.EventKind.Name(message.kind) == f"EVENT_KIND_{kind.name}"
+
+
+def test_no_kind_or_tier_of_the_wire_is_left_out() -> None:
+    assert len(EventKind) == len(predictor_pb2.EventKind.values()) - 1
+    assert len(Tier) == len(types_pb2.Tier.values()) - 1
+
+
+def test_an_unknown_tier_has_no_value() -> None:
+    with pytest.raises(KeyError):
+        convert.tier_from_wire(types_pb2.TIER_UNSPECIFIED)
+
+
+def test_empty_sampling_takes_the_defaults_and_draws_a_seed() -> None:
+    drawn = [convert.sampling_from_wire(types_pb2.Sampling()) for _ in range(4)]
+    assert {replace(params, seed=0) for params in drawn} == {SamplingParams()}
+    assert len({params.seed for params in drawn}) > 1
+
+
+def test_zero_is_not_unset() -> None:
+    assert convert.sampling_from_wire(types_pb2.Sampling(seed=0)).seed == 0
+    event = WorkflowEvent(EventKind.STEP_STARTED, "w", 0, 0.0, parent_step=0, expected_s=0.0)
+    assert convert.event_from_wire(convert.event_to_wire(event)) == event
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (types_pb2.Sampling(max_tokens=0), "sampling.max_tokens"),
+        (types_pb2.Sampling(max_tokens=-1), "sampling.max_tokens"),
+        (types_pb2.Sampling(temperature=-1.0), "sampling.temperature"),
+        (types_pb2.Sampling(temperature=float("nan")), "sampling.temperature"),
+        (types_pb2.Sampling(top_p=0.0), "sampling.top_p"),
+        (types_pb2.Sampling(top_p=float("nan")), "sampling.top_p"),
+        (types_pb2.Sampling(top_p=1.5), "sampling.top_p"),
+        (types_pb2.Sampling(stop=[""]), "sampling.stop"),
+        (types_pb2.Sampling(stop=["x"] * (MAX_STOP_STRINGS + 1)), "sampling.stop"),
+        (types_pb2.Sampling(forced_output=types_pb2.PackedTokens()), "sampling.forced_output"),
+        (types_pb2.Sampling(forced_output=types_pb2.PackedTokens(data=b"abc")), "sampling.forced_output.data"),
+    ],
+)
+def test_wrong_sampling_names_its_field(message: types_pb2.Sampling, field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        convert.sampling_from_wire(message)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 65])
+def test_torn_tokens_name_their_field(size: int) -> None:
+    with pytest.raises(InvalidArgument, match=rf"^prompt\.token_ids\.data: {size} bytes") as caught:
+        convert.packed_from_wire(types_pb2.PackedTokens(data=bytes(size)), "prompt.token_ids")
+    assert caught.value.field == "prompt.token_ids.data"
+
+
+def test_whole_tokens_pass_unchanged() -> None:
+    assert convert.packed_from_wire(types_pb2.PackedTokens(data=pack([1, 2])), "prompt.token_ids") == pack([1, 2])
+
+
+def test_wrong_events_name_their_field() -> None:
+    unknown = predictor_pb2.WorkflowEvent.FromString(b"\x08\x63\x12\x01w")  # kind 99, which a newer sender may know
+    for message in (predictor_pb2.WorkflowEvent(workflow_id="w"), unknown):
+        with pytest.raises(InvalidArgument, match="is not a kind of event") as caught:
+            convert.event_from_wire(message)
+        assert caught.value.field == "events.kind"
+    with pytest.raises(InvalidArgument) as caught:
+        convert.event_from_wire(predictor_pb2.WorkflowEvent(kind=predictor_pb2.EVENT_KIND_STEP_STARTED))
+    assert caught.value.field == "events.workflow_id"
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        predictor_pb2.Forecast.Step(agents=[1], probabilities=[0.5]),
+        predictor_pb2.Forecast.Step(agents=[0], probabilities=[]),
+        predictor_pb2.Forecast.Step(agents=[], probabilities=[1.0]),
+    ],
+)
+def test_wrong_forecasts_name_their_field(step: predictor_pb2.Forecast.Step) -> None:
+    batch = predictor_pb2.ForecastBatch(agents=["a"], forecasts=[predictor_pb2.Forecast(workflow_id="w", steps=[step])])
+    with pytest.raises(InvalidArgument, match="workflow 'w'") as caught:
+        convert.forecasts_from_wire(batch)
+    assert caught.value.field == "forecasts.steps.agents"
+
+
+def test_a_name_travels_once() -> None:
+    step = StepForecast({"a": 0.5, "b": 0.5}, 1.0)
+    batch = convert.forecasts_to_wire([Forecast(f"w{n}", 1, 0.0, (step, step)) for n in range(3)])
+    assert list(batch.agents) == ["a", "b"]
