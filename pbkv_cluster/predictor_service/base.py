@@ -1,0 +1,87 @@
+"""The contract of predictors: they learn from every workflow's events and forecast each open workflow's next agents.
+
+In order: `restore` once, before anything else; then `observe` as events come, `forecast` whenever one is wanted, `forget` for a
+workflow that went silent; `dump` at any time. A predictor is used from one thread.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from pbkv_cluster.core.config import PredictorConfig
+from pbkv_cluster.core.events import WorkflowEvent
+from pbkv_cluster.core.forecast import Forecast
+from pbkv_cluster.core.registry import Registry
+from pbkv_cluster.predictor_service.state_file import read_state, write_state
+
+
+class Predictor(ABC):
+    """Turns events into forecasts. Equal events give equal forecasts: no clock and no chance inside."""
+
+    kind: ClassVar[str]  # names the state file's contents; another kind's file is refused
+    version: ClassVar[int]  # of the state's format
+
+    @abstractmethod
+    def observe(self, event: WorkflowEvent) -> None:
+        """Takes the next event of a workflow.
+
+        The event's sequence must be above that of the workflow's last. A missing number means that an event was lost: nothing
+        may be learnt across it. After WORKFLOW_ENDED nothing is kept of the workflow itself.
+        """
+
+    @abstractmethod
+    def forecast(self, workflows: Sequence[str], epoch: int, made_at: float) -> list[Forecast]:
+        """One forecast for each of `workflows`, in their order, from what has been observed so far.
+
+        Steps count in the order in which they start; branches that run side by side are one sequence. Agents are named by
+        their id. A workflow that was never observed is forecast as one that is about to start.
+
+        Args:
+            workflows: workflow ids.
+            epoch: number of the forecasts, copied into each.
+            made_at: seconds since the epoch, copied into each.
+        """
+
+    @abstractmethod
+    def forget(self, workflow: str) -> None:
+        """Drops what is kept of a workflow, without learning that it ended. Unknown ids are left alone."""
+
+    @abstractmethod
+    def dump(self) -> bytes:
+        """What has been learnt, without the open workflows."""
+
+    @abstractmethod
+    def restore(self, state: bytes) -> None:
+        """Replaces what has been learnt by a `dump` of the same kind and version.
+
+        Raises:
+            StateRefused: the state does not fit; the predictor is as before.
+        """
+
+    def save(self, path: Path) -> None:
+        """Writes what has been learnt to `path`, whole or not at all.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        write_state(path, self.kind, self.version, self.dump())
+
+    def load(self, path: Path) -> None:
+        """Reads what `save` wrote.
+
+        Raises:
+            StateRefused: the file is of another kind or version, or damaged; the predictor is as before.
+            OSError: the file cannot be read.
+        """
+        self.restore(read_state(path, self.kind, self.version))
+
+
+PREDICTORS: Registry[Predictor] = Registry("predictor.model")
+
+
+@PREDICTORS.register("markov")
+def _markov(config: PredictorConfig) -> Predictor:
+    from pbkv_cluster.predictor_service.markov import MarkovPredictor
+
+    return MarkovPredictor(config)

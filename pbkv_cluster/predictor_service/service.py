@@ -1,0 +1,226 @@
+"""Orders events, keeps the open workflows, and broadcasts forecasts. Runs on one event loop, without locks."""
+
+import asyncio
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pbkv_cluster.core.clock import Clock
+from pbkv_cluster.core.config import PredictorConfig
+from pbkv_cluster.core.errors import InvalidArgument, ResourceExhausted, Unavailable
+from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.forecast import Forecast
+from pbkv_cluster.predictor_service.base import PREDICTORS, Predictor
+from pbkv_cluster.predictor_service.subscription import Subscription
+
+log = logging.getLogger(__name__)
+
+MAX_ID_BYTES = 256
+MAX_SUBSCRIBERS = 4096
+_STEP_EVENTS = (EventKind.STEP_STARTED, EventKind.STEP_FINISHED)
+
+
+class Reported(NamedTuple):
+    """What became of a batch of events."""
+
+    accepted: int
+    ignored: int  # duplicates, late ones, and those of workflows that had ended
+
+
+@dataclass(slots=True)
+class _Open:
+    sequence: int  # of the last event
+    time: float  # of the last event, as its sender stamped it
+    heard_at: float  # on this process's clock
+
+
+class PredictorService:
+    """Events in, forecasts out. `report` and `predict` may be called at any time; `run` broadcasts."""
+
+    def __init__(
+        self,
+        config: PredictorConfig,
+        clock: Clock,
+        predictor: Predictor | None = None,
+        *,
+        lease_s: float = 3600.0,
+        max_workflows: int = 200_000,
+        max_ended: int = 65_536,
+    ) -> None:
+        """Args:
+        config: names the model, where `predictor` does not give one, and the limits of the broadcast.
+        clock: for the age of workflows and the stamps of forecasts.
+        predictor: the model.
+        lease_s: silence after which a workflow leaves memory; above any lease that a gateway grants.
+        max_workflows: open workflows kept; beyond, the one that was silent longest leaves.
+        max_ended: ended workflows remembered, so that their late events are ignored.
+
+        Raises:
+            InvalidArgument: there is no model of the configured name.
+        """
+        self.predictor = predictor or PREDICTORS.get(config.model)(config)
+        self._config = config
+        self._clock = clock
+        self._lease_s = lease_s
+        self._max_workflows = max_workflows
+        self._max_ended = max_ended
+        self._open: OrderedDict[str, _Open] = OrderedDict()  # longest silent first
+        self._ended: dict[str, float] = {}  # time of the end, oldest first
+        self._changed: dict[str, None] = {}  # since the last broadcast; those not open any more have ended
+        self._subscriptions: dict[Subscription, None] = {}
+        self._wake = asyncio.Event()
+        self._failure = ""
+        # Workers ignore lower epochs than they have seen. Counting on from the microseconds of the start, a restarted
+        # predictor is always ahead, for no predictor makes a million batches a second.
+        self._epoch = max(0, int(clock.wall() * 1e6))
+
+    @property
+    def open_workflows(self) -> int:
+        """Workflows in memory."""
+        return len(self._open)
+
+    @property
+    def subscribers(self) -> int:
+        """Open subscriptions."""
+        return len(self._subscriptions)
+
+    def report(self, events: Sequence[WorkflowEvent]) -> Reported:
+        """Takes events, each workflow's in order. A WORKFLOW_STARTED stamped after a workflow's last event opens it anew.
+
+        Raises:
+            InvalidArgument: an event is malformed; none of the batch was taken.
+            Unavailable: the service has failed or stopped.
+        """
+        self._check_running()
+        for event in events:
+            _check(event)
+        accepted = sum([self._take(event) for event in events])
+        while len(self._open) > self._max_workflows:
+            self._drop_longest_silent()
+        if self._changed:
+            self._wake.set()
+        return Reported(accepted, len(events) - accepted)
+
+    def predict(self, workflows: Sequence[str]) -> list[Forecast]:
+        """Present forecasts of those of `workflows` that are open, or known to have ended; others are left out.
+
+        Raises:
+            Unavailable: the service has failed or stopped.
+        """
+        self._check_running()
+        return self._forecast(dict.fromkeys(name for name in workflows if name in self._open or name in self._ended))
+
+    def subscribe(self, name: str) -> Subscription:
+        """A new subscription; its first batch is a snapshot.
+
+        Args:
+            name: of the subscriber, for logs.
+
+        Raises:
+            ResourceExhausted: there are too many.
+            Unavailable: the service has failed or stopped.
+        """
+        self._check_running()
+        if len(self._subscriptions) >= MAX_SUBSCRIBERS:
+            raise ResourceExhausted(f"{MAX_SUBSCRIBERS} subscribers watch forecasts already")
+        subscription = Subscription(
+            name,
+            self._config.subscriber_queue,
+            lambda: self._forecast(self._open),
+            lambda closed: self._subscriptions.pop(closed, None),
+        )
+        self._subscriptions[subscription] = None
+        return subscription
+
+    def flush(self) -> int:
+        """Broadcasts the forecasts of the workflows that changed, in one batch; silent ones leave first.
+
+        Returns how many forecasts were made. Without subscribers none are: a new one starts with a snapshot.
+        """
+        oldest_allowed = self._clock.now() - self._lease_s
+        while self._open and next(iter(self._open.values())).heard_at < oldest_allowed:
+            self._drop_longest_silent()
+        changed, self._changed = self._changed, {}
+        if not changed or not self._subscriptions:
+            return 0
+        forecasts = self._forecast(changed)
+        for subscription in self._subscriptions:
+            if subscription.offer(forecasts):
+                log.warning("subscriber %r fell behind: it is sent a snapshot", subscription.name)
+        return len(forecasts)
+
+    async def run(self) -> None:
+        """Broadcasts until cancelled: at once after a quiet time, else once per broadcast interval."""
+        sweep_s = min(1.0, self._lease_s / 4)
+        while True:
+            try:
+                async with asyncio.timeout(sweep_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass  # time to look for silent workflows
+            self._wake.clear()
+            self.flush()
+            await asyncio.sleep(self._config.broadcast_interval_s)
+
+    def close(self, reason: str) -> None:
+        """Ends every subscription and refuses calls from now on, telling `reason`."""
+        self._failure = reason
+        for subscription in list(self._subscriptions):
+            subscription.close(reason)
+
+    def _take(self, event: WorkflowEvent) -> bool:
+        name = event.workflow
+        state = self._open.get(name)
+        if state is None:
+            if name in self._ended and not (event.kind is EventKind.WORKFLOW_STARTED and event.time > self._ended[name]):
+                return False
+            self._ended.pop(name, None)
+        elif event.sequence <= state.sequence:
+            if event.kind is not EventKind.WORKFLOW_STARTED or event.time <= state.time:
+                return False
+            self.predictor.forget(name)  # its end was lost, and its id is used again
+        self.predictor.observe(event)
+        self._changed[name] = None
+        if event.kind is EventKind.WORKFLOW_ENDED:
+            self._open.pop(name, None)
+            self._ended[name] = event.time
+            if len(self._ended) > self._max_ended:
+                del self._ended[next(iter(self._ended))]
+        else:
+            self._open[name] = _Open(event.sequence, event.time, self._clock.now())
+            self._open.move_to_end(name)
+        return True
+
+    def _drop_longest_silent(self) -> None:
+        # Not remembered as ended: should it speak again after all, it is taken up where it is.
+        name, _ = self._open.popitem(last=False)
+        self.predictor.forget(name)
+        self._changed[name] = None
+
+    def _forecast(self, workflows: Collection[str]) -> list[Forecast]:
+        self._epoch += 1
+        made_at = self._clock.wall()
+        alive = [name for name in workflows if name in self._open]
+        over = [Forecast(name, self._epoch, made_at, (), ended=True) for name in workflows if name not in self._open]
+        return self.predictor.forecast(alive, self._epoch, made_at) + over
+
+    def _check_running(self) -> None:
+        if self._failure:
+            raise Unavailable(self._failure)
+
+
+def _check(event: WorkflowEvent) -> None:
+    if not event.workflow:
+        raise InvalidArgument("events.workflow_id", "must not be empty")
+    for field, name in (("workflow_id", event.workflow), ("workload", event.workload), ("agent_id", event.agent)):
+        if len(name) > MAX_ID_BYTES or len(name.encode()) > MAX_ID_BYTES:
+            raise InvalidArgument(f"events.{field}", f"must have at most {MAX_ID_BYTES} bytes, got {len(name.encode())}")
+    if event.sequence < 0:
+        raise InvalidArgument("events.sequence", f"must not be negative, got {event.sequence}")
+    if not math.isfinite(event.time):
+        raise InvalidArgument("events.time_s", f"must be a finite number of seconds, got {event.time}")
+    if event.kind in _STEP_EVENTS and not event.agent:
+        raise InvalidArgument("events.agent_id", "must not be empty in a step event")

@@ -1,0 +1,65 @@
+"""Files that hold what a predictor has learnt: one line of JSON that says what follows, then the bytes themselves."""
+
+import json
+import os
+from hashlib import blake2b
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from pbkv_cluster.core.errors import PbkvError
+
+_FORMAT = "pbkv-predictor-state"
+_MAX_HEADER_BYTES = 4096
+
+
+class StateRefused(PbkvError):
+    """A saved state that cannot be used; the message says which and why."""
+
+
+def write_state(path: Path, kind: str, version: int, payload: bytes) -> None:
+    """Writes a state. A reader finds the old file or the new one, also after a crash.
+
+    Raises:
+        OSError: the file cannot be written; what was there before is unchanged.
+    """
+    header = {"format": _FORMAT, "kind": kind, "version": version, "digest": blake2b(payload).hexdigest()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(json.dumps(header).encode() + b"\n" + payload)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # makes the new name itself durable
+    finally:
+        os.close(directory)
+
+
+def read_state(path: Path, kind: str, version: int) -> bytes:
+    """The payload of a file that `write_state` wrote for the same kind and version.
+
+    Raises:
+        StateRefused: it is something else, or damaged.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        line = file.readline(_MAX_HEADER_BYTES)
+        payload = file.read()
+    try:
+        header = json.loads(line)
+    except ValueError as error:
+        raise StateRefused(f"{path} is not a predictor's state: its first line is not JSON") from error
+    if not isinstance(header, dict) or header.get("format") != _FORMAT:
+        raise StateRefused(f"{path} is not a predictor's state: its first line does not say {_FORMAT}")
+    if header.get("kind") != kind:
+        raise StateRefused(f"{path} holds the state of the predictor {header.get('kind')!r}, not of {kind!r}")
+    if header.get("version") != version:
+        raise StateRefused(f"{path} has version {header.get('version')!r} of the {kind} state; this program reads {version}")
+    if header.get("digest") != blake2b(payload).hexdigest():
+        raise StateRefused(f"{path} is damaged: its {len(payload)} bytes of state do not match their digest")
+    return payload

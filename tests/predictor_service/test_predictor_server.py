@@ -1,0 +1,264 @@
+"""The predictor over real gRPC on the loopback."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grpc import StatusCode, aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from pbkv_cluster.core.config import PredictorConfig
+from pbkv_cluster.core.errors import StartupError
+from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.forecast import Forecast
+from pbkv_cluster.predictor_service import server as server_module
+from pbkv_cluster.predictor_service.markov import MarkovPredictor
+from pbkv_cluster.predictor_service.server import PredictorServer
+from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.rpc.convert import event_to_wire, forecasts_from_wire
+from pbkv_cluster.rpc.v1 import predictor_pb2
+from pbkv_cluster.rpc.v1.predictor_pb2_grpc import PredictorServiceStub
+
+SERVICE = "pbkv.v1.PredictorService"
+
+
+def events(name: str, agents: str, *, ends: bool = True) -> list[predictor_pb2.WorkflowEvent]:
+    kinds = [(EventKind.WORKFLOW_STARTED, ""), *((EventKind.STEP_STARTED, agent) for agent in agents)]
+    if ends:
+        kinds.append((EventKind.WORKFLOW_ENDED, ""))
+    values = [WorkflowEvent(kind, name, at, float(at), "app", agent) for at, (kind, agent) in enumerate(kinds)]
+    return [event_to_wire(value) for value in values]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[PredictorServer]:
+    running = PredictorServer(PredictorConfig())
+    await running.start("127.0.0.1", 0)
+    yield running
+    await running.stop()
+
+
+@pytest.fixture
+async def channel(server: PredictorServer) -> AsyncIterator[aio.Channel]:
+    async with connect(server.address) as channel:
+        yield channel
+
+
+async def report(channel: aio.Channel, batch: Sequence[predictor_pb2.WorkflowEvent]) -> tuple[int, int]:
+    response = await PredictorServiceStub(channel).ReportEvents(predictor_pb2.ReportEventsRequest(events=batch), timeout=10)
+    return response.accepted, response.ignored
+
+
+async def predict(channel: aio.Channel, *names: str) -> list[Forecast]:
+    request = predictor_pb2.PredictRequest(workflow_ids=names)
+    return forecasts_from_wire(await PredictorServiceStub(channel).Predict(request, timeout=10))
+
+
+async def test_events_go_in_and_forecasts_come_out(channel: aio.Channel) -> None:
+    assert await report(channel, [*events("1", "ab"), *events("2", "ab"), *events("w", "a", ends=False)]) == (10, 0)
+    assert await report(channel, events("1", "ab")) == (0, 4)
+    watch = PredictorServiceStub(channel).WatchForecasts(predictor_pb2.WatchForecastsRequest(subscriber="test"), timeout=30)
+    batches = aiter(watch)
+    first = await anext(batches)
+    assert first.snapshot
+    (forecast,) = forecasts_from_wire(first)
+    assert forecast.workflow == "w"
+    assert forecast.steps[0].agents["b"] > 0.9
+    epoch = forecast.epoch
+
+    await report(channel, events("w", "ab")[2:3])
+    forecast = await next_about(batches, "w", epoch)
+    assert not forecast.ended
+    assert forecast.steps[0].survival < 0.2
+
+    await report(channel, events("w", "ab")[3:])
+    while not forecast.ended:
+        forecast = await next_about(batches, "w", forecast.epoch)
+    assert forecast.steps == ()
+    watch.cancel()
+
+
+async def next_about(batches: AsyncIterator[predictor_pb2.ForecastBatch], name: str, epoch: int) -> Forecast:
+    """The next forecast of a workflow with an epoch above `epoch`, after one that knows the latest step."""
+    while True:
+        for forecast in forecasts_from_wire(await anext(batches)):
+            if forecast.workflow == name and forecast.epoch > epoch and (forecast.ended or forecast.steps[0].survival < 0.5):
+                return forecast
+
+
+async def test_predict(channel: aio.Channel) -> None:
+    await report(channel, [*events("1", "ab"), *events("w", "a", ends=False)])
+    known, over = await predict(channel, "w", "unheard", "1")
+    assert (known.workflow, known.ended, len(known.steps)) == ("w", False, 3)
+    assert sum(known.steps[0].agents.values()) == pytest.approx(1.0, abs=1e-5)
+    assert (over.workflow, over.ended) == ("1", True)
+    assert await predict(channel) == []
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (predictor_pb2.WorkflowEvent(workflow_id="w"), "events.kind"),
+        (predictor_pb2.WorkflowEvent(kind=predictor_pb2.EVENT_KIND_STEP_STARTED, agent_id="a"), "events.workflow_id"),
+        (predictor_pb2.WorkflowEvent(kind=predictor_pb2.EVENT_KIND_STEP_STARTED, workflow_id="w"), "events.agent_id"),
+        (
+            predictor_pb2.WorkflowEvent(kind=predictor_pb2.EVENT_KIND_WORKFLOW_ENDED, workflow_id="w", sequence=-5),
+            "events.sequence",
+        ),
+        (
+            predictor_pb2.WorkflowEvent(kind=predictor_pb2.EVENT_KIND_WORKFLOW_ENDED, workflow_id="w", time_s=float("inf")),
+            "events.time_s",
+        ),
+    ],
+)
+async def test_bad_events_name_their_field(channel: aio.Channel, message: predictor_pb2.WorkflowEvent, field: str) -> None:
+    with pytest.raises(aio.AioRpcError) as raised:
+        await report(channel, [message])
+    assert raised.value.code() is StatusCode.INVALID_ARGUMENT
+    assert (raised.value.details() or "").startswith(f"{field}: ")
+
+
+async def test_health_and_reflection_answer(server: PredictorServer, channel: aio.Channel) -> None:
+    health: Any = health_pb2_grpc.HealthStub(channel)
+    for name in ("", SERVICE):
+        answer = await health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    messages: Any = reflection_pb2
+    reflection: Any = reflection_pb2_grpc
+    request = messages.ServerReflectionRequest(list_services="")
+    call = reflection.ServerReflectionStub(channel).ServerReflectionInfo(iter([request]), timeout=10)
+    listed = [service.name async for response in call for service in response.list_services_response.service]
+    assert SERVICE in listed
+
+
+async def test_a_subscriber_that_left_is_forgotten(server: PredictorServer, channel: aio.Channel) -> None:
+    watch = PredictorServiceStub(channel).WatchForecasts(predictor_pb2.WatchForecastsRequest(), timeout=30)
+    await anext(aiter(watch))
+    assert server.service.subscribers == 1
+    watch.cancel()
+    async with asyncio.timeout(10):
+        while server.service.subscribers:  # noqa: ASYNC110  # nothing signals that gRPC has noticed
+            await asyncio.sleep(0.01)
+
+
+async def test_a_reader_that_stops_reading_blocks_nobody(server: PredictorServer, channel: aio.Channel) -> None:
+    stub = PredictorServiceStub(channel)
+    async with connect(server.address) as other:
+        idle = PredictorServiceStub(other).WatchForecasts(predictor_pb2.WatchForecastsRequest(subscriber="idle"), timeout=60)
+        busy = aiter(stub.WatchForecasts(predictor_pb2.WatchForecastsRequest(subscriber="busy"), timeout=60))
+        await anext(busy)
+        heard: set[str] = set()
+        for i in range(200):
+            await report(channel, events(f"w{i}", "abcdefgh", ends=False))
+            while f"w{i}" not in heard:
+                heard |= {forecast.workflow_id for forecast in (await anext(busy)).forecasts}
+        idle.cancel()
+
+
+async def test_a_large_snapshot_travels_in_parts(
+    server: PredictorServer, channel: aio.Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "MESSAGE_FORECASTS", 4)
+    await report(channel, [event for i in range(10) for event in events(f"w{i}", "ab", ends=False)])
+    watch = aiter(PredictorServiceStub(channel).WatchForecasts(predictor_pb2.WatchForecastsRequest(), timeout=30))
+    parts = [await anext(watch) for _ in range(3)]
+    assert [part.snapshot for part in parts] == [True, False, False]
+    assert {forecast.workflow for part in parts for forecast in forecasts_from_wire(part)} == {f"w{i}" for i in range(10)}
+
+
+async def test_what_was_learnt_survives_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "predictor" / "state"
+    epochs = []
+    for run in range(2):
+        server = PredictorServer(PredictorConfig(), state_path=path)
+        async with connect(await server.start("127.0.0.1", 0)) as channel:
+            if run == 0:
+                await report(channel, [event for i in range(9) for event in events(f"{i}", "ab")])
+            await report(channel, events("w", "a", ends=False))
+            (forecast,) = await predict(channel, "w")
+        assert forecast.steps[0].agents["b"] > 0.9
+        epochs.append(forecast.epoch)
+        await server.stop()
+    assert epochs[1] > epochs[0]
+
+
+async def test_the_state_is_saved_while_it_runs(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    server = PredictorServer(PredictorConfig(), state_path=path, save_interval_s=0.01)
+    async with connect(await server.start("127.0.0.1", 0)) as channel:
+        await report(channel, events("1", "ab"))
+        learnt = MarkovPredictor(PredictorConfig())
+        async with asyncio.timeout(10):
+            while learnt.dump() != server.service.predictor.dump():
+                await asyncio.sleep(0.01)
+                if path.exists():
+                    learnt.load(path)
+    await server.stop()
+
+
+async def test_a_state_that_cannot_be_written_is_told_and_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "folder"
+    server = PredictorServer(PredictorConfig(), state_path=folder / "state", save_interval_s=0.01)
+    folder.write_text("in the way")
+    async with connect(await server.start("127.0.0.1", 0)) as channel:
+        async with asyncio.timeout(10):
+            while "cannot write the predictor's state" not in caplog.text:
+                assert await report(channel, events("1", "ab")) in ((4, 0), (0, 4))
+        folder.unlink()
+    await server.stop()
+    MarkovPredictor(PredictorConfig()).load(folder / "state")
+
+
+async def test_a_state_that_does_not_fit_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "state"
+    path.write_bytes(b"something else")
+    server = PredictorServer(PredictorConfig(), state_path=path)
+    await server.start("127.0.0.1", 0)
+    await server.stop()
+    assert "not a predictor's state" in caplog.text
+    assert path.with_name("state.refused").read_bytes() == b"something else"
+    MarkovPredictor(PredictorConfig()).load(path)
+
+
+async def test_a_state_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
+    server = PredictorServer(PredictorConfig(), state_path=tmp_path)
+    with pytest.raises(StartupError, match="cannot use the predictor's state"):
+        await server.start("127.0.0.1", 0)
+    await server.stop()
+
+
+class _Faulty(MarkovPredictor):
+    def forecast(self, workflows: Sequence[str], epoch: int, made_at: float) -> list[Forecast]:
+        if workflows:
+            raise ZeroDivisionError("a defect in a model")
+        return []
+
+
+async def test_a_failed_broadcast_is_told_to_everyone(caplog: pytest.LogCaptureFixture) -> None:
+    config = PredictorConfig()
+    server = PredictorServer(config, predictor=_Faulty(config))
+    async with connect(await server.start("127.0.0.1", 0)) as channel:
+        watch = PredictorServiceStub(channel).WatchForecasts(predictor_pb2.WatchForecastsRequest(), timeout=30)
+        await anext(aiter(watch))
+        await report(channel, events("w", "a", ends=False))
+        with pytest.raises(aio.AioRpcError) as raised:
+            await anext(aiter(watch))
+        assert raised.value.code() is StatusCode.UNAVAILABLE
+        assert "a defect in a model" in (raised.value.details() or "")
+        with pytest.raises(aio.AioRpcError) as raised:
+            await report(channel, events("x", "a"))
+        assert raised.value.code() is StatusCode.UNAVAILABLE
+    await server.stop()
+    assert "broadcast of forecasts failed" in caplog.text
+
+
+async def test_a_taken_port_stops_the_start(server: PredictorServer) -> None:
+    second = PredictorServer(PredictorConfig())
+    with pytest.raises(StartupError, match="cannot listen"):
+        await second.start("127.0.0.1", int(server.address.rpartition(":")[2]))
+    await second.stop()
