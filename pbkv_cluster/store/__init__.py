@@ -1,0 +1,1 @@
+"""The cache: prefix tree, tiers, reuse policies, eviction, and the cluster-wide index."""

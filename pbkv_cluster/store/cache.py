@@ -1,0 +1,354 @@
+"""The KV cache of one worker: what running sequences ask of the tree and its tiers.
+
+A sequence opens a `Lease` on the longest cached prefix of its prompt, grows it by blocks of its own, commits these as they fill
+up, so that others can match them at once, and closes it at its end, which leaves everything committed in the cache.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
+
+from pbkv_cluster.core.blocks import Namespace
+from pbkv_cluster.core.clock import Clock
+from pbkv_cluster.core.config import CacheConfig
+from pbkv_cluster.core.forecast import Forecast
+from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, blocks_for, count, full_blocks
+from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.store.mover import Mover
+from pbkv_cluster.store.node import ABSENT, Access, Level, Node, Owner
+from pbkv_cluster.store.policies.base import make_policy
+from pbkv_cluster.store.tiers import ChangeListener, Tiers
+from pbkv_cluster.store.tree import Match, PrefixTree, common_blocks, lineage
+
+
+class Lease:
+    """A running sequence's hold on the cache. `table` lists its GPU slots in order; the first `committed` are the tree's."""
+
+    __slots__ = ("agent", "committed", "delivered", "node", "owner", "prompt_blocks", "step", "table")
+
+    def __init__(self, owner: Owner, agent: str, step: int, prompt_blocks: int, node: Node) -> None:
+        self.owner = owner
+        self.agent = agent
+        self.step = step
+        self.prompt_blocks = prompt_blocks  # full blocks of the prompt; what follows is output
+        self.node = node  # where the committed part ends; locked, with all above it
+        self.table: list[int] = []
+        self.committed = 0
+        self.delivered: dict[Tier, int] = {}  # tokens found when the lease was opened, by tier
+
+
+class Prefetched(NamedTuple):
+    """Tokens of a prompt."""
+
+    loaded: int
+    resident: int  # on the GPU now
+
+
+class KVCache:
+    """Prefix tree, GPU pool and host tier of one worker. Not safe for threads: it belongs to the engine's."""
+
+    def __init__(
+        self,
+        gpu_blocks: int,
+        host_blocks: int,
+        config: CacheConfig,
+        mover: Mover,
+        clock: Clock,
+        on_change: ChangeListener | None = None,
+        compute_seconds: Callable[[int], float] = lambda tokens: float("inf"),
+    ) -> None:
+        """Args:
+        gpu_blocks: capacity of the GPU pool.
+        host_blocks: capacity of the host tier; may be 0.
+        config: names the policies.
+        mover: carries blocks between the two.
+        clock: the engine's.
+        on_change: told of every block that enters or leaves a tier.
+        compute_seconds: how long the prefill of a number of tokens takes; a load that takes longer is not made.
+
+        Raises:
+            InvalidArgument: an unknown policy.
+        """
+        self.tree = PrefixTree()
+        policies = (make_policy(config.policy, config), make_policy(config.host_policy, config))
+        self.tiers = Tiers(self.tree, (gpu_blocks, host_blocks), policies, mover, clock, on_change)
+        self._clock = clock
+        self._compute_seconds = compute_seconds
+        self._owners: dict[str, Owner] = {}
+        self.leases = 0
+
+    # --- sequences ---
+
+    def captured(self, namespace: Namespace, tokens: bytes) -> dict[Tier, int]:
+        """Tokens of a prompt that each tier holds and a sequence could use now. Changes nothing."""
+        match = self.tree.match(self.tree.root(namespace), tokens, _usable_blocks(tokens))
+        on_gpu = _gpu_blocks(match)
+        found = {Tier.GPU: on_gpu * BLOCK_TOKENS, Tier.HOST: (match.blocks - on_gpu) * BLOCK_TOKENS}
+        return {tier: held for tier, held in found.items() if held}
+
+    def open(
+        self,
+        namespace: Namespace,
+        tokens: bytes,
+        workflow: str,
+        agent: str,
+        step: int,
+        prompt_tokens: int,
+        reserve: int = 0,
+    ) -> Lease | None:
+        """Finds the longest cached prefix, brings it to the GPU, and keeps it there.
+
+        Args:
+            namespace: of the model and tenant.
+            tokens: all tokens of the sequence so far; at least the last is left to be computed.
+            workflow: who asks.
+            agent: which agent of it.
+            step: at which of its steps.
+            prompt_tokens: how many of `tokens` are prompt.
+            reserve: blocks that running sequences will still need.
+
+        Returns:
+            None when the GPU has no room for the whole of `tokens`, one block more, and the reserve.
+        """
+        tree, root = self.tree, self.tree.root(namespace)
+        match = tree.match(root, tokens, _usable_blocks(tokens))
+        path = self._whole(match)
+        if path:
+            tree.lock(path[-1])
+        on_gpu = sum(node.held[Level.GPU] for node in path)
+        if self.tiers.room() < blocks_for(count(tokens)) + 1 - on_gpu + reserve:
+            if path:
+                self._unlock(path[-1])
+            return None
+        now = self._clock.now()
+        owner = self._owners.get(workflow)
+        if owner is None:
+            owner = self._owners[workflow] = Owner(workflow)
+        owner.active_at = now
+        loaded = self._load(path, match.blocks - on_gpu)
+        path = self._keep_gpu_part(path)
+        lease = Lease(owner, agent, step, full_blocks(prompt_tokens), path[-1] if path else root)
+        for node in path:
+            lease.table.extend(node.slots[Level.GPU])
+            self._touch(node, lease, now)
+        lease.committed = len(lease.table)
+        lease.delivered = {tier: blocks * BLOCK_TOKENS for tier, blocks in ((Tier.GPU, on_gpu), (Tier.HOST, loaded)) if blocks}
+        self.leases += 1
+        return lease
+
+    def grow(self, lease: Lease, tokens: int) -> bool:
+        """Makes room for `tokens` tokens in all. False when the GPU has none; the lease stays as it was."""
+        slots = self.tiers.take(max(0, blocks_for(tokens) - len(lease.table)))
+        if slots is None:
+            return False
+        lease.table.extend(slots)
+        return True
+
+    def commit(self, lease: Lease, tokens: bytes) -> None:
+        """Enters the blocks that have filled up into the tree.
+
+        Where another sequence has entered the same blocks meanwhile, the lease goes on with those and gives its own back.
+
+        Args:
+            lease: the sequence's.
+            tokens: all tokens of the sequence whose KV has been computed.
+        """
+        full = len(tokens) // BLOCK_BYTES
+        now = self._clock.now()
+        while lease.committed < full:
+            output = lease.committed >= lease.prompt_blocks
+            stop = full if output else min(full, lease.prompt_blocks)
+            part = tokens[lease.committed * BLOCK_BYTES : stop * BLOCK_BYTES]
+            child = lease.node.children.get(part[:BLOCK_BYTES])
+            if child is not None:
+                self._follow(lease, child, part, now)
+            else:
+                self._write(lease, part, stop, output, now)
+
+    def close(self, lease: Lease) -> None:
+        """Ends the hold. What was committed stays cached; the rest is freed."""
+        self.tiers.give(lease.table[lease.committed :])
+        if lease.node.writer is lease:
+            lease.node.writer = None
+        if not lease.node.is_root:
+            self._unlock(lease.node)
+        lease.table = []
+        self.leases -= 1
+
+    # --- workflows ---
+
+    def retire(self, workflow: str) -> None:
+        """The workflow has ended: what only it held goes first from now on."""
+        owner = self._owners.pop(workflow, None)
+        if owner is None:
+            return
+        nodes, owner.nodes = owner.nodes, set()
+        for node in nodes:
+            del node.owners[owner]
+        for node in nodes:
+            self.tiers.offer(node)
+
+    def apply(self, forecast: Forecast) -> bool:
+        """Folds a forecast into the values of its workflow's nodes. False if it is old, or the workflow not known here."""
+        owner = self._owners.get(forecast.workflow)
+        if owner is None or (owner.forecast is not None and forecast.epoch <= owner.forecast.epoch):
+            return False
+        if forecast.ended:
+            self.retire(forecast.workflow)
+            return True
+        owner.forecast, owner.forecast_at = forecast, self._clock.now()
+        for node in owner.nodes:
+            self.tiers.offer(node)
+        return True
+
+    # --- operators ---
+
+    def prefetch(self, namespace: Namespace, tokens: bytes) -> Prefetched:
+        """Brings the cached prefix of a prompt to the GPU, into free space and that of ended workflows only."""
+        match = self.tree.match(self.tree.root(namespace), tokens)
+        path = self._whole(match)
+        if not path:
+            return Prefetched(0, 0)
+        self.tree.lock(path[-1])
+        on_gpu = sum(node.held[Level.GPU] for node in path)
+        slots = self.tiers.take(match.blocks - on_gpu, retired_only=True) or []
+        self.tiers.load(path, slots)
+        self.tiers.decisions["prefetch"] += len(slots)
+        self._unlock(path[-1])
+        return Prefetched(len(slots) * BLOCK_TOKENS, (on_gpu + len(slots)) * BLOCK_TOKENS)
+
+    def clear(self) -> int:
+        """Drops all that no running sequence uses. Returns the blocks dropped."""
+        return self.tiers.clear()
+
+    def used_blocks(self, level: Level) -> int:
+        """Blocks of a level that are cached or in use."""
+        return self.tiers.pools[level].used_slots
+
+    def locked_blocks(self, level: Level) -> int:
+        """Blocks of a level that running sequences use."""
+        return self.used_blocks(level) - self.tree.evictable[level]
+
+    def owners(self) -> Collection[Owner]:
+        """The workflows that have used the cache and not ended."""
+        return self._owners.values()
+
+    def residency(self) -> Mapping[bytes, frozenset[Tier]]:
+        """Every cached block's key and the tiers that hold it."""
+        found: dict[bytes, frozenset[Tier]] = {}
+        for node in self.tree.walk():
+            for block in range(node.blocks):
+                found[node.key(block)] = frozenset(
+                    level.tier for level in Level if node.slots[level] and node.slots[level][block] != ABSENT
+                )
+        return found
+
+    # --- inside ---
+
+    def _whole(self, match: Match) -> list[Node]:
+        """The nodes of a match, the last cut to the part that matched."""
+        path = match.path
+        if path and match.last_blocks < path[-1].blocks:
+            lower = path[-1]
+            path[-1] = self.tree.split(lower, match.last_blocks)
+            self.tiers.offer(path[-1])
+            self.tiers.offer(lower)
+        return path
+
+    def _load(self, path: list[Node], blocks: int) -> int:
+        """Loads the part of a path that lies in host memory, if that is faster than to compute it. Returns its blocks."""
+        if blocks == 0:
+            return 0
+        if self.tiers.load_seconds(blocks) > self._compute_seconds(blocks * BLOCK_TOKENS):
+            self.tiers.decisions["load_skipped_slower"] += blocks
+            return 0
+        slots = self.tiers.take(blocks)
+        assert slots is not None, "room was checked"
+        self.tiers.load(path, slots)
+        self.tiers.decisions["load"] += blocks
+        return blocks
+
+    def _keep_gpu_part(self, path: list[Node]) -> list[Node]:
+        """Cuts a locked path to what the GPU holds of it, and unlocks the rest."""
+        whole = [node for node in path if node.held[Level.GPU] == node.blocks]
+        if len(whole) == len(path):
+            return path
+        edge = path[len(whole)]
+        if edge.held[Level.GPU]:
+            whole.append(self.tree.split(edge, edge.held[Level.GPU]))
+        if whole:
+            self.tree.lock(whole[-1])
+        self._unlock(path[-1])
+        return whole
+
+    def _unlock(self, node: Node) -> None:
+        self.tree.unlock(node)
+        for part in lineage(node):
+            if part.refs == 0:
+                self.tiers.offer(part)
+
+    def _touch(self, node: Node, lease: Lease, now: float) -> None:
+        node.last_access = now
+        node.writer = None
+        owner = lease.owner
+        if self._owners.get(owner.id) is not owner:
+            return  # the workflow ended while its step ran
+        access = node.owners.get(owner)
+        if access is None:
+            access = node.owners[owner] = Access(lease.step)
+            owner.nodes.add(node)
+        access.agents[lease.agent] = lease.step
+        access.last_step = lease.step
+        access.touches += 1
+
+    def _write(self, lease: Lease, part: bytes, stop: int, output: bool, now: float) -> None:
+        """Enters blocks that the tree does not know: in place where nobody else has come by the node, else as a new one."""
+        node, start = lease.node, lease.committed
+        slots = lease.table[start:stop]
+        if node.writer is lease and node.refs == 1 and node.output == output and not node.children:
+            first = node.blocks
+            self.tree.append(node, part, slots)
+            node.last_access = now
+        else:
+            node, first = self.tree.add_child(node, part, slots, output), 0
+            self.tree.lock_child(node)
+            self._touch(node, lease, now)
+            node.writer = lease
+            lease.node = node
+        self.tiers.note(node, first, node.blocks)
+        lease.committed = stop
+
+    def _follow(self, lease: Lease, child: Node, part: bytes, now: float) -> None:
+        """Goes on along a child that holds the same blocks. Its GPU slots replace the lease's; what it lacks it is given."""
+        same = common_blocks(child.tokens, part, 0, len(part))
+        if same < child.blocks:
+            lower, child = child, self.tree.split(child, same)
+            self.tiers.offer(lower)
+        self.tree.lock_child(child)
+        start, held = lease.committed, child.held[Level.GPU]
+        self.tiers.give(lease.table[start : start + held])
+        lease.table[start : start + held] = child.slots[Level.GPU][:held]
+        if held < child.blocks:
+            self.tiers.hold(child, held, lease.table[start + held : start + child.blocks])
+        self._touch(child, lease, now)
+        lease.node = child
+        lease.committed += child.blocks
+
+    def check_integrity(self) -> None:
+        """Raises:
+        AssertionError: tree, tiers and owners contradict each other.
+        """
+        from pbkv_cluster.store.integrity import check_cache
+
+        check_cache(self)
+
+
+def _usable_blocks(tokens: bytes) -> int:
+    """Blocks of a sequence that may come from the cache: its last token is computed in any case, to know what follows."""
+    return (count(tokens) - 1) // BLOCK_TOKENS
+
+
+def _gpu_blocks(match: Match) -> int:
+    if not match.path:
+        return 0
+    *whole, last = match.path
+    return sum(node.held[Level.GPU] for node in whole) + min(last.held[Level.GPU], match.last_blocks)

@@ -1,0 +1,156 @@
+"""Which worker holds which block, and in which of its tiers."""
+
+from collections.abc import Iterator, Mapping, Sequence, Set
+from itertools import islice
+from typing import NamedTuple
+
+from redis.asyncio import Redis
+from redis.typing import EncodableT
+
+from pbkv_cluster.core.blocks import KEY_BYTES
+from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.store.cluster_index.client import lua, redis_errors
+from pbkv_cluster.store.cluster_index.leases import lease_ms
+
+# REMOTE is missing: another node's blocks are for that node to announce.
+_LETTERS = {Tier.GPU: b"g", Tier.HOST: b"h", Tier.DISK: b"d"}
+# A field that no block key can be. It says that the hash holds all that its worker has, not only what it has said since Redis
+# came back empty.
+_WHOLE = b""
+_CHUNK = 1000  # fields per transaction: what one command may keep the server busy with
+
+
+class Holder(NamedTuple):
+    """One life of a worker."""
+
+    worker_id: str
+    incarnation: str
+
+
+class Match(NamedTuple):
+    """How much of a sequence of blocks a worker holds: lengths of its leading runs."""
+
+    gpu_blocks: int  # on the GPU; never more than `blocks`
+    blocks: int  # in any tier
+
+
+class BlockIndex:
+    """The index of a cluster: one hash per incarnation of a worker, gone `lease_s` seconds after the last word from it.
+
+    Every method raises Unavailable when Redis does not answer.
+    """
+
+    def __init__(self, redis: Redis, cluster: str, lease_s: float) -> None:
+        self._redis = redis
+        self._prefix = f"pbkv:{cluster}:blocks:"
+        self._lease_ms = lease_ms(lease_s)
+        self._match = redis.register_script(lua("match"))
+
+    async def announce(self, worker_id: str, incarnation: str, blocks: Mapping[bytes, Set[Tier]]) -> None:
+        """Replaces all that the index says about a worker, at once: readers see either the old or the new."""
+        key = self._key(worker_id, incarnation)
+        draft = key + ":draft"
+        with redis_errors():
+            await self._redis.unlink(draft)
+            await self._write(draft, blocks)
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.hset(draft, _WHOLE, b"")
+                pipe.unlink(key)
+                pipe.rename(draft, key)
+                pipe.pexpire(key, self._lease_ms)
+                await pipe.execute()
+
+    async def publish(self, worker_id: str, incarnation: str, changes: Mapping[bytes, Set[Tier]]) -> bool:
+        """Enters changed blocks with the tiers that hold them now, none for a block that is gone, and renews the lease.
+
+        Returns:
+            False if the index had not all the worker's other blocks: it lost them, or they were never announced.
+        """
+        with redis_errors():
+            return await self._write(self._key(worker_id, incarnation), changes)
+
+    async def renew(self, worker_id: str, incarnation: str) -> bool:
+        """Renews a worker's lease; False if the index has not all its blocks, as in `publish`."""
+        key = self._key(worker_id, incarnation)
+        with redis_errors():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.pexpire(key, self._lease_ms)
+                pipe.hexists(key, _WHOLE)
+                _, whole = await pipe.execute()
+        return bool(whole)
+
+    async def drop(self, worker_id: str, incarnation: str) -> None:
+        """Forgets a worker's blocks."""
+        key = self._key(worker_id, incarnation)
+        with redis_errors():
+            await self._redis.unlink(key, key + ":draft")
+
+    async def size(self, worker_id: str, incarnation: str) -> int:
+        """Blocks that a worker holds."""
+        key = self._key(worker_id, incarnation)
+        with redis_errors():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.hlen(key)
+                pipe.hexists(key, _WHOLE)
+                fields, whole = await pipe.execute()
+        return int(fields) - int(whole)
+
+    async def match(self, keys: Sequence[bytes], workers: Sequence[tuple[str, str]]) -> list[Match]:
+        """How much of a sequence each worker holds, in one exchange with Redis.
+
+        Args:
+            keys: block keys of the sequence, first to last.
+            workers: worker id and incarnation of each.
+
+        Returns:
+            One match per worker, in their order; (0, 0) for one that the index does not know.
+
+        A block counts only if the worker announced its ancestors too. While changes are under way a match may be off either
+        way: it is for choosing a worker, who matches again on what it really holds.
+        """
+        if not keys or not workers:
+            return [Match(0, 0)] * len(workers)
+        _check(keys)
+        with redis_errors():
+            found = await self._match(keys=[self._key(*worker) for worker in workers], args=[b"".join(keys), KEY_BYTES])
+        return [Match(gpu, blocks) for gpu, blocks in zip(found[::2], found[1::2], strict=True)]
+
+    async def _write(self, key: str, changes: Mapping[bytes, Set[Tier]]) -> bool:
+        whole = True
+        for chunk in _chunks(changes):
+            held: dict[EncodableT, EncodableT] = {
+                block: letters for block, tiers in chunk.items() if (letters := encode_tiers(tiers))
+            }
+            gone = [block for block in chunk if block not in held]
+            # One transaction: a hash that lost its writer before it got a lease would stay forever.
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.hexists(key, _WHOLE)
+                if held:
+                    pipe.hset(key, mapping=held)
+                if gone:
+                    pipe.hdel(key, *gone)
+                pipe.pexpire(key, self._lease_ms)
+                results = await pipe.execute()
+            whole = whole and bool(results[0])
+        return whole
+
+    def _key(self, worker_id: str, incarnation: str) -> str:
+        return f"{self._prefix}{worker_id}:{incarnation}"
+
+
+def encode_tiers(tiers: Set[Tier]) -> bytes:
+    """One letter per tier, fastest first; nothing for a block that this worker does not hold itself."""
+    return b"".join(letter for tier, letter in _LETTERS.items() if tier in tiers)
+
+
+def _chunks(changes: Mapping[bytes, Set[Tier]]) -> Iterator[dict[bytes, Set[Tier]]]:
+    items = iter(changes.items())
+    while chunk := dict(islice(items, _CHUNK)):
+        _check(chunk)
+        yield chunk
+
+
+def _check(keys: Sequence[bytes] | Mapping[bytes, Set[Tier]]) -> None:
+    for key in keys:
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"a block key has {KEY_BYTES} bytes, got {len(key)}")

@@ -1,0 +1,36 @@
+-- How much of one sequence of blocks each worker holds.
+-- KEYS: one hash of block key to tiers per worker. ARGV: the block keys joined, bytes per key.
+-- Returns, for each worker in turn, the length of the leading run on the GPU and of that in any tier.
+-- Whoever holds a block holds its ancestors, and the same goes for the GPU alone, so a run's end is found by bisection.
+local joined, width = ARGV[1], tonumber(ARGV[2])
+local length = #joined / width
+
+local function run(hash, most, held)
+    local low, high = 0, most
+    while low < high do
+        local middle = math.floor((low + high + 1) / 2)
+        local tiers = redis.call('HGET', hash, string.sub(joined, (middle - 1) * width + 1, middle * width))
+        if tiers and held(tiers) then
+            low = middle
+        else
+            high = middle - 1
+        end
+    end
+    return low
+end
+
+local function anywhere(tiers)
+    return true
+end
+
+local function on_gpu(tiers)
+    return string.find(tiers, 'g', 1, true) ~= nil
+end
+
+local found = {}
+for _, hash in ipairs(KEYS) do
+    local blocks = run(hash, length, anywhere)
+    found[#found + 1] = run(hash, blocks, on_gpu)
+    found[#found + 1] = blocks
+end
+return found

@@ -1,0 +1,71 @@
+"""Eviction order of one tier: a heap with versioned entries.
+
+An entry is never searched for or moved. When a node's value changes a new entry is pushed and the old one, of a lower
+version, is passed over when it surfaces. Choosing a victim costs O(log n) however large the tree is.
+"""
+
+import heapq
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pbkv_cluster.store.node import Level, Node
+
+_SLACK = 1024  # stale entries that are not worth a rebuild
+
+
+class Rank(NamedTuple):
+    """Order of eviction, lowest first."""
+
+    group: int  # copies of what a faster tier holds, then retired blocks, then active ones
+    value: float
+    last_access: float
+
+
+class EvictionQueue:
+    """Candidates of one level."""
+
+    def __init__(self, level: Level, rank: Callable[[Node], Rank], is_candidate: Callable[[Node, Level], bool]) -> None:
+        self._level = level
+        self._rank = rank
+        self._is_candidate = is_candidate
+        self._heap: list[tuple[Rank, int, int, Node]] = []
+        self._pushed = 0
+        self._live = 0  # upper bound on the valid entries, exact after a rebuild
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def offer(self, node: Node) -> None:
+        """Ranks a node anew, if it is a candidate; its older entry no longer counts."""
+        if not self._is_candidate(node, self._level):
+            return
+        node.versions[self._level] += 1
+        self._pushed += 1
+        heapq.heappush(self._heap, (self._rank(node), self._pushed, node.versions[self._level], node))
+        if len(self._heap) > 2 * self._live + _SLACK:
+            self._rebuild()
+
+    def first(self) -> tuple[Node, Rank] | None:
+        """The next victim, still queued, or None."""
+        while self._heap:
+            rank, _, version, node = self._heap[0]
+            if self._valid(version, node):
+                return node, rank
+            heapq.heappop(self._heap)
+        return None
+
+    def pop(self) -> Node | None:
+        """Takes the next victim out of the queue, or returns None. Offer it again if it stays a candidate."""
+        found = self.first()
+        if found is None:
+            return None
+        heapq.heappop(self._heap)
+        return found[0]
+
+    def _valid(self, version: int, node: Node) -> bool:
+        return version == node.versions[self._level] and self._is_candidate(node, self._level)
+
+    def _rebuild(self) -> None:
+        self._heap = [entry for entry in self._heap if self._valid(entry[2], entry[3])]
+        self._live = len(self._heap)
+        heapq.heapify(self._heap)

@@ -1,0 +1,40 @@
+"""The contract of a reuse policy, and the registry of policies."""
+
+from typing import Protocol
+
+from pbkv_cluster.core.config import CacheConfig
+from pbkv_cluster.core.registry import Registry
+from pbkv_cluster.store.node import Node
+
+
+class ReusePolicy(Protocol):
+    """What a cached block is worth. The lowest value is evicted first; ties go to the least recently used.
+
+    The value of a node may change only when one of its workflows does (a step, a forecast, its end), not with time alone: the
+    eviction queue is re-keyed then and only then.
+    """
+
+    retired_first: bool  # nodes that no active workflow holds go before all others
+
+    def value(self, node: Node, now: float) -> float:
+        """The worth of the blocks of `node`, on a scale of the policy's own.
+
+        Args:
+            node: a candidate for eviction.
+            now: seconds on the clock that `Node.last_access` and `Owner.forecast_at` were read from.
+        """
+        ...
+
+
+POLICIES: Registry[ReusePolicy] = Registry("cache.policy")
+
+
+def make_policy(name: str, config: CacheConfig) -> ReusePolicy:
+    """The policy called `name`, with the parameters it takes from `config`.
+
+    Raises:
+        InvalidArgument: there is no such policy.
+    """
+    import pbkv_cluster.store.policies  # registers the policies  # noqa: F401
+
+    return POLICIES.get(name)(config)

@@ -1,0 +1,242 @@
+"""What lies where: eviction from the GPU into host memory, loading back, and dropping, over the tree's nodes.
+
+Invariants, checked by `check_integrity`: every block of the tree lies in some tier; what the GPU holds of a path is a leading
+run of it; a node that a running sequence uses loses nothing.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from pbkv_cluster.core.clock import Clock
+from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.store.eviction import EvictionQueue, Rank
+from pbkv_cluster.store.mover import Mover
+from pbkv_cluster.store.node import ABSENT, Level, Node
+from pbkv_cluster.store.policies.base import ReusePolicy
+from pbkv_cluster.store.pool import BlockPool
+from pbkv_cluster.store.tree import PrefixTree, copies
+
+_COPY, _RETIRED, _ACTIVE = 0, 1, 2
+
+ChangeListener = Callable[[bytes, frozenset[Tier]], None]
+"""Told the key of each block whose tiers have changed, and the tiers that hold it now."""
+
+_GPU, _HOST = frozenset({Tier.GPU}), frozenset({Tier.HOST})
+_TIERS: tuple[frozenset[Tier], ...] = (frozenset(), _GPU, _HOST, _GPU | _HOST)
+
+
+class Tiers:
+    """The GPU pool and the host tier below it."""
+
+    def __init__(
+        self,
+        tree: PrefixTree,
+        capacity: Sequence[int],
+        policies: Sequence[ReusePolicy],
+        mover: Mover,
+        clock: Clock,
+        on_change: ChangeListener | None = None,
+    ) -> None:
+        """Args:
+        tree: the tree whose nodes lie here.
+        capacity: blocks of each level.
+        policies: the reuse policy of each level.
+        mover: carries the bytes.
+        clock: for the policies.
+        on_change: told of every block that enters or leaves a tier.
+        """
+        self.tree = tree
+        self.pools = [BlockPool(level, capacity[level]) for level in Level]
+        self.decisions: Counter[str] = Counter()
+        self._policies = policies
+        self._mover = mover
+        self._clock = clock
+        self._on_change = on_change
+        self._queues = [
+            EvictionQueue(Level.GPU, self._gpu_rank, tree.is_candidate),
+            EvictionQueue(Level.HOST, self._host_rank, tree.is_candidate),
+        ]
+        self._demotions: dict[int, int] = {}  # host slot to the GPU slot whose bytes it is to take
+
+    # --- room ---
+
+    def room(self) -> int:
+        """GPU blocks that can be had at once: free, or in use by no running sequence."""
+        return self.pools[Level.GPU].free_slots + self.tree.evictable[Level.GPU]
+
+    def take(self, count: int, retired_only: bool = False) -> list[int] | None:
+        """Takes GPU slots, evicting the least valuable blocks if need be. None if there is no room; then nothing is evicted.
+
+        With `retired_only`, evicts blocks of ended workflows only, and returns as many slots as that gives.
+        """
+        pool = self.pools[Level.GPU]
+        if not retired_only and count > self.room():
+            return None
+        while pool.free_slots < count:
+            found = self._queues[Level.GPU].first()
+            if found is None or (retired_only and not found[0].retired):
+                break
+            self._evict(found[0], count - pool.free_slots)
+        self._flush_demotions()
+        if not retired_only:
+            assert pool.free_slots >= count, "evictable blocks were miscounted"
+        return pool.take(min(count, pool.free_slots))
+
+    def give(self, slots: list[int]) -> None:
+        """Gives back GPU slots that no node holds."""
+        self.pools[Level.GPU].give(slots)
+
+    def offer(self, node: Node) -> None:
+        """Ranks a node anew wherever it is a candidate for eviction."""
+        if not node.is_root:
+            for queue in self._queues:
+                queue.offer(node)
+
+    # --- moves ---
+
+    def hold(self, node: Node, start: int, slots: list[int]) -> None:
+        """Notes that the GPU holds a node's blocks from `start` on, whose bytes are in `slots` already."""
+        self.tree.place(node, Level.GPU, start, slots)
+        self.note(node, start, start + len(slots))
+
+    def load(self, path: Sequence[Node], slots: list[int]) -> None:
+        """Copies the first blocks of a path that lie in host memory alone to the GPU, as many as there are `slots`. The host
+        keeps its copies; they are the first to go there.
+        """
+        sources: list[int] = []
+        at = 0
+        for node in path:
+            start = node.held[Level.GPU]
+            count = min(node.blocks - start, len(slots) - at)
+            if count:
+                sources.extend(node.slots[Level.HOST][start : start + count])
+                self.hold(node, start, slots[at : at + count])
+                at += count
+        assert at == len(slots)
+        assert ABSENT not in sources
+        self._mover.copy(Level.HOST, sources, Level.GPU, slots)
+
+    def load_seconds(self, blocks: int) -> float:
+        """How long such a load takes."""
+        return self._mover.seconds(Level.HOST, Level.GPU, blocks)
+
+    def _evict(self, node: Node, wanted: int) -> None:
+        """Takes up to `wanted` of a node's blocks off the GPU, last first; into host memory where that is worth it."""
+        held = node.held[Level.GPU]
+        start = held - min(wanted, held)
+        self.decisions["evict_retired" if node.retired else "evict_active"] += held - start
+        self._make_host_room(node, self._without_copy(node, start, held))
+        homeless = self._without_copy(node, start, held)
+        kept = homeless[: self.pools[Level.HOST].free_slots]
+        for block, slot in zip(kept, self.pools[Level.HOST].take(len(kept)), strict=True):
+            self._demotions[slot] = node.slots[Level.GPU][block]
+            self.tree.place(node, Level.HOST, block, [slot])
+        self.decisions["demote"] += len(kept)
+        self.pools[Level.GPU].give(self.tree.unplace(node, Level.GPU, start, held))
+        self.note(node, start, held)
+        if len(kept) < len(homeless):
+            self.decisions["drop"] += len(homeless) - len(kept)
+            self._cut(node, homeless[len(kept)])
+        self._settle(node)
+
+    @staticmethod
+    def _without_copy(node: Node, start: int, stop: int) -> list[int]:
+        places = node.slots[Level.HOST]
+        return [block for block in range(start, stop) if not places or places[block] == ABSENT]
+
+    def _make_host_room(self, node: Node, blocks: list[int]) -> None:
+        """Makes room for blocks of `node` in host memory, as far as that drops only what is worth less than they are."""
+        pool = self.pools[Level.HOST]
+        if pool.capacity == 0:
+            return
+        rank = self._host_rank(node)._replace(group=_RETIRED if node.retired else _ACTIVE)
+        while pool.free_slots < len(blocks):
+            found = self._queues[Level.HOST].first()
+            if found is None:
+                return
+            if found[0] is node:
+                if copies(node):
+                    return  # its own copies are among the blocks that are about to need them
+            elif found[1] >= rank:
+                return
+            self._drop_from_host(found[0], len(blocks) - pool.free_slots)
+
+    def _drop_from_host(self, node: Node, wanted: int) -> None:
+        """Drops up to `wanted` blocks of a node from host memory: first copies of what the GPU holds, else from the end."""
+        doubled = copies(node)
+        if doubled:
+            start = node.held[Level.GPU]
+            while wanted and doubled:
+                start -= 1
+                freed = self.tree.unplace(node, Level.HOST, start, start + 1)
+                self.pools[Level.HOST].give(freed)
+                wanted -= len(freed)
+                doubled -= len(freed)
+                self.decisions["host_drop_copy"] += len(freed)
+            self.note(node, start, node.held[Level.GPU])
+        else:
+            cut = max(node.held[Level.GPU], node.blocks - wanted)
+            self.decisions["host_drop_retired" if node.retired else "host_drop_active"] += node.blocks - cut
+            self._cut(node, cut)
+        self._settle(node)
+
+    def _cut(self, node: Node, blocks: int) -> None:
+        """Forgets all of a node behind its first `blocks` blocks, and all below it."""
+        for child in list(node.children.values()):
+            self._cut(child, 0)
+            self.tree.remove_leaf(child)
+        for level in Level:
+            self.pools[level].give(self.tree.unplace(node, level, blocks, node.blocks))
+        self.note(node, blocks, node.blocks)
+        if blocks:
+            node.truncate(blocks)
+
+    def _settle(self, node: Node) -> None:
+        """Removes a node that holds nothing any more, and ranks anew whatever that or its smaller size makes a candidate."""
+        parent = node.parent
+        assert parent is not None
+        if not any(node.held):
+            self.tree.remove_leaf(node)
+        else:
+            self.offer(node)
+        self.offer(parent)
+
+    def _flush_demotions(self) -> None:
+        if self._demotions:
+            self._mover.copy(Level.GPU, list(self._demotions.values()), Level.HOST, list(self._demotions))
+            self._demotions.clear()
+
+    def clear(self) -> int:
+        """Drops all that no running sequence uses. Returns the blocks dropped, a block in two tiers counted once."""
+        dropped = 0
+        for node in reversed(list(self.tree.walk())):  # children before their parents
+            if node.refs == 0:
+                dropped += node.blocks
+                self._cut(node, 0)
+                self.tree.remove_leaf(node)
+        return dropped
+
+    # --- order ---
+
+    def _gpu_rank(self, node: Node) -> Rank:
+        return self._rank(node, self._policies[Level.GPU])
+
+    def _host_rank(self, node: Node) -> Rank:
+        rank = self._rank(node, self._policies[Level.HOST])
+        return rank._replace(group=_COPY) if copies(node) else rank
+
+    def _rank(self, node: Node, policy: ReusePolicy) -> Rank:
+        group = _RETIRED if policy.retired_first and node.retired else _ACTIVE
+        return Rank(group, policy.value(node, self._clock.now()), node.last_access)
+
+    # --- changes ---
+
+    def note(self, node: Node, start: int, stop: int) -> None:
+        """Tells the listener where a node's blocks from `start` to `stop` lie now."""
+        if self._on_change is None:
+            return
+        gpu, host = node.slots[Level.GPU], node.slots[Level.HOST]
+        for block in range(start, stop):
+            on_gpu = bool(gpu) and gpu[block] != ABSENT
+            on_host = bool(host) and host[block] != ABSENT
+            self._on_change(node.key(block), _TIERS[on_gpu + 2 * on_host])

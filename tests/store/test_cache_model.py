@@ -1,0 +1,155 @@
+"""The cache against a model: a dictionary from every prefix ever committed to its bytes, over long random histories."""
+
+import random
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pbkv_cluster.core.blocks import Namespace, block_keys
+from pbkv_cluster.core.clock import ManualClock
+from pbkv_cluster.core.config import CacheConfig
+from pbkv_cluster.core.forecast import Forecast, StepForecast
+from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, pack
+from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.store.cache import KVCache, Lease
+from pbkv_cluster.store.node import Level
+
+SPACES = (Namespace("m", "r", "f", "l"), Namespace("m", "r", "f", "l", salt="tenant"))
+AGENTS = ("planner", "coder", "tester")
+
+
+class RecordingMover:
+    """Carries block contents, as a tensor pool would: what a slot holds is the key of the block written to it."""
+
+    def __init__(self) -> None:
+        self.content: dict[tuple[Level, int], bytes] = {}
+
+    def copy(self, source: Level, source_slots: Sequence[int], target: Level, target_slots: Sequence[int]) -> None:
+        assert len(set(target_slots)) == len(target_slots) == len(source_slots)
+        read = [self.content[source, slot] for slot in source_slots]
+        for slot, content in zip(target_slots, read, strict=True):
+            self.content[target, slot] = content
+
+    def seconds(self, source: Level, target: Level, blocks: int) -> float:
+        return 0.0
+
+
+class Driver:
+    """Does to the cache what an engine does, and knows what must be true of the answer."""
+
+    def __init__(self, seed: int, gpu: int, host: int, policy: str) -> None:
+        self.random = random.Random(seed)
+        self.mover = RecordingMover()
+        self.clock = ManualClock()
+        self.tiers: dict[bytes, frozenset[Tier]] = {}
+        self.cache = KVCache(gpu, host, CacheConfig(policy=policy), self.mover, self.clock, self._changed)
+        self.running: list[tuple[Lease, Namespace, bytes, int]] = []  # with the tokens, and how many are computed
+        self.seen: set[bytes] = set()
+        self.epoch = 0
+
+    def _changed(self, key: bytes, tiers: frozenset[Tier]) -> None:
+        if tiers:
+            self.tiers[key] = tiers
+        else:
+            self.tiers.pop(key, None)
+
+    def prompt(self) -> bytes:
+        # Few distinct tokens at few branching points: prefixes meet and part inside blocks and at their edges.
+        stem = [self.random.randrange(3)] * self.random.choice((8, 16, 40, 64))
+        tail = [self.random.randrange(2) for _ in range(self.random.randrange(1, 90))]
+        return pack(stem + tail)
+
+    def start(self) -> None:
+        space, tokens = self.random.choice(SPACES), self.prompt()
+        captured = self.cache.captured(space, tokens)
+        room = self.cache.tiers.room()
+        workflow = f"w{self.random.randrange(4)}"
+        lease = self.cache.open(space, tokens, workflow, self.random.choice(AGENTS), 0, len(tokens) // 4)
+        if lease is None:
+            assert room < len(tokens) // BLOCK_BYTES + 2
+            return
+        assert lease.delivered == captured
+        keys = block_keys(space, tokens)[: lease.committed]
+        assert [self.mover.content[Level.GPU, slot] for slot in lease.table] == keys, "wrong bytes were delivered"
+        assert set(keys) <= self.seen
+        assert lease.committed * BLOCK_TOKENS < len(tokens) // 4
+        self.running.append((lease, space, tokens, lease.committed * BLOCK_TOKENS))
+
+    def compute(self) -> None:
+        if not self.running:
+            return
+        at = self.random.randrange(len(self.running))
+        lease, space, tokens, computed = self.running[at]
+        if computed == len(tokens) // 4:  # decode: one more token
+            tokens += pack([self.random.randrange(2)])
+        target = min(len(tokens) // 4, computed + self.random.choice((1, 16, 33, 64)))
+        if not self.cache.grow(lease, target):
+            self.cache.close(lease)  # preempted
+            del self.running[at]
+            return
+        keys = block_keys(space, tokens[: target * 4])
+        for block in range(lease.committed, len(keys)):
+            self.mover.content[Level.GPU, lease.table[block]] = keys[block]
+            self.seen.add(keys[block])
+        self.cache.commit(lease, tokens[: target * 4])
+        assert lease.committed == len(keys)
+        assert [self.mover.content[Level.GPU, slot] for slot in lease.table[: len(keys)]] == keys
+        self.running[at] = (lease, space, tokens, target)
+
+    def finish(self) -> None:
+        if self.running:
+            lease, *_ = self.running.pop(self.random.randrange(len(self.running)))
+            self.cache.close(lease)
+
+    def forecast(self) -> None:
+        self.epoch += 1
+        steps = tuple(StepForecast({agent: self.random.random() / 3 for agent in AGENTS}, 0.9) for _ in range(3))
+        self.cache.apply(Forecast(f"w{self.random.randrange(4)}", self.epoch, 0.0, steps))
+
+    def retire(self) -> None:
+        self.cache.retire(f"w{self.random.randrange(4)}")
+
+    def prefetch(self) -> None:
+        space, tokens = self.random.choice(SPACES), self.prompt()
+        active = {
+            node.key(block)
+            for node in self.cache.tree.walk()
+            if not node.retired
+            for block in range(node.held[Level.GPU])
+        }
+        result = self.cache.prefetch(space, tokens)
+        assert result.loaded <= result.resident
+        assert all(Tier.GPU in self.tiers[key] for key in active), "a prefetch evicted an active block"
+
+    def clear(self) -> None:
+        self.cache.clear()
+
+    def step(self) -> None:
+        self.clock.advance(self.random.random())
+        actions = (self.start, self.compute, self.finish, self.forecast, self.retire, self.prefetch, self.clear)
+        self.random.choices(actions, (20, 50, 12, 8, 4, 5, 1))[0]()
+        self.cache.check_integrity()
+
+    def check_announcements(self) -> None:
+        assert self.tiers == dict(self.cache.residency()), "listeners were told something else than the truth"
+
+
+@pytest.mark.parametrize("policy", ["lru", "retired-lru", "pbkv-paper"])
+@pytest.mark.parametrize(("gpu", "host"), [(24, 0), (24, 10), (40, 80)])
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32))
+def test_any_history_keeps_the_cache_right(policy: str, gpu: int, host: int, seed: int) -> None:
+    driver = Driver(seed, gpu, host, policy)
+    for _ in range(150):
+        driver.step()
+    driver.check_announcements()
+    while driver.running:
+        driver.finish()
+    driver.cache.check_integrity()
+    driver.cache.clear()
+    driver.cache.check_integrity()
+    assert driver.cache.tree.nodes == 0
+    assert driver.cache.used_blocks(Level.GPU) == driver.cache.used_blocks(Level.HOST) == 0
+    driver.check_announcements()
