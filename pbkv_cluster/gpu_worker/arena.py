@@ -1,0 +1,88 @@
+"""The worker's part of its node's host arena: leased from the host store, mapped, and kept while the worker lives."""
+
+import asyncio
+import logging
+import mmap
+import os
+
+from grpc import aio
+
+from pbkv_cluster.core.errors import PbkvError, Unavailable
+from pbkv_cluster.gpu_worker.forecasts import AddressSource
+from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.rpc.errors import from_rpc
+from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+_ATTEMPTS = 20
+_PAUSE_S = 0.5
+
+
+class ArenaLease:
+    """A region of the node's shared memory that nobody else writes to while the lease is kept."""
+
+    def __init__(self, worker_id: str, host_store: AddressSource) -> None:
+        self._worker_id = worker_id
+        self._host_store = host_store
+        self._request = store_pb2.LeaseArenaRequest()
+        self._lease_s = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    async def take(self, size: int) -> memoryview | None:
+        """Leases and maps `size` bytes. None when the node's arena cannot give them; the reason is logged."""
+        self._request = store_pb2.LeaseArenaRequest(worker_id=self._worker_id, bytes=size)
+        for attempt in range(_ATTEMPTS):
+            try:
+                region = await self._lease()
+            except Unavailable as error:  # the host store starts beside this worker
+                if attempt == _ATTEMPTS - 1:
+                    log.warning("no host store (%s): the host tier is this process's own memory", error)
+                    return None
+                await asyncio.sleep(_PAUSE_S)
+            except PbkvError as error:
+                log.warning("no room in the node's arena (%s): the host tier is this process's own memory", error)
+                return None
+            else:
+                return _map(region)
+        return None
+
+    def keep(self, address: str) -> None:
+        """Renews the lease from now on, telling the host store where this worker is."""
+        self._request.worker_address = address
+        if self._lease_s:
+            self._task = asyncio.get_running_loop().create_task(self._renew(), name="arena")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _lease(self) -> store_pb2.LeaseArenaResponse:
+        address = await self._host_store()
+        if address is None:
+            raise Unavailable("the node's host store has not been announced")
+        async with connect(address) as channel:
+            try:
+                region = await store_pb2_grpc.StoreServiceStub(channel).LeaseArena(self._request)
+            except aio.AioRpcError as error:
+                raise from_rpc(error) from error
+        self._lease_s = region.lease_s
+        return region
+
+    async def _renew(self) -> None:
+        while True:
+            try:
+                await self._lease()
+            except PbkvError as error:
+                log.warning("the lease on the arena could not be renewed: %s", error)
+            await asyncio.sleep(self._lease_s / 3)
+
+
+def _map(region: store_pb2.LeaseArenaResponse) -> memoryview:
+    descriptor = os.open(region.path, os.O_RDWR)
+    try:
+        mapped = mmap.mmap(descriptor, region.bytes, offset=region.offset)
+    finally:
+        os.close(descriptor)
+    return memoryview(mapped)

@@ -1,0 +1,76 @@
+"""Listens to the predictor and folds what it says into the cache."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import grpc
+from grpc import aio
+
+from pbkv_cluster.core.errors import PbkvError
+from pbkv_cluster.core.forecast import Forecast
+from pbkv_cluster.gpu_worker.engine import Engine
+from pbkv_cluster.gpu_worker.engine_thread import EngineThread
+from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.rpc.convert import forecasts_from_wire
+from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+AddressSource = Callable[[], Awaitable[str | None]]
+"""Tells where a service is now, host:port; None: nowhere. Raises Unavailable when that cannot be found out."""
+
+_PAUSE_S = 0.5  # before the predictor is looked for again
+
+
+class ForecastListener:
+    """Stays subscribed to the predictor, wherever it is. While it is away the cache goes on with what it has."""
+
+    def __init__(self, predictor: AddressSource, thread: EngineThread, name: str) -> None:
+        self._predictor = predictor
+        self._thread = thread
+        self._name = name
+        self._task: asyncio.Task[None] | None = None
+        self._connected = False
+        self.applied = 0  # forecasts that changed a workflow this worker holds
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="forecasts")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                address = await self._predictor()
+                if address is not None:
+                    await self._watch(address)
+            except PbkvError as error:
+                self._away(str(error))
+            except aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.CANCELLED:
+                    raise
+                self._away(error.details() or error.code().name)
+            await asyncio.sleep(_PAUSE_S)
+
+    async def _watch(self, address: str) -> None:
+        async with connect(address) as channel:
+            stub = predictor_pb2_grpc.PredictorServiceStub(channel)
+            async for batch in stub.WatchForecasts(predictor_pb2.WatchForecastsRequest(subscriber=self._name)):
+                if not self._connected:
+                    self._connected = True
+                    log.info("forecasts come from %s", address)
+                forecasts = forecasts_from_wire(batch)
+                self.applied += await self._thread.call(_applier(forecasts))
+
+    def _away(self, why: str) -> None:
+        if self._connected:
+            log.warning("no forecasts: %s; the cache goes on without", why)
+        self._connected = False
+
+
+def _applier(forecasts: list[Forecast]) -> Callable[[Engine], int]:
+    return lambda engine: sum(engine.cache.apply(forecast) for forecast in forecasts)

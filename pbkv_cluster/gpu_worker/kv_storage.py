@@ -1,0 +1,112 @@
+"""The bytes of the KV blocks: the paged GPU pool and the host tier, and copies between them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+
+from pbkv_cluster.core.tokens import BLOCK_TOKENS
+from pbkv_cluster.store.node import Level
+
+
+@dataclass(frozen=True, slots=True)
+class KvShape:
+    """What one token's KV looks like."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+
+    @property
+    def block_elements(self) -> int:
+        return self.layers * 2 * BLOCK_TOKENS * self.kv_heads * self.head_dim
+
+    @property
+    def block_bytes(self) -> int:
+        return self.block_elements * self.dtype.itemsize
+
+    def layout(self) -> str:
+        """Names the order of a block's elements; part of every block key."""
+        return f"layers{self.layers}.kv2.tokens{BLOCK_TOKENS}.heads{self.kv_heads}.dim{self.head_dim}"
+
+
+class KvStorage:
+    """Pools as tensors of [blocks, layers, 2, 16 tokens, heads, dim]: a block is one run of memory, so it moves in one copy."""
+
+    def __init__(
+        self,
+        shape: KvShape,
+        gpu_blocks: int,
+        host_blocks: int,
+        device: torch.device,
+        host_memory: memoryview | None = None,
+    ) -> None:
+        """Args:
+        shape: of one token's KV.
+        gpu_blocks: size of the GPU pool.
+        host_blocks: size of the host tier.
+        device: where the GPU pool is.
+        host_memory: of the host tier, writable; by default the process's own.
+        """
+        self.shape = shape
+        self.device = device
+        self.gpu = torch.zeros(gpu_blocks, shape.block_elements, dtype=shape.dtype, device=device)
+        if host_memory is None:
+            self.host = torch.zeros(host_blocks, shape.block_elements, dtype=shape.dtype)
+        else:
+            elements = host_blocks * shape.block_elements
+            self.host = torch.frombuffer(host_memory, dtype=shape.dtype, count=elements).view(host_blocks, -1)
+        width = shape.kv_heads * shape.head_dim
+        self._tokens = self.gpu.view(-1, width)  # a row for the K or V of one token in one layer
+        self._halves = self.gpu.view(-1, BLOCK_TOKENS * width)  # a row for the K or V of one block in one layer
+
+    def token_rows(self, slots: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+        """Where layer 0 keeps the K of tokens, given their slots and their offsets within the block; for `write`."""
+        return slots * (self.shape.layers * 2 * BLOCK_TOKENS) + offsets
+
+    def write(self, layer: int, rows: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Stores the KV of tokens.
+
+        Args:
+            layer: of the model.
+            rows: from `token_rows`.
+            key: [tokens, kv_heads, dim], and `value` likewise.
+        """
+        first = rows + layer * 2 * BLOCK_TOKENS
+        self._tokens.index_copy_(0, first, key.reshape(len(rows), -1))
+        self._tokens.index_copy_(0, first + BLOCK_TOKENS, value.reshape(len(rows), -1))
+
+    def read(self, layer: int, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """K and V of whole blocks, each [len(slots) * 16, kv_heads, dim]."""
+        rows = slots * (self.shape.layers * 2) + layer * 2
+        kv_heads, dim = self.shape.kv_heads, self.shape.head_dim
+        key = self._halves.index_select(0, rows).view(-1, kv_heads, dim)
+        value = self._halves.index_select(0, rows + 1).view(-1, kv_heads, dim)
+        return key, value
+
+
+class TorchMover:
+    """Copies between the tensors of a `KvStorage`, and remembers how long that took."""
+
+    def __init__(self, storage: KvStorage) -> None:
+        self._pools = {Level.GPU: storage.gpu, Level.HOST: storage.host}
+        self._block_seconds: dict[tuple[Level, Level], float] = {}
+
+    def copy(self, source: Level, source_slots: Sequence[int], target: Level, target_slots: Sequence[int]) -> None:
+        if not source_slots:
+            return
+        start = perf_counter()
+        origin, destination = self._pools[source], self._pools[target]
+        picked = origin.index_select(0, torch.tensor(source_slots, device=origin.device))
+        # To ordinary memory this waits for the copy, so the bytes are there when it returns.
+        destination.index_copy_(0, torch.tensor(target_slots, device=destination.device), picked.to(destination.device))
+        if destination.is_cuda:
+            torch.cuda.synchronize(destination.device)
+        taken = (perf_counter() - start) / len(source_slots)
+        known = self._block_seconds.get((source, target), taken)
+        self._block_seconds[source, target] = 0.8 * known + 0.2 * taken
+
+    def seconds(self, source: Level, target: Level, blocks: int) -> float:
+        return self._block_seconds.get((source, target), 0.0) * blocks

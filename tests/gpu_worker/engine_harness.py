@@ -1,0 +1,96 @@
+"""Drives an engine to the end of all its requests, and asks plain transformers for the same."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pbkv_cluster.core.clock import SystemClock
+from pbkv_cluster.core.config import CacheConfig, EngineConfig
+from pbkv_cluster.core.sampling import SamplingParams
+from pbkv_cluster.core.tokens import pack
+from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.gpu_worker.engine import Engine
+from pbkv_cluster.gpu_worker.model import LoadedModel
+from pbkv_cluster.gpu_worker.runner import TorchRunner
+from pbkv_cluster.gpu_worker.sequence import FinishReason, StepRequest
+
+
+@dataclass
+class Result:
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    finished: FinishReason | None = None
+    usage: Usage | None = None
+
+
+def decode(ids: Sequence[int]) -> str:
+    """One character a token, so that text can be told from tokens."""
+    return "".join(chr(0x4E00 + token) for token in ids)
+
+
+def make_engine(model: LoadedModel, policy: str = "pbkv-paper", **fields: Any) -> Engine:
+    config = EngineConfig(**{"gpu_blocks": 64, "host_blocks": 32, "device": "cpu", "allow_forced_output": True, **fields})
+    runner = TorchRunner(model, config, torch.device("cpu"))
+    runner.allocate()
+    return Engine(runner, config, CacheConfig(policy=policy), SystemClock(), decode, worker_id="w")
+
+
+def request(
+    model: LoadedModel, name: str, prompt: list[int], workflow: str = "wf", agent: str = "a", step: int = 0, **sampling: Any
+) -> StepRequest:
+    sent = pack(sampling.pop("sent", []))
+    priority = sampling.pop("priority", 0)
+    return StepRequest(
+        name,
+        workflow,
+        agent,
+        step,
+        model.namespace(),
+        pack(prompt),
+        SamplingParams(**{"max_tokens": 8, "ignore_eos": True, **sampling}),
+        sent,
+        priority,
+    )
+
+
+def collect(engine: Engine, results: dict[str, Result], steps: int | None = None) -> None:
+    """Steps the engine until it is idle, or `steps` times, checking the cache after each."""
+    taken = 0
+    while engine.busy and (steps is None or taken < steps):
+        taken += 1
+        for output in engine.step():
+            result = results.setdefault(output.request_id, Result())
+            assert result.finished is None, "an output came after the last"
+            result.tokens.extend(output.tokens)
+            result.text += output.text
+            result.finished, result.usage = output.finished, output.usage
+        engine.cache.check_integrity()
+
+
+def run(engine: Engine, *requests: StepRequest) -> dict[str, Result]:
+    results: dict[str, Result] = {}
+    for each in requests:
+        engine.submit(each)
+    collect(engine, results)
+    return results
+
+
+def reference(model: LoadedModel, prompt: list[int], tokens: int) -> list[int]:
+    """Greedy output of plain `transformers.generate`."""
+    module = model.module
+    module.set_attn_implementation("sdpa")
+    try:
+        ids = torch.tensor([prompt])
+        out = module.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=0,
+        )
+    finally:
+        module.set_attn_implementation("pbkv_paged")
+    return [int(token) for token in out[0, len(prompt) :]]
