@@ -1,0 +1,1 @@
+"""The frame: what runs where, under Ray. The only importer of it."""

@@ -1,0 +1,217 @@
+"""A cluster that lives as long as the process that started it: on Ray started here, or on a Ray cluster that it joins."""
+
+import functools
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from pbkv_cluster.cluster.members import GatewayMember, HostStoreMember, PredictorMember, WorkerMember
+from pbkv_cluster.cluster.site import Site
+from pbkv_cluster.core.config import Config
+from pbkv_cluster.core.errors import StartupError, Unavailable
+from pbkv_cluster.store.cluster_index import RedisServer
+
+log = logging.getLogger(__name__)
+
+_LOOPBACK = "127.0.0.1"
+_OBJECT_STORE_BYTES = 80 << 20  # Ray's least: nothing of ours goes through it
+_STOP_S = 20.0
+_HEALTH_S = 2.0
+
+
+class LocalCluster:
+    """Starts Redis, Ray and every member; leaving the context ends all that it started."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stack = ExitStack()
+        self._actors: dict[str, Any] = {}
+        self._interrupted = threading.Event()
+        self.gateway_address = ""
+        self.redis_url = ""
+        self.dashboard_url = ""  # of Ray, where it has one
+
+    def __enter__(self) -> Self:
+        """Raises:
+        StartupError: something cannot start; says what and why, and nothing is left running.
+        """
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def wait(self) -> None:
+        """Returns at SIGINT or SIGTERM.
+
+        Raises:
+            Unavailable: Ray is lost.
+        """
+        import ray
+
+        try:
+            while not self._interrupted.wait(_HEALTH_S):
+                try:
+                    ray.nodes()
+                except ray.exceptions.RayError as error:
+                    raise Unavailable(f"the Ray cluster is lost: {error}") from error
+        except KeyboardInterrupt:
+            log.info("interrupted")
+
+    def pids(self) -> dict[str, int]:
+        """Process ids of the members by name: gateway, predictor, host-store-0, worker-0 and so on."""
+        import ray
+
+        return {name: ray.get(actor.pid.remote()) for name, actor in self._actors.items()}
+
+    def stop(self) -> None:
+        """Ends everything in the reverse order of its start. Harmless when repeated."""
+        self._stack.close()
+
+    def _start(self) -> None:
+        self._catch_sigterm()
+        _quiet_children()
+        state_dir = tempfile.mkdtemp(prefix="pbkv-")
+        self._stack.callback(shutil.rmtree, state_dir, ignore_errors=True)
+        cluster = self._config.cluster
+        joined = bool(cluster.address)
+        # Ray first: where it is joined, it tells under which address this node is known to the others.
+        nodes = self._start_ray()
+        host = cluster.host or ("" if joined else _LOOPBACK)
+        redis = RedisServer.resolve(self._config.redis.url, host=host or _own_address())
+        self._stack.callback(redis.stop)
+        self.redis_url = redis.url
+        self._stack.callback(self._stop_actors)
+        site = Site(self._config, redis.url, host, "", "" if joined else state_dir)
+        self._launch(site, nodes)
+
+    def _start_ray(self) -> list[str]:
+        """Returns the ids of the nodes."""
+        import ray
+
+        cluster = self._config.cluster
+        if ray.is_initialized():
+            raise StartupError("this process is connected to a Ray cluster already")
+        quiet: dict[str, Any] = {
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+            "namespace": f"pbkv-{cluster.name}",
+        }
+        try:
+            if cluster.address:
+                context = ray.init(address=cluster.address, **quiet)
+            else:
+                context = ray.init(
+                    address="local",
+                    _node_ip_address=cluster.ray_node_ip,
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    **quiet,
+                )
+        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+            raise StartupError(f"cluster.address: Ray cannot be started or joined: {error}") from error
+        self._stack.callback(ray.shutdown)
+        self.dashboard_url = context.dashboard_url or ""
+        return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+
+    def _launch(self, site: Site, nodes: list[str]) -> None:
+        from pbkv_cluster.cluster.actors import launch
+
+        gpus = _gpus_of_a_worker(self._config)
+        self._actors[_PREDICTOR] = launch(_PREDICTOR, PredictorMember, site)
+        for number, node in enumerate(nodes):
+            name = f"host-store-{number}"
+            self._actors[name] = launch(name, HostStoreMember, site, node_id=node)
+        for number in range(self._config.cluster.workers):
+            name = f"worker-{number}"
+            self._actors[name] = launch(name, functools.partial(WorkerMember, worker_id=name), site, gpus=gpus)
+        self._actors[_GATEWAY] = launch(_GATEWAY, GatewayMember, site)
+        addresses = self._await_ready()
+        self.gateway_address = addresses[_GATEWAY]
+
+    def _await_ready(self) -> dict[str, str]:
+        import ray
+
+        timeout_s = self._config.cluster.start_timeout_s
+        pending = {actor.ready.remote(timeout_s): name for name, actor in self._actors.items()}
+        deadline = time.monotonic() + timeout_s
+        addresses: dict[str, str] = {}
+        while pending:
+            done, _ = ray.wait(list(pending), timeout=max(0.0, deadline - time.monotonic()))
+            if not done:
+                late = ", ".join(sorted(pending.values()))
+                raise StartupError(f"not ready after {timeout_s:.0f} s (cluster.start_timeout_s): {late}")
+            name = pending.pop(done[0])
+            try:
+                addresses[name], problem = ray.get(done[0])
+            except ray.exceptions.RayError as error:
+                raise StartupError(f"{name} died while it started: {error}") from error
+            if problem:
+                raise StartupError(f"{name} cannot start: {problem}")
+        return addresses
+
+    def _stop_actors(self) -> None:
+        import ray
+
+        if not ray.is_initialized():
+            return
+        # The gateway goes first, so that clients hear of it from the front door.
+        for names in ((_GATEWAY,), [name for name in self._actors if name != _GATEWAY]):
+            stopping = [self._actors[name].stop.remote() for name in names if name in self._actors]
+            if stopping:
+                ray.wait(stopping, num_returns=len(stopping), timeout=_STOP_S)
+        for actor in self._actors.values():
+            ray.kill(actor, no_restart=True)
+        self._actors.clear()
+
+    def _catch_sigterm(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # whoever runs the main thread decides
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            self._interrupted.set()
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGTERM, interrupt)
+        self._stack.callback(signal.signal, signal.SIGTERM, before)
+
+
+_PREDICTOR, _GATEWAY = "predictor", "gateway"
+
+
+def _quiet_children() -> None:
+    """Settings that every process of the cluster inherits, unless the user has set them."""
+    for name, value in {
+        "OMP_NUM_THREADS": "1",  # two torch threads beside a busy core are many times slower
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _own_address() -> str:
+    import ray
+
+    return str(ray.util.get_node_ip_address())
+
+
+def _gpus_of_a_worker(config: Config) -> float:
+    """What a worker asks of Ray: one GPU where the cluster has any and the configuration does not name another device."""
+    import ray
+
+    if config.engine.device.startswith("cuda"):
+        return 1
+    return 1 if config.engine.device == "auto" and ray.cluster_resources().get("GPU", 0) >= config.cluster.workers else 0

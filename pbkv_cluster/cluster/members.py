@@ -1,0 +1,188 @@
+"""The members of a cluster: gateway, predictor, host stores and workers, each wired to the rest."""
+
+import asyncio
+import os
+import uuid
+from pathlib import Path
+
+from pbkv_cluster.cluster.announcer import Announcer
+from pbkv_cluster.cluster.site import Index, Site
+from pbkv_cluster.core.clock import SystemClock
+from pbkv_cluster.core.config import Config
+from pbkv_cluster.core.text import TextCodec
+from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.store.cluster_index import IndexPublisher, NodeRecord, ServiceRecord, WorkerRecord
+
+PREDICTOR = "predictor"
+GATEWAY = "gateway"
+
+
+class _Serving:
+    """What the members have in common: a connection to Redis, and a record in the directory."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._index = Index(site)
+        self._announcer: Announcer | None = None
+
+    async def _announce_service(self, name: str, address: str) -> None:
+        record = ServiceRecord(name, address, os.getpid())
+        directory = self._index.directory
+        await self._announce_with(
+            Announcer(lambda: directory.announce_service(record), lambda: directory.withdraw_service(record), directory.lease_s)
+        )
+
+    async def _announce_with(self, announcer: Announcer) -> None:
+        self._announcer = announcer
+        await announcer.start()
+
+    async def wait(self) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async def _leave(self) -> None:
+        if self._announcer is not None:
+            await self._announcer.stop()
+
+
+class PredictorMember(_Serving):
+    """The predictor service."""
+
+    async def start(self) -> str:
+        from pbkv_cluster.predictor_service.server import PredictorServer
+
+        config = self._site.config.predictor
+        state_dir = self._site.state_dir
+        state = Path(config.state_path) if config.state_path else Path(state_dir, "predictor.state") if state_dir else None
+        self._server = PredictorServer(config, SystemClock(), state, lease_s=2 * self._site.config.gateway.workflow_lease_s)
+        address = await self._server.start(self._site.host, 0)
+        await self._announce_service(PREDICTOR, address)
+        return address
+
+    async def stop(self) -> None:
+        await self._leave()
+        if hasattr(self, "_server"):
+            await self._server.stop()
+        await self._index.close()
+
+
+class HostStoreMember(_Serving):
+    """The host store of a node."""
+
+    async def start(self) -> str:
+        from pbkv_cluster.store.host_store.arena import Arena
+        from pbkv_cluster.store.host_store.server import HostStore
+
+        config = self._site.config.host_store
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        arena = Arena(int(memory * config.memory_share), config.lease_s, SystemClock())
+        self._store = HostStore(arena)
+        address = await self._store.start(self._site.host)
+        record = NodeRecord(self._site.node_id, self._site.host, address, arena.capacity)
+        directory = self._index.directory
+        await self._announce_with(
+            Announcer(
+                lambda: directory.announce_node(record),
+                lambda: directory.withdraw_node(record.node_id),
+                directory.lease_s,
+            )
+        )
+        return address
+
+    async def stop(self) -> None:
+        await self._leave()
+        if hasattr(self, "_store"):
+            await self._store.stop()
+        await self._index.close()
+
+
+class WorkerMember(_Serving):
+    """A GPU worker, and its blocks in the index."""
+
+    def __init__(self, site: Site, worker_id: str) -> None:
+        super().__init__(site)
+        self._worker_id = worker_id
+        self._publisher: IndexPublisher | None = None
+
+    async def start(self) -> str:
+        from pbkv_cluster.gpu_worker.worker import Worker
+
+        self._worker = Worker(
+            await _with_model(self._site.config),
+            self._worker_id,
+            SystemClock(),
+            predictor=lambda: self._index.service_address(PREDICTOR),
+            host_store=self._host_store,
+            on_change=self._changed,
+        )
+        facts = await self._worker.start(self._site.host)
+        record = WorkerRecord(
+            worker_id=self._worker_id,
+            incarnation=uuid.uuid4().hex,
+            node_id=self._site.node_id,
+            address=facts.address,
+            pid=os.getpid(),
+            namespace=facts.namespace,
+            vocab_size=facts.vocabulary,
+            max_context_tokens=facts.max_context,
+            gpu_blocks=facts.gpu_blocks,
+            host_blocks=facts.host_blocks,
+            block_bytes=facts.block_bytes,
+        )
+        self._publisher = IndexPublisher(
+            self._index.directory,
+            self._index.blocks,
+            record,
+            self._worker.residency,
+            flush_interval_s=self._site.config.redis.flush_interval_s,
+        )
+        await self._publisher.start()
+        return facts.address
+
+    async def wait(self) -> None:
+        await self._worker.wait()
+
+    async def stop(self) -> None:
+        # First out of the index, so that no step is sent to a worker that is leaving.
+        if self._publisher is not None:
+            await self._publisher.stop()
+        if hasattr(self, "_worker"):
+            await self._worker.stop()
+        await self._index.close()
+
+    def _changed(self, key: bytes, tiers: frozenset[Tier]) -> None:
+        if self._publisher is not None:  # before, the snapshot that it starts with will tell
+            self._publisher.record(key, tiers)
+
+    async def _host_store(self) -> str | None:
+        nodes = await self._index.directory.nodes()
+        return next((node.address for node in nodes if node.node_id == self._site.node_id), None)
+
+
+class GatewayMember(_Serving):
+    """The front door."""
+
+    async def start(self) -> str:
+        from pbkv_cluster.gateway.server import GatewayServer
+
+        config = await _with_model(self._site.config)
+        codec = await asyncio.to_thread(TextCodec.load, config.model.path, config.model.revision)
+        self._server = GatewayServer(config, self._index.directory, self._index.blocks, codec, SystemClock())
+        address = await self._server.start(self._site.host, config.gateway.port)
+        await self._announce_service(GATEWAY, address)
+        return address
+
+    async def stop(self) -> None:
+        await self._leave()
+        if hasattr(self, "_server"):
+            await self._server.stop()
+        await self._index.close()
+
+
+async def _with_model(config: Config) -> Config:
+    """The configuration with a model to load, where it names none the small random one."""
+    if config.model.path:
+        return config
+    from pbkv_cluster.gpu_worker.random_model import cached
+
+    path = await asyncio.to_thread(cached)
+    return config.model_copy(update={"model": config.model.model_copy(update={"path": str(path)})})
