@@ -11,6 +11,7 @@ from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.gpu_worker.attention import IMPLEMENTATION
 from pbkv_cluster.gpu_worker.engine import Engine
 from pbkv_cluster.gpu_worker.model import LoadedModel
 from pbkv_cluster.gpu_worker.runner import TorchRunner
@@ -78,19 +79,13 @@ def run(engine: Engine, *requests: StepRequest) -> dict[str, Result]:
 
 
 def reference(model: LoadedModel, prompt: list[int], tokens: int) -> list[int]:
-    """Greedy output of plain `transformers.generate`."""
-    module = model.module
+    """Greedy output of plain `transformers.generate`, the end-of-sequence token ignored."""
+    module, eos = model.module, model.module.generation_config.eos_token_id
     module.set_attn_implementation("sdpa")
+    module.generation_config.eos_token_id = None
     try:
-        ids = torch.tensor([prompt])
-        out = module.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=tokens,
-            min_new_tokens=tokens,
-            do_sample=False,
-            pad_token_id=0,
-        )
+        out = module.generate(torch.tensor([prompt]), max_new_tokens=tokens, do_sample=False, pad_token_id=0)
     finally:
-        module.set_attn_implementation("pbkv_paged")
+        module.set_attn_implementation(IMPLEMENTATION)
+        module.generation_config.eos_token_id = eos
     return [int(token) for token in out[0, len(prompt) :]]
