@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -16,7 +17,9 @@ from pbkv_cluster.cluster.members import GatewayMember, HostStoreMember, Predict
 from pbkv_cluster.cluster.site import Site
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import StartupError, Unavailable
+from pbkv_cluster.predictor_service.base import PREDICTORS
 from pbkv_cluster.store.cluster_index import RedisServer
+from pbkv_cluster.store.policies.base import make_policy
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ class LocalCluster:
 
     def __enter__(self) -> Self:
         """Raises:
+        InvalidArgument: the configuration names an unknown policy or predictor.
         StartupError: something cannot start; says what and why, and nothing is left running.
         """
         try:
@@ -80,6 +84,7 @@ class LocalCluster:
         self._stack.close()
 
     def _start(self) -> None:
+        _check_names(self._config)
         self._catch_sigterm()
         _quiet_children()
         state_dir = tempfile.mkdtemp(prefix="pbkv-")
@@ -93,6 +98,7 @@ class LocalCluster:
         self._stack.callback(redis.stop)
         self.redis_url = redis.url
         self._stack.callback(self._stop_actors)
+        self._config = _with_port(self._config, host or _own_address())
         site = Site(self._config, redis.url, host, "", "" if joined else state_dir)
         self._launch(site, nodes)
 
@@ -190,6 +196,17 @@ class LocalCluster:
 _PREDICTOR, _GATEWAY = "predictor", "gateway"
 
 
+def _check_names(config: Config) -> None:
+    """Finds what is misspelt before anything is started.
+
+    Raises:
+        InvalidArgument: there is no policy or predictor of the configured name.
+    """
+    for field, name in (("cache.policy", config.cache.policy), ("cache.host_policy", config.cache.host_policy)):
+        make_policy(name, config.cache, field)
+    PREDICTORS.get(config.predictor.model)
+
+
 def _quiet_children() -> None:
     """Settings that every process of the cluster inherits, unless the user has set them."""
     for name, value in {
@@ -200,6 +217,16 @@ def _quiet_children() -> None:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }.items():
         os.environ.setdefault(name, value)
+
+
+def _with_port(config: Config, host: str) -> Config:
+    """Port 0 is drawn once and for all, so that a gateway that restarts is found where it was."""
+    if config.gateway.port:
+        return config
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port = probe.getsockname()[1]
+    return config.model_copy(update={"gateway": config.gateway.model_copy(update={"port": port})})
 
 
 def _own_address() -> str:

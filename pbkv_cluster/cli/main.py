@@ -1,0 +1,63 @@
+"""The command line's entry point."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from pbkv_cluster import __version__
+from pbkv_cluster.cli.config import config_app
+from pbkv_cluster.cli.demo import demo
+from pbkv_cluster.cli.replay import replay
+from pbkv_cluster.cli.serve import serve
+from pbkv_cluster.cli.status import status
+from pbkv_cluster.cli.submit import submit
+from pbkv_cluster.core.errors import ConfigError, InvalidArgument, PbkvError
+from pbkv_cluster.simulator.traces import TraceError
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+
+app = typer.Typer(
+    name="pbkv",
+    help="A distributed KV-cache service for LLM agent workflows.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for command in (serve, submit, status, replay, demo):
+    app.command()(command)
+app.add_typer(config_app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pbkv {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _pbkv(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs one command and exits: 0 done, 1 it failed, 2 it was asked for wrongly, 130 interrupted.
+
+    Args:
+        args: what follows `pbkv`; by default the process's own.
+    """
+    try:
+        app(args=None if args is None else list(args), prog_name="pbkv")
+    except PbkvError as error:
+        typer.echo("pbkv: " + "; ".join(line.strip() for line in str(error).splitlines()), err=True)
+        bad_input = isinstance(error, ConfigError | InvalidArgument | TraceError)
+        sys.exit(EXIT_BAD_INPUT if bad_input else EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Options that several commands take, and how they become a configuration."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pbkv_cluster.core.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from pbkv_cluster.core.config import Settings
+
+DEFAULT_ENDPOINT = "127.0.0.1:26100"
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="YAML configuration file; by default the one PBKV_CONFIG names.")
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="SECTION.FIELD=VALUE", help="Set a configuration field; may be repeated. See `pbkv config show`."
+    ),
+]
+Endpoint = Annotated[str, typer.Option(metavar="HOST:PORT", help="Gateway of a running cluster.")]
+Workers = Annotated[int | None, typer.Option(help="GPU workers (cluster.workers).", show_default=False)]
+Model = Annotated[
+    str | None, typer.Option(metavar="PATH", help="Local directory or hub id of the model (model.path).", show_default=False)
+]
+Policy = Annotated[str | None, typer.Option(help="Reuse policy of the GPU tier (cache.policy).", show_default=False)]
+GpuBlocks = Annotated[
+    int | None, typer.Option(help="Blocks of 16 tokens in a worker's GPU pool (engine.gpu_blocks).", show_default=False)
+]
+
+
+def load_settings(file: Path | None, assignments: Sequence[str] | None, flags: Mapping[str, Any]) -> "Settings":
+    """The configuration from its file, the environment and the flags of a command.
+
+    Args:
+        assignments: of --set.
+        flags: values of a command's own flags by field path; None where one was not given.
+
+    Raises:
+        InvalidArgument: an assignment has no value, or a field is set twice.
+        ConfigError: a value is wrong or unknown.
+    """
+    from pbkv_cluster.core.config import load
+
+    values = {path: value for path, value in flags.items() if value is not None}
+    for assignment in assignments or ():
+        path, equals, value = assignment.partition("=")
+        if not equals:
+            raise InvalidArgument("--set", f"must be SECTION.FIELD=VALUE, got {assignment!r}")
+        if path in values:
+            raise InvalidArgument("--set", f"{path} is set twice, to {values[path]!r} and to {value!r}")
+        values[path] = value
+    return load(file, os.environ, values)

@@ -1,0 +1,74 @@
+"""How results are shown: rates with their denominators, and JSON to a file or to standard output."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pbkv_cluster.core.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pbkv_cluster.simulator.report import Spread
+
+JsonTarget = Annotated[
+    str | None, typer.Option("--json", metavar="FILE|-", help="Write the result as JSON; - is standard output.")
+]
+
+
+def check_json_target(target: str | None) -> None:
+    """Refuses a target that could not be written in the end, before the work is done.
+
+    Raises:
+        InvalidArgument: it is a folder, or its folder does not exist.
+    """
+    if target in (None, "-"):
+        return
+    path = Path(str(target))
+    if path.is_dir() or not path.parent.is_dir():
+        raise InvalidArgument("--json", f"cannot write {target}: it is a folder, or its folder does not exist")
+
+
+def write_json(value: Any, target: str | None) -> None:
+    """Writes `value` where --json asked for it, if it did.
+
+    Raises:
+        InvalidArgument: the file cannot be written.
+    """
+    if target is None:
+        return
+    text = json.dumps(value, indent=2)
+    if target == "-":
+        typer.echo(text)
+        return
+    try:
+        Path(target).write_text(text + "\n")
+    except OSError as error:
+        raise InvalidArgument("--json", f"cannot write {target}: {error.strerror}") from error
+
+
+def console_beside(json_target: str | None) -> "Console":
+    """A console that leaves standard output alone where JSON goes there."""
+    from rich.console import Console
+
+    return Console(stderr=json_target == "-")
+
+
+def share(tokens: int, of: int) -> str:
+    """Some tokens as a share of `of` tokens: `41.2 % of 1,000`."""
+    return f"{100 * tokens / of:.1f} % of {of:,}" if of else "none yet"
+
+
+def percent(rate: float | None) -> str:
+    """A rate in percent; a dash where there is none."""
+    return "-" if rate is None else f"{100 * rate:.1f} %"
+
+
+def seconds(spread: "Spread | None", which: str) -> str:
+    """One number of a spread, in a unit that suits it."""
+    if spread is None:
+        return "-"
+    value: float = getattr(spread, which)
+    return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.2f} s"

@@ -1,0 +1,160 @@
+"""`pbkv status`: what runs where in a cluster, and how well its cache does."""
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
+from pbkv_cluster.cli.output import share
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pbkv_cluster.rpc.v1 import store_pb2, workflow_pb2
+
+    Status = workflow_pb2.GetClusterStatusResponse
+
+
+def status(
+    endpoint: Endpoint = DEFAULT_ENDPOINT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the status as JSON.")] = False,
+) -> None:
+    """Show a cluster's workers, cache tiers, hit rates and decisions."""
+    response = asyncio.run(_fetch(endpoint))
+    if as_json:
+        typer.echo(json.dumps(status_json(response), indent=2))
+    else:
+        _print(response)
+
+
+async def _fetch(endpoint: str) -> "Status":
+    from pbkv_cluster.client import AsyncClient
+
+    async with AsyncClient(endpoint) as client:
+        return await client.status()
+
+
+def status_json(response: "Status") -> dict[str, Any]:
+    """A status as values that JSON has: counts in tokens and blocks, rates in [0, 1]."""
+    from pbkv_cluster.rpc.convert import tiers_from_wire
+
+    totals = response.totals
+    prompt = totals.prompt_tokens
+    captured, delivered = tiers_from_wire(totals.captured), tiers_from_wire(totals.delivered)
+
+    def rate(tokens: int) -> float | None:
+        return tokens / prompt if prompt else None
+
+    return {
+        "cluster": response.cluster,
+        "model": response.model,
+        "predictor_reachable": response.predictor_reachable,
+        "index_reachable": response.index_reachable,
+        "open_workflows": response.open_workflows,
+        "running_steps": response.running_steps,
+        "workers": [
+            {
+                "worker_id": worker.worker_id,
+                "node_id": worker.node_id,
+                "address": worker.address,
+                "reachable": worker.reachable,
+                "running": worker.running,
+                "waiting": worker.waiting,
+                "policy": worker.store.policy,
+                "tiers": {
+                    _tier_name(tier): {
+                        "capacity_blocks": tier.capacity_blocks,
+                        "used_blocks": tier.used_blocks,
+                        "locked_blocks": tier.locked_blocks,
+                        "block_bytes": tier.block_bytes,
+                    }
+                    for tier in worker.store.tiers
+                },
+                "decisions": dict(sorted(worker.store.decisions.items())),
+            }
+            for worker in response.workers
+        ],
+        "totals": {
+            "steps": totals.steps,
+            "prompt_tokens": prompt,
+            "available_tokens": totals.available_tokens,
+            "captured_tokens": {tier.value: tokens for tier, tokens in captured.items()},
+            "delivered_tokens": {tier.value: tokens for tier, tokens in delivered.items()},
+            "computed_tokens": totals.computed_tokens,
+            "generated_tokens": totals.generated_tokens,
+            "available_rate": rate(totals.available_tokens),
+            "captured_rate": rate(sum(captured.values())),
+            "delivered_rate": rate(sum(delivered.values())),
+        },
+        "decisions": dict(sorted(response.decisions.items())),
+    }
+
+
+def _print(response: "Status") -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    up = {True: "reachable", False: "[bold red]not reachable[/]"}
+    console.print(Text(f"cluster {response.cluster}, model {response.model}"))
+    console.print(
+        f"predictor {up[response.predictor_reachable]}, index {up[response.index_reachable]}, "
+        f"{response.open_workflows} open workflows, {response.running_steps} running steps"
+    )
+    console.print(_workers_table(response))
+    console.print(_rates_table(response))
+    if response.decisions or any(worker.store.decisions for worker in response.workers):
+        console.print(_decisions_table(response))
+
+
+def _workers_table(response: "Status") -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("worker", "address", "steps", "policy", "blocks in use", title="Workers")
+    for worker in response.workers:
+        steps = Text(f"{worker.running} running\n{worker.waiting} waiting")
+        tiers = [f"{_tier_name(tier)} {tier.used_blocks:,} of {tier.capacity_blocks:,}" for tier in worker.store.tiers]
+        table.add_row(
+            Text(f"{worker.worker_id}\n{worker.node_id}"),
+            Text(worker.address),
+            steps if worker.reachable else Text("not reachable", style="bold red"),
+            Text(worker.store.policy),
+            Text("\n".join(tiers)),
+        )
+    return table
+
+
+def _rates_table(response: "Status") -> "Table":
+    from rich.table import Table
+
+    from pbkv_cluster.rpc.convert import tiers_from_wire
+
+    totals = response.totals
+    prompt = totals.prompt_tokens
+    table = Table("tokens", "hit rate", "by tier", title=f"{totals.steps:,} steps since the gateway started")
+    table.add_row("available", share(totals.available_tokens, prompt), "")
+    for label, wire in (("captured", totals.captured), ("delivered", totals.delivered)):
+        tiers = tiers_from_wire(wire)
+        by_tier = ", ".join(f"{tier.value} {share(tokens, prompt)}" for tier, tokens in tiers.items())
+        table.add_row(label, share(sum(tiers.values()), prompt), by_tier)
+    return table
+
+
+def _decisions_table(response: "Status") -> "Table":
+    from rich.table import Table
+
+    table = Table("decided by", "reason", "times", title="Decisions")
+    sources = [("gateway", response.decisions), *((worker.worker_id, worker.store.decisions) for worker in response.workers)]
+    for name, decisions in sources:
+        for reason, times in sorted(decisions.items()):
+            table.add_row(name, reason, f"{times:,}")
+    return table
+
+
+def _tier_name(tier: "store_pb2.TierStat") -> str:
+    from pbkv_cluster.rpc.convert import tier_from_wire
+
+    return tier_from_wire(tier.tier).value

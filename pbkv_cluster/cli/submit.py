@@ -1,0 +1,135 @@
+"""`pbkv submit`: runs one step of a workflow and streams its text."""
+
+import asyncio
+import json
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
+from pbkv_cluster.cli.output import share
+from pbkv_cluster.core.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from pbkv_cluster.client import StepOptions
+    from pbkv_cluster.core.usage import Usage
+
+_Prompt = str | list[dict[str, str]]
+
+
+def submit(
+    prompt: Annotated[
+        str | None, typer.Argument(help="Prompt; by default, or for -, standard input is read.", show_default=False)
+    ] = None,
+    endpoint: Endpoint = DEFAULT_ENDPOINT,
+    agent: Annotated[str, typer.Option(help="The agent that calls the model.")] = "cli",
+    workflow: Annotated[
+        str,
+        typer.Option(help="Workflow to add the step to, and to leave open; by default a new one, which ends with the step."),
+    ] = "",
+    messages: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Chat instead of a prompt: a JSON list of {role, content}.", show_default=False),
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer in tokens.", show_default=False)] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.", show_default=False)] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Share of probability to sample from, in (0, 1].", show_default=False)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.", show_default=False)] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.", show_default=False)] = None,
+    usage: Annotated[
+        bool, typer.Option("--usage", help="Print what the step cost and what the cache gave, on standard error.")
+    ] = False,
+) -> None:
+    """Run one step and stream its text."""
+    options: StepOptions = {}
+    if max_tokens is not None:
+        options["max_tokens"] = max_tokens
+    if temperature is not None:
+        options["temperature"] = temperature
+    if top_p is not None:
+        options["top_p"] = top_p
+    if seed is not None:
+        options["seed"] = seed
+    if stop:
+        options["stop"] = stop
+    spent = asyncio.run(_run(endpoint, workflow, agent, _read_prompt(prompt, messages), options))
+    if usage:
+        typer.echo(describe(spent), err=True)
+
+
+async def _run(endpoint: str, workflow_id: str, agent: str, prompt: _Prompt, options: "StepOptions") -> "Usage":
+    from pbkv_cluster.client import AsyncClient, Finished, Tokens
+    from pbkv_cluster.core.errors import Unavailable
+
+    usage: Usage | None = None
+    async with AsyncClient(endpoint) as client, AsyncExitStack() as stack:
+        workflow = await client.start_workflow(workflow_id)
+        if not workflow_id:
+            await stack.enter_async_context(workflow)
+        async for event in workflow.stream(agent=agent, prompt=prompt, **options):
+            match event:
+                case Tokens():
+                    typer.echo(event.text, nl=False)
+                case Finished():
+                    usage = event.usage
+        typer.echo()
+    if usage is None:
+        raise Unavailable("the stream ended before the step did")
+    return usage
+
+
+def describe(usage: "Usage") -> str:
+    """What a step cost and what the cache gave, in a few lines."""
+    captured, delivered = sum(usage.captured.values()), sum(usage.delivered.values())
+    tiers = "".join(f", {tier.value} {tokens:,}" for tier, tokens in usage.delivered.items() if tokens)
+    return "\n".join(
+        (
+            f"prompt     {usage.prompt_tokens:,} tokens, {usage.computed_tokens:,} computed",
+            f"available  {share(usage.available_tokens, usage.prompt_tokens)}",
+            f"captured   {share(captured, usage.prompt_tokens)}",
+            f"delivered  {share(delivered, usage.prompt_tokens)}{tiers}",
+            f"generated  {usage.generated_tokens:,} tokens on {usage.worker_id}",
+            f"time       {usage.ttft_s:.3f} s to the first token, {usage.total_s:.3f} s in all",
+            f"           queue {usage.queue_s:.3f} s, load {usage.load_s:.3f} s, prefill {usage.prefill_s:.3f} s, "
+            f"decode {usage.decode_s:.3f} s",
+        )
+    )
+
+
+def _read_prompt(prompt: str | None, messages: Path | None) -> _Prompt:
+    if messages is not None:
+        if prompt is not None:
+            raise InvalidArgument("--messages", "cannot be combined with a prompt")
+        return _read_messages(messages)
+    if prompt not in (None, "-"):
+        return str(prompt)
+    if sys.stdin.isatty() and prompt is None:
+        raise InvalidArgument("PROMPT", "is missing; give it as an argument, on standard input or as --messages FILE")
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise InvalidArgument("PROMPT", f"standard input is not text: {error}") from error
+
+
+def _read_messages(file: Path) -> list[dict[str, str]]:
+    try:
+        messages: Any = json.loads(file.read_text())
+    except OSError as error:
+        raise InvalidArgument("--messages", f"cannot read {file}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument("--messages", f"{file} is not JSON: {error}") from error
+    if not isinstance(messages, list) or not messages:
+        raise InvalidArgument("--messages", f"{file} must hold a list of messages that is not empty")
+    for number, message in enumerate(messages):
+        if not (
+            isinstance(message, dict)
+            and set(message) == {"role", "content"}
+            and all(isinstance(value, str) for value in message.values())
+        ):
+            raise InvalidArgument("--messages", f"{file}: message {number} must be an object of two strings, role and content")
+    return messages

@@ -1,0 +1,88 @@
+"""Checked access to the fields of one decoded line of a trace."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+MAX_TEXT_BYTES = 256  # what the gateway takes for a workflow or an agent
+
+
+class FieldError(Exception):
+    """A field is missing or wrong; the message names it."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """An object of a line. Every method raises `FieldError` unless the field is what its name says."""
+
+    value: Any
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.value, dict):
+            raise FieldError(self.prefix.rstrip(".") or "line", f"must be an object, got {_shown(self.value)}")
+
+    def path(self, name: str) -> str:
+        """The field's name, from the line's top level."""
+        return self.prefix + name
+
+    def text(self, name: str) -> str:
+        """A string that is not empty and fits in 256 bytes of UTF-8."""
+        value = self._required(name)
+        if not isinstance(value, str) or not value:
+            raise FieldError(self.path(name), f"must be a string that is not empty, got {_shown(value)}")
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            raise FieldError(self.path(name), "is not valid Unicode") from None
+        if size > MAX_TEXT_BYTES:
+            raise FieldError(self.path(name), f"must take at most {MAX_TEXT_BYTES} bytes, takes {size}")
+        return value
+
+    def optional_text(self, name: str) -> str:
+        """The same, or "" where the field is absent, null or empty."""
+        return "" if self.value.get(name) in (None, "") else self.text(name)
+
+    def count(self, name: str, most: int) -> int:
+        """A whole number from 0 to `most`."""
+        value = self._required(name)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise FieldError(self.path(name), f"must be a whole number, got {_shown(value)}")
+        if not 0 <= value <= most:
+            raise FieldError(self.path(name), f"must be from 0 to {most}, got {_shown(value)}")
+        return value
+
+    def optional_seconds(self, name: str) -> float:
+        """A time that is finite and not negative; 0.0 where the field is absent or null."""
+        value = self.value.get(name)
+        if value is None:
+            return 0.0
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise FieldError(self.path(name), f"must be a number of seconds or null, got {_shown(value)}")
+        if not 0 <= value <= 1e9 or math.isnan(value):
+            raise FieldError(self.path(name), f"must be from 0 to 1e9 seconds, got {_shown(value)}")
+        return float(value)
+
+    def objects(self, name: str) -> list["Fields"]:
+        """A list of objects."""
+        value = self._required(name)
+        if not isinstance(value, list):
+            raise FieldError(self.path(name), f"must be a list, got {_shown(value)}")
+        return [Fields(entry, f"{self.path(name)}[{position}].") for position, entry in enumerate(value)]
+
+    def _required(self, name: str) -> Any:
+        if name not in self.value:
+            raise FieldError(self.path(name), "is missing")
+        return self.value[name]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**20:
+        return "a number beyond all bounds"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,48 @@
+"""A cluster without Ray for commands that start one: a recording gateway, and the configuration that was asked for."""
+
+from types import ModuleType, TracebackType
+from typing import ClassVar, Self
+
+from pbkv_cluster.core.config import Config
+from pbkv_cluster.core.errors import PbkvError
+from tests.simulator.recording_gateway import RecordingGateway, serving_in_thread
+
+
+class StandInCluster:
+    """What the commands use of `LocalCluster`."""
+
+    started: ClassVar[list["StandInCluster"]]
+    failures: ClassVar[dict[tuple[str, str], PbkvError]] = {}  # of every gateway
+    running: ClassVar[int] = 0
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.gateway = RecordingGateway()
+        self.gateway.failures.update(self.failures)
+        self.gateway_address = ""
+        self.redis_url = "redis://127.0.0.1:1"
+        self.dashboard_url = "http://127.0.0.1:2"
+        self.waited = False
+        self._context = serving_in_thread(self.gateway)
+
+    def __enter__(self) -> Self:
+        assert not StandInCluster.running, "clusters run one after the other"
+        self.gateway_address = self._context.__enter__()
+        self.started.append(self)
+        StandInCluster.running += 1
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        StandInCluster.running -= 1
+        self._context.__exit__(None, None, None)
+
+    def wait(self) -> None:
+        self.waited = True
+
+
+def module() -> tuple[ModuleType, list[StandInCluster]]:
+    """A module to stand in for `pbkv_cluster.cluster.local`, and the clusters that it will have started."""
+    stand_in = ModuleType("pbkv_cluster.cluster.local")
+    started: list[StandInCluster] = []
+    stand_in.LocalCluster = type("LocalCluster", (StandInCluster,), {"started": started})  # type: ignore[attr-defined]
+    return stand_in, started

@@ -1,0 +1,148 @@
+"""`pbkv replay`, `pbkv demo` and `pbkv serve` up to the point where Ray would start."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pbkv_cluster.core.errors import NotFound
+from tests.cli.conftest import Pbkv
+from tests.cli.stand_in_cluster import StandInCluster
+from tests.simulator.recording_gateway import RecordingGateway
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> str:
+    """Three workflows of two steps."""
+    path = tmp_path / "trace.jsonl"
+    segment = {"kind": "system", "id": "system", "tokens": 64}
+    with path.open("w") as file:
+        for workflow in ("a", "b", "c"):
+            for step in (0, 1):
+                line = {
+                    "workflow_id": workflow,
+                    "workload": "unit",
+                    "step": step,
+                    "agent": "coder",
+                    "prompt_segments": [segment],
+                }
+                file.write(
+                    json.dumps({**line, "prompt_tokens": 64, "output_tokens": 8, "output_id": f"{workflow}{step}"}) + "\n"
+                )
+    return str(path)
+
+
+def test_replays_on_a_running_cluster(pbkv: Pbkv, gateway: RecordingGateway, endpoint: str, trace: str) -> None:
+    done = pbkv("replay", trace, "--endpoint", endpoint, "--workflows", "2", "--scale-tokens", "0.5", "--max-output", "3")
+    assert done.code == 0, done.err
+    assert sorted(name.partition("#")[0] for name in gateway.steps) == ["a", "b"]
+    for request in (request for steps in gateway.steps.values() for request in steps):
+        assert len(request.prompt.token_ids.data) == 4 * 32
+        assert len(request.sampling.forced_output.data) == 4 * 3
+    (row,) = [row for row in done.out.splitlines() if "available (infinite cache)" in row]
+    assert "75.0 %" in row
+
+
+def test_shows_a_running_cluster_the_same_trace_twice(pbkv: Pbkv, gateway: RecordingGateway, endpoint: str, trace: str) -> None:
+    for _ in range(2):
+        assert pbkv("replay", trace, "--endpoint", endpoint).code == 0
+    assert len(gateway.steps) == 6
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [["--policy", "lru"], ["--workers", "2"], ["--model", "x"], ["--gpu-blocks", "9"], ["--config", "x"], ["--set", "a.b=1"]],
+)
+def test_refuses_to_configure_a_running_cluster(pbkv: Pbkv, trace: str, flag: list[str]) -> None:
+    done = pbkv("replay", trace, "--endpoint", "127.0.0.1:1", *flag)
+    assert done.code == 2
+    assert done.err == f"pbkv: {flag[0]}: sets up a cluster, but --endpoint 127.0.0.1:1 names one that runs already\n"
+
+
+def test_failures_are_reported_and_counted(pbkv: Pbkv, trace: str, clusters: list[StandInCluster], tmp_path: Path) -> None:
+    written = tmp_path / "out.json"
+    StandInCluster.failures["b", "1"] = NotFound("gone")
+    done = pbkv("replay", trace, "--json", str(written))
+    assert done.code == 1
+    assert "pbkv: failed: b, step 1: gone" in done.err
+    assert json.loads(written.read_text())["failures"] == [{"workflow": "b", "step": 1, "error": "gone"}]
+
+
+def test_sets_up_its_own_cluster(pbkv: Pbkv, trace: str, clusters: list[StandInCluster]) -> None:
+    done = pbkv(
+        "replay", trace, "--policy", "lru", "--workers", "2", "--gpu-blocks", "99", "--set", "engine.threads=2", "--json", "-"
+    )
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["steps"] == 6
+    (cluster,) = clusters
+    config = cluster.config
+    assert (config.cache.policy, config.cluster.workers, config.engine.gpu_blocks, config.engine.threads) == ("lru", 2, 99, 2)
+    assert config.engine.allow_forced_output
+    assert StandInCluster.running == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["missing.jsonl"], "cannot read missing.jsonl: No such file or directory"),
+        (["TRACE", "--scale-tokens", "2"], "scale_tokens: must be above 0 and at most 1, got 2.0"),
+        (["TRACE", "--vocab-size", "3"], "vocab_size: "),
+        (["TRACE", "--time-scale", "-1"], "time_scale: "),
+        (["TRACE", "--json", "/no/such/folder/x"], "--json: cannot write /no/such/folder/x"),
+        (["TRACE", "--gpu-blocks", "-3"], "engine.gpu_blocks (from flag)"),
+    ],
+)
+def test_bad_input_is_one_clear_line_before_anything_starts(
+    pbkv: Pbkv, trace: str, clusters: list[StandInCluster], args: list[str], message: str
+) -> None:
+    done = pbkv("replay", *(trace if arg == "TRACE" else arg for arg in args))
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert message in done.err
+    assert clusters == []
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pbkv_cluster.cli.demo._TIME_SCALE", 0.0)
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_demo_compares_policies_on_the_same_work(pbkv: Pbkv, clusters: list[StandInCluster]) -> None:
+    done = pbkv("demo", "--workflows", "3", "--concurrency", "2", "--seed", "5")
+    assert done.code == 0, done.err
+    assert [cluster.config.cache.policy for cluster in clusters] == ["lru", "pbkv-paper"]
+    first, second = ({name: list(steps) for name, steps in cluster.gateway.steps.items()} for cluster in clusters)
+    assert first == second
+    assert len(first) == 3
+    assert "pbkv-paper / lru" in done.out
+    assert "small random model on this machine's CPU" in done.out
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_demo_changes_nothing_but_the_policy(pbkv: Pbkv, clusters: list[StandInCluster]) -> None:
+    done = pbkv("demo", "--workflows", "1", "--policies", "pbkv-paper, retired-lru", "--json", "-")
+    assert set(json.loads(done.out)) == {"pbkv-paper", "retired-lru"}
+    dumps = [cluster.config.model_dump() for cluster in clusters]
+    assert [dump["cache"].pop("policy") for dump in dumps] == ["pbkv-paper", "retired-lru"]
+    assert dumps[0] == dumps[1]
+    assert clusters[0].config.cluster.workers == 2
+
+
+@pytest.mark.parametrize("policies", ["", "lru,", "lru,lru"])
+def test_demo_refuses_policies_that_cannot_be_compared(pbkv: Pbkv, clusters: list[StandInCluster], policies: str) -> None:
+    done = pbkv("demo", "--policies", policies)
+    assert (done.code, done.err.startswith("pbkv: --policies: ")) == (2, True)
+    assert clusters == []
+
+
+def test_serve_says_how_to_submit_and_waits(pbkv: Pbkv, clusters: list[StandInCluster]) -> None:
+    done = pbkv("serve", "--workers", "3", "--port", "0", "--policy", "lru", "--model", "m", "--address", "auto")
+    assert done.code == 0, done.err
+    (cluster,) = clusters
+    config = cluster.config
+    assert (config.cluster.workers, config.gateway.port, config.cache.policy) == (3, 0, "lru")
+    assert (config.model.path, config.cluster.address) == ("m", "auto")
+    assert cluster.waited
+    assert StandInCluster.running == 0
+    assert f"pbkv submit --endpoint {cluster.gateway_address}" in done.out
+    assert cluster.dashboard_url in done.out

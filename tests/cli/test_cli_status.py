@@ -1,0 +1,59 @@
+"""`pbkv status`: rates with denominators, workers that are lost, JSON."""
+
+import json
+
+import pytest
+
+from pbkv_cluster.cli.status import status_json
+from pbkv_cluster.rpc.v1 import workflow_pb2
+from tests.cli.conftest import Pbkv
+
+
+def line(text: str, *words: str) -> str:
+    """The one line that has all the words."""
+    (found,) = [row for row in text.splitlines() if all(word in row for word in words)]
+    return found
+
+
+def test_shows_workers_tiers_and_what_is_lost(pbkv: Pbkv, endpoint: str) -> None:
+    out = pbkv("status", "--endpoint", endpoint).out
+    assert "predictor reachable, index not reachable, 3 open workflows, 2 running steps" in out
+    assert "gpu 1,500 of 4,096" in line(out, "worker-0", "127.0.0.1:1", "2 running", "pbkv-paper")
+    assert "not reachable" in line(out, "worker-1", "127.0.0.1:2")
+
+
+def test_fits_a_terminal_of_80_columns(pbkv: Pbkv, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = pbkv("status", "--endpoint", endpoint).out
+    assert "gpu 1,500 of 4,096" in line(out, "worker-0", "127.0.0.1:1", "2 running", "pbkv-paper")
+    assert "60.0 % of 20,000" in line(out, "delivered")
+
+
+def test_shows_rates_with_their_denominators(pbkv: Pbkv, endpoint: str) -> None:
+    out = pbkv("status", "--endpoint", endpoint).out
+    assert "80.0 % of 20,000" in line(out, "available")
+    assert "65.0 % of 20,000" in line(out, "captured")
+    delivered = line(out, "delivered")
+    assert "60.0 % of 20,000" in delivered
+    assert "gpu 50.0 % of 20,000, host 10.0 % of 20,000" in delivered
+
+
+def test_shows_decisions(pbkv: Pbkv, endpoint: str) -> None:
+    out = pbkv("status", "--endpoint", endpoint).out
+    assert "31" in line(out, "gateway", "route:prefix")
+    assert "12" in line(out, "worker-0", "evict:retired")
+
+
+def test_json_holds_numbers(pbkv: Pbkv, endpoint: str) -> None:
+    written = json.loads(pbkv("status", "--endpoint", endpoint, "--json").out)
+    assert written["workers"][0]["tiers"]["gpu"]["capacity_blocks"] == 4096
+    assert [worker["reachable"] for worker in written["workers"]] == [True, False]
+    assert written["totals"]["delivered_tokens"] == {"gpu": 10_000, "host": 2_000}
+    assert (written["totals"]["available_rate"], written["totals"]["delivered_rate"]) == (0.8, 0.6)
+    assert written["decisions"] == {"route:prefix": 31}
+
+
+def test_a_cluster_that_has_done_nothing_has_no_rates() -> None:
+    totals = status_json(workflow_pb2.GetClusterStatusResponse())["totals"]
+    assert totals["available_rate"] is None
+    assert totals["prompt_tokens"] == 0

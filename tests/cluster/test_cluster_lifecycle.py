@@ -1,0 +1,111 @@
+"""Starting and stopping: clear errors for what cannot work, and no process left behind by any way out."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import expect_none_left, marked
+from tests.polling import wait_for
+
+SERVE = [sys.executable, "-m", "pbkv_cluster.cli", "serve", "--workers", "1"]
+START_S = 120
+
+
+def serve(small_model: Path, *flags: str) -> subprocess.Popen[str]:
+    command = [*SERVE, "--model", str(small_model), "--gpu-blocks", "100", "--port", "0", *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def await_gateway(process: subprocess.Popen[str]) -> str:
+    """Reads what the command prints up to the gateway's address."""
+    assert process.stdout is not None
+    watchdog = threading.Timer(START_S, process.kill)
+    watchdog.start()
+    try:
+        for line in process.stdout:
+            if line.startswith("gateway"):
+                return line.split()[1]
+    finally:
+        watchdog.cancel()
+    raise AssertionError(f"it never came up: {process.communicate()[1]}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_everything(small_model: Path, mark: str, how: signal.Signals) -> None:
+    process = serve(small_model)
+    await_gateway(process)
+    assert len(marked(mark)) > 5
+    process.send_signal(how)
+    assert process.wait(60) == 0
+    expect_none_left(mark)
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_a_terminal_stops_everything(small_model: Path, mark: str) -> None:
+    """A terminal sends the signal to the whole group, children included."""
+    process = serve(small_model)
+    await_gateway(process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) == 0
+    expect_none_left(mark)
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_it_starts_stops_everything(small_model: Path, mark: str) -> None:
+    process = serve(small_model)
+    wait_for(lambda: len(marked(mark)) > 3, START_S)
+    process.send_signal(signal.SIGINT)
+    process.wait(60)
+    expect_none_left(mark)
+
+
+@pytest.mark.slow
+def test_killing_the_command_leaves_nothing(small_model: Path, mark: str) -> None:
+    process = serve(small_model)
+    await_gateway(process)
+    process.kill()
+    process.wait(10)
+    expect_none_left(mark)
+
+
+@pytest.mark.slow
+def test_what_cannot_start_says_why_and_leaves_nothing(small_model: Path, mark: str, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        cases = {
+            ("--model", str(tmp_path / "nowhere")): "model.path",
+            ("--port", port): "port",
+        }
+        for flags, cause in cases.items():
+            process = serve(small_model, *flags)
+            _, errors = process.communicate(timeout=START_S)
+            assert process.returncode != 0
+            assert cause in errors, errors
+            assert "Traceback" not in errors
+            expect_none_left(mark)
+
+
+@pytest.mark.parametrize(
+    ("flags", "cause"),
+    [
+        (("--policy", "nonsense"), "cache.policy"),
+        (("--set", "engine.gpu_blocks=-1"), "engine.gpu_blocks"),
+        (("--set", "engine.nonsense=1"), "engine.nonsense"),
+        (("--set", "redis.url=redis://127.0.0.1:1/0"), "redis.url"),
+    ],
+)
+def test_what_is_wrong_in_the_configuration_is_named_at_once(small_model: Path, flags: tuple[str, ...], cause: str) -> None:
+    process = serve(small_model, *flags)
+    _, errors = process.communicate(timeout=START_S)
+    assert process.returncode != 0
+    assert cause in errors, errors
+    assert "Traceback" not in errors
