@@ -1,0 +1,29 @@
+"""The Python client.
+
+    from pbkv_cluster.client import Client
+    with Client("127.0.0.1:26100") as client, client.start_workflow() as workflow:
+        step = workflow.run(agent="planner", prompt="Plan a trip.", max_tokens=32)
+        print(step.text, step.usage.delivered)
+
+`AsyncClient` is the same for asyncio. Errors are those of `pbkv_cluster.core.errors`.
+"""
+
+from pbkv_cluster.client.aio import AsyncClient, AsyncWorkflow
+from pbkv_cluster.client.requests import Prompt, StepOptions
+from pbkv_cluster.client.results import Accepted, Finished, FinishReason, StepEvent, StepResult, Tokens
+from pbkv_cluster.client.sync import Client, Workflow
+
+__all__ = [
+    "Accepted",
+    "AsyncClient",
+    "AsyncWorkflow",
+    "Client",
+    "FinishReason",
+    "Finished",
+    "Prompt",
+    "StepEvent",
+    "StepOptions",
+    "StepResult",
+    "Tokens",
+    "Workflow",
+]

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -20,17 +21,15 @@ class Announcer:
         self._announce = announce
         self._withdraw = withdraw
         self._interval_s = lease_s / _RENEWALS_PER_LEASE
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background()
 
     async def start(self) -> None:
         await self._once(self._announce)
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="announcer")
+        self._background.start(self._run(), "announcer")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            await self._once(self._withdraw)
+        await self._background.stop()
+        await self._once(self._withdraw)
 
     async def _run(self) -> None:
         while True:

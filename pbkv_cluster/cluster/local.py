@@ -93,6 +93,7 @@ class LocalCluster:
         joined = bool(cluster.address)
         # Ray first: where it is joined, it tells under which address this node is known to the others.
         nodes = self._start_ray()
+        self._catch_sigterm()  # again: Ray has put its own handler in the place of ours
         host = cluster.host or ("" if joined else _LOOPBACK)
         redis = RedisServer.resolve(self._config.redis.url, host=host or _own_address())
         self._stack.callback(redis.stop)

@@ -20,7 +20,7 @@ def connect(address: str) -> aio.Channel:
     options = [
         *MESSAGE_OPTIONS,
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 2_000),  # also the time that connecting may take
         ("grpc.max_reconnect_backoff_ms", 2_000),
         ("grpc.enable_http_proxy", 0),
     ]

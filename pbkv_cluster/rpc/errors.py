@@ -1,5 +1,6 @@
 """Errors on both ends of the wire: one gRPC status for each class of `core.errors`."""
 
+import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -66,6 +67,9 @@ def _guard_unary(call: Any, method: str) -> Any:
     async def guarded(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
         try:
             return await call(request, context)
+        except asyncio.CancelledError:
+            await _check_cancelled(context)
+            raise
         except Exception as error:  # noqa: BLE001  # reported in full by _abort
             await _abort(context, error, method)
 
@@ -77,10 +81,20 @@ def _guard_stream(call: Any, method: str) -> Any:
         try:
             async for response in call(request, context):
                 yield response
+        except asyncio.CancelledError:
+            await _check_cancelled(context)
+            raise
         except Exception as error:  # noqa: BLE001  # reported in full by _abort
             await _abort(context, error, method)
 
     return guarded
+
+
+async def _check_cancelled(context: aio.ServicerContext[Any, Any]) -> None:
+    """A cancel that did not come from the caller would leave it waiting for ever; it hears UNAVAILABLE instead."""
+    task = asyncio.current_task()
+    if task is not None and not task.cancelling():
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "the call was cancelled on the server")
 
 
 async def _abort(context: aio.ServicerContext[Any, Any], error: Exception, method: str) -> None:

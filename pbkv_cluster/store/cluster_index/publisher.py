@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Set
 
+from pbkv_cluster.core.background import cancel
 from pbkv_cluster.core.blocks import KEY_BYTES
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.errors import Unavailable
@@ -95,8 +96,7 @@ class IndexPublisher:
         task, self._task = self._task, None
         if task is None:
             return
-        task.cancel()
-        await asyncio.wait([task])
+        await cancel(task)
         try:
             await self._directory.withdraw_worker(self._worker.worker_id, self._worker.incarnation)
             await self._index.drop(self._worker.worker_id, self._worker.incarnation)

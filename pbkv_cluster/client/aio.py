@@ -1,0 +1,153 @@
+"""The client for asyncio."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from types import TracebackType
+from typing import Self, Unpack
+
+from pbkv_cluster.client import requests
+from pbkv_cluster.client.failures import typed_errors
+from pbkv_cluster.client.requests import Prompt, StepOptions
+from pbkv_cluster.client.results import Collector, StepEvent, StepResult, event_from_wire
+from pbkv_cluster.core.errors import NotFound, PbkvError
+from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
+
+
+class AsyncClient:
+    """A connection to a gateway. Errors are those of `core.errors`. A context manager that closes it."""
+
+    def __init__(self, endpoint: str) -> None:
+        """Args:
+        endpoint: of the gateway, host:port. It is connected on the first call.
+        """
+        self._channel = connect(endpoint)
+        self._stub = workflow_pb2_grpc.WorkflowServiceStub(self._channel)
+
+    async def start_workflow(
+        self, workflow_id: str = "", *, workload: str = "", tenant: str = "", lease_s: float = 0.0
+    ) -> "AsyncWorkflow":
+        """Opens a workflow, or finds the open one of that id.
+
+        Args:
+            workflow_id: at most 256 bytes; by default the server draws one.
+            workload: the application, so that what one workflow teaches serves its siblings.
+            tenant: cached blocks are never shared between tenants.
+            lease_s: seconds of silence after which the workflow is ended; 0: the server's default.
+
+        Raises:
+            InvalidArgument: a value is refused; names the field.
+            ResourceExhausted: too many workflows are open.
+            Unavailable: the gateway is not reachable.
+        """
+        with typed_errors():
+            opened = await self._stub.StartWorkflow(requests.start_request(workflow_id, workload, tenant, lease_s))
+        return AsyncWorkflow(self._stub, opened.workflow_id, opened.lease_s)
+
+    async def status(self) -> workflow_pb2.GetClusterStatusResponse:
+        """What runs where, and how well the cache does.
+
+        Raises:
+            Unavailable: the gateway is not reachable.
+        """
+        with typed_errors():
+            return await self._stub.GetClusterStatus(workflow_pb2.GetClusterStatusRequest())
+
+    async def close(self) -> None:
+        """Closes the connection; running steps are cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class AsyncWorkflow:
+    """An open workflow. A context manager that ends it."""
+
+    def __init__(self, stub: "workflow_pb2_grpc.WorkflowServiceAsyncStub", workflow_id: str, lease_s: float) -> None:
+        self._stub = stub
+        self.id = workflow_id
+        self.lease_s = lease_s
+
+    async def stream(self, *, agent: str, prompt: Prompt, **options: Unpack[StepOptions]) -> AsyncGenerator[StepEvent, None]:
+        """Runs one step and yields its events: one Accepted, Tokens as they come, one Finished.
+
+        Closing the iterator cancels the step.
+
+        Args:
+            agent: who calls the model.
+            prompt: text, chat messages (role and content), token ids, or bytes of packed int32 token ids.
+            options: see `StepOptions`.
+
+        Raises:
+            InvalidArgument: a value is refused; names the field.
+            NotFound: the workflow has ended.
+            ResourceExhausted: the queues are full.
+            Unavailable: no worker, or no gateway, is reachable.
+        """
+        call = self._stub.SubmitStep(requests.step_request(self.id, agent, prompt, options), timeout=options.get("timeout_s"))
+        try:
+            with typed_errors():
+                async for message in call:
+                    event = event_from_wire(message)
+                    if event is not None:
+                        yield event
+        finally:
+            call.cancel()
+
+    async def run(self, *, agent: str, prompt: Prompt, **options: Unpack[StepOptions]) -> StepResult:
+        """Runs one step to its end; arguments and errors as for `stream`."""
+        collector = Collector()
+        async for event in self.stream(agent=agent, prompt=prompt, **options):
+            collector.add(event)
+        return collector.result()
+
+    @asynccontextmanager
+    async def tool(self, name: str, expected_s: float | None = None) -> AsyncIterator[None]:
+        """Tells the service that the workflow waits for a tool while the body runs.
+
+        Args:
+            name: of the tool.
+            expected_s: seconds that it is expected to take.
+
+        Raises:
+            InvalidArgument: a value is refused; names the field.
+            NotFound: the workflow has ended.
+            Unavailable: the gateway is not reachable.
+        """
+        call_id = requests.new_call_id()
+        await self._report(name, call_id, True, expected_s)
+        try:
+            yield
+        finally:
+            await self._report(name, call_id, False, None)
+
+    async def end(self) -> None:
+        """Ends the workflow and cancels its steps.
+
+        Raises:
+            NotFound: it has ended already.
+            Unavailable: the gateway is not reachable.
+        """
+        with typed_errors():
+            await self._stub.EndWorkflow(workflow_pb2.EndWorkflowRequest(workflow_id=self.id))
+
+    async def _report(self, tool: str, call_id: str, started: bool, expected_s: float | None) -> None:
+        with typed_errors():
+            await self._stub.ReportToolCall(requests.tool_request(self.id, tool, call_id, started, expected_s))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # A workflow that is over is what was wanted; and what went wrong in the body matters more than its cleaning up,
+        # which the lease does in any case.
+        with suppress(NotFound if error is None else PbkvError):
+            await self.end()

@@ -1,0 +1,117 @@
+"""Messages of a client's calls, from plain values."""
+
+import operator
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import TypedDict, cast
+
+from pbkv_cluster.core import tokens
+from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
+
+Message = Mapping[str, str]  # role and content
+Prompt = str | bytes | Sequence[int] | Sequence[Message]
+
+
+class StepOptions(TypedDict, total=False):
+    """Keyword arguments of a step, all optional. What is left out takes the server's default."""
+
+    call_site: str  # which of the agent's prompt templates this is
+    parent_step: int  # the step that this one follows, where a workflow branches; default: the latest
+    priority: int  # higher goes first among the waiting; default 0
+    max_tokens: int  # at least 1; default 128
+    temperature: float  # 0 is greedy; default 0
+    top_p: float  # in (0, 1]; default 1
+    seed: int  # same seed, same tokens; default: drawn
+    stop: str | Sequence[str]  # the answer ends before any of these
+    ignore_eos: bool  # go on past the model's end-of-sequence token
+    forced_output: bytes | Sequence[int]  # decode these token ids instead of choosing; for replay
+    timeout_s: float  # seconds that the whole step may take; default: no limit
+
+
+def prompt_message(prompt: Prompt) -> types_pb2.Prompt:
+    """A prompt on the wire: a str is text, bytes are packed token ids, a sequence is chat messages or token ids.
+
+    Raises:
+        InvalidArgument: it is none of these.
+    """
+    if isinstance(prompt, str):
+        return types_pb2.Prompt(text=prompt)
+    if not isinstance(prompt, bytes) and len(prompt) and isinstance(prompt[0], Mapping):
+        return types_pb2.Prompt(messages=_chat(cast(Sequence[Message], prompt)))
+    return types_pb2.Prompt(token_ids=_packed("prompt.token_ids", cast("bytes | Sequence[int]", prompt)))
+
+
+def start_request(workflow_id: str, workload: str, tenant: str, lease_s: float) -> workflow_pb2.StartWorkflowRequest:
+    return workflow_pb2.StartWorkflowRequest(workflow_id=workflow_id, workload=workload, tenant=tenant, lease_s=lease_s)
+
+
+def step_request(workflow_id: str, agent: str, prompt: Prompt, options: StepOptions) -> workflow_pb2.SubmitStepRequest:
+    """Raises:
+    InvalidArgument: a value cannot be written on the wire.
+    """
+    try:
+        return workflow_pb2.SubmitStepRequest(
+            workflow_id=workflow_id,
+            agent_id=agent,
+            call_site=options.get("call_site", ""),
+            parent_step=options.get("parent_step"),
+            prompt=prompt_message(prompt),
+            sampling=_sampling(options),
+            priority=options.get("priority", 0),
+        )
+    except (TypeError, ValueError) as error:
+        # Protobuf names the field itself, for a value of the wrong type as for one out of its range.
+        raise InvalidArgument("step", str(error)) from error
+
+
+def tool_request(
+    workflow_id: str, tool: str, call_id: str, started: bool, expected_s: float | None
+) -> workflow_pb2.ReportToolCallRequest:
+    phases = workflow_pb2.ReportToolCallRequest
+    phase = phases.PHASE_STARTED if started else phases.PHASE_FINISHED
+    return workflow_pb2.ReportToolCallRequest(
+        workflow_id=workflow_id, tool=tool, phase=phase, expected_s=expected_s, call_id=call_id
+    )
+
+
+def new_call_id() -> str:
+    return uuid.uuid4().hex
+
+
+def _sampling(options: StepOptions) -> types_pb2.Sampling:
+    stop = options.get("stop", ())
+    forced = options.get("forced_output")
+    packed = None if forced is None else _packed("sampling.forced_output", forced)
+    # A replay that says nothing else decodes all that it was given.
+    max_tokens = options.get("max_tokens", None if packed is None else tokens.count(packed.data))
+    return types_pb2.Sampling(
+        max_tokens=max_tokens,
+        temperature=options.get("temperature"),
+        top_p=options.get("top_p"),
+        seed=options.get("seed"),
+        stop=[stop] if isinstance(stop, str) else stop,
+        ignore_eos=options.get("ignore_eos", False),
+        forced_output=packed,
+    )
+
+
+def _packed(field: str, ids: bytes | Sequence[int]) -> types_pb2.PackedTokens:
+    if isinstance(ids, bytes):
+        return types_pb2.PackedTokens(data=ids)
+    try:
+        return types_pb2.PackedTokens(data=tokens.pack([operator.index(each) for each in ids]))
+    except (TypeError, OverflowError) as error:
+        raise InvalidArgument(field, f"must be whole numbers of 32 bits: {error}") from error
+
+
+def _chat(messages: Sequence[Message]) -> types_pb2.ChatMessages:
+    chat = types_pb2.ChatMessages()
+    for position, entry in enumerate(messages):
+        try:
+            chat.messages.add(role=entry["role"], content=entry["content"])
+        except (KeyError, TypeError) as error:
+            raise InvalidArgument(
+                "prompt.messages", f"message {position} must have a role and a content, both text: {error}"
+            ) from error
+    return chat

@@ -1,0 +1,114 @@
+"""The client for code without asyncio. The same calls as `aio`, blocking; safe to use from several threads."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Self, Unpack
+
+import grpc
+
+from pbkv_cluster.client import requests
+from pbkv_cluster.client.failures import typed_errors
+from pbkv_cluster.client.requests import Prompt, StepOptions
+from pbkv_cluster.client.results import StepEvent, StepResult, collect, event_from_wire
+from pbkv_cluster.core.errors import NotFound, PbkvError
+from pbkv_cluster.rpc.channel import MESSAGE_OPTIONS
+from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
+
+
+class Client:
+    """A connection to a gateway. Errors are those of `core.errors`. A context manager that closes it."""
+
+    def __init__(self, endpoint: str) -> None:
+        """Args:
+        endpoint: of the gateway, host:port. It is connected on the first call.
+        """
+        self._channel = grpc.insecure_channel(endpoint, options=[*MESSAGE_OPTIONS, ("grpc.enable_http_proxy", 0)])
+        self._stub = workflow_pb2_grpc.WorkflowServiceStub(self._channel)
+
+    def start_workflow(
+        self, workflow_id: str = "", *, workload: str = "", tenant: str = "", lease_s: float = 0.0
+    ) -> "Workflow":
+        """Opens a workflow, or finds the open one of that id. Arguments and errors as for `AsyncClient.start_workflow`."""
+        with typed_errors():
+            opened = self._stub.StartWorkflow(requests.start_request(workflow_id, workload, tenant, lease_s))
+        return Workflow(self._stub, opened.workflow_id, opened.lease_s)
+
+    def status(self) -> workflow_pb2.GetClusterStatusResponse:
+        """What runs where, and how well the cache does.
+
+        Raises:
+            Unavailable: the gateway is not reachable.
+        """
+        with typed_errors():
+            return self._stub.GetClusterStatus(workflow_pb2.GetClusterStatusRequest())
+
+    def close(self) -> None:
+        """Closes the connection; running steps are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Workflow:
+    """An open workflow. A context manager that ends it."""
+
+    def __init__(self, stub: workflow_pb2_grpc.WorkflowServiceStub, workflow_id: str, lease_s: float) -> None:
+        self._stub = stub
+        self.id = workflow_id
+        self.lease_s = lease_s
+
+    def stream(self, *, agent: str, prompt: Prompt, **options: Unpack[StepOptions]) -> Iterator[StepEvent]:
+        """Runs one step and yields its events: one Accepted, Tokens as they come, one Finished.
+
+        Closing the iterator cancels the step. Arguments and errors as for `AsyncWorkflow.stream`.
+        """
+        call = self._stub.SubmitStep(requests.step_request(self.id, agent, prompt, options), timeout=options.get("timeout_s"))
+        try:
+            with typed_errors():
+                for message in call:
+                    event = event_from_wire(message)
+                    if event is not None:
+                        yield event
+        finally:
+            call.cancel()
+
+    def run(self, *, agent: str, prompt: Prompt, **options: Unpack[StepOptions]) -> StepResult:
+        """Runs one step to its end; arguments and errors as for `AsyncWorkflow.stream`."""
+        return collect(self.stream(agent=agent, prompt=prompt, **options))
+
+    @contextmanager
+    def tool(self, name: str, expected_s: float | None = None) -> Iterator[None]:
+        """Tells the service that the workflow waits for a tool while the body runs. As `AsyncWorkflow.tool`."""
+        call_id = requests.new_call_id()
+        self._report(name, call_id, True, expected_s)
+        try:
+            yield
+        finally:
+            self._report(name, call_id, False, None)
+
+    def end(self) -> None:
+        """Ends the workflow and cancels its steps.
+
+        Raises:
+            NotFound: it has ended already.
+            Unavailable: the gateway is not reachable.
+        """
+        with typed_errors():
+            self._stub.EndWorkflow(workflow_pb2.EndWorkflowRequest(workflow_id=self.id))
+
+    def _report(self, tool: str, call_id: str, started: bool, expected_s: float | None) -> None:
+        with typed_errors():
+            self._stub.ReportToolCall(requests.tool_request(self.id, tool, call_id, started, expected_s))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        # As in `AsyncWorkflow.__aexit__`.
+        with suppress(NotFound if error is None else PbkvError):
+            self.end()

@@ -1,0 +1,31 @@
+"""Checks of request fields. Each raises `InvalidArgument` that names the field as on the wire."""
+
+import math
+
+from pbkv_cluster.core.errors import InvalidArgument
+
+MAX_NAME_BYTES = 256
+MAX_LEASE_S = 7 * 86_400.0
+
+
+def name(field: str, value: str) -> str:
+    """A name that may be left out: at most 256 bytes of UTF-8."""
+    size = len(value.encode())
+    if size > MAX_NAME_BYTES:
+        raise InvalidArgument(field, f"at most {MAX_NAME_BYTES} bytes, got {size}")
+    return value
+
+
+def required_name(field: str, value: str) -> str:
+    """A name that must be there."""
+    if not value:
+        raise InvalidArgument(field, "must not be empty")
+    return name(field, value)
+
+
+def seconds(field: str, value: float, limit: float = math.inf) -> float:
+    """A finite duration of at least 0 and at most `limit` seconds."""
+    if not math.isfinite(value) or not 0.0 <= value <= limit:
+        bound = "" if limit == math.inf else f" and at most {limit:g}"
+        raise InvalidArgument(field, f"must be a finite number of seconds, at least 0{bound}, got {value:g}")
+    return value

@@ -1,0 +1,100 @@
+"""The way of events to the predictor. It never holds a step up: while the predictor is away, the oldest are given up."""
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from grpc import aio
+
+from pbkv_cluster.core.background import wait_for
+from pbkv_cluster.core.errors import Unavailable
+from pbkv_cluster.core.events import WorkflowEvent
+from pbkv_cluster.gateway.decisions import Decisions, Reason
+from pbkv_cluster.rpc import convert
+from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc
+from pbkv_cluster.store.cluster_index import Directory
+
+if TYPE_CHECKING:
+    from pbkv_cluster.rpc.v1.predictor_pb2_grpc import PredictorServiceAsyncStub
+
+PREDICTOR = "predictor"  # its name in the directory
+CAPACITY = 8192  # events; about a minute's worth at 100 steps a second
+_BATCH = 512  # events in one call
+_CALL_TIMEOUT_S = 2.0
+_PING_S = 1.0
+_RETRY_S = 0.25
+
+
+class EventFeed:
+    """A bounded queue of events, drained by one task, in order."""
+
+    def __init__(self, directory: Directory, decisions: Decisions, capacity: int = CAPACITY) -> None:
+        self._directory = directory
+        self._decisions = decisions
+        self._capacity = capacity
+        self._queue: deque[WorkflowEvent] = deque()
+        self._filled = asyncio.Event()
+        self._address = ""
+        self._channel: aio.Channel | None = None
+        self.reachable = False  # the predictor answered last time
+
+    def put(self, event: WorkflowEvent) -> None:
+        """Queues an event; over capacity, the oldest goes."""
+        self._queue.append(event)
+        self._trim()
+        self._filled.set()
+
+    async def run(self) -> None:
+        """Sends what is queued, for ever; while there is nothing, asks now and then whether the predictor is there."""
+        while True:
+            await wait_for(self._filled, _PING_S)
+            self._filled.clear()
+            batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
+            self.reachable = await self._send(batch)
+            if not self.reachable:
+                # Sending an event twice is harmless: the predictor knows it by its sequence.
+                self._queue.extendleft(reversed(batch))
+                self._trim()
+                await asyncio.sleep(_RETRY_S)
+            if self._queue:
+                self._filled.set()
+
+    async def close(self) -> None:
+        await self._disconnect()
+
+    async def _send(self, events: list[WorkflowEvent]) -> bool:
+        try:
+            stub = await self._connect()
+        except Unavailable:
+            return False
+        request = predictor_pb2.ReportEventsRequest(events=map(convert.event_to_wire, events))
+        try:
+            await stub.ReportEvents(request, timeout=_CALL_TIMEOUT_S)
+        except aio.AioRpcError:
+            # Whatever the reason, the predictor may have moved: look it up again. A batch that it refuses for good
+            # is pushed out by newer events in time.
+            self._address = ""
+            return False
+        return True
+
+    async def _connect(self) -> "PredictorServiceAsyncStub":
+        if not self._address:
+            service = await self._directory.service(PREDICTOR)
+            if service is None:
+                raise Unavailable("no predictor is announced")
+            await self._disconnect()
+            self._address = service.address
+            self._channel = connect(service.address)
+        assert self._channel is not None
+        return predictor_pb2_grpc.PredictorServiceStub(self._channel)
+
+    async def _disconnect(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+    def _trim(self) -> None:
+        while len(self._queue) > self._capacity:
+            self._queue.popleft()
+            self._decisions[Reason.EVENT_DROPPED] += 1

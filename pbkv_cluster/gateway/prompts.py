@@ -1,0 +1,142 @@
+"""Prompts in any form to packed tokens, their block keys, and sampling parameters that fit them."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+
+from pbkv_cluster.core import tokens
+from pbkv_cluster.core.blocks import Namespace, block_keys, chain_keys
+from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument
+from pbkv_cluster.core.sampling import SamplingParams
+from pbkv_cluster.core.text import TextCodec
+from pbkv_cluster.rpc import convert
+from pbkv_cluster.rpc.v1 import types_pb2
+
+# No tokenizer in use has a token of more characters than this; a text that exceeds it for every token of the context
+# is refused before time is spent on it.
+_MAX_TOKEN_CHARS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the served model can take."""
+
+    namespace: Namespace  # of the workers; the salt is replaced by the tenant
+    vocab_size: int
+    max_context_tokens: int  # prompt and output together
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt as the workers take it."""
+
+    packed: bytes
+    keys: Sequence[bytes]  # of its full blocks
+    namespace: Namespace  # salted
+
+    @property
+    def tokens(self) -> int:
+        return tokens.count(self.packed)
+
+    def output_keys(self, output: bytes) -> list[bytes]:
+        """Keys of the full blocks behind the prompt's own, once `output` (packed) has been generated.
+
+        The last output token never went through the model, so it has no KV and fills no block.
+        """
+        full = len(self.keys) * tokens.BLOCK_BYTES
+        tail = self.packed[full:] + output[: -tokens.TOKEN_BYTES]
+        return chain_keys(self.keys[-1] if self.keys else self.namespace.digest(), tail)
+
+
+class PromptReader:
+    """Reads prompts off the event loop: tokenising and hashing are CPU work."""
+
+    def __init__(self, codec: TextCodec, executor: Executor) -> None:
+        self._codec = codec
+        self._executor = executor
+
+    async def read(self, message: types_pb2.Prompt, limits: Limits, tenant: str) -> Prompt:
+        """Raises:
+        InvalidArgument: no form is set, it is empty, holds ids outside the vocabulary, or leaves no room for one
+            token of output; names the form.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._read, message, limits, tenant)
+
+    def _read(self, message: types_pb2.Prompt, limits: Limits, tenant: str) -> Prompt:
+        field, packed = self._pack(message, limits)
+        if not packed:
+            raise InvalidArgument(field, "must hold at least one token")
+        check_ids(field, packed, limits.vocab_size)
+        length = tokens.count(packed)
+        if length >= limits.max_context_tokens:
+            raise InvalidArgument(
+                field,
+                f"{length} tokens leave no room for output in a context of {limits.max_context_tokens}; "
+                f"at most {limits.max_context_tokens - 1} fit",
+            )
+        namespace = replace(limits.namespace, salt=tenant)
+        return Prompt(packed, block_keys(namespace, packed), namespace)
+
+    def _pack(self, message: types_pb2.Prompt, limits: Limits) -> tuple[str, bytes]:
+        match message.WhichOneof("form"):
+            case "text":
+                _check_size("prompt.text", len(message.text), limits)
+                return "prompt.text", self._codec.encode(message.text) if message.text else b""
+            case "messages":
+                return "prompt.messages", self._pack_chat(message.messages, limits)
+            case "token_ids":
+                return "prompt.token_ids", convert.packed_from_wire(message.token_ids, "prompt.token_ids")
+        raise InvalidArgument("prompt", "one of text, messages and token_ids must be set")
+
+    def _pack_chat(self, chat: types_pb2.ChatMessages, limits: Limits) -> bytes:
+        if not chat.messages:
+            raise InvalidArgument("prompt.messages", "must hold at least one message")
+        for position, entry in enumerate(chat.messages):
+            if not entry.role:
+                raise InvalidArgument("prompt.messages.role", f"must not be empty, in message {position}")
+        _check_size("prompt.messages", sum(len(entry.content) for entry in chat.messages), limits)
+        return self._codec.encode_chat([{"role": entry.role, "content": entry.content} for entry in chat.messages])
+
+
+def read_sampling(message: types_pb2.Sampling, allow_forced: bool) -> SamplingParams:
+    """Complete parameters, the seed included, so that a retry repeats the same tokens.
+
+    Raises:
+        InvalidArgument: a value is out of its range.
+        FailedPrecondition: forced output, where this server does not replay.
+    """
+    params = convert.sampling_from_wire(message)
+    if params.forced_output is not None and not allow_forced:
+        raise FailedPrecondition("sampling.forced_output: this server does not replay (engine.allow_forced_output)")
+    return params
+
+
+def fit_sampling(params: SamplingParams, prompt_tokens: int, limits: Limits) -> SamplingParams:
+    """Parameters that the model can follow behind a prompt of `prompt_tokens`.
+
+    `max_tokens` beyond the context is cut to what fits: the answer then ends with LENGTH, as it would at any other limit,
+    and a client need not know how long its prompt is in tokens.
+
+    Raises:
+        InvalidArgument: forced output holds ids outside the vocabulary.
+    """
+    if params.forced_output is not None:
+        check_ids("sampling.forced_output", params.forced_output, limits.vocab_size)
+    return replace(params, max_tokens=min(params.max_tokens, limits.max_context_tokens - prompt_tokens))
+
+
+def check_ids(field: str, packed: bytes, vocab_size: int) -> None:
+    """Raises:
+    InvalidArgument: an id is outside the vocabulary.
+    """
+    ids = tokens.as_array(packed)
+    outside = (ids < 0) | (ids >= vocab_size)
+    if outside.any():
+        position = int(outside.argmax())
+        raise InvalidArgument(field, f"id {ids[position]} at position {position} is outside the vocabulary [0, {vocab_size})")
+
+
+def _check_size(field: str, chars: int, limits: Limits) -> None:
+    if chars > _MAX_TOKEN_CHARS * limits.max_context_tokens:
+        raise InvalidArgument(field, f"{chars} characters cannot fit in a context of {limits.max_context_tokens} tokens")

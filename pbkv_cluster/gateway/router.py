@@ -1,0 +1,84 @@
+"""Which worker runs a step: the one where it should finish first. Pure functions; the state is the caller's.
+
+One currency, seconds: what a worker's cached prefix saves, less what its queue costs.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pbkv_cluster.gateway.decisions import Reason
+
+# A block of the host tier still has to be copied up; it is worth a little less than one on the GPU.
+HOST_WORTH = 0.8
+# The index lags behind the workers by its flush interval. The worker that served the workflow last therefore holds
+# more than the index shows, by about the end of the last prompt and its output.
+AFFINITY_TOKENS = 32
+
+
+class Candidate(NamedTuple):
+    """A worker, as far as a choice needs to know it."""
+
+    worker_id: str
+    gpu_tokens: int  # of the prompt's cached prefix
+    host_tokens: int
+    in_flight: int  # steps that this gateway has running or waiting there
+    step_s: float  # seconds that a step took there lately
+    served_last: bool  # it ran this workflow's latest step
+
+
+class Costs(NamedTuple):
+    """What a choice weighs with."""
+
+    seconds_per_token: float  # of prefill
+    parallelism: int  # steps that a worker runs at once
+
+
+class Choice(NamedTuple):
+    worker_id: str
+    reason: Reason
+
+
+def saved_s(candidate: Candidate, costs: Costs) -> float:
+    """Seconds of prefill that the worker's cache saves."""
+    return (candidate.gpu_tokens + HOST_WORTH * candidate.host_tokens) * costs.seconds_per_token
+
+
+def wait_s(candidate: Candidate, costs: Costs) -> float:
+    """Seconds that the step is expected to wait for those before it."""
+    return candidate.in_flight * candidate.step_s / costs.parallelism
+
+
+def score(candidate: Candidate, costs: Costs) -> float:
+    """Seconds won by choosing the worker; the highest wins."""
+    bonus = AFFINITY_TOKENS * costs.seconds_per_token if candidate.served_last else 0.0
+    return saved_s(candidate, costs) + bonus - wait_s(candidate, costs)
+
+
+def choose(candidates: Sequence[Candidate], costs: Costs) -> Choice:
+    """The worker with the best score; among equals the least loaded, then the first by name.
+
+    Raises:
+        ValueError: there are no candidates.
+    """
+    best = min(candidates, key=lambda each: (-score(each, costs), each.in_flight, each.worker_id))
+    if len(candidates) == 1:
+        return Choice(best.worker_id, Reason.ROUTE_ONLY_WORKER)
+    if max(saved_s(each, costs) for each in candidates) > saved_s(best, costs):
+        reason = Reason.ROUTE_QUEUE
+    elif saved_s(best, costs) > 0.0:
+        reason = Reason.ROUTE_PREFIX
+    else:
+        reason = Reason.ROUTE_AFFINITY if best.served_last else Reason.ROUTE_LEAST_LOADED
+    return Choice(best.worker_id, reason)
+
+
+def choose_blind(candidates: Sequence[Candidate]) -> Choice:
+    """The choice while nobody knows what is cached where: affinity, since that worker has most of the prefix; else load.
+
+    Raises:
+        ValueError: there are no candidates.
+    """
+    best = min(candidates, key=lambda each: (not each.served_last, each.in_flight, each.worker_id))
+    if len(candidates) == 1:
+        return Choice(best.worker_id, Reason.ROUTE_ONLY_WORKER)
+    return Choice(best.worker_id, Reason.ROUTE_BLIND_AFFINITY if best.served_last else Reason.ROUTE_BLIND_LEAST_LOADED)

@@ -1,0 +1,93 @@
+"""The gateway as one object: its parts put together, its background tasks, its gRPC server."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from pbkv_cluster.core.background import Background
+from pbkv_cluster.core.clock import Clock
+from pbkv_cluster.core.config import Config
+from pbkv_cluster.core.text import TextCodec
+from pbkv_cluster.core.usage import HitMeter
+from pbkv_cluster.gateway.available import InfiniteCache
+from pbkv_cluster.gateway.decisions import Decisions
+from pbkv_cluster.gateway.events import EventFeed
+from pbkv_cluster.gateway.journal import Journal
+from pbkv_cluster.gateway.placement import Placement
+from pbkv_cluster.gateway.prompts import PromptReader
+from pbkv_cluster.gateway.relay import Relay
+from pbkv_cluster.gateway.service import WorkflowServicer
+from pbkv_cluster.gateway.sessions import Sessions
+from pbkv_cluster.gateway.speeds import PrefillSpeed
+from pbkv_cluster.gateway.status import StatusReport
+from pbkv_cluster.gateway.steps import Admission
+from pbkv_cluster.gateway.submit import Submission
+from pbkv_cluster.gateway.workers import WorkerPool
+from pbkv_cluster.gateway.workflows import Workflows
+from pbkv_cluster.rpc.server import RpcServer
+from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
+from pbkv_cluster.store.cluster_index import BlockIndex, Directory
+
+_TOKENIZER_THREADS = 2
+
+
+class GatewayServer:
+    """The front door of a cluster. Make, `start` and `stop` it within one event loop."""
+
+    def __init__(self, config: Config, directory: Directory, index: BlockIndex, codec: TextCodec, clock: Clock) -> None:
+        gateway = config.gateway
+        decisions = Decisions()
+        sessions = Sessions(clock, gateway.max_workflows)
+        admission = Admission(gateway.max_steps, decisions)
+        infinite, meter, speed = InfiniteCache(gateway.available_blocks), HitMeter(), PrefillSpeed()
+        self._pool = WorkerPool(directory, clock)
+        self._feed = EventFeed(directory, decisions)
+        self._journal = Journal(directory, decisions, clock, capacity=2 * gateway.max_workflows)
+        self._executor = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenizer")
+        self._workflows = Workflows(gateway, sessions, self._journal, self._pool, self._feed.put, decisions, clock)
+        placement = Placement(
+            self._pool,
+            index,
+            speed,
+            decisions,
+            parallelism=config.engine.max_running,
+            worker_wait_s=gateway.worker_wait_s,
+        )
+        submission = Submission(
+            admission=admission,
+            workflows=self._workflows,
+            prompts=PromptReader(codec, self._executor),
+            pool=self._pool,
+            placement=placement,
+            relay=Relay(self._pool, placement, speed, infinite, meter, decisions, clock, gateway.retry_limit),
+            infinite=infinite,
+            decisions=decisions,
+            clock=clock,
+            allow_forced_output=config.engine.allow_forced_output,
+        )
+        status = StatusReport(config, self._pool, sessions, admission, self._feed, meter, decisions)
+        self._servicer = WorkflowServicer(self._workflows, submission, status)
+        self._background = Background()
+        self._server = RpcServer()
+
+    async def start(self, host: str, port: int) -> str:
+        """Serves; port 0 takes a free one. Returns the address, host:port. Workers may come later.
+
+        Raises:
+            StartupError: the address cannot be bound.
+        """
+        descriptor = workflow_pb2.DESCRIPTOR.services_by_name["WorkflowService"]
+        self._server.add(descriptor, workflow_pb2_grpc.add_WorkflowServiceServicer_to_server, self._servicer)
+        await self._pool.refresh()
+        address = await self._server.start(host, port)
+        self._background.start(self._pool.run(), "workers")
+        self._background.start(self._feed.run(), "events")
+        self._background.start(self._journal.run(), "journal")
+        self._background.start(self._workflows.run_leases(), "leases")
+        return address
+
+    async def stop(self) -> None:
+        """Cancels what runs and closes every connection. Workflows stay open for the gateway that follows."""
+        await self._server.stop()
+        await self._background.stop()
+        await self._feed.close()
+        await self._pool.close()
+        self._executor.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,193 @@
+"""The life of workflows: started, found again, told about tools, ended by their clients or by their leases."""
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from grpc import aio
+
+from pbkv_cluster.core.clock import Clock
+from pbkv_cluster.core.config import GatewayConfig
+from pbkv_cluster.core.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
+from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.gateway import checks
+from pbkv_cluster.gateway.decisions import Decisions, Reason
+from pbkv_cluster.gateway.journal import Journal
+from pbkv_cluster.gateway.sessions import Session, Sessions
+from pbkv_cluster.gateway.workers import Worker, WorkerPool
+from pbkv_cluster.rpc.v1 import worker_pb2, workflow_pb2
+
+_LEASE_TICK_S = 0.25
+_RETIRE_TIMEOUT_S = 2.0
+_RECORD_SHARE = 0.25  # of a lease that may pass before the directory hears of a renewal
+
+
+@dataclass(slots=True)
+class Workflows:
+    """Everything about workflows but their steps."""
+
+    config: GatewayConfig
+    sessions: Sessions
+    journal: Journal
+    pool: WorkerPool
+    emit: Callable[[WorkflowEvent], None]
+    decisions: Decisions
+    clock: Clock
+
+    async def start(self, request: workflow_pb2.StartWorkflowRequest) -> Session:
+        """Opens a workflow, or finds the open one of that id.
+
+        Raises:
+            InvalidArgument: a name is too long or the lease no duration.
+            ResourceExhausted: too many workflows are open.
+        """
+        workflow_id = checks.name("workflow_id", request.workflow_id) or uuid.uuid4().hex
+        session = Session(
+            workflow_id,
+            checks.name("workload", request.workload),
+            checks.name("tenant", request.tenant),
+            checks.seconds("lease_s", request.lease_s, checks.MAX_LEASE_S) or self.config.workflow_lease_s,
+            self.clock.wall(),
+            self.clock.now(),
+        )
+        if request.workflow_id:
+            try:
+                return await self.find(workflow_id)
+            except (NotFound, Unavailable):
+                # With the directory away nobody can tell whether a gateway before this one had it; if so, it starts over.
+                pass
+        if (found := self.sessions.get(workflow_id)) is not None:
+            return found
+        self._add(session)
+        self.tell(session, EventKind.WORKFLOW_STARTED)
+        await self.journal.write(session)
+        return session
+
+    async def find(self, workflow_id: str) -> Session:
+        """The open workflow of that id, its lease renewed; one that a gateway before this one had is taken over.
+
+        Raises:
+            InvalidArgument: the id is empty or too long.
+            NotFound: there is none.
+            Unavailable: it is not known here, and the directory cannot be asked.
+        """
+        checks.required_name("workflow_id", workflow_id)
+        if (session := self.sessions.get(workflow_id)) is not None:
+            return session
+        record = await self.journal.find(workflow_id)
+        if (session := self.sessions.get(workflow_id)) is not None:
+            return session
+        age_us = int(max(self.clock.wall() - record.started_at, 0.0) * 1e6)
+        session = Session(
+            record.workflow_id,
+            record.workload,
+            record.tenant,
+            record.lease_s,
+            record.started_at,
+            self.clock.now(),
+            steps=record.steps,
+            # The count of events is lost. It goes on where it cannot have been: nobody sends one a microsecond.
+            events=age_us,
+            served_by=None,
+        )
+        self._add(session)
+        self.decisions[Reason.WORKFLOW_RESUMED] += 1
+        return session
+
+    async def report_tool(self, request: workflow_pb2.ReportToolCallRequest) -> None:
+        """Raises:
+        InvalidArgument: a field is missing or out of its range.
+        NotFound: there is no such workflow.
+        """
+        session = await self.find(request.workflow_id)
+        tool = checks.required_name("tool", request.tool)
+        call_id = checks.name("call_id", request.call_id)
+        expected_s = checks.seconds("expected_s", request.expected_s) if request.HasField("expected_s") else None
+        match request.phase:
+            case workflow_pb2.ReportToolCallRequest.PHASE_STARTED:
+                kind = EventKind.TOOL_STARTED
+            case workflow_pb2.ReportToolCallRequest.PHASE_FINISHED:
+                kind = EventKind.TOOL_FINISHED
+            case _:
+                raise InvalidArgument("phase", "must be PHASE_STARTED or PHASE_FINISHED")
+        if session.tool_news(tool, call_id, kind is EventKind.TOOL_STARTED):
+            self.tell(session, kind, tool=tool, expected_s=expected_s)
+        self.renew(session)
+
+    async def end(self, session: Session) -> None:
+        """Ends a workflow: cancels its steps, tells the predictor, and has the workers retire what only it held."""
+        if session.ended:
+            return
+        self.sessions.remove(session)
+        for step in list(session.running):
+            step.end()
+        self.tell(session, EventKind.WORKFLOW_ENDED)
+        served = [each for each in self.pool.known() if session.served_by is None or each.id in session.served_by]
+        await asyncio.gather(self.journal.write(session), *(self._retire(session, worker) for worker in served))
+
+    def renew(self, session: Session) -> None:
+        """Starts the workflow's lease anew. The directory hears of it now and then, since most often a step soon tells more."""
+        session.renewed_at = self.clock.now()
+        if session.renewed_at - session.recorded_at > _RECORD_SHARE * session.lease_s:
+            self.journal.note(session)
+
+    async def run_leases(self) -> None:
+        """Ends the workflows that went silent, for ever."""
+        while True:
+            silent, busy = self.sessions.expired()
+            for session in busy:
+                self.journal.note(session)
+            for session in silent:
+                self.decisions[Reason.WORKFLOW_LEASE_EXPIRED] += 1
+                await self.end(session)
+            await asyncio.sleep(_LEASE_TICK_S)
+
+    def tell(
+        self,
+        session: Session,
+        kind: EventKind,
+        *,
+        agent: str = "",
+        call_site: str = "",
+        step: int = 0,
+        parent_step: int | None = None,
+        tool: str = "",
+        expected_s: float | None = None,
+        prompt_tokens: int = 0,
+        output_tokens: int = 0,
+    ) -> None:
+        """Sends an event of the workflow to the predictor."""
+        self.emit(
+            WorkflowEvent(
+                kind=kind,
+                workflow=session.id,
+                sequence=session.next_event(),
+                time=self.clock.wall(),
+                workload=session.workload,
+                agent=agent,
+                call_site=call_site,
+                step=step,
+                parent_step=parent_step,
+                tool=tool,
+                expected_s=expected_s,
+                prompt_tokens=prompt_tokens,
+                output_tokens=output_tokens,
+            )
+        )
+
+    def _add(self, session: Session) -> None:
+        try:
+            self.sessions.add(session)
+        except ResourceExhausted:
+            self.decisions[Reason.WORKFLOW_REFUSED] += 1
+            raise
+
+    async def _retire(self, session: Session, worker: Worker) -> None:
+        request = worker_pb2.RetireWorkflowRequest(workflow_id=session.id)
+        try:
+            with worker.calling() as stub:
+                await stub.RetireWorkflow(request, timeout=_RETIRE_TIMEOUT_S)
+        except (aio.AioRpcError, Unavailable):
+            # A worker that is gone holds nothing; on one that is not, the blocks age out as any others do.
+            self.decisions[Reason.RETIRE_FAILED] += 1

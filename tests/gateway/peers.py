@@ -1,0 +1,141 @@
+"""The gateway's peers, scripted: real gRPC servers that answer what a test wants."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from pbkv_cluster.core.blocks import Namespace
+from pbkv_cluster.core.events import WorkflowEvent
+from pbkv_cluster.core.tokens import count, pack
+from pbkv_cluster.core.usage import Tier, Usage
+from pbkv_cluster.rpc import convert
+from pbkv_cluster.rpc.server import RpcServer
+from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc
+from pbkv_cluster.store.cluster_index import WorkerRecord
+
+VOCAB = 257
+CONTEXT = 256
+NAMESPACE = Namespace("scripted", "1", "float32", "test")
+
+
+@dataclass(eq=False)
+class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
+    """Answers with letters that follow from seed and position, one event each; obeys the rules for `sent`."""
+
+    id: str
+    incarnation: str = "1"
+    hold_chars: int = 0  # text held back until the end
+    stop_at: int = -1  # before this token, waits for `go`
+    fail_with: grpc.StatusCode | None = None
+    end_early: bool = False  # the stream ends well, without Finished, at `stop_at`
+    captured: Mapping[Tier, int] = field(default_factory=dict)
+    requests: list[worker_pb2.RunStepRequest] = field(default_factory=list)
+    deadlines: list[float | None] = field(default_factory=list)
+    retired: list[str] = field(default_factory=list)
+    cancelled: int = 0
+    stopped: asyncio.Event = field(default_factory=asyncio.Event)
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+    server: RpcServer = field(default_factory=RpcServer)
+    address: str = ""
+
+    async def start(self, port: int = 0) -> None:
+        descriptor = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"]
+        self.server.add(descriptor, worker_pb2_grpc.add_WorkerServiceServicer_to_server, self)
+        self.address = await self.server.start("127.0.0.1", port)
+
+    def record(self) -> WorkerRecord:
+        return WorkerRecord(
+            self.id, self.incarnation, "node", self.address, os.getpid(), NAMESPACE, VOCAB, CONTEXT, 64, 64, 4096
+        )
+
+    async def RunStep(  # noqa: N802
+        self, request: worker_pb2.RunStepRequest, context: Any
+    ) -> AsyncIterator[worker_pb2.RunStepEvent]:
+        self.requests.append(request)
+        if self.fail_with is not None:
+            await context.abort(self.fail_with, "scripted")
+        sent = count(request.sent.data)
+        whole = answer_tokens(request.sampling)
+        text = "".join(map(chr, whole))
+        told = 0
+        try:
+            for position in range(sent, len(whole)):
+                if position == self.stop_at:
+                    self.stopped.set()
+                    if self.end_early:
+                        return
+                    await self.go.wait()
+                upto = max(position + 1 - self.hold_chars, told)
+                yield tokens_event([whole[position]], text[told:upto])
+                told = upto
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if told < len(text):
+            yield tokens_event([], text[told:])
+        usage = Usage(
+            prompt_tokens=count(request.prompt.data),
+            captured=dict(self.captured),
+            delivered=dict(self.captured),
+            computed_tokens=count(request.prompt.data) - sum(self.captured.values()),
+            generated_tokens=len(whole),
+            prefill_s=0.001,
+            worker_id=self.id,
+        )
+        finished = worker_pb2.RunStepEvent.Finished(reason=types_pb2.FINISH_REASON_LENGTH, usage=convert.usage_to_wire(usage))
+        yield worker_pb2.RunStepEvent(finished=finished)
+
+    async def RetireWorkflow(  # noqa: N802
+        self, request: worker_pb2.RetireWorkflowRequest, context: Any
+    ) -> worker_pb2.RetireWorkflowResponse:
+        self.retired.append(request.workflow_id)
+        return worker_pb2.RetireWorkflowResponse()
+
+    async def GetWorkerStatus(  # noqa: N802
+        self, request: worker_pb2.GetWorkerStatusRequest, context: Any
+    ) -> worker_pb2.GetWorkerStatusResponse:
+        return worker_pb2.GetWorkerStatusResponse(worker_id=self.id, running=len(self.requests))
+
+
+@dataclass(eq=False)
+class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
+    """Remembers the events that it is told."""
+
+    events: list[WorkflowEvent] = field(default_factory=list)
+    server: RpcServer = field(default_factory=RpcServer)
+    address: str = ""
+
+    async def start(self, port: int = 0) -> None:
+        descriptor = predictor_pb2.DESCRIPTOR.services_by_name["PredictorService"]
+        self.server.add(descriptor, predictor_pb2_grpc.add_PredictorServiceServicer_to_server, self)
+        self.address = await self.server.start("127.0.0.1", port)
+
+    async def ReportEvents(  # noqa: N802
+        self, request: predictor_pb2.ReportEventsRequest, context: Any
+    ) -> predictor_pb2.ReportEventsResponse:
+        self.events.extend(map(convert.event_from_wire, request.events))
+        return predictor_pb2.ReportEventsResponse(accepted=len(request.events))
+
+    async def WatchForecasts(self, request: Any, context: Any) -> AsyncIterator[predictor_pb2.ForecastBatch]:  # noqa: N802
+        yield predictor_pb2.ForecastBatch()
+
+    async def Predict(self, request: Any, context: Any) -> predictor_pb2.ForecastBatch:  # noqa: N802
+        return predictor_pb2.ForecastBatch()
+
+    def of(self, workflow_id: str) -> list[WorkflowEvent]:
+        """The events of one workflow, each once, as they came."""
+        return list({event.sequence: event for event in self.events if event.workflow == workflow_id}.values())
+
+
+def answer_tokens(sampling: types_pb2.Sampling) -> list[int]:
+    """What scripted workers answer: letters, so that text and tokens are easy to compare."""
+    return [97 + (sampling.seed + 7 * position) % 26 for position in range(sampling.max_tokens)]
+
+
+def tokens_event(ids: list[int], text: str) -> worker_pb2.RunStepEvent:
+    tokens = worker_pb2.RunStepEvent.Tokens(token_ids=types_pb2.PackedTokens(data=pack(ids)), text=text)
+    return worker_pb2.RunStepEvent(tokens=tokens)

@@ -1,0 +1,228 @@
+"""A gateway with everything around it real: gRPC, Redis, a tokenizer. Only what its peers answer is scripted (`peers`)."""
+
+import asyncio
+import atexit
+import os
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from grpc import aio
+
+from pbkv_cluster.core.clock import Clock, SystemClock
+from pbkv_cluster.core.config import Config
+from pbkv_cluster.core.text import TextCodec
+from pbkv_cluster.core.tokens import unpack
+from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.gateway.server import GatewayServer
+from pbkv_cluster.rpc import convert
+from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
+from pbkv_cluster.rpc.v1 import workflow_pb2_grpc as workflow_grpc
+from pbkv_cluster.store.cluster_index import BlockIndex, Directory, RedisServer, ServiceRecord, WorkflowRecord
+from pbkv_cluster.store.cluster_index import connect as connect_redis
+from tests.gateway.peers import ScriptedPredictor, ScriptedWorker
+
+if TYPE_CHECKING:
+    from pbkv_cluster.rpc.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+
+PATIENCE_S = 20.0
+LEASE_S = 60.0  # of members in the directory; nobody renews here
+
+
+@cache
+def codec() -> TextCodec:
+    """One token for each byte: `a` is 97."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    # Byte-level tokenizers write a byte that is no visible Latin-1 character as one from 256 on.
+    visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    hidden = [byte for byte in range(256) if byte not in visible]
+    vocab = {chr(byte if byte in visible else 256 + hidden.index(byte)): byte for byte in range(256)} | {"<end>": 256}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast: Any = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")  # type: ignore[no-untyped-call]
+    fast.chat_template = "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}"
+    return TextCodec(fast)
+
+
+@cache
+def shared_redis() -> str:
+    """The URL of a server that all tests share, each with a cluster name of its own."""
+    server = RedisServer.start()
+    atexit.register(server.stop)
+    return server.url
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Waits for `condition`."""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while not condition():  # noqa: ASYNC110  # what is awaited happens in other tasks and processes
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"in {PATIENCE_S:g} s it did not come to this: {what}") from None
+
+
+@dataclass(eq=False)
+class Answer:
+    """What a client saw of one step."""
+
+    accepted: list[workflow_pb2.StepEvent.Accepted] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    text: str = ""
+    finished: list[workflow_pb2.StepEvent.Finished] = field(default_factory=list)
+
+    def add(self, event: workflow_pb2.StepEvent) -> None:
+        assert not self.finished, "nothing may follow Finished"
+        match event.WhichOneof("event"):
+            case "accepted":
+                self.accepted.append(event.accepted)
+            case "tokens":
+                assert self.accepted, "Accepted comes first"
+                self.token_ids += unpack(event.tokens.token_ids.data)
+                self.text += event.tokens.text
+            case "finished":
+                self.finished.append(event.finished)
+
+    @property
+    def usage(self) -> Usage:
+        return convert.usage_from_wire(self.finished[0].usage)
+
+
+@dataclass(eq=False)
+class Rig:
+    """A gateway and its surroundings."""
+
+    config: Config
+    clock: Clock
+    directory: Directory
+    index: BlockIndex
+    stack: AsyncExitStack
+    workers: list[ScriptedWorker] = field(default_factory=list)
+    gateway: GatewayServer = field(init=False)
+    address: str = ""
+    stub: "WorkflowServiceAsyncStub" = field(init=False)
+
+    async def add_worker(self, worker: ScriptedWorker, *, address: str = "") -> ScriptedWorker:
+        """Starts a worker and announces it, at `address` if given."""
+        await worker.start()
+        self.stack.push_async_callback(worker.server.stop, 0)
+        worker.address = address or worker.address
+        await self.directory.announce_worker(worker.record())
+        self.workers.append(worker)
+        return worker
+
+    async def add_predictor(self) -> ScriptedPredictor:
+        predictor = ScriptedPredictor()
+        await predictor.start()
+        self.stack.push_async_callback(predictor.server.stop, 0)
+        await self.directory.announce_service(ServiceRecord("predictor", predictor.address, os.getpid()))
+        return predictor
+
+    async def start_gateway(self) -> None:
+        self.gateway = GatewayServer(self.config, self.directory, self.index, codec(), self.clock)
+        self.address = await self.gateway.start("127.0.0.1", 0)
+        channel = connect(self.address)
+        await asyncio.wait_for(channel.channel_ready(), PATIENCE_S)
+        self.stub = workflow_grpc.WorkflowServiceStub(channel)
+        self.stack.push_async_callback(self.gateway.stop)
+        self.stack.push_async_callback(channel.close)
+
+    async def restart_gateway(self) -> None:
+        await self.gateway.stop()
+        await self.start_gateway()
+
+    async def start_workflow(self, **fields: Any) -> str:
+        return (await self.stub.StartWorkflow(workflow_pb2.StartWorkflowRequest(**fields))).workflow_id
+
+    async def end_workflow(self, workflow_id: str) -> None:
+        await self.stub.EndWorkflow(workflow_pb2.EndWorkflowRequest(workflow_id=workflow_id))
+
+    def submit(self, workflow_id: str, **fields: Any) -> Any:
+        """The call of a step, four tokens long unless `fields` say otherwise."""
+        return self.stub.SubmitStep(step_request(workflow_id, **fields), timeout=PATIENCE_S)
+
+    async def run(self, workflow_id: str, **fields: Any) -> Answer:
+        return await read(self.submit(workflow_id, **fields))
+
+    async def status(self) -> workflow_pb2.GetClusterStatusResponse:
+        return await self.stub.GetClusterStatus(workflow_pb2.GetClusterStatusRequest())
+
+    async def recorded(self, workflow_id: str, steps: int) -> WorkflowRecord:
+        """The workflow's record in the directory, once it shows that many steps."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                record = await self.directory.workflow(workflow_id)
+                if record is not None and record.steps == steps:
+                    return record
+                await asyncio.sleep(0.01)
+
+    async def sees(self, condition: Callable[[workflow_pb2.GetClusterStatusResponse], bool], what: str) -> None:
+        """Waits until the gateway's status fulfils `condition`."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while not condition(await self.status()):  # noqa: ASYNC110  # as above
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            raise AssertionError(f"in {PATIENCE_S:g} s the status did not come to this: {what}") from None
+
+
+@asynccontextmanager
+async def running(
+    *workers: ScriptedWorker,
+    clock: Clock | None = None,
+    redis_url: str = "",
+    engine: Mapping[str, object] | None = None,
+    **gateway: object,
+) -> AsyncIterator[Rig]:
+    """A gateway over the given workers; further arguments are fields of its configuration."""
+    config = Config.model_validate({"gateway": gateway, "engine": engine or {}})
+    async with AsyncExitStack() as stack:
+        redis = connect_redis(redis_url or shared_redis())
+        stack.push_async_callback(redis.aclose)
+        cluster = uuid.uuid4().hex
+        directory, index = Directory(redis, cluster, LEASE_S), BlockIndex(redis, cluster, LEASE_S)
+        rig = Rig(config, clock or SystemClock(), directory, index, stack)
+        for worker in workers:
+            await rig.add_worker(worker)
+        await rig.start_gateway()
+        yield rig
+
+
+def step_request(workflow_id: str, **fields: Any) -> workflow_pb2.SubmitStepRequest:
+    request = workflow_pb2.SubmitStepRequest(
+        workflow_id=workflow_id,
+        agent_id="agent",
+        prompt=types_pb2.Prompt(text="what comes next?"),
+        sampling=types_pb2.Sampling(max_tokens=4, seed=5),
+    )
+    for name, value in fields.items():
+        if hasattr(value, "DESCRIPTOR"):
+            getattr(request, name).CopyFrom(value)
+        else:
+            setattr(request, name, value)
+    return request
+
+
+async def read(call: Any) -> Answer:
+    answer = Answer()
+    async for event in call:
+        answer.add(event)
+    return answer
+
+
+@asynccontextmanager
+async def refused(code: grpc.StatusCode, details: str = "") -> AsyncIterator[None]:
+    """The body's call must fail with that status, and details that start so."""
+    with pytest.raises(aio.AioRpcError) as caught:
+        yield
+    assert caught.value.code() is code, caught.value.details()
+    assert (caught.value.details() or "").startswith(details), caught.value.details()

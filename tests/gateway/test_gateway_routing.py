@@ -1,0 +1,69 @@
+"""Routing by the real index, and what the status says of it."""
+
+from dataclasses import replace
+
+from pbkv_cluster.core.blocks import block_keys
+from pbkv_cluster.core.tokens import pack
+from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.rpc.v1 import types_pb2
+from tests.gateway.peers import NAMESPACE, ScriptedWorker
+from tests.gateway.rig import running
+
+
+async def test_a_step_goes_where_its_prefix_is_cached() -> None:
+    async with running(*(ScriptedWorker(f"w{n}") for n in range(3))) as rig:
+        keys = block_keys(replace(NAMESPACE, salt="acme"), pack(list(b"x" * 64)))
+        await rig.index.announce("w0", "1", {key: {Tier.HOST} for key in keys})
+        await rig.index.announce("w2", "1", {key: {Tier.GPU} for key in keys})
+        prompt = types_pb2.Prompt(text="x" * 64 + "what now?")
+        acme, other = await rig.start_workflow(tenant="acme"), await rig.start_workflow(tenant="other")
+        assert (await rig.run(acme, prompt=prompt)).usage.worker_id == "w2", "the GPU before the host"
+        assert (await rig.run(other, prompt=prompt)).usage.worker_id == "w0", "another tenant's blocks do not count"
+        decisions = (await rig.status()).decisions
+        assert (decisions["route_prefix"], decisions["route_least_loaded"]) == (1, 1)
+
+
+async def test_a_workflow_stays_where_it_was_while_nothing_is_announced() -> None:
+    async with running(*(ScriptedWorker(f"w{n}") for n in range(3))) as rig:
+        workflow = await rig.start_workflow()
+        homes = {(await rig.run(workflow)).usage.worker_id for _ in range(5)}
+        assert len(homes) == 1
+        assert (await rig.status()).decisions["route_affinity"] == 4
+
+
+async def test_the_status_tells_of_workers_totals_and_what_is_reachable() -> None:
+    workers = [ScriptedWorker("w0", captured={Tier.GPU: 16}), ScriptedWorker("w1", captured={Tier.GPU: 16})]
+    async with running(*workers) as rig:
+        await rig.add_predictor()
+        workflow = await rig.start_workflow()
+        prompt = types_pb2.Prompt(text="x" * 40)
+        served = {(await rig.run(workflow, prompt=prompt)).usage.worker_id for _ in range(2)}
+        await rig.sees(lambda status: status.predictor_reachable and status.index_reachable, "all is there")
+        status = await rig.status()
+        assert (status.cluster, status.model, status.open_workflows, status.running_steps) == ("pbkv", "scripted", 1, 0)
+        assert [(each.worker_id, each.node_id, each.reachable) for each in status.workers] == [
+            ("w0", "node", True),
+            ("w1", "node", True),
+        ]
+        assert {each.worker_id for each in status.workers if each.running} == served
+        totals = status.totals
+        # Of the first prompt an infinite cache had only what its worker had; of the second, both full blocks.
+        assert (totals.steps, totals.prompt_tokens, totals.available_tokens, totals.generated_tokens) == (2, 80, 48, 8)
+        assert [(each.tier, each.tokens) for each in totals.delivered] == [(types_pb2.TIER_GPU, 32)]
+        await workers[1].server.stop(0)
+        await rig.sees(lambda status: not status.workers[1].reachable, "the lost worker is shown as such")
+        assert (await rig.status()).workers[0].reachable
+
+
+async def test_a_worker_that_leaves_the_directory_is_forgotten() -> None:
+    async with running(ScriptedWorker("w0"), ScriptedWorker("w1")) as rig:
+        await rig.directory.withdraw_worker("w0")
+        again = ScriptedWorker("w1", incarnation="2")
+        await rig.add_worker(again)
+        workflow = await rig.start_workflow()
+        await rig.sees(
+            lambda status: any(each.address == again.address for each in status.workers), "the new incarnation is there"
+        )
+        for _ in range(3):
+            assert (await rig.run(workflow)).usage.worker_id == "w1"
+        assert len(again.requests) == 3
