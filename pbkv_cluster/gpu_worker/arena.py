@@ -7,11 +7,13 @@ import os
 
 from grpc import aio
 
+from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.errors import PbkvError, Unavailable
 from pbkv_cluster.gpu_worker.forecasts import AddressSource
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.errors import from_rpc
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc
+from pbkv_cluster.store.host_store.region_lock import try_lock, unlock
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +29,19 @@ class ArenaLease:
         self._host_store = host_store
         self._request = store_pb2.LeaseArenaRequest()
         self._lease_s = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._region: tuple[int, store_pb2.LeaseArenaResponse] | None = None  # the open file that has it locked
+        self._background = Background()
 
     async def take(self, size: int) -> memoryview | None:
-        """Leases and maps `size` bytes. None when the node's arena cannot give them; the reason is logged."""
+        """Leases and maps `size` bytes. None when the node's arena cannot give them, and the reason is logged; or when `size`
+        is 0, which makes the worker known to the host store all the same.
+        """
         self._request = store_pb2.LeaseArenaRequest(worker_id=self._worker_id, bytes=size)
         for attempt in range(_ATTEMPTS):
             try:
                 region = await self._lease()
-            except Unavailable as error:  # the host store starts beside this worker
+                return self._map(region) if size else None
+            except Unavailable as error:  # the host store starts beside this worker, or our last process is still ending
                 if attempt == _ATTEMPTS - 1:
                     log.warning("no host store (%s): the host tier is this process's own memory", error)
                     return None
@@ -43,20 +49,21 @@ class ArenaLease:
             except PbkvError as error:
                 log.warning("no room in the node's arena (%s): the host tier is this process's own memory", error)
                 return None
-            else:
-                return _map(region)
         return None
 
     def keep(self, address: str) -> None:
         """Renews the lease from now on, telling the host store where this worker is."""
-        self._request.worker_address = address
-        if self._lease_s:
-            self._task = asyncio.get_running_loop().create_task(self._renew(), name="arena")
+        # No size: whatever there is is renewed, and a host store that has been replaced does not reserve it again.
+        self._request = store_pb2.LeaseArenaRequest(worker_id=self._worker_id, worker_address=address)
+        self._background.start(self._renew(), "arena")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._background.stop()
+        if self._region is not None:
+            file, region = self._region
+            self._region = None
+            unlock(file, region.offset, region.bytes)  # said, since the mapping keeps a copy of the file open
+            os.close(file)
 
     async def _lease(self) -> store_pb2.LeaseArenaResponse:
         address = await self._host_store()
@@ -76,13 +83,12 @@ class ArenaLease:
                 await self._lease()
             except PbkvError as error:
                 log.warning("the lease on the arena could not be renewed: %s", error)
-            await asyncio.sleep(self._lease_s / 3)
+            await asyncio.sleep(self._lease_s / 3 or _PAUSE_S)
 
-
-def _map(region: store_pb2.LeaseArenaResponse) -> memoryview:
-    descriptor = os.open(region.path, os.O_RDWR)
-    try:
-        mapped = mmap.mmap(descriptor, region.bytes, offset=region.offset)
-    finally:
-        os.close(descriptor)
-    return memoryview(mapped)
+    def _map(self, region: store_pb2.LeaseArenaResponse) -> memoryview:
+        file = os.open(region.path, os.O_RDWR)
+        if not try_lock(file, region.offset, region.bytes):
+            os.close(file)
+            raise Unavailable(f"another process still uses the region of {self._worker_id}")
+        self._region = file, region
+        return memoryview(mmap.mmap(file, region.bytes, offset=region.offset))

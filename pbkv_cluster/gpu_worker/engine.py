@@ -150,7 +150,11 @@ class Engine:
         forced = request.sampling.forced_output
         if forced is not None and not self._config.allow_forced_output:
             raise FailedPrecondition("sampling.forced_output: this server does not allow replay (engine.allow_forced_output)")
-        for field, packed in (("prompt.token_ids", request.prompt), ("sampling.forced_output", forced or b"")):
+        for field, packed in (
+            ("prompt.token_ids", request.prompt),
+            ("sampling.forced_output", forced or b""),
+            ("sent", request.sent),
+        ):
             ids = as_array(packed)
             wrong = ids[(ids < 0) | (ids >= self._runner.vocabulary)]
             if len(wrong):

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeVar
 
 from pbkv_cluster.core.errors import Unavailable
@@ -30,6 +30,7 @@ class EngineThread:
         self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._streams: dict[str, asyncio.Queue[Output | Exception]] = {}
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._ended: asyncio.Future[None] = loop.create_future()  # commands that are not done by now never will be
         self.failed: asyncio.Future[None] = loop.create_future()  # gets the exception that ended the engine
 
     def start(self) -> None:
@@ -39,7 +40,7 @@ class EngineThread:
         """Ends the thread; streams that are open fail."""
         self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
-        self._fail_streams(Unavailable("the worker is stopping"))
+        self._end(Unavailable("the worker is stopping"))
 
     def post(self, command: Command) -> None:
         """Has `command` done, soon; its errors are the engine's."""
@@ -64,13 +65,13 @@ class EngineThread:
                 self._deliver(_succeed, answer, result)
 
         self._inbox.put(run)
-        both: set[asyncio.Future[Any]] = {answer, self.failed}
+        both: set[asyncio.Future[Any]] = {answer, self._ended}
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
             raise Unavailable("the worker's engine has ended")
         return answer.result()
 
-    async def stream(self, request: StepRequest) -> AsyncIterator[Output]:
+    async def stream(self, request: StepRequest) -> AsyncGenerator[Output, None]:
         """Runs a step; yields until its last output. Closing the iterator earlier cancels the step.
 
         Raises:
@@ -94,7 +95,7 @@ class EngineThread:
             self.post(lambda engine: engine.cancel(request.id))
 
     def _dead(self) -> bool:
-        return self.failed.done() or not self._thread.is_alive()
+        return self._ended.done() or not self._thread.is_alive()
 
     def _run(self) -> None:
         try:
@@ -133,11 +134,13 @@ class EngineThread:
                 stream.put_nowait(output)
 
     def _fail_all(self, error: Exception) -> None:
-        self._fail_streams(Unavailable(f"the worker's engine has failed: {error}"))
+        self._end(Unavailable(f"the worker's engine has failed: {error}"))
         if not self.failed.done():
             self.failed.set_exception(error)
 
-    def _fail_streams(self, error: Exception) -> None:
+    def _end(self, error: Exception) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
         for stream in self._streams.values():
             stream.put_nowait(error)
 

@@ -4,9 +4,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-import grpc
 from grpc import aio
 
+from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.errors import PbkvError
 from pbkv_cluster.core.forecast import Forecast
 from pbkv_cluster.gpu_worker.engine import Engine
@@ -30,17 +30,15 @@ class ForecastListener:
         self._predictor = predictor
         self._thread = thread
         self._name = name
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background()
         self._connected = False
         self.applied = 0  # forecasts that changed a workflow this worker holds
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="forecasts")
+        self._background.start(self._run(), "forecasts")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._background.stop()
 
     async def _run(self) -> None:
         while True:
@@ -51,8 +49,6 @@ class ForecastListener:
             except PbkvError as error:
                 self._away(str(error))
             except aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.CANCELLED:
-                    raise
                 self._away(error.details() or error.code().name)
             await asyncio.sleep(_PAUSE_S)
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
+import numpy as np
 import torch
 
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
@@ -61,6 +62,7 @@ class KvStorage:
         width = shape.kv_heads * shape.head_dim
         self._tokens = self.gpu.view(-1, width)  # a row for the K or V of one token in one layer
         self._halves = self.gpu.view(-1, BLOCK_TOKENS * width)  # a row for the K or V of one block in one layer
+        self._gathered = self._halves.new_empty(2, 0, BLOCK_TOKENS * width)
 
     def token_rows(self, slots: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
         """Where layer 0 keeps the K of tokens, given their slots and their offsets within the block; for `write`."""
@@ -79,12 +81,20 @@ class KvStorage:
         self._tokens.index_copy_(0, first + BLOCK_TOKENS, value.reshape(len(rows), -1))
 
     def read(self, layer: int, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """K and V of whole blocks, each [len(slots) * 16, kv_heads, dim]."""
+        """K and V of whole blocks, each [len(slots) * 16, kv_heads, dim]. They are overwritten by the next call."""
         rows = slots * (self.shape.layers * 2) + layer * 2
+        key, value = self._room(len(slots))
+        torch.index_select(self._halves, 0, rows, out=key)
+        torch.index_select(self._halves, 0, rows + 1, out=value)
         kv_heads, dim = self.shape.kv_heads, self.shape.head_dim
-        key = self._halves.index_select(0, rows).view(-1, kv_heads, dim)
-        value = self._halves.index_select(0, rows + 1).view(-1, kv_heads, dim)
-        return key, value
+        return key.view(-1, kv_heads, dim), value.view(-1, kv_heads, dim)
+
+    def _room(self, blocks: int) -> torch.Tensor:
+        """Where `read` puts blocks, [2, blocks, elements]. Kept: fresh memory can cost more in page faults than the copy."""
+        if blocks > self._gathered.shape[1]:
+            with torch.inference_mode(False):  # so that it can be written to in either mode
+                self._gathered = self._halves.new_empty(2, blocks + blocks // 2, self._halves.shape[1])
+        return self._gathered[:, :blocks]
 
 
 class TorchMover:
@@ -99,9 +109,9 @@ class TorchMover:
             return
         start = perf_counter()
         origin, destination = self._pools[source], self._pools[target]
-        picked = origin.index_select(0, torch.tensor(source_slots, device=origin.device))
+        picked = origin.index_select(0, _indices(source_slots, origin.device))
         # To ordinary memory this waits for the copy, so the bytes are there when it returns.
-        destination.index_copy_(0, torch.tensor(target_slots, device=destination.device), picked.to(destination.device))
+        destination.index_copy_(0, _indices(target_slots, destination.device), picked.to(destination.device))
         if destination.is_cuda:
             torch.cuda.synchronize(destination.device)
         taken = (perf_counter() - start) / len(source_slots)
@@ -110,3 +120,7 @@ class TorchMover:
 
     def seconds(self, source: Level, target: Level, blocks: int) -> float:
         return self._block_seconds.get((source, target), 0.0) * blocks
+
+
+def _indices(slots: Sequence[int], device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.array(slots, dtype=np.int64)).to(device)

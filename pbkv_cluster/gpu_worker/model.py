@@ -1,5 +1,6 @@
 """Loading a model: any decoder-only causal model of `transformers`, from a local directory or a hub id."""
 
+import inspect
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,15 +41,19 @@ def load_model(config: ModelConfig, device: torch.device) -> LoadedModel:
     Raises:
         StartupError: there is no such model, or it is not of a kind that the engine can run.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     install()
     directory = resolve(config.path, config.revision)
     try:
-        module: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=_dtype(config, device))
+        loaded: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=_dtype(config, device), output_loading_info=True)
+        module, report = loaded
         module.set_attn_implementation(IMPLEMENTATION)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise StartupError(f"model.path: no causal language model can be loaded from {config.path!r}: {error}") from error
+    if missing := sorted(report["missing_keys"]):  # transformers has made them up
+        raise StartupError(f"model.path: {config.path!r} lacks weights of a causal language model: {', '.join(missing[:3])} …")
     module.eval().requires_grad_(False).to(device)
     shape = _probe(module, device, config.path)
     limit = getattr(module.config, "max_position_embeddings", None) or 1 << 20
@@ -86,7 +91,7 @@ def resolve(path: str, revision: str) -> Path:
 def fingerprint(directory: Path) -> str:
     """Digest of a model's configuration and of every byte of its weights."""
     digest = xxhash.xxh3_128()
-    files = sorted([directory / "config.json", *directory.glob("*.safetensors")])
+    files = sorted([directory / "config.json", *directory.glob("*.safetensors"), *directory.glob("*.bin")])
     for file in files:
         digest.update(f"{file.name}:{file.stat().st_size};".encode())
         with file.open("rb") as stream:
@@ -119,13 +124,15 @@ class _Probe:
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None, window: int | None
     ) -> torch.Tensor:
         self.seen[layer] = (key.shape, value.shape, key.dtype)
-        return torch.zeros_like(query)
+        return query.new_zeros(*query.shape[:2], value.shape[2])
 
 
 def _probe(module: Any, device: torch.device, path: str) -> KvShape:
     """Runs one token through the model to see what there is to cache, instead of guessing it from the configuration."""
     probe = _Probe()
     layers = module.config.num_hidden_layers
+    if getattr(module.config, "attention_chunk_size", None):
+        raise StartupError(f"model.path: the engine cannot run {path!r}: its attention is chunked")
     ids = torch.zeros(1, 1, dtype=torch.long, device=device)
     try:
         with torch.inference_mode():
@@ -141,4 +148,8 @@ def _probe(module: Any, device: torch.device, path: str) -> KvShape:
     key, value, dtype = kinds.pop()
     if key != value:
         raise StartupError(f"model.path: the engine cannot run {path!r}: its keys are {tuple(key)}, its values {tuple(value)}")
+    if "position_ids" not in inspect.signature(module.forward).parameters:
+        raise StartupError(
+            f"model.path: the engine cannot run {path!r}: it cannot be told where in a sequence its tokens stand"
+        )
     return KvShape(layers=layers, kv_heads=key[1], head_dim=key[2], dtype=dtype)

@@ -1,5 +1,6 @@
 """Runs batches on a device with a model of `transformers`."""
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 
 from pbkv_cluster.core.config import EngineConfig
 from pbkv_cluster.core.errors import StartupError
-from pbkv_cluster.core.tokens import BLOCK_TOKENS, TOKEN_BYTES, as_array, blocks_for
+from pbkv_cluster.core.tokens import TOKEN_BYTES, as_array, blocks_for
 from pbkv_cluster.gpu_worker.attention import Span, choose
 from pbkv_cluster.gpu_worker.kv_storage import KvStorage, TorchMover
 from pbkv_cluster.gpu_worker.model import LoadedModel
@@ -16,6 +17,7 @@ from pbkv_cluster.gpu_worker.sequence import Chunk
 from pbkv_cluster.store.mover import Mover
 
 _LEAST_BLOCKS = 8
+_CPU_CONTEXTS = 64
 
 
 def pick_device(name: str) -> torch.device:
@@ -112,10 +114,8 @@ def _span(chunk: Chunk) -> Span:
 def _blocks_that_fit(model: LoadedModel, config: EngineConfig, device: torch.device) -> int:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        budget = int(free - (1 - config.gpu_memory_share) * total)
-    else:
-        import os
-
-        budget = int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * config.gpu_memory_share / 4)
-    useful = 64 * blocks_for(model.max_context)  # more than this many full contexts is more than is ever in flight
-    return min(budget // model.shape.block_bytes, max(useful, 1 << 30 // (BLOCK_TOKENS * 1024)))
+        return int(free - (1 - config.gpu_memory_share) * total) // model.shape.block_bytes
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # A CPU has no memory of its own to fill: as much as its longest contexts can use is enough.
+    useful = _CPU_CONTEXTS * blocks_for(model.max_context)
+    return min(int(free * config.gpu_memory_share / 4) // model.shape.block_bytes, useful)

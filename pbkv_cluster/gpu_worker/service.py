@@ -1,5 +1,6 @@
 """The worker's gRPC services: between messages and the engine."""
 
+import itertools
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -32,6 +33,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self._worker_id = worker_id
         self._listener = listener
         self._block_bytes = block_bytes
+        self._numbers = itertools.count()
 
     async def RunStep(  # noqa: N802
         self, request: worker_pb2.RunStepRequest, context: Any
@@ -51,13 +53,16 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                     )
                     yield worker_pb2.RunStepEvent(finished=finished)
         finally:
-            await outputs.aclose()  # type: ignore[attr-defined]
+            await outputs.aclose()
 
     def _step(self, request: worker_pb2.RunStepRequest) -> StepRequest:
         if not request.request_id:
             raise InvalidArgument("request_id", "must not be empty")
+        if not request.workflow_id:
+            raise InvalidArgument("workflow_id", "must not be empty")
         return StepRequest(
-            id=request.request_id,
+            # Ours tells apart a request and one that a client made of the same name while it was still being cancelled.
+            id=f"{request.request_id}#{next(self._numbers)}",
             workflow=request.workflow_id,
             agent=request.agent_id,
             step=request.step,

@@ -79,7 +79,7 @@ class Worker:
         device, model, codec = await asyncio.to_thread(self._load)
         runner = TorchRunner(model, self._config.engine, device)
         host_bytes = runner.host_blocks * model.shape.block_bytes
-        memory = await self._arena.take(host_bytes) if self._arena and host_bytes else None
+        memory = await self._arena.take(host_bytes) if self._arena else None
         await asyncio.to_thread(runner.allocate, memory)
         engine = Engine(
             runner, self._config.engine, self._config.cache, self._clock, codec.decode, self._on_change, self._worker_id

@@ -14,10 +14,10 @@ from pbkv_cluster.core.forecast import Forecast
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, blocks_for, count, full_blocks
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.mover import Mover
-from pbkv_cluster.store.node import ABSENT, Access, Level, Node, Owner
+from pbkv_cluster.store.node import ABSENT, GPU, LEVELS, Access, Level, Node, Owner, new_slots
 from pbkv_cluster.store.policies.base import make_policy
 from pbkv_cluster.store.tiers import ChangeListener, Tiers
-from pbkv_cluster.store.tree import Match, PrefixTree, common_blocks, lineage
+from pbkv_cluster.store.tree import Match, PrefixTree, common_blocks
 
 
 class Lease:
@@ -31,7 +31,7 @@ class Lease:
         self.step = step
         self.prompt_blocks = prompt_blocks  # full blocks of the prompt; what follows is output
         self.node = node  # where the committed part ends; locked, with all above it
-        self.table: list[int] = []
+        self.table = new_slots()
         self.committed = 0
         self.delivered: dict[Tier, int] = {}  # tokens found when the lease was opened, by tier
 
@@ -69,7 +69,10 @@ class KVCache:
             InvalidArgument: an unknown policy.
         """
         self.tree = PrefixTree()
-        policies = (make_policy(config.policy, config), make_policy(config.host_policy, config))
+        policies = (
+            make_policy(config.policy, config),
+            make_policy(config.host_policy, config, "cache.host_policy"),
+        )
         self.tiers = Tiers(self.tree, (gpu_blocks, host_blocks), policies, mover, clock, on_change)
         self._clock = clock
         self._compute_seconds = compute_seconds
@@ -82,8 +85,7 @@ class KVCache:
         """Tokens of a prompt that each tier holds and a sequence could use now. Changes nothing."""
         match = self.tree.match(self.tree.root(namespace), tokens, _usable_blocks(tokens))
         on_gpu = _gpu_blocks(match)
-        found = {Tier.GPU: on_gpu * BLOCK_TOKENS, Tier.HOST: (match.blocks - on_gpu) * BLOCK_TOKENS}
-        return {tier: held for tier, held in found.items() if held}
+        return _tokens_by_tier(on_gpu, match.blocks - on_gpu)
 
     def open(
         self,
@@ -114,7 +116,7 @@ class KVCache:
         path = self._whole(match)
         if path:
             tree.lock(path[-1])
-        on_gpu = sum(node.held[Level.GPU] for node in path)
+        on_gpu = sum(node.held[GPU] for node in path)
         if self.tiers.room() < blocks_for(count(tokens)) + 1 - on_gpu + reserve:
             if path:
                 self._unlock(path[-1])
@@ -124,14 +126,16 @@ class KVCache:
         if owner is None:
             owner = self._owners[workflow] = Owner(workflow)
         owner.active_at = now
-        loaded = self._load(path, match.blocks - on_gpu)
-        path = self._keep_gpu_part(path)
+        loaded = 0
+        if on_gpu < match.blocks:
+            loaded = self._load(path, match.blocks - on_gpu)
+            path = self._keep_gpu_part(path)
         lease = Lease(owner, agent, step, full_blocks(prompt_tokens), path[-1] if path else root)
         for node in path:
-            lease.table.extend(node.slots[Level.GPU])
+            lease.table.extend(node.slots[GPU])
             self._touch(node, lease, now)
         lease.committed = len(lease.table)
-        lease.delivered = {tier: blocks * BLOCK_TOKENS for tier, blocks in ((Tier.GPU, on_gpu), (Tier.HOST, loaded)) if blocks}
+        lease.delivered = _tokens_by_tier(on_gpu, loaded)
         self.leases += 1
         return lease
 
@@ -171,7 +175,7 @@ class KVCache:
             lease.node.writer = None
         if not lease.node.is_root:
             self._unlock(lease.node)
-        lease.table = []
+        lease.table = new_slots()
         self.leases -= 1
 
     # --- workflows ---
@@ -209,8 +213,8 @@ class KVCache:
         if not path:
             return Prefetched(0, 0)
         self.tree.lock(path[-1])
-        on_gpu = sum(node.held[Level.GPU] for node in path)
-        slots = self.tiers.take(match.blocks - on_gpu, retired_only=True) or []
+        on_gpu = sum(node.held[GPU] for node in path)
+        slots = self.tiers.take(match.blocks - on_gpu, retired_only=True) or new_slots()
         self.tiers.load(path, slots)
         self.tiers.decisions["prefetch"] += len(slots)
         self._unlock(path[-1])
@@ -238,7 +242,7 @@ class KVCache:
         for node in self.tree.walk():
             for block in range(node.blocks):
                 found[node.key(block)] = frozenset(
-                    level.tier for level in Level if node.slots[level] and node.slots[level][block] != ABSENT
+                    level.tier for level in LEVELS if node.slots[level] and node.slots[level][block] != ABSENT
                 )
         return found
 
@@ -256,8 +260,6 @@ class KVCache:
 
     def _load(self, path: list[Node], blocks: int) -> int:
         """Loads the part of a path that lies in host memory, if that is faster than to compute it. Returns its blocks."""
-        if blocks == 0:
-            return 0
         if self.tiers.load_seconds(blocks) > self._compute_seconds(blocks * BLOCK_TOKENS):
             self.tiers.decisions["load_skipped_slower"] += blocks
             return 0
@@ -269,22 +271,20 @@ class KVCache:
 
     def _keep_gpu_part(self, path: list[Node]) -> list[Node]:
         """Cuts a locked path to what the GPU holds of it, and unlocks the rest."""
-        whole = [node for node in path if node.held[Level.GPU] == node.blocks]
+        whole = [node for node in path if node.held[GPU] == node.blocks]
         if len(whole) == len(path):
             return path
         edge = path[len(whole)]
-        if edge.held[Level.GPU]:
-            whole.append(self.tree.split(edge, edge.held[Level.GPU]))
+        if edge.held[GPU]:
+            whole.append(self.tree.split(edge, edge.held[GPU]))
         if whole:
             self.tree.lock(whole[-1])
         self._unlock(path[-1])
         return whole
 
     def _unlock(self, node: Node) -> None:
-        self.tree.unlock(node)
-        for part in lineage(node):
-            if part.refs == 0:
-                self.tiers.offer(part)
+        for part in self.tree.unlock(node):
+            self.tiers.offer(part)
 
     def _touch(self, node: Node, lease: Lease, now: float) -> None:
         node.last_access = now
@@ -324,9 +324,9 @@ class KVCache:
             lower, child = child, self.tree.split(child, same)
             self.tiers.offer(lower)
         self.tree.lock_child(child)
-        start, held = lease.committed, child.held[Level.GPU]
+        start, held = lease.committed, child.held[GPU]
         self.tiers.give(lease.table[start : start + held])
-        lease.table[start : start + held] = child.slots[Level.GPU][:held]
+        lease.table[start : start + held] = child.slots[GPU][:held]
         if held < child.blocks:
             self.tiers.hold(child, held, lease.table[start + held : start + child.blocks])
         self._touch(child, lease, now)
@@ -347,8 +347,17 @@ def _usable_blocks(tokens: bytes) -> int:
     return (count(tokens) - 1) // BLOCK_TOKENS
 
 
+def _tokens_by_tier(gpu_blocks: int, host_blocks: int) -> dict[Tier, int]:
+    found = {}
+    if gpu_blocks:
+        found[Tier.GPU] = gpu_blocks * BLOCK_TOKENS
+    if host_blocks:
+        found[Tier.HOST] = host_blocks * BLOCK_TOKENS
+    return found
+
+
 def _gpu_blocks(match: Match) -> int:
     if not match.path:
         return 0
     *whole, last = match.path
-    return sum(node.held[Level.GPU] for node in whole) + min(last.held[Level.GPU], match.last_blocks)
+    return sum(node.held[GPU] for node in whole) + min(last.held[GPU], match.last_blocks)

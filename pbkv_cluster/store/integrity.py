@@ -19,7 +19,11 @@ def check_tree(tree: PrefixTree) -> None:
     """
     nodes = list(tree.walk())
     assert len(nodes) == tree.nodes, "nodes miscounted"
+    keys: dict[Node, bytes] = {}
     for node in nodes:
+        assert node.parent is not None
+        keys[node] = b"".join(chain_keys((keys.get(node.parent) or node.parent.keys)[-KEY_BYTES:], node.tokens))
+        assert keys[node].startswith(node.keys), "block keys do not follow from the tokens"
         _check_node(node)
     for level in Level:
         assert tree.held[level] == sum(node.held[level] for node in nodes), f"{level.name} blocks miscounted"
@@ -32,9 +36,8 @@ def _check_node(node: Node) -> None:
     assert parent is not None
     assert node.blocks > 0
     assert len(node.tokens) == node.blocks * BLOCK_BYTES
-    assert node.keys == b"".join(chain_keys(parent.last_key(), node.tokens)), "block keys do not follow from the tokens"
-    assert len(node.keys) == node.blocks * KEY_BYTES
     assert parent.children[node.first_block()] is node
+    assert node.gpu_children == sum(child.held[Level.GPU] > 0 for child in node.children.values()), "children miscounted"
     assert node.refs >= max((child.refs for child in node.children.values()), default=0), "locked below an unlocked node"
     for level in Level:
         places = node.slots[level]

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from enum import IntEnum
+from typing import TypeAlias
 
-from pbkv_cluster.core.blocks import KEY_BYTES
+from pbkv_cluster.core.blocks import KEY_BYTES, chain_keys
 from pbkv_cluster.core.forecast import Forecast
 from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.core.usage import Tier
 
 ABSENT = -1
+
+# Numbers of slots, 32 bits each. An array is sliced and joined at memory speed, and holds no Python object a slot.
+Slots: TypeAlias = "array[int]"
+
+
+def new_slots(numbers: Iterable[int] = ()) -> Slots:
+    return array("i", numbers)
+
+
+_NO_SLOTS = new_slots()
 
 
 class Level(IntEnum):
@@ -22,6 +34,10 @@ class Level(IntEnum):
     @property
     def tier(self) -> Tier:
         return (Tier.GPU, Tier.HOST)[self]
+
+
+# An attribute of an enum is slow to read in Python 3.11, and a loop over one slower: hot paths take these.
+GPU, HOST = LEVELS = tuple(Level)
 
 
 class Access:
@@ -67,6 +83,7 @@ class Node:
     __slots__ = (
         "blocks",
         "children",
+        "gpu_children",
         "held",
         "keys",
         "last_access",
@@ -80,20 +97,21 @@ class Node:
         "writer",
     )
 
-    def __init__(self, tokens: bytes, keys: bytes, parent: Node | None, output: bool = False) -> None:
+    def __init__(self, tokens: bytes, parent: Node | None, output: bool = False, keys: bytes = b"") -> None:
         self.tokens = tokens
-        self.keys = keys  # block keys, KEY_BYTES each
+        self.keys = keys  # of its first blocks, KEY_BYTES each; those that nobody has asked for yet are missing
         self.parent = parent
         self.blocks = len(tokens) // BLOCK_BYTES
         self.children: dict[bytes, Node] = {}  # by the tokens of their first block
-        self.slots: list[array[int]] = [array("i") for _ in Level]
-        self.held = [0 for _ in Level]  # blocks that each level holds
+        self.gpu_children = 0  # children that the GPU holds blocks of
+        self.slots: list[Slots] = [_NO_SLOTS] * len(LEVELS)  # an empty one may be shared: it is replaced, never filled
+        self.held = [0] * len(LEVELS)  # blocks that each level holds
         self.refs = 0  # running sequences whose path goes through here
         self.owners: dict[Owner, Access] = {}  # active workflows only: none left means retired
         self.last_access = 0.0
         self.output = output  # generated, as opposed to read in a prompt
         self.writer: object = None  # the sequence that may still append in place
-        self.versions = [0 for _ in Level]  # of the valid entry in each level's eviction queue
+        self.versions = [0] * len(LEVELS)  # of the valid entry in each level's eviction queue
 
     @property
     def is_root(self) -> bool:
@@ -109,44 +127,56 @@ class Node:
 
     def key(self, block: int) -> bytes:
         """The key of one of its blocks."""
-        return self.keys[block * KEY_BYTES : (block + 1) * KEY_BYTES]
+        start = block * KEY_BYTES
+        if start >= len(self.keys):
+            self._hash()
+        return self.keys[start : start + KEY_BYTES]
 
-    def last_key(self) -> bytes:
-        """The key that the first block of a child is chained to."""
-        return self.keys[-KEY_BYTES:]
+    def _hash(self) -> None:
+        """Computes its keys, and first those above it that they are chained to."""
+        missing: list[Node] = []
+        node: Node | None = self
+        while node is not None and len(node.keys) < node.blocks * KEY_BYTES:
+            missing.append(node)
+            node = None if node.keys else node.parent
+        for node in reversed(missing):
+            above = node.keys or node.parent.keys  # type: ignore[union-attr]  # a root has its key from the start
+            hashed = len(node.keys) // KEY_BYTES * BLOCK_BYTES
+            node.keys += b"".join(chain_keys(above[-KEY_BYTES:], node.tokens[hashed:]))
 
-    def place(self, level: Level, start: int, slots: list[int]) -> None:
+    def place(self, level: Level, start: int, slots: Slots) -> None:
         """Notes that `level` holds the blocks from `start` on in `slots`; it must not hold any of them yet."""
         places = self.slots[level]
         if not places:
-            places = self.slots[level] = array("i", [ABSENT]) * self.blocks
-        places[start : start + len(slots)] = array("i", slots)
+            places = self.slots[level] = new_slots((ABSENT,)) * self.blocks
+        places[start : start + len(slots)] = slots
         self.held[level] += len(slots)
 
-    def remove(self, level: Level, start: int, stop: int) -> list[int]:
+    def remove(self, level: Level, start: int, stop: int) -> Slots:
         """Forgets what `level` holds of the blocks from `start` to `stop`. Returns the slots, to be freed."""
         places = self.slots[level]
         if not places:
-            return []
-        gone = [slot for slot in places[start:stop] if slot != ABSENT]
+            return new_slots()
+        gone = places[start:stop]
+        if ABSENT in gone:
+            gone = new_slots(slot for slot in gone if slot != ABSENT)
         self.held[level] -= len(gone)
         if self.held[level] == 0:
-            self.slots[level] = array("i")
+            self.slots[level] = _NO_SLOTS
         else:
-            places[start:stop] = array("i", [ABSENT]) * (stop - start)
+            places[start:stop] = new_slots((ABSENT,)) * (stop - start)
         return gone
 
-    def append(self, tokens: bytes, keys: bytes, gpu_slots: list[int]) -> None:
+    def append(self, tokens: bytes, gpu_slots: Slots) -> None:
         """Makes the node longer by blocks that the GPU holds, as it does all before them."""
         start = self.blocks
         added = len(tokens) // BLOCK_BYTES
         self.tokens += tokens
-        self.keys += keys
         self.blocks += added
         for places in self.slots:
             if places:
-                places.extend([ABSENT] * added)
-        self.place(Level.GPU, start, gpu_slots)
+                places.extend(new_slots((ABSENT,)) * added)
+        self.place(GPU, start, gpu_slots)
 
     def truncate(self, blocks: int) -> None:
         """Makes the node shorter. No level may hold what is cut off."""

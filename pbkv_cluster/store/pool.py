@@ -1,6 +1,6 @@
 """Slots of one tier: which are free."""
 
-from pbkv_cluster.store.node import Level
+from pbkv_cluster.store.node import Level, Slots, new_slots
 
 
 class BlockPool:
@@ -12,7 +12,7 @@ class BlockPool:
         """
         self.level = level
         self.capacity = capacity
-        self._free = list(range(capacity - 1, -1, -1))
+        self._free = new_slots(range(capacity - 1, -1, -1))
 
     @property
     def free_slots(self) -> int:
@@ -22,16 +22,16 @@ class BlockPool:
     def used_slots(self) -> int:
         return self.capacity - len(self._free)
 
-    def take(self, count: int) -> list[int]:
+    def take(self, count: int) -> Slots:
         """Takes `count` free slots; there must be as many."""
         assert 0 <= count <= len(self._free)
         if count == 0:
-            return []
+            return new_slots()
         taken = self._free[-count:]
         del self._free[-count:]
         return taken
 
-    def give(self, slots: list[int]) -> None:
+    def give(self, slots: Slots) -> None:
         """Gives slots back."""
         self._free.extend(slots)
 
@@ -39,4 +39,4 @@ class BlockPool:
         """Raises:
         AssertionError: `used` and the free slots are not the whole pool, each once.
         """
-        assert sorted(self._free + used) == list(range(self.capacity)), f"{self.level.name}: slots leaked or used twice"
+        assert sorted([*self._free, *used]) == list(range(self.capacity)), f"{self.level.name}: slots leaked or used twice"

@@ -4,6 +4,8 @@ Invariants, checked by `check_integrity`: every block of the tree lies in some t
 run of it; a node that a running sequence uses loses nothing.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -11,7 +13,7 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.eviction import EvictionQueue, Rank
 from pbkv_cluster.store.mover import Mover
-from pbkv_cluster.store.node import ABSENT, Level, Node
+from pbkv_cluster.store.node import ABSENT, GPU, HOST, LEVELS, Node, Slots, new_slots
 from pbkv_cluster.store.policies.base import ReusePolicy
 from pbkv_cluster.store.pool import BlockPool
 from pbkv_cluster.store.tree import PrefixTree, copies
@@ -21,8 +23,12 @@ _COPY, _RETIRED, _ACTIVE = 0, 1, 2
 ChangeListener = Callable[[bytes, frozenset[Tier]], None]
 """Told the key of each block whose tiers have changed, and the tiers that hold it now."""
 
-_GPU, _HOST = frozenset({Tier.GPU}), frozenset({Tier.HOST})
-_TIERS: tuple[frozenset[Tier], ...] = (frozenset(), _GPU, _HOST, _GPU | _HOST)
+_TIERS: tuple[frozenset[Tier], ...] = (
+    frozenset(),
+    frozenset({Tier.GPU}),
+    frozenset({Tier.HOST}),
+    frozenset({Tier.GPU, Tier.HOST}),
+)
 
 
 class Tiers:
@@ -46,15 +52,15 @@ class Tiers:
         on_change: told of every block that enters or leaves a tier.
         """
         self.tree = tree
-        self.pools = [BlockPool(level, capacity[level]) for level in Level]
+        self.pools = [BlockPool(level, capacity[level]) for level in LEVELS]
         self.decisions: Counter[str] = Counter()
         self._policies = policies
         self._mover = mover
         self._clock = clock
         self._on_change = on_change
         self._queues = [
-            EvictionQueue(Level.GPU, self._gpu_rank, tree.is_candidate),
-            EvictionQueue(Level.HOST, self._host_rank, tree.is_candidate),
+            EvictionQueue(GPU, self._gpu_rank, tree.is_candidate),
+            EvictionQueue(HOST, self._host_rank, tree.is_candidate),
         ]
         self._demotions: dict[int, int] = {}  # host slot to the GPU slot whose bytes it is to take
 
@@ -62,18 +68,18 @@ class Tiers:
 
     def room(self) -> int:
         """GPU blocks that can be had at once: free, or in use by no running sequence."""
-        return self.pools[Level.GPU].free_slots + self.tree.evictable[Level.GPU]
+        return self.pools[GPU].free_slots + self.tree.evictable[GPU]
 
-    def take(self, count: int, retired_only: bool = False) -> list[int] | None:
+    def take(self, count: int, retired_only: bool = False) -> Slots | None:
         """Takes GPU slots, evicting the least valuable blocks if need be. None if there is no room; then nothing is evicted.
 
         With `retired_only`, evicts blocks of ended workflows only, and returns as many slots as that gives.
         """
-        pool = self.pools[Level.GPU]
+        pool = self.pools[GPU]
         if not retired_only and count > self.room():
             return None
         while pool.free_slots < count:
-            found = self._queues[Level.GPU].first()
+            found = self._queues[GPU].first()
             if found is None or (retired_only and not found[0].retired):
                 break
             self._evict(found[0], count - pool.free_slots)
@@ -82,9 +88,9 @@ class Tiers:
             assert pool.free_slots >= count, "evictable blocks were miscounted"
         return pool.take(min(count, pool.free_slots))
 
-    def give(self, slots: list[int]) -> None:
+    def give(self, slots: Slots) -> None:
         """Gives back GPU slots that no node holds."""
-        self.pools[Level.GPU].give(slots)
+        self.pools[GPU].give(slots)
 
     def offer(self, node: Node) -> None:
         """Ranks a node anew wherever it is a candidate for eviction."""
@@ -94,45 +100,45 @@ class Tiers:
 
     # --- moves ---
 
-    def hold(self, node: Node, start: int, slots: list[int]) -> None:
+    def hold(self, node: Node, start: int, slots: Slots) -> None:
         """Notes that the GPU holds a node's blocks from `start` on, whose bytes are in `slots` already."""
-        self.tree.place(node, Level.GPU, start, slots)
+        self.tree.place(node, GPU, start, slots)
         self.note(node, start, start + len(slots))
 
-    def load(self, path: Sequence[Node], slots: list[int]) -> None:
+    def load(self, path: Sequence[Node], slots: Slots) -> None:
         """Copies the first blocks of a path that lie in host memory alone to the GPU, as many as there are `slots`. The host
         keeps its copies; they are the first to go there.
         """
-        sources: list[int] = []
+        sources = new_slots()
         at = 0
         for node in path:
-            start = node.held[Level.GPU]
+            start = node.held[GPU]
             count = min(node.blocks - start, len(slots) - at)
             if count:
-                sources.extend(node.slots[Level.HOST][start : start + count])
+                sources.extend(node.slots[HOST][start : start + count])
                 self.hold(node, start, slots[at : at + count])
                 at += count
         assert at == len(slots)
         assert ABSENT not in sources
-        self._mover.copy(Level.HOST, sources, Level.GPU, slots)
+        self._mover.copy(HOST, sources, GPU, slots)
 
     def load_seconds(self, blocks: int) -> float:
         """How long such a load takes."""
-        return self._mover.seconds(Level.HOST, Level.GPU, blocks)
+        return self._mover.seconds(HOST, GPU, blocks)
 
     def _evict(self, node: Node, wanted: int) -> None:
         """Takes up to `wanted` of a node's blocks off the GPU, last first; into host memory where that is worth it."""
-        held = node.held[Level.GPU]
+        held = node.held[GPU]
         start = held - min(wanted, held)
         self.decisions["evict_retired" if node.retired else "evict_active"] += held - start
         self._make_host_room(node, self._without_copy(node, start, held))
         homeless = self._without_copy(node, start, held)
-        kept = homeless[: self.pools[Level.HOST].free_slots]
-        for block, slot in zip(kept, self.pools[Level.HOST].take(len(kept)), strict=True):
-            self._demotions[slot] = node.slots[Level.GPU][block]
-            self.tree.place(node, Level.HOST, block, [slot])
+        kept = homeless[: self.pools[HOST].free_slots]
+        for block, slot in zip(kept, self.pools[HOST].take(len(kept)), strict=True):
+            self._demotions[slot] = node.slots[GPU][block]
+            self.tree.place(node, HOST, block, new_slots((slot,)))
         self.decisions["demote"] += len(kept)
-        self.pools[Level.GPU].give(self.tree.unplace(node, Level.GPU, start, held))
+        self.pools[GPU].give(self.tree.unplace(node, GPU, start, held))
         self.note(node, start, held)
         if len(kept) < len(homeless):
             self.decisions["drop"] += len(homeless) - len(kept)
@@ -141,17 +147,17 @@ class Tiers:
 
     @staticmethod
     def _without_copy(node: Node, start: int, stop: int) -> list[int]:
-        places = node.slots[Level.HOST]
+        places = node.slots[HOST]
         return [block for block in range(start, stop) if not places or places[block] == ABSENT]
 
     def _make_host_room(self, node: Node, blocks: list[int]) -> None:
         """Makes room for blocks of `node` in host memory, as far as that drops only what is worth less than they are."""
-        pool = self.pools[Level.HOST]
+        pool = self.pools[HOST]
         if pool.capacity == 0:
             return
         rank = self._host_rank(node)._replace(group=_RETIRED if node.retired else _ACTIVE)
         while pool.free_slots < len(blocks):
-            found = self._queues[Level.HOST].first()
+            found = self._queues[HOST].first()
             if found is None:
                 return
             if found[0] is node:
@@ -165,17 +171,17 @@ class Tiers:
         """Drops up to `wanted` blocks of a node from host memory: first copies of what the GPU holds, else from the end."""
         doubled = copies(node)
         if doubled:
-            start = node.held[Level.GPU]
+            start = node.held[GPU]
             while wanted and doubled:
                 start -= 1
-                freed = self.tree.unplace(node, Level.HOST, start, start + 1)
-                self.pools[Level.HOST].give(freed)
+                freed = self.tree.unplace(node, HOST, start, start + 1)
+                self.pools[HOST].give(freed)
                 wanted -= len(freed)
                 doubled -= len(freed)
                 self.decisions["host_drop_copy"] += len(freed)
-            self.note(node, start, node.held[Level.GPU])
+            self.note(node, start, node.held[GPU])
         else:
-            cut = max(node.held[Level.GPU], node.blocks - wanted)
+            cut = max(node.held[GPU], node.blocks - wanted)
             self.decisions["host_drop_retired" if node.retired else "host_drop_active"] += node.blocks - cut
             self._cut(node, cut)
         self._settle(node)
@@ -185,7 +191,7 @@ class Tiers:
         for child in list(node.children.values()):
             self._cut(child, 0)
             self.tree.remove_leaf(child)
-        for level in Level:
+        for level in LEVELS:
             self.pools[level].give(self.tree.unplace(node, level, blocks, node.blocks))
         self.note(node, blocks, node.blocks)
         if blocks:
@@ -203,7 +209,7 @@ class Tiers:
 
     def _flush_demotions(self) -> None:
         if self._demotions:
-            self._mover.copy(Level.GPU, list(self._demotions.values()), Level.HOST, list(self._demotions))
+            self._mover.copy(GPU, list(self._demotions.values()), HOST, list(self._demotions))
             self._demotions.clear()
 
     def clear(self) -> int:
@@ -219,10 +225,10 @@ class Tiers:
     # --- order ---
 
     def _gpu_rank(self, node: Node) -> Rank:
-        return self._rank(node, self._policies[Level.GPU])
+        return self._rank(node, self._policies[GPU])
 
     def _host_rank(self, node: Node) -> Rank:
-        rank = self._rank(node, self._policies[Level.HOST])
+        rank = self._rank(node, self._policies[HOST])
         return rank._replace(group=_COPY) if copies(node) else rank
 
     def _rank(self, node: Node, policy: ReusePolicy) -> Rank:
@@ -235,7 +241,7 @@ class Tiers:
         """Tells the listener where a node's blocks from `start` to `stop` lie now."""
         if self._on_change is None:
             return
-        gpu, host = node.slots[Level.GPU], node.slots[Level.HOST]
+        gpu, host = node.slots[GPU], node.slots[HOST]
         for block in range(start, stop):
             on_gpu = bool(gpu) and gpu[block] != ABSENT
             on_host = bool(host) and host[block] != ABSENT

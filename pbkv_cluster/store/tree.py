@@ -7,9 +7,9 @@ blocks lie in which slots and who owns and uses them; it moves and frees nothing
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pbkv_cluster.core.blocks import KEY_BYTES, Namespace, chain_keys
+from pbkv_cluster.core.blocks import KEY_BYTES, Namespace
 from pbkv_cluster.core.tokens import BLOCK_BYTES
-from pbkv_cluster.store.node import ABSENT, Level, Node
+from pbkv_cluster.store.node import ABSENT, GPU, HOST, LEVELS, Level, Node, Slots
 
 
 class Match(NamedTuple):
@@ -26,14 +26,14 @@ class PrefixTree:
     def __init__(self) -> None:
         self._roots: dict[Namespace, Node] = {}
         self.nodes = 0
-        self.evictable = [0 for _ in Level]  # blocks in each level that no running sequence uses
-        self.held = [0 for _ in Level]  # blocks in each level
+        self.evictable = [0 for _ in LEVELS]  # blocks in each level that no running sequence uses
+        self.held = [0 for _ in LEVELS]  # blocks in each level
 
     def root(self, namespace: Namespace) -> Node:
         """The root of a namespace's tree."""
         root = self._roots.get(namespace)
         if root is None:
-            root = self._roots[namespace] = Node(b"", namespace.digest(), None)
+            root = self._roots[namespace] = Node(b"", None, keys=namespace.digest())
         return root
 
     # --- matching ---
@@ -62,19 +62,19 @@ class PrefixTree:
 
     # --- structure ---
 
-    def add_child(self, parent: Node, tokens: bytes, gpu_slots: list[int], output: bool) -> Node:
+    def add_child(self, parent: Node, tokens: bytes, gpu_slots: Slots, output: bool) -> Node:
         """Adds a leaf whose blocks the GPU holds. `parent` must not have a child with the same first block."""
-        child = Node(tokens, self._chain(parent, tokens), parent, output)
+        child = Node(tokens, parent, output)
         parent.children[child.first_block()] = child
         parent.writer = None
         self.nodes += 1
-        self.place(child, Level.GPU, 0, gpu_slots)
+        self.place(child, GPU, 0, gpu_slots)
         return child
 
-    def append(self, node: Node, tokens: bytes, gpu_slots: list[int]) -> None:
+    def append(self, node: Node, tokens: bytes, gpu_slots: Slots) -> None:
         """Makes a leaf longer by blocks that the GPU holds."""
-        node.append(tokens, self._chain(node, tokens), gpu_slots)
-        self._count(node, Level.GPU, len(gpu_slots))
+        node.append(tokens, gpu_slots)
+        self._count(node, GPU, len(gpu_slots))
 
     def split(self, node: Node, blocks: int) -> Node:
         """Cuts a node in two behind its first `blocks` blocks. Returns the new upper part; `node` becomes the lower.
@@ -85,14 +85,14 @@ class PrefixTree:
         parent = node.parent
         assert parent is not None
         cut = blocks * BLOCK_BYTES
-        upper = Node(node.tokens[:cut], node.keys[: blocks * KEY_BYTES], parent, node.output)
+        upper = Node(node.tokens[:cut], parent, node.output, node.keys[: blocks * KEY_BYTES])
         parent.children[upper.first_block()] = upper
         node.tokens = node.tokens[cut:]
         node.keys = node.keys[blocks * KEY_BYTES :]
         node.blocks -= blocks
         node.parent = upper
         upper.children[node.first_block()] = node
-        for level in Level:
+        for level in LEVELS:
             places = node.slots[level]
             if places:
                 upper.slots[level], node.slots[level] = places[:blocks], places[blocks:]
@@ -101,6 +101,7 @@ class PrefixTree:
                 for part in (upper, node):
                     if not part.held[level]:
                         part.slots[level] = part.slots[level][:0]
+        upper.gpu_children = 1 if node.held[GPU] else 0
         upper.refs = node.refs
         upper.last_access = node.last_access
         for owner, access in node.owners.items():
@@ -124,21 +125,26 @@ class PrefixTree:
 
     # --- where blocks lie ---
 
-    def place(self, node: Node, level: Level, start: int, slots: list[int]) -> None:
+    def place(self, node: Node, level: Level, start: int, slots: Slots) -> None:
         """Notes that `level` holds a node's blocks from `start` on."""
         node.place(level, start, slots)
         self._count(node, level, len(slots))
 
-    def unplace(self, node: Node, level: Level, start: int, stop: int) -> list[int]:
+    def unplace(self, node: Node, level: Level, start: int, stop: int) -> Slots:
         """Notes that `level` no longer holds a node's blocks from `start` to `stop`. Returns the slots to be freed."""
         slots = node.remove(level, start, stop)
         self._count(node, level, -len(slots))
         return slots
 
     def _count(self, node: Node, level: Level, blocks: int) -> None:
+        if blocks == 0:
+            return
         self.held[level] += blocks
         if node.refs == 0:
             self.evictable[level] += blocks
+        if level is GPU and node.held[GPU] in (0, blocks):  # it holds none any more, or none before
+            assert node.parent is not None
+            node.parent.gpu_children += 1 if blocks > 0 else -1
 
     # --- use ---
 
@@ -146,25 +152,28 @@ class PrefixTree:
         """Keeps a node and all above it in place until `unlock`."""
         for part in lineage(node):
             if part.refs == 0:
-                for level in Level:
+                for level in LEVELS:
                     self.evictable[level] -= part.held[level]
             part.refs += 1
 
     def lock_child(self, child: Node) -> None:
         """Extends a lock from the parent to one of its children."""
         if child.refs == 0:
-            for level in Level:
+            for level in LEVELS:
                 self.evictable[level] -= child.held[level]
         child.refs += 1
 
-    def unlock(self, node: Node) -> None:
-        """Gives a lock back."""
+    def unlock(self, node: Node) -> list[Node]:
+        """Gives a lock back. Returns the nodes that nobody uses any more, the deepest first."""
+        freed = []
         for part in lineage(node):
             assert part.refs > 0
             part.refs -= 1
             if part.refs == 0:
-                for level in Level:
+                freed.append(part)
+                for level in LEVELS:
                     self.evictable[level] += part.held[level]
+        return freed
 
     def is_candidate(self, node: Node, level: Level) -> bool:
         """Whether blocks of the node can leave a level without leaving others unreachable.
@@ -174,8 +183,8 @@ class PrefixTree:
         """
         if node.refs or not node.held[level]:
             return False
-        if level is Level.GPU:
-            return not any(child.held[level] for child in node.children.values())
+        if level is GPU:
+            return node.gpu_children == 0
         return not node.children or copies(node) > 0
 
     def walk(self) -> Iterator[Node]:
@@ -185,9 +194,6 @@ class PrefixTree:
             node = stack.pop()
             yield node
             stack.extend(node.children.values())
-
-    def _chain(self, parent: Node, tokens: bytes) -> bytes:
-        return b"".join(chain_keys(parent.last_key(), tokens))
 
     def check_integrity(self) -> None:
         """Raises:
@@ -208,7 +214,8 @@ def lineage(node: Node) -> Iterator[Node]:
 
 def copies(node: Node) -> int:
     """Blocks that the node holds both on the GPU and in host memory."""
-    return sum(slot != ABSENT for slot in node.slots[Level.HOST][: node.held[Level.GPU]])
+    doubled = node.slots[HOST][: node.held[GPU]]
+    return len(doubled) - doubled.count(ABSENT)
 
 
 def common_blocks(node_tokens: bytes, tokens: bytes, at: int, end: int) -> int:

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.errors import ResourceExhausted
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.usage import Usage
-from pbkv_cluster.core.background import Background
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.events import EventFeed
 from pbkv_cluster.gateway.sessions import Session, Sessions

@@ -114,10 +114,7 @@ class Driver:
     def prefetch(self) -> None:
         space, tokens = self.random.choice(SPACES), self.prompt()
         active = {
-            node.key(block)
-            for node in self.cache.tree.walk()
-            if not node.retired
-            for block in range(node.held[Level.GPU])
+            node.key(block) for node in self.cache.tree.walk() if not node.retired for block in range(node.held[Level.GPU])
         }
         result = self.cache.prefetch(space, tokens)
         assert result.loaded <= result.resident

@@ -7,6 +7,7 @@ is global. A back end is a `PagedBatch`: it plans once for a batch and attends o
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from pbkv_cluster.core.registry import Registry
@@ -21,7 +22,7 @@ class Span(NamedTuple):
 
     start: int  # position of its first token in the sequence
     tokens: int
-    table: list[int]  # slots of all blocks up to its last token
+    table: Sequence[int]  # slots of all blocks up to its last token
 
 
 class PagedBatch(Protocol):
@@ -64,6 +65,8 @@ def paged_attention(
     for feature in ("softcap", "s_aux", "position_bias"):
         if kwargs.get(feature) is not None:
             raise NotImplementedError(f"this model's attention uses {feature!r}, which paged attention does not have")
+    if not getattr(module, "is_causal", True):
+        raise NotImplementedError("this model's attention is not causal: it looks ahead")
     layer: int = module.layer_idx  # type: ignore[assignment]
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     return paged.attend(layer, q, k, v, scaling, sliding_window).unsqueeze(0), None
@@ -83,7 +86,12 @@ def install() -> None:
 
 def token_rows(storage: KvStorage, spans: Sequence[Span]) -> torch.Tensor:
     """Where the batch's own tokens are stored; for `KvStorage.write`."""
-    positions = [torch.arange(span.start, span.start + span.tokens) for span in spans]
-    slots = [torch.tensor(span.table)[at // BLOCK_TOKENS] for span, at in zip(spans, positions, strict=True)]
-    at = torch.cat(positions)
-    return storage.token_rows(torch.cat(slots).to(storage.device), (at % BLOCK_TOKENS).to(storage.device))
+    positions = [np.arange(span.start, span.start + span.tokens) for span in spans]
+    slots = [np.asarray(span.table)[at // BLOCK_TOKENS] for span, at in zip(spans, positions, strict=True)]
+    offsets = np.concatenate(positions) % BLOCK_TOKENS
+    return storage.token_rows(to_device(np.concatenate(slots), storage.device), to_device(offsets, storage.device))
+
+
+def to_device(indices: np.ndarray[Any, Any], device: torch.device) -> torch.Tensor:
+    """Indices as torch takes them, in 64 bits."""
+    return torch.from_numpy(indices.astype(np.int64)).to(device)

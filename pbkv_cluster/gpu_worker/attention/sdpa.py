@@ -3,12 +3,17 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from pbkv_cluster.core.tokens import BLOCK_TOKENS
-from pbkv_cluster.gpu_worker.attention.base import ATTENTION, Span, token_rows
+from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for
+from pbkv_cluster.gpu_worker.attention.base import ATTENTION, Span, to_device, token_rows
 from pbkv_cluster.gpu_worker.kv_storage import KvStorage
+
+# K and V that are read for one call on a CPU. They are read from the pool first and then attended to, the second time from
+# the processor's cache if they are not many.
+_CPU_GROUP_BYTES = 4 << 20
 
 
 class _Prefill(NamedTuple):
@@ -18,7 +23,15 @@ class _Prefill(NamedTuple):
     tokens: int
     length: int  # tokens up to its last one
     slots: torch.Tensor
-    mask: torch.Tensor | None  # [tokens, length]; None: plainly causal
+    mask: torch.Tensor | None  # [tokens, length], added to the scores; None: plainly causal
+
+
+class _Single(NamedTuple):
+    """One token of one sequence."""
+
+    length: int  # tokens up to this one
+    row: int  # in the batch
+    table: Sequence[int]
 
 
 class _Decode(NamedTuple):
@@ -26,8 +39,7 @@ class _Decode(NamedTuple):
 
     rows: torch.Tensor
     slots: torch.Tensor  # [sequences * blocks]
-    blocks: int
-    mask: torch.Tensor  # [sequences, 1, 1, blocks * 16]
+    mask: torch.Tensor  # [sequences, 1, 1, blocks * 16], added to the scores
 
 
 @ATTENTION.register("sdpa")
@@ -61,24 +73,28 @@ class SdpaBatch:
         for span in self._spans:
             length = span.start + span.tokens
             if span.tokens == 1:
-                decodes.append((length, row, span.table))
+                decodes.append(_Single(length, row, span.table[: blocks_for(length)]))
             else:
-                slots = torch.tensor(span.table[: -(-length // BLOCK_TOKENS)], device=device)
-                prefills.append(_Prefill(row, span.tokens, length, slots, _causal(span, window, device)))
+                slots = to_device(np.asarray(span.table[: blocks_for(length)]), device)
+                prefills.append(_Prefill(row, span.tokens, length, slots, _causal(span, window, self._storage.gpu)))
             row += span.tokens
-        return prefills, [self._group(group, window) for group in _similar(decodes)]
+        return prefills, [self._group(group, window) for group in _similar(decodes, _group_tokens(self._storage))]
 
-    def _group(self, group: list[tuple[int, int, list[int]]], window: int | None) -> _Decode:
+    def _group(self, group: list[_Single], window: int | None) -> _Decode:
         device = self._storage.device
-        blocks = -(-max(length for length, _, _ in group) // BLOCK_TOKENS)
-        slots = [table[block] if block < len(table) else table[0] for _, _, table in group for block in range(blocks)]
-        lengths = torch.tensor([length for length, _, _ in group], device=device).unsqueeze(1)
+        blocks = blocks_for(max(single.length for single in group))
+        slots = np.empty((len(group), blocks), dtype=np.int64)
+        for padded, single in zip(slots, group, strict=True):
+            padded[: len(single.table)] = single.table
+            padded[len(single.table) :] = single.table[0]
+        lengths = torch.tensor([single.length for single in group], device=device).unsqueeze(1)
         positions = torch.arange(blocks * BLOCK_TOKENS, device=device)
-        mask = positions < lengths
+        hidden = positions >= lengths
         if window is not None:
-            mask &= positions >= lengths - window
-        rows = torch.tensor([row for _, row, _ in group], device=device)
-        return _Decode(rows, torch.tensor(slots, device=device), blocks, mask[:, None, None, :])
+            hidden |= positions < lengths - window
+        mask = self._storage.gpu.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
+        rows = torch.tensor([single.row for single in group], device=device)
+        return _Decode(rows, to_device(slots.ravel(), device), mask[:, None, None, :])
 
     def _prefill(
         self,
@@ -95,11 +111,10 @@ class SdpaBatch:
             k, v = key[rows], value[rows]
         else:
             k, v = (part[: plan.length] for part in self._storage.read(layer, plan.slots))
-        group = query.shape[1] // k.shape[1]
-        if group > 1:
-            k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
         q, k, v = (part.transpose(0, 1).unsqueeze(0) for part in (query[rows], k, v))
-        attended = scaled_dot_product_attention(q, k, v, attn_mask=plan.mask, is_causal=plan.mask is None, scale=scale)
+        attended = scaled_dot_product_attention(
+            q, k, v, attn_mask=plan.mask, is_causal=plan.mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        )
         out[rows] = attended[0].transpose(0, 1)
 
     def _decode(self, layer: int, plan: _Decode, query: torch.Tensor, scale: float | None, out: torch.Tensor) -> None:
@@ -113,24 +128,31 @@ class SdpaBatch:
         out[plan.rows] = attended.reshape(sequences, -1, dim)
 
 
-def _causal(span: Span, window: int | None, device: torch.device) -> torch.Tensor | None:
+def _causal(span: Span, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
+    """What is added to the scores of a prefill, of the type and on the device of `like`."""
     length = span.start + span.tokens
     if span.start == 0 and (window is None or window >= length):
         return None
-    query = torch.arange(span.start, length, device=device).unsqueeze(1)
-    key = torch.arange(length, device=device)
-    mask = key <= query
+    mask = like.new_full((span.tokens, length), -torch.inf).triu_(span.start + 1)
     if window is not None:
-        mask &= key > query - window
+        mask += like.new_full(mask.shape, -torch.inf).tril_(span.start - window)
     return mask
 
 
-def _similar(decodes: list[tuple[int, int, list[int]]]) -> list[list[tuple[int, int, list[int]]]]:
-    """Groups sequences so that padding at most doubles the work on one."""
-    groups: list[list[tuple[int, int, list[int]]]] = []
-    for decode in sorted(decodes, key=lambda entry: entry[0]):
-        if groups and decode[0] <= 2 * groups[-1][0][0] + BLOCK_TOKENS:
-            groups[-1].append(decode)
+def _group_tokens(storage: KvStorage) -> float:
+    """Tokens that a group of decodes may read in all."""
+    if storage.device.type != "cpu":
+        return float("inf")
+    return _CPU_GROUP_BYTES * BLOCK_TOKENS * storage.shape.layers / storage.shape.block_bytes
+
+
+def _similar(decodes: list[_Single], most_tokens: float) -> list[list[_Single]]:
+    """Groups sequences so that padding at most doubles the work on one, and a group reads at most so many tokens."""
+    groups: list[list[_Single]] = []
+    for single in sorted(decodes, key=lambda each: each.length):
+        group = groups[-1] if groups else []
+        if group and single.length <= min(2 * group[0].length + BLOCK_TOKENS, most_tokens / (len(group) + 1)):
+            group.append(single)
         else:
-            groups.append([decode])
+            groups.append([single])
     return groups

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from pbkv_cluster.core.tokens import BLOCK_TOKENS
+from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for
 from pbkv_cluster.gpu_worker.attention.base import ATTENTION, Span, token_rows
 from pbkv_cluster.gpu_worker.kv_storage import KvStorage
 
@@ -25,7 +25,7 @@ class VarlenBatch:
         device = storage.device
         counts = [span.tokens for span in spans]
         lengths = [span.start + span.tokens for span in spans]
-        tables = [span.table[: -(-length // BLOCK_TOKENS)] for span, length in zip(spans, lengths, strict=True)]
+        tables = [span.table[: blocks_for(length)] for span, length in zip(spans, lengths, strict=True)]
         self._slots = torch.tensor([slot for table in tables for slot in table], device=device)
         held = torch.tensor([len(table) * BLOCK_TOKENS for table in tables], device=device)
         ends = torch.tensor(lengths, device=device)

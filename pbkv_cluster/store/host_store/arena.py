@@ -6,6 +6,7 @@ that a machine that lacks it says so then, and not with a bus error in the middl
 
 import contextlib
 import errno
+import logging
 import mmap
 import os
 import tempfile
@@ -14,6 +15,9 @@ from pathlib import Path
 
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import InvalidArgument, ResourceExhausted
+from pbkv_cluster.store.host_store.region_lock import try_lock, unlock
+
+log = logging.getLogger(__name__)
 
 _PREFIX = "pbkv-arena-"
 
@@ -51,20 +55,26 @@ class Arena:
     def lease(self, worker_id: str, size: int, address: str = "") -> Region:
         """Gives a worker a region of at least `size` bytes, or renews the one it has.
 
+        Size 0 renews whatever the worker has; if that is nothing, it only makes the worker known.
+
         Raises:
-            InvalidArgument: the size is not positive.
+            InvalidArgument: the size is negative.
             ResourceExhausted: the arena or the machine has no such room.
         """
-        if size <= 0:
-            raise InvalidArgument("bytes", f"must be positive, got {size}")
-        self._expire()
+        if size < 0:
+            raise InvalidArgument("bytes", f"must not be negative, got {size}")
         size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        expires_at = self._clock.now() + self.lease_s
         region = self._regions.get(worker_id)
-        if region is None or region.size != size:
-            if region is not None:
-                self._free(worker_id)
-            region = self._regions[worker_id] = Region(self._reserve(size), size, 0.0)
-        region.expires_at = self._clock.now() + self.lease_s
+        if region is not None and size and region.size != size:
+            if not self._free(worker_id):
+                raise ResourceExhausted(f"another process of {worker_id} still uses {region.size} bytes of the arena")
+            region = None
+        if region is not None:  # before others are expired: one that renews late finds its bytes, if they are there still
+            region.expires_at = expires_at
+        self._expire()
+        if region is None:
+            region = self._regions[worker_id] = Region(self._reserve(size), size, expires_at)
         region.address = address or region.address
         return region
 
@@ -83,15 +93,25 @@ class Arena:
     def _expire(self) -> None:
         now = self._clock.now()
         for worker_id in [name for name, region in self._regions.items() if region.expires_at < now]:
-            self._free(worker_id)
+            if not self._free(worker_id):
+                log.warning("worker %s is silent but alive: it keeps its part of the arena", worker_id)
+                self._regions[worker_id].expires_at = now + self.lease_s
 
-    def _free(self, worker_id: str) -> None:
-        region = self._regions.pop(worker_id)
-        # A worker that maps the region still, in spite of its lease having run out, reads zeros from now on: see `madvise`(2).
-        with mmap.mmap(self._file, region.size, offset=region.offset) as mapped:
-            mapped.madvise(mmap.MADV_REMOVE)
+    def _free(self, worker_id: str) -> bool:
+        """Gives a region's memory back to the machine; False if a living process has it mapped."""
+        region = self._regions[worker_id]
+        if region.size:
+            if not try_lock(self._file, region.offset, region.size):
+                return False
+            with mmap.mmap(self._file, region.size, offset=region.offset) as mapped:
+                mapped.madvise(mmap.MADV_REMOVE)
+            unlock(self._file, region.offset, region.size)
+        del self._regions[worker_id]
+        return True
 
     def _reserve(self, size: int) -> int:
+        if size == 0:
+            return 0
         at = 0
         for region in sorted(self._regions.values(), key=lambda region: region.offset):
             if region.offset - at >= size:

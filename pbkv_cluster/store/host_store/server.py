@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from grpc import aio
 
-from pbkv_cluster.core.errors import Unavailable
+from pbkv_cluster.core.errors import InvalidArgument, Unavailable
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.errors import from_rpc
 from pbkv_cluster.rpc.server import RpcServer
@@ -29,6 +29,8 @@ class HostStoreServicer(store_pb2_grpc.StoreServiceServicer):
     async def LeaseArena(  # noqa: N802
         self, request: store_pb2.LeaseArenaRequest, context: Any
     ) -> store_pb2.LeaseArenaResponse:
+        if not request.worker_id:
+            raise InvalidArgument("worker_id", "must not be empty")
         region = self._arena.lease(request.worker_id, request.bytes, request.worker_address)
         return store_pb2.LeaseArenaResponse(
             path=str(self._arena.path), offset=region.offset, bytes=region.size, lease_s=self._arena.lease_s
@@ -64,7 +66,10 @@ async def _ask(address: str, ask: Ask[T]) -> T:
             async with asyncio.timeout(_TIMEOUT_S):
                 return await ask(store_pb2_grpc.StoreServiceStub(channel))
         except aio.AioRpcError as error:
-            raise from_rpc(error) from error
+            cause = from_rpc(error)
+            if isinstance(cause, Unavailable):
+                raise Unavailable(f"the worker at {address} cannot be asked: {cause}") from error
+            raise cause from error
         except TimeoutError as error:
             raise Unavailable(f"the worker at {address} does not answer") from error
 

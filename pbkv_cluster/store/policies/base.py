@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from pbkv_cluster.core.config import CacheConfig
+from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.registry import Registry
 from pbkv_cluster.store.node import Node
 
@@ -29,12 +30,20 @@ class ReusePolicy(Protocol):
 POLICIES: Registry[ReusePolicy] = Registry("cache.policy")
 
 
-def make_policy(name: str, config: CacheConfig) -> ReusePolicy:
+def make_policy(name: str, config: CacheConfig, field: str = "cache.policy") -> ReusePolicy:
     """The policy called `name`, with the parameters it takes from `config`.
+
+    Args:
+        name: of the policy, or package.module:Class.
+        config: its parameters.
+        field: that the name comes from, for the error.
 
     Raises:
         InvalidArgument: there is no such policy.
     """
     import pbkv_cluster.store.policies  # registers the policies  # noqa: F401
 
-    return POLICIES.get(name)(config)
+    try:
+        return POLICIES.get(name)(config)
+    except InvalidArgument as error:
+        raise InvalidArgument(field, error.problem) from error

@@ -14,6 +14,9 @@ from pbkv_cluster.store.policies.base import POLICIES
 
 _PRIOR = 0.5  # one-step probability that a workflow nobody has forecast uses a block again
 
+# The forecast that a step sets off can come before the step is admitted. One older than this is about an earlier step.
+_GRACE_S = 5.0
+
 
 @POLICIES.register("pbkv-paper")
 class PbkvPaper:
@@ -45,7 +48,7 @@ class PbkvPaper:
     def _score(self, owner: Owner, access: Access) -> tuple[float, float]:
         """One workflow's share of the score, and when what it rests on was new."""
         forecast = owner.forecast
-        if forecast is None or owner.forecast_at < owner.active_at:
+        if forecast is None or owner.forecast_at < owner.active_at - _GRACE_S:
             # No word on where the workflow goes from its present step: a prior, from the time of that step.
             return _PRIOR, owner.active_at
         score, discount = 0.0, 1.0

@@ -1,0 +1,1 @@
+"""Benchmarks of the project, side by side in one run: `python -m benchmarks`. See README.md."""

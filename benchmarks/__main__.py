@@ -1,0 +1,38 @@
+"""`python -m benchmarks [NAME ...] [--json OUT] [--quick]`: runs benchmarks and prints what they found."""
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+from benchmarks.report import Report, machine, show
+
+NAMES = ("index", "engine", "gateway", "idle")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)}; by default all")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file as well")
+    parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer repetitions: to see that it runs")
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - set(NAMES)
+    if unknown:
+        parser.error(f"{', '.join(sorted(unknown))}: there are only {', '.join(NAMES)}")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, here and in every process started from here
+    reports = []
+    for name in arguments.names or NAMES:
+        run = cast(Callable[[bool], Report], import_module(f"benchmarks.{name}").run)
+        reports.append(run(arguments.quick))
+        show(reports[-1])
+    if arguments.json:
+        found = {"machine": machine(), "reports": [asdict(report) for report in reports]}
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

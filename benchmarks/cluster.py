@@ -1,0 +1,66 @@
+"""A local cluster in a process of its own, so that what a benchmark holds in memory or does meanwhile is not the cluster's."""
+
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from pbkv_cluster.core.config import Config
+
+_START_S, _STOP_S = 180.0, 60.0
+CONFIG = Config.model_validate(
+    {
+        "cluster": {"name": "benchmark", "workers": 2},
+        "engine": {"device": "cpu", "gpu_blocks": 1024, "host_blocks": 1024},
+        "gateway": {"port": 0},
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A cluster that serves."""
+
+    pid: int  # of the process that started all others
+    gateway: str
+    redis_url: str
+    members: dict[str, int]  # process ids by name
+
+
+@contextmanager
+def running(config: Config = CONFIG) -> Iterator[Running]:
+    """Starts a cluster; it ends with the context.
+
+    Raises:
+        RuntimeError: it cannot start; says why.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=_serve, args=(config, theirs), name="cluster")
+    process.start()
+    try:
+        if not ours.poll(_START_S):
+            raise RuntimeError("the cluster did not start in time")
+        found = ours.recv()
+        if isinstance(found, str):
+            raise RuntimeError(f"the cluster cannot start: {found}")
+        yield found
+    finally:
+        ours.close()
+        process.join(_STOP_S)
+        if process.is_alive():
+            process.kill()
+
+
+def _serve(config: Config, pipe: Connection) -> None:
+    from pbkv_cluster.cluster.local import LocalCluster
+    from pbkv_cluster.core.errors import PbkvError
+
+    try:
+        with LocalCluster(config) as cluster:
+            pids = cluster.pids()
+            pipe.send(Running(multiprocessing.current_process().pid or 0, cluster.gateway_address, cluster.redis_url, pids))
+            pipe.poll(None)  # returns when the other side closes
+    except PbkvError as error:
+        pipe.send(str(error))

@@ -1,0 +1,142 @@
+"""The prefix tree and the cache above it, without any bytes of KV: what their bookkeeping costs in time and memory.
+
+4,096 sequences of 4,096 tokens share their first half; each belongs to a workflow of its own, so that owners are kept, and all
+of it lies in a tier. Times are medians over single operations.
+"""
+
+import random
+import tracemalloc
+from collections.abc import Callable, Iterable, Iterator
+from statistics import median
+from time import perf_counter
+from typing import TypeVar
+
+from benchmarks.report import Figure, Report
+from pbkv_cluster.core.blocks import Namespace, block_keys
+from pbkv_cluster.core.clock import SystemClock
+from pbkv_cluster.core.config import CacheConfig
+from pbkv_cluster.core.forecast import Forecast, StepForecast
+from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, TOKEN_BYTES, count, full_blocks
+from pbkv_cluster.store.cache import KVCache
+from pbkv_cluster.store.mover import NullMover
+from pbkv_cluster.store.tiers import ChangeListener
+
+SPACE = Namespace("model", "revision", "float16", "layout")
+TOKENS, SHARED = 4096, 2048
+AGENTS = [f"agent-{number}" for number in range(8)]
+T = TypeVar("T")
+
+_random = random.Random(0)
+
+
+def run(quick: bool) -> Report:
+    sequences, samples = (512, 200) if quick else (4096, 1000)
+    cache = make_cache((sequences + 2 * samples + 1) * full_blocks(TOKENS))
+    prompts = list(_prompts(sequences))
+    for number, prompt in enumerate(prompts):
+        insert(cache, prompt, f"workflow-{number}")
+    root, known = cache.tree.root(SPACE), _random.choices(prompts, k=samples)
+    halves = [prompt[: SHARED * TOKEN_BYTES] + _tokens(TOKENS - SHARED) for prompt in known]
+    announced = make_cache((samples + 2) * full_blocks(TOKENS), on_change=lambda key, tiers: None)
+    insert(announced, prompts[0], "workflow")
+    figures = [
+        _micros("match 4,096 tokens", lambda prompt: cache.tree.match(root, prompt), known, 15),
+        _micros("match the 2,048 that are shared", lambda prompt: cache.tree.match(root, prompt), halves, 15),
+        _micros("insert into the tree, half of it new", lambda prompt: _insert_in_tree(cache, prompt), _prompts(samples), 30),
+        _micros(
+            "insert through the cache: open, grow, commit, close",
+            lambda prompt: insert(cache, prompt, "new"),
+            _prompts(samples),
+            30,
+        ),
+        _micros(
+            "the same with a listener, so that blocks are hashed",
+            lambda prompt: insert(announced, prompt, "new"),
+            _prompts(samples),
+        ),
+        _micros("hash 4,096 tokens", lambda prompt: block_keys(SPACE, prompt), known[:200]),
+    ]
+    sizes = (1_000, 10_000) if quick else (1_000, 10_000, 100_000)
+    figures += [_evictions(leaves, demote, min(samples, leaves // 2)) for demote in (False, True) for leaves in sizes]
+    figures += [_rekeying(10_000, samples), _bytes_a_block(64 if quick else 256)]
+    return Report(
+        "index",
+        f"{sequences:,} sequences of {TOKENS:,} tokens sharing {SHARED:,}, an owner each; {samples} samples",
+        tuple(figures),
+    )
+
+
+def make_cache(gpu_blocks: int, host_blocks: int = 0, on_change: ChangeListener | None = None) -> KVCache:
+    return KVCache(gpu_blocks, host_blocks, CacheConfig(), NullMover(), SystemClock(), on_change)
+
+
+def insert(cache: KVCache, prompt: bytes, workflow: str) -> None:
+    """What the engine asks of the cache for one sequence."""
+    lease = cache.open(SPACE, prompt, workflow, AGENTS[0], 0, count(prompt))
+    assert lease is not None
+    assert cache.grow(lease, count(prompt))
+    cache.commit(lease, prompt)
+    cache.close(lease)
+
+
+def _insert_in_tree(cache: KVCache, prompt: bytes) -> None:
+    match = cache.tree.match(cache.tree.root(SPACE), prompt)
+    slots = cache.tiers.pools[0].take(full_blocks(count(prompt)) - match.blocks)
+    cache.tree.add_child(match.path[-1], prompt[match.blocks * BLOCK_BYTES :], slots, output=False)
+
+
+def _evictions(leaves: int, demote: bool, samples: int) -> Figure:
+    """Evicts leaves of one block each, with a full pool, until `samples` victims have been taken."""
+    cache = make_cache(leaves + 3, leaves if demote else 0)
+    stem = _tokens(BLOCK_TOKENS)
+    for number in range(leaves):
+        insert(cache, stem + _tokens(BLOCK_TOKENS), f"workflow-{number % 1024}")
+    cache.tiers.take(cache.tiers.pools[0].free_slots)
+    where = "to the host tier" if demote else "and drop it"
+    return _micros(f"evict one victim of {leaves:,} {where}", lambda _: cache.tiers.take(1), range(samples), 30)
+
+
+def _rekeying(leaves: int, samples: int) -> Figure:
+    """Folds in forecasts for workflows of 32 leaves each."""
+    each = 32
+    cache = make_cache(2 * leaves + 3)
+    stem = _tokens(BLOCK_TOKENS)
+    for number in range(leaves):
+        insert(cache, stem + _tokens(BLOCK_TOKENS), f"workflow-{number // each}")
+    workflows = [owner.id for owner in cache.owners() if len(owner.nodes) > each]
+    steps = tuple(StepForecast({agent: 1 / len(AGENTS) for agent in AGENTS}, 0.9) for _ in range(3))
+    forecasts = [Forecast(_random.choice(workflows), epoch, 0.0, steps) for epoch in range(1, samples + 1)]
+    figure = _micros("", cache.apply, forecasts)
+    return Figure(f"re-key a leaf of {leaves:,} after a forecast", figure.value / each, figure.unit)
+
+
+def _bytes_a_block(sequences: int) -> Figure:
+    prompts = list(_prompts(sequences))
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    cache = make_cache((sequences + 1) * full_blocks(TOKENS) - sequences * full_blocks(SHARED) + 1)
+    for number, prompt in enumerate(prompts):
+        insert(cache, prompt, f"workflow-{number}")
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return Figure("bookkeeping of a block, the pool's included", (after - before) / sum(cache.tree.held), "bytes", at_most=300)
+
+
+def _micros(name: str, run: Callable[[T], object], over: Iterable[T], at_most: float | None = None) -> Figure:
+    taken = []
+    for each in over:
+        start = perf_counter()
+        run(each)
+        taken.append(perf_counter() - start)
+    return Figure(name, median(taken) * 1e6, "µs", at_most=at_most)
+
+
+def _prompts(number: int) -> Iterator[bytes]:
+    """Sequences that share their first half with each other and with those of earlier calls."""
+    stem = random.Random(1).randbytes(SHARED * TOKEN_BYTES)
+    for _ in range(number):
+        yield stem + _tokens(TOKENS - SHARED)
+
+
+def _tokens(number: int) -> bytes:
+    return _random.randbytes(number * TOKEN_BYTES)

@@ -1,0 +1,229 @@
+"""Workers on real gRPC, and what they meet there: a scripted predictor and a real host store."""
+
+import asyncio
+import inspect
+import itertools
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grpc import aio
+
+from pbkv_cluster.core.clock import Clock, SystemClock
+from pbkv_cluster.core.config import Config
+from pbkv_cluster.core.forecast import Forecast
+from pbkv_cluster.core.tokens import pack, unpack
+from pbkv_cluster.core.usage import Tier, Usage
+from pbkv_cluster.gpu_worker.worker import Worker, WorkerFacts
+from pbkv_cluster.rpc import convert
+from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.rpc.server import RpcServer
+from pbkv_cluster.rpc.v1 import (
+    predictor_pb2,
+    predictor_pb2_grpc,
+    store_pb2,
+    store_pb2_grpc,
+    types_pb2,
+    worker_pb2,
+    worker_pb2_grpc,
+)
+from pbkv_cluster.store.host_store.arena import Arena, default_directory
+from pbkv_cluster.store.host_store.server import HostStore
+
+if TYPE_CHECKING:
+    from pbkv_cluster.rpc.v1.store_pb2_grpc import StoreServiceAsyncStub
+    from pbkv_cluster.rpc.v1.worker_pb2_grpc import WorkerServiceAsyncStub
+
+PATIENCE_S = 30.0
+_POLL_S = 0.01
+_NAMES = itertools.count()
+
+
+async def eventually(condition: Callable[[], bool | Awaitable[bool]]) -> None:
+    """Polls until the condition, which may have to be awaited, holds."""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                value = condition()
+                if await value if inspect.isawaitable(value) else value:
+                    return
+                await asyncio.sleep(_POLL_S)
+    except TimeoutError:
+        raise AssertionError(f"not within {PATIENCE_S} s: {inspect.getsource(condition).strip()}") from None
+
+
+def config(model: Path, **sections: dict[str, Any]) -> Config:
+    """A configuration of a small worker; float64, so that rounding decides nothing."""
+    engine = {"device": "cpu", "gpu_blocks": 64, "host_blocks": 0, **sections.pop("engine", {})}
+    return Config.model_validate({"model": {"path": str(model), "dtype": "float64"}, "engine": engine, **sections})
+
+
+def step(prompt: Sequence[int], **fields: Any) -> worker_pb2.RunStepRequest:
+    """A step of eight tokens that is asked for under a name of its own; `sampling` is a dictionary of the message's fields."""
+    sampling = {"max_tokens": 8, "ignore_eos": True, **fields.pop("sampling", {})}
+    if "forced_output" in sampling:
+        sampling["forced_output"] = packed(sampling["forced_output"])
+    request = worker_pb2.RunStepRequest(
+        **{
+            "request_id": f"r{next(_NAMES)}",
+            "workflow_id": "w",
+            "agent_id": "a",
+            "prompt": packed(prompt),
+            "sent": packed(fields.pop("sent", [])),
+            **fields,
+        }
+    )
+    request.sampling.CopyFrom(types_pb2.Sampling(**sampling))
+    return request
+
+
+def packed(ids: Sequence[int]) -> types_pb2.PackedTokens:
+    return types_pb2.PackedTokens(data=pack(ids))
+
+
+@dataclass
+class Answer:
+    """All that a step sent."""
+
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    events: int = 0
+    reason: types_pb2.FinishReason = types_pb2.FINISH_REASON_UNSPECIFIED
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def delivered(self) -> int:
+        """Prompt tokens that some tier delivered."""
+        return sum(self.usage.delivered.values())
+
+
+@dataclass
+class Rig:
+    """A worker and a channel to it."""
+
+    worker: Worker
+    facts: WorkerFacts
+    channel: aio.Channel
+    stub: "WorkerServiceAsyncStub"
+    store: "StoreServiceAsyncStub"
+
+    def call(self, request: worker_pb2.RunStepRequest) -> Any:
+        return self.stub.RunStep(request, timeout=PATIENCE_S)
+
+    async def run(self, request: worker_pb2.RunStepRequest) -> Answer:
+        answer = Answer()
+        async for event in self.call(request):
+            answer.events += 1
+            if event.WhichOneof("event") == "tokens":
+                answer.tokens += unpack(event.tokens.token_ids.data)
+                answer.text += event.tokens.text
+            else:
+                answer.reason = event.finished.reason
+                answer.usage = convert.usage_from_wire(event.finished.usage)
+        assert answer.reason, "the stream ended without Finished"
+        return answer
+
+    async def status(self) -> worker_pb2.GetWorkerStatusResponse:
+        return await self.stub.GetWorkerStatus(worker_pb2.GetWorkerStatusRequest(), timeout=PATIENCE_S)
+
+    async def stat(self, tier: Tier) -> store_pb2.TierStat:
+        stat = (await self.store.Stat(store_pb2.StatRequest(), timeout=PATIENCE_S)).store
+        return next(each for each in stat.tiers if each.tier == convert.tier_to_wire(tier))
+
+    async def decisions(self) -> dict[str, int]:
+        return dict((await self.status()).store.decisions)
+
+    async def retire(self, workflow: str) -> None:
+        await self.stub.RetireWorkflow(worker_pb2.RetireWorkflowRequest(workflow_id=workflow), timeout=PATIENCE_S)
+
+    async def prefetch(self, prompt: Sequence[int], tenant: str = "") -> tuple[int, int]:
+        """Tokens loaded, and tokens on the GPU."""
+        request = store_pb2.PrefetchRequest(prompt=packed(prompt), tenant=tenant)
+        done = await self.store.Prefetch(request, timeout=PATIENCE_S)
+        return done.loaded_tokens, done.resident_tokens
+
+    async def clear(self) -> int:
+        return (await self.store.Clear(store_pb2.ClearRequest(), timeout=PATIENCE_S)).dropped_blocks
+
+    async def idle(self) -> bool:
+        """No step runs or waits, and none holds a block."""
+        status = await self.status()
+        return not (status.running or status.waiting or any(tier.locked_blocks for tier in status.store.tiers))
+
+
+@asynccontextmanager
+async def serving(config: Config, worker_id: str = "w", clock: Clock | None = None, **peers: Any) -> AsyncIterator[Rig]:
+    """A worker that serves on the loopback; `peers` are further arguments of `Worker`."""
+    worker = Worker(config, worker_id, clock or SystemClock(), **peers)
+    try:
+        facts = await worker.start("127.0.0.1")
+        async with connect(facts.address) as channel:
+            stubs = worker_pb2_grpc.WorkerServiceStub(channel), store_pb2_grpc.StoreServiceStub(channel)
+            yield Rig(worker, facts, channel, *stubs)
+    finally:
+        await worker.stop()
+
+
+class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
+    """Sends every subscriber what it is told to."""
+
+    def __init__(self) -> None:
+        self.subscribers: list[tuple[str, asyncio.Queue[predictor_pb2.ForecastBatch | None]]] = []
+        self.address: str | None = None
+        self._server: RpcServer | None = None
+
+    async def where(self) -> str | None:
+        """An address source for workers."""
+        return self.address
+
+    async def start(self) -> None:
+        self._server = RpcServer()
+        service = predictor_pb2.DESCRIPTOR.services_by_name["PredictorService"]
+        self._server.add(service, predictor_pb2_grpc.add_PredictorServiceServicer_to_server, self)
+        self.address = await self._server.start("127.0.0.1", 0)
+
+    async def stop(self, grace_s: float = 0.0) -> None:
+        if self._server is not None:
+            await self._server.stop(grace_s)
+        self.subscribers.clear()
+
+    def fail(self) -> None:
+        """Ends every subscription with an error."""
+        for _, queue in self.subscribers:
+            queue.put_nowait(None)
+
+    def send(self, forecasts: Iterable[Forecast]) -> None:
+        for _, queue in self.subscribers:
+            queue.put_nowait(convert.forecasts_to_wire(forecasts))
+
+    async def WatchForecasts(  # noqa: N802
+        self, request: predictor_pb2.WatchForecastsRequest, context: Any
+    ) -> AsyncIterator[predictor_pb2.ForecastBatch]:
+        queue: asyncio.Queue[predictor_pb2.ForecastBatch | None] = asyncio.Queue()
+        self.subscribers.append((request.subscriber, queue))
+        while (batch := await queue.get()) is not None:
+            yield batch
+        raise RuntimeError("the predictor is told to fail")
+
+    async def ReportEvents(  # noqa: N802
+        self, request: predictor_pb2.ReportEventsRequest, context: Any
+    ) -> predictor_pb2.ReportEventsResponse:
+        raise NotImplementedError
+
+    async def Predict(self, request: predictor_pb2.PredictRequest, context: Any) -> predictor_pb2.ForecastBatch:  # noqa: N802
+        raise NotImplementedError
+
+
+@asynccontextmanager
+async def host_store(capacity: int, lease_s: float = 60.0, clock: Clock | None = None) -> AsyncIterator[tuple[Arena, str]]:
+    """A host store with an arena in a folder of its own; its arena and address."""
+    with tempfile.TemporaryDirectory(dir=default_directory()) as directory:
+        arena = Arena(capacity, lease_s, clock or SystemClock(), Path(directory))
+        store = HostStore(arena)
+        try:
+            yield arena, await store.start("127.0.0.1")
+        finally:
+            await store.stop()
