@@ -1,10 +1,11 @@
 """A local cluster in a process of its own, so that what a benchmark holds in memory or does meanwhile is not the cluster's."""
 
+import atexit
 import multiprocessing
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 
 from pbkv_cluster.core.config import Config
 
@@ -28,29 +29,32 @@ class Running:
     members: dict[str, int]  # process ids by name
 
 
-@contextmanager
-def running(config: Config = CONFIG) -> Iterator[Running]:
-    """Starts a cluster; it ends with the context.
+@cache
+def running() -> Running:
+    """The cluster that benchmarks share, started by the first that asks; it ends with this process.
 
     Raises:
         RuntimeError: it cannot start; says why.
     """
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=_serve, args=(config, theirs), name="cluster")
+    process = spawn.Process(target=_serve, args=(CONFIG, theirs), name="cluster")
     process.start()
-    try:
-        if not ours.poll(_START_S):
-            raise RuntimeError("the cluster did not start in time")
-        found = ours.recv()
-        if isinstance(found, str):
-            raise RuntimeError(f"the cluster cannot start: {found}")
-        yield found
-    finally:
-        ours.close()
-        process.join(_STOP_S)
-        if process.is_alive():
-            process.kill()
+    atexit.register(_stop, process, ours)
+    if not ours.poll(_START_S):
+        raise RuntimeError("the cluster did not start in time")
+    found = ours.recv()
+    if isinstance(found, str):
+        raise RuntimeError(f"the cluster cannot start: {found}")
+    assert isinstance(found, Running)
+    return found
+
+
+def _stop(process: BaseProcess, pipe: Connection) -> None:
+    pipe.close()
+    process.join(_STOP_S)
+    if process.is_alive():
+        process.kill()
 
 
 def _serve(config: Config, pipe: Connection) -> None:

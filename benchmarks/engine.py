@@ -51,9 +51,9 @@ def run(quick: bool) -> Report:
             kv = side.model.shape.block_bytes // BLOCK_TOKENS
             sizes.append(f"{name} model: {side.parameters / 1e6:.1f} M parameters, {kv} bytes of KV a token")
             rounds = 2 if quick else 6 if name == "small" else 3
-            for tokens in PROMPTS:
+            for tokens in PROMPTS[:1] if quick else PROMPTS:
                 figures += side.prefill(name, tokens, rounds)
-            for context in CONTEXTS:
+            for context in CONTEXTS[:1] if quick else CONTEXTS:
                 figures += side.decode(name, context, rounds)
     return Report("engine", "; ".join(sizes) + f"; decode: {OUTPUT - 1} tokens; one thread", tuple(figures))
 

@@ -34,9 +34,9 @@ _numbers = itertools.count()
 
 
 def run(quick: bool) -> Report:
-    rounds = 60 if quick else 500
-    figures: list[Figure] = []
-    with running() as cluster, asyncio.Runner() as runner:
+    rounds = 30 if quick else 500
+    cluster, figures = running(), list[Figure]()
+    with asyncio.Runner() as runner:
         for tokens in (SHORT, LONG):
             figures += runner.run(_measure(cluster.gateway, cluster.redis_url, tokens, rounds))
     sizes = f"2 workers with the small model, one token of output, {rounds} pairs of steps one after the other"

@@ -16,19 +16,19 @@ _SETTLE_S = 5.0
 
 
 def run(quick: bool) -> Report:
-    with running() as cluster:
-        time.sleep(1.0 if quick else _SETTLE_S)
-        names = {pid: name for name, pid in cluster.members.items()} | {cluster.pid: "starter"}
-        root = psutil.Process(cluster.pid)
-        sizes: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
-        for process in (root, *root.children(recursive=True)):
-            try:
-                memory, called = process.memory_full_info(), process.name()
-                guard = any("redis_guard" in part for part in process.cmdline())
-            except psutil.NoSuchProcess:
-                continue
-            owner = "ours" if process.pid in names else "Redis" if guard or called.startswith("redis") else "Ray"
-            sizes[owner].append((names.get(process.pid, called), memory.pss, memory.rss))
+    cluster = running()
+    time.sleep(1.0 if quick else _SETTLE_S)
+    names = {pid: name for name, pid in cluster.members.items()} | {cluster.pid: "starter"}
+    root = psutil.Process(cluster.pid)
+    sizes: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
+    for process in (root, *root.children(recursive=True)):
+        try:
+            memory, called = process.memory_full_info(), process.name()
+            guard = any("redis_guard" in part for part in process.cmdline())
+        except psutil.NoSuchProcess:
+            continue
+        owner = "ours" if process.pid in names else "Redis" if guard or called.startswith("redis") else "Ray"
+        sizes[owner].append((names.get(process.pid, called), memory.pss, memory.rss))
     figures = []
     for owner, processes in sorted(sizes.items()):
         figures += [Figure(f"{owner}: {name}, PSS", pss / _MIB, "MiB") for name, pss, _ in sorted(processes)]

@@ -25,7 +25,7 @@ _TIME_SCALE = 0.05  # of the tools' seconds
 
 
 def demo(
-    workflows: Annotated[int, typer.Option(min=1, help="Workflows to generate.")] = 60,
+    workflows: Annotated[int, typer.Option(min=1, help="Workflows to generate.")] = 48,
     concurrency: Annotated[int, typer.Option(min=1, help="Workflows that run at a time.")] = 12,
     seed: Annotated[int, typer.Option(help="Seed of the workflows.")] = 0,
     policies: Annotated[

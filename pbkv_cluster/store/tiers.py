@@ -153,7 +153,7 @@ class Tiers:
     def _make_host_room(self, node: Node, blocks: list[int]) -> None:
         """Makes room for blocks of `node` in host memory, as far as that drops only what is worth less than they are."""
         pool = self.pools[HOST]
-        if pool.capacity == 0:
+        if pool.capacity == 0 or pool.free_slots >= len(blocks):
             return
         rank = self._host_rank(node)._replace(group=_RETIRED if node.retired else _ACTIVE)
         while pool.free_slots < len(blocks):
