@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PREDICTOR = "predictor"  # its name in the directory
 CAPACITY = 8192  # events; about a minute's worth at 100 steps a second
 _BATCH = 512  # events in one call
+_GATHER_S = 0.002  # events within this time travel together: a call costs both sides more than an event does
 _CALL_TIMEOUT_S = 2.0
 _PING_S = 1.0
 _RETRY_S = 0.25
@@ -37,6 +38,7 @@ class EventFeed:
         self._filled = asyncio.Event()
         self._address = ""
         self._channel: aio.Channel | None = None
+        self._stub: PredictorServiceAsyncStub | None = None
         self.reachable = False  # the predictor answered last time
 
     def put(self, event: WorkflowEvent) -> None:
@@ -49,6 +51,8 @@ class EventFeed:
         """Sends what is queued, for ever; while there is nothing, asks now and then whether the predictor is there."""
         while True:
             await wait_for(self._filled, _PING_S)
+            if self._queue:
+                await asyncio.sleep(_GATHER_S)
             self._filled.clear()
             batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
             self.reachable = await self._send(batch)
@@ -86,8 +90,9 @@ class EventFeed:
             await self._disconnect()
             self._address = service.address
             self._channel = connect(service.address)
-        assert self._channel is not None
-        return predictor_pb2_grpc.PredictorServiceStub(self._channel)
+            self._stub = predictor_pb2_grpc.PredictorServiceStub(self._channel)
+        assert self._stub is not None
+        return self._stub
 
     async def _disconnect(self) -> None:
         channel, self._channel = self._channel, None

@@ -16,6 +16,8 @@ from pbkv_cluster.rpc.v1 import types_pb2
 # No tokenizer in use has a token of more characters than this; a text that exceeds it for every token of the context
 # is refused before time is spent on it.
 _MAX_TOKEN_CHARS = 256
+# To hash so many packed tokens takes about as long as the way to a thread and back.
+_INLINE_BYTES = 8192 * tokens.TOKEN_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Prompt:
 
 
 class PromptReader:
-    """Reads prompts off the event loop: tokenising and hashing are CPU work."""
+    """Reads prompts; off the event loop, where that is more work than the way to another thread and back."""
 
     def __init__(self, codec: TextCodec, executor: Executor) -> None:
         self._codec = codec
@@ -61,6 +63,8 @@ class PromptReader:
         InvalidArgument: no form is set, it is empty, holds ids outside the vocabulary, or leaves no room for one
             token of output; names the form.
         """
+        if message.WhichOneof("form") == "token_ids" and len(message.token_ids.data) <= _INLINE_BYTES:
+            return self._read(message, limits, tenant)
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._read, message, limits, tenant)
 
     def _read(self, message: types_pb2.Prompt, limits: Limits, tenant: str) -> Prompt:

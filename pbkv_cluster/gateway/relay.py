@@ -76,11 +76,13 @@ class Relay:
             if worker.closed:  # it left while the index was asked
                 continue
             self._enter(step, spec, worker)
+            began = self.clock.now()
+            step.call = worker.stub.RunStep(_request(step, spec))  # under way while the client hears of it
             if not accepted:
                 accepted = True
                 yield _accepted(spec, worker)
             try:
-                async for event in self._stream(step, spec, worker):
+                async for event in self._stream(step, spec, worker, began):
                     yield event
                 if step.finished:
                     return
@@ -102,10 +104,9 @@ class Relay:
         if spec.session.served_by is not None:
             spec.session.served_by.add(worker.id)
 
-    async def _stream(self, step: Step, spec: StepSpec, worker: Worker) -> AsyncIterator[workflow_pb2.StepEvent]:
-        began = self.clock.now()
+    async def _stream(self, step: Step, spec: StepSpec, worker: Worker, began: float) -> AsyncIterator[workflow_pb2.StepEvent]:
+        assert step.call is not None
         skip = step.sent_chars
-        step.call = worker.stub.RunStep(_request(step, spec))
         async for event in step.call:
             match event.WhichOneof("event"):
                 case "tokens":

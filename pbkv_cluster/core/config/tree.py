@@ -53,7 +53,7 @@ class EngineConfig(_Section):
     )
     host_blocks: int = Field(-1, ge=-1, description="blocks in the host tier; 0: none, -1: twice gpu_blocks")
     max_batch_tokens: int = Field(2048, ge=16, description="tokens in one forward pass")
-    prefill_chunk_tokens: int = Field(512, ge=16, description="tokens of one prompt in one forward pass")
+    prefill_chunk_tokens: int = Field(1024, ge=16, description="tokens of one prompt in one forward pass")
     max_running: int = Field(64, ge=1, description="sequences in one batch")
     max_waiting: int = Field(1024, ge=1, description="sequences in the queue; beyond, steps are refused")
     threads: int = Field(1, ge=1, description="torch threads of a worker on a CPU")
