@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
-from pbkv_cluster.core.tokens import BLOCK_TOKENS, as_array, count, unpack
+from pbkv_cluster.core.tokens import BLOCK_TOKENS, TOKEN_BYTES, as_array, count, unpack
 from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.gpu_worker.base import Runner
 from pbkv_cluster.gpu_worker.rate import Rate
@@ -163,7 +163,8 @@ class Engine:
     def _take(self, sequence: Sequence, token: int, now: float) -> None:
         forced = sequence.request.sampling.forced_output
         if forced is not None:
-            token = int(as_array(forced)[sequence.generated])
+            at = sequence.generated * TOKEN_BYTES
+            token = int.from_bytes(forced[at : at + TOKEN_BYTES], "little", signed=True)
         if sequence.first_token_at is None:
             sequence.first_token_at = now
         sequence.append(token)

@@ -50,10 +50,10 @@ class Scheduler:
             if sequence.lease is None:
                 continue  # preempted by one before it
             count = min(sequence.total - sequence.computed, self._config.prefill_chunk_tokens, budget)
-            if self._make_room(sequence, count, {id(chunk.sequence) for chunk in chunks}):
+            if self._make_room(sequence, count, chunks):
                 chunks.append(Chunk(sequence, sequence.computed, count))
                 budget -= count
-        for sequence in self._admissions() if budget else ():
+        for sequence in self.admissions() if budget else ():
             count = min(sequence.total - sequence.computed, self._config.prefill_chunk_tokens, budget)
             if count == 0 or not self._grow(sequence, count):
                 break
@@ -66,7 +66,8 @@ class Scheduler:
     def _by_need(self) -> list[Sequence]:
         return sorted(self.running, key=lambda sequence: sequence.total - sequence.computed > 1)
 
-    def _admissions(self) -> Iterator[Sequence]:
+    def admissions(self) -> Iterator[Sequence]:
+        """Admits waiting sequences as they are asked for, until there is none or one does not fit."""
         while self._waiting and len(self.running) < self._config.max_running:
             sequence = self._waiting[0][2]
             if not self._admit(sequence):
@@ -104,11 +105,14 @@ class Scheduler:
 
     def _grow(self, sequence: Sequence, count: int) -> bool:
         assert sequence.lease is not None
+        if sequence.computed + count <= len(sequence.lease.table) * BLOCK_TOKENS:
+            return True  # most decodes: their last block has room
         return self._cache.grow(sequence.lease, sequence.computed + count)
 
-    def _make_room(self, sequence: Sequence, count: int, scheduled: set[int]) -> bool:
-        """Finds blocks for `count` more tokens, at the expense of the newest sequences that are not in the batch yet."""
+    def _make_room(self, sequence: Sequence, count: int, chunks: list[Chunk]) -> bool:
+        """Finds blocks for `count` more tokens, at the expense of the newest sequences that are not among the `chunks` yet."""
         while not self._grow(sequence, count):
+            scheduled = {id(chunk.sequence) for chunk in chunks}
             victim = next((other for other in reversed(self.running) if id(other) not in scheduled), sequence)
             self._preempt(victim)
             if victim is sequence:

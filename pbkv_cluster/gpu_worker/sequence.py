@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.sampling import SamplingParams
-from pbkv_cluster.core.tokens import count, pack
+from pbkv_cluster.core.tokens import TOKEN_BYTES, count
 from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.gpu_worker.text_stream import TextStream
 from pbkv_cluster.store.cache import Lease
@@ -62,7 +62,7 @@ class Sequence:
 
     def append(self, token: int) -> None:
         """Adds an output token."""
-        self.tokens += pack((token,))
+        self.tokens += token.to_bytes(TOKEN_BYTES, "little", signed=True)  # as `pack` does, without its array
         self.total += 1
         self.unsent.append(token)
 
