@@ -185,7 +185,7 @@ class KVCache:
         owner = self._owners.pop(workflow, None)
         if owner is None:
             return
-        nodes, owner.nodes = owner.nodes, set()
+        nodes, owner.nodes = owner.nodes, {}
         for node in nodes:
             del node.owners[owner]
         for node in nodes:
@@ -295,7 +295,7 @@ class KVCache:
         access = node.owners.get(owner)
         if access is None:
             access = node.owners[owner] = Access(lease.step)
-            owner.nodes.add(node)
+            owner.nodes[node] = None
         access.agents[lease.agent] = lease.step
         access.last_step = lease.step
         access.touches += 1

@@ -66,7 +66,7 @@ class Owner:
 
     def __init__(self, workflow: str) -> None:
         self.id = workflow
-        self.nodes: set[Node] = set()
+        self.nodes: dict[Node, None] = {}  # in order: ties between their values must not fall by memory addresses
         self.forecast: Forecast | None = None
         self.forecast_at = 0.0  # when it arrived, on this process's clock
         self.active_at = 0.0  # when the last step came

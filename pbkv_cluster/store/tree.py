@@ -106,7 +106,7 @@ class PrefixTree:
         upper.last_access = node.last_access
         for owner, access in node.owners.items():
             upper.owners[owner] = access.copy()
-            owner.nodes.add(upper)
+            owner.nodes[upper] = None
         self.nodes += 1
         return upper
 
@@ -118,7 +118,7 @@ class PrefixTree:
         assert node.parent is not None
         del node.parent.children[node.first_block()]
         for owner in node.owners:
-            owner.nodes.discard(node)
+            owner.nodes.pop(node, None)
         node.owners.clear()
         node.parent = None
         self.nodes -= 1
