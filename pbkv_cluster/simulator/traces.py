@@ -108,7 +108,7 @@ class _Record(NamedTuple):
 
 
 def _records(path: Path) -> Iterator[_Record]:
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         try:
             fields = Fields(json.loads(line))
             position = fields.count("step", MAX_TOKENS)
@@ -120,7 +120,12 @@ def _records(path: Path) -> Iterator[_Record]:
         yield record
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a plain or gzipped file that are not blank, each with its number, from 1.
+
+    Raises:
+        TraceError: the file cannot be read.
+    """
     number = 0
     try:
         with _open(path) as file:
