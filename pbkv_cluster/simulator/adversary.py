@@ -1,0 +1,26 @@
+"""A policy turned into its own adversary: it evicts first what the policy would keep longest."""
+
+from pbkv_cluster.core.config import CacheConfig
+from pbkv_cluster.store.node import Node
+from pbkv_cluster.store.policies.base import POLICIES, ReusePolicy, make_policy
+
+
+class _Negated:
+    def __init__(self, policy: ReusePolicy) -> None:
+        self.retired_first = policy.retired_first
+        self._policy = policy
+
+    def value(self, node: Node, now: float) -> float:
+        return -self._policy.value(node, now)
+
+
+def adversary_of(name: str) -> str:
+    """The name of the policy whose values are those of policy `name`, negated. Groups (retired first) stay."""
+    negated = f"negated-{name}"
+    if negated not in POLICIES.names():
+
+        def build(config: CacheConfig) -> ReusePolicy:
+            return _Negated(make_policy(name, config))
+
+        POLICIES.register(negated)(build)
+    return negated

@@ -1,0 +1,88 @@
+"""How long a GPU takes: a model with a handful of constants, in place of the GPU.
+
+    prefill of n tokens from position s    linear * n + quadratic * ((s + n)^2 - s^2) / 2
+    one token each for m sequences         base + sequence * m + context * (tokens of context of all m)
+    b blocks from host memory              b * block_bytes / bandwidth
+
+A batch that holds both costs the sum. Prefill is bound by arithmetic, whose attention part grows with the position; decode by
+reading the weights once and every sequence's KV (Pope et al.: Efficiently scaling transformer inference, arXiv 2211.05102).
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from pbkv_cluster.core.errors import InvalidArgument
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """The constants. The defaults are a model, not a measurement: a dense model of 14 B parameters in 16 bits (48 layers, 8 KV
+    heads of 128, 40 query heads) on a GPU with 990 TFLOP/s and 3.35 TB/s, of which half and four fifths are reached, behind a
+    link of 25 GB/s. `pbkv calibrate` fits them to a real model and device.
+    """
+
+    prefill_token_s: float = 5.7e-5  # 2 * 14e9 operations
+    prefill_context_s: float = 2.0e-9  # for each token and each token before it: 4 * 40 * 128 * 48 operations
+    decode_base_s: float = 1.05e-2  # 28 GB of weights
+    decode_sequence_s: float = 3.0e-5
+    decode_context_s: float = 7.3e-8  # 196,608 bytes of KV for each token of context
+    host_bytes_per_s: float = 2.5e10
+    block_bytes: int = 3_145_728  # 16 tokens
+
+    def __post_init__(self) -> None:
+        """Raises:
+        InvalidArgument: a constant is negative or not finite, or the bandwidth is 0.
+        """
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise InvalidArgument(f"cost_model.{item.name}", f"must be a number, finite and not negative, got {value!r}")
+        if self.host_bytes_per_s == 0:
+            raise InvalidArgument("cost_model.host_bytes_per_s", "must be above 0")
+
+    def prefill_seconds(self, start: int, tokens: int) -> float:
+        """The prefill of `tokens` tokens behind `start` others."""
+        end = start + tokens
+        return self.prefill_token_s * tokens + self.prefill_context_s * (end * end - start * start) / 2
+
+    def decode_seconds(self, sequences: int, context_tokens: int) -> float:
+        """One more token for each of some sequences, which have `context_tokens` tokens between them."""
+        if not sequences:
+            return 0.0
+        return self.decode_base_s + self.decode_sequence_s * sequences + self.decode_context_s * context_tokens
+
+    def copy_seconds(self, blocks: int) -> float:
+        """The way of some blocks between host memory and GPU."""
+        return blocks * self.block_bytes / self.host_bytes_per_s
+
+    def save(self, path: Path) -> None:
+        """Writes the constants as JSON.
+
+        Raises:
+            InvalidArgument: the file cannot be written.
+        """
+        try:
+            path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        except OSError as error:
+            raise InvalidArgument("--out", f"cannot write {path}: {error.strerror}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> "CostModel":
+        """Reads what `save` wrote. Constants that are absent have their defaults.
+
+        Raises:
+            InvalidArgument: the file cannot be read, or names or holds something else.
+        """
+        try:
+            values = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise InvalidArgument("cost_model", f"cannot read {path}: {error}") from error
+        if not isinstance(values, dict):
+            raise InvalidArgument("cost_model", f"{path} must hold a JSON object")
+        known = [item.name for item in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise InvalidArgument(f"cost_model.{name}", f"is unknown; must be one of {', '.join(known)}")
+        return cls(**values)

@@ -1,0 +1,108 @@
+"""The real engine with a short cut: decoding a batch that nothing joins or leaves, many tokens at a time.
+
+Recorded replies have hundreds of tokens, and almost every iteration of the engine does the same: one token for each running
+sequence. What the cache sees of that is a block more for a sequence every 16 tokens, and a block that has filled up. The short
+cut makes those calls, in the order and at the times at which the engine would, and nothing else.
+"""
+
+from collections.abc import Sequence as Ids
+from itertools import groupby
+
+from pbkv_cluster.core.clock import ManualClock
+from pbkv_cluster.core.config import CacheConfig, EngineConfig
+from pbkv_cluster.core.tokens import BLOCK_TOKENS, TOKEN_BYTES, count
+from pbkv_cluster.gpu_worker.engine import Engine, Output
+from pbkv_cluster.gpu_worker.sequence import Sequence
+from pbkv_cluster.simulator.runner import SimulatedRunner
+
+
+def _no_text(ids: Ids[int]) -> str:
+    return ""
+
+
+class SimulatedEngine(Engine):
+    """An engine in simulated time. Every request must force its output and have no stop strings."""
+
+    def __init__(self, runner: SimulatedRunner, config: EngineConfig, cache_config: CacheConfig, clock: ManualClock) -> None:
+        super().__init__(runner, config, cache_config, clock, _no_text)
+        self._cost = runner.cost
+        self._time = clock
+        self._limits = config
+
+    def advance(self, until: float) -> list[Output]:
+        """Runs batches: one, and after it those that only decode and in which nothing ends, until the clock reads `until`.
+
+        Returns:
+            The outputs with which steps ended; others are left out.
+        """
+        ended = [output for output in self.step() if output.finished is not None]
+        if not ended and self._all_decode():
+            self._leap(until)
+        return ended
+
+    def _all_decode(self) -> bool:
+        running = self.scheduler.running
+        return 0 < len(running) < self._limits.max_batch_tokens and all(
+            sequence.first_token_at is not None and sequence.total - sequence.computed == 1 for sequence in running
+        )
+
+    def _leap(self, until: float) -> None:
+        """Batches without the last token of any sequence, until the clock reads `until` or something else has to run."""
+        running = list(self.scheduler.running)
+        left = min(map(_tokens_left, running)) - 1
+        if left <= 0:
+            return
+        whole = {sequence.request.id: _with_output(sequence) for sequence in running}
+        growing = _by_phase(running, 0)  # an iteration's token opens a block
+        filling = _by_phase(running, 1)  # it fills one
+        context, done = sum(sequence.computed for sequence in running), 0
+        waits = self.scheduler.waiting > 0
+        while done < left and self._time.now() < until:
+            if not all(self._grow(sequence, done) for sequence in growing.get(done % BLOCK_TOKENS, ())):
+                break  # the engine has to preempt one
+            if waits and self._admits(running, done):
+                break
+            self._time.advance(self._cost.decode_seconds(len(running), context + done * len(running)))
+            for sequence in filling.get(done % BLOCK_TOKENS, ()):
+                assert sequence.lease is not None
+                self.cache.commit(sequence.lease, whole[sequence.request.id][: (sequence.computed + done + 1) * TOKEN_BYTES])
+            done += 1
+        for sequence in running:
+            sequence.tokens = whole[sequence.request.id][: (sequence.total + done) * TOKEN_BYTES]
+            sequence.total += done
+            sequence.computed += done
+        self.steps += done
+
+    def _admits(self, running: list[Sequence], done: int) -> bool:
+        """Whether the first request that waits fits now; the next batch has its first tokens then."""
+        for sequence in running:  # the reserve for their next blocks follows from their lengths
+            sequence.total += done
+        admitted = next(self.scheduler.admissions(), None)
+        for sequence in running:
+            sequence.total -= done
+        return admitted is not None
+
+    def _grow(self, sequence: Sequence, done: int) -> bool:
+        assert sequence.lease is not None
+        return self.cache.grow(sequence.lease, sequence.computed + done + 1)
+
+
+def _tokens_left(sequence: Sequence) -> int:
+    forced = sequence.request.sampling.forced_output
+    assert forced is not None, "a simulated request must force its output"
+    return min(count(forced), sequence.request.sampling.max_tokens) - sequence.generated
+
+
+def _with_output(sequence: Sequence) -> bytes:
+    forced = sequence.request.sampling.forced_output
+    assert forced is not None
+    return sequence.tokens + forced[sequence.generated * TOKEN_BYTES :]
+
+
+def _by_phase(running: list[Sequence], shift: int) -> dict[int, list[Sequence]]:
+    """Sequences by the iterations, modulo 16, after whose `shift` tokens more they have a whole number of blocks."""
+
+    def phase(sequence: Sequence) -> int:
+        return -(sequence.computed + shift) % BLOCK_TOKENS
+
+    return {at: list(group) for at, group in groupby(sorted(running, key=phase), phase)}

@@ -1,0 +1,115 @@
+"""The simulated engine decides as the real one does: with and without its short cut, and beside a real model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pbkv_cluster.core.clock import ManualClock
+from pbkv_cluster.core.config import CacheConfig, EngineConfig, ModelConfig
+from pbkv_cluster.gpu_worker.engine import Engine, Output
+from pbkv_cluster.gpu_worker.model import load_model
+from pbkv_cluster.gpu_worker.random_model import build
+from pbkv_cluster.gpu_worker.runner import TorchRunner
+from pbkv_cluster.gpu_worker.sequence import Chunk
+from pbkv_cluster.simulator import simulation
+from pbkv_cluster.simulator.engine import SimulatedEngine
+from pbkv_cluster.simulator.runner import SimulatedRunner
+from pbkv_cluster.simulator.simulation import Setup, SimulationResult, simulate
+from pbkv_cluster.store.mover import Mover
+from pbkv_cluster.store.node import Level
+from tests.simulator.simulated import source
+
+SETUPS = {
+    "roomy": Setup(400),
+    "tight": Setup(80, 40, "pbkv-paper"),
+    "few at a time": Setup(80, 0, "retired-lru", engine=EngineConfig(max_running=2)),
+    "small batches": Setup(70, 0, engine=EngineConfig(max_batch_tokens=24, prefill_chunk_tokens=16)),
+    "no room": Setup(64, 16, "pbkv-paper"),
+}
+
+
+def counts(result: SimulationResult) -> dict[str, Any]:
+    """What a run decided and found, without times."""
+    meter = result.meter
+    return {
+        "decisions": {name: number for name, number in result.decisions.items() if number},
+        "delivered": meter.delivered,
+        "captured": meter.captured,
+        "computed": meter.computed_tokens,
+        "generated": meter.generated_tokens,
+        "preemptions": result.preemptions,
+        "steps": [(record.arrival, record.position, record.delivered) for record in result.steps],
+    }
+
+
+@pytest.mark.parametrize("name", SETUPS)
+@pytest.mark.parametrize("seed", range(3))
+def test_many_tokens_at_a_time_are_the_same_as_one_by_one(name: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = simulate(source(seed=seed), SETUPS[name])
+    monkeypatch.setattr(SimulatedEngine, "_leap", lambda self, until: None)
+    slow = simulate(source(seed=seed), SETUPS[name])
+    assert counts(fast) == counts(slow)
+    for quick, plain in zip(fast.steps, slow.steps, strict=True):
+        assert quick.started_at == pytest.approx(plain.started_at)
+        assert quick.ended_at == pytest.approx(plain.ended_at)
+
+
+class _VirtualMover:
+    """Carries real bytes in virtual time."""
+
+    def __init__(self, real: Mover, simulated: Mover) -> None:
+        self._real = real
+        self._simulated = simulated
+
+    def copy(self, source: Level, source_slots: Any, target: Level, target_slots: Any) -> None:
+        self._real.copy(source, source_slots, target, target_slots)
+        self._simulated.copy(source, source_slots, target, target_slots)
+
+    def seconds(self, source: Level, target: Level, blocks: int) -> float:
+        return self._simulated.seconds(source, target, blocks)
+
+
+class _VirtualRunner:
+    """Runs a real model in virtual time."""
+
+    def __init__(self, real: TorchRunner, simulated: SimulatedRunner) -> None:
+        self._real = real
+        self._simulated = simulated
+        self.mover: Mover = _VirtualMover(real.mover, simulated.mover)
+        self.gpu_blocks, self.host_blocks = real.gpu_blocks, real.host_blocks
+        self.vocabulary, self.max_context, self.eos = real.vocabulary, real.max_context, real.eos
+
+    def run(self, chunks: list[Chunk]) -> list[int]:
+        tokens = self._real.run(chunks)
+        self._simulated.run(chunks)
+        return tokens
+
+
+@pytest.mark.parametrize("policy", ["lru", "pbkv-paper"])
+def test_a_real_model_meets_the_same_decisions(policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    build(tmp_path, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, head_dim=16)
+    model = load_model(ModelConfig(path=str(tmp_path)), torch.device("cpu"))
+    setup = Setup(64, 32, policy)
+    simulated = simulate(source(8), setup)
+
+    class RealEngine(Engine):
+        def __init__(
+            self, runner: SimulatedRunner, config: EngineConfig, cache_config: CacheConfig, clock: ManualClock
+        ) -> None:
+            sizes = {"gpu_blocks": runner.gpu_blocks, "host_blocks": runner.host_blocks}
+            torch_runner = TorchRunner(model, config.model_copy(update=sizes), torch.device("cpu"))
+            torch_runner.allocate()
+            virtual: Any = _VirtualRunner(torch_runner, runner)
+            super().__init__(virtual, config, cache_config, clock, lambda ids: "")
+
+        def advance(self, until: float) -> list[Output]:
+            return [output for output in self.step() if output.finished is not None]
+
+    monkeypatch.setattr(simulation, "SimulatedEngine", RealEngine)
+    real = simulate(source(8), setup)
+    assert counts(real) == counts(simulated)
+    assert simulated.decisions["evict_active"] + simulated.decisions["evict_retired"] > 0
+    assert simulated.decisions["load"] > 0

@@ -1,0 +1,82 @@
+"""How workloads are drawn from traces."""
+
+import statistics
+
+import pytest
+
+from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.simulator.trace_files import Trace
+from pbkv_cluster.simulator.workload import Mix, Workload, make_workload
+from tests.simulator.simulated import trace
+
+
+def ids(workload: Workload) -> list[set[str]]:
+    """Of each arrival, the ids of its texts."""
+    return [
+        {name for step in arrival.workflow.steps for name in (step.output_id, *(segment.id for segment in step.prompt))}
+        for arrival in workload.arrivals
+    ]
+
+
+def test_the_seed_decides_order_and_pauses() -> None:
+    traces = [trace(10)]
+    assert make_workload(traces, Mix(), 1) == make_workload(traces, Mix(), 1)
+    first, second = (make_workload(traces, Mix(), seed) for seed in (1, 2))
+    assert [arrival.workflow.id for arrival in first.arrivals] != [arrival.workflow.id for arrival in second.arrivals]
+    assert {arrival.workflow.id for arrival in first.arrivals} == {arrival.workflow.id for arrival in second.arrivals}
+
+
+def test_copies_share_only_what_workflows_shared_before() -> None:
+    own = trace(6)
+    once = ids(make_workload([own], Mix(), 0))
+    common = {name for names in once for name in names if sum(name in other for other in once) > 1}
+    twice = ids(make_workload([own], Mix(workflows=18), 0))
+    assert len({arrival.id for arrival in make_workload([own], Mix(workflows=18), 0).arrivals}) == 18
+    for number, names in enumerate(twice):
+        for other in twice[:number]:
+            assert names & other <= common
+    assert common <= set().union(*twice[6:12])
+
+
+def test_a_pause_is_the_logged_one_and_more() -> None:
+    workload = make_workload([trace(60, max_steps=20)], Mix(think_scale=3.0), 0)
+    added = [
+        pause - step.pause_s
+        for arrival in workload.arrivals
+        for pause, step in zip(arrival.pauses, arrival.workflow.steps, strict=True)
+    ]
+    assert min(added) > 0
+    assert statistics.median(added) == pytest.approx(3.0 * 2.0, rel=0.2)
+    plain = make_workload([trace(5)], Mix(think_scale=0.0), 0)
+    assert all(
+        pause == step.pause_s
+        for arrival in plain.arrivals
+        for pause, step in zip(arrival.pauses, arrival.workflow.steps, strict=True)
+    )
+
+
+def test_a_drifting_mix_changes_half_way() -> None:
+    workload = make_workload([trace(10, 1), trace(10, 2)], Mix(workflows=200, drift=True), 0)
+    from_first = ["-1-" in arrival.workflow.id for arrival in workload.arrivals]
+    assert sum(from_first[:100]) > 65 > 35 > sum(from_first[100:])
+
+
+def test_arrival_times_make_an_open_loop() -> None:
+    workload = make_workload([trace(4)], Mix(), 0, starts=[0.0, 0.5, 7.0])
+    assert [arrival.starts_at for arrival in workload.arrivals] == [0.0, 0.5, 7.0]
+    assert workload.concurrency == 0
+    own = Trace("timed", trace(2).workflows, (1.0, 2.0))
+    assert [arrival.starts_at for arrival in make_workload([own], Mix(), 0).arrivals] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("wrong", [{"workflows": 0}, {"concurrency": 0}, {"think_scale": -1.0}, {"think_scale": float("nan")}])
+def test_values_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(InvalidArgument, match=next(iter(wrong))):
+        Mix(**wrong)  # type: ignore[arg-type]
+
+
+def test_too_few_arrival_times_are_refused() -> None:
+    with pytest.raises(InvalidArgument, match="starts"):
+        make_workload([trace(4)], Mix(workflows=3), 0, starts=[0.0])
+    with pytest.raises(InvalidArgument, match="traces"):
+        make_workload([], Mix(), 0)

@@ -1,0 +1,104 @@
+"""Properties of simulated runs."""
+
+from dataclasses import replace
+
+import pytest
+
+from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.gpu_worker.engine import Output
+from pbkv_cluster.simulator.engine import SimulatedEngine
+from pbkv_cluster.simulator.simulation import Setup, StepRecord, simulate
+from pbkv_cluster.simulator.traces import TraceWorkflow
+from pbkv_cluster.store.node import Level
+from tests.simulator.simulated import one_by_one, source, trace, workload_of
+
+POLICIES = ["lru", "retired-lru", "pbkv-paper"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_equal_seeds_give_equal_runs(policy: str) -> None:
+    setup = Setup(60, 60, policy, noise=0.5, seed=3)
+    assert simulate(source(seed=1), setup) == simulate(source(seed=1), setup)
+
+
+def test_noise_and_adversary_change_what_is_kept() -> None:
+    plain = simulate(source(24), Setup(60, 0, "pbkv-paper"))
+    noisy = simulate(source(24), Setup(60, 0, "pbkv-paper", noise=1.0))
+    against = simulate(source(24), Setup(60, 0, "pbkv-paper", adversary=True))
+    assert plain.steps != noisy.steps
+    assert against.hit_gpu < plain.hit_gpu
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(("gpu", "host"), [(48, 0), (64, 120), (400, 0)])
+def test_counts_are_consistent(policy: str, gpu: int, host: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    advance = SimulatedEngine.advance
+
+    def checked(engine: SimulatedEngine, until: float) -> list[Output]:
+        outputs = advance(engine, until)
+        engine.cache.check_integrity()
+        assert engine.cache.used_blocks(Level.GPU) <= gpu
+        assert engine.cache.used_blocks(Level.HOST) <= host
+        return outputs
+
+    monkeypatch.setattr(SimulatedEngine, "advance", checked)
+    tokens = source(12)
+    result = simulate(tokens, Setup(gpu, host, policy))
+    meter = result.meter
+    delivered, captured = sum(meter.delivered.values()), sum(meter.captured.values())
+    assert delivered <= captured <= meter.available_tokens <= meter.prompt_tokens
+    if result.preemptions == 0:
+        assert meter.computed_tokens + delivered == meter.prompt_tokens
+    assert meter.steps == sum(len(arrival.workflow.steps) for arrival in tokens.workload.arrivals)
+    assert all(record.submitted_at <= record.started_at < record.ended_at for record in result.steps)
+
+
+def test_nothing_is_lost_without_pressure() -> None:
+    result = simulate(source(12), Setup(5000))
+    assert result.meter.delivered == {Tier.GPU: result.meter.available_tokens}
+    assert not result.decisions["drop"]
+
+
+def test_a_host_tier_gives_back_what_the_gpu_lost() -> None:
+    without, beside = simulate(source(24), Setup(60)), simulate(source(24), Setup(60, 600))
+    assert beside.decisions["load"] > 0
+    assert beside.hit_any > without.hit_any
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_no_policy_looks_ahead(policy: str) -> None:
+    """Until the first altered step is submitted, a run whose later steps are others is the same."""
+    workflows = trace(16).workflows
+    setup = Setup(60, 0, policy)
+    plain = simulate(workload_of(workflows, 4, 0.05), setup)
+    altered = simulate(workload_of([_altered(workflow) for workflow in workflows], 4, 0.05), setup)
+
+    def first_altered(records: tuple[StepRecord, ...]) -> float:
+        return min(record.submitted_at for record in records if record.position >= len(workflows[record.arrival].steps) // 2)
+
+    until = first_altered(plain.steps)
+    assert until == first_altered(altered.steps)
+    before = [record for record in plain.steps if record.ended_at <= until]
+    assert before == [record for record in altered.steps if record.ended_at <= until]
+    assert before
+    assert plain.steps != altered.steps
+
+
+def _altered(workflow: TraceWorkflow) -> TraceWorkflow:
+    middle = len(workflow.steps) // 2
+    others = [
+        replace(step, agent="another", output_tokens=step.output_tokens + 40, prompt=step.prompt[::-1])
+        for step in workflow.steps[middle:]
+    ]
+    return replace(workflow, steps=(*workflow.steps[:middle], *others))
+
+
+def test_a_step_that_can_never_fit_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="prompt"):
+        simulate(one_by_one("ABCD"), Setup(10))
+
+
+def test_an_unknown_policy_is_named() -> None:
+    with pytest.raises(InvalidArgument, match="nonsense"):
+        simulate(one_by_one("A"), Setup(10, policy="nonsense"))
