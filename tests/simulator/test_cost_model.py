@@ -1,0 +1,54 @@
+"""The cost model: its file, and how it is fitted."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pbkv_cluster.core.clock import ManualClock
+from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.simulator.calibrate import calibrate
+from pbkv_cluster.simulator.cost_model import CostModel
+from pbkv_cluster.simulator.runner import SimulatedRunner
+
+
+def test_a_fit_finds_the_constants_of_a_device_that_follows_the_model() -> None:
+    truth = CostModel(3e-5, 1e-9, 4e-3, 2e-5, 5e-8, 7e9, 1 << 20)
+    clock = ManualClock()
+    fitted = calibrate(SimulatedRunner(4000, 100, truth, clock), 1 << 20, clock, (64, 700, 2000), (1, 3, 8))
+    assert asdict(fitted) == pytest.approx(asdict(truth), rel=1e-6)
+
+
+def test_parts_of_a_prefill_take_as_long_as_the_whole() -> None:
+    cost = CostModel()
+    parts = cost.prefill_seconds(0, 512) + cost.prefill_seconds(512, 512) + cost.prefill_seconds(1024, 100)
+    assert parts == pytest.approx(cost.prefill_seconds(0, 1124))
+    assert cost.decode_seconds(0, 0) == 0.0
+
+
+def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
+    cost = CostModel(prefill_token_s=1e-4)
+    cost.save(tmp_path / "cost.json")
+    assert CostModel.load(tmp_path / "cost.json") == cost
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("[]", "object"),
+        ("{", "cannot read"),
+        (json.dumps({"prefill": 1}), "cost_model.prefill"),
+        (json.dumps({"decode_base_s": -1}), "cost_model.decode_base_s"),
+        (json.dumps({"decode_base_s": "1"}), "cost_model.decode_base_s"),
+        ('{"decode_base_s": NaN}', "cost_model.decode_base_s"),
+        (json.dumps({"host_bytes_per_s": 0}), "cost_model.host_bytes_per_s"),
+    ],
+)
+def test_a_wrong_file_is_refused(content: Any, named: str, tmp_path: Path) -> None:
+    (tmp_path / "cost.json").write_text(content)
+    with pytest.raises(InvalidArgument, match=named):
+        CostModel.load(tmp_path / "cost.json")
+    with pytest.raises(InvalidArgument, match="cannot read"):
+        CostModel.load(tmp_path / "absent.json")
