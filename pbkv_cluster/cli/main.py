@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from pbkv_cluster import __version__
+from pbkv_cluster.cli.calibrate import calibrate
 from pbkv_cluster.cli.config import config_app
 from pbkv_cluster.cli.demo import demo
 from pbkv_cluster.cli.replay import replay
 from pbkv_cluster.cli.serve import serve
+from pbkv_cluster.cli.simulate import simulate
 from pbkv_cluster.cli.status import status
 from pbkv_cluster.cli.submit import submit
 from pbkv_cluster.core.errors import ConfigError, InvalidArgument, PbkvError
@@ -25,7 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, submit, status, replay, demo):
+for command in (serve, submit, status, replay, demo, simulate, calibrate):
     app.command()(command)
 app.add_typer(config_app)
 

@@ -1,0 +1,112 @@
+"""`pbkv simulate` and `pbkv calibrate`, end to end."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from pbkv_cluster.cli.main import main
+from pbkv_cluster.gpu_worker.random_model import build
+from pbkv_cluster.simulator.cost_model import CostModel
+from pbkv_cluster.simulator.workflows import Sizes, generate
+
+
+@pytest.fixture
+def trace_file(tmp_path: Path) -> Path:
+    """A generated trace in the form of a recorded one."""
+    lines = []
+    for workflow in generate(12, 0, Sizes(32, 96, 48, 24, 64), max_steps=8):
+        for number, step in enumerate(workflow.steps):
+            segments = [asdict(segment) for segment in step.prompt]
+            line = {
+                "workflow_id": workflow.id,
+                "workload": workflow.workload,
+                "step": number,
+                "agent": step.agent,
+                "prompt_segments": segments,
+                "prompt_tokens": step.prompt_tokens,
+                "output_tokens": step.output_tokens,
+                "output_id": step.output_id,
+                "tool_s": step.pause_s,
+            }
+            lines.append(json.dumps(line))
+    path = tmp_path / "tiny.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def run(*args: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["simulate", *map(str, args)])
+    code = ended.value.code
+    return code if isinstance(code, int) else 0
+
+
+COLUMNS = [
+    *("workload", "pressure", "policy", "seed", "capacity_blocks", "hit_gpu", "hit_any", "hit_infinite", "ratio_to_lru"),
+    *("gap_closed", "latency_mean_s", "latency_p95_s", "ttft_mean_s", "recomputed_tokens", "guard_lru_share"),
+]
+SHORT = ("--pressure", ".8", "--think-scale", ".02", "--concurrency", "4")
+
+
+def test_writes_a_row_for_each_run(trace_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    targets = [tmp_path / "one.json", tmp_path / "two.json"]
+    for target in targets:
+        options = ("--policies", "lru,pbkv-paper,oracle", "--host-ratio", "0", "--seeds", "2", "--train", trace_file)
+        assert run(trace_file, *SHORT, *options, "--json", target) == 0
+    shown = capsys.readouterr().out
+    assert "tiny" in shown
+    assert "oracle" in shown
+    assert targets[0].read_text() == targets[1].read_text()
+    rows = json.loads(targets[0].read_text())
+    assert len(rows) == 6
+    assert set(COLUMNS) <= set(rows[0])
+
+
+def test_all_traces_can_be_one_workload(trace_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(trace_file, trace_file, "--mix", *SHORT, "--policies", "lru", "--workflows", "8", "--json", "-") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["workload"] == "tiny+tiny"
+
+
+def test_a_plot_needs_matplotlib(
+    trace_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert run(trace_file, "--plot", tmp_path / "x.png") == 1
+    assert "matplotlib" in capsys.readouterr().err
+    assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--policies", "lru,nonsense"), "nonsense"),
+        (("--policies", "lru,lru"), "policies"),
+        (("--pressure", "high"), "--pressure"),
+        (("--pressure", "1"), "pressure"),
+        (("--cost-model", "absent.json"), "absent.json"),
+        (("--arrivals", "absent.jsonl"), "absent.jsonl"),
+        (("--train", "absent.jsonl"), "absent.jsonl"),
+    ],
+)
+def test_wrong_options_are_named(
+    options: tuple[str, ...], named: str, trace_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(trace_file, *options) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_calibration_writes_a_cost_model(tmp_path: Path) -> None:
+    model, out = tmp_path / "model", tmp_path / "cost.json"
+    model.mkdir()
+    build(model, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, head_dim=16)
+    sizes = ["--set", "engine.gpu_blocks=128", "--set", "engine.host_blocks=16", "--set", "engine.device=cpu"]
+    with pytest.raises(SystemExit) as ended:
+        main(["calibrate", str(model), "--out", str(out), "--longest", "512", *sizes])
+    assert not ended.value.code
+    cost = CostModel.load(out)
+    assert cost.block_bytes > 0
+    assert cost.host_bytes_per_s > 0
