@@ -1,6 +1,7 @@
 """Replays workflows against a gateway behind a progress bar. Shared by `pbkv replay` and `pbkv demo`."""
 
 import asyncio
+import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -64,6 +65,9 @@ def drive_own(
     """
     from pbkv_cluster.cluster.local import LocalCluster
 
+    # Its own name keeps it apart from whatever else uses the same Redis.
+    own = config.cluster.model_copy(update={"name": f"{config.cluster.name}-{secrets.token_hex(4)}"})
+    config = config.model_copy(update={"cluster": own})
     with ExitStack() as stack:
         with console.status(f"{label}: starting the cluster"):
             cluster = stack.enter_context(LocalCluster(config))

@@ -36,7 +36,7 @@ class AsyncClient:
             lease_s: seconds of silence after which the workflow is ended; 0: the server's default.
 
         Raises:
-            InvalidArgument: a value is refused; names the field.
+            InvalidArgument: a value is refused, or the open workflow has another tenant; names the field.
             ResourceExhausted: too many workflows are open.
             Unavailable: the gateway is not reachable.
         """
@@ -89,6 +89,7 @@ class AsyncWorkflow:
             NotFound: the workflow has ended.
             ResourceExhausted: the queues are full.
             Unavailable: no worker, or no gateway, is reachable.
+            DeadlineExceeded: the step took longer than `timeout_s`.
         """
         call = self._stub.SubmitStep(requests.step_request(self.id, agent, prompt, options), timeout=options.get("timeout_s"))
         try:

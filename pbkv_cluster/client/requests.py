@@ -19,6 +19,7 @@ class StepOptions(TypedDict, total=False):
     call_site: str  # which of the agent's prompt templates this is
     parent_step: int  # the step that this one follows, where a workflow branches; default: the latest
     priority: int  # higher goes first among the waiting; default 0
+    tenant: str  # whose blocks these are; default: the workflow's
     max_tokens: int  # at least 1; default 128
     temperature: float  # 0 is greedy; default 0
     top_p: float  # in (0, 1]; default 1
@@ -59,6 +60,7 @@ def step_request(workflow_id: str, agent: str, prompt: Prompt, options: StepOpti
             prompt=prompt_message(prompt),
             sampling=_sampling(options),
             priority=options.get("priority", 0),
+            tenant=options.get("tenant", ""),
         )
     except (TypeError, ValueError) as error:
         # Protobuf names the field itself, for a value of the wrong type as for one out of its range.

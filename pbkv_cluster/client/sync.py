@@ -12,7 +12,7 @@ from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.requests import Prompt, StepOptions
 from pbkv_cluster.client.results import StepEvent, StepResult, collect, event_from_wire
 from pbkv_cluster.core.errors import NotFound, PbkvError
-from pbkv_cluster.rpc.channel import MESSAGE_OPTIONS
+from pbkv_cluster.rpc.channel import CHANNEL_OPTIONS
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 
 
@@ -23,7 +23,7 @@ class Client:
         """Args:
         endpoint: of the gateway, host:port. It is connected on the first call.
         """
-        self._channel = grpc.insecure_channel(endpoint, options=[*MESSAGE_OPTIONS, ("grpc.enable_http_proxy", 0)])
+        self._channel = grpc.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
         self._stub = workflow_pb2_grpc.WorkflowServiceStub(self._channel)
 
     def start_workflow(

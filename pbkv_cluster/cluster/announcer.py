@@ -27,6 +27,10 @@ class Announcer:
         await self._once(self._announce)
         self._background.start(self._run(), "announcer")
 
+    async def wait(self) -> None:
+        """Returns never while all is well; raises what ended it."""
+        await self._background.failure()
+
     async def stop(self) -> None:
         await self._background.stop()
         await self._once(self._withdraw)

@@ -1,5 +1,6 @@
 """A cluster that lives as long as the process that started it: on Ray started here, or on a Ray cluster that it joins."""
 
+import asyncio
 import functools
 import logging
 import os
@@ -10,6 +11,7 @@ import tempfile
 import threading
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -18,7 +20,7 @@ from pbkv_cluster.cluster.site import Site
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import StartupError, Unavailable
 from pbkv_cluster.predictor_service.base import PREDICTORS
-from pbkv_cluster.store.cluster_index import RedisServer
+from pbkv_cluster.store.cluster_index import Directory, RedisServer, ServiceRecord, connect
 from pbkv_cluster.store.policies.base import make_policy
 
 log = logging.getLogger(__name__)
@@ -87,7 +89,7 @@ class LocalCluster:
         _check_names(self._config)
         self._catch_sigterm()
         _quiet_children()
-        state_dir = tempfile.mkdtemp(prefix="pbkv-")
+        state_dir = _state_dir()
         self._stack.callback(shutil.rmtree, state_dir, ignore_errors=True)
         cluster = self._config.cluster
         joined = bool(cluster.address)
@@ -100,7 +102,8 @@ class LocalCluster:
         self.redis_url = redis.url
         self._stack.callback(self._stop_actors)
         self._config = _with_port(self._config, host or _own_address())
-        site = Site(self._config, redis.url, host, "", "" if joined else state_dir)
+        site = Site(self._config, redis.url, host, "", state_dir)
+        self._check_alone()
         self._launch(site, nodes)
 
     def _start_ray(self) -> list[str]:
@@ -133,19 +136,45 @@ class LocalCluster:
         return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 
     def _launch(self, site: Site, nodes: list[str]) -> None:
+        import ray
+
         from pbkv_cluster.cluster.actors import launch
 
         gpus = _gpus_of_a_worker(self._config)
-        self._actors[_PREDICTOR] = launch(_PREDICTOR, PredictorMember, site)
+        # What is reached under one address for as long as the cluster runs, or keeps its state in a file, stays on this node.
+        here = ray.get_runtime_context().get_node_id()
+        self._actors[_PREDICTOR] = launch(_PREDICTOR, PredictorMember, site, node_id=here)
         for number, node in enumerate(nodes):
             name = f"host-store-{number}"
             self._actors[name] = launch(name, HostStoreMember, site, node_id=node)
         for number in range(self._config.cluster.workers):
             name = f"worker-{number}"
             self._actors[name] = launch(name, functools.partial(WorkerMember, worker_id=name), site, gpus=gpus)
-        self._actors[_GATEWAY] = launch(_GATEWAY, GatewayMember, site)
+        self._actors[_GATEWAY] = launch(_GATEWAY, GatewayMember, site, node_id=here)
         addresses = self._await_ready()
         self.gateway_address = addresses[_GATEWAY]
+
+    def _check_alone(self) -> None:
+        """Two clusters of one name in one Redis would take each other's workers for their own.
+
+        Raises:
+            StartupError: there is one already, or there was until a moment ago.
+        """
+        name, lease_s = self._config.cluster.name, self._config.redis.lease_s
+
+        async def gateway() -> ServiceRecord | None:
+            redis = connect(self.redis_url)
+            try:
+                return await Directory(redis, name, lease_s).service(_GATEWAY)
+            finally:
+                await redis.aclose()
+
+        found = asyncio.run(gateway())
+        if found is not None:
+            raise StartupError(
+                f"cluster.name: a cluster {name!r} with its gateway at {found.address} uses this Redis; choose another name "
+                f"(if it was killed, its name is free again after redis.lease_s, {lease_s:g} s)"
+            )
 
     def _await_ready(self) -> dict[str, str]:
         import ray
@@ -194,6 +223,7 @@ class LocalCluster:
         self._stack.callback(signal.signal, signal.SIGTERM, before)
 
 
+_STATE_PREFIX = "pbkv-state-"
 _PREDICTOR, _GATEWAY = "predictor", "gateway"
 
 
@@ -220,6 +250,16 @@ def _quiet_children() -> None:
         os.environ.setdefault(name, value)
 
 
+def _state_dir() -> str:
+    """A new directory for what has to survive the restart of a member; those of processes that were killed are removed."""
+    home = Path(tempfile.gettempdir())
+    for path in home.glob(f"{_STATE_PREFIX}*"):
+        pid = path.name.removeprefix(_STATE_PREFIX).split("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(path, ignore_errors=True)
+    return tempfile.mkdtemp(prefix=f"{_STATE_PREFIX}{os.getpid()}-")
+
+
 def _with_port(config: Config, host: str) -> Config:
     """Port 0 is drawn once and for all, so that a gateway that restarts is found where it was."""
     if config.gateway.port:
@@ -237,9 +277,19 @@ def _own_address() -> str:
 
 
 def _gpus_of_a_worker(config: Config) -> float:
-    """What a worker asks of Ray: one GPU where the cluster has any and the configuration does not name another device."""
+    """What a worker asks of Ray: one GPU where the cluster has any and the configuration does not name another device.
+
+    Raises:
+        StartupError: there are too few.
+    """
     import ray
 
-    if config.engine.device.startswith("cuda"):
-        return 1
-    return 1 if config.engine.device == "auto" and ray.cluster_resources().get("GPU", 0) >= config.cluster.workers else 0
+    device, workers = config.engine.device, config.cluster.workers
+    if device not in ("auto", "cuda"):
+        return 0
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if gpus == 0 and device == "auto":
+        return 0
+    if gpus < workers:
+        raise StartupError(f"cluster.workers: {workers} workers need a GPU each, there are {gpus} (engine.device: {device})")
+    return 1

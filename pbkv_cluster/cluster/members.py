@@ -3,10 +3,13 @@
 import asyncio
 import os
 import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from pbkv_cluster.cluster.announcer import Announcer
 from pbkv_cluster.cluster.site import Index, Site
+from pbkv_cluster.core.background import first_failure
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.text import TextCodec
@@ -23,7 +26,22 @@ class _Serving:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._index = Index(site)
-        self._announcer: Announcer | None = None
+        self._stack = AsyncExitStack()  # ends what was begun, the last first, whatever one part of it says
+        self._stack.push_async_callback(self._index.close)
+        self._parts: list[Callable[[], Awaitable[None]]] = []  # each returns never while all is well
+
+    def _begin(self, stop: Callable[[], Awaitable[None]], wait: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Notes how to end something that is about to start, and how to hear of its failure."""
+        self._stack.push_async_callback(stop)
+        if wait is not None:
+            self._parts.append(wait)
+
+    async def wait(self) -> None:
+        """Returns never while all is well; raises what ended the member."""
+        await first_failure(*(asyncio.ensure_future(wait()) for wait in self._parts))
+
+    async def stop(self) -> None:
+        await self._stack.aclose()
 
     async def _announce_service(self, name: str, address: str) -> None:
         record = ServiceRecord(name, address, os.getpid())
@@ -33,15 +51,8 @@ class _Serving:
         )
 
     async def _announce_with(self, announcer: Announcer) -> None:
-        self._announcer = announcer
+        self._begin(announcer.stop, announcer.wait)
         await announcer.start()
-
-    async def wait(self) -> None:
-        await asyncio.get_running_loop().create_future()
-
-    async def _leave(self) -> None:
-        if self._announcer is not None:
-            await self._announcer.stop()
 
 
 class PredictorMember(_Serving):
@@ -53,16 +64,11 @@ class PredictorMember(_Serving):
         config = self._site.config.predictor
         state_dir = self._site.state_dir
         state = Path(config.state_path) if config.state_path else Path(state_dir, "predictor.state") if state_dir else None
-        self._server = PredictorServer(config, SystemClock(), state, lease_s=2 * self._site.config.gateway.workflow_lease_s)
-        address = await self._server.start(self._site.host, 0)
+        server = PredictorServer(config, SystemClock(), state, lease_s=2 * self._site.config.gateway.workflow_lease_s)
+        self._begin(server.stop, server.wait)
+        address = await server.start(self._site.host, 0)
         await self._announce_service(PREDICTOR, address)
         return address
-
-    async def stop(self) -> None:
-        await self._leave()
-        if hasattr(self, "_server"):
-            await self._server.stop()
-        await self._index.close()
 
 
 class HostStoreMember(_Serving):
@@ -75,8 +81,9 @@ class HostStoreMember(_Serving):
         config = self._site.config.host_store
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         arena = Arena(int(memory * config.memory_share), config.lease_s, SystemClock())
-        self._store = HostStore(arena)
-        address = await self._store.start(self._site.host)
+        store = HostStore(arena)
+        self._begin(store.stop)
+        address = await store.start(self._site.host)
         record = NodeRecord(self._site.node_id, self._site.host, address, arena.capacity)
         directory = self._index.directory
         await self._announce_with(
@@ -87,12 +94,6 @@ class HostStoreMember(_Serving):
             )
         )
         return address
-
-    async def stop(self) -> None:
-        await self._leave()
-        if hasattr(self, "_store"):
-            await self._store.stop()
-        await self._index.close()
 
 
 class WorkerMember(_Serving):
@@ -106,7 +107,7 @@ class WorkerMember(_Serving):
     async def start(self) -> str:
         from pbkv_cluster.gpu_worker.worker import Worker
 
-        self._worker = Worker(
+        worker = Worker(
             await _with_model(self._site.config),
             self._worker_id,
             SystemClock(),
@@ -114,7 +115,8 @@ class WorkerMember(_Serving):
             host_store=self._host_store,
             on_change=self._changed,
         )
-        facts = await self._worker.start(self._site.host)
+        self._begin(worker.stop, worker.wait)
+        facts = await worker.start(self._site.host)
         record = WorkerRecord(
             worker_id=self._worker_id,
             incarnation=uuid.uuid4().hex,
@@ -132,22 +134,13 @@ class WorkerMember(_Serving):
             self._index.directory,
             self._index.blocks,
             record,
-            self._worker.residency,
+            worker.residency,
             flush_interval_s=self._site.config.redis.flush_interval_s,
         )
+        # Begun last, so ended first: no step is sent to a worker that is leaving.
+        self._begin(self._publisher.stop, self._publisher.wait)
         await self._publisher.start()
         return facts.address
-
-    async def wait(self) -> None:
-        await self._worker.wait()
-
-    async def stop(self) -> None:
-        # First out of the index, so that no step is sent to a worker that is leaving.
-        if self._publisher is not None:
-            await self._publisher.stop()
-        if hasattr(self, "_worker"):
-            await self._worker.stop()
-        await self._index.close()
 
     def _changed(self, key: bytes, tiers: frozenset[Tier]) -> None:
         if self._publisher is not None:  # before, the snapshot that it starts with will tell
@@ -166,16 +159,11 @@ class GatewayMember(_Serving):
 
         config = await _with_model(self._site.config)
         codec = await asyncio.to_thread(TextCodec.load, config.model.path, config.model.revision)
-        self._server = GatewayServer(config, self._index.directory, self._index.blocks, codec, SystemClock())
-        address = await self._server.start(self._site.host, config.gateway.port)
+        server = GatewayServer(config, self._index.directory, self._index.blocks, codec, SystemClock())
+        self._begin(server.stop, server.wait)
+        address = await server.start(self._site.host, config.gateway.port)
         await self._announce_service(GATEWAY, address)
         return address
-
-    async def stop(self) -> None:
-        await self._leave()
-        if hasattr(self, "_server"):
-            await self._server.stop()
-        await self._index.close()
 
 
 async def _with_model(config: Config) -> Config:

@@ -30,6 +30,10 @@ class Unavailable(PbkvError):
     """Something the request needs is not there now: try again later."""
 
 
+class DeadlineExceeded(PbkvError):
+    """The time that the caller gave is over."""
+
+
 class ConfigError(PbkvError):
     """The configuration is wrong; the message names the field and where its value came from."""
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from pbkv_cluster.core.errors import InvalidArgument
+
 TOKEN_BYTES = 4
 BLOCK_TOKENS = 16
 BLOCK_BYTES = BLOCK_TOKENS * TOKEN_BYTES
@@ -45,6 +47,20 @@ def as_array(packed: bytes) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
 def count(packed: bytes) -> int:
     """Tokens in `packed`."""
     return len(packed) // TOKEN_BYTES
+
+
+def check_ids(field: str, packed: bytes, vocab_size: int) -> None:
+    """Refuses packed ids that no token has.
+
+    Raises:
+        InvalidArgument: an id is outside the vocabulary; names `field`.
+        ValueError: the length is not a multiple of four bytes.
+    """
+    ids = as_array(packed)
+    outside = (ids < 0) | (ids >= vocab_size)
+    if outside.any():
+        position = int(outside.argmax())
+        raise InvalidArgument(field, f"id {ids[position]} at position {position} is outside the vocabulary [0, {vocab_size})")
 
 
 def full_blocks(tokens: int) -> int:

@@ -5,6 +5,7 @@ import math
 from pbkv_cluster.core.errors import InvalidArgument
 
 MAX_NAME_BYTES = 256
+MIN_LEASE_S = 0.001
 MAX_LEASE_S = 7 * 86_400.0
 
 
@@ -29,3 +30,10 @@ def seconds(field: str, value: float, limit: float = math.inf) -> float:
         bound = "" if limit == math.inf else f" and at most {limit:g}"
         raise InvalidArgument(field, f"must be a finite number of seconds, at least 0{bound}, got {value:g}")
     return value
+
+
+def lease(field: str, value: float) -> float:
+    """The duration of a lease; 0 stands for the default."""
+    if 0.0 < value < MIN_LEASE_S:
+        raise InvalidArgument(field, f"must be 0, for the default, or at least {MIN_LEASE_S:g} s, got {value:g}")
+    return seconds(field, value, MAX_LEASE_S)

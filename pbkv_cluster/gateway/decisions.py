@@ -26,7 +26,7 @@ class Reason(StrEnum):
     RETIRE_FAILED = "retire_failed"  # a worker could not be told that a workflow is over
     RECORD_DEFERRED = "record_deferred"  # the directory is away: a workflow's record waits
     RECORD_DROPPED = "record_dropped"  # too many wait; the oldest was given up
-    EVENT_DROPPED = "event_dropped"  # the predictor is away and its queue full: the oldest event was given up
+    EVENT_DROPPED = "event_dropped"  # the predictor refused it, or is away and its queue full: the oldest event was given up
 
 
 Decisions = Counter[str]

@@ -1,9 +1,11 @@
 """The way of events to the predictor. It never holds a step up: while the predictor is away, the oldest are given up."""
 
 import asyncio
+import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
+import grpc
 from grpc import aio
 
 from pbkv_cluster.core.background import wait_for
@@ -18,6 +20,8 @@ from pbkv_cluster.store.cluster_index import Directory
 if TYPE_CHECKING:
     from pbkv_cluster.rpc.v1.predictor_pb2_grpc import PredictorServiceAsyncStub
 
+log = logging.getLogger(__name__)
+
 PREDICTOR = "predictor"  # its name in the directory
 CAPACITY = 8192  # events; about a minute's worth at 100 steps a second
 _BATCH = 512  # events in one call
@@ -25,6 +29,8 @@ _GATHER_S = 0.002  # events within this time travel together: a call costs both 
 _CALL_TIMEOUT_S = 2.0
 _PING_S = 1.0
 _RETRY_S = 0.25
+# The predictor, or the way to it, is gone. Whatever else a batch fails with, it would fail with again.
+_AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 
 
 class EventFeed:
@@ -39,6 +45,7 @@ class EventFeed:
         self._address = ""
         self._channel: aio.Channel | None = None
         self._stub: PredictorServiceAsyncStub | None = None
+        self._refused = False  # the predictor refused the latest batch
         self.reachable = False  # the predictor answered last time
 
     def put(self, event: WorkflowEvent) -> None:
@@ -68,6 +75,7 @@ class EventFeed:
         await self._disconnect()
 
     async def _send(self, events: list[WorkflowEvent]) -> bool:
+        """Whether the predictor answered; what it refuses is given up."""
         try:
             stub = await self._connect()
         except Unavailable:
@@ -75,11 +83,16 @@ class EventFeed:
         request = predictor_pb2.ReportEventsRequest(events=map(convert.event_to_wire, events))
         try:
             await stub.ReportEvents(request, timeout=_CALL_TIMEOUT_S)
-        except aio.AioRpcError:
-            # Whatever the reason, the predictor may have moved: look it up again. A batch that it refuses for good
-            # is pushed out by newer events in time.
-            self._address = ""
-            return False
+        except aio.AioRpcError as error:
+            self._address = ""  # whatever the reason, the predictor may have moved: look it up again
+            if error.code() in _AWAY:
+                return False
+            self._decisions[Reason.EVENT_DROPPED] += len(events)
+            if not self._refused:
+                log.warning("the predictor refuses events: %s: %s", error.code().name, error.details())
+            self._refused = True
+        else:
+            self._refused = False
         return True
 
     async def _connect(self) -> "PredictorServiceAsyncStub":

@@ -6,6 +6,7 @@ write holds the whole record, so a directory that came back empty fills up again
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import NotFound, Unavailable
@@ -68,6 +69,10 @@ class Journal:
         if record is None:
             raise NotFound(f"workflow {workflow_id!r} is not open: it was never started, has ended, or its lease is over")
         return record
+
+    def records(self) -> AsyncIterator[WorkflowRecord]:
+        """The records of all open workflows; Unavailable while the directory cannot be asked."""
+        return self._directory.workflows()
 
     async def run(self) -> None:
         """Makes the writes that wait, for ever."""

@@ -71,7 +71,7 @@ class PromptReader:
         field, packed = self._pack(message, limits)
         if not packed:
             raise InvalidArgument(field, "must hold at least one token")
-        check_ids(field, packed, limits.vocab_size)
+        tokens.check_ids(field, packed, limits.vocab_size)
         length = tokens.count(packed)
         if length >= limits.max_context_tokens:
             raise InvalidArgument(
@@ -126,19 +126,8 @@ def fit_sampling(params: SamplingParams, prompt_tokens: int, limits: Limits) -> 
         InvalidArgument: forced output holds ids outside the vocabulary.
     """
     if params.forced_output is not None:
-        check_ids("sampling.forced_output", params.forced_output, limits.vocab_size)
+        tokens.check_ids("sampling.forced_output", params.forced_output, limits.vocab_size)
     return replace(params, max_tokens=min(params.max_tokens, limits.max_context_tokens - prompt_tokens))
-
-
-def check_ids(field: str, packed: bytes, vocab_size: int) -> None:
-    """Raises:
-    InvalidArgument: an id is outside the vocabulary.
-    """
-    ids = tokens.as_array(packed)
-    outside = (ids < 0) | (ids >= vocab_size)
-    if outside.any():
-        position = int(outside.argmax())
-        raise InvalidArgument(field, f"id {ids[position]} at position {position} is outside the vocabulary [0, {vocab_size})")
 
 
 def _check_size(field: str, chars: int, limits: Limits) -> None:

@@ -171,7 +171,7 @@ def _request(step: Step, spec: StepSpec) -> worker_pb2.RunStepRequest:
         agent_id=spec.agent_id,
         call_site=spec.call_site,
         step=spec.number,
-        tenant=spec.session.tenant,
+        tenant=spec.tenant,
         prompt=types_pb2.PackedTokens(data=spec.prompt.packed),
         sampling=convert.sampling_to_wire(spec.sampling),
         sent=types_pb2.PackedTokens(data=bytes(step.sent)),

@@ -1,6 +1,8 @@
 """The gateway as one object: its parts put together, its background tasks, its gRPC server."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from typing import NoReturn
 
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.clock import Clock
@@ -77,6 +79,7 @@ class GatewayServer:
         descriptor = workflow_pb2.DESCRIPTOR.services_by_name["WorkflowService"]
         self._server.add(descriptor, workflow_pb2_grpc.add_WorkflowServiceServicer_to_server, self._servicer)
         await self._pool.refresh()
+        await self._workflows.take_over()
         address = await self._server.start(host, port)
         self._background.start(self._pool.run(), "workers")
         self._background.start(self._feed.run(), "events")
@@ -84,10 +87,15 @@ class GatewayServer:
         self._background.start(self._workflows.run_leases(), "leases")
         return address
 
+    async def wait(self) -> NoReturn:
+        """Waits for ever while all is well; raises what a part that runs in the background failed with."""
+        await self._background.failure()
+
     async def stop(self) -> None:
         """Cancels what runs and closes every connection. Workflows stay open for the gateway that follows."""
-        await self._server.stop()
-        await self._background.stop()
-        await self._feed.close()
-        await self._pool.close()
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        async with AsyncExitStack() as stack:  # last first, and the others even if one fails
+            stack.callback(self._executor.shutdown, wait=False, cancel_futures=True)
+            stack.push_async_callback(self._pool.close)
+            stack.push_async_callback(self._feed.close)
+            stack.push_async_callback(self._background.stop)
+            stack.push_async_callback(self._server.stop)

@@ -39,6 +39,10 @@ class Session:
     def expires_at(self) -> float:
         return self.renewed_at + self.lease_s
 
+    def silent(self, now: float) -> bool:
+        """Whether the lease is over and nothing runs that would renew it."""
+        return not self.ended and not self.running and self.expires_at <= now
+
     def next_event(self) -> int:
         """The sequence of the workflow's next event."""
         self.events += 1
@@ -101,8 +105,11 @@ class Sessions:
         now = self._clock.now()
         silent: list[Session] = []
         busy: list[Session] = []
+        due: list[tuple[float, int, Session]] = []
         while self._leases and self._leases[0][0] <= now:
-            _, serial, session = heapq.heappop(self._leases)
+            due.append(heapq.heappop(self._leases))
+        # Pushed back only now: a lease too short to move the clock would be due again at once.
+        for _, serial, session in due:
             if session.ended:
                 continue
             if session.expires_at <= now:

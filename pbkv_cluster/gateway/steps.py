@@ -24,6 +24,7 @@ class StepSpec:
     agent_id: str
     call_site: str
     parent_step: int | None
+    tenant: str  # whose blocks these are
     priority: int
     prompt: Prompt
     sampling: SamplingParams

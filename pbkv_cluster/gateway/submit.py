@@ -90,20 +90,32 @@ class Submission:
     async def _read(self, step: Step, request: workflow_pb2.SubmitStepRequest) -> StepSpec:
         agent_id = checks.required_name("agent_id", request.agent_id)
         call_site = checks.name("call_site", request.call_site)
+        tenant = checks.name("tenant", request.tenant)
         if request.prompt.WhichOneof("form") is None:
             raise InvalidArgument("prompt", "one of text, messages and token_ids must be set")
         sampling = read_sampling(request.sampling, self.allow_forced_output)
         session = await self.workflows.find(request.workflow_id)
         _check_parent(request, session)
+        tenant = tenant or session.tenant
         limits = await self._limits(step)
-        prompt = await self.prompts.read(request.prompt, limits, session.tenant)
+        prompt = await self.prompts.read(request.prompt, limits, tenant)
         sampling = fit_sampling(sampling, prompt.tokens, limits)
         if session.ended:
             raise NotFound(f"workflow {session.id!r} has ended")
         number = session.steps
         parent_step = request.parent_step if request.HasField("parent_step") else number - 1 if number else None
-        available = self.infinite.match(prompt.keys, prompt.tokens)
-        return StepSpec(session, number, agent_id, call_site, parent_step, request.priority, prompt, sampling, available)
+        return StepSpec(
+            session=session,
+            number=number,
+            agent_id=agent_id,
+            call_site=call_site,
+            parent_step=parent_step,
+            tenant=tenant,
+            priority=request.priority,
+            prompt=prompt,
+            sampling=sampling,
+            available_tokens=self.infinite.match(prompt.keys, prompt.tokens),
+        )
 
     async def _limits(self, step: Step) -> Limits:
         """What the model takes; waits for a first worker to tell."""

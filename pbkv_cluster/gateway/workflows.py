@@ -1,6 +1,7 @@
 """The life of workflows: started, found again, told about tools, ended by their clients or by their leases."""
 
 import asyncio
+import logging
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from pbkv_cluster.gateway.journal import Journal
 from pbkv_cluster.gateway.sessions import Session, Sessions
 from pbkv_cluster.gateway.workers import Worker, WorkerPool
 from pbkv_cluster.rpc.v1 import worker_pb2, workflow_pb2
+from pbkv_cluster.store.cluster_index import WorkflowRecord
+
+log = logging.getLogger(__name__)
 
 _LEASE_TICK_S = 0.25
 _RETIRE_TIMEOUT_S = 2.0
@@ -39,7 +43,7 @@ class Workflows:
         """Opens a workflow, or finds the open one of that id.
 
         Raises:
-            InvalidArgument: a name is too long or the lease no duration.
+            InvalidArgument: a name is too long, the lease no duration or too short, or the workflow is another tenant's.
             ResourceExhausted: too many workflows are open.
         """
         workflow_id = checks.name("workflow_id", request.workflow_id) or uuid.uuid4().hex
@@ -47,18 +51,18 @@ class Workflows:
             workflow_id,
             checks.name("workload", request.workload),
             checks.name("tenant", request.tenant),
-            checks.seconds("lease_s", request.lease_s, checks.MAX_LEASE_S) or self.config.workflow_lease_s,
+            checks.lease("lease_s", request.lease_s) or self.config.workflow_lease_s,
             self.clock.wall(),
             self.clock.now(),
         )
         if request.workflow_id:
             try:
-                return await self.find(workflow_id)
+                return _same_tenant(await self.find(workflow_id), session.tenant)
             except (NotFound, Unavailable):
                 # With the directory away nobody can tell whether a gateway before this one had it; if so, it starts over.
                 pass
         if (found := self.sessions.get(workflow_id)) is not None:
-            return found
+            return _same_tenant(found, session.tenant)
         self._add(session)
         self.tell(session, EventKind.WORKFLOW_STARTED)
         await self.journal.write(session)
@@ -78,22 +82,19 @@ class Workflows:
         record = await self.journal.find(workflow_id)
         if (session := self.sessions.get(workflow_id)) is not None:
             return session
-        age_us = int(max(self.clock.wall() - record.started_at, 0.0) * 1e6)
-        session = Session(
-            record.workflow_id,
-            record.workload,
-            record.tenant,
-            record.lease_s,
-            record.started_at,
-            self.clock.now(),
-            steps=record.steps,
-            # The count of events is lost. It goes on where it cannot have been: nobody sends one a microsecond.
-            events=age_us,
-            served_by=None,
-        )
-        self._add(session)
-        self.decisions[Reason.WORKFLOW_RESUMED] += 1
-        return session
+        return self._resume(record)
+
+    async def take_over(self) -> None:
+        """Opens every workflow that a gateway before this one had, so that those that stay silent are ended and retired.
+
+        What cannot be read now, because the directory is away, is looked up when it is asked for.
+        """
+        try:
+            async for record in self.journal.records():
+                if self.sessions.get(record.workflow_id) is None:
+                    self.journal.note(self._resume(record))  # its lease starts anew, there as here
+        except (Unavailable, ResourceExhausted) as error:
+            log.warning("not all open workflows are taken over now: %s", error)
 
     async def report_tool(self, request: workflow_pb2.ReportToolCallRequest) -> None:
         """Raises:
@@ -139,6 +140,9 @@ class Workflows:
             for session in busy:
                 self.journal.note(session)
             for session in silent:
+                # Ending those before it took time, in which this one may have been heard of.
+                if not session.silent(self.clock.now()):
+                    continue
                 self.decisions[Reason.WORKFLOW_LEASE_EXPIRED] += 1
                 await self.end(session)
             await asyncio.sleep(_LEASE_TICK_S)
@@ -176,6 +180,25 @@ class Workflows:
             )
         )
 
+    def _resume(self, record: WorkflowRecord) -> Session:
+        """Opens a workflow that a gateway before this one had."""
+        age_us = int(max(self.clock.wall() - record.started_at, 0.0) * 1e6)
+        session = Session(
+            record.workflow_id,
+            record.workload,
+            record.tenant,
+            record.lease_s,
+            record.started_at,
+            self.clock.now(),
+            steps=record.steps,
+            # The count of events is lost. It goes on where it cannot have been: nobody sends one a microsecond.
+            events=age_us,
+            served_by=None,
+        )
+        self._add(session)
+        self.decisions[Reason.WORKFLOW_RESUMED] += 1
+        return session
+
     def _add(self, session: Session) -> None:
         try:
             self.sessions.add(session)
@@ -191,3 +214,14 @@ class Workflows:
         except (aio.AioRpcError, Unavailable):
             # A worker that is gone holds nothing; on one that is not, the blocks age out as any others do.
             self.decisions[Reason.RETIRE_FAILED] += 1
+
+
+def _same_tenant(session: Session, tenant: str) -> Session:
+    """The session, if `tenant` is its own or is left out.
+
+    Raises:
+        InvalidArgument: it is another's.
+    """
+    if tenant not in ("", session.tenant):
+        raise InvalidArgument("tenant", f"workflow {session.id!r} is open under another tenant")
+    return session

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 _ATTEMPTS = 20
 _PAUSE_S = 0.5
+_TIMEOUT_S = 60.0  # to reserve many gigabytes takes a while
 
 
 class ArenaLease:
@@ -57,6 +58,10 @@ class ArenaLease:
         self._request = store_pb2.LeaseArenaRequest(worker_id=self._worker_id, worker_address=address)
         self._background.start(self._renew(), "arena")
 
+    async def wait(self) -> None:
+        """Returns never while all is well; raises what ended it."""
+        await self._background.failure()
+
     async def stop(self) -> None:
         await self._background.stop()
         if self._region is not None:
@@ -71,7 +76,7 @@ class ArenaLease:
             raise Unavailable("the node's host store has not been announced")
         async with connect(address) as channel:
             try:
-                region = await store_pb2_grpc.StoreServiceStub(channel).LeaseArena(self._request)
+                region = await store_pb2_grpc.StoreServiceStub(channel).LeaseArena(self._request, timeout=_TIMEOUT_S)
             except aio.AioRpcError as error:
                 raise from_rpc(error) from error
         self._lease_s = region.lease_s

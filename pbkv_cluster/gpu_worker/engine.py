@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
-from pbkv_cluster.core.tokens import BLOCK_TOKENS, TOKEN_BYTES, as_array, count, unpack
+from pbkv_cluster.core.tokens import BLOCK_TOKENS, TOKEN_BYTES, check_ids, count, unpack
 from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.gpu_worker.base import Runner
 from pbkv_cluster.gpu_worker.rate import Rate
@@ -155,10 +155,7 @@ class Engine:
             ("sampling.forced_output", forced or b""),
             ("sent", request.sent),
         ):
-            ids = as_array(packed)
-            wrong = ids[(ids < 0) | (ids >= self._runner.vocabulary)]
-            if len(wrong):
-                raise InvalidArgument(field, f"{wrong[0]} is not a token id; ids are 0 to {self._runner.vocabulary - 1}")
+            check_ids(field, packed, self._runner.vocabulary)
 
     def _take(self, sequence: Sequence, token: int, now: float) -> None:
         forced = sequence.request.sampling.forced_output

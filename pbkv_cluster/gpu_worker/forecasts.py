@@ -37,6 +37,10 @@ class ForecastListener:
     def start(self) -> None:
         self._background.start(self._run(), "forecasts")
 
+    async def wait(self) -> None:
+        """Returns never while all is well; raises what ended it."""
+        await self._background.failure()
+
     async def stop(self) -> None:
         await self._background.stop()
 

@@ -1,6 +1,6 @@
 """A step as the engine sees it: the request, and the sequence of tokens that grows from it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from pbkv_cluster.core.blocks import Namespace
@@ -48,7 +48,6 @@ class Sequence:
     lease: Lease | None = None
     first_scheduled_at: float | None = None
     first_token_at: float | None = None
-    unsent: list[int] = field(default_factory=list)  # output not yet handed out
 
     def __post_init__(self) -> None:
         self.tokens = self.request.prompt + self.request.sent
@@ -64,7 +63,6 @@ class Sequence:
         """Adds an output token."""
         self.tokens += token.to_bytes(TOKEN_BYTES, "little", signed=True)  # as `pack` does, without its array
         self.total += 1
-        self.unsent.append(token)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import torch
 
+from pbkv_cluster.core.background import first_failure
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import Config
@@ -133,17 +135,23 @@ class Worker:
         """Returns never while all is well.
 
         Raises:
-            Exception: what ended the engine.
+            Exception: what ended the engine, or a task that it cannot do without.
         """
         assert self._thread is not None, "the worker was not started"
-        await asyncio.shield(self._thread.failed)
+        parts = [asyncio.shield(self._thread.failed)]
+        if self._listener is not None:
+            parts.append(asyncio.ensure_future(self._listener.wait()))
+        if self._arena is not None:
+            parts.append(asyncio.ensure_future(self._arena.wait()))
+        await first_failure(*parts)
 
     async def stop(self) -> None:
         """Ends the server, the engine and all that belongs to them. Steps that run fail."""
-        await self._server.stop()
-        if self._listener is not None:
-            await self._listener.stop()
-        if self._thread is not None:
-            await self._thread.stop()
-        if self._arena is not None:
-            await self._arena.stop()
+        async with AsyncExitStack() as stack:  # whatever one part says, the others are stopped; the last entered first
+            if self._arena is not None:
+                stack.push_async_callback(self._arena.stop)
+            if self._thread is not None:
+                stack.push_async_callback(self._thread.stop)
+            if self._listener is not None:
+                stack.push_async_callback(self._listener.stop)
+            stack.push_async_callback(self._server.stop)

@@ -112,6 +112,15 @@ class PredictorServer:
         log.info("predictor %s serves on %s", self.service.predictor.kind, address)
         return address
 
+    async def wait(self) -> None:
+        """Returns never while all is well.
+
+        Raises:
+            Exception: what ended the broadcast.
+        """
+        assert self._broadcast is not None, "the server was not started"
+        await asyncio.shield(self._broadcast)
+
     async def stop(self) -> None:
         """Ends the streams, saves the state and stops serving."""
         self.service.close("the predictor stops")

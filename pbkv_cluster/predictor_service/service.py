@@ -196,9 +196,10 @@ class PredictorService:
 
     def _drop_longest_silent(self) -> None:
         # Not remembered as ended: should it speak again after all, it is taken up where it is.
+        # Nor is anyone told that it has ended, which only the gateway knows: its last forecast loses weight by age.
         name, _ = self._open.popitem(last=False)
         self.predictor.forget(name)
-        self._changed[name] = None
+        self._changed.pop(name, None)
 
     def _forecast(self, workflows: Collection[str]) -> list[Forecast]:
         self._epoch += 1

@@ -14,14 +14,16 @@ MESSAGE_OPTIONS: list[tuple[str, int]] = [
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
 ]
 
+# Of every channel, the client's included.
+CHANNEL_OPTIONS: list[tuple[str, int]] = [
+    *MESSAGE_OPTIONS,
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 2_000),  # also the time that connecting may take
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.enable_http_proxy", 0),
+]
+
 
 def connect(address: str) -> aio.Channel:
     """A channel to `address` (host:port). It connects on its first call and again after a loss."""
-    options = [
-        *MESSAGE_OPTIONS,
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 2_000),  # also the time that connecting may take
-        ("grpc.max_reconnect_backoff_ms", 2_000),
-        ("grpc.enable_http_proxy", 0),
-    ]
-    return aio.insecure_channel(address, options=options)
+    return aio.insecure_channel(address, options=CHANNEL_OPTIONS)

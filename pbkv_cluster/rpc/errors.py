@@ -19,6 +19,7 @@ _STATUS: dict[type[errors.PbkvError], grpc.StatusCode] = {
     errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
 
@@ -38,6 +39,8 @@ def from_rpc(error: aio.AioRpcError | grpc.RpcError) -> errors.PbkvError:
             return errors.ResourceExhausted(details)
         case grpc.StatusCode.UNAVAILABLE:
             return errors.Unavailable(details)
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return errors.DeadlineExceeded(details)
     return errors.PbkvError(f"{code.name}: {details}")
 
 

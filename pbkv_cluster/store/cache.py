@@ -19,6 +19,8 @@ from pbkv_cluster.store.policies.base import make_policy
 from pbkv_cluster.store.tiers import ChangeListener, Tiers
 from pbkv_cluster.store.tree import Match, PrefixTree, common_blocks
 
+_FRESH_S = 1.0  # age below which a forecast is that of the present step
+
 
 class Lease:
     """A running sequence's hold on the cache. `table` lists its GPU slots in order; the first `committed` are the tree's."""
@@ -126,6 +128,10 @@ class KVCache:
         if owner is None:
             owner = self._owners[workflow] = Owner(workflow)
         owner.active_at = now
+        if owner.forecast is None or owner.forecast_at < now - _FRESH_S:
+            # What its nodes are worth may rest on this step, then; a forecast that has just come has ranked them already.
+            for node in owner.nodes:
+                self.tiers.offer(node)
         loaded = 0
         if on_gpu < match.blocks:
             loaded = self._load(path, match.blocks - on_gpu)

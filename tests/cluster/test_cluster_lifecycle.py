@@ -47,7 +47,6 @@ def test_a_signal_stops_everything(small_model: Path, mark: str, how: signal.Sig
     expect_none_left(mark)
 
 
-@pytest.mark.slow
 def test_ctrl_c_at_a_terminal_stops_everything(small_model: Path, mark: str) -> None:
     """A terminal sends the signal to the whole group, children included."""
     process = serve(small_model)
@@ -75,7 +74,6 @@ def test_killing_the_command_leaves_nothing(small_model: Path, mark: str) -> Non
     expect_none_left(mark)
 
 
-@pytest.mark.slow
 def test_what_cannot_start_says_why_and_leaves_nothing(small_model: Path, mark: str, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

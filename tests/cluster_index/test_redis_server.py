@@ -157,3 +157,20 @@ def test_a_host_that_is_not_ours_is_reported() -> None:
 
 def port_of(server: RedisServer) -> int:
     return int(server.url.rpartition(":")[2].partition("/")[0])
+
+
+def test_a_server_that_dies_is_replaced_at_the_same_address() -> None:
+    with RedisServer.resolve("") as server:
+        client = redis.Redis.from_url(server.url)
+        first = client.info("server")["process_id"]
+        wait_for(lambda: client.info("server")["uptime_in_seconds"] >= 2)
+        os.kill(first, signal.SIGKILL)
+
+        def replaced() -> bool:
+            try:
+                return bool(client.info("server")["process_id"] != first)
+            except redis.exceptions.ConnectionError:
+                return False
+
+        wait_for(replaced)
+        client.close()

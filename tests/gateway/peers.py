@@ -36,6 +36,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     requests: list[worker_pb2.RunStepRequest] = field(default_factory=list)
     deadlines: list[float | None] = field(default_factory=list)
     retired: list[str] = field(default_factory=list)
+    retire_go: asyncio.Event | None = None  # retiring waits for it
     cancelled: int = 0
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
     go: asyncio.Event = field(default_factory=asyncio.Event)
@@ -93,6 +94,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
         self, request: worker_pb2.RetireWorkflowRequest, context: Any
     ) -> worker_pb2.RetireWorkflowResponse:
         self.retired.append(request.workflow_id)
+        if self.retire_go is not None:
+            await self.retire_go.wait()
         return worker_pb2.RetireWorkflowResponse()
 
     async def GetWorkerStatus(  # noqa: N802
@@ -106,6 +109,8 @@ class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
     """Remembers the events that it is told."""
 
     events: list[WorkflowEvent] = field(default_factory=list)
+    fail_with: grpc.StatusCode | None = None
+    refused: int = 0  # calls with events
     server: RpcServer = field(default_factory=RpcServer)
     address: str = ""
 
@@ -117,6 +122,9 @@ class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
     async def ReportEvents(  # noqa: N802
         self, request: predictor_pb2.ReportEventsRequest, context: Any
     ) -> predictor_pb2.ReportEventsResponse:
+        if self.fail_with is not None:
+            self.refused += bool(request.events)
+            await context.abort(self.fail_with, "scripted")
         self.events.extend(map(convert.event_from_wire, request.events))
         return predictor_pb2.ReportEventsResponse(accepted=len(request.events))
 

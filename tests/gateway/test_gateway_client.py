@@ -8,7 +8,7 @@ from typing import TypeVar
 import pytest
 
 from pbkv_cluster.client import Accepted, AsyncClient, Client, Finished, FinishReason, StepResult, Tokens
-from pbkv_cluster.core.errors import InvalidArgument, NotFound, PbkvError
+from pbkv_cluster.core.errors import DeadlineExceeded, InvalidArgument, NotFound
 from pbkv_cluster.core.events import EventKind
 from pbkv_cluster.core.tokens import pack, unpack
 from pbkv_cluster.core.usage import Tier
@@ -65,6 +65,7 @@ async def test_every_option_reaches_the_worker() -> None:
             call_site="site",
             parent_step=0,
             priority=2,
+            tenant="other",
             max_tokens=5,
             temperature=0.5,
             top_p=0.25,
@@ -73,7 +74,8 @@ async def test_every_option_reaches_the_worker() -> None:
             ignore_eos=True,
         )
         request = worker.requests[1]
-        assert (request.agent_id, request.call_site, request.priority, request.tenant) == ("second", "site", 2, "t")
+        assert (request.agent_id, request.call_site, request.priority, request.tenant) == ("second", "site", 2, "other")
+        assert worker.requests[0].tenant == "t"
         sampling = request.sampling
         assert (sampling.max_tokens, sampling.temperature, sampling.top_p) == (5, 0.5, 0.25)
         assert (sampling.seed, list(sampling.stop), sampling.ignore_eos) == (2**64 - 1, ["STOP"], True)
@@ -146,7 +148,7 @@ async def test_leaving_a_stream_cancels_the_step() -> None:
 async def test_a_step_may_have_a_time_limit() -> None:
     worker = ScriptedWorker("w0", stop_at=0)
     async with running(worker) as rig, AsyncClient(rig.address) as client, await client.start_workflow() as workflow:
-        with pytest.raises(PbkvError, match="DEADLINE_EXCEEDED"):
+        with pytest.raises(DeadlineExceeded):
             await workflow.run(agent="a", prompt="p", timeout_s=0.2)
         await until(lambda: worker.cancelled == 1, "the worker's stream is cancelled")
 

@@ -162,6 +162,17 @@ async def test_without_redis_steps_go_on_by_affinity() -> None:
             await rig.run(workflow)
 
 
+async def test_a_gateway_starts_without_redis() -> None:
+    async with AsyncExitStack() as stack:
+        redis = RedisServer.start()
+        stack.callback(redis.stop)
+        rig = await stack.enter_async_context(running(redis_url=redis.url))
+        await rig.start_workflow()
+        redis.stop()
+        await rig.restart_gateway()
+        assert (await rig.status()).open_workflows == 0
+
+
 async def test_a_redis_that_comes_back_empty_is_told_again() -> None:
     async with AsyncExitStack() as stack:
         redis = RedisServer.start(password="fixed")

@@ -2,22 +2,28 @@
 
 import asyncio
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.clock import ManualClock
+from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import ResourceExhausted
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.events import EventFeed
+from pbkv_cluster.gateway.server import GatewayServer
 from pbkv_cluster.gateway.sessions import Session, Sessions
 from pbkv_cluster.gateway.speeds import PrefillSpeed
 from pbkv_cluster.gateway.steps import Step
+from pbkv_cluster.gateway.workers import WorkerPool
 from pbkv_cluster.rpc.v1 import types_pb2, worker_pb2
-from tests.gateway.rig import running, until
+from pbkv_cluster.store.cluster_index import BlockIndex, Directory
+from pbkv_cluster.store.cluster_index import connect as connect_redis
+from tests.gateway.rig import codec, running, shared_redis, until
 
 
 def session(name: str, clock: ManualClock, lease_s: float = 10.0) -> Session:
@@ -70,6 +76,18 @@ def test_a_session_that_runs_a_step_is_not_silent() -> None:
     assert sessions.expired() == ([busy], [])
 
 
+@pytest.mark.parametrize("runs", [False, True])
+def test_a_lease_too_short_to_tell_is_found_once_at_a_time(runs: bool) -> None:
+    clock = ManualClock(1000.0)
+    sessions = Sessions(clock, 1)
+    brief = session("brief", clock, lease_s=1e-300)
+    sessions.add(brief)
+    if runs:
+        brief.running.add(Step(clock.now()))
+    for _ in range(2):
+        assert sessions.expired() == (([], [brief]) if runs else ([brief], []))
+
+
 def test_sessions_are_bounded_and_ended_ones_leave_nothing_behind() -> None:
     clock = ManualClock()
     sessions = Sessions(clock, 1)
@@ -105,6 +123,49 @@ async def test_a_full_feed_drops_the_oldest_events_and_counts_them() -> None:
         await feed.close()
 
 
+async def test_events_that_the_predictor_refuses_are_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    async with running() as rig:
+        predictor = await rig.add_predictor()
+        predictor.fail_with = grpc.StatusCode.INVALID_ARGUMENT
+        decisions = Decisions()
+        feed = EventFeed(rig.directory, decisions)
+        background = Background()
+        background.start(feed.run(), "events")
+        for sequence in range(2):
+            feed.put(WorkflowEvent(EventKind.STEP_STARTED, "w", sequence, 0.0))
+            await until(lambda: decisions[Reason.EVENT_DROPPED] == sequence + 1, "it is dropped")  # noqa: B023
+        assert predictor.refused == 2
+        predictor.fail_with = None
+        feed.put(WorkflowEvent(EventKind.STEP_STARTED, "w", 2, 0.0))
+        await until(lambda: [event.sequence for event in predictor.of("w")] == [2], "the next arrives, those before do not")
+        assert caplog.text.count("the predictor refuses events: INVALID_ARGUMENT: scripted") == 1
+        await background.stop()
+        await feed.close()
+
+
+async def test_a_gateway_tells_what_failed_and_cleans_up_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(pool: WorkerPool) -> None:
+        raise ValueError("broken")
+
+    closed = asyncio.Event()
+
+    async def close(pool: WorkerPool) -> None:
+        closed.set()
+
+    monkeypatch.setattr(WorkerPool, "run", fail)
+    monkeypatch.setattr(WorkerPool, "close", close)
+    redis = connect_redis(shared_redis())
+    directory, index = Directory(redis, "failing", 60.0), BlockIndex(redis, "failing", 60.0)
+    gateway = GatewayServer(Config(), directory, index, codec(), ManualClock())
+    await gateway.start("127.0.0.1", 0)
+    with pytest.raises(ValueError, match="broken"):
+        await asyncio.wait_for(gateway.wait(), 20)
+    with pytest.raises(ExceptionGroup, match="background tasks failed"):
+        await gateway.stop()
+    assert closed.is_set()
+    await redis.aclose()
+
+
 async def test_a_background_task_that_fails_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     async def fail() -> None:
         raise ValueError("broken")
@@ -112,6 +173,8 @@ async def test_a_background_task_that_fails_is_reported(caplog: pytest.LogCaptur
     background = Background()
     background.start(fail(), "the broken one")
     await until(lambda: "the broken one" in caplog.text, "it is logged")
+    with pytest.raises(ValueError, match="broken"):
+        await background.failure()
     with pytest.raises(ExceptionGroup, match="background tasks failed"):
         await background.stop()
 

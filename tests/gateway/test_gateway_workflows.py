@@ -100,6 +100,53 @@ async def test_a_silent_workflow_ends_by_its_lease_and_a_call_renews_it() -> Non
         assert (await rig.status()).decisions["workflow_lease_expired"] == 1
 
 
+async def test_a_workflow_heard_of_while_others_are_ended_stays_open() -> None:
+    clock = ManualClock(1000.0)
+    worker = ScriptedWorker("w0", retire_go=asyncio.Event())
+    async with running(worker, clock=clock) as rig:
+        silent = await rig.start_workflow(lease_s=10.0)
+        lively = await rig.start_workflow(lease_s=10.0)
+        await rig.run(silent)
+        await rig.run(lively)
+        clock.advance(11.0)
+        await until(lambda: worker.retired == [silent], "the first is being retired")
+        await rig.stub.ReportToolCall(workflow_pb2.ReportToolCallRequest(workflow_id=lively, tool="t", phase=STARTED))
+        assert worker.retire_go is not None
+        worker.retire_go.set()
+        marker = await rig.start_workflow(lease_s=1.0)
+        clock.advance(2.0)
+        await rig.sees(lambda status: status.decisions["workflow_lease_expired"] == 2, f"{marker} has ended, a sweep later")
+        assert (await rig.run(lively)).accepted[0].step == 1
+
+
+async def test_a_restarted_gateway_ends_the_workflows_that_stay_silent() -> None:
+    clock = ManualClock(1000.0)
+    worker = ScriptedWorker("w0")
+    async with running(worker, clock=clock) as rig:
+        workflow = await rig.start_workflow(lease_s=10.0)
+        await rig.run(workflow)
+        await rig.recorded(workflow, steps=1)
+        await rig.restart_gateway()
+        status = await rig.status()
+        assert (status.open_workflows, status.decisions["workflow_resumed"]) == (1, 1)
+        clock.advance(11.0)
+        await until(lambda: worker.retired == [workflow], "its blocks are retired")
+        await rig.sees(lambda status: status.open_workflows == 0, "it has ended")
+
+
+async def test_a_workflow_belongs_to_its_tenant() -> None:
+    async with running() as rig:
+        await rig.start_workflow(workflow_id="mine", tenant="acme")
+        await rig.start_workflow(workflow_id="plain")
+        for _ in range(2):
+            for workflow_id, tenant in (("mine", "other"), ("plain", "acme")):
+                async with refused(grpc.StatusCode.INVALID_ARGUMENT, "tenant: "):
+                    await rig.start_workflow(workflow_id=workflow_id, tenant=tenant)
+            assert await rig.start_workflow(workflow_id="mine", tenant="acme") == "mine"
+            assert await rig.start_workflow(workflow_id="mine") == "mine"
+            await rig.restart_gateway()
+
+
 async def test_a_running_step_keeps_its_workflow_open() -> None:
     clock = ManualClock()
     worker = ScriptedWorker("w0", stop_at=1)

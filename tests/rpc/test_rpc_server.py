@@ -29,6 +29,7 @@ class Predictor(predictor_pb2_grpc.PredictorServiceServicer):
         self.abort: grpc.StatusCode | None = None
         self.endless = False
         self.flood = False
+        self.waiting = asyncio.Event()  # a stream waits, with no end in sight
         self.released = asyncio.Event()
 
     async def Predict(  # noqa: N802
@@ -49,9 +50,11 @@ class Predictor(predictor_pb2_grpc.PredictorServiceServicer):
                 await context.abort(self.abort, "on purpose")
             if self.error is not None:
                 raise self.error
-            while self.flood:  # more than an unread stream buffers: the server waits in a write
-                yield predictor_pb2.ForecastBatch(agents=["x" * (1 << 20)])
+            while self.flood:  # more than an unread stream buffers: the server waits in the first write
+                self.waiting.set()
+                yield predictor_pb2.ForecastBatch(agents=["x" * (32 << 20)])
             if self.endless:
+                self.waiting.set()
                 await asyncio.Event().wait()
         finally:
             self.released.set()
@@ -103,6 +106,7 @@ MAPPED = [
     (errors.FailedPrecondition("not set up"), grpc.StatusCode.FAILED_PRECONDITION),
     (errors.ResourceExhausted("queue is full"), grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.Unavailable("no worker"), grpc.StatusCode.UNAVAILABLE),
+    (errors.DeadlineExceeded("too late"), grpc.StatusCode.DEADLINE_EXCEEDED),
 ]
 
 
@@ -269,7 +273,7 @@ async def test_cancelling_a_stream_releases_what_it_held(predictor: Predictor, c
     setattr(predictor, waits_in, True)
     call = predictor_pb2_grpc.PredictorServiceStub(channel).WatchForecasts(predictor_pb2.WatchForecastsRequest(subscriber="me"))
     await anext(aiter(call))
-    await asyncio.sleep(0.2)
+    await asyncio.wait_for(predictor.waiting.wait(), DEADLINE_S)
     assert not predictor.released.is_set()
     call.cancel()
     await asyncio.wait_for(predictor.released.wait(), DEADLINE_S)

@@ -30,7 +30,7 @@ class StartWorkflowResponse(_message.Message):
     def __init__(self, workflow_id: _Optional[str] = ..., lease_s: _Optional[float] = ...) -> None: ...
 
 class SubmitStepRequest(_message.Message):
-    __slots__ = ("workflow_id", "agent_id", "call_site", "parent_step", "prompt", "sampling", "priority")
+    __slots__ = ("workflow_id", "agent_id", "call_site", "parent_step", "prompt", "sampling", "priority", "tenant")
     WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     CALL_SITE_FIELD_NUMBER: _ClassVar[int]
@@ -38,6 +38,7 @@ class SubmitStepRequest(_message.Message):
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     workflow_id: str
     agent_id: str
     call_site: str
@@ -45,7 +46,8 @@ class SubmitStepRequest(_message.Message):
     prompt: _types_pb2.Prompt
     sampling: _types_pb2.Sampling
     priority: int
-    def __init__(self, workflow_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., call_site: _Optional[str] = ..., parent_step: _Optional[int] = ..., prompt: _Optional[_Union[_types_pb2.Prompt, _Mapping]] = ..., sampling: _Optional[_Union[_types_pb2.Sampling, _Mapping]] = ..., priority: _Optional[int] = ...) -> None: ...
+    tenant: str
+    def __init__(self, workflow_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., call_site: _Optional[str] = ..., parent_step: _Optional[int] = ..., prompt: _Optional[_Union[_types_pb2.Prompt, _Mapping]] = ..., sampling: _Optional[_Union[_types_pb2.Sampling, _Mapping]] = ..., priority: _Optional[int] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class StepEvent(_message.Message):
     __slots__ = ("accepted", "tokens", "finished")

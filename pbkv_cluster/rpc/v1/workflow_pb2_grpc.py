@@ -65,7 +65,7 @@ class WorkflowServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def StartWorkflow(self, request, context):
-        """Opens a workflow. Starting one that is open already returns it unchanged.
+        """Opens a workflow. Starting one that is open already returns it unchanged; naming another tenant than it has is an error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,7 +94,7 @@ class WorkflowServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetClusterStatus(self, request, context):
-        """What runs where, and how well the cache does, since the cluster started.
+        """What runs where, and how well the cache does, since the gateway started.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

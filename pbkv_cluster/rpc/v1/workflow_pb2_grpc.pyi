@@ -32,7 +32,7 @@ class WorkflowServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WorkflowServiceAsyncStub: ...
     StartWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.StartWorkflowRequest, _workflow_pb2.StartWorkflowResponse]
-    """Opens a workflow. Starting one that is open already returns it unchanged."""
+    """Opens a workflow. Starting one that is open already returns it unchanged; naming another tenant than it has is an error."""
     SubmitStep: _grpc.UnaryStreamMultiCallable[_workflow_pb2.SubmitStepRequest, _workflow_pb2.StepEvent]
     """Runs one model call. The stream carries one Accepted, tokens as they come, and last one Finished.
     Cancelling the call frees everything the step holds.
@@ -42,13 +42,13 @@ class WorkflowServiceStub:
     EndWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.EndWorkflowRequest, _workflow_pb2.EndWorkflowResponse]
     """Ends the workflow: what only it held is the first to be evicted. Running steps are cancelled."""
     GetClusterStatus: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.GetClusterStatusRequest, _workflow_pb2.GetClusterStatusResponse]
-    """What runs where, and how well the cache does, since the cluster started."""
+    """What runs where, and how well the cache does, since the gateway started."""
 
 @_typing.type_check_only
 class WorkflowServiceAsyncStub(WorkflowServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_pb2.StartWorkflowRequest, _workflow_pb2.StartWorkflowResponse]  # type: ignore[assignment]
-    """Opens a workflow. Starting one that is open already returns it unchanged."""
+    """Opens a workflow. Starting one that is open already returns it unchanged; naming another tenant than it has is an error."""
     SubmitStep: _aio.UnaryStreamMultiCallable[_workflow_pb2.SubmitStepRequest, _workflow_pb2.StepEvent]  # type: ignore[assignment]
     """Runs one model call. The stream carries one Accepted, tokens as they come, and last one Finished.
     Cancelling the call frees everything the step holds.
@@ -58,7 +58,7 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     EndWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_pb2.EndWorkflowRequest, _workflow_pb2.EndWorkflowResponse]  # type: ignore[assignment]
     """Ends the workflow: what only it held is the first to be evicted. Running steps are cancelled."""
     GetClusterStatus: _aio.UnaryUnaryMultiCallable[_workflow_pb2.GetClusterStatusRequest, _workflow_pb2.GetClusterStatusResponse]  # type: ignore[assignment]
-    """What runs where, and how well the cache does, since the cluster started."""
+    """What runs where, and how well the cache does, since the gateway started."""
 
 class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -67,7 +67,7 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workflow_pb2.StartWorkflowRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workflow_pb2.StartWorkflowResponse, _abc.Awaitable[_workflow_pb2.StartWorkflowResponse]]:
-        """Opens a workflow. Starting one that is open already returns it unchanged."""
+        """Opens a workflow. Starting one that is open already returns it unchanged; naming another tenant than it has is an error."""
 
     @_abc_1.abstractmethod
     def SubmitStep(
@@ -101,6 +101,6 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workflow_pb2.GetClusterStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workflow_pb2.GetClusterStatusResponse, _abc.Awaitable[_workflow_pb2.GetClusterStatusResponse]]:
-        """What runs where, and how well the cache does, since the cluster started."""
+        """What runs where, and how well the cache does, since the gateway started."""
 
 def add_WorkflowServiceServicer_to_server(servicer: WorkflowServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

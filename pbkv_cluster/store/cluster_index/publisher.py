@@ -91,6 +91,12 @@ class IndexPublisher:
         self._task = asyncio.create_task(self._run(), name=f"index publisher of {self._worker.worker_id}")
         self._task.add_done_callback(self._ended)
 
+    async def wait(self) -> None:
+        """Returns never while all is well; raises what ended the publisher."""
+        if self._task is None:
+            raise RuntimeError("the publisher has not been started")
+        await asyncio.shield(self._task)
+
     async def stop(self) -> None:
         """Withdraws the worker and its blocks; if Redis is away, their lease does. Raises what ended the publisher before."""
         task, self._task = self._task, None

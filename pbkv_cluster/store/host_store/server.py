@@ -25,13 +25,15 @@ class HostStoreServicer(store_pb2_grpc.StoreServiceServicer):
 
     def __init__(self, arena: Arena) -> None:
         self._arena = arena
+        self._leasing = asyncio.Lock()
 
     async def LeaseArena(  # noqa: N802
         self, request: store_pb2.LeaseArenaRequest, context: Any
     ) -> store_pb2.LeaseArenaResponse:
         if not request.worker_id:
             raise InvalidArgument("worker_id", "must not be empty")
-        region = self._arena.lease(request.worker_id, request.bytes, request.worker_address)
+        async with self._leasing:  # off the event loop: to reserve many gigabytes takes a while
+            region = await asyncio.to_thread(self._arena.lease, request.worker_id, request.bytes, request.worker_address)
         return store_pb2.LeaseArenaResponse(
             path=str(self._arena.path), offset=region.offset, bytes=region.size, lease_s=self._arena.lease_s
         )
@@ -56,7 +58,9 @@ class HostStoreServicer(store_pb2_grpc.StoreServiceServicer):
         Raises:
             Unavailable: one of them does not answer.
         """
-        addresses = {region.address for region in self._arena.regions().values() if region.address}
+        async with self._leasing:
+            regions = await asyncio.to_thread(self._arena.regions)
+        addresses = {region.address for region in regions.values() if region.address}
         return list(await asyncio.gather(*(_ask(address, ask) for address in sorted(addresses))))
 
 
