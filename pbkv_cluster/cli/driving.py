@@ -1,7 +1,8 @@
 """Replays workflows against a gateway behind a progress bar. Shared by `pbkv replay` and `pbkv demo`."""
 
 import asyncio
-import secrets
+import os
+import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -66,7 +67,7 @@ def drive_own(
     from pbkv_cluster.cluster.local import LocalCluster
 
     # Its own name keeps it apart from whatever else uses the same Redis.
-    own = config.cluster.model_copy(update={"name": f"{config.cluster.name}-{secrets.token_hex(4)}"})
+    own = config.cluster.model_copy(update={"name": f"{config.cluster.name}-{socket.gethostname()}-{os.getpid()}"})
     config = config.model_copy(update={"cluster": own})
     with ExitStack() as stack:
         with console.status(f"{label}: starting the cluster"):

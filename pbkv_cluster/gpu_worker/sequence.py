@@ -8,7 +8,7 @@ from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import TOKEN_BYTES, count
 from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.gpu_worker.text_stream import TextStream
-from pbkv_cluster.store.cache import Lease
+from pbkv_cluster.store.lease import Lease
 
 
 class FinishReason(StrEnum):

@@ -5,7 +5,6 @@ up, so that others can match them at once, and closes it at its end, which leave
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple
 
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
@@ -13,6 +12,7 @@ from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecast import Forecast
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, blocks_for, count, full_blocks
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.store.lease import Lease, Prefetched
 from pbkv_cluster.store.mover import Mover
 from pbkv_cluster.store.node import ABSENT, GPU, LEVELS, Access, Level, Node, Owner, new_slots
 from pbkv_cluster.store.policies.base import make_policy
@@ -20,29 +20,6 @@ from pbkv_cluster.store.tiers import ChangeListener, Tiers
 from pbkv_cluster.store.tree import Match, PrefixTree, common_blocks
 
 _FRESH_S = 1.0  # age below which a forecast is that of the present step
-
-
-class Lease:
-    """A running sequence's hold on the cache. `table` lists its GPU slots in order; the first `committed` are the tree's."""
-
-    __slots__ = ("agent", "committed", "delivered", "node", "owner", "prompt_blocks", "step", "table")
-
-    def __init__(self, owner: Owner, agent: str, step: int, prompt_blocks: int, node: Node) -> None:
-        self.owner = owner
-        self.agent = agent
-        self.step = step
-        self.prompt_blocks = prompt_blocks  # full blocks of the prompt; what follows is output
-        self.node = node  # where the committed part ends; locked, with all above it
-        self.table = new_slots()
-        self.committed = 0
-        self.delivered: dict[Tier, int] = {}  # tokens found when the lease was opened, by tier
-
-
-class Prefetched(NamedTuple):
-    """Tokens of a prompt."""
-
-    loaded: int
-    resident: int  # on the GPU now
 
 
 class KVCache:

@@ -19,7 +19,15 @@ START_S = 120
 
 def serve(small_model: Path, *flags: str) -> subprocess.Popen[str]:
     command = [*SERVE, "--model", str(small_model), "--gpu-blocks", "100", "--port", "0", *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # As at a terminal: a shell without job control has what it runs in the background ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def await_gateway(process: subprocess.Popen[str]) -> str:

@@ -13,7 +13,8 @@ from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecast import Forecast, StepForecast
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, pack
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.store.cache import KVCache, Lease
+from pbkv_cluster.store.cache import KVCache
+from pbkv_cluster.store.lease import Lease
 from pbkv_cluster.store.node import Level
 
 SPACES = (Namespace("m", "r", "f", "l"), Namespace("m", "r", "f", "l", salt="tenant"))
