@@ -39,6 +39,7 @@ class LocalCluster:
         self._stack = ExitStack()
         self._actors: dict[str, Any] = {}
         self._interrupted = threading.Event()
+        self.name = config.cluster.name
         self.gateway_address = ""
         self.redis_url = ""
         self.dashboard_url = ""  # of Ray, where it has one

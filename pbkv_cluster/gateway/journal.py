@@ -15,7 +15,7 @@ from pbkv_cluster.gateway.sessions import Session
 from pbkv_cluster.store.cluster_index import Directory, WorkflowRecord
 
 _RETRY_S = 0.25
-_GATHER_S = 0.1  # what happens to a workflow within this time is one write, and no step waits for it
+_GATHER_S = 0.02  # what happens to a workflow within this time is one write, and no step waits for it
 
 
 class Journal:

@@ -12,6 +12,7 @@ from pbkv_cluster.cluster.local import LocalCluster
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, Unavailable
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
+from pbkv_cluster.store.cluster_index import Directory, connect
 from tests.polling import eventually
 
 Status = workflow_pb2.GetClusterStatusResponse
@@ -229,10 +230,21 @@ async def test_a_killed_predictor_comes_back_and_steps_go_on(cluster: LocalClust
         await eventually(back, 60)
 
 
+async def recorded(cluster: LocalCluster, workflow_id: str) -> bool:
+    """Whether the workflow's one step is in the directory, where a gateway that restarts will find it."""
+    redis = connect(cluster.redis_url)
+    try:
+        record = await Directory(redis, cluster.name, 1.0).workflow(workflow_id)
+    finally:
+        await redis.aclose()
+    return record is not None and record.steps == 1
+
+
 async def test_a_killed_gateway_comes_back_and_knows_its_workflows(cluster: LocalCluster) -> None:
     async with AsyncClient(cluster.gateway_address) as client:
         workflow = await client.start_workflow()
         await workflow.run(agent="a", prompt=ids(30, 1), max_tokens=2)
+        await eventually(lambda: recorded(cluster, workflow.id), 20)
         before = (await asyncio.to_thread(cluster.pids))["gateway"]
         os.kill(before, signal.SIGKILL)
 

@@ -123,7 +123,7 @@ async def test_a_step_that_is_refused_raises_and_harms_no_other(llama: LoadedMod
     async with running(llama, max_running=1, max_waiting=1) as (thread, runner):
         with pytest.raises(InvalidArgument, match="prompt: must not be empty"):
             await collect(thread, request(llama, "empty", []))
-        with pytest.raises(InvalidArgument, match="sent: 9999 is not a token id"):
+        with pytest.raises(InvalidArgument, match="sent: id 9999 at position 0 is outside the vocabulary"):
             await collect(thread, request(llama, "alien", [1], sent=[9999]))
         runner.gate.clear()
         first = asyncio.create_task(collect(thread, request(llama, "first", [1] * 20)))

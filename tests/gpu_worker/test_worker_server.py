@@ -163,10 +163,10 @@ async def test_what_is_wrong_with_a_request_is_said_by_field(llama: Path) -> Non
         ("request_id: ", {"request_id": ""}),
         ("prompt: must not be empty", {"prompt": []}),
         ("prompt: has 1008 tokens", {"prompt": [1] * 1008}),
-        ("prompt.token_ids: 4096 is not", {"prompt": [1, 4096]}),
-        ("prompt.token_ids: -1 is not", {"prompt": [-1, 5]}),
-        ("sent: 5000 is not", {"sent": [1, 5000]}),
-        ("sent: -7 is not", {"sent": [-7]}),
+        ("prompt.token_ids: id 4096 at position 1", {"prompt": [1, 4096]}),
+        ("prompt.token_ids: id -1 at position 0", {"prompt": [-1, 5]}),
+        ("sent: id 5000 at position 1", {"sent": [1, 5000]}),
+        ("sent: id -7 at position 0", {"sent": [-7]}),
         ("sampling.max_tokens: ", {"sampling": {"max_tokens": 0}}),
         ("sampling.temperature: ", {"sampling": {"temperature": -0.5}}),
         ("sampling.temperature: ", {"sampling": {"temperature": float("nan")}}),
@@ -175,7 +175,7 @@ async def test_what_is_wrong_with_a_request_is_said_by_field(llama: Path) -> Non
         ("sampling.stop: ", {"sampling": {"stop": [""]}}),
         ("sampling.stop: ", {"sampling": {"stop": ["x"] * 17}}),
         ("sampling.forced_output: ", {"sampling": {"forced_output": []}}),
-        ("sampling.forced_output: 4096 is not", {"sampling": {"forced_output": [1, 4096]}}),
+        ("sampling.forced_output: id 4096 at position 1", {"sampling": {"forced_output": [1, 4096]}}),
     ]
     requests = [(problem, step(**{"prompt": [1, 2, 3], **fields})) for problem, fields in wrong]
     for field in ("prompt", "sent"):
