@@ -109,9 +109,12 @@ class LocalCluster:
 
     def _start_ray(self) -> list[str]:
         """Returns the ids of the nodes."""
+        cluster = self._config.cluster
+        if cluster.address and (Path.home() / ".ray" / "auth_token").exists():
+            # `ray start` asks for the user's token wherever there is one; who joins has to say that it will be shown.
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
         import ray
 
-        cluster = self._config.cluster
         if ray.is_initialized():
             raise StartupError("this process is connected to a Ray cluster already")
         quiet: dict[str, Any] = {
@@ -131,7 +134,8 @@ class LocalCluster:
                     **quiet,
                 )
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-            raise StartupError(f"cluster.address: Ray cannot be started or joined: {error}") from error
+            hint = " (a Ray cluster with a token wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)" if cluster.address else ""
+            raise StartupError(f"cluster.address: Ray cannot be started or joined: {error}{hint}") from error
         self._stack.callback(ray.shutdown)
         self.dashboard_url = context.dashboard_url or ""
         return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
