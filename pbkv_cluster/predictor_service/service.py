@@ -54,7 +54,7 @@ class PredictorService:
         config: names the model, where `predictor` does not give one, and the limits of the broadcast.
         clock: for the age of workflows and the stamps of forecasts.
         predictor: the model.
-        lease_s: silence after which a workflow leaves memory; above any lease that a gateway grants.
+        lease_s: silence after which a workflow leaves memory; it is taken up again when it speaks.
         max_workflows: open workflows kept; beyond, the one that was silent longest leaves.
         max_ended: ended workflows remembered, so that their late events are ignored.
 
