@@ -1,14 +1,23 @@
 """A policy turned into its own adversary: it evicts first what the policy would keep longest."""
 
 from pbkv_cluster.core.config import CacheConfig
-from pbkv_cluster.store.node import Node
+from pbkv_cluster.store.node import Node, Owner
 from pbkv_cluster.store.policies.base import POLICIES, ReusePolicy, make_policy
 
 
-class _Negated:
+class _Negated(ReusePolicy):
     def __init__(self, policy: ReusePolicy) -> None:
         self.retired_first = policy.retired_first
         self._policy = policy
+
+    def step_began(self, owner: Owner, step: int, agent: str, now: float) -> None:
+        self._policy.step_began(owner, step, agent, now)
+
+    def step_ended(self, owner: Owner, now: float) -> None:
+        self._policy.step_ended(owner, now)
+
+    def workflow_ended(self, owner: Owner, now: float) -> None:
+        self._policy.workflow_ended(owner, now)
 
     def value(self, node: Node, now: float) -> float:
         return -self._policy.value(node, now)

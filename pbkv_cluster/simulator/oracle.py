@@ -20,7 +20,7 @@ from pbkv_cluster.core.errors import FailedPrecondition
 from pbkv_cluster.simulator.token_source import NAMESPACE
 from pbkv_cluster.store.cache import KVCache
 from pbkv_cluster.store.node import Level, Node
-from pbkv_cluster.store.policies.base import POLICIES
+from pbkv_cluster.store.policies.base import POLICIES, ReusePolicy
 
 Use = tuple[float, str]
 """When a step begins, and its id."""
@@ -76,10 +76,8 @@ def knowing(future: Future) -> Iterator[None]:
 
 
 @POLICIES.register("oracle")
-class Oracle:
+class Oracle(ReusePolicy):
     """The block whose next use is furthest away goes first."""
-
-    retired_first = False
 
     def __init__(self, config: CacheConfig) -> None:
         """Raises:

@@ -48,11 +48,11 @@ class KVCache:
             InvalidArgument: an unknown policy.
         """
         self.tree = PrefixTree()
-        policies = (
+        self._policies = (
             make_policy(config.policy, config),
             make_policy(config.host_policy, config, "cache.host_policy"),
         )
-        self.tiers = Tiers(self.tree, (gpu_blocks, host_blocks), policies, mover, clock, on_change)
+        self.tiers = Tiers(self.tree, (gpu_blocks, host_blocks), self._policies, mover, clock, on_change)
         self._clock = clock
         self._compute_seconds = compute_seconds
         self._owners: dict[str, Owner] = {}
@@ -105,6 +105,8 @@ class KVCache:
         if owner is None:
             owner = self._owners[workflow] = Owner(workflow)
         owner.active_at = now
+        for policy in self._policies:
+            policy.step_began(owner, step, agent, now)
         if owner.forecast is None or owner.forecast_at < now - _FRESH_S:
             # What its nodes are worth may rest on this step, then; a forecast that has just come has ranked them already.
             for node in owner.nodes:
@@ -154,6 +156,9 @@ class KVCache:
     def close(self, lease: Lease) -> None:
         """Ends the hold. What was committed stays cached; the rest is freed."""
         self.tiers.give(lease.table[lease.committed :])
+        if self._owners.get(lease.owner.id) is lease.owner:
+            for policy in self._policies:
+                policy.step_ended(lease.owner, self._clock.now())
         if lease.node.writer is lease:
             lease.node.writer = None
         if not lease.node.is_root:
@@ -171,6 +176,8 @@ class KVCache:
         nodes, owner.nodes = owner.nodes, {}
         for node in nodes:
             del node.owners[owner]
+        for policy in self._policies:
+            policy.workflow_ended(owner, self._clock.now())
         for node in nodes:
             self.tiers.offer(node)
 

@@ -1,22 +1,33 @@
 """The contract of a reuse policy, and the registry of policies."""
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.registry import Registry
-from pbkv_cluster.store.node import Node
+from pbkv_cluster.store.node import Node, Owner
 
 
-class ReusePolicy(Protocol):
+class ReusePolicy(ABC):
     """What a cached block is worth. The lowest value is evicted first; ties go to the least recently used.
 
-    The value of a node may change only when one of its workflows does (a step, a forecast, its end), not with time alone: the
-    eviction queue is re-keyed then and only then.
+    The value of a node may change only when one of its workflows does (a step begins or ends, a forecast comes, the workflow
+    ends), not with time alone: the eviction queue is re-keyed then and only then. One that has to know what happens overrides
+    the hooks; each is called before the values that it may change are asked for.
     """
 
-    retired_first: bool  # nodes that no active workflow holds go before all others
+    retired_first = False  # nodes that no active workflow holds go before all others
 
+    def step_began(self, owner: Owner, step: int, agent: str, now: float) -> None:  # noqa: B027  # a hook
+        """A step of a workflow was admitted; again if it was preempted meanwhile."""
+
+    def step_ended(self, owner: Owner, now: float) -> None:  # noqa: B027  # a hook
+        """The step that began last has ended, or was preempted."""
+
+    def workflow_ended(self, owner: Owner, now: float) -> None:  # noqa: B027  # a hook
+        """A workflow has ended; none of its nodes is its own any more."""
+
+    @abstractmethod
     def value(self, node: Node, now: float) -> float:
         """The worth of the blocks of `node`, on a scale of the policy's own.
 
@@ -24,7 +35,6 @@ class ReusePolicy(Protocol):
             node: a candidate for eviction.
             now: seconds on the clock that `Node.last_access` and `Owner.forecast_at` were read from.
         """
-        ...
 
 
 POLICIES: Registry[ReusePolicy] = Registry("cache.policy")

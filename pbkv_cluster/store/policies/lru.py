@@ -2,14 +2,12 @@
 
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.store.node import Node
-from pbkv_cluster.store.policies.base import POLICIES
+from pbkv_cluster.store.policies.base import POLICIES, ReusePolicy
 
 
 @POLICIES.register("lru")
-class Lru:
+class Lru(ReusePolicy):
     """The least recently used goes first. What every other policy is measured against."""
-
-    retired_first = False
 
     def __init__(self, config: CacheConfig) -> None:
         del config

@@ -10,7 +10,7 @@ import math
 
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.store.node import Access, Node, Owner
-from pbkv_cluster.store.policies.base import POLICIES
+from pbkv_cluster.store.policies.base import POLICIES, ReusePolicy
 
 _PRIOR = 0.5  # one-step probability that a workflow nobody has forecast uses a block again
 
@@ -19,7 +19,7 @@ _GRACE_S = 5.0
 
 
 @POLICIES.register("pbkv-paper")
-class PbkvPaper:
+class PbkvPaper(ReusePolicy):
     """The lookahead score, decaying with the age of each forecast.
 
     Decay is the one addition: a workflow's share of the score halves every `cache.forecast_half_life_s` seconds after its
