@@ -71,3 +71,15 @@ def full_blocks(tokens: int) -> int:
 def blocks_for(tokens: int) -> int:
     """Blocks that hold `tokens` tokens, the last perhaps in part."""
     return -(-tokens // BLOCK_TOKENS)
+
+
+def common_blocks(first: bytes, tokens: bytes, at: int, end: int) -> int:
+    """Leading blocks that `first` shares with `tokens[at:end]`, by bisection on slices. The first block must be the same."""
+    low, high = 1, min(len(first), end - at) // BLOCK_BYTES + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if tokens.startswith(first[: middle * BLOCK_BYTES], at):
+            low = middle
+        else:
+            high = middle
+    return low

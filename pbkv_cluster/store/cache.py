@@ -4,20 +4,22 @@ A sequence opens a `Lease` on the longest cached prefix of its prompt, grows it 
 up, so that others can match them at once, and closes it at its end, which leaves everything committed in the cache.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from zlib import crc32
 
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecast import Forecast
-from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, blocks_for, count, full_blocks
+from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, blocks_for, common_blocks, count, full_blocks
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.store.access.catalog import Catalog
 from pbkv_cluster.store.lease import Lease, Prefetched
 from pbkv_cluster.store.mover import Mover
-from pbkv_cluster.store.node import ABSENT, GPU, LEVELS, Access, Level, Node, Owner, new_slots
+from pbkv_cluster.store.node import ABSENT, GPU, LEVELS, Level, Node, Owner, new_slots
 from pbkv_cluster.store.policies.base import make_policy
 from pbkv_cluster.store.tiers import ChangeListener, Tiers
-from pbkv_cluster.store.tree import Match, PrefixTree, common_blocks
+from pbkv_cluster.store.tree import Match, PrefixTree
 
 _FRESH_S = 1.0  # age below which a forecast is that of the present step
 
@@ -57,6 +59,7 @@ class KVCache:
         self._compute_seconds = compute_seconds
         self._owners: dict[str, Owner] = {}
         self.leases = 0
+        self.catalog = Catalog(8 * gpu_blocks)
 
     # --- sequences ---
 
@@ -105,21 +108,25 @@ class KVCache:
         if owner is None:
             owner = self._owners[workflow] = Owner(workflow)
         owner.active_at = now
+        prompt = tokens[: full_blocks(prompt_tokens) * BLOCK_BYTES]
+        position = owner.history.begin(step, agent, prompt, now, self.catalog)
         for policy in self._policies:
             policy.step_began(owner, step, agent, now)
         if owner.forecast is None or owner.forecast_at < now - _FRESH_S:
             # What its nodes are worth may rest on this step, then; a forecast that has just come has ranked them already.
             for node in owner.nodes:
                 self.tiers.offer(node)
+        if hasattr(self._policies[0], "stale"):
+            for other in self._policies[0].stale(now):
+                for node in other.nodes:
+                    self.tiers.offer(node)
         loaded = 0
         if on_gpu < match.blocks:
             loaded = self._load(path, match.blocks - on_gpu)
             path = self._keep_gpu_part(path)
-        lease = Lease(owner, agent, step, full_blocks(prompt_tokens), path[-1] if path else root)
+        lease = Lease(owner, position, root)
         for node in path:
-            lease.table.extend(node.slots[GPU])
-            self._touch(node, lease, now)
-        lease.committed = len(lease.table)
+            self._enter(lease, node, now)
         lease.delivered = _tokens_by_tier(on_gpu, loaded)
         self.leases += 1
         return lease
@@ -143,22 +150,27 @@ class KVCache:
         """
         full = len(tokens) // BLOCK_BYTES
         now = self._clock.now()
+        if full > lease.known:
+            written = lease.owner.history.write(lease.position, tokens[lease.known * BLOCK_BYTES : full * BLOCK_BYTES])
+            lease.segments.extend(written if not lease.segments or written[0] is not lease.segments[-1] else written[1:])
         while lease.committed < full:
-            output = lease.committed >= lease.prompt_blocks
-            stop = full if output else min(full, lease.prompt_blocks)
+            stop = min(full, lease.segment(lease.committed).stop)
             part = tokens[lease.committed * BLOCK_BYTES : stop * BLOCK_BYTES]
             child = lease.node.children.get(part[:BLOCK_BYTES])
             if child is not None:
                 self._follow(lease, child, part, now)
             else:
-                self._write(lease, part, stop, output, now)
+                self._write(lease, part, stop, now)
 
     def close(self, lease: Lease) -> None:
         """Ends the hold. What was committed stays cached; the rest is freed."""
         self.tiers.give(lease.table[lease.committed :])
+        lease.owner.history.end(lease.position, self._clock.now())
         if self._owners.get(lease.owner.id) is lease.owner:
             for policy in self._policies:
                 policy.step_ended(lease.owner, self._clock.now())
+            for node in lease.owner.nodes:
+                self.tiers.offer(node)
         if lease.node.writer is lease:
             lease.node.writer = None
         if not lease.node.is_root:
@@ -276,30 +288,43 @@ class KVCache:
         for part in self.tree.unlock(node):
             self.tiers.offer(part)
 
+    def _enter(self, lease: Lease, node: Node, now: float) -> None:
+        """Goes down a node of the path, which the GPU holds whole. Cuts it where the workflow's own segments end."""
+        while (cut := lease.segment(lease.committed).stop - lease.committed) < node.blocks:
+            upper = self.tree.split(node, cut)
+            self.tiers.offer(upper)
+            self._pass(lease, upper, now)
+        self._pass(lease, node, now)
+
+    def _pass(self, lease: Lease, node: Node, now: float) -> None:
+        lease.table.extend(node.slots[GPU])
+        self._touch(node, lease, now)
+        lease.committed += node.blocks
+        lease.node = node
+
     def _touch(self, node: Node, lease: Lease, now: float) -> None:
+        """Notes the use of a node that begins where the lease's committed part ends."""
         node.last_access = now
         node.writer = None
         owner = lease.owner
         if self._owners.get(owner.id) is not owner:
             return  # the workflow ended while its step ran
-        access = node.owners.get(owner)
-        if access is None:
-            access = node.owners[owner] = Access(lease.step)
+        if owner not in node.owners:
             owner.nodes[node] = None
-        access.agents[lease.agent] = lease.step
-        access.last_step = lease.step
-        access.touches += 1
+        segment = node.owners[owner] = lease.segment(lease.committed)
+        if segment.entry is not None:
+            node.entry = segment.entry
 
-    def _write(self, lease: Lease, part: bytes, stop: int, output: bool, now: float) -> None:
+    def _write(self, lease: Lease, part: bytes, stop: int, now: float) -> None:
         """Enters blocks that the tree does not know: in place where nobody else has come by the node, else as a new one."""
         node, start = lease.node, lease.committed
-        slots = lease.table[start:stop]
-        if node.writer is lease and node.refs == 1 and node.output == output and not node.children:
+        slots, segment = lease.table[start:stop], lease.segment(start)
+        if node.writer is lease and node.refs == 1 and not node.children and node.owners.get(lease.owner) is segment:
             first = node.blocks
             self.tree.append(node, part, slots)
             node.last_access = now
         else:
-            node, first = self.tree.add_child(node, part, slots, output), 0
+            node, first = self.tree.add_child(node, part, slots, segment.output), 0
             self.tree.lock_child(node)
             self._touch(node, lease, now)
             node.writer = lease

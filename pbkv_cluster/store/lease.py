@@ -3,23 +3,35 @@
 from typing import NamedTuple
 
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.store.access.history import Segment
 from pbkv_cluster.store.node import Node, Owner, new_slots
 
 
 class Lease:
     """A running sequence's hold on the cache. `table` lists its GPU slots in order; the first `committed` are the tree's."""
 
-    __slots__ = ("agent", "committed", "delivered", "node", "owner", "prompt_blocks", "step", "table")
+    __slots__ = ("_at", "committed", "delivered", "node", "owner", "position", "segments", "table")
 
-    def __init__(self, owner: Owner, agent: str, step: int, prompt_blocks: int, node: Node) -> None:
+    def __init__(self, owner: Owner, position: int, node: Node) -> None:
         self.owner = owner
-        self.agent = agent
-        self.step = step
-        self.prompt_blocks = prompt_blocks  # full blocks of the prompt; what follows is output
+        self.position = position  # of the step in its workflow's history
+        self.segments = owner.history.path(position)  # of all that is known of the sequence
+        self._at = 0
         self.node = node  # where the committed part ends; locked, with all above it
         self.table = new_slots()
         self.committed = 0
         self.delivered: dict[Tier, int] = {}  # tokens found when the lease was opened, by tier
+
+    @property
+    def known(self) -> int:
+        """Blocks that the segments hold."""
+        return self.segments[-1].stop if self.segments else 0
+
+    def segment(self, block: int) -> Segment:
+        """The segment of a known block. Asked for with ever higher blocks."""
+        while self.segments[self._at].stop <= block:
+            self._at += 1
+        return self.segments[self._at]
 
 
 class Prefetched(NamedTuple):

@@ -11,6 +11,8 @@ from pbkv_cluster.core.blocks import KEY_BYTES, chain_keys
 from pbkv_cluster.core.forecast import Forecast
 from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.store.access.catalog import Entry
+from pbkv_cluster.store.access.history import History, Segment
 
 ABSENT = -1
 
@@ -40,33 +42,15 @@ class Level(IntEnum):
 GPU, HOST = LEVELS = tuple(Level)
 
 
-class Access:
-    """How one workflow has used one node: its entry in the access vector `A_w(c)` of PBKV."""
-
-    __slots__ = ("agents", "first_step", "last_step", "touches")
-
-    def __init__(self, step: int) -> None:
-        self.agents: dict[str, int] = {}  # agent to the last step at which it used the node
-        self.first_step = step
-        self.last_step = step
-        self.touches = 0
-
-    def copy(self) -> Access:
-        other = Access(self.first_step)
-        other.agents = dict(self.agents)
-        other.last_step = self.last_step
-        other.touches = self.touches
-        return other
-
-
 class Owner:
     """A workflow, as the cache sees it."""
 
-    __slots__ = ("active_at", "forecast", "forecast_at", "id", "nodes")
+    __slots__ = ("active_at", "forecast", "forecast_at", "history", "id", "nodes")
 
     def __init__(self, workflow: str) -> None:
         self.id = workflow
         self.nodes: dict[Node, None] = {}  # in order: ties between their values must not fall by memory addresses
+        self.history = History()
         self.forecast: Forecast | None = None
         self.forecast_at = 0.0  # when it arrived, on this process's clock
         self.active_at = 0.0  # when the last step came
@@ -83,6 +67,7 @@ class Node:
     __slots__ = (
         "blocks",
         "children",
+        "entry",
         "gpu_children",
         "held",
         "keys",
@@ -107,7 +92,8 @@ class Node:
         self.slots: list[Slots] = [_NO_SLOTS] * len(LEVELS)  # an empty one may be shared: it is replaced, never filled
         self.held = [0] * len(LEVELS)  # blocks that each level holds
         self.refs = 0  # running sequences whose path goes through here
-        self.owners: dict[Owner, Access] = {}  # active workflows only: none left means retired
+        self.owners: dict[Owner, Segment] = {}  # active workflows only, each with what it knows of it; none left: retired
+        self.entry: Entry | None = None  # what the catalog knows of it
         self.last_access = 0.0
         self.output = output  # generated, as opposed to read in a prompt
         self.writer: object = None  # the sequence that may still append in place

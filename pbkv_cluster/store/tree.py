@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pbkv_cluster.core.blocks import KEY_BYTES, Namespace
-from pbkv_cluster.core.tokens import BLOCK_BYTES
+from pbkv_cluster.core.tokens import BLOCK_BYTES, common_blocks
 from pbkv_cluster.store.node import ABSENT, GPU, HOST, LEVELS, Level, Node, Slots
 
 
@@ -104,8 +104,9 @@ class PrefixTree:
         upper.gpu_children = 1 if node.held[GPU] else 0
         upper.refs = node.refs
         upper.last_access = node.last_access
+        upper.entry = node.entry
         for owner, access in node.owners.items():
-            upper.owners[owner] = access.copy()
+            upper.owners[owner] = access
             owner.nodes[upper] = None
         self.nodes += 1
         return upper
@@ -216,15 +217,3 @@ def copies(node: Node) -> int:
     """Blocks that the node holds both on the GPU and in host memory."""
     doubled = node.slots[HOST][: node.held[GPU]]
     return len(doubled) - doubled.count(ABSENT)
-
-
-def common_blocks(node_tokens: bytes, tokens: bytes, at: int, end: int) -> int:
-    """Leading blocks that a node shares with `tokens[at:end]`, by bisection on slices."""
-    low, high = 1, min(len(node_tokens), end - at) // BLOCK_BYTES + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        if tokens.startswith(node_tokens[: middle * BLOCK_BYTES], at):
-            low = middle
-        else:
-            high = middle
-    return low

@@ -9,7 +9,8 @@ the probability that w gets that far. The sum over workflows protects prefixes t
 import math
 
 from pbkv_cluster.core.config import CacheConfig
-from pbkv_cluster.store.node import Access, Node, Owner
+from pbkv_cluster.store.access.history import Segment
+from pbkv_cluster.store.node import Node, Owner
 from pbkv_cluster.store.policies.base import POLICIES, ReusePolicy
 
 _PRIOR = 0.5  # one-step probability that a workflow nobody has forecast uses a block again
@@ -45,7 +46,7 @@ class PbkvPaper(ReusePolicy):
         top = max(parts)
         return top + math.log2(sum(2.0 ** (part - top) for part in parts))
 
-    def _score(self, owner: Owner, access: Access) -> tuple[float, float]:
+    def _score(self, owner: Owner, access: Segment) -> tuple[float, float]:
         """One workflow's share of the score, and when what it rests on was new."""
         forecast = owner.forecast
         if forecast is None or owner.forecast_at < owner.active_at - _GRACE_S:

@@ -1,0 +1,1 @@
+"""Learned access: which of a workflow's blocks its coming steps will use, and when."""

@@ -1,0 +1,109 @@
+"""What the workflows of late have read, and how many of them: a token trie that outlives the blocks.
+
+It tells how widely a part of a prompt is shared, also when no tier holds it any more, and how soon after its parent a workflow
+comes to it. Bounded: beyond its capacity the ends of paths leave that were not read for longest.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from pbkv_cluster.core.tokens import BLOCK_BYTES, common_blocks
+
+OFFSETS = 24
+
+
+class Entry:
+    """A run of blocks that was always read together."""
+
+    __slots__ = ("agent", "arrival", "blocks", "children", "first", "last", "parent", "parent_before", "queued", "step_sum", "tokens", "workflows")
+
+    def __init__(self, parent: Entry | None, tokens: bytes, arrival: int, agent: str) -> None:
+        self.parent = parent
+        self.tokens = tokens
+        self.blocks = len(tokens) // BLOCK_BYTES
+        self.children: dict[bytes, Entry] = {}
+        self.workflows = 0  # that have read it
+        self.arrival = arrival  # workflows that had come before it was made
+        self.parent_before = parent.workflows if parent is not None else 0  # that had read the parent by then
+        self.first = [0] * OFFSETS  # workflows by the steps between their first use of the parent and of this
+        self.step_sum = 0  # of the steps at which workflows came to it
+        self.agent = agent  # who came to it last for the first time
+        self.last = 0
+        self.queued = False
+
+    def exposed(self, arrivals: int) -> int:
+        if self.parent is None or self.parent.parent is None:
+            return max(arrivals - self.arrival, self.workflows)
+        return max(self.parent.workflows - self.parent_before, self.workflows)
+
+
+class Catalog:
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.blocks = 0
+        self.arrivals = 0
+        self._clock = 0
+        self.root = Entry(None, b"", 0, "")
+        self._leaves: list[tuple[int, int, Entry]] = []
+        self._pushed = 0
+
+    def read(self, prompt: bytes) -> list[Entry]:
+        """The entries of a prompt, made where they were missing."""
+        self._clock += 1
+        node, at, path = self.root, 0, []
+        while at < len(prompt):
+            child = node.children.get(prompt[at : at + BLOCK_BYTES])
+            if child is None:
+                child = self._make(node, prompt[at:])
+            elif not prompt.startswith(child.tokens, at):
+                child = self._split(child, common_blocks(child.tokens, prompt, at, len(prompt)))
+            child.last = self._clock
+            path.append(child)
+            at += len(child.tokens)
+            node = child
+        if path and not path[-1].children and not path[-1].queued:
+            self._push(path[-1])
+        while self.blocks > self.capacity:
+            self._drop()
+        return path
+
+    def _make(self, parent: Entry, tokens: bytes) -> Entry:
+        child = parent.children[tokens[:BLOCK_BYTES]] = Entry(parent, tokens, self.arrivals, "")
+        self.blocks += child.blocks
+        return child
+
+    def _split(self, lower: Entry, blocks: int) -> Entry:
+        parent, cut = lower.parent, blocks * BLOCK_BYTES
+        assert parent is not None
+        upper = Entry(parent, lower.tokens[:cut], lower.arrival, lower.agent)
+        upper.workflows, upper.parent_before, upper.last = lower.workflows, lower.parent_before, lower.last
+        upper.first, upper.step_sum = list(lower.first), lower.step_sum
+        lower.first = [lower.workflows] + [0] * (OFFSETS - 1)
+        lower.parent_before = 0
+        lower.parent = upper
+        lower.tokens = lower.tokens[cut:]
+        lower.blocks -= blocks
+        parent.children[upper.tokens[:BLOCK_BYTES]] = upper
+        upper.children[lower.tokens[:BLOCK_BYTES]] = lower
+        return upper
+
+    def _push(self, entry: Entry) -> None:
+        entry.queued = True
+        self._pushed += 1
+        heapq.heappush(self._leaves, (entry.last, self._pushed, entry))
+
+    def _drop(self) -> None:
+        last, _, entry = heapq.heappop(self._leaves)
+        entry.queued = False
+        if entry.children:
+            return
+        if entry.last > last:
+            self._push(entry)
+            return
+        parent = entry.parent
+        assert parent is not None
+        del parent.children[entry.tokens[:BLOCK_BYTES]]
+        self.blocks -= entry.blocks
+        if parent.parent is not None and not parent.children and not parent.queued:
+            self._push(parent)
