@@ -110,7 +110,7 @@ class KVCache:
         if owner.forecast is None or owner.forecast_at < now - _FRESH_S:
             # What its nodes are worth may rest on this step, then; a forecast that has just come has ranked them already.
             for node in owner.nodes:
-                self.tiers.offer(node)
+                self.tiers.rerank(node)
         loaded = 0
         if on_gpu < match.blocks:
             loaded = self._load(path, match.blocks - on_gpu)
@@ -191,7 +191,7 @@ class KVCache:
             return True
         owner.forecast, owner.forecast_at = forecast, self._clock.now()
         for node in owner.nodes:
-            self.tiers.offer(node)
+            self.tiers.rerank(node)
         return True
 
     # --- operators ---
