@@ -12,6 +12,7 @@ from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecast import Forecast
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, blocks_for, count, full_blocks
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.store.guard import GuardStat
 from pbkv_cluster.store.lease import Lease, Prefetched
 from pbkv_cluster.store.mover import Mover
 from pbkv_cluster.store.node import ABSENT, GPU, LEVELS, Access, Level, Node, Owner, new_slots
@@ -75,6 +76,7 @@ class KVCache:
         step: int,
         prompt_tokens: int,
         reserve: int = 0,
+        again: bool = False,
     ) -> Lease | None:
         """Finds the longest cached prefix, brings it to the GPU, and keeps it there.
 
@@ -86,6 +88,7 @@ class KVCache:
             step: at which of its steps.
             prompt_tokens: how many of `tokens` are prompt.
             reserve: blocks that running sequences will still need.
+            again: it was open before, and closed unfinished: what it finds is not counted a second time.
 
         Returns:
             None when the GPU has no room for the whole of `tokens`, one block more, and the reserve.
@@ -225,6 +228,10 @@ class KVCache:
     def owners(self) -> Collection[Owner]:
         """The workflows that have used the cache and not ended."""
         return self._owners.values()
+
+    def guard(self) -> GuardStat | None:
+        """What a guard has seen and done; None where there is none."""
+        return None
 
     def residency(self) -> Mapping[bytes, frozenset[Tier]]:
         """Every cached block's key and the tiers that hold it."""
