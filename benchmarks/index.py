@@ -7,17 +7,20 @@ of it lies in a tier. Times are medians over single operations.
 import random
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import TypeVar
 
 from benchmarks.report import Figure, Report
+from benchmarks.timing import seconds
 from pbkv_cluster.core.blocks import Namespace, block_keys
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecast import Forecast, StepForecast
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, TOKEN_BYTES, count, full_blocks
 from pbkv_cluster.store.cache import KVCache
+from pbkv_cluster.store.guarded import GuardedCache
 from pbkv_cluster.store.mover import NullMover
 from pbkv_cluster.store.tiers import ChangeListener
 
@@ -58,7 +61,8 @@ def run(quick: bool) -> Report:
     ]
     sizes = (1_000, 10_000) if quick else (1_000, 10_000, 100_000)
     figures += [_evictions(leaves, demote, min(samples, leaves // 2)) for demote in (False, True) for leaves in sizes]
-    figures += [_rekeying(10_000, samples), _bytes_a_block(64 if quick else 256)]
+    figures += [_rekeying(10_000, samples), *_guarding(samples)]
+    figures += [_bytes_a_block(64 if quick else 256, guard) for guard in (False, True)]
     return Report(
         "index",
         f"{sequences:,} sequences of {TOKENS:,} tokens sharing {SHARED:,}, an owner each; {samples} samples",
@@ -66,8 +70,9 @@ def run(quick: bool) -> Report:
     )
 
 
-def make_cache(gpu_blocks: int, host_blocks: int = 0, on_change: ChangeListener | None = None) -> KVCache:
-    return KVCache(gpu_blocks, host_blocks, CacheConfig(), NullMover(), SystemClock(), on_change)
+def make_cache(gpu_blocks: int, host_blocks: int = 0, on_change: ChangeListener | None = None, guard: bool = False) -> KVCache:
+    kind = GuardedCache if guard else KVCache
+    return kind(gpu_blocks, host_blocks, CacheConfig(), NullMover(), SystemClock(), on_change)
 
 
 def insert(cache: KVCache, prompt: bytes, workflow: str) -> None:
@@ -110,16 +115,34 @@ def _rekeying(leaves: int, samples: int) -> Figure:
     return Figure(f"re-key a leaf of {leaves:,} after a forecast", figure.value / each, figure.unit)
 
 
-def _bytes_a_block(sequences: int) -> Figure:
+def _guarding(samples: int) -> Iterator[Figure]:
+    """What the guard adds to a step and to a forecast, in a full cache where every step evicts another."""
+    held, steps = 64, tuple(StepForecast({agent: 1 / len(AGENTS) for agent in AGENTS}, 0.9) for _ in range(3))
+    caches = {guard: make_cache(held * full_blocks(TOKENS - SHARED) + 256, guard=guard) for guard in (False, True)}
+    taken: dict[str, dict[bool, list[float]]] = {"step": {False: [], True: []}, "forecast": {False: [], True: []}}
+    for number, prompt in enumerate(_prompts(2 * held + samples)):
+        workflow = f"workflow-{number // 4}"
+        forecast = Forecast(workflow, number, 0.0, steps)
+        for guard, cache in caches.items():
+            taken["step"][guard].append(seconds(partial(insert, cache, prompt, workflow)))
+            taken["forecast"][guard].append(seconds(partial(cache.apply, forecast)))
+    for what, times in taken.items():
+        without, beside = (1e6 * median(times[guard][2 * held :]) for guard in (False, True))
+        yield Figure(f"{what} in a full cache, without a guard", without, "µs")
+        yield Figure(f"{what} in a full cache, what the guard adds", beside - without, "µs", 300 if what == "step" else None)
+
+
+def _bytes_a_block(sequences: int, guard: bool) -> Figure:
     prompts = list(_prompts(sequences))
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
-    cache = make_cache((sequences + 1) * full_blocks(TOKENS) - sequences * full_blocks(SHARED) + 1)
+    cache = make_cache((sequences + 1) * full_blocks(TOKENS) - sequences * full_blocks(SHARED) + 1, guard=guard)
     for number, prompt in enumerate(prompts):
         insert(cache, prompt, f"workflow-{number}")
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return Figure("bookkeeping of a block, the pool's included", (after - before) / sum(cache.tree.held), "bytes", at_most=300)
+    name = "bookkeeping of a block, the pool's included" + (", with a guard" if guard else "")
+    return Figure(name, (after - before) / sum(cache.tree.held), "bytes", at_most=300)
 
 
 def _micros(name: str, run: Callable[[T], object], over: Iterable[T], at_most: float | None = None) -> Figure:

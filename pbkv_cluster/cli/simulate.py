@@ -53,7 +53,10 @@ def simulate(
     ] = None,
     noise: Annotated[float, typer.Option(min=0, max=1, help="Share of forecasts replaced by random ones.")] = 0.0,
     adversary: Annotated[
-        bool, typer.Option("--adversary", help="Negate the values of all policies but lru and oracle.")
+        bool,
+        typer.Option(
+            "--adversary", help="Negate the values of all policies but lru and oracle. --set cache.guard=false: unguarded."
+        ),
     ] = False,
     cost_model: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Of `pbkv calibrate`; by default one of a 14 B model on a large GPU.")

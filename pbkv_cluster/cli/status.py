@@ -73,6 +73,7 @@ def status_json(response: "Status") -> dict[str, Any]:
                     for tier in worker.store.tiers
                 },
                 "decisions": dict(sorted(worker.store.decisions.items())),
+                "guard": _guard_json(worker.store),
             }
             for worker in response.workers
         ],
@@ -92,6 +93,27 @@ def status_json(response: "Status") -> dict[str, Any]:
     }
 
 
+def _guard_json(store: "store_pb2.StoreStat") -> dict[str, int | bool] | None:
+    if not store.HasField("guard"):
+        return None
+    return {field.name: getattr(store.guard, field.name) for field in store.guard.DESCRIPTOR.fields}
+
+
+def guard_line(guard: "store_pb2.GuardStat") -> str:
+    """Whether a worker trusts its policy, and why: hit rates on the GPU."""
+    follows = "the policy hits less than LRU, so LRU evicts" if guard.leaning else "follows the policy"
+    if not guard.prompt_tokens:
+        return f"guard: {follows}"
+    had, lru, policy = (
+        f"{100 * tokens / guard.prompt_tokens:.1f} %"
+        for tokens in (guard.hit_tokens, guard.lru_hit_tokens, guard.policy_shadow_hit_tokens)
+    )
+    return (
+        f"guard: {follows}; of {guard.prompt_tokens:,} prompt tokens the GPU had {had}; "
+        f"LRU would have hit {lru}, the policy {policy}"
+    )
+
+
 def _print(response: "Status") -> None:
     from rich.console import Console
     from rich.text import Text
@@ -104,6 +126,9 @@ def _print(response: "Status") -> None:
         f"{response.open_workflows} open workflows, {response.running_steps} running steps"
     )
     console.print(_workers_table(response))
+    for worker in response.workers:
+        if worker.store.HasField("guard"):
+            console.print(Text(f"{worker.worker_id}: {guard_line(worker.store.guard)}"))
     console.print(_rates_table(response))
     if response.decisions or any(worker.store.decisions for worker in response.workers):
         console.print(_decisions_table(response))

@@ -14,7 +14,7 @@ from pbkv_cluster.gpu_worker.rate import Rate
 from pbkv_cluster.gpu_worker.scheduler import Scheduler
 from pbkv_cluster.gpu_worker.sequence import Chunk, FinishReason, Sequence, StepRequest
 from pbkv_cluster.gpu_worker.text_stream import TextStream
-from pbkv_cluster.store.cache import KVCache
+from pbkv_cluster.store.guarded import make_cache
 from pbkv_cluster.store.tiers import ChangeListener
 
 
@@ -58,7 +58,7 @@ class Engine:
         self._worker_id = worker_id
         self.policy = cache_config.policy
         self._prefill_rate = Rate()
-        self.cache = KVCache(
+        self.cache = make_cache(
             runner.gpu_blocks,
             runner.host_blocks,
             cache_config,

@@ -88,6 +88,7 @@ class Scheduler:
             request.step,
             sequence.prompt_tokens,
             reserve=sum(_outstanding(other) for other in self.running),
+            again=sequence.first_scheduled_at is not None,
         )
         if lease is None:
             return False

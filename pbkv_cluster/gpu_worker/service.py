@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from pbkv_cluster.core.blocks import Namespace
@@ -140,4 +140,10 @@ def _stat(engine: Engine, block_bytes: int) -> store_pb2.StoreStat:
         )
         for level in Level
     ]
-    return store_pb2.StoreStat(tiers=tiers, policy=engine.policy, decisions=cache.tiers.decisions + engine.scheduler.decisions)
+    guard = cache.guard()
+    return store_pb2.StoreStat(
+        tiers=tiers,
+        policy=engine.policy,
+        decisions=cache.tiers.decisions + engine.scheduler.decisions,
+        guard=None if guard is None else store_pb2.GuardStat(**asdict(guard)),
+    )

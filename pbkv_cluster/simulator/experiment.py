@@ -36,7 +36,7 @@ class Row:
     recomputed_tokens: int
     preemptions: int
     pressure_measured: float  # the share that LRU got
-    guard_lru_share: float | None = None  # share of evictions that a guard gave back to LRU; None: the policy has none
+    guard_lru_share: float | None = None  # share of the evicted GPU blocks that LRU chose; None: there was no guard
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -147,6 +147,7 @@ def _row(
         recomputed_tokens=result.meter.available_tokens - sum(result.meter.delivered.values()),
         preemptions=result.preemptions,
         pressure_measured=capacity.share,
+        guard_lru_share=None if result.guard is None else result.guard.lru_share,
     )
 
 

@@ -25,6 +25,7 @@ from pbkv_cluster.simulator.oracle import Future, knowing
 from pbkv_cluster.simulator.report import Spread
 from pbkv_cluster.simulator.runner import SimulatedRunner
 from pbkv_cluster.simulator.token_source import NAMESPACE, TokenSource
+from pbkv_cluster.store.guard import GuardStat
 
 _UNBOUNDED = 1 << 30  # steps in the queue: a simulated client is never refused
 
@@ -67,6 +68,7 @@ class SimulationResult:
     latency: Spread | None  # by workflow: the sum over its steps of submission to last token, without the pauses between
     decisions: Counter[str]
     preemptions: int
+    guard: GuardStat | None  # None: the policy had none
     steps: tuple[StepRecord, ...]  # in the order in which they ended
     seconds: float
 
@@ -113,19 +115,20 @@ class _Simulation:
         runner = SimulatedRunner(setup.gpu_blocks, setup.host_blocks, setup.cost, self._clock)
         self._future = None if reference is None else Future(_begins(tokens, reference), runner.started)
         name = adversary_of(setup.policy) if setup.adversary else setup.policy
+        self._cuts = setup.policy == "oracle"
+        guarded = setup.cache.guard and not self._cuts  # the oracle is what others are measured against
         with ExitStack() as stack:
             if self._future is not None:
                 stack.enter_context(knowing(self._future))
             self._engine = SimulatedEngine(
                 runner,
                 setup.engine.model_copy(update={"allow_forced_output": True, "max_waiting": _UNBOUNDED}),
-                setup.cache.model_copy(update={"policy": name}),
+                setup.cache.model_copy(update={"policy": name, "guard": guarded}),
                 self._clock,
             )
         self._forecaster = Forecaster(
             setup.predictor, self._clock, self._engine.cache.apply, setup.predictor_state, setup.noise, setup.seed
         )
-        self._cuts = setup.policy == "oracle"
         self._timers: list[tuple[float, int, _Running]] = []
         self._timed = 0
         self._next = 0
@@ -157,6 +160,7 @@ class _Simulation:
             Spread.of(self._latencies),
             self._engine.cache.tiers.decisions + self._engine.scheduler.decisions,
             self._preemptions,
+            self._engine.cache.guard(),
             tuple(self._records),
             self._clock.now(),
         )

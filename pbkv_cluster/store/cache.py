@@ -14,6 +14,7 @@ from pbkv_cluster.core.forecast import Forecast
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, blocks_for, common_blocks, count, full_blocks
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.access.catalog import Catalog
+from pbkv_cluster.store.guard import GuardStat
 from pbkv_cluster.store.lease import Lease, Prefetched
 from pbkv_cluster.store.mover import Mover
 from pbkv_cluster.store.node import ABSENT, GPU, LEVELS, Level, Node, Owner, new_slots
@@ -78,6 +79,7 @@ class KVCache:
         step: int,
         prompt_tokens: int,
         reserve: int = 0,
+        again: bool = False,
     ) -> Lease | None:
         """Finds the longest cached prefix, brings it to the GPU, and keeps it there.
 
@@ -89,6 +91,7 @@ class KVCache:
             step: at which of its steps.
             prompt_tokens: how many of `tokens` are prompt.
             reserve: blocks that running sequences will still need.
+            again: it was open before, and closed unfinished: what it finds is not counted a second time.
 
         Returns:
             None when the GPU has no room for the whole of `tokens`, one block more, and the reserve.
@@ -115,16 +118,16 @@ class KVCache:
         if owner.forecast is None or owner.forecast_at < now - _FRESH_S:
             # What its nodes are worth may rest on this step, then; a forecast that has just come has ranked them already.
             for node in owner.nodes:
-                self.tiers.offer(node)
+                self.tiers.rerank(node)
         if hasattr(self._policies[0], "stale"):
             for other in self._policies[0].stale(now):
                 for node in other.nodes:
-                    self.tiers.offer(node)
+                    self.tiers.rerank(node)
         loaded = 0
         if on_gpu < match.blocks:
             loaded = self._load(path, match.blocks - on_gpu)
             path = self._keep_gpu_part(path)
-        lease = Lease(owner, position, root)
+        lease = Lease(owner, position, full_blocks(prompt_tokens), root)
         for node in path:
             self._enter(lease, node, now)
         lease.delivered = _tokens_by_tier(on_gpu, loaded)
@@ -203,7 +206,7 @@ class KVCache:
             return True
         owner.forecast, owner.forecast_at = forecast, self._clock.now()
         for node in owner.nodes:
-            self.tiers.offer(node)
+            self.tiers.rerank(node)
         return True
 
     # --- operators ---
@@ -237,6 +240,10 @@ class KVCache:
     def owners(self) -> Collection[Owner]:
         """The workflows that have used the cache and not ended."""
         return self._owners.values()
+
+    def guard(self) -> GuardStat | None:
+        """What a guard has seen and done; None where there is none."""
+        return None
 
     def residency(self) -> Mapping[bytes, frozenset[Tier]]:
         """Every cached block's key and the tiers that hold it."""

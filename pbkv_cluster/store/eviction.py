@@ -22,10 +22,23 @@ class Rank(NamedTuple):
 
 
 class EvictionQueue:
-    """Candidates of one level."""
+    """Candidates of one level, in one order."""
 
-    def __init__(self, level: Level, rank: Callable[[Node], Rank], is_candidate: Callable[[Node, Level], bool]) -> None:
+    def __init__(
+        self,
+        level: Level,
+        rank: Callable[[Node], Rank],
+        is_candidate: Callable[[Node, Level], bool],
+        number: int | None = None,
+    ) -> None:
+        """Args:
+        level: whose blocks are to leave.
+        rank: order among the candidates.
+        is_candidate: whether blocks of a node can leave the level.
+        number: which of `Node.versions` is this queue's; None: the level's.
+        """
         self._level = level
+        self._number = level if number is None else number
         self._rank = rank
         self._is_candidate = is_candidate
         self._heap: list[tuple[Rank, int, int, Node]] = []
@@ -39,9 +52,9 @@ class EvictionQueue:
         """Ranks a node anew, if it is a candidate; its older entry no longer counts."""
         if not self._is_candidate(node, self._level):
             return
-        node.versions[self._level] += 1
+        node.versions[self._number] = version = node.versions[self._number] + 1
         self._pushed += 1
-        heapq.heappush(self._heap, (self._rank(node), self._pushed, node.versions[self._level], node))
+        heapq.heappush(self._heap, (self._rank(node), self._pushed, version, node))
         if len(self._heap) > 2 * self._live + _SLACK:
             self._rebuild()
 
@@ -62,8 +75,12 @@ class EvictionQueue:
         heapq.heappop(self._heap)
         return found[0]
 
+    def candidates(self) -> set[Node]:
+        """Nodes with a valid entry. Slow: for tests."""
+        return {entry[3] for entry in self._heap if self._valid(entry[2], entry[3])}
+
     def _valid(self, version: int, node: Node) -> bool:
-        return version == node.versions[self._level] and self._is_candidate(node, self._level)
+        return version == node.versions[self._number] and self._is_candidate(node, self._level)
 
     def _rebuild(self) -> None:
         self._heap = [entry for entry in self._heap if self._valid(entry[2], entry[3])]

@@ -61,6 +61,7 @@ def check_cache(cache: KVCache) -> None:
     AssertionError: the tree is wrong, a slot has leaked or is used twice, or the owners and the tree disagree.
     """
     check_tree(cache.tree)
+    cache.tiers.check_integrity()
     nodes = list(cache.tree.walk())
     for level in Level:
         used = [slot for node in nodes for slot in node.slots[level] if slot != ABSENT]

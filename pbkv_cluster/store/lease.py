@@ -10,11 +10,12 @@ from pbkv_cluster.store.node import Node, Owner, new_slots
 class Lease:
     """A running sequence's hold on the cache. `table` lists its GPU slots in order; the first `committed` are the tree's."""
 
-    __slots__ = ("_at", "committed", "delivered", "node", "owner", "position", "segments", "table")
+    __slots__ = ("_at", "committed", "delivered", "node", "owner", "position", "prompt_blocks", "segments", "table")
 
-    def __init__(self, owner: Owner, position: int, node: Node) -> None:
+    def __init__(self, owner: Owner, position: int, prompt_blocks: int, node: Node) -> None:
         self.owner = owner
         self.position = position  # of the step in its workflow's history
+        self.prompt_blocks = prompt_blocks  # full blocks of the prompt; what follows is output
         self.segments = owner.history.path(position)  # of all that is known of the sequence
         self._at = 0
         self.node = node  # where the committed part ends; locked, with all above it

@@ -41,6 +41,10 @@ class Level(IntEnum):
 # An attribute of an enum is slow to read in Python 3.11, and a loop over one slower: hot paths take these.
 GPU, HOST = LEVELS = tuple(Level)
 
+# Eviction queues: one a level, and perhaps one more for the GPU in the order of LRU.
+LRU = len(LEVELS)
+QUEUES = LRU + 1
+
 
 class Owner:
     """A workflow, as the cache sees it."""
@@ -97,7 +101,7 @@ class Node:
         self.last_access = 0.0
         self.output = output  # generated, as opposed to read in a prompt
         self.writer: object = None  # the sequence that may still append in place
-        self.versions = [0] * len(LEVELS)  # of the valid entry in each level's eviction queue
+        self.versions = [0] * QUEUES  # of the valid entry in each eviction queue
 
     @property
     def is_root(self) -> bool:

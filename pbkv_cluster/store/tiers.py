@@ -13,7 +13,7 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.eviction import EvictionQueue, Rank
 from pbkv_cluster.store.mover import Mover
-from pbkv_cluster.store.node import ABSENT, GPU, HOST, LEVELS, Node, Slots, new_slots
+from pbkv_cluster.store.node import ABSENT, GPU, HOST, LEVELS, LRU, Node, Slots, new_slots
 from pbkv_cluster.store.policies.base import ReusePolicy
 from pbkv_cluster.store.pool import BlockPool
 from pbkv_cluster.store.tree import PrefixTree, copies
@@ -62,6 +62,10 @@ class Tiers:
             EvictionQueue(GPU, self._gpu_rank, tree.is_candidate),
             EvictionQueue(HOST, self._host_rank, tree.is_candidate),
         ]
+        self._following = [self._queues[level] for level in LEVELS if not policies[level].steady]
+        self.lean = False  # evict from the GPU in the order of LRU; `keep_lru` must have been called before the first block
+        self.evicted_by_policy = 0  # blocks
+        self.evicted_by_lru = 0  # blocks, while it leaned
         self._demotions: dict[int, int] = {}  # host slot to the GPU slot whose bytes it is to take
 
     # --- room ---
@@ -78,12 +82,18 @@ class Tiers:
         pool = self.pools[GPU]
         if not retired_only and count > self.room():
             return None
+        lean, free = self.lean and not retired_only, pool.free_slots
+        queue = self._queues[LRU if lean else GPU]
         while pool.free_slots < count:
-            found = self._queues[GPU].first()
+            found = queue.first()
             if found is None or (retired_only and not found[0].retired):
                 break
             self._evict(found[0], count - pool.free_slots)
         self._flush_demotions()
+        if lean:
+            self.evicted_by_lru += pool.free_slots - free
+        else:
+            self.evicted_by_policy += pool.free_slots - free
         if not retired_only:
             assert pool.free_slots >= count, "evictable blocks were miscounted"
         return pool.take(min(count, pool.free_slots))
@@ -97,6 +107,15 @@ class Tiers:
         if not node.is_root:
             for queue in self._queues:
                 queue.offer(node)
+
+    def rerank(self, node: Node) -> None:
+        """Ranks a node anew where what its workflows do may have changed its value."""
+        for queue in self._following:
+            queue.offer(node)
+
+    def keep_lru(self) -> None:
+        """Keeps the GPU's candidates in the order of LRU as well, so that `lean` can change at any time, without a scan."""
+        self._queues.append(EvictionQueue(GPU, _recency, self.tree.is_candidate, LRU))
 
     # --- moves ---
 
@@ -146,11 +165,11 @@ class Tiers:
         self._settle(node)
 
     @staticmethod
-    def _without_copy(node: Node, start: int, stop: int) -> list[int]:
-        places = node.slots[HOST]
-        return [block for block in range(start, stop) if not places or places[block] == ABSENT]
+    def _without_copy(node: Node, start: int, stop: int) -> Sequence[int]:
+        places, blocks = node.slots[HOST], range(start, stop)
+        return [block for block in blocks if places[block] == ABSENT] if places else blocks
 
-    def _make_host_room(self, node: Node, blocks: list[int]) -> None:
+    def _make_host_room(self, node: Node, blocks: Sequence[int]) -> None:
         """Makes room for blocks of `node` in host memory, as far as that drops only what is worth less than they are."""
         pool = self.pools[HOST]
         if pool.capacity == 0 or pool.free_slots >= len(blocks):
@@ -235,6 +254,16 @@ class Tiers:
         group = _RETIRED if policy.retired_first and node.retired else _ACTIVE
         return Rank(group, policy.value(node, self._clock.now()), node.last_access)
 
+    def check_integrity(self) -> None:
+        """Raises:
+        AssertionError: a queue lacks a candidate.
+        """
+        nodes = list(self.tree.walk())
+        for number, queue in enumerate(self._queues):
+            level = GPU if number == LRU else LEVELS[number]
+            expected = {node for node in nodes if self.tree.is_candidate(node, level)}
+            assert queue.candidates() == expected, f"queue {number}: candidates are missing"
+
     # --- changes ---
 
     def note(self, node: Node, start: int, stop: int) -> None:
@@ -246,3 +275,7 @@ class Tiers:
             on_gpu = bool(gpu) and gpu[block] != ABSENT
             on_host = bool(host) and host[block] != ABSENT
             self._on_change(node.key(block), _TIERS[on_gpu + 2 * on_host])
+
+
+def _recency(node: Node) -> Rank:
+    return Rank(_ACTIVE, node.last_access, node.last_access)

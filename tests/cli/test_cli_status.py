@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from pbkv_cluster.cli.status import status_json
-from pbkv_cluster.rpc.v1 import workflow_pb2
+from pbkv_cluster.cli.status import guard_line, status_json
+from pbkv_cluster.rpc.v1 import store_pb2, workflow_pb2
 from tests.cli.conftest import Pbkv
 
 
@@ -44,12 +44,27 @@ def test_shows_decisions(pbkv: Pbkv, endpoint: str) -> None:
     assert "12" in line(out, "worker-0", "evict:retired")
 
 
+def test_shows_what_lru_would_have_hit(pbkv: Pbkv, endpoint: str) -> None:
+    out = pbkv("status", "--endpoint", endpoint).out
+    shown = line(out, "worker-0", "guard")
+    assert "follows the policy; of 20,000 prompt tokens the GPU had 52.0 %" in shown
+    assert "LRU would have hit 41.2 %, the policy 52.9 %" in shown
+    assert out.count("guard: ") == 1, "a worker without a guard has no such line"
+
+
+def test_shows_that_a_guard_leans() -> None:
+    assert "LRU evicts" in guard_line(store_pb2.GuardStat(leaning=True, prompt_tokens=10))
+    assert guard_line(store_pb2.GuardStat()) == "guard: follows the policy"
+
+
 def test_json_holds_numbers(pbkv: Pbkv, endpoint: str) -> None:
     written = json.loads(pbkv("status", "--endpoint", endpoint, "--json").out)
     assert written["workers"][0]["tiers"]["gpu"]["capacity_blocks"] == 4096
     assert [worker["reachable"] for worker in written["workers"]] == [True, False]
     assert written["totals"]["delivered_tokens"] == {"gpu": 10_000, "host": 2_000}
     assert (written["totals"]["available_rate"], written["totals"]["delivered_rate"]) == (0.8, 0.6)
+    assert [worker["guard"] and worker["guard"]["lru_hit_tokens"] for worker in written["workers"]] == [8240, None]
+    assert written["workers"][0]["guard"]["leaning"] is False
     assert written["decisions"] == {"route:prefix": 31}
 
 

@@ -78,6 +78,9 @@ async def test_a_step_streams_tokens_and_text_and_ends_with_its_usage(llama: Pat
         assert status.engine_steps == 24
         assert status.prefill_tokens_per_s > 0
         assert status.store.policy == "pbkv-paper"
+        guard = status.store.guard
+        assert (guard.prompt_tokens, guard.hit_tokens, guard.lru_hit_tokens, guard.policy_shadow_hit_tokens) == (80, 32, 32, 32)
+        assert not guard.leaning
 
 
 async def test_what_a_worker_says_of_itself(llama: Path) -> None:

@@ -146,7 +146,10 @@ def cluster_status() -> workflow_pb2.GetClusterStatusResponse:
     tier = store_pb2.TierStat(
         tier=types_pb2.TIER_GPU, capacity_blocks=4096, used_blocks=1500, locked_blocks=7, block_bytes=8192
     )
-    store = store_pb2.StoreStat(tiers=[tier], policy="pbkv-paper", decisions={"evict:retired": 12})
+    guard = store_pb2.GuardStat(
+        prompt_tokens=20_000, hit_tokens=10_400, lru_hit_tokens=8_240, policy_shadow_hit_tokens=10_580, evicted_by_policy=12
+    )
+    store = store_pb2.StoreStat(tiers=[tier], policy="pbkv-paper", decisions={"evict:retired": 12}, guard=guard)
     response.workers.add(worker_id="worker-0", node_id="node-0", address="127.0.0.1:1", reachable=True, store=store, running=2)
     response.workers.add(worker_id="worker-1", node_id="node-0", address="127.0.0.1:2", reachable=False)
     totals = response.totals

@@ -45,7 +45,7 @@ def test_rows_hold_ratios_to_lru_and_oracle() -> None:
     assert [(row.policy, row.seed) for row in rows] == [(name, seed) for seed in (0, 1) for name in plan.policies]
     for row in rows:
         assert row.hit_any == row.hit_gpu <= row.hit_infinite
-        assert row.guard_lru_share is None
+        assert (row.guard_lru_share is None) == (row.policy in ("lru", "oracle")), "those two have no guard"
         if row.policy == "lru":
             assert (row.ratio_to_lru, row.gap_closed) == (1.0, 0.0)
         if row.policy == "oracle":

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine import Output
 from pbkv_cluster.simulator.engine import SimulatedEngine
-from pbkv_cluster.simulator.simulation import Setup, StepRecord, simulate
+from pbkv_cluster.simulator.simulation import Setup, SimulationResult, StepRecord, simulate
 from pbkv_cluster.simulator.traces import TraceWorkflow
 from pbkv_cluster.store.node import Level
 from tests.simulator.simulated import one_by_one, source, trace, workload_of
@@ -92,6 +93,47 @@ def _altered(workflow: TraceWorkflow) -> TraceWorkflow:
         for step in workflow.steps[middle:]
     ]
     return replace(workflow, steps=(*workflow.steps[:middle], *others))
+
+
+def _gpu_hits(result: SimulationResult) -> int:
+    return result.meter.delivered.get(Tier.GPU, 0)
+
+
+@pytest.mark.parametrize("policy", ["retired-lru", "pbkv-paper"])
+@pytest.mark.parametrize("adversary", [False, True])
+def test_the_guard_counts_what_runs(policy: str, adversary: bool) -> None:
+    result = simulate(source(24), Setup(60, 60, policy, adversary))
+    assert result.guard is not None
+    assert result.guard.prompt_tokens == result.meter.prompt_tokens
+    assert result.guard.hit_tokens == _gpu_hits(result)
+    evicted = result.decisions["evict_active"] + result.decisions["evict_retired"]
+    assert result.guard.evicted_by_lru + result.guard.evicted_by_policy == evicted > 0
+    assert result.guard.switches == result.decisions["guard_lean"] + result.decisions["guard_recover"]
+
+
+@pytest.mark.parametrize("policy", ["retired-lru", "pbkv-paper"])
+def test_shadows_tell_what_each_policy_would_have_hit(policy: str) -> None:
+    """Exactly so where steps run one after the other."""
+    tokens = source(24, concurrency=1)
+    guarded, lru = simulate(tokens, Setup(60, 0, policy)), simulate(tokens, Setup(60))
+    alone = simulate(tokens, Setup(60, 0, policy, cache=CacheConfig(guard=False)))
+    assert guarded.guard is not None
+    assert guarded.guard.lru_hit_tokens == _gpu_hits(lru)
+    assert guarded.guard.policy_shadow_hit_tokens == _gpu_hits(alone)
+    assert lru.guard is alone.guard is None
+
+
+def test_the_guard_stops_an_adversary() -> None:
+    tokens, cache = source(60), CacheConfig(guard_steps=50)
+    lru = simulate(tokens, Setup(60))
+    guarded, alone = (
+        simulate(tokens, Setup(60, 0, "pbkv-paper", True, cache=cache.model_copy(update={"guard": guard})))
+        for guard in (True, False)
+    )
+    assert guarded.guard is not None
+    assert guarded.guard.lru_share > 0
+    assert guarded.hit_gpu > alone.hit_gpu
+    assert guarded.hit_gpu >= 0.9 * lru.hit_gpu
 
 
 def test_a_step_that_can_never_fit_is_refused() -> None:

@@ -13,7 +13,7 @@ from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecast import Forecast, StepForecast
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, pack
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.store.cache import KVCache
+from pbkv_cluster.store.guarded import GuardedCache, make_cache
 from pbkv_cluster.store.lease import Lease
 from pbkv_cluster.store.node import Level
 
@@ -40,12 +40,13 @@ class RecordingMover:
 class Driver:
     """Does to the cache what an engine does, and knows what must be true of the answer."""
 
-    def __init__(self, seed: int, gpu: int, host: int, policy: str) -> None:
+    def __init__(self, seed: int, gpu: int, host: int, policy: str, guard: bool) -> None:
         self.random = random.Random(seed)
         self.mover = RecordingMover()
         self.clock = ManualClock()
         self.tiers: dict[bytes, frozenset[Tier]] = {}
-        self.cache = KVCache(gpu, host, CacheConfig(policy=policy), self.mover, self.clock, self._changed)
+        config = CacheConfig(policy=policy, guard=guard)
+        self.cache = make_cache(gpu, host, config, self.mover, self.clock, self._changed)
         self.running: list[tuple[Lease, Namespace, bytes, int]] = []  # with the tokens, and how many are computed
         self.seen: set[bytes] = set()
         self.epoch = 0
@@ -124,22 +125,28 @@ class Driver:
     def clear(self) -> None:
         self.cache.clear()
 
+    def lean(self) -> None:
+        if isinstance(self.cache, GuardedCache):
+            self.cache.tiers.lean = not self.cache.tiers.lean
+
     def step(self) -> None:
         self.clock.advance(self.random.random())
-        actions = (self.start, self.compute, self.finish, self.forecast, self.retire, self.prefetch, self.clear)
-        self.random.choices(actions, (20, 50, 12, 8, 4, 5, 1))[0]()
+        actions = (self.start, self.compute, self.finish, self.forecast, self.retire, self.prefetch, self.clear, self.lean)
+        self.random.choices(actions, (20, 50, 12, 8, 4, 5, 1, 3))[0]()
         self.cache.check_integrity()
 
     def check_announcements(self) -> None:
         assert self.tiers == dict(self.cache.residency()), "listeners were told something else than the truth"
 
 
-@pytest.mark.parametrize("policy", ["lru", "retired-lru", "pbkv-paper"])
+@pytest.mark.parametrize(
+    ("policy", "guard"), [("lru", False), ("retired-lru", False), ("pbkv-paper", False), ("pbkv-paper", True)]
+)
 @pytest.mark.parametrize(("gpu", "host"), [(24, 0), (24, 10), (40, 80)])
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32))
-def test_any_history_keeps_the_cache_right(policy: str, gpu: int, host: int, seed: int) -> None:
-    driver = Driver(seed, gpu, host, policy)
+def test_any_history_keeps_the_cache_right(policy: str, guard: bool, gpu: int, host: int, seed: int) -> None:
+    driver = Driver(seed, gpu, host, policy, guard)
     for _ in range(150):
         driver.step()
     driver.check_announcements()

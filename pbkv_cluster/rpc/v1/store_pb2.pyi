@@ -22,7 +22,7 @@ class TierStat(_message.Message):
     def __init__(self, tier: _Optional[_Union[_types_pb2.Tier, str]] = ..., capacity_blocks: _Optional[int] = ..., used_blocks: _Optional[int] = ..., locked_blocks: _Optional[int] = ..., block_bytes: _Optional[int] = ...) -> None: ...
 
 class StoreStat(_message.Message):
-    __slots__ = ("tiers", "policy", "decisions")
+    __slots__ = ("tiers", "policy", "decisions", "guard")
     class DecisionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -33,10 +33,32 @@ class StoreStat(_message.Message):
     TIERS_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     DECISIONS_FIELD_NUMBER: _ClassVar[int]
+    GUARD_FIELD_NUMBER: _ClassVar[int]
     tiers: _containers.RepeatedCompositeFieldContainer[TierStat]
     policy: str
     decisions: _containers.ScalarMap[str, int]
-    def __init__(self, tiers: _Optional[_Iterable[_Union[TierStat, _Mapping]]] = ..., policy: _Optional[str] = ..., decisions: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    guard: GuardStat
+    def __init__(self, tiers: _Optional[_Iterable[_Union[TierStat, _Mapping]]] = ..., policy: _Optional[str] = ..., decisions: _Optional[_Mapping[str, int]] = ..., guard: _Optional[_Union[GuardStat, _Mapping]] = ...) -> None: ...
+
+class GuardStat(_message.Message):
+    __slots__ = ("leaning", "switches", "prompt_tokens", "hit_tokens", "lru_hit_tokens", "policy_shadow_hit_tokens", "evicted_by_lru", "evicted_by_policy")
+    LEANING_FIELD_NUMBER: _ClassVar[int]
+    SWITCHES_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    HIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LRU_HIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    POLICY_SHADOW_HIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    EVICTED_BY_LRU_FIELD_NUMBER: _ClassVar[int]
+    EVICTED_BY_POLICY_FIELD_NUMBER: _ClassVar[int]
+    leaning: bool
+    switches: int
+    prompt_tokens: int
+    hit_tokens: int
+    lru_hit_tokens: int
+    policy_shadow_hit_tokens: int
+    evicted_by_lru: int
+    evicted_by_policy: int
+    def __init__(self, leaning: _Optional[bool] = ..., switches: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., hit_tokens: _Optional[int] = ..., lru_hit_tokens: _Optional[int] = ..., policy_shadow_hit_tokens: _Optional[int] = ..., evicted_by_lru: _Optional[int] = ..., evicted_by_policy: _Optional[int] = ...) -> None: ...
 
 class StatRequest(_message.Message):
     __slots__ = ()

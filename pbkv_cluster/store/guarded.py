@@ -1,0 +1,137 @@
+"""A cache with a guard: it follows its policy for as long as LRU would not have hit more."""
+
+from collections.abc import Callable
+
+from pbkv_cluster.core.blocks import Namespace
+from pbkv_cluster.core.clock import Clock
+from pbkv_cluster.core.config import CacheConfig
+from pbkv_cluster.core.forecast import Forecast
+from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.store.cache import KVCache
+from pbkv_cluster.store.guard import Balance, GuardStat
+from pbkv_cluster.store.lease import Lease
+from pbkv_cluster.store.mover import Mover
+from pbkv_cluster.store.shadow import Shadow
+from pbkv_cluster.store.tiers import ChangeListener
+
+BASELINE = "lru"
+
+
+class GuardedCache(KVCache):
+    """A cache that leans to LRU while its policy does worse. Two shadows, of LRU and of the policy, are shown every step.
+
+    Leaning, the GPU tier evicts in the order of LRU, which is kept up to date beside the policy's: nothing is scanned when the
+    guard changes its mind. Prefetches still make room as the policy says, among retired blocks. The host tier is as ever.
+
+    Memory: the two shadows, each as large as the GPU tier's bookkeeping.
+    """
+
+    def __init__(
+        self,
+        gpu_blocks: int,
+        host_blocks: int,
+        config: CacheConfig,
+        mover: Mover,
+        clock: Clock,
+        on_change: ChangeListener | None = None,
+        compute_seconds: Callable[[int], float] = lambda tokens: float("inf"),
+    ) -> None:
+        """See `KVCache`."""
+        super().__init__(gpu_blocks, host_blocks, config, mover, clock, on_change, compute_seconds)
+        self.tiers.keep_lru()
+        self._lru = Shadow(gpu_blocks, config, BASELINE, clock)
+        self._policy = Shadow(gpu_blocks, config, config.policy, clock)
+        self.shadows = (self._lru, self._policy)
+        self._balance = Balance(config.guard_floor, config.guard_steps)
+        self._outputs: dict[Lease, bytes] = {}  # tokens of running steps whose output has filled a block
+        self._prompt_tokens = self._hit_tokens = self._lru_hits = self._policy_hits = 0
+
+    def open(
+        self,
+        namespace: Namespace,
+        tokens: bytes,
+        workflow: str,
+        agent: str,
+        step: int,
+        prompt_tokens: int,
+        reserve: int = 0,
+        again: bool = False,
+    ) -> Lease | None:
+        lease = super().open(namespace, tokens, workflow, agent, step, prompt_tokens, reserve, again)
+        if lease is None:
+            return None
+        lru, policy = (shadow.open(lease, namespace, tokens, workflow, agent, step, prompt_tokens) for shadow in self.shadows)
+        if not again:
+            self._prompt_tokens += prompt_tokens
+            self._hit_tokens += min(lease.delivered.get(Tier.GPU, 0), prompt_tokens)
+            self._lru_hits += lru
+            self._policy_hits += policy
+            if self._balance.add(lru, policy):
+                self.tiers.lean = self._balance.leaning
+                self.tiers.decisions["guard_lean" if self.tiers.lean else "guard_recover"] += 1
+        return lease
+
+    def commit(self, lease: Lease, tokens: bytes) -> None:
+        in_prompt = lease.committed < lease.prompt_blocks
+        super().commit(lease, tokens)
+        if in_prompt:
+            for shadow in self.shadows:
+                shadow.enter(lease, tokens)
+        else:
+            self._outputs[lease] = tokens
+
+    def close(self, lease: Lease) -> None:
+        tokens = self._outputs.pop(lease, None)
+        for shadow in self.shadows:
+            if tokens is not None:
+                shadow.enter(lease, tokens)
+            shadow.close(lease)
+        super().close(lease)
+
+    def retire(self, workflow: str) -> None:
+        super().retire(workflow)
+        for shadow in self.shadows:
+            shadow.cache.retire(workflow)
+
+    def apply(self, forecast: Forecast) -> bool:
+        applied = super().apply(forecast)
+        if applied:
+            self._policy.cache.apply(forecast)  # to LRU it means nothing
+        return applied
+
+    def clear(self) -> int:
+        for shadow in self.shadows:
+            shadow.cache.clear()
+        return super().clear()
+
+    def guard(self) -> GuardStat:
+        decisions = self.tiers.decisions
+        return GuardStat(
+            leaning=self.tiers.lean,
+            switches=decisions["guard_lean"] + decisions["guard_recover"],
+            prompt_tokens=self._prompt_tokens,
+            hit_tokens=self._hit_tokens,
+            lru_hit_tokens=self._lru_hits,
+            policy_shadow_hit_tokens=self._policy_hits,
+            evicted_by_lru=self.tiers.evicted_by_lru,
+            evicted_by_policy=self.tiers.evicted_by_policy,
+        )
+
+    def check_integrity(self) -> None:
+        super().check_integrity()
+        for shadow in self.shadows:
+            shadow.cache.check_integrity()
+
+
+def make_cache(
+    gpu_blocks: int,
+    host_blocks: int,
+    config: CacheConfig,
+    mover: Mover,
+    clock: Clock,
+    on_change: ChangeListener | None = None,
+    compute_seconds: Callable[[int], float] = lambda tokens: float("inf"),
+) -> KVCache:
+    """A cache, with a guard where there is one to be had: `lru` itself needs none. See `KVCache`."""
+    kind = GuardedCache if config.guard and config.policy != BASELINE else KVCache
+    return kind(gpu_blocks, host_blocks, config, mover, clock, on_change, compute_seconds)
