@@ -88,6 +88,7 @@ class Scheduler:
             request.step,
             sequence.prompt_tokens,
             reserve=sum(_outstanding(other) for other in self.running),
+            graph=request.graph,
         )
         if lease is None:
             return False

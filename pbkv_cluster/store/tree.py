@@ -104,6 +104,7 @@ class PrefixTree:
         upper.gpu_children = 1 if node.held[GPU] else 0
         upper.refs = node.refs
         upper.last_access = node.last_access
+        upper.uses = node.uses
         for owner, access in node.owners.items():
             upper.owners[owner] = access.copy()
             owner.nodes[upper] = None

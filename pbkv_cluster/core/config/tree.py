@@ -73,6 +73,12 @@ class CacheConfig(_Section):
     host_policy: str = Field("retired-lru", min_length=1, description="reuse policy of the host tier")
     gamma: float = Field(0.7, gt=0, le=1, description="discount of the reuse score for each further step")
     forecast_half_life_s: float = Field(60.0, gt=0, description="age at which a forecast counts half")
+    lfu_half_life_s: float = Field(600.0, gt=0, description="age at which a use counts half, under policy `lfu`")
+    continuum_benefit_s: float = Field(
+        30.0,
+        gt=0,
+        description="seconds of holding blocks that a hit on them is worth, under policy `continuum`",
+    )
 
 
 class PredictorConfig(_Section):
