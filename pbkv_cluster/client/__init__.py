@@ -12,6 +12,7 @@ from pbkv_cluster.client.aio import AsyncClient, AsyncWorkflow
 from pbkv_cluster.client.requests import Prompt, StepOptions
 from pbkv_cluster.client.results import Accepted, Finished, FinishReason, StepEvent, StepResult, Tokens
 from pbkv_cluster.client.sync import Client, Workflow
+from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
 
 __all__ = [
     "Accepted",
@@ -20,8 +21,11 @@ __all__ = [
     "Client",
     "FinishReason",
     "Finished",
+    "Join",
     "Prompt",
     "StepEvent",
+    "StepGraph",
+    "StepNode",
     "StepOptions",
     "StepResult",
     "Tokens",

@@ -10,6 +10,7 @@ from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.requests import Prompt, StepOptions
 from pbkv_cluster.client.results import Collector, StepEvent, StepResult, event_from_wire
 from pbkv_cluster.core.errors import NotFound, PbkvError
+from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 
@@ -25,7 +26,13 @@ class AsyncClient:
         self._stub = workflow_pb2_grpc.WorkflowServiceStub(self._channel)
 
     async def start_workflow(
-        self, workflow_id: str = "", *, workload: str = "", tenant: str = "", lease_s: float = 0.0
+        self,
+        workflow_id: str = "",
+        *,
+        workload: str = "",
+        tenant: str = "",
+        lease_s: float = 0.0,
+        step_graph: StepGraph | None = None,
     ) -> "AsyncWorkflow":
         """Opens a workflow, or finds the open one of that id.
 
@@ -34,14 +41,16 @@ class AsyncClient:
             workload: the application, so that what one workflow teaches serves its siblings.
             tenant: cached blocks are never shared between tenants.
             lease_s: seconds of silence after which the workflow is ended; 0: the server's default.
+            step_graph: which agents follow which; used by workers whose policy is `kvflow`.
 
         Raises:
-            InvalidArgument: a value is refused, or the open workflow has another tenant; names the field.
+            InvalidArgument: a value is refused, or the open workflow has another tenant or step graph; names the field.
             ResourceExhausted: too many workflows are open.
             Unavailable: the gateway is not reachable.
         """
+        request = requests.start_request(workflow_id, workload, tenant, lease_s, step_graph)
         with typed_errors():
-            opened = await self._stub.StartWorkflow(requests.start_request(workflow_id, workload, tenant, lease_s))
+            opened = await self._stub.StartWorkflow(request)
         return AsyncWorkflow(self._stub, opened.workflow_id, opened.lease_s)
 
     async def status(self) -> workflow_pb2.GetClusterStatusResponse:

@@ -7,6 +7,8 @@ from typing import TypedDict, cast
 
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
 
 Message = Mapping[str, str]  # role and content
@@ -43,8 +45,16 @@ def prompt_message(prompt: Prompt) -> types_pb2.Prompt:
     return types_pb2.Prompt(token_ids=_packed("prompt.token_ids", cast("bytes | Sequence[int]", prompt)))
 
 
-def start_request(workflow_id: str, workload: str, tenant: str, lease_s: float) -> workflow_pb2.StartWorkflowRequest:
-    return workflow_pb2.StartWorkflowRequest(workflow_id=workflow_id, workload=workload, tenant=tenant, lease_s=lease_s)
+def start_request(
+    workflow_id: str, workload: str, tenant: str, lease_s: float, step_graph: StepGraph | None
+) -> workflow_pb2.StartWorkflowRequest:
+    return workflow_pb2.StartWorkflowRequest(
+        workflow_id=workflow_id,
+        workload=workload,
+        tenant=tenant,
+        lease_s=lease_s,
+        step_graph=None if step_graph is None else convert.step_graph_to_wire(step_graph),
+    )
 
 
 def step_request(workflow_id: str, agent: str, prompt: Prompt, options: StepOptions) -> workflow_pb2.SubmitStepRequest:

@@ -12,6 +12,7 @@ from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.requests import Prompt, StepOptions
 from pbkv_cluster.client.results import StepEvent, StepResult, collect, event_from_wire
 from pbkv_cluster.core.errors import NotFound, PbkvError
+from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.rpc.channel import CHANNEL_OPTIONS
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 
@@ -27,11 +28,18 @@ class Client:
         self._stub = workflow_pb2_grpc.WorkflowServiceStub(self._channel)
 
     def start_workflow(
-        self, workflow_id: str = "", *, workload: str = "", tenant: str = "", lease_s: float = 0.0
+        self,
+        workflow_id: str = "",
+        *,
+        workload: str = "",
+        tenant: str = "",
+        lease_s: float = 0.0,
+        step_graph: StepGraph | None = None,
     ) -> "Workflow":
         """Opens a workflow, or finds the open one of that id. Arguments and errors as for `AsyncClient.start_workflow`."""
+        request = requests.start_request(workflow_id, workload, tenant, lease_s, step_graph)
         with typed_errors():
-            opened = self._stub.StartWorkflow(requests.start_request(workflow_id, workload, tenant, lease_s))
+            opened = self._stub.StartWorkflow(request)
         return Workflow(self._stub, opened.workflow_id, opened.lease_s)
 
     def status(self) -> workflow_pb2.GetClusterStatusResponse:

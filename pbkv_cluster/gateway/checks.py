@@ -3,6 +3,9 @@
 import math
 
 from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.rpc.convert import step_graph_from_wire
+from pbkv_cluster.rpc.v1 import types_pb2
 
 MAX_NAME_BYTES = 256
 MIN_LEASE_S = 0.001
@@ -37,3 +40,10 @@ def lease(field: str, value: float) -> float:
     if 0.0 < value < MIN_LEASE_S:
         raise InvalidArgument(field, f"must be 0, for the default, or at least {MIN_LEASE_S:g} s, got {value:g}")
     return seconds(field, value, MAX_LEASE_S)
+
+
+def step_graph(message: types_pb2.StepGraph) -> StepGraph:
+    """A graph whose agents are names."""
+    for position, node in enumerate(message.nodes):
+        name(f"step_graph.nodes[{position}].agent_id", node.agent_id)
+    return step_graph_from_wire(message)

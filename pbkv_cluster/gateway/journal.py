@@ -112,4 +112,12 @@ class Journal:
 
 
 def _record(session: Session) -> WorkflowRecord:
-    return WorkflowRecord(session.id, session.workload, session.tenant, session.lease_s, session.started_at, session.steps)
+    return WorkflowRecord(
+        session.id,
+        session.workload,
+        session.tenant,
+        session.lease_s,
+        session.started_at,
+        session.steps,
+        session.step_graph,
+    )

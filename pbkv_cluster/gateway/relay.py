@@ -165,6 +165,7 @@ class Relay:
 
 
 def _request(step: Step, spec: StepSpec) -> worker_pb2.RunStepRequest:
+    graph = spec.session.step_graph
     return worker_pb2.RunStepRequest(
         request_id=f"{spec.session.id}/{spec.number}/{step.retries}",
         workflow_id=spec.session.id,
@@ -176,6 +177,7 @@ def _request(step: Step, spec: StepSpec) -> worker_pb2.RunStepRequest:
         sampling=convert.sampling_to_wire(spec.sampling),
         sent=types_pb2.PackedTokens(data=bytes(step.sent)),
         priority=spec.priority,
+        step_graph=None if graph is None else convert.step_graph_to_wire(graph),
     )
 
 

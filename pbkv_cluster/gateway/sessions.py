@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import ResourceExhausted
+from pbkv_cluster.core.step_graph import StepGraph
 
 if TYPE_CHECKING:
     from pbkv_cluster.gateway.steps import Step
@@ -33,6 +34,7 @@ class Session:
     last_worker: str = ""  # id of the worker that got the latest step
     served_by: set[str] | None = field(default_factory=set)  # ids of workers; None: any, after a restart of the gateway
     ended: bool = False
+    step_graph: StepGraph | None = None  # that the client has declared
     _tools: OrderedDict[tuple[str, str], bool] = field(default_factory=OrderedDict)
 
     @property

@@ -43,7 +43,8 @@ class Workflows:
         """Opens a workflow, or finds the open one of that id.
 
         Raises:
-            InvalidArgument: a name is too long, the lease no duration or too short, or the workflow is another tenant's.
+            InvalidArgument: a name is too long, the lease no duration or too short, the step graph is none, or the open
+                workflow has another tenant or step graph.
             ResourceExhausted: too many workflows are open.
         """
         workflow_id = checks.name("workflow_id", request.workflow_id) or uuid.uuid4().hex
@@ -54,15 +55,16 @@ class Workflows:
             checks.lease("lease_s", request.lease_s) or self.config.workflow_lease_s,
             self.clock.wall(),
             self.clock.now(),
+            step_graph=checks.step_graph(request.step_graph) if request.HasField("step_graph") else None,
         )
         if request.workflow_id:
             try:
-                return _same_tenant(await self.find(workflow_id), session.tenant)
+                return _same(await self.find(workflow_id), session)
             except (NotFound, Unavailable):
                 # With the directory away nobody can tell whether a gateway before this one had it; if so, it starts over.
                 pass
         if (found := self.sessions.get(workflow_id)) is not None:
-            return _same_tenant(found, session.tenant)
+            return _same(found, session)
         self._add(session)
         self.tell(session, EventKind.WORKFLOW_STARTED)
         await self.journal.write(session)
@@ -194,6 +196,7 @@ class Workflows:
             # The count of events is lost. It goes on where it cannot have been: nobody sends one a microsecond.
             events=age_us,
             served_by=None,
+            step_graph=record.step_graph,
         )
         self._add(session)
         self.decisions[Reason.WORKFLOW_RESUMED] += 1
@@ -216,12 +219,14 @@ class Workflows:
             self.decisions[Reason.RETIRE_FAILED] += 1
 
 
-def _same_tenant(session: Session, tenant: str) -> Session:
-    """The session, if `tenant` is its own or is left out.
+def _same(session: Session, asked: Session) -> Session:
+    """The open session, if the tenant and the step graph that were asked for are its own or were left out.
 
     Raises:
-        InvalidArgument: it is another's.
+        InvalidArgument: they are not.
     """
-    if tenant not in ("", session.tenant):
+    if asked.tenant not in ("", session.tenant):
         raise InvalidArgument("tenant", f"workflow {session.id!r} is open under another tenant")
+    if asked.step_graph not in (None, session.step_graph):
+        raise InvalidArgument("step_graph", f"workflow {session.id!r} is open without it, or with another")
     return session

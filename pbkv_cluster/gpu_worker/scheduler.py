@@ -89,6 +89,7 @@ class Scheduler:
             sequence.prompt_tokens,
             reserve=sum(_outstanding(other) for other in self.running),
             again=sequence.first_scheduled_at is not None,
+            graph=request.graph,
         )
         if lease is None:
             return False

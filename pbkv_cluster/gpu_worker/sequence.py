@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.sampling import SamplingParams
+from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.tokens import TOKEN_BYTES, count
 from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.gpu_worker.text_stream import TextStream
@@ -30,6 +31,7 @@ class StepRequest:
     sampling: SamplingParams
     sent: bytes = b""  # packed output that a lost worker has produced already
     priority: int = 0
+    graph: StepGraph | None = None  # that the workflow has declared
 
 
 @dataclass(slots=True, eq=False)

@@ -12,7 +12,7 @@ from pbkv_cluster.gpu_worker.engine import Engine, Output
 from pbkv_cluster.gpu_worker.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.forecasts import ForecastListener
 from pbkv_cluster.gpu_worker.sequence import FinishReason, StepRequest
-from pbkv_cluster.rpc.convert import packed_from_wire, sampling_from_wire, tier_to_wire, usage_to_wire
+from pbkv_cluster.rpc.convert import packed_from_wire, sampling_from_wire, step_graph_from_wire, tier_to_wire, usage_to_wire
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc
 from pbkv_cluster.store.node import Level
 
@@ -71,6 +71,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             sampling=sampling_from_wire(request.sampling),
             sent=packed_from_wire(request.sent, "sent"),
             priority=request.priority,
+            graph=step_graph_from_wire(request.step_graph) if request.HasField("step_graph") else None,
         )
 
     async def RetireWorkflow(  # noqa: N802

@@ -7,6 +7,7 @@ from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecast import Forecast, StepForecast
 from pbkv_cluster.core.sampling import SamplingParams
+from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.core.tokens import TOKEN_BYTES
 from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.rpc.v1 import predictor_pb2, types_pb2
@@ -18,6 +19,11 @@ _TIER_TO_WIRE: dict[Tier, types_pb2.Tier] = {
     Tier.DISK: types_pb2.TIER_DISK,
 }
 _TIER_FROM_WIRE = {wire: tier for tier, wire in _TIER_TO_WIRE.items()}
+_JOIN_TO_WIRE: dict[Join, types_pb2.StepGraph.Join] = {
+    Join.AND: types_pb2.StepGraph.JOIN_AND,
+    Join.OR: types_pb2.StepGraph.JOIN_OR,
+}
+_JOIN_FROM_WIRE = {wire: join for join, wire in _JOIN_TO_WIRE.items()} | {types_pb2.StepGraph.JOIN_UNSPECIFIED: Join.AND}
 _KIND_TO_WIRE: dict[EventKind, predictor_pb2.EventKind] = {
     EventKind.WORKFLOW_STARTED: predictor_pb2.EVENT_KIND_WORKFLOW_STARTED,
     EventKind.STEP_STARTED: predictor_pb2.EVENT_KIND_STEP_STARTED,
@@ -128,6 +134,27 @@ def sampling_from_wire(message: types_pb2.Sampling) -> SamplingParams:
         ignore_eos=message.ignore_eos,
         forced_output=forced,
     )
+
+
+def step_graph_to_wire(graph: StepGraph) -> types_pb2.StepGraph:
+    nodes = [
+        types_pb2.StepGraph.Node(agent_id=node.agent, predecessors=node.predecessors, join=_JOIN_TO_WIRE[node.join])
+        for node in graph.nodes
+    ]
+    return types_pb2.StepGraph(nodes=nodes)
+
+
+def step_graph_from_wire(message: types_pb2.StepGraph) -> StepGraph:
+    """Raises:
+    InvalidArgument: a kind of join that this version does not know, or the nodes make no graph.
+    """
+    nodes = []
+    for position, node in enumerate(message.nodes):
+        join = _JOIN_FROM_WIRE.get(node.join)
+        if join is None:
+            raise InvalidArgument(f"step_graph.nodes[{position}].join", f"{node.join} is not a kind of join")
+        nodes.append(StepNode(node.agent_id, tuple(node.predecessors), join))
+    return StepGraph(tuple(nodes))
 
 
 def event_to_wire(event: WorkflowEvent) -> predictor_pb2.WorkflowEvent:

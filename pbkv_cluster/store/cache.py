@@ -4,21 +4,21 @@ A sequence opens a `Lease` on the longest cached prefix of its prompt, grows it 
 up, so that others can match them at once, and closes it at its end, which leaves everything committed in the cache.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from zlib import crc32
+from collections.abc import Callable, Collection, Mapping
 
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecast import Forecast
+from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, blocks_for, common_blocks, count, full_blocks
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.access.catalog import Catalog
 from pbkv_cluster.store.guard import GuardStat
 from pbkv_cluster.store.lease import Lease, Prefetched
 from pbkv_cluster.store.mover import Mover
-from pbkv_cluster.store.node import ABSENT, GPU, LEVELS, Level, Node, Owner, new_slots
-from pbkv_cluster.store.policies.base import make_policy
+from pbkv_cluster.store.node import ABSENT, GPU, LEVELS, Level, Node, Owner, aged_uses, new_slots
+from pbkv_cluster.store.policies.base import ReusePolicy, make_policy
 from pbkv_cluster.store.tiers import ChangeListener, Tiers
 from pbkv_cluster.store.tree import Match, PrefixTree
 
@@ -55,6 +55,9 @@ class KVCache:
             make_policy(config.policy, config),
             make_policy(config.host_policy, config, "cache.host_policy"),
         )
+        self._half_life = config.lfu_half_life_s
+        self._ranked_at_begin = any(type(each).step_began is not ReusePolicy.step_began for each in self._policies)
+        self._ranked_at_end = any(type(each).step_ended is not ReusePolicy.step_ended for each in self._policies)
         self.tiers = Tiers(self.tree, (gpu_blocks, host_blocks), self._policies, mover, clock, on_change)
         self._clock = clock
         self._compute_seconds = compute_seconds
@@ -80,6 +83,7 @@ class KVCache:
         prompt_tokens: int,
         reserve: int = 0,
         again: bool = False,
+        graph: StepGraph | None = None,
     ) -> Lease | None:
         """Finds the longest cached prefix, brings it to the GPU, and keeps it there.
 
@@ -92,6 +96,7 @@ class KVCache:
             prompt_tokens: how many of `tokens` are prompt.
             reserve: blocks that running sequences will still need.
             again: it was open before, and closed unfinished: what it finds is not counted a second time.
+            graph: that the workflow has declared; None leaves what is known of it.
 
         Returns:
             None when the GPU has no room for the whole of `tokens`, one block more, and the reserve.
@@ -111,12 +116,14 @@ class KVCache:
         if owner is None:
             owner = self._owners[workflow] = Owner(workflow)
         owner.active_at = now
+        if graph is not None:
+            owner.graph = graph
         prompt = tokens[: full_blocks(prompt_tokens) * BLOCK_BYTES]
         position = owner.history.begin(step, agent, prompt, now, self.catalog)
         for policy in self._policies:
             policy.step_began(owner, step, agent, now)
-        if owner.forecast is None or owner.forecast_at < now - _FRESH_S:
-            # What its nodes are worth may rest on this step, then; a forecast that has just come has ranked them already.
+        if self._ranked_at_begin or owner.forecast is None or owner.forecast_at < now - _FRESH_S:
+            # What its nodes are worth may rest on this step, then; else a forecast that has just come has ranked them already.
             for node in owner.nodes:
                 self.tiers.rerank(node)
         if hasattr(self._policies[0], "stale"):
@@ -172,8 +179,9 @@ class KVCache:
         if self._owners.get(lease.owner.id) is lease.owner:
             for policy in self._policies:
                 policy.step_ended(lease.owner, self._clock.now())
-            for node in lease.owner.nodes:
-                self.tiers.offer(node)
+            if self._ranked_at_end:
+                for node in lease.owner.nodes:
+                    self.tiers.rerank(node)
         if lease.node.writer is lease:
             lease.node.writer = None
         if not lease.node.is_root:
@@ -312,6 +320,7 @@ class KVCache:
     def _touch(self, node: Node, lease: Lease, now: float) -> None:
         """Notes the use of a node that begins where the lease's committed part ends."""
         node.last_access = now
+        node.uses = aged_uses(node.uses, now, self._half_life)
         node.writer = None
         owner = lease.owner
         if self._owners.get(owner.id) is not owner:

@@ -6,6 +6,7 @@ from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecast import Forecast
+from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.cache import KVCache
 from pbkv_cluster.store.guard import Balance, GuardStat
@@ -56,11 +57,14 @@ class GuardedCache(KVCache):
         prompt_tokens: int,
         reserve: int = 0,
         again: bool = False,
+        graph: StepGraph | None = None,
     ) -> Lease | None:
-        lease = super().open(namespace, tokens, workflow, agent, step, prompt_tokens, reserve, again)
+        lease = super().open(namespace, tokens, workflow, agent, step, prompt_tokens, reserve, again, graph)
         if lease is None:
             return None
-        lru, policy = (shadow.open(lease, namespace, tokens, workflow, agent, step, prompt_tokens) for shadow in self.shadows)
+        lru, policy = (
+            shadow.open(lease, namespace, tokens, workflow, agent, step, prompt_tokens, graph) for shadow in self.shadows
+        )
         if not again:
             self._prompt_tokens += prompt_tokens
             self._hit_tokens += min(lease.delivered.get(Tier.GPU, 0), prompt_tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Iterable
 from enum import IntEnum
@@ -9,6 +10,7 @@ from typing import TypeAlias
 
 from pbkv_cluster.core.blocks import KEY_BYTES, chain_keys
 from pbkv_cluster.core.forecast import Forecast
+from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.access.catalog import Entry
@@ -46,10 +48,21 @@ LRU = len(LEVELS)
 QUEUES = LRU + 1
 
 
+def aged_uses(uses: float, now: float, half_life: float) -> float:
+    """A count of uses after one more, each use counting half as much every `half_life` seconds.
+
+    The count is kept as log2 of the sum over uses of 2^(time of the use / half-life): its order among nodes is that of the aged
+    counts at any time, and it changes only with a use. -inf before the first.
+    """
+    use = now / half_life
+    more, less = (uses, use) if uses > use else (use, uses)
+    return more + math.log2(1.0 + 2.0 ** (less - more))
+
+
 class Owner:
     """A workflow, as the cache sees it."""
 
-    __slots__ = ("active_at", "forecast", "forecast_at", "history", "id", "nodes")
+    __slots__ = ("active_at", "forecast", "forecast_at", "graph", "history", "id", "nodes")
 
     def __init__(self, workflow: str) -> None:
         self.id = workflow
@@ -58,6 +71,7 @@ class Owner:
         self.forecast: Forecast | None = None
         self.forecast_at = 0.0  # when it arrived, on this process's clock
         self.active_at = 0.0  # when the last step came
+        self.graph: StepGraph | None = None  # that the client has declared
 
 
 class Node:
@@ -82,6 +96,7 @@ class Node:
         "refs",
         "slots",
         "tokens",
+        "uses",
         "versions",
         "writer",
     )
@@ -99,6 +114,7 @@ class Node:
         self.owners: dict[Owner, Segment] = {}  # active workflows only, each with what it knows of it; none left: retired
         self.entry: Entry | None = None  # what the catalog knows of it
         self.last_access = 0.0
+        self.uses = -math.inf  # see `aged_uses`
         self.output = output  # generated, as opposed to read in a prompt
         self.writer: object = None  # the sequence that may still append in place
         self.versions = [0] * QUEUES  # of the valid entry in each eviction queue

@@ -3,6 +3,7 @@
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
+from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.store.cache import KVCache
 from pbkv_cluster.store.lease import Lease
@@ -33,10 +34,18 @@ class Shadow:
         self._leases: dict[Lease, Lease] = {}
 
     def open(
-        self, lease: Lease, namespace: Namespace, tokens: bytes, workflow: str, agent: str, step: int, prompt_tokens: int
+        self,
+        lease: Lease,
+        namespace: Namespace,
+        tokens: bytes,
+        workflow: str,
+        agent: str,
+        step: int,
+        prompt_tokens: int,
+        graph: StepGraph | None,
     ) -> int:
         """A step was admitted; see `KVCache.open`. Returns how many tokens of its prompt are found here."""
-        own = self.cache.open(namespace, tokens, workflow, agent, step, prompt_tokens)
+        own = self.cache.open(namespace, tokens, workflow, agent, step, prompt_tokens, graph=graph)
         if own is None:
             found = self.cache.captured(namespace, tokens)
         else:

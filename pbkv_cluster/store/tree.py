@@ -105,6 +105,7 @@ class PrefixTree:
         upper.refs = node.refs
         upper.last_access = node.last_access
         upper.entry = node.entry
+        upper.uses = node.uses
         for owner, access in node.owners.items():
             upper.owners[owner] = access
             owner.nodes[upper] = None

@@ -7,7 +7,9 @@ import pytest
 from redis.asyncio import Redis
 
 from pbkv_cluster.core.errors import Unavailable
+from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.store.cluster_index import Directory, NodeRecord, RedisServer, ServiceRecord, WorkflowRecord, connect
+from pbkv_cluster.store.cluster_index.records import Malformed, RecordCodec
 from tests.cluster_index.helpers import eventually, worker_record
 
 NODE = NodeRecord(node_id="node-0", host="127.0.0.1", address="127.0.0.1:7100", arena_bytes=1 << 30)
@@ -179,3 +181,16 @@ async def test_without_redis_everything_is_unavailable() -> None:
         with pytest.raises(Unavailable, match="Redis"):
             await call
     await client.aclose()
+
+
+def test_a_workflow_is_written_down_with_its_step_graph() -> None:
+    codec = RecordCodec(WorkflowRecord)
+    graph = StepGraph((StepNode("a"), StepNode("b", ("a", "b"), Join.OR)))
+    for record in (workflow(), replace(workflow(), step_graph=graph)):
+        assert codec.decode(codec.encode(record)) == record
+    fields = json.loads(codec.encode(replace(workflow(), step_graph=graph)))
+    old = {name: value for name, value in fields.items() if name != "step_graph"}
+    assert codec.decode(json.dumps(old).encode()) == workflow(), "as a version before this one wrote it"
+    fields["step_graph"]["nodes"] = []
+    with pytest.raises(Malformed, match=r"step_graph\.nodes"):
+        codec.decode(json.dumps(fields).encode())

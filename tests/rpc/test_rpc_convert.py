@@ -10,6 +10,7 @@ from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecast import Forecast, StepForecast
 from pbkv_cluster.core.sampling import MAX_STOP_STRINGS, SamplingParams
+from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.rpc import convert
@@ -79,6 +80,14 @@ SAMPLINGS = st.builds(
 )
 
 
+def _graphs(names: list[str]) -> st.SearchStrategy[StepGraph]:
+    before = st.lists(st.sampled_from(names), unique=True).map(tuple)
+    return st.tuples(*(st.builds(StepNode, st.just(name), before, st.sampled_from(Join)) for name in names)).map(StepGraph)
+
+
+GRAPHS = st.lists(NAME, min_size=1, max_size=5, unique=True).flatmap(_graphs)
+
+
 @given(USAGES)
 def test_usage(usage: Usage) -> None:
     message = types_pb2.Usage.FromString(convert.usage_to_wire(usage).SerializeToString())
@@ -103,6 +112,17 @@ def test_forecasts(forecasts: list[Forecast], snapshot: bool) -> None:
 def test_sampling(params: SamplingParams) -> None:
     message = types_pb2.Sampling.FromString(convert.sampling_to_wire(params).SerializeToString())
     assert convert.sampling_from_wire(message) == params
+
+
+@given(GRAPHS)
+def test_step_graphs(graph: StepGraph) -> None:
+    message = types_pb2.StepGraph.FromString(convert.step_graph_to_wire(graph).SerializeToString())
+    assert convert.step_graph_from_wire(message) == graph
+
+
+def test_a_join_that_is_left_out_is_an_and_join() -> None:
+    message = types_pb2.StepGraph(nodes=[types_pb2.StepGraph.Node(agent_id="a")])
+    assert convert.step_graph_from_wire(message).nodes[0].join is Join.AND
 
 
 @pytest.mark.parametrize("tier", Tier)

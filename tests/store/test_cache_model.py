@@ -11,6 +11,7 @@ from pbkv_cluster.core.blocks import Namespace, block_keys
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecast import Forecast, StepForecast
+from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, pack
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.guarded import GuardedCache, make_cache
@@ -19,6 +20,7 @@ from pbkv_cluster.store.node import Level
 
 SPACES = (Namespace("m", "r", "f", "l"), Namespace("m", "r", "f", "l", salt="tenant"))
 AGENTS = ("planner", "coder", "tester")
+GRAPH = StepGraph((StepNode("planner"), StepNode("coder", ("planner", "tester"), Join.OR), StepNode("tester", ("coder",))))
 
 
 class RecordingMover:
@@ -49,7 +51,7 @@ class Driver:
         self.cache = make_cache(gpu, host, config, self.mover, self.clock, self._changed)
         self.running: list[tuple[Lease, Namespace, bytes, int]] = []  # with the tokens, and how many are computed
         self.seen: set[bytes] = set()
-        self.epoch = 0
+        self.epoch = self.steps = 0
 
     def _changed(self, key: bytes, tiers: frozenset[Tier]) -> None:
         if tiers:
@@ -68,7 +70,10 @@ class Driver:
         captured = self.cache.captured(space, tokens)
         room = self.cache.tiers.room()
         workflow = f"w{self.random.randrange(4)}"
-        lease = self.cache.open(space, tokens, workflow, self.random.choice(AGENTS), 0, len(tokens) // 4)
+        self.steps += 1
+        graph = GRAPH if workflow in ("w0", "w1") else None
+        agent = self.random.choice(AGENTS)
+        lease = self.cache.open(space, tokens, workflow, agent, self.steps, len(tokens) // 4, graph=graph)
         if lease is None:
             assert room < len(tokens) // BLOCK_BYTES + 2
             return
@@ -134,13 +139,28 @@ class Driver:
         actions = (self.start, self.compute, self.finish, self.forecast, self.retire, self.prefetch, self.clear, self.lean)
         self.random.choices(actions, (20, 50, 12, 8, 4, 5, 1, 3))[0]()
         self.cache.check_integrity()
+        self.check_ranks()
+
+    def check_ranks(self) -> None:
+        for queue in self.cache.tiers._queues:
+            for rank, _, version, node in queue._heap:
+                assert not queue._valid(version, node) or rank == queue._rank(node), "a value changed, and nobody was told"
 
     def check_announcements(self) -> None:
         assert self.tiers == dict(self.cache.residency()), "listeners were told something else than the truth"
 
 
 @pytest.mark.parametrize(
-    ("policy", "guard"), [("lru", False), ("retired-lru", False), ("pbkv-paper", False), ("pbkv-paper", True)]
+    ("policy", "guard"),
+    [
+        ("lru", False),
+        ("retired-lru", False),
+        ("lfu", False),
+        ("kvflow", False),
+        ("continuum", False),
+        ("pbkv-paper", False),
+        ("pbkv-paper", True),
+    ],
 )
 @pytest.mark.parametrize(("gpu", "host"), [(24, 0), (24, 10), (40, 80)])
 @settings(max_examples=12, deadline=None, derandomize=True)

@@ -6,62 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbkv_cluster.core.blocks import Namespace
-from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.forecast import Forecast, StepForecast
 from pbkv_cluster.core.tokens import pack
-from pbkv_cluster.store.cache import KVCache
-from pbkv_cluster.store.mover import NullMover
-from pbkv_cluster.store.node import Access, Node, Owner
-from pbkv_cluster.store.policies.base import make_policy
+from pbkv_cluster.store.access.history import Segment
+from pbkv_cluster.store.node import Node, Owner
+from pbkv_cluster.store.policies.base import ReusePolicy, make_policy
+from tests.store.policy_harness import AGENTS, Cache
 
-SPACE = Namespace("m", "r", "f", "l")
-AGENTS = ("planner", "coder", "tester")
 chance = st.floats(0.0, 1.0)
 rows = st.lists(st.tuples(st.dictionaries(st.sampled_from(AGENTS), chance), chance), min_size=1, max_size=4)
-
-
-def prompt(number: int) -> bytes:
-    """Three blocks and a token, unlike those of any other number."""
-    return pack([number] * 49)
-
-
-class Cache:
-    """A cache that steps are played on, and that can be asked what it still holds."""
-
-    def __init__(self, policy: str, gpu_blocks: int = 100) -> None:
-        self.clock = ManualClock()
-        self.cache = KVCache(gpu_blocks, 0, CacheConfig(policy=policy), NullMover(), self.clock)
-        self.epoch = 0
-
-    def step(self, number: int, workflow: str, agent: str = "planner") -> None:
-        self.clock.advance(1.0)
-        lease = self.cache.open(SPACE, prompt(number), workflow, agent, 0, 49)
-        assert lease is not None
-        assert self.cache.grow(lease, 49)
-        self.cache.commit(lease, prompt(number))
-        self.cache.close(lease)
-
-    def forecast(self, workflow: str, **agents: float) -> None:
-        self.epoch += 1
-        assert self.cache.apply(Forecast(workflow, self.epoch, 0.0, (StepForecast(agents, 1.0),)))
-
-    def order(self) -> list[int]:
-        """The numbers whose prompts leave, in order, as everything is evicted."""
-        left, known = [], [n for n in range(20) if self.holds(n)]
-        while known:
-            slots = self.cache.tiers.take(self.cache.tiers.pools[0].free_slots + 3)
-            assert slots is not None
-            self.cache.tiers.give(slots)
-            gone = [n for n in known if not self.holds(n)]
-            left += gone
-            known = [n for n in known if n not in gone]
-        return left
-
-    def holds(self, number: int) -> bool:
-        return bool(self.cache.captured(SPACE, prompt(number)))
 
 
 def test_lru_is_blind_to_workflows() -> None:
@@ -124,7 +79,7 @@ def test_without_forecasts_pbkv_keeps_the_workflows_that_were_active_last() -> N
 def test_the_score_is_that_of_the_formula(rows: list[tuple[dict[str, float], float]], touched: set[str], gamma: float) -> None:
     config = CacheConfig(policy="pbkv-paper", gamma=gamma)
     policy = make_policy("pbkv-paper", config)
-    owner, node, access = Owner("w"), Node(pack([1] * 16), None), Access(0)
+    owner, node, access = Owner("w"), Node(pack([1] * 16), None), Segment(None, 0, 1, 0, "x", False)
     access.agents = dict.fromkeys(touched, 0)
     node.owners[owner] = access
     owner.forecast = Forecast("w", 1, 0.0, tuple(StepForecast(agents, survival) for agents, survival in rows))
@@ -140,10 +95,28 @@ def test_the_score_is_that_of_the_formula(rows: list[tuple[dict[str, float], flo
 
 
 def test_an_unknown_policy_names_the_field_and_the_choices() -> None:
-    with pytest.raises(InvalidArgument, match=r"cache\.host_policy.*lru.*pbkv-paper"):
+    with pytest.raises(InvalidArgument, match=r"cache\.host_policy.*continuum, kvflow, lfu, lru,.*pbkv-paper"):
         make_policy("clairvoyance", CacheConfig(), "cache.host_policy")
 
 
+class NewestFirst(ReusePolicy):
+    """A user's own."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        self.gamma = config.gamma
+
+    def value(self, node: Node, now: float) -> float:
+        return -node.last_access
+
+
 def test_a_policy_of_ones_own_is_named_by_its_path() -> None:
-    policy = make_policy("pbkv_cluster.store.policies.lru:Lru", CacheConfig())
-    assert not policy.retired_first
+    path = f"{__name__}:{NewestFirst.__name__}"
+    policy = make_policy(path, CacheConfig(gamma=0.25))
+    assert isinstance(policy, NewestFirst)
+    assert policy.gamma == 0.25
+    cache = Cache(path)
+    for number in (1, 2, 3):
+        cache.step(number, f"w{number}")
+    assert cache.order() == [3, 2, 1]
+    with pytest.raises(InvalidArgument, match=r"cache\.policy.*cannot be imported"):
+        Cache(f"{__name__}:Nobody")

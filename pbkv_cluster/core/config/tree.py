@@ -76,6 +76,12 @@ class CacheConfig(_Section):
     guard: bool = Field(True, description="evict by LRU while the policy would hit less; policy `lru` needs none")
     guard_floor: float = Field(0.98, gt=0, le=1, description="share of LRU's hits below which the guard leans to LRU")
     guard_steps: int = Field(200, ge=10, description="steps that the guard remembers: one that is as old weighs 1/e")
+    lfu_half_life_s: float = Field(600.0, gt=0, description="age at which a use counts half, under policy `lfu`")
+    continuum_benefit_s: float = Field(
+        30.0,
+        gt=0,
+        description="seconds of holding blocks that a hit on them is worth, under policy `continuum`",
+    )
 
 
 class PredictorConfig(_Section):

@@ -87,6 +87,29 @@ class Sampling(_message.Message):
     forced_output: PackedTokens
     def __init__(self, max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., ignore_eos: _Optional[bool] = ..., forced_output: _Optional[_Union[PackedTokens, _Mapping]] = ...) -> None: ...
 
+class StepGraph(_message.Message):
+    __slots__ = ("nodes",)
+    class Join(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        JOIN_UNSPECIFIED: _ClassVar[StepGraph.Join]
+        JOIN_AND: _ClassVar[StepGraph.Join]
+        JOIN_OR: _ClassVar[StepGraph.Join]
+    JOIN_UNSPECIFIED: StepGraph.Join
+    JOIN_AND: StepGraph.Join
+    JOIN_OR: StepGraph.Join
+    class Node(_message.Message):
+        __slots__ = ("agent_id", "predecessors", "join")
+        AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+        PREDECESSORS_FIELD_NUMBER: _ClassVar[int]
+        JOIN_FIELD_NUMBER: _ClassVar[int]
+        agent_id: str
+        predecessors: _containers.RepeatedScalarFieldContainer[str]
+        join: StepGraph.Join
+        def __init__(self, agent_id: _Optional[str] = ..., predecessors: _Optional[_Iterable[str]] = ..., join: _Optional[_Union[StepGraph.Join, str]] = ...) -> None: ...
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.RepeatedCompositeFieldContainer[StepGraph.Node]
+    def __init__(self, nodes: _Optional[_Iterable[_Union[StepGraph.Node, _Mapping]]] = ...) -> None: ...
+
 class Usage(_message.Message):
     __slots__ = ("prompt_tokens", "available_tokens", "captured", "delivered", "computed_tokens", "generated_tokens", "queue_s", "load_s", "prefill_s", "decode_s", "ttft_s", "total_s", "preemptions", "retries", "worker_id")
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]

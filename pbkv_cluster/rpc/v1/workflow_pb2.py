@@ -26,7 +26,7 @@ from pbkv_cluster.rpc.v1 import types_pb2 as pbkv_dot_v1_dot_types__pb2
 from pbkv_cluster.rpc.v1 import store_pb2 as pbkv_dot_v1_dot_store__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16pbkv/v1/workflow.proto\x12\x07pbkv.v1\x1a\x13pbkv/v1/types.proto\x1a\x13pbkv/v1/store.proto\"^\n\x14StartWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x10\n\x08workload\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x0f\n\x07lease_s\x18\x04 \x01(\x01\"=\n\x15StartWorkflowResponse\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0f\n\x07lease_s\x18\x02 \x01(\x01\"\xdf\x01\n\x11SubmitStepRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x11\n\tcall_site\x18\x03 \x01(\t\x12\x18\n\x0bparent_step\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x1f\n\x06prompt\x18\x05 \x01(\x0b\x32\x0f.pbkv.v1.Prompt\x12#\n\x08sampling\x18\x06 \x01(\x0b\x32\x11.pbkv.v1.Sampling\x12\x10\n\x08priority\x18\x07 \x01(\x05\x12\x0e\n\x06tenant\x18\x08 \x01(\tB\x0e\n\x0c_parent_step\"\xfb\x02\n\tStepEvent\x12/\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1b.pbkv.v1.StepEvent.AcceptedH\x00\x12+\n\x06tokens\x18\x02 \x01(\x0b\x32\x19.pbkv.v1.StepEvent.TokensH\x00\x12/\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1b.pbkv.v1.StepEvent.FinishedH\x00\x1a\x42\n\x08\x41\x63\x63\x65pted\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x03\x1a@\n\x06Tokens\x12(\n\ttoken_ids\x18\x01 \x01(\x0b\x32\x15.pbkv.v1.PackedTokens\x12\x0c\n\x04text\x18\x02 \x01(\t\x1aP\n\x08\x46inished\x12%\n\x06reason\x18\x01 \x01(\x0e\x32\x15.pbkv.v1.FinishReason\x12\x1d\n\x05usage\x18\x02 \x01(\x0b\x32\x0e.pbkv.v1.UsageB\x07\n\x05\x65vent\"\xef\x01\n\x15ReportToolCallRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x33\n\x05phase\x18\x03 \x01(\x0e\x32$.pbkv.v1.ReportToolCallRequest.Phase\x12\x17\n\nexpected_s\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07\x63\x61ll_id\x18\x05 \x01(\t\"E\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_STARTED\x10\x01\x12\x12\n\x0ePHASE_FINISHED\x10\x02\x42\r\n\x0b_expected_s\"\x18\n\x16ReportToolCallResponse\")\n\x12\x45ndWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\"\x15\n\x13\x45ndWorkflowResponse\"\x19\n\x17GetClusterStatusRequest\"\xf0\x05\n\x18GetClusterStatusResponse\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x39\n\x07workers\x18\x03 \x03(\x0b\x32(.pbkv.v1.GetClusterStatusResponse.Worker\x12\x16\n\x0eopen_workflows\x18\x04 \x01(\x05\x12\x15\n\rrunning_steps\x18\x05 \x01(\x05\x12\x1b\n\x13predictor_reachable\x18\x06 \x01(\x08\x12\x17\n\x0findex_reachable\x18\x07 \x01(\x08\x12\x38\n\x06totals\x18\x08 \x01(\x0b\x32(.pbkv.v1.GetClusterStatusResponse.Totals\x12\x43\n\tdecisions\x18\t \x03(\x0b\x32\x30.pbkv.v1.GetClusterStatusResponse.DecisionsEntry\x1a\x95\x01\n\x06Worker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x11\n\treachable\x18\x04 \x01(\x08\x12!\n\x05store\x18\x05 \x01(\x0b\x32\x12.pbkv.v1.StoreStat\x12\x0f\n\x07running\x18\x06 \x01(\x05\x12\x0f\n\x07waiting\x18\x07 \x01(\x05\x1a\xca\x01\n\x06Totals\x12\r\n\x05steps\x18\x01 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x02 \x01(\x03\x12\x18\n\x10\x61vailable_tokens\x18\x03 \x01(\x03\x12%\n\x08\x63\x61ptured\x18\x04 \x03(\x0b\x32\x13.pbkv.v1.TierTokens\x12&\n\tdelivered\x18\x05 \x03(\x0b\x32\x13.pbkv.v1.TierTokens\x12\x17\n\x0f\x63omputed_tokens\x18\x06 \x01(\x03\x12\x18\n\x10generated_tokens\x18\x07 \x01(\x03\x1a\x30\n\x0e\x44\x65\x63isionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x32\x97\x03\n\x0fWorkflowService\x12N\n\rStartWorkflow\x12\x1d.pbkv.v1.StartWorkflowRequest\x1a\x1e.pbkv.v1.StartWorkflowResponse\x12>\n\nSubmitStep\x12\x1a.pbkv.v1.SubmitStepRequest\x1a\x12.pbkv.v1.StepEvent0\x01\x12Q\n\x0eReportToolCall\x12\x1e.pbkv.v1.ReportToolCallRequest\x1a\x1f.pbkv.v1.ReportToolCallResponse\x12H\n\x0b\x45ndWorkflow\x12\x1b.pbkv.v1.EndWorkflowRequest\x1a\x1c.pbkv.v1.EndWorkflowResponse\x12W\n\x10GetClusterStatus\x12 .pbkv.v1.GetClusterStatusRequest\x1a!.pbkv.v1.GetClusterStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16pbkv/v1/workflow.proto\x12\x07pbkv.v1\x1a\x13pbkv/v1/types.proto\x1a\x13pbkv/v1/store.proto\"\x86\x01\n\x14StartWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x10\n\x08workload\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x0f\n\x07lease_s\x18\x04 \x01(\x01\x12&\n\nstep_graph\x18\x05 \x01(\x0b\x32\x12.pbkv.v1.StepGraph\"=\n\x15StartWorkflowResponse\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0f\n\x07lease_s\x18\x02 \x01(\x01\"\xdf\x01\n\x11SubmitStepRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x11\n\tcall_site\x18\x03 \x01(\t\x12\x18\n\x0bparent_step\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x1f\n\x06prompt\x18\x05 \x01(\x0b\x32\x0f.pbkv.v1.Prompt\x12#\n\x08sampling\x18\x06 \x01(\x0b\x32\x11.pbkv.v1.Sampling\x12\x10\n\x08priority\x18\x07 \x01(\x05\x12\x0e\n\x06tenant\x18\x08 \x01(\tB\x0e\n\x0c_parent_step\"\xfb\x02\n\tStepEvent\x12/\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1b.pbkv.v1.StepEvent.AcceptedH\x00\x12+\n\x06tokens\x18\x02 \x01(\x0b\x32\x19.pbkv.v1.StepEvent.TokensH\x00\x12/\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1b.pbkv.v1.StepEvent.FinishedH\x00\x1a\x42\n\x08\x41\x63\x63\x65pted\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x03\x1a@\n\x06Tokens\x12(\n\ttoken_ids\x18\x01 \x01(\x0b\x32\x15.pbkv.v1.PackedTokens\x12\x0c\n\x04text\x18\x02 \x01(\t\x1aP\n\x08\x46inished\x12%\n\x06reason\x18\x01 \x01(\x0e\x32\x15.pbkv.v1.FinishReason\x12\x1d\n\x05usage\x18\x02 \x01(\x0b\x32\x0e.pbkv.v1.UsageB\x07\n\x05\x65vent\"\xef\x01\n\x15ReportToolCallRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x33\n\x05phase\x18\x03 \x01(\x0e\x32$.pbkv.v1.ReportToolCallRequest.Phase\x12\x17\n\nexpected_s\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07\x63\x61ll_id\x18\x05 \x01(\t\"E\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_STARTED\x10\x01\x12\x12\n\x0ePHASE_FINISHED\x10\x02\x42\r\n\x0b_expected_s\"\x18\n\x16ReportToolCallResponse\")\n\x12\x45ndWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\"\x15\n\x13\x45ndWorkflowResponse\"\x19\n\x17GetClusterStatusRequest\"\xf0\x05\n\x18GetClusterStatusResponse\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x39\n\x07workers\x18\x03 \x03(\x0b\x32(.pbkv.v1.GetClusterStatusResponse.Worker\x12\x16\n\x0eopen_workflows\x18\x04 \x01(\x05\x12\x15\n\rrunning_steps\x18\x05 \x01(\x05\x12\x1b\n\x13predictor_reachable\x18\x06 \x01(\x08\x12\x17\n\x0findex_reachable\x18\x07 \x01(\x08\x12\x38\n\x06totals\x18\x08 \x01(\x0b\x32(.pbkv.v1.GetClusterStatusResponse.Totals\x12\x43\n\tdecisions\x18\t \x03(\x0b\x32\x30.pbkv.v1.GetClusterStatusResponse.DecisionsEntry\x1a\x95\x01\n\x06Worker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x11\n\treachable\x18\x04 \x01(\x08\x12!\n\x05store\x18\x05 \x01(\x0b\x32\x12.pbkv.v1.StoreStat\x12\x0f\n\x07running\x18\x06 \x01(\x05\x12\x0f\n\x07waiting\x18\x07 \x01(\x05\x1a\xca\x01\n\x06Totals\x12\r\n\x05steps\x18\x01 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x02 \x01(\x03\x12\x18\n\x10\x61vailable_tokens\x18\x03 \x01(\x03\x12%\n\x08\x63\x61ptured\x18\x04 \x03(\x0b\x32\x13.pbkv.v1.TierTokens\x12&\n\tdelivered\x18\x05 \x03(\x0b\x32\x13.pbkv.v1.TierTokens\x12\x17\n\x0f\x63omputed_tokens\x18\x06 \x01(\x03\x12\x18\n\x10generated_tokens\x18\x07 \x01(\x03\x1a\x30\n\x0e\x44\x65\x63isionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x32\x97\x03\n\x0fWorkflowService\x12N\n\rStartWorkflow\x12\x1d.pbkv.v1.StartWorkflowRequest\x1a\x1e.pbkv.v1.StartWorkflowResponse\x12>\n\nSubmitStep\x12\x1a.pbkv.v1.SubmitStepRequest\x1a\x12.pbkv.v1.StepEvent0\x01\x12Q\n\x0eReportToolCall\x12\x1e.pbkv.v1.ReportToolCallRequest\x1a\x1f.pbkv.v1.ReportToolCallResponse\x12H\n\x0b\x45ndWorkflow\x12\x1b.pbkv.v1.EndWorkflowRequest\x1a\x1c.pbkv.v1.EndWorkflowResponse\x12W\n\x10GetClusterStatus\x12 .pbkv.v1.GetClusterStatusRequest\x1a!.pbkv.v1.GetClusterStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,40 +35,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETCLUSTERSTATUSRESPONSE_DECISIONSENTRY']._loaded_options = None
   _globals['_GETCLUSTERSTATUSRESPONSE_DECISIONSENTRY']._serialized_options = b'8\001'
-  _globals['_STARTWORKFLOWREQUEST']._serialized_start=77
-  _globals['_STARTWORKFLOWREQUEST']._serialized_end=171
-  _globals['_STARTWORKFLOWRESPONSE']._serialized_start=173
-  _globals['_STARTWORKFLOWRESPONSE']._serialized_end=234
-  _globals['_SUBMITSTEPREQUEST']._serialized_start=237
-  _globals['_SUBMITSTEPREQUEST']._serialized_end=460
-  _globals['_STEPEVENT']._serialized_start=463
-  _globals['_STEPEVENT']._serialized_end=842
-  _globals['_STEPEVENT_ACCEPTED']._serialized_start=619
-  _globals['_STEPEVENT_ACCEPTED']._serialized_end=685
-  _globals['_STEPEVENT_TOKENS']._serialized_start=687
-  _globals['_STEPEVENT_TOKENS']._serialized_end=751
-  _globals['_STEPEVENT_FINISHED']._serialized_start=753
-  _globals['_STEPEVENT_FINISHED']._serialized_end=833
-  _globals['_REPORTTOOLCALLREQUEST']._serialized_start=845
-  _globals['_REPORTTOOLCALLREQUEST']._serialized_end=1084
-  _globals['_REPORTTOOLCALLREQUEST_PHASE']._serialized_start=1000
-  _globals['_REPORTTOOLCALLREQUEST_PHASE']._serialized_end=1069
-  _globals['_REPORTTOOLCALLRESPONSE']._serialized_start=1086
-  _globals['_REPORTTOOLCALLRESPONSE']._serialized_end=1110
-  _globals['_ENDWORKFLOWREQUEST']._serialized_start=1112
-  _globals['_ENDWORKFLOWREQUEST']._serialized_end=1153
-  _globals['_ENDWORKFLOWRESPONSE']._serialized_start=1155
-  _globals['_ENDWORKFLOWRESPONSE']._serialized_end=1176
-  _globals['_GETCLUSTERSTATUSREQUEST']._serialized_start=1178
-  _globals['_GETCLUSTERSTATUSREQUEST']._serialized_end=1203
-  _globals['_GETCLUSTERSTATUSRESPONSE']._serialized_start=1206
-  _globals['_GETCLUSTERSTATUSRESPONSE']._serialized_end=1958
-  _globals['_GETCLUSTERSTATUSRESPONSE_WORKER']._serialized_start=1554
-  _globals['_GETCLUSTERSTATUSRESPONSE_WORKER']._serialized_end=1703
-  _globals['_GETCLUSTERSTATUSRESPONSE_TOTALS']._serialized_start=1706
-  _globals['_GETCLUSTERSTATUSRESPONSE_TOTALS']._serialized_end=1908
-  _globals['_GETCLUSTERSTATUSRESPONSE_DECISIONSENTRY']._serialized_start=1910
-  _globals['_GETCLUSTERSTATUSRESPONSE_DECISIONSENTRY']._serialized_end=1958
-  _globals['_WORKFLOWSERVICE']._serialized_start=1961
-  _globals['_WORKFLOWSERVICE']._serialized_end=2368
+  _globals['_STARTWORKFLOWREQUEST']._serialized_start=78
+  _globals['_STARTWORKFLOWREQUEST']._serialized_end=212
+  _globals['_STARTWORKFLOWRESPONSE']._serialized_start=214
+  _globals['_STARTWORKFLOWRESPONSE']._serialized_end=275
+  _globals['_SUBMITSTEPREQUEST']._serialized_start=278
+  _globals['_SUBMITSTEPREQUEST']._serialized_end=501
+  _globals['_STEPEVENT']._serialized_start=504
+  _globals['_STEPEVENT']._serialized_end=883
+  _globals['_STEPEVENT_ACCEPTED']._serialized_start=660
+  _globals['_STEPEVENT_ACCEPTED']._serialized_end=726
+  _globals['_STEPEVENT_TOKENS']._serialized_start=728
+  _globals['_STEPEVENT_TOKENS']._serialized_end=792
+  _globals['_STEPEVENT_FINISHED']._serialized_start=794
+  _globals['_STEPEVENT_FINISHED']._serialized_end=874
+  _globals['_REPORTTOOLCALLREQUEST']._serialized_start=886
+  _globals['_REPORTTOOLCALLREQUEST']._serialized_end=1125
+  _globals['_REPORTTOOLCALLREQUEST_PHASE']._serialized_start=1041
+  _globals['_REPORTTOOLCALLREQUEST_PHASE']._serialized_end=1110
+  _globals['_REPORTTOOLCALLRESPONSE']._serialized_start=1127
+  _globals['_REPORTTOOLCALLRESPONSE']._serialized_end=1151
+  _globals['_ENDWORKFLOWREQUEST']._serialized_start=1153
+  _globals['_ENDWORKFLOWREQUEST']._serialized_end=1194
+  _globals['_ENDWORKFLOWRESPONSE']._serialized_start=1196
+  _globals['_ENDWORKFLOWRESPONSE']._serialized_end=1217
+  _globals['_GETCLUSTERSTATUSREQUEST']._serialized_start=1219
+  _globals['_GETCLUSTERSTATUSREQUEST']._serialized_end=1244
+  _globals['_GETCLUSTERSTATUSRESPONSE']._serialized_start=1247
+  _globals['_GETCLUSTERSTATUSRESPONSE']._serialized_end=1999
+  _globals['_GETCLUSTERSTATUSRESPONSE_WORKER']._serialized_start=1595
+  _globals['_GETCLUSTERSTATUSRESPONSE_WORKER']._serialized_end=1744
+  _globals['_GETCLUSTERSTATUSRESPONSE_TOTALS']._serialized_start=1747
+  _globals['_GETCLUSTERSTATUSRESPONSE_TOTALS']._serialized_end=1949
+  _globals['_GETCLUSTERSTATUSRESPONSE_DECISIONSENTRY']._serialized_start=1951
+  _globals['_GETCLUSTERSTATUSRESPONSE_DECISIONSENTRY']._serialized_end=1999
+  _globals['_WORKFLOWSERVICE']._serialized_start=2002
+  _globals['_WORKFLOWSERVICE']._serialized_end=2409
 # @@protoc_insertion_point(module_scope)

@@ -10,16 +10,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class StartWorkflowRequest(_message.Message):
-    __slots__ = ("workflow_id", "workload", "tenant", "lease_s")
+    __slots__ = ("workflow_id", "workload", "tenant", "lease_s", "step_graph")
     WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
     WORKLOAD_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    STEP_GRAPH_FIELD_NUMBER: _ClassVar[int]
     workflow_id: str
     workload: str
     tenant: str
     lease_s: float
-    def __init__(self, workflow_id: _Optional[str] = ..., workload: _Optional[str] = ..., tenant: _Optional[str] = ..., lease_s: _Optional[float] = ...) -> None: ...
+    step_graph: _types_pb2.StepGraph
+    def __init__(self, workflow_id: _Optional[str] = ..., workload: _Optional[str] = ..., tenant: _Optional[str] = ..., lease_s: _Optional[float] = ..., step_graph: _Optional[_Union[_types_pb2.StepGraph, _Mapping]] = ...) -> None: ...
 
 class StartWorkflowResponse(_message.Message):
     __slots__ = ("workflow_id", "lease_s")

@@ -65,7 +65,8 @@ class WorkflowServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def StartWorkflow(self, request, context):
-        """Opens a workflow. Starting one that is open already returns it unchanged; naming another tenant than it has is an error.
+        """Opens a workflow. Starting one that is open already returns it unchanged; naming another tenant
+        or another step graph than it has is an error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -32,7 +32,9 @@ class WorkflowServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WorkflowServiceAsyncStub: ...
     StartWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.StartWorkflowRequest, _workflow_pb2.StartWorkflowResponse]
-    """Opens a workflow. Starting one that is open already returns it unchanged; naming another tenant than it has is an error."""
+    """Opens a workflow. Starting one that is open already returns it unchanged; naming another tenant
+    or another step graph than it has is an error.
+    """
     SubmitStep: _grpc.UnaryStreamMultiCallable[_workflow_pb2.SubmitStepRequest, _workflow_pb2.StepEvent]
     """Runs one model call. The stream carries one Accepted, tokens as they come, and last one Finished.
     Cancelling the call frees everything the step holds.
@@ -48,7 +50,9 @@ class WorkflowServiceStub:
 class WorkflowServiceAsyncStub(WorkflowServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_pb2.StartWorkflowRequest, _workflow_pb2.StartWorkflowResponse]  # type: ignore[assignment]
-    """Opens a workflow. Starting one that is open already returns it unchanged; naming another tenant than it has is an error."""
+    """Opens a workflow. Starting one that is open already returns it unchanged; naming another tenant
+    or another step graph than it has is an error.
+    """
     SubmitStep: _aio.UnaryStreamMultiCallable[_workflow_pb2.SubmitStepRequest, _workflow_pb2.StepEvent]  # type: ignore[assignment]
     """Runs one model call. The stream carries one Accepted, tokens as they come, and last one Finished.
     Cancelling the call frees everything the step holds.
@@ -67,7 +71,9 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workflow_pb2.StartWorkflowRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workflow_pb2.StartWorkflowResponse, _abc.Awaitable[_workflow_pb2.StartWorkflowResponse]]:
-        """Opens a workflow. Starting one that is open already returns it unchanged; naming another tenant than it has is an error."""
+        """Opens a workflow. Starting one that is open already returns it unchanged; naming another tenant
+        or another step graph than it has is an error.
+        """
 
     @_abc_1.abstractmethod
     def SubmitStep(

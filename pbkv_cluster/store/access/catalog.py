@@ -16,7 +16,20 @@ OFFSETS = 24
 class Entry:
     """A run of blocks that was always read together."""
 
-    __slots__ = ("agent", "arrival", "blocks", "children", "first", "last", "parent", "parent_before", "queued", "step_sum", "tokens", "workflows")
+    __slots__ = (
+        "agent",
+        "arrival",
+        "blocks",
+        "children",
+        "first",
+        "last",
+        "parent",
+        "parent_before",
+        "queued",
+        "step_sum",
+        "tokens",
+        "workflows",
+    )
 
     def __init__(self, parent: Entry | None, tokens: bytes, arrival: int, agent: str) -> None:
         self.parent = parent

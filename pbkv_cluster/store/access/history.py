@@ -6,13 +6,13 @@ had. It is built step by step, from nothing that only a later step shows, and it
 
 from __future__ import annotations
 
-from zlib import crc32
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+from zlib import crc32
 
-from pbkv_cluster.store.access.catalog import OFFSETS, Catalog, Entry
 from pbkv_cluster.core.tokens import BLOCK_BYTES, common_blocks
+from pbkv_cluster.store.access.catalog import OFFSETS, Catalog, Entry
 
 LAGS = 4
 INSIDE, PROMPT_END, OUTPUT_END = range(3)
@@ -53,8 +53,8 @@ class Segment:
         "branches",
         "children",
         "ends",
-        "first_agent",
         "entry",
+        "first_agent",
         "key",
         "last_agent",
         "mask",
@@ -92,13 +92,13 @@ class Segment:
         return self.start + self.blocks
 
     def touch(self, step: int, agent: str, output: bool) -> None:
-        """A step uses it again."""
+        """A step uses it."""
         last = self.touched[-1]
-        if last != step:
+        if step > last:
             self.mask = (self.mask << min(step - last, 16)) & 0xFFFF | 1
             self.touched.append(step)
-        self.last_agent = agent
-        self.agents[agent] = step
+            self.last_agent = agent
+        self.agents[agent] = max(step, self.agents.get(agent, step))
         self.output &= output
 
     def split(self, blocks: int, step: int) -> Segment:

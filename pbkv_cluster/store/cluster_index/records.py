@@ -6,6 +6,8 @@ from typing import Generic, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from pbkv_cluster.core.blocks import Namespace
+from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.step_graph import StepGraph
 
 R = TypeVar("R")
 
@@ -56,6 +58,7 @@ class WorkflowRecord:
     lease_s: float
     started_at: float  # seconds since the epoch
     steps: int
+    step_graph: StepGraph | None = None  # that the client has declared
 
 
 class Malformed(Exception):
@@ -78,3 +81,5 @@ class RecordCodec(Generic[R]):
         except ValidationError as error:
             problems = (f"{'.'.join(map(str, each['loc'])) or 'record'}: {each['msg']}" for each in error.errors())
             raise Malformed("; ".join(problems)) from error
+        except InvalidArgument as error:
+            raise Malformed(str(error)) from error

@@ -4,8 +4,12 @@ from abc import ABC, abstractmethod
 
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.forecast import Forecast
 from pbkv_cluster.core.registry import Registry
 from pbkv_cluster.store.node import Node, Owner
+
+# The forecast that a step sets off can come before the step is admitted. One older than this is about an earlier step.
+_GRACE_S = 5.0
 
 
 class ReusePolicy(ABC):
@@ -13,7 +17,7 @@ class ReusePolicy(ABC):
 
     The value of a node may change only when one of its workflows does (a step begins or ends, a forecast comes, the workflow
     ends), not with time alone: the eviction queue is re-keyed then and only then. One that has to know what happens overrides
-    the hooks; each is called before the values that it may change are asked for.
+    the hooks; each is called before the values that it may change are asked for, and those of its workflow are asked for anew.
     """
 
     retired_first = False  # nodes that no active workflow holds go before all others
@@ -39,6 +43,13 @@ class ReusePolicy(ABC):
 
 
 POLICIES: Registry[ReusePolicy] = Registry("cache.policy")
+
+
+def current_forecast(owner: Owner) -> Forecast | None:
+    """The forecast of where a workflow goes from its present step; None if nobody has made one."""
+    if owner.forecast is None or owner.forecast_at < owner.active_at - _GRACE_S:
+        return None
+    return owner.forecast
 
 
 def make_policy(name: str, config: CacheConfig, field: str = "cache.policy") -> ReusePolicy:

@@ -11,12 +11,9 @@ import math
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.store.access.history import Segment
 from pbkv_cluster.store.node import Node, Owner
-from pbkv_cluster.store.policies.base import POLICIES, ReusePolicy
+from pbkv_cluster.store.policies.base import POLICIES, ReusePolicy, current_forecast
 
 _PRIOR = 0.5  # one-step probability that a workflow nobody has forecast uses a block again
-
-# The forecast that a step sets off can come before the step is admitted. One older than this is about an earlier step.
-_GRACE_S = 5.0
 
 
 @POLICIES.register("pbkv-paper")
@@ -48,10 +45,9 @@ class PbkvPaper(ReusePolicy):
 
     def _score(self, owner: Owner, access: Segment) -> tuple[float, float]:
         """One workflow's share of the score, and when what it rests on was new."""
-        forecast = owner.forecast
-        if forecast is None or owner.forecast_at < owner.active_at - _GRACE_S:
-            # No word on where the workflow goes from its present step: a prior, from the time of that step.
-            return _PRIOR, owner.active_at
+        forecast = current_forecast(owner)
+        if forecast is None:
+            return _PRIOR, owner.active_at  # from the time of its present step
         score, discount = 0.0, 1.0
         for step in forecast.steps:
             reach = sum(step.agents.get(agent, 0.0) for agent in access.agents)
