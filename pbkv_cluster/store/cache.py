@@ -132,21 +132,22 @@ class KVCache:
         lease.table.extend(slots)
         return True
 
-    def commit(self, lease: Lease, tokens: bytes) -> None:
+    def commit(self, lease: Lease, tokens: bytes | bytearray, computed: int | None = None) -> None:
         """Enters the blocks that have filled up into the tree.
 
         Where another sequence has entered the same blocks meanwhile, the lease goes on with those and gives its own back.
 
         Args:
             lease: the sequence's.
-            tokens: all tokens of the sequence whose KV has been computed.
+            tokens: of the sequence, from its start.
+            computed: how many of them have had their KV computed; None: all.
         """
-        full = len(tokens) // BLOCK_BYTES
+        full = len(tokens) // BLOCK_BYTES if computed is None else full_blocks(computed)
         now = self._clock.now()
         while lease.committed < full:
             output = lease.committed >= lease.prompt_blocks
             stop = full if output else min(full, lease.prompt_blocks)
-            part = tokens[lease.committed * BLOCK_BYTES : stop * BLOCK_BYTES]
+            part = bytes(tokens[lease.committed * BLOCK_BYTES : stop * BLOCK_BYTES])
             child = lease.node.children.get(part[:BLOCK_BYTES])
             if child is not None:
                 self._follow(lease, child, part, now)
