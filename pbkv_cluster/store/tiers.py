@@ -62,6 +62,7 @@ class Tiers:
             EvictionQueue(GPU, self._gpu_rank, tree.is_candidate),
             EvictionQueue(HOST, self._host_rank, tree.is_candidate),
         ]
+        self._in_use = [queue for queue, blocks in zip(self._queues, capacity, strict=True) if blocks]
         self._demotions: dict[int, int] = {}  # host slot to the GPU slot whose bytes it is to take
 
     # --- room ---
@@ -95,7 +96,7 @@ class Tiers:
     def offer(self, node: Node) -> None:
         """Ranks a node anew wherever it is a candidate for eviction."""
         if not node.is_root:
-            for queue in self._queues:
+            for queue in self._in_use:
                 queue.offer(node)
 
     # --- moves ---
@@ -131,19 +132,27 @@ class Tiers:
         held = node.held[GPU]
         start = held - min(wanted, held)
         self.decisions["evict_retired" if node.retired else "evict_active"] += held - start
-        self._make_host_room(node, self._without_copy(node, start, held))
-        homeless = self._without_copy(node, start, held)
-        kept = homeless[: self.pools[HOST].free_slots]
-        for block, slot in zip(kept, self.pools[HOST].take(len(kept)), strict=True):
+        homeless = self._demote(node, start, held)
+        self.pools[GPU].give(self.tree.unplace(node, GPU, start, held))
+        self.note(node, start, held)
+        if homeless:
+            self.decisions["drop"] += len(homeless)
+            self._cut(node, homeless[0])
+        self._settle(node)
+
+    def _demote(self, node: Node, start: int, stop: int) -> Sequence[int]:
+        """Finds places in host memory for blocks that lie on the GPU, where that is worth it. Returns those without one."""
+        pool = self.pools[HOST]
+        if pool.capacity == 0:
+            return range(start, stop)
+        self._make_host_room(node, self._without_copy(node, start, stop))
+        homeless = self._without_copy(node, start, stop)
+        kept = homeless[: pool.free_slots]
+        for block, slot in zip(kept, pool.take(len(kept)), strict=True):
             self._demotions[slot] = node.slots[GPU][block]
             self.tree.place(node, HOST, block, new_slots((slot,)))
         self.decisions["demote"] += len(kept)
-        self.pools[GPU].give(self.tree.unplace(node, GPU, start, held))
-        self.note(node, start, held)
-        if len(kept) < len(homeless):
-            self.decisions["drop"] += len(homeless) - len(kept)
-            self._cut(node, homeless[len(kept)])
-        self._settle(node)
+        return homeless[len(kept) :]
 
     @staticmethod
     def _without_copy(node: Node, start: int, stop: int) -> list[int]:
@@ -153,7 +162,7 @@ class Tiers:
     def _make_host_room(self, node: Node, blocks: list[int]) -> None:
         """Makes room for blocks of `node` in host memory, as far as that drops only what is worth less than they are."""
         pool = self.pools[HOST]
-        if pool.capacity == 0 or pool.free_slots >= len(blocks):
+        if pool.free_slots >= len(blocks):
             return
         rank = self._host_rank(node)._replace(group=_RETIRED if node.retired else _ACTIVE)
         while pool.free_slots < len(blocks):
@@ -192,7 +201,8 @@ class Tiers:
             self._cut(child, 0)
             self.tree.remove_leaf(child)
         for level in LEVELS:
-            self.pools[level].give(self.tree.unplace(node, level, blocks, node.blocks))
+            if node.held[level]:
+                self.pools[level].give(self.tree.unplace(node, level, blocks, node.blocks))
         self.note(node, blocks, node.blocks)
         if blocks:
             node.truncate(blocks)
