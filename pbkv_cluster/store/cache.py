@@ -195,6 +195,11 @@ class KVCache:
             self.tiers.offer(node)
         return True
 
+    @property
+    def heeds_forecasts(self) -> bool:
+        """Whether a policy makes anything of what forecasts say."""
+        return any(policy.heeds_forecasts for policy in self._policies)
+
     # --- operators ---
 
     def prefetch(self, namespace: Namespace, tokens: bytes) -> Prefetched:

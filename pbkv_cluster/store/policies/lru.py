@@ -9,6 +9,8 @@ from pbkv_cluster.store.policies.base import POLICIES, ReusePolicy
 class Lru(ReusePolicy):
     """The least recently used goes first. What every other policy is measured against."""
 
+    heeds_forecasts = False
+
     def __init__(self, config: CacheConfig) -> None:
         del config
 
