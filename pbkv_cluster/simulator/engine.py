@@ -30,15 +30,14 @@ class SimulatedEngine(Engine):
         self._limits = config
 
     def advance(self, until: float) -> list[Output]:
-        """Runs batches: one, and after it those that only decode and in which nothing ends, until the clock reads `until`.
+        """Runs batches: those that only decode and in which nothing ends, and one after them, until the clock reads `until`.
 
         Returns:
             The outputs with which steps ended; others are left out.
         """
-        ended = [output for output in self.step() if output.finished is not None]
-        if not ended and self._all_decode():
-            self._leap(until)
-        return ended
+        if self._all_decode() and self._leap(until) and self._time.now() >= until:
+            return []
+        return [output for output in self.step() if output.finished is not None]
 
     def _all_decode(self) -> bool:
         running = self.scheduler.running
@@ -46,12 +45,16 @@ class SimulatedEngine(Engine):
             sequence.first_token_at is not None and sequence.total - sequence.computed == 1 for sequence in running
         )
 
-    def _leap(self, until: float) -> None:
-        """Batches without the last token of any sequence, until the clock reads `until` or something else has to run."""
+    def _leap(self, until: float) -> int:
+        """Batches without the last token of any sequence, until the clock reads `until` or something else has to run.
+
+        Returns:
+            How many.
+        """
         running = list(self.scheduler.running)
         left = min(map(_tokens_left, running)) - 1
         if left <= 0:
-            return
+            return 0
         for sequence in running:
             sequence.tokens += _forced(sequence, left)
         opening = _by_phase(running, 0)  # an iteration's token opens a block
@@ -80,6 +83,7 @@ class SimulatedEngine(Engine):
             sequence.computed += done
             del sequence.tokens[sequence.total * TOKEN_BYTES :]
         self.steps += done
+        return done
 
     def _admits(self, running: list[Sequence], done: int) -> bool:
         """Whether the first request that waits fits now; the next batch has its first tokens then."""
