@@ -77,17 +77,18 @@ class Tiers:
         With `retired_only`, evicts blocks of ended workflows only, and returns as many slots as that gives.
         """
         pool = self.pools[GPU]
-        if not retired_only and count > self.room():
+        missing = count - pool.free_slots
+        if missing > 0 and not retired_only and count > self.room():
             return None
-        while pool.free_slots < count:
+        while missing > 0:
             found = self._queues[GPU].first()
             if found is None or (retired_only and not found[0].retired):
                 break
-            self._evict(found[0], count - pool.free_slots)
+            self._evict(found[0], missing)
+            missing = count - pool.free_slots
         self._flush_demotions()
-        if not retired_only:
-            assert pool.free_slots >= count, "evictable blocks were miscounted"
-        return pool.take(min(count, pool.free_slots))
+        assert missing <= 0 or retired_only, "evictable blocks were miscounted"
+        return pool.take(count - max(0, missing))
 
     def give(self, slots: Slots) -> None:
         """Gives back GPU slots that no node holds."""
@@ -200,9 +201,10 @@ class Tiers:
         for child in list(node.children.values()):
             self._cut(child, 0)
             self.tree.remove_leaf(child)
-        for level in LEVELS:
-            if node.held[level]:
-                self.pools[level].give(self.tree.unplace(node, level, blocks, node.blocks))
+        if node.held[GPU] > blocks:
+            self.pools[GPU].give(self.tree.unplace(node, GPU, blocks, node.blocks))
+        if node.held[HOST]:
+            self.pools[HOST].give(self.tree.unplace(node, HOST, blocks, node.blocks))
         self.note(node, blocks, node.blocks)
         if blocks:
             node.truncate(blocks)
