@@ -43,3 +43,9 @@ class ManualClock:
         if seconds < 0:
             raise ValueError(f"seconds must not be negative, got {seconds}")
         self._now += seconds
+
+    def advance_to(self, time: float) -> None:
+        """Moves time on to the reading `time`, which must not be past."""
+        if time < self._now:
+            raise ValueError(f"time must not be past {self._now}, got {time}")
+        self._now = time

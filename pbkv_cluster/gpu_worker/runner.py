@@ -102,7 +102,7 @@ class TorchRunner:
 
 
 def _ids(chunk: Chunk) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
-    return as_array(chunk.sequence.tokens[chunk.start * TOKEN_BYTES : (chunk.start + chunk.count) * TOKEN_BYTES])
+    return as_array(bytes(chunk.sequence.tokens[chunk.start * TOKEN_BYTES : (chunk.start + chunk.count) * TOKEN_BYTES]))
 
 
 def _span(chunk: Chunk) -> Span:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import EngineConfig
-from pbkv_cluster.core.tokens import BLOCK_TOKENS, TOKEN_BYTES, blocks_for
+from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for
 from pbkv_cluster.gpu_worker.sequence import Chunk, Sequence
 from pbkv_cluster.store.cache import KVCache
 
@@ -71,18 +71,22 @@ class Scheduler:
         while self._waiting and len(self.running) < self._config.max_running:
             sequence = self._waiting[0][2]
             if not self._admit(sequence):
-                self.decisions["admission_deferred_no_room"] += 1
+                self.deferred(1)
                 return
             heapq.heappop(self._waiting)
             self.running.append(sequence)
             yield sequence
+
+    def deferred(self, times: int) -> None:
+        """Counts that the first waiting sequence was asked for and did not fit."""
+        self.decisions["admission_deferred_no_room"] += times
 
     def _admit(self, sequence: Sequence) -> bool:
         request, usage = sequence.request, sequence.usage
         start = self._clock.now()
         sequence.lease = lease = self._cache.open(
             request.namespace,
-            sequence.tokens,
+            bytes(sequence.tokens),
             request.workflow,
             request.agent,
             request.step,
@@ -140,7 +144,7 @@ class Scheduler:
         assert sequence.lease is not None
         sequence.computed = chunk.start + chunk.count
         if sequence.computed // BLOCK_TOKENS > sequence.lease.committed:
-            self._cache.commit(sequence.lease, sequence.tokens[: sequence.computed * TOKEN_BYTES])
+            self._cache.commit(sequence.lease, sequence.tokens, sequence.computed)
 
 
 def _outstanding(sequence: Sequence) -> int:

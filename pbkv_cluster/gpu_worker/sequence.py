@@ -1,6 +1,6 @@
 """A step as the engine sees it: the request, and the sequence of tokens that grows from it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pbkv_cluster.core.blocks import Namespace
@@ -43,7 +43,7 @@ class Sequence:
     arrived_at: float
     text: TextStream
     usage: Usage
-    tokens: bytes = b""  # prompt and output, packed
+    tokens: bytearray = field(default_factory=bytearray)  # prompt and output, packed
     prompt_tokens: int = 0
     total: int = 0  # tokens in `tokens`
     computed: int = 0  # tokens whose KV is in the pool
@@ -52,9 +52,9 @@ class Sequence:
     first_token_at: float | None = None
 
     def __post_init__(self) -> None:
-        self.tokens = self.request.prompt + self.request.sent
+        self.tokens = bytearray(self.request.prompt + self.request.sent)
         self.prompt_tokens = count(self.request.prompt)
-        self.total = count(self.tokens)
+        self.total = self.prompt_tokens + count(self.request.sent)
 
     @property
     def generated(self) -> int:

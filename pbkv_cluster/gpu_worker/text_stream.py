@@ -47,6 +47,8 @@ class TextStream:
 
     def _release(self, new: str) -> str:
         text = self._held + new
+        if not self._stop:
+            return text
         found = [at for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
             self.stopped = True

@@ -53,6 +53,22 @@ class CostModel:
             return 0.0
         return self.decode_base_s + self.decode_sequence_s * sequences + self.decode_context_s * context_tokens
 
+    def decode_until(self, until: float, now: float, sequences: int, context_tokens: int, batches: int) -> tuple[float, int]:
+        """At most `batches` batches, each of one more token for each of some sequences, begun at `now`, until the clock reads
+        `until`. Every sum is rounded as if each batch were timed on its own.
+
+        Returns:
+            What the clock reads then, and how many batches have been.
+        """
+        fixed = self.decode_base_s + self.decode_sequence_s * sequences
+        each = self.decode_context_s
+        done = 0
+        while done < batches and now < until:
+            now += fixed + each * context_tokens
+            context_tokens += sequences
+            done += 1
+        return now, done
+
     def copy_seconds(self, blocks: int) -> float:
         """The way of some blocks between host memory and GPU."""
         return blocks * self.block_bytes / self.host_bytes_per_s

@@ -2,11 +2,11 @@
 
 Recorded replies have hundreds of tokens, and almost every iteration of the engine does the same: one token for each running
 sequence. What the cache sees of that is a block more for a sequence every 16 tokens, and a block that has filled up. The short
-cut makes those calls, in the order and at the times at which the engine would, and nothing else.
+cut makes those calls, in the order and at the times at which the engine would; what lies between moves the clock alone.
 """
 
 from collections.abc import Sequence as Ids
-from itertools import groupby
+from collections.abc import Set
 
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
@@ -30,15 +30,14 @@ class SimulatedEngine(Engine):
         self._limits = config
 
     def advance(self, until: float) -> list[Output]:
-        """Runs batches: one, and after it those that only decode and in which nothing ends, until the clock reads `until`.
+        """Runs batches: those that only decode and in which nothing ends, and one after them, until the clock reads `until`.
 
         Returns:
             The outputs with which steps ended; others are left out.
         """
-        ended = [output for output in self.step() if output.finished is not None]
-        if not ended and self._all_decode():
-            self._leap(until)
-        return ended
+        if self._all_decode() and self._leap(until) and self._time.now() >= until:
+            return []
+        return [output for output in self.step() if output.finished is not None]
 
     def _all_decode(self) -> bool:
         running = self.scheduler.running
@@ -46,32 +45,45 @@ class SimulatedEngine(Engine):
             sequence.first_token_at is not None and sequence.total - sequence.computed == 1 for sequence in running
         )
 
-    def _leap(self, until: float) -> None:
-        """Batches without the last token of any sequence, until the clock reads `until` or something else has to run."""
+    def _leap(self, until: float) -> int:
+        """Batches without the last token of any sequence, until the clock reads `until` or something else has to run.
+
+        Returns:
+            How many.
+        """
         running = list(self.scheduler.running)
         left = min(map(_tokens_left, running)) - 1
         if left <= 0:
-            return
-        whole = {sequence.request.id: _with_output(sequence) for sequence in running}
-        growing = _by_phase(running, 0)  # an iteration's token opens a block
+            return 0
+        for sequence in running:
+            sequence.tokens += _forced(sequence, left)
+        opening = _by_phase(running, 0)  # an iteration's token opens a block
         filling = _by_phase(running, 1)  # it fills one
+        spans = _spans(opening.keys() | filling.keys())
         context, done = sum(sequence.computed for sequence in running), 0
-        waits = self.scheduler.waiting > 0
+        waits = self.scheduler.waiting > 0 and len(running) < self._limits.max_running
         while done < left and self._time.now() < until:
-            if not all(self._grow(sequence, done) for sequence in growing.get(done % BLOCK_TOKENS, ())):
+            phase = done % BLOCK_TOKENS
+            if not all(self._grow(sequence, done) for sequence in opening.get(phase, ())):
                 break  # the engine has to preempt one
             if waits and self._admits(running, done):
                 break
-            self._time.advance(self._cost.decode_seconds(len(running), context + done * len(running)))
-            for sequence in filling.get(done % BLOCK_TOKENS, ()):
+            time, batches = self._cost.decode_until(
+                until, self._time.now(), len(running), context + done * len(running), min(spans[phase], left - done)
+            )
+            self._time.advance_to(time)
+            done += batches
+            if waits:  # what did not fit does not fit until a block opens or fills, but is asked for before each batch
+                self.scheduler.deferred(batches - 1)
+            for sequence in filling.get(phase, ()):
                 assert sequence.lease is not None
-                self.cache.commit(sequence.lease, whole[sequence.request.id][: (sequence.computed + done + 1) * TOKEN_BYTES])
-            done += 1
+                self.cache.commit(sequence.lease, sequence.tokens, sequence.computed + done)
         for sequence in running:
-            sequence.tokens = whole[sequence.request.id][: (sequence.total + done) * TOKEN_BYTES]
             sequence.total += done
             sequence.computed += done
+            del sequence.tokens[sequence.total * TOKEN_BYTES :]
         self.steps += done
+        return done
 
     def _admits(self, running: list[Sequence], done: int) -> bool:
         """Whether the first request that waits fits now; the next batch has its first tokens then."""
@@ -93,16 +105,25 @@ def _tokens_left(sequence: Sequence) -> int:
     return min(count(forced), sequence.request.sampling.max_tokens) - sequence.generated
 
 
-def _with_output(sequence: Sequence) -> bytes:
+def _forced(sequence: Sequence, tokens: int) -> bytes:
+    """The next tokens of a sequence."""
     forced = sequence.request.sampling.forced_output
     assert forced is not None
-    return sequence.tokens + forced[sequence.generated * TOKEN_BYTES :]
+    return forced[sequence.generated * TOKEN_BYTES : (sequence.generated + tokens) * TOKEN_BYTES]
 
 
 def _by_phase(running: list[Sequence], shift: int) -> dict[int, list[Sequence]]:
     """Sequences by the iterations, modulo 16, after whose `shift` tokens more they have a whole number of blocks."""
+    phases: dict[int, list[Sequence]] = {}
+    for sequence in running:
+        phases.setdefault(-(sequence.computed + shift) % BLOCK_TOKENS, []).append(sequence)
+    return phases
 
-    def phase(sequence: Sequence) -> int:
-        return -(sequence.computed + shift) % BLOCK_TOKENS
 
-    return {at: list(group) for at, group in groupby(sorted(running, key=phase), phase)}
+def _spans(phases: Set[int]) -> list[int]:
+    """By phase: iterations from there until the next one, after it, that has one of `phases`."""
+    spans = [1] * BLOCK_TOKENS
+    for phase in range(2 * BLOCK_TOKENS - 2, -1, -1):
+        if (phase + 1) % BLOCK_TOKENS not in phases:
+            spans[phase % BLOCK_TOKENS] = 1 + spans[(phase + 1) % BLOCK_TOKENS]
+    return spans

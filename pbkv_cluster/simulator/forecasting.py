@@ -38,6 +38,7 @@ class Forecaster:
         state: bytes | None = None,
         noise: float = 0.0,
         seed: int = 0,
+        heeded: bool = True,
     ) -> None:
         """Args:
             config: names the predictor.
@@ -46,6 +47,7 @@ class Forecaster:
             state: what the predictor has learnt before, from `train`.
             noise: share of forecasts that are replaced by random ones.
             seed: of the noise.
+            heeded: whether anyone reads what the forecasts say; if not, they are empty, and the predictor learns nothing.
 
         Raises:
             InvalidArgument: an unknown predictor, or a share that is none.
@@ -58,6 +60,7 @@ class Forecaster:
         self._clock = clock
         self._apply = apply
         self._noise = noise
+        self._heeded = heeded
         self._draws = random.Random(f"pbkv-noise/{seed}")
         self._agents: dict[str, None] = {}  # seen so far, in order
         self._sequences: dict[str, int] = {}
@@ -65,6 +68,11 @@ class Forecaster:
 
     def happened(self, moment: Moment) -> None:
         """Reports an event, and has the workflow's new forecast applied."""
+        if not self._heeded:
+            if moment.kind is not EventKind.WORKFLOW_ENDED:
+                self._epoch += 1
+                self._apply(Forecast(moment.workflow, self._epoch, self._clock.wall(), ()))
+            return
         sequence = self._sequences.get(moment.workflow, 0)
         self._sequences[moment.workflow] = sequence + 1
         now = self._clock.wall()

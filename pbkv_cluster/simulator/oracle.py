@@ -79,6 +79,8 @@ def knowing(future: Future) -> Iterator[None]:
 class Oracle(ReusePolicy):
     """The block whose next use is furthest away goes first."""
 
+    heeds_forecasts = False
+
     def __init__(self, config: CacheConfig) -> None:
         """Raises:
         FailedPrecondition: the future is not known here; only a simulation knows it.

@@ -5,6 +5,7 @@ policy sees what it would see in service; the oracle apart.
 """
 
 import heapq
+from bisect import bisect_left
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -127,7 +128,13 @@ class _Simulation:
                 self._clock,
             )
         self._forecaster = Forecaster(
-            setup.predictor, self._clock, self._engine.cache.apply, setup.predictor_state, setup.noise, setup.seed
+            setup.predictor,
+            self._clock,
+            self._engine.cache.apply,
+            setup.predictor_state,
+            setup.noise,
+            setup.seed,
+            self._engine.cache.heeds_forecasts,
         )
         self._timers: list[tuple[float, int, _Running]] = []
         self._timed = 0
@@ -182,7 +189,8 @@ class _Simulation:
         tokens = self._tokens.step(running.arrival, running.position)
         self._report(EventKind.STEP_STARTED, running, count(tokens.prompt), 0)
         running.submitted_at = self._clock.now()
-        known = next((at for at, key in enumerate(tokens.prompt_keys) if key not in self._known), len(tokens.prompt_keys))
+        # A key names all before it, so what is known comes first.
+        known = bisect_left(tokens.prompt_keys, True, key=lambda key: key not in self._known)
         running.available_tokens = known * BLOCK_TOKENS
         name = _step_id(running.arrival, running.position)
         self._active[name] = running
@@ -202,7 +210,7 @@ class _Simulation:
         tokens = self._tokens.step(running.arrival, running.position)
         assert output.usage is not None
         self._account(running, output.usage)
-        self._known.update(tokens.keys)
+        self._known.update(tokens.keys[running.available_tokens // BLOCK_TOKENS :])
         if self._cuts and self._future is not None:
             self._future.cut(self._engine.cache, tokens.prompt + tokens.output)
         self._report(EventKind.STEP_FINISHED, running, count(tokens.prompt), count(tokens.output))

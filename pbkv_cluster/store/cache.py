@@ -118,7 +118,7 @@ class KVCache:
         owner.active_at = now
         if graph is not None:
             owner.graph = graph
-        prompt = tokens[: full_blocks(prompt_tokens) * BLOCK_BYTES]
+        prompt = bytes(tokens[: full_blocks(prompt_tokens) * BLOCK_BYTES])
         position = owner.history.begin(step, agent, prompt, now, self.catalog)
         for policy in self._policies:
             policy.step_began(owner, step, agent, now)
@@ -149,23 +149,24 @@ class KVCache:
         lease.table.extend(slots)
         return True
 
-    def commit(self, lease: Lease, tokens: bytes) -> None:
+    def commit(self, lease: Lease, tokens: bytes | bytearray, computed: int | None = None) -> None:
         """Enters the blocks that have filled up into the tree.
 
         Where another sequence has entered the same blocks meanwhile, the lease goes on with those and gives its own back.
 
         Args:
             lease: the sequence's.
-            tokens: all tokens of the sequence whose KV has been computed.
+            tokens: of the sequence, from its start.
+            computed: how many of them have had their KV computed; None: all.
         """
-        full = len(tokens) // BLOCK_BYTES
+        full = len(tokens) // BLOCK_BYTES if computed is None else full_blocks(computed)
         now = self._clock.now()
         if full > lease.known:
-            written = lease.owner.history.write(lease.position, tokens[lease.known * BLOCK_BYTES : full * BLOCK_BYTES])
+            written = lease.owner.history.write(lease.position, bytes(tokens[lease.known * BLOCK_BYTES : full * BLOCK_BYTES]))
             lease.segments.extend(written if not lease.segments or written[0] is not lease.segments[-1] else written[1:])
         while lease.committed < full:
             stop = min(full, lease.segment(lease.committed).stop)
-            part = tokens[lease.committed * BLOCK_BYTES : stop * BLOCK_BYTES]
+            part = bytes(tokens[lease.committed * BLOCK_BYTES : stop * BLOCK_BYTES])
             child = lease.node.children.get(part[:BLOCK_BYTES])
             if child is not None:
                 self._follow(lease, child, part, now)
@@ -216,6 +217,11 @@ class KVCache:
         for node in owner.nodes:
             self.tiers.rerank(node)
         return True
+
+    @property
+    def heeds_forecasts(self) -> bool:
+        """Whether a policy makes anything of what forecasts say."""
+        return any(policy.heeds_forecasts for policy in self._policies)
 
     # --- operators ---
 

@@ -44,7 +44,8 @@ class GuardedCache(KVCache):
         self._policy = Shadow(gpu_blocks, config, config.policy, clock)
         self.shadows = (self._lru, self._policy)
         self._balance = Balance(config.guard_floor, config.guard_steps)
-        self._outputs: dict[Lease, bytes] = {}  # tokens of running steps whose output has filled a block
+        # Of running steps whose output has filled a block, the tokens and how many of them have been computed.
+        self._outputs: dict[Lease, tuple[bytes | bytearray, int | None]] = {}
         self._prompt_tokens = self._hit_tokens = self._lru_hits = self._policy_hits = 0
 
     def open(
@@ -75,20 +76,20 @@ class GuardedCache(KVCache):
                 self.tiers.decisions["guard_lean" if self.tiers.lean else "guard_recover"] += 1
         return lease
 
-    def commit(self, lease: Lease, tokens: bytes) -> None:
+    def commit(self, lease: Lease, tokens: bytes | bytearray, computed: int | None = None) -> None:
         in_prompt = lease.committed < lease.prompt_blocks
-        super().commit(lease, tokens)
+        super().commit(lease, tokens, computed)
         if in_prompt:
             for shadow in self.shadows:
-                shadow.enter(lease, tokens)
+                shadow.enter(lease, tokens, computed)
         else:
-            self._outputs[lease] = tokens
+            self._outputs[lease] = tokens, computed
 
     def close(self, lease: Lease) -> None:
-        tokens = self._outputs.pop(lease, None)
+        output = self._outputs.pop(lease, None)
         for shadow in self.shadows:
-            if tokens is not None:
-                shadow.enter(lease, tokens)
+            if output is not None:
+                shadow.enter(lease, *output)
             shadow.close(lease)
         super().close(lease)
 

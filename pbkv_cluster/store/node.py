@@ -27,6 +27,7 @@ def new_slots(numbers: Iterable[int] = ()) -> Slots:
 
 
 _NO_SLOTS = new_slots()
+_NONE_HELD = new_slots((ABSENT,))
 
 
 class Level(IntEnum):
@@ -154,7 +155,7 @@ class Node:
         """Notes that `level` holds the blocks from `start` on in `slots`; it must not hold any of them yet."""
         places = self.slots[level]
         if not places:
-            places = self.slots[level] = new_slots((ABSENT,)) * self.blocks
+            places = self.slots[level] = _NONE_HELD * self.blocks
         places[start : start + len(slots)] = slots
         self.held[level] += len(slots)
 
@@ -170,7 +171,7 @@ class Node:
         if self.held[level] == 0:
             self.slots[level] = _NO_SLOTS
         else:
-            places[start:stop] = new_slots((ABSENT,)) * (stop - start)
+            places[start:stop] = _NONE_HELD * (stop - start)
         return gone
 
     def append(self, tokens: bytes, gpu_slots: Slots) -> None:
@@ -181,7 +182,7 @@ class Node:
         self.blocks += added
         for places in self.slots:
             if places:
-                places.extend(new_slots((ABSENT,)) * added)
+                places.extend(_NONE_HELD * added)
         self.place(GPU, start, gpu_slots)
 
     def truncate(self, blocks: int) -> None:

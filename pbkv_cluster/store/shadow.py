@@ -53,13 +53,13 @@ class Shadow:
             found = own.delivered
         return min(sum(found.values()), prompt_tokens)
 
-    def enter(self, lease: Lease, tokens: bytes) -> None:
-        """Of a step, all of `tokens` has been computed, and it has the blocks of its table."""
+    def enter(self, lease: Lease, tokens: bytes | bytearray, computed: int | None) -> None:
+        """Of a step's tokens, so many (None: all) have been computed, and it has the blocks of its table."""
         own = self._leases.get(lease)
         if own is None:
             return
         if self.cache.grow(own, len(lease.table) * BLOCK_TOKENS):
-            self.cache.commit(own, tokens)
+            self.cache.commit(own, tokens, computed)
         else:
             self.close(lease)
 

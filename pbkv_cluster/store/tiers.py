@@ -62,7 +62,8 @@ class Tiers:
             EvictionQueue(GPU, self._gpu_rank, tree.is_candidate),
             EvictionQueue(HOST, self._host_rank, tree.is_candidate),
         ]
-        self._following = [self._queues[level] for level in LEVELS if not policies[level].steady]
+        self._in_use = [queue for queue, blocks in zip(self._queues, capacity, strict=True) if blocks]
+        self._following = [queue for queue, policy in zip(self._queues, policies, strict=True) if not policy.steady]
         self.lean = False  # evict from the GPU in the order of LRU; `keep_lru` must have been called before the first block
         self.evicted_by_policy = 0  # blocks
         self.evicted_by_lru = 0  # blocks, while it leaned
@@ -80,23 +81,24 @@ class Tiers:
         With `retired_only`, evicts blocks of ended workflows only, and returns as many slots as that gives.
         """
         pool = self.pools[GPU]
-        if not retired_only and count > self.room():
+        missing = count - pool.free_slots
+        if missing > 0 and not retired_only and count > self.room():
             return None
         lean, free = self.lean and not retired_only, pool.free_slots
         queue = self._queues[LRU if lean else GPU]
-        while pool.free_slots < count:
+        while missing > 0:
             found = queue.first()
             if found is None or (retired_only and not found[0].retired):
                 break
-            self._evict(found[0], count - pool.free_slots)
+            self._evict(found[0], missing)
+            missing = count - pool.free_slots
         self._flush_demotions()
         if lean:
             self.evicted_by_lru += pool.free_slots - free
         else:
             self.evicted_by_policy += pool.free_slots - free
-        if not retired_only:
-            assert pool.free_slots >= count, "evictable blocks were miscounted"
-        return pool.take(min(count, pool.free_slots))
+        assert missing <= 0 or retired_only, "evictable blocks were miscounted"
+        return pool.take(count - max(0, missing))
 
     def give(self, slots: Slots) -> None:
         """Gives back GPU slots that no node holds."""
@@ -105,7 +107,7 @@ class Tiers:
     def offer(self, node: Node) -> None:
         """Ranks a node anew wherever it is a candidate for eviction."""
         if not node.is_root:
-            for queue in self._queues:
+            for queue in self._in_use:
                 queue.offer(node)
 
     def rerank(self, node: Node) -> None:
@@ -115,7 +117,9 @@ class Tiers:
 
     def keep_lru(self) -> None:
         """Keeps the GPU's candidates in the order of LRU as well, so that `lean` can change at any time, without a scan."""
-        self._queues.append(EvictionQueue(GPU, _recency, self.tree.is_candidate, LRU))
+        queue = EvictionQueue(GPU, _recency, self.tree.is_candidate, LRU)
+        self._queues.append(queue)
+        self._in_use.append(queue)
 
     # --- moves ---
 
@@ -150,19 +154,27 @@ class Tiers:
         held = node.held[GPU]
         start = held - min(wanted, held)
         self.decisions["evict_retired" if node.retired else "evict_active"] += held - start
-        self._make_host_room(node, self._without_copy(node, start, held))
-        homeless = self._without_copy(node, start, held)
-        kept = homeless[: self.pools[HOST].free_slots]
-        for block, slot in zip(kept, self.pools[HOST].take(len(kept)), strict=True):
+        homeless = self._demote(node, start, held)
+        self.pools[GPU].give(self.tree.unplace(node, GPU, start, held))
+        self.note(node, start, held)
+        if homeless:
+            self.decisions["drop"] += len(homeless)
+            self._cut(node, homeless[0])
+        self._settle(node)
+
+    def _demote(self, node: Node, start: int, stop: int) -> Sequence[int]:
+        """Finds places in host memory for blocks that lie on the GPU, where that is worth it. Returns those without one."""
+        pool = self.pools[HOST]
+        if pool.capacity == 0:
+            return range(start, stop)
+        self._make_host_room(node, self._without_copy(node, start, stop))
+        homeless = self._without_copy(node, start, stop)
+        kept = homeless[: pool.free_slots]
+        for block, slot in zip(kept, pool.take(len(kept)), strict=True):
             self._demotions[slot] = node.slots[GPU][block]
             self.tree.place(node, HOST, block, new_slots((slot,)))
         self.decisions["demote"] += len(kept)
-        self.pools[GPU].give(self.tree.unplace(node, GPU, start, held))
-        self.note(node, start, held)
-        if len(kept) < len(homeless):
-            self.decisions["drop"] += len(homeless) - len(kept)
-            self._cut(node, homeless[len(kept)])
-        self._settle(node)
+        return homeless[len(kept) :]
 
     @staticmethod
     def _without_copy(node: Node, start: int, stop: int) -> Sequence[int]:
@@ -172,7 +184,7 @@ class Tiers:
     def _make_host_room(self, node: Node, blocks: Sequence[int]) -> None:
         """Makes room for blocks of `node` in host memory, as far as that drops only what is worth less than they are."""
         pool = self.pools[HOST]
-        if pool.capacity == 0 or pool.free_slots >= len(blocks):
+        if pool.free_slots >= len(blocks):
             return
         rank = self._host_rank(node)._replace(group=_RETIRED if node.retired else _ACTIVE)
         while pool.free_slots < len(blocks):
@@ -210,8 +222,10 @@ class Tiers:
         for child in list(node.children.values()):
             self._cut(child, 0)
             self.tree.remove_leaf(child)
-        for level in LEVELS:
-            self.pools[level].give(self.tree.unplace(node, level, blocks, node.blocks))
+        if node.held[GPU] > blocks:
+            self.pools[GPU].give(self.tree.unplace(node, GPU, blocks, node.blocks))
+        if node.held[HOST]:
+            self.pools[HOST].give(self.tree.unplace(node, HOST, blocks, node.blocks))
         self.note(node, blocks, node.blocks)
         if blocks:
             node.truncate(blocks)

@@ -1,6 +1,7 @@
 """The cost model: its file, and how it is fitted."""
 
 import json
+import random
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -52,3 +53,16 @@ def test_a_wrong_file_is_refused(content: Any, named: str, tmp_path: Path) -> No
         CostModel.load(tmp_path / "cost.json")
     with pytest.raises(InvalidArgument, match="cannot read"):
         CostModel.load(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_decode_batches_in_a_row_take_exactly_what_each_takes(seed: int) -> None:
+    draws = random.Random(seed)
+    cost = CostModel(decode_context_s=draws.random() * 1e-6)
+    start, sequences, context, most = draws.random() * 1e4, draws.randint(1, 64), draws.randint(0, 10**6), draws.randint(0, 40)
+    until = start + draws.random()
+    now, done = start, 0
+    while done < most and now < until:
+        now += cost.decode_seconds(sequences, context + done * sequences)
+        done += 1
+    assert cost.decode_until(until, start, sequences, context, most) == (now, done)

@@ -12,6 +12,7 @@ from pbkv_cluster.simulator.engine import SimulatedEngine
 from pbkv_cluster.simulator.simulation import Setup, SimulationResult, StepRecord, simulate
 from pbkv_cluster.simulator.traces import TraceWorkflow
 from pbkv_cluster.store.node import Level
+from pbkv_cluster.store.policies.lru import RetiredLru
 from tests.simulator.simulated import one_by_one, source, trace, workload_of
 
 POLICIES = ["lru", "retired-lru", "pbkv-paper"]
@@ -134,6 +135,12 @@ def test_the_guard_stops_an_adversary() -> None:
     assert guarded.guard.lru_share > 0
     assert guarded.hit_gpu > alone.hit_gpu
     assert guarded.hit_gpu >= 0.9 * lru.hit_gpu
+
+
+def test_forecasts_that_nobody_heeds_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = simulate(source(24), Setup(60, 0, "retired-lru"))
+    monkeypatch.setattr(RetiredLru, "heeds_forecasts", True)
+    assert simulate(source(24), Setup(60, 0, "retired-lru")) == without
 
 
 def test_a_step_that_can_never_fit_is_refused() -> None:
