@@ -1,39 +1,56 @@
+"""What a workflow that has ended teaches: each of its segments, as it was known after each step, and when it was used next."""
+
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from pbkv_cluster.store.access.hazard import FEATURES, Ints, segment_rows
+from pbkv_cluster.store.access.features import Fact, Ints, facts
 from pbkv_cluster.store.access.history import History, Segment, StepLog
 from pbkv_cluster.store.access.next_event import NextEventModel
 
 
-def examples(steps: Sequence[StepLog], model: NextEventModel) -> tuple[Ints, Ints, Ints, Ints]:
-    """Replays a workflow: one example for each segment after each step."""
+class Examples(NamedTuple):
+    """See `HazardModel.learn`."""
+
+    rows: Ints
+    when: Ints
+    distance: Ints
+    blocks: Ints
+
+
+def examples(steps: Sequence[StepLog], model: NextEventModel) -> Examples:
+    """Replays a workflow's log.
+
+    A segment that was cut later stands for each of its parts in what was known before: the parts' futures differ.
+
+    Raises:
+        ValueError: the steps contradict each other.
+    """
     history = History()
-    at: list[tuple[dict[Segment, int], int]] = []
+    known: list[dict[Segment, int]] = []  # after each step, the rows of the segments
     parts, total = [], 0
     for log in steps:
         history.replay(log)
-        x = segment_rows(history, model.distribution(history.steps))
-        at.append(({s: i for i, s in enumerate(history.segments)}, total))
-        parts.append(x)
-        total += len(x)
-    rows, when, distance, blocks = [], [], [], []
+        known.append({segment: total + at for at, segment in enumerate(history.segments)})
+        parts.append(facts(history, model.distribution(history.steps)))
+        total += len(history.segments)
+    found: list[tuple[int, int, int, int]] = []
     for segment in history.segments:
         touched = segment.touched
-        for t in range(touched[0], len(steps)):
-            source = segment
-            while t < source.born:
-                source = source.origin
-            index = at[t][0].get(source)
-            if index is None:
-                continue
-            rows.append(at[t][1] + index)
-            when.append(t)
-            later = next((s for s in touched if s > t), 0)
-            distance.append(later - t if later else 0)
-            blocks.append(segment.blocks)
-    x = np.concatenate(parts) if parts else np.zeros((0, FEATURES), dtype=np.int64)
-    return x[rows], np.array(when, dtype=np.int64), np.array(distance, dtype=np.int64), np.array(blocks, dtype=np.int64)
+        for position in range(touched[0], len(steps)):
+            stood_for = segment
+            while position < stood_for.born and stood_for.origin is not None:
+                stood_for = stood_for.origin
+            row = known[position].get(stood_for)
+            if row is not None:
+                later = bisect_right(touched, position)
+                distance = touched[later] - position if later < len(touched) else 0
+                found.append((position, row, distance, segment.blocks))
+    found.sort()
+    when, rows, distance_, blocks = np.array(found, dtype=np.int64).reshape(-1, 4).T
+    facts_ = np.concatenate(parts) if parts else np.zeros((0, len(Fact)), dtype=np.int64)
+    return Examples(facts_[rows], when, distance_, blocks)

@@ -1,220 +1,117 @@
-"""The access model: the hazard that a workflow uses a segment again 1, 2, 3 ... steps from now, by context mixing."""
+"""The access model: the hazard that a workflow uses a segment again 1, 2, 3, 4, 5-6, 7-10, 11-20 or 21 and more steps from now.
+
+Each context (see `features`) has counted in each bin how often segments like this one had not been used before it, and how
+often they then were. The contexts' opinions are combined by logistic mixing, with weights learnt online for each context, bin
+and amount of evidence (Mahoney: Adaptive weighing of context models for lossless data compression, Florida Tech CS-2005-16;
+Mattern: Mixing strategies in data compression, DCC 2012). A workflow that has ended never uses anything again.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
-from pbkv_cluster.store.access.history import History, Segment
-from pbkv_cluster.store.access.next_event import Event
-
-BIN_STARTS = np.array([1, 2, 3, 4, 5, 7, 11, 21])
-BINS = len(BIN_STARTS)
+from pbkv_cluster.store.access.features import CONTEXTS, Ints, context_rows
 
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+Table = npt.NDArray[np.float32]
 
-# columns
-(
-    M2,
-    M4,
-    M8,
-    M16,
-    IO,
-    SH,
-    KEY,
-    AGE,
-    LA,
-    FA,
-    FS,
-    NT,
-    BR,
-    EK,
-    REL1,
-    REL2,
-    T,
-    A0,
-    A1,
-    A2,
-    S0,
-    S1,
-    S2,
-    E1,
-    EA,
-    ES,
-    Q,
-    E2,
-    TAIL,
-    DEPTH,
-) = range(30)
-FEATURES = 30
+BIN_STARTS = np.array([1, 2, 3, 4, 5, 7, 11, 21])  # steps
+BINS = len(BIN_STARTS)
 
-CONTEXTS: list[tuple[int, ...]] = [
-    (M4, IO, SH),
-    (M8, IO, BR),
-    (M16, IO),
-    (AGE, NT, IO, EK),
-    (A0, LA, AGE, IO, EK),
-    (A0, LA, M4, BR),
-    (A0, A1, M4, IO),
-    (A0, A1, A2, LA, AGE),
-    (S0, S1, M4, IO, EK),
-    (A0, S0, AGE, IO, BR),
-    (E1, Q, REL1, M2, IO, EK),
-    (E1, REL1, E2, REL2, Q),
-    (E1, Q, LA, AGE, EK),
-    (E1, M4, IO, TAIL),
-    (ES, Q, M4, IO, EK, BR),
-    (KEY, E1, SH),
-    (KEY, T),
-    (T, FS, IO, EK),
-    (T, AGE, LA, A0),
-    (FA, FS, A0, EK),
-    (REL1, AGE, Q, TAIL, IO),
-    (E1, E2, Q, M4, S0),
-    (SH, AGE, T, DEPTH),
-    (A0, A1, A2, S0, S1, M8, LA),
-]
-N = len(CONTEXTS)
-
-
-def segment_rows(history: History, expected: dict[Event, float], segments: Sequence[Segment] | None = None) -> Ints:
-    steps = history.steps
-    t = len(steps) - 1
-    ranked = sorted(expected.items(), key=lambda item: -item[1])[:2]
-    e1, p1 = ranked[0] if ranked else (("?", 0), 0.0)
-    e2 = ranked[1][0] if len(ranked) > 1 else ("?", 0)
-    q = 0 if p1 < 0.4 else 1 if p1 < 0.7 else 2 if p1 < 0.9 else 3
-    a1, a2 = e1[0], e2[0]
-    l1, l2 = history.last_step.get(a1), history.last_step.get(a2)
-
-    def agent(back: int) -> int:
-        return crc32(steps[t - back].agent.encode()) if back <= t else 1
-
-    def symbol(back: int) -> int:
-        return steps[t - back].symbol if back <= t else -1
-
-    state = (
-        min(t, 40),
-        agent(0),
-        agent(1),
-        agent(2),
-        symbol(0),
-        symbol(1),
-        symbol(2),
-        crc32(b"%s/%d" % (a1.encode(), e1[1])),
-        crc32(a1.encode()),
-        e1[1],
-        q,
-        crc32(b"%s/%d" % (a2.encode(), e2[1])),
-    )
-    rows = []
-    end = history.ends[t]
-    for s in history.segments if segments is None else segments:
-        last = s.touched[-1]
-        age = t - last
-        mask = s.mask << age if age < 16 else 0
-        r1 = 0 if l1 is None else 3 if (at := s.agents.get(a1)) is None else 1 if at == l1 else 2
-        r2 = 0 if l2 is None else 3 if (at := s.agents.get(a2)) is None else 1 if at == l2 else 2
-        rows.append(
-            (
-                mask & 3,
-                mask & 15,
-                mask & 255,
-                mask & 0xFFFF,
-                s.output,
-                s.sharing,
-                s.key,
-                age if age < 16 else 16 + min(age // 8, 8),
-                crc32(s.last_agent.encode()),
-                crc32(s.first_agent.encode()),
-                min(s.touched[0], 20),
-                min(len(s.touched), 6),
-                min(s.branches, 3),
-                s.ends,
-                r1,
-                r2,
-                *state,
-                s is end,
-                s.parent is None,
-            )
-        )
-    return np.array(rows, dtype=np.int64).reshape(-1, FEATURES)
-
-
-_rng = np.random.default_rng(7)
-_MULT = _rng.integers(1, 2**63 - 1, size=(FEATURES, N), dtype=np.int64) | 1
-_USED = np.zeros((FEATURES, N), dtype=np.int64)
-for _i, _c in enumerate(CONTEXTS):
-    _USED[list(_c), _i] = 1
-_MULT = (_MULT * _USED).astype(np.uint64)
-_SALT = _rng.integers(0, 2**63 - 1, size=N, dtype=np.int64).astype(np.uint64)
-
-
-def context_rows(x: Ints, bits: int) -> Ints:
-    h = (x.astype(np.uint64) + np.uint64(1)) @ _MULT + _SALT
-    h ^= h >> np.uint64(32)
-    h *= np.uint64(0x9E3779B97F4A7C15)
-    return (h >> np.uint64(64 - bits)).astype(np.int64)
+_BITS = 18
+_LEVELS = 8  # amounts of evidence: 0, 1, 2-3, 4-7, ..., 64 and more
+_PRIOR = 0.1  # pseudo-observations of either outcome
+_RATE = 0.003
+_BATCH = 8.0  # weight of examples beyond which one step's gradient is scaled down to
+_WEIGHT = 0.08  # of each opinion to begin with
+_LIMIT = 1000.0  # observations; beyond, they are halved: what happened lately weighs more
+_SURE = 12.0  # bound on the log-odds
 
 
 class HazardModel:
-    def __init__(self, bits: int = 18, lr: float = 0.003, init: float = 0.12) -> None:
-        self.bits = bits
-        self.n = np.zeros((1 << bits, BINS), dtype=np.float32)
-        self.hits = np.zeros((1 << bits, BINS), dtype=np.float32)
-        self.w = np.full((N, BINS, 8), init, dtype=np.float64)
-        self.w[:, :, 0] = 0
-        self.lr = lr
+    """Counts and mixing weights. Arrays may be read by others, and are written by `learn` and `put` alone."""
 
-    def inputs(self, rows: Ints) -> tuple[Floats, Ints]:
-        n = self.n[rows]
-        st = np.log((self.hits[rows] + 0.3) / (n - self.hits[rows] + 0.3))
-        q = np.minimum(np.frexp(n + 1)[1] - 1, 7)
-        return st, q
+    def __init__(self) -> None:
+        self.chances: Table = np.zeros((self.places(), BINS), dtype=np.float32)  # times not used before the bin
+        self.uses: Table = np.zeros((self.places(), BINS), dtype=np.float32)  # of these, times used in it
+        self.weights: Table = np.full(self.shape(), _WEIGHT, dtype=np.float32)
 
-    def mix(self, st: Floats, q: Ints) -> Floats:
-        """(segments, contexts, bins) to hazards (segments, bins)."""
-        w = self.w[np.arange(N)[:, None], np.arange(BINS), q]
-        return 1.0 / (1.0 + np.exp(-np.clip((w * st).sum(axis=1), -12, 12)))
+    @staticmethod
+    def places() -> int:
+        """Rows of the tables."""
+        return 1 << _BITS
 
-    def hazards(self, x: Ints) -> Floats:
-        if not len(x):
-            return np.zeros((0, BINS))
-        return self.mix(*self.inputs(context_rows(x, self.bits)))
+    @staticmethod
+    def shape() -> tuple[int, int, int]:
+        """Of the weights."""
+        return len(CONTEXTS), BINS, _LEVELS
 
-    def learn(self, x: Ints, when: Ints, distance: Ints, blocks: Ints) -> float:
-        """Examples grouped by `when`. distance 0: never. Returns the sum of log losses, weighted."""
-        rows = context_rows(x, self.bits)
-        st, q = self.inputs(rows)
-        outcome = np.where(distance > 0, np.searchsorted(BIN_STARTS, distance, side="right") - 1, BINS)
+    def hazards(self, rows: Ints) -> Floats:
+        """The hazard of each segment in each bin.
+
+        Args:
+            rows: facts, shape (segments, facts).
+
+        Returns:
+            Shape (segments, bins), each in (0, 1).
+        """
+        return self._mix(*self._opinions(context_rows(rows, _BITS)))
+
+    def learn(self, rows: Ints, when: Ints, distance: Ints, blocks: Ints) -> Ints:
+        """Learns from one workflow that has ended: predicts what came, then corrects the weights and counts it.
+
+        Args:
+            rows: facts, shape (examples, facts).
+            when: position of the step behind which each was known, ascending.
+            distance: steps from there to the next use; 0: there was none.
+            blocks: how many blocks each example stands for.
+
+        Returns:
+            The rows of the tables that have changed.
+        """
+        places = context_rows(rows, _BITS)
+        opinions, evidence = self._opinions(places)
+        outcome = np.where(distance > 0, np.searchsorted(BIN_STARTS, distance, side="right") - 1, BINS)[:, None]
         bins = np.arange(BINS)
-        risk = bins <= outcome[:, None]
-        y = bins == outcome[:, None]
-        weight = np.minimum(2.0, 0.25 + blocks / 8)
-        loss = 0.0
-        for t in np.unique(when):
-            pick = np.flatnonzero(when == t)
-            s, qq = st[pick], q[pick]
-            h = self.mix(s, qq)
-            err = (y[pick] - h) * risk[pick] * weight[pick, None]
-            loss -= float((np.log(np.where(y[pick], h, 1 - h)) * risk[pick] * weight[pick, None]).sum())
-            g = err[:, None, :] * s
-            flat = (np.arange(N)[:, None] * BINS + np.arange(BINS)) * 8 + qq
-            self.w += self.lr * np.bincount(flat.ravel(), weights=g.ravel(), minlength=N * BINS * 8).reshape(N, BINS, 8)
-        r = rows.ravel()
-        cw = np.minimum(1.0, 0.25 + blocks / 8)[:, None, None]
-        np.add.at(self.n, r, np.broadcast_to(risk[:, None] * cw, st.shape).reshape(-1, BINS).astype(np.float32))
-        np.add.at(self.hits, r, np.broadcast_to((y & risk)[:, None] * cw, st.shape).reshape(-1, BINS).astype(np.float32))
-        return loss
+        open_, used = bins <= outcome, bins == outcome
+        importance = np.minimum(2.0, 0.25 + blocks / 8.0)[:, None]
+        starts = [0, *(np.flatnonzero(np.diff(when)) + 1), len(when)]
+        for start, stop in zip(starts, starts[1:], strict=False):
+            part = slice(start, stop)
+            error = (used[part] - self._mix(opinions[part], evidence[part])) * open_[part] * importance[part]
+            gradient = error[:, None, :] * opinions[part]
+            at = (np.arange(len(CONTEXTS))[:, None] * BINS + bins) * _LEVELS + evidence[part]
+            total = np.bincount(at.ravel(), gradient.ravel(), self.weights.size).reshape(self.weights.shape)
+            rate = _RATE / max(1.0, importance[part].sum() / _BATCH)
+            self.weights += (rate * total).astype(np.float32)
+        self._count(places, open_, used, np.minimum(1.0, importance))
+        return np.unique(places)
+
+    def _count(self, places: Ints, open_: npt.NDArray[np.bool_], used: npt.NDArray[np.bool_], importance: Floats) -> None:
+        shape = (*places.shape, BINS)
+        for table, happened in ((self.chances, open_), (self.uses, open_ & used)):
+            amount = np.broadcast_to((happened * importance)[:, None, :], shape).reshape(-1, BINS)
+            np.add.at(table, places.ravel(), amount.astype(np.float32))
+        full = np.unique(places[(self.chances[places, 0] > _LIMIT)])
+        self.chances[full] *= 0.5
+        self.uses[full] *= 0.5
+
+    def _opinions(self, places: Ints) -> tuple[Floats, Ints]:
+        """Log-odds of each context in each bin, and how much evidence they rest on; shapes (segments, contexts, bins)."""
+        chances, uses = self.chances[places], self.uses[places]
+        opinions = np.log((uses + _PRIOR) / (chances - uses + _PRIOR))
+        return opinions, np.minimum(np.frexp(chances + 1.0)[1] - 1, _LEVELS - 1)
+
+    def _mix(self, opinions: Floats, evidence: Ints) -> Floats:
+        weights = self.weights[np.arange(len(CONTEXTS))[:, None], np.arange(BINS), evidence]
+        mixed: Floats = 1.0 / (1.0 + np.exp(-np.clip((weights * opinions).sum(axis=1), -_SURE, _SURE)))
+        return mixed
 
 
-def chances(hazards: Floats) -> Floats:
-    """Probability of the first reuse in each bin."""
-    left = np.cumprod(1 - hazards, axis=1)
-    out = hazards.copy()
-    out[:, 1:] *= left[:, :-1]
-    return out
+def first_use(hazards: Floats) -> Floats:
+    """The probability that the next use falls in each bin; what is missing to 1: there is none. Shape (segments, bins)."""
+    unused = np.cumprod(1.0 - hazards, axis=1)
+    found = hazards.copy()
+    found[:, 1:] *= unused[:, :-1]
+    return found

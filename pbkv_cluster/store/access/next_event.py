@@ -1,76 +1,91 @@
 """The next-event model: which agent a workflow calls next, and where that call's prompt leaves what the workflow knew.
 
-Counts in contexts of growing length, each smoothed towards the one before it: the Dirichlet prior form of back-off
+Counts in contexts of growing length, each smoothed towards the shorter one before it: the Dirichlet prior form of back-off
 (MacKay and Peto: A hierarchical Dirichlet language model, Natural Language Engineering 1(3), 1995).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
 from zlib import crc32
 
 from pbkv_cluster.store.access.history import StepLog
 
-END = ("", 0)
 Event = tuple[str, int]
-"""An agent, and the attach symbol of its prompt; or END."""
+"""An agent, and the attach symbol of its prompt (see `attach_symbol`)."""
+
+END: Event = ("", 0)
 
 _PRIOR = 4.0  # pseudo-observations of the shorter context
 _DEPTHS = (1, 2, 3, 4, 6, 8)
-
-
-class Expected(NamedTuple):
-    """What may come next."""
-
-    event: Event
-    probability: float
-    runner_up: Event
+_MOST_CONTEXTS = 200_000  # 100 bytes each; beyond, the one that was longest unseen leaves
 
 
 class NextEventModel:
-    def __init__(self) -> None:
-        self.counts: dict[int, dict[Event, float]] = {}
+    """Counts of events by context. Contexts are 32-bit hashes."""
 
-    def distribution(self, steps: Sequence[StepLog], stop: int | None = None) -> dict[Event, float]:
-        """Probability of each event that was ever seen, behind the first `stop` steps."""
+    def __init__(self) -> None:
+        self._counts: dict[int, dict[Event, float]] = {}  # longest unseen first
+
+    def __len__(self) -> int:
+        """Contexts known."""
+        return len(self._counts)
+
+    def distribution(self, steps: Sequence[StepLog]) -> dict[Event, float]:
+        """Probability of each event that was ever seen to follow, behind `steps`. Empty before anything was learnt."""
         found: dict[Event, float] = {}
-        for context in _contexts(steps, len(steps) if stop is None else stop):
-            counts = self.counts.get(context)
+        for context in contexts(steps, len(steps)):
+            counts = self._counts.get(context)
             if counts is None:
-                if found or context:
-                    continue
-                break
+                continue
             scale = 1.0 / (sum(counts.values()) + _PRIOR)
-            kept = _PRIOR * scale
             for event in found:
-                found[event] *= kept
+                found[event] *= _PRIOR * scale
             for event, count in counts.items():
                 found[event] = found.get(event, 0.0) + count * scale
         return found
 
-    def learn(self, steps: Sequence[StepLog]) -> None:
-        """Counts what followed what in a workflow that has ended."""
+    def learn(self, steps: Sequence[StepLog]) -> set[int]:
+        """Counts what followed what in a workflow that has ended. Returns the contexts that changed."""
+        changed: set[int] = set()
         for position in range(len(steps) + 1):
             event = (steps[position].agent, steps[position].symbol) if position < len(steps) else END
-            for context in _contexts(steps, position):
-                counts = self.counts.setdefault(context, {})
+            for context in contexts(steps, position):
+                counts = self._counts.pop(context, None) or {}
                 counts[event] = counts.get(event, 0.0) + 1.0
+                self._counts[context] = counts
+                changed.add(context)
+        while len(self._counts) > _MOST_CONTEXTS:
+            del self._counts[next(iter(self._counts))]
+        return changed
+
+    def counts(self, chosen: set[int] | None = None) -> Iterator[tuple[int, Mapping[Event, float]]]:
+        """What is known of some contexts, or of all, longest unseen first."""
+        for context, counts in self._counts.items():
+            if chosen is None or context in chosen:
+                yield context, counts
+
+    def put(self, context: int, counts: dict[Event, float]) -> None:
+        """Replaces what is known of a context."""
+        self._counts.pop(context, None)
+        self._counts[context] = counts
+        if len(self._counts) > _MOST_CONTEXTS:
+            del self._counts[next(iter(self._counts))]
 
 
-def _contexts(steps: Sequence[StepLog], stop: int) -> list[int]:
-    """Hashes of what came last, shortest first."""
+def contexts(steps: Sequence[StepLog], stop: int) -> list[int]:
+    """Hashes of what came last before position `stop`, the shortest context first, and last of it with the position."""
     found, known, text = [0], 0, b""
     for depth in _DEPTHS:
         while known < min(depth, stop):
             known += 1
             step = steps[stop - known]
             if known == 1:
-                found.append(crc32(b"agent" + step.agent.encode()))
+                found.append(crc32(b"agent:" + step.agent.encode()))
             text += b"%s/%d;" % (step.agent.encode(), step.symbol)
         if known < depth:
-            text += b"^"
-        found.append(crc32(b"%d:" % depth + text))
+            text += b"^"  # the workflow's beginning
+        found.append(crc32(b"last%d:" % depth + text))
         if known < depth:
             break
     found.append(crc32(b"at%d:" % stop + text))

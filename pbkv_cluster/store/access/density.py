@@ -1,0 +1,29 @@
+"""The worth of keeping a block: hits a second of residence, at the best time to give up waiting for one.
+
+    score = max over h of (1 - S(h)) / (integral from 0 to h of S + overhead)
+
+S(h) is the probability that nobody has used the block h seconds from now. It is the Gittins index of waiting (Gittins, JRSS B
+41(2), 1979), which as an eviction order is known as hit density (Beckmann et al.: LHD, NSDI 2018).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pbkv_cluster.store.access.hazard import Floats
+from pbkv_cluster.store.access.timing import HORIZONS
+
+_OVERHEAD_S = 2.0  # soonest that a hit can come about
+_WIDTHS = np.diff(HORIZONS, prepend=0.0) / 2
+
+
+def hit_density(unused: Floats) -> float:
+    """Hits a second.
+
+    Args:
+        unused: S at `HORIZONS`, not increasing.
+    """
+    before = np.empty_like(unused)
+    before[0], before[1:] = 1.0, unused[:-1]
+    waited = np.cumsum((unused + before) * _WIDTHS)
+    return float(((1.0 - unused) / (waited + _OVERHEAD_S)).max())

@@ -1,0 +1,166 @@
+"""What is expected of every active workflow: which of its segments it uses again, and when.
+
+A workflow's outlook changes when it begins or ends a step and when a forecast comes; in between, only time passes. What is
+learnt of how workflows behave arrives from outside (`AccessModel`); what is measured here is pauses and durations of steps.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pbkv_cluster.store.access.expectation import Trust, blend, by_agent, of_forecast
+from pbkv_cluster.store.access.features import facts
+from pbkv_cluster.store.access.hazard import Floats, first_use
+from pbkv_cluster.store.access.history import History, Segment
+from pbkv_cluster.store.access.model import AccessModel
+from pbkv_cluster.store.access.next_event import END
+from pbkv_cluster.store.access.timing import Timing
+
+if TYPE_CHECKING:
+    from pbkv_cluster.core.forecast import Forecast
+    from pbkv_cluster.store.node import Owner
+
+_STARTS = 60  # latest beginnings of workflows, for their rate
+
+
+class View:
+    """One workflow."""
+
+    __slots__ = (
+        "agent",
+        "agents",
+        "arrival",
+        "chances",
+        "forecast",
+        "foretold",
+        "history",
+        "known",
+        "owner",
+        "places",
+        "running",
+        "seen_at",
+        "since",
+        "unused",
+    )
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner = owner
+        self.history: History = owner.history
+        self.running = 0  # steps
+        self.since = 0.0  # when the step that began last began, or, if none runs, when the last ended
+        self.agent = ""
+        self.known = False  # `chances` are those of the present state
+        self.forecast: Forecast | None = None  # that they rest on
+        self.agents: dict[str, float] = {}  # next agent by the model
+        self.foretold: dict[str, float] = {}  # by the forecast
+        self.places: dict[Segment, int] = {}  # rows of `chances` and `unused`
+        self.chances: Floats | None = None  # of the next use in each bin
+        self.arrival: Floats | None = None  # see `Timing.arrival`
+        self.unused: Floats | None = None  # probability that each segment is not used again within each horizon
+        self.seen_at = -1.0  # time that `arrival` and `unused` are of
+
+    @property
+    def step(self) -> int:
+        """Position of the latest step."""
+        return len(self.history.steps) - 1
+
+
+class Outlook:
+    """All active workflows, by id."""
+
+    def __init__(self) -> None:
+        self.model = AccessModel()
+        self.timing = Timing()
+        self.trust = Trust()
+        self.views: dict[str, View] = {}
+        self.due: list[str] = []  # workflows whose outlook time alone has changed since it was asked for
+        self._starts: deque[float] = deque(maxlen=_STARTS)
+
+    # --- what happens ---
+
+    def began(self, owner: Owner, agent: str, now: float) -> None:
+        """A step was admitted, perhaps again."""
+        view = self.views.get(owner.id)
+        if view is None:
+            view = self.views[owner.id] = View(owner)
+            self._starts.append(now)
+        else:
+            if view.known and view.foretold and view.agents:
+                self.trust.seen(agent, view.agents, view.foretold)
+            if not view.running:
+                self.timing.paused(view.agent, now - view.since)
+        view.running += 1
+        view.agent, view.since = agent, now
+        view.known, view.seen_at = False, -1.0
+        self.due = [name for name, other in self.views.items() if _is_due(other, now)]
+
+    def ended(self, owner: Owner, now: float) -> None:
+        """A step has ended, or was preempted."""
+        view = self.views.get(owner.id)
+        if view is None:
+            return
+        view.running = max(0, view.running - 1)
+        if not view.running:
+            self.timing.ran(view.agent, now - view.since)
+            view.since = now
+        view.known, view.seen_at = False, -1.0
+
+    def over(self, owner: Owner) -> None:
+        """A workflow has ended."""
+        view = self.views.pop(owner.id, None)
+        if view is not None and view.known and view.foretold and view.agents:
+            self.trust.seen(END[0], view.agents, view.foretold)
+
+    # --- what is expected ---
+
+    def view(self, workflow: str, now: float) -> View | None:
+        """The outlook on one active workflow."""
+        view = self.views.get(workflow)
+        if view is None:
+            return None
+        if not view.known or view.forecast is not view.owner.forecast:
+            self._look(view)
+        if view.seen_at < 0.0 or now - view.seen_at > 0.5 + 0.15 * (now - view.since):
+            view.arrival = self.timing.arrival(view.agent, view.running > 0, now - view.since)
+            assert view.chances is not None
+            view.unused = 1.0 - view.chances @ view.arrival
+            view.seen_at = now
+        return view
+
+    def starts_per_second(self, now: float) -> float:
+        """Rate at which workflows have begun of late."""
+        if len(self._starts) < 2:
+            return 0.0
+        return len(self._starts) / max(now - self._starts[0], 1.0)
+
+    def _look(self, view: View) -> None:
+        history, view.forecast = view.history, view.owner.forecast
+        events = self.model.events.distribution(history.steps)
+        view.agents, view.foretold = by_agent(events), of_forecast(view.forecast)
+        if view.foretold:
+            events = blend(events, view.agents, view.foretold, self.trust.share)
+        view.chances = first_use(self.model.hazard.hazards(facts(history, events)))
+        view.places = {segment: at for at, segment in enumerate(history.segments)}
+        view.known, view.seen_at = True, -1.0
+
+
+def _is_due(view: View, now: float) -> bool:
+    return view.seen_at >= 0.0 and now - view.seen_at > 1.0 + 0.3 * (now - view.since)
+
+
+def unused_by_newcomers(rate: float, chance: float, delay: float, horizons: Floats) -> Floats:
+    """Probability that no workflow that is still to come uses a block within each horizon.
+
+    Workflows come as a Poisson process.
+
+    Args:
+        rate: workflows a second.
+        chance: that one uses the block.
+        delay: seconds from its start to that.
+        horizons: seconds.
+    """
+    found: Floats = np.exp(-rate * chance * np.maximum(horizons - delay, 0.0))
+    return found
