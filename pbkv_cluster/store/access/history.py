@@ -6,7 +6,7 @@ had. It is built step by step, from nothing that only a later step shows, and it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from zlib import crc32
@@ -18,6 +18,7 @@ LAGS = 4
 INSIDE, PROMPT_END, OUTPUT_END = range(3)
 NO_ATTACH = 3 * LAGS
 SYMBOLS = NO_ATTACH + 1
+_FEW = 2  # workflows
 
 
 class Run(NamedTuple):
@@ -41,6 +42,12 @@ class StepLog:
     symbol: int = NO_ATTACH
     output_blocks: int = 0
     ended_at: float = -1.0  # below 0: it has not
+    repeats: int = -1  # position of a step whose path its output went along first; -1: none
+    repeats_to: int = 0  # down to how many blocks from the start
+
+    @property
+    def prompt_blocks(self) -> int:
+        return self.follows + sum(run.blocks for run in self.runs)
 
 
 class Segment:
@@ -52,7 +59,6 @@ class Segment:
         "born",
         "branches",
         "children",
-        "ends",
         "entry",
         "first_agent",
         "key",
@@ -61,6 +67,8 @@ class Segment:
         "origin",
         "output",
         "parent",
+        "prompted",
+        "replies",
         "sharing",
         "start",
         "tokens",
@@ -72,7 +80,8 @@ class Segment:
         self.start = start  # blocks above it
         self.blocks = blocks
         self.output = output  # generated, and in no prompt since
-        self.ends = INSIDE  # what ends at its end
+        self.prompted = False  # a prompt ends at its end
+        self.replies = 0  # steps that have ended at its end
         self.branches = 0  # segments that follow it
         self.born = step  # when this object began to stand for its blocks; before, `origin` did
         self.origin: Segment | None = None
@@ -90,6 +99,11 @@ class Segment:
     def stop(self) -> int:
         """Blocks down to its end."""
         return self.start + self.blocks
+
+    @property
+    def ends(self) -> int:
+        """What ends at its end."""
+        return OUTPUT_END if self.replies else PROMPT_END if self.prompted else INSIDE
 
     def touch(self, step: int, agent: str, output: bool) -> None:
         """A step uses it."""
@@ -141,26 +155,142 @@ class History:
 
     # --- as it happens ---
 
-    def begin(self, number: int, agent: str, prompt: bytes, now: float, catalog: Catalog) -> int:
+    def begin(self, number: int, agent: str, tokens: bytes, prompt_blocks: int, now: float, catalog: Catalog) -> int:
         """A step comes. Returns its position.
 
+        One that comes again after it was preempted, with all that it had written, is the same one.
+
         Args:
-            number: as the gateway counts; a step that comes again after it was preempted is the same one.
+            number: as the gateway counts.
             agent: who calls.
-            prompt: its full blocks.
+            tokens: of the sequence so far; a last block that is not full is left out.
+            prompt_blocks: how many of its blocks are prompt; the others were generated before, here or elsewhere.
             now: seconds.
-            sharing: what others had of the prompt's leading part, in order.
+            catalog: what all workflows read; it is shown the prompt.
         """
+        position = self._preempted(number, agent, tokens, prompt_blocks)
+        if position is None:
+            position = self._read(number, agent, tokens[: prompt_blocks * BLOCK_BYTES], now, catalog)
+        end, full = self.ends[position], len(tokens) // BLOCK_BYTES
+        known = 0 if end is None else end.stop
+        if known < full:
+            self.write(position, tokens[known * BLOCK_BYTES : full * BLOCK_BYTES])
+        return position
+
+    def write(self, position: int, tokens: bytes) -> list[Segment]:
+        """A step has generated more blocks. Returns the segments that hold them, in order."""
+        found: list[Segment] = []
+        log, at = self.steps[position], 0
+        while at < len(tokens):
+            end = self.ends[position]
+            children = self._roots if end is None else end.children
+            child = children.get(tokens[at : at + BLOCK_BYTES])
+            if child is None:
+                blocks = (len(tokens) - at) // BLOCK_BYTES
+                found.append(self._generate(position, blocks, tokens[at:]))
+                break
+            same = common_blocks(child.tokens, tokens, at, len(tokens))
+            if same < child.blocks:
+                child = self._split(child, same, position)
+            self._repeat(position, child)
+            at += child.blocks * BLOCK_BYTES
+            found.append(child)
+        return found
+
+    def end(self, position: int, now: float) -> None:
+        """A step has ended, or was preempted."""
+        self.steps[position].ended_at = now
+        end = self.ends[position]
+        if end is not None:
+            end.replies += 1
+
+    def path(self, position: int) -> list[Segment]:
+        """The segments of a step, in order."""
+        return lineage(self.ends[position])
+
+    # --- from a log ---
+
+    def replay(self, log: StepLog) -> int:
+        """A step of a log, without its tokens, from its beginning to its end. Returns its position.
+
+        Raises:
+            ValueError: it does not follow from the steps before it.
+        """
+        at = self._source(log)
+        repeated = self._repeated(log, at)
+        begun = StepLog(log.number, log.agent, log.came_from, log.follows, log.began_at, list(log.runs))
+        position = self._enter(begun, at)
+        if repeated is not None:
+            if log.repeats_to < repeated.stop:
+                repeated = self._split(repeated, log.repeats_to - repeated.start, position)
+            for segment in lineage(repeated):
+                if segment.start >= begun.follows:
+                    self._repeat(position, segment)
+        if log.output_blocks > begun.output_blocks:
+            self._generate(position, log.output_blocks - begun.output_blocks)
+        self.end(position, log.ended_at)
+        return position
+
+    def _source(self, log: StepLog) -> Segment | None:
+        """The last segment that a logged prompt follows, perhaps in part."""
+        if log.came_from < 0 and log.follows:
+            raise ValueError(f"follows is {log.follows}, but came_from is {log.came_from}")
+        if any(run.blocks <= 0 for run in log.runs):
+            raise ValueError("runs: one has no blocks")
+        return None if log.came_from < 0 else self._on_path("came_from", log.came_from, "follows", log.follows)
+
+    def _repeated(self, log: StepLog, at: Segment | None) -> Segment | None:
+        """The last segment of its workflow's that a logged output went along, perhaps in part."""
+        if log.output_blocks < 0:
+            raise ValueError(f"output_blocks is {log.output_blocks}")
+        if log.repeats < 0:
+            return None
+        if log.runs or not 0 < log.repeats_to - log.follows <= log.output_blocks:
+            raise ValueError(f"repeats_to is {log.repeats_to}, which is not in the output")
+        segment = self._on_path("repeats", log.repeats, "repeats_to", log.repeats_to)
+        if log.follows and self._on_path("repeats", log.repeats, "follows", log.follows) is not at:
+            raise ValueError(f"repeats is {log.repeats}, whose path the prompt is not on")
+        return segment
+
+    def _on_path(self, field: str, position: int, depth_field: str, blocks: int) -> Segment:
+        if position >= len(self.steps):
+            raise ValueError(f"{field} is {position}, but only {len(self.steps)} steps came before")
+        segment = self.ends[position]
+        if segment is None or not 0 < blocks <= segment.stop:
+            raise ValueError(f"{depth_field} is {blocks}, which is not on the path of step {position}")
+        while segment.start >= blocks:
+            assert segment.parent is not None
+            segment = segment.parent
+        return segment
+
+    # --- inside ---
+
+    def _preempted(self, number: int, agent: str, tokens: bytes, prompt_blocks: int) -> int | None:
+        """The position of a step that ended, if this is how it goes on; nothing has ended there then."""
+        position = self._positions.get(number)
+        if position is None:
+            return None
+        log, at = self.steps[position], 0
+        if log.ended_at < 0.0 or log.agent != agent or log.prompt_blocks != prompt_blocks:
+            return None
+        for segment in self.path(position):
+            if not tokens.startswith(segment.tokens, at):
+                return None
+            at += len(segment.tokens)
+        end = self.ends[position]
+        if end is not None:
+            end.replies -= 1
+        log.ended_at = -1.0
+        return position
+
+    def _read(self, number: int, agent: str, prompt: bytes, now: float, catalog: Catalog) -> int:
+        """Enters a new step and its prompt."""
         at, follows = self._find(prompt)
-        blocks = len(prompt) // BLOCK_BYTES
-        again = self._positions.get(number)
-        if again is not None and follows == blocks and (at is None or at in self.path(again)):
-            return again
         source = at.touched[-1] if at is not None else -1
         if not self.steps:
             catalog.arrivals += 1
         entries = catalog.read(prompt)
-        log = StepLog(number, agent, source, follows, now, list(_added(follows, blocks, [_run(e) for e in entries])))
+        log = StepLog(number, agent, source, follows, now, _added(follows, entries))
         position = self._enter(log, at, prompt)
         segments = self.path(position)
         index = start = 0
@@ -179,66 +309,6 @@ class History:
                 segments[index].entry = entry
                 index += 1
         return position
-
-    def write(self, position: int, tokens: bytes) -> list[Segment]:
-        """A step has generated more blocks. Returns the segments that hold them, in order."""
-        found: list[Segment] = []
-        log, at = self.steps[position], 0
-        while at < len(tokens):
-            end = self.ends[position]
-            children = self._roots if end is None else end.children
-            child = children.get(tokens[at : at + BLOCK_BYTES])
-            if child is None:
-                blocks = (len(tokens) - at) // BLOCK_BYTES
-                found.append(self._generate(position, blocks, tokens[at:]))
-                break
-            same = common_blocks(child.tokens, tokens, at, len(tokens))
-            if same < child.blocks:
-                child = self._split(child, same, position)
-            child.touch(position, log.agent, True)
-            self.ends[position] = child
-            log.output_blocks += child.blocks
-            at += child.blocks * BLOCK_BYTES
-            found.append(child)
-        return found
-
-    def end(self, position: int, now: float) -> None:
-        """A step has ended, or was preempted."""
-        self.steps[position].ended_at = now
-        end = self.ends[position]
-        if end is not None:
-            end.ends = OUTPUT_END
-
-    def path(self, position: int) -> list[Segment]:
-        """The segments of a step, in order."""
-        return lineage(self.ends[position])
-
-    # --- from a log ---
-
-    def replay(self, log: StepLog) -> int:
-        """A step of a log, without its tokens, from its beginning to its end. Returns its position.
-
-        Raises:
-            ValueError: it does not follow from the steps before it.
-        """
-        at = None
-        if log.came_from >= 0:
-            if log.came_from >= len(self.steps):
-                raise ValueError(f"came_from is {log.came_from}, but only {len(self.steps)} steps came before")
-            at = self.ends[log.came_from]
-            if at is None or not 0 < log.follows <= at.stop:
-                raise ValueError(f"follows is {log.follows}, which is not on the path of step {log.came_from}")
-            while at.start >= log.follows:
-                at = at.parent
-                assert at is not None
-        begun = StepLog(log.number, log.agent, log.came_from, log.follows, log.began_at, log.runs)
-        position = self._enter(begun, at)
-        if log.output_blocks:
-            self._generate(position, log.output_blocks)
-        self.end(position, log.ended_at)
-        return position
-
-    # --- inside ---
 
     def _find(self, prompt: bytes) -> tuple[Segment | None, int]:
         """The last segment that a prompt shares, perhaps in part, and the blocks that it shares in all."""
@@ -264,13 +334,22 @@ class History:
             end = self._add(end, run.blocks, position, log.agent, False, part)
             end.sharing, end.key = run.sharing, run.key
             start += run.blocks
-        if end is not None and end.ends == INSIDE:
-            end.ends = PROMPT_END
+        if end is not None:
+            end.prompted = True
         self.steps.append(log)
         self.ends.append(end)
         self.last_step[log.agent] = position
         self._positions[log.number] = position
         return position
+
+    def _repeat(self, position: int, child: Segment) -> None:
+        """A step generates what the workflow knows already."""
+        log = self.steps[position]
+        if child.touched[0] < position:  # else a step that began later was quicker, which no log of this one could refer to
+            log.repeats, log.repeats_to = child.touched[0], child.stop
+        child.touch(position, log.agent, True)
+        log.output_blocks += child.blocks
+        self.ends[position] = child
 
     def _generate(self, position: int, blocks: int, tokens: bytes = b"") -> Segment:
         end, log = self.ends[position], self.steps[position]
@@ -312,19 +391,16 @@ def lineage(segment: Segment | None) -> list[Segment]:
     return path
 
 
-def _run(entry: Entry) -> Run:
-    others = entry.workflows
-    many = others > 2
-    return Run(entry.blocks, 2 if many else min(others, 1), crc32(entry.tokens[-BLOCK_BYTES:]) if many else 0)
-
-
-def _added(follows: int, blocks: int, sharing: Sequence[Run]) -> Iterator[Run]:
-    """What a prompt adds behind the blocks that its workflow knew, cut where the number of those who had them changes."""
-    start = 0
-    for run in sharing:
-        stop = start + run.blocks
+def _added(follows: int, entries: Sequence[Entry]) -> list[Run]:
+    """What a prompt adds behind the blocks that its workflow knew, cut where the workflows that had it are others."""
+    runs, stop = [], 0
+    for entry in entries:
+        stop += entry.blocks
         if stop > follows:
-            yield run._replace(blocks=stop - max(start, follows))
-        start = stop
-    if blocks > max(start, follows):
-        yield Run(blocks - max(start, follows))
+            others = entry.workflows
+            blocks = min(entry.blocks, stop - follows)
+            if others > _FEW:
+                runs.append(Run(blocks, 2, crc32(entry.tokens[-BLOCK_BYTES:])))
+            else:
+                runs.append(Run(blocks, 1 if others else 0))
+    return runs
