@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.store.access.history import Segment
+from pbkv_cluster.store.access.segment import Segment
 from pbkv_cluster.store.node import Node, Owner, new_slots
 
 

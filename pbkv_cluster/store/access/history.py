@@ -12,12 +12,11 @@ from typing import NamedTuple
 from zlib import crc32
 
 from pbkv_cluster.core.tokens import BLOCK_BYTES, common_blocks
-from pbkv_cluster.store.access.catalog import OFFSETS, Catalog, Entry
+from pbkv_cluster.store.access.catalog import Catalog, Entry
+from pbkv_cluster.store.access.segment import INSIDE, NO_ATTACH, Segment, attach_symbol, lineage
 
-LAGS = 4
-INSIDE, PROMPT_END, OUTPUT_END = range(3)
-NO_ATTACH = 3 * LAGS
-SYMBOLS = NO_ATTACH + 1
+__all__ = ["History", "Run", "Segment", "StepLog"]
+
 _FEW = 2  # workflows
 
 
@@ -48,98 +47,6 @@ class StepLog:
     @property
     def prompt_blocks(self) -> int:
         return self.follows + sum(run.blocks for run in self.runs)
-
-
-class Segment:
-    """A run of blocks that a workflow has always used together."""
-
-    __slots__ = (
-        "agents",
-        "blocks",
-        "born",
-        "branches",
-        "children",
-        "entry",
-        "first_agent",
-        "key",
-        "last_agent",
-        "mask",
-        "origin",
-        "output",
-        "parent",
-        "prompted",
-        "replies",
-        "sharing",
-        "start",
-        "tokens",
-        "touched",
-    )
-
-    def __init__(self, parent: Segment | None, start: int, blocks: int, step: int, agent: str, output: bool) -> None:
-        self.parent = parent
-        self.start = start  # blocks above it
-        self.blocks = blocks
-        self.output = output  # generated, and in no prompt since
-        self.prompted = False  # a prompt ends at its end
-        self.replies = 0  # steps that have ended at its end
-        self.branches = 0  # segments that follow it
-        self.born = step  # when this object began to stand for its blocks; before, `origin` did
-        self.origin: Segment | None = None
-        self.touched = [step]  # positions of the steps that used it
-        self.mask = 1  # bit i: used i steps before the last time
-        self.first_agent = self.last_agent = agent
-        self.agents = {agent: step}  # to the last step at which each used it
-        self.sharing = 0  # see Run
-        self.key = 0
-        self.entry: Entry | None = None
-        self.tokens = b""  # of its blocks; a learner has none
-        self.children: dict[bytes, Segment] = {}  # by the tokens of their first block
-
-    @property
-    def stop(self) -> int:
-        """Blocks down to its end."""
-        return self.start + self.blocks
-
-    @property
-    def ends(self) -> int:
-        """What ends at its end."""
-        return OUTPUT_END if self.replies else PROMPT_END if self.prompted else INSIDE
-
-    def touch(self, step: int, agent: str, output: bool) -> None:
-        """A step uses it."""
-        last = self.touched[-1]
-        if step > last:
-            self.mask = (self.mask << min(step - last, 16)) & 0xFFFF | 1
-            self.touched.append(step)
-            self.last_agent = agent
-        self.agents[agent] = max(step, self.agents.get(agent, step))
-        self.output &= output
-
-    def split(self, blocks: int, step: int) -> Segment:
-        """Cuts it behind its first `blocks` blocks. Returns the new upper part; the lower stays the same object."""
-        upper = Segment(self.parent, self.start, blocks, step, self.first_agent, self.output)
-        upper.origin = self
-        upper.touched, upper.mask = list(self.touched), self.mask
-        upper.last_agent, upper.agents = self.last_agent, dict(self.agents)
-        upper.sharing, upper.key, upper.entry = self.sharing, self.key, self.entry
-        upper.branches = 1
-        self.parent = upper
-        self.start += blocks
-        self.blocks -= blocks
-        if self.tokens:
-            cut = blocks * BLOCK_BYTES
-            upper.tokens, self.tokens = self.tokens[:cut], self.tokens[cut:]
-            upper.children[self.tokens[:BLOCK_BYTES]] = self
-        return upper
-
-
-def attach_symbol(segment: Segment | None, step: int) -> int:
-    """What the point at which a prompt leaves the known looks like: how many steps ago it was used (1, 2, 3, more), and
-    whether a reply ended there, a prompt did, or neither. In [0, SYMBOLS)."""
-    if segment is None:
-        return NO_ATTACH
-    lag = min(max(step - segment.touched[-1], 1), LAGS)
-    return (lag - 1) * 3 + segment.ends
 
 
 class History:
@@ -180,7 +87,7 @@ class History:
     def write(self, position: int, tokens: bytes) -> list[Segment]:
         """A step has generated more blocks. Returns the segments that hold them, in order."""
         found: list[Segment] = []
-        log, at = self.steps[position], 0
+        at = 0
         while at < len(tokens):
             end = self.ends[position]
             children = self._roots if end is None else end.children
@@ -289,26 +196,28 @@ class History:
         source = at.touched[-1] if at is not None else -1
         if not self.steps:
             catalog.arrivals += 1
+        # What only its own replies had is new to its prompts.
+        read = next((segment.start for segment in lineage(at) if segment.output), follows)
         entries = catalog.read(prompt)
-        log = StepLog(number, agent, source, follows, now, _added(follows, entries))
-        position = self._enter(log, at, prompt)
-        segments = self.path(position)
+        position = self._enter(StepLog(number, agent, source, follows, now, _added(follows, entries)), at, prompt)
+        self._link(position, entries, read)
+        return position
+
+    def _link(self, position: int, entries: Sequence[Entry], read: int) -> None:
+        """Tells a prompt's segments their entries, and its entries that the workflow has come to them; to those within the
+        first `read` blocks it had come before."""
+        segments, agent = self.path(position), self.steps[position].agent
         index = start = 0
         for entry in entries:
-            if start >= follows or not entry.workflows:
+            if start >= read or not entry.workflows:  # without any: it was dropped, and is another
                 while segments[index].stop <= start:
                     index += 1
                 above = segments[index].parent
-                offset = position - (above.touched[0] if above is not None else 0)
-                entry.first[min(offset, OFFSETS - 1)] += 1
-                entry.workflows += 1
-                entry.step_sum += position
-                entry.agent = agent
+                entry.count(position, position - (above.touched[0] if above is not None else 0), agent)
             start += entry.blocks
             while index < len(segments) and segments[index].stop <= start:
                 segments[index].entry = entry
                 index += 1
-        return position
 
     def _find(self, prompt: bytes) -> tuple[Segment | None, int]:
         """The last segment that a prompt shares, perhaps in part, and the blocks that it shares in all."""
@@ -379,16 +288,6 @@ class History:
             (self._roots if parent is None else parent.children)[upper.tokens[:BLOCK_BYTES]] = upper
         self.segments.append(upper)
         return upper
-
-
-def lineage(segment: Segment | None) -> list[Segment]:
-    """A segment and all above it, the first of the path first."""
-    path: list[Segment] = []
-    while segment is not None:
-        path.append(segment)
-        segment = segment.parent
-    path.reverse()
-    return path
 
 
 def _added(follows: int, entries: Sequence[Entry]) -> list[Run]:
