@@ -4,6 +4,7 @@
 of it lies in a tier. Times are medians over single operations.
 """
 
+import itertools
 import random
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
@@ -42,19 +43,20 @@ def run(quick: bool) -> Report:
     halves = [prompt[: SHARED * TOKEN_BYTES] + _tokens(TOKENS - SHARED) for prompt in known]
     announced = make_cache((samples + 2) * full_blocks(TOKENS), on_change=lambda key, tiers: None)
     insert(announced, prompts[0], "workflow")
+    numbers = itertools.count()
     figures = [
         _micros("match 4,096 tokens", lambda prompt: cache.tree.match(root, prompt), known, 15),
         _micros("match the 2,048 that are shared", lambda prompt: cache.tree.match(root, prompt), halves, 15),
         _micros("insert into the tree, half of it new", lambda prompt: _insert_in_tree(cache, prompt), _prompts(samples), 30),
         _micros(
             "insert through the cache: open, grow, commit, close",
-            lambda prompt: insert(cache, prompt, "new"),
+            lambda prompt: insert(cache, prompt, f"new-{next(numbers)}"),
             _prompts(samples),
             30,
         ),
         _micros(
             "the same with a listener, so that blocks are hashed",
-            lambda prompt: insert(announced, prompt, "new"),
+            lambda prompt: insert(announced, prompt, f"new-{next(numbers)}"),
             _prompts(samples),
         ),
         _micros("hash 4,096 tokens", lambda prompt: block_keys(SPACE, prompt), known[:200]),

@@ -54,8 +54,8 @@ class CostModel:
         return self.decode_base_s + self.decode_sequence_s * sequences + self.decode_context_s * context_tokens
 
     def decode_until(self, until: float, now: float, sequences: int, context_tokens: int, batches: int) -> tuple[float, int]:
-        """At most `batches` batches, each of one more token for each of some sequences, begun at `now`, until the clock reads
-        `until`. Every sum is rounded as if each batch were timed on its own.
+        """At least one batch and at most `batches`, each of one more token for each of some sequences, begun at `now`, until
+        the clock reads `until`. Every sum is rounded as if each batch were timed on its own.
 
         Returns:
             What the clock reads then, and how many batches have been.
@@ -63,7 +63,7 @@ class CostModel:
         fixed = self.decode_base_s + self.decode_sequence_s * sequences
         each = self.decode_context_s
         done = 0
-        while done < batches and now < until:
+        while done < batches and (now < until or not done):
             now += fixed + each * context_tokens
             context_tokens += sequences
             done += 1

@@ -35,7 +35,7 @@ class SimulatedEngine(Engine):
         Returns:
             The outputs with which steps ended; others are left out.
         """
-        if self._all_decode() and self._leap(until) and self._time.now() >= until:
+        if self._all_decode() and self._leap(until):
             return []
         return [output for output in self.step() if output.finished is not None]
 
@@ -45,16 +45,16 @@ class SimulatedEngine(Engine):
             sequence.first_token_at is not None and sequence.total - sequence.computed == 1 for sequence in running
         )
 
-    def _leap(self, until: float) -> int:
+    def _leap(self, until: float) -> bool:
         """Batches without the last token of any sequence, until the clock reads `until` or something else has to run.
 
         Returns:
-            How many.
+            Whether the clock reads `until`, and no batch has begun that is still to be run.
         """
         running = list(self.scheduler.running)
         left = min(map(_tokens_left, running)) - 1
         if left <= 0:
-            return 0
+            return False
         for sequence in running:
             sequence.tokens += _forced(sequence, left)
         opening = _by_phase(running, 0)  # an iteration's token opens a block
@@ -62,11 +62,13 @@ class SimulatedEngine(Engine):
         spans = _spans(opening.keys() | filling.keys())
         context, done = sum(sequence.computed for sequence in running), 0
         waits = self.scheduler.waiting > 0 and len(running) < self._limits.max_running
+        begun = False  # making room takes time, and what comes meanwhile has missed the batch that it is made for
         while done < left and self._time.now() < until:
             phase = done % BLOCK_TOKENS
-            if not all(self._grow(sequence, done) for sequence in opening.get(phase, ())):
-                break  # the engine has to preempt one
-            if waits and self._admits(running, done):
+            if not all(self._grow(sequence, done) for sequence in opening.get(phase, ())) or (
+                waits and self._admits(running, done)
+            ):
+                begun = True  # the engine goes on with it: it has to preempt a sequence, or has admitted one
                 break
             time, batches = self._cost.decode_until(
                 until, self._time.now(), len(running), context + done * len(running), min(spans[phase], left - done)
@@ -83,7 +85,7 @@ class SimulatedEngine(Engine):
             sequence.computed += done
             del sequence.tokens[sequence.total * TOKEN_BYTES :]
         self.steps += done
-        return done
+        return not begun and self._time.now() >= until
 
     def _admits(self, running: list[Sequence], done: int) -> bool:
         """Whether the first request that waits fits now; the next batch has its first tokens then."""

@@ -118,13 +118,14 @@ class KVCache:
         owner.active_at = now
         if graph is not None:
             owner.graph = graph
-        prompt = bytes(tokens[: full_blocks(prompt_tokens) * BLOCK_BYTES])
-        position = owner.history.begin(step, agent, prompt, now, self.catalog)
+        position = owner.history.begin(step, agent, bytes(tokens), full_blocks(prompt_tokens), now, self.catalog)
         for policy in self._policies:
             policy.step_began(owner, step, agent, now)
-        if self._ranked_at_begin or owner.forecast is None or owner.forecast_at < now - _FRESH_S:
-            # What its nodes are worth may rest on this step, then; else a forecast that has just come has ranked them already.
-            for node in owner.nodes:
+        # What its nodes are worth may rest on this step. A forecast that has just come has ranked already those that it leaves
+        # as they were; others it uses, perhaps also where the sequence does not go on with what is cached.
+        ranked = not self._ranked_at_begin and owner.forecast is not None and owner.forecast_at >= now - _FRESH_S
+        for node in owner.nodes:
+            if not ranked or node.owners[owner].touched[-1] == position:
                 self.tiers.rerank(node)
         if hasattr(self._policies[0], "stale"):
             for other in self._policies[0].stale(now):

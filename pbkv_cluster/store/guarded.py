@@ -7,6 +7,7 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecast import Forecast
 from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.core.tokens import TOKEN_BYTES
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.cache import KVCache
 from pbkv_cluster.store.guard import Balance, GuardStat
@@ -45,7 +46,7 @@ class GuardedCache(KVCache):
         self.shadows = (self._lru, self._policy)
         self._balance = Balance(config.guard_floor, config.guard_steps)
         # Of running steps whose output has filled a block, the tokens and how many of them have been computed.
-        self._outputs: dict[Lease, tuple[bytes | bytearray, int | None]] = {}
+        self._outputs: dict[Lease, tuple[bytes | bytearray, int]] = {}
         self._prompt_tokens = self._hit_tokens = self._lru_hits = self._policy_hits = 0
 
     def open(
@@ -83,7 +84,7 @@ class GuardedCache(KVCache):
             for shadow in self.shadows:
                 shadow.enter(lease, tokens, computed)
         else:
-            self._outputs[lease] = tokens, computed
+            self._outputs[lease] = tokens, len(tokens) // TOKEN_BYTES if computed is None else computed  # `tokens` may grow
 
     def close(self, lease: Lease) -> None:
         output = self._outputs.pop(lease, None)

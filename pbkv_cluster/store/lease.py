@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.store.access.history import Segment
+from pbkv_cluster.store.access.segment import Segment
 from pbkv_cluster.store.node import Node, Owner, new_slots
 
 
@@ -16,7 +16,7 @@ class Lease:
         self.owner = owner
         self.position = position  # of the step in its workflow's history
         self.prompt_blocks = prompt_blocks  # full blocks of the prompt; what follows is output
-        self.segments = owner.history.path(position)  # of all that is known of the sequence
+        self.segments = owner.history.path(position)  # of what the history knows of the sequence; some may have been cut since
         self._at = 0
         self.node = node  # where the committed part ends; locked, with all above it
         self.table = new_slots()
@@ -32,7 +32,11 @@ class Lease:
         """The segment of a known block. Asked for with ever higher blocks."""
         while self.segments[self._at].stop <= block:
             self._at += 1
-        return self.segments[self._at]
+        segment = self.segments[self._at]
+        while segment.start > block:  # another step of the workflow has cut it meanwhile
+            assert segment.parent is not None
+            segment = segment.parent
+        return segment
 
 
 class Prefetched(NamedTuple):

@@ -14,7 +14,8 @@ from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.access.catalog import Entry
-from pbkv_cluster.store.access.history import History, Segment
+from pbkv_cluster.store.access.history import History
+from pbkv_cluster.store.access.segment import Segment
 
 ABSENT = -1
 

@@ -59,10 +59,10 @@ def test_a_wrong_file_is_refused(content: Any, named: str, tmp_path: Path) -> No
 def test_decode_batches_in_a_row_take_exactly_what_each_takes(seed: int) -> None:
     draws = random.Random(seed)
     cost = CostModel(decode_context_s=draws.random() * 1e-6)
-    start, sequences, context, most = draws.random() * 1e4, draws.randint(1, 64), draws.randint(0, 10**6), draws.randint(0, 40)
-    until = start + draws.random()
+    start, sequences, context, most = draws.random() * 1e4, draws.randint(1, 64), draws.randint(0, 10**6), draws.randint(1, 40)
+    until = start + draws.uniform(-0.2, 1.0)
     now, done = start, 0
-    while done < most and now < until:
+    while done < most and (now < until or done == 0):
         now += cost.decode_seconds(sequences, context + done * sequences)
         done += 1
     assert cost.decode_until(until, start, sequences, context, most) == (now, done)

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecast import Forecast, StepForecast
 from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
-from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, pack
+from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, count, pack
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.guarded import GuardedCache, make_cache
 from pbkv_cluster.store.lease import Lease
@@ -39,6 +40,23 @@ class RecordingMover:
         return 0.0
 
 
+@dataclass
+class Step:
+    """A running or preempted step."""
+
+    number: int
+    workflow: int
+    agent: str
+    tokens: bytes
+    prompt_tokens: int
+    computed: int = 0  # tokens
+    lease: Lease = field(init=False)
+
+    @property
+    def space(self) -> Namespace:
+        return SPACES[self.workflow % 2]  # a workflow has one tenant
+
+
 class Driver:
     """Does to the cache what an engine does, and knows what must be true of the answer."""
 
@@ -49,7 +67,8 @@ class Driver:
         self.tiers: dict[bytes, frozenset[Tier]] = {}
         config = CacheConfig(policy=policy, guard=guard)
         self.cache = make_cache(gpu, host, config, self.mover, self.clock, self._changed)
-        self.running: list[tuple[Lease, Namespace, bytes, int]] = []  # with the tokens, and how many are computed
+        self.running: list[Step] = []
+        self.preempted: list[Step] = []
         self.seen: set[bytes] = set()
         self.epoch = self.steps = 0
 
@@ -66,49 +85,63 @@ class Driver:
         return pack(stem + tail)
 
     def start(self) -> None:
-        space, tokens = self.random.choice(SPACES), self.prompt()
+        self.steps += 1
+        tokens = self.prompt()
+        sent = self.random.choice((0, 0, 0, count(tokens) // 2))  # by a worker that was lost
+        workflow, agent = self.random.randrange(4), self.random.choice(AGENTS)
+        self.open(Step(self.steps, workflow, agent, tokens, count(tokens) - sent))
+
+    def resume(self) -> None:
+        if self.preempted:
+            step = self.preempted.pop(self.random.randrange(len(self.preempted)))
+            if not self.open(step):
+                self.preempted.append(step)
+
+    def open(self, step: Step) -> bool:
+        space, tokens = step.space, step.tokens
         captured = self.cache.captured(space, tokens)
         room = self.cache.tiers.room()
-        workflow = f"w{self.random.randrange(4)}"
-        self.steps += 1
-        graph = GRAPH if workflow in ("w0", "w1") else None
-        agent = self.random.choice(AGENTS)
-        lease = self.cache.open(space, tokens, workflow, agent, self.steps, len(tokens) // 4, graph=graph)
+        name = f"w{step.workflow}"
+        graph = GRAPH if step.workflow < 2 else None
+        lease = self.cache.open(space, tokens, name, step.agent, step.number, step.prompt_tokens, graph=graph)
         if lease is None:
             assert room < len(tokens) // BLOCK_BYTES + 2
-            return
+            return False
         assert lease.delivered == captured
         keys = block_keys(space, tokens)[: lease.committed]
         assert [self.mover.content[Level.GPU, slot] for slot in lease.table] == keys, "wrong bytes were delivered"
         assert set(keys) <= self.seen
-        assert lease.committed * BLOCK_TOKENS < len(tokens) // 4
-        self.running.append((lease, space, tokens, lease.committed * BLOCK_TOKENS))
+        assert lease.committed * BLOCK_TOKENS < count(tokens)
+        step.lease, step.computed = lease, lease.committed * BLOCK_TOKENS
+        self.running.append(step)
+        return True
 
     def compute(self) -> None:
         if not self.running:
             return
         at = self.random.randrange(len(self.running))
-        lease, space, tokens, computed = self.running[at]
-        if computed == len(tokens) // 4:  # decode: one more token
-            tokens += pack([self.random.randrange(2)])
-        target = min(len(tokens) // 4, computed + self.random.choice((1, 16, 33, 64)))
+        step = self.running[at]
+        lease = step.lease
+        if step.computed == count(step.tokens):  # decode: one more token
+            step.tokens += pack([self.random.randrange(2)])
+        target = min(count(step.tokens), step.computed + self.random.choice((1, 16, 33, 64)))
         if not self.cache.grow(lease, target):
-            self.cache.close(lease)  # preempted
+            self.cache.close(lease)
             del self.running[at]
+            self.preempted.append(step)
             return
-        keys = block_keys(space, tokens[: target * 4])
+        keys = block_keys(step.space, step.tokens[: target * 4])
         for block in range(lease.committed, len(keys)):
             self.mover.content[Level.GPU, lease.table[block]] = keys[block]
             self.seen.add(keys[block])
-        self.cache.commit(lease, tokens[: target * 4])
+        self.cache.commit(lease, bytearray(step.tokens), target)
         assert lease.committed == len(keys)
         assert [self.mover.content[Level.GPU, slot] for slot in lease.table[: len(keys)]] == keys
-        self.running[at] = (lease, space, tokens, target)
+        step.computed = target
 
     def finish(self) -> None:
         if self.running:
-            lease, *_ = self.running.pop(self.random.randrange(len(self.running)))
-            self.cache.close(lease)
+            self.cache.close(self.running.pop(self.random.randrange(len(self.running))).lease)
 
     def forecast(self) -> None:
         self.epoch += 1
@@ -136,10 +169,28 @@ class Driver:
 
     def step(self) -> None:
         self.clock.advance(self.random.random())
-        actions = (self.start, self.compute, self.finish, self.forecast, self.retire, self.prefetch, self.clear, self.lean)
-        self.random.choices(actions, (20, 50, 12, 8, 4, 5, 1, 3))[0]()
+        actions = {
+            self.start: 20,
+            self.resume: 5,
+            self.compute: 50,
+            self.finish: 12,
+            self.forecast: 8,
+            self.retire: 4,
+            self.prefetch: 5,
+            self.clear: 1,
+            self.lean: 3,
+        }
+        self.random.choices(list(actions), list(actions.values()))[0]()
         self.cache.check_integrity()
         self.check_ranks()
+        self.check_record()
+
+    def check_record(self) -> None:
+        for step in self.running:
+            lease = step.lease
+            known = b"".join(segment.tokens for segment in lease.owner.history.path(lease.position))
+            assert step.tokens.startswith(known), "the record has something else"
+            assert len(known) >= lease.committed * BLOCK_BYTES, "the record lacks something"
 
     def check_ranks(self) -> None:
         for queue in self.cache.tiers._queues:

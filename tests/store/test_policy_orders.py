@@ -386,7 +386,7 @@ def test_a_preempted_step_is_no_pause_and_steps_at_the_same_time_are_one() -> No
 )
 def test_no_other_time_to_live_gains_more(pauses: list[float], benefit: float, other: float) -> None:
     def gain(tau: float) -> float:
-        return sum(pause <= tau for pause in pauses) / len(pauses) * benefit - tau if tau and pauses else 0.0
+        return sum(pause <= tau for pause in pauses) / len(pauses) * benefit - tau if pauses else 0.0
 
     ttl = best_ttl(pauses, benefit)
     assert 0.0 <= ttl <= benefit

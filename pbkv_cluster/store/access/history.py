@@ -6,18 +6,18 @@ had. It is built step by step, from nothing that only a later step shows, and it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from zlib import crc32
 
 from pbkv_cluster.core.tokens import BLOCK_BYTES, common_blocks
-from pbkv_cluster.store.access.catalog import OFFSETS, Catalog, Entry
+from pbkv_cluster.store.access.catalog import Catalog, Entry
+from pbkv_cluster.store.access.segment import INSIDE, NO_ATTACH, Segment, attach_symbol, lineage
 
-LAGS = 4
-INSIDE, PROMPT_END, OUTPUT_END = range(3)
-NO_ATTACH = 3 * LAGS
-SYMBOLS = NO_ATTACH + 1
+__all__ = ["History", "Run", "Segment", "StepLog"]
+
+_FEW = 2  # workflows
 
 
 class Run(NamedTuple):
@@ -41,91 +41,12 @@ class StepLog:
     symbol: int = NO_ATTACH
     output_blocks: int = 0
     ended_at: float = -1.0  # below 0: it has not
-
-
-class Segment:
-    """A run of blocks that a workflow has always used together."""
-
-    __slots__ = (
-        "agents",
-        "blocks",
-        "born",
-        "branches",
-        "children",
-        "ends",
-        "entry",
-        "first_agent",
-        "key",
-        "last_agent",
-        "mask",
-        "origin",
-        "output",
-        "parent",
-        "sharing",
-        "start",
-        "tokens",
-        "touched",
-    )
-
-    def __init__(self, parent: Segment | None, start: int, blocks: int, step: int, agent: str, output: bool) -> None:
-        self.parent = parent
-        self.start = start  # blocks above it
-        self.blocks = blocks
-        self.output = output  # generated, and in no prompt since
-        self.ends = INSIDE  # what ends at its end
-        self.branches = 0  # segments that follow it
-        self.born = step  # when this object began to stand for its blocks; before, `origin` did
-        self.origin: Segment | None = None
-        self.touched = [step]  # positions of the steps that used it
-        self.mask = 1  # bit i: used i steps before the last time
-        self.first_agent = self.last_agent = agent
-        self.agents = {agent: step}  # to the last step at which each used it
-        self.sharing = 0  # see Run
-        self.key = 0
-        self.entry: Entry | None = None
-        self.tokens = b""  # of its blocks; a learner has none
-        self.children: dict[bytes, Segment] = {}  # by the tokens of their first block
+    repeats: int = -1  # position of a step whose path its output went along first; -1: none
+    repeats_to: int = 0  # down to how many blocks from the start
 
     @property
-    def stop(self) -> int:
-        """Blocks down to its end."""
-        return self.start + self.blocks
-
-    def touch(self, step: int, agent: str, output: bool) -> None:
-        """A step uses it."""
-        last = self.touched[-1]
-        if step > last:
-            self.mask = (self.mask << min(step - last, 16)) & 0xFFFF | 1
-            self.touched.append(step)
-            self.last_agent = agent
-        self.agents[agent] = max(step, self.agents.get(agent, step))
-        self.output &= output
-
-    def split(self, blocks: int, step: int) -> Segment:
-        """Cuts it behind its first `blocks` blocks. Returns the new upper part; the lower stays the same object."""
-        upper = Segment(self.parent, self.start, blocks, step, self.first_agent, self.output)
-        upper.origin = self
-        upper.touched, upper.mask = list(self.touched), self.mask
-        upper.last_agent, upper.agents = self.last_agent, dict(self.agents)
-        upper.sharing, upper.key, upper.entry = self.sharing, self.key, self.entry
-        upper.branches = 1
-        self.parent = upper
-        self.start += blocks
-        self.blocks -= blocks
-        if self.tokens:
-            cut = blocks * BLOCK_BYTES
-            upper.tokens, self.tokens = self.tokens[:cut], self.tokens[cut:]
-            upper.children[self.tokens[:BLOCK_BYTES]] = self
-        return upper
-
-
-def attach_symbol(segment: Segment | None, step: int) -> int:
-    """What the point at which a prompt leaves the known looks like: how many steps ago it was used (1, 2, 3, more), and
-    whether a reply ended there, a prompt did, or neither. In [0, SYMBOLS)."""
-    if segment is None:
-        return NO_ATTACH
-    lag = min(max(step - segment.touched[-1], 1), LAGS)
-    return (lag - 1) * 3 + segment.ends
+    def prompt_blocks(self) -> int:
+        return self.follows + sum(run.blocks for run in self.runs)
 
 
 class History:
@@ -141,49 +62,32 @@ class History:
 
     # --- as it happens ---
 
-    def begin(self, number: int, agent: str, prompt: bytes, now: float, catalog: Catalog) -> int:
+    def begin(self, number: int, agent: str, tokens: bytes, prompt_blocks: int, now: float, catalog: Catalog) -> int:
         """A step comes. Returns its position.
 
+        One that comes again after it was preempted, with all that it had written, is the same one.
+
         Args:
-            number: as the gateway counts; a step that comes again after it was preempted is the same one.
+            number: as the gateway counts.
             agent: who calls.
-            prompt: its full blocks.
+            tokens: of the sequence so far; a last block that is not full is left out.
+            prompt_blocks: how many of its blocks are prompt; the others were generated before, here or elsewhere.
             now: seconds.
-            sharing: what others had of the prompt's leading part, in order.
+            catalog: what all workflows read; it is shown the prompt.
         """
-        at, follows = self._find(prompt)
-        blocks = len(prompt) // BLOCK_BYTES
-        again = self._positions.get(number)
-        if again is not None and follows == blocks and (at is None or at in self.path(again)):
-            return again
-        source = at.touched[-1] if at is not None else -1
-        if not self.steps:
-            catalog.arrivals += 1
-        entries = catalog.read(prompt)
-        log = StepLog(number, agent, source, follows, now, list(_added(follows, blocks, [_run(e) for e in entries])))
-        position = self._enter(log, at, prompt)
-        segments = self.path(position)
-        index = start = 0
-        for entry in entries:
-            if start >= follows or not entry.workflows:
-                while segments[index].stop <= start:
-                    index += 1
-                above = segments[index].parent
-                offset = position - (above.touched[0] if above is not None else 0)
-                entry.first[min(offset, OFFSETS - 1)] += 1
-                entry.workflows += 1
-                entry.step_sum += position
-                entry.agent = agent
-            start += entry.blocks
-            while index < len(segments) and segments[index].stop <= start:
-                segments[index].entry = entry
-                index += 1
+        position = self._preempted(number, agent, tokens, prompt_blocks)
+        if position is None:
+            position = self._read(number, agent, tokens[: prompt_blocks * BLOCK_BYTES], now, catalog)
+        end, full = self.ends[position], len(tokens) // BLOCK_BYTES
+        known = 0 if end is None else end.stop
+        if known < full:
+            self.write(position, tokens[known * BLOCK_BYTES : full * BLOCK_BYTES])
         return position
 
     def write(self, position: int, tokens: bytes) -> list[Segment]:
         """A step has generated more blocks. Returns the segments that hold them, in order."""
         found: list[Segment] = []
-        log, at = self.steps[position], 0
+        at = 0
         while at < len(tokens):
             end = self.ends[position]
             children = self._roots if end is None else end.children
@@ -195,9 +99,7 @@ class History:
             same = common_blocks(child.tokens, tokens, at, len(tokens))
             if same < child.blocks:
                 child = self._split(child, same, position)
-            child.touch(position, log.agent, True)
-            self.ends[position] = child
-            log.output_blocks += child.blocks
+            self._repeat(position, child)
             at += child.blocks * BLOCK_BYTES
             found.append(child)
         return found
@@ -207,7 +109,7 @@ class History:
         self.steps[position].ended_at = now
         end = self.ends[position]
         if end is not None:
-            end.ends = OUTPUT_END
+            end.replies += 1
 
     def path(self, position: int) -> list[Segment]:
         """The segments of a step, in order."""
@@ -221,24 +123,101 @@ class History:
         Raises:
             ValueError: it does not follow from the steps before it.
         """
-        at = None
-        if log.came_from >= 0:
-            if log.came_from >= len(self.steps):
-                raise ValueError(f"came_from is {log.came_from}, but only {len(self.steps)} steps came before")
-            at = self.ends[log.came_from]
-            if at is None or not 0 < log.follows <= at.stop:
-                raise ValueError(f"follows is {log.follows}, which is not on the path of step {log.came_from}")
-            while at.start >= log.follows:
-                at = at.parent
-                assert at is not None
-        begun = StepLog(log.number, log.agent, log.came_from, log.follows, log.began_at, log.runs)
+        at = self._source(log)
+        repeated = self._repeated(log, at)
+        begun = StepLog(log.number, log.agent, log.came_from, log.follows, log.began_at, list(log.runs))
         position = self._enter(begun, at)
-        if log.output_blocks:
-            self._generate(position, log.output_blocks)
+        if repeated is not None:
+            if log.repeats_to < repeated.stop:
+                repeated = self._split(repeated, log.repeats_to - repeated.start, position)
+            for segment in lineage(repeated):
+                if segment.start >= begun.follows:
+                    self._repeat(position, segment)
+        if log.output_blocks > begun.output_blocks:
+            self._generate(position, log.output_blocks - begun.output_blocks)
         self.end(position, log.ended_at)
         return position
 
+    def _source(self, log: StepLog) -> Segment | None:
+        """The last segment that a logged prompt follows, perhaps in part."""
+        if log.came_from < 0 and log.follows:
+            raise ValueError(f"follows is {log.follows}, but came_from is {log.came_from}")
+        if any(run.blocks <= 0 for run in log.runs):
+            raise ValueError("runs: one has no blocks")
+        return None if log.came_from < 0 else self._on_path("came_from", log.came_from, "follows", log.follows)
+
+    def _repeated(self, log: StepLog, at: Segment | None) -> Segment | None:
+        """The last segment of its workflow's that a logged output went along, perhaps in part."""
+        if log.output_blocks < 0:
+            raise ValueError(f"output_blocks is {log.output_blocks}")
+        if log.repeats < 0:
+            return None
+        if log.runs or not 0 < log.repeats_to - log.follows <= log.output_blocks:
+            raise ValueError(f"repeats_to is {log.repeats_to}, which is not in the output")
+        segment = self._on_path("repeats", log.repeats, "repeats_to", log.repeats_to)
+        if log.follows and self._on_path("repeats", log.repeats, "follows", log.follows) is not at:
+            raise ValueError(f"repeats is {log.repeats}, whose path the prompt is not on")
+        return segment
+
+    def _on_path(self, field: str, position: int, depth_field: str, blocks: int) -> Segment:
+        if position >= len(self.steps):
+            raise ValueError(f"{field} is {position}, but only {len(self.steps)} steps came before")
+        segment = self.ends[position]
+        if segment is None or not 0 < blocks <= segment.stop:
+            raise ValueError(f"{depth_field} is {blocks}, which is not on the path of step {position}")
+        while segment.start >= blocks:
+            assert segment.parent is not None
+            segment = segment.parent
+        return segment
+
     # --- inside ---
+
+    def _preempted(self, number: int, agent: str, tokens: bytes, prompt_blocks: int) -> int | None:
+        """The position of a step that ended, if this is how it goes on; nothing has ended there then."""
+        position = self._positions.get(number)
+        if position is None:
+            return None
+        log, at = self.steps[position], 0
+        if log.ended_at < 0.0 or log.agent != agent or log.prompt_blocks != prompt_blocks:
+            return None
+        for segment in self.path(position):
+            if not tokens.startswith(segment.tokens, at):
+                return None
+            at += len(segment.tokens)
+        end = self.ends[position]
+        if end is not None:
+            end.replies -= 1
+        log.ended_at = -1.0
+        return position
+
+    def _read(self, number: int, agent: str, prompt: bytes, now: float, catalog: Catalog) -> int:
+        """Enters a new step and its prompt."""
+        at, follows = self._find(prompt)
+        source = at.touched[-1] if at is not None else -1
+        if not self.steps:
+            catalog.arrivals += 1
+        # What only its own replies had is new to its prompts.
+        read = next((segment.start for segment in lineage(at) if segment.output), follows)
+        entries = catalog.read(prompt)
+        position = self._enter(StepLog(number, agent, source, follows, now, _added(follows, entries)), at, prompt)
+        self._link(position, entries, read)
+        return position
+
+    def _link(self, position: int, entries: Sequence[Entry], read: int) -> None:
+        """Tells a prompt's segments their entries, and its entries that the workflow has come to them; to those within the
+        first `read` blocks it had come before."""
+        segments, agent = self.path(position), self.steps[position].agent
+        index = start = 0
+        for entry in entries:
+            if start >= read or not entry.workflows:  # without any: it was dropped, and is another
+                while segments[index].stop <= start:
+                    index += 1
+                above = segments[index].parent
+                entry.count(position, position - (above.touched[0] if above is not None else 0), agent)
+            start += entry.blocks
+            while index < len(segments) and segments[index].stop <= start:
+                segments[index].entry = entry
+                index += 1
 
     def _find(self, prompt: bytes) -> tuple[Segment | None, int]:
         """The last segment that a prompt shares, perhaps in part, and the blocks that it shares in all."""
@@ -264,13 +243,22 @@ class History:
             end = self._add(end, run.blocks, position, log.agent, False, part)
             end.sharing, end.key = run.sharing, run.key
             start += run.blocks
-        if end is not None and end.ends == INSIDE:
-            end.ends = PROMPT_END
+        if end is not None:
+            end.prompted = True
         self.steps.append(log)
         self.ends.append(end)
         self.last_step[log.agent] = position
         self._positions[log.number] = position
         return position
+
+    def _repeat(self, position: int, child: Segment) -> None:
+        """A step generates what the workflow knows already."""
+        log = self.steps[position]
+        if child.touched[0] < position:  # else a step that began later was quicker, which no log of this one could refer to
+            log.repeats, log.repeats_to = child.touched[0], child.stop
+        child.touch(position, log.agent, True)
+        log.output_blocks += child.blocks
+        self.ends[position] = child
 
     def _generate(self, position: int, blocks: int, tokens: bytes = b"") -> Segment:
         end, log = self.ends[position], self.steps[position]
@@ -302,29 +290,16 @@ class History:
         return upper
 
 
-def lineage(segment: Segment | None) -> list[Segment]:
-    """A segment and all above it, the first of the path first."""
-    path: list[Segment] = []
-    while segment is not None:
-        path.append(segment)
-        segment = segment.parent
-    path.reverse()
-    return path
-
-
-def _run(entry: Entry) -> Run:
-    others = entry.workflows
-    many = others > 2
-    return Run(entry.blocks, 2 if many else min(others, 1), crc32(entry.tokens[-BLOCK_BYTES:]) if many else 0)
-
-
-def _added(follows: int, blocks: int, sharing: Sequence[Run]) -> Iterator[Run]:
-    """What a prompt adds behind the blocks that its workflow knew, cut where the number of those who had them changes."""
-    start = 0
-    for run in sharing:
-        stop = start + run.blocks
+def _added(follows: int, entries: Sequence[Entry]) -> list[Run]:
+    """What a prompt adds behind the blocks that its workflow knew, cut where the workflows that had it are others."""
+    runs, stop = [], 0
+    for entry in entries:
+        stop += entry.blocks
         if stop > follows:
-            yield run._replace(blocks=stop - max(start, follows))
-        start = stop
-    if blocks > max(start, follows):
-        yield Run(blocks - max(start, follows))
+            others = entry.workflows
+            blocks = min(entry.blocks, stop - follows)
+            if others > _FEW:
+                runs.append(Run(blocks, 2, crc32(entry.tokens[-BLOCK_BYTES:])))
+            else:
+                runs.append(Run(blocks, 1 if others else 0))
+    return runs

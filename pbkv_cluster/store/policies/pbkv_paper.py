@@ -9,7 +9,7 @@ the probability that w gets that far. The sum over workflows protects prefixes t
 import math
 
 from pbkv_cluster.core.config import CacheConfig
-from pbkv_cluster.store.access.history import Segment
+from pbkv_cluster.store.access.segment import Segment
 from pbkv_cluster.store.node import Node, Owner
 from pbkv_cluster.store.policies.base import POLICIES, ReusePolicy, current_forecast
 
