@@ -21,4 +21,5 @@ class Forecast:
     made_at: float  # seconds since the epoch (the clock's `wall`)
     steps: tuple[StepForecast, ...]
     predictability: float = 0.0  # R = 1 - H(A'|A) / H(A'), in [0, 1]
+    step: int = -1  # number of the step behind which it looks ahead, as the gateway counts; -1: none has begun, or unknown
     ended: bool = False  # the workflow is over; `steps` is empty

@@ -20,6 +20,7 @@ class _Workflow:
     current: str | None = BOUNDARY  # agent of the step that started last; None: not known
     whole: bool = True  # no event is missing since that step started
     sequence: int = -1
+    step: int = -1  # number of that step
 
 
 class MarkovPredictor(Predictor):
@@ -58,7 +59,7 @@ class MarkovPredictor(Predictor):
         match event.kind:
             case EventKind.STEP_STARTED:
                 self._count(workflow, event.agent)
-                workflow.current, workflow.whole = event.agent, True
+                workflow.current, workflow.whole, workflow.step = event.agent, True, event.step
             case EventKind.STEP_FINISHED if workflow.current is None:
                 workflow.current = event.agent
             case EventKind.WORKFLOW_ENDED:
@@ -66,12 +67,14 @@ class MarkovPredictor(Predictor):
                 del self._workflows[event.workflow]
 
     def forecast(self, workflows: Sequence[str], epoch: int, made_at: float) -> list[Forecast]:
-        states = []
+        states, steps = [], []
         for name in workflows:
             workflow = self._workflows.get(name)
             states.append(("", BOUNDARY) if workflow is None else (workflow.workload, workflow.current))
+            steps.append(-1 if workflow is None else workflow.step)
         known = self._chains(dict.fromkeys(states))
-        return [Forecast(name, epoch, made_at, *known[state]) for name, state in zip(workflows, states, strict=True)]
+        each = zip(workflows, states, steps, strict=True)
+        return [Forecast(name, epoch, made_at, *known[state], step) for name, state, step in each]
 
     def forget(self, workflow: str) -> None:
         self._workflows.pop(workflow, None)

@@ -211,6 +211,7 @@ def forecasts_to_wire(forecasts: Iterable[Forecast], snapshot: bool = False) -> 
             epoch=forecast.epoch,
             made_at_s=forecast.made_at,
             predictability=forecast.predictability,
+            step=None if forecast.step < 0 else forecast.step,
             ended=forecast.ended,
         )
         for step in forecast.steps:
@@ -243,6 +244,7 @@ def forecasts_from_wire(batch: predictor_pb2.ForecastBatch) -> list[Forecast]:
                 made_at=message.made_at_s,
                 steps=tuple(steps),
                 predictability=message.predictability,
+                step=message.step if message.HasField("step") else -1,
                 ended=message.ended,
             )
         )

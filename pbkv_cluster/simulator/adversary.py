@@ -1,6 +1,9 @@
 """A policy turned into its own adversary: it evicts first what the policy would keep longest."""
 
+from collections.abc import Sequence
+
 from pbkv_cluster.core.config import CacheConfig
+from pbkv_cluster.store.access.model import AccessUpdate
 from pbkv_cluster.store.node import Node, Owner
 from pbkv_cluster.store.policies.base import POLICIES, ReusePolicy, make_policy
 
@@ -9,6 +12,7 @@ class _Negated(ReusePolicy):
     def __init__(self, policy: ReusePolicy) -> None:
         self.retired_first = policy.retired_first
         self.heeds_forecasts = policy.heeds_forecasts
+        self.learns = policy.learns
         self._policy = policy
 
     def step_began(self, owner: Owner, step: int, agent: str, now: float) -> None:
@@ -19,6 +23,15 @@ class _Negated(ReusePolicy):
 
     def workflow_ended(self, owner: Owner, now: float) -> None:
         self._policy.workflow_ended(owner, now)
+
+    def learnt(self, update: AccessUpdate) -> None:
+        self._policy.learnt(update)
+
+    def due(self) -> Sequence[str]:
+        return self._policy.due()
+
+    def twin(self, config: CacheConfig) -> ReusePolicy:
+        return _Negated(self._policy.twin(config))
 
     def value(self, node: Node, now: float) -> float:
         return -self._policy.value(node, now)

@@ -7,11 +7,14 @@ from typing import Any
 
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.simulator.access_logs import access_logs
+from pbkv_cluster.simulator.forecasting import train as train_predictor
 from pbkv_cluster.simulator.pressure import Capacity, PressureScale
 from pbkv_cluster.simulator.simulation import Setup, SimulationResult, simulate
 from pbkv_cluster.simulator.token_source import TokenSource
 from pbkv_cluster.simulator.trace_files import Trace
 from pbkv_cluster.simulator.workload import Mix, make_workload
+from pbkv_cluster.store.access.model import train as train_access
 
 BASELINE, BOUND = "lru", "oracle"
 
@@ -152,11 +155,13 @@ def _row(
 
 
 def train_state(setup: Setup, traces: Sequence[Trace]) -> Setup:
-    """The setup with a predictor that has seen the workflows of some traces, one after the other."""
-    from pbkv_cluster.simulator.forecasting import train
-
-    workflows = (workflow for trace in traces for workflow in trace.workflows)
-    return replace(setup, predictor_state=train(setup.predictor, workflows, ManualClock()))
+    """The setup with a predictor and an access model that have seen the workflows of some traces, one after the other."""
+    workflows = [workflow for trace in traces for workflow in trace.workflows]
+    return replace(
+        setup,
+        predictor_state=train_predictor(setup.predictor, workflows, ManualClock()),
+        access=train_access(access_logs(workflows)),
+    )
 
 
 def means(rows: Sequence[Row], name: str) -> float | None:

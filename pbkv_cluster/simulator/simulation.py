@@ -7,6 +7,7 @@ policy sees what it would see in service; the oracle apart.
 import heapq
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -26,6 +27,8 @@ from pbkv_cluster.simulator.oracle import Future, knowing
 from pbkv_cluster.simulator.report import Spread
 from pbkv_cluster.simulator.runner import SimulatedRunner
 from pbkv_cluster.simulator.token_source import NAMESPACE, TokenSource
+from pbkv_cluster.store.access.history import StepLog
+from pbkv_cluster.store.access.model import AccessModel
 from pbkv_cluster.store.guard import GuardStat
 
 _UNBOUNDED = 1 << 30  # steps in the queue: a simulated client is never refused
@@ -42,6 +45,7 @@ class Setup:
     noise: float = 0.0  # share of forecasts that are random
     seed: int = 0  # of the noise
     predictor_state: bytes | None = None  # what it has learnt before
+    access: AccessModel | None = None  # what has been learnt before of how workflows use their blocks; it stays as it is
     cost: CostModel = field(default_factory=CostModel)
     engine: EngineConfig = field(default_factory=EngineConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
@@ -116,6 +120,13 @@ class _Simulation:
         runner = SimulatedRunner(setup.gpu_blocks, setup.host_blocks, setup.cost, self._clock)
         self._future = None if reference is None else Future(_begins(tokens, reference), runner.started)
         name = adversary_of(setup.policy) if setup.adversary else setup.policy
+        if self._engine.cache.learns:
+            self._learner = AccessModel()
+            if setup.access is not None:
+                known = setup.access.export()
+                self._learner.apply(known)
+                self._engine.cache.learnt(known)
+            self._engine.cache.on_ended = self._learn
         self._cuts = setup.policy == "oracle"
         guarded = setup.cache.guard and not self._cuts  # the oracle is what others are measured against
         with ExitStack() as stack:
@@ -171,6 +182,9 @@ class _Simulation:
             tuple(self._records),
             self._clock.now(),
         )
+
+    def _learn(self, workflow: str, steps: Sequence[StepLog]) -> None:
+        self._engine.cache.learnt(self._learner.export(self._learner.learn(steps)))
 
     def _begin_next(self) -> None:
         if self._next < len(self._workload.arrivals):

@@ -14,6 +14,8 @@ from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, blocks_for, common_blocks, count, full_blocks
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.access.catalog import Catalog
+from pbkv_cluster.store.access.history import History, StepLog
+from pbkv_cluster.store.access.model import AccessUpdate
 from pbkv_cluster.store.guard import GuardStat
 from pbkv_cluster.store.lease import Lease, Prefetched
 from pbkv_cluster.store.mover import Mover
@@ -22,6 +24,10 @@ from pbkv_cluster.store.policies.base import ReusePolicy, make_policy
 from pbkv_cluster.store.tiers import ChangeListener, Tiers
 from pbkv_cluster.store.tree import Match, PrefixTree
 
+EndListener = Callable[[str, Sequence[StepLog]], None]
+"""Told the id of a workflow and the log of its steps."""
+
+_CATALOG = 8  # blocks that it remembers, for each of the GPU's
 _FRESH_S = 1.0  # age below which a forecast is that of the present step
 
 
@@ -37,6 +43,7 @@ class KVCache:
         clock: Clock,
         on_change: ChangeListener | None = None,
         compute_seconds: Callable[[int], float] = lambda tokens: float("inf"),
+        policy: ReusePolicy | None = None,
     ) -> None:
         """Args:
         gpu_blocks: capacity of the GPU pool.
@@ -46,13 +53,14 @@ class KVCache:
         clock: the engine's.
         on_change: told of every block that enters or leaves a tier.
         compute_seconds: how long the prefill of a number of tokens takes; a load that takes longer is not made.
+        policy: of the GPU tier; None: the one that `config` names.
 
         Raises:
             InvalidArgument: an unknown policy.
         """
         self.tree = PrefixTree()
         self._policies = (
-            make_policy(config.policy, config),
+            policy or make_policy(config.policy, config),
             make_policy(config.host_policy, config, "cache.host_policy"),
         )
         self._half_life = config.lfu_half_life_s
@@ -63,7 +71,8 @@ class KVCache:
         self._compute_seconds = compute_seconds
         self._owners: dict[str, Owner] = {}
         self.leases = 0
-        self.catalog = Catalog(8 * gpu_blocks)
+        self.catalog = Catalog(_CATALOG * gpu_blocks)
+        self.on_ended: EndListener | None = None  # told of every workflow that has ended
 
     # --- sequences ---
 
@@ -84,6 +93,7 @@ class KVCache:
         reserve: int = 0,
         again: bool = False,
         graph: StepGraph | None = None,
+        history: History | None = None,
     ) -> Lease | None:
         """Finds the longest cached prefix, brings it to the GPU, and keeps it there.
 
@@ -97,6 +107,7 @@ class KVCache:
             reserve: blocks that running sequences will still need.
             again: it was open before, and closed unfinished: what it finds is not counted a second time.
             graph: that the workflow has declared; None leaves what is known of it.
+            history: of the workflow, where another cache keeps it and has begun the step there; this one only reads it then.
 
         Returns:
             None when the GPU has no room for the whole of `tokens`, one block more, and the reserve.
@@ -114,11 +125,14 @@ class KVCache:
         now = self._clock.now()
         owner = self._owners.get(workflow)
         if owner is None:
-            owner = self._owners[workflow] = Owner(workflow)
+            owner = self._owners[workflow] = Owner(workflow, history)
         owner.active_at = now
         if graph is not None:
             owner.graph = graph
-        position = owner.history.begin(step, agent, bytes(tokens), full_blocks(prompt_tokens), now, self.catalog)
+        if owner.follows:
+            position = owner.history.position(step)
+        else:
+            position = owner.history.begin(step, agent, bytes(tokens), full_blocks(prompt_tokens), now, self.catalog)
         for policy in self._policies:
             policy.step_began(owner, step, agent, now)
         # What its nodes are worth may rest on this step. A forecast that has just come has ranked already those that it leaves
@@ -127,9 +141,9 @@ class KVCache:
         for node in owner.nodes:
             if not ranked or node.owners[owner].touched[-1] == position:
                 self.tiers.rerank(node)
-        if hasattr(self._policies[0], "stale"):
-            for other in self._policies[0].stale(now):
-                for node in other.nodes:
+        for name in self._policies[0].due():
+            if (due := self._owners.get(name)) is not None:
+                for node in due.nodes:
                     self.tiers.rerank(node)
         loaded = 0
         if on_gpu < match.blocks:
@@ -162,7 +176,9 @@ class KVCache:
         """
         full = len(tokens) // BLOCK_BYTES if computed is None else full_blocks(computed)
         now = self._clock.now()
-        if full > lease.known:
+        if full > lease.known and lease.owner.follows:
+            lease.segments = lease.owner.history.path(lease.position)
+        elif full > lease.known:
             written = lease.owner.history.write(lease.position, bytes(tokens[lease.known * BLOCK_BYTES : full * BLOCK_BYTES]))
             lease.segments.extend(written if not lease.segments or written[0] is not lease.segments[-1] else written[1:])
         while lease.committed < full:
@@ -177,7 +193,8 @@ class KVCache:
     def close(self, lease: Lease) -> None:
         """Ends the hold. What was committed stays cached; the rest is freed."""
         self.tiers.give(lease.table[lease.committed :])
-        lease.owner.history.end(lease.position, self._clock.now())
+        if not lease.owner.follows:
+            lease.owner.history.end(lease.position, self._clock.now())
         if self._owners.get(lease.owner.id) is lease.owner:
             for policy in self._policies:
                 policy.step_ended(lease.owner, self._clock.now())
@@ -205,6 +222,18 @@ class KVCache:
             policy.workflow_ended(owner, self._clock.now())
         for node in nodes:
             self.tiers.offer(node)
+        if self.on_ended is not None:
+            self.on_ended(workflow, owner.history.steps)
+
+    def learnt(self, update: AccessUpdate) -> None:
+        """Takes over what a learner has made of workflows that have ended. What is cached is ranked by it as steps come."""
+        for policy in self._policies:
+            policy.learnt(update)
+
+    @property
+    def learns(self) -> bool:
+        """Whether a policy makes anything of what is learnt."""
+        return any(policy.learns for policy in self._policies)
 
     def apply(self, forecast: Forecast) -> bool:
         """Folds a forecast into the values of its workflow's nodes. False if it is old, or the workflow not known here."""

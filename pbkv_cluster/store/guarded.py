@@ -13,6 +13,7 @@ from pbkv_cluster.store.cache import KVCache
 from pbkv_cluster.store.guard import Balance, GuardStat
 from pbkv_cluster.store.lease import Lease
 from pbkv_cluster.store.mover import Mover
+from pbkv_cluster.store.policies.base import make_policy
 from pbkv_cluster.store.shadow import Shadow
 from pbkv_cluster.store.tiers import ChangeListener
 
@@ -41,8 +42,8 @@ class GuardedCache(KVCache):
         """See `KVCache`."""
         super().__init__(gpu_blocks, host_blocks, config, mover, clock, on_change, compute_seconds)
         self.tiers.keep_lru()
-        self._lru = Shadow(gpu_blocks, config, BASELINE, clock)
-        self._policy = Shadow(gpu_blocks, config, config.policy, clock)
+        self._lru = Shadow(gpu_blocks, config, make_policy(BASELINE, config), clock)
+        self._policy = Shadow(gpu_blocks, config, self._policies[0].twin(config), clock)
         self.shadows = (self._lru, self._policy)
         self._balance = Balance(config.guard_floor, config.guard_steps)
         # Of running steps whose output has filled a block, the tokens and how many of them have been computed.
@@ -88,11 +89,12 @@ class GuardedCache(KVCache):
 
     def close(self, lease: Lease) -> None:
         output = self._outputs.pop(lease, None)
-        for shadow in self.shadows:
-            if output is not None:
+        if output is not None:
+            for shadow in self.shadows:
                 shadow.enter(lease, *output)
+        super().close(lease)  # before the shadows: what the policy learns of it, its twin knows then
+        for shadow in self.shadows:
             shadow.close(lease)
-        super().close(lease)
 
     def retire(self, workflow: str) -> None:
         super().retire(workflow)

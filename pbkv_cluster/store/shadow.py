@@ -8,6 +8,7 @@ from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.store.cache import KVCache
 from pbkv_cluster.store.lease import Lease
 from pbkv_cluster.store.mover import NullMover
+from pbkv_cluster.store.policies.base import ReusePolicy
 
 
 class Shadow:
@@ -19,18 +20,15 @@ class Shadow:
     Memory: a tree and a pool of their own; some 90 bytes a block of capacity, 64 of them tokens. Block keys are never hashed.
     """
 
-    def __init__(self, blocks: int, config: CacheConfig, policy: str, clock: Clock) -> None:
+    def __init__(self, blocks: int, config: CacheConfig, policy: ReusePolicy, clock: Clock) -> None:
         """Args:
         blocks: capacity.
         config: parameters of the policy.
-        policy: name of the one that is followed.
+        policy: the one that is followed.
         clock: the cache's.
-
-        Raises:
-            InvalidArgument: an unknown policy.
         """
-        alone = config.model_copy(update={"policy": policy, "host_policy": "lru"})
-        self.cache = KVCache(blocks, 0, alone, NullMover(), clock)
+        alone = config.model_copy(update={"host_policy": "lru"})
+        self.cache = KVCache(blocks, 0, alone, NullMover(), clock, policy=policy)
         self._leases: dict[Lease, Lease] = {}
 
     def open(
@@ -45,7 +43,7 @@ class Shadow:
         graph: StepGraph | None,
     ) -> int:
         """A step was admitted; see `KVCache.open`. Returns how many tokens of its prompt are found here."""
-        own = self.cache.open(namespace, tokens, workflow, agent, step, prompt_tokens, graph=graph)
+        own = self.cache.open(namespace, tokens, workflow, agent, step, prompt_tokens, graph=graph, history=lease.owner.history)
         if own is None:
             found = self.cache.captured(namespace, tokens)
         else:

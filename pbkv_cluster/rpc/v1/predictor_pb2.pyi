@@ -81,7 +81,7 @@ class PredictRequest(_message.Message):
     def __init__(self, workflow_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Forecast(_message.Message):
-    __slots__ = ("workflow_id", "epoch", "made_at_s", "steps", "predictability", "ended")
+    __slots__ = ("workflow_id", "epoch", "made_at_s", "steps", "predictability", "step", "ended")
     class Step(_message.Message):
         __slots__ = ("agents", "probabilities", "survival")
         AGENTS_FIELD_NUMBER: _ClassVar[int]
@@ -96,14 +96,16 @@ class Forecast(_message.Message):
     MADE_AT_S_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     PREDICTABILITY_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
     workflow_id: str
     epoch: int
     made_at_s: float
     steps: _containers.RepeatedCompositeFieldContainer[Forecast.Step]
     predictability: float
+    step: int
     ended: bool
-    def __init__(self, workflow_id: _Optional[str] = ..., epoch: _Optional[int] = ..., made_at_s: _Optional[float] = ..., steps: _Optional[_Iterable[_Union[Forecast.Step, _Mapping]]] = ..., predictability: _Optional[float] = ..., ended: _Optional[bool] = ...) -> None: ...
+    def __init__(self, workflow_id: _Optional[str] = ..., epoch: _Optional[int] = ..., made_at_s: _Optional[float] = ..., steps: _Optional[_Iterable[_Union[Forecast.Step, _Mapping]]] = ..., predictability: _Optional[float] = ..., step: _Optional[int] = ..., ended: _Optional[bool] = ...) -> None: ...
 
 class ForecastBatch(_message.Message):
     __slots__ = ("agents", "forecasts", "snapshot")

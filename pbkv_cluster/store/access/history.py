@@ -111,6 +111,10 @@ class History:
         if end is not None:
             end.replies += 1
 
+    def position(self, number: int) -> int:
+        """Of the step that came last under this number."""
+        return self._positions[number]
+
     def path(self, position: int) -> list[Segment]:
         """The segments of a step, in order."""
         return lineage(self.ends[position])

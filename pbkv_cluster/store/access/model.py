@@ -168,6 +168,8 @@ def _contexts(events: npt.NDArray[Any], names: list[str]) -> tuple[tuple[int, tu
 
 def _check(name: str, array: npt.NDArray[Any], shape: tuple[int, ...], kind: type) -> None:
     if array.shape != shape or array.dtype != kind:
-        raise ValueError(f"not an access model: {name} has shape {array.shape} of {array.dtype}, not {shape} of {kind.__name__}")
+        raise ValueError(
+            f"not an access model: {name} has shape {array.shape} of {array.dtype}, not {shape} of {kind.__name__}"
+        )
     if not np.isfinite(array).all():
         raise ValueError(f"not an access model: {name} must be finite")

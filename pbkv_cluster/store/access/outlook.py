@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pbkv_cluster.core.forecast import Forecast
     from pbkv_cluster.store.node import Owner
 
+_HEEDED = 0.02  # share in what is expected below which a new forecast is not worth a new look
 _STARTS = 60  # latest beginnings of workflows, for their rate
 
 
@@ -77,6 +78,7 @@ class Outlook:
         self.trust = Trust()
         self.views: dict[str, View] = {}
         self.due: list[str] = []  # workflows whose outlook time alone has changed since it was asked for
+        self.arrivals = 0  # workflows that have come
         self._starts: deque[float] = deque(maxlen=_STARTS)
 
     # --- what happens ---
@@ -87,6 +89,7 @@ class Outlook:
         if view is None:
             view = self.views[owner.id] = View(owner)
             self._starts.append(now)
+            self.arrivals += 1
         else:
             if view.known and view.foretold and view.agents:
                 self.trust.seen(agent, view.agents, view.foretold)
@@ -121,7 +124,7 @@ class Outlook:
         view = self.views.get(workflow)
         if view is None:
             return None
-        if not view.known or view.forecast is not view.owner.forecast:
+        if not view.known or (view.forecast is not view.owner.forecast and self.trust.share > _HEEDED):
             self._look(view)
         if view.seen_at < 0.0 or now - view.seen_at > 0.5 + 0.15 * (now - view.since):
             view.arrival = self.timing.arrival(view.agent, view.running > 0, now - view.since)
@@ -139,7 +142,9 @@ class Outlook:
     def _look(self, view: View) -> None:
         history, view.forecast = view.history, view.owner.forecast
         events = self.model.events.distribution(history.steps)
-        view.agents, view.foretold = by_agent(events), of_forecast(view.forecast)
+        view.agents, view.foretold = by_agent(events), {}
+        if view.forecast is not None and view.forecast.step == history.steps[-1].number:  # else it is of another step
+            view.foretold = of_forecast(view.forecast)
         if view.foretold:
             events = blend(events, view.agents, view.foretold, self.trust.share)
         view.chances = first_use(self.model.hazard.hazards(facts(history, events)))

@@ -1,11 +1,15 @@
 """The contract of a reuse policy, and the registry of policies."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.forecast import Forecast
 from pbkv_cluster.core.registry import Registry
+from pbkv_cluster.store.access.model import AccessUpdate
 from pbkv_cluster.store.node import Node, Owner
 
 # The forecast that a step sets off can come before the step is admitted. One older than this is about an earlier step.
@@ -22,6 +26,7 @@ class ReusePolicy(ABC):
 
     retired_first = False  # nodes that no active workflow holds go before all others
     steady = False  # values follow the uses of nodes alone: neither hooks nor forecasts change them
+    learns = False  # it wants what is learnt from workflows that have ended
     heeds_forecasts = True  # without it values must not rest on `Owner.forecast`, and a simulation makes no forecasts
 
     def step_began(self, owner: Owner, step: int, agent: str, now: float) -> None:  # noqa: B027  # a hook
@@ -32,6 +37,17 @@ class ReusePolicy(ABC):
 
     def workflow_ended(self, owner: Owner, now: float) -> None:  # noqa: B027  # a hook
         """A workflow has ended; none of its nodes is its own any more."""
+
+    def learnt(self, update: AccessUpdate) -> None:  # noqa: B027  # a hook
+        """A learner has made something of workflows that have ended. Only where `learns` is set."""
+
+    def due(self) -> Sequence[str]:
+        """Ids of workflows whose nodes time alone has made worth something else; asked for when a step has begun."""
+        return ()
+
+    def twin(self, config: CacheConfig) -> ReusePolicy:
+        """A policy like this one, for a shadow of the cache that sees the same steps; it may share what this one knows."""
+        return type(self)(config)
 
     @abstractmethod
     def value(self, node: Node, now: float) -> float:

@@ -30,7 +30,7 @@ class Pbkv(ReusePolicy):
     watches over the rest.
     """
 
-    drifts = True
+    learns = True
 
     def __init__(self, config: CacheConfig) -> None:
         del config
@@ -75,7 +75,7 @@ class Pbkv(ReusePolicy):
 
     def _others(self, node: Node, entry: Entry, now: float, unused: Floats) -> None:
         """What workflows make of a block that have not used it yet."""
-        arrivals = entry.catalog.arrivals
+        arrivals = self._outlook.arrivals
         chance = (_SHARED_PRIOR + entry.workflows - 1) / (1.0 + arrivals - entry.arrival)
         delay = entry.step_sum / max(entry.workflows, 1) * self._outlook.timing.cycle
         unused *= unused_by_newcomers(self._outlook.starts_per_second(now), chance, delay, HORIZONS)
@@ -84,7 +84,7 @@ class Pbkv(ReusePolicy):
         parent = node.parent
         assert parent is not None
         came = np.cumsum(entry.first)  # workflows that came to it so many steps behind its parent, or sooner
-        exposed = entry.exposed()
+        exposed = entry.exposed(arrivals)
         near = list(self._outlook.views) if parent.is_root else [owner.id for owner in parent.owners]
         used = {owner.id for owner in node.owners}
         begun = {} if parent.is_root else {owner.id: segment.touched[0] for owner, segment in parent.owners.items()}
