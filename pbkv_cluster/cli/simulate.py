@@ -20,9 +20,6 @@ _Traces = Annotated[
 ]
 
 
-_MISSED = 0.05  # farther from the share that was asked for, a row needs an explanation
-
-
 def simulate(
     files: _Traces,
     train: Annotated[
@@ -131,7 +128,7 @@ def simulate(
 
 
 def _explain_missed(rows: "list[Row]") -> None:
-    missed = sorted({(row.workload, row.pressure) for row in rows if abs(row.pressure_measured - row.pressure) > _MISSED})
+    missed = sorted({(row.workload, row.pressure) for row in rows if not row.reached})
     for workload, share in missed:
         typer.echo(
             f"pbkv: {workload}: no capacity gives LRU {share:g} of the hits; the nearest was taken. A pool has to hold the "
