@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.row_file import Key, Rows, Scene
+from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.simulator.experiment import BASELINE, BOUND
 from pbkv_cluster.simulator.simulation import Setup
 from pbkv_cluster.store.policies import POLICIES

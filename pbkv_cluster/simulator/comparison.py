@@ -9,7 +9,12 @@ from pbkv_cluster.simulator.simulation import Setup, SimulationResult, simulate
 from pbkv_cluster.simulator.token_source import TokenSource
 
 BASELINE, BOUND = "lru", "oracle"
-_MISSED = 0.05  # farther from the share that was asked for, a row needs an explanation
+_MISSED = 0.05  # farther from the share that was asked for, a run is about another pressure
+
+
+def reached(pressure: float, measured: float) -> bool:
+    """Whether a capacity gives about the pressure that was asked for."""
+    return abs(measured - pressure) <= _MISSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,7 @@ class Row:
     @property
     def reached(self) -> bool:
         """Whether LRU got about the share that it was to get; if not, the row is about another pressure."""
-        return abs(self.pressure_measured - self.pressure) <= _MISSED
+        return reached(self.pressure, self.pressure_measured)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
