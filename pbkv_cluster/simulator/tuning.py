@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, NamedTuple
 
-from pbkv_cluster.core.config import Config
+from pbkv_cluster.core.config import CacheConfig, Config, PredictorConfig
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.simulator.comparison import BASELINE, BOUND, Comparison, Row, reached
 from pbkv_cluster.simulator.experiment import train_state
@@ -182,8 +182,9 @@ def _candidates(plan: TuningPlan, config: Config, wanted: int) -> list[Values]:
     tunable = [policy for policy in plan.policies if knobs[policy]]
     if not tunable and len(found) == 1:
         raise InvalidArgument("policies", f"there is nothing to tune about {', '.join(plan.policies)}")
+    room = wanted - len(found)
     for number, policy in enumerate(tunable):
-        share = len(range(number, wanted - len(found), len(tunable)))
+        share = len(range(number, room, len(tunable)))  # the first get what cannot be divided
         draws = Random(f"pbkv-tune/{policy}/{plan.seed}")
         found += [{"cache.policy": policy, **values} for values in spread(knobs[policy], share, draws)]
     different = {tuple(sorted(values.items())): values for values in reversed(found)}  # of equals the first stays
@@ -252,6 +253,7 @@ class _Bench:
         self._plan = plan
         self._on_run = on_run
         self._runs = 0
+        self._trained: dict[tuple[CacheConfig, PredictorConfig], Setup] = {}
 
     def cells(self, traces: Sequence[Trace], sizes: Sequence[int]) -> list[_Cell]:
         """Every workload at every pressure; pressures out of reach share the nearest.
@@ -296,4 +298,9 @@ class _Bench:
 
     def _setup_of(self, config: Config) -> Setup:
         setup = replace(self._setup, cache=config.cache, predictor=config.predictor)
-        return train_state(setup, self._training) if self._training else setup
+        if not self._training:
+            return setup
+        key = config.cache, config.predictor
+        if key not in self._trained:
+            self._trained[key] = train_state(setup, self._training)
+        return self._trained[key]

@@ -82,7 +82,11 @@ def test_policies_and_cells_share_a_budget() -> None:
     found = tune(traces, wanted, Config(), Setup(0))
     assert len(found.cells) == 4
     assert {cell.workload for cell in found.cells} == {"made-1", "made-2"}
-    assert sum(len(trial.scores) for trial in found.trials) <= 20
+    assert 17 <= sum(len(trial.scores) for trial in found.trials) <= 20
+    policies = [str(trial.values["cache.policy"]) for trial in found.trials]
+    assert sorted(policies) == ["continuum"] * 4 + ["pbkv-paper"] * 4 + ["retired-lru"], (
+        "as they are, and three of each tunable"
+    )
     assert found.trials[0].values["cache.policy"] == "pbkv-paper"
     assert len(found.trials[0].scores) == len(found.trials[1].scores) == 4
     assert {trial.values["cache.policy"] for trial in found.trials} == set(wanted.policies)
