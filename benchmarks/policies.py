@@ -45,6 +45,8 @@ def run(arguments: argparse.Namespace) -> Report:
             rows = {key: row for key, row in file.rows(job.scene).items() if job.includes(key)}
     except (PbkvError, ValueError, OSError) as error:
         sys.exit(f"benchmarks: {error}")
+    except KeyboardInterrupt:
+        sys.exit("benchmarks: interrupted; rows that were kept are not made again")
     return policy_report(job.scene, job.policies, job.pressures, job.disturbances, rows, failed)
 
 

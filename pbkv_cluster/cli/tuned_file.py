@@ -44,7 +44,7 @@ def summary(found: "Tuning", config: Config) -> Iterator[str]:
         "latency": "LRU's workflow latency over this",
     }[found.objective.value]
     runs = sum(len(trial.scores) for trial in found.trials)
-    yield f"{len(found.trials)} candidates, {runs} runs in {len(found.cells)} cells: {_cells(found)}."
+    yield f"{len(found.trials)} candidates, {runs} runs: {_cells(found)}."
     yield f"{what}, on the tasks searched on: {_score(found.trials[0].score)} with the present settings."
     if found.held_winner is None:
         yield f"No candidate did better there, so these are the present settings; on held-out tasks {_score(present.score)}."
