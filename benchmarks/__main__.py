@@ -9,25 +9,32 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
+from benchmarks import policies
 from benchmarks.report import Report, machine, show
 
 NAMES = ("index", "engine", "idle", "gateway")  # in this order: idle is the cluster before its first step
+LONG = ("policies",)  # takes hours: only when it is named
 
 
 def main() -> None:
+    known = ", ".join((*NAMES, *LONG))
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)}; by default all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {known}; by default all but {', '.join(LONG)}")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file as well")
     parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer repetitions: to see that it runs")
+    policies.add_options(parser)
     arguments = parser.parse_args()
-    unknown = set(arguments.names) - set(NAMES)
+    unknown = set(arguments.names) - {*NAMES, *LONG}
     if unknown:
-        parser.error(f"{', '.join(sorted(unknown))}: there are only {', '.join(NAMES)}")
+        parser.error(f"{', '.join(sorted(unknown))}: there are only {known}")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, here and in every process started from here
     reports = []
     for name in [each for each in NAMES if not arguments.names or each in arguments.names]:
         run = cast(Callable[[bool], Report], import_module(f"benchmarks.{name}").run)
         reports.append(run(arguments.quick))
+        show(reports[-1])
+    if "policies" in arguments.names:
+        reports.append(policies.run(arguments))
         show(reports[-1])
     if arguments.json:
         found = {"machine": machine(), "reports": [asdict(report) for report in reports]}

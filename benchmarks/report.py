@@ -41,6 +41,7 @@ class Report:
     benchmark: str
     sizes: str  # what was run, in one line
     figures: tuple[Figure, ...]
+    details: tuple[Figure, ...] = ()  # more of them, for those who read JSON
 
 
 def machine() -> str:

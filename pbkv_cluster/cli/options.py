@@ -56,3 +56,30 @@ def load_settings(file: Path | None, assignments: Sequence[str] | None, flags: M
             raise InvalidArgument("--set", f"{path} is set twice, to {values[path]!r} and to {value!r}")
         values[path] = value
     return load(file, os.environ, values)
+
+
+def names_of(text: str) -> tuple[str, ...]:
+    """The names of an option that takes several, with commas between them."""
+    return tuple(name.strip() for name in text.split(","))
+
+
+def pressures_of(text: str) -> tuple[float, ...]:
+    """The shares of --pressure.
+
+    Raises:
+        InvalidArgument: they are no numbers.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InvalidArgument("--pressure", f"must be numbers with commas between them, got {text!r}") from None
+
+
+def check_policies(names: Sequence[str]) -> None:
+    """Raises:
+    InvalidArgument: there is no such policy.
+    """
+    from pbkv_cluster.store.policies import POLICIES
+
+    for name in names:
+        POLICIES.get(name)

@@ -1,6 +1,8 @@
 """How results are shown: rates with their denominators, and JSON to a file or to standard output."""
 
 import json
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,11 +26,14 @@ def check_json_target(target: str | None) -> None:
     Raises:
         InvalidArgument: it is a folder, or its folder does not exist.
     """
-    if target in (None, "-"):
-        return
-    path = Path(str(target))
+    if target not in (None, "-"):
+        check_target(Path(str(target)), "--json")
+
+
+def check_target(path: Path, option: str) -> None:
+    """The same for any option that names a file to be written."""
     if path.is_dir() or not path.parent.is_dir():
-        raise InvalidArgument("--json", f"cannot write {target}: it is a folder, or its folder does not exist")
+        raise InvalidArgument(option, f"cannot write {path}: it is a folder, or its folder does not exist")
 
 
 def write_json(value: Any, target: str | None) -> None:
@@ -43,10 +48,34 @@ def write_json(value: Any, target: str | None) -> None:
     if target == "-":
         typer.echo(text)
         return
+    write_whole(text + "\n", Path(target), "--json")
+
+
+def write_whole(text: str, path: Path, option: str) -> None:
+    """Writes a file at once: whatever happens, there is the old one or all of the new.
+
+    Raises:
+        InvalidArgument: it cannot be written; names `option`.
+    """
+    if path.exists() and not path.is_file():  # a pipe or a device cannot be replaced
+        _write(text, path, path, option)
+        return
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        Path(target).write_text(text + "\n")
+        _write(text, beside, path, option)
+        try:
+            beside.replace(path)
+        except OSError as error:
+            raise InvalidArgument(option, f"cannot write {path}: {error.strerror}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _write(text: str, path: Path, named: Path, option: str) -> None:
+    try:
+        path.write_text(text)
     except OSError as error:
-        raise InvalidArgument("--json", f"cannot write {target}: {error.strerror}") from error
+        raise InvalidArgument(option, f"cannot write {named}: {error.strerror}") from error
 
 
 def console_beside(json_target: str | None) -> "Console":
@@ -54,6 +83,16 @@ def console_beside(json_target: str | None) -> "Console":
     from rich.console import Console
 
     return Console(stderr=json_target == "-")
+
+
+def explain_missed(cells: Iterable[tuple[str, float]]) -> None:
+    """Says on standard error why some workloads do not have the pressures that were asked for."""
+    for workload, pressure in sorted(set(cells)):
+        typer.echo(
+            f"pbkv: {workload}: no capacity gives LRU {pressure:g} of the hits; the nearest was taken. A pool has to hold the "
+            "longest step: more --concurrency makes smaller shares possible.",
+            err=True,
+        )
 
 
 def share(tokens: int, of: int) -> str:

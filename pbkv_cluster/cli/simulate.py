@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pbkv_cluster.cli.options import Assignments, load_settings
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, console_beside, write_json
-from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.cli.options import Assignments, check_policies, load_settings, names_of, pressures_of
+from pbkv_cluster.cli.output import JsonTarget, check_json_target, console_beside, explain_missed, write_json
 
 if TYPE_CHECKING:
     from pbkv_cluster.simulator.experiment import Row
@@ -18,9 +17,6 @@ _Traces = Annotated[
     list[Path],
     typer.Argument(metavar="TRACE...", help="Step traces, coding-agent sessions or chat requests: .jsonl or .jsonl.gz."),
 ]
-
-
-_MISSED = 0.05  # farther from the share that was asked for, a row needs an explanation
 
 
 def simulate(
@@ -85,8 +81,8 @@ def simulate(
     if plot_target is not None:
         require_matplotlib()
     plan = Plan(
-        policies=tuple(name.strip() for name in policies.split(",")),
-        pressures=_shares(pressure),
+        policies=names_of(policies),
+        pressures=pressures_of(pressure),
         seeds=seeds,
         host_ratio=host_ratio,
         mix=Mix(workflows, concurrency, think_scale, drift),
@@ -101,7 +97,7 @@ def simulate(
         cache=config.cache,
         predictor=config.predictor,
     )
-    _check_policies(plan.policies)
+    check_policies(plan.policies)
     if train:
         setup = train_state(setup, [load_trace(path) for path in train])
     starts = None if arrivals is None else list(read_arrivals(arrivals))
@@ -124,31 +120,7 @@ def simulate(
 
     for table in simulation_tables(rows):
         console.print(table)
-    _explain_missed(rows)
+    explain_missed((row.workload, row.pressure) for row in rows if not row.reached)
     write_json([row.to_json() for row in rows], json_target)
     if plot_target is not None:
         plot(rows, plot_target)
-
-
-def _explain_missed(rows: "list[Row]") -> None:
-    missed = sorted({(row.workload, row.pressure) for row in rows if abs(row.pressure_measured - row.pressure) > _MISSED})
-    for workload, share in missed:
-        typer.echo(
-            f"pbkv: {workload}: no capacity gives LRU {share:g} of the hits; the nearest was taken. A pool has to hold the "
-            "longest step: more --concurrency makes smaller shares possible.",
-            err=True,
-        )
-
-
-def _shares(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise InvalidArgument("--pressure", f"must be numbers with commas between them, got {text!r}") from None
-
-
-def _check_policies(names: tuple[str, ...]) -> None:
-    from pbkv_cluster.store.policies import POLICIES
-
-    for name in names:
-        POLICIES.get(name)

@@ -1,4 +1,4 @@
-"""Access logs of recorded workflows, as a worker with an endless cache would write them: what the access model is trained on."""
+"""Access logs of recorded workflows, as a worker would write them: what the access model is trained on."""
 
 from collections.abc import Iterable, Iterator
 

@@ -129,6 +129,7 @@ class _Simulation:
             self._engine.cache.on_ended = self._learn
         self._cuts = setup.policy == "oracle"
         guarded = setup.cache.guard and not self._cuts  # the oracle is what others are measured against
+        self._engine: SimulatedEngine
         with ExitStack() as stack:
             if self._future is not None:
                 stack.enter_context(knowing(self._future))

@@ -69,6 +69,11 @@ class TraceWorkflow:
     id: str
     workload: str
     steps: tuple[TraceStep, ...]
+    group: str = ""  # of the runs of one task; by default a run is a group of its own
+
+    def __post_init__(self) -> None:
+        if not self.group:
+            object.__setattr__(self, "group", self.id)
 
 
 def read_workflows(path: Path) -> Iterator[TraceWorkflow]:
@@ -83,7 +88,7 @@ def read_workflows(path: Path) -> Iterator[TraceWorkflow]:
     seen: set[str] = set()
     for workflow, records in groupby(_records(path), key=lambda record: record.workflow):
         steps: list[TraceStep] = []
-        workload = ""
+        workload = group = ""
         for record in records:
             if workflow in seen:
                 problem = f"workflow_id: {workflow!r} goes on after another workflow; its lines must stand together"
@@ -91,10 +96,13 @@ def read_workflows(path: Path) -> Iterator[TraceWorkflow]:
             if record.position != len(steps):
                 problem = f"step: must be {len(steps)}, the next of its workflow, got {record.position}"
                 raise TraceError(f"{path}, line {record.line}: {problem}")
-            workload = record.workload
+            if steps and record.group not in ("", group):
+                problem = f"task_group: must be {group!r}, as in the workflow's first line, got {record.group!r}"
+                raise TraceError(f"{path}, line {record.line}: {problem}")
+            workload, group = record.workload, record.group if not steps else group
             steps.append(record.step)
         seen.add(workflow)
-        yield TraceWorkflow(workflow, workload, tuple(steps))
+        yield TraceWorkflow(workflow, workload, tuple(steps), group)
     if not seen:
         raise TraceError(f"{path}: holds no steps")
 
@@ -103,6 +111,7 @@ class _Record(NamedTuple):
     line: int
     workflow: str
     workload: str
+    group: str
     position: int
     step: TraceStep
 
@@ -112,7 +121,8 @@ def _records(path: Path) -> Iterator[_Record]:
         try:
             fields = Fields(json.loads(line))
             position = fields.count("step", MAX_TOKENS)
-            record = _Record(number, fields.text("workflow_id"), fields.text("workload"), position, _step(fields))
+            workflow, workload = fields.text("workflow_id"), fields.text("workload")
+            record = _Record(number, workflow, workload, fields.optional_text("task_group"), position, _step(fields))
         except FieldError as error:
             raise TraceError(f"{path}, line {number}: {error}") from None
         except (ValueError, RecursionError) as error:

@@ -4,7 +4,7 @@ A sequence opens a `Lease` on the longest cached prefix of its prompt, grows it 
 up, so that others can match them at once, and closes it at its end, which leaves everything committed in the cache.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock

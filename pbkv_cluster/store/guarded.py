@@ -9,6 +9,7 @@ from pbkv_cluster.core.forecast import Forecast
 from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.tokens import TOKEN_BYTES
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.store.access.history import History
 from pbkv_cluster.store.cache import KVCache
 from pbkv_cluster.store.guard import Balance, GuardStat
 from pbkv_cluster.store.lease import Lease
@@ -61,8 +62,9 @@ class GuardedCache(KVCache):
         reserve: int = 0,
         again: bool = False,
         graph: StepGraph | None = None,
+        history: History | None = None,
     ) -> Lease | None:
-        lease = super().open(namespace, tokens, workflow, agent, step, prompt_tokens, reserve, again, graph)
+        lease = super().open(namespace, tokens, workflow, agent, step, prompt_tokens, reserve, again, graph, history)
         if lease is None:
             return None
         lru, policy = (

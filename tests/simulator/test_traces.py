@@ -84,6 +84,16 @@ def test_keeps_what_later_code_uses(tmp_path: Path) -> None:
     assert first.prompt_tokens == 12
 
 
+def test_a_workflow_is_of_its_tasks_group(tmp_path: Path) -> None:
+    content = lines(
+        record("a", task_group="t"), record("a", 1), record("b", task_group="t"), record("c"), record("d", task_group="")
+    )
+    assert [workflow.group for workflow in read(tmp_path, content)] == ["t", "t", "c", "d"]
+    torn = lines(record("a", task_group="t"), record("a", 1, task_group="u"))
+    with pytest.raises(TraceError, match=r"line 2: task_group: must be 't', as in the workflow's first line, got 'u'"):
+        read(tmp_path, torn)
+
+
 def test_plain_and_gzipped_are_one(tmp_path: Path) -> None:
     content = lines(record("a"), record("b"), record("b", 1))
     assert read(tmp_path, content) == read(tmp_path, gzip.compress(content), "trace.jsonl.gz")
@@ -106,6 +116,7 @@ def test_streams_workflows_before_a_bad_line(tmp_path: Path) -> None:
         ({"agent": "\ud800"}, r"agent: is not valid Unicode"),
         ({"agent": "a" * 300}, r"agent: must take at most 256 bytes, takes 300"),
         ({"workflow_id": None}, r"workflow_id: must be a string"),
+        ({"task_group": 7}, r"task_group: must be a string"),
         ({"step": "0"}, r"step: must be a whole number, got '0'"),
         ({"step": True}, r"step: must be a whole number, got True"),
         ({"step": 1}, r"step: must be 0, the next of its workflow, got 1"),

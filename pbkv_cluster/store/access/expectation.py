@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping
 
 from pbkv_cluster.core.forecast import Forecast
-from pbkv_cluster.store.access.history import NO_ATTACH, History
-from pbkv_cluster.store.access.next_event import END, Event, NextEventModel
+from pbkv_cluster.store.access.next_event import END, Event
+from pbkv_cluster.store.access.segment import NO_ATTACH
 
 _RATE = 0.3
 _MEMORY = 0.98  # of a loss, from one outcome to the next
@@ -55,11 +55,6 @@ def of_forecast(forecast: Forecast | None) -> Agents:
     found = {agent: chance * step.survival for agent, chance in step.agents.items()}
     found[END[0]] = 1.0 - step.survival
     return found
-
-
-def expected(model: NextEventModel, history: History) -> dict[Event, float]:
-    """The next event by the model alone."""
-    return model.distribution(history.steps)
 
 
 def blend(events: dict[Event, float], agents: Agents, forecast: Agents, share: float) -> dict[Event, float]:

@@ -8,6 +8,8 @@ Mattern: Mixing strategies in data compression, DCC 2012). A workflow that has e
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 
@@ -77,7 +79,7 @@ class HazardModel:
         open_, used = bins <= outcome, bins == outcome
         importance = np.minimum(2.0, 0.25 + blocks / 8.0)[:, None]
         starts = [0, *(np.flatnonzero(np.diff(when)) + 1), len(when)]
-        for start, stop in zip(starts, starts[1:], strict=False):
+        for start, stop in pairwise(starts):
             part = slice(start, stop)
             error = (used[part] - self._mix(opinions[part], evidence[part])) * open_[part] * importance[part]
             gradient = error[:, None, :] * opinions[part]

@@ -29,6 +29,9 @@ class ReusePolicy(ABC):
     learns = False  # it wants what is learnt from workflows that have ended
     heeds_forecasts = True  # without it values must not rest on `Owner.forecast`, and a simulation makes no forecasts
 
+    def __init__(self, config: CacheConfig) -> None:
+        del config
+
     def step_began(self, owner: Owner, step: int, agent: str, now: float) -> None:  # noqa: B027  # a hook
         """A step of a workflow was admitted; again if it was preempted meanwhile."""
 

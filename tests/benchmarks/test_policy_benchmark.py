@@ -1,0 +1,154 @@
+"""The benchmark of policies: how rows are pooled, and that an interrupted run goes on where it stopped."""
+
+import argparse
+import gzip
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import policies
+from benchmarks.policy_job import add_options, job_of
+from benchmarks.policy_report import policy_report
+from benchmarks.pooled import above_oracle, cells, guard_cost, left_out, pool
+from benchmarks.row_file import RowFile, Rows, Scene, key_of
+from pbkv_cluster.simulator.experiment import Row
+from pbkv_cluster.simulator.workflows import Sizes, generate
+
+SCENE = Scene("show", 150, 32, 8.0)
+
+
+def row(workload: str, policy: str, hit: float, seed: int = 0, measured: float = 0.45, guard: float | None = None) -> Row:
+    return Row(workload, 0.45, policy, seed, 100, hit, hit, 0.9, None, None, 1.0, 2.0, 0.1, 0, 0, measured, guard)
+
+
+def rows_of(*entries: Row, disturbed: str = "") -> Rows:
+    return {key_of(entry, disturbed): entry for entry in entries}
+
+
+def arguments(*given: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    add_options(parser)
+    return parser.parse_args(given)
+
+
+def test_gaps_are_pooled_and_ratios_are_means() -> None:
+    rows = rows_of(
+        *(row("a", "lru", 0.2), row("a", "oracle", 0.6), row("a", "pbkv", 0.4, guard=0.5)),
+        *(row("b", "lru", 0.4), row("b", "oracle", 0.5), row("b", "pbkv", 0.36, guard=0.1)),
+        *(row("b", "lru", 0.4, 1), row("b", "oracle", 0.5, 1), row("b", "pbkv", 0.44, 1, guard=0.0)),
+        *(row("c", "lru", 0.8, measured=0.7), row("c", "oracle", 0.9), row("c", "pbkv", 0.1)),  # out of reach
+        *(row("d", "lru", 0.4), row("d", "pbkv", 0.1)),  # without a bound as yet
+    )
+    found = pool(cells(rows, "pbkv", 0.45))
+    assert found is not None
+    assert found.cells == 3
+    assert found.gap_closed == pytest.approx((0.2 - 0.04 + 0.04) / (0.4 + 0.1 + 0.1))
+    assert found.ratio_to_lru == pytest.approx((2.0 + 0.9 + 1.1) / 3)
+    assert found.worst_workload == "b"
+    assert found.worst_ratio == pytest.approx(1.0)
+    assert found.guard_lru_share == pytest.approx(0.2)
+    assert [each.workload for each in left_out(rows, [0.45])] == ["c"]
+    assert pool(cells(rows, "pbkv", 0.65)) is None
+
+
+def test_disturbed_rows_stand_beside_the_same_lru_and_oracle() -> None:
+    rows = rows_of(row("a", "lru", 0.2), row("a", "oracle", 0.6), row("a", "pbkv", 0.40))
+    rows |= rows_of(row("a", "lru", 0.2), row("a", "pbkv", 0.44), disturbed="unguarded")
+    assert len(rows) == 4
+    assert [cell.row.hit_gpu for cell in cells(rows, "pbkv", 0.45, "unguarded")] == [0.44]
+    assert guard_cost(rows, "pbkv", 0.45, "", "unguarded") == pytest.approx(0.2)
+    assert guard_cost(rows, "lfu", 0.45, "", "unguarded") is None
+
+
+def test_what_beats_the_oracle_is_told(tmp_path: Path) -> None:
+    rows = rows_of(row("a", "lru", 0.2), row("a", "oracle", 0.4), row("a", "pbkv", 0.404), row("a", "lfu", 0.41))
+    assert [key.policy for key, _ in above_oracle(rows)] == ["lfu"], "beyond what is noise"
+    (tmp_path / "a.jsonl.gz").touch()
+    job = job_of(arguments("--workloads", "a", "--traces", str(tmp_path)))
+    report = policy_report(job.scene, ("lru", "oracle", "pbkv", "lfu"), (0.45,), job.disturbances, rows, [])
+    figures = {figure.name: figure for figure in report.figures}
+    assert figures["runs that hit more than the oracle"].met is False
+    gap = figures["pbkv at 45 %: gap closed"]
+    assert gap.at_least == 0.71
+    assert gap.value == pytest.approx(1.02)
+
+
+def test_a_file_of_rows_keeps_the_latest_and_forgets_what_was_cut_short(tmp_path: Path) -> None:
+    file = RowFile(tmp_path / "rows.jsonl")
+    file.mend()
+    assert file.rows(SCENE) == {}
+    first, again, other = row("a", "pbkv", 0.4), row("a", "pbkv", 0.5), row("a", "lru", 0.2)
+    file.append(SCENE, "", first)
+    file.append(SCENE, "adversary", other)
+    file.append(replace(SCENE, part="tune"), "", row("a", "lru", 0.1))
+    file.append(SCENE, "", again)
+    with (tmp_path / "rows.jsonl").open("ab") as raw:
+        raw.write(b'{"scene": {"part"')
+    file.mend()
+    assert file.rows(SCENE) == rows_of(again, other), "LRU is never disturbed"
+    with (tmp_path / "rows.jsonl").open("ab") as raw:
+        raw.write(b'{"scene": {}}\n')
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 5"):
+        file.rows(SCENE)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (("--policies", "nonsense"), "--policies"),
+        (("--workloads", "nonsense"), "--workloads"),
+        (("--pressures", "1"), "--pressures"),
+        (("--pressures", "high"), "--pressures"),
+        (("--noise", "2"), "--noise"),
+        (("--seeds", "0"), "--seeds"),
+        (("--again",), "--again"),
+    ],
+)
+def test_wrong_options_are_named(given: Sequence[str], named: str, tmp_path: Path) -> None:
+    (tmp_path / "tiny.jsonl.gz").touch()
+    usual = () if "--workloads" in given else ("--workloads", "tiny")
+    with pytest.raises(ValueError, match=named):
+        job_of(arguments(*given, *usual, "--traces", str(tmp_path)))
+
+
+@pytest.fixture
+def traces(tmp_path: Path) -> Path:
+    """A folder with one generated trace."""
+    lines = []
+    for workflow in generate(40, 0, Sizes(32, 96, 48, 24, 64), max_steps=6):
+        for number, step in enumerate(workflow.steps):
+            line = {
+                "workflow_id": workflow.id,
+                "workload": "tiny",
+                "step": number,
+                "agent": step.agent,
+                "prompt_segments": [asdict(segment) for segment in step.prompt],
+                "prompt_tokens": step.prompt_tokens,
+                "output_tokens": step.output_tokens,
+                "output_id": step.output_id,
+            }
+            lines.append(json.dumps(line))
+    with gzip.open(tmp_path / "tiny.jsonl.gz", "wt") as file:
+        file.write("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_goes_on_where_it_stopped(traces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = traces / "rows.jsonl"
+    usual = ("--quick", "--online", "--workloads", "tiny", "--pressures", ".8", "--traces", str(traces), "--rows", str(kept))
+    report = policies.run(arguments(*usual, "--policies", "retired-lru"))
+    assert {figure.name for figure in report.details} >= {"retired-lru at 80 %: gap closed", "oracle at 80 %: gap closed"}
+    lines = kept.read_text().splitlines()
+    assert [json.loads(line)["row"]["policy"] for line in lines] == ["lru", "oracle", "retired-lru"]
+    kept.write_text("\n".join([*lines[:1], lines[1][:40]]))  # stopped while the second was written
+    policies.run(arguments(*usual, "--policies", "retired-lru"))
+    assert kept.read_text().splitlines() == lines, "with the capacity that LRU's row names, all is as it was"
+    policies.run(arguments(*usual, "--policies", "retired-lru,continuum"))
+    assert [json.loads(line)["row"]["policy"] for line in kept.read_text().splitlines()[3:]] == ["continuum"]
+    policies.run(arguments(*usual, "--policies", "continuum", "--again"))
+    assert len(kept.read_text().splitlines()) == 5
+    assert "continuum" in capsys.readouterr().out
