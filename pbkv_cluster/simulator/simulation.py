@@ -120,13 +120,6 @@ class _Simulation:
         runner = SimulatedRunner(setup.gpu_blocks, setup.host_blocks, setup.cost, self._clock)
         self._future = None if reference is None else Future(_begins(tokens, reference), runner.started)
         name = adversary_of(setup.policy) if setup.adversary else setup.policy
-        if self._engine.cache.learns:
-            self._learner = AccessModel()
-            if setup.access is not None:
-                known = setup.access.export()
-                self._learner.apply(known)
-                self._engine.cache.learnt(known)
-            self._engine.cache.on_ended = self._learn
         self._cuts = setup.policy == "oracle"
         guarded = setup.cache.guard and not self._cuts  # the oracle is what others are measured against
         self._engine: SimulatedEngine
@@ -139,6 +132,13 @@ class _Simulation:
                 setup.cache.model_copy(update={"policy": name, "guard": guarded}),
                 self._clock,
             )
+        if self._engine.cache.learns:
+            self._learner = AccessModel()
+            if setup.access is not None:
+                known = setup.access.export()
+                self._learner.apply(known)
+                self._engine.cache.learnt(known)
+            self._engine.cache.on_ended = self._learn
         self._forecaster = Forecaster(
             setup.predictor,
             self._clock,

@@ -3,4 +3,4 @@
 from pbkv_cluster.store.policies import continuum, kvflow, lfu, lru, pbkv, pbkv_paper
 from pbkv_cluster.store.policies.base import POLICIES, ReusePolicy
 
-__all__ = ["POLICIES", "ReusePolicy", "continuum", "kvflow", "lfu", "lru", "pbkv_paper"]
+__all__ = ["POLICIES", "ReusePolicy", "continuum", "kvflow", "lfu", "lru", "pbkv", "pbkv_paper"]
