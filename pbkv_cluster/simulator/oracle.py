@@ -80,6 +80,7 @@ class Oracle(ReusePolicy):
     """The block whose next use is furthest away goes first."""
 
     heeds_forecasts = False
+    positional = True
 
     def __init__(self, config: CacheConfig) -> None:
         """Raises:

@@ -63,6 +63,8 @@ class Tiers:
             EvictionQueue(HOST, self._host_rank, tree.is_candidate),
         ]
         self._in_use = [queue for queue, blocks in zip(self._queues, capacity, strict=True) if blocks]
+        # Whose order a node's size matters to: copies in host memory become the only ones.
+        self._by_size = [queue for queue in self._in_use if queue is not self._queues[GPU] or policies[GPU].positional]
         self._following = [queue for queue, policy in zip(self._queues, policies, strict=True) if not policy.steady]
         self.lean = False  # evict from the GPU in the order of LRU; `keep_lru` must have been called before the first block
         self.evicted_by_policy = 0  # blocks
@@ -236,9 +238,12 @@ class Tiers:
         assert parent is not None
         if not any(node.held):
             self.tree.remove_leaf(node)
-        else:
-            self.offer(node)
-        self.offer(parent)
+            self.offer(parent)
+            return
+        for queue in self._by_size:
+            queue.offer(node)
+        if not node.held[GPU]:
+            self.offer(parent)
 
     def _flush_demotions(self) -> None:
         if self._demotions:

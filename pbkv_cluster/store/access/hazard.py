@@ -9,6 +9,7 @@ Mattern: Mixing strategies in data compression, DCC 2012). A workflow that has e
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,12 +32,18 @@ _LIMIT = 1000.0  # observations; beyond, they are halved: what happened lately w
 _SURE = 12.0  # bound on the log-odds
 
 
+_EACH_CONTEXT, _EACH_BIN = np.arange(len(CONTEXTS))[:, None], np.arange(BINS)
+
+
 class HazardModel:
     """Counts and mixing weights. Arrays may be read by others, and are written by `learn` and `put` alone."""
 
     def __init__(self) -> None:
         self.chances: Table = np.zeros((self.places(), BINS), dtype=np.float32)  # times not used before the bin
         self.uses: Table = np.zeros((self.places(), BINS), dtype=np.float32)  # of these, times used in it
+        # What these say, kept because it is asked for far more often than it changes.
+        self._opinions: Table = np.zeros_like(self.chances)  # log-odds
+        self._evidence = np.zeros(self.chances.shape, dtype=np.int8)  # how much they rest on, in [0, _LEVELS)
         self.weights: Table = np.full(self.shape(), _WEIGHT, dtype=np.float32)
 
     @staticmethod
@@ -58,7 +65,15 @@ class HazardModel:
         Returns:
             Shape (segments, bins), each in (0, 1).
         """
-        return self._mix(*self._opinions(context_rows(rows, _BITS)))
+        places = context_rows(rows, _BITS)
+        return self._mix(self._opinions[places], self._evidence[places])
+
+    def put(self, places: npt.NDArray[np.int32], chances: Table, uses: Table, weights: Table) -> None:
+        """Replaces some rows of the tables, and all weights."""
+        self.chances[places] = chances
+        self.uses[places] = uses
+        self.weights[...] = weights
+        self._derive(places)
 
     def learn(self, rows: Ints, when: Ints, distance: Ints, blocks: Ints) -> Ints:
         """Learns from one workflow that has ended: predicts what came, then corrects the weights and counts it.
@@ -73,7 +88,7 @@ class HazardModel:
             The rows of the tables that have changed.
         """
         places = context_rows(rows, _BITS)
-        opinions, evidence = self._opinions(places)
+        opinions, evidence = self._opinions[places], self._evidence[places]
         outcome = np.where(distance > 0, np.searchsorted(BIN_STARTS, distance, side="right") - 1, BINS)[:, None]
         bins = np.arange(BINS)
         open_, used = bins <= outcome, bins == outcome
@@ -88,7 +103,9 @@ class HazardModel:
             rate = _RATE / max(1.0, importance[part].sum() / _BATCH)
             self.weights += (rate * total).astype(np.float32)
         self._count(places, open_, used, np.minimum(1.0, importance))
-        return np.unique(places)
+        changed = np.unique(places)
+        self._derive(changed)
+        return changed
 
     def _count(self, places: Ints, open_: npt.NDArray[np.bool_], used: npt.NDArray[np.bool_], importance: Floats) -> None:
         shape = (*places.shape, BINS)
@@ -99,14 +116,14 @@ class HazardModel:
         self.chances[full] *= 0.5
         self.uses[full] *= 0.5
 
-    def _opinions(self, places: Ints) -> tuple[Floats, Ints]:
-        """Log-odds of each context in each bin, and how much evidence they rest on; shapes (segments, contexts, bins)."""
+    def _derive(self, places: npt.NDArray[np.integer[Any]]) -> None:
         chances, uses = self.chances[places], self.uses[places]
-        opinions = np.log((uses + _PRIOR) / (chances - uses + _PRIOR))
-        return opinions, np.minimum(np.frexp(chances + 1.0)[1] - 1, _LEVELS - 1)
+        self._opinions[places] = np.log((uses + _PRIOR) / (chances - uses + _PRIOR))
+        self._evidence[places] = np.minimum(np.frexp(chances + 1.0)[1] - 1, _LEVELS - 1)
 
-    def _mix(self, opinions: Floats, evidence: Ints) -> Floats:
-        weights = self.weights[np.arange(len(CONTEXTS))[:, None], np.arange(BINS), evidence]
+    def _mix(self, opinions: Table, evidence: npt.NDArray[np.int8]) -> Floats:
+        """Hazards of opinions of shape (segments, contexts, bins); shape (segments, bins)."""
+        weights = self.weights[_EACH_CONTEXT, _EACH_BIN, evidence]
         mixed: Floats = 1.0 / (1.0 + np.exp(-np.clip((weights * opinions).sum(axis=1), -_SURE, _SURE)))
         return mixed
 

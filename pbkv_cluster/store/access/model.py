@@ -123,9 +123,7 @@ class AccessModel:
 
     def apply(self, update: AccessUpdate) -> None:
         """Takes over what another model has learnt."""
-        self.hazard.chances[update.places] = update.chances
-        self.hazard.uses[update.places] = update.uses
-        self.hazard.weights[...] = update.weights
+        self.hazard.put(update.places, update.chances, update.uses, update.weights)
         for context, counts in update.contexts:
             self.events.put(context, dict(counts))
 

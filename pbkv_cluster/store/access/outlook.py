@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pbkv_cluster.store.access.expectation import Trust, blend, by_agent, of_forecast
 from pbkv_cluster.store.access.features import facts
 from pbkv_cluster.store.access.hazard import Floats, first_use
@@ -124,9 +122,9 @@ class Outlook:
         view = self.views.get(workflow)
         if view is None:
             return None
-        if not view.known or (view.forecast is not view.owner.forecast and self.trust.share > _HEEDED):
+        if not view.known or (view.forecast is not view.owner.forecast and self._is_news(view)):
             self._look(view)
-        if view.seen_at < 0.0 or now - view.seen_at > 0.5 + 0.15 * (now - view.since):
+        if view.seen_at < 0.0 or now - view.seen_at > _stale_after(view, now):
             view.arrival = self.timing.arrival(view.agent, view.running > 0, now - view.since)
             assert view.chances is not None
             view.unused = 1.0 - view.chances @ view.arrival
@@ -138,6 +136,14 @@ class Outlook:
         if len(self._starts) < 2:
             return 0.0
         return len(self._starts) / max(now - self._starts[0], 1.0)
+
+    def _is_news(self, view: View) -> bool:
+        """Whether the latest forecast says something of the next step that is worth a new look."""
+        forecast = view.owner.forecast
+        if forecast is None or forecast.step != view.history.steps[-1].number or self.trust.share < _HEEDED:
+            return False
+        before = view.forecast
+        return before is None or before.step != forecast.step or before.steps[:1] != forecast.steps[:1]
 
     def _look(self, view: View) -> None:
         history, view.forecast = view.history, view.owner.forecast
@@ -153,19 +159,9 @@ class Outlook:
 
 
 def _is_due(view: View, now: float) -> bool:
-    return view.seen_at >= 0.0 and now - view.seen_at > 1.0 + 0.3 * (now - view.since)
+    return view.seen_at >= 0.0 and now - view.seen_at > 2.0 * _stale_after(view, now)
 
 
-def unused_by_newcomers(rate: float, chance: float, delay: float, horizons: Floats) -> Floats:
-    """Probability that no workflow that is still to come uses a block within each horizon.
-
-    Workflows come as a Poisson process.
-
-    Args:
-        rate: workflows a second.
-        chance: that one uses the block.
-        delay: seconds from its start to that.
-        horizons: seconds.
-    """
-    found: Floats = np.exp(-rate * chance * np.maximum(horizons - delay, 0.0))
-    return found
+def _stale_after(view: View, now: float) -> float:
+    """Seconds after which what is expected has changed with time: ever longer, as a pause that has lasted goes on."""
+    return 0.5 + 0.2 * (now - view.since)

@@ -10,6 +10,7 @@ import numpy as np
 from pbkv_cluster.store.access.hazard import BIN_STARTS, Floats
 
 HORIZONS = np.array([0.5, 1, 2, 4, 8, 15, 25, 40, 60, 90, 140, 220, 360, 600])  # seconds
+LAST_HORIZON = float(HORIZONS[-1])
 
 _KEPT = 200
 _ENOUGH = 8  # durations of one agent; with fewer it is taken to be like all

@@ -26,6 +26,7 @@ class ReusePolicy(ABC):
 
     retired_first = False  # nodes that no active workflow holds go before all others
     steady = False  # values follow the uses of nodes alone: neither hooks nor forecasts change them
+    positional = False  # which of a node's blocks are left changes its value
     learns = False  # it wants what is learnt from workflows that have ended
     heeds_forecasts = True  # without it values must not rest on `Owner.forecast`, and a simulation makes no forecasts
 

@@ -6,15 +6,17 @@ joined with when these steps come. What is shared is worth what all of them toge
 active ones that are still to come to it, and those that will start. So blocks of ended workflows need no rule of their own.
 """
 
+import math
+
 import numpy as np
 
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.store.access.catalog import Entry
-from pbkv_cluster.store.access.density import hit_density
+from pbkv_cluster.store.access.density import OVERHEAD_S, hit_density
 from pbkv_cluster.store.access.hazard import BIN_STARTS, Floats
 from pbkv_cluster.store.access.model import AccessUpdate
-from pbkv_cluster.store.access.outlook import Outlook, unused_by_newcomers
-from pbkv_cluster.store.access.timing import HORIZONS
+from pbkv_cluster.store.access.outlook import Outlook
+from pbkv_cluster.store.access.timing import HORIZONS, LAST_HORIZON
 from pbkv_cluster.store.node import Node, Owner
 from pbkv_cluster.store.policies.base import POLICIES, ReusePolicy
 
@@ -62,6 +64,8 @@ class Pbkv(ReusePolicy):
         return self._outlook.due
 
     def value(self, node: Node, now: float) -> float:
+        if not node.owners and node.entry is not None and node.entry.workflows < 2:
+            return self._newcomers_alone(node.entry, now)
         unused = np.ones(len(HORIZONS))
         for owner, segment in node.owners.items():
             view = self._outlook.view(owner.id, now)
@@ -73,12 +77,29 @@ class Pbkv(ReusePolicy):
             self._others(node, entry, now, unused)
         return hit_density(unused)
 
+    def _newcomers(self, entry: Entry, now: float) -> tuple[float, float]:
+        """First uses a second by workflows that are still to start, and the seconds from a start to that.
+
+        Workflows come as a Poisson process; the chance that one uses a block is that of the workflows since it is known, with a
+        Gamma prior.
+        """
+        chance = (_SHARED_PRIOR + entry.workflows - 1) / (1.0 + self._outlook.arrivals - entry.arrival)
+        delay = entry.step_sum / max(entry.workflows, 1) * self._outlook.timing.cycle
+        return self._outlook.starts_per_second(now) * chance, delay
+
+    def _newcomers_alone(self, entry: Entry, now: float) -> float:
+        """The hit density where nobody else comes, at the last horizon: while uses are rare it grows with the horizon."""
+        uses, delay = self._newcomers(entry, now)
+        if uses == 0.0:
+            return 0.0
+        hit = -math.expm1(-uses * max(LAST_HORIZON - delay, 0.0))
+        return hit / (delay + hit / uses + OVERHEAD_S)
+
     def _others(self, node: Node, entry: Entry, now: float, unused: Floats) -> None:
         """What workflows make of a block that have not used it yet."""
         arrivals = self._outlook.arrivals
-        chance = (_SHARED_PRIOR + entry.workflows - 1) / (1.0 + arrivals - entry.arrival)
-        delay = entry.step_sum / max(entry.workflows, 1) * self._outlook.timing.cycle
-        unused *= unused_by_newcomers(self._outlook.starts_per_second(now), chance, delay, HORIZONS)
+        uses, delay = self._newcomers(entry, now)
+        unused *= np.exp(-uses * np.maximum(HORIZONS - delay, 0.0))
         if entry.workflows < 2:
             return
         parent = node.parent
