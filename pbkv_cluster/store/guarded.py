@@ -41,8 +41,8 @@ class GuardedCache(KVCache):
         """See `KVCache`."""
         super().__init__(gpu_blocks, host_blocks, config, mover, clock, on_change, compute_seconds)
         self.tiers.keep_lru()
-        self._lru = Shadow(gpu_blocks, config, BASELINE, clock)
-        self._policy = Shadow(gpu_blocks, config, config.policy, clock)
+        self._lru = Shadow(gpu_blocks, config, BASELINE, clock, self.catalog)
+        self._policy = Shadow(gpu_blocks, config, config.policy, clock, self.catalog)
         self.shadows = (self._lru, self._policy)
         self._balance = Balance(config.guard_floor, config.guard_steps)
         # Of running steps whose output has filled a block, the tokens and how many of them have been computed.
@@ -60,8 +60,9 @@ class GuardedCache(KVCache):
         reserve: int = 0,
         again: bool = False,
         graph: StepGraph | None = None,
+        beside: Lease | None = None,
     ) -> Lease | None:
-        lease = super().open(namespace, tokens, workflow, agent, step, prompt_tokens, reserve, again, graph)
+        lease = super().open(namespace, tokens, workflow, agent, step, prompt_tokens, reserve, again, graph, beside)
         if lease is None:
             return None
         lru, policy = (

@@ -66,10 +66,14 @@ class Owner:
 
     __slots__ = ("active_at", "forecast", "forecast_at", "graph", "history", "id", "nodes")
 
-    def __init__(self, workflow: str) -> None:
+    def __init__(self, workflow: str, history: History | None = None) -> None:
+        """Args:
+        workflow: its id.
+        history: the record that another cache keeps of it; None: its own.
+        """
         self.id = workflow
         self.nodes: dict[Node, None] = {}  # in order: ties between their values must not fall by memory addresses
-        self.history = History()
+        self.history = History() if history is None else history
         self.forecast: Forecast | None = None
         self.forecast_at = 0.0  # when it arrived, on this process's clock
         self.active_at = 0.0  # when the last step came

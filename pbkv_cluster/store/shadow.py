@@ -5,6 +5,7 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
+from pbkv_cluster.store.access.catalog import Catalog
 from pbkv_cluster.store.cache import KVCache
 from pbkv_cluster.store.lease import Lease
 from pbkv_cluster.store.mover import NullMover
@@ -19,18 +20,20 @@ class Shadow:
     Memory: a tree and a pool of their own; some 90 bytes a block of capacity, 64 of them tokens. Block keys are never hashed.
     """
 
-    def __init__(self, blocks: int, config: CacheConfig, policy: str, clock: Clock) -> None:
+    def __init__(self, blocks: int, config: CacheConfig, policy: str, clock: Clock, catalog: Catalog) -> None:
         """Args:
         blocks: capacity.
         config: parameters of the policy.
         policy: name of the one that is followed.
         clock: the cache's.
+        catalog: the cache's. Its records of workflows serve here as well.
 
         Raises:
             InvalidArgument: an unknown policy.
         """
         alone = config.model_copy(update={"policy": policy, "host_policy": "lru"})
         self.cache = KVCache(blocks, 0, alone, NullMover(), clock)
+        self.cache.catalog = catalog
         self._leases: dict[Lease, Lease] = {}
 
     def open(
@@ -45,7 +48,7 @@ class Shadow:
         graph: StepGraph | None,
     ) -> int:
         """A step was admitted; see `KVCache.open`. Returns how many tokens of its prompt are found here."""
-        own = self.cache.open(namespace, tokens, workflow, agent, step, prompt_tokens, graph=graph)
+        own = self.cache.open(namespace, tokens, workflow, agent, step, prompt_tokens, graph=graph, beside=lease)
         if own is None:
             found = self.cache.captured(namespace, tokens)
         else:

@@ -22,6 +22,7 @@ class ReusePolicy(ABC):
 
     retired_first = False  # nodes that no active workflow holds go before all others
     steady = False  # values follow the uses of nodes alone: neither hooks nor forecasts change them
+    needs_history = True  # values rest on `Node.owners` beyond who they are, on `Node.output` or on `Owner.history`
     heeds_forecasts = True  # without it values must not rest on `Owner.forecast`, and a simulation makes no forecasts
 
     def step_began(self, owner: Owner, step: int, agent: str, now: float) -> None:  # noqa: B027  # a hook
