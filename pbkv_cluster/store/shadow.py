@@ -17,7 +17,8 @@ class Shadow:
     Steps are known by the leases that the cache has given them. What a step computes is entered as its prompt is, and its
     output when it ends, at once. One that a shadow has no room for goes on without it: what it holds of it counts as found.
 
-    Memory: a tree and a pool of their own; some 90 bytes a block of capacity, 64 of them tokens. Block keys are never hashed.
+    Memory: a tree and a pool of their own; some 90 bytes a block of capacity, 64 of them tokens. Block keys are never hashed,
+    and workflows have one record, the cache's.
     """
 
     def __init__(self, blocks: int, config: CacheConfig, policy: str, clock: Clock, catalog: Catalog) -> None:
