@@ -11,6 +11,7 @@ from pbkv_cluster.store.policies.base import POLICIES, ReusePolicy, make_policy
 class _Negated(ReusePolicy):
     def __init__(self, policy: ReusePolicy) -> None:
         self.retired_first = policy.retired_first
+        self.needs_history = policy.needs_history
         self.heeds_forecasts = policy.heeds_forecasts
         self.learns = policy.learns
         self._policy = policy

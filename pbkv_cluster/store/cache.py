@@ -14,10 +14,10 @@ from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, blocks_for, common_blocks, count, full_blocks
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.access.catalog import Catalog
-from pbkv_cluster.store.access.history import History, StepLog
+from pbkv_cluster.store.access.history import StepLog
 from pbkv_cluster.store.access.model import AccessUpdate
 from pbkv_cluster.store.guard import GuardStat
-from pbkv_cluster.store.lease import Lease, Prefetched
+from pbkv_cluster.store.lease import UNRECORDED, Lease, Prefetched
 from pbkv_cluster.store.mover import Mover
 from pbkv_cluster.store.node import ABSENT, GPU, LEVELS, Level, Node, Owner, aged_uses, new_slots
 from pbkv_cluster.store.policies.base import ReusePolicy, make_policy
@@ -63,6 +63,8 @@ class KVCache:
             policy or make_policy(config.policy, config),
             make_policy(config.host_policy, config, "cache.host_policy"),
         )
+        self._recorded = any(each.needs_history for each in self._policies)
+        self._rerank = not all(each.steady for each in self._policies)
         self._half_life = config.lfu_half_life_s
         self._ranked_at_begin = any(type(each).step_began is not ReusePolicy.step_began for each in self._policies)
         self._ranked_at_end = any(type(each).step_ended is not ReusePolicy.step_ended for each in self._policies)
@@ -93,7 +95,7 @@ class KVCache:
         reserve: int = 0,
         again: bool = False,
         graph: StepGraph | None = None,
-        history: History | None = None,
+        beside: Lease | None = None,
     ) -> Lease | None:
         """Finds the longest cached prefix, brings it to the GPU, and keeps it there.
 
@@ -107,7 +109,7 @@ class KVCache:
             reserve: blocks that running sequences will still need.
             again: it was open before, and closed unfinished: what it finds is not counted a second time.
             graph: that the workflow has declared; None leaves what is known of it.
-            history: of the workflow, where another cache keeps it and has begun the step there; this one only reads it then.
+            beside: another cache's lease on the same step, whose record of the workflow serves for both.
 
         Returns:
             None when the GPU has no room for the whole of `tokens`, one block more, and the reserve.
@@ -125,21 +127,18 @@ class KVCache:
         now = self._clock.now()
         owner = self._owners.get(workflow)
         if owner is None:
-            owner = self._owners[workflow] = Owner(workflow, history)
+            owner = self._owners[workflow] = Owner(workflow, None if beside is None else beside.owner.history)
         owner.active_at = now
         if graph is not None:
             owner.graph = graph
-        if owner.follows:
-            position = owner.history.position(step)
-        else:
-            position = owner.history.begin(step, agent, bytes(tokens), full_blocks(prompt_tokens), now, self.catalog)
+        lease = self._lease(owner, root, tokens, agent, step, full_blocks(prompt_tokens), now, beside)
         for policy in self._policies:
             policy.step_began(owner, step, agent, now)
         # What its nodes are worth may rest on this step. A forecast that has just come has ranked already those that it leaves
         # as they were; others it uses, perhaps also where the sequence does not go on with what is cached.
         ranked = not self._ranked_at_begin and owner.forecast is not None and owner.forecast_at >= now - _FRESH_S
-        for node in owner.nodes:
-            if not ranked or node.owners[owner].touched[-1] == position:
+        for node in owner.nodes if self._rerank else ():
+            if not ranked or node.owners[owner].touched[-1] == lease.position:
                 self.tiers.rerank(node)
         for name in self._policies[0].due():
             if (due := self._owners.get(name)) is not None:
@@ -149,7 +148,6 @@ class KVCache:
         if on_gpu < match.blocks:
             loaded = self._load(path, match.blocks - on_gpu)
             path = self._keep_gpu_part(path)
-        lease = Lease(owner, position, full_blocks(prompt_tokens), root)
         for node in path:
             self._enter(lease, node, now)
         lease.delivered = _tokens_by_tier(on_gpu, loaded)
@@ -176,14 +174,16 @@ class KVCache:
         """
         full = len(tokens) // BLOCK_BYTES if computed is None else full_blocks(computed)
         now = self._clock.now()
-        if full > lease.known and lease.owner.follows:
-            lease.segments = lease.owner.history.path(lease.position)
-        elif full > lease.known:
+        if lease.records and full > lease.known:
             written = lease.owner.history.write(lease.position, bytes(tokens[lease.known * BLOCK_BYTES : full * BLOCK_BYTES]))
             lease.segments.extend(written if not lease.segments or written[0] is not lease.segments[-1] else written[1:])
         while lease.committed < full:
-            stop = min(full, lease.segment(lease.committed).stop)
-            part = bytes(tokens[lease.committed * BLOCK_BYTES : stop * BLOCK_BYTES])
+            segment = lease.segment(lease.committed)
+            stop = min(full, segment.stop)
+            if stop == segment.stop and segment.start == lease.committed:
+                part = segment.tokens  # it lies in memory once
+            else:
+                part = bytes(tokens[lease.committed * BLOCK_BYTES : stop * BLOCK_BYTES])
             child = lease.node.children.get(part[:BLOCK_BYTES])
             if child is not None:
                 self._follow(lease, child, part, now)
@@ -193,11 +193,12 @@ class KVCache:
     def close(self, lease: Lease) -> None:
         """Ends the hold. What was committed stays cached; the rest is freed."""
         self.tiers.give(lease.table[lease.committed :])
-        if not lease.owner.follows:
-            lease.owner.history.end(lease.position, self._clock.now())
+        now = self._clock.now()
+        if lease.records:
+            lease.owner.history.end(lease.position, now)
         if self._owners.get(lease.owner.id) is lease.owner:
             for policy in self._policies:
-                policy.step_ended(lease.owner, self._clock.now())
+                policy.step_ended(lease.owner, now)
             if self._ranked_at_end:
                 for node in lease.owner.nodes:
                     self.tiers.rerank(node)
@@ -300,6 +301,25 @@ class KVCache:
         return found
 
     # --- inside ---
+
+    def _lease(
+        self,
+        owner: Owner,
+        root: Node,
+        tokens: bytes,
+        agent: str,
+        step: int,
+        prompt_blocks: int,
+        now: float,
+        beside: Lease | None,
+    ) -> Lease:
+        """A lease on nothing yet, and the step in its workflow's record, where one is kept."""
+        if not self._recorded:
+            return Lease(owner, prompt_blocks, root, 0, UNRECORDED, False)
+        if beside is not None:
+            return Lease(owner, prompt_blocks, root, beside.position, beside.segments, False)
+        position = owner.history.begin(step, agent, bytes(tokens), prompt_blocks, now, self.catalog)
+        return Lease(owner, prompt_blocks, root, position, owner.history.path(position), True)
 
     def _whole(self, match: Match) -> list[Node]:
         """The nodes of a match, the last cut to the part that matched."""

@@ -9,7 +9,6 @@ from pbkv_cluster.core.forecast import Forecast
 from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.tokens import TOKEN_BYTES
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.store.access.history import History
 from pbkv_cluster.store.cache import KVCache
 from pbkv_cluster.store.guard import Balance, GuardStat
 from pbkv_cluster.store.lease import Lease
@@ -43,8 +42,8 @@ class GuardedCache(KVCache):
         """See `KVCache`."""
         super().__init__(gpu_blocks, host_blocks, config, mover, clock, on_change, compute_seconds)
         self.tiers.keep_lru()
-        self._lru = Shadow(gpu_blocks, config, make_policy(BASELINE, config), clock)
-        self._policy = Shadow(gpu_blocks, config, self._policies[0].twin(config), clock)
+        self._lru = Shadow(gpu_blocks, config, make_policy(BASELINE, config), clock, self.catalog)
+        self._policy = Shadow(gpu_blocks, config, self._policies[0].twin(config), clock, self.catalog)
         self.shadows = (self._lru, self._policy)
         self._balance = Balance(config.guard_floor, config.guard_steps)
         # Of running steps whose output has filled a block, the tokens and how many of them have been computed.
@@ -62,9 +61,9 @@ class GuardedCache(KVCache):
         reserve: int = 0,
         again: bool = False,
         graph: StepGraph | None = None,
-        history: History | None = None,
+        beside: Lease | None = None,
     ) -> Lease | None:
-        lease = super().open(namespace, tokens, workflow, agent, step, prompt_tokens, reserve, again, graph, history)
+        lease = super().open(namespace, tokens, workflow, agent, step, prompt_tokens, reserve, again, graph, beside)
         if lease is None:
             return None
         lru, policy = (

@@ -6,19 +6,36 @@ from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.access.segment import Segment
 from pbkv_cluster.store.node import Node, Owner, new_slots
 
+# Of any sequence, where no record is kept.
+UNRECORDED = [Segment(None, 0, 1 << 40, 0, "", False)]
+
 
 class Lease:
     """A running sequence's hold on the cache. `table` lists its GPU slots in order; the first `committed` are the tree's."""
 
-    __slots__ = ("_at", "committed", "delivered", "node", "owner", "position", "prompt_blocks", "segments", "table")
+    __slots__ = (
+        "_at",
+        "committed",
+        "delivered",
+        "node",
+        "owner",
+        "position",
+        "prompt_blocks",
+        "records",
+        "segments",
+        "table",
+    )
 
-    def __init__(self, owner: Owner, position: int, prompt_blocks: int, node: Node) -> None:
+    def __init__(
+        self, owner: Owner, prompt_blocks: int, node: Node, position: int, segments: list[Segment], records: bool
+    ) -> None:
         self.owner = owner
-        self.position = position  # of the step in its workflow's history
         self.prompt_blocks = prompt_blocks  # full blocks of the prompt; what follows is output
-        self.segments = owner.history.path(position)  # of what the history knows of the sequence; some may have been cut since
-        self._at = 0
         self.node = node  # where the committed part ends; locked, with all above it
+        self.position = position  # of the step in its workflow's history
+        self.segments = segments  # of what the history knows of the sequence; some may have been cut since
+        self.records = records  # it writes the history; else another lease on the same step does, or nobody
+        self._at = 0
         self.table = new_slots()
         self.committed = 0
         self.delivered: dict[Tier, int] = {}  # tokens found when the lease was opened, by tier

@@ -64,13 +64,16 @@ def aged_uses(uses: float, now: float, half_life: float) -> float:
 class Owner:
     """A workflow, as the cache sees it."""
 
-    __slots__ = ("active_at", "follows", "forecast", "forecast_at", "graph", "history", "id", "nodes")
+    __slots__ = ("active_at", "forecast", "forecast_at", "graph", "history", "id", "nodes")
 
     def __init__(self, workflow: str, history: History | None = None) -> None:
+        """Args:
+        workflow: its id.
+        history: the record that another cache keeps of it; None: its own.
+        """
         self.id = workflow
         self.nodes: dict[Node, None] = {}  # in order: ties between their values must not fall by memory addresses
         self.history = History() if history is None else history
-        self.follows = history is not None  # another cache keeps the history
         self.forecast: Forecast | None = None
         self.forecast_at = 0.0  # when it arrived, on this process's clock
         self.active_at = 0.0  # when the last step came

@@ -5,6 +5,7 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
+from pbkv_cluster.store.access.catalog import Catalog
 from pbkv_cluster.store.cache import KVCache
 from pbkv_cluster.store.lease import Lease
 from pbkv_cluster.store.mover import NullMover
@@ -17,18 +18,21 @@ class Shadow:
     Steps are known by the leases that the cache has given them. What a step computes is entered as its prompt is, and its
     output when it ends, at once. One that a shadow has no room for goes on without it: what it holds of it counts as found.
 
-    Memory: a tree and a pool of their own; some 90 bytes a block of capacity, 64 of them tokens. Block keys are never hashed.
+    Memory: a tree and a pool of their own; some 90 bytes a block of capacity, 64 of them tokens. Block keys are never hashed,
+    and workflows have one record, the cache's.
     """
 
-    def __init__(self, blocks: int, config: CacheConfig, policy: ReusePolicy, clock: Clock) -> None:
+    def __init__(self, blocks: int, config: CacheConfig, policy: ReusePolicy, clock: Clock, catalog: Catalog) -> None:
         """Args:
         blocks: capacity.
         config: parameters of the policy.
         policy: the one that is followed.
         clock: the cache's.
+        catalog: the cache's. Its records of workflows serve here as well.
         """
         alone = config.model_copy(update={"host_policy": "lru"})
         self.cache = KVCache(blocks, 0, alone, NullMover(), clock, policy=policy)
+        self.cache.catalog = catalog
         self._leases: dict[Lease, Lease] = {}
 
     def open(
@@ -43,7 +47,7 @@ class Shadow:
         graph: StepGraph | None,
     ) -> int:
         """A step was admitted; see `KVCache.open`. Returns how many tokens of its prompt are found here."""
-        own = self.cache.open(namespace, tokens, workflow, agent, step, prompt_tokens, graph=graph, history=lease.owner.history)
+        own = self.cache.open(namespace, tokens, workflow, agent, step, prompt_tokens, graph=graph, beside=lease)
         if own is None:
             found = self.cache.captured(namespace, tokens)
         else:

@@ -153,28 +153,27 @@ class PrefixTree:
     def lock(self, node: Node) -> None:
         """Keeps a node and all above it in place until `unlock`."""
         for part in lineage(node):
-            if part.refs == 0:
-                for level in LEVELS:
-                    self.evictable[level] -= part.held[level]
-            part.refs += 1
+            self.lock_child(part)
 
     def lock_child(self, child: Node) -> None:
         """Extends a lock from the parent to one of its children."""
         if child.refs == 0:
-            for level in LEVELS:
-                self.evictable[level] -= child.held[level]
+            evictable, held = self.evictable, child.held
+            evictable[0] -= held[0]  # by number, not in a loop over levels: every step does this for each node of its path
+            evictable[1] -= held[1]
         child.refs += 1
 
     def unlock(self, node: Node) -> list[Node]:
         """Gives a lock back. Returns the nodes that nobody uses any more, the deepest first."""
-        freed = []
+        freed, evictable = [], self.evictable
         for part in lineage(node):
             assert part.refs > 0
             part.refs -= 1
             if part.refs == 0:
                 freed.append(part)
-                for level in LEVELS:
-                    self.evictable[level] += part.held[level]
+                held = part.held
+                evictable[0] += held[0]
+                evictable[1] += held[1]
         return freed
 
     def is_candidate(self, node: Node, level: Level) -> bool:

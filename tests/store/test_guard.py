@@ -17,6 +17,7 @@ from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.cache import KVCache
 from pbkv_cluster.store.guard import Balance, GuardStat
 from pbkv_cluster.store.guarded import GuardedCache, make_cache
+from pbkv_cluster.store.lease import UNRECORDED
 from pbkv_cluster.store.mover import NullMover
 from pbkv_cluster.store.node import Node
 from pbkv_cluster.store.policies.base import ReusePolicy
@@ -267,3 +268,28 @@ def test_one_step_does_not_change_a_mind_twice(floor: float, steps: int) -> None
 def test_equal_hits_are_no_reason_to_lean() -> None:
     balance = Balance(1.0, 200)
     assert not any(balance.add(hits, hits) for hits in (0, 100, 7) * 200)
+
+
+def test_the_shadow_of_the_policy_reads_the_record_of_the_cache_and_that_of_lru_none() -> None:
+    steps = player("pbkv-paper", 64)
+    for agent in AGENTS:
+        assert steps.run(pack([1] * 40), pack([2] * 40), "w", agent)
+    cache = steps.cache
+    assert isinstance(cache, GuardedCache)
+    (owner,) = cache.owners()
+    lru, policy = ({each.id: each for each in shadow.cache.owners()}["w"] for shadow in cache.shadows)
+    assert policy.history is owner.history
+    assert {node.owners[lru] for node in lru.nodes} == set(UNRECORDED)
+    assert len(owner.history.steps) == 2, "each step is recorded once"
+    for node in policy.nodes:
+        assert set(node.owners[policy].agents) == set(AGENTS)
+
+
+@pytest.mark.parametrize("policy", ["lru", "retired-lru", "lfu"])
+def test_policies_that_do_not_ask_for_a_record_have_none(policy: str) -> None:
+    steps = player(policy, 64, guard=False)
+    assert steps.run(pack([1] * 40), pack([2] * 40), "w", AGENTS[0])
+    (owner,) = steps.cache.owners()
+    assert owner.history.steps == []
+    assert steps.cache.catalog.blocks == 0
+    assert len(owner.nodes) == 1, "and nothing cuts its nodes"

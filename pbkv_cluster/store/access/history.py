@@ -111,10 +111,6 @@ class History:
         if end is not None:
             end.replies += 1
 
-    def position(self, number: int) -> int:
-        """Of the step that came last under this number."""
-        return self._positions[number]
-
     def path(self, position: int) -> list[Segment]:
         """The segments of a step, in order."""
         return lineage(self.ends[position])
@@ -130,7 +126,8 @@ class History:
         at = self._source(log)
         repeated = self._repeated(log, at)
         begun = StepLog(log.number, log.agent, log.came_from, log.follows, log.began_at, list(log.runs))
-        position = self._enter(begun, at)
+        position = len(self.steps)
+        self._enter(begun, at, [b""] * len(log.runs))
         if repeated is not None:
             if log.repeats_to < repeated.stop:
                 repeated = self._split(repeated, log.repeats_to - repeated.start, position)
@@ -203,25 +200,11 @@ class History:
         # What only its own replies had is new to its prompts.
         read = next((segment.start for segment in lineage(at) if segment.output), follows)
         entries = catalog.read(prompt)
-        position = self._enter(StepLog(number, agent, source, follows, now, _added(follows, entries)), at, prompt)
-        self._link(position, entries, read)
+        runs, parts = _added(follows, entries)
+        path = self._enter(StepLog(number, agent, source, follows, now, runs), at, parts)
+        position = len(self.steps) - 1
+        _link(position, agent, path, entries, read)
         return position
-
-    def _link(self, position: int, entries: Sequence[Entry], read: int) -> None:
-        """Tells a prompt's segments their entries, and its entries that the workflow has come to them; to those within the
-        first `read` blocks it had come before."""
-        segments, agent = self.path(position), self.steps[position].agent
-        index = start = 0
-        for entry in entries:
-            if start >= read or not entry.workflows:  # without any: it was dropped, and is another
-                while segments[index].stop <= start:
-                    index += 1
-                above = segments[index].parent
-                entry.count(position, position - (above.touched[0] if above is not None else 0), agent)
-            start += entry.blocks
-            while index < len(segments) and segments[index].stop <= start:
-                segments[index].entry = entry
-                index += 1
 
     def _find(self, prompt: bytes) -> tuple[Segment | None, int]:
         """The last segment that a prompt shares, perhaps in part, and the blocks that it shares in all."""
@@ -234,26 +217,27 @@ class History:
             children = child.children
         return last, at // BLOCK_BYTES
 
-    def _enter(self, log: StepLog, at: Segment | None, prompt: bytes = b"") -> int:
+    def _enter(self, log: StepLog, at: Segment | None, parts: Sequence[bytes]) -> list[Segment]:
+        """Enters a step and its prompt; `parts` are the tokens of its runs. Returns its path."""
         position = len(self.steps)
         if at is not None and log.follows < at.stop:
             at = self._split(at, log.follows - at.start, position)
         log.symbol = attach_symbol(at, position)
-        for segment in lineage(at):
+        path = lineage(at)
+        for segment in path:
             segment.touch(position, log.agent, False)
-        end, start = at, log.follows
-        for run in log.runs:
-            part = prompt[start * BLOCK_BYTES : (start + run.blocks) * BLOCK_BYTES]
-            end = self._add(end, run.blocks, position, log.agent, False, part)
+        end = at
+        for run, tokens in zip(log.runs, parts, strict=True):
+            end = self._add(end, run.blocks, position, log.agent, False, tokens)
             end.sharing, end.key = run.sharing, run.key
-            start += run.blocks
+            path.append(end)
         if end is not None:
             end.prompted = True
         self.steps.append(log)
         self.ends.append(end)
         self.last_step[log.agent] = position
         self._positions[log.number] = position
-        return position
+        return path
 
     def _repeat(self, position: int, child: Segment) -> None:
         """A step generates what the workflow knows already."""
@@ -294,9 +278,10 @@ class History:
         return upper
 
 
-def _added(follows: int, entries: Sequence[Entry]) -> list[Run]:
-    """What a prompt adds behind the blocks that its workflow knew, cut where the workflows that had it are others."""
-    runs, stop = [], 0
+def _added(follows: int, entries: Sequence[Entry]) -> tuple[list[Run], list[bytes]]:
+    """What a prompt adds behind the blocks that its workflow knew, cut where the workflows that had it are others; and its
+    tokens, which are the entries' own where it adds the whole of one: they lie in memory once."""
+    runs, parts, stop = [], [], 0
     for entry in entries:
         stop += entry.blocks
         if stop > follows:
@@ -306,4 +291,21 @@ def _added(follows: int, entries: Sequence[Entry]) -> list[Run]:
                 runs.append(Run(blocks, 2, crc32(entry.tokens[-BLOCK_BYTES:])))
             else:
                 runs.append(Run(blocks, 1 if others else 0))
-    return runs
+            parts.append(entry.tokens if blocks == entry.blocks else entry.tokens[-blocks * BLOCK_BYTES :])
+    return runs, parts
+
+
+def _link(position: int, agent: str, path: Sequence[Segment], entries: Sequence[Entry], read: int) -> None:
+    """Tells the segments of a prompt their entries, and its entries that a workflow has come to them; to those within the first
+    `read` blocks it had come before."""
+    index = start = 0
+    for entry in entries:
+        if start >= read or not entry.workflows:  # without any: it was dropped, and is another
+            while path[index].stop <= start:
+                index += 1
+            above = path[index].parent
+            entry.count(position, position - (above.touched[0] if above is not None else 0), agent)
+        start += entry.blocks
+        while index < len(path) and path[index].stop <= start:
+            path[index].entry = entry
+            index += 1

@@ -28,6 +28,7 @@ class ReusePolicy(ABC):
     steady = False  # values follow the uses of nodes alone: neither hooks nor forecasts change them
     positional = False  # which of a node's blocks are left changes its value
     learns = False  # it wants what is learnt from workflows that have ended
+    needs_history = True  # values rest on `Node.owners` beyond who they are, on `Node.output` or on `Owner.history`
     heeds_forecasts = True  # without it values must not rest on `Owner.forecast`, and a simulation makes no forecasts
 
     def __init__(self, config: CacheConfig) -> None:

@@ -16,6 +16,7 @@ class Lfu(ReusePolicy):
     """
 
     steady = True
+    needs_history = False
 
     def __init__(self, config: CacheConfig) -> None:
         del config

@@ -10,6 +10,7 @@ class Lru(ReusePolicy):
     """The least recently used goes first. What every other policy is measured against."""
 
     steady = True
+    needs_history = False
     heeds_forecasts = False
 
     def __init__(self, config: CacheConfig) -> None:
