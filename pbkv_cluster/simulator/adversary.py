@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.store.access.model import AccessUpdate
+from pbkv_cluster.store.access.segment import Segment
 from pbkv_cluster.store.node import Node, Owner
 from pbkv_cluster.store.policies.base import POLICIES, ReusePolicy, make_policy
 
@@ -18,6 +19,9 @@ class _Negated(ReusePolicy):
 
     def step_began(self, owner: Owner, step: int, agent: str, now: float) -> None:
         self._policy.step_began(owner, step, agent, now)
+
+    def step_queued(self, owner: Owner, segments: Sequence[Segment], now: float) -> None:
+        self._policy.step_queued(owner, segments, now)
 
     def step_ended(self, owner: Owner, now: float) -> None:
         self._policy.step_ended(owner, now)

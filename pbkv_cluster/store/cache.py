@@ -67,6 +67,7 @@ class KVCache:
         self._rerank = not all(each.steady for each in self._policies)
         self._half_life = config.lfu_half_life_s
         self._ranked_at_begin = any(type(each).step_began is not ReusePolicy.step_began for each in self._policies)
+        self._ranked_when_queued = any(type(each).step_queued is not ReusePolicy.step_queued for each in self._policies)
         self._ranked_at_end = any(type(each).step_ended is not ReusePolicy.step_ended for each in self._policies)
         self.tiers = Tiers(self.tree, (gpu_blocks, host_blocks), self._policies, mover, clock, on_change)
         self._clock = clock
@@ -83,6 +84,22 @@ class KVCache:
         match = self.tree.match(self.tree.root(namespace), tokens, _usable_blocks(tokens))
         on_gpu = _gpu_blocks(match)
         return _tokens_by_tier(on_gpu, match.blocks - on_gpu)
+
+    def queued(self, workflow: str, tokens: bytes) -> None:
+        """A step has been queued: what it will use is certain, where its workflow has run here before.
+
+        Args:
+            workflow: whose step it is.
+            tokens: its prompt; empty: it was withdrawn.
+        """
+        owner = self._owners.get(workflow)
+        if owner is None or not self._ranked_when_queued:
+            return
+        segments = owner.history.known(tokens)
+        for policy in self._policies:
+            policy.step_queued(owner, segments, self._clock.now())
+        for node in owner.nodes:
+            self.tiers.rerank(node)
 
     def open(
         self,

@@ -50,6 +50,10 @@ class GuardedCache(KVCache):
         self._outputs: dict[Lease, tuple[bytes | bytearray, int]] = {}
         self._prompt_tokens = self._hit_tokens = self._lru_hits = self._policy_hits = 0
 
+    def queued(self, workflow: str, tokens: bytes) -> None:
+        super().queued(workflow, tokens)
+        self._policy.cache.queued(workflow, tokens)
+
     def open(
         self,
         namespace: Namespace,

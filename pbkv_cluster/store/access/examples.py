@@ -36,7 +36,7 @@ def examples(steps: Sequence[StepLog], model: NextEventModel) -> Examples:
     for log in steps:
         history.replay(log)
         known.append({segment: total + at for at, segment in enumerate(history.segments)})
-        parts.append(facts(history, model.distribution(history.steps)))
+        parts.append(facts(history, history.segments, model.distribution(history.steps)))
         total += len(history.segments)
     found: list[tuple[int, int, int, int]] = []
     for segment in history.segments:

@@ -103,11 +103,12 @@ _UNKNOWN: Event = ("?", 0)
 _CONFIDENT = (0.4, 0.7, 0.9)
 
 
-def facts(history: History, expected: Mapping[Event, float]) -> Ints:
-    """One row for each of a workflow's segments, in the order of `history.segments`.
+def facts(history: History, segments: Sequence[Segment], expected: Mapping[Event, float]) -> Ints:
+    """One row for each of some segments of a workflow.
 
     Args:
         history: of the workflow, behind its latest step; at least one has begun.
+        segments: of that history.
         expected: probabilities of the next event.
     """
     steps = history.steps
@@ -128,7 +129,7 @@ def facts(history: History, expected: Mapping[Event, float]) -> Ints:
     )
     end = history.ends[now]
     rows = []
-    for segment in history.segments:
+    for segment in segments:
         age = now - segment.touched[-1]
         used = segment.mask << age & 0xFFFF if age < 16 else 0
         rows.append(

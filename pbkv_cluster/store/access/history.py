@@ -111,6 +111,10 @@ class History:
         if end is not None:
             end.replies += 1
 
+    def known(self, tokens: bytes) -> list[Segment]:
+        """The segments that a prompt goes along, in order; it may leave the last before its end."""
+        return lineage(self._find(tokens)[0])
+
     def path(self, position: int) -> list[Segment]:
         """The segments of a step, in order."""
         return lineage(self.ends[position])

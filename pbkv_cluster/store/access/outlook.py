@@ -7,7 +7,10 @@ learnt of how workflows behave arrives from outside (`AccessModel`); what is mea
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from pbkv_cluster.store.access.expectation import Trust, blend, by_agent, of_forecast
 from pbkv_cluster.store.access.features import facts
@@ -15,13 +18,14 @@ from pbkv_cluster.store.access.hazard import Floats, first_use
 from pbkv_cluster.store.access.history import History, Segment
 from pbkv_cluster.store.access.model import AccessModel
 from pbkv_cluster.store.access.next_event import END
-from pbkv_cluster.store.access.timing import Timing
+from pbkv_cluster.store.access.timing import HORIZONS, Timing
 
 if TYPE_CHECKING:
     from pbkv_cluster.core.forecast import Forecast
     from pbkv_cluster.store.node import Owner
 
 _HEEDED = 0.02  # share in what is expected below which a new forecast is not worth a new look
+_AT_ONCE = np.zeros(len(HORIZONS))
 _STARTS = 60  # latest beginnings of workflows, for their rate
 
 
@@ -37,8 +41,9 @@ class View:
         "foretold",
         "history",
         "known",
-        "owner",
+        "owners",
         "places",
+        "queued",
         "running",
         "seen_at",
         "since",
@@ -46,7 +51,7 @@ class View:
     )
 
     def __init__(self, owner: Owner) -> None:
-        self.owner = owner
+        self.owners = [owner]  # the workflow in the cache, and in shadows of it
         self.history: History = owner.history
         self.running = 0  # steps
         self.since = 0.0  # when the step that began last began, or, if none runs, when the last ended
@@ -55,6 +60,7 @@ class View:
         self.forecast: Forecast | None = None  # that they rest on
         self.agents: dict[str, float] = {}  # next agent by the model
         self.foretold: dict[str, float] = {}  # by the forecast
+        self.queued: frozenset[Segment] = frozenset()  # that a step uses as soon as it is admitted
         self.places: dict[Segment, int] = {}  # rows of `chances` and `unused`
         self.chances: Floats | None = None  # of the next use in each bin
         self.arrival: Floats | None = None  # see `Timing.arrival`
@@ -94,9 +100,16 @@ class Outlook:
             if not view.running:
                 self.timing.paused(view.agent, now - view.since)
         view.running += 1
+        view.queued = frozenset()
         view.agent, view.since = agent, now
         view.known, view.seen_at = False, -1.0
         self.due = [name for name, other in self.views.items() if _is_due(other, now)]
+
+    def queued(self, owner: Owner, segments: Iterable[Segment]) -> None:
+        """A step waits that goes along some segments, or does so no longer."""
+        view = self.views.get(owner.id)
+        if view is not None:
+            view.queued = frozenset(segments)
 
     def ended(self, owner: Owner, now: float) -> None:
         """A step has ended, or was preempted."""
@@ -117,12 +130,35 @@ class Outlook:
 
     # --- what is expected ---
 
+    def beside(self, owner: Owner) -> None:
+        """A shadow of the cache has the workflow, too."""
+        view = self.views.get(owner.id)
+        if view is not None and owner not in view.owners:
+            view.owners.append(owner)
+
+    def unused(self, workflow: str, segment: Segment, now: float) -> Floats | None:
+        """The probability that a workflow does not use a segment again within each horizon; None: it is not active."""
+        view = self.view(workflow, now)
+        if view is None:
+            return None
+        if segment in view.queued:
+            return _AT_ONCE
+        place = view.places.get(segment)
+        if place is None:
+            view.known = False
+            view = self.view(workflow, now)
+            assert view is not None
+            place = view.places[segment]
+        assert view.unused is not None
+        unused: Floats = view.unused[place]
+        return unused
+
     def view(self, workflow: str, now: float) -> View | None:
         """The outlook on one active workflow."""
         view = self.views.get(workflow)
         if view is None:
             return None
-        if not view.known or (view.forecast is not view.owner.forecast and self._is_news(view)):
+        if not view.known or (view.forecast is not view.owners[0].forecast and self._is_news(view)):
             self._look(view)
         if view.seen_at < 0.0 or now - view.seen_at > _stale_after(view, now):
             view.arrival = self.timing.arrival(view.agent, view.running > 0, now - view.since)
@@ -139,22 +175,25 @@ class Outlook:
 
     def _is_news(self, view: View) -> bool:
         """Whether the latest forecast says something of the next step that is worth a new look."""
-        forecast = view.owner.forecast
+        forecast = view.owners[0].forecast
         if forecast is None or forecast.step != view.history.steps[-1].number or self.trust.share < _HEEDED:
             return False
         before = view.forecast
         return before is None or before.step != forecast.step or before.steps[:1] != forecast.steps[:1]
 
     def _look(self, view: View) -> None:
-        history, view.forecast = view.history, view.owner.forecast
+        history, view.forecast = view.history, view.owners[0].forecast
         events = self.model.events.distribution(history.steps)
         view.agents, view.foretold = by_agent(events), {}
         if view.forecast is not None and view.forecast.step == history.steps[-1].number:  # else it is of another step
             view.foretold = of_forecast(view.forecast)
         if view.foretold:
             events = blend(events, view.agents, view.foretold, self.trust.share)
-        view.chances = first_use(self.model.hazard.hazards(facts(history, events)))
-        view.places = {segment: at for at, segment in enumerate(history.segments)}
+        view.places = {}
+        for owner in view.owners:
+            for node in owner.nodes:
+                view.places.setdefault(node.owners[owner], len(view.places))
+        view.chances = first_use(self.model.hazard.hazards(facts(history, list(view.places), events)))
         view.known, view.seen_at = True, -1.0
 
 

@@ -10,6 +10,7 @@ from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.forecast import Forecast
 from pbkv_cluster.core.registry import Registry
 from pbkv_cluster.store.access.model import AccessUpdate
+from pbkv_cluster.store.access.segment import Segment
 from pbkv_cluster.store.node import Node, Owner
 
 # The forecast that a step sets off can come before the step is admitted. One older than this is about an earlier step.
@@ -36,6 +37,9 @@ class ReusePolicy(ABC):
 
     def step_began(self, owner: Owner, step: int, agent: str, now: float) -> None:  # noqa: B027  # a hook
         """A step of a workflow was admitted; again if it was preempted meanwhile."""
+
+    def step_queued(self, owner: Owner, segments: Sequence[Segment], now: float) -> None:  # noqa: B027  # a hook
+        """A step waits for admission whose prompt goes along these segments of its workflow; none: it was withdrawn."""
 
     def step_ended(self, owner: Owner, now: float) -> None:  # noqa: B027  # a hook
         """The step that began last has ended, or was preempted."""

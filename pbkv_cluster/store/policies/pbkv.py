@@ -7,6 +7,7 @@ active ones that are still to come to it, and those that will start. So blocks o
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from pbkv_cluster.store.access.density import OVERHEAD_S, hit_density
 from pbkv_cluster.store.access.hazard import BIN_STARTS, Floats
 from pbkv_cluster.store.access.model import AccessUpdate
 from pbkv_cluster.store.access.outlook import Outlook
+from pbkv_cluster.store.access.segment import Segment
 from pbkv_cluster.store.access.timing import HORIZONS, LAST_HORIZON
 from pbkv_cluster.store.node import Node, Owner
 from pbkv_cluster.store.policies.base import POLICIES, ReusePolicy
@@ -47,6 +49,12 @@ class Pbkv(ReusePolicy):
     def step_began(self, owner: Owner, step: int, agent: str, now: float) -> None:
         if self._drives:
             self._outlook.began(owner, agent, now)
+        else:
+            self._outlook.beside(owner)
+
+    def step_queued(self, owner: Owner, segments: Sequence[Segment], now: float) -> None:
+        if self._drives:
+            self._outlook.queued(owner, segments)
 
     def step_ended(self, owner: Owner, now: float) -> None:
         if self._drives:
@@ -68,10 +76,9 @@ class Pbkv(ReusePolicy):
             return self._newcomers_alone(node.entry, now)
         unused = np.ones(len(HORIZONS))
         for owner, segment in node.owners.items():
-            view = self._outlook.view(owner.id, now)
-            if view is not None and (place := view.places.get(segment)) is not None:
-                assert view.unused is not None
-                unused *= view.unused[place]
+            own = self._outlook.unused(owner.id, segment, now)
+            if own is not None:
+                unused *= own
         entry = node.entry
         if entry is not None:
             self._others(node, entry, now, unused)
