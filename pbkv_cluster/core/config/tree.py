@@ -73,6 +73,12 @@ class CacheConfig(_Section):
     host_policy: str = Field("retired-lru", min_length=1, description="reuse policy of the host tier")
     gamma: float = Field(0.7, gt=0, le=1, description="discount of the reuse score for each further step")
     forecast_half_life_s: float = Field(60.0, gt=0, description="age at which a forecast counts half")
+    hit_overhead_s: float = Field(
+        2.0, gt=0, description="soonest that a hit can come about, under policy `pbkv`: less favours what may be used at once"
+    )
+    shared_prior: float = Field(
+        0.02, gt=0, le=1, description="chance that a new workflow uses a block of one that has ended, before anyone did (`pbkv`)"
+    )
     guard: bool = Field(True, description="evict by LRU while the policy would hit less; policy `lru` needs none")
     guard_floor: float = Field(0.98, gt=0, le=1, description="share of LRU's hits below which the guard leans to LRU")
     guard_steps: int = Field(200, ge=10, description="steps that the guard remembers: one that is as old weighs 1/e")

@@ -13,17 +13,17 @@ import numpy as np
 from pbkv_cluster.store.access.hazard import Floats
 from pbkv_cluster.store.access.timing import HORIZONS
 
-OVERHEAD_S = 2.0  # soonest that a hit can come about
 _WIDTHS = np.diff(HORIZONS, prepend=0.0) / 2
 
 
-def hit_density(unused: Floats) -> float:
+def hit_density(unused: Floats, overhead: float) -> float:
     """Hits a second.
 
     Args:
         unused: S at `HORIZONS`, not increasing.
+        overhead: soonest that a hit can come about, in seconds.
     """
     before = np.empty_like(unused)
     before[0], before[1:] = 1.0, unused[:-1]
     waited = np.cumsum((unused + before) * _WIDTHS)
-    return float(((1.0 - unused) / (waited + OVERHEAD_S)).max())
+    return float(((1.0 - unused) / (waited + overhead)).max())

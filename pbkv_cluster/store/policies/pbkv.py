@@ -13,7 +13,7 @@ import numpy as np
 
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.store.access.catalog import Entry
-from pbkv_cluster.store.access.density import OVERHEAD_S, hit_density
+from pbkv_cluster.store.access.density import hit_density
 from pbkv_cluster.store.access.hazard import BIN_STARTS, Floats
 from pbkv_cluster.store.access.model import AccessUpdate
 from pbkv_cluster.store.access.outlook import Outlook
@@ -22,7 +22,6 @@ from pbkv_cluster.store.access.timing import HORIZONS, LAST_HORIZON
 from pbkv_cluster.store.node import Node, Owner
 from pbkv_cluster.store.policies.base import POLICIES, ReusePolicy
 
-_SHARED_PRIOR = 0.02  # workflows that share a block nobody is known to share, for each that comes
 _EDGES = np.append(BIN_STARTS - 1, 30)
 
 
@@ -37,12 +36,13 @@ class Pbkv(ReusePolicy):
     learns = True
 
     def __init__(self, config: CacheConfig) -> None:
-        del config
+        self._overhead = config.hit_overhead_s
+        self._shared_prior = config.shared_prior
         self._outlook = Outlook()
         self._drives = True
 
     def twin(self, config: CacheConfig) -> ReusePolicy:
-        other = Pbkv(config)
+        other = type(self)(config)
         other._outlook, other._drives = self._outlook, False
         return other
 
@@ -82,7 +82,7 @@ class Pbkv(ReusePolicy):
         entry = node.entry
         if entry is not None:
             self._others(node, entry, now, unused)
-        return hit_density(unused)
+        return hit_density(unused, self._overhead)
 
     def _newcomers(self, entry: Entry, now: float) -> tuple[float, float]:
         """First uses a second by workflows that are still to start, and the seconds from a start to that.
@@ -90,7 +90,7 @@ class Pbkv(ReusePolicy):
         Workflows come as a Poisson process; the chance that one uses a block is that of the workflows since it is known, with a
         Gamma prior.
         """
-        chance = (_SHARED_PRIOR + entry.workflows - 1) / (1.0 + self._outlook.arrivals - entry.arrival)
+        chance = (self._shared_prior + entry.workflows - 1) / (1.0 + self._outlook.arrivals - entry.arrival)
         delay = entry.step_sum / max(entry.workflows, 1) * self._outlook.timing.cycle
         return self._outlook.starts_per_second(now) * chance, delay
 
@@ -100,7 +100,7 @@ class Pbkv(ReusePolicy):
         if uses == 0.0:
             return 0.0
         hit = -math.expm1(-uses * max(LAST_HORIZON - delay, 0.0))
-        return hit / (delay + hit / uses + OVERHEAD_S)
+        return hit / (delay + hit / uses + self._overhead)
 
     def _others(self, node: Node, entry: Entry, now: float, unused: Floats) -> None:
         """What workflows make of a block that have not used it yet."""
