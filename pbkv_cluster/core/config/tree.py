@@ -77,7 +77,10 @@ class CacheConfig(_Section):
         2.0, gt=0, description="soonest that a hit can come about, under policy `pbkv`: less favours what may be used at once"
     )
     shared_prior: float = Field(
-        0.02, gt=0, le=1, description="chance that a new workflow uses a block of one that has ended, before anyone did (`pbkv`)"
+        0.02,
+        gt=0,
+        le=1,
+        description="chance that a new workflow uses a block of one that has ended, before anyone did (`pbkv`)",
     )
     guard: bool = Field(True, description="evict by LRU while the policy would hit less; policy `lru` needs none")
     guard_floor: float = Field(0.98, gt=0, le=1, description="share of LRU's hits below which the guard leans to LRU")

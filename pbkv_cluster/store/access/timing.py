@@ -14,6 +14,7 @@ LAST_HORIZON = float(HORIZONS[-1])
 
 _KEPT = 200
 _ENOUGH = 8  # durations of one agent; with fewer it is taken to be like all
+_MOST_AGENTS = 1024  # some applications invent agents for each task
 _PRIOR = 2.0  # pseudo-observations of an exponential rest
 _LATER = 0.8  # of a mean cycle: how much later each further step is taken to come
 _BETWEEN = np.append(BIN_STARTS[1:] - 1, 30)
@@ -75,12 +76,12 @@ class Timing:
     def paused(self, agent: str, seconds: float) -> None:
         """A pause behind an agent's step has ended."""
         self._pauses.add(seconds)
-        self._pauses_after.setdefault(agent, Durations()).add(seconds)
+        _add(self._pauses_after, agent, seconds)
 
     def ran(self, agent: str, seconds: float) -> None:
         """A step of an agent has ended."""
         self._runs.add(seconds)
-        self._runs_of.setdefault(agent, Durations()).add(seconds)
+        _add(self._runs_of, agent, seconds)
 
     def arrival(self, agent: str, running: bool, elapsed: float) -> Floats:
         """How soon a workflow's coming steps begin.
@@ -100,6 +101,14 @@ class Timing:
             wait, elapsed = max(mean - elapsed, 0.2 * mean), 0.0
         later = wait + _LATER * self.cycle * (_STEPS - 1.0)
         return pauses.over_within(HORIZONS - later[:, None], elapsed)
+
+
+def _add(each: dict[str, Durations], agent: str, seconds: float) -> None:
+    durations = each.pop(agent, None) or Durations()
+    durations.add(seconds)
+    each[agent] = durations
+    if len(each) > _MOST_AGENTS:
+        del each[next(iter(each))]  # the one that was longest unseen
 
 
 def _of(each: dict[str, Durations], agent: str, together: Durations) -> Durations:
