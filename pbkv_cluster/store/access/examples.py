@@ -12,7 +12,6 @@ from pbkv_cluster.store.access.features import Fact, Ints, facts
 from pbkv_cluster.store.access.history import History, Segment, StepLog
 from pbkv_cluster.store.access.next_event import NextEventModel
 
-
 _MANY = 120**2  # square of the steps up to which all are taken
 
 
