@@ -22,6 +22,7 @@ from pbkv_cluster.store.access.timing import HORIZONS, LAST_HORIZON
 from pbkv_cluster.store.node import Node, Owner
 from pbkv_cluster.store.policies.base import POLICIES, ReusePolicy
 
+_SHARED_STRENGTH = 60.0  # workflows that have to come before what is seen of a block counts as much as the prior
 _EDGES = np.append(BIN_STARTS - 1, 30)
 
 
@@ -90,7 +91,8 @@ class Pbkv(ReusePolicy):
         Workflows come as a Poisson process; the chance that one uses a block is that of the workflows since it is known, with a
         Gamma prior.
         """
-        chance = (self._shared_prior + entry.workflows - 1) / (1.0 + self._outlook.arrivals - entry.arrival)
+        seen = self._outlook.arrivals - entry.arrival
+        chance = (_SHARED_STRENGTH * self._shared_prior + entry.workflows - 1) / (_SHARED_STRENGTH + seen)
         delay = entry.step_sum / max(entry.workflows, 1) * self._outlook.timing.cycle
         return self._outlook.starts_per_second(now) * chance, delay
 
