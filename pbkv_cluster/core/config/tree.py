@@ -77,7 +77,7 @@ class CacheConfig(_Section):
         2.0, gt=0, description="soonest that a hit can come about, under policy `pbkv`: less favours what may be used at once"
     )
     shared_prior: float = Field(
-        0.02,
+        0.002,
         gt=0,
         le=1,
         description="chance that a new workflow uses a block of one that has ended, before anyone did (`pbkv`)",
