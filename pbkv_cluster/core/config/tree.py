@@ -91,6 +91,9 @@ class PredictorConfig(_Section):
     horizon: int = Field(3, ge=1, le=16, description="steps that a forecast looks ahead (K)")
     smoothing: float = Field(0.1, gt=0, description="pseudo-count of unseen transitions")
     broadcast_interval_s: float = Field(0.005, gt=0, description="forecasts that change within this time travel together")
+    access_interval_s: float = Field(
+        2.0, gt=0, description="seconds between two updates of what workers know of how workflows use their blocks"
+    )
     state_path: str = Field(
         "", description="file that keeps what has been learnt; empty: it is kept for as long as the cluster runs"
     )
