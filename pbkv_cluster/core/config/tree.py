@@ -69,7 +69,7 @@ class EngineConfig(_Section):
 class CacheConfig(_Section):
     """Which blocks stay."""
 
-    policy: str = Field("pbkv-paper", min_length=1, description="reuse policy of the GPU tier, by name or package.module:Class")
+    policy: str = Field("pbkv", min_length=1, description="reuse policy of the GPU tier, by name or package.module:Class")
     host_policy: str = Field("retired-lru", min_length=1, description="reuse policy of the host tier")
     gamma: float = Field(0.7, gt=0, le=1, description="discount of the reuse score for each further step")
     forecast_half_life_s: float = Field(60.0, gt=0, description="age at which a forecast counts half")
