@@ -30,7 +30,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the workflows.")] = 0,
     policies: Annotated[
         str, typer.Option(metavar="A,B", help="Reuse policies to compare; ratios are to the first.")
-    ] = "lru,pbkv-paper",
+    ] = "lru,pbkv",
     json_target: JsonTarget = None,
 ) -> None:
     """Serve generated agent workflows under two reuse policies and compare hit rates and latencies.

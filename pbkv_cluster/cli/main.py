@@ -15,6 +15,7 @@ from pbkv_cluster.cli.serve import serve
 from pbkv_cluster.cli.simulate import simulate
 from pbkv_cluster.cli.status import status
 from pbkv_cluster.cli.submit import submit
+from pbkv_cluster.cli.train import train
 from pbkv_cluster.cli.tune import tune
 from pbkv_cluster.core.errors import ConfigError, InvalidArgument, PbkvError
 from pbkv_cluster.simulator.traces import TraceError
@@ -28,7 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, submit, status, replay, demo, simulate, tune, calibrate):
+for command in (serve, submit, status, replay, demo, simulate, tune, train, calibrate):
     app.command()(command)
 app.add_typer(config_app)
 

@@ -74,6 +74,8 @@ def status_json(response: "Status") -> dict[str, Any]:
                 },
                 "decisions": dict(sorted(worker.store.decisions.items())),
                 "guard": _guard_json(worker.store),
+                "access_updates_applied": worker.access_updates_applied,
+                "access_workflows": worker.access_workflows,
             }
             for worker in response.workers
         ],
@@ -114,6 +116,12 @@ def guard_line(guard: "store_pb2.GuardStat") -> str:
     )
 
 
+def access_line(worker: "Status.Worker") -> str:
+    """What a worker knows of how workflows use their blocks."""
+    learnt, updates = worker.access_workflows, worker.access_updates_applied
+    return f"learnt from {learnt:,} workflows that have ended, by {updates:,} updates"
+
+
 def _print(response: "Status") -> None:
     from rich.console import Console
     from rich.text import Text
@@ -129,6 +137,8 @@ def _print(response: "Status") -> None:
     for worker in response.workers:
         if worker.store.HasField("guard"):
             console.print(Text(f"{worker.worker_id}: {guard_line(worker.store.guard)}"))
+        if worker.access_updates_applied:
+            console.print(Text(f"{worker.worker_id}: {access_line(worker)}"))
     console.print(_rates_table(response))
     if response.decisions or any(worker.store.decisions for worker in response.workers):
         console.print(_decisions_table(response))

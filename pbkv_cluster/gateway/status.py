@@ -62,6 +62,7 @@ async def _ask(worker: Worker) -> _WorkerEntry:
     entry.reachable = True
     entry.store.CopyFrom(answer.store)
     entry.running, entry.waiting = answer.running, answer.waiting
+    entry.access_updates_applied, entry.access_workflows = answer.access_updates_applied, answer.access_workflows
     return entry
 
 

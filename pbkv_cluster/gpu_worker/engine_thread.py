@@ -60,9 +60,9 @@ class EngineThread:
             try:
                 result = command(engine)
             except Exception as error:  # noqa: BLE001  # the caller's, who gets it
-                self._deliver(_fail, answer, error)
+                self.deliver(_fail, answer, error)
             else:
-                self._deliver(_succeed, answer, result)
+                self.deliver(_succeed, answer, result)
 
         self._inbox.put(run)
         both: set[asyncio.Future[Any]] = {answer, self._ended}
@@ -103,10 +103,10 @@ class EngineThread:
                 if self._engine.busy:
                     outputs = self._engine.step()
                     if outputs:
-                        self._deliver(self._hand_out, outputs)
+                        self.deliver(self._hand_out, outputs)
         except Exception as error:  # ends the worker, which reports it
             log.exception("the engine failed")
-            self._deliver(self._fail_all, error)
+            self.deliver(self._fail_all, error)
 
     def _commands(self) -> bool:
         """Does what is asked, waiting for it while the engine is idle. False: stop."""
@@ -119,7 +119,8 @@ class EngineThread:
                 return False
             command(self._engine)
 
-    def _deliver(self, call: Callable[..., None], *args: object) -> None:
+    def deliver(self, call: Callable[..., None], *args: object) -> None:
+        """From the engine's thread: has `call` done on the event loop."""
         try:
             self._loop.call_soon_threadsafe(call, *args)
         except RuntimeError:

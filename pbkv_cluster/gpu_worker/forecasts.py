@@ -1,4 +1,4 @@
-"""Listens to the predictor and folds what it says into the cache."""
+"""Listens to the predictor and folds what it says into the cache: forecasts, and what has been learnt of finished workflows."""
 
 import asyncio
 import logging
@@ -14,6 +14,7 @@ from pbkv_cluster.gpu_worker.engine_thread import EngineThread
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.convert import forecasts_from_wire
 from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc
+from pbkv_cluster.store.access.model import AccessUpdate
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +27,22 @@ _PAUSE_S = 0.5  # before the predictor is looked for again
 class ForecastListener:
     """Stays subscribed to the predictor, wherever it is. While it is away the cache goes on with what it has."""
 
-    def __init__(self, predictor: AddressSource, thread: EngineThread, name: str) -> None:
+    def __init__(self, predictor: AddressSource, thread: EngineThread, name: str, learns: bool) -> None:
+        """Args:
+        predictor: tells where it is.
+        thread: the engine's.
+        name: of the worker, for the predictor's logs.
+        learns: the cache wants the access model too.
+        """
         self._predictor = predictor
         self._thread = thread
         self._name = name
+        self._learns = learns
         self._background = Background()
         self._connected = False
         self.applied = 0  # forecasts that changed a workflow this worker holds
+        self.access_updates = 0  # applied
+        self.access_workflows = 0  # that the access model has learnt from
 
     def start(self) -> None:
         self._background.start(self._run(), "forecasts")
@@ -59,12 +69,26 @@ class ForecastListener:
     async def _watch(self, address: str) -> None:
         async with connect(address) as channel:
             stub = predictor_pb2_grpc.PredictorServiceStub(channel)
-            async for batch in stub.WatchForecasts(predictor_pb2.WatchForecastsRequest(subscriber=self._name)):
+            request = predictor_pb2.WatchForecastsRequest(subscriber=self._name, access_model=self._learns)
+            async for batch in stub.WatchForecasts(request):
                 if not self._connected:
                     self._connected = True
                     log.info("forecasts come from %s", address)
                 forecasts = forecasts_from_wire(batch)
-                self.applied += await self._thread.call(_applier(forecasts))
+                if forecasts:
+                    self.applied += await self._thread.call(_applier(forecasts))
+                if batch.access_model and self._learns:
+                    await self._learn(batch.access_model)
+
+    async def _learn(self, data: bytes) -> None:
+        try:
+            update = await asyncio.to_thread(AccessUpdate.from_bytes, data)
+        except ValueError as error:
+            log.warning("an update from the predictor is left out: %s", error)
+            return
+        await self._thread.call(lambda engine: engine.cache.learnt(update))
+        self.access_updates += 1
+        self.access_workflows = update.workflows or self.access_workflows
 
     def _away(self, why: str) -> None:
         if self._connected:

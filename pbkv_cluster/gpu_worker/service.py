@@ -8,6 +8,7 @@ from typing import Any
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument
 from pbkv_cluster.core.tokens import pack
+from pbkv_cluster.gpu_worker.access_logs import AccessReporter
 from pbkv_cluster.gpu_worker.engine import Engine, Output
 from pbkv_cluster.gpu_worker.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.forecasts import ForecastListener
@@ -26,12 +27,19 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     """Runs steps."""
 
     def __init__(
-        self, thread: EngineThread, namespace: Namespace, worker_id: str, listener: ForecastListener | None, block_bytes: int
+        self,
+        thread: EngineThread,
+        namespace: Namespace,
+        worker_id: str,
+        listener: ForecastListener | None,
+        reporter: AccessReporter | None,
+        block_bytes: int,
     ) -> None:
         self._thread = thread
         self._namespace = namespace
         self._worker_id = worker_id
         self._listener = listener
+        self._reporter = reporter
         self._block_bytes = block_bytes
         self._numbers = itertools.count()
 
@@ -83,7 +91,14 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     async def GetWorkerStatus(  # noqa: N802
         self, request: worker_pb2.GetWorkerStatusRequest, context: Any
     ) -> worker_pb2.GetWorkerStatusResponse:
-        return await self._thread.call(self._status)
+        status = await self._thread.call(self._status)
+        if self._listener is not None:
+            status.forecasts_applied = self._listener.applied
+            status.access_updates_applied = self._listener.access_updates
+            status.access_workflows = self._listener.access_workflows
+        if self._reporter is not None:
+            status.store.decisions.update(self._reporter.decisions)
+        return status
 
     def _status(self, engine: Engine) -> worker_pb2.GetWorkerStatusResponse:
         return worker_pb2.GetWorkerStatusResponse(
@@ -91,7 +106,6 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             running=len(engine.scheduler.running),
             waiting=engine.scheduler.waiting,
             store=_stat(engine, self._block_bytes),
-            forecasts_applied=self._listener.applied if self._listener else 0,
             engine_steps=engine.steps,
             prefill_tokens_per_s=engine.prefill_tokens_per_s,
         )

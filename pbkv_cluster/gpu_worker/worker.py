@@ -1,4 +1,4 @@
-"""One GPU worker as a plain object: model, engine, its gRPC server, and the forecasts it listens to."""
+"""One GPU worker as a plain object: model, engine, its gRPC server, and what it says to the predictor and hears from it."""
 
 import asyncio
 import logging
@@ -14,6 +14,7 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.text import TextCodec
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.gpu_worker.access_logs import AccessReporter
 from pbkv_cluster.gpu_worker.arena import ArenaLease
 from pbkv_cluster.gpu_worker.engine import Engine
 from pbkv_cluster.gpu_worker.engine_thread import EngineThread
@@ -69,6 +70,7 @@ class Worker:
         self._arena = ArenaLease(worker_id, host_store) if host_store else None
         self._predictor = predictor
         self._listener: ForecastListener | None = None
+        self._reporter: AccessReporter | None = None
         self._thread: EngineThread | None = None
 
     async def start(self, host: str, port: int = 0) -> WorkerFacts:
@@ -87,11 +89,18 @@ class Worker:
             runner, self._config.engine, self._config.cache, self._clock, codec.decode, self._on_change, self._worker_id
         )
         self._thread = EngineThread(engine, asyncio.get_running_loop())
-        self._thread.start()
         if self._predictor is not None:
-            self._listener = ForecastListener(self._predictor, self._thread, self._worker_id)
+            learns = engine.cache.learns
+            self._listener = ForecastListener(self._predictor, self._thread, self._worker_id, learns)
             self._listener.start()
-        servicer = WorkerServicer(self._thread, model.namespace(), self._worker_id, self._listener, model.shape.block_bytes)
+            if learns:
+                self._reporter = AccessReporter(self._predictor, self._thread)
+                engine.cache.on_ended = self._reporter.ended
+                self._reporter.start()
+        self._thread.start()
+        servicer = WorkerServicer(
+            self._thread, model.namespace(), self._worker_id, self._listener, self._reporter, model.shape.block_bytes
+        )
         self._server.add(
             worker_pb2.DESCRIPTOR.services_by_name["WorkerService"],
             worker_pb2_grpc.add_WorkerServiceServicer_to_server,
@@ -139,10 +148,8 @@ class Worker:
         """
         assert self._thread is not None, "the worker was not started"
         parts = [asyncio.shield(self._thread.failed)]
-        if self._listener is not None:
-            parts.append(asyncio.ensure_future(self._listener.wait()))
-        if self._arena is not None:
-            parts.append(asyncio.ensure_future(self._arena.wait()))
+        beside = (self._listener, self._reporter, self._arena)
+        parts += [asyncio.ensure_future(part.wait()) for part in beside if part is not None]
         await first_failure(*parts)
 
     async def stop(self) -> None:
@@ -152,6 +159,7 @@ class Worker:
                 stack.push_async_callback(self._arena.stop)
             if self._thread is not None:
                 stack.push_async_callback(self._thread.stop)
-            if self._listener is not None:
-                stack.push_async_callback(self._listener.stop)
+            for task in (self._listener, self._reporter):
+                if task is not None:
+                    stack.push_async_callback(task.stop)
             stack.push_async_callback(self._server.stop)

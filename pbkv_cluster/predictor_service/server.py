@@ -3,22 +3,25 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from grpc import aio
 
+from pbkv_cluster.core.background import first_failure
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import StartupError
+from pbkv_cluster.predictor_service.access_learner import AccessLearner
 from pbkv_cluster.predictor_service.base import Predictor
 from pbkv_cluster.predictor_service.service import PredictorService
-from pbkv_cluster.predictor_service.state_file import StateRefused, write_state
+from pbkv_cluster.predictor_service.state_file import StateRefused, access_path, write_state
 from pbkv_cluster.predictor_service.subscription import Batch
 from pbkv_cluster.rpc.convert import event_from_wire, forecasts_to_wire
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc
+from pbkv_cluster.store.access.wire import logs_from_wire
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +32,9 @@ MESSAGE_FORECASTS = 4096
 class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
     """`PredictorService` of the wire contract, around the plain object."""
 
-    def __init__(self, service: PredictorService) -> None:
+    def __init__(self, service: PredictorService, learner: AccessLearner) -> None:
         self._service = service
+        self._learner = learner
 
     async def ReportEvents(  # noqa: N802
         self, request: predictor_pb2.ReportEventsRequest, context: aio.ServicerContext[Any, Any]
@@ -42,6 +46,8 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         self, request: predictor_pb2.WatchForecastsRequest, context: aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[predictor_pb2.ForecastBatch]:
         subscription = self._service.subscribe(request.subscriber or context.peer())
+        if request.access_model:
+            self._learner.feed(subscription)
         # Not in a `finally`: the generator of a call that is cancelled while it writes ends only when it is collected.
         context.add_done_callback(lambda _: subscription.close())  # type: ignore[arg-type]  # the stubs want a class here
         async for batch in subscription:
@@ -52,6 +58,12 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         self, request: predictor_pb2.PredictRequest, context: aio.ServicerContext[Any, Any]
     ) -> predictor_pb2.ForecastBatch:
         return forecasts_to_wire(self._service.predict(request.workflow_ids))
+
+    async def ReportAccess(  # noqa: N802
+        self, request: predictor_pb2.ReportAccessRequest, context: aio.ServicerContext[Any, Any]
+    ) -> predictor_pb2.ReportAccessResponse:
+        taken = self._learner.report(logs_from_wire(request.logs))
+        return predictor_pb2.ReportAccessResponse(accepted=taken.accepted, dropped=taken.dropped)
 
 
 class PredictorServer:
@@ -70,7 +82,8 @@ class PredictorServer:
         """Args:
         config: the model and the limits of the broadcast.
         clock: by default the machine's.
-        state_path: file of what has been learnt: read at the start, written every `save_interval_s` and at the stop.
+        state_path: file of what has been learnt: read at the start, written every `save_interval_s` and at the stop. The access
+            model lies beside it, see `access_path`.
         predictor: the model, instead of the one that `config` names.
         lease_s: silence after which a workflow leaves memory.
         save_interval_s: seconds between two writes of the state.
@@ -79,12 +92,14 @@ class PredictorServer:
             InvalidArgument: there is no model of the configured name.
         """
         self.service = PredictorService(config, clock or SystemClock(), predictor, lease_s=lease_s)
+        self.learner = AccessLearner(config.access_interval_s)
         self._state_path = state_path
         self._save_interval_s = save_interval_s
         self._saved = b""
         self._rpc = RpcServer()
         self._stopping = asyncio.Event()
         self._broadcast: asyncio.Task[None] | None = None
+        self._learning: asyncio.Task[None] | None = None
         self._saving: asyncio.Task[None] | None = None
 
     @property
@@ -100,13 +115,17 @@ class PredictorServer:
         Raises:
             StartupError: the address cannot be bound, or the state file not be read.
         """
-        self._restore()
+        if self._state_path is not None:
+            await asyncio.to_thread(_restore, self._state_path, self.service.predictor.load)
+            await asyncio.to_thread(_restore, access_path(self._state_path), self.learner.load)
         descriptor = predictor_pb2.DESCRIPTOR.services_by_name["PredictorService"]
         register = predictor_pb2_grpc.add_PredictorServiceServicer_to_server
-        self._rpc.add(descriptor, register, PredictorServicer(self.service))
+        self._rpc.add(descriptor, register, PredictorServicer(self.service, self.learner))
         address = await self._rpc.start(host, port)
         self._broadcast = asyncio.create_task(self.service.run(), name="broadcast of forecasts")
-        self._broadcast.add_done_callback(self._on_broadcast_done)
+        self._learning = asyncio.create_task(self.learner.run(), name="learning of access")
+        for task in (self._broadcast, self._learning):
+            task.add_done_callback(self._on_done)
         if self._state_path:
             self._saving = asyncio.create_task(self._save_periodically(self._state_path), name="saving of the state")
         log.info("predictor %s serves on %s", self.service.predictor.kind, address)
@@ -116,35 +135,24 @@ class PredictorServer:
         """Returns never while all is well.
 
         Raises:
-            Exception: what ended the broadcast.
+            Exception: what ended the broadcast or the learning.
         """
         assert self._broadcast is not None, "the server was not started"
-        await asyncio.shield(self._broadcast)
+        assert self._learning is not None
+        await first_failure(asyncio.shield(self._broadcast), asyncio.shield(self._learning))
 
     async def stop(self) -> None:
         """Ends the streams, saves the state and stops serving."""
         self.service.close("the predictor stops")
         self._stopping.set()
-        if self._broadcast:
-            self._broadcast.cancel()
-            await asyncio.wait([self._broadcast])  # a failure was reported when it happened
+        for task in (self._broadcast, self._learning):
+            if task:
+                task.cancel()
+                await asyncio.wait([task])  # a failure was reported when it happened
         if self._saving:
             await self._saving
+        await self.learner.close()
         await self._rpc.stop()
-
-    def _restore(self) -> None:
-        path = self._state_path
-        if path is None or not path.exists():
-            return
-        aside = path.with_name(f"{path.name}.refused")
-        try:
-            try:
-                self.service.predictor.load(path)
-            except StateRefused as error:
-                path.replace(aside)
-                log.error("learning starts over: %s (set aside as %s)", error, aside.name)
-        except OSError as error:
-            raise StartupError(f"cannot use the predictor's state {path}: {error.strerror}") from error
 
     async def _save_periodically(self, path: Path) -> None:
         # Told to stop rather than cancelled: a write in its thread cannot be, and would race with the last one.
@@ -154,10 +162,11 @@ class PredictorServer:
                 async with asyncio.timeout(self._save_interval_s):
                     await self._stopping.wait()
             last = self._stopping.is_set()
-            try:
-                await self._save(path)
-            except OSError as error:
-                log.error("cannot write the predictor's state %s: %s", path, error.strerror)
+            for save, file in ((self._save, path), (self.learner.save, access_path(path))):
+                try:
+                    await save(file)
+                except OSError as error:
+                    log.error("cannot write the predictor's state %s: %s", file, error.strerror)
 
     async def _save(self, path: Path) -> None:
         predictor = self.service.predictor
@@ -166,13 +175,30 @@ class PredictorServer:
             await asyncio.to_thread(write_state, path, predictor.kind, predictor.version, state)
             self._saved = state
 
-    def _on_broadcast_done(self, task: asyncio.Task[None]) -> None:
+    def _on_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()):
             log.critical("%s failed", task.get_name(), exc_info=error)
             self.service.close(f"the predictor has failed: {type(error).__name__}: {error}")
 
 
+def _restore(path: Path, load: Callable[[Path], None]) -> None:
+    if not path.exists():
+        return
+    aside = path.with_name(f"{path.name}.refused")
+    try:
+        try:
+            load(path)
+        except StateRefused as error:
+            path.replace(aside)
+            log.error("learning starts over: %s (set aside as %s)", error, aside.name)
+    except OSError as error:
+        raise StartupError(f"cannot use the predictor's state {path}: {error.strerror}") from error
+
+
 def _messages(batch: Batch) -> Iterator[predictor_pb2.ForecastBatch]:
     # Only the first part of a snapshot says so: the receiver forgets the rest, and learns it again from the parts behind.
     for start in range(0, max(1, len(batch.forecasts)), MESSAGE_FORECASTS):
-        yield forecasts_to_wire(batch.forecasts[start : start + MESSAGE_FORECASTS], snapshot=batch.snapshot and start == 0)
+        message = forecasts_to_wire(batch.forecasts[start : start + MESSAGE_FORECASTS], snapshot=batch.snapshot and start == 0)
+        if start + MESSAGE_FORECASTS >= len(batch.forecasts):
+            message.access_model = batch.access
+        yield message

@@ -16,6 +16,11 @@ class StateRefused(PbkvError):
     """A saved state that cannot be used; the message says which and why."""
 
 
+def access_path(path: Path) -> Path:
+    """Where the access model is kept beside a predictor's state."""
+    return path.with_name(f"{path.name}.access")
+
+
 def write_state(path: Path, kind: str, version: int, payload: bytes) -> None:
     """Writes a state. A reader finds the old file or the new one, also after a crash.
 

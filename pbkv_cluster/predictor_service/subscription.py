@@ -1,6 +1,7 @@
 """What waits for one receiver of forecasts: bounded, newest first to count, and in the way of nobody else."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Self
 
@@ -9,10 +10,11 @@ from pbkv_cluster.core.forecast import Forecast
 
 
 class Batch(NamedTuple):
-    """Forecasts that travel together."""
+    """What travels together."""
 
     forecasts: list[Forecast]
     snapshot: bool  # holds every open workflow: forget those it does not name
+    access: bytes = b""  # a part of the access model
 
 
 class Subscription:
@@ -21,6 +23,8 @@ class Subscription:
     Only the newest forecast of a workflow waits, so a reader that is slow for a moment misses nothing that still counts. Where
     more than `limit` wait they are dropped, and the next batch is a snapshot made when the reader asks for it: one that never
     does costs neither memory nor work.
+
+    Parts of the access model come behind the snapshot, one with a batch, so that no forecast waits for more than one of them.
     """
 
     def __init__(
@@ -31,15 +35,16 @@ class Subscription:
         self._snapshot = snapshot
         self._on_close = on_close
         self._waiting: dict[str, Forecast] = {}
+        self._parts: deque[bytes] = deque()
         self._behind = True
-        self._closed = False
+        self.closed = False
         self._failure = ""
         self._ready = asyncio.Event()
         self._ready.set()
 
     def offer(self, forecasts: Iterable[Forecast]) -> bool:
         """Adds forecasts; never waits. Returns whether this made the reader fall behind, to be sent a snapshot."""
-        if self._behind or self._closed:
+        if self._behind or self.closed:
             return False
         self._waiting.update((forecast.workflow, forecast) for forecast in forecasts)
         if len(self._waiting) > self._limit:
@@ -48,12 +53,24 @@ class Subscription:
         self._ready.set()
         return self._behind
 
+    @property
+    def idle(self) -> bool:
+        """Whether its reader has taken the snapshot and all parts that there were."""
+        return not self._behind and not self._parts
+
+    def offer_access(self, parts: Iterable[bytes]) -> None:
+        """Adds parts of the access model. Whoever does waits until it is idle: that bounds them."""
+        if not self.closed:
+            self._parts.extend(parts)
+            self._ready.set()
+
     def close(self, failure: str = "") -> None:
         """Ends the iteration; with Unavailable if there is a `failure` to tell. Safe to repeat."""
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
+            self.closed = True
             self._failure = failure
             self._waiting = {}
+            self._parts.clear()
             self._ready.set()
             self._on_close(self)
 
@@ -67,11 +84,11 @@ class Subscription:
         await self._ready.wait()
         if self._failure:
             raise Unavailable(self._failure)
-        if self._closed:
+        if self.closed:
             raise StopAsyncIteration
-        self._ready.clear()
-        if self._behind:
-            self._behind = False
-            return Batch(self._snapshot(), snapshot=True)
+        behind, self._behind = self._behind, False
         waiting, self._waiting = self._waiting, {}
-        return Batch(list(waiting.values()), snapshot=False)
+        part = self._parts.popleft() if self._parts and not behind else b""
+        if not self._parts:
+            self._ready.clear()
+        return Batch(self._snapshot() if behind else list(waiting.values()), behind, part)

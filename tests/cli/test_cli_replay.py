@@ -110,11 +110,11 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_demo_compares_policies_on_the_same_work(pbkv: Pbkv, clusters: list[StandInCluster]) -> None:
     done = pbkv("demo", "--workflows", "3", "--concurrency", "2", "--seed", "5")
     assert done.code == 0, done.err
-    assert [cluster.config.cache.policy for cluster in clusters] == ["lru", "pbkv-paper"]
+    assert [cluster.config.cache.policy for cluster in clusters] == ["lru", "pbkv"]
     first, second = ({name: list(steps) for name, steps in cluster.gateway.steps.items()} for cluster in clusters)
     assert first == second
     assert len(first) == 3
-    assert "pbkv-paper / lru" in done.out
+    assert "pbkv / lru" in done.out
     assert "small random model on this machine's CPU" in done.out
 
 

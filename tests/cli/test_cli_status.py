@@ -52,6 +52,12 @@ def test_shows_what_lru_would_have_hit(pbkv: Pbkv, endpoint: str) -> None:
     assert out.count("guard: ") == 1, "a worker without a guard has no such line"
 
 
+def test_shows_what_was_learnt(pbkv: Pbkv, endpoint: str) -> None:
+    out = pbkv("status", "--endpoint", endpoint).out
+    assert "learnt from 1,234 workflows that have ended, by 7 updates" in line(out, "worker-0", "updates")
+    assert out.count("learnt from") == 1
+
+
 def test_shows_that_a_guard_leans() -> None:
     assert "LRU evicts" in guard_line(store_pb2.GuardStat(leaning=True, prompt_tokens=10))
     assert guard_line(store_pb2.GuardStat()) == "guard: follows the policy"

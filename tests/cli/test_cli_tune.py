@@ -90,7 +90,7 @@ def test_the_file_holds_what_differs_and_why(
     # What was set and is not of the winner stays; what comes from the environment will come from there again.
     assert yaml.safe_load(text) == {
         "engine": {"gpu_blocks": 96, "threads": 2},
-        "cache": {"gamma": 0.5, "lfu_half_life_s": 100.0},
+        "cache": {"policy": "pbkv-paper", "gamma": 0.5, "lfu_half_life_s": 100.0},
         "predictor": {"horizon": 2},
     }
     assert "gamma: 0.5  # default 0.7" in text

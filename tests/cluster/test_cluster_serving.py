@@ -217,6 +217,22 @@ async def test_a_killed_worker_is_replaced_and_its_steps_finish_elsewhere(cluste
         assert await asyncio.to_thread(lambda: cluster.pids()[victim]) != before[victim]
 
 
+async def test_workflows_that_have_ended_teach_every_worker(cluster: LocalCluster) -> None:
+    async with AsyncClient(cluster.gateway_address) as client:
+        await all_workers_up(client)
+        before = [worker.access_workflows for worker in (await client.status()).workers]
+        for number in range(3):
+            async with await client.start_workflow() as workflow:
+                for agent in ("planner", "coder"):
+                    await workflow.run(agent=agent, prompt=ids(60, 90 + number), max_tokens=20, ignore_eos=True)
+
+        async def learnt() -> bool:
+            workers = (await client.status()).workers
+            return all(worker.access_workflows >= known + 3 for worker, known in zip(workers, before, strict=True))
+
+        await eventually(learnt, 60)
+
+
 async def test_a_killed_predictor_comes_back_and_steps_go_on(cluster: LocalCluster) -> None:
     async with AsyncClient(cluster.gateway_address) as client, await client.start_workflow() as workflow:
         before = (await asyncio.to_thread(cluster.pids))["predictor"]

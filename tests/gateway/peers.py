@@ -101,7 +101,9 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     async def GetWorkerStatus(  # noqa: N802
         self, request: worker_pb2.GetWorkerStatusRequest, context: Any
     ) -> worker_pb2.GetWorkerStatusResponse:
-        return worker_pb2.GetWorkerStatusResponse(worker_id=self.id, running=len(self.requests))
+        return worker_pb2.GetWorkerStatusResponse(
+            worker_id=self.id, running=len(self.requests), access_updates_applied=4, access_workflows=9
+        )
 
 
 @dataclass(eq=False)
@@ -130,6 +132,9 @@ class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
 
     async def WatchForecasts(self, request: Any, context: Any) -> AsyncIterator[predictor_pb2.ForecastBatch]:  # noqa: N802
         yield predictor_pb2.ForecastBatch()
+
+    async def ReportAccess(self, request: Any, context: Any) -> predictor_pb2.ReportAccessResponse:  # noqa: N802
+        return predictor_pb2.ReportAccessResponse()
 
     async def Predict(self, request: Any, context: Any) -> predictor_pb2.ForecastBatch:  # noqa: N802
         return predictor_pb2.ForecastBatch()

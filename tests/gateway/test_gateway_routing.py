@@ -53,6 +53,7 @@ async def test_the_status_tells_of_workers_totals_and_what_is_reachable() -> Non
         await workers[1].server.stop(0)
         await rig.sees(lambda status: not status.workers[1].reachable, "the lost worker is shown as such")
         assert (await rig.status()).workers[0].reachable
+        assert [(each.access_updates_applied, each.access_workflows) for each in status.workers] == [(4, 9), (4, 9)]
 
 
 async def test_a_worker_that_leaves_the_directory_is_forgotten() -> None:

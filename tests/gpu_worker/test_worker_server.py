@@ -77,7 +77,7 @@ async def test_a_step_streams_tokens_and_text_and_ends_with_its_usage(llama: Pat
         assert (status.worker_id, status.running, status.waiting) == ("worker-7", 0, 0)
         assert status.engine_steps == 24
         assert status.prefill_tokens_per_s > 0
-        assert status.store.policy == "pbkv-paper"
+        assert status.store.policy == "pbkv"
         guard = status.store.guard
         assert (guard.prompt_tokens, guard.hit_tokens, guard.lru_hit_tokens, guard.policy_shadow_hit_tokens) == (80, 32, 32, 32)
         assert not guard.leaning
@@ -519,7 +519,7 @@ async def test_the_host_tier_lies_in_the_nodes_arena(llama: Path) -> None:
                     assert tier.capacity_blocks == sum(part.capacity_blocks for part in parts)
                     assert tier.used_blocks == sum(part.used_blocks for part in parts) > 0
                     assert tier.block_bytes == one.facts.block_bytes
-                assert node.policy == "pbkv-paper"
+                assert node.policy == "pbkv"
                 used = [await rig.worker.residency() for rig in (one, two)]
                 dropped = (await stub.Clear(store_pb2.ClearRequest())).dropped_blocks
                 assert dropped == sum(len(each) for each in used)

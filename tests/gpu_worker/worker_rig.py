@@ -213,6 +213,11 @@ class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
     ) -> predictor_pb2.ReportEventsResponse:
         raise NotImplementedError
 
+    async def ReportAccess(  # noqa: N802
+        self, request: predictor_pb2.ReportAccessRequest, context: Any
+    ) -> predictor_pb2.ReportAccessResponse:
+        raise NotImplementedError
+
     async def Predict(self, request: predictor_pb2.PredictRequest, context: Any) -> predictor_pb2.ForecastBatch:  # noqa: N802
         raise NotImplementedError
 

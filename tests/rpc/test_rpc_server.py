@@ -32,6 +32,11 @@ class Predictor(predictor_pb2_grpc.PredictorServiceServicer):
         self.waiting = asyncio.Event()  # a stream waits, with no end in sight
         self.released = asyncio.Event()
 
+    async def ReportAccess(  # noqa: N802
+        self, request: predictor_pb2.ReportAccessRequest, context: aio.ServicerContext[Any, Any]
+    ) -> predictor_pb2.ReportAccessResponse:
+        raise NotImplementedError
+
     async def Predict(  # noqa: N802
         self, request: predictor_pb2.PredictRequest, context: aio.ServicerContext[Any, Any]
     ) -> predictor_pb2.ForecastBatch:

@@ -150,7 +150,10 @@ def cluster_status() -> workflow_pb2.GetClusterStatusResponse:
         prompt_tokens=20_000, hit_tokens=10_400, lru_hit_tokens=8_240, policy_shadow_hit_tokens=10_580, evicted_by_policy=12
     )
     store = store_pb2.StoreStat(tiers=[tier], policy="pbkv-paper", decisions={"evict:retired": 12}, guard=guard)
-    response.workers.add(worker_id="worker-0", node_id="node-0", address="127.0.0.1:1", reachable=True, store=store, running=2)
+    first = response.workers.add(
+        worker_id="worker-0", node_id="node-0", address="127.0.0.1:1", reachable=True, store=store, running=2
+    )
+    first.access_updates_applied, first.access_workflows = 7, 1_234
     response.workers.add(worker_id="worker-1", node_id="node-0", address="127.0.0.1:2", reachable=False)
     totals = response.totals
     totals.steps, totals.prompt_tokens, totals.available_tokens, totals.computed_tokens = 40, 20_000, 16_000, 8_000

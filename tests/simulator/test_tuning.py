@@ -79,7 +79,7 @@ def test_what_held_out_tasks_do_not_like_is_not_taken() -> None:
 def test_policies_and_cells_share_a_budget() -> None:
     traces = [generated(14, seed) for seed in (1, 2)]
     wanted = plan(("retired-lru", "continuum", "pbkv-paper"), pressures=(0.7, 0.8), budget=20, train=0.2)
-    found = tune(traces, wanted, Config(), Setup(0))
+    found = tune(traces, wanted, with_values(Config(), {"cache.policy": "pbkv-paper"}), Setup(0))
     assert len(found.cells) == 4
     assert {cell.workload for cell in found.cells} == {"made-1", "made-2"}
     assert 17 <= sum(len(trial.scores) for trial in found.trials) <= 20

@@ -69,7 +69,7 @@ class EngineConfig(_Section):
 class CacheConfig(_Section):
     """Which blocks stay."""
 
-    policy: str = Field("pbkv-paper", min_length=1, description="reuse policy of the GPU tier, by name or package.module:Class")
+    policy: str = Field("pbkv", min_length=1, description="reuse policy of the GPU tier, by name or package.module:Class")
     host_policy: str = Field("retired-lru", min_length=1, description="reuse policy of the host tier")
     gamma: float = Field(0.7, gt=0, le=1, description="discount of the reuse score for each further step")
     forecast_half_life_s: float = Field(60.0, gt=0, description="age at which a forecast counts half")
@@ -100,6 +100,9 @@ class PredictorConfig(_Section):
     horizon: int = Field(3, ge=1, le=16, description="steps that a forecast looks ahead (K)")
     smoothing: float = Field(0.1, gt=0, description="pseudo-count of unseen transitions")
     broadcast_interval_s: float = Field(0.005, gt=0, description="forecasts that change within this time travel together")
+    access_interval_s: float = Field(
+        2.0, gt=0, description="seconds between two updates of what workers know of how workflows use their blocks"
+    )
     state_path: str = Field(
         "", description="file that keeps what has been learnt; empty: it is kept for as long as the cluster runs"
     )

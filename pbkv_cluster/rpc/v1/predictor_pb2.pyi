@@ -69,10 +69,12 @@ class ReportEventsResponse(_message.Message):
     def __init__(self, accepted: _Optional[int] = ..., ignored: _Optional[int] = ...) -> None: ...
 
 class WatchForecastsRequest(_message.Message):
-    __slots__ = ("subscriber",)
+    __slots__ = ("subscriber", "access_model")
     SUBSCRIBER_FIELD_NUMBER: _ClassVar[int]
+    ACCESS_MODEL_FIELD_NUMBER: _ClassVar[int]
     subscriber: str
-    def __init__(self, subscriber: _Optional[str] = ...) -> None: ...
+    access_model: bool
+    def __init__(self, subscriber: _Optional[str] = ..., access_model: _Optional[bool] = ...) -> None: ...
 
 class PredictRequest(_message.Message):
     __slots__ = ("workflow_ids",)
@@ -108,11 +110,70 @@ class Forecast(_message.Message):
     def __init__(self, workflow_id: _Optional[str] = ..., epoch: _Optional[int] = ..., made_at_s: _Optional[float] = ..., steps: _Optional[_Iterable[_Union[Forecast.Step, _Mapping]]] = ..., predictability: _Optional[float] = ..., step: _Optional[int] = ..., ended: _Optional[bool] = ...) -> None: ...
 
 class ForecastBatch(_message.Message):
-    __slots__ = ("agents", "forecasts", "snapshot")
+    __slots__ = ("agents", "forecasts", "snapshot", "access_model")
     AGENTS_FIELD_NUMBER: _ClassVar[int]
     FORECASTS_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    ACCESS_MODEL_FIELD_NUMBER: _ClassVar[int]
     agents: _containers.RepeatedScalarFieldContainer[str]
     forecasts: _containers.RepeatedCompositeFieldContainer[Forecast]
     snapshot: bool
-    def __init__(self, agents: _Optional[_Iterable[str]] = ..., forecasts: _Optional[_Iterable[_Union[Forecast, _Mapping]]] = ..., snapshot: _Optional[bool] = ...) -> None: ...
+    access_model: bytes
+    def __init__(self, agents: _Optional[_Iterable[str]] = ..., forecasts: _Optional[_Iterable[_Union[Forecast, _Mapping]]] = ..., snapshot: _Optional[bool] = ..., access_model: _Optional[bytes] = ...) -> None: ...
+
+class AccessStep(_message.Message):
+    __slots__ = ("number", "agent_id", "came_from", "follows", "began_at_s", "runs", "symbol", "output_blocks", "ended_at_s", "repeats", "repeats_to")
+    class Run(_message.Message):
+        __slots__ = ("blocks", "sharing", "key")
+        BLOCKS_FIELD_NUMBER: _ClassVar[int]
+        SHARING_FIELD_NUMBER: _ClassVar[int]
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        blocks: int
+        sharing: int
+        key: int
+        def __init__(self, blocks: _Optional[int] = ..., sharing: _Optional[int] = ..., key: _Optional[int] = ...) -> None: ...
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    CAME_FROM_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWS_FIELD_NUMBER: _ClassVar[int]
+    BEGAN_AT_S_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    SYMBOL_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_AT_S_FIELD_NUMBER: _ClassVar[int]
+    REPEATS_FIELD_NUMBER: _ClassVar[int]
+    REPEATS_TO_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    agent_id: str
+    came_from: int
+    follows: int
+    began_at_s: float
+    runs: _containers.RepeatedCompositeFieldContainer[AccessStep.Run]
+    symbol: int
+    output_blocks: int
+    ended_at_s: float
+    repeats: int
+    repeats_to: int
+    def __init__(self, number: _Optional[int] = ..., agent_id: _Optional[str] = ..., came_from: _Optional[int] = ..., follows: _Optional[int] = ..., began_at_s: _Optional[float] = ..., runs: _Optional[_Iterable[_Union[AccessStep.Run, _Mapping]]] = ..., symbol: _Optional[int] = ..., output_blocks: _Optional[int] = ..., ended_at_s: _Optional[float] = ..., repeats: _Optional[int] = ..., repeats_to: _Optional[int] = ...) -> None: ...
+
+class AccessLog(_message.Message):
+    __slots__ = ("workflow_id", "steps")
+    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    workflow_id: str
+    steps: _containers.RepeatedCompositeFieldContainer[AccessStep]
+    def __init__(self, workflow_id: _Optional[str] = ..., steps: _Optional[_Iterable[_Union[AccessStep, _Mapping]]] = ...) -> None: ...
+
+class ReportAccessRequest(_message.Message):
+    __slots__ = ("logs",)
+    LOGS_FIELD_NUMBER: _ClassVar[int]
+    logs: _containers.RepeatedCompositeFieldContainer[AccessLog]
+    def __init__(self, logs: _Optional[_Iterable[_Union[AccessLog, _Mapping]]] = ...) -> None: ...
+
+class ReportAccessResponse(_message.Message):
+    __slots__ = ("accepted", "dropped")
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    accepted: int
+    dropped: int
+    def __init__(self, accepted: _Optional[int] = ..., dropped: _Optional[int] = ...) -> None: ...

@@ -49,6 +49,11 @@ class PredictorServiceStub:
                 request_serializer=pbkv_dot_v1_dot_predictor__pb2.PredictRequest.SerializeToString,
                 response_deserializer=pbkv_dot_v1_dot_predictor__pb2.ForecastBatch.FromString,
                 _registered_method=True)
+        self.ReportAccess = channel.unary_unary(
+                '/pbkv.v1.PredictorService/ReportAccess',
+                request_serializer=pbkv_dot_v1_dot_predictor__pb2.ReportAccessRequest.SerializeToString,
+                response_deserializer=pbkv_dot_v1_dot_predictor__pb2.ReportAccessResponse.FromString,
+                _registered_method=True)
 
 
 class PredictorServiceServicer:
@@ -75,6 +80,13 @@ class PredictorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportAccess(self, request, context):
+        """Takes the access logs of workflows that have ended, to learn from in the background. All of them or, with a wrong one, none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PredictorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +104,11 @@ def add_PredictorServiceServicer_to_server(servicer, server):
                     servicer.Predict,
                     request_deserializer=pbkv_dot_v1_dot_predictor__pb2.PredictRequest.FromString,
                     response_serializer=pbkv_dot_v1_dot_predictor__pb2.ForecastBatch.SerializeToString,
+            ),
+            'ReportAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportAccess,
+                    request_deserializer=pbkv_dot_v1_dot_predictor__pb2.ReportAccessRequest.FromString,
+                    response_serializer=pbkv_dot_v1_dot_predictor__pb2.ReportAccessResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +192,33 @@ class PredictorService:
             '/pbkv.v1.PredictorService/Predict',
             pbkv_dot_v1_dot_predictor__pb2.PredictRequest.SerializeToString,
             pbkv_dot_v1_dot_predictor__pb2.ForecastBatch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pbkv.v1.PredictorService/ReportAccess',
+            pbkv_dot_v1_dot_predictor__pb2.ReportAccessRequest.SerializeToString,
+            pbkv_dot_v1_dot_predictor__pb2.ReportAccessResponse.FromString,
             options,
             channel_credentials,
             insecure,

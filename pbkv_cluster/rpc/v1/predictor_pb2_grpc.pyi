@@ -37,6 +37,8 @@ class PredictorServiceStub:
     """Streams forecasts as they change; first a snapshot of every open workflow's."""
     Predict: _grpc.UnaryUnaryMultiCallable[_predictor_pb2.PredictRequest, _predictor_pb2.ForecastBatch]
     """The present forecast of the named workflows."""
+    ReportAccess: _grpc.UnaryUnaryMultiCallable[_predictor_pb2.ReportAccessRequest, _predictor_pb2.ReportAccessResponse]
+    """Takes the access logs of workflows that have ended, to learn from in the background. All of them or, with a wrong one, none."""
 
 @_typing.type_check_only
 class PredictorServiceAsyncStub(PredictorServiceStub):
@@ -47,6 +49,8 @@ class PredictorServiceAsyncStub(PredictorServiceStub):
     """Streams forecasts as they change; first a snapshot of every open workflow's."""
     Predict: _aio.UnaryUnaryMultiCallable[_predictor_pb2.PredictRequest, _predictor_pb2.ForecastBatch]  # type: ignore[assignment]
     """The present forecast of the named workflows."""
+    ReportAccess: _aio.UnaryUnaryMultiCallable[_predictor_pb2.ReportAccessRequest, _predictor_pb2.ReportAccessResponse]  # type: ignore[assignment]
+    """Takes the access logs of workflows that have ended, to learn from in the background. All of them or, with a wrong one, none."""
 
 class PredictorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -72,5 +76,13 @@ class PredictorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_predictor_pb2.ForecastBatch, _abc.Awaitable[_predictor_pb2.ForecastBatch]]:
         """The present forecast of the named workflows."""
+
+    @_abc_1.abstractmethod
+    def ReportAccess(
+        self,
+        request: _predictor_pb2.ReportAccessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_predictor_pb2.ReportAccessResponse, _abc.Awaitable[_predictor_pb2.ReportAccessResponse]]:
+        """Takes the access logs of workflows that have ended, to learn from in the background. All of them or, with a wrong one, none."""
 
 def add_PredictorServiceServicer_to_server(servicer: PredictorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

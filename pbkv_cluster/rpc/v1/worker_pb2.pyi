@@ -70,7 +70,7 @@ class GetWorkerStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetWorkerStatusResponse(_message.Message):
-    __slots__ = ("worker_id", "running", "waiting", "store", "forecasts_applied", "engine_steps", "prefill_tokens_per_s")
+    __slots__ = ("worker_id", "running", "waiting", "store", "forecasts_applied", "engine_steps", "prefill_tokens_per_s", "access_updates_applied", "access_workflows")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +78,8 @@ class GetWorkerStatusResponse(_message.Message):
     FORECASTS_APPLIED_FIELD_NUMBER: _ClassVar[int]
     ENGINE_STEPS_FIELD_NUMBER: _ClassVar[int]
     PREFILL_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    ACCESS_UPDATES_APPLIED_FIELD_NUMBER: _ClassVar[int]
+    ACCESS_WORKFLOWS_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     running: int
     waiting: int
@@ -85,4 +87,6 @@ class GetWorkerStatusResponse(_message.Message):
     forecasts_applied: int
     engine_steps: int
     prefill_tokens_per_s: float
-    def __init__(self, worker_id: _Optional[str] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., store: _Optional[_Union[_store_pb2.StoreStat, _Mapping]] = ..., forecasts_applied: _Optional[int] = ..., engine_steps: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ...) -> None: ...
+    access_updates_applied: int
+    access_workflows: int
+    def __init__(self, worker_id: _Optional[str] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., store: _Optional[_Union[_store_pb2.StoreStat, _Mapping]] = ..., forecasts_applied: _Optional[int] = ..., engine_steps: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., access_updates_applied: _Optional[int] = ..., access_workflows: _Optional[int] = ...) -> None: ...

@@ -127,7 +127,7 @@ class GetClusterStatusRequest(_message.Message):
 class GetClusterStatusResponse(_message.Message):
     __slots__ = ("cluster", "model", "workers", "open_workflows", "running_steps", "predictor_reachable", "index_reachable", "totals", "decisions")
     class Worker(_message.Message):
-        __slots__ = ("worker_id", "node_id", "address", "reachable", "store", "running", "waiting")
+        __slots__ = ("worker_id", "node_id", "address", "reachable", "store", "running", "waiting", "access_updates_applied", "access_workflows")
         WORKER_ID_FIELD_NUMBER: _ClassVar[int]
         NODE_ID_FIELD_NUMBER: _ClassVar[int]
         ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +135,8 @@ class GetClusterStatusResponse(_message.Message):
         STORE_FIELD_NUMBER: _ClassVar[int]
         RUNNING_FIELD_NUMBER: _ClassVar[int]
         WAITING_FIELD_NUMBER: _ClassVar[int]
+        ACCESS_UPDATES_APPLIED_FIELD_NUMBER: _ClassVar[int]
+        ACCESS_WORKFLOWS_FIELD_NUMBER: _ClassVar[int]
         worker_id: str
         node_id: str
         address: str
@@ -142,7 +144,9 @@ class GetClusterStatusResponse(_message.Message):
         store: _store_pb2.StoreStat
         running: int
         waiting: int
-        def __init__(self, worker_id: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., reachable: _Optional[bool] = ..., store: _Optional[_Union[_store_pb2.StoreStat, _Mapping]] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ...) -> None: ...
+        access_updates_applied: int
+        access_workflows: int
+        def __init__(self, worker_id: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., reachable: _Optional[bool] = ..., store: _Optional[_Union[_store_pb2.StoreStat, _Mapping]] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., access_updates_applied: _Optional[int] = ..., access_workflows: _Optional[int] = ...) -> None: ...
     class Totals(_message.Message):
         __slots__ = ("steps", "prompt_tokens", "available_tokens", "captured", "delivered", "computed_tokens", "generated_tokens")
         STEPS_FIELD_NUMBER: _ClassVar[int]

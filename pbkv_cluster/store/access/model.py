@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,15 @@ import numpy.typing as npt
 from pbkv_cluster.store.access.examples import examples
 from pbkv_cluster.store.access.hazard import BINS, HazardModel, Table
 from pbkv_cluster.store.access.history import StepLog
-from pbkv_cluster.store.access.next_event import Event, NextEventModel
+from pbkv_cluster.store.access.next_event import END, START, Event, NextEventModel
+from pbkv_cluster.store.access.segment import SYMBOLS
 
 KIND, VERSION = "access", 1
+
+_ARRAYS = ("places", "chances", "uses", "weights", "names", "events")
+_PLACE_BYTES = 4 + 2 * BINS * 4
+_EVENT_BYTES = 32  # and its agent's name
+_ROUNDING = 0.05  # of counts
 
 
 @dataclass(slots=True)
@@ -42,6 +48,35 @@ class AccessUpdate:
     uses: Table
     weights: Table
     contexts: tuple[tuple[int, tuple[tuple[Event, float], ...]], ...]
+
+    @property
+    def workflows(self) -> int:
+        """Workflows that the model has learnt from, if that is among the parts; else 0."""
+        for context, counts in self.contexts:
+            if context == START:
+                return int(dict(counts).get(END, 0))
+        return 0
+
+    def parts(self, limit: int) -> Iterator[AccessUpdate]:
+        """The same in several updates, to be applied in this order; none where nothing has changed.
+
+        Args:
+            limit: bytes that each may have before it is compressed, as far as one context of the next events fits in.
+        """
+        rows = max(1, limit // _PLACE_BYTES)
+        for start in range(0, len(self.places), rows):
+            part = slice(start, start + rows)
+            yield replace(self, places=self.places[part], chances=self.chances[part], uses=self.uses[part], contexts=())
+        bare = replace(self, places=self.places[:0], chances=self.chances[:0], uses=self.uses[:0])
+        start = size = 0
+        for at, (_, counts) in enumerate(self.contexts):
+            own = sum(_EVENT_BYTES + 2 * len(agent) for (agent, _), _ in counts)
+            if size and size + own > limit:
+                yield replace(bare, contexts=self.contexts[start:at])
+                start, size = at, 0
+            size += own
+        if size:
+            yield replace(bare, contexts=self.contexts[start:])
 
     def to_bytes(self) -> bytes:
         """Compressed; see `from_bytes`."""
@@ -70,21 +105,25 @@ class AccessUpdate:
         """
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                found = {name: arrays[name] for name in ("places", "chances", "uses", "weights", "names", "events")}
-            names = json.loads(found["names"].tobytes())
-            contexts = _contexts(found["events"], names)
-        except (OSError, KeyError, IndexError, TypeError, ValueError, EOFError) as error:
+                return cls._checked(
+                    {name: arrays[name] for name in ("places", "chances", "uses", "weights", "names", "events")}
+                )
+        except Exception as error:  # numpy and zipfile have an error class of their own for each defect
             raise ValueError(f"not an access model: {error}") from error
-        except Exception as error:  # zipfile has an error class of its own for each defect
-            raise ValueError(f"not an access model: {error}") from error
-        places, empty = found["places"], HazardModel.shape()
-        _check("places", places, (len(places),), np.int32)
-        for name in ("chances", "uses"):
-            _check(name, found[name], (len(places), BINS), np.float32)
-        _check("weights", found["weights"], empty, np.float32)
+
+    @classmethod
+    def _checked(cls, found: dict[str, npt.NDArray[Any]]) -> AccessUpdate:
+        places, chances, uses = found["places"], found["chances"], found["uses"]
+        _check("places", places, places.shape[:1] or (0,), np.int32)
+        for name, counts in (("chances", chances), ("uses", uses)):
+            _check(name, counts, (len(places), BINS), np.float32)
+        _check("weights", found["weights"], HazardModel.shape(), np.float32)
         if len(places) and not 0 <= places.min() <= places.max() < HazardModel.places():
-            raise ValueError("not an access model: places beyond the table")
-        return cls(places, found["chances"], found["uses"], found["weights"], contexts)
+            raise ValueError("places beyond the table")
+        if (uses < 0.0).any() or (uses > chances + _ROUNDING).any():
+            raise ValueError("uses must lie between 0 and chances")
+        contexts = _contexts(found["events"], json.loads(found["names"].tobytes()))
+        return cls(places, chances, uses, found["weights"], contexts)
 
 
 class AccessModel:
@@ -151,23 +190,25 @@ def train(logs: Iterable[Sequence[StepLog]]) -> AccessModel:
     return model
 
 
-def _contexts(events: npt.NDArray[Any], names: list[str]) -> tuple[tuple[int, tuple[tuple[Event, float], ...]], ...]:
-    if events.ndim != 2 or events.shape[1] != 4 or not np.isfinite(events).all():
+def _contexts(events: npt.NDArray[Any], names: object) -> tuple[tuple[int, tuple[tuple[Event, float], ...]], ...]:
+    if events.ndim != 2 or events.shape[1] != 4 or events.dtype != np.float64 or not np.isfinite(events).all():
         raise ValueError("events must be a finite table of four columns")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("names must be a list of texts")
+    for column, (what, stop) in enumerate((("context", 1 << 32), ("agent", len(names)), ("symbol", SYMBOLS))):
+        values = events[:, column]
+        if ((values < 0) | (values >= stop) | (values != np.floor(values))).any():
+            raise ValueError(f"an event's {what} is none")
+    if (events[:, 3] <= 0.0).any():
+        raise ValueError("an event's count is not above 0")
     found: dict[int, list[tuple[Event, float]]] = {}
     for context, agent, symbol, count in events.tolist():
-        if not 0 <= agent < len(names):
-            raise ValueError("an event's agent has no name")
         found.setdefault(int(context), []).append(((names[int(agent)], int(symbol)), count))
     return tuple((context, tuple(counts)) for context, counts in found.items())
 
 
 def _check(name: str, array: npt.NDArray[Any], shape: tuple[int, ...], kind: type) -> None:
     if array.shape != shape or array.dtype != kind:
-        raise ValueError(
-            f"not an access model: {name} has shape {array.shape} of {array.dtype}, not {shape} of {kind.__name__}"
-        )
+        raise ValueError(f"{name} has shape {array.shape} of {array.dtype}, not {shape} of {kind.__name__}")
     if not np.isfinite(array).all():
-        raise ValueError(f"not an access model: {name} must be finite")
+        raise ValueError(f"{name} must be finite")

@@ -16,9 +16,13 @@ Event = tuple[str, int]
 
 END: Event = ("", 0)
 
+START = 0
+"""The shortest context: nothing is known but that an event comes. It counts every event, so the ends of all workflows too."""
+
 _PRIOR = 4.0  # pseudo-observations of the shorter context
 _DEPTHS = (1, 2, 3, 4, 6, 8)
 _MOST_CONTEXTS = 200_000  # 100 bytes each; beyond, the one that was longest unseen leaves
+_MOST_EVENTS = 1024  # of one context; beyond, the rarest leaves
 
 
 class NextEventModel:
@@ -53,6 +57,8 @@ class NextEventModel:
             for context in contexts(steps, position):
                 counts = self._counts.pop(context, None) or {}
                 counts[event] = counts.get(event, 0.0) + 1.0
+                if len(counts) > _MOST_EVENTS:
+                    del counts[min(counts, key=counts.__getitem__)]
                 self._counts[context] = counts
                 changed.add(context)
         while len(self._counts) > _MOST_CONTEXTS:
@@ -75,7 +81,7 @@ class NextEventModel:
 
 def contexts(steps: Sequence[StepLog], stop: int) -> list[int]:
     """Hashes of what came last before position `stop`, the shortest context first, and last of it with the position."""
-    found, known, text = [0], 0, b""
+    found, known, text = [START], 0, b""
     for depth in _DEPTHS:
         while known < min(depth, stop):
             known += 1

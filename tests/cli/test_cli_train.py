@@ -1,0 +1,98 @@
+"""`pbkv train`: what it writes is what a predictor service starts from."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from pbkv_cluster.core.clock import ManualClock
+from pbkv_cluster.core.config import PredictorConfig
+from pbkv_cluster.predictor_service.markov import MarkovPredictor
+from pbkv_cluster.predictor_service.server import PredictorServer
+from pbkv_cluster.predictor_service.state_file import access_path, read_state
+from pbkv_cluster.simulator.access_logs import access_logs
+from pbkv_cluster.simulator.forecasting import train as train_predictor
+from pbkv_cluster.simulator.trace_files import load_trace
+from pbkv_cluster.store.access.model import KIND, VERSION, AccessUpdate, train
+from tests.cli.conftest import Pbkv
+
+
+@pytest.fixture
+def trace_file(tmp_path: Path) -> Path:
+    """Four workflows of three steps."""
+    lines = []
+    for workflow in range(4):
+        segments: list[dict[str, object]] = [{"kind": "system", "id": "all", "tokens": 64}]
+        for number, agent in enumerate(("planner", "coder", "tester")):
+            segments = [*segments, {"kind": "task", "id": f"{workflow}-{number}", "tokens": 40}]
+            lines.append(
+                {
+                    "workflow_id": f"w{workflow}",
+                    "workload": "app",
+                    "step": number,
+                    "agent": agent,
+                    "prompt_segments": segments,
+                    "prompt_tokens": 64 + 40 * (number + 1),
+                    "output_tokens": 20,
+                    "output_id": f"o{workflow}-{number}",
+                }
+            )
+    path = tmp_path / "tiny.jsonl.gz"
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, lines)).encode()))
+    return path
+
+
+async def test_a_predictor_service_starts_from_what_it_writes(pbkv: Pbkv, trace_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "trained"
+    done = pbkv("train", str(trace_file), "--out", str(out))
+    assert done.code == 0, done.err
+    assert "Learnt from 4 workflows, 12 steps, in " in done.out
+    state = out / "predictor.state"
+    assert f"pbkv serve --set predictor.state_path={state}" in done.out
+    assert sorted(path.name for path in out.iterdir()) == ["predictor.state", "predictor.state.access"]
+
+    workflows = load_trace(trace_file).workflows
+    agents = read_state(state, MarkovPredictor.kind, MarkovPredictor.version)
+    assert agents == train_predictor(PredictorConfig(), workflows, ManualClock())
+    update = AccessUpdate.from_bytes(read_state(access_path(state), KIND, VERSION))
+    assert update.contexts == train(access_logs(workflows)).export().contexts
+    assert update.workflows == 4
+
+    server = PredictorServer(PredictorConfig(), state_path=state)
+    await server.start("127.0.0.1", 0)
+    assert server.service.predictor.dump() == agents
+    await server.stop()
+    assert not list(out.glob("*.refused"))
+
+
+def test_what_is_there_is_replaced_only_by_force(pbkv: Pbkv, trace_file: Path, tmp_path: Path) -> None:
+    assert pbkv("train", str(trace_file), "--out", str(tmp_path)).code == 0
+    state = tmp_path / "predictor.state"
+    before = state.read_bytes(), access_path(state).read_bytes()
+    for missing in (None, state):
+        if missing is not None:
+            missing.unlink()
+        refused = pbkv("train", str(trace_file), "--out", str(tmp_path))
+        assert refused.code == 2
+        assert "exists already; --force replaces it" in refused.err
+    access_path(state).write_bytes(b"other")
+    assert pbkv("train", str(trace_file), "--out", str(tmp_path), "--force").code == 0
+    assert (state.read_bytes(), access_path(state).read_bytes()) == before
+
+
+def test_bad_input_is_told_before_any_work(pbkv: Pbkv, trace_file: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    folder = tmp_path / "blocked"
+    (folder / "predictor.state").mkdir(parents=True)
+    for arguments, problem in (
+        ((str(trace_file), "--out", str(trace_file)), "is not a folder"),
+        ((str(trace_file), "--out", str(folder), "--force"), "it is a folder"),
+        ((str(tmp_path / "none.jsonl"), "--out", str(tmp_path / "x")), "none.jsonl"),
+        ((str(empty), "--out", str(tmp_path / "x")), "empty"),
+    ):
+        done = pbkv("train", *arguments)
+        assert done.code == 2, arguments
+        assert problem in done.err
+    assert not (tmp_path / "x").exists()
