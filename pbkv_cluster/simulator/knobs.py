@@ -71,7 +71,7 @@ _POLICIES: Mapping[str, _Tunable] = {
     "kvflow": _Tunable(forecasts=True),
     "continuum": _Tunable((Log("cache.continuum_benefit_s", 1, 1000),)),
     "pbkv-paper": _Tunable((Linear("cache.gamma", 0.2, 1.0), Log("cache.forecast_half_life_s", 5, 2000)), forecasts=True),
-    "pbkv": _Tunable((Log("cache.hit_overhead_s", 0.1, 20), Log("cache.shared_prior", 0.0001, 0.1)), forecasts=True),
+    "pbkv": _Tunable((Log("cache.hit_overhead", 0.1, 20), Log("cache.shared_prior", 0.0001, 0.1)), forecasts=True),
 }
 _PREDICTORS: Mapping[str, tuple[Knob, ...]] = {
     "markov": (Log("predictor.smoothing", 0.01, 3), Linear("predictor.horizon", 1, 6, whole=True)),

@@ -73,8 +73,10 @@ class CacheConfig(_Section):
     host_policy: str = Field("retired-lru", min_length=1, description="reuse policy of the host tier")
     gamma: float = Field(0.7, gt=0, le=1, description="discount of the reuse score for each further step")
     forecast_half_life_s: float = Field(60.0, gt=0, description="age at which a forecast counts half")
-    hit_overhead_s: float = Field(
-        2.0, gt=0, description="soonest that a hit can come about, under policy `pbkv`: less favours what may be used at once"
+    hit_overhead: float = Field(
+        2.0,
+        gt=0,
+        description="policy `pbkv`: soonest that a hit can come about, at half a minute a step; less favours what may be used soon",
     )
     shared_prior: float = Field(
         0.002,

@@ -17,11 +17,11 @@ _WIDTHS = np.diff(HORIZONS, prepend=0.0) / 2
 
 
 def hit_density(unused: Floats, overhead: float) -> float:
-    """Hits a second.
+    """Hits a unit of time.
 
     Args:
         unused: S at `HORIZONS`, not increasing.
-        overhead: soonest that a hit can come about, in seconds.
+        overhead: soonest that a hit can come about, in the horizons' units.
     """
     before = np.empty_like(unused)
     before[0], before[1:] = 1.0, unused[:-1]

@@ -103,7 +103,7 @@ class Outlook:
         view.queued = frozenset()
         view.agent, view.since = agent, now
         view.known, view.seen_at = False, -1.0
-        self.due = [name for name, other in self.views.items() if _is_due(other, now)]
+        self.due = [name for name, other in self.views.items() if self._is_due(other, now)]
 
     def queued(self, owner: Owner, segments: Iterable[Segment]) -> None:
         """A step waits that goes along some segments, or does so no longer."""
@@ -160,7 +160,7 @@ class Outlook:
             return None
         if not view.known or (view.forecast is not view.owners[0].forecast and self._is_news(view)):
             self._look(view)
-        if view.seen_at < 0.0 or now - view.seen_at > _stale_after(view, now):
+        if view.seen_at < 0.0 or now - view.seen_at > self._stale_after(view, now):
             view.arrival = self.timing.arrival(view.agent, view.running > 0, now - view.since)
             assert view.chances is not None
             view.unused = 1.0 - view.chances @ view.arrival
@@ -196,11 +196,9 @@ class Outlook:
         view.chances = first_use(self.model.hazard.hazards(facts(history, list(view.places), events)))
         view.known, view.seen_at = True, -1.0
 
+    def _is_due(self, view: View, now: float) -> bool:
+        return view.seen_at >= 0.0 and now - view.seen_at > 2.0 * self._stale_after(view, now)
 
-def _is_due(view: View, now: float) -> bool:
-    return view.seen_at >= 0.0 and now - view.seen_at > 2.0 * _stale_after(view, now)
-
-
-def _stale_after(view: View, now: float) -> float:
-    """Seconds after which what is expected has changed with time: ever longer, as a pause that has lasted goes on."""
-    return 0.5 + 0.2 * (now - view.since)
+    def _stale_after(self, view: View, now: float) -> float:
+        """Seconds after which what is expected has changed with time: ever longer, as a pause that has lasted goes on."""
+        return 0.5 * self.timing.unit + 0.2 * (now - view.since)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from collections import deque
 
@@ -9,13 +10,14 @@ import numpy as np
 
 from pbkv_cluster.store.access.hazard import BIN_STARTS, Floats
 
-HORIZONS = np.array([0.5, 1, 2, 4, 8, 15, 25, 40, 60, 90, 140, 220, 360, 600])  # seconds
+HORIZONS = np.array([0.5, 1, 2, 4, 8, 15, 25, 40, 60, 90, 140, 220, 360, 600])  # units of time, see `Timing`
 LAST_HORIZON = float(HORIZONS[-1])
 
 _KEPT = 200
 _ENOUGH = 8  # durations of one agent; with fewer it is taken to be like all
 _MOST_AGENTS = 1024  # some applications invent agents for each task
 _PRIOR = 2.0  # pseudo-observations of an exponential rest
+_TYPICAL_S = 28.0
 _LATER = 0.8  # of a mean cycle: how much later each further step is taken to come
 _BETWEEN = np.append(BIN_STARTS[1:] - 1, 30)
 _STEPS = (BIN_STARTS + _BETWEEN) / 2  # middle of each bin
@@ -59,7 +61,11 @@ class Durations:
 
 
 class Timing:
-    """Pauses and durations of steps, by agent and of all."""
+    """Pauses and durations of steps, by agent and of all.
+
+    Horizons are in units that suit the workflows at hand: seconds where a step and the pause behind it take some half a minute
+    together, and a power of 4 more or less of it where they take much longer or shorter.
+    """
 
     def __init__(self) -> None:
         self._pauses, self._runs = Durations(), Durations()
@@ -70,8 +76,13 @@ class Timing:
 
     @property
     def cycle(self) -> float:
-        """Mean seconds from one step of a workflow to the next."""
-        return self._pauses.mean + self._runs.mean
+        """Mean seconds from one step of a workflow to the next, above 0."""
+        return max(self._pauses.mean + self._runs.mean, 1e-6)
+
+    @property
+    def unit(self) -> float:
+        """Seconds."""
+        return float(4.0 ** round(math.log(self.cycle / _TYPICAL_S, 4.0)))
 
     def paused(self, agent: str, seconds: float) -> None:
         """A pause behind an agent's step has ended."""
@@ -100,7 +111,7 @@ class Timing:
             mean = _of(self._runs_of, agent, self._runs).mean
             wait, elapsed = max(mean - elapsed, 0.2 * mean), 0.0
         later = wait + _LATER * self.cycle * (_STEPS - 1.0)
-        return pauses.over_within(HORIZONS - later[:, None], elapsed)
+        return pauses.over_within(HORIZONS * self.unit - later[:, None], elapsed)
 
 
 def _add(each: dict[str, Durations], agent: str, seconds: float) -> None:

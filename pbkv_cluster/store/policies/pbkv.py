@@ -37,7 +37,7 @@ class Pbkv(ReusePolicy):
     learns = True
 
     def __init__(self, config: CacheConfig) -> None:
-        self._overhead = config.hit_overhead_s
+        self._overhead = config.hit_overhead
         self._shared_prior = config.shared_prior
         self._outlook = Outlook()
         self._drives = True
@@ -83,18 +83,19 @@ class Pbkv(ReusePolicy):
         entry = node.entry
         if entry is not None:
             self._others(node, entry, now, unused)
-        return hit_density(unused, self._overhead)
+        return hit_density(unused, self._overhead) / self._outlook.timing.unit
 
     def _newcomers(self, entry: Entry, now: float) -> tuple[float, float]:
-        """First uses a second by workflows that are still to start, and the seconds from a start to that.
+        """First uses a unit of time by workflows that are still to start, and the units from a start to that.
 
         Workflows come as a Poisson process; the chance that one uses a block is that of the workflows since it is known, with a
         Gamma prior.
         """
         seen = self._outlook.arrivals - entry.arrival
         chance = (_SHARED_STRENGTH * self._shared_prior + entry.workflows - 1) / (_SHARED_STRENGTH + seen)
-        delay = entry.step_sum / max(entry.workflows, 1) * self._outlook.timing.cycle
-        return self._outlook.starts_per_second(now) * chance, delay
+        timing = self._outlook.timing
+        delay = entry.step_sum / max(entry.workflows, 1) * timing.cycle / timing.unit
+        return self._outlook.starts_per_second(now) * timing.unit * chance, delay
 
     def _newcomers_alone(self, entry: Entry, now: float) -> float:
         """The hit density where nobody else comes, at the last horizon: while uses are rare it grows with the horizon."""
@@ -102,7 +103,7 @@ class Pbkv(ReusePolicy):
         if uses == 0.0:
             return 0.0
         hit = -math.expm1(-uses * max(LAST_HORIZON - delay, 0.0))
-        return hit / (delay + hit / uses + self._overhead)
+        return hit / (delay + hit / uses + self._overhead) / self._outlook.timing.unit
 
     def _others(self, node: Node, entry: Entry, now: float, unused: Floats) -> None:
         """What workflows make of a block that have not used it yet."""
