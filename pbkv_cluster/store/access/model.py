@@ -78,12 +78,14 @@ class AccessUpdate:
         except Exception as error:  # zipfile has an error class of its own for each defect
             raise ValueError(f"not an access model: {error}") from error
         places, empty = found["places"], HazardModel.shape()
-        _check("places", places, (len(places),), np.int32)
+        _check("places", places, (places.size,), np.int32)
         for name in ("chances", "uses"):
             _check(name, found[name], (len(places), BINS), np.float32)
         _check("weights", found["weights"], empty, np.float32)
         if len(places) and not 0 <= places.min() <= places.max() < HazardModel.places():
             raise ValueError("not an access model: places beyond the table")
+        if not ((found["uses"] >= 0) & (found["uses"] <= found["chances"])).all():
+            raise ValueError("not an access model: uses must not be negative, nor more than chances")
         return cls(places, found["chances"], found["uses"], found["weights"], contexts)
 
 
@@ -154,6 +156,8 @@ def train(logs: Iterable[Sequence[StepLog]]) -> AccessModel:
 def _contexts(events: npt.NDArray[Any], names: list[str]) -> tuple[tuple[int, tuple[tuple[Event, float], ...]], ...]:
     if events.ndim != 2 or events.shape[1] != 4 or not np.isfinite(events).all():
         raise ValueError("events must be a finite table of four columns")
+    if (events[:, :3] % 1).any() or not ((events[:, 0] >= 0) & (events[:, 0] < 1 << 32) & (events[:, 3] > 0)).all():
+        raise ValueError("events must be hashes, numbers of names, symbols and positive counts")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("names must be a list of texts")
     found: dict[int, list[tuple[Event, float]]] = {}
