@@ -35,6 +35,7 @@ class Pbkv(ReusePolicy):
     """
 
     learns = True
+    drifts = True
 
     def __init__(self, config: CacheConfig) -> None:
         del config
@@ -42,7 +43,7 @@ class Pbkv(ReusePolicy):
         self._drives = True
 
     def twin(self, config: CacheConfig) -> ReusePolicy:
-        other = Pbkv(config)
+        other = type(self)(config)
         other._outlook, other._drives = self._outlook, False
         return other
 
@@ -81,7 +82,14 @@ class Pbkv(ReusePolicy):
                 unused *= own
         entry = node.entry
         if entry is not None:
-            self._others(node, entry, now, unused)
+            uses, delay = self._newcomers(entry, now)
+            unused *= np.exp(-uses * np.maximum(HORIZONS - delay, 0.0))
+            if entry.workflows >= 2:
+                self._others(node, entry, now, unused)
+        return self._worth(unused)
+
+    def _worth(self, unused: Floats) -> float:
+        """What a block is worth that is not used within each horizon with these probabilities."""
         return hit_density(unused)
 
     def _newcomers(self, entry: Entry, now: float) -> tuple[float, float]:
@@ -103,16 +111,11 @@ class Pbkv(ReusePolicy):
         return hit / (delay + hit / uses + OVERHEAD_S)
 
     def _others(self, node: Node, entry: Entry, now: float, unused: Floats) -> None:
-        """What workflows make of a block that have not used it yet."""
-        arrivals = self._outlook.arrivals
-        uses, delay = self._newcomers(entry, now)
-        unused *= np.exp(-uses * np.maximum(HORIZONS - delay, 0.0))
-        if entry.workflows < 2:
-            return
+        """What active workflows make of a shared block that they have not used yet."""
         parent = node.parent
         assert parent is not None
         came = np.cumsum(entry.first)  # workflows that came to it so many steps behind its parent, or sooner
-        exposed = entry.exposed(arrivals)
+        exposed = entry.exposed(self._outlook.arrivals)
         near = list(self._outlook.views) if parent.is_root else [owner.id for owner in parent.owners]
         used = {owner.id for owner in node.owners}
         begun = {} if parent.is_root else {owner.id: segment.touched[0] for owner, segment in parent.owners.items()}
