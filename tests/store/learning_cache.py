@@ -100,6 +100,7 @@ def random_steps(cache: LearningCache, seed: int, length: int) -> None:
         else:
             known = paths.get(workflow, ())
             path = known if len(known) in range(1, 7) else tuple(source.randrange(3) for _ in range(source.randrange(1, 4)))
-            step = Step(source.choice(("planner", "coder")), path, tuple(source.randrange(2) for _ in range(source.randrange(3))))
+            output = tuple(source.randrange(2) for _ in range(source.randrange(3)))
+            step = Step(source.choice(("planner", "coder")), path, output)
             cache.step(workflow, step)
             paths[workflow] = step.path
