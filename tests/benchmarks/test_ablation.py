@@ -23,7 +23,7 @@ def setup() -> Setup:
 
 
 def test_each_variant_leaves_something_out(setup: Setup) -> None:
-    tokens = source(20, seed=3, concurrency=10)
+    tokens = source(30, seed=3, concurrency=12)
     whole = simulate(tokens, setup)
     assert len(VARIANTS) == 8
     for name in VARIANTS:

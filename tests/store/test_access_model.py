@@ -60,6 +60,18 @@ def test_who_applies_every_change_knows_what_the_learner_knows(before: list[list
         same(learner, other, later[-1])
 
 
+def test_an_update_stays_what_it_was_while_the_learner_goes_on() -> None:
+    learner = AccessModel()
+    steps = record([Step("planner", (1,)), Step("coder", (1, 2))]).steps
+    learner.learn(steps)
+    update, again = learner.export(learner.learn(steps)), AccessModel.load(learner.dump()).export()
+    assert (np.diff(update.places) > 0).all()
+    learner.learn(steps)
+    assert (update.weights == again.weights).all()
+    assert (update.weights != learner.hazard.weights).any()
+    assert (update.chances != learner.hazard.chances[update.places]).any()
+
+
 def test_learner_and_follower_forget_the_same_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(next_event, "_MOST_CONTEXTS", 30)
     learner, follower, source = AccessModel(), AccessModel(), random.Random(0)

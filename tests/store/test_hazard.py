@@ -81,6 +81,16 @@ def test_it_learns_what_the_naive_model_learns(taught: list[list[tuple[Ints, int
     assert model.weights == pytest.approx(np.array(naive.weights), rel=1e-3, abs=1e-6)
 
 
+def test_many_examples_of_one_step_move_the_weights_no_further_than_few() -> None:
+    row = np.arange(len(Fact))
+    crowd = [(row, 0, 1, 60)] * 12
+    model, naive = HazardModel(), Naive()
+    for _ in range(3):
+        model.learn(*columns(crowd))
+        naive.learn(crowd)
+    assert model.weights == pytest.approx(np.array(naive.weights), rel=1e-4)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.lists(workflows, min_size=1, max_size=3), workflows)
 def test_hazards_are_probabilities_and_only_the_rows_named_change(

@@ -16,7 +16,7 @@ from pbkv_cluster.store.access.timing import HORIZONS
 from pbkv_cluster.store.guarded import GuardedCache
 from pbkv_cluster.store.policies.pbkv import Pbkv
 from tests.store.learning_cache import LearningCache, prompt, random_steps
-from tests.store.workflow_logs import Path, Step
+from tests.store.workflow_logs import Path, Step, packed
 
 
 def own(number: int, part: int) -> Path:
@@ -66,12 +66,19 @@ def test_blocks_that_many_shared_outlive_those_of_one_when_all_have_ended() -> N
 
 def test_who_is_still_to_come_keeps_what_others_have_shared() -> None:
     """Two prompts that equally many have read: an active workflow has come to neither's end, but stands before one of them."""
-    cache = LearningCache()
-    for number in range(30):
-        top = (70,) if number % 2 else (80,)
-        cache.run(f"w{number}", [Step("planner", top), Step("coder", (*top, 71)), Step("tester", own(number, 0))])
-    cache.step("new", Step("planner", (70,)))
-    assert cache.order(waited=(70, 71), other=(80, 71)) == ["other", "waited"]
+    for top in (70, 80):
+        cache = LearningCache()
+        for number in range(30):
+            path = (70,) if number % 2 else (80,)
+            cache.run(f"w{number}", [Step("planner", path), Step("coder", (*path, 71)), Step("tester", own(number, 0))])
+        cache.step("new", Step("planner", (top,)))
+        values = {
+            node.parent.tokens: policy_of(cache).value(node, cache.clock.now())
+            for node in cache.cache.tree.walk()
+            if node.parent is not None and node.tokens == packed((71,))
+        }
+        assert set(values) == {packed((70,)), packed((80,))}
+        assert values[packed((top,))] > 2 * values[packed((150 - top,))]
 
 
 def test_the_prompt_of_a_queued_step_is_kept() -> None:
