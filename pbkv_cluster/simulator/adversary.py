@@ -15,6 +15,7 @@ class _Negated(ReusePolicy):
         self.needs_history = policy.needs_history
         self.heeds_forecasts = policy.heeds_forecasts
         self.learns = policy.learns
+        self.drifts = policy.drifts
         self._policy = policy
 
     def step_began(self, owner: Owner, step: int, agent: str, now: float) -> None:

@@ -15,7 +15,7 @@ from pbkv_cluster.store.node import Level
 from pbkv_cluster.store.policies.lru import RetiredLru
 from tests.simulator.simulated import one_by_one, source, trace, workload_of
 
-POLICIES = ["lru", "retired-lru", "pbkv-paper"]
+POLICIES = ["lru", "retired-lru", "pbkv-paper", "pbkv"]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -70,9 +70,12 @@ def test_a_host_tier_gives_back_what_the_gpu_lost() -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_no_policy_looks_ahead(policy: str) -> None:
+    first_difference(Setup(60, 0, policy))
+
+
+def first_difference(setup: Setup) -> None:
     """Until the first altered step is submitted, a run whose later steps are others is the same."""
     workflows = trace(16).workflows
-    setup = Setup(60, 0, policy)
     plain = simulate(workload_of(workflows, 4, 0.05), setup)
     altered = simulate(workload_of([_altered(workflow) for workflow in workflows], 4, 0.05), setup)
 
@@ -100,7 +103,7 @@ def _gpu_hits(result: SimulationResult) -> int:
     return result.meter.delivered.get(Tier.GPU, 0)
 
 
-@pytest.mark.parametrize("policy", ["retired-lru", "pbkv-paper"])
+@pytest.mark.parametrize("policy", ["retired-lru", "pbkv-paper", "pbkv"])
 @pytest.mark.parametrize("adversary", [False, True])
 def test_the_guard_counts_what_runs(policy: str, adversary: bool) -> None:
     result = simulate(source(24), Setup(60, 60, policy, adversary))
@@ -112,7 +115,7 @@ def test_the_guard_counts_what_runs(policy: str, adversary: bool) -> None:
     assert result.guard.switches == result.decisions["guard_lean"] + result.decisions["guard_recover"]
 
 
-@pytest.mark.parametrize("policy", ["retired-lru", "pbkv-paper"])
+@pytest.mark.parametrize("policy", ["retired-lru", "pbkv-paper", "pbkv"])
 def test_shadows_tell_what_each_policy_would_have_hit(policy: str) -> None:
     """Exactly so where steps run one after the other."""
     tokens = source(24, concurrency=1)

@@ -207,6 +207,7 @@ def test_parts_make_up_the_whole(limit: int) -> None:
 PACKED = train(LOGS[:2]).export().to_bytes()
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")  # numpy reads a damaged header as a Python literal
 @given(st.lists(st.tuples(st.integers(0, len(PACKED) - 1), st.integers(0, 255)), min_size=1, max_size=8), st.booleans())
 @settings(max_examples=300, deadline=None)
 def test_damaged_bytes_are_refused_or_harmless(damage: list[tuple[int, int]], cut: bool) -> None:

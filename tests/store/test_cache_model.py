@@ -15,9 +15,12 @@ from pbkv_cluster.core.forecast import Forecast, StepForecast
 from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, count, pack
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.store.access.history import StepLog
+from pbkv_cluster.store.access.model import AccessModel
 from pbkv_cluster.store.guarded import GuardedCache, make_cache
 from pbkv_cluster.store.lease import Lease
 from pbkv_cluster.store.node import Level
+from pbkv_cluster.store.policies.base import make_policy
 
 SPACES = (Namespace("m", "r", "f", "l"), Namespace("m", "r", "f", "l", salt="tenant"))
 AGENTS = ("planner", "coder", "tester")
@@ -67,10 +70,17 @@ class Driver:
         self.tiers: dict[bytes, frozenset[Tier]] = {}
         config = CacheConfig(policy=policy, guard=guard)
         self.cache = make_cache(gpu, host, config, self.mover, self.clock, self._changed)
+        self.drifts = make_policy(policy, config).drifts
+        self.learner = AccessModel()
+        if self.cache.learns:
+            self.cache.on_ended = self._learn
         self.running: list[Step] = []
         self.preempted: list[Step] = []
         self.seen: set[bytes] = set()
         self.epoch = self.steps = 0
+
+    def _learn(self, workflow: str, steps: Sequence[StepLog]) -> None:
+        self.cache.learnt(self.learner.export(self.learner.learn(steps)))
 
     def _changed(self, key: bytes, tiers: frozenset[Tier]) -> None:
         if tiers:
@@ -148,6 +158,10 @@ class Driver:
         steps = tuple(StepForecast({agent: self.random.random() / 3 for agent in AGENTS}, 0.9) for _ in range(3))
         self.cache.apply(Forecast(f"w{self.random.randrange(4)}", self.epoch, 0.0, steps))
 
+    def queue(self) -> None:
+        prompt = self.random.choice((b"", *(step.tokens for step in (*self.running, *self.preempted))))
+        self.cache.queued(f"w{self.random.randrange(4)}", prompt)
+
     def retire(self) -> None:
         self.cache.retire(f"w{self.random.randrange(4)}")
 
@@ -175,6 +189,7 @@ class Driver:
             self.compute: 50,
             self.finish: 12,
             self.forecast: 8,
+            self.queue: 4,
             self.retire: 4,
             self.prefetch: 5,
             self.clear: 1,
@@ -197,7 +212,10 @@ class Driver:
     def check_ranks(self) -> None:
         for queue in self.cache.tiers._queues:
             for rank, _, version, node in queue._heap:
-                assert not queue._valid(version, node) or rank == queue._rank(node), "a value changed, and nobody was told"
+                if queue._valid(version, node):
+                    now = queue._rank(node)
+                    expected = now._replace(value=rank.value) if self.drifts else now
+                    assert rank == expected, "a value changed, and nobody was told"
 
     def check_announcements(self) -> None:
         assert self.tiers == dict(self.cache.residency()), "listeners were told something else than the truth"
@@ -213,6 +231,8 @@ class Driver:
         ("continuum", False),
         ("pbkv-paper", False),
         ("pbkv-paper", True),
+        ("pbkv", False),
+        ("pbkv", True),
     ],
 )
 @pytest.mark.parametrize(("gpu", "host"), [(24, 0), (24, 10), (40, 80)])

@@ -14,14 +14,7 @@ from pbkv_cluster.core.tokens import BLOCK_TOKENS, pack
 from pbkv_cluster.store.access.catalog import Catalog, Entry
 from pbkv_cluster.store.access.history import History, Run, StepLog
 from pbkv_cluster.store.access.segment import INSIDE, NO_ATTACH, OUTPUT_END, PROMPT_END, Segment, attach_symbol
-
-AGENTS = ("planner", "coder", "tester")
-Path = tuple[int, ...]
-"""One number a block."""
-
-
-def packed(path: Sequence[int]) -> bytes:
-    return b"".join(pack([block] * BLOCK_TOKENS) for block in path)
+from tests.store.workflow_logs import AGENTS, Path, packed
 
 
 @dataclass

@@ -21,12 +21,14 @@ class ReusePolicy(ABC):
     """What a cached block is worth. The lowest value is evicted first; ties go to the least recently used.
 
     The value of a node may change only when one of its workflows does (a step begins or ends, a forecast comes, the workflow
-    ends), not with time alone: the eviction queue is re-keyed then and only then. One that has to know what happens overrides
-    the hooks; each is called before the values that it may change are asked for, and those of its workflow are asked for anew.
+    ends), not with time alone, unless it drifts: the eviction queue is re-keyed then and only then. One that has to know what
+    happens overrides the hooks; each is called before the values that it may change are asked for, and those of its workflow
+    are asked for anew.
     """
 
     retired_first = False  # nodes that no active workflow holds go before all others
     steady = False  # values follow the uses of nodes alone: neither hooks nor forecasts change them
+    drifts = False  # values change with time and with what others do, too; the queue has them as they were when asked for
     positional = False  # which of a node's blocks are left changes its value
     learns = False  # it wants what is learnt from workflows that have ended
     needs_history = True  # values rest on `Node.owners` beyond who they are, on `Node.output` or on `Owner.history`

@@ -35,6 +35,7 @@ class Pbkv(ReusePolicy):
     """
 
     learns = True
+    drifts = True
 
     def __init__(self, config: CacheConfig) -> None:
         self._overhead = config.hit_overhead
@@ -82,7 +83,14 @@ class Pbkv(ReusePolicy):
                 unused *= own
         entry = node.entry
         if entry is not None:
-            self._others(node, entry, now, unused)
+            uses, delay = self._newcomers(entry, now)
+            unused *= np.exp(-uses * np.maximum(HORIZONS - delay, 0.0))
+            if entry.workflows >= 2:
+                self._others(node, entry, now, unused)
+        return self._worth(unused)
+
+    def _worth(self, unused: Floats) -> float:
+        """What a block is worth that is not used within each horizon with these probabilities."""
         return hit_density(unused, self._overhead) / self._outlook.timing.unit
 
     def _newcomers(self, entry: Entry, now: float) -> tuple[float, float]:
@@ -106,16 +114,11 @@ class Pbkv(ReusePolicy):
         return hit / (delay + hit / uses + self._overhead) / self._outlook.timing.unit
 
     def _others(self, node: Node, entry: Entry, now: float, unused: Floats) -> None:
-        """What workflows make of a block that have not used it yet."""
-        arrivals = self._outlook.arrivals
-        uses, delay = self._newcomers(entry, now)
-        unused *= np.exp(-uses * np.maximum(HORIZONS - delay, 0.0))
-        if entry.workflows < 2:
-            return
+        """What active workflows make of a shared block that they have not used yet."""
         parent = node.parent
         assert parent is not None
         came = np.cumsum(entry.first)  # workflows that came to it so many steps behind its parent, or sooner
-        exposed = entry.exposed(arrivals)
+        exposed = entry.exposed(self._outlook.arrivals)
         near = list(self._outlook.views) if parent.is_root else [owner.id for owner in parent.owners]
         used = {owner.id for owner in node.owners}
         begun = {} if parent.is_root else {owner.id: segment.touched[0] for owner, segment in parent.owners.items()}

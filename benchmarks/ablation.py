@@ -1,0 +1,102 @@
+"""What each part of our policy gives: `pbkv` without it, to be named by path in `--policies`."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pbkv_cluster.core.config import CacheConfig
+from pbkv_cluster.store.access.catalog import Entry
+from pbkv_cluster.store.access.features import Ints
+from pbkv_cluster.store.access.hazard import BIN_STARTS, BINS, Floats, HazardModel
+from pbkv_cluster.store.access.history import StepLog
+from pbkv_cluster.store.access.next_event import Event, NextEventModel
+from pbkv_cluster.store.access.segment import Segment
+from pbkv_cluster.store.access.timing import HORIZONS, Timing
+from pbkv_cluster.store.node import Node, Owner
+from pbkv_cluster.store.policies.pbkv import Pbkv
+
+_FIXED_CYCLE_S = 15.0
+_SOONER = np.diff(HORIZONS, prepend=0.0) / 2
+
+
+class NoNewcomers(Pbkv):
+    """Workflows that are still to start count for nothing."""
+
+    def _newcomers(self, entry: Entry, now: float) -> tuple[float, float]:
+        return 0.0, 0.0
+
+
+class NoOthers(Pbkv):
+    """Active workflows that have not used a block yet count for nothing."""
+
+    def _others(self, node: Node, entry: Entry, now: float, unused: Floats) -> None:
+        pass
+
+
+class NoForecasts(Pbkv):
+    """The next agent by the workflow's own record alone."""
+
+    heeds_forecasts = False
+
+
+class NoQueue(Pbkv):
+    """A queued prompt says nothing."""
+
+    def step_queued(self, owner: Owner, segments: Sequence[Segment], now: float) -> None:
+        pass
+
+
+class NoNextEvent(NoForecasts):
+    """Nothing is expected next. The hazards have been learnt with it, though: those contexts are mute, and the others no better
+    than they were beside them."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        super().__init__(config)
+        self._outlook.model.events = _Mute()
+
+
+class NoHazards(Pbkv):
+    """Each hazard is one half, whatever was learnt: what is left is who holds a block, and when they come."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        super().__init__(config)
+        self._outlook.model.hazard = _OneHalf()
+
+
+class NoTime(Pbkv):
+    """Steps come in one fixed rhythm, whatever was measured."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        super().__init__(config)
+        self._outlook.timing = _FixedCycle()
+
+
+class PlainSum(Pbkv):
+    """Each use counts by how soon it comes, in place of the best time to give up waiting."""
+
+    def _worth(self, unused: Floats) -> float:
+        falls = -np.diff(unused, prepend=1.0)
+        return float((falls / (HORIZONS - _SOONER + self._overhead)).sum()) / self._outlook.timing.unit
+
+    def _newcomers_alone(self, entry: Entry, now: float) -> float:
+        uses, delay = self._newcomers(entry, now)
+        return self._worth(np.exp(-uses * np.maximum(HORIZONS - delay, 0.0)))
+
+
+class _Mute(NextEventModel):
+    def distribution(self, steps: Sequence[StepLog]) -> dict[Event, float]:
+        return {}
+
+
+class _OneHalf(HazardModel):
+    def hazards(self, rows: Ints) -> Floats:
+        return np.full((len(rows), BINS), 0.5)
+
+
+class _FixedCycle(Timing):
+    @property
+    def cycle(self) -> float:
+        return _FIXED_CYCLE_S
+
+    def arrival(self, agent: str, running: bool, elapsed: float) -> Floats:
+        return (BIN_STARTS[:, None] * _FIXED_CYCLE_S <= HORIZONS).astype(np.float64)
