@@ -16,6 +16,7 @@ from pbkv_cluster.core.background import first_failure
 from pbkv_cluster.predictor_service.access_versions import VersionedModel
 from pbkv_cluster.predictor_service.state_file import write_state
 from pbkv_cluster.predictor_service.subscription import Subscription
+from pbkv_cluster.store.access.examples import stride_of
 from pbkv_cluster.store.access.history import StepLog
 from pbkv_cluster.store.access.model import KIND, VERSION
 from pbkv_cluster.store.access.wire import AccessLog
@@ -175,7 +176,7 @@ class AccessLearner:
 
 
 def rows(steps: Sequence[StepLog]) -> int:
-    """A bound on the segments that a workflow has after each of its steps, all of them together.
+    """A bound on the segments that are learnt from: those that a workflow has after each step that is taken, all together.
 
     A step cuts at most two of them, and adds one for each of its runs and one for what it generates.
     """
@@ -183,4 +184,4 @@ def rows(steps: Sequence[StepLog]) -> int:
     for step in steps:
         segments += len(step.runs) + 3
         total += segments
-    return total
+    return total // stride_of(len(steps))

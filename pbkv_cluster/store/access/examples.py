@@ -24,6 +24,11 @@ class Examples(NamedTuple):
     blocks: Ints
 
 
+def stride_of(steps: int) -> int:
+    """Of how many steps one is taken, in a workflow of so many."""
+    return 1 + steps**2 // _MANY
+
+
 def examples(steps: Sequence[StepLog], model: NextEventModel) -> Examples:
     """Replays a workflow's log.
 
@@ -37,7 +42,7 @@ def examples(steps: Sequence[StepLog], model: NextEventModel) -> Examples:
     history = History()
     known: dict[int, dict[Segment, int]] = {}  # after each of these steps, the rows of the segments
     parts, total = [], 0
-    stride = 1 + len(steps) ** 2 // _MANY
+    stride = stride_of(len(steps))
     for position, log in enumerate(steps):
         history.replay(log)
         if position % stride:
