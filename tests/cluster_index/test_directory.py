@@ -135,7 +135,8 @@ async def test_concurrent_touches_all_count(directory: Directory) -> None:
 
 async def test_many_workflows_are_listed_once_each(directory: Directory) -> None:
     ids = {f"w{number}" for number in range(1700)}
-    for first in range(0, 1700, 100):  # not all at once: a busy machine would be longer at it than a caller waits for a connection
+    # Not all at once: a busy machine would be longer at it than a caller waits for a connection.
+    for first in range(0, 1700, 100):
         await asyncio.gather(*(directory.put_workflow(workflow(f"w{number}")) for number in range(first, first + 100)))
     listed = [record.workflow_id async for record in directory.workflows()]
     assert len(listed) == len(ids)
