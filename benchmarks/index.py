@@ -97,7 +97,7 @@ def _evictions(leaves: int, demote: bool, samples: int) -> Figure:
     cache = make_cache(leaves + 3, leaves if demote else 0)
     stem = _tokens(BLOCK_TOKENS)
     for number in range(leaves):
-        insert(cache, stem + _tokens(BLOCK_TOKENS), f"workflow-{number % 1024}")
+        insert(cache, stem + _tokens(BLOCK_TOKENS), f"workflow-{number // 4}")
     cache.tiers.take(cache.tiers.pools[0].free_slots)
     where = "to the host tier" if demote else "and drop it"
     return _micros(f"evict one victim of {leaves:,} {where}", lambda _: cache.tiers.take(1), range(samples), 30)

@@ -6,6 +6,7 @@ learnt of how workflows behave arrives from outside (`AccessModel`); what is mea
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -82,6 +83,8 @@ class Outlook:
         self.trust = Trust()
         self.views: dict[str, View] = {}
         self.due: list[str] = []  # workflows whose outlook time alone has changed since it was asked for
+        self._deadlines: list[tuple[float, int, View, float]] = []  # heap: due then, if it was seen last at the last one
+        self._seen = 0
         self.arrivals = 0  # workflows that have come
         self._starts: deque[float] = deque(maxlen=_STARTS)
 
@@ -103,7 +106,7 @@ class Outlook:
         view.queued = frozenset()
         view.agent, view.since = agent, now
         view.known, view.seen_at = False, -1.0
-        self.due = [name for name, other in self.views.items() if self._is_due(other, now)]
+        self._find_due(now)
 
     def queued(self, owner: Owner, segments: Iterable[Segment]) -> None:
         """A step waits that goes along some segments, or does so no longer."""
@@ -165,6 +168,7 @@ class Outlook:
             assert view.chances is not None
             view.unused = 1.0 - view.chances @ view.arrival
             view.seen_at = now
+            self._remind(view)
         return view
 
     def starts_per_second(self, now: float) -> float:
@@ -196,8 +200,18 @@ class Outlook:
         view.chances = first_use(self.model.hazard.hazards(facts(history, list(view.places), events)))
         view.known, view.seen_at = True, -1.0
 
-    def _is_due(self, view: View, now: float) -> bool:
-        return view.seen_at >= 0.0 and now - view.seen_at > 2.0 * self._stale_after(view, now)
+    def _find_due(self, now: float) -> None:
+        self.due = []
+        while self._deadlines and self._deadlines[0][0] < now:
+            _, _, view, seen_at = heapq.heappop(self._deadlines)
+            if view.seen_at == seen_at and self.views.get(view.owners[0].id) is view:
+                self.due.append(view.owners[0].id)
+
+    def _remind(self, view: View) -> None:
+        # From twice the time in which it gets stale, see `_stale_after`: now - seen_at > unit + .4 (now - since).
+        self._seen += 1
+        at = (view.seen_at + self.timing.unit - 0.4 * view.since) / 0.6
+        heapq.heappush(self._deadlines, (at, self._seen, view, view.seen_at))
 
     def _stale_after(self, view: View, now: float) -> float:
         """Seconds after which what is expected has changed with time: ever longer, as a pause that has lasted goes on."""
