@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pbkv_cluster.core.step_graph import StepGraph
+
 
 class EventKind(StrEnum):
     WORKFLOW_STARTED = "workflow_started"
@@ -30,3 +32,11 @@ class WorkflowEvent:
     expected_s: float | None = None
     prompt_tokens: int = 0
     output_tokens: int = 0
+    pieces: tuple[int, ...] = ()  # STEP_STARTED: what the prompt is made of, see `core/pieces.py`
+    words: tuple[
+        int, ...
+    ] = ()  # hashed, see `core/words.py`: of the task in the first STEP_STARTED, of the output in STEP_FINISHED
+    hidden: bytes = (
+        b""  # STEP_FINISHED: projected hidden state of the prompt's last token, little-endian float16; empty: not known
+    )
+    graph: StepGraph | None = None  # WORKFLOW_STARTED: what the client declared

@@ -1,0 +1,76 @@
+"""The contract of experts: each forecasts the labels of the next K steps of one workload's workflows, and learns as they come.
+
+A workload's labels are columns: column 0 is the end of the workflow, each agent has one behind it (see `labels.py`). New columns
+come at any time; an expert gives what it has not seen a small chance, never none.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pbkv_cluster.core.config import PredictorConfig
+from pbkv_cluster.core.registry import Registry
+from pbkv_cluster.predictor_service.situation import Situation
+
+F = TypeVar("F")
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson(Generic[F]):
+    """What came of a situation, as far as it is known by now."""
+
+    features: F
+    targets: tuple[int, ...]  # column at each of the next K steps; -1: not known, or learnt before. Behind an end come ends
+
+
+class Expert(ABC, Generic[F]):
+    """One model of one workload. Used from one thread. Equal calls give equal forecasts: no clock, and chance only from a seed."""
+
+    name: ClassVar[str]
+
+    def __init__(self, config: PredictorConfig) -> None:
+        self.horizon = config.horizon
+
+    @abstractmethod
+    def features(self, situation: Situation) -> F:
+        """What the expert reads of a situation, hashed once: it is kept for as long as forecasts or lessons may need it."""
+
+    @abstractmethod
+    def forecast(self, features: Sequence[F], columns: int) -> Floats:
+        """Probabilities of shape [len(features), K, columns]; those of one step add up to 1.
+
+        Step k's column 0 is the chance that the workflow has ended by then.
+        """
+
+    @abstractmethod
+    def learn(self, lessons: Sequence[Lesson[F]], columns: int) -> None:
+        """Takes in what has come, in order. A situation comes again for each of its steps that becomes known."""
+
+    def ended(self, lessons: Sequence[Lesson[F]], columns: int) -> None:
+        """A workflow has ended: all its situations in order, targets complete. To learn from again, or to be kept for training."""
+        return None
+
+    @abstractmethod
+    def keep(self, columns: Sequence[int]) -> None:
+        """Labels have left: the column that was `columns[i]` is column i from now on. What was learnt of others is dropped."""
+
+    @abstractmethod
+    def dump(self) -> dict[str, Any]:
+        """What has been learnt: numbers, strings, lists, dicts with strings for keys, and numpy arrays."""
+
+    @abstractmethod
+    def restore(self, state: dict[str, Any], columns: int) -> None:
+        """Replaces what has been learnt by a `dump`.
+
+        Raises:
+            ValueError: the state does not fit; the expert is as before.
+        """
+
+
+EXPERTS: Registry[Expert[Any]] = Registry("predictor.experts")

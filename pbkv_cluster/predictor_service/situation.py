@@ -1,0 +1,26 @@
+"""What is known of a workflow at the moment when it is to be forecast. Everything in it has happened: no expert sees more."""
+
+from dataclasses import dataclass
+
+from pbkv_cluster.core.step_graph import StepGraph
+
+END = ""  # the label of a workflow's end
+
+RECENT = 12  # steps whose agents are kept
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """A workflow behind the beginning of a step, or behind its end. Agents are named by labels, see `labels.py`."""
+
+    agents: tuple[str, ...] = ()  # labels of the latest steps, at most RECENT, the latest last
+    step: int = 0  # steps that have begun
+    count: int = 0  # of them, those of the latest agent
+    run: int = 0  # of them, those at the end that are all of the latest agent
+    site: str = ""  # call site of the latest step, where the client named it
+    pieces: tuple[int, ...] = ()  # of the latest step's prompt: those that other workflows of its workload have had too
+    task: tuple[int, ...] = ()  # hashed words of the task
+    words: tuple[int, ...] = ()  # hashed words of the latest output there is
+    finished: bool = False  # that is the output of the latest step
+    hidden: bytes = b""  # of the latest finished step: projected hidden state, little-endian float16; empty: not known
+    graph: StepGraph | None = None  # that the client declared
