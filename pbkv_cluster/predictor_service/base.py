@@ -13,6 +13,7 @@ from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import WorkflowEvent
 from pbkv_cluster.core.forecast import Forecast
 from pbkv_cluster.core.registry import Registry
+from pbkv_cluster.predictor_service.experts import EXPERTS
 from pbkv_cluster.predictor_service.state_file import read_state, write_state
 
 
@@ -21,6 +22,8 @@ class Predictor(ABC):
 
     kind: ClassVar[str]  # names the state file's contents; another kind's file is refused
     version: ClassVar[int]  # of the state's format
+
+    learning = True  # if not, it forecasts from what it knows by now
 
     @abstractmethod
     def observe(self, event: WorkflowEvent) -> None:
@@ -42,6 +45,9 @@ class Predictor(ABC):
             epoch: number of the forecasts, copied into each.
             made_at: seconds since the epoch, copied into each.
         """
+
+    def learn(self) -> None:  # noqa: B027  # most learn at once
+        """Takes in what `observe` has put off. Called when forecasts have been sent, so that they need not wait for it."""
 
     @abstractmethod
     def forget(self, workflow: str) -> None:
@@ -80,8 +86,22 @@ class Predictor(ABC):
 PREDICTORS: Registry[Predictor] = Registry("predictor.model")
 
 
-@PREDICTORS.register("markov")
-def _markov(config: PredictorConfig) -> Predictor:
-    from pbkv_cluster.predictor_service.markov import MarkovPredictor
+@PREDICTORS.register("mixture")
+def _mixture(config: PredictorConfig) -> Predictor:
+    return _of_experts(config, [name.strip() for name in config.experts.split(",")])
 
-    return MarkovPredictor(config)
+
+def _alone(name: str) -> None:
+    @PREDICTORS.register(name)
+    def make(config: PredictorConfig) -> Predictor:
+        return _of_experts(config, [name])
+
+
+def _of_experts(config: PredictorConfig, names: Sequence[str]) -> Predictor:
+    from pbkv_cluster.predictor_service.expert_predictor import ExpertPredictor
+
+    return ExpertPredictor(config, names)
+
+
+for _name in EXPERTS.names():
+    _alone(_name)

@@ -144,12 +144,11 @@ class PredictorService:
         while self._open and next(iter(self._open.values())).heard_at < oldest_allowed:
             self._drop_longest_silent()
         changed, self._changed = self._changed, {}
-        if not changed or not self._subscriptions:
-            return 0
-        forecasts = self._forecast(changed)
+        forecasts = self._forecast(changed) if changed and self._subscriptions else []
         for subscription in self._subscriptions:
             if subscription.offer(forecasts):
                 log.warning("subscriber %r fell behind: it is sent a snapshot", subscription.name)
+        self.predictor.learn()
         return len(forecasts)
 
     async def run(self) -> None:

@@ -92,12 +92,14 @@ class Forecaster:
         )
         if moment.kind is EventKind.WORKFLOW_ENDED:
             del self._sequences[moment.workflow]
+            self._predictor.learn()
             return
         if moment.agent:
             self._agents[moment.agent] = None
         self._epoch += 1
         for forecast in self._predictor.forecast([moment.workflow], self._epoch, now):
             self._apply(self._disturbed(forecast))
+        self._predictor.learn()
 
     def state(self) -> bytes:
         """What the predictor has learnt."""

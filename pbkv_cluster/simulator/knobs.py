@@ -75,6 +75,7 @@ _POLICIES: Mapping[str, _Tunable] = {
 }
 _PREDICTORS: Mapping[str, tuple[Knob, ...]] = {
     "markov": (Log("predictor.smoothing", 0.01, 3), Linear("predictor.horizon", 1, 6, whole=True)),
+    "mixture": (Linear("predictor.horizon", 1, 6, whole=True),),
 }
 
 

@@ -66,6 +66,19 @@ class Fields:
             raise FieldError(self.path(name), f"must be from 0 to 1e9 seconds, got {_shown(value)}")
         return float(value)
 
+    def optional_numbers(self, name: str, below: int) -> tuple[int, ...]:
+        """Whole numbers from 0, all less than `below`; none where the field is absent or null."""
+        value = self.value.get(name)
+        if value is None:
+            return ()
+        if not isinstance(value, list):
+            raise FieldError(self.path(name), f"must be a list, got {_shown(value)}")
+        for position, entry in enumerate(value):
+            if isinstance(entry, bool) or not isinstance(entry, int) or not 0 <= entry < below:
+                problem = f"must be a whole number from 0 to {below - 1}, got {_shown(entry)}"
+                raise FieldError(f"{self.path(name)}[{position}]", problem)
+        return tuple(value)
+
     def objects(self, name: str) -> list["Fields"]:
         """A list of objects."""
         value = self._required(name)

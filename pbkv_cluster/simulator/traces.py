@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from pbkv_cluster.core.errors import PbkvError
+from pbkv_cluster.core.words import WORD_BITS
 from pbkv_cluster.simulator.trace_fields import FieldError, Fields
 
 MAX_TOKENS = 16 << 20  # of one segment; beyond any context window, so that a corrupt count cannot exhaust the memory
@@ -56,6 +57,8 @@ class TraceStep:
     call_site: str = ""  # which of the agent's prompt templates, where the log told
     tool: str = ""  # what the workflow waited for afterwards, where the log told
     pause_s: float = 0.0  # seconds until the next call; 0 where not logged
+    task_words: tuple[int, ...] = ()  # hashed, of the workflow's task, in its first step
+    words: tuple[int, ...] = ()  # hashed, of the reply's first characters, where the log has them
 
     @property
     def prompt_tokens(self) -> int:
@@ -122,7 +125,7 @@ def _records(path: Path) -> Iterator[_Record]:
             fields = Fields(json.loads(line))
             position = fields.count("step", MAX_TOKENS)
             workflow, workload = fields.text("workflow_id"), fields.text("workload")
-            record = _Record(number, workflow, workload, fields.optional_text("task_group"), position, _step(fields))
+            record = _Record(number, workflow, workload, fields.optional_text("task_group"), position, _step(fields, position))
         except FieldError as error:
             raise TraceError(f"{path}, line {number}: {error}") from None
         except (ValueError, RecursionError) as error:
@@ -156,7 +159,7 @@ def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
     return path.open("rb")
 
 
-def _step(fields: Fields) -> TraceStep:
+def _step(fields: Fields, position: int) -> TraceStep:
     prompt = tuple(_segment(entry) for entry in fields.objects("prompt_segments"))
     tokens = sum(segment.tokens for segment in prompt)
     if not tokens:
@@ -172,6 +175,8 @@ def _step(fields: Fields) -> TraceStep:
         call_site=fields.optional_text("phase"),
         tool=fields.optional_text("action"),
         pause_s=fields.optional_seconds("tool_s"),
+        task_words=fields.optional_numbers("task_words", 1 << WORD_BITS) if not position else (),
+        words=fields.optional_numbers("words", 1 << WORD_BITS),
     )
 
 

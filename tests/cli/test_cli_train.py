@@ -8,7 +8,7 @@ import pytest
 
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.predictor_service.markov import MarkovPredictor
+from pbkv_cluster.predictor_service.expert_predictor import ExpertPredictor
 from pbkv_cluster.predictor_service.server import PredictorServer
 from pbkv_cluster.predictor_service.state_file import access_path, read_state
 from pbkv_cluster.simulator.access_logs import access_logs
@@ -53,7 +53,7 @@ async def test_a_predictor_service_starts_from_what_it_writes(pbkv: Pbkv, trace_
     assert sorted(path.name for path in out.iterdir()) == ["predictor.state", "predictor.state.access"]
 
     workflows = load_trace(trace_file).workflows
-    agents = read_state(state, MarkovPredictor.kind, MarkovPredictor.version)
+    agents = read_state(state, ExpertPredictor.kind, ExpertPredictor.version)
     assert agents == train_predictor(PredictorConfig(), workflows, ManualClock())
     update = AccessUpdate.from_bytes(read_state(access_path(state), KIND, VERSION))
     assert update.contexts == train(access_logs(workflows)).export().contexts

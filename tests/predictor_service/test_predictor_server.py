@@ -15,7 +15,8 @@ from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecast import Forecast
 from pbkv_cluster.predictor_service import server as server_module
-from pbkv_cluster.predictor_service.markov import MarkovPredictor
+from pbkv_cluster.predictor_service.base import PREDICTORS
+from pbkv_cluster.predictor_service.expert_predictor import ExpertPredictor
 from pbkv_cluster.predictor_service.server import PredictorServer
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.convert import event_to_wire, forecasts_from_wire
@@ -190,7 +191,7 @@ async def test_the_state_is_saved_while_it_runs(tmp_path: Path) -> None:
     server = PredictorServer(PredictorConfig(), state_path=path, save_interval_s=0.01)
     async with connect(await server.start("127.0.0.1", 0)) as channel:
         await report(channel, events("1", "ab"))
-        learnt = MarkovPredictor(PredictorConfig())
+        learnt = PREDICTORS.get("mixture")(PredictorConfig())
         async with asyncio.timeout(10):
             while learnt.dump() != server.service.predictor.dump():
                 await asyncio.sleep(0.01)
@@ -211,7 +212,7 @@ async def test_a_state_that_cannot_be_written_is_told_and_stops_nothing(
                 assert await report(channel, events("1", "ab")) in ((4, 0), (0, 4))
         folder.unlink()
     await server.stop()
-    MarkovPredictor(PredictorConfig()).load(folder / "state")
+    PREDICTORS.get("mixture")(PredictorConfig()).load(folder / "state")
 
 
 async def test_a_state_that_does_not_fit_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -222,7 +223,7 @@ async def test_a_state_that_does_not_fit_is_set_aside(tmp_path: Path, caplog: py
     await server.stop()
     assert "not a predictor's state" in caplog.text
     assert path.with_name("state.refused").read_bytes() == b"something else"
-    MarkovPredictor(PredictorConfig()).load(path)
+    PREDICTORS.get("mixture")(PredictorConfig()).load(path)
 
 
 async def test_a_state_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
@@ -232,7 +233,7 @@ async def test_a_state_that_cannot_be_read_stops_the_start(tmp_path: Path) -> No
     await server.stop()
 
 
-class _Faulty(MarkovPredictor):
+class _Faulty(ExpertPredictor):
     def forecast(self, workflows: Sequence[str], epoch: int, made_at: float) -> list[Forecast]:
         if workflows:
             raise ZeroDivisionError("a defect in a model")
@@ -241,7 +242,7 @@ class _Faulty(MarkovPredictor):
 
 async def test_a_failed_broadcast_is_told_to_everyone(caplog: pytest.LogCaptureFixture) -> None:
     config = PredictorConfig()
-    server = PredictorServer(config, predictor=_Faulty(config))
+    server = PredictorServer(config, predictor=_Faulty(config, ["markov"]))
     async with connect(await server.start("127.0.0.1", 0)) as channel:
         watch = PredictorServiceStub(channel).WatchForecasts(predictor_pb2.WatchForecastsRequest(), timeout=30)
         await anext(aiter(watch))

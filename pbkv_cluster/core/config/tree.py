@@ -98,7 +98,13 @@ class CacheConfig(_Section):
 class PredictorConfig(_Section):
     """The predictor service."""
 
-    model: str = Field("markov", min_length=1, description="predictor, by name or package.module:Class")
+    model: str = Field(
+        "mixture", min_length=1, description="predictor: mixture, one expert alone, or a path package.module:Class"
+    )
+    experts: str = Field("context-tree", min_length=1, description="experts of the mixture, by name or package.module:Class")
+    max_agents: int = Field(
+        256, ge=8, le=65_536, description="agents of one workload that are told apart; beyond, the longest unseen leave"
+    )
     horizon: int = Field(3, ge=1, le=16, description="steps that a forecast looks ahead (K)")
     smoothing: float = Field(0.1, gt=0, description="pseudo-count of unseen transitions")
     broadcast_interval_s: float = Field(0.005, gt=0, description="forecasts that change within this time travel together")

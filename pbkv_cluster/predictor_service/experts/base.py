@@ -1,6 +1,6 @@
 """The contract of experts: each forecasts the labels of the next K steps of one workload's workflows, and learns as they come.
 
-A workload's labels are columns: column 0 is the end of the workflow, each agent has one behind it (see `labels.py`). New columns
+A workload's labels have columns: column 0 is the end of the workflow, each agent has one behind it (see `labels.py`). New ones
 come at any time; an expert gives what it has not seen a small chance, never none.
 """
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.registry import Registry
+from pbkv_cluster.predictor_service.labels import Labels
 from pbkv_cluster.predictor_service.situation import Situation
 
 F = TypeVar("F")
@@ -30,31 +31,35 @@ class Lesson(Generic[F]):
 
 
 class Expert(ABC, Generic[F]):
-    """One model of one workload. Used from one thread. Equal calls give equal forecasts: no clock, and chance only from a seed."""
+    """One model of one workload, used from one thread. Equal calls give equal forecasts: no clock, chance from a seed alone."""
 
-    name: ClassVar[str]
+    wants_whole: ClassVar[bool] = False  # see `ended`
 
-    def __init__(self, config: PredictorConfig) -> None:
+    def __init__(self, config: PredictorConfig, labels: Labels) -> None:
+        """Args:
+        config: the horizon K, and what the expert has of its own.
+        labels: the workload's; they grow while the expert lives.
+        """
         self.horizon = config.horizon
+        self.labels = labels
 
     @abstractmethod
     def features(self, situation: Situation) -> F:
         """What the expert reads of a situation, hashed once: it is kept for as long as forecasts or lessons may need it."""
 
     @abstractmethod
-    def forecast(self, features: Sequence[F], columns: int) -> Floats:
-        """Probabilities of shape [len(features), K, columns]; those of one step add up to 1.
+    def forecast(self, features: Sequence[F]) -> Floats:
+        """Probabilities of shape [len(features), K, len(labels)]; those of one step add up to 1, or are all 0: it abstains.
 
         Step k's column 0 is the chance that the workflow has ended by then.
         """
 
     @abstractmethod
-    def learn(self, lessons: Sequence[Lesson[F]], columns: int) -> None:
+    def learn(self, lessons: Sequence[Lesson[F]]) -> None:
         """Takes in what has come, in order. A situation comes again for each of its steps that becomes known."""
 
-    def ended(self, lessons: Sequence[Lesson[F]], columns: int) -> None:
-        """A workflow has ended: all its situations in order, targets complete. To learn from again, or to be kept for training."""
-        return None
+    def ended(self, lessons: Sequence[Lesson[F]]) -> None:  # most have no use for it
+        """A workflow has ended: all its situations in order, targets complete. Only where `wants_whole` says so."""
 
     @abstractmethod
     def keep(self, columns: Sequence[int]) -> None:
@@ -65,8 +70,8 @@ class Expert(ABC, Generic[F]):
         """What has been learnt: numbers, strings, lists, dicts with strings for keys, and numpy arrays."""
 
     @abstractmethod
-    def restore(self, state: dict[str, Any], columns: int) -> None:
-        """Replaces what has been learnt by a `dump`.
+    def restore(self, state: dict[str, Any]) -> None:
+        """Replaces what has been learnt by a `dump`; the labels are those of then.
 
         Raises:
             ValueError: the state does not fit; the expert is as before.

@@ -1,0 +1,26 @@
+"""The models that forecast: each of its own kind, behind one interface (`base`); `EXPERTS` names them.
+
+`markov` counts transitions, `context_tree` what follows longer contexts.
+"""
+
+from typing import Any
+
+from pbkv_cluster.core.config import PredictorConfig
+from pbkv_cluster.predictor_service.experts.base import EXPERTS, Expert, Floats, Lesson
+from pbkv_cluster.predictor_service.labels import Labels
+
+__all__ = ["EXPERTS", "Expert", "Floats", "Lesson"]
+
+
+@EXPERTS.register("markov")
+def _markov(config: PredictorConfig, labels: Labels) -> Expert[Any]:
+    from pbkv_cluster.predictor_service.experts.markov import MarkovExpert
+
+    return MarkovExpert(config, labels)
+
+
+@EXPERTS.register("context-tree")
+def _context_tree(config: PredictorConfig, labels: Labels) -> Expert[Any]:
+    from pbkv_cluster.predictor_service.experts.context_tree import ContextTree
+
+    return ContextTree(config, labels)

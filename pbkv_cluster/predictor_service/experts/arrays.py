@@ -1,0 +1,44 @@
+"""Tables that grow with a workload's labels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pbkv_cluster.predictor_service.experts.base import Floats
+
+
+def grown(table: Floats, *shape: int) -> Floats:
+    """The table, or a larger copy that has at least this shape: doubled where it was too small, zeros where it is new."""
+    if all(have >= need for have, need in zip(table.shape, shape, strict=True)):
+        return table
+    larger = np.zeros(
+        [have if have >= need else max(need, 2 * have) for have, need in zip(table.shape, shape, strict=True)],
+        dtype=table.dtype,
+    )
+    larger[tuple(slice(have) for have in table.shape)] = table
+    return larger
+
+
+def renumbered(table: Floats, columns: Sequence[int]) -> Floats:
+    """The table with the last axis's columns chosen and in order; columns that it does not have yet are zeros."""
+    present = np.array([column for column in columns if column < table.shape[-1]], dtype=np.intp)
+    return np.ascontiguousarray(table[..., present])
+
+
+def counts_of(state: dict[str, Any], name: str, *shape: int | None) -> Floats:
+    """An array of a saved state: finite, not negative, of the shape given, None where any length will do.
+
+    Raises:
+        ValueError: it is not there, or not like that.
+    """
+    array = state.get(name)
+    if (
+        not isinstance(array, np.ndarray)
+        or array.ndim != len(shape)
+        or any(want is not None and have != want for have, want in zip(array.shape, shape, strict=True))
+        or not np.issubdtype(array.dtype, np.floating)
+        or not (np.isfinite(array) & (array >= 0)).all()
+    ):
+        raise ValueError(f"{name} does not fit")
+    return array.astype(np.float32)

@@ -1,0 +1,77 @@
+"""Order-1 transitions, P_ij = (C_ij + ε) / Σ_k (C_ik + ε) (CacheSage, arXiv 2605.27744), chained for the steps behind the next."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pbkv_cluster.core.config import PredictorConfig
+from pbkv_cluster.predictor_service.experts.arrays import counts_of, grown, renumbered
+from pbkv_cluster.predictor_service.experts.base import Expert, Floats, Lesson
+from pbkv_cluster.predictor_service.labels import Labels
+from pbkv_cluster.predictor_service.situation import END, Situation
+
+ROW_LIMIT = 1024.0  # a state left this often has its counts halved: what happened lately weighs more
+
+
+class _State(NamedTuple):
+    label: str  # of the latest step; END: none has begun
+    finished: bool
+
+
+class MarkovExpert(Expert[_State]):
+    """Counts which label follows which. Nothing follows the end, so its row counts what workflows start with."""
+
+    def __init__(self, config: PredictorConfig, labels: Labels) -> None:
+        super().__init__(config, labels)
+        self._smoothing = config.smoothing
+        self._counts: Floats = np.zeros((8, 8), dtype=np.float32)
+        self._chain: Floats | None = None  # [state, K, column]
+
+    def features(self, situation: Situation) -> _State:
+        return _State(situation.agents[-1] if situation.agents else END, situation.finished)
+
+    def forecast(self, features: Sequence[_State]) -> Floats:
+        size = len(self.labels)
+        if self._chain is None or self._chain.shape[2] != size:
+            self._chain = self._chained(size)
+        return self._chain[[self.labels.column(state.label) for state in features]]  # what has left is the last row
+
+    def learn(self, lessons: Sequence[Lesson[_State]]) -> None:
+        size = len(self.labels)
+        self._counts = grown(self._counts, size, size)
+        for lesson in lessons:
+            source, target = self.labels.column(lesson.features.label), lesson.targets[0]
+            if source < 0 or target < 0 or lesson.features.finished:
+                continue
+            row = self._counts[source]
+            row[target] += 1.0
+            if row.sum() >= ROW_LIMIT:
+                row *= 0.5
+            self._chain = None
+
+    def keep(self, columns: Sequence[int]) -> None:
+        self._counts = renumbered(renumbered(self._counts, columns).T, columns).T.copy()
+        self._chain = None
+
+    def dump(self) -> dict[str, Any]:
+        size = len(self.labels)
+        return {"counts": grown(self._counts, size, size)[:size, :size]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        size = len(self.labels)
+        self._counts, self._chain = counts_of(state, "counts", size, size), None
+
+    def _chained(self, size: int) -> Floats:
+        """Every state's forecast, and last that of an unknown one, which leaves to everything alike."""
+        counts = np.full((size + 1, size), self._smoothing, dtype=np.float32)
+        known = self._counts[:size, :size]
+        counts[: known.shape[0], : known.shape[1]] += known
+        counts /= counts.sum(axis=1, keepdims=True)
+        onward = counts[:size].copy()
+        onward[0] = 0.0
+        onward[0, 0] = 1.0  # the end absorbs
+        steps = [counts]
+        while len(steps) < self.horizon:
+            steps.append(steps[-1] @ onward)
+        return np.stack(steps, axis=1)

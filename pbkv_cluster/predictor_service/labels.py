@@ -1,0 +1,128 @@
+"""The labels by which a workload's agents are forecast, and their columns.
+
+An agent that several workflows have called has a label of its own: its name. One that a single workflow has called so far may
+have been invented for that task, and nothing that is learnt of its name would ever be of use; it goes by its call site, where
+the client names that, or by its place among the workflow's agents.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pbkv_cluster.predictor_service.situation import END
+
+_PLACES = 16  # agents of one workflow that are told apart without a label of their own
+_REST = f"#{_PLACES}"
+
+
+class Labels:
+    """One workload's. Column 0 is the end; others come as they are needed. Beyond a limit, the longest unseen leave."""
+
+    def __init__(self, limit: int) -> None:
+        """Args:
+        limit: labels kept; beyond, a quarter leaves.
+        """
+        self._limit = limit
+        self.names = [END]  # by column
+        self._columns = {END: 0}
+        self._seen_at = [0]
+        self._ticks = 0
+        self._once: dict[str, str] = {}  # agents without a label, and the workflow that called them, longest unseen first
+
+    def __len__(self) -> int:
+        """Columns, the end's included."""
+        return len(self.names)
+
+    def column(self, label: str) -> int:
+        """A label's column, or -1."""
+        return self._columns.get(label, -1)
+
+    def label(self, agent: str, workflow: str, site: str, own: dict[str, str]) -> str:
+        """The label of an agent that a workflow calls now; it has a column from now on.
+
+        Args:
+            agent: its name.
+            workflow: that calls it.
+            site: its call site, where that is known.
+            own: labels of the workflow's agents that had none of their own; grows.
+        """
+        if self._is_known(agent, workflow):
+            label = agent
+        elif agent in own:
+            label = own[agent]
+        else:
+            label = own[agent] = f"@{site}" if site else _place(len(own))
+        self._see(label)
+        return label
+
+    def overflow(self) -> list[int] | None:
+        """If there are too many columns: those to keep, in order, which are renumbered so at once."""
+        if len(self) <= self._limit + 1:
+            return None
+        by_age = sorted(range(1, len(self)), key=self._seen_at.__getitem__)
+        kept = [0, *sorted(by_age[len(by_age) - (self._limit - self._limit // 4) :])]
+        self.names = [self.names[at] for at in kept]
+        self._seen_at = [self._seen_at[at] for at in kept]
+        self._columns = {name: at for at, name in enumerate(self.names)}
+        return kept
+
+    def _is_known(self, agent: str, workflow: str) -> bool:
+        if agent in self._columns and not agent.startswith(("#", "@")):
+            return True
+        first = self._once.pop(agent, None)
+        if first is not None and first != workflow:
+            return True
+        self._once[agent] = workflow
+        if len(self._once) > 4 * self._limit:
+            del self._once[next(iter(self._once))]
+        return False
+
+    def _see(self, label: str) -> None:
+        self._ticks += 1
+        column = self._columns.get(label)
+        if column is None:
+            self._columns[label] = len(self.names)
+            self.names.append(label)
+            self._seen_at.append(self._ticks)
+        else:
+            self._seen_at[column] = self._ticks
+
+    def dump(self) -> dict[str, Any]:
+        """The labels, by column, and when each was seen last."""
+        return {"names": self.names[1:], "seen_at": self._seen_at[1:]}
+
+    @classmethod
+    def restore(cls, state: dict[str, Any], limit: int) -> "Labels":
+        """Raises:
+        ValueError: `state` is not what `dump` gives.
+        """
+        names: Any = state.get("names")
+        seen_at: Any = state.get("seen_at")
+        if not _all_are(str, names) or not _all_are(int, seen_at) or len(names) != len(seen_at):
+            raise ValueError("labels must be a list of names, and when each was seen")
+        if not all(names) or len(set(names)) != len(names):
+            raise ValueError("labels must be distinct names, none empty")
+        labels = cls(limit)
+        labels.names += names
+        labels._seen_at += seen_at
+        labels._columns = {name: at for at, name in enumerate(labels.names)}
+        labels._ticks = max(seen_at, default=0)
+        return labels
+
+
+def named(labels: Sequence[str], own: dict[str, str]) -> list[str | None]:
+    """The agents that labels mean in one workflow; None where that is none, or not known yet.
+
+    Args:
+        labels: by column.
+        own: labels of the workflow's agents that have none of their own.
+    """
+    agents = {label: agent for agent, label in own.items()}
+    return [agents.get(label) if label.startswith(("#", "@")) else label or None for label in labels]
+
+
+def _place(number: int) -> str:
+    return f"#{number}" if number < _PLACES else _REST
+
+
+def _all_are(kind: type, values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is kind for value in values)

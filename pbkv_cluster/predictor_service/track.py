@@ -1,0 +1,102 @@
+"""What is kept of an open workflow, from event to event."""
+
+from collections import Counter, deque
+from collections.abc import Iterator
+
+from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.predictor_service.situation import RECENT, Situation
+from pbkv_cluster.predictor_service.workload_model import Moment, WorkloadModel
+
+
+class Track:
+    """One workflow."""
+
+    __slots__ = (
+        "agents",
+        "counts",
+        "graph",
+        "hidden",
+        "labels",
+        "model",
+        "moments",
+        "number",
+        "own",
+        "pieces",
+        "run",
+        "sequence",
+        "site",
+        "steps",
+        "task",
+        "whole",
+        "words",
+        "workload",
+    )
+
+    def __init__(self, horizon: int) -> None:
+        self.workload = ""
+        self.model: WorkloadModel | None = None  # that `moments` and labels are of
+        self.sequence = -1
+        self.graph: StepGraph | None = None
+        self.own: dict[str, str] = {}  # labels of agents that have none of their own
+        self.moments: deque[list[Moment]] = deque(
+            maxlen=horizon
+        )  # of the latest steps: before and, if it is known, after the output
+        self.whole: list[tuple[int, Moment]] = []  # all moments, and how many steps had begun
+        self.labels: list[str] = []  # of all steps; both where an expert learns from whole workflows
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets the steps: some are missing, or they were of another workload."""
+        self.agents: deque[str] = deque(maxlen=RECENT)
+        self.counts: Counter[str] = Counter()
+        self.run = 0
+        self.steps = 0  # that have begun
+        self.number = -1  # of the latest, as the gateway counts
+        self.site = ""
+        self.pieces: tuple[int, ...] = ()
+        self.task: tuple[int, ...] = ()
+        self.words: tuple[int, ...] = ()
+        self.hidden = b""
+        self.moments.clear()
+        self.whole = []
+        self.labels = []
+
+    def began(self, label: str, site: str, pieces: tuple[int, ...]) -> None:
+        """The next step has begun."""
+        self.run = self.run + 1 if self.agents and self.agents[-1] == label else 1
+        self.agents.append(label)
+        if self.model is not None and self.model.wants_whole:
+            self.labels.append(label)
+        self.counts[label] += 1
+        self.site, self.pieces = site, pieces
+
+    def situation(self, finished: bool) -> Situation:
+        """What is known now."""
+        latest = self.agents[-1] if self.agents else None
+        return Situation(
+            tuple(self.agents),
+            self.steps,
+            0 if latest is None else self.counts[latest],
+            self.run,
+            self.site,
+            self.pieces,
+            self.task,
+            self.words,
+            finished,
+            self.hidden,
+            self.graph,
+        )
+
+    def remember(self, moment: Moment, new_step: bool) -> None:
+        """Keeps a moment, to be told what came of it."""
+        if new_step or not self.moments:
+            self.moments.append([])
+        self.moments[-1].append(moment)
+        if self.model is not None and self.model.wants_whole:
+            self.whole.append((len(self.labels), moment))
+
+    def waiting(self) -> Iterator[tuple[int, Moment]]:
+        """The moments to which the next step means something, and which of their K steps it is, from 0."""
+        for step, moments in enumerate(reversed(self.moments)):
+            for moment in moments:
+                yield step, moment

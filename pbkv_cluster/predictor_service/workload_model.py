@@ -1,0 +1,152 @@
+"""All that is learnt of one workload: its labels, its experts, and how they are joined."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pbkv_cluster.core.config import PredictorConfig
+from pbkv_cluster.predictor_service.experts import EXPERTS, Expert, Floats, Lesson
+from pbkv_cluster.predictor_service.labels import Labels
+from pbkv_cluster.predictor_service.mixture import Mixture
+from pbkv_cluster.predictor_service.piece_counts import PieceCounts
+from pbkv_cluster.predictor_service.predictability import Predictability
+from pbkv_cluster.predictor_service.situation import Situation
+
+_MOST_LESSONS = 256  # that wait to be learnt
+
+
+class Moment:
+    """A situation that was or may be forecast: what each expert reads of it, and what it said."""
+
+    __slots__ = ("features", "outputs", "phase", "version")
+
+    def __init__(self, features: list[Any], phase: int) -> None:
+        self.features = features
+        self.phase = phase  # 0 before the output of the latest step was known, 1 after
+        self.outputs: Floats | None = None  # [experts, K, columns]
+        self.version = 0  # of the columns in `outputs`
+
+
+class WorkloadModel:
+    """One workload's. Lessons wait until `learn`, so that a forecast need not wait for them."""
+
+    def __init__(self, config: PredictorConfig, experts: Sequence[str]) -> None:
+        self._config = config
+        self._names = tuple(experts)
+        self._version = 0  # grows when columns are renumbered
+        self._lessons: list[tuple[Moment, int, int]] = []
+        self._start(Labels(config.max_agents))
+
+    def _start(self, labels: Labels) -> None:
+        self.labels = labels
+        self.experts: list[Expert[Any]] = [EXPERTS.get(name)(self._config, labels) for name in self._names]
+        self.mixture = Mixture(len(self.experts), self._config.horizon)
+        self.pieces = PieceCounts()
+        self.predictability = Predictability()
+        self.wants_whole = any(expert.wants_whole for expert in self.experts)
+
+    def moment(self, situation: Situation) -> Moment:
+        """What a situation looks like to the experts."""
+        return Moment([expert.features(situation) for expert in self.experts], int(situation.finished))
+
+    def label(self, agent: str, workflow: str, site: str, own: dict[str, str]) -> str:
+        """See `Labels.label`."""
+        label = self.labels.label(agent, workflow, site, own)
+        if len(self.labels) > self._config.max_agents + 1:
+            self.learn()  # before columns change
+            kept = self.labels.overflow()
+            assert kept is not None
+            for expert in self.experts:
+                expert.keep(kept)
+            self._version += 1
+        return label
+
+    def forecast(self, moments: Sequence[Moment]) -> Floats:
+        """Calibrated probabilities [moments, K, columns]; those of a step add up to 1, or are all 0: nobody knows."""
+        self._ask([moment for moment in moments if moment.outputs is None or moment.version != self._version])
+        outputs = np.zeros((len(moments), len(self.experts), self._config.horizon, len(self.labels)), dtype=np.float32)
+        for at, moment in enumerate(moments):
+            assert moment.outputs is not None
+            outputs[at, :, :, : moment.outputs.shape[2]] = moment.outputs
+        return self.mixture.join(outputs, np.array([moment.phase for moment in moments]))
+
+    def came(self, moment: Moment, step: int, label: str) -> None:
+        """Tells what came of a moment at one of its K steps, from 0."""
+        column = self.labels.column(label)
+        if moment.outputs is None or moment.version != self._version:
+            self._ask([moment])
+        assert moment.outputs is not None
+        self.mixture.seen(moment.outputs, moment.phase, step, column if column < moment.outputs.shape[2] else -1)
+        self._lessons.append((moment, step, column))
+        if len(self._lessons) > _MOST_LESSONS:
+            self.learn()
+
+    def learn(self) -> None:
+        """Hands the lessons that wait to the experts."""
+        lessons, self._lessons = self._lessons, []
+        if not lessons:
+            return
+        horizon = self._config.horizon
+        targets = [tuple(column if at == step else -1 for at in range(horizon)) for _, step, column in lessons]
+        for number, expert in enumerate(self.experts):
+            each = zip(lessons, targets, strict=True)
+            expert.learn([Lesson(moment.features[number], target) for (moment, _, _), target in each])
+
+    def ended(self, moments: Sequence[tuple[int, Moment]], labels: Sequence[str]) -> None:
+        """A workflow has ended.
+
+        Args:
+            moments: all of them, in order, each with how many steps had begun.
+            labels: of its steps.
+        """
+        columns = [self.labels.column(label) for label in labels] + [0] * self._config.horizon
+        targets = [tuple(columns[begun : begun + self._config.horizon]) for begun, _ in moments]
+        for number, expert in enumerate(self.experts):
+            if expert.wants_whole:
+                each = zip(moments, targets, strict=True)
+                expert.ended([Lesson(moment.features[number], target) for (_, moment), target in each])
+
+    def _ask(self, moments: Sequence[Moment]) -> None:
+        if not moments:
+            return
+        outputs = np.stack(
+            [expert.forecast([moment.features[at] for moment in moments]) for at, expert in enumerate(self.experts)], axis=1
+        )
+        for moment, output in zip(moments, outputs, strict=True):
+            moment.outputs, moment.version = output, self._version
+
+    def dump(self) -> dict[str, Any]:
+        """What has been learnt, without lessons that wait."""
+        self.learn()
+        return {
+            "labels": self.labels.dump(),
+            "experts": {name: expert.dump() for name, expert in zip(self._names, self.experts, strict=True)},
+            "mixture": self.mixture.dump(),
+            "pieces": self.pieces.dump(),
+            "predictability": self.predictability.dump(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Raises:
+        ValueError: the state does not fit; the model is of no use any more.
+        """
+        self._start(Labels.restore(_part(state, "labels"), self._config.max_agents))
+        experts = _part(state, "experts")
+        if set(experts) != set(self._names):
+            raise ValueError(f"it was learnt by {', '.join(sorted(experts))}, not by {', '.join(sorted(self._names))}")
+        for name, expert in zip(self._names, self.experts, strict=True):
+            try:
+                expert.restore(_part(experts, name))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+        self.mixture.restore(_part(state, "mixture"))
+        self.pieces.restore(_part(state, "pieces"))
+        self.predictability.restore(_part(state, "predictability"))
+
+
+def _part(state: dict[str, Any], name: str) -> dict[str, Any]:
+    part = state.get(name)
+    if not isinstance(part, dict):
+        raise ValueError(f"{name} is missing")
+    return part
