@@ -113,7 +113,7 @@ def _rekeying(leaves: int, samples: int) -> Figure:
     stem = _tokens(BLOCK_TOKENS)
     for number in range(leaves):
         insert(cache, stem + _tokens(BLOCK_TOKENS), f"workflow-{number // each}")
-    workflows = [owner.id for owner in cache.owners() if len(owner.nodes) > each]
+    workflows = [owner.id for owner in cache.workflows.all() if len(owner.nodes) > each]
     steps = tuple(StepForecast({agent: 1 / len(AGENTS) for agent in AGENTS}, 0.9) for _ in range(3))
     forecasts = [Forecast(_random.choice(workflows), epoch, 0.0, steps) for epoch in range(1, samples + 1)]
     figure = _micros("", cache.apply, forecasts)

@@ -86,7 +86,7 @@ class ForecastListener:
         except ValueError as error:
             log.warning("an update from the predictor is left out: %s", error)
             return
-        await self._thread.call(lambda engine: engine.cache.learnt(update))
+        await self._thread.call(lambda engine: engine.cache.workflows.learnt(update))
         self.access_updates += 1
         self.access_workflows = update.workflows or self.access_workflows
 

@@ -90,12 +90,12 @@ class Worker:
         )
         self._thread = EngineThread(engine, asyncio.get_running_loop())
         if self._predictor is not None:
-            learns = engine.cache.learns
+            learns = engine.cache.workflows.learns
             self._listener = ForecastListener(self._predictor, self._thread, self._worker_id, learns)
             self._listener.start()
             if learns:
                 self._reporter = AccessReporter(self._predictor, self._thread)
-                engine.cache.on_ended = self._reporter.ended
+                engine.cache.workflows.on_ended = self._reporter.ended
                 self._reporter.start()
         self._thread.start()
         servicer = WorkerServicer(

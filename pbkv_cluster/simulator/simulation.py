@@ -132,13 +132,13 @@ class _Simulation:
                 setup.cache.model_copy(update={"policy": name, "guard": guarded}),
                 self._clock,
             )
-        if self._engine.cache.learns:
+        if self._engine.cache.workflows.learns:
             self._learner = AccessModel()
             if setup.access is not None:
                 known = setup.access.export()
                 self._learner.apply(known)
-                self._engine.cache.learnt(known)
-            self._engine.cache.on_ended = self._learn
+                self._engine.cache.workflows.learnt(known)
+            self._engine.cache.workflows.on_ended = self._learn
         self._forecaster = Forecaster(
             setup.predictor,
             self._clock,
@@ -146,7 +146,7 @@ class _Simulation:
             setup.predictor_state,
             setup.noise,
             setup.seed,
-            self._engine.cache.heeds_forecasts,
+            self._engine.cache.workflows.heeds_forecasts,
         )
         self._timers: list[tuple[float, int, _Running]] = []
         self._timed = 0
@@ -185,7 +185,7 @@ class _Simulation:
         )
 
     def _learn(self, workflow: str, steps: Sequence[StepLog]) -> None:
-        self._engine.cache.learnt(self._learner.export(self._learner.learn(steps)))
+        self._engine.cache.workflows.learnt(self._learner.export(self._learner.learn(steps)))
 
     def _begin_next(self) -> None:
         if self._next < len(self._workload.arrivals):

@@ -4,7 +4,7 @@ A sequence opens a `Lease` on the longest cached prefix of its prompt, grows it 
 up, so that others can match them at once, and closes it at its end, which leaves everything committed in the cache.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
@@ -14,8 +14,6 @@ from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, blocks_for, common_blocks, count, full_blocks
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.access.catalog import Catalog
-from pbkv_cluster.store.access.history import StepLog
-from pbkv_cluster.store.access.model import AccessUpdate
 from pbkv_cluster.store.guard import GuardStat
 from pbkv_cluster.store.lease import UNRECORDED, Lease, Prefetched
 from pbkv_cluster.store.mover import Mover
@@ -23,12 +21,9 @@ from pbkv_cluster.store.node import ABSENT, GPU, LEVELS, Level, Node, Owner, age
 from pbkv_cluster.store.policies.base import ReusePolicy, make_policy
 from pbkv_cluster.store.tiers import ChangeListener, Tiers
 from pbkv_cluster.store.tree import Match, PrefixTree
-
-EndListener = Callable[[str, Sequence[StepLog]], None]
-"""Told the id of a workflow and the log of its steps."""
+from pbkv_cluster.store.workflows import Workflows
 
 _CATALOG = 8  # blocks that it remembers, for each of the GPU's
-_FRESH_S = 1.0  # age below which a forecast is that of the present step
 
 
 class KVCache:
@@ -63,19 +58,13 @@ class KVCache:
             policy or make_policy(config.policy, config),
             make_policy(config.host_policy, config, "cache.host_policy"),
         )
-        self._recorded = any(each.needs_history for each in self._policies)
-        self._rerank = not all(each.steady for each in self._policies)
         self._half_life = config.lfu_half_life_s
-        self._ranked_at_begin = any(type(each).step_began is not ReusePolicy.step_began for each in self._policies)
-        self._ranked_when_queued = any(type(each).step_queued is not ReusePolicy.step_queued for each in self._policies)
-        self._ranked_at_end = any(type(each).step_ended is not ReusePolicy.step_ended for each in self._policies)
         self.tiers = Tiers(self.tree, (gpu_blocks, host_blocks), self._policies, mover, clock, on_change)
+        self.workflows = Workflows(self._policies, self.tiers, clock)
         self._clock = clock
         self._compute_seconds = compute_seconds
-        self._owners: dict[str, Owner] = {}
         self.leases = 0
         self.catalog = Catalog(_CATALOG * gpu_blocks)
-        self.on_ended: EndListener | None = None  # told of every workflow that has ended
 
     # --- sequences ---
 
@@ -92,14 +81,7 @@ class KVCache:
             workflow: whose step it is.
             tokens: its prompt; empty: it was withdrawn.
         """
-        owner = self._owners.get(workflow)
-        if owner is None or not self._ranked_when_queued:
-            return
-        segments = owner.history.known(tokens)
-        for policy in self._policies:
-            policy.step_queued(owner, segments, self._clock.now())
-        for node in owner.nodes:
-            self.tiers.rerank(node)
+        self.workflows.step_queued(workflow, tokens)
 
     def open(
         self,
@@ -142,25 +124,9 @@ class KVCache:
                 self._unlock(path[-1])
             return None
         now = self._clock.now()
-        owner = self._owners.get(workflow)
-        if owner is None:
-            owner = self._owners[workflow] = Owner(workflow, None if beside is None else beside.owner.history)
-        owner.active_at = now
-        if graph is not None:
-            owner.graph = graph
+        owner = self.workflows.enter(workflow, graph, None if beside is None else beside.owner.history, now)
         lease = self._lease(owner, root, tokens, agent, step, full_blocks(prompt_tokens), now, beside)
-        for policy in self._policies:
-            policy.step_began(owner, step, agent, now)
-        # What its nodes are worth may rest on this step. A forecast that has just come has ranked already those that it leaves
-        # as they were; others it uses, perhaps also where the sequence does not go on with what is cached.
-        ranked = not self._ranked_at_begin and owner.forecast is not None and owner.forecast_at >= now - _FRESH_S
-        for node in owner.nodes if self._rerank else ():
-            if not ranked or node.owners[owner].touched[-1] == lease.position:
-                self.tiers.rerank(node)
-        for name in self._policies[0].due():
-            if (due := self._owners.get(name)) is not None:
-                for node in due.nodes:
-                    self.tiers.rerank(node)
+        self.workflows.step_began(owner, step, agent, lease.position, now)
         loaded = 0
         if on_gpu < match.blocks:
             loaded = self._load(path, match.blocks - on_gpu)
@@ -213,12 +179,7 @@ class KVCache:
         now = self._clock.now()
         if lease.records:
             lease.owner.history.end(lease.position, now)
-        if self._owners.get(lease.owner.id) is lease.owner:
-            for policy in self._policies:
-                policy.step_ended(lease.owner, now)
-            if self._ranked_at_end:
-                for node in lease.owner.nodes:
-                    self.tiers.rerank(node)
+        self.workflows.step_ended(lease.owner, now)
         if lease.node.writer is lease:
             lease.node.writer = None
         if not lease.node.is_root:
@@ -230,46 +191,16 @@ class KVCache:
 
     def retire(self, workflow: str) -> None:
         """The workflow has ended: what only it held goes first from now on."""
-        owner = self._owners.pop(workflow, None)
-        if owner is None:
-            return
-        nodes, owner.nodes = owner.nodes, {}
-        for node in nodes:
-            del node.owners[owner]
-        for policy in self._policies:
-            policy.workflow_ended(owner, self._clock.now())
-        for node in nodes:
-            self.tiers.offer(node)
-        if self.on_ended is not None:
-            self.on_ended(workflow, owner.history.steps)
-
-    def learnt(self, update: AccessUpdate) -> None:
-        """Takes over what a learner has made of workflows that have ended. What is cached is ranked by it as steps come."""
-        for policy in self._policies:
-            policy.learnt(update)
-
-    @property
-    def learns(self) -> bool:
-        """Whether a policy makes anything of what is learnt."""
-        return any(policy.learns for policy in self._policies)
+        self.workflows.retire(workflow)
 
     def apply(self, forecast: Forecast) -> bool:
         """Folds a forecast into the values of its workflow's nodes. False if it is old, or the workflow not known here."""
-        owner = self._owners.get(forecast.workflow)
-        if owner is None or (owner.forecast is not None and forecast.epoch <= owner.forecast.epoch):
-            return False
-        if forecast.ended:
+        if not forecast.ended:
+            return self.workflows.apply(forecast)
+        known = self.workflows.expects(forecast)
+        if known:
             self.retire(forecast.workflow)
-            return True
-        owner.forecast, owner.forecast_at = forecast, self._clock.now()
-        for node in owner.nodes:
-            self.tiers.rerank(node)
-        return True
-
-    @property
-    def heeds_forecasts(self) -> bool:
-        """Whether a policy makes anything of what forecasts say."""
-        return any(policy.heeds_forecasts for policy in self._policies)
+        return known
 
     # --- operators ---
 
@@ -299,10 +230,6 @@ class KVCache:
         """Blocks of a level that running sequences use."""
         return self.used_blocks(level) - self.tree.evictable[level]
 
-    def owners(self) -> Collection[Owner]:
-        """The workflows that have used the cache and not ended."""
-        return self._owners.values()
-
     def guard(self) -> GuardStat | None:
         """What a guard has seen and done; None where there is none."""
         return None
@@ -331,7 +258,7 @@ class KVCache:
         beside: Lease | None,
     ) -> Lease:
         """A lease on nothing yet, and the step in its workflow's record, where one is kept."""
-        if not self._recorded:
+        if not self.workflows.recorded:
             return Lease(owner, prompt_blocks, root, 0, UNRECORDED, False)
         if beside is not None:
             return Lease(owner, prompt_blocks, root, beside.position, beside.segments, False)
@@ -396,7 +323,7 @@ class KVCache:
         node.uses = aged_uses(node.uses, now, self._half_life)
         node.writer = None
         owner = lease.owner
-        if self._owners.get(owner.id) is not owner:
+        if owner not in self.workflows:
             return  # the workflow ended while its step ran
         if owner not in node.owners:
             owner.nodes[node] = None

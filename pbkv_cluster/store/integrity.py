@@ -72,7 +72,7 @@ def check_cache(cache: KVCache) -> None:
             assert private == 0, f"{private} {level.name} slots leaked"
             assert all(node.refs == 0 for node in nodes), "a lock leaked"
             cache.tiers.pools[level].check_integrity(used)
-    known = set(cache.owners())
+    known = set(cache.workflows.all())
     for node in nodes:
         assert set(node.owners) <= known, "a node is owned by an ended workflow"
     for owner in known:

@@ -121,15 +121,15 @@ async def test_the_log_is_that_of_the_cache_itself_and_told_once(llama: Path) ->
         assert thread is not None
 
         def listen(engine: Engine) -> None:
-            inner = engine.cache.on_ended
+            inner = engine.cache.workflows.on_ended
             assert inner is not None
-            assert all(shadow.cache.on_ended is None for shadow in engine.cache.shadows)  # type: ignore[attr-defined]
+            assert all(shadow.cache.workflows.on_ended is None for shadow in engine.cache.shadows)  # type: ignore[attr-defined]
 
             def both(name: str, steps: list[StepLog]) -> None:
                 told.append((name, list(steps)))
                 inner(name, steps)
 
-            engine.cache.on_ended = both  # type: ignore[assignment]
+            engine.cache.workflows.on_ended = both  # type: ignore[assignment]
 
         await thread.call(listen)
         await workflow(rig, "w")

@@ -13,7 +13,7 @@ from tests.gpu_worker.worker_rig import config, serving, step
 
 
 def graph_of(engine: Engine, workflow: str) -> StepGraph | None:
-    return next(owner.graph for owner in engine.cache.owners() if owner.id == workflow)
+    return next(owner.graph for owner in engine.cache.workflows.all() if owner.id == workflow)
 
 
 async def test_the_cache_knows_the_graph_of_a_workflow(model_dirs: dict[str, Path]) -> None:

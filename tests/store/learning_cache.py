@@ -27,14 +27,14 @@ class LearningCache:
         self.clock = ManualClock()
         config = CacheConfig.model_validate({"policy": policy, "guard": False, **fields})
         self.cache = make_cache(gpu_blocks, 0, config, NullMover(), self.clock)
-        self.cache.on_ended = self._learn
+        self.cache.workflows.on_ended = self._learn
         self.learner = AccessModel()
         self.epoch = 0
         self.steps: dict[str, int] = {}
         self.hits = 0
 
     def _learn(self, workflow: str, steps: Sequence[StepLog]) -> None:
-        self.cache.learnt(self.learner.export(self.learner.learn(steps)))
+        self.cache.workflows.learnt(self.learner.export(self.learner.learn(steps)))
 
     def begin(self, workflow: str, step: Step) -> Lease:
         self.clock.advance(1.0)

@@ -49,7 +49,7 @@ def test_who_applies_every_change_knows_what_the_learner_knows(before: list[list
     batched = AccessModel.load(learner.dump())
     for steps in later:
         changes = learner.learn(record(steps).steps)
-        gathered |= changes
+        gathered = Changes(gathered.places | changes.places, gathered.contexts | changes.contexts)
         assert bool(changes) == bool(steps)
         update = learner.export(changes)
         for _ in range(2):  # again does no harm

@@ -72,15 +72,15 @@ class Driver:
         self.cache = make_cache(gpu, host, config, self.mover, self.clock, self._changed)
         self.drifts = make_policy(policy, config).drifts
         self.learner = AccessModel()
-        if self.cache.learns:
-            self.cache.on_ended = self._learn
+        if self.cache.workflows.learns:
+            self.cache.workflows.on_ended = self._learn
         self.running: list[Step] = []
         self.preempted: list[Step] = []
         self.seen: set[bytes] = set()
         self.epoch = self.steps = 0
 
     def _learn(self, workflow: str, steps: Sequence[StepLog]) -> None:
-        self.cache.learnt(self.learner.export(self.learner.learn(steps)))
+        self.cache.workflows.learnt(self.learner.export(self.learner.learn(steps)))
 
     def _changed(self, key: bytes, tiers: frozenset[Tier]) -> None:
         if tiers:

@@ -56,7 +56,7 @@ def test_entries_are_cut_where_prompts_part_and_count_their_workflows(done: list
             known = readers.setdefault(packed(prompt[:depth]), set())
             for path, entry in walk(catalog):
                 if path == packed(prompt[:depth]) and workflow not in known:
-                    entry.count(now, 0, str(workflow))
+                    entry.count(now, 0)
             known.add(workflow)
         check(catalog)
         parted = {
@@ -92,7 +92,7 @@ def test_the_ends_that_were_read_longest_ago_leave_first(done: list[tuple[int, P
 def test_what_was_dropped_begins_anew() -> None:
     catalog = Catalog(3)
     (entry,) = catalog.read(packed((1, 1)))
-    entry.count(0, 0, "planner")
+    entry.count(0, 0)
     catalog.read(packed((2, 2)))
     (again,) = catalog.read(packed((1, 1)))
     assert again is not entry
@@ -110,23 +110,23 @@ def test_offsets_are_bounded_and_a_cut_leaves_no_steps_between_the_parts() -> No
     catalog = Catalog(100)
     (whole,) = catalog.read(packed((1, 2, 3)))
     for offset in (0, 5, OFFSETS, 1000):
-        whole.count(2, offset, "planner")
+        whole.count(2, offset)
     upper, _ = catalog.read(packed((1, 4)))
     assert (upper.first[0], upper.first[5], upper.first[-1]) == (1, 1, 2)
     assert (whole.first[0], sum(whole.first)) == (4, 4), "whoever came to the upper part came to the lower with it"
-    assert (upper.workflows, upper.step_sum, upper.agent) == (whole.workflows, whole.step_sum, whole.agent) == (4, 8, "planner")
+    assert (upper.workflows, upper.step_sum) == (whole.workflows, whole.step_sum) == (4, 8)
 
 
 def test_who_might_have_read_an_entry() -> None:
     catalog = Catalog(100)
     catalog.arrivals = 1
     (stem,) = catalog.read(packed((1,)))
-    stem.count(0, 0, "planner")
+    stem.count(0, 0)
     catalog.arrivals = 4
     assert stem.exposed(catalog.arrivals) == 3
     _, end = catalog.read(packed((1, 2)))
-    stem.count(0, 0, "planner")
-    end.count(0, 0, "planner")
+    stem.count(0, 0)
+    end.count(0, 0)
     assert end.exposed(catalog.arrivals) == 1, "of the two that have read the stem one came before"
-    stem.count(0, 0, "planner")
+    stem.count(0, 0)
     assert end.exposed(catalog.arrivals) == 2

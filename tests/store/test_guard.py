@@ -276,8 +276,8 @@ def test_the_shadow_of_the_policy_reads_the_record_of_the_cache_and_that_of_lru_
         assert steps.run(pack([1] * 40), pack([2] * 40), "w", agent)
     cache = steps.cache
     assert isinstance(cache, GuardedCache)
-    (owner,) = cache.owners()
-    lru, policy = ({each.id: each for each in shadow.cache.owners()}["w"] for shadow in cache.shadows)
+    (owner,) = cache.workflows.all()
+    lru, policy = ({each.id: each for each in shadow.cache.workflows.all()}["w"] for shadow in cache.shadows)
     assert policy.history is owner.history
     assert {node.owners[lru] for node in lru.nodes} == set(UNRECORDED)
     assert len(owner.history.steps) == 2, "each step is recorded once"
@@ -289,7 +289,7 @@ def test_the_shadow_of_the_policy_reads_the_record_of_the_cache_and_that_of_lru_
 def test_policies_that_do_not_ask_for_a_record_have_none(policy: str) -> None:
     steps = player(policy, 64, guard=False)
     assert steps.run(pack([1] * 40), pack([2] * 40), "w", AGENTS[0])
-    (owner,) = steps.cache.owners()
+    (owner,) = steps.cache.workflows.all()
     assert owner.history.steps == []
     assert steps.cache.catalog.blocks == 0
     assert len(owner.nodes) == 1, "and nothing cuts its nodes"

@@ -140,7 +140,7 @@ def test_what_others_have_learnt_serves_as_well() -> None:
     """A model from elsewhere does what one's own workflows would have done."""
     learner = trained().learner
     cache = LearningCache()
-    cache.cache.learnt(learner.export())
+    cache.cache.workflows.learnt(learner.export())
     cache.run("new", loop(500)[:2], end=False)
     assert cache.order(plan=own(500, 0), code=own(500, 1)) == ["code", "plan"]
 

@@ -17,7 +17,6 @@ class Entry:
     """A run of blocks that was always read together."""
 
     __slots__ = (
-        "agent",
         "arrival",
         "blocks",
         "children",
@@ -41,22 +40,19 @@ class Entry:
         self.parent_before = parent.workflows if parent is not None else 0  # that had read the parent by then
         self.first = [0] * OFFSETS  # workflows by the steps between their first use of the parent and of this
         self.step_sum = 0  # of the steps at which workflows came to it
-        self.agent = ""  # who came to it last for the first time
         self.last = 0  # when it was read last, by the catalog's clock
         self.queued = False  # among those that may leave
 
-    def count(self, step: int, offset: int, agent: str) -> None:
+    def count(self, step: int, offset: int) -> None:
         """A workflow reads it for the first time.
 
         Args:
             step: at which of its steps.
             offset: steps since it first used what lies above.
-            agent: that came to it.
         """
         self.workflows += 1
         self.step_sum += step
         self.first[offset if offset < OFFSETS else -1] += 1
-        self.agent = agent
 
     def exposed(self, arrivals: int) -> int:
         """Workflows that might have read it: they have come since it is known, and, further down, have read its parent.
@@ -118,7 +114,7 @@ class Catalog:
         assert parent is not None
         upper = Entry(parent, lower.tokens[:cut], lower.arrival)
         upper.workflows, upper.parent_before, upper.last = lower.workflows, lower.parent_before, lower.last
-        upper.first, upper.step_sum, upper.agent = lower.first, lower.step_sum, lower.agent
+        upper.first, upper.step_sum = lower.first, lower.step_sum
         lower.first = [lower.workflows] + [0] * (OFFSETS - 1)
         lower.parent_before = 0
         lower.parent = upper

@@ -308,7 +308,7 @@ def _link(position: int, agent: str, path: Sequence[Segment], entries: Sequence[
             while path[index].stop <= start:
                 index += 1
             above = path[index].parent
-            entry.count(position, position - (above.touched[0] if above is not None else 0), agent)
+            entry.count(position, position - (above.touched[0] if above is not None else 0))
         start += entry.blocks
         while index < len(path) and path[index].stop <= start:
             path[index].entry = entry

@@ -32,9 +32,6 @@ class Changes:
     places: set[int] = field(default_factory=set)
     contexts: set[int] = field(default_factory=set)
 
-    def __or__(self, other: Changes) -> Changes:
-        return Changes(self.places | other.places, self.contexts | other.contexts)
-
     def __bool__(self) -> bool:
         return bool(self.places or self.contexts)
 

@@ -17,6 +17,7 @@ class Lfu(ReusePolicy):
 
     steady = True
     needs_history = False
+    heeds_forecasts = False
 
     def __init__(self, config: CacheConfig) -> None:
         del config
