@@ -5,6 +5,8 @@ from enum import StrEnum
 
 from pbkv_cluster.core.step_graph import StepGraph
 
+MAX_HIDDEN_BYTES = 1024
+
 
 class EventKind(StrEnum):
     WORKFLOW_STARTED = "workflow_started"
@@ -32,11 +34,8 @@ class WorkflowEvent:
     expected_s: float | None = None
     prompt_tokens: int = 0
     output_tokens: int = 0
+    # Of prompts and outputs an event holds hashes and a projection, no text.
     pieces: tuple[int, ...] = ()  # STEP_STARTED: what the prompt is made of, see `core/pieces.py`
-    words: tuple[
-        int, ...
-    ] = ()  # hashed, see `core/words.py`: of the task in the first STEP_STARTED, of the output in STEP_FINISHED
-    hidden: bytes = (
-        b""  # STEP_FINISHED: projected hidden state of the prompt's last token, little-endian float16; empty: not known
-    )
+    words: tuple[int, ...] = ()  # see `core/words.py`: of the task in the first STEP_STARTED, of the output in STEP_FINISHED
+    hidden: bytes = b""  # STEP_FINISHED: hidden state at the prompt's end, projected, little-endian float16; empty: not known
     graph: StepGraph | None = None  # WORKFLOW_STARTED: what the client declared

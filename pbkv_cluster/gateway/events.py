@@ -40,7 +40,8 @@ class EventFeed:
         self._directory = directory
         self._decisions = decisions
         self._capacity = capacity
-        self._queue: deque[WorkflowEvent] = deque()
+        # As they travel: a third of the memory, and made once however often they are sent.
+        self._queue: deque[predictor_pb2.WorkflowEvent] = deque()
         self._filled = asyncio.Event()
         self._address = ""
         self._channel: aio.Channel | None = None
@@ -50,7 +51,7 @@ class EventFeed:
 
     def put(self, event: WorkflowEvent) -> None:
         """Queues an event; over capacity, the oldest goes."""
-        self._queue.append(event)
+        self._queue.append(convert.event_to_wire(event))
         self._trim()
         self._filled.set()
 
@@ -74,13 +75,13 @@ class EventFeed:
     async def close(self) -> None:
         await self._disconnect()
 
-    async def _send(self, events: list[WorkflowEvent]) -> bool:
+    async def _send(self, events: list[predictor_pb2.WorkflowEvent]) -> bool:
         """Whether the predictor answered; what it refuses is given up."""
         try:
             stub = await self._connect()
         except Unavailable:
             return False
-        request = predictor_pb2.ReportEventsRequest(events=map(convert.event_to_wire, events))
+        request = predictor_pb2.ReportEventsRequest(events=events)
         try:
             await stub.ReportEvents(request, timeout=_CALL_TIMEOUT_S)
         except aio.AioRpcError as error:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.blocks import Namespace, block_keys, chain_keys
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument
+from pbkv_cluster.core.pieces import prompt_pieces
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.text import TextCodec
+from pbkv_cluster.core.words import TEXT_CHARACTERS
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.v1 import types_pb2
 
@@ -18,6 +20,8 @@ from pbkv_cluster.rpc.v1 import types_pb2
 _MAX_TOKEN_CHARS = 256
 # To hash so many packed tokens takes about as long as the way to a thread and back.
 _INLINE_BYTES = 8192 * tokens.TOKEN_BYTES
+# Tokens of which the beginning of a text is made that comes as tokens: at some four characters each, more than enough of it.
+_BEGINNING_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ class Prompt:
     packed: bytes
     keys: Sequence[bytes]  # of its full blocks
     namespace: Namespace  # salted
+    pieces: tuple[int, ...] = ()  # see `core/pieces.py`
+    beginning: str | None = None  # of the text that tells the task; None: the prompt came as tokens
 
     @property
     def tokens(self) -> int:
@@ -80,7 +86,13 @@ class PromptReader:
                 f"at most {limits.max_context_tokens - 1} fit",
             )
         namespace = replace(limits.namespace, salt=tenant)
-        return Prompt(packed, block_keys(namespace, packed), namespace)
+        return Prompt(packed, block_keys(namespace, packed), namespace, prompt_pieces(packed), _beginning(message))
+
+    def beginning(self, prompt: Prompt) -> str:
+        """The beginning of the text that tells the task."""
+        if prompt.beginning is not None:
+            return prompt.beginning
+        return self._codec.decode(tokens.unpack(prompt.packed[: _BEGINNING_TOKENS * tokens.TOKEN_BYTES]))
 
     def _pack(self, message: types_pb2.Prompt, limits: Limits) -> tuple[str, bytes]:
         match message.WhichOneof("form"):
@@ -101,6 +113,18 @@ class PromptReader:
                 raise InvalidArgument("prompt.messages.role", f"must not be empty, in message {position}")
         _check_size("prompt.messages", sum(len(entry.content) for entry in chat.messages), limits)
         return self._codec.encode_chat([{"role": entry.role, "content": entry.content} for entry in chat.messages])
+
+
+def _beginning(message: types_pb2.Prompt) -> str | None:
+    """Of a conversation, what its user says first: what stands before is most often alike for all tasks."""
+    match message.WhichOneof("form"):
+        case "text":
+            return message.text[:TEXT_CHARACTERS]
+        case "messages":
+            chat = message.messages.messages
+            first = next((entry for entry in chat if entry.role == "user"), chat[0])
+            return first.content[:TEXT_CHARACTERS]
+    return None
 
 
 def read_sampling(message: types_pb2.Sampling, allow_forced: bool) -> SamplingParams:

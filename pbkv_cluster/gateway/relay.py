@@ -119,6 +119,7 @@ class Relay:
                         yield _output(event.tokens.token_ids, text)
                 case "finished":
                     usage = convert.usage_from_wire(event.finished.usage)
+                    step.hidden = event.finished.hidden
                     self._learn(step, spec, worker, usage, self.clock.now() - began, event.finished.reason)
                     yield _finished(event.finished.reason, usage)
                     await step.call.code()  # lets the worker close its side; hanging up would look like a cancelled step

@@ -8,6 +8,7 @@ from pbkv_cluster.core import tokens
 from pbkv_cluster.core.errors import ResourceExhausted
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.core.words import TEXT_CHARACTERS
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.prompts import Prompt
 from pbkv_cluster.gateway.sessions import Session
@@ -41,6 +42,8 @@ class Step:
     call: Any = None  # the stream from the worker
     sent: bytearray = field(default_factory=bytearray)  # packed output that the client has
     sent_chars: int = 0  # text that the client has
+    beginning: str = ""  # of that text, no more than events tell words of
+    hidden: bytes = b""  # as the worker told it with the end
     first_token: float | None = None  # on the clock's `now`
     retries: int = 0
     finished: bool = False  # a worker has brought it to its end
@@ -62,6 +65,8 @@ class Step:
             self.first_token = now
         self.sent += output.token_ids.data
         text = output.text[skip_chars:]
+        if self.sent_chars < TEXT_CHARACTERS:
+            self.beginning += text[: TEXT_CHARACTERS - self.sent_chars]
         self.sent_chars += len(text)
         return text
 

@@ -7,6 +7,7 @@ from pbkv_cluster.core import tokens
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, Unavailable
 from pbkv_cluster.core.events import EventKind
+from pbkv_cluster.core.words import hashed_words
 from pbkv_cluster.gateway import checks
 from pbkv_cluster.gateway.available import InfiniteCache
 from pbkv_cluster.gateway.decisions import Decisions, Reason
@@ -85,6 +86,8 @@ class Submission:
                 parent_step=spec.parent_step,
                 prompt_tokens=spec.prompt.tokens,
                 output_tokens=tokens.count(bytes(step.sent)),
+                words=hashed_words(step.beginning),
+                hidden=step.hidden,
             )
 
     async def _read(self, step: Step, request: workflow_pb2.SubmitStepRequest) -> StepSpec:
@@ -139,6 +142,8 @@ class Submission:
             step=spec.number,
             parent_step=spec.parent_step,
             prompt_tokens=spec.prompt.tokens,
+            pieces=spec.prompt.pieces,
+            words=() if spec.number else hashed_words(self.prompts.beginning(spec.prompt)),
         )
         self.workflows.journal.note(session)
 

@@ -12,6 +12,7 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import GatewayConfig
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.gateway import checks
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.journal import Journal
@@ -66,7 +67,7 @@ class Workflows:
         if (found := self.sessions.get(workflow_id)) is not None:
             return _same(found, session)
         self._add(session)
-        self.tell(session, EventKind.WORKFLOW_STARTED)
+        self.tell(session, EventKind.WORKFLOW_STARTED, graph=session.step_graph)
         await self.journal.write(session)
         return session
 
@@ -162,6 +163,10 @@ class Workflows:
         expected_s: float | None = None,
         prompt_tokens: int = 0,
         output_tokens: int = 0,
+        pieces: tuple[int, ...] = (),
+        words: tuple[int, ...] = (),
+        hidden: bytes = b"",
+        graph: StepGraph | None = None,
     ) -> None:
         """Sends an event of the workflow to the predictor."""
         self.emit(
@@ -179,6 +184,10 @@ class Workflows:
                 expected_s=expected_s,
                 prompt_tokens=prompt_tokens,
                 output_tokens=output_tokens,
+                pieces=pieces,
+                words=words,
+                hidden=hidden,
+                graph=graph,
             )
         )
 

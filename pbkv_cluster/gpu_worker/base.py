@@ -24,6 +24,8 @@ class Runner(Protocol):
     def run(self, chunks: Sequence[Chunk]) -> list[int]:
         """Computes the KV of the chunks' tokens into the slots of their leases.
 
+        A runner of a real model may set `hidden` of the sequences whose prompts end in the batch.
+
         Returns:
             The next token of each chunk that is final, in order; chosen as its sampling parameters say, `forced_output` apart.
         """

@@ -27,6 +27,7 @@ class Output:
     text: str
     finished: FinishReason | None = None
     usage: Usage | None = None  # with `finished`
+    hidden: bytes = b""  # with `finished`; see `hidden.py`
 
 
 class Engine:
@@ -194,7 +195,8 @@ class Engine:
         usage.prefill_s = first - (sequence.first_scheduled_at or first)
         usage.decode_s = now - first
         usage.settle()
-        self._ready.append(Output(sequence.request.id, tokens, text + sequence.text.finish(), reason, usage))
+        text += sequence.text.finish()
+        self._ready.append(Output(sequence.request.id, tokens, text, reason, usage, sequence.hidden))
 
     def _measure(self, chunks: list[Chunk], seconds: float) -> None:
         prefill = sum(chunk.count for chunk in chunks if chunk.count > 1)

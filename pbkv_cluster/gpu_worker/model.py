@@ -13,6 +13,7 @@ from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.config import ModelConfig
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.gpu_worker.attention import IMPLEMENTATION, install
+from pbkv_cluster.gpu_worker.hidden import captured
 from pbkv_cluster.gpu_worker.kv_storage import KvShape
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class LoadedModel:
     vocabulary: int
     max_context: int  # tokens
     eos: frozenset[int]
+    hidden: int  # values of the hidden state that its head reads; 0: it does not tell them
 
     def namespace(self) -> Namespace:
         """Of its blocks, without a tenant."""
@@ -55,7 +57,7 @@ def load_model(config: ModelConfig, device: torch.device) -> LoadedModel:
     if missing := sorted(report["missing_keys"]):  # transformers has made them up
         raise StartupError(f"model.path: {config.path!r} lacks weights of a causal language model: {', '.join(missing[:3])} …")
     module.eval().requires_grad_(False).to(device)
-    shape = _probe(module, device, config.path)
+    shape, hidden = _probe(module, device, config.path)
     limit = getattr(module.config, "max_position_embeddings", None) or 1 << 20
     if config.max_context_tokens > limit:
         raise StartupError(f"model.max_context_tokens: {config.max_context_tokens} is more than the model's {limit}")
@@ -67,6 +69,7 @@ def load_model(config: ModelConfig, device: torch.device) -> LoadedModel:
         vocabulary=module.config.vocab_size,
         max_context=config.max_context_tokens or limit,
         eos=_eos(module),
+        hidden=hidden,
     )
 
 
@@ -127,15 +130,18 @@ class _Probe:
         return query.new_zeros(*query.shape[:2], value.shape[2])
 
 
-def _probe(module: Any, device: torch.device, path: str) -> KvShape:
-    """Runs one token through the model to see what there is to cache, instead of guessing it from the configuration."""
+def _probe(module: Any, device: torch.device, path: str) -> tuple[KvShape, int]:
+    """Runs one token through the model to see what there is to cache, instead of guessing it from the configuration.
+
+    Returns that, and the size of its hidden states; 0 if it does not tell them.
+    """
     probe = _Probe()
     layers = module.config.num_hidden_layers
     if getattr(module.config, "attention_chunk_size", None):
         raise StartupError(f"model.path: the engine cannot run {path!r}: its attention is chunked")
     ids = torch.zeros(1, 1, dtype=torch.long, device=device)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), captured(module) as states:
             module(input_ids=ids, position_ids=ids, use_cache=False, paged=probe)
     except (NotImplementedError, TypeError, AttributeError, RuntimeError) as error:
         raise StartupError(f"model.path: the engine cannot run {path!r}: {error}") from error
@@ -152,4 +158,4 @@ def _probe(module: Any, device: torch.device, path: str) -> KvShape:
         raise StartupError(
             f"model.path: the engine cannot run {path!r}: it cannot be told where in a sequence its tokens stand"
         )
-    return KvShape(layers=layers, kv_heads=key[1], head_dim=key[2], dtype=dtype)
+    return KvShape(layers=layers, kv_heads=key[1], head_dim=key[2], dtype=dtype), states[0].shape[-1] if states else 0

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from pbkv_cluster.core.config import EngineConfig
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.core.tokens import TOKEN_BYTES, as_array, blocks_for
 from pbkv_cluster.gpu_worker.attention import Span, choose
+from pbkv_cluster.gpu_worker.hidden import HiddenProjection, captured
 from pbkv_cluster.gpu_worker.kv_storage import KvStorage, TorchMover
 from pbkv_cluster.gpu_worker.model import LoadedModel
 from pbkv_cluster.gpu_worker.sampler import sample
@@ -56,6 +58,9 @@ class TorchRunner:
         self.vocabulary = model.vocabulary
         self.max_context = model.max_context
         self.eos = model.eos
+        self._project: HiddenProjection | None = None
+        if config.hidden_dims and model.hidden:
+            self._project = HiddenProjection(model.hidden, config.hidden_dims, device)
 
     def allocate(self, host_memory: memoryview | None = None) -> None:
         """Takes the memory of the pools.
@@ -82,7 +87,10 @@ class TorchRunner:
 
     @torch.inference_mode()
     def logits(self, chunks: Sequence[Chunk]) -> torch.Tensor:
-        """Runs the chunks; logits at the last position of each final one, [final chunks, vocabulary]."""
+        """Runs the chunks; logits at the last position of each final one, [final chunks, vocabulary].
+
+        Sequences whose prompts end in the batch get their `hidden`.
+        """
         device = self.storage.device
         ids = np.concatenate([_ids(chunk) for chunk in chunks]).astype(np.int64)
         positions = np.concatenate([np.arange(chunk.start, chunk.start + chunk.count) for chunk in chunks])
@@ -90,19 +98,39 @@ class TorchRunner:
         last = [int(end) for end, chunk in zip(ends, chunks, strict=True) if chunk.final]
         # With no final chunk one row is computed all the same: the head of a model wants at least one.
         keep = torch.tensor(last or [int(ends[-1])], device=device)
-        output = self.model.module(
-            input_ids=torch.from_numpy(ids).unsqueeze(0).to(device),
-            position_ids=torch.from_numpy(positions).unsqueeze(0).to(device),
-            use_cache=False,
-            logits_to_keep=keep,
-            paged=self._attention(self.storage, [_span(chunk) for chunk in chunks]),
-        )
+        project = self._project if any(_ends_prompt(chunk) for chunk in chunks) else None
+        with captured(self.model.module) if project else nullcontext(list[torch.Tensor]()) as states:
+            output = self.model.module(
+                input_ids=torch.from_numpy(ids).unsqueeze(0).to(device),
+                position_ids=torch.from_numpy(positions).unsqueeze(0).to(device),
+                use_cache=False,
+                logits_to_keep=keep,
+                paged=self._attention(self.storage, [_span(chunk) for chunk in chunks]),
+            )
+        if project:
+            at = {
+                chunk.sequence: _prompt_end(chunk, int(end))
+                for chunk, end in zip(chunks, ends, strict=True)
+                if _ends_prompt(chunk)
+            }
+            for sequence, hidden in zip(at, project(states[0][0, list(at.values())]), strict=True):
+                sequence.hidden = hidden
         logits: torch.Tensor = output.logits[0]
         return logits[: len(last)]
 
 
 def _ids(chunk: Chunk) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
     return as_array(bytes(chunk.sequence.tokens[chunk.start * TOKEN_BYTES : (chunk.start + chunk.count) * TOKEN_BYTES]))
+
+
+def _ends_prompt(chunk: Chunk) -> bool:
+    """The prompt's last token goes through the model, for the first time. Output that a lost worker has sent may follow it."""
+    return chunk.start < chunk.sequence.prompt_tokens <= chunk.start + chunk.count and not chunk.sequence.hidden
+
+
+def _prompt_end(chunk: Chunk, end: int) -> int:
+    """Row of the prompt's last token in a batch in which the chunk ends at row `end`."""
+    return end - (chunk.start + chunk.count - chunk.sequence.prompt_tokens)
 
 
 def _span(chunk: Chunk) -> Span:

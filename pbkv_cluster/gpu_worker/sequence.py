@@ -50,6 +50,7 @@ class Sequence:
     lease: Lease | None = None
     first_scheduled_at: float | None = None
     first_token_at: float | None = None
+    hidden: bytes = b""  # see `hidden.py`; empty: not known
 
     def __post_init__(self) -> None:
         self.tokens = bytearray(self.request.prompt + self.request.sent)

@@ -57,7 +57,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 if output.finished is not None:
                     assert output.usage is not None
                     finished = worker_pb2.RunStepEvent.Finished(
-                        reason=_REASONS[output.finished], usage=usage_to_wire(output.usage)
+                        reason=_REASONS[output.finished], usage=usage_to_wire(output.usage), hidden=output.hidden
                     )
                     yield worker_pb2.RunStepEvent(finished=finished)
         finally:

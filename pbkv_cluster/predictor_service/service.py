@@ -8,11 +8,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import InvalidArgument, ResourceExhausted, Unavailable
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.events import MAX_HIDDEN_BYTES, EventKind, WorkflowEvent
 from pbkv_cluster.core.forecast import Forecast
+from pbkv_cluster.core.pieces import PIECES
+from pbkv_cluster.core.words import WORD_BITS, WORDS
 from pbkv_cluster.predictor_service.base import PREDICTORS, Predictor
 from pbkv_cluster.predictor_service.subscription import Subscription
 
@@ -20,6 +24,7 @@ log = logging.getLogger(__name__)
 
 MAX_ID_BYTES = 256
 MAX_SUBSCRIBERS = 4096
+_MAX_STEP = 2**31 - 1
 _STEP_EVENTS = (EventKind.STEP_STARTED, EventKind.STEP_FINISHED)
 
 
@@ -215,7 +220,13 @@ class PredictorService:
 def _check(event: WorkflowEvent) -> None:
     if not event.workflow:
         raise InvalidArgument("events.workflow_id", "must not be empty")
-    for field, name in (("workflow_id", event.workflow), ("workload", event.workload), ("agent_id", event.agent)):
+    for field, name in (
+        ("workflow_id", event.workflow),
+        ("workload", event.workload),
+        ("agent_id", event.agent),
+        ("call_site", event.call_site),
+        ("tool", event.tool),
+    ):
         if len(name) > MAX_ID_BYTES or len(name.encode()) > MAX_ID_BYTES:
             raise InvalidArgument(f"events.{field}", f"must have at most {MAX_ID_BYTES} bytes, got {len(name.encode())}")
     if event.sequence < 0:
@@ -224,3 +235,28 @@ def _check(event: WorkflowEvent) -> None:
         raise InvalidArgument("events.time_s", f"must be a finite number of seconds, got {event.time}")
     if event.kind in _STEP_EVENTS and not event.agent:
         raise InvalidArgument("events.agent_id", "must not be empty in a step event")
+    for field, step in (("step", event.step), ("parent_step", event.parent_step or 0)):
+        if not 0 <= step <= _MAX_STEP:
+            raise InvalidArgument(f"events.{field}", f"must be from 0 to {_MAX_STEP}, got {step}")
+    for field, tokens in (("prompt_tokens", event.prompt_tokens), ("output_tokens", event.output_tokens)):
+        if tokens < 0:
+            raise InvalidArgument(f"events.{field}", f"must not be negative, got {tokens}")
+    if event.expected_s is not None and not 0.0 <= event.expected_s < math.inf:
+        raise InvalidArgument("events.expected_s", f"must be a finite number of seconds, at least 0, got {event.expected_s}")
+    _check_content(event)
+
+
+def _check_content(event: WorkflowEvent) -> None:
+    if len(event.pieces) > PIECES:
+        raise InvalidArgument("events.pieces", f"at most {PIECES}, got {len(event.pieces)}")
+    if len(event.words) > WORDS:
+        raise InvalidArgument("events.words", f"at most {WORDS}, got {len(event.words)}")
+    if event.words and not 0 <= min(event.words) <= max(event.words) < 1 << WORD_BITS:
+        raise InvalidArgument("events.words", f"must be below 2^{WORD_BITS}, got {max(event.words)}")
+    size = len(event.hidden)
+    if size > MAX_HIDDEN_BYTES:
+        raise InvalidArgument("events.hidden", f"at most {MAX_HIDDEN_BYTES} bytes, got {size}")
+    if size % 2:
+        raise InvalidArgument("events.hidden", f"{size} bytes are not a whole number of float16 values")
+    if size and not np.isfinite(np.frombuffer(event.hidden, dtype="<f2")).all():
+        raise InvalidArgument("events.hidden", "must hold finite values only")

@@ -172,18 +172,26 @@ def event_to_wire(event: WorkflowEvent) -> predictor_pb2.WorkflowEvent:
         expected_s=event.expected_s,
         prompt_tokens=event.prompt_tokens,
         output_tokens=event.output_tokens,
+        pieces=event.pieces,
+        words=event.words,
+        hidden=event.hidden,
+        step_graph=None if event.graph is None else step_graph_to_wire(event.graph),
     )
 
 
 def event_from_wire(message: predictor_pb2.WorkflowEvent) -> WorkflowEvent:
     """Raises:
-    InvalidArgument: the event's kind is missing or unknown, or it names no workflow.
+    InvalidArgument: the event's kind is missing or unknown, it names no workflow, or its step graph is none.
     """
     kind = _KIND_FROM_WIRE.get(message.kind)
     if kind is None:
         raise InvalidArgument("events.kind", f"{message.kind} is not a kind of event")
     if not message.workflow_id:
         raise InvalidArgument("events.workflow_id", "must not be empty")
+    try:
+        graph = step_graph_from_wire(message.step_graph) if message.HasField("step_graph") else None
+    except InvalidArgument as error:
+        raise InvalidArgument(f"events.{error.field}", error.problem) from error
     return WorkflowEvent(
         kind=kind,
         workflow=message.workflow_id,
@@ -198,6 +206,10 @@ def event_from_wire(message: predictor_pb2.WorkflowEvent) -> WorkflowEvent:
         expected_s=message.expected_s if message.HasField("expected_s") else None,
         prompt_tokens=message.prompt_tokens,
         output_tokens=message.output_tokens,
+        pieces=tuple(message.pieces),
+        words=tuple(message.words),
+        hidden=message.hidden,
+        graph=graph,
     )
 
 

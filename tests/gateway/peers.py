@@ -28,6 +28,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
 
     id: str
     incarnation: str = "1"
+    hidden: bytes = b""  # told with the end
     hold_chars: int = 0  # text held back until the end
     stop_at: int = -1  # before this token, waits for `go`
     fail_with: grpc.StatusCode | None = None
@@ -87,7 +88,9 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
             prefill_s=0.001,
             worker_id=self.id,
         )
-        finished = worker_pb2.RunStepEvent.Finished(reason=types_pb2.FINISH_REASON_LENGTH, usage=convert.usage_to_wire(usage))
+        finished = worker_pb2.RunStepEvent.Finished(
+            reason=types_pb2.FINISH_REASON_LENGTH, usage=convert.usage_to_wire(usage), hidden=self.hidden
+        )
         yield worker_pb2.RunStepEvent(finished=finished)
 
     async def RetireWorkflow(  # noqa: N802

@@ -13,6 +13,7 @@ from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import ResourceExhausted
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.core.words import TEXT_CHARACTERS
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.events import EventFeed
 from pbkv_cluster.gateway.server import GatewayServer
@@ -209,7 +210,7 @@ def test_the_prefill_speed_follows_what_was_measured() -> None:
     assert speed.seconds_per_token == pytest.approx(1e-3)
 
 
-@given(st.text(max_size=20), st.data())
+@given(st.text(max_size=20) | st.text("ab", min_size=290, max_size=310), st.data())
 def test_text_after_a_retry_starts_over_and_the_client_sees_it_once(text: str, data: st.DataObject) -> None:
     told = data.draw(st.integers(0, len(text)))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
@@ -220,6 +221,7 @@ def test_text_after_a_retry_starts_over_and_the_client_sees_it_once(text: str, d
         shown += step.take(worker_pb2.RunStepEvent.Tokens(text=text[begin:end]), skip, 1.0)
         skip = max(skip - (end - begin), 0)
     assert shown == text
+    assert step.beginning == text[:TEXT_CHARACTERS]
     assert step.first_token is None, "text alone is no token"
     step.take(worker_pb2.RunStepEvent.Tokens(token_ids=types_pb2.PackedTokens(data=b"\0\0\0\0")), 0, 2.0)
     assert step.first_token == 2.0

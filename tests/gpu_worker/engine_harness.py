@@ -24,6 +24,7 @@ class Result:
     text: str = ""
     finished: FinishReason | None = None
     usage: Usage | None = None
+    hidden: bytes = b""
 
 
 def decode(ids: Sequence[int]) -> str:
@@ -66,7 +67,7 @@ def collect(engine: Engine, results: dict[str, Result], steps: int | None = None
             assert result.finished is None, "an output came after the last"
             result.tokens.extend(output.tokens)
             result.text += output.text
-            result.finished, result.usage = output.finished, output.usage
+            result.finished, result.usage, result.hidden = output.finished, output.usage, output.hidden
         engine.cache.check_integrity()
 
 

@@ -93,6 +93,7 @@ class Answer:
     events: int = 0
     reason: types_pb2.FinishReason = types_pb2.FINISH_REASON_UNSPECIFIED
     usage: Usage = field(default_factory=Usage)
+    hidden: bytes = b""
 
     @property
     def delivered(self) -> int:
@@ -123,6 +124,7 @@ class Rig:
             else:
                 answer.reason = event.finished.reason
                 answer.usage = convert.usage_from_wire(event.finished.usage)
+                answer.hidden = event.finished.hidden
         assert answer.reason, "the stream ended without Finished"
         return answer
 

@@ -20,7 +20,7 @@ from pbkv_cluster.predictor_service.expert_predictor import ExpertPredictor
 from pbkv_cluster.predictor_service.server import PredictorServer
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.convert import event_to_wire, forecasts_from_wire
-from pbkv_cluster.rpc.v1 import predictor_pb2
+from pbkv_cluster.rpc.v1 import predictor_pb2, types_pb2
 from pbkv_cluster.rpc.v1.predictor_pb2_grpc import PredictorServiceStub
 
 SERVICE = "pbkv.v1.PredictorService"
@@ -32,6 +32,12 @@ def events(name: str, agents: str, *, ends: bool = True) -> list[predictor_pb2.W
         kinds.append((EventKind.WORKFLOW_ENDED, ""))
     values = [WorkflowEvent(kind, name, at, float(at), "app", agent) for at, (kind, agent) in enumerate(kinds)]
     return [event_to_wire(value) for value in values]
+
+
+def started(**fields: Any) -> predictor_pb2.WorkflowEvent:
+    """The start of a step."""
+    kind = predictor_pb2.EVENT_KIND_STEP_STARTED
+    return predictor_pb2.WorkflowEvent(kind=kind, workflow_id="w", agent_id="a", **fields)
 
 
 @pytest.fixture
@@ -113,13 +119,19 @@ async def test_predict(channel: aio.Channel) -> None:
             predictor_pb2.WorkflowEvent(kind=predictor_pb2.EVENT_KIND_WORKFLOW_ENDED, workflow_id="w", time_s=float("inf")),
             "events.time_s",
         ),
+        (started(step=-1), "events.step"),
+        (started(pieces=[7] * 129), "events.pieces"),
+        (started(words=[2**32 - 1]), "events.words"),
+        (started(hidden=b"\0\x7c"), "events.hidden"),
+        (started(step_graph=types_pb2.StepGraph()), "events.step_graph.nodes"),
     ],
 )
 async def test_bad_events_name_their_field(channel: aio.Channel, message: predictor_pb2.WorkflowEvent, field: str) -> None:
     with pytest.raises(aio.AioRpcError) as raised:
-        await report(channel, [message])
+        await report(channel, [*events("good", "a", ends=False), message])
     assert raised.value.code() is StatusCode.INVALID_ARGUMENT
     assert (raised.value.details() or "").startswith(f"{field}: ")
+    assert await predict(channel, "good") == []
 
 
 async def test_health_and_reflection_answer(server: PredictorServer, channel: aio.Channel) -> None:

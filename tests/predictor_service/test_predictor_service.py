@@ -2,7 +2,10 @@
 
 import asyncio
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pbkv_cluster.core.clock import ManualClock, SystemClock
 from pbkv_cluster.core.config import PredictorConfig
@@ -240,6 +243,23 @@ def test_epochs_grow_across_restarts() -> None:
         (WorkflowEvent(EventKind.STEP_FINISHED, "w", 1, 0.0), "events.agent_id"),
         (WorkflowEvent(STEP, "w", 1, 0.0, agent="a" * 257), "events.agent_id"),
         (WorkflowEvent(START, "w", 1, 0.0, workload="a" * 257), "events.workload"),
+        (WorkflowEvent(STEP, "w", 1, 0.0, agent="a", call_site="é" * 129), "events.call_site"),
+        (WorkflowEvent(EventKind.TOOL_STARTED, "w", 1, 0.0, tool="t" * 257), "events.tool"),
+        (WorkflowEvent(STEP, "w", 1, 0.0, agent="a", step=-1), "events.step"),
+        (WorkflowEvent(STEP, "w", 1, 0.0, agent="a", step=2**31), "events.step"),
+        (WorkflowEvent(STEP, "w", 1, 0.0, agent="a", parent_step=-1), "events.parent_step"),
+        (WorkflowEvent(STEP, "w", 1, 0.0, agent="a", prompt_tokens=-1), "events.prompt_tokens"),
+        (WorkflowEvent(STEP, "w", 1, 0.0, agent="a", output_tokens=-1), "events.output_tokens"),
+        (WorkflowEvent(STEP, "w", 1, 0.0, agent="a", expected_s=float("inf")), "events.expected_s"),
+        (WorkflowEvent(STEP, "w", 1, 0.0, agent="a", expected_s=float("nan")), "events.expected_s"),
+        (WorkflowEvent(STEP, "w", 1, 0.0, agent="a", expected_s=-0.5), "events.expected_s"),
+        (WorkflowEvent(STEP, "w", 1, 0.0, agent="a", pieces=tuple(range(129))), "events.pieces"),
+        (WorkflowEvent(STEP, "w", 1, 0.0, agent="a", words=(1,) * 257), "events.words"),
+        (WorkflowEvent(STEP, "w", 1, 0.0, agent="a", words=(1, 1 << 20)), "events.words"),
+        (WorkflowEvent(STEP, "w", 1, 0.0, agent="a", hidden=bytes(1026)), "events.hidden"),
+        (WorkflowEvent(STEP, "w", 1, 0.0, agent="a", hidden=bytes(3)), "events.hidden"),
+        (WorkflowEvent(STEP, "w", 1, 0.0, agent="a", hidden=b"\0\x3c\0\x7c"), "events.hidden"),  # 1, infinity
+        (WorkflowEvent(STEP, "w", 1, 0.0, agent="a", hidden=b"\0\x7e"), "events.hidden"),  # not a number
     ],
 )
 def test_a_bad_event_is_refused_with_its_whole_batch(bad: WorkflowEvent, field: str) -> None:
@@ -248,6 +268,49 @@ def test_a_bad_event_is_refused_with_its_whole_batch(bad: WorkflowEvent, field: 
         service.report([event(START, "good"), bad])
     assert raised.value.field == field
     assert service.open_workflows == 0
+
+
+def test_an_event_may_be_as_large_as_the_limits_allow() -> None:
+    largest = WorkflowEvent(
+        STEP,
+        "w" * 256,
+        2**63 - 1,
+        0.0,
+        "é" * 128,
+        "a" * 256,
+        call_site="c" * 256,
+        step=2**31 - 1,
+        parent_step=2**31 - 2,
+        tool="t" * 256,
+        expected_s=0.0,
+        pieces=tuple(range(2**32 - 128, 2**32)),
+        words=((1 << 20) - 1,) * 256,
+        hidden=b"\xff\x7b" * 512,  # the largest finite value
+    )
+    assert make().report([largest]) == Reported(1, 0)
+
+
+@given(
+    pieces=st.lists(st.integers(0, 2**32 - 1), max_size=200),
+    words=st.lists(st.integers(0, 2**21), max_size=300),
+    hidden=st.binary(max_size=1100),
+    step=st.integers(-1, 2**31 - 1),
+)
+def test_what_is_taken_keeps_to_the_limits(pieces: list[int], words: list[int], hidden: bytes, step: int) -> None:
+    service = make()
+    try:
+        fuzzed = WorkflowEvent(STEP, "w", 1, 0.0, "", "a", "", step, None, "", None, 0, 0, tuple(pieces), tuple(words), hidden)
+        service.report([event(START, "good"), fuzzed])
+    except InvalidArgument as error:
+        assert error.field in {"events.pieces", "events.words", "events.hidden", "events.step"}  # noqa: PT017
+        assert service.open_workflows == 0
+    else:
+        assert len(pieces) <= 128
+        assert len(words) <= 256
+        assert max(words, default=0) < 1 << 20
+        assert len(hidden) <= 1024
+        assert np.isfinite(np.frombuffer(hidden, "<f2")).all()
+        assert step >= 0
 
 
 def test_an_unknown_model_is_refused() -> None:

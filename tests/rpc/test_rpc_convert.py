@@ -20,6 +20,7 @@ TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 NAME = TEXT.filter(bool)
 INT64 = st.integers(0, 2**63 - 1)
 INT32 = st.integers(0, 2**31 - 1)
+UINT32 = st.integers(0, 2**32 - 1)
 SECONDS = st.floats(0, allow_infinity=False)
 SHARE = st.floats(0, 1, width=32)  # the wire's float holds 32 bits
 TIERS = st.dictionaries(st.sampled_from(Tier), INT64)
@@ -42,6 +43,14 @@ USAGES = st.builds(
     retries=INT32,
     worker_id=TEXT,
 )
+
+
+def _graphs(names: list[str]) -> st.SearchStrategy[StepGraph]:
+    before = st.lists(st.sampled_from(names), unique=True).map(tuple)
+    return st.tuples(*(st.builds(StepNode, st.just(name), before, st.sampled_from(Join)) for name in names)).map(StepGraph)
+
+
+GRAPHS = st.lists(NAME, min_size=1, max_size=5, unique=True).flatmap(_graphs)
 EVENTS = st.builds(
     WorkflowEvent,
     kind=st.sampled_from(EventKind),
@@ -57,6 +66,10 @@ EVENTS = st.builds(
     expected_s=st.none() | SECONDS,
     prompt_tokens=INT64,
     output_tokens=INT64,
+    pieces=st.lists(UINT32, max_size=5).map(tuple),
+    words=st.lists(UINT32, max_size=5).map(tuple),
+    hidden=st.binary(max_size=8),
+    graph=st.none() | GRAPHS,
 )
 STEPS = st.builds(StepForecast, agents=st.dictionaries(TEXT, SHARE, max_size=5), survival=SHARE)
 FORECASTS = st.builds(
@@ -78,14 +91,6 @@ SAMPLINGS = st.builds(
     ignore_eos=st.booleans(),
     forced_output=st.none() | st.lists(INT32, min_size=1, max_size=8).map(pack),
 )
-
-
-def _graphs(names: list[str]) -> st.SearchStrategy[StepGraph]:
-    before = st.lists(st.sampled_from(names), unique=True).map(tuple)
-    return st.tuples(*(st.builds(StepNode, st.just(name), before, st.sampled_from(Join)) for name in names)).map(StepGraph)
-
-
-GRAPHS = st.lists(NAME, min_size=1, max_size=5, unique=True).flatmap(_graphs)
 
 
 @given(USAGES)
@@ -201,6 +206,12 @@ def test_wrong_events_name_their_field() -> None:
     with pytest.raises(InvalidArgument) as caught:
         convert.event_from_wire(predictor_pb2.WorkflowEvent(kind=predictor_pb2.EVENT_KIND_STEP_STARTED))
     assert caught.value.field == "events.workflow_id"
+    empty_graph = predictor_pb2.WorkflowEvent(
+        kind=predictor_pb2.EVENT_KIND_WORKFLOW_STARTED, workflow_id="w", step_graph=types_pb2.StepGraph()
+    )
+    with pytest.raises(InvalidArgument, match=r"^events\.step_graph\.nodes: from 1 to") as caught:
+        convert.event_from_wire(empty_graph)
+    assert caught.value.field == "events.step_graph.nodes"
 
 
 @pytest.mark.parametrize(

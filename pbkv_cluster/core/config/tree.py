@@ -56,6 +56,9 @@ class EngineConfig(_Section):
     prefill_chunk_tokens: int = Field(1024, ge=16, description="tokens of one prompt in one forward pass")
     max_running: int = Field(64, ge=1, description="sequences in one batch")
     max_waiting: int = Field(1024, ge=1, description="sequences in the queue; beyond, steps are refused")
+    hidden_dims: int = Field(
+        64, ge=0, le=512, description="values of a step's hidden state that the predictor gets; 0: it gets none"
+    )
     threads: int = Field(1, ge=1, description="torch threads of a worker on a CPU")
     allow_forced_output: bool = Field(False, description="accept sampling.forced_output, to replay recorded workflows")
 

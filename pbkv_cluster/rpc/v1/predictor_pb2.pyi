@@ -1,3 +1,4 @@
+from pbkv_cluster.rpc.v1 import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -25,7 +26,7 @@ EVENT_KIND_TOOL_FINISHED: EventKind
 EVENT_KIND_WORKFLOW_ENDED: EventKind
 
 class WorkflowEvent(_message.Message):
-    __slots__ = ("kind", "workflow_id", "sequence", "time_s", "workload", "agent_id", "call_site", "step", "parent_step", "tool", "expected_s", "prompt_tokens", "output_tokens")
+    __slots__ = ("kind", "workflow_id", "sequence", "time_s", "workload", "agent_id", "call_site", "step", "parent_step", "tool", "expected_s", "prompt_tokens", "output_tokens", "pieces", "words", "hidden", "step_graph")
     KIND_FIELD_NUMBER: _ClassVar[int]
     WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +40,10 @@ class WorkflowEvent(_message.Message):
     EXPECTED_S_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PIECES_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_FIELD_NUMBER: _ClassVar[int]
+    STEP_GRAPH_FIELD_NUMBER: _ClassVar[int]
     kind: EventKind
     workflow_id: str
     sequence: int
@@ -52,7 +57,11 @@ class WorkflowEvent(_message.Message):
     expected_s: float
     prompt_tokens: int
     output_tokens: int
-    def __init__(self, kind: _Optional[_Union[EventKind, str]] = ..., workflow_id: _Optional[str] = ..., sequence: _Optional[int] = ..., time_s: _Optional[float] = ..., workload: _Optional[str] = ..., agent_id: _Optional[str] = ..., call_site: _Optional[str] = ..., step: _Optional[int] = ..., parent_step: _Optional[int] = ..., tool: _Optional[str] = ..., expected_s: _Optional[float] = ..., prompt_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ...) -> None: ...
+    pieces: _containers.RepeatedScalarFieldContainer[int]
+    words: _containers.RepeatedScalarFieldContainer[int]
+    hidden: bytes
+    step_graph: _types_pb2.StepGraph
+    def __init__(self, kind: _Optional[_Union[EventKind, str]] = ..., workflow_id: _Optional[str] = ..., sequence: _Optional[int] = ..., time_s: _Optional[float] = ..., workload: _Optional[str] = ..., agent_id: _Optional[str] = ..., call_site: _Optional[str] = ..., step: _Optional[int] = ..., parent_step: _Optional[int] = ..., tool: _Optional[str] = ..., expected_s: _Optional[float] = ..., prompt_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., pieces: _Optional[_Iterable[int]] = ..., words: _Optional[_Iterable[int]] = ..., hidden: _Optional[bytes] = ..., step_graph: _Optional[_Union[_types_pb2.StepGraph, _Mapping]] = ...) -> None: ...
 
 class ReportEventsRequest(_message.Message):
     __slots__ = ("events",)

@@ -43,12 +43,14 @@ class RunStepEvent(_message.Message):
         text: str
         def __init__(self, token_ids: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
     class Finished(_message.Message):
-        __slots__ = ("reason", "usage")
+        __slots__ = ("reason", "usage", "hidden")
         REASON_FIELD_NUMBER: _ClassVar[int]
         USAGE_FIELD_NUMBER: _ClassVar[int]
+        HIDDEN_FIELD_NUMBER: _ClassVar[int]
         reason: _types_pb2.FinishReason
         usage: _types_pb2.Usage
-        def __init__(self, reason: _Optional[_Union[_types_pb2.FinishReason, str]] = ..., usage: _Optional[_Union[_types_pb2.Usage, _Mapping]] = ...) -> None: ...
+        hidden: bytes
+        def __init__(self, reason: _Optional[_Union[_types_pb2.FinishReason, str]] = ..., usage: _Optional[_Union[_types_pb2.Usage, _Mapping]] = ..., hidden: _Optional[bytes] = ...) -> None: ...
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     tokens: RunStepEvent.Tokens
