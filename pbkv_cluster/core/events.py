@@ -12,6 +12,7 @@ class EventKind(StrEnum):
     WORKFLOW_STARTED = "workflow_started"
     STEP_STARTED = "step_started"
     STEP_FINISHED = "step_finished"
+    STEP_PLACED = "step_placed"  # on a worker that has had none of the workflow's steps before
     TOOL_STARTED = "tool_started"
     TOOL_FINISHED = "tool_finished"
     WORKFLOW_ENDED = "workflow_ended"
@@ -38,4 +39,5 @@ class WorkflowEvent:
     pieces: tuple[int, ...] = ()  # STEP_STARTED: what the prompt is made of, see `core/pieces.py`
     words: tuple[int, ...] = ()  # see `core/words.py`: of the task in the first STEP_STARTED, of the output in STEP_FINISHED
     hidden: bytes = b""  # STEP_FINISHED: hidden state at the prompt's end, projected, little-endian float16; empty: not known
+    worker: str = ""  # STEP_PLACED: its id
     graph: StepGraph | None = None  # WORKFLOW_STARTED: what the client declared

@@ -11,7 +11,7 @@ What the two sides agree on, so that no token and no character comes twice or is
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import grpc
@@ -24,6 +24,7 @@ from pbkv_cluster.core.usage import HitMeter, Usage
 from pbkv_cluster.gateway.available import InfiniteCache
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.placement import Placement
+from pbkv_cluster.gateway.sessions import Session
 from pbkv_cluster.gateway.speeds import PrefillSpeed
 from pbkv_cluster.gateway.steps import Step, StepSpec
 from pbkv_cluster.gateway.workers import Key, Worker, WorkerPool
@@ -56,6 +57,7 @@ class Relay:
     decisions: Decisions
     clock: Clock
     retry_limit: int
+    tell_placed: Callable[[Session, str], None]  # that a worker has a first step of a workflow
 
     async def run(self, step: Step, spec: StepSpec) -> AsyncIterator[workflow_pb2.StepEvent]:
         """One Accepted, the output, one Finished; CANCELLED if the workflow ends meanwhile.
@@ -101,8 +103,11 @@ class Relay:
         worker.steps.add(step)
         step.worker = worker
         spec.session.last_worker = worker.id
-        if spec.session.served_by is not None:
-            spec.session.served_by.add(worker.id)
+        served_by = spec.session.served_by
+        if served_by is None or worker.id not in served_by:
+            self.tell_placed(spec.session, worker.id)
+        if served_by is not None:
+            served_by.add(worker.id)
 
     async def _stream(self, step: Step, spec: StepSpec, worker: Worker, began: float) -> AsyncIterator[workflow_pb2.StepEvent]:
         assert step.call is not None

@@ -166,6 +166,7 @@ class Workflows:
         pieces: tuple[int, ...] = (),
         words: tuple[int, ...] = (),
         hidden: bytes = b"",
+        worker: str = "",
         graph: StepGraph | None = None,
     ) -> None:
         """Sends an event of the workflow to the predictor."""
@@ -187,9 +188,15 @@ class Workflows:
                 pieces=pieces,
                 words=words,
                 hidden=hidden,
+                worker=worker,
                 graph=graph,
             )
         )
+
+    def tell_placed(self, session: Session, worker: str) -> None:
+        """Tells the predictor that a worker has a first step of a workflow, unless the workflow has ended."""
+        if not session.ended:
+            self.tell(session, EventKind.STEP_PLACED, worker=worker)
 
     def _resume(self, record: WorkflowRecord) -> Session:
         """Opens a workflow that a gateway before this one had."""

@@ -31,7 +31,7 @@ class ForecastListener:
         """Args:
         predictor: tells where it is.
         thread: the engine's.
-        name: of the worker, for the predictor's logs.
+        name: of the worker: the predictor sends forecasts of the workflows that the gateway has placed there.
         learns: the cache wants the access model too.
         """
         self._predictor = predictor
@@ -69,7 +69,7 @@ class ForecastListener:
     async def _watch(self, address: str) -> None:
         async with connect(address) as channel:
             stub = predictor_pb2_grpc.PredictorServiceStub(channel)
-            request = predictor_pb2.WatchForecastsRequest(subscriber=self._name, access_model=self._learns)
+            request = predictor_pb2.WatchForecastsRequest(subscriber=self._name, access_model=self._learns, placed_only=True)
             async for batch in stub.WatchForecasts(request):
                 if not self._connected:
                     self._connected = True

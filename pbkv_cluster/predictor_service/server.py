@@ -45,7 +45,7 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
     async def WatchForecasts(  # noqa: N802
         self, request: predictor_pb2.WatchForecastsRequest, context: aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[predictor_pb2.ForecastBatch]:
-        subscription = self._service.subscribe(request.subscriber or context.peer())
+        subscription = self._service.subscribe(request.subscriber or context.peer(), request.placed_only)
         if request.access_model:
             self._learner.feed(subscription)
         # Not in a `finally`: the generator of a call that is cancelled while it writes ends only when it is collected.

@@ -40,6 +40,7 @@ class _Open:
     sequence: int  # of the last event
     time: float  # of the last event, as its sender stamped it
     heard_at: float  # on this process's clock
+    workers: frozenset[str] | None  # that have had steps of it; None: not known, it may be any
 
 
 class PredictorService:
@@ -74,7 +75,7 @@ class PredictorService:
         self._max_ended = max_ended
         self._open: OrderedDict[str, _Open] = OrderedDict()  # longest silent first
         self._ended: dict[str, float] = {}  # time of the end, oldest first
-        self._changed: dict[str, None] = {}  # since the last broadcast; those not open any more have ended
+        self._changed: dict[str, frozenset[str] | None] = {}  # since the last broadcast, and the workers to be told
         self._subscriptions: dict[Subscription, None] = {}
         self._wake = asyncio.Event()
         self._failure = ""
@@ -118,11 +119,12 @@ class PredictorService:
         self._check_running()
         return self._forecast(dict.fromkeys(name for name in workflows if name in self._open or name in self._ended))
 
-    def subscribe(self, name: str) -> Subscription:
+    def subscribe(self, name: str, placed_only: bool = False) -> Subscription:
         """A new subscription; its first batch is a snapshot.
 
         Args:
-            name: of the subscriber, for logs.
+            name: of the subscriber: a worker's id, or for logs alone.
+            placed_only: it wants the forecasts of those workflows only that have had a step placed on it.
 
         Raises:
             ResourceExhausted: there are too many.
@@ -134,8 +136,9 @@ class PredictorService:
         subscription = Subscription(
             name,
             self._config.subscriber_queue,
-            lambda: self._forecast(self._open),
+            self._snapshot,
             lambda closed: self._subscriptions.pop(closed, None),
+            placed_only,
         )
         self._subscriptions[subscription] = None
         return subscription
@@ -151,7 +154,10 @@ class PredictorService:
         changed, self._changed = self._changed, {}
         forecasts = self._forecast(changed) if changed and self._subscriptions else []
         for subscription in self._subscriptions:
-            if subscription.offer(forecasts):
+            wanted = forecasts
+            if subscription.placed_only:
+                wanted = [each for each in forecasts if _is_on(subscription.name, changed[each.workflow])]
+            if wanted and subscription.offer(wanted):
                 log.warning("subscriber %r fell behind: it is sent a snapshot", subscription.name)
         self.predictor.learn()
         return len(forecasts)
@@ -186,15 +192,17 @@ class PredictorService:
             if event.kind is not EventKind.WORKFLOW_STARTED or event.time <= state.time:
                 return False
             self.predictor.forget(name)  # its end was lost, and its id is used again
+            state = None
         self.predictor.observe(event)
-        self._changed[name] = None
+        workers = _workers(state, event)
+        self._changed[name] = workers
         if event.kind is EventKind.WORKFLOW_ENDED:
             self._open.pop(name, None)
             self._ended[name] = event.time
             if len(self._ended) > self._max_ended:
                 del self._ended[next(iter(self._ended))]
         else:
-            self._open[name] = _Open(event.sequence, event.time, self._clock.now())
+            self._open[name] = _Open(event.sequence, event.time, self._clock.now(), workers)
             self._open.move_to_end(name)
         return True
 
@@ -204,6 +212,11 @@ class PredictorService:
         name, _ = self._open.popitem(last=False)
         self.predictor.forget(name)
         self._changed.pop(name, None)
+
+    def _snapshot(self, subscription: Subscription) -> list[Forecast]:
+        if not subscription.placed_only:
+            return self._forecast(self._open)
+        return self._forecast([name for name, state in self._open.items() if _is_on(subscription.name, state.workers)])
 
     def _forecast(self, workflows: Collection[str]) -> list[Forecast]:
         self._epoch += 1
@@ -217,6 +230,20 @@ class PredictorService:
             raise Unavailable(self._failure)
 
 
+def _workers(state: _Open | None, event: WorkflowEvent) -> frozenset[str] | None:
+    """The workers that have had steps of a workflow, after one more event. Where one was lost, it may have placed a step."""
+    known: frozenset[str] | None
+    if state is None:
+        known = frozenset() if event.kind is EventKind.WORKFLOW_STARTED else None
+    else:
+        known = state.workers if event.sequence == state.sequence + 1 else None
+    return known | {event.worker} if known is not None and event.kind is EventKind.STEP_PLACED else known
+
+
+def _is_on(worker: str, workers: frozenset[str] | None) -> bool:
+    return workers is None or worker in workers
+
+
 def _check(event: WorkflowEvent) -> None:
     if not event.workflow:
         raise InvalidArgument("events.workflow_id", "must not be empty")
@@ -226,6 +253,7 @@ def _check(event: WorkflowEvent) -> None:
         ("agent_id", event.agent),
         ("call_site", event.call_site),
         ("tool", event.tool),
+        ("worker_id", event.worker),
     ):
         if len(name) > MAX_ID_BYTES or len(name.encode()) > MAX_ID_BYTES:
             raise InvalidArgument(f"events.{field}", f"must have at most {MAX_ID_BYTES} bytes, got {len(name.encode())}")
@@ -235,6 +263,8 @@ def _check(event: WorkflowEvent) -> None:
         raise InvalidArgument("events.time_s", f"must be a finite number of seconds, got {event.time}")
     if event.kind in _STEP_EVENTS and not event.agent:
         raise InvalidArgument("events.agent_id", "must not be empty in a step event")
+    if event.kind is EventKind.STEP_PLACED and not event.worker:
+        raise InvalidArgument("events.worker_id", "must not be empty where a step was placed")
     for field, step in (("step", event.step), ("parent_step", event.parent_step or 0)):
         if not 0 <= step <= _MAX_STEP:
             raise InvalidArgument(f"events.{field}", f"must be from 0 to {_MAX_STEP}, got {step}")

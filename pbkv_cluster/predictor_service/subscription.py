@@ -28,9 +28,22 @@ class Subscription:
     """
 
     def __init__(
-        self, name: str, limit: int, snapshot: Callable[[], list[Forecast]], on_close: Callable[["Subscription"], None]
+        self,
+        name: str,
+        limit: int,
+        snapshot: Callable[["Subscription"], list[Forecast]],
+        on_close: Callable[["Subscription"], None],
+        placed_only: bool = False,
     ) -> None:
+        """Args:
+        name: of the subscriber.
+        limit: forecasts that wait; beyond, it is sent a snapshot.
+        snapshot: makes one.
+        on_close: told when it ends.
+        placed_only: whoever offers forecasts leaves out those of workflows that have nothing on the worker of that name.
+        """
         self.name = name
+        self.placed_only = placed_only
         self._limit = limit
         self._snapshot = snapshot
         self._on_close = on_close
@@ -91,4 +104,4 @@ class Subscription:
         part = self._parts.popleft() if self._parts and not behind else b""
         if not self._parts:
             self._ready.clear()
-        return Batch(self._snapshot() if behind else list(waiting.values()), behind, part)
+        return Batch(self._snapshot(self) if behind else list(waiting.values()), behind, part)

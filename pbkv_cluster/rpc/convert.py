@@ -28,6 +28,7 @@ _KIND_TO_WIRE: dict[EventKind, predictor_pb2.EventKind] = {
     EventKind.WORKFLOW_STARTED: predictor_pb2.EVENT_KIND_WORKFLOW_STARTED,
     EventKind.STEP_STARTED: predictor_pb2.EVENT_KIND_STEP_STARTED,
     EventKind.STEP_FINISHED: predictor_pb2.EVENT_KIND_STEP_FINISHED,
+    EventKind.STEP_PLACED: predictor_pb2.EVENT_KIND_STEP_PLACED,
     EventKind.TOOL_STARTED: predictor_pb2.EVENT_KIND_TOOL_STARTED,
     EventKind.TOOL_FINISHED: predictor_pb2.EVENT_KIND_TOOL_FINISHED,
     EventKind.WORKFLOW_ENDED: predictor_pb2.EVENT_KIND_WORKFLOW_ENDED,
@@ -175,6 +176,7 @@ def event_to_wire(event: WorkflowEvent) -> predictor_pb2.WorkflowEvent:
         pieces=event.pieces,
         words=event.words,
         hidden=event.hidden,
+        worker_id=event.worker,
         step_graph=None if event.graph is None else step_graph_to_wire(event.graph),
     )
 
@@ -209,6 +211,7 @@ def event_from_wire(message: predictor_pb2.WorkflowEvent) -> WorkflowEvent:
         pieces=tuple(message.pieces),
         words=tuple(message.words),
         hidden=message.hidden,
+        worker=message.worker_id,
         graph=graph,
     )
 

@@ -146,6 +146,17 @@ async def test_the_start_of_a_workflow_tells_its_graph() -> None:
         assert (await told(rig, predictor, plain))[EventKind.WORKFLOW_STARTED][0].graph is None
 
 
+async def test_a_worker_is_told_of_once_for_each_workflow() -> None:
+    async with running(ScriptedWorker("w0")) as rig:
+        predictor = await rig.add_predictor()
+        workflow, other = await rig.start_workflow(), await rig.start_workflow()
+        for name in (workflow, workflow, other):
+            await rig.run(name)
+        for name in (workflow, other):
+            events = await told(rig, predictor, name)
+            assert [event.worker for event in events[EventKind.STEP_PLACED]] == ["w0"]
+
+
 async def test_no_text_leaves_the_gateway_with_an_event() -> None:
     secret = "xyzzyplugh"
     async with running(ScriptedWorker("w0")) as rig:

@@ -167,7 +167,7 @@ async def test_a_restarted_gateway_finds_the_workflow_again() -> None:
         predictor = await rig.add_predictor()
         workflow = await rig.start_workflow(workload="research", tenant="acme", lease_s=50.0)
         await rig.run(workflow)
-        await until(lambda: len(predictor.of(workflow)) == 3, "the first step is told")
+        await until(lambda: len(predictor.of(workflow)) == 4, "the first step is told")
         await rig.recorded(workflow, steps=1)
         await rig.restart_gateway()
         opened = await rig.stub.StartWorkflow(workflow_pb2.StartWorkflowRequest(workflow_id=workflow))
@@ -175,7 +175,7 @@ async def test_a_restarted_gateway_finds_the_workflow_again() -> None:
         answer = await rig.run(workflow)
         assert answer.accepted[0].step == 1
         assert {request.tenant for worker in workers for request in worker.requests} == {"acme"}
-        await until(lambda: len(predictor.of(workflow)) == 5, "the second step is told")
+        await until(lambda: len(predictor.of(workflow)) == 7, "the second step is told")
         events = predictor.of(workflow)
         assert [event.sequence for event in events] == sorted(event.sequence for event in events)
         assert {event.workload for event in events} == {"research"}
@@ -199,12 +199,14 @@ async def test_events_of_a_workflow_are_told_in_order_and_repeats_once() -> None
         await rig.end_workflow(workflow)
         await until(lambda: any(event.kind is EventKind.WORKFLOW_ENDED for event in predictor.of(workflow)), "all is told")
         events = predictor.of(workflow)
-        assert [event.sequence for event in events] == list(range(10))
+        assert [event.sequence for event in events] == list(range(11))
         step = [EventKind.STEP_STARTED, EventKind.STEP_FINISHED]
         tools = [EventKind.TOOL_STARTED, EventKind.TOOL_FINISHED]
         assert [event.kind for event in events] == [
             EventKind.WORKFLOW_STARTED,
-            *step,
+            EventKind.STEP_STARTED,
+            EventKind.STEP_PLACED,
+            EventKind.STEP_FINISHED,
             *tools,
             *step,
             *step,
@@ -218,7 +220,7 @@ async def test_events_of_a_workflow_are_told_in_order_and_repeats_once() -> None
             None,
             16,
         )
-        assert (events[2].output_tokens, events[3].tool, events[3].expected_s) == (4, "search", 1.5)
+        assert (events[3].output_tokens, events[4].tool, events[4].expected_s) == (4, "search", 1.5)
         assert [event.parent_step for event in events if event.kind is EventKind.STEP_STARTED] == [None, 0, 0]
 
 
@@ -228,7 +230,7 @@ async def test_without_a_predictor_steps_go_on_and_it_hears_of_them_later() -> N
         await rig.run(workflow)
         assert not (await rig.status()).predictor_reachable
         predictor = await rig.add_predictor()
-        await until(lambda: len(predictor.of(workflow)) == 3, "the events have arrived")
+        await until(lambda: len(predictor.of(workflow)) == 4, "the events have arrived")
         await rig.sees(lambda status: status.predictor_reachable, "it is seen")
         await predictor.server.stop(0)
         await rig.run(workflow)

@@ -65,7 +65,9 @@ async def predict(channel: aio.Channel, *names: str) -> list[Forecast]:
 
 
 async def test_events_go_in_and_forecasts_come_out(channel: aio.Channel) -> None:
-    assert await report(channel, [*events("1", "ab"), *events("2", "ab"), *events("w", "a", ends=False)]) == (10, 0)
+    for number in range(20):
+        assert await report(channel, events(str(number), "ab")) == (4, 0)
+    assert await report(channel, events("w", "a", ends=False)) == (2, 0)
     assert await report(channel, events("1", "ab")) == (0, 4)
     watch = PredictorServiceStub(channel).WatchForecasts(predictor_pb2.WatchForecastsRequest(subscriber="test"), timeout=30)
     batches = aiter(watch)
@@ -100,7 +102,7 @@ async def test_predict(channel: aio.Channel) -> None:
     await report(channel, [*events("1", "ab"), *events("w", "a", ends=False)])
     known, over = await predict(channel, "w", "unheard", "1")
     assert (known.workflow, known.ended, len(known.steps)) == ("w", False, 3)
-    assert sum(known.steps[0].agents.values()) == pytest.approx(1.0, abs=1e-5)
+    assert 0.0 < sum(known.steps[0].agents.values()) <= 1.0 + 1e-5
     assert (over.workflow, over.ended) == ("1", True)
     assert await predict(channel) == []
 

@@ -24,6 +24,10 @@ def event(kind: EventKind, workflow: str = "w", sequence: int = 0, agent: str = 
     return WorkflowEvent(kind, workflow, sequence, stamp, "app", agent or ("a" if kind is STEP else ""))
 
 
+def placed(worker: str, workflow: str = "w", sequence: int = 0) -> WorkflowEvent:
+    return WorkflowEvent(EventKind.STEP_PLACED, workflow, sequence, float(sequence), worker=worker)
+
+
 def workflow(name: str, agents: str, *, ends: bool = True) -> list[WorkflowEvent]:
     events = [event(START, name), *(event(STEP, name, at, agent) for at, agent in enumerate(agents, 1))]
     return [*events, event(END, name, len(events))] if ends else events
@@ -96,10 +100,12 @@ def test_an_id_may_be_used_again() -> None:
 
 def test_an_id_that_is_used_again_starts_from_the_start() -> None:
     service = make()
-    service.report([event(START), event(STEP, sequence=1, agent="a"), event(STEP, sequence=2, agent="b")])
-    for time in (50.0, 60.0, 70.0):
+    for name in ("v", "x", "w"):  # agents that several workflows call are known by their names
+        service.report([event(START, name), event(STEP, name, 1, "a"), event(STEP, name, 2, "z")])
+    for time in (50.0, 60.0, 70.0, 80.0, 90.0, 100.0):
         service.report([event(START, time=time), event(STEP, sequence=1, agent="z", time=time)])
     service.report([event(START, "new")])
+    service.flush()  # learns
     assert service.predict(["new"])[0].steps[0].agents["z"] > 0.5
 
 
@@ -135,6 +141,43 @@ async def test_a_subscriber_gets_a_snapshot_and_then_what_changes() -> None:
     assert names(second) == {"x"}
     assert second.forecasts[0].epoch > first.forecasts[0].epoch
     assert second.forecasts[0].made_at == 1000.0
+
+
+async def test_forecasts_go_to_the_workers_that_hold_the_workflow() -> None:
+    service = make()
+    everyone, near, far = (service.subscribe(name, placed_only=name != "all") for name in ("all", "near", "far"))
+    for subscription in (everyone, near, far):
+        assert names(await take(subscription)) == set()
+    service.report([event(START), event(STEP, sequence=1), placed("near", sequence=2)])
+    service.flush()
+    assert names(await take(everyone)) == names(await take(near)) == {"w"}
+    service.report([placed("far", sequence=3), event(STEP, "other", 1)])
+    service.flush()
+    assert names(await take(near)) == names(await take(far)) == {"w", "other"}, (
+        "where `other` is was not heard: it may be anywhere"
+    )
+    service.report(workflow("x", "a", ends=False))
+    service.flush()
+    assert names(await take(everyone)) == {"w", "other", "x"}
+    service.report([event(END, sequence=4)])
+    service.flush()
+    for subscription in (near, far):
+        batch = await take(subscription)
+        assert [each.ended for each in batch.forecasts] == [True], "and nothing of x, which no worker has yet"
+
+
+async def test_a_worker_is_sent_a_snapshot_of_what_it_holds() -> None:
+    service = make()
+    service.report([event(START, "mine"), placed("worker", "mine", 1), event(START, "theirs"), placed("peer", "theirs", 1)])
+    service.report([event(STEP, "lost", 7)])
+    assert names(await take(service.subscribe("worker", placed_only=True))) == {"mine", "lost"}
+    assert names(await take(service.subscribe("worker"))) == {"mine", "theirs", "lost"}
+
+
+async def test_where_an_event_is_missing_a_step_may_have_been_placed_anywhere() -> None:
+    service = make()
+    service.report([event(START), placed("worker", sequence=1), event(STEP, sequence=3)])
+    assert names(await take(service.subscribe("peer", placed_only=True))) == {"w"}
 
 
 async def test_changes_of_one_interval_travel_together() -> None:
@@ -245,6 +288,8 @@ def test_epochs_grow_across_restarts() -> None:
         (WorkflowEvent(START, "w", 1, 0.0, workload="a" * 257), "events.workload"),
         (WorkflowEvent(STEP, "w", 1, 0.0, agent="a", call_site="é" * 129), "events.call_site"),
         (WorkflowEvent(EventKind.TOOL_STARTED, "w", 1, 0.0, tool="t" * 257), "events.tool"),
+        (WorkflowEvent(EventKind.STEP_PLACED, "w", 1, 0.0), "events.worker_id"),
+        (WorkflowEvent(EventKind.STEP_PLACED, "w", 1, 0.0, worker="w" * 257), "events.worker_id"),
         (WorkflowEvent(STEP, "w", 1, 0.0, agent="a", step=-1), "events.step"),
         (WorkflowEvent(STEP, "w", 1, 0.0, agent="a", step=2**31), "events.step"),
         (WorkflowEvent(STEP, "w", 1, 0.0, agent="a", parent_step=-1), "events.parent_step"),

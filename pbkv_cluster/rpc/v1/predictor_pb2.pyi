@@ -17,6 +17,7 @@ class EventKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVENT_KIND_TOOL_STARTED: _ClassVar[EventKind]
     EVENT_KIND_TOOL_FINISHED: _ClassVar[EventKind]
     EVENT_KIND_WORKFLOW_ENDED: _ClassVar[EventKind]
+    EVENT_KIND_STEP_PLACED: _ClassVar[EventKind]
 EVENT_KIND_UNSPECIFIED: EventKind
 EVENT_KIND_WORKFLOW_STARTED: EventKind
 EVENT_KIND_STEP_STARTED: EventKind
@@ -24,9 +25,10 @@ EVENT_KIND_STEP_FINISHED: EventKind
 EVENT_KIND_TOOL_STARTED: EventKind
 EVENT_KIND_TOOL_FINISHED: EventKind
 EVENT_KIND_WORKFLOW_ENDED: EventKind
+EVENT_KIND_STEP_PLACED: EventKind
 
 class WorkflowEvent(_message.Message):
-    __slots__ = ("kind", "workflow_id", "sequence", "time_s", "workload", "agent_id", "call_site", "step", "parent_step", "tool", "expected_s", "prompt_tokens", "output_tokens", "pieces", "words", "hidden", "step_graph")
+    __slots__ = ("kind", "workflow_id", "sequence", "time_s", "workload", "agent_id", "call_site", "step", "parent_step", "tool", "expected_s", "prompt_tokens", "output_tokens", "pieces", "words", "hidden", "worker_id", "step_graph")
     KIND_FIELD_NUMBER: _ClassVar[int]
     WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -43,6 +45,7 @@ class WorkflowEvent(_message.Message):
     PIECES_FIELD_NUMBER: _ClassVar[int]
     WORDS_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_FIELD_NUMBER: _ClassVar[int]
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     STEP_GRAPH_FIELD_NUMBER: _ClassVar[int]
     kind: EventKind
     workflow_id: str
@@ -60,8 +63,9 @@ class WorkflowEvent(_message.Message):
     pieces: _containers.RepeatedScalarFieldContainer[int]
     words: _containers.RepeatedScalarFieldContainer[int]
     hidden: bytes
+    worker_id: str
     step_graph: _types_pb2.StepGraph
-    def __init__(self, kind: _Optional[_Union[EventKind, str]] = ..., workflow_id: _Optional[str] = ..., sequence: _Optional[int] = ..., time_s: _Optional[float] = ..., workload: _Optional[str] = ..., agent_id: _Optional[str] = ..., call_site: _Optional[str] = ..., step: _Optional[int] = ..., parent_step: _Optional[int] = ..., tool: _Optional[str] = ..., expected_s: _Optional[float] = ..., prompt_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., pieces: _Optional[_Iterable[int]] = ..., words: _Optional[_Iterable[int]] = ..., hidden: _Optional[bytes] = ..., step_graph: _Optional[_Union[_types_pb2.StepGraph, _Mapping]] = ...) -> None: ...
+    def __init__(self, kind: _Optional[_Union[EventKind, str]] = ..., workflow_id: _Optional[str] = ..., sequence: _Optional[int] = ..., time_s: _Optional[float] = ..., workload: _Optional[str] = ..., agent_id: _Optional[str] = ..., call_site: _Optional[str] = ..., step: _Optional[int] = ..., parent_step: _Optional[int] = ..., tool: _Optional[str] = ..., expected_s: _Optional[float] = ..., prompt_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., pieces: _Optional[_Iterable[int]] = ..., words: _Optional[_Iterable[int]] = ..., hidden: _Optional[bytes] = ..., worker_id: _Optional[str] = ..., step_graph: _Optional[_Union[_types_pb2.StepGraph, _Mapping]] = ...) -> None: ...
 
 class ReportEventsRequest(_message.Message):
     __slots__ = ("events",)
@@ -78,12 +82,14 @@ class ReportEventsResponse(_message.Message):
     def __init__(self, accepted: _Optional[int] = ..., ignored: _Optional[int] = ...) -> None: ...
 
 class WatchForecastsRequest(_message.Message):
-    __slots__ = ("subscriber", "access_model")
+    __slots__ = ("subscriber", "access_model", "placed_only")
     SUBSCRIBER_FIELD_NUMBER: _ClassVar[int]
     ACCESS_MODEL_FIELD_NUMBER: _ClassVar[int]
+    PLACED_ONLY_FIELD_NUMBER: _ClassVar[int]
     subscriber: str
     access_model: bool
-    def __init__(self, subscriber: _Optional[str] = ..., access_model: _Optional[bool] = ...) -> None: ...
+    placed_only: bool
+    def __init__(self, subscriber: _Optional[str] = ..., access_model: _Optional[bool] = ..., placed_only: _Optional[bool] = ...) -> None: ...
 
 class PredictRequest(_message.Message):
     __slots__ = ("workflow_ids",)
