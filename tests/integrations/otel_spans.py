@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from grpc import aio
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
@@ -66,6 +68,14 @@ def otlp(
 def request(spans: Sequence[OtlpSpan], service: Any = "shop") -> ExportTraceServiceRequest:
     resource = Resource(attributes=pairs({"service.name": service}))
     return ExportTraceServiceRequest(resource_spans=[ResourceSpans(resource=resource, scope_spans=[ScopeSpans(spans=spans)])])
+
+
+async def export(address: str, *spans: OtlpSpan) -> ExportTraceServiceResponse:
+    """Sends spans to a receiver over gRPC."""
+    make_stub: Any = trace_service_pb2_grpc.TraceServiceStub  # the generated code has no types
+    async with aio.insecure_channel(address) as channel:
+        response: ExportTraceServiceResponse = await make_stub(channel).Export(request(spans), timeout=20)
+        return response
 
 
 def read(*spans: OtlpSpan, service: Any = "shop") -> tuple[list[Span], Problems]:

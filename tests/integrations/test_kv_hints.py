@@ -1,6 +1,8 @@
 """KV hints: what they say of a forecast, and that what is written can be read."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -57,6 +59,14 @@ def test_prefetch_is_conservative() -> None:
     kinds = [action.action_type for action in HintMaker(prefetch_probability=0.61).envelope(FORECAST).actions]
     assert kinds == ["retain"]
     assert len(HintMaker().envelope(Forecast("w", 1, 0.0, ())).actions) == 1
+
+
+def test_the_example_of_the_documents() -> None:
+    steps = (StepForecast({"writer": 0.8, "planner": 0.2}, 0.9), StepForecast({"planner": 1.0}, 0.6))
+    forecast = Forecast("trip-17", 1764000000000001, 1764000000.5, steps, predictability=0.75, step=3)
+    text = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text()
+    (example,) = re.findall(r"<!-- example -->\n```json\n(.*?)```", text, re.DOTALL)
+    assert from_json(example) == HintMaker().envelope(forecast)
 
 
 names = st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable())

@@ -27,7 +27,7 @@ class Bench:
     """A collector, its clock, and all that it has told."""
 
     def __init__(self, **limits: int) -> None:
-        config = OtelConfig(reorder_s=REORDER_S, parent_wait_s=PARENT_S, silence_s=SILENCE_S, **limits)  # type: ignore[arg-type]
+        config = OtelConfig(reorder_s=REORDER_S, parent_wait_s=PARENT_S, silence_s=SILENCE_S, **limits)
         self.clock = ManualClock(1e6)
         self.collector = SpanCollector(config, self.clock)
         self.events: list[WorkflowEvent] = []
