@@ -7,9 +7,7 @@ import typer
 from pbkv_cluster.cli.options import Assignments, ConfigFile, GpuBlocks, Model, Policy, Workers, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pbkv_cluster.cluster.site import Member, Site
+    from pbkv_cluster.cluster.site import MakeMember
     from pbkv_cluster.core.config import Config
 
 
@@ -60,7 +58,7 @@ def serve(
 _OTEL = "otel"
 
 
-def _edges(config: "Config") -> "dict[str, Callable[[Site], Member]]":
+def _edges(config: "Config") -> "dict[str, MakeMember]":
     """The members of a cluster that only this layer knows."""
     if not config.otel.enabled:
         return {}

@@ -10,14 +10,14 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from pbkv_cluster.cluster.members import GatewayMember, HostStoreMember, PredictorMember, WorkerMember
-from pbkv_cluster.cluster.site import Member, Site
+from pbkv_cluster.cluster.site import MakeMember, Site
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import StartupError, Unavailable
 from pbkv_cluster.predictor_service.base import PREDICTORS
@@ -25,8 +25,6 @@ from pbkv_cluster.store.cluster_index import Directory, RedisServer, ServiceReco
 from pbkv_cluster.store.policies.base import make_policy
 
 log = logging.getLogger(__name__)
-
-MakeMember = Callable[[Site], Member]
 
 _LOOPBACK = "127.0.0.1"
 _OBJECT_STORE_BYTES = 80 << 20  # Ray's least: nothing of ours goes through it

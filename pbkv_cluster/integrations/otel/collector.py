@@ -11,6 +11,7 @@ from pbkv_cluster.integrations.otel.ancestry import Ancestry
 from pbkv_cluster.integrations.otel.spans import Span
 from pbkv_cluster.integrations.otel.workflow import Workflow
 
+_SWEEP_S = 1.0  # between two looks for workflows that are silent
 _REMEMBERED = 65_536  # workflows that have ended, and traces of conversations
 
 
@@ -32,6 +33,8 @@ class SpanCollector:
         self._clock = clock
         self._ancestry = Ancestry(config.max_spans)
         self._workflows: OrderedDict[str, Workflow] = OrderedDict()  # longest silent first
+        self._busy: dict[str, None] = {}  # those of which spans wait
+        self._sweep_at = 0.0
         self._traces: OrderedDict[str, str] = OrderedDict()  # the workflow of each trace that has one
         self._ended: OrderedDict[str, int] = OrderedDict()  # when workflows ended that are not kept any more, ns
         self.counts: Counter[Reason] = Counter()
@@ -60,21 +63,35 @@ class SpanCollector:
             return ""
         workflow.add(span, self._clock.now())
         self._workflows.move_to_end(name)
+        if workflow.waiting:
+            self._busy[name] = None
         return ""
 
     def release(self) -> Iterator[WorkflowEvent]:
         """The events whose time has come; and the ends of workflows that are silent, or too many."""
         now = self._clock.now()
-        for name, workflow in list(self._workflows.items()):
+        for name in list(self._busy):
+            workflow = self._workflows[name]
             yield from workflow.release(now)
-            if not workflow.waiting and not workflow.open and (workflow.ended_ns or self._silent(workflow, now)):
-                self._remove(name)
-            elif self._silent(workflow, now):
-                self.counts[Reason.WORKFLOW_SILENT] += 1
-                yield from self._close(name)
+            if not workflow.waiting:
+                del self._busy[name]
+                if workflow.ended_ns and not workflow.open:
+                    self._remove(name)
+        if now >= self._sweep_at:
+            self._sweep_at = now + _SWEEP_S
+            yield from self._sweep(now)
         while len(self._workflows) > self._config.max_workflows:
             self.counts[Reason.WORKFLOW_DROPPED] += 1
             yield from self._close(next(iter(self._workflows)))
+
+    def _sweep(self, now: float) -> Iterator[WorkflowEvent]:
+        """Ends what is silent. A trace in which no model was called yet is most likely of something else, and goes sooner."""
+        for name, workflow in list(self._workflows.items()):
+            active = workflow.open or workflow.waiting
+            if now - workflow.heard_at >= (self._config.silence_s if active else self._config.parent_wait_s):
+                if active:
+                    self.counts[Reason.WORKFLOW_SILENT] += 1
+                yield from self._close(name)
 
     def _name(self, span: Span) -> str:
         """The workflow of a span. A trace that was told under its own name keeps it, whatever conversation shows up later."""
@@ -89,6 +106,7 @@ class SpanCollector:
             if alone is not None and not alone.open and conversation != span.trace:
                 self._remove(span.trace)
                 (self._workflows.get(conversation) or self._open(conversation)).adopt(alone)
+                self._busy[conversation] = None
         if bound == span.trace:
             return bound
         return conversation or bound or span.trace
@@ -100,17 +118,13 @@ class SpanCollector:
         self._workflows[name] = workflow
         return workflow
 
-    def _silent(self, workflow: Workflow, now: float) -> bool:
-        # A trace in which no model was called yet is most likely of something else.
-        patience_s = self._config.silence_s if workflow.open or workflow.waiting else self._config.parent_wait_s
-        return now - workflow.heard_at >= patience_s
-
     def _close(self, name: str) -> Iterator[WorkflowEvent]:
         yield from self._workflows[name].close()
         self._remove(name)
 
     def _remove(self, name: str) -> None:
         ended_ns = self._workflows.pop(name).ended_ns
+        self._busy.pop(name, None)
         if ended_ns:
             self._ended[name] = ended_ns
             if len(self._ended) > _REMEMBERED:

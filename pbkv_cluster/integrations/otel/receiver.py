@@ -15,7 +15,7 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import OtelConfig
 from pbkv_cluster.gateway.decisions import Decisions
 from pbkv_cluster.gateway.events import EventFeed, Services
-from pbkv_cluster.integrations.otel.collector import SpanCollector
+from pbkv_cluster.integrations.otel.collector import Reason, SpanCollector
 from pbkv_cluster.integrations.otel.otlp_http import OtlpHttpServer
 from pbkv_cluster.integrations.otel.spans import Problems, read_spans
 from pbkv_cluster.rpc.server import RpcServer
@@ -23,6 +23,7 @@ from pbkv_cluster.rpc.server import RpcServer
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.1
+_REPORT_S = 60.0
 
 
 class _TraceServicer(trace_service_pb2_grpc.TraceServiceServicer):
@@ -47,6 +48,7 @@ class OtelReceiver:
         clock: for the waits.
         """
         self._config = config
+        self._clock = clock
         self.collector = SpanCollector(config, clock)
         self.decisions: Decisions = Counter()  # of the way to the predictor
         self._feed = EventFeed(predictor, self.decisions)
@@ -102,7 +104,17 @@ class OtelReceiver:
             await part
 
     async def _release(self) -> None:
+        reported, report_at = self._lost(), self._clock.now() + _REPORT_S
         while True:
             for event in self.collector.release():
                 self._feed.put(event)
+            if self._clock.now() >= report_at:
+                if (lost := self._lost()) != reported:
+                    log.warning("not all that was heard is told, in all so far: %s", lost)
+                reported, report_at = lost, self._clock.now() + _REPORT_S
             await asyncio.sleep(_TICK_S)
+
+    def _lost(self) -> str:
+        counts = self.collector.counts
+        losses = (Reason.SPAN_LATE, Reason.SPAN_REFUSED, Reason.WORKFLOW_DROPPED)
+        return ", ".join(f"{name} {count}" for name, count in [*((r, counts[r]) for r in losses), *self.decisions.items()])
