@@ -71,5 +71,5 @@ $(stamp): pyproject.toml constraints.txt
 	@echo 'Installing $(TORCH)'
 	@$(pip) install --quiet -c $(VENV)/.constraints '$(TORCH)'
 	@echo 'Installing what pyproject.toml and constraints.txt name'
-	@$(pip) install --quiet -c $(VENV)/.constraints -e '.[dev]'
+	@$(pip) install --quiet -c $(VENV)/.constraints -e '.[dev,otel]'
 	@touch $(stamp)

@@ -10,6 +10,8 @@ from pbkv_cluster import __version__
 from pbkv_cluster.cli.calibrate import calibrate
 from pbkv_cluster.cli.config import config_app
 from pbkv_cluster.cli.demo import demo
+from pbkv_cluster.cli.hints import hints
+from pbkv_cluster.cli.otel import otel
 from pbkv_cluster.cli.replay import replay
 from pbkv_cluster.cli.serve import serve
 from pbkv_cluster.cli.simulate import simulate
@@ -29,7 +31,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, submit, status, replay, demo, simulate, tune, train, calibrate):
+for command in (serve, submit, status, replay, demo, simulate, tune, train, calibrate, otel, hints):
     app.command()(command)
 app.add_typer(config_app)
 

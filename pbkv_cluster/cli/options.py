@@ -33,6 +33,13 @@ GpuBlocks = Annotated[
     int | None, typer.Option(help="Blocks of 16 tokens in a worker's GPU pool (engine.gpu_blocks).", show_default=False)
 ]
 
+PredictorAddress = Annotated[
+    str, typer.Option("--predictor", metavar="HOST:PORT", help="Predictor; by default it is looked up in Redis.")
+]
+RedisUrl = Annotated[
+    str | None, typer.Option("--redis", metavar="URL", help="Redis of a running cluster (redis.url).", show_default=False)
+]
+
 
 def load_settings(file: Path | None, assignments: Sequence[str] | None, flags: Mapping[str, Any]) -> "Settings":
     """The configuration from its file, the environment and the flags of a command.
@@ -83,3 +90,11 @@ def check_policies(names: Sequence[str]) -> None:
 
     for name in names:
         POLICIES.get(name)
+
+
+def check_predictor(address: str, redis_url: str) -> None:
+    """Raises:
+    InvalidArgument: neither tells where the predictor is.
+    """
+    if not address and not redis_url:
+        raise InvalidArgument("--predictor", "is missing; give it, or --redis (redis.url) of a running cluster")

@@ -1,10 +1,14 @@
 """`pbkv serve`: starts a cluster and keeps it up."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pbkv_cluster.cli.options import Assignments, ConfigFile, GpuBlocks, Model, Policy, Workers, load_settings
+
+if TYPE_CHECKING:
+    from pbkv_cluster.cluster.site import MakeMember
+    from pbkv_cluster.core.config import Config
 
 
 def serve(
@@ -38,11 +42,26 @@ def serve(
     from pbkv_cluster.cluster.local import LocalCluster
 
     typer.echo("starting the cluster; Ctrl-C stops it", err=True)
-    with LocalCluster(settings.config) as cluster:
+    with LocalCluster(settings.config, _edges(settings.config)) as cluster:
         typer.echo(f"gateway    {cluster.gateway_address}")
+        typer.echo(f"redis      {cluster.redis_url}")
+        if _OTEL in cluster.addresses:
+            typer.echo(f"spans      {cluster.addresses[_OTEL]} (OTLP over gRPC)")
         if cluster.dashboard_url:
             typer.echo(f"dashboard  {cluster.dashboard_url}")
         typer.echo(f'try        pbkv submit --endpoint {cluster.gateway_address} --agent writer "Once upon a time"')
         typer.echo(f"           pbkv status --endpoint {cluster.gateway_address}")
         cluster.wait()
         typer.echo("stopping", err=True)
+
+
+_OTEL = "otel"
+
+
+def _edges(config: "Config") -> "dict[str, MakeMember]":
+    """The members of a cluster that only this layer knows."""
+    if not config.otel.enabled:
+        return {}
+    from pbkv_cluster.integrations.otel.member import OtelMember
+
+    return {_OTEL: OtelMember}

@@ -6,14 +6,13 @@ A member starts as its actor is made, so one that Ray restarts serves again with
 import logging
 import os
 import time
-from collections.abc import Callable
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pbkv_cluster.cluster.member_thread import MemberThread
-from pbkv_cluster.cluster.site import Member, Site
+from pbkv_cluster.cluster.site import MakeMember, Site
 from pbkv_cluster.core.errors import PbkvError
 
 log = logging.getLogger(__name__)
@@ -21,8 +20,6 @@ log = logging.getLogger(__name__)
 _FAILED = 70  # exit status of a process whose member failed
 _RESTART_PAUSE_S = 1.0
 _STOP_S = 15.0
-
-MakeMember = Callable[[Site], Member]
 
 
 class MemberActor:

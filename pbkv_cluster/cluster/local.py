@@ -10,13 +10,14 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from pbkv_cluster.cluster.members import GatewayMember, HostStoreMember, PredictorMember, WorkerMember
-from pbkv_cluster.cluster.site import Site
+from pbkv_cluster.cluster.site import MakeMember, Site
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import StartupError, Unavailable
 from pbkv_cluster.predictor_service.base import PREDICTORS
@@ -34,13 +35,19 @@ _HEALTH_S = 2.0
 class LocalCluster:
     """Starts Redis, Ray and every member; leaving the context ends all that it started."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, edges: Mapping[str, MakeMember] | None = None) -> None:
+        """Args:
+        config: of the cluster.
+        edges: further members by name, which this layer does not know; they run on this node.
+        """
         self._config = config
+        self._edges = dict(edges or {})
         self._stack = ExitStack()
         self._actors: dict[str, Any] = {}
         self._interrupted = threading.Event()
         self.name = config.cluster.name
         self.gateway_address = ""
+        self.addresses: dict[str, str] = {}  # of all members, by name
         self.redis_url = ""
         self.dashboard_url = ""  # of Ray, where it has one
 
@@ -155,9 +162,11 @@ class LocalCluster:
         for number in range(self._config.cluster.workers):
             name = f"worker-{number}"
             self._actors[name] = launch(name, functools.partial(WorkerMember, worker_id=name), site, gpus=gpus)
+        for name, make in self._edges.items():
+            self._actors[name] = launch(name, make, site, node_id=here)
         self._actors[_GATEWAY] = launch(_GATEWAY, GatewayMember, site, node_id=here)
-        addresses = self._await_ready()
-        self.gateway_address = addresses[_GATEWAY]
+        self.addresses = self._await_ready()
+        self.gateway_address = self.addresses[_GATEWAY]
 
     def _check_alone(self) -> None:
         """Two clusters of one name in one Redis would take each other's workers for their own.

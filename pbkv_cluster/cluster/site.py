@@ -1,5 +1,6 @@
 """What every member of a cluster is told when it starts, and how it finds the others."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +37,9 @@ class Member(Protocol):
     async def stop(self) -> None:
         """Ends whatever `start` began, also if it got only half-way."""
         ...
+
+
+MakeMember = Callable[[Site], Member]
 
 
 class Index:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import grpc
 from grpc import aio
@@ -15,7 +15,7 @@ from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc
-from pbkv_cluster.store.cluster_index import Directory
+from pbkv_cluster.store.cluster_index import ServiceRecord
 
 if TYPE_CHECKING:
     from pbkv_cluster.rpc.v1.predictor_pb2_grpc import PredictorServiceAsyncStub
@@ -33,10 +33,20 @@ _RETRY_S = 0.25
 _AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 
 
+class Services(Protocol):
+    """Tells where a service is, as the cluster's directory does."""
+
+    async def service(self, name: str) -> ServiceRecord | None:
+        """Raises:
+        Unavailable: it cannot be found out now.
+        """
+        ...
+
+
 class EventFeed:
     """A bounded queue of events, drained by one task, in order."""
 
-    def __init__(self, directory: Directory, decisions: Decisions, capacity: int = CAPACITY) -> None:
+    def __init__(self, directory: Services, decisions: Decisions, capacity: int = CAPACITY) -> None:
         self._directory = directory
         self._decisions = decisions
         self._capacity = capacity

@@ -1,7 +1,8 @@
 """A cluster without Ray for commands that start one: a recording gateway, and the configuration that was asked for."""
 
+from collections.abc import Mapping
 from types import ModuleType, TracebackType
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import PbkvError
@@ -15,8 +16,10 @@ class StandInCluster:
     failures: ClassVar[dict[tuple[str, str], PbkvError]] = {}  # of every gateway
     running: ClassVar[int] = 0
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, edges: Mapping[str, Any] | None = None) -> None:
         self.config = config
+        self.edges = dict(edges or {})
+        self.addresses = dict.fromkeys(self.edges, "127.0.0.1:3")
         self.gateway = RecordingGateway()
         self.gateway.failures.update(self.failures)
         self.gateway_address = ""

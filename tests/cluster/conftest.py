@@ -11,6 +11,7 @@ import pytest
 from pbkv_cluster.cluster.local import LocalCluster
 from pbkv_cluster.core.config import load
 from pbkv_cluster.gpu_worker.random_model import build
+from pbkv_cluster.integrations.otel.member import OtelMember
 from tests.polling import wait_for
 
 MARK = "PROCESSES_OF_TEST"
@@ -46,8 +47,11 @@ def cluster(small_model: Path) -> Iterator[LocalCluster]:
         "engine.allow_forced_output": True,
         "gateway.port": 0,
         "redis.lease_s": 3.0,
+        "otel.port": 0,
+        "otel.http_port": 0,
+        "otel.reorder_s": 0.1,
     }
-    with LocalCluster(load(flags=flags).config) as running:
+    with LocalCluster(load(flags=flags).config, {"otel": OtelMember}) as running:
         yield running
 
 

@@ -9,6 +9,7 @@ from pbkv_cluster.core.config.tree import (
     GatewayConfig,
     HostStoreConfig,
     ModelConfig,
+    OtelConfig,
     PredictorConfig,
     RedisConfig,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "HostStoreConfig",
     "ModelConfig",
     "Origin",
+    "OtelConfig",
     "PredictorConfig",
     "RedisConfig",
     "Settings",

@@ -151,6 +151,24 @@ class HostStoreConfig(_Section):
     lease_s: float = Field(30.0, gt=0, description="silence after which a worker's host memory is given to others")
 
 
+class OtelConfig(_Section):
+    """Workflow events from OpenTelemetry spans, for applications that are not clients of the gateway."""
+
+    enabled: bool = Field(False, description="receive spans (OTLP) and tell the predictor what happens in their workflows")
+    port: int = Field(4317, ge=0, le=65535, description="of OTLP over gRPC; 0 takes a free one")
+    http_port: int = Field(4318, ge=-1, le=65535, description="of OTLP over HTTP; 0 takes a free one, -1: none")
+    reorder_s: float = Field(
+        2.0, ge=0, description="seconds that a span waits for earlier ones; more than senders differ in how long they batch"
+    )
+    parent_wait_s: float = Field(
+        10.0, ge=0, description="seconds that a model call without an agent's name waits for the span around it that has one"
+    )
+    silence_s: float = Field(600.0, gt=0, description="silence after which a workflow is ended")
+    max_workflows: int = Field(10_000, ge=1, description="workflows followed; beyond, the one that was silent longest is ended")
+    max_spans: int = Field(200_000, ge=1, description="spans remembered, to know duplicates and who called whom")
+    max_waiting_spans: int = Field(4096, ge=1, description="spans of one workflow that wait; beyond, they are refused")
+
+
 class Config(_Section):
     """Everything that can be set."""
 
@@ -162,3 +180,4 @@ class Config(_Section):
     gateway: GatewayConfig = GatewayConfig()
     redis: RedisConfig = RedisConfig()
     host_store: HostStoreConfig = HostStoreConfig()
+    otel: OtelConfig = OtelConfig()

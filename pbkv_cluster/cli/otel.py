@@ -1,0 +1,64 @@
+"""`pbkv otel`: takes the OpenTelemetry spans of agent applications, beside a cluster that runs already."""
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pbkv_cluster.cli.options import Assignments, ConfigFile, PredictorAddress, RedisUrl, check_predictor, load_settings
+
+if TYPE_CHECKING:
+    from pbkv_cluster.core.config import Config
+
+_LOOPBACK = "127.0.0.1"
+
+
+def otel(
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    predictor: PredictorAddress = "",
+    redis: RedisUrl = None,
+    port: Annotated[
+        int | None, typer.Option(help="Of OTLP over gRPC; 0 takes a free one (otel.port).", show_default=False)
+    ] = None,
+    http_port: Annotated[
+        int | None,
+        typer.Option(help="Of OTLP over HTTP; 0 takes a free one, -1: none (otel.http_port).", show_default=False),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind (cluster.host).", show_default=False)] = None,
+) -> None:
+    """Turn OpenTelemetry spans of agents into workflow events for the predictor, until Ctrl-C.
+
+    `pbkv serve` does the same in a cluster whose configuration has otel.enabled.
+    """
+    flags = {"redis.url": redis, "otel.port": port, "otel.http_port": http_port, "cluster.host": host}
+    settings = load_settings(config, assignments, flags)
+    check_predictor(predictor, settings.config.redis.url)
+    asyncio.run(_serve(settings.config, predictor))
+
+
+async def _serve(config: "Config", address: str) -> None:
+    from pbkv_cluster.core.background import cancel
+    from pbkv_cluster.core.clock import SystemClock
+    from pbkv_cluster.integrations.otel.member import make_receiver
+    from pbkv_cluster.integrations.predictor import find_predictor
+
+    interrupted = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
+    async with find_predictor(address, config) as predictor:
+        receiver = make_receiver(config.otel, predictor, SystemClock())
+        try:
+            served = await receiver.start(config.cluster.host or _LOOPBACK)
+            typer.echo(f"spans  {served} (OTLP over gRPC)")
+            if receiver.http_address:
+                typer.echo(f"       http://{receiver.http_address}/v1/traces (OTLP over HTTP)")
+            parts: list[asyncio.Task[Any]] = [asyncio.create_task(receiver.wait()), asyncio.create_task(interrupted.wait())]
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            await cancel(*parts)
+            for part in done:
+                part.result()
+            typer.echo("stopping", err=True)
+        finally:
+            await receiver.stop()

@@ -1,0 +1,200 @@
+"""Forecasts as KV hints: envelopes of actions, for whoever places requests and keeps KV elsewhere.
+
+A hint rests on what a forecast knows: which agents a workflow calls next, and whether it goes on. The predictor never sees
+prompts or blocks, so nothing here names block hashes: whoever receives a hint applies it to what it holds for that workflow,
+which is the session in these messages.
+
+    retain    a signal: how likely the session's KV is wanted again, and by which agents. Keep what scores higher.
+    prefetch  a command: this agent most likely comes next; bring its KV back while there is room.
+    demote    a signal: the session has ended; its KV can go first.
+
+Only a trusted orchestrator may attach hints to requests; what a client sends is none.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgpack
+
+from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.forecast import Forecast
+
+PROTOCOL_VERSION = "0.1"
+ACTION_VERSION = "1.0"
+RETAIN, PREFETCH, DEMOTE = "retain", "prefetch", "demote"
+
+_DIGITS = 6  # of probabilities: they come as 32-bit floats
+
+
+@dataclass(frozen=True, slots=True)
+class KvHintAction:
+    """One hint. Its id is its own for good: one that comes twice is the same."""
+
+    action_id: str
+    action_type: str
+    action_version: str
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class KvHintsEnvelope:
+    """The hints that travel together: those of one forecast."""
+
+    protocol_version: str
+    message_id: str
+    actions: tuple[KvHintAction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HintMaker:
+    """Makes envelopes from forecasts."""
+
+    gamma: float = 0.7  # discount of each further step
+    half_life_s: float = 60.0  # age at which a forecast counts half, and its hints expire
+    prefetch_probability: float = 0.5  # that an agent comes next, below which nothing is prefetched for it
+
+    def __post_init__(self) -> None:
+        """Raises:
+        InvalidArgument: a value is out of its range.
+        """
+        if not 0 < self.gamma <= 1:
+            raise InvalidArgument("gamma", f"must be above 0 and at most 1, got {self.gamma}")
+        if not (self.half_life_s > 0 and math.isfinite(self.half_life_s)):
+            raise InvalidArgument("half_life_s", f"must be a positive number of seconds, got {self.half_life_s}")
+        if not 0 < self.prefetch_probability <= 1:
+            raise InvalidArgument("prefetch_probability", f"must be above 0 and at most 1, got {self.prefetch_probability}")
+
+    def envelope(self, forecast: Forecast) -> KvHintsEnvelope:
+        """The hints of one forecast."""
+        if forecast.ended:
+            actions = [(DEMOTE, {"kind": "signal", "priority": 0.0, "reason": "session_ended"})]
+        else:
+            actions = [(RETAIN, self._retain(forecast)), *((PREFETCH, hint) for hint in self._prefetches(forecast))]
+        about = self._about(forecast)
+        # Epochs of one workflow never repeat, so these ids do not either.
+        return KvHintsEnvelope(
+            PROTOCOL_VERSION,
+            f"{forecast.epoch}:{forecast.workflow}",
+            tuple(
+                KvHintAction(f"{forecast.epoch}.{number}:{forecast.workflow}", kind, ACTION_VERSION, about | payload)
+                for number, (kind, payload) in enumerate(actions)
+            ),
+        )
+
+    def _about(self, forecast: Forecast) -> dict[str, Any]:
+        about: dict[str, Any] = {"session_id": forecast.workflow, "epoch": forecast.epoch, "made_at_s": forecast.made_at}
+        if not forecast.ended:
+            about |= {"ttl_s": self.half_life_s, "expires_at_s": forecast.made_at + self.half_life_s}
+        return about
+
+    def _retain(self, forecast: Forecast) -> dict[str, Any]:
+        total, reached, agents, discount = 0.0, 0.0, dict[str, float](), 1.0
+        for step in forecast.steps:
+            total += discount
+            reached += discount * step.survival
+            for agent, probability in step.agents.items():
+                agents[agent] = agents.get(agent, 0.0) + discount * step.survival * probability
+            discount *= self.gamma
+        ranked = sorted(agents.items(), key=lambda item: (-item[1], item[0]))
+        payload: dict[str, Any] = {
+            "kind": "signal",
+            "priority": _share(reached, total),
+            "reuse": {agent: _share(score, total) for agent, score in ranked},
+            "steps": [
+                {"survival": _rounded(step.survival), "agents": {agent: _rounded(p) for agent, p in step.agents.items()}}
+                for step in forecast.steps
+            ],
+            "predictability": _rounded(forecast.predictability),
+        }
+        if forecast.step >= 0:
+            payload["after_step"] = forecast.step
+        return payload
+
+    def _prefetches(self, forecast: Forecast) -> list[dict[str, Any]]:
+        if not forecast.steps:
+            return []
+        first = forecast.steps[0]
+        likely = [(agent, first.survival * probability) for agent, probability in first.agents.items()]
+        return [
+            {"kind": "command", "agent": agent, "probability": _rounded(probability)}
+            for agent, probability in sorted(likely, key=lambda item: (-item[1], item[0]))
+            if probability >= self.prefetch_probability
+        ]
+
+
+def to_json(envelope: KvHintsEnvelope) -> str:
+    """One line."""
+    return json.dumps(asdict(envelope), ensure_ascii=False, allow_nan=False)
+
+
+def to_msgpack(envelope: KvHintsEnvelope) -> bytes:
+    """A map with the names of the fields. Several in a row can be told apart without anything between them."""
+    packed: bytes = msgpack.packb(asdict(envelope))
+    return packed
+
+
+def from_json(data: str | bytes) -> KvHintsEnvelope:
+    """Raises:
+    InvalidArgument: it is no envelope of this version; names the field.
+    """
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument("envelope", f"is not JSON: {error}") from error
+    return _envelope(value)
+
+
+def from_msgpack(data: bytes) -> KvHintsEnvelope:
+    """Raises:
+    InvalidArgument: it is no envelope of this version; names the field.
+    """
+    try:
+        value = msgpack.unpackb(data)
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+        raise InvalidArgument("envelope", f"is not MessagePack: {error or type(error).__name__}") from error
+    return _envelope(value)
+
+
+def _envelope(value: Any) -> KvHintsEnvelope:
+    envelope = _mapping(value, "envelope")
+    version = _text(envelope, "protocol_version", "protocol_version")
+    if version != PROTOCOL_VERSION:
+        raise InvalidArgument("protocol_version", f"must be {PROTOCOL_VERSION!r}, got {version!r}")
+    actions = envelope.get("actions")
+    if not isinstance(actions, list):
+        raise InvalidArgument("actions", f"must be a list, got {type(actions).__name__}")
+    return KvHintsEnvelope(
+        version,
+        _text(envelope, "message_id", "message_id"),
+        tuple(_action(action, f"actions[{number}]") for number, action in enumerate(actions)),
+    )
+
+
+def _action(value: Any, field: str) -> KvHintAction:
+    action = _mapping(value, field)
+    named = {name: _text(action, name, f"{field}.{name}") for name in ("action_id", "action_type", "action_version")}
+    return KvHintAction(**named, payload=_mapping(action.get("payload"), f"{field}.payload"))
+
+
+def _mapping(value: Any, field: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise InvalidArgument(field, f"must be a map with names for keys, got {type(value).__name__}")
+    return value
+
+
+def _text(values: Mapping[str, Any], name: str, field: str) -> str:
+    text = values.get(name)
+    if not isinstance(text, str) or not text:
+        raise InvalidArgument(field, "must be a string that is not empty")
+    return text
+
+
+def _share(part: float, whole: float) -> float:
+    return _rounded(part / whole) if whole else 0.0
+
+
+def _rounded(probability: float) -> float:
+    return round(probability, _DIGITS)

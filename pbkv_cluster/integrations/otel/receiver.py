@@ -1,0 +1,120 @@
+"""An OTLP receiver: spans over gRPC and HTTP in, workflow events to the predictor out."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable
+from typing import Any
+
+from grpc import aio
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
+
+from pbkv_cluster.core.background import Background
+from pbkv_cluster.core.clock import Clock
+from pbkv_cluster.core.config import OtelConfig
+from pbkv_cluster.gateway.decisions import Decisions
+from pbkv_cluster.gateway.events import EventFeed, Services
+from pbkv_cluster.integrations.otel.collector import Reason, SpanCollector
+from pbkv_cluster.integrations.otel.otlp_http import OtlpHttpServer
+from pbkv_cluster.integrations.otel.spans import Problems, read_spans
+from pbkv_cluster.rpc.server import RpcServer
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 0.1
+_REPORT_S = 60.0
+
+
+class _TraceServicer(trace_service_pb2_grpc.TraceServiceServicer):
+    """`TraceService` of OTLP."""
+
+    def __init__(self, receiver: "OtelReceiver") -> None:
+        self._receiver = receiver
+
+    async def Export(  # noqa: N802
+        self, request: ExportTraceServiceRequest, context: aio.ServicerContext[Any, Any]
+    ) -> ExportTraceServiceResponse:
+        return self._receiver.export(request)
+
+
+class OtelReceiver:
+    """Serves OTLP until it is stopped. What waits then is lost, as spans may be."""
+
+    def __init__(self, config: OtelConfig, predictor: Services, clock: Clock) -> None:
+        """Args:
+        config: ports, waits and limits.
+        predictor: tells where it is.
+        clock: for the waits.
+        """
+        self._config = config
+        self._clock = clock
+        self.collector = SpanCollector(config, clock)
+        self.decisions: Decisions = Counter()  # of the way to the predictor
+        self._feed = EventFeed(predictor, self.decisions)
+        self._rpc = RpcServer()
+        self._http = OtlpHttpServer(self.export)
+        self._background = Background()
+
+    @property
+    def address(self) -> str:
+        """Of OTLP over gRPC, host:port; empty before the start."""
+        return self._rpc.address
+
+    @property
+    def http_address(self) -> str:
+        """Of OTLP over HTTP, host:port; empty if there is none."""
+        return self._http.address
+
+    async def start(self, host: str) -> str:
+        """Serves. Returns the address of OTLP over gRPC.
+
+        Raises:
+            StartupError: a port cannot be bound.
+        """
+        descriptor = trace_service_pb2.DESCRIPTOR.services_by_name["TraceService"]
+        self._rpc.add(descriptor, trace_service_pb2_grpc.add_TraceServiceServicer_to_server, _TraceServicer(self))
+        address = await self._rpc.start(host, self._config.port)
+        if self._config.http_port >= 0:
+            await self._http.start(host, self._config.http_port)
+        self._background.start(self._release(), "release of spans")
+        self._background.start(self._feed.run(), "events to the predictor")
+        log.info("OTLP is served on %s (gRPC) and %s (HTTP)", address, self.http_address or "no port")
+        return address
+
+    def export(self, request: ExportTraceServiceRequest) -> ExportTraceServiceResponse:
+        """Takes the spans of a request. What is wrong with some does not keep the others out."""
+        problems = Problems()
+        for span in read_spans(request, problems):
+            if why := self.collector.add(span):
+                problems.reject(why)
+        response = ExportTraceServiceResponse()
+        if problems.told:
+            response.partial_success.rejected_spans = problems.rejected
+            response.partial_success.error_message = "; ".join(problems.told)
+        return response
+
+    async def wait(self) -> None:
+        """Returns never while all is well; raises what ended it."""
+        await self._background.failure()
+
+    async def stop(self) -> None:
+        parts: tuple[Awaitable[None], ...] = (self._http.stop(), self._rpc.stop(), self._background.stop(), self._feed.close())
+        for part in parts:
+            await part
+
+    async def _release(self) -> None:
+        reported, report_at = self._lost(), self._clock.now() + _REPORT_S
+        while True:
+            for event in self.collector.release():
+                self._feed.put(event)
+            if self._clock.now() >= report_at:
+                if (lost := self._lost()) != reported:
+                    log.warning("not all that was heard is told, in all so far: %s", lost)
+                reported, report_at = lost, self._clock.now() + _REPORT_S
+            await asyncio.sleep(_TICK_S)
+
+    def _lost(self) -> str:
+        counts = self.collector.counts
+        losses = (Reason.SPAN_LATE, Reason.SPAN_REFUSED, Reason.WORKFLOW_DROPPED)
+        return ", ".join(f"{name} {count}" for name, count in [*((r, counts[r]) for r in losses), *self.decisions.items()])

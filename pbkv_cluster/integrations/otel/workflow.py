@@ -1,0 +1,229 @@
+"""One workflow's spans that wait for earlier ones, and the events they become."""
+
+import heapq
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.integrations.otel.ancestry import Ancestry
+from pbkv_cluster.integrations.otel.conventions import INVOKE_WORKFLOW
+from pbkv_cluster.integrations.otel.spans import Span
+
+UNKNOWN_AGENT = "unknown"  # of a model call that names no agent, in an application that names no service
+
+_NS = 1_000_000_000
+# The order of what happens at one time. A span of no length starts before it ends; else what ends makes way for what starts.
+_ENDS, _STARTS, _ENDS_AT_ONCE, _OVER = range(4)
+_ALL_NS = 1 << 64
+
+
+class _Edge(NamedTuple):
+    """A start or an end of a span; edges sort by time."""
+
+    time_ns: int
+    rank: int
+    trace: str
+    id: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.trace, self.id
+
+
+class _Waiting(NamedTuple):
+    span: Span
+    arrived: float
+
+
+class Workflow:
+    """Orders spans by time, and numbers the events from 0.
+
+    A span waits `reorder_s` after it came; then it is told, and before it all that happened earlier. A model call whose agent
+    is to be learnt from a span around it, which ends later, holds up what follows it for `parent_wait_s` at most.
+    """
+
+    def __init__(self, name: str, ancestry: Ancestry, reorder_s: float, parent_wait_s: float, after_ns: int = 0) -> None:
+        """Args:
+        name: its id.
+        ancestry: all known spans.
+        reorder_s: seconds that a span waits for earlier ones.
+        parent_wait_s: seconds that a model call waits for the span that names its agent.
+        after_ns: end of the workflow that had this name before.
+        """
+        self.name = name
+        self.heard_at = 0.0
+        self.open = False  # its start has been told, and not its end
+        self._ancestry = ancestry
+        self._reorder_s = reorder_s
+        self._parent_wait_s = parent_wait_s
+        self.ended_ns = after_ns  # of the latest end, if there was one: what started before is not told any more
+        self._waiting: dict[tuple[str, str], _Waiting] = {}  # by arrival
+        self._edges: list[_Edge] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self.open = False
+        self._workload = ""
+        self._sequence = 0
+        self._steps: dict[tuple[str, str], tuple[int, str]] = {}  # those running: number and agent
+        self._next_step = 0
+        self._first_ns = _ALL_NS
+        self._told_ns = self.ended_ns + 1000 if self.ended_ns else 0  # an end and the next start must differ in float seconds
+
+    @property
+    def waiting(self) -> int:
+        """Spans of which not all is told."""
+        return len(self._waiting)
+
+    def add(self, span: Span, arrived: float) -> None:
+        """Takes a span that is not known yet."""
+        self.heard_at = max(self.heard_at, arrived)
+        key = (span.trace, span.id)
+        edges = []
+        if span.is_step or span.is_tool:
+            rank = _ENDS if span.end_ns > span.start_ns else _ENDS_AT_ONCE
+            edges = [_Edge(span.start_ns, _STARTS, *key), _Edge(span.end_ns, rank, *key)]
+        if span.may_end:
+            edges.append(_Edge(span.end_ns, _OVER, *key))
+        if edges:
+            self._waiting[key] = _Waiting(span, arrived)
+            for edge in edges:
+                heapq.heappush(self._edges, edge)
+
+    def adopt(self, other: "Workflow") -> None:
+        """Takes over what waits in a workflow that has told nothing yet."""
+        for span, arrived in other._waiting.values():
+            self.add(span, arrived)
+        self._waiting = dict(sorted(self._waiting.items(), key=lambda item: item[1].arrived))
+
+    def release(self, now: float) -> Iterator[WorkflowEvent]:
+        """The events whose time has come."""
+        due = 0
+        for span, arrived in self._waiting.values():
+            if arrived + self._reorder_s > now:
+                break
+            due = max(due, span.end_ns)
+        while self._edges and self._edges[0].time_ns <= due and not self._held_up(self._edges[0], now):
+            yield from self._tell(heapq.heappop(self._edges))
+
+    def close(self) -> Iterator[WorkflowEvent]:
+        """All that waits, whatever may still be missing, and the end."""
+        while self._edges:
+            yield from self._tell(heapq.heappop(self._edges))
+        if self.open:
+            yield self._end(self._told_ns)
+
+    def _held_up(self, edge: _Edge, now: float) -> bool:
+        span, arrived = self._waiting[edge.key]
+        if edge.rank != _STARTS or not span.is_step or now >= arrived + self._parent_wait_s:
+            return False
+        return not self._ancestry.agent_of(span).whole
+
+    def _tell(self, edge: _Edge) -> Iterator[WorkflowEvent]:
+        span = self._waiting[edge.key].span
+        if edge.rank == _OVER:
+            yield from self._over(span)
+        elif edge.rank == _STARTS:
+            yield from self._start(span)
+        else:
+            yield from self._finish(span)
+        # The last edge of a span that may end its workflow is that end; of others, theirs.
+        if edge.rank == _OVER or (edge.rank != _STARTS and not span.may_end):
+            self._waiting.pop(edge.key, None)
+
+    def _start(self, span: Span) -> Iterator[WorkflowEvent]:
+        if span.is_step and self._ancestry.within_step(span):
+            return
+        self._first_ns = min(self._first_ns, span.start_ns)
+        agent = self._ancestry.agent_of(span).name
+        if not self.open:
+            self.open = True
+            self._workload = span.workload
+            yield self._event(EventKind.WORKFLOW_STARTED, span.start_ns)
+        if span.is_tool:
+            self._steps[span.trace, span.id] = (0, agent)
+            yield self._event(EventKind.TOOL_STARTED, span.start_ns, agent=agent, tool=span.tool)
+            return
+        agent = agent or span.workload or UNKNOWN_AGENT
+        number, self._next_step = self._next_step, self._next_step + 1
+        self._steps[span.trace, span.id] = (number, agent)
+        yield self._event(
+            EventKind.STEP_STARTED,
+            span.start_ns,
+            agent=agent,
+            step=number,
+            prompt_tokens=span.prompt_tokens,
+            words=() if number else span.task,
+        )
+
+    def _finish(self, span: Span) -> Iterator[WorkflowEvent]:
+        started = self._steps.pop((span.trace, span.id), None)
+        if started is None:  # its start was not told either
+            return
+        number, agent = started
+        if span.is_tool:
+            yield self._event(EventKind.TOOL_FINISHED, span.end_ns, agent=agent, tool=span.tool)
+            return
+        yield self._event(
+            EventKind.STEP_FINISHED,
+            span.end_ns,
+            agent=agent,
+            step=number,
+            prompt_tokens=span.prompt_tokens,
+            output_tokens=span.output_tokens,
+            words=span.output,
+        )
+
+    def _over(self, span: Span) -> Iterator[WorkflowEvent]:
+        if not self.open or not self._ends_with(span):
+            return
+        # What began before the end belongs to this workflow, also if it outlived it.
+        rest = sorted(edge for edge in self._edges if self._waiting[edge.key].span.start_ns <= span.end_ns)
+        self._edges = [edge for edge in self._edges if self._waiting[edge.key].span.start_ns > span.end_ns]
+        heapq.heapify(self._edges)
+        for edge in rest:
+            if edge.rank == _OVER:  # it ends with this one
+                self._waiting.pop(edge.key, None)
+            else:
+                yield from self._tell(edge)
+        yield self._end(span.end_ns)
+
+    def _ends_with(self, span: Span) -> bool:
+        if span.operation == INVOKE_WORKFLOW:  # not one that another has called
+            return not span.parent or span.start_ns <= self._first_ns
+        return self.name == span.trace  # a conversation goes on behind the trace that it was in
+
+    def _end(self, time_ns: int) -> WorkflowEvent:
+        event = self._event(EventKind.WORKFLOW_ENDED, time_ns)
+        self.ended_ns = self._told_ns
+        self._begin()
+        return event
+
+    def _event(
+        self,
+        kind: EventKind,
+        time_ns: int,
+        *,
+        agent: str = "",
+        tool: str = "",
+        step: int = 0,
+        prompt_tokens: int = 0,
+        output_tokens: int = 0,
+        words: tuple[int, ...] = (),
+    ) -> WorkflowEvent:
+        # A span that came too late is told at the time of what was told before: whoever learns pauses wants none below 0.
+        self._told_ns = max(self._told_ns, time_ns)
+        sequence, self._sequence = self._sequence, self._sequence + 1
+        return WorkflowEvent(
+            kind=kind,
+            workflow=self.name,
+            sequence=sequence,
+            time=self._told_ns / _NS,
+            workload=self._workload,
+            agent=agent,
+            step=step,
+            tool=tool,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            words=words,
+        )

@@ -1,0 +1,96 @@
+"""`pbkv hints` and `pbkv otel` against a real predictor, and `pbkv serve` with the receiver of spans."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pbkv_cluster.core.config import PredictorConfig
+from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.integrations.kv_hints import from_json, from_msgpack
+from pbkv_cluster.integrations.otel.member import OtelMember
+from pbkv_cluster.predictor_service.server import PredictorServer
+from tests.cli.conftest import Pbkv
+from tests.cli.stand_in_cluster import StandInCluster
+from tests.integrations.otel_spans import export, otlp
+from tests.polling import wait_for
+
+
+@pytest.fixture
+def predictor() -> Iterator[PredictorServer]:
+    """A predictor in a thread; a workflow `w` with a step of `a` is open."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    server = asyncio.run_coroutine_threadsafe(_start(), loop).result(10)
+    yield server
+    asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+    loop.close()
+
+
+async def _start() -> PredictorServer:
+    server = PredictorServer(PredictorConfig())
+    await server.start("127.0.0.1", 0)
+    server.service.report(
+        [
+            WorkflowEvent(EventKind.WORKFLOW_STARTED, "w", 0, 1.0),
+            WorkflowEvent(EventKind.STEP_STARTED, "w", 1, 2.0, agent="a"),
+            WorkflowEvent(EventKind.WORKFLOW_STARTED, "other", 0, 1.0),
+        ]
+    )
+    return server
+
+
+def test_hints_are_printed_one_a_line(pbkv: Pbkv, predictor: PredictorServer) -> None:
+    done = pbkv("hints", "--predictor", predictor.address, "--limit", "2")
+    assert done.code == 0
+    sessions = {from_json(line).actions[0].payload["session_id"] for line in done.out.splitlines()}
+    assert sessions == {"w", "other"}
+
+
+def test_hints_of_one_workflow_as_msgpack(predictor: PredictorServer) -> None:
+    command = [sys.executable, "-m", "pbkv_cluster.cli", "hints", "--predictor", predictor.address]
+    command += ["--workflow", "w", "--format", "msgpack", "--limit", "1"]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=True)
+    (retain,) = from_msgpack(done.stdout).actions[:1]
+    assert (retain.action_type, retain.payload["session_id"]) == ("retain", "w")
+
+
+@pytest.mark.parametrize("command", ["hints", "otel"])
+def test_where_the_predictor_is_has_to_be_said(pbkv: Pbkv, command: str) -> None:
+    done = pbkv(command)
+    assert (done.code, "--predictor: is missing" in done.err) == (2, True)
+
+
+def test_a_predictor_that_is_not_there_is_one_clear_line(pbkv: Pbkv) -> None:
+    done = pbkv("hints", "--predictor", "127.0.0.1:1")
+    assert done.code == 1
+    assert len(done.err.splitlines()) == 1
+
+
+def test_otel_takes_spans_until_it_is_interrupted(predictor: PredictorServer) -> None:
+    command = [sys.executable, "-m", "pbkv_cluster.cli", "otel", "--predictor", predictor.address]
+    command += ["--port", "0", "--http-port", "-1", "--set", "otel.reorder_s=0.1"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PBKV_")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        address = process.stdout.readline().split()[1]
+        answer = asyncio.run(export(address, otlp(1, 1, 2, "chat", parent=9, agent_name="a")))
+        assert not answer.partial_success.rejected_spans
+        wait_for(lambda: predictor.service.open_workflows == 3, 20)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0, process.stderr.read()
+
+
+def test_serve_starts_the_receiver_where_the_configuration_says_so(pbkv: Pbkv, clusters: list[StandInCluster]) -> None:
+    assert "spans" not in pbkv("serve").out
+    assert "spans      127.0.0.1:3" in pbkv("serve", "--set", "otel.enabled=true").out
+    assert [cluster.edges for cluster in clusters] == [{}, {"otel": OtelMember}]

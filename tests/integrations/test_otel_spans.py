@@ -1,0 +1,138 @@
+"""OTLP spans to ours: what is read, what is refused and under which name."""
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as OtlpSpan
+
+from pbkv_cluster.core.words import hashed_words
+from pbkv_cluster.integrations.otel.spans import Problems, read_spans
+from tests.integrations.otel_spans import SECOND, otlp, pairs, read, request, span
+
+MESSAGES = [
+    {"role": "system", "parts": [{"type": "text", "content": "You are terse."}]},
+    {"role": "user", "parts": [{"type": "text", "content": "Plan a trip."}, {"type": "blob", "data": "x"}]},
+]
+
+
+def test_a_model_call() -> None:
+    one = span(
+        2,
+        1.5,
+        4,
+        "chat",
+        parent=1,
+        agent_name="planner",
+        agent_id="asst_1",
+        conversation_id="c",
+        usage_input_tokens=100,
+        usage_output_tokens=7,
+    )
+    assert (one.trace, one.id, one.parent) == (f"{0xABC:032x}", f"{2:016x}", f"{1:016x}")
+    assert (one.start_ns, one.end_ns) == (1.5 * SECOND, 4 * SECOND)
+    assert (one.agent, one.conversation, one.workload) == ("planner", "c", "shop")
+    assert (one.prompt_tokens, one.output_tokens) == (100, 7)
+    assert one.is_step
+    assert not one.is_tool
+    assert not one.may_end
+
+
+def test_the_id_stands_in_for_a_missing_name() -> None:
+    assert span(1, 0.5, 1, "chat", agent_id="asst_1").agent == "asst_1"
+
+
+def test_older_names_of_token_counts_are_known() -> None:
+    one = span(1, 0.5, 1, "text_completion", usage_prompt_tokens=5, usage_completion_tokens=6)
+    assert (one.prompt_tokens, one.output_tokens) == (5, 6)
+
+
+def test_a_workflow_is_no_agent() -> None:
+    one = span(1, 0.5, 1, "invoke_workflow", agent_name="trip", workflow_name="trip")
+    assert (one.agent, one.workload) == ("", "shop")
+    assert span(1, 0.5, 1, "chat", workflow_name="trip").workload == "trip"
+
+
+@pytest.mark.parametrize("messages", [MESSAGES, json.dumps(MESSAGES)], ids=["structured", "json"])
+def test_words_of_the_task_and_the_answer(messages: Any) -> None:
+    answer = [{"role": "assistant", "content": "Go to Rome."}]
+    one = span(1, 0.5, 1, "chat", input_messages=messages, output_messages=answer)
+    assert one.task == hashed_words("Plan a trip.")
+    assert one.output == hashed_words("Go to Rome.")
+
+
+def test_words_from_events() -> None:
+    details = {"gen_ai.output.messages": [{"role": "assistant", "content": "Go."}]}
+    one = span(
+        1,
+        0.5,
+        1,
+        "chat",
+        events={"gen_ai.user.message": {"content": "Plan."}, "gen_ai.client.inference.operation.details": details},
+    )
+    assert (one.task, one.output) == (hashed_words("Plan."), hashed_words("Go."))
+    older = span(1, 0.5, 1, "chat", events={"gen_ai.choice": {"message": json.dumps({"content": "Go."})}})
+    assert older.output == hashed_words("Go.")
+
+
+@pytest.mark.parametrize("cut", ['[{"role": "us', 7, [3], "{}" * 3, "[" * 100_000])
+def test_messages_that_cannot_be_read_cost_a_warning_only(cut: Any) -> None:
+    (one,), problems = read(otlp(1, 0.5, 1, "chat", agent_name="a", input_messages=cut))
+    assert (one.agent, one.task) == ("a", ())
+    assert problems.rejected == 0
+    (told,) = problems.told
+    assert told.startswith("gen_ai.input.messages: ")
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        (otlp(1, 0.5, 1, "chat", agent_name=3), "gen_ai.agent.name"),
+        (otlp(1, 0.5, 1, "chat", agent_name="x" * 257), "gen_ai.agent.name"),
+        (otlp(1, 0.5, 1, "chat", conversation_id=["c"]), "gen_ai.conversation.id"),
+        (otlp(1, 0.5, 1, "chat", usage_input_tokens="many"), "gen_ai.usage.input_tokens"),
+        (otlp(1, 0.5, 1, "chat", usage_output_tokens=-1), "gen_ai.usage.output_tokens"),
+        (otlp(1, 0.5, 1, "execute_tool"), "gen_ai.tool.name"),
+        (OtlpSpan(attributes=pairs({"gen_ai.operation.name": "chat"})), "trace_id"),
+        (OtlpSpan(trace_id=bytes(16)), "trace_id"),
+        (OtlpSpan(trace_id=b"t" * 16, span_id=b"short"), "span_id"),
+        (OtlpSpan(trace_id=b"t" * 16, span_id=b"s" * 8, parent_span_id=b"p"), "parent_span_id"),
+        (otlp(1, 0, 1, "chat"), "start_time_unix_nano"),
+        (otlp(1, 2, 1, "chat"), "end_time_unix_nano"),
+    ],
+)
+def test_what_is_malformed_is_named_and_keeps_nothing_else_out(bad: OtlpSpan, field: str) -> None:
+    spans, problems = read(otlp(5, 1, 2, "chat"), bad, otlp(6, 1, 2, "chat"))
+    assert [each.id for each in spans] == [f"{5:016x}", f"{6:016x}"]
+    assert problems.rejected == 1
+    (told,) = problems.told
+    assert f": {field}: " in told
+
+
+def test_a_malformed_resource_costs_its_spans() -> None:
+    spans, problems = read(otlp(1, 1, 2, "chat"), otlp(2, 1, 2, "chat"), service=7)
+    assert spans == []
+    assert problems.rejected == 2
+    assert problems.told == ["resource: service.name: must be a string, got int"]
+
+
+def test_problems_are_told_a_few_times_only() -> None:
+    _, problems = read(*[otlp(number, 2, 1, "chat") for number in range(1, 100)])
+    assert problems.rejected == 99
+    assert len(problems.told) == 8
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_crash_it(data: bytes) -> None:
+    message = ExportTraceServiceRequest()
+    good = request([otlp(1, 1, 2, "chat", agent_name="a", input_messages=MESSAGES)]).SerializeToString()
+    at = len(data) * 7 % len(good)
+    with contextlib.suppress(DecodeError):  # that one is refused before we see it
+        message.ParseFromString(good[:at] + data + good[at + len(data) :])
+    for one in read_spans(message, Problems()):
+        assert one.start_ns <= one.end_ns
