@@ -5,7 +5,7 @@ have been invented for that task, and nothing that is learnt of its name would e
 the client names that, or by its place among the workflow's agents.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from pbkv_cluster.predictor_service.situation import END
@@ -53,6 +53,13 @@ class Labels:
             label = own[agent] = f"@{site}" if site else _place(len(own))
         self._see(label)
         return label
+
+    def declare(self, agents: Collection[str]) -> None:
+        """Gives agents labels of their own at once: a step graph names them, so they may be forecast before they ever ran."""
+        if len(agents) <= self._limit // 2:  # of a larger graph only those that run
+            for agent in agents:
+                if not agent.startswith(("#", "@")):
+                    self._see(agent)
 
     def overflow(self) -> list[int] | None:
         """If there are too many columns: those to keep, in order, which are renumbered so at once."""
