@@ -255,7 +255,7 @@ class ExpertPredictor(Predictor):
                 track.walk = None if event.graph is None else GraphWalk.of(event.graph)
                 if track.model is not None:
                     if event.graph is not None:
-                        track.model.declare([node.agent for node in event.graph.nodes])
+                        track.model.declare([node.agent for node in event.graph.nodes], track.own)
                     self._remember(track, finished=False, new_step=True)
             case EventKind.STEP_STARTED:
                 self._began(track, event)

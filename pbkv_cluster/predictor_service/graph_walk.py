@@ -111,7 +111,7 @@ class GraphWalk:
         return GraphWalk(self._layout, self._marks & ~self._layout.into[node] | self._layout.out[node], node)
 
     def enabled(self) -> dict[str, float]:
-        """The agents whose turn it may be, with their weights while nothing is learnt: 1, or less for an untaken alternative."""
+        """The agents whose turn it may be, with weights for while nothing is learnt: 1, less for an untaken alternative."""
         layout = self._layout
         fresh = range(len(layout.agents)) if self._node < 0 else layout.successors[self._node]
         found: dict[str, float] = {}

@@ -2,8 +2,9 @@
 
 Each known workload is scored by a log likelihood ratio against a workload that nobody knows yet; if none is above 0, it is such
 a one. Features of a step (pieces of its prompt, its call site, words of its agent's name) that a fair share θ of a workload's
-workflows have at that step are its template; one that is there adds ln(θ / θ0), one that is missing ln((1 - θ) / (1 - θ1)). θ0 is
-the share of workloads that have it in their template, so that what a framework writes into every prompt tells little; θ1 = 0.1.
+workflows have at that step are its template; one that is there adds ln(θ / θ0), one that is missing ln((1 - θ) / (1 - θ1)).
+θ0 is the share of other workloads that have it in their template, so that what a framework writes into every prompt tells
+little; θ1 = 0.1.
 Agents add the logarithm of their share over that of a name at random; ones never seen before, that of the share of such in
 the past (Good and Turing). Workloads count in proportion to the workflows that they have had (the Chinese restaurant process).
 """
@@ -21,12 +22,14 @@ STEPS = 3  # of a workflow, by which it is recognised
 
 _TEMPLATE = 0.25  # share of workflows from which on a feature is of the template
 _SHARES = (0.01, 0.97)
-_BACKGROUND = 0.1  # share of unknown workloads' workflows that have a feature, at the least
+_DOUBT = 3.0  # workflows that are taken to have had no feature: what the first one had is mostly its task's
+_BACKGROUND = 0.1  # θ1; and θ0 at the least
+_MOST_BACKGROUND = 0.5  # θ0 at the most
 _RANDOM_AGENT = 0.05  # chance of an agent's name where nothing speaks for it
-_MOST_FEATURES = 1024  # of a workload and step
+_MOST_FEATURES = 512  # of a workload and step
 _MOST_AGENTS = 1024
 _MOST_WORKFLOWS = 1024  # of a workload; beyond, counts are halved
-_REBUILT_BY = 1.15  # growth of a workload, from which on its template is chosen anew
+_REBUILT_BY = 1.5  # growth of a workload, from which on its template is chosen anew
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
@@ -48,7 +51,7 @@ def evidence_of(step: int, agent: str, call_site: str, pieces: tuple[int, ...]) 
         call_site: where the client named it.
         pieces: of its prompt.
     """
-    return Evidence(step if step < STEPS else -1, agent, pieces + _names(agent, call_site))
+    return Evidence(step if step < STEPS else -1, agent, (*set(pieces), *_names(agent, call_site)))
 
 
 @lru_cache(maxsize=4096)
@@ -114,7 +117,7 @@ class _Profile:
                 self.features[position] = dict(list(counts.items())[-_MOST_FEATURES:])
             gain, missing = {}, 0.0
             for feature, count in self.features[position].items():
-                share = count / (self.steps[position] + 1.0)
+                share = count / (self.steps[position] + _DOUBT)
                 if share >= _TEMPLATE:
                     share = min(share, _SHARES[1])
                     absent = math.log((1.0 - share) / (1.0 - _BACKGROUND))
@@ -251,7 +254,8 @@ class Recognition:
         """By how many workloads have a feature: the logarithm of its chance in one that nobody knows."""
         workloads = len(self._profiles)
         if len(self._logs) != workloads + 1:
-            self._logs = [math.log(max(_BACKGROUND, number / (workloads + 1.0))) for number in range(workloads + 1)]
+            shares = [(number - 1) / max(workloads, 1) for number in range(workloads + 1)]  # of the others
+            self._logs = [math.log(min(max(_BACKGROUND, share), _MOST_BACKGROUND)) for share in shares]
         return self._logs
 
     def _rebuild(self, workload: str, profile: _Profile) -> None:
@@ -315,7 +319,7 @@ def _restored(state: Any) -> _Profile:
         profile.features = [{int(key): _number(count) for key, count in table} for table in state["features"]]
         profile.agents = [_names_of(table) for table in state["agents"]]
         profile.all_agents = _names_of(state["all_agents"])
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"what workloads are recognised by does not fit: {error!r}") from error
     if not len(profile.steps) == len(profile.features) == len(profile.agents) == STEPS or not profile.all_agents:
         raise ValueError("what workloads are recognised by is of other steps")

@@ -56,9 +56,9 @@ class WorkloadModel:
         self._fit()
         return label
 
-    def declare(self, agents: Collection[str]) -> None:
+    def declare(self, agents: Collection[str], own: dict[str, str]) -> None:
         """See `Labels.declare`."""
-        self.labels.declare(agents)
+        self.labels.declare(agents, own)
         self._fit()
 
     def _fit(self) -> None:
