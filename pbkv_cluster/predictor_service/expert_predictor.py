@@ -129,7 +129,12 @@ class ExpertPredictor(Predictor):
             if not isinstance(recognised, dict) or not recognised.keys() <= models.keys():
                 raise ValueError("what workloads are recognised by is not of these workloads")
             recognition = Recognition.restore(recognised)
-            if not isinstance(unnamed, list) or not recognised.keys() >= set(unnamed) or type(opened) is not int:
+            if (
+                not isinstance(unnamed, list)
+                or not all(isinstance(name, str) for name in unnamed)
+                or not recognised.keys() >= set(unnamed)
+                or type(opened) is not int
+            ):
                 raise ValueError("the unnamed workloads are not of these workloads")
         except ValueError as error:
             raise StateRefused(f"the saved state does not fit this predictor: {error}") from error

@@ -4,7 +4,7 @@ An agent that several workflows have called has a label of its own: its name. On
 have been invented for that task, and nothing that is learnt of its name would ever be of use; it goes by its call site, where
 the client names that, or by its place among the workflow's agents.
 
-Where many calls are of agents that were never seen before, agents are invented for each task as a rule. All go by their call
+Where many calls are of agents that no other workflow calls, agents are invented for each task as a rule. All go by their call
 site or place then, those too whose names come again: an order of places, "the second calls the first again", is the same from
 task to task, and names among places would hide it.
 """
@@ -17,7 +17,8 @@ from pbkv_cluster.predictor_service.situation import END
 _PLACES = 16  # agents of one workflow that are told apart without a label of their own
 _REST = f"#{_PLACES}"
 _SPECIAL = ("#", "@")
-_RATE = 0.005  # of the running share of calls whose agent was never seen before: its memory is 200 calls
+_SEVERAL = ""  # no workflow's name: more than one
+_RATE = 0.005  # of the running share of calls whose agent was invented: its memory is 200 calls
 _INVENTED = (0.1, 0.05)  # share from which on agents are taken to be invented, and below which no longer
 
 
@@ -33,9 +34,9 @@ class Labels:
         self._columns = {END: 0}
         self._seen_at = [0]
         self._ticks = 0
-        self._unseen = 0.0  # running share of calls whose agent was never seen before
+        self._unseen = 0.0  # running share of calls whose agent was never seen before, less those whose agent comes again
         self._invented = False
-        self._once: dict[str, str] = {}  # agents without a label, and the workflow that called them, longest unseen first
+        self._once: dict[str, str] = {}  # agents without a column, and the workflow that called them
 
     def __len__(self) -> int:
         """Columns, the end's included."""
@@ -92,10 +93,14 @@ class Labels:
         """Whether several workflows have called an agent, this one included."""
         if agent.startswith(_SPECIAL):  # as our own labels do
             return False
-        unseen = agent not in self._columns and agent not in self._once
-        self._unseen += _RATE * (unseen - self._unseen)
+        first, has_column = self._once.get(agent), agent in self._columns
+        unseen = first is None and not has_column
+        came_again = first not in (None, _SEVERAL, workflow) and not has_column  # so it was not invented for the first
+        self._unseen = max(0.0, self._unseen + _RATE * (unseen - came_again - self._unseen))
         self._invented = self._unseen > _INVENTED[self._invented]
-        if agent in self._columns or self._once.get(agent, workflow) != workflow:
+        if came_again:
+            self._once[agent] = _SEVERAL
+        if has_column or came_again or first == _SEVERAL:
             return True
         self._once.pop(agent, None)
         self._once[agent] = workflow

@@ -13,8 +13,8 @@ _ARRAY = "$array"
 _TREE = "$tree"
 
 # All that zipfile, numpy's reader and json are known to raise on bytes that nobody wrote for them, but for ValueError: a zip's
-# flags may ask for what it cannot do (RuntimeError, NotImplementedError), a header for more memory than there is, a bare array is
-# no archive (AttributeError, TypeError), and lists may be nested too deeply (RecursionError, a RuntimeError).
+# flags may ask for what it cannot do (RuntimeError, NotImplementedError), a header for more memory than there is, a bare array
+# is no archive (AttributeError, TypeError), and lists may be nested too deeply (RecursionError, a RuntimeError).
 _DAMAGED = (
     KeyError,
     zipfile.BadZipFile,

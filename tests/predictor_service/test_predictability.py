@@ -58,8 +58,9 @@ def test_memory_is_bounded() -> None:
     assert len(counts) <= 2048
 
 
-
-@pytest.mark.parametrize("bad", [{}, {"counts": 1}, {"counts": {"a": 1}}, {"counts": {"a": {"b": -1.0}}}, {"counts": {"a": {"b": "1"}}}])
+@pytest.mark.parametrize(
+    "bad", [{}, {"counts": 1}, {"counts": {"a": 1}}, {"counts": {"a": {"b": -1.0}}}, {"counts": {"a": {"b": "1"}}}]
+)
 def test_damage_is_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="do not fit"):
         Predictability().restore(bad)

@@ -3,11 +3,13 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.predictor_service import state_bytes
 from pbkv_cluster.predictor_service.expert_predictor import ExpertPredictor
 from pbkv_cluster.predictor_service.recognition import STEPS, Evidence, Recognition, Scores, evidence_of
 from pbkv_cluster.predictor_service.state_file import StateRefused
@@ -139,7 +141,8 @@ def test_saved_and_restored() -> None:
 
 @pytest.mark.parametrize("field", ["workflows", "steps", "features", "agents", "all_agents"])
 def test_damage_is_refused(field: str) -> None:
-    for bad in (None, "x", -1.0, [[]], {"a": "b"}):
+    damage: list[Any] = [None, "x", -1.0, [[]], {"a": "b"}]
+    for bad in damage:
         state = taught(1).dump()
         state["one"][field] = bad
         with pytest.raises(ValueError, match=r"fit|other steps"):
@@ -315,12 +318,17 @@ def test_recognition_is_saved() -> None:
 
 
 def test_a_state_with_foreign_recognition_is_refused() -> None:
-    from pbkv_cluster.predictor_service import state_bytes
-
     good = state_bytes.from_bytes(learnt_unnamed(2).dump())
     made = learnt_unnamed(1)
     before = made.dump()
-    for bad in ({"recognition": None}, {"recognition": {"else": {}}}, {"unnamed": ["else"]}, {"opened": "1"}):
+    damage: list[dict[str, Any]] = [
+        {"recognition": None},
+        {"recognition": {"else": {}}},
+        {"unnamed": ["else"]},
+        {"unnamed": [[]]},
+        {"opened": "1"},
+    ]
+    for bad in damage:
         with pytest.raises(StateRefused):
             made.restore(state_bytes.to_bytes({**good, **bad}))
     assert made.dump() == before

@@ -81,7 +81,7 @@ def test_an_array_that_claims_to_be_huge_is_refused() -> None:
 
 def test_objects_are_never_unpickled() -> None:
     file = io.BytesIO()
-    np.savez(file, **{"$tree": np.array([{"a": 1}], dtype=object)})
+    np.savez(file, **{"$tree": np.array([{"a": 1}], dtype=object)})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r".+"):
         from_bytes(file.getvalue())
 
@@ -89,6 +89,6 @@ def test_objects_are_never_unpickled() -> None:
 @pytest.mark.parametrize("tree", [b"[1]", b'{"a": {"$array": "7"}}', b"{", b"\xff", b"[" * 100_000])
 def test_trees_that_mean_nothing_are_refused(tree: bytes) -> None:
     file = io.BytesIO()
-    np.savez(file, **{"$tree": np.frombuffer(tree, dtype=np.uint8)})
+    np.savez(file, **{"$tree": np.frombuffer(tree, dtype=np.uint8)})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r".+"):
         from_bytes(file.getvalue())

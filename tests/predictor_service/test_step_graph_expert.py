@@ -30,7 +30,11 @@ def walk(graph: StepGraph, agents: Iterable[str]) -> GraphWalk:
 
 def situation(graph: StepGraph | None, agents: str, finished: bool = False) -> Situation:
     return Situation(
-        agents=tuple(agents), step=len(agents), finished=finished, graph=graph, walk=None if graph is None else walk(graph, agents)
+        agents=tuple(agents),
+        step=len(agents),
+        finished=finished,
+        graph=graph,
+        walk=None if graph is None else walk(graph, agents),
     )
 
 
@@ -189,7 +193,13 @@ def test_a_saved_state_forecasts_alike_and_a_foreign_one_is_refused() -> None:
     assert forecast(other, BRANCH, "a") == forecast(expert, BRANCH, "a")
     before = forecast(other, BRANCH, "a")
     good = expert.dump()
-    for bad in ({}, {**good, "wrong": -1.0}, {**good, "wrong": 1e9}, {**good, "counts": np.zeros((2, 2))}, {**good, "checked": "1"}):
+    for bad in (
+        {},
+        {**good, "wrong": -1.0},
+        {**good, "wrong": 1e9},
+        {**good, "counts": np.zeros((2, 2))},
+        {**good, "checked": "1"},
+    ):
         with pytest.raises(ValueError, match="fit"):
             other.restore(bad)
     assert forecast(other, BRANCH, "a") == before
