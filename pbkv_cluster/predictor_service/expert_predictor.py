@@ -12,7 +12,9 @@ from pbkv_cluster.core.forecast import Forecast, StepForecast
 from pbkv_cluster.predictor_service import state_bytes
 from pbkv_cluster.predictor_service.base import Predictor
 from pbkv_cluster.predictor_service.experts import Floats
+from pbkv_cluster.predictor_service.graph_walk import GraphWalk
 from pbkv_cluster.predictor_service.labels import named
+from pbkv_cluster.predictor_service.recognition import STEPS, Recognition, Scores, evidence_of
 from pbkv_cluster.predictor_service.situation import END
 from pbkv_cluster.predictor_service.state_file import StateRefused
 from pbkv_cluster.predictor_service.track import Track
@@ -20,6 +22,7 @@ from pbkv_cluster.predictor_service.workload_model import WorkloadModel
 
 NAMED_AGENTS = 32  # a step names at most these many of its likeliest agents
 _MOST_WORKLOADS = 64
+_MOST_HELD = 16 * STEPS  # events of a workflow whose workload is not settled
 
 
 class ExpertPredictor(Predictor):
@@ -42,28 +45,25 @@ class ExpertPredictor(Predictor):
         self._most_workloads = most_workloads
         self._tracks: dict[str, Track] = {}
         self._models: OrderedDict[str, WorkloadModel] = OrderedDict()  # by workload, longest unused first
+        self._recognition = Recognition()
+        self._unnamed: dict[str, None] = {}  # workloads that no client has named yet
+        self._opened = 0  # of these, ever
         self._unlearnt: dict[WorkloadModel, None] = {}
-        self._model("")  # an unknown expert is refused at once
+        WorkloadModel(config, experts)  # an unknown expert is refused at once
 
     def observe(self, event: WorkflowEvent) -> None:
         track = self._tracks.get(event.workflow)
         if track is None:
             track = self._tracks[event.workflow] = Track(self._config.horizon)
-        if event.sequence != track.sequence + 1:
-            track.restart()
-        track.sequence = event.sequence
-        self._place(track, event)
-        match event.kind:
-            case EventKind.WORKFLOW_STARTED:
-                track.graph = event.graph
-                self._remember(track, finished=False, new_step=True)
-            case EventKind.STEP_STARTED:
-                self._began(track, event)
-            case EventKind.STEP_FINISHED:
-                self._finished(track, event)
-            case EventKind.WORKFLOW_ENDED:
-                self._ended(track)
-                del self._tracks[event.workflow]
+        if event.workload and event.workload != track.name:
+            self._named(track, event.workload)
+        self._weigh(track, event)
+        if track.settled:
+            self._take(track, event)
+        else:
+            self._hold(track, event)
+        if event.kind is EventKind.WORKFLOW_ENDED:
+            del self._tracks[event.workflow]
 
     def forecast(self, workflows: Sequence[str], epoch: int, made_at: float) -> list[Forecast]:
         tracks = [self._tracks.get(name) for name in workflows]
@@ -100,7 +100,16 @@ class ExpertPredictor(Predictor):
 
     def dump(self) -> bytes:
         workloads = {name: model.dump() for name, model in self._models.items()}
-        return state_bytes.to_bytes({"experts": list(self._experts), "horizon": self._config.horizon, "workloads": workloads})
+        return state_bytes.to_bytes(
+            {
+                "experts": list(self._experts),
+                "horizon": self._config.horizon,
+                "workloads": workloads,
+                "recognition": self._recognition.dump(),
+                "unnamed": list(self._unnamed),
+                "opened": self._opened,
+            }
+        )
 
     def restore(self, state: bytes) -> None:
         models: OrderedDict[str, WorkloadModel] = OrderedDict()
@@ -116,27 +125,149 @@ class ExpertPredictor(Predictor):
             for name, each in workloads.items():
                 models[name] = WorkloadModel(self._config, self._experts)
                 models[name].restore(each if isinstance(each, dict) else {})
+            recognised, unnamed, opened = content.get("recognition"), content.get("unnamed"), content.get("opened")
+            if not isinstance(recognised, dict) or not recognised.keys() <= models.keys():
+                raise ValueError("what workloads are recognised by is not of these workloads")
+            recognition = Recognition.restore(recognised)
+            if (
+                not isinstance(unnamed, list)
+                or not all(isinstance(name, str) for name in unnamed)
+                or not recognised.keys() >= set(unnamed)
+                or type(opened) is not int
+            ):
+                raise ValueError("the unnamed workloads are not of these workloads")
         except ValueError as error:
             raise StateRefused(f"the saved state does not fit this predictor: {error}") from error
-        self._models = models
+        self._models, self._recognition = models, recognition
+        self._unnamed, self._opened = dict.fromkeys(unnamed), opened
 
     def _model(self, workload: str) -> WorkloadModel:
         model = self._models.get(workload)
         if model is None:
             model = self._models[workload] = WorkloadModel(self._config, self._experts)
             if len(self._models) > self._most_workloads:
-                self._models.popitem(last=False)
+                self._leave(next(iter(self._models)))
         self._models.move_to_end(workload)
         return model
 
-    def _place(self, track: Track, event: WorkflowEvent) -> None:
-        """Finds the workload that a workflow belongs to."""
-        workload = event.workload or track.workload
-        if track.model is None or workload != track.workload:
+    def _leave(self, workload: str) -> None:
+        del self._models[workload]
+        self._unnamed.pop(workload, None)
+        self._recognition.forget(workload)
+
+    def _named(self, track: Track, name: str) -> None:
+        """The client names a workflow's workload."""
+        track.name = name
+        self._unnamed.pop(name, None)
+        if track.settled and track.workload in self._unnamed and name not in self._models:
+            self._rename(track.workload, name)
+            track.workload = name
+        elif name in self._recognition or not self._unnamed:
+            self._settle(track, name)
+        elif track.settled:  # of another workload: it may be one that has been known without a name
+            self._move(track, "", None)
+            track.settled, track.evidence = False, Scores()
+
+    def _weigh(self, track: Track, event: WorkflowEvent) -> None:
+        """Takes in what one of the first steps tells of the workload."""
+        if track.evidence is None:
+            return
+        if event.kind is EventKind.WORKFLOW_ENDED and track.settled:
+            self._decide(track)
+        if event.kind is not EventKind.STEP_STARTED:
+            return
+        step = evidence_of(event.step, event.agent, event.call_site, event.pieces)
+        if track.settled:
+            track.evidence.steps.append(step)
+        else:
+            self._recognition.seen(track.evidence, step)
+        if len(track.evidence.steps) == STEPS:
+            self._decide(track)
+
+    def _decide(self, track: Track) -> None:
+        """All that there will be is known of a workflow's first steps: settles its workload, and learns what they look like."""
+        evidence, track.evidence = track.evidence, None
+        if evidence is None or not evidence.steps:
+            return
+        if not track.settled:
+            workload = self._recognition.best(evidence, self._unnamed if track.name else None)
+            if track.name:
+                if workload and track.name not in self._models:
+                    self._rename(workload, track.name)
+                workload = track.name
+            elif not workload and self.learning:
+                workload = self._open()
+            self._settle(track, workload)
+        if self.learning and track.workload in self._models:
+            self._recognition.learn(track.workload, evidence.steps)
+
+    def _open(self) -> str:
+        """A name for a workload that nobody has named."""
+        if len(self._unnamed) >= max(1, self._most_workloads // 2):
+            self._leave(next(name for name in self._models if name in self._unnamed))
+        self._opened += 1
+        name = f"unnamed-{self._opened}"
+        self._unnamed[name] = None
+        return name
+
+    def _rename(self, workload: str, name: str) -> None:
+        self._models[name] = self._models.pop(workload)
+        self._recognition.rename(workload, name)
+        self._unnamed.pop(workload, None)
+        for track in self._tracks.values():
+            if track.workload == workload:
+                track.workload = name
+
+    def _settle(self, track: Track, workload: str) -> None:
+        self._move(track, workload, self._model(workload) if workload else None)
+        track.settled = True
+        held, track.held = track.held, []
+        for event in held:
+            self._take(track, event)
+
+    def _move(self, track: Track, workload: str, model: WorkloadModel | None) -> None:
+        """Forgets what a workflow was to another workload."""
+        track.restart()
+        track.workload, track.model, track.own = workload, model, {}
+        if track.held:
+            track.sequence = track.held[0].sequence - 1
+
+    def _hold(self, track: Track, event: WorkflowEvent) -> None:
+        """Forecasts by the workload that seems likeliest, and learns nothing for now."""
+        track.held.append(event)
+        if event.kind is EventKind.WORKFLOW_ENDED or len(track.held) > _MOST_HELD:
+            self._decide(track)
+            if not track.settled:  # no step has begun
+                track.held = []
+            return
+        workload = ""
+        if track.evidence is not None:
+            workload = self._recognition.best(track.evidence, self._unnamed if track.name else None)
+        if workload == track.workload:
+            self._take(track, event)
+            return
+        self._move(track, workload, self._models.get(workload))
+        for each in track.held:
+            self._take(track, each)
+
+    def _take(self, track: Track, event: WorkflowEvent) -> None:
+        if event.sequence != track.sequence + 1:
             track.restart()
-            track.workload = workload
-            track.own = {}
-            track.model = self._model(workload)
+        track.sequence = event.sequence
+        match event.kind:
+            case EventKind.WORKFLOW_STARTED:
+                track.graph = event.graph
+                track.walk = None if event.graph is None else GraphWalk.of(event.graph)
+                if track.model is not None:
+                    if event.graph is not None:
+                        track.model.declare([node.agent for node in event.graph.nodes], track.own)
+                    self._remember(track, finished=False, new_step=True)
+            case EventKind.STEP_STARTED:
+                self._began(track, event)
+            case EventKind.STEP_FINISHED:
+                self._finished(track, event)
+            case EventKind.WORKFLOW_ENDED:
+                self._ended(track)
 
     def _remember(self, track: Track, finished: bool, new_step: bool) -> None:
         assert track.model is not None
@@ -144,10 +275,13 @@ class ExpertPredictor(Predictor):
 
     def _began(self, track: Track, event: WorkflowEvent) -> None:
         model = track.model
-        assert model is not None
+        track.number, track.steps = event.step, event.step + 1
+        if track.walk is not None:
+            track.walk = track.walk.after(event.agent)
+        if model is None:
+            return
         label = model.label(event.agent, event.workflow, event.call_site, track.own)
         self._came(track, model, label)
-        track.number, track.steps = event.step, event.step + 1
         if event.words:
             track.task = event.words
         track.began(label, event.call_site, model.pieces.known(event.pieces, event.workflow))
@@ -155,21 +289,23 @@ class ExpertPredictor(Predictor):
 
     def _finished(self, track: Track, event: WorkflowEvent) -> None:
         track.words, track.hidden = event.words, event.hidden
-        if event.step == track.number and len(track.moments[-1]) == 1:  # else a branch beside the latest step
+        if (
+            track.model is not None and event.step == track.number and len(track.moments[-1]) == 1
+        ):  # else a branch beside the latest step
             self._remember(track, finished=True, new_step=False)
 
     def _ended(self, track: Track) -> None:
         if track.model is None:
             return
         self._came(track, track.model, END)
-        if self.learning:
+        if self.learning and track.settled:
             for first, moment in track.waiting():
                 for step in range(first + 1, self._config.horizon):
                     track.model.came(moment, step, END)
             track.model.ended(track.whole, track.labels)
 
     def _came(self, track: Track, model: WorkloadModel, label: str) -> None:
-        if not self.learning:
+        if not self.learning or not track.settled:
             return
         for step, moment in track.waiting():
             model.came(moment, step, label)

@@ -83,13 +83,20 @@ class Mixture:
         """Raises:
         ValueError: the state is of other experts, or damaged.
         """
-        weights, powers = state.get("weights"), state.get("powers")
-        for name, value, shape in (("weights", weights, self.weights.shape), ("powers", powers, self.powers.shape)):
-            if not isinstance(value, np.ndarray) or value.shape != shape or not (np.isfinite(value) & (value > 0)).all():
-                raise ValueError(f"the mixture's {name} do not fit")
-        assert weights is not None
-        assert powers is not None
-        self.weights, self.powers = weights.astype(np.float64), powers.astype(np.float64)
+        weights = _checked(state, "weights", self.weights.shape, (0.0, 1.0))
+        powers = _checked(state, "powers", self.powers.shape, _POWERS)
+        if not np.allclose(weights.sum(axis=2), 1.0):
+            raise ValueError("the mixture's weights do not fit: they must add up to 1")
+        self.weights, self.powers = weights, powers
+
+
+def _checked(state: dict[str, Any], name: str, shape: tuple[int, ...], bounds: tuple[float, float]) -> npt.NDArray[np.float64]:
+    value = state.get(name)
+    if not isinstance(value, np.ndarray) or value.shape != shape or not np.issubdtype(value.dtype, np.floating):
+        raise ValueError(f"the mixture's {name} do not fit")
+    if not ((value >= bounds[0]) & (value <= bounds[1])).all():  # so is nothing that is not finite
+        raise ValueError(f"the mixture's {name} do not fit: they must lie between {bounds[0]} and {bounds[1]}")
+    return value.astype(np.float64)
 
 
 def _normal(rows: Floats) -> Floats:

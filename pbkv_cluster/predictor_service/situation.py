@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.predictor_service.graph_walk import GraphWalk
 
 END = ""  # the label of a workflow's end
 
@@ -24,3 +25,4 @@ class Situation:
     finished: bool = False  # that is the output of the latest step
     hidden: bytes = b""  # of the latest finished step: projected hidden state, little-endian float16; empty: not known
     graph: StepGraph | None = None  # that the client declared
+    walk: GraphWalk | None = None  # where the workflow stands in it

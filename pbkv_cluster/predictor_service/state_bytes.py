@@ -2,13 +2,31 @@
 
 import io
 import json
+import struct
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
 
 _ARRAY = "$array"
 _TREE = "$tree"
+
+# All that zipfile, numpy's reader and json are known to raise on bytes that nobody wrote for them, but for ValueError: a zip's
+# flags may ask for what it cannot do (RuntimeError, NotImplementedError), a header for more memory than there is, a bare array
+# is no archive (AttributeError, TypeError), and lists may be nested too deeply (RecursionError, a RuntimeError).
+_DAMAGED = (
+    KeyError,
+    zipfile.BadZipFile,
+    EOFError,
+    OSError,
+    RuntimeError,
+    MemoryError,
+    AttributeError,
+    TypeError,
+    zlib.error,
+    struct.error,
+)
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:
@@ -40,7 +58,7 @@ def from_bytes(data: bytes) -> dict[str, Any]:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         tree = json.loads(arrays.pop(_TREE).tobytes())
-    except (KeyError, zipfile.BadZipFile, EOFError, OSError) as error:
+    except _DAMAGED as error:
         raise ValueError(f"it is not a saved state: {error}") from error
 
     def unpacked(value: Any) -> Any:

@@ -3,7 +3,10 @@
 from collections import Counter, deque
 from collections.abc import Iterator
 
+from pbkv_cluster.core.events import WorkflowEvent
 from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.predictor_service.graph_walk import GraphWalk
+from pbkv_cluster.predictor_service.recognition import Scores
 from pbkv_cluster.predictor_service.situation import RECENT, Situation
 from pbkv_cluster.predictor_service.workload_model import Moment, WorkloadModel
 
@@ -14,29 +17,39 @@ class Track:
     __slots__ = (
         "agents",
         "counts",
+        "evidence",
         "graph",
+        "held",
         "hidden",
         "labels",
         "model",
         "moments",
+        "name",
         "number",
         "own",
         "pieces",
         "run",
         "sequence",
+        "settled",
         "site",
         "steps",
         "task",
+        "walk",
         "whole",
         "words",
         "workload",
     )
 
     def __init__(self, horizon: int) -> None:
-        self.workload = ""
+        self.name = ""  # of its workload, by the client
+        self.workload = ""  # that it is taken for
+        self.settled = False  # that is certain: what comes is learnt
+        self.evidence: Scores | None = Scores()  # of the first steps, until there are enough of them
+        self.held: list[WorkflowEvent] = []  # since the start, until it is settled
         self.model: WorkloadModel | None = None  # that `moments` and labels are of
         self.sequence = -1
         self.graph: StepGraph | None = None
+        self.walk: GraphWalk | None = None  # place in the graph; lost events do not move it
         self.own: dict[str, str] = {}  # labels of agents that have none of their own
         self.moments: deque[list[Moment]] = deque(
             maxlen=horizon
@@ -85,6 +98,7 @@ class Track:
             finished,
             self.hidden,
             self.graph,
+            self.walk,
         )
 
     def remember(self, moment: Moment, new_step: bool) -> None:

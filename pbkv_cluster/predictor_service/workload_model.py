@@ -1,6 +1,6 @@
 """All that is learnt of one workload: its labels, its experts, and how they are joined."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,15 @@ class WorkloadModel:
     def label(self, agent: str, workflow: str, site: str, own: dict[str, str]) -> str:
         """See `Labels.label`."""
         label = self.labels.label(agent, workflow, site, own)
+        self._fit()
+        return label
+
+    def declare(self, agents: Collection[str], own: dict[str, str]) -> None:
+        """See `Labels.declare`."""
+        self.labels.declare(agents, own)
+        self._fit()
+
+    def _fit(self) -> None:
         if len(self.labels) > self._config.max_agents + 1:
             self.learn()  # before columns change
             kept = self.labels.overflow()
@@ -60,7 +69,6 @@ class WorkloadModel:
             for expert in self.experts:
                 expert.keep(kept)
             self._version += 1
-        return label
 
     def forecast(self, moments: Sequence[Moment]) -> Floats:
         """Calibrated probabilities [moments, K, columns]; those of a step add up to 1, or are all 0: nobody knows."""

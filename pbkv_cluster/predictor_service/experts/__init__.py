@@ -1,6 +1,6 @@
 """The models that forecast: each of its own kind, behind one interface (`base`); `EXPERTS` names them.
 
-`markov` counts transitions, `context_tree` what follows longer contexts.
+`markov` counts transitions, `context_tree` what follows longer contexts, `step_graph` follows what the client declared.
 """
 
 from typing import Any
@@ -24,3 +24,10 @@ def _context_tree(config: PredictorConfig, labels: Labels) -> Expert[Any]:
     from pbkv_cluster.predictor_service.experts.context_tree import ContextTree
 
     return ContextTree(config, labels)
+
+
+@EXPERTS.register("step-graph")
+def _step_graph(config: PredictorConfig, labels: Labels) -> Expert[Any]:
+    from pbkv_cluster.predictor_service.experts.step_graph import StepGraphExpert
+
+    return StepGraphExpert(config, labels)

@@ -1,4 +1,4 @@
-"""Order-1 transitions, P_ij = (C_ij + ε) / Σ_k (C_ik + ε) (CacheSage, arXiv 2605.27744), chained behind the next step."""
+"""Order-1 transitions, P_ij = (C_ij + ε) / Σ_k (C_ik + ε) (CacheSage, arXiv 2605.27744), chained for later steps."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
