@@ -73,7 +73,6 @@ def _train(config: "PredictorConfig", workflows: "list[TraceWorkflow]", target: 
     """Learns and writes. Returns how many contexts the two parts of the access model know."""
     from rich.progress import track
 
-    from pbkv_cluster.core.clock import ManualClock
     from pbkv_cluster.predictor_service.base import PREDICTORS
     from pbkv_cluster.predictor_service.state_file import access_path, write_state
     from pbkv_cluster.simulator.access_logs import access_logs
@@ -85,7 +84,7 @@ def _train(config: "PredictorConfig", workflows: "list[TraceWorkflow]", target: 
         return track(workflows, doing, console=console, disable=not console.is_terminal)
 
     predictor = PREDICTORS.get(config.model)(config)
-    state = train_predictor(config, shown("agents"), ManualClock())
+    state = train_predictor(config, shown("agents"))
     access = train_access(access_logs(shown("blocks")))
     update = access.export()
     try:

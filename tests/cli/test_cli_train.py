@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.predictor_service.expert_predictor import ExpertPredictor
 from pbkv_cluster.predictor_service.server import PredictorServer
@@ -54,7 +53,7 @@ async def test_a_predictor_service_starts_from_what_it_writes(pbkv: Pbkv, trace_
 
     workflows = load_trace(trace_file).workflows
     agents = read_state(state, ExpertPredictor.kind, ExpertPredictor.version)
-    assert agents == train_predictor(PredictorConfig(), workflows, ManualClock())
+    assert agents == train_predictor(PredictorConfig(), workflows)
     update = AccessUpdate.from_bytes(read_state(access_path(state), KIND, VERSION))
     assert update.contexts == train(access_logs(workflows)).export().contexts
     assert update.workflows == 4
