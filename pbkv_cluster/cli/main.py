@@ -10,6 +10,7 @@ from pbkv_cluster import __version__
 from pbkv_cluster.cli.calibrate import calibrate
 from pbkv_cluster.cli.config import config_app
 from pbkv_cluster.cli.demo import demo
+from pbkv_cluster.cli.predictor import predictor_app
 from pbkv_cluster.cli.replay import replay
 from pbkv_cluster.cli.serve import serve
 from pbkv_cluster.cli.simulate import simulate
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 for command in (serve, submit, status, replay, demo, simulate, tune, train, calibrate):
     app.command()(command)
+app.add_typer(predictor_app)
 app.add_typer(config_app)
 
 
