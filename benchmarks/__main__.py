@@ -9,11 +9,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
-from benchmarks import policies
+from benchmarks import policies, predictor
 from benchmarks.report import Report, machine, show
 
 NAMES = ("index", "engine", "idle", "gateway")  # in this order: idle is the cluster before its first step
-LONG = ("policies",)  # takes hours: only when it is named
+LONG = ("policies", "predictor")  # hours, and the better part of one: only when they are named
 
 
 def main() -> None:
@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file as well")
     parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer repetitions: to see that it runs")
     policies.add_options(parser)
+    predictor.add_options(parser)
     arguments = parser.parse_args()
     unknown = set(arguments.names) - {*NAMES, *LONG}
     if unknown:
@@ -36,6 +37,10 @@ def main() -> None:
     if "policies" in arguments.names:
         reports.append(policies.run(arguments))
         show(reports[-1])
+    if "predictor" in arguments.names:
+        for report in predictor.run(arguments):
+            reports.append(report)
+            show(report)
     if arguments.json:
         found = {"machine": machine(), "reports": [asdict(report) for report in reports]}
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")

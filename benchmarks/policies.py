@@ -95,7 +95,7 @@ def run_unit(job: Job, workload: str, seed: int, file: RowFile) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the process that started this one
     rows = file.rows(job.scene)
     trace, training = _parts(load_trace(job.trace_path(workload)), job.scene)
-    setup = Setup(0, seed=seed)
+    setup = Setup(0, seed=seed, predictor=job.predictor)
     mix = Mix(job.scene.workflows, job.scene.concurrency, job.scene.think_scale)
     tokens = TokenSource(make_workload([trace], mix, seed))
     known = [row for key, row in rows.items() if (key.workload, key.seed) == (workload, seed) and key.policy not in job.again]

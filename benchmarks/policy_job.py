@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.row_file import Key, Rows, Scene
+from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.predictor_service.base import PREDICTORS
 from pbkv_cluster.simulator.experiment import BASELINE, BOUND
 from pbkv_cluster.simulator.simulation import Setup
 from pbkv_cluster.store.policies import POLICIES
@@ -31,9 +33,11 @@ class Disturbance:
     noise: float = 0.0
     adversary: bool = False
     guard: bool = True
+    predictor: str = ""  # another than the default
 
     def __str__(self) -> str:
-        parts = (f"noise {self.noise:g}" * bool(self.noise), "adversary" * self.adversary, "unguarded" * (not self.guard))
+        parts = [f"noise {self.noise:g}" * bool(self.noise), "adversary" * self.adversary, "unguarded" * (not self.guard)]
+        parts.append(f"predictor {self.predictor}" * bool(self.predictor))
         return ", ".join(filter(None, parts))
 
     def on(self, setup: Setup) -> Setup:
@@ -53,6 +57,12 @@ class Job:
     disturbances: tuple[Disturbance, ...]
     traces: Path
     again: frozenset[str] = frozenset()  # policies whose rows are made anew
+
+    @property
+    def predictor(self) -> PredictorConfig:
+        """Which forecasts, in all runs."""
+        name = self.disturbances[0].predictor
+        return PredictorConfig(model=name) if name else PredictorConfig()
 
     def trace_path(self, workload: str) -> Path:
         return self.traces / f"{workload}.jsonl.gz"
@@ -92,6 +102,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--noise", type=float, default=0.0, metavar="SHARE", help="of the forecasts, replaced by random ones")
     group.add_argument("--adversary", action="store_true", help="negate what the policies say")
     group.add_argument("--no-guard", action="store_true", help="run without the guard as well: what does it cost?")
+    group.add_argument(
+        "--predictor", default="", metavar="NAME", help="forecast by this one, such as an expert alone; rows of their own"
+    )
     group.add_argument("--processes", type=int, default=2, metavar="N", help="workloads that run at a time; default 2")
     group.add_argument(
         "--rows", type=Path, metavar="FILE", help=f"keeps rows; by default {ROWS.name} in results/, not if --quick"
@@ -125,7 +138,12 @@ def job_of(arguments: argparse.Namespace) -> Job:
         raise ValueError("--again: needs --policies, to say which")
     part = WHOLE if arguments.online else arguments.part
     workflows = 40 if quick else None if arguments.online else 150
-    disturbance = Disturbance(arguments.noise, arguments.adversary)
+    if arguments.predictor:
+        try:
+            PREDICTORS.get(arguments.predictor)
+        except InvalidArgument as error:
+            raise ValueError(f"--predictor: {error.problem}") from error
+    disturbance = Disturbance(arguments.noise, arguments.adversary, predictor=arguments.predictor)
     return Job(
         Scene(part, workflows, concurrency=32, think_scale=8.0),
         workloads,

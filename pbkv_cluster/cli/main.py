@@ -12,6 +12,7 @@ from pbkv_cluster.cli.config import config_app
 from pbkv_cluster.cli.demo import demo
 from pbkv_cluster.cli.hints import hints
 from pbkv_cluster.cli.otel import otel
+from pbkv_cluster.cli.predictor import predictor_app
 from pbkv_cluster.cli.replay import replay
 from pbkv_cluster.cli.serve import serve
 from pbkv_cluster.cli.simulate import simulate
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 for command in (serve, submit, status, replay, demo, simulate, tune, train, calibrate, otel, hints):
     app.command()(command)
+app.add_typer(predictor_app)
 app.add_typer(config_app)
 
 

@@ -51,6 +51,7 @@ def status_json(response: "Status") -> dict[str, Any]:
         "cluster": response.cluster,
         "model": response.model,
         "predictor_reachable": response.predictor_reachable,
+        "predictor_address": response.predictor_address,
         "index_reachable": response.index_reachable,
         "open_workflows": response.open_workflows,
         "running_steps": response.running_steps,

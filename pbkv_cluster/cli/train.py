@@ -1,6 +1,7 @@
 """`pbkv train`: teaches a predictor on recorded workflows, for a cluster to start from."""
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,15 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings
+from pbkv_cluster.cli.output import percent
 from pbkv_cluster.core.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from pbkv_cluster.core.config import PredictorConfig
     from pbkv_cluster.simulator.traces import TraceWorkflow
+    from pbkv_cluster.simulator.trial import Row
 
 _NAME = "predictor.state"
+_FRESH, _TRAINED = "untrained", "trained"
 
 
 def train(
@@ -25,19 +30,28 @@ def train(
         typer.Argument(metavar="TRACE...", help="Your workflows: step traces or coding-agent sessions, .jsonl or .jsonl.gz."),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the state; made where it is missing.")],
+    hold_back: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE", help="Of the tasks: first learn without them, to tell how well they are forecast; 0: do not."
+        ),
+    ] = 0.2,
     force: Annotated[bool, typer.Option("--force", help="Replace a state that is there.")] = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
 ) -> None:
     """Teach the predictor and policy pbkv on recorded workflows, one after the other.
 
-    Writes what a predictor service writes that has seen them, for predictor.state_path.
+    Writes what a predictor service writes that has seen all of them, for predictor.state_path. Before, a report tells how
+    well tasks held back are forecast by what the others taught, and how well by a predictor that begins with them.
     """
     from rich.console import Console
 
     from pbkv_cluster.predictor_service.state_file import access_path
     from pbkv_cluster.simulator.trace_files import load_trace
 
+    if not 0 <= hold_back < 1:
+        raise InvalidArgument("--hold-back", f"must be at least 0 and below 1, got {hold_back:g}")
     target = out / _NAME
     _check(out, (target, access_path(target)), force)
     predictor = load_settings(config, assignments, {}).config.predictor
@@ -45,6 +59,8 @@ def train(
     if not workflows:
         raise InvalidArgument("TRACE", "there are no workflows to learn from")
     console = Console()
+    if hold_back:
+        _report(predictor, workflows, hold_back, console)
     began = time.perf_counter()
     contexts, places = _train(predictor, workflows, target, console)
     steps = sum(len(workflow.steps) for workflow in workflows)
@@ -69,11 +85,61 @@ def _check(out: Path, targets: tuple[Path, ...], force: bool) -> None:
             raise InvalidArgument("--out", f"{path} exists already; --force replaces it")
 
 
+def _report(config: "PredictorConfig", workflows: "list[TraceWorkflow]", share: float, console: "Console") -> None:
+    """Prints how well tasks held back are forecast, after the others and from nothing."""
+    from rich.progress import Progress
+
+    from pbkv_cluster.predictor_service.base import PREDICTORS
+    from pbkv_cluster.simulator.prediction import teach
+    from pbkv_cluster.simulator.split import part_of
+    from pbkv_cluster.simulator.trial import recorded_events, rows_of
+
+    shares = {"learn": 1 - share, "hold back": share}
+    parts = [part_of(workflow.group, shares, "hold-back") for workflow in workflows]
+    learnt, held = (
+        [workflow for workflow, part in zip(workflows, parts, strict=True) if part == name] for name in ("learn", "hold back")
+    )
+    if not learnt or not held:
+        console.print("There are too few tasks to hold any back: how well they are forecast is not known.", soft_wrap=True)
+        return
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("judging", total=len(learnt) + 2 * len(held))
+        trained, fresh = (PREDICTORS.get(config.model)(config) for _ in range(2))
+        for events in recorded_events(learnt, "learn"):
+            teach(trained, [events])
+            progress.advance(task)
+        told = recorded_events(held, "held")
+        rows = [
+            row
+            for name, predictor in ((_FRESH, fresh), (_TRAINED, trained))
+            for row in rows_of(name, predictor, told, True, lambda: progress.advance(task))
+        ]
+    console.print(_table(rows, Counter(workflow.workload for workflow in held)))
+
+
+def _table(rows: "list[Row]", workflows: "Counter[str]") -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from pbkv_cluster.simulator.trial import mean
+
+    horizon = max(row.k for row in rows)
+    table = Table(title="Tasks held back: how often the agent that comes was held the likeliest", box=SIMPLE_HEAD)
+    table.add_column("workload", no_wrap=True)
+    for heading in ("workflows", "next: untrained", "trained", f"in {horizon} steps: untrained", "trained"):
+        table.add_column(heading, justify="right")
+    for workload, count in workflows.items():
+        group = [row for row in rows if row.workload == workload]
+        shares = [percent(mean(group, "top1", name, "after", k)) for k in (1, horizon) for name in (_FRESH, _TRAINED)]
+        table.add_row(Text(workload), f"{count:,}", *shares)
+    return table
+
+
 def _train(config: "PredictorConfig", workflows: "list[TraceWorkflow]", target: Path, console: "Console") -> tuple[int, int]:
     """Learns and writes. Returns how many contexts the two parts of the access model know."""
     from rich.progress import track
 
-    from pbkv_cluster.core.clock import ManualClock
     from pbkv_cluster.predictor_service.base import PREDICTORS
     from pbkv_cluster.predictor_service.state_file import access_path, write_state
     from pbkv_cluster.simulator.access_logs import access_logs
@@ -85,7 +151,7 @@ def _train(config: "PredictorConfig", workflows: "list[TraceWorkflow]", target: 
         return track(workflows, doing, console=console, disable=not console.is_terminal)
 
     predictor = PREDICTORS.get(config.model)(config)
-    state = train_predictor(config, shown("agents"), ManualClock())
+    state = train_predictor(config, shown("agents"))
     access = train_access(access_logs(shown("blocks")))
     update = access.export()
     try:

@@ -59,6 +59,11 @@ class EventFeed:
         self._refused = False  # the predictor refused the latest batch
         self.reachable = False  # the predictor answered last time
 
+    @property
+    def address(self) -> str:
+        """Where the predictor answered last time, host:port; empty: it did not."""
+        return self._address if self.reachable else ""
+
     def put(self, event: WorkflowEvent) -> None:
         """Queues an event; over capacity, the oldest goes."""
         self._queue.append(convert.event_to_wire(event))

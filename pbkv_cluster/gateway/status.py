@@ -45,6 +45,7 @@ class StatusReport:
             open_workflows=len(self.sessions),
             running_steps=len(self.admission),
             predictor_reachable=self.feed.reachable,
+            predictor_address=self.feed.address,
             index_reachable=self.pool.index_reachable,
             totals=_totals(self.meter),
             decisions={str(reason): count for reason, count in self.decisions.items()},

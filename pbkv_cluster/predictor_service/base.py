@@ -14,6 +14,7 @@ from pbkv_cluster.core.events import WorkflowEvent
 from pbkv_cluster.core.forecast import Forecast
 from pbkv_cluster.core.registry import Registry
 from pbkv_cluster.predictor_service.experts import EXPERTS
+from pbkv_cluster.predictor_service.explanation import Explanation
 from pbkv_cluster.predictor_service.state_file import read_state, write_state
 
 
@@ -48,6 +49,11 @@ class Predictor(ABC):
 
     def learn(self) -> None:  # noqa: B027  # most learn at once
         """Takes in what `observe` has put off. Called when forecasts have been sent, so that they need not wait for it."""
+
+    def explain(self, workflow: str) -> Explanation | None:
+        """Why the forecast of a workflow is what it is; None if it was never observed. By default the forecast alone."""
+        (forecast,) = self.forecast([workflow], 0, 0.0)
+        return Explanation(forecast.steps, forecast.predictability, begun=forecast.step + 1)
 
     @abstractmethod
     def forget(self, workflow: str) -> None:

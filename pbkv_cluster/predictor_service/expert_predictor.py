@@ -12,6 +12,7 @@ from pbkv_cluster.core.forecast import Forecast, StepForecast
 from pbkv_cluster.predictor_service import state_bytes
 from pbkv_cluster.predictor_service.base import Predictor
 from pbkv_cluster.predictor_service.experts import Floats
+from pbkv_cluster.predictor_service.explanation import Explanation, Opinion
 from pbkv_cluster.predictor_service.graph_walk import GraphWalk
 from pbkv_cluster.predictor_service.labels import named
 from pbkv_cluster.predictor_service.recognition import STEPS, Recognition, Scores, evidence_of
@@ -89,6 +90,26 @@ class ExpertPredictor(Predictor):
             )
             for name, track, steps in zip(workflows, tracks, found, strict=True)
         ]
+
+    def explain(self, workflow: str) -> Explanation | None:
+        track = self._tracks.get(workflow)
+        if track is None or track.model is None:
+            return None
+        model = track.model
+        (forecast,) = self.forecast([workflow], 0, 0.0)
+        opinions: tuple[Opinion, ...] = ()
+        moment = track.moments[-1][-1] if track.moments else None
+        if moment is not None and moment.outputs is not None:
+            opinions = tuple(
+                Opinion(
+                    name,
+                    tuple(model.mixture.weights[moment.phase, :, at].tolist()),
+                    _steps(model, [track], moment.outputs[at : at + 1])[0] if moment.outputs[at].any() else (),
+                )
+                for at, name in enumerate(self._experts)
+            )
+        known = moment is not None and moment.phase == 1
+        return Explanation(forecast.steps, forecast.predictability, track.workload, track.steps, known, opinions)
 
     def learn(self) -> None:
         unlearnt, self._unlearnt = self._unlearnt, {}

@@ -13,8 +13,10 @@ from pbkv_cluster.core.background import first_failure
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import StartupError
+from pbkv_cluster.core.forecast import StepForecast
 from pbkv_cluster.predictor_service.access_learner import AccessLearner
 from pbkv_cluster.predictor_service.base import Predictor
+from pbkv_cluster.predictor_service.explanation import Explanation
 from pbkv_cluster.predictor_service.service import PredictorService
 from pbkv_cluster.predictor_service.state_file import StateRefused, access_path, write_state
 from pbkv_cluster.predictor_service.subscription import Batch
@@ -58,6 +60,11 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         self, request: predictor_pb2.PredictRequest, context: aio.ServicerContext[Any, Any]
     ) -> predictor_pb2.ForecastBatch:
         return forecasts_to_wire(self._service.predict(request.workflow_ids))
+
+    async def Explain(  # noqa: N802
+        self, request: predictor_pb2.ExplainRequest, context: aio.ServicerContext[Any, Any]
+    ) -> predictor_pb2.ExplainResponse:
+        return _explained(self._service.explain(request.workflow_id))
 
     async def ReportAccess(  # noqa: N802
         self, request: predictor_pb2.ReportAccessRequest, context: aio.ServicerContext[Any, Any]
@@ -193,6 +200,28 @@ def _restore(path: Path, load: Callable[[Path], None]) -> None:
             log.error("learning starts over: %s (set aside as %s)", error, aside.name)
     except OSError as error:
         raise StartupError(f"cannot use the predictor's state {path}: {error.strerror}") from error
+
+
+def _explained(explanation: Explanation) -> predictor_pb2.ExplainResponse:
+    return predictor_pb2.ExplainResponse(
+        workload=explanation.workload,
+        steps_begun=explanation.begun,
+        output_known=explanation.output_known,
+        predictability=explanation.predictability,
+        steps=map(_explained_step, explanation.steps),
+        experts=[
+            predictor_pb2.ExplainResponse.Expert(
+                name=opinion.expert, weights=opinion.weights, steps=map(_explained_step, opinion.steps)
+            )
+            for opinion in explanation.opinions
+        ],
+    )
+
+
+def _explained_step(step: StepForecast) -> predictor_pb2.ExplainResponse.Step:
+    likeliest = sorted(step.agents.items(), key=lambda entry: entry[1], reverse=True)
+    agents = [predictor_pb2.ExplainResponse.Agent(agent_id=agent, probability=chance) for agent, chance in likeliest]
+    return predictor_pb2.ExplainResponse.Step(agents=agents, survival=step.survival)
 
 
 def _messages(batch: Batch) -> Iterator[predictor_pb2.ForecastBatch]:

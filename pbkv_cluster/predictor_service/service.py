@@ -12,12 +12,13 @@ import numpy as np
 
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.core.errors import InvalidArgument, ResourceExhausted, Unavailable
+from pbkv_cluster.core.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from pbkv_cluster.core.events import MAX_HIDDEN_BYTES, EventKind, WorkflowEvent
 from pbkv_cluster.core.forecast import Forecast
 from pbkv_cluster.core.pieces import PIECES
 from pbkv_cluster.core.words import WORD_BITS, WORDS
 from pbkv_cluster.predictor_service.base import PREDICTORS, Predictor
+from pbkv_cluster.predictor_service.explanation import Explanation
 from pbkv_cluster.predictor_service.subscription import Subscription
 
 log = logging.getLogger(__name__)
@@ -118,6 +119,24 @@ class PredictorService:
         """
         self._check_running()
         return self._forecast(dict.fromkeys(name for name in workflows if name in self._open or name in self._ended))
+
+    def explain(self, workflow: str) -> Explanation:
+        """Why the forecast of an open workflow is what it is.
+
+        Raises:
+            InvalidArgument: the id is empty.
+            NotFound: the workflow is not open, or nothing was heard of it.
+            Unavailable: the service has failed or stopped.
+        """
+        self._check_running()
+        if not workflow:
+            raise InvalidArgument("workflow_id", "must not be empty")
+        if workflow in self._ended:
+            raise NotFound(f"workflow {workflow!r} has ended")
+        found = self.predictor.explain(workflow) if workflow in self._open else None
+        if found is None:
+            raise NotFound(f"the predictor has heard nothing of a workflow {workflow!r}")
+        return found
 
     def subscribe(self, name: str, placed_only: bool = False) -> Subscription:
         """A new subscription; its first batch is a snapshot.

@@ -5,16 +5,16 @@ from collections.abc import Iterable, Iterator
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, TOKEN_BYTES, count
 from pbkv_cluster.simulator.prompts import PromptBuilder
 from pbkv_cluster.simulator.traces import TraceWorkflow
+from pbkv_cluster.simulator.workflow_events import VOCAB
 from pbkv_cluster.store.access.catalog import Catalog
 from pbkv_cluster.store.access.history import History, StepLog
 
 _CATALOG_BLOCKS = 1 << 20
-_VOCAB = 1 << 16
 
 
 def access_logs(workflows: Iterable[TraceWorkflow]) -> Iterator[list[StepLog]]:
     """The log of each workflow, one after the other. Times are those of the trace, as far as it has any."""
-    catalog, builder = Catalog(_CATALOG_BLOCKS), PromptBuilder(_VOCAB)
+    catalog, builder = Catalog(_CATALOG_BLOCKS), PromptBuilder(VOCAB)
     for workflow in workflows:
         history, now = History(), 0.0
         for number, step in enumerate(workflow.steps):

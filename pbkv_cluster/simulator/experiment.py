@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.simulator.access_logs import access_logs
 from pbkv_cluster.simulator.comparison import BASELINE, BOUND, Comparison, Row
@@ -78,7 +77,7 @@ def train_state(setup: Setup, traces: Sequence[Trace]) -> Setup:
     workflows = [workflow for trace in traces for workflow in trace.workflows]
     return replace(
         setup,
-        predictor_state=train_predictor(setup.predictor, workflows, ManualClock()),
+        predictor_state=train_predictor(setup.predictor, workflows),
         access=train_access(access_logs(workflows)),
     )
 

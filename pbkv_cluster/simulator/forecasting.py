@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import PredictorConfig
@@ -10,21 +10,10 @@ from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecast import Forecast, StepForecast
 from pbkv_cluster.predictor_service.base import PREDICTORS
+from pbkv_cluster.simulator.prediction import teach
+from pbkv_cluster.simulator.prompts import PromptBuilder
 from pbkv_cluster.simulator.traces import TraceWorkflow
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """Something that happens in a workflow."""
-
-    kind: EventKind
-    workflow: str
-    workload: str
-    agent: str = ""
-    call_site: str = ""
-    step: int = 0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
+from pbkv_cluster.simulator.workflow_events import VOCAB, events_of
 
 
 class Forecaster:
@@ -42,7 +31,7 @@ class Forecaster:
     ) -> None:
         """Args:
             config: names the predictor.
-            clock: of the events.
+            clock: stamps the forecasts.
             apply: takes each forecast.
             state: what the predictor has learnt before, from `train`.
             noise: share of forecasts that are replaced by random ones.
@@ -63,47 +52,27 @@ class Forecaster:
         self._heeded = heeded
         self._draws = random.Random(f"pbkv-noise/{seed}")
         self._agents: dict[str, None] = {}  # seen so far, in order
-        self._sequences: dict[str, int] = {}
         self._epoch = 0
 
-    def happened(self, moment: Moment) -> None:
+    def happened(self, event: WorkflowEvent) -> None:
         """Reports an event, and has the workflow's new forecast applied."""
-        if not self._heeded:
-            if moment.kind is not EventKind.WORKFLOW_ENDED:
-                self._epoch += 1
-                self._apply(Forecast(moment.workflow, self._epoch, self._clock.wall(), ()))
-            return
-        sequence = self._sequences.get(moment.workflow, 0)
-        self._sequences[moment.workflow] = sequence + 1
-        now = self._clock.wall()
-        self._predictor.observe(
-            WorkflowEvent(
-                moment.kind,
-                moment.workflow,
-                sequence,
-                now,
-                moment.workload,
-                moment.agent,
-                moment.call_site,
-                moment.step,
-                prompt_tokens=moment.prompt_tokens,
-                output_tokens=moment.output_tokens,
-            )
-        )
-        if moment.kind is EventKind.WORKFLOW_ENDED:
-            del self._sequences[moment.workflow]
+        over = event.kind is EventKind.WORKFLOW_ENDED
+        if self._heeded:
+            self._predictor.observe(event)
+        if event.agent:
+            self._agents[event.agent] = None
+        if not over:
+            self._epoch += 1
+            for forecast in self._forecasts(event.workflow):
+                self._apply(forecast)
+        if self._heeded:
             self._predictor.learn()
-            return
-        if moment.agent:
-            self._agents[moment.agent] = None
-        self._epoch += 1
-        for forecast in self._predictor.forecast([moment.workflow], self._epoch, now):
-            self._apply(self._disturbed(forecast))
-        self._predictor.learn()
 
-    def state(self) -> bytes:
-        """What the predictor has learnt."""
-        return self._predictor.dump()
+    def _forecasts(self, workflow: str) -> list[Forecast]:
+        now = self._clock.wall()
+        if not self._heeded:
+            return [Forecast(workflow, self._epoch, now, ())]
+        return [self._disturbed(forecast) for forecast in self._predictor.forecast([workflow], self._epoch, now)]
 
     def _disturbed(self, forecast: Forecast) -> Forecast:
         if not self._noise or self._draws.random() >= self._noise:
@@ -116,15 +85,11 @@ class Forecaster:
         return StepForecast({agent: weight / total for agent, weight in weights.items()}, self._draws.random())
 
 
-def train(config: PredictorConfig, workflows: Iterable[TraceWorkflow], clock: Clock) -> bytes:
+def train(config: PredictorConfig, workflows: Iterable[TraceWorkflow]) -> bytes:
     """What the predictor has learnt after it has seen some workflows, one after the other."""
-    forecaster = Forecaster(config, clock, lambda forecast: None)
-    for number, workflow in enumerate(workflows):
-        name = f"train-{number}:{workflow.id}"
-        forecaster.happened(Moment(EventKind.WORKFLOW_STARTED, name, workflow.workload))
-        for position, step in enumerate(workflow.steps):
-            for kind in (EventKind.STEP_STARTED, EventKind.STEP_FINISHED):
-                tokens = step.prompt_tokens, step.output_tokens
-                forecaster.happened(Moment(kind, name, workflow.workload, step.agent, step.call_site, position, *tokens))
-        forecaster.happened(Moment(EventKind.WORKFLOW_ENDED, name, workflow.workload))
-    return forecaster.state()
+    predictor, prompts = PREDICTORS.get(config.model)(config), PromptBuilder(VOCAB)
+    teach(
+        predictor,
+        (events_of(workflow, f"train-{number}:{workflow.id}", prompts) for number, workflow in enumerate(workflows)),
+    )
+    return predictor.dump()

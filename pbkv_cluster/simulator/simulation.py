@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig, PredictorConfig
-from pbkv_cluster.core.events import EventKind
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, count
 from pbkv_cluster.core.usage import HitMeter, Tier, Usage
@@ -22,11 +22,12 @@ from pbkv_cluster.gpu_worker.sequence import StepRequest
 from pbkv_cluster.simulator.adversary import adversary_of
 from pbkv_cluster.simulator.cost_model import CostModel
 from pbkv_cluster.simulator.engine import SimulatedEngine
-from pbkv_cluster.simulator.forecasting import Forecaster, Moment
+from pbkv_cluster.simulator.forecasting import Forecaster
 from pbkv_cluster.simulator.oracle import Future, knowing
 from pbkv_cluster.simulator.report import Spread
 from pbkv_cluster.simulator.runner import SimulatedRunner
 from pbkv_cluster.simulator.token_source import NAMESPACE, TokenSource
+from pbkv_cluster.simulator.workflow_events import event_of, no_pieces
 from pbkv_cluster.store.access.history import StepLog
 from pbkv_cluster.store.access.model import AccessModel
 from pbkv_cluster.store.guard import GuardStat
@@ -139,6 +140,7 @@ class _Simulation:
                 self._learner.apply(known)
                 self._engine.cache.workflows.learnt(known)
             self._engine.cache.workflows.on_ended = self._learn
+        self._heeds = self._engine.cache.workflows.heeds_forecasts
         self._forecaster = Forecaster(
             setup.predictor,
             self._clock,
@@ -146,7 +148,7 @@ class _Simulation:
             setup.predictor_state,
             setup.noise,
             setup.seed,
-            self._engine.cache.workflows.heeds_forecasts,
+            self._heeds,
         )
         self._timers: list[tuple[float, int, _Running]] = []
         self._timed = 0
@@ -199,10 +201,10 @@ class _Simulation:
     def _submit(self, running: _Running) -> None:
         arrival = self._workload.arrivals[running.arrival]
         if running.position == 0:
-            self._forecaster.happened(Moment(EventKind.WORKFLOW_STARTED, arrival.id, arrival.workflow.workload))
+            self._report(running, 0)
         step = arrival.workflow.steps[running.position]
         tokens = self._tokens.step(running.arrival, running.position)
-        self._report(EventKind.STEP_STARTED, running, count(tokens.prompt), 0)
+        self._report(running, 2 * running.position + 1)
         running.submitted_at = self._clock.now()
         # A key names all before it, so what is known comes first.
         known = bisect_left(tokens.prompt_keys, True, key=lambda key: key not in self._known)
@@ -212,13 +214,10 @@ class _Simulation:
         sampling = SamplingParams(max_tokens=count(tokens.output), forced_output=tokens.output)
         self._engine.submit(StepRequest(name, arrival.id, step.agent, running.position, NAMESPACE, tokens.prompt, sampling))
 
-    def _report(self, kind: EventKind, running: _Running, prompt: int, output: int) -> None:
-        workflow = self._workload.arrivals[running.arrival].workflow
-        step = workflow.steps[running.position]
-        name = self._workload.arrivals[running.arrival].id
-        self._forecaster.happened(
-            Moment(kind, name, workflow.workload, step.agent, step.call_site, running.position, prompt, output)
-        )
+    def _report(self, running: _Running, number: int) -> None:
+        arrival = self._workload.arrivals[running.arrival]
+        pieces = partial(self._tokens.pieces, running.arrival) if self._heeds else no_pieces
+        self._forecaster.happened(event_of(arrival.workflow, arrival.id, number, self._clock.wall(), pieces))
 
     def _ended(self, output: Output) -> None:
         running = self._active.pop(output.request_id)
@@ -228,7 +227,7 @@ class _Simulation:
         self._known.update(tokens.keys[running.available_tokens // BLOCK_TOKENS :])
         if self._cuts and self._future is not None:
             self._future.cut(self._engine.cache, tokens.prompt + tokens.output)
-        self._report(EventKind.STEP_FINISHED, running, count(tokens.prompt), count(tokens.output))
+        self._report(running, 2 * running.position + 2)
         arrival = self._workload.arrivals[running.arrival]
         pause = arrival.pauses[running.position]
         running.position += 1
@@ -236,7 +235,7 @@ class _Simulation:
             self._at(self._clock.now() + pause, running)
             return
         self._latencies.append(running.served_s)
-        self._forecaster.happened(Moment(EventKind.WORKFLOW_ENDED, arrival.id, arrival.workflow.workload))
+        self._report(running, 2 * running.position + 1)
         self._engine.cache.retire(arrival.id)
         if self._workload.concurrency:
             self._begin_next()

@@ -1,15 +1,17 @@
 """The tokens of a workload's steps, built once for all the runs that are made of it."""
 
+from array import array
 from typing import NamedTuple
 
 from pbkv_cluster.core.blocks import Namespace, block_keys
+from pbkv_cluster.core.pieces import prompt_pieces
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, TOKEN_BYTES, blocks_for, count
 from pbkv_cluster.simulator.prompts import PromptBuilder
+from pbkv_cluster.simulator.workflow_events import VOCAB
 from pbkv_cluster.simulator.workload import Workload
 
 NAMESPACE = Namespace("simulated", "", "", "")
 _KEPT_BYTES = 256 << 20
-_VOCAB = 1 << 16
 
 
 class StepTokens(NamedTuple):
@@ -30,9 +32,10 @@ class TokenSource:
 
     def __init__(self, workload: Workload, builder: PromptBuilder | None = None) -> None:
         self.workload = workload
-        self._builder = builder or PromptBuilder(_VOCAB)
+        self._builder = builder or PromptBuilder(VOCAB)
         self._room = _KEPT_BYTES
         self._kept: dict[tuple[int, int], StepTokens] = {}
+        self._pieces: dict[tuple[int, int], array[int]] = {}
 
     def step(self, arrival: int, position: int) -> StepTokens:
         """The tokens of one step."""
@@ -46,6 +49,13 @@ class TokenSource:
                 self._room -= size
                 self._kept[arrival, position] = found
         return found
+
+    def pieces(self, arrival: int, position: int) -> tuple[int, ...]:
+        """What one step's prompt is made of. Kept, in a quarter of a tuple's memory: every run of a forecasting policy asks."""
+        found = self._pieces.get((arrival, position))
+        if found is None:
+            found = self._pieces[arrival, position] = array("I", prompt_pieces(self.step(arrival, position).prompt))
+        return tuple(found)
 
     def blocks(self) -> tuple[int, int]:
         """Blocks of the largest step, with the one that follows; and different blocks of all steps together."""

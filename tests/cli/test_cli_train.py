@@ -1,12 +1,9 @@
 """`pbkv train`: what it writes is what a predictor service starts from."""
 
-import gzip
-import json
 from pathlib import Path
 
 import pytest
 
-from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.predictor_service.expert_predictor import ExpertPredictor
 from pbkv_cluster.predictor_service.server import PredictorServer
@@ -15,32 +12,14 @@ from pbkv_cluster.simulator.access_logs import access_logs
 from pbkv_cluster.simulator.forecasting import train as train_predictor
 from pbkv_cluster.simulator.trace_files import load_trace
 from pbkv_cluster.store.access.model import KIND, VERSION, AccessUpdate, train
+from tests.cli.agent_traces import write_trace
 from tests.cli.conftest import Pbkv
 
 
 @pytest.fixture
 def trace_file(tmp_path: Path) -> Path:
     """Four workflows of three steps."""
-    lines = []
-    for workflow in range(4):
-        segments: list[dict[str, object]] = [{"kind": "system", "id": "all", "tokens": 64}]
-        for number, agent in enumerate(("planner", "coder", "tester")):
-            segments = [*segments, {"kind": "task", "id": f"{workflow}-{number}", "tokens": 40}]
-            lines.append(
-                {
-                    "workflow_id": f"w{workflow}",
-                    "workload": "app",
-                    "step": number,
-                    "agent": agent,
-                    "prompt_segments": segments,
-                    "prompt_tokens": 64 + 40 * (number + 1),
-                    "output_tokens": 20,
-                    "output_id": f"o{workflow}-{number}",
-                }
-            )
-    path = tmp_path / "tiny.jsonl.gz"
-    path.write_bytes(gzip.compress("\n".join(map(json.dumps, lines)).encode()))
-    return path
+    return write_trace(tmp_path / "tiny.jsonl.gz")
 
 
 async def test_a_predictor_service_starts_from_what_it_writes(pbkv: Pbkv, trace_file: Path, tmp_path: Path) -> None:
@@ -54,7 +33,7 @@ async def test_a_predictor_service_starts_from_what_it_writes(pbkv: Pbkv, trace_
 
     workflows = load_trace(trace_file).workflows
     agents = read_state(state, ExpertPredictor.kind, ExpertPredictor.version)
-    assert agents == train_predictor(PredictorConfig(), workflows, ManualClock())
+    assert agents == train_predictor(PredictorConfig(), workflows)
     update = AccessUpdate.from_bytes(read_state(access_path(state), KIND, VERSION))
     assert update.contexts == train(access_logs(workflows)).export().contexts
     assert update.workflows == 4
@@ -96,3 +75,26 @@ def test_bad_input_is_told_before_any_work(pbkv: Pbkv, trace_file: Path, tmp_pat
         assert done.code == 2, arguments
         assert problem in done.err
     assert not (tmp_path / "x").exists()
+
+
+def test_tasks_held_back_tell_what_learning_gives(pbkv: Pbkv, tmp_path: Path) -> None:
+    trace = write_trace(tmp_path / "app.jsonl.gz", workflows=20)
+    done = pbkv("train", str(trace), "--out", str(tmp_path / "a"), "--hold-back", "0.3")
+    assert done.code == 0, done.err
+    (line,) = [line for line in done.out.splitlines() if line.split()[:1] == ["app"]]
+    untrained, trained = (float(share) for share in line.replace("%", "").split()[2:4])
+    assert untrained < trained == 100.0
+    plain = pbkv("train", str(trace), "--out", str(tmp_path / "b"), "--hold-back", "0")
+    assert "held back" not in plain.out
+    name = "predictor.state"
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), "it learns from all in the end"
+
+
+def test_too_few_tasks_to_hold_any_back(pbkv: Pbkv, tmp_path: Path) -> None:
+    trace = write_trace(tmp_path / "app.jsonl.gz", workflows=1)
+    done = pbkv("train", str(trace), "--out", str(tmp_path / "a"))
+    assert done.code == 0, done.err
+    assert "too few tasks to hold any back" in done.out
+    refused = pbkv("train", str(trace), "--out", str(tmp_path / "b"), "--hold-back", "1")
+    assert refused.code == 2
+    assert "--hold-back: must be at least 0 and below 1, got 1" in refused.err

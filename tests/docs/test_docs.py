@@ -1,5 +1,6 @@
 """What the documents say exists: linked files, make targets, commands, settings."""
 
+import gzip
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pbkv_cluster.core.config.sources import fields
+from tests.cli.agent_traces import write_trace
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
@@ -31,6 +33,40 @@ def test_commands_exist(document: Path) -> None:
     shown = CliRunner().invoke(app, ["--help"]).output
     for command in set(re.findall(r"`pbkv ([a-z]+)", document.read_text())):
         assert re.search(rf"\b{command}\b", shown), f"{document.name} speaks of pbkv {command}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_benchmarks_exist(document: Path) -> None:
+    from benchmarks.__main__ import LONG, NAMES
+
+    for name in re.findall(r"python -m benchmarks ([a-z]+)", document.read_text()):
+        assert name in (*NAMES, *LONG), f"{document.name} speaks of benchmark {name}"
+
+
+def test_the_document_on_prediction_names_every_expert() -> None:
+    from pbkv_cluster.predictor_service.experts import EXPERTS
+
+    text = (ROOT / "docs" / "prediction.md").read_text()
+    assert set(re.findall(r"^\| `([\w-]+)` \| ", text.split("## Experts")[1], re.MULTILINE)) >= {*EXPERTS.names()}
+
+
+def test_examples_of_the_document_on_prediction_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pbkv_cluster.cli.main import app
+
+    for name in ("trace", "last-week"):
+        with gzip.open(write_trace(tmp_path / "made.jsonl.gz", workflows=12), "rt") as made:
+            (tmp_path / f"{name}.jsonl").write_text(made.read())
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"^pbkv (.+)$", (ROOT / "docs" / "prediction.md").read_text(), re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        arguments = command.split()
+        if "explain" in arguments:  # needs a cluster; tests of the command have one
+            arguments = [*arguments[:2], "--help"]
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, f"pbkv {command}: {done.output} {done.exception!r}"
+    assert (tmp_path / "figures.json").exists()
+    assert (tmp_path / "trained" / "predictor.state").exists()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

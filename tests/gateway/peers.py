@@ -139,6 +139,9 @@ class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
     async def ReportAccess(self, request: Any, context: Any) -> predictor_pb2.ReportAccessResponse:  # noqa: N802
         return predictor_pb2.ReportAccessResponse()
 
+    async def Explain(self, request: Any, context: Any) -> predictor_pb2.ExplainResponse:  # noqa: N802
+        return predictor_pb2.ExplainResponse()
+
     async def Predict(self, request: Any, context: Any) -> predictor_pb2.ForecastBatch:  # noqa: N802
         return predictor_pb2.ForecastBatch()
 

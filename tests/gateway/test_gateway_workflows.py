@@ -231,9 +231,10 @@ async def test_without_a_predictor_steps_go_on_and_it_hears_of_them_later() -> N
         assert not (await rig.status()).predictor_reachable
         predictor = await rig.add_predictor()
         await until(lambda: len(predictor.of(workflow)) == 4, "the events have arrived")
-        await rig.sees(lambda status: status.predictor_reachable, "it is seen")
+        await rig.sees(lambda status: status.predictor_address == predictor.address, "it is seen")
         await predictor.server.stop(0)
         await rig.run(workflow)
         await rig.sees(lambda status: not status.predictor_reachable, "it is missed")
+        assert not (await rig.status()).predictor_address
         successor = await rig.add_predictor()
         await until(lambda: len(successor.of(workflow)) == 2, "its successor hears the rest")

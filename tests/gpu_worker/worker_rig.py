@@ -220,6 +220,9 @@ class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
     ) -> predictor_pb2.ReportAccessResponse:
         raise NotImplementedError
 
+    async def Explain(self, request: predictor_pb2.ExplainRequest, context: Any) -> predictor_pb2.ExplainResponse:  # noqa: N802
+        raise NotImplementedError
+
     async def Predict(self, request: predictor_pb2.PredictRequest, context: Any) -> predictor_pb2.ForecastBatch:  # noqa: N802
         raise NotImplementedError
 

@@ -37,6 +37,11 @@ class Predictor(predictor_pb2_grpc.PredictorServiceServicer):
     ) -> predictor_pb2.ReportAccessResponse:
         raise NotImplementedError
 
+    async def Explain(  # noqa: N802
+        self, request: predictor_pb2.ExplainRequest, context: aio.ServicerContext[Any, Any]
+    ) -> predictor_pb2.ExplainResponse:
+        raise NotImplementedError
+
     async def Predict(  # noqa: N802
         self, request: predictor_pb2.PredictRequest, context: aio.ServicerContext[Any, Any]
     ) -> predictor_pb2.ForecastBatch:

@@ -37,6 +37,7 @@ class RecordingGateway(workflow_pb2_grpc.WorkflowServiceServicer):
         self.hold_until = 1  # steps that must be in flight before the first is answered
         self.most_open = 0
         self.disobedient = False  # answers one token less than forced
+        self.predictor_address = ""
         self._in_flight = 0
         self._released: asyncio.Event | None = None
         self._open: set[str] = set()
@@ -88,7 +89,9 @@ class RecordingGateway(workflow_pb2_grpc.WorkflowServiceServicer):
     async def GetClusterStatus(  # noqa: N802
         self, request: workflow_pb2.GetClusterStatusRequest, context: Any
     ) -> workflow_pb2.GetClusterStatusResponse:
-        return cluster_status()
+        status = cluster_status()
+        status.predictor_address = self.predictor_address
+        return status
 
     def _fail(self, workflow: str, call: str) -> None:
         if (workflow, call) in self.failures:

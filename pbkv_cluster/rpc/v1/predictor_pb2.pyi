@@ -192,3 +192,48 @@ class ReportAccessResponse(_message.Message):
     accepted: int
     dropped: int
     def __init__(self, accepted: _Optional[int] = ..., dropped: _Optional[int] = ...) -> None: ...
+
+class ExplainRequest(_message.Message):
+    __slots__ = ("workflow_id",)
+    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    workflow_id: str
+    def __init__(self, workflow_id: _Optional[str] = ...) -> None: ...
+
+class ExplainResponse(_message.Message):
+    __slots__ = ("workload", "steps_begun", "output_known", "predictability", "steps", "experts")
+    class Agent(_message.Message):
+        __slots__ = ("agent_id", "probability")
+        AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+        PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+        agent_id: str
+        probability: float
+        def __init__(self, agent_id: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
+    class Step(_message.Message):
+        __slots__ = ("agents", "survival")
+        AGENTS_FIELD_NUMBER: _ClassVar[int]
+        SURVIVAL_FIELD_NUMBER: _ClassVar[int]
+        agents: _containers.RepeatedCompositeFieldContainer[ExplainResponse.Agent]
+        survival: float
+        def __init__(self, agents: _Optional[_Iterable[_Union[ExplainResponse.Agent, _Mapping]]] = ..., survival: _Optional[float] = ...) -> None: ...
+    class Expert(_message.Message):
+        __slots__ = ("name", "weights", "steps")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+        STEPS_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        weights: _containers.RepeatedScalarFieldContainer[float]
+        steps: _containers.RepeatedCompositeFieldContainer[ExplainResponse.Step]
+        def __init__(self, name: _Optional[str] = ..., weights: _Optional[_Iterable[float]] = ..., steps: _Optional[_Iterable[_Union[ExplainResponse.Step, _Mapping]]] = ...) -> None: ...
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    STEPS_BEGUN_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_KNOWN_FIELD_NUMBER: _ClassVar[int]
+    PREDICTABILITY_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    workload: str
+    steps_begun: int
+    output_known: bool
+    predictability: float
+    steps: _containers.RepeatedCompositeFieldContainer[ExplainResponse.Step]
+    experts: _containers.RepeatedCompositeFieldContainer[ExplainResponse.Expert]
+    def __init__(self, workload: _Optional[str] = ..., steps_begun: _Optional[int] = ..., output_known: _Optional[bool] = ..., predictability: _Optional[float] = ..., steps: _Optional[_Iterable[_Union[ExplainResponse.Step, _Mapping]]] = ..., experts: _Optional[_Iterable[_Union[ExplainResponse.Expert, _Mapping]]] = ...) -> None: ...

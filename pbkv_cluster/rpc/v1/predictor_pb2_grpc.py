@@ -54,6 +54,11 @@ class PredictorServiceStub:
                 request_serializer=pbkv_dot_v1_dot_predictor__pb2.ReportAccessRequest.SerializeToString,
                 response_deserializer=pbkv_dot_v1_dot_predictor__pb2.ReportAccessResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/pbkv.v1.PredictorService/Explain',
+                request_serializer=pbkv_dot_v1_dot_predictor__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=pbkv_dot_v1_dot_predictor__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class PredictorServiceServicer:
@@ -87,6 +92,13 @@ class PredictorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """What is expected of one open workflow, and by which experts. NOT_FOUND: it is not open.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PredictorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +121,11 @@ def add_PredictorServiceServicer_to_server(servicer, server):
                     servicer.ReportAccess,
                     request_deserializer=pbkv_dot_v1_dot_predictor__pb2.ReportAccessRequest.FromString,
                     response_serializer=pbkv_dot_v1_dot_predictor__pb2.ReportAccessResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=pbkv_dot_v1_dot_predictor__pb2.ExplainRequest.FromString,
+                    response_serializer=pbkv_dot_v1_dot_predictor__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +236,33 @@ class PredictorService:
             '/pbkv.v1.PredictorService/ReportAccess',
             pbkv_dot_v1_dot_predictor__pb2.ReportAccessRequest.SerializeToString,
             pbkv_dot_v1_dot_predictor__pb2.ReportAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pbkv.v1.PredictorService/Explain',
+            pbkv_dot_v1_dot_predictor__pb2.ExplainRequest.SerializeToString,
+            pbkv_dot_v1_dot_predictor__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

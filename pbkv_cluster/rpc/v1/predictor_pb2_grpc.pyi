@@ -39,6 +39,8 @@ class PredictorServiceStub:
     """The present forecast of the named workflows."""
     ReportAccess: _grpc.UnaryUnaryMultiCallable[_predictor_pb2.ReportAccessRequest, _predictor_pb2.ReportAccessResponse]
     """Takes the access logs of workflows that have ended, to learn from in the background. All of them or, with a wrong one, none."""
+    Explain: _grpc.UnaryUnaryMultiCallable[_predictor_pb2.ExplainRequest, _predictor_pb2.ExplainResponse]
+    """What is expected of one open workflow, and by which experts. NOT_FOUND: it is not open."""
 
 @_typing.type_check_only
 class PredictorServiceAsyncStub(PredictorServiceStub):
@@ -51,6 +53,8 @@ class PredictorServiceAsyncStub(PredictorServiceStub):
     """The present forecast of the named workflows."""
     ReportAccess: _aio.UnaryUnaryMultiCallable[_predictor_pb2.ReportAccessRequest, _predictor_pb2.ReportAccessResponse]  # type: ignore[assignment]
     """Takes the access logs of workflows that have ended, to learn from in the background. All of them or, with a wrong one, none."""
+    Explain: _aio.UnaryUnaryMultiCallable[_predictor_pb2.ExplainRequest, _predictor_pb2.ExplainResponse]  # type: ignore[assignment]
+    """What is expected of one open workflow, and by which experts. NOT_FOUND: it is not open."""
 
 class PredictorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -84,5 +88,13 @@ class PredictorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_predictor_pb2.ReportAccessResponse, _abc.Awaitable[_predictor_pb2.ReportAccessResponse]]:
         """Takes the access logs of workflows that have ended, to learn from in the background. All of them or, with a wrong one, none."""
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _predictor_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_predictor_pb2.ExplainResponse, _abc.Awaitable[_predictor_pb2.ExplainResponse]]:
+        """What is expected of one open workflow, and by which experts. NOT_FOUND: it is not open."""
 
 def add_PredictorServiceServicer_to_server(servicer: PredictorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

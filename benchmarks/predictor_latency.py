@@ -1,0 +1,163 @@
+"""From an event at the gateway to re-keyed leaves on a worker, at a steady rate.
+
+The predictor is a process of its own. This one is the gateway's feed of events and a worker's listener, both the real ones, and
+the worker's cache, in which every workflow holds blocks. Nothing else runs in it.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any, cast
+
+from benchmarks.index import insert, make_cache
+from benchmarks.predictor_load import copies
+from benchmarks.report import Figure, Report
+from benchmarks.timing import percentile
+from pbkv_cluster.core.background import Background
+from pbkv_cluster.core.config import PredictorConfig
+from pbkv_cluster.core.forecast import Forecast
+from pbkv_cluster.core.tokens import TOKEN_BYTES
+from pbkv_cluster.gateway.events import EventFeed
+from pbkv_cluster.gpu_worker.engine_thread import EngineThread
+from pbkv_cluster.gpu_worker.forecasts import ForecastListener
+from pbkv_cluster.predictor_service.base import PREDICTORS
+from pbkv_cluster.predictor_service.server import PredictorServer
+from pbkv_cluster.simulator.prediction import teach
+from pbkv_cluster.simulator.trial import Events
+from pbkv_cluster.store.cache import KVCache
+from pbkv_cluster.store.cluster_index import Directory, ServiceRecord
+
+RATE = 1000  # events a second
+_WORKFLOWS = 256  # so that the forecast behind one event of a workflow is there long before the next event
+_LEAVES = 8  # of each workflow
+_BLOCKS = 4  # of each leaf
+_PATIENCE_S = 30.0
+
+
+def latency(train: Sequence[Events], test: Sequence[Events], quick: bool) -> Report:
+    """Sends events at a steady rate, and waits for what each changes."""
+    number = RATE if quick else 10 * RATE
+    with tempfile.TemporaryDirectory() as folder:
+        state = Path(folder, "predictor.state")
+        predictor = PREDICTORS.get(PredictorConfig().model)(PredictorConfig())
+        teach(predictor, train)
+        predictor.save(state)
+        with _serving(state) as address:
+            taken = asyncio.run(_measure(address, test, number))
+    figures = (
+        Figure("event to re-keyed leaves, p50", 1e3 * median(taken), "ms", at_most=5),
+        Figure("event to re-keyed leaves, p99", 1e3 * percentile(taken, 0.99), "ms"),
+    )
+    sizes = f"{RATE:,} events a second of {_WORKFLOWS} workflows, {len(taken):,} in all; {_LEAVES} leaves each; policy pbkv"
+    return Report("predictor: latency", sizes, figures)
+
+
+class _Worker:
+    """Stands for a worker's engine and its thread: applies what comes, at once, and notes when it is done."""
+
+    def __init__(self, cache: KVCache) -> None:
+        self._cache = cache
+        self.sent: dict[str, float] = {}  # latest event of each workflow that nothing has come of yet
+        self.taken: list[float] = []
+        self.cache = self
+        self.settled = asyncio.Event()  # nothing that was sent waits
+
+    async def call(self, run: Callable[[Any], int]) -> int:
+        return run(self)
+
+    def apply(self, forecast: Forecast) -> bool:
+        changed = self._cache.apply(forecast)
+        if (sent := self.sent.pop(forecast.workflow, None)) is not None:
+            self.taken.append(perf_counter() - sent)
+            if not self.sent:
+                self.settled.set()
+        return changed
+
+
+class _Directory:
+    """Knows one service."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    async def service(self, name: str) -> ServiceRecord:
+        return ServiceRecord(name, self._address, os.getpid())
+
+
+async def _measure(address: str, test: Sequence[Events], number: int) -> list[float]:
+    async def predictor() -> str:
+        return address
+
+    worker = _Worker(_filled_cache())
+    listener = ForecastListener(predictor, cast(EngineThread, worker), "benchmark", learns=False)
+    feed = EventFeed(cast(Directory, _Directory(address)), Counter())
+    background = Background()
+    listener.start()
+    background.start(feed.run(), "events")
+    try:
+        await _send(feed, worker, test, number)
+        async with asyncio.timeout(_PATIENCE_S):
+            while worker.sent:
+                worker.settled.clear()
+                await worker.settled.wait()
+    finally:
+        await background.stop()
+        await feed.close()
+        await listener.stop()
+    return worker.taken[_WORKFLOWS:]  # while connections are made, the first wait
+
+
+async def _send(feed: EventFeed, worker: _Worker, test: Sequence[Events], number: int) -> None:
+    streams = [copies(test, at) for at in range(_WORKFLOWS)]
+    began = perf_counter()
+    for at in range(_WORKFLOWS + number):
+        if (wait := began + at / RATE - perf_counter()) > 0:
+            await asyncio.sleep(wait)
+        event = next(streams[at % _WORKFLOWS])
+        worker.sent.setdefault(event.workflow, perf_counter())
+        feed.put(event)
+
+
+def _filled_cache() -> KVCache:
+    cache, drawn = make_cache(2 * _WORKFLOWS * _LEAVES * _BLOCKS + 1, policy="pbkv"), random.Random(0)
+    for workflow in range(_WORKFLOWS):
+        for _ in range(_LEAVES):
+            insert(cache, drawn.randbytes(16 * _BLOCKS * TOKEN_BYTES), f"open-{workflow}")
+    return cache
+
+
+@contextmanager
+def _serving(state: Path) -> Iterator[str]:
+    """A predictor in a process of its own, with a saved state; gives its address."""
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=_serve, args=(there, state))
+    process.start()
+    there.close()
+    try:
+        yield str(here.recv())
+    finally:
+        here.close()  # tells it to stop
+        process.join()
+
+
+def _serve(connection: Connection, state: Path) -> None:
+    asyncio.run(_served(connection, state))
+
+
+async def _served(connection: Connection, state: Path) -> None:
+    server = PredictorServer(PredictorConfig(), state_path=state)
+    connection.send(await server.start("127.0.0.1", 0))
+    try:
+        await asyncio.to_thread(connection.poll, None)  # returns when the other end is closed
+    finally:
+        await server.stop()

@@ -1,0 +1,126 @@
+"""`pbkv predictor explain`: what a running cluster expects of a workflow, and which expert says so."""
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
+from pbkv_cluster.cli.output import percent
+from pbkv_cluster.core.errors import Unavailable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pbkv_cluster.rpc.v1 import predictor_pb2
+
+    Explained = predictor_pb2.ExplainResponse
+    Step = predictor_pb2.ExplainResponse.Step
+
+_SHOWN = 3  # agents of each step
+_TIMEOUT_S = 10.0
+
+
+def explain(
+    workflow: Annotated[str, typer.Argument(metavar="WORKFLOW", help="Id of an open workflow.")],
+    endpoint: Endpoint = DEFAULT_ENDPOINT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the explanation as JSON, with all agents.")] = False,
+) -> None:
+    """Show which agents are expected in an open workflow, by the forecast and by each of its experts."""
+    response = asyncio.run(_fetch(endpoint, workflow))
+    if as_json:
+        typer.echo(json.dumps(explanation_json(workflow, response), indent=2))
+    else:
+        _print(workflow, response)
+
+
+async def _fetch(endpoint: str, workflow: str) -> "Explained":
+    from pbkv_cluster.client import AsyncClient
+    from pbkv_cluster.client.failures import typed_errors
+    from pbkv_cluster.rpc.channel import connect
+    from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc
+
+    async with AsyncClient(endpoint) as client:
+        address = (await client.status()).predictor_address
+    if not address:
+        raise Unavailable(f"the gateway at {endpoint} reaches no predictor")
+    async with connect(address) as channel:
+        with typed_errors():
+            request = predictor_pb2.ExplainRequest(workflow_id=workflow)
+            return await predictor_pb2_grpc.PredictorServiceStub(channel).Explain(request, timeout=_TIMEOUT_S)
+
+
+def explanation_json(workflow: str, response: "Explained") -> dict[str, Any]:
+    """An explanation as values that JSON has. Probabilities of agents are given that the workflow goes on that long."""
+
+    def steps(of: "Any") -> list[dict[str, Any]]:
+        return [
+            {"survival": step.survival, "agents": {agent.agent_id: agent.probability for agent in step.agents}} for step in of
+        ]
+
+    return {
+        "workflow": workflow,
+        "workload": response.workload,
+        "steps_begun": response.steps_begun,
+        "output_known": response.output_known,
+        "predictability": response.predictability,
+        "steps": steps(response.steps),
+        "experts": [
+            {"name": expert.name, "weights": list(expert.weights), "steps": steps(expert.steps)} for expert in response.experts
+        ],
+    }
+
+
+def _print(workflow: str, response: "Explained") -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    begun = response.steps_begun
+    behind = "no step has begun" if not begun else f"behind step {begun - 1}, its output {_known(response)}"
+    of = f" of workload {response.workload}" if response.workload else ""
+    console.print(Text(f"Workflow {workflow}{of}: {behind}; predictability {response.predictability:.2f}"), soft_wrap=True)
+    console.print(_forecast_table(response))
+    if response.experts:
+        console.print(_experts_table(response))
+
+
+def _known(response: "Explained") -> str:
+    return "known" if response.output_known else "not known yet"
+
+
+def _forecast_table(response: "Explained") -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("step", "goes on", "likeliest agents, if it does", title="Forecast", title_justify="left")
+    for ahead, step in enumerate(response.steps, start=1):
+        table.add_row(f"+{ahead}", percent(step.survival), Text(_likeliest(step)))
+    return table
+
+
+def _experts_table(response: "Explained") -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        "step", "expert", "weight", "goes on", "likeliest agents, if it does", title="By expert", title_justify="left"
+    )
+    for at in range(len(response.steps)):
+        for number, expert in enumerate(response.experts):
+            step = expert.steps[at] if at < len(expert.steps) else None
+            table.add_row(
+                "" if number else f"+{at + 1}",
+                Text(expert.name),
+                percent(expert.weights[at]),
+                "-" if step is None else percent(step.survival),
+                Text("has nothing to say" if step is None else _likeliest(step)),
+                end_section=number == len(response.experts) - 1,
+            )
+    return table
+
+
+def _likeliest(step: "Step") -> str:
+    shown = [f"{agent.agent_id} {percent(agent.probability)}" for agent in step.agents[:_SHOWN] if agent.probability > 0]
+    return ", ".join(shown) or "nobody is known"

@@ -1,0 +1,73 @@
+"""`pbkv predictor explain`, against a real predictor whose address a gateway tells."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pbkv_cluster.predictor_service.server import PredictorServer
+from tests.cli.conftest import Pbkv
+from tests.predictor_service.test_explanation import CONFIG, events, taught
+from tests.simulator.recording_gateway import RecordingGateway
+
+
+@pytest.fixture
+def predictor(gateway: RecordingGateway) -> Iterator[None]:
+    """A predictor on a loop of its own, which knows an open workflow `mine`."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def start() -> PredictorServer:
+        server = PredictorServer(CONFIG, predictor=taught())
+        gateway.predictor_address = await server.start("127.0.0.1", 0)
+        server.service.report([*events("mine", "aba", ends=False), *events("over", "ab")])
+        return server
+
+    try:
+        server = asyncio.run_coroutine_threadsafe(start(), loop).result(30)
+        yield
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(30)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(30)
+        loop.close()
+
+
+@pytest.mark.usefixtures("predictor")
+def test_shows_the_forecast_and_who_says_so(pbkv: Pbkv, endpoint: str) -> None:
+    done = pbkv("predictor", "explain", "mine", "--endpoint", endpoint)
+    assert done.code == 0, done.err
+    assert "Workflow mine of workload app: behind step 2, its output known; predictability 0." in done.out
+    forecast, experts = done.out.split("By expert")
+    (line,) = [line for line in forecast.splitlines() if "+1" in line]
+    assert "c 9" in line, "the likeliest agent comes first"
+    assert [name in experts for name in ("markov", "context-tree")] == [True, True]
+    assert experts.count("markov") == 3, "once for each step"
+
+
+@pytest.mark.usefixtures("predictor")
+def test_as_json(pbkv: Pbkv, endpoint: str) -> None:
+    told = json.loads(pbkv("predictor", "explain", "mine", "--endpoint", endpoint, "--json").out)
+    assert (told["workflow"], told["workload"], told["steps_begun"]) == ("mine", "app", 3)
+    assert told["steps"][0]["agents"]["c"] > 0.9
+    assert [expert["name"] for expert in told["experts"]] == ["markov", "context-tree"]
+
+
+@pytest.mark.usefixtures("predictor")
+@pytest.mark.parametrize(
+    ("workflow", "problem"),
+    [("nobodys", "the predictor has heard nothing of a workflow 'nobodys'"), ("over", "workflow 'over' has ended")],
+)
+def test_what_is_not_open_cannot_be_explained(pbkv: Pbkv, endpoint: str, workflow: str, problem: str) -> None:
+    done = pbkv("predictor", "explain", workflow, "--endpoint", endpoint)
+    assert done.code == 1
+    assert problem in done.err
+
+
+def test_without_a_predictor(pbkv: Pbkv, endpoint: str) -> None:
+    done = pbkv("predictor", "explain", "mine", "--endpoint", endpoint)
+    assert done.code == 1
+    assert f"the gateway at {endpoint} reaches no predictor" in done.err

@@ -1,0 +1,137 @@
+"""What a predictor tells of its forecasts: by itself, over the wire, and on the command line."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from grpc import StatusCode, aio
+
+from pbkv_cluster.cli.explain import explanation_json
+from pbkv_cluster.core.config import PredictorConfig
+from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.forecast import Forecast, StepForecast
+from pbkv_cluster.predictor_service.base import PREDICTORS, Predictor
+from pbkv_cluster.predictor_service.explanation import Explanation
+from pbkv_cluster.predictor_service.server import PredictorServer
+from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.rpc.v1 import predictor_pb2
+from pbkv_cluster.rpc.v1.predictor_pb2_grpc import PredictorServiceStub
+
+CONFIG = PredictorConfig(experts="markov,context-tree")
+
+
+def events(name: str, agents: str, *, ends: bool = True, last_finishes: bool = True) -> Iterator[WorkflowEvent]:
+    kinds = [(EventKind.WORKFLOW_STARTED, "")]
+    for agent in agents:
+        kinds += [(EventKind.STEP_STARTED, agent), (EventKind.STEP_FINISHED, agent)]
+    if not last_finishes:
+        kinds.pop()
+    if ends:
+        kinds.append((EventKind.WORKFLOW_ENDED, ""))
+    for at, (kind, agent) in enumerate(kinds):
+        yield WorkflowEvent(kind, name, at, float(at), "app", agent, step=max(0, (at - 1) // 2))
+
+
+def taught() -> Predictor:
+    """A predictor that knows workflows of agents a, b, a, c."""
+    predictor = PREDICTORS.get("mixture")(CONFIG)
+    for number in range(20):
+        for event in events(f"taught-{number}", "abac"):
+            predictor.observe(event)
+            predictor.learn()
+    return predictor
+
+
+class Custom(Predictor):
+    """Knows no experts."""
+
+    kind, version = "custom", 1
+
+    def observe(self, event: WorkflowEvent) -> None:
+        pass
+
+    def forecast(self, workflows: Sequence[str], epoch: int, made_at: float) -> list[Forecast]:
+        return [Forecast(name, epoch, made_at, (StepForecast({"x": 1.0}, 0.5),), 0.25, 3) for name in workflows]
+
+    def forget(self, workflow: str) -> None:
+        pass
+
+    def dump(self) -> bytes:
+        return b""
+
+    def restore(self, state: bytes) -> None:
+        pass
+
+
+def test_each_expert_is_heard_with_its_weight() -> None:
+    predictor = taught()
+    for event in events("w", "aba", ends=False):
+        predictor.observe(event)
+    (forecast,) = predictor.forecast(["w"], 1, 0.0)
+    found = predictor.explain("w")
+    assert found is not None
+    assert (found.workload, found.begun, found.output_known) == ("app", 3, True)
+    assert tuple(found.steps) == forecast.steps
+    assert found.predictability == forecast.predictability > 0
+    assert [opinion.expert for opinion in found.opinions] == ["markov", "context-tree"]
+    markov, tree = found.opinions
+    for weights in zip(markov.weights, tree.weights, strict=True):
+        assert sum(weights) == pytest.approx(1.0)
+    assert markov.weights[0] < tree.weights[0], "one step back does not tell b from c"
+    assert tree.steps[0].agents["c"] > 0.9
+    assert markov.steps[0].agents["c"] < 0.7
+
+
+def test_explaining_changes_no_forecast() -> None:
+    asked, silent = taught(), taught()
+    for event in events("w", "abac"):
+        asked.observe(event)
+        silent.observe(event)
+        for predictor in (asked, silent):
+            predictor.forecast(["w"], 1, 0.0)
+        asked.explain("w")
+        asked.learn()
+        silent.learn()
+    assert asked.dump() == silent.dump()
+
+
+def test_before_the_output_and_of_unknown_workflows() -> None:
+    predictor = taught()
+    for event in events("w", "ab", ends=False, last_finishes=False):
+        predictor.observe(event)
+    found = predictor.explain("w")
+    assert found is not None
+    assert (found.begun, found.output_known) == (2, False)
+    assert predictor.explain("unheard of") is None
+
+
+def test_predictors_without_experts_tell_their_forecast() -> None:
+    assert Custom().explain("w") == Explanation((StepForecast({"x": 1.0}, 0.5),), 0.25, begun=4)
+
+
+async def test_over_the_wire() -> None:
+    server = PredictorServer(CONFIG, predictor=taught())
+    await server.start("127.0.0.1", 0)
+    try:
+        server.service.report([*events("open", "aba", ends=False), *events("over", "ab")])
+        async with connect(server.address) as channel:
+            stub = PredictorServiceStub(channel)
+            request = predictor_pb2.ExplainRequest(workflow_id="open")
+            told = await stub.Explain(request, timeout=10)
+            for name, status, details in (
+                ("unheard of", StatusCode.NOT_FOUND, "the predictor has heard nothing of a workflow 'unheard of'"),
+                ("over", StatusCode.NOT_FOUND, "workflow 'over' has ended"),
+                ("", StatusCode.INVALID_ARGUMENT, "workflow_id: must not be empty"),
+            ):
+                with pytest.raises(aio.AioRpcError) as caught:
+                    await stub.Explain(predictor_pb2.ExplainRequest(workflow_id=name), timeout=10)
+                assert (caught.value.code(), caught.value.details()) == (status, details)
+    finally:
+        await server.stop()
+    assert told.steps[0].agents[0].agent_id == "c"
+    assert (told.workload, told.steps_begun, told.output_known) == ("app", 3, True)
+    as_json: dict[str, Any] = json.loads(json.dumps(explanation_json("open", told)))
+    assert [expert["name"] for expert in as_json["experts"]] == ["markov", "context-tree"]
+    assert len(as_json["steps"]) == len(as_json["experts"][0]["weights"]) == 3
+    assert as_json["steps"][0]["agents"]["c"] > 0.9
