@@ -1,6 +1,7 @@
 """The models that forecast: each of its own kind, behind one interface (`base`); `EXPERTS` names them.
 
-`markov` counts transitions, `context_tree` what follows longer contexts.
+`markov` counts transitions, `context_tree` what follows longer contexts; `linear`
+weighs everything that is known, words and pieces of prompts among it.
 """
 
 from typing import Any
@@ -24,3 +25,10 @@ def _context_tree(config: PredictorConfig, labels: Labels) -> Expert[Any]:
     from pbkv_cluster.predictor_service.experts.context_tree import ContextTree
 
     return ContextTree(config, labels)
+
+
+@EXPERTS.register("linear")
+def _linear(config: PredictorConfig, labels: Labels) -> Expert[Any]:
+    from pbkv_cluster.predictor_service.experts.linear import Linear
+
+    return Linear(config, labels)
