@@ -104,7 +104,9 @@ class PredictorConfig(_Section):
     model: str = Field(
         "mixture", min_length=1, description="predictor: mixture, one expert alone, or a path package.module:Class"
     )
-    experts: str = Field("context-tree", min_length=1, description="experts of the mixture, by name or package.module:Class")
+    experts: str = Field(
+        "context-tree,linear", min_length=1, description="experts of the mixture, by name or package.module:Class"
+    )
     max_agents: int = Field(
         256, ge=8, le=65_536, description="agents of one workload that are told apart; beyond, the longest unseen leave"
     )

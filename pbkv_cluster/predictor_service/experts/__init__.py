@@ -1,6 +1,7 @@
 """The models that forecast: each of its own kind, behind one interface (`base`); `EXPERTS` names them.
 
-`markov` counts transitions, `context_tree` what follows longer contexts, `step_graph` follows what the client declared.
+`markov` counts transitions, `context_tree` what follows longer contexts, `step_graph` follows what the client declared; `linear`
+weighs everything that is known, words and pieces of prompts among it.
 """
 
 from typing import Any
@@ -31,3 +32,10 @@ def _step_graph(config: PredictorConfig, labels: Labels) -> Expert[Any]:
     from pbkv_cluster.predictor_service.experts.step_graph import StepGraphExpert
 
     return StepGraphExpert(config, labels)
+
+
+@EXPERTS.register("linear")
+def _linear(config: PredictorConfig, labels: Labels) -> Expert[Any]:
+    from pbkv_cluster.predictor_service.experts.linear import Linear
+
+    return Linear(config, labels)

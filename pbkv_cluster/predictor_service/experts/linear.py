@@ -1,0 +1,99 @@
+"""A linear model of everything that is known: agents, counters, the prompt's pieces, words. It learns with every step.
+
+With each new lesson some former ones are learnt again, so that few workflows teach much (experience replay: Lin, Machine
+Learning 8, 1992).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pbkv_cluster.core.config import PredictorConfig
+from pbkv_cluster.predictor_service.experts.base import Expert, Floats, Lesson
+from pbkv_cluster.predictor_service.experts.column_places import ColumnPlaces
+from pbkv_cluster.predictor_service.experts.situation_hashes import HASHES, Hashes, hashes_of, values_of
+from pbkv_cluster.predictor_service.experts.softmax_table import SoftmaxTable
+from pbkv_cluster.predictor_service.labels import Labels
+from pbkv_cluster.predictor_service.situation import Situation
+
+REPLAYS = 3  # former lessons that are learnt again with each new one
+RECENT_LESSONS = 4096  # of which they are drawn
+
+_SEED = 1
+
+
+class Linear(Expert[Hashes]):
+    """A softmax for each of the K steps; situations before an output and behind it share no features."""
+
+    def __init__(self, config: PredictorConfig, labels: Labels) -> None:
+        super().__init__(config, labels)
+        self._table = SoftmaxTable(HASHES, self.horizon)
+        self._places = ColumnPlaces()
+        self._recent: list[tuple[Hashes, int, int]] = []  # lessons: features, step, column
+        self._forget_lessons()
+
+    def features(self, situation: Situation) -> Hashes:
+        return hashes_of(situation)
+
+    def forecast(self, features: Sequence[Hashes]) -> Floats:
+        self._places.grow(len(self.labels))
+        hashes = np.frombuffer(b"".join([each.rows for each in features]), dtype=np.uint16)
+        sizes = np.frombuffer(b"".join([each.sizes for each in features]), dtype=np.uint8).reshape(len(features), -1)
+        counts = sizes.sum(axis=1, dtype=np.int64)
+        return self._places.spread(self._table.forecast(hashes, values_of(sizes), counts, self._places.size))
+
+    def learn(self, lessons: Sequence[Lesson[Hashes]]) -> None:
+        self._places.grow(len(self.labels))
+        for lesson in lessons:
+            for step, column in enumerate(lesson.targets):
+                if column >= 0:
+                    self._learn(lesson.features, step, self._places.came(column))
+                    self._replay()
+                    self._remember(lesson.features, step, column)
+        anew = self._places.exchange()
+        if anew is not None:
+            self._table.keep([-1 if place == anew else place for place in range(self._places.size)])
+
+    def keep(self, columns: Sequence[int]) -> None:
+        self._table.keep(self._places.keep(columns))
+        now = {former: column for column, former in enumerate(columns)}
+        self._recent = [(features, step, now[column]) for features, step, column in self._recent if column in now]
+        self._oldest = 0
+
+    def dump(self) -> dict[str, Any]:
+        places = self._places.dump(len(self.labels))
+        return {"places": places, "table": self._table.dump(self._places.size)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        parts = [state.get(name) for name in ("places", "table")]
+        if not all(isinstance(part, dict) for part in parts):
+            raise ValueError("places or table are missing")
+        places = ColumnPlaces.restore(parts[0] or {}, len(self.labels))
+        self._table = SoftmaxTable.restore(parts[1] or {}, HASHES, self.horizon, places.size)
+        self._places = places
+        self._forget_lessons()
+
+    def _learn(self, features: Hashes, step: int, place: int) -> None:
+        hashes: npt.NDArray[np.uint16] = np.frombuffer(features.rows, dtype=np.uint16)
+        values = values_of(np.frombuffer(features.sizes, dtype=np.uint8))
+        self._table.learn(hashes, values, step, place, self._places.size)
+
+    def _replay(self) -> None:
+        if self._recent:
+            for at in self._chance.integers(len(self._recent), size=REPLAYS).tolist():
+                features, step, column = self._recent[at]
+                self._learn(features, step, self._places.place(column))
+
+    def _remember(self, features: Hashes, step: int, column: int) -> None:
+        if len(self._recent) < RECENT_LESSONS:
+            self._recent.append((features, step, column))
+        else:
+            self._recent[self._oldest] = features, step, column
+            self._oldest = (self._oldest + 1) % RECENT_LESSONS
+
+    def _forget_lessons(self) -> None:
+        self._recent.clear()
+        self._oldest = 0
+        self._chance = np.random.default_rng(_SEED)

@@ -1,0 +1,276 @@
+"""The linear expert: what it learns, how it is kept, and that it stays small."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pbkv_cluster.core.config import PredictorConfig
+from pbkv_cluster.predictor_service import state_bytes
+from pbkv_cluster.predictor_service.experts import EXPERTS, Expert, Lesson
+from pbkv_cluster.predictor_service.experts.column_places import MOST, ColumnPlaces
+from pbkv_cluster.predictor_service.experts.linear import Linear
+from pbkv_cluster.predictor_service.experts.situation_hashes import HASHES, hashes_of, values_of
+from pbkv_cluster.predictor_service.experts.softmax_table import RATE, START, SoftmaxTable
+from pbkv_cluster.predictor_service.labels import Labels
+from pbkv_cluster.predictor_service.situation import Situation
+
+CONFIG = PredictorConfig(horizon=3)
+AGENTS = ("plan", "code", "test", "review")
+
+
+def labels_of(*names: str, limit: int = 4096) -> Labels:
+    return Labels.restore({"names": list(names), "seen_at": list(range(1, len(names) + 1))}, limit)
+
+
+def expert_of(*names: str) -> Linear:
+    return Linear(CONFIG, labels_of(*(names or AGENTS)))
+
+
+def situation(chance: random.Random, **given: Any) -> Situation:
+    agents = tuple(chance.choice(AGENTS) for _ in range(chance.randrange(1, 8)))
+    fields: dict[str, Any] = {
+        "agents": agents,
+        "step": len(agents),
+        "count": agents.count(agents[-1]),
+        "run": 1,
+        "site": chance.choice(("", "draft")),
+        "pieces": tuple(chance.randrange(1 << 32) for _ in range(chance.randrange(5))),
+        "task": tuple(chance.randrange(1 << 20) for _ in range(chance.randrange(9))),
+        "words": tuple(chance.randrange(1 << 20) for _ in range(chance.randrange(9))),
+        "finished": chance.random() < 0.5,
+    }
+    return Situation(**{**fields, **given})
+
+
+def teach(expert: Expert[Any], rule: Callable[[Situation], int], lessons: int, chance: random.Random, **given: Any) -> None:
+    for _ in range(lessons):
+        seen = situation(chance, **{name: value() for name, value in given.items()})
+        expert.learn([Lesson(expert.features(seen), (rule(seen), -1, -1))])
+
+
+def taught(seed: int = 0) -> Linear:
+    expert = expert_of()
+    teach(expert, lambda seen: 1 + len(seen.agents) % 4, 60, random.Random(seed))
+    return expert
+
+
+def asked(expert: Linear, number: int = 12) -> np.ndarray[Any, Any]:
+    chance = random.Random(99)
+    return expert.forecast([expert.features(situation(chance)) for _ in range(number)])
+
+
+def test_it_goes_by_its_name() -> None:
+    assert isinstance(EXPERTS.get("linear")(CONFIG, labels_of("a")), Linear)
+
+
+def test_a_step_follows_the_gradient_that_autograd_finds() -> None:
+    rng = np.random.default_rng(3)
+    hashes = rng.choice(HASHES, 20, replace=False).astype(np.uint16)
+    values = rng.random(20).astype(np.float32)
+    table = SoftmaxTable(HASHES, 3)
+    weights = torch.zeros((20, 5), requires_grad=True)
+    squares = torch.full((20, 5), START)
+    for place in (2, 4, 2, 0):
+        table.learn(hashes, values, 1, place, 5)
+        loss = -torch.log_softmax(torch.from_numpy(values) @ weights, 0)[place]
+        (gradient,) = torch.autograd.grad(loss, weights)
+        squares += gradient**2
+        weights = (weights - RATE * gradient / squares.sqrt()).detach().requires_grad_()
+    found = table.forecast(hashes, values, np.array([20]), 5)[0]
+    want = torch.softmax(torch.from_numpy(values) @ weights, 0).detach().numpy()
+    assert found[1] == pytest.approx(want, abs=1e-5)
+    assert found[[0, 2]] == pytest.approx(np.full((2, 5), 0.2))  # other steps have learnt nothing
+
+
+@pytest.mark.parametrize("name", ["words", "pieces", "task"])
+def test_it_learns_a_rule_that_one_source_alone_gives(name: str) -> None:
+    chance = random.Random(1)
+    expert = expert_of()
+    telling = {7: 1, 8: 2}
+
+    def numbers() -> tuple[int, ...]:
+        told = [chance.choice((7, 8)), *(chance.randrange(100, 120) for _ in range(3))]
+        chance.shuffle(told)
+        return tuple(told)
+
+    def rule(seen: Situation) -> int:
+        return next(telling[number] for number in getattr(seen, name) if number in telling)
+
+    teach(expert, rule, 300, chance, agents=lambda: (chance.choice(AGENTS[:2]),), **{name: numbers}, finished=lambda: True)
+    fresh = [situation(chance, agents=(AGENTS[0],), **{name: numbers()}, finished=True) for _ in range(100)]
+    found = expert.forecast([expert.features(seen) for seen in fresh])[:, 0].argmax(axis=1)
+    assert np.mean(found == [rule(seen) for seen in fresh]) > 0.9
+
+
+def test_forecasts_add_up_to_one_and_leave_a_chance_to_what_never_came() -> None:
+    found = asked(taught())
+    assert found.shape == (12, 3, 5)
+    assert found.sum(axis=2) == pytest.approx(np.ones((12, 3)), abs=1e-5)
+    assert (found > 0).all()
+    assert found[:, 0, 0].max() < 0.2  # no end has come
+
+
+def test_forecasts_together_are_those_made_one_by_one() -> None:
+    expert, chance = taught(), random.Random(5)
+    features = [expert.features(situation(chance)) for _ in range(30)]
+    together = expert.forecast(features)
+    assert together == pytest.approx(np.concatenate([expert.forecast([each]) for each in features]), abs=1e-6)
+
+
+def test_equal_lessons_give_equal_forecasts() -> None:
+    assert np.array_equal(asked(taught()), asked(taught()))
+    assert not np.array_equal(asked(taught()), asked(taught(seed=1)))
+
+
+def test_what_is_known_before_an_output_and_behind_it_is_learnt_apart() -> None:
+    chance = random.Random(2)
+    before = situation(chance, finished=False)
+    behind = Situation(**{name: getattr(before, name) for name in Situation.__slots__ if name != "finished"}, finished=True)
+    expert = expert_of()
+    for _ in range(20):
+        expert.learn([Lesson(expert.features(before), (1, -1, -1)), Lesson(expert.features(behind), (2, -1, -1))])
+    assert expert.forecast([expert.features(before), expert.features(behind)])[:, 0].argmax(axis=1).tolist() == [1, 2]
+
+
+def test_a_restored_expert_forecasts_the_same() -> None:
+    expert, other = taught(), expert_of()
+    state = state_bytes.from_bytes(state_bytes.to_bytes(expert.dump()))
+    assert len(state["table"]["weights"]) < 4096  # only rows that have been learnt
+    other.restore(state)
+    assert np.array_equal(asked(expert), asked(other))
+    other.learn([Lesson(other.features(Situation(("plan",))), (1, 0, 0))])
+    fresh = expert_of()
+    fresh.restore(expert_of().dump())
+    assert np.array_equal(asked(fresh), asked(expert_of()))
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "damage"),
+    [
+        ("table", "weights", lambda array: array * np.nan),
+        ("table", "weights", lambda array: array[:, :2]),
+        ("table", "weights", lambda array: array[:-1]),
+        ("table", "weights", lambda array: array + 1.0),  # row 0 is of none
+        ("table", "squares", lambda array: -array),
+        ("table", "squares", lambda array: array[:, :, :-1]),
+        ("table", "hashes", lambda array: array + HASHES),
+        ("table", "hashes", lambda array: array * 0),
+        ("table", "rows", lambda array: array * 1000),
+        ("table", "rows", lambda array: array * 0),
+        ("table", "rows", lambda array: array[:-1]),
+        ("table", "rows", lambda array: array.astype(float)),
+        ("places", "places", lambda array: array[::-1]),
+        ("places", "places", lambda array: array * 0),
+        ("places", "counts", lambda array: array - 1e9),
+        ("places", "counts", lambda _: None),
+    ],
+)
+def test_a_damaged_state_is_refused_and_changes_nothing(part: str, name: str, damage: Callable[[Any], Any]) -> None:
+    expert = taught(seed=1)
+    before, state = asked(expert), taught().dump()
+    state[part] = {**state[part], name: damage(state[part][name])}
+    for wrong in (state, {}, {"table": state["table"]}):
+        with pytest.raises(ValueError, match=r"do not fit|does not fit|are missing"):
+            expert.restore(wrong)
+    assert np.array_equal(asked(expert), before)
+
+
+def test_labels_that_leave_take_what_was_learnt_of_them() -> None:
+    expert = taught()
+    before = asked(expert)
+    expert.labels = labels_of("code", "review")
+    expert.keep([0, 2, 4])
+    after = asked(expert)
+    ratios = after / after[:, :, :1]
+    assert ratios == pytest.approx((before / before[:, :, :1])[:, :, [0, 2, 4]], rel=1e-3)
+    teach(expert, lambda _: 2, 20, random.Random(3))  # former lessons of labels that have left are not learnt again
+
+
+def test_with_many_labels_memory_is_bounded_and_the_frequent_ones_are_told_apart() -> None:
+    chance = random.Random(4)
+    names = [f"agent {number}" for number in range(1000)]
+    expert = expert_of(*names)
+    for lesson in range(400):  # the last columns come most
+        seen = situation(chance, site=str(lesson % 2))
+        column = 999 + lesson % 2 if lesson % 4 < 2 else chance.randrange(1001)
+        expert.learn([Lesson(expert.features(seen), (column, column, column))])
+    found = expert.forecast([expert.features(situation(chance, site=str(number % 2))) for number in range(40)])
+    assert found.shape == (40, 3, 1001)
+    assert found.sum(axis=2) == pytest.approx(np.ones((40, 3)), abs=1e-4)
+    assert (found > 0).all()
+    assert np.mean(found[:, 0].argmax(axis=1) == [999 + number % 2 for number in range(40)]) > 0.8
+    assert memory(expert) < 16 << 20
+    fresh = expert_of(*names)
+    fresh.restore(expert.dump())
+    sought = expert.features(situation(chance))
+    assert np.array_equal(fresh.forecast([sought]), expert.forecast([sought]))
+    kept = [0, *range(500, 1001)]
+    expert.labels = labels_of(*names[499:])
+    expert.keep(kept)
+    assert expert.forecast([sought])[0, 0, -1] > 0.05  # still told apart
+    expert.labels = labels_of(*names[-10:])
+    expert.keep([0, *range(492, 502)])
+    found = expert.forecast([sought])
+    assert found.shape == (1, 3, 11)
+    assert found.sum(axis=2) == pytest.approx(np.ones((1, 3)), abs=1e-5)
+
+
+def memory(expert: Linear) -> int:
+    table = expert._table
+    return table._weights.nbytes + table._squares.nbytes + table._rows.nbytes
+
+
+def test_a_workload_that_has_seen_little_is_small_and_one_that_has_seen_much_is_bounded() -> None:
+    assert memory(taught()) < 2 << 20
+    table, rng = SoftmaxTable(HASHES, 16), np.random.default_rng(0)
+    for round_ in range(700):
+        table.learn(
+            rng.integers(0, HASHES, 100).astype(np.uint16),
+            np.full(100, 0.1, dtype=np.float32),
+            round_ % 16,
+            3,
+            4 + round_ // 25,
+        )
+    assert table._weights.nbytes + table._squares.nbytes < 14 << 20
+    found = table.forecast(np.arange(HASHES, dtype=np.uint16), np.full(HASHES, 0.1, dtype=np.float32), np.full(256, 256), 31)
+    assert np.isfinite(found).all()
+
+
+def test_features_are_packed_small() -> None:
+    chance = random.Random(6)
+    seen = situation(
+        chance,
+        agents=AGENTS * 3,
+        pieces=tuple(range(30)),
+        task=tuple(range(40)),
+        words=tuple(range(200, 245)),
+    )
+    found = hashes_of(seen)
+    assert len(found.rows) + len(found.sizes) < 500
+    assert len(found.rows) == 2 * sum(found.sizes)
+    values = values_of(np.frombuffer(found.sizes, dtype=np.uint8))
+    assert len(values) == sum(found.sizes)
+    assert values[0] == 1.0
+    wide = hashes_of(situation(chance, words=tuple(range(2000)), pieces=tuple(range(3000))))
+    assert len(wide.rows) == 2 * sum(wide.sizes)
+
+
+def test_columns_share_the_last_place_as_they_come() -> None:
+    places = ColumnPlaces()
+    places.grow(MOST + 2)
+    for column, times in ((MOST - 1, 6), (MOST, 2), (MOST + 1, 0)):
+        for _ in range(times):
+            assert places.came(column) == MOST - 1
+    chances = np.zeros(MOST, dtype=np.float32)
+    chances[MOST - 1] = 1.0
+    assert places.spread(chances)[MOST - 1 :] == pytest.approx(np.array([7, 3, 1]) / 11)
+    assert places.exchange() is None
+    for _ in range(5):
+        places.came(MOST - 1)
+    assert places.exchange() == 1
+    assert places.came(MOST - 1) == 1
+    assert places.came(1) == MOST - 1
