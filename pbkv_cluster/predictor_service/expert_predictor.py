@@ -14,7 +14,6 @@ from pbkv_cluster.predictor_service.base import Predictor
 from pbkv_cluster.predictor_service.experts import Floats
 from pbkv_cluster.predictor_service.explanation import Explanation, Opinion
 from pbkv_cluster.predictor_service.graph_walk import GraphWalk
-from pbkv_cluster.predictor_service.labels import named
 from pbkv_cluster.predictor_service.recognition import STEPS, Recognition, Scores, evidence_of
 from pbkv_cluster.predictor_service.situation import END
 from pbkv_cluster.predictor_service.state_file import StateRefused
@@ -320,44 +319,54 @@ class ExpertPredictor(Predictor):
             return
         self._came(track, track.model, END)
         if self.learning and track.settled:
-            for first, moment in track.waiting():
-                for step in range(first + 1, self._config.horizon):
-                    track.model.came(moment, step, END)
+            for behind in range(1, self._config.horizon):
+                waiting = [(step + behind, moment) for step, moment in track.waiting() if step + behind < self._config.horizon]
+                if waiting:
+                    track.model.came(waiting, END)
             track.model.ended(track.whole, track.labels)
 
     def _came(self, track: Track, model: WorkloadModel, label: str) -> None:
         if not self.learning or not track.settled:
             return
-        for step, moment in track.waiting():
-            model.came(moment, step, label)
+        waiting = list(track.waiting())
+        if waiting:
+            model.came(waiting, label)
         if track.agents:
             model.predictability.seen(track.agents[-1], label)
         self._unlearnt[model] = None
 
 
 def _steps(model: WorkloadModel, tracks: Sequence[Track | None], rows: Floats) -> list[tuple[StepForecast, ...]]:
+    """Forecasts by agents' names.
+
+    Args:
+        model: of the workload.
+        tracks: of the workflows.
+        rows: probabilities [workflows, K, columns].
+    """
     survival = 1.0 - rows[:, :, 0]
-    known = rows.sum(axis=2) > 0.0
-    agents = rows[:, :, 1:] / np.maximum(survival, 1e-9)[:, :, None]
-    alive = np.where(known, np.clip(survival, np.finfo(np.float32).tiny, 1.0), 1.0).tolist()
-    shared = model.labels.names[1:]
-    columns: Any = None
-    if len(shared) > NAMED_AGENTS:
-        columns = np.argpartition(-agents, NAMED_AGENTS, axis=2)[:, :, :NAMED_AGENTS]
-        agents = np.take_along_axis(agents, columns, axis=2)
-        columns = columns.tolist()
+    alive = np.where(rows.any(axis=2), np.clip(survival, np.finfo(np.float32).tiny, 1.0), 1.0).tolist()
+    agents = rows / np.maximum(survival, 1e-9)[:, :, None]
+    names, columns = model.labels.agents()
+    shared = agents.take(columns, axis=2)
+    likeliest: Any = None
+    if len(names) > NAMED_AGENTS:
+        chosen = np.argpartition(-shared, NAMED_AGENTS, axis=2)[:, :, :NAMED_AGENTS]
+        shared, likeliest = np.take_along_axis(shared, chosen, axis=2), chosen.tolist()
     found = []
-    has_places = any(name.startswith(("#", "@")) for name in shared)
-    for at, (track, chances) in enumerate(zip(tracks, agents.tolist(), strict=True)):
-        assert track is not None
-        names: Sequence[str | None] = named(shared, track.own) if has_places else shared
-        steps = []
-        for step, row in enumerate(chances):
-            chosen = names if columns is None else [names[column] for column in columns[at][step]]
-            if has_places:
-                told = {name: chance for name, chance in zip(chosen, row, strict=True) if name is not None}
-            else:
-                told = dict(zip(chosen, row, strict=True))
-            steps.append(StepForecast(told, alive[at][step]))
-        found.append(tuple(steps))
+    for at, (track, chances) in enumerate(zip(tracks, shared.tolist(), strict=True)):
+        if likeliest is None:
+            told = [dict(zip(names, row, strict=True)) for row in chances]
+        else:
+            told = [
+                dict(zip([names[place] for place in places], row, strict=True))
+                for places, row in zip(likeliest[at], chances, strict=True)
+            ]
+        if track is not None and track.own:
+            for agent, label in track.own.items():
+                column = model.labels.column(label)
+                if column > 0 and label != agent:
+                    for each, chance in zip(told, agents[at, :, column].tolist(), strict=True):
+                        each[agent] = each.get(agent, 0.0) + chance
+        found.append(tuple(map(StepForecast, told, alive[at])))
     return found

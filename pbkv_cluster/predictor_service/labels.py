@@ -9,7 +9,7 @@ site or place then, those too whose names come again: an order of places, "the s
 task to task, and names among places would hide it.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 from pbkv_cluster.predictor_service.situation import END
@@ -34,6 +34,8 @@ class Labels:
         self._columns = {END: 0}
         self._seen_at = [0]
         self._ticks = 0
+        self._named: tuple[list[str], list[int]] = [], []  # see `agents`
+        self._others = 0  # columns that it leaves out
         self._unseen = 0.0  # running share of calls whose agent was never seen before, less those whose agent comes again
         self._invented = False
         self._once: dict[str, str] = {}  # agents without a column, and the workflow that called them
@@ -78,6 +80,14 @@ class Labels:
                     own[agent] = agent
                     self._see(agent)
 
+    def agents(self) -> tuple[list[str], list[int]]:
+        """The agents that have labels of their own, and their columns."""
+        if len(self._named[0]) + self._others != len(self.names):
+            named = [(name, at) for at, name in enumerate(self.names) if at and not name.startswith(_SPECIAL)]
+            self._named = [name for name, _ in named], [at for _, at in named]
+            self._others = len(self.names) - len(named)
+        return self._named
+
     def overflow(self) -> list[int] | None:
         """If there are too many columns: those to keep, in order, which are renumbered so at once."""
         if len(self) <= self._limit + 1:
@@ -85,6 +95,7 @@ class Labels:
         by_age = sorted(range(1, len(self)), key=self._seen_at.__getitem__)
         kept = [0, *sorted(by_age[len(by_age) - (self._limit - self._limit // 4) :])]
         self.names = [self.names[at] for at in kept]
+        self._others = -len(self.names)  # asked anew
         self._seen_at = [self._seen_at[at] for at in kept]
         self._columns = {name: at for at, name in enumerate(self.names)}
         return kept
@@ -144,17 +155,6 @@ class Labels:
         labels._columns = {name: at for at, name in enumerate(labels.names)}
         labels._ticks = max(seen_at, default=0)
         return labels
-
-
-def named(labels: Sequence[str], own: dict[str, str]) -> list[str | None]:
-    """The agents that labels mean in one workflow; None where that is none, or not known yet.
-
-    Args:
-        labels: by column.
-        own: labels of the workflow's agents that have none of their own.
-    """
-    agents = {label: agent for agent, label in own.items()}
-    return [agents.get(label) if label.startswith(_SPECIAL) else label or None for label in labels]
 
 
 def _place(number: int) -> str:

@@ -6,6 +6,7 @@ as well as the others (specialists: Freund, Schapire, Singer, Warmuth, STOC 1997
 learnt online, which is the inverse of the temperature of Guo et al. (On calibration of modern neural networks, ICML 2017).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,36 +46,37 @@ class Mixture:
         powered[joint.sum(axis=2) <= 0.0] = 0.0
         return _normal(powered)
 
-    def seen(self, outputs: Floats, phase: int, step: int, column: int) -> None:
-        """What the experts had said of a step that has come now.
+    def seen(self, said: Floats, phases: Sequence[int], steps: Sequence[int], column: int) -> None:
+        """What the experts had said of a step that has come now, at one or several moments before.
 
         Args:
-            outputs: [experts, K, columns].
-            phase: in which they said so.
-            step: from 0, of the horizon.
-            column: that came; one that they did not know is -1.
+            said: [moments, experts, columns].
+            phases: of each moment.
+            steps: of the horizon, from 0, that it was for each. No two moments have both alike.
+            column: that came; one that was not known is -1.
         """
-        said = outputs[:, step, :].astype(np.float64)
-        weights = self.weights[phase, step]
-        awake = said.sum(axis=1) > 0.0
-        if not awake.any():
-            return
-        chances = said[:, column] if 0 <= column < said.shape[1] else np.zeros(len(said))
-        joint = weights[awake] @ said[awake]
-        joint /= joint.sum()
-        chance = joint[column] if 0 <= column < len(joint) else 0.0
-        losses = -np.log(np.maximum(np.where(awake, chances, chance), _FLOOR))
-        weights *= np.exp(-_RATE * (losses - losses.min()))
-        weights /= weights.sum()
-        weights[:] = (1.0 - _SHARE) * weights + _SHARE / len(weights)
-        if 0 <= column < len(joint):
-            self._calibrate(np.log(joint + _TINY), phase, step, column)
-
-    def _calibrate(self, logs: npt.NDArray[np.float64], phase: int, step: int, column: int) -> None:
-        powered = np.exp(self.powers[phase, step] * logs)
-        slope = logs[column] - (powered @ logs) / powered.sum()
-        power = self.powers[phase, step] * np.exp(_POWER_RATE * np.clip(slope, -5.0, 5.0))
-        self.powers[phase, step] = np.clip(power, *_POWERS)
+        at = np.array(phases), np.array(steps)
+        totals = said.sum(axis=2)
+        awake = totals > 0.0
+        weights = self.weights[at]
+        joint = np.einsum("mes,me->ms", said, weights * awake)
+        sums = joint.sum(axis=1, keepdims=True)
+        joint = joint / np.maximum(sums, _TINY) + _TINY
+        known = 0 <= column < said.shape[2]
+        chances = said[:, :, column] if known else np.zeros(totals.shape)
+        chance = joint[:, column] if known else np.zeros(len(joint))
+        chances = np.maximum(np.where(awake, chances, chance[:, None]), _FLOOR)
+        weights = weights * np.exp(_RATE * np.log(chances / chances.max(axis=1, keepdims=True)))
+        weights /= weights.sum(axis=1, keepdims=True)
+        told = sums[:, 0] > 0.0
+        self.weights[at] = np.where(told[:, None], (1.0 - _SHARE) * weights + _SHARE / weights.shape[1], self.weights[at])
+        if known:
+            powers = self.powers[at]
+            logs = np.log(joint)
+            powered = np.exp(powers[:, None] * logs)
+            slopes = logs[:, column] - (powered * logs).sum(axis=1) / powered.sum(axis=1)
+            moved = np.clip(powers * np.exp(_POWER_RATE * np.clip(slopes, -5.0, 5.0)), *_POWERS)
+            self.powers[at] = np.where(told, moved, powers)
 
     def dump(self) -> dict[str, Any]:
         return {"weights": self.weights, "powers": self.powers}

@@ -19,13 +19,14 @@ _MOST_LESSONS = 256  # that wait to be learnt
 class Moment:
     """A situation that was or may be forecast: what each expert reads of it, and what it said."""
 
-    __slots__ = ("features", "outputs", "phase", "version")
+    __slots__ = ("came", "features", "outputs", "phase", "version")
 
     def __init__(self, features: list[Any], phase: int) -> None:
         self.features = features
         self.phase = phase  # 0 before the output of the latest step was known, 1 after
         self.outputs: Floats | None = None  # [experts, K, columns]
         self.version = 0  # of the columns in `outputs`
+        self.came: list[str] = []  # labels of the steps behind it
 
 
 class WorkloadModel:
@@ -35,7 +36,7 @@ class WorkloadModel:
         self._config = config
         self._names = tuple(experts)
         self._version = 0  # grows when columns are renumbered
-        self._lessons: list[tuple[Moment, int, int]] = []
+        self._lessons: list[Moment] = []
         self._start(Labels(config.max_agents))
 
     def _start(self, labels: Labels) -> None:
@@ -79,27 +80,30 @@ class WorkloadModel:
             outputs[at, :, :, : moment.outputs.shape[2]] = moment.outputs
         return self.mixture.join(outputs, np.array([moment.phase for moment in moments]))
 
-    def came(self, moment: Moment, step: int, label: str) -> None:
-        """Tells what came of a moment at one of its K steps, from 0."""
+    def came(self, moments: Sequence[tuple[int, Moment]], label: str) -> None:
+        """Tells what came of moments, each at one of its K steps, from 0: the lowest that it does not know yet."""
+        self._ask([moment for _, moment in moments if moment.outputs is None or moment.version != self._version])
         column = self.labels.column(label)
-        if moment.outputs is None or moment.version != self._version:
-            self._ask([moment])
-        assert moment.outputs is not None
-        self.mixture.seen(moment.outputs, moment.phase, step, column if column < moment.outputs.shape[2] else -1)
-        self._lessons.append((moment, step, column))
+        said = np.zeros((len(moments), len(self.experts), len(self.labels)), dtype=np.float32)
+        for at, (step, moment) in enumerate(moments):
+            assert moment.outputs is not None
+            said[at, :, : moment.outputs.shape[2]] = moment.outputs[:, step]
+            moment.came.append(label)
+            if len(moment.came) == self._config.horizon:
+                self._lessons.append(moment)
+        self.mixture.seen(said, [moment.phase for _, moment in moments], [step for step, _ in moments], column)
         if len(self._lessons) > _MOST_LESSONS:
             self.learn()
 
     def learn(self) -> None:
-        """Hands the lessons that wait to the experts."""
+        """Hands the lessons that wait to the experts: moments of which all that they forecast has come."""
         lessons, self._lessons = self._lessons, []
         if not lessons:
             return
-        horizon = self._config.horizon
-        targets = [tuple(column if at == step else -1 for at in range(horizon)) for _, step, column in lessons]
+        targets = [tuple(map(self.labels.column, moment.came)) for moment in lessons]
         for number, expert in enumerate(self.experts):
             each = zip(lessons, targets, strict=True)
-            expert.learn([Lesson(moment.features[number], target) for (moment, _, _), target in each])
+            expert.learn([Lesson(moment.features[number], target) for moment, target in each])
 
     def ended(self, moments: Sequence[tuple[int, Moment]], labels: Sequence[str]) -> None:
         """A workflow has ended.

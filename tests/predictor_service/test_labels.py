@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbkv_cluster.predictor_service.labels import Labels, named
+from pbkv_cluster.predictor_service.labels import Labels
 from pbkv_cluster.predictor_service.situation import END
 
 
@@ -63,8 +63,17 @@ def test_declared_agents_have_names_at_once() -> None:
     assert len(labels) == 3
 
 
-def test_labels_mean_agents() -> None:
-    assert named([END, "a", "#0", "#1", "@s"], {"x": "#0", "y": "@s"}) == [None, "a", "x", None, "y"]
+def test_agents_with_labels_of_their_own_are_told_with_their_columns() -> None:
+    labels, own = Labels(8), dict[str, str]()
+    for workflow in ("v", "w"):
+        labels.label("a", workflow, "", own)
+        labels.label("b", workflow, "plan", dict(own))
+    assert labels.agents() == (["a", "b"], [labels.column("a"), labels.column("b")])
+    for at in range(9):
+        labels.declare([f"new-{at}"], {})
+    assert labels.overflow() is not None
+    names, columns = labels.agents()
+    assert [labels.names[column] for column in columns] == names == ["new-3", "new-4", "new-5", "new-6", "new-7", "new-8"]
 
 
 def test_invented_agents_go_by_place_those_with_common_names_too() -> None:

@@ -23,7 +23,7 @@ AGENTS = ("plan", "code", "test", "review")
 
 
 def labels_of(*names: str, limit: int = 4096) -> Labels:
-    return Labels.restore({"names": list(names), "seen_at": list(range(1, len(names) + 1))}, limit)
+    return Labels.restore({"names": list(names), "seen_at": list(range(1, len(names) + 1)), "unseen": 0.0}, limit)
 
 
 def expert_of(*names: str) -> Linear:
@@ -75,7 +75,7 @@ def test_a_step_follows_the_gradient_that_autograd_finds() -> None:
     weights = torch.zeros((20, 5), requires_grad=True)
     squares = torch.full((20, 5), START)
     for place in (2, 4, 2, 0):
-        table.learn(hashes, values, 1, place, 5)
+        table.learn(hashes, values, np.array([20]), np.array([[-1, place, -1]]), 5)
         loss = -torch.log_softmax(torch.from_numpy(values) @ weights, 0)[place]
         (gradient,) = torch.autograd.grad(loss, weights)
         squares += gradient**2
@@ -231,8 +231,8 @@ def test_a_workload_that_has_seen_little_is_small_and_one_that_has_seen_much_is_
         table.learn(
             rng.integers(0, HASHES, 100).astype(np.uint16),
             np.full(100, 0.1, dtype=np.float32),
-            round_ % 16,
-            3,
+            np.array([100]),
+            np.array([[3 if step == round_ % 16 else -1 for step in range(16)]]),
             4 + round_ // 25,
         )
     assert table._weights.nbytes + table._squares.nbytes < 14 << 20

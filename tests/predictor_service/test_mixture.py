@@ -18,13 +18,33 @@ def rows(*chances: list[float]) -> np.ndarray:
     return np.array(chances, dtype=np.float32)[:, None, :]
 
 
+def seen(mixture: Mixture, outputs: np.ndarray, phase: int, step: int, column: int) -> None:
+    """What one moment's outputs foretold of a step, and what came."""
+    mixture.seen(outputs[None, :, step, :], [phase], [step], column)
+
+
+def test_moments_that_learn_together_learn_what_they_learn_alone() -> None:
+    draws = np.random.default_rng(4)
+    together, alone = Mixture(3, 3), Mixture(3, 3)
+    for _ in range(50):
+        places = [(0, 0), (1, 0), (0, 2)]
+        said = draws.dirichlet(np.ones(5), size=(len(places), 3)).astype(np.float32)
+        said[1, 2] = 0.0  # abstains
+        column = int(draws.integers(-1, 5))
+        together.seen(said, [phase for phase, _ in places], [step for _, step in places], column)
+        for each, (phase, step) in zip(said, places, strict=True):
+            alone.seen(each[None], [phase], [step], column)
+    assert together.weights == pytest.approx(alone.weights)
+    assert together.powers == pytest.approx(alone.powers)
+
+
 def loss(row: np.ndarray, column: int) -> float:
     return -math.log(max(float(row[column]), FLOOR))
 
 
 def test_weights_by_hand() -> None:
     mixture = Mixture(2, 1)
-    mixture.seen(rows([0.9, 0.1], [0.5, 0.5]), 0, 0, 0)
+    seen(mixture, rows([0.9, 0.1], [0.5, 0.5]), 0, 0, 0)
     one, two = 0.9**RATE, 0.5**RATE
     expected = [(1 - SHARE) * each / (one + two) + SHARE / 2 for each in (one, two)]
     assert mixture.weights[0, 0] == pytest.approx(expected)
@@ -40,15 +60,15 @@ def test_who_abstains_is_left_out_and_loses_nothing() -> None:
     mixture = Mixture(2, 1)
     outputs = rows([0.0, 0.0], [0.8, 0.2])
     assert mixture.join(outputs[None], np.array([0]))[0, 0] == pytest.approx([0.8, 0.2], abs=1e-6)
-    mixture.seen(outputs, 0, 0, 0)
+    seen(mixture, outputs, 0, 0, 0)
     assert mixture.weights[0, 0] == pytest.approx([0.5, 0.5])
-    mixture.seen(rows([0.0, 0.0], [0.0, 0.0]), 0, 0, 0)
+    seen(mixture, rows([0.0, 0.0], [0.0, 0.0]), 0, 0, 0)
     assert not mixture.join(rows([0.0, 0.0], [0.0, 0.0])[None], np.array([0])).any()
 
 
 def test_an_outcome_that_nobody_knew_costs_all_alike() -> None:
     mixture = Mixture(3, 1)
-    mixture.seen(rows([0.9, 0.1], [0.5, 0.5], [0.0, 0.0]), 0, 0, -1)
+    seen(mixture, rows([0.9, 0.1], [0.5, 0.5], [0.0, 0.0]), 0, 0, -1)
     assert mixture.weights[0, 0] == pytest.approx([1 / 3] * 3)
     assert (mixture.powers == 1.0).all()
 
@@ -61,7 +81,7 @@ def regret(outputs_of: Callable[[int], np.ndarray], came: list[int], experts: in
         losses = np.array([loss(row[0], column) for row in outputs])
         mixed += -math.log(float(mixture.weights[0, 0] @ np.exp(-RATE * losses))) / RATE
         each += losses
-        mixture.seen(outputs, 0, 0, column)
+        seen(mixture, outputs, 0, 0, column)
     bound = (math.log(experts) - len(came) * math.log(1 - SHARE)) / RATE  # Herbster and Warmuth, no shifts
     return mixed - each.min(), bound
 
@@ -89,7 +109,7 @@ def test_what_is_served_is_no_worse_than_the_theory_of_log_loss() -> None:
     for column in draws.choice(3, size=ROUNDS, p=truth).tolist():
         served += loss(mixture.join(outputs[None], np.array([0]))[0, 0], column)
         each += [loss(row[0], column) for row in outputs]
-        mixture.seen(outputs, 0, 0, column)
+        seen(mixture, outputs, 0, 0, column)
     assert (served - each.min()) / ROUNDS < 0.01
     assert mixture.weights[0, 0].argmax() == 0
 
@@ -98,10 +118,10 @@ def test_it_turns_to_another_expert_when_the_best_one_changes() -> None:
     mixture = Mixture(2, 1)
     for column, expert in ((0, 0), (1, 1), (0, 0)):
         for _ in range(500):
-            mixture.seen(rows([0.95, 0.05], [0.05, 0.95]), 0, 0, column)
+            seen(mixture, rows([0.95, 0.05], [0.05, 0.95]), 0, 0, column)
         assert mixture.weights[0, 0, expert] > 0.99
     for _ in range(15):
-        mixture.seen(rows([0.95, 0.05], [0.05, 0.95]), 0, 0, 1)
+        seen(mixture, rows([0.95, 0.05], [0.05, 0.95]), 0, 0, 1)
     assert mixture.weights[0, 0, 1] > 0.9
 
 
@@ -115,7 +135,7 @@ def test_calibration_finds_how_over_or_underconfident_experts_are(power: float) 
         truth = [weight / sum(weights) for weight in weights]
         said = [chance**power for chance in truth]  # its true inverse temperature is 1 / power
         output = rows([chance / sum(said) for chance in said])
-        mixture.seen(output, 0, 0, draws.choices(range(4), truth)[0])
+        seen(mixture, output, 0, 0, draws.choices(range(4), truth)[0])
         if at > 3000:
             found.append(mixture.powers[0, 0])
     assert np.mean(found) == pytest.approx(1 / power, rel=0.15)
@@ -128,7 +148,7 @@ def test_forecasts_stay_distributions() -> None:
         outputs = draws.dirichlet([0.05] * 6, (4, 3)).astype(np.float32)
         outputs[draws.random(4) < 0.3] = 0.0
         for step in range(3):
-            mixture.seen(outputs, int(draws.integers(2)), step, int(draws.integers(-1, 6)))
+            seen(mixture, outputs, int(draws.integers(2)), step, int(draws.integers(-1, 6)))
         joint = mixture.join(outputs[None], np.array([1]))[0]
         if outputs.any():
             assert joint.sum(axis=1) == pytest.approx([1.0] * 3, abs=1e-5)
@@ -140,7 +160,7 @@ def test_forecasts_stay_distributions() -> None:
 def test_saved_and_restored() -> None:
     mixture, again = Mixture(2, 1), Mixture(2, 1)
     for _ in range(10):
-        mixture.seen(rows([0.9, 0.1], [0.5, 0.5]), 0, 0, 0)
+        seen(mixture, rows([0.9, 0.1], [0.5, 0.5]), 0, 0, 0)
     again.restore(mixture.dump())
     outputs, phases = rows([0.9, 0.1], [0.5, 0.5])[None], np.array([0])
     assert (again.join(outputs, phases) == mixture.join(outputs, phases)).all()

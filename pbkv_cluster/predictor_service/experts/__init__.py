@@ -1,7 +1,7 @@
 """The models that forecast: each of its own kind, behind one interface (`base`); `EXPERTS` names them.
 
-`markov` counts transitions, `context_tree` what follows longer contexts, `step_graph` follows what the client declared; `linear`
-weighs everything that is known, words and pieces of prompts among it.
+`markov` counts transitions, `context_tree` what follows longer contexts, `step_graph` follows what the client declared, and
+`linear` weighs everything that is known, words and pieces of prompts among it.
 """
 
 from typing import Any

@@ -24,10 +24,10 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Lesson(Generic[F]):
-    """What came of a situation, as far as it is known by now."""
+    """What came of a situation."""
 
     features: F
-    targets: tuple[int, ...]  # column at each of the next K steps; -1: not known, or learnt before. Behind an end come ends
+    targets: tuple[int, ...]  # column at each of the next K steps, -1 where its label has left. Behind an end come ends
 
 
 class Expert(ABC, Generic[F]):
@@ -56,7 +56,7 @@ class Expert(ABC, Generic[F]):
 
     @abstractmethod
     def learn(self, lessons: Sequence[Lesson[F]]) -> None:
-        """Takes in what has come, in order. A situation comes again for each of its steps that becomes known."""
+        """Takes in what has come, each situation once, as soon as its K steps are known."""
 
     def ended(self, lessons: Sequence[Lesson[F]]) -> None:  # most have no use for it
         """A workflow has ended: all its situations in order, targets complete. Only where `wants_whole` says so."""

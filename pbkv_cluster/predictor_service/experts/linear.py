@@ -21,6 +21,7 @@ from pbkv_cluster.predictor_service.situation import Situation
 REPLAYS = 3  # former lessons that are learnt again with each new one
 RECENT_LESSONS = 4096  # of which they are drawn
 
+_TOGETHER = 8  # new lessons that make one step of gradient descent
 _SEED = 1
 
 
@@ -31,7 +32,7 @@ class Linear(Expert[Hashes]):
         super().__init__(config, labels)
         self._table = SoftmaxTable(HASHES, self.horizon)
         self._places = ColumnPlaces()
-        self._recent: list[tuple[Hashes, int, int]] = []  # lessons: features, step, column
+        self._recent: list[Lesson[Hashes]] = []
         self._forget_lessons()
 
     def features(self, situation: Situation) -> Hashes:
@@ -39,19 +40,12 @@ class Linear(Expert[Hashes]):
 
     def forecast(self, features: Sequence[Hashes]) -> Floats:
         self._places.grow(len(self.labels))
-        hashes = np.frombuffer(b"".join([each.rows for each in features]), dtype=np.uint16)
-        sizes = np.frombuffer(b"".join([each.sizes for each in features]), dtype=np.uint8).reshape(len(features), -1)
-        counts = sizes.sum(axis=1, dtype=np.int64)
-        return self._places.spread(self._table.forecast(hashes, values_of(sizes), counts, self._places.size))
+        return self._places.spread(self._table.forecast(*_joined(features), self._places.size))
 
     def learn(self, lessons: Sequence[Lesson[Hashes]]) -> None:
         self._places.grow(len(self.labels))
-        for lesson in lessons:
-            for step, column in enumerate(lesson.targets):
-                if column >= 0:
-                    self._learn(lesson.features, step, self._places.came(column))
-                    self._replay()
-                    self._remember(lesson.features, step, column)
+        for start in range(0, len(lessons), _TOGETHER):
+            self._learn(lessons[start : start + _TOGETHER])
         anew = self._places.exchange()
         if anew is not None:
             self._table.keep([-1 if place == anew else place for place in range(self._places.size)])
@@ -59,7 +53,7 @@ class Linear(Expert[Hashes]):
     def keep(self, columns: Sequence[int]) -> None:
         self._table.keep(self._places.keep(columns))
         now = {former: column for column, former in enumerate(columns)}
-        self._recent = [(features, step, now[column]) for features, step, column in self._recent if column in now]
+        self._recent = [Lesson(each.features, tuple(now.get(column, -1) for column in each.targets)) for each in self._recent]
         self._oldest = 0
 
     def dump(self) -> dict[str, Any]:
@@ -75,25 +69,37 @@ class Linear(Expert[Hashes]):
         self._places = places
         self._forget_lessons()
 
-    def _learn(self, features: Hashes, step: int, place: int) -> None:
-        hashes: npt.NDArray[np.uint16] = np.frombuffer(features.rows, dtype=np.uint16)
-        values = values_of(np.frombuffer(features.sizes, dtype=np.uint8))
-        self._table.learn(hashes, values, step, place, self._places.size)
-
-    def _replay(self) -> None:
+    def _learn(self, lessons: Sequence[Lesson[Hashes]]) -> None:
+        """Takes in new lessons, and with them some former ones."""
+        for lesson in lessons:
+            for column in lesson.targets:
+                if column >= 0:
+                    self._places.came(column)
+        again: list[Lesson[Hashes]] = []
         if self._recent:
-            for at in self._chance.integers(len(self._recent), size=REPLAYS).tolist():
-                features, step, column = self._recent[at]
-                self._learn(features, step, self._places.place(column))
+            drawn = self._chance.integers(len(self._recent), size=REPLAYS * len(lessons))
+            again = [self._recent[at] for at in drawn.tolist()]
+        every = [*lessons, *again]
+        came = np.array([[self._places.place(column) if column >= 0 else -1 for column in lesson.targets] for lesson in every])
+        self._table.learn(*_joined([lesson.features for lesson in every]), came, self._places.size)
+        for lesson in lessons:
+            self._remember(lesson)
 
-    def _remember(self, features: Hashes, step: int, column: int) -> None:
+    def _remember(self, lesson: Lesson[Hashes]) -> None:
         if len(self._recent) < RECENT_LESSONS:
-            self._recent.append((features, step, column))
+            self._recent.append(lesson)
         else:
-            self._recent[self._oldest] = features, step, column
+            self._recent[self._oldest] = lesson
             self._oldest = (self._oldest + 1) % RECENT_LESSONS
 
     def _forget_lessons(self) -> None:
         self._recent.clear()
         self._oldest = 0
         self._chance = np.random.default_rng(_SEED)
+
+
+def _joined(features: Sequence[Hashes]) -> tuple[npt.NDArray[np.uint16], Floats, npt.NDArray[np.int64]]:
+    """Hashes and values of all features, and how many each has."""
+    hashes: npt.NDArray[np.uint16] = np.frombuffer(b"".join([each.rows for each in features]), dtype=np.uint16)
+    sizes = np.frombuffer(b"".join([each.sizes for each in features]), dtype=np.uint8).reshape(len(features), -1)
+    return hashes, values_of(sizes), sizes.sum(axis=1, dtype=np.int64)

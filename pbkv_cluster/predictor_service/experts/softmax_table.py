@@ -1,4 +1,4 @@
-"""Multinomial logistic regression over hashed sparse features, learnt one example at a time.
+"""Multinomial logistic regression over hashed sparse features, learnt some examples at a time.
 
 P(place) = softmax(Σ value · weights[row]) for each of the K steps, by AdaGrad (Duchi, Hazan, Singer, JMLR 12, 2011): weight -=
 rate · g / √(Σ g²), with g = value · (P(place) - 1{it came}).
@@ -17,6 +17,7 @@ from pbkv_cluster.predictor_service.experts.base import Floats
 RATE = 0.12
 START = 0.2  # of the sums of squares: a new feature's first step is a small one
 
+_NOTHING = 1e-8
 _MOST_ROWS = 1 << 14
 _MOST_WEIGHTS = 3 << 19  # rows times steps times places: 6 MiB, and as much for the sums of squares
 
@@ -47,48 +48,53 @@ class SoftmaxTable:
             places: outcomes that there are.
         """
         self._widen(places)
-        sums = torch.nn.functional.embedding_bag(
-            torch.from_numpy(self._rows.take(hashes)),
-            torch.from_numpy(self._weights).flatten(1),
-            torch.from_numpy((np.cumsum(counts) - counts).astype(np.int32)),
-            mode="sum",
-            per_sample_weights=torch.from_numpy(values),
-        )
-        found: Floats = sums.numpy().reshape(len(counts), self.horizon, -1)[:, :, :places]
-        found = np.exp(found - found.max(axis=2, keepdims=True))
-        found /= found.sum(axis=2, keepdims=True)
-        return found
+        return self._chances(self._rows.take(hashes), values, counts, places)[:, :, :places]
 
-    def learn(self, hashes: npt.NDArray[np.uint16], values: Floats, step: int, place: int, places: int) -> None:
-        """One step of gradient descent on -ln P(place).
+    def learn(
+        self,
+        hashes: npt.NDArray[np.uint16],
+        values: Floats,
+        counts: npt.NDArray[np.int64],
+        came: npt.NDArray[np.int64],
+        places: int,
+    ) -> None:
+        """One step of gradient descent on -Σ ln P(place), all examples together.
 
         Args:
-            hashes: of the example; of two that share a row, the last is learnt.
+            hashes: of all examples, one after the other.
             values: of the features.
-            step: from 0, of the K.
-            place: that came.
+            counts: features of each example.
+            came: places [examples, K]; -1: not known.
             places: outcomes that there are.
         """
         self._widen(places)
-        width = self._weights.shape[2]
-        at = np.multiply(self._rows_of(hashes), self.horizon, dtype=np.intp) + step
-        table = self._weights.reshape(-1, width)
-        weights = table.take(at, axis=0)
-        chances = values @ weights
-        chances[places:] = -np.inf
-        chances -= chances.max()
-        np.exp(chances, out=chances)
-        chances /= chances.sum()
-        chances[place] -= 1.0
-        gradient = np.multiply.outer(values, chances)
-        sums = self._squares.reshape(-1, width)
-        squares = sums.take(at, axis=0)
-        squares += gradient * gradient
-        sums[at] = squares
+        rows = self._rows_of(hashes)
+        slopes = self._chances(rows, values, counts, places)
+        example, step = np.nonzero(came >= 0)
+        slopes[example, step, came[example, step]] -= 1.0
+        slopes[came < 0] = 0.0
+        slopes[np.abs(slopes) < _NOTHING] = 0.0  # their squares would be numbers too small to be fast
+        order = np.argsort(rows, kind="stable")
+        starts = np.flatnonzero(np.diff(rows[order], prepend=-1))
+        changed = rows[order[starts]]
+        of_example, value = np.arange(len(counts)).repeat(counts)[order], values[order]
+        flat = slopes.reshape(len(slopes), -1)
+        gradient = _sums(flat, of_example, value, starts)
+        squares = self._squares.reshape(len(self._squares), -1)
+        squares[changed] += _sums(flat * flat, of_example, value * value, starts)
         gradient *= RATE
-        gradient /= np.sqrt(squares, out=squares)
-        weights -= gradient
-        table[at] = weights
+        gradient /= np.sqrt(squares[changed])
+        self._weights.reshape(len(self._weights), -1)[changed] -= gradient
+
+    def _chances(self, rows: npt.NDArray[np.int32], values: Floats, counts: npt.NDArray[np.int64], places: int) -> Floats:
+        """Probabilities [examples, K, width]."""
+        sums = _sums(self._weights.reshape(len(self._weights), -1), rows, values, np.cumsum(counts) - counts)
+        found = sums.reshape(len(counts), self.horizon, -1)
+        found[:, :, places:] = -np.inf
+        found -= found.max(axis=2, keepdims=True)
+        np.exp(found, out=found)
+        found /= found.sum(axis=2, keepdims=True)
+        return found
 
     def keep(self, places: Sequence[int]) -> None:
         """What was place `places[i]` is place i from now on; -1: a new one."""
@@ -171,6 +177,18 @@ class SoftmaxTable:
         same = tuple(slice(min(have, want)) for have, want in zip(self._weights.shape, shape, strict=True))
         weights[same], squares[same] = self._weights[same], self._squares[same]
         self._weights, self._squares = weights, squares
+
+
+def _sums(table: Floats, rows: npt.NDArray[Any], values: Floats, starts: npt.NDArray[np.int64]) -> Floats:
+    """Sums of values times rows of a table, of those from each start to the next."""
+    found: Floats = torch.nn.functional.embedding_bag(
+        torch.from_numpy(rows.astype(np.int64)),
+        torch.from_numpy(table),
+        torch.from_numpy(starts),
+        mode="sum",
+        per_sample_weights=torch.from_numpy(values),
+    ).numpy()
+    return found
 
 
 def _shared(numbers: npt.NDArray[Any], most: int) -> npt.NDArray[Any]:
