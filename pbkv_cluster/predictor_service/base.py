@@ -15,6 +15,7 @@ from pbkv_cluster.core.forecast import Forecast
 from pbkv_cluster.core.registry import Registry
 from pbkv_cluster.predictor_service.experts import EXPERTS
 from pbkv_cluster.predictor_service.state_file import read_state, write_state
+from pbkv_cluster.predictor_service.training import AtOnce, Trainer
 
 
 class Predictor(ABC):
@@ -24,6 +25,7 @@ class Predictor(ABC):
     version: ClassVar[int]  # of the state's format
 
     learning = True  # if not, it forecasts from what it knows by now
+    trainer: Trainer = AtOnce()  # runs what takes seconds to learn; a service has another, so that it need not wait
 
     @abstractmethod
     def observe(self, event: WorkflowEvent) -> None:
@@ -48,6 +50,9 @@ class Predictor(ABC):
 
     def learn(self) -> None:  # noqa: B027  # most learn at once
         """Takes in what `observe` has put off. Called when forecasts have been sent, so that they need not wait for it."""
+
+    def train(self) -> None:  # noqa: B027  # most have learnt by then
+        """Hands what is put off until there is more of it to the trainer now: no more is to come."""
 
     @abstractmethod
     def forget(self, workflow: str) -> None:

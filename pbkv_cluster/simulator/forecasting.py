@@ -101,6 +101,10 @@ class Forecaster:
             self._apply(self._disturbed(forecast))
         self._predictor.learn()
 
+    def train(self) -> None:
+        """Has the predictor learn what it has put off: no more is to come."""
+        self._predictor.train()
+
     def state(self) -> bytes:
         """What the predictor has learnt."""
         return self._predictor.dump()
@@ -127,4 +131,5 @@ def train(config: PredictorConfig, workflows: Iterable[TraceWorkflow], clock: Cl
                 tokens = step.prompt_tokens, step.output_tokens
                 forecaster.happened(Moment(kind, name, workflow.workload, step.agent, step.call_site, position, *tokens))
         forecaster.happened(Moment(EventKind.WORKFLOW_ENDED, name, workflow.workload))
+    forecaster.train()
     return forecaster.state()

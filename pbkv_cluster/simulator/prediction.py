@@ -57,6 +57,7 @@ def teach(predictor: Predictor, workflows: Iterable[Sequence[WorkflowEvent]]) ->
         for event in events:
             predictor.observe(event)
             predictor.learn()
+    predictor.train()
 
 
 @dataclass(slots=True)

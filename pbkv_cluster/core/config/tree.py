@@ -107,6 +107,9 @@ class PredictorConfig(_Section):
     )
     horizon: int = Field(3, ge=1, le=16, description="steps that a forecast looks ahead (K)")
     smoothing: float = Field(0.1, gt=0, description="pseudo-count of unseen transitions")
+    network_positions: bool = Field(
+        True, description="expert pbkv knows how long ago each step was; false is the paper's network"
+    )
     broadcast_interval_s: float = Field(0.005, gt=0, description="forecasts that change within this time travel together")
     access_interval_s: float = Field(
         2.0, gt=0, description="seconds between two updates of what workers know of how workflows use their blocks"
