@@ -77,14 +77,20 @@ async def _run(job: TrainingJob[R]) -> R | None:
     payload = pickle.dumps(job)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     module = f"{__package__}.training_process"
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", module, stdin=PIPE, stdout=PIPE, env=environment)
+    try:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-m", module, stdin=PIPE, stdout=PIPE, env=environment)
+    except OSError as error:
+        log.error("no training: a process for it cannot be started: %s", error.strerror)
+        return None
     try:
         answer = await _exchange(process, payload)
     finally:
         if process.returncode is None:
             process.kill()
-            await process.wait()
-    if not answer:
+        assert process.stdin is not None
+        process.stdin.close()
+        await process.communicate()  # what is left in the pipe, so that it is closed as well
+    if process.returncode != 0 or not answer:
         log.error("training ended without a result: its process returned %s", process.returncode)
         return None
     result: R

@@ -5,6 +5,7 @@ Finished workflows wait in a ring. When there are enough new ones, a job is due 
 goes on with the one it has, and takes the new one only if that forecasts the latest workflows better. It abstains until then.
 """
 
+import logging
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -15,9 +16,11 @@ from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.predictor_service.experts.base import Expert, Floats, Lesson
 from pbkv_cluster.predictor_service.labels import Labels
 from pbkv_cluster.predictor_service.network.examples import Example, Features, batch_of, features
-from pbkv_cluster.predictor_service.network.job import NetworkJob, packed
+from pbkv_cluster.predictor_service.network.job import NetworkJob, Outcome, packed
 from pbkv_cluster.predictor_service.network.weights import Model, Weights
 from pbkv_cluster.predictor_service.situation import Situation
+
+log = logging.getLogger(__name__)
 
 _FIRST = 8  # workflows that a first network is trained on
 _GROWTH = 1.5  # the next is due when there are so many times as many
@@ -87,8 +90,13 @@ class NetworkExpert(Expert[Features]):
 
     def trained(self, result: Any) -> None:
         self._training = False
-        if result is not None:
-            self._model = Model(result)
+        if result is None:
+            return
+        assert isinstance(result, Outcome)
+        kept = "not taken" if result.network is None else f"taken, {len(result.network.labels) - 1} agents"
+        log.info("trained a network, %s: log loss %.3f, was %.3f", kept, result.loss, result.present)
+        if result.network is not None:
+            self._model = Model(result.network)
 
     def keep(self, columns: Sequence[int]) -> None:
         """Nothing: the network goes by labels."""

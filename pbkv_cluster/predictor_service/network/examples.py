@@ -5,12 +5,14 @@ workload's columns change.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from math import log1p
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from pbkv_cluster.core.words import WORD_BITS
 from pbkv_cluster.predictor_service.situation import END, RECENT, Situation
 
 Ints = npt.NDArray[np.int64]
@@ -18,10 +20,11 @@ Floats = npt.NDArray[np.float32]
 
 POSITIONS = RECENT + 1  # the latest steps, the latest first, and what was before the first
 TOKENS = 4096  # that hashed words and pieces are told apart by
-GROUPS = 4  # of tokens, each of which is added up by itself: see `features`
+GROUPS = 6  # of tokens, each of which is added up by itself: see `features`
 COUNTS = 3  # numbers that are read as they are: see `features`
 
-_KINDS = 1 << 4
+_KINDS = 5
+_EDGE = 3  # first words of an output, and last ones, that are read with their place
 _NOTHING = (None,) * POSITIONS
 _EMPTY: npt.NDArray[np.int16] = np.zeros(0, dtype=np.int16)
 
@@ -72,7 +75,9 @@ def features(situation: Situation) -> Features:
         _hashed(situation.task, 0),
         words if situation.finished else _EMPTY,
         _EMPTY if situation.finished else words,
-        _hashed(situation.pieces, 2),
+        _hashed(_placed(situation.words), 2) if situation.finished else _EMPTY,
+        _hashed(_pairs(situation.words), 3) if situation.finished else _EMPTY,
+        _hashed(situation.pieces, 4),
     )
     return Features(
         (*agents, END, *_NOTHING)[:POSITIONS] if len(agents) < RECENT else (*agents, None),
@@ -109,6 +114,15 @@ def batch_of(situations: Sequence[Features], nodes: Mapping[str, int], hidden: i
 def targets_of(examples: Sequence[Example], nodes: Mapping[str, int]) -> Ints:
     """Nodes [N, K] of what came, -1 where the network does not know it."""
     return np.array([[nodes.get(label, -1) for label in example.targets] for example in examples], dtype=np.int64)
+
+
+def _placed(words: Sequence[int]) -> list[int]:
+    places = enumerate((*words[:_EDGE], *words[-_EDGE:]))
+    return [word * 2 * _EDGE + place for place, word in places]
+
+
+def _pairs(words: Sequence[int]) -> list[int]:
+    return [(one << WORD_BITS) + other for one, other in pairwise(words)]
 
 
 def _hashed(words: Sequence[int], kind: int) -> npt.NDArray[np.int16]:

@@ -1,11 +1,11 @@
 """Trains a network on finished workflows, and tells whether it forecasts the latest of them better than the one in use."""
 
-import logging
 import pickle
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,21 +17,30 @@ from pbkv_cluster.predictor_service.network.weights import Model, Weights, input
 from pbkv_cluster.predictor_service.situation import END
 from pbkv_cluster.predictor_service.training import TrainingJob
 
-log = logging.getLogger(__name__)
-
-_EPOCHS = 40
-_PATIENCE = 5  # epochs without a gain, after which it stops
+_ROUNDS = 40
+_PATIENCE = 5  # rounds without a gain of at least `_STEP`, after which it stops
+_STEP = 0.002  # nats
+_LEAST = 10  # batches of a round; it takes in all examples at least once
 _BATCH = 128
-_RATE = 3e-3
+_RATE = 1.5e-3
 _DECAY = 0.01
+_SMOOTHING = 0.03  # of labels
 _WARM_UP = 50  # batches
 _GAIN = 0.01  # nats that a new network must be better by
 _FLOOR = 1e-4
 _CHUNK = 2048
 
 
+class Outcome(NamedTuple):
+    """What came of a training."""
+
+    network: Weights | None  # None: it is no better than the present one
+    loss: float  # of the new network, in nats
+    present: float  # of the one in use, or, without one, of what comes on average
+
+
 @dataclass(frozen=True, slots=True)
-class NetworkJob(TrainingJob[Weights | None]):
+class NetworkJob(TrainingJob[Outcome]):
     """One training."""
 
     workflows: tuple[bytes, ...]  # from `packed`, oldest first
@@ -41,34 +50,34 @@ class NetworkJob(TrainingJob[Weights | None]):
     seed: int
     present: Weights | None  # the network in use
 
-    def run(self) -> Weights | None:
-        """The new network; None if it is no better than the present one, or, without one, than what comes on average."""
+    def run(self) -> Outcome:
         workflows = [unpacked(each) for each in self.workflows]
         old = [example for workflow in workflows[: -self.held_back] for example in workflow]
         new = [example for workflow in workflows[-self.held_back :] for example in workflow]
         with _alone(self.seed):
             weights, loss = self._train(old, new)
             present = _average_loss(old, new) if self.present is None else _loss(Model(self.present), new)
-        log.info("a network of %d agents has a loss of %.3f, against %.3f", len(weights.labels), loss, present)
-        return weights if loss < present - _GAIN else None
+        return Outcome(weights if loss < present - _GAIN else None, loss, present)
 
     def _train(self, old: Sequence[Example], new: Sequence[Example]) -> tuple[Weights, float]:
-        """The network of the best epoch, and its loss."""
+        """The network of the best round, and its loss."""
         labels = _labels(old, most_nodes(self.horizon))
         nodes = {label: node for node, label in enumerate(labels)}
         known = [example for example in old if example.features.current in nodes]
         edges = _edges(known, nodes)
         shape = Shape(len(labels), self.horizon, _hidden(known), self.positions)
         fit = _Fit(shape, known, nodes, edges, self.seed)
-        best, lowest, waited = None, np.inf, 0
-        for _ in range(_EPOCHS):
-            fit.epoch()
+        best, lowest, level, waited = None, np.inf, np.inf, 0
+        for _ in range(_ROUNDS):
+            fit.round()
             arrays = {name: array.numpy().copy() for name, array in fit.network.state_dict().items()}
             weights = Weights(labels, edges, shape.hidden, shape.positions, self.horizon, arrays)
             loss = _loss(Model(weights), new)
-            waited += 1
             if loss < lowest:
-                best, lowest, waited = weights, loss, 0
+                best, lowest = weights, loss
+            waited += 1
+            if loss < level - _STEP:
+                level, waited = loss, 0
             elif waited == _PATIENCE:
                 break
         assert best is not None, "no loss is infinite"
@@ -76,7 +85,7 @@ class NetworkJob(TrainingJob[Weights | None]):
 
 
 class _Fit:
-    """AdamW with a rate that falls linearly over all epochs."""
+    """AdamW with a rate that falls linearly over all rounds."""
 
     def __init__(self, shape: Shape, examples: Sequence[Example], nodes: dict[str, int], edges: Floats, seed: int) -> None:
         self.network = Network(shape)
@@ -88,36 +97,42 @@ class _Fit:
         vectors = [each for each in self.network.parameters() if each.ndim <= 1]
         groups = [{"params": tables, "weight_decay": _DECAY}, {"params": vectors, "weight_decay": 0.0}]
         self._optimizer = torch.optim.AdamW(groups, lr=_RATE, fused=True)
-        steps = _EPOCHS * -(-len(examples) // _BATCH)
+        self._repeats = -(-_LEAST // -(-len(examples) // _BATCH))
+        steps = _ROUNDS * self._repeats * -(-len(examples) // _BATCH)
         self._rate = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer, lambda step: min((step + 1) / _WARM_UP, max(0.02, 1.0 - step / steps))
         )
 
-    def epoch(self) -> None:
-        """Takes in all examples once."""
+    def round(self) -> None:
+        """Takes in all examples, once or more often."""
         self.network.train()
-        order = self._draws.permutation(len(self._examples))
-        for start in range(0, len(order), _BATCH):
-            chosen = order[start : start + _BATCH]
-            batch = batch_of([self._examples[at].features for at in chosen], self._nodes, self.network.shape.hidden)
-            logits = self.network(inputs_of(batch), self.network.tables(self._edges))
-            targets = self._targets[chosen].flatten()
-            # A mean over those that are known: there may be none.
-            loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets, ignore_index=-1, reduction="sum")
-            loss = loss / (targets >= 0).sum().clamp(min=1)
-            self._optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            self._optimizer.step()
-            self._rate.step()
+        for _ in range(self._repeats):
+            order = self._draws.permutation(len(self._examples))
+            for start in range(0, len(order), _BATCH):
+                self._step(order[start : start + _BATCH])
+
+    def _step(self, chosen: Ints) -> None:
+        batch = batch_of([self._examples[at].features for at in chosen], self._nodes, self.network.shape.hidden)
+        logits = self.network(inputs_of(batch), self.network.tables(self._edges))
+        targets = self._targets[chosen].flatten()
+        # A mean over those that are known: there may be none.
+        loss = nn.functional.cross_entropy(
+            logits.flatten(0, 1), targets, ignore_index=-1, reduction="sum", label_smoothing=_SMOOTHING
+        )
+        loss = loss / (targets >= 0).sum().clamp(min=1)
+        self._optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        self._optimizer.step()
+        self._rate.step()
 
 
 def packed(examples: Sequence[Example]) -> bytes:
-    """A workflow as bytes: it waits in little memory, and costs little to hand to another process."""
+    """A workflow as bytes: some 400 for each example, which cost little to hand to another process."""
     return pickle.dumps([(*example,) for example in examples], protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def unpacked(data: bytes) -> list[Example]:
-    """What `packed` was given."""
+    """What `packed` was given. Only for bytes of one's own: they are trusted."""
     return [Example(*each) for each in pickle.loads(data)]
 
 

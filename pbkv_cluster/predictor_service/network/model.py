@@ -150,7 +150,7 @@ class Network(nn.Module):
         )
         self.inner = nn.Linear(width, _WIDE)
         self.outer = nn.Linear(_WIDE, shape.horizon * shape.nodes)
-        self.dropout = nn.Dropout(0.2)
+        self.dropout = nn.Dropout(0.4)
 
     def tables(self, edges: Tensor) -> Tables:
         """What follows from the agents and their transition graph alone; `edges` [V, V] are its weights."""
