@@ -89,3 +89,8 @@ def test_each_situation_is_read_by_itself() -> None:
         alone = [network(inputs_of(batch_of([each], nodes, 4)), tables)[0] for each in situations]
     assert together.shape == (3, 2, 3)
     torch.testing.assert_close(together, torch.stack(alone))
+
+
+@pytest.mark.parametrize("hidden", [b"odd", np.array([1.0, np.nan], "<f2").tobytes(), np.array([np.inf], "<f2").tobytes()])
+def test_a_hidden_state_that_is_no_state_counts_as_unknown(hidden: bytes) -> None:
+    assert features(Situation(("a",), hidden=hidden)).hidden == b""

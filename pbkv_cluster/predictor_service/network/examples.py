@@ -5,7 +5,7 @@ workload's columns change.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise, repeat
 from math import log1p
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ class Features(NamedTuple):
     numbers: tuple[float, ...]  # COUNTS of them, and whether the latest output is known
     tokens: npt.NDArray[np.int16]  # of all groups
     lengths: tuple[int, ...]  # tokens of each group
-    hidden: bytes
+    hidden: bytes  # little-endian float16, all finite; empty: not known
 
     @property
     def current(self) -> str:
@@ -84,7 +84,7 @@ def features(situation: Situation) -> Features:
         (log1p(situation.step) / 3.0, log1p(situation.run), log1p(situation.count) / 2.0, float(situation.finished)),
         np.concatenate(groups),
         tuple(map(len, groups)),
-        situation.hidden,
+        situation.hidden if _is_finite(situation.hidden) else b"",
     )
 
 
@@ -94,26 +94,31 @@ def batch_of(situations: Sequence[Features], nodes: Mapping[str, int], hidden: i
     nodes: of the network's agents, by label.
     hidden: numbers of a hidden state; one of another size counts as not known.
     """
+    size = len(situations)
     known: Mapping[str | None, int] = nodes  # type: ignore[assignment]  # None is never among them
-    find = known.get
-    lengths = np.array([each.lengths for each in situations], dtype=np.int64).ravel()
+    labels = chain.from_iterable([each.agents for each in situations])
+    agents = np.fromiter(map(known.get, labels, repeat(-1)), np.int64, size * POSITIONS)
+    numbers = np.fromiter(chain.from_iterable([each.numbers for each in situations]), np.float32, size * (COUNTS + 1))
+    lengths = np.fromiter(chain.from_iterable([each.lengths for each in situations]), np.int64, size * GROUPS)
     empty = bytes(2 * hidden)
     states = b"".join([each.hidden if len(each.hidden) == len(empty) else empty for each in situations])
     return Batch(
-        np.array([find(label, -1) for each in situations for label in each.agents], dtype=np.int64).reshape(-1, POSITIONS),
-        np.array([each.numbers for each in situations], dtype=np.float32),
+        agents.reshape(size, POSITIONS),
+        numbers.reshape(size, COUNTS + 1),
         np.concatenate([each.tokens for each in situations]).astype(np.int64),
         np.cumsum(lengths) - lengths,
         (1.0 / np.sqrt(np.maximum(lengths, 1))).astype(np.float32),
-        np.nan_to_num(np.frombuffer(states, dtype="<f2").astype(np.float32), posinf=0.0, neginf=0.0).reshape(-1, hidden)
-        if hidden
-        else np.zeros((len(situations), 0), dtype=np.float32),
+        np.frombuffer(states, dtype="<f2").astype(np.float32).reshape(size, hidden),
     )
 
 
 def targets_of(examples: Sequence[Example], nodes: Mapping[str, int]) -> Ints:
     """Nodes [N, K] of what came, -1 where the network does not know it."""
     return np.array([[nodes.get(label, -1) for label in example.targets] for example in examples], dtype=np.int64)
+
+
+def _is_finite(hidden: bytes) -> bool:
+    return len(hidden) % 2 == 0 and bool(np.isfinite(np.frombuffer(hidden, dtype="<f2")).all())
 
 
 def _placed(words: Sequence[int]) -> list[int]:

@@ -17,6 +17,8 @@ _HEAD = 16
 _TOKEN = 32
 _STATE = 64
 _WIDE = 128
+_DROPOUT = 0.4
+_BLANK = 0.3
 _TINY = -1e9
 _MOST_OUT = 180_000  # numbers of the last layer
 MOST_HIDDEN = 1024  # numbers of a hidden state that is read
@@ -150,7 +152,7 @@ class Network(nn.Module):
         )
         self.inner = nn.Linear(width, _WIDE)
         self.outer = nn.Linear(_WIDE, shape.horizon * shape.nodes)
-        self.dropout = nn.Dropout(0.4)
+        self.dropout = nn.Dropout(_DROPOUT)
 
     def tables(self, edges: Tensor) -> Tables:
         """What follows from the agents and their transition graph alone; `edges` [V, V] are its weights."""
@@ -165,7 +167,9 @@ class Network(nn.Module):
             [N, K, V].
         """
         size = len(inputs.agents)
-        bags = self.tokens(inputs.tokens, inputs.offsets) * inputs.scales[:, None]
+        # Whole groups are left out while it learns: else it learns tasks by heart, and forecasts worse with them than without.
+        scales = nn.functional.dropout(inputs.scales, _BLANK, self.training)
+        bags = self.tokens(inputs.tokens, inputs.offsets) * scales[:, None]
         parts = [nn.functional.embedding(inputs.agents[:, 0], tables.nodes), self.attention(tables, inputs.agents)]
         parts += [bags.view(size, -1), inputs.numbers if self.shape.positions else inputs.numbers[:, COUNTS:]]
         if self.state is not None:
