@@ -64,7 +64,7 @@ class Batch(NamedTuple):
     tokens: Ints  # [sum of `lengths`]
     offsets: Ints  # [N * GROUPS] where each group begins in them
     scales: Floats  # [N * GROUPS] 1/√(tokens of the group)
-    hidden: Floats  # [N, size], zeros where it is not known
+    hidden: npt.NDArray[np.float16]  # [N, size], zeros where it is not known
 
 
 def features(situation: Situation) -> Features:
@@ -108,7 +108,7 @@ def batch_of(situations: Sequence[Features], nodes: Mapping[str, int], hidden: i
         np.concatenate([each.tokens for each in situations]).astype(np.int64),
         np.cumsum(lengths) - lengths,
         (1.0 / np.sqrt(np.maximum(lengths, 1))).astype(np.float32),
-        np.frombuffer(states, dtype="<f2").astype(np.float32).reshape(size, hidden),
+        np.array(np.frombuffer(states, dtype="<f2"), dtype=np.float16).reshape(size, hidden),
     )
 
 

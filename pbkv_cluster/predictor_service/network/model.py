@@ -173,7 +173,7 @@ class Network(nn.Module):
         parts = [nn.functional.embedding(inputs.agents[:, 0], tables.nodes), self.attention(tables, inputs.agents)]
         parts += [bags.view(size, -1), inputs.numbers if self.shape.positions else inputs.numbers[:, COUNTS:]]
         if self.state is not None:
-            parts.append(self.state(nn.functional.layer_norm(inputs.hidden, inputs.hidden.shape[1:])))
+            parts.append(self.state(nn.functional.layer_norm(inputs.hidden.float(), inputs.hidden.shape[1:])))
         inner = self.dropout(torch.relu(self.inner(self.dropout(torch.cat(parts, dim=1)))))
         logits: Tensor = self.outer(inner)
         return logits.view(size, self.shape.horizon, self.shape.nodes)
