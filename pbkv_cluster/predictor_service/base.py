@@ -16,6 +16,7 @@ from pbkv_cluster.core.registry import Registry
 from pbkv_cluster.predictor_service.experts import EXPERTS
 from pbkv_cluster.predictor_service.explanation import Explanation
 from pbkv_cluster.predictor_service.state_file import read_state, write_state
+from pbkv_cluster.predictor_service.training import AtOnce, Trainer
 
 
 class Predictor(ABC):
@@ -25,6 +26,7 @@ class Predictor(ABC):
     version: ClassVar[int]  # of the state's format
 
     learning = True  # if not, it forecasts from what it knows by now
+    trainer: Trainer = AtOnce()  # runs what takes seconds to learn; a service has another, so that it need not wait
 
     @abstractmethod
     def observe(self, event: WorkflowEvent) -> None:
@@ -54,6 +56,9 @@ class Predictor(ABC):
         """Why the forecast of a workflow is what it is; None if it was never observed. By default the forecast alone."""
         (forecast,) = self.forecast([workflow], 0, 0.0)
         return Explanation(forecast.steps, forecast.predictability, begun=forecast.step + 1)
+
+    def train(self) -> None:  # noqa: B027  # most have learnt by then
+        """Hands what is put off until there is more of it to the trainer now: no more is to come."""
 
     @abstractmethod
     def forget(self, workflow: str) -> None:

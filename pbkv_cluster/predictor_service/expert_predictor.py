@@ -114,6 +114,11 @@ class ExpertPredictor(Predictor):
         unlearnt, self._unlearnt = self._unlearnt, {}
         for model in unlearnt:
             model.learn()
+            model.train(self.trainer)
+
+    def train(self) -> None:
+        for model in self._models.values():
+            model.train(self.trainer, now=True)
 
     def forget(self, workflow: str) -> None:
         self._tracks.pop(workflow, None)

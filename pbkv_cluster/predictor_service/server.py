@@ -20,6 +20,7 @@ from pbkv_cluster.predictor_service.explanation import Explanation
 from pbkv_cluster.predictor_service.service import PredictorService
 from pbkv_cluster.predictor_service.state_file import StateRefused, access_path, write_state
 from pbkv_cluster.predictor_service.subscription import Batch
+from pbkv_cluster.predictor_service.training import ProcessTrainer
 from pbkv_cluster.rpc.convert import event_from_wire, forecasts_to_wire
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc
@@ -100,6 +101,7 @@ class PredictorServer:
         """
         self.service = PredictorService(config, clock or SystemClock(), predictor, lease_s=lease_s)
         self.learner = AccessLearner(config.access_interval_s)
+        self._trainer = self.service.predictor.trainer = ProcessTrainer()
         self._state_path = state_path
         self._save_interval_s = save_interval_s
         self._saved = b""
@@ -107,6 +109,7 @@ class PredictorServer:
         self._stopping = asyncio.Event()
         self._broadcast: asyncio.Task[None] | None = None
         self._learning: asyncio.Task[None] | None = None
+        self._training: asyncio.Task[None] | None = None
         self._saving: asyncio.Task[None] | None = None
 
     @property
@@ -131,7 +134,8 @@ class PredictorServer:
         address = await self._rpc.start(host, port)
         self._broadcast = asyncio.create_task(self.service.run(), name="broadcast of forecasts")
         self._learning = asyncio.create_task(self.learner.run(), name="learning of access")
-        for task in (self._broadcast, self._learning):
+        self._training = asyncio.create_task(self._trainer.run(), name="training")
+        for task in (self._broadcast, self._learning, self._training):
             task.add_done_callback(self._on_done)
         if self._state_path:
             self._saving = asyncio.create_task(self._save_periodically(self._state_path), name="saving of the state")
@@ -142,17 +146,18 @@ class PredictorServer:
         """Returns never while all is well.
 
         Raises:
-            Exception: what ended the broadcast or the learning.
+            Exception: what ended the broadcast, the learning or the training.
         """
         assert self._broadcast is not None, "the server was not started"
         assert self._learning is not None
-        await first_failure(asyncio.shield(self._broadcast), asyncio.shield(self._learning))
+        assert self._training is not None
+        await first_failure(*(asyncio.shield(task) for task in (self._broadcast, self._learning, self._training)))
 
     async def stop(self) -> None:
         """Ends the streams, saves the state and stops serving."""
         self.service.close("the predictor stops")
         self._stopping.set()
-        for task in (self._broadcast, self._learning):
+        for task in (self._broadcast, self._learning, self._training):
             if task:
                 task.cancel()
                 await asyncio.wait([task])  # a failure was reported when it happened

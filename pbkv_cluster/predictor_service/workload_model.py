@@ -12,6 +12,7 @@ from pbkv_cluster.predictor_service.mixture import Mixture
 from pbkv_cluster.predictor_service.piece_counts import PieceCounts
 from pbkv_cluster.predictor_service.predictability import Predictability
 from pbkv_cluster.predictor_service.situation import Situation
+from pbkv_cluster.predictor_service.training import Trainer
 
 _MOST_LESSONS = 256  # that wait to be learnt
 
@@ -104,6 +105,13 @@ class WorkloadModel:
         for number, expert in enumerate(self.experts):
             each = zip(lessons, targets, strict=True)
             expert.learn([Lesson(moment.features[number], target) for moment, target in each])
+
+    def train(self, trainer: Trainer, now: bool = False) -> None:
+        """Has experts trained for whom it is time, or all of them `now`."""
+        for expert in self.experts:
+            job = expert.training_due(now)
+            if job is not None:
+                trainer.submit(job, expert.trained)
 
     def ended(self, moments: Sequence[tuple[int, Moment]], labels: Sequence[str]) -> None:
         """A workflow has ended.

@@ -86,6 +86,7 @@ def teach(predictor: Predictor, workflows: Iterable[Iterable[WorkflowEvent]]) ->
         for event in events:
             predictor.observe(event)
             predictor.learn()
+    predictor.train()
 
 
 def evaluate(

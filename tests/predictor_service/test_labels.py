@@ -64,10 +64,11 @@ def test_declared_agents_have_names_at_once() -> None:
 
 
 def test_agents_with_labels_of_their_own_are_told_with_their_columns() -> None:
-    labels, own = Labels(8), dict[str, str]()
+    labels = Labels(8)
     for workflow in ("v", "w"):
+        own: dict[str, str] = {}
         labels.label("a", workflow, "", own)
-        labels.label("b", workflow, "plan", dict(own))
+        labels.label("b", workflow, "plan", own)
     assert labels.agents() == (["a", "b"], [labels.column("a"), labels.column("b")])
     for at in range(9):
         labels.declare([f"new-{at}"], {})

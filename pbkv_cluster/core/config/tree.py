@@ -105,13 +105,16 @@ class PredictorConfig(_Section):
         "mixture", min_length=1, description="predictor: mixture, one expert alone, or a path package.module:Class"
     )
     experts: str = Field(
-        "context-tree,linear", min_length=1, description="experts of the mixture, by name or package.module:Class"
+        "context-tree,linear,step-graph", min_length=1, description="experts of the mixture, by name or package.module:Class"
     )
     max_agents: int = Field(
         256, ge=8, le=65_536, description="agents of one workload that are told apart; beyond, the longest unseen leave"
     )
     horizon: int = Field(3, ge=1, le=16, description="steps that a forecast looks ahead (K)")
     smoothing: float = Field(0.1, gt=0, description="pseudo-count of unseen transitions")
+    network_positions: bool = Field(
+        True, description="expert pbkv knows how long ago each step was; false is the paper's network"
+    )
     broadcast_interval_s: float = Field(0.005, gt=0, description="forecasts that change within this time travel together")
     access_interval_s: float = Field(
         2.0, gt=0, description="seconds between two updates of what workers know of how workflows use their blocks"

@@ -1,7 +1,7 @@
 """The models that forecast: each of its own kind, behind one interface (`base`); `EXPERTS` names them.
 
 `markov` counts transitions, `context_tree` what follows longer contexts, `step_graph` follows what the client declared, and
-`linear` weighs everything that is known, words and pieces of prompts among it.
+`linear` weighs everything that is known, words and pieces of prompts among it; `network` is the network of PBKV.
 """
 
 from typing import Any
@@ -39,3 +39,10 @@ def _linear(config: PredictorConfig, labels: Labels) -> Expert[Any]:
     from pbkv_cluster.predictor_service.experts.linear import Linear
 
     return Linear(config, labels)
+
+
+@EXPERTS.register("pbkv")
+def _pbkv(config: PredictorConfig, labels: Labels) -> Expert[Any]:
+    from pbkv_cluster.predictor_service.experts.network import NetworkExpert  # torch, where nobody else needs it
+
+    return NetworkExpert(config, labels)

@@ -16,6 +16,7 @@ from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.registry import Registry
 from pbkv_cluster.predictor_service.labels import Labels
 from pbkv_cluster.predictor_service.situation import Situation
+from pbkv_cluster.predictor_service.training import TrainingJob
 
 F = TypeVar("F")
 
@@ -60,6 +61,16 @@ class Expert(ABC, Generic[F]):
 
     def ended(self, lessons: Sequence[Lesson[F]]) -> None:  # most have no use for it
         """A workflow has ended: all its situations in order, targets complete. Only where `wants_whole` says so."""
+
+    def training_due(self, now: bool) -> TrainingJob[Any] | None:
+        """What is to be learnt elsewhere, if it is time for that, or `now` whatever the time. `trained` is told the result.
+
+        Only one job at a time: none is due while another is under way.
+        """
+        return None
+
+    def trained(self, result: Any) -> None:  # most have no jobs
+        """Takes what came of the job that was due; None: it failed."""
 
     @abstractmethod
     def keep(self, columns: Sequence[int]) -> None:

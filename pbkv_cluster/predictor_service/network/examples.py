@@ -1,0 +1,137 @@
+"""What the network reads of a situation, and batches of it.
+
+Agents are kept by label, and turned into numbers for one network when that is asked: it knows those of its training, while the
+workload's columns change.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain, pairwise, repeat
+from math import log1p
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pbkv_cluster.core.words import WORD_BITS
+from pbkv_cluster.predictor_service.situation import END, RECENT, Situation
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+POSITIONS = RECENT + 1  # the latest steps, the latest first, and what was before the first
+TOKENS = 4096  # that hashed words and pieces are told apart by
+GROUPS = 6  # of tokens, each of which is added up by itself: see `features`
+COUNTS = 3  # numbers that are read as they are: see `features`
+
+_KINDS = 5
+_EDGE = 3  # first words of an output, and last ones, that are read with their place
+_NOTHING = (None,) * POSITIONS
+_EMPTY: npt.NDArray[np.int16] = np.zeros(0, dtype=np.int16)
+
+
+class Features(NamedTuple):
+    """A situation, hashed."""
+
+    agents: tuple[str | None, ...]  # POSITIONS, the latest first, then END for the time before the first step, then None
+    numbers: tuple[float, ...]  # COUNTS of them, and whether the latest output is known
+    tokens: npt.NDArray[np.int16]  # of all groups
+    lengths: tuple[int, ...]  # tokens of each group
+    hidden: bytes  # little-endian float16, all finite; empty: not known
+
+    @property
+    def current(self) -> str:
+        """Label of the latest agent, END before the first step."""
+        return self.agents[0] or END
+
+    @property
+    def finished(self) -> bool:
+        """Whether the latest output is known."""
+        return self.numbers[-1] > 0.0
+
+
+class Example(NamedTuple):
+    """A situation, and the labels of the K steps that came."""
+
+    features: Features
+    targets: tuple[str, ...]
+
+
+class Batch(NamedTuple):
+    """Features of N situations."""
+
+    agents: Ints  # [N, POSITIONS] nodes; -1: nothing there, or unknown
+    numbers: Floats  # [N, COUNTS + 1], the last tells whether the latest output is known
+    tokens: Ints  # [sum of `lengths`]
+    offsets: Ints  # [N * GROUPS] where each group begins in them
+    scales: Floats  # [N * GROUPS] 1/√(tokens of the group)
+    hidden: npt.NDArray[np.float16]  # [N, size], zeros where it is not known
+
+
+def features(situation: Situation) -> Features:
+    """What the network reads of a situation."""
+    agents = situation.agents[::-1]
+    words = _hashed(situation.words, 1)
+    groups = (
+        _hashed(situation.task, 0),
+        words if situation.finished else _EMPTY,
+        _EMPTY if situation.finished else words,
+        _hashed(_placed(situation.words), 2) if situation.finished else _EMPTY,
+        _hashed(_pairs(situation.words), 3) if situation.finished else _EMPTY,
+        _hashed(situation.pieces, 4),
+    )
+    return Features(
+        (*agents, END, *_NOTHING)[:POSITIONS] if len(agents) < RECENT else (*agents, None),
+        (log1p(situation.step) / 3.0, log1p(situation.run), log1p(situation.count) / 2.0, float(situation.finished)),
+        np.concatenate(groups),
+        tuple(map(len, groups)),
+        situation.hidden if _is_finite(situation.hidden) else b"",
+    )
+
+
+def batch_of(situations: Sequence[Features], nodes: Mapping[str, int], hidden: int) -> Batch:
+    """Args:
+    situations: the latest agent of each is known to the network.
+    nodes: of the network's agents, by label.
+    hidden: numbers of a hidden state; one of another size counts as not known.
+    """
+    size = len(situations)
+    known: Mapping[str | None, int] = nodes  # type: ignore[assignment]  # None is never among them
+    labels = chain.from_iterable([each.agents for each in situations])
+    agents = np.fromiter(map(known.get, labels, repeat(-1)), np.int64, size * POSITIONS)
+    numbers = np.fromiter(chain.from_iterable([each.numbers for each in situations]), np.float32, size * (COUNTS + 1))
+    lengths = np.fromiter(chain.from_iterable([each.lengths for each in situations]), np.int64, size * GROUPS)
+    empty = bytes(2 * hidden)
+    states = b"".join([each.hidden if len(each.hidden) == len(empty) else empty for each in situations])
+    return Batch(
+        agents.reshape(size, POSITIONS),
+        numbers.reshape(size, COUNTS + 1),
+        np.concatenate([each.tokens for each in situations]).astype(np.int64),
+        np.cumsum(lengths) - lengths,
+        (1.0 / np.sqrt(np.maximum(lengths, 1))).astype(np.float32),
+        np.array(np.frombuffer(states, dtype="<f2"), dtype=np.float16).reshape(size, hidden),
+    )
+
+
+def targets_of(examples: Sequence[Example], nodes: Mapping[str, int]) -> Ints:
+    """Nodes [N, K] of what came, -1 where the network does not know it."""
+    return np.array([[nodes.get(label, -1) for label in example.targets] for example in examples], dtype=np.int64)
+
+
+def _is_finite(hidden: bytes) -> bool:
+    return len(hidden) % 2 == 0 and bool(np.isfinite(np.frombuffer(hidden, dtype="<f2")).all())
+
+
+def _placed(words: Sequence[int]) -> list[int]:
+    places = enumerate((*words[:_EDGE], *words[-_EDGE:]))
+    return [word * 2 * _EDGE + place for place, word in places]
+
+
+def _pairs(words: Sequence[int]) -> list[int]:
+    return [(one << WORD_BITS) + other for one, other in pairwise(words)]
+
+
+def _hashed(words: Sequence[int], kind: int) -> npt.NDArray[np.int16]:
+    if not words:
+        return _EMPTY
+    mixed = (np.array(words, dtype=np.uint64) * np.uint64(_KINDS) + np.uint64(kind)) * np.uint64(0x9E3779B97F4A7C15)
+    return (mixed >> np.uint64(52)).astype(np.int16)  # the upper 12 bits

@@ -1,0 +1,102 @@
+"""A trained network as plain arrays: what is saved, sent between processes, and forecast with."""
+
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import numpy as np
+import torch
+
+from pbkv_cluster.predictor_service.network.examples import Batch, Floats
+from pbkv_cluster.predictor_service.network.model import MOST_HIDDEN, Inputs, Network, Shape, most_nodes
+from pbkv_cluster.predictor_service.situation import END
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A network, and the graph that it was trained with."""
+
+    labels: tuple[str, ...]  # by node, END first
+    edges: Floats  # [V, V] transitions from each row's agent
+    hidden: int  # numbers of a hidden state; 0: it reads none
+    positions: bool
+    horizon: int
+    arrays: dict[str, Floats]  # by name, as torch names them
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(len(self.labels), self.horizon, self.hidden, self.positions)
+
+    def network(self) -> Network:
+        """The network, ready to forecast.
+
+        Raises:
+            ValueError: the arrays are not of its shape.
+        """
+        with torch.device("meta"):  # shapes alone: what it would start with is not wanted
+            network = Network(self.shape)
+        expected = network.state_dict()
+        if self.arrays.keys() != expected.keys():
+            raise ValueError("its arrays are of another network")
+        for name, array in self.arrays.items():
+            if array.shape != tuple(expected[name].shape) or not np.isfinite(array).all():
+                raise ValueError(f"its array {name} does not fit")
+        network.load_state_dict({name: torch.tensor(array) for name, array in self.arrays.items()}, assign=True)
+        return network.eval()
+
+    def dump(self) -> dict[str, Any]:
+        return {
+            "labels": list(self.labels[1:]),
+            "edges": self.edges,
+            "hidden": self.hidden,
+            "positions": self.positions,
+            "arrays": self.arrays,
+        }
+
+    @classmethod
+    def restore(cls, state: dict[str, Any], horizon: int) -> "Weights":
+        """Raises:
+        ValueError: `state` is not what `dump` gives, or damaged.
+        """
+        labels, arrays, edges = state.get("labels"), state.get("arrays"), state.get("edges")
+        hidden, positions = state.get("hidden"), state.get("positions")
+        if not isinstance(labels, list) or not all(isinstance(label, str) and label for label in labels):
+            raise ValueError("its labels must be names")
+        if len(set(labels)) != len(labels) or len(labels) >= most_nodes(horizon):
+            raise ValueError(f"its labels must be distinct, and fewer than {most_nodes(horizon)}")
+        if type(hidden) is not int or not 0 <= hidden <= MOST_HIDDEN or type(positions) is not bool:
+            raise ValueError("its sizes do not fit")
+        square = (len(labels) + 1, len(labels) + 1)
+        if not _is_floats(edges) or edges.shape != square or not (np.isfinite(edges) & (edges >= 0)).all():
+            raise ValueError("its edges do not fit")
+        if not isinstance(arrays, dict) or not all(_is_floats(array) for array in arrays.values()):
+            raise ValueError("its arrays are missing")
+        weights = cls((END, *labels), edges, hidden, positions, horizon, arrays)
+        weights.network()
+        return weights
+
+
+class Model:
+    """A network in use: the embeddings of its agents are computed once."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+        self.nodes = {label: node for node, label in enumerate(weights.labels)}
+        self._network = weights.network()
+        with torch.inference_mode():
+            self._tables = self._network.tables(torch.from_numpy(weights.edges))
+
+    def forecast(self, batch: Batch) -> Floats:
+        """Probabilities [N, K, nodes]."""
+        with torch.inference_mode():
+            logits = self._network(inputs_of(batch), self._tables)
+            found: Floats = torch.softmax(logits, dim=2).numpy()
+        return found
+
+
+def inputs_of(batch: Batch) -> Inputs:
+    """The same as tensors."""
+    return Inputs(*(torch.from_numpy(array) for array in batch))
+
+
+def _is_floats(value: Any) -> TypeGuard[Floats]:
+    return isinstance(value, np.ndarray) and value.dtype == np.float32
