@@ -38,7 +38,7 @@ def test_each_expert_and_the_mixture_by_moment_and_step(pbkv: Pbkv, trace: str) 
 
 def test_from_nothing_it_learns_on(pbkv: Pbkv, trace: str, tmp_path: Path) -> None:
     target = tmp_path / "rows.json"
-    done = pbkv("predictor", "eval", "--test", trace, "--json", str(target), "--no-text")
+    done = pbkv("predictor", "eval", "--test", trace, "--json", str(target), "--no-text", "--expert", "context-tree")
     assert done.code == 0, done.err
     assert "12 workflows forecast, from nothing, learning on, from agents alone." in done.out
     assert "context-tree" in done.out

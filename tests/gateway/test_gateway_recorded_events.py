@@ -31,4 +31,6 @@ async def test_events_of_a_recorded_workflow_are_a_gateways() -> None:
         await rig.end_workflow(workflow)
         await until(lambda: any(event.kind is EventKind.WORKFLOW_ENDED for event in predictor.of(workflow)), "all is told")
         recorded = TraceWorkflow("w", "research", steps)
-        assert [*map(bare, predictor.of(workflow))] == [*map(bare, events_of(recorded, workflow))]
+        told = [event for event in predictor.of(workflow) if event.kind is not EventKind.STEP_PLACED]  # a record has no workers
+        counted = [replace(event, sequence=sequence) for sequence, event in enumerate(told)]
+        assert [*map(bare, counted)] == [*map(bare, events_of(recorded, workflow))]

@@ -23,7 +23,7 @@ CONFIG = PredictorConfig(model="pbkv", horizon=2)
 
 
 def expert_of(agents: str, config: PredictorConfig = CONFIG) -> NetworkExpert:
-    known = {"names": list(agents), "seen_at": [1] * len(agents)}
+    known = {"names": list(agents), "seen_at": [1] * len(agents), "unseen": 0.0}
     return NetworkExpert(config, Labels.restore(known, config.max_agents))
 
 

@@ -50,6 +50,11 @@ async def eventually(condition: Callable[[], bool], timeout_s: float, every_s: f
             await asyncio.sleep(every_s)
 
 
+def trainings() -> list[psutil.Process]:
+    """Training processes of this one; other tests may have left services of theirs."""
+    return [each for each in psutil.Process().children() if "training_process" in " ".join(each.cmdline())]
+
+
 async def pid_in(path: Path) -> int:
     await eventually(path.exists, 60)
     return int(path.read_text())  # noqa: ASYNC240  # some bytes
@@ -61,7 +66,7 @@ async def test_jobs_run_one_after_the_other_in_processes_of_their_own(trainer: P
         trainer.submit(Square(number), done.append)
     await eventually(lambda: len(done) == 3, 60)
     assert done == [0, 1, 4]
-    assert not psutil.Process().children()
+    assert not trainings()
 
 
 async def test_what_fails_is_told_and_the_next_job_runs(trainer: ProcessTrainer, caplog: pytest.LogCaptureFixture) -> None:
@@ -169,4 +174,4 @@ async def test_a_service_takes_a_network_into_use_and_keeps_it_when_a_later_trai
     monkeypatch.undo()
     np.testing.assert_array_equal(output_bias(server), learnt)
     await server.stop()
-    assert not [each for each in psutil.Process().children() if "training_process" in " ".join(each.cmdline())]
+    assert not trainings()
