@@ -33,6 +33,9 @@ class _Negated(ReusePolicy):
     def learnt(self, update: AccessUpdate) -> None:
         self._policy.learnt(update)
 
+    def heeds(self, owner: Owner) -> bool:
+        return self._policy.heeds(owner)
+
     def due(self) -> Sequence[str]:
         return self._policy.due()
 

@@ -128,7 +128,8 @@ class Workflows:
             return False
         owner = self._owners[forecast.workflow]
         owner.forecast, owner.forecast_at = forecast, self._clock.now()
-        self._rerank(owner)
+        if any([policy.heeds(owner) for policy in self._policies]):
+            self._rerank(owner)
         return True
 
     def _rerank(self, owner: Owner) -> None:

@@ -86,6 +86,7 @@ class Outlook:
         self._deadlines: list[tuple[float, int, View, float]] = []  # heap: due then, if it was seen last at the last one
         self._seen = 0
         self.arrivals = 0  # workflows that have come
+        self._heeded = False  # the latest forecast
         self._starts: deque[float] = deque(maxlen=_STARTS)
 
     # --- what happens ---
@@ -138,6 +139,18 @@ class Outlook:
         view = self.views.get(owner.id)
         if view is not None and owner not in view.owners:
             view.owners.append(owner)
+
+    def heeds(self, owner: Owner, asked_first: bool) -> bool:
+        """Whether the forecast that has just come for a workflow is worth a new look.
+
+        Args:
+            owner: the workflow.
+            asked_first: not for a shadow of the cache, for which the answer is that of the cache.
+        """
+        if asked_first:
+            view = self.views.get(owner.id)
+            self._heeded = view is not None and view.known and self._is_news(view)
+        return self._heeded
 
     def unused(self, workflow: str, segment: Segment, now: float) -> Floats | None:
         """The probability that a workflow does not use a segment again within each horizon; None: it is not active."""

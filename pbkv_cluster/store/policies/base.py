@@ -52,6 +52,10 @@ class ReusePolicy(ABC):
     def learnt(self, update: AccessUpdate) -> None:  # noqa: B027  # a hook
         """A learner has made something of workflows that have ended. Only where `learns` is set."""
 
+    def heeds(self, owner: Owner) -> bool:
+        """Whether the forecast that has just come for a workflow, `Owner.forecast`, changes what its nodes are worth."""
+        return self.heeds_forecasts
+
     def due(self) -> Sequence[str]:
         """Ids of workflows whose nodes time alone has made worth something else; asked for when a step has begun."""
         return ()

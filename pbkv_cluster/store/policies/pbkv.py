@@ -70,6 +70,9 @@ class Pbkv(ReusePolicy):
         if self._drives:
             self._outlook.model.apply(update)
 
+    def heeds(self, owner: Owner) -> bool:
+        return self._outlook.heeds(owner, asked_first=self._drives)
+
     def due(self) -> list[str]:
         return self._outlook.due
 
