@@ -128,7 +128,8 @@ class Workflows:
             return False
         owner = self._owners[forecast.workflow]
         owner.forecast, owner.forecast_at = forecast, self._clock.now()
-        if any([policy.heeds(owner) for policy in self._policies]):
+        heeded = [policy.heeds(owner) for policy in self._policies]  # each is asked
+        if any(heeded):
             self._rerank(owner)
         return True
 
