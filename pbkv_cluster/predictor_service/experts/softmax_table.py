@@ -80,11 +80,13 @@ class SoftmaxTable:
         of_example, value = np.arange(len(counts)).repeat(counts)[order], values[order]
         flat = slopes.reshape(len(slopes), -1)
         gradient = _sums(flat, of_example, value, starts)
-        squares = self._squares.reshape(len(self._squares), -1)
-        squares[changed] += _sums(flat * flat, of_example, value * value, starts)
+        squares, weights = (table.reshape(len(table), -1) for table in (self._squares, self._weights))
+        grown_squares = squares.take(changed, axis=0)
+        grown_squares += _sums(flat * flat, of_example, value * value, starts)
+        squares[changed] = grown_squares
         gradient *= RATE
-        gradient /= np.sqrt(squares[changed])
-        self._weights.reshape(len(self._weights), -1)[changed] -= gradient
+        gradient /= np.sqrt(grown_squares, out=grown_squares)
+        weights[changed] = weights.take(changed, axis=0) - gradient
 
     def _chances(self, rows: npt.NDArray[np.int32], values: Floats, counts: npt.NDArray[np.int64], places: int) -> Floats:
         """Probabilities [examples, K, width]."""
