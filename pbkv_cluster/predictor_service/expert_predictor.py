@@ -4,23 +4,20 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecast import Forecast, StepForecast
 from pbkv_cluster.predictor_service import state_bytes
 from pbkv_cluster.predictor_service.base import Predictor
-from pbkv_cluster.predictor_service.experts import Floats
 from pbkv_cluster.predictor_service.explanation import Explanation, Opinion
 from pbkv_cluster.predictor_service.graph_walk import GraphWalk
+from pbkv_cluster.predictor_service.naming import steps_of
 from pbkv_cluster.predictor_service.recognition import STEPS, Recognition, Scores, evidence_of
 from pbkv_cluster.predictor_service.situation import END
 from pbkv_cluster.predictor_service.state_file import StateRefused
 from pbkv_cluster.predictor_service.track import Track
 from pbkv_cluster.predictor_service.workload_model import WorkloadModel
 
-NAMED_AGENTS = 32  # a step names at most these many of its likeliest agents
 _MOST_WORKLOADS = 64
 _MOST_HELD = 16 * STEPS  # events of a workflow whose workload is not settled
 
@@ -76,7 +73,7 @@ class ExpertPredictor(Predictor):
         for model, places in asked.items():
             chosen = [tracks[at] for at in places]
             rows = model.forecast([track.moments[-1][-1] for track in chosen if track is not None])
-            for at, steps in zip(places, _steps(model, chosen, rows), strict=True):
+            for at, steps in zip(places, steps_of(model, chosen, rows), strict=True):
                 found[at] = steps
         return [
             Forecast(
@@ -103,7 +100,7 @@ class ExpertPredictor(Predictor):
                 Opinion(
                     name,
                     tuple(model.mixture.weights[moment.phase, :, at].tolist()),
-                    _steps(model, [track], moment.outputs[at : at + 1])[0] if moment.outputs[at].any() else (),
+                    steps_of(model, [track], moment.outputs[at : at + 1])[0] if moment.outputs[at].any() else (),
                 )
                 for at, name in enumerate(self._experts)
             )
@@ -339,39 +336,3 @@ class ExpertPredictor(Predictor):
         if track.agents:
             model.predictability.seen(track.agents[-1], label)
         self._unlearnt[model] = None
-
-
-def _steps(model: WorkloadModel, tracks: Sequence[Track | None], rows: Floats) -> list[tuple[StepForecast, ...]]:
-    """Forecasts by agents' names.
-
-    Args:
-        model: of the workload.
-        tracks: of the workflows.
-        rows: probabilities [workflows, K, columns].
-    """
-    survival = 1.0 - rows[:, :, 0]
-    alive = np.where(rows.any(axis=2), np.clip(survival, np.finfo(np.float32).tiny, 1.0), 1.0).tolist()
-    agents = rows / np.maximum(survival, 1e-9)[:, :, None]
-    names, columns = model.labels.agents()
-    shared = agents.take(columns, axis=2)
-    likeliest: Any = None
-    if len(names) > NAMED_AGENTS:
-        chosen = np.argpartition(-shared, NAMED_AGENTS, axis=2)[:, :, :NAMED_AGENTS]
-        shared, likeliest = np.take_along_axis(shared, chosen, axis=2), chosen.tolist()
-    found = []
-    for at, (track, chances) in enumerate(zip(tracks, shared.tolist(), strict=True)):
-        if likeliest is None:
-            told = [dict(zip(names, row, strict=True)) for row in chances]
-        else:
-            told = [
-                dict(zip([names[place] for place in places], row, strict=True))
-                for places, row in zip(likeliest[at], chances, strict=True)
-            ]
-        if track is not None and track.own:
-            for agent, label in track.own.items():
-                column = model.labels.column(label)
-                if column > 0 and label != agent:
-                    for each, chance in zip(told, agents[at, :, column].tolist(), strict=True):
-                        each[agent] = each.get(agent, 0.0) + chance
-        found.append(tuple(map(StepForecast, told, alive[at])))
-    return found

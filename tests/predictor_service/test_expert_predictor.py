@@ -15,7 +15,8 @@ from pbkv_cluster.core.forecast import Forecast
 from pbkv_cluster.core.step_graph import StepGraph, StepNode
 from pbkv_cluster.predictor_service import state_bytes
 from pbkv_cluster.predictor_service.base import PREDICTORS
-from pbkv_cluster.predictor_service.expert_predictor import NAMED_AGENTS, ExpertPredictor
+from pbkv_cluster.predictor_service.expert_predictor import ExpertPredictor
+from pbkv_cluster.predictor_service.naming import NAMED_AGENTS
 from pbkv_cluster.predictor_service.state_file import StateRefused
 
 EXPERTS = ["markov", "context-tree", "step-graph"]

@@ -233,6 +233,6 @@ def test_a_predictor_that_trains_at_once_learns_alike_from_equal_events() -> Non
     assert learnt() == learnt()
 
 
-def test_torch_is_imported_only_for_this_expert() -> None:
+def test_torch_is_imported_only_with_an_expert_that_computes_by_it() -> None:
     script = "import sys; import pbkv_cluster.predictor_service.server; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60, env={"PYTHONPATH": ":".join(sys.path)})

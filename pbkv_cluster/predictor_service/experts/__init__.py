@@ -43,6 +43,6 @@ def _linear(config: PredictorConfig, labels: Labels) -> Expert[Any]:
 
 @EXPERTS.register("pbkv")
 def _pbkv(config: PredictorConfig, labels: Labels) -> Expert[Any]:
-    from pbkv_cluster.predictor_service.experts.network import NetworkExpert  # torch, where nobody else needs it
+    from pbkv_cluster.predictor_service.experts.network import NetworkExpert
 
     return NetworkExpert(config, labels)

@@ -1,0 +1,49 @@
+"""Forecasts of columns as forecasts of agents by their names."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pbkv_cluster.core.forecast import StepForecast
+from pbkv_cluster.predictor_service.experts import Floats
+from pbkv_cluster.predictor_service.track import Track
+from pbkv_cluster.predictor_service.workload_model import WorkloadModel
+
+NAMED_AGENTS = 32  # a step names at most these many of its likeliest agents
+
+
+def steps_of(model: WorkloadModel, tracks: Sequence[Track | None], rows: Floats) -> list[tuple[StepForecast, ...]]:
+    """Forecasts by agents' names.
+
+    Args:
+        model: of the workload.
+        tracks: of the workflows.
+        rows: probabilities [workflows, K, columns].
+    """
+    survival = 1.0 - rows[:, :, 0]
+    alive = np.where(rows.any(axis=2), np.clip(survival, np.finfo(np.float32).tiny, 1.0), 1.0).tolist()
+    agents = rows / np.maximum(survival, 1e-9)[:, :, None]
+    names, columns = model.labels.agents()
+    shared = agents.take(columns, axis=2)
+    likeliest: Any = None
+    if len(names) > NAMED_AGENTS:
+        chosen = np.argpartition(-shared, NAMED_AGENTS, axis=2)[:, :, :NAMED_AGENTS]
+        shared, likeliest = np.take_along_axis(shared, chosen, axis=2), chosen.tolist()
+    found = []
+    for at, (track, chances) in enumerate(zip(tracks, shared.tolist(), strict=True)):
+        if likeliest is None:
+            told = [dict(zip(names, row, strict=True)) for row in chances]
+        else:
+            told = [
+                dict(zip([names[place] for place in places], row, strict=True))
+                for places, row in zip(likeliest[at], chances, strict=True)
+            ]
+        if track is not None and track.own:
+            for agent, label in track.own.items():
+                column = model.labels.column(label)
+                if column > 0 and label != agent:
+                    for each, chance in zip(told, agents[at, :, column].tolist(), strict=True):
+                        each[agent] = each.get(agent, 0.0) + chance
+        found.append(tuple(map(StepForecast, told, alive[at])))
+    return found
