@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -24,6 +25,7 @@ from benchmarks.report import Figure, Report
 from benchmarks.timing import percentile
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.config import PredictorConfig
+from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecast import Forecast
 from pbkv_cluster.core.tokens import TOKEN_BYTES
 from pbkv_cluster.gateway.events import EventFeed
@@ -41,6 +43,7 @@ _WORKFLOWS = 256  # so that the forecast behind one event of a workflow is there
 _LEAVES = 8  # of each workflow
 _BLOCKS = 4  # of each leaf
 _PATIENCE_S = 30.0
+_WORKER = "worker"
 
 
 def latency(train: Sequence[Events], test: Sequence[Events], quick: bool) -> Report:
@@ -98,7 +101,7 @@ async def _measure(address: str, test: Sequence[Events], number: int) -> list[fl
         return address
 
     worker = _Worker(_filled_cache())
-    listener = ForecastListener(predictor, cast(EngineThread, worker), "benchmark", learns=False)
+    listener = ForecastListener(predictor, cast(EngineThread, worker), _WORKER, learns=False)
     feed = EventFeed(cast(Directory, _Directory(address)), Counter())
     background = Background()
     listener.start()
@@ -117,14 +120,26 @@ async def _measure(address: str, test: Sequence[Events], number: int) -> list[fl
 
 
 async def _send(feed: EventFeed, worker: _Worker, test: Sequence[Events], number: int) -> None:
-    streams = [copies(test, at) for at in range(_WORKFLOWS)]
+    streams = [_placed(copies(test, at)) for at in range(_WORKFLOWS)]
     began = perf_counter()
     for at in range(_WORKFLOWS + number):
         if (wait := began + at / RATE - perf_counter()) > 0:
             await asyncio.sleep(wait)
         event = next(streams[at % _WORKFLOWS])
-        worker.sent.setdefault(event.workflow, perf_counter())
+        if event.kind is not EventKind.STEP_PLACED:  # changes nothing where the worker has had steps of the workflow
+            worker.sent.setdefault(event.workflow, perf_counter())
         feed.put(event)
+
+
+def _placed(events: Iterator[WorkflowEvent]) -> Iterator[WorkflowEvent]:
+    """Every step is placed on the worker, as a gateway tells it: behind its start."""
+    sequence = 0
+    for event in events:
+        yield replace(event, sequence=sequence)
+        sequence += 1
+        if event.kind is EventKind.STEP_STARTED:
+            yield replace(event, kind=EventKind.STEP_PLACED, sequence=sequence, worker=_WORKER, words=(), pieces=())
+            sequence += 1
 
 
 def _filled_cache() -> KVCache:

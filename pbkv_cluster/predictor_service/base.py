@@ -50,7 +50,12 @@ class Predictor(ABC):
         """
 
     def learn(self) -> None:  # noqa: B027  # most learn at once
-        """Takes in what `observe` has put off. Called when forecasts have been sent, so that they need not wait for it."""
+        """Takes in what `observe` has put off, so that forecasts need not wait for it."""
+
+    def learn_some(self) -> bool:
+        """Takes in a part of it, in a few milliseconds. Returns whether more is left."""
+        self.learn()
+        return False
 
     def explain(self, workflow: str) -> Explanation | None:
         """Why the forecast of a workflow is what it is; None if it was never observed. By default the forecast alone."""

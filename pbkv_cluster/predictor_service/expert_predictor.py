@@ -1,5 +1,6 @@
 """The predictor: keeps track of the workflows, asks the experts of their workload, and joins what they say."""
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -108,10 +109,16 @@ class ExpertPredictor(Predictor):
         return Explanation(forecast.steps, forecast.predictability, track.workload, track.steps, known, opinions)
 
     def learn(self) -> None:
-        unlearnt, self._unlearnt = self._unlearnt, {}
-        for model in unlearnt:
-            model.learn()
-            model.train(self.trainer)
+        while self.learn_some():
+            pass
+
+    def learn_some(self) -> bool:
+        if self._unlearnt:
+            model = next(iter(self._unlearnt))
+            if not model.learn_some():
+                del self._unlearnt[model]
+                model.train(self.trainer)
+        return bool(self._unlearnt)
 
     def train(self) -> None:
         for model in self._models.values():
@@ -305,12 +312,12 @@ class ExpertPredictor(Predictor):
         label = model.label(event.agent, event.workflow, event.call_site, track.own)
         self._came(track, model, label)
         if event.words:
-            track.task = event.words
+            track.task = array("I", event.words)
         track.began(label, event.call_site, model.pieces.known(event.pieces, event.workflow))
         self._remember(track, finished=False, new_step=True)
 
     def _finished(self, track: Track, event: WorkflowEvent) -> None:
-        track.words, track.hidden = event.words, event.hidden
+        track.words, track.hidden = array("I", event.words), event.hidden
         if (
             track.model is not None and event.step == track.number and len(track.moments[-1]) == 1
         ):  # else a branch beside the latest step

@@ -46,37 +46,41 @@ class Mixture:
         powered[joint.sum(axis=2) <= 0.0] = 0.0
         return _normal(powered)
 
-    def seen(self, said: Floats, phases: Sequence[int], steps: Sequence[int], column: int) -> None:
-        """What the experts had said of a step that has come now, at one or several moments before.
+    def seen(self, said: Floats, phases: Sequence[int], steps: Sequence[int], columns: Sequence[int]) -> None:
+        """What the experts had said, at one or several moments, of steps that have come now. They count together.
 
         Args:
             said: [moments, experts, columns].
             phases: of each moment.
-            steps: of the horizon, from 0, that it was for each. No two moments have both alike.
-            column: that came; one that was not known is -1.
+            steps: of the horizon, from 0, that it was for each.
+            columns: that came, for each; one that was not known is -1.
         """
-        at = np.array(phases), np.array(steps)
-        totals = said.sum(axis=2)
-        awake = totals > 0.0
-        weights = self.weights[at]
-        joint = np.einsum("mes,me->ms", said, weights * awake)
-        sums = joint.sum(axis=1, keepdims=True)
-        joint = joint / np.maximum(sums, _TINY) + _TINY
-        known = 0 <= column < said.shape[2]
-        chances = said[:, :, column] if known else np.zeros(totals.shape)
-        chance = joint[:, column] if known else np.zeros(len(joint))
-        chances = np.maximum(np.where(awake, chances, chance[:, None]), _FLOOR)
-        weights = weights * np.exp(_RATE * np.log(chances / chances.max(axis=1, keepdims=True)))
+        horizon, experts = self.weights.shape[1:]
+        places = np.array(phases) * horizon + np.array(steps)
+        came = np.array(columns)
+        weights, powers = self.weights.reshape(-1, experts), self.powers.reshape(-1)
+        joint = np.einsum("mes,me->ms", said, weights[places].astype(np.float32))
+        totals = joint.sum(axis=1)
+        known = np.flatnonzero((totals > 0.0) & (came >= 0))
+        if not len(known):
+            return
+        said, places, came = said[known], places[known], came[known]
+        joint = joint[known] / totals[known, None] + _TINY
+        each = np.arange(len(known))
+        chances = np.where(said.any(axis=2), said[each, :, came], joint[each, came][:, None])
+        chances = np.maximum(chances, _FLOOR)
+        gains = np.zeros_like(weights)
+        np.add.at(gains, places, np.log(chances / chances.max(axis=1, keepdims=True)))
+        weights *= np.exp(_RATE * gains)
         weights /= weights.sum(axis=1, keepdims=True)
-        told = sums[:, 0] > 0.0
-        self.weights[at] = np.where(told[:, None], (1.0 - _SHARE) * weights + _SHARE / weights.shape[1], self.weights[at])
-        if known:
-            powers = self.powers[at]
-            logs = np.log(joint)
-            powered = np.exp(powers[:, None] * logs)
-            slopes = logs[:, column] - (powered * logs).sum(axis=1) / powered.sum(axis=1)
-            moved = np.clip(powers * np.exp(_POWER_RATE * np.clip(slopes, -5.0, 5.0)), *_POWERS)
-            self.powers[at] = np.where(told, moved, powers)
+        kept = (1.0 - _SHARE) ** np.bincount(places, minlength=len(weights))[:, None]
+        weights *= kept
+        weights += (1.0 - kept) / experts
+        logs = np.log(joint)
+        powered = np.exp(powers[places].astype(np.float32)[:, None] * logs)
+        slopes = logs[each, came] - (powered * logs).sum(axis=1) / powered.sum(axis=1)
+        moves = np.bincount(places, np.clip(slopes, -5.0, 5.0), minlength=len(powers))
+        np.clip(powers * np.exp(_POWER_RATE * moves), *_POWERS, out=powers)
 
     def dump(self) -> dict[str, Any]:
         return {"weights": self.weights, "powers": self.powers}

@@ -1,6 +1,7 @@
 """Forecasts of columns as forecasts of agents by their names."""
 
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from pbkv_cluster.predictor_service.track import Track
 from pbkv_cluster.predictor_service.workload_model import WorkloadModel
 
 NAMED_AGENTS = 32  # a step names at most these many of its likeliest agents
+NAMED_FROM = 1e-3  # and none that is less likely than this, if the workflow goes on
 
 
 def steps_of(model: WorkloadModel, tracks: Sequence[Track | None], rows: Floats) -> list[tuple[StepForecast, ...]]:
@@ -32,13 +34,14 @@ def steps_of(model: WorkloadModel, tracks: Sequence[Track | None], rows: Floats)
         shared, likeliest = np.take_along_axis(shared, chosen, axis=2), chosen.tolist()
     found = []
     for at, (track, chances) in enumerate(zip(tracks, shared.tolist(), strict=True)):
-        if likeliest is None:
-            told = [dict(zip(names, row, strict=True)) for row in chances]
-        else:
-            told = [
-                dict(zip([names[place] for place in places], row, strict=True))
-                for places, row in zip(likeliest[at], chances, strict=True)
-            ]
+        told = [
+            {name: chance for name, chance in zip(called, row, strict=True) if chance >= NAMED_FROM}
+            for called, row in zip(
+                repeat(names) if likeliest is None else [[names[place] for place in places] for places in likeliest[at]],
+                chances,
+                strict=False,
+            )
+        ]
         if track is not None and track.own:
             for agent, label in track.own.items():
                 column = model.labels.column(label)

@@ -5,34 +5,42 @@ from typing import Any
 
 SHARED_BY = 3  # workflows, from which on a piece is known
 
-_MOST = 1 << 15  # pieces of each kind; beyond, those that were longest unseen leave
+_MOST = 1 << 15  # pieces of each kind; beyond, such leave as were not seen for long
 
 
 class PieceCounts:
     """Counts workflows by piece."""
 
     def __init__(self) -> None:
-        self._known: dict[int, None] = {}  # longest unseen first
-        self._rare: dict[int, tuple[int, str]] = {}  # workflows, and the latest of them
+        self._known: dict[int, None] = {}
+        self._seen: set[int] = set()  # of these, since some left
+        self._rare: dict[int, tuple[int, str]] = {}  # workflows, and the latest of them; that which came longest ago first
 
     def known(self, pieces: Sequence[int], workflow: str) -> tuple[int, ...]:
         """The pieces of a workflow's prompt that enough workflows have had, this one included."""
-        found = []
-        for piece in pieces:
-            if piece in self._known:
-                del self._known[piece]
+        for piece in [piece for piece in pieces if piece not in self._known]:
+            count, latest = self._rare.get(piece, (0, ""))
+            if count and latest == workflow:
+                continue
+            self._rare.pop(piece, None)
+            if count + 1 < SHARED_BY:
+                self._rare[piece] = count + 1, workflow
             else:
-                count, latest = self._rare.pop(piece, (0, ""))
-                count += latest != workflow or not count
-                if count < SHARED_BY:
-                    self._rare[piece] = count, workflow
-                    continue
-            self._known[piece] = None
-            found.append(piece)
-        for table in (self._known, self._rare):
-            while len(table) > _MOST:
-                del table[next(iter(table))]
-        return tuple(found)
+                self._known[piece] = None
+        while len(self._rare) > _MOST:
+            del self._rare[next(iter(self._rare))]
+        found = tuple([piece for piece in pieces if piece in self._known])
+        self._seen.update(found)
+        if len(self._known) > _MOST:
+            self._leave()
+        return found
+
+    def _leave(self) -> None:
+        """Half of the known pieces leave: those unseen since this happened last, then those known longest."""
+        newest = list(self._known)
+        newest.sort(key=self._seen.__contains__)  # stable
+        self._known = dict.fromkeys(newest[-_MOST // 2 :])
+        self._seen.clear()
 
     def dump(self) -> dict[str, Any]:
         """The known pieces."""

@@ -178,12 +178,12 @@ class PredictorService:
                 wanted = [each for each in forecasts if _is_on(subscription.name, changed[each.workflow])]
             if wanted and subscription.offer(wanted):
                 log.warning("subscriber %r fell behind: it is sent a snapshot", subscription.name)
-        self.predictor.learn()
         return len(forecasts)
 
     async def run(self) -> None:
-        """Broadcasts until cancelled: at once after a quiet time, else once per broadcast interval."""
+        """Broadcasts until cancelled: at once after a quiet time, else once per broadcast interval. Learns in between."""
         sweep_s = min(1.0, self._lease_s / 4)
+        loop = asyncio.get_running_loop()
         while True:
             try:
                 async with asyncio.timeout(sweep_s):
@@ -192,7 +192,10 @@ class PredictorService:
                 pass  # time to look for silent workflows
             self._wake.clear()
             self.flush()
-            await asyncio.sleep(self._config.broadcast_interval_s)
+            flushed_at = loop.time()
+            while self.predictor.learn_some() and not self._wake.is_set():
+                await asyncio.sleep(0)  # events come first
+            await asyncio.sleep(flushed_at + self._config.broadcast_interval_s - loop.time())
 
     def close(self, reason: str) -> None:
         """Ends every subscription and refuses calls from now on, telling `reason`."""

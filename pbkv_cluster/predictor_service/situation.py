@@ -1,5 +1,6 @@
 """What is known of a workflow at the moment when it is to be forecast. Everything in it has happened: no expert sees more."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pbkv_cluster.core.step_graph import StepGraph
@@ -19,9 +20,9 @@ class Situation:
     count: int = 0  # of them, those of the latest agent
     run: int = 0  # of them, those at the end that are all of the latest agent
     site: str = ""  # call site of the latest step, where the client named it
-    pieces: tuple[int, ...] = ()  # of the latest step's prompt: those that other workflows of its workload have had too
-    task: tuple[int, ...] = ()  # hashed words of the task
-    words: tuple[int, ...] = ()  # hashed words of the latest output there is
+    pieces: Sequence[int] = ()  # of the latest step's prompt: those that other workflows of its workload have had too
+    task: Sequence[int] = ()  # hashed words of the task
+    words: Sequence[int] = ()  # hashed words of the latest output there is
     finished: bool = False  # that is the output of the latest step
     hidden: bytes = b""  # of the latest finished step: projected hidden state, little-endian float16; empty: not known
     graph: StepGraph | None = None  # that the client declared

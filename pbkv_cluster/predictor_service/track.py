@@ -1,7 +1,8 @@
 """What is kept of an open workflow, from event to event."""
 
+from array import array
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pbkv_cluster.core.events import WorkflowEvent
 from pbkv_cluster.core.step_graph import StepGraph
@@ -9,6 +10,8 @@ from pbkv_cluster.predictor_service.graph_walk import GraphWalk
 from pbkv_cluster.predictor_service.recognition import Scores
 from pbkv_cluster.predictor_service.situation import RECENT, Situation
 from pbkv_cluster.predictor_service.workload_model import Moment, WorkloadModel
+
+_NONE = array("I")
 
 
 class Track:
@@ -66,22 +69,21 @@ class Track:
         self.steps = 0  # that have begun
         self.number = -1  # of the latest, as the gateway counts
         self.site = ""
-        self.pieces: tuple[int, ...] = ()
-        self.task: tuple[int, ...] = ()
-        self.words: tuple[int, ...] = ()
+        # Of 32 bits: a tenth of the memory of tuples of numbers, and there are very many open workflows.
+        self.pieces = self.task = self.words = _NONE
         self.hidden = b""
         self.moments.clear()
         self.whole = []
         self.labels = []
 
-    def began(self, label: str, site: str, pieces: tuple[int, ...]) -> None:
+    def began(self, label: str, site: str, pieces: Sequence[int]) -> None:
         """The next step has begun."""
         self.run = self.run + 1 if self.agents and self.agents[-1] == label else 1
         self.agents.append(label)
         if self.model is not None and self.model.wants_whole:
             self.labels.append(label)
         self.counts[label] += 1
-        self.site, self.pieces = site, pieces
+        self.site, self.pieces = site, array("I", pieces)
 
     def situation(self, finished: bool) -> Situation:
         """What is known now."""

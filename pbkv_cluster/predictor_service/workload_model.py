@@ -1,6 +1,6 @@
 """All that is learnt of one workload: its labels, its experts, and how they are joined."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from pbkv_cluster.predictor_service.situation import Situation
 from pbkv_cluster.predictor_service.training import Trainer
 
 _MOST_LESSONS = 256  # that wait to be learnt
+_LESSONS = 16  # that are learnt at a time: a millisecond or two
 
 
 class Moment:
@@ -37,6 +38,7 @@ class WorkloadModel:
         self._config = config
         self._names = tuple(experts)
         self._version = 0  # grows when columns are renumbered
+        self._told: list[tuple[Moment, int, str]] = []  # what came of moments, and at which of their steps
         self._lessons: list[Moment] = []
         self._start(Labels(config.max_agents))
 
@@ -81,26 +83,44 @@ class WorkloadModel:
             outputs[at, :, :, : moment.outputs.shape[2]] = moment.outputs
         return self.mixture.join(outputs, np.array([moment.phase for moment in moments]))
 
-    def came(self, moments: Sequence[tuple[int, Moment]], label: str) -> None:
+    def came(self, moments: Iterable[tuple[int, Moment]], label: str) -> None:
         """Tells what came of moments, each at one of its K steps, from 0: the lowest that it does not know yet."""
-        self._ask([moment for _, moment in moments if moment.outputs is None or moment.version != self._version])
-        column = self.labels.column(label)
-        said = np.zeros((len(moments), len(self.experts), len(self.labels)), dtype=np.float32)
-        for at, (step, moment) in enumerate(moments):
-            assert moment.outputs is not None
-            said[at, :, : moment.outputs.shape[2]] = moment.outputs[:, step]
+        for step, moment in moments:
+            self._told.append((moment, step, label))
             moment.came.append(label)
             if len(moment.came) == self._config.horizon:
                 self._lessons.append(moment)
-        self.mixture.seen(said, [moment.phase for _, moment in moments], [step for step, _ in moments], column)
         if len(self._lessons) > _MOST_LESSONS:
             self.learn()
 
     def learn(self) -> None:
-        """Hands the lessons that wait to the experts: moments of which all that they forecast has come."""
-        lessons, self._lessons = self._lessons, []
-        if not lessons:
-            return
+        """Takes in all that waits."""
+        while self.learn_some():
+            pass
+
+    def learn_some(self) -> bool:
+        """Takes in a part of what waits: weighs the experts by what has come, or hands them a few lessons.
+
+        Lessons are moments of which all that they forecast has come. Returns whether more waits.
+        """
+        if self._told:
+            self._weigh()
+        elif self._lessons:
+            self._teach()
+        return bool(self._told or self._lessons)
+
+    def _weigh(self) -> None:
+        told, self._told = self._told, []
+        self._ask([moment for moment, _, _ in told if moment.outputs is None or moment.version != self._version])
+        said = np.zeros((len(told), len(self.experts), len(self.labels)), dtype=np.float32)
+        for at, (moment, step, _) in enumerate(told):
+            assert moment.outputs is not None
+            said[at, :, : moment.outputs.shape[2]] = moment.outputs[:, step]
+        columns = [self.labels.column(label) for _, _, label in told]
+        self.mixture.seen(said, [moment.phase for moment, _, _ in told], [step for _, step, _ in told], columns)
+
+    def _teach(self) -> None:
+        lessons, self._lessons = self._lessons[:_LESSONS], self._lessons[_LESSONS:]
         targets = [tuple(map(self.labels.column, moment.came)) for moment in lessons]
         for number, expert in enumerate(self.experts):
             each = zip(lessons, targets, strict=True)
@@ -137,7 +157,7 @@ class WorkloadModel:
             moment.outputs, moment.version = output, self._version
 
     def dump(self) -> dict[str, Any]:
-        """What has been learnt, without lessons that wait."""
+        """What has been learnt, with all that waits."""
         self.learn()
         return {
             "labels": self.labels.dump(),

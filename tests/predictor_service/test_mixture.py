@@ -20,7 +20,7 @@ def rows(*chances: list[float]) -> np.ndarray:
 
 def seen(mixture: Mixture, outputs: np.ndarray, phase: int, step: int, column: int) -> None:
     """What one moment's outputs foretold of a step, and what came."""
-    mixture.seen(outputs[None, :, step, :], [phase], [step], column)
+    mixture.seen(outputs[None, :, step, :], [phase], [step], [column])
 
 
 def test_moments_that_learn_together_learn_what_they_learn_alone() -> None:
@@ -31,9 +31,9 @@ def test_moments_that_learn_together_learn_what_they_learn_alone() -> None:
         said = draws.dirichlet(np.ones(5), size=(len(places), 3)).astype(np.float32)
         said[1, 2] = 0.0  # abstains
         column = int(draws.integers(-1, 5))
-        together.seen(said, [phase for phase, _ in places], [step for _, step in places], column)
+        together.seen(said, [phase for phase, _ in places], [step for _, step in places], [column] * len(places))
         for each, (phase, step) in zip(said, places, strict=True):
-            alone.seen(each[None], [phase], [step], column)
+            alone.seen(each[None], [phase], [step], [column])
     assert together.weights == pytest.approx(alone.weights)
     assert together.powers == pytest.approx(alone.powers)
 
@@ -49,6 +49,15 @@ def test_weights_by_hand() -> None:
     expected = [(1 - SHARE) * each / (one + two) + SHARE / 2 for each in (one, two)]
     assert mixture.weights[0, 0] == pytest.approx(expected)
     assert mixture.weights[1, 0] == pytest.approx([0.5, 0.5])  # after the output is another matter
+
+
+def test_several_steps_of_one_kind_count_together() -> None:
+    mixture = Mixture(2, 1)
+    said = np.concatenate([rows([0.9, 0.1], [0.5, 0.5])[None, :, 0], rows([0.2, 0.8], [0.6, 0.4])[None, :, 0]])
+    mixture.seen(said, [0, 0], [0, 0], [0, 1])
+    one, two = (0.9 * 0.8) ** RATE, (0.5 * 0.4) ** RATE
+    kept = (1 - SHARE) ** 2
+    assert mixture.weights[0, 0] == pytest.approx([kept * each / (one + two) + (1 - kept) / 2 for each in (one, two)])
 
 
 def test_the_joint_forecast_is_the_weighted_mean_while_nothing_is_learnt() -> None:

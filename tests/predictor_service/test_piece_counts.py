@@ -21,9 +21,11 @@ def test_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for workflow in "abc":
         counts.known(range(8), workflow)
     assert counts.dump() == {"known": list(range(8))}
+    counts._seen.clear()
     for workflow in "def":
-        counts.known([100, 0], workflow)  # 0 is seen again: 1 leaves
-    assert counts.dump() == {"known": [2, 3, 4, 5, 6, 7, 100, 0]}
+        counts.known([100, 0], workflow)  # those that are seen again stay, and of the others the newest
+    assert counts.known(range(9), "g") == (0, 6, 7)
+    assert counts.known([100], "g") == (100,)
     for number in range(1000):
         counts.known([1000 + number], "x")
     assert len(counts._rare) == 8

@@ -105,7 +105,7 @@ def test_an_id_that_is_used_again_starts_from_the_start() -> None:
     for time in (50.0, 60.0, 70.0, 80.0, 90.0, 100.0):
         service.report([event(START, time=time), *(event(STEP, sequence=at, agent="z", time=time) for at in (1, 2, 3))])
     service.report([event(START, "new")])
-    service.flush()  # learns
+    service.predictor.learn()
     assert service.predict(["new"])[0].steps[0].agents["z"] > 0.5
 
 

@@ -35,6 +35,7 @@ class ContextTree(Expert[_Contexts]):
         super().__init__(config, labels)
         self._rows: dict[int, int] = {}  # of contexts, longest unseen first; row 0 is of none, and has no counts
         self._counts: Floats = np.zeros((64, self.horizon, 8), dtype=np.float32)
+        self._totals: Floats = self._counts.sum(axis=2)  # kept up with the counts: adding up short rows is slow
 
     def features(self, situation: Situation) -> _Contexts:
         text, keys = b"", [0]
@@ -49,32 +50,44 @@ class ContextTree(Expert[_Contexts]):
 
     def forecast(self, features: Sequence[_Contexts]) -> Floats:
         size = len(self.labels)
-        counts = self._counts = grown(self._counts, 1, self.horizon, size)
-        deepest = max(len(each.keys) for each in features)
+        self._fit()
+        keys = [each.keys for each in features]
+        deepest = max(map(len, keys))
         find = self._rows.get
-        rows = np.zeros((deepest, len(features)), dtype=np.intp)
-        for at, each in enumerate(features):
-            rows[: len(each.keys), at] = [find(key, 0) for key in each.keys]
-        found = np.full((len(features), self.horizon, size), 1.0 / size, dtype=np.float32)
-        for level in rows:
-            seen = counts[level, :, :size]
-            found *= _PRIOR
-            found += seen
-            found /= seen.sum(axis=2, keepdims=True) + _PRIOR
+        rows = np.array([[find(key, 0) for key in each] + [0] * (deepest - len(each)) for each in keys], dtype=np.intp)
+        # Each level's share of what comes out is its own times what all the longer ones leave to it.
+        divisors = self._totals[rows] + _PRIOR
+        left = np.cumprod(_PRIOR / divisors[:, ::-1], axis=1)[:, ::-1]
+        shares = 1.0 / divisors
+        shares[:, :-1] *= left[:, 1:]
+        found: Floats = np.einsum("ndkc,ndk->nkc", self._counts[rows, :, :size], shares)
+        found += (left[:, 0] / size)[:, :, None]
         return found
 
     def learn(self, lessons: Sequence[Lesson[_Contexts]]) -> None:
-        self._counts = grown(self._counts, 1, self.horizon, len(self.labels))
+        self._fit()
+        rows, steps, columns = list[int](), list[int](), list[int]()
         for lesson in lessons:
             if lesson.features.finished:  # it knows no more than the same situation did before its output
                 continue
-            rows = [self._row(key) for key in lesson.features.keys]
-            for step, target in enumerate(lesson.targets):
-                if target >= 0:
-                    self._counts[rows, step, target] += 1.0
+            keys = lesson.features.keys
+            if len(self._rows) + len(keys) >= self._most_rows():
+                self._add(rows, steps, columns)  # before rows are renumbered
+                rows, steps, columns = [], [], []
+                self._forget()
+            for key in keys:
+                row = self._rows.pop(key, None) or len(self._rows) + 1
+                self._rows[key] = row
+                for step, target in enumerate(lesson.targets):
+                    if target >= 0:
+                        rows.append(row)
+                        steps.append(step)
+                        columns.append(target)
+        self._add(rows, steps, columns)
 
     def keep(self, columns: Sequence[int]) -> None:
         self._counts = renumbered(self._counts, columns)
+        self._totals = self._counts.sum(axis=2)
 
     def dump(self) -> dict[str, Any]:
         kept = list(self._rows)
@@ -90,21 +103,26 @@ class ContextTree(Expert[_Contexts]):
         counts = counts_of(state, "counts", len(keys), self.horizon, len(self.labels))
         self._rows = {key: at for at, key in enumerate(keys, start=1)}
         self._counts = np.concatenate([np.zeros_like(counts[:1], shape=(1, *counts.shape[1:])), counts])
+        self._totals = self._counts.sum(axis=2)
 
-    def _row(self, key: int) -> int:
-        row = self._rows.pop(key, None)
-        if row is None:
-            row = len(self._rows) + 1
-            if row * self._counts[0].size > _MOST_COUNTS:
-                self._forget()
-                row = len(self._rows) + 1
-            self._counts = grown(self._counts, row + 1, *self._counts.shape[1:])
-        self._rows[key] = row
-        return row
+    def _fit(self) -> None:
+        """Makes room for all labels."""
+        self._counts = grown(self._counts, 1, self.horizon, len(self.labels))
+
+    def _most_rows(self) -> int:
+        return _MOST_COUNTS // int(self._counts[0].size)
+
+    def _add(self, rows: list[int], steps: list[int], columns: list[int]) -> None:
+        if rows:
+            self._counts = grown(self._counts, max(rows) + 1, *self._counts.shape[1:])
+            self._totals = grown(self._totals, len(self._counts), self.horizon)
+            np.add.at(self._counts, (rows, steps, columns), 1.0)
+            np.add.at(self._totals, (rows, steps), 1.0)
 
     def _forget(self) -> None:
         kept = list(self._rows)[len(self._rows) // 2 :]
         counts = self._counts[[0, *(self._rows[key] for key in kept)]]
         self._counts[:] = 0.0
         self._counts[: len(counts)] = counts
+        self._totals = self._counts.sum(axis=2)
         self._rows = {key: at for at, key in enumerate(kept, start=1)}

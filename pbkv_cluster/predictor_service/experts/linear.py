@@ -21,7 +21,7 @@ from pbkv_cluster.predictor_service.situation import Situation
 REPLAYS = 3  # former lessons that are learnt again with each new one
 RECENT_LESSONS = 4096  # of which they are drawn
 
-_TOGETHER = 8  # new lessons that make one step of gradient descent
+_TOGETHER = 16  # new lessons that make one step of gradient descent
 _SEED = 1
 
 

@@ -28,6 +28,7 @@ _SALTS = np.array([crc32(b"group %d" % number) for number in range(2 * _GROUPS)]
 _PLACES = np.array([crc32(b"place %d" % number) for number in range(2 * _EDGE)], dtype=np.uint32)
 _NEXT = np.uint32(0x9E3779B1)
 _MIX_1, _MIX_2 = np.uint32(0x7FEB352D), np.uint32(0x846CA68B)  # lowbias32 (C. Wellons, Prospecting for hash functions, 2018)
+_FIRST = np.array([True])
 _HALF, _ODD = np.uint32(16), np.uint32(15)
 
 
@@ -41,37 +42,45 @@ class Hashes(NamedTuple):
 def hashes_of(situation: Situation) -> Hashes:
     """The features of a situation. Those before the output of a step and those behind it have nothing in common."""
     history, latest, pair = _history(situation.agents)
-    counters = (
+    site = situation.site.encode()
+    few = [
+        0,
+        *history,
         crc32(b"step %d" % situation.step, latest),
         crc32(b"count %d" % situation.count, latest),
         crc32(b"run %d" % situation.run, latest),
-    )
-    site = situation.site.encode()
+        crc32(site, latest),
+        crc32(site, pair),
+    ]
     own = np.uint32(latest | 1)  # odd: a product with it can be undone
     words = np.array(situation.words, dtype=np.uint32)
     edge = min(_EDGE, len(words))
-    edges = np.concatenate(
-        (words[:edge] * own + _PLACES[:edge], words[len(words) - edge :] * own + _PLACES[2 * _EDGE - edge :])
-    )
-    groups = (
-        (0,),
-        history,
-        counters,
-        (crc32(site, latest), crc32(site, pair)),
-        np.array(situation.pieces, dtype=np.uint32) * own,
-        np.array(tuple(dict.fromkeys(situation.words)), dtype=np.uint32) * own,
-        words[:-1] * _NEXT + words[1:],
-        edges,
-        tuple(dict.fromkeys(situation.task)),
-    )
-    sizes = [min(len(group), _MOST) for group in groups]
-    numbers = np.concatenate([np.array(group[:_MOST], dtype=np.uint32) for group in groups])
+    groups = [
+        np.array(few, dtype=np.uint32),
+        np.array(situation.pieces, dtype=np.uint32)[:_MOST] * own,
+        _distinct(words)[:_MOST] * own,
+        words[: _MOST + 1][:-1] * _NEXT + words[1 : _MOST + 1],
+        words[:edge] * own + _PLACES[:edge],
+        words[len(words) - edge :] * own + _PLACES[2 * _EDGE - edge :],
+        _distinct(np.array(situation.task, dtype=np.uint32))[:_MOST],
+    ]
+    _, pieces, distinct, pairs, _, _, task = map(len, groups)
+    sizes = (1, len(history), 3, 2, pieces, distinct, pairs, 2 * edge, task)
+    numbers = np.concatenate(groups)
     numbers += _SALTS[int(situation.finished)].repeat(sizes)
     numbers ^= numbers >> _HALF
     numbers *= _MIX_1
     numbers ^= numbers >> _ODD
     numbers *= _MIX_2
     return Hashes((numbers >> _HALF).astype(np.uint16).tobytes(), bytes(sizes))
+
+
+def _distinct(numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """Each of the numbers once."""
+    ordered = np.sort(numbers)
+    if len(ordered) > 1:
+        ordered = ordered[np.concatenate((_FIRST, ordered[1:] != ordered[:-1]))]
+    return ordered
 
 
 def values_of(sizes: npt.NDArray[np.uint8]) -> Floats:

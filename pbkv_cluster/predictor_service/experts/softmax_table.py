@@ -21,7 +21,7 @@ _NOTHING = 1e-8
 _MOST_ROWS = 1 << 14
 _MOST_WEIGHTS = 3 << 19  # rows times steps times places: 6 MiB, and as much for the sums of squares
 
-Ints = npt.NDArray[np.int32]
+Ints = npt.NDArray[np.uint16]
 
 
 class SoftmaxTable:
@@ -33,7 +33,7 @@ class SoftmaxTable:
         horizon: K.
         """
         self.horizon = horizon
-        self._rows: Ints = np.zeros(hashes, dtype=np.int32)  # by hash; row 0 is of none, and its weights are 0
+        self._rows: Ints = np.zeros(hashes, dtype=np.uint16)  # by hash; row 0 is of none, and its weights are 0
         self._used = 1
         self._weights: Floats = np.zeros((64, horizon, 8), dtype=np.float32)
         self._squares: Floats = np.full_like(self._weights, START)
@@ -74,8 +74,8 @@ class SoftmaxTable:
         slopes[example, step, came[example, step]] -= 1.0
         slopes[came < 0] = 0.0
         slopes[np.abs(slopes) < _NOTHING] = 0.0  # their squares would be numbers too small to be fast
-        order = np.argsort(rows, kind="stable")
-        starts = np.flatnonzero(np.diff(rows[order], prepend=-1))
+        order = np.argsort(rows, kind="stable")  # of 16 bits, by radix: several times as fast
+        starts = np.flatnonzero(np.diff(rows[order].astype(np.int32), prepend=-1))
         changed = rows[order[starts]]
         of_example, value = np.arange(len(counts)).repeat(counts)[order], values[order]
         flat = slopes.reshape(len(slopes), -1)
@@ -88,7 +88,7 @@ class SoftmaxTable:
         gradient /= np.sqrt(grown_squares, out=grown_squares)
         weights[changed] = weights.take(changed, axis=0) - gradient
 
-    def _chances(self, rows: npt.NDArray[np.int32], values: Floats, counts: npt.NDArray[np.int64], places: int) -> Floats:
+    def _chances(self, rows: Ints, values: Floats, counts: npt.NDArray[np.int64], places: int) -> Floats:
         """Probabilities [examples, K, width]."""
         sums = _sums(self._weights.reshape(len(self._weights), -1), rows, values, np.cumsum(counts) - counts)
         found = sums.reshape(len(counts), self.horizon, -1)
@@ -142,7 +142,7 @@ class SoftmaxTable:
         table._widen(max(places, 8))
         return table
 
-    def _rows_of(self, hashes: npt.NDArray[np.uint16]) -> npt.NDArray[np.int32]:
+    def _rows_of(self, hashes: npt.NDArray[np.uint16]) -> Ints:
         rows = self._rows.take(hashes)
         if not rows.all():
             self._add(np.unique(hashes[rows == 0]))
