@@ -193,7 +193,7 @@ class PredictorService:
             self._wake.clear()
             self.flush()
             flushed_at = loop.time()
-            while self.predictor.learn_some() and not self._wake.is_set():
+            while self.predictor.learn_some() and not self._wake.is_set():  # noqa: ASYNC110  # that would only be waited for
                 await asyncio.sleep(0)  # events come first
             await asyncio.sleep(flushed_at + self._config.broadcast_interval_s - loop.time())
 

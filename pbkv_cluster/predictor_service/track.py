@@ -1,7 +1,7 @@
 """What is kept of an open workflow, from event to event."""
 
 from array import array
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from pbkv_cluster.core.events import WorkflowEvent
@@ -18,6 +18,7 @@ class Track:
     """One workflow."""
 
     __slots__ = (
+        "_horizon",
         "agents",
         "counts",
         "evidence",
@@ -54,16 +55,15 @@ class Track:
         self.graph: StepGraph | None = None
         self.walk: GraphWalk | None = None  # place in the graph; lost events do not move it
         self.own: dict[str, str] = {}  # labels of agents that have none of their own
-        self.moments: deque[list[Moment]] = deque(
-            maxlen=horizon
-        )  # of the latest steps: before and, if it is known, after the output
+        self._horizon = horizon
+        self.moments: list[list[Moment]] = []  # of as many of the latest steps: before and, if it is known, after the output
         self.whole: list[tuple[int, Moment]] = []  # all moments, and how many steps had begun
         self.labels: list[str] = []  # of all steps; both where an expert learns from whole workflows
         self.restart()
 
     def restart(self) -> None:
         """Forgets the steps: some are missing, or they were of another workload."""
-        self.agents: deque[str] = deque(maxlen=RECENT)
+        self.agents: tuple[str, ...] = ()  # of the latest steps
         self.counts: Counter[str] = Counter()
         self.run = 0
         self.steps = 0  # that have begun
@@ -79,7 +79,7 @@ class Track:
     def began(self, label: str, site: str, pieces: Sequence[int]) -> None:
         """The next step has begun."""
         self.run = self.run + 1 if self.agents and self.agents[-1] == label else 1
-        self.agents.append(label)
+        self.agents = (*self.agents, label)[-RECENT:]
         if self.model is not None and self.model.wants_whole:
             self.labels.append(label)
         self.counts[label] += 1
@@ -89,7 +89,7 @@ class Track:
         """What is known now."""
         latest = self.agents[-1] if self.agents else None
         return Situation(
-            tuple(self.agents),
+            self.agents,
             self.steps,
             0 if latest is None else self.counts[latest],
             self.run,
@@ -107,6 +107,7 @@ class Track:
         """Keeps a moment, to be told what came of it."""
         if new_step or not self.moments:
             self.moments.append([])
+            del self.moments[: -self._horizon]
         self.moments[-1].append(moment)
         if self.model is not None and self.model.wants_whole:
             self.whole.append((len(self.labels), moment))
