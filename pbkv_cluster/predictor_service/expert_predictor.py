@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
+
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecast import Forecast, StepForecast
@@ -84,11 +86,13 @@ class ExpertPredictor(Predictor):
         opinions: tuple[Opinion, ...] = ()
         moment = track.moments[-1][-1] if track.moments else None
         if moment is not None and moment.outputs is not None:
+            came = len(model.labels) - moment.outputs.shape[2]  # agents, since the experts were asked
+            outputs = np.pad(moment.outputs, ((0, 0), (0, 0), (0, came)))
             opinions = tuple(
                 Opinion(
                     name,
                     tuple(model.mixture.weights[moment.phase, :, at].tolist()),
-                    steps_of(model, [track], moment.outputs[at : at + 1])[0] if moment.outputs[at].any() else (),
+                    steps_of(model, [track], outputs[at : at + 1])[0] if outputs[at].any() else (),
                 )
                 for at, name in enumerate(self._experts)
             )
