@@ -1,9 +1,10 @@
-"""The predictor: keeps track of the workflows, asks the experts of their workload, and joins what they say."""
+"""The predictor: follows the workflows and forecasts each by the experts of its workload."""
 
 from array import array
-from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
+
+import numpy as np
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
@@ -13,14 +14,13 @@ from pbkv_cluster.predictor_service.base import Predictor
 from pbkv_cluster.predictor_service.explanation import Explanation, Opinion
 from pbkv_cluster.predictor_service.graph_walk import GraphWalk
 from pbkv_cluster.predictor_service.naming import steps_of
-from pbkv_cluster.predictor_service.recognition import STEPS, Recognition, Scores, evidence_of
 from pbkv_cluster.predictor_service.situation import END
 from pbkv_cluster.predictor_service.state_file import StateRefused
 from pbkv_cluster.predictor_service.track import Track
 from pbkv_cluster.predictor_service.workload_model import WorkloadModel
+from pbkv_cluster.predictor_service.workloads import Workloads
 
 _MOST_WORKLOADS = 64
-_MOST_HELD = 16 * STEPS  # events of a workflow whose workload is not settled
 
 
 class ExpertPredictor(Predictor):
@@ -40,26 +40,16 @@ class ExpertPredictor(Predictor):
         """
         self._config = config
         self._experts = tuple(experts)
-        self._most_workloads = most_workloads
         self._tracks: dict[str, Track] = {}
-        self._models: OrderedDict[str, WorkloadModel] = OrderedDict()  # by workload, longest unused first
-        self._recognition = Recognition()
-        self._unnamed: dict[str, None] = {}  # workloads that no client has named yet
-        self._opened = 0  # of these, ever
+        self._workloads = Workloads(config, self._experts, most_workloads, self._tracks.values())
         self._unlearnt: dict[WorkloadModel, None] = {}
-        WorkloadModel(config, experts)  # an unknown expert is refused at once
 
     def observe(self, event: WorkflowEvent) -> None:
         track = self._tracks.get(event.workflow)
         if track is None:
             track = self._tracks[event.workflow] = Track(self._config.horizon)
-        if event.workload and event.workload != track.name:
-            self._named(track, event.workload)
-        self._weigh(track, event)
-        if track.settled:
-            self._take(track, event)
-        else:
-            self._hold(track, event)
+        for each in self._workloads.place(track, event, self.learning):
+            self._take(track, each)
         if event.kind is EventKind.WORKFLOW_ENDED:
             del self._tracks[event.workflow]
 
@@ -97,11 +87,13 @@ class ExpertPredictor(Predictor):
         opinions: tuple[Opinion, ...] = ()
         moment = track.moments[-1][-1] if track.moments else None
         if moment is not None and moment.outputs is not None:
+            came = len(model.labels) - moment.outputs.shape[2]  # agents, since the experts were asked
+            outputs = np.pad(moment.outputs, ((0, 0), (0, 0), (0, came)))
             opinions = tuple(
                 Opinion(
                     name,
                     tuple(model.mixture.weights[moment.phase, :, at].tolist()),
-                    steps_of(model, [track], moment.outputs[at : at + 1])[0] if moment.outputs[at].any() else (),
+                    steps_of(model, [track], outputs[at : at + 1])[0] if outputs[at].any() else (),
                 )
                 for at, name in enumerate(self._experts)
             )
@@ -121,163 +113,25 @@ class ExpertPredictor(Predictor):
         return bool(self._unlearnt)
 
     def train(self) -> None:
-        for model in self._models.values():
+        for model in self._workloads.all():
             model.train(self.trainer, now=True)
 
     def forget(self, workflow: str) -> None:
         self._tracks.pop(workflow, None)
 
     def dump(self) -> bytes:
-        workloads = {name: model.dump() for name, model in self._models.items()}
-        return state_bytes.to_bytes(
-            {
-                "experts": list(self._experts),
-                "horizon": self._config.horizon,
-                "workloads": workloads,
-                "recognition": self._recognition.dump(),
-                "unnamed": list(self._unnamed),
-                "opened": self._opened,
-            }
-        )
+        made_by = {"experts": list(self._experts), "horizon": self._config.horizon}
+        return state_bytes.to_bytes(made_by | self._workloads.dump())
 
     def restore(self, state: bytes) -> None:
-        models: OrderedDict[str, WorkloadModel] = OrderedDict()
         try:
             content = state_bytes.from_bytes(state)
-            for name in ("experts", "horizon"):
-                now = list(self._experts) if name == "experts" else self._config.horizon
+            for name, now in (("experts", list(self._experts)), ("horizon", self._config.horizon)):
                 if content.get(name) != now:
                     raise ValueError(f"predictor.{name} was {content.get(name)!r} then, and is {now!r} now")
-            workloads: Any = content.get("workloads")
-            if not isinstance(workloads, dict):
-                raise ValueError("it holds no workloads")
-            for name, each in workloads.items():
-                models[name] = WorkloadModel(self._config, self._experts)
-                models[name].restore(each if isinstance(each, dict) else {})
-            recognised, unnamed, opened = content.get("recognition"), content.get("unnamed"), content.get("opened")
-            if not isinstance(recognised, dict) or not recognised.keys() <= models.keys():
-                raise ValueError("what workloads are recognised by is not of these workloads")
-            recognition = Recognition.restore(recognised)
-            if (
-                not isinstance(unnamed, list)
-                or not all(isinstance(name, str) for name in unnamed)
-                or not recognised.keys() >= set(unnamed)
-                or type(opened) is not int
-            ):
-                raise ValueError("the unnamed workloads are not of these workloads")
+            self._workloads.restore(content)
         except ValueError as error:
             raise StateRefused(f"the saved state does not fit this predictor: {error}") from error
-        self._models, self._recognition = models, recognition
-        self._unnamed, self._opened = dict.fromkeys(unnamed), opened
-
-    def _model(self, workload: str) -> WorkloadModel:
-        model = self._models.get(workload)
-        if model is None:
-            model = self._models[workload] = WorkloadModel(self._config, self._experts)
-            if len(self._models) > self._most_workloads:
-                self._leave(next(iter(self._models)))
-        self._models.move_to_end(workload)
-        return model
-
-    def _leave(self, workload: str) -> None:
-        del self._models[workload]
-        self._unnamed.pop(workload, None)
-        self._recognition.forget(workload)
-
-    def _named(self, track: Track, name: str) -> None:
-        """The client names a workflow's workload."""
-        track.name = name
-        self._unnamed.pop(name, None)
-        if track.settled and track.workload in self._unnamed and name not in self._models:
-            self._rename(track.workload, name)
-            track.workload = name
-        elif name in self._recognition or not self._unnamed:
-            self._settle(track, name)
-        elif track.settled:  # of another workload: it may be one that has been known without a name
-            self._move(track, "", None)
-            track.settled, track.evidence = False, Scores()
-
-    def _weigh(self, track: Track, event: WorkflowEvent) -> None:
-        """Takes in what one of the first steps tells of the workload."""
-        if track.evidence is None:
-            return
-        if event.kind is EventKind.WORKFLOW_ENDED and track.settled:
-            self._decide(track)
-        if event.kind is not EventKind.STEP_STARTED:
-            return
-        step = evidence_of(event.step, event.agent, event.call_site, event.pieces)
-        if track.settled:
-            track.evidence.steps.append(step)
-        else:
-            self._recognition.seen(track.evidence, step)
-        if len(track.evidence.steps) == STEPS:
-            self._decide(track)
-
-    def _decide(self, track: Track) -> None:
-        """All that there will be is known of a workflow's first steps: settles its workload, and learns what they look like."""
-        evidence, track.evidence = track.evidence, None
-        if evidence is None or not evidence.steps:
-            return
-        if not track.settled:
-            workload = self._recognition.best(evidence, self._unnamed if track.name else None)
-            if track.name:
-                if workload and track.name not in self._models:
-                    self._rename(workload, track.name)
-                workload = track.name
-            elif not workload and self.learning:
-                workload = self._open()
-            self._settle(track, workload)
-        if self.learning and track.workload in self._models:
-            self._recognition.learn(track.workload, evidence.steps)
-
-    def _open(self) -> str:
-        """A name for a workload that nobody has named."""
-        if len(self._unnamed) >= max(1, self._most_workloads // 2):
-            self._leave(next(name for name in self._models if name in self._unnamed))
-        self._opened += 1
-        name = f"unnamed-{self._opened}"
-        self._unnamed[name] = None
-        return name
-
-    def _rename(self, workload: str, name: str) -> None:
-        self._models[name] = self._models.pop(workload)
-        self._recognition.rename(workload, name)
-        self._unnamed.pop(workload, None)
-        for track in self._tracks.values():
-            if track.workload == workload:
-                track.workload = name
-
-    def _settle(self, track: Track, workload: str) -> None:
-        self._move(track, workload, self._model(workload) if workload else None)
-        track.settled = True
-        held, track.held = track.held, []
-        for event in held:
-            self._take(track, event)
-
-    def _move(self, track: Track, workload: str, model: WorkloadModel | None) -> None:
-        """Forgets what a workflow was to another workload."""
-        track.restart()
-        track.workload, track.model, track.own = workload, model, {}
-        if track.held:
-            track.sequence = track.held[0].sequence - 1
-
-    def _hold(self, track: Track, event: WorkflowEvent) -> None:
-        """Forecasts by the workload that seems likeliest, and learns nothing for now."""
-        track.held.append(event)
-        if event.kind is EventKind.WORKFLOW_ENDED or len(track.held) > _MOST_HELD:
-            self._decide(track)
-            if not track.settled:  # no step has begun
-                track.held = []
-            return
-        workload = ""
-        if track.evidence is not None:
-            workload = self._recognition.best(track.evidence, self._unnamed if track.name else None)
-        if workload == track.workload:
-            self._take(track, event)
-            return
-        self._move(track, workload, self._models.get(workload))
-        for each in track.held:
-            self._take(track, each)
 
     def _take(self, track: Track, event: WorkflowEvent) -> None:
         if event.sequence != track.sequence + 1:

@@ -1,7 +1,6 @@
 """Forecasts of columns as forecasts of agents by their names."""
 
 from collections.abc import Sequence
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -23,24 +22,22 @@ def steps_of(model: WorkloadModel, tracks: Sequence[Track | None], rows: Floats)
         tracks: of the workflows.
         rows: probabilities [workflows, K, columns].
     """
-    survival = 1.0 - rows[:, :, 0]
-    alive = np.where(rows.any(axis=2), np.clip(survival, np.finfo(np.float32).tiny, 1.0), 1.0).tolist()
-    agents = rows / np.maximum(survival, 1e-9)[:, :, None]
+    tiny = np.finfo(np.float32).tiny
+    survival = np.clip(rows[:, :, 1:].sum(axis=2), tiny, 1.0)  # 1 - P(end) would have no digits left near a certain end
+    alive = np.where(rows.any(axis=2), survival, 1.0).tolist()
+    agents = rows / survival[:, :, None]
     names, columns = model.labels.agents()
     shared = agents.take(columns, axis=2)
     likeliest: Any = None
     if len(names) > NAMED_AGENTS:
         chosen = np.argpartition(-shared, NAMED_AGENTS, axis=2)[:, :, :NAMED_AGENTS]
         shared, likeliest = np.take_along_axis(shared, chosen, axis=2), chosen.tolist()
-    found = []
+    every, found = [names] * rows.shape[1], []
     for at, (track, chances) in enumerate(zip(tracks, shared.tolist(), strict=True)):
+        called = every if likeliest is None else [[names[place] for place in places] for places in likeliest[at]]
         told = [
-            {name: chance for name, chance in zip(called, row, strict=True) if chance >= NAMED_FROM}
-            for called, row in zip(
-                repeat(names) if likeliest is None else [[names[place] for place in places] for places in likeliest[at]],
-                chances,
-                strict=False,
-            )
+            {name: chance for name, chance in zip(known, row, strict=True) if chance >= NAMED_FROM}
+            for known, row in zip(called, chances, strict=True)
         ]
         if track is not None and track.own:
             for agent, label in track.own.items():

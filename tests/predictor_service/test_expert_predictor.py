@@ -106,9 +106,9 @@ def test_nothing_is_learnt_across_a_gap() -> None:
     for half in (stream[:3], stream[5:]):
         feed(cut, half)
         cut.forget("w")
-    counts = predictor._models["app"].experts[0].dump()["counts"]
-    a, c = (predictor._models["app"].labels.column(label) for label in ("#0", "#1"))
-    assert predictor._models["app"].labels.names[1:] == ["#0", "#1", "#2"]
+    counts = predictor._workloads._models["app"].experts[0].dump()["counts"]
+    a, c = (predictor._workloads._models["app"].labels.column(label) for label in ("#0", "#1"))
+    assert predictor._workloads._models["app"].labels.names[1:] == ["#0", "#1", "#2"]
     assert counts[a, c] == 0
 
 
@@ -153,7 +153,7 @@ def test_the_longest_unused_workload_leaves() -> None:
     predictor = make(most_workloads=3)
     for name in ("one", "two", "three", "one", "four"):
         feed(predictor, events(f"w-{name}", "ab", workload=name))
-    assert list(predictor._models) == ["three", "one", "four"]
+    assert list(predictor._workloads._models) == ["three", "one", "four"]
 
 
 def test_a_declared_graph_is_followed_in_the_first_workflow_of_all() -> None:
@@ -197,7 +197,7 @@ def test_thousands_of_agents_stay_in_bounded_memory() -> None:
                 assert 0 <= sum(step.agents.values()) <= 1 + 1e-4
                 assert 0 < step.survival <= 1
             predictor.forget("now")
-    model = predictor._models["app"]
+    model = predictor._workloads._models["app"]
     assert len(model.labels) <= 65
     assert len(model.labels._once) <= 4 * 64
     assert len(predictor.dump()) < 4 << 20
@@ -210,7 +210,7 @@ def test_new_agents_come_and_old_ones_leave_while_it_runs() -> None:
         feed(predictor, events(f"y{number}", [f"n{number // 3}", f"m{number // 3}"]))
     feed(predictor, events("now", "a", ends=False))
     assert one(predictor, "now").steps[0].agents["b"] > 0.8
-    assert len(predictor._models["app"].labels) <= 17
+    assert len(predictor._workloads._models["app"].labels) <= 17
 
 
 STREAM = st.lists(st.tuples(st.integers(0, 3), st.sampled_from("abcdefghijkl"), st.integers(0, 9)), min_size=1, max_size=60)

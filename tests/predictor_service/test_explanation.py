@@ -96,6 +96,21 @@ def test_explaining_changes_no_forecast() -> None:
     assert asked.dump() == silent.dump()
 
 
+def test_agents_may_come_between_a_forecast_and_its_explanation() -> None:
+    predictor = taught()
+    for event in events("w", "aba", ends=False):
+        predictor.observe(event)
+    (forecast,) = predictor.forecast(["w"], 1, 0.0)
+    for name in ("x", "y"):
+        for event in events(name, "new"):
+            predictor.observe(event)
+    found = predictor.explain("w")
+    assert found is not None
+    assert found.steps[0].agents["c"] > 0.9
+    assert [opinion.steps[0].agents.get("n", 0.0) for opinion in found.opinions] == [0.0, 0.0]
+    assert "n" not in forecast.steps[0].agents
+
+
 def test_before_the_output_and_of_unknown_workflows() -> None:
     predictor = taught()
     for event in events("w", "ab", ends=False, last_finishes=False):

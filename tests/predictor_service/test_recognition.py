@@ -211,7 +211,7 @@ def workload_of(made: ExpertPredictor, workflow: str) -> str:
 
 def test_unnamed_applications_get_a_workload_each() -> None:
     made = learnt_unnamed()
-    assert len(made._models) == 3
+    assert len(made._workloads._models) == 3
     assert end_after_three(made, "one") > 0.6
     assert end_after_three(made, "two") < 0.2
 
@@ -226,14 +226,14 @@ def test_learnt_with_names_and_recognised_without() -> None:
     (forecast,) = made.forecast(["team-500"], 0, 0.0)
     assert forecast.steps[0].agents["coder"] > 0.9
     assert end_after_three(made, "one") > 0.6
-    assert len(made._models) == 3
+    assert len(made._workloads._models) == 3
 
 
 def test_an_application_that_is_named_later_keeps_what_was_learnt() -> None:
     made = learnt_unnamed()
     feed(made, events("one", APPS["one"], 700, workload="mine"))
-    assert "mine" in made._models
-    assert len(made._models) == 3
+    assert "mine" in made._workloads._models
+    assert len(made._workloads._models) == 3
     assert end_after_three(made, "one") > 0.6
     feed(made, events("one", ["assistant"], 701, ends=False))
     assert workload_of(made, "one-701") == "mine"
@@ -244,12 +244,12 @@ def test_an_open_workflow_is_named_on_its_way() -> None:
     stream = events("two", APPS["two"], 700)
     feed(made, stream[:9])
     unnamed = workload_of(made, "two-700")
-    assert unnamed in made._unnamed
+    assert unnamed in made._workloads._unnamed
     feed(made, [replace(event, workload="mine") for event in stream[9:]])
-    assert unnamed not in made._models
-    assert "mine" in made._models
-    assert "mine" not in made._unnamed
-    assert len(made._models) == 3
+    assert unnamed not in made._workloads._models
+    assert "mine" in made._workloads._models
+    assert "mine" not in made._workloads._unnamed
+    assert len(made._workloads._models) == 3
 
 
 def test_a_first_guess_is_revised_and_its_steps_are_not_lost() -> None:
@@ -269,11 +269,11 @@ def test_nothing_is_learnt_before_the_workload_is_settled() -> None:
     before = made.dump()
     stream = events("team", APPS["team"], 800)
     feed(made, stream[:4])
-    assert made._recognition.dump() == learnt_unnamed()._recognition.dump()
+    assert made._workloads._recognition.dump() == learnt_unnamed()._workloads._recognition.dump()
     counts = learnt_unnamed()
     counts.restore(before)
-    models = [each.experts[0].dump() for each in made._models.values()]
-    for was, now in zip([each.experts[0].dump() for each in counts._models.values()], models, strict=True):
+    models = [each.experts[0].dump() for each in made._workloads._models.values()]
+    for was, now in zip([each.experts[0].dump() for each in counts._workloads._models.values()], models, strict=True):
         assert (was["counts"] == now["counts"]).all()
 
 
@@ -283,17 +283,17 @@ def test_unnamed_workloads_are_bounded_and_named_ones_outlive_them() -> None:
         feed(made, events("team", APPS["team"], number, workload="kept"))
     for number in range(30):
         feed(made, events(f"app {number}", [f"agent{number}x"] * 3, 0))
-    assert len(made._unnamed) == 4
-    assert len(made._models) == 5
-    assert "kept" in made._models
-    assert set(made._unnamed) | {"kept"} == set(made._models) == set(made._recognition.dump())
+    assert len(made._workloads._unnamed) == 4
+    assert len(made._workloads._models) == 5
+    assert "kept" in made._workloads._models
+    assert set(made._workloads._unnamed) | {"kept"} == set(made._workloads._models) == set(made._workloads._recognition.dump())
 
 
 def test_workflows_shorter_than_recognition_takes_are_learnt() -> None:
     made = predictor()
     for number in range(10):
         feed(made, events("short", ["only"], number))
-    assert len(made._models) == 1
+    assert len(made._workloads._models) == 1
     feed(made, events("short", ["only"], 50, ends=False))
     (forecast,) = made.forecast(["short-50"], 0, 0.0)
     assert forecast.steps[0].survival < 0.4
@@ -304,7 +304,7 @@ def test_a_workflow_without_steps_leaves_nothing() -> None:
     feed(made, events("x", [], 0))
     tool = WorkflowEvent(EventKind.TOOL_STARTED, "y", 0, 0.0)
     feed(made, [replace(tool, sequence=at) for at in range(500)])
-    assert not made._models
+    assert not made._workloads._models
     assert len(made._tracks["y"].held) < 100
 
 
@@ -314,7 +314,7 @@ def test_recognition_is_saved() -> None:
     assert again.dump() == made.dump()
     assert end_after_three(again, "one") == end_after_three(made, "one") > 0.6
     feed(again, events("new", ["x"] * 3, 0))
-    assert len(again._models) == 4
+    assert len(again._workloads._models) == 4
 
 
 def test_a_state_with_foreign_recognition_is_refused() -> None:
@@ -337,8 +337,8 @@ def test_a_state_with_foreign_recognition_is_refused() -> None:
 def test_without_learning_nothing_is_opened() -> None:
     made = learnt_unnamed()
     made.learning = False
-    before = made._recognition.dump()
+    before = made._workloads._recognition.dump()
     feed(made, events("fresh", ["x"] * 5, 0))
     feed(made, events("one", APPS["one"], 300))
-    assert len(made._models) == 3
-    assert made._recognition.dump() == before
+    assert len(made._workloads._models) == 3
+    assert made._workloads._recognition.dump() == before

@@ -46,6 +46,7 @@ class View:
         "places",
         "queued",
         "running",
+        "seen",
         "seen_at",
         "since",
         "unused",
@@ -67,6 +68,7 @@ class View:
         self.arrival: Floats | None = None  # see `Timing.arrival`
         self.unused: Floats | None = None  # probability that each segment is not used again within each horizon
         self.seen_at = -1.0  # time that `arrival` and `unused` are of
+        self.seen = 0  # number of that look
 
     @property
     def step(self) -> int:
@@ -83,8 +85,8 @@ class Outlook:
         self.trust = Trust()
         self.views: dict[str, View] = {}
         self.due: list[str] = []  # workflows whose outlook time alone has changed since it was asked for
-        self._deadlines: list[tuple[float, int, View, float]] = []  # heap: due then, if it was seen last at the last one
-        self._seen = 0
+        self._deadlines: list[tuple[float, int, View]] = []  # heap, see `_find_due`
+        self._seen = 0  # how often a view was brought up to date
         self.arrivals = 0  # workflows that have come
         self._heeded = False  # the latest forecast
         self._starts: deque[float] = deque(maxlen=_STARTS)
@@ -214,17 +216,18 @@ class Outlook:
         view.known, view.seen_at = True, -1.0
 
     def _find_due(self, now: float) -> None:
+        # From twice the time in which it gets stale, see `_stale_after`: now - seen_at > unit + .4 (now - since). The heap is
+        # ordered by what is of the workflow in this, so that the order holds whatever becomes of the unit.
         self.due = []
-        while self._deadlines and self._deadlines[0][0] < now:
-            _, _, view, seen_at = heapq.heappop(self._deadlines)
-            if view.seen_at == seen_at and self.views.get(view.owners[0].id) is view:
+        while self._deadlines and self._deadlines[0][0] < 0.6 * now - self.timing.unit:
+            _, seen, view = heapq.heappop(self._deadlines)
+            if view.seen == seen and view.seen_at >= 0.0 and self.views.get(view.owners[0].id) is view:
                 self.due.append(view.owners[0].id)
 
     def _remind(self, view: View) -> None:
-        # From twice the time in which it gets stale, see `_stale_after`: now - seen_at > unit + .4 (now - since).
         self._seen += 1
-        at = (view.seen_at + self.timing.unit - 0.4 * view.since) / 0.6
-        heapq.heappush(self._deadlines, (at, self._seen, view, view.seen_at))
+        view.seen = self._seen
+        heapq.heappush(self._deadlines, (view.seen_at - 0.4 * view.since, view.seen, view))
 
     def _stale_after(self, view: View, now: float) -> float:
         """Seconds after which what is expected has changed with time: ever longer, as a pause that has lasted goes on."""

@@ -1,0 +1,42 @@
+"""Forecasts of columns, told by agents' names."""
+
+import numpy as np
+import pytest
+
+from pbkv_cluster.core.config import PredictorConfig
+from pbkv_cluster.predictor_service.naming import NAMED_AGENTS, NAMED_FROM, steps_of
+from pbkv_cluster.predictor_service.workload_model import WorkloadModel
+
+
+def model_of(agents: list[str]) -> WorkloadModel:
+    model = WorkloadModel(PredictorConfig(), ["markov"])
+    model.declare(agents, {})
+    return model
+
+
+def test_agents_are_told_given_that_the_workflow_goes_on() -> None:
+    ((one, two),) = steps_of(model_of(["a", "b"]), [None], np.array([[[0.5, 0.4, 0.1], [0.0, 1.0, 0.0]]], dtype=np.float32))
+    assert (one.agents, one.survival) == (pytest.approx({"a": 0.8, "b": 0.2}), pytest.approx(0.5))
+    assert (two.agents, two.survival) == (pytest.approx({"a": 1.0}), pytest.approx(1.0))
+
+
+@pytest.mark.parametrize("left", [1e-3, 1e-7, 1e-12, 1e-30, 0.0])
+def test_chances_add_up_however_certain_the_end_is(left: float) -> None:
+    ((step,),) = steps_of(model_of(["a"]), [None], np.array([[[1.0 - left, left]]], dtype=np.float32))
+    assert 0.0 < step.survival <= 1.0
+    assert sum(step.agents.values()) == pytest.approx(1.0 if left else 0.0)
+
+
+def test_where_nobody_knows_the_workflow_goes_on() -> None:
+    ((step,),) = steps_of(model_of(["a"]), [None], np.zeros((1, 1, 2), dtype=np.float32))
+    assert (step.agents, step.survival) == ({}, 1.0)
+
+
+def test_the_likeliest_are_named_and_none_that_mean_nothing() -> None:
+    agents = [f"agent-{number}" for number in range(2 * NAMED_AGENTS)]
+    rows = np.array([[[0.0, *range(1, len(agents) + 1)]]], dtype=np.float32)
+    ((step,),) = steps_of(model_of(agents), [None], rows / rows.sum())
+    assert set(step.agents) == set(agents[-NAMED_AGENTS:])
+    few = np.array([[[0.0, 1.0 - NAMED_FROM / 2, NAMED_FROM / 2]]], dtype=np.float32)
+    ((step,),) = steps_of(model_of(["a", "b"]), [None], few)
+    assert set(step.agents) == {"a"}
