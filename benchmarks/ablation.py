@@ -74,13 +74,14 @@ class NoTime(Pbkv):
 class PlainSum(Pbkv):
     """Each use counts by how soon it comes, in place of the best time to give up waiting."""
 
-    def _worth(self, unused: Floats) -> float:
+    def _worth(self, unused: Floats) -> Floats:
         falls = -np.diff(unused, prepend=1.0)
-        return float((falls / (HORIZONS - _SOONER + self._overhead)).sum()) / self._outlook.timing.unit
+        worth: Floats = (falls / (HORIZONS - _SOONER + self._overhead)).sum(axis=-1) / self._outlook.timing.unit
+        return worth
 
     def _newcomers_alone(self, entry: Entry, now: float) -> float:
         uses, delay = self._newcomers(entry, now)
-        return self._worth(np.exp(-uses * np.maximum(HORIZONS - delay, 0.0)))
+        return float(self._worth(np.exp(-uses * np.maximum(HORIZONS - delay, 0.0))))
 
 
 class _Mute(NextEventModel):
@@ -94,9 +95,8 @@ class _OneHalf(HazardModel):
 
 
 class _FixedCycle(Timing):
-    @property
-    def cycle(self) -> float:
-        return _FIXED_CYCLE_S
+    def _set_cycle(self) -> None:
+        self.cycle, self.unit = _FIXED_CYCLE_S, 1.0
 
     def arrival(self, agent: str, running: bool, elapsed: float) -> Floats:
         return (BIN_STARTS[:, None] * _FIXED_CYCLE_S <= HORIZONS).astype(np.float64)

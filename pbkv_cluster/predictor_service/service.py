@@ -217,7 +217,8 @@ class PredictorService:
             state = None
         self.predictor.observe(event)
         workers = _workers(state, event)
-        self._changed[name] = workers
+        if event.kind is not EventKind.STEP_PLACED or workers is None or state is None or workers != state.workers:
+            self._changed[name] = workers  # else a step was placed where others were: that changes nothing
         if event.kind is EventKind.WORKFLOW_ENDED:
             self._open.pop(name, None)
             self._ended[name] = event.time

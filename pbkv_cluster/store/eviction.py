@@ -5,7 +5,7 @@ version, is passed over when it surfaces. Choosing a victim costs O(log n) howev
 """
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from pbkv_cluster.store.node import Level, Node
@@ -50,13 +50,15 @@ class EvictionQueue:
 
     def offer(self, node: Node) -> None:
         """Ranks a node anew, if it is a candidate; its older entry no longer counts."""
-        if not self._is_candidate(node, self._level):
-            return
-        node.versions[self._number] = version = node.versions[self._number] + 1
-        self._pushed += 1
-        heapq.heappush(self._heap, (self._rank(node), self._pushed, version, node))
-        if len(self._heap) > 2 * self._live + _SLACK:
-            self._rebuild()
+        if self._is_candidate(node, self._level):
+            self._push(node, self._rank(node))
+
+    def offer_all(self, nodes: Iterable[Node], ranks: Callable[[Sequence[Node]], Iterable[Rank]]) -> None:
+        """Ranks several nodes anew, as `offer` does, but all together."""
+        candidates = [node for node in nodes if self._is_candidate(node, self._level)]
+        if candidates:
+            for node, rank in zip(candidates, ranks(candidates), strict=True):
+                self._push(node, rank)
 
     def first(self) -> tuple[Node, Rank] | None:
         """The next victim, still queued, or None."""
@@ -78,6 +80,13 @@ class EvictionQueue:
     def candidates(self) -> set[Node]:
         """Nodes with a valid entry. Slow: for tests."""
         return {entry[3] for entry in self._heap if self._valid(entry[2], entry[3])}
+
+    def _push(self, node: Node, rank: Rank) -> None:
+        node.versions[self._number] = version = node.versions[self._number] + 1
+        self._pushed += 1
+        heapq.heappush(self._heap, (rank, self._pushed, version, node))
+        if len(self._heap) > 2 * self._live + _SLACK:
+            self._rebuild()
 
     def _valid(self, version: int, node: Node) -> bool:
         return version == node.versions[self._number] and self._is_candidate(node, self._level)

@@ -7,7 +7,7 @@ run of it; a node that a running sequence uses loses nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.usage import Tier
@@ -65,7 +65,10 @@ class Tiers:
         self._in_use = [queue for queue, blocks in zip(self._queues, capacity, strict=True) if blocks]
         # Whose order a node's size matters to: copies in host memory become the only ones.
         self._by_size = [queue for queue in self._in_use if queue is not self._queues[GPU] or policies[GPU].positional]
-        self._following = [queue for queue, policy in zip(self._queues, policies, strict=True) if not policy.steady]
+        ranks = (self._gpu_ranks, self._host_ranks)
+        self._following = [
+            each for each, policy in zip(zip(self._queues, ranks, strict=True), policies, strict=True) if not policy.steady
+        ]
         self.lean = False  # evict from the GPU in the order of LRU; `keep_lru` must have been called before the first block
         self.evicted_by_policy = 0  # blocks
         self.evicted_by_lru = 0  # blocks, while it leaned
@@ -112,10 +115,10 @@ class Tiers:
             for queue in self._in_use:
                 queue.offer(node)
 
-    def rerank(self, node: Node) -> None:
-        """Ranks a node anew where what its workflows do may have changed its value."""
-        for queue in self._following:
-            queue.offer(node)
+    def rerank(self, nodes: Collection[Node]) -> None:
+        """Ranks nodes anew where what their workflows do may have changed their values."""
+        for queue, ranks in self._following:
+            queue.offer_all(nodes, ranks)
 
     def keep_lru(self) -> None:
         """Keeps the GPU's candidates in the order of LRU as well, so that `lean` can change at any time, without a scan."""
@@ -263,15 +266,22 @@ class Tiers:
     # --- order ---
 
     def _gpu_rank(self, node: Node) -> Rank:
-        return self._rank(node, self._policies[GPU])
+        policy = self._policies[GPU]
+        return _rank(node, policy, policy.value(node, self._clock.now()))
 
     def _host_rank(self, node: Node) -> Rank:
-        rank = self._rank(node, self._policies[HOST])
-        return rank._replace(group=_COPY) if copies(node) else rank
+        policy = self._policies[HOST]
+        return _host_rank(node, policy, policy.value(node, self._clock.now()))
 
-    def _rank(self, node: Node, policy: ReusePolicy) -> Rank:
-        group = _RETIRED if policy.retired_first and node.retired else _ACTIVE
-        return Rank(group, policy.value(node, self._clock.now()), node.last_access)
+    def _gpu_ranks(self, nodes: Sequence[Node]) -> list[Rank]:
+        policy = self._policies[GPU]
+        values = policy.values(nodes, self._clock.now())
+        return [_rank(node, policy, value) for node, value in zip(nodes, values, strict=True)]
+
+    def _host_ranks(self, nodes: Sequence[Node]) -> list[Rank]:
+        policy = self._policies[HOST]
+        values = policy.values(nodes, self._clock.now())
+        return [_host_rank(node, policy, value) for node, value in zip(nodes, values, strict=True)]
 
     def check_integrity(self) -> None:
         """Raises:
@@ -294,6 +304,14 @@ class Tiers:
             on_gpu = bool(gpu) and gpu[block] != ABSENT
             on_host = bool(host) and host[block] != ABSENT
             self._on_change(node.key(block), _TIERS[on_gpu + 2 * on_host])
+
+
+def _rank(node: Node, policy: ReusePolicy, value: float) -> Rank:
+    return Rank(_RETIRED if policy.retired_first and node.retired else _ACTIVE, value, node.last_access)
+
+
+def _host_rank(node: Node, policy: ReusePolicy, value: float) -> Rank:
+    return Rank(_COPY, value, node.last_access) if copies(node) else _rank(node, policy, value)
 
 
 def _recency(node: Node) -> Rank:

@@ -71,9 +71,8 @@ class Workflows:
         # What its nodes are worth may rest on this step. A forecast that has just come has ranked already those that it leaves
         # as they were; others it uses, perhaps also where the sequence does not go on with what is cached.
         ranked = not self._ranked_at_begin and owner.forecast is not None and owner.forecast_at >= now - _FRESH_S
-        for node in () if self._steady else owner.nodes:
-            if not ranked or node.owners[owner].touched[-1] == position:
-                self._tiers.rerank(node)
+        if not self._steady:
+            self._tiers.rerank([node for node in owner.nodes if not ranked or node.owners[owner].touched[-1] == position])
         for name in self._policies[0].due():
             if (due := self._owners.get(name)) is not None:
                 self._rerank(due)
@@ -134,8 +133,7 @@ class Workflows:
         return True
 
     def _rerank(self, owner: Owner) -> None:
-        for node in owner.nodes:
-            self._tiers.rerank(node)
+        self._tiers.rerank(owner.nodes)
 
     def _overridden(self, hook: str) -> bool:
         return any(getattr(type(each), hook) is not getattr(ReusePolicy, hook) for each in self._policies)

@@ -166,6 +166,22 @@ async def test_forecasts_go_to_the_workers_that_hold_the_workflow() -> None:
         assert [each.ended for each in batch.forecasts] == [True], "and nothing of x, which no worker has yet"
 
 
+async def test_a_step_placed_where_others_were_is_no_reason_for_a_forecast() -> None:
+    service = make()
+    await take(subscription := service.subscribe("near", placed_only=True))
+    service.report([event(START), event(STEP, sequence=1), placed("near", sequence=2)])
+    assert service.flush() == 1
+    assert service.report([placed("near", sequence=3)]) == Reported(1, 0)
+    assert service.flush() == 0
+    service.report([event(STEP, sequence=4), placed("near", sequence=5)])
+    assert service.flush() == 1, "of the step, which went to the worker that the workflow is on"
+    service.report([placed("far", sequence=6)])
+    assert service.flush() == 1
+    service.report([placed("near", sequence=8)])
+    assert service.flush() == 1, "an event was lost: where the workflow is, and how it went on, is not known"
+    assert names(await take(subscription)) == {"w"}
+
+
 async def test_a_worker_is_sent_a_snapshot_of_what_it_holds() -> None:
     service = make()
     service.report([event(START, "mine"), placed("worker", "mine", 1), event(START, "theirs"), placed("peer", "theirs", 1)])

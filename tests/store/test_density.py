@@ -18,7 +18,7 @@ OVERHEAD = 2.0
 
 
 def hit_density(unused: Floats) -> float:
-    return density.hit_density(unused, OVERHEAD)
+    return float(density.hit_density(unused, OVERHEAD))
 
 
 def brute(unused: Floats) -> float:

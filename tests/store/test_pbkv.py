@@ -178,6 +178,18 @@ def test_the_twin_shares_what_is_known_and_gives_the_same_values() -> None:
     assert len(policy_of(cache)._outlook.views) == 2, "a workflow counts once"
 
 
+def test_nodes_are_worth_the_same_together_as_one_by_one() -> None:
+    cache, shared = trained(20), (7, 8, 9)
+    for number in range(3):
+        cache.run(f"done-{number}", [Step("planner", shared), Step("coder", own(number, 0))])
+        cache.run(f"open-{number}", [Step("planner", shared), *loop(500 + number)[:2]], end=False)
+    policy, now = policy_of(cache), cache.clock.now()
+    nodes = list(cache.cache.tree.walk())
+    for chosen in (nodes, [node for node in nodes if node.owners]):
+        assert list(policy.values(chosen, now)) == [policy.value(node, now) for node in chosen]
+    assert len(set(policy.values(nodes, now))) > 5
+
+
 def test_a_variant_has_a_twin_of_its_own_kind() -> None:
     class Variant(Pbkv):
         pass

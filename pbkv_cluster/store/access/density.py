@@ -16,14 +16,15 @@ from pbkv_cluster.store.access.timing import HORIZONS
 _WIDTHS = np.diff(HORIZONS, prepend=0.0) / 2
 
 
-def hit_density(unused: Floats, overhead: float) -> float:
+def hit_density(unused: Floats, overhead: float) -> Floats:
     """Hits a unit of time.
 
     Args:
-        unused: S at `HORIZONS`, not increasing.
+        unused: S at `HORIZONS`, the last axis, not increasing along it.
         overhead: soonest that a hit can come about, in the horizons' units.
     """
     before = np.empty_like(unused)
-    before[0], before[1:] = 1.0, unused[:-1]
-    waited = np.cumsum((unused + before) * _WIDTHS)
-    return float(((1.0 - unused) / (waited + overhead)).max())
+    before[..., 0], before[..., 1:] = 1.0, unused[..., :-1]
+    waited = ((unused + before) * _WIDTHS).cumsum(axis=-1)
+    density: Floats = ((1.0 - unused) / (waited + overhead)).max(axis=-1)
+    return density

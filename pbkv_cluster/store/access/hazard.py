@@ -32,7 +32,7 @@ _LIMIT = 1000.0  # observations; beyond, they are halved: what happened lately w
 _SURE = 12.0  # bound on the log-odds
 
 
-_EACH_CONTEXT, _EACH_BIN = np.arange(len(CONTEXTS))[:, None], np.arange(BINS)
+_WEIGHTS = (np.arange(len(CONTEXTS))[:, None] * BINS + np.arange(BINS)) * _LEVELS  # where each context's and bin's begin
 
 
 class HazardModel:
@@ -66,7 +66,8 @@ class HazardModel:
             Shape (segments, bins), each in (0, 1).
         """
         places = context_rows(rows, _BITS)
-        return self._mix(self._opinions[places], self._evidence[places])
+        # Asked for at each step and forecast of a workflow: `take` has a third of the price of indexing.
+        return self._mix(self._opinions.take(places, axis=0), self._evidence.take(places, axis=0))
 
     def put(self, places: npt.NDArray[np.int32], chances: Table, uses: Table, weights: Table) -> None:
         """Replaces some rows of the tables, and all weights."""
@@ -98,7 +99,7 @@ class HazardModel:
             part = slice(start, stop)
             error = (used[part] - self._mix(opinions[part], evidence[part])) * open_[part] * importance[part]
             gradient = error[:, None, :] * opinions[part]
-            at = (np.arange(len(CONTEXTS))[:, None] * BINS + bins) * _LEVELS + evidence[part]
+            at = _WEIGHTS + evidence[part]
             total = np.bincount(at.ravel(), gradient.ravel(), self.weights.size).reshape(self.weights.shape)
             rate = _RATE / max(1.0, importance[part].sum() / _BATCH)
             self.weights += (rate * total).astype(np.float32)
@@ -123,7 +124,7 @@ class HazardModel:
 
     def _mix(self, opinions: Table, evidence: npt.NDArray[np.int8]) -> Floats:
         """Hazards of opinions of shape (segments, contexts, bins); shape (segments, bins)."""
-        weights = self.weights[_EACH_CONTEXT, _EACH_BIN, evidence]
+        weights = self.weights.take(_WEIGHTS + evidence)
         mixed: Floats = 1.0 / (1.0 + np.exp(-np.clip((weights * opinions).sum(axis=1), -_SURE, _SURE)))
         return mixed
 

@@ -73,26 +73,24 @@ class Timing:
         self._runs.add(5.0)
         self._pauses_after: dict[str, Durations] = {}
         self._runs_of: dict[str, Durations] = {}
+        self._set_cycle()
 
-    @property
-    def cycle(self) -> float:
-        """Mean seconds from one step of a workflow to the next, above 0."""
-        return max(self._pauses.mean + self._runs.mean, 1e-6)
-
-    @property
-    def unit(self) -> float:
-        """Seconds."""
-        return float(4.0 ** round(math.log(self.cycle / _TYPICAL_S, 4.0)))
+    def _set_cycle(self) -> None:
+        # Attributes: both are asked for at each look at a node.
+        self.cycle = max(self._pauses.mean + self._runs.mean, 1e-6)  # mean seconds from one step of a workflow to the next
+        self.unit = float(4.0 ** round(math.log(self.cycle / _TYPICAL_S, 4.0)))  # seconds
 
     def paused(self, agent: str, seconds: float) -> None:
         """A pause behind an agent's step has ended."""
         self._pauses.add(seconds)
         _add(self._pauses_after, agent, seconds)
+        self._set_cycle()
 
     def ran(self, agent: str, seconds: float) -> None:
         """A step of an agent has ended."""
         self._runs.add(seconds)
         _add(self._runs_of, agent, seconds)
+        self._set_cycle()
 
     def arrival(self, agent: str, running: bool, elapsed: float) -> Floats:
         """How soon a workflow's coming steps begin.

@@ -73,6 +73,10 @@ class ReusePolicy(ABC):
             now: seconds on the clock that `Node.last_access` and `Owner.forecast_at` were read from.
         """
 
+    def values(self, nodes: Sequence[Node], now: float) -> Sequence[float]:
+        """The worth of each of some nodes. To be overridden where together they cost less."""
+        return [self.value(node, now) for node in nodes]
+
 
 POLICIES: Registry[ReusePolicy] = Registry("cache.policy")
 

@@ -23,6 +23,7 @@ from pbkv_cluster.store.node import Node, Owner
 from pbkv_cluster.store.policies.base import POLICIES, ReusePolicy
 
 _SHARED_STRENGTH = 60.0  # workflows that have to come before what is seen of a block counts as much as the prior
+_NOBODY = np.ones(len(HORIZONS))
 _EDGES = np.append(BIN_STARTS - 1, 30)
 
 
@@ -79,21 +80,35 @@ class Pbkv(ReusePolicy):
     def value(self, node: Node, now: float) -> float:
         if not node.owners and node.entry is not None and node.entry.workflows < 2:
             return self._newcomers_alone(node.entry, now)
-        unused = np.ones(len(HORIZONS))
+        return self._together((node,), now)[0]
+
+    def values(self, nodes: Sequence[Node], now: float) -> Sequence[float]:
+        # numpy's price is that of the call, be it for one node or for all of a workflow's.
+        return self._together(nodes, now) if all(node.owners for node in nodes) else super().values(nodes, now)
+
+    def _together(self, nodes: Sequence[Node], now: float) -> list[float]:
+        # A row for each node.
+        unused = np.array([self._unused_by_owners(node, now) for node in nodes])
+        newcomers = [(0.0, 0.0) if node.entry is None else self._newcomers(node.entry, now) for node in nodes]
+        uses, delays = np.array(newcomers).T[:, :, None]
+        unused *= np.exp(-uses * np.maximum(HORIZONS - delays, 0.0))
+        for at, node in enumerate(nodes):
+            if node.entry is not None and node.entry.workflows >= 2:
+                self._others(node, node.entry, now, unused[at])
+        worth: list[float] = self._worth(unused).tolist()
+        return worth
+
+    def _unused_by_owners(self, node: Node, now: float) -> Floats:
+        """The probability that no workflow that has used a node does so again within each horizon."""
+        unused = _NOBODY
         for owner, segment in node.owners.items():
             own = self._outlook.unused(owner.id, segment, now)
             if own is not None:
-                unused *= own
-        entry = node.entry
-        if entry is not None:
-            uses, delay = self._newcomers(entry, now)
-            unused *= np.exp(-uses * np.maximum(HORIZONS - delay, 0.0))
-            if entry.workflows >= 2:
-                self._others(node, entry, now, unused)
-        return self._worth(unused)
+                unused = own if unused is _NOBODY else unused * own
+        return unused
 
-    def _worth(self, unused: Floats) -> float:
-        """What a block is worth that is not used within each horizon with these probabilities."""
+    def _worth(self, unused: Floats) -> Floats:
+        """What blocks are worth that are not used within each horizon, the last axis, with these probabilities."""
         return hit_density(unused, self._overhead) / self._outlook.timing.unit
 
     def _newcomers(self, entry: Entry, now: float) -> tuple[float, float]:
