@@ -32,7 +32,7 @@ from pbkv_cluster.gateway.events import EventFeed
 from pbkv_cluster.gpu_worker.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.forecasts import ForecastListener
 from pbkv_cluster.predictor_service.base import PREDICTORS
-from pbkv_cluster.predictor_service.server import PredictorServer
+from pbkv_cluster.predictor_service.server import PredictorServer, collect_rarely
 from pbkv_cluster.simulator.prediction import teach
 from pbkv_cluster.simulator.trial import Events
 from pbkv_cluster.store.cache import KVCache
@@ -137,14 +137,14 @@ async def _send(feed: EventFeed, worker: _Worker, test: Sequence[Events], number
 
 
 def _placed(events: Iterator[WorkflowEvent]) -> Iterator[WorkflowEvent]:
-    """Every step is placed on the worker, as a gateway tells it: behind its start."""
-    sequence = 0
+    """The first step is placed on the worker, as a gateway tells it: behind its start. The others are so without a word."""
     for event in events:
-        yield replace(event, sequence=sequence)
-        sequence += 1
+        if event.step or event.kind is EventKind.STEP_FINISHED:
+            yield replace(event, sequence=event.sequence + 1)
+            continue
+        yield event
         if event.kind is EventKind.STEP_STARTED:
-            yield replace(event, kind=EventKind.STEP_PLACED, sequence=sequence, worker=_WORKER, words=(), pieces=())
-            sequence += 1
+            yield replace(event, kind=EventKind.STEP_PLACED, sequence=event.sequence + 1, worker=_WORKER, words=(), pieces=())
 
 
 def _filled_cache() -> KVCache:
@@ -176,7 +176,9 @@ def _serve(connection: Connection, state: Path) -> None:
 
 async def _served(connection: Connection, state: Path) -> None:
     server = PredictorServer(PredictorConfig(), state_path=state)
-    connection.send(await server.start("127.0.0.1", 0))
+    address = await server.start("127.0.0.1", 0)
+    collect_rarely()
+    connection.send(address)
     try:
         await asyncio.to_thread(connection.poll, None)  # returns when the other end is closed
     finally:

@@ -59,7 +59,7 @@ class PredictorMember(_Serving):
     """The predictor service."""
 
     async def start(self) -> str:
-        from pbkv_cluster.predictor_service.server import PredictorServer
+        from pbkv_cluster.predictor_service.server import PredictorServer, collect_rarely
 
         config = self._site.config.predictor
         state_dir = self._site.state_dir
@@ -67,6 +67,7 @@ class PredictorMember(_Serving):
         server = PredictorServer(config, SystemClock(), state, lease_s=2 * self._site.config.gateway.workflow_lease_s)
         self._begin(server.stop, server.wait)
         address = await server.start(self._site.host, 0)
+        collect_rarely()
         await self._announce_service(PREDICTOR, address)
         return address
 

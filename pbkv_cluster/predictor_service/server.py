@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -191,6 +192,17 @@ class PredictorServer:
         if not task.cancelled() and (error := task.exception()):
             log.critical("%s failed", task.get_name(), exc_info=error)
             self.service.close(f"the predictor has failed: {type(error).__name__}: {error}")
+
+
+def collect_rarely() -> None:
+    """For a process that is a predictor's alone, once it has started: full garbage collections become rare.
+
+    Open workflows and what has been learnt live long and hold no cycles. To look through all of them takes a tenth of a second
+    for some hundred workflows, and forecasts wait for it.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(5_000, 20, 100)
 
 
 def _restore(path: Path, load: Callable[[Path], None]) -> None:
