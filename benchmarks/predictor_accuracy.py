@@ -39,10 +39,10 @@ class Recorded:
     test: list[Events]
 
 
-def read(path: Path, limit: int | None) -> Recorded:
-    """A trace, split by task; at most `limit` workflows in each part."""
+def read(path: Path, limit: int | None, number: int = 0) -> Recorded:
+    """A trace, split by task, in one of many ways; at most `limit` workflows in each part."""
     trace = load_trace(path)
-    parts = split(trace, SHARES, SALT)
+    parts = split(trace, SHARES, f"{SALT}/{number}" if number else SALT)
     train, test = (recorded_events(parts[name].workflows[:limit], f"{trace.name}-{name}") for name in SHARES)
     if not train or not test:
         raise ValueError(f"{path}: has too few tasks to be split")
@@ -177,4 +177,7 @@ def _together(found: Sequence[Scores], when: When, k: int) -> Score:
 
 def _sizes(recorded: Sequence[Recorded]) -> str:
     train, test = (sum(len(getattr(each, name)) for each in recorded) for name in ("train", "test"))
-    return f"{len(recorded)} workloads, {train:,} workflows learnt, then {test:,} forecast while learning on"
+    workloads = len({each.workload for each in recorded})
+    splits = len(recorded) // workloads
+    of = f"{workloads} workloads" if splits == 1 else f"{workloads} workloads, split in {splits} ways"
+    return f"{of}; {train:,} workflows learnt, then {test:,} forecast while learning on"
