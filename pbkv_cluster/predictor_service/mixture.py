@@ -42,9 +42,12 @@ class Mixture:
             Probabilities [forecasts, K, columns]; those of a step add up to 1, or are all 0 where every expert abstains.
         """
         joint = np.einsum("neks,nke->nks", outputs, self.weights[phases].astype(np.float32))
-        powered = np.exp(np.log(joint + _TINY) * self.powers[phases].astype(np.float32)[:, :, None])
-        powered[joint.sum(axis=2) <= 0.0] = 0.0
-        return _normal(powered)
+        known = joint.any(axis=2, keepdims=True)
+        joint += _TINY
+        powered: Floats = joint ** self.powers[phases].astype(np.float32)[:, :, None]
+        powered /= powered.sum(axis=2, keepdims=True)
+        powered *= known
+        return powered
 
     def seen(self, said: Floats, phases: Sequence[int], steps: Sequence[int], columns: Sequence[int]) -> None:
         """What the experts had said, at one or several moments, of steps that have come now. They count together.
@@ -103,9 +106,3 @@ def _checked(state: dict[str, Any], name: str, shape: tuple[int, ...], bounds: t
     if not ((value >= bounds[0]) & (value <= bounds[1])).all():  # so is nothing that is not finite
         raise ValueError(f"the mixture's {name} do not fit: they must lie between {bounds[0]} and {bounds[1]}")
     return value.astype(np.float64)
-
-
-def _normal(rows: Floats) -> Floats:
-    sums = rows.sum(axis=-1, keepdims=True)
-    normal: Floats = np.divide(rows, sums, out=np.zeros_like(rows), where=sums > 0.0)
-    return normal

@@ -13,6 +13,8 @@ from pbkv_cluster.predictor_service.workload_model import WorkloadModel
 NAMED_AGENTS = 32  # a step names at most these many of its likeliest agents
 NAMED_FROM = 1e-3  # and none that is less likely than this, if the workflow goes on
 
+_TINY = np.finfo(np.float32).tiny
+
 
 def steps_of(model: WorkloadModel, tracks: Sequence[Track | None], rows: Floats) -> list[tuple[StepForecast, ...]]:
     """Forecasts by agents' names.
@@ -22,12 +24,12 @@ def steps_of(model: WorkloadModel, tracks: Sequence[Track | None], rows: Floats)
         tracks: of the workflows.
         rows: probabilities [workflows, K, columns].
     """
-    tiny = np.finfo(np.float32).tiny
-    survival = np.clip(rows[:, :, 1:].sum(axis=2), tiny, 1.0)  # 1 - P(end) would have no digits left near a certain end
-    alive = np.where(rows.any(axis=2), survival, 1.0).tolist()
-    agents = rows / survival[:, :, None]
+    survival = rows[:, :, 1:].sum(axis=2)  # 1 - P(end) would have no digits left near a certain end
+    known = survival + rows[:, :, 0] > 0.0
+    survival = np.minimum(np.maximum(survival, _TINY), 1.0)
+    alive = np.where(known, survival, 1.0).tolist()
     names, columns = model.labels.agents()
-    shared = agents.take(columns, axis=2)
+    shared = rows.take(columns, axis=2) / survival[:, :, None]
     likeliest: Any = None
     if len(names) > NAMED_AGENTS:
         chosen = np.argpartition(-shared, NAMED_AGENTS, axis=2)[:, :, :NAMED_AGENTS]
@@ -43,7 +45,7 @@ def steps_of(model: WorkloadModel, tracks: Sequence[Track | None], rows: Floats)
             for agent, label in track.own.items():
                 column = model.labels.column(label)
                 if column > 0 and label != agent:
-                    for each, chance in zip(told, agents[at, :, column].tolist(), strict=True):
+                    for each, chance in zip(told, (rows[at, :, column] / survival[at]).tolist(), strict=True):
                         each[agent] = each.get(agent, 0.0) + chance
         found.append(tuple(map(StepForecast, told, alive[at])))
     return found

@@ -90,8 +90,9 @@ class WorkloadModel:
             moment.came.append(label)
             if len(moment.came) == self._config.horizon:
                 self._lessons.append(moment)
-        if len(self._lessons) > _MOST_LESSONS:
-            self.learn()
+        if len(self._lessons) > _MOST_LESSONS:  # and no more at once: forecasts wait
+            self._weigh()
+            self._teach()
 
     def learn(self) -> None:
         """Takes in all that waits."""
@@ -111,6 +112,8 @@ class WorkloadModel:
 
     def _weigh(self) -> None:
         told, self._told = self._told, []
+        if not told:
+            return
         self._ask([moment for moment, _, _ in told if moment.outputs is None or moment.version != self._version])
         said = np.zeros((len(told), len(self.experts), len(self.labels)), dtype=np.float32)
         for at, (moment, step, _) in enumerate(told):
@@ -150,9 +153,9 @@ class WorkloadModel:
     def _ask(self, moments: Sequence[Moment]) -> None:
         if not moments:
             return
-        outputs = np.stack(
-            [expert.forecast([moment.features[at] for moment in moments]) for at, expert in enumerate(self.experts)], axis=1
-        )
+        outputs = np.empty((len(moments), len(self.experts), self._config.horizon, len(self.labels)), dtype=np.float32)
+        for at, expert in enumerate(self.experts):
+            outputs[:, at] = expert.forecast([moment.features[at] for moment in moments])
         for moment, output in zip(moments, outputs, strict=True):
             moment.outputs, moment.version = output, self._version
 

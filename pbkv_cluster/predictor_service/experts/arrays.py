@@ -10,7 +10,7 @@ from pbkv_cluster.predictor_service.experts.base import Floats
 
 def grown(table: Floats, *shape: int) -> Floats:
     """The table, or a larger copy that has at least this shape: doubled where it was too small, zeros where it is new."""
-    if all(have >= need for have, need in zip(table.shape, shape, strict=True)):
+    if all(map(int.__ge__, table.shape, shape)):
         return table
     larger = np.zeros(
         [have if have >= need else max(need, 2 * have) for have, need in zip(table.shape, shape, strict=True)],

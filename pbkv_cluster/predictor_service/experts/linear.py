@@ -102,4 +102,4 @@ def _joined(features: Sequence[Hashes]) -> tuple[npt.NDArray[np.uint16], Floats,
     """Hashes and values of all features, and how many each has."""
     hashes: npt.NDArray[np.uint16] = np.frombuffer(b"".join([each.rows for each in features]), dtype=np.uint16)
     sizes = np.frombuffer(b"".join([each.sizes for each in features]), dtype=np.uint8).reshape(len(features), -1)
-    return hashes, values_of(sizes), sizes.sum(axis=1, dtype=np.int64)
+    return hashes, values_of(sizes), np.array([len(each.rows) // 2 for each in features])
