@@ -1,7 +1,7 @@
 """Forecasts of columns as forecasts of agents by their names."""
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import islice, pairwise
 
 import numpy as np
 
@@ -27,25 +27,28 @@ def steps_of(model: WorkloadModel, tracks: Sequence[Track | None], rows: Floats)
     survival = rows[:, :, 1:].sum(axis=2)  # 1 - P(end) would have no digits left near a certain end
     known = survival + rows[:, :, 0] > 0.0
     survival = np.minimum(np.maximum(survival, _TINY), 1.0)
-    alive = np.where(known, survival, 1.0).tolist()
+    alive = np.where(known, survival, 1.0).ravel().tolist()
     names, columns = model.labels.agents()
     shared = rows.take(columns, axis=2) / survival[:, :, None]
-    likeliest: Any = None
+    told = shared >= NAMED_FROM
     if len(names) > NAMED_AGENTS:
-        chosen = np.argpartition(-shared, NAMED_AGENTS, axis=2)[:, :, :NAMED_AGENTS]
-        shared, likeliest = np.take_along_axis(shared, chosen, axis=2), chosen.tolist()
-    every, found = [names] * rows.shape[1], []
-    for at, (track, chances) in enumerate(zip(tracks, shared.tolist(), strict=True)):
-        called = every if likeliest is None else [[names[place] for place in places] for places in likeliest[at]]
-        told = [
-            {name: chance for name, chance in zip(known, row, strict=True) if chance >= NAMED_FROM}
-            for known, row in zip(called, chances, strict=True)
-        ]
+        likeliest = np.zeros_like(told)
+        np.put_along_axis(likeliest, np.argpartition(-shared, NAMED_AGENTS, axis=2)[:, :, :NAMED_AGENTS], True, axis=2)
+        told &= likeliest
+    called = [names[place] for place in np.nonzero(told)[2].tolist()]
+    chances = shared[told].tolist()
+    ends = told.sum(axis=2).cumsum().tolist()
+    agents = [
+        dict(zip(called[start:end], chances[start:end], strict=True)) for start, end in zip([0, *ends], ends, strict=False)
+    ]
+    steps = rows.shape[1]
+    for at, track in enumerate(tracks):
         if track is not None and track.own:
             for agent, label in track.own.items():
                 column = model.labels.column(label)
                 if column > 0 and label != agent:
-                    for each, chance in zip(told, (rows[at, :, column] / survival[at]).tolist(), strict=True):
+                    every = (rows[at, :, column] / survival[at]).tolist()
+                    for each, chance in zip(agents[at * steps :], every, strict=False):
                         each[agent] = each.get(agent, 0.0) + chance
-        found.append(tuple(map(StepForecast, told, alive[at])))
-    return found
+    each_step = map(StepForecast, agents, alive)
+    return [tuple(islice(each_step, steps)) for _ in tracks]
