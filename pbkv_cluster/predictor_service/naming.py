@@ -38,9 +38,8 @@ def steps_of(model: WorkloadModel, tracks: Sequence[Track | None], rows: Floats)
     called = [names[place] for place in np.nonzero(told)[2].tolist()]
     chances = shared[told].tolist()
     ends = told.sum(axis=2).cumsum().tolist()
-    agents = [
-        dict(zip(called[start:end], chances[start:end], strict=True)) for start, end in zip([0, *ends], ends, strict=False)
-    ]
+    spans = pairwise([0, *ends])
+    agents = [dict(zip(called[start:end], chances[start:end], strict=True)) for start, end in spans]
     steps = rows.shape[1]
     for at, track in enumerate(tracks):
         if track is not None and track.own:
