@@ -81,6 +81,7 @@ def accuracy(recorded: Sequence[Recorded]) -> Report:
         for each, scores in zip(recorded, found, strict=True)
         for when, k in scores
         for column in ("top1", "top3", "log_loss", "calibration_error")
+        if _splits(recorded) == 1  # of several, the means say it
     ]
     sizes = f"{_sizes(recorded)}; experts {config.experts}; from nothing: {len(long)} with more than {COLD} to learn"
     return Report("predictor: accuracy", sizes, tuple(figures), tuple(details))
@@ -177,7 +178,11 @@ def _together(found: Sequence[Scores], when: When, k: int) -> Score:
 
 def _sizes(recorded: Sequence[Recorded]) -> str:
     train, test = (sum(len(getattr(each, name)) for each in recorded) for name in ("train", "test"))
-    workloads = len({each.workload for each in recorded})
-    splits = len(recorded) // workloads
+    splits = _splits(recorded)
+    workloads = len(recorded) // splits
     of = f"{workloads} workloads" if splits == 1 else f"{workloads} workloads, split in {splits} ways"
     return f"{of}; {train:,} workflows learnt, then {test:,} forecast while learning on"
+
+
+def _splits(recorded: Sequence[Recorded]) -> int:
+    return len(recorded) // len({each.workload for each in recorded})
