@@ -15,6 +15,7 @@ from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.base import PREDICTORS, Predictor
 from pbkv_cluster.predictor_service.experts import EXPERTS
+from pbkv_cluster.predictor_service.server import collect_rarely
 from pbkv_cluster.simulator.prediction import teach
 from pbkv_cluster.simulator.trial import Events
 
@@ -26,6 +27,7 @@ _OPEN_EVENTS = 9  # that an open workflow has sent: its start and four steps
 
 def speed(train: Sequence[Events], test: Sequence[Events], quick: bool) -> Report:
     """Forecasts of many workflows at once, and events one at a time."""
+    collect_rarely()  # as a predictor's process does
     rounds, events = (3, 200) if quick else (_ROUNDS, 4000)
     figures = list[Figure]()
     for name, config, goal in _configurations():

@@ -107,9 +107,10 @@ class ExpertPredictor(Predictor):
     def learn_some(self) -> bool:
         if self._unlearnt:
             model = next(iter(self._unlearnt))
-            if not model.learn_some():
-                del self._unlearnt[model]
-                model.train(self.trainer)
+            del self._unlearnt[model]
+            if model.learn_some():
+                self._unlearnt[model] = None  # it is another's turn
+            model.train(self.trainer)
         return bool(self._unlearnt)
 
     def train(self) -> None:

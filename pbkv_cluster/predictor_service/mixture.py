@@ -74,6 +74,7 @@ class Mixture:
         chances = np.maximum(chances, _FLOOR)
         gains = np.zeros_like(weights)
         np.add.at(gains, places, np.log(chances / chances.max(axis=1, keepdims=True)))
+        gains -= gains.max(axis=1, keepdims=True)
         weights *= np.exp(_RATE * gains)
         weights /= weights.sum(axis=1, keepdims=True)
         kept = (1.0 - _SHARE) ** np.bincount(places, minlength=len(weights))[:, None]

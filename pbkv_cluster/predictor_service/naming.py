@@ -11,7 +11,7 @@ from pbkv_cluster.predictor_service.track import Track
 from pbkv_cluster.predictor_service.workload_model import WorkloadModel
 
 NAMED_AGENTS = 32  # a step names at most these many of its likeliest agents
-NAMED_FROM = 1e-3  # and none that is less likely than this, if the workflow goes on
+NAMED_FROM = 1e-3  # and none that is less likely than this, if the workflow goes on, but for those it has invented itself
 
 _TINY = np.finfo(np.float32).tiny
 
@@ -47,7 +47,7 @@ def steps_of(model: WorkloadModel, tracks: Sequence[Track | None], rows: Floats)
                 column = model.labels.column(label)
                 if column > 0 and label != agent:
                     every = (rows[at, :, column] / survival[at]).tolist()
-                    for each, chance in zip(agents[at * steps :], every, strict=False):
+                    for each, chance in zip(agents[at * steps : (at + 1) * steps], every, strict=True):
                         each[agent] = each.get(agent, 0.0) + chance
     each_step = map(StepForecast, agents, alive)
     return [tuple(islice(each_step, steps)) for _ in tracks]

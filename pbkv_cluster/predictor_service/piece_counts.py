@@ -18,7 +18,7 @@ class PieceCounts:
 
     def known(self, pieces: Sequence[int], workflow: str) -> tuple[int, ...]:
         """The pieces of a workflow's prompt that enough workflows have had, this one included."""
-        for piece in [piece for piece in pieces if piece not in self._known]:
+        for piece in [piece for piece in dict.fromkeys(pieces) if piece not in self._known]:
             count, latest = self._rare.get(piece, (0, ""))
             if count and latest == workflow:
                 continue

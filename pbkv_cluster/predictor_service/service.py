@@ -192,10 +192,10 @@ class PredictorService:
                 pass  # time to look for silent workflows
             self._wake.clear()
             self.flush()
-            flushed_at = loop.time()
-            while self.predictor.learn_some() and not self._wake.is_set():  # noqa: ASYNC110  # that would only be waited for
+            due = loop.time() + self._config.broadcast_interval_s
+            while self.predictor.learn_some() and (not self._wake.is_set() or loop.time() < due):  # noqa: ASYNC110  # that would only be waited for
                 await asyncio.sleep(0)  # events come first
-            await asyncio.sleep(flushed_at + self._config.broadcast_interval_s - loop.time())
+            await asyncio.sleep(due - loop.time())
 
     def close(self, reason: str) -> None:
         """Ends every subscription and refuses calls from now on, telling `reason`."""

@@ -15,6 +15,8 @@ from pbkv_cluster.predictor_service.situation import Situation
 from pbkv_cluster.predictor_service.training import Trainer
 
 _MOST_LESSONS = 256  # that wait to be learnt
+_MOMENTS = 48  # that are told what came at a time: they count together, as if the experts' weights were the same for all
+_ASKED = 1024  # that are forecast at a time: experts take some ten times the memory of what comes of it
 _LESSONS = 16  # that are learnt at a time: a millisecond or two
 
 
@@ -76,7 +78,7 @@ class WorkloadModel:
 
     def forecast(self, moments: Sequence[Moment]) -> Floats:
         """Calibrated probabilities [moments, K, columns]; those of a step add up to 1, or are all 0: nobody knows."""
-        self._ask([moment for moment in moments if moment.outputs is None or moment.version != self._version])
+        self._ask(moments)
         outputs = np.zeros((len(moments), len(self.experts), self._config.horizon, len(self.labels)), dtype=np.float32)
         for at, moment in enumerate(moments):
             assert moment.outputs is not None
@@ -91,7 +93,8 @@ class WorkloadModel:
             if len(moment.came) == self._config.horizon:
                 self._lessons.append(moment)
         if len(self._lessons) > _MOST_LESSONS:  # and no more at once: forecasts wait
-            self._weigh()
+            while self._told:
+                self._weigh()
             self._teach()
 
     def learn(self) -> None:
@@ -111,10 +114,8 @@ class WorkloadModel:
         return bool(self._told or self._lessons)
 
     def _weigh(self) -> None:
-        told, self._told = self._told, []
-        if not told:
-            return
-        self._ask([moment for moment, _, _ in told if moment.outputs is None or moment.version != self._version])
+        told, self._told = self._told[:_MOMENTS], self._told[_MOMENTS:]
+        self._ask(dict.fromkeys(moment for moment, _, _ in told))
         said = np.zeros((len(told), len(self.experts), len(self.labels)), dtype=np.float32)
         for at, (moment, step, _) in enumerate(told):
             assert moment.outputs is not None
@@ -150,14 +151,16 @@ class WorkloadModel:
                 each = zip(moments, targets, strict=True)
                 expert.ended([Lesson(moment.features[number], target) for (_, moment), target in each])
 
-    def _ask(self, moments: Sequence[Moment]) -> None:
-        if not moments:
-            return
-        outputs = np.empty((len(moments), len(self.experts), self._config.horizon, len(self.labels)), dtype=np.float32)
-        for at, expert in enumerate(self.experts):
-            outputs[:, at] = expert.forecast([moment.features[at] for moment in moments])
-        for moment, output in zip(moments, outputs, strict=True):
-            moment.outputs, moment.version = output, self._version
+    def _ask(self, moments: Iterable[Moment]) -> None:
+        """Has the experts forecast the moments of which nothing is known, or no longer fits the columns."""
+        unknown = [moment for moment in moments if moment.outputs is None or moment.version != self._version]
+        for start in range(0, len(unknown), _ASKED):
+            part = unknown[start : start + _ASKED]
+            outputs = np.empty((len(part), len(self.experts), self._config.horizon, len(self.labels)), dtype=np.float32)
+            for at, expert in enumerate(self.experts):
+                outputs[:, at] = expert.forecast([moment.features[at] for moment in part])
+            for moment, output in zip(part, outputs, strict=True):
+                moment.outputs, moment.version = output, self._version
 
     def dump(self) -> dict[str, Any]:
         """What has been learnt, with all that waits."""

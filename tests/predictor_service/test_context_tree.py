@@ -135,3 +135,11 @@ def test_an_empty_state_is_restored() -> None:
     other.restore(expert.dump())
     teach(other, *["ab"] * 10)
     assert rows(other, "a")[0].argmax() == 2
+
+
+def test_what_came_may_be_unknown() -> None:
+    expert = expert_for("ab")
+    for agents in ("", "a", "ab", "ba", "aab", "bbba", "abab", "babb", "aabba", "bbabaab"):
+        expert.learn([Lesson(expert.features(situation(agents)), (-1, -1, -1))])
+    assert rows(expert, "bbabaab") == pytest.approx(np.full((3, 3), 1 / 3))
+    assert not expert.dump()["counts"].any()

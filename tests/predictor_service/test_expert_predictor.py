@@ -313,3 +313,20 @@ def test_every_expert_is_a_predictor_by_itself(name: str) -> None:
     assert isinstance(predictor, ExpertPredictor)
     feed(predictor, events("w", "sab", graph=DIAMOND))
     assert len(one(predictor, "w").steps) == 3
+
+
+def test_what_is_learnt_in_parts_is_all_of_it() -> None:
+    whole, parts = make(), make()
+    for number, agents in enumerate(("abcabc", "acbacb", "abcacb", "aab") * 4):
+        for event in events(f"w{number}", agents, workload=f"app-{number % 3}"):
+            whole.observe(event)
+            parts.observe(event)
+        if number % 5 == 4:
+            whole.learn()
+            while parts.learn_some():
+                pass
+    whole.learn()
+    while parts.learn_some():
+        pass
+    assert not parts.learn_some()
+    assert parts.dump() == whole.dump()

@@ -60,6 +60,14 @@ def test_several_steps_of_one_kind_count_together() -> None:
     assert mixture.weights[0, 0] == pytest.approx([kept * each / (one + two) + (1 - kept) / 2 for each in (one, two)])
 
 
+def test_a_very_long_batch_leaves_weights() -> None:
+    mixture, moments = Mixture(2, 1), 2000
+    in_turn = [rows([1.0, 0.0], [0.0, 1.0])[:, 0], rows([0.0, 1.0], [1.0, 0.0])[:, 0]]
+    said = np.stack(in_turn * (moments // 2))
+    mixture.seen(said, [0] * moments, [0] * moments, [0] * moments)
+    assert mixture.weights[0, 0] == pytest.approx([0.5, 0.5])
+
+
 def test_the_joint_forecast_is_the_weighted_mean_while_nothing_is_learnt() -> None:
     joint = Mixture(2, 1).join(rows([0.9, 0.1, 0.0], [0.1, 0.5, 0.4])[None], np.array([0]))
     assert joint[0, 0] == pytest.approx([0.5, 0.3, 0.2], abs=1e-6)

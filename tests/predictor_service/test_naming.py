@@ -5,6 +5,7 @@ import pytest
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.predictor_service.naming import NAMED_AGENTS, NAMED_FROM, steps_of
+from pbkv_cluster.predictor_service.track import Track
 from pbkv_cluster.predictor_service.workload_model import WorkloadModel
 
 
@@ -27,6 +28,16 @@ def test_chances_add_up_however_certain_the_end_is(left: float) -> None:
     ((step,),) = steps_of(model_of(["a"]), [None], np.array([[[1.0 - left, left]]], dtype=np.float32))
     assert 0.0 < step.survival <= 1.0
     assert sum(step.agents.values()) == pytest.approx(1.0 if left else 0.0)
+
+
+def test_agents_that_a_workflow_invented_are_told_to_it_alone() -> None:
+    model, rows = model_of(["a"]), np.array([[0.0, 0.25, 0.75], [0.5, 0.5, 0.0]], dtype=np.float32)
+    inventive = Track(2)
+    model.label("mine", "workflow", "", inventive.own)
+    before, found, behind = steps_of(model, [None, inventive, None], np.stack([rows, rows, rows]))
+    assert [step.agents for step in found] == [pytest.approx({"a": 0.25, "mine": 0.75}), pytest.approx({"a": 1.0, "mine": 0.0})]
+    for steps in (before, behind):
+        assert [step.agents for step in steps] == [pytest.approx({"a": 0.25}), pytest.approx({"a": 1.0})]
 
 
 def test_where_nobody_knows_the_workflow_goes_on() -> None:

@@ -113,9 +113,9 @@ class ContextTree(Expert[_Contexts]):
         return _MOST_COUNTS // int(self._counts[0].size)
 
     def _add(self, rows: list[int], steps: list[int], columns: list[int]) -> None:
+        self._counts = grown(self._counts, len(self._rows) + 1, *self._counts.shape[1:])
+        self._totals = grown(self._totals, len(self._counts), self.horizon)
         if rows:
-            self._counts = grown(self._counts, max(rows) + 1, *self._counts.shape[1:])
-            self._totals = grown(self._totals, len(self._counts), self.horizon)
             np.add.at(self._counts, (rows, steps, columns), 1.0)
             np.add.at(self._totals, (rows, steps), 1.0)
 
