@@ -25,9 +25,7 @@ _TIMEOUT_S = 10.0
 def explain(
     workflow: Annotated[str, typer.Argument(metavar="WORKFLOW", help="Id of an open workflow.")],
     endpoint: Endpoint = DEFAULT_ENDPOINT,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the explanation as JSON, with all agents named.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the explanation as JSON, with all agents named.")] = False,
 ) -> None:
     """Show which agents are expected in an open workflow, by the forecast and by each of its experts."""
     response = asyncio.run(_fetch(endpoint, workflow))

@@ -12,6 +12,7 @@ from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import InvalidArgument, ResourceExhausted, Unavailable
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service import service as service_module
+from pbkv_cluster.predictor_service.expert_predictor import ExpertPredictor
 from pbkv_cluster.predictor_service.service import PredictorService, Reported
 from pbkv_cluster.predictor_service.subscription import Batch, Subscription
 from tests.polling import eventually
@@ -419,6 +420,40 @@ async def test_run_broadcasts_what_is_reported() -> None:
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+class Studious(ExpertPredictor):
+    """Tells how much it has learnt, and has more to learn as soon as events come."""
+
+    left, taken = 0, 0
+
+    def observe(self, event: WorkflowEvent) -> None:
+        super().observe(event)
+        self.left += 5
+
+    def learn_some(self) -> bool:
+        if self.left:
+            self.left, self.taken = self.left - 1, self.taken + 1
+        return self.left > 0
+
+
+async def test_run_learns_all_that_waits_once_events_leave_time() -> None:
+    predictor = Studious(PredictorConfig(), ["markov"])
+    service = PredictorService(PredictorConfig(), SystemClock(), predictor)
+
+    async def learnt() -> bool:
+        return predictor.left == 0
+
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(service.run())
+        subscription = service.subscribe("worker")
+        assert (await take(subscription)).snapshot
+        for number in range(20):
+            service.report(workflow(f"w{number}", "ab", ends=False))
+            assert names(await take(subscription)) == {f"w{number}"}
+        await eventually(learnt, 20)
+        assert predictor.taken == 20 * 3 * 5
+        running.cancel()
 
 
 async def test_run_lets_silent_workflows_go() -> None:
