@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 PREDICTOR = "predictor"  # its name in the directory
 CAPACITY = 8192  # events; about a minute's worth at 100 steps a second
 _BATCH = 512  # events in one call
-_GATHER_S = 0.002  # events within this time travel together: a call costs both sides more than an event does
+_GATHER_S = 0.002  # between two calls: events within it travel together, for a call costs both sides more than an event does
 _CALL_TIMEOUT_S = 2.0
 _PING_S = 1.0
 _RETRY_S = 0.25
@@ -72,10 +72,13 @@ class EventFeed:
 
     async def run(self) -> None:
         """Sends what is queued, for ever; while there is nothing, asks now and then whether the predictor is there."""
+        loop = asyncio.get_running_loop()
+        sent_at = loop.time() - _GATHER_S
         while True:
             await wait_for(self._filled, _PING_S)
-            if self._queue:
-                await asyncio.sleep(_GATHER_S)
+            if self._queue and (early := sent_at + _GATHER_S - loop.time()) > 0:
+                await asyncio.sleep(early)
+            sent_at = loop.time()
             self._filled.clear()
             batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
             self.reachable = await self._send(batch)

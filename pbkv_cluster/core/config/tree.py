@@ -115,7 +115,7 @@ class PredictorConfig(_Section):
     network_positions: bool = Field(
         True, description="expert pbkv knows how long ago each step was; false is the paper's network"
     )
-    broadcast_interval_s: float = Field(0.005, gt=0, description="forecasts that change within this time travel together")
+    broadcast_interval_s: float = Field(0.002, gt=0, description="forecasts that change within this time travel together")
     access_interval_s: float = Field(
         2.0, gt=0, description="seconds between two updates of what workers know of how workflows use their blocks"
     )
