@@ -15,6 +15,7 @@ from pbkv_cluster.predictor_service.situation import Situation
 from pbkv_cluster.predictor_service.training import Trainer
 
 _MOST_LESSONS = 256  # that wait to be learnt
+_MOST_TOLD = 8 * _MOST_LESSONS  # steps that came, which wait for the same
 _MOMENTS = 48  # that are told what came at a time: they count together, as if the experts' weights were the same for all
 _ASKED = 1024  # that are forecast at a time: experts take some ten times the memory of what comes of it
 _LESSONS = 16  # that are learnt at a time: a millisecond or two
@@ -92,10 +93,11 @@ class WorkloadModel:
             moment.came.append(label)
             if len(moment.came) == self._config.horizon:
                 self._lessons.append(moment)
-        if len(self._lessons) > _MOST_LESSONS:  # and no more at once: forecasts wait
+        if len(self._lessons) > _MOST_LESSONS or len(self._told) > _MOST_TOLD:
             while self._told:
                 self._weigh()
-            self._teach()
+            if self._lessons:
+                self._teach()  # and no more at once: forecasts wait
 
     def learn(self) -> None:
         """Takes in all that waits."""
@@ -160,7 +162,7 @@ class WorkloadModel:
             for at, expert in enumerate(self.experts):
                 outputs[:, at] = expert.forecast([moment.features[at] for moment in part])
             for moment, output in zip(part, outputs, strict=True):
-                moment.outputs, moment.version = output, self._version
+                moment.outputs, moment.version = output.copy(), self._version  # else one moment would keep all of them
 
     def dump(self) -> dict[str, Any]:
         """What has been learnt, with all that waits."""

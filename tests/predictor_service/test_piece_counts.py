@@ -21,11 +21,10 @@ def test_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for workflow in "abc":
         counts.known(range(8), workflow)
     assert counts.dump() == {"known": list(range(8))}
-    counts._seen.clear()
     for workflow in "def":
-        counts.known([100, 0], workflow)  # those that are seen again stay, and of the others the newest
-    assert counts.known(range(9), "g") == (0, 6, 7)
-    assert counts.known([100], "g") == (100,)
+        counts.known([100, 101, 102, 103, 0], workflow)  # now these are as many as one generation holds
+    assert counts.known(range(8), "g") == (0,), "what was seen again stays, the rest leaves"
+    assert counts.known([100, 103], "g") == (100, 103)
     for number in range(1000):
         counts.known([1000 + number], "x")
     assert len(counts._rare) == 8
