@@ -74,7 +74,7 @@ class ForecastListener:
                 if not self._connected:
                     self._connected = True
                     log.info("forecasts come from %s", address)
-                forecasts = forecasts_from_wire(batch)
+                forecasts = list(forecasts_from_wire(batch))
                 if forecasts:
                     self.applied += await self._thread.call(_applier(forecasts))
                 if batch.access_model and self._learns:

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import WorkflowEvent
-from pbkv_cluster.core.forecast import Forecast
+from pbkv_cluster.core.forecasts import Forecasts
 from pbkv_cluster.core.registry import Registry
 from pbkv_cluster.predictor_service.experts import EXPERTS
 from pbkv_cluster.predictor_service.explanation import Explanation
@@ -37,7 +37,7 @@ class Predictor(ABC):
         """
 
     @abstractmethod
-    def forecast(self, workflows: Sequence[str], epoch: int, made_at: float) -> list[Forecast]:
+    def forecast(self, workflows: Sequence[str], epoch: int, made_at: float) -> Forecasts:
         """One forecast for each of `workflows`, in their order, from what has been observed so far.
 
         Steps count in the order in which they start; branches that run side by side are one sequence. Agents are named by
@@ -59,7 +59,7 @@ class Predictor(ABC):
 
     def explain(self, workflow: str) -> Explanation | None:
         """Why the forecast of a workflow is what it is; None if it was never observed. By default the forecast alone."""
-        (forecast,) = self.forecast([workflow], 0, 0.0)
+        forecast = self.forecast([workflow], 0, 0.0)[0]
         return Explanation(forecast.steps, forecast.predictability, begun=forecast.step + 1)
 
     def train(self) -> None:  # noqa: B027  # most have learnt by then

@@ -8,12 +8,14 @@ import numpy as np
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
-from pbkv_cluster.core.forecast import Forecast, StepForecast
+from pbkv_cluster.core.forecast import StepForecast
+from pbkv_cluster.core.forecasts import Forecasts
 from pbkv_cluster.predictor_service import state_bytes
 from pbkv_cluster.predictor_service.base import Predictor
+from pbkv_cluster.predictor_service.experts import Floats
 from pbkv_cluster.predictor_service.explanation import Explanation, Opinion
 from pbkv_cluster.predictor_service.graph_walk import GraphWalk
-from pbkv_cluster.predictor_service.naming import steps_of
+from pbkv_cluster.predictor_service.naming import Named, named
 from pbkv_cluster.predictor_service.situation import END
 from pbkv_cluster.predictor_service.state_file import StateRefused
 from pbkv_cluster.predictor_service.track import Track
@@ -53,49 +55,32 @@ class ExpertPredictor(Predictor):
         if event.kind is EventKind.WORKFLOW_ENDED:
             del self._tracks[event.workflow]
 
-    def forecast(self, workflows: Sequence[str], epoch: int, made_at: float) -> list[Forecast]:
+    def forecast(self, workflows: Sequence[str], epoch: int, made_at: float) -> Forecasts:
+        asked: dict[WorkloadModel | None, list[int]] = {}
         tracks = [self._tracks.get(name) for name in workflows]
-        asked: dict[WorkloadModel, list[int]] = {}
         for at, track in enumerate(tracks):
-            if track is not None and track.model is not None and track.moments:
-                asked.setdefault(track.model, []).append(at)
-        unknown = (StepForecast({}, 1.0),) * self._config.horizon
-        found: list[tuple[StepForecast, ...]] = [unknown] * len(workflows)
+            asked.setdefault(track.model if track is not None and track.moments else None, []).append(at)
+        parts = []
         for model, places in asked.items():
             chosen = [tracks[at] for at in places]
-            rows = model.forecast([track.moments[-1][-1] for track in chosen if track is not None])
-            for at, steps in zip(places, steps_of(model, chosen, rows), strict=True):
-                found[at] = steps
-        return [
-            Forecast(
-                name,
-                epoch,
-                made_at,
-                steps,
-                0.0 if track is None or track.model is None else track.model.predictability.value,
-                -1 if track is None else track.number,
-            )
-            for name, track, steps in zip(workflows, tracks, found, strict=True)
-        ]
+            rows = None if model is None else model.forecast([track.moments[-1][-1] for track in chosen if track is not None])
+            parts.append(self._told(model, [workflows[at] for at in places], chosen, rows, epoch, made_at))
+        found = Forecasts.joined(parts)
+        return found if len(parts) <= 1 else found.take(np.argsort([at for places in asked.values() for at in places]))
 
     def explain(self, workflow: str) -> Explanation | None:
         track = self._tracks.get(workflow)
         if track is None or track.model is None:
             return None
         model = track.model
-        (forecast,) = self.forecast([workflow], 0, 0.0)
+        forecast = self.forecast([workflow], 0, 0.0)[0]
         opinions: tuple[Opinion, ...] = ()
         moment = track.moments[-1][-1] if track.moments else None
-        if moment is not None and moment.outputs is not None:
-            came = len(model.labels) - moment.outputs.shape[2]  # agents, since the experts were asked
-            outputs = np.pad(moment.outputs, ((0, 0), (0, 0), (0, came)))
+        if moment is not None:
+            (said,) = model.ask([moment])
             opinions = tuple(
-                Opinion(
-                    name,
-                    tuple(model.mixture.weights[moment.phase, :, at].tolist()),
-                    steps_of(model, [track], outputs[at : at + 1])[0] if outputs[at].any() else (),
-                )
-                for at, name in enumerate(self._experts)
+                Opinion(name, tuple(weights.tolist()), self._steps(model, track, rows))
+                for name, weights, rows in zip(self._experts, model.mixture.weights[moment.phase].T, said, strict=True)
             )
         known = moment is not None and moment.phase == 1
         return Explanation(forecast.steps, forecast.predictability, track.workload, track.steps, known, opinions)
@@ -145,7 +130,7 @@ class ExpertPredictor(Predictor):
                 if track.model is not None:
                     if event.graph is not None:
                         track.model.declare([node.agent for node in event.graph.nodes], track.own)
-                    self._remember(track, finished=False, new_step=True)
+                    self._remember(track, finished=False, new_step=False)
             case EventKind.STEP_STARTED:
                 self._began(track, event)
             case EventKind.STEP_FINISHED:
@@ -198,3 +183,34 @@ class ExpertPredictor(Predictor):
         if track.agents:
             model.predictability.seen(track.agents[-1], label)
         self._unlearnt[model] = None
+
+    def _told(
+        self,
+        model: WorkloadModel | None,
+        workflows: list[str],
+        tracks: Sequence[Track | None],
+        rows: Floats | None,
+        epoch: int,
+        made_at: float,
+    ) -> Forecasts:
+        """Forecasts of workflows of one model, by agents' names. Without a model, they go on with any agents."""
+        number = len(workflows)
+        if model is None or rows is None:
+            shape, nobody = (number, self._config.horizon), np.zeros(0, dtype=np.int32)
+            steps = Named(np.ones(shape, np.float32), np.zeros(shape, np.int32), nobody, nobody.astype(np.float32), [])
+        else:
+            steps = named(model, tracks, rows)
+        return Forecasts(
+            workflows,
+            np.full(number, epoch, dtype=np.uint64),
+            np.full(number, made_at),
+            np.full(number, 0.0 if model is None else model.predictability.value, dtype=np.float32),
+            np.array([-1 if track is None else track.number for track in tracks], dtype=np.int32),
+            np.zeros(number, dtype=np.bool_),
+            np.full(number, self._config.horizon, dtype=np.int32),
+            *steps,
+        )
+
+    def _steps(self, model: WorkloadModel, track: Track, rows: Floats) -> tuple[StepForecast, ...]:
+        """What one row of an expert says; nothing, where it abstains."""
+        return self._told(model, [""], [track], rows[None], 0, 0.0)[0].steps if rows.any() else ()

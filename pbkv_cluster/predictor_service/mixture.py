@@ -6,7 +6,6 @@ as well as the others (specialists: Freund, Schapire, Singer, Warmuth, STOC 1997
 learnt online, which is the inverse of the temperature of Guo et al. (On calibration of modern neural networks, ICML 2017).
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,28 +48,29 @@ class Mixture:
         powered *= known
         return powered
 
-    def seen(self, said: Floats, phases: Sequence[int], steps: Sequence[int], columns: Sequence[int]) -> None:
-        """What the experts had said, at one or several moments, of steps that have come now. They count together.
+    def seen(self, said: Floats, phases: npt.NDArray[np.intp], came: npt.NDArray[np.intp]) -> None:
+        """What the experts had said at one or several moments, and what came. All count together.
 
         Args:
-            said: [moments, experts, columns].
+            said: probabilities [moments, experts, K, columns].
             phases: of each moment.
-            steps: of the horizon, from 0, that it was for each.
-            columns: that came, for each; one that was not known is -1.
+            came: columns [moments, K]; one that is not known is -1.
         """
-        horizon, experts = self.weights.shape[1:]
-        places = np.array(phases) * horizon + np.array(steps)
-        came = np.array(columns)
+        experts = self.weights.shape[2]
+        every = said.swapaxes(1, 2).reshape(-1, experts, said.shape[3])
+        horizon = said.shape[2]
+        places = (phases[:, None] * horizon + np.arange(horizon)).ravel()
+        came = came.ravel()
         weights, powers = self.weights.reshape(-1, experts), self.powers.reshape(-1)
-        joint = np.einsum("mes,me->ms", said, weights[places].astype(np.float32))
+        joint = np.einsum("mes,me->ms", every, weights[places].astype(np.float32))
         totals = joint.sum(axis=1)
         known = np.flatnonzero((totals > 0.0) & (came >= 0))
         if not len(known):
             return
-        said, places, came = said[known], places[known], came[known]
+        every, places, came = every[known], places[known], came[known]
         joint = joint[known] / totals[known, None] + _TINY
         each = np.arange(len(known))
-        chances = np.where(said.any(axis=2), said[each, :, came], joint[each, came][:, None])
+        chances = np.where(every.any(axis=2), every[each, :, came], joint[each, came][:, None])
         chances = np.maximum(chances, _FLOOR)
         gains = np.zeros_like(weights)
         np.add.at(gains, places, np.log(chances / chances.max(axis=1, keepdims=True)))

@@ -15,6 +15,7 @@ from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from pbkv_cluster.core.events import MAX_HIDDEN_BYTES, EventKind, WorkflowEvent
 from pbkv_cluster.core.forecast import Forecast
+from pbkv_cluster.core.forecasts import Forecasts
 from pbkv_cluster.core.pieces import PIECES
 from pbkv_cluster.core.words import WORD_BITS, WORDS
 from pbkv_cluster.predictor_service.base import PREDICTORS, Predictor
@@ -111,7 +112,7 @@ class PredictorService:
             self._wake.set()
         return Reported(accepted, len(events) - accepted)
 
-    def predict(self, workflows: Sequence[str]) -> list[Forecast]:
+    def predict(self, workflows: Sequence[str]) -> Forecasts:
         """Present forecasts of those of `workflows` that are open, or known to have ended; others are left out.
 
         Raises:
@@ -171,12 +172,15 @@ class PredictorService:
         while self._open and next(iter(self._open.values())).heard_at < oldest_allowed:
             self._drop_longest_silent()
         changed, self._changed = self._changed, {}
-        forecasts = self._forecast(changed) if changed and self._subscriptions else []
+        if not changed or not self._subscriptions:
+            return 0
+        forecasts = self._forecast(changed)
         for subscription in self._subscriptions:
-            wanted = forecasts
+            wanted: Sequence[int] = range(len(forecasts))
             if subscription.placed_only:
-                wanted = [each for each in forecasts if _is_on(subscription.name, changed[each.workflow])]
-            if wanted and subscription.offer(wanted):
+                held = enumerate(map(changed.__getitem__, forecasts.workflows))
+                wanted = [at for at, workers in held if _is_on(subscription.name, workers)]
+            if wanted and subscription.offer(forecasts, wanted):
                 log.warning("subscriber %r fell behind: it is sent a snapshot", subscription.name)
         return len(forecasts)
 
@@ -236,17 +240,20 @@ class PredictorService:
         self.predictor.forget(name)
         self._changed.pop(name, None)
 
-    def _snapshot(self, subscription: Subscription) -> list[Forecast]:
+    def _snapshot(self, subscription: Subscription) -> Forecasts:
         if not subscription.placed_only:
             return self._forecast(self._open)
         return self._forecast([name for name, state in self._open.items() if _is_on(subscription.name, state.workers)])
 
-    def _forecast(self, workflows: Collection[str]) -> list[Forecast]:
+    def _forecast(self, workflows: Collection[str]) -> Forecasts:
         self._epoch += 1
         made_at = self._clock.wall()
         alive = [name for name in workflows if name in self._open]
+        forecasts = self.predictor.forecast(alive, self._epoch, made_at)
+        if len(alive) == len(workflows):
+            return forecasts
         over = [Forecast(name, self._epoch, made_at, (), ended=True) for name in workflows if name not in self._open]
-        return self.predictor.forecast(alive, self._epoch, made_at) + over
+        return Forecasts.joined([forecasts, Forecasts.of(over)])
 
     def _check_running(self) -> None:
         if self._failure:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from zlib import crc32
 
 from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.predictor_service.graph_walk import GraphWalk
@@ -27,3 +29,13 @@ class Situation:
     hidden: bytes = b""  # of the latest finished step: projected hidden state, little-endian float16; empty: not known
     graph: StepGraph | None = None  # that the client declared
     walk: GraphWalk | None = None  # where the workflow stands in it
+
+
+@lru_cache(maxsize=8192)  # workflows of a workload go the same ways
+def hashes_of_agents(agents: tuple[str, ...]) -> tuple[int, ...]:
+    """Hashes, of 32 bits, of the latest agent, of the latest two, and so on up to all that are given."""
+    found, code = [], 0
+    for label in reversed(agents):
+        code = crc32(label.encode() + b"\0", code)
+        found.append(code)
+    return tuple(found)

@@ -2,19 +2,48 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Self
 
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.core.forecast import Forecast
+from pbkv_cluster.core.forecasts import Forecasts
+
+_MOST_HELD = 4096
 
 
 class Batch(NamedTuple):
     """What travels together."""
 
-    forecasts: list[Forecast]
+    forecasts: Forecasts
     snapshot: bool  # holds every open workflow: forget those it does not name
     access: bytes = b""  # a part of the access model
+
+
+class _Waiting:
+    """The newest forecast of each workflow, in the batches in which they came."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, tuple[Forecasts, int]] = {}
+        self._held = 0  # forecasts in these batches, those that have been replaced among them
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def add(self, forecasts: Forecasts, places: Sequence[int]) -> None:
+        for at in places:
+            self._places[forecasts.workflows[at]] = forecasts, at
+        self._held += len(forecasts)
+        if self._held > _MOST_HELD + 2 * len(self):
+            all_that_count = self.joined()
+            self._places = {name: (all_that_count, at) for at, name in enumerate(all_that_count.workflows)}
+            self._held = len(all_that_count)
+
+    def joined(self) -> Forecasts:
+        by_batch: dict[int, tuple[Forecasts, list[int]]] = {}
+        for forecasts, at in self._places.values():
+            by_batch.setdefault(id(forecasts), (forecasts, []))[1].append(at)
+        parts = [each if places == list(range(len(each))) else each.take(places) for each, places in by_batch.values()]
+        return Forecasts.joined(parts)
 
 
 class Subscription:
@@ -31,7 +60,7 @@ class Subscription:
         self,
         name: str,
         limit: int,
-        snapshot: Callable[["Subscription"], list[Forecast]],
+        snapshot: Callable[["Subscription"], Forecasts],
         on_close: Callable[["Subscription"], None],
         placed_only: bool = False,
     ) -> None:
@@ -47,7 +76,7 @@ class Subscription:
         self._limit = limit
         self._snapshot = snapshot
         self._on_close = on_close
-        self._waiting: dict[str, Forecast] = {}
+        self._waiting = _Waiting()
         self._parts: deque[bytes] = deque()
         self._behind = True
         self.closed = False
@@ -55,13 +84,16 @@ class Subscription:
         self._ready = asyncio.Event()
         self._ready.set()
 
-    def offer(self, forecasts: Iterable[Forecast]) -> bool:
-        """Adds forecasts; never waits. Returns whether this made the reader fall behind, to be sent a snapshot."""
+    def offer(self, forecasts: Forecasts, places: Sequence[int]) -> bool:
+        """Adds forecasts, those at some places; never waits.
+
+        Returns whether this made the reader fall behind, to be sent a snapshot.
+        """
         if self._behind or self.closed:
             return False
-        self._waiting.update((forecast.workflow, forecast) for forecast in forecasts)
+        self._waiting.add(forecasts, places)
         if len(self._waiting) > self._limit:
-            self._waiting = {}
+            self._waiting = _Waiting()
             self._behind = True
         self._ready.set()
         return self._behind
@@ -82,7 +114,7 @@ class Subscription:
         if not self.closed:
             self.closed = True
             self._failure = failure
-            self._waiting = {}
+            self._waiting = _Waiting()
             self._parts.clear()
             self._ready.set()
             self._on_close(self)
@@ -100,8 +132,8 @@ class Subscription:
         if self.closed:
             raise StopAsyncIteration
         behind, self._behind = self._behind, False
-        waiting, self._waiting = self._waiting, {}
+        waiting, self._waiting = self._waiting, _Waiting()
         part = self._parts.popleft() if self._parts and not behind else b""
         if not self._parts:
             self._ready.clear()
-        return Batch(self._snapshot(self) if behind else list(waiting.values()), behind, part)
+        return Batch(self._snapshot(self) if behind else waiting.joined(), behind, part)

@@ -15,22 +15,18 @@ from pbkv_cluster.predictor_service.situation import Situation
 from pbkv_cluster.predictor_service.training import Trainer
 
 _MOST_LESSONS = 256  # that wait to be learnt
-_MOST_TOLD = 8 * _MOST_LESSONS  # steps that came, which wait for the same
-_MOMENTS = 48  # that are told what came at a time: they count together, as if the experts' weights were the same for all
 _ASKED = 1024  # that are forecast at a time: experts take some ten times the memory of what comes of it
 _LESSONS = 16  # that are learnt at a time: a millisecond or two
 
 
 class Moment:
-    """A situation that was or may be forecast: what each expert reads of it, and what it said."""
+    """A situation that was or may be forecast: what each expert reads of it."""
 
-    __slots__ = ("came", "features", "outputs", "phase", "version")
+    __slots__ = ("came", "features", "phase")
 
     def __init__(self, features: list[Any], phase: int) -> None:
         self.features = features
         self.phase = phase  # 0 before the output of the latest step was known, 1 after
-        self.outputs: Floats | None = None  # [experts, K, columns]
-        self.version = 0  # of the columns in `outputs`
         self.came: list[str] = []  # labels of the steps behind it
 
 
@@ -40,8 +36,6 @@ class WorkloadModel:
     def __init__(self, config: PredictorConfig, experts: Sequence[str]) -> None:
         self._config = config
         self._names = tuple(experts)
-        self._version = 0  # grows when columns are renumbered
-        self._told: list[tuple[Moment, int, str]] = []  # what came of moments, and at which of their steps
         self._lessons: list[Moment] = []
         self._start(Labels(config.max_agents))
 
@@ -75,29 +69,30 @@ class WorkloadModel:
             assert kept is not None
             for expert in self.experts:
                 expert.keep(kept)
-            self._version += 1
 
     def forecast(self, moments: Sequence[Moment]) -> Floats:
         """Calibrated probabilities [moments, K, columns]; those of a step add up to 1, or are all 0: nobody knows."""
-        self._ask(moments)
-        outputs = np.zeros((len(moments), len(self.experts), self._config.horizon, len(self.labels)), dtype=np.float32)
-        for at, moment in enumerate(moments):
-            assert moment.outputs is not None
-            outputs[at, :, :, : moment.outputs.shape[2]] = moment.outputs
-        return self.mixture.join(outputs, np.array([moment.phase for moment in moments]))
+        phases = np.array([moment.phase for moment in moments])
+        parts = range(0, len(moments), _ASKED)
+        joint = [self.mixture.join(self.ask(moments[at : at + _ASKED]), phases[at : at + _ASKED]) for at in parts]
+        return joint[0] if len(joint) == 1 else np.concatenate(joint)
+
+    def ask(self, moments: Sequence[Moment]) -> Floats:
+        """What each expert says of moments: probabilities [moments, experts, K, columns]."""
+        said = np.empty((len(moments), len(self.experts), self._config.horizon, len(self.labels)), dtype=np.float32)
+        for number, expert in enumerate(self.experts):
+            said[:, number] = expert.forecast([moment.features[number] for moment in moments])
+        return said
 
     def came(self, moments: Iterable[tuple[int, Moment]], label: str) -> None:
         """Tells what came of moments, each at one of its K steps, from 0: the lowest that it does not know yet."""
         for step, moment in moments:
-            self._told.append((moment, step, label))
+            assert step == len(moment.came)
             moment.came.append(label)
             if len(moment.came) == self._config.horizon:
                 self._lessons.append(moment)
-        if len(self._lessons) > _MOST_LESSONS or len(self._told) > _MOST_TOLD:
-            while self._told:
-                self._weigh()
-            if self._lessons:
-                self._teach()  # and no more at once: forecasts wait
+        if len(self._lessons) > _MOST_LESSONS:
+            self.learn_some()  # and no more at once: forecasts wait
 
     def learn(self) -> None:
         """Takes in all that waits."""
@@ -105,32 +100,18 @@ class WorkloadModel:
             pass
 
     def learn_some(self) -> bool:
-        """Takes in a part of what waits: weighs the experts by what has come, or hands them a few lessons.
+        """Takes in a few of the lessons that wait: moments of which all that they forecast has come.
 
-        Lessons are moments of which all that they forecast has come. Returns whether more waits.
+        First experts are weighed by what they say of them, then they learn what came. Returns whether more waits.
         """
-        if self._told:
-            self._weigh()
-        elif self._lessons:
-            self._teach()
-        return bool(self._told or self._lessons)
-
-    def _weigh(self) -> None:
-        told, self._told = self._told[:_MOMENTS], self._told[_MOMENTS:]
-        self._ask(dict.fromkeys(moment for moment, _, _ in told))
-        said = np.zeros((len(told), len(self.experts), len(self.labels)), dtype=np.float32)
-        for at, (moment, step, _) in enumerate(told):
-            assert moment.outputs is not None
-            said[at, :, : moment.outputs.shape[2]] = moment.outputs[:, step]
-        columns = [self.labels.column(label) for _, _, label in told]
-        self.mixture.seen(said, [moment.phase for moment, _, _ in told], [step for _, step, _ in told], columns)
-
-    def _teach(self) -> None:
         lessons, self._lessons = self._lessons[:_LESSONS], self._lessons[_LESSONS:]
-        targets = [tuple(map(self.labels.column, moment.came)) for moment in lessons]
-        for number, expert in enumerate(self.experts):
-            each = zip(lessons, targets, strict=True)
-            expert.learn([Lesson(moment.features[number], target) for moment, target in each])
+        if lessons:
+            targets = [tuple(map(self.labels.column, moment.came)) for moment in lessons]
+            self.mixture.seen(self.ask(lessons), np.array([moment.phase for moment in lessons]), np.array(targets))
+            for number, expert in enumerate(self.experts):
+                each = zip(lessons, targets, strict=True)
+                expert.learn([Lesson(moment.features[number], target) for moment, target in each])
+        return bool(self._lessons)
 
     def train(self, trainer: Trainer, now: bool = False) -> None:
         """Has experts trained for whom it is time, or all of them `now`."""
@@ -152,17 +133,6 @@ class WorkloadModel:
             if expert.wants_whole:
                 each = zip(moments, targets, strict=True)
                 expert.ended([Lesson(moment.features[number], target) for (_, moment), target in each])
-
-    def _ask(self, moments: Iterable[Moment]) -> None:
-        """Has the experts forecast the moments of which nothing is known, or no longer fits the columns."""
-        unknown = [moment for moment in moments if moment.outputs is None or moment.version != self._version]
-        for start in range(0, len(unknown), _ASKED):
-            part = unknown[start : start + _ASKED]
-            outputs = np.empty((len(part), len(self.experts), self._config.horizon, len(self.labels)), dtype=np.float32)
-            for at, expert in enumerate(self.experts):
-                outputs[:, at] = expert.forecast([moment.features[at] for moment in part])
-            for moment, output in zip(part, outputs, strict=True):
-                moment.outputs, moment.version = output.copy(), self._version  # else one moment would keep all of them
 
     def dump(self) -> dict[str, Any]:
         """What has been learnt, with all that waits."""

@@ -3,9 +3,11 @@
 import secrets
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
-from pbkv_cluster.core.forecast import Forecast, StepForecast
+from pbkv_cluster.core.forecasts import Forecasts
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.core.tokens import TOKEN_BYTES
@@ -216,51 +218,66 @@ def event_from_wire(message: predictor_pb2.WorkflowEvent) -> WorkflowEvent:
     )
 
 
-def forecasts_to_wire(forecasts: Iterable[Forecast], snapshot: bool = False) -> predictor_pb2.ForecastBatch:
-    """One batch; each agent's name travels once."""
-    batch = predictor_pb2.ForecastBatch(snapshot=snapshot)
-    positions: dict[str, int] = {}
-    for forecast in forecasts:
-        message = batch.forecasts.add(
-            workflow_id=forecast.workflow,
-            epoch=forecast.epoch,
-            made_at_s=forecast.made_at,
-            predictability=forecast.predictability,
-            step=None if forecast.step < 0 else forecast.step,
-            ended=forecast.ended,
-        )
-        for step in forecast.steps:
-            message.steps.add(
-                agents=[positions.setdefault(agent, len(positions)) for agent in step.agents],
-                probabilities=step.agents.values(),
-                survival=step.survival,
-            )
-    batch.agents.extend(positions)
-    return batch
+def forecasts_to_wire(forecasts: Forecasts, snapshot: bool = False) -> predictor_pb2.ForecastBatch:
+    """One batch; each agent's name travels once, if at all."""
+    told = forecasts.compact()
+    forecast = np.arange(told.survival.shape[1]) < told.lengths[:, None]  # which of the K steps
+    return predictor_pb2.ForecastBatch(
+        agents=told.names,
+        snapshot=snapshot,
+        workflow_ids=told.workflows,
+        epochs=told.epochs.tolist(),
+        made_at_s=told.made_at.tolist(),
+        predictabilities=told.predictability.tolist(),
+        behind_steps=told.behind.tolist(),
+        ended=told.ended.tolist(),
+        step_counts=told.lengths.tolist(),
+        survivals=told.survival[forecast].tolist(),
+        agent_counts=told.named[forecast].tolist(),
+        agent_positions=told.agents.tolist(),
+        probabilities=told.chances.tolist(),
+    )
 
 
-def forecasts_from_wire(batch: predictor_pb2.ForecastBatch) -> list[Forecast]:
+def forecasts_from_wire(batch: predictor_pb2.ForecastBatch) -> Forecasts:
     """Raises:
-    InvalidArgument: a forecast refers to an agent that the batch does not name, or its rows do not fit together.
+    InvalidArgument: columns of the batch do not fit together, or refer to an agent that it does not name.
     """
-    names = list(batch.agents)
-    forecasts = []
-    for message in batch.forecasts:
-        steps = []
-        for step in message.steps:
-            if len(step.agents) != len(step.probabilities) or any(agent >= len(names) for agent in step.agents):
-                raise InvalidArgument("forecasts.steps.agents", f"do not fit the batch, in workflow {message.workflow_id!r}")
-            agents = {names[agent]: p for agent, p in zip(step.agents, step.probabilities, strict=True)}
-            steps.append(StepForecast(agents, step.survival))
-        forecasts.append(
-            Forecast(
-                workflow=message.workflow_id,
-                epoch=message.epoch,
-                made_at=message.made_at_s,
-                steps=tuple(steps),
-                predictability=message.predictability,
-                step=message.step if message.HasField("step") else -1,
-                ended=message.ended,
-            )
-        )
-    return forecasts
+    number = len(batch.workflow_ids)
+    lengths = np.array(batch.step_counts, dtype=np.int32)
+    counts = np.array(batch.agent_counts, dtype=np.int32)
+    agents = np.array(batch.agent_positions, dtype=np.int32)
+    for name, want in (
+        ("epochs", number),
+        ("made_at_s", number),
+        ("predictabilities", number),
+        ("behind_steps", number),
+        ("ended", number),
+        ("step_counts", number),
+        ("survivals", lengths.sum()),
+        ("agent_counts", lengths.sum()),
+        ("agent_positions", counts.sum()),
+        ("probabilities", counts.sum()),
+    ):
+        have = len(getattr(batch, name))
+        if have != want:
+            raise InvalidArgument(f"forecasts.{name}", f"must have {want} entries in this batch, got {have}")
+    if len(agents) and agents.max() >= len(batch.agents):
+        raise InvalidArgument("forecasts.agent_positions", f"{agents.max()} is none of the {len(batch.agents)} agents")
+    forecast = np.arange(lengths.max(initial=0)) < lengths[:, None]
+    survival, named = np.zeros(forecast.shape, dtype=np.float32), np.zeros(forecast.shape, dtype=np.int32)
+    survival[forecast], named[forecast] = batch.survivals, counts
+    return Forecasts(
+        list(batch.workflow_ids),
+        np.array(batch.epochs, dtype=np.uint64),
+        np.array(batch.made_at_s, dtype=np.float64),
+        np.array(batch.predictabilities, dtype=np.float32),
+        np.array(batch.behind_steps, dtype=np.int32),
+        np.array(batch.ended, dtype=np.bool_),
+        lengths,
+        survival,
+        named,
+        agents,
+        np.array(batch.probabilities, dtype=np.float32),
+        list(batch.agents),
+    )

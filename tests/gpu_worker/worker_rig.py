@@ -15,6 +15,7 @@ from grpc import aio
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.forecast import Forecast
+from pbkv_cluster.core.forecasts import Forecasts
 from pbkv_cluster.core.tokens import pack, unpack
 from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.gpu_worker.worker import Worker, WorkerFacts
@@ -199,7 +200,7 @@ class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
 
     def send(self, forecasts: Iterable[Forecast]) -> None:
         for _, queue in self.subscribers:
-            queue.put_nowait(convert.forecasts_to_wire(forecasts))
+            queue.put_nowait(convert.forecasts_to_wire(Forecasts.of(forecasts)))
 
     async def WatchForecasts(  # noqa: N802
         self, request: predictor_pb2.WatchForecastsRequest, context: Any

@@ -101,7 +101,7 @@ async def test_logs_go_in_and_a_model_comes_out() -> None:
         for start in range(0, 12, 3):
             assert await report(server, LOGS[start : start + 3]) == (3, 0)
             await watcher.until_equal(model_of(LOGS[: start + 3]))
-        assert not any(batch.forecasts or batch.snapshot for batch in watcher.seen[1:])
+        assert not any(batch.workflow_ids or batch.snapshot for batch in watcher.seen[1:])
 
 
 async def test_a_subscriber_that_comes_late_or_lags_is_sent_all_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,9 +157,9 @@ async def test_forecasts_come_beside_and_who_does_not_ask_gets_forecasts_alone(m
         await report(server, LOGS)
         started = WorkflowEvent(EventKind.STEP_STARTED, "running", 1, 1.0, "app", "a")
         await stub.ReportEvents(predictor_pb2.ReportEventsRequest(events=[event_to_wire(started)]), timeout=PATIENCE_S)
-        assert [forecast.workflow_id for forecast in (await plain.take()).forecasts] == ["running"]
+        assert (await plain.take()).workflow_ids == ["running"]
         await watcher.until_equal(model_of(LOGS))
-        while not any(batch.forecasts for batch in watcher.seen):
+        while not any(batch.workflow_ids for batch in watcher.seen):
             await watcher.take()
         assert not any(batch.access_model for batch in plain.seen)
 

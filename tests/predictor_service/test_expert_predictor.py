@@ -236,7 +236,7 @@ def test_forecasts_are_distributions_and_follow_from_events_alone(
         found = []
         for predictor in runs:
             predictor.observe(event)
-            found.append(predictor.forecast(sorted(sequences), 0, 0.0))
+            found.append(list(predictor.forecast(sorted(sequences), 0, 0.0)))
             predictor.learn()
         assert found[0] == found[1]
         for forecast in found[0]:

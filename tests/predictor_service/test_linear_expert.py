@@ -13,7 +13,7 @@ from pbkv_cluster.predictor_service import state_bytes
 from pbkv_cluster.predictor_service.experts import EXPERTS, Expert, Lesson
 from pbkv_cluster.predictor_service.experts.column_places import MOST, ColumnPlaces
 from pbkv_cluster.predictor_service.experts.linear import Linear
-from pbkv_cluster.predictor_service.experts.situation_hashes import HASHES, hashes_of, values_of
+from pbkv_cluster.predictor_service.experts.situation_hashes import HASHES, VALUES, record_of
 from pbkv_cluster.predictor_service.experts.softmax_table import RATE, START, SoftmaxTable
 from pbkv_cluster.predictor_service.labels import Labels
 from pbkv_cluster.predictor_service.situation import Situation
@@ -69,18 +69,19 @@ def test_it_goes_by_its_name() -> None:
 
 def test_a_step_follows_the_gradient_that_autograd_finds() -> None:
     rng = np.random.default_rng(3)
-    hashes = rng.choice(HASHES, 20, replace=False).astype(np.uint16)
-    values = rng.random(20).astype(np.float32)
-    table = SoftmaxTable(HASHES, 3)
+    record = np.concatenate(([12, 8], rng.choice(HASHES, 20, replace=False))).astype(np.uint16)
+    by_size = rng.random((16, 2)).astype(np.float32)
+    values = by_size[[12, 8], [0, 1]].repeat((12, 8))
+    table = SoftmaxTable(HASHES, 3, by_size)
     weights = torch.zeros((20, 5), requires_grad=True)
     squares = torch.full((20, 5), START)
     for place in (2, 4, 2, 0):
-        table.learn(hashes, values, np.array([20]), np.array([[-1, place, -1]]), 5)
+        table.learn(record, np.array([[-1, place, -1]]), 5)
         loss = -torch.log_softmax(torch.from_numpy(values) @ weights, 0)[place]
         (gradient,) = torch.autograd.grad(loss, weights)
         squares += gradient**2
         weights = (weights - RATE * gradient / squares.sqrt()).detach().requires_grad_()
-    found = table.forecast(hashes, values, np.array([20]), 5)[0]
+    found = table.forecast(record, 1, 5)[0]
     want = torch.softmax(torch.from_numpy(values) @ weights, 0).detach().numpy()
     assert found[1] == pytest.approx(want, abs=1e-5)
     assert found[[0, 2]] == pytest.approx(np.full((2, 5), 0.2))  # other steps have learnt nothing
@@ -226,17 +227,17 @@ def memory(expert: Linear) -> int:
 
 def test_a_workload_that_has_seen_little_is_small_and_one_that_has_seen_much_is_bounded() -> None:
     assert memory(taught()) < 2 << 20
-    table, rng = SoftmaxTable(HASHES, 16), np.random.default_rng(0)
+    alike = np.full((257, 1), 0.1, dtype=np.float32)
+    table, rng = SoftmaxTable(HASHES, 16, alike), np.random.default_rng(0)
     for round_ in range(700):
         table.learn(
-            rng.integers(0, HASHES, 100).astype(np.uint16),
-            np.full(100, 0.1, dtype=np.float32),
-            np.array([100]),
+            np.concatenate(([100], rng.integers(0, HASHES, 100))).astype(np.uint16),
             np.array([[3 if step == round_ % 16 else -1 for step in range(16)]]),
             4 + round_ // 25,
         )
     assert table._weights.nbytes + table._squares.nbytes < 14 << 20
-    found = table.forecast(np.arange(HASHES, dtype=np.uint16), np.full(HASHES, 0.1, dtype=np.float32), np.full(256, 256), 31)
+    every = np.arange(HASHES, dtype=np.uint16).reshape(256, 256)
+    found = table.forecast(np.pad(every, ((0, 0), (1, 0)), constant_values=256).ravel(), 256, 31)
     assert np.isfinite(found).all()
 
 
@@ -249,14 +250,15 @@ def test_features_are_packed_small() -> None:
         task=tuple(range(40)),
         words=tuple(range(200, 245)),
     )
-    found = hashes_of(seen)
-    assert len(found.rows) + len(found.sizes) < 500
-    assert len(found.rows) == 2 * sum(found.sizes)
-    values = values_of(np.frombuffer(found.sizes, dtype=np.uint8))
-    assert len(values) == sum(found.sizes)
-    assert values[0] == 1.0
-    wide = hashes_of(situation(chance, words=tuple(range(2000)), pieces=tuple(range(3000))))
-    assert len(wide.rows) == 2 * sum(wide.sizes)
+    found, groups = np.frombuffer(record_of(seen), dtype=np.uint16), VALUES.shape[1]
+    assert found.nbytes < 500
+    assert len(found) == groups + found[:groups].sum()
+    assert found[:groups].tolist() == [1, 8, 3, 2, 30, 45, 44, 6, 40]
+    repeated = np.frombuffer(record_of(situation(chance, words=(5, 5, 6, 5))), dtype=np.uint16)
+    assert repeated[5:8].tolist() == [2, 3, 6]  # each word once, pairs as they come
+    wide = np.frombuffer(record_of(situation(chance, words=tuple(range(2000)), pieces=tuple(range(3000)))), dtype=np.uint16)
+    assert len(wide) == groups + wide[:groups].sum()
+    assert wide[:groups].max() < len(VALUES)
 
 
 def test_columns_share_the_last_place_as_they_come() -> None:

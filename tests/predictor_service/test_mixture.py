@@ -20,20 +20,22 @@ def rows(*chances: list[float]) -> np.ndarray:
 
 def seen(mixture: Mixture, outputs: np.ndarray, phase: int, step: int, column: int) -> None:
     """What one moment's outputs foretold of a step, and what came."""
-    mixture.seen(outputs[None, :, step, :], [phase], [step], [column])
+    came = np.full((1, outputs.shape[1]), -1)
+    came[0, step] = column
+    mixture.seen(outputs[None], np.array([phase]), came)
 
 
 def test_moments_that_learn_together_learn_what_they_learn_alone() -> None:
     draws = np.random.default_rng(4)
     together, alone = Mixture(3, 3), Mixture(3, 3)
     for _ in range(50):
-        places = [(0, 0), (1, 0), (0, 2)]
-        said = draws.dirichlet(np.ones(5), size=(len(places), 3)).astype(np.float32)
+        said = draws.dirichlet(np.ones(5), size=(2, 3, 3)).astype(np.float32)
         said[1, 2] = 0.0  # abstains
-        column = int(draws.integers(-1, 5))
-        together.seen(said, [phase for phase, _ in places], [step for _, step in places], [column] * len(places))
-        for each, (phase, step) in zip(said, places, strict=True):
-            alone.seen(each[None], [phase], [step], [column])
+        came = draws.integers(-1, 5, size=(2, 3))
+        together.seen(said, np.array([0, 1]), came)
+        for at, phase in enumerate((0, 1)):
+            for step in range(3):
+                seen(alone, said[at], phase, step, int(came[at, step]))
     assert together.weights == pytest.approx(alone.weights)
     assert together.powers == pytest.approx(alone.powers)
 
@@ -53,8 +55,8 @@ def test_weights_by_hand() -> None:
 
 def test_several_steps_of_one_kind_count_together() -> None:
     mixture = Mixture(2, 1)
-    said = np.concatenate([rows([0.9, 0.1], [0.5, 0.5])[None, :, 0], rows([0.2, 0.8], [0.6, 0.4])[None, :, 0]])
-    mixture.seen(said, [0, 0], [0, 0], [0, 1])
+    said = np.stack([rows([0.9, 0.1], [0.5, 0.5]), rows([0.2, 0.8], [0.6, 0.4])])
+    mixture.seen(said, np.array([0, 0]), np.array([[0], [1]]))
     one, two = (0.9 * 0.8) ** RATE, (0.5 * 0.4) ** RATE
     kept = (1 - SHARE) ** 2
     assert mixture.weights[0, 0] == pytest.approx([kept * each / (one + two) + (1 - kept) / 2 for each in (one, two)])
@@ -62,9 +64,9 @@ def test_several_steps_of_one_kind_count_together() -> None:
 
 def test_a_very_long_batch_leaves_weights() -> None:
     mixture, moments = Mixture(2, 1), 2000
-    in_turn = [rows([1.0, 0.0], [0.0, 1.0])[:, 0], rows([0.0, 1.0], [1.0, 0.0])[:, 0]]
+    in_turn = [rows([1.0, 0.0], [0.0, 1.0]), rows([0.0, 1.0], [1.0, 0.0])]
     said = np.stack(in_turn * (moments // 2))
-    mixture.seen(said, [0] * moments, [0] * moments, [0] * moments)
+    mixture.seen(said, np.zeros(moments, dtype=int), np.zeros((moments, 1), dtype=int))
     assert mixture.weights[0, 0] == pytest.approx([0.5, 0.5])
 
 

@@ -1,10 +1,15 @@
 """Forecasts of columns, told by agents' names."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.predictor_service.naming import NAMED_AGENTS, NAMED_FROM, steps_of
+from pbkv_cluster.core.forecast import Forecast, StepForecast
+from pbkv_cluster.core.forecasts import Forecasts
+from pbkv_cluster.predictor_service.naming import NAMED_AGENTS, NAMED_FROM, named
 from pbkv_cluster.predictor_service.track import Track
 from pbkv_cluster.predictor_service.workload_model import WorkloadModel
 
@@ -13,6 +18,14 @@ def model_of(agents: list[str]) -> WorkloadModel:
     model = WorkloadModel(PredictorConfig(), ["markov"])
     model.declare(agents, {})
     return model
+
+
+def steps_of(model: WorkloadModel, tracks: Sequence[Track | None], rows: np.ndarray) -> list[tuple[StepForecast, ...]]:
+    number, horizon = rows.shape[:2]
+    empty = Forecasts.of([Forecast("", 0, 0.0, (StepForecast({}, 1.0),) * horizon)] * number)
+    survival, counts, agents, chances, names = named(model, tracks, rows)
+    found = replace(empty, survival=survival, named=counts, agents=agents, chances=chances, names=names)
+    return [each.steps for each in found]
 
 
 def test_agents_are_told_given_that_the_workflow_goes_on() -> None:

@@ -14,6 +14,7 @@ from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecast import Forecast
+from pbkv_cluster.core.forecasts import Forecasts
 from pbkv_cluster.predictor_service import server as server_module
 from pbkv_cluster.predictor_service.base import PREDICTORS
 from pbkv_cluster.predictor_service.expert_predictor import ExpertPredictor
@@ -61,7 +62,7 @@ async def report(channel: aio.Channel, batch: Sequence[predictor_pb2.WorkflowEve
 
 async def predict(channel: aio.Channel, *names: str) -> list[Forecast]:
     request = predictor_pb2.PredictRequest(workflow_ids=names)
-    return forecasts_from_wire(await PredictorServiceStub(channel).Predict(request, timeout=10))
+    return list(forecasts_from_wire(await PredictorServiceStub(channel).Predict(request, timeout=10)))
 
 
 async def test_events_go_in_and_forecasts_come_out(channel: aio.Channel) -> None:
@@ -169,7 +170,7 @@ async def test_a_reader_that_stops_reading_blocks_nobody(server: PredictorServer
         for i in range(200):
             await report(channel, events(f"w{i}", "abcdefgh", ends=False))
             while f"w{i}" not in heard:
-                heard |= {forecast.workflow_id for forecast in (await anext(busy)).forecasts}
+                heard |= set((await anext(busy)).workflow_ids)
         idle.cancel()
 
 
@@ -248,10 +249,10 @@ async def test_a_state_that_cannot_be_read_stops_the_start(tmp_path: Path) -> No
 
 
 class _Faulty(ExpertPredictor):
-    def forecast(self, workflows: Sequence[str], epoch: int, made_at: float) -> list[Forecast]:
+    def forecast(self, workflows: Sequence[str], epoch: int, made_at: float) -> Forecasts:
         if workflows:
             raise ZeroDivisionError("a defect in a model")
-        return []
+        return Forecasts.of([])
 
 
 async def test_a_failed_broadcast_is_told_to_everyone(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecast import Forecast, StepForecast
+from pbkv_cluster.core.forecasts import Forecasts
 from pbkv_cluster.core.sampling import MAX_STOP_STRINGS, SamplingParams
 from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.core.tokens import pack
@@ -107,8 +108,9 @@ def test_events(event: WorkflowEvent) -> None:
 
 @given(st.lists(FORECASTS, max_size=4), st.booleans())
 def test_forecasts(forecasts: list[Forecast], snapshot: bool) -> None:
-    batch = predictor_pb2.ForecastBatch.FromString(convert.forecasts_to_wire(forecasts, snapshot).SerializeToString())
-    assert convert.forecasts_from_wire(batch) == forecasts
+    message = convert.forecasts_to_wire(Forecasts.of(forecasts), snapshot)
+    batch = predictor_pb2.ForecastBatch.FromString(message.SerializeToString())
+    assert list(convert.forecasts_from_wire(batch)) == forecasts
     assert batch.snapshot == snapshot
     assert len(set(batch.agents)) == len(batch.agents)
 
@@ -214,22 +216,26 @@ def test_wrong_events_name_their_field() -> None:
     assert caught.value.field == "events.step_graph.nodes"
 
 
-@pytest.mark.parametrize(
-    "step",
-    [
-        predictor_pb2.Forecast.Step(agents=[1], probabilities=[0.5]),
-        predictor_pb2.Forecast.Step(agents=[0], probabilities=[]),
-        predictor_pb2.Forecast.Step(agents=[], probabilities=[1.0]),
-    ],
-)
-def test_wrong_forecasts_name_their_field(step: predictor_pb2.Forecast.Step) -> None:
-    batch = predictor_pb2.ForecastBatch(agents=["a"], forecasts=[predictor_pb2.Forecast(workflow_id="w", steps=[step])])
-    with pytest.raises(InvalidArgument, match="workflow 'w'") as caught:
+@pytest.mark.parametrize("column", [field.name for field in predictor_pb2.ForecastBatch.DESCRIPTOR.fields][3:])
+def test_a_column_of_forecasts_that_is_too_short_or_too_long_is_named(column: str) -> None:
+    step = StepForecast({"a": 0.25, "b": 0.5}, 0.75)
+    for longer in (True, False):
+        batch = convert.forecasts_to_wire(Forecasts.of([Forecast("w", 1, 0.0, (step, step)), Forecast("v", 1, 0.0, (step,))]))
+        values = getattr(batch, column)
+        values.append(values[0]) if longer else values.pop()
+        with pytest.raises(InvalidArgument, match=r"forecasts\.\w+: must have \d+ entries in this batch, got \d+"):
+            convert.forecasts_from_wire(batch)
+
+
+def test_an_agent_that_a_batch_does_not_name_is_refused() -> None:
+    batch = convert.forecasts_to_wire(Forecasts.of([Forecast("w", 1, 0.0, (StepForecast({"a": 1.0}, 1.0),))]))
+    batch.agent_positions[0] = 1
+    with pytest.raises(InvalidArgument, match="none of the 1 agents") as caught:
         convert.forecasts_from_wire(batch)
-    assert caught.value.field == "forecasts.steps.agents"
+    assert caught.value.field == "forecasts.agent_positions"
 
 
 def test_a_name_travels_once() -> None:
     step = StepForecast({"a": 0.5, "b": 0.5}, 1.0)
-    batch = convert.forecasts_to_wire([Forecast(f"w{n}", 1, 0.0, (step, step)) for n in range(3)])
+    batch = convert.forecasts_to_wire(Forecasts.of([Forecast(f"w{n}", 1, 0.0, (step, step)) for n in range(3)]))
     assert list(batch.agents) == ["a", "b"]

@@ -10,6 +10,7 @@ import pytest
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecast import Forecast, StepForecast
+from pbkv_cluster.core.forecasts import Forecasts
 from pbkv_cluster.core.pieces import prompt_pieces
 from pbkv_cluster.predictor_service.base import PREDICTORS, Predictor
 from pbkv_cluster.simulator.prediction import END, Score, evaluate, teach
@@ -35,9 +36,9 @@ class Scripted(Predictor):
         self.seen.append(event)
         self.modes.add(self.learning)
 
-    def forecast(self, workflows: Sequence[str], epoch: int, made_at: float) -> list[Forecast]:
+    def forecast(self, workflows: Sequence[str], epoch: int, made_at: float) -> Forecasts:
         self.asked.append(len(self.seen))
-        return [Forecast(name, epoch, made_at, self.steps) for name in workflows]
+        return Forecasts.of([Forecast(name, epoch, made_at, self.steps) for name in workflows])
 
     def learn(self) -> None:
         self.learnt += 1

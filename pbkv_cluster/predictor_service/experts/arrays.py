@@ -1,14 +1,17 @@
 """Tables that grow with a workload's labels."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from pbkv_cluster.predictor_service.experts.base import Floats
 
+N = TypeVar("N", bound=np.generic)
 
-def grown(table: Floats, *shape: int) -> Floats:
+
+def grown(table: npt.NDArray[N], *shape: int) -> npt.NDArray[N]:
     """The table, or a larger copy that has at least this shape: doubled where it was too small, zeros where it is new."""
     if all(map(int.__ge__, table.shape, shape)):
         return table

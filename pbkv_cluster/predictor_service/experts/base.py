@@ -6,8 +6,7 @@ come at any time; an expert gives what it has not seen a small chance, never non
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +22,7 @@ F = TypeVar("F")
 Floats = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class Lesson(Generic[F]):
+class Lesson(NamedTuple, Generic[F]):
     """What came of a situation."""
 
     features: F

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.predictor_service.experts.base import Expert, Floats, Lesson
 from pbkv_cluster.predictor_service.experts.column_places import ColumnPlaces
-from pbkv_cluster.predictor_service.experts.situation_hashes import HASHES, Hashes, hashes_of, values_of
+from pbkv_cluster.predictor_service.experts.situation_hashes import HASHES, VALUES, record_of
 from pbkv_cluster.predictor_service.experts.softmax_table import SoftmaxTable
 from pbkv_cluster.predictor_service.labels import Labels
 from pbkv_cluster.predictor_service.situation import Situation
@@ -25,24 +25,24 @@ _TOGETHER = 16  # new lessons that make one step of gradient descent
 _SEED = 1
 
 
-class Linear(Expert[Hashes]):
+class Linear(Expert[bytes]):
     """A softmax for each of the K steps; situations before an output and behind it share no features."""
 
     def __init__(self, config: PredictorConfig, labels: Labels) -> None:
         super().__init__(config, labels)
-        self._table = SoftmaxTable(HASHES, self.horizon)
+        self._table = SoftmaxTable(HASHES, self.horizon, VALUES)
         self._places = ColumnPlaces()
-        self._recent: list[Lesson[Hashes]] = []
+        self._recent: list[Lesson[bytes]] = []
         self._forget_lessons()
 
-    def features(self, situation: Situation) -> Hashes:
-        return hashes_of(situation)
+    def features(self, situation: Situation) -> bytes:
+        return record_of(situation)
 
-    def forecast(self, features: Sequence[Hashes]) -> Floats:
+    def forecast(self, features: Sequence[bytes]) -> Floats:
         self._places.grow(len(self.labels))
-        return self._places.spread(self._table.forecast(*_joined(features), self._places.size))
+        return self._places.spread(self._table.forecast(_joined(features), len(features), self._places.size))
 
-    def learn(self, lessons: Sequence[Lesson[Hashes]]) -> None:
+    def learn(self, lessons: Sequence[Lesson[bytes]]) -> None:
         self._places.grow(len(self.labels))
         for start in range(0, len(lessons), _TOGETHER):
             self._learn(lessons[start : start + _TOGETHER])
@@ -65,27 +65,27 @@ class Linear(Expert[Hashes]):
         if not all(isinstance(part, dict) for part in parts):
             raise ValueError("places or table are missing")
         places = ColumnPlaces.restore(parts[0] or {}, len(self.labels))
-        self._table = SoftmaxTable.restore(parts[1] or {}, HASHES, self.horizon, places.size)
+        self._table = SoftmaxTable.restore(parts[1] or {}, HASHES, self.horizon, VALUES, places.size)
         self._places = places
         self._forget_lessons()
 
-    def _learn(self, lessons: Sequence[Lesson[Hashes]]) -> None:
+    def _learn(self, lessons: Sequence[Lesson[bytes]]) -> None:
         """Takes in new lessons, and with them some former ones."""
         for lesson in lessons:
             for column in lesson.targets:
                 if column >= 0:
                     self._places.came(column)
-        again: list[Lesson[Hashes]] = []
+        again: list[Lesson[bytes]] = []
         if self._recent:
             drawn = self._chance.integers(len(self._recent), size=REPLAYS * len(lessons))
             again = [self._recent[at] for at in drawn.tolist()]
         every = [*lessons, *again]
         came = np.array([[self._places.place(column) if column >= 0 else -1 for column in lesson.targets] for lesson in every])
-        self._table.learn(*_joined([lesson.features for lesson in every]), came, self._places.size)
+        self._table.learn(_joined([lesson.features for lesson in every]), came, self._places.size)
         for lesson in lessons:
             self._remember(lesson)
 
-    def _remember(self, lesson: Lesson[Hashes]) -> None:
+    def _remember(self, lesson: Lesson[bytes]) -> None:
         if len(self._recent) < RECENT_LESSONS:
             self._recent.append(lesson)
         else:
@@ -98,8 +98,5 @@ class Linear(Expert[Hashes]):
         self._chance = np.random.default_rng(_SEED)
 
 
-def _joined(features: Sequence[Hashes]) -> tuple[npt.NDArray[np.uint16], Floats, npt.NDArray[np.int64]]:
-    """Hashes and values of all features, and how many each has."""
-    hashes: npt.NDArray[np.uint16] = np.frombuffer(b"".join([each.rows for each in features]), dtype=np.uint16)
-    sizes = np.frombuffer(b"".join([each.sizes for each in features]), dtype=np.uint8).reshape(len(features), -1)
-    return hashes, values_of(sizes), np.array([len(each.rows) // 2 for each in features])
+def _joined(records: Sequence[bytes]) -> npt.NDArray[np.uint16]:
+    return np.frombuffer(b"".join(records), dtype=np.uint16)

@@ -1,7 +1,10 @@
-"""Multinomial logistic regression over hashed sparse features, learnt some examples at a time.
+"""Multinomial logistic regression over hashed sparse features, learnt one example after the other.
 
 P(place) = softmax(Σ value · weights[row]) for each of the K steps, by AdaGrad (Duchi, Hazan, Singer, JMLR 12, 2011): weight -=
 rate · g / √(Σ g²), with g = value · (P(place) - 1{it came}).
+
+An example is a record of uint16 numbers: of how many features each group has, and then the features, which are hashes, group
+by group. Records of several examples lie one behind the other.
 """
 
 from collections.abc import Sequence
@@ -9,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from pbkv_cluster.predictor_service.compiled import compiled
 from pbkv_cluster.predictor_service.experts.arrays import counts_of
 from pbkv_cluster.predictor_service.experts.base import Floats
 
@@ -20,6 +23,7 @@ START = 0.2  # of the sums of squares: a new feature's first step is a small one
 _NOTHING = 1e-8
 _MOST_ROWS = 1 << 14
 _MOST_WEIGHTS = 3 << 19  # rows times steps times places: 6 MiB, and as much for the sums of squares
+_UNIT = 4  # places come by so many: rows are added four numbers at a time
 
 Ints = npt.NDArray[np.uint16]
 
@@ -27,76 +31,46 @@ Ints = npt.NDArray[np.uint16]
 class SoftmaxTable:
     """Rows come as their hashes do. When there are no more, new hashes share those there are."""
 
-    def __init__(self, hashes: int, horizon: int) -> None:
+    def __init__(self, hashes: int, horizon: int, values: Floats) -> None:
         """Args:
         hashes: features are below it.
         horizon: K.
+        values: of a feature, by the size of its group and by its group.
         """
         self.horizon = horizon
+        self._values = values
         self._rows: Ints = np.zeros(hashes, dtype=np.uint16)  # by hash; row 0 is of none, and its weights are 0
         self._used = 1
-        self._weights: Floats = np.zeros((64, horizon, 8), dtype=np.float32)
+        self._weights: Floats = np.zeros((64, horizon, 2 * _UNIT), dtype=np.float32)
         self._squares: Floats = np.full_like(self._weights, START)
 
-    def forecast(self, hashes: npt.NDArray[np.uint16], values: Floats, counts: npt.NDArray[np.int64], places: int) -> Floats:
+    def forecast(self, records: Ints, examples: int, places: int) -> Floats:
         """Probabilities [examples, K, places].
 
         Args:
-            hashes: of all examples, one after the other.
-            values: of the features.
-            counts: features of each example.
+            records: of the examples.
+            examples: how many.
             places: outcomes that there are.
         """
         self._widen(places)
-        return self._chances(self._rows.take(hashes), values, counts, places)[:, :, :places]
+        found = np.empty((examples, self.horizon, places), dtype=np.float32)
+        _forecast(records, self._values, self._rows, self._weights, found)
+        return found
 
-    def learn(
-        self,
-        hashes: npt.NDArray[np.uint16],
-        values: Floats,
-        counts: npt.NDArray[np.int64],
-        came: npt.NDArray[np.int64],
-        places: int,
-    ) -> None:
-        """One step of gradient descent on -Σ ln P(place), all examples together.
+    def learn(self, records: Ints, came: npt.NDArray[np.int64], places: int) -> None:
+        """For each example one step of gradient descent on -Σ ln P(place).
 
         Args:
-            hashes: of all examples, one after the other.
-            values: of the features.
-            counts: features of each example.
+            records: of the examples.
             came: places [examples, K]; -1: not known.
             places: outcomes that there are.
         """
         self._widen(places)
-        rows = self._rows_of(hashes)
-        slopes = self._chances(rows, values, counts, places)
-        example, step = np.nonzero(came >= 0)
-        slopes[example, step, came[example, step]] -= 1.0
-        slopes[came < 0] = 0.0
-        slopes[np.abs(slopes) < _NOTHING] = 0.0  # their squares would be numbers too small to be fast
-        order = np.argsort(rows, kind="stable")  # of 16 bits, by radix: several times as fast
-        starts = np.flatnonzero(np.diff(rows[order].astype(np.int32), prepend=-1))
-        changed = rows[order[starts]]
-        of_example, value = np.arange(len(counts)).repeat(counts)[order], values[order]
-        flat = slopes.reshape(len(slopes), -1)
-        gradient = _sums(flat, of_example, value, starts)
-        squares, weights = (table.reshape(len(table), -1) for table in (self._squares, self._weights))
-        grown_squares = squares.take(changed, axis=0)
-        grown_squares += _sums(flat * flat, of_example, value * value, starts)
-        squares[changed] = grown_squares
-        gradient *= RATE
-        gradient /= np.sqrt(grown_squares, out=grown_squares)
-        weights[changed] = weights.take(changed, axis=0) - gradient
-
-    def _chances(self, rows: Ints, values: Floats, counts: npt.NDArray[np.int64], places: int) -> Floats:
-        """Probabilities [examples, K, width]."""
-        sums = _sums(self._weights.reshape(len(self._weights), -1), rows, values, np.cumsum(counts) - counts)
-        found = sums.reshape(len(counts), self.horizon, -1)
-        found[:, :, places:] = -np.inf
-        found -= found.max(axis=2, keepdims=True)
-        np.exp(found, out=found)
-        found /= found.sum(axis=2, keepdims=True)
-        return found
+        most = self._most_rows(self._weights.shape[2])
+        needed = min(most, self._used + _unknown(records, len(came), self._values, self._rows))
+        if needed > len(self._weights):
+            self._resize(min(most, max(needed, 2 * len(self._weights))), self._weights.shape[2])
+        self._used = _learn(records, came, self._values, self._rows, self._used, most, self._weights, self._squares, places)
 
     def keep(self, places: Sequence[int]) -> None:
         """What was place `places[i]` is place i from now on; -1: a new one."""
@@ -119,7 +93,7 @@ class SoftmaxTable:
         }
 
     @classmethod
-    def restore(cls, state: dict[str, Any], hashes: int, horizon: int, places: int) -> "SoftmaxTable":
+    def restore(cls, state: dict[str, Any], hashes: int, horizon: int, values: Floats, places: int) -> "SoftmaxTable":
         """Raises:
         ValueError: `state` is not what `dump` gives for so many places.
         """
@@ -135,39 +109,21 @@ class SoftmaxTable:
         at, rows = _whole(state, "hashes", hashes), _whole(state, "rows", used)
         if at.shape != rows.shape or len(np.unique(at)) != len(at) or not rows.all():
             raise ValueError("rows do not fit")
-        table = cls(hashes, horizon)
+        table = cls(hashes, horizon, values)
         table._rows[at] = rows
         table._used = used
         table._weights, table._squares = weights.astype(np.float32), squares
-        table._widen(max(places, 8))
+        table._resize(used, _whole_units(places))
         return table
 
-    def _rows_of(self, hashes: npt.NDArray[np.uint16]) -> Ints:
-        rows = self._rows.take(hashes)
-        if not rows.all():
-            self._add(np.unique(hashes[rows == 0]))
-            rows = self._rows.take(hashes)
-        return rows
-
-    def _add(self, hashes: npt.NDArray[np.uint16]) -> None:
-        most = self._most_rows(self._weights.shape[2])
-        own, others = hashes[: most - self._used], hashes[most - self._used :]
-        end = self._used + len(own)
-        if end > len(self._weights):
-            self._resize(min(most, max(end, 2 * len(self._weights))), self._weights.shape[2])
-        self._rows[own] = np.arange(self._used, end)
-        self._rows[others] = _shared(others, most)
-        self._used = end
-
     def _widen(self, places: int) -> None:
-        width = self._weights.shape[2]
-        if places <= width:
+        if places <= self._weights.shape[2]:
             return
-        width = max(places, 2 * width)
+        width = _whole_units(places)
         most = self._most_rows(width)
         self._resize(min(most, len(self._weights)), width)
         beyond = self._rows >= most
-        self._rows[beyond] = _shared(self._rows[beyond], most)
+        self._rows[beyond] = 1 + self._rows[beyond].astype(np.int64) % (most - 1)
         self._used = min(self._used, most)
 
     def _most_rows(self, width: int) -> int:
@@ -181,24 +137,118 @@ class SoftmaxTable:
         self._weights, self._squares = weights, squares
 
 
-def _sums(table: Floats, rows: npt.NDArray[Any], values: Floats, starts: npt.NDArray[np.int64]) -> Floats:
-    """Sums of values times rows of a table, of those from each start to the next."""
-    if len(starts) == 1:  # the cost of a call counts then
-        one: Floats = values @ table.take(rows, axis=0)
-        return one[None]
-    found: Floats = torch.nn.functional.embedding_bag(
-        torch.from_numpy(rows.astype(np.int64)),
-        torch.from_numpy(table),
-        torch.from_numpy(starts),
-        mode="sum",
-        per_sample_weights=torch.from_numpy(values),
-    ).numpy()
+@compiled
+def _scores(records: Ints, at: int, values: Floats, rows: Ints, weights: Floats, sums: Floats) -> Any:
+    """Adds up what the features of one example say: `sums` is as long as a row. Returns where the next example begins."""
+    sums[:] = 0.0
+    groups = values.shape[1]
+    feature = at + groups
+    for group in range(groups):
+        size = records[at + group]
+        value = values[size, group]
+        for each in range(feature, feature + size):
+            row = weights[rows[records[each]]]
+            for number in range(len(sums)):
+                sums[number] += value * row[number]
+        feature += size
+    return feature
+
+
+@compiled
+def _softmax(sums: Floats, places: int) -> None:
+    """Of the first places, in place; the others get 0."""
+    largest = sums[:places].max()
+    total = np.float32(0.0)
+    for place in range(places):
+        sums[place] = np.exp(sums[place] - largest)
+        total += sums[place]
+    sums[:places] /= total
+    sums[places:] = 0.0
+
+
+@compiled
+def _forecast(records: Ints, values: Floats, rows: Ints, weights: Floats, found: Floats) -> None:
+    examples, horizon, places = found.shape
+    flat = weights.reshape(len(weights), -1)
+    sums = np.empty(flat.shape[1], np.float32)
+    by_step = sums.reshape(horizon, -1)
+    at = 0
+    for example in range(examples):
+        at = _scores(records, at, values, rows, flat, sums)
+        for step in range(horizon):
+            _softmax(by_step[step], places)
+            found[example, step] = by_step[step, :places]
+
+
+@compiled
+def _unknown(records: Ints, examples: int, values: Floats, rows: Ints) -> int:
+    """Features that have no row yet, some of them counted more than once."""
+    groups, at, found = values.shape[1], 0, 0
+    for _ in range(examples):
+        begin = at + groups
+        for group in range(groups):
+            begin += records[at + group]
+        for feature in range(at + groups, begin):
+            found += rows[records[feature]] == 0
+        at = begin
     return found
 
 
-def _shared(numbers: npt.NDArray[Any], most: int) -> npt.NDArray[Any]:
-    """Rows for what has none of its own: any but the first."""
-    return 1 + numbers.astype(np.int64) % (most - 1)
+@compiled
+def _learn(
+    records: Ints,
+    came: npt.NDArray[np.int64],
+    values: Floats,
+    rows: Ints,
+    used: int,
+    most: int,
+    weights: Floats,
+    squares: Floats,
+    places: int,
+) -> int:
+    """Returns how many rows are in use then."""
+    examples, horizon = came.shape
+    groups = values.shape[1]
+    flat, flat_squares = weights.reshape(len(weights), -1), squares.reshape(len(squares), -1)
+    slopes = np.empty(flat.shape[1], np.float32)
+    by_step = slopes.reshape(horizon, -1)
+    at = 0
+    for example in range(examples):
+        end = _scores(records, at, values, rows, flat, slopes)
+        for step in range(horizon):
+            if came[example, step] < 0:
+                by_step[step] = 0.0
+                continue
+            _softmax(by_step[step], places)
+            by_step[step, came[example, step]] -= 1.0
+            for place in range(places):
+                if abs(by_step[step, place]) < _NOTHING:  # its square would be a number too small to be fast
+                    by_step[step, place] = 0.0
+        feature = at + groups
+        for group in range(groups):
+            size = records[at + group]
+            value = values[size, group]
+            for each in range(feature, feature + size):
+                known = rows[records[each]]
+                if known == 0:
+                    if used < most:
+                        known = used
+                        used += 1
+                    else:
+                        known = 1 + records[each] % (most - 1)
+                    rows[records[each]] = known
+                row, row_squares = flat[known], flat_squares[known]
+                for number in range(len(slopes)):
+                    slope = value * slopes[number]
+                    row_squares[number] += slope * slope
+                    row[number] -= np.float32(RATE) * slope / np.sqrt(row_squares[number])
+            feature += size
+        at = end
+    return used
+
+
+def _whole_units(places: int) -> int:
+    return -(-places // _UNIT) * _UNIT
 
 
 def _whole(state: dict[str, Any], name: str, end: int) -> npt.NDArray[np.int64]:

@@ -97,44 +97,37 @@ class PredictRequest(_message.Message):
     workflow_ids: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, workflow_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
-class Forecast(_message.Message):
-    __slots__ = ("workflow_id", "epoch", "made_at_s", "steps", "predictability", "step", "ended")
-    class Step(_message.Message):
-        __slots__ = ("agents", "probabilities", "survival")
-        AGENTS_FIELD_NUMBER: _ClassVar[int]
-        PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
-        SURVIVAL_FIELD_NUMBER: _ClassVar[int]
-        agents: _containers.RepeatedScalarFieldContainer[int]
-        probabilities: _containers.RepeatedScalarFieldContainer[float]
-        survival: float
-        def __init__(self, agents: _Optional[_Iterable[int]] = ..., probabilities: _Optional[_Iterable[float]] = ..., survival: _Optional[float] = ...) -> None: ...
-    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
-    EPOCH_FIELD_NUMBER: _ClassVar[int]
-    MADE_AT_S_FIELD_NUMBER: _ClassVar[int]
-    STEPS_FIELD_NUMBER: _ClassVar[int]
-    PREDICTABILITY_FIELD_NUMBER: _ClassVar[int]
-    STEP_FIELD_NUMBER: _ClassVar[int]
-    ENDED_FIELD_NUMBER: _ClassVar[int]
-    workflow_id: str
-    epoch: int
-    made_at_s: float
-    steps: _containers.RepeatedCompositeFieldContainer[Forecast.Step]
-    predictability: float
-    step: int
-    ended: bool
-    def __init__(self, workflow_id: _Optional[str] = ..., epoch: _Optional[int] = ..., made_at_s: _Optional[float] = ..., steps: _Optional[_Iterable[_Union[Forecast.Step, _Mapping]]] = ..., predictability: _Optional[float] = ..., step: _Optional[int] = ..., ended: _Optional[bool] = ...) -> None: ...
-
 class ForecastBatch(_message.Message):
-    __slots__ = ("agents", "forecasts", "snapshot", "access_model")
+    __slots__ = ("agents", "snapshot", "access_model", "workflow_ids", "epochs", "made_at_s", "predictabilities", "behind_steps", "ended", "step_counts", "survivals", "agent_counts", "agent_positions", "probabilities")
     AGENTS_FIELD_NUMBER: _ClassVar[int]
-    FORECASTS_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     ACCESS_MODEL_FIELD_NUMBER: _ClassVar[int]
+    WORKFLOW_IDS_FIELD_NUMBER: _ClassVar[int]
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    MADE_AT_S_FIELD_NUMBER: _ClassVar[int]
+    PREDICTABILITIES_FIELD_NUMBER: _ClassVar[int]
+    BEHIND_STEPS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    STEP_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    SURVIVALS_FIELD_NUMBER: _ClassVar[int]
+    AGENT_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    AGENT_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     agents: _containers.RepeatedScalarFieldContainer[str]
-    forecasts: _containers.RepeatedCompositeFieldContainer[Forecast]
     snapshot: bool
     access_model: bytes
-    def __init__(self, agents: _Optional[_Iterable[str]] = ..., forecasts: _Optional[_Iterable[_Union[Forecast, _Mapping]]] = ..., snapshot: _Optional[bool] = ..., access_model: _Optional[bytes] = ...) -> None: ...
+    workflow_ids: _containers.RepeatedScalarFieldContainer[str]
+    epochs: _containers.RepeatedScalarFieldContainer[int]
+    made_at_s: _containers.RepeatedScalarFieldContainer[float]
+    predictabilities: _containers.RepeatedScalarFieldContainer[float]
+    behind_steps: _containers.RepeatedScalarFieldContainer[int]
+    ended: _containers.RepeatedScalarFieldContainer[bool]
+    step_counts: _containers.RepeatedScalarFieldContainer[int]
+    survivals: _containers.RepeatedScalarFieldContainer[float]
+    agent_counts: _containers.RepeatedScalarFieldContainer[int]
+    agent_positions: _containers.RepeatedScalarFieldContainer[int]
+    probabilities: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, agents: _Optional[_Iterable[str]] = ..., snapshot: _Optional[bool] = ..., access_model: _Optional[bytes] = ..., workflow_ids: _Optional[_Iterable[str]] = ..., epochs: _Optional[_Iterable[int]] = ..., made_at_s: _Optional[_Iterable[float]] = ..., predictabilities: _Optional[_Iterable[float]] = ..., behind_steps: _Optional[_Iterable[int]] = ..., ended: _Optional[_Iterable[bool]] = ..., step_counts: _Optional[_Iterable[int]] = ..., survivals: _Optional[_Iterable[float]] = ..., agent_counts: _Optional[_Iterable[int]] = ..., agent_positions: _Optional[_Iterable[int]] = ..., probabilities: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class AccessStep(_message.Message):
     __slots__ = ("number", "agent_id", "came_from", "follows", "began_at_s", "runs", "symbol", "output_blocks", "ended_at_s", "repeats", "repeats_to")
