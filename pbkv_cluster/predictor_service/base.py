@@ -38,7 +38,7 @@ class Predictor(ABC):
 
     @abstractmethod
     def forecast(self, workflows: Sequence[str], epoch: int, made_at: float) -> Forecasts:
-        """One forecast for each of `workflows`, in their order, from what has been observed so far.
+        """One forecast for each of `workflows`, in any order, from what has been observed so far.
 
         Steps count in the order in which they start; branches that run side by side are one sequence. Agents are named by
         their id. A workflow that was never observed is forecast as one that is about to start.

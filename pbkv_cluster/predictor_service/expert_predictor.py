@@ -65,8 +65,7 @@ class ExpertPredictor(Predictor):
             chosen = [tracks[at] for at in places]
             rows = None if model is None else model.forecast([track.moments[-1][-1] for track in chosen if track is not None])
             parts.append(self._told(model, [workflows[at] for at in places], chosen, rows, epoch, made_at))
-        found = Forecasts.joined(parts)
-        return found if len(parts) <= 1 else found.take(np.argsort([at for places in asked.values() for at in places]))
+        return Forecasts.joined(parts)
 
     def explain(self, workflow: str) -> Explanation | None:
         track = self._tracks.get(workflow)

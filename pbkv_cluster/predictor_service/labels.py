@@ -12,6 +12,9 @@ task to task, and names among places would hide it.
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from pbkv_cluster.predictor_service.situation import END
 
 _PLACES = 16  # agents of one workflow that are told apart without a label of their own
@@ -34,7 +37,7 @@ class Labels:
         self._columns = {END: 0}
         self._seen_at = [0]
         self._ticks = 0
-        self._named: tuple[list[str], list[int]] = [], []  # see `agents`
+        self._named: tuple[list[str], npt.NDArray[np.intp]] = [], np.zeros(0, dtype=np.intp)  # see `agents`
         self._others = 0  # columns that it leaves out
         self._unseen = 0.0  # running share of calls whose agent was never seen before, less those whose agent comes again
         self._invented = False
@@ -80,11 +83,11 @@ class Labels:
                     own[agent] = agent
                     self._see(agent)
 
-    def agents(self) -> tuple[list[str], list[int]]:
+    def agents(self) -> tuple[list[str], npt.NDArray[np.intp]]:
         """The agents that have labels of their own, and their columns."""
         if len(self._named[0]) + self._others != len(self.names):
             named = [(name, at) for at, name in enumerate(self.names) if at and not name.startswith(_SPECIAL)]
-            self._named = [name for name, _ in named], [at for _, at in named]
+            self._named = [name for name, _ in named], np.array([at for _, at in named], dtype=np.intp)
             self._others = len(self.names) - len(named)
         return self._named
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pbkv_cluster.predictor_service.compiled import compiled
 from pbkv_cluster.predictor_service.experts import Floats
 from pbkv_cluster.predictor_service.track import Track
 from pbkv_cluster.predictor_service.workload_model import WorkloadModel
@@ -13,7 +14,7 @@ from pbkv_cluster.predictor_service.workload_model import WorkloadModel
 NAMED_AGENTS = 32  # a step names at most these many of its likeliest agents
 NAMED_FROM = 1e-3  # and none that is less likely than this, if the workflow goes on, but for those it has invented itself
 
-_TINY = np.finfo(np.float32).tiny
+_TINY = np.finfo(np.float32).tiny  # a certain end leaves this much
 
 
 class Named(NamedTuple):
@@ -34,26 +35,53 @@ def named(model: WorkloadModel, tracks: Sequence[Track | None], rows: Floats) ->
         tracks: of the workflows.
         rows: probabilities [workflows, K, columns].
     """
-    survival = rows[:, :, 1:].sum(axis=2)  # 1 - P(end) would have no digits left near a certain end
-    unknown = survival + rows[:, :, 0] == 0.0
-    survival = np.minimum(np.maximum(survival, _TINY), 1.0)
     names, columns = model.labels.agents()
-    shared = rows.take(columns, axis=2) / survival[:, :, None]
-    survival[unknown] = 1.0
-    told = shared >= NAMED_FROM
-    if len(names) > NAMED_AGENTS:
-        likeliest = np.zeros_like(told)
-        np.put_along_axis(likeliest, np.argpartition(-shared, NAMED_AGENTS, axis=2)[:, :, :NAMED_AGENTS], True, axis=2)
-        told &= likeliest
-    found = Named(
-        survival,
-        told.sum(axis=2, dtype=np.int32),
-        np.nonzero(told)[2].astype(np.int32),
-        shared[told],
-        names,
-    )
+    steps = rows.shape[:2]
+    survival, counts = np.empty(steps, dtype=np.float32), np.empty(steps, dtype=np.int32)
+    agents = np.empty(counts.size * min(len(names), NAMED_AGENTS), dtype=np.int32)
+    chances = np.empty(len(agents), dtype=np.float32)
+    end = _name(rows, columns, survival, counts, agents, chances)
+    found = Named(survival, counts, agents[:end].copy(), chances[:end].copy(), names)
     inventive = [at for at, track in enumerate(tracks) if track is not None and track.own]
-    return _with_own(model, tracks, rows / survival[:, :, None], found, inventive) if inventive else found
+
+    return _with_own(model, tracks, rows, found, inventive) if inventive else found
+
+
+@compiled
+def _name(
+    rows: Floats,
+    columns: npt.NDArray[np.intp],
+    survival: Floats,
+    counts: npt.NDArray[np.int32],
+    agents: npt.NDArray[np.int32],
+    chances: Floats,
+) -> int:
+    """Fills in the fields of `Named`. Returns how many agents are named."""
+    end = 0
+    for at in range(rows.shape[0]):
+        for step in range(rows.shape[1]):
+            row = rows[at, step]
+            alive = np.float32(0.0)
+            for column in range(1, len(row)):  # 1 - P(end) would have no digits left near a certain end
+                alive += row[column]
+            known = alive + row[0] > 0.0
+            alive = min(max(alive, _TINY), np.float32(1.0))
+            survival[at, step] = alive if known else 1.0
+            begin = end
+            for agent in range(len(columns)):
+                chance = row[columns[agent]] / alive
+                if chance < NAMED_FROM:
+                    continue
+                place = end
+                if end - begin < NAMED_AGENTS:
+                    end += 1
+                else:
+                    place = begin + int(chances[begin:end].argmin())
+                    if chances[place] >= chance:
+                        continue
+                agents[place], chances[place] = agent, chance
+            counts[at, step] = end - begin
+    return end
 
 
 def _with_own(
@@ -70,7 +98,7 @@ def _with_own(
             column = model.labels.column(label)
             if column > 0 and label != agent:
                 agents += [positions.setdefault(agent, len(positions))] * horizon
-                chances += rows[at, :, column].tolist()
+                chances += (rows[at, :, column] / found.survival[at]).tolist()
                 steps += range(at * horizon, (at + 1) * horizon)
     if not agents:
         return found

@@ -69,7 +69,8 @@ def test_agents_with_labels_of_their_own_are_told_with_their_columns() -> None:
         own: dict[str, str] = {}
         labels.label("a", workflow, "", own)
         labels.label("b", workflow, "plan", own)
-    assert labels.agents() == (["a", "b"], [labels.column("a"), labels.column("b")])
+    names, columns = labels.agents()
+    assert (names, columns.tolist()) == (["a", "b"], [labels.column("a"), labels.column("b")])
     for at in range(9):
         labels.declare([f"new-{at}"], {})
     assert labels.overflow() is not None

@@ -29,12 +29,12 @@ _MOST_CACHED = 4096
 
 
 class _State(NamedTuple):
-    walk: GraphWalk | None
+    walk: GraphWalk
     label: str  # of the latest step; END: none has begun
     finished: bool
 
 
-class StepGraphExpert(Expert[_State]):
+class StepGraphExpert(Expert[_State | None]):
     """Abstains where no graph was declared."""
 
     def __init__(self, config: PredictorConfig, labels: Labels) -> None:
@@ -46,31 +46,38 @@ class StepGraphExpert(Expert[_State]):
         self._cache: dict[tuple[GraphWalk, str], Floats] = {}  # of the present counts and columns
         self._columns = 0
 
-    def features(self, situation: Situation) -> _State:
+    def features(self, situation: Situation) -> _State | None:
+        if situation.walk is None:
+            return None
         return _State(situation.walk, situation.agents[-1] if situation.agents else END, situation.finished)
 
-    def forecast(self, features: Sequence[_State]) -> Floats:
+    def forecast(self, features: Sequence[_State | None]) -> Floats:
         size = len(self.labels)
+        if not any(features):
+            return np.zeros((len(features), self.horizon, size), dtype=np.float32)
         if self._columns != size or len(self._cache) > _MOST_CACHED:
             self._cache.clear()
             self._columns = size
         self._counts = grown(self._counts, size, size)
         found = np.zeros((len(features), self.horizon, size), dtype=np.float32)
-        for at, (walk, label, _) in enumerate(features):
-            if walk is None:
+        for at, state in enumerate(features):
+            if state is None:
                 continue
+            walk, label, _ = state
             row = self._cache.get((walk, label))
             if row is None:
                 row = self._cache[walk, label] = self._ahead(walk, label, size)
             found[at] = row
         return found
 
-    def learn(self, lessons: Sequence[Lesson[_State]]) -> None:
+    def learn(self, lessons: Sequence[Lesson[_State | None]]) -> None:
         self._counts = grown(self._counts, len(self.labels), len(self.labels))
         for lesson in lessons:
+            if lesson.features is None:
+                continue
             walk, label, finished = lesson.features
             source, target = self.labels.column(label), lesson.targets[0]
-            if walk is None or finished or source < 0 or target < 0:
+            if finished or source < 0 or target < 0:
                 continue
             row = self._counts[source]
             row[target] += 1.0
