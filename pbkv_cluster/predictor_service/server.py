@@ -18,6 +18,7 @@ from pbkv_cluster.core.forecast import StepForecast
 from pbkv_cluster.predictor_service.access_learner import AccessLearner
 from pbkv_cluster.predictor_service.base import Predictor
 from pbkv_cluster.predictor_service.explanation import Explanation
+from pbkv_cluster.predictor_service.rehearsal import rehearse
 from pbkv_cluster.predictor_service.service import PredictorService
 from pbkv_cluster.predictor_service.state_file import StateRefused, access_path, write_state
 from pbkv_cluster.predictor_service.subscription import Batch
@@ -101,6 +102,7 @@ class PredictorServer:
             InvalidArgument: there is no model of the configured name.
         """
         self.service = PredictorService(config, clock or SystemClock(), predictor, lease_s=lease_s)
+        self._to_rehearse = config if predictor is None else None
         self.learner = AccessLearner(config.access_interval_s)
         self._trainer = self.service.predictor.trainer = ProcessTrainer()
         self._state_path = state_path
@@ -126,6 +128,8 @@ class PredictorServer:
         Raises:
             StartupError: the address cannot be bound, or the state file not be read.
         """
+        if self._to_rehearse is not None:
+            await asyncio.to_thread(rehearse, self._to_rehearse)
         if self._state_path is not None:
             await asyncio.to_thread(_restore, self._state_path, self.service.predictor.load)
             await asyncio.to_thread(_restore, access_path(self._state_path), self.learner.load)
