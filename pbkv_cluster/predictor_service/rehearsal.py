@@ -18,6 +18,8 @@ def rehearse(config: PredictorConfig) -> None:
     for sequence, kind in enumerate([*kinds, EventKind.WORKFLOW_ENDED]):
         agent = "" if kind in (EventKind.WORKFLOW_STARTED, EventKind.WORKFLOW_ENDED) else "agent"
         step = max(0, sequence - 1) // 2
-        predictor.observe(WorkflowEvent(kind, "workflow", sequence, 0.0, "workload", agent, step=step, words=(1, 2), pieces=(1,)))
+        predictor.observe(
+            WorkflowEvent(kind, "workflow", sequence, 0.0, "workload", agent, step=step, words=(1, 2), pieces=(1,))
+        )
         predictor.forecast(["workflow"], 0, 0.0)
         predictor.learn()

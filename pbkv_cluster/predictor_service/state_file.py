@@ -4,7 +4,6 @@ import json
 import os
 from hashlib import blake2b
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 from pbkv_cluster.core.errors import PbkvError
 
@@ -29,15 +28,16 @@ def write_state(path: Path, kind: str, version: int, payload: bytes) -> None:
     """
     header = {"format": _FORMAT, "kind": kind, "version": version, "digest": blake2b(payload).hexdigest()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
+    new = path.with_name(f".{path.name}.new")  # always the same: what a process that was killed left there is overwritten
+    try:
+        with new.open("wb") as file:
             file.write(json.dumps(header).encode() + b"\n" + payload)
             file.flush()
             os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+        os.replace(new, path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)  # makes the new name itself durable

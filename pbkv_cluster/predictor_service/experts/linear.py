@@ -13,13 +13,14 @@ import numpy.typing as npt
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.predictor_service.experts.base import Expert, Floats, Lesson
 from pbkv_cluster.predictor_service.experts.column_places import ColumnPlaces
-from pbkv_cluster.predictor_service.experts.situation_hashes import HASHES, VALUES, record_of
+from pbkv_cluster.predictor_service.experts.situation_hashes import HASHES, VALUES, record_of, split
 from pbkv_cluster.predictor_service.experts.softmax_table import SoftmaxTable
 from pbkv_cluster.predictor_service.labels import Labels
 from pbkv_cluster.predictor_service.situation import Situation
 
 REPLAYS = 3  # former lessons that are learnt again with each new one
 RECENT_LESSONS = 4096  # of which they are drawn
+_KEPT_LESSONS = 512  # of these, that are saved: a fifth of a megabyte
 
 _TOGETHER = 16  # new lessons that make one step of gradient descent
 _SEED = 1
@@ -57,17 +58,38 @@ class Linear(Expert[bytes]):
         self._oldest = 0
 
     def dump(self) -> dict[str, Any]:
-        places = self._places.dump(len(self.labels))
-        return {"places": places, "table": self._table.dump(self._places.size)}
+        latest = [*self._recent[self._oldest :], *self._recent[: self._oldest]][-_KEPT_LESSONS:]
+        return {
+            "places": self._places.dump(len(self.labels)),
+            "table": self._table.dump(self._places.size),
+            "records": _joined([lesson.features for lesson in latest]),
+            "targets": np.array([lesson.targets for lesson in latest], dtype=np.int32).reshape(-1, self.horizon),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         parts = [state.get(name) for name in ("places", "table")]
         if not all(isinstance(part, dict) for part in parts):
             raise ValueError("places or table are missing")
         places = ColumnPlaces.restore(parts[0] or {}, len(self.labels))
-        self._table = SoftmaxTable.restore(parts[1] or {}, HASHES, self.horizon, VALUES, places.size)
-        self._places = places
+        table = SoftmaxTable.restore(parts[1] or {}, HASHES, self.horizon, VALUES, places.size)
+        lessons = self._restored(state.get("records"), state.get("targets"))
+        self._places, self._table = places, table
         self._forget_lessons()
+        self._recent += lessons
+
+    def _restored(self, records: Any, targets: Any) -> list[Lesson[bytes]]:
+        if (
+            not isinstance(targets, np.ndarray)
+            or targets.shape[1:] != (self.horizon,)
+            or not np.issubdtype(targets.dtype, np.integer)
+            or len(targets) > RECENT_LESSONS
+            or not ((targets >= -1) & (targets < len(self.labels))).all()
+        ):
+            raise ValueError("targets of lessons do not fit")
+        every = split(records) if isinstance(records, np.ndarray) and records.dtype == np.uint16 and records.ndim == 1 else []
+        if len(every) != len(targets):
+            raise ValueError("records of lessons do not fit")
+        return [Lesson(record, tuple(target)) for record, target in zip(every, targets.tolist(), strict=True)]
 
     def _learn(self, lessons: Sequence[Lesson[bytes]]) -> None:
         """Takes in new lessons, and with them some former ones."""

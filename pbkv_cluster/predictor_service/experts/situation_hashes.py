@@ -63,6 +63,23 @@ def record_of(situation: Situation) -> bytes:
     return record[:end].tobytes()
 
 
+def split(records: npt.NDArray[np.uint16]) -> list[bytes]:
+    """Records that lie one behind the other.
+
+    Raises:
+        ValueError: there are other things among them.
+    """
+    found, at = [], 0
+    while at < len(records):
+        sizes = records[at : at + _GROUPS]
+        end = at + _GROUPS + int(sizes.sum())
+        if len(sizes) < _GROUPS or sizes.max() > _MOST or end > len(records):
+            raise ValueError("records of lessons do not fit")
+        found.append(records[at:end].tobytes())
+        at = end
+    return found
+
+
 def _numbers(sequence: Sequence[int]) -> Numbers:
     return np.array(sequence, dtype=np.uint32)
 
