@@ -124,7 +124,6 @@ async def _measure(address: str, test: Sequence[Events], rate: int, number: int)
                 await worker.settled.wait()
     finally:
         await background.stop()
-        await feed.close()
         await listener.stop()
     return worker.taken[_WORKFLOWS:]  # while connections are made, the first wait
 

@@ -2,35 +2,29 @@
 
 import asyncio
 import logging
+import math
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
-
-import grpc
-from grpc import aio
+from typing import Protocol
 
 from pbkv_cluster.core.background import wait_for
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.events import WorkflowEvent
 from pbkv_cluster.gateway.decisions import Decisions, Reason
+from pbkv_cluster.gateway.event_stream import EventStream, Refused
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.channel import connect
-from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc
+from pbkv_cluster.rpc.v1 import predictor_pb2
 from pbkv_cluster.store.cluster_index import ServiceRecord
-
-if TYPE_CHECKING:
-    from pbkv_cluster.rpc.v1.predictor_pb2_grpc import PredictorServiceAsyncStub
 
 log = logging.getLogger(__name__)
 
 PREDICTOR = "predictor"  # its name in the directory
 CAPACITY = 8192  # events; about a minute's worth at 100 steps a second
-_BATCH = 512  # events in one call
-_GATHER_S = 0.002  # between two calls: events within it travel together, for a call costs both sides more than an event does
-_CALL_TIMEOUT_S = 2.0
-_PING_S = 1.0
+_BATCH = 512  # events in one request
+# Between two requests: events within it travel together, for a request costs both sides more than an event does. Nor do forecasts
+# come more often (`predictor.broadcast_interval_s`).
+_GATHER_S = 0.002
 _RETRY_S = 0.25
-# The predictor, or the way to it, is gone. Whatever else a batch fails with, it would fail with again.
-_AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 
 
 class Services(Protocol):
@@ -52,11 +46,9 @@ class EventFeed:
         self._capacity = capacity
         # As they travel: a third of the memory, and made once however often they are sent.
         self._queue: deque[predictor_pb2.WorkflowEvent] = deque()
-        self._filled = asyncio.Event()
+        self._wake = asyncio.Event()  # events have come, or news of the stream
         self._address = ""
-        self._channel: aio.Channel | None = None
-        self._stub: PredictorServiceAsyncStub | None = None
-        self._refused = False  # the predictor refused the latest batch
+        self._refused = False  # the predictor refused a batch, and has not taken one since
         self.reachable = False  # the predictor answered last time
 
     @property
@@ -68,68 +60,66 @@ class EventFeed:
         """Queues an event; over capacity, the oldest goes."""
         self._queue.append(convert.event_to_wire(event))
         self._trim()
-        self._filled.set()
+        self._wake.set()
 
     async def run(self) -> None:
-        """Sends what is queued, for ever; while there is nothing, asks now and then whether the predictor is there."""
-        loop = asyncio.get_running_loop()
-        sent_at = loop.time() - _GATHER_S
+        """Sends what is queued, for ever; asks now and then whether the predictor is there."""
         while True:
-            await wait_for(self._filled, _PING_S)
-            if self._queue and (early := sent_at + _GATHER_S - loop.time()) > 0:
-                await asyncio.sleep(early)
-            sent_at = loop.time()
-            self._filled.clear()
-            batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
-            self.reachable = await self._send(batch)
+            self.reachable = await self._run_stream()
             if not self.reachable:
-                # Sending an event twice is harmless: the predictor knows it by its sequence.
-                self._queue.extendleft(reversed(batch))
-                self._trim()
                 await asyncio.sleep(_RETRY_S)
-            if self._queue:
-                self._filled.set()
 
-    async def close(self) -> None:
-        await self._disconnect()
-
-    async def _send(self, events: list[predictor_pb2.WorkflowEvent]) -> bool:
-        """Whether the predictor answered; what it refuses is given up."""
+    async def _run_stream(self) -> bool:
+        """Sends until the stream ends; whether the predictor is there all the same, and has but refused a batch."""
         try:
-            stub = await self._connect()
+            service = await self._directory.service(PREDICTOR)  # each time: it may have moved
         except Unavailable:
             return False
-        request = predictor_pb2.ReportEventsRequest(events=events)
-        try:
-            await stub.ReportEvents(request, timeout=_CALL_TIMEOUT_S)
-        except aio.AioRpcError as error:
-            self._address = ""  # whatever the reason, the predictor may have moved: look it up again
-            if error.code() in _AWAY:
-                return False
-            self._decisions[Reason.EVENT_DROPPED] += len(events)
-            if not self._refused:
-                log.warning("the predictor refuses events: %s: %s", error.code().name, error.details())
-            self._refused = True
-        else:
-            self._refused = False
-        return True
+        if service is None:
+            return False
+        self._address = service.address
+        refusal = ""
+        async with connect(service.address) as channel:
+            stream = EventStream(channel, self._wake.set)
+            try:
+                await self._drain(stream)
+            except Unavailable:
+                pass
+            except Refused as error:
+                refusal = str(error)
+            finally:
+                batches = await stream.close()
+        dropped = batches.popleft() if refusal and batches else ()
+        if dropped:
+            self._decisions[Reason.EVENT_DROPPED] += len(dropped)
+            if stream.acknowledged or not self._refused:
+                log.warning("the predictor refuses events: %s", refusal)
+        self._refused = bool(dropped) or (self._refused and not stream.acknowledged)
+        # Sending an event twice is harmless: the predictor knows it by its sequence.
+        self._queue.extendleft(reversed([event for batch in batches for event in batch]))
+        self._trim()
+        return bool(dropped)
 
-    async def _connect(self) -> "PredictorServiceAsyncStub":
-        if not self._address:
-            service = await self._directory.service(PREDICTOR)
-            if service is None:
-                raise Unavailable("no predictor is announced")
-            await self._disconnect()
-            self._address = service.address
-            self._channel = connect(service.address)
-            self._stub = predictor_pb2_grpc.PredictorServiceStub(self._channel)
-        assert self._stub is not None
-        return self._stub
+    async def _drain(self, stream: EventStream) -> None:
+        """Sends what comes.
 
-    async def _disconnect(self) -> None:
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
+        Raises:
+            Refused, Unavailable: as `EventStream.send`.
+        """
+        loop = asyncio.get_running_loop()
+        sent_at = -math.inf
+        while True:
+            stream.check()
+            self.reachable |= stream.answered
+            if self._queue and (early := sent_at + _GATHER_S - loop.time()) > 0:
+                await asyncio.sleep(early)
+            self._wake.clear()
+            room = 0 if stream.is_full else _BATCH
+            batch = [self._queue.popleft() for _ in range(min(room, len(self._queue)))]
+            sent_at = loop.time()
+            await stream.send(batch)
+            if stream.is_full or not self._queue:
+                await wait_for(self._wake, stream.patience_s)
 
     def _trim(self) -> None:
         while len(self._queue) > self._capacity:

@@ -106,6 +106,5 @@ class GatewayServer:
         async with AsyncExitStack() as stack:  # last first, and the others even if one fails
             stack.callback(self._executor.shutdown, wait=False, cancel_futures=True)
             stack.push_async_callback(self._pool.close)
-            stack.push_async_callback(self._feed.close)
             stack.push_async_callback(self._background.stop)
             stack.push_async_callback(self._server.stop)

@@ -47,6 +47,21 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         reported = self._service.report([event_from_wire(event) for event in request.events])
         return predictor_pb2.ReportEventsResponse(accepted=reported.accepted, ignored=reported.ignored)
 
+    async def StreamEvents(  # noqa: N802
+        self, requests: AsyncIterator[predictor_pb2.ReportEventsRequest], context: aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[predictor_pb2.ReportEventsResponse]:
+        taken = predictor_pb2.ReportEventsResponse()
+        async for request in requests:
+            try:
+                reported = self._service.report([event_from_wire(event) for event in request.events])
+            except Exception:
+                yield taken  # tells the sender which request it was
+                raise
+            taken.accepted += reported.accepted
+            taken.ignored += reported.ignored
+            if not request.events:
+                yield taken
+
     async def WatchForecasts(  # noqa: N802
         self, request: predictor_pb2.WatchForecastsRequest, context: aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[predictor_pb2.ForecastBatch]:

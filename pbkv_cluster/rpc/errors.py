@@ -63,6 +63,8 @@ class ErrorInterceptor(aio.ServerInterceptor):
             # A stream is served by a generator, or, as the health service's Watch, by a coroutine that writes to the context.
             guard = _guard_unary if inspect.iscoroutinefunction(handler.unary_stream) else _guard_stream
             return grpc.unary_stream_rpc_method_handler(guard(handler.unary_stream, method), **codec)
+        if handler.stream_stream is not None:
+            return grpc.stream_stream_rpc_method_handler(_guard_stream(handler.stream_stream, method), **codec)
         return handler
 
 

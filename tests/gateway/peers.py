@@ -115,7 +115,11 @@ class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
 
     events: list[WorkflowEvent] = field(default_factory=list)
     fail_with: grpc.StatusCode | None = None
-    refused: int = 0  # calls with events
+    refuses: frozenset[int] = frozenset()  # sequences
+    refused: int = 0  # requests
+    silent: bool = False  # takes events and answers nothing
+    go: asyncio.Event | None = None  # each request on a stream waits for it
+    streams: int = 0  # that were opened
     server: RpcServer = field(default_factory=RpcServer)
     address: str = ""
 
@@ -127,11 +131,27 @@ class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
     async def ReportEvents(  # noqa: N802
         self, request: predictor_pb2.ReportEventsRequest, context: Any
     ) -> predictor_pb2.ReportEventsResponse:
-        if self.fail_with is not None:
-            self.refused += bool(request.events)
-            await context.abort(self.fail_with, "scripted")
         self.events.extend(map(convert.event_from_wire, request.events))
         return predictor_pb2.ReportEventsResponse(accepted=len(request.events))
+
+    async def StreamEvents(  # noqa: N802
+        self, requests: AsyncIterator[predictor_pb2.ReportEventsRequest], context: Any
+    ) -> AsyncIterator[predictor_pb2.ReportEventsResponse]:
+        self.streams += 1
+        answer = predictor_pb2.ReportEventsResponse()
+        async for request in requests:
+            if self.go is not None:
+                await self.go.wait()
+            if self.fail_with is not None:
+                await context.abort(self.fail_with, "scripted")
+            if not self.refuses.isdisjoint(event.sequence for event in request.events):
+                self.refused += 1
+                yield answer
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "scripted")
+            self.events.extend(map(convert.event_from_wire, request.events))
+            answer.accepted += len(request.events)
+            if not request.events and not self.silent:
+                yield answer
 
     async def WatchForecasts(self, request: Any, context: Any) -> AsyncIterator[predictor_pb2.ForecastBatch]:  # noqa: N802
         yield predictor_pb2.ForecastBatch()

@@ -2,7 +2,6 @@
 
 import asyncio
 
-import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,27 +120,6 @@ async def test_a_full_feed_drops_the_oldest_events_and_counts_them() -> None:
         assert [event.sequence for event in predictor.of("w")] == [7, 8, 9]
         assert decisions[Reason.EVENT_DROPPED] == 7
         await background.stop()
-        await feed.close()
-
-
-async def test_events_that_the_predictor_refuses_are_given_up(caplog: pytest.LogCaptureFixture) -> None:
-    async with running() as rig:
-        predictor = await rig.add_predictor()
-        predictor.fail_with = grpc.StatusCode.INVALID_ARGUMENT
-        decisions = Decisions()
-        feed = EventFeed(rig.directory, decisions)
-        background = Background()
-        background.start(feed.run(), "events")
-        for sequence in range(2):
-            feed.put(WorkflowEvent(EventKind.STEP_STARTED, "w", sequence, 0.0))
-            await until(lambda: decisions[Reason.EVENT_DROPPED] == sequence + 1, "it is dropped")  # noqa: B023
-        assert predictor.refused == 2
-        predictor.fail_with = None
-        feed.put(WorkflowEvent(EventKind.STEP_STARTED, "w", 2, 0.0))
-        await until(lambda: [event.sequence for event in predictor.of("w")] == [2], "the next arrives, those before do not")
-        assert caplog.text.count("the predictor refuses events: INVALID_ARGUMENT: scripted") == 1
-        await background.stop()
-        await feed.close()
 
 
 async def test_a_gateway_tells_what_failed_and_cleans_up_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

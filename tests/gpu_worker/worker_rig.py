@@ -216,6 +216,12 @@ class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
     ) -> predictor_pb2.ReportEventsResponse:
         raise NotImplementedError
 
+    async def StreamEvents(  # noqa: N802
+        self, requests: AsyncIterator[predictor_pb2.ReportEventsRequest], context: Any
+    ) -> AsyncIterator[predictor_pb2.ReportEventsResponse]:
+        raise NotImplementedError
+        yield
+
     async def ReportAccess(  # noqa: N802
         self, request: predictor_pb2.ReportAccessRequest, context: Any
     ) -> predictor_pb2.ReportAccessResponse:

@@ -140,7 +140,6 @@ class Lines:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.feed.close()
         await self._background.stop()  # raises what it has failed with, as the listener does
         await self._listener.stop()
 

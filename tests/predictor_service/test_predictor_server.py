@@ -60,6 +60,25 @@ async def report(channel: aio.Channel, batch: Sequence[predictor_pb2.WorkflowEve
     return response.accepted, response.ignored
 
 
+class Stream:
+    """A stream of events."""
+
+    def __init__(self, channel: aio.Channel) -> None:
+        self._call = PredictorServiceStub(channel).StreamEvents(timeout=30)
+        self._answers = aiter(self._call)
+
+    async def send(self, batch: Sequence[predictor_pb2.WorkflowEvent]) -> None:
+        await self._call.write(predictor_pb2.ReportEventsRequest(events=batch))
+
+    async def ask(self) -> tuple[int, int]:
+        await self.send(())
+        return await self.answer()
+
+    async def answer(self) -> tuple[int, int]:
+        answer = await anext(self._answers)
+        return answer.accepted, answer.ignored
+
+
 async def predict(channel: aio.Channel, *names: str) -> list[Forecast]:
     request = predictor_pb2.PredictRequest(workflow_ids=names)
     return list(forecasts_from_wire(await PredictorServiceStub(channel).Predict(request, timeout=10)))
@@ -135,6 +154,31 @@ async def test_bad_events_name_their_field(channel: aio.Channel, message: predic
     assert raised.value.code() is StatusCode.INVALID_ARGUMENT
     assert (raised.value.details() or "").startswith(f"{field}: ")
     assert await predict(channel, "good") == []
+
+
+async def test_a_stream_tells_how_far_it_is_when_it_is_asked(channel: aio.Channel) -> None:
+    stream = Stream(channel)
+    assert await stream.ask() == (0, 0)
+    for part in ("ab", "abcd"):
+        await stream.send(events("w", part, ends=False))
+    assert await stream.ask() == (5, 3), "the first three are known by then"
+    assert await stream.ask() == (5, 3)
+    await stream.send(events("1", "a"))
+    assert await stream.ask() == (8, 3)
+    assert [forecast.ended for forecast in await predict(channel, "w", "1")] == [False, True]
+
+
+async def test_a_bad_event_ends_a_stream_which_tells_what_was_taken_before(channel: aio.Channel) -> None:
+    stream = Stream(channel)
+    for name in ("1", "2"):
+        await stream.send(events(name, "a"))
+    await stream.send([*events("good", "a", ends=False), started(step=-1)])
+    assert await stream.answer() == (6, 0)
+    with pytest.raises(aio.AioRpcError) as raised:
+        await stream.answer()
+    assert raised.value.code() is StatusCode.INVALID_ARGUMENT
+    assert (raised.value.details() or "").startswith("events.step: ")
+    assert [forecast.workflow for forecast in await predict(channel, "1", "2", "good")] == ["1", "2"]
 
 
 async def test_health_and_reflection_answer(server: PredictorServer, channel: aio.Channel) -> None:
@@ -268,6 +312,11 @@ async def test_a_failed_broadcast_is_told_to_everyone(caplog: pytest.LogCaptureF
         assert "a defect in a model" in (raised.value.details() or "")
         with pytest.raises(aio.AioRpcError) as raised:
             await report(channel, events("x", "a"))
+        assert raised.value.code() is StatusCode.UNAVAILABLE
+        stream = Stream(channel)
+        assert await stream.ask() == (0, 0), "nothing was taken"
+        with pytest.raises(aio.AioRpcError) as raised:
+            await stream.answer()
         assert raised.value.code() is StatusCode.UNAVAILABLE
     await server.stop()
     assert "broadcast of forecasts failed" in caplog.text

@@ -74,6 +74,14 @@ class Predictor(predictor_pb2_grpc.PredictorServiceServicer):
     ) -> predictor_pb2.ReportEventsResponse:
         return predictor_pb2.ReportEventsResponse(accepted=len(request.events))
 
+    async def StreamEvents(  # noqa: N802
+        self, requests: AsyncIterator[predictor_pb2.ReportEventsRequest], context: aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[predictor_pb2.ReportEventsResponse]:
+        async for request in requests:
+            yield predictor_pb2.ReportEventsResponse(accepted=len(request.events))
+            if self.error is not None:
+                raise self.error
+
 
 @pytest.fixture
 def predictor() -> Predictor:
@@ -110,6 +118,15 @@ async def watch(channel: aio.Channel) -> list[predictor_pb2.ForecastBatch]:
     return [first] + [batch async for batch in stream]
 
 
+async def stream(channel: aio.Channel) -> None:
+    """Both sides stream; as above."""
+    call = predictor_pb2_grpc.PredictorServiceStub(channel).StreamEvents(timeout=DEADLINE_S)
+    await call.write(predictor_pb2.ReportEventsRequest(events=[predictor_pb2.WorkflowEvent()]))
+    answers = aiter(call)
+    assert (await anext(answers)).accepted == 1
+    await anext(answers)
+
+
 MAPPED = [
     (errors.InvalidArgument("prompt.text", "too: long"), grpc.StatusCode.INVALID_ARGUMENT),
     (errors.NotFound("no workflow 'w'"), grpc.StatusCode.NOT_FOUND),
@@ -120,7 +137,7 @@ MAPPED = [
 ]
 
 
-@pytest.mark.parametrize("call", [predict, watch])
+@pytest.mark.parametrize("call", [predict, watch, stream])
 @pytest.mark.parametrize(("error", "status"), MAPPED)
 async def test_an_error_arrives_as_it_was_raised(
     predictor: Predictor,

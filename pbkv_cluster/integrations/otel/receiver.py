@@ -99,7 +99,7 @@ class OtelReceiver:
         await self._background.failure()
 
     async def stop(self) -> None:
-        parts: tuple[Awaitable[None], ...] = (self._http.stop(), self._rpc.stop(), self._background.stop(), self._feed.close())
+        parts: tuple[Awaitable[None], ...] = (self._http.stop(), self._rpc.stop(), self._background.stop())
         for part in parts:
             await part
 

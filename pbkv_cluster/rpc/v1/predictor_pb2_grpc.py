@@ -39,6 +39,11 @@ class PredictorServiceStub:
                 request_serializer=pbkv_dot_v1_dot_predictor__pb2.ReportEventsRequest.SerializeToString,
                 response_deserializer=pbkv_dot_v1_dot_predictor__pb2.ReportEventsResponse.FromString,
                 _registered_method=True)
+        self.StreamEvents = channel.stream_stream(
+                '/pbkv.v1.PredictorService/StreamEvents',
+                request_serializer=pbkv_dot_v1_dot_predictor__pb2.ReportEventsRequest.SerializeToString,
+                response_deserializer=pbkv_dot_v1_dot_predictor__pb2.ReportEventsResponse.FromString,
+                _registered_method=True)
         self.WatchForecasts = channel.unary_stream(
                 '/pbkv.v1.PredictorService/WatchForecasts',
                 request_serializer=pbkv_dot_v1_dot_predictor__pb2.WatchForecastsRequest.SerializeToString,
@@ -66,6 +71,16 @@ class PredictorServiceServicer:
 
     def ReportEvents(self, request, context):
         """Takes events in order per workflow. Duplicates and gaps are tolerated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamEvents(self, request_iterator, context):
+        """The same for a sender that goes on; requests are taken in order. One without events asks how far the predictor is, and is
+        answered once all before it are taken. The others are not answered: to answer costs as much as to take. A malformed event
+        ends the stream with INVALID_ARGUMENT, which names the field, and none of its request is taken. Before the stream ends with
+        any error that a request led to, a response tells what was taken before that request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,6 +119,11 @@ def add_PredictorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'ReportEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportEvents,
+                    request_deserializer=pbkv_dot_v1_dot_predictor__pb2.ReportEventsRequest.FromString,
+                    response_serializer=pbkv_dot_v1_dot_predictor__pb2.ReportEventsResponse.SerializeToString,
+            ),
+            'StreamEvents': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamEvents,
                     request_deserializer=pbkv_dot_v1_dot_predictor__pb2.ReportEventsRequest.FromString,
                     response_serializer=pbkv_dot_v1_dot_predictor__pb2.ReportEventsResponse.SerializeToString,
             ),
@@ -153,6 +173,33 @@ class PredictorService:
             request,
             target,
             '/pbkv.v1.PredictorService/ReportEvents',
+            pbkv_dot_v1_dot_predictor__pb2.ReportEventsRequest.SerializeToString,
+            pbkv_dot_v1_dot_predictor__pb2.ReportEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamEvents(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/pbkv.v1.PredictorService/StreamEvents',
             pbkv_dot_v1_dot_predictor__pb2.ReportEventsRequest.SerializeToString,
             pbkv_dot_v1_dot_predictor__pb2.ReportEventsResponse.FromString,
             options,

@@ -33,6 +33,12 @@ class PredictorServiceStub:
     def __new__(cls, channel: _aio.Channel) -> PredictorServiceAsyncStub: ...
     ReportEvents: _grpc.UnaryUnaryMultiCallable[_predictor_pb2.ReportEventsRequest, _predictor_pb2.ReportEventsResponse]
     """Takes events in order per workflow. Duplicates and gaps are tolerated."""
+    StreamEvents: _grpc.StreamStreamMultiCallable[_predictor_pb2.ReportEventsRequest, _predictor_pb2.ReportEventsResponse]
+    """The same for a sender that goes on; requests are taken in order. One without events asks how far the predictor is, and is
+    answered once all before it are taken. The others are not answered: to answer costs as much as to take. A malformed event
+    ends the stream with INVALID_ARGUMENT, which names the field, and none of its request is taken. Before the stream ends with
+    any error that a request led to, a response tells what was taken before that request.
+    """
     WatchForecasts: _grpc.UnaryStreamMultiCallable[_predictor_pb2.WatchForecastsRequest, _predictor_pb2.ForecastBatch]
     """Streams forecasts as they change; first a snapshot of every open workflow's."""
     Predict: _grpc.UnaryUnaryMultiCallable[_predictor_pb2.PredictRequest, _predictor_pb2.ForecastBatch]
@@ -47,6 +53,12 @@ class PredictorServiceAsyncStub(PredictorServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ReportEvents: _aio.UnaryUnaryMultiCallable[_predictor_pb2.ReportEventsRequest, _predictor_pb2.ReportEventsResponse]  # type: ignore[assignment]
     """Takes events in order per workflow. Duplicates and gaps are tolerated."""
+    StreamEvents: _aio.StreamStreamMultiCallable[_predictor_pb2.ReportEventsRequest, _predictor_pb2.ReportEventsResponse]  # type: ignore[assignment]
+    """The same for a sender that goes on; requests are taken in order. One without events asks how far the predictor is, and is
+    answered once all before it are taken. The others are not answered: to answer costs as much as to take. A malformed event
+    ends the stream with INVALID_ARGUMENT, which names the field, and none of its request is taken. Before the stream ends with
+    any error that a request led to, a response tells what was taken before that request.
+    """
     WatchForecasts: _aio.UnaryStreamMultiCallable[_predictor_pb2.WatchForecastsRequest, _predictor_pb2.ForecastBatch]  # type: ignore[assignment]
     """Streams forecasts as they change; first a snapshot of every open workflow's."""
     Predict: _aio.UnaryUnaryMultiCallable[_predictor_pb2.PredictRequest, _predictor_pb2.ForecastBatch]  # type: ignore[assignment]
@@ -64,6 +76,18 @@ class PredictorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_predictor_pb2.ReportEventsResponse, _abc.Awaitable[_predictor_pb2.ReportEventsResponse]]:
         """Takes events in order per workflow. Duplicates and gaps are tolerated."""
+
+    @_abc_1.abstractmethod
+    def StreamEvents(
+        self,
+        request_iterator: _MaybeAsyncIterator[_predictor_pb2.ReportEventsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_predictor_pb2.ReportEventsResponse], _abc.AsyncIterator[_predictor_pb2.ReportEventsResponse]]:
+        """The same for a sender that goes on; requests are taken in order. One without events asks how far the predictor is, and is
+        answered once all before it are taken. The others are not answered: to answer costs as much as to take. A malformed event
+        ends the stream with INVALID_ARGUMENT, which names the field, and none of its request is taken. Before the stream ends with
+        any error that a request led to, a response tells what was taken before that request.
+        """
 
     @_abc_1.abstractmethod
     def WatchForecasts(

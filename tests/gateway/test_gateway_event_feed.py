@@ -1,0 +1,204 @@
+"""The way of events to the predictor: nothing is lost, whatever becomes of the stream, and nothing grows without bound."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import grpc
+import pytest
+
+from pbkv_cluster.core.background import Background
+from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.gateway import event_stream, events
+from pbkv_cluster.gateway.decisions import Decisions, Reason
+from pbkv_cluster.gateway.events import CAPACITY, EventFeed
+from pbkv_cluster.store.cluster_index import ServiceRecord
+from tests.gateway.peers import ScriptedPredictor
+from tests.gateway.rig import until
+
+SMALL, LARGE = 0, 128  # pieces of an event
+
+
+class Line:
+    """A feed, and the predictor that it is told of, if any."""
+
+    def __init__(self, stack: AsyncExitStack, capacity: int) -> None:
+        self._stack = stack
+        self._address = ""
+        self._next = 0
+        self.decisions = Decisions()
+        self.feed = EventFeed(self, self.decisions, capacity)
+
+    async def service(self, name: str) -> ServiceRecord | None:
+        return ServiceRecord(name, self._address, 1) if self._address else None
+
+    async def move_to(self, predictor: ScriptedPredictor) -> ScriptedPredictor:
+        """Starts a predictor, and the feed hears of it alone."""
+        await predictor.start()
+        self._stack.push_async_callback(predictor.server.stop, 0)
+        self._address = predictor.address
+        return predictor
+
+    def put(self, number: int, pieces: int = SMALL) -> list[int]:
+        """Queues events; all sequences so far."""
+        for sequence in range(self._next, self._next + number):
+            self.feed.put(WorkflowEvent(EventKind.STEP_STARTED, "w", sequence, 0.0, "", "a", pieces=tuple(range(pieces))))
+        self._next += number
+        return list(range(self._next))
+
+
+@asynccontextmanager
+async def line(capacity: int = CAPACITY) -> AsyncIterator[Line]:
+    async with AsyncExitStack() as stack:
+        made = Line(stack, capacity)
+        background = Background()
+        background.start(made.feed.run(), "events")
+        stack.push_async_callback(background.stop)
+        yield made
+
+
+def heard(*predictors: ScriptedPredictor) -> list[int]:
+    """Sequences as they came, repetitions and all."""
+    return [event.sequence for predictor in predictors for event in predictor.events]
+
+
+async def until_heard(predictor: ScriptedPredictor, sequences: Iterable[int]) -> None:
+    wanted = list(sequences)
+    await until(lambda: heard(predictor) == wanted, "it has heard of all, once and in order")
+
+
+async def test_events_come_once_and_in_order_however_many_there_are() -> None:
+    async with line() as it:
+        everything = it.put(CAPACITY)
+        predictor = await it.move_to(ScriptedPredictor())
+        await until_heard(predictor, everything)
+        for number in (1, 1, 3 * event_stream.WINDOW, 1):
+            await until_heard(predictor, it.put(number))
+        assert predictor.streams == 1
+        assert not it.decisions
+
+
+async def test_what_was_not_acknowledged_is_told_to_the_predictor_that_follows() -> None:
+    async with line() as it:
+        first = await it.move_to(ScriptedPredictor(silent=True))
+        for _ in range(3):
+            await until_heard(first, it.put(100))
+        await first.server.stop(0)
+        second = await it.move_to(ScriptedPredictor())
+        await until_heard(second, it.put(100))
+        assert not it.decisions[Reason.EVENT_DROPPED]
+
+
+async def test_what_was_acknowledged_is_not_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream, "WINDOW", 1)
+    monkeypatch.setattr(event_stream, "_ASK_EVENTS", 1)
+    async with line() as it:
+        first = await it.move_to(ScriptedPredictor())
+        for _ in range(3):
+            *_, last = it.put(1)
+            await until(lambda: last in heard(first), "it is taken")  # noqa: B023
+        await first.server.stop(0)
+        second = await it.move_to(ScriptedPredictor())
+        it.put(1)
+        await until(lambda: 3 in heard(second), "the next arrives")
+        assert set(heard(second)) <= {2, 3}, "the answer about the last may have been on its way"
+
+
+async def test_nothing_is_lost_however_often_the_predictor_dies() -> None:
+    async with line() as it:
+        predictors = list[ScriptedPredictor]()
+        for _ in range(5):
+            predictors.append(await it.move_to(ScriptedPredictor()))
+            for _ in range(20):
+                it.put(7)
+                await asyncio.sleep(0)
+            await until(lambda: bool(heard(predictors[-1])), "it hears something")
+            await predictors[-1].server.stop(0)
+        predictors.append(await it.move_to(ScriptedPredictor()))
+        everything = it.put(7)
+        await until(lambda: heard(predictors[-1])[-1:] == everything[-1:], "the last arrives")
+        assert sorted(set(heard(*predictors))) == everything
+        for each in predictors:
+            (first, *_, last) = heard(each)
+            assert heard(each) == everything[first : last + 1], "each hears a part, in order"
+        assert not it.decisions[Reason.EVENT_DROPPED]
+
+
+@pytest.mark.parametrize(("number", "pieces"), [(3, SMALL), (CAPACITY, LARGE)], ids=["a few", "more than a stream holds"])
+async def test_a_predictor_that_is_stuck_is_missed(monkeypatch: pytest.MonkeyPatch, number: int, pieces: int) -> None:
+    monkeypatch.setattr(event_stream, "_DEADLINE_S", 0.2)
+    async with line() as it:
+        stuck = await it.move_to(ScriptedPredictor(go=asyncio.Event()))
+        assert stuck.go is not None
+        stuck.go.set()
+        await until(lambda: it.feed.address == stuck.address, "it answers")
+        stuck.go.clear()
+        everything = it.put(number, pieces)
+        await until(lambda: not it.feed.reachable, "it is missed")
+        assert it.feed.address == ""
+        other = await it.move_to(ScriptedPredictor())
+        await until_heard(other, everything)
+        await until(lambda: it.feed.address == other.address, "the other answers")
+        assert not it.decisions[Reason.EVENT_DROPPED]
+
+
+async def test_a_predictor_is_known_to_be_there_without_events() -> None:
+    async with line() as it:
+        for _ in range(2):
+            predictor = await it.move_to(ScriptedPredictor())
+            await until(lambda: it.feed.address == predictor.address, "it is there")  # noqa: B023
+            await predictor.server.stop(0)
+            await until(lambda: not it.feed.reachable, "it is gone")
+
+
+async def test_a_refused_batch_is_given_up_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    async with line() as it:
+        predictor = await it.move_to(ScriptedPredictor(refuses=frozenset({2, 3, 6})))
+        await until(lambda: it.feed.reachable, "the first question is answered: the next comes later than all that follows")
+        for dropped in (0, 0, 1, 2, 2, 2, 3, 3):
+            *_, last = it.put(1)
+            if last in predictor.refuses:
+                await until(lambda: it.decisions[Reason.EVENT_DROPPED] == dropped, "it is dropped")  # noqa: B023
+            else:
+                await until(lambda: last in heard(predictor), "it arrives")  # noqa: B023
+            assert it.decisions[Reason.EVENT_DROPPED] == dropped
+            assert it.feed.reachable
+        assert list(dict.fromkeys(heard(predictor))) == [0, 1, 4, 5, 7]
+        assert it.decisions[Reason.EVENT_DROPPED] == predictor.refused == 3
+    assert caplog.text.count("the predictor refuses events: INVALID_ARGUMENT: scripted") == 2, "once for each time it began to"
+
+
+async def test_a_predictor_that_refuses_the_stream_is_not_reachable_and_is_tried_again() -> None:
+    async with line() as it:
+        predictor = await it.move_to(ScriptedPredictor(fail_with=grpc.StatusCode.UNIMPLEMENTED))
+        await until(lambda: predictor.streams >= 2, "it is tried again")
+        assert not it.feed.reachable
+        predictor.fail_with = None
+        await until(lambda: it.feed.address == predictor.address, "it answers")
+        await until_heard(predictor, it.put(3))
+
+
+async def test_no_more_than_a_window_is_sent_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream, "_DEADLINE_S", 0.2)
+    monkeypatch.setattr(event_stream, "WINDOW", 16)
+    monkeypatch.setattr(event_stream, "_ASK_EVENTS", 8)
+    monkeypatch.setattr(events, "_BATCH", 4)
+    async with line() as it:
+        predictor = await it.move_to(ScriptedPredictor(silent=True))
+        everything = it.put(100)
+        await until(lambda: predictor.streams >= 3, "it is tried again")
+        assert set(heard(predictor)) == set(range(16))
+        predictor.silent = False
+        await until(lambda: heard(predictor)[-1:] == everything[-1:], "it hears the rest, once it answers")
+        assert sorted(set(heard(predictor))) == everything
+
+
+async def test_what_comes_back_from_a_stream_counts_towards_capacity() -> None:
+    async with line(capacity=3) as it:
+        first = await it.move_to(ScriptedPredictor(silent=True))
+        for number in (1, 2, 3):
+            await until_heard(first, it.put(number))
+        await first.server.stop(0)
+        second = await it.move_to(ScriptedPredictor())
+        await until_heard(second, [3, 4, 5])
+        assert it.decisions[Reason.EVENT_DROPPED] == 3
