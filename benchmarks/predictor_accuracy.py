@@ -13,7 +13,7 @@ from pbkv_cluster.simulator.prediction import Score, Scores, When, evaluate, tea
 from pbkv_cluster.simulator.split import split
 from pbkv_cluster.simulator.trace_files import load_trace
 from pbkv_cluster.simulator.trial import Events, recorded_events
-from pbkv_cluster.simulator.workflow_events import without_pieces, without_text, without_words
+from pbkv_cluster.simulator.workflow_events import without_counts, without_pieces, without_text, without_words
 
 SHARES = {"train": 0.6, "test": 0.4}
 SALT = "prediction"  # of the split
@@ -122,6 +122,7 @@ def ablation(recorded: Sequence[Recorded]) -> Report:
             variants[f"{name} alone"] = config.model_copy(update={"experts": name}), list
     variants["without pieces of prompts"] = config, lambda events: list(without_pieces(events))
     variants["without words"] = config, lambda events: list(without_words(events))
+    variants["without numbers of tokens"] = config, lambda events: list(without_counts(events))
     figures = list[Figure]()
     for name, (each, change) in variants.items():
         found = [_score(each, part.train, part.test, change) for part in recorded]

@@ -44,7 +44,7 @@ def evaluate(
         typer.Option(metavar="NAME", help="An expert to judge; may be repeated. By default those of predictor.experts."),
     ] = None,
     no_text: Annotated[
-        bool, typer.Option("--no-text", help="Leave out words and pieces of prompts: forecast from agents alone.")
+        bool, typer.Option("--no-text", help="Leave out words, pieces and lengths of texts: forecast from agents alone.")
     ] = False,
     config: ConfigFile = None,
     assignments: Assignments = None,

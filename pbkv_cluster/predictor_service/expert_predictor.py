@@ -152,11 +152,11 @@ class ExpertPredictor(Predictor):
         self._came(track, model, label)
         if event.words:
             track.task = array("I", event.words)
-        track.began(label, event.call_site, model.pieces.known(event.pieces, event.workflow))
+        track.began(label, event.call_site, model.pieces.known(event.pieces, event.workflow), event.prompt_tokens)
         self._remember(track, finished=False, new_step=True)
 
     def _finished(self, track: Track, event: WorkflowEvent) -> None:
-        track.words, track.hidden = array("I", event.words), event.hidden
+        track.words, track.hidden, track.output_tokens = array("I", event.words), event.hidden, event.output_tokens
         if (
             track.model is not None and event.step == track.number and len(track.moments[-1]) == 1
         ):  # else a branch beside the latest step

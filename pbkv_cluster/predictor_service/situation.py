@@ -29,6 +29,8 @@ class Situation:
     hidden: bytes = b""  # of the latest finished step: projected hidden state, little-endian float16; empty: not known
     graph: StepGraph | None = None  # that the client declared
     walk: GraphWalk | None = None  # where the workflow stands in it
+    prompt_tokens: int = 0  # of the latest step
+    output_tokens: int = 0  # of the latest output there is; 0: there is none
 
 
 @lru_cache(maxsize=8192)  # workflows of a workload go the same ways

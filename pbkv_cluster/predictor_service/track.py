@@ -30,8 +30,10 @@ class Track:
         "moments",
         "name",
         "number",
+        "output_tokens",
         "own",
         "pieces",
+        "prompt_tokens",
         "run",
         "sequence",
         "settled",
@@ -72,18 +74,19 @@ class Track:
         # Of 32 bits: a tenth of the memory of tuples of numbers, and there are very many open workflows.
         self.pieces = self.task = self.words = _NONE
         self.hidden = b""
+        self.prompt_tokens = self.output_tokens = 0
         self.moments.clear()
         self.whole = []
         self.labels = []
 
-    def began(self, label: str, site: str, pieces: Sequence[int]) -> None:
+    def began(self, label: str, site: str, pieces: Sequence[int], prompt_tokens: int) -> None:
         """The next step has begun."""
         self.run = self.run + 1 if self.agents and self.agents[-1] == label else 1
         self.agents = (*self.agents, label)[-RECENT:]
         if self.model is not None and self.model.wants_whole:
             self.labels.append(label)
         self.counts[label] += 1
-        self.site, self.pieces = site, array("I", pieces)
+        self.site, self.pieces, self.prompt_tokens = site, array("I", pieces), prompt_tokens
 
     def situation(self, finished: bool) -> Situation:
         """What is known now."""
@@ -101,6 +104,8 @@ class Track:
             self.hidden,
             self.graph,
             self.walk,
+            self.prompt_tokens,
+            self.output_tokens,
         )
 
     def remember(self, moment: Moment, new_step: bool) -> None:

@@ -76,6 +76,11 @@ def without_pieces(events: Iterable[WorkflowEvent]) -> Iterator[WorkflowEvent]:
     return (replace(event, pieces=()) for event in events)
 
 
+def without_counts(events: Iterable[WorkflowEvent]) -> Iterator[WorkflowEvent]:
+    """The same events, without how long prompts and outputs were."""
+    return (replace(event, prompt_tokens=0, output_tokens=0) for event in events)
+
+
 def without_text(events: Iterable[WorkflowEvent]) -> Iterator[WorkflowEvent]:
     """The same events, without anything of any text: agents alone are left."""
-    return without_pieces(without_words(events))
+    return without_counts(without_pieces(without_words(events)))

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,22 @@ def test_a_step_follows_the_gradient_that_autograd_finds() -> None:
     want = torch.softmax(torch.from_numpy(values) @ weights, 0).detach().numpy()
     assert found[1] == pytest.approx(want, abs=1e-5)
     assert found[[0, 2]] == pytest.approx(np.full((2, 5), 0.2))  # other steps have learnt nothing
+
+
+@pytest.mark.parametrize("name", ["prompt_tokens", "output_tokens"])
+def test_it_learns_a_rule_that_the_length_of_a_text_alone_gives(name: str) -> None:
+    chance, expert = random.Random(1), expert_of()
+
+    def tokens() -> int:
+        return chance.choice((chance.randrange(100, 130), chance.randrange(900, 1100)))
+
+    def rule(seen: Situation) -> int:
+        return 1 + int(getattr(seen, name) > 500)
+
+    teach(expert, rule, 300, chance, agents=lambda: (chance.choice(AGENTS[:2]),), **{name: tokens})
+    fresh = [situation(chance, agents=(AGENTS[0],), **{name: tokens()}) for _ in range(100)]
+    found = expert.forecast([expert.features(seen) for seen in fresh])[:, 0].argmax(axis=1)
+    assert np.mean(found == [rule(seen) for seen in fresh]) > 0.9
 
 
 @pytest.mark.parametrize("name", ["words", "pieces", "task"])
@@ -260,11 +277,16 @@ def test_features_are_packed_small() -> None:
         pieces=tuple(range(30)),
         task=tuple(range(40)),
         words=tuple(range(200, 245)),
+        finished=True,
+        prompt_tokens=700,
+        output_tokens=30,
     )
     found, groups = np.frombuffer(record_of(seen), dtype=np.uint16), VALUES.shape[1]
-    assert found.nbytes < 500
+    assert found.nbytes < 600
     assert len(found) == groups + found[:groups].sum()
-    assert found[:groups].tolist() == [1, 8, 3, 2, 30, 45, 44, 6, 40]
+    assert found[:groups].tolist() == [1, 8, 3, 2, 30, 45, 44, 6, 40, 3, 45]
+    before = np.frombuffer(record_of(replace(seen, finished=False)), dtype=np.uint16)
+    assert before[:groups].tolist() == [1, 8, 3, 2, 30, 45, 44, 6, 40, 2, 0]
     repeated = np.frombuffer(record_of(situation(chance, words=(5, 5, 6, 5))), dtype=np.uint16)
     assert repeated[5:8].tolist() == [2, 3, 6]  # each word once, pairs as they come
     wide = np.frombuffer(record_of(situation(chance, words=tuple(range(2000)), pieces=tuple(range(3000)))), dtype=np.uint16)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -16,7 +16,7 @@ from pbkv_cluster.predictor_service.base import PREDICTORS, Predictor
 from pbkv_cluster.simulator.prediction import END, Score, evaluate, teach
 from pbkv_cluster.simulator.prompts import PromptBuilder
 from pbkv_cluster.simulator.traces import Segment, SegmentKind, TraceStep, TraceWorkflow
-from pbkv_cluster.simulator.workflow_events import events_of, without_pieces, without_text, without_words
+from pbkv_cluster.simulator.workflow_events import events_of, without_counts, without_pieces, without_text, without_words
 
 
 class Scripted(Predictor):
@@ -163,7 +163,7 @@ def test_the_real_predictor_learns_a_cycle() -> None:
     teach(predictor, (events_of(workflow("abcabc", number), f"t{number}") for number in range(12)))
     scores = evaluate(predictor, [events_of(workflow("abcabc"), "w")], online=False)
     assert all(score.top1 == 1.0 for score in scores.values())
-    other = [events_of(workflow("aaaa"), f"v{number}") for number in range(12)]
+    other = [events_of(workflow("aaaa"), f"v{number}") for number in range(20)]
     assert evaluate(predictor, other, online=False)["after", 1].top1 == 0.0, "it does not learn"
     assert evaluate(predictor, other, online=True)["after", 1].top1 > 0.5
     assert evaluate(predictor, other, online=False)["after", 1].top1 == 1.0
@@ -208,10 +208,16 @@ def test_words_only_where_the_log_has_them() -> None:
 
 def test_what_events_lack_on_request() -> None:
     events = events_of(workflow("ab"), "w", PromptBuilder(1 << 16))
-    for lacking, words, pieces in ((without_words, False, True), (without_pieces, True, False), (without_text, False, False)):
+    every = {"words", "pieces", "tokens"}
+    for lacking, left in (
+        (without_words, {"pieces", "tokens"}),
+        (without_pieces, {"words", "tokens"}),
+        (without_counts, {"words", "pieces"}),
+        (without_text, set[str]()),
+    ):
         found = list(lacking(events))
-        assert any(event.words for event in found) is words
-        assert any(event.pieces for event in found) is pieces
-        assert [replace(event, words=(), pieces=()) for event in found] == [
-            replace(event, words=(), pieces=()) for event in events
-        ]
+        has = {"words": [each.words for each in found], "pieces": [each.pieces for each in found]}
+        has["tokens"] = [(1,) if each.prompt_tokens or each.output_tokens else () for each in found]
+        assert {name for name in every if any(has[name])} == left
+        nothing: dict[str, Any] = {"words": (), "pieces": (), "prompt_tokens": 0, "output_tokens": 0}
+        assert [replace(each, **nothing) for each in found] == [replace(each, **nothing) for each in events]

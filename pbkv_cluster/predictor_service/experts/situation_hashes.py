@@ -4,6 +4,7 @@ Hashing takes the place of a vocabulary (Weinberger et al.: Feature hashing for 
 However many features a group has, together they weigh as much as one: each has the value weight / √(size of the group).
 """
 
+import math
 from collections.abc import Sequence
 from zlib import crc32
 
@@ -19,10 +20,11 @@ HASHES = 1 << 16
 _DEPTHS = (1, 2, 3, 4, 5, 6, 8, 12)
 _EDGE = 3  # words at either end of a text whose place counts
 _MOST = 255  # features of a group
-_GROUPS = 9
+_GROUPS = 11
+_EXACT = 48  # tokens of an output, below which their very number counts
 
 # Prompts and tasks hold much that means nothing for what comes next.
-_WEIGHTS = np.array((1, 1, 1, 1, 0.5, 1, 1, 1, 0.5), dtype=np.float32)
+_WEIGHTS = np.array((1, 1, 1, 1, 0.5, 1, 1, 1, 0.5, 1, 1), dtype=np.float32)
 
 VALUES: Floats = (1.0 / np.sqrt(np.maximum(np.arange(_MOST + 1), 1)))[:, None].astype(np.float32) * _WEIGHTS
 """Of a feature, by the size of its group and by its group."""
@@ -57,10 +59,23 @@ def record_of(situation: Situation) -> bytes:
         crc32(site, latest),
         crc32(site, pair),
     ]
+    finished = situation.finished
+    tokens = [crc32(b"prompt %d" % _size(situation.prompt_tokens), pair)]
+    if situation.output_tokens:
+        tokens.append(crc32(b"output %d" % _size(situation.output_tokens), pair))
+        if finished and situation.output_tokens < _EXACT:
+            tokens.append(crc32(b"exactly %d" % situation.output_tokens, latest))
     pieces, words, task = map(_numbers, (situation.pieces, situation.words, situation.task))
-    record = np.empty(_GROUPS + len(few) + len(pieces) + 2 * len(words) + 2 * _EDGE + len(task), dtype=np.uint16)
-    end = _fill(_numbers(few), pieces, words, task, latest, _SALTS[int(situation.finished)], record)
+    most = _GROUPS + len(few) + len(pieces) + 3 * len(words) + 2 * _EDGE + len(task) + len(tokens)
+    record = np.empty(most, dtype=np.uint16)
+    words_of = pair if finished else 0
+    end = _fill(_numbers(few), pieces, words, task, _numbers(tokens), latest, words_of, _SALTS[int(finished)], record)
     return record[:end].tobytes()
+
+
+def _size(tokens: int) -> int:
+    """In half powers of two."""
+    return round(2.0 * math.log2(tokens + 1))
 
 
 def split(records: npt.NDArray[np.uint16]) -> list[bytes]:
@@ -90,7 +105,9 @@ def _fill(
     pieces: Numbers,
     words: Numbers,
     task: Numbers,
+    tokens: Numbers,
     latest: int,
+    words_of: int,
     salts: Numbers,
     record: npt.NDArray[np.uint16],
 ) -> int:
@@ -128,6 +145,17 @@ def _fill(
     for number in range(record[8]):
         record[at] = _mixed(seen[number] + salts[8])
         at += 1
+    record[9] = len(tokens)
+    for number in range(record[9]):
+        record[at] = _mixed(tokens[number] + salts[9])
+        at += 1
+    record[10] = 0
+    if words_of:
+        both = np.uint32(words_of | 1)
+        record[10] = _distinct(words, seen)
+        for number in range(record[10]):
+            record[at] = _mixed(seen[number] * both + salts[10])
+            at += 1
     return at
 
 
