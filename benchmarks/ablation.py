@@ -6,8 +6,9 @@ import numpy as np
 
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.store.access.catalog import Entry
+from pbkv_cluster.store.access.contexts import Sums
 from pbkv_cluster.store.access.features import Ints
-from pbkv_cluster.store.access.hazard import BIN_STARTS, BINS, Floats, HazardModel
+from pbkv_cluster.store.access.hazard import BIN_STARTS, BINS, Floats, HazardModel, Table
 from pbkv_cluster.store.access.history import StepLog
 from pbkv_cluster.store.access.next_event import Event, NextEventModel
 from pbkv_cluster.store.access.segment import Segment
@@ -22,8 +23,8 @@ _SOONER = np.diff(HORIZONS, prepend=0.0) / 2
 class NoNewcomers(Pbkv):
     """Workflows that are still to start count for nothing."""
 
-    def _newcomers(self, entry: Entry, now: float) -> tuple[float, float]:
-        return 0.0, 0.0
+    def _newcomers(self, entries: Sequence[Entry | None], now: float) -> list[tuple[float, float]]:
+        return [(0.0, 0.0)] * len(entries)
 
 
 class NoOthers(Pbkv):
@@ -80,7 +81,7 @@ class PlainSum(Pbkv):
         return worth
 
     def _newcomers_alone(self, entry: Entry, now: float) -> float:
-        uses, delay = self._newcomers(entry, now)
+        ((uses, delay),) = self._newcomers((entry,), now)
         return float(self._worth(np.exp(-uses * np.maximum(HORIZONS - delay, 0.0))))
 
 
@@ -90,8 +91,11 @@ class _Mute(NextEventModel):
 
 
 class _OneHalf(HazardModel):
-    def hazards(self, rows: Ints) -> Floats:
-        return np.full((len(rows), BINS), 0.5)
+    def steady_log_odds(self, sums: Sums) -> Table:
+        return np.zeros((len(sums), BINS), dtype=np.float32)
+
+    def open_log_odds(self, sums: Sums, foretold: Ints) -> Table:
+        return np.zeros((len(sums), BINS), dtype=np.float32)
 
 
 class _FixedCycle(Timing):

@@ -57,8 +57,12 @@ class EvictionQueue:
         """Ranks several nodes anew, as `offer` does, but all together."""
         candidates = [node for node in nodes if self._is_candidate(node, self._level)]
         if candidates:
+            heap, number = self._heap, self._number
             for node, rank in zip(candidates, ranks(candidates), strict=True):
-                self._push(node, rank)
+                node.versions[number] = version = node.versions[number] + 1
+                self._pushed += 1
+                heapq.heappush(heap, (rank, self._pushed, version, node))
+            self._tidy()
 
     def first(self) -> tuple[Node, Rank] | None:
         """The next victim, still queued, or None."""
@@ -85,6 +89,9 @@ class EvictionQueue:
         node.versions[self._number] = version = node.versions[self._number] + 1
         self._pushed += 1
         heapq.heappush(self._heap, (rank, self._pushed, version, node))
+        self._tidy()
+
+    def _tidy(self) -> None:
         if len(self._heap) > 2 * self._live + _SLACK:
             self._rebuild()
 
@@ -92,6 +99,8 @@ class EvictionQueue:
         return version == node.versions[self._number] and self._is_candidate(node, self._level)
 
     def _rebuild(self) -> None:
-        self._heap = [entry for entry in self._heap if self._valid(entry[2], entry[3])]
+        number = self._number  # most entries are stale, and a call has its price
+        newest = [entry for entry in self._heap if entry[2] == entry[3].versions[number]]
+        self._heap = [entry for entry in newest if self._is_candidate(entry[3], self._level)]
         self._live = len(self._heap)
         heapq.heapify(self._heap)

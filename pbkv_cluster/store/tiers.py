@@ -276,7 +276,9 @@ class Tiers:
     def _gpu_ranks(self, nodes: Sequence[Node]) -> list[Rank]:
         policy = self._policies[GPU]
         values = policy.values(nodes, self._clock.now())
-        return [_rank(node, policy, value) for node, value in zip(nodes, values, strict=True)]
+        if policy.retired_first:
+            return [_rank(node, policy, value) for node, value in zip(nodes, values, strict=True)]
+        return [Rank(_ACTIVE, value, node.last_access) for node, value in zip(nodes, values, strict=True)]
 
     def _host_ranks(self, nodes: Sequence[Node]) -> list[Rank]:
         policy = self._policies[HOST]

@@ -71,11 +71,13 @@ class Workflows:
         # What its nodes are worth may rest on this step. A forecast that has just come has ranked already those that it leaves
         # as they were; others it uses, perhaps also where the sequence does not go on with what is cached.
         ranked = not self._ranked_at_begin and owner.forecast is not None and owner.forecast_at >= now - _FRESH_S
-        if not self._steady:
-            self._tiers.rerank([node for node in owner.nodes if not ranked or node.owners[owner].touched[-1] == position])
+        if self._steady:
+            return
+        nodes = {node: None for node in owner.nodes if not ranked or node.owners[owner].touched[-1] == position}
         for name in self._policies[0].due():
             if (due := self._owners.get(name)) is not None:
-                self._rerank(due)
+                nodes |= due.nodes
+        self._tiers.rerank(nodes)  # all together: it costs little more than one workflow's
 
     def step_queued(self, workflow: str, tokens: bytes) -> None:
         """A step waits; see `KVCache.queued`."""

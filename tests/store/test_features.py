@@ -10,7 +10,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbkv_cluster.store.access.features import CONTEXTS, Fact, Ints, context_rows, facts
+from pbkv_cluster.store.access.contexts import CONTEXTS, context_rows
+from pbkv_cluster.store.access.features import Fact, Ints, facts
 from pbkv_cluster.store.access.next_event import END, Event
 from pbkv_cluster.store.access.segment import INSIDE, NO_ATTACH, OUTPUT_END, PROMPT_END
 from tests.store.workflow_logs import AGENTS, Path, Step, record, workflows

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbkv_cluster.store.access.features import CONTEXTS, Fact, Ints, context_rows
+from pbkv_cluster.store.access.contexts import CONTEXTS, context_rows
+from pbkv_cluster.store.access.features import Fact, Ints
 from pbkv_cluster.store.access.hazard import BIN_STARTS, BINS, Floats, HazardModel, first_use
 
 BITS = HazardModel.places().bit_length() - 1

@@ -1,6 +1,6 @@
 """What is expected of workflows: those of which time alone has changed it are found without a look at all of them."""
 
-from typing import Any
+from typing import Any, Generic, TypeVar
 from unittest.mock import patch
 
 import pytest
@@ -8,13 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbkv_cluster.core.tokens import count
-from pbkv_cluster.store.access.outlook import Outlook, View
+from pbkv_cluster.store.access.outlook import Outlook
+from pbkv_cluster.store.access.view import View
 from pbkv_cluster.store.lease import Lease
 from pbkv_cluster.store.node import Owner
 from pbkv_cluster.store.policies import pbkv
 from pbkv_cluster.store.policies.pbkv import Pbkv
 from tests.store.learning_cache import SPACE, LearningCache, prompt
 from tests.store.workflow_logs import AGENTS
+
+OutlookT = TypeVar("OutlookT", bound=Outlook)
 
 
 class Watched(Outlook):
@@ -72,15 +75,15 @@ MOVES = st.one_of(
 )
 
 
-class Played:
-    """A cache whose outlook is watched, and what runs in it."""
+class Played(Generic[OutlookT]):
+    """A cache whose outlook is of a kind that watches, and what runs in it."""
 
-    def __init__(self, guard: bool) -> None:
+    def __init__(self, guard: bool, kind: type[OutlookT]) -> None:
         self.learning = LearningCache(40, guard=guard)
         self.cache, self.clock = self.learning.cache, self.learning.clock
         policy = self.cache._policies[0]
         assert isinstance(policy, Pbkv)
-        assert isinstance(policy._outlook, Watched)
+        assert isinstance(policy._outlook, kind)
         self.outlook = policy._outlook
         self.running: list[Lease] = []
 
@@ -127,7 +130,7 @@ class Played:
 @given(moves=st.lists(MOVES, max_size=60), guard=st.booleans())
 def test_due_are_those_whom_a_look_at_every_workflow_would_find(moves: list[tuple[Any, ...]], guard: bool) -> None:
     with patch.object(pbkv, "Outlook", Watched):
-        played = Played(guard)
+        played = Played(guard, Watched)
     for move, *arguments in moves:
         getattr(played, move)(*arguments)
     played.cache.check_integrity()
@@ -137,7 +140,7 @@ def test_due_are_those_whom_a_look_at_every_workflow_would_find(moves: list[tupl
 def test_time_alone_makes_workflows_due(wait: float) -> None:
     """What is compared above is not nothing."""
     with patch.object(pbkv, "Outlook", Watched):
-        played = Played(guard=False)
+        played = Played(False, Watched)
     for workflow in range(5):
         played.run(workflow, "planner", [workflow], 0.0)
     played.wait(wait)

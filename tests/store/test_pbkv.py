@@ -207,7 +207,7 @@ def test_a_block_that_newcomers_alone_may_use_is_worth_what_its_density_says(com
     outlook._starts.extend(float(at) for at in range(60))
     entry = Entry(Entry(None, b"", 0), bytes(64), ago)
     entry.workflows, entry.step_sum = 1, round(steps)
-    uses, delay = policy._newcomers(entry, 60.0)
+    ((uses, delay),) = policy._newcomers((entry,), 60.0)
     unused = np.exp(-uses * np.maximum(HORIZONS - delay, 0.0))
     short, long = policy._newcomers_alone(entry, 60.0), hit_density(unused, 2.0)
     assert 0.0 < uses < 0.02

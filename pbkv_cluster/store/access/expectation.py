@@ -47,6 +47,17 @@ def by_agent(events: Mapping[Event, float]) -> Agents:
     return found
 
 
+def foremost(events: Mapping[Event, float]) -> dict[Event, float]:
+    """The two likeliest events of each agent, or fewer, ties by name.
+
+    A forecast makes all events of an agent likelier alike: whatever it says, none but these come to the first two places.
+    """
+    best: dict[str, list[tuple[float, Event]]] = {}
+    for event, chance in events.items():
+        best.setdefault(event[0], []).append((-chance, event))
+    return {event: -chance for each in best.values() for chance, event in sorted(each)[:2]}
+
+
 def of_forecast(forecast: Forecast | None) -> Agents:
     """What a forecast says of the next step. Empty: nothing."""
     if forecast is None or not forecast.steps or not forecast.steps[0].agents:

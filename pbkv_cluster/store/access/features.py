@@ -1,13 +1,13 @@
-"""What is known of each segment of a workflow between two steps, as small integers; and the contexts made of them.
+"""What is known of each segment of a workflow between two steps, as small integers.
 
-A context names a few of these facts. The access model keeps one count for each combination of their values, so what matters
-together has to stand together in one context.
+A few of these facts depend on what is expected next, and change with a forecast: they are found apart from the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import IntEnum, auto
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -59,48 +59,21 @@ class Fact(IntEnum):
     ADDED = auto()  # length of what the last prompt added, log2
 
 
-F = Fact
-CONTEXTS: tuple[tuple[Fact, ...], ...] = (
-    # how it was used
-    (F.USED_4, F.OUTPUT, F.SHARING),
-    (F.USED_8, F.OUTPUT, F.BRANCHES),
-    (F.USED_16, F.OUTPUT),
-    (F.AGE, F.USES, F.OUTPUT, F.ENDS),
-    # and by whom, and who runs
-    (F.AGENT, F.LAST_AGENT, F.AGE, F.OUTPUT, F.ENDS),
-    (F.AGENT, F.LAST_AGENT, F.USED_4, F.BRANCHES),
-    (F.AGENT, F.AGENT_1, F.USED_4, F.OUTPUT),
-    (F.AGENT, F.AGENT_1, F.AGENT_2, F.LAST_AGENT, F.AGE),
-    (F.AGENT, F.AGENT_1, F.AGENT_2, F.SYMBOL, F.SYMBOL_1, F.USED_8, F.LAST_AGENT),
-    (F.FIRST_AGENT, F.FIRST_STEP, F.AGENT, F.ENDS),
-    # where the last prompts left the known
-    (F.SYMBOL, F.SYMBOL_1, F.USED_4, F.OUTPUT, F.ENDS),
-    (F.AGENT, F.SYMBOL, F.AGE, F.OUTPUT, F.BRANCHES),
-    # what is expected next
-    (F.NEXT, F.CONFIDENCE, F.IN_NEXT, F.USED_2, F.OUTPUT, F.ENDS),
-    (F.NEXT, F.IN_NEXT, F.SECOND, F.IN_SECOND, F.CONFIDENCE),
-    (F.NEXT, F.CONFIDENCE, F.LAST_AGENT, F.AGE, F.ENDS),
-    (F.NEXT, F.USED_4, F.OUTPUT, F.AT_END),
-    (F.NEXT_SYMBOL, F.CONFIDENCE, F.USED_4, F.OUTPUT, F.ENDS, F.BRANCHES),
-    (F.NEXT, F.SECOND, F.CONFIDENCE, F.USED_4, F.SYMBOL),
-    (F.IN_NEXT, F.AGE, F.CONFIDENCE, F.AT_END, F.OUTPUT),
-    # which it is
-    (F.KEY, F.NEXT, F.SHARING),
-    (F.KEY, F.STEP),
-    (F.SHARING, F.AGE, F.STEP, F.ON_TOP),
-    # how far the workflow is
-    (F.STEP, F.FIRST_STEP, F.OUTPUT, F.ENDS),
-    (F.STEP, F.AGE, F.LAST_AGENT, F.AGENT),
-    # lengths
-    (F.AGENT, F.REPLY, F.LAST_AGENT, F.AGE, F.ENDS),
-    (F.NEXT, F.REPLY, F.USED_4, F.OUTPUT),
-    (F.REPLY, F.ADDED, F.OUTPUT, F.AT_END, F.AGENT),
-    (F.START, F.BLOCKS, F.USED_4, F.AGENT),
-)
+_FORETOLD = (Fact.IN_NEXT, Fact.IN_SECOND, Fact.NEXT, Fact.NEXT_SYMBOL, Fact.CONFIDENCE, Fact.SECOND)
+FORETOLD = np.array(_FORETOLD)  # columns that depend on what is expected next
+SETTLED = np.array([fact for fact in Fact if fact not in _FORETOLD])  # and the others
 
 _NEVER_CALLED, _IN_LAST, _BEFORE, _NEVER = range(4)
 _UNKNOWN: Event = ("?", 0)
 _CONFIDENT = (0.4, 0.7, 0.9)
+
+
+class Likeliest(NamedTuple):
+    """All that facts tell of the next event."""
+
+    first: Event
+    second: Event
+    confidence: int  # in the first
 
 
 def facts(history: History, segments: Sequence[Segment], expected: Mapping[Event, float]) -> Ints:
@@ -111,19 +84,21 @@ def facts(history: History, segments: Sequence[Segment], expected: Mapping[Event
         segments: of that history.
         expected: probabilities of the next event.
     """
+    rows = np.empty((len(segments), len(Fact)), dtype=np.int64)
+    rows[:, SETTLED] = settled_facts(history, segments)
+    rows[:, FORETOLD] = foretold_facts(history, segments, likeliest(expected))
+    return rows
+
+
+def settled_facts(history: History, segments: Sequence[Segment]) -> Ints:
+    """The columns `SETTLED` of `facts`."""
     steps = history.steps
     now = len(steps) - 1
-    first, second, confidence = _likeliest(expected)
-    first_last, second_last = history.last_step.get(first[0]), history.last_step.get(second[0])
     last = steps[now]
     workflow = (
         min(now, 40),
         *(_name(steps[now - back].agent) if back <= now else 0 for back in range(3)),
         *(steps[now - back].symbol if back <= now else -1 for back in range(2)),
-        _event(first),
-        first[1],
-        confidence,
-        _event(second),
         last.output_blocks.bit_length() if last.ended_at >= 0 else -1,
         sum(run.blocks for run in last.runs).bit_length(),
     )
@@ -152,15 +127,22 @@ def facts(history: History, segments: Sequence[Segment], expected: Mapping[Event
                 segment is end,
                 segment.start.bit_length(),
                 segment.blocks.bit_length(),
-                _relation(segment, first[0], first_last),
-                _relation(segment, second[0], second_last),
                 *workflow,
             )
         )
-    return np.array(rows, dtype=np.int64).reshape(-1, len(Fact))
+    return np.array(rows, dtype=np.int64).reshape(-1, len(SETTLED))
 
 
-def _likeliest(expected: Mapping[Event, float]) -> tuple[Event, Event, int]:
+def foretold_facts(history: History, segments: Sequence[Segment], expected: Likeliest) -> Ints:
+    """The columns `FORETOLD` of `facts`."""
+    first, second, confidence = expected
+    workflow = _event(first), first[1], confidence, _event(second)
+    in_first, in_second = (_relations(history, segments, agent) for agent, _ in (first, second))
+    rows = [(*each, *workflow) for each in zip(in_first, in_second, strict=True)]
+    return np.array(rows, dtype=np.int64).reshape(-1, len(FORETOLD))
+
+
+def likeliest(expected: Mapping[Event, float]) -> Likeliest:
     """The two likeliest events, and how sure the first is. Ties fall by name, not by the order in which they were learnt."""
     first = second = _UNKNOWN
     best = runner_up = 0.0
@@ -169,14 +151,16 @@ def _likeliest(expected: Mapping[Event, float]) -> tuple[Event, Event, int]:
             first, second, best, runner_up = event, first, chance, best
         elif chance > runner_up or (chance == runner_up and event < second):
             second, runner_up = event, chance
-    return first, second, sum(best >= level for level in _CONFIDENT)
+    return Likeliest(first, second, sum(best >= level for level in _CONFIDENT))
 
 
-def _relation(segment: Segment, agent: str, last: int | None) -> int:
+def _relations(history: History, segments: Sequence[Segment], agent: str) -> list[int]:
+    """Whether an agent has used each segment."""
+    last = history.last_step.get(agent)
     if last is None:
-        return _NEVER_CALLED
-    at = segment.agents.get(agent)
-    return _NEVER if at is None else _IN_LAST if at == last else _BEFORE
+        return [_NEVER_CALLED] * len(segments)
+    steps = [segment.agents.get(agent) for segment in segments]
+    return [_NEVER if step is None else _IN_LAST if step == last else _BEFORE for step in steps]
 
 
 _names: dict[str, int] = {}
@@ -193,26 +177,3 @@ def _name(text: str) -> int:
 
 def _event(event: Event) -> int:
     return _name(event[0]) * 31 + event[1]
-
-
-def _multipliers(contexts: Sequence[Sequence[Fact]]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    draws = np.random.default_rng(20260522)  # part of the format of saved models
-    odd = draws.integers(0, 2**63, size=(len(Fact), len(contexts)), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    used = np.zeros_like(odd)
-    for number, context in enumerate(contexts):
-        used[list(context), number] = 1
-    return odd * used, draws.integers(0, 2**63, size=len(contexts), dtype=np.uint64)
-
-
-_ODD, _SALT = _multipliers(CONTEXTS)
-
-
-def context_rows(rows: Ints, bits: int) -> Ints:
-    """The place of every context of every row in a table of 2^bits: a multiply-add hash (Dietzfelbinger, STACS 1996).
-
-    Shape (rows, facts) to (rows, contexts).
-    """
-    hashed = (rows + 2).astype(np.uint64) @ _ODD + _SALT
-    hashed ^= hashed >> np.uint64(32)
-    hashed *= np.uint64(0x9E3779B97F4A7C15)
-    return (hashed >> np.uint64(64 - bits)).astype(np.int64)

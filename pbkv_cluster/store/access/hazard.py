@@ -1,6 +1,6 @@
 """The access model: the hazard that a workflow uses a segment again 1, 2, 3, 4, 5-6, 7-10, 11-20 or 21 and more steps from now.
 
-Each context (see `features`) has counted in each bin how often segments like this one had not been used before it, and how
+Each context (see `contexts`) has counted in each bin how often segments like this one had not been used before it, and how
 often they then were. The contexts' opinions are combined by logistic mixing, with weights learnt online for each context, bin
 and amount of evidence (Mahoney: Adaptive weighing of context models for lossless data compression, Florida Tech CS-2005-16;
 Mattern: Mixing strategies in data compression, DCC 2012). A workflow that has ended never uses anything again.
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pbkv_cluster.store.access.features import CONTEXTS, Ints, context_rows
+from pbkv_cluster.store.access.contexts import CONTEXTS, OPEN, STEADY, Sums, context_rows, open_rows, steady_rows
+from pbkv_cluster.store.access.features import Ints
 
 Floats = npt.NDArray[np.float64]
 Table = npt.NDArray[np.float32]
@@ -33,6 +34,7 @@ _SURE = 12.0  # bound on the log-odds
 
 
 _WEIGHTS = (np.arange(len(CONTEXTS))[:, None] * BINS + np.arange(BINS)) * _LEVELS  # where each context's and bin's begin
+_WEIGHTS_STEADY, _WEIGHTS_OPEN = _WEIGHTS[STEADY], _WEIGHTS[OPEN]
 
 
 class HazardModel:
@@ -65,9 +67,27 @@ class HazardModel:
         Returns:
             Shape (segments, bins), each in (0, 1).
         """
-        places = context_rows(rows, _BITS)
-        # Asked for at each step and forecast of a workflow: `take` has a third of the price of indexing.
-        return self._mix(self._opinions.take(places, axis=0), self._evidence.take(places, axis=0))
+        return hazards_of(self._log_odds(context_rows(rows, _BITS), _WEIGHTS))
+
+    def steady_log_odds(self, sums: Sums) -> Table:
+        """What contexts of settled facts alone add to the log-odds of each segment in each bin.
+
+        Args:
+            sums: `settled_sums` of the segments.
+
+        Returns:
+            Shape (segments, bins); see `hazards_of`.
+        """
+        return self._log_odds(steady_rows(sums, _BITS), _WEIGHTS_STEADY)
+
+    def open_log_odds(self, sums: Sums, foretold: Ints) -> Table:
+        """What the other contexts add.
+
+        Args:
+            sums: their columns of `settled_sums`.
+            foretold: facts of the segments that depend on what is expected next.
+        """
+        return self._log_odds(open_rows(sums, foretold, _BITS), _WEIGHTS_OPEN)
 
     def put(self, places: npt.NDArray[np.int32], chances: Table, uses: Table, weights: Table) -> None:
         """Replaces some rows of the tables, and all weights."""
@@ -97,7 +117,7 @@ class HazardModel:
         starts = [0, *(np.flatnonzero(np.diff(when)) + 1), len(when)]
         for start, stop in pairwise(starts):
             part = slice(start, stop)
-            error = (used[part] - self._mix(opinions[part], evidence[part])) * open_[part] * importance[part]
+            error = (used[part] - hazards_of(self._mix(opinions[part], evidence[part]))) * open_[part] * importance[part]
             gradient = error[:, None, :] * opinions[part]
             at = _WEIGHTS + evidence[part]
             total = np.bincount(at.ravel(), gradient.ravel(), self.weights.size).reshape(self.weights.shape)
@@ -122,11 +142,20 @@ class HazardModel:
         self._opinions[places] = np.log((uses + _PRIOR) / (chances - uses + _PRIOR))
         self._evidence[places] = np.minimum(np.frexp(chances + 1.0)[1] - 1, _LEVELS - 1)
 
-    def _mix(self, opinions: Table, evidence: npt.NDArray[np.int8]) -> Floats:
-        """Hazards of opinions of shape (segments, contexts, bins); shape (segments, bins)."""
-        weights = self.weights.take(_WEIGHTS + evidence)
-        mixed: Floats = 1.0 / (1.0 + np.exp(-np.clip((weights * opinions).sum(axis=1), -_SURE, _SURE)))
+    def _log_odds(self, places: Ints, weights: Ints) -> Table:
+        # Asked for at each step and forecast of a workflow: `take` has a third of the price of indexing.
+        return self._mix(self._opinions.take(places, axis=0), self._evidence.take(places, axis=0), weights)
+
+    def _mix(self, opinions: Table, evidence: npt.NDArray[np.int8], weights: Ints = _WEIGHTS) -> Table:
+        """Log-odds of opinions of shape (segments, contexts, bins), given where their weights begin; shape (segments, bins)."""
+        mixed: Table = np.add.reduce(self.weights.take(weights + evidence) * opinions, axis=1)
         return mixed
+
+
+def hazards_of(log_odds: Table) -> Floats:
+    """The hazards of log-odds that all contexts have added to."""
+    hazards: Floats = 1.0 / (1.0 + np.exp(np.maximum(np.minimum(-log_odds, _SURE), -_SURE)))
+    return hazards
 
 
 def first_use(hazards: Floats) -> Floats:

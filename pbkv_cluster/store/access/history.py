@@ -57,6 +57,7 @@ class History:
         self.segments: list[Segment] = []
         self.ends: list[Segment | None] = []  # where each step's path ends
         self.last_step: dict[str, int] = {}  # of each agent
+        self.changes = 0  # goes up whenever something of this changes
         self._roots: dict[bytes, Segment] = {}  # by the tokens of their first block
         self._positions: dict[int, int] = {}  # by number
 
@@ -75,6 +76,7 @@ class History:
             now: seconds.
             catalog: what all workflows read; it is shown the prompt.
         """
+        self.changes += 1
         position = self._preempted(number, agent, tokens, prompt_blocks)
         if position is None:
             position = self._read(number, agent, tokens[: prompt_blocks * BLOCK_BYTES], now, catalog)
@@ -86,6 +88,7 @@ class History:
 
     def write(self, position: int, tokens: bytes) -> list[Segment]:
         """A step has generated more blocks. Returns the segments that hold them, in order."""
+        self.changes += 1
         found: list[Segment] = []
         at = 0
         while at < len(tokens):
@@ -106,6 +109,7 @@ class History:
 
     def end(self, position: int, now: float) -> None:
         """A step has ended, or was preempted."""
+        self.changes += 1
         self.steps[position].ended_at = now
         end = self.ends[position]
         if end is not None:

@@ -129,6 +129,7 @@ class AccessModel:
     def __init__(self) -> None:
         self.events = NextEventModel()
         self.hazard = HazardModel()
+        self.version = 0  # goes up with every change
 
     def learn(self, steps: Sequence[StepLog]) -> Changes:
         """Learns from a workflow that has ended.
@@ -139,6 +140,7 @@ class AccessModel:
         if not steps:
             return Changes()
         places = self.hazard.learn(*examples(steps, self.events))
+        self.version += 1
         return Changes(set(places.tolist()), self.events.learn(steps))
 
     def export(self, changes: Changes | None = None) -> AccessUpdate:
@@ -159,6 +161,7 @@ class AccessModel:
 
     def apply(self, update: AccessUpdate) -> None:
         """Takes over what another model has learnt."""
+        self.version += 1
         self.hazard.put(update.places, update.chances, update.uses, update.weights)
         for context, counts in update.contexts:
             self.events.put(context, dict(counts))

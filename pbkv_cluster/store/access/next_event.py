@@ -38,15 +38,15 @@ class NextEventModel:
     def distribution(self, steps: Sequence[StepLog]) -> dict[Event, float]:
         """Probability of each event that was ever seen to follow, behind `steps`. Empty before anything was learnt."""
         found: dict[Event, float] = {}
-        for context in contexts(steps, len(steps)):
+        left = 1.0  # what the longer contexts leave to the shorter
+        for context in reversed(contexts(steps, len(steps))):
             counts = self._counts.get(context)
             if counts is None:
                 continue
-            scale = 1.0 / (sum(counts.values()) + _PRIOR)
-            for event in found:
-                found[event] *= _PRIOR * scale
+            scale = left / (sum(counts.values()) + _PRIOR)
             for event, count in counts.items():
                 found[event] = found.get(event, 0.0) + count * scale
+            left = _PRIOR * scale
         return found
 
     def learn(self, steps: Sequence[StepLog]) -> set[int]:

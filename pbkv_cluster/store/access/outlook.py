@@ -8,72 +8,25 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pbkv_cluster.store.access.expectation import Trust, blend, by_agent, of_forecast
-from pbkv_cluster.store.access.features import facts
-from pbkv_cluster.store.access.hazard import Floats, first_use
-from pbkv_cluster.store.access.history import History, Segment
+from pbkv_cluster.store.access.expectation import Trust
+from pbkv_cluster.store.access.hazard import Floats
+from pbkv_cluster.store.access.history import Segment
 from pbkv_cluster.store.access.model import AccessModel
 from pbkv_cluster.store.access.next_event import END
 from pbkv_cluster.store.access.timing import HORIZONS, Timing
+from pbkv_cluster.store.access.view import View
 
 if TYPE_CHECKING:
-    from pbkv_cluster.core.forecast import Forecast
     from pbkv_cluster.store.node import Owner
 
 _HEEDED = 0.02  # share in what is expected below which a new forecast is not worth a new look
-_AT_ONCE = np.zeros(len(HORIZONS))
 _STARTS = 60  # latest beginnings of workflows, for their rate
-
-
-class View:
-    """One workflow."""
-
-    __slots__ = (
-        "agent",
-        "agents",
-        "arrival",
-        "chances",
-        "forecast",
-        "foretold",
-        "history",
-        "known",
-        "owners",
-        "places",
-        "queued",
-        "running",
-        "seen",
-        "seen_at",
-        "since",
-        "unused",
-    )
-
-    def __init__(self, owner: Owner) -> None:
-        self.owners = [owner]  # the workflow in the cache, and in shadows of it
-        self.history: History = owner.history
-        self.running = 0  # steps
-        self.since = 0.0  # when the step that began last began, or, if none runs, when the last ended
-        self.agent = ""
-        self.known = False  # `chances` are those of the present state
-        self.forecast: Forecast | None = None  # that they rest on
-        self.agents: dict[str, float] = {}  # next agent by the model
-        self.foretold: dict[str, float] = {}  # by the forecast
-        self.queued: frozenset[Segment] = frozenset()  # that a step uses as soon as it is admitted
-        self.places: dict[Segment, int] = {}  # rows of `chances` and `unused`
-        self.chances: Floats | None = None  # of the next use in each bin
-        self.arrival: Floats | None = None  # see `Timing.arrival`
-        self.unused: Floats | None = None  # probability that each segment is not used again within each horizon
-        self.seen_at = -1.0  # time that `arrival` and `unused` are of
-        self.seen = 0  # number of that look
-
-    @property
-    def step(self) -> int:
-        """Position of the latest step."""
-        return len(self.history.steps) - 1
 
 
 class Outlook:
@@ -143,7 +96,7 @@ class Outlook:
             view.owners.append(owner)
 
     def heeds(self, owner: Owner, asked_first: bool) -> bool:
-        """Whether the forecast that has just come for a workflow is worth a new look.
+        """Whether the forecast that has just come for a workflow changes what is expected of its segments.
 
         Args:
             owner: the workflow.
@@ -151,25 +104,33 @@ class Outlook:
         """
         if asked_first:
             view = self.views.get(owner.id)
-            self._heeded = view is not None and view.known and self._is_news(view)
+            self._heeded = view is not None and view.known and self._is_news(view) and self._look(view)
         return self._heeded
 
-    def unused(self, workflow: str, segment: Segment, now: float) -> Floats | None:
-        """The probability that a workflow does not use a segment again within each horizon; None: it is not active."""
-        view = self.view(workflow, now)
-        if view is None:
-            return None
-        if segment in view.queued:
-            return _AT_ONCE
-        place = view.places.get(segment)
-        if place is None:
-            view.known = False
-            view = self.view(workflow, now)
-            assert view is not None
-            place = view.places[segment]
-        assert view.unused is not None
-        unused: Floats = view.unused[place]
-        return unused
+    def unused(self, used_by: Sequence[Mapping[Owner, Segment]], now: float) -> Floats:
+        """The probability that no workflow that has used a block does so again within each horizon; a row for each block.
+
+        Args:
+            used_by: who has used each block, with what it knows of it.
+            now: seconds.
+        """
+        blocks = dict[str, tuple[list[int], list[Segment]]]()  # of each workflow
+        for block, owners in enumerate(used_by):
+            for owner, segment in owners.items():
+                known = blocks.get(owner.id)
+                if known is None:
+                    blocks[owner.id] = [block], [segment]
+                else:
+                    known[0].append(block)
+                    known[1].append(segment)
+        rows, parts = list[list[int]](), list[Floats]()
+        for workflow in sorted(blocks):  # in one order, so that rounding does not depend on which blocks are asked for together
+            numbers, segments = blocks[workflow]
+            own = self._unused_by(workflow, segments, now)
+            if own is not None:
+                rows.append(numbers)
+                parts.append(own)
+        return _product(len(used_by), rows, parts)
 
     def view(self, workflow: str, now: float) -> View | None:
         """The outlook on one active workflow."""
@@ -179,10 +140,12 @@ class Outlook:
         if not view.known or (view.forecast is not view.owners[0].forecast and self._is_news(view)):
             self._look(view)
         if view.seen_at < 0.0 or now - view.seen_at > self._stale_after(view, now):
-            view.arrival = self.timing.arrival(view.agent, view.running > 0, now - view.since)
-            assert view.chances is not None
-            view.unused = 1.0 - view.chances @ view.arrival
+            view.arrival, view.unused = self.timing.arrival(view.agent, view.running > 0, now - view.since), None
             view.seen_at = now
+        if view.unused is None:
+            assert view.chances is not None
+            assert view.arrival is not None
+            view.unused = 1.0 - view.chances @ view.arrival
             self._remind(view)
         return view
 
@@ -200,20 +163,22 @@ class Outlook:
         before = view.forecast
         return before is None or before.step != forecast.step or before.steps[:1] != forecast.steps[:1]
 
-    def _look(self, view: View) -> None:
-        history, view.forecast = view.history, view.owners[0].forecast
-        events = self.model.events.distribution(history.steps)
-        view.agents, view.foretold = by_agent(events), {}
-        if view.forecast is not None and view.forecast.step == history.steps[-1].number:  # else it is of another step
-            view.foretold = of_forecast(view.forecast)
-        if view.foretold:
-            events = blend(events, view.agents, view.foretold, self.trust.share)
-        view.places = {}
-        for owner in view.owners:
-            for node in owner.nodes:
-                view.places.setdefault(node.owners[owner], len(view.places))
-        view.chances = first_use(self.model.hazard.hazards(facts(history, list(view.places), events)))
-        view.known, view.seen_at = True, -1.0
+    def _unused_by(self, workflow: str, segments: Sequence[Segment], now: float) -> Floats | None:
+        """The probability that a workflow does not use some of its segments again within each horizon; None: it has ended."""
+        view = self.view(workflow, now)
+        if view is None:
+            return None
+        if any(segment not in view.places for segment in segments):
+            view.known = False
+            self.view(workflow, now)
+        assert view.unused is not None
+        found: Floats = view.unused.take([view.places[segment] for segment in segments], axis=0)
+        if view.queued:
+            found[[segment in view.queued for segment in segments]] = 0.0  # at once
+        return found
+
+    def _look(self, view: View) -> bool:
+        return view.look(self.model, self.trust.share)
 
     def _find_due(self, now: float) -> None:
         # From twice the time in which it gets stale, see `_stale_after`: now - seen_at > unit + .4 (now - since). The heap is
@@ -232,3 +197,17 @@ class Outlook:
     def _stale_after(self, view: View, now: float) -> float:
         """Seconds after which what is expected has changed with time: ever longer, as a pause that has lasted goes on."""
         return 0.5 * self.timing.unit + 0.2 * (now - view.since)
+
+
+def _product(number: int, rows: Sequence[list[int]], parts: Sequence[Floats]) -> Floats:
+    """Multiplies parts of a table of ones with so many rows, given which rows each part is of."""
+    if len(parts) == 1 and len(rows[0]) == number:
+        return parts[0]
+    found = np.ones((number, len(HORIZONS)))
+    places = list(chain.from_iterable(rows))
+    if parts and len(set(places)) == len(places):
+        found[places] = np.concatenate(parts)
+        return found
+    for own, part in zip(rows, parts, strict=True):
+        found[own] *= part
+    return found

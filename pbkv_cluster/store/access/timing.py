@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 
 import numpy as np
@@ -53,10 +53,11 @@ class Durations:
         """Probability that what has lasted `elapsed` seconds is over within each of `seconds` more."""
         if self._array is None:
             self._array = np.array(self._sorted)
-        over = np.searchsorted(self._array, elapsed, side="right")
-        rest = -np.expm1(-np.maximum(seconds, 0.0) / max(elapsed, self.mean, 0.1))
-        within = np.searchsorted(self._array, elapsed + seconds, side="right") - over
-        chances: Floats = (within + _PRIOR * rest) / (len(self._array) - over + _PRIOR) * (seconds > 0.0)
+        over = bisect_right(self._sorted, elapsed)
+        more = np.maximum(seconds, 0.0)
+        rest = np.expm1(more / -max(elapsed, self.mean, 0.1))  # less than 0
+        within = self._array.searchsorted(elapsed + more, side="right") - over
+        chances: Floats = (within - _PRIOR * rest) / (len(self._sorted) - over + _PRIOR)
         return chances
 
 

@@ -8,6 +8,7 @@ active ones that are still to come to it, and those that will start. So blocks o
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -23,8 +24,7 @@ from pbkv_cluster.store.node import Node, Owner
 from pbkv_cluster.store.policies.base import POLICIES, ReusePolicy
 
 _SHARED_STRENGTH = 60.0  # workflows that have to come before what is seen of a block counts as much as the prior
-_NOBODY = np.ones(len(HORIZONS))
-_EDGES = np.append(BIN_STARTS - 1, 30)
+_EDGES = (*(BIN_STARTS - 1).tolist(), 30)
 
 
 @POLICIES.register("pbkv")
@@ -88,9 +88,8 @@ class Pbkv(ReusePolicy):
 
     def _together(self, nodes: Sequence[Node], now: float) -> list[float]:
         # A row for each node.
-        unused = np.array([self._unused_by_owners(node, now) for node in nodes])
-        newcomers = [(0.0, 0.0) if node.entry is None else self._newcomers(node.entry, now) for node in nodes]
-        uses, delays = np.array(newcomers).T[:, :, None]
+        unused = self._outlook.unused([node.owners for node in nodes], now)
+        uses, delays = np.array(self._newcomers([node.entry for node in nodes], now)).T[:, :, None]
         unused *= np.exp(-uses * np.maximum(HORIZONS - delays, 0.0))
         for at, node in enumerate(nodes):
             if node.entry is not None and node.entry.workflows >= 2:
@@ -98,34 +97,32 @@ class Pbkv(ReusePolicy):
         worth: list[float] = self._worth(unused).tolist()
         return worth
 
-    def _unused_by_owners(self, node: Node, now: float) -> Floats:
-        """The probability that no workflow that has used a node does so again within each horizon."""
-        unused = _NOBODY
-        for owner, segment in node.owners.items():
-            own = self._outlook.unused(owner.id, segment, now)
-            if own is not None:
-                unused = own if unused is _NOBODY else unused * own
-        return unused
-
     def _worth(self, unused: Floats) -> Floats:
         """What blocks are worth that are not used within each horizon, the last axis, with these probabilities."""
         return hit_density(unused, self._overhead) / self._outlook.timing.unit
 
-    def _newcomers(self, entry: Entry, now: float) -> tuple[float, float]:
-        """First uses a unit of time by workflows that are still to start, and the units from a start to that.
+    def _newcomers(self, entries: Sequence[Entry | None], now: float) -> list[tuple[float, float]]:
+        """First uses a unit of time by workflows that are still to start, and the units from a start to that; for each block.
 
         Workflows come as a Poisson process; the chance that one uses a block is that of the workflows since it is known, with a
         Gamma prior.
         """
-        seen = self._outlook.arrivals - entry.arrival
-        chance = (_SHARED_STRENGTH * self._shared_prior + entry.workflows - 1) / (_SHARED_STRENGTH + seen)
-        timing = self._outlook.timing
-        delay = entry.step_sum / max(entry.workflows, 1) * timing.cycle / timing.unit
-        return self._outlook.starts_per_second(now) * timing.unit * chance, delay
+        timing, known = self._outlook.timing, _SHARED_STRENGTH + self._outlook.arrivals
+        starts, steps = self._outlook.starts_per_second(now) * timing.unit, timing.cycle / timing.unit
+        prior = _SHARED_STRENGTH * self._shared_prior - 1
+        return [
+            (0.0, 0.0)
+            if entry is None
+            else (
+                starts * (prior + entry.workflows) / (known - entry.arrival),
+                steps * entry.step_sum / max(entry.workflows, 1),
+            )
+            for entry in entries
+        ]
 
     def _newcomers_alone(self, entry: Entry, now: float) -> float:
         """The hit density where nobody else comes, at the last horizon: while uses are rare it grows with the horizon."""
-        uses, delay = self._newcomers(entry, now)
+        ((uses, delay),) = self._newcomers((entry,), now)
         if uses == 0.0:
             return 0.0
         hit = -math.expm1(-uses * max(LAST_HORIZON - delay, 0.0))
@@ -135,7 +132,8 @@ class Pbkv(ReusePolicy):
         """What active workflows make of a shared block that they have not used yet."""
         parent = node.parent
         assert parent is not None
-        came = np.cumsum(entry.first)  # workflows that came to it so many steps behind its parent, or sooner
+        came = list(accumulate(entry.first))  # workflows that came to it so many steps behind its parent, or sooner
+        last = len(came) - 1
         exposed = entry.exposed(self._outlook.arrivals)
         near = list(self._outlook.views) if parent.is_root else [owner.id for owner in parent.owners]
         used = {owner.id for owner in node.owners}
@@ -144,8 +142,9 @@ class Pbkv(ReusePolicy):
             if name in used or (view := self._outlook.view(name, now)) is None:
                 continue
             behind = view.step - begun.get(name, 0)
-            if behind >= len(came) - 1 or came[behind] == came[-1]:
+            if behind >= last or came[behind] == came[-1]:
                 continue
-            at = came[np.minimum(behind + _EDGES, len(came) - 1)]
+            at = [came[min(behind + edge, last)] for edge in _EDGES]
+            still = exposed - at[0] + 1
             assert view.arrival is not None
-            unused *= 1.0 - np.diff(at) / (exposed - at[0] + 1) @ view.arrival
+            unused *= 1.0 - np.array([(after - before) / still for before, after in pairwise(at)]) @ view.arrival
