@@ -1,7 +1,7 @@
 """The predictor on recorded workflows: how well it forecasts, how fast, and what it takes.
 
 Each trace is split by task: 60 % to learn from, 40 % to forecast. Which tasks these are moves a figure by half a point, so
-that several splits tell more than one. Accuracy is the same on any machine; times are not.
+that several splits tell more than one. Accuracy depends on the machine in no more than how it rounds; times do.
 """
 
 import argparse
