@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 PREDICTOR = "predictor"  # its name in the directory
 CAPACITY = 8192  # events; about a minute's worth at 100 steps a second
 _BATCH = 512  # events in one request
-# Between two requests: events within it travel together, for a request costs both sides more than an event does. Forecasts do
-# not come more often either (`predictor.broadcast_interval_s`).
+# Between two requests: events within it travel together, for a request costs both sides more than an event does. Forecasts come
+# no more often (`predictor.broadcast_interval_s`).
 _GATHER_S = 0.002
 _RETRY_S = 0.25
 

@@ -190,6 +190,15 @@ def is_learnt(chances: Chances) -> bool:
     )
 
 
+def is_near(some: Chances, others: Chances) -> bool:
+    """Whether both say the same of the agents that come next, but for what was heard in between."""
+    return all(
+        some[workload].get(agent, 0.0) == pytest.approx(others[workload].get(agent, 0.0), abs=0.01)
+        for workload, agents in AGENTS.items()
+        for agent in agents[2:]
+    )
+
+
 def saved(state: Path) -> Chances:
     """What the saved state makes of workflows that are half-way."""
     restored, found = PREDICTORS.get("mixture")(PredictorConfig()), {}
@@ -220,7 +229,8 @@ async def test_a_predictor_killed_under_load_comes_back_with_what_it_had_learnt(
             await eventually(lines.heard("open"), PATIENCE_S)
 
             async def kept() -> bool:
-                return state.exists() and is_learnt(saved(state))
+                before.update(await lines.halves())  # it may not have learnt from all when it was asked last
+                return state.exists() and is_near(saved(state), before)
 
             await eventually(kept, PATIENCE_S)
             first = lines.load(40)
