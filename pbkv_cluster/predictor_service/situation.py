@@ -11,6 +11,7 @@ from pbkv_cluster.predictor_service.graph_walk import GraphWalk
 END = ""  # the label of a workflow's end
 
 RECENT = 12  # steps whose agents are kept
+RECENT_SITES = 6  # and call sites
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,9 @@ class Situation:
     step: int = 0  # steps that have begun
     count: int = 0  # of them, those of the latest agent
     run: int = 0  # of them, those at the end that are all of the latest agent
-    site: str = ""  # call site of the latest step, where the client named it
+    sites: tuple[
+        str, ...
+    ] = ()  # call sites of the latest steps, at most RECENT_SITES, the latest last; "" if unnamed
     pieces: Sequence[int] = ()  # of the latest step's prompt: those that other workflows of its workload have had too
     task: Sequence[int] = ()  # hashed words of the task
     words: Sequence[int] = ()  # hashed words of the latest output there is
@@ -34,10 +37,10 @@ class Situation:
 
 
 @lru_cache(maxsize=8192)  # workflows of a workload go the same ways
-def hashes_of_agents(agents: tuple[str, ...]) -> tuple[int, ...]:
-    """Hashes, of 32 bits, of the latest agent, of the latest two, and so on up to all that are given."""
+def hashes_of_latest(names: tuple[str, ...]) -> tuple[int, ...]:
+    """Hashes, of 32 bits, of the last name, of the last two, and so on up to all that are given."""
     found, code = [], 0
-    for label in reversed(agents):
-        code = crc32(label.encode() + b"\0", code)
+    for name in reversed(names):
+        code = crc32(name.encode() + b"\0", code)
         found.append(code)
     return tuple(found)

@@ -8,7 +8,7 @@ from pbkv_cluster.core.events import WorkflowEvent
 from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.predictor_service.graph_walk import GraphWalk
 from pbkv_cluster.predictor_service.recognition import Scores
-from pbkv_cluster.predictor_service.situation import RECENT, Situation
+from pbkv_cluster.predictor_service.situation import RECENT, RECENT_SITES, Situation
 from pbkv_cluster.predictor_service.workload_model import Moment, WorkloadModel
 
 _NONE = array("I")
@@ -37,7 +37,7 @@ class Track:
         "run",
         "sequence",
         "settled",
-        "site",
+        "sites",
         "steps",
         "task",
         "walk",
@@ -70,7 +70,7 @@ class Track:
         self.run = 0
         self.steps = 0  # that have begun
         self.number = -1  # of the latest, as the gateway counts
-        self.site = ""
+        self.sites: tuple[str, ...] = ()  # of the latest steps
         # Of 32 bits: a tenth of the memory of tuples of numbers, and there are very many open workflows.
         self.pieces = self.task = self.words = _NONE
         self.hidden = b""
@@ -86,7 +86,8 @@ class Track:
         if self.model is not None and self.model.wants_whole:
             self.labels.append(label)
         self.counts[label] += 1
-        self.site, self.pieces, self.prompt_tokens = site, array("I", pieces), prompt_tokens
+        self.sites = (*self.sites, site)[-RECENT_SITES:]
+        self.pieces, self.prompt_tokens = array("I", pieces), prompt_tokens
 
     def situation(self, finished: bool) -> Situation:
         """What is known now."""
@@ -96,7 +97,7 @@ class Track:
             self.steps,
             0 if latest is None else self.counts[latest],
             self.run,
-            self.site,
+            self.sites,
             self.pieces,
             self.task,
             self.words,

@@ -38,7 +38,7 @@ def situation(chance: random.Random, **given: Any) -> Situation:
         "step": len(agents),
         "count": agents.count(agents[-1]),
         "run": 1,
-        "site": chance.choice(("", "draft")),
+        "sites": chance.choice(((), ("", "draft"))),
         "pieces": tuple(chance.randrange(1 << 32) for _ in range(chance.randrange(5))),
         "task": tuple(chance.randrange(1 << 20) for _ in range(chance.randrange(9))),
         "words": tuple(chance.randrange(1 << 20) for _ in range(chance.randrange(9))),
@@ -224,10 +224,10 @@ def test_with_many_labels_memory_is_bounded_and_the_frequent_ones_are_told_apart
     names = [f"agent {number}" for number in range(1000)]
     expert = expert_of(*names)
     for lesson in range(400):  # the last columns come most
-        seen = situation(chance, site=str(lesson % 2))
+        seen = situation(chance, sites=(str(lesson % 2),))
         column = 999 + lesson % 2 if lesson % 4 < 2 else chance.randrange(1001)
         expert.learn([Lesson(expert.features(seen), (column, column, column))])
-    found = expert.forecast([expert.features(situation(chance, site=str(number % 2))) for number in range(40)])
+    found = expert.forecast([expert.features(situation(chance, sites=(str(number % 2),))) for number in range(40)])
     assert found.shape == (40, 3, 1001)
     assert found.sum(axis=2) == pytest.approx(np.ones((40, 3)), abs=1e-4)
     assert (found > 0).all()
@@ -278,17 +278,18 @@ def test_features_are_packed_small() -> None:
         task=tuple(range(40)),
         words=tuple(range(200, 245)),
         finished=True,
+        sites=("", "draft"),
         prompt_tokens=700,
         output_tokens=30,
     )
     found, groups = np.frombuffer(record_of(seen), dtype=np.uint16), VALUES.shape[1]
     assert found.nbytes < 600
     assert len(found) == groups + found[:groups].sum()
-    assert found[:groups].tolist() == [1, 8, 3, 2, 30, 45, 44, 6, 40, 3, 45]
+    assert found[:groups].tolist() == [1, 8, 3, 2, 2, 3, 3, 30, 45, 44, 6, 45, 40]
     before = np.frombuffer(record_of(replace(seen, finished=False)), dtype=np.uint16)
-    assert before[:groups].tolist() == [1, 8, 3, 2, 30, 45, 44, 6, 40, 2, 0]
+    assert before[:groups].tolist() == [1, 8, 3, 2, 2, 2, 3, 30, 45, 44, 6, 0, 40]
     repeated = np.frombuffer(record_of(situation(chance, words=(5, 5, 6, 5))), dtype=np.uint16)
-    assert repeated[5:8].tolist() == [2, 3, 6]  # each word once, pairs as they come
+    assert repeated[8:11].tolist() == [2, 3, 6]  # each word once, pairs as they come
     wide = np.frombuffer(record_of(situation(chance, words=tuple(range(2000)), pieces=tuple(range(3000)))), dtype=np.uint16)
     assert len(wide) == groups + wide[:groups].sum()
     assert wide[:groups].max() < len(VALUES)

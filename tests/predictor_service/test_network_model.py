@@ -79,8 +79,8 @@ def test_each_situation_is_read_by_itself() -> None:
     nodes = {"": 0, "a": 1, "b": 2}
     situations = [
         features(Situation()),
-        features(Situation(("a",) * RECENT, 30, 30, 30, "", (5, 6), (1, 2), (3,), True, np.ones(4, "<f2").tobytes())),
-        features(Situation(("x", "b"), 2, 1, 1, "", (), (), (7,) * 50, False, b"of another size")),
+        features(Situation(("a",) * RECENT, 30, 30, 30, (), (5, 6), (1, 2), (3,), True, np.ones(4, "<f2").tobytes())),
+        features(Situation(("x", "b"), 2, 1, 1, (), (), (), (7,) * 50, False, b"of another size")),
     ]
     network = Network(Shape(3, 2, 4, True)).eval()
     with torch.inference_mode():

@@ -18,7 +18,7 @@ from pbkv_cluster.predictor_service.compiled import compiled
 from pbkv_cluster.predictor_service.experts.arrays import counts_of, grown, renumbered
 from pbkv_cluster.predictor_service.experts.base import Expert, Floats, Lesson
 from pbkv_cluster.predictor_service.labels import Labels
-from pbkv_cluster.predictor_service.situation import Situation, hashes_of_agents
+from pbkv_cluster.predictor_service.situation import Situation, hashes_of_latest
 
 DEPTH = 8
 
@@ -48,7 +48,7 @@ class ContextTree(Expert[bytes]):
 
     def features(self, situation: Situation) -> bytes:
         """Keys of the contexts, the shortest first. Before them their number, twice, plus one if the output is known."""
-        hashes = hashes_of_agents(situation.agents[-DEPTH:])
+        hashes = hashes_of_latest(situation.agents[-DEPTH:])
         text = hashes[-1] if hashes else 0
         keys = [0, *hashes]
         if len(hashes) < DEPTH:

@@ -13,18 +13,21 @@ import numpy.typing as npt
 
 from pbkv_cluster.predictor_service.compiled import compiled
 from pbkv_cluster.predictor_service.experts.base import Floats
-from pbkv_cluster.predictor_service.situation import Situation, hashes_of_agents
+from pbkv_cluster.predictor_service.situation import Situation, hashes_of_latest
 
 HASHES = 1 << 16
 
 _DEPTHS = (1, 2, 3, 4, 5, 6, 8, 12)
 _EDGE = 3  # words at either end of a text whose place counts
-_MOST = 255  # features of a group
-_GROUPS = 11
 _EXACT = 48  # tokens of an output, below which their very number counts
+_MOST = 255  # features of a group
 
-# Prompts and tasks hold much that means nothing for what comes next.
-_WEIGHTS = np.array((1, 1, 1, 1, 0.5, 1, 1, 1, 0.5, 1, 1), dtype=np.float32)
+# Groups, in order, and their weights: prompts and tasks hold much that means nothing for what comes next.
+_SMALL = {"always": 1, "agents": 1, "counters": 1, "site": 1, "sites": 1, "lengths": 1, "task as a whole": 1}
+_LARGE = {"pieces": 0.5, "words": 1, "pairs of words": 1, "first and last words": 1, "words behind two": 1, "task": 0.5}
+_WEIGHTS = np.array([*_SMALL.values(), *_LARGE.values()], dtype=np.float32)
+_GROUPS = len(_WEIGHTS)
+_PIECES = len(_SMALL)  # the first large group
 
 VALUES: Floats = (1.0 / np.sqrt(np.maximum(np.arange(_MOST + 1), 1)))[:, None].astype(np.float32) * _WEIGHTS
 """Of a feature, by the size of its group and by its group."""
@@ -43,39 +46,65 @@ def record_of(situation: Situation) -> bytes:
 
     Those before the output of a step and those behind it have nothing in common.
     """
-    history = hashes_of_agents(situation.agents)
+    history = hashes_of_latest(situation.agents)
     latest = history[0] if history else 0
     pair = history[1] if len(history) > 1 else latest
-    depths = [history[depth - 1] for depth in _DEPTHS if depth <= len(history)]
-    if len(history) < _DEPTHS[-1]:
-        depths.append(crc32(b"\1", history[-1] if history else 0))  # the whole way from the start
-    site = situation.site.encode()
-    few = [
-        0,
-        *depths,
-        crc32(b"step %d" % situation.step, latest),
-        crc32(b"count %d" % situation.count, latest),
-        crc32(b"run %d" % situation.run, latest),
-        crc32(site, latest),
-        crc32(site, pair),
-    ]
-    finished = situation.finished
-    tokens = [crc32(b"prompt %d" % _size(situation.prompt_tokens), pair)]
-    if situation.output_tokens:
-        tokens.append(crc32(b"output %d" % _size(situation.output_tokens), pair))
-        if finished and situation.output_tokens < _EXACT:
-            tokens.append(crc32(b"exactly %d" % situation.output_tokens, latest))
     pieces, words, task = map(_numbers, (situation.pieces, situation.words, situation.task))
-    most = _GROUPS + len(few) + len(pieces) + 3 * len(words) + 2 * _EDGE + len(task) + len(tokens)
-    record = np.empty(most, dtype=np.uint16)
-    words_of = pair if finished else 0
-    end = _fill(_numbers(few), pieces, words, task, _numbers(tokens), latest, words_of, _SALTS[int(finished)], record)
+    small = (
+        (0,),
+        _depths(history),
+        _counters(situation, latest),
+        *_sites(situation.sites, latest, pair),
+        _lengths(situation, latest, pair),
+        _whole(task, situation.step, latest, pair),
+    )
+    few = _numbers([number for group in small for number in group])
+    sizes = np.array([len(group) for group in small], dtype=np.uint16)
+    record = np.empty(_GROUPS + len(few) + len(pieces) + 3 * len(words) + 2 * _EDGE + len(task), dtype=np.uint16)
+    behind_two = pair if situation.finished else 0
+    end = _fill(few, sizes, pieces, words, task, latest, behind_two, _SALTS[int(situation.finished)], record)
     return record[:end].tobytes()
 
 
-def _size(tokens: int) -> int:
-    """In half powers of two."""
-    return round(2.0 * math.log2(tokens + 1))
+def _depths(history: tuple[int, ...]) -> Sequence[int]:
+    found = [history[depth - 1] for depth in _DEPTHS if depth <= len(history)]
+    if len(history) < _DEPTHS[-1]:
+        found.append(crc32(b"\1", history[-1] if history else 0))  # the whole way from the start
+    return found
+
+
+def _counters(situation: Situation, latest: int) -> Sequence[int]:
+    return (
+        crc32(b"step %d" % situation.step, latest),
+        crc32(b"count %d" % situation.count, latest),
+        crc32(b"run %d" % situation.run, latest),
+    )
+
+
+def _sites(sites: tuple[str, ...], latest: int, pair: int) -> tuple[Sequence[int], Sequence[int]]:
+    site = sites[-1].encode() if sites else b""
+    named = hashes_of_latest(sites) if any(sites) else ()
+    return (crc32(site, latest), crc32(site, pair)), [crc32(b"sites %d" % code, latest) for code in named]
+
+
+def _lengths(situation: Situation, latest: int, pair: int) -> Sequence[int]:
+    """Of prompt and output, in half powers of two; a short output's exactly."""
+    prompt, output = situation.prompt_tokens, situation.output_tokens
+    found = [crc32(b"prompt %d" % round(2.0 * math.log2(prompt + 1)), pair)]
+    if output:
+        found.append(crc32(b"output %d" % round(2.0 * math.log2(output + 1)), pair))
+        if situation.finished and output < _EXACT:
+            found.append(crc32(b"exactly %d" % output, latest))
+    return found
+
+
+def _whole(task: Numbers, step: int, latest: int, pair: int) -> Sequence[int]:
+    """Of a task that is solved more than once."""
+    if not len(task):
+        return ()
+    text = task.tobytes()
+    behind = crc32(text, latest)
+    return behind, crc32(text, pair), crc32(b"step %d" % step, behind)
 
 
 def split(records: npt.NDArray[np.uint16]) -> list[bytes]:
@@ -102,60 +131,58 @@ def _numbers(sequence: Sequence[int]) -> Numbers:
 @compiled
 def _fill(
     few: Numbers,
+    sizes: npt.NDArray[np.uint16],
     pieces: Numbers,
     words: Numbers,
     task: Numbers,
-    tokens: Numbers,
     latest: int,
-    words_of: int,
+    behind_two: int,
     salts: Numbers,
     record: npt.NDArray[np.uint16],
 ) -> int:
-    """Writes a record. Returns its length."""
-    own = np.uint32(latest | 1)  # odd: a product with it can be undone
-    seen = np.empty(_MOST, np.uint32)
-    record[0], record[1], record[2], record[3] = 1, len(few) - 6, 3, 2
-    at, group = _GROUPS, 0
-    until = 1
-    for number in range(len(few)):
-        if number == until:
-            group += 1
-            until += record[group]
-        record[at] = _mixed(few[number] + salts[group])
-        at += 1
-    record[4] = min(len(pieces), _MOST)
-    for number in range(record[4]):
-        record[at] = _mixed(pieces[number] * own + salts[4])
-        at += 1
-    record[5] = _distinct(words, seen)
-    for number in range(record[5]):
-        record[at] = _mixed(seen[number] * own + salts[5])
-        at += 1
-    record[6] = max(0, min(len(words) - 1, _MOST))
-    for number in range(record[6]):
-        record[at] = _mixed(words[number] * _NEXT + words[number + 1] + salts[6])
-        at += 1
-    edge = min(_EDGE, len(words))
-    record[7] = 2 * edge
-    for number in range(edge):
-        record[at] = _mixed(words[number] * own + _PLACES[number] + salts[7])
-        record[at + 1] = _mixed(words[len(words) - 1 - number] * own + _PLACES[2 * _EDGE - 1 - number] + salts[7])
-        at += 2
-    record[8] = _distinct(task, seen)
-    for number in range(record[8]):
-        record[at] = _mixed(seen[number] + salts[8])
-        at += 1
-    record[9] = len(tokens)
-    for number in range(record[9]):
-        record[at] = _mixed(tokens[number] + salts[9])
-        at += 1
-    record[10] = 0
-    if words_of:
-        both = np.uint32(words_of | 1)
-        record[10] = _distinct(words, seen)
-        for number in range(record[10]):
-            record[at] = _mixed(seen[number] * both + salts[10])
+    """Writes a record: `few` of the small groups, `sizes` of them, and then the large ones. Returns its length."""
+    at, number = _GROUPS, 0
+    for group in range(len(sizes)):
+        record[group] = sizes[group]
+        for _ in range(sizes[group]):
+            record[at] = _mixed(few[number] + salts[group])
             at += 1
+            number += 1
+    own, both = np.uint32(latest | 1), np.uint32(behind_two | 1)  # odd: a product with it can be undone
+    seen = np.empty(_MOST, np.uint32)
+    group = _PIECES
+    record[group] = min(len(pieces), _MOST)
+    for number in range(record[group]):
+        record[at] = _mixed(pieces[number] * own + salts[group])
+        at += 1
+    group += 1
+    distinct = _distinct(words, seen)
+    record[group] = distinct
+    for number in range(distinct):
+        record[at] = _mixed(seen[number] * own + salts[group])
+        at += 1
+    group += 1
+    record[group] = max(0, min(len(words) - 1, _MOST))
+    for number in range(record[group]):
+        record[at] = _mixed(words[number] * _NEXT + words[number + 1] + salts[group])
+        at += 1
+    group += 1
+    edge = min(_EDGE, len(words))
+    record[group] = 2 * edge
+    for number in range(edge):
+        record[at] = _mixed(words[number] * own + _PLACES[number] + salts[group])
+        record[at + 1] = _mixed(words[len(words) - 1 - number] * own + _PLACES[2 * _EDGE - 1 - number] + salts[group])
+        at += 2
+    group += 1
+    record[group] = distinct if behind_two else 0
+    for number in range(record[group]):
+        record[at] = _mixed(seen[number] * both + salts[group])
+        at += 1
+    group += 1
+    record[group] = _distinct(task, seen)
+    for number in range(record[group]):
+        record[at] = _mixed(seen[number] + salts[group])
+        at += 1
     return at
 
 
