@@ -156,7 +156,7 @@ class ExpertPredictor(Predictor):
         self._remember(track, finished=False, new_step=True)
 
     def _finished(self, track: Track, event: WorkflowEvent) -> None:
-        track.words, track.hidden, track.output_tokens = array("I", event.words), event.hidden, event.output_tokens
+        track.finished(event)
         if (
             track.model is not None and event.step == track.number and len(track.moments[-1]) == 1
         ):  # else a branch beside the latest step

@@ -22,9 +22,7 @@ class Situation:
     step: int = 0  # steps that have begun
     count: int = 0  # of them, those of the latest agent
     run: int = 0  # of them, those at the end that are all of the latest agent
-    sites: tuple[
-        str, ...
-    ] = ()  # call sites of the latest steps, at most RECENT_SITES, the latest last; "" if unnamed
+    sites: tuple[str, ...] = ()  # call sites of the latest steps, at most RECENT_SITES, the latest last; "" if unnamed
     pieces: Sequence[int] = ()  # of the latest step's prompt: those that other workflows of its workload have had too
     task: Sequence[int] = ()  # hashed words of the task
     words: Sequence[int] = ()  # hashed words of the latest output there is
@@ -34,6 +32,7 @@ class Situation:
     walk: GraphWalk | None = None  # where the workflow stands in it
     prompt_tokens: int = 0  # of the latest step
     output_tokens: int = 0  # of the latest output there is; 0: there is none
+    earlier: Sequence[int] = ()  # hashed words of the output before that of `words`
 
 
 @lru_cache(maxsize=8192)  # workflows of a workload go the same ways

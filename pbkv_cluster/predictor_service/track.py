@@ -21,6 +21,7 @@ class Track:
         "_horizon",
         "agents",
         "counts",
+        "earlier",
         "evidence",
         "graph",
         "held",
@@ -72,7 +73,7 @@ class Track:
         self.number = -1  # of the latest, as the gateway counts
         self.sites: tuple[str, ...] = ()  # of the latest steps
         # Of 32 bits: a tenth of the memory of tuples of numbers, and there are very many open workflows.
-        self.pieces = self.task = self.words = _NONE
+        self.pieces = self.task = self.words = self.earlier = _NONE
         self.hidden = b""
         self.prompt_tokens = self.output_tokens = 0
         self.moments.clear()
@@ -88,6 +89,11 @@ class Track:
         self.counts[label] += 1
         self.sites = (*self.sites, site)[-RECENT_SITES:]
         self.pieces, self.prompt_tokens = array("I", pieces), prompt_tokens
+
+    def finished(self, event: WorkflowEvent) -> None:
+        """A step has ended."""
+        self.words, self.earlier = array("I", event.words), self.words
+        self.hidden, self.output_tokens = event.hidden, event.output_tokens
 
     def situation(self, finished: bool) -> Situation:
         """What is known now."""
@@ -107,6 +113,7 @@ class Track:
             self.walk,
             self.prompt_tokens,
             self.output_tokens,
+            self.earlier,
         )
 
     def remember(self, moment: Moment, new_step: bool) -> None:

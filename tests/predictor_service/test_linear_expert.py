@@ -15,7 +15,7 @@ from pbkv_cluster.predictor_service.experts import EXPERTS, Expert, Lesson
 from pbkv_cluster.predictor_service.experts.column_places import MOST, ColumnPlaces
 from pbkv_cluster.predictor_service.experts.linear import Linear
 from pbkv_cluster.predictor_service.experts.situation_hashes import HASHES, VALUES, record_of
-from pbkv_cluster.predictor_service.experts.softmax_table import RATE, START, SoftmaxTable
+from pbkv_cluster.predictor_service.experts.softmax_table import RATE, SLOWER, START, SoftmaxTable
 from pbkv_cluster.predictor_service.labels import Labels
 from pbkv_cluster.predictor_service.situation import Situation
 
@@ -81,7 +81,7 @@ def test_a_step_follows_the_gradient_that_autograd_finds() -> None:
         loss = -torch.log_softmax(torch.from_numpy(values) @ weights, 0)[place]
         (gradient,) = torch.autograd.grad(loss, weights)
         squares += gradient**2
-        weights = (weights - RATE * gradient / squares.sqrt()).detach().requires_grad_()
+        weights = (weights - RATE * SLOWER * gradient / squares.sqrt()).detach().requires_grad_()
     found = table.forecast(record, 1, 5)[0]
     want = torch.softmax(torch.from_numpy(values) @ weights, 0).detach().numpy()
     assert found[1] == pytest.approx(want, abs=1e-5)
@@ -279,17 +279,18 @@ def test_features_are_packed_small() -> None:
         words=tuple(range(200, 245)),
         finished=True,
         sites=("", "draft"),
+        earlier=tuple(range(300, 320)),
         prompt_tokens=700,
         output_tokens=30,
     )
     found, groups = np.frombuffer(record_of(seen), dtype=np.uint16), VALUES.shape[1]
     assert found.nbytes < 600
     assert len(found) == groups + found[:groups].sum()
-    assert found[:groups].tolist() == [1, 8, 3, 2, 2, 3, 3, 30, 45, 44, 6, 45, 40]
+    assert found[:groups].tolist() == [1, 8, 3, 2, 2, 3, 3, 30, 32, 20, 45, 44, 6, 45]
     before = np.frombuffer(record_of(replace(seen, finished=False)), dtype=np.uint16)
-    assert before[:groups].tolist() == [1, 8, 3, 2, 2, 2, 3, 30, 45, 44, 6, 0, 40]
+    assert before[:groups].tolist() == [1, 8, 3, 2, 2, 2, 3, 30, 32, 20, 45, 44, 6, 0]
     repeated = np.frombuffer(record_of(situation(chance, words=(5, 5, 6, 5))), dtype=np.uint16)
-    assert repeated[8:11].tolist() == [2, 3, 6]  # each word once, pairs as they come
+    assert repeated[10:13].tolist() == [2, 3, 6]  # each word once, pairs as they come
     wide = np.frombuffer(record_of(situation(chance, words=tuple(range(2000)), pieces=tuple(range(3000)))), dtype=np.uint16)
     assert len(wide) == groups + wide[:groups].sum()
     assert wide[:groups].max() < len(VALUES)

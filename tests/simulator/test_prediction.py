@@ -163,7 +163,7 @@ def test_the_real_predictor_learns_a_cycle() -> None:
     teach(predictor, (events_of(workflow("abcabc", number), f"t{number}") for number in range(12)))
     scores = evaluate(predictor, [events_of(workflow("abcabc"), "w")], online=False)
     assert all(score.top1 == 1.0 for score in scores.values())
-    other = [events_of(workflow("aaaa"), f"v{number}") for number in range(20)]
+    other = [events_of(workflow("aaaa"), f"v{number}") for number in range(40)]
     assert evaluate(predictor, other, online=False)["after", 1].top1 == 0.0, "it does not learn"
     assert evaluate(predictor, other, online=True)["after", 1].top1 > 0.5
     assert evaluate(predictor, other, online=False)["after", 1].top1 == 1.0

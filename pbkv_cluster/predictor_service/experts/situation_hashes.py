@@ -21,10 +21,19 @@ _DEPTHS = (1, 2, 3, 4, 5, 6, 8, 12)
 _EDGE = 3  # words at either end of a text whose place counts
 _EXACT = 48  # tokens of an output, below which their very number counts
 _MOST = 255  # features of a group
+_TASK_WORDS = 32  # the first of a task; what follows makes forecasts dearer, but no better
 
-# Groups, in order, and their weights: prompts and tasks hold much that means nothing for what comes next.
-_SMALL = {"always": 1, "agents": 1, "counters": 1, "site": 1, "sites": 1, "lengths": 1, "task as a whole": 1}
-_LARGE = {"pieces": 0.5, "words": 1, "pairs of words": 1, "first and last words": 1, "words behind two": 1, "task": 0.5}
+# Groups, in order, and their weights: a prompt holds much that means nothing for what comes next, an output much that does.
+_SMALL = {"always": 1.0, "agents": 1.0, "counters": 1.0, "site": 1.0, "sites": 1.0, "lengths": 1.0, "whole task": 1.0}
+_LARGE = {
+    "pieces": 0.5,
+    "task": 0.5,
+    "earlier words": 0.5,
+    "words": 1.4,
+    "pairs of words": 1.4,
+    "first and last words": 1.4,
+    "words behind two agents": 1.4,
+}
 _WEIGHTS = np.array([*_SMALL.values(), *_LARGE.values()], dtype=np.float32)
 _GROUPS = len(_WEIGHTS)
 _PIECES = len(_SMALL)  # the first large group
@@ -49,7 +58,7 @@ def record_of(situation: Situation) -> bytes:
     history = hashes_of_latest(situation.agents)
     latest = history[0] if history else 0
     pair = history[1] if len(history) > 1 else latest
-    pieces, words, task = map(_numbers, (situation.pieces, situation.words, situation.task))
+    pieces, task, earlier, words = map(_numbers, (situation.pieces, situation.task, situation.earlier, situation.words))
     small = (
         (0,),
         _depths(history),
@@ -60,9 +69,11 @@ def record_of(situation: Situation) -> bytes:
     )
     few = _numbers([number for group in small for number in group])
     sizes = np.array([len(group) for group in small], dtype=np.uint16)
-    record = np.empty(_GROUPS + len(few) + len(pieces) + 3 * len(words) + 2 * _EDGE + len(task), dtype=np.uint16)
+    record = np.empty(_GROUPS + len(few) + len(pieces) + len(task) + len(earlier) + 3 * len(words) + 2 * _EDGE, dtype=np.uint16)
     behind_two = pair if situation.finished else 0
-    end = _fill(few, sizes, pieces, words, task, latest, behind_two, _SALTS[int(situation.finished)], record)
+    end = _fill(
+        few, sizes, pieces, task[:_TASK_WORDS], earlier, words, latest, behind_two, _SALTS[int(situation.finished)], record
+    )
     return record[:end].tobytes()
 
 
@@ -99,7 +110,7 @@ def _lengths(situation: Situation, latest: int, pair: int) -> Sequence[int]:
 
 
 def _whole(task: Numbers, step: int, latest: int, pair: int) -> Sequence[int]:
-    """Of a task that is solved more than once."""
+    """Of a task as a whole, which may be solved more than once."""
     if not len(task):
         return ()
     text = task.tobytes()
@@ -133,8 +144,9 @@ def _fill(
     few: Numbers,
     sizes: npt.NDArray[np.uint16],
     pieces: Numbers,
-    words: Numbers,
     task: Numbers,
+    earlier: Numbers,
+    words: Numbers,
     latest: int,
     behind_two: int,
     salts: Numbers,
@@ -154,6 +166,16 @@ def _fill(
     record[group] = min(len(pieces), _MOST)
     for number in range(record[group]):
         record[at] = _mixed(pieces[number] * own + salts[group])
+        at += 1
+    group += 1
+    record[group] = _distinct(task, seen)
+    for number in range(record[group]):
+        record[at] = _mixed(seen[number] + salts[group])
+        at += 1
+    group += 1
+    record[group] = _distinct(earlier, seen)
+    for number in range(record[group]):
+        record[at] = _mixed(seen[number] * own + salts[group])
         at += 1
     group += 1
     distinct = _distinct(words, seen)
@@ -177,11 +199,6 @@ def _fill(
     record[group] = distinct if behind_two else 0
     for number in range(record[group]):
         record[at] = _mixed(seen[number] * both + salts[group])
-        at += 1
-    group += 1
-    record[group] = _distinct(task, seen)
-    for number in range(record[group]):
-        record[at] = _mixed(seen[number] + salts[group])
         at += 1
     return at
 

@@ -18,6 +18,7 @@ from pbkv_cluster.predictor_service.experts.arrays import counts_of
 from pbkv_cluster.predictor_service.experts.base import Floats
 
 RATE = 0.12
+SLOWER = 0.85  # what comes later follows less from a situation: each step of the K moves by so much of the one before
 START = 0.2  # of the sums of squares: a new feature's first step is a small one
 
 _NOTHING = 1e-8
@@ -38,6 +39,7 @@ class SoftmaxTable:
         values: of a feature, by the size of its group and by its group.
         """
         self.horizon = horizon
+        self._rates: Floats = (RATE * SLOWER ** np.arange(horizon)).astype(np.float32)
         self._values = values
         self._rows: Ints = np.zeros(hashes, dtype=np.uint16)  # by hash; row 0 is of none, and its weights are 0
         self._used = 1
@@ -70,7 +72,9 @@ class SoftmaxTable:
         needed = min(most, self._used + _unknown(records, len(came), self._values, self._rows))
         if needed > len(self._weights):
             self._resize(min(most, max(needed, 2 * len(self._weights))), self._weights.shape[2])
-        self._used = _learn(records, came, self._values, self._rows, self._used, most, self._weights, self._squares, places)
+        self._used = _learn(
+            records, came, self._values, self._rates, self._rows, self._used, most, self._weights, self._squares, places
+        )
 
     def keep(self, places: Sequence[int]) -> None:
         """What was place `places[i]` is place i from now on; -1: a new one."""
@@ -199,6 +203,7 @@ def _learn(
     records: Ints,
     came: npt.NDArray[np.int64],
     values: Floats,
+    rates: Floats,
     rows: Ints,
     used: int,
     most: int,
@@ -210,7 +215,7 @@ def _learn(
     examples, horizon = came.shape
     groups = values.shape[1]
     flat, flat_squares = weights.reshape(len(weights), -1), squares.reshape(len(squares), -1)
-    slopes = np.empty(flat.shape[1], np.float32)
+    slopes, moves = np.empty(flat.shape[1], np.float32), rates.repeat(weights.shape[2])
     by_step = slopes.reshape(horizon, -1)
     at = 0
     for example in range(examples):
@@ -241,7 +246,7 @@ def _learn(
                 for number in range(len(slopes)):
                     slope = value * slopes[number]
                     row_squares[number] += slope * slope
-                    row[number] -= np.float32(RATE) * slope / np.sqrt(row_squares[number])
+                    row[number] -= moves[number] * slope / np.sqrt(row_squares[number])
             feature += size
         at = end
     return used
