@@ -137,8 +137,10 @@ class Forecasts(Sequence[Forecast]):
             return np.concatenate([getattr(part, name) for part in every])
 
         def table(name: str) -> Any:
-            padded = [getattr(part, name) for part in every]
-            return np.concatenate([np.pad(each, ((0, 0), (0, horizon - each.shape[1]))) for each in padded])
+            tables = [getattr(part, name) for part in every]
+            if any(each.shape[1] < horizon for each in tables):  # to pad is slow
+                tables = [np.pad(each, ((0, 0), (0, horizon - each.shape[1]))) for each in tables]
+            return np.concatenate(tables)
 
         return cls(
             [workflow for part in every for workflow in part.workflows],

@@ -19,7 +19,7 @@ PHASES = 2  # before the step's output is known, and after
 _RATE = 0.3
 _SHARE = 1e-3
 _FLOOR = 1e-4
-_POWER_RATE = 0.02
+_POWER_RATE = 0.005
 _POWERS = (0.25, 4.0)
 _TINY = np.float32(1e-9)
 

@@ -31,6 +31,7 @@ class Situation:
     graph: StepGraph | None = None  # that the client declared
     walk: GraphWalk | None = None  # where the workflow stands in it
     prompt_tokens: int = 0  # of the latest step
+    former_prompt_tokens: int = 0  # of the step before it; 0: there is none
     output_tokens: int = 0  # of the latest output there is; 0: there is none
     earlier: Sequence[int] = ()  # hashed words of the output before that of `words`
 

@@ -23,6 +23,7 @@ class Track:
         "counts",
         "earlier",
         "evidence",
+        "former_prompt_tokens",
         "graph",
         "held",
         "hidden",
@@ -75,7 +76,7 @@ class Track:
         # Of 32 bits: a tenth of the memory of tuples of numbers, and there are very many open workflows.
         self.pieces = self.task = self.words = self.earlier = _NONE
         self.hidden = b""
-        self.prompt_tokens = self.output_tokens = 0
+        self.prompt_tokens = self.former_prompt_tokens = self.output_tokens = 0
         self.moments.clear()
         self.whole = []
         self.labels = []
@@ -88,7 +89,8 @@ class Track:
             self.labels.append(label)
         self.counts[label] += 1
         self.sites = (*self.sites, site)[-RECENT_SITES:]
-        self.pieces, self.prompt_tokens = array("I", pieces), prompt_tokens
+        self.pieces = array("I", pieces)
+        self.prompt_tokens, self.former_prompt_tokens = prompt_tokens, self.prompt_tokens
 
     def finished(self, event: WorkflowEvent) -> None:
         """A step has ended."""
@@ -112,6 +114,7 @@ class Track:
             self.graph,
             self.walk,
             self.prompt_tokens,
+            self.former_prompt_tokens,
             self.output_tokens,
             self.earlier,
         )

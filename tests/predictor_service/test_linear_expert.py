@@ -76,9 +76,9 @@ def test_a_step_follows_the_gradient_that_autograd_finds() -> None:
     table = SoftmaxTable(HASHES, 3, by_size)
     weights = torch.zeros((20, 5), requires_grad=True)
     squares = torch.full((20, 5), START)
-    for place in (2, 4, 2, 0):
-        table.learn(record, np.array([[-1, place, -1]]), 5)
-        loss = -torch.log_softmax(torch.from_numpy(values) @ weights, 0)[place]
+    for place, share in ((2, 1.0), (4, 1.0), (2, 0.5), (0, 2.0)):
+        table.learn(record, np.array([[-1, place, -1]]), np.array([share], dtype=np.float32), 5)
+        loss = -torch.log_softmax(torch.from_numpy(values) @ weights, 0)[place] * share
         (gradient,) = torch.autograd.grad(loss, weights)
         squares += gradient**2
         weights = (weights - RATE * SLOWER * gradient / squares.sqrt()).detach().requires_grad_()
@@ -261,6 +261,7 @@ def test_a_workload_that_has_seen_little_is_small_and_one_that_has_seen_much_is_
         table.learn(
             np.concatenate(([100], rng.integers(0, HASHES, 100))).astype(np.uint16),
             np.array([[3 if step == round_ % 16 else -1 for step in range(16)]]),
+            np.ones(1, dtype=np.float32),
             4 + round_ // 25,
         )
     assert table._weights.nbytes + table._squares.nbytes < 14 << 20
@@ -281,14 +282,15 @@ def test_features_are_packed_small() -> None:
         sites=("", "draft"),
         earlier=tuple(range(300, 320)),
         prompt_tokens=700,
+        former_prompt_tokens=500,
         output_tokens=30,
     )
     found, groups = np.frombuffer(record_of(seen), dtype=np.uint16), VALUES.shape[1]
     assert found.nbytes < 600
     assert len(found) == groups + found[:groups].sum()
-    assert found[:groups].tolist() == [1, 8, 3, 2, 2, 3, 3, 30, 32, 20, 45, 44, 6, 45]
+    assert found[:groups].tolist() == [1, 8, 3, 2, 2, 3, 3, 30, 16, 20, 45, 44, 6, 45]
     before = np.frombuffer(record_of(replace(seen, finished=False)), dtype=np.uint16)
-    assert before[:groups].tolist() == [1, 8, 3, 2, 2, 2, 3, 30, 32, 20, 45, 44, 6, 0]
+    assert before[:groups].tolist() == [1, 8, 3, 2, 2, 3, 3, 30, 16, 20, 45, 44, 6, 0]
     repeated = np.frombuffer(record_of(situation(chance, words=(5, 5, 6, 5))), dtype=np.uint16)
     assert repeated[10:13].tolist() == [2, 3, 6]  # each word once, pairs as they come
     wide = np.frombuffer(record_of(situation(chance, words=tuple(range(2000)), pieces=tuple(range(3000)))), dtype=np.uint16)

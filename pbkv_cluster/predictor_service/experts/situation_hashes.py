@@ -21,7 +21,9 @@ _DEPTHS = (1, 2, 3, 4, 5, 6, 8, 12)
 _EDGE = 3  # words at either end of a text whose place counts
 _EXACT = 48  # tokens of an output, below which their very number counts
 _MOST = 255  # features of a group
-_TASK_WORDS = 32  # the first of a task; what follows makes forecasts dearer, but no better
+# The first of a prompt's pieces, and of a task's words: those that follow make forecasts dearer, and no better.
+_MOST_PIECES = 32
+_MOST_TASK_WORDS = 16
 
 # Groups, in order, and their weights: a prompt holds much that means nothing for what comes next, an output much that does.
 _SMALL = {"always": 1.0, "agents": 1.0, "counters": 1.0, "site": 1.0, "sites": 1.0, "lengths": 1.0, "whole task": 1.0}
@@ -58,7 +60,8 @@ def record_of(situation: Situation) -> bytes:
     history = hashes_of_latest(situation.agents)
     latest = history[0] if history else 0
     pair = history[1] if len(history) > 1 else latest
-    pieces, task, earlier, words = map(_numbers, (situation.pieces, situation.task, situation.earlier, situation.words))
+    pieces, task = _numbers(situation.pieces[:_MOST_PIECES]), _numbers(situation.task)
+    earlier, words = _numbers(situation.earlier), _numbers(situation.words)
     small = (
         (0,),
         _depths(history),
@@ -72,7 +75,7 @@ def record_of(situation: Situation) -> bytes:
     record = np.empty(_GROUPS + len(few) + len(pieces) + len(task) + len(earlier) + 3 * len(words) + 2 * _EDGE, dtype=np.uint16)
     behind_two = pair if situation.finished else 0
     end = _fill(
-        few, sizes, pieces, task[:_TASK_WORDS], earlier, words, latest, behind_two, _SALTS[int(situation.finished)], record
+        few, sizes, pieces, task[:_MOST_TASK_WORDS], earlier, words, latest, behind_two, _SALTS[int(situation.finished)], record
     )
     return record[:end].tobytes()
 
@@ -99,14 +102,23 @@ def _sites(sites: tuple[str, ...], latest: int, pair: int) -> tuple[Sequence[int
 
 
 def _lengths(situation: Situation, latest: int, pair: int) -> Sequence[int]:
-    """Of prompt and output, in half powers of two; a short output's exactly."""
-    prompt, output = situation.prompt_tokens, situation.output_tokens
-    found = [crc32(b"prompt %d" % round(2.0 * math.log2(prompt + 1)), pair)]
+    """Of prompt and output; a short output's exactly, and by how much the prompt has grown while that is the latest news."""
+    prompt, former, output = situation.prompt_tokens, situation.former_prompt_tokens, situation.output_tokens
+    behind = pair if situation.finished else latest
+    found = [crc32(b"prompt %d" % round(_halves(prompt)), behind)]
     if output:
-        found.append(crc32(b"output %d" % round(2.0 * math.log2(output + 1)), pair))
-        if situation.finished and output < _EXACT:
+        found.append(crc32(b"output %d" % round(_halves(output)), behind))
+    if situation.finished:
+        if 0 < output < _EXACT:
             found.append(crc32(b"exactly %d" % output, latest))
+    elif former:
+        found.append(crc32(b"growth %d" % round(2.0 * (_halves(prompt) - _halves(former))), latest))
     return found
+
+
+def _halves(tokens: int) -> float:
+    """In half powers of two."""
+    return 2.0 * math.log2(tokens + 1)
 
 
 def _whole(task: Numbers, step: int, latest: int, pair: int) -> Sequence[int]:
@@ -163,7 +175,7 @@ def _fill(
     own, both = np.uint32(latest | 1), np.uint32(behind_two | 1)  # odd: a product with it can be undone
     seen = np.empty(_MOST, np.uint32)
     group = _PIECES
-    record[group] = min(len(pieces), _MOST)
+    record[group] = len(pieces)
     for number in range(record[group]):
         record[at] = _mixed(pieces[number] * own + salts[group])
         at += 1

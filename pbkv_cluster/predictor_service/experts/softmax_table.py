@@ -59,12 +59,13 @@ class SoftmaxTable:
         _forecast(records, self._values, self._rows, self._weights, found)
         return found
 
-    def learn(self, records: Ints, came: npt.NDArray[np.int64], places: int) -> None:
+    def learn(self, records: Ints, came: npt.NDArray[np.int64], shares: Floats, places: int) -> None:
         """For each example one step of gradient descent on -Σ ln P(place).
 
         Args:
             records: of the examples.
             came: places [examples, K]; -1: not known.
+            shares: how much each example counts.
             places: outcomes that there are.
         """
         self._widen(places)
@@ -73,7 +74,7 @@ class SoftmaxTable:
         if needed > len(self._weights):
             self._resize(min(most, max(needed, 2 * len(self._weights))), self._weights.shape[2])
         self._used = _learn(
-            records, came, self._values, self._rates, self._rows, self._used, most, self._weights, self._squares, places
+            records, came, shares, self._values, self._rates, self._rows, self._used, most, self._weights, self._squares, places
         )
 
     def keep(self, places: Sequence[int]) -> None:
@@ -202,6 +203,7 @@ def _unknown(records: Ints, examples: int, values: Floats, rows: Ints) -> int:
 def _learn(
     records: Ints,
     came: npt.NDArray[np.int64],
+    shares: Floats,
     values: Floats,
     rates: Floats,
     rows: Ints,
@@ -227,6 +229,7 @@ def _learn(
             _softmax(by_step[step], places)
             by_step[step, came[example, step]] -= 1.0
             for place in range(places):
+                by_step[step, place] *= shares[example]
                 if abs(by_step[step, place]) < _NOTHING:  # its square would be a number too small to be fast
                     by_step[step, place] = 0.0
         feature = at + groups
