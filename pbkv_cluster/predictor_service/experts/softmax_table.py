@@ -22,7 +22,7 @@ SLOWER = 0.85  # what comes later follows less from a situation: each step of th
 START = 0.2  # of the sums of squares: a new feature's first step is a small one
 
 _NOTHING = 1e-8
-_MOST_ROWS = 1 << 14
+_MOST_ROWS = 1 << 15
 _MOST_WEIGHTS = 3 << 19  # rows times steps times places: 6 MiB, and as much for the sums of squares
 _UNIT = 4  # places come by so many: rows are added four numbers at a time
 
