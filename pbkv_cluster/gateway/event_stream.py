@@ -73,6 +73,19 @@ class EventStream:
             self._overdue_at = self._loop.time() + _DEADLINE_S
             await self._write(())
 
+    async def finish(self) -> None:
+        """Ends the stream once the predictor has taken all.
+
+        Raises:
+            Refused, Unavailable: as `send`.
+        """
+        await self._call.done_writing()
+        await asyncio.wait([self._reading], timeout=_DEADLINE_S)
+        if not self._reading.done() or self._reading.exception() is not None:
+            self.check()
+            raise Unavailable("the predictor does not answer")
+        self.acknowledged, self._batches = self._sent, deque()
+
     def check(self) -> None:
         """Raises what `send` would."""
         if self._reading.done():

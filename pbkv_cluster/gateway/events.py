@@ -25,6 +25,7 @@ _BATCH = 512  # events in one request
 # no more often (`predictor.broadcast_interval_s`).
 _GATHER_S = 0.002
 _RETRY_S = 0.25
+_FINISH_S = 1.0  # that a gateway which stops waits for the predictor to take what is queued
 
 
 class Services(Protocol):
@@ -50,6 +51,9 @@ class EventFeed:
         self._address = ""
         self._refused = False  # the predictor refused a batch, and has not taken one since
         self.reachable = False  # the predictor answered last time
+        self._ending = False
+        self._ended = asyncio.Event()  # `run` has, or has not begun
+        self._ended.set()
 
     @property
     def address(self) -> str:
@@ -63,11 +67,28 @@ class EventFeed:
         self._wake.set()
 
     async def run(self) -> None:
-        """Sends what is queued, for ever; asks now and then whether the predictor is there."""
-        while True:
-            self.reachable = await self._run_stream()
-            if not self.reachable:
-                await asyncio.sleep(_RETRY_S)
+        """Sends what is queued, until `finish`; asks now and then whether the predictor is there."""
+        self._ended.clear()
+        try:
+            while self._queue or not self._ending:
+                last = self._ending
+                self.reachable = await self._run_stream()
+                if not self.reachable:
+                    if last:
+                        return
+                    await asyncio.sleep(_RETRY_S)
+        finally:
+            self._ended.set()
+
+    async def finish(self) -> None:
+        """Ends `run`, once the predictor has taken what is queued; it is given up if that takes long."""
+        self._ending = True
+        self._wake.set()
+        try:
+            async with asyncio.timeout(_FINISH_S):
+                await self._ended.wait()
+        except TimeoutError:
+            log.warning("%d events are given up: the predictor does not take them", len(self._queue))
 
     async def _run_stream(self) -> bool:
         """Sends until the stream ends; whether the predictor is there all the same, and has but refused a batch."""
@@ -118,6 +139,8 @@ class EventFeed:
             batch = [self._queue.popleft() for _ in range(min(room, len(self._queue)))]
             sent_at = loop.time()
             await stream.send(batch)
+            if self._ending and not self._queue:
+                return await stream.finish()
             if stream.is_full or not self._queue:
                 await wait_for(self._wake, stream.patience_s)
 

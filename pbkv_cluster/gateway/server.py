@@ -107,4 +107,5 @@ class GatewayServer:
             stack.callback(self._executor.shutdown, wait=False, cancel_futures=True)
             stack.push_async_callback(self._pool.close)
             stack.push_async_callback(self._background.stop)
+            stack.push_async_callback(self._feed.finish)
             stack.push_async_callback(self._server.stop)

@@ -202,3 +202,33 @@ async def test_what_comes_back_from_a_stream_counts_towards_capacity() -> None:
         second = await it.move_to(ScriptedPredictor())
         await until_heard(second, [3, 4, 5])
         assert it.decisions[Reason.EVENT_DROPPED] == 3
+
+
+@pytest.mark.parametrize("found", [True, False], ids=["on its stream", "before it has found the predictor"])
+async def test_a_feed_that_ends_tells_first_what_is_queued(found: bool) -> None:
+    async with line() as it:
+        if found:
+            predictor = await it.move_to(ScriptedPredictor())
+            await until_heard(predictor, it.put(1))
+            everything = it.put(700)
+        else:
+            everything = it.put(700)
+            predictor = await it.move_to(ScriptedPredictor())
+        await it.feed.finish()
+        assert heard(predictor) == everything
+        assert not it.decisions
+
+
+async def test_a_feed_ends_though_there_is_no_predictor_or_it_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "_FINISH_S", 0.1)
+    async with line() as nowhere:
+        nowhere.put(3)
+        await nowhere.feed.finish()
+        assert not nowhere.feed.reachable
+    async with line() as never_run:
+        await never_run.feed.finish()
+    async with line() as stuck:
+        await stuck.move_to(ScriptedPredictor(go=asyncio.Event()))
+        stuck.put(3)
+        await stuck.feed.finish()
+        assert not stuck.feed.reachable

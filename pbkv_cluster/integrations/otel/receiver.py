@@ -39,7 +39,7 @@ class _TraceServicer(trace_service_pb2_grpc.TraceServiceServicer):
 
 
 class OtelReceiver:
-    """Serves OTLP until it is stopped. What waits then is lost, as spans may be."""
+    """Serves OTLP until it is stopped. Spans that wait then for others of their workflow are lost, as spans may be."""
 
     def __init__(self, config: OtelConfig, predictor: Services, clock: Clock) -> None:
         """Args:
@@ -99,7 +99,12 @@ class OtelReceiver:
         await self._background.failure()
 
     async def stop(self) -> None:
-        parts: tuple[Awaitable[None], ...] = (self._http.stop(), self._rpc.stop(), self._background.stop())
+        parts: tuple[Awaitable[None], ...] = (
+            self._http.stop(),
+            self._rpc.stop(),
+            self._feed.finish(),
+            self._background.stop(),
+        )
         for part in parts:
             await part
 
