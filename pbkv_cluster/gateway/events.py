@@ -73,9 +73,9 @@ class EventFeed:
             while self._queue or not self._ending:
                 last = self._ending
                 self.reachable = await self._run_stream()
-                if not self.reachable:
-                    if last:
-                        return
+                if last and not self.reachable:
+                    return
+                if not self.reachable and (self._queue or not self._ending):
                     await asyncio.sleep(_RETRY_S)
         finally:
             self._ended.set()

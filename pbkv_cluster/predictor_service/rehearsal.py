@@ -23,3 +23,4 @@ def rehearse(config: PredictorConfig) -> None:
         )
         predictor.forecast(["workflow"], 0, 0.0)
         predictor.learn()
+    PREDICTORS.get(config.model)(config).restore(predictor.dump())

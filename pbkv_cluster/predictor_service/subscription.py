@@ -34,7 +34,7 @@ class _Waiting:
             self._places[forecasts.workflows[at]] = forecasts, at
         self._held += len(forecasts)
         if self._held > _MOST_HELD + 2 * len(self):
-            all_that_count = self.joined()
+            all_that_count = self.joined().compact()
             self._places = {name: (all_that_count, at) for at, name in enumerate(all_that_count.workflows)}
             self._held = len(all_that_count)
 

@@ -244,9 +244,8 @@ def forecasts_from_wire(batch: predictor_pb2.ForecastBatch) -> Forecasts:
     InvalidArgument: columns of the batch do not fit together, or refer to an agent that it does not name.
     """
     number = len(batch.workflow_ids)
-    lengths = np.array(batch.step_counts, dtype=np.int32)
-    counts = np.array(batch.agent_counts, dtype=np.int32)
-    agents = np.array(batch.agent_positions, dtype=np.int32)
+    columns = (batch.step_counts, batch.agent_counts, batch.agent_positions)
+    lengths, counts, agents = (np.array(column, dtype=np.int64) for column in columns)  # which holds all of uint32
     for name, want in (
         ("epochs", number),
         ("made_at_s", number),
@@ -274,10 +273,10 @@ def forecasts_from_wire(batch: predictor_pb2.ForecastBatch) -> Forecasts:
         np.array(batch.predictabilities, dtype=np.float32),
         np.array(batch.behind_steps, dtype=np.int32),
         np.array(batch.ended, dtype=np.bool_),
-        lengths,
+        lengths.astype(np.int32),
         survival,
         named,
-        agents,
+        agents.astype(np.int32),
         np.array(batch.probabilities, dtype=np.float32),
         list(batch.agents),
     )

@@ -11,10 +11,10 @@ import torch
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.predictor_service import state_bytes
-from pbkv_cluster.predictor_service.experts import EXPERTS, Expert, Lesson
+from pbkv_cluster.predictor_service.experts import EXPERTS, Expert, Lesson, linear
 from pbkv_cluster.predictor_service.experts.column_places import MOST, ColumnPlaces
 from pbkv_cluster.predictor_service.experts.linear import Linear
-from pbkv_cluster.predictor_service.experts.situation_hashes import HASHES, VALUES, record_of
+from pbkv_cluster.predictor_service.experts.situation_hashes import HASHES, VALUES, record_of, split
 from pbkv_cluster.predictor_service.experts.softmax_table import RATE, SLOWER, START, SoftmaxTable
 from pbkv_cluster.predictor_service.labels import Labels
 from pbkv_cluster.predictor_service.situation import Situation
@@ -217,6 +217,18 @@ def test_labels_that_leave_take_what_was_learnt_of_them() -> None:
     ratios = after / after[:, :, :1]
     assert ratios == pytest.approx((before / before[:, :, :1])[:, :, [0, 2, 4]], rel=1e-3)
     teach(expert, lambda _: 2, 20, random.Random(3))  # former lessons of labels that have left are not learnt again
+
+
+def test_the_latest_lessons_are_saved_also_when_labels_have_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "RECENT_LESSONS", 8)
+    monkeypatch.setattr(linear, "_KEPT_LESSONS", 4)
+    expert = expert_of()
+    for number in range(12):
+        if number == 11:
+            expert.keep(range(len(expert.labels)))
+        expert.learn([Lesson(expert.features(Situation(("plan",), step=number)), (1, 1, 1))])
+        saved = split(expert.dump()["records"])
+        assert saved == [expert.features(Situation(("plan",), step=each)) for each in range(max(0, number - 3), number + 1)]
 
 
 def test_with_many_labels_memory_is_bounded_and_the_frequent_ones_are_told_apart() -> None:

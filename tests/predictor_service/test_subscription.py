@@ -19,7 +19,7 @@ def subscribed(limit: int = 1000) -> Subscription:
 
 
 def batch(epoch: int, workflows: Sequence[int]) -> Forecasts:
-    steps = (StepForecast({f"agent-{epoch % 5}": 0.5, "other": 0.25}, 0.75),)
+    steps = (StepForecast({f"agent-{epoch}": 0.5, "other": 0.25}, 0.75),)
     return Forecasts.of([Forecast(f"w{number}", epoch, float(epoch), steps) for number in workflows])
 
 
@@ -59,4 +59,17 @@ async def test_what_has_been_replaced_leaves_though_nobody_reads(monkeypatch: py
     del offered
     gc.collect()
     assert sum(each() is not None for each in alive) < 10
-    assert len((await anext(reader)).forecasts) == 70
+    left = (await anext(reader)).forecasts
+    assert len(left) == 70
+    assert len(left.names) <= 53  # one of each epoch, and the other
+
+
+async def test_names_leave_with_the_forecasts_that_named_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription, "_MOST_HELD", 10)
+    reader = subscribed()
+    await anext(reader)
+    for epoch in range(500):
+        reader.offer(batch(epoch, [0] if epoch else [0, 1]), range(1 + (epoch == 0)))
+    left = (await anext(reader)).forecasts
+    assert len(left) == 2
+    assert len(left.names) < 30

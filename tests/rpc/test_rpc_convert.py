@@ -227,12 +227,21 @@ def test_a_column_of_forecasts_that_is_too_short_or_too_long_is_named(column: st
             convert.forecasts_from_wire(batch)
 
 
-def test_an_agent_that_a_batch_does_not_name_is_refused() -> None:
+@pytest.mark.parametrize("position", [1, 2**31 + 5, 2**32 - 2, 2**32 - 1])
+def test_an_agent_that_a_batch_does_not_name_is_refused(position: int) -> None:
     batch = convert.forecasts_to_wire(Forecasts.of([Forecast("w", 1, 0.0, (StepForecast({"a": 1.0}, 1.0),))]))
-    batch.agent_positions[0] = 1
+    batch.agent_positions[0] = position
     with pytest.raises(InvalidArgument, match="none of the 1 agents") as caught:
         convert.forecasts_from_wire(batch)
     assert caught.value.field == "forecasts.agent_positions"
+
+
+def test_counts_of_steps_beyond_all_bounds_are_refused() -> None:
+    step = StepForecast({"a": 1.0}, 1.0)
+    batch = convert.forecasts_to_wire(Forecasts.of([Forecast(name, 1, 0.0, (step,)) for name in "vw"]))
+    batch.step_counts[:] = [2**32 - 1, 3]
+    with pytest.raises(InvalidArgument, match="entries in this batch"):
+        convert.forecasts_from_wire(batch)
 
 
 def test_a_name_travels_once() -> None:

@@ -1,4 +1,5 @@
-"""A linear model of everything that is known: agents, counters, the prompt's pieces, words. It learns with every step.
+"""A linear model of everything that is known: agents, counters, call sites, lengths, the prompt's pieces, words. It learns with
+every step.
 
 With each new lesson some former ones are learnt again, so that few workflows teach much (experience replay: Lin, Machine
 Learning 8, 1992).
@@ -34,7 +35,8 @@ class Linear(Expert[bytes]):
         super().__init__(config, labels)
         self._table = SoftmaxTable(HASHES, self.horizon, VALUES)
         self._places = ColumnPlaces()
-        self._recent: list[Lesson[bytes]] = []
+        self._recent: list[Lesson[bytes]] = []  # a ring, once it is full
+        self._oldest = 0
         self._forget_lessons()
 
     def features(self, situation: Situation) -> bytes:
@@ -56,7 +58,6 @@ class Linear(Expert[bytes]):
         self._table.keep(self._places.keep(columns))
         now = {former: column for column, former in enumerate(columns)}
         self._recent = [Lesson(each.features, tuple(now.get(column, -1) for column in each.targets)) for each in self._recent]
-        self._oldest = 0
 
     def dump(self) -> dict[str, Any]:
         latest = [*self._recent[self._oldest :], *self._recent[: self._oldest]][-_KEPT_LESSONS:]
