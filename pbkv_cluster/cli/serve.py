@@ -7,6 +7,7 @@ import typer
 from pbkv_cluster.cli.options import Assignments, ConfigFile, GpuBlocks, Model, Policy, Workers, load_settings
 
 if TYPE_CHECKING:
+    from pbkv_cluster.cluster.local import LocalCluster
     from pbkv_cluster.cluster.site import MakeMember
     from pbkv_cluster.core.config import Config
 
@@ -43,16 +44,24 @@ def serve(
 
     typer.echo("starting the cluster; Ctrl-C stops it", err=True)
     with LocalCluster(settings.config, _edges(settings.config)) as cluster:
-        typer.echo(f"gateway    {cluster.gateway_address}")
-        typer.echo(f"redis      {cluster.redis_url}")
-        if _OTEL in cluster.addresses:
-            typer.echo(f"spans      {cluster.addresses[_OTEL]} (OTLP over gRPC)")
-        if cluster.dashboard_url:
-            typer.echo(f"dashboard  {cluster.dashboard_url}")
-        typer.echo(f'try        pbkv submit --endpoint {cluster.gateway_address} --agent writer "Once upon a time"')
-        typer.echo(f"           pbkv status --endpoint {cluster.gateway_address}")
-        cluster.wait()
+        try:
+            _tell(cluster)
+            cluster.wait()
+        except KeyboardInterrupt:  # between its start and the wait
+            pass
         typer.echo("stopping", err=True)
+
+
+def _tell(cluster: "LocalCluster") -> None:
+    """Where everything is."""
+    typer.echo(f"gateway    {cluster.gateway_address}")
+    typer.echo(f"redis      {cluster.redis_url}")
+    if _OTEL in cluster.addresses:
+        typer.echo(f"spans      {cluster.addresses[_OTEL]} (OTLP over gRPC)")
+    if cluster.dashboard_url:
+        typer.echo(f"dashboard  {cluster.dashboard_url}")
+    typer.echo(f'try        pbkv submit --endpoint {cluster.gateway_address} --agent writer "Once upon a time"')
+    typer.echo(f"           pbkv status --endpoint {cluster.gateway_address}")
 
 
 _OTEL = "otel"

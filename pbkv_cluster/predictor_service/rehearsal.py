@@ -1,8 +1,19 @@
 """Compiles before anybody waits for it what is compiled when it is called first."""
 
+from collections.abc import Callable
+from typing import Any
+
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.base import PREDICTORS
+from pbkv_cluster.predictor_service.training import Trainer
+
+
+class _NoTrainer(Trainer):
+    """Trains nothing: that is not rehearsed."""
+
+    def submit(self, job: Any, done: Callable[[Any], None]) -> None:
+        pass
 
 
 def rehearse(config: PredictorConfig) -> None:
@@ -14,6 +25,7 @@ def rehearse(config: PredictorConfig) -> None:
         InvalidArgument: there is no model of the configured name.
     """
     predictor = PREDICTORS.get(config.model)(config)
+    predictor.trainer = _NoTrainer()
     kinds = [EventKind.WORKFLOW_STARTED, *(EventKind.STEP_STARTED, EventKind.STEP_FINISHED) * (config.horizon + 1)]
     for sequence, kind in enumerate([*kinds, EventKind.WORKFLOW_ENDED]):
         agent = "" if kind in (EventKind.WORKFLOW_STARTED, EventKind.WORKFLOW_ENDED) else "agent"
