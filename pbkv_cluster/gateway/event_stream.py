@@ -1,6 +1,7 @@
 """One stream of events to the predictor: what was sent is kept until the predictor says that it has taken it."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -79,7 +80,9 @@ class EventStream:
         Raises:
             Refused, Unavailable: as `send`.
         """
-        await self._call.done_writing()
+        # If it has ended already, reading tells why.
+        with contextlib.suppress(aio.AioRpcError, asyncio.InvalidStateError):
+            await self._call.done_writing()
         await asyncio.wait([self._reading], timeout=_DEADLINE_S)
         if not self._reading.done() or self._reading.exception() is not None:
             self.check()

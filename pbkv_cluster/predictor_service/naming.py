@@ -43,7 +43,6 @@ def named(model: WorkloadModel, tracks: Sequence[Track | None], rows: Floats) ->
     end = _name(rows, columns, survival, counts, agents, chances)
     found = Named(survival, counts, agents[:end].copy(), chances[:end].copy(), names)
     inventive = [at for at, track in enumerate(tracks) if track is not None and track.own]
-
     return _with_own(model, tracks, rows, found, inventive) if inventive else found
 
 
