@@ -29,7 +29,7 @@ class ExpertPredictor(Predictor):
     """Any number of experts, by name, for each workload that comes."""
 
     kind: ClassVar[str] = "experts"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __init__(self, config: PredictorConfig, experts: Sequence[str], most_workloads: int = _MOST_WORKLOADS) -> None:
         """Args:

@@ -34,6 +34,8 @@ class Situation:
     former_prompt_tokens: int = 0  # of the step before it; 0: there is none
     output_tokens: int = 0  # of the latest output there is; 0: there is none
     earlier: Sequence[int] = ()  # hashed words of the output before that of `words`
+    own_prompt_tokens: int = 0  # of the latest agent's step before the latest; 0: there is none
+    own_output_tokens: int = 0  # of that step
 
 
 @lru_cache(maxsize=8192)  # workflows of a workload go the same ways

@@ -1,8 +1,8 @@
 """What is kept of an open workflow, from event to event."""
 
 from array import array
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from pbkv_cluster.core.events import WorkflowEvent
 from pbkv_cluster.core.step_graph import StepGraph
@@ -14,13 +14,23 @@ from pbkv_cluster.predictor_service.workload_model import Moment, WorkloadModel
 _NONE = array("I")
 
 
+class Seen(NamedTuple):
+    """What a workflow has had of one agent."""
+
+    steps: int  # of its own
+    prompt_tokens: int  # of the latest
+    output_tokens: int  # 0: it has not ended yet
+
+
+_NEVER = Seen(0, 0, 0)
+
+
 class Track:
     """One workflow."""
 
     __slots__ = (
         "_horizon",
         "agents",
-        "counts",
         "earlier",
         "evidence",
         "former_prompt_tokens",
@@ -34,9 +44,12 @@ class Track:
         "number",
         "output_tokens",
         "own",
+        "own_output_tokens",
+        "own_prompt_tokens",
         "pieces",
         "prompt_tokens",
         "run",
+        "seen",
         "sequence",
         "settled",
         "sites",
@@ -68,7 +81,7 @@ class Track:
     def restart(self) -> None:
         """Forgets the steps: some are missing, or they were of another workload."""
         self.agents: tuple[str, ...] = ()  # of the latest steps
-        self.counts: Counter[str] = Counter()
+        self.seen: dict[str, Seen] = {}  # by the agents' labels
         self.run = 0
         self.steps = 0  # that have begun
         self.number = -1  # of the latest, as the gateway counts
@@ -77,6 +90,7 @@ class Track:
         self.pieces = self.task = self.words = self.earlier = _NONE
         self.hidden = b""
         self.prompt_tokens = self.former_prompt_tokens = self.output_tokens = 0
+        self.own_prompt_tokens = self.own_output_tokens = 0
         self.moments.clear()
         self.whole = []
         self.labels = []
@@ -87,7 +101,9 @@ class Track:
         self.agents = (*self.agents, label)[-RECENT:]
         if self.model is not None and self.model.wants_whole:
             self.labels.append(label)
-        self.counts[label] += 1
+        former = self.seen.get(label, _NEVER)
+        self.own_prompt_tokens, self.own_output_tokens = former.prompt_tokens, former.output_tokens
+        self.seen[label] = Seen(former.steps + 1, prompt_tokens, 0)
         self.sites = (*self.sites, site)[-RECENT_SITES:]
         self.pieces = array("I", pieces)
         self.prompt_tokens, self.former_prompt_tokens = prompt_tokens, self.prompt_tokens
@@ -96,6 +112,9 @@ class Track:
         """A step has ended."""
         self.words, self.earlier = array("I", event.words), self.words
         self.hidden, self.output_tokens = event.hidden, event.output_tokens
+        if self.agents and event.step == self.number:
+            latest = self.agents[-1]
+            self.seen[latest] = self.seen[latest]._replace(output_tokens=event.output_tokens)
 
     def situation(self, finished: bool) -> Situation:
         """What is known now."""
@@ -103,7 +122,7 @@ class Track:
         return Situation(
             self.agents,
             self.steps,
-            0 if latest is None else self.counts[latest],
+            0 if latest is None else self.seen[latest].steps,
             self.run,
             self.sites,
             self.pieces,
@@ -117,6 +136,8 @@ class Track:
             self.former_prompt_tokens,
             self.output_tokens,
             self.earlier,
+            self.own_prompt_tokens,
+            self.own_output_tokens,
         )
 
     def remember(self, moment: Moment, new_step: bool) -> None:

@@ -104,6 +104,32 @@ def test_it_learns_a_rule_that_the_length_of_a_text_alone_gives(name: str) -> No
     assert np.mean(found == [rule(seen) for seen in fresh]) > 0.9
 
 
+def test_it_learns_a_rule_that_what_an_agent_was_told_since_its_last_step_alone_gives() -> None:
+    chance, expert = random.Random(1), expert_of()
+
+    def grown() -> Situation:
+        own, output, told = chance.randrange(500, 5000), chance.randrange(10, 500), chance.choice((40, 44))
+        return situation(
+            chance,
+            agents=(chance.choice(AGENTS[:2]),),
+            finished=False,
+            prompt_tokens=own + output + told,
+            former_prompt_tokens=chance.randrange(500, 5000),
+            own_prompt_tokens=own,
+            own_output_tokens=output,
+        )
+
+    def rule(seen: Situation) -> int:
+        return 1 + int(seen.prompt_tokens - seen.own_prompt_tokens - seen.own_output_tokens == 44)
+
+    for _ in range(300):
+        seen = grown()
+        expert.learn([Lesson(expert.features(seen), (rule(seen), -1, -1))])
+    fresh = [grown() for _ in range(100)]
+    found = expert.forecast([expert.features(seen) for seen in fresh])[:, 0].argmax(axis=1)
+    assert np.mean(found == [rule(seen) for seen in fresh]) > 0.9
+
+
 @pytest.mark.parametrize("name", ["words", "pieces", "task"])
 def test_it_learns_a_rule_that_one_source_alone_gives(name: str) -> None:
     chance = random.Random(1)
@@ -296,15 +322,17 @@ def test_features_are_packed_small() -> None:
         prompt_tokens=700,
         former_prompt_tokens=500,
         output_tokens=30,
+        own_prompt_tokens=400,
+        own_output_tokens=90,
     )
     found, groups = np.frombuffer(record_of(seen), dtype=np.uint16), VALUES.shape[1]
     assert found.nbytes < 600
     assert len(found) == groups + found[:groups].sum()
-    assert found[:groups].tolist() == [1, 8, 3, 2, 2, 3, 3, 30, 16, 20, 45, 44, 6, 45]
+    assert found[:groups].tolist() == [1, 8, 3, 2, 2, 3, 0, 3, 16, 16, 20, 45, 44, 6, 45]
     before = np.frombuffer(record_of(replace(seen, finished=False)), dtype=np.uint16)
-    assert before[:groups].tolist() == [1, 8, 3, 2, 2, 3, 3, 30, 16, 20, 45, 44, 6, 0]
+    assert before[:groups].tolist() == [1, 8, 3, 2, 2, 2, 5, 3, 16, 16, 20, 45, 44, 6, 0]
     repeated = np.frombuffer(record_of(situation(chance, words=(5, 5, 6, 5))), dtype=np.uint16)
-    assert repeated[10:13].tolist() == [2, 3, 6]  # each word once, pairs as they come
+    assert repeated[11:14].tolist() == [2, 3, 6]  # each word once, pairs as they come
     wide = np.frombuffer(record_of(situation(chance, words=tuple(range(2000)), pieces=tuple(range(3000)))), dtype=np.uint16)
     assert len(wide) == groups + wide[:groups].sum()
     assert wide[:groups].max() < len(VALUES)

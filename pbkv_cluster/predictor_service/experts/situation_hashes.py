@@ -19,14 +19,24 @@ HASHES = 1 << 16
 
 _DEPTHS = (1, 2, 3, 4, 5, 6, 8, 12)
 _EDGE = 3  # words at either end of a text whose place counts
-_EXACT = 48  # tokens of an output, below which their very number counts
+_EXACT_OUTPUT = 48  # tokens, below which their very number counts
+_EXACT_GROWTH = 256  # of a prompt
 _MOST = 255  # features of a group
 # The first of a prompt's pieces, and of a task's words: those that follow make forecasts dearer, and no better.
-_MOST_PIECES = 32
+_MOST_PIECES = 16
 _MOST_TASK_WORDS = 16
 
 # Groups, in order, and their weights: a prompt holds much that means nothing for what comes next, an output much that does.
-_SMALL = {"always": 1.0, "agents": 1.0, "counters": 1.0, "site": 1.0, "sites": 1.0, "lengths": 1.0, "whole task": 1.0}
+_SMALL = {
+    "always": 1.0,
+    "agents": 1.0,
+    "counters": 1.0,
+    "site": 1.0,
+    "sites": 1.0,
+    "lengths": 1.0,
+    "growth": 0.7,
+    "whole task": 1.0,
+}
 _LARGE = {
     "pieces": 0.5,
     "task": 0.5,
@@ -68,6 +78,7 @@ def record_of(situation: Situation) -> bytes:
         _counters(situation, latest),
         *_sites(situation.sites, latest, pair),
         _lengths(situation, latest, pair),
+        _growth(situation, latest, pair),
         _whole(task, situation.step, latest, pair),
     )
     few = _numbers([number for group in small for number in group])
@@ -102,18 +113,41 @@ def _sites(sites: tuple[str, ...], latest: int, pair: int) -> tuple[Sequence[int
 
 
 def _lengths(situation: Situation, latest: int, pair: int) -> Sequence[int]:
-    """Of prompt and output; a short output's exactly, and by how much the prompt has grown while that is the latest news."""
-    prompt, former, output = situation.prompt_tokens, situation.former_prompt_tokens, situation.output_tokens
+    """Of prompt and output; a short output's exactly."""
+    output = situation.output_tokens
     behind = pair if situation.finished else latest
-    found = [crc32(b"prompt %d" % round(_halves(prompt)), behind)]
+    found = [crc32(b"prompt %d" % round(_halves(situation.prompt_tokens)), behind)]
     if output:
         found.append(crc32(b"output %d" % round(_halves(output)), behind))
-    if situation.finished:
-        if 0 < output < _EXACT:
+        if situation.finished and output < _EXACT_OUTPUT:
             found.append(crc32(b"exactly %d" % output, latest))
-    elif former:
-        found.append(crc32(b"growth %d" % round(2.0 * (_halves(prompt) - _halves(former))), latest))
     return found
+
+
+def _growth(situation: Situation, latest: int, pair: int) -> Sequence[int]:
+    """By how much the prompt has grown, while that is the latest news: since the step before, and since the agent's own last.
+
+    What it has got since then beside that step's output says what others have told the agent.
+    """
+    if situation.finished:
+        return ()
+    found, prompt = list[int](), situation.prompt_tokens
+    if situation.former_prompt_tokens:
+        found.append(crc32(b"growth %d" % _thirds(prompt - situation.former_prompt_tokens), pair))
+    if situation.own_prompt_tokens:
+        grown = prompt - situation.own_prompt_tokens
+        told = grown - situation.own_output_tokens
+        found.append(crc32(b"since its last %d" % _thirds(grown), latest))
+        found.append(crc32(b"since its last %d" % _thirds(grown), pair))
+        found.append(crc32(b"told %d" % _thirds(told), latest))
+        if abs(told) < _EXACT_GROWTH:
+            found.append(crc32(b"told exactly %d" % told, latest))
+    return found
+
+
+def _thirds(tokens: int) -> int:
+    """A difference, in thirds of powers of two."""
+    return round(math.copysign(3.0 * math.log2(abs(tokens) + 1), tokens))
 
 
 def _halves(tokens: int) -> float:
