@@ -212,8 +212,9 @@ def step_request(workflow_id: str, **fields: Any) -> workflow_pb2.SubmitStepRequ
     return request
 
 
-async def read(call: Any) -> Answer:
-    answer = Answer()
+async def read(call: Any, answer: Answer | None = None) -> Answer:
+    """All that a call brings, in `answer` as soon as it is there."""
+    answer = answer or Answer()
     async for event in call:
         answer.add(event)
     return answer

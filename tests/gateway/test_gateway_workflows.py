@@ -8,7 +8,7 @@ from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.events import EventKind
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
 from tests.gateway.peers import ScriptedWorker
-from tests.gateway.rig import read, refused, running, until
+from tests.gateway.rig import Answer, read, refused, running, until
 
 STARTED = workflow_pb2.ReportToolCallRequest.PHASE_STARTED
 FINISHED = workflow_pb2.ReportToolCallRequest.PHASE_FINISHED
@@ -60,10 +60,11 @@ async def test_ending_cancels_running_steps_and_tells_their_clients() -> None:
     worker = ScriptedWorker("w0", stop_at=2)
     async with running(worker) as rig:
         workflow = await rig.start_workflow()
-        reading = asyncio.create_task(read(rig.submit(workflow)))
-        await worker.stopped.wait()
+        answer = Answer()
+        reading = asyncio.create_task(read(rig.submit(workflow), answer))
+        await until(lambda: len(answer.token_ids) == 2, "the client has what the worker has sent")
         await rig.end_workflow(workflow)
-        answer = await reading
+        await reading
         assert answer.finished[0].reason == types_pb2.FINISH_REASON_CANCELLED
         assert answer.usage.generated_tokens == len(answer.token_ids) == 2
         await until(lambda: worker.cancelled == 1, "the worker's stream is cancelled")
