@@ -1,12 +1,14 @@
 """The layers of the network against plain loops."""
 
 import math
+import random
 
 import numpy as np
 import pytest
 import torch
 
 from pbkv_cluster.predictor_service.network.examples import POSITIONS, batch_of, features
+from pbkv_cluster.predictor_service.network.inference import Model
 from pbkv_cluster.predictor_service.network.model import (
     MOST_HIDDEN,
     GraphSage,
@@ -16,7 +18,7 @@ from pbkv_cluster.predictor_service.network.model import (
     most_nodes,
     parameters,
 )
-from pbkv_cluster.predictor_service.network.weights import inputs_of
+from pbkv_cluster.predictor_service.network.weights import Weights, inputs_of
 from pbkv_cluster.predictor_service.situation import RECENT, Situation
 
 
@@ -89,6 +91,37 @@ def test_each_situation_is_read_by_itself() -> None:
         alone = [network(inputs_of(batch_of([each], nodes, 4)), tables)[0] for each in situations]
     assert together.shape == (3, 2, 3)
     torch.testing.assert_close(together, torch.stack(alone))
+
+
+@pytest.mark.parametrize("positions", [False, True])
+@pytest.mark.parametrize("hidden", [0, 4])
+def test_forecasts_are_those_of_the_network(positions: bool, hidden: int) -> None:
+    torch.manual_seed(1)
+    network = Network(Shape(4, 3, hidden, positions)).eval()
+    edges = torch.rand(4, 4)
+    arrays = {name: each.numpy() for name, each in network.state_dict().items()}
+    model = Model(Weights(("", "a", "b", "c"), edges.numpy(), hidden, positions, 3, arrays))
+    chance = random.Random(2)
+    situations = [features(_situation(chance)) for _ in range(40)]
+    batch = batch_of([each for each in situations if each.current in model.nodes], model.nodes, hidden)
+    with torch.inference_mode():
+        expected = torch.softmax(network(inputs_of(batch), network.tables(edges)), dim=2)
+    assert model.forecast(batch) == pytest.approx(expected.numpy(), rel=1e-4)
+
+
+def _situation(chance: random.Random) -> Situation:
+    agents = tuple(chance.choice("abcx") for _ in range(chance.randrange(RECENT)))
+    return Situation(
+        agents,
+        len(agents),
+        chance.randrange(3),
+        chance.randrange(3),
+        pieces=tuple(chance.randrange(1 << 32) for _ in range(chance.randrange(60))),
+        task=tuple(chance.randrange(1 << 20) for _ in range(chance.randrange(20))),
+        words=tuple(chance.randrange(1 << 20) for _ in range(chance.randrange(50))),
+        finished=chance.random() < 0.5,
+        hidden=np.array([chance.gauss(0.0, 3.0) for _ in range(chance.choice((0, 4)))], "<f2").tobytes(),
+    )
 
 
 @pytest.mark.parametrize("hidden", [b"odd", np.array([1.0, np.nan], "<f2").tobytes(), np.array([np.inf], "<f2").tobytes()])

@@ -11,13 +11,16 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from pbkv_cluster.core.config import PredictorConfig
+from pbkv_cluster.predictor_service.compiled import compiled
 from pbkv_cluster.predictor_service.experts.base import Expert, Floats, Lesson
 from pbkv_cluster.predictor_service.labels import Labels
 from pbkv_cluster.predictor_service.network.examples import Example, Features, batch_of, features
+from pbkv_cluster.predictor_service.network.inference import Model
 from pbkv_cluster.predictor_service.network.job import NetworkJob, Outcome, packed
-from pbkv_cluster.predictor_service.network.weights import Model, Weights
+from pbkv_cluster.predictor_service.network.weights import Weights
 from pbkv_cluster.predictor_service.situation import Situation
 
 log = logging.getLogger(__name__)
@@ -53,13 +56,13 @@ class NetworkExpert(Expert[Features]):
 
     def forecast(self, features: Sequence[Features]) -> Floats:
         found = np.zeros((len(features), self.horizon, len(self.labels)), dtype=np.float32)
-        model = self._model
-        if model is None:
-            return found
-        known = [at for at, each in enumerate(features) if each.current in model.nodes]
-        if known:
+        known, columns, chances = list[int](), list[int](), np.zeros((0, self.horizon, 0), dtype=np.float32)
+        if (model := self._model) is not None:
+            columns = [self.labels.column(label) for label in model.weights.labels]
+            known = [at for at, each in enumerate(features) if each.current in model.nodes]
+        if model is not None and known:
             chances = model.forecast(batch_of([features[at] for at in known], model.nodes, model.weights.hidden))
-            found[known] = self._in_columns(model, chances)
+        _place(chances, np.array(columns, dtype=np.intp), np.array(known, dtype=np.intp), found)
         return found
 
     def learn(self, lessons: Sequence[Lesson[Features]]) -> None:
@@ -110,10 +113,15 @@ class NetworkExpert(Expert[Features]):
             raise ValueError("it holds no network")
         self._model = None if network is None else Model(Weights.restore(network, self.horizon))
 
-    def _in_columns(self, model: Model, chances: Floats) -> Floats:
-        columns = np.array([self.labels.column(label) for label in model.weights.labels])
-        present = columns >= 0
-        found = np.full((len(chances), self.horizon, len(self.labels)), _UNKNOWN, dtype=np.float32)
-        found[:, :, columns[present]] = chances[:, :, present]
-        found /= found.sum(axis=2, keepdims=True)
-        return found
+
+@compiled
+def _place(chances: Floats, columns: npt.NDArray[np.intp], rows: npt.NDArray[np.intp], found: Floats) -> None:
+    """Writes a network's chances [rows, K, nodes] to the rows and the nodes' columns (-1: it has none) of `found`."""
+    for at in range(len(rows)):
+        for step in range(chances.shape[1]):
+            row = found[rows[at], step]
+            row[:] = _UNKNOWN
+            for node in range(len(columns)):
+                if columns[node] >= 0:
+                    row[columns[node]] = chances[at, step, node]
+            row /= row.sum()

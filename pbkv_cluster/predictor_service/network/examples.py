@@ -4,6 +4,7 @@ Agents are kept by label, and turned into numbers for one network when that is a
 workload's columns change.
 """
 
+from array import array
 from collections.abc import Mapping, Sequence
 from itertools import chain, pairwise, repeat
 from math import log1p
@@ -33,9 +34,8 @@ class Features(NamedTuple):
     """A situation, hashed."""
 
     agents: tuple[str | None, ...]  # POSITIONS, the latest first, then END for the time before the first step, then None
-    numbers: tuple[float, ...]  # COUNTS of them, and whether the latest output is known
-    tokens: npt.NDArray[np.int16]  # of all groups
-    lengths: tuple[int, ...]  # tokens of each group
+    numbers: bytes  # float32: COUNTS of them, whether the latest output is known, and how many tokens each group has
+    tokens: bytes  # int16, of all groups
     hidden: bytes  # little-endian float16, all finite; empty: not known
 
     @property
@@ -46,7 +46,7 @@ class Features(NamedTuple):
     @property
     def finished(self) -> bool:
         """Whether the latest output is known."""
-        return self.numbers[-1] > 0.0
+        return bool(np.frombuffer(self.numbers, dtype=np.float32)[COUNTS] > 0.0)
 
 
 class Example(NamedTuple):
@@ -79,11 +79,11 @@ def features(situation: Situation) -> Features:
         _hashed(_pairs(situation.words), 3) if situation.finished else _EMPTY,
         _hashed(situation.pieces, 4),
     )
+    counts = log1p(situation.step) / 3.0, log1p(situation.run), log1p(situation.count) / 2.0
     return Features(
         (*agents, END, *_NOTHING)[:POSITIONS] if len(agents) < RECENT else (*agents, None),
-        (log1p(situation.step) / 3.0, log1p(situation.run), log1p(situation.count) / 2.0, float(situation.finished)),
-        np.concatenate(groups),
-        tuple(map(len, groups)),
+        array("f", (*counts, situation.finished, *map(len, groups))).tobytes(),
+        np.concatenate(groups).tobytes(),
         situation.hidden if _is_finite(situation.hidden) else b"",
     )
 
@@ -96,16 +96,17 @@ def batch_of(situations: Sequence[Features], nodes: Mapping[str, int], hidden: i
     """
     size = len(situations)
     known: Mapping[str | None, int] = nodes  # type: ignore[assignment]  # None is never among them
-    labels = chain.from_iterable([each.agents for each in situations])
-    agents = np.fromiter(map(known.get, labels, repeat(-1)), np.int64, size * POSITIONS)
-    numbers = np.fromiter(chain.from_iterable([each.numbers for each in situations]), np.float32, size * (COUNTS + 1))
-    lengths = np.fromiter(chain.from_iterable([each.lengths for each in situations]), np.int64, size * GROUPS)
+    ways: dict[tuple[str | None, ...], int] = {}  # that workflows have gone: fewer than workflows
+    gone = [ways.setdefault(each.agents, len(ways)) for each in situations]
+    agents = np.fromiter(map(known.get, chain.from_iterable(ways), repeat(-1)), np.int64, len(ways) * POSITIONS)
+    numbers = np.frombuffer(b"".join([each.numbers for each in situations]), dtype=np.float32).reshape(size, -1)
+    lengths = numbers[:, COUNTS + 1 :].astype(np.int64).ravel()
     empty = bytes(2 * hidden)
     states = b"".join([each.hidden if len(each.hidden) == len(empty) else empty for each in situations])
     return Batch(
-        agents.reshape(size, POSITIONS),
-        numbers.reshape(size, COUNTS + 1),
-        np.concatenate([each.tokens for each in situations]).astype(np.int64),
+        agents.reshape(-1, POSITIONS)[gone],
+        numbers[:, : COUNTS + 1].copy(),
+        np.frombuffer(b"".join([each.tokens for each in situations]), dtype=np.int16).astype(np.int64),
         np.cumsum(lengths) - lengths,
         (1.0 / np.sqrt(np.maximum(lengths, 1))).astype(np.float32),
         np.array(np.frombuffer(states, dtype="<f2"), dtype=np.float16).reshape(size, hidden),

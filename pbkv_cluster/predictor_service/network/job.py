@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from pbkv_cluster.predictor_service.network.examples import Example, Floats, Ints, batch_of, targets_of
+from pbkv_cluster.predictor_service.network.inference import Model
 from pbkv_cluster.predictor_service.network.model import MOST_HIDDEN, Network, Shape, most_nodes
-from pbkv_cluster.predictor_service.network.weights import Model, Weights, inputs_of
+from pbkv_cluster.predictor_service.network.weights import Weights, inputs_of
 from pbkv_cluster.predictor_service.situation import END
 from pbkv_cluster.predictor_service.training import TrainingJob
 

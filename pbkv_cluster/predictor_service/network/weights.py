@@ -1,4 +1,4 @@
-"""A trained network as plain arrays: what is saved, sent between processes, and forecast with."""
+"""A trained network as plain arrays: what is saved, and sent between processes."""
 
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -73,24 +73,6 @@ class Weights:
         weights = cls((END, *labels), edges, hidden, positions, horizon, arrays)
         weights.network()
         return weights
-
-
-class Model:
-    """A network in use: the embeddings of its agents are computed once."""
-
-    def __init__(self, weights: Weights) -> None:
-        self.weights = weights
-        self.nodes = {label: node for node, label in enumerate(weights.labels)}
-        self._network = weights.network()
-        with torch.inference_mode():
-            self._tables = self._network.tables(torch.from_numpy(weights.edges))
-
-    def forecast(self, batch: Batch) -> Floats:
-        """Probabilities [N, K, nodes]."""
-        with torch.inference_mode():
-            logits = self._network(inputs_of(batch), self._tables)
-            found: Floats = torch.softmax(logits, dim=2).numpy()
-        return found
 
 
 def inputs_of(batch: Batch) -> Inputs:
