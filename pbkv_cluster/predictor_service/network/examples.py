@@ -61,7 +61,7 @@ class Batch(NamedTuple):
 
     agents: Ints  # [N, POSITIONS] nodes; -1: nothing there, or unknown
     numbers: Floats  # [N, COUNTS + 1], the last tells whether the latest output is known
-    tokens: Ints  # [sum of `lengths`]
+    tokens: npt.NDArray[np.int16]  # of all groups
     offsets: Ints  # [N * GROUPS] where each group begins in them
     scales: Floats  # [N * GROUPS] 1/√(tokens of the group)
     hidden: npt.NDArray[np.float16]  # [N, size], zeros where it is not known
@@ -106,7 +106,7 @@ def batch_of(situations: Sequence[Features], nodes: Mapping[str, int], hidden: i
     return Batch(
         agents.reshape(-1, POSITIONS)[gone],
         numbers[:, : COUNTS + 1].copy(),
-        np.frombuffer(b"".join([each.tokens for each in situations]), dtype=np.int16).astype(np.int64),
+        np.frombuffer(b"".join([each.tokens for each in situations]), dtype=np.int16),
         np.cumsum(lengths) - lengths,
         (1.0 / np.sqrt(np.maximum(lengths, 1))).astype(np.float32),
         np.array(np.frombuffer(states, dtype="<f2"), dtype=np.float16).reshape(size, hidden),

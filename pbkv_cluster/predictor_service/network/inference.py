@@ -5,6 +5,7 @@ through the inner layer already.
 """
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pbkv_cluster.predictor_service.compiled import compiled
@@ -97,7 +98,14 @@ def _attend(agents: Ints, scores: Floats, distances: Floats, shares: Floats) -> 
 
 @compiled
 def _read(
-    numbers: Floats, tokens: Ints, offsets: Ints, scales: Floats, embedding: Floats, counts: int, start: int, read: Floats
+    numbers: Floats,
+    tokens: npt.NDArray[np.int16],
+    offsets: Ints,
+    scales: Floats,
+    embedding: Floats,
+    counts: int,
+    start: int,
+    read: Floats,
 ) -> None:
     """What the inner layer reads of each situation behind what comes of attention: tokens by group, and numbers."""
     width = embedding.shape[1]

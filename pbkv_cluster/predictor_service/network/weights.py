@@ -77,7 +77,7 @@ class Weights:
 
 def inputs_of(batch: Batch) -> Inputs:
     """The same as tensors."""
-    return Inputs(*(torch.from_numpy(array) for array in batch))
+    return Inputs(*(torch.from_numpy(array) for array in batch._replace(tokens=batch.tokens.astype(np.int64))))
 
 
 def _is_floats(value: Any) -> TypeGuard[Floats]:
