@@ -59,11 +59,12 @@ class ExpertPredictor(Predictor):
         asked: dict[WorkloadModel | None, list[int]] = {}
         tracks = [self._tracks.get(name) for name in workflows]
         for at, track in enumerate(tracks):
-            asked.setdefault(track.model if track is not None and track.moments else None, []).append(at)
+            asked.setdefault(None if track is None or track.latest is None else track.model, []).append(at)
         parts = []
         for model, places in asked.items():
             chosen = [tracks[at] for at in places]
-            rows = None if model is None else model.forecast([track.moments[-1][-1] for track in chosen if track is not None])
+            moments = [track.latest for track in chosen if track is not None and track.latest is not None]
+            rows = None if model is None else model.forecast(moments)
             parts.append(self._told(model, [workflows[at] for at in places], chosen, rows, epoch, made_at))
         return Forecasts.joined(parts)
 
@@ -74,7 +75,7 @@ class ExpertPredictor(Predictor):
         model = track.model
         forecast = self.forecast([workflow], 0, 0.0)[0]
         opinions: tuple[Opinion, ...] = ()
-        moment = track.moments[-1][-1] if track.moments else None
+        moment = track.latest
         if moment is not None:
             (said,) = model.ask([moment])
             opinions = tuple(

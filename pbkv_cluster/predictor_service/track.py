@@ -38,6 +38,7 @@ class Track:
         "held",
         "hidden",
         "labels",
+        "latest",
         "model",
         "moments",
         "name",
@@ -92,6 +93,7 @@ class Track:
         self.prompt_tokens = self.former_prompt_tokens = self.output_tokens = 0
         self.own_prompt_tokens = self.own_output_tokens = 0
         self.moments.clear()
+        self.latest: Moment | None = None  # of them; it is what is forecast
         self.whole = []
         self.labels = []
 
@@ -146,6 +148,7 @@ class Track:
             self.moments.append([])
             del self.moments[: -self._horizon]
         self.moments[-1].append(moment)
+        self.latest = moment
         if self.model is not None and self.model.wants_whole:
             self.whole.append((len(self.labels), moment))
 

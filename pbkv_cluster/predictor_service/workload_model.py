@@ -24,7 +24,7 @@ class Moment:
 
     __slots__ = ("came", "features", "phase")
 
-    def __init__(self, features: list[Any], phase: int) -> None:
+    def __init__(self, features: tuple[Any, ...], phase: int) -> None:
         self.features = features
         self.phase = phase  # 0 before the output of the latest step was known, 1 after
         self.came: list[str] = []  # labels of the steps behind it
@@ -49,7 +49,7 @@ class WorkloadModel:
 
     def moment(self, situation: Situation) -> Moment:
         """What a situation looks like to the experts."""
-        return Moment([expert.features(situation) for expert in self.experts], int(situation.finished))
+        return Moment(tuple([expert.features(situation) for expert in self.experts]), int(situation.finished))
 
     def label(self, agent: str, workflow: str, site: str, own: dict[str, str]) -> str:
         """See `Labels.label`."""
