@@ -15,10 +15,10 @@ _NONE = array("I")
 
 
 class Seen(NamedTuple):
-    """What a workflow has had of one agent."""
+    """What a workflow has had of one agent: how many steps, and how long the latest was."""
 
-    steps: int  # of its own
-    prompt_tokens: int  # of the latest
+    steps: int
+    prompt_tokens: int
     output_tokens: int  # 0: it has not ended yet
 
 

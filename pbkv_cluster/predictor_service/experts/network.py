@@ -8,6 +8,7 @@ goes on with the one it has, and takes the new one only if that forecasts the la
 import logging
 from collections import deque
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from pbkv_cluster.predictor_service.labels import Labels
 from pbkv_cluster.predictor_service.network.examples import Example, Features, batch_of, features
 from pbkv_cluster.predictor_service.network.inference import Model
 from pbkv_cluster.predictor_service.network.job import NetworkJob, Outcome, packed
+from pbkv_cluster.predictor_service.network.model import Shape
 from pbkv_cluster.predictor_service.network.weights import Weights
 from pbkv_cluster.predictor_service.situation import Situation
 
@@ -50,19 +52,21 @@ class NetworkExpert(Expert[Features]):
         self._due = _FIRST
         self._training = False
         self._model: Model | None = None
+        _compile()
 
     def features(self, situation: Situation) -> Features:
         return features(situation)
 
     def forecast(self, features: Sequence[Features]) -> Floats:
         found = np.zeros((len(features), self.horizon, len(self.labels)), dtype=np.float32)
-        known, columns, chances = list[int](), list[int](), np.zeros((0, self.horizon, 0), dtype=np.float32)
-        if (model := self._model) is not None:
-            columns = [self.labels.column(label) for label in model.weights.labels]
-            known = [at for at, each in enumerate(features) if each.current in model.nodes]
-        if model is not None and known:
+        model = self._model
+        if model is None:
+            return found
+        known = [at for at, each in enumerate(features) if each.current in model.nodes]
+        if known:
             chances = model.forecast(batch_of([features[at] for at in known], model.nodes, model.weights.hidden))
-        _place(chances, np.array(columns, dtype=np.intp), np.array(known, dtype=np.intp), found)
+            columns = np.array([self.labels.column(label) for label in model.weights.labels])
+            _place(chances, columns, np.array(known), found)
         return found
 
     def learn(self, lessons: Sequence[Lesson[Features]]) -> None:
@@ -125,3 +129,12 @@ def _place(chances: Floats, columns: npt.NDArray[np.intp], rows: npt.NDArray[np.
                 if columns[node] >= 0:
                     row[columns[node]] = chances[at, step, node]
             row /= row.sum()
+
+
+@cache
+def _compile() -> None:
+    """Has that compiled which only a network calls: before the predictor serves, not when the first one has been trained."""
+    weights = Weights.zeros(Shape(nodes=1, horizon=1, hidden=0, positions=True))
+    model = Model(weights)
+    chances = model.forecast(batch_of([features(Situation())], model.nodes, weights.hidden))
+    _place(chances, np.array([0]), np.array([0]), np.zeros_like(chances))

@@ -1,4 +1,4 @@
-"""Forecasts of a trained network, without torch: a workload's few workflows are done before its operators have been called.
+"""Forecasts of a trained network in compiled loops: for some hundred workflows, calling torch's operators takes longer.
 
 The sums are those of `Network.forward`, in another order. What follows from an agent alone is looked up: its embedding has gone
 through the inner layer already.
@@ -9,9 +9,8 @@ import numpy.typing as npt
 import torch
 
 from pbkv_cluster.predictor_service.compiled import compiled
-from pbkv_cluster.predictor_service.network.examples import COUNTS, GROUPS, Batch, Floats, Ints, batch_of, features
+from pbkv_cluster.predictor_service.network.examples import COUNTS, GROUPS, Batch, Floats, Ints
 from pbkv_cluster.predictor_service.network.weights import Weights
-from pbkv_cluster.predictor_service.situation import Situation
 
 _NORM = 1e-5  # of the hidden state, as torch has it
 
@@ -40,7 +39,6 @@ class Model:
             self._state = arrays["state.weight"].T @ inner[width + read :]
             self._of_nodes += arrays["state.bias"] @ inner[width + read :]
         self._outer, self._bias = np.ascontiguousarray(arrays["outer.weight"].T), arrays["outer.bias"]
-        self.forecast(batch_of([features(Situation())], self.nodes, weights.hidden))  # compiled now, not on a forecast's way
 
     def forecast(self, batch: Batch) -> Floats:
         """Probabilities [N, K, nodes]. The latest agents must be known."""

@@ -32,8 +32,7 @@ class Weights:
         Raises:
             ValueError: the arrays are not of its shape.
         """
-        with torch.device("meta"):  # shapes alone: what it would start with is not wanted
-            network = Network(self.shape)
+        network = _empty(self.shape)
         expected = network.state_dict()
         if self.arrays.keys() != expected.keys():
             raise ValueError("its arrays are of another network")
@@ -42,6 +41,14 @@ class Weights:
                 raise ValueError(f"its array {name} does not fit")
         network.load_state_dict({name: torch.tensor(array) for name, array in self.arrays.items()}, assign=True)
         return network.eval()
+
+    @classmethod
+    def zeros(cls, shape: Shape) -> "Weights":
+        """A network that has learnt nothing, of agents named by their numbers."""
+        arrays = {name: np.zeros(tuple(each.shape), np.float32) for name, each in _empty(shape).state_dict().items()}
+        labels = (END, *map(str, range(1, shape.nodes)))
+        edges = np.zeros((shape.nodes, shape.nodes), np.float32)
+        return cls(labels, edges, shape.hidden, shape.positions, shape.horizon, arrays)
 
     def dump(self) -> dict[str, Any]:
         return {
@@ -73,6 +80,11 @@ class Weights:
         weights = cls((END, *labels), edges, hidden, positions, horizon, arrays)
         weights.network()
         return weights
+
+
+def _empty(shape: Shape) -> Network:
+    with torch.device("meta"):  # shapes alone: what it would start with is not wanted
+        return Network(shape)
 
 
 def inputs_of(batch: Batch) -> Inputs:
