@@ -4,17 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pbkv_cluster.cache.policies.pbkv import Pbkv
+from pbkv_cluster.cache.tree.node import Node, Owner
+from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.core.config import CacheConfig
-from pbkv_cluster.store.access.catalog import Entry
-from pbkv_cluster.store.access.contexts import Sums
-from pbkv_cluster.store.access.features import Ints
-from pbkv_cluster.store.access.hazard import BIN_STARTS, BINS, Floats, HazardModel, Table
-from pbkv_cluster.store.access.history import StepLog
-from pbkv_cluster.store.access.next_event import Event, NextEventModel
-from pbkv_cluster.store.access.segment import Segment
-from pbkv_cluster.store.access.timing import HORIZONS, Timing
-from pbkv_cluster.store.node import Node, Owner
-from pbkv_cluster.store.policies.pbkv import Pbkv
+from pbkv_cluster.reuse.model.contexts import Sums
+from pbkv_cluster.reuse.model.features import Ints
+from pbkv_cluster.reuse.model.hazard import BIN_STARTS, BINS, Floats, HazardModel, Table
+from pbkv_cluster.reuse.model.next_event import Event, NextEventModel
+from pbkv_cluster.reuse.rank.timing import HORIZONS, Timing
+from pbkv_cluster.reuse.record.prefix_popularity import PrefixStat
+from pbkv_cluster.reuse.record.segment import Segment
 
 _FIXED_CYCLE_S = 15.0
 _SOONER = np.diff(HORIZONS, prepend=0.0) / 2
@@ -23,14 +23,14 @@ _SOONER = np.diff(HORIZONS, prepend=0.0) / 2
 class NoNewcomers(Pbkv):
     """Workflows that are still to start count for nothing."""
 
-    def _newcomers(self, entries: Sequence[Entry | None], now: float) -> list[tuple[float, float]]:
+    def _newcomers(self, entries: Sequence[PrefixStat | None], now: float) -> list[tuple[float, float]]:
         return [(0.0, 0.0)] * len(entries)
 
 
 class NoOthers(Pbkv):
     """Active workflows that have not used a block yet count for nothing."""
 
-    def _others(self, node: Node, entry: Entry, now: float, unused: Floats) -> None:
+    def _others(self, node: Node, entry: PrefixStat, now: float, unused: Floats) -> None:
         pass
 
 
@@ -80,7 +80,7 @@ class PlainSum(Pbkv):
         worth: Floats = (falls / (HORIZONS - _SOONER + self._overhead)).sum(axis=-1) / self._outlook.timing.unit
         return worth
 
-    def _newcomers_alone(self, entry: Entry, now: float) -> float:
+    def _newcomers_alone(self, entry: PrefixStat, now: float) -> float:
         ((uses, delay),) = self._newcomers((entry,), now)
         return float(self._worth(np.exp(-uses * np.maximum(HORIZONS - delay, 0.0))))
 

@@ -15,11 +15,10 @@ from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig, ModelConfig
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, pack
-from pbkv_cluster.gpu_worker import random_model
-from pbkv_cluster.gpu_worker.engine import Engine
-from pbkv_cluster.gpu_worker.model import LoadedModel, load_model
-from pbkv_cluster.gpu_worker.runner import TorchRunner
-from pbkv_cluster.gpu_worker.sequence import StepRequest
+from pbkv_cluster.gpu_worker.engine.engine import Engine
+from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
+from pbkv_cluster.gpu_worker.model import LoadedModel, load_model, random_model
+from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner
 
 CPU = torch.device("cpu")
 BATCH, OUTPUT = 8, 33  # of the decode runs: sequences, tokens of output

@@ -16,15 +16,15 @@ from typing import TypeVar
 
 from benchmarks.report import Figure, Report
 from benchmarks.timing import seconds
+from pbkv_cluster.cache.cache import KVCache
+from pbkv_cluster.cache.guard.guarded import GuardedCache
+from pbkv_cluster.cache.tiers.mover import NullMover
+from pbkv_cluster.cache.tiers.tiers import ChangeListener
 from pbkv_cluster.core.blocks import Namespace, block_keys
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import CacheConfig
-from pbkv_cluster.core.forecast import Forecast, StepForecast
+from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, TOKEN_BYTES, count, full_blocks
-from pbkv_cluster.store.cache import KVCache
-from pbkv_cluster.store.guarded import GuardedCache
-from pbkv_cluster.store.mover import NullMover
-from pbkv_cluster.store.tiers import ChangeListener
 
 SPACE = Namespace("model", "revision", "float16", "layout")
 TOKENS, SHARED = 4096, 2048

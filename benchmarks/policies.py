@@ -20,13 +20,13 @@ from benchmarks.policy_report import policy_report
 from benchmarks.report import Report
 from benchmarks.row_file import Key, RowFile, Scene
 from pbkv_cluster.core.errors import PbkvError
-from pbkv_cluster.simulator.comparison import Comparison
-from pbkv_cluster.simulator.experiment import BASELINE, BOUND, train_state
-from pbkv_cluster.simulator.simulation import Setup
-from pbkv_cluster.simulator.split import split
-from pbkv_cluster.simulator.token_source import TokenSource
-from pbkv_cluster.simulator.trace_files import Trace, load_trace
-from pbkv_cluster.simulator.workload import Mix, make_workload
+from pbkv_cluster.simulator.engine.simulation import Setup
+from pbkv_cluster.simulator.evaluation.comparison import Comparison
+from pbkv_cluster.simulator.evaluation.experiment import BASELINE, BOUND, train_state
+from pbkv_cluster.simulator.traces.files import Trace, load_trace
+from pbkv_cluster.simulator.traces.split import split
+from pbkv_cluster.simulator.workload.token_source import TokenSource
+from pbkv_cluster.simulator.workload.workload import Mix, make_workload
 
 __all__ = ["add_options", "run"]
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.row_file import Key, Rows, Scene
+from pbkv_cluster.cache.policies import POLICIES
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.predictor_service.base import PREDICTORS
-from pbkv_cluster.simulator.experiment import BASELINE, BOUND
-from pbkv_cluster.simulator.simulation import Setup
-from pbkv_cluster.store.policies import POLICIES
+from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+from pbkv_cluster.simulator.engine.simulation import Setup
+from pbkv_cluster.simulator.evaluation.experiment import BASELINE, BOUND
 
 TRACES = Path(__file__).resolve().parents[1] / "../shared/workloads"
 ROWS = Path(__file__).parent / "results" / "policies.jsonl"

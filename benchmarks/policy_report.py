@@ -9,7 +9,7 @@ from benchmarks.policy_job import WHOLE, Disturbance
 from benchmarks.pooled import Pooled, above_oracle, cells, guard_cost, left_out, pool
 from benchmarks.report import Figure, Report
 from benchmarks.row_file import Key, Rows, Scene
-from pbkv_cluster.simulator.experiment import BASELINE, BOUND, Row
+from pbkv_cluster.simulator.evaluation.experiment import BASELINE, BOUND, Row
 
 OURS = "pbkv"  # the policy that has the goals
 GAP_GOALS = {0.25: 0.66, 0.45: 0.71, 0.65: 0.82, 0.8: 0.90}

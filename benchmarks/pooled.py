@@ -5,7 +5,7 @@ from math import fsum
 from typing import NamedTuple
 
 from benchmarks.row_file import Key, Rows
-from pbkv_cluster.simulator.experiment import BASELINE, BOUND, Row, means
+from pbkv_cluster.simulator.evaluation.experiment import BASELINE, BOUND, Row, means
 
 NOISE = 0.005  # of the prompt tokens: the oracle is nearly a bound, not a proven one
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from benchmarks.report import Figure, Report
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.predictor_service.base import PREDICTORS
-from pbkv_cluster.simulator.prediction import Score, Scores, When, evaluate, teach
-from pbkv_cluster.simulator.split import split
-from pbkv_cluster.simulator.trace_files import load_trace
-from pbkv_cluster.simulator.trial import Events, recorded_events
-from pbkv_cluster.simulator.workflow_events import without_counts, without_pieces, without_text, without_words
+from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+from pbkv_cluster.simulator.evaluation.prediction import Score, Scores, When, evaluate, teach
+from pbkv_cluster.simulator.evaluation.trial import Events, recorded_events
+from pbkv_cluster.simulator.traces.files import load_trace
+from pbkv_cluster.simulator.traces.split import split
+from pbkv_cluster.simulator.workload.events import without_counts, without_pieces, without_text, without_words
 
 SHARES = {"train": 0.6, "test": 0.4}
 SALT = "prediction"  # of the split

@@ -23,20 +23,20 @@ from benchmarks.index import insert, make_cache
 from benchmarks.predictor_load import copies
 from benchmarks.report import Figure, Report
 from benchmarks.timing import percentile
+from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
-from pbkv_cluster.core.forecast import Forecast
+from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.core.tokens import TOKEN_BYTES
-from pbkv_cluster.gateway.events import EventFeed
-from pbkv_cluster.gpu_worker.engine_thread import EngineThread
-from pbkv_cluster.gpu_worker.forecasts import ForecastListener
-from pbkv_cluster.predictor_service.base import PREDICTORS
+from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
+from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
+from pbkv_cluster.gpu_worker.predictor_link.forecasts import ForecastListener
+from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
 from pbkv_cluster.predictor_service.server import PredictorServer, collect_rarely
-from pbkv_cluster.simulator.prediction import teach
-from pbkv_cluster.simulator.trial import Events
-from pbkv_cluster.store.cache import KVCache
-from pbkv_cluster.store.cluster_index import Directory, ServiceRecord
+from pbkv_cluster.simulator.evaluation.prediction import teach
+from pbkv_cluster.simulator.evaluation.trial import Events
+from pbkv_cluster.store.cluster_index import Directory, ServiceEntry
 
 RATES = (300, 1000)  # events a second
 _SECONDS = 10
@@ -77,7 +77,7 @@ class _Worker:
 
     def __init__(self, cache: KVCache) -> None:
         self._cache = cache
-        self._last_steps = {owner.id: owner.history.steps[-1] for owner in cache.workflows.all()}
+        self._last_steps = {owner.id: owner.record.steps[-1] for owner in cache.workflows.all()}
         self.sent: dict[str, float] = {}  # latest event of each workflow that nothing has come of yet
         self.taken: list[float] = []
         self.cache = self
@@ -102,8 +102,8 @@ class _Directory:
     def __init__(self, address: str) -> None:
         self._address = address
 
-    async def service(self, name: str) -> ServiceRecord:
-        return ServiceRecord(name, self._address, os.getpid())
+    async def service(self, name: str) -> ServiceEntry:
+        return ServiceEntry(name, self._address, os.getpid())
 
 
 async def _measure(address: str, test: Sequence[Events], rate: int, number: int) -> list[float]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pbkv_cluster.simulator.experiment import BASELINE, BOUND, Row
+from pbkv_cluster.simulator.evaluation.experiment import BASELINE, BOUND, Row
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from hypothesis import settings
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.predictor_service.experts import EXPERTS
-from pbkv_cluster.predictor_service.rehearsal import rehearse
+from pbkv_cluster.predictor_service.training.warm_up import rehearse
 
 # How long an example takes says something of the machine, not of the code.
 settings.register_profile("untimed", settings.get_profile(settings.get_current_profile_name()), deadline=None)

@@ -7,21 +7,21 @@ from typing import Annotated
 import typer
 
 from pbkv_cluster import __version__
-from pbkv_cluster.cli.calibrate import calibrate
-from pbkv_cluster.cli.config import config_app
-from pbkv_cluster.cli.demo import demo
-from pbkv_cluster.cli.hints import hints
-from pbkv_cluster.cli.otel import otel
-from pbkv_cluster.cli.predictor import predictor_app
-from pbkv_cluster.cli.replay import replay
-from pbkv_cluster.cli.serve import serve
-from pbkv_cluster.cli.simulate import simulate
-from pbkv_cluster.cli.status import status
-from pbkv_cluster.cli.submit import submit
-from pbkv_cluster.cli.train import train
-from pbkv_cluster.cli.tune import tune
+from pbkv_cluster.cli.prediction.predictor import predictor_app
+from pbkv_cluster.cli.prediction.train import train
+from pbkv_cluster.cli.serving.config import config_app
+from pbkv_cluster.cli.serving.demo import demo
+from pbkv_cluster.cli.serving.hints import hints
+from pbkv_cluster.cli.serving.otel import otel
+from pbkv_cluster.cli.serving.replay import replay
+from pbkv_cluster.cli.serving.serve import serve
+from pbkv_cluster.cli.serving.status import status
+from pbkv_cluster.cli.serving.submit import submit
+from pbkv_cluster.cli.simulation.calibrate import calibrate
+from pbkv_cluster.cli.simulation.simulate import simulate
+from pbkv_cluster.cli.simulation.tune import tune
 from pbkv_cluster.core.errors import ConfigError, InvalidArgument, PbkvError
-from pbkv_cluster.simulator.traces import TraceError
+from pbkv_cluster.simulator.traces.step_traces import TraceError
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2

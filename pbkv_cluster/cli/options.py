@@ -86,7 +86,7 @@ def check_policies(names: Sequence[str]) -> None:
     """Raises:
     InvalidArgument: there is no such policy.
     """
-    from pbkv_cluster.store.policies import POLICIES
+    from pbkv_cluster.cache.policies import POLICIES
 
     for name in names:
         POLICIES.get(name)

@@ -11,8 +11,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pbkv_cluster.cluster.member_context import MakeMember, MemberContext
 from pbkv_cluster.cluster.member_thread import MemberThread
-from pbkv_cluster.cluster.site import MakeMember, Site
 from pbkv_cluster.core.errors import PbkvError
 
 log = logging.getLogger(__name__)
@@ -25,10 +25,10 @@ _STOP_S = 15.0
 class MemberActor:
     """Runs one member."""
 
-    def __init__(self, make: MakeMember, site: Site) -> None:
+    def __init__(self, make: MakeMember, site: MemberContext) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         context = ray.get_runtime_context()
-        self._site = Site(
+        self._site = MemberContext(
             site.config, site.redis_url, site.host or ray.util.get_node_ip_address(), context.get_node_id(), site.state_dir
         )
         self._member = MemberThread(lambda: make(self._site), _exit)
@@ -71,7 +71,7 @@ def _exit_if_failed(started: Any) -> None:
         _exit(error)
 
 
-def launch(name: str, make: MakeMember, site: Site, gpus: float = 0, node_id: str | None = None) -> Any:
+def launch(name: str, make: MakeMember, site: MemberContext, gpus: float = 0, node_id: str | None = None) -> Any:
     """Starts an actor; it does not wait for it.
 
     Args:

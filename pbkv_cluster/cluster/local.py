@@ -16,13 +16,13 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from pbkv_cluster.cache.policies.base import make_policy
+from pbkv_cluster.cluster.member_context import MakeMember, MemberContext
 from pbkv_cluster.cluster.members import GatewayMember, HostStoreMember, PredictorMember, WorkerMember
-from pbkv_cluster.cluster.site import MakeMember, Site
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import StartupError, Unavailable
-from pbkv_cluster.predictor_service.base import PREDICTORS
-from pbkv_cluster.store.cluster_index import Directory, RedisServer, ServiceRecord, connect
-from pbkv_cluster.store.policies.base import make_policy
+from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+from pbkv_cluster.store.cluster_index import Directory, RedisServer, ServiceEntry, connect
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class LocalCluster:
         self.redis_url = redis.url
         self._stack.callback(self._stop_actors)
         self._config = _with_port(self._config, host or _own_address())
-        site = Site(self._config, redis.url, host, "", state_dir)
+        site = MemberContext(self._config, redis.url, host, "", state_dir)
         self._check_alone()
         self._launch(site, nodes)
 
@@ -147,7 +147,7 @@ class LocalCluster:
         self.dashboard_url = context.dashboard_url or ""
         return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 
-    def _launch(self, site: Site, nodes: list[str]) -> None:
+    def _launch(self, site: MemberContext, nodes: list[str]) -> None:
         import ray
 
         from pbkv_cluster.cluster.actors import launch
@@ -176,7 +176,7 @@ class LocalCluster:
         """
         name, lease_s = self._config.cluster.name, self._config.redis.lease_s
 
-        async def gateway() -> ServiceRecord | None:
+        async def gateway() -> ServiceEntry | None:
             redis = connect(self.redis_url)
             try:
                 return await Directory(redis, name, lease_s).service(_GATEWAY)

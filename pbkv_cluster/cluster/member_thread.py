@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from pbkv_cluster.cluster.site import Member
+from pbkv_cluster.cluster.member_context import Member
 
 log = logging.getLogger(__name__)
 

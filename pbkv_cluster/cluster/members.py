@@ -8,13 +8,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from pbkv_cluster.cluster.announcer import Announcer
-from pbkv_cluster.cluster.site import Index, Site
+from pbkv_cluster.cluster.member_context import Index, MemberContext
 from pbkv_cluster.core.background import first_failure
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import Config
-from pbkv_cluster.core.text import TextCodec
+from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.store.cluster_index import IndexPublisher, NodeRecord, ServiceRecord, WorkerRecord
+from pbkv_cluster.store.cluster_index import IndexPublisher, NodeEntry, ServiceEntry, WorkerEntry
 
 PREDICTOR = "predictor"
 GATEWAY = "gateway"
@@ -23,7 +23,7 @@ GATEWAY = "gateway"
 class _Serving:
     """What the members have in common: a connection to Redis, and a record in the directory."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: MemberContext) -> None:
         self._site = site
         self._index = Index(site)
         self._stack = AsyncExitStack()  # ends what was begun, the last first, whatever one part of it says
@@ -44,7 +44,7 @@ class _Serving:
         await self._stack.aclose()
 
     async def _announce_service(self, name: str, address: str) -> None:
-        record = ServiceRecord(name, address, os.getpid())
+        record = ServiceEntry(name, address, os.getpid())
         directory = self._index.directory
         await self._announce_with(
             Announcer(lambda: directory.announce_service(record), lambda: directory.withdraw_service(record), directory.lease_s)
@@ -76,8 +76,8 @@ class HostStoreMember(_Serving):
     """The host store of a node."""
 
     async def start(self) -> str:
-        from pbkv_cluster.store.host_store.arena import Arena
-        from pbkv_cluster.store.host_store.server import HostStore
+        from pbkv_cluster.store.arena.arena import Arena
+        from pbkv_cluster.store.server import HostStore
 
         config = self._site.config.host_store
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -85,7 +85,7 @@ class HostStoreMember(_Serving):
         store = HostStore(arena)
         self._begin(store.stop)
         address = await store.start(self._site.host)
-        record = NodeRecord(self._site.node_id, self._site.host, address, arena.capacity)
+        record = NodeEntry(self._site.node_id, self._site.host, address, arena.capacity)
         directory = self._index.directory
         await self._announce_with(
             Announcer(
@@ -100,13 +100,13 @@ class HostStoreMember(_Serving):
 class WorkerMember(_Serving):
     """A GPU worker, and its blocks in the index."""
 
-    def __init__(self, site: Site, worker_id: str) -> None:
+    def __init__(self, site: MemberContext, worker_id: str) -> None:
         super().__init__(site)
         self._worker_id = worker_id
         self._publisher: IndexPublisher | None = None
 
     async def start(self) -> str:
-        from pbkv_cluster.gpu_worker.worker import Worker
+        from pbkv_cluster.gpu_worker.server import Worker
 
         worker = Worker(
             await _with_model(self._site.config),
@@ -118,7 +118,7 @@ class WorkerMember(_Serving):
         )
         self._begin(worker.stop, worker.wait)
         facts = await worker.start(self._site.host)
-        record = WorkerRecord(
+        record = WorkerEntry(
             worker_id=self._worker_id,
             incarnation=uuid.uuid4().hex,
             node_id=self._site.node_id,
@@ -171,7 +171,7 @@ async def _with_model(config: Config) -> Config:
     """The configuration with a model to load, where it names none the small random one."""
     if config.model.path:
         return config
-    from pbkv_cluster.gpu_worker.random_model import cached
+    from pbkv_cluster.gpu_worker.model.random_model import cached
 
     path = await asyncio.to_thread(cached)
     return config.model_copy(update={"model": config.model.model_copy(update={"path": str(path)})})

@@ -7,23 +7,23 @@ from typing import NoReturn
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import Config
-from pbkv_cluster.core.text import TextCodec
+from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.usage import HitMeter
-from pbkv_cluster.gateway.available import InfiniteCache
 from pbkv_cluster.gateway.decisions import Decisions
-from pbkv_cluster.gateway.events import EventFeed
-from pbkv_cluster.gateway.journal import Journal
-from pbkv_cluster.gateway.placement import Placement
-from pbkv_cluster.gateway.prompts import PromptReader
-from pbkv_cluster.gateway.relay import Relay
-from pbkv_cluster.gateway.service import WorkflowServicer
-from pbkv_cluster.gateway.sessions import Sessions
-from pbkv_cluster.gateway.speeds import PrefillSpeed
+from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
+from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
+from pbkv_cluster.gateway.routing.placement import Placement
+from pbkv_cluster.gateway.routing.speeds import PrefillSpeed
+from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
+from pbkv_cluster.gateway.servicer import WorkflowServicer
 from pbkv_cluster.gateway.status import StatusReport
-from pbkv_cluster.gateway.steps import Admission
-from pbkv_cluster.gateway.submit import Submission
-from pbkv_cluster.gateway.workers import WorkerPool
-from pbkv_cluster.gateway.workflows import Workflows
+from pbkv_cluster.gateway.step.prompts import PromptReader
+from pbkv_cluster.gateway.step.relay import Relay
+from pbkv_cluster.gateway.step.step import Admission
+from pbkv_cluster.gateway.step.submission import Submission
+from pbkv_cluster.gateway.workflow.entry_writer import EntryWriter
+from pbkv_cluster.gateway.workflow.lifecycle import Workflows
+from pbkv_cluster.gateway.workflow.sessions import Sessions
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 from pbkv_cluster.store.cluster_index import BlockIndex, Directory
@@ -42,7 +42,7 @@ class GatewayServer:
         infinite, meter, speed = InfiniteCache(gateway.available_blocks), HitMeter(), PrefillSpeed()
         self._pool = WorkerPool(directory, clock)
         self._feed = EventFeed(directory, decisions)
-        self._journal = Journal(directory, decisions, clock, capacity=2 * gateway.max_workflows)
+        self._journal = EntryWriter(directory, decisions, clock, capacity=2 * gateway.max_workflows)
         self._executor = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         self._workflows = Workflows(gateway, sessions, self._journal, self._pool, self._feed.put, decisions, clock)
         placement = Placement(

@@ -9,10 +9,10 @@ from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.usage import HitMeter
 from pbkv_cluster.gateway.decisions import Decisions
-from pbkv_cluster.gateway.events import EventFeed
-from pbkv_cluster.gateway.sessions import Sessions
-from pbkv_cluster.gateway.steps import Admission
-from pbkv_cluster.gateway.workers import Worker, WorkerPool
+from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
+from pbkv_cluster.gateway.routing.worker_pool import Worker, WorkerPool
+from pbkv_cluster.gateway.step.step import Admission
+from pbkv_cluster.gateway.workflow.sessions import Sessions
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.v1 import worker_pb2, workflow_pb2
 

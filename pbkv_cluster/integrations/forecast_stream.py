@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator
 from grpc import aio
 
 from pbkv_cluster.core.errors import PbkvError, Unavailable
-from pbkv_cluster.core.forecast import Forecast
-from pbkv_cluster.gateway.events import PREDICTOR, Services
+from pbkv_cluster.core.forecasts.forecast import Forecast
+from pbkv_cluster.gateway.predictor_feed.feed import PREDICTOR, Services
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.convert import forecasts_from_wire
 from pbkv_cluster.rpc.errors import from_rpc

@@ -20,7 +20,7 @@ from typing import Any
 import msgpack
 
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.forecast import Forecast
+from pbkv_cluster.core.forecasts.forecast import Forecast
 
 PROTOCOL_VERSION = "0.1"
 ACTION_VERSION = "1.0"

@@ -4,17 +4,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from pbkv_cluster.core.config import Config
-from pbkv_cluster.gateway.events import PREDICTOR, Services
-from pbkv_cluster.store.cluster_index import Directory, ServiceRecord, connect
+from pbkv_cluster.gateway.predictor_feed.feed import PREDICTOR, Services
+from pbkv_cluster.store.cluster_index import Directory, ServiceEntry, connect
 
 
 class FixedPredictor:
     """A directory that knows one address, and knows it for good."""
 
     def __init__(self, address: str) -> None:
-        self._record = ServiceRecord(PREDICTOR, address, 0)
+        self._record = ServiceEntry(PREDICTOR, address, 0)
 
-    async def service(self, name: str) -> ServiceRecord | None:
+    async def service(self, name: str) -> ServiceEntry | None:
         return self._record if name == PREDICTOR else None
 
 

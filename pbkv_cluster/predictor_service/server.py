@@ -14,19 +14,19 @@ from pbkv_cluster.core.background import first_failure
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import StartupError
-from pbkv_cluster.core.forecast import StepForecast
-from pbkv_cluster.predictor_service.access_learner import AccessLearner
-from pbkv_cluster.predictor_service.base import Predictor
-from pbkv_cluster.predictor_service.explanation import Explanation
-from pbkv_cluster.predictor_service.rehearsal import rehearse
+from pbkv_cluster.core.forecasts.forecast import StepForecast
+from pbkv_cluster.predictor_service.access.learner import AccessLearner
+from pbkv_cluster.predictor_service.broadcast.subscription import Batch
+from pbkv_cluster.predictor_service.predictor.base import Predictor
+from pbkv_cluster.predictor_service.predictor.explanation import Explanation
 from pbkv_cluster.predictor_service.service import PredictorService
-from pbkv_cluster.predictor_service.state_file import StateRefused, access_path, write_state
-from pbkv_cluster.predictor_service.subscription import Batch
-from pbkv_cluster.predictor_service.training import ProcessTrainer
+from pbkv_cluster.predictor_service.state.file import StateRefused, access_path, write_state
+from pbkv_cluster.predictor_service.training.jobs import ProcessTrainer
+from pbkv_cluster.predictor_service.training.warm_up import rehearse
+from pbkv_cluster.rpc.access_logs import logs_from_wire
 from pbkv_cluster.rpc.convert import event_from_wire, forecasts_to_wire
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc
-from pbkv_cluster.store.access.wire import logs_from_wire
 
 log = logging.getLogger(__name__)
 

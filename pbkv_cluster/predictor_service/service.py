@@ -14,13 +14,13 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from pbkv_cluster.core.events import MAX_HIDDEN_BYTES, EventKind, WorkflowEvent
-from pbkv_cluster.core.forecast import Forecast
-from pbkv_cluster.core.forecasts import Forecasts
-from pbkv_cluster.core.pieces import PIECES
-from pbkv_cluster.core.words import WORD_BITS, WORDS
-from pbkv_cluster.predictor_service.base import PREDICTORS, Predictor
-from pbkv_cluster.predictor_service.explanation import Explanation
-from pbkv_cluster.predictor_service.subscription import Subscription
+from pbkv_cluster.core.forecasts.batch import Forecasts
+from pbkv_cluster.core.forecasts.forecast import Forecast
+from pbkv_cluster.core.text.prompt_pieces import PIECES
+from pbkv_cluster.core.text.words import WORD_BITS, WORDS
+from pbkv_cluster.predictor_service.broadcast.subscription import Subscription
+from pbkv_cluster.predictor_service.predictor.base import PREDICTORS, Predictor
+from pbkv_cluster.predictor_service.predictor.explanation import Explanation
 
 log = logging.getLogger(__name__)
 

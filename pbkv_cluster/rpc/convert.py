@@ -7,7 +7,7 @@ import numpy as np
 
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
-from pbkv_cluster.core.forecasts import Forecasts
+from pbkv_cluster.core.forecasts.batch import Forecasts
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.core.tokens import TOKEN_BYTES

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import ablation
+from pbkv_cluster.cache.policies.base import make_policy
+from pbkv_cluster.cache.policies.pbkv import Pbkv
 from pbkv_cluster.core.config import CacheConfig
-from pbkv_cluster.simulator.experiment import train_state
-from pbkv_cluster.simulator.simulation import Setup, simulate
-from pbkv_cluster.store.policies.base import make_policy
-from pbkv_cluster.store.policies.pbkv import Pbkv
+from pbkv_cluster.simulator.engine.simulation import Setup, simulate
+from pbkv_cluster.simulator.evaluation.experiment import train_state
 from tests.simulator.simulated import source, trace
 
 VARIANTS = [

@@ -14,8 +14,8 @@ from benchmarks.policy_job import add_options, job_of
 from benchmarks.policy_report import policy_report
 from benchmarks.pooled import above_oracle, cells, guard_cost, left_out, pool
 from benchmarks.row_file import RowFile, Rows, Scene, key_of
-from pbkv_cluster.simulator.experiment import Row
-from pbkv_cluster.simulator.workflows import Sizes, generate
+from pbkv_cluster.simulator.evaluation.experiment import Row
+from pbkv_cluster.simulator.workload.generator import Sizes, generate
 
 SCENE = Scene("show", 150, 32, 8.0)
 

@@ -8,7 +8,7 @@ import pytest
 from pbkv_cluster import __version__
 from pbkv_cluster.cli import main as cli
 from pbkv_cluster.core.errors import ConfigError, FailedPrecondition, InvalidArgument, PbkvError, StartupError, Unavailable
-from pbkv_cluster.simulator.traces import TraceError
+from pbkv_cluster.simulator.traces.step_traces import TraceError
 
 HEAVY = ("ray", "torch", "transformers", "grpc", "redis", "numpy", "fastapi")
 

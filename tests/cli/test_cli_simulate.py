@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pbkv_cluster.cli.main import main
-from pbkv_cluster.gpu_worker.random_model import build
-from pbkv_cluster.simulator.cost_model import CostModel
-from pbkv_cluster.simulator.workflows import Sizes, generate
+from pbkv_cluster.gpu_worker.model.random_model import build
+from pbkv_cluster.simulator.engine.cost_model import CostModel
+from pbkv_cluster.simulator.workload.generator import Sizes, generate
 
 
 @pytest.fixture

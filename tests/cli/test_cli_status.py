@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pbkv_cluster.cli.status import guard_line, status_json
+from pbkv_cluster.cli.serving.status import guard_line, status_json
 from pbkv_cluster.rpc.v1 import store_pb2, workflow_pb2
 from tests.cli.conftest import Pbkv
 

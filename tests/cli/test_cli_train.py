@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.predictor_service.expert_predictor import ExpertPredictor
+from pbkv_cluster.predictor_service.predictor.expert_predictor import ExpertPredictor
 from pbkv_cluster.predictor_service.server import PredictorServer
-from pbkv_cluster.predictor_service.state_file import access_path, read_state
-from pbkv_cluster.simulator.access_logs import access_logs
-from pbkv_cluster.simulator.forecasting import train as train_predictor
-from pbkv_cluster.simulator.trace_files import load_trace
-from pbkv_cluster.store.access.model import KIND, VERSION, AccessUpdate, train
+from pbkv_cluster.predictor_service.state.file import access_path, read_state
+from pbkv_cluster.reuse.model.access_model import KIND, VERSION, AccessUpdate, train
+from pbkv_cluster.simulator.engine.forecasting import train as train_predictor
+from pbkv_cluster.simulator.traces.files import load_trace
+from pbkv_cluster.simulator.workload.access_logs import access_logs
 from tests.cli.agent_traces import write_trace
 from tests.cli.conftest import Pbkv
 

@@ -9,11 +9,10 @@ import pytest
 import yaml
 
 from pbkv_cluster.core.config import load
-from pbkv_cluster.simulator import tuning
-from pbkv_cluster.simulator.knobs import Values
-from pbkv_cluster.simulator.objective import Objective
-from pbkv_cluster.simulator.tuning import CellName, Trial, Tuning
-from pbkv_cluster.simulator.workflows import Sizes, generate
+from pbkv_cluster.simulator.tuning import CellName, Trial, Tuning, tuning
+from pbkv_cluster.simulator.tuning.knobs import Values
+from pbkv_cluster.simulator.tuning.objective import Objective
+from pbkv_cluster.simulator.workload.generator import Sizes, generate
 from tests.cli.conftest import Pbkv
 
 SHORT = ("--pressure", ".8", "--think-scale", ".02", "--concurrency", "4", "--host-ratio", "0", "--budget", "4")

@@ -10,7 +10,7 @@ import pytest
 
 from pbkv_cluster.cluster.local import LocalCluster
 from pbkv_cluster.core.config import load
-from pbkv_cluster.gpu_worker.random_model import build
+from pbkv_cluster.gpu_worker.model.random_model import build
 from pbkv_cluster.integrations.otel.member import OtelMember
 from tests.polling import wait_for
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbkv_cluster.core.forecast import Forecast, StepForecast
-from pbkv_cluster.core.forecasts import Forecasts
+from pbkv_cluster.core.forecasts.batch import Forecasts
+from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
 
 SHARE = st.floats(0, 1, width=32)
 STEP = st.builds(StepForecast, st.dictionaries(st.sampled_from("abcdefgh"), SHARE, max_size=4), SHARE)

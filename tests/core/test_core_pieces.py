@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbkv_cluster.core.pieces import PIECES, WINDOW_TOKENS, prompt_pieces
+from pbkv_cluster.core.text.prompt_pieces import PIECES, WINDOW_TOKENS, prompt_pieces
 from pbkv_cluster.core.tokens import pack
 
 WRAP = 1 << 64

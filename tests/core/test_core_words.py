@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbkv_cluster.core.words import TEXT_CHARACTERS, WORD_BITS, WORDS, hashed_words
+from pbkv_cluster.core.text.words import TEXT_CHARACTERS, WORD_BITS, WORDS, hashed_words
 
 TEXT = st.text(max_size=2 * TEXT_CHARACTERS)
 

@@ -15,7 +15,7 @@ from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc
-from pbkv_cluster.store.cluster_index import WorkerRecord
+from pbkv_cluster.store.cluster_index import WorkerEntry
 
 VOCAB = 257
 CONTEXT = 256
@@ -49,8 +49,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.server.add(descriptor, worker_pb2_grpc.add_WorkerServiceServicer_to_server, self)
         self.address = await self.server.start("127.0.0.1", port)
 
-    def record(self) -> WorkerRecord:
-        return WorkerRecord(
+    def record(self) -> WorkerEntry:
+        return WorkerEntry(
             self.id, self.incarnation, "node", self.address, os.getpid(), NAMESPACE, VOCAB, CONTEXT, 64, 64, 4096
         )
 

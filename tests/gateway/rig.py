@@ -16,7 +16,7 @@ from grpc import aio
 
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import Config
-from pbkv_cluster.core.text import TextCodec
+from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.tokens import unpack
 from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.gateway.server import GatewayServer
@@ -24,7 +24,7 @@ from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
 from pbkv_cluster.rpc.v1 import workflow_pb2_grpc as workflow_grpc
-from pbkv_cluster.store.cluster_index import BlockIndex, Directory, RedisServer, ServiceRecord, WorkflowRecord
+from pbkv_cluster.store.cluster_index import BlockIndex, Directory, RedisServer, ServiceEntry, WorkflowEntry
 from pbkv_cluster.store.cluster_index import connect as connect_redis
 from tests.gateway.peers import ScriptedPredictor, ScriptedWorker
 
@@ -124,7 +124,7 @@ class Rig:
         predictor = ScriptedPredictor()
         await predictor.start()
         self.stack.push_async_callback(predictor.server.stop, 0)
-        await self.directory.announce_service(ServiceRecord("predictor", predictor.address, os.getpid()))
+        await self.directory.announce_service(ServiceEntry("predictor", predictor.address, os.getpid()))
         return predictor
 
     async def start_gateway(self) -> None:
@@ -156,7 +156,7 @@ class Rig:
     async def status(self) -> workflow_pb2.GetClusterStatusResponse:
         return await self.stub.GetClusterStatus(workflow_pb2.GetClusterStatusRequest())
 
-    async def recorded(self, workflow_id: str, steps: int) -> WorkflowRecord:
+    async def recorded(self, workflow_id: str, steps: int) -> WorkflowEntry:
         """The workflow's record in the directory, once it shows that many steps."""
         async with asyncio.timeout(PATIENCE_S):
             while True:

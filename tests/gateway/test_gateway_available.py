@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.core.blocks import Namespace, block_keys
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, pack
-from pbkv_cluster.gateway.available import InfiniteCache
-from pbkv_cluster.gateway.prompts import Prompt
+from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
+from pbkv_cluster.gateway.step.prompts import Prompt
 
 NAMESPACE = Namespace("m", "1", "float32", "test")
 

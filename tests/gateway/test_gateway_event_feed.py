@@ -9,10 +9,11 @@ import pytest
 
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
-from pbkv_cluster.gateway import event_stream, events
 from pbkv_cluster.gateway.decisions import Decisions, Reason
-from pbkv_cluster.gateway.events import CAPACITY, EventFeed
-from pbkv_cluster.store.cluster_index import ServiceRecord
+from pbkv_cluster.gateway.predictor_feed import event_stream
+from pbkv_cluster.gateway.predictor_feed import feed as events
+from pbkv_cluster.gateway.predictor_feed.feed import CAPACITY, EventFeed
+from pbkv_cluster.store.cluster_index import ServiceEntry
 from tests.gateway.peers import ScriptedPredictor
 from tests.gateway.rig import until
 
@@ -29,8 +30,8 @@ class Line:
         self.decisions = Decisions()
         self.feed = EventFeed(self, self.decisions, capacity)
 
-    async def service(self, name: str) -> ServiceRecord | None:
-        return ServiceRecord(name, self._address, 1) if self._address else None
+    async def service(self, name: str) -> ServiceEntry | None:
+        return ServiceEntry(name, self._address, 1) if self._address else None
 
     async def move_to(self, predictor: ScriptedPredictor) -> ScriptedPredictor:
         """Starts a predictor, and the feed hears of it alone."""

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbkv_cluster.gateway.decisions import Reason
-from pbkv_cluster.gateway.router import Candidate, Costs, choose, choose_blind, saved_s, score, wait_s
+from pbkv_cluster.gateway.routing.router import Candidate, Costs, choose, choose_blind, saved_s, score, wait_s
 
 COSTS = Costs(seconds_per_token=1e-3, parallelism=8)
 

@@ -11,15 +11,15 @@ from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import ResourceExhausted
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.text.words import TEXT_CHARACTERS
 from pbkv_cluster.core.usage import Usage
-from pbkv_cluster.core.words import TEXT_CHARACTERS
 from pbkv_cluster.gateway.decisions import Decisions, Reason
-from pbkv_cluster.gateway.events import EventFeed
+from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
+from pbkv_cluster.gateway.routing.speeds import PrefillSpeed
+from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.server import GatewayServer
-from pbkv_cluster.gateway.sessions import Session, Sessions
-from pbkv_cluster.gateway.speeds import PrefillSpeed
-from pbkv_cluster.gateway.steps import Step
-from pbkv_cluster.gateway.workers import WorkerPool
+from pbkv_cluster.gateway.step.step import Step
+from pbkv_cluster.gateway.workflow.sessions import Session, Sessions
 from pbkv_cluster.rpc.v1 import types_pb2, worker_pb2
 from pbkv_cluster.store.cluster_index import BlockIndex, Directory
 from pbkv_cluster.store.cluster_index import connect as connect_redis

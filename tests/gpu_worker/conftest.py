@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pbkv_cluster.core.config import ModelConfig
-from pbkv_cluster.gpu_worker.model import LoadedModel, load_model
-from pbkv_cluster.gpu_worker.random_model import build
+from pbkv_cluster.gpu_worker.model.loading import LoadedModel, load_model
+from pbkv_cluster.gpu_worker.model.random_model import build
 
 SMALL = {
     "hidden_size": 64,

@@ -12,10 +12,10 @@ from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.gpu_worker.attention import IMPLEMENTATION
-from pbkv_cluster.gpu_worker.engine import Engine
-from pbkv_cluster.gpu_worker.model import LoadedModel
-from pbkv_cluster.gpu_worker.runner import TorchRunner
-from pbkv_cluster.gpu_worker.sequence import FinishReason, StepRequest
+from pbkv_cluster.gpu_worker.engine.engine import Engine
+from pbkv_cluster.gpu_worker.engine.sequence import FinishReason, StepRequest
+from pbkv_cluster.gpu_worker.model.loading import LoadedModel
+from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner
 
 
 @dataclass

@@ -17,7 +17,7 @@ from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for
 from pbkv_cluster.gpu_worker.attention import PagedBatch, Span, choose
 from pbkv_cluster.gpu_worker.attention.sdpa import SdpaBatch
 from pbkv_cluster.gpu_worker.attention.varlen import VarlenBatch
-from pbkv_cluster.gpu_worker.kv_storage import KvShape, KvStorage
+from pbkv_cluster.gpu_worker.kv.storage import KvShape, KvStorage
 
 LAYERS = 2
 BLOCKS = 40

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.gpu_worker.model import LoadedModel
+from pbkv_cluster.gpu_worker.model.loading import LoadedModel
 from tests.gpu_worker.engine_harness import Result, collect, make_engine, reference, request, run
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")

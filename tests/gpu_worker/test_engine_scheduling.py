@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
+from pbkv_cluster.cache.tree.node import Level
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.gpu_worker.model import LoadedModel
-from pbkv_cluster.gpu_worker.sequence import FinishReason
-from pbkv_cluster.store.node import Level
+from pbkv_cluster.gpu_worker.engine.sequence import FinishReason
+from pbkv_cluster.gpu_worker.model.loading import LoadedModel
 from tests.gpu_worker.engine_harness import Result, collect, decode, make_engine, request, run
 
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
+from pbkv_cluster.cache.tree.node import Level
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.errors import InvalidArgument, ResourceExhausted, Unavailable
-from pbkv_cluster.gpu_worker.engine import Engine, Output
-from pbkv_cluster.gpu_worker.engine_thread import EngineThread
-from pbkv_cluster.gpu_worker.model import LoadedModel
-from pbkv_cluster.gpu_worker.runner import TorchRunner
-from pbkv_cluster.gpu_worker.sequence import Chunk, FinishReason, StepRequest
-from pbkv_cluster.store.node import Level
+from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
+from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
+from pbkv_cluster.gpu_worker.engine.sequence import Chunk, FinishReason, StepRequest
+from pbkv_cluster.gpu_worker.model.loading import LoadedModel
+from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner
 from tests.gpu_worker.engine_harness import decode, make_engine, request, run
 
 PATIENCE_S = 30.0

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from pbkv_cluster.gpu_worker import runner as runner_module
 from pbkv_cluster.gpu_worker.attention import IMPLEMENTATION
-from pbkv_cluster.gpu_worker.hidden import HiddenProjection, captured
-from pbkv_cluster.gpu_worker.model import LoadedModel
+from pbkv_cluster.gpu_worker.model import torch_runner as runner_module
+from pbkv_cluster.gpu_worker.model.hidden_state import HiddenProjection, captured
+from pbkv_cluster.gpu_worker.model.loading import LoadedModel
 from tests.gpu_worker.engine_harness import Result, collect, make_engine, request, run
 from tests.gpu_worker.worker_rig import config, serving, step
 

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pbkv_cluster.cache.tree.node import Level
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
-from pbkv_cluster.gpu_worker.kv_storage import KvShape, KvStorage, TorchMover
-from pbkv_cluster.store.node import Level
+from pbkv_cluster.gpu_worker.kv.storage import KvShape, KvStorage, TorchMover
 
 CPU = torch.device("cpu")
 SHAPE = KvShape(layers=3, kv_heads=2, head_dim=4, dtype=torch.float32)

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from pbkv_cluster.core.config import EngineConfig, ModelConfig
 from pbkv_cluster.core.errors import InvalidArgument, StartupError
-from pbkv_cluster.gpu_worker.kv_storage import KvShape
-from pbkv_cluster.gpu_worker.model import LoadedModel, load_model
-from pbkv_cluster.gpu_worker.runner import TorchRunner, pick_device
+from pbkv_cluster.gpu_worker.kv.storage import KvShape
+from pbkv_cluster.gpu_worker.model.loading import LoadedModel, load_model
+from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner, pick_device
 from tests.gpu_worker.conftest import SMALL
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbkv_cluster.core.sampling import SamplingParams
-from pbkv_cluster.gpu_worker.sampler import sample
+from pbkv_cluster.gpu_worker.engine.sampler import sample
 
 DRAWS = 4000
 HALVES = torch.tensor([1 / 8, 1 / 2, 1 / 32, 1 / 4, 1 / 16, 1 / 32], dtype=torch.float64)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbkv_cluster.core.text import TextCodec
+from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.tokens import unpack
-from pbkv_cluster.gpu_worker.text_stream import TextStream
+from pbkv_cluster.gpu_worker.engine.text_stream import TextStream
 
 VOCABULARY = 1000  # ids that are drawn; the tokenizer has these and more
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from pbkv_cluster.cache.policies.pbkv import Pbkv
+from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.gpu_worker import access_logs as access_logs_module
-from pbkv_cluster.gpu_worker import forecasts as forecasts_module
-from pbkv_cluster.gpu_worker.engine import Engine
+from pbkv_cluster.gpu_worker.engine.engine import Engine
+from pbkv_cluster.gpu_worker.predictor_link import access_logs as access_logs_module
+from pbkv_cluster.gpu_worker.predictor_link import forecasts as forecasts_module
 from pbkv_cluster.predictor_service.server import PredictorServer
+from pbkv_cluster.reuse.model.access_model import AccessModel, train
 from pbkv_cluster.rpc.v1 import predictor_pb2
-from pbkv_cluster.store.access.history import StepLog
-from pbkv_cluster.store.access.model import AccessModel, train
-from pbkv_cluster.store.policies.pbkv import Pbkv
 from tests.gpu_worker.worker_rig import Rig, ScriptedPredictor, config, eventually, serving, step
 
 QUICK = PredictorConfig(access_interval_s=0.01)

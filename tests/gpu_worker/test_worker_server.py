@@ -14,15 +14,15 @@ from grpc import StatusCode, aio
 
 from pbkv_cluster.core.clock import ManualClock, SystemClock
 from pbkv_cluster.core.errors import InvalidArgument, StartupError, Unavailable
-from pbkv_cluster.core.forecast import Forecast, StepForecast
-from pbkv_cluster.core.text import TextCodec
+from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
+from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, unpack
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.gpu_worker import arena as arena_module
-from pbkv_cluster.gpu_worker import forecasts as forecasts_module
-from pbkv_cluster.gpu_worker.runner import TorchRunner
-from pbkv_cluster.gpu_worker.sequence import Chunk
-from pbkv_cluster.gpu_worker.worker import Worker
+from pbkv_cluster.gpu_worker.engine.sequence import Chunk
+from pbkv_cluster.gpu_worker.kv import arena_region as arena_module
+from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner
+from pbkv_cluster.gpu_worker.predictor_link import forecasts as forecasts_module
+from pbkv_cluster.gpu_worker.server import Worker
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2, worker_pb2
 from tests.gpu_worker.worker_rig import PATIENCE_S, Rig, ScriptedPredictor, config, eventually, host_store, serving, step
 

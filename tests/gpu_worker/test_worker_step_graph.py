@@ -6,7 +6,7 @@ import pytest
 from grpc import StatusCode, aio
 
 from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
-from pbkv_cluster.gpu_worker.engine import Engine
+from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.rpc.convert import step_graph_to_wire
 from pbkv_cluster.rpc.v1 import types_pb2
 from tests.gpu_worker.worker_rig import config, serving, step

@@ -14,11 +14,11 @@ from grpc import aio
 
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import Config
-from pbkv_cluster.core.forecast import Forecast
-from pbkv_cluster.core.forecasts import Forecasts
+from pbkv_cluster.core.forecasts.batch import Forecasts
+from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.core.tokens import pack, unpack
 from pbkv_cluster.core.usage import Tier, Usage
-from pbkv_cluster.gpu_worker.worker import Worker, WorkerFacts
+from pbkv_cluster.gpu_worker.server import Worker, WorkerFacts
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.server import RpcServer
@@ -31,8 +31,8 @@ from pbkv_cluster.rpc.v1 import (
     worker_pb2,
     worker_pb2_grpc,
 )
-from pbkv_cluster.store.host_store.arena import Arena, default_directory
-from pbkv_cluster.store.host_store.server import HostStore
+from pbkv_cluster.store.arena.arena import Arena, default_directory
+from pbkv_cluster.store.server import HostStore
 
 if TYPE_CHECKING:
     from pbkv_cluster.rpc.v1.store_pb2_grpc import StoreServiceAsyncStub

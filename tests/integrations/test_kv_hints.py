@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.forecast import Forecast, StepForecast
+from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
 from pbkv_cluster.integrations.kv_hints import HintMaker, from_json, from_msgpack, to_json, to_msgpack
 
 FORECAST = Forecast(

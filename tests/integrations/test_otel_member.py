@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from pbkv_cluster.cluster.site import Site
+from pbkv_cluster.cluster.member_context import MemberContext
 from pbkv_cluster.core.config import PredictorConfig, load
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.integrations.otel.member import OtelMember
 from pbkv_cluster.integrations.predictor import find_predictor
 from pbkv_cluster.predictor_service.server import PredictorServer
-from pbkv_cluster.store.cluster_index import Directory, RedisServer, ServiceRecord, connect
+from pbkv_cluster.store.cluster_index import Directory, RedisServer, ServiceEntry, connect
 from tests.integrations.otel_spans import export, otlp
 from tests.polling import eventually
 
@@ -19,18 +19,18 @@ HOST = "127.0.0.1"
 
 
 @pytest.fixture
-async def site() -> AsyncIterator[Site]:
+async def site() -> AsyncIterator[MemberContext]:
     redis = RedisServer.resolve("", host=HOST)
     flags = {"redis.url": redis.url, "otel.port": 0, "otel.http_port": -1, "otel.reorder_s": 0.1}
-    yield Site(load(flags=flags).config, redis.url, HOST, "node")
+    yield MemberContext(load(flags=flags).config, redis.url, HOST, "node")
     redis.stop()
 
 
-async def test_events_reach_the_predictor_of_the_directory(site: Site) -> None:
+async def test_events_reach_the_predictor_of_the_directory(site: MemberContext) -> None:
     predictor = PredictorServer(PredictorConfig())
     redis = connect(site.redis_url)
     directory = Directory(redis, site.config.cluster.name, 60.0)
-    await directory.announce_service(ServiceRecord("predictor", await predictor.start(HOST, 0), 1))
+    await directory.announce_service(ServiceEntry("predictor", await predictor.start(HOST, 0), 1))
     async with find_predictor("", site.config) as found:
         record = await found.service("predictor")
         assert record is not None
@@ -49,7 +49,7 @@ async def test_events_reach_the_predictor_of_the_directory(site: Site) -> None:
         await redis.aclose()
 
 
-async def test_a_missing_package_is_a_clear_error(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_package_is_a_clear_error(site: MemberContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pbkv_cluster.integrations.otel.receiver", None)
     member = OtelMember(site)
     with pytest.raises(StartupError, match=r"pbkv-cluster\[otel\]"):

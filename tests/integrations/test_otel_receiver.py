@@ -23,7 +23,7 @@ from pbkv_cluster.integrations.otel.otlp_http import OtlpHttpServer
 from pbkv_cluster.integrations.otel.receiver import OtelReceiver
 from pbkv_cluster.integrations.predictor import FixedPredictor
 from pbkv_cluster.predictor_service.server import PredictorServer
-from pbkv_cluster.predictor_service.state_bytes import from_bytes
+from pbkv_cluster.predictor_service.state.encoding import from_bytes
 from tests.integrations.otel_spans import otlp, request
 from tests.polling import eventually
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as OtlpSpan
 
-from pbkv_cluster.core.words import hashed_words
+from pbkv_cluster.core.text.words import hashed_words
 from pbkv_cluster.integrations.otel.spans import Problems, read_spans
 from tests.integrations.otel_spans import SECOND, otlp, pairs, read, request, span
 

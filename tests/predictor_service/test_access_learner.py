@@ -8,21 +8,22 @@ from pathlib import Path
 import pytest
 from grpc import StatusCode, aio
 
+from pbkv_cluster.core.access_log import AccessLog, Run, StepLog
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
-from pbkv_cluster.predictor_service import access_learner as learner_module
-from pbkv_cluster.predictor_service.access_learner import AccessLearner, rows
+from pbkv_cluster.predictor_service.access import learner as learner_module
+from pbkv_cluster.predictor_service.access.learner import AccessLearner, rows
 from pbkv_cluster.predictor_service.server import PredictorServer
-from pbkv_cluster.predictor_service.state_file import access_path, read_state, write_state
+from pbkv_cluster.predictor_service.state.file import access_path, read_state, write_state
+from pbkv_cluster.reuse.model.access_model import KIND, VERSION, AccessModel, AccessUpdate, train
+from pbkv_cluster.reuse.model.examples import examples
+from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
+from pbkv_cluster.rpc.access_logs import log_to_wire
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.convert import event_to_wire
 from pbkv_cluster.rpc.v1 import predictor_pb2
 from pbkv_cluster.rpc.v1.predictor_pb2_grpc import PredictorServiceStub
-from pbkv_cluster.simulator.access_logs import access_logs
-from pbkv_cluster.store.access.examples import examples
-from pbkv_cluster.store.access.history import History, Run, StepLog
-from pbkv_cluster.store.access.model import KIND, VERSION, AccessModel, AccessUpdate, train
-from pbkv_cluster.store.access.wire import AccessLog, log_to_wire
+from pbkv_cluster.simulator.workload.access_logs import access_logs
 from tests.polling import eventually
 from tests.simulator.simulated import trace
 
@@ -197,7 +198,7 @@ async def test_a_log_that_would_take_too_long_is_refused(
 
 def test_the_bound_on_the_work_is_one() -> None:
     for log in LOGS:
-        history, total = History(), 0
+        history, total = WorkflowRecord(), 0
         for step in log.steps:
             history.replay(step)
             total += len(history.segments)

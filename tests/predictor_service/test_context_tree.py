@@ -6,8 +6,8 @@ import pytest
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.predictor_service.experts import Lesson, context_tree
 from pbkv_cluster.predictor_service.experts.context_tree import ContextTree
-from pbkv_cluster.predictor_service.labels import Labels
-from pbkv_cluster.predictor_service.situation import Situation
+from pbkv_cluster.predictor_service.workflow.situation import Situation
+from pbkv_cluster.predictor_service.workload.labels import Labels
 
 A = 4.0  # the prior's weight
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
-from pbkv_cluster.core.forecast import Forecast
+from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.core.step_graph import StepGraph, StepNode
-from pbkv_cluster.predictor_service import state_bytes
-from pbkv_cluster.predictor_service.base import PREDICTORS
-from pbkv_cluster.predictor_service.expert_predictor import ExpertPredictor
-from pbkv_cluster.predictor_service.naming import NAMED_AGENTS
-from pbkv_cluster.predictor_service.state_file import StateRefused
+from pbkv_cluster.predictor_service.predictor.agent_forecasts import NAMED_AGENTS
+from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+from pbkv_cluster.predictor_service.predictor.expert_predictor import ExpertPredictor
+from pbkv_cluster.predictor_service.state import encoding as state_bytes
+from pbkv_cluster.predictor_service.state.file import StateRefused
 
 EXPERTS = ["markov", "context-tree", "step-graph"]
 DIAMOND = StepGraph((StepNode("s"), StepNode("a", ("s",)), StepNode("b", ("s",)), StepNode("j", ("a", "b"))))

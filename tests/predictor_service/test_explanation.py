@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from grpc import StatusCode, aio
 
-from pbkv_cluster.cli.explain import explanation_json
+from pbkv_cluster.cli.prediction.explain import explanation_json
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
-from pbkv_cluster.core.forecast import Forecast, StepForecast
-from pbkv_cluster.core.forecasts import Forecasts
-from pbkv_cluster.predictor_service.base import PREDICTORS, Predictor
-from pbkv_cluster.predictor_service.explanation import Explanation
+from pbkv_cluster.core.forecasts.batch import Forecasts
+from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
+from pbkv_cluster.predictor_service.predictor.base import PREDICTORS, Predictor
+from pbkv_cluster.predictor_service.predictor.explanation import Explanation
 from pbkv_cluster.predictor_service.server import PredictorServer
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.v1 import predictor_pb2

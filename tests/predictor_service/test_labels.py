@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbkv_cluster.predictor_service.labels import Labels
-from pbkv_cluster.predictor_service.situation import END
+from pbkv_cluster.predictor_service.workflow.situation import END
+from pbkv_cluster.predictor_service.workload.labels import Labels
 
 
 def known(*agents: str, limit: int = 64) -> Labels:

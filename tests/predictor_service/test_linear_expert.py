@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.predictor_service import state_bytes
 from pbkv_cluster.predictor_service.experts import EXPERTS, Expert, Lesson, linear
 from pbkv_cluster.predictor_service.experts.linear import Linear
 from pbkv_cluster.predictor_service.experts.situation_hashes import HASHES, split
-from pbkv_cluster.predictor_service.labels import Labels
-from pbkv_cluster.predictor_service.situation import Situation
+from pbkv_cluster.predictor_service.state import encoding as state_bytes
+from pbkv_cluster.predictor_service.workflow.situation import Situation
+from pbkv_cluster.predictor_service.workload.labels import Labels
 
 CONFIG = PredictorConfig(horizon=3)
 AGENTS = ("plan", "code", "test", "review")

@@ -6,8 +6,8 @@ import pytest
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.predictor_service.experts import Lesson
 from pbkv_cluster.predictor_service.experts.markov import ROW_LIMIT, MarkovExpert
-from pbkv_cluster.predictor_service.labels import Labels
-from pbkv_cluster.predictor_service.situation import END, Situation
+from pbkv_cluster.predictor_service.workflow.situation import END, Situation
+from pbkv_cluster.predictor_service.workload.labels import Labels
 
 EPS = 0.1
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pbkv_cluster.predictor_service.mixture import Mixture
+from pbkv_cluster.predictor_service.experts.mixture import Mixture
 
 RATE, SHARE, FLOOR = 0.3, 1e-3, 1e-4  # as in the module
 ROUNDS = 2000

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.core.forecast import Forecast, StepForecast
-from pbkv_cluster.core.forecasts import Forecasts
-from pbkv_cluster.predictor_service.naming import NAMED_AGENTS, NAMED_FROM, named
-from pbkv_cluster.predictor_service.track import Track
-from pbkv_cluster.predictor_service.workload_model import WorkloadModel
+from pbkv_cluster.core.forecasts.batch import Forecasts
+from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
+from pbkv_cluster.predictor_service.predictor.agent_forecasts import NAMED_AGENTS, NAMED_FROM, named
+from pbkv_cluster.predictor_service.workflow.prediction_state import PredictionState
+from pbkv_cluster.predictor_service.workload.workload_model import WorkloadModel
 
 
 def model_of(agents: list[str]) -> WorkloadModel:
@@ -20,7 +20,9 @@ def model_of(agents: list[str]) -> WorkloadModel:
     return model
 
 
-def steps_of(model: WorkloadModel, tracks: Sequence[Track | None], rows: np.ndarray) -> list[tuple[StepForecast, ...]]:
+def steps_of(
+    model: WorkloadModel, tracks: Sequence[PredictionState | None], rows: np.ndarray
+) -> list[tuple[StepForecast, ...]]:
     number, horizon = rows.shape[:2]
     empty = Forecasts.of([Forecast("", 0, 0.0, (StepForecast({}, 1.0),) * horizon)] * number)
     survival, counts, agents, chances, names = named(model, tracks, rows)
@@ -45,7 +47,7 @@ def test_chances_add_up_however_certain_the_end_is(left: float) -> None:
 
 def test_agents_that_a_workflow_invented_are_told_to_it_alone() -> None:
     model, rows = model_of(["a"]), np.array([[0.0, 0.25, 0.75], [0.5, 0.5, 0.0]], dtype=np.float32)
-    inventive = Track(2)
+    inventive = PredictionState(2)
     model.label("mine", "workflow", "", inventive.own)
     before, found, behind = steps_of(model, [None, inventive, None], np.stack([rows, rows, rows]))
     assert [step.agents for step in found] == [pytest.approx({"a": 0.25, "mine": 0.75}), pytest.approx({"a": 1.0, "mine": 0.0})]

@@ -11,13 +11,13 @@ import pytest
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
-from pbkv_cluster.predictor_service.base import PREDICTORS
 from pbkv_cluster.predictor_service.experts import network as network_module
 from pbkv_cluster.predictor_service.experts.base import Floats, Lesson
 from pbkv_cluster.predictor_service.experts.network import NetworkExpert
-from pbkv_cluster.predictor_service.labels import Labels
 from pbkv_cluster.predictor_service.network.job import NetworkJob
-from pbkv_cluster.predictor_service.situation import END, Situation
+from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+from pbkv_cluster.predictor_service.workflow.situation import END, Situation
+from pbkv_cluster.predictor_service.workload.labels import Labels
 
 CONFIG = PredictorConfig(model="pbkv", horizon=2)
 

@@ -19,7 +19,7 @@ from pbkv_cluster.predictor_service.network.model import (
     parameters,
 )
 from pbkv_cluster.predictor_service.network.weights import Weights, inputs_of
-from pbkv_cluster.predictor_service.situation import RECENT, Situation
+from pbkv_cluster.predictor_service.workflow.situation import RECENT, Situation
 
 
 def test_graphsage_is_the_mean_over_neighbours_weighted_by_edges() -> None:

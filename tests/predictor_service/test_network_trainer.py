@@ -15,10 +15,10 @@ import pytest
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
-from pbkv_cluster.predictor_service import state_bytes
 from pbkv_cluster.predictor_service.experts.network import NetworkExpert
 from pbkv_cluster.predictor_service.server import PredictorServer
-from pbkv_cluster.predictor_service.training import AtOnce, ProcessTrainer, TrainingJob
+from pbkv_cluster.predictor_service.state import encoding as state_bytes
+from pbkv_cluster.predictor_service.training.jobs import AtOnce, ProcessTrainer, TrainingJob
 from tests.predictor_service.training_jobs import Endless, Faulty, Killed, Square
 
 CONFIG = PredictorConfig(model="pbkv", horizon=2)
@@ -90,7 +90,7 @@ async def test_a_training_ends_with_its_owner_however_that_ends(tmp_path: Path) 
     script = f"""
 import asyncio
 from pathlib import Path
-from pbkv_cluster.predictor_service.training import ProcessTrainer
+from pbkv_cluster.predictor_service.training.jobs import ProcessTrainer
 from tests.predictor_service.training_jobs import Endless
 async def main():
     trainer = ProcessTrainer()

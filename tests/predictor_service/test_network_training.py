@@ -13,7 +13,7 @@ from pbkv_cluster.predictor_service.network.examples import Example, batch_of, f
 from pbkv_cluster.predictor_service.network.inference import Model
 from pbkv_cluster.predictor_service.network.job import NetworkJob, packed, unpacked
 from pbkv_cluster.predictor_service.network.weights import Weights
-from pbkv_cluster.predictor_service.situation import END, RECENT, Situation
+from pbkv_cluster.predictor_service.workflow.situation import END, RECENT, Situation
 
 HORIZON = 2
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pbkv_cluster.predictor_service import piece_counts
-from pbkv_cluster.predictor_service.piece_counts import PieceCounts
+from pbkv_cluster.predictor_service.workload import piece_counts
+from pbkv_cluster.predictor_service.workload.piece_counts import PieceCounts
 
 
 def test_a_piece_is_known_from_the_third_workflow_on() -> None:

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from pbkv_cluster.predictor_service.predictability import Predictability
-from pbkv_cluster.predictor_service.situation import END
+from pbkv_cluster.predictor_service.workflow.situation import END
+from pbkv_cluster.predictor_service.workload.predictability import Predictability
 
 PRIOR = 0.1
 

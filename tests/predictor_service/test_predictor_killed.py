@@ -16,15 +16,15 @@ import pytest
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.config import CacheConfig, PredictorConfig
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
-from pbkv_cluster.core.forecast import Forecast
+from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.gateway.decisions import Decisions, Reason
-from pbkv_cluster.gateway.events import EventFeed
-from pbkv_cluster.gpu_worker.engine_thread import EngineThread
-from pbkv_cluster.gpu_worker.forecasts import ForecastListener
-from pbkv_cluster.predictor_service.base import PREDICTORS
-from pbkv_cluster.store.cluster_index import ServiceRecord
+from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
+from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
+from pbkv_cluster.gpu_worker.predictor_link.forecasts import ForecastListener
+from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+from pbkv_cluster.store.cluster_index import ServiceEntry
+from tests.cache.policy_harness import Cache
 from tests.polling import eventually
-from tests.store.policy_harness import Cache
 
 WORKER = "worker"
 CAPACITY = 1024  # of the feed, in events
@@ -74,8 +74,8 @@ class Services:
 
     address: str | None = None
 
-    async def service(self, name: str) -> ServiceRecord | None:
-        return None if self.address is None else ServiceRecord(name, self.address, 1)
+    async def service(self, name: str) -> ServiceEntry | None:
+        return None if self.address is None else ServiceEntry(name, self.address, 1)
 
     async def predictor(self) -> str | None:
         return self.address

@@ -13,11 +13,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
-from pbkv_cluster.core.forecast import Forecast
-from pbkv_cluster.core.forecasts import Forecasts
+from pbkv_cluster.core.forecasts.batch import Forecasts
+from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.predictor_service import server as server_module
-from pbkv_cluster.predictor_service.base import PREDICTORS
-from pbkv_cluster.predictor_service.expert_predictor import ExpertPredictor
+from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+from pbkv_cluster.predictor_service.predictor.expert_predictor import ExpertPredictor
 from pbkv_cluster.predictor_service.server import PredictorServer
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.convert import event_to_wire, forecasts_from_wire

@@ -12,9 +12,9 @@ from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import InvalidArgument, ResourceExhausted, Unavailable
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service import service as service_module
-from pbkv_cluster.predictor_service.expert_predictor import ExpertPredictor
+from pbkv_cluster.predictor_service.broadcast.subscription import Batch, Subscription
+from pbkv_cluster.predictor_service.predictor.expert_predictor import ExpertPredictor
 from pbkv_cluster.predictor_service.service import PredictorService, Reported
-from pbkv_cluster.predictor_service.subscription import Batch, Subscription
 from tests.polling import eventually
 
 START, STEP, END = EventKind.WORKFLOW_STARTED, EventKind.STEP_STARTED, EventKind.WORKFLOW_ENDED

@@ -9,10 +9,10 @@ import pytest
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
-from pbkv_cluster.predictor_service import state_bytes
-from pbkv_cluster.predictor_service.expert_predictor import ExpertPredictor
-from pbkv_cluster.predictor_service.recognition import STEPS, Evidence, Recognition, Scores, evidence_of
-from pbkv_cluster.predictor_service.state_file import StateRefused
+from pbkv_cluster.predictor_service.predictor.expert_predictor import ExpertPredictor
+from pbkv_cluster.predictor_service.state import encoding as state_bytes
+from pbkv_cluster.predictor_service.state.file import StateRefused
+from pbkv_cluster.predictor_service.workload.recognition import STEPS, Evidence, Recognition, Scores, evidence_of
 
 PIECES = 20
 

@@ -9,7 +9,7 @@ from numba.core.dispatcher import Dispatcher
 from pbkv_cluster import predictor_service
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.predictor_service.experts import EXPERTS
-from pbkv_cluster.predictor_service.rehearsal import rehearse
+from pbkv_cluster.predictor_service.training.warm_up import rehearse
 
 rehearse(PredictorConfig(experts=",".join(EXPERTS.names())))
 compiled, inner = {}, set()

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from pbkv_cluster.predictor_service.experts.situation_hashes import VALUES, record_of
-from pbkv_cluster.predictor_service.situation import Situation
+from pbkv_cluster.predictor_service.workflow.situation import Situation
 
 
 def test_features_are_packed_small() -> None:

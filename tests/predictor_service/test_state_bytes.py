@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pbkv_cluster.predictor_service.state_bytes import from_bytes, to_bytes
+from pbkv_cluster.predictor_service.state.encoding import from_bytes, to_bytes
 
 LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**53), 2**53), st.floats(allow_nan=False), st.text(max_size=20)

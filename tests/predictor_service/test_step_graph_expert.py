@@ -11,9 +11,9 @@ from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.predictor_service.experts import Lesson
 from pbkv_cluster.predictor_service.experts.step_graph import StepGraphExpert
-from pbkv_cluster.predictor_service.graph_walk import GraphWalk
-from pbkv_cluster.predictor_service.labels import Labels
-from pbkv_cluster.predictor_service.situation import END, Situation
+from pbkv_cluster.predictor_service.workflow.graph_walk import GraphWalk
+from pbkv_cluster.predictor_service.workflow.situation import END, Situation
+from pbkv_cluster.predictor_service.workload.labels import Labels
 
 CHAIN = StepGraph((StepNode("a"), StepNode("b", ("a",)), StepNode("c", ("b",))))
 BRANCH = StepGraph((StepNode("a"), StepNode("b", ("a",)), StepNode("c", ("a",))))

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbkv_cluster.core.forecast import Forecast, StepForecast
-from pbkv_cluster.core.forecasts import Forecasts
-from pbkv_cluster.predictor_service import subscription
-from pbkv_cluster.predictor_service.subscription import Subscription
+from pbkv_cluster.core.forecasts.batch import Forecasts
+from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
+from pbkv_cluster.predictor_service.broadcast import subscription
+from pbkv_cluster.predictor_service.broadcast.subscription import Subscription
 
 
 def subscribed(limit: int = 1000) -> Subscription:

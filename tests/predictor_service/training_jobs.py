@@ -5,7 +5,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from pbkv_cluster.predictor_service.training import TrainingJob
+from pbkv_cluster.predictor_service.training.jobs import TrainingJob
 
 
 @dataclass(frozen=True)

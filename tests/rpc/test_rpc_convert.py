@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
-from pbkv_cluster.core.forecast import Forecast, StepForecast
-from pbkv_cluster.core.forecasts import Forecasts
+from pbkv_cluster.core.forecasts.batch import Forecasts
+from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
 from pbkv_cluster.core.sampling import MAX_STOP_STRINGS, SamplingParams
 from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.core.tokens import pack

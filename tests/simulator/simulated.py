@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from pbkv_cluster.simulator.prompts import PromptBuilder
-from pbkv_cluster.simulator.token_source import TokenSource
-from pbkv_cluster.simulator.trace_files import Trace
-from pbkv_cluster.simulator.traces import Segment, SegmentKind, TraceStep, TraceWorkflow
-from pbkv_cluster.simulator.workflows import Sizes, generate
-from pbkv_cluster.simulator.workload import Arrival, Mix, Workload, make_workload
+from pbkv_cluster.simulator.traces.files import Trace
+from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep, TraceWorkflow
+from pbkv_cluster.simulator.workload.generator import Sizes, generate
+from pbkv_cluster.simulator.workload.prompts import PromptBuilder
+from pbkv_cluster.simulator.workload.token_source import TokenSource
+from pbkv_cluster.simulator.workload.workload import Arrival, Mix, Workload, make_workload
 
 BLOCK = 16
 SIZES = Sizes(preamble=32, system=96, task=48, output=24, tool_result=64)

@@ -10,9 +10,9 @@ import pytest
 
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.simulator.calibrate import calibrate
-from pbkv_cluster.simulator.cost_model import CostModel
-from pbkv_cluster.simulator.runner import SimulatedRunner
+from pbkv_cluster.simulator.engine.calibrate import calibrate
+from pbkv_cluster.simulator.engine.cost_model import CostModel
+from pbkv_cluster.simulator.engine.runner import SimulatedRunner
 
 
 def test_a_fit_finds_the_constants_of_a_device_that_follows_the_model() -> None:

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.simulator.experiment import Plan, compare, train_state
-from pbkv_cluster.simulator.pressure import TOLERANCE, PressureScale
-from pbkv_cluster.simulator.simulation import Setup, simulate
-from pbkv_cluster.simulator.workload import Mix
+from pbkv_cluster.simulator.engine.simulation import Setup, simulate
+from pbkv_cluster.simulator.evaluation.experiment import Plan, compare, train_state
+from pbkv_cluster.simulator.evaluation.pressure import TOLERANCE, PressureScale
+from pbkv_cluster.simulator.workload.workload import Mix
 from tests.simulator.simulated import one_by_one, source, trace
 
 SMALL = Mix(concurrency=6, think_scale=0.02)

@@ -10,11 +10,11 @@ from zlib import crc32
 import pytest
 
 from pbkv_cluster.core.config import CacheConfig
-from pbkv_cluster.simulator.access_logs import access_logs
-from pbkv_cluster.simulator.experiment import train_state
-from pbkv_cluster.simulator.simulation import Setup, simulate
-from pbkv_cluster.store.access.model import AccessModel, train
-from pbkv_cluster.store.access.next_event import END
+from pbkv_cluster.reuse.model.access_model import AccessModel, train
+from pbkv_cluster.reuse.model.next_event import END
+from pbkv_cluster.simulator.engine.simulation import Setup, simulate
+from pbkv_cluster.simulator.evaluation.experiment import train_state
+from pbkv_cluster.simulator.workload.access_logs import access_logs
 from tests.simulator.simulated import source, trace
 from tests.simulator.test_simulation import first_difference
 

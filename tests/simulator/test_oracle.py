@@ -4,13 +4,13 @@ import math
 
 import pytest
 
+from pbkv_cluster.cache.policies.base import make_policy
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.errors import FailedPrecondition
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.simulator.oracle import Future
-from pbkv_cluster.simulator.simulation import Setup, simulate
-from pbkv_cluster.simulator.token_source import TokenSource
-from pbkv_cluster.store.policies.base import make_policy
+from pbkv_cluster.simulator.engine.simulation import Setup, simulate
+from pbkv_cluster.simulator.evaluation.oracle import Future
+from pbkv_cluster.simulator.workload.token_source import TokenSource
 from tests.simulator.simulated import one_by_one, source
 
 

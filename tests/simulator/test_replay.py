@@ -9,11 +9,11 @@ from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, ResourceExhausted
 from pbkv_cluster.core.tokens import count
 from pbkv_cluster.core.usage import HitMeter, Tier
-from pbkv_cluster.simulator.prompts import PromptBuilder
-from pbkv_cluster.simulator.replay import Replay, ReplayOptions
-from pbkv_cluster.simulator.report import Failure, ReplayReport, Spread
-from pbkv_cluster.simulator.traces import Segment, SegmentKind, TraceStep, TraceWorkflow
-from pbkv_cluster.simulator.workflows import Sizes, generate
+from pbkv_cluster.simulator.replay.replay import Replay, ReplayOptions
+from pbkv_cluster.simulator.replay.report import Failure, ReplayReport, Spread
+from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep, TraceWorkflow
+from pbkv_cluster.simulator.workload.generator import Sizes, generate
+from pbkv_cluster.simulator.workload.prompts import PromptBuilder
 from tests.simulator.recording_gateway import TTFT_S, Call, RecordingGateway, serving
 
 SYSTEM = Segment(SegmentKind.SYSTEM, "system", 10)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from pbkv_cluster.simulator.prompts import PromptBuilder
-from pbkv_cluster.simulator.serving_traces import read_arrivals, read_requests, read_sessions
-from pbkv_cluster.simulator.trace_files import load_trace
-from pbkv_cluster.simulator.traces import TraceError
+from pbkv_cluster.simulator.traces.files import load_trace
+from pbkv_cluster.simulator.traces.serving_traces import read_arrivals, read_requests, read_sessions
+from pbkv_cluster.simulator.traces.step_traces import TraceError
+from pbkv_cluster.simulator.workload.prompts import PromptBuilder
 
 SESSION: dict[str, Any] = {
     "id": "s1",

@@ -6,19 +6,18 @@ from typing import Any
 import pytest
 import torch
 
+from pbkv_cluster.cache.tiers.mover import Mover
+from pbkv_cluster.cache.tree.node import Level
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig, ModelConfig
-from pbkv_cluster.gpu_worker.engine import Engine, Output
-from pbkv_cluster.gpu_worker.model import load_model
-from pbkv_cluster.gpu_worker.random_model import build
-from pbkv_cluster.gpu_worker.runner import TorchRunner
-from pbkv_cluster.gpu_worker.sequence import Chunk
-from pbkv_cluster.simulator import simulation
-from pbkv_cluster.simulator.engine import SimulatedEngine
-from pbkv_cluster.simulator.runner import SimulatedRunner
-from pbkv_cluster.simulator.simulation import Setup, SimulationResult, simulate
-from pbkv_cluster.store.mover import Mover
-from pbkv_cluster.store.node import Level
+from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
+from pbkv_cluster.gpu_worker.engine.sequence import Chunk
+from pbkv_cluster.gpu_worker.model.loading import load_model
+from pbkv_cluster.gpu_worker.model.random_model import build
+from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner
+from pbkv_cluster.simulator.engine import SimulatedEngine, simulation
+from pbkv_cluster.simulator.engine.runner import SimulatedRunner
+from pbkv_cluster.simulator.engine.simulation import Setup, SimulationResult, simulate
 from tests.simulator.simulated import source
 
 SETUPS = {

@@ -5,8 +5,8 @@ import statistics
 import pytest
 
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.simulator.trace_files import Trace
-from pbkv_cluster.simulator.workload import Mix, Workload, make_workload
+from pbkv_cluster.simulator.traces.files import Trace
+from pbkv_cluster.simulator.workload.workload import Mix, Workload, make_workload
 from tests.simulator.simulated import trace
 
 

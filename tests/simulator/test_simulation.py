@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 
+from pbkv_cluster.cache.policies.lru import RetiredLru
+from pbkv_cluster.cache.tree.node import Level
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.gpu_worker.engine import Output
-from pbkv_cluster.simulator.engine import SimulatedEngine
-from pbkv_cluster.simulator.simulation import Setup, SimulationResult, StepRecord, simulate
-from pbkv_cluster.simulator.traces import TraceWorkflow
-from pbkv_cluster.store.node import Level
-from pbkv_cluster.store.policies.lru import RetiredLru
+from pbkv_cluster.gpu_worker.engine.engine import Output
+from pbkv_cluster.simulator.engine.engine import SimulatedEngine
+from pbkv_cluster.simulator.engine.simulation import Setup, SimulationResult, StepRecord, simulate
+from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
 from tests.simulator.simulated import one_by_one, source, trace, workload_of
 
 POLICIES = ["lru", "retired-lru", "pbkv-paper", "pbkv"]

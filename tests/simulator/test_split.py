@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.simulator.split import part_of, split
-from pbkv_cluster.simulator.trace_files import Trace
-from pbkv_cluster.simulator.traces import Segment, SegmentKind, TraceStep, TraceWorkflow
+from pbkv_cluster.simulator.traces.files import Trace
+from pbkv_cluster.simulator.traces.split import part_of, split
+from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep, TraceWorkflow
 
 SHARES = {"train": 0.6, "tune": 0.2, "show": 0.2}
 STEP = TraceStep("agent", (Segment(SegmentKind.TASK, "t", 5),), "out", 1)

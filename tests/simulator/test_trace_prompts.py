@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.tokens import as_array, count, unpack
-from pbkv_cluster.simulator.prompts import PromptBuilder, scaled
-from pbkv_cluster.simulator.traces import Segment, SegmentKind, TraceStep
+from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep
+from pbkv_cluster.simulator.workload.prompts import PromptBuilder, scaled
 
 SCALES = st.floats(min_value=1e-6, max_value=1.0)
 LENGTHS = st.integers(0, 5000)
@@ -27,7 +27,9 @@ def test_ids_never_change() -> None:
 
 
 def test_ids_are_those_of_another_process() -> None:
-    code = "from pbkv_cluster.simulator.prompts import PromptBuilder; print(PromptBuilder(5000).segment('ä', 40).hex())"
+    code = (
+        "from pbkv_cluster.simulator.workload.prompts import PromptBuilder; print(PromptBuilder(5000).segment('ä', 40).hex())"
+    )
     other = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, env={"PYTHONHASHSEED": "7"}
     )

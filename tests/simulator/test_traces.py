@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbkv_cluster.simulator.traces import Segment, SegmentKind, TraceError, TraceStep, TraceWorkflow, read_workflows
+from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceError, TraceStep, TraceWorkflow, read_workflows
 
 WORKLOADS = Path(__file__).resolve().parents[2] / "../shared/workloads"
 

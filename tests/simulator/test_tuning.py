@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pbkv_cluster.cache.policies import POLICIES
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.config.sources import fields
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.simulator.knobs import Choice, all_knobs, knobs_of, spread, values_of, with_values
-from pbkv_cluster.simulator.objective import Objective
-from pbkv_cluster.simulator.simulation import Setup
-from pbkv_cluster.simulator.split import part_of
-from pbkv_cluster.simulator.trace_files import Trace
-from pbkv_cluster.simulator.traces import Segment, SegmentKind, TraceStep, TraceWorkflow
-from pbkv_cluster.simulator.tuning import TuningPlan, tune
-from pbkv_cluster.simulator.workload import Mix
-from pbkv_cluster.store.policies import POLICIES
+from pbkv_cluster.simulator.engine.simulation import Setup
+from pbkv_cluster.simulator.traces.files import Trace
+from pbkv_cluster.simulator.traces.split import part_of
+from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep, TraceWorkflow
+from pbkv_cluster.simulator.tuning.knobs import Choice, all_knobs, knobs_of, spread, values_of, with_values
+from pbkv_cluster.simulator.tuning.objective import Objective
+from pbkv_cluster.simulator.tuning.tuning import TuningPlan, tune
+from pbkv_cluster.simulator.workload.workload import Mix
 from tests.simulator.simulated import trace as generated
 
 # Forgets at once, which makes LRU of it. The guard would lean to LRU and hide what the policy makes of its settings.

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.core.blocks import Namespace, block_keys
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.simulator.applications import APPLICATIONS, END, Application
-from pbkv_cluster.simulator.prompts import PromptBuilder
-from pbkv_cluster.simulator.traces import SegmentKind, TraceStep, TraceWorkflow
-from pbkv_cluster.simulator.workflows import MARKUP_TOKENS, Sizes, generate
+from pbkv_cluster.simulator.traces.step_traces import SegmentKind, TraceStep, TraceWorkflow
+from pbkv_cluster.simulator.workload.applications import APPLICATIONS, END, Application
+from pbkv_cluster.simulator.workload.generator import MARKUP_TOKENS, Sizes, generate
+from pbkv_cluster.simulator.workload.prompts import PromptBuilder
 
 APPLICATION = {application.name: application for application in APPLICATIONS}
 WORKFLOWS = list(generate(150, seed=3))

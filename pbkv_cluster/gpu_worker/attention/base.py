@@ -12,7 +12,7 @@ import torch
 
 from pbkv_cluster.core.registry import Registry
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
-from pbkv_cluster.gpu_worker.kv_storage import KvStorage
+from pbkv_cluster.gpu_worker.kv.storage import KvStorage
 
 IMPLEMENTATION = "pbkv_paged"
 

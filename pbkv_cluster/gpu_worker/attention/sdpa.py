@@ -9,7 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for
 from pbkv_cluster.gpu_worker.attention.base import ATTENTION, Span, to_device, token_rows
-from pbkv_cluster.gpu_worker.kv_storage import KvStorage
+from pbkv_cluster.gpu_worker.kv.storage import KvStorage
 
 # K and V that are read for one call on a CPU. They are read from the pool first and then attended to, the second time from
 # the processor's cache if they are not many.

@@ -7,7 +7,7 @@ import torch
 
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for
 from pbkv_cluster.gpu_worker.attention.base import ATTENTION, Span, token_rows
-from pbkv_cluster.gpu_worker.kv_storage import KvStorage
+from pbkv_cluster.gpu_worker.kv.storage import KvStorage
 
 
 @ATTENTION.register("varlen")

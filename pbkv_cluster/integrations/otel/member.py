@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from pbkv_cluster.cluster.site import Index, Site
+from pbkv_cluster.cluster.member_context import Index, MemberContext
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import OtelConfig
 from pbkv_cluster.core.errors import StartupError
-from pbkv_cluster.gateway.events import Services
+from pbkv_cluster.gateway.predictor_feed.feed import Services
 
 if TYPE_CHECKING:
     from pbkv_cluster.integrations.otel.receiver import OtelReceiver
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class OtelMember:
     """Finds the predictor in the cluster's directory, wherever it moves."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: MemberContext) -> None:
         self._site = site
         self._index = Index(site)
         self._receiver: OtelReceiver | None = None

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.words import hashed_words
+from pbkv_cluster.core.text.words import hashed_words
 
 _MAX_CHARACTERS = 4 << 20  # of messages in JSON that are looked at
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.predictor_service.experts.base import EXPERTS, Expert, Floats, Lesson
-from pbkv_cluster.predictor_service.labels import Labels
+from pbkv_cluster.predictor_service.workload.labels import Labels
 
 __all__ = ["EXPERTS", "Expert", "Floats", "Lesson"]
 

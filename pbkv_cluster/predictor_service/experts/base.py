@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.registry import Registry
-from pbkv_cluster.predictor_service.labels import Labels
-from pbkv_cluster.predictor_service.situation import Situation
-from pbkv_cluster.predictor_service.training import TrainingJob
+from pbkv_cluster.predictor_service.training.jobs import TrainingJob
+from pbkv_cluster.predictor_service.workflow.situation import Situation
+from pbkv_cluster.predictor_service.workload.labels import Labels
 
 F = TypeVar("F")
 

@@ -17,8 +17,8 @@ from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.predictor_service.compiled import compiled
 from pbkv_cluster.predictor_service.experts.arrays import counts_of, grown, renumbered
 from pbkv_cluster.predictor_service.experts.base import Expert, Floats, Lesson
-from pbkv_cluster.predictor_service.labels import Labels
-from pbkv_cluster.predictor_service.situation import Situation, hashes_of_latest
+from pbkv_cluster.predictor_service.workflow.situation import Situation, hashes_of_latest
+from pbkv_cluster.predictor_service.workload.labels import Labels
 
 DEPTH = 8
 

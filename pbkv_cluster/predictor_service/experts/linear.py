@@ -16,8 +16,8 @@ from pbkv_cluster.predictor_service.experts.base import Expert, Floats, Lesson
 from pbkv_cluster.predictor_service.experts.column_places import ColumnPlaces
 from pbkv_cluster.predictor_service.experts.situation_hashes import HASHES, VALUES, record_of, split
 from pbkv_cluster.predictor_service.experts.softmax_table import SoftmaxTable
-from pbkv_cluster.predictor_service.labels import Labels
-from pbkv_cluster.predictor_service.situation import Situation
+from pbkv_cluster.predictor_service.workflow.situation import Situation
+from pbkv_cluster.predictor_service.workload.labels import Labels
 
 REPLAYS = 3  # former lessons that are learnt again with each new one
 RECENT_LESSONS = 4096  # of which they are drawn

@@ -17,13 +17,13 @@ import numpy.typing as npt
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.predictor_service.compiled import compiled
 from pbkv_cluster.predictor_service.experts.base import Expert, Floats, Lesson
-from pbkv_cluster.predictor_service.labels import Labels
 from pbkv_cluster.predictor_service.network.examples import Example, Features, batch_of, features
 from pbkv_cluster.predictor_service.network.inference import Model
 from pbkv_cluster.predictor_service.network.job import NetworkJob, Outcome, packed
 from pbkv_cluster.predictor_service.network.model import Shape
 from pbkv_cluster.predictor_service.network.weights import Weights
-from pbkv_cluster.predictor_service.situation import Situation
+from pbkv_cluster.predictor_service.workflow.situation import Situation
+from pbkv_cluster.predictor_service.workload.labels import Labels
 
 log = logging.getLogger(__name__)
 

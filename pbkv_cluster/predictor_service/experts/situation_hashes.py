@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pbkv_cluster.predictor_service.compiled import compiled
 from pbkv_cluster.predictor_service.experts.base import Floats
-from pbkv_cluster.predictor_service.situation import Situation, hashes_of_latest
+from pbkv_cluster.predictor_service.workflow.situation import Situation, hashes_of_latest
 
 HASHES = 1 << 16
 

@@ -15,9 +15,9 @@ import numpy as np
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.predictor_service.experts.arrays import counts_of, grown, renumbered
 from pbkv_cluster.predictor_service.experts.base import Expert, Floats, Lesson
-from pbkv_cluster.predictor_service.graph_walk import GraphWalk
-from pbkv_cluster.predictor_service.labels import Labels
-from pbkv_cluster.predictor_service.situation import END, Situation
+from pbkv_cluster.predictor_service.workflow.graph_walk import GraphWalk
+from pbkv_cluster.predictor_service.workflow.situation import END, Situation
+from pbkv_cluster.predictor_service.workload.labels import Labels
 
 ROW_LIMIT = 1024.0  # a state left this often has its counts halved: what happened lately weighs more
 PLACES = 32

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pbkv_cluster.core.words import WORD_BITS
-from pbkv_cluster.predictor_service.situation import END, RECENT, Situation
+from pbkv_cluster.core.text.words import WORD_BITS
+from pbkv_cluster.predictor_service.workflow.situation import END, RECENT, Situation
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

@@ -15,8 +15,8 @@ from pbkv_cluster.predictor_service.network.examples import Example, Floats, Int
 from pbkv_cluster.predictor_service.network.inference import Model
 from pbkv_cluster.predictor_service.network.model import MOST_HIDDEN, Network, Shape, most_nodes
 from pbkv_cluster.predictor_service.network.weights import Weights, inputs_of
-from pbkv_cluster.predictor_service.situation import END
-from pbkv_cluster.predictor_service.training import TrainingJob
+from pbkv_cluster.predictor_service.training.jobs import TrainingJob
+from pbkv_cluster.predictor_service.workflow.situation import END
 
 _ROUNDS = 40
 _PATIENCE = 5  # rounds without a gain of at least `_STEP`, after which it stops

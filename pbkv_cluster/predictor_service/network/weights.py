@@ -8,7 +8,7 @@ import torch
 
 from pbkv_cluster.predictor_service.network.examples import Batch, Floats
 from pbkv_cluster.predictor_service.network.model import MOST_HIDDEN, Inputs, Network, Shape, most_nodes
-from pbkv_cluster.predictor_service.situation import END
+from pbkv_cluster.predictor_service.workflow.situation import END
 
 
 @dataclass(frozen=True, slots=True)

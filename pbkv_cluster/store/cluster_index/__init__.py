@@ -13,8 +13,8 @@ Keys of one cluster, all under `pbkv:{cluster}:`
 from pbkv_cluster.store.cluster_index.block_index import BlockIndex, Holder, Match
 from pbkv_cluster.store.cluster_index.client import connect
 from pbkv_cluster.store.cluster_index.directory import Directory
+from pbkv_cluster.store.cluster_index.entries import NodeEntry, ServiceEntry, WorkerEntry, WorkflowEntry
 from pbkv_cluster.store.cluster_index.publisher import IndexPublisher
-from pbkv_cluster.store.cluster_index.records import NodeRecord, ServiceRecord, WorkerRecord, WorkflowRecord
 from pbkv_cluster.store.cluster_index.redis_server import RedisServer
 
 __all__ = [
@@ -23,10 +23,10 @@ __all__ = [
     "Holder",
     "IndexPublisher",
     "Match",
-    "NodeRecord",
+    "NodeEntry",
     "RedisServer",
-    "ServiceRecord",
-    "WorkerRecord",
-    "WorkflowRecord",
+    "ServiceEntry",
+    "WorkerEntry",
+    "WorkflowEntry",
     "connect",
 ]

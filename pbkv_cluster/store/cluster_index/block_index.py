@@ -10,7 +10,7 @@ from redis.typing import EncodableT
 from pbkv_cluster.core.blocks import KEY_BYTES
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.cluster_index.client import lua, redis_errors
-from pbkv_cluster.store.cluster_index.leases import lease_ms
+from pbkv_cluster.store.cluster_index.expiring_table import lease_ms
 
 # REMOTE is missing: another node's blocks are for that node to announce.
 _LETTERS = {Tier.GPU: b"g", Tier.HOST: b"h", Tier.DISK: b"d"}

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from redis.asyncio import Redis
 
-from pbkv_cluster.store.cluster_index.leases import LeaseTable
-from pbkv_cluster.store.cluster_index.records import NodeRecord, ServiceRecord, WorkerRecord, WorkflowRecord
+from pbkv_cluster.store.cluster_index.entries import NodeEntry, ServiceEntry, WorkerEntry, WorkflowEntry
+from pbkv_cluster.store.cluster_index.expiring_table import ExpiringTable
 
 
 class Directory:
@@ -18,56 +18,56 @@ class Directory:
     def __init__(self, redis: Redis, cluster: str, lease_s: float) -> None:
         prefix = f"pbkv:{cluster}:"
         self.lease_s = lease_s
-        self._workers = LeaseTable(redis, prefix, "worker", WorkerRecord)
-        self._nodes = LeaseTable(redis, prefix, "node", NodeRecord)
-        self._services = LeaseTable(redis, prefix, "service", ServiceRecord)
-        self._workflows = LeaseTable(redis, prefix, "workflow", WorkflowRecord)
+        self._workers = ExpiringTable(redis, prefix, "worker", WorkerEntry)
+        self._nodes = ExpiringTable(redis, prefix, "node", NodeEntry)
+        self._services = ExpiringTable(redis, prefix, "service", ServiceEntry)
+        self._workflows = ExpiringTable(redis, prefix, "workflow", WorkflowEntry)
 
     @property
     def malformed(self) -> int:
         """Records that this directory has skipped because it could not read them."""
         return sum(table.malformed for table in (self._workers, self._nodes, self._services, self._workflows))
 
-    async def announce_worker(self, record: WorkerRecord) -> None:
+    async def announce_worker(self, record: WorkerEntry) -> None:
         await self._workers.put(record.worker_id, record, self.lease_s)
 
     async def withdraw_worker(self, worker_id: str, incarnation: str | None = None) -> None:
         """Removes a worker; with `incarnation` only that one, so a late leaver does not remove its successor."""
         await self._workers.remove(worker_id, None if incarnation is None else lambda record: record.incarnation == incarnation)
 
-    async def workers(self) -> list[WorkerRecord]:
+    async def workers(self) -> list[WorkerEntry]:
         """By worker id."""
         return sorted([each async for each in self._workers.records()], key=lambda record: record.worker_id)
 
-    async def announce_node(self, record: NodeRecord) -> None:
+    async def announce_node(self, record: NodeEntry) -> None:
         await self._nodes.put(record.node_id, record, self.lease_s)
 
     async def withdraw_node(self, node_id: str) -> None:
         await self._nodes.remove(node_id)
 
-    async def nodes(self) -> list[NodeRecord]:
+    async def nodes(self) -> list[NodeEntry]:
         """By node id."""
         return sorted([each async for each in self._nodes.records()], key=lambda record: record.node_id)
 
-    async def announce_service(self, record: ServiceRecord) -> None:
+    async def announce_service(self, record: ServiceEntry) -> None:
         await self._services.put(record.name, record, self.lease_s)
 
-    async def withdraw_service(self, record: ServiceRecord) -> None:
+    async def withdraw_service(self, record: ServiceEntry) -> None:
         """Removes a service, unless another process has taken its name since."""
         await self._services.remove(record.name, lambda present: present == record)
 
-    async def service(self, name: str) -> ServiceRecord | None:
+    async def service(self, name: str) -> ServiceEntry | None:
         return await self._services.get(name)
 
-    async def services(self) -> list[ServiceRecord]:
+    async def services(self) -> list[ServiceEntry]:
         """By name."""
         return sorted([each async for each in self._services.records()], key=lambda record: record.name)
 
-    async def put_workflow(self, record: WorkflowRecord) -> None:
+    async def put_workflow(self, record: WorkflowEntry) -> None:
         """Enters a workflow for `record.lease_s` seconds."""
         await self._workflows.put(record.workflow_id, record, record.lease_s)
 
-    async def workflow(self, workflow_id: str) -> WorkflowRecord | None:
+    async def workflow(self, workflow_id: str) -> WorkflowEntry | None:
         return await self._workflows.get(workflow_id)
 
     async def touch_workflow(self, workflow_id: str, steps: int) -> bool:
@@ -82,7 +82,7 @@ class Directory:
         """Ends a workflow; False if it had ended already."""
         return await self._workflows.remove(workflow_id)
 
-    def workflows(self) -> AsyncIterator[WorkflowRecord]:
+    def workflows(self) -> AsyncIterator[WorkflowEntry]:
         """The running workflows, page by page, in no order."""
         return self._workflows.records()
 

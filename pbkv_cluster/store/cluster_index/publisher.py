@@ -14,7 +14,7 @@ from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.cluster_index.block_index import BlockIndex
 from pbkv_cluster.store.cluster_index.directory import Directory
-from pbkv_cluster.store.cluster_index.records import WorkerRecord
+from pbkv_cluster.store.cluster_index.entries import WorkerEntry
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class IndexPublisher:
         self,
         directory: Directory,
         index: BlockIndex,
-        worker: WorkerRecord,
+        worker: WorkerEntry,
         snapshot: Snapshot,
         *,
         flush_interval_s: float,

@@ -1,0 +1,142 @@
+"""The workflows that use a cache, and what the policies are told of them: each hook, and whose nodes are ranked anew for it."""
+
+from collections.abc import Callable, Collection, Sequence
+
+from pbkv_cluster.cache.policies.base import ReusePolicy
+from pbkv_cluster.cache.tiers.tiers import Tiers
+from pbkv_cluster.cache.tree.node import Owner
+from pbkv_cluster.core.access_log import StepLog
+from pbkv_cluster.core.clock import Clock
+from pbkv_cluster.core.forecasts.forecast import Forecast
+from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.reuse.model.access_model import AccessUpdate
+from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
+
+EndListener = Callable[[str, Sequence[StepLog]], None]
+"""Told the id of a workflow and the log of its steps."""
+
+_FRESH_S = 1.0  # age below which a forecast is that of the present step
+
+
+class Workflows:
+    """All that have used the cache and not ended."""
+
+    def __init__(self, policies: Sequence[ReusePolicy], tiers: Tiers, clock: Clock) -> None:
+        """Args:
+        policies: of the tiers, the GPU's first.
+        tiers: whose eviction queues are kept in order.
+        clock: the engine's.
+        """
+        self._policies = policies
+        self._tiers = tiers
+        self._clock = clock
+        self._owners: dict[str, Owner] = {}
+        self.on_ended: EndListener | None = None
+        self.recorded = any(each.needs_history for each in policies)  # whether a policy reads their records
+        self.learns = any(each.learns for each in policies)  # whether a policy makes anything of what is learnt
+        self.heeds_forecasts = any(each.heeds_forecasts for each in policies)  # whether one makes anything of them
+        self._steady = all(each.steady for each in policies)
+        self._ranked_at_begin = self._overridden("step_began")
+        self._ranked_when_queued = self._overridden("step_queued")
+        self._ranked_at_end = self._overridden("step_ended")
+
+    def __contains__(self, owner: Owner) -> bool:
+        """Whether it has not ended."""
+        return self._owners.get(owner.id) is owner
+
+    def all(self) -> Collection[Owner]:
+        """The workflows."""
+        return self._owners.values()
+
+    def enter(self, workflow: str, graph: StepGraph | None, record: WorkflowRecord | None, now: float) -> Owner:
+        """A workflow that has a step admitted.
+
+        Args:
+            workflow: its id.
+            graph: that it has declared; None leaves what is known of it.
+            record: of what it has read and written, where another cache keeps it.
+            now: seconds.
+        """
+        owner = self._owners.get(workflow)
+        if owner is None:
+            owner = self._owners[workflow] = Owner(workflow, record)
+        owner.active_at = now
+        if graph is not None:
+            owner.graph = graph
+        return owner
+
+    def step_began(self, owner: Owner, step: int, agent: str, position: int, now: float) -> None:
+        """A step was admitted; it is at that position of its workflow's record."""
+        for policy in self._policies:
+            policy.step_began(owner, step, agent, now)
+        # What its nodes are worth may rest on this step. A forecast that has just come has ranked already those that it leaves
+        # as they were; others it uses, perhaps also where the sequence does not go on with what is cached.
+        ranked = not self._ranked_at_begin and owner.forecast is not None and owner.forecast_at >= now - _FRESH_S
+        if self._steady:
+            return
+        nodes = {node: None for node in owner.nodes if not ranked or node.owners[owner].touched[-1] == position}
+        for name in self._policies[0].due():
+            if (due := self._owners.get(name)) is not None:
+                nodes |= due.nodes
+        self._tiers.rerank(nodes)  # all together: it costs little more than one workflow's
+
+    def step_queued(self, workflow: str, tokens: bytes) -> None:
+        """A step waits; see `KVCache.queued`."""
+        owner = self._owners.get(workflow)
+        if owner is None or not self._ranked_when_queued:
+            return
+        segments = owner.record.known(tokens)
+        for policy in self._policies:
+            policy.step_queued(owner, segments, self._clock.now())
+        self._rerank(owner)
+
+    def step_ended(self, owner: Owner, now: float) -> None:
+        """A step of a workflow has ended, or was preempted."""
+        if owner not in self:
+            return  # it ended while its step ran
+        for policy in self._policies:
+            policy.step_ended(owner, now)
+        if self._ranked_at_end:
+            self._rerank(owner)
+
+    def retire(self, workflow: str) -> None:
+        """A workflow has ended: what only it held goes first from now on, or by what others are expected to make of it."""
+        owner = self._owners.pop(workflow, None)
+        if owner is None:
+            return
+        nodes, owner.nodes = owner.nodes, {}
+        for node in nodes:
+            del node.owners[owner]
+        for policy in self._policies:
+            policy.workflow_ended(owner, self._clock.now())
+        for node in nodes:
+            self._tiers.offer(node)
+        if self.on_ended is not None:
+            self.on_ended(workflow, owner.record.steps)
+
+    def learnt(self, update: AccessUpdate) -> None:
+        """Hands on what a learner has made of workflows that have ended. What is cached is ranked by it as steps come."""
+        for policy in self._policies:
+            policy.learnt(update)
+
+    def expects(self, forecast: Forecast) -> bool:
+        """Whether a forecast is of a workflow that is known here, and is news."""
+        owner = self._owners.get(forecast.workflow)
+        return owner is not None and (owner.forecast is None or forecast.epoch > owner.forecast.epoch)
+
+    def apply(self, forecast: Forecast) -> bool:
+        """Takes a forecast, unless it is of no use here."""
+        if not self.expects(forecast):
+            return False
+        owner = self._owners[forecast.workflow]
+        owner.forecast, owner.forecast_at = forecast, self._clock.now()
+        heeded = [policy.heeds(owner) for policy in self._policies]  # each is asked
+        if any(heeded):
+            self._rerank(owner)
+        return True
+
+    def _rerank(self, owner: Owner) -> None:
+        self._tiers.rerank(owner.nodes)
+
+    def _overridden(self, hook: str) -> bool:
+        return any(getattr(type(each), hook) is not getattr(ReusePolicy, hook) for each in self._policies)

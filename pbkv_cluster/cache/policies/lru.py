@@ -1,0 +1,30 @@
+"""Least recently used, blind to workflows or with retired blocks first."""
+
+from pbkv_cluster.cache.policies.base import POLICIES, ReusePolicy
+from pbkv_cluster.cache.tree.node import Node
+from pbkv_cluster.core.config import CacheConfig
+
+
+@POLICIES.register("lru")
+class Lru(ReusePolicy):
+    """The least recently used goes first. What every other policy is measured against."""
+
+    steady = True
+    needs_history = False
+    heeds_forecasts = False
+
+    def __init__(self, config: CacheConfig) -> None:
+        del config
+
+    def value(self, node: Node, now: float) -> float:
+        return node.last_access
+
+
+@POLICIES.register("retired-lru")
+class RetiredLru(Lru):
+    """Blocks whose workflows have all ended go first, then the least recently used.
+
+    Source: level 0 of PBKV's hierarchical eviction (arXiv 2605.06472) without its level 1.
+    """
+
+    retired_first = True

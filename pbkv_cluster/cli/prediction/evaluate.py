@@ -1,0 +1,168 @@
+"""`pbkv predictor eval`: how well experts, and their mixture, forecast recorded workflows."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings
+from pbkv_cluster.cli.output import JsonTarget, check_json_target, console_beside, write_json
+from pbkv_cluster.core.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pbkv_cluster.core.config import PredictorConfig
+    from pbkv_cluster.simulator.evaluation.trial import Events, Row
+    from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
+
+
+def evaluate(
+    test: Annotated[
+        list[Path], typer.Option(metavar="TRACE", help="Workflows to forecast, .jsonl or .jsonl.gz; may be repeated.")
+    ],
+    train: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="TRACE", help="Workflows to learn from before; may be repeated. Without any: from nothing."),
+    ] = None,
+    split: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Learn from this share of the tasks of --test, and forecast the others.",
+            show_default=False,
+        ),
+    ] = None,
+    online: Annotated[
+        bool,
+        typer.Option("--online", help="Go on learning from what is forecast, as in service. Implied without training."),
+    ] = False,
+    expert: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="An expert to judge; may be repeated. By default those of predictor.experts."),
+    ] = None,
+    no_text: Annotated[
+        bool, typer.Option("--no-text", help="Leave out words, pieces and lengths of texts: forecast from agents alone.")
+    ] = False,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    json_target: JsonTarget = None,
+) -> None:
+    """Tell how well the next agents are forecast: by each expert alone, and by their mixture.
+
+    Forecasts are made behind the beginning of each step (before its output is known) and behind its end (after), for each
+    of the next predictor.horizon steps; the end of a workflow counts as an agent.
+    """
+    check_json_target(json_target)
+    if split is not None and train:
+        raise InvalidArgument("--split", "takes training from --test; leave --train out")
+    if split is not None and not 0 < split < 1:
+        raise InvalidArgument("--split", f"must be above 0 and below 1, got {split:g}")
+
+    from pbkv_cluster.simulator.evaluation.trial import contenders
+
+    predictor = load_settings(config, assignments, {}).config.predictor
+    chosen = contenders(predictor, expert or ())
+    training, tested = _workflows(train or [], test, split)
+    console = console_beside(json_target)
+    rows = _run(chosen, training, tested, online or not training, no_text, console)
+    learnt = f"after {len(training):,} workflows" if training else "from nothing"
+    console.print(
+        f"{len(tested):,} workflows forecast, {learnt}, {'learning on' if online or not training else 'without learning on'}"
+        f"{', from agents alone' if no_text else ''}. "
+        "How often the agent that comes k steps ahead was held the likeliest, in percent, before a step's output is known and "
+        "after; of the next step also among the three likeliest, log loss in nats, and expected calibration error.",
+        soft_wrap=True,
+    )
+    for table in _tables(rows):
+        console.print(table)
+    write_json([row.to_json() for row in rows], json_target)
+
+
+def _workflows(train: list[Path], test: list[Path], split: float | None) -> "tuple[list[TraceWorkflow], list[TraceWorkflow]]":
+    """What is learnt from, and what is forecast."""
+    from pbkv_cluster.simulator.traces.files import load_trace
+    from pbkv_cluster.simulator.traces.split import part_of
+
+    training = [workflow for path in train for workflow in load_trace(path).workflows]
+    tested = [workflow for path in test for workflow in load_trace(path).workflows]
+    if split is not None:
+        shares = {"train": split, "test": 1 - split}
+        parts = [part_of(workflow.group, shares, "prediction") for workflow in tested]
+        training = [workflow for workflow, part in zip(tested, parts, strict=True) if part == "train"]
+        tested = [workflow for workflow, part in zip(tested, parts, strict=True) if part == "test"]
+        if not training or not tested:
+            raise InvalidArgument("--split", "leaves one part without any task; give more workflows, or another share")
+    if not tested:
+        raise InvalidArgument("--test", "there are no workflows to forecast")
+    return training, tested
+
+
+def _run(
+    chosen: "dict[str, PredictorConfig]",
+    training: "list[TraceWorkflow]",
+    tested: "list[TraceWorkflow]",
+    online: bool,
+    no_text: bool,
+    console: "Console",
+) -> "list[Row]":
+    from rich.progress import Progress
+
+    from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+    from pbkv_cluster.simulator.evaluation.prediction import teach
+    from pbkv_cluster.simulator.evaluation.trial import recorded_events, rows_of
+    from pbkv_cluster.simulator.workload.events import without_text
+
+    def told(workflows: "list[TraceWorkflow]", prefix: str) -> "list[Events]":
+        found = recorded_events(workflows, prefix)
+        return [list(without_text(events)) for events in found] if no_text else found
+
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("reading prompts", total=None)
+        before, during = told(training, "train"), told(tested, "test")
+        progress.update(task, total=len(chosen) * (len(before) + len(during)))
+        rows = []
+        for name, each in chosen.items():
+            progress.update(task, description=name)
+            predictor = PREDICTORS.get(each.model)(each)
+            for events in before:
+                teach(predictor, [events])
+                progress.advance(task)
+            rows += rows_of(name, predictor, during, online, lambda: progress.advance(task))
+    return rows
+
+
+def _tables(rows: "list[Row]") -> "Iterator[Table]":
+    """One for each workload, and one of their means."""
+    workloads = list(dict.fromkeys(row.workload for row in rows))
+    for workload in workloads:
+        yield _table(workload or "no workload named", [row for row in rows if row.workload == workload])
+    if len(workloads) > 1:
+        yield _table(f"mean of {len(workloads)} workloads", rows)
+
+
+def _table(title: str, rows: "list[Row]") -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from pbkv_cluster.simulator.evaluation.trial import mean
+
+    table = Table(title=Text(title), box=SIMPLE_HEAD, header_style="bold")
+    table.add_column("expert", no_wrap=True)
+    table.add_column("output")
+    horizon = max(row.k for row in rows)
+    for heading in (*(f"k={k}" for k in range(1, horizon + 1)), "top 3", "log loss", "ECE", "per s"):
+        table.add_column(heading, justify="right")
+    for expert in dict.fromkeys(row.expert for row in rows):
+        for when in ("before", "after"):
+            shares = [f"{100 * mean(rows, 'top1', expert, when, k):.1f}" for k in range(1, horizon + 1)]
+            top3, loss, error = (mean(rows, column, expert, when, 1) for column in ("top3", "log_loss", "calibration_error"))
+            speed = mean(rows, "forecasts_per_s", expert, when, 1)
+            table.add_row(
+                Text("" if when == "after" else expert),
+                *(when, *shares, f"{100 * top3:.1f}", f"{loss:.3f}", f"{error:.3f}", f"{speed:,.0f}"),
+            )
+    return table

@@ -1,0 +1,162 @@
+"""`pbkv train`: teaches a predictor on recorded workflows, for a cluster to start from."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings
+from pbkv_cluster.cli.output import percent
+from pbkv_cluster.core.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pbkv_cluster.core.config import PredictorConfig
+    from pbkv_cluster.simulator.evaluation.trial import Row
+    from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
+
+_NAME = "predictor.state"
+_FRESH, _TRAINED = "untrained", "trained"
+
+
+def train(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="TRACE...", help="Your workflows: step traces or coding-agent sessions, .jsonl or .jsonl.gz."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the state; made where it is missing.")],
+    hold_back: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE", help="Of the tasks: first learn without them, to tell how well they are forecast; 0: do not."
+        ),
+    ] = 0.2,
+    force: Annotated[bool, typer.Option("--force", help="Replace a state that is there.")] = False,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+) -> None:
+    """Teach the predictor and policy pbkv on recorded workflows, one after the other.
+
+    Writes what a predictor service writes that has seen all of them, for predictor.state_path. Before, a report tells how
+    well tasks held back are forecast by what the others taught, and how well by a predictor that begins with them.
+    """
+    from rich.console import Console
+
+    from pbkv_cluster.predictor_service.state.file import access_path
+    from pbkv_cluster.simulator.traces.files import load_trace
+
+    if not 0 <= hold_back < 1:
+        raise InvalidArgument("--hold-back", f"must be at least 0 and below 1, got {hold_back:g}")
+    target = out / _NAME
+    _check(out, (target, access_path(target)), force)
+    predictor = load_settings(config, assignments, {}).config.predictor
+    workflows = [workflow for path in files for workflow in load_trace(path).workflows]
+    if not workflows:
+        raise InvalidArgument("TRACE", "there are no workflows to learn from")
+    console = Console()
+    if hold_back:
+        _report(predictor, workflows, hold_back, console)
+    began = time.perf_counter()
+    contexts, places = _train(predictor, workflows, target, console)
+    steps = sum(len(workflow.steps) for workflow in workflows)
+    console.print(
+        f"Learnt from {len(workflows):,} workflows, {steps:,} steps, in {time.perf_counter() - began:.1f} s: "
+        f"{contexts:,} contexts of the next step, {places:,} of the use of blocks.",
+        soft_wrap=True,
+    )
+    console.print(f"To start from it: pbkv serve --set predictor.state_path={target.resolve()}", soft_wrap=True, markup=False)
+
+
+def _check(out: Path, targets: tuple[Path, ...], force: bool) -> None:
+    """Raises:
+    InvalidArgument: nothing can be written there, or would be lost.
+    """
+    if out.exists() and not out.is_dir():
+        raise InvalidArgument("--out", f"{out} is not a folder")
+    for path in targets:
+        if path.is_dir():
+            raise InvalidArgument("--out", f"cannot write {path}: it is a folder")
+        if path.exists() and not force:
+            raise InvalidArgument("--out", f"{path} exists already; --force replaces it")
+
+
+def _report(config: "PredictorConfig", workflows: "list[TraceWorkflow]", share: float, console: "Console") -> None:
+    """Prints how well tasks held back are forecast, after the others and from nothing."""
+    from rich.progress import Progress
+
+    from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+    from pbkv_cluster.simulator.evaluation.prediction import teach
+    from pbkv_cluster.simulator.evaluation.trial import recorded_events, rows_of
+    from pbkv_cluster.simulator.traces.split import part_of
+
+    shares = {"learn": 1 - share, "hold back": share}
+    parts = [part_of(workflow.group, shares, "hold-back") for workflow in workflows]
+    learnt, held = (
+        [workflow for workflow, part in zip(workflows, parts, strict=True) if part == name] for name in ("learn", "hold back")
+    )
+    if not learnt or not held:
+        console.print("There are too few tasks to hold any back: how well they are forecast is not known.", soft_wrap=True)
+        return
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("judging", total=len(learnt) + 2 * len(held))
+        trained, fresh = (PREDICTORS.get(config.model)(config) for _ in range(2))
+        for events in recorded_events(learnt, "learn"):
+            teach(trained, [events])
+            progress.advance(task)
+        told = recorded_events(held, "held")
+        rows = [
+            row
+            for name, predictor in ((_FRESH, fresh), (_TRAINED, trained))
+            for row in rows_of(name, predictor, told, True, lambda: progress.advance(task))
+        ]
+    console.print(_table(rows, Counter(workflow.workload for workflow in held)))
+
+
+def _table(rows: "list[Row]", workflows: "Counter[str]") -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from pbkv_cluster.simulator.evaluation.trial import mean
+
+    horizon = max(row.k for row in rows)
+    table = Table(title="Tasks held back: how often the agent that comes was held the likeliest", box=SIMPLE_HEAD)
+    table.add_column("workload", no_wrap=True)
+    for heading in ("workflows", "next: untrained", "trained", f"in {horizon} steps: untrained", "trained"):
+        table.add_column(heading, justify="right")
+    for workload, count in workflows.items():
+        group = [row for row in rows if row.workload == workload]
+        shares = [percent(mean(group, "top1", name, "after", k)) for k in (1, horizon) for name in (_FRESH, _TRAINED)]
+        table.add_row(Text(workload), f"{count:,}", *shares)
+    return table
+
+
+def _train(config: "PredictorConfig", workflows: "list[TraceWorkflow]", target: Path, console: "Console") -> tuple[int, int]:
+    """Learns and writes. Returns how many contexts the two parts of the access model know."""
+    from rich.progress import track
+
+    from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+    from pbkv_cluster.predictor_service.state.file import access_path, write_state
+    from pbkv_cluster.reuse.model.access_model import KIND, VERSION
+    from pbkv_cluster.reuse.model.access_model import train as train_access
+    from pbkv_cluster.simulator.engine.forecasting import train as train_predictor
+    from pbkv_cluster.simulator.workload.access_logs import access_logs
+
+    def shown(doing: str) -> "Iterable[TraceWorkflow]":
+        return track(workflows, doing, console=console, disable=not console.is_terminal)
+
+    predictor = PREDICTORS.get(config.model)(config)
+    state = train_predictor(config, shown("agents"))
+    access = train_access(access_logs(shown("blocks")))
+    update = access.export()
+    try:
+        write_state(target, predictor.kind, predictor.version, state)
+        write_state(access_path(target), KIND, VERSION, update.to_bytes())
+    except OSError as error:
+        raise InvalidArgument("--out", f"cannot write {target}: {error.strerror}") from error
+    return len(update.contexts), len(update.places)

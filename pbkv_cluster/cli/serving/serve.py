@@ -1,0 +1,76 @@
+"""`pbkv serve`: starts a cluster and keeps it up."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pbkv_cluster.cli.options import Assignments, ConfigFile, GpuBlocks, Model, Policy, Workers, load_settings
+
+if TYPE_CHECKING:
+    from pbkv_cluster.cluster.local import LocalCluster
+    from pbkv_cluster.cluster.member_context import MakeMember
+    from pbkv_cluster.core.config import Config
+
+
+def serve(
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster to join; by default one is started here (cluster.address).", show_default=False),
+    ] = None,
+    workers: Workers = None,
+    model: Model = None,
+    policy: Policy = None,
+    gpu_blocks: GpuBlocks = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port that clients connect to; 0 takes a free one (gateway.port).", show_default=False)
+    ] = None,
+) -> None:
+    """Start a cluster and serve until Ctrl-C."""
+    settings = load_settings(
+        config,
+        assignments,
+        {
+            "cluster.address": address,
+            "cluster.workers": workers,
+            "model.path": model,
+            "cache.policy": policy,
+            "engine.gpu_blocks": gpu_blocks,
+            "gateway.port": port,
+        },
+    )
+    from pbkv_cluster.cluster.local import LocalCluster
+
+    typer.echo("starting the cluster; Ctrl-C stops it", err=True)
+    with LocalCluster(settings.config, _edges(settings.config)) as cluster:
+        try:
+            _tell(cluster)
+            cluster.wait()
+        except KeyboardInterrupt:  # between its start and the wait
+            pass
+        typer.echo("stopping", err=True)
+
+
+def _tell(cluster: "LocalCluster") -> None:
+    """Where everything is."""
+    typer.echo(f"gateway    {cluster.gateway_address}")
+    typer.echo(f"redis      {cluster.redis_url}")
+    if _OTEL in cluster.addresses:
+        typer.echo(f"spans      {cluster.addresses[_OTEL]} (OTLP over gRPC)")
+    if cluster.dashboard_url:
+        typer.echo(f"dashboard  {cluster.dashboard_url}")
+    typer.echo(f'try        pbkv submit --endpoint {cluster.gateway_address} --agent writer "Once upon a time"')
+    typer.echo(f"           pbkv status --endpoint {cluster.gateway_address}")
+
+
+_OTEL = "otel"
+
+
+def _edges(config: "Config") -> "dict[str, MakeMember]":
+    """The members of a cluster that only this layer knows."""
+    if not config.otel.enabled:
+        return {}
+    from pbkv_cluster.integrations.otel.member import OtelMember
+
+    return {_OTEL: OtelMember}

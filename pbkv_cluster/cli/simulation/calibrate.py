@@ -1,0 +1,45 @@
+"""`pbkv calibrate`: measures a model on this machine's device for the simulator."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings
+from pbkv_cluster.core.errors import InvalidArgument
+
+_LENGTHS = (128, 512, 1024, 2048, 4096, 8192, 16384)
+_BATCHES = (1, 4, 16)
+
+
+def calibrate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Local directory or hub id of the model.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write the cost model.")],
+    longest: Annotated[int, typer.Option(min=128, help="Longest prompt to measure, in tokens.")] = 8192,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+) -> None:
+    """Measure how long prefill, decode and loads take, and write a cost model for `pbkv simulate --cost-model`."""
+    if out.is_dir() or not out.parent.is_dir():
+        raise InvalidArgument("--out", f"cannot write {out}: it is a folder, or its folder does not exist")
+    settings = load_settings(config, assignments, {"model.path": model}).config
+
+    import torch
+
+    from pbkv_cluster.core.clock import SystemClock
+    from pbkv_cluster.gpu_worker.model.loading import load_model
+    from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner, pick_device
+    from pbkv_cluster.simulator.engine.calibrate import calibrate as fit
+
+    device = pick_device(settings.engine.device)
+    if device.type == "cpu":
+        torch.set_num_threads(settings.engine.threads)
+    loaded = load_model(settings.model, device)
+    runner = TorchRunner(loaded, settings.engine, device)
+    runner.allocate()
+    lengths = [length for length in _LENGTHS if length <= longest]
+    cost = fit(runner, loaded.shape.block_bytes, SystemClock(), lengths, _BATCHES)
+    cost.save(out)
+    typer.echo(f"prefill {1 / cost.prefill_token_s if cost.prefill_token_s else float('inf'):,.0f} tokens/s")
+    typer.echo(f"decode {1000 * cost.decode_seconds(1, 1024):.2f} ms a token at 1,024 tokens of context")
+    typer.echo(f"host memory {cost.host_bytes_per_s / 1e9:.2f} GB/s")

@@ -1,0 +1,126 @@
+"""`pbkv simulate`: reuse policies against each other in virtual time."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pbkv_cluster.cli.options import Assignments, check_policies, load_settings, names_of, pressures_of
+from pbkv_cluster.cli.output import JsonTarget, check_json_target, console_beside, explain_missed, write_json
+
+if TYPE_CHECKING:
+    from pbkv_cluster.simulator.evaluation.experiment import Row
+    from pbkv_cluster.simulator.traces.files import Trace
+
+_Traces = Annotated[
+    list[Path],
+    typer.Argument(metavar="TRACE...", help="Step traces, coding-agent sessions or chat requests: .jsonl or .jsonl.gz."),
+]
+
+
+def simulate(
+    files: _Traces,
+    train: Annotated[
+        list[Path] | None, typer.Option(metavar="TRACE", help="Workflows that the predictor has seen before; may be repeated.")
+    ] = None,
+    policies: Annotated[
+        str, typer.Option(metavar="A,B", help="Policies of the GPU tier; `oracle` knows the future.")
+    ] = "lru,retired-lru,pbkv-paper,oracle",
+    pressure: Annotated[
+        str, typer.Option(metavar="P,Q", help="GPU capacities, as shares of an infinite cache's hits that LRU gets with them.")
+    ] = ".25,.45,.65,.8",
+    concurrency: Annotated[int, typer.Option(min=1, help="Workflows that run at a time.")] = 32,
+    host_ratio: Annotated[float, typer.Option(min=0, help="Blocks in host memory for each on the GPU; 0: none.")] = 2.0,
+    think_scale: Annotated[
+        float, typer.Option(min=0, help="Multiplies a pause of median 2 s that is added to each that was logged.")
+    ] = 8.0,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs with seeds 0, 1, ….")] = 1,
+    workflows: Annotated[
+        int | None,
+        typer.Option(min=1, help="Workflows in each run; by default those of the trace. More come again as copies."),
+    ] = None,
+    mix: Annotated[bool, typer.Option("--mix", help="Make one workload of all traces; by default each is one.")] = False,
+    drift: Annotated[
+        bool, typer.Option("--drift", help="Half-way, the later traces take over from the first. Implies --mix.")
+    ] = False,
+    arrivals: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Start workflows at the times of this log, whatever has ended.")
+    ] = None,
+    noise: Annotated[float, typer.Option(min=0, max=1, help="Share of forecasts replaced by random ones.")] = 0.0,
+    adversary: Annotated[
+        bool,
+        typer.Option(
+            "--adversary", help="Negate the values of all policies but lru and oracle. --set cache.guard=false: unguarded."
+        ),
+    ] = False,
+    cost_model: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of `pbkv calibrate`; by default one of a 14 B model on a large GPU.")
+    ] = None,
+    assignments: Assignments = None,
+    json_target: JsonTarget = None,
+    plot_target: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Draw hit rates over capacities; needs matplotlib.")
+    ] = None,
+) -> None:
+    """Compare reuse policies on recorded workflows, in virtual time.
+
+    Scheduler, cache, policies and predictor are the real ones; only the GPU is a cost model. Equal seeds give equal
+    results.
+    """
+    check_json_target(json_target)
+
+    from pbkv_cluster.simulator.engine.cost_model import CostModel
+    from pbkv_cluster.simulator.engine.simulation import Setup
+    from pbkv_cluster.simulator.evaluation.experiment import Plan, compare, train_state
+    from pbkv_cluster.simulator.evaluation.plot import plot, require_matplotlib
+    from pbkv_cluster.simulator.traces.files import load_trace
+    from pbkv_cluster.simulator.traces.serving_traces import read_arrivals
+    from pbkv_cluster.simulator.workload.workload import Mix
+
+    if plot_target is not None:
+        require_matplotlib()
+    plan = Plan(
+        policies=names_of(policies),
+        pressures=pressures_of(pressure),
+        seeds=seeds,
+        host_ratio=host_ratio,
+        mix=Mix(workflows, concurrency, think_scale, drift),
+    )
+    config = load_settings(None, assignments, {}).config
+    setup = Setup(
+        gpu_blocks=0,
+        adversary=adversary,
+        noise=noise,
+        cost=CostModel() if cost_model is None else CostModel.load(cost_model),
+        engine=config.engine,
+        cache=config.cache,
+        predictor=config.predictor,
+    )
+    check_policies(plan.policies)
+    if train:
+        setup = train_state(setup, [load_trace(path) for path in train])
+    starts = None if arrivals is None else list(read_arrivals(arrivals))
+    traces = [load_trace(path) for path in files]
+    groups: list[list[Trace]] = [traces] if mix or drift else [[trace] for trace in traces]
+    console = console_beside(json_target)
+    rows: list[Row] = []
+    runs = 0
+    with console.status("simulating") if console.is_terminal else nullcontext() as status:
+
+        def count_run() -> None:
+            nonlocal runs
+            runs += 1
+            if status is not None:
+                status.update(f"simulating: {runs} runs")
+
+        for group in groups:
+            rows.extend(compare(group, plan, setup, starts, count_run))
+    from pbkv_cluster.cli.simulation.table import simulation_tables
+
+    for table in simulation_tables(rows):
+        console.print(table)
+    explain_missed((row.workload, row.pressure) for row in rows if not row.reached)
+    write_json([row.to_json() for row in rows], json_target)
+    if plot_target is not None:
+        plot(rows, plot_target)

@@ -1,0 +1,114 @@
+"""`pbkv tune`: settings that suit one's own recorded workflows, proven on tasks that the search has not seen."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pbkv_cluster.cli.options import Assignments, ConfigFile, check_policies, load_settings, names_of, pressures_of
+from pbkv_cluster.cli.output import check_json_target, check_target, console_beside, explain_missed, write_json, write_whole
+from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.simulator.tuning.objective import Objective
+
+
+def tune(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="TRACE...", help="Your workflows: step traces or coding-agent sessions, .jsonl or .jsonl.gz."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Configuration to write, for `pbkv serve --config`.")] = Path(
+        "tuned.yaml"
+    ),
+    json_target: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE|-", help="Report of all runs; by default beside --out, ending in .json."),
+    ] = None,
+    policies: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Policies to choose among; by default the one configured.", show_default=False),
+    ] = None,
+    objective: Annotated[
+        Objective, typer.Option(help="GPU hit rate, or a workflow's mean latency, against LRU's.")
+    ] = Objective.HIT,
+    pressure: Annotated[
+        str, typer.Option(metavar="P,Q", help="GPU capacities, as shares of an infinite cache's hits that LRU gets with them.")
+    ] = ".45,.65",
+    budget: Annotated[
+        int,
+        typer.Option(min=1, help="Runs of the search. Some more find capacities before, and test the winner behind it."),
+    ] = 40,
+    hold_out: Annotated[float, typer.Option(help="Share of the tasks that the winner has to prove itself on.")] = 0.3,
+    train_share: Annotated[
+        float, typer.Option(help="Share of the tasks that the predictor has seen before, in every run.")
+    ] = 0.0,
+    train: Annotated[
+        list[Path] | None, typer.Option(metavar="TRACE", help="Other workflows that it has seen before; may be repeated.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Workflows that run at a time.")] = 32,
+    host_ratio: Annotated[float, typer.Option(min=0, help="Blocks in host memory for each on the GPU; 0: none.")] = 2.0,
+    think_scale: Annotated[
+        float, typer.Option(min=0, help="Multiplies a pause of median 2 s that is added to each that was logged.")
+    ] = 8.0,
+    workflows: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Workflows in each run; by default as many as the trace has. More than there are come again as copies."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the split, the candidates and the runs.")] = 0,
+    cost_model: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of `pbkv calibrate`; by default one of a 14 B model on a large GPU.")
+    ] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+) -> None:
+    """Search settings of the policy and the predictor on recorded workflows, in virtual time.
+
+    Writes a configuration with what differs from the defaults. The winner of the search is taken only if it beats the present
+    settings on tasks held back as well; otherwise those are written. Equal seeds give equal results.
+    """
+    check_target(out, "--out")
+    target = json_target or str(out.with_suffix(".json"))
+    if Path(target) == out:
+        raise InvalidArgument("--out", f"{out} is the name of the report: give that another with --json")
+    check_json_target(target)
+
+    from pbkv_cluster.cli.simulation.tuned_file import summary, tuned_file
+    from pbkv_cluster.simulator.engine.cost_model import CostModel
+    from pbkv_cluster.simulator.engine.simulation import Setup
+    from pbkv_cluster.simulator.traces.files import load_trace
+    from pbkv_cluster.simulator.tuning.tuning import TuningPlan
+    from pbkv_cluster.simulator.tuning.tuning import tune as search
+    from pbkv_cluster.simulator.workload.workload import Mix
+
+    settings = load_settings(config, assignments, {})
+    plan = TuningPlan(
+        policies=names_of(policies) if policies else (settings.config.cache.policy,),
+        pressures=pressures_of(pressure),
+        budget=budget,
+        objective=objective,
+        hold_out=hold_out,
+        train=train_share,
+        seed=seed,
+        host_ratio=host_ratio,
+        mix=Mix(workflows, concurrency, think_scale),
+    )
+    check_policies(plan.policies)
+    setup = Setup(gpu_blocks=0, cost=CostModel() if cost_model is None else CostModel.load(cost_model))
+    traces = [load_trace(path) for path in files]
+    training = [load_trace(path) for path in train or ()]
+    console = console_beside(target)
+    with console.status("finding capacities") if console.is_terminal else nullcontext() as status:
+
+        def show(runs: int) -> None:
+            if status is not None and runs:
+                status.update(f"tuning: {min(runs, plan.budget)} of {plan.budget} runs" + ", testing" * (runs > plan.budget))
+
+        found = search(traces, plan, settings.config, setup, training, show)
+    explain_missed((cell.workload, cell.pressure) for cell in (*found.cells, *found.held_cells) if not cell.reached)
+    write_whole(tuned_file(found, settings), out, "--out")
+    write_json(found.to_json(), target)
+    for line in summary(found, settings.config):
+        console.print(line, soft_wrap=True, highlight=False)
+    console.print(f"Written: {out}" + f", {target}" * (target != "-"), soft_wrap=True, highlight=False)

@@ -1,0 +1,106 @@
+"""Finds the worker for a step: asks the index what is cached where, and waits while there is nobody to ask."""
+
+import asyncio
+from collections.abc import Sequence
+
+from pbkv_cluster.core.errors import Unavailable
+from pbkv_cluster.core.tokens import BLOCK_TOKENS
+from pbkv_cluster.gateway.decisions import Decisions, Reason
+from pbkv_cluster.gateway.routing.router import Candidate, Choice, Costs, choose, choose_blind
+from pbkv_cluster.gateway.routing.speeds import PrefillSpeed
+from pbkv_cluster.gateway.routing.worker_pool import Key, Worker, WorkerPool
+from pbkv_cluster.store.cluster_index import BlockIndex, Match
+
+
+class Placement:
+    """Chooses among the live workers."""
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        index: BlockIndex,
+        speed: PrefillSpeed,
+        decisions: Decisions,
+        *,
+        parallelism: int,
+        worker_wait_s: float,
+    ) -> None:
+        self._pool = pool
+        self._index = index
+        self._speed = speed
+        self._decisions = decisions
+        self._parallelism = parallelism
+        self._worker_wait_s = worker_wait_s
+
+    async def wait(self, avoid: set[Key], cancelled: asyncio.Event) -> list[Worker]:
+        """The workers that a step can go to; waits for one at most `worker_wait_s` seconds.
+
+        A worker in `avoid` is taken only if there is no other: it has recovered since, or it would not be live.
+
+        Returns:
+            At least one, or none at all if `cancelled` was set meanwhile.
+
+        Raises:
+            Unavailable: no worker came.
+        """
+        if not self._pool.live():
+            self._decisions[Reason.WORKER_WAIT] += 1
+            self._pool.poll_soon()
+            try:
+                async with asyncio.timeout(self._worker_wait_s):
+                    while not self._pool.live() and not cancelled.is_set():
+                        await _first(self._pool.changed(), cancelled)
+            except TimeoutError:
+                raise Unavailable(f"no worker was reachable for {self._worker_wait_s:g} s") from None
+        live = self._pool.live()
+        return [worker for worker in live if worker.key not in avoid] or live
+
+    async def choose(self, workers: Sequence[Worker], keys: Sequence[bytes], last_worker: str) -> Worker:
+        """The worker where a step should finish first.
+
+        Args:
+            workers: at least one.
+            keys: of the prompt's full blocks.
+            last_worker: id of the one that served the workflow last, if any.
+        """
+        matches = await self._match(workers, keys)
+        candidates = [
+            Candidate(
+                worker_id=worker.id,
+                gpu_tokens=match.gpu_blocks * BLOCK_TOKENS,
+                host_tokens=(match.blocks - match.gpu_blocks) * BLOCK_TOKENS,
+                in_flight=len(worker.steps),
+                step_s=worker.step_s.value,
+                served_last=worker.id == last_worker,
+            )
+            for worker, match in zip(workers, matches or [Match(0, 0)] * len(workers), strict=True)
+        ]
+        choice = choose_blind(candidates) if matches is None else self._weigh(candidates)
+        self._decisions[choice.reason] += 1
+        return next(worker for worker in workers if worker.id == choice.worker_id)
+
+    def _weigh(self, candidates: Sequence[Candidate]) -> Choice:
+        return choose(candidates, Costs(self._speed.seconds_per_token, self._parallelism))
+
+    async def _match(self, workers: Sequence[Worker], keys: Sequence[bytes]) -> list[Match] | None:
+        """What each worker has cached of the prompt; None while the index is away."""
+        if len(workers) == 1:
+            return [Match(0, 0)]
+        # While the pool finds the index away, no step waits for it to time out.
+        if not self._pool.index_reachable:
+            return None
+        try:
+            return await self._index.match(keys, [worker.key for worker in workers])
+        except Unavailable:
+            self._pool.index_lost()
+            return None
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Waits until one of the events is set."""
+    tasks = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

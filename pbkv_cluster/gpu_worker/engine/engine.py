@@ -1,0 +1,204 @@
+"""The engine of one worker: requests in, tokens out. A plain object that is stepped; threads and wires are others' business."""
+
+from collections.abc import Callable
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass, replace
+
+from pbkv_cluster.cache.guard.guarded import make_cache
+from pbkv_cluster.cache.tiers.tiers import ChangeListener
+from pbkv_cluster.core.clock import Clock
+from pbkv_cluster.core.config import CacheConfig, EngineConfig
+from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
+from pbkv_cluster.core.tokens import BLOCK_TOKENS, TOKEN_BYTES, check_ids, count, unpack
+from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.gpu_worker.engine.runner import Runner
+from pbkv_cluster.gpu_worker.engine.scheduler import Scheduler
+from pbkv_cluster.gpu_worker.engine.sequence import Chunk, FinishReason, Sequence, StepRequest
+from pbkv_cluster.gpu_worker.engine.text_stream import TextStream
+from pbkv_cluster.gpu_worker.rate import Rate
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What became of one request in one engine step."""
+
+    request_id: str
+    tokens: tuple[int, ...]
+    text: str
+    finished: FinishReason | None = None
+    usage: Usage | None = None  # with `finished`
+    hidden: bytes = b""  # with `finished`; see `hidden.py`
+
+
+class Engine:
+    """Scheduler, cache and runner of one worker. Not safe for threads."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        config: EngineConfig,
+        cache_config: CacheConfig,
+        clock: Clock,
+        decode: Callable[[Ids[int]], str],
+        on_change: ChangeListener | None = None,
+        worker_id: str = "",
+    ) -> None:
+        """Args:
+        runner: executes the batches.
+        config: limits of the batches and the queue.
+        cache_config: names the policies.
+        clock: for the timings of the usage records, and the policies.
+        decode: text of token ids.
+        on_change: told of every block that enters or leaves a tier.
+        worker_id: for the usage records.
+        """
+        self._runner = runner
+        self._config = config
+        self._clock = clock
+        self._decode = decode
+        self._worker_id = worker_id
+        self.policy = cache_config.policy
+        self._prefill_rate = Rate()
+        self.cache = make_cache(
+            runner.gpu_blocks,
+            runner.host_blocks,
+            cache_config,
+            runner.mover,
+            clock,
+            on_change,
+            compute_seconds=self._prefill_rate.seconds,
+        )
+        self.scheduler = Scheduler(self.cache, config, clock)
+        # The pool must hold a whole sequence, and the block that its next token opens.
+        self.max_context = min(runner.max_context, (runner.gpu_blocks - 1) * BLOCK_TOKENS)
+        self.steps = 0
+        self._arrivals = 0
+        self._sequences: dict[str, Sequence] = {}
+        self._ready: list[Output] = []
+
+    @property
+    def busy(self) -> bool:
+        """There is something to do in `step`."""
+        return bool(self._sequences or self._ready)
+
+    @property
+    def prefill_tokens_per_s(self) -> float:
+        """Measured lately; 0 before the first prefill."""
+        return self._prefill_rate.per_second
+
+    def submit(self, request: StepRequest) -> None:
+        """Queues a step.
+
+        Raises:
+            InvalidArgument: a token is not in the vocabulary, or the prompt is empty or too long.
+            FailedPrecondition: it asks for forced output and the engine does not allow that.
+            ResourceExhausted: the queue is full.
+        """
+        self._check(request)
+        if self.scheduler.waiting >= self._config.max_waiting:
+            raise ResourceExhausted(f"the worker's queue is full ({self._config.max_waiting} steps, engine.max_waiting)")
+        room = self.max_context - count(request.prompt)
+        if request.sampling.max_tokens > room:
+            request = replace(request, sampling=replace(request.sampling, max_tokens=room))
+        self._arrivals += 1
+        usage = Usage(prompt_tokens=count(request.prompt), worker_id=self._worker_id)
+        usage.captured = self.cache.captured(request.namespace, request.prompt)
+        text = TextStream(self._decode, request.sampling.stop)
+        sequence = Sequence(request, self._arrivals, self._clock.now(), text, usage)
+        self._sequences[request.id] = sequence
+        finished = None
+        recovered = ""
+        for token in unpack(request.sent):
+            recovered += text.push(token)
+            finished = self._finish_reason(sequence, token)
+        if finished is not None:
+            self._end(sequence, (), recovered, finished)
+            return
+        if recovered:
+            self._ready.append(Output(request.id, (), recovered))
+        self.scheduler.add(sequence)
+        self.cache.queued(request.workflow, request.prompt)
+
+    def cancel(self, request_id: str) -> None:
+        """Drops a step and frees what it holds. One that is not there has ended already: then nothing happens."""
+        sequence = self._sequences.pop(request_id, None)
+        if sequence is not None:
+            self.scheduler.remove(sequence)
+            self.cache.queued(sequence.request.workflow, b"")
+
+    def step(self) -> list[Output]:
+        """Runs one batch."""
+        chunks = self.scheduler.schedule()
+        if chunks:
+            self.steps += 1
+            start = self._clock.now()
+            tokens = iter(self._runner.run(chunks))
+            now = self._clock.now()
+            self._measure(chunks, now - start)
+            for chunk in chunks:
+                prefilled = chunk.count if chunk.sequence.first_token_at is None or not chunk.final else chunk.count - 1
+                chunk.sequence.usage.computed_tokens += prefilled
+                self.scheduler.computed(chunk)
+                if chunk.final:
+                    self._take(chunk.sequence, next(tokens), now)
+        outputs, self._ready = self._ready, []
+        return outputs
+
+    def _check(self, request: StepRequest) -> None:
+        tokens = count(request.prompt)
+        if tokens == 0:
+            raise InvalidArgument("prompt", "must not be empty")
+        if tokens >= self.max_context:
+            raise InvalidArgument("prompt", f"has {tokens} tokens, and this worker takes at most {self.max_context - 1}")
+        forced = request.sampling.forced_output
+        if forced is not None and not self._config.allow_forced_output:
+            raise FailedPrecondition("sampling.forced_output: this server does not allow replay (engine.allow_forced_output)")
+        for field, packed in (
+            ("prompt.token_ids", request.prompt),
+            ("sampling.forced_output", forced or b""),
+            ("sent", request.sent),
+        ):
+            check_ids(field, packed, self._runner.vocabulary)
+
+    def _take(self, sequence: Sequence, token: int, now: float) -> None:
+        forced = sequence.request.sampling.forced_output
+        if forced is not None:
+            at = sequence.generated * TOKEN_BYTES
+            token = int.from_bytes(forced[at : at + TOKEN_BYTES], "little", signed=True)
+        if sequence.first_token_at is None:
+            sequence.first_token_at = now
+        sequence.append(token)
+        text = sequence.text.push(token)
+        finished = self._finish_reason(sequence, token)
+        if finished is None:
+            self._ready.append(Output(sequence.request.id, (token,), text))
+        else:
+            self.scheduler.remove(sequence)
+            self._end(sequence, (token,), text, finished)
+
+    def _finish_reason(self, sequence: Sequence, token: int) -> FinishReason | None:
+        sampling = sequence.request.sampling
+        if sequence.text.stopped:
+            return FinishReason.STOP
+        if sampling.forced_output is not None:
+            ended = sequence.generated >= min(count(sampling.forced_output), sampling.max_tokens)
+            return FinishReason.LENGTH if ended else None
+        if token in self._runner.eos and not sampling.ignore_eos:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if sequence.generated >= sampling.max_tokens else None
+
+    def _end(self, sequence: Sequence, tokens: tuple[int, ...], text: str, reason: FinishReason) -> None:
+        del self._sequences[sequence.request.id]
+        usage, now = sequence.usage, self._clock.now()
+        first = sequence.first_token_at or now
+        usage.generated_tokens = sequence.generated
+        usage.prefill_s = first - (sequence.first_scheduled_at or first)
+        usage.decode_s = now - first
+        usage.settle()
+        text += sequence.text.finish()
+        self._ready.append(Output(sequence.request.id, tokens, text, reason, usage, sequence.hidden))
+
+    def _measure(self, chunks: list[Chunk], seconds: float) -> None:
+        prefill = sum(chunk.count for chunk in chunks if chunk.count > 1)
+        if prefill > 2 * (len(chunks) - 1):  # decodes beside it hardly count then
+            self._prefill_rate.add(prefill, seconds)

@@ -1,0 +1,153 @@
+"""Continuous batching: which tokens of which sequences go through the model next."""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator
+
+from pbkv_cluster.cache.cache import KVCache
+from pbkv_cluster.core.clock import Clock
+from pbkv_cluster.core.config import EngineConfig
+from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for
+from pbkv_cluster.gpu_worker.engine.sequence import Chunk, Sequence
+
+
+class Scheduler:
+    """Decodes first, then prefills in chunks, then admissions; the newest running sequence gives way when blocks run out."""
+
+    def __init__(self, cache: KVCache, config: EngineConfig, clock: Clock) -> None:
+        self._cache = cache
+        self._config = config
+        self._clock = clock
+        self.running: list[Sequence] = []  # in order of admission
+        self._waiting: list[tuple[int, int, Sequence]] = []  # a heap: priority, then arrival
+        self.decisions: Counter[str] = Counter()
+
+    @property
+    def waiting(self) -> int:
+        """Sequences in the queue."""
+        return len(self._waiting)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queues a sequence. One that was preempted keeps its place by arrival."""
+        heapq.heappush(self._waiting, (-sequence.request.priority, sequence.arrival, sequence))
+
+    def remove(self, sequence: Sequence) -> None:
+        """Takes a sequence out, wherever it is, and frees what it holds."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        else:
+            self._waiting = [entry for entry in self._waiting if entry[2] is not sequence]
+            heapq.heapify(self._waiting)
+        self._release(sequence)
+
+    def schedule(self) -> list[Chunk]:
+        """The next batch; empty only when there is nothing to run."""
+        budget = self._config.max_batch_tokens
+        chunks: list[Chunk] = []
+        for sequence in self._by_need():
+            if budget == 0:
+                break
+            if sequence.lease is None:
+                continue  # preempted by one before it
+            count = min(sequence.total - sequence.computed, self._config.prefill_chunk_tokens, budget)
+            if self._make_room(sequence, count, chunks):
+                chunks.append(Chunk(sequence, sequence.computed, count))
+                budget -= count
+        for sequence in self.admissions() if budget else ():
+            count = min(sequence.total - sequence.computed, self._config.prefill_chunk_tokens, budget)
+            if count == 0 or not self._grow(sequence, count):
+                break
+            chunks.append(Chunk(sequence, sequence.computed, count))
+            budget -= count
+            if budget == 0:
+                break
+        return chunks
+
+    def _by_need(self) -> list[Sequence]:
+        return sorted(self.running, key=lambda sequence: sequence.total - sequence.computed > 1)
+
+    def admissions(self) -> Iterator[Sequence]:
+        """Admits waiting sequences as they are asked for, until there is none or one does not fit."""
+        while self._waiting and len(self.running) < self._config.max_running:
+            sequence = self._waiting[0][2]
+            if not self._admit(sequence):
+                self.deferred(1)
+                return
+            heapq.heappop(self._waiting)
+            self.running.append(sequence)
+            yield sequence
+
+    def deferred(self, times: int) -> None:
+        """Counts that the first waiting sequence was asked for and did not fit."""
+        self.decisions["admission_deferred_no_room"] += times
+
+    def _admit(self, sequence: Sequence) -> bool:
+        request, usage = sequence.request, sequence.usage
+        start = self._clock.now()
+        sequence.lease = lease = self._cache.open(
+            request.namespace,
+            bytes(sequence.tokens),
+            request.workflow,
+            request.agent,
+            request.step,
+            sequence.prompt_tokens,
+            reserve=sum(_outstanding(other) for other in self.running),
+            again=sequence.first_scheduled_at is not None,
+            graph=request.graph,
+        )
+        if lease is None:
+            return False
+        now = self._clock.now()
+        usage.load_s += now - start
+        sequence.computed = lease.committed * BLOCK_TOKENS
+        if sequence.first_scheduled_at is None:
+            sequence.first_scheduled_at = now
+            usage.queue_s = start - sequence.arrived_at
+            left = sequence.prompt_tokens
+            for tier, tokens in lease.delivered.items():
+                usage.delivered[tier] = min(tokens, left)  # output that a lost worker sent may have been found as well
+                left -= usage.delivered[tier]
+        return True
+
+    def _grow(self, sequence: Sequence, count: int) -> bool:
+        assert sequence.lease is not None
+        if sequence.computed + count <= len(sequence.lease.table) * BLOCK_TOKENS:
+            return True  # most decodes: their last block has room
+        return self._cache.grow(sequence.lease, sequence.computed + count)
+
+    def _make_room(self, sequence: Sequence, count: int, chunks: list[Chunk]) -> bool:
+        """Finds blocks for `count` more tokens, at the expense of the newest sequences that are not among the `chunks` yet."""
+        while not self._grow(sequence, count):
+            scheduled = {id(chunk.sequence) for chunk in chunks}
+            victim = next((other for other in reversed(self.running) if id(other) not in scheduled), sequence)
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.decisions["preempt"] += 1
+        sequence.usage.preemptions += 1
+        self.running.remove(sequence)
+        self._release(sequence)
+        self.add(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        if sequence.lease is not None:
+            self._cache.close(sequence.lease)
+            sequence.lease = None
+        sequence.computed = 0
+
+    def computed(self, chunk: Chunk) -> None:
+        """The chunk's KV is in the pool: blocks that it filled become everyone's."""
+        sequence = chunk.sequence
+        assert sequence.lease is not None
+        sequence.computed = chunk.start + chunk.count
+        if sequence.computed // BLOCK_TOKENS > sequence.lease.committed:
+            self._cache.commit(sequence.lease, sequence.tokens, sequence.computed)
+
+
+def _outstanding(sequence: Sequence) -> int:
+    """Blocks that a running sequence still needs for its tokens so far and the next."""
+    assert sequence.lease is not None
+    return max(0, blocks_for(sequence.total + 1) - len(sequence.lease.table))

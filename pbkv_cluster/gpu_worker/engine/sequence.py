@@ -1,0 +1,82 @@
+"""A step as the engine sees it: the request, and the sequence of tokens that grows from it."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pbkv_cluster.cache.handle import CacheHandle
+from pbkv_cluster.core.blocks import Namespace
+from pbkv_cluster.core.sampling import SamplingParams
+from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.core.tokens import TOKEN_BYTES, count
+from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.gpu_worker.engine.text_stream import TextStream
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"  # end-of-sequence token or a stop string
+    LENGTH = "length"  # max_tokens, or the end of forced_output
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class StepRequest:
+    """One step of a workflow, ready to run."""
+
+    id: str
+    workflow: str
+    agent: str
+    step: int
+    namespace: Namespace
+    prompt: bytes  # packed
+    sampling: SamplingParams
+    sent: bytes = b""  # packed output that a lost worker has produced already
+    priority: int = 0
+    graph: StepGraph | None = None  # that the workflow has declared
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A running or waiting step. Times are readings of the engine's clock."""
+
+    request: StepRequest
+    arrival: int  # counts the engine's requests
+    arrived_at: float
+    text: TextStream
+    usage: Usage
+    tokens: bytearray = field(default_factory=bytearray)  # prompt and output, packed
+    prompt_tokens: int = 0
+    total: int = 0  # tokens in `tokens`
+    computed: int = 0  # tokens whose KV is in the pool
+    lease: CacheHandle | None = None
+    first_scheduled_at: float | None = None
+    first_token_at: float | None = None
+    hidden: bytes = b""  # see `hidden.py`; empty: not known
+
+    def __post_init__(self) -> None:
+        self.tokens = bytearray(self.request.prompt + self.request.sent)
+        self.prompt_tokens = count(self.request.prompt)
+        self.total = self.prompt_tokens + count(self.request.sent)
+
+    @property
+    def generated(self) -> int:
+        """Output tokens so far, those of a lost worker included."""
+        return self.total - self.prompt_tokens
+
+    def append(self, token: int) -> None:
+        """Adds an output token."""
+        self.tokens += token.to_bytes(TOKEN_BYTES, "little", signed=True)  # as `pack` does, without its array
+        self.total += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens of one sequence that go through the model together: `count` of them from position `start` on."""
+
+    sequence: Sequence
+    start: int
+    count: int
+
+    @property
+    def final(self) -> bool:
+        """Its last position tells the next token."""
+        return self.start + self.count == self.sequence.total

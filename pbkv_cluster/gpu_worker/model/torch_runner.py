@@ -1,0 +1,149 @@
+"""Runs batches on a device with a model of `transformers`."""
+
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+
+from pbkv_cluster.cache.tiers.mover import Mover
+from pbkv_cluster.core.config import EngineConfig
+from pbkv_cluster.core.errors import StartupError
+from pbkv_cluster.core.tokens import TOKEN_BYTES, as_array, blocks_for
+from pbkv_cluster.gpu_worker.attention import Span, choose
+from pbkv_cluster.gpu_worker.engine.sampler import sample
+from pbkv_cluster.gpu_worker.engine.sequence import Chunk
+from pbkv_cluster.gpu_worker.kv.storage import KvStorage, TorchMover
+from pbkv_cluster.gpu_worker.model.hidden_state import HiddenProjection, captured
+from pbkv_cluster.gpu_worker.model.loading import LoadedModel
+
+_LEAST_BLOCKS = 8
+_CPU_CONTEXTS = 64
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `engine.device` names.
+
+    Raises:
+        StartupError: there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise StartupError(f"engine.device: {name!r} cannot be used: {error}") from error
+    return device
+
+
+class TorchRunner:
+    """A model and its block pools on one device."""
+
+    def __init__(self, model: LoadedModel, config: EngineConfig, device: torch.device) -> None:
+        """`allocate` must follow before the first batch.
+
+        Raises:
+            StartupError: the pool would be useless.
+            InvalidArgument: an unknown attention back end.
+        """
+        self.model = model
+        self._attention = choose(config.attention, device, model.shape.dtype)
+        self.gpu_blocks = config.gpu_blocks or _blocks_that_fit(model, config, device)
+        self.host_blocks = 2 * self.gpu_blocks if config.host_blocks < 0 else config.host_blocks
+        if self.gpu_blocks < _LEAST_BLOCKS:
+            raise StartupError(f"engine.gpu_blocks: {self.gpu_blocks} blocks are too few, at least {_LEAST_BLOCKS} are needed")
+        self._device = device
+        self.vocabulary = model.vocabulary
+        self.max_context = model.max_context
+        self.eos = model.eos
+        self._project: HiddenProjection | None = None
+        if config.hidden_dims and model.hidden:
+            self._project = HiddenProjection(model.hidden, config.hidden_dims, device)
+
+    def allocate(self, host_memory: memoryview | None = None) -> None:
+        """Takes the memory of the pools.
+
+        Args:
+            host_memory: for the host tier; by default the process's own.
+
+        Raises:
+            StartupError: the pools do not fit.
+        """
+        try:
+            self.storage = KvStorage(self.model.shape, self.gpu_blocks, self.host_blocks, self._device, host_memory)
+        except (RuntimeError, MemoryError) as error:
+            raise StartupError(f"engine.gpu_blocks: {self.gpu_blocks} blocks do not fit in memory: {error}") from error
+        self.mover: Mover = TorchMover(self.storage)
+
+    def run(self, chunks: Sequence[Chunk]) -> list[int]:
+        """See `Runner.run`."""
+        logits = self.logits(chunks)
+        final = [chunk.sequence for chunk in chunks if chunk.final]
+        if not final:
+            return []
+        return sample(logits, [sequence.request.sampling for sequence in final], [sequence.generated for sequence in final])
+
+    @torch.inference_mode()
+    def logits(self, chunks: Sequence[Chunk]) -> torch.Tensor:
+        """Runs the chunks; logits at the last position of each final one, [final chunks, vocabulary].
+
+        Sequences whose prompts end in the batch get their `hidden`.
+        """
+        device = self.storage.device
+        ids = np.concatenate([_ids(chunk) for chunk in chunks]).astype(np.int64)
+        positions = np.concatenate([np.arange(chunk.start, chunk.start + chunk.count) for chunk in chunks])
+        ends = np.cumsum([chunk.count for chunk in chunks]) - 1
+        last = [int(end) for end, chunk in zip(ends, chunks, strict=True) if chunk.final]
+        # With no final chunk one row is computed all the same: the head of a model wants at least one.
+        keep = torch.tensor(last or [int(ends[-1])], device=device)
+        project = self._project if any(_ends_prompt(chunk) for chunk in chunks) else None
+        with captured(self.model.module) if project else nullcontext(list[torch.Tensor]()) as states:
+            output = self.model.module(
+                input_ids=torch.from_numpy(ids).unsqueeze(0).to(device),
+                position_ids=torch.from_numpy(positions).unsqueeze(0).to(device),
+                use_cache=False,
+                logits_to_keep=keep,
+                paged=self._attention(self.storage, [_span(chunk) for chunk in chunks]),
+            )
+        if project:
+            at = {
+                chunk.sequence: _prompt_end(chunk, int(end))
+                for chunk, end in zip(chunks, ends, strict=True)
+                if _ends_prompt(chunk)
+            }
+            for sequence, hidden in zip(at, project(states[0][0, list(at.values())]), strict=True):
+                sequence.hidden = hidden
+        logits: torch.Tensor = output.logits[0]
+        return logits[: len(last)]
+
+
+def _ids(chunk: Chunk) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    return as_array(bytes(chunk.sequence.tokens[chunk.start * TOKEN_BYTES : (chunk.start + chunk.count) * TOKEN_BYTES]))
+
+
+def _ends_prompt(chunk: Chunk) -> bool:
+    """The prompt's last token goes through the model, for the first time. Output that a lost worker has sent may follow it."""
+    return chunk.start < chunk.sequence.prompt_tokens <= chunk.start + chunk.count and not chunk.sequence.hidden
+
+
+def _prompt_end(chunk: Chunk, end: int) -> int:
+    """Row of the prompt's last token in a batch in which the chunk ends at row `end`."""
+    return end - (chunk.start + chunk.count - chunk.sequence.prompt_tokens)
+
+
+def _span(chunk: Chunk) -> Span:
+    lease = chunk.sequence.lease
+    assert lease is not None
+    return Span(chunk.start, chunk.count, lease.table[: blocks_for(chunk.start + chunk.count)])
+
+
+def _blocks_that_fit(model: LoadedModel, config: EngineConfig, device: torch.device) -> int:
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return int(free - (1 - config.gpu_memory_share) * total) // model.shape.block_bytes
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # A CPU has no memory of its own to fill: as much as its longest contexts can use is enough.
+    useful = _CPU_CONTEXTS * blocks_for(model.max_context)
+    return min(int(free * config.gpu_memory_share / 4) // model.shape.block_bytes, useful)

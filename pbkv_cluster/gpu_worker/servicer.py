@@ -1,0 +1,164 @@
+"""The worker's gRPC services: between messages and the engine."""
+
+import itertools
+from collections.abc import AsyncIterator
+from dataclasses import asdict, replace
+from typing import Any
+
+from pbkv_cluster.cache.tree.node import Level
+from pbkv_cluster.core.blocks import Namespace
+from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument
+from pbkv_cluster.core.tokens import pack
+from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
+from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
+from pbkv_cluster.gpu_worker.engine.sequence import FinishReason, StepRequest
+from pbkv_cluster.gpu_worker.predictor_link.access_logs import AccessReporter
+from pbkv_cluster.gpu_worker.predictor_link.forecasts import ForecastListener
+from pbkv_cluster.rpc.convert import packed_from_wire, sampling_from_wire, step_graph_from_wire, tier_to_wire, usage_to_wire
+from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc
+
+_REASONS = {
+    FinishReason.STOP: types_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: types_pb2.FINISH_REASON_LENGTH,
+}
+
+
+class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
+    """Runs steps."""
+
+    def __init__(
+        self,
+        thread: EngineThread,
+        namespace: Namespace,
+        worker_id: str,
+        listener: ForecastListener | None,
+        reporter: AccessReporter | None,
+        block_bytes: int,
+    ) -> None:
+        self._thread = thread
+        self._namespace = namespace
+        self._worker_id = worker_id
+        self._listener = listener
+        self._reporter = reporter
+        self._block_bytes = block_bytes
+        self._numbers = itertools.count()
+
+    async def RunStep(  # noqa: N802
+        self, request: worker_pb2.RunStepRequest, context: Any
+    ) -> AsyncIterator[worker_pb2.RunStepEvent]:
+        step = self._step(request)
+        # The generator of a call that is cancelled while it writes ends only when it is collected; the step must end now.
+        context.add_done_callback(lambda _: self._thread.post(lambda engine: engine.cancel(step.id)))
+        outputs = self._thread.stream(step)
+        try:
+            async for output in outputs:
+                if output.tokens or output.text:
+                    yield worker_pb2.RunStepEvent(tokens=_tokens(output))
+                if output.finished is not None:
+                    assert output.usage is not None
+                    finished = worker_pb2.RunStepEvent.Finished(
+                        reason=_REASONS[output.finished], usage=usage_to_wire(output.usage), hidden=output.hidden
+                    )
+                    yield worker_pb2.RunStepEvent(finished=finished)
+        finally:
+            await outputs.aclose()
+
+    def _step(self, request: worker_pb2.RunStepRequest) -> StepRequest:
+        if not request.request_id:
+            raise InvalidArgument("request_id", "must not be empty")
+        if not request.workflow_id:
+            raise InvalidArgument("workflow_id", "must not be empty")
+        return StepRequest(
+            # Ours tells apart a request and one that a client made of the same name while it was still being cancelled.
+            id=f"{request.request_id}#{next(self._numbers)}",
+            workflow=request.workflow_id,
+            agent=request.agent_id,
+            step=request.step,
+            namespace=replace(self._namespace, salt=request.tenant),
+            prompt=packed_from_wire(request.prompt, "prompt"),
+            sampling=sampling_from_wire(request.sampling),
+            sent=packed_from_wire(request.sent, "sent"),
+            priority=request.priority,
+            graph=step_graph_from_wire(request.step_graph) if request.HasField("step_graph") else None,
+        )
+
+    async def RetireWorkflow(  # noqa: N802
+        self, request: worker_pb2.RetireWorkflowRequest, context: Any
+    ) -> worker_pb2.RetireWorkflowResponse:
+        await self._thread.call(lambda engine: engine.cache.retire(request.workflow_id))
+        return worker_pb2.RetireWorkflowResponse()
+
+    async def GetWorkerStatus(  # noqa: N802
+        self, request: worker_pb2.GetWorkerStatusRequest, context: Any
+    ) -> worker_pb2.GetWorkerStatusResponse:
+        status = await self._thread.call(self._status)
+        if self._listener is not None:
+            status.forecasts_applied = self._listener.applied
+            status.access_updates_applied = self._listener.access_updates
+            status.access_workflows = self._listener.access_workflows
+        if self._reporter is not None:
+            status.store.decisions.update(self._reporter.decisions)
+        return status
+
+    def _status(self, engine: Engine) -> worker_pb2.GetWorkerStatusResponse:
+        return worker_pb2.GetWorkerStatusResponse(
+            worker_id=self._worker_id,
+            running=len(engine.scheduler.running),
+            waiting=engine.scheduler.waiting,
+            store=_stat(engine, self._block_bytes),
+            engine_steps=engine.steps,
+            prefill_tokens_per_s=engine.prefill_tokens_per_s,
+        )
+
+
+class StoreServicer(store_pb2_grpc.StoreServiceServicer):
+    """The worker's own tiers."""
+
+    def __init__(self, thread: EngineThread, namespace: Namespace, block_bytes: int) -> None:
+        self._thread = thread
+        self._namespace = namespace
+        self._block_bytes = block_bytes
+
+    async def Stat(self, request: store_pb2.StatRequest, context: Any) -> store_pb2.StatResponse:  # noqa: N802
+        return store_pb2.StatResponse(store=await self._thread.call(lambda engine: _stat(engine, self._block_bytes)))
+
+    async def Prefetch(  # noqa: N802
+        self, request: store_pb2.PrefetchRequest, context: Any
+    ) -> store_pb2.PrefetchResponse:
+        tokens = packed_from_wire(request.prompt, "prompt")
+        namespace = replace(self._namespace, salt=request.tenant)
+        done = await self._thread.call(lambda engine: engine.cache.prefetch(namespace, tokens))
+        return store_pb2.PrefetchResponse(loaded_tokens=done.loaded, resident_tokens=done.resident)
+
+    async def LeaseArena(  # noqa: N802
+        self, request: store_pb2.LeaseArenaRequest, context: Any
+    ) -> store_pb2.LeaseArenaResponse:
+        raise FailedPrecondition("a worker has no arena; ask the node's host store")
+
+    async def Clear(self, request: store_pb2.ClearRequest, context: Any) -> store_pb2.ClearResponse:  # noqa: N802
+        return store_pb2.ClearResponse(dropped_blocks=await self._thread.call(lambda engine: engine.cache.clear()))
+
+
+def _tokens(output: Output) -> worker_pb2.RunStepEvent.Tokens:
+    return worker_pb2.RunStepEvent.Tokens(token_ids=types_pb2.PackedTokens(data=pack(output.tokens)), text=output.text)
+
+
+def _stat(engine: Engine, block_bytes: int) -> store_pb2.StoreStat:
+    cache = engine.cache
+    tiers = [
+        store_pb2.TierStat(
+            tier=tier_to_wire(level.tier),
+            capacity_blocks=cache.tiers.pools[level].capacity,
+            used_blocks=cache.used_blocks(level),
+            locked_blocks=cache.locked_blocks(level),
+            block_bytes=block_bytes,
+        )
+        for level in Level
+    ]
+    guard = cache.guard()
+    return store_pb2.StoreStat(
+        tiers=tiers,
+        policy=engine.policy,
+        decisions=cache.tiers.decisions + engine.scheduler.decisions,
+        guard=None if guard is None else store_pb2.GuardStat(**asdict(guard)),
+    )

@@ -1,0 +1,186 @@
+"""Learns how workflows use their blocks from the logs of those that have ended, beside the forecasts.
+
+A workflow takes milliseconds to learn from, a large table longer to pack: all of it happens on one thread, which alone touches
+the model, and one thing after the other, so that the event loop only waits for it.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, NoReturn, TypeVar
+
+from pbkv_cluster.core.access_log import AccessLog, StepLog
+from pbkv_cluster.core.background import first_failure
+from pbkv_cluster.predictor_service.access.versions import VersionedModel
+from pbkv_cluster.predictor_service.broadcast.subscription import Subscription
+from pbkv_cluster.predictor_service.state.file import write_state
+from pbkv_cluster.reuse.model.access_model import KIND, VERSION
+from pbkv_cluster.reuse.model.examples import stride_of
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PART_BYTES = 256 << 10  # before compression: what a worker unpacks in some milliseconds
+_MAX_QUEUED_STEPS = 65_536
+_MAX_ROWS = 150_000  # of facts, one for each segment after each step; some 5 KB each while they are learnt from
+
+
+class Taken(NamedTuple):
+    """What became of reported logs."""
+
+    accepted: int
+    dropped: int  # older ones that had waited longest
+
+
+class AccessLearner:
+    """Logs in, parts of the model out to those subscribers that want them. `run` learns and sends."""
+
+    def __init__(self, interval_s: float, *, max_queued_steps: int = _MAX_QUEUED_STEPS) -> None:
+        """Args:
+        interval_s: time between two updates for one subscriber.
+        max_queued_steps: steps in logs that wait; beyond, the oldest log is dropped.
+        """
+        self._interval_s = interval_s
+        self._max_queued_steps = max_queued_steps
+        self._model = VersionedModel()  # the thread's
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="access-learner")
+        self._queue: deque[AccessLog] = deque()
+        self._queued_steps = 0
+        self._queued, self._news = asyncio.Event(), asyncio.Event()
+        self._feeds: dict[Subscription, int] = {}  # to the version that each was sent
+        self._version = 0  # of the model
+        self._saved = 0
+        self.learnt = 0  # logs
+        self.refused = 0  # contradicted themselves, or were too large
+        self.dropped = 0  # gave way to newer ones
+
+    @property
+    def queued(self) -> int:
+        """Logs that wait."""
+        return len(self._queue)
+
+    def report(self, logs: Sequence[AccessLog]) -> Taken:
+        """Takes logs to learn from; never waits."""
+        for each in logs:
+            self._queue.append(each)
+            self._queued_steps += len(each.steps)
+        dropped = 0
+        while self._queued_steps > self._max_queued_steps:
+            self._queued_steps -= len(self._queue.popleft().steps)
+            dropped += 1
+        if dropped:
+            log.warning("learning cannot keep up: %d access logs dropped", dropped)
+        self.dropped += dropped
+        self._queued.set()
+        return Taken(len(logs), dropped)
+
+    def feed(self, subscription: Subscription) -> None:
+        """From now on keeps a subscriber's model up to date; all of it comes behind the first snapshot."""
+        self._feeds[subscription] = 0
+        self._news.set()
+
+    def load(self, path: Path) -> None:
+        """Goes on from a saved model. Only before `run`.
+
+        Raises:
+            StateRefused: it does not fit; nothing has changed.
+            OSError: it cannot be read.
+        """
+        self._model.load(path)
+        self._version = self._saved = self._model.version
+
+    async def save(self, path: Path) -> None:
+        """Writes the model, if it has changed since the last time.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        state, version = await self._on_thread(self._dump, self._saved)
+        if state is not None:
+            await asyncio.to_thread(write_state, path, KIND, VERSION, state)
+            self._saved = version
+
+    async def run(self) -> NoReturn:
+        """Learns and sends until cancelled."""
+        tasks = [asyncio.create_task(self._learn()), asyncio.create_task(self._send())]
+        await first_failure(*tasks)
+        raise AssertionError("both run for ever")
+
+    async def close(self) -> None:
+        """Ends the thread; `run` is over by then. Logs that wait are given up."""
+        if self._queue:
+            log.warning("%d access logs were not learnt from", len(self._queue))
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def _learn(self) -> None:
+        while True:
+            await self._queued.wait()
+            self._queued.clear()
+            while self._queue:
+                each = self._queue.popleft()
+                self._queued_steps -= len(each.steps)
+                await self._learn_from(each)
+
+    async def _learn_from(self, each: AccessLog) -> None:
+        try:
+            if rows(each.steps) > _MAX_ROWS:
+                raise ValueError(f"its {len(each.steps)} steps are too many to learn from")
+            self._version = await self._on_thread(self._learnt, each.steps)
+        except ValueError as error:
+            self.refused += 1
+            log.warning("nothing is learnt from workflow %r: %s", each.workflow, error)
+        else:
+            self.learnt += 1
+            self._news.set()
+
+    def _learnt(self, steps: Sequence[StepLog]) -> int:
+        self._model.learn(steps)
+        return self._model.version
+
+    async def _send(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            await self._offer()
+            await asyncio.sleep(self._interval_s)
+            if any(sent < self._version for sent in self._feeds.values()):
+                self._news.set()
+
+    async def _offer(self) -> None:
+        """Gives every subscriber that has taken what it had what is new for it; those alike share the work."""
+        self._feeds = {subscription: sent for subscription, sent in self._feeds.items() if not subscription.closed}
+        behind: dict[int, list[Subscription]] = {}
+        for subscription, sent in self._feeds.items():
+            if sent < self._version and subscription.idle:
+                behind.setdefault(sent, []).append(subscription)
+        for sent, group in behind.items():
+            parts, version = await self._on_thread(self._parts, sent)
+            for subscription in group:
+                subscription.offer_access(parts)
+                self._feeds[subscription] = version
+
+    def _dump(self, saved: int) -> tuple[bytes | None, int]:
+        version = self._model.version
+        return (None if version == saved else self._model.dump()), version
+
+    def _parts(self, since: int) -> tuple[list[bytes], int]:
+        return self._model.parts_since(since, PART_BYTES), self._model.version
+
+    async def _on_thread(self, call: Callable[..., T], *args: object) -> T:
+        # Not given up by a cancel: whoever asks next for the model waits behind it on the thread.
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+
+
+def rows(steps: Sequence[StepLog]) -> int:
+    """A bound on the segments that are learnt from: those that a workflow has after each step that is taken, all together.
+
+    A step cuts at most two of them, and adds one for each of its runs and one for what it generates.
+    """
+    total = segments = 0
+    for step in steps:
+        segments += len(step.runs) + 3
+        total += segments
+    return total // stride_of(len(steps))

@@ -1,0 +1,213 @@
+"""What has been learnt of how workflows use their blocks: next events and hazards, to be trained, sent, saved and loaded."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pbkv_cluster.core.access_log import SYMBOLS, StepLog
+from pbkv_cluster.reuse.model.examples import examples
+from pbkv_cluster.reuse.model.hazard import BINS, HazardModel, Table
+from pbkv_cluster.reuse.model.next_event import END, START, Event, NextEventModel
+
+KIND, VERSION = "access", 1
+
+_ARRAYS = ("places", "chances", "uses", "weights", "names", "events")
+_PLACE_BYTES = 4 + 2 * BINS * 4
+_EVENT_BYTES = 32  # and its agent's name
+_ROUNDING = 0.05  # of counts
+
+
+@dataclass(slots=True)
+class Changes:
+    """Which parts of a model have changed."""
+
+    places: set[int] = field(default_factory=set)
+    contexts: set[int] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.places or self.contexts)
+
+
+@dataclass(frozen=True, slots=True)
+class AccessUpdate:
+    """Parts of a model as they are now. Applying one twice, or an older one's parts with it, does no harm."""
+
+    places: npt.NDArray[np.int32]
+    chances: Table
+    uses: Table
+    weights: Table
+    contexts: tuple[tuple[int, tuple[tuple[Event, float], ...]], ...]
+
+    @property
+    def workflows(self) -> int:
+        """Workflows that the model has learnt from, if that is among the parts; else 0."""
+        for context, counts in self.contexts:
+            if context == START:
+                return int(dict(counts).get(END, 0))
+        return 0
+
+    def parts(self, limit: int) -> Iterator[AccessUpdate]:
+        """The same in several updates, to be applied in this order; none where nothing has changed.
+
+        Args:
+            limit: bytes that each may have before it is compressed, as far as one context of the next events fits in.
+        """
+        rows = max(1, limit // _PLACE_BYTES)
+        for start in range(0, len(self.places), rows):
+            part = slice(start, start + rows)
+            yield replace(self, places=self.places[part], chances=self.chances[part], uses=self.uses[part], contexts=())
+        bare = replace(self, places=self.places[:0], chances=self.chances[:0], uses=self.uses[:0])
+        start = size = 0
+        for at, (_, counts) in enumerate(self.contexts):
+            own = sum(_EVENT_BYTES + 2 * len(agent) for (agent, _), _ in counts)
+            if size and size + own > limit:
+                yield replace(bare, contexts=self.contexts[start:at])
+                start, size = at, 0
+            size += own
+        if size:
+            yield replace(bare, contexts=self.contexts[start:])
+
+    def to_bytes(self) -> bytes:
+        """Compressed; see `from_bytes`."""
+        names = sorted({agent for _, counts in self.contexts for (agent, _), _ in counts})
+        number = {name: at for at, name in enumerate(names)}
+        events = [
+            (context, number[agent], symbol, count) for context, counts in self.contexts for (agent, symbol), count in counts
+        ]
+        columns = np.array(events, dtype=np.float64).reshape(-1, 4)
+        out = io.BytesIO()
+        np.savez_compressed(
+            out,
+            places=self.places,
+            chances=self.chances,
+            uses=self.uses,
+            weights=self.weights,
+            names=np.frombuffer(json.dumps(names).encode(), dtype=np.uint8),
+            events=columns,
+        )
+        return out.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> AccessUpdate:
+        """Raises:
+        ValueError: it is not what `to_bytes` gives, or of another shape than this program's model.
+        """
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                return cls._checked(
+                    {name: arrays[name] for name in ("places", "chances", "uses", "weights", "names", "events")}
+                )
+        except Exception as error:  # numpy and zipfile have an error class of their own for each defect
+            raise ValueError(f"not an access model: {error}") from error
+
+    @classmethod
+    def _checked(cls, found: dict[str, npt.NDArray[Any]]) -> AccessUpdate:
+        places, chances, uses = found["places"], found["chances"], found["uses"]
+        _check("places", places, places.shape[:1] or (0,), np.int32)
+        for name, counts in (("chances", chances), ("uses", uses)):
+            _check(name, counts, (len(places), BINS), np.float32)
+        _check("weights", found["weights"], HazardModel.shape(), np.float32)
+        if len(places) and not 0 <= places.min() <= places.max() < HazardModel.places():
+            raise ValueError("places beyond the table")
+        if (uses < 0.0).any() or (uses > chances + _ROUNDING).any():
+            raise ValueError("uses must lie between 0 and chances")
+        contexts = _contexts(found["events"], json.loads(found["names"].tobytes()))
+        return cls(places, chances, uses, found["weights"], contexts)
+
+
+class AccessModel:
+    """Next events and hazards."""
+
+    def __init__(self) -> None:
+        self.events = NextEventModel()
+        self.hazard = HazardModel()
+        self.version = 0  # goes up with every change
+
+    def learn(self, steps: Sequence[StepLog]) -> Changes:
+        """Learns from a workflow that has ended.
+
+        Raises:
+            ValueError: the steps contradict each other; nothing was learnt.
+        """
+        if not steps:
+            return Changes()
+        places = self.hazard.learn(*examples(steps, self.events))
+        self.version += 1
+        return Changes(set(places.tolist()), self.events.learn(steps))
+
+    def export(self, changes: Changes | None = None) -> AccessUpdate:
+        """The parts that have changed; all that was ever learnt without `changes`."""
+        if changes is None:
+            places = np.flatnonzero(self.hazard.chances[:, 0])
+        else:
+            places = np.fromiter(changes.places, dtype=np.int64, count=len(changes.places))
+            places.sort()
+        chosen = None if changes is None else changes.contexts
+        return AccessUpdate(
+            places.astype(np.int32),
+            self.hazard.chances[places],
+            self.hazard.uses[places],
+            self.hazard.weights.copy(),
+            tuple((context, tuple(counts.items())) for context, counts in self.events.counts(chosen)),
+        )
+
+    def apply(self, update: AccessUpdate) -> None:
+        """Takes over what another model has learnt."""
+        self.version += 1
+        self.hazard.put(update.places, update.chances, update.uses, update.weights)
+        for context, counts in update.contexts:
+            self.events.put(context, dict(counts))
+
+    def dump(self) -> bytes:
+        """All that was learnt."""
+        return self.export().to_bytes()
+
+    @classmethod
+    def load(cls, data: bytes) -> AccessModel:
+        """A model that was dumped.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        model = cls()
+        model.apply(AccessUpdate.from_bytes(data))
+        return model
+
+
+def train(logs: Iterable[Sequence[StepLog]]) -> AccessModel:
+    """A model that has seen some workflows, one after the other."""
+    model = AccessModel()
+    for steps in logs:
+        model.learn(steps)
+    return model
+
+
+def _contexts(events: npt.NDArray[Any], names: object) -> tuple[tuple[int, tuple[tuple[Event, float], ...]], ...]:
+    if events.ndim != 2 or events.shape[1] != 4 or events.dtype != np.float64 or not np.isfinite(events).all():
+        raise ValueError("events must be a finite table of four columns")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("names must be a list of texts")
+    for column, (what, stop) in enumerate((("context", 1 << 32), ("agent", len(names)), ("symbol", SYMBOLS))):
+        values = events[:, column]
+        if ((values < 0) | (values >= stop) | (values != np.floor(values))).any():
+            raise ValueError(f"an event's {what} is none")
+    if (events[:, 3] <= 0.0).any():
+        raise ValueError("an event's count is not above 0")
+    found: dict[int, list[tuple[Event, float]]] = {}
+    for context, agent, symbol, count in events.tolist():
+        found.setdefault(int(context), []).append(((names[int(agent)], int(symbol)), count))
+    return tuple((context, tuple(counts)) for context, counts in found.items())
+
+
+def _check(name: str, array: npt.NDArray[Any], shape: tuple[int, ...], kind: type) -> None:
+    if array.shape != shape or array.dtype != kind:
+        raise ValueError(f"{name} has shape {array.shape} of {array.dtype}, not {shape} of {kind.__name__}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite")

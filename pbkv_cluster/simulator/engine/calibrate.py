@@ -1,0 +1,137 @@
+"""Fits the cost model to a real model on a real device: batches of many shapes are timed, and least squares does the rest."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from pbkv_cluster.cache.tiers.mover import Mover
+from pbkv_cluster.cache.tree.node import Level
+from pbkv_cluster.core.clock import Clock
+from pbkv_cluster.core.config import CacheConfig, EngineConfig
+from pbkv_cluster.core.sampling import SamplingParams
+from pbkv_cluster.core.tokens import BLOCK_TOKENS, pack
+from pbkv_cluster.gpu_worker.engine.engine import Engine
+from pbkv_cluster.gpu_worker.engine.runner import Runner
+from pbkv_cluster.gpu_worker.engine.sequence import Chunk, StepRequest
+from pbkv_cluster.simulator.engine.cost_model import CostModel
+from pbkv_cluster.simulator.workload.token_source import NAMESPACE
+
+_DECODES = 8  # tokens that each sequence generates
+_COPIES = 20
+_ABSENT_BANDWIDTH = 1e15  # of a device that has no host tier to measure
+
+
+class TimedRunner:
+    """A runner that notes what each batch held and how long it took."""
+
+    def __init__(self, runner: Runner, clock: Clock) -> None:
+        self._runner = runner
+        self._clock = clock
+        self.gpu_blocks = runner.gpu_blocks
+        self.host_blocks = runner.host_blocks
+        self.vocabulary = runner.vocabulary
+        self.max_context = runner.max_context
+        self.eos = runner.eos
+        self.batches: list[tuple[list[float], float]] = []
+
+    @property
+    def mover(self) -> Mover:
+        return self._runner.mover
+
+    def run(self, chunks: Sequence[Chunk]) -> list[int]:
+        """See `Runner.run`. The tokens are needed on the host, so the device has finished when it returns."""
+        start = self._clock.now()
+        tokens = self._runner.run(chunks)
+        self.batches.append((_terms(chunks), self._clock.now() - start))
+        return tokens
+
+
+def calibrate(runner: Runner, block_bytes: int, clock: Clock, lengths: Sequence[int], batches: Sequence[int]) -> CostModel:
+    """Times a runner and fits a cost model to it.
+
+    Each combination of prompt length and number of sequences is prefilled in chunks and decoded for a few tokens; the first is
+    run twice, and its first time does not count. A constant that would come out negative is 0.
+
+    Args:
+        runner: a real one, its pool allocated.
+        block_bytes: of KV, for 16 tokens.
+        clock: a real one.
+        lengths: of prompts, in tokens; those that do not fit are left out.
+        batches: sequences that run at a time.
+    """
+    timed = TimedRunner(runner, clock)
+    config = EngineConfig(allow_forced_output=True, max_running=max(batches))
+    engine = Engine(timed, config, CacheConfig(policy="lru"), clock, lambda ids: "")
+    shapes = [(length, sequences) for length in lengths for sequences in batches if _fits(engine, length, sequences)]
+    for number, (length, sequences) in enumerate([*shapes[:1], *shapes]):
+        _play(engine, timed.vocabulary, number, length, sequences)
+        if number == 0:
+            timed.batches.clear()
+    terms = np.array([batch for batch, _ in timed.batches])
+    prefill, context, base, sequence, decode = _fit(terms, np.array([seconds for _, seconds in timed.batches]))
+    fitted = CostModel(prefill, context, base, sequence, decode, block_bytes=block_bytes)
+    return replace(fitted, host_bytes_per_s=_bandwidth(runner, block_bytes, clock))
+
+
+def _fits(engine: Engine, length: int, sequences: int) -> bool:
+    pool = engine.max_context  # tokens; one block less than the pool has, or what the model was made for
+    return (
+        length + _DECODES < pool
+        and (length + _DECODES + 2 * BLOCK_TOKENS) * sequences <= engine.cache.tiers.room() * BLOCK_TOKENS
+    )
+
+
+def _play(engine: Engine, vocabulary: int, number: int, length: int, sequences: int) -> None:
+    draws = np.random.default_rng(number)
+    output = pack([1] * _DECODES)
+    for sequence in range(sequences):
+        name = f"{number}/{sequence}"
+        prompt = draws.integers(0, vocabulary, length).astype("<i4").tobytes()
+        sampling = SamplingParams(max_tokens=_DECODES, forced_output=output)
+        engine.submit(StepRequest(name, name, "agent", 0, NAMESPACE, prompt, sampling))
+    while engine.busy:
+        engine.step()
+    engine.cache.clear()
+
+
+def _terms(chunks: Sequence[Chunk]) -> list[float]:
+    """What the constants of the cost model are multiplied by for one batch."""
+    decodes = [chunk for chunk in chunks if chunk.count == 1 and chunk.final]
+    prefills = [chunk for chunk in chunks if not (chunk.count == 1 and chunk.final)]
+    return [
+        float(sum(chunk.count for chunk in prefills)),
+        sum(((chunk.start + chunk.count) ** 2 - chunk.start**2) / 2 for chunk in prefills),
+        float(bool(decodes)),
+        float(len(decodes)),
+        float(sum(chunk.start for chunk in decodes)),
+    ]
+
+
+def _fit(terms: npt.NDArray[np.float64], seconds: npt.NDArray[np.float64]) -> list[float]:
+    """Least squares of the relative error, since a decode counts as much as a prefill; negative constants are dropped."""
+    weight = 1 / np.maximum(seconds, 1e-9)
+    terms, target = terms * weight[:, None], seconds * weight
+    scale = np.maximum(np.abs(terms).max(axis=0), 1e-30)
+    kept = list(range(terms.shape[1]))
+    found = np.zeros(terms.shape[1])
+    while kept:
+        solution = np.linalg.lstsq(terms[:, kept] / scale[kept], target, rcond=None)[0]
+        if (solution >= 0).all():
+            found[kept] = solution / scale[kept]
+            break
+        kept.pop(int(solution.argmin()))
+    return [float(value) for value in found]
+
+
+def _bandwidth(runner: Runner, block_bytes: int, clock: Clock) -> float:
+    blocks = min(64, runner.gpu_blocks, runner.host_blocks)
+    if blocks == 0:
+        return _ABSENT_BANDWIDTH
+    slots = list(range(blocks))
+    runner.mover.copy(Level.HOST, slots, Level.GPU, slots)
+    start = clock.now()
+    for _ in range(_COPIES):
+        runner.mover.copy(Level.HOST, slots, Level.GPU, slots)
+    return _COPIES * blocks * block_bytes / max(clock.now() - start, 1e-9)

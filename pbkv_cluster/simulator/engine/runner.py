@@ -1,0 +1,54 @@
+"""A runner without a device: batches and copies take the time that a cost model says, on a clock that is moved by hand."""
+
+from collections.abc import Sequence
+
+from pbkv_cluster.cache.tree.node import Level
+from pbkv_cluster.core.clock import ManualClock
+from pbkv_cluster.gpu_worker.engine.sequence import Chunk
+from pbkv_cluster.simulator.engine.cost_model import CostModel
+
+
+class SimulatedMover:
+    """Carries nothing, and takes as long as if it did."""
+
+    def __init__(self, cost: CostModel, clock: ManualClock) -> None:
+        self._cost = cost
+        self._clock = clock
+
+    def copy(self, source: Level, source_slots: Sequence[int], target: Level, target_slots: Sequence[int]) -> None:
+        """See `Mover.copy`."""
+        assert len(source_slots) == len(target_slots)
+        self._clock.advance(self._cost.copy_seconds(len(source_slots)))
+
+    def seconds(self, source: Level, target: Level, blocks: int) -> float:
+        """See `Mover.seconds`."""
+        return self._cost.copy_seconds(blocks)
+
+
+class SimulatedRunner:
+    """Computes nothing. The tokens it returns are of no use: every request has to force its output."""
+
+    vocabulary = 1 << 30
+    max_context = 1 << 24
+    eos: frozenset[int] = frozenset()
+
+    def __init__(self, gpu_blocks: int, host_blocks: int, cost: CostModel, clock: ManualClock) -> None:
+        self.gpu_blocks = gpu_blocks
+        self.host_blocks = host_blocks
+        self.cost = cost
+        self.mover = SimulatedMover(cost, clock)
+        self._clock = clock
+        self.started: set[str] = set()  # requests that have been in a batch
+
+    def run(self, chunks: Sequence[Chunk]) -> list[int]:
+        """See `Runner.run`."""
+        seconds, sequences, context = 0.0, 0, 0
+        for chunk in chunks:
+            if chunk.count == 1 and chunk.final:
+                sequences += 1
+                context += chunk.start
+            else:
+                seconds += self.cost.prefill_seconds(chunk.start, chunk.count)
+            self.started.add(chunk.sequence.request.id)
+        self._clock.advance(seconds + self.cost.decode_seconds(sequences, context))
+        return [0 for chunk in chunks if chunk.final]

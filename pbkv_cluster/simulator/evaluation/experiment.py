@@ -1,0 +1,88 @@
+"""Policies against each other over workloads, pressures and seeds: one row for each run, and their means."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.reuse.model.access_model import train as train_access
+from pbkv_cluster.simulator.engine.forecasting import train as train_predictor
+from pbkv_cluster.simulator.engine.simulation import Setup
+from pbkv_cluster.simulator.evaluation.comparison import BASELINE, BOUND, Comparison, Row
+from pbkv_cluster.simulator.traces.files import Trace
+from pbkv_cluster.simulator.workload.access_logs import access_logs
+from pbkv_cluster.simulator.workload.token_source import TokenSource
+from pbkv_cluster.simulator.workload.workload import Mix, make_workload
+
+__all__ = ["BASELINE", "BOUND", "Plan", "Row", "compare", "means", "train_state"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to compare."""
+
+    policies: tuple[str, ...]
+    pressures: tuple[float, ...]
+    seeds: int = 1
+    host_ratio: float = 0.0  # blocks in the host tier for each of the GPU
+    mix: Mix = field(default_factory=Mix)
+
+    def __post_init__(self) -> None:
+        """Raises:
+        InvalidArgument: a value is out of its range, or given twice.
+        """
+        for name, values in (("policies", self.policies), ("pressure", self.pressures)):
+            if not values or len(set(values)) != len(values) or not all(values):
+                raise InvalidArgument(name, "must be different values, at least one")
+        for pressure in self.pressures:
+            if not 0 < pressure < 1:
+                raise InvalidArgument("pressure", f"must be above 0 and below 1, got {pressure}")
+        if self.seeds < 1:
+            raise InvalidArgument("seeds", f"must be at least 1, got {self.seeds}")
+        if not 0 <= self.host_ratio < math.inf:
+            raise InvalidArgument("host_ratio", f"must be finite and not negative, got {self.host_ratio}")
+
+
+def compare(
+    traces: Sequence[Trace],
+    plan: Plan,
+    setup: Setup,
+    starts: Sequence[float] | None = None,
+    on_run: Callable[[], None] = lambda: None,
+) -> Iterator[Row]:
+    """Runs every policy of a plan on one workload, made of all of `traces`.
+
+    Args:
+        traces: what the workload is drawn from.
+        plan: what to compare.
+        setup: everything else; capacities and policy are the plan's.
+        starts: arrival times in seconds; None: a closed loop.
+        on_run: called after each run.
+
+    Raises:
+        InvalidArgument: see `make_workload`, `PressureScale` and `simulate`.
+    """
+    for seed in range(plan.seeds):
+        tokens = TokenSource(make_workload(traces, plan.mix, seed, starts))
+        comparison = Comparison(tokens, replace(setup, seed=seed), plan.host_ratio, on_run)
+        for pressure in plan.pressures:
+            if BOUND in plan.policies:
+                comparison.row(BOUND, pressure)  # so that all others know the gap
+            for policy in plan.policies:
+                yield comparison.row(policy, pressure)
+
+
+def train_state(setup: Setup, traces: Sequence[Trace]) -> Setup:
+    """The setup with a predictor and an access model that have seen the workflows of some traces, one after the other."""
+    workflows = [workflow for trace in traces for workflow in trace.workflows]
+    return replace(
+        setup,
+        predictor_state=train_predictor(setup.predictor, workflows),
+        access=train_access(access_logs(workflows)),
+    )
+
+
+def means(rows: Sequence[Row], name: str) -> float | None:
+    """The mean of one column over some rows, without those that lack it."""
+    values = [value for row in rows if (value := getattr(row, name)) is not None]
+    return math.fsum(values) / len(values) if values else None

@@ -1,0 +1,137 @@
+"""Replays workflows against a cluster in a closed loop: so many at a time, each waiting for its own steps."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pbkv_cluster.client import AsyncClient, AsyncWorkflow
+from pbkv_cluster.core.clock import Clock, SystemClock
+from pbkv_cluster.core.errors import InvalidArgument, PbkvError
+from pbkv_cluster.core.tokens import count, pack
+from pbkv_cluster.core.usage import HitMeter
+from pbkv_cluster.simulator.replay.report import Failure, ReplayReport, Spread
+from pbkv_cluster.simulator.traces.step_traces import TraceStep, TraceWorkflow
+from pbkv_cluster.simulator.workload.prompts import PromptBuilder
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOptions:
+    """How to replay."""
+
+    concurrency: int = 8  # workflows that run at a time
+    time_scale: float = 0.0  # recorded pauses are multiplied by it; 0: none
+    tenant: str = ""
+    id_suffix: str = ""  # of workflow ids, so that one cluster can be shown a trace twice
+
+    def __post_init__(self) -> None:
+        """Raises:
+        InvalidArgument: a value is out of its range.
+        """
+        if self.concurrency < 1:
+            raise InvalidArgument("concurrency", f"must be at least 1, got {self.concurrency}")
+        if not 0 <= self.time_scale < math.inf:
+            raise InvalidArgument("time_scale", f"must be finite and not negative, got {self.time_scale}")
+
+
+class Replay:
+    """One replay. Every step's reply is forced, so the next prompt is the one that was recorded.
+
+    A step that fails ends its workflow; the others go on. The server has to allow forced output.
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        prompts: PromptBuilder,
+        options: ReplayOptions,
+        on_step: Callable[[], None] = lambda: None,
+        clock: Clock | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Args:
+        on_step: called after each step that succeeded.
+        """
+        self._client = client
+        self._prompts = prompts
+        self._options = options
+        self._on_step = on_step
+        self._clock = clock or SystemClock()
+        self._sleep = sleep
+        self._meter = HitMeter()
+        self._ttfts: list[float] = []
+        self._latencies: list[float] = []
+        self._failures: list[Failure] = []
+        self._retries = 0
+        self._preemptions = 0
+
+    async def run(self, workflows: Sequence[TraceWorkflow]) -> ReplayReport:
+        """Replays the workflows, in order as places become free, and reports."""
+        started = self._clock.now()
+        queue = iter(workflows)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._options.concurrency):
+                group.create_task(self._drain(queue))
+        return ReplayReport(
+            meter=self._meter,
+            ttft=Spread.of(self._ttfts),
+            workflow_latency=Spread.of(self._latencies),
+            completed=len(self._latencies),
+            retries=self._retries,
+            preemptions=self._preemptions,
+            failures=tuple(self._failures),
+            wall_s=self._clock.now() - started,
+        )
+
+    async def _drain(self, queue: Iterator[TraceWorkflow]) -> None:
+        for workflow in queue:
+            await self._play(workflow)
+
+    async def _play(self, trace: TraceWorkflow) -> None:
+        started = self._clock.now()
+        position: int | None = None
+        try:
+            workflow = await self._client.start_workflow(
+                workload=trace.workload, tenant=self._options.tenant, workflow_id=trace.id + self._options.id_suffix
+            )
+        except PbkvError as error:
+            self._failures.append(Failure(trace.id, None, f"cannot be started: {error}"))
+            return
+        try:
+            for position, step in enumerate(trace.steps):
+                await self._step(workflow, step)
+                if position + 1 < len(trace.steps):
+                    await self._pause(workflow, step)
+        except PbkvError as error:
+            self._failures.append(Failure(trace.id, position, str(error)))
+        else:
+            self._latencies.append(self._clock.now() - started)
+        try:
+            await workflow.end()
+        except PbkvError as error:
+            self._failures.append(Failure(trace.id, None, f"cannot be ended: {error}"))
+
+    async def _step(self, workflow: AsyncWorkflow, step: TraceStep) -> None:
+        forced = self._prompts.output(step)
+        result = await workflow.run(
+            agent=step.agent,
+            prompt=self._prompts.prompt(step),
+            max_tokens=count(forced),
+            call_site=step.call_site,
+            forced_output=forced,
+        )
+        if pack(result.token_ids) != forced:
+            raise PbkvError(f"the server answered {len(result.token_ids)} tokens other than the {count(forced)} forced ones")
+        self._meter.add(result.usage)
+        self._ttfts.append(result.usage.ttft_s)
+        self._retries += result.usage.retries
+        self._preemptions += result.usage.preemptions
+        self._on_step()
+
+    async def _pause(self, workflow: AsyncWorkflow, step: TraceStep) -> None:
+        seconds = step.pause_s * self._options.time_scale
+        if not step.tool and not seconds:
+            return
+        # How long it will take is not told: whoever runs a tool does not know.
+        async with workflow.tool(step.tool or "tool"):
+            await self._sleep(seconds)

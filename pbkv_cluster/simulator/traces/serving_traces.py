@@ -1,0 +1,185 @@
+"""Reads traces of serving systems, which know prompts as ids of blocks: coding-agent sessions, single requests, bare arrivals.
+
+Equal block ids stand for equal prefixes, so a run of them becomes one segment, named after its first. Replies have ids of their
+own: these logs do not tell which blocks of a later prompt were once a reply.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from pbkv_cluster.simulator.traces.fields import FieldError, Fields
+from pbkv_cluster.simulator.traces.step_traces import (
+    MAX_TOKENS,
+    Segment,
+    SegmentKind,
+    TraceError,
+    TraceStep,
+    TraceWorkflow,
+    read_lines,
+)
+
+SESSION_AGENT = "main"  # of requests that no sub-agent made
+REQUEST_AGENT = "user"
+REQUEST_BLOCK_TOKENS = 512
+
+_MAX_ID = 2**53
+T = TypeVar("T")
+
+
+class TimedWorkflow(NamedTuple):
+    """A workflow and when it arrives, in seconds since the trace's start."""
+
+    starts_at: float
+    workflow: TraceWorkflow
+
+
+def read_sessions(path: Path) -> Iterator[TraceWorkflow]:
+    """Coding-agent sessions, one a line; the requests of sub-agents stand where the sub-agent was called.
+
+    Each request tells the blocks of its prompt as `hash_ranges`, [first, last] inclusive, of `block_size` tokens. Ids are the
+    session's own.
+
+    Raises:
+        TraceError: the file cannot be read, or a line breaks the format.
+    """
+    return _parse(path, lambda fields: _session(fields, path.name.split(".")[0]))
+
+
+def read_requests(path: Path) -> Iterator[TimedWorkflow]:
+    """Single requests of a chat service, one a line, in order of arrival: each a workflow of one step.
+
+    `timestamp` is in milliseconds, `hash_ids` are of blocks of 512 tokens, and the same in the whole file.
+
+    Raises:
+        TraceError: the file cannot be read, or a line breaks the format.
+    """
+    name = path.name.split(".")[0]
+    numbered = iter(range(_MAX_ID))
+    return _parse(path, lambda fields: _request(fields, name, next(numbered)))
+
+
+def read_arrivals(path: Path) -> Iterator[float]:
+    """Arrival times of a log with a `TIMESTAMP` a line, in seconds since the first.
+
+    Raises:
+        TraceError: the file cannot be read, or a line breaks the format, or goes back in time.
+    """
+    first: list[datetime] = []
+    latest = [0.0]
+
+    def seconds(fields: Fields) -> float:
+        text = fields.text("TIMESTAMP")
+        try:
+            at = datetime.fromisoformat(text[:26])  # it has a digit more than a datetime holds
+            first.append(at)
+            since = (at - first[0]).total_seconds()
+        except (ValueError, TypeError) as error:
+            raise FieldError("TIMESTAMP", f"must be a date and time, got {text!r}") from error
+        if since < latest[0]:
+            raise FieldError("TIMESTAMP", f"{text!r} is before the line above")
+        latest[0] = since
+        del first[1:]
+        return since
+
+    return _parse(path, seconds)
+
+
+def _parse(path: Path, build: Callable[[Fields], T]) -> Iterator[T]:
+    empty = True
+    for number, line in read_lines(path):
+        try:
+            yield build(Fields(json.loads(line)))
+        except FieldError as error:
+            raise TraceError(f"{path}, line {number}: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise TraceError(f"{path}, line {number}: not a line of JSON: {error}") from error
+        empty = False
+    if empty:
+        raise TraceError(f"{path}: holds no lines")
+
+
+def _session(fields: Fields, workload: str) -> TraceWorkflow:
+    name = fields.text("id")
+    block = fields.count("block_size", 1 << 16)
+    if block == 0:
+        raise FieldError("block_size", "must be at least 1")
+    requests = list(_flat(fields, SESSION_AGENT))
+    if not requests:
+        raise FieldError("requests", "must hold at least one request")
+    # Think time is the user's or the tool's before a request; a step has the pause behind it.
+    pauses = [request.optional_seconds("think_time") for request, _ in requests[1:]]
+    steps = tuple(
+        _session_step(request, agent, f"{workload}/{name}", position, block, pause)
+        for position, ((request, agent), pause) in enumerate(zip(requests, [*pauses, 0.0], strict=True))
+    )
+    return TraceWorkflow(name, workload, steps)
+
+
+def _flat(fields: Fields, agent: str) -> Iterator[tuple[Fields, str]]:
+    for entry in fields.objects("requests"):
+        if "requests" in entry.value:
+            yield from _flat(entry, entry.text("subagent_type"))
+        else:
+            yield entry, agent
+
+
+def _session_step(fields: Fields, agent: str, prefix: str, position: int, block: int, pause: float) -> TraceStep:
+    segments = []
+    for first, last in _ranges(fields):
+        segments.append(Segment(SegmentKind.HISTORY, f"{prefix}/{first}", (last - first + 1) * block))
+    tokens = fields.count("in", MAX_TOKENS)
+    rest = tokens - sum(segment.tokens for segment in segments)
+    if not 0 <= rest < block:
+        raise FieldError(fields.path("in"), f"is {tokens}, but the blocks of hash_ranges hold {tokens - rest}")
+    if rest:
+        segments.append(Segment(SegmentKind.TASK, f"{prefix}/rest/{position}", rest))
+    if not segments:
+        raise FieldError(fields.path("in"), "must be at least 1")
+    out = fields.count("out", MAX_TOKENS)
+    return TraceStep(agent, tuple(segments), f"{prefix}/output/{position}", out, pause_s=pause)
+
+
+def _ranges(fields: Fields) -> list[tuple[int, int]]:
+    found = []
+    for position, pair in enumerate(_list(fields, "hash_ranges")):
+        name = f"hash_ranges[{position}]"
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise FieldError(fields.path(name), "must be a pair [first, last]")
+        first, last = (_block_id(fields, f"{name}[{at}]", value) for at, value in enumerate(pair))
+        if not first <= last < first + MAX_TOKENS:
+            raise FieldError(fields.path(name), f"must not go from {first} to {last}")
+        found.append((first, last))
+    return found
+
+
+def _request(fields: Fields, workload: str, number: int) -> TimedWorkflow:
+    tokens = fields.count("input_length", MAX_TOKENS)
+    ids = _list(fields, "hash_ids")
+    full = len(ids) * REQUEST_BLOCK_TOKENS
+    if not ids or not full - REQUEST_BLOCK_TOKENS < tokens <= full:
+        raise FieldError("hash_ids", f"are {len(ids)} blocks of {REQUEST_BLOCK_TOKENS} tokens, but input_length is {tokens}")
+    segments = []
+    for position, value in enumerate(ids):
+        length = min(REQUEST_BLOCK_TOKENS, tokens - position * REQUEST_BLOCK_TOKENS)
+        block = _block_id(fields, f"hash_ids[{position}]", value)
+        segments.append(Segment(SegmentKind.HISTORY, f"{workload}/{block}", length))
+    name = f"{workload}-{number}"
+    out = fields.count("output_length", MAX_TOKENS)
+    step = TraceStep(REQUEST_AGENT, tuple(segments), f"{name}/output", out)
+    return TimedWorkflow(fields.count("timestamp", _MAX_ID) / 1000, TraceWorkflow(name, workload, (step,)))
+
+
+def _list(fields: Fields, name: str) -> list[object]:
+    value = fields.value.get(name)
+    if not isinstance(value, list):
+        raise FieldError(fields.path(name), "is missing" if value is None else "must be a list")
+    return value
+
+
+def _block_id(fields: Fields, name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _MAX_ID:
+        raise FieldError(fields.path(name), "must be the number of a block")
+    return value

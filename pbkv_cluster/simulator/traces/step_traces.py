@@ -1,0 +1,187 @@
+"""Reads step traces: one JSON object per model call, each workflow's lines together and in order, plain or gzipped.
+
+A trace holds no text. A prompt is a list of segments, and equal segment ids mean equal text, in every trace.
+"""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import groupby
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from pbkv_cluster.core.errors import PbkvError
+from pbkv_cluster.core.text.words import WORD_BITS
+from pbkv_cluster.simulator.traces.fields import FieldError, Fields
+
+MAX_TOKENS = 16 << 20  # of one segment; beyond any context window, so that a corrupt count cannot exhaust the memory
+
+
+class TraceError(PbkvError):
+    """A trace cannot be used; the message names the file, and where they are known the line and the field."""
+
+
+class SegmentKind(StrEnum):
+    """What a segment is in its prompt."""
+
+    SYSTEM = "system"
+    SHARED = "shared"
+    HISTORY = "history"
+    TOOL = "tool"
+    TASK = "task"
+
+
+_KINDS = {kind.value: kind for kind in SegmentKind}
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A run of prompt tokens. Its ids are a function of `id`; a shorter segment of the same id is a prefix of a longer one."""
+
+    kind: SegmentKind
+    id: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TraceStep:
+    """One model call, and the pause behind it."""
+
+    agent: str
+    prompt: tuple[Segment, ...]
+    output_id: str  # the id under which the reply comes back as a segment
+    output_tokens: int
+    call_site: str = ""  # which of the agent's prompt templates, where the log told
+    tool: str = ""  # what the workflow waited for afterwards, where the log told
+    pause_s: float = 0.0  # seconds until the next call; 0 where not logged
+    task_words: tuple[int, ...] = ()  # hashed, of the workflow's task, in its first step
+    words: tuple[int, ...] = ()  # hashed, of the reply's first characters, where the log has them
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(segment.tokens for segment in self.prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class TraceWorkflow:
+    """One run of an agent application, first step to last."""
+
+    id: str
+    workload: str
+    steps: tuple[TraceStep, ...]
+    group: str = ""  # of the runs of one task; by default a run is a group of its own
+
+    def __post_init__(self) -> None:
+        if not self.group:
+            object.__setattr__(self, "group", self.id)
+
+
+def read_workflows(path: Path) -> Iterator[TraceWorkflow]:
+    """The workflows of a trace, each as soon as its last line has been read.
+
+    Args:
+        path: a `.jsonl` file, or a gzipped one whose name ends in `.gz`.
+
+    Raises:
+        TraceError: the file cannot be read, or a line breaks the format. Workflows before it have been returned by then.
+    """
+    seen: set[str] = set()
+    for workflow, records in groupby(_records(path), key=lambda record: record.workflow):
+        steps: list[TraceStep] = []
+        workload = group = ""
+        for record in records:
+            if workflow in seen:
+                problem = f"workflow_id: {workflow!r} goes on after another workflow; its lines must stand together"
+                raise TraceError(f"{path}, line {record.line}: {problem}")
+            if record.position != len(steps):
+                problem = f"step: must be {len(steps)}, the next of its workflow, got {record.position}"
+                raise TraceError(f"{path}, line {record.line}: {problem}")
+            if steps and record.group not in ("", group):
+                problem = f"task_group: must be {group!r}, as in the workflow's first line, got {record.group!r}"
+                raise TraceError(f"{path}, line {record.line}: {problem}")
+            workload, group = record.workload, record.group if not steps else group
+            steps.append(record.step)
+        seen.add(workflow)
+        yield TraceWorkflow(workflow, workload, tuple(steps), group)
+    if not seen:
+        raise TraceError(f"{path}: holds no steps")
+
+
+class _Record(NamedTuple):
+    line: int
+    workflow: str
+    workload: str
+    group: str
+    position: int
+    step: TraceStep
+
+
+def _records(path: Path) -> Iterator[_Record]:
+    for number, line in read_lines(path):
+        try:
+            fields = Fields(json.loads(line))
+            position = fields.count("step", MAX_TOKENS)
+            workflow, workload = fields.text("workflow_id"), fields.text("workload")
+            record = _Record(number, workflow, workload, fields.optional_text("task_group"), position, _step(fields, position))
+        except FieldError as error:
+            raise TraceError(f"{path}, line {number}: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise TraceError(f"{path}, line {number}: not a line of JSON: {error}") from error
+        yield record
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a plain or gzipped file that are not blank, each with its number, from 1.
+
+    Raises:
+        TraceError: the file cannot be read.
+    """
+    number = 0
+    try:
+        with _open(path) as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line
+    except (EOFError, zlib.error) as error:
+        raise TraceError(f"{path}, behind line {number}: the gzip stream is cut short or damaged: {error}") from error
+    except gzip.BadGzipFile as error:
+        raise TraceError(f"{path}, behind line {number}: not a gzip file, or a damaged one: {error}") from error
+    except OSError as error:
+        raise TraceError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")
+    return path.open("rb")
+
+
+def _step(fields: Fields, position: int) -> TraceStep:
+    prompt = tuple(_segment(entry) for entry in fields.objects("prompt_segments"))
+    tokens = sum(segment.tokens for segment in prompt)
+    if not tokens:
+        raise FieldError("prompt_segments", "must hold at least one token")
+    declared = fields.count("prompt_tokens", len(prompt) * MAX_TOKENS)
+    if declared != tokens:
+        raise FieldError("prompt_tokens", f"is {declared}, but the segments hold {tokens}")
+    return TraceStep(
+        agent=fields.text("agent"),
+        prompt=prompt,
+        output_id=fields.text("output_id"),
+        output_tokens=fields.count("output_tokens", MAX_TOKENS),
+        call_site=fields.optional_text("phase"),
+        tool=fields.optional_text("action"),
+        pause_s=fields.optional_seconds("tool_s"),
+        task_words=fields.optional_numbers("task_words", 1 << WORD_BITS) if not position else (),
+        words=fields.optional_numbers("words", 1 << WORD_BITS),
+    )
+
+
+def _segment(fields: Fields) -> Segment:
+    kind = _KINDS.get(fields.text("kind"))
+    if kind is None:
+        raise FieldError(fields.path("kind"), f"{fields.text('kind')!r} is unknown; must be one of {', '.join(_KINDS)}")
+    return Segment(kind, fields.text("id"), fields.count("tokens", MAX_TOKENS))

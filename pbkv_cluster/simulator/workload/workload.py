@@ -1,0 +1,153 @@
+"""What is to be simulated: which workflows come, in which order, when, and how long each thinks between its steps."""
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.simulator.traces.files import Trace
+from pbkv_cluster.simulator.traces.step_traces import TraceStep, TraceWorkflow
+
+THINK_MEDIAN_S = 2.0
+THINK_SIGMA = 1.0
+_MAJORITY = 0.8  # of the workflows, from the traces that prevail in one half of a drifting workload
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One workflow of a workload."""
+
+    id: str  # unique in the workload
+    workflow: TraceWorkflow
+    pauses: tuple[float, ...]  # seconds behind each step
+    starts_at: float | None = None  # seconds; None: as soon as another has ended
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Arrivals in order. In a closed loop `concurrency` workflows run at a time; in an open one it is 0."""
+
+    name: str
+    arrivals: tuple[Arrival, ...]
+    concurrency: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """How to make a workload from traces."""
+
+    workflows: int | None = None  # default: as many as the traces hold
+    concurrency: int = 32
+    think_scale: float = 1.0  # of the log-normal part of a pause
+    drift: bool = False  # half-way, the second half of the traces takes over from the first
+
+    def __post_init__(self) -> None:
+        """Raises:
+        InvalidArgument: a value is out of its range.
+        """
+        if self.workflows is not None and self.workflows < 1:
+            raise InvalidArgument("workflows", f"must be at least 1, got {self.workflows}")
+        if self.concurrency < 1:
+            raise InvalidArgument("concurrency", f"must be at least 1, got {self.concurrency}")
+        if not 0 <= self.think_scale < 1e6:
+            raise InvalidArgument("think_scale", f"must be from 0 to 1e6, got {self.think_scale}")
+
+
+def make_workload(traces: Sequence[Trace], mix: Mix, seed: int, starts: Sequence[float] | None = None) -> Workload:
+    """Draws a workload.
+
+    Each trace's workflows come in an order drawn from the seed. When all have come, they come again as private copies: what
+    only one workflow had is a different text then, what several share stays the same. Several traces get equal shares.
+
+    A pause is what the trace logged, plus a log-normal time (median 2 s, sigma 1) times `mix.think_scale`: logs of agent
+    frameworks leave out the tools and people that a service waits for. It depends on the seed, the arrival and the step alone.
+
+    Args:
+        traces: at least one. A single one with arrival times of its own makes an open loop at these times.
+        mix: what to draw.
+        seed: of everything that is drawn.
+        starts: arrival times in seconds, for an open loop of as many workflows.
+
+    Raises:
+        InvalidArgument: there is no trace, or fewer arrival times than workflows are wanted.
+    """
+    if not traces:
+        raise InvalidArgument("traces", "must name at least one")
+    name = "+".join(trace.name for trace in traces)
+    own = traces[0].starts_at
+    if starts is None and own is not None and len(traces) == 1:
+        timed = list(zip(traces[0].workflows, own, strict=True))[: mix.workflows]
+        arrivals = tuple(_arrival(number, workflow, mix, seed, at) for number, (workflow, at) in enumerate(timed))
+        return Workload(name, arrivals, 0)
+    wanted = mix.workflows or (len(starts) if starts is not None else sum(len(trace.workflows) for trace in traces))
+    if starts is not None and len(starts) < wanted:
+        raise InvalidArgument("starts", f"has {len(starts)} arrival times, fewer than {wanted} workflows need")
+    drawn = _draw(traces, wanted, mix.drift, seed)
+    arrivals = tuple(
+        _arrival(number, workflow, mix, seed, None if starts is None else starts[number])
+        for number, workflow in enumerate(drawn)
+    )
+    return Workload(name, arrivals, mix.concurrency if starts is None else 0)
+
+
+def _arrival(number: int, workflow: TraceWorkflow, mix: Mix, seed: int, starts_at: float | None) -> Arrival:
+    draws = random.Random(f"pbkv-think/{seed}/{number}")
+    pauses = tuple(
+        step.pause_s + mix.think_scale * THINK_MEDIAN_S * draws.lognormvariate(0.0, THINK_SIGMA) for step in workflow.steps
+    )
+    return Arrival(f"{number}:{workflow.id}", workflow, pauses, starts_at)
+
+
+def _draw(traces: Sequence[Trace], wanted: int, drift: bool, seed: int) -> Iterator[TraceWorkflow]:
+    shared = _shared_ids(traces)
+    streams = [_shuffled(trace, shared, f"pbkv-order/{seed}/{number}") for number, trace in enumerate(traces)]
+    draws = random.Random(f"pbkv-mix/{seed}")
+    first = -(-len(streams) // 2)
+    for number in range(wanted):
+        group = streams
+        if drift and len(streams) > 1:
+            early = (number < wanted / 2) == (draws.random() < _MAJORITY)
+            group = streams[:first] if early else streams[first:]
+        yield next(draws.choice(group))
+
+
+def _shuffled(trace: Trace, shared: frozenset[str], seed: str) -> Iterator[TraceWorkflow]:
+    draws = random.Random(seed)
+    copy = 0
+    while True:
+        order = list(trace.workflows)
+        draws.shuffle(order)
+        for workflow in order:
+            yield _private(workflow, f"#{copy}", shared) if copy else workflow
+        copy += 1
+
+
+def _shared_ids(traces: Sequence[Trace]) -> frozenset[str]:
+    """Ids of texts that at least two workflows have."""
+    owners: Counter[str] = Counter()
+    for trace in traces:
+        for workflow in trace.workflows:
+            owners.update({name for step in workflow.steps for name in _ids(step)})
+    return frozenset(name for name, count in owners.items() if count > 1)
+
+
+def _ids(step: TraceStep) -> Iterator[str]:
+    yield step.output_id
+    for segment in step.prompt:
+        yield segment.id
+
+
+def _private(workflow: TraceWorkflow, suffix: str, shared: frozenset[str]) -> TraceWorkflow:
+    def own(name: str) -> str:
+        return name if name in shared else name + suffix
+
+    steps = tuple(
+        replace(
+            step,
+            prompt=tuple(replace(segment, id=own(segment.id)) for segment in step.prompt),
+            output_id=own(step.output_id),
+        )
+        for step in workflow.steps
+    )
+    return replace(workflow, id=workflow.id + suffix, steps=steps)

@@ -1,1 +1,0 @@
-"""Learned access: which of a workflow's blocks its coming steps will use, and when."""

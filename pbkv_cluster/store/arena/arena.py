@@ -1,0 +1,143 @@
+"""The arena: one file in shared memory per node, in regions that workers lease.
+
+A worker that restarts within its lease is given the same region again. The memory is reserved when a region is first leased, so
+that a machine that lacks it says so then, and not with a bus error in the middle of a copy.
+"""
+
+import contextlib
+import errno
+import logging
+import mmap
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pbkv_cluster.core.clock import Clock
+from pbkv_cluster.core.errors import InvalidArgument, ResourceExhausted
+from pbkv_cluster.store.arena.region_lock import try_lock, unlock
+
+log = logging.getLogger(__name__)
+
+_PREFIX = "pbkv-arena-"
+
+
+@dataclass(slots=True)
+class Region:
+    """Bytes `offset` to `offset + size` of the arena."""
+
+    offset: int
+    size: int
+    expires_at: float
+    address: str = ""  # where the worker that holds it can be reached
+
+
+class Arena:
+    """A file of fixed size, mapped by every worker of the node."""
+
+    def __init__(self, capacity: int, lease_s: float, clock: Clock, directory: Path | None = None) -> None:
+        """Args:
+        capacity: bytes; only what is leased takes memory.
+        lease_s: seconds for which a region stays a worker's without a word from it.
+        clock: for the leases.
+        directory: of the file; by default the machine's shared memory.
+        """
+        self.capacity = capacity // mmap.PAGESIZE * mmap.PAGESIZE
+        self.lease_s = lease_s
+        self._clock = clock
+        directory = directory or default_directory()
+        sweep(directory)
+        self.path = directory / f"{_PREFIX}{os.getpid()}-{id(self):x}"
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        os.ftruncate(self._file, self.capacity)
+        self._regions: dict[str, Region] = {}
+
+    def lease(self, worker_id: str, size: int, address: str = "") -> Region:
+        """Gives a worker a region of at least `size` bytes, or renews the one it has.
+
+        Size 0 renews whatever the worker has; if that is nothing, it only makes the worker known.
+
+        Raises:
+            InvalidArgument: the size is negative.
+            ResourceExhausted: the arena or the machine has no such room.
+        """
+        if size < 0:
+            raise InvalidArgument("bytes", f"must not be negative, got {size}")
+        size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        expires_at = self._clock.now() + self.lease_s
+        region = self._regions.get(worker_id)
+        if region is not None and size and region.size != size:
+            if not self._free(worker_id):
+                raise ResourceExhausted(f"another process of {worker_id} still uses {region.size} bytes of the arena")
+            region = None
+        if region is not None:  # before others are expired: one that renews late finds its bytes, if they are there still
+            region.expires_at = expires_at
+        self._expire()
+        if region is None:
+            region = self._regions[worker_id] = Region(self._reserve(size), size, expires_at)
+        region.address = address or region.address
+        return region
+
+    def regions(self) -> dict[str, Region]:
+        """The regions under lease, by worker."""
+        self._expire()
+        return dict(self._regions)
+
+    def close(self) -> None:
+        """Removes the file. Workers that have it mapped keep their memory."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+            self.path.unlink(missing_ok=True)
+
+    def _expire(self) -> None:
+        now = self._clock.now()
+        for worker_id in [name for name, region in self._regions.items() if region.expires_at < now]:
+            if not self._free(worker_id):
+                log.warning("worker %s is silent but alive: it keeps its part of the arena", worker_id)
+                self._regions[worker_id].expires_at = now + self.lease_s
+
+    def _free(self, worker_id: str) -> bool:
+        """Gives a region's memory back to the machine; False if a living process has it mapped."""
+        region = self._regions[worker_id]
+        if region.size:
+            if not try_lock(self._file, region.offset, region.size):
+                return False
+            with mmap.mmap(self._file, region.size, offset=region.offset) as mapped:
+                mapped.madvise(mmap.MADV_REMOVE)
+            unlock(self._file, region.offset, region.size)
+        del self._regions[worker_id]
+        return True
+
+    def _reserve(self, size: int) -> int:
+        if size == 0:
+            return 0
+        at = 0
+        for region in sorted(self._regions.values(), key=lambda region: region.offset):
+            if region.offset - at >= size:
+                break
+            at = region.offset + region.size
+        if at + size > self.capacity:
+            raise ResourceExhausted(f"the arena of {self.capacity} bytes has no room for {size} more (host_store.memory_share)")
+        try:
+            os.posix_fallocate(self._file, at, size)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.ENOMEM):
+                raise
+            raise ResourceExhausted(f"the machine's shared memory has no room for {size} bytes: {error.strerror}") from error
+        return at
+
+
+def default_directory() -> Path:
+    """The machine's shared memory, or its temporary directory where there is none."""
+    shared = Path("/dev/shm")
+    return shared if shared.is_dir() else Path(tempfile.gettempdir())
+
+
+def sweep(directory: Path) -> None:
+    """Removes arenas whose host store died without doing so."""
+    for path in directory.glob(f"{_PREFIX}*"):
+        pid = path.name.removeprefix(_PREFIX).split("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            with contextlib.suppress(FileNotFoundError):  # another sweep was faster
+                path.unlink()

@@ -1,0 +1,295 @@
+"""The guard: its shadows against real caches, and what it makes of good and of bad policies."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pbkv_cluster.cache.cache import KVCache
+from pbkv_cluster.cache.guard.balance import Balance, GuardStat
+from pbkv_cluster.cache.guard.guarded import GuardedCache, make_cache
+from pbkv_cluster.cache.handle import UNRECORDED
+from pbkv_cluster.cache.policies.base import ReusePolicy
+from pbkv_cluster.cache.tiers.mover import NullMover
+from pbkv_cluster.cache.tree.node import Node
+from pbkv_cluster.core.blocks import Namespace
+from pbkv_cluster.core.clock import ManualClock
+from pbkv_cluster.core.config import CacheConfig
+from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
+from pbkv_cluster.core.tokens import BLOCK_TOKENS, TOKEN_BYTES, count, pack
+from pbkv_cluster.core.usage import Tier
+
+SPACE = Namespace("m", "r", "f", "l")
+AGENTS = ("planner", "coder")
+HOT = 1000  # prompts that begin with a token below it come again
+REFORM_S = 1000.0
+
+
+class Hostile(ReusePolicy):
+    """The most recently used goes first."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        del config
+
+    def value(self, node: Node, now: float) -> float:
+        return -node.last_access
+
+
+class Senseless(ReusePolicy):
+    """Anything may go."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        del config
+        self._random = random.Random(1)
+
+    def value(self, node: Node, now: float) -> float:
+        return self._random.random()
+
+
+class Informed(ReusePolicy):
+    """What never comes again goes first."""
+
+    steady = True
+
+    def __init__(self, config: CacheConfig) -> None:
+        del config
+
+    def value(self, node: Node, now: float) -> float:
+        return float(int.from_bytes(node.tokens[:TOKEN_BYTES], "little") < HOT)
+
+
+class Reformed(Informed):
+    """Hostile at first."""
+
+    steady = False
+
+    def value(self, node: Node, now: float) -> float:
+        return -node.last_access if now < REFORM_S else node.last_access + 1e9 * super().value(node, now)
+
+
+def named(policy: type[ReusePolicy]) -> str:
+    return f"{__name__}:{policy.__name__}"
+
+
+class Steps:
+    """Steps that run one after the other, and what they found."""
+
+    def __init__(self, cache: KVCache, clock: ManualClock) -> None:
+        self.cache = cache
+        self.clock = clock
+        self.prompt_tokens = 0
+        self.hits = 0
+        self.epoch = 0
+
+    def run(self, prompt: bytes, output: bytes, workflow: str, agent: str, chunk: int = 1 << 20, again: bool = False) -> bool:
+        """A prefill in chunks, then a decode token by token. False if there is no room."""
+        self.clock.advance(1.0)
+        lease = self.cache.open(SPACE, prompt, workflow, agent, 0, count(prompt), again=again)
+        if lease is None:
+            return False
+        if not again:
+            self.prompt_tokens += count(prompt)
+            self.hits += lease.delivered.get(Tier.GPU, 0)
+        tokens, at = prompt + output, lease.committed * BLOCK_TOKENS
+        while at < count(tokens):
+            at = min(at + chunk, count(prompt)) if at < count(prompt) else at + 1
+            if not self.cache.grow(lease, at):
+                break
+            self.clock.advance(0.001)
+            self.cache.commit(lease, tokens[: at * TOKEN_BYTES])
+        self.cache.close(lease)
+        return True
+
+    def forecast(self, workflow: str, share: float) -> None:
+        self.epoch += 1
+        steps = (StepForecast({AGENTS[0]: share, AGENTS[1]: 1 - share}, 0.9),)
+        self.cache.apply(Forecast(workflow, self.epoch, 0.0, steps))
+
+
+def cache_of(policy: str, blocks: int, **fields: object) -> tuple[KVCache, ManualClock]:
+    clock = ManualClock()
+    return make_cache(blocks, 0, CacheConfig.model_validate({"policy": policy, **fields}), NullMover(), clock), clock
+
+
+def player(policy: str, blocks: int, **fields: object) -> Steps:
+    return Steps(*cache_of(policy, blocks, **fields))
+
+
+def seen(steps: Steps) -> GuardStat:
+    stat = steps.cache.guard()
+    assert stat is not None
+    return stat
+
+
+def history(steps: Steps, seed: int, length: int) -> None:
+    """Steps of workflows that share stems, with forecasts and ends between them."""
+    source = random.Random(seed)
+    for _ in range(length):
+        workflow, agent = f"w{source.randrange(5)}", source.choice(AGENTS)
+        kind = source.random()
+        if kind < 0.1:
+            steps.cache.retire(workflow)
+        elif kind < 0.3:
+            steps.forecast(workflow, source.random())
+        else:
+            stem = [source.randrange(3)] * source.choice((8, 16, 40, 64))
+            tail = [source.randrange(2) for _ in range(source.randrange(1, 90))]
+            output = [source.randrange(2) for _ in range(source.randrange(1, 40))]
+            steps.run(pack(stem + tail), pack(output), workflow, agent, source.choice((16, 33, 1000)))
+
+
+def hot_and_cold(seed: int, length: int) -> Iterator[bytes]:
+    """Prompts of eight blocks and a token: more than half come again and again, the others never."""
+    source = random.Random(seed)
+    for number in range(length):
+        name = source.randrange(30) if source.random() < 0.6 else HOT + number
+        yield pack([name] * (8 * BLOCK_TOKENS + 1))
+
+
+def play(policy: str, length: int = 3000, blocks: int = 160, **fields: object) -> Steps:
+    steps = player(policy, blocks, **fields)
+    for number, prompt in enumerate(hot_and_cold(0, length)):
+        steps.run(prompt, pack([0]), f"w{number % 8}", AGENTS[0])
+    return steps
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32), blocks=st.sampled_from((16, 24, 40)))
+def test_shadows_hit_what_caches_of_their_own_would(seed: int, blocks: int) -> None:
+    """Of steps that run one after the other, exactly: the shadow of LRU as LRU alone, that of the policy as it alone."""
+    guarded, lru = player("pbkv-paper", blocks), player("lru", blocks)
+    alone = player("pbkv-paper", blocks, guard=False)
+    for steps in (guarded, lru, alone):
+        history(steps, seed, 60)
+    guarded.cache.check_integrity()
+    stat = seen(guarded)
+    assert (stat.lru_hit_tokens, stat.policy_shadow_hit_tokens) == (lru.hits, alone.hits)
+    assert (stat.prompt_tokens, stat.hit_tokens) == (guarded.prompt_tokens, guarded.hits)
+    assert stat.prompt_tokens == lru.prompt_tokens
+
+
+@pytest.mark.parametrize("policy", [Hostile, Senseless])
+def test_a_bad_policy_costs_little(policy: type[ReusePolicy]) -> None:
+    lru, guarded, alone = play("lru"), play(named(policy)), play(named(policy), guard=False)
+    stat = seen(guarded)
+    assert stat.leaning
+    assert stat.switches % 2
+    assert guarded.cache.tiers.decisions["guard_lean"] - guarded.cache.tiers.decisions["guard_recover"] == 1
+    assert stat.lru_hit_tokens == lru.hits
+    assert guarded.hits >= 0.9 * lru.hits
+    assert alone.hits <= guarded.hits
+    assert stat.lru_share > 0.5
+
+
+def test_a_hostile_policy_is_far_worse_without_a_guard() -> None:
+    assert play(named(Hostile), guard=False).hits < 0.8 * play("lru").hits
+
+
+def test_a_good_policy_is_left_alone() -> None:
+    guarded, alone = play(named(Informed)), play(named(Informed), guard=False)
+    stat = seen(guarded)
+    assert (stat.leaning, stat.switches, stat.evicted_by_lru, stat.lru_share) == (False, 0, 0, 0.0)
+    assert guarded.hits == alone.hits == stat.policy_shadow_hit_tokens > stat.lru_hit_tokens
+    assert stat.evicted_by_policy > 0
+
+
+def test_what_was_bad_may_become_good() -> None:
+    steps = player(named(Reformed), 160)
+    for number, prompt in enumerate(hot_and_cold(0, 4000)):
+        steps.run(prompt, pack([0]), f"w{number % 8}", AGENTS[0])
+        if steps.clock.now() < REFORM_S:
+            bad = seen(steps).leaning
+    assert bad
+    assert not seen(steps).leaning
+    assert 0 < seen(steps).lru_share < 1
+    steps.cache.check_integrity()
+
+
+def test_a_preempted_step_counts_once() -> None:
+    steps = player("pbkv-paper", 40)
+    prompt = pack(range(65))
+    steps.run(prompt, b"", "w", "planner")
+    before = seen(steps)
+    steps.run(prompt, b"", "w", "planner", again=True)
+    assert seen(steps) == before
+    steps.run(prompt, b"", "w", "planner")
+    assert seen(steps).lru_hit_tokens == 64
+
+
+def test_a_shadow_without_room_counts_what_it_holds() -> None:
+    steps = player("pbkv-paper", 12)
+    cache = steps.cache
+    assert isinstance(cache, GuardedCache)
+    prompt = pack(range(4 * BLOCK_TOKENS + 1))
+    steps.run(prompt, b"", "w", "planner")
+    for shadow in cache.shadows:  # as if what runs there were longer
+        assert shadow.cache.open(SPACE, pack(range(9000, 9001)), "x", "planner", 0, 1) is not None
+        assert shadow.cache.tiers.take(8) is not None
+    steps.run(prompt + pack([7] * 64), b"", "w", "planner")
+    assert seen(steps).lru_hit_tokens == seen(steps).policy_shadow_hit_tokens == 4 * BLOCK_TOKENS
+    assert all(not shadow._leases for shadow in cache.shadows)
+
+
+def test_shadows_forget_with_the_cache() -> None:
+    steps = play("pbkv-paper", 20)
+    cache = steps.cache
+    assert isinstance(cache, GuardedCache)
+    assert steps.cache.clear() > 0
+    assert [shadow.cache.tree.nodes for shadow in cache.shadows] == [0, 0]
+
+
+def test_lru_needs_no_guard_and_others_can_do_without() -> None:
+    assert cache_of("lru", 10)[0].guard() is None
+    assert cache_of("pbkv-paper", 10, guard=False)[0].guard() is None
+    with pytest.raises(InvalidArgument, match=r"cache\.policy"):
+        cache_of("clairvoyance", 10)
+
+
+def test_nothing_is_said_before_enough_has_been_seen() -> None:
+    balance = Balance(0.98, 200)
+    changes = [balance.add(100, 0) for _ in range(60)]
+    assert 40 <= changes.index(True) <= 50
+    assert sum(changes) == 1
+
+
+@given(floor=st.floats(0.5, 1.0), steps=st.integers(10, 1000))
+def test_one_step_does_not_change_a_mind_twice(floor: float, steps: int) -> None:
+    """Where both hit the same but for every other step, the guard keeps its opinion."""
+    balance = Balance(floor, steps)
+    while not balance.leaning:
+        balance.add(100, round(100 * floor) - 2)
+    changes = sum(balance.add(100, round(100 * floor) - 2 + 2 * (number % 2)) for number in range(4 * steps))
+    assert changes == 0
+
+
+def test_equal_hits_are_no_reason_to_lean() -> None:
+    balance = Balance(1.0, 200)
+    assert not any(balance.add(hits, hits) for hits in (0, 100, 7) * 200)
+
+
+def test_the_shadow_of_the_policy_reads_the_record_of_the_cache_and_that_of_lru_none() -> None:
+    steps = player("pbkv-paper", 64)
+    for agent in AGENTS:
+        assert steps.run(pack([1] * 40), pack([2] * 40), "w", agent)
+    cache = steps.cache
+    assert isinstance(cache, GuardedCache)
+    (owner,) = cache.workflows.all()
+    lru, policy = ({each.id: each for each in shadow.cache.workflows.all()}["w"] for shadow in cache.shadows)
+    assert policy.record is owner.record
+    assert {node.owners[lru] for node in lru.nodes} == set(UNRECORDED)
+    assert len(owner.record.steps) == 2, "each step is recorded once"
+    for node in policy.nodes:
+        assert set(node.owners[policy].agents) == set(AGENTS)
+
+
+@pytest.mark.parametrize("policy", ["lru", "retired-lru", "lfu"])
+def test_policies_that_do_not_ask_for_a_record_have_none(policy: str) -> None:
+    steps = player(policy, 64, guard=False)
+    assert steps.run(pack([1] * 40), pack([2] * 40), "w", AGENTS[0])
+    (owner,) = steps.cache.workflows.all()
+    assert owner.record.steps == []
+    assert steps.cache.popularity.blocks == 0
+    assert len(owner.nodes) == 1, "and nothing cuts its nodes"

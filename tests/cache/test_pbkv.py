@@ -1,0 +1,215 @@
+"""Our policy through a real cache: what it keeps once it has seen workflows like these."""
+
+import math
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pbkv_cluster.cache.guard.guarded import GuardedCache
+from pbkv_cluster.cache.policies.pbkv import Pbkv
+from pbkv_cluster.core.config import CacheConfig
+from pbkv_cluster.reuse.rank.density import hit_density
+from pbkv_cluster.reuse.rank.timing import HORIZONS
+from pbkv_cluster.reuse.record.prefix_popularity import PrefixStat
+from tests.cache.learning_cache import LearningCache, prompt, random_steps
+from tests.reuse.workflow_logs import Path, Step, packed
+
+
+def own(number: int, part: int) -> Path:
+    """Three blocks of one workflow's own."""
+    return tuple(1000 * (number + 1) + 10 * part + at for at in range(3))
+
+
+def loop(number: int) -> list[Step]:
+    """The planner's prompt is used again by its next step, the coder's never."""
+    plan, code = own(number, 0), own(number, 1)
+    return [Step("planner", plan), Step("coder", code), Step("planner", plan + own(number, 2))]
+
+
+def trained(workflows: int = 40, gpu_blocks: int = 2000, **fields: Any) -> LearningCache:
+    cache = LearningCache(gpu_blocks, **fields)
+    for number in range(workflows):
+        cache.run(f"w{number}", loop(number))
+    return cache
+
+
+def policy_of(cache: LearningCache) -> Pbkv:
+    policy = cache.cache._policies[0]
+    assert isinstance(policy, Pbkv)
+    return policy
+
+
+def test_what_is_used_next_outlives_what_is_more_recent_and_never_used_again() -> None:
+    for taught, expected in ((0, ["plan", "code"]), (40, ["code", "plan"])):
+        cache = trained(taught)
+        cache.run("new", loop(500)[:2], end=False)
+        assert cache.order(plan=own(500, 0), code=own(500, 1)) == expected, "recency decides before anything is learnt"
+
+
+def test_the_next_step_makes_what_was_waited_for_worthless() -> None:
+    cache = trained()
+    cache.run("a", loop(500)[:2], end=False)
+    cache.run("b", loop(501), end=False)  # its end is all that can come
+    assert cache.order(a=own(500, 0), b=own(501, 0)) == ["b", "a"]
+
+
+def test_blocks_that_many_shared_outlive_those_of_one_when_all_have_ended() -> None:
+    cache, shared = LearningCache(), (7, 8, 9)
+    for number in range(20):
+        cache.run(f"w{number}", [Step("planner", shared), Step("coder", own(number, 0))])
+    assert cache.order(shared=shared, last=own(19, 0), first=own(0, 0)) == ["first", "last", "shared"]
+
+
+def test_who_is_still_to_come_keeps_what_others_have_shared() -> None:
+    """Two prompts that equally many have read: an active workflow has come to neither's end, but stands before one of them."""
+    for top in (70, 80):
+        cache = LearningCache()
+        for number in range(30):
+            path = (70,) if number % 2 else (80,)
+            cache.run(f"w{number}", [Step("planner", path), Step("coder", (*path, 71)), Step("tester", own(number, 0))])
+        cache.step("new", Step("planner", (top,)))
+        values = {
+            node.parent.tokens: policy_of(cache).value(node, cache.clock.now())
+            for node in cache.cache.tree.walk()
+            if node.parent is not None and node.tokens == packed((71,))
+        }
+        assert set(values) == {packed((70,)), packed((80,))}
+        assert values[packed((top,))] > 2 * values[packed((150 - top,))]
+
+
+def test_the_prompt_of_a_queued_step_is_kept() -> None:
+    cache = trained()
+    cache.run("a", loop(500)[:2], end=False)
+    paths = {"plan": own(500, 0), "code": own(500, 1)}
+    cache.cache.queued("a", prompt(own(500, 1)))
+    assert cache.order(**paths) == ["plan", "code"], "it is certain, whatever else is likely"
+    cache = trained()
+    cache.run("a", loop(500)[:2], end=False)
+    cache.cache.queued("a", prompt(own(500, 1)))
+    cache.cache.queued("a", b"")
+    assert cache.order(**paths) == ["code", "plan"], "withdrawn"
+    cache.cache.queued("nobody", prompt(own(500, 1)))
+
+
+def test_forecasts_that_are_wrong_lose_trust_and_right_ones_gain_it() -> None:
+    shares = {}
+    for right in (True, False):
+        cache = trained(10)
+        source = random.Random(0)
+        for number in range(10, 60):
+            first, *_ = loop(number)
+            cache.step(f"w{number}", first)
+            agent = source.choice(("coder", "tester"))  # the model cannot know
+            foretold = agent if right else {"coder": "tester", "tester": "coder"}[agent]
+            cache.forecast(f"w{number}", **{foretold: 0.9})
+            cache.step(f"w{number}", Step(agent, own(number, 3)))
+            cache.cache.retire(f"w{number}")
+        shares[right] = policy_of(cache)._outlook.trust.share
+    assert shares[True] > 0.95
+    assert shares[False] < 0.05
+
+
+def test_a_trusted_forecast_changes_what_is_kept() -> None:
+    """Behind one tester comes the planner, behind another the coder; behind a third either, and only the forecast tells."""
+    parts = {"planner": 0, "coder": 1}
+    source = random.Random(0)
+
+    def open_end(number: int, tester: str) -> list[Step]:
+        return [*loop(number)[:2], Step(tester, own(number, 5))]
+
+    orders = {}
+    for foretold in parts:
+        cache = LearningCache()
+        for number in range(90):
+            agent = source.choice(list(parts))
+            tester = "either" if number % 3 == 0 else f"tester of the {agent}"
+            cache.run(f"w{number}", open_end(number, tester), end=False)
+            cache.forecast(f"w{number}", **{agent: 1.0})
+            cache.run(f"w{number}", [Step(agent, own(number, parts[agent]) + own(number, 4))])
+        cache.run("new", open_end(500, "either"), end=False)
+        cache.forecast("new", **{foretold: 1.0})
+        orders[foretold] = cache.order(plan=own(500, 0), code=own(500, 1))
+    assert orders == {"planner": ["code", "plan"], "coder": ["plan", "code"]}
+
+
+def test_what_others_have_learnt_serves_as_well() -> None:
+    """A model from elsewhere does what one's own workflows would have done."""
+    learner = trained().learner
+    cache = LearningCache()
+    cache.cache.workflows.learnt(learner.export())
+    cache.run("new", loop(500)[:2], end=False)
+    assert cache.order(plan=own(500, 0), code=own(500, 1)) == ["code", "plan"]
+
+
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32), blocks=st.sampled_from((16, 24, 40)))
+def test_its_shadow_hits_what_it_would_alone(seed: int, blocks: int) -> None:
+    guarded = LearningCache(blocks, guard=True)
+    alone, lru = LearningCache(blocks), LearningCache(blocks, "lru")
+    for cache in (guarded, alone, lru):
+        random_steps(cache, seed, 80)
+    stat = guarded.cache.guard()
+    assert stat is not None
+    assert stat.lru_hit_tokens == lru.hits
+    # Nearly: an outlook is brought up to date when either asks for it, so both see what time has changed at other moments.
+    assert stat.policy_shadow_hit_tokens == pytest.approx(alone.hits, rel=0.1)
+    guarded.cache.check_integrity()
+
+
+def test_the_twin_shares_what_is_known_and_gives_the_same_values() -> None:
+    cache = trained(20, guard=True)
+    cache.run("a", loop(500)[:2], end=False)
+    cache.run("b", loop(501)[:1], end=False)
+    guarded = cache.cache
+    assert isinstance(guarded, GuardedCache)
+    shadow = guarded.shadows[1].cache
+    main, twin = guarded._policies[0], shadow._policies[0]
+    now = cache.clock.now()
+    values = [
+        {node.tokens: policy.value(node, now) for node in tree.walk()}
+        for policy, tree in ((main, guarded.tree), (twin, shadow.tree))
+    ]
+    assert values[0] == values[1]
+    assert len(set(values[0].values())) > 3
+    assert len(policy_of(cache)._outlook.views) == 2, "a workflow counts once"
+
+
+def test_nodes_are_worth_the_same_together_as_one_by_one() -> None:
+    cache, shared = trained(20), (7, 8, 9)
+    for number in range(3):
+        cache.run(f"done-{number}", [Step("planner", shared), Step("coder", own(number, 0))])
+        cache.run(f"open-{number}", [Step("planner", shared), *loop(500 + number)[:2]], end=False)
+    policy, now = policy_of(cache), cache.clock.now()
+    nodes = list(cache.cache.tree.walk())
+    for chosen in (nodes, [node for node in nodes if node.owners]):
+        assert list(policy.values(chosen, now)) == [policy.value(node, now) for node in chosen]
+    assert len(set(policy.values(nodes, now))) > 5
+
+
+def test_a_variant_has_a_twin_of_its_own_kind() -> None:
+    class Variant(Pbkv):
+        pass
+
+    config = CacheConfig()
+    assert type(Variant(config).twin(config)) is Variant
+
+
+@given(st.integers(2, 500), st.integers(0, 300), st.floats(0.0, 20.0))
+def test_a_block_that_newcomers_alone_may_use_is_worth_what_its_density_says(come: int, ago: int, steps: float) -> None:
+    """The short way to the value, where no active workflow can matter, against the long one."""
+    policy = Pbkv(CacheConfig())
+    outlook = policy._outlook
+    outlook.arrivals = come + ago
+    outlook._starts.extend(float(at) for at in range(60))
+    entry = PrefixStat(PrefixStat(None, b"", 0), bytes(64), ago)
+    entry.workflows, entry.step_sum = 1, round(steps)
+    ((uses, delay),) = policy._newcomers((entry,), 60.0)
+    unused = np.exp(-uses * np.maximum(HORIZONS - delay, 0.0))
+    short, long = policy._newcomers_alone(entry, 60.0), hit_density(unused, 2.0)
+    assert 0.0 < uses < 0.02
+    assert short == pytest.approx(long, rel=0.1)
+    assert not math.isnan(short)

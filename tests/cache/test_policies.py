@@ -1,0 +1,122 @@
+"""What each policy evicts first, and the score of PBKV against its formula."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pbkv_cluster.cache.policies.base import ReusePolicy, make_policy
+from pbkv_cluster.cache.tree.node import Node, Owner
+from pbkv_cluster.core.config import CacheConfig
+from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
+from pbkv_cluster.core.tokens import pack
+from pbkv_cluster.reuse.record.segment import Segment
+from tests.cache.policy_harness import AGENTS, Cache
+
+chance = st.floats(0.0, 1.0)
+rows = st.lists(st.tuples(st.dictionaries(st.sampled_from(AGENTS), chance), chance), min_size=1, max_size=4)
+
+
+def test_lru_is_blind_to_workflows() -> None:
+    cache = Cache("lru")
+    for number in (1, 2, 3):
+        cache.step(number, f"w{number}")
+    cache.step(1, "w1")
+    cache.cache.retire("w1")
+    assert cache.order() == [2, 3, 1]
+
+
+@pytest.mark.parametrize("policy", ["retired-lru", "pbkv-paper"])
+def test_ended_workflows_go_first_then_the_least_recent(policy: str) -> None:
+    cache = Cache(policy)
+    for number in (1, 2, 3, 4):
+        cache.step(number, f"w{number}")
+    cache.cache.retire("w4")
+    cache.cache.retire("w2")
+    assert cache.order() == [2, 4, 1, 3]
+
+
+def test_pbkv_evicts_what_is_least_likely_to_be_called() -> None:
+    cache = Cache("pbkv-paper")
+    cache.step(1, "a", "planner")
+    cache.step(2, "b", "coder")
+    cache.step(3, "c", "tester")
+    for workflow in "abc":
+        cache.forecast(workflow, planner=0.6, coder=0.1, tester=0.3)
+    assert cache.order() == [2, 3, 1]
+    cache = Cache("pbkv-paper")
+    cache.step(1, "a", "planner")
+    cache.step(2, "a", "coder")
+    cache.forecast("a", planner=0.1, coder=0.9)
+    cache.forecast("a", planner=0.9, coder=0.1)
+    assert cache.order() == [2, 1], "a newer forecast takes the place of the older"
+
+
+def test_what_many_workflows_share_outlives_what_one_holds() -> None:
+    cache = Cache("pbkv-paper")
+    cache.step(1, "a")
+    cache.step(2, "b")
+    cache.step(1, "b")
+    cache.step(3, "c")
+    for workflow in "abc":
+        cache.forecast(workflow, planner=0.4)
+    assert cache.order()[-1] == 1
+
+
+def test_without_forecasts_pbkv_keeps_the_workflows_that_were_active_last() -> None:
+    cache = Cache("pbkv-paper")
+    for number, workflow in ((1, "a"), (2, "b"), (3, "a")):
+        cache.step(number, workflow)
+    cache.clock.advance(100.0)
+    cache.step(4, "b")
+    # The step of b made all that b holds worth more, its first prompt too, though that was used before a's last.
+    assert cache.order() == [1, 3, 2, 4]
+
+
+@given(rows=rows, touched=st.sets(st.sampled_from(AGENTS), min_size=1), gamma=st.floats(0.1, 1.0))
+def test_the_score_is_that_of_the_formula(rows: list[tuple[dict[str, float], float]], touched: set[str], gamma: float) -> None:
+    config = CacheConfig(policy="pbkv-paper", gamma=gamma)
+    policy = make_policy("pbkv-paper", config)
+    owner, node, access = Owner("w"), Node(pack([1] * 16), None), Segment(None, 0, 1, 0, "x", False)
+    access.agents = dict.fromkeys(touched, 0)
+    node.owners[owner] = access
+    owner.forecast = Forecast("w", 1, 0.0, tuple(StepForecast(agents, survival) for agents, survival in rows))
+    owner.forecast_at = owner.active_at = 0.0
+    score = sum(
+        gamma**k * survival * sum(agents.get(agent, 0.0) for agent in touched) for k, (agents, survival) in enumerate(rows)
+    )
+    value = policy.value(node, 0.0)
+    assert value == (pytest.approx(math.log2(score), abs=1e-9) if score > 0 else -math.inf)
+    owner.forecast_at = owner.active_at = config.forecast_half_life_s
+    if score > 0:
+        assert policy.value(node, 0.0) == pytest.approx(math.log2(2 * score), abs=1e-9), "half a life newer counts double"
+
+
+def test_an_unknown_policy_names_the_field_and_the_choices() -> None:
+    with pytest.raises(InvalidArgument, match=r"cache\.host_policy.*continuum, kvflow, lfu, lru,.*pbkv-paper"):
+        make_policy("clairvoyance", CacheConfig(), "cache.host_policy")
+
+
+class NewestFirst(ReusePolicy):
+    """A user's own."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        self.gamma = config.gamma
+
+    def value(self, node: Node, now: float) -> float:
+        return -node.last_access
+
+
+def test_a_policy_of_ones_own_is_named_by_its_path() -> None:
+    path = f"{__name__}:{NewestFirst.__name__}"
+    policy = make_policy(path, CacheConfig(gamma=0.25))
+    assert isinstance(policy, NewestFirst)
+    assert policy.gamma == 0.25
+    cache = Cache(path)
+    for number in (1, 2, 3):
+        cache.step(number, f"w{number}")
+    assert cache.order() == [3, 2, 1]
+    with pytest.raises(InvalidArgument, match=r"cache\.policy.*cannot be imported"):
+        Cache(f"{__name__}:Nobody")
