@@ -10,8 +10,9 @@
 
 from pbkv_cluster.client.aio import AsyncClient, AsyncWorkflow
 from pbkv_cluster.client.requests import Prompt, StepOptions
-from pbkv_cluster.client.results import Accepted, Finished, FinishReason, StepEvent, StepResult, Tokens
+from pbkv_cluster.client.results import StepResult
 from pbkv_cluster.client.sync import Client, Workflow
+from pbkv_cluster.core.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
 from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
 
 __all__ = [

@@ -8,10 +8,12 @@ from typing import Self, Unpack
 from pbkv_cluster.client import requests
 from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.requests import Prompt, StepOptions
-from pbkv_cluster.client.results import Collector, StepEvent, StepResult, event_from_wire
+from pbkv_cluster.client.results import Collector, StepResult
 from pbkv_cluster.core.errors import NotFound, PbkvError
+from pbkv_cluster.core.step_events import StepEvent
 from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.rpc.step_events import step_event_from_wire
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 
 
@@ -104,7 +106,7 @@ class AsyncWorkflow:
         try:
             with typed_errors():
                 async for message in call:
-                    event = event_from_wire(message)
+                    event = step_event_from_wire(message)
                     if event is not None:
                         yield event
         finally:

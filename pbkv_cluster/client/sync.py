@@ -10,10 +10,12 @@ import grpc
 from pbkv_cluster.client import requests
 from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.requests import Prompt, StepOptions
-from pbkv_cluster.client.results import StepEvent, StepResult, collect, event_from_wire
+from pbkv_cluster.client.results import StepResult, collect
 from pbkv_cluster.core.errors import NotFound, PbkvError
+from pbkv_cluster.core.step_events import StepEvent
 from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.rpc.channel import CHANNEL_OPTIONS
+from pbkv_cluster.rpc.step_events import step_event_from_wire
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 
 
@@ -79,7 +81,7 @@ class Workflow:
         try:
             with typed_errors():
                 for message in call:
-                    event = event_from_wire(message)
+                    event = step_event_from_wire(message)
                     if event is not None:
                         yield event
         finally:
