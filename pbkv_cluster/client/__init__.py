@@ -5,7 +5,7 @@
         step = workflow.run(agent="planner", prompt="Plan a trip.", max_tokens=32)
         print(step.text, step.usage.delivered)
 
-`AsyncClient` is the same for asyncio. Errors are those of `pbkv_cluster.core.errors`.
+`AsyncClient` is the same for asyncio. Calls raise the errors of `pbkv_cluster.core.errors`.
 """
 
 from pbkv_cluster.client.aio import AsyncClient, AsyncWorkflow

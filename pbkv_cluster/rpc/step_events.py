@@ -25,8 +25,10 @@ def step_event_to_wire(event: StepEvent) -> workflow_pb2.StepEvent:
             accepted = messages.Accepted(step=event.step, worker_id=event.worker_id, prompt_tokens=event.prompt_tokens)
             return messages(accepted=accepted)
         case Tokens():
-            packed = types_pb2.PackedTokens(data=event.packed)
-            return messages(tokens=messages.Tokens(token_ids=packed, text=event.text))
+            # The one message per token: to set fields in place costs a third of making three messages.
+            message = messages()
+            message.tokens.token_ids.data, message.tokens.text = event.packed, event.text
+            return message
         case Finished():
             usage = convert.usage_to_wire(event.usage)
             return messages(finished=messages.Finished(reason=_REASON_TO_WIRE[event.reason], usage=usage))

@@ -64,12 +64,18 @@ async def test_a_closed_step_frees_its_worker_at_once() -> None:
         submission = rig.gateway.submission
         step = submission.admit()
         events = aiter(submission.run(step, StepRequest(workflow.id, "agent", TextPrompt("hi"))))
+        states = [step.state]
         assert isinstance(await anext(events), Accepted)
-        assert step.state is StepState.PLACED
+        states.append(step.state)
         assert isinstance(await anext(events), Tokens)
-        assert step.state is StepState.STREAMING
+        states.append(step.state)
         submission.close(step)
-        assert step.state is StepState.CANCELLED
+        assert [*states, step.state] == [
+            StepState.ACCEPTED,
+            StepState.PLACED,
+            StepState.STREAMING,
+            StepState.CANCELLED,
+        ]
         status = await rig.gateway.status.read()
         assert (status.running_steps, status.decisions["step_cancelled"]) == (0, 1)
         await until(lambda: worker.cancelled == 1, "the worker's stream is cancelled")
@@ -91,7 +97,9 @@ async def test_tool_calls_and_parent_steps_reach_the_predictor_unchanged() -> No
         assert workflow.ended
         with pytest.raises(NotFound):
             await workflows.end("mine")
-        await until(lambda: any(event.kind is EventKind.WORKFLOW_ENDED for event in predictor.of("mine")), "all is told")
+        await until(
+            lambda: any(event.kind is EventKind.WORKFLOW_ENDED for event in predictor.of("mine")), "all events have arrived"
+        )
     events = predictor.of("mine")
     started = [event for event in events if event.kind is EventKind.STEP_STARTED]
     assert [event.parent_step for event in started] == [None, 0, 0]

@@ -26,13 +26,13 @@ async def test_a_full_feed_drops_the_oldest_events_and_counts_them() -> None:
         for sequence in range(10):
             feed.put(WorkflowEvent(EventKind.STEP_STARTED, "w", sequence, 0.0))
         predictor = await rig.add_predictor()
-        await until(lambda: len(predictor.of("w")) == 3, "what was kept arrives")
+        await until(lambda: len(predictor.of("w")) == 3, "the events that were kept arrive")
         assert [event.sequence for event in predictor.of("w")] == [7, 8, 9]
         assert decisions[Reason.EVENT_DROPPED] == 7
         await background.stop()
 
 
-async def test_a_gateway_tells_what_failed_and_cleans_up_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_gateway_raises_what_failed_and_still_cleans_up(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail(pool: WorkerPool) -> None:
         raise ValueError("broken")
 

@@ -1,4 +1,4 @@
-"""The infinite cache against a model that remembers whole sequences."""
+"""The infinite cache against a model that keeps whole sequences."""
 
 from hypothesis import given
 from hypothesis import strategies as st

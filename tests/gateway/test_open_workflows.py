@@ -42,7 +42,7 @@ def test_exactly_the_silent_workflows_are_found(actions: list[tuple[str, int]]) 
         silent, busy = workflows.expired()
         assert not busy
         assert {each.id for each in silent} == {
-            each for each, heard in renewed.items() if heard + 5.0 + int(each) <= clock.now()
+            each for each, renewed_at in renewed.items() if renewed_at + 5.0 + int(each) <= clock.now()
         }
         for each in silent:
             workflows.remove(each)
@@ -92,6 +92,6 @@ def test_workflows_are_bounded_and_ended_ones_leave_nothing_behind() -> None:
 
 def test_a_repeated_tool_report_is_recognised() -> None:
     each = workflow("w", ManualClock())
-    told = [each.note_tool_call("t", "", started) for started in (True, True, False, False, True)]
-    assert told == [True, False, True, False, True]
+    new = [each.note_tool_call("t", "", started) for started in (True, True, False, False, True)]
+    assert new == [True, False, True, False, True]
     assert each.note_tool_call("t", "another call", True)
