@@ -65,7 +65,7 @@ class StepOutcome:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """A worker's own account of itself."""
+    """What a worker reports of itself."""
 
     running: int  # steps on the device
     waiting: int  # steps in the queue
@@ -189,7 +189,7 @@ class Worker:
         return True
 
     async def report(self) -> WorkerReport | None:
-        """What the worker tells of itself; None if it does not answer within a second."""
+        """The worker's report; None if it does not answer within a second."""
         try:
             with self._calling() as stub:
                 answer = await stub.GetWorkerStatus(worker_pb2.GetWorkerStatusRequest(), timeout=_STATUS_TIMEOUT_S)
@@ -200,7 +200,7 @@ class Worker:
         )
 
     async def retire(self, workflow_id: str) -> bool:
-        """Has the worker retire what only the workflow held; tells whether it answered."""
+        """Has the worker retire what only the workflow held; False if it does not answer."""
         try:
             with self._calling() as stub:
                 await stub.RetireWorkflow(worker_pb2.RetireWorkflowRequest(workflow_id=workflow_id), timeout=_RETIRE_TIMEOUT_S)

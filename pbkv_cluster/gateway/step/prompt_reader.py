@@ -31,7 +31,7 @@ class TokenizedPrompt:
     keys: Sequence[bytes]  # of its full blocks
     namespace: Namespace  # salted with the tenant
     pieces: tuple[int, ...] = ()  # see `core.text.prompt_pieces`
-    beginning: str | None = None  # of the text that tells the task; None: the prompt came as tokens
+    beginning: str | None = None  # of the text that states the task; None: the prompt came as tokens
 
     @property
     def tokens(self) -> int:
@@ -64,7 +64,7 @@ class PromptReader:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._read, prompt, limits, tenant)
 
     def beginning(self, prompt: TokenizedPrompt) -> str:
-        """The beginning of the text that tells the task."""
+        """The beginning of the text that states the task."""
         if prompt.beginning is not None:
             return prompt.beginning
         return self._codec.decode(tokens.unpack(prompt.packed[: _BEGINNING_TOKENS * tokens.TOKEN_BYTES]))

@@ -2,7 +2,7 @@
 
 Gateway and worker keep to these rules, so that no token and no character is missing or repeated:
 
-- `run_step` tells the worker which output tokens the client has (`sent`). The worker goes on after them and does not send
+- `run_step` names the output tokens that the client has (`sent`). The worker goes on after them and does not send
   them again. `sampling.max_tokens` counts them, and the seed makes the next tokens the same as on the lost worker.
 - Text is different: what could be the start of a stop string is held back, and how much the lost worker held back is unknown
   here. So where `sent` is not empty, the worker decodes it once more and its text starts at the beginning of the output; the
@@ -30,7 +30,7 @@ from pbkv_cluster.gateway.step.state import StepState
 from pbkv_cluster.gateway.step.step import Step, StepSpec
 from pbkv_cluster.gateway.workflow.events import EventReporter
 
-_MAX_REFUSALS = 2  # workers with full queues before the client is told
+_MAX_REFUSALS = 2  # workers with full queues before the step fails
 
 
 @dataclass(slots=True)
@@ -170,7 +170,7 @@ class Relay:
                     f"{step.retries + 1} workers were lost under the step; the last: {failure.details}"
                 ) from failure
             case FailureKind.DEFECT if others:
-                # The worker may be broken, or the step may break any worker: another is worth a try, the same is not.
+                # Either the worker is broken, or the step breaks any worker: try another one, not the same.
                 self.decisions[Reason.WORKER_LOST] += 1
                 if self._retry(step):
                     return

@@ -48,7 +48,7 @@ class Step:
         self.stream: StepStream | None = None  # from that worker
         self.sent = bytearray()  # packed output that the client has
         self.sent_chars = 0  # text that the client has
-        self.beginning = ""  # of that text, as much as its event tells words of
+        self.beginning = ""  # of that text, as much as STEP_FINISHED has words of
         self.hidden = b""  # of the prompt's last token, as the worker reports it at the end
         self.first_token_at: float | None = None  # on the clock's `now`
         self.retries = 0

@@ -142,7 +142,7 @@ class Submission:
         )
 
     async def _limits(self, step: Step) -> ModelLimits:
-        """What the model takes; waits for a first worker that tells it."""
+        """What the model takes; waits for a first worker, whose entry says it."""
         if (limits := self.pool.limits()) is None:
             await self.placement.wait((), step.ended)
             limits = self.pool.limits()
@@ -167,7 +167,7 @@ class Submission:
             pieces=spec.prompt.pieces,
             words=() if spec.number else hashed_words(self.prompts.beginning(spec.prompt)),
         )
-        self.workflows.record(workflow)
+        self.workflows.write_soon(workflow)
 
 
 def _complete_sampling(options: SamplingOptions, allow_forced_output: bool) -> SamplingParams:

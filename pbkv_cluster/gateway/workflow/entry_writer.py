@@ -36,13 +36,13 @@ class EntryWriter:
 
     async def write(self, workflow: OpenWorkflow) -> None:
         """Writes a workflow's entry, or removes it if the workflow has ended; later if the directory is away."""
-        self.note(workflow)
+        self.write_soon(workflow)
         if self._away:
             self._decisions[Reason.RECORD_DEFERRED] += 1
         else:
             await self._flush(workflow.id)
 
-    def note(self, workflow: OpenWorkflow) -> None:
+    def write_soon(self, workflow: OpenWorkflow) -> None:
         """Has a workflow's entry written soon."""
         self._waiting[workflow.id] = workflow
         while len(self._waiting) > self._capacity:
@@ -90,7 +90,7 @@ class EntryWriter:
             workflow = self._waiting.pop(workflow_id, None)
             if workflow is None:
                 return
-            workflow.recorded_at = self._clock.now()
+            workflow.written_at = self._clock.now()
             try:
                 if workflow.ended:
                     await self._directory.remove_workflow(workflow.id)

@@ -1,4 +1,4 @@
-"""The life of workflows: started, found again, told of tool calls, ended by their clients or by their leases."""
+"""The life of workflows: start, resumption, tool calls, end by the client or by the lease."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ _RENEWAL_SHARE = 0.25  # of a lease that may pass before a renewal is written to
 
 @dataclass(slots=True)
 class WorkflowLifecycle:
-    """All calls about workflows but their steps."""
+    """Every call about workflows except their steps."""
 
     config: GatewayConfig
     workflows: OpenWorkflows
@@ -41,8 +41,8 @@ class WorkflowLifecycle:
         """Opens a workflow, or finds the open one of that id.
 
         Raises:
-            InvalidArgument: a name is too long, the lease is no duration or too short, or the open workflow has another
-                tenant or step graph.
+            InvalidArgument: a name is too long, the lease is out of its range, or the open workflow has another tenant or
+                step graph.
             ResourceExhausted: too many workflows are open.
         """
         if request.step_graph is not None:
@@ -93,12 +93,12 @@ class WorkflowLifecycle:
         try:
             async for entry in self.entries.entries():
                 if self.workflows.get(entry.workflow_id) is None:
-                    self.entries.note(self._resume(entry))  # its lease starts anew in the directory too
+                    self.entries.write_soon(self._resume(entry))  # its lease starts anew in the directory too
         except (Unavailable, ResourceExhausted) as error:
             log.warning("not all open workflows are resumed now: %s", error)
 
     async def report_tool(self, report: ToolCallReport) -> None:
-        """Tells the predictor of a tool call. Repeats are harmless.
+        """Reports a tool call to the predictor. Repeats are harmless.
 
         Raises:
             InvalidArgument: a field is missing or out of its range.
@@ -114,7 +114,7 @@ class WorkflowLifecycle:
         self.renew(workflow)
 
     async def end(self, workflow_id: str) -> None:
-        """Ends a workflow: cancels its steps, tells the predictor, and has the workers retire what only it held.
+        """Ends a workflow: cancels its steps, reports its end, and has the workers retire what only it held.
 
         Raises:
             InvalidArgument: the id is empty or too long.
@@ -126,19 +126,19 @@ class WorkflowLifecycle:
     def renew(self, workflow: OpenWorkflow) -> None:
         """Starts the workflow's lease anew. Not every renewal is written: most often a step soon writes the entry anyway."""
         workflow.renewed_at = self.clock.now()
-        if workflow.renewed_at - workflow.recorded_at > _RENEWAL_SHARE * workflow.lease_s:
-            self.entries.note(workflow)
+        if workflow.renewed_at - workflow.written_at > _RENEWAL_SHARE * workflow.lease_s:
+            self.entries.write_soon(workflow)
 
-    def record(self, workflow: OpenWorkflow) -> None:
+    def write_soon(self, workflow: OpenWorkflow) -> None:
         """Has the workflow's entry in the directory written soon."""
-        self.entries.note(workflow)
+        self.entries.write_soon(workflow)
 
     async def run_leases(self) -> None:
         """Ends silent workflows when their leases expire, for ever."""
         while True:
             silent, busy = self.workflows.expired()
             for workflow in busy:
-                self.entries.note(workflow)
+                self.entries.write_soon(workflow)
             for workflow in silent:
                 # Ending the workflows before it took time, in which a call may have renewed this one.
                 if not workflow.silent(self.clock.now()):

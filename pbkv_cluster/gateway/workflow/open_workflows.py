@@ -30,7 +30,7 @@ class OpenWorkflow:
     lease_s: float
     started_at: float  # seconds since the epoch
     renewed_at: float  # on the clock's `now`
-    recorded_at: float = -math.inf  # on the clock's `now`; of the latest write to the directory
+    written_at: float = -math.inf  # on the clock's `now`; the latest write of its entry in the directory
     steps: int = 0  # started so far; also the number of the next one
     events: int = 0  # sent so far; also the sequence of the next one
     running: set[RunningStep] = field(default_factory=set)

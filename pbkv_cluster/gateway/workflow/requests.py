@@ -23,5 +23,5 @@ class ToolCallReport:
     workflow_id: str
     tool: str
     started: bool  # False: it has finished
-    call_id: str = ""  # tells calls of one tool apart
+    call_id: str = ""  # distinguishes calls of one tool
     expected_s: float | None = None  # expected duration
