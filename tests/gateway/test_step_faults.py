@@ -28,13 +28,13 @@ WORKER_FAILURES = [
 
 @pytest.fixture
 def paths(monkeypatch: pytest.MonkeyPatch) -> dict[Step, list[StepState]]:
-    """The states that each step of the test goes through."""
+    """The states that each step of the test enters, or tries to."""
     taken: dict[Step, list[StepState]] = defaultdict(lambda: [StepState.ACCEPTED])
     transition = Step.transition
 
     def record(step: Step, state: StepState) -> None:
-        transition(step, state)
         taken[step].append(state)
+        transition(step, state)
 
     monkeypatch.setattr(Step, "transition", record)
     return taken

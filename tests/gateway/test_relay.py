@@ -1,0 +1,207 @@
+"""The relay with workers in memory, so that cancels and failures can arrive at any moment, also right before an event."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self, cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pbkv_cluster.core.blocks import Namespace, block_keys
+from pbkv_cluster.core.clock import ManualClock
+from pbkv_cluster.core.errors import InvalidArgument, PbkvError, Unavailable
+from pbkv_cluster.core.sampling import SamplingParams
+from pbkv_cluster.core.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
+from pbkv_cluster.core.tokens import pack
+from pbkv_cluster.core.usage import HitMeter, Usage
+from pbkv_cluster.gateway.decisions import Decisions, Reason
+from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
+from pbkv_cluster.gateway.routing.speeds import PrefillSpeed
+from pbkv_cluster.gateway.routing.worker import FailureKind, StepOutcome, WorkerFailure
+from pbkv_cluster.gateway.step.prompt_reader import TokenizedPrompt
+from pbkv_cluster.gateway.step.relay import Relay
+from pbkv_cluster.gateway.step.state import StepState
+from pbkv_cluster.gateway.step.step import Step, StepSpec
+from pbkv_cluster.gateway.workflow.events import EventReporter
+from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow
+
+RETRY_LIMIT = 2
+NAMESPACE = Namespace("m", "1", "float32", "test")
+PROMPT = pack(range(20))
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a worker's stream does next."""
+
+    what: FailureKind | str  # tokens, text, outcome
+    cancel: bool  # the step is cancelled right before
+    arrives: bool  # and what was on its way arrives all the same
+
+
+MOMENTS = st.builds(
+    Moment,
+    st.sampled_from(["tokens", "tokens", "tokens", "text", "outcome", *FailureKind]),
+    st.sampled_from([False, False, False, True]),
+    st.booleans(),
+)
+
+
+@dataclass(eq=False)
+class Stream:
+    moments: list[Moment]
+    step: Step
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Tokens | StepOutcome:
+        await asyncio.sleep(0)
+        moment = self.moments.pop(0) if self.moments else Moment("outcome", False, False)
+        if self.step.state is StepState.FINISHED:
+            raise StopAsyncIteration
+        if moment.cancel:
+            self.step.cancel()
+        if self.cancelled and not moment.arrives:
+            raise asyncio.CancelledError
+        match moment.what:
+            case FailureKind() as kind:
+                raise WorkerFailure(kind, InvalidArgument("step", kind), kind)
+            case "outcome":
+                return StepOutcome(FinishReason.LENGTH, Usage(), b"")
+            case "text":
+                return Tokens(b"", "t")
+            case _:
+                return Tokens(pack([1]), "a")
+
+
+class Mean:
+    """Stands for the mean duration of steps, which nothing here asks for."""
+
+    def add(self, sample: float) -> None:
+        pass
+
+
+@dataclass(eq=False)
+class MemoryWorker:
+    id: str
+    moments: list[Moment]
+    closed: bool = False
+    steps: set[object] = field(default_factory=set)
+    step_s: Mean = field(default_factory=Mean)
+    streams: list[Stream] = field(default_factory=list)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.id, "1"
+
+    def run_step(self, **fields: Any) -> Stream:
+        (step,) = self.steps
+        self.streams.append(Stream(self.moments, cast(Step, step)))
+        return self.streams[-1]
+
+
+@dataclass
+class Pool:
+    """Pool and placement in one: the first worker that the step has not tried, else the first."""
+
+    workers: list[MemoryWorker]
+
+    def live(self) -> list[MemoryWorker]:
+        return self.workers
+
+    def lost(self, worker: MemoryWorker) -> None:
+        pass
+
+    def release(self, worker: MemoryWorker, step: object) -> None:
+        worker.steps.discard(step)
+
+    async def wait(self, avoid: Sequence[object], cancelled: asyncio.Event) -> list[MemoryWorker]:
+        await asyncio.sleep(0)
+        return [] if cancelled.is_set() else [each for each in self.workers if each.key not in avoid] or self.workers
+
+    async def choose(self, workers: list[MemoryWorker], keys: object, last_worker: str) -> MemoryWorker:
+        await asyncio.sleep(0)
+        return workers[0]
+
+
+@dataclass
+class Run:
+    """What became of a step."""
+
+    step: Step
+    workers: list[MemoryWorker]
+    ends: list[StepState]  # final states that the step reported
+    events: list[StepEvent] = field(default_factory=list)
+    decisions: Decisions = field(default_factory=Decisions)
+    error: PbkvError | None = None
+
+
+async def run(scripts: list[list[Moment]]) -> Run:
+    """Runs a step; each worker's streams go on where its script is."""
+    ends: list[StepState] = []
+    clock = ManualClock()
+    pool: Any = Pool([MemoryWorker(f"w{number}", moments) for number, moments in enumerate(scripts)])
+    done = Run(Step(0.0, lambda step: ends.append(step.state)), pool.workers, ends)
+    step = done.step
+    relay = Relay(
+        pool=pool,
+        placement=pool,
+        speed=PrefillSpeed(),
+        infinite=InfiniteCache(100),
+        meter=HitMeter(),
+        events=EventReporter(lambda event: None, clock),
+        decisions=done.decisions,
+        clock=clock,
+        retry_limit=RETRY_LIMIT,
+    )
+    workflow = OpenWorkflow("w", "", "", 10.0, 0.0, 0.0)
+    prompt = TokenizedPrompt(PROMPT, block_keys(NAMESPACE, PROMPT), NAMESPACE)
+    step.spec = StepSpec(workflow, 0, "agent", "", None, "", 0, prompt, SamplingParams(), 0)
+    try:
+        async for event in relay.run(step, step.spec):
+            done.events.append(event)  # those before an error count too
+    except PbkvError as error:
+        done.error = error
+        step.fail()
+    return done
+
+
+@given(st.lists(st.lists(MOMENTS, max_size=6), min_size=1, max_size=3))
+def test_a_step_has_one_end_whatever_arrives_when(scripts: list[list[Moment]]) -> None:
+    done = asyncio.run(run(scripts))
+    step, events, error = done.step, done.events, done.error
+    assert done.ends == [step.state], "one end, without an illegal transition on the way"
+    assert not any(worker.steps for worker in done.workers)
+    if events:
+        assert isinstance(events[0], Accepted)
+        assert all(isinstance(event, Tokens) for event in events[1:-1])
+    match step.state:
+        case StepState.FINISHED:
+            assert error is None
+            assert [event.reason for event in events if isinstance(event, Finished)] == [FinishReason.LENGTH]
+        case StepState.CANCELLED:
+            assert error is None
+            assert [event.reason for event in events if isinstance(event, Finished)] == [FinishReason.CANCELLED]
+        case state:
+            assert state is StepState.FAILED
+            assert error is not None
+            assert not any(isinstance(event, Finished) for event in events)
+    latest = step.stream
+    assert latest is None or cast(Any, latest).cancelled == (step.state is not StepState.FINISHED)
+    assert step.retries == done.decisions[Reason.STEP_RETRIED] <= RETRY_LIMIT
+    sent = sum(len(event.packed) for event in events if isinstance(event, Tokens))
+    assert sent == len(step.sent), "the client has what the step counts as sent"
+
+
+def test_losing_too_many_workers_is_unavailable() -> None:
+    scripts = [[Moment(FailureKind.LOST, False, False)] for _ in range(RETRY_LIMIT + 1)]
+    done = asyncio.run(run(scripts))
+    assert done.ends == [StepState.FAILED]
+    assert isinstance(done.error, Unavailable)
+    assert [type(event) for event in done.events] == [Accepted]
