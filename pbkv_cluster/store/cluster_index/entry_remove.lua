@@ -1,4 +1,5 @@
--- Takes a record out of its table. KEYS: record, table. ARGV: id, payload that must be there now ('' for any).
+-- Removes an entry and takes it out of its table.
+-- KEYS: entry, table. ARGV: id, payload that must be there now ('' for any).
 -- Returns 1 if it was there.
 if ARGV[2] ~= '' and redis.call('GET', KEYS[1]) ~= ARGV[2] then
     return 0

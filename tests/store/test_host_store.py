@@ -1,10 +1,11 @@
-"""The host store over real gRPC, before workers that answer as they are told."""
+"""The host store over real gRPC, with scripted workers."""
 
 import asyncio
 import mmap
 import os
 import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,6 @@ from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.convert import packed_from_wire
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2
-from pbkv_cluster.store import server as server_module
 from pbkv_cluster.store.arena.arena import Arena
 from pbkv_cluster.store.server import HostStore
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from pbkv_cluster.rpc.v1.store_pb2_grpc import StoreServiceAsyncStub
 
 PAGE = mmap.PAGESIZE
-LEASE_S = 10.0
+TTL_S = 10.0
 TIMEOUT_S = 20.0
 
 
 @dataclass
 class ScriptedWorker(store_pb2_grpc.StoreServiceServicer):
-    """A worker's store service with what it is to answer."""
+    """A worker's store service with scripted answers."""
 
     blocks: int  # cached; its host tier has twice as many
     loaded: int = 0
@@ -76,7 +76,7 @@ class ScriptedWorker(store_pb2_grpc.StoreServiceServicer):
     async def LeaseArena(  # noqa: N802
         self, request: store_pb2.LeaseArenaRequest, context: Any
     ) -> store_pb2.LeaseArenaResponse:
-        raise AssertionError("a worker is not asked for memory")
+        raise AssertionError("workers give no memory")
 
 
 @dataclass
@@ -92,10 +92,10 @@ class Node:
     async def add(self, worker: ScriptedWorker) -> str:
         address = await worker.start()
         self.workers.append(worker)
-        await self.lease(f"worker-{len(self.workers)}", address=address)
+        await self.acquire(f"worker-{len(self.workers)}", address=address)
         return address
 
-    async def lease(self, worker_id: str, size: int = PAGE, address: str = "") -> store_pb2.LeaseArenaResponse:
+    async def acquire(self, worker_id: str, size: int = PAGE, address: str = "") -> store_pb2.LeaseArenaResponse:
         request = store_pb2.LeaseArenaRequest(worker_id=worker_id, worker_address=address, bytes=size)
         return await self.stub.LeaseArena(request, timeout=TIMEOUT_S)
 
@@ -105,9 +105,15 @@ class Node:
 
 @pytest.fixture
 async def node(shared_dir: Path) -> AsyncIterator[Node]:
+    async with serving_node(shared_dir) as node:
+        yield node
+
+
+@asynccontextmanager
+async def serving_node(directory: Path, worker_timeout_s: float = 10.0) -> AsyncIterator[Node]:
     clock = ManualClock()
-    arena = Arena(8 * PAGE, LEASE_S, clock, shared_dir)
-    store = HostStore(arena)
+    arena = Arena(8 * PAGE, TTL_S, clock, directory)
+    store = HostStore(arena, worker_timeout_s)
     address = await store.start("127.0.0.1")
     async with connect(address) as channel:
         node = Node(arena, clock, address, store_pb2_grpc.StoreServiceStub(channel))
@@ -118,11 +124,11 @@ async def node(shared_dir: Path) -> AsyncIterator[Node]:
     assert not arena.path.exists()
 
 
-async def test_a_lease_tells_where_to_map_it(node: Node) -> None:
-    one, two = await node.lease("one", 3 * PAGE - 7), await node.lease("two", PAGE)
-    assert (one.path, one.offset, one.bytes, one.lease_s) == (str(node.arena.path), 0, 3 * PAGE, LEASE_S)
+async def test_a_region_comes_with_where_to_map_it(node: Node) -> None:
+    one, two = await node.acquire("one", 3 * PAGE - 7), await node.acquire("two", PAGE)
+    assert (one.path, one.offset, one.bytes, one.lease_s) == (str(node.arena.path), 0, 3 * PAGE, TTL_S)
     assert (two.offset, two.bytes) == (3 * PAGE, PAGE)
-    assert await node.lease("one", 3 * PAGE - 7) == one
+    assert await node.acquire("one", 3 * PAGE - 7) == one
     assert await asyncio.to_thread(os.path.getsize, one.path) == 8 * PAGE
 
 
@@ -134,11 +140,11 @@ async def test_a_lease_tells_where_to_map_it(node: Node) -> None:
         ("one", 9 * PAGE, StatusCode.RESOURCE_EXHAUSTED, "the arena of "),
     ],
 )
-async def test_a_lease_that_cannot_be_given_is_refused(
+async def test_a_region_that_cannot_be_given_is_refused(
     node: Node, worker_id: str, size: int, code: StatusCode, details: str
 ) -> None:
     with pytest.raises(aio.AioRpcError, match=details) as error:
-        await node.lease(worker_id, size)
+        await node.acquire(worker_id, size)
     assert error.value.code() is code
     assert node.arena.regions() == {}
 
@@ -147,7 +153,7 @@ async def test_stat_is_the_sum_over_the_workers(node: Node) -> None:
     assert await node.stat() == store_pb2.StoreStat()
     await node.add(ScriptedWorker(blocks=10))
     await node.add(ScriptedWorker(blocks=7, policy="lru"))
-    await node.lease("not serving yet")
+    await node.acquire("not serving yet")
     stat = await node.stat()
     assert {
         tier.tier: (tier.capacity_blocks, tier.used_blocks, tier.locked_blocks, tier.block_bytes) for tier in stat.tiers
@@ -178,7 +184,7 @@ async def test_clear_reaches_every_worker(node: Node) -> None:
     assert (await node.stub.Clear(store_pb2.ClearRequest(), timeout=TIMEOUT_S)).dropped_blocks == 0
 
 
-async def test_what_a_worker_objects_to_is_passed_on(node: Node) -> None:
+async def test_a_worker_s_error_is_passed_on(node: Node) -> None:
     await node.add(ScriptedWorker(blocks=1))
     with pytest.raises(aio.AioRpcError, match=r"prompt\.data: 3 bytes") as error:
         await node.stub.Prefetch(store_pb2.PrefetchRequest(prompt=types_pb2.PackedTokens(data=b"abc")), timeout=TIMEOUT_S)
@@ -200,14 +206,14 @@ async def unavailable(node: Node) -> list[str]:
     return details
 
 
-async def test_a_worker_that_is_gone_is_named_until_its_lease_ends(node: Node) -> None:
+async def test_a_dead_worker_is_named_until_its_region_expires(node: Node) -> None:
     gone = await node.add(ScriptedWorker(blocks=5))
     await node.add(ScriptedWorker(blocks=2))
     await node.workers[0].server.stop(0)
     assert all(f"the worker at {gone} cannot be asked" in details for details in await unavailable(node))
-    node.clock.advance(0.9 * LEASE_S)
-    await node.lease("worker-2")  # the other lives on
-    node.clock.advance(0.2 * LEASE_S)
+    node.clock.advance(0.9 * TTL_S)
+    await node.acquire("worker-2")  # the other worker renews
+    node.clock.advance(0.2 * TTL_S)
     assert (await node.stat()).tiers[0].capacity_blocks == 100
 
 
@@ -217,16 +223,16 @@ async def test_a_worker_whose_engine_has_ended_is_named(node: Node) -> None:
         await node.stat()
 
 
-async def test_a_worker_that_does_not_answer_is_named(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_TIMEOUT_S", 0.05)
-    address = await node.add(ScriptedWorker(blocks=5, at_once=False))
-    with pytest.raises(aio.AioRpcError, match=f"the worker at {re.escape(address)} does not answer") as error:
-        await node.stat()
-    assert error.value.code() is StatusCode.UNAVAILABLE
+async def test_a_worker_that_does_not_answer_is_named(shared_dir: Path) -> None:
+    async with serving_node(shared_dir, worker_timeout_s=0.05) as node:
+        address = await node.add(ScriptedWorker(blocks=5, at_once=False))
+        with pytest.raises(aio.AioRpcError, match=f"the worker at {re.escape(address)} does not answer") as error:
+            await node.stat()
+        assert error.value.code() is StatusCode.UNAVAILABLE
 
 
 async def test_a_port_that_is_taken_is_refused(node: Node, shared_dir: Path) -> None:
-    arena = Arena(PAGE, LEASE_S, node.clock, shared_dir)
+    arena = Arena(PAGE, TTL_S, node.clock, shared_dir)
     store = HostStore(arena)
     with pytest.raises(StartupError, match="cannot listen"):
         await store.start("127.0.0.1", int(node.address.rpartition(":")[2]))
@@ -234,8 +240,8 @@ async def test_a_port_that_is_taken_is_refused(node: Node, shared_dir: Path) -> 
     assert not arena.path.exists()
 
 
-async def test_stopping_refuses_further_leases(shared_dir: Path) -> None:
-    store = HostStore(Arena(PAGE, LEASE_S, ManualClock(), shared_dir))
+async def test_a_stopped_store_gives_no_regions(shared_dir: Path) -> None:
+    store = HostStore(Arena(PAGE, TTL_S, ManualClock(), shared_dir))
     address = await store.start("127.0.0.1")
     await store.stop()
     async with connect(address) as channel:
