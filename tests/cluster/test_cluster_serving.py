@@ -13,7 +13,7 @@ from pbkv_cluster.core.errors import InvalidArgument, NotFound, Unavailable
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
 from pbkv_cluster.store.cluster_index import Directory, connect
-from tests.polling import eventually
+from tests.polling import eventually, wait_for
 
 Status = workflow_pb2.GetClusterStatusResponse
 
@@ -246,14 +246,29 @@ async def test_a_killed_predictor_comes_back_and_steps_go_on(cluster: LocalClust
         await eventually(back, 60)
 
 
+async def test_pids_wait_for_a_member_that_is_being_restarted(cluster: LocalCluster) -> None:
+    def restarted() -> bool:
+        return cluster.pids()["predictor"] != before
+
+    before = (await asyncio.to_thread(cluster.pids))["predictor"]
+    os.kill(before, signal.SIGKILL)
+    await asyncio.to_thread(wait_for, restarted, 60.0)
+    async with AsyncClient(cluster.gateway_address) as client:
+
+        async def back() -> bool:
+            return (await client.status()).predictor_reachable
+
+        await eventually(back, 60)
+
+
 async def recorded(cluster: LocalCluster, workflow_id: str) -> bool:
-    """Whether the workflow's one step is in the directory, where a gateway that restarts will find it."""
+    """Whether the workflow's one step is in the directory, where a restarted gateway finds it."""
     redis = connect(cluster.redis_url)
     try:
-        record = await Directory(redis, cluster.name, 1.0).workflow(workflow_id)
+        entry = await Directory(redis, cluster.name, ttl_s=1.0).workflow(workflow_id)
     finally:
         await redis.aclose()
-    return record is not None and record.steps == 1
+    return entry is not None and entry.steps == 1
 
 
 async def test_a_killed_gateway_comes_back_and_knows_its_workflows(cluster: LocalCluster) -> None:

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from pbkv_cluster.cluster.member_context import Index, MemberContext
+from pbkv_cluster.cluster.member import MemberContext
+from pbkv_cluster.cluster.redis_connection import RedisConnection
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import OtelConfig
 from pbkv_cluster.core.errors import StartupError
@@ -17,7 +18,7 @@ class OtelMember:
 
     def __init__(self, site: MemberContext) -> None:
         self._site = site
-        self._index = Index(site)
+        self._index = RedisConnection(site)
         self._receiver: OtelReceiver | None = None
 
     async def start(self) -> str:

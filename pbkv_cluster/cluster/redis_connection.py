@@ -1,0 +1,26 @@
+"""A member's connection to the cluster's state in Redis."""
+
+from pbkv_cluster.cluster.member import MemberContext
+from pbkv_cluster.store.cluster_index import BlockIndex, Directory, connect
+
+
+class RedisConnection:
+    """The directory and the block index of a member's cluster."""
+
+    def __init__(self, context: MemberContext) -> None:
+        cluster, ttl_s = context.config.cluster.name, context.config.redis.lease_s
+        self._redis = connect(context.redis_url)
+        self.directory = Directory(self._redis, cluster, ttl_s)
+        self.blocks = BlockIndex(self._redis, cluster, ttl_s)
+
+    async def service_address(self, name: str) -> str | None:
+        """The current address of a service, None if it is not in the directory.
+
+        Raises:
+            Unavailable: Redis does not answer.
+        """
+        entry = await self.directory.service(name)
+        return entry.address if entry else None
+
+    async def close(self) -> None:
+        await self._redis.aclose()
