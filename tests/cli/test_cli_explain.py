@@ -1,4 +1,4 @@
-"""`pbkv predictor explain`, against a real predictor whose address a gateway tells."""
+"""`pbkv predictor explain` against a real predictor, found through a gateway."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from tests.simulator.recording_gateway import RecordingGateway
 
 @pytest.fixture
 def predictor(gateway: RecordingGateway) -> Iterator[None]:
-    """A predictor on a loop of its own, which knows an open workflow `mine`."""
+    """A predictor on an event loop in a thread of its own; the workflow `mine` is open."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -37,10 +37,10 @@ def predictor(gateway: RecordingGateway) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("predictor")
-def test_shows_the_forecast_and_who_says_so(pbkv: Pbkv, endpoint: str) -> None:
+def test_shows_the_forecast_and_the_experts(pbkv: Pbkv, endpoint: str) -> None:
     done = pbkv("predictor", "explain", "mine", "--endpoint", endpoint)
     assert done.code == 0, done.err
-    assert "Workflow mine of workload app: behind step 2, its output known; predictability 0." in done.out
+    assert "Workflow mine of workload app: after step 2, its output known; predictability 0." in done.out
     forecast, experts = done.out.split("By expert")
     (line,) = [line for line in forecast.splitlines() if "+1" in line]
     assert "c 9" in line, "the likeliest agent comes first"

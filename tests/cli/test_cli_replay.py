@@ -103,7 +103,7 @@ def test_bad_input_is_one_clear_line_before_anything_starts(
 
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pbkv_cluster.cli.serving.demo._TIME_SCALE", 0.0)
+    monkeypatch.setattr("pbkv_cluster.cli.serving.demo.TIME_SCALE", 0.0)
 
 
 @pytest.mark.usefixtures("no_pauses")

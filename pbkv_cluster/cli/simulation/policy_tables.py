@@ -1,4 +1,4 @@
-"""A comparison of policies as tables: one a workload, one line a policy and pressure, means over the seeds."""
+"""Results of `pbkv simulate` as tables: one per workload, one line per pressure and policy, means over the seeds."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ _CAPTION = "Hits: percent of the prompt tokens. Seconds: of a workflow without i
 _COLUMNS = ("share", "blocks", "GPU", "any", "/ lru", "gap", "mean s", "p95 s", "ttft s")
 
 
-def simulation_tables(rows: "Sequence[Row]") -> "Iterator[Table]":
+def policy_tables(rows: "Sequence[Row]") -> "Iterator[Table]":
     """One table for each workload, in the order of the rows."""
     for workload in dict.fromkeys(row.workload for row in rows):
         yield _table(workload, [row for row in rows if row.workload == workload])

@@ -1,4 +1,4 @@
-"""Replay reports as a table: one column a report, and ratios to the first."""
+"""Replay reports as a table: one column per report, and ratios to the first."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,8 +16,8 @@ _Number = float | None
 _Row = tuple[str, Callable[["ReplayReport"], _Number], Callable[["ReplayReport"], str]]
 
 
-def comparison(reports: Mapping[str, "ReplayReport"], title: str | None = None) -> "Table":
-    """A table of reports by name. Rates are shares of all prompt tokens, whose number is the first row."""
+def report_table(reports: Mapping[str, "ReplayReport"], title: str | None = None) -> "Table":
+    """A table of reports by name. Rates are shares of the prompt tokens, whose number is in the first row."""
     from rich.table import Table
 
     table = Table(title=title, header_style="bold", caption="Hit rates are shares of the prompt tokens.")

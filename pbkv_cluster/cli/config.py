@@ -1,4 +1,4 @@
-"""`pbkv config show`: every field of the configuration, its value, and where that came from."""
+"""`pbkv config show`: every field of the configuration, its value, and the source of the value."""
 
 import json
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of fields as JSON.")] = False,
     as_yaml: Annotated[bool, typer.Option("--yaml", help="Print a configuration file.")] = False,
 ) -> None:
-    """Show every field, its value and where it came from: default, file, environment or flag."""
+    """Show every field, its value and the source of the value: default, file, environment or flag."""
     if as_json and as_yaml:
         raise InvalidArgument("--yaml", "cannot be combined with --json")
     rows = list(_rows(load_settings(config, assignments, {})))
@@ -61,7 +61,7 @@ def _rows(settings: "Settings") -> Iterator[_Row]:
 
 
 def without_password(url: str) -> str:
-    """A URL fit to be shown: its password, in whichever place Redis takes one, is masked."""
+    """A URL with its password masked, wherever Redis accepts one in it."""
     try:
         parts = urlsplit(url)
         password = parts.password
@@ -98,7 +98,7 @@ def _print_table(rows: list[_Row]) -> None:
 
     table = Table(Column("field", no_wrap=True), "value", "from", "description", header_style="bold")
     for row in rows:
-        set_by_someone = row.origin != "default"
-        value = Text(str(row.value) if row.value != "" else '""', style="bold" if set_by_someone else "")
+        is_set = row.origin != "default"
+        value = Text(str(row.value) if row.value != "" else '""', style="bold" if is_set else "")
         table.add_row(Text(row.field), value, Text(row.origin), Text(row.description, style="dim"))
     Console().print(table)

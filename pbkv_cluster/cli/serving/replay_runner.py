@@ -1,4 +1,4 @@
-"""Replays workflows against a gateway behind a progress bar. Shared by `pbkv replay` and `pbkv demo`."""
+"""Replays workflows on a cluster with a progress bar, for `pbkv replay` and `pbkv demo`."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _SHOWN_FAILURES = 5
 
 
-def drive(
+def replay_at(
     endpoint: str,
     workflows: "Sequence[TraceWorkflow]",
     prompts: "PromptBuilder",
@@ -29,7 +29,7 @@ def drive(
     label: str,
     console: "Console",
 ) -> "ReplayReport":
-    """Replays `workflows` and returns the report.
+    """Replays `workflows` through the gateway at `endpoint` and returns the report.
 
     Raises:
         Unavailable: nothing answers at `endpoint`.
@@ -51,7 +51,7 @@ def drive(
         return asyncio.run(run())
 
 
-def drive_own(
+def replay_on_new_cluster(
     config: "Config",
     workflows: "Sequence[TraceWorkflow]",
     prompts: "PromptBuilder",
@@ -59,24 +59,24 @@ def drive_own(
     label: str,
     console: "Console",
 ) -> "ReplayReport":
-    """Starts a cluster, replays `workflows` on it, stops it, and returns the report.
+    """Starts a cluster, replays `workflows` on it, stops it and returns the report.
 
     Raises:
         StartupError: the cluster cannot be started.
     """
     from pbkv_cluster.cluster.local import LocalCluster
 
-    # Its own name keeps it apart from whatever else uses the same Redis.
-    own = config.cluster.model_copy(update={"name": f"{config.cluster.name}-{socket.gethostname()}-{os.getpid()}"})
-    config = config.model_copy(update={"cluster": own})
+    # A name of its own separates it from other clusters in the same Redis.
+    renamed = config.cluster.model_copy(update={"name": f"{config.cluster.name}-{socket.gethostname()}-{os.getpid()}"})
+    config = config.model_copy(update={"cluster": renamed})
     with ExitStack() as stack:
         with console.status(f"{label}: starting the cluster"):
             cluster = stack.enter_context(LocalCluster(config))
-        return drive(cluster.gateway_address, workflows, prompts, options, label, console)
+        return replay_at(cluster.gateway_address, workflows, prompts, options, label, console)
 
 
 def report_failures(report: "ReplayReport") -> None:
-    """Names the first failures on standard error."""
+    """Prints the first failures on standard error."""
     for failure in report.failures[:_SHOWN_FAILURES]:
         typer.echo(f"pbkv: failed: {failure}", err=True)
     if len(report.failures) > _SHOWN_FAILURES:
