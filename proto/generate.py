@@ -1,4 +1,4 @@
-"""Generates pbkv_cluster/rpc/v1 from proto/pbkv/v1. With `--check`, writes nothing and fails if the present code is outdated."""
+"""Generates pbkv_cluster/rpc/v1 from proto/pbkv/v1. With `--check`, writes nothing and fails if that code is outdated."""
 
 import sys
 import sysconfig
