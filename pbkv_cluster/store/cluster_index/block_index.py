@@ -77,16 +77,6 @@ class BlockIndex:
         with redis_errors():
             await self._redis.unlink(key, key + ":draft")
 
-    async def size(self, worker_id: str, incarnation: str) -> int:
-        """Number of blocks that a worker holds."""
-        key = self._key(worker_id, incarnation)
-        with redis_errors():
-            async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.hlen(key)
-                pipe.hexists(key, _COMPLETE)
-                fields, complete = await pipe.execute()
-        return int(fields) - int(complete)
-
     async def match(self, keys: Sequence[bytes], workers: Sequence[tuple[str, str]]) -> list[Match]:
         """How much of a sequence each worker holds, in one round trip to Redis.
 

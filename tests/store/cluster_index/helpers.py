@@ -1,9 +1,11 @@
 """What the tests of the index share."""
 
 import redis
+from redis.asyncio import Redis
 
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.store.cluster_index import RedisServer, WorkerEntry
+from pbkv_cluster.store.cluster_index.client import redis_errors
 
 NAMESPACE = Namespace(model="toy", revision="r1", dtype="float32", layout="paged", salt="acme")
 
@@ -32,3 +34,10 @@ def process_id(server: RedisServer) -> int:
 
 def port_of(server: RedisServer) -> int:
     return int(server.url.rpartition(":")[2].partition("/")[0])
+
+
+async def stored_blocks(client: Redis, worker_id: str, incarnation: str) -> int:
+    """Number of blocks of a worker that are in Redis, from the hash itself; the empty field is the mark of a complete one."""
+    with redis_errors():
+        fields = await client.hkeys(f"pbkv:test:blocks:{worker_id}:{incarnation}")
+    return sum(1 for field in fields if field != b"")

@@ -12,7 +12,7 @@ from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.cluster_index import BlockIndex, Match, RedisServer, connect
 from tests.polling import eventually
-from tests.store.cluster_index.helpers import NAMESPACE, port_of
+from tests.store.cluster_index.helpers import NAMESPACE, port_of, stored_blocks
 
 GPU, HOST, BOTH, GONE = frozenset({Tier.GPU}), frozenset({Tier.HOST}), frozenset({Tier.GPU, Tier.HOST}), frozenset[Tier]()
 W0, W1 = ("worker-0", "one"), ("worker-1", "one")
@@ -83,7 +83,7 @@ class Worker:
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_matches_agree_with_a_dictionary(index: BlockIndex, seed: int) -> None:
+async def test_matches_agree_with_a_dictionary(redis: Redis, index: BlockIndex, seed: int) -> None:
     rng = random.Random(seed)
     trunk = rng.randbytes(40 * BLOCK_BYTES)
     sequences = [
@@ -99,14 +99,14 @@ async def test_matches_agree_with_a_dictionary(index: BlockIndex, seed: int) -> 
             asked = keys[: rng.randrange(len(keys) + 1)]
             assert await index.match(asked, holders) == [models[each].match(asked) for each in holders]
     for holder, model in models.items():
-        assert await index.size(*holder) == len(model.blocks)
+        assert await stored_blocks(redis, *holder) == len(model.blocks)
 
 
-async def test_an_unknown_worker_holds_nothing(index: BlockIndex) -> None:
+async def test_an_unknown_worker_holds_nothing(redis: Redis, index: BlockIndex) -> None:
     assert await index.match(sequence(1, 5), [W0, W1]) == [Match(0, 0), Match(0, 0)]
     assert await index.match([], [W0]) == [Match(0, 0)]
     assert await index.match(sequence(1, 5), []) == []
-    assert await index.size(*W0) == 0
+    assert await stored_blocks(redis, *W0) == 0
 
 
 async def test_incarnations_do_not_mix(index: BlockIndex) -> None:
@@ -132,21 +132,21 @@ async def test_blocks_on_other_nodes_are_not_announced(index: BlockIndex) -> Non
     assert await index.match(keys, [W0]) == [Match(0, 1)]
 
 
-async def test_more_changes_than_fit_one_transaction(index: BlockIndex) -> None:
+async def test_more_changes_than_fit_one_transaction(redis: Redis, index: BlockIndex) -> None:
     keys = sequence(1, 2500)
     await index.publish(*W0, dict.fromkeys(keys, BOTH))
     assert await index.match(keys, [W0]) == [Match(2500, 2500)]
     await index.publish(*W0, dict.fromkeys(keys[1200:], GONE))
     assert await index.match(keys, [W0]) == [Match(1200, 1200)]
-    assert await index.size(*W0) == 1200
+    assert await stored_blocks(redis, *W0) == 1200
 
 
 async def test_an_announcement_replaces_all_blocks(redis: Redis, index: BlockIndex) -> None:
     old, new = sequence(1, 3000), sequence(2, 4)
     await index.announce(*W0, dict.fromkeys(old, GPU))
-    assert await index.size(*W0) == 3000
+    assert await stored_blocks(redis, *W0) == 3000
     await index.announce(*W0, dict.fromkeys(new, HOST))
-    assert await index.size(*W0) == 4
+    assert await stored_blocks(redis, *W0) == 4
     assert await index.match(old, [W0]) == [Match(0, 0)]
     assert await index.match(new, [W0]) == [Match(0, 4)]
     assert await redis.dbsize() == 1

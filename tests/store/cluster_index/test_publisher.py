@@ -16,7 +16,7 @@ from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.cluster_index import BlockIndex, Directory, IndexPublisher, Match, RedisServer, connect
 from tests.polling import eventually
-from tests.store.cluster_index.helpers import NAMESPACE, port_of, worker_entry
+from tests.store.cluster_index.helpers import NAMESPACE, port_of, stored_blocks, worker_entry
 
 GPU, HOST, GONE = frozenset({Tier.GPU}), frozenset({Tier.HOST}), frozenset[Tier]()
 KEYS = block_keys(NAMESPACE, random.Random(5).randbytes(50 * BLOCK_BYTES))
@@ -30,6 +30,7 @@ class Cluster:
     """An index, and the blocks of the one worker in it."""
 
     def __init__(self, redis: Redis, ttl_s: float = 60.0) -> None:
+        self._redis = redis
         self.directory = Directory(redis, "test", ttl_s)
         self.index = BlockIndex(redis, "test", ttl_s)
         self.blocks: dict[bytes, frozenset[Tier]] = {}
@@ -62,7 +63,7 @@ class Cluster:
             gpu = next((i for i, key in enumerate(KEYS) if held.get(key) != GPU), len(KEYS))
             return (
                 await self.directory.workers() == [WORKER]
-                and await self.index.size(*HOLDER) == len(held)
+                and await stored_blocks(self._redis, *HOLDER) == len(held)
                 and await self.index.match(KEYS, [HOLDER]) == [Match(gpu, run)]
             )
         except Unavailable:
