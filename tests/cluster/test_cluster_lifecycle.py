@@ -82,22 +82,25 @@ def test_killing_the_command_leaves_nothing(small_model: Path, mark: str) -> Non
     expect_none_left(mark)
 
 
-def test_a_cluster_that_cannot_start_says_why_and_leaves_nothing(small_model: Path, mark: str, tmp_path: Path) -> None:
+def expect_failure(small_model: Path, flags: tuple[str, ...], cause: str) -> None:
+    process = serve(small_model, *flags)
+    _, errors = process.communicate(timeout=START_S)
+    assert process.returncode != 0
+    assert cause in errors, errors
+    assert "Traceback" not in errors
+
+
+def test_a_missing_model_is_named_and_nothing_is_left(small_model: Path, mark: str, tmp_path: Path) -> None:
+    expect_failure(small_model, ("--model", str(tmp_path / "nowhere")), "model.path")
+    expect_none_left(mark)
+
+
+def test_a_taken_port_is_named_and_nothing_is_left(small_model: Path, mark: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = str(taken.getsockname()[1])
-        cases = {
-            ("--model", str(tmp_path / "nowhere")): "model.path",
-            ("--port", port): "port",
-        }
-        for flags, cause in cases.items():
-            process = serve(small_model, *flags)
-            _, errors = process.communicate(timeout=START_S)
-            assert process.returncode != 0
-            assert cause in errors, errors
-            assert "Traceback" not in errors
-            expect_none_left(mark)
+        expect_failure(small_model, ("--port", str(taken.getsockname()[1])), "port")
+    expect_none_left(mark)
 
 
 @pytest.mark.parametrize(
@@ -110,8 +113,4 @@ def test_a_cluster_that_cannot_start_says_why_and_leaves_nothing(small_model: Pa
     ],
 )
 def test_a_wrong_setting_is_named(small_model: Path, flags: tuple[str, ...], cause: str) -> None:
-    process = serve(small_model, *flags)
-    _, errors = process.communicate(timeout=START_S)
-    assert process.returncode != 0
-    assert cause in errors, errors
-    assert "Traceback" not in errors
+    expect_failure(small_model, flags, cause)
