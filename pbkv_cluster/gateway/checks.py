@@ -4,8 +4,6 @@ import math
 
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.step_graph import StepGraph
-from pbkv_cluster.rpc.convert import step_graph_from_wire
-from pbkv_cluster.rpc.v1 import types_pb2
 
 MAX_NAME_BYTES = 256
 MIN_LEASE_S = 0.001
@@ -21,7 +19,7 @@ def name(field: str, value: str) -> str:
 
 
 def required_name(field: str, value: str) -> str:
-    """A name that must be there."""
+    """A name that must be given."""
     if not value:
         raise InvalidArgument(field, "must not be empty")
     return name(field, value)
@@ -42,8 +40,7 @@ def lease(field: str, value: float) -> float:
     return seconds(field, value, MAX_LEASE_S)
 
 
-def step_graph(message: types_pb2.StepGraph) -> StepGraph:
-    """A graph whose agents are names."""
-    for position, node in enumerate(message.nodes):
-        name(f"step_graph.nodes[{position}].agent_id", node.agent_id)
-    return step_graph_from_wire(message)
+def step_graph(graph: StepGraph) -> None:
+    """The agents of a step graph are names."""
+    for position, node in enumerate(graph.nodes):
+        name(f"step_graph.nodes[{position}].agent_id", node.agent)

@@ -1,4 +1,4 @@
-"""Properties of the choice of a worker."""
+"""Properties of the choice of a worker (`routing/router.py`)."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,7 +55,7 @@ def test_the_score_is_what_is_saved_less_what_is_waited(fleet: list[Candidate], 
         assert score(plain, costs) == saved_s(each, costs) - wait_s(each, costs)
         assert score(each._replace(served_last=True), costs) > score(plain, costs)
         on_gpu = each._replace(gpu_tokens=each.gpu_tokens + each.host_tokens, host_tokens=0)
-        assert saved_s(on_gpu, costs) >= saved_s(each, costs), "a block on the GPU is worth no less than one on the host"
+        assert saved_s(on_gpu, costs) >= saved_s(each, costs), "a block on the GPU saves no less than one on the host"
 
 
 @given(fleets())

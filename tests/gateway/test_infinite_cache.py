@@ -1,4 +1,4 @@
-"""The infinite cache against a model that remembers whole sequences."""
+"""The infinite cache against a model that keeps whole sequences."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pbkv_cluster.core.blocks import Namespace, block_keys
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, pack
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
-from pbkv_cluster.gateway.step.prompts import Prompt
+from pbkv_cluster.gateway.step.prompt_reader import TokenizedPrompt
 
 NAMESPACE = Namespace("m", "1", "float32", "test")
 
@@ -18,9 +18,9 @@ SEQUENCES = st.lists(st.integers(0, 2), max_size=5).flatmap(
 )
 
 
-def prompt_of(ids: list[int], salt: str = "") -> Prompt:
+def prompt_of(ids: list[int], salt: str = "") -> TokenizedPrompt:
     namespace = Namespace("m", "1", "float32", "test", salt=salt)
-    return Prompt(pack(ids), block_keys(namespace, pack(ids)), namespace)
+    return TokenizedPrompt(pack(ids), block_keys(namespace, pack(ids)), namespace)
 
 
 def common_blocks(ids: list[int], held: list[int]) -> int:
