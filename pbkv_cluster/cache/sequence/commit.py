@@ -65,7 +65,7 @@ class Committer:
         table.hand_over(node, own.blocks)
 
     def _follow(self, handle: CacheHandle, child: Node, part: bytes, now: float) -> None:
-        """Continues along a node that holds the same blocks: its GPU slots replace the sequence's, and it gets those it lacks."""
+        """Continues along a node with the same blocks: its GPU slots replace the sequence's, and it gets those it lacks."""
         table = handle.table
         same = common_blocks(child.tokens, part, 0, len(part))
         if same < child.blocks:
