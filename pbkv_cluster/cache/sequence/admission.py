@@ -1,7 +1,6 @@
 """How a sequence is admitted to the cache, in four phases: match, reserve, begin, attach."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from pbkv_cluster.cache.owners import Workflows
 from pbkv_cluster.cache.sequence.handle import CacheHandle
@@ -15,15 +14,6 @@ from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for, count, full_blocks
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixPopularity
-
-
-class _Prefix(NamedTuple):
-    """The cached prefix of a sequence, locked."""
-
-    root: Node
-    path: list[Node]
-    blocks: int
-    gpu_blocks: int
 
 
 class Admission:
@@ -69,25 +59,27 @@ class Admission:
         self, step: StepIdentity, tokens: bytes, reserve: int, shadow_of: CacheHandle | None, now: Callable[[], float]
     ) -> CacheHandle | None:
         """Admits a step; see `KVCache.open`."""
-        prefix = self._match(step.namespace, tokens)
-        if not self._reserve(prefix, blocks_for(count(tokens)) + 1 + reserve):
+        root = self._tree.root(step.namespace)
+        match = self._match(root, tokens)
+        on_gpu = sum(node.held[GPU] for node in match.path)
+        if not self._reserve(match, blocks_for(count(tokens)) + 1 - on_gpu + reserve):
             return None
         began_at = now()
-        handle = self._begin(step, tokens, prefix.root, shadow_of, began_at)
-        self._attach(handle, prefix, began_at)
+        handle = self._begin(step, tokens, root, shadow_of, began_at)
+        self._attach(handle, match, on_gpu, began_at)
         return handle
 
-    def _match(self, namespace: Namespace, tokens: bytes) -> _Prefix:
-        root = self._tree.root(namespace)
+    def _match(self, root: Node, tokens: bytes) -> Match:
+        """The longest cached prefix, locked."""
         match = self._tree.match(root, tokens, _usable_blocks(tokens))
-        path = self._paths.lock_match(match)
-        return _Prefix(root, path, match.blocks, sum(node.held[GPU] for node in path))
+        self._paths.lock_match(match)
+        return match
 
-    def _reserve(self, prefix: _Prefix, blocks: int) -> bool:
-        """Whether the GPU has room for so many blocks, those of the prefix that it holds among them."""
-        if self._tiers.room() >= blocks - prefix.gpu_blocks:
+    def _reserve(self, match: Match, blocks: int) -> bool:
+        """Whether the GPU has room for so many more blocks. If not, the prefix is unlocked."""
+        if self._tiers.room() >= blocks:
             return True
-        self._paths.unlock(prefix.path)
+        self._paths.unlock(match.path)
         return False
 
     def _begin(self, step: StepIdentity, tokens: bytes, root: Node, shadow_of: CacheHandle | None, now: float) -> CacheHandle:
@@ -104,14 +96,15 @@ class Admission:
         self._workflows.step_began(owner, step.number, step.agent, recorded.position, now)
         return CacheHandle(owner, prompt_blocks, root, recorded, records)
 
-    def _attach(self, handle: CacheHandle, prefix: _Prefix, now: float) -> None:
-        path, loaded = prefix.path, 0
-        if prefix.gpu_blocks < prefix.blocks:
-            loaded = self._load(path, prefix.blocks - prefix.gpu_blocks)
+    def _attach(self, handle: CacheHandle, match: Match, on_gpu: int, now: float) -> None:
+        """Loads what lies in host memory and enters the prefix in the table. The GPU holds `on_gpu` blocks of it so far."""
+        path, loaded = match.path, 0
+        if on_gpu < match.blocks:
+            loaded = self._load(path, match.blocks - on_gpu)
             path = self._paths.cut_to_gpu(path)
         for node in path:
             self._enter(handle, node, now)
-        handle.delivered = _tokens_by_tier(prefix.gpu_blocks, loaded)
+        handle.delivered = _tokens_by_tier(on_gpu, loaded)
 
     def _load(self, path: list[Node], blocks: int) -> int:
         """Loads the part of a path that lies in host memory, if that is faster than to compute it. Returns its blocks."""
@@ -127,12 +120,14 @@ class Admission:
     def _enter(self, handle: CacheHandle, node: Node, now: float) -> None:
         """Enters a node of the path in the table, split where the workflow's own segments end."""
         table = handle.table
-        while (blocks := table.segment(table.committed).stop - table.committed) < node.blocks:
+        segment = table.segment(table.committed)
+        while (blocks := segment.stop - table.committed) < node.blocks:
             upper = self._paths.split(node, blocks)
-            self._paths.use(upper, handle, now)
-            table.attach(upper)
-        self._paths.use(node, handle, now)
-        table.attach(node)
+            self._paths.use(upper, handle, segment, now)
+            table.attach(upper, segment)
+            segment = table.segment(table.committed)
+        self._paths.use(node, handle, segment, now)
+        table.attach(node, segment)
 
 
 def _usable_blocks(tokens: bytes) -> int:
