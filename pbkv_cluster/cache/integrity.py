@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection
 
-from pbkv_cluster.cache.tree.node import ABSENT, Level, Node
-from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
+from pbkv_cluster.cache.owners import Workflows
+from pbkv_cluster.cache.sequence.block_table import BlockTable
+from pbkv_cluster.cache.tiers.tiers import Tiers
+from pbkv_cluster.cache.tree.node import ABSENT, GPU, Level, Node
+from pbkv_cluster.cache.tree.prefix_tree import PrefixTree, lineage
 from pbkv_cluster.core.blocks import KEY_BYTES, chain_keys
 from pbkv_cluster.core.tokens import BLOCK_BYTES
-
-if TYPE_CHECKING:
-    from pbkv_cluster.cache.cache import KVCache
 
 
 def check_tree(tree: PrefixTree) -> None:
@@ -56,24 +56,48 @@ def _check_node(node: Node) -> None:
         assert node in owner.nodes
 
 
-def check_cache(cache: KVCache) -> None:
-    """Raises:
-    AssertionError: the tree is wrong, a slot has leaked or is used twice, or the owners and the tree disagree.
+def check_cache(tree: PrefixTree, tiers: Tiers, workflows: Workflows, tables: Collection[BlockTable]) -> None:
+    """Args:
+        tree: the cache's.
+        tiers: of its blocks.
+        workflows: that own nodes.
+        tables: of all running sequences.
+
+    Raises:
+        AssertionError: the tree is wrong, a slot has leaked or is used twice, or owners, tables and tree disagree.
     """
-    check_tree(cache.tree)
-    cache.tiers.check_integrity()
-    nodes = list(cache.tree.walk())
+    check_tree(tree)
+    tiers.check_integrity()
+    nodes = list(tree.walk())
+    for table in tables:
+        _check_table(table)
     for level in Level:
         used = [slot for node in nodes for slot in node.slots[level] if slot != ABSENT]
+        if level is GPU:
+            for table in tables:
+                used.extend(table.own_slots)
         assert len(set(used)) == len(used), f"a {level.name} slot is used twice"
-        private = cache.tiers.pools[level].used_slots - len(used)
-        assert private >= 0
-        if cache.leases == 0:
-            assert private == 0, f"{private} {level.name} slots leaked"
-            assert all(node.refs == 0 for node in nodes), "a lock leaked"
-            cache.tiers.pools[level].check_integrity(used)
-    known = set(cache.workflows.all())
+        assert tiers.pools[level].used_slots == len(used), f"{level.name} slots leaked"
+        tiers.pools[level].check_integrity(used)
+    assert sum(node.refs for node in nodes) == sum(len(_path(table)) for table in tables), "a lock leaked"
+    known = set(workflows.all())
     for node in nodes:
         assert set(node.owners) <= known, "a node is owned by an ended workflow"
     for owner in known:
         assert all(owner in node.owners for node in owner.nodes)
+
+
+def _check_table(table: BlockTable) -> None:
+    at = 0
+    for each in table.ranges:
+        assert each.node is not None
+        assert each.start == at < each.stop, "a range does not follow the one before it"
+        at = each.stop
+        assert at == sum(node.blocks for node in lineage(each.node)), "a node does not end where its range does"
+    assert at == table.committed <= len(table)
+    on_path = [slot for node in reversed(_path(table)) for slot in node.slots[GPU]]
+    assert on_path == list(table.slots[:at]), "the table names other slots than the tree"
+
+
+def _path(table: BlockTable) -> list[Node]:
+    return [] if table.node.is_root else list(lineage(table.node))

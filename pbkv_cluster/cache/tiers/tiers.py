@@ -69,9 +69,9 @@ class Tiers:
         self._following = [
             each for each, policy in zip(zip(self._queues, ranks, strict=True), policies, strict=True) if not policy.steady
         ]
-        self.lean = False  # evict from the GPU in the order of LRU; `keep_lru` must have been called before the first block
+        self.lru_active = False  # evict from the GPU in the order of LRU; needs `keep_lru`, before the first block
         self.evicted_by_policy = 0  # blocks
-        self.evicted_by_lru = 0  # blocks, while it leaned
+        self.evicted_by_lru = 0  # blocks, while `lru_active`
         self._demotions: dict[int, int] = {}  # host slot to the GPU slot whose bytes it is to take
 
     # --- room ---
@@ -89,8 +89,8 @@ class Tiers:
         missing = count - pool.free_slots
         if missing > 0 and not retired_only and count > self.room():
             return None
-        lean, free = self.lean and not retired_only, pool.free_slots
-        queue = self._queues[LRU if lean else GPU]
+        by_lru, free = self.lru_active and not retired_only, pool.free_slots
+        queue = self._queues[LRU if by_lru else GPU]
         while missing > 0:
             found = queue.first()
             if found is None or (retired_only and not found[0].retired):
@@ -98,7 +98,7 @@ class Tiers:
             self._evict(found[0], missing)
             missing = count - pool.free_slots
         self._flush_demotions()
-        if lean:
+        if by_lru:
             self.evicted_by_lru += pool.free_slots - free
         else:
             self.evicted_by_policy += pool.free_slots - free
@@ -121,7 +121,7 @@ class Tiers:
             queue.offer_all(nodes, ranks)
 
     def keep_lru(self) -> None:
-        """Keeps the GPU's candidates in the order of LRU as well, so that `lean` can change at any time, without a scan."""
+        """Keeps the GPU's candidates in the order of LRU, too, so that `lru_active` can change at any time without a scan."""
         queue = EvictionQueue(GPU, _recency, self.tree.is_candidate, LRU)
         self._queues.append(queue)
         self._in_use.append(queue)

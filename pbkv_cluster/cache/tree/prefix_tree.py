@@ -196,14 +196,6 @@ class PrefixTree:
             yield node
             stack.extend(node.children.values())
 
-    def check_integrity(self) -> None:
-        """Raises:
-        AssertionError: the tree contradicts itself.
-        """
-        from pbkv_cluster.cache.integrity import check_tree
-
-        check_tree(self)
-
 
 def lineage(node: Node) -> Iterator[Node]:
     """A node and all above it, up to but without the root."""

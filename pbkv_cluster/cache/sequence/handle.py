@@ -1,0 +1,34 @@
+"""What the cache hands out: a running sequence's hold on it, and the result of a prefetch."""
+
+from typing import NamedTuple
+
+from pbkv_cluster.cache.sequence.block_table import BlockTable
+from pbkv_cluster.cache.sequence.recorded_step import RecordedStep
+from pbkv_cluster.cache.tree.node import Node, Owner
+from pbkv_cluster.core.usage import Tier
+
+
+class CacheHandle:
+    """A running sequence's hold on its cached prefix, and its block table."""
+
+    __slots__ = ("delivered", "owner", "prompt_blocks", "recorded", "records", "table")
+
+    def __init__(self, owner: Owner, prompt_blocks: int, root: Node, recorded: RecordedStep, records: bool) -> None:
+        self.owner = owner
+        self.prompt_blocks = prompt_blocks  # full blocks of the prompt; those after them are output
+        self.recorded = recorded
+        self.records = records  # whether this handle writes the record, as opposed to a shadow's, which reads it
+        self.table = BlockTable(root, recorded)
+        self.delivered: dict[Tier, int] = {}  # tokens found when the handle was opened, by tier
+
+    @property
+    def committed(self) -> int:
+        """Blocks that belong to the tree."""
+        return self.table.committed
+
+
+class Prefetched(NamedTuple):
+    """Tokens of a prompt."""
+
+    loaded: int
+    resident: int  # on the GPU now
