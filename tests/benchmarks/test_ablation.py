@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import ablation
+from benchmarks.policies import ablation
 from pbkv_cluster.cache.policies.base import make_policy
 from pbkv_cluster.cache.policies.pbkv import Pbkv
 from pbkv_cluster.core.config import CacheConfig

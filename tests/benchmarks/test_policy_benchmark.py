@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import policies
-from benchmarks.policy_job import add_options, job_of
-from benchmarks.policy_report import policy_report
-from benchmarks.pooled import above_oracle, cells, guard_cost, left_out, pool
-from benchmarks.row_file import RowFile, Rows, Scene, key_of
+from benchmarks.policies import benchmark as policies
+from benchmarks.policies.job import add_options, job_of
+from benchmarks.policies.pooled import above_oracle, cells, guard_cost, left_out, pool
+from benchmarks.policies.row_file import RowFile, Rows, Scene, key_of
+from benchmarks.policies.tables import policy_report
 from pbkv_cluster.simulator.evaluation.experiment import Row
 from pbkv_cluster.simulator.workload.generator import Sizes, generate
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import policies, predictor
-from benchmarks.policy_job import job_of
-from benchmarks.predictor_accuracy import ablation, accuracy, drift, read
-from benchmarks.predictor_load import copies
+from benchmarks.policies import benchmark as policies
+from benchmarks.policies.job import job_of
+from benchmarks.predictor import benchmark as predictor
+from benchmarks.predictor.accuracy import ablation, accuracy, drift, read
+from benchmarks.predictor.load import copies
 from benchmarks.report import Report
 from pbkv_cluster.core.events import EventKind
 

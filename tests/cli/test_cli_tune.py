@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from pbkv_cluster.core.config import load
-from pbkv_cluster.simulator.tuning import CellName, Trial, Tuning, tuning
+from pbkv_cluster.simulator.tuning import tuning
 from pbkv_cluster.simulator.tuning.knobs import Values
 from pbkv_cluster.simulator.tuning.objective import Objective
+from pbkv_cluster.simulator.tuning.result import CellName, Trial, Tuning
 from pbkv_cluster.simulator.workload.generator import Sizes, generate
 from tests.cli.conftest import Pbkv
 

@@ -9,7 +9,7 @@ from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.errors import FailedPrecondition
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.simulator.engine.simulation import Setup, simulate
-from pbkv_cluster.simulator.evaluation.oracle import Future
+from pbkv_cluster.simulator.policies.oracle import FutureUses
 from pbkv_cluster.simulator.workload.token_source import TokenSource
 from tests.simulator.simulated import one_by_one, source
 
@@ -22,7 +22,7 @@ def found(tokens: TokenSource, blocks: int, policy: str) -> int:
 
 def test_the_next_use_is_that_of_the_first_step_that_has_not_begun() -> None:
     begun: set[str] = set()
-    future = Future([(2.0, "b", [b"x"]), (1.0, "a", [b"x", b"y"]), (3.0, "c", [b"x"])], begun)
+    future = FutureUses([(2.0, "b", [b"x"]), (1.0, "a", [b"x", b"y"]), (3.0, "c", [b"x"])], begun)
     assert future.next_use(b"x") == 1.0
     begun.add("b")
     assert future.next_use(b"x") == 1.0

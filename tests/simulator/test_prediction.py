@@ -13,7 +13,8 @@ from pbkv_cluster.core.forecasts.batch import Forecasts
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
 from pbkv_cluster.core.text.prompt_pieces import prompt_pieces
 from pbkv_cluster.predictor_service.predictor.base import PREDICTORS, Predictor
-from pbkv_cluster.simulator.evaluation.prediction import END, Score, evaluate, teach
+from pbkv_cluster.simulator.prediction.scores import END, Score, evaluate
+from pbkv_cluster.simulator.prediction.training import train_predictor
 from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep, TraceWorkflow
 from pbkv_cluster.simulator.workload.events import events_of, without_counts, without_pieces, without_text, without_words
 from pbkv_cluster.simulator.workload.prompts import PromptBuilder
@@ -160,7 +161,7 @@ def test_learning_is_as_before_when_it_fails() -> None:
 
 def test_the_real_predictor_learns_a_cycle() -> None:
     predictor = PREDICTORS.get("mixture")(PredictorConfig())
-    teach(predictor, (events_of(workflow("abcabc", number), f"t{number}") for number in range(12)))
+    train_predictor(predictor, (events_of(workflow("abcabc", number), f"t{number}") for number in range(12)))
     scores = evaluate(predictor, [events_of(workflow("abcabc"), "w")], online=False)
     assert all(score.top1 == 1.0 for score in scores.values())
     other = [events_of(workflow("aaaa"), f"v{number}") for number in range(40)]

@@ -10,7 +10,8 @@ from pbkv_cluster.core.errors import InvalidArgument, NotFound, ResourceExhauste
 from pbkv_cluster.core.tokens import count
 from pbkv_cluster.core.usage import HitMeter, Tier
 from pbkv_cluster.simulator.replay.replay import Replay, ReplayOptions
-from pbkv_cluster.simulator.replay.report import Failure, ReplayReport, Spread
+from pbkv_cluster.simulator.replay.report import Failure, ReplayReport
+from pbkv_cluster.simulator.spread import Spread
 from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep, TraceWorkflow
 from pbkv_cluster.simulator.workload.generator import Sizes, generate
 from pbkv_cluster.simulator.workload.prompts import PromptBuilder

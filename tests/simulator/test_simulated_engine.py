@@ -15,9 +15,11 @@ from pbkv_cluster.gpu_worker.engine.sequence import Chunk
 from pbkv_cluster.gpu_worker.model.loading import load_model
 from pbkv_cluster.gpu_worker.model.random_model import build
 from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner
-from pbkv_cluster.simulator.engine import SimulatedEngine, simulation
+from pbkv_cluster.simulator.engine import simulation
+from pbkv_cluster.simulator.engine.engine import SimulatedEngine
+from pbkv_cluster.simulator.engine.result import SimulationResult
 from pbkv_cluster.simulator.engine.runner import SimulatedRunner
-from pbkv_cluster.simulator.engine.simulation import Setup, SimulationResult, simulate
+from pbkv_cluster.simulator.engine.simulation import Setup, simulate
 from tests.simulator.simulated import source
 
 SETUPS = {

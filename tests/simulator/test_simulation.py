@@ -11,7 +11,8 @@ from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.engine import Output
 from pbkv_cluster.simulator.engine.engine import SimulatedEngine
-from pbkv_cluster.simulator.engine.simulation import Setup, SimulationResult, StepRecord, simulate
+from pbkv_cluster.simulator.engine.result import SimulationResult, StepRecord
+from pbkv_cluster.simulator.engine.simulation import Setup, simulate
 from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
 from tests.simulator.simulated import one_by_one, source, trace, workload_of
 

@@ -17,7 +17,8 @@ from pbkv_cluster.simulator.traces.split import part_of
 from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep, TraceWorkflow
 from pbkv_cluster.simulator.tuning.knobs import Choice, all_knobs, knobs_of, spread, values_of, with_values
 from pbkv_cluster.simulator.tuning.objective import Objective
-from pbkv_cluster.simulator.tuning.tuning import TuningPlan, tune
+from pbkv_cluster.simulator.tuning.plan import TuningPlan
+from pbkv_cluster.simulator.tuning.tuning import tune
 from pbkv_cluster.simulator.workload.workload import Mix
 from tests.simulator.simulated import trace as generated
 
@@ -55,8 +56,8 @@ def test_a_setting_that_matters_is_found() -> None:
     half_life = found.chosen["cache.lfu_half_life_s"]
     assert isinstance(half_life, float)
     assert half_life > 20
-    assert found.held_winner is not None
-    assert found.held_winner.score > found.held_present.score
+    assert found.held_out_winner is not None
+    assert found.held_out_winner.score > found.held_out_present.score
     assert found.trials[0].values == {"cache.policy": "lfu", "cache.lfu_half_life_s": 0.5}
     assert sum(len(trial.scores) for trial in found.trials) == 5
     assert max(runs) == 7, "two more are on held-out tasks"
@@ -70,8 +71,8 @@ def test_what_held_out_tasks_do_not_like_is_not_taken() -> None:
     kinds = [part_of(name, shares, "tune/0") == "fit" for name in names]
     workflows = [popular(name, draws, 0.7, 30) if fit else burst(name) for name, fit in zip(names, kinds, strict=True)]
     found = tune([Trace("made", tuple(workflows))], plan(), FORGETFUL, Setup(0))
-    assert found.held_winner is not None, "it was better on the tasks searched on"
-    assert found.held_winner.score < found.held_present.score
+    assert found.held_out_winner is not None, "it was better on the tasks searched on"
+    assert found.held_out_winner.score < found.held_out_present.score
     assert not found.accepted
     assert found.chosen == found.trials[0].values
 

@@ -120,7 +120,7 @@ def simulate(
 
     for table in simulation_tables(rows):
         console.print(table)
-    explain_missed((row.workload, row.pressure) for row in rows if not row.reached)
+    explain_missed((row.workload, row.pressure) for row in rows if not row.on_target)
     write_json([row.to_json() for row in rows], json_target)
     if plot_target is not None:
         plot(rows, plot_target)

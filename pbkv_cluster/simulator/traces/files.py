@@ -1,4 +1,4 @@
-"""Any trace this project can read, told apart by the fields of its first line."""
+"""Reads a trace of any supported format, recognised by the fields of its first line."""
 
 import json
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ class Trace:
 
     name: str
     workflows: tuple[TraceWorkflow, ...]
-    starts_at: tuple[float, ...] | None = None  # seconds, of each workflow; None: the log did not tell
+    starts_at: tuple[float, ...] | None = None  # arrival time of each workflow in seconds; None: not logged
 
 
 def load_trace(path: Path) -> Trace:
     """Reads a step trace, coding-agent sessions, or single requests.
 
     Raises:
-        TraceError: the file cannot be read, is none of these, or breaks its format.
+        TraceError: the file cannot be read, has none of these formats, or breaks its format.
     """
     name = path.name.split(".")[0]
     match _kind(path):

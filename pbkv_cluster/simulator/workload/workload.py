@@ -1,4 +1,4 @@
-"""What is to be simulated: which workflows come, in which order, when, and how long each thinks between its steps."""
+"""What a simulation runs: which workflows arrive, in which order and when, and how long each pauses between steps."""
 
 import random
 from collections import Counter
@@ -11,7 +11,7 @@ from pbkv_cluster.simulator.traces.step_traces import TraceStep, TraceWorkflow
 
 THINK_MEDIAN_S = 2.0
 THINK_SIGMA = 1.0
-_MAJORITY = 0.8  # of the workflows, from the traces that prevail in one half of a drifting workload
+_MAJORITY = 0.8  # share of the workflows in one half of a drifting workload that come from that half's traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +20,13 @@ class Arrival:
 
     id: str  # unique in the workload
     workflow: TraceWorkflow
-    pauses: tuple[float, ...]  # seconds behind each step
-    starts_at: float | None = None  # seconds; None: as soon as another has ended
+    pauses: tuple[float, ...]  # seconds after each step
+    starts_at: float | None = None  # seconds; None: as soon as another workflow has ended
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Arrivals in order. In a closed loop `concurrency` workflows run at a time; in an open one it is 0."""
+    """Arrivals in order. In a closed loop, `concurrency` workflows run at a time; in an open loop it is 0."""
 
     name: str
     arrivals: tuple[Arrival, ...]
@@ -35,16 +35,16 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """How to make a workload from traces."""
+    """How to make a workload of traces."""
 
-    workflows: int | None = None  # default: as many as the traces hold
+    workflows: int | None = None  # None: as many as the traces have
     concurrency: int = 32
-    think_scale: float = 1.0  # of the log-normal part of a pause
-    drift: bool = False  # half-way, the second half of the traces takes over from the first
+    think_scale: float = 1.0  # factor of the log-normal part of a pause
+    drift: bool = False  # the first half of the traces prevails in the first half of the workload, the others later
 
     def __post_init__(self) -> None:
         """Raises:
-        InvalidArgument: a value is out of its range.
+        InvalidArgument: a value is out of range.
         """
         if self.workflows is not None and self.workflows < 1:
             raise InvalidArgument("workflows", f"must be at least 1, got {self.workflows}")
@@ -57,20 +57,20 @@ class Mix:
 def make_workload(traces: Sequence[Trace], mix: Mix, seed: int, starts: Sequence[float] | None = None) -> Workload:
     """Draws a workload.
 
-    Each trace's workflows come in an order drawn from the seed. When all have come, they come again as private copies: what
-    only one workflow had is a different text then, what several share stays the same. Several traces get equal shares.
+    Each trace's workflows are shuffled. When all have arrived they arrive again, as copies whose private texts, those of one
+    workflow only, are replaced by new ones; texts that several workflows share stay the same. Traces get equal shares.
 
-    A pause is what the trace logged, plus a log-normal time (median 2 s, sigma 1) times `mix.think_scale`: logs of agent
-    frameworks leave out the tools and people that a service waits for. It depends on the seed, the arrival and the step alone.
+    A pause is the logged one plus a log-normal time (median 2 s, sigma 1) times `mix.think_scale`, because logs of agent
+    frameworks leave out tools and people that a service waits for. It depends on the seed, the arrival and the step alone.
 
     Args:
-        traces: at least one. A single one with arrival times of its own makes an open loop at these times.
+        traces: at least one. A single trace with arrival times makes an open loop at these times.
         mix: what to draw.
         seed: of everything that is drawn.
-        starts: arrival times in seconds, for an open loop of as many workflows.
+        starts: arrival times in seconds, for an open loop.
 
     Raises:
-        InvalidArgument: there is no trace, or fewer arrival times than workflows are wanted.
+        InvalidArgument: there is no trace, or there are fewer arrival times than workflows.
     """
     if not traces:
         raise InvalidArgument("traces", "must name at least one")
@@ -124,7 +124,7 @@ def _shuffled(trace: Trace, shared: frozenset[str], seed: str) -> Iterator[Trace
 
 
 def _shared_ids(traces: Sequence[Trace]) -> frozenset[str]:
-    """Ids of texts that at least two workflows have."""
+    """Ids of texts that at least two workflows share."""
     owners: Counter[str] = Counter()
     for trace in traces:
         for workflow in trace.workflows:

@@ -1,11 +1,11 @@
-"""What the benchmark of policies runs: its options, and the runs that they ask for."""
+"""The options of the benchmark of policies, and the runs that they ask for."""
 
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.row_file import Key, Rows, Scene
+from benchmarks.policies.row_file import Key, Rows, Scene
 from pbkv_cluster.cache.policies import POLICIES
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import InvalidArgument
@@ -13,8 +13,8 @@ from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
 from pbkv_cluster.simulator.engine.simulation import Setup
 from pbkv_cluster.simulator.evaluation.experiment import BASELINE, BOUND
 
-TRACES = Path(__file__).resolve().parents[1] / "../shared/workloads"
-ROWS = Path(__file__).parent / "results" / "policies.jsonl"
+TRACES = Path(__file__).resolve().parents[2] / "../shared/workloads"
+ROWS = Path(__file__).parents[1] / "results" / "policies.jsonl"
 WORKLOADS = (
     *("autocoderover", "chatdev_cli", "chatdev_humaneval", "chatdev_programdev", "chatdev_prompted", "chatdev_qwen"),
     *("metagpt_code", "sweagent", "taubench_airline", "whowhen_magentic"),
@@ -23,17 +23,17 @@ QUICK_WORKLOADS = ("chatdev_cli", "metagpt_code")
 POLICY_NAMES = ("lru", "oracle", "retired-lru", "lfu", "kvflow", "continuum", "pbkv-paper", "pbkv")
 PRESSURES = (0.25, 0.45, 0.65, 0.8)
 SEEDS = (0, 1)
-WHOLE = "whole"  # the part that is all of a trace
+WHOLE = "whole"  # the part that is the whole trace
 
 
 @dataclass(frozen=True, slots=True)
 class Disturbance:
-    """What is done to a policy. LRU and the oracle are left alone."""
+    """What is changed about a policy's run. Runs of LRU and the oracle are never changed."""
 
     noise: float = 0.0
     adversary: bool = False
     guard: bool = True
-    predictor: str = ""  # another than the default
+    predictor: str = ""  # "": the default one
 
     def __str__(self) -> str:
         parts = [f"noise {self.noise:g}" * bool(self.noise), "adversary" * self.adversary, "unguarded" * (not self.guard)]
@@ -47,20 +47,20 @@ class Disturbance:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that is to be run."""
+    """Everything that the options ask for."""
 
     scene: Scene
     workloads: tuple[str, ...]
-    policies: tuple[str, ...]  # LRU and the oracle first: the others are measured against them
+    policies: tuple[str, ...]  # LRU and the oracle first, because the others are measured against them
     pressures: tuple[float, ...]
     seeds: tuple[int, ...]
     disturbances: tuple[Disturbance, ...]
     traces: Path
-    again: frozenset[str] = frozenset()  # policies whose rows are made anew
+    again: frozenset[str] = frozenset()  # policies that are run again though they have rows
 
     @property
     def predictor(self) -> PredictorConfig:
-        """Which forecasts, in all runs."""
+        """Configuration of the predictor in all runs."""
         name = self.disturbances[0].predictor
         return PredictorConfig(model=name) if name else PredictorConfig()
 
@@ -71,7 +71,7 @@ class Job:
         return key.workload in self.workloads and key.seed in self.seeds and key.pressure in self.pressures
 
     def keys(self, workload: str, seed: int) -> Iterator[tuple[Key, Disturbance]]:
-        """A unit's runs, in order."""
+        """The runs of a workload with a seed, in order."""
         for policy in self.policies:
             for number, disturbance in enumerate(self.disturbances):
                 if policy in (BASELINE, BOUND) and number:
@@ -81,17 +81,17 @@ class Job:
                     yield Key(workload, seed, pressure, policy, label), disturbance
 
     def missing(self, workload: str, seed: int, rows: Rows) -> list[tuple[Key, Disturbance]]:
-        """A unit's runs that are still to be made. One whose pressure is out of reach is of no use."""
-        out_of_reach = {(key.workload, key.seed, key.pressure) for key, row in rows.items() if not row.reached}
+        """The runs of a workload with a seed that have no row yet, without those whose pressure no capacity gives."""
+        off_target = {(key.workload, key.seed, key.pressure) for key, row in rows.items() if not row.on_target}
         return [
             (key, disturbance)
             for key, disturbance in self.keys(workload, seed)
-            if (key not in rows or key.policy in self.again) and (key.workload, key.seed, key.pressure) not in out_of_reach
+            if (key not in rows or key.policy in self.again) and (key.workload, key.seed, key.pressure) not in off_target
         ]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what only this benchmark takes."""
+    """Adds the options of this benchmark."""
     group = parser.add_argument_group("policies", "options of that benchmark alone")
     group.add_argument("--part", choices=("tune", "show"), default="show", help="tasks to run, a fifth each; default show")
     group.add_argument("--workloads", metavar="A,B", help="traces by name; by default all but whowhen_captain")
@@ -114,10 +114,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def job_of(arguments: argparse.Namespace) -> Job:
-    """What the options ask for.
+    """The job that the options ask for.
 
     Raises:
-        ValueError: an option is wrong; names it.
+        ValueError: an option is wrong; the message names it.
     """
     quick = arguments.quick
     named = _names(arguments.policies)
