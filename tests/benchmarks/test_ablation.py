@@ -1,4 +1,4 @@
-"""The variants of our policy: each runs, and does something else than the whole."""
+"""The variants of our policy: each runs, and behaves differently from the whole policy."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Traces of serving systems: what becomes of their blocks, and what is refused."""
+"""Traces of serving systems: how their blocks become segments, and which lines are refused."""
 
 import gzip
 import json
@@ -45,7 +45,7 @@ def test_sessions_keep_prefixes_agents_and_pauses(tmp_path: Path) -> None:
 
 
 def _common(one: bytes, other: bytes) -> int:
-    """Tokens that two prompts share at their beginning."""
+    """Number of tokens of the common prefix of two prompts."""
     return next((at for at in range(0, len(one), 4) if one[at : at + 4] != other[at : at + 4]), len(one)) // 4
 
 

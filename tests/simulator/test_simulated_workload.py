@@ -11,7 +11,7 @@ from tests.simulator.simulated import trace
 
 
 def ids(workload: Workload) -> list[set[str]]:
-    """Of each arrival, the ids of its texts."""
+    """For each arrival, the ids of its texts."""
     return [
         {name for step in arrival.workflow.steps for name in (step.output_id, *(segment.id for segment in step.prompt))}
         for arrival in workload.arrivals

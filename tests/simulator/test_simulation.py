@@ -63,7 +63,7 @@ def test_nothing_is_lost_without_pressure() -> None:
     assert not result.decisions["drop"]
 
 
-def test_a_host_tier_gives_back_what_the_gpu_lost() -> None:
+def test_a_host_tier_restores_what_the_gpu_evicted() -> None:
     without, beside = simulate(source(24), Setup(60)), simulate(source(24), Setup(60, 600))
     assert beside.decisions["load"] > 0
     assert beside.hit_any > without.hit_any
@@ -75,7 +75,7 @@ def test_no_policy_looks_ahead(policy: str) -> None:
 
 
 def first_difference(setup: Setup) -> None:
-    """Until the first altered step is submitted, a run whose later steps are others is the same."""
+    """A run whose later steps are altered is the same until the first altered step is submitted."""
     workflows = trace(16).workflows
     plain = simulate(workload_of(workflows, 4, 0.05), setup)
     altered = simulate(workload_of([_altered(workflow) for workflow in workflows], 4, 0.05), setup)
@@ -118,7 +118,7 @@ def test_the_guard_counts_what_runs(policy: str, adversary: bool) -> None:
 
 @pytest.mark.parametrize("policy", ["retired-lru", "pbkv-paper", "pbkv"])
 def test_shadows_tell_what_each_policy_would_have_hit(policy: str) -> None:
-    """Exactly so where steps run one after the other."""
+    """The counts are exact if steps run one after the other."""
     tokens = source(24, concurrency=1)
     guarded, lru = simulate(tokens, Setup(60, 0, policy)), simulate(tokens, Setup(60))
     alone = simulate(tokens, Setup(60, 0, policy, cache=CacheConfig(guard=False)))
@@ -141,7 +141,7 @@ def test_the_guard_stops_an_adversary() -> None:
     assert guarded.hit_gpu >= 0.9 * lru.hit_gpu
 
 
-def test_forecasts_that_nobody_heeds_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forecasts_that_no_policy_uses_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     without = simulate(source(24), Setup(60, 0, "retired-lru"))
     monkeypatch.setattr(RetiredLru, "heeds_forecasts", True)
     assert simulate(source(24), Setup(60, 0, "retired-lru")) == without

@@ -1,4 +1,4 @@
-"""The search for settings: it finds those that matter, and takes none that only suit the tasks it was searched on."""
+"""The search for settings finds those that matter, and rejects those that suit only the tasks that were searched on."""
 
 import random
 from typing import Any
@@ -22,19 +22,19 @@ from pbkv_cluster.simulator.tuning.tuning import tune
 from pbkv_cluster.simulator.workload.workload import Mix
 from tests.simulator.simulated import trace as generated
 
-# Forgets at once, which makes LRU of it. The guard would lean to LRU and hide what the policy makes of its settings.
+# Forgets at once, so that it is LRU. The guard would switch to LRU and hide the effect of settings.
 FORGETFUL = Config.model_validate({"cache": {"policy": "lfu", "lfu_half_life_s": 0.5, "guard": False}})
 
 
 def popular(name: str, draws: random.Random, shape: float, templates: int) -> TraceWorkflow:
-    """One step with one of some templates, of which few are used often: counting uses pays."""
+    """One step with one of some templates. Few of them are used often, so counting uses pays."""
     template = min(int(draws.paretovariate(shape)), templates)
     prompt = Segment(SegmentKind.SYSTEM, f"template-{template}", 128), Segment(SegmentKind.TASK, f"{name}/task", 256)
     return TraceWorkflow(name, "made", (TraceStep("agent", prompt, f"{name}/output", 16),))
 
 
 def burst(name: str) -> TraceWorkflow:
-    """Some steps with a prefix that nobody uses afterwards: whoever counts uses keeps it."""
+    """Some steps with a prefix that no later workflow uses, but that a policy that counts uses would keep."""
     own = Segment(SegmentKind.TASK, f"{name}/task", 128)
     steps = (
         TraceStep("agent", (own, Segment(SegmentKind.TOOL, f"{name}/{at}", 32)), f"{name}/{at}/out", 16) for at in range(4)
@@ -64,7 +64,7 @@ def test_a_setting_that_matters_is_found() -> None:
     assert found == tune([trace], plan(), FORGETFUL, Setup(0))
 
 
-def test_what_held_out_tasks_do_not_like_is_not_taken() -> None:
+def test_a_winner_that_loses_on_held_out_tasks_is_rejected() -> None:
     draws = random.Random(1)
     names = [f"w{number}" for number in range(160)]
     shares = {"fit": 0.7, "held out": 0.3}
@@ -156,6 +156,6 @@ def test_every_knob_is_a_setting_within_its_range() -> None:
     assert knobs_of("elsewhere:Policy", "elsewhere:Predictor") == ()
 
 
-def test_a_choice_has_each_value_as_often() -> None:
+def test_a_choice_has_each_value_equally_often() -> None:
     knob = Choice("cache.host_policy", ("a", "b", "c"))
     assert [knob.at(position) for position in (0.0, 0.34, 0.67, 1.0)] == ["a", "b", "c", "c"]
