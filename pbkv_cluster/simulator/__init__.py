@@ -4,8 +4,9 @@ Only the GPU is simulated, by a cost model that moves a clock. Scheduler, cache,
 The folders, in the order in which a comparison of policies uses them:
 
 - `traces/` reads recorded workflows (`files` recognises the format) and splits them by task (`split`).
-- `workload/` makes of them what is run: which workflows arrive, when, and how long they pause (`workload`); their token ids
-  (`prompts`, `token_source`), predictor events (`events`) and access logs (`access_logs`). `generator` invents workflows.
+- `workload/` makes of them what is run: which workflows arrive and when (`workload`); how long they pause and what they
+  announce of it (`tools`); their token ids (`prompts`, `token_source`), predictor events (`events`) and access logs
+  (`access_logs`). `generator` invents workflows.
 - `policies/` holds the policies that exist only here: `oracle`, which knows the future, and `adversary`, which negates another.
 - `prediction/` runs the real predictor: trained before a run (`training`), fed during it (`forecaster`), and scored on its own
   (`scores`, `trial`).

@@ -16,8 +16,8 @@ SESSION: dict[str, Any] = {
     "id": "s1",
     "block_size": 64,
     "requests": [
-        {"in": 640, "out": 5, "think_time": 0.0, "hash_ranges": [[1, 10]]},
-        {"in": 830, "out": 7, "think_time": 2.5, "hash_ranges": [[1, 8], [20, 23]]},
+        {"in": 640, "out": 5, "think_time": 0.0, "stop": "tool_use", "hash_ranges": [[1, 10]]},
+        {"in": 830, "out": 7, "think_time": 2.5, "stop": "end_turn", "hash_ranges": [[1, 8], [20, 23]]},
         {"subagent_type": "Explore", "requests": [{"in": 600, "out": 1, "hash_ranges": [[1, 8], [20, 20]]}]},
     ],
 }
@@ -38,6 +38,7 @@ def test_sessions_keep_prefixes_agents_and_pauses(tmp_path: Path) -> None:
     (workflow,) = read_sessions(write(tmp_path / "sessions.jsonl.gz", SESSION))
     assert [step.agent for step in workflow.steps] == ["main", "main", "Explore"]
     assert [step.pause_s for step in workflow.steps] == [2.5, 0.0, 0.0]
+    assert [step.tool for step in workflow.steps] == ["tool_use", "user", ""]
     assert [step.prompt_tokens for step in workflow.steps] == [640, 830, 600]
     first, second, third = (PromptBuilder().prompt(step) for step in workflow.steps)
     assert _common(first, second) == 8 * 64

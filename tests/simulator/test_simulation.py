@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.cache.policies.lru import RetiredLru
 from pbkv_cluster.cache.tree.node import Level
 from pbkv_cluster.core.config import CacheConfig
@@ -145,6 +146,21 @@ def test_forecasts_that_no_policy_uses_change_nothing(monkeypatch: pytest.Monkey
     without = simulate(source(24), Setup(60, 0, "retired-lru"))
     monkeypatch.setattr(RetiredLru, "heeds_forecasts", True)
     assert simulate(source(24), Setup(60, 0, "retired-lru")) == without
+
+
+def test_a_cache_that_takes_tool_calls_is_told_when_they_start_and_finish(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, list[tuple[str, float | None, bool]]] = {}
+
+    def tool_call(cache: KVCache, workflow: str, kind: str, expected_s: float | None, started: bool) -> None:
+        told.setdefault(workflow, []).append((kind, expected_s, started))
+
+    tokens = source(12)
+    without = simulate(tokens, Setup(60))
+    monkeypatch.setattr(KVCache, "tool_call", tool_call, raising=False)
+    assert simulate(tokens, Setup(60)) == without
+    for arrival in tokens.workload.arrivals:
+        expected = [(*call, started) for call in arrival.tool_calls for started in (True, False)]
+        assert told.get(arrival.id, []) == expected
 
 
 def test_a_step_that_can_never_fit_is_refused() -> None:

@@ -44,6 +44,15 @@ def simulate(
     drift: Annotated[
         bool, typer.Option("--drift", help="Half-way, the later traces take over from the first. Implies --mix.")
     ] = False,
+    announce: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=10, metavar="SIGMA", help="Announce every pause, with a log-normal error; by default only logged ones."
+        ),
+    ] = None,
+    tool_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the variance of added pauses (of their logarithm) that is the tool's.")
+    ] = 0.0,
     arrivals: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Start workflows at the times of this log, whatever has ended.")
     ] = None,
@@ -85,7 +94,7 @@ def simulate(
         pressures=pressures_of(pressure),
         seeds=seeds,
         host_ratio=host_ratio,
-        mix=Mix(workflows, concurrency, think_scale, drift),
+        mix=Mix(workflows, concurrency, think_scale, drift, announce, tool_share),
     )
     config = load_settings(None, assignments, {}).config
     setup = Setup(

@@ -139,7 +139,13 @@ def _session_step(fields: Fields, agent: str, prefix: str, position: int, block:
     if not segments:
         raise FieldError(fields.path("in"), "must be at least 1")
     out = fields.count("out", MAX_TOKENS)
-    return TraceStep(agent, tuple(segments), f"{prefix}/output/{position}", out, pause_s=pause)
+    return TraceStep(agent, tuple(segments), f"{prefix}/output/{position}", out, tool=_waits_for(fields), pause_s=pause)
+
+
+def _waits_for(fields: Fields) -> str:
+    """What a session waits for after a request: the user at the end of the agent's turn, else a tool; "" if not logged."""
+    stop = fields.optional_text("stop")
+    return "user" if stop == "end_turn" else stop
 
 
 def _ranges(fields: Fields) -> list[tuple[int, int]]:

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.simulator.traces.files import Trace
 from pbkv_cluster.simulator.traces.step_traces import TraceStep, TraceWorkflow
+from pbkv_cluster.simulator.workload.tools import ToolCall, announced_calls, draw_pauses
 
-THINK_MEDIAN_S = 2.0
-THINK_SIGMA = 1.0
 _MAJORITY = 0.8  # share of the workflows in one half of a drifting workload that come from that half's traces
 
 
@@ -22,6 +21,7 @@ class Arrival:
     workflow: TraceWorkflow
     pauses: tuple[float, ...]  # seconds after each step
     starts_at: float | None = None  # seconds; None: as soon as another workflow has ended
+    tool_calls: tuple[ToolCall, ...] = ()  # announced after each step but the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class Mix:
     concurrency: int = 32
     think_scale: float = 1.0  # factor of the log-normal part of a pause
     drift: bool = False  # the first half of the traces prevails in the first half of the workload, the others later
+    announce_sigma: float | None = None  # log-normal error of announced pauses; None: only logged durations are announced
+    tool_share: float = 0.0  # share of the log-normal part's variance, in its logarithm, that the tool determines
 
     def __post_init__(self) -> None:
         """Raises:
@@ -52,6 +54,10 @@ class Mix:
             raise InvalidArgument("concurrency", f"must be at least 1, got {self.concurrency}")
         if not 0 <= self.think_scale < 1e6:
             raise InvalidArgument("think_scale", f"must be from 0 to 1e6, got {self.think_scale}")
+        if self.announce_sigma is not None and not 0 <= self.announce_sigma <= 10:
+            raise InvalidArgument("announce_sigma", f"must be from 0 to 10, got {self.announce_sigma}")
+        if not 0 <= self.tool_share <= 1:
+            raise InvalidArgument("tool_share", f"must be from 0 to 1, got {self.tool_share}")
 
 
 def make_workload(traces: Sequence[Trace], mix: Mix, seed: int, starts: Sequence[float] | None = None) -> Workload:
@@ -92,11 +98,10 @@ def make_workload(traces: Sequence[Trace], mix: Mix, seed: int, starts: Sequence
 
 
 def _arrival(number: int, workflow: TraceWorkflow, mix: Mix, seed: int, starts_at: float | None) -> Arrival:
-    draws = random.Random(f"pbkv-think/{seed}/{number}")
-    pauses = tuple(
-        step.pause_s + mix.think_scale * THINK_MEDIAN_S * draws.lognormvariate(0.0, THINK_SIGMA) for step in workflow.steps
-    )
-    return Arrival(f"{number}:{workflow.id}", workflow, pauses, starts_at)
+    own_seed = f"{seed}/{number}"
+    pauses = draw_pauses(workflow, mix.think_scale, mix.tool_share, own_seed)
+    calls = announced_calls(workflow, pauses, mix.announce_sigma, own_seed)
+    return Arrival(f"{number}:{workflow.id}", workflow, pauses, starts_at, calls)
 
 
 def _draw(traces: Sequence[Trace], wanted: int, drift: bool, seed: int) -> Iterator[TraceWorkflow]:
