@@ -103,7 +103,7 @@ def run_unit(job: Job, workload: str, seed: int, file: RowFile) -> None:
     trained: Setup | None = None
     started = set[Key]()
     while missing := [each for each in job.missing(workload, seed, rows) if each[0] not in started]:
-        key, disturbance = missing[0]  # asked anew each time: LRU's row decides whether the others are of use
+        key, disturbance = missing[0]  # recomputed each time: LRU's row decides whether the others are of use
         started.add(key)
         if key.policy not in (BASELINE, BOUND) and trained is None:
             trained = train_state(setup, [training]) if training is not None else setup

@@ -96,20 +96,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--part", choices=("tune", "show"), default="show", help="tasks to run, a fifth each; default show")
     group.add_argument("--workloads", metavar="A,B", help="traces by name; by default all but whowhen_captain")
     group.add_argument("--policies", metavar="A,B", help="policies; lru and oracle are always run")
-    group.add_argument("--pressures", metavar="P,Q", help="shares of an infinite cache's hits that LRU gets")
+    group.add_argument("--pressures", metavar="P,Q", help="capacities, as shares of an infinite cache's hits that LRU gets")
     group.add_argument("--seeds", type=int, default=len(SEEDS), metavar="N", help="seeds 0 to N - 1; default 2")
     group.add_argument("--online", action="store_true", help="no training; every workflow of the trace once")
-    group.add_argument("--noise", type=float, default=0.0, metavar="SHARE", help="of the forecasts, replaced by random ones")
-    group.add_argument("--adversary", action="store_true", help="negate what the policies say")
-    group.add_argument("--no-guard", action="store_true", help="run without the guard as well: what does it cost?")
     group.add_argument(
-        "--predictor", default="", metavar="NAME", help="forecast by this one, such as an expert alone; rows of their own"
+        "--noise", type=float, default=0.0, metavar="SHARE", help="share of the forecasts that are replaced by random ones"
     )
-    group.add_argument("--processes", type=int, default=2, metavar="N", help="workloads that run at a time; default 2")
+    group.add_argument("--adversary", action="store_true", help="negate the values of the policies")
+    group.add_argument("--no-guard", action="store_true", help="run without the guard too, and compare")
     group.add_argument(
-        "--rows", type=Path, metavar="FILE", help=f"keeps rows; by default {ROWS.name} in results/, not if --quick"
+        "--predictor", default="", metavar="NAME", help="another predictor, such as an expert alone; its rows are kept apart"
     )
-    group.add_argument("--again", action="store_true", help="run the policies that --policies names anew")
+    group.add_argument("--processes", type=int, default=2, metavar="N", help="workloads that run at the same time; default 2")
+    group.add_argument(
+        "--rows", type=Path, metavar="FILE", help=f"file of rows; default {ROWS.name} in results/, none with --quick"
+    )
+    group.add_argument("--again", action="store_true", help="run the policies named by --policies again")
     group.add_argument("--traces", type=Path, default=TRACES, metavar="DIR", help="folder of the recorded traces")
 
 

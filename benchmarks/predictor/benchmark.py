@@ -27,7 +27,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this benchmark; it shares --traces and --workloads with `policies`."""
     group = parser.add_argument_group("predictor", "options of that benchmark; it takes --traces and --workloads too")
     group.add_argument("--parts", default=",".join(PARTS), metavar="A,B", help=f"any of {', '.join(PARTS)}; default all")
-    group.add_argument("--splits", type=int, default=1, metavar="N", help="ways to split each trace, that all count; default 1")
+    group.add_argument(
+        "--splits",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of different splits of each trace, which all count; default 1",
+    )
 
 
 def run(arguments: argparse.Namespace) -> Iterator[Report]:

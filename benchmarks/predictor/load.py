@@ -115,7 +115,7 @@ def memory(train: Sequence[Events], test: Sequence[Events], quick: bool) -> Repo
         Figure("one of them", taken / workflows / 1024, "KiB"),
     )
     steps = (_OPEN_EVENTS - 1) // 2
-    sizes = f"by how much a process grows; each workflow has begun up to {steps} steps, and was forecast behind each event"
+    sizes = f"growth of a process; each workflow has begun up to {steps} steps, and was forecast after each event"
     return Report("predictor: memory", sizes, figures)
 
 

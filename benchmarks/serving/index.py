@@ -122,10 +122,10 @@ def _rekeying(leaves: int, samples: int) -> Figure:
 
 def _steps(samples: int) -> Iterator[Figure]:
     """What policy and guard add to a step in a full cache, where every step has to evict and 32 workflows are active."""
-    active, length, held = 32, 8, 64
+    active, length, resident = 32, 8, 64  # workflows, steps of each, sequences that fit in the cache
     variants = {"lru": ("lru", False), "pbkv": ("pbkv", False), "pbkv and the guard": ("pbkv", True)}
     caches = {
-        name: make_cache(held * full_blocks(TOKENS - SHARED) + 256, guard=guard, policy=policy)
+        name: make_cache(resident * full_blocks(TOKENS - SHARED) + 256, guard=guard, policy=policy)
         for name, (policy, guard) in variants.items()
     }
     taken: dict[str, list[float]] = {name: [] for name in variants}

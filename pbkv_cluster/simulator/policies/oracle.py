@@ -32,7 +32,7 @@ class FutureUses:
     def __init__(self, steps: Iterable[tuple[float, str, Collection[bytes]]], begun: Collection[str]) -> None:
         """Args:
         steps: when each step begins (any unit), its id, and the keys of its prompt's blocks.
-        begun: ids of the steps that have begun in the present run; read anew at each call.
+        begun: ids of the steps that have begun in the present run, read at each call.
         """
         self._begun = begun
         self._uses: dict[bytes, list[Use]] = defaultdict(list)  # the next use is last

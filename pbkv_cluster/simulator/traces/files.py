@@ -31,7 +31,9 @@ def load_trace(path: Path) -> Trace:
             timed = sorted(read_requests(path), key=lambda entry: entry.starts_at)
             return Trace(name, tuple(entry.workflow for entry in timed), tuple(entry.starts_at for entry in timed))
         case "TIMESTAMP":
-            raise TraceError(f"{path}: holds arrival times without prompts; give it as --arrivals beside a trace of workflows")
+            raise TraceError(
+                f"{path}: has arrival times without prompts; give it as --arrivals, together with a trace of workflows"
+            )
         case _:
             return Trace(name, tuple(read_workflows(path)))
 

@@ -38,6 +38,8 @@ class TuningPlan:
         if not 0 < self.hold_out < 1:
             raise InvalidArgument("hold_out", f"must be above 0 and below 1, got {self.hold_out}")
         if not 0 <= self.train < 1 - self.hold_out:
-            raise InvalidArgument("train", f"must leave tasks beside {self.hold_out:g} held out, got {self.train}")
+            raise InvalidArgument(
+                "train", f"must be less than the {1 - self.hold_out:g} that are not held out, got {self.train}"
+            )
         if not 0 <= self.host_ratio < math.inf:
             raise InvalidArgument("host_ratio", f"must be finite and not negative, got {self.host_ratio}")
