@@ -59,8 +59,8 @@ class SimulatedEngine(Engine):
             return False
         for sequence in running:
             sequence.tokens += _forced(sequence, left)
-        opening = _by_phase(running, 0)  # sequences whose next token opens a block
-        filling = _by_phase(running, 1)  # sequences whose next token fills a block
+        opening = _by_phase(running, 0)  # by phase: sequences whose token then opens a block
+        filling = _by_phase(running, 1)  # by phase: sequences whose token then fills a block
         spans = _spans(opening.keys() | filling.keys())
         context, done = sum(sequence.computed for sequence in running), 0
         waits = self.scheduler.waiting > 0 and len(running) < self._limits.max_running
