@@ -12,7 +12,7 @@ from pbkv_cluster.core.errors import InvalidArgument
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pbkv_cluster.simulator.replay.report import Spread
+    from pbkv_cluster.simulator.spread import Spread
 
 JsonTarget = Annotated[
     str | None, typer.Option("--json", metavar="FILE|-", help="Write the result as JSON; - is standard output.")

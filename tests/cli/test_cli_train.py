@@ -9,7 +9,7 @@ from pbkv_cluster.predictor_service.predictor.expert_predictor import ExpertPred
 from pbkv_cluster.predictor_service.server import PredictorServer
 from pbkv_cluster.predictor_service.state.file import access_path, read_state
 from pbkv_cluster.reuse.model.access_model import KIND, VERSION, AccessUpdate, train
-from pbkv_cluster.simulator.engine.forecasting import train as train_predictor
+from pbkv_cluster.simulator.prediction.training import trained_state
 from pbkv_cluster.simulator.traces.files import load_trace
 from pbkv_cluster.simulator.workload.access_logs import access_logs
 from tests.cli.agent_traces import write_trace
@@ -33,7 +33,7 @@ async def test_a_predictor_service_starts_from_what_it_writes(pbkv: Pbkv, trace_
 
     workflows = load_trace(trace_file).workflows
     agents = read_state(state, ExpertPredictor.kind, ExpertPredictor.version)
-    assert agents == train_predictor(PredictorConfig(), workflows)
+    assert agents == trained_state(PredictorConfig(), workflows)
     update = AccessUpdate.from_bytes(read_state(access_path(state), KIND, VERSION))
     assert update.contexts == train(access_logs(workflows)).export().contexts
     assert update.workflows == 4

@@ -11,7 +11,7 @@ from pbkv_cluster.core.config import load
 from pbkv_cluster.simulator.tuning import tuning
 from pbkv_cluster.simulator.tuning.knobs import Values
 from pbkv_cluster.simulator.tuning.objective import Objective
-from pbkv_cluster.simulator.tuning.tuning import CellName, Trial, Tuning
+from pbkv_cluster.simulator.tuning.result import CellName, Trial, Tuning
 from tests.cli.agent_traces import write_generated_trace
 from tests.cli.conftest import Pbkv
 

@@ -1,4 +1,4 @@
-"""The simulated engine decides as the real one does: with and without its short cut, and beside a real model."""
+"""The simulated engine makes the real engine's decisions: with and without its short cut, and with a real model."""
 
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from pbkv_cluster.gpu_worker.engine.sequence import Chunk
 from pbkv_cluster.gpu_worker.model.loading import load_model
 from pbkv_cluster.gpu_worker.model.random_model import build
 from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner
-from pbkv_cluster.simulator.engine import SimulatedEngine, simulation
+from pbkv_cluster.simulator.engine import simulation
+from pbkv_cluster.simulator.engine.engine import SimulatedEngine
+from pbkv_cluster.simulator.engine.result import SimulationResult
 from pbkv_cluster.simulator.engine.runner import SimulatedRunner
-from pbkv_cluster.simulator.engine.simulation import Setup, SimulationResult, simulate
+from pbkv_cluster.simulator.engine.simulation import Setup, simulate
 from tests.simulator.simulated import source
 
 SETUPS = {
@@ -31,7 +33,7 @@ SETUPS = {
 
 
 def counts(result: SimulationResult) -> dict[str, Any]:
-    """What a run decided and found, without times."""
+    """The decisions and hits of a run, without times."""
     meter = result.meter
     return {
         "decisions": {name: number for name, number in result.decisions.items() if number},
@@ -48,13 +50,13 @@ def counts(result: SimulationResult) -> dict[str, Any]:
 @pytest.mark.parametrize("seed", range(3))
 def test_many_tokens_at_a_time_are_the_same_as_one_by_one(name: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     fast = simulate(source(seed=seed), SETUPS[name])
-    monkeypatch.setattr(SimulatedEngine, "_leap", lambda self, until: 0)
+    monkeypatch.setattr(SimulatedEngine, "short_cut", False)
     slow = simulate(source(seed=seed), SETUPS[name])
     assert fast == slow
 
 
 class _VirtualMover:
-    """Carries real bytes in virtual time."""
+    """Copies real bytes in virtual time."""
 
     def __init__(self, real: Mover, simulated: Mover) -> None:
         self._real = real

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pbkv_cluster.core.config import PredictorConfig
-    from pbkv_cluster.simulator.evaluation.trial import Events, Row
+    from pbkv_cluster.simulator.prediction.trial import Events, Row
     from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
 
 
@@ -62,7 +62,7 @@ def evaluate(
     if split is not None and not 0 < split < 1:
         raise InvalidArgument("--split", f"must be above 0 and below 1, got {split:g}")
 
-    from pbkv_cluster.simulator.evaluation.trial import contenders
+    from pbkv_cluster.simulator.prediction.trial import contenders
 
     predictor = load_settings(config, assignments, {}).config.predictor
     chosen = contenders(predictor, expert or ())
@@ -112,8 +112,8 @@ def _run(
     from rich.progress import Progress
 
     from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
-    from pbkv_cluster.simulator.evaluation.prediction import teach
-    from pbkv_cluster.simulator.evaluation.trial import recorded_events, rows_of
+    from pbkv_cluster.simulator.prediction.training import train_predictor
+    from pbkv_cluster.simulator.prediction.trial import recorded_events, rows_of
     from pbkv_cluster.simulator.workload.events import without_text
 
     def events_of(workflows: "list[TraceWorkflow]", prefix: str) -> "list[Events]":
@@ -129,7 +129,7 @@ def _run(
             progress.update(task, description=name)
             predictor = PREDICTORS.get(config.model)(config)
             for events in training_events:
-                teach(predictor, [events])
+                train_predictor(predictor, [events])
                 progress.advance(task)
             rows += rows_of(name, predictor, test_events, online, lambda: progress.advance(task))
     return rows
@@ -149,7 +149,7 @@ def _table(title: str, rows: "list[Row]") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from pbkv_cluster.simulator.evaluation.trial import mean
+    from pbkv_cluster.simulator.prediction.trial import mean
 
     table = Table(title=Text(title), box=SIMPLE_HEAD, header_style="bold")
     table.add_column("expert", no_wrap=True)

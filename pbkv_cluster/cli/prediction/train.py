@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pbkv_cluster.core.config import PredictorConfig
-    from pbkv_cluster.simulator.evaluation.trial import Row
+    from pbkv_cluster.simulator.prediction.trial import Row
     from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
 
 _NAME = "predictor.state"
@@ -90,8 +90,8 @@ def _report(config: "PredictorConfig", workflows: "list[TraceWorkflow]", share: 
     from rich.progress import Progress
 
     from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
-    from pbkv_cluster.simulator.evaluation.prediction import teach
-    from pbkv_cluster.simulator.evaluation.trial import recorded_events, rows_of
+    from pbkv_cluster.simulator.prediction.training import train_predictor
+    from pbkv_cluster.simulator.prediction.trial import recorded_events, rows_of
     from pbkv_cluster.simulator.traces.split import part_of
 
     shares = {"learn": 1 - share, "hold back": share}
@@ -106,7 +106,7 @@ def _report(config: "PredictorConfig", workflows: "list[TraceWorkflow]", share: 
         task = progress.add_task("evaluating", total=len(learnt) + 2 * len(held_back))
         trained, fresh = (PREDICTORS.get(config.model)(config) for _ in range(2))
         for events in recorded_events(learnt, "learn"):
-            teach(trained, [events])
+            train_predictor(trained, [events])
             progress.advance(task)
         test_events = recorded_events(held_back, "held")
         rows = [
@@ -122,7 +122,7 @@ def _table(rows: "list[Row]", workflows: "Counter[str]") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from pbkv_cluster.simulator.evaluation.trial import mean
+    from pbkv_cluster.simulator.prediction.trial import mean
 
     horizon = max(row.k for row in rows)
     table = Table(title="Held-back tasks: how often the next agent was the likeliest in the forecast", box=SIMPLE_HEAD)
@@ -144,14 +144,14 @@ def _train(config: "PredictorConfig", workflows: "list[TraceWorkflow]", target: 
     from pbkv_cluster.predictor_service.state.file import access_path, write_state
     from pbkv_cluster.reuse.model.access_model import KIND, VERSION
     from pbkv_cluster.reuse.model.access_model import train as train_access
-    from pbkv_cluster.simulator.engine.forecasting import train as train_predictor
+    from pbkv_cluster.simulator.prediction.training import trained_state
     from pbkv_cluster.simulator.workload.access_logs import access_logs
 
     def with_progress(doing: str) -> "Iterable[TraceWorkflow]":
         return track(workflows, doing, console=console, disable=not console.is_terminal)
 
     predictor = PREDICTORS.get(config.model)(config)
-    state = train_predictor(config, with_progress("agents"))
+    state = trained_state(config, with_progress("agents"))
     access = train_access(access_logs(with_progress("blocks")))
     update = access.export()
     try:

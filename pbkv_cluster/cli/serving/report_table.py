@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pbkv_cluster.core.usage import Tier
-    from pbkv_cluster.simulator.replay.report import ReplayReport, Spread
+    from pbkv_cluster.simulator.replay.report import ReplayReport
+    from pbkv_cluster.simulator.spread import Spread
 
 _Number = float | None
 _Row = tuple[str, Callable[["ReplayReport"], _Number], Callable[["ReplayReport"], str]]

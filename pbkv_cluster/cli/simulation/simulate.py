@@ -45,6 +45,15 @@ def simulate(
     drift: Annotated[
         bool, typer.Option("--drift", help="Half-way, the other traces replace the first. Implies --mix.")
     ] = False,
+    announce: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=10, metavar="SIGMA", help="Announce every pause, with a log-normal error; by default only logged ones."
+        ),
+    ] = None,
+    tool_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the variance of added pauses (of their logarithm) that is the tool's.")
+    ] = 0.0,
     arrivals: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Start workflows at the times in this log, however many are running.")
     ] = None,
@@ -88,7 +97,7 @@ def simulate(
         pressures=parse_pressures(pressure),
         seeds=seeds,
         host_ratio=host_ratio,
-        mix=Mix(workflows, concurrency, think_scale, drift),
+        mix=Mix(workflows, concurrency, think_scale, drift, announce, tool_share),
     )
     config = load_settings(None, assignments, {}).config
     setup = Setup(
@@ -123,7 +132,7 @@ def simulate(
 
     for table in policy_tables(rows):
         console.print(table)
-    warn_missed_pressures((row.workload, row.pressure) for row in rows if not row.reached)
+    warn_missed_pressures((row.workload, row.pressure) for row in rows if not row.on_target)
     write_json([row.to_json() for row in rows], json_target)
     if plot_target is not None:
         plot(rows, plot_target)

@@ -78,7 +78,7 @@ def tune(
     from pbkv_cluster.simulator.engine.cost_model import CostModel
     from pbkv_cluster.simulator.engine.simulation import Setup
     from pbkv_cluster.simulator.traces.files import load_trace
-    from pbkv_cluster.simulator.tuning.tuning import TuningPlan
+    from pbkv_cluster.simulator.tuning.plan import TuningPlan
     from pbkv_cluster.simulator.tuning.tuning import tune as search
     from pbkv_cluster.simulator.workload.workload import Mix
 
@@ -106,7 +106,9 @@ def tune(
                 status.update(f"tuning: {min(runs, plan.budget)} of {plan.budget} runs" + ", testing" * (runs > plan.budget))
 
         found = search(traces, plan, settings.config, setup, training, show)
-    warn_missed_pressures((cell.workload, cell.pressure) for cell in (*found.cells, *found.held_cells) if not cell.reached)
+    warn_missed_pressures(
+        (cell.workload, cell.pressure) for cell in (*found.cells, *found.held_out_cells) if not cell.on_target
+    )
     write_atomically(tuned_file(found, settings), out, "--out")
     write_json(found.to_json(), target)
     for line in summary(found, settings.config):

@@ -8,7 +8,7 @@ from pbkv_cluster.core.config.sources import env_name, fields, value_of
 
 if TYPE_CHECKING:
     from pbkv_cluster.simulator.tuning.knobs import Values
-    from pbkv_cluster.simulator.tuning.tuning import Tuning
+    from pbkv_cluster.simulator.tuning.result import Tuning
 
 _WIDTH = 4  # digits of a score
 
@@ -38,7 +38,7 @@ def tuned_file(found: "Tuning", settings: Settings) -> str:
 
 def summary(found: "Tuning", config: Config) -> Iterator[str]:
     """The outcome of the search, in a few lines."""
-    present = found.held_present
+    present = found.held_out_present
     what = {
         "hit": "GPU hits over LRU's",
         "latency": "LRU's workflow latency over this",
@@ -46,13 +46,13 @@ def summary(found: "Tuning", config: Config) -> Iterator[str]:
     runs = sum(len(trial.scores) for trial in found.trials)
     yield f"{len(found.trials)} candidates, {runs} runs: {_cells(found)}."
     yield f"{what}, on the tasks of the search: {_score(found.trials[0].score)} with the present settings."
-    if found.held_winner is None:
+    if found.held_out_winner is None:
         yield f"No candidate did better there, so these are the present settings; on held-out tasks {_score(present.score)}."
         return
-    winner = next(trial for trial in found.trials if trial.values == found.held_winner.values)
-    changed = _changed(found.held_winner.values, config)
+    winner = next(trial for trial in found.trials if trial.values == found.held_out_winner.values)
+    changed = _changed(found.held_out_winner.values, config)
     yield f"Best there: {_score(winner.score)} with {changed}."
-    both = f"{_score(found.held_winner.score)}, with the present settings {_score(present.score)}"
+    both = f"{_score(found.held_out_winner.score)}, with the present settings {_score(present.score)}"
     if found.accepted:
         yield f"On held-out tasks: {both}."
     else:

@@ -1,4 +1,4 @@
-"""Our engine beside plain `transformers`, on the same weights and one thread: prefill, decode, batching, and a prefix hit."""
+"""Our engine and plain `transformers`, on the same weights and one thread: prefill, decode, batching, and a prefix hit."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -17,13 +17,14 @@ from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, pack
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
-from pbkv_cluster.gpu_worker.model import LoadedModel, load_model, random_model
+from pbkv_cluster.gpu_worker.model import random_model
+from pbkv_cluster.gpu_worker.model.loading import LoadedModel, load_model
 from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner
 
 CPU = torch.device("cpu")
-BATCH, OUTPUT = 8, 33  # of the decode runs: sequences, tokens of output
-CONTEXTS = (256, 1024)  # tokens of prompt that they stand behind
-PROMPTS = (1024, 4096)  # tokens that are prefilled
+BATCH, OUTPUT = 8, 33  # decode: sequences, output tokens of each
+CONTEXTS = (256, 1024)  # decode: prompt tokens before the output
+PROMPTS = (1024, 4096)  # prefill: prompt tokens
 LARGER: dict[str, Any] = {
     "hidden_size": 512,
     "intermediate_size": 1408,
@@ -58,7 +59,7 @@ def run(quick: bool) -> Report:
 
 
 class Bench:
-    """One model, twice: in our engine and as `transformers` has it."""
+    """One model, in our engine and in `transformers`."""
 
     def __init__(self, path: Path) -> None:
         from transformers import AutoModelForCausalLM
@@ -74,7 +75,7 @@ class Bench:
         self._ids = count()
 
     def prefill(self, name: str, tokens: int, rounds: int) -> list[Figure]:
-        """A prompt nobody has seen, up to its first token of output; and the same one again, when all of it is cached."""
+        """Time to the first output token of a new prompt, and of the same prompt again when all of it is cached."""
         again: list[int] = []
 
         def cold() -> float:
@@ -100,7 +101,7 @@ class Bench:
         ]
 
     def decode(self, name: str, context: int, rounds: int) -> list[Figure]:
-        """Tokens behind prompts that are cached: a batch, its sequences one by one, and `transformers` one by one."""
+        """Decode after a cached prompt: a batch of sequences, one sequence, and one sequence in `transformers`."""
         prompts = [self._prompt(context) for _ in range(BATCH)]
 
         def batch() -> float:
@@ -139,7 +140,7 @@ class Bench:
             self.engine.step()
 
     def _decode(self, prompts: list[list[int]]) -> float:
-        """Seconds from the first to the last token of sequences that run together."""
+        """Seconds from the first to the last output token of sequences that run in one batch."""
         for prompt in prompts:
             self._submit(prompt, OUTPUT)
         first = 0

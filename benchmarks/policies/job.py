@@ -1,11 +1,11 @@
-"""What the benchmark of policies runs: its options, and the runs that they ask for."""
+"""The options of the benchmark of policies, and the runs that they ask for."""
 
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.row_file import Key, Rows, Scene
+from benchmarks.policies.row_file import Key, Rows, Scene
 from pbkv_cluster.cache.policies import POLICIES
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import InvalidArgument
@@ -13,8 +13,8 @@ from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
 from pbkv_cluster.simulator.engine.simulation import Setup
 from pbkv_cluster.simulator.evaluation.experiment import BASELINE, BOUND
 
-TRACES = Path(__file__).resolve().parents[1] / "../shared/workloads"
-ROWS = Path(__file__).parent / "results" / "policies.jsonl"
+TRACES = Path(__file__).resolve().parents[2] / "../shared/workloads"
+ROWS = Path(__file__).parents[1] / "results" / "policies.jsonl"
 WORKLOADS = (
     *("autocoderover", "chatdev_cli", "chatdev_humaneval", "chatdev_programdev", "chatdev_prompted", "chatdev_qwen"),
     *("metagpt_code", "sweagent", "taubench_airline", "whowhen_magentic"),
@@ -23,17 +23,17 @@ QUICK_WORKLOADS = ("chatdev_cli", "metagpt_code")
 POLICY_NAMES = ("lru", "oracle", "retired-lru", "lfu", "kvflow", "continuum", "pbkv-paper", "pbkv")
 PRESSURES = (0.25, 0.45, 0.65, 0.8)
 SEEDS = (0, 1)
-WHOLE = "whole"  # the part that is all of a trace
+WHOLE = "whole"  # the part that is the whole trace
 
 
 @dataclass(frozen=True, slots=True)
 class Disturbance:
-    """What is done to a policy. LRU and the oracle are left alone."""
+    """What is changed about a policy's run. Runs of LRU and the oracle are never changed."""
 
     noise: float = 0.0
     adversary: bool = False
     guard: bool = True
-    predictor: str = ""  # another than the default
+    predictor: str = ""  # "": the default one
 
     def __str__(self) -> str:
         parts = [f"noise {self.noise:g}" * bool(self.noise), "adversary" * self.adversary, "unguarded" * (not self.guard)]
@@ -47,20 +47,20 @@ class Disturbance:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that is to be run."""
+    """Everything that the options ask for."""
 
     scene: Scene
     workloads: tuple[str, ...]
-    policies: tuple[str, ...]  # LRU and the oracle first: the others are measured against them
+    policies: tuple[str, ...]  # LRU and the oracle first, because the others are measured against them
     pressures: tuple[float, ...]
     seeds: tuple[int, ...]
     disturbances: tuple[Disturbance, ...]
     traces: Path
-    again: frozenset[str] = frozenset()  # policies whose rows are made anew
+    again: frozenset[str] = frozenset()  # policies that are run again though they have rows
 
     @property
     def predictor(self) -> PredictorConfig:
-        """Which forecasts, in all runs."""
+        """Configuration of the predictor in all runs."""
         name = self.disturbances[0].predictor
         return PredictorConfig(model=name) if name else PredictorConfig()
 
@@ -71,7 +71,7 @@ class Job:
         return key.workload in self.workloads and key.seed in self.seeds and key.pressure in self.pressures
 
     def keys(self, workload: str, seed: int) -> Iterator[tuple[Key, Disturbance]]:
-        """A unit's runs, in order."""
+        """The runs of a workload with a seed, in order."""
         for policy in self.policies:
             for number, disturbance in enumerate(self.disturbances):
                 if policy in (BASELINE, BOUND) and number:
@@ -81,43 +81,45 @@ class Job:
                     yield Key(workload, seed, pressure, policy, label), disturbance
 
     def missing(self, workload: str, seed: int, rows: Rows) -> list[tuple[Key, Disturbance]]:
-        """A unit's runs that are still to be made. One whose pressure is out of reach is of no use."""
-        out_of_reach = {(key.workload, key.seed, key.pressure) for key, row in rows.items() if not row.reached}
+        """The runs of a workload with a seed that have no row yet, without those whose pressure no capacity gives."""
+        off_target = {(key.workload, key.seed, key.pressure) for key, row in rows.items() if not row.on_target}
         return [
             (key, disturbance)
             for key, disturbance in self.keys(workload, seed)
-            if (key not in rows or key.policy in self.again) and (key.workload, key.seed, key.pressure) not in out_of_reach
+            if (key not in rows or key.policy in self.again) and (key.workload, key.seed, key.pressure) not in off_target
         ]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what only this benchmark takes."""
+    """Adds the options of this benchmark."""
     group = parser.add_argument_group("policies", "options of that benchmark alone")
     group.add_argument("--part", choices=("tune", "show"), default="show", help="tasks to run, a fifth each; default show")
     group.add_argument("--workloads", metavar="A,B", help="traces by name; by default all but whowhen_captain")
     group.add_argument("--policies", metavar="A,B", help="policies; lru and oracle are always run")
-    group.add_argument("--pressures", metavar="P,Q", help="shares of an infinite cache's hits that LRU gets")
+    group.add_argument("--pressures", metavar="P,Q", help="capacities, as shares of an infinite cache's hits that LRU gets")
     group.add_argument("--seeds", type=int, default=len(SEEDS), metavar="N", help="seeds 0 to N - 1; default 2")
     group.add_argument("--online", action="store_true", help="no training; every workflow of the trace once")
-    group.add_argument("--noise", type=float, default=0.0, metavar="SHARE", help="of the forecasts, replaced by random ones")
-    group.add_argument("--adversary", action="store_true", help="negate what the policies say")
-    group.add_argument("--no-guard", action="store_true", help="run without the guard as well: what does it cost?")
     group.add_argument(
-        "--predictor", default="", metavar="NAME", help="forecast by this one, such as an expert alone; rows of their own"
+        "--noise", type=float, default=0.0, metavar="SHARE", help="share of the forecasts that are replaced by random ones"
     )
-    group.add_argument("--processes", type=int, default=2, metavar="N", help="workloads that run at a time; default 2")
+    group.add_argument("--adversary", action="store_true", help="negate the values of the policies")
+    group.add_argument("--no-guard", action="store_true", help="run without the guard too, and compare")
     group.add_argument(
-        "--rows", type=Path, metavar="FILE", help=f"keeps rows; by default {ROWS.name} in results/, not if --quick"
+        "--predictor", default="", metavar="NAME", help="another predictor, such as an expert alone; its rows are kept apart"
     )
-    group.add_argument("--again", action="store_true", help="run the policies that --policies names anew")
+    group.add_argument("--processes", type=int, default=2, metavar="N", help="workloads that run at the same time; default 2")
+    group.add_argument(
+        "--rows", type=Path, metavar="FILE", help=f"file of rows; default {ROWS.name} in results/, none with --quick"
+    )
+    group.add_argument("--again", action="store_true", help="run the policies named by --policies again")
     group.add_argument("--traces", type=Path, default=TRACES, metavar="DIR", help="folder of the recorded traces")
 
 
 def job_of(arguments: argparse.Namespace) -> Job:
-    """What the options ask for.
+    """The job that the options ask for.
 
     Raises:
-        ValueError: an option is wrong; names it.
+        ValueError: an option is wrong; the message names it.
     """
     quick = arguments.quick
     named = _names(arguments.policies)

@@ -1,4 +1,4 @@
-"""A policy turned into its own adversary: it evicts first what the policy would keep longest."""
+"""An adversary made of another policy: it evicts first what that policy would keep longest. It puts the guard to the test."""
 
 from collections.abc import Sequence
 
@@ -47,7 +47,10 @@ class _Negated(ReusePolicy):
 
 
 def adversary_of(name: str) -> str:
-    """The name of the policy whose values are those of policy `name`, negated. Groups (retired first) stay."""
+    """Registers the policy whose values are those of policy `name` negated, and returns its name.
+
+    Retired blocks still go first if they do so under `name`.
+    """
     negated = f"negated-{name}"
     if negated not in POLICIES.names():
 

@@ -1,4 +1,4 @@
-"""How well a predictor forecasts workflows."""
+"""Scores a predictor's forecasts of recorded workflows."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
@@ -10,40 +10,43 @@ from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.predictor_service.predictor.base import Predictor
 
 END = ""
+"""The outcome that the workflow has ended, beside the names of agents."""
+
 When = Literal["before", "after"]
-"""A forecast is made before a step's output is known, or after."""
+"""Whether a forecast is made before a step's output is known, or after."""
 
 _BINS = 15  # of confidence, for the calibration error
-_FLOOR = 1e-6  # no outcome is held less likely than this, for the log loss
+_FLOOR = 1e-6  # least probability of an outcome in the log loss
 
 
 class Score:
-    """How well forecasts of one step were. Shares and means are not numbers as long as there are none."""
+    """Scores of forecasts of one step. Shares and means of no forecasts are NaN."""
 
     def __init__(self) -> None:
-        self._confidences: list[float] = []  # of the likeliest outcome
-        self._right: list[bool] = []  # it came
-        self._among_three: list[bool] = []  # what came was one of the three likeliest
-        self._losses: list[float] = []  # -ln of the probability of what came
+        self._confidences: list[float] = []  # probability of the likeliest outcome
+        self._right: list[bool] = []  # the likeliest outcome was the actual one
+        self._among_three: list[bool] = []  # the actual outcome was among the three likeliest
+        self._losses: list[float] = []  # -ln of the probability of the actual outcome
 
-    def add(self, chances: dict[str, float], came: str) -> None:
+    def add(self, probabilities: dict[str, float], actual: str) -> None:
         """Counts one forecast.
 
         Args:
-            chances: of each outcome; those without any are no part of the forecast, which may be empty.
-            came: the outcome.
+            probabilities: of the outcomes; those of probability 0 are ignored, and there may be none.
+            actual: the outcome.
         """
-        best = sorted((name for name, chance in chances.items() if chance > 0), key=chances.__getitem__, reverse=True)[:3]
-        self._confidences.append(chances[best[0]] if best else 0.0)
-        self._right.append(best[:1] == [came])
-        self._among_three.append(came in best)
-        self._losses.append(-float(np.log(max(chances.get(came, 0.0), _FLOOR))))
+        likely = (name for name, probability in probabilities.items() if probability > 0)
+        best = sorted(likely, key=probabilities.__getitem__, reverse=True)[:3]
+        self._confidences.append(probabilities[best[0]] if best else 0.0)
+        self._right.append(best[:1] == [actual])
+        self._among_three.append(actual in best)
+        self._losses.append(-float(np.log(max(probabilities.get(actual, 0.0), _FLOOR))))
 
     def __len__(self) -> int:
         return len(self._right)
 
     def __iadd__(self, other: "Score") -> "Score":
-        """Adds the forecasts of another."""
+        """Adds the forecasts of another score."""
         self._confidences += other._confidences
         self._right += other._right
         self._among_three += other._among_three
@@ -52,17 +55,17 @@ class Score:
 
     @property
     def top1(self) -> float:
-        """Share of the forecasts whose likeliest outcome came."""
+        """Share of the forecasts whose likeliest outcome was the actual one."""
         return _mean(self._right)
 
     @property
     def top3(self) -> float:
-        """Share of those that had what came among the three likeliest."""
+        """Share of the forecasts with the actual outcome among the three likeliest."""
         return _mean(self._among_three)
 
     @property
     def log_loss(self) -> float:
-        """Mean, in nats."""
+        """Mean log loss, in nats."""
         return _mean(self._losses)
 
     @property
@@ -77,16 +80,7 @@ class Score:
 
 
 Scores = dict[tuple[When, int], Score]
-"""By moment, and by how many steps ahead."""
-
-
-def teach(predictor: Predictor, workflows: Iterable[Iterable[WorkflowEvent]]) -> None:
-    """Has a predictor see workflows, one after the other."""
-    for events in workflows:
-        for event in events:
-            predictor.observe(event)
-            predictor.learn()
-    predictor.train()
+"""Scores by when a forecast was made, and by the number of steps ahead."""
 
 
 def evaluate(
@@ -95,15 +89,16 @@ def evaluate(
     online: bool,
     on_workflow: Callable[[], None] = lambda: None,
 ) -> Scores:
-    """Forecasts workflows, one after the other, behind each beginning and each end of a step.
+    """Forecasts workflows, one after the other, each time when a step has begun and when it has ended.
 
-    The end is an outcome like an agent. Behind the end comes the end: a workflow that is over in two steps is so in three, too.
+    The end of the workflow is an outcome like an agent, and is followed by itself: a workflow that has ended in two steps has
+    also ended in three.
 
     Args:
-        predictor: as it has been taught.
+        predictor: trained or new.
         workflows: their events.
-        online: whether it goes on learning.
-        on_workflow: called behind each.
+        online: whether the predictor learns from these workflows too.
+        on_workflow: called after each workflow.
     """
     scores: Scores = {}
     learning, predictor.learning = predictor.learning, online
@@ -127,15 +122,16 @@ def _forecast(predictor: Predictor, events: Sequence[WorkflowEvent], scores: Sco
             (forecast,) = predictor.forecast([event.workflow], event.sequence, event.time)
             for ahead in range(1, len(forecast.steps) + 1):
                 at = begun - 1 + ahead
-                came = agents[at] if at < len(agents) else END
-                scores.setdefault((when, ahead), Score()).add(chances_of(forecast, ahead), came)
+                actual = agents[at] if at < len(agents) else END
+                scores.setdefault((when, ahead), Score()).add(outcome_probabilities(forecast, ahead), actual)
         predictor.learn()
 
 
-def chances_of(forecast: Forecast, ahead: int) -> dict[str, float]:
-    """Probability of each agent that a forecast names at one of its steps, from 1, and of the end."""
+def outcome_probabilities(forecast: Forecast, ahead: int) -> dict[str, float]:
+    """Probabilities, `ahead` steps ahead (from 1), of each agent that the forecast names and of the workflow's end."""
     step = forecast.steps[ahead - 1]
-    return {END: 1.0 - step.survival, **{agent: chance * step.survival for agent, chance in step.agents.items()}}
+    agents = {agent: probability * step.survival for agent, probability in step.agents.items()}
+    return {END: 1.0 - step.survival, **agents}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""Scores of forecasts, by hand and by the real predictor; and what predictors are told of recorded workflows."""
+"""Scores of forecasts, by hand and with the real predictor, and the events that predictors get of recorded workflows."""
 
 import math
 from collections.abc import Sequence
@@ -13,14 +13,15 @@ from pbkv_cluster.core.forecasts.batch import Forecasts
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
 from pbkv_cluster.core.text.prompt_pieces import prompt_pieces
 from pbkv_cluster.predictor_service.predictor.base import PREDICTORS, Predictor
-from pbkv_cluster.simulator.evaluation.prediction import END, Score, evaluate, teach
+from pbkv_cluster.simulator.prediction.scores import END, Score, evaluate
+from pbkv_cluster.simulator.prediction.training import train_predictor
 from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep, TraceWorkflow
 from pbkv_cluster.simulator.workload.events import events_of, without_counts, without_pieces, without_text, without_words
 from pbkv_cluster.simulator.workload.prompts import PromptBuilder
 
 
 class Scripted(Predictor):
-    """Says the same of every step, and notes what it is told."""
+    """Makes the same forecast every time, and records what it sees."""
 
     kind: ClassVar[str] = "scripted"
     version: ClassVar[int] = 1
@@ -28,7 +29,7 @@ class Scripted(Predictor):
     def __init__(self, *steps: StepForecast) -> None:
         self.steps = steps
         self.seen: list[WorkflowEvent] = []
-        self.asked: list[int] = []  # events seen when a forecast was wanted
+        self.asked: list[int] = []  # events seen by the time of each forecast
         self.learnt = 0
         self.modes: set[bool] = set()
 
@@ -54,7 +55,7 @@ class Scripted(Predictor):
 
 
 def workflow(agents: str, number: int = 0, words: bool = True) -> TraceWorkflow:
-    """One step for each letter. Prompts grow, so that the pieces of each step are others."""
+    """One step per letter. Prompts grow, so that each step has other pieces."""
     steps = []
     for position, agent in enumerate(agents):
         prompt = tuple(Segment(SegmentKind.HISTORY, f"text-{at}", 200) for at in range(position + 1))
@@ -75,7 +76,7 @@ def test_a_score_by_hand() -> None:
     assert score.top1 == 1 / 4
     assert score.top3 == 2 / 4, "of four outcomes the least likely is none of three, and what nobody named is none at all"
     assert score.log_loss == pytest.approx(-(math.log(0.6) + 2 * math.log(0.1) + math.log(1e-6)) / 4)
-    # Bins of 1/15: 0.6 twice, of which one came; 0.4, which did not; 0.9, which did not.
+    # Bins of 1/15: 0.6 twice, right once; 0.4, wrong; 0.9, wrong.
     assert score.calibration_error == pytest.approx((abs(2 * 0.6 - 1) + 0.4 + 0.9) / 4)
 
 
@@ -89,7 +90,7 @@ def test_errors_in_one_bin_cancel_and_those_in_two_do_not() -> None:
     assert apart.calibration_error == pytest.approx((0.5 + 1.0) / 2)
 
 
-def test_a_forecast_of_nothing_is_wrong_whatever_comes() -> None:
+def test_an_empty_forecast_is_wrong_whatever_the_outcome() -> None:
     score = Score()
     score.add({END: 0.0}, END)
     score.add({}, "a")
@@ -122,24 +123,24 @@ def test_each_step_is_scored_before_and_after_its_output_with_the_end_as_an_outc
     assert {key: len(score) for key, score in scores.items()} == dict.fromkeys(
         [("before", 1), ("after", 1), ("before", 2), ("after", 2)], 2
     )
-    # One step ahead: b came, at .4, and the end, at .2. Two steps ahead: the end both times, at .75.
+    # One step ahead: the outcomes are b, forecast at .4, and the end, at .2. Two steps ahead: the end both times, at .75.
     assert scores["before", 1].top1 == scores["after", 1].top1 == 1 / 2
     assert scores["before", 1].log_loss == pytest.approx(-(math.log(0.4) + math.log(0.2)) / 2)
     assert scores["after", 2].top1 == 1.0
     assert scores["after", 2].log_loss == pytest.approx(-math.log(0.75))
 
 
-def test_nothing_is_foretold_with_knowledge_of_what_follows() -> None:
+def test_no_forecast_sees_later_events() -> None:
     predictor = Scripted(StepForecast({"a": 1.0}, 1.0))
     events = events_of(workflow("aba"), "w")
     evaluate(predictor, [events], online=False)
     assert predictor.seen == events
-    assert predictor.asked == [number + 1 for number, event in enumerate(events) if event.agent], "asked behind each event"
+    assert predictor.asked == [number + 1 for number, event in enumerate(events) if event.agent], "after each step event"
     assert predictor.learnt == len(events)
 
 
 @pytest.mark.parametrize("online", [False, True])
-def test_learning_is_as_before_when_all_is_done(online: bool) -> None:
+def test_evaluation_restores_the_learning_mode(online: bool) -> None:
     predictor = Scripted(StepForecast({}, 1.0))
     told: list[None] = []
     evaluate(predictor, [events_of(workflow("a"), "w")] * 2, online, lambda: told.append(None))
@@ -148,7 +149,7 @@ def test_learning_is_as_before_when_all_is_done(online: bool) -> None:
     assert len(told) == 2
 
 
-def test_learning_is_as_before_when_it_fails() -> None:
+def test_a_failed_evaluation_restores_the_learning_mode() -> None:
     def fail() -> None:
         raise RuntimeError("interrupted")
 
@@ -160,7 +161,7 @@ def test_learning_is_as_before_when_it_fails() -> None:
 
 def test_the_real_predictor_learns_a_cycle() -> None:
     predictor = PREDICTORS.get("mixture")(PredictorConfig())
-    teach(predictor, (events_of(workflow("abcabc", number), f"t{number}") for number in range(12)))
+    train_predictor(predictor, (events_of(workflow("abcabc", number), f"t{number}") for number in range(12)))
     scores = evaluate(predictor, [events_of(workflow("abcabc"), "w")], online=False)
     assert all(score.top1 == 1.0 for score in scores.values())
     other = [events_of(workflow("aaaa"), f"v{number}") for number in range(40)]
@@ -201,12 +202,12 @@ def test_events_of_a_workflow() -> None:
     assert [event.output_tokens for event in events] == [0, 0, 1, 0, 10, 0], "no model answers with nothing"
 
 
-def test_words_only_where_the_log_has_them() -> None:
+def test_events_have_words_only_if_they_were_logged() -> None:
     events = events_of(workflow("ab", words=False), "w")
     assert not any(event.words or event.pieces for event in events)
 
 
-def test_what_events_lack_on_request() -> None:
+def test_parts_of_events_can_be_left_out() -> None:
     events = events_of(workflow("ab"), "w", PromptBuilder(1 << 16))
     every = {"words", "pieces", "tokens"}
     for lacking, left in (

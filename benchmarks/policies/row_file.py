@@ -1,6 +1,6 @@
-"""The rows of policy runs in a file of JSON lines, so that an interrupted benchmark goes on where it stopped.
+"""Keeps rows of policy runs in a file of JSON lines, so that an interrupted benchmark goes on where it stopped.
 
-Each run appends its row. Of two rows of the same run the later counts: what is run again replaces what was there.
+Each run appends its row. Of two rows of the same run the later one counts, so running it again replaces the first.
 """
 
 import json
@@ -15,10 +15,10 @@ from pbkv_cluster.simulator.evaluation.experiment import BASELINE, BOUND, Row
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What all rows that are compared have in common."""
+    """What rows must have in common to be compared."""
 
     part: str  # of the tasks
-    workflows: int | None  # in a run; None: as many as the part has
+    workflows: int | None  # per run; None: as many as the part has
     concurrency: int
     think_scale: float
 
@@ -30,7 +30,7 @@ class Key(NamedTuple):
     seed: int
     pressure: float
     policy: str
-    disturbed: str  # "" where nothing is; never for LRU and the oracle
+    disturbed: str  # the disturbance as text; "" without one, and always for LRU and the oracle
 
 
 Rows = dict[Key, Row]
@@ -41,13 +41,13 @@ def key_of(row: Row, disturbed: str) -> Key:
 
 
 class RowFile:
-    """The file. Several processes may append to it at a time."""
+    """A file of rows. Several processes may append to it at the same time."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def mend(self) -> None:
-        """Removes a last line that was cut short, before anyone appends to it."""
+        """Removes a last line that is incomplete, which an interrupted benchmark can leave. Call it before `append`."""
         if self._path.exists():
             content = self._path.read_bytes()
             whole = content.rfind(b"\n") + 1
@@ -58,7 +58,7 @@ class RowFile:
         """The rows of a scene.
 
         Raises:
-            ValueError: a line is no row; names it.
+            ValueError: a line is not a row; the message has its number.
         """
         found: Rows = {}
         for number, line in self._lines():
@@ -78,7 +78,7 @@ class RowFile:
         line = json.dumps(entry).encode() + b"\n"
         file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            os.write(file, line)  # in one piece: lines of two processes do not mix
+            os.write(file, line)  # one write, so that lines of two processes do not mix
         finally:
             os.close(file)
 

@@ -1,4 +1,4 @@
-"""Predictors on trial: taught on some recorded workflows, scored on others."""
+"""Compares predictors: each is trained on some recorded workflows and scored on others."""
 
 import math
 from collections import defaultdict
@@ -10,7 +10,7 @@ from typing import Any
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import WorkflowEvent
 from pbkv_cluster.predictor_service.predictor.base import PREDICTORS, Predictor
-from pbkv_cluster.simulator.evaluation.prediction import Scores, When, evaluate
+from pbkv_cluster.simulator.prediction.scores import Scores, When, evaluate
 from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
 from pbkv_cluster.simulator.workload.events import VOCAB, events_of
 from pbkv_cluster.simulator.workload.prompts import PromptBuilder
@@ -22,10 +22,10 @@ MIXTURE = "mixture"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """How well one predictor forecast one workload, at one moment and so many steps ahead."""
+    """Scores of one predictor on one workload, for forecasts made at one moment of a step and `k` steps ahead."""
 
     workload: str
-    expert: str  # alone, or the mixture of all
+    expert: str  # one expert alone, or the mixture of all
     when: When
     k: int
     forecasts: int
@@ -33,29 +33,29 @@ class Row:
     top3: float
     log_loss: float
     calibration_error: float
-    forecasts_per_s: float  # with all that belongs to one: taking the event, and learning
+    forecasts_per_s: float  # including the time to take the event and to learn from it
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def recorded_events(workflows: Iterable[TraceWorkflow], prefix: str) -> list[Events]:
-    """Events of workflows, with the pieces of their prompts.
+    """Events of recorded workflows, with the pieces of their prompts.
 
     Args:
-        workflows: the records.
-        prefix: of the workflows' ids: those of another prefix are other workflows.
+        workflows: the recorded workflows.
+        prefix: of their ids in the events, so that the same record under another prefix is another workflow.
     """
     prompts = PromptBuilder(VOCAB)
     return [events_of(workflow, f"{prefix}-{number}:{workflow.id}", prompts) for number, workflow in enumerate(workflows)]
 
 
 def contenders(config: PredictorConfig, experts: Sequence[str] = ()) -> dict[str, PredictorConfig]:
-    """Predictors to compare by name: each expert alone, and, of several, their mixture.
+    """Configurations to compare, by name: each expert alone and, if there are several, their mixture.
 
     Args:
-        config: names the experts, where `experts` does not, and holds all else. A model that is no mixture stands alone.
-        experts: names.
+        config: all other settings, and the experts if `experts` is empty. A model other than the mixture is compared alone.
+        experts: names of experts.
 
     Raises:
         InvalidArgument: there is no expert or model of such a name.
@@ -73,7 +73,7 @@ def contenders(config: PredictorConfig, experts: Sequence[str] = ()) -> dict[str
 
 
 def by_workload(workflows: Iterable[Events]) -> dict[str, list[Events]]:
-    """The same workflows, by workload, in the order in which workloads come first."""
+    """The workflows by workload. Workloads are in the order of their first workflow."""
     found: defaultdict[str, list[Events]] = defaultdict(list)
     for events in workflows:
         found[events[0].workload].append(events)
@@ -87,14 +87,14 @@ def rows_of(
     online: bool,
     on_workflow: Callable[[], None] = lambda: None,
 ) -> list[Row]:
-    """Scores a predictor, workload by workload.
+    """Scores a predictor, one workload after the other.
 
     Args:
-        name: of the predictor.
-        predictor: as it has been taught.
+        name: of the predictor, for the rows.
+        predictor: trained or new.
         test: workflows to forecast.
-        online: whether it goes on learning.
-        on_workflow: called behind each.
+        online: whether the predictor learns from these workflows too.
+        on_workflow: called after each workflow.
     """
     rows = []
     for workload, workflows in by_workload(test).items():
@@ -124,6 +124,6 @@ def _rows(workload: str, name: str, scores: Scores, seconds: float) -> list[Row]
 
 
 def mean(rows: Iterable[Row], column: str, expert: str, when: When, k: int) -> float:
-    """The mean of a column over the workloads, each counting alike; not a number where there are none."""
+    """The mean of a column over the workloads, each with the same weight; NaN if no row matches."""
     chosen = [getattr(row, column) for row in rows if (row.expert, row.when, row.k) == (expert, when, k)]
     return math.fsum(chosen) / len(chosen) if chosen else math.nan

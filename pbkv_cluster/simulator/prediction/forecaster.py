@@ -1,7 +1,7 @@
-"""The real predictor between the simulated workflows and the cache: events in, forecasts applied at once."""
+"""The real predictor, between the simulated workflows and the cache: takes their events and applies its forecasts at once."""
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
 from pbkv_cluster.core.clock import Clock
@@ -10,14 +10,10 @@ from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
 from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
-from pbkv_cluster.simulator.evaluation.prediction import teach
-from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
-from pbkv_cluster.simulator.workload.events import VOCAB, events_of
-from pbkv_cluster.simulator.workload.prompts import PromptBuilder
 
 
 class Forecaster:
-    """Tells one predictor what happens, and hands on what it says, or noise in its place."""
+    """Passes events to one predictor, and its forecasts, or random ones instead, to a cache."""
 
     def __init__(
         self,
@@ -27,19 +23,19 @@ class Forecaster:
         state: bytes | None = None,
         noise: float = 0.0,
         seed: int = 0,
-        heeded: bool = True,
+        predicts: bool = True,
     ) -> None:
         """Args:
             config: names the predictor.
             clock: stamps the forecasts.
             apply: takes each forecast.
-            state: what the predictor has learnt before, from `train`.
-            noise: share of forecasts that are replaced by random ones.
+            state: of a predictor that was trained before, from `trained_state`.
+            noise: share of the forecasts that are replaced by random ones.
             seed: of the noise.
-            heeded: whether anyone reads what the forecasts say; if not, they are empty, and the predictor learns nothing.
+            predicts: False if the policy ignores what forecasts say: they are empty then, and the predictor sees no events.
 
         Raises:
-            InvalidArgument: an unknown predictor, or a share that is none.
+            InvalidArgument: an unknown predictor, or a share outside 0 to 1.
         """
         if not 0 <= noise <= 1:
             raise InvalidArgument("noise", f"must be from 0 to 1, got {noise}")
@@ -49,32 +45,31 @@ class Forecaster:
         self._clock = clock
         self._apply = apply
         self._noise = noise
-        self._heeded = heeded
+        self._predicts = predicts
         self._draws = random.Random(f"pbkv-noise/{seed}")
         self._agents: dict[str, None] = {}  # seen so far, in order
         self._epoch = 0
 
-    def happened(self, event: WorkflowEvent) -> None:
-        """Reports an event, and has the workflow's new forecast applied."""
-        over = event.kind is EventKind.WORKFLOW_ENDED
-        if self._heeded:
+    def report(self, event: WorkflowEvent) -> None:
+        """Shows the predictor an event, and applies the workflow's new forecast unless the workflow has ended."""
+        if self._predicts:
             self._predictor.observe(event)
         if event.agent:
             self._agents[event.agent] = None
-        if not over:
+        if event.kind is not EventKind.WORKFLOW_ENDED:
             self._epoch += 1
             for forecast in self._forecasts(event.workflow):
                 self._apply(forecast)
-        if self._heeded:
+        if self._predicts:
             self._predictor.learn()
 
     def _forecasts(self, workflow: str) -> list[Forecast]:
         now = self._clock.wall()
-        if not self._heeded:
+        if not self._predicts:
             return [Forecast(workflow, self._epoch, now, ())]
-        return [self._disturbed(forecast) for forecast in self._predictor.forecast([workflow], self._epoch, now)]
+        return [self._with_noise(forecast) for forecast in self._predictor.forecast([workflow], self._epoch, now)]
 
-    def _disturbed(self, forecast: Forecast) -> Forecast:
+    def _with_noise(self, forecast: Forecast) -> Forecast:
         if not self._noise or self._draws.random() >= self._noise:
             return forecast
         return replace(forecast, steps=tuple(self._random_step() for _ in forecast.steps))
@@ -83,13 +78,3 @@ class Forecaster:
         weights = {agent: self._draws.expovariate(1.0) for agent in self._agents}
         total = sum(weights.values())
         return StepForecast({agent: weight / total for agent, weight in weights.items()}, self._draws.random())
-
-
-def train(config: PredictorConfig, workflows: Iterable[TraceWorkflow]) -> bytes:
-    """What the predictor has learnt after it has seen some workflows, one after the other."""
-    predictor, prompts = PREDICTORS.get(config.model)(config), PromptBuilder(VOCAB)
-    teach(
-        predictor,
-        (events_of(workflow, f"train-{number}:{workflow.id}", prompts) for number, workflow in enumerate(workflows)),
-    )
-    return predictor.dump()

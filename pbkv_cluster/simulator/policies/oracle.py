@@ -1,12 +1,12 @@
 """The clairvoyant policy: evicts the block whose next use is furthest away (Belady, IBM Systems Journal 5(2), 1966).
 
-When a block is used next depends on how fast everything runs, and so on the policy itself. The oracle goes by the order in
-which steps began in a recorded run of the same workload under another policy (LRU), and by which of them have begun in this
-run; both are known exactly. So it is clairvoyant about which steps use which blocks, and nearly so about their order: a
-strong reference, not a proven bound. Eviction is demand eviction as everywhere: it chooses what leaves, not what comes.
+When a block is used next depends on how fast everything runs, and so on the policy itself. The oracle takes the order in which
+steps began in an earlier run of the same workload under LRU, and skips the steps that have begun in this run. It knows exactly
+which steps use which blocks, and nearly exactly in which order: a strong reference, not a proven bound. Like every policy it
+chooses only what is evicted, not what is loaded.
 
-The tree keeps together what has always been used together. What has a different future is cut apart after each step
-(`Future.cut`), so that the end of a run of blocks can go without its beginning. Only the simulator registers this policy.
+A tree node holds blocks that have always been used together. After each step the nodes on its path are split where next uses
+differ (`FutureUses.split`), so that the end of a node can be evicted without its beginning. Only the simulator has this policy.
 """
 
 import math
@@ -26,16 +26,16 @@ Use = tuple[float, str]
 """When a step begins, and its id."""
 
 
-class Future:
-    """The uses of every block that have not happened yet."""
+class FutureUses:
+    """Uses of blocks by steps that have not begun yet."""
 
     def __init__(self, steps: Iterable[tuple[float, str, Collection[bytes]]], begun: Collection[str]) -> None:
         """Args:
-        steps: when each step begins (any unit), its id, and the keys of the blocks of its prompt.
-        begun: ids of the steps that have begun in the run at hand; grows as it goes.
+        steps: when each step begins (any unit), its id, and the keys of its prompt's blocks.
+        begun: ids of the steps that have begun in the present run, read at each call.
         """
         self._begun = begun
-        self._uses: dict[bytes, list[Use]] = defaultdict(list)
+        self._uses: dict[bytes, list[Use]] = defaultdict(list)  # the next use is last
         for at, step, keys in sorted(steps, key=lambda entry: entry[0], reverse=True):
             for key in keys:
                 self._uses[key].append((at, step))
@@ -49,8 +49,8 @@ class Future:
             uses.pop()
         return uses[-1][0] if uses else math.inf
 
-    def cut(self, cache: KVCache, tokens: bytes) -> None:
-        """Cuts the nodes of a path where the next uses of neighbouring blocks differ."""
+    def split(self, cache: KVCache, tokens: bytes) -> None:
+        """Splits the nodes on the path of `tokens` wherever neighbouring blocks have different next uses."""
         for node in cache.tree.match(cache.tree.root(NAMESPACE), tokens).path:
             uses = [self.next_use(node.key(block)) for block in range(node.blocks)]
             lower = node
@@ -62,36 +62,36 @@ class Future:
             cache.tiers.offer(lower)
 
 
-_known: ContextVar[Future] = ContextVar("known")
+_future: ContextVar[FutureUses] = ContextVar("future")
 
 
 @contextmanager
-def knowing(future: Future) -> Iterator[None]:
-    """Policies called `oracle` that are made in this context know `future`."""
-    token = _known.set(future)
+def oracle_knows(future: FutureUses) -> Iterator[None]:
+    """Gives `future` to every oracle that is made in this context."""
+    token = _future.set(future)
     try:
         yield
     finally:
-        _known.reset(token)
+        _future.reset(token)
 
 
 @POLICIES.register("oracle")
 class Oracle(ReusePolicy):
-    """The block whose next use is furthest away goes first."""
+    """Evicts the block whose next use is furthest away."""
 
     heeds_forecasts = False
     positional = True
 
     def __init__(self, config: CacheConfig) -> None:
         """Raises:
-        FailedPrecondition: the future is not known here; only a simulation knows it.
+        FailedPrecondition: made outside `oracle_knows`; only a simulation knows the future.
         """
         del config
-        future = _known.get(None)
+        future = _future.get(None)
         if future is None:
             raise FailedPrecondition("cache.policy: the oracle knows the future of simulated workflows only")
         self._future = future
 
     def value(self, node: Node, now: float) -> float:
-        last = max(0, (node.held[Level.GPU] or node.blocks) - 1)  # eviction begins there
+        last = max(0, (node.held[Level.GPU] or node.blocks) - 1)  # eviction starts at the node's end
         return -self._future.next_use(node.key(last))

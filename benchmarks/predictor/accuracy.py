@@ -1,4 +1,4 @@
-"""How often the agent that comes is the likeliest forecast. Figures are means over workloads, each counting alike."""
+"""How often the likeliest forecast is right. Figures are means over workloads, each with the same weight."""
 
 import math
 import random
@@ -9,8 +9,9 @@ from pathlib import Path
 from benchmarks.report import Figure, Report
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
-from pbkv_cluster.simulator.evaluation.prediction import Score, Scores, When, evaluate, teach
-from pbkv_cluster.simulator.evaluation.trial import Events, recorded_events
+from pbkv_cluster.simulator.prediction.scores import Score, Scores, When, evaluate
+from pbkv_cluster.simulator.prediction.training import train_predictor
+from pbkv_cluster.simulator.prediction.trial import Events, recorded_events
 from pbkv_cluster.simulator.traces.files import load_trace
 from pbkv_cluster.simulator.traces.split import split
 from pbkv_cluster.simulator.workload.events import without_counts, without_pieces, without_text, without_words
@@ -18,8 +19,8 @@ from pbkv_cluster.simulator.workload.events import without_counts, without_piece
 SHARES = {"train": 0.6, "test": 0.4}
 SALT = "prediction"  # of the split
 STEPS = (1, 2, 3)
-ADAPTED = 20  # workflows after which drift must be over
-COLD = 100  # workflows after which a start from nothing must have caught up
+ADAPTED = 20  # workflows after which a predictor must have adapted to a change
+COLD = 100  # workflows after which an untrained predictor must have caught up
 
 ALONE_GOALS = (0.89, 0.82, 0.77)  # from agents alone
 BEFORE_GOALS = (0.915, 0.845, 0.795)  # before the output
@@ -32,7 +33,7 @@ Change = Callable[[Events], Events]
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One workload's events."""
+    """The events of one workload."""
 
     workload: str
     train: list[Events]
@@ -40,7 +41,7 @@ class Recorded:
 
 
 def read(path: Path, limit: int | None, number: int = 0) -> Recorded:
-    """A trace, split by task, in one of many ways; at most `limit` workflows in each part."""
+    """A trace split by task, with at most `limit` workflows in each part. Each `number` is another split."""
     trace = load_trace(path)
     parts = split(trace, SHARES, f"{SALT}/{number}" if number else SALT)
     train, test = (recorded_events(parts[name].workflows[:limit], f"{trace.name}-{name}") for name in SHARES)
@@ -50,7 +51,7 @@ def read(path: Path, limit: int | None, number: int = 0) -> Recorded:
 
 
 def accuracy(recorded: Sequence[Recorded]) -> Report:
-    """After training and from nothing, with and without text."""
+    """Accuracy with and without training, and with and without text."""
     config = PredictorConfig(horizon=max(STEPS))
     full = [_score(config, each.train, each.test) for each in recorded]
     alone = [_score(config, each.train, each.test, lambda events: list(without_text(events))) for each in recorded]
@@ -81,20 +82,20 @@ def accuracy(recorded: Sequence[Recorded]) -> Report:
         for each, scores in zip(recorded, found, strict=True)
         for when, k in scores
         for column in ("top1", "top3", "log_loss", "calibration_error")
-        if _splits(recorded) == 1  # of several, the means say it
+        if _splits(recorded) == 1  # of several splits, means suffice
     ]
     sizes = f"{_sizes(recorded)}; experts {config.experts}; from nothing: {len(long)} with more than {COLD} to learn"
     return Report("predictor: accuracy", sizes, tuple(figures), tuple(details))
 
 
 def drift(recorded: Sequence[Recorded]) -> Report:
-    """What is lost once 20 workflows have shown a change: all agents renamed, or another workload's under the same name."""
+    """What is lost 20 workflows after a change: all agents renamed, or another workload's workflows under the same name."""
     config = PredictorConfig(horizon=max(STEPS))
     steady, renamed, swapped = list[Scores](), list[Scores](), list[Scores]()
     for number, each in enumerate(recorded):
         steady.append(_score(config, each.train, each.test))
         rename = _renaming(each, seed=number)
-        # Workflows that show the change were not seen before: what is learnt of their texts must not help.
+        # The workflows that show the change are not trained on before it, so that their texts give nothing away.
         known, shown = each.train[:-ADAPTED], each.train[-ADAPTED:]
         renamed.append(_score(config, [*known, *map(rename, shown)], [*map(rename, each.test)]))
     for each, other in zip(recorded, [*recorded[1:], *recorded[:1]], strict=True):
@@ -111,7 +112,7 @@ def drift(recorded: Sequence[Recorded]) -> Report:
 
 
 def ablation(recorded: Sequence[Recorded]) -> Report:
-    """What each expert gives, and what words and pieces of prompts do."""
+    """Accuracy without each expert, with each expert alone, and without words, pieces or lengths of texts."""
     config = PredictorConfig(horizon=max(STEPS))
     experts = [name.strip() for name in config.experts.split(",")]
     variants: dict[str, tuple[PredictorConfig, Change]] = {"the mixture": (config, list)}
@@ -132,14 +133,14 @@ def ablation(recorded: Sequence[Recorded]) -> Report:
 
 
 def _score(config: PredictorConfig, train: Iterable[Events], test: Iterable[Events], change: Change = list) -> Scores:
-    """Scores of a predictor that has learnt, and goes on learning."""
+    """Scores of a predictor that was trained, and learns from the test workflows too."""
     predictor = PREDICTORS.get(config.model)(config)
-    teach(predictor, map(change, train))
+    train_predictor(predictor, map(change, train))
     return evaluate(predictor, map(change, test), online=True)
 
 
 def _renaming(recorded: Recorded, seed: int) -> Change:
-    """Gives each agent the new name of another."""
+    """Renames all agents. Each gets a new name that is made of another agent's."""
     agents = sorted({event.agent for events in (*recorded.train, *recorded.test) for event in events} - {""})
     names = [f"{agent}, renamed" for agent in agents]
     random.Random(f"drift/{seed}").shuffle(names)

@@ -1,7 +1,7 @@
-"""What the gateway adds to a step: the same step through the gateway and straight to the worker, in turn, on a running cluster.
+"""What the gateway adds to a step: the same step through the gateway and directly to the worker, in turn, on a running cluster.
 
-Gateway, workers and Redis are processes of their own, and there are two workers, so that the gateway has to ask the index
-which of them has the prompt. The steps are cheap for the worker: one token of output behind a cached prompt.
+Gateway, workers and Redis are processes of their own. There are two workers, so that the gateway has to ask the index which of
+them has the prompt. A step is cheap for the worker: its prompt is cached, and its output is one token.
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from benchmarks.cluster import CONFIG, running
 from benchmarks.report import Figure, Report
+from benchmarks.serving.cluster import CONFIG, running
 from benchmarks.timing import percentile
 from pbkv_cluster.client import AsyncClient
 from pbkv_cluster.client.aio import AsyncWorkflow
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SHORT, LONG = 32, 4096
 _WARM_UP = 10
-_SETTLE_S = 0.3  # until the index knows the blocks
+_SETTLE_S = 0.3  # for the first step's blocks to reach the index
 _numbers = itertools.count()
 
 

@@ -1,17 +1,17 @@
-"""Rows of many workloads pooled: what a policy makes of a pressure, over all cells (workload, seed) that have it."""
+"""Pools rows: one policy at one pressure, over all cells (workload and seed) that have that pressure."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from math import fsum
 from typing import NamedTuple
 
-from benchmarks.row_file import Key, Rows
+from benchmarks.policies.row_file import Key, Rows
 from pbkv_cluster.simulator.evaluation.experiment import BASELINE, BOUND, Row, means
 
-NOISE = 0.005  # of the prompt tokens: the oracle is nearly a bound, not a proven one
+NOISE = 0.005  # of the prompt tokens, by which a run may exceed the oracle: that is no proven bound
 
 
 class Cell(NamedTuple):
-    """One policy beside LRU and the oracle, on one workload with one seed."""
+    """The rows of one policy, LRU and the oracle on one workload with one seed."""
 
     row: Row
     lru: Row
@@ -24,27 +24,27 @@ class Pooled(NamedTuple):
     policy: str
     pressure: float
     cells: int
-    gap_closed: float | None  # of all cells' gaps together; None if there is none
+    gap_closed: float | None  # share of the sum of the cells' gaps; None if that is 0
     ratio_to_lru: float  # mean
-    worst_ratio: float  # of a workload, over its seeds
+    worst_ratio: float  # lowest mean ratio of a workload over its seeds
     worst_workload: str
     guard_lru_share: float | None
 
 
 def cells(rows: Rows, policy: str, pressure: float, disturbed: str = "") -> list[Cell]:
-    """The cells that have the pressure, and all three rows."""
+    """The cells that have the pressure and all three rows."""
     found = []
     for key, row in rows.items():
         own = "" if policy in (BASELINE, BOUND) else disturbed
         if (key.policy, key.pressure, key.disturbed) == (policy, pressure, own):
             lru, oracle = (rows.get(key._replace(policy=name, disturbed="")) for name in (BASELINE, BOUND))
-            if lru is not None and oracle is not None and lru.reached:
+            if lru is not None and oracle is not None and lru.on_target:
                 found.append(Cell(row, lru, oracle))
     return found
 
 
 def pool(found: Sequence[Cell]) -> Pooled | None:
-    """The figures of some cells of one policy and pressure; None without any."""
+    """The figures of some cells of one policy and pressure; None if there are no cells."""
     if not found:
         return None
     gap = fsum(cell.oracle.hit_gpu - cell.lru.hit_gpu for cell in found)
@@ -67,12 +67,12 @@ def pool(found: Sequence[Cell]) -> Pooled | None:
 
 
 def mean_ratio(found: Sequence[Cell]) -> float:
-    """The mean of the hit rates' ratios to LRU's."""
+    """Mean over the cells of the hit rate divided by LRU's."""
     return fsum(cell.row.hit_gpu / cell.lru.hit_gpu for cell in found) / len(found)
 
 
 def guard_cost(rows: Rows, policy: str, pressure: float, guarded: str, unguarded: str) -> float | None:
-    """What the guard takes from the mean ratio to LRU, over the cells that have both."""
+    """By how much the guard lowers the mean ratio to LRU, over the cells that were run with and without it."""
     with_guard, without = (
         {(cell.row.workload, cell.row.seed): cell for cell in cells(rows, policy, pressure, disturbed)}
         for disturbed in (guarded, unguarded)
@@ -84,14 +84,14 @@ def guard_cost(rows: Rows, policy: str, pressure: float, guarded: str, unguarded
 
 
 def left_out(rows: Rows, pressures: Iterable[float]) -> Iterator[Row]:
-    """LRU's rows where no capacity gives the pressure."""
+    """LRU's rows in the cells where no capacity gives the pressure."""
     wanted = set(pressures)
-    return (row for row in rows.values() if row.policy == BASELINE and row.pressure in wanted and not row.reached)
+    return (row for row in rows.values() if row.policy == BASELINE and row.pressure in wanted and not row.on_target)
 
 
 def above_oracle(rows: Rows) -> Iterator[tuple[Key, float]]:
-    """Runs that hit more than the oracle, and by how much."""
+    """Runs that hit more than the oracle by more than `NOISE`, and by how much."""
     for key, row in rows.items():
         bound = rows.get(key._replace(policy=BOUND, disturbed=""))
-        if bound is not None and row.reached and row.hit_gpu > bound.hit_gpu + NOISE:
+        if bound is not None and row.on_target and row.hit_gpu > bound.hit_gpu + NOISE:
             yield key, row.hit_gpu - bound.hit_gpu

@@ -1,4 +1,4 @@
-"""A local cluster in a process of its own, so that what a benchmark holds in memory or does meanwhile is not the cluster's."""
+"""A local cluster in a process of its own, so that a benchmark's memory and work are not counted as the cluster's."""
 
 import atexit
 import multiprocessing
@@ -21,9 +21,9 @@ CONFIG = Config.model_validate(
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A cluster that serves."""
+    """A running cluster."""
 
-    pid: int  # of the process that started all others
+    pid: int  # of the process that started all the others
     gateway: str
     redis_url: str
     members: dict[str, int]  # process ids by name
@@ -31,10 +31,10 @@ class Running:
 
 @cache
 def running() -> Running:
-    """The cluster that benchmarks share, started by the first that asks; it ends with this process.
+    """The cluster that benchmarks share. The first call starts it; it ends with this process.
 
     Raises:
-        RuntimeError: it cannot start; says why.
+        RuntimeError: the cluster cannot start; the message says why.
     """
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()

@@ -1,6 +1,6 @@
-"""The memory of a local cluster that has nothing to do: Ray's processes, Redis, and ours.
+"""The memory of an idle local cluster: Ray's processes, Redis, and ours.
 
-PSS counts a page that several processes share once in all, so it adds up; RSS counts it in each.
+PSS divides a shared page among the processes that share it, so it can be added up; RSS counts the page in each of them.
 """
 
 import time
@@ -8,8 +8,8 @@ from collections import defaultdict
 
 import psutil
 
-from benchmarks.cluster import CONFIG, running
 from benchmarks.report import Figure, Report
+from benchmarks.serving.cluster import CONFIG, running
 
 _MIB = 1 << 20
 _SETTLE_S = 5.0

@@ -1,7 +1,7 @@
-"""Reuse policies on recorded workloads, at equal pressure, in virtual time. All of it takes hours.
+"""Runs reuse policies on recorded workloads, at equal pressure, in virtual time. A whole run takes hours.
 
-Each trace is split by task: what learns, learns on one part, and runs on another. A unit of work is a workload with a seed; it
-runs in a process of its own, and appends each row to a file as it comes.
+Each trace is split by task: predictor and access model are trained on one part, and policies run on another. A unit of work
+is a workload with a seed. It has a process of its own and appends each row to a file as soon as it is made.
 """
 
 import argparse
@@ -15,10 +15,10 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from benchmarks.policy_job import ROWS, WHOLE, Job, add_options, job_of
-from benchmarks.policy_report import policy_report
+from benchmarks.policies.job import ROWS, WHOLE, Job, add_options, job_of
+from benchmarks.policies.row_file import Key, RowFile, Scene
+from benchmarks.policies.tables import policy_report
 from benchmarks.report import Report
-from benchmarks.row_file import Key, RowFile, Scene
 from pbkv_cluster.core.errors import PbkvError
 from pbkv_cluster.simulator.engine.simulation import Setup
 from pbkv_cluster.simulator.evaluation.comparison import Comparison
@@ -35,7 +35,7 @@ SALT = "policies"  # of the split
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Runs what is missing, and pools all rows."""
+    """Makes the missing rows, and reports on all of them."""
     try:
         job = job_of(arguments)
         with _rows_path(arguments.rows, arguments.quick) as path:
@@ -60,11 +60,11 @@ def _rows_path(given: Path | None, quick: bool) -> Iterator[Path]:
 
 
 def _run_all(job: Job, file: RowFile, processes: int) -> list[str]:
-    """Runs units side by side. Returns those that failed."""
+    """Runs units, `processes` of them at a time. Returns the names of those that failed."""
     rows = file.rows(job.scene)
     units = [(workload, seed) for workload in job.workloads for seed in job.seeds]
     waiting = [unit for unit in units if job.missing(*unit, rows)]
-    waiting.sort(key=lambda unit: job.trace_path(unit[0]).stat().st_size)  # the largest goes first: from the end
+    waiting.sort(key=lambda unit: job.trace_path(unit[0]).stat().st_size)  # the largest, at the end, starts first
     spawn = multiprocessing.get_context("spawn")
     running = dict[int, BaseProcess]()
     failed = []
@@ -92,7 +92,7 @@ def _run_all(job: Job, file: RowFile, processes: int) -> list[str]:
 
 def run_unit(job: Job, workload: str, seed: int, file: RowFile) -> None:
     """Makes the missing rows of one workload with one seed, in a process of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the process that started this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles interrupts
     rows = file.rows(job.scene)
     trace, training = _parts(load_trace(job.trace_path(workload)), job.scene)
     setup = Setup(0, seed=seed, predictor=job.predictor)
@@ -103,7 +103,7 @@ def run_unit(job: Job, workload: str, seed: int, file: RowFile) -> None:
     trained: Setup | None = None
     started = set[Key]()
     while missing := [each for each in job.missing(workload, seed, rows) if each[0] not in started]:
-        key, disturbance = missing[0]  # asked anew each time: LRU's row tells whether the others are of use
+        key, disturbance = missing[0]  # recomputed each time: LRU's row decides whether the others are of use
         started.add(key)
         if key.policy not in (BASELINE, BOUND) and trained is None:
             trained = train_state(setup, [training]) if training is not None else setup
@@ -120,7 +120,7 @@ def run_unit(job: Job, workload: str, seed: int, file: RowFile) -> None:
 
 
 def _parts(trace: Trace, scene: Scene) -> tuple[Trace, Trace | None]:
-    """What is run, and what is learnt from before."""
+    """The trace to run, and the one to train on before."""
     if scene.part == WHOLE:
         return trace, None
     parts = split(trace, SHARES, SALT)

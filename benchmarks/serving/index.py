@@ -1,8 +1,8 @@
-"""The prefix tree and the cache above it, without any bytes of KV: what their bookkeeping costs in time and memory.
+"""Time and memory of the bookkeeping of prefix tree and cache, without any KV.
 
-4,096 sequences of 4,096 tokens share their first half; each belongs to a workflow of its own, so that owners are kept, and all
-of it lies in a tier. Times are medians over single operations. The index is measured under policy `lru`, whose values cost
-nothing, forecasts under `pbkv-paper`; then what policy `pbkv` adds to a step, and the guard to that.
+4,096 sequences of 4,096 tokens share their first half. Each belongs to a workflow of its own, so that owners are recorded, and
+all blocks are in a tier. Times are medians over single operations. Most are measured under policy `lru`, whose values cost
+nothing, forecasts under `pbkv-paper`; then come what policy `pbkv` adds to a step, and what the guard adds to that.
 """
 
 import itertools
@@ -82,7 +82,7 @@ def make_cache(
 
 
 def insert(cache: KVCache, prompt: bytes, workflow: str) -> None:
-    """What the engine asks of the cache for one sequence."""
+    """The calls that the engine makes to the cache for one sequence."""
     handle = cache.open(StepIdentity(SPACE, workflow, AGENTS[0], 0, count(prompt)), prompt)
     assert handle is not None
     assert cache.grow(handle, count(prompt))
@@ -97,7 +97,7 @@ def _insert_in_tree(cache: KVCache, prompt: bytes) -> None:
 
 
 def _evictions(leaves: int, demote: bool, samples: int) -> Figure:
-    """Evicts leaves of one block each, with a full pool, until `samples` victims have been taken."""
+    """Evicts `samples` leaves of one block each from a full pool."""
     cache = make_cache(leaves + 3, leaves if demote else 0)
     stem = _tokens(BLOCK_TOKENS)
     for number in range(leaves):
@@ -108,7 +108,7 @@ def _evictions(leaves: int, demote: bool, samples: int) -> Figure:
 
 
 def _rekeying(leaves: int, samples: int) -> Figure:
-    """Folds in forecasts for workflows of 32 leaves each."""
+    """Applies forecasts to workflows with 32 leaves each."""
     each = 32
     cache = make_cache(2 * leaves + 3, policy="pbkv-paper")
     stem = _tokens(BLOCK_TOKENS)
@@ -122,21 +122,21 @@ def _rekeying(leaves: int, samples: int) -> Figure:
 
 
 def _steps(samples: int) -> Iterator[Figure]:
-    """What policy and guard add to a step, in a full cache where every step evicts another and 32 workflows are active."""
-    active, length, held = 32, 8, 64
+    """What policy and guard add to a step in a full cache, where every step has to evict and 32 workflows are active."""
+    active, length, resident = 32, 8, 64  # workflows, steps of each, sequences that fit in the cache
     variants = {"lru": ("lru", False), "pbkv": ("pbkv", False), "pbkv and the guard": ("pbkv", True)}
     caches = {
-        name: make_cache(held * full_blocks(TOKENS - SHARED) + 256, guard=guard, policy=policy)
+        name: make_cache(resident * full_blocks(TOKENS - SHARED) + 256, guard=guard, policy=policy)
         for name, (policy, guard) in variants.items()
     }
     taken: dict[str, list[float]] = {name: [] for name in variants}
     warm = active * length
     for number, prompt in enumerate(_prompts(warm + samples)):
-        age, place = divmod(number, active)
-        workflow = f"workflow-{place}-{(age + place) // length}"
+        age, lane = divmod(number, active)
+        workflow = f"workflow-{lane}-{(age + lane) // length}"
         for name, cache in caches.items():
-            if (age + place) % length == 0 and age + place:
-                cache.retire(f"workflow-{place}-{(age + place) // length - 1}")
+            if (age + lane) % length == 0 and age + lane:
+                cache.retire(f"workflow-{lane}-{(age + lane) // length - 1}")
             taken[name].append(seconds(partial(insert, cache, prompt, workflow)))
     alone, policy, both = (1e6 * median(times[warm:]) for times in taken.values())
     yield Figure("step in a full cache, policy lru", alone, "µs")
@@ -148,7 +148,7 @@ def _bytes_a_block(sequences: int, guard: bool) -> Figure:
     prompts = list(_prompts(sequences))
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
-    # A shadow follows the policy, whatever it is; what policy `pbkv` keeps is a table of fixed size and its workflows' records.
+    # Any policy but `lru` has shadows. `pbkv` would add a table of fixed size and the records of its workflows.
     cache = make_cache(
         (sequences + 1) * full_blocks(TOKENS) - sequences * full_blocks(SHARED) + 1, guard=guard, policy="pbkv-paper"
     )
@@ -170,7 +170,7 @@ def _micros(name: str, run: Callable[[T], object], over: Iterable[T], at_most: f
 
 
 def _prompts(number: int) -> Iterator[bytes]:
-    """Sequences that share their first half with each other and with those of earlier calls."""
+    """Sequences that share their first half, also with those of earlier calls."""
     stem = random.Random(1).randbytes(SHARED * TOKEN_BYTES)
     for _ in range(number):
         yield stem + _tokens(TOKENS - SHARED)

@@ -1,7 +1,7 @@
-"""From an event at the gateway to re-keyed leaves on a worker, at a steady rate.
+"""Latency from an event at the gateway to re-keyed leaves on a worker, at a steady rate of events.
 
-The predictor is a process of its own. This one is the gateway's feed of events and a worker's listener, both the real ones, and
-the worker's cache, in which every workflow holds blocks. Nothing else runs in it.
+The predictor is a process of its own. This process has the gateway's real event feed, a worker's real forecast listener, and a
+cache in which every workflow owns blocks. Nothing else runs in it.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from statistics import median
 from time import perf_counter
 from typing import Any, cast
 
-from benchmarks.index import insert, make_cache
-from benchmarks.predictor_load import copies
+from benchmarks.predictor.load import copies
 from benchmarks.report import Figure, Report
+from benchmarks.serving.index import insert, make_cache
 from benchmarks.timing import percentile
 from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.core.background import Background
@@ -34,31 +34,31 @@ from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.predictor_link.forecasts import ForecastListener
 from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
 from pbkv_cluster.predictor_service.server import PredictorServer, collect_rarely
-from pbkv_cluster.simulator.evaluation.prediction import teach
-from pbkv_cluster.simulator.evaluation.trial import Events
+from pbkv_cluster.simulator.prediction.training import train_predictor
+from pbkv_cluster.simulator.prediction.trial import Events
 from pbkv_cluster.store.cluster_index import Directory, ServiceEntry
 
 RATES = (300, 1000)  # events a second
 _SECONDS = 10
-_FEW = 1000  # events, which place every workflow
-_WORKFLOWS = 256  # so that the forecast behind one event of a workflow is there long before the next event
+_QUICK_EVENTS = 1000  # enough to place every workflow
+_WORKFLOWS = 256  # enough for the forecast after an event to arrive long before the workflow's next event
 _LEAVES = 8  # of each workflow
 _BLOCKS = 4  # of each leaf
-_PATIENCE_S = 30.0
+_TIMEOUT_S = 30.0
 _WORKER = "worker"
 
 
 def latency(train: Sequence[Events], test: Sequence[Events], quick: bool) -> Report:
-    """Sends events at a steady rate, and waits for what each changes."""
+    """Sends events at a steady rate, and measures when each has changed the cache."""
     taken = dict[int, list[float]]()
     with tempfile.TemporaryDirectory() as folder:
         state = Path(folder, "predictor.state")
         predictor = PREDICTORS.get(PredictorConfig().model)(PredictorConfig())
-        teach(predictor, train)
+        train_predictor(predictor, train)
         predictor.save(state)
         for rate in RATES:
             with _serving(state) as address:
-                taken[rate] = asyncio.run(_measure(address, test, rate, _FEW if quick else rate * _SECONDS))
+                taken[rate] = asyncio.run(_measure(address, test, rate, _QUICK_EVENTS if quick else rate * _SECONDS))
     figures = list[Figure]()
     for rate, each in taken.items():
         what = f"{rate:,} events a second: event to re-keyed leaves"
@@ -70,18 +70,18 @@ def latency(train: Sequence[Events], test: Sequence[Events], quick: bool) -> Rep
 
 
 class _Worker:
-    """Stands for a worker's engine and its thread: applies what comes, at once, and notes when it is done.
+    """In place of a worker's engine thread: applies each forecast at once, and records when.
 
-    No steps run. Where a forecast looks ahead from is taken to be each workflow's last step, so that it is of use.
+    No steps run. Each workflow's last step gets the number that the forecast starts from, so that the forecast is not ignored.
     """
 
     def __init__(self, cache: KVCache) -> None:
         self._cache = cache
         self._last_steps = {owner.id: owner.record.steps[-1] for owner in cache.workflows.all()}
-        self.sent: dict[str, float] = {}  # latest event of each workflow that nothing has come of yet
+        self.sent: dict[str, float] = {}  # by workflow: when an event was sent that no forecast has followed yet
         self.taken: list[float] = []
         self.cache = self
-        self.settled = asyncio.Event()  # nothing that was sent waits
+        self.settled = asyncio.Event()  # a forecast has followed every event
 
     async def call(self, run: Callable[[Any], int]) -> int:
         return run(self)
@@ -97,7 +97,7 @@ class _Worker:
 
 
 class _Directory:
-    """Knows one service."""
+    """A directory with one service."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -118,30 +118,30 @@ async def _measure(address: str, test: Sequence[Events], rate: int, number: int)
     background.start(feed.run(), "events")
     try:
         await _send(feed, worker, test, rate, number)
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(_TIMEOUT_S):
             while worker.sent:
                 worker.settled.clear()
                 await worker.settled.wait()
     finally:
         await background.stop()
         await listener.stop()
-    return worker.taken[_WORKFLOWS:]  # while connections are made, the first wait
+    return worker.taken[_WORKFLOWS:]  # the first ones waited for connections
 
 
 async def _send(feed: EventFeed, worker: _Worker, test: Sequence[Events], rate: int, number: int) -> None:
     streams = [_placed(copies(test, at)) for at in range(_WORKFLOWS)]
-    events = [next(streams[at % _WORKFLOWS]) for at in range(_WORKFLOWS + number)]  # made before the clock runs
+    events = [next(streams[at % _WORKFLOWS]) for at in range(_WORKFLOWS + number)]  # before the clock starts
     began = perf_counter()
     for at, event in enumerate(events):
         if (wait := began + at / rate - perf_counter()) > 0:
             await asyncio.sleep(wait)
-        if event.kind is not EventKind.STEP_PLACED:  # changes nothing where the worker has had steps of the workflow
+        if event.kind is not EventKind.STEP_PLACED:  # changes nothing if the worker has had steps of the workflow
             worker.sent.setdefault(event.workflow, perf_counter())
         feed.put(event)
 
 
 def _placed(events: Iterator[WorkflowEvent]) -> Iterator[WorkflowEvent]:
-    """The first step is placed on the worker, as a gateway tells it: behind its start. The others are so without a word."""
+    """Adds the event that places the workflow on the worker, after the start of its first step, as a gateway does."""
     for event in events:
         if event.step or event.kind is EventKind.STEP_FINISHED:
             yield replace(event, sequence=event.sequence + 1)
@@ -161,7 +161,7 @@ def _filled_cache() -> KVCache:
 
 @contextmanager
 def _serving(state: Path) -> Iterator[str]:
-    """A predictor in a process of its own, with a saved state; gives its address."""
+    """Starts a predictor with a saved state in a process of its own, and yields its address."""
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
     process = spawn.Process(target=_serve, args=(there, state))

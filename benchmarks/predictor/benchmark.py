@@ -1,36 +1,43 @@
-"""The predictor on recorded workflows: how well it forecasts, how fast, and what it takes.
+"""The predictor on recorded workflows: accuracy, time and memory.
 
-Each trace is split by task: 60 % to learn from, 40 % to forecast. Which tasks these are moves a figure by half a point, so
-that several splits tell more than one. Accuracy depends on the machine in no more than how it rounds; times do.
+Each trace is split by task: 60 % to train on, 40 % to forecast. Another split moves a figure by half a point, so several splits
+say more than one. Accuracy depends on the machine only through rounding; times and memory do depend on it.
 """
 
 import argparse
 import sys
 from collections.abc import Iterator
 
-from benchmarks.policy_job import QUICK_WORKLOADS, WORKLOADS
-from benchmarks.predictor_accuracy import Recorded, ablation, accuracy, drift, read
-from benchmarks.predictor_latency import latency
-from benchmarks.predictor_load import memory, speed
+from benchmarks.policies.job import QUICK_WORKLOADS, WORKLOADS
+from benchmarks.predictor.accuracy import Recorded, ablation, accuracy, drift, read
+from benchmarks.predictor.latency import latency
+from benchmarks.predictor.load import memory, speed
 from benchmarks.report import Report
 from pbkv_cluster.core.errors import PbkvError
 
 __all__ = ["PARTS", "add_options", "run"]
 
 PARTS = ("accuracy", "drift", "ablation", "speed", "latency", "memory")
-_QUICK_WORKFLOWS = 12  # of each part of a trace
-_LOAD = 20  # the same, for what is measured in seconds or bytes: more changes nothing but the time it takes
+_SIDES = ("train", "test")
+_QUICK_WORKFLOWS = 12  # of each part of a trace, with --quick
+_LOAD_WORKFLOWS = 20  # of each part of a trace, where time or memory is measured; more would only take longer
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what only this benchmark takes; --traces and --workloads are those of `policies`."""
+    """Adds the options of this benchmark; it shares --traces and --workloads with `policies`."""
     group = parser.add_argument_group("predictor", "options of that benchmark; it takes --traces and --workloads too")
     group.add_argument("--parts", default=",".join(PARTS), metavar="A,B", help=f"any of {', '.join(PARTS)}; default all")
-    group.add_argument("--splits", type=int, default=1, metavar="N", help="ways to split each trace, that all count; default 1")
+    group.add_argument(
+        "--splits",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of different splits of each trace, which all count; default 1",
+    )
 
 
 def run(arguments: argparse.Namespace) -> Iterator[Report]:
-    """A report for each part, as soon as it is there."""
+    """Yields a report for each part, as soon as that is done."""
     chosen = [name.strip() for name in arguments.parts.split(",")]
     unknown = set(chosen) - {*PARTS}
     if unknown:
@@ -39,16 +46,12 @@ def run(arguments: argparse.Namespace) -> Iterator[Report]:
         recorded = _recorded(arguments)
     except (PbkvError, ValueError) as error:
         sys.exit(f"benchmarks: {error}")
-    measured = {"accuracy": accuracy, "drift": drift, "ablation": ablation}
+    accuracies = {"accuracy": accuracy, "drift": drift, "ablation": ablation}
+    loads = {"speed": speed, "latency": latency, "memory": memory}
+    train, test = ([events for each in recorded for events in getattr(each, part)[:_LOAD_WORKFLOWS]] for part in _SIDES)
     for name in PARTS:
-        if name not in chosen:
-            continue
-        if name in measured:
-            yield measured[name](recorded)
-            continue
-        train, test = ([events for each in recorded for events in getattr(each, part)[:_LOAD]] for part in ("train", "test"))
-        load = {"speed": speed, "latency": latency, "memory": memory}
-        yield load[name](train, test, arguments.quick)
+        if name in chosen:
+            yield accuracies[name](recorded) if name in accuracies else loads[name](train, test, arguments.quick)
 
 
 def _recorded(arguments: argparse.Namespace) -> list[Recorded]:

@@ -1,17 +1,17 @@
-"""What the benchmark of policies says: tables of all policies, what was left out, and the figures that have goals."""
+"""Reports on the benchmark of policies: tables of all policies, the cells that were left out, and the figures with goals."""
 
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.policy_job import WHOLE, Disturbance
-from benchmarks.pooled import Pooled, above_oracle, cells, guard_cost, left_out, pool
+from benchmarks.policies.job import WHOLE, Disturbance
+from benchmarks.policies.pooled import Pooled, above_oracle, cells, guard_cost, left_out, pool
+from benchmarks.policies.row_file import Key, Rows, Scene
 from benchmarks.report import Figure, Report
-from benchmarks.row_file import Key, Rows, Scene
 from pbkv_cluster.simulator.evaluation.experiment import BASELINE, BOUND, Row
 
-OURS = "pbkv"  # the policy that has the goals
+OURS = "pbkv"  # the policy that the goals are for
 GAP_GOALS = {0.25: 0.66, 0.45: 0.71, 0.65: 0.82, 0.8: 0.90}
 RATIO_GOALS = {0.25: 1.48, 0.45: 1.54, 0.65: 1.40, 0.8: 1.22}
 ONLINE_GAP_GOALS = {0.25: 0.76, 0.45: 0.66, 0.65: 0.63, 0.8: 0.63}
@@ -29,7 +29,12 @@ def policy_report(
     """Prints the tables, and returns the figures.
 
     Args:
-        failed: units of work that ended with an error.
+        scene: of all rows.
+        policies: that were run.
+        pressures: at which they were run.
+        disturbances: under which they were run; if there are two, with the guard and without it.
+        rows: all rows.
+        failed: names of units of work that ended with an error.
     """
     console = Console(highlight=False)
     figures, details = list[Figure](), list[Figure]()
@@ -84,7 +89,7 @@ def _details(line: Pooled, disturbed: str) -> Iterator[Figure]:
 
 
 def _with_goals(line: Pooled, scene: Scene, disturbance: Disturbance) -> Iterator[Figure]:
-    """A policy that is disturbed has to stay near LRU, ours has to reach its goals where nothing is wrong."""
+    """A policy with noise or as an adversary has to stay close to LRU; ours has to reach its goals when undisturbed."""
     what = f"{line.policy} at {100 * line.pressure:g} %"
     if not disturbance.guard or line.policy in (BASELINE, BOUND):
         return

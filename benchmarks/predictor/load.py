@@ -1,4 +1,4 @@
-"""What forecasting costs: time for a batch and for an event, and memory for each open workflow."""
+"""What forecasting costs: time per batch and per event, and memory per open workflow."""
 
 import multiprocessing
 from collections.abc import Iterator, Sequence
@@ -16,17 +16,17 @@ from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.experts import EXPERTS
 from pbkv_cluster.predictor_service.predictor.base import PREDICTORS, Predictor
 from pbkv_cluster.predictor_service.server import collect_rarely
-from pbkv_cluster.simulator.evaluation.prediction import teach
-from pbkv_cluster.simulator.evaluation.trial import Events
+from pbkv_cluster.simulator.prediction.training import train_predictor
+from pbkv_cluster.simulator.prediction.trial import Events
 
 NETWORK = "pbkv"  # the expert that costs most
 BATCH = 1024
 _ROUNDS = 15
-_OPEN_EVENTS = 9  # that an open workflow has sent: its start and four steps
+_OPEN_EVENTS = 9  # of an open workflow: its start, and start and end of four steps
 
 
 def speed(train: Sequence[Events], test: Sequence[Events], quick: bool) -> Report:
-    """Forecasts of many workflows at once, and events one at a time."""
+    """Times forecasts of many workflows at once, and events one at a time."""
     collect_rarely()  # as a predictor's process does
     rounds, events = (3, 200) if quick else (_ROUNDS, 4000)
     figures = list[Figure]()
@@ -60,12 +60,12 @@ def _configurations() -> Iterator[tuple[str, PredictorConfig, float | None]]:
 
 def _taught(config: PredictorConfig, train: Sequence[Events]) -> Predictor:
     predictor = PREDICTORS.get(config.model)(config)
-    teach(predictor, train)
+    train_predictor(predictor, train)
     return predictor
 
 
 def _batches(predictor: Predictor, test: Sequence[Events], rounds: int) -> Iterator[float]:
-    """Seconds for each batch. Before each, every workflow has sent another event, so that nothing is known of it yet."""
+    """Seconds for each batch of forecasts. Every workflow has a new event before each, so that no forecast can be reused."""
     streams = [copies(test, number) for number in range(BATCH)]
     names = [f"open-{number}" for number in range(BATCH)]
     for stream in streams:
@@ -78,7 +78,7 @@ def _batches(predictor: Predictor, test: Sequence[Events], rounds: int) -> Itera
 
 
 def copies(test: Sequence[Events], number: int) -> Iterator[WorkflowEvent]:
-    """Endless events of one of the workflows under an id of its own: without its end, and its steps come again and again."""
+    """Endless events of one of the workflows under an id of its own: its steps are repeated, and its end is left out."""
     chosen = [event for event in test[number % len(test)] if event.kind is not EventKind.WORKFLOW_ENDED]
     repeated = chain(chosen, cycle(event for event in chosen if event.agent))
     for sequence, event in enumerate(repeated):
@@ -99,7 +99,7 @@ def _events_per_second(predictor: Predictor, test: Sequence[Events], limit: int)
 
 
 def memory(train: Sequence[Events], test: Sequence[Events], quick: bool) -> Report:
-    """What open workflows take in the predictor's process."""
+    """Memory of open workflows in a predictor's process."""
     workflows = 2_000 if quick else 100_000
     spawn = multiprocessing.get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
@@ -115,28 +115,28 @@ def memory(train: Sequence[Events], test: Sequence[Events], quick: bool) -> Repo
         Figure("one of them", taken / workflows / 1024, "KiB"),
     )
     steps = (_OPEN_EVENTS - 1) // 2
-    sizes = f"by how much a process grows; each workflow has begun up to {steps} steps, and was forecast behind each event"
+    sizes = f"growth of a process; each workflow has begun up to {steps} steps, and was forecast after each event"
     return Report("predictor: memory", sizes, figures)
 
 
 def _hold(sender: Connection, train: Sequence[Events], test: Sequence[Events], workflows: int) -> None:
-    """Opens workflows in this process, and tells by how many bytes it grew."""
+    """Opens workflows in this process, and sends by how many bytes it grew."""
     predictor = _taught(PredictorConfig(), train)
-    predictor.learning = False  # which takes long, and leaves nothing in an open workflow
+    predictor.learning = False  # it would take long, and keeps nothing in an open workflow
     before = _resident()
     for start in range(0, workflows, BATCH):
-        told = [_opened(test, number) for number in range(start, min(workflows, start + BATCH))]
+        opened = [_opened(test, number) for number in range(start, min(workflows, start + BATCH))]
         for position in range(_OPEN_EVENTS):
-            heard = [events[position] for events in told if position < len(events)]
-            for event in heard:
+            events = [each[position] for each in opened if position < len(each)]
+            for event in events:
                 predictor.observe(event)
-            predictor.forecast([event.workflow for event in heard], position, 0.0)
+            predictor.forecast([event.workflow for event in events], position, 0.0)
     sender.send(_resident() - before)
     sender.close()
 
 
 def _opened(test: Sequence[Events], number: int) -> list[WorkflowEvent]:
-    """The first events of a workflow, with pieces and words that are objects of its own, as they come over the wire."""
+    """The first events of a workflow. Their pieces and words are new objects, as they are when they come over the wire."""
     events = islice(copies(test, number), min(_OPEN_EVENTS, len(test[number % len(test)]) - 1))
     return [
         replace(event, pieces=tuple(piece + 0 for piece in event.pieces), words=tuple(word + 0 for word in event.words))
