@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from pbkv_cluster.cache.guard.balance import GuardStat
+from pbkv_cluster.cache.observer import GuardStat
 from pbkv_cluster.core.usage import HitMeter, Tier
 from pbkv_cluster.simulator.spread import Spread
 
