@@ -106,7 +106,7 @@ class WorkerMember(_MemberBase):
             await _with_model(self._context.config),
             self._worker_id,
             SystemClock(),
-            predictor=lambda: self._redis.service_address(PREDICTOR),
+            predictor=lambda: self._redis.directory.service_address(PREDICTOR),
             host_store=self._host_store,
             on_change=self._changed,
         )

@@ -13,14 +13,5 @@ class RedisConnection:
         self.directory = Directory(self._redis, cluster, ttl_s)
         self.blocks = BlockIndex(self._redis, cluster, ttl_s)
 
-    async def service_address(self, name: str) -> str | None:
-        """The current address of a service, None if it is not in the directory.
-
-        Raises:
-            Unavailable: Redis does not answer.
-        """
-        entry = await self.directory.service(name)
-        return entry.address if entry else None
-
     async def close(self) -> None:
         await self._redis.aclose()

@@ -70,6 +70,11 @@ class Directory:
     async def service(self, name: str) -> ServiceEntry | None:
         return await self._services.get(name)
 
+    async def service_address(self, name: str) -> str | None:
+        """The service's host:port; None if it is not announced."""
+        entry = await self.service(name)
+        return entry.address if entry else None
+
     async def put_workflow(self, entry: WorkflowEntry) -> None:
         """Enters or renews a workflow for the `lease_s` seconds of its own lease."""
         await self._workflows.put(entry.workflow_id, entry, entry.lease_s)

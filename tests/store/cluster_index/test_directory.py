@@ -37,6 +37,7 @@ async def test_members_are_found_as_announced_until_withdrawn(directory: Directo
     assert await directory.workers() == workers
     assert await directory.nodes() == [NODE]
     assert await directory.service("gateway") == GATEWAY
+    assert await directory.service_address("gateway") == GATEWAY.address
 
     await directory.withdraw_worker("worker-1")
     await directory.withdraw_node("node-0")
@@ -44,6 +45,7 @@ async def test_members_are_found_as_announced_until_withdrawn(directory: Directo
     assert await directory.workers() == [workers[0], workers[2]]
     assert await directory.nodes() == []
     assert await directory.service("gateway") is None
+    assert await directory.service_address("gateway") is None
 
 
 async def test_clusters_do_not_see_each_other(redis: Redis, directory: Directory) -> None:
