@@ -18,13 +18,14 @@ from benchmarks.report import Figure, Report
 from benchmarks.timing import seconds
 from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.cache.guard.guarded import GuardedCache
-from pbkv_cluster.cache.tiers.mover import NullMover
-from pbkv_cluster.cache.tiers.tiers import ChangeListener
+from pbkv_cluster.cache.tiers.announcements import ChangeListener
+from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
 from pbkv_cluster.core.blocks import Namespace, block_keys
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, TOKEN_BYTES, count, full_blocks
+from pbkv_cluster.core.usage import Tier
 
 SPACE = Namespace("model", "revision", "float16", "layout")
 TOKENS, SHARED = 4096, 2048
@@ -77,7 +78,8 @@ def make_cache(
     gpu_blocks: int, host_blocks: int = 0, on_change: ChangeListener | None = None, guard: bool = False, policy: str = "lru"
 ) -> KVCache:
     kind = GuardedCache if guard else KVCache
-    return kind(gpu_blocks, host_blocks, CacheConfig(policy=policy), NullMover(), SystemClock(), on_change)
+    capacity = {Tier.GPU: gpu_blocks, Tier.HOST: host_blocks}
+    return kind(capacity, CacheConfig(policy=policy), NullTransferEngine(), SystemClock(), on_change)
 
 
 def insert(cache: KVCache, prompt: bytes, workflow: str) -> None:

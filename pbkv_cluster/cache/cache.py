@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping
 
 from pbkv_cluster.cache.guard.balance import GuardStat
 from pbkv_cluster.cache.handle import UNRECORDED, CacheHandle, Prefetched
-from pbkv_cluster.cache.owners import Workflows
+from pbkv_cluster.cache.integrity import check_cache
+from pbkv_cluster.cache.owners import ActiveWorkflows
 from pbkv_cluster.cache.policies.base import ReusePolicy, make_policy
-from pbkv_cluster.cache.tiers.mover import Mover
-from pbkv_cluster.cache.tiers.tiers import ChangeListener, Tiers
-from pbkv_cluster.cache.tree.node import ABSENT, GPU, LEVELS, Level, Node, Owner, aged_uses, new_slots
+from pbkv_cluster.cache.tiers.announcements import ChangeListener
+from pbkv_cluster.cache.tiers.tiers import Tiers
+from pbkv_cluster.cache.tiers.transfer import TransferEngine
+from pbkv_cluster.cache.tree.node import GPU, Node, Owner, aged_uses, new_slots
 from pbkv_cluster.cache.tree.prefix_tree import Match, PrefixTree
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
@@ -31,20 +33,18 @@ class KVCache:
 
     def __init__(
         self,
-        gpu_blocks: int,
-        host_blocks: int,
+        capacity: Mapping[Tier, int],
         config: CacheConfig,
-        mover: Mover,
+        engine: TransferEngine,
         clock: Clock,
         on_change: ChangeListener | None = None,
         compute_seconds: Callable[[int], float] = lambda tokens: float("inf"),
         policy: ReusePolicy | None = None,
     ) -> None:
         """Args:
-        gpu_blocks: capacity of the GPU pool.
-        host_blocks: capacity of the host tier; may be 0.
+        capacity: blocks of each tier, the GPU first, then ever slower ones; all but the GPU's may be 0.
         config: names the policies.
-        mover: carries blocks between the two.
+        engine: carries out the transfers between them.
         clock: the engine's.
         on_change: told of every block that enters or leaves a tier.
         compute_seconds: how long the prefill of a number of tokens takes; a load that takes longer is not made.
@@ -53,26 +53,23 @@ class KVCache:
         Raises:
             InvalidArgument: an unknown policy.
         """
-        self.tree = PrefixTree()
-        self._policies = (
-            policy or make_policy(config.policy, config),
-            make_policy(config.host_policy, config, "cache.host_policy"),
-        )
+        self.tree = PrefixTree(len(capacity))
+        self._policies = [policy or make_policy(config.policy, config)]
+        self._policies += [make_policy(config.host_policy, config, "cache.host_policy") for _ in range(1, len(capacity))]
         self._half_life = config.lfu_half_life_s
-        self.tiers = Tiers(self.tree, (gpu_blocks, host_blocks), self._policies, mover, clock, on_change)
-        self.workflows = Workflows(self._policies, self.tiers, clock)
+        self.tiers = Tiers(self.tree, capacity, self._policies, engine, clock, on_change)
+        self.workflows = ActiveWorkflows(self._policies, self.tiers, clock)
         self._clock = clock
         self._compute_seconds = compute_seconds
         self.leases = 0
-        self.popularity = PrefixPopularity(_CATALOG * gpu_blocks)
+        self.popularity = PrefixPopularity(_CATALOG * capacity[Tier.GPU])
 
     # --- sequences ---
 
     def captured(self, namespace: Namespace, tokens: bytes) -> dict[Tier, int]:
         """Tokens of a prompt that each tier holds and a sequence could use now. Changes nothing."""
         match = self.tree.match(self.tree.root(namespace), tokens, _usable_blocks(tokens))
-        on_gpu = _gpu_blocks(match)
-        return _tokens_by_tier(on_gpu, match.blocks - on_gpu)
+        return _in_tokens(self.tiers.by_tier(match.path, match.blocks))
 
     def queued(self, workflow: str, tokens: bytes) -> None:
         """A step has been queued: what it will use is certain, where its workflow has run here before.
@@ -127,13 +124,14 @@ class KVCache:
         owner = self.workflows.enter(workflow, graph, None if beside is None else beside.owner.record, now)
         lease = self._lease(owner, root, tokens, agent, step, full_blocks(prompt_tokens), now, beside)
         self.workflows.step_began(owner, step, agent, lease.position, now)
-        loaded = 0
-        if on_gpu < match.blocks:
-            loaded = self._load(path, match.blocks - on_gpu)
+        delivered = self.tiers.by_tier(path, match.blocks)
+        if on_gpu < match.blocks and not self._load(path, delivered, match.blocks - on_gpu):
             path = self._keep_gpu_part(path)
+            delivered = self.tiers.by_tier(path, on_gpu)
         for node in path:
             self._enter(lease, node, now)
-        lease.delivered = _tokens_by_tier(on_gpu, loaded)
+        lease.waits_for = self.tiers.writers(lease.table)
+        lease.delivered = _in_tokens(delivered)
         self.leases += 1
         return lease
 
@@ -187,6 +185,16 @@ class KVCache:
         lease.table = new_slots()
         self.leases -= 1
 
+    # --- transfers ---
+
+    def poll(self) -> None:
+        """Takes note of the transfers that have been completed; to be called before each batch."""
+        self.tiers.in_flight.poll()
+
+    def wait(self, lease: CacheHandle) -> None:
+        """Blocks until a handle is ready."""
+        self.tiers.in_flight.wait(lease.waits_for)
+
     # --- workflows ---
 
     def retire(self, workflow: str) -> None:
@@ -222,13 +230,13 @@ class KVCache:
         """Drops all that no running sequence uses. Returns the blocks dropped."""
         return self.tiers.clear()
 
-    def used_blocks(self, level: Level) -> int:
-        """Blocks of a level that are cached or in use."""
-        return self.tiers.pools[level].used_slots
+    def used_blocks(self, tier: Tier) -> int:
+        """Blocks of a tier that are cached or in use."""
+        return self.tiers[tier].pool.used_slots
 
-    def locked_blocks(self, level: Level) -> int:
-        """Blocks of a level that running sequences use."""
-        return self.used_blocks(level) - self.tree.evictable[level]
+    def locked_blocks(self, tier: Tier) -> int:
+        """Blocks of a tier that running sequences use."""
+        return self.used_blocks(tier) - self.tree.evictable[self.tiers[tier].index]
 
     def guard(self) -> GuardStat | None:
         """What a guard has seen and done; None where there is none."""
@@ -236,13 +244,7 @@ class KVCache:
 
     def residency(self) -> Mapping[bytes, frozenset[Tier]]:
         """Every cached block's key and the tiers that hold it."""
-        found: dict[bytes, frozenset[Tier]] = {}
-        for node in self.tree.walk():
-            for block in range(node.blocks):
-                found[node.key(block)] = frozenset(
-                    level.tier for level in LEVELS if node.slots[level] and node.slots[level][block] != ABSENT
-                )
-        return found
+        return {node.key(block): kinds for node in self.tree.walk() for block, kinds in enumerate(self.tiers.kinds(node))}
 
     # --- inside ---
 
@@ -275,16 +277,22 @@ class KVCache:
             self.tiers.offer(lower)
         return path
 
-    def _load(self, path: list[Node], blocks: int) -> int:
-        """Loads the part of a path that lies in host memory, if that is faster than to compute it. Returns its blocks."""
-        if self.tiers.load_seconds(blocks) > self._compute_seconds(blocks * BLOCK_TOKENS):
+    def _load(self, path: list[Node], by_tier: Mapping[Tier, int], blocks: int) -> bool:
+        """Loads the blocks of a path that the GPU lacks, if that is faster than to compute them.
+
+        Args:
+            path: locked.
+            by_tier: the blocks of the path, by the fastest tier that holds them.
+            blocks: that the GPU lacks.
+        """
+        if self.tiers.load_seconds(by_tier) > self._compute_seconds(blocks * BLOCK_TOKENS):
             self.tiers.decisions["load_skipped_slower"] += blocks
-            return 0
+            return False
         slots = self.tiers.take(blocks)
         assert slots is not None, "room was checked"
         self.tiers.load(path, slots)
         self.tiers.decisions["load"] += blocks
-        return blocks
+        return True
 
     def _keep_gpu_part(self, path: list[Node]) -> list[Node]:
         """Cuts a locked path to what the GPU holds of it, and unlocks the rest."""
@@ -360,6 +368,7 @@ class KVCache:
         lease.table[start : start + held] = child.slots[GPU][:held]
         if held < child.blocks:
             self.tiers.hold(child, held, lease.table[start + held : start + child.blocks])
+        lease.waits_for += self.tiers.writers(lease.table[start : start + held])
         self._touch(child, lease, now)
         lease.node = child
         lease.committed += child.blocks
@@ -368,9 +377,7 @@ class KVCache:
         """Raises:
         AssertionError: tree, tiers and owners contradict each other.
         """
-        from pbkv_cluster.cache.integrity import check_cache
-
-        check_cache(self)
+        check_cache(self.tree, self.tiers, self.workflows, in_use=self.leases > 0)
 
 
 def _usable_blocks(tokens: bytes) -> int:
@@ -378,17 +385,5 @@ def _usable_blocks(tokens: bytes) -> int:
     return (count(tokens) - 1) // BLOCK_TOKENS
 
 
-def _tokens_by_tier(gpu_blocks: int, host_blocks: int) -> dict[Tier, int]:
-    found = {}
-    if gpu_blocks:
-        found[Tier.GPU] = gpu_blocks * BLOCK_TOKENS
-    if host_blocks:
-        found[Tier.HOST] = host_blocks * BLOCK_TOKENS
-    return found
-
-
-def _gpu_blocks(match: Match) -> int:
-    if not match.path:
-        return 0
-    *whole, last = match.path
-    return sum(node.held[GPU] for node in whole) + min(last.held[GPU], match.last_blocks)
+def _in_tokens(blocks: Mapping[Tier, int]) -> dict[Tier, int]:
+    return {tier: count * BLOCK_TOKENS for tier, count in blocks.items()}

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.cache.tree.node import Node, Owner, new_slots
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.reuse.record.segment import Segment
@@ -24,6 +25,7 @@ class CacheHandle:
         "records",
         "segments",
         "table",
+        "waits_for",
     )
 
     def __init__(
@@ -38,7 +40,14 @@ class CacheHandle:
         self._at = 0
         self.table = new_slots()
         self.committed = 0
+        self.waits_for: list[Transfer] = []  # that write slots of the table, and may be done by now
         self.delivered: dict[Tier, int] = {}  # tokens found when the lease was opened, by tier
+
+    @property
+    def ready(self) -> bool:
+        """Whether the table's slots can be computed on: everything that was loaded has arrived."""
+        self.waits_for = [transfer for transfer in self.waits_for if not transfer.done]
+        return not self.waits_for
 
     @property
     def known(self) -> int:

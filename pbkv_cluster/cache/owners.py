@@ -18,7 +18,7 @@ EndListener = Callable[[str, Sequence[StepLog]], None]
 _FRESH_S = 1.0  # age below which a forecast is that of the present step
 
 
-class Workflows:
+class ActiveWorkflows:
     """All that have used the cache and not ended."""
 
     def __init__(self, policies: Sequence[ReusePolicy], tiers: Tiers, clock: Clock) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pbkv_cluster.cache.tiers.tiers import ChangeListener
+from pbkv_cluster.cache.tiers.announcements import ChangeListener
 from pbkv_cluster.core.background import first_failure
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock

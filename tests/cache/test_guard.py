@@ -12,7 +12,7 @@ from pbkv_cluster.cache.guard.balance import Balance, GuardStat
 from pbkv_cluster.cache.guard.guarded import GuardedCache, make_cache
 from pbkv_cluster.cache.handle import UNRECORDED
 from pbkv_cluster.cache.policies.base import ReusePolicy
-from pbkv_cluster.cache.tiers.mover import NullMover
+from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
 from pbkv_cluster.cache.tree.node import Node
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import ManualClock
@@ -111,7 +111,8 @@ class Steps:
 
 def cache_of(policy: str, blocks: int, **fields: object) -> tuple[KVCache, ManualClock]:
     clock = ManualClock()
-    return make_cache(blocks, 0, CacheConfig.model_validate({"policy": policy, **fields}), NullMover(), clock), clock
+    config = CacheConfig.model_validate({"policy": policy, **fields})
+    return make_cache({Tier.GPU: blocks}, config, NullTransferEngine(), clock), clock
 
 
 def player(policy: str, blocks: int, **fields: object) -> Steps:

@@ -1,14 +1,14 @@
 """A cache with a guard: it follows its policy for as long as LRU would not have hit more."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.cache.guard.balance import Balance, GuardStat
 from pbkv_cluster.cache.guard.shadow import Shadow
 from pbkv_cluster.cache.handle import CacheHandle
 from pbkv_cluster.cache.policies.base import make_policy
-from pbkv_cluster.cache.tiers.mover import Mover
-from pbkv_cluster.cache.tiers.tiers import ChangeListener
+from pbkv_cluster.cache.tiers.announcements import ChangeListener
+from pbkv_cluster.cache.tiers.transfer import TransferEngine
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
@@ -31,19 +31,18 @@ class GuardedCache(KVCache):
 
     def __init__(
         self,
-        gpu_blocks: int,
-        host_blocks: int,
+        capacity: Mapping[Tier, int],
         config: CacheConfig,
-        mover: Mover,
+        engine: TransferEngine,
         clock: Clock,
         on_change: ChangeListener | None = None,
         compute_seconds: Callable[[int], float] = lambda tokens: float("inf"),
     ) -> None:
         """See `KVCache`."""
-        super().__init__(gpu_blocks, host_blocks, config, mover, clock, on_change, compute_seconds)
+        super().__init__(capacity, config, engine, clock, on_change, compute_seconds)
         self.tiers.keep_lru()
-        self._lru = Shadow(gpu_blocks, config, make_policy(BASELINE, config), clock, self.popularity)
-        self._policy = Shadow(gpu_blocks, config, self._policies[0].twin(config), clock, self.popularity)
+        self._lru = Shadow(capacity[Tier.GPU], config, make_policy(BASELINE, config), clock, self.popularity)
+        self._policy = Shadow(capacity[Tier.GPU], config, self._policies[0].twin(config), clock, self.popularity)
         self.shadows = (self._lru, self._policy)
         self._balance = Balance(config.guard_floor, config.guard_steps)
         # Of running steps whose output has filled a block, the tokens and how many of them have been computed.
@@ -137,14 +136,13 @@ class GuardedCache(KVCache):
 
 
 def make_cache(
-    gpu_blocks: int,
-    host_blocks: int,
+    capacity: Mapping[Tier, int],
     config: CacheConfig,
-    mover: Mover,
+    engine: TransferEngine,
     clock: Clock,
     on_change: ChangeListener | None = None,
     compute_seconds: Callable[[int], float] = lambda tokens: float("inf"),
 ) -> KVCache:
     """A cache, with a guard where there is one to be had: `lru` itself needs none. See `KVCache`."""
     kind = GuardedCache if config.guard and config.policy != BASELINE else KVCache
-    return kind(gpu_blocks, host_blocks, config, mover, clock, on_change, compute_seconds)
+    return kind(capacity, config, engine, clock, on_change, compute_seconds)

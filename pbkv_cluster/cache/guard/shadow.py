@@ -3,12 +3,13 @@
 from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.cache.handle import CacheHandle
 from pbkv_cluster.cache.policies.base import ReusePolicy
-from pbkv_cluster.cache.tiers.mover import NullMover
+from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
+from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixPopularity
 
 
@@ -31,7 +32,7 @@ class Shadow:
         catalog: the cache's. Its records of workflows serve here as well.
         """
         alone = config.model_copy(update={"host_policy": "lru"})
-        self.cache = KVCache(blocks, 0, alone, NullMover(), clock, policy=policy)
+        self.cache = KVCache({Tier.GPU: blocks}, alone, NullTransferEngine(), clock, policy=policy)
         self.cache.popularity = catalog
         self._leases: dict[CacheHandle, CacheHandle] = {}
 

@@ -7,14 +7,15 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 
-from pbkv_cluster.cache.tiers.mover import Mover
+from pbkv_cluster.cache.tiers.transfer import TransferEngine
 from pbkv_cluster.core.config import EngineConfig
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.core.tokens import TOKEN_BYTES, as_array, blocks_for
 from pbkv_cluster.gpu_worker.attention import Span, choose
 from pbkv_cluster.gpu_worker.engine.sampler import sample
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk
-from pbkv_cluster.gpu_worker.kv.storage import KvStorage, TorchMover
+from pbkv_cluster.gpu_worker.kv.storage import KvStorage
+from pbkv_cluster.gpu_worker.kv.transfer_engine import TorchTransferEngine
 from pbkv_cluster.gpu_worker.model.hidden_state import HiddenProjection, captured
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel
 
@@ -75,7 +76,7 @@ class TorchRunner:
             self.storage = KvStorage(self.model.shape, self.gpu_blocks, self.host_blocks, self._device, host_memory)
         except (RuntimeError, MemoryError) as error:
             raise StartupError(f"engine.gpu_blocks: {self.gpu_blocks} blocks do not fit in memory: {error}") from error
-        self.mover: Mover = TorchMover(self.storage)
+        self.transfer_engine: TransferEngine = TorchTransferEngine(self.storage)
 
     def run(self, chunks: Sequence[Chunk]) -> list[int]:
         """See `Runner.run`."""
