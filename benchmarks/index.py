@@ -16,8 +16,9 @@ from typing import TypeVar
 
 from benchmarks.report import Figure, Report
 from benchmarks.timing import seconds
+from pbkv_cluster.cache import factory
 from pbkv_cluster.cache.cache import KVCache
-from pbkv_cluster.cache.guard.guarded import GuardedCache
+from pbkv_cluster.cache.sequence.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.announcements import ChangeListener
 from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
 from pbkv_cluster.core.blocks import Namespace, block_keys
@@ -77,18 +78,18 @@ def run(quick: bool) -> Report:
 def make_cache(
     gpu_blocks: int, host_blocks: int = 0, on_change: ChangeListener | None = None, guard: bool = False, policy: str = "lru"
 ) -> KVCache:
-    kind = GuardedCache if guard else KVCache
     capacity = {Tier.GPU: gpu_blocks, Tier.HOST: host_blocks}
-    return kind(capacity, CacheConfig(policy=policy), NullTransferEngine(), SystemClock(), on_change)
+    config = CacheConfig(policy=policy, guard=guard)
+    return factory.make_cache(capacity, config, NullTransferEngine(), SystemClock(), on_change)
 
 
 def insert(cache: KVCache, prompt: bytes, workflow: str) -> None:
     """What the engine asks of the cache for one sequence."""
-    lease = cache.open(SPACE, prompt, workflow, AGENTS[0], 0, count(prompt))
-    assert lease is not None
-    assert cache.grow(lease, count(prompt))
-    cache.commit(lease, prompt)
-    cache.close(lease)
+    handle = cache.open(StepIdentity(SPACE, workflow, AGENTS[0], 0, count(prompt)), prompt)
+    assert handle is not None
+    assert cache.grow(handle, count(prompt))
+    cache.commit(handle, prompt)
+    cache.close(handle)
 
 
 def _insert_in_tree(cache: KVCache, prompt: bytes) -> None:

@@ -1,43 +1,61 @@
 """Checks that the cache does not contradict itself. Slow: for tests."""
 
+from collections.abc import Collection
+
 from pbkv_cluster.cache.owners import ActiveWorkflows
+from pbkv_cluster.cache.sequence.block_table import BlockTable
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tree.node import ABSENT, GPU, Node
-from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
+from pbkv_cluster.cache.tree.prefix_tree import PrefixTree, lineage
 from pbkv_cluster.core.blocks import KEY_BYTES, chain_keys
 from pbkv_cluster.core.tokens import BLOCK_BYTES
 
 
-def check_cache(tree: PrefixTree, tiers: Tiers, workflows: ActiveWorkflows, in_use: bool) -> None:
+def check_cache(tree: PrefixTree, tiers: Tiers, workflows: ActiveWorkflows, tables: Collection[BlockTable]) -> None:
     """Args:
-    tree: of a cache, like the other two.
-    tiers: that the tree's blocks lie in.
-    workflows: that own its nodes.
-    in_use: whether sequences are running, which have slots and locks of their own.
+        tree: the cache's.
+        tiers: of its blocks.
+        workflows: that own nodes.
+        tables: of all running sequences.
 
     Raises:
-        AssertionError: the tree is wrong, a slot has leaked or is used twice, a candidate is in no queue, or the owners and the
-            tree disagree.
+        AssertionError: the tree is wrong, a slot has leaked or is used twice, or owners, tables and tree disagree.
     """
     check_tree(tree)
     nodes = list(tree.walk())
     for queue in tiers.order.queues:
         expected = {node for node in nodes if tree.is_candidate(node, queue.tier)}
         assert {node for node, _ in queue.entries()} == expected, f"a queue of tier {queue.tier} lacks candidates"
+    for table in tables:
+        _check_table(table)
     for tier in tiers:
         used = [slot for node in nodes for slot in node.slots[tier.index] if slot != ABSENT]
-        assert len(set(used)) == len(used), f"a {tier.kind} slot is used twice"
-        private = tier.pool.used_slots - len(used)
-        assert private >= 0
-        if not in_use:
-            assert private == 0, f"{private} {tier.kind} slots leaked"
-            assert all(node.refs == 0 for node in nodes), "a lock leaked"
-            tier.pool.check_integrity(used)
+        if tier is tiers.gpu:
+            for table in tables:
+                used.extend(table.own_slots)
+        tier.pool.check_integrity(used)
+    assert sum(node.refs for node in nodes) == sum(len(_path(table)) for table in tables), "a lock leaked"
     known = set(workflows.all())
     for node in nodes:
         assert set(node.owners) <= known, "a node is owned by an ended workflow"
     for owner in known:
         assert all(owner in node.owners for node in owner.nodes)
+
+
+def _check_table(table: BlockTable) -> None:
+    at = 0
+    for each in table.ranges:
+        assert each.node is not None
+        assert each.start == at < each.stop, "a range does not follow the one before it"
+        at = each.stop
+        assert at == sum(node.blocks for node in lineage(each.node)), "a node does not end where its range does"
+    assert at == table.committed <= len(table)
+    on_path = [slot for node in reversed(_path(table)) for slot in node.slots[GPU]]
+    assert on_path == list(table.slots[:at]), "the table names other slots than the tree"
+
+
+def _path(table: BlockTable) -> list[Node]:
+    return [] if table.node.is_root else list(lineage(table.node))
 
 
 def check_tree(tree: PrefixTree) -> None:

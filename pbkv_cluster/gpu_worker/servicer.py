@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 from typing import Any
 
+from pbkv_cluster.cache.observer import GuardStat
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument
 from pbkv_cluster.core.tokens import pack
@@ -142,6 +143,11 @@ def _tokens(output: Output) -> worker_pb2.RunStepEvent.Tokens:
     return worker_pb2.RunStepEvent.Tokens(token_ids=types_pb2.PackedTokens(data=pack(output.tokens)), text=output.text)
 
 
+def _guard_to_wire(guard: GuardStat) -> store_pb2.GuardStat:
+    fields = asdict(guard)
+    return store_pb2.GuardStat(leaning=fields.pop("lru_active"), **fields)
+
+
 def _stat(engine: Engine, block_bytes: int) -> store_pb2.StoreStat:
     cache = engine.cache
     tiers = [
@@ -159,5 +165,5 @@ def _stat(engine: Engine, block_bytes: int) -> store_pb2.StoreStat:
         tiers=tiers,
         policy=engine.policy,
         decisions=cache.tiers.decisions + engine.scheduler.decisions,
-        guard=None if guard is None else store_pb2.GuardStat(**asdict(guard)),
+        guard=None if guard is None else _guard_to_wire(guard),
     )

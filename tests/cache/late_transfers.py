@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pbkv_cluster.cache.tiers.pool import BlockPool
 from pbkv_cluster.cache.tiers.transfer import Transfer, TransferState
+from pbkv_cluster.cache.tree.node import Slots
 from pbkv_cluster.core.usage import Tier
 
 GARBAGE = b"garbage"
@@ -41,6 +42,7 @@ class TaggedEngine:
         assert len(set(transfer.target_slots)) == len(transfer)
         read = [self.content[transfer.source, slot] for slot in transfer.source_slots]
         for slot, content in zip(transfer.target_slots, read, strict=True):
+            assert content != GARBAGE, "a source was reused before it was read"
             self.content[transfer.target, slot] = content
 
 
@@ -66,8 +68,7 @@ class LateEngine(TaggedEngine):
         assert len(transfer)
         assert transfer.state is TransferState.SUBMITTED
         self.spoil()
-        for slot in transfer.target_slots:
-            self.content[transfer.target, slot] = GARBAGE
+        self._fill(transfer.target, transfer.target_slots)
         self._open.append(transfer)
         return False
 
@@ -87,15 +88,18 @@ class LateEngine(TaggedEngine):
 
     def spoil(self) -> None:
         for kind, pool in self._pools.items():
-            for slot in pool.free():
-                self.content[kind, slot] = GARBAGE
+            self._fill(kind, pool.free())
+
+    def _fill(self, kind: Tier, slots: Slots) -> None:
+        """Overwrites slots with garbage."""
+        for slot in slots:
+            self.content[kind, slot] = GARBAGE
 
     def _may_run(self, transfer: Transfer) -> bool:
         return not any(earlier in self._open for earlier in transfer.after)
 
     def _complete(self, transfer: Transfer) -> None:
         self._copy(transfer)
-        assert GARBAGE not in (self.content[transfer.target, slot] for slot in transfer.target_slots), "a source was reused"
         self._open.remove(transfer)
         self._completed.append(transfer)
 

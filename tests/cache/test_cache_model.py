@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbkv_cluster.cache.guard.guarded import GuardedCache, make_cache
-from pbkv_cluster.cache.handle import CacheHandle
+from pbkv_cluster.cache.factory import make_cache
 from pbkv_cluster.cache.policies.base import make_policy
+from pbkv_cluster.cache.sequence.handle import CacheHandle
+from pbkv_cluster.cache.sequence.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.pool import SlotState
 from pbkv_cluster.cache.tree.node import GPU
 from pbkv_cluster.core.access_log import StepLog
@@ -42,7 +43,7 @@ class Step:
     tokens: bytes
     prompt_tokens: int
     computed: int = 0  # tokens
-    lease: CacheHandle = field(init=False)
+    handle: CacheHandle = field(init=False)
 
     @property
     def space(self) -> Namespace:
@@ -103,59 +104,60 @@ class Driver:
         room = self.cache.tiers.room()
         name = f"w{step.workflow}"
         graph = GRAPH if step.workflow < 2 else None
-        lease = self.cache.open(space, tokens, name, step.agent, step.number, step.prompt_tokens, graph=graph)
-        if lease is None:
+        identity = StepIdentity(space, name, step.agent, step.number, step.prompt_tokens, graph)
+        handle = self.cache.open(identity, tokens)
+        if handle is None:
             assert room < len(tokens) // BLOCK_BYTES + 2
             return False
-        assert lease.delivered == captured
-        keys = block_keys(space, tokens)[: lease.committed]
-        self.check_bytes(lease, keys)
+        assert handle.delivered == captured
+        keys = block_keys(space, tokens)[: handle.committed]
+        self.check_bytes(handle, keys)
         assert set(keys) <= self.seen
-        assert lease.committed * BLOCK_TOKENS < count(tokens)
-        step.lease, step.computed = lease, lease.committed * BLOCK_TOKENS
+        assert handle.committed * BLOCK_TOKENS < count(tokens)
+        step.handle, step.computed = handle, handle.committed * BLOCK_TOKENS
         self.running.append(step)
         return True
 
-    def check_bytes(self, lease: CacheHandle, keys: Sequence[bytes]) -> None:
+    def check_bytes(self, handle: CacheHandle, keys: Sequence[bytes]) -> None:
         """What the handle's blocks hold, of which some may be on their way."""
-        for slot, key in zip(lease.table[: len(keys)], keys, strict=True):
+        for slot, key in zip(handle.table.slots[: len(keys)], keys, strict=True):
             state = self.cache.tiers.gpu.pool.state(slot)
             assert state in (SlotState.RESIDENT, SlotState.ARRIVING)
             if state is SlotState.RESIDENT:
                 assert self.engine.content[Tier.GPU, slot] == key, "wrong bytes were delivered"
             else:
-                assert not lease.ready, "a block that has not arrived would be computed on"
+                assert not handle.ready, "a block that has not arrived would be computed on"
 
     def compute(self) -> None:
         if not self.running:
             return
         at = self.random.randrange(len(self.running))
         step = self.running[at]
-        lease = step.lease
-        if not lease.ready:
-            self.cache.wait(lease)
-        assert lease.ready
-        self.check_bytes(lease, block_keys(step.space, step.tokens)[: lease.committed])
+        handle = step.handle
+        if not handle.ready:
+            self.cache.wait(handle)
+        assert handle.ready
+        self.check_bytes(handle, block_keys(step.space, step.tokens)[: handle.committed])
         if step.computed == count(step.tokens):  # decode: one more token
             step.tokens += pack([self.random.randrange(2)])
         target = min(count(step.tokens), step.computed + self.random.choice((1, 16, 33, 64)))
-        if not self.cache.grow(lease, target):
-            self.cache.close(lease)
+        if not self.cache.grow(handle, target):
+            self.cache.close(handle)
             del self.running[at]
             self.preempted.append(step)
             return
         keys = block_keys(step.space, step.tokens[: target * 4])
-        for block in range(lease.committed, len(keys)):
-            self.engine.content[Tier.GPU, lease.table[block]] = keys[block]
+        for block in range(handle.committed, len(keys)):
+            self.engine.content[Tier.GPU, handle.table.slots[block]] = keys[block]
             self.seen.add(keys[block])
-        self.cache.commit(lease, bytearray(step.tokens), target)
-        assert lease.committed == len(keys)
-        self.check_bytes(lease, keys)
+        self.cache.commit(handle, bytearray(step.tokens), target)
+        assert handle.committed == len(keys)
+        self.check_bytes(handle, keys)
         step.computed = target
 
     def finish(self) -> None:
         if self.running:
-            self.cache.close(self.running.pop(self.random.randrange(len(self.running))).lease)
+            self.cache.close(self.running.pop(self.random.randrange(len(self.running))).handle)
 
     def forecast(self) -> None:
         self.epoch += 1
@@ -179,9 +181,9 @@ class Driver:
     def clear(self) -> None:
         self.cache.clear()
 
-    def lean(self) -> None:
-        if isinstance(self.cache, GuardedCache):
-            self.cache.tiers.lean = not self.cache.tiers.lean
+    def fall_back(self) -> None:
+        if self.cache.guard() is not None:
+            self.cache.tiers.lru_active = not self.cache.tiers.lru_active
 
     def step(self) -> None:
         self.clock.advance(self.random.random())
@@ -195,7 +197,7 @@ class Driver:
             self.retire: 4,
             self.prefetch: 5,
             self.clear: 1,
-            self.lean: 3,
+            self.fall_back: 3,
         }
         self.random.choices(list(actions), list(actions.values()))[0]()
         self.cache.poll()
@@ -206,12 +208,12 @@ class Driver:
 
     def check_record(self) -> None:
         for step in self.running:
-            lease = step.lease
-            if not lease.records:
+            handle = step.handle
+            if not handle.records:
                 continue
-            known = b"".join(segment.tokens for segment in lease.owner.record.path(lease.position))
+            known = b"".join(segment.tokens for segment in handle.owner.record.path(handle.recorded.position))
             assert step.tokens.startswith(known), "the record has something else"
-            assert len(known) >= lease.committed * BLOCK_BYTES, "the record lacks something"
+            assert len(known) >= handle.committed * BLOCK_BYTES, "the record lacks something"
 
     def check_ranks(self) -> None:
         for queue in self.cache.tiers.order.queues:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbkv_cluster.cache.guard.guarded import GuardedCache
+from pbkv_cluster.cache.guard.guard import Guard
 from pbkv_cluster.cache.policies.pbkv import Pbkv
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.reuse.rank.density import hit_density
@@ -38,7 +38,7 @@ def trained(workflows: int = 40, gpu_blocks: int = 2000, **fields: Any) -> Learn
 
 
 def policy_of(cache: LearningCache) -> Pbkv:
-    policy = cache.cache._policies[0]
+    policy = cache.cache.policies[0]
     assert isinstance(policy, Pbkv)
     return policy
 
@@ -165,9 +165,9 @@ def test_the_twin_shares_what_is_known_and_gives_the_same_values() -> None:
     cache.run("a", loop(500)[:2], end=False)
     cache.run("b", loop(501)[:1], end=False)
     guarded = cache.cache
-    assert isinstance(guarded, GuardedCache)
-    shadow = guarded.shadows[1].cache
-    main, twin = guarded._policies[0], shadow._policies[0]
+    assert isinstance(guarded.observer, Guard)
+    shadow = guarded.observer.shadows[1].cache
+    main, twin = guarded.policies[0], shadow.policies[0]
     now = cache.clock.now()
     values = [
         {node.tokens: policy.value(node, now) for node in tree.walk()}

@@ -102,7 +102,7 @@ class Worker:
         """What the cache holds a workflow's only leaf to be worth, in halvings."""
         played = self.played
         (node,) = next(owner for owner in played.cache.workflows.all() if owner.id == workflow).nodes
-        return played.cache._policies[0].value(node, played.clock.now())
+        return played.cache.policies[0].value(node, played.clock.now())
 
 
 def events(name: str, workload: str, agents: Iterable[str], *, ends: bool = True) -> Iterator[WorkflowEvent]:

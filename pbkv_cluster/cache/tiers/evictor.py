@@ -145,7 +145,7 @@ class Evictor:
             node.truncate(blocks)
 
     def _settle(self, node: Node) -> None:
-        """Removes a node that no tier holds any block of, and ranks anew whatever that or its smaller size makes a candidate."""
+        """Removes a node of which no tier holds any block, and ranks anew what has become a candidate or changed in size."""
         parent = node.parent
         assert parent is not None
         if not any(node.held):

@@ -1,13 +1,16 @@
 """Which tier holds what: eviction from each tier into the next slower one, loading back to the GPU, and dropping.
 
-Invariants, checked by `check_cache`: every block of the tree lies in some tier; what the GPU holds of a path is a leading run of
-it; a node that a running sequence uses loses nothing.
+Invariants, checked by `check_cache`: every block of the tree lies in some tier; what the GPU holds of a path is a leading run
+of it; a node that a running sequence uses loses nothing.
 
-What is decided here takes effect in the tree at once, whereas its bytes may still be on their way: slots that a transfer reads or
-writes stay out of use until it is done (`SlotState`), and a sequence must not compute before the transfers that write its slots
-are done (`CacheHandle.ready`). When a transfer is done changes no decision: room that leaving slots are about to give counts
-as room, and where a slot is needed sooner, this waits for its transfers. Whatever happens to a block on its way, nothing is
-recalled: a block that is wanted on the GPU while it leaves it is loaded from where it arrives, in a transfer after that one.
+A decision takes effect in the tree at once, while its bytes may still be on their way:
+
+- A slot that a transfer reads or writes is not used again before that transfer is done (`SlotState`).
+- A sequence does not compute before the transfers that write its slots are done (`CacheHandle.ready`).
+- Decisions do not depend on when transfers are done: leaving slots count as room, and if one is needed, `take` waits for it.
+- No transfer is recalled. A block that is wanted on the GPU again while its demotion runs is loaded from the slot in which it
+  arrives, by a transfer that comes after the demotion; a block that is dropped or evicted while it arrives is carried to the
+  end, and its slots are free then.
 """
 
 from __future__ import annotations
@@ -62,9 +65,9 @@ class Tiers:
         self.order = EvictionOrder(tree, self._tiers)
         self._evictor = Evictor(tree, self._tiers, self.order, self.in_flight, self.note)
         self.decisions = self._evictor.decisions  # blocks, by reason code
-        self.lean = False  # evict from the GPU in the order of LRU; `keep_lru` must have been called before the first block
+        self.lru_active = False  # evict from the GPU in the order of LRU; needs `keep_lru`, before the first block
         self.evicted_by_policy = 0  # blocks
-        self.evicted_by_lru = 0  # blocks, while `lean` was set
+        self.evicted_by_lru = 0  # blocks, while `lru_active`
 
     def __iter__(self) -> Iterator[CacheTier]:
         return iter(self._tiers)
@@ -101,8 +104,8 @@ class Tiers:
 
     def _make_gpu_room(self, wanted: int, retired_only: bool) -> int:
         """Evicts at least `wanted` blocks, or as many as there are. Returns their number."""
-        lean = self.lean and not retired_only
-        queue = self.order.lru if lean else self.gpu.queue
+        by_lru = self.lru_active and not retired_only
+        queue = self.order.lru if by_lru else self.gpu.queue
         assert queue is not None, "`keep_lru` was not called"
         evicted = new_slots()
         while len(evicted) < wanted:
@@ -112,7 +115,7 @@ class Tiers:
             evicted.extend(self._evictor.evict(self.gpu, found[0], wanted - len(evicted)))
         self._evictor.submit_demotions(self.gpu)
         self.gpu.pool.release(evicted)  # not sooner: only now do the transfers that read them hold them back
-        if lean:
+        if by_lru:
             self.evicted_by_lru += len(evicted)
         else:
             self.evicted_by_policy += len(evicted)
@@ -129,19 +132,19 @@ class Tiers:
         self.order.rerank(nodes)
 
     def keep_lru(self) -> None:
-        """Keeps the GPU's candidates in the order of LRU as well, so that `lean` can change at any time without a scan."""
+        """Keeps the GPU's candidates in the order of LRU, too, so that `lru_active` can change at any time without a scan."""
         self.order.keep_lru()
 
     # --- to the GPU ---
 
     def hold(self, node: Node, start: int, slots: Slots) -> None:
-        """Notes that the GPU holds a node's blocks from `start` on, in slots that have been computed or are about to be written."""
+        """Notes that the GPU holds a node's blocks from `start` on, in these slots."""
         self.tree.place(node, GPU, start, slots)
         self.note(node, start, start + len(slots))
 
     def load(self, path: Sequence[Node], slots: Slots) -> None:
-        """Copies the first blocks of a path that the GPU lacks to `slots`, as many as these are, each from the fastest tier that
-        has it. The other tiers keep their copies, which are the first to leave them.
+        """Copies the first blocks of a path that the GPU lacks into `slots`, as many as these are, each from the fastest tier
+        that has it. The slower tiers keep their copies, which are the first to be evicted there.
         """
         pairs = [(new_slots(), new_slots()) for _ in self._tiers]
         taken = 0

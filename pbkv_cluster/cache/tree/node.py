@@ -63,9 +63,9 @@ class Owner:
 class Node:
     """A run of blocks that are always used together from the first on.
 
-    `slots[tier]` says in which slot of a tier each block lies: an array with one entry per block, ABSENT where the tier does not
-    hold the block, or an empty array when it holds none. The GPU always holds a leading run of a path; slower tiers may hold any
-    blocks, and every block lies in some tier.
+    `slots[tier]` says in which slot of a tier each block lies: an array with one entry per block, ABSENT where the tier does
+    not hold the block, or an empty array when it holds none. The GPU always holds a leading run of a path; slower tiers may
+    hold any blocks, and every block lies in some tier.
     """
 
     __slots__ = (

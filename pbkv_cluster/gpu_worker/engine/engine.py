@@ -4,7 +4,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, replace
 
-from pbkv_cluster.cache.guard.guarded import make_cache
+from pbkv_cluster.cache.factory import make_cache
 from pbkv_cluster.cache.tiers.announcements import ChangeListener
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig

@@ -41,19 +41,33 @@ class Scheduler:
         self._release(sequence)
 
     def schedule(self) -> list[Chunk]:
-        """The next batch; empty only when there is nothing to run."""
+        """The next batch; empty only when there is nothing to run.
+
+        A sequence whose prefix is still being loaded waits while others run. When no other can run, this blocks until it can.
+        """
+        self._cache.poll()
+        while True:
+            chunks = self._next_batch()
+            late = None if chunks else next((sequence.handle for sequence in self.running if not _ready(sequence)), None)
+            if late is None:
+                return chunks
+            self._cache.wait(late)
+
+    def _next_batch(self) -> list[Chunk]:
         budget = self._config.max_batch_tokens
         chunks: list[Chunk] = []
         for sequence in self._by_need():
             if budget == 0:
                 break
-            if sequence.lease is None:
-                continue  # preempted by one before it
+            if sequence.handle is None or not _ready(sequence):
+                continue  # preempted by one before it; or waits for its prefix
             count = min(sequence.total - sequence.computed, self._config.prefill_chunk_tokens, budget)
             if self._make_room(sequence, count, chunks):
                 chunks.append(Chunk(sequence, sequence.computed, count))
                 budget -= count
         for sequence in self.admissions() if budget else ():
+            if not _ready(sequence):
+                continue
             count = min(sequence.total - sequence.computed, self._config.prefill_chunk_tokens, budget)
             if count == 0 or not self._grow(sequence, count):
                 break
@@ -82,38 +96,33 @@ class Scheduler:
         self.decisions["admission_deferred_no_room"] += times
 
     def _admit(self, sequence: Sequence) -> bool:
-        request, usage = sequence.request, sequence.usage
+        usage = sequence.usage
         start = self._clock.now()
-        sequence.lease = lease = self._cache.open(
-            request.namespace,
+        sequence.handle = handle = self._cache.open(
+            sequence.step,
             bytes(sequence.tokens),
-            request.workflow,
-            request.agent,
-            request.step,
-            sequence.prompt_tokens,
             reserve=sum(_outstanding(other) for other in self.running),
             again=sequence.first_scheduled_at is not None,
-            graph=request.graph,
         )
-        if lease is None:
+        if handle is None:
             return False
         now = self._clock.now()
         usage.load_s += now - start
-        sequence.computed = lease.committed * BLOCK_TOKENS
+        sequence.computed = handle.committed * BLOCK_TOKENS
         if sequence.first_scheduled_at is None:
             sequence.first_scheduled_at = now
             usage.queue_s = start - sequence.arrived_at
             left = sequence.prompt_tokens
-            for tier, tokens in lease.delivered.items():
+            for tier, tokens in handle.delivered.items():
                 usage.delivered[tier] = min(tokens, left)  # output that a lost worker sent may have been found as well
                 left -= usage.delivered[tier]
         return True
 
     def _grow(self, sequence: Sequence, count: int) -> bool:
-        assert sequence.lease is not None
-        if sequence.computed + count <= len(sequence.lease.table) * BLOCK_TOKENS:
+        assert sequence.handle is not None
+        if sequence.computed + count <= len(sequence.handle.table) * BLOCK_TOKENS:
             return True  # most decodes: their last block has room
-        return self._cache.grow(sequence.lease, sequence.computed + count)
+        return self._cache.grow(sequence.handle, sequence.computed + count)
 
     def _make_room(self, sequence: Sequence, count: int, chunks: list[Chunk]) -> bool:
         """Finds blocks for `count` more tokens, at the expense of the newest sequences that are not among the `chunks` yet."""
@@ -133,21 +142,27 @@ class Scheduler:
         self.add(sequence)
 
     def _release(self, sequence: Sequence) -> None:
-        if sequence.lease is not None:
-            self._cache.close(sequence.lease)
-            sequence.lease = None
+        if sequence.handle is not None:
+            self._cache.close(sequence.handle)
+            sequence.handle = None
         sequence.computed = 0
 
     def computed(self, chunk: Chunk) -> None:
         """The chunk's KV is in the pool: blocks that it filled become everyone's."""
         sequence = chunk.sequence
-        assert sequence.lease is not None
+        assert sequence.handle is not None
         sequence.computed = chunk.start + chunk.count
-        if sequence.computed // BLOCK_TOKENS > sequence.lease.committed:
-            self._cache.commit(sequence.lease, sequence.tokens, sequence.computed)
+        if sequence.computed // BLOCK_TOKENS > sequence.handle.committed:
+            self._cache.commit(sequence.handle, sequence.tokens, sequence.computed)
+
+
+def _ready(sequence: Sequence) -> bool:
+    """Whether everything that was loaded for a running sequence has arrived."""
+    assert sequence.handle is not None
+    return sequence.handle.ready
 
 
 def _outstanding(sequence: Sequence) -> int:
     """Blocks that a running sequence still needs for its tokens so far and the next."""
-    assert sequence.lease is not None
-    return max(0, blocks_for(sequence.total + 1) - len(sequence.lease.table))
+    assert sequence.handle is not None
+    return max(0, blocks_for(sequence.total + 1) - len(sequence.handle.table))

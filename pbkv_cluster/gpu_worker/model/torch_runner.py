@@ -135,9 +135,9 @@ def _prompt_end(chunk: Chunk, end: int) -> int:
 
 
 def _span(chunk: Chunk) -> Span:
-    lease = chunk.sequence.lease
-    assert lease is not None
-    return Span(chunk.start, chunk.count, lease.table[: blocks_for(chunk.start + chunk.count)])
+    handle = chunk.sequence.handle
+    assert handle is not None
+    return Span(chunk.start, chunk.count, handle.table.slots[: blocks_for(chunk.start + chunk.count)])
 
 
 def _blocks_that_fit(model: LoadedModel, config: EngineConfig, device: torch.device) -> int:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
-from pbkv_cluster.cache.guard.balance import GuardStat
+from pbkv_cluster.cache.observer import GuardStat
 from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig, PredictorConfig
