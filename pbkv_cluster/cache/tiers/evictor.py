@@ -36,8 +36,8 @@ class Evictor:
         self.decisions: Counter[str] = Counter()
 
     def evict(self, tier: CacheTier, node: Node, wanted: int) -> Slots:
-        """Takes up to `wanted` of a node's blocks out of a tier, last first: copies of what faster tiers hold if there are any,
-        else blocks that go to the slower tier if they are worth it there, and are dropped if not.
+        """Takes up to `wanted` of a node's blocks out of a tier, the last ones first: if the node has copies of what faster tiers
+        hold, some of those; else blocks that go to the slower tier if they are worth it there, and are dropped if not.
 
         Returns:
             The slots, to be released once the demotions have been submitted.
@@ -74,18 +74,24 @@ class Evictor:
         return slots
 
     def _demote(self, tier: CacheTier, node: Node, blocks: Sequence[int]) -> Sequence[int]:
-        """Plans copies to the slower tier of those blocks that no slower one holds, where that is worth it. Returns the rest of
-        those, which have no place to go.
+        """Plans copies to the slower tier of blocks that no slower tier holds yet, where that is worth it.
+
+        Returns:
+            The blocks that no slower tier holds or will hold.
         """
         slower = tier.slower
         if slower is None:
             return self._last_copies(tier, node, blocks)
-        self._make_room(slower, node, self._last_copies(tier, node, blocks))
         homeless = self._last_copies(tier, node, blocks)
+        if slower.pool.room < len(homeless):
+            self._make_room(slower, node, homeless)
+            homeless = self._last_copies(tier, node, blocks)  # again: copies further down may have had to go
         kept = homeless[: slower.pool.room]
-        self._in_flight.wait_for_slots(slower.pool, len(kept))
+        if len(kept) > slower.pool.free_slots:
+            self._in_flight.wait_for_slots(slower.pool, len(kept))
         for block, slot in zip(kept, slower.pool.take(len(kept)), strict=True):
             tier.demotions[slot] = node.slots[tier.index][block]
+            tier.dropped.discard(slot)
             self._tree.place(node, slower.index, block, new_slots((slot,)))
         self.decisions[tier.codes.demote] += len(kept)
         return homeless[len(kept) :]
@@ -99,10 +105,7 @@ class Evictor:
 
     def _make_room(self, tier: CacheTier, node: Node, blocks: Sequence[int]) -> None:
         """Makes room in a tier for blocks of `node`, as far as that evicts only what is worth less than they are."""
-        pool = tier.pool
-        if pool.room >= len(blocks):
-            return
-        rank = tier.rank_of_demoted(node)
+        pool, rank = tier.pool, tier.rank_of_demoted(node)
         while pool.room < len(blocks):
             found = tier.queue.first()
             if found is None:
@@ -118,18 +121,21 @@ class Evictor:
             self._release(tier, slots)
 
     def submit_demotions(self, tier: CacheTier) -> None:
+        """Submits the copies from a tier to the slower one that have been planned."""
         if tier.demotions and tier.slower is not None:
             if tier.index != GPU:
                 self.submit_demotions(self._tiers[tier.index - 1])  # their targets may be among our sources
-            sources, targets = new_slots(tier.demotions.values()), new_slots(tier.demotions)
+            sources, targets, dropped = new_slots(tier.demotions.values()), new_slots(tier.demotions), new_slots(tier.dropped)
             tier.demotions.clear()
+            tier.dropped.clear()
+            tier.slower.pool.withdraw(dropped)
             self._in_flight.submit(tier.kind, sources, tier.slower.kind, targets)
+            tier.slower.pool.release(dropped)
 
     def _release(self, tier: CacheTier, slots: Slots) -> None:
-        """Gives up slots of a tier. Copies to them that were planned are not made."""
-        if tier.index != GPU and (planned := self._tiers[tier.index - 1].demotions):
-            for slot in slots:
-                planned.pop(slot, None)
+        """Gives up slots of a tier. Planned copies to them are made all the same, unless another block takes the slot first."""
+        if tier.index != GPU and (faster := self._tiers[tier.index - 1]).demotions:
+            faster.dropped |= faster.demotions.keys() & set(slots)
         tier.pool.release(slots)
 
     def _cut(self, node: Node, blocks: int) -> None:

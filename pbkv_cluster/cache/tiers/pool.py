@@ -12,7 +12,7 @@ class SlotState(Enum):
 
     | state    | meaning                                              | next                                            |
     |----------|------------------------------------------------------|-------------------------------------------------|
-    | FREE     | holds nothing                                        | RESIDENT (`take`)                               |
+    | FREE     | holds nothing                                        | RESIDENT (`take`, `withdraw`)                   |
     | RESIDENT | holds a block, or belongs to a running sequence      | ARRIVING (`begin`), FREE or LEAVING (`release`) |
     | ARRIVING | a transfer writes its block                          | RESIDENT (`end`), LEAVING (`release`)           |
     | LEAVING  | its block has gone; a transfer still reads or        | FREE (`end` of the last such transfer)          |
@@ -67,6 +67,11 @@ class BlockPool:
         taken = self._free[-count:]
         del self._free[-count:]
         return taken
+
+    def withdraw(self, slots: Slots) -> None:
+        """Takes these slots, which are free."""
+        for slot in slots:
+            self._free.remove(slot)
 
     def release(self, slots: Slots) -> None:
         """Gives up slots, whose blocks have gone. Each is free at once, or when no transfer reads or writes it any more."""

@@ -33,6 +33,7 @@ class CacheTier:
         self.slower: CacheTier | None = None  # the next in the list, unless it has no capacity
         self.queue = EvictionQueue(index, self.rank, tree.is_candidate, index)
         self.demotions: dict[int, int] = {}  # planned copies: slot of the slower tier to the slot here that it is copied from
+        self.dropped: set[int] = set()  # targets of planned copies whose blocks have been dropped since
         self._clock = clock
 
     @property

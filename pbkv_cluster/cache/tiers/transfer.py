@@ -54,7 +54,7 @@ class TransferEngine(Protocol):
     """Carries out transfers between the pools of one process. It is called on the engine's thread only, and calls nothing back.
 
     Until a transfer is done, the cache does not use its source slots for anything else, and no step computes on its target
-    slots. An engine may therefore copy at any time between `submit` and the report of completion, and several transfers in any order,
+    slots. So an engine may copy at any time between `submit` and the report of completion, and several transfers in any order,
     as long as it carries out and reports those in `Transfer.after` first.
     """
 
