@@ -36,8 +36,10 @@ class Evictor:
         self.decisions: Counter[str] = Counter()
 
     def evict(self, tier: CacheTier, node: Node, wanted: int) -> Slots:
-        """Takes up to `wanted` of a node's blocks out of a tier, the last ones first: if the node has copies of what faster tiers
-        hold, some of those; else blocks that go to the slower tier if they are worth it there, and are dropped if not.
+        """Takes up to `wanted` of a node's blocks out of a tier, the last ones first.
+
+        If faster tiers hold some of them as well, only such copies are taken. Other blocks go to the slower tier if they are
+        worth it there, and are dropped if not.
 
         Returns:
             The slots, to be released once the demotions have been submitted.
