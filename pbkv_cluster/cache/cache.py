@@ -129,7 +129,7 @@ class KVCache:
             tokens: of the sequence, from its start.
             computed: how many of them have had their KV computed; None: all.
         """
-        start = handle.committed
+        start = handle.table.committed
         full = len(tokens) // BLOCK_BYTES if computed is None else full_blocks(computed)
         self._committer.commit(handle, tokens, full, self._clock.now())
         self.observer.blocks_committed(handle, start, tokens, computed)

@@ -18,11 +18,24 @@ from pbkv_cluster.reuse.record.segment import Segment
 from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
 from tests.cache.policy_harness import SPACE
 
+(ANY,) = UNRECORDED.segments
+
 
 def node_of(parent: Node, *slots: int) -> Node:
     node = Node(bytes(BLOCK_BYTES * len(slots)), parent, tiers=1)
     node.place(GPU, 0, new_slots(slots))
     return node
+
+
+def hand_over(table: BlockTable, node: Node, blocks: int) -> None:
+    table.hand_over(table.next_range(table.committed + blocks), node)
+
+
+def bounds(table: BlockTable, computed: int) -> tuple[int, int, Segment]:
+    """The next range of the sequence's own."""
+    own = table.next_range(computed)
+    assert own.node is None
+    return own.start, own.stop, own.segment
 
 
 def owners(table: BlockTable) -> list[tuple[int, int, Node | None]]:
@@ -46,8 +59,8 @@ def test_an_empty_table_ends_at_the_root(root: Node, table: BlockTable) -> None:
 def test_the_tree_owns_what_it_attached_and_the_sequence_what_it_was_given(root: Node, table: BlockTable) -> None:
     upper = node_of(root, 4, 5)
     lower = node_of(upper, 7)
-    table.attach(upper)
-    table.attach(lower)
+    table.attach(upper, ANY)
+    table.attach(lower, ANY)
     table.extend(new_slots((1, 2, 3)))
     assert owners(table) == [(0, 2, upper), (2, 3, lower)]
     assert (table.node, table.committed, len(table)) == (lower, 3, 6)
@@ -57,10 +70,10 @@ def test_the_tree_owns_what_it_attached_and_the_sequence_what_it_was_given(root:
 def test_blocks_are_handed_over_to_a_new_node_or_to_the_last_one(root: Node, table: BlockTable) -> None:
     table.extend(new_slots(range(6)))
     node, other = node_of(root, 0, 1), node_of(root, 4)
-    table.hand_over(node, 2)
-    table.hand_over(node, 2)  # it has grown
+    hand_over(table, node, 2)
+    hand_over(table, node, 2)  # it has grown
     assert owners(table) == [(0, 4, node)]
-    table.hand_over(other, 1)
+    hand_over(table, other, 1)
     assert owners(table) == [(0, 4, node), (4, 5, other)]
     assert list(table.own_slots) == [5]
 
@@ -69,15 +82,15 @@ def test_slots_of_the_tree_replace_the_sequences_own(root: Node, table: BlockTab
     table.extend(new_slots((1, 2, 3)))
     child = node_of(root, 8, 9)
     assert list(table.replace(child.slots[GPU])) == [1, 2]
-    table.hand_over(child, 2)
+    hand_over(table, child, 2)
     assert (list(table.slots), list(table.own_slots)) == ([8, 9, 3], [3])
 
 
 def test_a_table_that_ends_frees_only_what_was_its_own(root: Node, table: BlockTable) -> None:
-    table.attach(node_of(root, 4, 5))
+    table.attach(node_of(root, 4, 5), ANY)
     table.extend(new_slots((1, 2)))
     assert list(table.clear()) == [1, 2]
-    assert (len(table), table.committed, table.node, table.ranges) == (0, 0, root, [])
+    assert (len(table), table.committed, table.ranges) == (0, 0, [])
 
 
 def test_the_next_range_ends_with_its_segment(root: Node) -> None:
@@ -85,15 +98,14 @@ def test_the_next_range_ends_with_its_segment(root: Node) -> None:
     second.parent = first
     table = BlockTable(root, RecordedStep(WorkflowRecord(), 0, [first, second]))
     table.extend(new_slots(range(6)))
-    assert table.next_range(5)[:2] == (0, 2)
-    assert table.next_range(1)[:2] == (0, 1)
-    table.hand_over(node_of(root, 0, 1), 2)
-    own = table.next_range(5)
-    assert (own.start, own.stop, own.node, own.segment, own.blocks) == (2, 5, None, second, 3)
+    assert bounds(table, 5) == (0, 2, first)
+    assert bounds(table, 1) == (0, 1, first)
+    hand_over(table, node_of(root, 0, 1), 2)
+    assert bounds(table, 5) == (2, 5, second)
     upper = second.split(1, 1)  # by another step of the workflow
-    assert table.next_range(6)[:4] == (2, 3, None, upper)
-    table.hand_over(node_of(root, 2), 1)
-    assert table.next_range(6)[:4] == (3, 6, None, second)
+    assert bounds(table, 6) == (2, 3, upper)
+    hand_over(table, node_of(root, 2), 1)
+    assert bounds(table, 6) == (3, 6, second)
 
 
 class Sequences:

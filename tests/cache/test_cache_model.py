@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbkv_cluster.cache.factory import make_cache
+from pbkv_cluster.cache.guard.guard import Guard
 from pbkv_cluster.cache.policies.base import make_policy
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.sequence.step_identity import StepIdentity
@@ -182,8 +183,9 @@ class Driver:
         self.cache.clear()
 
     def fall_back(self) -> None:
-        if self.cache.guard() is not None:
-            self.cache.tiers.lru_active = not self.cache.tiers.lru_active
+        guard = self.cache.observer
+        if isinstance(guard, Guard):
+            (guard.recover if guard.stat().lru_active else guard.fall_back)()
 
     def step(self) -> None:
         self.clock.advance(self.random.random())

@@ -67,3 +67,8 @@ class Shadow:
         own = self._handles.pop(handle, None)
         if own is not None:
             self.cache.close(own)
+
+    def end(self) -> None:
+        """Lets go of all workflows, which a policy that knows them from another cache, too, may still refer to."""
+        for owner in self.cache.workflows.all():
+            owner.nodes.clear()

@@ -1,7 +1,6 @@
 """How a sequence is admitted to the cache, in four phases: match, reserve, begin, attach."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from pbkv_cluster.cache.owners import ActiveWorkflows
 from pbkv_cluster.cache.sequence.handle import CacheHandle
@@ -10,20 +9,11 @@ from pbkv_cluster.cache.sequence.recorded_step import UNRECORDED, RecordedStep
 from pbkv_cluster.cache.sequence.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tree.node import GPU, Node
-from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
+from pbkv_cluster.cache.tree.prefix_tree import Match, PrefixTree
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for, count, full_blocks
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixPopularity
-
-
-class _Prefix(NamedTuple):
-    """The cached prefix of a sequence, locked."""
-
-    root: Node
-    path: list[Node]
-    blocks: int
-    gpu_blocks: int
 
 
 class Admission:
@@ -68,25 +58,27 @@ class Admission:
         self, step: StepIdentity, tokens: bytes, reserve: int, shadow_of: CacheHandle | None, now: Callable[[], float]
     ) -> CacheHandle | None:
         """Admits a step; see `KVCache.open`."""
-        prefix = self._match(step.namespace, tokens)
-        if not self._reserve(prefix, blocks_for(count(tokens)) + 1 + reserve):
+        root = self._tree.root(step.namespace)
+        match = self._match(root, tokens)
+        on_gpu = sum(node.held[GPU] for node in match.path)
+        if not self._reserve(match, blocks_for(count(tokens)) + 1 - on_gpu + reserve):
             return None
         began_at = now()
-        handle = self._begin(step, tokens, prefix.root, shadow_of, began_at)
-        self._attach(handle, prefix, began_at)
+        handle = self._begin(step, tokens, root, shadow_of, began_at)
+        self._attach(handle, match, on_gpu, began_at)
         return handle
 
-    def _match(self, namespace: Namespace, tokens: bytes) -> _Prefix:
-        root = self._tree.root(namespace)
+    def _match(self, root: Node, tokens: bytes) -> Match:
+        """The longest cached prefix, locked."""
         match = self._tree.match(root, tokens, _usable_blocks(tokens))
-        path = self._paths.lock_match(match)
-        return _Prefix(root, path, match.blocks, sum(node.held[GPU] for node in path))
+        self._paths.lock_match(match)
+        return match
 
-    def _reserve(self, prefix: _Prefix, blocks: int) -> bool:
-        """Whether the GPU has room for so many blocks, those of the prefix that it holds among them."""
-        if self._tiers.room() >= blocks - prefix.gpu_blocks:
+    def _reserve(self, match: Match, blocks: int) -> bool:
+        """Whether the GPU has room for so many more blocks. If not, the prefix is unlocked."""
+        if self._tiers.room() >= blocks:
             return True
-        self._paths.unlock(prefix.path)
+        self._paths.unlock(match.path)
         return False
 
     def _begin(self, step: StepIdentity, tokens: bytes, root: Node, shadow_of: CacheHandle | None, now: float) -> CacheHandle:
@@ -103,43 +95,46 @@ class Admission:
         self._workflows.step_began(owner, step.number, step.agent, recorded.position, now)
         return CacheHandle(owner, prompt_blocks, root, recorded, records)
 
-    def _attach(self, handle: CacheHandle, prefix: _Prefix, now: float) -> None:
-        path = prefix.path
-        delivered = self._tiers.by_tier(path, prefix.blocks)
-        if prefix.gpu_blocks < prefix.blocks and not self._load(prefix, delivered):
+    def _attach(self, handle: CacheHandle, match: Match, on_gpu: int, now: float) -> None:
+        """Loads what the GPU lacks and enters the prefix in the table. The GPU holds `on_gpu` blocks of it so far."""
+        path = match.path
+        delivered = self._tiers.by_tier(path, match.blocks)
+        if on_gpu < match.blocks and not self._load(path, delivered, match.blocks - on_gpu):
             path = self._paths.cut_to_gpu(path)
-            delivered = self._tiers.by_tier(path, prefix.gpu_blocks)
+            delivered = self._tiers.by_tier(path, on_gpu)
         for node in path:
             self._enter(handle, node, now)
         handle.waits_for = self._tiers.writers(handle.table.slots)
         handle.delivered = _in_tokens(delivered)
 
-    def _load(self, prefix: _Prefix, by_tier: Mapping[Tier, int]) -> bool:
-        """Loads the part of a prefix that the GPU lacks, if that is faster than to compute it.
+    def _load(self, path: list[Node], by_tier: Mapping[Tier, int], blocks: int) -> bool:
+        """Loads the blocks of a path that the GPU lacks, if that is faster than to compute them.
 
         Args:
-            prefix: to be loaded.
+            path: locked.
             by_tier: its blocks, by the fastest tier that holds each.
+            blocks: that the GPU lacks.
         """
-        blocks = prefix.blocks - prefix.gpu_blocks
         if self._tiers.load_seconds(by_tier) > self._compute_seconds(blocks * BLOCK_TOKENS):
             self._tiers.decisions["load_skipped_slower"] += blocks
             return False
         slots = self._tiers.take(blocks)
         assert slots is not None, "room was checked"
-        self._tiers.load(prefix.path, slots)
+        self._tiers.load(path, slots)
         self._tiers.decisions["load"] += blocks
         return True
 
     def _enter(self, handle: CacheHandle, node: Node, now: float) -> None:
         """Enters a node of the path in the table, split where the workflow's own segments end."""
         table = handle.table
-        while (blocks := table.segment(table.committed).stop - table.committed) < node.blocks:
+        segment = table.segment(table.committed)
+        while (blocks := segment.stop - table.committed) < node.blocks:
             upper = self._paths.split(node, blocks)
-            self._paths.use(upper, handle, now)
-            table.attach(upper)
-        self._paths.use(node, handle, now)
-        table.attach(node)
+            self._paths.use(upper, handle, segment, now)
+            table.attach(upper, segment)
+            segment = table.segment(table.committed)
+        self._paths.use(node, handle, segment, now)
+        table.attach(node, segment)
 
 
 def _usable_blocks(tokens: bytes) -> int:

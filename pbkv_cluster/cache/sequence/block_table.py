@@ -1,23 +1,20 @@
 """The GPU slots of a running sequence, in order, and who owns each."""
 
-from typing import NamedTuple
-
 from pbkv_cluster.cache.sequence.recorded_step import RecordedStep
 from pbkv_cluster.cache.tree.node import GPU, Node, Slots, new_slots
 from pbkv_cluster.reuse.record.segment import Segment
 
 
-class BlockRange(NamedTuple):
+class BlockRange:
     """Blocks [start, stop) of a sequence, which have one owner and were in one segment of the workflow's record."""
 
-    start: int
-    stop: int
-    node: Node | None  # node of the tree that ends at `stop`; None: the sequence owns the blocks
-    segment: Segment
+    __slots__ = ("node", "segment", "start", "stop")
 
-    @property
-    def blocks(self) -> int:
-        return self.stop - self.start
+    def __init__(self, start: int, stop: int, node: Node | None, segment: Segment) -> None:
+        self.start = start
+        self.stop = stop
+        self.node = node  # node of the tree that ends at `stop`; None: the sequence owns the blocks
+        self.segment = segment
 
 
 class BlockTable:
@@ -32,10 +29,10 @@ class BlockTable:
     its lower part stays the same object, so that it still ends where its range does, and new parents hold the blocks before.
     """
 
-    __slots__ = ("_at", "_recorded", "_root", "committed", "ranges", "slots")
+    __slots__ = ("_at", "_recorded", "committed", "node", "ranges", "slots")
 
     def __init__(self, root: Node, recorded: RecordedStep) -> None:
-        self._root = root
+        self.node = root  # at which the tree's part ends; the root if that is empty
         self._recorded = recorded
         self._at = 0  # in its segments
         self.slots: Slots = new_slots()
@@ -45,11 +42,6 @@ class BlockTable:
     def __len__(self) -> int:
         """Blocks that have a slot."""
         return len(self.slots)
-
-    @property
-    def node(self) -> Node:
-        """The node at which the tree's part ends; the root if that is empty."""
-        return self.ranges[-1].node or self._root if self.ranges else self._root
 
     @property
     def own_slots(self) -> Slots:
@@ -76,20 +68,22 @@ class BlockTable:
         """Adds slots that belong to the sequence."""
         self.slots.extend(slots)
 
-    def attach(self, node: Node) -> None:
+    def attach(self, node: Node, segment: Segment) -> None:
         """Adds the blocks of a node that the GPU holds whole. Only while the sequence owns none."""
         assert self.committed == len(self.slots)
         self.slots.extend(node.slots[GPU])
-        self.hand_over(node, node.blocks)
+        self.hand_over(BlockRange(self.committed, len(self.slots), None, segment), node)
 
-    def hand_over(self, node: Node, blocks: int) -> None:
-        """Gives the sequence's first `blocks` blocks to a node that ends with them: the last range's, or a child of it."""
-        start, stop = self.committed, self.committed + blocks
-        if self.ranges and self.ranges[-1].node is node:
-            self.ranges[-1] = self.ranges[-1]._replace(stop=stop)
+    def hand_over(self, own: BlockRange, node: Node) -> None:
+        """Gives the sequence's next blocks to a node that ends with them: the last range's, or a child of it."""
+        assert own.start == self.committed
+        if node is self.node:
+            self.ranges[-1].stop = own.stop
         else:
-            self.ranges.append(BlockRange(start, stop, node, self.segment(start)))
-        self.committed = stop
+            own.node = node
+            self.ranges.append(own)
+            self.node = node
+        self.committed = own.stop
 
     def replace(self, slots: Slots) -> Slots:
         """Replaces the sequence's first own slots with others that hold the same. Returns its own, to be freed."""
@@ -101,5 +95,6 @@ class BlockTable:
     def clear(self) -> Slots:
         """Ends the table. Returns the slots that belonged to the sequence, to be freed."""
         own = self.own_slots
-        self.slots, self.ranges, self.committed = new_slots(), [], 0
+        del self.slots[:]
+        self.ranges, self.committed = [], 0
         return own

@@ -44,7 +44,7 @@ class Committer:
             if child is None:
                 self._write(handle, own, part, now)
             else:
-                self._follow(handle, child, part, now)
+                self._follow(handle, own, child, part, now)
 
     def _write(self, handle: CacheHandle, own: BlockRange, part: bytes, now: float) -> None:
         """Enters a range that the tree does not hold: at the end of the last node if that is still this sequence's alone, else
@@ -59,12 +59,12 @@ class Committer:
         else:
             node, first = self._tree.add_child(node, part, slots, own.segment.output), 0
             self._tree.lock_child(node)
-            self._paths.use(node, handle, now)
+            self._paths.use(node, handle, own.segment, now)
             node.writer = handle
         self._tiers.note(node, first, node.blocks)
-        table.hand_over(node, own.blocks)
+        table.hand_over(own, node)
 
-    def _follow(self, handle: CacheHandle, child: Node, part: bytes, now: float) -> None:
+    def _follow(self, handle: CacheHandle, own: BlockRange, child: Node, part: bytes, now: float) -> None:
         """Continues along a node with the same blocks: its GPU slots replace the sequence's, and it gets those it lacks."""
         table = handle.table
         same = common_blocks(child.tokens, part, 0, len(part))
@@ -76,7 +76,7 @@ class Committer:
         self._tiers.give(table.replace(child.slots[GPU][:held]))
         handle.waits_for += self._tiers.writers(child.slots[GPU][:held])
         if held < child.blocks:
-            start = table.committed
-            self._tiers.hold(child, held, table.slots[start + held : start + child.blocks])
-        self._paths.use(child, handle, now)
-        table.hand_over(child, child.blocks)
+            self._tiers.hold(child, held, table.slots[own.start + held : own.start + child.blocks])
+        self._paths.use(child, handle, own.segment, now)
+        own.stop = own.start + child.blocks
+        table.hand_over(own, child)

@@ -5,6 +5,7 @@ from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tree.node import GPU, Node, aged_uses
 from pbkv_cluster.cache.tree.prefix_tree import Match, PrefixTree
+from pbkv_cluster.reuse.record.segment import Segment
 
 
 class Paths:
@@ -62,8 +63,8 @@ class Paths:
         self.unlock(path)
         return held
 
-    def use(self, node: Node, handle: CacheHandle, now: float) -> None:
-        """Notes that a sequence uses a node, which begins where the committed part of its table ends."""
+    def use(self, node: Node, handle: CacheHandle, segment: Segment, now: float) -> None:
+        """Notes that a sequence uses a node, whose blocks lie in that segment of its workflow's record."""
         node.last_access = now
         node.uses = aged_uses(node.uses, now, self._half_life_s)
         node.writer = None
@@ -72,6 +73,6 @@ class Paths:
             return  # the workflow ended while its step ran
         if owner not in node.owners:
             owner.nodes[node] = None
-        segment = node.owners[owner] = handle.table.segment(handle.table.committed)
+        node.owners[owner] = segment
         if segment.entry is not None:
             node.entry = segment.entry
