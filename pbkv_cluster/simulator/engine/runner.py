@@ -1,4 +1,4 @@
-"""A runner without a device: batches and copies take the time that a cost model says, on a clock that is moved by hand."""
+"""A runner without a device: batches and transfers advance a manual clock by the times of a cost model."""
 
 from collections.abc import Iterable, Sequence
 
@@ -34,7 +34,7 @@ class SimulatedTransferEngine:
 
 
 class SimulatedRunner:
-    """Computes nothing. The tokens it returns are of no use: every request has to force its output."""
+    """Computes nothing. The tokens that it returns mean nothing: every request must force its output."""
 
     vocabulary = 1 << 30
     max_context = 1 << 24
