@@ -19,13 +19,14 @@ from benchmarks.timing import seconds
 from pbkv_cluster.cache import factory
 from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.cache.sequence.step_identity import StepIdentity
-from pbkv_cluster.cache.tiers.mover import NullMover
-from pbkv_cluster.cache.tiers.tiers import ChangeListener
+from pbkv_cluster.cache.tiers.announcements import ChangeListener
+from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
 from pbkv_cluster.core.blocks import Namespace, block_keys
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, TOKEN_BYTES, count, full_blocks
+from pbkv_cluster.core.usage import Tier
 
 SPACE = Namespace("model", "revision", "float16", "layout")
 TOKENS, SHARED = 4096, 2048
@@ -77,8 +78,9 @@ def run(quick: bool) -> Report:
 def make_cache(
     gpu_blocks: int, host_blocks: int = 0, on_change: ChangeListener | None = None, guard: bool = False, policy: str = "lru"
 ) -> KVCache:
+    capacity = {Tier.GPU: gpu_blocks, Tier.HOST: host_blocks}
     config = CacheConfig(policy=policy, guard=guard)
-    return factory.make_cache(gpu_blocks, host_blocks, config, NullMover(), SystemClock(), on_change)
+    return factory.make_cache(capacity, config, NullTransferEngine(), SystemClock(), on_change)
 
 
 def insert(cache: KVCache, prompt: bytes, workflow: str) -> None:

@@ -8,16 +8,17 @@ from collections.abc import Callable, Mapping
 
 from pbkv_cluster.cache.integrity import check_cache
 from pbkv_cluster.cache.observer import CacheObserver, GuardStat
-from pbkv_cluster.cache.owners import Workflows
+from pbkv_cluster.cache.owners import ActiveWorkflows
 from pbkv_cluster.cache.policies.base import ReusePolicy, make_policy
 from pbkv_cluster.cache.sequence.admission import Admission
 from pbkv_cluster.cache.sequence.commit import Committer
 from pbkv_cluster.cache.sequence.handle import CacheHandle, Prefetched
 from pbkv_cluster.cache.sequence.paths import Paths
 from pbkv_cluster.cache.sequence.step_identity import StepIdentity
-from pbkv_cluster.cache.tiers.mover import Mover
-from pbkv_cluster.cache.tiers.tiers import ChangeListener, Tiers
-from pbkv_cluster.cache.tree.node import ABSENT, GPU, LEVELS, Level, new_slots
+from pbkv_cluster.cache.tiers.announcements import ChangeListener
+from pbkv_cluster.cache.tiers.tiers import Tiers
+from pbkv_cluster.cache.tiers.transfer import TransferEngine
+from pbkv_cluster.cache.tree.node import GPU, new_slots
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
@@ -31,24 +32,22 @@ _POPULARITY_BLOCKS = 8  # blocks whose popularity is remembered, for each block 
 
 
 class KVCache:
-    """Prefix tree, GPU pool and host tier of one worker. Not safe for threads: it belongs to the engine's."""
+    """Prefix tree and tiers of one worker. Not safe for threads: it belongs to the engine's."""
 
     def __init__(
         self,
-        gpu_blocks: int,
-        host_blocks: int,
+        capacity: Mapping[Tier, int],
         config: CacheConfig,
-        mover: Mover,
+        engine: TransferEngine,
         clock: Clock,
         on_change: ChangeListener | None = None,
         compute_seconds: Callable[[int], float] = lambda tokens: float("inf"),
         policy: ReusePolicy | None = None,
     ) -> None:
         """Args:
-        gpu_blocks: capacity of the GPU pool.
-        host_blocks: capacity of the host tier; may be 0.
+        capacity: blocks of each tier, the GPU first, then ever slower ones; all but the GPU's may be 0.
         config: names the policies.
-        mover: carries blocks between the two.
+        engine: carries out the transfers between the tiers.
         clock: the engine's.
         on_change: told of every block that enters or leaves a tier.
         compute_seconds: how long the prefill of a number of tokens takes; a load that takes longer is not made.
@@ -57,14 +56,12 @@ class KVCache:
         Raises:
             InvalidArgument: an unknown policy.
         """
-        self.tree = PrefixTree()
-        self.policies = (  # of the GPU tier and of the host tier
-            policy or make_policy(config.policy, config),
-            make_policy(config.host_policy, config, "cache.host_policy"),
-        )
-        self.tiers = Tiers(self.tree, (gpu_blocks, host_blocks), self.policies, mover, clock, on_change)
-        self.workflows = Workflows(self.policies, self.tiers, clock)
-        self.popularity = PrefixPopularity(_POPULARITY_BLOCKS * gpu_blocks)
+        self.tree = PrefixTree(len(capacity))
+        self.policies = [policy or make_policy(config.policy, config)]  # of each tier
+        self.policies += [make_policy(config.host_policy, config, "cache.host_policy") for _ in range(1, len(capacity))]
+        self.tiers = Tiers(self.tree, capacity, self.policies, engine, clock, on_change)
+        self.workflows = ActiveWorkflows(self.policies, self.tiers, clock)
+        self.popularity = PrefixPopularity(_POPULARITY_BLOCKS * capacity[Tier.GPU])
         self.handles: set[CacheHandle] = set()  # open ones
         self.observer = CacheObserver()
         self._clock = clock
@@ -152,6 +149,16 @@ class KVCache:
         self.handles.remove(handle)
         self.observer.step_closed(handle)
 
+    # --- transfers ---
+
+    def poll(self) -> None:
+        """Takes note of the transfers that have been completed; to be called before each batch."""
+        self.tiers.in_flight.poll()
+
+    def wait(self, handle: CacheHandle) -> None:
+        """Blocks until a handle is ready."""
+        self.tiers.in_flight.wait(handle.waits_for)
+
     # --- workflows ---
 
     def retire(self, workflow: str) -> None:
@@ -192,13 +199,13 @@ class KVCache:
         self.observer.cleared()
         return dropped
 
-    def used_blocks(self, level: Level) -> int:
-        """Blocks of a level that are cached or in use."""
-        return self.tiers.pools[level].used_slots
+    def used_blocks(self, tier: Tier) -> int:
+        """Blocks of a tier that are cached or in use."""
+        return self.tiers[tier].pool.used_slots
 
-    def locked_blocks(self, level: Level) -> int:
-        """Blocks of a level that running sequences use."""
-        return self.used_blocks(level) - self.tree.evictable[level]
+    def locked_blocks(self, tier: Tier) -> int:
+        """Blocks of a tier that running sequences use."""
+        return self.used_blocks(tier) - self.tree.evictable[self.tiers[tier].index]
 
     def guard(self) -> GuardStat | None:
         """What the guard has seen and done; None where there is none."""
@@ -206,13 +213,7 @@ class KVCache:
 
     def residency(self) -> Mapping[bytes, frozenset[Tier]]:
         """Every cached block's key and the tiers that hold it."""
-        found: dict[bytes, frozenset[Tier]] = {}
-        for node in self.tree.walk():
-            for block in range(node.blocks):
-                found[node.key(block)] = frozenset(
-                    level.tier for level in LEVELS if node.slots[level] and node.slots[level][block] != ABSENT
-                )
-        return found
+        return {node.key(block): kinds for node in self.tree.walk() for block, kinds in enumerate(self.tiers.kinds(node))}
 
     def check_integrity(self) -> None:
         """Raises:

@@ -16,7 +16,7 @@ class GuardStat:
     prompt_tokens: int
     hit_tokens: int  # by the cache
     lru_hit_tokens: int  # that LRU alone would have hit
-    policy_shadow_hit_tokens: int  # that the policy alone would have hit
+    policy_shadow_hit_tokens: int  # that the policy alone would have hit, by a shadow while LRU is active
     evicted_by_lru: int
     evicted_by_policy: int
 

@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from pbkv_cluster.cache.observer import GuardStat
-from pbkv_cluster.cache.tree.node import Level
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument
 from pbkv_cluster.core.tokens import pack
@@ -153,13 +152,13 @@ def _stat(engine: Engine, block_bytes: int) -> store_pb2.StoreStat:
     cache = engine.cache
     tiers = [
         store_pb2.TierStat(
-            tier=tier_to_wire(level.tier),
-            capacity_blocks=cache.tiers.pools[level].capacity,
-            used_blocks=cache.used_blocks(level),
-            locked_blocks=cache.locked_blocks(level),
+            tier=tier_to_wire(tier.kind),
+            capacity_blocks=tier.pool.capacity,
+            used_blocks=cache.used_blocks(tier.kind),
+            locked_blocks=cache.locked_blocks(tier.kind),
             block_bytes=block_bytes,
         )
-        for level in Level
+        for tier in cache.tiers
     ]
     guard = cache.guard()
     return store_pb2.StoreStat(

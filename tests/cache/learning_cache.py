@@ -7,7 +7,7 @@ from typing import Any
 from pbkv_cluster.cache.factory import make_cache
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.sequence.step_identity import StepIdentity
-from pbkv_cluster.cache.tiers.mover import NullMover
+from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
 from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import ManualClock
@@ -27,7 +27,7 @@ class LearningCache:
     def __init__(self, gpu_blocks: int = 2000, policy: str = "pbkv", **fields: Any) -> None:
         self.clock = ManualClock()
         config = CacheConfig.model_validate({"policy": policy, "guard": False, **fields})
-        self.cache = make_cache(gpu_blocks, 0, config, NullMover(), self.clock)
+        self.cache = make_cache({Tier.GPU: gpu_blocks}, config, NullTransferEngine(), self.clock)
         self.cache.workflows.on_ended = self._learn
         self.learner = AccessModel()
         self.epoch = 0

@@ -5,13 +5,14 @@ from typing import Any
 from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.sequence.step_identity import StepIdentity
-from pbkv_cluster.cache.tiers.mover import NullMover
+from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
 from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.tokens import pack
+from pbkv_cluster.core.usage import Tier
 
 SPACE = Namespace("m", "r", "f", "l")
 AGENTS = ("planner", "coder", "tester")
@@ -27,7 +28,7 @@ class Cache:
 
     def __init__(self, policy: str, gpu_blocks: int = 100, **config: Any) -> None:
         self.clock = ManualClock()
-        self.cache = KVCache(gpu_blocks, 0, CacheConfig(policy=policy, **config), NullMover(), self.clock)
+        self.cache = KVCache({Tier.GPU: gpu_blocks}, CacheConfig(policy=policy, **config), NullTransferEngine(), self.clock)
         self.epoch = 0
         self.steps: dict[str, int] = {}
 

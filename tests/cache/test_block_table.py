@@ -7,12 +7,13 @@ from pbkv_cluster.cache.sequence.block_table import BlockTable
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.sequence.recorded_step import UNRECORDED, RecordedStep
 from pbkv_cluster.cache.sequence.step_identity import StepIdentity
-from pbkv_cluster.cache.tiers.mover import NullMover
+from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
 from pbkv_cluster.cache.tree.node import GPU, Node, new_slots
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, count, pack
+from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.reuse.record.segment import Segment
 from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
 from tests.cache.policy_harness import SPACE
@@ -21,7 +22,7 @@ from tests.cache.policy_harness import SPACE
 
 
 def node_of(parent: Node, *slots: int) -> Node:
-    node = Node(bytes(BLOCK_BYTES * len(slots)), parent)
+    node = Node(bytes(BLOCK_BYTES * len(slots)), parent, tiers=1)
     node.place(GPU, 0, new_slots(slots))
     return node
 
@@ -43,7 +44,7 @@ def owners(table: BlockTable) -> list[tuple[int, int, Node | None]]:
 
 @pytest.fixture
 def root() -> Node:
-    return Node(b"", None)
+    return Node(b"", None, tiers=1)
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ class Sequences:
     """Sequences of one workflow each, whose prompts are paths of blocks and a token."""
 
     def __init__(self) -> None:
-        self.cache = make_cache(64, 0, CacheConfig(policy="lru"), NullMover(), ManualClock())
+        self.cache = make_cache({Tier.GPU: 64}, CacheConfig(policy="lru"), NullTransferEngine(), ManualClock())
 
     def begin(self, name: str, *path: int, space: Namespace = SPACE) -> CacheHandle:
         tokens = tokens_of(*path) + pack([0])

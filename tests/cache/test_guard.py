@@ -15,7 +15,7 @@ from pbkv_cluster.cache.observer import GuardStat
 from pbkv_cluster.cache.policies.base import ReusePolicy
 from pbkv_cluster.cache.sequence.recorded_step import UNRECORDED
 from pbkv_cluster.cache.sequence.step_identity import StepIdentity
-from pbkv_cluster.cache.tiers.mover import NullMover
+from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
 from pbkv_cluster.cache.tree.node import Node
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import ManualClock
@@ -114,7 +114,8 @@ class Steps:
 
 def cache_of(policy: str, blocks: int, **fields: object) -> tuple[KVCache, ManualClock]:
     clock = ManualClock()
-    return make_cache(blocks, 0, CacheConfig.model_validate({"policy": policy, **fields}), NullMover(), clock), clock
+    config = CacheConfig.model_validate({"policy": policy, **fields})
+    return make_cache({Tier.GPU: blocks}, config, NullTransferEngine(), clock), clock
 
 
 def player(policy: str, blocks: int, **fields: object) -> Steps:
@@ -167,16 +168,35 @@ def play(policy: str, length: int = 3000, blocks: int = 160, **fields: object) -
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32), blocks=st.sampled_from((16, 24, 40)))
 def test_shadows_hit_what_caches_of_their_own_would(seed: int, blocks: int) -> None:
-    """Of steps that run one after the other, exactly: the shadow of LRU as LRU alone, that of the policy as it alone."""
-    guarded, lru = player("pbkv-paper", blocks), player("lru", blocks)
-    alone = player("pbkv-paper", blocks, guard=False)
-    for steps in (guarded, lru, alone):
+    """Of steps that run one after the other, exactly: the shadow of LRU as LRU alone, that of the policy as it alone. And the
+    cache itself hits what the one does by which it evicts."""
+    following, fallen = (player("pbkv-paper", blocks, guard_steps=1000) for _ in range(2))  # it decides nothing so soon
+    guard_of(fallen).fall_back()
+    lru, alone = player("lru", blocks), player("pbkv-paper", blocks, guard=False)
+    for steps in (following, fallen, lru, alone):
         history(steps, seed, 60)
-    guarded.cache.check_integrity()
-    stat = seen(guarded)
-    assert (stat.lru_hit_tokens, stat.policy_shadow_hit_tokens) == (lru.hits, alone.hits)
-    assert (stat.prompt_tokens, stat.hit_tokens) == (guarded.prompt_tokens, guarded.hits)
-    assert stat.prompt_tokens == lru.prompt_tokens
+    for guarded, hits in ((following, alone.hits), (fallen, lru.hits)):
+        guarded.cache.check_integrity()
+        stat = seen(guarded)
+        assert (stat.lru_hit_tokens, stat.policy_shadow_hit_tokens) == (lru.hits, alone.hits)
+        assert (stat.prompt_tokens, stat.hit_tokens) == (guarded.prompt_tokens, guarded.hits)
+        assert stat.prompt_tokens == lru.prompt_tokens
+        assert guarded.hits == hits
+
+
+def test_a_shadow_of_the_policy_is_there_only_while_lru_is_active() -> None:
+    steps = play("pbkv-paper", 20)
+    guard = guard_of(steps)
+    (lru,) = guard.shadows
+    guard.fall_back()
+    assert guard.shadows[0] is lru
+    assert [shadow.cache.tree.nodes > 0 for shadow in guard.shadows] == [True, False], "it begins empty"
+    steps.run(pack([1] * 40), pack([0]), "w", AGENTS[0])
+    assert guard.shadows[1].cache.tree.nodes > 0
+    guard.recover()
+    assert guard.shadows == (lru,)
+    assert (seen(steps).switches, seen(steps).lru_active) == (2, False)
+    steps.cache.check_integrity()
 
 
 @pytest.mark.parametrize("policy", [Hostile, Senseless])
@@ -230,6 +250,7 @@ def test_a_preempted_step_counts_once() -> None:
 def test_a_shadow_without_room_counts_what_it_holds() -> None:
     steps = player("pbkv-paper", 12)
     guard = guard_of(steps)
+    guard.fall_back()
     prompt = pack(range(4 * BLOCK_TOKENS + 1))
     steps.run(prompt, b"", "w", "planner")
     for shadow in guard.shadows:  # as if what runs there were longer
@@ -241,7 +262,11 @@ def test_a_shadow_without_room_counts_what_it_holds() -> None:
 
 
 def test_shadows_forget_with_the_cache() -> None:
-    steps = play("pbkv-paper", 20)
+    steps = player("pbkv-paper", 160)
+    guard_of(steps).fall_back()
+    for prompt in hot_and_cold(0, 20):
+        steps.run(prompt, pack([0]), "w", AGENTS[0])
+    assert all(shadow.cache.tree.nodes > 0 for shadow in guard_of(steps).shadows)
     assert steps.cache.clear() > 0
     assert [shadow.cache.tree.nodes for shadow in guard_of(steps).shadows] == [0, 0]
 
@@ -277,6 +302,7 @@ def test_equal_hits_are_no_reason_to_fall_back() -> None:
 
 def test_the_shadow_of_the_policy_reads_the_record_of_the_cache_and_that_of_lru_none() -> None:
     steps = player("pbkv-paper", 64)
+    guard_of(steps).fall_back()
     for agent in AGENTS:
         assert steps.run(pack([1] * 40), pack([2] * 40), "w", agent)
     (owner,) = steps.cache.workflows.all()

@@ -1,15 +1,16 @@
 """The simulated engine makes the real engine's decisions: with and without its short cut, and with a real model."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pbkv_cluster.cache.tiers.mover import Mover
-from pbkv_cluster.cache.tree.node import Level
+from pbkv_cluster.cache.tiers.transfer import Transfer, TransferEngine
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig, ModelConfig
+from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk
 from pbkv_cluster.gpu_worker.model.loading import load_model
@@ -55,18 +56,23 @@ def test_many_tokens_at_a_time_are_the_same_as_one_by_one(name: str, seed: int, 
     assert fast == slow
 
 
-class _VirtualMover:
+class _VirtualTransferEngine:
     """Copies real bytes in virtual time."""
 
-    def __init__(self, real: Mover, simulated: Mover) -> None:
+    def __init__(self, real: TransferEngine, simulated: TransferEngine) -> None:
         self._real = real
         self._simulated = simulated
 
-    def copy(self, source: Level, source_slots: Any, target: Level, target_slots: Any) -> None:
-        self._real.copy(source, source_slots, target, target_slots)
-        self._simulated.copy(source, source_slots, target, target_slots)
+    def submit(self, transfer: Transfer) -> bool:
+        return self._real.submit(transfer) and self._simulated.submit(transfer)
 
-    def seconds(self, source: Level, target: Level, blocks: int) -> float:
+    def completed(self) -> Sequence[Transfer]:
+        return ()
+
+    def wait(self, transfers: Iterable[Transfer]) -> None:
+        pass
+
+    def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         return self._simulated.seconds(source, target, blocks)
 
 
@@ -76,7 +82,7 @@ class _VirtualRunner:
     def __init__(self, real: TorchRunner, simulated: SimulatedRunner) -> None:
         self._real = real
         self._simulated = simulated
-        self.mover: Mover = _VirtualMover(real.mover, simulated.mover)
+        self.transfer_engine: TransferEngine = _VirtualTransferEngine(real.transfer_engine, simulated.transfer_engine)
         self.gpu_blocks, self.host_blocks = real.gpu_blocks, real.host_blocks
         self.vocabulary, self.max_context, self.eos = real.vocabulary, real.max_context, real.eos
 

@@ -6,7 +6,6 @@ import pytest
 
 from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.cache.policies.lru import RetiredLru
-from pbkv_cluster.cache.tree.node import Level
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.usage import Tier
@@ -42,8 +41,8 @@ def test_counts_are_consistent(policy: str, gpu: int, host: int, monkeypatch: py
     def checked(engine: SimulatedEngine, until: float) -> list[Output]:
         outputs = advance(engine, until)
         engine.cache.check_integrity()
-        assert engine.cache.used_blocks(Level.GPU) <= gpu
-        assert engine.cache.used_blocks(Level.HOST) <= host
+        assert engine.cache.used_blocks(Tier.GPU) <= gpu
+        assert engine.cache.used_blocks(Tier.HOST) <= host
         return outputs
 
     monkeypatch.setattr(SimulatedEngine, "advance", checked)

@@ -4,10 +4,11 @@ from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.cache.policies.base import ReusePolicy
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.sequence.step_identity import StepIdentity
-from pbkv_cluster.cache.tiers.mover import NullMover
+from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
+from pbkv_cluster.core.usage import Tier
 
 
 class Shadow:
@@ -27,8 +28,7 @@ class Shadow:
         policy: the one that is followed.
         clock: the cache's.
         """
-        alone = config.model_copy(update={"host_policy": "lru"})
-        self.cache = KVCache(blocks, 0, alone, NullMover(), clock, policy=policy)
+        self.cache = KVCache({Tier.GPU: blocks}, config, NullTransferEngine(), clock, policy=policy)
         self._handles: dict[CacheHandle, CacheHandle] = {}  # this cache's, by those of the other
 
     @property
@@ -67,3 +67,8 @@ class Shadow:
         own = self._handles.pop(handle, None)
         if own is not None:
             self.cache.close(own)
+
+    def end(self) -> None:
+        """Lets go of all workflows, which a policy that knows them from another cache, too, may still refer to."""
+        for owner in self.cache.workflows.all():
+            owner.nodes.clear()

@@ -1,8 +1,8 @@
 """How a sequence is admitted to the cache, in four phases: match, reserve, begin, attach."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from pbkv_cluster.cache.owners import Workflows
+from pbkv_cluster.cache.owners import ActiveWorkflows
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.sequence.paths import Paths
 from pbkv_cluster.cache.sequence.recorded_step import UNRECORDED, RecordedStep
@@ -22,14 +22,14 @@ class Admission:
     1. match: find the longest cached prefix, and lock it.
     2. reserve: check that the GPU has room for the rest; else unlock the prefix, and nothing has happened.
     3. begin: tell the workflow, its record and the policies of the step, before anything is evicted for it.
-    4. attach: load the part of the prefix that lies in host memory, and enter all of it in the block table.
+    4. attach: load the part of the prefix that lies in slower tiers, and enter all of it in the block table.
     """
 
     def __init__(
         self,
         tree: PrefixTree,
         tiers: Tiers,
-        workflows: Workflows,
+        workflows: ActiveWorkflows,
         paths: Paths,
         popularity: PrefixPopularity,
         compute_seconds: Callable[[int], float],
@@ -52,8 +52,7 @@ class Admission:
     def cached(self, namespace: Namespace, tokens: bytes) -> dict[Tier, int]:
         """Tokens of a prompt that each tier holds and a sequence could use now. Changes nothing."""
         match = self._tree.match(self._tree.root(namespace), tokens, _usable_blocks(tokens))
-        on_gpu = _gpu_blocks(match)
-        return _tokens_by_tier(on_gpu, match.blocks - on_gpu)
+        return _in_tokens(self._tiers.by_tier(match.path, match.blocks))
 
     def open(
         self, step: StepIdentity, tokens: bytes, reserve: int, shadow_of: CacheHandle | None, now: Callable[[], float]
@@ -97,25 +96,33 @@ class Admission:
         return CacheHandle(owner, prompt_blocks, root, recorded, records)
 
     def _attach(self, handle: CacheHandle, match: Match, on_gpu: int, now: float) -> None:
-        """Loads what lies in host memory and enters the prefix in the table. The GPU holds `on_gpu` blocks of it so far."""
-        path, loaded = match.path, 0
-        if on_gpu < match.blocks:
-            loaded = self._load(path, match.blocks - on_gpu)
+        """Loads what the GPU lacks and enters the prefix in the table. The GPU holds `on_gpu` blocks of it so far."""
+        path = match.path
+        delivered = self._tiers.by_tier(path, match.blocks)
+        if on_gpu < match.blocks and not self._load(path, delivered, match.blocks - on_gpu):
             path = self._paths.cut_to_gpu(path)
+            delivered = self._tiers.by_tier(path, on_gpu)
         for node in path:
             self._enter(handle, node, now)
-        handle.delivered = _tokens_by_tier(on_gpu, loaded)
+        handle.waits_for = self._tiers.writers(handle.table.slots)
+        handle.delivered = _in_tokens(delivered)
 
-    def _load(self, path: list[Node], blocks: int) -> int:
-        """Loads the part of a path that lies in host memory, if that is faster than to compute it. Returns its blocks."""
-        if self._tiers.load_seconds(blocks) > self._compute_seconds(blocks * BLOCK_TOKENS):
+    def _load(self, path: list[Node], by_tier: Mapping[Tier, int], blocks: int) -> bool:
+        """Loads the blocks of a path that the GPU lacks, if that is faster than to compute them.
+
+        Args:
+            path: locked.
+            by_tier: its blocks, by the fastest tier that holds each.
+            blocks: that the GPU lacks.
+        """
+        if self._tiers.load_seconds(by_tier) > self._compute_seconds(blocks * BLOCK_TOKENS):
             self._tiers.decisions["load_skipped_slower"] += blocks
-            return 0
+            return False
         slots = self._tiers.take(blocks)
         assert slots is not None, "room was checked"
         self._tiers.load(path, slots)
         self._tiers.decisions["load"] += blocks
-        return blocks
+        return True
 
     def _enter(self, handle: CacheHandle, node: Node, now: float) -> None:
         """Enters a node of the path in the table, split where the workflow's own segments end."""
@@ -135,17 +142,5 @@ def _usable_blocks(tokens: bytes) -> int:
     return (count(tokens) - 1) // BLOCK_TOKENS
 
 
-def _tokens_by_tier(gpu_blocks: int, host_blocks: int) -> dict[Tier, int]:
-    found = {}
-    if gpu_blocks:
-        found[Tier.GPU] = gpu_blocks * BLOCK_TOKENS
-    if host_blocks:
-        found[Tier.HOST] = host_blocks * BLOCK_TOKENS
-    return found
-
-
-def _gpu_blocks(match: Match) -> int:
-    if not match.path:
-        return 0
-    *whole, last = match.path
-    return sum(node.held[GPU] for node in whole) + min(last.held[GPU], match.last_blocks)
+def _in_tokens(blocks: Mapping[Tier, int]) -> dict[Tier, int]:
+    return {tier: count * BLOCK_TOKENS for tier, count in blocks.items()}

@@ -1,6 +1,6 @@
 """Paths of the prefix tree: splits, locks and uses of their nodes, and what must follow each in the queues and the owners."""
 
-from pbkv_cluster.cache.owners import Workflows
+from pbkv_cluster.cache.owners import ActiveWorkflows
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tree.node import GPU, Node, aged_uses
@@ -11,7 +11,7 @@ from pbkv_cluster.reuse.record.segment import Segment
 class Paths:
     """The tree, with the eviction queues and owners kept in step."""
 
-    def __init__(self, tree: PrefixTree, tiers: Tiers, workflows: Workflows, half_life_s: float) -> None:
+    def __init__(self, tree: PrefixTree, tiers: Tiers, workflows: ActiveWorkflows, half_life_s: float) -> None:
         """Args:
         tree: whose paths they are.
         tiers: where their blocks lie.

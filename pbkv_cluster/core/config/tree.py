@@ -88,7 +88,7 @@ class CacheConfig(_Section):
         description="chance that a new workflow uses a block of one that has ended, before anyone did (`pbkv`)",
     )
     guard: bool = Field(True, description="evict by LRU while the policy would hit less; policy `lru` needs none")
-    guard_floor: float = Field(0.98, gt=0, le=1, description="share of LRU's hits below which the guard leans to LRU")
+    guard_floor: float = Field(0.98, gt=0, le=1, description="share of LRU's hits below which the guard falls back to LRU")
     guard_steps: int = Field(200, ge=10, description="steps that the guard remembers: one that is as old weighs 1/e")
     lfu_half_life_s: float = Field(600.0, gt=0, description="age at which a use counts half, under policy `lfu`")
     continuum_benefit_s: float = Field(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from pbkv_cluster.cache.tiers.mover import Mover
+from pbkv_cluster.cache.tiers.transfer import TransferEngine
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk
 
 
@@ -17,12 +17,12 @@ class Runner(Protocol):
     eos: frozenset[int]
 
     @property
-    def mover(self) -> Mover:
-        """Carries blocks between the runner's pools."""
+    def transfer_engine(self) -> TransferEngine:
+        """Copies blocks between the runner's pools."""
         ...
 
     def run(self, chunks: Sequence[Chunk]) -> list[int]:
-        """Computes the KV of the chunks' tokens into the slots of their leases.
+        """Computes the KV of the chunks' tokens into the slots of their cache handles, which are ready.
 
         A runner of a real model may set `hidden` of the sequences whose prompts end in the batch.
 

@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from pbkv_cluster.cache.tiers.mover import Mover
-from pbkv_cluster.cache.tree.node import Level
+from pbkv_cluster.cache.tiers.transfer import Transfer, TransferEngine
+from pbkv_cluster.cache.tree.node import Slots, new_slots
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, pack
+from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.runner import Runner
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk, StepRequest
@@ -37,8 +38,8 @@ class TimedRunner:
         self.batches: list[tuple[list[float], float]] = []
 
     @property
-    def mover(self) -> Mover:
-        return self._runner.mover
+    def transfer_engine(self) -> TransferEngine:
+        return self._runner.transfer_engine
 
     def run(self, chunks: Sequence[Chunk]) -> list[int]:
         """See `Runner.run`. It returns tokens on the host, so the device has finished by then."""
@@ -129,9 +130,16 @@ def _bandwidth(runner: Runner, block_bytes: int, clock: Clock) -> float:
     blocks = min(64, runner.gpu_blocks, runner.host_blocks)
     if blocks == 0:
         return _NO_HOST_BANDWIDTH
-    slots = list(range(blocks))
-    runner.mover.copy(Level.HOST, slots, Level.GPU, slots)
+    slots = new_slots(range(blocks))
+    _load(runner.transfer_engine, slots)
     start = clock.now()
     for _ in range(_COPIES):
-        runner.mover.copy(Level.HOST, slots, Level.GPU, slots)
+        _load(runner.transfer_engine, slots)
     return _COPIES * blocks * block_bytes / max(clock.now() - start, 1e-9)
+
+
+def _load(engine: TransferEngine, slots: Slots) -> None:
+    transfer = Transfer(Tier.HOST, slots, Tier.GPU, slots)
+    if not engine.submit(transfer):
+        engine.wait((transfer,))
+        engine.completed()

@@ -17,7 +17,7 @@ from contextvars import ContextVar
 
 from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.cache.policies.base import POLICIES, ReusePolicy
-from pbkv_cluster.cache.tree.node import Level, Node
+from pbkv_cluster.cache.tree.node import GPU, Node
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.errors import FailedPrecondition
 from pbkv_cluster.simulator.workload.token_source import NAMESPACE
@@ -93,5 +93,5 @@ class Oracle(ReusePolicy):
         self._future = future
 
     def value(self, node: Node, now: float) -> float:
-        last = max(0, (node.held[Level.GPU] or node.blocks) - 1)  # eviction starts at the node's end
+        last = max(0, (node.held[GPU] or node.blocks) - 1)  # eviction starts at the node's end
         return -self._future.next_use(node.key(last))
