@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.report import Figure, Report
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+from pbkv_cluster.predictor_service.predictor import PREDICTORS
 from pbkv_cluster.simulator.evaluation.prediction import Score, Scores, When, evaluate, teach
 from pbkv_cluster.simulator.evaluation.trial import Events, recorded_events
 from pbkv_cluster.simulator.traces.files import load_trace

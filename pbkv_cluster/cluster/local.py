@@ -21,7 +21,7 @@ from pbkv_cluster.cluster.member_context import MakeMember, MemberContext
 from pbkv_cluster.cluster.members import GatewayMember, HostStoreMember, PredictorMember, WorkerMember
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import StartupError, Unavailable
-from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+from pbkv_cluster.predictor_service.predictor import PREDICTORS
 from pbkv_cluster.store.cluster_index import Directory, RedisServer, ServiceEntry, connect
 
 log = logging.getLogger(__name__)

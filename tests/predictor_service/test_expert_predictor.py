@@ -13,20 +13,23 @@ from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.core.step_graph import StepGraph, StepNode
-from pbkv_cluster.predictor_service.predictor.agent_forecasts import NAMED_AGENTS
-from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+from pbkv_cluster.predictor_service.experts.mixture import Phase
+from pbkv_cluster.predictor_service.predictor import PREDICTORS
+from pbkv_cluster.predictor_service.predictor.agent_forecasts import MAX_AGENTS
 from pbkv_cluster.predictor_service.predictor.expert_predictor import ExpertPredictor
-from pbkv_cluster.predictor_service.state import encoding as state_bytes
+from pbkv_cluster.predictor_service.predictor.prediction_state import PredictionState
+from pbkv_cluster.predictor_service.state import encoding
 from pbkv_cluster.predictor_service.state.file import StateRefused
+from pbkv_cluster.predictor_service.workload.workload_model import WorkloadModel
 
 EXPERTS = ["markov", "context-tree", "step-graph"]
 DIAMOND = StepGraph((StepNode("s"), StepNode("a", ("s",)), StepNode("b", ("s",)), StepNode("j", ("a", "b"))))
 
 
 def make(
-    *, experts: Sequence[str] = EXPERTS, max_agents: int = 64, most_workloads: int = 64, horizon: int = 3
+    *, experts: Sequence[str] = EXPERTS, max_agents: int = 64, max_workloads: int = 64, horizon: int = 3
 ) -> ExpertPredictor:
-    return ExpertPredictor(PredictorConfig(max_agents=max_agents, horizon=horizon), experts, most_workloads)
+    return ExpertPredictor(PredictorConfig(max_agents=max_agents, horizon=horizon), experts, max_workloads)
 
 
 def events(
@@ -54,6 +57,18 @@ def one(predictor: ExpertPredictor, workflow: str) -> Forecast:
 
 def shape(forecast: Forecast) -> list[tuple[dict[str, float], float]]:
     return [(dict(step.agents), step.survival) for step in forecast.steps]
+
+
+def model_of(predictor: ExpertPredictor, workload: str = "app") -> WorkloadModel:
+    found = predictor.workloads.get(workload)
+    assert found is not None
+    return found.model
+
+
+def state_of(predictor: ExpertPredictor, workflow: str) -> PredictionState:
+    state = predictor.state_of(workflow)
+    assert state is not None
+    return state
 
 
 def taught(workflows: int = 20) -> ExpertPredictor:
@@ -106,9 +121,10 @@ def test_nothing_is_learnt_across_a_gap() -> None:
     for half in (stream[:3], stream[5:]):
         feed(cut, half)
         cut.forget("w")
-    counts = predictor._workloads._models["app"].experts[0].dump()["counts"]
-    a, c = (predictor._workloads._models["app"].labels.column(label) for label in ("#0", "#1"))
-    assert predictor._workloads._models["app"].labels.names[1:] == ["#0", "#1", "#2"]
+    model = model_of(predictor)
+    counts = model.experts[0].dump()["counts"]
+    a, c = (model.labels.column(label) for label in ("#0", "#1"))
+    assert model.labels.names[1:] == ["#0", "#1", "#2"]
     assert counts[a, c] == 0
 
 
@@ -120,13 +136,13 @@ def test_steps_side_by_side_are_one_sequence() -> None:
 
     started, finished = EventKind.STEP_STARTED, EventKind.STEP_FINISHED
     feed(predictor, [events("w", "")[0], step(started, 1, 0, "a"), step(started, 2, 1, "b")])
-    moments = [len(each) for each in predictor._tracks["w"].moments]
+    moments = [len(each) for each in state_of(predictor, "w").moments]
     feed(predictor, [step(finished, 3, 0, "a")])  # of an older step: the latest still runs
-    assert [len(each) for each in predictor._tracks["w"].moments] == moments
-    assert not predictor._tracks["w"].moments[-1][-1].phase
+    assert [len(each) for each in state_of(predictor, "w").moments] == moments
+    assert state_of(predictor, "w").moments[-1][-1].phase is Phase.BEFORE_OUTPUT
     feed(predictor, [step(finished, 4, 1, "b"), step(finished, 5, 1, "b")])
-    assert [len(each) for each in predictor._tracks["w"].moments] == [*moments[:-1], 2]
-    assert predictor._tracks["w"].moments[-1][-1].phase
+    assert [len(each) for each in state_of(predictor, "w").moments] == [*moments[:-1], 2]
+    assert state_of(predictor, "w").moments[-1][-1].phase is Phase.AFTER_OUTPUT
     assert one(predictor, "w").step == 1
 
 
@@ -146,14 +162,14 @@ def test_a_workload_that_changes_starts_anew() -> None:
     begun = events("now", "aa", workload="other", ends=False)[3:]
     feed(predictor, begun)
     assert max(one(predictor, "now").steps[0].agents.items(), key=lambda item: item[1])[0] == "x"
-    assert list(predictor._tracks["now"].agents) == ["a"]
+    assert list(state_of(predictor, "now").progress.agents) == ["a"]
 
 
 def test_the_longest_unused_workload_leaves() -> None:
-    predictor = make(most_workloads=3)
+    predictor = make(max_workloads=3)
     for name in ("one", "two", "three", "one", "four"):
         feed(predictor, events(f"w-{name}", "ab", workload=name))
-    assert list(predictor._workloads._models) == ["three", "one", "four"]
+    assert predictor.workloads.names == ["three", "one", "four"]
 
 
 def test_a_declared_graph_is_followed_in_the_first_workflow_of_all() -> None:
@@ -165,7 +181,7 @@ def test_a_declared_graph_is_followed_in_the_first_workflow_of_all() -> None:
     predictor = make()
     for event in events("w", "sa", workload="", ends=False, graph=DIAMOND):
         predictor.observe(event)
-    assert shape(one(predictor, "w")) == [({}, 1.0)] * 3  # nobody knows the workload yet
+    assert shape(one(predictor, "w")) == [({}, 1.0)] * 3  # the workload is unknown yet
 
 
 def test_agents_that_only_this_workflow_has_are_named() -> None:
@@ -183,7 +199,7 @@ def test_no_more_agents_are_named_than_agreed() -> None:
         feed(predictor, events(f"w{number}", [f"agent-{at}" for at in range(100)]))
     feed(predictor, events("now", ["agent-0"], ends=False))
     step = one(predictor, "now").steps[0]
-    assert len(step.agents) <= NAMED_AGENTS
+    assert len(step.agents) <= MAX_AGENTS
     assert step.agents["agent-1"] > 0.3
 
 
@@ -197,9 +213,9 @@ def test_thousands_of_agents_stay_in_bounded_memory() -> None:
                 assert 0 <= sum(step.agents.values()) <= 1 + 1e-4
                 assert 0 < step.survival <= 1
             predictor.forget("now")
-    model = predictor._workloads._models["app"]
+    model = model_of(predictor)
     assert len(model.labels) <= 65
-    assert len(model.labels._once) <= 4 * 64
+    assert model.labels.unshared_agents <= 4 * 64
     assert len(predictor.dump()) < 4 << 20
 
 
@@ -210,7 +226,7 @@ def test_new_agents_come_and_old_ones_leave_while_it_runs() -> None:
         feed(predictor, events(f"y{number}", [f"n{number // 3}", f"m{number // 3}"]))
     feed(predictor, events("now", "a", ends=False))
     assert one(predictor, "now").steps[0].agents["b"] > 0.8
-    assert len(predictor._workloads._models["app"].labels) <= 17
+    assert len(model_of(predictor).labels) <= 17
 
 
 STREAM = st.lists(st.tuples(st.integers(0, 3), st.sampled_from("abcdefghijkl"), st.integers(0, 9)), min_size=1, max_size=60)
@@ -284,17 +300,17 @@ def test_saved_and_restored() -> None:
 def test_foreign_and_damaged_states_are_refused_and_change_nothing() -> None:
     predictor = taught()
     before = predictor.dump()
-    good = state_bytes.from_bytes(before)
+    good = encoding.from_bytes(before)
     app = good["workloads"]["app"]
     damaged = [
         make(experts=["markov"]).dump(),
         make(horizon=2).dump(),
         b"",
         before[: len(before) // 2],
-        state_bytes.to_bytes({**good, "workloads": []}),
-        state_bytes.to_bytes({**good, "workloads": {"app": 1}}),
-        *(state_bytes.to_bytes({**good, "workloads": {"app": {**app, part: {}}}}) for part in app),
-        *(state_bytes.to_bytes({**good, "workloads": {"app": {**app, part: None}}}) for part in app),
+        encoding.to_bytes({**good, "workloads": []}),
+        encoding.to_bytes({**good, "workloads": {"app": 1}}),
+        *(encoding.to_bytes({**good, "workloads": {"app": {**app, part: {}}}}) for part in app),
+        *(encoding.to_bytes({**good, "workloads": {"app": {**app, part: None}}}) for part in app),
     ]
     for state in damaged:
         with pytest.raises(StateRefused):

@@ -12,12 +12,12 @@ import pytest
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.experts import network as network_module
-from pbkv_cluster.predictor_service.experts.base import Floats, Lesson
+from pbkv_cluster.predictor_service.experts.base import Floats, TrainingExample
+from pbkv_cluster.predictor_service.experts.labels import Labels
 from pbkv_cluster.predictor_service.experts.network import NetworkExpert
 from pbkv_cluster.predictor_service.network.job import NetworkJob
-from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+from pbkv_cluster.predictor_service.predictor import PREDICTORS
 from pbkv_cluster.predictor_service.workflow.situation import END, Situation
-from pbkv_cluster.predictor_service.workload.labels import Labels
 
 CONFIG = PredictorConfig(model="pbkv", horizon=2)
 
@@ -30,9 +30,9 @@ def expert_of(agents: str, config: PredictorConfig = CONFIG) -> NetworkExpert:
 def show(expert: NetworkExpert, agents: str) -> None:
     """Has it see a whole workflow."""
     targets = [expert.labels.column(agent) for agent in agents] + [0, 0]
-    expert.ended(
+    expert.learn_workflow(
         [
-            Lesson(expert.features(situation(agents[:step])), (targets[step], targets[step + 1]))
+            TrainingExample(expert.features(situation(agents[:step])), (targets[step], targets[step + 1]))
             for step in range(len(agents) + 1)
         ]
     )
@@ -50,7 +50,7 @@ def train(expert: NetworkExpert, now: bool = False) -> bool:
     """Does a job that is due; tells whether there was one."""
     job = expert.training_due(now)
     if job is not None:
-        expert.trained(job.run())
+        expert.training_done(job.run())
     return job is not None
 
 
@@ -97,8 +97,8 @@ def test_columns_may_change_beneath_it(taught: NetworkExpert) -> None:
 
 
 def test_trainings_come_less_often_as_workflows_grow_and_only_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_module, "_MOST_NEW", 20)
-    monkeypatch.setattr(network_module, "_MOST_WORKFLOWS", 50)
+    monkeypatch.setattr(network_module, "_MAX_NEW", 20)
+    monkeypatch.setattr(network_module, "_MAX_WORKFLOWS", 50)
     expert = expert_of("abc")
     due, sizes = [], []
     for number in range(1, 101):
@@ -107,7 +107,7 @@ def test_trainings_come_less_often_as_workflows_grow_and_only_one_at_a_time(monk
             assert expert.training_due(True) is None  # another is under way
             due.append(number)
             sizes.append(len(job.workflows))
-            expert.trained(None)
+            expert.training_done(None)
     assert due == [8, 12, 18, 27, 40, 60, 80, 100]
     assert sizes == [8, 12, 18, 27, 40, 50, 50, 50]
     assert expert.training_due(True) is None  # nothing new
@@ -117,7 +117,7 @@ def test_trainings_come_less_often_as_workflows_grow_and_only_one_at_a_time(monk
 
 
 def test_what_is_kept_is_bounded_by_examples_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_module, "_MOST_EXAMPLES", 40)
+    monkeypatch.setattr(network_module, "_MAX_EXAMPLES", 40)
     expert = expert_of("ab")
     for _ in range(30):
         show(expert, "ab")
@@ -136,7 +136,7 @@ def test_held_back_are_only_workflows_that_the_network_in_use_has_not_seen() -> 
         job = expert.training_due(True)
         assert isinstance(job, NetworkJob)
         held_back.append(job.held_back)
-        expert.trained(None)
+        expert.training_done(None)
     assert held_back == [10, 3, 1]
 
 
@@ -144,7 +144,7 @@ def test_a_training_that_failed_leaves_the_network_in_use(taught: NetworkExpert)
     before = forecast(taught, "ab")
     show(taught, "ab")
     assert taught.training_due(True) is not None
-    taught.trained(None)
+    taught.training_done(None)
     np.testing.assert_array_equal(forecast(taught, "ab"), before)
 
 

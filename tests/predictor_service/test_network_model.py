@@ -10,12 +10,12 @@ import torch
 from pbkv_cluster.predictor_service.network.examples import POSITIONS, batch_of, features
 from pbkv_cluster.predictor_service.network.inference import Model
 from pbkv_cluster.predictor_service.network.model import (
-    MOST_HIDDEN,
+    MAX_HIDDEN,
     GraphSage,
     Network,
     PrefixAttention,
     Shape,
-    most_nodes,
+    max_nodes,
     parameters,
 )
 from pbkv_cluster.predictor_service.network.weights import Weights, inputs_of
@@ -73,7 +73,7 @@ def test_without_positions_the_order_of_the_steps_before_does_not_matter() -> No
 
 @pytest.mark.parametrize("horizon", [1, 3, 16])
 def test_the_largest_network_is_small(horizon: int) -> None:
-    assert parameters(Network(Shape(most_nodes(horizon), horizon, MOST_HIDDEN, True))) <= 500_000
+    assert parameters(Network(Shape(max_nodes(horizon), horizon, MAX_HIDDEN, True))) <= 500_000
 
 
 def test_each_situation_is_read_by_itself() -> None:

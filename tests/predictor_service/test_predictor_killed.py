@@ -21,7 +21,7 @@ from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.predictor_link.forecasts import ForecastListener
-from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+from pbkv_cluster.predictor_service.predictor import PREDICTORS
 from pbkv_cluster.store.cluster_index import ServiceEntry
 from tests.cache.policy_harness import Cache
 from tests.polling import eventually

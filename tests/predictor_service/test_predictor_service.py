@@ -11,7 +11,7 @@ from pbkv_cluster.core.clock import ManualClock, SystemClock
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import InvalidArgument, ResourceExhausted, Unavailable
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
-from pbkv_cluster.predictor_service import service as service_module
+from pbkv_cluster.predictor_service.broadcast import broadcaster
 from pbkv_cluster.predictor_service.broadcast.subscription import Batch, Subscription
 from pbkv_cluster.predictor_service.predictor.expert_predictor import ExpertPredictor
 from pbkv_cluster.predictor_service.service import PredictorService, Reported
@@ -73,7 +73,7 @@ def test_gaps_are_tolerated() -> None:
     assert [forecast.workflow for forecast in service.predict(["w"])] == ["w"]
 
 
-def test_events_behind_the_end_are_ignored_until_it_is_forgotten() -> None:
+def test_events_after_the_end_are_ignored_until_it_is_forgotten() -> None:
     service = make(max_ended=2)
     service.report(workflow("w", "ab"))
     assert service.report([event(STEP, sequence=9)]) == Reported(0, 1)
@@ -396,7 +396,7 @@ async def test_a_closed_service_says_so() -> None:
 
 
 async def test_subscribers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_module, "MAX_SUBSCRIBERS", 2)
+    monkeypatch.setattr(broadcaster, "MAX_SUBSCRIBERS", 2)
     service = make()
     first = service.subscribe("1")
     service.subscribe("2")

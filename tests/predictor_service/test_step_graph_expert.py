@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
-from pbkv_cluster.predictor_service.experts import Lesson
+from pbkv_cluster.predictor_service.experts import TrainingExample
+from pbkv_cluster.predictor_service.experts.labels import Labels
 from pbkv_cluster.predictor_service.experts.step_graph import StepGraphExpert
 from pbkv_cluster.predictor_service.workflow.graph_walk import GraphWalk
 from pbkv_cluster.predictor_service.workflow.situation import END, Situation
-from pbkv_cluster.predictor_service.workload.labels import Labels
 
 CHAIN = StepGraph((StepNode("a"), StepNode("b", ("a",)), StepNode("c", ("b",))))
 BRANCH = StepGraph((StepNode("a"), StepNode("b", ("a",)), StepNode("c", ("a",))))
@@ -55,7 +55,7 @@ def teach(expert: StepGraphExpert, graph: StepGraph, agents: str, times: int = 1
     for _ in range(times):
         for at in range(len(agents) + 1):
             came = names.column(agents[at]) if at < len(agents) else 0
-            expert.learn([Lesson(expert.features(situation(graph, agents[:at])), (came, -1, -1))])
+            expert.learn([TrainingExample(expert.features(situation(graph, agents[:at])), (came, -1, -1))])
 
 
 def test_places_of_a_chain() -> None:
@@ -167,13 +167,13 @@ def test_agents_that_were_not_declared_have_a_small_chance_that_grows() -> None:
 def test_it_abstains_without_a_graph() -> None:
     expert = expert_for("abc")
     assert not expert.forecast([expert.features(situation(None, "a"))]).any()
-    expert.learn([Lesson(expert.features(situation(None, "a")), (1, -1, -1))])
+    expert.learn([TrainingExample(expert.features(situation(None, "a")), (1, -1, -1))])
     assert not expert.dump()["counts"].any()
 
 
 def test_outputs_teach_nothing_new() -> None:
     expert = expert_for("abc")
-    expert.learn([Lesson(expert.features(situation(CHAIN, "a", finished=True)), (2, -1, -1))])
+    expert.learn([TrainingExample(expert.features(situation(CHAIN, "a", finished=True)), (2, -1, -1))])
     assert not expert.dump()["counts"].any()
 
 
@@ -182,7 +182,7 @@ def test_counts_follow_their_columns() -> None:
     teach(expert, BRANCH, "ac", times=9)
     expert.labels = labels = Labels(64)
     labels.declare("acb", {})
-    expert.keep([0, 1, 3, 2])
+    expert.renumber([0, 1, 3, 2])
     assert forecast(expert, BRANCH, "a")[0]["c"] > 0.8
 
 

@@ -12,7 +12,7 @@ from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecasts.batch import Forecasts
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
 from pbkv_cluster.core.text.prompt_pieces import prompt_pieces
-from pbkv_cluster.predictor_service.predictor.base import PREDICTORS, Predictor
+from pbkv_cluster.predictor_service.predictor import PREDICTORS, Predictor
 from pbkv_cluster.simulator.evaluation.prediction import END, Score, evaluate, teach
 from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep, TraceWorkflow
 from pbkv_cluster.simulator.workload.events import events_of, without_counts, without_pieces, without_text, without_words

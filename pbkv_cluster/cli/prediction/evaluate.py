@@ -110,7 +110,7 @@ def _run(
 ) -> "list[Row]":
     from rich.progress import Progress
 
-    from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+    from pbkv_cluster.predictor_service.predictor import PREDICTORS
     from pbkv_cluster.simulator.evaluation.prediction import teach
     from pbkv_cluster.simulator.evaluation.trial import recorded_events, rows_of
     from pbkv_cluster.simulator.workload.events import without_text

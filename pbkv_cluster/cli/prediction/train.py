@@ -89,7 +89,7 @@ def _report(config: "PredictorConfig", workflows: "list[TraceWorkflow]", share: 
     """Prints how well tasks held back are forecast, after the others and from nothing."""
     from rich.progress import Progress
 
-    from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+    from pbkv_cluster.predictor_service.predictor import PREDICTORS
     from pbkv_cluster.simulator.evaluation.prediction import teach
     from pbkv_cluster.simulator.evaluation.trial import recorded_events, rows_of
     from pbkv_cluster.simulator.traces.split import part_of
@@ -140,7 +140,7 @@ def _train(config: "PredictorConfig", workflows: "list[TraceWorkflow]", target: 
     """Learns and writes. Returns how many contexts the two parts of the access model know."""
     from rich.progress import track
 
-    from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+    from pbkv_cluster.predictor_service.predictor import PREDICTORS
     from pbkv_cluster.predictor_service.state.file import access_path, write_state
     from pbkv_cluster.reuse.model.access_model import KIND, VERSION
     from pbkv_cluster.reuse.model.access_model import train as train_access

@@ -1,10 +1,10 @@
-"""What a situation is as a record of hashes."""
+"""A situation as a record of hashes."""
 
 from dataclasses import replace
 
 import numpy as np
 
-from pbkv_cluster.predictor_service.experts.situation_hashes import VALUES, record_of
+from pbkv_cluster.predictor_service.experts.linear.features import VALUES, record_of
 from pbkv_cluster.predictor_service.workflow.situation import Situation
 
 
@@ -18,13 +18,13 @@ def test_features_are_packed_small() -> None:
         task=tuple(range(40)),
         words=tuple(range(200, 245)),
         finished=True,
-        sites=("", "draft"),
-        earlier=tuple(range(300, 320)),
+        call_sites=("", "draft"),
+        previous_words=tuple(range(300, 320)),
         prompt_tokens=700,
-        former_prompt_tokens=500,
+        previous_prompt_tokens=500,
         output_tokens=30,
-        own_prompt_tokens=400,
-        own_output_tokens=90,
+        agent_prompt_tokens=400,
+        agent_output_tokens=90,
     )
     found, groups = np.frombuffer(record_of(seen), dtype=np.uint16), VALUES.shape[1]
     assert found.nbytes < 600
