@@ -1,14 +1,13 @@
 """Forecasts of columns turned into forecasts of agents by name."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.forecasts.batch import Forecasts
-from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
+from pbkv_cluster.core.forecasts.forecast import StepForecast
 from pbkv_cluster.predictor_service.predictor.agent_forecasts import MAX_AGENTS, MIN_PROBABILITY, agent_forecasts
 from pbkv_cluster.predictor_service.workload.workload_model import WorkloadModel
 
@@ -23,9 +22,10 @@ def steps_of(
     model: WorkloadModel, rows: np.ndarray, own_labels: Sequence[Mapping[str, str]] = ({},)
 ) -> list[tuple[StepForecast, ...]]:
     number, horizon = rows.shape[:2]
-    empty = Forecasts.of([Forecast("", 0, 0.0, (StepForecast({}, 1.0),) * horizon)] * number)
-    survival, counts, agents, probabilities, names = agent_forecasts(model, own_labels, rows)
-    found = replace(empty, survival=survival, named=counts, agents=agents, chances=probabilities, names=names)
+    zeros = np.zeros(number, dtype=np.int32)
+    lengths, ended = np.full(number, horizon, dtype=np.int32), zeros.astype(np.bool_)
+    steps = agent_forecasts(model, own_labels, rows)
+    found = Forecasts([""] * number, zeros.astype(np.uint64), zeros * 1.0, np.float32(zeros), zeros, ended, lengths, *steps)
     return [each.steps for each in found]
 
 

@@ -89,7 +89,7 @@ def test_outputs_teach_nothing() -> None:
 
 
 def test_beyond_its_memory_the_half_seen_longest_ago_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(context_tree, "_MAX_COUNTS", 100 * 3 * 8)
+    monkeypatch.setattr(context_tree, "MAX_COUNTS", 100 * 3 * 8)
     expert = expert_for("abcdefg")
     teach(expert, *["ab"] * 20)
     for number in range(400):

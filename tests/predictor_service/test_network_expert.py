@@ -97,8 +97,8 @@ def test_columns_may_change_beneath_it(taught: NetworkExpert) -> None:
 
 
 def test_trainings_come_less_often_as_workflows_grow_and_only_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_module, "_MAX_NEW", 20)
-    monkeypatch.setattr(network_module, "_MAX_WORKFLOWS", 50)
+    monkeypatch.setattr(network_module, "MAX_NEW", 20)
+    monkeypatch.setattr(network_module, "MAX_WORKFLOWS", 50)
     expert = expert_of("abc")
     due, sizes = [], []
     for number in range(1, 101):
@@ -117,7 +117,7 @@ def test_trainings_come_less_often_as_workflows_grow_and_only_one_at_a_time(monk
 
 
 def test_what_is_kept_is_bounded_by_examples_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_module, "_MAX_EXAMPLES", 40)
+    monkeypatch.setattr(network_module, "MAX_EXAMPLES", 40)
     expert = expert_of("ab")
     for _ in range(30):
         show(expert, "ab")

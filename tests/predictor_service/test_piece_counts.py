@@ -16,7 +16,7 @@ def test_a_piece_is_known_from_the_third_workflow_on() -> None:
 
 
 def test_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(piece_counts, "_MAX_PIECES", 8)
+    monkeypatch.setattr(piece_counts, "MAX_PIECES", 8)
     counts = PieceCounts()
     for workflow in "abc":
         counts.known(range(8), workflow)

@@ -32,7 +32,7 @@ async def test_the_newest_of_each_workflow_is_read_once(
     offers: list[list[tuple[int, bool]]], reads: set[int], held: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subscription, "_MAX_REPLACED", held)
+        patch.setattr(subscription, "MAX_REPLACED", held)
         reader, waiting = subscribed(), dict[str, Forecast]()
         assert (await anext(reader)).snapshot
         for epoch, offer in enumerate(offers):
@@ -48,7 +48,7 @@ async def test_the_newest_of_each_workflow_is_read_once(
 
 
 async def test_replaced_forecasts_leave_although_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscription, "_MAX_REPLACED", 100)
+    monkeypatch.setattr(subscription, "MAX_REPLACED", 100)
     reader = subscribed()
     await anext(reader)
     alive = []
@@ -65,7 +65,7 @@ async def test_replaced_forecasts_leave_although_nobody_reads(monkeypatch: pytes
 
 
 async def test_names_leave_with_the_forecasts_that_named_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscription, "_MAX_REPLACED", 10)
+    monkeypatch.setattr(subscription, "MAX_REPLACED", 10)
     reader = subscribed()
     await anext(reader)
     for epoch in range(500):

@@ -76,7 +76,7 @@ class Broadcaster:
         return len(forecasts)
 
     def close(self, reason: str) -> None:
-        """Ends every subscription, for a reason that it is told."""
+        """Ends every subscription with Unavailable, which gives the reason."""
         for subscription in list(self._subscriptions):
             subscription.close(reason)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.forecasts.batch import Forecasts
 
-_MAX_REPLACED = 4096  # forecasts that are kept in batches although newer ones have replaced them, about
+MAX_REPLACED = 4096  # forecasts that are kept in batches although newer ones have replaced them, about
 
 
 class Batch(NamedTuple):
@@ -42,7 +42,7 @@ class _Waiting:
         for at in positions:
             self._positions[forecasts.workflows[at]] = forecasts, at
         self._size += len(forecasts)
-        if self._size > _MAX_REPLACED + 2 * len(self):
+        if self._size > MAX_REPLACED + 2 * len(self):
             newest = self.joined().compact()
             self._positions = {name: (newest, at) for at, name in enumerate(newest.workflows)}
             self._size = len(newest)

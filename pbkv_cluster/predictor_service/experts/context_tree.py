@@ -21,9 +21,9 @@ from pbkv_cluster.predictor_service.jit import jit
 from pbkv_cluster.predictor_service.workflow.situation import Situation, suffix_hashes
 
 DEPTH = 8
+MAX_COUNTS = 8 << 20  # rows x steps ahead x columns, four bytes each
 
 _PRIOR = np.float32(4.0)
-_MAX_COUNTS = 8 << 20  # rows x steps ahead x columns, four bytes each
 _BATCH = 16  # examples learnt at a time
 
 Numbers = npt.NDArray[np.uint32]
@@ -118,7 +118,7 @@ class ContextTree(Expert[bytes]):
 
     def _learn(self, examples: Sequence[TrainingExample[bytes]]) -> None:
         records = _joined([example.features for example in examples])
-        max_rows = _MAX_COUNTS // int(self._counts[0].size)
+        max_rows = MAX_COUNTS // int(self._counts[0].size)
         if len(examples) > 1 and 2 * len(records) > max_rows:  # one at a time if there is room for few rows only
             for example in examples:
                 self._learn([example])

@@ -26,12 +26,14 @@ from pbkv_cluster.predictor_service.workflow.situation import Situation
 
 log = logging.getLogger(__name__)
 
+
+MAX_NEW = 200  # workflows until the next training
+MAX_WORKFLOWS = 1000  # kept
+MAX_EXAMPLES = 40_000  # in these
+
 _MIN_WORKFLOWS = 8  # for a first training
 _GROWTH = 1.5  # of the workflows seen, until the next training
-_MAX_NEW = 200  # workflows until the next training
 _HELD_BACK_EVERY = 6  # one in so many workflows is held back
-_MAX_WORKFLOWS = 1000  # kept
-_MAX_EXAMPLES = 40_000  # in these
 _UNKNOWN = 1e-3  # probability of an agent that the network does not know
 _SEED = 0
 
@@ -74,12 +76,12 @@ class NetworkExpert(Expert[Features]):
     def learn_workflow(self, examples: Sequence[TrainingExample[Features]]) -> None:
         names = self.labels.names
         labelled = [Example(each.features, tuple(names[target] for target in each.targets)) for each in examples]
-        if not labelled or len(labelled) > _MAX_EXAMPLES:
+        if not labelled or len(labelled) > MAX_EXAMPLES:
             return
         self._workflows.append((packed(labelled), len(labelled)))
         self._examples += len(labelled)
         self._seen += 1
-        while len(self._workflows) > _MAX_WORKFLOWS or self._examples > _MAX_EXAMPLES:
+        while len(self._workflows) > MAX_WORKFLOWS or self._examples > MAX_EXAMPLES:
             self._examples -= self._workflows.popleft()[1]
 
     def training_due(self, now: bool) -> NetworkJob | None:
@@ -88,7 +90,7 @@ class NetworkExpert(Expert[Features]):
             return None
         self._training = True
         self._trained_at = self._seen
-        self._due_at = min(int(_GROWTH * self._seen), self._seen + _MAX_NEW)
+        self._due_at = min(int(_GROWTH * self._seen), self._seen + MAX_NEW)
         held_back = max(1, min(new, len(self._workflows) // _HELD_BACK_EVERY))
         workflows = tuple(workflow for workflow, _ in self._workflows)
         present = None if self._model is None else self._model.weights

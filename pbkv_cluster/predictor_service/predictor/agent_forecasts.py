@@ -21,9 +21,9 @@ class AgentForecasts(NamedTuple):
 
     survival: Floats
     agent_counts: npt.NDArray[np.int32]
-    agents: npt.NDArray[np.int32]
+    agent_positions: npt.NDArray[np.int32]
     probabilities: Floats
-    names: Sequence[str]
+    agent_names: Sequence[str]
 
     @classmethod
     def unknown(cls, workflows: int, horizon: int) -> "AgentForecasts":
@@ -92,7 +92,7 @@ def _with_own(
 ) -> AgentForecasts:
     """Adds the agents that have a label of their workflow's own."""
     horizon = rows.shape[1]
-    positions = {name: at for at, name in enumerate(found.names)}
+    positions = {name: at for at, name in enumerate(found.agent_names)}
     agents, probabilities, steps = list[int](), list[float](), list[int]()
     for at, labels in enumerate(own_labels):
         for agent, label in labels.items():
@@ -105,7 +105,7 @@ def _with_own(
         return found
     step_of = np.concatenate((np.arange(found.agent_counts.size).repeat(found.agent_counts.ravel()), steps))
     # An agent that several workflows have called by now is in a step under both of its labels: these add up.
-    keys, groups = np.unique(step_of * len(positions) + np.concatenate((found.agents, agents)), return_inverse=True)
+    keys, groups = np.unique(step_of * len(positions) + np.concatenate((found.agent_positions, agents)), return_inverse=True)
     shape = found.agent_counts.shape
     return AgentForecasts(
         found.survival,

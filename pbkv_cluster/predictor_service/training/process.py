@@ -24,7 +24,7 @@ def main() -> None:
         answer: tuple[Any, str]
         try:
             answer = job.run(), ""
-        except Exception:  # noqa: BLE001  # told to the owner, who logs it
+        except Exception:  # noqa: BLE001  # sent to the owner, which logs it
             answer = None, traceback.format_exc()
         answers.write(pickle.dumps(answer))
 

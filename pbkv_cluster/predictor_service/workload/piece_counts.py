@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 SHARED_BY = 3  # workflows, from which on a piece is known
-
-_MAX_PIECES = 1 << 15  # of each kind, about; beyond, those not seen for long leave
+MAX_PIECES = 1 << 15  # of each kind, about; beyond, those not seen for long leave
 
 
 class PieceCounts:
@@ -38,10 +37,10 @@ class PieceCounts:
                 self._rare[piece] = count + 1, workflow
             else:
                 self._recent[piece] = None
-        while len(self._rare) > _MAX_PIECES:
+        while len(self._rare) > MAX_PIECES:
             del self._rare[next(iter(self._rare))]
         found = tuple([piece for piece in pieces if piece in self._recent])
-        if len(self._recent) > _MAX_PIECES // 2:
+        if len(self._recent) > MAX_PIECES // 2:
             self._old, self._recent = self._recent, {}
         return found
 
@@ -56,4 +55,4 @@ class PieceCounts:
         known = state.get("known")
         if not isinstance(known, list) or not all(type(piece) is int for piece in known):
             raise ValueError("known pieces must be a list of numbers")
-        self._old, self._recent, self._rare = dict.fromkeys(known[-_MAX_PIECES:]), {}, {}
+        self._old, self._recent, self._rare = dict.fromkeys(known[-MAX_PIECES:]), {}, {}

@@ -140,12 +140,12 @@ def _growth(situation: Situation, latest: int, pair: int) -> Sequence[int]:
         found.append(crc32(b"growth %d" % _thirds(prompt - situation.previous_prompt_tokens), pair))
     if situation.agent_prompt_tokens:
         grown = prompt - situation.agent_prompt_tokens
-        told = grown - situation.agent_output_tokens
+        added = grown - situation.agent_output_tokens
         found.append(crc32(b"since its last %d" % _thirds(grown), latest))
         found.append(crc32(b"since its last %d" % _thirds(grown), pair))
-        found.append(crc32(b"told %d" % _thirds(told), latest))
-        if abs(told) < _EXACT_GROWTH:
-            found.append(crc32(b"told exactly %d" % told, latest))
+        found.append(crc32(b"told %d" % _thirds(added), latest))
+        if abs(added) < _EXACT_GROWTH:
+            found.append(crc32(b"told exactly %d" % added, latest))
     return found
 
 
