@@ -1,4 +1,4 @@
-"""The predictor of many experts: workflows as they come, and what must hold for any of them."""
+"""The predictor of many experts: single workflows, and properties of all of them."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -89,7 +89,7 @@ def test_the_order_of_agents_is_learnt() -> None:
     assert forecast.predictability > 0.5
 
 
-def test_what_was_never_observed_is_unknown() -> None:
+def test_a_workflow_that_was_never_observed_is_unknown() -> None:
     (forecast,) = taught().forecast(["never"], 1, 0.0)
     assert shape(forecast) == [({}, 1.0)] * 3
     assert forecast.step == -1
@@ -153,7 +153,7 @@ def test_events_before_any_step_do_no_harm() -> None:
         assert len(one(predictor, f"only {kind}").steps) == 3
 
 
-def test_a_workload_that_changes_starts_anew() -> None:
+def test_a_workflow_whose_workload_changes_starts_over() -> None:
     predictor = taught()
     for number in range(20):
         feed(predictor, events(f"v{number}", "ax", workload="other"))
@@ -193,7 +193,7 @@ def test_agents_that_only_this_workflow_has_are_named() -> None:
     assert not any(name.startswith("#") for name in one(predictor, "now").steps[0].agents)
 
 
-def test_no_more_agents_are_named_than_agreed() -> None:
+def test_the_agents_named_are_bounded() -> None:
     predictor = make(max_agents=200)
     for number in range(4):
         feed(predictor, events(f"w{number}", [f"agent-{at}" for at in range(100)]))
@@ -219,7 +219,7 @@ def test_thousands_of_agents_stay_in_bounded_memory() -> None:
     assert len(predictor.dump()) < 4 << 20
 
 
-def test_new_agents_come_and_old_ones_leave_while_it_runs() -> None:
+def test_new_agents_replace_old_ones_while_it_runs() -> None:
     predictor = make(max_agents=16)
     for number in range(60):
         feed(predictor, events(f"x{number}", "abc"))
@@ -239,11 +239,11 @@ def test_forecasts_are_distributions_and_follow_from_events_alone(
 ) -> None:
     runs = [make(max_agents=8), make(max_agents=8)]
     sequences: dict[str, int] = {}
-    for number, agent, chance in steps:
+    for number, agent, draw in steps:
         name = f"w{number}"
-        sequence = sequences.get(name, -1) + 1 + (chance == 0)
+        sequence = sequences.get(name, -1) + 1 + (draw == 0)
         kind = [EventKind.WORKFLOW_ENDED, EventKind.WORKFLOW_STARTED, EventKind.STEP_FINISHED, EventKind.STEP_STARTED][
-            min(chance, 3)
+            min(draw, 3)
         ]
         event = WorkflowEvent(kind, name, sequence, 0.0, "app" if named else "", agent, step=sequence)
         sequences[name] = sequence
@@ -258,7 +258,7 @@ def test_forecasts_are_distributions_and_follow_from_events_alone(
         for forecast in found[0]:
             for step in forecast.steps:
                 assert sum(step.agents.values()) <= 1 + 1e-4
-                assert all(chance >= 0 for chance in step.agents.values())
+                assert all(probability >= 0 for probability in step.agents.values())
                 assert 0 < step.survival <= 1
     assert runs[0].dump() == runs[1].dump()
 
@@ -270,7 +270,7 @@ def test_forecasts_are_distributions_and_follow_from_events_alone(
     other=st.text("abcd", max_size=4),
     named=st.booleans(),
 )
-def test_a_forecast_knows_nothing_of_what_comes_later(agents: str, cut: int, other: str, named: bool) -> None:
+def test_a_forecast_does_not_depend_on_later_events(agents: str, cut: int, other: str, named: bool) -> None:
     workload = "app" if named else ""
     cut = min(cut, len(agents))
     found = []
@@ -331,7 +331,7 @@ def test_every_expert_is_a_predictor_by_itself(name: str) -> None:
     assert len(one(predictor, "w").steps) == 3
 
 
-def test_what_is_learnt_in_parts_is_all_of_it() -> None:
+def test_learning_in_parts_gives_the_same() -> None:
     whole, parts = make(), make()
     for number, agents in enumerate(("abcabc", "acbacb", "abcacb", "aab") * 4):
         for event in events(f"w{number}", agents, workload=f"app-{number % 3}"):

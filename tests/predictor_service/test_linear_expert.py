@@ -1,4 +1,4 @@
-"""The linear expert: what it learns, how it is kept, and that it stays small."""
+"""The linear expert: what it learns, its saved state, and its size."""
 
 import random
 from collections.abc import Callable
@@ -28,25 +28,25 @@ def expert_of(*names: str) -> LinearExpert:
     return LinearExpert(CONFIG, labels_of(*(names or AGENTS)))
 
 
-def situation(chance: random.Random, **given: Any) -> Situation:
-    agents = tuple(chance.choice(AGENTS) for _ in range(chance.randrange(1, 8)))
+def situation(draws: random.Random, **given: Any) -> Situation:
+    agents = tuple(draws.choice(AGENTS) for _ in range(draws.randrange(1, 8)))
     fields: dict[str, Any] = {
         "agents": agents,
         "step": len(agents),
         "count": agents.count(agents[-1]),
         "run": 1,
-        "call_sites": chance.choice(((), ("", "draft"))),
-        "pieces": tuple(chance.randrange(1 << 32) for _ in range(chance.randrange(5))),
-        "task": tuple(chance.randrange(1 << 20) for _ in range(chance.randrange(9))),
-        "words": tuple(chance.randrange(1 << 20) for _ in range(chance.randrange(9))),
-        "finished": chance.random() < 0.5,
+        "call_sites": draws.choice(((), ("", "draft"))),
+        "pieces": tuple(draws.randrange(1 << 32) for _ in range(draws.randrange(5))),
+        "task": tuple(draws.randrange(1 << 20) for _ in range(draws.randrange(9))),
+        "words": tuple(draws.randrange(1 << 20) for _ in range(draws.randrange(9))),
+        "finished": draws.random() < 0.5,
     }
     return Situation(**{**fields, **given})
 
 
-def teach(expert: Expert[Any], rule: Callable[[Situation], int], examples: int, chance: random.Random, **given: Any) -> None:
+def teach(expert: Expert[Any], rule: Callable[[Situation], int], examples: int, draws: random.Random, **given: Any) -> None:
     for _ in range(examples):
-        seen = situation(chance, **{name: value() for name, value in given.items()})
+        seen = situation(draws, **{name: value() for name, value in given.items()})
         expert.learn([TrainingExample(expert.features(seen), (rule(seen), -1, -1))])
 
 
@@ -57,8 +57,8 @@ def taught(seed: int = 0) -> LinearExpert:
 
 
 def asked(expert: LinearExpert, number: int = 12) -> np.ndarray[Any, Any]:
-    chance = random.Random(99)
-    return expert.forecast([expert.features(situation(chance)) for _ in range(number)])
+    draws = random.Random(99)
+    return expert.forecast([expert.features(situation(draws)) for _ in range(number)])
 
 
 def test_it_goes_by_its_name() -> None:
@@ -67,31 +67,31 @@ def test_it_goes_by_its_name() -> None:
 
 @pytest.mark.parametrize("name", ["prompt_tokens", "output_tokens"])
 def test_it_learns_a_rule_from_the_length_of_a_text(name: str) -> None:
-    chance, expert = random.Random(1), expert_of()
+    draws, expert = random.Random(1), expert_of()
 
     def tokens() -> int:
-        return chance.choice((chance.randrange(100, 130), chance.randrange(900, 1100)))
+        return draws.choice((draws.randrange(100, 130), draws.randrange(900, 1100)))
 
     def rule(seen: Situation) -> int:
         return 1 + int(getattr(seen, name) > 500)
 
-    teach(expert, rule, 300, chance, agents=lambda: (chance.choice(AGENTS[:2]),), **{name: tokens})
-    fresh = [situation(chance, agents=(AGENTS[0],), **{name: tokens()}) for _ in range(100)]
+    teach(expert, rule, 300, draws, agents=lambda: (draws.choice(AGENTS[:2]),), **{name: tokens})
+    fresh = [situation(draws, agents=(AGENTS[0],), **{name: tokens()}) for _ in range(100)]
     found = expert.forecast([expert.features(seen) for seen in fresh])[:, 0].argmax(axis=1)
     assert np.mean(found == [rule(seen) for seen in fresh]) > 0.9
 
 
 def test_it_learns_a_rule_from_what_an_agent_was_told_since_its_last_step() -> None:
-    chance, expert = random.Random(1), expert_of()
+    draws, expert = random.Random(1), expert_of()
 
     def grown() -> Situation:
-        own, output, told = chance.randrange(500, 5000), chance.randrange(10, 500), chance.choice((40, 44))
+        own, output, added = draws.randrange(500, 5000), draws.randrange(10, 500), draws.choice((40, 44))
         return situation(
-            chance,
-            agents=(chance.choice(AGENTS[:2]),),
+            draws,
+            agents=(draws.choice(AGENTS[:2]),),
             finished=False,
-            prompt_tokens=own + output + told,
-            previous_prompt_tokens=chance.randrange(500, 5000),
+            prompt_tokens=own + output + added,
+            previous_prompt_tokens=draws.randrange(500, 5000),
             agent_prompt_tokens=own,
             agent_output_tokens=output,
         )
@@ -109,20 +109,20 @@ def test_it_learns_a_rule_from_what_an_agent_was_told_since_its_last_step() -> N
 
 @pytest.mark.parametrize("name", ["words", "pieces", "task"])
 def test_it_learns_a_rule_from_one_source(name: str) -> None:
-    chance = random.Random(1)
+    draws = random.Random(1)
     expert = expert_of()
     telling = {7: 1, 8: 2}
 
     def numbers() -> tuple[int, ...]:
-        told = [chance.choice((7, 8)), *(chance.randrange(100, 120) for _ in range(3))]
-        chance.shuffle(told)
-        return tuple(told)
+        mixed = [draws.choice((7, 8)), *(draws.randrange(100, 120) for _ in range(3))]
+        draws.shuffle(mixed)
+        return tuple(mixed)
 
     def rule(seen: Situation) -> int:
         return next(telling[number] for number in getattr(seen, name) if number in telling)
 
-    teach(expert, rule, 300, chance, agents=lambda: (chance.choice(AGENTS[:2]),), **{name: numbers}, finished=lambda: True)
-    fresh = [situation(chance, agents=(AGENTS[0],), **{name: numbers()}, finished=True) for _ in range(100)]
+    teach(expert, rule, 300, draws, agents=lambda: (draws.choice(AGENTS[:2]),), **{name: numbers}, finished=lambda: True)
+    fresh = [situation(draws, agents=(AGENTS[0],), **{name: numbers()}, finished=True) for _ in range(100)]
     found = expert.forecast([expert.features(seen) for seen in fresh])[:, 0].argmax(axis=1)
     assert np.mean(found == [rule(seen) for seen in fresh]) > 0.9
 
@@ -136,8 +136,8 @@ def test_forecasts_add_up_to_one_and_leave_some_probability_to_new_outcomes() ->
 
 
 def test_forecasts_together_are_those_made_one_by_one() -> None:
-    expert, chance = taught(), random.Random(5)
-    features = [expert.features(situation(chance)) for _ in range(30)]
+    expert, draws = taught(), random.Random(5)
+    features = [expert.features(situation(draws)) for _ in range(30)]
     together = expert.forecast(features)
     assert together == pytest.approx(np.concatenate([expert.forecast([each]) for each in features]), abs=1e-6)
 
@@ -148,8 +148,8 @@ def test_equal_examples_give_equal_forecasts() -> None:
 
 
 def test_situations_before_and_after_an_output_are_learnt_separately() -> None:
-    chance = random.Random(2)
-    before = situation(chance, finished=False)
+    draws = random.Random(2)
+    before = situation(draws, finished=False)
     after = Situation(**{name: getattr(before, name) for name in Situation.__slots__ if name != "finished"}, finished=True)
     expert = expert_of()
     for _ in range(20):
@@ -236,15 +236,15 @@ def test_the_latest_examples_are_saved_even_when_labels_have_left(monkeypatch: p
         assert saved == [expert.features(Situation(("plan",), step=each)) for each in range(max(0, number - 3), number + 1)]
 
 
-def test_with_many_labels_memory_is_bounded_and_frequent_ones_are_told_apart() -> None:
-    chance = random.Random(4)
+def test_with_many_labels_memory_is_bounded_and_frequent_ones_have_classes() -> None:
+    draws = random.Random(4)
     names = [f"agent {number}" for number in range(1000)]
     expert = expert_of(*names)
     for number in range(400):  # the last columns are the most frequent
-        seen = situation(chance, call_sites=(str(number % 2),))
-        column = 999 + number % 2 if number % 4 < 2 else chance.randrange(1001)
+        seen = situation(draws, call_sites=(str(number % 2),))
+        column = 999 + number % 2 if number % 4 < 2 else draws.randrange(1001)
         expert.learn([TrainingExample(expert.features(seen), (column, column, column))])
-    found = expert.forecast([expert.features(situation(chance, call_sites=(str(number % 2),))) for number in range(40)])
+    found = expert.forecast([expert.features(situation(draws, call_sites=(str(number % 2),))) for number in range(40)])
     assert found.shape == (40, 3, 1001)
     assert found.sum(axis=2) == pytest.approx(np.ones((40, 3)), abs=1e-4)
     assert (found > 0).all()
@@ -252,12 +252,12 @@ def test_with_many_labels_memory_is_bounded_and_frequent_ones_are_told_apart() -
     assert expert.nbytes < 16 << 20
     fresh = expert_of(*names)
     fresh.restore(expert.dump())
-    sought = expert.features(situation(chance))
+    sought = expert.features(situation(draws))
     assert np.array_equal(fresh.forecast([sought]), expert.forecast([sought]))
     kept = [0, *range(500, 1001)]
     expert.labels = labels_of(*names[499:])
     expert.renumber(kept)
-    assert expert.forecast([sought])[0, 0, -1] > 0.05  # still told apart
+    assert expert.forecast([sought])[0, 0, -1] > 0.05  # still has a class
     expert.labels = labels_of(*names[-10:])
     expert.renumber([0, *range(492, 502)])
     found = expert.forecast([sought])

@@ -33,7 +33,7 @@ def test_features_are_packed_small() -> None:
     before = np.frombuffer(record_of(replace(seen, finished=False)), dtype=np.uint16)
     assert before[:groups].tolist() == [1, 8, 3, 2, 2, 2, 5, 3, 16, 16, 20, 45, 44, 6, 0]
     repeated = np.frombuffer(record_of(Situation(("plan",), words=(5, 5, 6, 5))), dtype=np.uint16)
-    assert repeated[11:14].tolist() == [2, 3, 6]  # each word once, pairs as they come
+    assert repeated[11:14].tolist() == [2, 3, 6]  # each word once, every pair
     wide = np.frombuffer(record_of(Situation(("plan",), words=tuple(range(2000)), pieces=tuple(range(3000)))), dtype=np.uint16)
     assert len(wide) == groups + wide[:groups].sum()
     assert wide[:groups].max() < len(VALUES)

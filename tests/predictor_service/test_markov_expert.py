@@ -1,4 +1,4 @@
-"""Order-1 transitions: by hand."""
+"""First-order transitions, computed by hand."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_an_agent_that_has_left_leads_anywhere() -> None:
     assert rows(expert, "gone")[0] == pytest.approx([1 / 3] * 3)
 
 
-def test_new_agents_have_a_chance_at_once() -> None:
+def test_new_agents_are_possible_at_once() -> None:
     expert = expert_for("ab")
     teach(expert, "ab")
     before = rows(expert, "a")
@@ -74,7 +74,7 @@ def test_old_counts_are_halved() -> None:
     for _ in range(300):
         teach(expert, "c")
     counts = expert.dump()["counts"]
-    assert counts[0, 3] / counts[0].sum() > 0.3  # 300 of 1,324, and yet
+    assert counts[0, 3] / counts[0].sum() > 0.3  # although it is 300 of 1,324
 
 
 def test_outputs_and_unknown_outcomes_teach_nothing() -> None:

@@ -29,10 +29,10 @@ OFFERS = st.lists(OFFER, max_size=30)
 
 @given(OFFERS, st.sets(st.integers(0, 29)), st.sampled_from([0, 3, 1000]))
 async def test_the_newest_of_each_workflow_is_read_once(
-    offers: list[list[tuple[int, bool]]], reads: set[int], held: int
+    offers: list[list[tuple[int, bool]]], reads: set[int], max_replaced: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subscription, "MAX_REPLACED", held)
+        patch.setattr(subscription, "MAX_REPLACED", max_replaced)
         reader, waiting = subscribed(), dict[str, Forecast]()
         assert (await anext(reader)).snapshot
         for epoch, offer in enumerate(offers):
@@ -52,7 +52,7 @@ async def test_replaced_forecasts_leave_although_nobody_reads(monkeypatch: pytes
     reader = subscribed()
     await anext(reader)
     alive = []
-    for epoch in range(50):  # one of each batch stays the newest of its workflow
+    for epoch in range(50):  # one forecast of each batch stays the newest of its workflow
         offered = batch(epoch, [*range(20), 1000 + epoch])
         alive.append(weakref.ref(offered.agents))
         reader.offer(offered, range(21))
@@ -61,7 +61,7 @@ async def test_replaced_forecasts_leave_although_nobody_reads(monkeypatch: pytes
     assert sum(each() is not None for each in alive) < 10
     left = (await anext(reader)).forecasts
     assert len(left) == 70
-    assert len(left.names) <= 53  # one of each epoch, and the other
+    assert len(left.names) <= 53  # one of each epoch, and "other"
 
 
 async def test_names_leave_with_the_forecasts_that_named_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,7 @@ def report(server: PredictorServer, name: str, agents: str, ends: bool = True) -
 
 
 def survival(server: PredictorServer, name: str) -> float:
-    """Of a new workflow after two steps: 1 where nobody knows."""
+    """Forecast survival of a new workflow after two steps: 1 while nothing is known."""
     report(server, name, "ab", ends=False)
     (forecast,) = server.service.predict([name])
     return forecast.steps[0].survival

@@ -21,20 +21,21 @@ _MAX_BUFFERED = 16 * STEPS  # events of a workflow whose workload is not settled
 class RecognitionState(Enum):
     """How certain the workload of a workflow is.
 
-    | state   | workload                   | events are                                         |
-    |---------|----------------------------|----------------------------------------------------|
-    | UNKNOWN | none                       | buffered; applied without a model                  |
-    | GUESSED | the one that fits best     | buffered; applied to its model, which learns nothing |
-    | SETTLED | final; none if none fits and none may be opened | applied to its model, which learns from them |
+    | state   | workload                                     | events                                                   |
+    |---------|----------------------------------------------|----------------------------------------------------------|
+    | UNKNOWN | none                                         | buffered, and applied without a model                    |
+    | GUESSED | the one that fits best                       | buffered, and applied to its model, which learns nothing |
+    | SETTLED | final; none if none fits and learning is off | applied to its model, which learns from them             |
 
-    | from             | to      | when                                                                             |
-    |------------------|---------|----------------------------------------------------------------------------------|
-    | UNKNOWN, GUESSED | GUESSED | another workload fits better after a step                                        |
-    | GUESSED          | UNKNOWN | no workload fits any more                                                        |
-    | UNKNOWN, GUESSED | SETTLED | the first steps are known, the workflow ends, the buffer is full, or the client  |
-    |                  |         | names a workload that has a profile, or any while no workload is unnamed         |
-    | SETTLED          | SETTLED | the client names a workload, under the same conditions                           |
-    | SETTLED          | UNKNOWN | the client names another workload, which may be one that is still unnamed        |
+    | from             | to      | when                                                                                |
+    |------------------|---------|-------------------------------------------------------------------------------------|
+    | UNKNOWN, GUESSED | GUESSED | another workload fits better after a step                                           |
+    | GUESSED          | UNKNOWN | no workload fits any more                                                           |
+    | UNKNOWN, GUESSED | SETTLED | the first steps are known; or the workflow ends or its buffer is full, after a step |
+    | UNKNOWN, GUESSED | SETTLED | the client names a workload that has a profile, or any if no workload is unnamed    |
+    | SETTLED          | SETTLED | the client names another workload, under the same conditions                        |
+    | SETTLED          | UNKNOWN | the client names another workload, which may be one that is still unnamed           |
+    | UNKNOWN          | UNKNOWN | the workflow ends or its buffer is full, before any step: the buffer is emptied     |
     """
 
     UNKNOWN = "unknown"
