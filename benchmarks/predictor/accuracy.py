@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.report import Figure, Report
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+from pbkv_cluster.predictor_service.predictor import PREDICTORS
 from pbkv_cluster.simulator.prediction.scores import Score, Scores, When, evaluate
 from pbkv_cluster.simulator.prediction.training import train_predictor
 from pbkv_cluster.simulator.prediction.trial import Events, recorded_events

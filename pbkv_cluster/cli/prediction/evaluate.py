@@ -111,7 +111,7 @@ def _run(
 ) -> "list[Row]":
     from rich.progress import Progress
 
-    from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+    from pbkv_cluster.predictor_service.predictor import PREDICTORS
     from pbkv_cluster.simulator.prediction.training import train_predictor
     from pbkv_cluster.simulator.prediction.trial import recorded_events, rows_of
     from pbkv_cluster.simulator.workload.events import without_text

@@ -89,7 +89,7 @@ def _report(config: "PredictorConfig", workflows: "list[TraceWorkflow]", share: 
     """Prints how well held-back tasks are forecast by a trained and by an untrained predictor."""
     from rich.progress import Progress
 
-    from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+    from pbkv_cluster.predictor_service.predictor import PREDICTORS
     from pbkv_cluster.simulator.prediction.training import train_predictor
     from pbkv_cluster.simulator.prediction.trial import recorded_events, rows_of
     from pbkv_cluster.simulator.traces.split import part_of
@@ -140,7 +140,7 @@ def _train(config: "PredictorConfig", workflows: "list[TraceWorkflow]", target: 
     """Trains and writes. Returns the number of contexts in each of the two parts of the access model."""
     from rich.progress import track
 
-    from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+    from pbkv_cluster.predictor_service.predictor import PREDICTORS
     from pbkv_cluster.predictor_service.state.file import access_path, write_state
     from pbkv_cluster.reuse.model.access_model import KIND, VERSION
     from pbkv_cluster.reuse.model.access_model import train as train_access

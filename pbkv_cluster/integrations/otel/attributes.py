@@ -6,7 +6,7 @@ from typing import Any
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.predictor_service.service import MAX_ID_BYTES
+from pbkv_cluster.predictor_service.events.validation import MAX_ID_BYTES
 
 
 class Attributes:

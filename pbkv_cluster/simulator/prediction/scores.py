@@ -7,7 +7,7 @@ import numpy as np
 
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecasts.forecast import Forecast
-from pbkv_cluster.predictor_service.predictor.base import Predictor
+from pbkv_cluster.predictor_service.predictor import Predictor
 
 END = ""
 """The outcome that the workflow has ended, beside the names of agents."""

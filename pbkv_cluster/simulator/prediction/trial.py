@@ -9,7 +9,7 @@ from typing import Any
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import WorkflowEvent
-from pbkv_cluster.predictor_service.predictor.base import PREDICTORS, Predictor
+from pbkv_cluster.predictor_service.predictor import PREDICTORS, Predictor
 from pbkv_cluster.simulator.prediction.scores import Scores, When, evaluate
 from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
 from pbkv_cluster.simulator.workload.events import VOCAB, events_of

@@ -1,25 +1,25 @@
-"""Compiles before anybody waits for it what is compiled when it is called first."""
+"""Compiles at start-up the code that would otherwise be compiled at its first call."""
 
 from collections.abc import Callable
 from typing import Any
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
-from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+from pbkv_cluster.predictor_service.predictor import PREDICTORS
 from pbkv_cluster.predictor_service.training.jobs import Trainer
 
 
 class _NoTrainer(Trainer):
-    """Trains nothing: that is not rehearsed."""
+    """Runs no jobs: they have processes of their own, which compile for themselves."""
 
     def submit(self, job: Any, done: Callable[[Any], None]) -> None:
         pass
 
 
-def rehearse(config: PredictorConfig) -> None:
-    """Has a predictor of the configured kind, of which nothing is kept, foretell and learn a workflow.
+def warm_up(config: PredictorConfig) -> None:
+    """Has a predictor of the configured kind forecast and learn one workflow, and drops it.
 
-    The code is kept for later processes. Where there is none yet this takes some ten seconds, else a second.
+    Compiled code is kept on disk for later processes. Without it this takes some ten seconds, with it one.
 
     Raises:
         InvalidArgument: there is no model of the configured name.

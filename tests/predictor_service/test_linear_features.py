@@ -1,10 +1,10 @@
-"""What a situation is as a record of hashes."""
+"""A situation as a record of hashes."""
 
 from dataclasses import replace
 
 import numpy as np
 
-from pbkv_cluster.predictor_service.experts.situation_hashes import VALUES, record_of
+from pbkv_cluster.predictor_service.experts.linear.features import VALUES, record_of
 from pbkv_cluster.predictor_service.workflow.situation import Situation
 
 
@@ -18,13 +18,13 @@ def test_features_are_packed_small() -> None:
         task=tuple(range(40)),
         words=tuple(range(200, 245)),
         finished=True,
-        sites=("", "draft"),
-        earlier=tuple(range(300, 320)),
+        call_sites=("", "draft"),
+        previous_words=tuple(range(300, 320)),
         prompt_tokens=700,
-        former_prompt_tokens=500,
+        previous_prompt_tokens=500,
         output_tokens=30,
-        own_prompt_tokens=400,
-        own_output_tokens=90,
+        agent_prompt_tokens=400,
+        agent_output_tokens=90,
     )
     found, groups = np.frombuffer(record_of(seen), dtype=np.uint16), VALUES.shape[1]
     assert found.nbytes < 600
@@ -33,7 +33,7 @@ def test_features_are_packed_small() -> None:
     before = np.frombuffer(record_of(replace(seen, finished=False)), dtype=np.uint16)
     assert before[:groups].tolist() == [1, 8, 3, 2, 2, 2, 5, 3, 16, 16, 20, 45, 44, 6, 0]
     repeated = np.frombuffer(record_of(Situation(("plan",), words=(5, 5, 6, 5))), dtype=np.uint16)
-    assert repeated[11:14].tolist() == [2, 3, 6]  # each word once, pairs as they come
+    assert repeated[11:14].tolist() == [2, 3, 6]  # each word once, every pair
     wide = np.frombuffer(record_of(Situation(("plan",), words=tuple(range(2000)), pieces=tuple(range(3000)))), dtype=np.uint16)
     assert len(wide) == groups + wide[:groups].sum()
     assert wide[:groups].max() < len(VALUES)

@@ -1,4 +1,4 @@
-"""Training beside a service: forecasts go on, failures are told, and no process is left."""
+"""Training in processes of its own: forecasts go on, failures are logged, and no process is left."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.experts.network import NetworkExpert
 from pbkv_cluster.predictor_service.server import PredictorServer
-from pbkv_cluster.predictor_service.state import encoding as state_bytes
+from pbkv_cluster.predictor_service.state import encoding
 from pbkv_cluster.predictor_service.training.jobs import AtOnce, ProcessTrainer, TrainingJob
 from tests.predictor_service.training_jobs import Endless, Faulty, Killed, Square
 
@@ -52,7 +52,7 @@ async def eventually(condition: Callable[[], bool], timeout_s: float, every_s: f
 
 def trainings() -> list[psutil.Process]:
     """Training processes of this one; other tests may have left services of theirs."""
-    return [each for each in psutil.Process().children() if "training_process" in " ".join(each.cmdline())]
+    return [each for each in psutil.Process().children() if "training.process" in " ".join(each.cmdline())]
 
 
 async def pid_in(path: Path) -> int:
@@ -125,7 +125,7 @@ def report(server: PredictorServer, name: str, agents: str, ends: bool = True) -
 
 
 def survival(server: PredictorServer, name: str) -> float:
-    """Of a new workflow after two steps: 1 where nobody knows."""
+    """Forecast survival of a new workflow after two steps: 1 while nothing is known."""
     report(server, name, "ab", ends=False)
     (forecast,) = server.service.predict([name])
     return forecast.steps[0].survival
@@ -150,7 +150,7 @@ async def test_forecasts_are_answered_while_a_training_runs(
 
 def output_bias(server: PredictorServer) -> np.ndarray[Any, Any]:
     """Of the network in use."""
-    state = state_bytes.from_bytes(server.service.predictor.dump())
+    state = encoding.from_bytes(server.service.predictor.dump())
     bias = state["workloads"]["app"]["experts"]["pbkv"]["network"]["arrays"]["outer.bias"]
     assert isinstance(bias, np.ndarray)
     return bias

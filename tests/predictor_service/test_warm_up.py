@@ -1,17 +1,17 @@
-"""What is compiled before a predictor serves: in a process of its own, where no other test has called it."""
+"""The warm-up compiles everything: in a process of its own, where no other test has called anything."""
 
 import subprocess
 import sys
 
-REHEARSE = """
+WARM_UP = """
 import importlib, pkgutil
 from numba.core.dispatcher import Dispatcher
 from pbkv_cluster import predictor_service
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.predictor_service.experts import EXPERTS
-from pbkv_cluster.predictor_service.training.warm_up import rehearse
+from pbkv_cluster.predictor_service.predictor.warm_up import warm_up
 
-rehearse(PredictorConfig(experts=",".join(EXPERTS.names())))
+warm_up(PredictorConfig(experts=",".join(EXPERTS.names())))
 compiled, inner = {}, set()
 for module in pkgutil.walk_packages(predictor_service.__path__, f"{predictor_service.__name__}."):
     for name, value in vars(importlib.import_module(module.name)).items():
@@ -23,8 +23,8 @@ for name in compiled.keys() - inner:
 """
 
 
-def test_all_that_a_predictor_calls_is_compiled_by_then() -> None:
-    told = subprocess.run([sys.executable, "-c", REHEARSE], capture_output=True, text=True, check=True, timeout=120).stdout
-    called_from_outside = dict(line.split() for line in told.splitlines())
+def test_all_that_a_predictor_calls_is_compiled() -> None:
+    printed = subprocess.run([sys.executable, "-c", WARM_UP], capture_output=True, text=True, check=True, timeout=120).stdout
+    called_from_outside = dict(line.split() for line in printed.splitlines())
     assert len(called_from_outside) > 12
     assert {name for name, compiled in called_from_outside.items() if compiled != "True"} == set()
