@@ -17,7 +17,8 @@ from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, pack
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
-from pbkv_cluster.gpu_worker.model import LoadedModel, load_model, random_model
+from pbkv_cluster.gpu_worker.model import random_model
+from pbkv_cluster.gpu_worker.model.loading import LoadedModel, load_model
 from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner
 
 CPU = torch.device("cpu")

@@ -51,14 +51,5 @@ class Index:
         self.directory = Directory(self._redis, site.config.cluster.name, settings.lease_s)
         self.blocks = BlockIndex(self._redis, site.config.cluster.name, settings.lease_s)
 
-    async def service_address(self, name: str) -> str | None:
-        """Where the service called `name` is now.
-
-        Raises:
-            Unavailable: Redis does not answer.
-        """
-        record = await self.directory.service(name)
-        return record.address if record else None
-
     async def close(self) -> None:
         await self._redis.aclose()

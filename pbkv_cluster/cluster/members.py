@@ -14,10 +14,8 @@ from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.store.cluster_index import IndexPublisher, NodeEntry, ServiceEntry, WorkerEntry
-
-PREDICTOR = "predictor"
-GATEWAY = "gateway"
+from pbkv_cluster.rpc.services import GATEWAY, HOST_STORE, PREDICTOR
+from pbkv_cluster.store.cluster_index import Directory, IndexPublisher, NodeEntry, ServiceEntry, WorkerEntry
 
 
 class _Serving:
@@ -97,6 +95,19 @@ class HostStoreMember(_Serving):
         return address
 
 
+class _NodeServices:
+    """Finds the host store of one node."""
+
+    def __init__(self, directory: Directory, node_id: str) -> None:
+        self._directory = directory
+        self._node_id = node_id
+
+    async def service_address(self, name: str) -> str | None:
+        if name != HOST_STORE:
+            return None
+        return next((node.address for node in await self._directory.nodes() if node.node_id == self._node_id), None)
+
+
 class WorkerMember(_Serving):
     """A GPU worker, and its blocks in the index."""
 
@@ -106,14 +117,14 @@ class WorkerMember(_Serving):
         self._publisher: IndexPublisher | None = None
 
     async def start(self) -> str:
-        from pbkv_cluster.gpu_worker.server import Worker
+        from pbkv_cluster.gpu_worker.server import WorkerServer
 
-        worker = Worker(
+        worker = WorkerServer(
             await _with_model(self._site.config),
             self._worker_id,
             SystemClock(),
-            predictor=lambda: self._index.service_address(PREDICTOR),
-            host_store=self._host_store,
+            predictor=self._index.directory,
+            host_store=_NodeServices(self._index.directory, self._site.node_id),
             on_change=self._changed,
         )
         self._begin(worker.stop, worker.wait)
@@ -146,10 +157,6 @@ class WorkerMember(_Serving):
     def _changed(self, key: bytes, tiers: frozenset[Tier]) -> None:
         if self._publisher is not None:  # before, the snapshot that it starts with will tell
             self._publisher.record(key, tiers)
-
-    async def _host_store(self) -> str | None:
-        nodes = await self._index.directory.nodes()
-        return next((node.address for node in nodes if node.node_id == self._site.node_id), None)
 
 
 class GatewayMember(_Serving):

@@ -12,8 +12,7 @@ from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.engine.sequence import FinishReason, StepRequest
-from pbkv_cluster.gpu_worker.predictor_link.access_logs import AccessReporter
-from pbkv_cluster.gpu_worker.predictor_link.forecasts import ForecastListener
+from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
 from pbkv_cluster.rpc.convert import packed_from_wire, sampling_from_wire, step_graph_from_wire, tier_to_wire, usage_to_wire
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc
 
@@ -31,15 +30,13 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         thread: EngineThread,
         namespace: Namespace,
         worker_id: str,
-        listener: ForecastListener | None,
-        reporter: AccessReporter | None,
+        predictor: PredictorLink | None,
         block_bytes: int,
     ) -> None:
         self._thread = thread
         self._namespace = namespace
         self._worker_id = worker_id
-        self._listener = listener
-        self._reporter = reporter
+        self._predictor = predictor
         self._block_bytes = block_bytes
         self._numbers = itertools.count()
 
@@ -92,12 +89,13 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self, request: worker_pb2.GetWorkerStatusRequest, context: Any
     ) -> worker_pb2.GetWorkerStatusResponse:
         status = await self._thread.call(self._status)
-        if self._listener is not None:
-            status.forecasts_applied = self._listener.applied
-            status.access_updates_applied = self._listener.access_updates
-            status.access_workflows = self._listener.access_workflows
-        if self._reporter is not None:
-            status.store.decisions.update(self._reporter.decisions)
+        if (predictor := self._predictor) is not None:
+            status.forecasts_applied = predictor.forecasts.applied
+            if predictor.model_updates is not None:
+                status.access_updates_applied = predictor.model_updates.applied
+                status.access_workflows = predictor.model_updates.workflows
+            if predictor.access_logs is not None:
+                status.store.decisions.update(predictor.access_logs.decisions)
         return status
 
     def _status(self, engine: Engine) -> worker_pb2.GetWorkerStatusResponse:

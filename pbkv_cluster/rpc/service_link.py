@@ -67,7 +67,7 @@ class LinkState(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Pauses between attempts: they double up to a bound. Each is shortened at random, so that clients do not return in step."""
+    """Pauses between attempts: they double up to a bound, and vary at random so that clients do not return in step."""
 
     first_s: float = 0.1
     most_s: float = 1.0

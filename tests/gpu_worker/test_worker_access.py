@@ -12,7 +12,6 @@ from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.predictor_link import access_logs as access_logs_module
-from pbkv_cluster.gpu_worker.predictor_link import forecasts as forecasts_module
 from pbkv_cluster.predictor_service.server import PredictorServer
 from pbkv_cluster.reuse.model.access_model import AccessModel, train
 from pbkv_cluster.rpc.v1 import predictor_pb2
@@ -28,20 +27,13 @@ def llama(model_dirs: dict[str, Path]) -> Path:
     return model_dirs["llama"]
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A predictor that is away is looked for again at once."""
-    for module in (forecasts_module, access_logs_module):
-        monkeypatch.setattr(module, "_PAUSE_S", 0.01)
-
-
 class Address:
     """Where the predictor is, for workers."""
 
     def __init__(self) -> None:
         self.now: str | None = None
 
-    async def __call__(self) -> str | None:
+    async def service_address(self, name: str) -> str | None:
         return self.now
 
 
@@ -73,9 +65,7 @@ def policy_of(engine: Engine) -> Pbkv:
 
 async def model_of(rig: Rig) -> tuple[object, ...]:
     """A copy of what the worker's policy knows."""
-    thread = rig.worker._thread
-    assert thread is not None
-    return await thread.call(lambda engine: contents(policy_of(engine)._outlook.model))
+    return await rig.worker.thread.call(lambda engine: contents(policy_of(engine)._outlook.model))
 
 
 def contents(model: AccessModel) -> tuple[object, ...]:
@@ -117,8 +107,6 @@ async def test_the_log_is_that_of_the_cache_itself_and_told_once(llama: Path) ->
     told: list[tuple[str, list[StepLog]]] = []
     address = Address()
     async with predictor(address) as server, serving(config(llama, cache=LEARNING), predictor=address) as rig:
-        thread = rig.worker._thread
-        assert thread is not None
 
         def listen(engine: Engine) -> None:
             inner = engine.cache.workflows.on_ended
@@ -131,7 +119,7 @@ async def test_the_log_is_that_of_the_cache_itself_and_told_once(llama: Path) ->
 
             engine.cache.workflows.on_ended = both  # type: ignore[assignment]
 
-        await thread.call(listen)
+        await rig.worker.thread.call(listen)
         await workflow(rig, "w")
         await rig.retire("w")
         await knows(rig, 1)
@@ -185,7 +173,7 @@ async def test_logs_wait_for_a_predictor_that_is_away_and_for_the_next(llama: Pa
 
 
 async def test_beyond_the_bound_the_oldest_are_dropped_and_counted(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access_logs_module, "_QUEUED_STEPS", 2 * len(AGENTS))
+    monkeypatch.setattr(access_logs_module, "MAX_QUEUED_STEPS", 2 * len(AGENTS))
     address = Address()
     async with serving(config(llama, cache=LEARNING), predictor=address) as rig:
         for number in range(5):
@@ -236,7 +224,7 @@ class Killed(ScriptedPredictor):
 async def test_what_a_killed_predictor_had_not_answered_for_goes_to_the_next(llama: Path) -> None:
     scripted = Killed()
     await scripted.start()
-    async with serving(config(llama, cache=LEARNING), predictor=scripted.where) as rig:
+    async with serving(config(llama, cache=LEARNING), predictor=scripted) as rig:
         await workflow(rig, "first")
         await scripted.asked.wait()
         await workflow(rig, "second")
@@ -251,7 +239,7 @@ async def test_a_damaged_update_is_left_out_and_the_next_is_applied(llama: Path,
     scripted = ScriptedPredictor()
     await scripted.start()
     model = train([[StepLog(0, "a", -1, 0, 0.0)]])
-    async with serving(config(llama, cache=LEARNING), predictor=scripted.where) as rig:
+    async with serving(config(llama, cache=LEARNING), predictor=scripted) as rig:
         await eventually(lambda: bool(scripted.subscribers))
         queue = scripted.subscribers[0][1]
         good = model.dump()
@@ -261,7 +249,7 @@ async def test_a_damaged_update_is_left_out_and_the_next_is_applied(llama: Path,
         assert (await rig.status()).access_updates_applied == 1
         assert await model_of(rig) == contents(model)
         assert (await rig.run(step([7] * 30))).tokens
-    assert caplog.text.count("an update from the predictor is left out: not an access model") == 2
+    assert caplog.text.count("a model update is skipped: not an access model") == 2
     await scripted.stop()
 
 

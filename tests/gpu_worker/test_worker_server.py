@@ -21,8 +21,8 @@ from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk
 from pbkv_cluster.gpu_worker.kv import arena_region as arena_module
 from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner
-from pbkv_cluster.gpu_worker.predictor_link import forecasts as forecasts_module
-from pbkv_cluster.gpu_worker.server import Worker
+from pbkv_cluster.gpu_worker.server import WorkerServer
+from pbkv_cluster.rpc.services import HOST_STORE, FixedServices
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2, worker_pb2
 from tests.gpu_worker.worker_rig import PATIENCE_S, Rig, ScriptedPredictor, config, eventually, host_store, serving, step
 
@@ -297,7 +297,7 @@ async def test_stopping_ends_open_steps(llama: Path, gate: threading.Event) -> N
 
 
 async def test_a_worker_that_was_never_started_can_be_stopped(llama: Path) -> None:
-    await Worker(config(llama), "w", SystemClock()).stop()
+    await WorkerServer(config(llama), "w", SystemClock()).stop()
 
 
 async def test_a_failing_device_fails_steps_and_is_reported(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,8 +408,7 @@ def forecast(workflow: str, epoch: int, ended: bool = False) -> Forecast:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Peers that are away are looked for again at once."""
-    monkeypatch.setattr(forecasts_module, "_PAUSE_S", 0.01)
+    """A host store that is away is looked for again at once."""
     monkeypatch.setattr(arena_module, "_PAUSE_S", 0.01)
 
 
@@ -423,7 +422,7 @@ async def applied(rig: Rig, count: int) -> None:
 async def test_forecasts_of_its_workflows_are_applied(llama: Path) -> None:
     predictor = ScriptedPredictor()
     await predictor.start()
-    async with serving(config(llama, engine={"gpu_blocks": 16}), "worker-3", predictor=predictor.where) as rig:
+    async with serving(config(llama, engine={"gpu_blocks": 16}), "worker-3", predictor=predictor) as rig:
         await eventually(lambda: [name for name, _ in predictor.subscribers] == ["worker-3"])
         for seed in (1, 2):
             await rig.run(step(prompt(64, seed=seed), workflow_id=f"w{seed}", sampling={"max_tokens": 1}))
@@ -438,10 +437,9 @@ async def test_forecasts_of_its_workflows_are_applied(llama: Path) -> None:
     await predictor.stop()
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_steps_go_on_while_the_predictor_is_away_and_forecasts_when_it_is_back(llama: Path) -> None:
     predictor = ScriptedPredictor()
-    async with serving(config(llama), predictor=predictor.where) as rig:
+    async with serving(config(llama), predictor=predictor) as rig:
         for epoch, ends in enumerate(("killed", "fails", "killed"), 1):
             assert len((await rig.run(step(prompt(30)))).tokens) == 8
             await predictor.start()
@@ -454,20 +452,20 @@ async def test_steps_go_on_while_the_predictor_is_away_and_forecasts_when_it_is_
         assert len((await rig.run(step(prompt(30)))).tokens) == 8
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_directory_that_cannot_be_asked_is_asked_again(llama: Path) -> None:
     predictor = ScriptedPredictor()
     await predictor.start()
-    asked = 0
 
-    async def where() -> str | None:
-        nonlocal asked
-        asked += 1
-        if asked < 5:
-            raise Unavailable("Redis is away")
-        return await predictor.where()
+    class Directory:
+        asked = 0
 
-    async with serving(config(llama), predictor=where) as rig:
+        async def service_address(self, name: str) -> str | None:
+            self.asked += 1
+            if self.asked < 5:
+                raise Unavailable("Redis is away")
+            return await predictor.service_address(name)
+
+    async with serving(config(llama), predictor=Directory()) as rig:
         await eventually(lambda: len(predictor.subscribers) == 1)
         await rig.run(step(prompt(30)))
         predictor.send([forecast("w", 1)])
@@ -478,57 +476,56 @@ async def test_a_directory_that_cannot_be_asked_is_asked_again(llama: Path) -> N
 # --- the host store ---
 
 
-async def at(address: str) -> str | None:
-    return address
+def at(address: str) -> FixedServices:
+    return FixedServices({HOST_STORE: address})
 
 
 async def test_the_host_tier_lies_in_the_nodes_arena(llama: Path) -> None:
     settings = config(llama, engine={"gpu_blocks": 12, "host_blocks": 16})
-    async with host_store(1 << 20) as (arena, address):
+    async with (
+        host_store(1 << 20) as (arena, address),
+        serving(settings, "w1", host_store=at(address)) as one,
+        serving(settings, "w2", host_store=at(address)) as two,
+    ):
+        regions = arena.regions()
+        assert set(regions) == {"w1", "w2"}
+        assert all(region.size >= 16 * one.facts.block_bytes for region in regions.values())
 
-        def where() -> Any:
-            return at(address)
+        def bytes_of(worker: str) -> bytes:
+            region = regions[worker]
+            return arena.path.read_bytes()[region.offset : region.offset + region.size]
 
-        async with serving(settings, "w1", host_store=where) as one, serving(settings, "w2", host_store=where) as two:
-            regions = arena.regions()
-            assert set(regions) == {"w1", "w2"}
-            assert all(region.size >= 16 * one.facts.block_bytes for region in regions.values())
+        for seed in (1, 2):
+            await one.run(step(prompt(120, seed=seed), sampling={"max_tokens": 1}))
+        assert (await one.stat(Tier.HOST)).used_blocks > 0
+        assert any(bytes_of("w1"))
+        assert not any(bytes_of("w2"))
 
-            def bytes_of(worker: str) -> bytes:
-                region = regions[worker]
-                return arena.path.read_bytes()[region.offset : region.offset + region.size]
+        await two.run(step(prompt(120, seed=2), sampling={"max_tokens": 1}))
 
-            for seed in (1, 2):
-                await one.run(step(prompt(120, seed=seed), sampling={"max_tokens": 1}))
-            assert (await one.stat(Tier.HOST)).used_blocks > 0
-            assert any(bytes_of("w1"))
-            assert not any(bytes_of("w2"))
+        async def both_announced() -> bool:
+            return all(region.address for region in arena.regions().values())
 
-            await two.run(step(prompt(120, seed=2), sampling={"max_tokens": 1}))
-
-            async def both_announced() -> bool:
-                return all(region.address for region in arena.regions().values())
-
-            await eventually(both_announced)
-            async with aio.insecure_channel(address) as channel:
-                stub = store_pb2_grpc.StoreServiceStub(channel)
-                node = (await stub.Stat(store_pb2.StatRequest())).store
-                for tier in node.tiers:
-                    kind = Tier.GPU if tier.tier == types_pb2.TIER_GPU else Tier.HOST
-                    parts = [await one.stat(kind), await two.stat(kind)]
-                    assert tier.capacity_blocks == sum(part.capacity_blocks for part in parts)
-                    assert tier.used_blocks == sum(part.used_blocks for part in parts) > 0
-                    assert tier.block_bytes == one.facts.block_bytes
-                assert node.policy == "pbkv"
-                used = [await rig.worker.residency() for rig in (one, two)]
-                dropped = (await stub.Clear(store_pb2.ClearRequest())).dropped_blocks
-                assert dropped == sum(len(each) for each in used)
+        await eventually(both_announced)
+        async with aio.insecure_channel(address) as channel:
+            stub = store_pb2_grpc.StoreServiceStub(channel)
+            node = (await stub.Stat(store_pb2.StatRequest())).store
+            for tier in node.tiers:
+                kind = Tier.GPU if tier.tier == types_pb2.TIER_GPU else Tier.HOST
+                parts = [await one.stat(kind), await two.stat(kind)]
+                assert tier.capacity_blocks == sum(part.capacity_blocks for part in parts)
+                assert tier.used_blocks == sum(part.used_blocks for part in parts) > 0
+                assert tier.block_bytes == one.facts.block_bytes
+            assert node.policy == "pbkv"
+            used = [await rig.worker.residency() for rig in (one, two)]
+            dropped = (await stub.Clear(store_pb2.ClearRequest())).dropped_blocks
+            assert dropped == sum(len(each) for each in used)
 
 
 async def test_the_lease_is_renewed_while_the_worker_lives(llama: Path) -> None:
     clock = ManualClock()
     async with host_store(1 << 20, lease_s=0.15, clock=clock) as (arena, address):
-        async with serving(config(llama, engine={"host_blocks": 4}), host_store=lambda: at(address)):
+        async with serving(config(llama, engine={"host_blocks": 4}), host_store=at(address)):
             for _ in range(4):
                 clock.advance(0.1)
                 await eventually(lambda: arena.regions()["w"].expires_at == clock.now() + 0.15)
@@ -543,18 +540,15 @@ async def test_without_room_in_the_arena_or_without_a_host_store_the_memory_is_i
     monkeypatch.setattr(arena_module, "_ATTEMPTS", 3)
     settings = config(llama, engine={"gpu_blocks": 12, "host_blocks": 16})
 
-    async def nowhere() -> str | None:
-        return None
-
     async def demotes(rig: Rig) -> None:
         for seed in (1, 2):
             await rig.run(step(prompt(120, seed=seed), sampling={"max_tokens": 1}))
         assert (await rig.stat(Tier.HOST)).used_blocks > 0
 
-    async with serving(settings, host_store=nowhere) as rig:
+    async with serving(settings, host_store=FixedServices({})) as rig:
         await demotes(rig)
     assert "no host store (the node's host store has not been announced)" in caplog.text
-    async with host_store(8192) as (arena, address), serving(settings, host_store=lambda: at(address)) as rig:
+    async with host_store(8192) as (arena, address), serving(settings, host_store=at(address)) as rig:
         await demotes(rig)
         assert [region.size for region in arena.regions().values()] == [0], "known, but without a region"
     assert "no room in the node's arena" in caplog.text
@@ -568,7 +562,7 @@ async def test_without_room_in_the_arena_or_without_a_host_store_the_memory_is_i
     [("cache", "policy", "psychic"), ("cache", "host_policy", "psychic"), ("engine", "attention", "flashier")],
 )
 async def test_an_unknown_plug_in_is_refused_at_the_start(llama: Path, section: str, field: str, value: str) -> None:
-    worker = Worker(config(llama, **{section: {field: value}}), "w", SystemClock())
+    worker = WorkerServer(config(llama, **{section: {field: value}}), "w", SystemClock())
     with pytest.raises(InvalidArgument, match=f"{value!r} is unknown") as error:
         await worker.start("127.0.0.1")
     assert error.value.field == f"{section}.{field}"
@@ -579,7 +573,7 @@ async def test_a_port_that_is_taken_is_refused_at_the_start(llama: Path) -> None
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        worker = Worker(config(llama), "w", SystemClock())
+        worker = WorkerServer(config(llama), "w", SystemClock())
         with pytest.raises(StartupError, match="cannot listen"):
             await worker.start("127.0.0.1", taken.getsockname()[1])
         await worker.stop()

@@ -18,7 +18,7 @@ from pbkv_cluster.core.forecasts.batch import Forecasts
 from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.core.tokens import pack, unpack
 from pbkv_cluster.core.usage import Tier, Usage
-from pbkv_cluster.gpu_worker.server import Worker, WorkerFacts
+from pbkv_cluster.gpu_worker.server import WorkerFacts, WorkerServer
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.server import RpcServer
@@ -106,7 +106,7 @@ class Answer:
 class Rig:
     """A worker and a channel to it."""
 
-    worker: Worker
+    worker: WorkerServer
     facts: WorkerFacts
     channel: aio.Channel
     stub: "WorkerServiceAsyncStub"
@@ -159,8 +159,8 @@ class Rig:
 
 @asynccontextmanager
 async def serving(config: Config, worker_id: str = "w", clock: Clock | None = None, **peers: Any) -> AsyncIterator[Rig]:
-    """A worker that serves on the loopback; `peers` are further arguments of `Worker`."""
-    worker = Worker(config, worker_id, clock or SystemClock(), **peers)
+    """A worker that serves on the loopback; `peers` are further arguments of `WorkerServer`."""
+    worker = WorkerServer(config, worker_id, clock or SystemClock(), **peers)
     try:
         facts = await worker.start("127.0.0.1")
         async with connect(facts.address) as channel:
@@ -178,8 +178,8 @@ class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
         self.address: str | None = None
         self._server: RpcServer | None = None
 
-    async def where(self) -> str | None:
-        """An address source for workers."""
+    async def service_address(self, name: str) -> str | None:
+        """Where a worker finds it: here, if anywhere."""
         return self.address
 
     async def start(self) -> None:

@@ -32,9 +32,7 @@ async def test_events_reach_the_predictor_of_the_directory(site: MemberContext) 
     directory = Directory(redis, site.config.cluster.name, 60.0)
     await directory.announce_service(ServiceEntry("predictor", await predictor.start(HOST, 0), 1))
     async with find_predictor("", site.config) as found:
-        record = await found.service("predictor")
-        assert record is not None
-        assert record.address == predictor.address
+        assert await found.service_address("predictor") == predictor.address
     member = OtelMember(site)
     try:
         await export(await member.start(), otlp(1, 1, 2, "chat", parent=9, agent_name="a"))

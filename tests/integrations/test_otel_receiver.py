@@ -21,9 +21,9 @@ from pbkv_cluster.core.config import OtelConfig, PredictorConfig
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.integrations.otel.otlp_http import OtlpHttpServer
 from pbkv_cluster.integrations.otel.receiver import OtelReceiver
-from pbkv_cluster.integrations.predictor import FixedPredictor
 from pbkv_cluster.predictor_service.server import PredictorServer
 from pbkv_cluster.predictor_service.state.encoding import from_bytes
+from pbkv_cluster.rpc.services import PREDICTOR, FixedServices
 from tests.integrations.otel_spans import otlp, request
 from tests.polling import eventually
 
@@ -41,7 +41,7 @@ async def predictor() -> AsyncIterator[PredictorServer]:
 @pytest.fixture
 async def receiver(predictor: PredictorServer) -> AsyncIterator[OtelReceiver]:
     config = OtelConfig(port=0, http_port=0, reorder_s=0.2, parent_wait_s=2.0)
-    running = OtelReceiver(config, FixedPredictor(predictor.address), SystemClock())
+    running = OtelReceiver(config, FixedServices({PREDICTOR: predictor.address}), SystemClock())
     await running.start(HOST)
     yield running
     await running.stop()

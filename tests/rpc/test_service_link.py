@@ -1,9 +1,10 @@
-"""A link finds its service, keeps its exchange going, and says how it is doing: real servers on the loopback, killed and moved."""
+"""A link finds its service, keeps its exchange going and tells its state: real servers, which are killed and moved."""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -62,7 +63,8 @@ class Rig:
 
     async def watch(self, channel: aio.Channel) -> Verdict:
         try:
-            async for _ in health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()):
+            stub: Any = health_pb2_grpc.HealthStub(channel)  # its stubs leave out Watch
+            async for _ in stub.Watch(health_pb2.HealthCheckRequest()):
                 self.link.connected()
                 self.answers.append(self.link.state.address)
         except asyncio.CancelledError:

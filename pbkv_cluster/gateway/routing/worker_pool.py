@@ -18,7 +18,8 @@ from grpc import aio
 from pbkv_cluster.core.background import wait_for
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.gateway.routing.speeds import Rolling
+from pbkv_cluster.core.ewma import Ewma
+from pbkv_cluster.gateway.routing.speeds import WEIGHT
 from pbkv_cluster.gateway.step.prompts import Limits
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.v1 import worker_pb2, worker_pb2_grpc
@@ -41,7 +42,7 @@ class Worker:
     channel: aio.Channel
     stub: "WorkerServiceAsyncStub"
     steps: set[object] = field(default_factory=set)  # in flight from this gateway
-    step_s: Rolling = field(default_factory=lambda: Rolling(guess=0.0))
+    step_s: Ewma = field(default_factory=lambda: Ewma(WEIGHT, initial=0.0))
     suspect: bool = False
     calls: int = 0  # short calls under way
     closed: bool = False  # its channel is, or is about to be

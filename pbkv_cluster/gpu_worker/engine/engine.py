@@ -11,11 +11,11 @@ from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, TOKEN_BYTES, check_ids, count, unpack
 from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.gpu_worker.engine.prefill_rate import PrefillRate
 from pbkv_cluster.gpu_worker.engine.runner import Runner
 from pbkv_cluster.gpu_worker.engine.scheduler import Scheduler
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk, FinishReason, Sequence, StepRequest
 from pbkv_cluster.gpu_worker.engine.text_stream import TextStream
-from pbkv_cluster.gpu_worker.rate import Rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Engine:
         self._decode = decode
         self._worker_id = worker_id
         self.policy = cache_config.policy
-        self._prefill_rate = Rate()
+        self._prefill_rate = PrefillRate()
         self.cache = make_cache(
             runner.gpu_blocks,
             runner.host_blocks,
@@ -84,7 +84,7 @@ class Engine:
     @property
     def prefill_tokens_per_s(self) -> float:
         """Measured lately; 0 before the first prefill."""
-        return self._prefill_rate.per_second
+        return self._prefill_rate.tokens_per_second
 
     def submit(self, request: StepRequest) -> None:
         """Queues a step.

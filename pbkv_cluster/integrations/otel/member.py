@@ -6,7 +6,7 @@ from pbkv_cluster.cluster.member_context import Index, MemberContext
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import OtelConfig
 from pbkv_cluster.core.errors import StartupError
-from pbkv_cluster.gateway.predictor_feed.feed import Services
+from pbkv_cluster.rpc.services import Services
 
 if TYPE_CHECKING:
     from pbkv_cluster.integrations.otel.receiver import OtelReceiver

@@ -14,11 +14,12 @@ from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import OtelConfig
 from pbkv_cluster.gateway.decisions import Decisions
-from pbkv_cluster.gateway.predictor_feed.feed import EventFeed, Services
+from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.integrations.otel.collector import Reason, SpanCollector
 from pbkv_cluster.integrations.otel.otlp_http import OtlpHttpServer
 from pbkv_cluster.integrations.otel.spans import Problems, read_spans
 from pbkv_cluster.rpc.server import RpcServer
+from pbkv_cluster.rpc.services import Services
 
 log = logging.getLogger(__name__)
 

@@ -59,6 +59,11 @@ class Directory:
     async def service(self, name: str) -> ServiceEntry | None:
         return await self._services.get(name)
 
+    async def service_address(self, name: str) -> str | None:
+        """The service's host:port; None if it is not announced."""
+        entry = await self.service(name)
+        return entry.address if entry else None
+
     async def services(self) -> list[ServiceEntry]:
         """By name."""
         return sorted([each async for each in self._services.records()], key=lambda record: record.name)
