@@ -6,8 +6,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from pbkv_cluster.cache.tree.node import Level
+from pbkv_cluster.core import checks
 from pbkv_cluster.core.blocks import Namespace
-from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument
+from pbkv_cluster.core.errors import FailedPrecondition
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
@@ -61,10 +62,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             await outputs.aclose()
 
     def _step(self, request: worker_pb2.RunStepRequest) -> StepRequest:
-        if not request.request_id:
-            raise InvalidArgument("request_id", "must not be empty")
-        if not request.workflow_id:
-            raise InvalidArgument("workflow_id", "must not be empty")
+        checks.not_empty("request_id", request.request_id)
+        checks.not_empty("workflow_id", request.workflow_id)
         return StepRequest(
             # Ours tells apart a request and one that a client made of the same name while it was still being cancelled.
             id=f"{request.request_id}#{next(self._numbers)}",

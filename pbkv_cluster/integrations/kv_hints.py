@@ -19,6 +19,7 @@ from typing import Any
 
 import msgpack
 
+from pbkv_cluster.core import checks
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.forecasts.forecast import Forecast
 
@@ -60,12 +61,10 @@ class HintMaker:
         """Raises:
         InvalidArgument: a value is out of its range.
         """
-        if not 0 < self.gamma <= 1:
-            raise InvalidArgument("gamma", f"must be above 0 and at most 1, got {self.gamma}")
+        checks.share("gamma", self.gamma)
         if not (self.half_life_s > 0 and math.isfinite(self.half_life_s)):
             raise InvalidArgument("half_life_s", f"must be a positive number of seconds, got {self.half_life_s}")
-        if not 0 < self.prefetch_probability <= 1:
-            raise InvalidArgument("prefetch_probability", f"must be above 0 and at most 1, got {self.prefetch_probability}")
+        checks.share("prefetch_probability", self.prefetch_probability)
 
     def envelope(self, forecast: Forecast) -> KvHintsEnvelope:
         """The hints of one forecast."""

@@ -5,8 +5,8 @@ from typing import Any
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
+from pbkv_cluster.core import checks
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.predictor_service.service import MAX_ID_BYTES
 
 
 class Attributes:
@@ -27,11 +27,8 @@ class Attributes:
                 continue
             if not value.HasField("string_value"):
                 raise InvalidArgument(key, f"must be a string, got {_kind(value)}")
-            size = len(value.string_value.encode())
-            if size > MAX_ID_BYTES:
-                raise InvalidArgument(key, f"must have at most {MAX_ID_BYTES} bytes, got {size}")
-            if value.string_value:
-                return value.string_value
+            if name := checks.name(key, value.string_value):
+                return name
         return ""
 
     def count(self, *keys: str) -> int:
