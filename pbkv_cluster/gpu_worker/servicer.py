@@ -1,4 +1,4 @@
-"""The worker's gRPC services: between messages and the engine."""
+"""The worker's gRPC services: messages in, commands to the engine."""
 
 import itertools
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ _REASONS = {
 
 
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
-    """Runs steps."""
+    """Runs steps and reports on the engine."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self, request: worker_pb2.RunStepRequest, context: Any
     ) -> AsyncIterator[worker_pb2.RunStepEvent]:
         step = self._step(request)
-        # The generator of a call that is cancelled while it writes ends only when it is collected; the step must end now.
+        # If a call is cancelled while it writes, its generator ends only when it is garbage collected. The step must end now.
         context.add_done_callback(lambda _: self._thread.post(lambda engine: engine.cancel(step.id)))
         outputs = self._thread.stream(step)
         try:
@@ -65,7 +65,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         checks.not_empty("request_id", request.request_id)
         checks.not_empty("workflow_id", request.workflow_id)
         return StepRequest(
-            # Ours tells apart a request and one that a client made of the same name while it was still being cancelled.
+            # The number tells a request from an earlier one with the same id that is still being cancelled.
             id=f"{request.request_id}#{next(self._numbers)}",
             workflow=request.workflow_id,
             agent=request.agent_id,
@@ -102,14 +102,14 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             worker_id=self._worker_id,
             running=len(engine.scheduler.running),
             waiting=engine.scheduler.waiting,
-            store=_stat(engine, self._block_bytes),
+            store=_store_stat(engine, self._block_bytes),
             engine_steps=engine.steps,
             prefill_tokens_per_s=engine.prefill_tokens_per_s,
         )
 
 
 class StoreServicer(store_pb2_grpc.StoreServiceServicer):
-    """The worker's own tiers."""
+    """Serves the worker's own tiers."""
 
     def __init__(self, thread: EngineThread, namespace: Namespace, block_bytes: int) -> None:
         self._thread = thread
@@ -117,7 +117,7 @@ class StoreServicer(store_pb2_grpc.StoreServiceServicer):
         self._block_bytes = block_bytes
 
     async def Stat(self, request: store_pb2.StatRequest, context: Any) -> store_pb2.StatResponse:  # noqa: N802
-        return store_pb2.StatResponse(store=await self._thread.call(lambda engine: _stat(engine, self._block_bytes)))
+        return store_pb2.StatResponse(store=await self._thread.call(lambda engine: _store_stat(engine, self._block_bytes)))
 
     async def Prefetch(  # noqa: N802
         self, request: store_pb2.PrefetchRequest, context: Any
@@ -140,7 +140,7 @@ def _tokens(output: Output) -> worker_pb2.RunStepEvent.Tokens:
     return worker_pb2.RunStepEvent.Tokens(token_ids=types_pb2.PackedTokens(data=pack(output.tokens)), text=output.text)
 
 
-def _stat(engine: Engine, block_bytes: int) -> store_pb2.StoreStat:
+def _store_stat(engine: Engine, block_bytes: int) -> store_pb2.StoreStat:
     cache = engine.cache
     tiers = [
         store_pb2.TierStat(

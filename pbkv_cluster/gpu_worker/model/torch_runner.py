@@ -134,7 +134,7 @@ def _prompt_end(chunk: Chunk, end: int) -> int:
 
 
 def _span(chunk: Chunk) -> Span:
-    lease = chunk.sequence.lease
+    lease = chunk.sequence.handle
     assert lease is not None
     return Span(chunk.start, chunk.count, lease.table[: blocks_for(chunk.start + chunk.count)])
 

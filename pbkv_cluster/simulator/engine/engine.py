@@ -78,8 +78,8 @@ class SimulatedEngine(Engine):
             if waits:  # what did not fit does not fit until a block opens or fills, but is asked for before each batch
                 self.scheduler.deferred(batches - 1)
             for sequence in filling.get(phase, ()):
-                assert sequence.lease is not None
-                self.cache.commit(sequence.lease, sequence.tokens, sequence.computed + done)
+                assert sequence.handle is not None
+                self.cache.commit(sequence.handle, sequence.tokens, sequence.computed + done)
         for sequence in running:
             sequence.total += done
             sequence.computed += done
@@ -97,8 +97,8 @@ class SimulatedEngine(Engine):
         return admitted is not None
 
     def _grow(self, sequence: Sequence, done: int) -> bool:
-        assert sequence.lease is not None
-        return self.cache.grow(sequence.lease, sequence.computed + done + 1)
+        assert sequence.handle is not None
+        return self.cache.grow(sequence.handle, sequence.computed + done + 1)
 
 
 def _tokens_left(sequence: Sequence) -> int:
