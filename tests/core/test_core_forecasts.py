@@ -41,18 +41,18 @@ def test_some_of_them_in_any_order(several: Sequence[Forecast], data: st.DataObj
     places = data.draw(st.lists(st.sampled_from(range(len(several))), max_size=9) if several else st.just([]))
     found = Forecasts.of(several).take(places)
     assert list(found) == [several[at] for at in places]
-    assert len(found.agents) == sum(len(step.agents) for at in places for step in several[at].steps)
+    assert len(found.agent_positions) == sum(len(step.agents) for at in places for step in several[at].steps)
 
 
 @given(st.lists(SEVERAL, max_size=4))
 def test_several_joined(parts: list[list[Forecast]]) -> None:
     found = Forecasts.joined(map(Forecasts.of, parts))
     assert list(found) == [forecast for part in parts for forecast in part]
-    assert len(set(found.names)) == len(found.names)
+    assert len(set(found.agent_names)) == len(found.agent_names)
 
 
 @given(SEVERAL, st.integers(0, 6))
 def test_names_that_are_not_needed_go(several: Sequence[Forecast], end: int) -> None:
     found = Forecasts.of(several).take(np.arange(len(several))[:end]).compact()
     assert list(found) == several[:end]
-    assert set(found.names) == {agent for forecast in several[:end] for step in forecast.steps for agent in step.agents}
+    assert set(found.agent_names) == {agent for forecast in several[:end] for step in forecast.steps for agent in step.agents}

@@ -26,7 +26,9 @@ def steps_of(
     number, horizon = rows.shape[:2]
     empty = Forecasts.of([Forecast("", 0, 0.0, (StepForecast({}, 1.0),) * horizon)] * number)
     survival, counts, agents, chances, names = named(model, tracks, rows)
-    found = replace(empty, survival=survival, named=counts, agents=agents, chances=chances, names=names)
+    found = replace(
+        empty, survival=survival, agent_counts=counts, agent_positions=agents, probabilities=chances, agent_names=names
+    )
     return [each.steps for each in found]
 
 

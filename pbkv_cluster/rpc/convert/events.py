@@ -1,13 +1,15 @@
 """Workflow events."""
 
+from typing import cast
+
 from pbkv_cluster.core import checks
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.rpc.convert.step_graphs import step_graph_from_wire, step_graph_to_wire
 from pbkv_cluster.rpc.v1 import predictor_pb2
 
-_TO_WIRE: dict[EventKind, predictor_pb2.EventKind] = {
-    kind: predictor_pb2.EventKind.Value(f"EVENT_KIND_{kind.name}") for kind in EventKind
+_TO_WIRE = {
+    kind: cast("predictor_pb2.EventKind", predictor_pb2.EventKind.Value(f"EVENT_KIND_{kind.name}")) for kind in EventKind
 }
 _FROM_WIRE = {wire: kind for kind, wire in _TO_WIRE.items()}
 

@@ -8,33 +8,38 @@ from pbkv_cluster.rpc.v1 import predictor_pb2
 
 
 def forecasts_to_wire(forecasts: Forecasts, snapshot: bool = False) -> predictor_pb2.ForecastBatch:
-    """One batch; each agent's name travels once, if at all."""
-    told = forecasts.compact()
-    forecast = np.arange(told.survival.shape[1]) < told.lengths[:, None]  # which of the K steps
+    """One message. Each agent that a forecast names is spelled out once.
+
+    `snapshot` tells the receiver to forget all other forecasts.
+    """
+    compact = forecasts.compact()
+    is_step = np.arange(compact.survival.shape[1]) < compact.lengths[:, None]  # [N, K]: not beyond a forecast's length
     return predictor_pb2.ForecastBatch(
-        agents=told.names,
+        agents=compact.agent_names,
         snapshot=snapshot,
-        workflow_ids=told.workflows,
-        epochs=told.epochs.tolist(),
-        made_at_s=told.made_at.tolist(),
-        predictabilities=told.predictability.tolist(),
-        behind_steps=told.behind.tolist(),
-        ended=told.ended.tolist(),
-        step_counts=told.lengths.tolist(),
-        survivals=told.survival[forecast].tolist(),
-        agent_counts=told.named[forecast].tolist(),
-        agent_positions=told.agents.tolist(),
-        probabilities=told.chances.tolist(),
+        workflow_ids=compact.workflows,
+        epochs=compact.epochs.tolist(),
+        made_at_s=compact.made_at.tolist(),
+        predictabilities=compact.predictability.tolist(),
+        behind_steps=compact.after_steps.tolist(),
+        ended=compact.ended.tolist(),
+        step_counts=compact.lengths.tolist(),
+        survivals=compact.survival[is_step].tolist(),
+        agent_counts=compact.agent_counts[is_step].tolist(),
+        agent_positions=compact.agent_positions.tolist(),
+        probabilities=compact.probabilities.tolist(),
     )
 
 
 def forecasts_from_wire(batch: predictor_pb2.ForecastBatch) -> Forecasts:
-    """Raises:
-    InvalidArgument: columns of the batch do not fit together, or refer to an agent that it does not name.
+    """The forecasts of a message.
+
+    Raises:
+        InvalidArgument: columns of the batch differ in length, or refer to an agent that the batch does not name.
     """
     number = len(batch.workflow_ids)
     columns = (batch.step_counts, batch.agent_counts, batch.agent_positions)
-    lengths, counts, agents = (np.array(column, dtype=np.int64) for column in columns)  # which holds all of uint32
+    lengths, counts, agents = (np.array(column, dtype=np.int64) for column in columns)  # wide enough for uint32
     for name, want in (
         ("epochs", number),
         ("made_at_s", number),
@@ -52,9 +57,9 @@ def forecasts_from_wire(batch: predictor_pb2.ForecastBatch) -> Forecasts:
             raise InvalidArgument(f"forecasts.{name}", f"must have {want} entries in this batch, got {have}")
     if len(agents) and agents.max() >= len(batch.agents):
         raise InvalidArgument("forecasts.agent_positions", f"{agents.max()} is none of the {len(batch.agents)} agents")
-    forecast = np.arange(lengths.max(initial=0)) < lengths[:, None]
-    survival, named = np.zeros(forecast.shape, dtype=np.float32), np.zeros(forecast.shape, dtype=np.int32)
-    survival[forecast], named[forecast] = batch.survivals, counts
+    is_step = np.arange(lengths.max(initial=0)) < lengths[:, None]
+    survival, per_step = np.zeros(is_step.shape, dtype=np.float32), np.zeros(is_step.shape, dtype=np.int32)
+    survival[is_step], per_step[is_step] = batch.survivals, counts
     return Forecasts(
         list(batch.workflow_ids),
         np.array(batch.epochs, dtype=np.uint64),
@@ -64,7 +69,7 @@ def forecasts_from_wire(batch: predictor_pb2.ForecastBatch) -> Forecasts:
         np.array(batch.ended, dtype=np.bool_),
         lengths.astype(np.int32),
         survival,
-        named,
+        per_step,
         agents.astype(np.int32),
         np.array(batch.probabilities, dtype=np.float32),
         list(batch.agents),

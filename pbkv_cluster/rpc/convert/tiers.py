@@ -1,12 +1,13 @@
 """Tiers of memory, and numbers of tokens in each."""
 
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.rpc.v1 import types_pb2
 
 # The one table: a tier needs an entry of the same name in `core.usage.Tier` and in `types.proto`, and nothing here.
-_TO_WIRE: dict[Tier, types_pb2.Tier] = {tier: types_pb2.Tier.Value(f"TIER_{tier.name}") for tier in Tier}
+_TO_WIRE = {tier: cast("types_pb2.Tier", types_pb2.Tier.Value(f"TIER_{tier.name}")) for tier in Tier}
 _FROM_WIRE = {wire: tier for tier, wire in _TO_WIRE.items()}
 
 
