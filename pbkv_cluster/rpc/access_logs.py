@@ -1,4 +1,4 @@
-"""Access logs of workflows as messages. Whoever sends them may be anyone: every field is checked, and a wrong one named."""
+"""Access logs as messages. A sender is not trusted: every field is checked, and the error names the one that is wrong."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def log_to_wire(log: AccessLog) -> predictor_pb2.AccessLog:
 
 def logs_from_wire(messages: Sequence[predictor_pb2.AccessLog]) -> list[AccessLog]:
     """Raises:
-    InvalidArgument: a field is missing or out of its range, or there is too much of it all.
+    InvalidArgument: a field is missing or out of its range, or the logs are too long together.
     """
     steps = [step for message in messages for step in message.steps]
     checks.count("logs.steps", len(steps), MAX_BATCH_STEPS)

@@ -85,5 +85,5 @@ def read(*spans: OtlpSpan, service: Any = "shop") -> tuple[list[Span], Problems]
 
 def span(*args: Any, **kwargs: Any) -> Span:
     (one,), problems = read(otlp(*args, **kwargs))
-    assert not problems.told
+    assert not problems.messages
     return one

@@ -85,7 +85,7 @@ def test_messages_that_cannot_be_read_cost_a_warning_only(cut: Any) -> None:
     (one,), problems = read(otlp(1, 0.5, 1, "chat", agent_name="a", input_messages=cut))
     assert (one.agent, one.task) == ("a", ())
     assert problems.rejected == 0
-    (told,) = problems.told
+    (told,) = problems.messages
     assert told.startswith("gen_ai.input.messages: ")
 
 
@@ -110,7 +110,7 @@ def test_what_is_malformed_is_named_and_keeps_nothing_else_out(bad: OtlpSpan, fi
     spans, problems = read(otlp(5, 1, 2, "chat"), bad, otlp(6, 1, 2, "chat"))
     assert [each.id for each in spans] == [f"{5:016x}", f"{6:016x}"]
     assert problems.rejected == 1
-    (told,) = problems.told
+    (told,) = problems.messages
     assert f": {field}: " in told
 
 
@@ -118,13 +118,13 @@ def test_a_malformed_resource_costs_its_spans() -> None:
     spans, problems = read(otlp(1, 1, 2, "chat"), otlp(2, 1, 2, "chat"), service=7)
     assert spans == []
     assert problems.rejected == 2
-    assert problems.told == ["resource: service.name: must be a string, got int"]
+    assert problems.messages == ["resource: service.name: must be a string, got int"]
 
 
 def test_problems_are_told_a_few_times_only() -> None:
     _, problems = read(*[otlp(number, 2, 1, "chat") for number in range(1, 100)])
     assert problems.rejected == 99
-    assert len(problems.told) == 8
+    assert len(problems.messages) == 8
 
 
 @given(st.binary(max_size=300))

@@ -1,4 +1,4 @@
-"""Reads OTLP attributes. Whatever is wrong with one is told under its own name."""
+"""Reads OTLP attributes. An error names the attribute that is wrong."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,10 +16,10 @@ class Attributes:
         self._values = {pair.key: pair.value for pair in pairs}
 
     def name(self, *keys: str) -> str:
-        """The first of `keys` that is there, a name or an id; "" if none is.
+        """A name or an id: the value of the first of `keys` that is present, or "".
 
         Raises:
-            InvalidArgument: it is no string, or too long.
+            InvalidArgument: it is not a string, or too long.
         """
         for key in keys:
             value = self._values.get(key)
@@ -32,10 +32,10 @@ class Attributes:
         return ""
 
     def count(self, *keys: str) -> int:
-        """The first of `keys` that is there, a number of tokens; 0 if none is.
+        """A number of tokens: the value of the first of `keys` that is present, or 0.
 
         Raises:
-            InvalidArgument: it is no integer, or negative.
+            InvalidArgument: it is not an integer, or negative.
         """
         for key in keys:
             value = self._values.get(key)
@@ -49,7 +49,7 @@ class Attributes:
         return 0
 
     def value(self, key: str) -> Any:
-        """The attribute as JSON would have it; None if it is not there."""
+        """The attribute's value as JSON would represent it; None if it is absent."""
         value = self._values.get(key)
         return None if value is None else _plain(value)
 

@@ -1,4 +1,4 @@
-"""The OTLP receiver as a member of a cluster, started where `otel.enabled` says so."""
+"""The OTLP receiver as a member of a cluster, if `otel.enabled` is set."""
 
 from typing import TYPE_CHECKING
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 
 class OtelMember:
-    """Finds the predictor in the cluster's directory, wherever it moves."""
+    """Finds the predictor in the cluster's directory, and follows it when it moves."""
 
-    def __init__(self, site: MemberContext) -> None:
-        self._site = site
-        self._index = Index(site)
+    def __init__(self, context: MemberContext) -> None:
+        self._context = context
+        self._index = Index(context)
         self._receiver: OtelReceiver | None = None
 
     async def start(self) -> str:
         """Raises:
         StartupError: a package is missing, or a port cannot be bound.
         """
-        self._receiver = make_receiver(self._site.config.otel, self._index.directory, SystemClock())
-        return await self._receiver.start(self._site.host)
+        self._receiver = make_receiver(self._context.config.otel, self._index.directory, SystemClock())
+        return await self._receiver.start(self._context.host)
 
     async def wait(self) -> None:
         assert self._receiver is not None, "the member was not started"
@@ -37,12 +37,14 @@ class OtelMember:
         await self._index.close()
 
 
-def make_receiver(config: OtelConfig, predictor: Services, clock: Clock) -> "OtelReceiver":
-    """Raises:
-    StartupError: the packages of the extra `otel` are not installed.
+def make_receiver(config: OtelConfig, services: Services, clock: Clock) -> "OtelReceiver":
+    """The receiver, whose packages are imported here.
+
+    Raises:
+        StartupError: the packages of the extra `otel` are not installed.
     """
     try:
         from pbkv_cluster.integrations.otel.receiver import OtelReceiver
     except ImportError as error:
         raise StartupError(f"OpenTelemetry spans need more packages: pip install 'pbkv-cluster[otel]' ({error})") from error
-    return OtelReceiver(config, predictor, clock)
+    return OtelReceiver(config, services, clock)

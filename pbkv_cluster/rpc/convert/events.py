@@ -38,8 +38,10 @@ def event_to_wire(event: WorkflowEvent) -> predictor_pb2.WorkflowEvent:
 
 
 def event_from_wire(message: predictor_pb2.WorkflowEvent) -> WorkflowEvent:
-    """Raises:
-    InvalidArgument: the event's kind is missing or unknown, it names no workflow, or its step graph is malformed.
+    """The event of a message.
+
+    Raises:
+        InvalidArgument: the event's kind is missing or unknown, it names no workflow, or its step graph is malformed.
     """
     kind = _FROM_WIRE.get(message.kind)
     if kind is None:

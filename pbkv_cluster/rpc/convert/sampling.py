@@ -20,7 +20,7 @@ def sampling_to_wire(params: SamplingParams) -> types_pb2.Sampling:
 
 
 def sampling_from_wire(message: types_pb2.Sampling) -> SamplingParams:
-    """Complete parameters; what the message leaves out takes its default, the seed a random one.
+    """Complete parameters. A field that the message leaves out gets its default; the seed, a random value.
 
     Raises:
         InvalidArgument: a value is out of its range.

@@ -20,8 +20,10 @@ def step_graph_to_wire(graph: StepGraph) -> types_pb2.StepGraph:
 
 
 def step_graph_from_wire(message: types_pb2.StepGraph) -> StepGraph:
-    """Raises:
-    InvalidArgument: a kind of join that this version does not know, or the nodes make no graph.
+    """The step graph of a message.
+
+    Raises:
+        InvalidArgument: this version does not know a kind of join, or the nodes are not a graph.
     """
     nodes = []
     for position, node in enumerate(message.nodes):

@@ -16,8 +16,10 @@ def tier_to_wire(tier: Tier) -> types_pb2.Tier:
 
 
 def tier_from_wire(tier: types_pb2.Tier) -> Tier:
-    """Raises:
-    KeyError: a tier that this version does not know.
+    """The tier of the wire's value.
+
+    Raises:
+        KeyError: this version does not know the tier.
     """
     return _FROM_WIRE[tier]
 

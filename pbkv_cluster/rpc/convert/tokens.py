@@ -6,7 +6,7 @@ from pbkv_cluster.rpc.v1 import types_pb2
 
 
 def packed_from_wire(message: types_pb2.PackedTokens, field: str) -> bytes:
-    """The packed ids of a message.
+    """Reads packed token ids.
 
     Raises:
         InvalidArgument: `field` does not hold whole int32 ids.
