@@ -1,6 +1,7 @@
 """Queueing, limits, cancellation, resumption and replay: what the engine promises besides the tokens themselves."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -147,16 +148,13 @@ def test_stop_strings_and_the_end_of_sequence(model: LoadedModel) -> None:
     assert stopped.tokens == plain.tokens[: len(stopped.tokens)]
     assert len(stopped.tokens) == first + 2
 
-    engine = make_engine(model)
-    engine._runner.eos = frozenset({plain.tokens[3]})
+    engine = make_engine(replace(model, eos=frozenset({plain.tokens[3]})))
     ended = run(engine, request(model, "0", ids(30), max_tokens=12, ignore_eos=False))["0"]
     assert ended.finished is FinishReason.STOP
     assert ended.tokens == plain.tokens[: plain.tokens.index(plain.tokens[3]) + 1]
 
 
 def test_tenants_do_not_share(model: LoadedModel) -> None:
-    from dataclasses import replace
-
     engine = make_engine(model)
     mine = request(model, "0", ids(60))
     theirs = replace(mine, id="1", namespace=replace(mine.namespace, salt="other"))

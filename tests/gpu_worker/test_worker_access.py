@@ -6,15 +6,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from grpc import aio
 
 from pbkv_cluster.cache.policies.pbkv import Pbkv
 from pbkv_cluster.core.access_log import StepLog
+from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.predictor_link import access_logs as access_logs_module
 from pbkv_cluster.predictor_service.server import PredictorServer
-from pbkv_cluster.reuse.model.access_model import AccessModel, train
-from pbkv_cluster.rpc.v1 import predictor_pb2
+from pbkv_cluster.reuse.model.access_model import AccessModel, AccessUpdate, train
+from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc
 from tests.gpu_worker.worker_rig import Rig, ScriptedPredictor, config, eventually, serving, step
 
 QUICK = PredictorConfig(access_interval_s=0.01)
@@ -48,6 +51,26 @@ async def predictor(address: Address, state: Path | None = None) -> AsyncIterato
         await server.stop()
 
 
+@asynccontextmanager
+async def watched_model(server: PredictorServer) -> AsyncIterator[AccessModel]:
+    """The predictor's access model, as it sends it to whoever asks."""
+    model = AccessModel()
+
+    async def watch(channel: aio.Channel) -> None:
+        request = predictor_pb2.WatchForecastsRequest(subscriber="watcher", access_model=True)
+        async for batch in predictor_pb2_grpc.PredictorServiceStub(channel).WatchForecasts(request):
+            if batch.access_model:
+                model.apply(AccessUpdate.from_bytes(batch.access_model))
+
+    background = Background()
+    async with connect(server.address) as channel:
+        background.start(watch(channel), "access model")
+        try:
+            yield model
+        finally:
+            await background.stop()
+
+
 async def workflow(rig: Rig, name: str) -> None:
     """Each agent's prompt is what the workflow has said so far; its first block is everyone's."""
     said = [7] * 20 + [sum(name.encode()) % 1000 + 50] * 20
@@ -65,7 +88,7 @@ def policy_of(engine: Engine) -> Pbkv:
 
 async def model_of(rig: Rig) -> tuple[object, ...]:
     """A copy of what the worker's policy knows."""
-    return await rig.worker.thread.call(lambda engine: contents(policy_of(engine)._outlook.model))
+    return await rig.worker.thread.call(lambda engine: contents(policy_of(engine).model))
 
 
 def contents(model: AccessModel) -> tuple[object, ...]:
@@ -90,15 +113,14 @@ async def test_what_ended_is_learnt_and_comes_back_to_every_worker(llama: Path) 
                 await workflow(one, f"w{count}")
                 await knows(one, count)
                 await knows(two, count)
-            learnt = contents(server.learner._model._model)
-            assert len(learnt[0]) > 100  # type: ignore[arg-type]
-            for rig in (one, two):
+            async with watched_model(server) as learnt:
+                for rig in (one, two):
 
-                async def same(rig: Rig = rig) -> bool:
-                    return await model_of(rig) == learnt
+                    async def same(rig: Rig = rig) -> bool:
+                        return len(learnt.export().places) > 100 and await model_of(rig) == contents(learnt)
 
-                await eventually(same)
-                assert (await rig.status()).access_updates_applied >= 3
+                    await eventually(same)
+                    assert (await rig.status()).access_updates_applied >= 3
         assert (await one.decisions())["access_log_sent"] == 3
         assert server.learner.refused == 0
 
@@ -126,7 +148,9 @@ async def test_the_log_is_that_of_the_cache_itself_and_told_once(llama: Path) ->
         ((name, steps),) = told
         assert name == "w"
         assert [log.agent for log in steps] == list(AGENTS)
-        assert contents(server.learner._model._model) == contents(train([steps]))
+        expected = contents(train([steps]))
+        async with watched_model(server) as learnt:
+            await eventually(lambda: contents(learnt) == expected)
 
 
 async def test_a_step_that_still_runs_when_its_workflow_ends_does_no_harm(llama: Path) -> None:
