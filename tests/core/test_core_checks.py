@@ -28,7 +28,7 @@ from pbkv_cluster.core.errors import InvalidArgument
         (checks.share, (1.0,)),
     ],
 )
-def test_what_is_in_bounds_is_returned(check: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def test_a_value_within_bounds_is_returned(check: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     assert check("field", *arguments) == arguments[0]
 
 
@@ -52,7 +52,7 @@ def test_what_is_in_bounds_is_returned(check: Callable[..., Any], arguments: tup
         (checks.share, (math.nan,), "must be above 0 and at most 1, got nan"),
     ],
 )
-def test_what_is_not_is_refused_by_the_name_of_its_field(
+def test_a_value_out_of_bounds_is_refused_with_the_name_of_its_field(
     check: Callable[..., Any], arguments: tuple[Any, ...], problem: str
 ) -> None:
     with pytest.raises(InvalidArgument) as refused:

@@ -40,6 +40,6 @@ def test_it_stays_between_the_smallest_and_the_largest_sample(weight: float, sam
 
 
 @pytest.mark.parametrize("weight", [0.0, -0.1, 1.1, math.nan])
-def test_a_weight_that_is_none_is_refused(weight: float) -> None:
+def test_an_invalid_weight_is_refused(weight: float) -> None:
     with pytest.raises(ValueError, match="weight must be"):
         Ewma(weight, initial=0.0)

@@ -1,4 +1,4 @@
-"""A predictor that is killed under load, with a real gateway's feed before it and a real worker's link behind it."""
+"""A predictor that is killed under load, between a real gateway's feed and a real worker's link."""
 
 import asyncio
 import os

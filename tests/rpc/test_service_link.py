@@ -24,7 +24,7 @@ QUICK = Backoff(first_s=0.01, most_s=0.02)
 
 
 class Directory:
-    """Knows what the test tells it."""
+    """Returns what the test sets."""
 
     def __init__(self) -> None:
         self.address: str | None = None
@@ -95,7 +95,7 @@ async def running(rig: Rig) -> AsyncIterator[Rig]:
         await background.stop()
 
 
-async def test_it_waits_for_a_service_and_follows_it_when_it_is_restarted_elsewhere() -> None:
+async def test_it_waits_for_its_service_and_follows_a_restart_at_another_address() -> None:
     async with running(Rig()) as rig:
         await rig.state(lambda state: state == LinkState(Phase.SEARCHING, "", "no oracle is announced"))
         for _ in range(3):
@@ -107,7 +107,7 @@ async def test_it_waits_for_a_service_and_follows_it_when_it_is_restarted_elsewh
     assert len(rig.answers) >= 3
 
 
-async def test_it_leaves_an_address_that_is_no_longer_announced_though_its_server_lives() -> None:
+async def test_it_leaves_a_live_server_when_another_address_is_announced() -> None:
     async with server() as first, server() as second, running(Rig(lookup_interval_s=0.02)) as rig:
         rig.directory.address = first.address
         await rig.connected_to(first.address)
@@ -117,7 +117,7 @@ async def test_it_leaves_an_address_that_is_no_longer_announced_though_its_serve
         assert rig.cancelled == 1
 
 
-async def test_a_directory_that_does_not_answer_or_forgets_disturbs_no_exchange() -> None:
+async def test_an_exchange_survives_a_silent_or_empty_directory() -> None:
     async with server() as service, running(Rig(lookup_interval_s=0.01)) as rig:
         rig.directory.address = service.address
         await rig.connected_to(service.address)
@@ -133,7 +133,7 @@ async def test_a_directory_that_does_not_answer_or_forgets_disturbs_no_exchange(
     assert rig.answers == [service.address]
 
 
-async def test_it_says_why_it_is_not_connected(caplog: pytest.LogCaptureFixture) -> None:
+async def test_its_state_says_why_it_is_not_connected(caplog: pytest.LogCaptureFixture) -> None:
     async with running(Rig()) as rig:
         rig.directory.error = Unavailable("Redis is away")
         await rig.state(lambda state: state.problem == "Redis is away")
@@ -148,7 +148,7 @@ async def test_it_says_why_it_is_not_connected(caplog: pytest.LogCaptureFixture)
 
 
 async def run_with(exchange: Callable[[ServiceLink], Awaitable[Verdict]], *, must_connect: bool = False) -> ServiceLink:
-    """Runs a link to an address that nothing listens at, with an exchange that does not need it to."""
+    """Runs a link with an exchange that makes no calls, so that nothing needs to listen at its address."""
     link: ServiceLink
 
     async def run(_: aio.Channel) -> Verdict:
@@ -160,7 +160,7 @@ async def run_with(exchange: Callable[[ServiceLink], Awaitable[Verdict]], *, mus
     return link
 
 
-async def test_an_exchange_that_is_done_ends_it_and_one_that_goes_on_stays_connected() -> None:
+async def test_done_ends_the_link_and_again_keeps_it_connected() -> None:
     verdicts = [Verdict.AGAIN, Verdict.AGAIN, Verdict.DONE]
     seen = list[bool]()
 
@@ -174,7 +174,7 @@ async def test_an_exchange_that_is_done_ends_it_and_one_that_goes_on_stays_conne
     assert link.state.phase is Phase.STOPPED
 
 
-async def test_a_defect_of_the_exchange_ends_it_and_is_told() -> None:
+async def test_a_defect_of_the_exchange_ends_the_link() -> None:
     async def exchange(link: ServiceLink) -> Verdict:
         raise ZeroDivisionError
 
@@ -182,7 +182,7 @@ async def test_a_defect_of_the_exchange_ends_it_and_is_told() -> None:
         await run_with(exchange)
 
 
-async def test_an_exchange_that_loses_its_call_is_tried_again() -> None:
+async def test_a_lost_exchange_is_tried_again() -> None:
     attempts = 0
 
     async def exchange(link: ServiceLink) -> Verdict:
@@ -198,7 +198,7 @@ async def test_an_exchange_that_loses_its_call_is_tried_again() -> None:
     assert attempts == 3
 
 
-async def test_who_must_connect_hears_why_it_cannot_but_once_connected_is_patient() -> None:
+async def test_a_link_that_must_connect_raises_only_until_it_has_connected() -> None:
     async def refused(link: ServiceLink) -> Verdict:
         raise FailedPrecondition("no")
 
@@ -230,7 +230,7 @@ async def test_finishing_makes_the_next_attempt_the_last() -> None:
     assert rig.directory.lookups == 2
 
 
-async def test_finishing_waits_for_an_exchange_that_goes_on_only_so_long() -> None:
+async def test_finishing_gives_up_on_an_exchange_that_does_not_end() -> None:
     async with server() as service, running(Rig()) as rig:
         rig.directory.address = service.address
         await rig.connected_to(service.address)
@@ -245,7 +245,7 @@ def test_pauses_grow_to_a_bound_and_differ() -> None:
         assert all(longest / 2 <= pause <= longest for pause in pauses)
 
 
-async def test_a_status_that_is_an_error_is_told_as_the_error_of_its_class() -> None:
+async def test_a_status_is_raised_as_the_error_of_its_class() -> None:
     async def exchange(link: ServiceLink) -> Verdict:
         raise aio.AioRpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, aio.Metadata(), aio.Metadata(), "full")
 
