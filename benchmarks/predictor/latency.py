@@ -6,7 +6,6 @@ cache in which every workflow owns blocks. Nothing else runs in it.
 
 import asyncio
 import multiprocessing
-import os
 import random
 import tempfile
 from collections import Counter
@@ -31,12 +30,12 @@ from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.core.tokens import TOKEN_BYTES
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
-from pbkv_cluster.gpu_worker.predictor_link.forecasts import ForecastListener
+from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
 from pbkv_cluster.predictor_service.server import PredictorServer, collect_rarely
+from pbkv_cluster.rpc.services import PREDICTOR, FixedServices
 from pbkv_cluster.simulator.prediction.training import train_predictor
 from pbkv_cluster.simulator.prediction.trial import Events
-from pbkv_cluster.store.cluster_index import Directory, ServiceEntry
 
 RATES = (300, 1000)  # events a second
 _SECONDS = 10
@@ -96,25 +95,12 @@ class _Worker:
         return changed
 
 
-class _Directory:
-    """A directory with one service."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-
-    async def service(self, name: str) -> ServiceEntry:
-        return ServiceEntry(name, self._address, os.getpid())
-
-
 async def _measure(address: str, test: Sequence[Events], rate: int, number: int) -> list[float]:
-    async def predictor() -> str:
-        return address
-
-    worker = _Worker(_filled_cache())
-    listener = ForecastListener(predictor, cast(EngineThread, worker), _WORKER, learns=False)
-    feed = EventFeed(cast(Directory, _Directory(address)), Counter())
+    services, worker = FixedServices({PREDICTOR: address}), _Worker(_filled_cache())
+    link = PredictorLink(services, cast(EngineThread, worker), _WORKER, learns=False)
+    feed = EventFeed(services, Counter())
     background = Background()
-    listener.start()
+    link.start()
     background.start(feed.run(), "events")
     try:
         await _send(feed, worker, test, rate, number)
@@ -124,7 +110,7 @@ async def _measure(address: str, test: Sequence[Events], rate: int, number: int)
                 await worker.settled.wait()
     finally:
         await background.stop()
-        await listener.stop()
+        await link.stop()
     return worker.taken[_WORKFLOWS:]  # the first ones waited for connections
 
 

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Self
 from pbkv_cluster.cache.policies.base import make_policy
 from pbkv_cluster.cluster import ray_session
 from pbkv_cluster.cluster.member import MakeMember, MemberContext
-from pbkv_cluster.cluster.members import GATEWAY, PREDICTOR, GatewayMember, HostStoreMember, PredictorMember, WorkerMember
+from pbkv_cluster.cluster.members import GatewayMember, HostStoreMember, PredictorMember, WorkerMember
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
+from pbkv_cluster.rpc.services import GATEWAY, PREDICTOR
 from pbkv_cluster.store.cluster_index import Directory, RedisServer, ServiceEntry, connect
 from pbkv_cluster.store.cluster_index.redis_server import free_port
 

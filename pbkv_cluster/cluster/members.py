@@ -15,10 +15,8 @@ from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.store.cluster_index import IndexPublisher, NodeEntry, ServiceEntry, WorkerEntry
-
-PREDICTOR = "predictor"
-GATEWAY = "gateway"
+from pbkv_cluster.rpc.services import GATEWAY, HOST_STORE, PREDICTOR
+from pbkv_cluster.store.cluster_index import Directory, IndexPublisher, NodeEntry, ServiceEntry, WorkerEntry
 
 
 class _MemberBase:
@@ -91,6 +89,19 @@ class HostStoreMember(_MemberBase):
         return address
 
 
+class _NodeServices:
+    """Finds the host store of one node."""
+
+    def __init__(self, directory: Directory, node_id: str) -> None:
+        self._directory = directory
+        self._node_id = node_id
+
+    async def service_address(self, name: str) -> str | None:
+        if name != HOST_STORE:
+            return None
+        return next((node.address for node in await self._directory.nodes() if node.node_id == self._node_id), None)
+
+
 class WorkerMember(_MemberBase):
     """A GPU worker, with its blocks in the index."""
 
@@ -100,14 +111,14 @@ class WorkerMember(_MemberBase):
         self._publisher: IndexPublisher | None = None
 
     async def start(self) -> str:
-        from pbkv_cluster.gpu_worker.server import Worker
+        from pbkv_cluster.gpu_worker.server import WorkerServer
 
-        worker = Worker(
+        worker = WorkerServer(
             await _with_model(self._context.config),
             self._worker_id,
             SystemClock(),
-            predictor=lambda: self._redis.directory.service_address(PREDICTOR),
-            host_store=self._host_store,
+            predictor=self._redis.directory,
+            host_store=_NodeServices(self._redis.directory, self._context.node_id),
             on_change=self._changed,
         )
         self._add_part(worker.stop, worker.wait)
@@ -140,10 +151,6 @@ class WorkerMember(_MemberBase):
     def _changed(self, key: bytes, tiers: frozenset[Tier]) -> None:
         if self._publisher is not None:  # until then, the publisher's first snapshot covers it
             self._publisher.record(key, tiers)
-
-    async def _host_store(self) -> str | None:
-        nodes = await self._redis.directory.nodes()
-        return next((node.address for node in nodes if node.node_id == self._context.node_id), None)
 
 
 class GatewayMember(_MemberBase):

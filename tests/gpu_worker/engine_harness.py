@@ -1,4 +1,4 @@
-"""Drives an engine to the end of all its requests, and asks plain transformers for the same."""
+"""Runs an engine until all its requests have ended; and computes the same with plain `transformers`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ class Result:
 
 
 def decode(ids: Sequence[int]) -> str:
-    """One character a token, so that text can be told from tokens."""
+    """One character for each token, so that the text shows the tokens."""
     return "".join(chr(0x4E00 + token) for token in ids)
 
 
@@ -90,7 +90,7 @@ def collect(engine: Engine, results: dict[str, Result], steps: int | None = None
         taken += 1
         for output in engine.step():
             result = results.setdefault(output.request_id, Result())
-            assert result.finished is None, "an output came after the last"
+            assert result.finished is None, "an output after the last one"
             result.tokens.extend(output.tokens)
             result.text += output.text
             result.finished, result.usage, result.hidden = output.finished, output.usage, output.hidden

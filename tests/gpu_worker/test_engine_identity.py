@@ -1,4 +1,4 @@
-"""Greedy output is the same with the cache, without it and from plain transformers, whatever is shared, evicted, preempted."""
+"""Greedy output is the same with the cache, without it and from plain `transformers`, with sharing, eviction and preemption."""
 
 import random
 from collections.abc import Callable
@@ -105,7 +105,7 @@ def test_preemption_in_the_middle(model: LoadedModel) -> None:
     assert engine.scheduler.decisions["preempt"] > 0
 
 
-def test_two_that_compute_the_same_at_once_share_it_in_the_end(model: LoadedModel) -> None:
+def test_two_sequences_that_compute_the_same_blocks_end_up_sharing_them(model: LoadedModel) -> None:
     (prompt,) = prompts(7, 90)
     engine = make_engine(model, prefill_chunk_tokens=32)
     results = run(engine, request(model, "0", prompt, max_tokens=TOKENS), request(model, "1", prompt, max_tokens=TOKENS))
@@ -130,9 +130,9 @@ def test_any_schedule(
     chunk: int,
     late: bool,
 ) -> None:
-    """Steps come, share and are cancelled, workflows end, the cache is cleared: what finishes is what plain greedy gives."""
+    """Steps start, share and are cancelled, workflows end, the cache is cleared: what finishes equals plain greedy output."""
     model, generator = models["llama"], random.Random(seed)
-    # Few prompts with common stems, so that the references are computed once and prefixes meet.
+    # A few prompts with common prefixes, so that each reference is computed once and prefixes are shared.
     pool = [tuple(p) for shared in (16, 40, 64) for p in prompts(shared, 5, 30, 64, shared=shared)]
     policy = generator.choice(("lru", "pbkv-paper"))
     engine = make_engine(

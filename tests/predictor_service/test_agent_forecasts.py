@@ -25,7 +25,16 @@ def steps_of(
     zeros = np.zeros(number, dtype=np.int32)
     lengths, ended = np.full(number, horizon, dtype=np.int32), zeros.astype(np.bool_)
     steps = agent_forecasts(model, own_labels, rows)
-    found = Forecasts([""] * number, zeros.astype(np.uint64), zeros * 1.0, np.float32(zeros), zeros, ended, lengths, *steps)
+    found = Forecasts(
+        [""] * number,
+        zeros.astype(np.uint64),
+        zeros.astype(np.float64),
+        zeros.astype(np.float32),
+        zeros,
+        ended,
+        lengths,
+        *steps,
+    )
     return [each.steps for each in found]
 
 

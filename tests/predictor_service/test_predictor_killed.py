@@ -1,4 +1,4 @@
-"""A predictor that is killed under load, with a real gateway's feed before it and a real worker's listener behind it."""
+"""A predictor that is killed under load, between a real gateway's feed and a real worker's link."""
 
 import asyncio
 import os
@@ -20,9 +20,8 @@ from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
-from pbkv_cluster.gpu_worker.predictor_link.forecasts import ForecastListener
+from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
-from pbkv_cluster.store.cluster_index import ServiceEntry
 from tests.cache.policy_harness import Cache
 from tests.polling import eventually
 
@@ -74,10 +73,7 @@ class Services:
 
     address: str | None = None
 
-    async def service(self, name: str) -> ServiceEntry | None:
-        return None if self.address is None else ServiceEntry(name, self.address, 1)
-
-    async def predictor(self) -> str | None:
+    async def service_address(self, name: str) -> str | None:
         return self.address
 
 
@@ -125,23 +121,23 @@ def halfway(name: str, workload: str) -> Iterator[WorkflowEvent]:
 
 
 class Lines:
-    """The feed and the listener, and what stands at their ends."""
+    """The feed and the link, and what stands at their ends."""
 
     def __init__(self) -> None:
         self.services, self.worker, self.decisions = Services(), Worker(), Decisions()
         self.feed = EventFeed(self.services, self.decisions, CAPACITY)
-        self._listener = ForecastListener(self.services.predictor, cast(EngineThread, self.worker), WORKER, learns=False)
+        self._link = PredictorLink(self.services, cast(EngineThread, self.worker), WORKER, learns=False)
         self._background = Background()
         self._numbers = count()
 
     async def __aenter__(self) -> Self:
-        self._listener.start()
+        self._link.start()
         self._background.start(self.feed.run(), "events")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._background.stop()  # raises what it has failed with, as the listener does
-        await self._listener.stop()
+        await self._background.stop()  # raises what it has failed with, as the link does
+        await self._link.stop()
 
     def put(self, stream: Iterable[WorkflowEvent]) -> None:
         for event in stream:

@@ -54,14 +54,14 @@ async def test_replaced_forecasts_leave_although_nobody_reads(monkeypatch: pytes
     alive = []
     for epoch in range(50):  # one forecast of each batch stays the newest of its workflow
         offered = batch(epoch, [*range(20), 1000 + epoch])
-        alive.append(weakref.ref(offered.agents))
+        alive.append(weakref.ref(offered.agent_positions))
         reader.offer(offered, range(21))
     del offered
     gc.collect()
     assert sum(each() is not None for each in alive) < 10
     left = (await anext(reader)).forecasts
     assert len(left) == 70
-    assert len(left.names) <= 53  # one of each epoch, and "other"
+    assert len(left.agent_names) <= 53  # one of each epoch, and "other"
 
 
 async def test_names_leave_with_the_forecasts_that_named_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,4 +72,4 @@ async def test_names_leave_with_the_forecasts_that_named_them(monkeypatch: pytes
         reader.offer(batch(epoch, [0] if epoch else [0, 1]), range(1 + (epoch == 0)))
     left = (await anext(reader)).forecasts
     assert len(left) == 2
-    assert len(left.names) < 30
+    assert len(left.agent_names) < 30

@@ -15,7 +15,7 @@ import numpy as np
 from pbkv_cluster.cache.policies.base import POLICIES, ReusePolicy
 from pbkv_cluster.cache.tree.node import Node, Owner
 from pbkv_cluster.core.config import CacheConfig
-from pbkv_cluster.reuse.model.access_model import AccessUpdate
+from pbkv_cluster.reuse.model.access_model import AccessModel, AccessUpdate
 from pbkv_cluster.reuse.model.hazard import BIN_STARTS, Floats
 from pbkv_cluster.reuse.rank.density import hit_density
 from pbkv_cluster.reuse.rank.outlook import Outlook
@@ -48,6 +48,11 @@ class Pbkv(ReusePolicy):
         other = type(self)(config)
         other._outlook, other._drives = self._outlook, False
         return other
+
+    @property
+    def model(self) -> AccessModel:
+        """The access model that values follow from."""
+        return self._outlook.model
 
     def step_began(self, owner: Owner, step: int, agent: str, now: float) -> None:
         if self._drives:

@@ -9,9 +9,9 @@ from grpc import aio
 
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.errors import PbkvError, Unavailable
-from pbkv_cluster.gpu_worker.predictor_link.forecasts import AddressSource
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.errors import from_rpc
+from pbkv_cluster.rpc.services import HOST_STORE, Services
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc
 from pbkv_cluster.store.arena.region_lock import try_lock, unlock
 
@@ -25,7 +25,7 @@ _TIMEOUT_S = 60.0  # reserving many gigabytes takes a while
 class ArenaRegion:
     """A part of the node's shared memory that only this worker writes to."""
 
-    def __init__(self, worker_id: str, host_store: AddressSource) -> None:
+    def __init__(self, worker_id: str, host_store: Services) -> None:
         self._worker_id = worker_id
         self._host_store = host_store
         self._request = store_pb2.LeaseArenaRequest()
@@ -74,7 +74,7 @@ class ArenaRegion:
             os.close(file)
 
     async def _lease(self) -> store_pb2.LeaseArenaResponse:
-        address = await self._host_store()
+        address = await self._host_store.service_address(HOST_STORE)
         if address is None:
             raise Unavailable("the node's host store has not been announced")
         async with connect(address) as channel:
