@@ -66,6 +66,11 @@ class KVCache:
         self.leases = 0
         self.popularity = PrefixPopularity(_CATALOG * gpu_blocks)
 
+    @property
+    def policy(self) -> ReusePolicy:
+        """The reuse policy of the GPU tier."""
+        return self._policies[0]
+
     # --- sequences ---
 
     def captured(self, namespace: Namespace, tokens: bytes) -> dict[Tier, int]:
@@ -328,8 +333,8 @@ class KVCache:
         if owner not in node.owners:
             owner.nodes[node] = None
         segment = node.owners[owner] = lease.segment(lease.committed)
-        if segment.entry is not None:
-            node.entry = segment.entry
+        if segment.prefix_stat is not None:
+            node.entry = segment.prefix_stat
 
     def _write(self, lease: CacheHandle, part: bytes, stop: int, now: float) -> None:
         """Enters blocks that the tree does not know: in place where nobody else has come by the node, else as a new one."""

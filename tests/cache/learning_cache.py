@@ -6,6 +6,7 @@ from typing import Any
 
 from pbkv_cluster.cache.guard.guarded import make_cache
 from pbkv_cluster.cache.handle import CacheHandle
+from pbkv_cluster.cache.policies.pbkv import Pbkv
 from pbkv_cluster.cache.tiers.mover import NullMover
 from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.core.blocks import Namespace
@@ -32,6 +33,13 @@ class LearningCache:
         self.epoch = 0
         self.steps: dict[str, int] = {}
         self.hits = 0
+
+    @property
+    def policy(self) -> Pbkv:
+        """The cache's policy, which must be `pbkv`."""
+        policy = self.cache.policy
+        assert isinstance(policy, Pbkv)
+        return policy
 
     def _learn(self, workflow: str, steps: Sequence[StepLog]) -> None:
         self.cache.workflows.learnt(self.learner.export(self.learner.learn(steps)))

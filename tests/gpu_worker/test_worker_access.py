@@ -66,7 +66,7 @@ async def workflow(rig: Rig, name: str) -> None:
 
 
 def policy_of(engine: Engine) -> Pbkv:
-    policy = engine.cache._policies[0]
+    policy = engine.cache.policy
     assert isinstance(policy, Pbkv)
     return policy
 
@@ -75,13 +75,13 @@ async def model_of(rig: Rig) -> tuple[object, ...]:
     """A copy of what the worker's policy knows."""
     thread = rig.worker._thread
     assert thread is not None
-    return await thread.call(lambda engine: contents(policy_of(engine)._outlook.model))
+    return await thread.call(lambda engine: contents(policy_of(engine).outlook.model))
 
 
 def contents(model: AccessModel) -> tuple[object, ...]:
     update = model.export()
     counts = {context: dict(events) for context, events in update.contexts}
-    return update.places.tolist(), update.chances.tolist(), update.weights.tolist(), counts
+    return update.rows.tolist(), update.at_risk.tolist(), update.weights.tolist(), counts
 
 
 async def knows(rig: Rig, workflows: int) -> None:

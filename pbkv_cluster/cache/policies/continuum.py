@@ -117,6 +117,6 @@ class Continuum(ReusePolicy):
             course = self._courses.get(owner)
             if course is not None and course.ended_at is not None:
                 # The step that ended last used its blocks until its end.
-                used = course.ended_at if access.touched[-1] >= course.last_position else node.last_access
+                used = course.ended_at if access.used_at[-1] >= course.last_position else node.last_access
                 expires = max(expires, used + course.ttl)
         return expires

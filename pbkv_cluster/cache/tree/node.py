@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import TypeAlias
 
@@ -78,6 +78,11 @@ class Owner:
         self.forecast_at = 0.0  # when it arrived, on this process's clock
         self.active_at = 0.0  # when the last step came
         self.graph: StepGraph | None = None  # that the client has declared
+
+    def segments(self) -> Iterator[Segment]:
+        """The segment of each of its nodes, in order; one that lies in several nodes comes up for each."""
+        for node in self.nodes:
+            yield node.owners[self]
 
 
 class Node:
