@@ -1,1 +1,1 @@
-"""Values that every layer shares: tokens, block keys, events, forecasts, configuration, clock, errors."""
+"""What every layer shares: tokens, block keys, events, forecasts, usage, configuration, clock, checks and errors."""

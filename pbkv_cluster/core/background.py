@@ -1,4 +1,4 @@
-"""Tasks that run beside others until they are stopped, and what cancelling needs to be sure of."""
+"""Background tasks, and cancelling them reliably."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ _CANCEL_AGAIN_S = 0.1
 
 
 class Background:
-    """Owns tasks that are to run until `stop`. One that fails is logged at once and raises from `failure` and `stop`."""
+    """Owns tasks that run until `stop`. If one fails, that is logged at once, and `failure` and `stop` raise its error."""
 
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
@@ -24,7 +24,7 @@ class Background:
         self._tasks.append(task)
 
     async def failure(self) -> NoReturn:
-        """Waits until a task fails, for ever if none does, and raises what the first failed with."""
+        """Waits until a task fails, then raises its error. If several fail, it is the first one's."""
         await self._failed.wait()
         assert self._error is not None
         raise self._error
@@ -33,7 +33,7 @@ class Background:
         """Cancels the tasks and waits for them.
 
         Raises:
-            ExceptionGroup: tasks had failed.
+            ExceptionGroup: of the errors of all tasks that have failed.
         """
         await cancel(*self._tasks)
         results = await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -50,10 +50,10 @@ class Background:
 
 
 async def first_failure(*parts: asyncio.Future[Any]) -> None:
-    """Waits until one of the parts fails, and raises what it failed with. Parts are to run for ever.
+    """Waits until one of `parts`, which are meant to run for ever, fails, then raises its error. Cancels the others.
 
     Raises:
-        RuntimeError: all of them have ended.
+        RuntimeError: all parts have ended without an error.
     """
     try:
         done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_EXCEPTION)
@@ -62,21 +62,21 @@ async def first_failure(*parts: asyncio.Future[Any]) -> None:
             part.cancel()
     for part in done:
         part.result()
-    raise RuntimeError("what is to run for ever has ended")
+    raise RuntimeError("a part that should run for ever has ended")
 
 
 async def cancel(*tasks: asyncio.Task[Any]) -> None:
-    """Cancels tasks and waits until they have ended; how they did is left to the caller."""
+    """Cancels tasks and waits until they have ended. Their errors are left to the caller."""
     pending = set(tasks)
     while pending:
-        # Once is not always enough: the Redis client now and then loses a cancel that comes while it waits.
+        # Once is not always enough: the Redis client sometimes swallows a cancellation that arrives while it waits.
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
 
 
 async def wait_for(event: asyncio.Event, timeout_s: float) -> bool:
-    """Waits until `event` is set, at most `timeout_s` seconds; tells whether it is."""
+    """Waits until `event` is set, at most `timeout_s` seconds; returns whether it is."""
     try:
         async with asyncio.timeout(timeout_s):
             await event.wait()
@@ -86,7 +86,7 @@ async def wait_for(event: asyncio.Event, timeout_s: float) -> bool:
 
 
 def check_cancelled() -> None:
-    """Raises the cancel of the present task again, where what was awaited since may have lost it."""
+    """Raises CancelledError if the current task has been cancelled and something that it awaited has swallowed that."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError

@@ -1,7 +1,7 @@
-"""Block keys: names of KV blocks that mean the same in every process of a cluster.
+"""Block keys: names of KV blocks, the same in every process of a cluster.
 
-A key is a chained hash, so it names a block together with everything before it. It is computed only where a block is spoken
-of outside a process (index, host store, events); inside one, the prefix tree compares the tokens themselves.
+A key is a chained hash: it names a block together with all tokens before it. Keys are computed only for use between processes
+(cluster index, host store). Inside a process, the prefix tree compares the tokens themselves.
 """
 
 import hashlib
@@ -14,14 +14,14 @@ KEY_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """All that must be equal for two blocks of equal tokens to hold equal bytes, and the tenant that may read them."""
+    """What blocks of equal tokens must share to be interchangeable: all that decides their bytes, and the tenant."""
 
     model: str
     revision: str  # digest of the weights and the model's configuration
     dtype: str
     layout: str
     block_tokens: int = BLOCK_TOKENS
-    rank: str = "0/1"  # this shard of how many
+    rank: str = "0/1"  # index and number of the model's shards
     salt: str = ""  # the tenant
 
     def digest(self) -> bytes:
@@ -31,10 +31,10 @@ class Namespace:
 
 
 def block_keys(namespace: Namespace, packed: bytes) -> list[bytes]:
-    """Keys of the full blocks of a token sequence, first to last. Tokens behind the last full block are left out.
+    """Keys of the full blocks of a token sequence, in order. Tokens after the last full block are left out.
 
     Args:
-        namespace: what the blocks belong to.
+        namespace: of the blocks.
         packed: packed token ids from the start of the sequence.
     """
     return chain_keys(namespace.digest(), packed)

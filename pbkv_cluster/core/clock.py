@@ -1,4 +1,4 @@
-"""Time is injected: no module reads it on its own, so that the same code runs in real and in simulated time."""
+"""Clocks. Every module is given one, so that the same code runs in real and in simulated time."""
 
 import time
 from typing import Protocol
@@ -8,7 +8,7 @@ class Clock(Protocol):
     """A source of time."""
 
     def now(self) -> float:
-        """Seconds on a clock that never goes back; only differences mean something."""
+        """Seconds on a clock that never goes back. Only differences have a meaning."""
         ...
 
     def wall(self) -> float:
@@ -27,7 +27,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that moves when told to."""
+    """A clock that is moved by hand."""
 
     def __init__(self, start: float = 0.0) -> None:
         self._now = start

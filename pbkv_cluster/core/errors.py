@@ -1,4 +1,4 @@
-"""Errors that a caller can act on. Each maps to one gRPC status (`rpc.errors`)."""
+"""Errors that a caller can act on. Each class has one gRPC status (`rpc.errors`)."""
 
 
 class PbkvError(Exception):
@@ -6,7 +6,7 @@ class PbkvError(Exception):
 
 
 class InvalidArgument(PbkvError):
-    """The caller sent something wrong; `field` says where, in the caller's own terms."""
+    """The caller sent a bad value. `field` is its name in the request, the configuration or the command line."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -15,11 +15,11 @@ class InvalidArgument(PbkvError):
 
 
 class NotFound(PbkvError):
-    """What the caller named does not exist, or no longer."""
+    """What the caller named does not exist, or no longer exists."""
 
 
 class FailedPrecondition(PbkvError):
-    """The request is well formed, but this server is not set up for it."""
+    """The request is well formed, but this server is not configured for it."""
 
 
 class ResourceExhausted(PbkvError):
@@ -27,15 +27,15 @@ class ResourceExhausted(PbkvError):
 
 
 class Unavailable(PbkvError):
-    """Something the request needs is not there now: try again later."""
+    """Something that the request needs is not available now: try again later."""
 
 
 class DeadlineExceeded(PbkvError):
-    """The time that the caller gave is over."""
+    """The caller's time limit has passed."""
 
 
 class ConfigError(PbkvError):
-    """The configuration is wrong; the message names the field and where its value came from."""
+    """The configuration is wrong; the message names the field and the source of its value."""
 
 
 class StartupError(PbkvError):

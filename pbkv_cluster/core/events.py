@@ -1,4 +1,4 @@
-"""What happens in workflows, as the predictor sees it."""
+"""Workflow events: what the predictor is told."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,10 +9,12 @@ MAX_HIDDEN_BYTES = 1024
 
 
 class EventKind(StrEnum):
+    """What has happened."""
+
     WORKFLOW_STARTED = "workflow_started"
     STEP_STARTED = "step_started"
     STEP_FINISHED = "step_finished"
-    STEP_PLACED = "step_placed"  # on a worker that has had none of the workflow's steps before
+    STEP_PLACED = "step_placed"  # on a worker that has not run a step of the workflow before
     TOOL_STARTED = "tool_started"
     TOOL_FINISHED = "tool_finished"
     WORKFLOW_ENDED = "workflow_ended"
@@ -20,12 +22,15 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkflowEvent:
-    """One event. `sequence` counts a workflow's events from 0, so that duplicates and gaps show."""
+    """One event of one workflow.
+
+    Prompts and outputs are in it as hashes and as a projection, never as text.
+    """
 
     kind: EventKind
     workflow: str
-    sequence: int
-    time: float  # seconds since the epoch
+    sequence: int  # counts the workflow's events from 0, so that duplicates and gaps can be seen
+    time: float  # seconds since 1970
     workload: str = ""
     agent: str = ""
     call_site: str = ""
@@ -35,9 +40,8 @@ class WorkflowEvent:
     expected_s: float | None = None
     prompt_tokens: int = 0
     output_tokens: int = 0
-    # Of prompts and outputs an event holds hashes and a projection, no text.
-    pieces: tuple[int, ...] = ()  # STEP_STARTED: what the prompt is made of, see `core/pieces.py`
-    words: tuple[int, ...] = ()  # see `core/words.py`: of the task in the first STEP_STARTED, of the output in STEP_FINISHED
-    hidden: bytes = b""  # STEP_FINISHED: hidden state at the prompt's end, projected, little-endian float16; empty: not known
-    worker: str = ""  # STEP_PLACED: its id
+    pieces: tuple[int, ...] = ()  # STEP_STARTED: of the prompt, see `core/text/prompt_pieces.py`
+    words: tuple[int, ...] = ()  # first STEP_STARTED: of the task; STEP_FINISHED: of the output; see `core/text/words.py`
+    hidden: bytes = b""  # STEP_FINISHED: projected hidden state at the prompt's end, little-endian float16; empty: unknown
+    worker: str = ""  # STEP_PLACED: the worker's id
     graph: StepGraph | None = None  # WORKFLOW_STARTED: what the client declared

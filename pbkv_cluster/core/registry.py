@@ -1,4 +1,4 @@
-"""One way to name and find the plug-ins of every extension point."""
+"""Registries: how the plug-ins of every extension point are named and found."""
 
 import importlib
 from collections.abc import Callable
@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Factories by name. A dotted path `package.module:Name` names one that is not registered."""
+    """Factories by name. One that is not registered is found by its path, `package.module:Name`."""
 
     def __init__(self, field: str) -> None:
         """Args:
-        field: the configuration field that takes the name, for error messages.
+        field: configuration field whose value is the name, for error messages.
         """
         self._field = field
         self._factories: dict[str, Callable[..., T]] = {}
@@ -38,7 +38,7 @@ class Registry(Generic[T]):
         """The factory called `name`.
 
         Raises:
-            InvalidArgument: there is none.
+            InvalidArgument: there is no such factory.
         """
         if name in self._factories:
             return self._factories[name]

@@ -1,4 +1,4 @@
-"""How the next tokens of a step are chosen."""
+"""Sampling parameters: how the next tokens of a step are chosen."""
 
 import secrets
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ MAX_STOP_STRINGS = 16
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """Complete sampling parameters. `seed` decides every token together with its position, whatever runs beside it."""
+    """Complete sampling parameters. A token depends on the logits, the seed and its position, not on the rest of its batch."""
 
     max_tokens: int = 128
     temperature: float = 0.0  # 0 is greedy
@@ -18,7 +18,7 @@ class SamplingParams:
     seed: int = 0
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
-    forced_output: bytes | None = None  # packed ids to decode instead of choosing
+    forced_output: bytes | None = None  # packed ids that are taken instead of sampling
 
     def __post_init__(self) -> None:
         """Raises:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pbkv_cluster.core.errors import InvalidArgument
 
 MAX_NODES = 256
-MAX_PREDECESSORS = 4096  # of all nodes together
+MAX_PREDECESSORS = 4096  # summed over all nodes
 
 
 class Join(StrEnum):
@@ -22,7 +22,7 @@ class Join(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StepNode:
-    """One agent."""
+    """One agent of a graph."""
 
     agent: str
     predecessors: tuple[str, ...] = ()  # agents that it runs after; itself too, if it repeats
@@ -37,7 +37,7 @@ class StepGraph:
 
     def __post_init__(self) -> None:
         """Raises:
-        InvalidArgument: the nodes make no graph; the field is named as on the wire.
+        InvalidArgument: the nodes are not a graph; the field is named as on the wire.
         """
         if not 1 <= len(self.nodes) <= MAX_NODES:
             raise InvalidArgument("step_graph.nodes", f"from 1 to {MAX_NODES} agents, got {len(self.nodes)}")
@@ -56,42 +56,44 @@ class StepGraph:
             _check_predecessors(f"step_graph.nodes[{position}].predecessors", node.predecessors, known)
 
     def steps_to_execution(self, current: Collection[str]) -> dict[str, int]:
-        """How many steps from now each agent runs next, at the soonest: after an AND join one more than the furthest of its
-        predecessors, else one more than the nearest. O(nodes and predecessors).
+        """How many steps from now each agent can run at the soonest. O(nodes and predecessors).
+
+        With an AND join that is one more than the furthest of the agent's predecessors, otherwise one more than the nearest.
 
         Args:
-            current: the agents that run, or ran last; agents that the graph does not know lead nowhere.
+            current: the agents that run, or ran last. Agents that are not in the graph are ignored.
 
         Returns:
-            At least 1 an agent. One that is not reached is left out. A current one is in only if it comes back, at the steps
-            that this takes: KVFlow gives it 0, but blocks in use need no rank, and what it leaves behind is not used now.
+            At least 1 for each agent that can be reached; others are left out. A current agent is reached if it runs again.
+            (KVFlow gives it 0, but blocks in use need no rank, and blocks that it has finished with are not in use.)
         """
         followers: dict[str, list[StepNode]] = {}
-        missing: dict[str, int] = {}  # predecessors that have yet to be reached before the agent is
+        missing: dict[str, int] = {}  # predecessors still to be reached before the agent is
         for node in self.nodes:
             missing[node.agent] = len(node.predecessors) if node.join is Join.AND else 1
             for agent in node.predecessors:
                 followers.setdefault(agent, []).append(node)
         steps: dict[str, int] = {}
         reached, distance = set(current), 0
-        # Breadth first: an agent is reached when the last predecessor that it needs is, so no value is ever revised.
+        # Breadth first: an agent is reached together with the last predecessor that it needs, so no value is ever revised.
         while reached:
             distance += 1
-            behind: set[str] = set()
+            following: set[str] = set()
             for agent in reached:
                 for node in followers.get(agent, ()):
                     missing[node.agent] -= 1
                     if missing[node.agent] == 0:
                         steps[node.agent] = distance
-                        behind.add(node.agent)
-            reached = behind.difference(current)
+                        following.add(node.agent)
+            reached = following.difference(current)
         return steps
 
     def advance(self, current: frozenset[str], agent: str) -> frozenset[str]:
-        """The current agents once `agent` begins: itself, and those before it but for the predecessors that it follows.
+        """The current agents after `agent` has begun: `agent`, and those current before, without its predecessors.
 
-        A predecessor stays if it has yet to be followed by another branch of an AND join that `agent` leads to, so that
-        branches which are run one after the other are all kept in sight. An agent that the graph does not know changes nothing.
+        A predecessor stays current while another branch that starts from it has yet to run and joins (AND) with the branch of
+        `agent`. So a client that runs parallel branches one after the other loses none. An agent that is not in the graph
+        changes nothing.
         """
         predecessors = {node.agent: node.predecessors for node in self.nodes}
         if agent not in predecessors:

@@ -1,6 +1,6 @@
-"""Token ids travel packed: little-endian int32, four bytes a token.
+"""Packed token ids: little-endian int32, four bytes for each token.
 
-Packed tokens compare, slice and hash at memory speed; a list of Python ints costs 25 ns a token to convert.
+Packed tokens are compared, sliced and hashed at memory speed; converting from a list of Python ints costs 25 ns a token.
 """
 
 from collections.abc import Iterable, Sequence
@@ -45,15 +45,15 @@ def as_array(packed: bytes) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
 
 
 def count(packed: bytes) -> int:
-    """Tokens in `packed`."""
+    """Number of tokens in `packed`."""
     return len(packed) // TOKEN_BYTES
 
 
 def check_ids(field: str, packed: bytes, vocab_size: int) -> None:
-    """Refuses packed ids that no token has.
+    """Checks that packed ids are in the vocabulary.
 
     Raises:
-        InvalidArgument: an id is outside the vocabulary; names `field`.
+        InvalidArgument: an id is outside the vocabulary; the error names `field`.
         ValueError: the length is not a multiple of four bytes.
     """
     ids = as_array(packed)
@@ -64,17 +64,20 @@ def check_ids(field: str, packed: bytes, vocab_size: int) -> None:
 
 
 def full_blocks(tokens: int) -> int:
-    """Blocks that `tokens` tokens fill completely."""
+    """Number of blocks that `tokens` tokens fill completely."""
     return tokens // BLOCK_TOKENS
 
 
 def blocks_for(tokens: int) -> int:
-    """Blocks that hold `tokens` tokens, the last perhaps in part."""
+    """Number of blocks that `tokens` tokens need; the last may be partly filled."""
     return -(-tokens // BLOCK_TOKENS)
 
 
 def common_blocks(first: bytes, tokens: bytes, at: int, end: int) -> int:
-    """Leading blocks that `first` shares with `tokens[at:end]`, by bisection on slices. The first block must be the same."""
+    """Number of leading blocks that `first` and `tokens[at:end]` share, by bisection on slices.
+
+    The first block must be the same in both: it is not compared.
+    """
     low, high = 1, min(len(first), end - at) // BLOCK_BYTES + 1
     while high - low > 1:
         middle = (low + high) // 2

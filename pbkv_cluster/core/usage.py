@@ -1,7 +1,7 @@
-"""Hit accounting, defined once for the engine, the gateway, the metrics, the benchmarks and the simulator.
+"""Hit accounting, defined once for engine, gateway, metrics, benchmarks and simulator.
 
-Per prompt token: *available* (an infinite cache would have had it), *captured* (some tier had it when the step arrived) and
-*delivered* (it was used instead of being computed), by tier. Always delivered <= captured <= available <= prompt.
+A prompt token is *available* if an infinite cache would have had it, *captured* if some tier had it when the step arrived, and
+*delivered* if it was read from a tier instead of being computed. Always delivered <= captured <= available <= prompt.
 """
 
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class Tier(StrEnum):
-    """Where blocks live, fastest first."""
+    """Kinds of memory that hold blocks, fastest first."""
 
     GPU = "gpu"
     HOST = "host"
@@ -19,13 +19,13 @@ class Tier(StrEnum):
 
 @dataclass(slots=True)
 class Usage:
-    """What one step cost and what the cache gave: prompt tokens, and seconds."""
+    """What one step cost, and what the cache saved it: tokens and seconds."""
 
     prompt_tokens: int = 0
     available_tokens: int = 0
     captured: dict[Tier, int] = field(default_factory=dict)
     delivered: dict[Tier, int] = field(default_factory=dict)
-    computed_tokens: int = 0  # run through prefill; again after a preemption included
+    computed_tokens: int = 0  # in prefill, including those computed again after a preemption
     generated_tokens: int = 0
     queue_s: float = 0.0
     load_s: float = 0.0
@@ -38,21 +38,21 @@ class Usage:
     worker_id: str = ""
 
     def settle(self) -> None:
-        """Restores the order of the three counts where concurrency has bent it.
+        """Restores delivered <= captured <= available, which concurrent steps can break.
 
-        Blocks that another step computed while this one was queued were captured by the time they were used, and what some
-        tier had an infinite cache has too.
+        Blocks that another step computed while this one was queued were not there when it arrived, but are delivered: they
+        count as captured. And what some tier had, an infinite cache would have had.
         """
         for tier, tokens in self.delivered.items():
-            behind = sum(self.delivered.values()) - sum(self.captured.values())
-            if behind > 0:
-                self.captured[tier] = self.captured.get(tier, 0) + min(behind, tokens)
+            missing = sum(self.delivered.values()) - sum(self.captured.values())
+            if missing > 0:
+                self.captured[tier] = self.captured.get(tier, 0) + min(missing, tokens)
         self.available_tokens = max(self.available_tokens, sum(self.captured.values()))
 
 
 @dataclass(slots=True)
 class HitMeter:
-    """Sums of usages, and the rates that follow from them."""
+    """Sums of usage records, and hit rates."""
 
     steps: int = 0
     prompt_tokens: int = 0
@@ -83,7 +83,7 @@ class HitMeter:
         return self._share(sum(self.captured.values()))
 
     def delivered_rate(self, tier: Tier | None = None) -> float | None:
-        """Share of the prompt tokens that a tier (by default: any) gave; None before the first token."""
+        """Share of the prompt tokens that a tier, by default any, delivered; None before the first token."""
         return self._share(sum(self.delivered.values()) if tier is None else self.delivered.get(tier, 0))
 
     def _share(self, tokens: int) -> float | None:

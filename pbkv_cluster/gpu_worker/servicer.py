@@ -1,19 +1,19 @@
-"""The worker's gRPC services: between messages and the engine."""
+"""The worker's gRPC services: messages in, commands to the engine."""
 
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 from typing import Any
 
-from pbkv_cluster.cache.tree.node import Level
+from pbkv_cluster.cache.observer import GuardStat
+from pbkv_cluster.core import checks
 from pbkv_cluster.core.blocks import Namespace
-from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument
+from pbkv_cluster.core.errors import FailedPrecondition
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.engine.sequence import FinishReason, StepRequest
-from pbkv_cluster.gpu_worker.predictor_link.access_logs import AccessReporter
-from pbkv_cluster.gpu_worker.predictor_link.forecasts import ForecastListener
+from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
 from pbkv_cluster.rpc.convert import packed_from_wire, sampling_from_wire, step_graph_from_wire, tier_to_wire, usage_to_wire
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc
 
@@ -24,22 +24,20 @@ _REASONS = {
 
 
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
-    """Runs steps."""
+    """Runs steps and reports on the engine."""
 
     def __init__(
         self,
         thread: EngineThread,
         namespace: Namespace,
         worker_id: str,
-        listener: ForecastListener | None,
-        reporter: AccessReporter | None,
+        predictor: PredictorLink | None,
         block_bytes: int,
     ) -> None:
         self._thread = thread
         self._namespace = namespace
         self._worker_id = worker_id
-        self._listener = listener
-        self._reporter = reporter
+        self._predictor = predictor
         self._block_bytes = block_bytes
         self._numbers = itertools.count()
 
@@ -47,7 +45,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self, request: worker_pb2.RunStepRequest, context: Any
     ) -> AsyncIterator[worker_pb2.RunStepEvent]:
         step = self._step(request)
-        # The generator of a call that is cancelled while it writes ends only when it is collected; the step must end now.
+        # If a call is cancelled while it writes, its generator ends only when it is garbage collected. The step must end now.
         context.add_done_callback(lambda _: self._thread.post(lambda engine: engine.cancel(step.id)))
         outputs = self._thread.stream(step)
         try:
@@ -64,12 +62,10 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             await outputs.aclose()
 
     def _step(self, request: worker_pb2.RunStepRequest) -> StepRequest:
-        if not request.request_id:
-            raise InvalidArgument("request_id", "must not be empty")
-        if not request.workflow_id:
-            raise InvalidArgument("workflow_id", "must not be empty")
+        checks.not_empty("request_id", request.request_id)
+        checks.not_empty("workflow_id", request.workflow_id)
         return StepRequest(
-            # Ours tells apart a request and one that a client made of the same name while it was still being cancelled.
+            # The number tells a request from an earlier one with the same id that is still being cancelled.
             id=f"{request.request_id}#{next(self._numbers)}",
             workflow=request.workflow_id,
             agent=request.agent_id,
@@ -92,12 +88,13 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self, request: worker_pb2.GetWorkerStatusRequest, context: Any
     ) -> worker_pb2.GetWorkerStatusResponse:
         status = await self._thread.call(self._status)
-        if self._listener is not None:
-            status.forecasts_applied = self._listener.applied
-            status.access_updates_applied = self._listener.access_updates
-            status.access_workflows = self._listener.access_workflows
-        if self._reporter is not None:
-            status.store.decisions.update(self._reporter.decisions)
+        if (predictor := self._predictor) is not None:
+            status.forecasts_applied = predictor.forecasts.applied
+            if predictor.model_updates is not None:
+                status.access_updates_applied = predictor.model_updates.applied
+                status.access_workflows = predictor.model_updates.workflows
+            if predictor.access_logs is not None:
+                status.store.decisions.update(predictor.access_logs.decisions)
         return status
 
     def _status(self, engine: Engine) -> worker_pb2.GetWorkerStatusResponse:
@@ -105,14 +102,14 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             worker_id=self._worker_id,
             running=len(engine.scheduler.running),
             waiting=engine.scheduler.waiting,
-            store=_stat(engine, self._block_bytes),
+            store=_store_stat(engine, self._block_bytes),
             engine_steps=engine.steps,
             prefill_tokens_per_s=engine.prefill_tokens_per_s,
         )
 
 
 class StoreServicer(store_pb2_grpc.StoreServiceServicer):
-    """The worker's own tiers."""
+    """Serves the worker's own tiers."""
 
     def __init__(self, thread: EngineThread, namespace: Namespace, block_bytes: int) -> None:
         self._thread = thread
@@ -120,7 +117,7 @@ class StoreServicer(store_pb2_grpc.StoreServiceServicer):
         self._block_bytes = block_bytes
 
     async def Stat(self, request: store_pb2.StatRequest, context: Any) -> store_pb2.StatResponse:  # noqa: N802
-        return store_pb2.StatResponse(store=await self._thread.call(lambda engine: _stat(engine, self._block_bytes)))
+        return store_pb2.StatResponse(store=await self._thread.call(lambda engine: _store_stat(engine, self._block_bytes)))
 
     async def Prefetch(  # noqa: N802
         self, request: store_pb2.PrefetchRequest, context: Any
@@ -143,22 +140,27 @@ def _tokens(output: Output) -> worker_pb2.RunStepEvent.Tokens:
     return worker_pb2.RunStepEvent.Tokens(token_ids=types_pb2.PackedTokens(data=pack(output.tokens)), text=output.text)
 
 
-def _stat(engine: Engine, block_bytes: int) -> store_pb2.StoreStat:
+def _guard_to_wire(guard: GuardStat) -> store_pb2.GuardStat:
+    fields = asdict(guard)
+    return store_pb2.GuardStat(leaning=fields.pop("lru_active"), **fields)
+
+
+def _store_stat(engine: Engine, block_bytes: int) -> store_pb2.StoreStat:
     cache = engine.cache
     tiers = [
         store_pb2.TierStat(
-            tier=tier_to_wire(level.tier),
-            capacity_blocks=cache.tiers.pools[level].capacity,
-            used_blocks=cache.used_blocks(level),
-            locked_blocks=cache.locked_blocks(level),
+            tier=tier_to_wire(tier.kind),
+            capacity_blocks=tier.pool.capacity,
+            used_blocks=cache.used_blocks(tier.kind),
+            locked_blocks=cache.locked_blocks(tier.kind),
             block_bytes=block_bytes,
         )
-        for level in Level
+        for tier in cache.tiers
     ]
     guard = cache.guard()
     return store_pb2.StoreStat(
         tiers=tiers,
         policy=engine.policy,
         decisions=cache.tiers.decisions + engine.scheduler.decisions,
-        guard=None if guard is None else store_pb2.GuardStat(**asdict(guard)),
+        guard=None if guard is None else _guard_to_wire(guard),
     )

@@ -1,1 +1,1 @@
-"""Ways in and out that others have agreed on: OpenTelemetry spans in (`otel`), KV hints out (`kv_hints`)."""
+"""Interfaces to other software: OpenTelemetry spans in (`otel`), KV hints out (`kv_hints`)."""

@@ -1,14 +1,14 @@
-"""Forecasts as KV hints: envelopes of actions, for whoever places requests and keeps KV elsewhere.
+"""Forecasts as KV hints: envelopes of actions, for other software that routes requests and caches KV.
 
-A hint rests on what a forecast knows: which agents a workflow calls next, and whether it goes on. The predictor never sees
-prompts or blocks, so nothing here names block hashes: whoever receives a hint applies it to what it holds for that workflow,
-which is the session in these messages.
+A hint says what a forecast says: which agents a workflow calls next, and whether it continues. The predictor never sees prompts
+or blocks, so a hint names no block hashes: its receiver applies it to the KV that it has of that workflow, which these messages
+call a session.
 
-    retain    a signal: how likely the session's KV is wanted again, and by which agents. Keep what scores higher.
-    prefetch  a command: this agent most likely comes next; bring its KV back while there is room.
-    demote    a signal: the session has ended; its KV can go first.
+    retain    a signal: how likely the session's KV is used again, and by which agents. Keep KV with higher scores.
+    prefetch  a command: this agent probably runs next. Load its KV while there is room.
+    demote    a signal: the session has ended. Evict its KV first.
 
-Only a trusted orchestrator may attach hints to requests; what a client sends is none.
+Only a trusted orchestrator may attach hints to requests; hints from clients must be ignored.
 """
 
 import json
@@ -19,6 +19,7 @@ from typing import Any
 
 import msgpack
 
+from pbkv_cluster.core import checks
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.forecasts.forecast import Forecast
 
@@ -26,12 +27,12 @@ PROTOCOL_VERSION = "0.1"
 ACTION_VERSION = "1.0"
 RETAIN, PREFETCH, DEMOTE = "retain", "prefetch", "demote"
 
-_DIGITS = 6  # of probabilities: they come as 32-bit floats
+_DIGITS = 6  # of probabilities, which are 32-bit floats
 
 
 @dataclass(frozen=True, slots=True)
 class KvHintAction:
-    """One hint. Its id is its own for good: one that comes twice is the same."""
+    """One hint. Two with the same id are the same hint."""
 
     action_id: str
     action_type: str
@@ -41,7 +42,7 @@ class KvHintAction:
 
 @dataclass(frozen=True, slots=True)
 class KvHintsEnvelope:
-    """The hints that travel together: those of one forecast."""
+    """The hints of one forecast."""
 
     protocol_version: str
     message_id: str
@@ -53,19 +54,17 @@ class HintMaker:
     """Makes envelopes from forecasts."""
 
     gamma: float = 0.7  # discount of each further step
-    half_life_s: float = 60.0  # age at which a forecast counts half, and its hints expire
-    prefetch_probability: float = 0.5  # that an agent comes next, below which nothing is prefetched for it
+    half_life_s: float = 60.0  # after which a forecast counts half; also the time to live of its hints
+    prefetch_probability: float = 0.5  # an agent that is less likely to run next gets no prefetch
 
     def __post_init__(self) -> None:
         """Raises:
         InvalidArgument: a value is out of its range.
         """
-        if not 0 < self.gamma <= 1:
-            raise InvalidArgument("gamma", f"must be above 0 and at most 1, got {self.gamma}")
+        checks.share("gamma", self.gamma)
         if not (self.half_life_s > 0 and math.isfinite(self.half_life_s)):
             raise InvalidArgument("half_life_s", f"must be a positive number of seconds, got {self.half_life_s}")
-        if not 0 < self.prefetch_probability <= 1:
-            raise InvalidArgument("prefetch_probability", f"must be above 0 and at most 1, got {self.prefetch_probability}")
+        checks.share("prefetch_probability", self.prefetch_probability)
 
     def envelope(self, forecast: Forecast) -> KvHintsEnvelope:
         """The hints of one forecast."""
@@ -73,22 +72,23 @@ class HintMaker:
             actions = [(DEMOTE, {"kind": "signal", "priority": 0.0, "reason": "session_ended"})]
         else:
             actions = [(RETAIN, self._retain(forecast)), *((PREFETCH, hint) for hint in self._prefetches(forecast))]
-        about = self._about(forecast)
-        # Epochs of one workflow never repeat, so these ids do not either.
+        common = self._common(forecast)
+        # Each forecast of a workflow has an epoch of its own, so the ids are unique.
         return KvHintsEnvelope(
             PROTOCOL_VERSION,
             f"{forecast.epoch}:{forecast.workflow}",
             tuple(
-                KvHintAction(f"{forecast.epoch}.{number}:{forecast.workflow}", kind, ACTION_VERSION, about | payload)
+                KvHintAction(f"{forecast.epoch}.{number}:{forecast.workflow}", kind, ACTION_VERSION, common | payload)
                 for number, (kind, payload) in enumerate(actions)
             ),
         )
 
-    def _about(self, forecast: Forecast) -> dict[str, Any]:
-        about: dict[str, Any] = {"session_id": forecast.workflow, "epoch": forecast.epoch, "made_at_s": forecast.made_at}
+    def _common(self, forecast: Forecast) -> dict[str, Any]:
+        """The fields of every hint."""
+        common: dict[str, Any] = {"session_id": forecast.workflow, "epoch": forecast.epoch, "made_at_s": forecast.made_at}
         if not forecast.ended:
-            about |= {"ttl_s": self.half_life_s, "expires_at_s": forecast.made_at + self.half_life_s}
-        return about
+            common |= {"ttl_s": self.half_life_s, "expires_at_s": forecast.made_at + self.half_life_s}
+        return common
 
     def _retain(self, forecast: Forecast) -> dict[str, Any]:
         total, reached, agents, discount = 0.0, 0.0, dict[str, float](), 1.0
@@ -126,19 +126,21 @@ class HintMaker:
 
 
 def to_json(envelope: KvHintsEnvelope) -> str:
-    """One line."""
+    """JSON on one line."""
     return json.dumps(asdict(envelope), ensure_ascii=False, allow_nan=False)
 
 
 def to_msgpack(envelope: KvHintsEnvelope) -> bytes:
-    """A map with the names of the fields. Several in a row can be told apart without anything between them."""
+    """MessagePack: a map with the names of the fields. Envelopes can be concatenated without separators."""
     packed: bytes = msgpack.packb(asdict(envelope))
     return packed
 
 
 def from_json(data: str | bytes) -> KvHintsEnvelope:
-    """Raises:
-    InvalidArgument: it is no envelope of this version; names the field.
+    """Reads an envelope from JSON.
+
+    Raises:
+        InvalidArgument: the data is not an envelope of this version; names the field.
     """
     try:
         value = json.loads(data)
@@ -148,8 +150,10 @@ def from_json(data: str | bytes) -> KvHintsEnvelope:
 
 
 def from_msgpack(data: bytes) -> KvHintsEnvelope:
-    """Raises:
-    InvalidArgument: it is no envelope of this version; names the field.
+    """Reads an envelope from MessagePack.
+
+    Raises:
+        InvalidArgument: the data is not an envelope of this version; names the field.
     """
     try:
         value = msgpack.unpackb(data)

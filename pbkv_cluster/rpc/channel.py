@@ -4,7 +4,7 @@ from grpc import aio
 
 _MAX_MESSAGE_BYTES = 64 << 20
 
-# Keep-alives notice a peer that went silent without closing (a node that lost power) within half a minute.
+# Keep-alive pings notice within half a minute that a peer has vanished without closing the connection (its node lost power).
 MESSAGE_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
@@ -14,16 +14,16 @@ MESSAGE_OPTIONS: list[tuple[str, int]] = [
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
 ]
 
-# Of every channel, the client's included.
+# For every channel, including those of the Python client.
 CHANNEL_OPTIONS: list[tuple[str, int]] = [
     *MESSAGE_OPTIONS,
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 2_000),  # also the time that connecting may take
+    ("grpc.min_reconnect_backoff_ms", 2_000),  # also the time limit of one attempt to connect
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.enable_http_proxy", 0),
 ]
 
 
 def connect(address: str) -> aio.Channel:
-    """A channel to `address` (host:port). It connects on its first call and again after a loss."""
+    """A channel to `address` (host:port). It connects on its first call, and again if the connection is lost."""
     return aio.insecure_channel(address, options=CHANNEL_OPTIONS)

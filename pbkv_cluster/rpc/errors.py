@@ -1,4 +1,4 @@
-"""Errors on both ends of the wire: one gRPC status for each class of `core.errors`."""
+"""Errors at both ends of a call: each class of `core.errors` has one gRPC status."""
 
 import asyncio
 import inspect
@@ -24,7 +24,7 @@ _STATUS: dict[type[errors.PbkvError], grpc.StatusCode] = {
 
 
 def from_rpc(error: aio.AioRpcError | grpc.RpcError) -> errors.PbkvError:
-    """The error that the other side raised, as far as its status tells."""
+    """The error that the other side raised, as far as the status shows it."""
     code = error.code() if callable(getattr(error, "code", None)) else grpc.StatusCode.UNKNOWN
     details = (error.details() if callable(getattr(error, "details", None)) else None) or code.name
     match code:
@@ -45,7 +45,7 @@ def from_rpc(error: aio.AioRpcError | grpc.RpcError) -> errors.PbkvError:
 
 
 class ErrorInterceptor(aio.ServerInterceptor):
-    """Turns `PbkvError` into its status. Anything else is a defect: logged with its trace, INTERNAL to the caller."""
+    """Turns a `PbkvError` into its status. Any other exception is a defect: logged with its traceback, sent as INTERNAL."""
 
     async def intercept_service(
         self,
@@ -60,7 +60,7 @@ class ErrorInterceptor(aio.ServerInterceptor):
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(_guard_unary(handler.unary_unary, method), **codec)
         if handler.unary_stream is not None:
-            # A stream is served by a generator, or, as the health service's Watch, by a coroutine that writes to the context.
+            # Most streams are served by a generator; some, like the health service's Watch, by a coroutine that writes.
             guard = _guard_unary if inspect.iscoroutinefunction(handler.unary_stream) else _guard_stream
             return grpc.unary_stream_rpc_method_handler(guard(handler.unary_stream, method), **codec)
         if handler.stream_stream is not None:
@@ -96,7 +96,7 @@ def _guard_stream(call: Any, method: str) -> Any:
 
 
 async def _check_cancelled(context: aio.ServicerContext[Any, Any]) -> None:
-    """A cancel that did not come from the caller would leave it waiting for ever; it hears UNAVAILABLE instead."""
+    """Ends the call with UNAVAILABLE if it was not the caller that cancelled it: the caller would wait for ever."""
     task = asyncio.current_task()
     if task is not None and not task.cancelling():
         await context.abort(grpc.StatusCode.UNAVAILABLE, "the call was cancelled on the server")

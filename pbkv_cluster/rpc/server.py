@@ -1,4 +1,4 @@
-"""A gRPC server as every process of the cluster runs one: typed errors, health, reflection, a port that is really ours."""
+"""The gRPC server of every process: typed errors, health, reflection, and a port that it shares with no other process."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +14,10 @@ from pbkv_cluster.rpc.errors import ErrorInterceptor
 
 
 class RpcServer:
-    """Collects services, then serves them. Health is SERVING from `start` until `stop`."""
+    """Serves the services that were added. Its health is SERVING from `start` until `stop`."""
 
     def __init__(self) -> None:
-        # Without SO_REUSEPORT a second server on one port fails instead of taking half of its calls.
+        # Without SO_REUSEPORT, a second server on the same port fails to start instead of receiving half of the calls.
         self._server = aio.server(interceptors=[ErrorInterceptor()], options=[("grpc.so_reuseport", 0), *MESSAGE_OPTIONS])
         self._health = health.aio.HealthServicer()
         self._names = [health.SERVICE_NAME, reflection.SERVICE_NAME]
@@ -28,7 +28,7 @@ class RpcServer:
         """Adds a service.
 
         Args:
-            descriptor: of the service, from its `_pb2` module.
+            descriptor: the service's, from its `_pb2` module.
             register: the generated `add_…Servicer_to_server`.
             servicer: the implementation, with asynchronous methods.
         """
@@ -36,7 +36,7 @@ class RpcServer:
         self._names.append(descriptor.full_name)
 
     async def start(self, host: str, port: int) -> str:
-        """Binds and serves. Port 0 takes a free one. Returns the address, host:port.
+        """Binds and serves; port 0 takes a free one. Returns the address, host:port.
 
         Raises:
             StartupError: the address cannot be bound.
@@ -53,7 +53,7 @@ class RpcServer:
         return self.address
 
     async def stop(self, grace_s: float = 1.0) -> None:
-        """Reports NOT_SERVING, refuses new calls, and cancels those still running after `grace_s` seconds."""
+        """Reports NOT_SERVING, refuses new calls, and cancels calls that still run after `grace_s` seconds."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)
 

@@ -1,4 +1,4 @@
-"""Block keys: equal in every process, different wherever bytes could differ."""
+"""Block keys: equal in every process, and different whenever the blocks' bytes could differ."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ print([key.hex() for key in block_keys(Namespace("m", "r", "float32", "l"), pack
 
 
 def test_the_keys_of_a_known_prompt_never_change() -> None:
-    """Keys are kept in an index that outlives a release. Where this has to change, so has the namespace."""
+    """Keys are stored in an index that outlives a release. If they must change, the namespace must change too."""
     assert [key.hex() for key in block_keys(NAMESPACE, PROMPT)] == [
         "6384adc03a331499a1f96a19779b3c72",
         "17a70831769fd1f13b815b61cd3bc60b",
@@ -54,7 +54,7 @@ def test_only_full_blocks_have_keys() -> None:
 
 
 @given(st.binary(max_size=6 * BLOCK_BYTES), st.integers(0, 6))
-def test_a_chain_can_be_taken_up_anywhere(packed: bytes, cut: int) -> None:
+def test_a_chain_of_keys_can_be_continued_from_any_block(packed: bytes, cut: int) -> None:
     keys = block_keys(NAMESPACE, packed)
     cut = min(cut, len(keys))
     parent = keys[cut - 1] if cut else NAMESPACE.digest()
@@ -62,18 +62,18 @@ def test_a_chain_can_be_taken_up_anywhere(packed: bytes, cut: int) -> None:
 
 
 @given(st.binary(min_size=4 * BLOCK_BYTES, max_size=4 * BLOCK_BYTES), st.integers(0, 4 * BLOCK_BYTES - 1))
-def test_a_changed_byte_changes_its_block_and_all_behind_it(packed: bytes, at: int) -> None:
+def test_a_changed_byte_changes_the_key_of_its_block_and_of_all_later_ones(packed: bytes, at: int) -> None:
     changed = packed[:at] + bytes([packed[at] ^ 1]) + packed[at + 1 :]
     equal = [a == b for a, b in zip(block_keys(NAMESPACE, packed), block_keys(NAMESPACE, changed), strict=True)]
     assert equal == [block < at // BLOCK_BYTES for block in range(4)]
 
 
-def test_equal_blocks_at_two_places_have_two_keys() -> None:
+def test_equal_blocks_at_two_positions_have_two_keys() -> None:
     assert len(set(block_keys(NAMESPACE, bytes(8 * BLOCK_BYTES)))) == 8
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(Namespace)])
-def test_every_field_of_the_namespace_counts(field: str) -> None:
+def test_every_field_of_the_namespace_changes_the_keys(field: str) -> None:
     value: Any = getattr(NAMESPACE, field)
     changed: Any = {field: value + 1 if isinstance(value, int) else f"{value}x"}
     other = replace(NAMESPACE, **changed)
@@ -88,7 +88,7 @@ def test_no_two_namespaces_share_a_digest(one: Namespace, other: Namespace) -> N
     assert (one == other) == (one.digest() == other.digest())
 
 
-def test_text_cannot_move_from_one_field_to_the_next() -> None:
+def test_moving_text_between_fields_changes_the_digest() -> None:
     one = replace(NAMESPACE, model="a\x001:b", revision="c")
     other = replace(NAMESPACE, model="a", revision="b\x001:c")
     assert one.digest() != other.digest()

@@ -5,7 +5,7 @@ import pytest
 from pbkv_cluster.core.clock import Clock, ManualClock, SystemClock
 
 
-def test_a_manual_clock_moves_when_told() -> None:
+def test_a_manual_clock_moves_by_hand_only() -> None:
     clock = ManualClock(5.0)
     clock.advance(1.5)
     clock.advance(0)

@@ -81,7 +81,7 @@ def test_the_environment_can_name_the_file(write: Write, tmp_path: Path) -> None
     assert load(env={"PBKV_CONFIG": ""}).config == Config()
 
 
-def test_other_variables_are_left_alone() -> None:
+def test_other_variables_are_ignored() -> None:
     assert load(env={"PATH": "/bin", "MY_PBKV_X": "1"}).config == Config()
 
 
@@ -116,12 +116,12 @@ def test_empty_files_and_sections_are_fine(write: Write, text: str) -> None:
         ("engine: {prefill_chunk_tokens: 4096}", r"engine \(from .*some\.yaml\): prefill_chunk_tokens must not exceed"),
     ],
 )
-def test_a_wrong_file_is_refused(write: Write, text: str, message: str) -> None:
+def test_an_invalid_file_is_refused(write: Write, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(write(text))
 
 
-def test_all_wrong_values_are_told_at_once(write: Write) -> None:
+def test_all_invalid_values_are_reported_at_once(write: Write) -> None:
     with pytest.raises(ConfigError) as caught:
         load(write("engine: {threads: 0}"), {"PBKV_GATEWAY_PORT": "70000"}, {"cache.gamma": 2})
     lines = str(caught.value).splitlines()

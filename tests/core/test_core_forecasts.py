@@ -1,4 +1,4 @@
-"""Forecasts in arrays against lists of the same objects."""
+"""Forecasts in arrays behave like lists of the same objects."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ SEVERAL = st.lists(FORECAST, max_size=6)
 
 
 @given(SEVERAL)
-def test_they_are_the_sequence_that_they_were_made_of(several: Sequence[Forecast]) -> None:
+def test_arrays_hold_the_forecasts_that_they_were_made_of(several: Sequence[Forecast]) -> None:
     found = Forecasts.of(several)
     assert len(found) == len(several)
     assert list(found) == several
@@ -37,22 +37,22 @@ def test_they_are_the_sequence_that_they_were_made_of(several: Sequence[Forecast
 
 
 @given(SEVERAL, st.data())
-def test_some_of_them_in_any_order(several: Sequence[Forecast], data: st.DataObject) -> None:
+def test_taking_some_in_any_order(several: Sequence[Forecast], data: st.DataObject) -> None:
     places = data.draw(st.lists(st.sampled_from(range(len(several))), max_size=9) if several else st.just([]))
     found = Forecasts.of(several).take(places)
     assert list(found) == [several[at] for at in places]
-    assert len(found.agents) == sum(len(step.agents) for at in places for step in several[at].steps)
+    assert len(found.agent_positions) == sum(len(step.agents) for at in places for step in several[at].steps)
 
 
 @given(st.lists(SEVERAL, max_size=4))
-def test_several_joined(parts: list[list[Forecast]]) -> None:
+def test_joining_several_batches(parts: list[list[Forecast]]) -> None:
     found = Forecasts.joined(map(Forecasts.of, parts))
     assert list(found) == [forecast for part in parts for forecast in part]
-    assert len(set(found.names)) == len(found.names)
+    assert len(set(found.agent_names)) == len(found.agent_names)
 
 
 @given(SEVERAL, st.integers(0, 6))
-def test_names_that_are_not_needed_go(several: Sequence[Forecast], end: int) -> None:
+def test_compacting_drops_unused_names(several: Sequence[Forecast], end: int) -> None:
     found = Forecasts.of(several).take(np.arange(len(several))[:end]).compact()
     assert list(found) == several[:end]
-    assert set(found.names) == {agent for forecast in several[:end] for step in forecast.steps for agent in step.agents}
+    assert set(found.agent_names) == {agent for forecast in several[:end] for step in forecast.steps for agent in step.agents}

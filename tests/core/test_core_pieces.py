@@ -1,4 +1,4 @@
-"""Pieces of prompts: equal texts give equal ones wherever they stand, and never more than an event can carry."""
+"""Pieces of prompts: equal texts have equal pieces at any position, and no more than an event can carry."""
 
 import random
 
@@ -10,7 +10,7 @@ from pbkv_cluster.core.text.prompt_pieces import PIECES, WINDOW_TOKENS, prompt_p
 from pbkv_cluster.core.tokens import pack
 
 WRAP = 1 << 64
-SPARSE = 1 << 28  # pieces are below: one window in sixteen is chosen
+SPARSE = 1 << 28  # pieces are below this: one window in sixteen is selected
 
 
 def text(seed: int, length: int, vocabulary: int = 150_000) -> list[int]:
@@ -24,7 +24,7 @@ ANY_IDS = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=64)
 
 
 def defined(ids: list[int]) -> tuple[int, ...]:
-    """The same from the definition: each window's hash by itself, in whole numbers."""
+    """The definition: each window's hash computed by itself, with Python's integers."""
     found: dict[int, None] = {}
     for start in range(len(ids) - WINDOW_TOKENS + 1):
         total = 0
@@ -40,7 +40,7 @@ def defined(ids: list[int]) -> tuple[int, ...]:
 
 
 @given(TEXTS | ANY_IDS)
-def test_pieces_are_as_they_are_defined(ids: list[int]) -> None:
+def test_pieces_agree_with_their_definition(ids: list[int]) -> None:
     assert prompt_pieces(pack(ids)) == defined(ids)
 
 
@@ -52,39 +52,39 @@ def test_pieces_are_distinct_and_bounded(ids: list[int]) -> None:
 
 
 @given(TEXTS, TEXTS | LONG_TEXTS, TEXTS | LONG_TEXTS)
-def test_a_text_gives_its_pieces_wherever_it_stands(ids: list[int], before: list[int], behind: list[int]) -> None:
-    own, whole = prompt_pieces(pack(ids)), prompt_pieces(pack(before + ids + behind))
+def test_a_text_has_the_same_pieces_at_any_position(ids: list[int], before: list[int], after: list[int]) -> None:
+    own, whole = prompt_pieces(pack(ids)), prompt_pieces(pack(before + ids + after))
     for piece in own:
-        # One that is missing gave way to smaller ones, of which the prompt has as many as can be kept.
+        # A piece is missing only if the prompt has as many smaller ones as can be kept.
         assert piece in whole or (len(whole) == PIECES and piece > max(whole))
 
 
 @given(TEXTS, TEXTS)
-def test_pieces_stand_in_order(ids: list[int], behind: list[int]) -> None:
-    own, whole = prompt_pieces(pack(ids)), prompt_pieces(pack(ids + behind))
+def test_pieces_are_in_order_of_position(ids: list[int], after: list[int]) -> None:
+    own, whole = prompt_pieces(pack(ids)), prompt_pieces(pack(ids + after))
     if len(whole) < PIECES:
         assert whole[: len(own)] == own
 
 
-def test_a_long_prompt_gives_as_many_as_can_be_kept() -> None:
+def test_a_long_prompt_has_the_most_pieces_allowed() -> None:
     assert len(prompt_pieces(pack(text(1, 100_000)))) == PIECES
 
 
-def test_one_window_in_sixteen_is_chosen() -> None:
+def test_one_window_in_sixteen_is_selected() -> None:
     counts = [len(prompt_pieces(pack(text(seed, 1007)))) for seed in range(40)]
     assert 55 < sum(counts) / len(counts) < 70
 
 
 @pytest.mark.parametrize("length", range(WINDOW_TOKENS))
-def test_what_is_shorter_than_a_window_has_none(length: int) -> None:
+def test_a_prompt_shorter_than_a_window_has_no_pieces(length: int) -> None:
     assert prompt_pieces(pack(range(length))) == ()
 
 
-def test_torn_tokens_are_refused() -> None:
+def test_incomplete_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match="buffer size"):
         prompt_pieces(bytes(WINDOW_TOKENS * 4 + 1))
 
 
-def test_pieces_mean_the_same_in_every_process() -> None:
-    """What has been learnt of them outlives processes and versions."""
+def test_pieces_are_the_same_in_every_process() -> None:
+    """What has been learnt from them outlives processes and releases."""
     assert prompt_pieces(pack(range(100))) == (208085404, 28343767, 211490904, 236034443, 140760795, 89320102)

@@ -39,18 +39,18 @@ def test_a_name_cannot_be_taken_twice(registry: Registry[dict[str, int]]) -> Non
 
 
 @pytest.mark.parametrize("path", ["no_such_package_x:Name", "collections:NoSuchName", "collections.nothing:Name"])
-def test_a_wrong_path_says_so(registry: Registry[dict[str, int]], path: str) -> None:
+def test_a_wrong_path_is_reported(registry: Registry[dict[str, int]], path: str) -> None:
     with pytest.raises(InvalidArgument, match=r"^cache\.policy: .* cannot be imported") as caught:
         registry.get(path)
     assert caught.value.field == "cache.policy"
 
 
-def test_a_path_must_lead_to_something_to_call(registry: Registry[dict[str, int]]) -> None:
+def test_a_path_must_lead_to_a_callable(registry: Registry[dict[str, int]]) -> None:
     with pytest.raises(InvalidArgument, match="neither a class nor a function"):
         registry.get("string:digits")
 
 
 @pytest.mark.parametrize("name", ["", "plane", "package.module", ":Name", "collections:", "a:b:c", ".x:y", "a..b:c"])
-def test_an_unknown_name_lists_the_known(registry: Registry[dict[str, int]], name: str) -> None:
+def test_an_unknown_name_is_answered_with_the_known_ones(registry: Registry[dict[str, int]], name: str) -> None:
     with pytest.raises(InvalidArgument, match=r"choose one of plain, or a path package\.module:Name"):
         registry.get(name)

@@ -1,4 +1,4 @@
-"""Sampling parameters: every wrong value is refused by the name it has on the wire."""
+"""Sampling parameters: every invalid value is refused with its name on the wire."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Step graphs: what is none is refused by name, and the way to each agent is the shortest that the joins allow."""
+"""Step graphs: malformed ones are refused with the field, and steps to each agent are the fewest that the joins allow."""
 
 import math
 from collections.abc import Collection
@@ -14,7 +14,7 @@ NAMES = tuple("abcdefg")
 
 
 def graphs() -> st.SearchStrategy[StepGraph]:
-    """Graphs of up to seven agents, loops included."""
+    """Graphs of up to seven agents, with loops."""
 
     def build(names: list[str]) -> st.SearchStrategy[StepGraph]:
         before = st.lists(st.sampled_from(names), unique=True, max_size=4).map(tuple)
@@ -25,7 +25,7 @@ def graphs() -> st.SearchStrategy[StepGraph]:
 
 
 def relaxed(graph: StepGraph, current: Collection[str]) -> dict[str, int]:
-    """The definition: every value is worked out again from those of its predecessors, until none changes any more."""
+    """The definition: recompute every value from those of its predecessors until none changes."""
     values = {node.agent: math.inf for node in graph.nodes}
     while True:
         news = dict(values)
@@ -59,7 +59,7 @@ def test_an_and_join_waits_for_all_and_an_or_join_for_any() -> None:
     assert DIAMOND.steps_to_execution(["code"]) == {"glance": 1}, "the other branch does not run"
 
 
-def test_agents_come_back_in_loops() -> None:
+def test_agents_run_again_in_loops() -> None:
     assert LOOP.steps_to_execution(["code"]) == {"test": 1, "code": 2, "report": 2}
     assert LOOP.steps_to_execution(["report"]) == {}
     alone = StepGraph((StepNode("a", ("a",)),))
@@ -68,7 +68,7 @@ def test_agents_come_back_in_loops() -> None:
 
 
 @given(graph=graphs(), current=st.sets(st.sampled_from([*NAMES, "stranger"])))
-def test_steps_are_those_of_the_definition(graph: StepGraph, current: set[str]) -> None:
+def test_steps_agree_with_the_definition(graph: StepGraph, current: set[str]) -> None:
     assert graph.steps_to_execution(current) == relaxed(graph, current)
 
 
@@ -79,7 +79,7 @@ def walk(graph: StepGraph, *agents: str) -> set[str]:
     return set(current)
 
 
-def test_where_a_workflow_stands() -> None:
+def test_current_agents_after_each_step() -> None:
     assert walk(LOOP, "plan") == {"plan"}
     assert walk(LOOP, "plan", "code", "test", "code") == {"code"}
     assert walk(LOOP, "plan", "code", "code") == {"code"}, "a step that begins again is where it was"
@@ -87,7 +87,7 @@ def test_where_a_workflow_stands() -> None:
     assert walk(StepGraph((StepNode("a", ("a",)),)), "a", "a") == {"a"}
 
 
-def test_branches_of_an_and_join_stay_in_sight_when_they_run_one_after_the_other() -> None:
+def test_branches_of_an_and_join_stay_current_when_they_run_one_after_the_other() -> None:
     fan = (StepNode("plan"), StepNode("left", ("plan",)), StepNode("right", ("plan",)))
     both = StepGraph((*fan, StepNode("join", ("left", "right"), Join.AND)))
     either = StepGraph((*fan, StepNode("join", ("left", "right"), Join.OR)))
@@ -100,7 +100,7 @@ def test_branches_of_an_and_join_stay_in_sight_when_they_run_one_after_the_other
 
 
 @given(graph=graphs(), agents=st.lists(st.sampled_from([*NAMES, "stranger"]), max_size=20))
-def test_a_workflow_always_stands_where_it_ran_last(graph: StepGraph, agents: list[str]) -> None:
+def test_the_agent_that_ran_last_is_always_current(graph: StepGraph, agents: list[str]) -> None:
     known = {node.agent for node in graph.nodes}
     current: frozenset[str] = frozenset()
     for agent in agents:
@@ -126,7 +126,7 @@ def test_a_workflow_always_stands_where_it_ran_last(graph: StepGraph, agents: li
         ),
     ],
 )
-def test_what_is_no_graph_is_refused_by_name(nodes: tuple[StepNode, ...], field: str, problem: str) -> None:
+def test_nodes_that_are_not_a_graph_are_refused_with_the_field(nodes: tuple[StepNode, ...], field: str, problem: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         StepGraph(nodes)
     assert caught.value.field == field

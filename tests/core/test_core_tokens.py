@@ -38,7 +38,7 @@ def test_ids_beyond_32_bits_are_refused(wrong: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
-def test_torn_bytes_are_refused(size: int) -> None:
+def test_bytes_of_half_a_token_are_refused(size: int) -> None:
     with pytest.raises(ValueError, match="buffer size"):
         unpack(bytes(size))
 

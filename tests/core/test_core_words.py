@@ -1,4 +1,4 @@
-"""Words as numbers: small ones, alike for upper and lower case, of a text's beginning only."""
+"""Hashed words: small numbers, the same for upper and lower case, of a text's beginning only."""
 
 import pytest
 from hypothesis import given
@@ -22,12 +22,12 @@ def test_no_text_gives_more_words_than_an_event_can_carry(character: str) -> Non
 
 
 @given(TEXT.map(lambda text: text.ljust(TEXT_CHARACTERS, "x")), TEXT)
-def test_only_the_beginning_counts(text: str, behind: str) -> None:
-    assert hashed_words(text[:TEXT_CHARACTERS] + behind) == hashed_words(text)
+def test_only_the_beginning_counts(text: str, after: str) -> None:
+    assert hashed_words(text[:TEXT_CHARACTERS] + after) == hashed_words(text)
 
 
 @given(st.text(max_size=90), st.text(max_size=90))
-def test_words_of_one_text_behind_another(left: str, right: str) -> None:
+def test_words_of_two_texts_joined(left: str, right: str) -> None:
     assert hashed_words(f"{left} {right}") == hashed_words(left) + hashed_words(right)
 
 
@@ -41,16 +41,16 @@ def test_words_of_one_text_behind_another(left: str, right: str) -> None:
         ("don't", "don t"),
     ],
 )
-def test_what_is_alike(one: str, other: str) -> None:
+def test_words_with_equal_hashes(one: str, other: str) -> None:
     assert hashed_words(one) == hashed_words(other)
 
 
-def test_what_differs() -> None:
+def test_words_with_different_hashes() -> None:
     assert len(set(hashed_words("fix fixes fixed file file_name 7 42"))) == 7
     assert hashed_words("a b") != hashed_words("b a")
 
 
-def test_repeats_stay() -> None:
+def test_repetitions_are_kept() -> None:
     assert len(hashed_words("no no no")) == 3
 
 
@@ -60,12 +60,12 @@ def test_scripts_without_spaces_have_a_word_for_each_character() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "?!…", "\ud800", "、。"])
-def test_what_holds_no_word(text: str) -> None:
+def test_texts_without_words(text: str) -> None:
     assert hashed_words(text) == ()
 
 
-def test_words_mean_the_same_in_every_process() -> None:
-    """What has been learnt of them outlives processes and versions."""
+def test_hashes_are_the_same_in_every_process() -> None:
+    """What has been learnt from them outlives processes and releases."""
     assert hashed_words("Fix the failing test in utils.py, please") == (
         852079,
         212349,

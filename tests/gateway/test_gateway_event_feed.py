@@ -1,4 +1,4 @@
-"""The way of events to the predictor: nothing is lost, whatever becomes of the stream, and nothing grows without bound."""
+"""The feed of events to the predictor: no event is lost with a stream, and nothing grows without bound."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -10,38 +10,37 @@ import pytest
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.gateway.decisions import Decisions, Reason
-from pbkv_cluster.gateway.predictor_feed import event_stream
-from pbkv_cluster.gateway.predictor_feed import feed as events
+from pbkv_cluster.gateway.predictor_feed.event_stream import StreamLimits
 from pbkv_cluster.gateway.predictor_feed.feed import CAPACITY, EventFeed
-from pbkv_cluster.store.cluster_index import ServiceEntry
 from tests.gateway.peers import ScriptedPredictor
 from tests.gateway.rig import until
 
 SMALL, LARGE = 0, 128  # pieces of an event
+LIMITS = StreamLimits()
 
 
 class Line:
-    """A feed, and the predictor that it is told of, if any."""
+    """A feed, and the directory in which it finds its predictor, if any."""
 
-    def __init__(self, stack: AsyncExitStack, capacity: int) -> None:
+    def __init__(self, stack: AsyncExitStack, capacity: int, limits: StreamLimits) -> None:
         self._stack = stack
         self._address = ""
         self._next = 0
         self.decisions = Decisions()
-        self.feed = EventFeed(self, self.decisions, capacity)
+        self.feed = EventFeed(self, self.decisions, capacity, limits)
 
-    async def service(self, name: str) -> ServiceEntry | None:
-        return ServiceEntry(name, self._address, 1) if self._address else None
+    async def service_address(self, name: str) -> str | None:
+        return self._address or None
 
     async def move_to(self, predictor: ScriptedPredictor) -> ScriptedPredictor:
-        """Starts a predictor, and the feed hears of it alone."""
+        """Starts a predictor and announces it instead of any other."""
         await predictor.start()
         self._stack.push_async_callback(predictor.server.stop, 0)
         self._address = predictor.address
         return predictor
 
     def put(self, number: int, pieces: int = SMALL) -> list[int]:
-        """Queues events; all sequences so far."""
+        """Queues events; returns the sequence numbers of all events so far."""
         for sequence in range(self._next, self._next + number):
             self.feed.put(WorkflowEvent(EventKind.STEP_STARTED, "w", sequence, 0.0, "", "a", pieces=tuple(range(pieces))))
         self._next += number
@@ -49,9 +48,9 @@ class Line:
 
 
 @asynccontextmanager
-async def line(capacity: int = CAPACITY) -> AsyncIterator[Line]:
+async def line(capacity: int = CAPACITY, limits: StreamLimits = LIMITS) -> AsyncIterator[Line]:
     async with AsyncExitStack() as stack:
-        made = Line(stack, capacity)
+        made = Line(stack, capacity, limits)
         background = Background()
         background.start(made.feed.run(), "events")
         stack.push_async_callback(background.stop)
@@ -59,7 +58,7 @@ async def line(capacity: int = CAPACITY) -> AsyncIterator[Line]:
 
 
 def heard(*predictors: ScriptedPredictor) -> list[int]:
-    """Sequences as they came, repetitions and all."""
+    """Sequence numbers in order of arrival, with repetitions."""
     return [event.sequence for predictor in predictors for event in predictor.events]
 
 
@@ -68,18 +67,18 @@ async def until_heard(predictor: ScriptedPredictor, sequences: Iterable[int]) ->
     await until(lambda: heard(predictor) == wanted, "it has heard of all, once and in order")
 
 
-async def test_events_come_once_and_in_order_however_many_there_are() -> None:
+async def test_events_arrive_once_and_in_order() -> None:
     async with line() as it:
         everything = it.put(CAPACITY)
         predictor = await it.move_to(ScriptedPredictor())
         await until_heard(predictor, everything)
-        for number in (1, 1, 3 * event_stream.WINDOW, 1):
+        for number in (1, 1, 3 * LIMITS.window_events, 1):
             await until_heard(predictor, it.put(number))
         assert predictor.streams == 1
         assert not it.decisions
 
 
-async def test_what_was_not_acknowledged_is_told_to_the_predictor_that_follows() -> None:
+async def test_unacknowledged_events_are_sent_to_the_next_predictor() -> None:
     async with line() as it:
         first = await it.move_to(ScriptedPredictor(silent=True))
         for _ in range(3):
@@ -90,10 +89,8 @@ async def test_what_was_not_acknowledged_is_told_to_the_predictor_that_follows()
         assert not it.decisions[Reason.EVENT_DROPPED]
 
 
-async def test_what_was_acknowledged_is_not_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_stream, "WINDOW", 1)
-    monkeypatch.setattr(event_stream, "_ASK_EVENTS", 1)
-    async with line() as it:
+async def test_acknowledged_events_are_not_sent_again() -> None:
+    async with line(limits=StreamLimits(window_events=1, ack_events=1)) as it:
         first = await it.move_to(ScriptedPredictor())
         for _ in range(3):
             *_, last = it.put(1)
@@ -126,9 +123,8 @@ async def test_nothing_is_lost_however_often_the_predictor_dies() -> None:
 
 
 @pytest.mark.parametrize(("number", "pieces"), [(3, SMALL), (CAPACITY, LARGE)], ids=["a few", "more than a stream holds"])
-async def test_a_predictor_that_is_stuck_is_missed(monkeypatch: pytest.MonkeyPatch, number: int, pieces: int) -> None:
-    monkeypatch.setattr(event_stream, "_DEADLINE_S", 0.2)
-    async with line() as it:
+async def test_a_predictor_that_does_not_answer_counts_as_lost(number: int, pieces: int) -> None:
+    async with line(limits=StreamLimits(deadline_s=1.0)) as it:  # less, and a busy machine loses the second predictor too
         stuck = await it.move_to(ScriptedPredictor(go=asyncio.Event()))
         assert stuck.go is not None
         stuck.go.set()
@@ -143,7 +139,7 @@ async def test_a_predictor_that_is_stuck_is_missed(monkeypatch: pytest.MonkeyPat
         assert not it.decisions[Reason.EVENT_DROPPED]
 
 
-async def test_a_predictor_is_known_to_be_there_without_events() -> None:
+async def test_the_predictor_is_found_without_events() -> None:
     async with line() as it:
         for _ in range(2):
             predictor = await it.move_to(ScriptedPredictor())
@@ -152,7 +148,7 @@ async def test_a_predictor_is_known_to_be_there_without_events() -> None:
             await until(lambda: not it.feed.reachable, "it is gone")
 
 
-async def test_a_refused_batch_is_given_up_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
+async def test_only_a_refused_batch_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
     async with line() as it:
         predictor = await it.move_to(ScriptedPredictor(refuses=frozenset({2, 3, 6})))
         await until(lambda: it.feed.reachable, "the first question is answered: the next comes later than all that follows")
@@ -179,12 +175,8 @@ async def test_a_predictor_that_refuses_the_stream_is_not_reachable_and_is_tried
         await until_heard(predictor, it.put(3))
 
 
-async def test_no_more_than_a_window_is_sent_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_stream, "_DEADLINE_S", 0.2)
-    monkeypatch.setattr(event_stream, "WINDOW", 16)
-    monkeypatch.setattr(event_stream, "_ASK_EVENTS", 8)
-    monkeypatch.setattr(events, "_BATCH", 4)
-    async with line() as it:
+async def test_no_more_than_a_window_is_sent_without_an_acknowledgement() -> None:
+    async with line(limits=StreamLimits(batch_events=4, window_events=16, ack_events=8, deadline_s=0.2)) as it:
         predictor = await it.move_to(ScriptedPredictor(silent=True))
         everything = it.put(100)
         await until(lambda: predictor.streams >= 3, "it is tried again")
@@ -194,7 +186,7 @@ async def test_no_more_than_a_window_is_sent_without_an_answer(monkeypatch: pyte
         assert sorted(set(heard(predictor))) == everything
 
 
-async def test_what_comes_back_from_a_stream_counts_towards_capacity() -> None:
+async def test_unacknowledged_events_count_towards_capacity() -> None:
     async with line(capacity=3) as it:
         first = await it.move_to(ScriptedPredictor(silent=True))
         for number in (1, 2, 3):
@@ -206,7 +198,7 @@ async def test_what_comes_back_from_a_stream_counts_towards_capacity() -> None:
 
 
 @pytest.mark.parametrize("found", [True, False], ids=["on its stream", "before it has found the predictor"])
-async def test_a_feed_that_ends_tells_first_what_is_queued(found: bool) -> None:
+async def test_finishing_sends_what_is_queued_first(found: bool) -> None:
     async with line() as it:
         if found:
             predictor = await it.move_to(ScriptedPredictor())
@@ -220,16 +212,15 @@ async def test_a_feed_that_ends_tells_first_what_is_queued(found: bool) -> None:
         assert not it.decisions
 
 
-async def test_a_feed_ends_though_there_is_no_predictor_or_it_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "_FINISH_S", 0.1)
+async def test_finishing_ends_without_a_predictor_or_with_a_stuck_one() -> None:
     async with line() as nowhere:
         nowhere.put(3)
-        await nowhere.feed.finish()
+        await nowhere.feed.finish(0.1)
         assert not nowhere.feed.reachable
     async with line() as never_run:
         await never_run.feed.finish()
     async with line() as stuck:
         await stuck.move_to(ScriptedPredictor(go=asyncio.Event()))
         stuck.put(3)
-        await stuck.feed.finish()
+        await stuck.feed.finish(0.1)
         assert not stuck.feed.reachable

@@ -1,4 +1,4 @@
-"""Attention back ends against a reference that goes token by token, in float64."""
+"""Attention back ends against a reference that computes token by token, in float64."""
 
 import inspect
 import math
@@ -51,10 +51,10 @@ def flash_twin(
         keys = slice(int(cu_seq_k[n]), int(cu_seq_k[n + 1]))
         counts = rows.stop - rows.start, keys.stop - keys.start
         at = torch.arange(counts[0]).unsqueeze(1) + counts[1] - counts[0]
-        behind = at - torch.arange(counts[1])
+        distance = at - torch.arange(counts[1])
         left, right = window_size
-        seen = (behind >= -right if right >= 0 else torch.ones_like(behind, dtype=torch.bool)) & (
-            behind <= left if left >= 0 else torch.ones_like(behind, dtype=torch.bool)
+        seen = (distance >= -right if right >= 0 else torch.ones_like(distance, dtype=torch.bool)) & (
+            distance <= left if left >= 0 else torch.ones_like(distance, dtype=torch.bool)
         )
         scores = torch.einsum("qhd,khd->hqk", query[rows], key[keys]) * (scale or 1 / math.sqrt(query.shape[2]))
         weights = scores.masked_fill(~seen, -math.inf).softmax(-1)
@@ -74,7 +74,7 @@ def one_thread() -> None:
 
 @dataclass
 class Case:
-    """Sequences of which some tokens are in the pool already, and the rest is a batch."""
+    """Sequences with some tokens in the pool already, and the others in the batch."""
 
     heads: int
     kv_heads: int
@@ -104,7 +104,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def reference(case: Case, first: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Of one sequence, from its token `first` on, token by token."""
+    """Attention of one sequence's tokens from `first` on, token by token."""
     group = case.heads // case.kv_heads
     key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
     out = []
@@ -121,7 +121,7 @@ def reference(case: Case, first: int, query: torch.Tensor, key: torch.Tensor, va
 def test_a_batch_attends_as_each_of_its_sequences_alone(name: str, case: Case) -> None:
     noise = torch.Generator().manual_seed(case.seed)
     storage = KvStorage(KvShape(LAYERS, case.kv_heads, case.dim, torch.float64), BLOCKS, 0, CPU)
-    storage.gpu.normal_(std=50, generator=noise)  # what earlier sequences have left behind
+    storage.gpu.normal_(std=50, generator=noise)  # as left by earlier sequences
     lengths = [span.start + span.tokens for span in case.spans]
     query, key, value = (
         [
@@ -149,7 +149,7 @@ def test_a_batch_attends_as_each_of_its_sequences_alone(name: str, case: Case) -
         torch.testing.assert_close(got, torch.cat(alone), rtol=1e-9, atol=1e-11)
 
 
-def test_the_kernel_of_the_installed_torch_takes_what_it_is_given() -> None:
+def test_the_installed_torch_has_the_kernel_with_the_expected_signature() -> None:
     from torch.nn.attention.varlen import varlen_attn
 
     calls = 0

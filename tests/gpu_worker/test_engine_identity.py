@@ -1,4 +1,4 @@
-"""Greedy output is the same with the cache, without it and from plain transformers, whatever is shared, evicted, preempted."""
+"""Greedy output is the same with the cache, without it and from plain `transformers`, with sharing, eviction and preemption."""
 
 import random
 from collections.abc import Callable
@@ -82,9 +82,10 @@ def test_output_is_a_prefix_too(model: LoadedModel) -> None:
 
 
 @pytest.mark.parametrize("host_blocks", [0, 10, 60])
-def test_eviction_and_loading_between_steps(model: LoadedModel, host_blocks: int) -> None:
+@pytest.mark.parametrize("late", [None, 1])
+def test_eviction_and_loading_between_steps(model: LoadedModel, host_blocks: int, late: int | None) -> None:
     given = prompts(5, 100, 120, 90, 110, shared=32)
-    engine = make_engine(model, gpu_blocks=14, host_blocks=host_blocks)
+    engine = make_engine(model, late=late, gpu_blocks=14, host_blocks=host_blocks)
     for _ in range(2):
         results: dict[str, Result] = {}
         for number, prompt in enumerate(given):
@@ -104,7 +105,7 @@ def test_preemption_in_the_middle(model: LoadedModel) -> None:
     assert engine.scheduler.decisions["preempt"] > 0
 
 
-def test_two_that_compute_the_same_at_once_share_it_in_the_end(model: LoadedModel) -> None:
+def test_two_sequences_that_compute_the_same_blocks_end_up_sharing_them(model: LoadedModel) -> None:
     (prompt,) = prompts(7, 90)
     engine = make_engine(model, prefill_chunk_tokens=32)
     results = run(engine, request(model, "0", prompt, max_tokens=TOKENS), request(model, "1", prompt, max_tokens=TOKENS))
@@ -118,17 +119,30 @@ def test_two_that_compute_the_same_at_once_share_it_in_the_end(model: LoadedMode
     gpu_blocks=st.integers(14, 40),
     host_blocks=st.sampled_from((0, 8, 64)),
     chunk=st.sampled_from((16, 64, 512)),
+    late=st.booleans(),
 )
 def test_any_schedule(
-    models: dict[str, LoadedModel], llama_reference: Reference, seed: int, gpu_blocks: int, host_blocks: int, chunk: int
+    models: dict[str, LoadedModel],
+    llama_reference: Reference,
+    seed: int,
+    gpu_blocks: int,
+    host_blocks: int,
+    chunk: int,
+    late: bool,
 ) -> None:
-    """Steps come, share and are cancelled, workflows end, the cache is cleared: what finishes is what plain greedy gives."""
+    """Steps start, share and are cancelled, workflows end, the cache is cleared: what finishes equals plain greedy output."""
     model, generator = models["llama"], random.Random(seed)
-    # Few prompts with common stems, so that the references are computed once and prefixes meet.
+    # A few prompts with common prefixes, so that each reference is computed once and prefixes are shared.
     pool = [tuple(p) for shared in (16, 40, 64) for p in prompts(shared, 5, 30, 64, shared=shared)]
     policy = generator.choice(("lru", "pbkv-paper"))
     engine = make_engine(
-        model, policy, gpu_blocks=gpu_blocks, host_blocks=host_blocks, prefill_chunk_tokens=chunk, max_running=6
+        model,
+        policy,
+        seed if late else None,
+        gpu_blocks=gpu_blocks,
+        host_blocks=host_blocks,
+        prefill_chunk_tokens=chunk,
+        max_running=6,
     )
     results: dict[str, Result] = {}
     asked: dict[str, tuple[int, ...]] = {}

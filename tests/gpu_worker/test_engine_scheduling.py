@@ -1,11 +1,11 @@
-"""Queueing, limits, cancellation, resumption and replay: what the engine promises besides the tokens themselves."""
+"""Queueing, limits, cancellation, resumption and replay."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from pbkv_cluster.cache.tree.node import Level
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier
@@ -30,12 +30,12 @@ def test_cancelling_frees_blocks_at_once(model: LoadedModel) -> None:
     for number in range(4):
         engine.submit(request(model, str(number), ids(70, number), max_tokens=50))
     collect(engine, results, steps=6)
-    assert engine.cache.locked_blocks(Level.GPU) > 0
+    assert engine.cache.locked_blocks(Tier.GPU) > 0
     for number in range(4):
         engine.cancel(str(number))
-        engine.cancel(str(number))  # once more does no harm
+        engine.cancel(str(number))  # a second time does nothing
         engine.cache.check_integrity()
-    assert engine.cache.locked_blocks(Level.GPU) == 0
+    assert engine.cache.locked_blocks(Tier.GPU) == 0
     assert not engine.busy
     assert engine.scheduler.waiting == 0
 
@@ -60,7 +60,7 @@ def test_higher_priority_goes_first_then_order_of_arrival(model: LoadedModel) ->
     assert finished == ["c", "d", "a", "b"]
 
 
-def test_a_full_queue_refuses_and_goes_on(model: LoadedModel) -> None:
+def test_a_full_queue_refuses_and_keeps_working(model: LoadedModel) -> None:
     engine = make_engine(model, max_waiting=2)
     engine.submit(request(model, "0", ids(20)))
     engine.submit(request(model, "1", ids(20)))
@@ -76,7 +76,7 @@ def test_a_full_queue_refuses_and_goes_on(model: LoadedModel) -> None:
     ("prompt", "field"),
     [([], "prompt"), ([1] * 2000, "prompt"), ([1, 4096], "prompt.token_ids"), ([1, -1], "prompt.token_ids")],
 )
-def test_wrong_prompts_name_the_field(model: LoadedModel, prompt: list[int], field: str) -> None:
+def test_invalid_prompts_are_refused_with_the_field(model: LoadedModel, prompt: list[int], field: str) -> None:
     engine = make_engine(model)
     with pytest.raises(InvalidArgument) as caught:
         engine.submit(request(model, "0", prompt))
@@ -112,7 +112,7 @@ def test_forced_output_needs_permission(model: LoadedModel) -> None:
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.9, "top_p": 0.95, "seed": 11}])
 @pytest.mark.parametrize("sent", [1, 7, 19])
-def test_a_step_goes_on_where_a_lost_worker_stopped(model: LoadedModel, sampling: dict[str, Any], sent: int) -> None:
+def test_a_step_continues_where_a_lost_worker_stopped(model: LoadedModel, sampling: dict[str, Any], sent: int) -> None:
     whole = run(make_engine(model), request(model, "0", ids(45), max_tokens=20, **sampling))["0"]
     rest = run(make_engine(model), request(model, "0", ids(45), max_tokens=20, sent=whole.tokens[:sent], **sampling))["0"]
     assert whole.tokens[:sent] + rest.tokens == whole.tokens
@@ -128,7 +128,7 @@ def test_a_step_that_was_complete_when_its_worker_was_lost_just_ends(model: Load
     assert (again.finished, again.text) == (whole.finished, whole.text)
 
 
-def test_samples_do_not_depend_on_what_runs_beside(model: LoadedModel) -> None:
+def test_samples_do_not_depend_on_the_rest_of_the_batch(model: LoadedModel) -> None:
     sampling: dict[str, Any] = {"temperature": 1.0, "seed": 3}
     alone = run(make_engine(model), request(model, "0", ids(33), **sampling))["0"]
     crowd = [request(model, str(n), ids(20 + n, n), temperature=1.0, seed=n) for n in range(1, 6)]
@@ -147,16 +147,13 @@ def test_stop_strings_and_the_end_of_sequence(model: LoadedModel) -> None:
     assert stopped.tokens == plain.tokens[: len(stopped.tokens)]
     assert len(stopped.tokens) == first + 2
 
-    engine = make_engine(model)
-    engine._runner.eos = frozenset({plain.tokens[3]})
+    engine = make_engine(replace(model, eos=frozenset({plain.tokens[3]})))
     ended = run(engine, request(model, "0", ids(30), max_tokens=12, ignore_eos=False))["0"]
     assert ended.finished is FinishReason.STOP
     assert ended.tokens == plain.tokens[: plain.tokens.index(plain.tokens[3]) + 1]
 
 
 def test_tenants_do_not_share(model: LoadedModel) -> None:
-    from dataclasses import replace
-
     engine = make_engine(model)
     mine = request(model, "0", ids(60))
     theirs = replace(mine, id="1", namespace=replace(mine.namespace, salt="other"))

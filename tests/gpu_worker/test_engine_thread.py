@@ -1,4 +1,4 @@
-"""The engine behind an event loop; a gate before each batch holds it where a test wants it."""
+"""The engine on its thread. A gate before each batch stops it where a test wants it to."""
 
 import asyncio
 import threading
@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from pbkv_cluster.cache.tree.node import Level
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.errors import InvalidArgument, ResourceExhausted, Unavailable
+from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk, FinishReason, StepRequest
@@ -24,7 +24,7 @@ PATIENCE_S = 30.0
 
 
 class GatedRunner(TorchRunner):
-    """Runs a batch only while its gate is open, and fails when told to."""
+    """Runs batches only while its gate is open, and fails on demand."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -70,17 +70,17 @@ def tokens(outputs: Sequence[Output]) -> list[int]:
     return [token for output in outputs for token in output.tokens]
 
 
-def held(engine: Engine) -> tuple[int, int, int]:
+def in_use(engine: Engine) -> tuple[int, int, int]:
     """Sequences running and waiting, and GPU blocks that they hold."""
-    return len(engine.scheduler.running), engine.scheduler.waiting, engine.cache.locked_blocks(Level.GPU)
+    return len(engine.scheduler.running), engine.scheduler.waiting, engine.cache.locked_blocks(Tier.GPU)
 
 
-async def test_streams_that_run_together_give_what_each_gives_alone(llama: LoadedModel) -> None:
+async def test_concurrent_streams_give_what_each_gives_alone(llama: LoadedModel) -> None:
     steps = [request(llama, f"r{n}", list(range(n + 1, 3 * n + 20)), workflow=f"w{n}", max_tokens=10 + n) for n in range(6)]
     alone = {step.id: run(make_engine(llama), step)[step.id].tokens for step in steps}
     async with running(llama) as (thread, _):
         streams = await asyncio.gather(*(collect(thread, step) for step in steps))
-        assert await thread.call(held) == (0, 0, 0)
+        assert await thread.call(in_use) == (0, 0, 0)
     for step, outputs in zip(steps, streams, strict=True):
         assert tokens(outputs) == alone[step.id]
         assert [output.finished for output in outputs] == [None] * (len(outputs) - 1) + [FinishReason.LENGTH]
@@ -89,7 +89,7 @@ async def test_streams_that_run_together_give_what_each_gives_alone(llama: Loade
         assert usage.generated_tokens == len(alone[step.id])
 
 
-async def test_outputs_come_while_the_step_runs(llama: LoadedModel) -> None:
+async def test_outputs_arrive_while_the_step_runs(llama: LoadedModel) -> None:
     async with running(llama) as (thread, runner), aclosing(thread.stream(request(llama, "r", [1, 2, 3]))) as stream:
         first = await anext(stream)
         assert len(first.tokens) == 1
@@ -103,7 +103,7 @@ async def test_closing_a_stream_cancels_its_step(llama: LoadedModel) -> None:
         async with aclosing(thread.stream(request(llama, "r", [1] * 40, max_tokens=900))) as stream:
             await anext(stream)
         assert len(tokens(await waiting)) == 8
-        assert await thread.call(held) == (0, 0, 0)
+        assert await thread.call(in_use) == (0, 0, 0)
 
 
 async def test_cancelling_the_reader_cancels_a_step_that_runs_and_one_that_waits(llama: LoadedModel) -> None:
@@ -116,7 +116,7 @@ async def test_cancelling_the_reader_cancels_a_step_that_runs_and_one_that_waits
         runner.gate.set()
         results = await asyncio.gather(*readers, return_exceptions=True)
         assert [type(result) for result in results] == [asyncio.CancelledError] * 2
-        assert await thread.call(held) == (0, 0, 0)
+        assert await thread.call(in_use) == (0, 0, 0)
 
 
 async def test_a_step_that_is_refused_raises_and_harms_no_other(llama: LoadedModel) -> None:
@@ -147,7 +147,7 @@ async def test_the_error_of_a_call_is_the_callers_alone(llama: LoadedModel) -> N
         assert len(tokens(await collect(thread, request(llama, "r", [1, 2, 3])))) == 8
 
 
-async def test_commands_are_done_in_the_order_they_came(llama: LoadedModel) -> None:
+async def test_commands_run_in_order_of_arrival(llama: LoadedModel) -> None:
     seen: list[int] = []
     async with running(llama) as (thread, _):
         for n in range(50):
@@ -156,12 +156,12 @@ async def test_commands_are_done_in_the_order_they_came(llama: LoadedModel) -> N
     assert seen == list(range(50))
 
 
-async def test_when_the_engine_fails_every_stream_and_later_call_is_told(llama: LoadedModel) -> None:
+async def test_an_engine_that_fails_fails_every_stream_and_later_call(llama: LoadedModel) -> None:
     async with running(llama, max_running=1) as (thread, runner):
         runner.gate.clear()
         readers = [asyncio.create_task(collect(thread, request(llama, f"r{n}", [n] * 20))) for n in (1, 2)]
         await asyncio.to_thread(runner.at_gate.wait, PATIENCE_S)
-        late = asyncio.create_task(thread.call(held))
+        late = asyncio.create_task(thread.call(in_use))
         await asyncio.sleep(0)
         runner.fault = RuntimeError("CUDA error: the device is gone")
         runner.gate.set()
@@ -173,7 +173,7 @@ async def test_when_the_engine_fails_every_stream_and_later_call_is_told(llama: 
         with pytest.raises(RuntimeError, match="the device is gone"):
             await asyncio.shield(thread.failed)
         with pytest.raises(Unavailable, match="the worker's engine has ended"):
-            await thread.call(held)
+            await thread.call(in_use)
         with pytest.raises(Unavailable, match="the worker's engine has ended"):
             await collect(thread, request(llama, "later", [1]))
 
@@ -188,7 +188,7 @@ async def test_the_error_of_a_posted_command_ends_the_engine(llama: LoadedModel)
             await asyncio.shield(thread.failed)
 
 
-async def test_stopping_fails_open_streams_and_the_calls_that_come_too_late(llama: LoadedModel) -> None:
+async def test_stopping_fails_open_streams_and_later_calls(llama: LoadedModel) -> None:
     async with running(llama) as (thread, runner):
         stream = thread.stream(request(llama, "r", [1] * 20, max_tokens=900))
         await anext(stream)
@@ -197,7 +197,7 @@ async def test_stopping_fails_open_streams_and_the_calls_that_come_too_late(llam
         await asyncio.to_thread(runner.at_gate.wait, PATIENCE_S)  # the engine is busy now
         stopping = asyncio.create_task(thread.stop())
         await asyncio.sleep(0)
-        late = asyncio.create_task(thread.call(held))
+        late = asyncio.create_task(thread.call(in_use))
         step = asyncio.create_task(collect(thread, request(llama, "late", [1])))
         await asyncio.sleep(0)
         runner.gate.set()

@@ -1,4 +1,4 @@
-"""The projected hidden state that comes with the end of a step is what plain transformers have at the prompt's last token."""
+"""The projected hidden state of a step equals that of plain `transformers` at the prompt's last token."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,12 +23,12 @@ CPU = torch.device("cpu")
 
 
 def prompt(tokens: int, seed: int = 1) -> list[int]:
-    """Tokens that no prompt of another seed begins with."""
+    """A prompt whose first block differs from that of any other seed."""
     return [(seed * 131 + n * 17) % 4000 + 50 for n in range(tokens)]
 
 
 def plain(model: LoadedModel, ids: list[int], dims: int = 64) -> npt.NDArray[np.float64]:
-    """The same without the engine: hidden states from `transformers`, the projection from NumPy."""
+    """The reference: hidden states from `transformers`, projected with NumPy."""
     model.module.set_attn_implementation("sdpa")
     try:
         with torch.inference_mode():
@@ -50,7 +50,7 @@ def assert_plain(model: LoadedModel, ids: list[int], hidden: bytes) -> None:
     np.testing.assert_allclose(values(hidden), plain(model, ids), rtol=2e-3, atol=2e-3)
 
 
-async def test_a_worker_tells_it_with_the_end_of_a_step(model_dirs: dict[str, Path], models: dict[str, LoadedModel]) -> None:
+async def test_a_worker_sends_it_with_the_end_of_a_step(model_dirs: dict[str, Path], models: dict[str, LoadedModel]) -> None:
     async with serving(config(model_dirs["llama"])) as rig:
         first = await rig.run(step(prompt(40)))
         assert_plain(models["llama"], prompt(40), first.hidden)
@@ -78,7 +78,7 @@ def test_every_step_of_a_batch_has_its_own(family: str, models: dict[str, Loaded
 
 
 def test_output_does_not_change_it(models: dict[str, LoadedModel]) -> None:
-    """It is of the prompt's end, also where a lost worker's output goes through the model behind the prompt."""
+    """It is the state at the prompt's end, even if the output of a lost worker is computed after the prompt."""
     model = models["llama"]
     engine = make_engine(model, prefill_chunk_tokens=16)
     for number, sent in enumerate(([], [7], list(range(100, 130)))):
@@ -87,7 +87,7 @@ def test_output_does_not_change_it(models: dict[str, LoadedModel]) -> None:
         assert_plain(model, prompt(37), result.hidden)
 
 
-def test_where_the_prompt_is_not_computed_it_is_not_known(models: dict[str, LoadedModel]) -> None:
+def test_it_is_unknown_if_the_prompt_is_not_computed(models: dict[str, LoadedModel]) -> None:
     model = models["llama"]
     engine = make_engine(model)
     tokens = run(engine, request(model, "first", prompt(32), max_tokens=24))["first"].tokens
@@ -107,7 +107,7 @@ def test_preemption_does_not_change_it(models: dict[str, LoadedModel]) -> None:
         assert_plain(model, ids, results[str(number)].hidden)
 
 
-def test_only_batches_in_which_a_prompt_ends_look_for_it(
+def test_only_batches_in_which_a_prompt_ends_capture_it(
     models: dict[str, LoadedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = 0
@@ -127,8 +127,8 @@ def test_only_batches_in_which_a_prompt_ends_look_for_it(
     assert not models["llama"].module.base_model._forward_hooks
 
 
-def test_all_workers_project_alike() -> None:
-    """On any device, with any version: the predictor learns from all of them."""
+def test_all_workers_use_the_same_projection() -> None:
+    """On any device, with any version of torch: the predictor learns from all of them together."""
     states = torch.eye(3, dtype=torch.float64)
     expected = [[0.8711, -1.1143], [1.4014, 0.193], [-0.4429, -1.3428]]
     np.testing.assert_allclose([values(row) for row in HiddenProjection(3, 2, CPU)(states)], expected, atol=1e-3)
@@ -141,7 +141,7 @@ def test_its_root_mean_square_is_one(dtype: torch.dtype) -> None:
         assert np.sqrt(np.mean(values(row) ** 2)) == pytest.approx(1.0, abs=1e-3)
 
 
-def test_distances_are_kept_nearly() -> None:
+def test_distances_are_nearly_preserved() -> None:
     states = nn.functional.normalize(torch.randn(40, 512, generator=torch.Generator().manual_seed(2)), dim=1)
     rows = np.array([values(row) for row in HiddenProjection(512, 256, CPU)(states)]) / 16
     cosines = (states @ states.T).numpy()
@@ -149,14 +149,14 @@ def test_distances_are_kept_nearly() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
-def test_a_state_that_has_no_scale_is_not_told(value: float) -> None:
+def test_a_state_that_cannot_be_scaled_is_left_out(value: float) -> None:
     states = torch.ones(2, 8)
     states[0] = value
     bad, good = HiddenProjection(8, 4, CPU)(states)
     assert (bad, len(good)) == (b"", 8)
 
 
-def test_a_model_that_does_not_tell_its_states_has_none() -> None:
+def test_a_model_that_does_not_expose_its_states_has_none() -> None:
     module = nn.Linear(4, 4)
     module.base_model = module
     with captured(module) as states:

@@ -1,4 +1,4 @@
-"""Which models load, what they are called, and what is said of those that do not."""
+"""Which models load, their names and revisions, and the errors of those that do not load."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def load(path: Path | str, **fields: Any) -> LoadedModel:
 
 @pytest.fixture
 def copied(model_dirs: dict[str, Path], tmp_path: Path) -> Path:
-    """A copy of the llama checkpoint, to be spoiled."""
+    """A copy of the llama checkpoint that a test may damage."""
     return Path(shutil.copytree(model_dirs["llama"], tmp_path / "copy"))
 
 
@@ -77,7 +77,7 @@ def test_the_namespace_tells_types_and_models_apart(model_dirs: dict[str, Path])
 
 
 @pytest.mark.parametrize("path", ["", "/nowhere/at/all", "./nowhere", "nowhere", "no/such/thing", "~/nowhere"])
-def test_a_path_that_is_no_directory_and_no_hub_id_is_refused(
+def test_a_path_that_is_neither_a_directory_nor_a_hub_id_is_refused(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -85,7 +85,7 @@ def test_a_path_that_is_no_directory_and_no_hub_id_is_refused(
         load(path)
 
 
-def test_a_hub_id_that_cannot_be_had_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_id_that_cannot_be_downloaded_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -127,7 +127,7 @@ def name_unknown_kind(path: Path) -> None:
 @pytest.mark.parametrize(
     "spoil", [truncate_weights, remove_weights, drop_one_weight, change_shape, break_configuration, name_unknown_kind]
 )
-def test_a_spoilt_checkpoint_is_refused(copied: Path, spoil: Callable[[Path], None]) -> None:
+def test_a_damaged_checkpoint_is_refused(copied: Path, spoil: Callable[[Path], None]) -> None:
     spoil(copied)
     with pytest.raises(StartupError, match=r"^model\.path: .*copy"):
         load(copied)
@@ -231,12 +231,12 @@ def test_a_context_beyond_the_models_is_refused(model_dirs: dict[str, Path]) -> 
 
 
 @pytest.mark.parametrize("name", ["gpu", "cpu:x", "cuda:99", ""])
-def test_a_device_that_is_not_there_is_refused(name: str) -> None:
+def test_a_missing_device_is_refused(name: str) -> None:
     with pytest.raises(StartupError, match=r"^engine\.device: "):
         pick_device(name)
 
 
-def test_the_device_is_the_best_there_is() -> None:
+def test_auto_takes_the_best_device() -> None:
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert pick_device("cpu") == CPU
 
@@ -247,7 +247,7 @@ def test_a_pool_that_is_too_small_is_refused(models: dict[str, LoadedModel]) -> 
     assert TorchRunner(models["llama"], EngineConfig(gpu_blocks=8), CPU).gpu_blocks == 8
 
 
-def test_the_host_tier_is_twice_the_pool_unless_it_is_told(models: dict[str, LoadedModel]) -> None:
+def test_the_host_tier_is_twice_the_pool_by_default(models: dict[str, LoadedModel]) -> None:
     for host_blocks, expected in ((-1, 16), (0, 0), (3, 3)):
         runner = TorchRunner(models["llama"], EngineConfig(gpu_blocks=8, host_blocks=host_blocks), CPU)
         runner.allocate()

@@ -1,4 +1,4 @@
-"""The sampler against the distributions it is to draw from. Seeds are fixed: what is drawn never changes."""
+"""The sampler against the distributions that it should draw from. Seeds are fixed, so results never change."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it(top_p: float, kept: set[int
     assert chi_square(drawn, nucleus / nucleus.sum()) < 20.5
 
 
-def test_top_p_acts_on_what_temperature_has_made_of_the_distribution() -> None:
+def test_top_p_applies_after_temperature() -> None:
     # At temperature 2 the first token's share is sqrt(1/2) / 2.23 = 0.32 of the whole.
     assert set(draw(HALVES, SamplingParams(temperature=2.0, top_p=0.4, seed=1), 500)) == {1, 3}
     assert set(draw(HALVES, SamplingParams(temperature=1.0, top_p=0.4, seed=1), 500)) == {1}
@@ -75,7 +75,7 @@ def test_top_p_acts_on_what_temperature_has_made_of_the_distribution() -> None:
     ),
     data=st.data(),
 )
-def test_a_token_depends_on_nothing_beside_it(rows: Sequence[tuple[float, float, int]], data: st.DataObject) -> None:
+def test_a_token_does_not_depend_on_other_rows(rows: Sequence[tuple[float, float, int]], data: st.DataObject) -> None:
     logits = torch.randn(len(rows), 300, generator=torch.Generator().manual_seed(len(rows)), dtype=torch.float64)
     params = [SamplingParams(temperature=temperature, top_p=top_p, seed=seed) for temperature, top_p, seed in rows]
     positions = [data.draw(st.integers(0, 10_000)) for _ in rows]

@@ -1,4 +1,4 @@
-"""Text as it streams, with the byte-level tokenizer of the random models: most characters are several tokens."""
+"""Streamed text, with the byte-level tokenizer of the random models, in which most characters are several tokens."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,13 +27,13 @@ def stream(codec: TextCodec, ids: Sequence[int], stop: Sequence[str] = ()) -> tu
 
 
 def encode(codec: TextCodec, *pieces: str) -> list[int]:
-    """Tokens of the pieces, none of which reaches over the border of two."""
+    """Tokens of the pieces; no token crosses from one piece into the next."""
     return [token for piece in pieces for token in unpack(codec.encode(piece))]
 
 
 @settings(deadline=None, max_examples=150)
 @given(ids=st.lists(st.integers(0, VOCABULARY - 1), max_size=40))
-def test_any_tokens_join_to_what_decoding_at_once_gives(codec: TextCodec, ids: list[int]) -> None:
+def test_streamed_text_equals_the_text_decoded_at_once(codec: TextCodec, ids: list[int]) -> None:
     assert "".join(stream(codec, ids)[0]) == codec.decode(ids)
 
 
@@ -41,21 +41,21 @@ def test_any_tokens_join_to_what_decoding_at_once_gives(codec: TextCodec, ids: l
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
 def test_no_part_of_a_character_is_ever_released(codec: TextCodec, text: str) -> None:
     ids = encode(codec, text)
-    whole = codec.decode(ids)  # which leaves out what reads like a special token
+    whole = codec.decode(ids)  # decoding leaves out special tokens
     released, _ = stream(codec, ids)
     assert "".join(released) == whole
     for end in range(len(released)):
         assert whole.startswith("".join(released[:end]))
 
 
-def test_characters_of_several_tokens_come_whole(codec: TextCodec) -> None:
+def test_characters_of_several_tokens_are_released_whole(codec: TextCodec) -> None:
     ids = encode(codec, "né 漢🦜!")
     assert len(ids) > len("né 漢🦜!")
     released, _ = stream(codec, ids)
     assert released == ["n", "", "é", " ", "", "", "漢", "", "", "", "🦜", "!", ""]
 
 
-def test_a_character_that_never_becomes_whole_comes_with_the_end(codec: TextCodec) -> None:
+def test_an_incomplete_character_is_released_at_the_end(codec: TextCodec) -> None:
     first, *_ = encode(codec, "漢")
     released, _ = stream(codec, [*encode(codec, "a"), first])
     assert released == ["a", "", "\N{REPLACEMENT CHARACTER}"]
@@ -81,13 +81,13 @@ def test_stop_strings(codec: TextCodec, pieces: list[str], stop: list[str], rele
     assert text.stopped == any(each in "".join(pieces) for each in stop)
 
 
-def test_the_first_of_several_stops_in_one_token_counts(codec: TextCodec) -> None:
+def test_the_first_of_several_stop_strings_in_one_token_ends_the_text(codec: TextCodec) -> None:
     (token,) = encode(codec, "self")
     for stop in (["f", "l", "lf"], ["l", "f"]):
         assert stream(codec, [token], stop)[0] == ["se", ""]
 
 
-def test_the_stop_shows_with_the_token_that_completes_it(codec: TextCodec) -> None:
+def test_stopped_is_set_by_the_token_that_completes_a_stop_string(codec: TextCodec) -> None:
     text = TextStream(codec.decode, ["END"])
     seen = []
     for token in encode(codec, "E", "N", "D", "E"):
@@ -116,7 +116,7 @@ def test_text_ends_right_before_a_stop_string_and_nothing_is_lost(codec: TextCod
 
 @settings(deadline=None, max_examples=100)
 @given(text=st.text("ab", max_size=30), stop=st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3))
-def test_no_more_is_held_back_than_could_become_a_stop(codec: TextCodec, text: str, stop: list[str]) -> None:
+def test_only_a_possible_stop_string_is_held_back(codec: TextCodec, text: str, stop: list[str]) -> None:
     running = TextStream(codec.decode, stop)
     out = ""
     for end, token in enumerate(encode(codec, *text), 1):

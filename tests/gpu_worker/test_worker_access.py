@@ -1,4 +1,4 @@
-"""What a worker and the predictor tell each other of finished workflows: a real worker, a real predictor, real gRPC."""
+"""Access logs and model updates between a real worker and a real predictor, over real gRPC."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,16 +6,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from grpc import aio
 
 from pbkv_cluster.cache.policies.pbkv import Pbkv
 from pbkv_cluster.core.access_log import StepLog
+from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.predictor_link import access_logs as access_logs_module
-from pbkv_cluster.gpu_worker.predictor_link import forecasts as forecasts_module
 from pbkv_cluster.predictor_service.server import PredictorServer
-from pbkv_cluster.reuse.model.access_model import AccessModel, train
-from pbkv_cluster.rpc.v1 import predictor_pb2
+from pbkv_cluster.reuse.model.access_model import AccessModel, AccessUpdate, train
+from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc
 from tests.gpu_worker.worker_rig import Rig, ScriptedPredictor, config, eventually, serving, step
 
 QUICK = PredictorConfig(access_interval_s=0.01)
@@ -28,20 +30,13 @@ def llama(model_dirs: dict[str, Path]) -> Path:
     return model_dirs["llama"]
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A predictor that is away is looked for again at once."""
-    for module in (forecasts_module, access_logs_module):
-        monkeypatch.setattr(module, "_PAUSE_S", 0.01)
-
-
 class Address:
-    """Where the predictor is, for workers."""
+    """Where workers find the predictor."""
 
     def __init__(self) -> None:
         self.now: str | None = None
 
-    async def __call__(self) -> str | None:
+    async def service_address(self, name: str) -> str | None:
         return self.now
 
 
@@ -56,8 +51,28 @@ async def predictor(address: Address, state: Path | None = None) -> AsyncIterato
         await server.stop()
 
 
+@asynccontextmanager
+async def watched_model(server: PredictorServer) -> AsyncIterator[AccessModel]:
+    """The predictor's access model, put together from the updates that it sends."""
+    model = AccessModel()
+
+    async def watch(channel: aio.Channel) -> None:
+        request = predictor_pb2.WatchForecastsRequest(subscriber="watcher", access_model=True)
+        async for batch in predictor_pb2_grpc.PredictorServiceStub(channel).WatchForecasts(request):
+            if batch.access_model:
+                model.apply(AccessUpdate.from_bytes(batch.access_model))
+
+    background = Background()
+    async with connect(server.address) as channel:
+        background.start(watch(channel), "access model")
+        try:
+            yield model
+        finally:
+            await background.stop()
+
+
 async def workflow(rig: Rig, name: str) -> None:
-    """Each agent's prompt is what the workflow has said so far; its first block is everyone's."""
+    """Runs a workflow. Each agent's prompt is all text so far; all workflows share its first block."""
     said = [7] * 20 + [sum(name.encode()) % 1000 + 50] * 20
     for number, agent in enumerate(AGENTS):
         answer = await rig.run(step(said, workflow_id=name, agent_id=agent, step=number))
@@ -66,22 +81,20 @@ async def workflow(rig: Rig, name: str) -> None:
 
 
 def policy_of(engine: Engine) -> Pbkv:
-    policy = engine.cache._policies[0]
+    policy = engine.cache.policies[0]
     assert isinstance(policy, Pbkv)
     return policy
 
 
 async def model_of(rig: Rig) -> tuple[object, ...]:
     """A copy of what the worker's policy knows."""
-    thread = rig.worker._thread
-    assert thread is not None
-    return await thread.call(lambda engine: contents(policy_of(engine)._outlook.model))
+    return await rig.worker.thread.call(lambda engine: contents(policy_of(engine).outlook.model))
 
 
 def contents(model: AccessModel) -> tuple[object, ...]:
     update = model.export()
     counts = {context: dict(events) for context, events in update.contexts}
-    return update.places.tolist(), update.chances.tolist(), update.weights.tolist(), counts
+    return update.rows.tolist(), update.at_risk.tolist(), update.weights.tolist(), counts
 
 
 async def knows(rig: Rig, workflows: int) -> None:
@@ -91,7 +104,7 @@ async def knows(rig: Rig, workflows: int) -> None:
     await eventually(reached)
 
 
-async def test_what_ended_is_learnt_and_comes_back_to_every_worker(llama: Path) -> None:
+async def test_ended_workflows_are_learnt_from_and_every_worker_gets_the_model(llama: Path) -> None:
     address = Address()
     settings = config(llama, cache=LEARNING)
     async with predictor(address) as server, serving(settings, "one", predictor=address) as one:
@@ -100,25 +113,22 @@ async def test_what_ended_is_learnt_and_comes_back_to_every_worker(llama: Path) 
                 await workflow(one, f"w{count}")
                 await knows(one, count)
                 await knows(two, count)
-            learnt = contents(server.learner._model._model)
-            assert len(learnt[0]) > 100  # type: ignore[arg-type]
-            for rig in (one, two):
+            async with watched_model(server) as learnt:
+                for rig in (one, two):
 
-                async def same(rig: Rig = rig) -> bool:
-                    return await model_of(rig) == learnt
+                    async def same(rig: Rig = rig) -> bool:
+                        return len(learnt.export().rows) > 100 and await model_of(rig) == contents(learnt)
 
-                await eventually(same)
-                assert (await rig.status()).access_updates_applied >= 3
+                    await eventually(same)
+                    assert (await rig.status()).access_updates_applied >= 3
         assert (await one.decisions())["access_log_sent"] == 3
         assert server.learner.refused == 0
 
 
-async def test_the_log_is_that_of_the_cache_itself_and_told_once(llama: Path) -> None:
-    told: list[tuple[str, list[StepLog]]] = []
+async def test_the_log_is_the_caches_own_and_is_sent_once(llama: Path) -> None:
+    sent: list[tuple[str, list[StepLog]]] = []
     address = Address()
     async with predictor(address) as server, serving(config(llama, cache=LEARNING), predictor=address) as rig:
-        thread = rig.worker._thread
-        assert thread is not None
 
         def listen(engine: Engine) -> None:
             inner = engine.cache.workflows.on_ended
@@ -126,22 +136,24 @@ async def test_the_log_is_that_of_the_cache_itself_and_told_once(llama: Path) ->
             assert all(shadow.cache.workflows.on_ended is None for shadow in engine.cache.shadows)  # type: ignore[attr-defined]
 
             def both(name: str, steps: list[StepLog]) -> None:
-                told.append((name, list(steps)))
+                sent.append((name, list(steps)))
                 inner(name, steps)
 
             engine.cache.workflows.on_ended = both  # type: ignore[assignment]
 
-        await thread.call(listen)
+        await rig.worker.thread.call(listen)
         await workflow(rig, "w")
         await rig.retire("w")
         await knows(rig, 1)
-        ((name, steps),) = told
+        ((name, steps),) = sent
         assert name == "w"
         assert [log.agent for log in steps] == list(AGENTS)
-        assert contents(server.learner._model._model) == contents(train([steps]))
+        expected = contents(train([steps]))
+        async with watched_model(server) as learnt:
+            await eventually(lambda: contents(learnt) == expected)
 
 
-async def test_a_step_that_still_runs_when_its_workflow_ends_does_no_harm(llama: Path) -> None:
+async def test_a_step_may_outlast_its_workflow(llama: Path) -> None:
     address = Address()
     async with predictor(address) as server, serving(config(llama, cache=LEARNING), predictor=address) as rig:
         await rig.run(step([7] * 40))
@@ -155,7 +167,7 @@ async def test_a_step_that_still_runs_when_its_workflow_ends_does_no_harm(llama:
 
 
 @pytest.mark.parametrize("policy", ["lru", "pbkv-paper"])
-async def test_a_policy_that_does_not_learn_sends_nothing_and_asks_for_nothing(llama: Path, policy: str) -> None:
+async def test_a_policy_that_does_not_learn_sends_no_logs_and_gets_no_model(llama: Path, policy: str) -> None:
     address = Address()
     async with predictor(address) as server:
         async with serving(config(llama, cache=LEARNING), "learns", predictor=address) as rig:
@@ -170,7 +182,7 @@ async def test_a_policy_that_does_not_learn_sends_nothing_and_asks_for_nothing(l
         assert server.learner.learnt == 1
 
 
-async def test_logs_wait_for_a_predictor_that_is_away_and_for_the_next(llama: Path, tmp_path: Path) -> None:
+async def test_logs_wait_while_there_is_no_predictor(llama: Path, tmp_path: Path) -> None:
     address = Address()
     async with serving(config(llama, cache=LEARNING), predictor=address) as rig:
         await workflow(rig, "early")
@@ -185,7 +197,7 @@ async def test_logs_wait_for_a_predictor_that_is_away_and_for_the_next(llama: Pa
 
 
 async def test_beyond_the_bound_the_oldest_are_dropped_and_counted(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access_logs_module, "_QUEUED_STEPS", 2 * len(AGENTS))
+    monkeypatch.setattr(access_logs_module, "MAX_QUEUED_STEPS", 2 * len(AGENTS))
     address = Address()
     async with serving(config(llama, cache=LEARNING), predictor=address) as rig:
         for number in range(5):
@@ -200,13 +212,13 @@ async def test_beyond_the_bound_the_oldest_are_dropped_and_counted(llama: Path, 
             assert server.learner.learnt == 2
 
 
-async def test_one_refused_log_takes_no_other_with_it(llama: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_refused_log_does_not_cost_the_others_of_its_batch(llama: Path, caplog: pytest.LogCaptureFixture) -> None:
     address = Address()
     async with serving(config(llama, cache=LEARNING), predictor=address) as rig:
         await workflow(rig, "before")
         await rig.run(step([7] * 40, workflow_id="nameless", agent_id=""))
         await rig.retire("nameless")
-        await workflow(rig, "behind")
+        await workflow(rig, "after")
         async with predictor(address):
             await knows(rig, 2)
             decisions = await rig.decisions()
@@ -214,8 +226,8 @@ async def test_one_refused_log_takes_no_other_with_it(llama: Path, caplog: pytes
     assert "refuses the access log of workflow 'nameless': logs[0].steps[0].agent_id: must not be empty" in caplog.text
 
 
-class Killed(ScriptedPredictor):
-    """Takes logs only when it is told to, and is gone when it likes."""
+class StuckPredictor(ScriptedPredictor):
+    """Answers only if `answers` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -233,10 +245,10 @@ class Killed(ScriptedPredictor):
         return predictor_pb2.ReportAccessResponse(accepted=len(request.logs))
 
 
-async def test_what_a_killed_predictor_had_not_answered_for_goes_to_the_next(llama: Path) -> None:
-    scripted = Killed()
+async def test_logs_that_a_killed_predictor_did_not_acknowledge_are_sent_to_the_next(llama: Path) -> None:
+    scripted = StuckPredictor()
     await scripted.start()
-    async with serving(config(llama, cache=LEARNING), predictor=scripted.where) as rig:
+    async with serving(config(llama, cache=LEARNING), predictor=scripted) as rig:
         await workflow(rig, "first")
         await scripted.asked.wait()
         await workflow(rig, "second")
@@ -247,11 +259,11 @@ async def test_what_a_killed_predictor_had_not_answered_for_goes_to_the_next(lla
     await scripted.stop()
 
 
-async def test_a_damaged_update_is_left_out_and_the_next_is_applied(llama: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_damaged_update_is_skipped_and_the_next_is_applied(llama: Path, caplog: pytest.LogCaptureFixture) -> None:
     scripted = ScriptedPredictor()
     await scripted.start()
     model = train([[StepLog(0, "a", -1, 0, 0.0)]])
-    async with serving(config(llama, cache=LEARNING), predictor=scripted.where) as rig:
+    async with serving(config(llama, cache=LEARNING), predictor=scripted) as rig:
         await eventually(lambda: bool(scripted.subscribers))
         queue = scripted.subscribers[0][1]
         good = model.dump()
@@ -261,11 +273,11 @@ async def test_a_damaged_update_is_left_out_and_the_next_is_applied(llama: Path,
         assert (await rig.status()).access_updates_applied == 1
         assert await model_of(rig) == contents(model)
         assert (await rig.run(step([7] * 30))).tokens
-    assert caplog.text.count("an update from the predictor is left out: not an access model") == 2
+    assert caplog.text.count("a model update is skipped: not an access model") == 2
     await scripted.stop()
 
 
-async def test_a_worker_that_starts_late_gets_what_a_trained_predictor_knows(llama: Path, tmp_path: Path) -> None:
+async def test_a_worker_that_starts_late_gets_the_whole_model(llama: Path, tmp_path: Path) -> None:
     address = Address()
     state = tmp_path / "state"
     async with predictor(address, state), serving(config(llama, cache=LEARNING), predictor=address) as rig:

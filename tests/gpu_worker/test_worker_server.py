@@ -21,8 +21,8 @@ from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk
 from pbkv_cluster.gpu_worker.kv import arena_region as arena_module
 from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner
-from pbkv_cluster.gpu_worker.predictor_link import forecasts as forecasts_module
-from pbkv_cluster.gpu_worker.server import Worker
+from pbkv_cluster.gpu_worker.server import WorkerServer
+from pbkv_cluster.rpc.services import HOST_STORE, FixedServices
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2, worker_pb2
 from tests.gpu_worker.worker_rig import PATIENCE_S, Rig, ScriptedPredictor, config, eventually, host_store, serving, step
 
@@ -41,7 +41,7 @@ def codec(llama: Path) -> TextCodec:
 
 
 def prompt(tokens: int, seed: int = 1) -> list[int]:
-    """Tokens that no prompt of another seed begins with."""
+    """A prompt whose first block differs from that of any other seed."""
     return [(seed * 131 + n * 17) % 4000 + 50 for n in range(tokens)]
 
 
@@ -83,11 +83,11 @@ async def test_a_step_streams_tokens_and_text_and_ends_with_its_usage(llama: Pat
         assert not guard.leaning
 
 
-async def test_what_a_worker_says_of_itself(llama: Path) -> None:
+async def test_facts_about_a_worker(llama: Path) -> None:
     async with serving(config(llama, engine={"gpu_blocks": 20, "host_blocks": 5})) as rig:
         facts = rig.facts
         assert facts.vocabulary == 4096
-        assert facts.max_context == 19 * BLOCK_TOKENS  # a sequence fits the pool, with the block that its next token opens
+        assert facts.max_context == 19 * BLOCK_TOKENS  # a sequence fits together with the block that its next token begins
         assert (facts.gpu_blocks, facts.host_blocks) == (20, 5)
         assert facts.block_bytes == 2 * 2 * BLOCK_TOKENS * 2 * 16 * 8
         assert facts.namespace.dtype == "float64"
@@ -127,7 +127,7 @@ async def test_the_end_of_sequence_token_ends_a_step_unless_it_is_ignored(llama:
 
 
 @pytest.mark.parametrize("sampling", [{}, SAMPLED], ids=["greedy", "sampled"])
-async def test_a_step_that_another_worker_began_goes_on_as_it_would_have(
+async def test_a_step_continues_on_another_worker_as_it_would_have(
     llama: Path, codec: TextCodec, sampling: dict[str, Any]
 ) -> None:
     sampling = {**sampling, "max_tokens": 20}
@@ -147,7 +147,7 @@ async def test_a_step_that_another_worker_began_goes_on_as_it_would_have(
         assert await second.idle()
 
 
-async def test_a_step_goes_on_inside_a_stop_string(llama: Path, codec: TextCodec) -> None:
+async def test_a_step_continues_inside_a_stop_string(llama: Path, codec: TextCodec) -> None:
     words = unpack(codec.encode("a")) + [token for letter in "<<END>>b" for token in unpack(codec.encode(letter))]
     sampling = {"forced_output": words, "stop": ["<<END>>"]}
     async with serving(config(llama, engine={"allow_forced_output": True})) as rig:
@@ -161,7 +161,7 @@ async def test_a_step_goes_on_inside_a_stop_string(llama: Path, codec: TextCodec
 # --- refusals ---
 
 
-async def test_what_is_wrong_with_a_request_is_said_by_field(llama: Path) -> None:
+async def test_an_invalid_request_is_refused_with_the_field(llama: Path) -> None:
     wrong: list[tuple[str, dict[str, Any]]] = [
         ("request_id: ", {"request_id": ""}),
         ("prompt: must not be empty", {"prompt": []}),
@@ -201,7 +201,7 @@ async def test_replay_is_refused_unless_it_is_allowed(llama: Path) -> None:
         assert details.startswith("sampling.forced_output: this server does not allow replay")
 
 
-async def test_a_full_queue_refuses_and_the_queued_run(llama: Path) -> None:
+async def test_a_full_queue_refuses_and_queued_steps_run(llama: Path) -> None:
     async with serving(config(llama, engine={"max_running": 1, "max_waiting": 1})) as rig:
         running = rig.call(step(prompt(20), sampling={"max_tokens": 900}))
         await running.read()
@@ -221,7 +221,7 @@ async def test_a_full_queue_refuses_and_the_queued_run(llama: Path) -> None:
 # --- the end of a step ---
 
 
-async def test_cancelling_frees_what_runs_and_what_waits(llama: Path) -> None:
+async def test_cancelling_frees_running_and_waiting_steps(llama: Path) -> None:
     async with serving(config(llama, engine={"max_running": 1})) as rig:
         running = rig.call(step(prompt(100), sampling={"max_tokens": 900}))
         await running.read()
@@ -242,7 +242,7 @@ async def test_cancelling_frees_what_runs_and_what_waits(llama: Path) -> None:
         await eventually(one_is_left)
         running.cancel()
         await eventually(rig.idle)
-        assert (await rig.run(step(prompt(100), sampling={"max_tokens": 1}))).delivered == 96  # what it had computed stays
+        assert (await rig.run(step(prompt(100), sampling={"max_tokens": 1}))).delivered == 96  # what it had computed
 
 
 async def test_two_steps_of_one_name_do_not_disturb_each_other(llama: Path) -> None:
@@ -261,7 +261,7 @@ async def test_two_steps_of_one_name_do_not_disturb_each_other(llama: Path) -> N
 
 
 async def ending(call: Any) -> tuple[StatusCode, str]:
-    """Reads a call to its end, however it ends."""
+    """Reads a call to its end and returns its status."""
     try:
         while await call.read() is not aio.EOF:
             pass
@@ -272,7 +272,7 @@ async def ending(call: Any) -> tuple[StatusCode, str]:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """While it is cleared, no batch is run."""
+    """No batch runs while it is cleared."""
     gate, run = threading.Event(), TorchRunner.run
 
     def gated(self: TorchRunner, chunks: Sequence[Chunk]) -> list[int]:
@@ -291,13 +291,13 @@ async def test_stopping_ends_open_steps(llama: Path, gate: threading.Event) -> N
         gate.clear()
         stopping = asyncio.create_task(rig.worker.stop())
         code, _ = await ending(call)
-        assert code in (StatusCode.UNAVAILABLE, StatusCode.CANCELLED, StatusCode.ABORTED)  # to a gateway, a lost worker
+        assert code in (StatusCode.UNAVAILABLE, StatusCode.CANCELLED, StatusCode.ABORTED)  # for a gateway, the worker is lost
         gate.set()
         await stopping
 
 
 async def test_a_worker_that_was_never_started_can_be_stopped(llama: Path) -> None:
-    await Worker(config(llama), "w", SystemClock()).stop()
+    await WorkerServer(config(llama), "w", SystemClock()).stop()
 
 
 async def test_a_failing_device_fails_steps_and_is_reported(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +329,7 @@ async def test_tenants_do_not_share(llama: Path) -> None:
         assert await rig.prefetch(prompt(50), tenant="c") == (0, 0)
 
 
-async def test_a_retired_workflow_goes_first(llama: Path) -> None:
+async def test_a_retired_workflow_is_evicted_first(llama: Path) -> None:
     one = {"max_tokens": 1}
     async with serving(config(llama, engine={"gpu_blocks": 16})) as rig:
         await rig.run(step(prompt(64, seed=1), workflow_id="stays", sampling=one))
@@ -340,11 +340,11 @@ async def test_a_retired_workflow_goes_first(llama: Path) -> None:
         decisions = await rig.decisions()
         assert decisions["evict_retired"] > 0
         assert "evict_active" not in decisions
-        # The one that stays is older, yet all of it is there.
+        # The other workflow is older, yet all its blocks are still there.
         assert (await rig.run(step(prompt(64, seed=1), workflow_id="stays", sampling=one))).delivered == 48
 
 
-async def test_blocks_come_back_from_the_host_tier_by_prefetch_and_by_need(llama: Path) -> None:
+async def test_blocks_are_loaded_from_the_host_tier_by_prefetch_and_on_demand(llama: Path) -> None:
     one = {"max_tokens": 1}
     async with serving(config(llama, engine={"gpu_blocks": 16, "host_blocks": 32})) as rig:
         answers = [await rig.run(step(prompt(112, seed=seed), workflow_id=f"w{seed}", sampling=one)) for seed in (1, 2, 3)]
@@ -353,7 +353,7 @@ async def test_blocks_come_back_from_the_host_tier_by_prefetch_and_by_need(llama
         loaded, resident = await rig.prefetch(prompt(112, seed=1))
         assert loaded <= free * BLOCK_TOKENS
         assert resident < 112
-        assert (await rig.decisions())["evict_active"] == before["evict_active"]  # nothing active gives way
+        assert (await rig.decisions())["evict_active"] == before["evict_active"]  # no active block is evicted
         for workflow in ("w1", "w2", "w3"):
             await rig.retire(workflow)
         assert (await rig.prefetch(prompt(112, seed=1)))[1] == 112
@@ -363,7 +363,7 @@ async def test_blocks_come_back_from_the_host_tier_by_prefetch_and_by_need(llama
         assert (await rig.run(step(prompt(112, seed=1), sampling=one))).delivered == 96
 
 
-async def test_clear_drops_what_no_step_uses(llama: Path) -> None:
+async def test_clear_drops_all_blocks_that_no_step_uses(llama: Path) -> None:
     async with serving(config(llama)) as rig:
         await rig.run(step(prompt(64, seed=1), sampling={"max_tokens": 1}))
         running = rig.call(step(prompt(64, seed=2), workflow_id="w2", sampling={"max_tokens": 900}))
@@ -377,25 +377,25 @@ async def test_clear_drops_what_no_step_uses(llama: Path) -> None:
         assert (await rig.run(step(prompt(64, seed=1), sampling={"max_tokens": 1}))).delivered == 0
 
 
-async def test_a_worker_leases_out_nothing(llama: Path) -> None:
+async def test_a_worker_has_no_arena_to_lease(llama: Path) -> None:
     async with serving(config(llama)) as rig:
         with pytest.raises(aio.AioRpcError, match="ask the node's host store") as error:
             await rig.store.LeaseArena(store_pb2.LeaseArenaRequest(worker_id="x", bytes=1))
         assert error.value.code() is StatusCode.FAILED_PRECONDITION
 
 
-async def test_every_change_of_a_block_is_told(llama: Path) -> None:
-    told: dict[bytes, frozenset[Tier]] = {}
-    async with serving(config(llama, engine={"gpu_blocks": 12, "host_blocks": 8}), on_change=told.__setitem__) as rig:
+async def test_every_change_of_a_block_is_reported(llama: Path) -> None:
+    reported: dict[bytes, frozenset[Tier]] = {}
+    async with serving(config(llama, engine={"gpu_blocks": 12, "host_blocks": 8}), on_change=reported.__setitem__) as rig:
         for seed in (1, 2, 1, 3, 4, 2):
             await rig.run(step(prompt(90, seed=seed), workflow_id=f"w{seed}"))
             if seed == 3:
                 await rig.retire("w1")
         residency = await rig.worker.residency()
-        assert residency == {key: tiers for key, tiers in told.items() if tiers}
+        assert residency == {key: tiers for key, tiers in reported.items() if tiers}
         assert {Tier.GPU, Tier.HOST} == set().union(*residency.values())
         await rig.clear()
-        assert not any(told.values())
+        assert not any(reported.values())
 
 
 # --- the predictor ---
@@ -408,8 +408,7 @@ def forecast(workflow: str, epoch: int, ended: bool = False) -> Forecast:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Peers that are away are looked for again at once."""
-    monkeypatch.setattr(forecasts_module, "_PAUSE_S", 0.01)
+    """Retries to find the host store at once."""
     monkeypatch.setattr(arena_module, "_PAUSE_S", 0.01)
 
 
@@ -423,7 +422,7 @@ async def applied(rig: Rig, count: int) -> None:
 async def test_forecasts_of_its_workflows_are_applied(llama: Path) -> None:
     predictor = ScriptedPredictor()
     await predictor.start()
-    async with serving(config(llama, engine={"gpu_blocks": 16}), "worker-3", predictor=predictor.where) as rig:
+    async with serving(config(llama, engine={"gpu_blocks": 16}), "worker-3", predictor=predictor) as rig:
         await eventually(lambda: [name for name, _ in predictor.subscribers] == ["worker-3"])
         for seed in (1, 2):
             await rig.run(step(prompt(64, seed=seed), workflow_id=f"w{seed}", sampling={"max_tokens": 1}))
@@ -434,14 +433,13 @@ async def test_forecasts_of_its_workflows_are_applied(llama: Path) -> None:
         predictor.send([forecast("w2", 2, ended=True)])
         await applied(rig, 4)
         await rig.run(step(prompt(160, seed=3), workflow_id="w3", sampling={"max_tokens": 1}))
-        assert "evict_active" not in await rig.decisions()  # w2 has gone, and gave its room
+        assert "evict_active" not in await rig.decisions()  # the blocks of w2, which has ended, were evicted instead
     await predictor.stop()
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_steps_go_on_while_the_predictor_is_away_and_forecasts_when_it_is_back(llama: Path) -> None:
+async def test_steps_run_while_the_predictor_is_away_and_forecasts_resume_with_it(llama: Path) -> None:
     predictor = ScriptedPredictor()
-    async with serving(config(llama), predictor=predictor.where) as rig:
+    async with serving(config(llama), predictor=predictor) as rig:
         for epoch, ends in enumerate(("killed", "fails", "killed"), 1):
             assert len((await rig.run(step(prompt(30)))).tokens) == 8
             await predictor.start()
@@ -454,20 +452,20 @@ async def test_steps_go_on_while_the_predictor_is_away_and_forecasts_when_it_is_
         assert len((await rig.run(step(prompt(30)))).tokens) == 8
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_a_directory_that_cannot_be_asked_is_asked_again(llama: Path) -> None:
+async def test_a_directory_that_does_not_answer_is_asked_again(llama: Path) -> None:
     predictor = ScriptedPredictor()
     await predictor.start()
-    asked = 0
 
-    async def where() -> str | None:
-        nonlocal asked
-        asked += 1
-        if asked < 5:
-            raise Unavailable("Redis is away")
-        return await predictor.where()
+    class Directory:
+        asked = 0
 
-    async with serving(config(llama), predictor=where) as rig:
+        async def service_address(self, name: str) -> str | None:
+            self.asked += 1
+            if self.asked < 5:
+                raise Unavailable("Redis is away")
+            return await predictor.service_address(name)
+
+    async with serving(config(llama), predictor=Directory()) as rig:
         await eventually(lambda: len(predictor.subscribers) == 1)
         await rig.run(step(prompt(30)))
         predictor.send([forecast("w", 1)])
@@ -478,57 +476,56 @@ async def test_a_directory_that_cannot_be_asked_is_asked_again(llama: Path) -> N
 # --- the host store ---
 
 
-async def at(address: str) -> str | None:
-    return address
+def at(address: str) -> FixedServices:
+    return FixedServices({HOST_STORE: address})
 
 
-async def test_the_host_tier_lies_in_the_nodes_arena(llama: Path) -> None:
+async def test_the_host_tier_is_in_the_nodes_arena(llama: Path) -> None:
     settings = config(llama, engine={"gpu_blocks": 12, "host_blocks": 16})
-    async with host_store(1 << 20) as (arena, address):
+    async with (
+        host_store(1 << 20) as (arena, address),
+        serving(settings, "w1", host_store=at(address)) as one,
+        serving(settings, "w2", host_store=at(address)) as two,
+    ):
+        regions = arena.regions()
+        assert set(regions) == {"w1", "w2"}
+        assert all(region.size >= 16 * one.facts.block_bytes for region in regions.values())
 
-        def where() -> Any:
-            return at(address)
+        def bytes_of(worker: str) -> bytes:
+            region = regions[worker]
+            return arena.path.read_bytes()[region.offset : region.offset + region.size]
 
-        async with serving(settings, "w1", host_store=where) as one, serving(settings, "w2", host_store=where) as two:
-            regions = arena.regions()
-            assert set(regions) == {"w1", "w2"}
-            assert all(region.size >= 16 * one.facts.block_bytes for region in regions.values())
+        for seed in (1, 2):
+            await one.run(step(prompt(120, seed=seed), sampling={"max_tokens": 1}))
+        assert (await one.stat(Tier.HOST)).used_blocks > 0
+        assert any(bytes_of("w1"))
+        assert not any(bytes_of("w2"))
 
-            def bytes_of(worker: str) -> bytes:
-                region = regions[worker]
-                return arena.path.read_bytes()[region.offset : region.offset + region.size]
+        await two.run(step(prompt(120, seed=2), sampling={"max_tokens": 1}))
 
-            for seed in (1, 2):
-                await one.run(step(prompt(120, seed=seed), sampling={"max_tokens": 1}))
-            assert (await one.stat(Tier.HOST)).used_blocks > 0
-            assert any(bytes_of("w1"))
-            assert not any(bytes_of("w2"))
+        async def both_announced() -> bool:
+            return all(region.address for region in arena.regions().values())
 
-            await two.run(step(prompt(120, seed=2), sampling={"max_tokens": 1}))
-
-            async def both_announced() -> bool:
-                return all(region.address for region in arena.regions().values())
-
-            await eventually(both_announced)
-            async with aio.insecure_channel(address) as channel:
-                stub = store_pb2_grpc.StoreServiceStub(channel)
-                node = (await stub.Stat(store_pb2.StatRequest())).store
-                for tier in node.tiers:
-                    kind = Tier.GPU if tier.tier == types_pb2.TIER_GPU else Tier.HOST
-                    parts = [await one.stat(kind), await two.stat(kind)]
-                    assert tier.capacity_blocks == sum(part.capacity_blocks for part in parts)
-                    assert tier.used_blocks == sum(part.used_blocks for part in parts) > 0
-                    assert tier.block_bytes == one.facts.block_bytes
-                assert node.policy == "pbkv"
-                used = [await rig.worker.residency() for rig in (one, two)]
-                dropped = (await stub.Clear(store_pb2.ClearRequest())).dropped_blocks
-                assert dropped == sum(len(each) for each in used)
+        await eventually(both_announced)
+        async with aio.insecure_channel(address) as channel:
+            stub = store_pb2_grpc.StoreServiceStub(channel)
+            node = (await stub.Stat(store_pb2.StatRequest())).store
+            for tier in node.tiers:
+                kind = Tier.GPU if tier.tier == types_pb2.TIER_GPU else Tier.HOST
+                parts = [await one.stat(kind), await two.stat(kind)]
+                assert tier.capacity_blocks == sum(part.capacity_blocks for part in parts)
+                assert tier.used_blocks == sum(part.used_blocks for part in parts) > 0
+                assert tier.block_bytes == one.facts.block_bytes
+            assert node.policy == "pbkv"
+            used = [await rig.worker.residency() for rig in (one, two)]
+            dropped = (await stub.Clear(store_pb2.ClearRequest())).dropped_blocks
+            assert dropped == sum(len(each) for each in used)
 
 
 async def test_the_lease_is_renewed_while_the_worker_lives(llama: Path) -> None:
     clock = ManualClock()
     async with host_store(1 << 20, lease_s=0.15, clock=clock) as (arena, address):
-        async with serving(config(llama, engine={"host_blocks": 4}), host_store=lambda: at(address)):
+        async with serving(config(llama, engine={"host_blocks": 4}), host_store=at(address)):
             for _ in range(4):
                 clock.advance(0.1)
                 await eventually(lambda: arena.regions()["w"].expires_at == clock.now() + 0.15)
@@ -537,24 +534,21 @@ async def test_the_lease_is_renewed_while_the_worker_lives(llama: Path) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_without_room_in_the_arena_or_without_a_host_store_the_memory_is_its_own(
+async def test_without_an_arena_a_worker_uses_its_own_memory(
     llama: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(arena_module, "_ATTEMPTS", 3)
     settings = config(llama, engine={"gpu_blocks": 12, "host_blocks": 16})
-
-    async def nowhere() -> str | None:
-        return None
 
     async def demotes(rig: Rig) -> None:
         for seed in (1, 2):
             await rig.run(step(prompt(120, seed=seed), sampling={"max_tokens": 1}))
         assert (await rig.stat(Tier.HOST)).used_blocks > 0
 
-    async with serving(settings, host_store=nowhere) as rig:
+    async with serving(settings, host_store=FixedServices({})) as rig:
         await demotes(rig)
     assert "no host store (the node's host store has not been announced)" in caplog.text
-    async with host_store(8192) as (arena, address), serving(settings, host_store=lambda: at(address)) as rig:
+    async with host_store(8192) as (arena, address), serving(settings, host_store=at(address)) as rig:
         await demotes(rig)
         assert [region.size for region in arena.regions().values()] == [0], "known, but without a region"
     assert "no room in the node's arena" in caplog.text
@@ -568,7 +562,7 @@ async def test_without_room_in_the_arena_or_without_a_host_store_the_memory_is_i
     [("cache", "policy", "psychic"), ("cache", "host_policy", "psychic"), ("engine", "attention", "flashier")],
 )
 async def test_an_unknown_plug_in_is_refused_at_the_start(llama: Path, section: str, field: str, value: str) -> None:
-    worker = Worker(config(llama, **{section: {field: value}}), "w", SystemClock())
+    worker = WorkerServer(config(llama, **{section: {field: value}}), "w", SystemClock())
     with pytest.raises(InvalidArgument, match=f"{value!r} is unknown") as error:
         await worker.start("127.0.0.1")
     assert error.value.field == f"{section}.{field}"
@@ -579,7 +573,7 @@ async def test_a_port_that_is_taken_is_refused_at_the_start(llama: Path) -> None
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        worker = Worker(config(llama), "w", SystemClock())
+        worker = WorkerServer(config(llama), "w", SystemClock())
         with pytest.raises(StartupError, match="cannot listen"):
             await worker.start("127.0.0.1", taken.getsockname()[1])
         await worker.stop()

@@ -1,4 +1,4 @@
-"""A step graph that comes with a step reaches the cache of the worker."""
+"""The step graph of a request reaches the worker's cache."""
 
 from pathlib import Path
 
@@ -21,8 +21,7 @@ async def test_the_cache_knows_the_graph_of_a_workflow(model_dirs: dict[str, Pat
     async with serving(config(model_dirs["llama"], cache={"policy": "kvflow"})) as rig:
         await rig.run(step(range(1, 40), workflow_id="w", agent_id="a", step_graph=step_graph_to_wire(graph)))
         await rig.run(step(range(1, 40), workflow_id="plain", agent_id="a"))
-        thread = rig.worker._thread
-        assert thread is not None
+        thread = rig.worker.thread
         assert await thread.call(lambda engine: graph_of(engine, "w")) == graph
         assert await thread.call(lambda engine: graph_of(engine, "plain")) is None
         with pytest.raises(aio.AioRpcError, match=r"step_graph\.nodes: ") as caught:

@@ -1,4 +1,4 @@
-"""Workers on real gRPC, and what they meet there: a scripted predictor and a real host store."""
+"""Workers on real gRPC, with a scripted predictor and a real host store."""
 
 import asyncio
 import inspect
@@ -18,7 +18,7 @@ from pbkv_cluster.core.forecasts.batch import Forecasts
 from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.core.tokens import pack, unpack
 from pbkv_cluster.core.usage import Tier, Usage
-from pbkv_cluster.gpu_worker.server import Worker, WorkerFacts
+from pbkv_cluster.gpu_worker.server import WorkerFacts, WorkerServer
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.server import RpcServer
@@ -44,7 +44,7 @@ _NAMES = itertools.count()
 
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Polls until the condition, which may have to be awaited, holds."""
+    """Polls until the condition, which may be asynchronous, holds."""
     try:
         async with asyncio.timeout(PATIENCE_S):
             while True:
@@ -57,13 +57,13 @@ async def eventually(condition: Callable[[], bool | Awaitable[bool]]) -> None:
 
 
 def config(model: Path, **sections: dict[str, Any]) -> Config:
-    """A configuration of a small worker; float64, so that rounding decides nothing."""
+    """The configuration of a small worker, in float64 so that rounding cannot change a choice."""
     engine = {"device": "cpu", "gpu_blocks": 64, "host_blocks": 0, **sections.pop("engine", {})}
     return Config.model_validate({"model": {"path": str(model), "dtype": "float64"}, "engine": engine, **sections})
 
 
 def step(prompt: Sequence[int], **fields: Any) -> worker_pb2.RunStepRequest:
-    """A step of eight tokens that is asked for under a name of its own; `sampling` is a dictionary of the message's fields."""
+    """A request of eight tokens with a unique id. `sampling` is a dictionary of the message's fields."""
     sampling = {"max_tokens": 8, "ignore_eos": True, **fields.pop("sampling", {})}
     if "forced_output" in sampling:
         sampling["forced_output"] = packed(sampling["forced_output"])
@@ -87,7 +87,7 @@ def packed(ids: Sequence[int]) -> types_pb2.PackedTokens:
 
 @dataclass
 class Answer:
-    """All that a step sent."""
+    """Everything that a step has streamed."""
 
     tokens: list[int] = field(default_factory=list)
     text: str = ""
@@ -106,7 +106,7 @@ class Answer:
 class Rig:
     """A worker and a channel to it."""
 
-    worker: Worker
+    worker: WorkerServer
     facts: WorkerFacts
     channel: aio.Channel
     stub: "WorkerServiceAsyncStub"
@@ -143,7 +143,7 @@ class Rig:
         await self.stub.RetireWorkflow(worker_pb2.RetireWorkflowRequest(workflow_id=workflow), timeout=PATIENCE_S)
 
     async def prefetch(self, prompt: Sequence[int], tenant: str = "") -> tuple[int, int]:
-        """Tokens loaded, and tokens on the GPU."""
+        """Returns the numbers of tokens loaded, and of tokens then on the GPU."""
         request = store_pb2.PrefetchRequest(prompt=packed(prompt), tenant=tenant)
         done = await self.store.Prefetch(request, timeout=PATIENCE_S)
         return done.loaded_tokens, done.resident_tokens
@@ -152,15 +152,15 @@ class Rig:
         return (await self.store.Clear(store_pb2.ClearRequest(), timeout=PATIENCE_S)).dropped_blocks
 
     async def idle(self) -> bool:
-        """No step runs or waits, and none holds a block."""
+        """Whether no step runs or waits, and no block is locked."""
         status = await self.status()
         return not (status.running or status.waiting or any(tier.locked_blocks for tier in status.store.tiers))
 
 
 @asynccontextmanager
 async def serving(config: Config, worker_id: str = "w", clock: Clock | None = None, **peers: Any) -> AsyncIterator[Rig]:
-    """A worker that serves on the loopback; `peers` are further arguments of `Worker`."""
-    worker = Worker(config, worker_id, clock or SystemClock(), **peers)
+    """A worker that serves on the loopback; `peers` are further arguments of `WorkerServer`."""
+    worker = WorkerServer(config, worker_id, clock or SystemClock(), **peers)
     try:
         facts = await worker.start("127.0.0.1")
         async with connect(facts.address) as channel:
@@ -171,15 +171,15 @@ async def serving(config: Config, worker_id: str = "w", clock: Clock | None = No
 
 
 class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
-    """Sends every subscriber what it is told to."""
+    """Sends its subscribers what a test wants."""
 
     def __init__(self) -> None:
         self.subscribers: list[tuple[str, asyncio.Queue[predictor_pb2.ForecastBatch | None]]] = []
         self.address: str | None = None
         self._server: RpcServer | None = None
 
-    async def where(self) -> str | None:
-        """An address source for workers."""
+    async def service_address(self, name: str) -> str | None:
+        """Its own address, so that it can be given to a worker as the directory."""
         return self.address
 
     async def start(self) -> None:
@@ -209,7 +209,7 @@ class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
         self.subscribers.append((request.subscriber, queue))
         while (batch := await queue.get()) is not None:
             yield batch
-        raise RuntimeError("the predictor is told to fail")
+        raise RuntimeError("the test ends the subscription")
 
     async def ReportEvents(  # noqa: N802
         self, request: predictor_pb2.ReportEventsRequest, context: Any
@@ -236,7 +236,7 @@ class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
 
 @asynccontextmanager
 async def host_store(capacity: int, lease_s: float = 60.0, clock: Clock | None = None) -> AsyncIterator[tuple[Arena, str]]:
-    """A host store with an arena in a folder of its own; its arena and address."""
+    """Runs a host store with an arena in a folder of its own; yields the arena and the address."""
     with tempfile.TemporaryDirectory(dir=default_directory()) as directory:
         arena = Arena(capacity, lease_s, clock or SystemClock(), Path(directory))
         store = HostStore(arena)

@@ -1,4 +1,4 @@
-"""Spans for tests, as OTLP has them."""
+"""OTLP spans for tests."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -49,7 +49,7 @@ def otlp(
     events: Mapping[str, Mapping[str, Any]] | None = None,
     **attributes: Any,
 ) -> OtlpSpan:
-    """A span. Attributes are those of generative AI, with _ for the dots: `agent_name="a"`."""
+    """A span. Its attributes are those of generative AI, with _ for dots: `agent_name="a"`."""
     named = {f"gen_ai.{name.replace('_', '.', 1)}": each for name, each in attributes.items()}
     if operation:
         named["gen_ai.operation.name"] = operation
@@ -85,5 +85,5 @@ def read(*spans: OtlpSpan, service: Any = "shop") -> tuple[list[Span], Problems]
 
 def span(*args: Any, **kwargs: Any) -> Span:
     (one,), problems = read(otlp(*args, **kwargs))
-    assert not problems.told
+    assert not problems.messages
     return one

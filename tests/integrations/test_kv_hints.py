@@ -1,4 +1,4 @@
-"""KV hints: what they say of a forecast, and that what is written can be read."""
+"""KV hints: their contents, and writing and reading them."""
 
 import json
 import re
@@ -27,7 +27,7 @@ VALID: dict[str, Any] = {"protocol_version": "0.1", "message_id": "m", "actions"
 ACTION: dict[str, Any] = {"action_id": "1", "action_type": "retain", "action_version": "1.0", "payload": {}}
 
 
-def test_scores_by_hand() -> None:
+def test_scores_computed_by_hand() -> None:
     retain, prefetch = MAKER.envelope(FORECAST).actions
     assert retain.action_type == "retain"
     assert retain.payload["kind"] == "signal"
@@ -61,7 +61,7 @@ def test_prefetch_is_conservative() -> None:
     assert len(HintMaker().envelope(Forecast("w", 1, 0.0, ())).actions) == 1
 
 
-def test_the_example_of_the_documents() -> None:
+def test_the_example_in_the_documentation() -> None:
     steps = (StepForecast({"writer": 0.8, "planner": 0.2}, 0.9), StepForecast({"planner": 1.0}, 0.6))
     forecast = Forecast("trip-17", 1764000000000001, 1764000000.5, steps, predictability=0.75, step=3)
     text = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text()
@@ -86,7 +86,7 @@ forecasts = st.builds(
 
 
 @given(forecasts)
-def test_what_is_written_can_be_read(forecast: Forecast) -> None:
+def test_an_envelope_survives_writing_and_reading(forecast: Forecast) -> None:
     envelope = HintMaker().envelope(forecast)
     assert from_json(to_json(envelope)) == envelope
     assert from_msgpack(to_msgpack(envelope)) == envelope
@@ -114,7 +114,7 @@ def test_ids_are_unique(several: list[Forecast]) -> None:
         (VALID | {"actions": [ACTION | {"payload": None}]}, "actions[0].payload"),
     ],
 )
-def test_what_is_wrong_is_named(value: Any, field: str) -> None:
+def test_a_malformed_envelope_is_refused_with_the_field(value: Any, field: str) -> None:
     for read, data in ((from_json, json.dumps(value).encode()), (from_msgpack, msgpack.packb(value))):
         with pytest.raises(InvalidArgument) as raised:
             read(data)
@@ -122,7 +122,7 @@ def test_what_is_wrong_is_named(value: Any, field: str) -> None:
 
 
 @given(st.binary(max_size=50))
-def test_no_bytes_crash_it(data: bytes) -> None:
+def test_random_bytes_are_refused(data: bytes) -> None:
     for read in (from_json, from_msgpack):
         with pytest.raises(InvalidArgument):
             read(data)

@@ -1,4 +1,4 @@
-"""From spans in any order to one stream of events per workflow."""
+"""Spans in any order become one ordered stream of events for each workflow."""
 
 import random
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ TOOL, TOOL_DONE = EventKind.TOOL_STARTED, EventKind.TOOL_FINISHED
 
 
 class Bench:
-    """A collector, its clock, and all that it has told."""
+    """A collector, its clock, and all events that it has emitted."""
 
     def __init__(self, **limits: int) -> None:
         config = OtelConfig(reorder_s=REORDER_S, parent_wait_s=PARENT_S, silence_s=SILENCE_S, **limits)
@@ -37,19 +37,19 @@ class Bench:
             assert self.collector.add(each) == ""
 
     def wait(self, seconds: float) -> list[WorkflowEvent]:
-        """Lets time pass, and returns what is told then."""
+        """Lets time pass and returns the events that are emitted."""
         self.clock.advance(seconds)
         new = list(self.collector.release())
         self.events += new
         return new
 
 
-def told(events: Iterable[WorkflowEvent]) -> list[tuple[EventKind, str]]:
+def kinds(events: Iterable[WorkflowEvent]) -> list[tuple[EventKind, str]]:
     return [(event.kind, event.tool or event.agent) for event in events]
 
 
 def trip() -> list[Span]:
-    """A planner calls a tool and then a writer; framework and client both tell of the writer's call."""
+    """A planner calls a tool and then a writer. The framework and the client library both report the writer's call."""
     return [
         span(1, 10, 30, "invoke_workflow", agent_name="trip"),
         span(2, 11, 20, "invoke_agent", parent=1, agent_name="planner"),
@@ -86,7 +86,7 @@ def test_a_workflow() -> None:
     bench.add(*trip())
     assert bench.wait(REORDER_S - 0.1) == []
     events = bench.wait(0.2)
-    assert told(events) == TRIP
+    assert kinds(events) == TRIP
     assert [event.sequence for event in events] == list(range(10))
     assert [event.time for event in events] == [11.5, 11.5, 14, 15, 16, 17.5, 18.5, 22, 28, 30]
     assert {event.workflow for event in events} == {TRACE_ID}
@@ -95,12 +95,12 @@ def test_a_workflow() -> None:
     assert (events[2].prompt_tokens, events[2].output_tokens) == (9, 3)
     assert events[1].words == hashed_words("Plan a trip.")
     assert events[6].words == hashed_words("Rome.")
-    assert events[7].words == ()  # the task is told once
+    assert events[7].words == ()  # only the first step has the task
     assert len(bench.collector) == 0
 
 
 def as_one_conversation(spans: list[Span]) -> list[Span]:
-    """The same, the agents in traces of their own that only the conversation joins."""
+    """The same spans, but each agent in a trace of its own; only the conversation connects them."""
     number = {f"{n:016x}": n for n in range(1, 10)}
     traces = {1: 1, 2: 2, 3: 2, 4: 2, 5: 2, 6: 2, 7: 3, 8: 3, 9: 3}
     roots = {2, 7}
@@ -127,12 +127,12 @@ def as_one_conversation(spans: list[Span]) -> list[Span]:
 
 @settings(max_examples=60, deadline=None)
 @given(st.randoms(use_true_random=False), st.booleans())
-def test_any_order_within_the_window_tells_the_same(rng: random.Random, conversation: bool) -> None:
+def test_any_order_within_the_window_gives_the_same_events(rng: random.Random, conversation: bool) -> None:
     spans = as_one_conversation(trip()) if conversation else trip()
     expected = Bench()
     expected.add(*spans)
     expected.wait(PARENT_S)
-    assert told(expected.events) == TRIP
+    assert kinds(expected.events) == TRIP
     rng.shuffle(spans)
     bench = Bench()
     step = (REORDER_S - 0.1) / len(spans)
@@ -190,7 +190,7 @@ def any_spans(draw: st.DrawFn) -> list[Span]:
 
 @settings(max_examples=100, deadline=None)
 @given(any_spans(), st.randoms(use_true_random=False))
-def test_whatever_comes_the_events_of_a_workflow_are_well_formed(spans: list[Span], rng: random.Random) -> None:
+def test_the_events_of_a_workflow_are_always_well_formed(spans: list[Span], rng: random.Random) -> None:
     bench = Bench(max_workflows=2, max_spans=12, max_waiting_spans=6)
     for each in spans:
         bench.collector.add(each)
@@ -223,53 +223,53 @@ def test_whatever_comes_the_events_of_a_workflow_are_well_formed(spans: list[Spa
                 assert not running
 
 
-def test_a_model_call_waits_for_the_agent_around_it() -> None:
+def test_a_model_call_waits_for_the_enclosing_agent() -> None:
     bench = Bench()
     bench.add(span(3, 1, 2, "chat", parent=2), span(4, 3, 4, "chat", parent=1, agent_name="other"))
     assert bench.wait(PARENT_S - 1) == []
     bench.add(span(2, 0.5, 9, "invoke_agent", parent=1, agent_name="planner"))
-    assert told(bench.wait(0.1)) == [(STARTED, ""), (STEP, "planner"), (DONE, "planner"), (STEP, "other"), (DONE, "other")]
+    assert kinds(bench.wait(0.1)) == [(STARTED, ""), (STEP, "planner"), (DONE, "planner"), (STEP, "other"), (DONE, "other")]
 
 
-def test_but_not_for_ever() -> None:
+def test_a_model_call_waits_for_the_enclosing_agent_only_so_long() -> None:
     bench = Bench()
     bench.add(span(3, 1, 2, "chat", parent=2))
     bench.wait(PARENT_S)
-    assert told(bench.events) == [(STARTED, ""), (STEP, "shop"), (DONE, "shop")]
+    assert kinds(bench.events) == [(STARTED, ""), (STEP, "shop"), (DONE, "shop")]
 
 
-def test_nor_where_no_agent_is_around_it() -> None:
+def test_a_model_call_does_not_wait_if_no_enclosing_span_names_an_agent() -> None:
     bench = Bench()
     bench.add(span(3, 1, 2, "chat", parent=2), span(2, 0.5, 3, parent=1), span(1, 0.2, 4))
-    assert (STEP, "shop") in told(bench.wait(REORDER_S))
+    assert (STEP, "shop") in kinds(bench.wait(REORDER_S))
 
 
-def test_a_span_that_comes_too_late_is_told_at_the_end() -> None:
+def test_a_late_span_gets_the_time_of_the_event_before_it() -> None:
     bench = Bench()
     bench.add(span(2, 10, 20, "chat", agent_name="a", parent=1))
     bench.wait(REORDER_S)
     bench.add(span(3, 5, 8, "chat", agent_name="b", parent=1))
     events = bench.wait(REORDER_S)
-    assert told(events) == [(STEP, "b"), (DONE, "b")]
+    assert kinds(events) == [(STEP, "b"), (DONE, "b")]
     assert [event.time for event in events] == [20, 20]
 
 
-def test_what_outlives_the_root_is_told_before_the_end() -> None:
+def test_a_span_that_outlasts_the_root_is_emitted_before_the_end() -> None:
     bench = Bench()
     bench.add(span(1, 1, 5, "invoke_workflow"), span(2, 2, 8, "chat", parent=1, agent_name="a"))
-    assert told(bench.wait(REORDER_S)) == [(STARTED, ""), (STEP, "a"), (DONE, "a"), (ENDED, "")]
+    assert kinds(bench.wait(REORDER_S)) == [(STARTED, ""), (STEP, "a"), (DONE, "a"), (ENDED, "")]
     bench.add(span(3, 4, 6, "chat", parent=1, agent_name="b"))
     assert bench.wait(REORDER_S) == []
     assert bench.collector.counts[Reason.SPAN_LATE] == 1
 
 
-def test_a_conversation_goes_on_behind_its_traces_and_ends_by_silence() -> None:
+def test_a_conversation_outlasts_its_traces_and_ends_by_silence() -> None:
     bench = Bench()
     for turn in (1, 2):
         bench.add(span(1, turn * 10, turn * 10 + 1, "chat", trace=turn, agent_name="a", conversation_id="c"))
         bench.wait(REORDER_S)
-    assert told(bench.events) == [(STARTED, ""), *[(STEP, "a"), (DONE, "a")] * 2]
-    assert told(bench.wait(SILENCE_S)) == [(ENDED, "")]
+    assert kinds(bench.events) == [(STARTED, ""), *[(STEP, "a"), (DONE, "a")] * 2]
+    assert kinds(bench.wait(SILENCE_S)) == [(ENDED, "")]
     assert bench.collector.counts[Reason.WORKFLOW_SILENT] == 1
     bench.add(span(2, 700, 701, "chat", trace=3, agent_name="a", conversation_id="c"))
     again = bench.wait(REORDER_S)
@@ -284,19 +284,19 @@ def test_a_workflow_within_a_workflow_does_not_end_it() -> None:
         span(4, 5, 6, "chat", parent=3, agent_name="b"),
         span(5, 8, 9, "chat", parent=1, agent_name="a"),
     )
-    assert (ENDED, "") not in told(bench.wait(PARENT_S))
+    assert (ENDED, "") not in kinds(bench.wait(PARENT_S))
     bench.add(span(1, 1, 10, "invoke_workflow"))
-    assert told(bench.wait(REORDER_S)) == [(ENDED, "")]
+    assert kinds(bench.wait(REORDER_S)) == [(ENDED, "")]
 
 
-def test_a_trace_without_a_model_call_is_no_workflow() -> None:
+def test_a_trace_without_a_model_call_is_not_a_workflow() -> None:
     bench = Bench()
     bench.add(span(1, 1, 2), *[span(1, 1, 2, parent=7, trace=number) for number in range(2, 6)])
     assert bench.wait(PARENT_S) == []
     assert len(bench.collector) == 0
 
 
-def test_beyond_the_limit_the_workflow_that_was_silent_longest_is_ended() -> None:
+def test_beyond_the_limit_the_workflow_silent_for_longest_is_ended() -> None:
     bench = Bench(max_workflows=2)
     for number in range(1, 4):
         bench.add(span(1, 1, 2, "chat", trace=number, parent=9, agent_name="a"))
@@ -320,4 +320,4 @@ def test_spans_that_are_their_own_ancestors(own_agent: str) -> None:
     bench = Bench()
     bench.add(span(1, 1, 2, "invoke_agent", parent=2), span(2, 1, 2, "plan", parent=1))
     bench.add(span(3, 1, 2, "chat", parent=1, agent_name=own_agent))
-    assert told(bench.wait(PARENT_S)) == [(STARTED, ""), (STEP, own_agent or "shop"), (DONE, own_agent or "shop")]
+    assert kinds(bench.wait(PARENT_S)) == [(STARTED, ""), (STEP, own_agent or "shop"), (DONE, own_agent or "shop")]

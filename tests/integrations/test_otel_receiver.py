@@ -1,4 +1,4 @@
-"""The receiver over real gRPC and HTTP, with the exporters of the OpenTelemetry SDK, and a real predictor behind it."""
+"""The receiver over real gRPC and HTTP, with the exporters of the OpenTelemetry SDK and a real predictor."""
 
 import asyncio
 import gzip
@@ -21,9 +21,9 @@ from pbkv_cluster.core.config import OtelConfig, PredictorConfig
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.integrations.otel.otlp_http import OtlpHttpServer
 from pbkv_cluster.integrations.otel.receiver import OtelReceiver
-from pbkv_cluster.integrations.predictor import FixedPredictor
 from pbkv_cluster.predictor_service.server import PredictorServer
 from pbkv_cluster.predictor_service.state.encoding import from_bytes
+from pbkv_cluster.rpc.services import PREDICTOR, FixedServices
 from tests.integrations.otel_spans import otlp, request
 from tests.polling import eventually
 
@@ -41,14 +41,14 @@ async def predictor() -> AsyncIterator[PredictorServer]:
 @pytest.fixture
 async def receiver(predictor: PredictorServer) -> AsyncIterator[OtelReceiver]:
     config = OtelConfig(port=0, http_port=0, reorder_s=0.2, parent_wait_s=2.0)
-    running = OtelReceiver(config, FixedPredictor(predictor.address), SystemClock())
+    running = OtelReceiver(config, FixedServices({PREDICTOR: predictor.address}), SystemClock())
     await running.start(HOST)
     yield running
     await running.stop()
 
 
 def run_agents(exporter: SpanExporter, times: int) -> None:
-    """What an instrumented framework does: a planner, then a writer, and only that is known to us."""
+    """Does what an instrumented framework does: runs a planner, then a writer."""
     provider = TracerProvider(resource=Resource.create({"service.name": "trips"}))
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracer = provider.get_tracer("framework")
@@ -65,7 +65,7 @@ def run_agents(exporter: SpanExporter, times: int) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
-async def test_an_instrumented_application_teaches_the_predictor(
+async def test_the_predictor_learns_from_an_instrumented_application(
     predictor: PredictorServer, receiver: OtelReceiver, protocol: str
 ) -> None:
     if protocol == "grpc":
@@ -79,19 +79,19 @@ async def test_an_instrumented_application_teaches_the_predictor(
         return "trips" in workloads and seen(workloads["trips"]) == 10
 
     await eventually(learnt, 20)
-    # Planner to writer, writer to the end: each five times, under their names as soon as a second workflow has called them.
+    # Five transitions from planner to writer, and five from writer to the end. An agent gets a label in its second workflow.
     learnt_of = from_bytes(predictor.service.predictor.dump())["workloads"]["trips"]
     assert {"planner", "writer"} <= set(learnt_of["labels"]["names"])
     assert predictor.service.open_workflows == 0
 
 
 def seen(workload: dict[str, Any]) -> float:
-    """Transitions from agent to agent, or to the end."""
+    """Number of transitions from an agent to another, or to the end."""
     return sum(sum(row.values()) for row in workload["predictability"]["counts"].values())
 
 
 def post(url: str, body: bytes, **headers: str) -> tuple[int, bytes]:
-    """Status and body of a POST; `content_type="x"` stands for a header."""
+    """Sends a POST; returns status and body. `content_type="x"` is a header."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     try:
         with urllib.request.urlopen(urllib.request.Request(url, body, named), timeout=10) as response:
@@ -103,7 +103,7 @@ def post(url: str, body: bytes, **headers: str) -> tuple[int, bytes]:
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 
 
-async def test_http_takes_protobuf_and_gzip_and_tells_what_is_wrong(receiver: OtelReceiver) -> None:
+async def test_http_takes_protobuf_and_gzip_and_reports_problems(receiver: OtelReceiver) -> None:
     url = f"http://{receiver.http_address}/v1/traces"
     body = request([otlp(1, 1, 2, "chat"), otlp(2, 1, 2, "execute_tool")]).SerializeToString()
     status, answer = await asyncio.to_thread(post, url, gzip.compress(body), content_type=PROTOBUF, content_encoding="gzip")
@@ -142,14 +142,14 @@ async def test_http_takes_json_with_ids_in_hex(receiver: OtelReceiver) -> None:
         ("/v1/traces", b"", {"content_type": PROTOBUF}, 200),
     ],
 )
-async def test_http_answers_what_is_wrong(
+async def test_http_refuses_bad_requests(
     receiver: OtelReceiver, path: str, body: bytes, headers: dict[str, str], status: int
 ) -> None:
     answer = await asyncio.to_thread(post, f"http://{receiver.http_address}{path}", body, **headers)
     assert answer[0] == status, answer[1]
 
 
-async def test_what_is_not_http_is_told_so_and_keeps_nobody_out(receiver: OtelReceiver) -> None:
+async def test_a_connection_that_is_not_http_gets_an_error_and_disturbs_no_other(receiver: OtelReceiver) -> None:
     host, port = receiver.http_address.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"\x00\x01 what\r\n\r\n")

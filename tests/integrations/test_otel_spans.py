@@ -1,4 +1,4 @@
-"""OTLP spans to ours: what is read, what is refused and under which name."""
+"""Reading OTLP spans: what is read, and what is refused with which field."""
 
 import contextlib
 import json
@@ -52,7 +52,7 @@ def test_older_names_of_token_counts_are_known() -> None:
     assert (one.prompt_tokens, one.output_tokens) == (5, 6)
 
 
-def test_a_workflow_is_no_agent() -> None:
+def test_a_workflow_is_not_an_agent() -> None:
     one = span(1, 0.5, 1, "invoke_workflow", agent_name="trip", workflow_name="trip")
     assert (one.agent, one.workload) == ("", "shop")
     assert span(1, 0.5, 1, "chat", workflow_name="trip").workload == "trip"
@@ -81,12 +81,12 @@ def test_words_from_events() -> None:
 
 
 @pytest.mark.parametrize("cut", ['[{"role": "us', 7, [3], "{}" * 3, "[" * 100_000])
-def test_messages_that_cannot_be_read_cost_a_warning_only(cut: Any) -> None:
+def test_unreadable_messages_cause_a_warning_only(cut: Any) -> None:
     (one,), problems = read(otlp(1, 0.5, 1, "chat", agent_name="a", input_messages=cut))
     assert (one.agent, one.task) == ("a", ())
     assert problems.rejected == 0
-    (told,) = problems.told
-    assert told.startswith("gen_ai.input.messages: ")
+    (message,) = problems.messages
+    assert message.startswith("gen_ai.input.messages: ")
 
 
 @pytest.mark.parametrize(
@@ -106,33 +106,33 @@ def test_messages_that_cannot_be_read_cost_a_warning_only(cut: Any) -> None:
         (otlp(1, 2, 1, "chat"), "end_time_unix_nano"),
     ],
 )
-def test_what_is_malformed_is_named_and_keeps_nothing_else_out(bad: OtlpSpan, field: str) -> None:
+def test_a_malformed_span_is_rejected_by_name_and_the_others_are_taken(bad: OtlpSpan, field: str) -> None:
     spans, problems = read(otlp(5, 1, 2, "chat"), bad, otlp(6, 1, 2, "chat"))
     assert [each.id for each in spans] == [f"{5:016x}", f"{6:016x}"]
     assert problems.rejected == 1
-    (told,) = problems.told
-    assert f": {field}: " in told
+    (message,) = problems.messages
+    assert f": {field}: " in message
 
 
-def test_a_malformed_resource_costs_its_spans() -> None:
+def test_the_spans_of_a_malformed_resource_are_rejected() -> None:
     spans, problems = read(otlp(1, 1, 2, "chat"), otlp(2, 1, 2, "chat"), service=7)
     assert spans == []
     assert problems.rejected == 2
-    assert problems.told == ["resource: service.name: must be a string, got int"]
+    assert problems.messages == ["resource: service.name: must be a string, got int"]
 
 
-def test_problems_are_told_a_few_times_only() -> None:
+def test_an_answer_reports_only_a_few_problems() -> None:
     _, problems = read(*[otlp(number, 2, 1, "chat") for number in range(1, 100)])
     assert problems.rejected == 99
-    assert len(problems.told) == 8
+    assert len(problems.messages) == 8
 
 
 @given(st.binary(max_size=300))
-def test_no_bytes_crash_it(data: bytes) -> None:
+def test_random_bytes_do_not_crash_it(data: bytes) -> None:
     message = ExportTraceServiceRequest()
     good = request([otlp(1, 1, 2, "chat", agent_name="a", input_messages=MESSAGES)]).SerializeToString()
     at = len(data) * 7 % len(good)
-    with contextlib.suppress(DecodeError):  # that one is refused before we see it
+    with contextlib.suppress(DecodeError):  # such bytes are refused before they reach the reader
         message.ParseFromString(good[:at] + data + good[at + len(data) :])
     for one in read_spans(message, Problems()):
         assert one.start_ns <= one.end_ns

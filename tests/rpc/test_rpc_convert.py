@@ -1,4 +1,4 @@
-"""Values survive the wire, and what comes in wrong is refused by the name of its field."""
+"""Values survive the wire, and malformed messages are refused with the name of the field."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ INT64 = st.integers(0, 2**63 - 1)
 INT32 = st.integers(0, 2**31 - 1)
 UINT32 = st.integers(0, 2**32 - 1)
 SECONDS = st.floats(0, allow_infinity=False)
-SHARE = st.floats(0, 1, width=32)  # the wire's float holds 32 bits
+SHARE = st.floats(0, 1, width=32)  # a float on the wire has 32 bits
 TIERS = st.dictionaries(st.sampled_from(Tier), INT64)
 
 USAGES = st.builds(
@@ -182,14 +182,14 @@ def test_zero_is_not_unset() -> None:
         (types_pb2.Sampling(forced_output=types_pb2.PackedTokens(data=b"abc")), "sampling.forced_output.data"),
     ],
 )
-def test_wrong_sampling_names_its_field(message: types_pb2.Sampling, field: str) -> None:
+def test_invalid_sampling_is_refused_with_the_field(message: types_pb2.Sampling, field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         convert.sampling_from_wire(message)
     assert caught.value.field == field
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 65])
-def test_torn_tokens_name_their_field(size: int) -> None:
+def test_incomplete_tokens_are_refused_with_the_field(size: int) -> None:
     with pytest.raises(InvalidArgument, match=rf"^prompt\.token_ids\.data: {size} bytes") as caught:
         convert.packed_from_wire(types_pb2.PackedTokens(data=bytes(size)), "prompt.token_ids")
     assert caught.value.field == "prompt.token_ids.data"
@@ -199,7 +199,7 @@ def test_whole_tokens_pass_unchanged() -> None:
     assert convert.packed_from_wire(types_pb2.PackedTokens(data=pack([1, 2])), "prompt.token_ids") == pack([1, 2])
 
 
-def test_wrong_events_name_their_field() -> None:
+def test_malformed_events_are_refused_with_the_field() -> None:
     unknown = predictor_pb2.WorkflowEvent.FromString(b"\x08\x63\x12\x01w")  # kind 99, which a newer sender may know
     for message in (predictor_pb2.WorkflowEvent(workflow_id="w"), unknown):
         with pytest.raises(InvalidArgument, match="is not a kind of event") as caught:
@@ -244,7 +244,7 @@ def test_counts_of_steps_beyond_all_bounds_are_refused() -> None:
         convert.forecasts_from_wire(batch)
 
 
-def test_a_name_travels_once() -> None:
+def test_a_name_is_sent_once() -> None:
     step = StepForecast({"a": 0.5, "b": 0.5}, 1.0)
     batch = convert.forecasts_to_wire(Forecasts.of([Forecast(f"w{n}", 1, 0.0, (step, step)) for n in range(3)]))
     assert list(batch.agents) == ["a", "b"]

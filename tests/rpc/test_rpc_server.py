@@ -22,14 +22,14 @@ DEADLINE_S = 20.0
 
 
 class Predictor(predictor_pb2_grpc.PredictorServiceServicer):
-    """Does what the test tells it to."""
+    """Behaves as the test sets it up."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.abort: grpc.StatusCode | None = None
         self.endless = False
         self.flood = False
-        self.waiting = asyncio.Event()  # a stream waits, with no end in sight
+        self.waiting = asyncio.Event()  # a stream waits for ever
         self.released = asyncio.Event()
 
     async def ReportAccess(  # noqa: N802
@@ -109,7 +109,7 @@ async def predict(channel: aio.Channel, *workflows: str) -> predictor_pb2.Foreca
 
 
 async def watch(channel: aio.Channel) -> list[predictor_pb2.ForecastBatch]:
-    """All messages of a stream; the first is checked here, as an error must not swallow what went before it."""
+    """All messages of a stream. The first is checked here: an error must not swallow the messages before it."""
     request = predictor_pb2.WatchForecastsRequest(subscriber="me")
     call = predictor_pb2_grpc.PredictorServiceStub(channel).WatchForecasts(request, timeout=DEADLINE_S)
     stream = aiter(call)
@@ -201,7 +201,7 @@ async def test_a_service_may_abort_on_its_own(
     assert caplog.records == []
 
 
-async def test_an_error_leaves_the_server_and_the_channel_well(predictor: Predictor, channel: aio.Channel) -> None:
+async def test_server_and_channel_survive_an_error(predictor: Predictor, channel: aio.Channel) -> None:
     predictor.error = RuntimeError("once")
     with pytest.raises(aio.AioRpcError):
         await predict(channel)
@@ -210,7 +210,7 @@ async def test_an_error_leaves_the_server_and_the_channel_well(predictor: Predic
     assert len(await watch(channel)) == 1
 
 
-async def test_a_service_that_is_not_there_is_unimplemented(channel: aio.Channel) -> None:
+async def test_a_missing_service_is_unimplemented(channel: aio.Channel) -> None:
     with pytest.raises(aio.AioRpcError) as caught:
         await worker_pb2_grpc.WorkerServiceStub(channel).GetWorkerStatus(
             worker_pb2.GetWorkerStatusRequest(), timeout=DEADLINE_S
@@ -218,7 +218,7 @@ async def test_a_service_that_is_not_there_is_unimplemented(channel: aio.Channel
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_a_server_that_is_not_there_is_unavailable(server: RpcServer) -> None:
+async def test_a_missing_server_is_unavailable(server: RpcServer) -> None:
     await server.stop(0)
     async with connect(server.address) as channel:
         with pytest.raises(aio.AioRpcError) as caught:
@@ -260,7 +260,7 @@ async def test_reflection_lists_the_services(channel: aio.Channel) -> None:
     }
 
 
-async def test_a_port_in_use_is_told_at_the_start(server: RpcServer) -> None:
+async def test_a_port_in_use_is_reported_at_the_start(server: RpcServer) -> None:
     port = int(server.address.rpartition(":")[2])
     second = RpcServer()
     with pytest.raises(errors.StartupError, match=rf"cannot listen on 127\.0\.0\.1:{port}: is the port in use\?"):
@@ -268,7 +268,7 @@ async def test_a_port_in_use_is_told_at_the_start(server: RpcServer) -> None:
     await second.stop(0)
 
 
-async def test_an_address_of_another_machine_is_told_at_the_start() -> None:
+async def test_an_address_of_another_machine_is_reported_at_the_start() -> None:
     server = RpcServer()
     with pytest.raises(errors.StartupError, match=r"cannot listen on 203\.0\.113\.1:0"):
         await server.start("203.0.113.1", 0)

@@ -1,6 +1,6 @@
-"""Reads the configuration tree from its sources. A later source wins: defaults, YAML file, environment, flags.
+"""Reads the configuration tree from its sources. A later one wins: defaults, YAML file, environment, flags.
 
-Fields are named by their path, `engine.gpu_blocks`; in the environment that is `PBKV_ENGINE_GPU_BLOCKS`.
+A field is named by its path, such as `engine.gpu_blocks`; its environment variable is `PBKV_ENGINE_GPU_BLOCKS`.
 """
 
 from collections.abc import Hashable, Iterator, Mapping
@@ -15,19 +15,19 @@ from pbkv_cluster.core.config.tree import Config
 from pbkv_cluster.core.errors import ConfigError
 
 ENV_PREFIX = "PBKV_"
-ENV_FILE = "PBKV_CONFIG"  # the YAML file, where no flag names one
+ENV_FILE = "PBKV_CONFIG"  # the YAML file, if no flag names one
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a value came from: `default`, or the file, variable or flag that set it."""
+    """The source of a value: `default`, or the file, variable or flag that set it."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A configuration, and where each of its values came from, by field path."""
+    """A configuration, and the source of each value by the path of its field."""
 
     config: Config
     origins: Mapping[str, Origin]
@@ -38,11 +38,11 @@ def load(file: Path | None = None, env: Mapping[str, str] | None = None, flags: 
 
     Args:
         file: a YAML file; by default the one that PBKV_CONFIG names, if any.
-        env: the environment; variables without the prefix are left alone.
-        flags: values by field path; None means that the flag was not given.
+        env: the environment; variables without the prefix are ignored.
+        flags: values by field path; None: the flag was not given.
 
     Raises:
-        ConfigError: a value is wrong or unknown; names the field and its source.
+        ConfigError: a value is invalid, or a field is unknown. The message names the field and the source.
     """
     env = env or {}
     if file is None and env.get(ENV_FILE):
@@ -61,7 +61,7 @@ def load(file: Path | None = None, env: Mapping[str, str] | None = None, flags: 
 
 
 def fields() -> Iterator[tuple[str, str]]:
-    """Every field's path and description, in the order of the tree."""
+    """Path and description of every field, in the order of the tree."""
     for section, info in Config.model_fields.items():
         kind = info.annotation
         assert isinstance(kind, type)
@@ -85,7 +85,7 @@ _Source = dict[str, tuple[Any, Origin]]
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that is given twice: YAML's readers would drop the first value without a word."""
+    """Rejects a key that is given twice; YAML's own loaders silently drop the first value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -165,7 +165,7 @@ def _explain(error: ValidationError, origins: Mapping[str, Origin]) -> str:
     lines = []
     for problem in error.errors():
         path = ".".join(str(part) for part in problem["loc"])
-        # A rule about a whole section may be broken by any of its fields that was set.
+        # A rule about a whole section may be broken by any field of it that was set.
         set_by = sorted({origin.name for field, origin in origins.items() if field == path or field.startswith(f"{path}.")})
         got = "" if isinstance(problem["input"], BaseModel | dict) else f", got {problem['input']!r}"
         source = f" (from {', '.join(set_by)})" if set_by else ""

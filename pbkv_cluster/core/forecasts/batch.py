@@ -1,4 +1,4 @@
-"""Many forecasts in arrays: as they are made, wait and travel. One of them is made an object where it is asked for."""
+"""Many forecasts in arrays, the form in which they are made, queued and sent. Iterating makes an object of each."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Forecasts(Sequence[Forecast]):
-    """A sequence of forecasts, N of them, of at most K steps each."""
+    """N forecasts of at most K steps each."""
 
     workflows: list[str]
     epochs: npt.NDArray[np.uint64]  # [N]
     made_at: npt.NDArray[np.float64]  # [N]
     predictability: npt.NDArray[np.float32]  # [N]
-    behind: npt.NDArray[np.int32]  # [N]: number of the step behind which each looks ahead, or -1
+    after_steps: npt.NDArray[np.int32]  # [N]: number of the step after which each looks ahead, or -1
     ended: npt.NDArray[np.bool_]  # [N]
-    lengths: npt.NDArray[np.int32]  # [N]: steps of each, at most K
+    lengths: npt.NDArray[np.int32]  # [N]: steps that each forecasts, at most K
     survival: npt.NDArray[np.float32]  # [N, K]
-    named: npt.NDArray[np.int32]  # [N, K]: agents that each step names; none behind a forecast's length
-    agents: npt.NDArray[np.int32]  # all these agents, forecast by forecast and step by step, by their positions in `names`
-    chances: npt.NDArray[np.float32]  # probability of each
-    names: Sequence[str]  # all different
+    agent_counts: npt.NDArray[np.int32]  # [N, K]: agents named in each step; 0 beyond a forecast's length
+    agent_positions: npt.NDArray[np.int32]  # of all these agents, in order, as indices of `agent_names`
+    probabilities: npt.NDArray[np.float32]  # of all these agents, in order
+    agent_names: Sequence[str]  # all different
 
     def __len__(self) -> int:
         return len(self.workflows)
@@ -45,64 +45,64 @@ class Forecasts(Sequence[Forecast]):
         return next(iter(self.take(np.array([range(len(self))[at]]))))
 
     def __iter__(self) -> Iterator[Forecast]:
-        names = [self.names[agent] for agent in self.agents.tolist()]
-        chances = self.chances.tolist()
-        ends = self.named.cumsum().tolist()
-        named = [dict(zip(names[start:end], chances[start:end], strict=True)) for start, end in pairwise([0, *ends])]
-        steps = list(map(StepForecast, named, self.survival.ravel().tolist()))
+        agents = [self.agent_names[agent] for agent in self.agent_positions.tolist()]
+        probabilities = self.probabilities.tolist()
+        ends = self.agent_counts.cumsum().tolist()
+        by_agent = [dict(zip(agents[start:end], probabilities[start:end], strict=True)) for start, end in pairwise([0, *ends])]
+        steps = list(map(StepForecast, by_agent, self.survival.ravel().tolist()))
         horizon = self.survival.shape[1]
-        columns = (self.epochs, self.made_at, self.lengths, self.predictability, self.behind, self.ended)
-        each = zip(self.workflows, *(column.tolist() for column in columns), strict=True)
-        for at, (workflow, epoch, made_at, length, predictability, behind, ended) in enumerate(each):
+        columns = (self.epochs, self.made_at, self.lengths, self.predictability, self.after_steps, self.ended)
+        rows = zip(self.workflows, *(column.tolist() for column in columns), strict=True)
+        for at, (workflow, epoch, made_at, length, predictability, after_step, ended) in enumerate(rows):
             mine = tuple(steps[at * horizon : at * horizon + length])
-            yield Forecast(workflow, epoch, made_at, mine, predictability, behind, ended)
+            yield Forecast(workflow, epoch, made_at, mine, predictability, after_step, ended)
 
-    def take(self, places: Sequence[int] | npt.NDArray[np.int64]) -> Forecasts:
-        """Those at the places given, in that order. They hold nothing of the others but the names of agents."""
-        chosen = np.asarray(places, dtype=np.int64)
-        sizes = self.named.sum(axis=1)
+    def take(self, positions: Sequence[int] | npt.NDArray[np.int64]) -> Forecasts:
+        """The forecasts at these positions, in this order. `agent_names` stays whole; `compact` shortens it."""
+        chosen = np.asarray(positions, dtype=np.int64)
+        sizes = self.agent_counts.sum(axis=1)
         starts, sizes = (sizes.cumsum() - sizes)[chosen], sizes[chosen]
         ends = sizes.cumsum()
-        told = np.arange(ends[-1] if len(ends) else 0) + (starts - ends + sizes).repeat(sizes)
+        kept = np.arange(ends[-1] if len(ends) else 0) + (starts - ends + sizes).repeat(sizes)
         return Forecasts(
             [self.workflows[at] for at in chosen.tolist()],
             self.epochs[chosen],
             self.made_at[chosen],
             self.predictability[chosen],
-            self.behind[chosen],
+            self.after_steps[chosen],
             self.ended[chosen],
             self.lengths[chosen],
             self.survival[chosen],
-            self.named[chosen],
-            self.agents[told],
-            self.chances[told],
-            self.names,
+            self.agent_counts[chosen],
+            self.agent_positions[kept],
+            self.probabilities[kept],
+            self.agent_names,
         )
 
     def compact(self) -> Forecasts:
-        """The same, with no names but those of agents that are named."""
-        used = np.zeros(len(self.names), dtype=np.bool_)
-        used[self.agents] = True
+        """The same forecasts, without names that no step refers to."""
+        used = np.zeros(len(self.agent_names), dtype=np.bool_)
+        used[self.agent_positions] = True
         if used.all():
             return self
         positions = used.cumsum(dtype=np.int32) - np.int32(1)
-        names = [self.names[at] for at in np.flatnonzero(used).tolist()]
-        return replace(self, agents=positions[self.agents], names=names)
+        agent_names = [self.agent_names[at] for at in np.flatnonzero(used).tolist()]
+        return replace(self, agent_positions=positions[self.agent_positions], agent_names=agent_names)
 
     @classmethod
     def of(cls, forecasts: Iterable[Forecast]) -> Forecasts:
-        """The same forecasts in arrays."""
+        """Puts forecasts into arrays."""
         every = list(forecasts)
         horizon = max((len(each.steps) for each in every), default=0)
         survival = np.zeros((len(every), horizon), dtype=np.float32)
-        named = np.zeros((len(every), horizon), dtype=np.int32)
+        agent_counts = np.zeros((len(every), horizon), dtype=np.int32)
         positions: dict[str, int] = {}
-        agents, chances = list[int](), list[float]()
+        agents, probabilities = list[int](), list[float]()
         for at, each in enumerate(every):
             for number, step in enumerate(each.steps):
-                survival[at, number], named[at, number] = step.survival, len(step.agents)
+                survival[at, number], agent_counts[at, number] = step.survival, len(step.agents)
                 agents += [positions.setdefault(agent, len(positions)) for agent in step.agents]
-                chances += step.agents.values()
+                probabilities += step.agents.values()
         return cls(
             [each.workflow for each in every],
             np.array([each.epoch for each in every], dtype=np.uint64),
@@ -112,15 +112,15 @@ class Forecasts(Sequence[Forecast]):
             np.array([each.ended for each in every], dtype=np.bool_),
             np.array([len(each.steps) for each in every], dtype=np.int32),
             survival,
-            named,
+            agent_counts,
             np.array(agents, dtype=np.int32),
-            np.array(chances, dtype=np.float32),
+            np.array(probabilities, dtype=np.float32),
             list(positions),
         )
 
     @classmethod
     def joined(cls, parts: Iterable[Forecasts]) -> Forecasts:
-        """The forecasts of several, one behind the other."""
+        """The forecasts of all parts, in order."""
         every = [part for part in parts if len(part)]
         if len(every) == 1:
             return every[0]
@@ -129,8 +129,8 @@ class Forecasts(Sequence[Forecast]):
         positions: dict[str, int] = {}
         agents = list[npt.NDArray[np.int32]]()
         for part in every:
-            moved = np.array([positions.setdefault(name, len(positions)) for name in part.names], dtype=np.int32)
-            agents.append(moved[part.agents])
+            moved = np.array([positions.setdefault(name, len(positions)) for name in part.agent_names], dtype=np.int32)
+            agents.append(moved[part.agent_positions])
         horizon = max(part.survival.shape[1] for part in every)
 
         def column(name: str) -> Any:
@@ -138,7 +138,7 @@ class Forecasts(Sequence[Forecast]):
 
         def table(name: str) -> Any:
             tables = [getattr(part, name) for part in every]
-            if any(each.shape[1] < horizon for each in tables):  # to pad is slow
+            if any(each.shape[1] < horizon for each in tables):  # padding is slow, and seldom needed
                 tables = [np.pad(each, ((0, 0), (0, horizon - each.shape[1]))) for each in tables]
             return np.concatenate(tables)
 
@@ -147,12 +147,12 @@ class Forecasts(Sequence[Forecast]):
             column("epochs"),
             column("made_at"),
             column("predictability"),
-            column("behind"),
+            column("after_steps"),
             column("ended"),
             column("lengths"),
             table("survival"),
-            table("named"),
+            table("agent_counts"),
             np.concatenate(agents),
-            column("chances"),
+            column("probabilities"),
             list(positions),
         )

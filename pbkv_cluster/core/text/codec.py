@@ -1,4 +1,4 @@
-"""Text to tokens and back, with the model's own tokenizer. The gateway encodes, the workers decode."""
+"""Converts text to tokens and back with the model's tokenizer. The gateway encodes, the workers decode."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -9,7 +9,7 @@ from pbkv_cluster.core.tokens import pack
 
 
 class TextCodec:
-    """The tokenizer of a model, with what is needed of it. Safe to use from several threads."""
+    """A model's tokenizer, reduced to what the service needs. Thread-safe."""
 
     def __init__(self, tokenizer: Any) -> None:
         """Args:
@@ -22,7 +22,7 @@ class TextCodec:
         """Loads the tokenizer of the model at `path` (a local directory or a hub id).
 
         Raises:
-            StartupError: there is none.
+            StartupError: there is no tokenizer.
         """
         from transformers import AutoTokenizer
 
@@ -36,7 +36,7 @@ class TextCodec:
         return pack(self._tokenizer.encode(text))
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> bytes:
-        """Packed token ids of a conversation in the model's chat template, up to where the assistant is to answer.
+        """Packed token ids of a conversation in the model's chat template, up to where the assistant's answer begins.
 
         Raises:
             InvalidArgument: the model has no chat template, or the template refuses the messages.
@@ -52,11 +52,11 @@ class TextCodec:
         return pack(self._tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of output tokens, without special ones."""
+        """The text of output tokens, without special tokens."""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
     @cached_property
     def vocab_size(self) -> int:
-        """Ids of the tokenizer, added tokens included; the model's own vocabulary may be padded beyond."""
+        """Number of the tokenizer's ids, including added tokens. The model's vocabulary may be padded to more."""
         return len(self._tokenizer)

@@ -1,132 +1,171 @@
-"""One stream of events to the predictor: what was sent is kept until the predictor says that it has taken it."""
+"""One stream of events to the predictor. Events are kept until the predictor acknowledges them."""
 
 import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import grpc
 from grpc import aio
 
 from pbkv_cluster.core.background import cancel
-from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc
 
 if TYPE_CHECKING:
     from pbkv_cluster.rpc.v1.predictor_pb2_grpc import PredictorServiceAsyncStub
 
-WINDOW = 2048  # events sent and not acknowledged
-_ASK_EVENTS = 512  # sent, after which the predictor is asked how far it is
-_ASK_S = 0.5  # so often it is asked in any case
-_DEADLINE_S = 2.0  # for an answer, and for a request to leave
-# Whatever else a batch fails with, it would fail with again.
-_AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
-_NO_STATUS = "Internal error from Core"  # details of grpc.aio's own INTERNAL: a write failed before the server's status came
+Events = Sequence[predictor_pb2.WorkflowEvent]
+
+# Any other status is the predictor's verdict on a batch, and would be the same if the batch were sent again.
+_CONNECTION_LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
+_NO_STATUS = "Internal error from Core"  # details of grpc.aio's own INTERNAL: a write failed before the server's status arrived
 
 
-class Refused(Exception):
-    """The predictor refuses a batch; the message is its status and why."""
+class StreamState(Enum):
+    """State of a stream. All but OPEN are final.
+
+    | state | meaning | what the feed does |
+    |---|---|---|
+    | OPEN | the predictor takes events | sends more |
+    | FINISHED | `finish` was called, and every event is acknowledged | ends |
+    | REFUSED | the predictor rejected the first batch that is not acknowledged | drops that batch, opens a new stream at once |
+    | LOST | the predictor or the connection is gone, or does not answer in time | opens a new stream after a pause |
+
+    After REFUSED and LOST the new stream repeats the batches that were not acknowledged.
+    """
+
+    OPEN = "open"
+    FINISHED = "finished"
+    REFUSED = "refused"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """Bounds of a stream."""
+
+    batch_events: int = 512  # in one request
+    window_events: int = 2048  # sent and not acknowledged
+    ack_events: int = 512  # sent, after which the predictor is asked for an acknowledgement
+    ack_interval_s: float = 0.5  # after which it is asked in any case
+    deadline_s: float = 2.0  # for an acknowledgement, and for a request to leave
 
 
 class EventStream:
     """Sends batches, in order, until the stream ends."""
 
-    def __init__(self, channel: aio.Channel, on_news: Callable[[], None]) -> None:
-        """`on_news` is called when the predictor has answered, and when the stream has ended."""
+    def __init__(self, channel: aio.Channel, limits: StreamLimits, on_change: Callable[[], None]) -> None:
+        """`on_change` is called when the predictor has answered, and when the stream has ended."""
         stub: PredictorServiceAsyncStub = predictor_pb2_grpc.PredictorServiceStub(channel)
+        self._limits = limits
         self._call = stub.StreamEvents()
-        self._on_news = on_news
-        self._batches: deque[Sequence[predictor_pb2.WorkflowEvent]] = deque()  # not acknowledged
-        self._sent = 0  # events
-        self.acknowledged = 0  # events of whole batches
+        self._on_change = on_change
+        self._sent_events = 0
+        self.unacknowledged: deque[Events] = deque()  # batches
+        self.acknowledged_events = 0  # of whole batches
+        self.answered = False  # the predictor has answered at least once
+        self._finished = False
+        self._blocked = False  # a request could not be written in time
         self._loop = asyncio.get_running_loop()
         self._ask_at = self._loop.time()
-        self._ask_behind = _ASK_EVENTS  # events sent
-        self._overdue_at: float | None = None  # None: nothing is asked
-        self.answered = False  # ever
-        self._reading = asyncio.create_task(self._read(), name="answers about events")
+        self._ask_after_events = limits.ack_events
+        self._answer_due_at: float | None = None  # None: no question is open
+        self._reading = asyncio.create_task(self._read(), name="acknowledgements of events")
+
+    @property
+    def state(self) -> StreamState:
+        return self._status()[0]
+
+    @property
+    def problem(self) -> str:
+        """Why the stream is REFUSED or LOST; empty otherwise."""
+        return self._status()[1]
 
     @property
     def is_full(self) -> bool:
-        """Whether to wait for an answer before more is sent."""
-        return self._sent - self.acknowledged >= WINDOW
+        """Whether more may be sent only after the next acknowledgement."""
+        return self._sent_events - self.acknowledged_events >= self._limits.window_events
 
     @property
-    def patience_s(self) -> float:
-        """Seconds in which `send` is to be called, with or without events."""
-        return (self._ask_at if self._overdue_at is None else self._overdue_at) - self._loop.time()
+    def send_within_s(self) -> float:
+        """Seconds until `send` must be called again, with or without events."""
+        return (self._ask_at if self._answer_due_at is None else self._answer_due_at) - self._loop.time()
 
-    async def send(self, events: Sequence[predictor_pb2.WorkflowEvent]) -> None:
-        """Sends a batch, if there are events, and asks how far the predictor is, if it is time.
-
-        Raises:
-            Refused: the first batch that is not acknowledged; the stream has ended.
-            Unavailable: the predictor, or the way to it, is gone, or it does not answer.
-        """
+    async def send(self, events: Events) -> StreamState:
+        """Sends a batch, unless it is empty, and asks for an acknowledgement when it is time to."""
         if events:
-            self._batches.append(events)
-            self._sent += len(events)
+            self.unacknowledged.append(events)
+            self._sent_events += len(events)
             await self._write(events)
-        if self._overdue_at is None and (self._sent >= self._ask_behind or self.patience_s <= 0):
-            self._ask_at = self._loop.time() + _ASK_S
-            self._ask_behind = self._sent + _ASK_EVENTS
-            self._overdue_at = self._loop.time() + _DEADLINE_S
+        if self.state is StreamState.OPEN and self._should_ask():
+            self._ask_at = self._loop.time() + self._limits.ack_interval_s
+            self._ask_after_events = self._sent_events + self._limits.ack_events
+            self._answer_due_at = self._loop.time() + self._limits.deadline_s
             await self._write(())
+        return self.state
 
-    async def finish(self) -> None:
-        """Ends the stream once the predictor has taken all.
-
-        Raises:
-            Refused, Unavailable: as `send`.
-        """
-        # If it has ended already, reading tells why.
+    async def finish(self) -> StreamState:
+        """Ends the stream once the predictor has taken all events."""
+        # If the stream has ended already, reading tells why.
         with contextlib.suppress(aio.AioRpcError, asyncio.InvalidStateError):
             await self._call.done_writing()
-        await asyncio.wait([self._reading], timeout=_DEADLINE_S)
-        if not self._reading.done() or self._reading.exception() is not None:
-            self.check()
-            raise Unavailable("the predictor does not answer")
-        self.acknowledged, self._batches = self._sent, deque()
+        await asyncio.wait([self._reading], timeout=self._limits.deadline_s)
+        if not self._reading.done():
+            self._blocked = True
+        elif not self._reading.cancelled() and self._reading.exception() is None:
+            self._finished = True
+            self.acknowledged_events = self._sent_events
+            self.unacknowledged.clear()
+        return self.state
 
-    def check(self) -> None:
-        """Raises what `send` would."""
-        if self._reading.done():
-            try:
-                self._reading.result()
-            except aio.AioRpcError as error:
-                if error.code() not in _AWAY and error.details() != _NO_STATUS:
-                    raise Refused(f"{error.code().name}: {error.details()}") from error
-            raise Unavailable("the predictor has ended the stream")
-        if self._overdue_at is not None and self._loop.time() >= self._overdue_at:
-            raise Unavailable("the predictor does not answer")
-
-    async def close(self) -> deque[Sequence[predictor_pb2.WorkflowEvent]]:
-        """Ends the stream; the batches that were not acknowledged."""
+    async def close(self) -> None:
+        """Ends the stream at once. `unacknowledged` says what has to be sent again."""
         self._call.cancel()
         await cancel(self._reading)
-        await asyncio.gather(self._reading, return_exceptions=True)  # what it ended with was told, or no longer matters
-        return self._batches
+        await asyncio.gather(self._reading, return_exceptions=True)  # its error was reported as `problem`, or no longer matters
 
-    async def _write(self, events: Sequence[predictor_pb2.WorkflowEvent]) -> None:
+    def _status(self) -> tuple[StreamState, str]:
+        if self._finished:
+            return StreamState.FINISHED, ""
+        if self._reading.done():
+            error = None if self._reading.cancelled() else self._reading.exception()
+            if error is None:
+                return StreamState.LOST, "the predictor has ended the stream"
+            if not isinstance(error, aio.AioRpcError):
+                raise error
+            if error.code() in _CONNECTION_LOST or error.details() == _NO_STATUS:
+                return StreamState.LOST, error.details() or error.code().name
+            return StreamState.REFUSED, f"{error.code().name}: {error.details()}"
+        if self._blocked or (self._answer_due_at is not None and self._loop.time() >= self._answer_due_at):
+            return StreamState.LOST, "the predictor does not answer"
+        return StreamState.OPEN, ""
+
+    def _should_ask(self) -> bool:
+        return self._answer_due_at is None and (self._sent_events >= self._ask_after_events or self.send_within_s <= 0)
+
+    async def _write(self, events: Events) -> None:
         try:
-            async with asyncio.timeout(_DEADLINE_S):
+            async with asyncio.timeout(self._limits.deadline_s):
                 try:
                     await self._call.write(predictor_pb2.ReportEventsRequest(events=events))
                 except (aio.AioRpcError, asyncio.InvalidStateError):
-                    await asyncio.wait([self._reading])  # which hears all that was answered, and then why it ended
+                    await asyncio.wait(
+                        [self._reading]
+                    )  # it takes the answers that are left, and then learns why the stream ended
         except TimeoutError:
-            raise Unavailable("the predictor takes no events") from None
-        self.check()
+            self._blocked = True
 
     async def _read(self) -> None:
         try:
             async for answer in self._call:
                 taken = answer.accepted + answer.ignored
-                while self._batches and self.acknowledged + len(self._batches[0]) <= taken:
-                    self.acknowledged += len(self._batches.popleft())
-                self._overdue_at = None
+                while self.unacknowledged and self.acknowledged_events + len(self.unacknowledged[0]) <= taken:
+                    self.acknowledged_events += len(self.unacknowledged.popleft())
+                self._answer_due_at = None
                 self.answered = True
-                self._on_news()
+                self._on_change()
         finally:
-            self._on_news()
+            self._on_change()

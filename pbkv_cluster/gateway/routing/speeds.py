@@ -1,28 +1,17 @@
 """How fast the workers have been lately, measured from the usages that they report."""
 
+from pbkv_cluster.core.ewma import Ewma
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.core.usage import Usage
 
-_WEIGHT = 0.1  # of the newest sample
-
-
-class Rolling:
-    """An exponentially weighted mean. The first sample replaces the initial guess."""
-
-    def __init__(self, guess: float) -> None:
-        self.value = guess
-        self._seen = False
-
-    def add(self, sample: float) -> None:
-        self.value = self.value + _WEIGHT * (sample - self.value) if self._seen else sample
-        self._seen = True
+WEIGHT = 0.1  # of the newest sample
 
 
 class PrefillSpeed:
     """Seconds of prefill per computed token, over all workers."""
 
     def __init__(self) -> None:
-        self._seconds_per_token = Rolling(guess=2e-4)
+        self._seconds_per_token = Ewma(WEIGHT, initial=2e-4)
 
     @property
     def seconds_per_token(self) -> float:

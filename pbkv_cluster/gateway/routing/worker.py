@@ -10,11 +10,12 @@ import grpc
 from grpc import aio
 
 from pbkv_cluster.core.errors import PbkvError, Unavailable
+from pbkv_cluster.core.ewma import Ewma
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.step_events import FinishReason, Tokens
 from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.usage import Usage
-from pbkv_cluster.gateway.routing.speeds import Rolling
+from pbkv_cluster.gateway.routing.speeds import WEIGHT
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.errors import from_rpc
@@ -119,7 +120,7 @@ class Worker:
     channel: aio.Channel
     stub: "WorkerServiceAsyncStub"
     steps: set[object] = field(default_factory=set)  # in flight from this gateway
-    step_s: Rolling = field(default_factory=lambda: Rolling(guess=0.0))
+    step_s: Ewma = field(default_factory=lambda: Ewma(WEIGHT, initial=0.0))
     suspect: bool = False
     closed: bool = False  # its channel is closed, or is about to be
     _calls: int = 0  # short calls in flight

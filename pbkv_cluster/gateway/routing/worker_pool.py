@@ -116,7 +116,7 @@ class WorkerPool:
         """Whether the directory has been empty for long enough to believe it."""
         now = self._clock.now()
         self._empty_since = now if self._empty_since is None else self._empty_since
-        return now - self._empty_since > self._directory.lease_s
+        return now - self._empty_since > self._directory.ttl_s
 
     async def close(self) -> None:
         for worker in [*self._workers.values(), *self._leaving]:

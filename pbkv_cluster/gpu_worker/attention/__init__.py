@@ -1,4 +1,4 @@
-"""Paged attention: the contract (`base`) and a back end a file."""
+"""Paged attention: the contract (`base`), and one back end in each other file."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ __all__ = ["ATTENTION", "IMPLEMENTATION", "PagedBatch", "Span", "choose", "insta
 
 
 def choose(name: str, device: torch.device, dtype: torch.dtype) -> Callable[..., PagedBatch]:
-    """The back end called `name`; `auto` is the fastest that the device has.
+    """The back end called `name`; `auto` chooses the fastest for the device.
 
     Raises:
         InvalidArgument: there is no such back end.

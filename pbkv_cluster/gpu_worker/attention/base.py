@@ -1,7 +1,7 @@
 """Paged attention: each token of a batch attends over the blocks of its own sequence.
 
-`transformers` calls `paged_attention` in place of its own. The batch travels with the call as the keyword `paged`, so nothing
-is global. A back end is a `PagedBatch`: it plans once for a batch and attends once a layer.
+`transformers` calls `paged_attention` instead of its own attention. The batch is passed to the model as the keyword `paged`, so
+there is no global state. A back end is a `PagedBatch`: it plans once for each batch and attends once for each layer.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ IMPLEMENTATION = "pbkv_paged"
 class Span(NamedTuple):
     """One sequence's part of a batch."""
 
-    start: int  # position of its first token in the sequence
+    start: int  # position in the sequence of its first token
     tokens: int
-    table: Sequence[int]  # slots of all blocks up to its last token
+    table: Sequence[int]  # slots of all blocks up to the one of its last token
 
 
 class PagedBatch(Protocol):
@@ -34,11 +34,11 @@ class PagedBatch(Protocol):
         """Stores the batch's KV and attends.
 
         Args:
-            layer: of the model.
-            query: [tokens, heads, dim], the spans one after the other.
+            layer: its index in the model.
+            query: [tokens, heads, dim], span after span.
             key: [tokens, kv_heads, dim], and `value` likewise.
-            scale: of the scores; None is 1/sqrt(dim).
-            window: tokens that one may look back on, itself included; None is all.
+            scale: factor of the scores; None: 1/sqrt(dim).
+            window: tokens that a token attends to, including itself; None: all before it.
 
         Returns:
             [tokens, heads, dim]
@@ -61,7 +61,7 @@ def paged_attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What `transformers` calls in every layer: q, k, v are [1, heads, tokens, dim]; the answer is [1, tokens, heads, dim]."""
+    """Called by `transformers` in every layer, with q, k and v as [1, heads, tokens, dim]; returns [1, tokens, heads, dim]."""
     for feature in ("softcap", "s_aux", "position_bias"):
         if kwargs.get(feature) is not None:
             raise NotImplementedError(f"this model's attention uses {feature!r}, which paged attention does not have")
@@ -73,11 +73,11 @@ def paged_attention(
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """Masks are the back end's business."""
+    """Makes no mask: each back end makes its own."""
 
 
 def install() -> None:
-    """Makes the implementation known to `transformers` under `IMPLEMENTATION`."""
+    """Registers paged attention with `transformers` as `IMPLEMENTATION`."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(IMPLEMENTATION, paged_attention)
@@ -85,7 +85,7 @@ def install() -> None:
 
 
 def token_rows(storage: KvStorage, spans: Sequence[Span]) -> torch.Tensor:
-    """Where the batch's own tokens are stored; for `KvStorage.write`."""
+    """The rows where the batch's own tokens are stored, for `KvStorage.write`."""
     positions = [np.arange(span.start, span.start + span.tokens) for span in spans]
     slots = [np.asarray(span.table)[at // BLOCK_TOKENS] for span, at in zip(spans, positions, strict=True)]
     offsets = np.concatenate(positions) % BLOCK_TOKENS
@@ -93,5 +93,5 @@ def token_rows(storage: KvStorage, spans: Sequence[Span]) -> torch.Tensor:
 
 
 def to_device(indices: np.ndarray[Any, Any], device: torch.device) -> torch.Tensor:
-    """Indices as torch takes them, in 64 bits."""
+    """Indices as a 64-bit tensor on `device`."""
     return torch.from_numpy(indices.astype(np.int64)).to(device)

@@ -1,4 +1,4 @@
-"""Attention with torch's scaled dot product, on any device."""
+"""Attention with torch's scaled dot product attention, on any device."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,31 +11,31 @@ from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for
 from pbkv_cluster.gpu_worker.attention.base import ATTENTION, Span, to_device, token_rows
 from pbkv_cluster.gpu_worker.kv.storage import KvStorage
 
-# K and V that are read for one call on a CPU. They are read from the pool first and then attended to, the second time from
-# the processor's cache if they are not many.
+# Bytes of K and V that one call on a CPU reads: first to gather them from the pool, then to attend. The second time they come
+# from the processor's cache, if they fit.
 _CPU_GROUP_BYTES = 4 << 20
 
 
 class _Prefill(NamedTuple):
-    """Several tokens of one sequence."""
+    """One sequence with several tokens in the batch."""
 
     first: int  # row of its first token in the batch
     tokens: int
-    length: int  # tokens up to its last one
+    length: int  # tokens of the sequence up to its last one
     slots: torch.Tensor
-    mask: torch.Tensor | None  # [tokens, length], added to the scores; None: plainly causal
+    mask: torch.Tensor | None  # [tokens, length], added to the scores; None: the usual causal mask
 
 
 class _Single(NamedTuple):
-    """One token of one sequence."""
+    """One sequence with one token in the batch."""
 
-    length: int  # tokens up to this one
+    length: int  # tokens of the sequence up to this one
     row: int  # in the batch
     table: Sequence[int]
 
 
 class _Decode(NamedTuple):
-    """One token each of sequences of similar length, padded to the longest."""
+    """Sequences of similar length with one token each, padded to the longest."""
 
     rows: torch.Tensor
     slots: torch.Tensor  # [sequences * blocks]
@@ -44,7 +44,7 @@ class _Decode(NamedTuple):
 
 @ATTENTION.register("sdpa")
 class SdpaBatch:
-    """torch's scaled dot product attention, on any device: a call for each prefill, one for each group of decodes."""
+    """One call for each prefill, and one for each group of decodes."""
 
     def __init__(self, storage: KvStorage, spans: Sequence[Span]) -> None:
         self._storage = storage
@@ -107,7 +107,7 @@ class SdpaBatch:
         out: torch.Tensor,
     ) -> None:
         rows = slice(plan.first, plan.first + plan.tokens)
-        if plan.length == plan.tokens:  # nothing lies in the pool that is not at hand
+        if plan.length == plan.tokens:  # all of the sequence's KV is in the batch: no need to read the pool
             k, v = key[rows], value[rows]
         else:
             k, v = (part[: plan.length] for part in self._storage.read(layer, plan.slots))
@@ -122,14 +122,14 @@ class SdpaBatch:
         k, v = self._storage.read(layer, plan.slots)
         _, kv_heads, dim = k.shape
         k, v = (part.view(sequences, -1, kv_heads, dim).transpose(1, 2) for part in (k, v))
-        # The query heads that share a KV head take the place of query positions: no copy of K and V for them.
+        # The query heads that share a KV head are laid out as query positions, so that K and V need no copy for each of them.
         q = query[plan.rows].view(sequences, kv_heads, -1, dim)
         attended = scaled_dot_product_attention(q, k, v, attn_mask=plan.mask, scale=scale)
         out[plan.rows] = attended.reshape(sequences, -1, dim)
 
 
 def _causal(span: Span, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
-    """What is added to the scores of a prefill, of the type and on the device of `like`."""
+    """The mask that is added to the scores of a prefill, with the dtype and device of `like`; None: the usual causal mask."""
     length = span.start + span.tokens
     if span.start == 0 and (window is None or window >= length):
         return None
@@ -140,14 +140,14 @@ def _causal(span: Span, window: int | None, like: torch.Tensor) -> torch.Tensor 
 
 
 def _group_tokens(storage: KvStorage) -> float:
-    """Tokens that a group of decodes may read in all."""
+    """Most tokens that a group of decodes reads."""
     if storage.device.type != "cpu":
         return float("inf")
     return _CPU_GROUP_BYTES * BLOCK_TOKENS * storage.shape.layers / storage.shape.block_bytes
 
 
 def _similar(decodes: list[_Single], most_tokens: float) -> list[list[_Single]]:
-    """Groups sequences so that padding at most doubles the work on one, and a group reads at most so many tokens."""
+    """Groups sequences so that padding at most doubles the work on each, and a group reads at most `most_tokens` tokens."""
     groups: list[list[_Single]] = []
     for single in sorted(decodes, key=lambda each: each.length):
         group = groups[-1] if groups else []

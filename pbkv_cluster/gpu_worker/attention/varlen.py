@@ -12,7 +12,7 @@ from pbkv_cluster.gpu_worker.kv.storage import KvStorage
 
 @ATTENTION.register("varlen")
 class VarlenBatch:
-    """torch's variable-length flash attention: the whole batch in one call a layer. CUDA with float16 or bfloat16 only."""
+    """The whole batch in one call for each layer. CUDA with float16 or bfloat16 only."""
 
     def __init__(self, storage: KvStorage, spans: Sequence[Span], kernel: Callable[..., Any] | None = None) -> None:
         if kernel is None:
@@ -27,10 +27,10 @@ class VarlenBatch:
         lengths = [span.start + span.tokens for span in spans]
         tables = [span.table[: blocks_for(length)] for span, length in zip(spans, lengths, strict=True)]
         self._slots = torch.tensor([slot for table in tables for slot in table], device=device)
-        held = torch.tensor([len(table) * BLOCK_TOKENS for table in tables], device=device)
+        gathered = torch.tensor([len(table) * BLOCK_TOKENS for table in tables], device=device)
         ends = torch.tensor(lengths, device=device)
-        # The gathered blocks hold a few tokens behind each sequence's end; these rows leave them out.
-        firsts = held.cumsum(0) - held
+        # The last block of a sequence has rows after the sequence's end. `_kept` leaves those rows out.
+        firsts = gathered.cumsum(0) - gathered
         self._kept = torch.cat([torch.arange(n, device=device) + int(f) for n, f in zip(lengths, firsts, strict=True)])
         self._q_ends = torch.cat([ends.new_zeros(1), torch.tensor(counts, device=device).cumsum(0)]).to(torch.int32)
         self._k_ends = torch.cat([ends.new_zeros(1), ends.cumsum(0)]).to(torch.int32)

@@ -1,37 +1,37 @@
-"""The engine of one worker: requests in, tokens out. A plain object that is stepped; threads and wires are others' business."""
+"""The engine of one worker: requests in, tokens out. A plain object without threads or network, run step by step."""
 
 from collections.abc import Callable
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, replace
 
-from pbkv_cluster.cache.guard.guarded import make_cache
-from pbkv_cluster.cache.tiers.tiers import ChangeListener
+from pbkv_cluster.cache.factory import make_cache
+from pbkv_cluster.cache.tiers.announcements import ChangeListener
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, TOKEN_BYTES, check_ids, count, unpack
-from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.core.usage import Tier, Usage
+from pbkv_cluster.gpu_worker.engine.prefill_rate import PrefillRate
 from pbkv_cluster.gpu_worker.engine.runner import Runner
 from pbkv_cluster.gpu_worker.engine.scheduler import Scheduler
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk, FinishReason, Sequence, StepRequest
 from pbkv_cluster.gpu_worker.engine.text_stream import TextStream
-from pbkv_cluster.gpu_worker.rate import Rate
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What became of one request in one engine step."""
+    """What one engine step produced for one request."""
 
     request_id: str
     tokens: tuple[int, ...]
     text: str
     finished: FinishReason | None = None
     usage: Usage | None = None  # with `finished`
-    hidden: bytes = b""  # with `finished`; see `hidden.py`
+    hidden: bytes = b""  # with `finished`; see `model/hidden_state.py`
 
 
 class Engine:
-    """Scheduler, cache and runner of one worker. Not safe for threads."""
+    """Scheduler, cache and runner of one worker. Not thread-safe."""
 
     def __init__(
         self,
@@ -47,9 +47,9 @@ class Engine:
         runner: executes the batches.
         config: limits of the batches and the queue.
         cache_config: names the policies.
-        clock: for the timings of the usage records, and the policies.
-        decode: text of token ids.
-        on_change: told of every block that enters or leaves a tier.
+        clock: for the usage records and the policies.
+        decode: returns the text of token ids.
+        on_change: called for every block that enters or leaves a tier.
         worker_id: for the usage records.
         """
         self._runner = runner
@@ -58,18 +58,17 @@ class Engine:
         self._decode = decode
         self._worker_id = worker_id
         self.policy = cache_config.policy
-        self._prefill_rate = Rate()
+        self._prefill_rate = PrefillRate()
         self.cache = make_cache(
-            runner.gpu_blocks,
-            runner.host_blocks,
+            {Tier.GPU: runner.gpu_blocks, Tier.HOST: runner.host_blocks},
             cache_config,
-            runner.mover,
+            runner.transfer_engine,
             clock,
             on_change,
             compute_seconds=self._prefill_rate.seconds,
         )
         self.scheduler = Scheduler(self.cache, config, clock)
-        # The pool must hold a whole sequence, and the block that its next token opens.
+        # A sequence must fit in the pool together with the block that its next token begins.
         self.max_context = min(runner.max_context, (runner.gpu_blocks - 1) * BLOCK_TOKENS)
         self.steps = 0
         self._arrivals = 0
@@ -78,20 +77,20 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """There is something to do in `step`."""
+        """Whether `step` has something to do."""
         return bool(self._sequences or self._ready)
 
     @property
     def prefill_tokens_per_s(self) -> float:
-        """Measured lately; 0 before the first prefill."""
-        return self._prefill_rate.per_second
+        """Moving average; 0 before the first prefill."""
+        return self._prefill_rate.tokens_per_second
 
     def submit(self, request: StepRequest) -> None:
         """Queues a step.
 
         Raises:
-            InvalidArgument: a token is not in the vocabulary, or the prompt is empty or too long.
-            FailedPrecondition: it asks for forced output and the engine does not allow that.
+            InvalidArgument: a token is outside the vocabulary, or the prompt is empty or too long.
+            FailedPrecondition: the request forces its output, and `engine.allow_forced_output` is off.
             ResourceExhausted: the queue is full.
         """
         self._check(request)
@@ -120,14 +119,14 @@ class Engine:
         self.cache.queued(request.workflow, request.prompt)
 
     def cancel(self, request_id: str) -> None:
-        """Drops a step and frees what it holds. One that is not there has ended already: then nothing happens."""
+        """Drops a step and frees its blocks. Does nothing if the step has ended already."""
         sequence = self._sequences.pop(request_id, None)
         if sequence is not None:
             self.scheduler.remove(sequence)
             self.cache.queued(sequence.request.workflow, b"")
 
     def step(self) -> list[Output]:
-        """Runs one batch."""
+        """Runs one batch and returns what it produced."""
         chunks = self.scheduler.schedule()
         if chunks:
             self.steps += 1
@@ -200,5 +199,5 @@ class Engine:
 
     def _measure(self, chunks: list[Chunk], seconds: float) -> None:
         prefill = sum(chunk.count for chunk in chunks if chunk.count > 1)
-        if prefill > 2 * (len(chunks) - 1):  # decodes beside it hardly count then
+        if prefill > 2 * (len(chunks) - 1):  # then the decodes of the batch hardly count
             self._prefill_rate.add(prefill, seconds)

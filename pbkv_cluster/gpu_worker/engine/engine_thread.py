@@ -1,4 +1,4 @@
-"""The engine on a thread of its own, for callers on an event loop."""
+"""Runs the engine on a thread of its own, for callers on an event loop."""
 
 import asyncio
 import logging
@@ -17,37 +17,37 @@ Command = Callable[[Engine], None]
 
 
 class EngineThread:
-    """Steps an engine while it is busy. All else that is done to the engine is done between two steps, in order of arrival."""
+    """Steps an engine while it is busy. Commands run between two steps, in order of arrival."""
 
     def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
         """Args:
-        engine: from now on it belongs to the thread.
-        loop: where outputs are delivered.
+        engine: from now on only the thread may touch it.
+        loop: of the callers; outputs are delivered there.
         """
         self._engine = engine
         self._loop = loop
-        # Every entry is one call of a client or one forecast in hand; both are bounded where they come from.
+        # An entry is one call of a client, one batch of forecasts or one model update; each is bounded at its source.
         self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._streams: dict[str, asyncio.Queue[Output | Exception]] = {}
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._ended: asyncio.Future[None] = loop.create_future()  # commands that are not done by now never will be
-        self.failed: asyncio.Future[None] = loop.create_future()  # gets the exception that ended the engine
+        self._ended: asyncio.Future[None] = loop.create_future()  # done: commands that have not run by now never will
+        self.failed: asyncio.Future[None] = loop.create_future()  # receives the exception that ended the engine
 
     def start(self) -> None:
         self._thread.start()
 
     async def stop(self) -> None:
-        """Ends the thread; streams that are open fail."""
+        """Ends the thread. Open streams fail."""
         self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
         self._end(Unavailable("the worker is stopping"))
 
     def post(self, command: Command) -> None:
-        """Has `command` done, soon; its errors are the engine's."""
+        """Runs `command` on the thread, soon. If it fails, the engine does."""
         self._inbox.put(command)
 
     async def call(self, command: Callable[[Engine], T]) -> T:
-        """Has `command` done and returns its result.
+        """Runs `command` on the thread and returns its result, or raises its error.
 
         Raises:
             Unavailable: the engine has ended.
@@ -59,7 +59,7 @@ class EngineThread:
         def run(engine: Engine) -> None:
             try:
                 result = command(engine)
-            except Exception as error:  # noqa: BLE001  # the caller's, who gets it
+            except Exception as error:  # noqa: BLE001  # raised to the caller
                 self.deliver(_fail, answer, error)
             else:
                 self.deliver(_succeed, answer, result)
@@ -72,7 +72,7 @@ class EngineThread:
         return answer.result()
 
     async def stream(self, request: StepRequest) -> AsyncGenerator[Output, None]:
-        """Runs a step; yields until its last output. Closing the iterator earlier cancels the step.
+        """Runs a step and yields its outputs. Closing the generator early cancels the step.
 
         Raises:
             InvalidArgument, FailedPrecondition, ResourceExhausted: from `Engine.submit`.
@@ -91,7 +91,7 @@ class EngineThread:
                     return
         finally:
             del self._streams[request.id]
-            # Where the step has ended already this does nothing.
+            # Does nothing if the step has ended.
             self.post(lambda engine: engine.cancel(request.id))
 
     def _dead(self) -> bool:
@@ -104,12 +104,12 @@ class EngineThread:
                     outputs = self._engine.step()
                     if outputs:
                         self.deliver(self._hand_out, outputs)
-        except Exception as error:  # ends the worker, which reports it
+        except Exception as error:  # the worker ends, and reports it
             log.exception("the engine failed")
             self.deliver(self._fail_all, error)
 
     def _commands(self) -> bool:
-        """Does what is asked, waiting for it while the engine is idle. False: stop."""
+        """Runs the commands that are queued; while the engine is idle, waits for one. Returns False to stop the thread."""
         while True:
             try:
                 command = self._inbox.get(block=not self._engine.busy)
@@ -120,13 +120,13 @@ class EngineThread:
             command(self._engine)
 
     def deliver(self, call: Callable[..., None], *args: object) -> None:
-        """From the engine's thread: has `call` done on the event loop."""
+        """Called on the engine's thread: runs `call` on the event loop."""
         try:
             self._loop.call_soon_threadsafe(call, *args)
         except RuntimeError:
             if not self._loop.is_closed():
                 raise
-            log.debug("the event loop has closed; nobody is left to tell")
+            log.debug("an output is lost: the event loop has closed")
 
     def _hand_out(self, outputs: list[Output]) -> None:
         for output in outputs:

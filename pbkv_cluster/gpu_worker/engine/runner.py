@@ -1,9 +1,9 @@
-"""The contract of a runner, which executes batches for the engine: on a device, or in simulated time."""
+"""The contract of a runner, which executes the engine's batches: on a device, or in simulated time."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from pbkv_cluster.cache.tiers.mover import Mover
+from pbkv_cluster.cache.tiers.transfer import TransferEngine
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk
 
 
@@ -13,20 +13,22 @@ class Runner(Protocol):
     gpu_blocks: int
     host_blocks: int
     vocabulary: int  # token ids are below this
-    max_context: int  # tokens of prompt and output that the model was made for
+    max_context: int  # most tokens of prompt and output together that the model supports
     eos: frozenset[int]
 
     @property
-    def mover(self) -> Mover:
-        """Carries blocks between the runner's pools."""
+    def transfer_engine(self) -> TransferEngine:
+        """Copies blocks between the runner's pools."""
         ...
 
     def run(self, chunks: Sequence[Chunk]) -> list[int]:
-        """Computes the KV of the chunks' tokens into the slots of their leases.
+        """Runs the chunks through the model, and stores the KV of their tokens in the slots of their block tables.
 
-        A runner of a real model may set `hidden` of the sequences whose prompts end in the batch.
+        The caller makes sure that these slots are ready: nothing is still being loaded into them.
+
+        A runner with a real model may set `hidden` of sequences whose prompts end in this batch.
 
         Returns:
-            The next token of each chunk that is final, in order; chosen as its sampling parameters say, `forced_output` apart.
+            The next token of each final chunk, in order, chosen by its sampling parameters; `forced_output` is not looked at.
         """
         ...

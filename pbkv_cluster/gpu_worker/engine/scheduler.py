@@ -1,4 +1,4 @@
-"""Continuous batching: which tokens of which sequences go through the model next."""
+"""Continuous batching: chooses which tokens of which sequences go through the model next."""
 
 import heapq
 from collections import Counter
@@ -12,14 +12,17 @@ from pbkv_cluster.gpu_worker.engine.sequence import Chunk, Sequence
 
 
 class Scheduler:
-    """Decodes first, then prefills in chunks, then admissions; the newest running sequence gives way when blocks run out."""
+    """Fills a batch with decodes, then chunks of prefills, then newly admitted sequences.
+
+    When blocks run out, the sequence that was admitted last is preempted: it gives its blocks back and waits again.
+    """
 
     def __init__(self, cache: KVCache, config: EngineConfig, clock: Clock) -> None:
         self._cache = cache
         self._config = config
         self._clock = clock
         self.running: list[Sequence] = []  # in order of admission
-        self._waiting: list[tuple[int, int, Sequence]] = []  # a heap: priority, then arrival
+        self._waiting: list[tuple[int, int, Sequence]] = []  # a heap by priority, then arrival
         self.decisions: Counter[str] = Counter()
 
     @property
@@ -28,11 +31,11 @@ class Scheduler:
         return len(self._waiting)
 
     def add(self, sequence: Sequence) -> None:
-        """Queues a sequence. One that was preempted keeps its place by arrival."""
+        """Queues a sequence. One that was preempted is queued by its first arrival."""
         heapq.heappush(self._waiting, (-sequence.request.priority, sequence.arrival, sequence))
 
     def remove(self, sequence: Sequence) -> None:
-        """Takes a sequence out, wherever it is, and frees what it holds."""
+        """Removes a running or waiting sequence, and frees its blocks."""
         if sequence in self.running:
             self.running.remove(sequence)
         else:
@@ -41,19 +44,33 @@ class Scheduler:
         self._release(sequence)
 
     def schedule(self) -> list[Chunk]:
-        """The next batch; empty only when there is nothing to run."""
+        """The next batch; empty only when there is nothing to run.
+
+        A sequence whose prefix is still being loaded waits while others run. When no other can run, this blocks until it can.
+        """
+        self._cache.poll()
+        while True:
+            chunks = self._next_batch()
+            late = None if chunks else next((sequence.handle for sequence in self.running if not _ready(sequence)), None)
+            if late is None:
+                return chunks
+            self._cache.wait(late)
+
+    def _next_batch(self) -> list[Chunk]:
         budget = self._config.max_batch_tokens
         chunks: list[Chunk] = []
         for sequence in self._by_need():
             if budget == 0:
                 break
-            if sequence.lease is None:
-                continue  # preempted by one before it
+            if sequence.handle is None or not _ready(sequence):
+                continue  # preempted by a sequence earlier in this loop, or waiting for its prefix
             count = min(sequence.total - sequence.computed, self._config.prefill_chunk_tokens, budget)
             if self._make_room(sequence, count, chunks):
                 chunks.append(Chunk(sequence, sequence.computed, count))
                 budget -= count
         for sequence in self.admissions() if budget else ():
+            if not _ready(sequence):
+                continue
             count = min(sequence.total - sequence.computed, self._config.prefill_chunk_tokens, budget)
             if count == 0 or not self._grow(sequence, count):
                 break
@@ -67,7 +84,7 @@ class Scheduler:
         return sorted(self.running, key=lambda sequence: sequence.total - sequence.computed > 1)
 
     def admissions(self) -> Iterator[Sequence]:
-        """Admits waiting sequences as they are asked for, until there is none or one does not fit."""
+        """Admits waiting sequences one at a time, until none waits or one does not fit."""
         while self._waiting and len(self.running) < self._config.max_running:
             sequence = self._waiting[0][2]
             if not self._admit(sequence):
@@ -78,45 +95,43 @@ class Scheduler:
             yield sequence
 
     def deferred(self, times: int) -> None:
-        """Counts that the first waiting sequence was asked for and did not fit."""
+        """Counts times that the first waiting sequence did not fit."""
         self.decisions["admission_deferred_no_room"] += times
 
     def _admit(self, sequence: Sequence) -> bool:
-        request, usage = sequence.request, sequence.usage
+        usage = sequence.usage
         start = self._clock.now()
-        sequence.lease = lease = self._cache.open(
-            request.namespace,
+        sequence.handle = handle = self._cache.open(
+            sequence.step,
             bytes(sequence.tokens),
-            request.workflow,
-            request.agent,
-            request.step,
-            sequence.prompt_tokens,
             reserve=sum(_outstanding(other) for other in self.running),
             again=sequence.first_scheduled_at is not None,
-            graph=request.graph,
         )
-        if lease is None:
+        if handle is None:
             return False
         now = self._clock.now()
         usage.load_s += now - start
-        sequence.computed = lease.committed * BLOCK_TOKENS
+        sequence.computed = handle.committed * BLOCK_TOKENS
         if sequence.first_scheduled_at is None:
             sequence.first_scheduled_at = now
             usage.queue_s = start - sequence.arrived_at
             left = sequence.prompt_tokens
-            for tier, tokens in lease.delivered.items():
-                usage.delivered[tier] = min(tokens, left)  # output that a lost worker sent may have been found as well
+            for tier, tokens in handle.delivered.items():
+                usage.delivered[tier] = min(tokens, left)  # of the prompt only: a lost worker's output may be cached too
                 left -= usage.delivered[tier]
         return True
 
     def _grow(self, sequence: Sequence, count: int) -> bool:
-        assert sequence.lease is not None
-        if sequence.computed + count <= len(sequence.lease.table) * BLOCK_TOKENS:
-            return True  # most decodes: their last block has room
-        return self._cache.grow(sequence.lease, sequence.computed + count)
+        assert sequence.handle is not None
+        if sequence.computed + count <= len(sequence.handle.table) * BLOCK_TOKENS:
+            return True  # its last block has room, as in most decodes
+        return self._cache.grow(sequence.handle, sequence.computed + count)
 
     def _make_room(self, sequence: Sequence, count: int, chunks: list[Chunk]) -> bool:
-        """Finds blocks for `count` more tokens, at the expense of the newest sequences that are not among the `chunks` yet."""
+        """Allocates blocks for `count` more tokens. Preempts the newest sequences that are not in `chunks`, if it must.
+
+        Returns whether the sequence itself still runs.
+        """
         while not self._grow(sequence, count):
             scheduled = {id(chunk.sequence) for chunk in chunks}
             victim = next((other for other in reversed(self.running) if id(other) not in scheduled), sequence)
@@ -133,21 +148,27 @@ class Scheduler:
         self.add(sequence)
 
     def _release(self, sequence: Sequence) -> None:
-        if sequence.lease is not None:
-            self._cache.close(sequence.lease)
-            sequence.lease = None
+        if sequence.handle is not None:
+            self._cache.close(sequence.handle)
+            sequence.handle = None
         sequence.computed = 0
 
     def computed(self, chunk: Chunk) -> None:
-        """The chunk's KV is in the pool: blocks that it filled become everyone's."""
+        """Called when the chunk's KV is in the pool: blocks that it filled enter the cache."""
         sequence = chunk.sequence
-        assert sequence.lease is not None
+        assert sequence.handle is not None
         sequence.computed = chunk.start + chunk.count
-        if sequence.computed // BLOCK_TOKENS > sequence.lease.committed:
-            self._cache.commit(sequence.lease, sequence.tokens, sequence.computed)
+        if sequence.computed // BLOCK_TOKENS > sequence.handle.committed:
+            self._cache.commit(sequence.handle, sequence.tokens, sequence.computed)
+
+
+def _ready(sequence: Sequence) -> bool:
+    """Whether everything that was loaded for a running sequence has arrived."""
+    assert sequence.handle is not None
+    return sequence.handle.ready
 
 
 def _outstanding(sequence: Sequence) -> int:
-    """Blocks that a running sequence still needs for its tokens so far and the next."""
-    assert sequence.lease is not None
-    return max(0, blocks_for(sequence.total + 1) - len(sequence.lease.table))
+    """Blocks that a running sequence still has to allocate for its tokens so far and the next one."""
+    assert sequence.handle is not None
+    return max(0, blocks_for(sequence.total + 1) - len(sequence.handle.table))

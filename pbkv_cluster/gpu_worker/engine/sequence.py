@@ -1,9 +1,10 @@
-"""A step as the engine sees it: the request, and the sequence of tokens that grows from it."""
+"""A step in the engine: its request, and its sequence of tokens."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pbkv_cluster.cache.handle import CacheHandle
+from pbkv_cluster.cache.sequence.handle import CacheHandle
+from pbkv_cluster.cache.sequence.step_identity import StepIdentity
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.step_graph import StepGraph
@@ -13,6 +14,8 @@ from pbkv_cluster.gpu_worker.engine.text_stream import TextStream
 
 
 class FinishReason(StrEnum):
+    """Why a step ended."""
+
     STOP = "stop"  # end-of-sequence token or a stop string
     LENGTH = "length"  # max_tokens, or the end of forced_output
     CANCELLED = "cancelled"
@@ -29,9 +32,9 @@ class StepRequest:
     namespace: Namespace
     prompt: bytes  # packed
     sampling: SamplingParams
-    sent: bytes = b""  # packed output that a lost worker has produced already
+    sent: bytes = b""  # packed; output of a worker that was lost, which the client has
     priority: int = 0
-    graph: StepGraph | None = None  # that the workflow has declared
+    graph: StepGraph | None = None  # declared for the workflow
 
 
 @dataclass(slots=True, eq=False)
@@ -39,7 +42,7 @@ class Sequence:
     """A running or waiting step. Times are readings of the engine's clock."""
 
     request: StepRequest
-    arrival: int  # counts the engine's requests
+    arrival: int  # number of the request, counted by the engine
     arrived_at: float
     text: TextStream
     usage: Usage
@@ -47,10 +50,10 @@ class Sequence:
     prompt_tokens: int = 0
     total: int = 0  # tokens in `tokens`
     computed: int = 0  # tokens whose KV is in the pool
-    lease: CacheHandle | None = None
+    handle: CacheHandle | None = None  # while it runs
     first_scheduled_at: float | None = None
     first_token_at: float | None = None
-    hidden: bytes = b""  # see `hidden.py`; empty: not known
+    hidden: bytes = b""  # see `model/hidden_state.py`; empty: unknown
 
     def __post_init__(self) -> None:
         self.tokens = bytearray(self.request.prompt + self.request.sent)
@@ -58,19 +61,25 @@ class Sequence:
         self.total = self.prompt_tokens + count(self.request.sent)
 
     @property
+    def step(self) -> StepIdentity:
+        """The step, as the cache knows it."""
+        request = self.request
+        return StepIdentity(request.namespace, request.workflow, request.agent, request.step, self.prompt_tokens, request.graph)
+
+    @property
     def generated(self) -> int:
-        """Output tokens so far, those of a lost worker included."""
+        """Output tokens so far, including those of a worker that was lost."""
         return self.total - self.prompt_tokens
 
     def append(self, token: int) -> None:
         """Adds an output token."""
-        self.tokens += token.to_bytes(TOKEN_BYTES, "little", signed=True)  # as `pack` does, without its array
+        self.tokens += token.to_bytes(TOKEN_BYTES, "little", signed=True)  # the same as `pack`, but faster
         self.total += 1
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens of one sequence that go through the model together: `count` of them from position `start` on."""
+    """`count` tokens of one sequence, from position `start`, that go through the model together."""
 
     sequence: Sequence
     start: int
@@ -78,5 +87,5 @@ class Chunk:
 
     @property
     def final(self) -> bool:
-        """Its last position tells the next token."""
+        """Whether the sequence's next token follows from this chunk: it ends with the last token so far."""
         return self.start + self.count == self.sequence.total

@@ -1,36 +1,36 @@
-"""Output text as it comes: tokens to characters, and stop strings."""
+"""Streams output text: turns tokens into characters and finds stop strings."""
 
 from collections.abc import Callable, Sequence
 
-_INCOMPLETE = "�"  # what a tokenizer gives for the first bytes of a character
+_INCOMPLETE = "�"  # what a tokenizer returns for part of a character's bytes
 
 
 class TextStream:
-    """Turns one sequence's tokens to text, holding back what could still become a stop string or part of a character."""
+    """Turns one sequence's tokens into text. Text that may be the beginning of a stop string or of a character is held back."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str]) -> None:
         """Args:
-        decode: text of token ids, without special ones.
-        stop: the text ends before the first of these.
+        decode: returns the text of token ids, without special tokens.
+        stop: strings; the text ends before the first that occurs.
         """
         self._decode = decode
         self._stop = stop
         self._ids: list[int] = []
-        # Decoding starts a little before what is new, since how a token reads can depend on those before it.
-        self._context = 0  # first token that decoding starts from
-        self._read = 0  # tokens whose text has been taken
+        # Decoding starts a few tokens before the new one, since the text of a token can depend on those before it.
+        self._context = 0  # index of the token where decoding starts
+        self._read = 0  # tokens whose text has been returned or is held back
         self._held = ""
         self.stopped = False
 
     def push(self, token: int) -> str:
-        """Takes a token; returns the text that is now certain. Sets `stopped` when a stop string is complete."""
+        """Adds a token and returns the text that is now certain. Sets `stopped` when a stop string is complete."""
         if self.stopped:
             return ""
         self._ids.append(token)
         return self._release(self._new_text(final=False))
 
     def finish(self) -> str:
-        """No token follows: returns what was held back."""
+        """Ends the stream and returns the text that was held back."""
         if self.stopped:
             return ""
         text = self._release(self._new_text(final=True))
@@ -60,7 +60,7 @@ class TextStream:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that `stop` begins with."""
+    """Length of the longest suffix of `text` that is a proper prefix of `stop`."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):
             return length

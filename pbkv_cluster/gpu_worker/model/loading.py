@@ -1,4 +1,4 @@
-"""Loading a model: any decoder-only causal model of `transformers`, from a local directory or a hub id."""
+"""Loads a model: any decoder-only causal model of `transformers`, from a local directory or a hub id."""
 
 import inspect
 import logging
@@ -21,19 +21,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model that attends over our block pool."""
+    """A model whose attention reads and writes our block pool."""
 
-    module: Any  # a causal language model of transformers
+    module: Any  # a causal language model of `transformers`
     name: str
     revision: str  # digest of configuration and weights
     shape: KvShape
     vocabulary: int
     max_context: int  # tokens
     eos: frozenset[int]
-    hidden: int  # values of the hidden state that its head reads; 0: it does not tell them
+    hidden: int  # values of the hidden state that its head reads; 0: the model does not expose it
 
     def namespace(self) -> Namespace:
-        """Of its blocks, without a tenant."""
+        """The namespace of its blocks, without a tenant."""
         return Namespace(self.name, self.revision, str(self.shape.dtype).removeprefix("torch."), self.shape.layout())
 
 
@@ -41,7 +41,7 @@ def load_model(config: ModelConfig, device: torch.device) -> LoadedModel:
     """Loads the model that `config` names onto a device.
 
     Raises:
-        StartupError: there is no such model, or it is not of a kind that the engine can run.
+        StartupError: there is no such model, or the engine cannot run it.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -54,7 +54,7 @@ def load_model(config: ModelConfig, device: torch.device) -> LoadedModel:
         module.set_attn_implementation(IMPLEMENTATION)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise StartupError(f"model.path: no causal language model can be loaded from {config.path!r}: {error}") from error
-    if missing := sorted(report["missing_keys"]):  # transformers has made them up
+    if missing := sorted(report["missing_keys"]):  # `transformers` has filled them with random values
         raise StartupError(f"model.path: {config.path!r} lacks weights of a causal language model: {', '.join(missing[:3])} …")
     module.eval().requires_grad_(False).to(device)
     shape, hidden = _probe(module, device, config.path)
@@ -74,10 +74,10 @@ def load_model(config: ModelConfig, device: torch.device) -> LoadedModel:
 
 
 def resolve(path: str, revision: str) -> Path:
-    """The local directory of a model; a hub id is fetched, or found in the hub's local cache.
+    """The local directory of a model. A model on the hub is downloaded, unless it is in the hub's local cache.
 
     Raises:
-        StartupError: there is none.
+        StartupError: there is no such model.
     """
     if Path(path).is_dir():
         return Path(path)
@@ -92,7 +92,7 @@ def resolve(path: str, revision: str) -> Path:
 
 
 def fingerprint(directory: Path) -> str:
-    """Digest of a model's configuration and of every byte of its weights."""
+    """Digest of a model's configuration and weights."""
     digest = xxhash.xxh3_128()
     files = sorted([directory / "config.json", *directory.glob("*.safetensors"), *directory.glob("*.bin")])
     for file in files:
@@ -118,7 +118,7 @@ def _eos(module: Any) -> frozenset[int]:
 
 
 class _Probe:
-    """Stands in for a batch and notes what each layer's KV looks like."""
+    """Stands in for a batch, and records the shape and dtype of each layer's KV."""
 
     def __init__(self) -> None:
         self.seen: dict[int, tuple[torch.Size, torch.Size, torch.dtype]] = {}
@@ -131,9 +131,9 @@ class _Probe:
 
 
 def _probe(module: Any, device: torch.device, path: str) -> tuple[KvShape, int]:
-    """Runs one token through the model to see what there is to cache, instead of guessing it from the configuration.
+    """Runs one token through the model to see the KV that it makes, instead of guessing it from the configuration.
 
-    Returns that, and the size of its hidden states; 0 if it does not tell them.
+    Returns the shape of the KV, and the size of a hidden state, 0 if the model does not expose it.
     """
     probe = _Probe()
     layers = module.config.num_hidden_layers

@@ -1,4 +1,4 @@
-"""A small model with random weights, saved as a real one: for trying things out and for tests, where no weights can be had."""
+"""A small model with random weights, saved like a real one: for tests, and for trying the service without a real model."""
 
 import inspect
 import os
@@ -16,11 +16,14 @@ _CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 _ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
-_VERSION = 1  # of what `cached` builds
+_VERSION = 1  # of the model that `cached` builds
 
 
 def cached() -> Path:
-    """The model that stands in where none is configured, about 5 M parameters; built on first use, kept in the user's cache."""
+    """The directory of the model that is used if none is configured.
+
+    It has about 5 M parameters, is built on first use and kept in the user's cache.
+    """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = home / "pbkv_cluster" / f"random-llama-{_VERSION}"
     if not path.exists():
@@ -37,7 +40,7 @@ def cached() -> Path:
 
 
 def build(path: Path, family: str = "llama", seed: int = 0, **overrides: Any) -> None:
-    """Writes a model and its tokenizer to `path`, in the form of a checkpoint.
+    """Writes a model and its tokenizer to `path` as a checkpoint.
 
     Args:
         path: an existing directory.
@@ -46,7 +49,7 @@ def build(path: Path, family: str = "llama", seed: int = 0, **overrides: Any) ->
         overrides: fields of the model's configuration.
 
     Raises:
-        InvalidArgument: the family is none of these.
+        InvalidArgument: the family is unknown.
     """
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
@@ -65,7 +68,7 @@ def build(path: Path, family: str = "llama", seed: int = 0, **overrides: Any) ->
         "head_dim": 64,
         "max_position_embeddings": 16384,
         "tie_word_embeddings": False,
-        "initializer_range": 0.08,  # wide enough that greedy output is not one token for ever
+        "initializer_range": 0.08,  # wide enough that greedy output does not repeat one token for ever
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": None,
@@ -80,7 +83,7 @@ def build(path: Path, family: str = "llama", seed: int = 0, **overrides: Any) ->
 
 
 def _tokenizer() -> Any:
-    """A byte-level BPE, trained on what text every Python installation has: its own library."""
+    """A byte-level BPE, trained on text that every Python installation has: source code of its standard library."""
     import argparse
     import asyncio.base_events
     import typing

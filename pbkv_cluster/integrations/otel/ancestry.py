@@ -1,4 +1,4 @@
-"""What is known of spans as the ancestors of others: which agent, which conversation a span belongs to."""
+"""Finds the agent and the conversation of a span: its own, or those of the spans around it."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from pbkv_cluster.integrations.otel.spans import Span
 
-_MAX_DEPTH = 256  # ancestors looked at; malformed spans may name each other as parents
+_MAX_DEPTH = 256  # ancestors looked at; malformed spans can form a cycle
 
 
-class Found(NamedTuple):
-    """An answer, or that there is none: then `whole` tells whether all ancestors were known."""
+class AgentFound(NamedTuple):
+    """The agent of a span."""
 
-    name: str
-    whole: bool
+    name: str  # empty: none was found
+    final: bool  # spans that arrive later cannot change the answer
 
 
 class _Link(NamedTuple):
@@ -24,7 +24,7 @@ class _Link(NamedTuple):
 
 
 class Ancestry:
-    """Remembers spans by trace and id, a bounded number: over the limit those that came first are forgotten."""
+    """Remembers a bounded number of spans by trace and id; beyond it, those that arrived first are forgotten."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -34,7 +34,7 @@ class Ancestry:
         return len(self._links)
 
     def add(self, span: Span) -> bool:
-        """Notes a span; False if it was known."""
+        """Remembers a span; returns False if it was known."""
         key = (span.trace, span.id)
         if key in self._links:
             return False
@@ -43,29 +43,29 @@ class Ancestry:
             self._links.popitem(last=False)
         return True
 
-    def agent_of(self, span: Span) -> Found:
-        """The agent that the span names, else the nearest ancestor that does."""
+    def agent_of(self, span: Span) -> AgentFound:
+        """The agent named by the span, or else by its nearest ancestor that names one."""
         if span.agent:
-            return Found(span.agent, True)
-        for link in self._above(span):
+            return AgentFound(span.agent, True)
+        for link in self._ancestors(span):
             if link is None:
-                return Found("", False)
+                return AgentFound("", False)
             if link.agent:
-                return Found(link.agent, True)
-        return Found("", True)
+                return AgentFound(link.agent, True)
+        return AgentFound("", True)
 
     def conversation_of(self, span: Span) -> str:
-        """The conversation that the span names, else the nearest known ancestor that does."""
+        """The conversation named by the span, or else by its nearest known ancestor that names one."""
         if span.conversation:
             return span.conversation
-        return next((link.conversation for link in self._above(span) if link is not None and link.conversation), "")
+        return next((link.conversation for link in self._ancestors(span) if link is not None and link.conversation), "")
 
     def within_step(self, span: Span) -> bool:
-        """Whether an ancestor is a model call too: two instrumentations, of framework and client, have told of the same one."""
-        return any(link is not None and link.is_step for link in self._above(span))
+        """Whether an ancestor is a model call too: the framework and the client library have both reported the same call."""
+        return any(link is not None and link.is_step for link in self._ancestors(span))
 
-    def _above(self, span: Span) -> Iterator[_Link | None]:
-        """Ancestors from the nearest; None in the end if not all are known."""
+    def _ancestors(self, span: Span) -> Iterator[_Link | None]:
+        """Yields the ancestors, nearest first, and None after them if some are unknown."""
         parent = span.parent
         for _ in range(_MAX_DEPTH):
             if not parent:

@@ -1,12 +1,12 @@
-"""Reads OTLP attributes. Whatever is wrong with one is told under its own name."""
+"""Reads OTLP attributes. An error names the attribute that is wrong."""
 
 from collections.abc import Iterable
 from typing import Any
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
+from pbkv_cluster.core import checks
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.predictor_service.service import MAX_ID_BYTES
 
 
 class Attributes:
@@ -16,10 +16,10 @@ class Attributes:
         self._values = {pair.key: pair.value for pair in pairs}
 
     def name(self, *keys: str) -> str:
-        """The first of `keys` that is there, a name or an id; "" if none is.
+        """A name or an id: the value of the first of `keys` that is present, or "".
 
         Raises:
-            InvalidArgument: it is no string, or too long.
+            InvalidArgument: it is not a string, or too long.
         """
         for key in keys:
             value = self._values.get(key)
@@ -27,18 +27,15 @@ class Attributes:
                 continue
             if not value.HasField("string_value"):
                 raise InvalidArgument(key, f"must be a string, got {_kind(value)}")
-            size = len(value.string_value.encode())
-            if size > MAX_ID_BYTES:
-                raise InvalidArgument(key, f"must have at most {MAX_ID_BYTES} bytes, got {size}")
-            if value.string_value:
-                return value.string_value
+            if name := checks.name(key, value.string_value):
+                return name
         return ""
 
     def count(self, *keys: str) -> int:
-        """The first of `keys` that is there, a number of tokens; 0 if none is.
+        """A number of tokens: the value of the first of `keys` that is present, or 0.
 
         Raises:
-            InvalidArgument: it is no integer, or negative.
+            InvalidArgument: it is not an integer, or negative.
         """
         for key in keys:
             value = self._values.get(key)
@@ -52,7 +49,7 @@ class Attributes:
         return 0
 
     def value(self, key: str) -> Any:
-        """The attribute as JSON would have it; None if it is not there."""
+        """The attribute's value as JSON would represent it; None if it is absent."""
         value = self._values.get(key)
         return None if value is None else _plain(value)
 

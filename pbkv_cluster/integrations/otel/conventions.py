@@ -1,13 +1,13 @@
-"""Names of the OpenTelemetry semantic conventions for generative AI, as far as workflow events need them."""
+"""Names from the OpenTelemetry semantic conventions for generative AI that workflow events need."""
 
 OPERATION = "gen_ai.operation.name"
 CONVERSATION = "gen_ai.conversation.id"
 AGENT_NAME = "gen_ai.agent.name"
 AGENT_ID = "gen_ai.agent.id"
-WORKFLOW_NAME = "gen_ai.workflow.name"  # conventions up to 1.41; later ones name a workflow as they name an agent
+WORKFLOW_NAME = "gen_ai.workflow.name"  # conventions up to 1.41; later ones use the agent's name
 TOOL_NAME = "gen_ai.tool.name"
 SERVICE_NAME = "service.name"  # of the resource
-INPUT_TOKENS = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens")  # the second: before 1.27, still in use
+INPUT_TOKENS = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens")  # the second: conventions before 1.27, still in use
 OUTPUT_TOKENS = ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens")
 INPUT_MESSAGES = "gen_ai.input.messages"
 OUTPUT_MESSAGES = "gen_ai.output.messages"

@@ -1,4 +1,4 @@
-"""What was said in a model call, as hashed words: the text itself goes no further than this module."""
+"""Hashed words of the messages of a model call. The text itself does not leave this module."""
 
 import json
 from typing import Any
@@ -6,19 +6,19 @@ from typing import Any
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.text.words import hashed_words
 
-_MAX_CHARACTERS = 4 << 20  # of messages in JSON that are looked at
+_MAX_CHARACTERS = 4 << 20  # of messages in JSON
 
 
 def words_of(key: str, messages: Any, role: str | None = None) -> tuple[int, ...]:
-    """The words of the first message that has text.
+    """The hashed words of the first message that has text.
 
     Args:
-        key: of the attribute, for errors.
+        key: the attribute's, for errors.
         messages: a list of messages with `parts` or `content`, or one message, or either as JSON.
-        role: whose message; None: anyone's.
+        role: only messages of this role; None: of any role.
 
     Raises:
-        InvalidArgument: they are no messages. An SDK that cuts long attributes short sends such.
+        InvalidArgument: they are not messages. SDKs that truncate long attributes send such values.
     """
     if isinstance(messages, str):
         messages = _from_json(key, messages)

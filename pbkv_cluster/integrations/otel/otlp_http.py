@@ -1,4 +1,4 @@
-"""OTLP over HTTP: POST /v1/traces with protobuf or JSON, plain or gzip. No other path, no other server's features."""
+"""OTLP over HTTP: POST /v1/traces with protobuf or JSON, plain or gzip; nothing else."""
 
 import asyncio
 import base64
@@ -36,7 +36,7 @@ class _Answer(NamedTuple):
 
 
 class OtlpHttpServer:
-    """Answers on one port until it is stopped."""
+    """Serves one port until it is stopped."""
 
     def __init__(self, export: Export) -> None:
         self._export = export
@@ -71,7 +71,7 @@ class OtlpHttpServer:
         assert task is not None
         self._connections.add(task)
         try:
-            await self._talk(reader, writer)
+            await self._serve_requests(reader, writer)
         except (OSError, TimeoutError, h11.RemoteProtocolError) as error:
             log.info("a sender's connection is closed: %s", error or type(error).__name__)
         except asyncio.CancelledError:
@@ -80,11 +80,11 @@ class OtlpHttpServer:
             self._connections.discard(task)
             writer.close()
 
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve_requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = h11.Connection(h11.SERVER)
         while True:
             try:
-                answer = await self._hear(connection, reader, writer)
+                answer = await self._next_answer(connection, reader, writer)
             except h11.RemoteProtocolError as error:
                 answer = _plain(error.error_status_hint, f"not HTTP/1.1: {error}")
             if answer is None:
@@ -104,18 +104,18 @@ class OtlpHttpServer:
                 return
             connection.start_next_cycle()
 
-    async def _hear(
+    async def _next_answer(
         self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> _Answer | None:
-        """The answer to the next request; None if there is none."""
+        """Reads the next request and returns its answer; None if the connection has ended."""
         request: h11.Request | None = None
         body = bytearray()
         while True:
             match connection.next_event():
                 case h11.NEED_DATA:
                     if connection.they_are_waiting_for_100_continue:
-                        go_on = h11.InformationalResponse(status_code=100, headers=[])
-                        writer.write(connection.send(go_on) or b"")
+                        proceed = h11.InformationalResponse(status_code=100, headers=[])
+                        writer.write(connection.send(proceed) or b"")
                     async with asyncio.timeout(_IDLE_S):
                         connection.receive_data(await reader.read(_READ_BYTES))
                 case h11.Request() as request:
@@ -182,14 +182,14 @@ def _decode(kind: str, body: bytes) -> ExportTraceServiceRequest:
 
 
 def _restore_ids(request: ExportTraceServiceRequest) -> None:
-    """OTLP writes ids in hex where JSON of protobuf has base64: what was read as one is written back and read as the other."""
+    """Decodes ids again: OTLP writes them in hex, but the JSON of protobuf has base64, and so they were read as base64."""
     for resource in request.resource_spans:
         for scope in resource.scope_spans:
             for span in scope.spans:
                 for name in ("trace_id", "span_id", "parent_span_id"):
                     setattr(span, name, _from_hex(getattr(span, name)))
                 for link in span.links:
-                    link.ClearField("trace_id")  # not looked at
+                    link.ClearField("trace_id")  # not used
                     link.ClearField("span_id")
 
 
@@ -197,4 +197,4 @@ def _from_hex(value: bytes) -> bytes:
     try:
         return binascii.unhexlify(base64.b64encode(value).rstrip(b"="))
     except binascii.Error:
-        return _NO_ID  # which costs the span, and not the others
+        return _NO_ID  # so that only this span is rejected

@@ -1,4 +1,4 @@
-"""An OTLP receiver: spans over gRPC and HTTP in, workflow events to the predictor out."""
+"""An OTLP receiver: takes spans over gRPC and HTTP and sends workflow events to the predictor."""
 
 import asyncio
 import logging
@@ -14,11 +14,12 @@ from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import OtelConfig
 from pbkv_cluster.gateway.decisions import Decisions
-from pbkv_cluster.gateway.predictor_feed.feed import EventFeed, Services
+from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.integrations.otel.collector import Reason, SpanCollector
 from pbkv_cluster.integrations.otel.otlp_http import OtlpHttpServer
 from pbkv_cluster.integrations.otel.spans import Problems, read_spans
 from pbkv_cluster.rpc.server import RpcServer
+from pbkv_cluster.rpc.services import Services
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ _REPORT_S = 60.0
 
 
 class _TraceServicer(trace_service_pb2_grpc.TraceServiceServicer):
-    """`TraceService` of OTLP."""
+    """OTLP's `TraceService`."""
 
     def __init__(self, receiver: "OtelReceiver") -> None:
         self._receiver = receiver
@@ -39,31 +40,31 @@ class _TraceServicer(trace_service_pb2_grpc.TraceServiceServicer):
 
 
 class OtelReceiver:
-    """Serves OTLP until it is stopped. Spans that wait then for others of their workflow are lost, as spans may be."""
+    """Serves OTLP until it is stopped. Spans that still wait for others of their workflow are lost then."""
 
-    def __init__(self, config: OtelConfig, predictor: Services, clock: Clock) -> None:
+    def __init__(self, config: OtelConfig, services: Services, clock: Clock) -> None:
         """Args:
         config: ports, waits and limits.
-        predictor: tells where it is.
-        clock: for the waits.
+        services: finds the predictor.
+        clock: measures the waits.
         """
         self._config = config
         self._clock = clock
         self.collector = SpanCollector(config, clock)
-        self.decisions: Decisions = Counter()  # of the way to the predictor
-        self._feed = EventFeed(predictor, self.decisions)
+        self.decisions: Decisions = Counter()  # of the feed: dropped events
+        self._feed = EventFeed(services, self.decisions)
         self._rpc = RpcServer()
         self._http = OtlpHttpServer(self.export)
         self._background = Background()
 
     @property
     def address(self) -> str:
-        """Of OTLP over gRPC, host:port; empty before the start."""
+        """host:port of OTLP over gRPC; empty before the start."""
         return self._rpc.address
 
     @property
     def http_address(self) -> str:
-        """Of OTLP over HTTP, host:port; empty if there is none."""
+        """host:port of OTLP over HTTP; empty if it is not served."""
         return self._http.address
 
     async def start(self, host: str) -> str:
@@ -77,25 +78,25 @@ class OtelReceiver:
         address = await self._rpc.start(host, self._config.port)
         if self._config.http_port >= 0:
             await self._http.start(host, self._config.http_port)
-        self._background.start(self._release(), "release of spans")
+        self._background.start(self._release(), "release of events")
         self._background.start(self._feed.run(), "events to the predictor")
         log.info("OTLP is served on %s (gRPC) and %s (HTTP)", address, self.http_address or "no port")
         return address
 
     def export(self, request: ExportTraceServiceRequest) -> ExportTraceServiceResponse:
-        """Takes the spans of a request. What is wrong with some does not keep the others out."""
+        """Takes the spans of a request; malformed ones are rejected, the others taken."""
         problems = Problems()
         for span in read_spans(request, problems):
             if why := self.collector.add(span):
                 problems.reject(why)
         response = ExportTraceServiceResponse()
-        if problems.told:
+        if problems.messages:
             response.partial_success.rejected_spans = problems.rejected
-            response.partial_success.error_message = "; ".join(problems.told)
+            response.partial_success.error_message = "; ".join(problems.messages)
         return response
 
     async def wait(self) -> None:
-        """Returns never while all is well; raises what ended it."""
+        """Runs until a part fails, then raises its error."""
         await self._background.failure()
 
     async def stop(self) -> None:
@@ -109,17 +110,17 @@ class OtelReceiver:
             await part
 
     async def _release(self) -> None:
-        reported, report_at = self._lost(), self._clock.now() + _REPORT_S
+        reported, report_at = self._losses(), self._clock.now() + _REPORT_S
         while True:
             for event in self.collector.release():
                 self._feed.put(event)
             if self._clock.now() >= report_at:
-                if (lost := self._lost()) != reported:
-                    log.warning("not all that was heard is told, in all so far: %s", lost)
+                if (lost := self._losses()) != reported:
+                    log.warning("spans and events lost so far: %s", lost)
                 reported, report_at = lost, self._clock.now() + _REPORT_S
             await asyncio.sleep(_TICK_S)
 
-    def _lost(self) -> str:
+    def _losses(self) -> str:
         counts = self.collector.counts
         losses = (Reason.SPAN_LATE, Reason.SPAN_REFUSED, Reason.WORKFLOW_DROPPED)
         return ", ".join(f"{name} {count}" for name, count in [*((r, counts[r]) for r in losses), *self.decisions.items()])

@@ -1,4 +1,4 @@
-"""From OTLP to spans that have been checked and hold what workflow events need, and nothing else."""
+"""Reads OTLP spans: checks them, and keeps only what workflow events need."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,30 +14,31 @@ from pbkv_cluster.integrations.otel.messages import words_of
 
 _TRACE_BYTES, _SPAN_BYTES = 16, 8
 _USER = "user"
-_MAX_TOLD = 8  # problems in one answer: the sender logs it
+_MAX_MESSAGES = 8  # in one answer, which the sender logs
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A span that has ended."""
+    """An ended span."""
 
     trace: str
     id: str
-    parent: str  # "": the trace begins with this one
+    parent: str  # "": it is the root of its trace
     start_ns: int  # since the epoch
     end_ns: int
-    operation: str = ""  # "": not one of generative AI
+    operation: str = ""  # "": it has nothing to do with generative AI
     conversation: str = ""
     agent: str = ""
     tool: str = ""
     workload: str = ""
     prompt_tokens: int = 0
     output_tokens: int = 0
-    task: tuple[int, ...] = ()  # hashed words of the first message of the user
-    output: tuple[int, ...] = ()  # and of the answer
+    task: tuple[int, ...] = ()  # hashed words of the user's first message
+    output: tuple[int, ...] = ()  # hashed words of the answer
 
     @property
     def is_step(self) -> bool:
+        """Whether it is a model call."""
         return self.operation in names.STEPS
 
     @property
@@ -46,29 +47,30 @@ class Span:
 
     @property
     def may_end(self) -> bool:
-        """Whether its workflow may be over when it is."""
+        """Whether its workflow may end with it."""
         return not self.parent or self.operation == names.INVOKE_WORKFLOW
 
 
 @dataclass(slots=True)
 class Problems:
-    """What is wrong with a request, told in the answer."""
+    """Problems of a request, which the answer reports."""
 
     rejected: int = 0  # spans
-    told: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
     def reject(self, problem: str) -> None:
+        """Adds a problem that a span is rejected for."""
         self.rejected += 1
         self.warn(problem)
 
     def warn(self, problem: str) -> None:
-        """Notes what does not cost a span."""
-        if len(self.told) < _MAX_TOLD and problem not in self.told:
-            self.told.append(problem)
+        """Adds a problem that no span is rejected for."""
+        if len(self.messages) < _MAX_MESSAGES and problem not in self.messages:
+            self.messages.append(problem)
 
 
 def read_spans(request: ExportTraceServiceRequest, problems: Problems) -> Iterator[Span]:
-    """The spans of a request; those that are malformed go to `problems`."""
+    """Yields the spans of a request. Malformed ones are rejected in `problems`."""
     for resource in request.resource_spans:
         count = sum(len(scope.spans) for scope in resource.scope_spans)
         try:
@@ -112,9 +114,9 @@ def _read(span: trace_pb2.Span, service: str, problems: Problems) -> Span:
         end_ns=span.end_time_unix_nano,
         operation=operation,
         conversation=attributes.name(names.CONVERSATION),
-        agent="" if is_workflow else agent,  # there it names the workflow
+        agent="" if is_workflow else agent,  # a workflow's span has the workflow's name in it
         tool=tool,
-        # The span of a workflow ends last: its name comes too late for what is told while the workflow runs.
+        # A workflow's span ends last, so its name arrives too late for the events of its steps.
         workload=service if is_workflow else workflow or service,
         prompt_tokens=attributes.count(*names.INPUT_TOKENS) if is_step else 0,
         output_tokens=attributes.count(*names.OUTPUT_TOKENS) if is_step else 0,
@@ -129,24 +131,24 @@ def _check_id(field_name: str, value: bytes, size: int) -> None:
 
 
 def _words(span: trace_pb2.Span, attributes: Attributes, problems: Problems) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Words of the task and of the answer, from the span's attributes or else its events."""
-    asked, answered = [attributes.value(names.INPUT_MESSAGES)], [attributes.value(names.OUTPUT_MESSAGES)]
+    """Hashed words of the task and of the answer, from the span's attributes or, if they have none, its events."""
+    inputs, outputs = [attributes.value(names.INPUT_MESSAGES)], [attributes.value(names.OUTPUT_MESSAGES)]
     for event in span.events:
         inside = Attributes(event.attributes)
-        asked.append(inside.value(names.INPUT_MESSAGES))
-        answered.append(inside.value(names.OUTPUT_MESSAGES))
+        inputs.append(inside.value(names.INPUT_MESSAGES))
+        outputs.append(inside.value(names.OUTPUT_MESSAGES))
         if event.name == names.USER_MESSAGE_EVENT:
-            asked.append([{"role": _USER, "content": inside.value("content")}])
+            inputs.append([{"role": _USER, "content": inside.value("content")}])
         elif event.name == names.CHOICE_EVENT:
-            answered.append(inside.value("message"))
+            outputs.append(inside.value("message"))
     return (
-        _first_words(names.INPUT_MESSAGES, asked, _USER, problems),
-        _first_words(names.OUTPUT_MESSAGES, answered, None, problems),
+        _first_words(names.INPUT_MESSAGES, inputs, _USER, problems),
+        _first_words(names.OUTPUT_MESSAGES, outputs, None, problems),
     )
 
 
 def _first_words(key: str, sources: list[Any], role: str | None, problems: Problems) -> tuple[int, ...]:
-    """A step counts also where what was said cannot be read, so that costs a warning only."""
+    """Messages that cannot be read cause a warning only: their step counts all the same."""
     for messages in sources:
         if messages is None:
             continue

@@ -1,4 +1,4 @@
-"""One workflow's spans that wait for earlier ones, and the events they become."""
+"""Puts the spans of one workflow into order of time and turns them into events."""
 
 import heapq
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ from pbkv_cluster.integrations.otel.spans import Span
 UNKNOWN_AGENT = "unknown"  # of a model call that names no agent, in an application that names no service
 
 _NS = 1_000_000_000
-# The order of what happens at one time. A span of no length starts before it ends; else what ends makes way for what starts.
-_ENDS, _STARTS, _ENDS_AT_ONCE, _OVER = range(4)
+# Order of edges at the same time: spans end before others start, except that a span of no length starts before it ends.
+_ENDS, _STARTS, _ENDS_AT_ONCE, _WORKFLOW_ENDS = range(4)
 _ALL_NS = 1 << 64
 
 
 class _Edge(NamedTuple):
-    """A start or an end of a span; edges sort by time."""
+    """The start or the end of a span, or of the workflow with it. Edges sort by time."""
 
     time_ns: int
     rank: int
@@ -32,32 +32,32 @@ class _Edge(NamedTuple):
 
 class _Waiting(NamedTuple):
     span: Span
-    arrived: float
+    arrived_at: float
 
 
 class Workflow:
-    """Orders spans by time, and numbers the events from 0.
+    """Orders spans by time and numbers the events from 0.
 
-    A span waits `reorder_s` after it came; then it is told, and before it all that happened earlier. A model call whose agent
-    is to be learnt from a span around it, which ends later, holds up what follows it for `parent_wait_s` at most.
+    A span waits for `reorder_s` after it has arrived; then its events are emitted, after those of everything earlier. A model
+    call whose agent is named by an enclosing span, which ends later, delays whatever follows it, for at most `parent_wait_s`.
     """
 
     def __init__(self, name: str, ancestry: Ancestry, reorder_s: float, parent_wait_s: float, after_ns: int = 0) -> None:
         """Args:
         name: its id.
-        ancestry: all known spans.
+        ancestry: of all known spans.
         reorder_s: seconds that a span waits for earlier ones.
         parent_wait_s: seconds that a model call waits for the span that names its agent.
-        after_ns: end of the workflow that had this name before.
+        after_ns: end of an earlier workflow of this name, in ns since 1970; 0: there was none.
         """
         self.name = name
-        self.heard_at = 0.0
-        self.open = False  # its start has been told, and not its end
+        self.last_span_at = 0.0
+        self.open = False  # its start was emitted, but not its end
         self._ancestry = ancestry
         self._reorder_s = reorder_s
         self._parent_wait_s = parent_wait_s
-        self.ended_ns = after_ns  # of the latest end, if there was one: what started before is not told any more
-        self._waiting: dict[tuple[str, str], _Waiting] = {}  # by arrival
+        self.ended_ns = after_ns  # latest end, 0: none; spans that started before it are dropped
+        self._waiting: dict[tuple[str, str], _Waiting] = {}  # in order of arrival
         self._edges: list[_Edge] = []
         self._begin()
 
@@ -65,70 +65,71 @@ class Workflow:
         self.open = False
         self._workload = ""
         self._sequence = 0
-        self._steps: dict[tuple[str, str], tuple[int, str]] = {}  # those running: number and agent
+        self._steps: dict[tuple[str, str], tuple[int, str]] = {}  # running spans: number of the step, and agent
         self._next_step = 0
         self._first_ns = _ALL_NS
-        self._told_ns = self.ended_ns + 1000 if self.ended_ns else 0  # an end and the next start must differ in float seconds
+        # An end and the next start must differ as float seconds.
+        self._emitted_ns = self.ended_ns + 1000 if self.ended_ns else 0
 
     @property
     def waiting(self) -> int:
-        """Spans of which not all is told."""
+        """Spans whose events have not all been emitted."""
         return len(self._waiting)
 
-    def add(self, span: Span, arrived: float) -> None:
-        """Takes a span that is not known yet."""
-        self.heard_at = max(self.heard_at, arrived)
+    def add(self, span: Span, arrived_at: float) -> None:
+        """Adds a span that is not known yet."""
+        self.last_span_at = max(self.last_span_at, arrived_at)
         key = (span.trace, span.id)
         edges = []
         if span.is_step or span.is_tool:
             rank = _ENDS if span.end_ns > span.start_ns else _ENDS_AT_ONCE
             edges = [_Edge(span.start_ns, _STARTS, *key), _Edge(span.end_ns, rank, *key)]
         if span.may_end:
-            edges.append(_Edge(span.end_ns, _OVER, *key))
+            edges.append(_Edge(span.end_ns, _WORKFLOW_ENDS, *key))
         if edges:
-            self._waiting[key] = _Waiting(span, arrived)
+            self._waiting[key] = _Waiting(span, arrived_at)
             for edge in edges:
                 heapq.heappush(self._edges, edge)
 
     def adopt(self, other: "Workflow") -> None:
-        """Takes over what waits in a workflow that has told nothing yet."""
-        for span, arrived in other._waiting.values():
-            self.add(span, arrived)
-        self._waiting = dict(sorted(self._waiting.items(), key=lambda item: item[1].arrived))
+        """Takes over the spans of a workflow that has emitted nothing yet."""
+        for span, arrived_at in other._waiting.values():
+            self.add(span, arrived_at)
+        self._waiting = dict(sorted(self._waiting.items(), key=lambda item: item[1].arrived_at))
 
     def release(self, now: float) -> Iterator[WorkflowEvent]:
-        """The events whose time has come."""
+        """Yields the events that need wait no longer."""
         due = 0
-        for span, arrived in self._waiting.values():
-            if arrived + self._reorder_s > now:
+        for span, arrived_at in self._waiting.values():
+            if arrived_at + self._reorder_s > now:
                 break
             due = max(due, span.end_ns)
-        while self._edges and self._edges[0].time_ns <= due and not self._held_up(self._edges[0], now):
-            yield from self._tell(heapq.heappop(self._edges))
+        while self._edges and self._edges[0].time_ns <= due and not self._must_wait(self._edges[0], now):
+            yield from self._emit(heapq.heappop(self._edges))
 
     def close(self) -> Iterator[WorkflowEvent]:
-        """All that waits, whatever may still be missing, and the end."""
+        """Yields the events of all waiting spans, though others may be missing, and the workflow's end."""
         while self._edges:
-            yield from self._tell(heapq.heappop(self._edges))
+            yield from self._emit(heapq.heappop(self._edges))
         if self.open:
-            yield self._end(self._told_ns)
+            yield self._end(self._emitted_ns)
 
-    def _held_up(self, edge: _Edge, now: float) -> bool:
-        span, arrived = self._waiting[edge.key]
-        if edge.rank != _STARTS or not span.is_step or now >= arrived + self._parent_wait_s:
+    def _must_wait(self, edge: _Edge, now: float) -> bool:
+        span, arrived_at = self._waiting[edge.key]
+        if edge.rank != _STARTS or not span.is_step or now >= arrived_at + self._parent_wait_s:
             return False
-        return not self._ancestry.agent_of(span).whole
+        return not self._ancestry.agent_of(span).final
 
-    def _tell(self, edge: _Edge) -> Iterator[WorkflowEvent]:
+    def _emit(self, edge: _Edge) -> Iterator[WorkflowEvent]:
         span = self._waiting[edge.key].span
-        if edge.rank == _OVER:
-            yield from self._over(span)
+        if edge.rank == _WORKFLOW_ENDS:
+            yield from self._end_with(span)
         elif edge.rank == _STARTS:
             yield from self._start(span)
         else:
             yield from self._finish(span)
-        # The last edge of a span that may end its workflow is that end; of others, theirs.
-        if edge.rank == _OVER or (edge.rank != _STARTS and not span.may_end):
+        # The last edge of a span is its own end, or the workflow's, if it may end that.
+        if edge.rank == _WORKFLOW_ENDS or (edge.rank != _STARTS and not span.may_end):
             self._waiting.pop(edge.key, None)
 
     def _start(self, span: Span) -> Iterator[WorkflowEvent]:
@@ -158,7 +159,7 @@ class Workflow:
 
     def _finish(self, span: Span) -> Iterator[WorkflowEvent]:
         started = self._steps.pop((span.trace, span.id), None)
-        if started is None:  # its start was not told either
+        if started is None:  # its start was not emitted either
             return
         number, agent = started
         if span.is_tool:
@@ -174,28 +175,28 @@ class Workflow:
             words=span.output,
         )
 
-    def _over(self, span: Span) -> Iterator[WorkflowEvent]:
+    def _end_with(self, span: Span) -> Iterator[WorkflowEvent]:
         if not self.open or not self._ends_with(span):
             return
-        # What began before the end belongs to this workflow, also if it outlived it.
+        # Spans that began before the end belong to this workflow, even if they outlast it.
         rest = sorted(edge for edge in self._edges if self._waiting[edge.key].span.start_ns <= span.end_ns)
         self._edges = [edge for edge in self._edges if self._waiting[edge.key].span.start_ns > span.end_ns]
         heapq.heapify(self._edges)
         for edge in rest:
-            if edge.rank == _OVER:  # it ends with this one
+            if edge.rank == _WORKFLOW_ENDS:  # two ends in one
                 self._waiting.pop(edge.key, None)
             else:
-                yield from self._tell(edge)
+                yield from self._emit(edge)
         yield self._end(span.end_ns)
 
     def _ends_with(self, span: Span) -> bool:
-        if span.operation == INVOKE_WORKFLOW:  # not one that another has called
+        if span.operation == INVOKE_WORKFLOW:  # not a workflow inside another one
             return not span.parent or span.start_ns <= self._first_ns
-        return self.name == span.trace  # a conversation goes on behind the trace that it was in
+        return self.name == span.trace  # a conversation continues after the end of a trace
 
     def _end(self, time_ns: int) -> WorkflowEvent:
         event = self._event(EventKind.WORKFLOW_ENDED, time_ns)
-        self.ended_ns = self._told_ns
+        self.ended_ns = self._emitted_ns
         self._begin()
         return event
 
@@ -211,14 +212,14 @@ class Workflow:
         output_tokens: int = 0,
         words: tuple[int, ...] = (),
     ) -> WorkflowEvent:
-        # A span that came too late is told at the time of what was told before: whoever learns pauses wants none below 0.
-        self._told_ns = max(self._told_ns, time_ns)
+        # A span that arrives too late gets the time of the event before it: those who learn pauses must not see negative ones.
+        self._emitted_ns = max(self._emitted_ns, time_ns)
         sequence, self._sequence = self._sequence, self._sequence + 1
         return WorkflowEvent(
             kind=kind,
             workflow=self.name,
             sequence=sequence,
-            time=self._told_ns / _NS,
+            time=self._emitted_ns / _NS,
             workload=self._workload,
             agent=agent,
             step=step,

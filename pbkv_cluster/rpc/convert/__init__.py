@@ -1,0 +1,32 @@
+"""Conversions between the project's values and their messages on the wire: one file for each kind of value.
+
+`…_to_wire` makes a message. `…_from_wire` reads one, and raises `InvalidArgument`, which names the field, for one that makes no
+sense.
+"""
+
+from pbkv_cluster.rpc.convert.events import event_from_wire, event_to_wire
+from pbkv_cluster.rpc.convert.forecasts import forecasts_from_wire, forecasts_to_wire
+from pbkv_cluster.rpc.convert.sampling import sampling_from_wire, sampling_options_from_wire, sampling_to_wire
+from pbkv_cluster.rpc.convert.step_graphs import step_graph_from_wire, step_graph_to_wire
+from pbkv_cluster.rpc.convert.tiers import tier_from_wire, tier_to_wire, tiers_from_wire, tiers_to_wire
+from pbkv_cluster.rpc.convert.tokens import packed_from_wire
+from pbkv_cluster.rpc.convert.usage import usage_from_wire, usage_to_wire
+
+__all__ = [
+    "event_from_wire",
+    "event_to_wire",
+    "forecasts_from_wire",
+    "forecasts_to_wire",
+    "packed_from_wire",
+    "sampling_from_wire",
+    "sampling_options_from_wire",
+    "sampling_to_wire",
+    "step_graph_from_wire",
+    "step_graph_to_wire",
+    "tier_from_wire",
+    "tier_to_wire",
+    "tiers_from_wire",
+    "tiers_to_wire",
+    "usage_from_wire",
+    "usage_to_wire",
+]
