@@ -13,7 +13,7 @@ from pbkv_cluster.core.errors import NotFound, PbkvError
 from pbkv_cluster.core.step_events import StepEvent
 from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.rpc.channel import connect
-from pbkv_cluster.rpc.step_events import step_event_from_wire
+from pbkv_cluster.rpc.convert import step_event_from_wire
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 
 

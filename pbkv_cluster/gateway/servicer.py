@@ -13,7 +13,6 @@ from pbkv_cluster.gateway.step.submission import Submission
 from pbkv_cluster.gateway.workflow.lifecycle import WorkflowLifecycle
 from pbkv_cluster.gateway.workflow.requests import ToolCallReport, WorkflowRequest
 from pbkv_cluster.rpc import convert
-from pbkv_cluster.rpc.step_events import step_event_to_wire
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2, workflow_pb2_grpc
 
 _Context = aio.ServicerContext[Any, Any]
@@ -42,7 +41,7 @@ class WorkflowServicer(workflow_pb2_grpc.WorkflowServiceServicer):
         # step at once, whatever state the generator is in.
         context.add_done_callback(lambda _: self._submission.close(step))  # type: ignore[arg-type]  # the stubs want a class
         async for event in self._submission.run(step, plain):
-            yield step_event_to_wire(event)
+            yield convert.step_event_to_wire(event)
 
     async def ReportToolCall(  # noqa: N802
         self, request: workflow_pb2.ReportToolCallRequest, context: _Context

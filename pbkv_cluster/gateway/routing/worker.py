@@ -19,7 +19,6 @@ from pbkv_cluster.gateway.routing.speeds import WEIGHT
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.errors import from_rpc
-from pbkv_cluster.rpc.step_events import finish_reason_from_wire
 from pbkv_cluster.rpc.v1 import store_pb2, types_pb2, worker_pb2, worker_pb2_grpc
 from pbkv_cluster.store.cluster_index import WorkerEntry
 
@@ -105,7 +104,9 @@ class StepStream:
                     case "finished":
                         self._finished = True
                         end = message.finished
-                        return StepOutcome(finish_reason_from_wire(end.reason), convert.usage_from_wire(end.usage), end.hidden)
+                        return StepOutcome(
+                            convert.finish_reason_from_wire(end.reason), convert.usage_from_wire(end.usage), end.hidden
+                        )
         except aio.AioRpcError as error:
             raise _failure(error) from error
         problem = "the stream ended unfinished"

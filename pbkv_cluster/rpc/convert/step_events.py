@@ -1,7 +1,7 @@
 """Between the events of a step and their messages on the wire."""
 
 from pbkv_cluster.core.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
-from pbkv_cluster.rpc import convert
+from pbkv_cluster.rpc.convert.usage import usage_from_wire, usage_to_wire
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
 
 _REASON_TO_WIRE: dict[FinishReason, types_pb2.FinishReason] = {
@@ -30,7 +30,7 @@ def step_event_to_wire(event: StepEvent) -> workflow_pb2.StepEvent:
             message.tokens.token_ids.data, message.tokens.text = event.packed, event.text
             return message
         case Finished():
-            usage = convert.usage_to_wire(event.usage)
+            usage = usage_to_wire(event.usage)
             return messages(finished=messages.Finished(reason=_REASON_TO_WIRE[event.reason], usage=usage))
 
 
@@ -43,5 +43,5 @@ def step_event_from_wire(message: workflow_pb2.StepEvent) -> StepEvent | None:
             return Tokens(message.tokens.token_ids.data, message.tokens.text)
         case "finished":
             reason = finish_reason_from_wire(message.finished.reason)
-            return Finished(reason, convert.usage_from_wire(message.finished.usage))
+            return Finished(reason, usage_from_wire(message.finished.usage))
     return None
