@@ -1,10 +1,10 @@
-# Everything that one does here; `make` lists it. `make demo` and `make test` need nothing but Python and a network.
+# All development tasks; `make` lists them. `make demo` and `make test` need only Python and a network.
 
 PYTHON ?= python3
 VENV ?= .venv
-# The build of torch to install, where the default one does not suit: a version, a local file, or a URL.
+# The build of torch to install: a version, a local file or a URL.
 TORCH ?= $(shell grep '^torch==' constraints.txt)
-# Passed on to the command behind a target: make test ARGS="-k usage -x"
+# Arguments for the command of a target: make test ARGS="-k usage -x"
 ARGS ?=
 
 bin := $(VENV)/bin
@@ -21,21 +21,21 @@ help: ## list the targets
 	@echo
 	@echo '  Variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH=$(TORCH) ARGS=$(ARGS)'
 
-venv: $(stamp) ## make the virtual environment, or bring it up to date
+venv: $(stamp) ## make or update the virtual environment
 
-demo: $(stamp) ## run a small cluster and a workload on this machine, and show what the cache did
+demo: $(stamp) ## run a small cluster and a workload on this machine, and show hit rates and latencies
 	@$(bin)/pbkv demo $(ARGS)
 
-serve: $(stamp) ## run a cluster on this machine with deploy/pbkv.yaml, until interrupted
+serve: $(stamp) ## run a cluster on this machine with deploy/pbkv.yaml until interrupted
 	@PBKV_CONFIG="$${PBKV_CONFIG:-deploy/pbkv.yaml}" $(bin)/pbkv serve $(ARGS)
 
-test: $(stamp) ## run the tests, but for those marked slow
+test: $(stamp) ## run the tests, except those marked slow
 	@$(bin)/python -m pytest -m "not slow" $(ARGS)
 
 test-all: $(stamp) ## run all tests
 	@$(bin)/python -m pytest $(ARGS)
 
-lint: $(stamp) ## check style, types, layers, and that the generated code is current
+lint: $(stamp) ## check style, types, layers, and that the generated code is up to date
 	@$(bin)/ruff check
 	@$(bin)/ruff format --check
 	@$(bin)/mypy
@@ -59,9 +59,9 @@ clean: ## remove caches and build products; the virtual environment stays
 	@rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	@find . -path './$(VENV)' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# torch goes first: asked for together with packages that need it, pip may choose another build, gigabytes larger. Those
-# packages then take the torch that is there, so the constraints leave it out. The stamp comes last: an interrupted
-# installation is taken up again.
+# torch is installed first: together with packages that depend on it, pip may choose another build, gigabytes larger. Those
+# packages then use the installed torch, so the constraints leave it out. The stamp is written last, so that an interrupted
+# installation is continued.
 $(stamp): pyproject.toml constraints.txt
 	@$(PYTHON) -c '$(supported)' || { echo 'Python 3.11 or later is needed; name one with PYTHON=...' >&2; exit 1; }
 	@rm -f $(stamp)
@@ -70,6 +70,6 @@ $(stamp): pyproject.toml constraints.txt
 	@grep -v '^torch==' constraints.txt > $(VENV)/.constraints
 	@echo 'Installing $(TORCH)'
 	@$(pip) install --quiet -c $(VENV)/.constraints '$(TORCH)'
-	@echo 'Installing what pyproject.toml and constraints.txt name'
+	@echo 'Installing the packages of pyproject.toml and constraints.txt'
 	@$(pip) install --quiet -c $(VENV)/.constraints -e '.[dev,otel]'
 	@touch $(stamp)

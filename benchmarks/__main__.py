@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...] [--json OUT] [--quick]`: runs benchmarks and prints what they found."""
+"""`python -m benchmarks [NAME ...] [--json OUT] [--quick]`: runs benchmarks and prints their figures."""
 
 import argparse
 import json
@@ -9,11 +9,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
-from benchmarks import policies, predictor
+from benchmarks.policies import benchmark as policies
+from benchmarks.predictor import benchmark as predictor
 from benchmarks.report import Report, machine, show
 
-NAMES = ("index", "engine", "idle", "gateway")  # in this order: idle is the cluster before its first step
-LONG = ("policies", "predictor")  # hours, and the better part of one: only when they are named
+NAMES = ("index", "engine", "idle", "gateway")  # in this order, so that idle comes before the cluster's first step
+LONG = ("policies", "predictor")  # hours, and nearly an hour: they run only if they are named
 
 
 def main() -> None:
@@ -21,17 +22,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {known}; by default all but {', '.join(LONG)}")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file as well")
-    parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer repetitions: to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer repetitions, to see that it runs")
     policies.add_options(parser)
     predictor.add_options(parser)
     arguments = parser.parse_args()
     unknown = set(arguments.names) - {*NAMES, *LONG}
     if unknown:
         parser.error(f"{', '.join(sorted(unknown))}: there are only {known}")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, here and in every process started from here
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it on import, here and in every child process
     reports = []
     for name in [each for each in NAMES if not arguments.names or each in arguments.names]:
-        run = cast(Callable[[bool], Report], import_module(f"benchmarks.{name}").run)
+        run = cast(Callable[[bool], Report], import_module(f"benchmarks.serving.{name}").run)
         reports.append(run(arguments.quick))
         show(reports[-1])
     if "policies" in arguments.names:

@@ -1,4 +1,4 @@
-"""What a benchmark found, and how that is printed."""
+"""The figures of a benchmark, and how they are printed."""
 
 import os
 import platform
@@ -12,11 +12,11 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One finding. A goal, where there is one, is the project's budget for it."""
+    """One measurement. Its goal, if it has one, is the project's budget for it."""
 
     name: str
     value: float
-    unit: str  # "x" is a ratio
+    unit: str  # "x" for a ratio, "" for a share or a count
     at_most: float | None = None
     at_least: float | None = None
 
@@ -28,7 +28,7 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is; None without one."""
+        """Whether the goal is met; None without a goal."""
         if self.at_most is not None:
             return self.value <= self.at_most
         return None if self.at_least is None else self.value >= self.at_least
@@ -36,22 +36,22 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The findings of one benchmark."""
+    """The figures of one benchmark."""
 
     benchmark: str
     sizes: str  # what was run, in one line
     figures: tuple[Figure, ...]
-    details: tuple[Figure, ...] = ()  # more of them, for those who read JSON
+    details: tuple[Figure, ...] = ()  # written to JSON, but not printed
 
 
 def machine() -> str:
-    """The machine and the versions that figures depend on, in one line."""
+    """The machine, its load, and the versions of packages that figures depend on, in one line."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "grpcio"))
     return f"{_cpu()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; Python {platform.python_version()}, {packages}"
 
 
 def show(report: Report) -> None:
-    """Prints a report as a table, with what it was measured on below."""
+    """Prints a report as a table, and below it what was run and on which machine."""
     console = Console(highlight=False)
     table = Table(title=report.benchmark, title_justify="left", title_style="bold")
     table.add_column("what")

@@ -1,4 +1,4 @@
-"""Timing side by side: what is compared is run in turn, so that whatever else the machine does strikes all of it alike."""
+"""Measures in turn (A B A B), so that other load on the machine affects all variants alike."""
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
@@ -8,17 +8,17 @@ Samples = Mapping[str, Sequence[float]]
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """How long one call takes."""
+    """Duration of one call, in seconds."""
     start = perf_counter()
     run()
     return perf_counter() - start
 
 
 def in_turn(rounds: int, **runs: Callable[[], float]) -> dict[str, list[float]]:
-    """Runs each in turn, `rounds` times: A B A B. Each returns its own measure, so that preparing does not count.
+    """Runs all variants in turn, `rounds` times. Each returns its own measurement, which can exclude its preparation.
 
     Returns:
-        The measures of each, by round.
+        The measurements of each variant, by round.
     """
     samples: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
@@ -28,11 +28,11 @@ def in_turn(rounds: int, **runs: Callable[[], float]) -> dict[str, list[float]]:
 
 
 def ratio(samples: Samples, above: str, below: str) -> float:
-    """The median of the rounds' ratios, `above` over `below`."""
+    """Median over the rounds of `above` divided by `below`."""
     return median(a / b for a, b in zip(samples[above], samples[below], strict=True))
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that a share (0 to 1) of all values does not exceed."""
+    """The smallest value that is not exceeded by a share, from 0 to 1, of the values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

@@ -1,4 +1,4 @@
-"""Generates pbkv_cluster/rpc/v1 from proto/pbkv/v1. `--check` changes nothing and fails if what is committed is not current."""
+"""Generates pbkv_cluster/rpc/v1 from proto/pbkv/v1. With `--check`, writes nothing and fails if that code is outdated."""
 
 import sys
 import sysconfig
@@ -9,12 +9,12 @@ from grpc_tools import protoc
 
 PROTO = Path(__file__).parent
 TARGET = PROTO.parent / "pbkv_cluster" / "rpc" / "v1"
-# By its path: protoc would look for it on PATH, which holds it only where the virtual environment is activated.
+# By its path: it is on PATH only if the virtual environment is activated.
 STUBS_PLUGIN = Path(sysconfig.get_path("scripts"), "protoc-gen-mypy_grpc")
 
 
 def generate() -> dict[str, str]:
-    """File name to content. Imports are rewritten to where the code lives in the package."""
+    """Contents of the generated files by name, with imports rewritten to the package."""
     with tempfile.TemporaryDirectory() as out:
         sources = sorted(str(path) for path in PROTO.glob("pbkv/v1/*.proto"))
         outputs = ["--mypy_grpc_opt=quiet"]
@@ -31,7 +31,7 @@ def main() -> None:
     present = {path.name: path.read_text() for path in TARGET.iterdir() if path.is_file()} if TARGET.exists() else {}
     if "--check" in sys.argv[1:]:
         if files != present:
-            raise SystemExit("the generated protobuf code is not current: run `make proto`")
+            raise SystemExit("the generated protobuf code is outdated: run `make proto`")
         return
     TARGET.mkdir(exist_ok=True)
     for stale in present.keys() - files.keys():

@@ -5,7 +5,7 @@ from hypothesis import settings
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.predictor_service.experts import EXPERTS
-from pbkv_cluster.predictor_service.training.warm_up import rehearse
+from pbkv_cluster.predictor_service.predictor.warm_up import warm_up
 
 # How long an example takes says something of the machine, not of the code.
 settings.register_profile("untimed", settings.get_profile(settings.get_current_profile_name()), deadline=None)
@@ -14,5 +14,5 @@ settings.load_profile("untimed")
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once() -> None:
-    """No test's deadline is for compiling, which happens once on a machine: in this process, before others want the same."""
-    rehearse(PredictorConfig(experts=",".join(EXPERTS.names())))
+    """Compiles once on a machine, in this process, so that no test's deadline has to allow for it."""
+    warm_up(PredictorConfig(experts=",".join(EXPERTS.names())))

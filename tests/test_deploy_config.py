@@ -1,4 +1,4 @@
-"""The sample configuration: it loads, and it shows the whole tree with the defaults as they are."""
+"""The sample configuration: it loads, names every field, and shows the true defaults."""
 
 import re
 from pathlib import Path
@@ -30,6 +30,6 @@ def test_its_commented_fields_show_the_defaults() -> None:
 
 
 def _all_lines() -> dict[str, object]:
-    """The sample's fields with the commented ones taken in."""
+    """The sample's fields, commented ones included."""
     text = re.sub(r"^  # (\w+: )", r"  \1", SAMPLE.read_text(), flags=re.MULTILINE)
     return {f"{section}.{name}": value for section, entries in yaml.safe_load(text).items() for name, value in entries.items()}

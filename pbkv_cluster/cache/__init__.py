@@ -1,0 +1,16 @@
+"""One worker's KV cache: it decides which blocks lie where. It moves no bytes, and has no clock, thread or network of its own.
+
+`cache.KVCache` is the whole; `factory.make_cache` makes one, with a guard. A step passes these files:
+
+1. `sequence/step_identity`: which step asks for blocks. `sequence/admission`: its four phases, from match to block table.
+2. `tree/prefix_tree`: the longest cached prefix. `tree/node`: a run of blocks, its owners, and its slot in each tier.
+3. `owners`: the active workflows; tells the policies of the step and ranks nodes anew.
+4. `tiers/tiers`: room on the GPU, and loads from slower tiers. `tiers/evictor`: what leaves a tier, and where it goes.
+   `tiers/order` and `eviction`: which node is next to leave; `policies/`: the values behind that.
+5. `tiers/transfer`: what an engine is asked to copy. `tiers/in_flight` and `tiers/pool`: which slots are busy until it has.
+6. `sequence/handle` and `sequence/block_table`: what the step gets, and goes on with while it runs.
+7. `sequence/commit`: blocks that have been computed enter the tree.
+
+Around these: `observer` and `guard/` compare the policy with LRU in shadows of the cache; `tiers/announcements` tells
+a listener which tiers hold each block; `integrity` checks everything, for tests.
+"""

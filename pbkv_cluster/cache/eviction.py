@@ -1,16 +1,18 @@
 """Eviction order of one tier: a heap with versioned entries.
 
-An entry is never searched for or moved. When a node's value changes a new entry is pushed and the old one, of a lower
-version, is passed over when it surfaces. Choosing a victim costs O(log n) however large the tree is.
+An entry is never searched for or moved. When a node's value changes a new entry is pushed; the old one, of a lower version, is
+skipped when it surfaces. Choosing a victim costs O(log n) however large the tree is.
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from pbkv_cluster.cache.tree.node import Level, Node
+from pbkv_cluster.cache.tree.node import Node
 
 _SLACK = 1024  # stale entries that are not worth a rebuild
+
+COPY, RETIRED, ACTIVE = range(3)  # groups of a rank
 
 
 class Rank(NamedTuple):
@@ -22,24 +24,18 @@ class Rank(NamedTuple):
 
 
 class EvictionQueue:
-    """Candidates of one level, in one order."""
+    """Candidates of one tier, in one order."""
 
-    def __init__(
-        self,
-        level: Level,
-        rank: Callable[[Node], Rank],
-        is_candidate: Callable[[Node, Level], bool],
-        number: int | None = None,
-    ) -> None:
+    def __init__(self, tier: int, rank: Callable[[Node], Rank], is_candidate: Callable[[Node, int], bool], number: int) -> None:
         """Args:
-        level: whose blocks are to leave.
+        tier: that blocks are to leave.
         rank: order among the candidates.
-        is_candidate: whether blocks of a node can leave the level.
-        number: which of `Node.versions` is this queue's; None: the level's.
+        is_candidate: whether a tier can lose blocks of a node.
+        number: index of this queue in `Node.versions`.
         """
-        self._level = level
-        self._number = level if number is None else number
-        self._rank = rank
+        self.tier = tier
+        self.rank = rank
+        self._number = number
         self._is_candidate = is_candidate
         self._heap: list[tuple[Rank, int, int, Node]] = []
         self._pushed = 0
@@ -50,12 +46,12 @@ class EvictionQueue:
 
     def offer(self, node: Node) -> None:
         """Ranks a node anew, if it is a candidate; its older entry no longer counts."""
-        if self._is_candidate(node, self._level):
-            self._push(node, self._rank(node))
+        if self._is_candidate(node, self.tier):
+            self._push(node, self.rank(node))
 
     def offer_all(self, nodes: Iterable[Node], ranks: Callable[[Sequence[Node]], Iterable[Rank]]) -> None:
-        """Ranks several nodes anew, as `offer` does, but all together."""
-        candidates = [node for node in nodes if self._is_candidate(node, self._level)]
+        """Ranks several nodes anew, as `offer` does, but computes their ranks together."""
+        candidates = [node for node in nodes if self._is_candidate(node, self.tier)]
         if candidates:
             heap, number = self._heap, self._number
             for node, rank in zip(candidates, ranks(candidates), strict=True):
@@ -73,17 +69,9 @@ class EvictionQueue:
             heapq.heappop(self._heap)
         return None
 
-    def pop(self) -> Node | None:
-        """Takes the next victim out of the queue, or returns None. Offer it again if it stays a candidate."""
-        found = self.first()
-        if found is None:
-            return None
-        heapq.heappop(self._heap)
-        return found[0]
-
-    def candidates(self) -> set[Node]:
-        """Nodes with a valid entry. Slow: for tests."""
-        return {entry[3] for entry in self._heap if self._valid(entry[2], entry[3])}
+    def entries(self) -> Iterator[tuple[Node, Rank]]:
+        """Every candidate and the rank that it was last given, in no order. Slow: for tests."""
+        return ((node, rank) for rank, _, version, node in self._heap if self._valid(version, node))
 
     def _push(self, node: Node, rank: Rank) -> None:
         node.versions[self._number] = version = node.versions[self._number] + 1
@@ -96,11 +84,11 @@ class EvictionQueue:
             self._rebuild()
 
     def _valid(self, version: int, node: Node) -> bool:
-        return version == node.versions[self._number] and self._is_candidate(node, self._level)
+        return version == node.versions[self._number] and self._is_candidate(node, self.tier)
 
     def _rebuild(self) -> None:
-        number = self._number  # most entries are stale, and a call has its price
+        number = self._number  # most entries are stale: their versions are compared first, since that needs no call
         newest = [entry for entry in self._heap if entry[2] == entry[3].versions[number]]
-        self._heap = [entry for entry in newest if self._is_candidate(entry[3], self._level)]
+        self._heap = [entry for entry in newest if self._is_candidate(entry[3], self.tier)]
         self._live = len(self._heap)
         heapq.heapify(self._heap)

@@ -1,4 +1,4 @@
-"""The workflows that use a cache, and what the policies are told of them: each hook, and whose nodes are ranked anew for it."""
+"""The active workflows of a cache: tells the policies what happens to them, and ranks nodes anew whose values that changes."""
 
 from collections.abc import Callable, Collection, Sequence
 
@@ -15,15 +15,15 @@ from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
 EndListener = Callable[[str, Sequence[StepLog]], None]
 """Told the id of a workflow and the log of its steps."""
 
-_FRESH_S = 1.0  # age below which a forecast is that of the present step
+_FRESH_S = 1.0  # age in seconds below which a forecast is taken to be about the current step
 
 
-class Workflows:
-    """All that have used the cache and not ended."""
+class ActiveWorkflows:
+    """The workflows that have used the cache and have not ended, each an `Owner` of nodes."""
 
     def __init__(self, policies: Sequence[ReusePolicy], tiers: Tiers, clock: Clock) -> None:
         """Args:
-        policies: of the tiers, the GPU's first.
+        policies: one for each tier, the GPU's first.
         tiers: whose eviction queues are kept in order.
         clock: the engine's.
         """
@@ -33,28 +33,28 @@ class Workflows:
         self._owners: dict[str, Owner] = {}
         self.on_ended: EndListener | None = None
         self.recorded = any(each.needs_history for each in policies)  # whether a policy reads their records
-        self.learns = any(each.learns for each in policies)  # whether a policy makes anything of what is learnt
-        self.heeds_forecasts = any(each.heeds_forecasts for each in policies)  # whether one makes anything of them
+        self.learns = any(each.learns for each in policies)  # whether a policy uses what is learnt from ended workflows
+        self.heeds_forecasts = any(each.heeds_forecasts for each in policies)  # whether a policy uses forecasts
         self._steady = all(each.steady for each in policies)
         self._ranked_at_begin = self._overridden("step_began")
         self._ranked_when_queued = self._overridden("step_queued")
         self._ranked_at_end = self._overridden("step_ended")
 
     def __contains__(self, owner: Owner) -> bool:
-        """Whether it has not ended."""
+        """Whether a workflow has not ended."""
         return self._owners.get(owner.id) is owner
 
     def all(self) -> Collection[Owner]:
-        """The workflows."""
+        """The owners."""
         return self._owners.values()
 
     def enter(self, workflow: str, graph: StepGraph | None, record: WorkflowRecord | None, now: float) -> Owner:
-        """A workflow that has a step admitted.
+        """The owner for a workflow that has a step admitted; a new one for a workflow that is not known here.
 
         Args:
             workflow: its id.
-            graph: that it has declared; None leaves what is known of it.
-            record: of what it has read and written, where another cache keeps it.
+            graph: declared by the client; None keeps the one that is known.
+            record: the workflow's, if another cache keeps it; only a new owner takes it.
             now: seconds.
         """
         owner = self._owners.get(workflow)
@@ -66,11 +66,19 @@ class Workflows:
         return owner
 
     def step_began(self, owner: Owner, step: int, agent: str, position: int, now: float) -> None:
-        """A step was admitted; it is at that position of its workflow's record."""
+        """A step was admitted.
+
+        Args:
+            owner: its workflow.
+            step: its number, as the gateway counts them.
+            agent: that it calls.
+            position: of the step in the workflow's record.
+            now: seconds.
+        """
         for policy in self._policies:
             policy.step_began(owner, step, agent, now)
-        # What its nodes are worth may rest on this step. A forecast that has just come has ranked already those that it leaves
-        # as they were; others it uses, perhaps also where the sequence does not go on with what is cached.
+        # Any of the workflow's nodes may have another value now. If a forecast for this step has just arrived, it has ranked
+        # them already; then only the nodes that this step uses are ranked again.
         ranked = not self._ranked_at_begin and owner.forecast is not None and owner.forecast_at >= now - _FRESH_S
         if self._steady:
             return
@@ -78,10 +86,10 @@ class Workflows:
         for name in self._policies[0].due():
             if (due := self._owners.get(name)) is not None:
                 nodes |= due.nodes
-        self._tiers.rerank(nodes)  # all together: it costs little more than one workflow's
+        self._tiers.rerank(nodes)  # all at once: it costs little more than the nodes of one workflow
 
     def step_queued(self, workflow: str, tokens: bytes) -> None:
-        """A step waits; see `KVCache.queued`."""
+        """A step waits for admission; see `KVCache.queued`."""
         owner = self._owners.get(workflow)
         if owner is None or not self._ranked_when_queued:
             return
@@ -93,14 +101,14 @@ class Workflows:
     def step_ended(self, owner: Owner, now: float) -> None:
         """A step of a workflow has ended, or was preempted."""
         if owner not in self:
-            return  # it ended while its step ran
+            return  # the workflow ended while its step ran
         for policy in self._policies:
             policy.step_ended(owner, now)
         if self._ranked_at_end:
             self._rerank(owner)
 
     def retire(self, workflow: str) -> None:
-        """A workflow has ended: what only it held goes first from now on, or by what others are expected to make of it."""
+        """A workflow has ended and owns nothing any more. Nodes without another owner are retired."""
         owner = self._owners.pop(workflow, None)
         if owner is None:
             return
@@ -115,23 +123,23 @@ class Workflows:
             self.on_ended(workflow, owner.record.steps)
 
     def learnt(self, update: AccessUpdate) -> None:
-        """Hands on what a learner has made of workflows that have ended. What is cached is ranked by it as steps come."""
+        """Passes on what has been learnt from ended workflows. It changes ranks only as further steps rank their nodes anew."""
         for policy in self._policies:
             policy.learnt(update)
 
     def expects(self, forecast: Forecast) -> bool:
-        """Whether a forecast is of a workflow that is known here, and is news."""
+        """Whether a forecast is about a workflow that is known here, and newer than the last."""
         owner = self._owners.get(forecast.workflow)
         return owner is not None and (owner.forecast is None or forecast.epoch > owner.forecast.epoch)
 
     def apply(self, forecast: Forecast) -> bool:
-        """Takes a forecast, unless it is of no use here."""
+        """Applies a forecast. False if it is old, or the workflow not known here."""
         if not self.expects(forecast):
             return False
         owner = self._owners[forecast.workflow]
         owner.forecast, owner.forecast_at = forecast, self._clock.now()
-        heeded = [policy.heeds(owner) for policy in self._policies]  # each is asked
-        if any(heeded):
+        changed = [policy.heeds(owner) for policy in self._policies]  # a list: every policy has to see the forecast
+        if any(changed):
             self._rerank(owner)
         return True
 

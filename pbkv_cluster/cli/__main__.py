@@ -1,4 +1,4 @@
-"""`python -m pbkv_cluster.cli`, where the `pbkv` script is not on the path."""
+"""`python -m pbkv_cluster.cli` runs the `pbkv` command too."""
 
 from pbkv_cluster.cli.main import main
 

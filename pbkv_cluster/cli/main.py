@@ -1,4 +1,4 @@
-"""The command line's entry point."""
+"""Entry point of the `pbkv` command."""
 
 import sys
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from pbkv_cluster import __version__
+from pbkv_cluster.cli.config import config_app
 from pbkv_cluster.cli.prediction.predictor import predictor_app
 from pbkv_cluster.cli.prediction.train import train
-from pbkv_cluster.cli.serving.config import config_app
 from pbkv_cluster.cli.serving.demo import demo
 from pbkv_cluster.cli.serving.hints import hints
 from pbkv_cluster.cli.serving.otel import otel
@@ -54,10 +54,10 @@ def _pbkv(
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs one command and exits: 0 done, 1 it failed, 2 it was asked for wrongly, 130 interrupted.
+    """Runs one command and exits: 0 success, 1 failure, 2 wrong usage or input, 130 interrupted.
 
     Args:
-        args: what follows `pbkv`; by default the process's own.
+        args: arguments after `pbkv`; by default those of the process.
     """
     try:
         app(args=None if args is None else list(args), prog_name="pbkv")

@@ -1,4 +1,4 @@
-"""Options that several commands take, and how they become a configuration."""
+"""Options that several commands share, and the configuration that they make."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 DEFAULT_ENDPOINT = "127.0.0.1:26100"
 
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="YAML configuration file; by default the one PBKV_CONFIG names.")
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="YAML configuration file; by default the one that PBKV_CONFIG names."),
 ]
 Assignments = Annotated[
     list[str] | None,
@@ -34,7 +35,7 @@ GpuBlocks = Annotated[
 ]
 
 PredictorAddress = Annotated[
-    str, typer.Option("--predictor", metavar="HOST:PORT", help="Predictor; by default it is looked up in Redis.")
+    str, typer.Option("--predictor", metavar="HOST:PORT", help="Address of the predictor; by default looked up in Redis.")
 ]
 RedisUrl = Annotated[
     str | None, typer.Option("--redis", metavar="URL", help="Redis of a running cluster (redis.url).", show_default=False)
@@ -42,11 +43,12 @@ RedisUrl = Annotated[
 
 
 def load_settings(file: Path | None, assignments: Sequence[str] | None, flags: Mapping[str, Any]) -> "Settings":
-    """The configuration from its file, the environment and the flags of a command.
+    """The configuration from a file, the environment and the flags of a command.
 
     Args:
-        assignments: of --set.
-        flags: values of a command's own flags by field path; None where one was not given.
+        file: configuration file; None: the one that PBKV_CONFIG names, if any.
+        assignments: values of --set.
+        flags: values of the command's own flags by field path; None: not given.
 
     Raises:
         InvalidArgument: an assignment has no value, or a field is set twice.
@@ -65,36 +67,14 @@ def load_settings(file: Path | None, assignments: Sequence[str] | None, flags: M
     return load(file, os.environ, values)
 
 
-def names_of(text: str) -> tuple[str, ...]:
-    """The names of an option that takes several, with commas between them."""
+def split_names(text: str) -> tuple[str, ...]:
+    """The names in the value of an option that takes several, separated by commas."""
     return tuple(name.strip() for name in text.split(","))
-
-
-def pressures_of(text: str) -> tuple[float, ...]:
-    """The shares of --pressure.
-
-    Raises:
-        InvalidArgument: they are no numbers.
-    """
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise InvalidArgument("--pressure", f"must be numbers with commas between them, got {text!r}") from None
-
-
-def check_policies(names: Sequence[str]) -> None:
-    """Raises:
-    InvalidArgument: there is no such policy.
-    """
-    from pbkv_cluster.cache.policies import POLICIES
-
-    for name in names:
-        POLICIES.get(name)
 
 
 def check_predictor(address: str, redis_url: str) -> None:
     """Raises:
-    InvalidArgument: neither tells where the predictor is.
+    InvalidArgument: neither the predictor's address nor a Redis to look it up in is given.
     """
     if not address and not redis_url:
         raise InvalidArgument("--predictor", "is missing; give it, or --redis (redis.url) of a running cluster")

@@ -5,13 +5,14 @@
         step = workflow.run(agent="planner", prompt="Plan a trip.", max_tokens=32)
         print(step.text, step.usage.delivered)
 
-`AsyncClient` is the same for asyncio. Errors are those of `pbkv_cluster.core.errors`.
+`AsyncClient` is the same for asyncio. Calls raise the errors of `pbkv_cluster.core.errors`.
 """
 
 from pbkv_cluster.client.aio import AsyncClient, AsyncWorkflow
 from pbkv_cluster.client.requests import Prompt, StepOptions
-from pbkv_cluster.client.results import Accepted, Finished, FinishReason, StepEvent, StepResult, Tokens
+from pbkv_cluster.client.results import StepResult
 from pbkv_cluster.client.sync import Client, Workflow
+from pbkv_cluster.core.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
 from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
 
 __all__ = [

@@ -8,19 +8,21 @@ from typing import Self, Unpack
 from pbkv_cluster.client import requests
 from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.requests import Prompt, StepOptions
-from pbkv_cluster.client.results import Collector, StepEvent, StepResult, event_from_wire
+from pbkv_cluster.client.results import Collector, StepResult
 from pbkv_cluster.core.errors import NotFound, PbkvError
+from pbkv_cluster.core.step_events import StepEvent
 from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.rpc.step_events import step_event_from_wire
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 
 
 class AsyncClient:
-    """A connection to a gateway. Errors are those of `core.errors`. A context manager that closes it."""
+    """A connection to a gateway; a context manager that closes it. Calls raise the errors of `core.errors`."""
 
     def __init__(self, endpoint: str) -> None:
         """Args:
-        endpoint: of the gateway, host:port. It is connected on the first call.
+        endpoint: the gateway's host:port. The first call connects to it.
         """
         self._channel = connect(endpoint)
         self._stub = workflow_pb2_grpc.WorkflowServiceStub(self._channel)
@@ -37,14 +39,14 @@ class AsyncClient:
         """Opens a workflow, or finds the open one of that id.
 
         Args:
-            workflow_id: at most 256 bytes; by default the server draws one.
-            workload: the application, so that what one workflow teaches serves its siblings.
+            workflow_id: at most 256 bytes; by default the gateway draws one.
+            workload: name of the application; workflows of one workload are learnt from together.
             tenant: cached blocks are never shared between tenants.
-            lease_s: seconds of silence after which the workflow is ended; 0: the server's default.
-            step_graph: which agents follow which; used by workers whose policy is `kvflow`.
+            lease_s: seconds of silence after which the workflow is ended; 0: the gateway's default.
+            step_graph: which agents may follow which, for policies and experts that use it.
 
         Raises:
-            InvalidArgument: a value is refused, or the open workflow has another tenant or step graph; names the field.
+            InvalidArgument: names the field that is out of its range, or in which the open workflow differs.
             ResourceExhausted: too many workflows are open.
             Unavailable: the gateway is not reachable.
         """
@@ -54,7 +56,7 @@ class AsyncClient:
         return AsyncWorkflow(self._stub, opened.workflow_id, opened.lease_s)
 
     async def status(self) -> workflow_pb2.GetClusterStatusResponse:
-        """What runs where, and how well the cache does.
+        """What runs where, and how well the cache does, since the gateway started.
 
         Raises:
             Unavailable: the gateway is not reachable.
@@ -76,7 +78,7 @@ class AsyncClient:
 
 
 class AsyncWorkflow:
-    """An open workflow. A context manager that ends it."""
+    """An open workflow; a context manager that ends it."""
 
     def __init__(self, stub: "workflow_pb2_grpc.WorkflowServiceAsyncStub", workflow_id: str, lease_s: float) -> None:
         self._stub = stub
@@ -84,27 +86,27 @@ class AsyncWorkflow:
         self.lease_s = lease_s
 
     async def stream(self, *, agent: str, prompt: Prompt, **options: Unpack[StepOptions]) -> AsyncGenerator[StepEvent, None]:
-        """Runs one step and yields its events: one Accepted, Tokens as they come, one Finished.
+        """Runs one step and yields its events: one Accepted, Tokens as they are generated, one Finished.
 
         Closing the iterator cancels the step.
 
         Args:
-            agent: who calls the model.
-            prompt: text, chat messages (role and content), token ids, or bytes of packed int32 token ids.
+            agent: name of the agent that calls the model.
+            prompt: text, chat messages (role and content), token ids, or packed int32 token ids as bytes.
             options: see `StepOptions`.
 
         Raises:
-            InvalidArgument: a value is refused; names the field.
+            InvalidArgument: a value is out of its range; names the field.
             NotFound: the workflow has ended.
             ResourceExhausted: the queues are full.
-            Unavailable: no worker, or no gateway, is reachable.
+            Unavailable: no worker or no gateway is reachable.
             DeadlineExceeded: the step took longer than `timeout_s`.
         """
         call = self._stub.SubmitStep(requests.step_request(self.id, agent, prompt, options), timeout=options.get("timeout_s"))
         try:
             with typed_errors():
                 async for message in call:
-                    event = event_from_wire(message)
+                    event = step_event_from_wire(message)
                     if event is not None:
                         yield event
         finally:
@@ -119,14 +121,14 @@ class AsyncWorkflow:
 
     @asynccontextmanager
     async def tool(self, name: str, expected_s: float | None = None) -> AsyncIterator[None]:
-        """Tells the service that the workflow waits for a tool while the body runs.
+        """Reports a tool call that lasts as long as the body runs.
 
         Args:
             name: of the tool.
-            expected_s: seconds that it is expected to take.
+            expected_s: seconds that the call is expected to take.
 
         Raises:
-            InvalidArgument: a value is refused; names the field.
+            InvalidArgument: a value is out of its range; names the field.
             NotFound: the workflow has ended.
             Unavailable: the gateway is not reachable.
         """
@@ -157,7 +159,7 @@ class AsyncWorkflow:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A workflow that is over is what was wanted; and what went wrong in the body matters more than its cleaning up,
-        # which the lease does in any case.
+        # A workflow that has ended already is no error. An error of the body matters more than one of ending the workflow,
+        # which its lease does in any case.
         with suppress(NotFound if error is None else PbkvError):
             await self.end()

@@ -1,4 +1,4 @@
-"""Messages of a client's calls, from plain values."""
+"""Plain values to the messages of a client's calls."""
 
 import operator
 import uuid
@@ -16,24 +16,24 @@ Prompt = str | bytes | Sequence[int] | Sequence[Message]
 
 
 class StepOptions(TypedDict, total=False):
-    """Keyword arguments of a step, all optional. What is left out takes the server's default."""
+    """Keyword arguments of a step, all optional. What is left out takes the gateway's default."""
 
-    call_site: str  # which of the agent's prompt templates this is
-    parent_step: int  # the step that this one follows, where a workflow branches; default: the latest
+    call_site: str  # name of the prompt template
+    parent_step: int  # number of the step that this one follows, where a workflow branches; default: the latest
     priority: int  # higher goes first among the waiting; default 0
-    tenant: str  # whose blocks these are; default: the workflow's
+    tenant: str  # whose cached blocks the step shares; default: the workflow's
     max_tokens: int  # at least 1; default 128
     temperature: float  # 0 is greedy; default 0
     top_p: float  # in (0, 1]; default 1
     seed: int  # same seed, same tokens; default: drawn
-    stop: str | Sequence[str]  # the answer ends before any of these
+    stop: str | Sequence[str]  # the output ends before any of these
     ignore_eos: bool  # go on past the model's end-of-sequence token
-    forced_output: bytes | Sequence[int]  # decode these token ids instead of choosing; for replay
+    forced_output: bytes | Sequence[int]  # token ids to decode instead of choosing; for replay
     timeout_s: float  # seconds that the whole step may take; default: no limit
 
 
 def prompt_message(prompt: Prompt) -> types_pb2.Prompt:
-    """A prompt on the wire: a str is text, bytes are packed token ids, a sequence is chat messages or token ids.
+    """The message of a prompt: a str is text, bytes are packed token ids, a sequence holds chat messages or token ids.
 
     Raises:
         InvalidArgument: it is none of these.
@@ -73,7 +73,7 @@ def step_request(workflow_id: str, agent: str, prompt: Prompt, options: StepOpti
             tenant=options.get("tenant", ""),
         )
     except (TypeError, ValueError) as error:
-        # Protobuf names the field itself, for a value of the wrong type as for one out of its range.
+        # Protobuf's own message names the field, for a value of the wrong type and for one out of its range.
         raise InvalidArgument("step", str(error)) from error
 
 
@@ -95,7 +95,7 @@ def _sampling(options: StepOptions) -> types_pb2.Sampling:
     stop = options.get("stop", ())
     forced = options.get("forced_output")
     packed = None if forced is None else _packed("sampling.forced_output", forced)
-    # A replay that says nothing else decodes all that it was given.
+    # Without a limit, a replay decodes the whole forced output.
     max_tokens = options.get("max_tokens", None if packed is None else tokens.count(packed.data))
     return types_pb2.Sampling(
         max_tokens=max_tokens,

@@ -1,4 +1,4 @@
-"""The client for code without asyncio. The same calls as `aio`, blocking; safe to use from several threads."""
+"""The client for code without asyncio: the calls of `aio`, blocking. Safe to use from several threads."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,19 +10,21 @@ import grpc
 from pbkv_cluster.client import requests
 from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.requests import Prompt, StepOptions
-from pbkv_cluster.client.results import StepEvent, StepResult, collect, event_from_wire
+from pbkv_cluster.client.results import StepResult, collect
 from pbkv_cluster.core.errors import NotFound, PbkvError
+from pbkv_cluster.core.step_events import StepEvent
 from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.rpc.channel import CHANNEL_OPTIONS
+from pbkv_cluster.rpc.step_events import step_event_from_wire
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 
 
 class Client:
-    """A connection to a gateway. Errors are those of `core.errors`. A context manager that closes it."""
+    """A connection to a gateway; a context manager that closes it. Calls raise the errors of `core.errors`."""
 
     def __init__(self, endpoint: str) -> None:
         """Args:
-        endpoint: of the gateway, host:port. It is connected on the first call.
+        endpoint: the gateway's host:port. The first call connects to it.
         """
         self._channel = grpc.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
         self._stub = workflow_pb2_grpc.WorkflowServiceStub(self._channel)
@@ -43,7 +45,7 @@ class Client:
         return Workflow(self._stub, opened.workflow_id, opened.lease_s)
 
     def status(self) -> workflow_pb2.GetClusterStatusResponse:
-        """What runs where, and how well the cache does.
+        """What runs where, and how well the cache does, since the gateway started.
 
         Raises:
             Unavailable: the gateway is not reachable.
@@ -63,7 +65,7 @@ class Client:
 
 
 class Workflow:
-    """An open workflow. A context manager that ends it."""
+    """An open workflow; a context manager that ends it."""
 
     def __init__(self, stub: workflow_pb2_grpc.WorkflowServiceStub, workflow_id: str, lease_s: float) -> None:
         self._stub = stub
@@ -71,7 +73,7 @@ class Workflow:
         self.lease_s = lease_s
 
     def stream(self, *, agent: str, prompt: Prompt, **options: Unpack[StepOptions]) -> Iterator[StepEvent]:
-        """Runs one step and yields its events: one Accepted, Tokens as they come, one Finished.
+        """Runs one step and yields its events: one Accepted, Tokens as they are generated, one Finished.
 
         Closing the iterator cancels the step. Arguments and errors as for `AsyncWorkflow.stream`.
         """
@@ -79,7 +81,7 @@ class Workflow:
         try:
             with typed_errors():
                 for message in call:
-                    event = event_from_wire(message)
+                    event = step_event_from_wire(message)
                     if event is not None:
                         yield event
         finally:
@@ -91,7 +93,7 @@ class Workflow:
 
     @contextmanager
     def tool(self, name: str, expected_s: float | None = None) -> Iterator[None]:
-        """Tells the service that the workflow waits for a tool while the body runs. As `AsyncWorkflow.tool`."""
+        """Reports a tool call that lasts as long as the body runs. Arguments and errors as for `AsyncWorkflow.tool`."""
         call_id = requests.new_call_id()
         self._report(name, call_id, True, expected_s)
         try:

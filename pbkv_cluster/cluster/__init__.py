@@ -1,1 +1,14 @@
-"""The frame: what runs where, under Ray. The only importer of it."""
+"""A cluster of Ray actors: what runs where, from start to stop. The only package that imports Ray.
+
+A cluster starts through these files:
+
+    local.py              `LocalCluster`: starts Redis, Ray and all members, and stops them with its process
+    ray_session.py        starts Ray on this machine, or joins a Ray cluster
+    actor_group.py        the members as actors: launch, wait until ready, process ids, stop
+    actors.py             the actor, a thin shell around one member
+    member_thread.py      runs a member on an event loop in a thread of its own
+    members.py            the members: gateway, predictor, host stores, workers
+    member.py             what a member is, and the context that it is made from
+    redis_connection.py   a member's directory and block index
+    announcer.py          renews a member's directory entry
+"""

@@ -1,4 +1,4 @@
-"""Keeps a record in the directory for as long as its member runs."""
+"""Keeps an entry in the directory for as long as its member runs."""
 
 import asyncio
 import logging
@@ -11,38 +11,37 @@ log = logging.getLogger(__name__)
 
 Call = Callable[[], Awaitable[None]]
 
-_RENEWALS_PER_LEASE = 3
-
 
 class Announcer:
-    """Announces now, and again well within every lease. While Redis is away it keeps trying."""
+    """Announces an entry at once and then every `interval_s` seconds. While Redis is down it keeps trying."""
 
-    def __init__(self, announce: Call, withdraw: Call, lease_s: float) -> None:
+    def __init__(self, announce: Call, withdraw: Call, interval_s: float) -> None:
         self._announce = announce
         self._withdraw = withdraw
-        self._interval_s = lease_s / _RENEWALS_PER_LEASE
+        self._interval_s = interval_s
         self._background = Background()
 
     async def start(self) -> None:
-        await self._once(self._announce)
+        await self._try(self._announce)
         self._background.start(self._run(), "announcer")
 
     async def wait(self) -> None:
-        """Returns never while all is well; raises what ended it."""
+        """Runs until the announcer fails, then raises its error."""
         await self._background.failure()
 
     async def stop(self) -> None:
+        """Withdraws the entry; if Redis is down, it expires."""
         await self._background.stop()
-        await self._once(self._withdraw)
+        await self._try(self._withdraw)
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self._interval_s)
-            await self._once(self._announce)
+            await self._try(self._announce)
 
     @staticmethod
-    async def _once(call: Call) -> None:
+    async def _try(call: Call) -> None:
         try:
             await call()
         except Unavailable as error:
-            log.warning("the directory cannot be reached, the lease runs: %s", error)
+            log.warning("cannot reach the directory, where this member's entry expires unless it is renewed: %s", error)

@@ -1,4 +1,4 @@
-"""Runs one member on an event loop in a thread of its own, for frames that are not asynchronous."""
+"""Runs a member on an event loop in a thread of its own, for a caller that is not asynchronous."""
 
 import asyncio
 import logging
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from pbkv_cluster.cluster.member_context import Member
+from pbkv_cluster.cluster.member import Member
 
 log = logging.getLogger(__name__)
 
@@ -17,43 +17,43 @@ class MemberThread:
     def __init__(self, make: Callable[[], Member], on_failure: Callable[[BaseException], None]) -> None:
         """Args:
         make: makes the member; called on the thread.
-        on_failure: told what ended the member after it had started; called on the thread.
+        on_failure: receives the error of a member that fails after it has started; called on the thread.
         """
         self._make = make
         self._on_failure = on_failure
-        self.started: Future[str] = Future()  # the address, or what kept it from starting
+        self.started: Future[str] = Future()  # the address, or the error that prevented the start
         self._stopping = asyncio.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="member", daemon=True)
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """Ends the member; returns when it has, at the latest after `timeout_s` seconds."""
+        """Stops the member and waits for its end, at most `timeout_s` seconds."""
         self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_until_complete(self._live())
-        except BaseException as error:  # handed on, whatever it is
+            self._loop.run_until_complete(self._serve())
+        except BaseException as error:  # passed on to the caller
             if self.started.done():
                 log.critical("a member of the cluster failed", exc_info=error)
                 self._on_failure(error)
             else:
                 self.started.set_exception(error)
 
-    async def _live(self) -> None:
+    async def _serve(self) -> None:
         member = self._make()
         try:
             self.started.set_result(await member.start())
-            waiting = asyncio.ensure_future(member.wait())
+            failure = asyncio.ensure_future(member.wait())
             stopping = asyncio.ensure_future(self._stopping.wait())
-            done, rest = await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            for task in rest:
+            done, pending = await asyncio.wait({failure, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            for task in pending:
                 task.cancel()
-            await asyncio.gather(*rest, return_exceptions=True)
-            if waiting in done:
-                waiting.result()
+            await asyncio.gather(*pending, return_exceptions=True)
+            if failure in done:
+                failure.result()
         finally:
             await member.stop()

@@ -1,4 +1,4 @@
-"""The members of a cluster: gateway, predictor, host stores and workers, each wired to the rest."""
+"""The members of a cluster: gateway, predictor, host stores and workers, each connected to the others."""
 
 import asyncio
 import os
@@ -8,7 +8,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from pbkv_cluster.cluster.announcer import Announcer
-from pbkv_cluster.cluster.member_context import Index, MemberContext
+from pbkv_cluster.cluster.member import MemberContext
+from pbkv_cluster.cluster.redis_connection import RedisConnection
 from pbkv_cluster.core.background import first_failure
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import Config
@@ -18,80 +19,73 @@ from pbkv_cluster.rpc.services import GATEWAY, HOST_STORE, PREDICTOR
 from pbkv_cluster.store.cluster_index import Directory, IndexPublisher, NodeEntry, ServiceEntry, WorkerEntry
 
 
-class _Serving:
-    """What the members have in common: a connection to Redis, and a record in the directory."""
+class _MemberBase:
+    """What all members share: a connection to Redis, an entry in the directory, and parts that run until one fails."""
 
-    def __init__(self, site: MemberContext) -> None:
-        self._site = site
-        self._index = Index(site)
-        self._stack = AsyncExitStack()  # ends what was begun, the last first, whatever one part of it says
-        self._stack.push_async_callback(self._index.close)
-        self._parts: list[Callable[[], Awaitable[None]]] = []  # each returns never while all is well
+    def __init__(self, context: MemberContext) -> None:
+        self._context = context
+        self._redis = RedisConnection(context)
+        self._stack = AsyncExitStack()  # stops the parts in reverse order, even if one of them raises
+        self._stack.push_async_callback(self._redis.close)
+        self._failures: list[Callable[[], Awaitable[None]]] = []  # each runs until its part fails, then raises
 
-    def _begin(self, stop: Callable[[], Awaitable[None]], wait: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Notes how to end something that is about to start, and how to hear of its failure."""
+    def _add_part(self, stop: Callable[[], Awaitable[None]], wait: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Registers a part that is about to start: how to stop it, and how to wait for its failure."""
         self._stack.push_async_callback(stop)
         if wait is not None:
-            self._parts.append(wait)
+            self._failures.append(wait)
 
     async def wait(self) -> None:
-        """Returns never while all is well; raises what ended the member."""
-        await first_failure(*(asyncio.ensure_future(wait()) for wait in self._parts))
+        """Runs until a part of the member fails, then raises its error."""
+        await first_failure(*(asyncio.ensure_future(wait()) for wait in self._failures))
 
     async def stop(self) -> None:
         await self._stack.aclose()
 
     async def _announce_service(self, name: str, address: str) -> None:
-        record = ServiceEntry(name, address, os.getpid())
-        directory = self._index.directory
-        await self._announce_with(
-            Announcer(lambda: directory.announce_service(record), lambda: directory.withdraw_service(record), directory.lease_s)
-        )
+        entry = ServiceEntry(name, address, os.getpid())
+        directory = self._redis.directory
+        await self._announce(lambda: directory.announce_service(entry), lambda: directory.withdraw_service(entry))
 
-    async def _announce_with(self, announcer: Announcer) -> None:
-        self._begin(announcer.stop, announcer.wait)
+    async def _announce(self, announce: Callable[[], Awaitable[None]], withdraw: Callable[[], Awaitable[None]]) -> None:
+        announcer = Announcer(announce, withdraw, self._redis.directory.renewal_interval_s)
+        self._add_part(announcer.stop, announcer.wait)
         await announcer.start()
 
 
-class PredictorMember(_Serving):
+class PredictorMember(_MemberBase):
     """The predictor service."""
 
     async def start(self) -> str:
         from pbkv_cluster.predictor_service.server import PredictorServer, collect_rarely
 
-        config = self._site.config.predictor
-        state_dir = self._site.state_dir
+        config = self._context.config.predictor
+        state_dir = self._context.state_dir
         state = Path(config.state_path) if config.state_path else Path(state_dir, "predictor.state") if state_dir else None
-        server = PredictorServer(config, SystemClock(), state, lease_s=2 * self._site.config.gateway.workflow_lease_s)
-        self._begin(server.stop, server.wait)
-        address = await server.start(self._site.host, 0)
+        server = PredictorServer(config, SystemClock(), state, lease_s=2 * self._context.config.gateway.workflow_lease_s)
+        self._add_part(server.stop, server.wait)
+        address = await server.start(self._context.host, 0)
         collect_rarely()
         await self._announce_service(PREDICTOR, address)
         return address
 
 
-class HostStoreMember(_Serving):
+class HostStoreMember(_MemberBase):
     """The host store of a node."""
 
     async def start(self) -> str:
         from pbkv_cluster.store.arena.arena import Arena
         from pbkv_cluster.store.server import HostStore
 
-        config = self._site.config.host_store
+        config = self._context.config.host_store
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         arena = Arena(int(memory * config.memory_share), config.lease_s, SystemClock())
         store = HostStore(arena)
-        self._begin(store.stop)
-        address = await store.start(self._site.host)
-        record = NodeEntry(self._site.node_id, self._site.host, address, arena.capacity)
-        directory = self._index.directory
-        await self._announce_with(
-            Announcer(
-                lambda: directory.announce_node(record),
-                lambda: directory.withdraw_node(record.node_id),
-                directory.lease_s,
-            )
-        )
+        self._add_part(store.stop)
+        address = await store.start(self._context.host)
+        entry = NodeEntry(self._context.node_id, self._context.host, address, arena.capacity)
+        directory = self._redis.directory
+        await self._announce(lambda: directory.announce_node(entry), lambda: directory.withdraw_node(entry.node_id))
         return address
 
 
@@ -108,11 +102,11 @@ class _NodeServices:
         return next((node.address for node in await self._directory.nodes() if node.node_id == self._node_id), None)
 
 
-class WorkerMember(_Serving):
-    """A GPU worker, and its blocks in the index."""
+class WorkerMember(_MemberBase):
+    """A GPU worker, with its blocks in the index."""
 
-    def __init__(self, site: MemberContext, worker_id: str) -> None:
-        super().__init__(site)
+    def __init__(self, context: MemberContext, worker_id: str) -> None:
+        super().__init__(context)
         self._worker_id = worker_id
         self._publisher: IndexPublisher | None = None
 
@@ -120,19 +114,19 @@ class WorkerMember(_Serving):
         from pbkv_cluster.gpu_worker.server import WorkerServer
 
         worker = WorkerServer(
-            await _with_model(self._site.config),
+            await _with_model(self._context.config),
             self._worker_id,
             SystemClock(),
-            predictor=self._index.directory,
-            host_store=_NodeServices(self._index.directory, self._site.node_id),
+            predictor=self._redis.directory,
+            host_store=_NodeServices(self._redis.directory, self._context.node_id),
             on_change=self._changed,
         )
-        self._begin(worker.stop, worker.wait)
-        facts = await worker.start(self._site.host)
-        record = WorkerEntry(
+        self._add_part(worker.stop, worker.wait)
+        facts = await worker.start(self._context.host)
+        entry = WorkerEntry(
             worker_id=self._worker_id,
             incarnation=uuid.uuid4().hex,
-            node_id=self._site.node_id,
+            node_id=self._context.node_id,
             address=facts.address,
             pid=os.getpid(),
             namespace=facts.namespace,
@@ -143,39 +137,39 @@ class WorkerMember(_Serving):
             block_bytes=facts.block_bytes,
         )
         self._publisher = IndexPublisher(
-            self._index.directory,
-            self._index.blocks,
-            record,
+            self._redis.directory,
+            self._redis.blocks,
+            entry,
             worker.residency,
-            flush_interval_s=self._site.config.redis.flush_interval_s,
+            flush_interval_s=self._context.config.redis.flush_interval_s,
         )
-        # Begun last, so ended first: no step is sent to a worker that is leaving.
-        self._begin(self._publisher.stop, self._publisher.wait)
+        # Added last, so stopped first: no step is sent to a worker that is stopping.
+        self._add_part(self._publisher.stop, self._publisher.wait)
         await self._publisher.start()
         return facts.address
 
     def _changed(self, key: bytes, tiers: frozenset[Tier]) -> None:
-        if self._publisher is not None:  # before, the snapshot that it starts with will tell
+        if self._publisher is not None:  # until then, the publisher's first snapshot covers it
             self._publisher.record(key, tiers)
 
 
-class GatewayMember(_Serving):
+class GatewayMember(_MemberBase):
     """The front door."""
 
     async def start(self) -> str:
         from pbkv_cluster.gateway.server import GatewayServer
 
-        config = await _with_model(self._site.config)
+        config = await _with_model(self._context.config)
         codec = await asyncio.to_thread(TextCodec.load, config.model.path, config.model.revision)
-        server = GatewayServer(config, self._index.directory, self._index.blocks, codec, SystemClock())
-        self._begin(server.stop, server.wait)
-        address = await server.start(self._site.host, config.gateway.port)
+        server = GatewayServer(config, self._redis.directory, self._redis.blocks, codec, SystemClock())
+        self._add_part(server.stop, server.wait)
+        address = await server.start(self._context.host, config.gateway.port)
         await self._announce_service(GATEWAY, address)
         return address
 
 
 async def _with_model(config: Config) -> Config:
-    """The configuration with a model to load, where it names none the small random one."""
+    """The configuration with a model to load: the small random one if it names none."""
     if config.model.path:
         return config
     from pbkv_cluster.gpu_worker.model.random_model import cached

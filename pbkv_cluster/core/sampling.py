@@ -1,5 +1,6 @@
 """Sampling parameters: how the next tokens of a step are chosen."""
 
+import secrets
 from dataclasses import dataclass
 
 from pbkv_cluster.core.errors import InvalidArgument
@@ -37,3 +38,33 @@ class SamplingParams:
             raise InvalidArgument("sampling.stop", "a stop string must not be empty")
         if self.forced_output is not None and (not self.forced_output or len(self.forced_output) % 4):
             raise InvalidArgument("sampling.forced_output", "must hold at least one packed int32 token id")
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """Sampling parameters as a client gives them. None: left to the server."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    forced_output: bytes | None = None
+
+    def complete(self) -> SamplingParams:
+        """Fills in the defaults of `SamplingParams`; a seed that is left out is drawn.
+
+        Raises:
+            InvalidArgument: a value is out of its range.
+        """
+        defaults = SamplingParams()
+        return SamplingParams(
+            max_tokens=defaults.max_tokens if self.max_tokens is None else self.max_tokens,
+            temperature=defaults.temperature if self.temperature is None else self.temperature,
+            top_p=defaults.top_p if self.top_p is None else self.top_p,
+            seed=secrets.randbits(64) if self.seed is None else self.seed,
+            stop=self.stop,
+            ignore_eos=self.ignore_eos,
+            forced_output=self.forced_output,
+        )

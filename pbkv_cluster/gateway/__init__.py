@@ -1,7 +1,30 @@
-"""The front door: workflows and their steps in, routed to workers, out as streams; events to the predictor.
+"""The gateway: workflows and their steps in, steps to workers, their output back, events to the predictor.
 
-`server.GatewayServer` puts it together. A step goes `service` → `submit` (checks, numbers) → `prompts` (tokens, block keys) →
-`relay` → `placement` → `router` (which worker) → a worker's stream, and back. Beside it: `sessions` and `workflows` (open
-workflows and their leases), `journal` (their records in the directory), `workers` (who is there), `events` (to the predictor),
-`available` (what an infinite cache would have had), `status`.
+A step passes these files in this order:
+
+    servicer.py                  the wire: `WorkflowService` messages to plain values and back; it alone knows them
+    step/request.py              `StepRequest`: a step as any front door submits it
+    step/submission.py           from the request to the last event: checks, number in the workflow, clean-up
+    step/admission.py            bound on steps in flight
+    step/step.py, step/state.py  the step: what it is to do, its state
+    step/prompt_reader.py        prompt to tokens and block keys
+    routing/infinite_cache.py    available tokens of the prompt
+    step/relay.py                loop: place, pass output on, go on elsewhere when the worker is lost
+    routing/placement.py         waits for workers, asks the index what each has cached
+    routing/router.py            scores the candidates, in seconds
+    routing/worker_pool.py       the live workers
+    routing/worker.py            link to one worker: `WorkerService` messages to plain values and back
+    routing/speeds.py            measured prefill speed and step duration
+
+A workflow:
+
+    workflow/requests.py         start of a workflow, report of a tool call, as plain values
+    workflow/lifecycle.py        start, find, resume, renew, end
+    workflow/open_workflows.py   the open workflows in memory, and their leases
+    workflow/entry_writer.py     their entries in the directory
+    workflow/events.py           their events, numbered
+    predictor_feed/              their events, to the predictor
+
+Everywhere: `server.py` puts the parts together, `checks.py` checks fields, `decisions.py` lists the reason codes,
+`status.py` reads the status of the cluster.
 """

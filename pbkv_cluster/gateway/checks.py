@@ -3,8 +3,6 @@
 from pbkv_cluster.core.checks import name, required_name, seconds
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.step_graph import StepGraph
-from pbkv_cluster.rpc.convert import step_graph_from_wire
-from pbkv_cluster.rpc.v1 import types_pb2
 
 __all__ = ["lease", "name", "required_name", "seconds", "step_graph"]
 
@@ -19,8 +17,7 @@ def lease(field: str, value: float) -> float:
     return seconds(field, value, MAX_LEASE_S)
 
 
-def step_graph(message: types_pb2.StepGraph) -> StepGraph:
-    """A graph whose agents are names."""
-    for position, node in enumerate(message.nodes):
-        name(f"step_graph.nodes[{position}].agent_id", node.agent_id)
-    return step_graph_from_wire(message)
+def step_graph(graph: StepGraph) -> None:
+    """The agents of a step graph are names."""
+    for position, node in enumerate(graph.nodes):
+        name(f"step_graph.nodes[{position}].agent_id", node.agent)

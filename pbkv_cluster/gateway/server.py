@@ -16,14 +16,15 @@ from pbkv_cluster.gateway.routing.placement import Placement
 from pbkv_cluster.gateway.routing.speeds import PrefillSpeed
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.servicer import WorkflowServicer
-from pbkv_cluster.gateway.status import StatusReport
-from pbkv_cluster.gateway.step.prompts import PromptReader
+from pbkv_cluster.gateway.status import StatusReader
+from pbkv_cluster.gateway.step.admission import Admission
+from pbkv_cluster.gateway.step.prompt_reader import PromptReader
 from pbkv_cluster.gateway.step.relay import Relay
-from pbkv_cluster.gateway.step.step import Admission
 from pbkv_cluster.gateway.step.submission import Submission
 from pbkv_cluster.gateway.workflow.entry_writer import EntryWriter
-from pbkv_cluster.gateway.workflow.lifecycle import Workflows
-from pbkv_cluster.gateway.workflow.sessions import Sessions
+from pbkv_cluster.gateway.workflow.events import EventReporter
+from pbkv_cluster.gateway.workflow.lifecycle import WorkflowLifecycle
+from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 from pbkv_cluster.store.cluster_index import BlockIndex, Directory
@@ -32,19 +33,23 @@ _TOKENIZER_THREADS = 2
 
 
 class GatewayServer:
-    """The front door of a cluster. Make, `start` and `stop` it within one event loop."""
+    """The gateway of a cluster. Make, `start` and `stop` it within one event loop.
+
+    Front doors call `workflows`, `submission` and `status`.
+    """
 
     def __init__(self, config: Config, directory: Directory, index: BlockIndex, codec: TextCodec, clock: Clock) -> None:
         gateway = config.gateway
         decisions = Decisions()
-        sessions = Sessions(clock, gateway.max_workflows)
+        open_workflows = OpenWorkflows(clock, gateway.max_workflows)
         admission = Admission(gateway.max_steps, decisions)
         infinite, meter, speed = InfiniteCache(gateway.available_blocks), HitMeter(), PrefillSpeed()
         self._pool = WorkerPool(directory, clock)
         self._feed = EventFeed(directory, decisions)
-        self._journal = EntryWriter(directory, decisions, clock, capacity=2 * gateway.max_workflows)
+        self._entries = EntryWriter(directory, decisions, clock, capacity=2 * gateway.max_workflows)
         self._executor = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenizer")
-        self._workflows = Workflows(gateway, sessions, self._journal, self._pool, self._feed.put, decisions, clock)
+        events = EventReporter(self._feed.put, clock)
+        self.workflows = WorkflowLifecycle(gateway, open_workflows, self._entries, self._pool, events, decisions, clock)
         placement = Placement(
             self._pool,
             index,
@@ -53,9 +58,9 @@ class GatewayServer:
             parallelism=config.engine.max_running,
             worker_wait_s=gateway.worker_wait_s,
         )
-        submission = Submission(
+        self.submission = Submission(
             admission=admission,
-            workflows=self._workflows,
+            workflows=self.workflows,
             prompts=PromptReader(codec, self._executor),
             pool=self._pool,
             placement=placement,
@@ -65,45 +70,46 @@ class GatewayServer:
                 speed=speed,
                 infinite=infinite,
                 meter=meter,
+                events=events,
                 decisions=decisions,
                 clock=clock,
                 retry_limit=gateway.retry_limit,
-                tell_placed=self._workflows.tell_placed,
             ),
             infinite=infinite,
+            events=events,
             decisions=decisions,
             clock=clock,
             allow_forced_output=config.engine.allow_forced_output,
         )
-        status = StatusReport(config, self._pool, sessions, admission, self._feed, meter, decisions)
-        self._servicer = WorkflowServicer(self._workflows, submission, status)
+        self.status = StatusReader(config, self._pool, open_workflows, admission, self._feed, meter, decisions)
         self._background = Background()
         self._server = RpcServer()
 
     async def start(self, host: str, port: int) -> str:
-        """Serves; port 0 takes a free one. Returns the address, host:port. Workers may come later.
+        """Serves; port 0 takes a free one. Returns the address, host:port. Workers may join later.
 
         Raises:
             StartupError: the address cannot be bound.
         """
         descriptor = workflow_pb2.DESCRIPTOR.services_by_name["WorkflowService"]
-        self._server.add(descriptor, workflow_pb2_grpc.add_WorkflowServiceServicer_to_server, self._servicer)
+        servicer = WorkflowServicer(self.workflows, self.submission, self.status)
+        self._server.add(descriptor, workflow_pb2_grpc.add_WorkflowServiceServicer_to_server, servicer)
         await self._pool.refresh()
-        await self._workflows.take_over()
+        await self.workflows.resume_all()
         address = await self._server.start(host, port)
         self._background.start(self._pool.run(), "workers")
         self._background.start(self._feed.run(), "events")
-        self._background.start(self._journal.run(), "journal")
-        self._background.start(self._workflows.run_leases(), "leases")
+        self._background.start(self._entries.run(), "directory entries")
+        self._background.start(self.workflows.run_leases(), "leases")
         return address
 
     async def wait(self) -> NoReturn:
-        """Waits for ever while all is well; raises what a part that runs in the background failed with."""
+        """Waits until a background task fails, then raises its error."""
         await self._background.failure()
 
     async def stop(self) -> None:
-        """Cancels what runs and closes every connection. Workflows stay open for the gateway that follows."""
-        async with AsyncExitStack() as stack:  # last first, and the others even if one fails
+        """Cancels running steps and closes every connection. Workflows stay open for the next gateway."""
+        async with AsyncExitStack() as stack:  # in reverse order, and the others even if one fails
             stack.callback(self._executor.shutdown, wait=False, cancel_futures=True)
             stack.push_async_callback(self._pool.close)
             stack.push_async_callback(self._background.stop)

@@ -1,14 +1,20 @@
-"""The front door: `WorkflowService` on the wire, each call handed to the part that does it."""
+"""`WorkflowService` on the wire: messages to plain values, a call to the part that serves it, plain values to messages."""
 
 from collections.abc import AsyncIterator
 from typing import Any
 
 from grpc import aio
 
-from pbkv_cluster.gateway.status import StatusReport
+from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.usage import HitMeter
+from pbkv_cluster.gateway.status import ClusterStatus, StatusReader, WorkerStatus
+from pbkv_cluster.gateway.step.request import ChatMessage, ChatPrompt, Prompt, StepRequest, TextPrompt, TokenPrompt
 from pbkv_cluster.gateway.step.submission import Submission
-from pbkv_cluster.gateway.workflow.lifecycle import Workflows
-from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
+from pbkv_cluster.gateway.workflow.lifecycle import WorkflowLifecycle
+from pbkv_cluster.gateway.workflow.requests import ToolCallReport, WorkflowRequest
+from pbkv_cluster.rpc import convert
+from pbkv_cluster.rpc.step_events import step_event_to_wire
+from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2, workflow_pb2_grpc
 
 _Context = aio.ServicerContext[Any, Any]
 
@@ -16,7 +22,7 @@ _Context = aio.ServicerContext[Any, Any]
 class WorkflowServicer(workflow_pb2_grpc.WorkflowServiceServicer):
     """See proto/pbkv/v1/workflow.proto."""
 
-    def __init__(self, workflows: Workflows, submission: Submission, status: StatusReport) -> None:
+    def __init__(self, workflows: WorkflowLifecycle, submission: Submission, status: StatusReader) -> None:
         self._workflows = workflows
         self._submission = submission
         self._status = status
@@ -24,32 +30,118 @@ class WorkflowServicer(workflow_pb2_grpc.WorkflowServiceServicer):
     async def StartWorkflow(  # noqa: N802
         self, request: workflow_pb2.StartWorkflowRequest, context: _Context
     ) -> workflow_pb2.StartWorkflowResponse:
-        session = await self._workflows.start(request)
-        return workflow_pb2.StartWorkflowResponse(workflow_id=session.id, lease_s=session.lease_s)
+        workflow = await self._workflows.start(_workflow_request(request))
+        return workflow_pb2.StartWorkflowResponse(workflow_id=workflow.id, lease_s=workflow.lease_s)
 
     async def SubmitStep(  # noqa: N802
         self, request: workflow_pb2.SubmitStepRequest, context: _Context
     ) -> AsyncIterator[workflow_pb2.StepEvent]:
+        plain = _step_request(request)
         step = self._submission.admit()
-        # NOTE: a client that cancels while an event is on its way to it leaves the generator suspended; the callback is what
-        # frees the step at once, whatever state the generator is in.
+        # NOTE: if the client cancels while an event is on its way to it, the generator stays suspended. The callback frees the
+        # step at once, whatever state the generator is in.
         context.add_done_callback(lambda _: self._submission.close(step))  # type: ignore[arg-type]  # the stubs want a class
-        async for event in self._submission.run(step, request):
-            yield event
+        async for event in self._submission.run(step, plain):
+            yield step_event_to_wire(event)
 
     async def ReportToolCall(  # noqa: N802
         self, request: workflow_pb2.ReportToolCallRequest, context: _Context
     ) -> workflow_pb2.ReportToolCallResponse:
-        await self._workflows.report_tool(request)
+        await self._workflows.report_tool(_tool_call_report(request))
         return workflow_pb2.ReportToolCallResponse()
 
     async def EndWorkflow(  # noqa: N802
         self, request: workflow_pb2.EndWorkflowRequest, context: _Context
     ) -> workflow_pb2.EndWorkflowResponse:
-        await self._workflows.end(await self._workflows.find(request.workflow_id))
+        await self._workflows.end(request.workflow_id)
         return workflow_pb2.EndWorkflowResponse()
 
     async def GetClusterStatus(  # noqa: N802
         self, request: workflow_pb2.GetClusterStatusRequest, context: _Context
     ) -> workflow_pb2.GetClusterStatusResponse:
-        return await self._status.read()
+        return _status_response(await self._status.read())
+
+
+def _workflow_request(message: workflow_pb2.StartWorkflowRequest) -> WorkflowRequest:
+    return WorkflowRequest(
+        workflow_id=message.workflow_id,
+        workload=message.workload,
+        tenant=message.tenant,
+        lease_s=message.lease_s,
+        step_graph=convert.step_graph_from_wire(message.step_graph) if message.HasField("step_graph") else None,
+    )
+
+
+def _step_request(message: workflow_pb2.SubmitStepRequest) -> StepRequest:
+    return StepRequest(
+        workflow_id=message.workflow_id,
+        agent=message.agent_id,
+        prompt=_prompt(message.prompt),
+        call_site=message.call_site,
+        parent_step=message.parent_step if message.HasField("parent_step") else None,
+        sampling=convert.sampling_options_from_wire(message.sampling),
+        priority=message.priority,
+        tenant=message.tenant,
+    )
+
+
+def _prompt(message: types_pb2.Prompt) -> Prompt:
+    match message.WhichOneof("form"):
+        case "text":
+            return TextPrompt(message.text)
+        case "messages":
+            return ChatPrompt(tuple(ChatMessage(each.role, each.content) for each in message.messages.messages))
+        case "token_ids":
+            return TokenPrompt(convert.packed_from_wire(message.token_ids, "prompt.token_ids"))
+    raise InvalidArgument("prompt", "one of text, messages and token_ids must be set")
+
+
+def _tool_call_report(message: workflow_pb2.ReportToolCallRequest) -> ToolCallReport:
+    phases = (workflow_pb2.ReportToolCallRequest.PHASE_STARTED, workflow_pb2.ReportToolCallRequest.PHASE_FINISHED)
+    if message.phase not in phases:
+        raise InvalidArgument("phase", "must be PHASE_STARTED or PHASE_FINISHED")
+    return ToolCallReport(
+        workflow_id=message.workflow_id,
+        tool=message.tool,
+        started=message.phase == workflow_pb2.ReportToolCallRequest.PHASE_STARTED,
+        call_id=message.call_id,
+        expected_s=message.expected_s if message.HasField("expected_s") else None,
+    )
+
+
+def _status_response(status: ClusterStatus) -> workflow_pb2.GetClusterStatusResponse:
+    return workflow_pb2.GetClusterStatusResponse(
+        cluster=status.cluster,
+        model=status.model,
+        workers=map(_worker, status.workers),
+        open_workflows=status.open_workflows,
+        running_steps=status.running_steps,
+        predictor_reachable=status.predictor_reachable,
+        predictor_address=status.predictor_address,
+        index_reachable=status.index_reachable,
+        totals=_totals(status.totals),
+        decisions=status.decisions,
+    )
+
+
+def _worker(status: WorkerStatus) -> workflow_pb2.GetClusterStatusResponse.Worker:
+    message = workflow_pb2.GetClusterStatusResponse.Worker(
+        worker_id=status.worker_id, node_id=status.node_id, address=status.address, reachable=status.report is not None
+    )
+    if (report := status.report) is not None:
+        message.store.CopyFrom(report.store)
+        message.running, message.waiting = report.running, report.waiting
+        message.access_updates_applied, message.access_workflows = report.access_updates_applied, report.access_workflows
+    return message
+
+
+def _totals(meter: HitMeter) -> workflow_pb2.GetClusterStatusResponse.Totals:
+    return workflow_pb2.GetClusterStatusResponse.Totals(
+        steps=meter.steps,
+        prompt_tokens=meter.prompt_tokens,
+        available_tokens=meter.available_tokens,
+        captured=convert.tiers_to_wire(meter.captured),
+        delivered=convert.tiers_to_wire(meter.delivered),
+        computed_tokens=meter.computed_tokens,
+        generated_tokens=meter.generated_tokens,
+    )

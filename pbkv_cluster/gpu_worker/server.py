@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pbkv_cluster.cache.tiers.tiers import ChangeListener
+from pbkv_cluster.cache.tiers.announcements import ChangeListener
 from pbkv_cluster.core.background import first_failure
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
@@ -16,7 +16,7 @@ from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
-from pbkv_cluster.gpu_worker.kv.arena_region import ArenaLease
+from pbkv_cluster.gpu_worker.kv.arena_region import ArenaRegion
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel, load_model
 from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner, pick_device
 from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
@@ -64,7 +64,7 @@ class WorkerServer:
         self._clock = clock
         self._on_change = on_change
         self._rpc = RpcServer()
-        self._arena = ArenaLease(worker_id, host_store) if host_store else None
+        self._arena = ArenaRegion(worker_id, host_store) if host_store else None
         self._predictor = predictor
         self._predictor_link: PredictorLink | None = None
         self._thread: EngineThread | None = None

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 from typing import Any
 
-from pbkv_cluster.cache.tree.node import Level
+from pbkv_cluster.cache.observer import GuardStat
 from pbkv_cluster.core import checks
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.errors import FailedPrecondition
@@ -140,22 +140,27 @@ def _tokens(output: Output) -> worker_pb2.RunStepEvent.Tokens:
     return worker_pb2.RunStepEvent.Tokens(token_ids=types_pb2.PackedTokens(data=pack(output.tokens)), text=output.text)
 
 
+def _guard_to_wire(guard: GuardStat) -> store_pb2.GuardStat:
+    fields = asdict(guard)
+    return store_pb2.GuardStat(leaning=fields.pop("lru_active"), **fields)
+
+
 def _store_stat(engine: Engine, block_bytes: int) -> store_pb2.StoreStat:
     cache = engine.cache
     tiers = [
         store_pb2.TierStat(
-            tier=tier_to_wire(level.tier),
-            capacity_blocks=cache.tiers.pools[level].capacity,
-            used_blocks=cache.used_blocks(level),
-            locked_blocks=cache.locked_blocks(level),
+            tier=tier_to_wire(tier.kind),
+            capacity_blocks=tier.pool.capacity,
+            used_blocks=cache.used_blocks(tier.kind),
+            locked_blocks=cache.locked_blocks(tier.kind),
             block_bytes=block_bytes,
         )
-        for level in Level
+        for tier in cache.tiers
     ]
     guard = cache.guard()
     return store_pb2.StoreStat(
         tiers=tiers,
         policy=engine.policy,
         decisions=cache.tiers.decisions + engine.scheduler.decisions,
-        guard=None if guard is None else store_pb2.GuardStat(**asdict(guard)),
+        guard=None if guard is None else _guard_to_wire(guard),
     )

@@ -1,9 +1,20 @@
-"""Workflows to drive a cluster with, recorded or generated, on a cluster in real time or on the engine in virtual time.
+"""Recorded and generated agent workflows, run on the production engine in virtual time, or replayed to a cluster in real time.
 
-`traces` reads recorded workflows and `workflows` generates them, as the same values. `prompts` rebuilds their token ids.
-`replay` submits them to a cluster and reports what its cache did.
+Only the GPU is simulated, by a cost model that moves a clock. Scheduler, cache, policies and predictor are those of a worker.
+The folders, in the order in which a comparison of policies uses them:
 
-`simulation` drives the real engine, cache, policies and predictor with a workload (`workload`) on a clock that a cost model
-moves (`cost_model`, `runner`). `pressure` finds cache sizes that compare, `oracle` is the policy that knows the future, and
-`experiment` sets policies against each other.
+- `traces/` reads recorded workflows (`files` recognises the format) and splits them by task (`split`).
+- `workload/` makes of them what is run: which workflows arrive and when (`workload`); how long they pause and what they
+  announce of it (`tools`); their token ids (`prompts`, `token_source`), predictor events (`events`) and access logs
+  (`access_logs`). `generator` invents workflows.
+- `policies/` holds the policies that exist only here: `oracle`, which knows the future, and `adversary`, which negates another.
+- `prediction/` runs the real predictor: trained before a run (`training`), fed during it (`forecaster`), and scored on its own
+  (`scores`, `trial`).
+- `engine/` runs one workload once: `simulation` submits steps and keeps the clock, `engine` is the worker's engine with a short
+  cut for decoding, `runner` and `cost_model` replace the GPU, `result` is what a run returns. `calibrate` fits a cost model.
+- `evaluation/` compares policies: `pressure` finds cache sizes, `comparison` makes rows on one workload, `experiment` runs a
+  plan of workloads, pressures and seeds, `plot` draws it.
+- `tuning/` searches settings with these comparisons.
+
+`replay/` submits the same workflows to a running cluster instead, and reports what its cache did.
 """

@@ -1,1 +1,20 @@
-"""The cache: prefix tree, tiers, reuse policies, eviction, and the cluster-wide index."""
+"""The CPU store of a cluster: host memory for cached blocks, and the index of who holds which block.
+
+Host memory, as a worker meets it:
+
+    server.py                        a node's host store: an arena, and the gRPC server in front of it
+    servicer.py                      its RPCs: give a worker a region; pass other calls on to all workers of the node
+    arena/arena.py                   one file in shared memory per node, divided into regions, one per worker
+    arena/region_lock.py             the file lock that shows that a worker still has its region mapped
+
+The index in Redis, as a block enters it:
+
+    cluster_index/redis_server.py    the Redis server: a running one, or one that this process starts
+    cluster_index/redis_supervisor.py   script that restarts a server that we started, and ends it with us
+    cluster_index/client.py          Redis clients, and their errors as `Unavailable`
+    cluster_index/publisher.py       announces a worker and its blocks for as long as the worker runs
+    cluster_index/directory.py       members and workflows of the cluster: announce, withdraw, list
+    cluster_index/entries.py         what a directory entry contains, and its JSON
+    cluster_index/expiring_table.py  one table of entries that expire (`entry_put.lua`, `entry_remove.lua`)
+    cluster_index/block_index.py     block key to tiers for each worker; how much of a prompt each holds (`match.lua`)
+"""

@@ -1,10 +1,10 @@
-"""The variants of our policy: each runs, and does something else than the whole."""
+"""The variants of our policy: each runs, and behaves differently from the whole policy."""
 
 from dataclasses import replace
 
 import pytest
 
-from benchmarks import ablation
+from benchmarks.policies import ablation
 from pbkv_cluster.cache.policies.base import make_policy
 from pbkv_cluster.cache.policies.pbkv import Pbkv
 from pbkv_cluster.core.config import CacheConfig

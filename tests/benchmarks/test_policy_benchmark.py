@@ -1,4 +1,4 @@
-"""The benchmark of policies: how rows are pooled, and that an interrupted run goes on where it stopped."""
+"""The benchmark of policies pools rows, and an interrupted run goes on where it stopped."""
 
 import argparse
 import gzip
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import policies
-from benchmarks.policy_job import add_options, job_of
-from benchmarks.policy_report import policy_report
-from benchmarks.pooled import above_oracle, cells, guard_cost, left_out, pool
-from benchmarks.row_file import RowFile, Rows, Scene, key_of
+from benchmarks.policies import benchmark as policies
+from benchmarks.policies.job import add_options, job_of
+from benchmarks.policies.pooled import above_oracle, cells, guard_cost, left_out, pool
+from benchmarks.policies.row_file import RowFile, Rows, Scene, key_of
+from benchmarks.policies.tables import policy_report
 from pbkv_cluster.simulator.evaluation.experiment import Row
 from pbkv_cluster.simulator.workload.generator import Sizes, generate
 
@@ -40,8 +40,8 @@ def test_gaps_are_pooled_and_ratios_are_means() -> None:
         *(row("a", "lru", 0.2), row("a", "oracle", 0.6), row("a", "pbkv", 0.4, guard=0.5)),
         *(row("b", "lru", 0.4), row("b", "oracle", 0.5), row("b", "pbkv", 0.36, guard=0.1)),
         *(row("b", "lru", 0.4, 1), row("b", "oracle", 0.5, 1), row("b", "pbkv", 0.44, 1, guard=0.0)),
-        *(row("c", "lru", 0.8, measured=0.7), row("c", "oracle", 0.9), row("c", "pbkv", 0.1)),  # out of reach
-        *(row("d", "lru", 0.4), row("d", "pbkv", 0.1)),  # without a bound as yet
+        *(row("c", "lru", 0.8, measured=0.7), row("c", "oracle", 0.9), row("c", "pbkv", 0.1)),  # not at the requested pressure
+        *(row("d", "lru", 0.4), row("d", "pbkv", 0.1)),  # the oracle has not run yet
     )
     found = pool(cells(rows, "pbkv", 0.45))
     assert found is not None
@@ -55,7 +55,7 @@ def test_gaps_are_pooled_and_ratios_are_means() -> None:
     assert pool(cells(rows, "pbkv", 0.65)) is None
 
 
-def test_disturbed_rows_stand_beside_the_same_lru_and_oracle() -> None:
+def test_disturbed_rows_are_compared_with_the_same_lru_and_oracle() -> None:
     rows = rows_of(row("a", "lru", 0.2), row("a", "oracle", 0.6), row("a", "pbkv", 0.40))
     rows |= rows_of(row("a", "lru", 0.2), row("a", "pbkv", 0.44), disturbed="unguarded")
     assert len(rows) == 4
@@ -64,7 +64,7 @@ def test_disturbed_rows_stand_beside_the_same_lru_and_oracle() -> None:
     assert guard_cost(rows, "lfu", 0.45, "", "unguarded") is None
 
 
-def test_what_beats_the_oracle_is_told(tmp_path: Path) -> None:
+def test_runs_that_beat_the_oracle_are_reported(tmp_path: Path) -> None:
     rows = rows_of(row("a", "lru", 0.2), row("a", "oracle", 0.4), row("a", "pbkv", 0.404), row("a", "lfu", 0.41))
     assert [key.policy for key, _ in above_oracle(rows)] == ["lfu"], "beyond what is noise"
     (tmp_path / "a.jsonl.gz").touch()
@@ -77,7 +77,7 @@ def test_what_beats_the_oracle_is_told(tmp_path: Path) -> None:
     assert gap.value == pytest.approx(1.02)
 
 
-def test_a_file_of_rows_keeps_the_latest_and_forgets_what_was_cut_short(tmp_path: Path) -> None:
+def test_a_file_of_rows_keeps_the_latest_row_and_drops_an_incomplete_line(tmp_path: Path) -> None:
     file = RowFile(tmp_path / "rows.jsonl")
     file.mend()
     assert file.rows(SCENE) == {}
@@ -144,7 +144,7 @@ def test_goes_on_where_it_stopped(traces: Path, capsys: pytest.CaptureFixture[st
     assert {figure.name for figure in report.details} >= {"retired-lru at 80 %: gap closed", "oracle at 80 %: gap closed"}
     lines = kept.read_text().splitlines()
     assert [json.loads(line)["row"]["policy"] for line in lines] == ["lru", "oracle", "retired-lru"]
-    kept.write_text("\n".join([*lines[:1], lines[1][:40]]))  # stopped while the second was written
+    kept.write_text("\n".join([*lines[:1], lines[1][:40]]))  # interrupted while it wrote the second row
     policies.run(arguments(*usual, "--policies", "retired-lru"))
     assert kept.read_text().splitlines() == lines, "with the capacity that LRU's row names, all is as it was"
     policies.run(arguments(*usual, "--policies", "retired-lru,continuum"))

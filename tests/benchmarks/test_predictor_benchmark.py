@@ -1,4 +1,4 @@
-"""The benchmark of the predictor, on generated workflows: its figures where they can be told beforehand, and its parts."""
+"""The benchmark of the predictor, on made-up workflows: figures that are known beforehand, and the choice of parts."""
 
 import argparse
 import gzip
@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import policies, predictor
-from benchmarks.policy_job import job_of
-from benchmarks.predictor_accuracy import ablation, accuracy, drift, read
-from benchmarks.predictor_load import copies
+from benchmarks.policies import benchmark as policies
+from benchmarks.policies.job import job_of
+from benchmarks.predictor import benchmark as predictor
+from benchmarks.predictor.accuracy import ablation, accuracy, drift, read
+from benchmarks.predictor.load import copies
 from benchmarks.report import Report
 from pbkv_cluster.core.events import EventKind
 
 
 def write(path: Path, agents: str, workflows: int = 60) -> Path:
-    """Workflows of the same agents, one for each letter, each of a task of its own."""
+    """Workflows with the same agents, one step per letter, each of a task of its own."""
     lines = [
         {
             "workflow_id": f"w{workflow}",
@@ -48,7 +49,7 @@ def arguments(*given: str) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
-def test_what_is_always_alike_is_forecast_and_learnt_anew_when_it_changes(tmp_path: Path) -> None:
+def test_a_fixed_order_is_forecast_and_learnt_anew_after_a_change(tmp_path: Path) -> None:
     recorded = [read(write(tmp_path / f"{name}.jsonl.gz", agents), None) for name, agents in (("one", "abac"), ("two", "xyz"))]
     assert all(20 < len(each.train) < 50 and 10 < len(each.test) < 40 for each in recorded)
     names = {each.workload: {events[0].workflow for events in (*each.train, *each.test)} for each in recorded}
@@ -68,7 +69,7 @@ def test_what_is_always_alike_is_forecast_and_learnt_anew_when_it_changes(tmp_pa
     assert figures(ablation(recorded), "without words, after the output") == [1.0, 1.0, 1.0]
 
 
-def test_copies_of_a_workflow_go_on_for_ever(tmp_path: Path) -> None:
+def test_copies_of_a_workflow_never_end(tmp_path: Path) -> None:
     recorded = read(write(tmp_path / "one.jsonl.gz", "ab"), None)
     stream = copies(recorded.test, 3)
     events = [next(stream) for _ in range(12)]

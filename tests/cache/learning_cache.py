@@ -4,9 +4,10 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from pbkv_cluster.cache.guard.guarded import make_cache
-from pbkv_cluster.cache.handle import CacheHandle
-from pbkv_cluster.cache.tiers.mover import NullMover
+from pbkv_cluster.cache.factory import make_cache
+from pbkv_cluster.cache.sequence.handle import CacheHandle
+from pbkv_cluster.cache.sequence.step_identity import StepIdentity
+from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
 from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import ManualClock
@@ -26,7 +27,7 @@ class LearningCache:
     def __init__(self, gpu_blocks: int = 2000, policy: str = "pbkv", **fields: Any) -> None:
         self.clock = ManualClock()
         config = CacheConfig.model_validate({"policy": policy, "guard": False, **fields})
-        self.cache = make_cache(gpu_blocks, 0, config, NullMover(), self.clock)
+        self.cache = make_cache({Tier.GPU: gpu_blocks}, config, NullTransferEngine(), self.clock)
         self.cache.workflows.on_ended = self._learn
         self.learner = AccessModel()
         self.epoch = 0
@@ -40,21 +41,21 @@ class LearningCache:
         self.clock.advance(1.0)
         number = self.steps[workflow] = self.steps.get(workflow, -1) + 1
         tokens = prompt(step.prompt)
-        lease = self.cache.open(SPACE, tokens, workflow, step.agent, number, count(tokens))
-        assert lease is not None
-        self.hits += lease.delivered.get(Tier.GPU, 0)
-        assert self.cache.grow(lease, count(tokens))
-        self.cache.commit(lease, tokens)
-        return lease
+        handle = self.cache.open(StepIdentity(SPACE, workflow, step.agent, number, count(tokens)), tokens)
+        assert handle is not None
+        self.hits += handle.delivered.get(Tier.GPU, 0)
+        assert self.cache.grow(handle, count(tokens))
+        self.cache.commit(handle, tokens)
+        return handle
 
     def step(self, workflow: str, step: Step) -> None:
-        lease = self.begin(workflow, step)
+        handle = self.begin(workflow, step)
         if step.output:
             tokens = packed(step.path)
-            assert self.cache.grow(lease, count(tokens))
-            self.cache.commit(lease, tokens)
+            assert self.cache.grow(handle, count(tokens))
+            self.cache.commit(handle, tokens)
         self.clock.advance(0.5)
-        self.cache.close(lease)
+        self.cache.close(handle)
 
     def run(self, workflow: str, steps: Sequence[Step], end: bool = True) -> None:
         for step in steps:

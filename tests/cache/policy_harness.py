@@ -3,14 +3,16 @@
 from typing import Any
 
 from pbkv_cluster.cache.cache import KVCache
-from pbkv_cluster.cache.handle import CacheHandle
-from pbkv_cluster.cache.tiers.mover import NullMover
+from pbkv_cluster.cache.sequence.handle import CacheHandle
+from pbkv_cluster.cache.sequence.step_identity import StepIdentity
+from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
 from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.tokens import pack
+from pbkv_cluster.core.usage import Tier
 
 SPACE = Namespace("m", "r", "f", "l")
 AGENTS = ("planner", "coder", "tester")
@@ -26,7 +28,7 @@ class Cache:
 
     def __init__(self, policy: str, gpu_blocks: int = 100, **config: Any) -> None:
         self.clock = ManualClock()
-        self.cache = KVCache(gpu_blocks, 0, CacheConfig(policy=policy, **config), NullMover(), self.clock)
+        self.cache = KVCache({Tier.GPU: gpu_blocks}, CacheConfig(policy=policy, **config), NullTransferEngine(), self.clock)
         self.epoch = 0
         self.steps: dict[str, int] = {}
 
@@ -34,18 +36,18 @@ class Cache:
         self, number: int, workflow: str, agent: str = "planner", graph: StepGraph | None = None, seconds: float = 0.0
     ) -> None:
         """A step begins a second from now, reads the prompt of that number, and takes `seconds`."""
-        lease = self.begin(number, workflow, agent, graph)
+        handle = self.begin(number, workflow, agent, graph)
         self.clock.advance(seconds)
-        self.cache.close(lease)
+        self.cache.close(handle)
 
     def begin(self, number: int, workflow: str, agent: str = "planner", graph: StepGraph | None = None) -> CacheHandle:
         self.clock.advance(1.0)
         step = self.steps[workflow] = self.steps.get(workflow, -1) + 1
-        lease = self.cache.open(SPACE, prompt(number), workflow, agent, step, 49, graph=graph)
-        assert lease is not None
-        assert self.cache.grow(lease, 49)
-        self.cache.commit(lease, prompt(number))
-        return lease
+        handle = self.cache.open(StepIdentity(SPACE, workflow, agent, step, 49, graph), prompt(number))
+        assert handle is not None
+        assert self.cache.grow(handle, 49)
+        self.cache.commit(handle, prompt(number))
+        return handle
 
     def forecast(self, workflow: str, **agents: float) -> None:
         self.forecast_path(workflow, agents)

@@ -1,17 +1,23 @@
-"""The cache against a model: a dictionary from every prefix ever committed to its bytes, over long random histories."""
+"""The cache against a model: a dictionary from every prefix ever committed to its bytes, over long random histories.
+
+Each history runs with transfers that are done at once, and with transfers that are done in any order and as late as may be.
+"""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbkv_cluster.cache.guard.guarded import GuardedCache, make_cache
-from pbkv_cluster.cache.handle import CacheHandle
+from pbkv_cluster.cache.factory import make_cache
+from pbkv_cluster.cache.guard.guard import Guard
 from pbkv_cluster.cache.policies.base import make_policy
-from pbkv_cluster.cache.tree.node import Level
+from pbkv_cluster.cache.sequence.handle import CacheHandle
+from pbkv_cluster.cache.sequence.step_identity import StepIdentity
+from pbkv_cluster.cache.tiers.pool import SlotState
+from pbkv_cluster.cache.tree.node import GPU
 from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.core.blocks import Namespace, block_keys
 from pbkv_cluster.core.clock import ManualClock
@@ -21,26 +27,11 @@ from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, count, pack
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.reuse.model.access_model import AccessModel
+from tests.cache.late_transfers import LateEngine, TaggedEngine
 
 SPACES = (Namespace("m", "r", "f", "l"), Namespace("m", "r", "f", "l", salt="tenant"))
 AGENTS = ("planner", "coder", "tester")
 GRAPH = StepGraph((StepNode("planner"), StepNode("coder", ("planner", "tester"), Join.OR), StepNode("tester", ("coder",))))
-
-
-class RecordingMover:
-    """Carries block contents, as a tensor pool would: what a slot holds is the key of the block written to it."""
-
-    def __init__(self) -> None:
-        self.content: dict[tuple[Level, int], bytes] = {}
-
-    def copy(self, source: Level, source_slots: Sequence[int], target: Level, target_slots: Sequence[int]) -> None:
-        assert len(set(target_slots)) == len(target_slots) == len(source_slots)
-        read = [self.content[source, slot] for slot in source_slots]
-        for slot, content in zip(target_slots, read, strict=True):
-            self.content[target, slot] = content
-
-    def seconds(self, source: Level, target: Level, blocks: int) -> float:
-        return 0.0
 
 
 @dataclass
@@ -53,7 +44,7 @@ class Step:
     tokens: bytes
     prompt_tokens: int
     computed: int = 0  # tokens
-    lease: CacheHandle = field(init=False)
+    handle: CacheHandle = field(init=False)
 
     @property
     def space(self) -> Namespace:
@@ -63,13 +54,14 @@ class Step:
 class Driver:
     """Does to the cache what an engine does, and knows what must be true of the answer."""
 
-    def __init__(self, seed: int, gpu: int, host: int, policy: str, guard: bool) -> None:
+    def __init__(self, seed: int, capacity: Mapping[Tier, int], policy: str, guard: bool, engine: TaggedEngine) -> None:
         self.random = random.Random(seed)
-        self.mover = RecordingMover()
+        self.engine = engine
         self.clock = ManualClock()
         self.tiers: dict[bytes, frozenset[Tier]] = {}
         config = CacheConfig(policy=policy, guard=guard)
-        self.cache = make_cache(gpu, host, config, self.mover, self.clock, self._changed)
+        self.cache = make_cache(capacity, config, engine, self.clock, self._changed)
+        engine.watch(self.cache.tiers.pools)
         self.drifts = make_policy(policy, config).drifts
         self.learner = AccessModel()
         if self.cache.workflows.learns:
@@ -113,45 +105,60 @@ class Driver:
         room = self.cache.tiers.room()
         name = f"w{step.workflow}"
         graph = GRAPH if step.workflow < 2 else None
-        lease = self.cache.open(space, tokens, name, step.agent, step.number, step.prompt_tokens, graph=graph)
-        if lease is None:
+        identity = StepIdentity(space, name, step.agent, step.number, step.prompt_tokens, graph)
+        handle = self.cache.open(identity, tokens)
+        if handle is None:
             assert room < len(tokens) // BLOCK_BYTES + 2
             return False
-        assert lease.delivered == captured
-        keys = block_keys(space, tokens)[: lease.committed]
-        assert [self.mover.content[Level.GPU, slot] for slot in lease.table] == keys, "wrong bytes were delivered"
+        assert handle.delivered == captured
+        keys = block_keys(space, tokens)[: handle.committed]
+        self.check_bytes(handle, keys)
         assert set(keys) <= self.seen
-        assert lease.committed * BLOCK_TOKENS < count(tokens)
-        step.lease, step.computed = lease, lease.committed * BLOCK_TOKENS
+        assert handle.committed * BLOCK_TOKENS < count(tokens)
+        step.handle, step.computed = handle, handle.committed * BLOCK_TOKENS
         self.running.append(step)
         return True
+
+    def check_bytes(self, handle: CacheHandle, keys: Sequence[bytes]) -> None:
+        """What the handle's blocks hold, of which some may be on their way."""
+        for slot, key in zip(handle.table.slots[: len(keys)], keys, strict=True):
+            state = self.cache.tiers.gpu.pool.state(slot)
+            assert state in (SlotState.RESIDENT, SlotState.ARRIVING)
+            if state is SlotState.RESIDENT:
+                assert self.engine.content[Tier.GPU, slot] == key, "wrong bytes were delivered"
+            else:
+                assert not handle.ready, "a block that has not arrived would be computed on"
 
     def compute(self) -> None:
         if not self.running:
             return
         at = self.random.randrange(len(self.running))
         step = self.running[at]
-        lease = step.lease
+        handle = step.handle
+        if not handle.ready:
+            self.cache.wait(handle)
+        assert handle.ready
+        self.check_bytes(handle, block_keys(step.space, step.tokens)[: handle.committed])
         if step.computed == count(step.tokens):  # decode: one more token
             step.tokens += pack([self.random.randrange(2)])
         target = min(count(step.tokens), step.computed + self.random.choice((1, 16, 33, 64)))
-        if not self.cache.grow(lease, target):
-            self.cache.close(lease)
+        if not self.cache.grow(handle, target):
+            self.cache.close(handle)
             del self.running[at]
             self.preempted.append(step)
             return
         keys = block_keys(step.space, step.tokens[: target * 4])
-        for block in range(lease.committed, len(keys)):
-            self.mover.content[Level.GPU, lease.table[block]] = keys[block]
+        for block in range(handle.committed, len(keys)):
+            self.engine.content[Tier.GPU, handle.table.slots[block]] = keys[block]
             self.seen.add(keys[block])
-        self.cache.commit(lease, bytearray(step.tokens), target)
-        assert lease.committed == len(keys)
-        assert [self.mover.content[Level.GPU, slot] for slot in lease.table[: len(keys)]] == keys
+        self.cache.commit(handle, bytearray(step.tokens), target)
+        assert handle.committed == len(keys)
+        self.check_bytes(handle, keys)
         step.computed = target
 
     def finish(self) -> None:
         if self.running:
-            self.cache.close(self.running.pop(self.random.randrange(len(self.running))).lease)
+            self.cache.close(self.running.pop(self.random.randrange(len(self.running))).handle)
 
     def forecast(self) -> None:
         self.epoch += 1
@@ -167,9 +174,7 @@ class Driver:
 
     def prefetch(self) -> None:
         space, tokens = self.random.choice(SPACES), self.prompt()
-        active = {
-            node.key(block) for node in self.cache.tree.walk() if not node.retired for block in range(node.held[Level.GPU])
-        }
+        active = {node.key(block) for node in self.cache.tree.walk() if not node.retired for block in range(node.held[GPU])}
         result = self.cache.prefetch(space, tokens)
         assert result.loaded <= result.resident
         assert all(Tier.GPU in self.tiers[key] for key in active), "a prefetch evicted an active block"
@@ -177,9 +182,10 @@ class Driver:
     def clear(self) -> None:
         self.cache.clear()
 
-    def lean(self) -> None:
-        if isinstance(self.cache, GuardedCache):
-            self.cache.tiers.lean = not self.cache.tiers.lean
+    def fall_back(self) -> None:
+        guard = self.cache.observer
+        if isinstance(guard, Guard):
+            (guard.recover if guard.stat().lru_active else guard.fall_back)()
 
     def step(self) -> None:
         self.clock.advance(self.random.random())
@@ -193,61 +199,100 @@ class Driver:
             self.retire: 4,
             self.prefetch: 5,
             self.clear: 1,
-            self.lean: 3,
+            self.fall_back: 3,
         }
         self.random.choices(list(actions), list(actions.values()))[0]()
+        self.cache.poll()
+        self.engine.spoil()
         self.cache.check_integrity()
         self.check_ranks()
         self.check_record()
 
     def check_record(self) -> None:
         for step in self.running:
-            lease = step.lease
-            if not lease.records:
+            handle = step.handle
+            if not handle.records:
                 continue
-            known = b"".join(segment.tokens for segment in lease.owner.record.path(lease.position))
+            known = b"".join(segment.tokens for segment in handle.owner.record.path(handle.recorded.position))
             assert step.tokens.startswith(known), "the record has something else"
-            assert len(known) >= lease.committed * BLOCK_BYTES, "the record lacks something"
+            assert len(known) >= handle.committed * BLOCK_BYTES, "the record lacks something"
 
     def check_ranks(self) -> None:
-        for queue in self.cache.tiers._queues:
-            for rank, _, version, node in queue._heap:
-                if queue._valid(version, node):
-                    now = queue._rank(node)
-                    expected = now._replace(value=rank.value) if self.drifts else now
-                    assert rank == expected, "a value changed, and nobody was told"
+        for queue in self.cache.tiers.order.queues:
+            for node, rank in queue.entries():
+                now = queue.rank(node)
+                expected = now._replace(value=rank.value) if self.drifts else now
+                assert rank == expected, "a value changed, and nobody was told"
 
     def check_announcements(self) -> None:
         assert self.tiers == dict(self.cache.residency()), "listeners were told something else than the truth"
 
+    def end(self) -> None:
+        """Everything ends, and the cache is empty again."""
+        self.check_announcements()
+        while self.running:
+            self.finish()
+        self.cache.check_integrity()
+        self.cache.clear()
+        self.cache.check_integrity()
+        assert self.cache.tree.nodes == 0
+        assert not any(pool.used_slots for pool in self.cache.tiers.pools)
+        self.check_announcements()
 
-@pytest.mark.parametrize(
-    ("policy", "guard"),
-    [
-        ("lru", False),
-        ("retired-lru", False),
-        ("lfu", False),
-        ("kvflow", False),
-        ("continuum", False),
-        ("pbkv-paper", False),
-        ("pbkv-paper", True),
-        ("pbkv", False),
-        ("pbkv", True),
-    ],
-)
-@pytest.mark.parametrize(("gpu", "host"), [(24, 0), (24, 10), (40, 80)])
-@settings(max_examples=12, deadline=None, derandomize=True)
+
+POLICIES = [
+    ("lru", False),
+    ("retired-lru", False),
+    ("lfu", False),
+    ("kvflow", False),
+    ("continuum", False),
+    ("pbkv-paper", False),
+    ("pbkv-paper", True),
+    ("pbkv", False),
+    ("pbkv", True),
+]
+CAPACITIES = [
+    {Tier.GPU: 24, Tier.HOST: 0},
+    {Tier.GPU: 24, Tier.HOST: 10},
+    {Tier.GPU: 40, Tier.HOST: 80},
+    {Tier.GPU: 24, Tier.HOST: 10, Tier.DISK: 20},
+    {Tier.GPU: 24, Tier.HOST: 20, Tier.DISK: 80},
+]
+
+
+def named(capacity: Mapping[Tier, int]) -> str:
+    return "-".join(f"{tier}{blocks}" for tier, blocks in capacity.items())
+
+
+@pytest.mark.parametrize(("policy", "guard"), POLICIES)
+@pytest.mark.parametrize("capacity", CAPACITIES[:3], ids=named)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32))
-def test_any_history_keeps_the_cache_right(policy: str, guard: bool, gpu: int, host: int, seed: int) -> None:
-    driver = Driver(seed, gpu, host, policy, guard)
+def test_any_history_keeps_the_cache_right(policy: str, guard: bool, capacity: Mapping[Tier, int], seed: int) -> None:
+    driver = Driver(seed, capacity, policy, guard, TaggedEngine())
     for _ in range(150):
         driver.step()
-    driver.check_announcements()
-    while driver.running:
-        driver.finish()
-    driver.cache.check_integrity()
-    driver.cache.clear()
-    driver.cache.check_integrity()
-    assert driver.cache.tree.nodes == 0
-    assert driver.cache.used_blocks(Level.GPU) == driver.cache.used_blocks(Level.HOST) == 0
-    driver.check_announcements()
+    driver.end()
+
+
+@pytest.mark.parametrize("policy", ["lru", "pbkv-paper"])
+@pytest.mark.parametrize("capacity", CAPACITIES, ids=named)
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32))
+def test_how_late_transfers_are_changes_nothing_but_time(policy: str, capacity: Mapping[Tier, int], seed: int) -> None:
+    early, late = (Driver(seed, capacity, policy, True, engine) for engine in (TaggedEngine(), LateEngine(seed)))
+    for _ in range(150):
+        for driver in (early, late):
+            driver.step()
+        assert late.cache.tiers.decisions == early.cache.tiers.decisions
+        assert late.tiers == early.tiers
+    for driver in (early, late):
+        driver.end()
+
+
+def test_histories_have_transfers_that_are_waited_for() -> None:
+    engine = LateEngine(0)
+    driver = Driver(0, CAPACITIES[3], "lru", False, engine)
+    for _ in range(300):
+        driver.step()
+    assert engine.waited > 20

@@ -8,11 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbkv_cluster.cache.cache import KVCache
-from pbkv_cluster.cache.guard.balance import Balance, GuardStat
-from pbkv_cluster.cache.guard.guarded import GuardedCache, make_cache
-from pbkv_cluster.cache.handle import UNRECORDED
+from pbkv_cluster.cache.factory import make_cache
+from pbkv_cluster.cache.guard.balance import Balance
+from pbkv_cluster.cache.guard.guard import Guard
+from pbkv_cluster.cache.observer import GuardStat
 from pbkv_cluster.cache.policies.base import ReusePolicy
-from pbkv_cluster.cache.tiers.mover import NullMover
+from pbkv_cluster.cache.sequence.recorded_step import UNRECORDED
+from pbkv_cluster.cache.sequence.step_identity import StepIdentity
+from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
 from pbkv_cluster.cache.tree.node import Node
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import ManualClock
@@ -87,20 +90,20 @@ class Steps:
     def run(self, prompt: bytes, output: bytes, workflow: str, agent: str, chunk: int = 1 << 20, again: bool = False) -> bool:
         """A prefill in chunks, then a decode token by token. False if there is no room."""
         self.clock.advance(1.0)
-        lease = self.cache.open(SPACE, prompt, workflow, agent, 0, count(prompt), again=again)
-        if lease is None:
+        handle = self.cache.open(StepIdentity(SPACE, workflow, agent, 0, count(prompt)), prompt, again=again)
+        if handle is None:
             return False
         if not again:
             self.prompt_tokens += count(prompt)
-            self.hits += lease.delivered.get(Tier.GPU, 0)
-        tokens, at = prompt + output, lease.committed * BLOCK_TOKENS
+            self.hits += handle.delivered.get(Tier.GPU, 0)
+        tokens, at = prompt + output, handle.committed * BLOCK_TOKENS
         while at < count(tokens):
             at = min(at + chunk, count(prompt)) if at < count(prompt) else at + 1
-            if not self.cache.grow(lease, at):
+            if not self.cache.grow(handle, at):
                 break
             self.clock.advance(0.001)
-            self.cache.commit(lease, tokens[: at * TOKEN_BYTES])
-        self.cache.close(lease)
+            self.cache.commit(handle, tokens[: at * TOKEN_BYTES])
+        self.cache.close(handle)
         return True
 
     def forecast(self, workflow: str, share: float) -> None:
@@ -111,7 +114,8 @@ class Steps:
 
 def cache_of(policy: str, blocks: int, **fields: object) -> tuple[KVCache, ManualClock]:
     clock = ManualClock()
-    return make_cache(blocks, 0, CacheConfig.model_validate({"policy": policy, **fields}), NullMover(), clock), clock
+    config = CacheConfig.model_validate({"policy": policy, **fields})
+    return make_cache({Tier.GPU: blocks}, config, NullTransferEngine(), clock), clock
 
 
 def player(policy: str, blocks: int, **fields: object) -> Steps:
@@ -122,6 +126,11 @@ def seen(steps: Steps) -> GuardStat:
     stat = steps.cache.guard()
     assert stat is not None
     return stat
+
+
+def guard_of(steps: Steps) -> Guard:
+    assert isinstance(steps.cache.observer, Guard)
+    return steps.cache.observer
 
 
 def history(steps: Steps, seed: int, length: int) -> None:
@@ -159,23 +168,42 @@ def play(policy: str, length: int = 3000, blocks: int = 160, **fields: object) -
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32), blocks=st.sampled_from((16, 24, 40)))
 def test_shadows_hit_what_caches_of_their_own_would(seed: int, blocks: int) -> None:
-    """Of steps that run one after the other, exactly: the shadow of LRU as LRU alone, that of the policy as it alone."""
-    guarded, lru = player("pbkv-paper", blocks), player("lru", blocks)
-    alone = player("pbkv-paper", blocks, guard=False)
-    for steps in (guarded, lru, alone):
+    """Of steps that run one after the other, exactly: the shadow of LRU as LRU alone, that of the policy as it alone. And the
+    cache itself hits what the one does by which it evicts."""
+    following, fallen = (player("pbkv-paper", blocks, guard_steps=1000) for _ in range(2))  # it decides nothing so soon
+    guard_of(fallen).fall_back()
+    lru, alone = player("lru", blocks), player("pbkv-paper", blocks, guard=False)
+    for steps in (following, fallen, lru, alone):
         history(steps, seed, 60)
-    guarded.cache.check_integrity()
-    stat = seen(guarded)
-    assert (stat.lru_hit_tokens, stat.policy_shadow_hit_tokens) == (lru.hits, alone.hits)
-    assert (stat.prompt_tokens, stat.hit_tokens) == (guarded.prompt_tokens, guarded.hits)
-    assert stat.prompt_tokens == lru.prompt_tokens
+    for guarded, hits in ((following, alone.hits), (fallen, lru.hits)):
+        guarded.cache.check_integrity()
+        stat = seen(guarded)
+        assert (stat.lru_hit_tokens, stat.policy_shadow_hit_tokens) == (lru.hits, alone.hits)
+        assert (stat.prompt_tokens, stat.hit_tokens) == (guarded.prompt_tokens, guarded.hits)
+        assert stat.prompt_tokens == lru.prompt_tokens
+        assert guarded.hits == hits
+
+
+def test_a_shadow_of_the_policy_is_there_only_while_lru_is_active() -> None:
+    steps = play("pbkv-paper", 20)
+    guard = guard_of(steps)
+    (lru,) = guard.shadows
+    guard.fall_back()
+    assert guard.shadows[0] is lru
+    assert [shadow.cache.tree.nodes > 0 for shadow in guard.shadows] == [True, False], "it begins empty"
+    steps.run(pack([1] * 40), pack([0]), "w", AGENTS[0])
+    assert guard.shadows[1].cache.tree.nodes > 0
+    guard.recover()
+    assert guard.shadows == (lru,)
+    assert (seen(steps).switches, seen(steps).lru_active) == (2, False)
+    steps.cache.check_integrity()
 
 
 @pytest.mark.parametrize("policy", [Hostile, Senseless])
 def test_a_bad_policy_costs_little(policy: type[ReusePolicy]) -> None:
     lru, guarded, alone = play("lru"), play(named(policy)), play(named(policy), guard=False)
     stat = seen(guarded)
-    assert stat.leaning
+    assert stat.lru_active
     assert stat.switches % 2
     assert guarded.cache.tiers.decisions["guard_lean"] - guarded.cache.tiers.decisions["guard_recover"] == 1
     assert stat.lru_hit_tokens == lru.hits
@@ -191,7 +219,7 @@ def test_a_hostile_policy_is_far_worse_without_a_guard() -> None:
 def test_a_good_policy_is_left_alone() -> None:
     guarded, alone = play(named(Informed)), play(named(Informed), guard=False)
     stat = seen(guarded)
-    assert (stat.leaning, stat.switches, stat.evicted_by_lru, stat.lru_share) == (False, 0, 0, 0.0)
+    assert (stat.lru_active, stat.switches, stat.evicted_by_lru, stat.lru_share) == (False, 0, 0, 0.0)
     assert guarded.hits == alone.hits == stat.policy_shadow_hit_tokens > stat.lru_hit_tokens
     assert stat.evicted_by_policy > 0
 
@@ -201,9 +229,9 @@ def test_what_was_bad_may_become_good() -> None:
     for number, prompt in enumerate(hot_and_cold(0, 4000)):
         steps.run(prompt, pack([0]), f"w{number % 8}", AGENTS[0])
         if steps.clock.now() < REFORM_S:
-            bad = seen(steps).leaning
+            bad = seen(steps).lru_active
     assert bad
-    assert not seen(steps).leaning
+    assert not seen(steps).lru_active
     assert 0 < seen(steps).lru_share < 1
     steps.cache.check_integrity()
 
@@ -221,24 +249,26 @@ def test_a_preempted_step_counts_once() -> None:
 
 def test_a_shadow_without_room_counts_what_it_holds() -> None:
     steps = player("pbkv-paper", 12)
-    cache = steps.cache
-    assert isinstance(cache, GuardedCache)
+    guard = guard_of(steps)
+    guard.fall_back()
     prompt = pack(range(4 * BLOCK_TOKENS + 1))
     steps.run(prompt, b"", "w", "planner")
-    for shadow in cache.shadows:  # as if what runs there were longer
-        assert shadow.cache.open(SPACE, pack(range(9000, 9001)), "x", "planner", 0, 1) is not None
+    for shadow in guard.shadows:  # as if what runs there were longer
+        assert shadow.cache.open(StepIdentity(SPACE, "x", "planner", 0, 1), pack(range(9000, 9001))) is not None
         assert shadow.cache.tiers.take(8) is not None
     steps.run(prompt + pack([7] * 64), b"", "w", "planner")
     assert seen(steps).lru_hit_tokens == seen(steps).policy_shadow_hit_tokens == 4 * BLOCK_TOKENS
-    assert all(not shadow._leases for shadow in cache.shadows)
+    assert all(not shadow.running for shadow in guard.shadows)
 
 
 def test_shadows_forget_with_the_cache() -> None:
-    steps = play("pbkv-paper", 20)
-    cache = steps.cache
-    assert isinstance(cache, GuardedCache)
+    steps = player("pbkv-paper", 160)
+    guard_of(steps).fall_back()
+    for prompt in hot_and_cold(0, 20):
+        steps.run(prompt, pack([0]), "w", AGENTS[0])
+    assert all(shadow.cache.tree.nodes > 0 for shadow in guard_of(steps).shadows)
     assert steps.cache.clear() > 0
-    assert [shadow.cache.tree.nodes for shadow in cache.shadows] == [0, 0]
+    assert [shadow.cache.tree.nodes for shadow in guard_of(steps).shadows] == [0, 0]
 
 
 def test_lru_needs_no_guard_and_others_can_do_without() -> None:
@@ -259,27 +289,26 @@ def test_nothing_is_said_before_enough_has_been_seen() -> None:
 def test_one_step_does_not_change_a_mind_twice(floor: float, steps: int) -> None:
     """Where both hit the same but for every other step, the guard keeps its opinion."""
     balance = Balance(floor, steps)
-    while not balance.leaning:
+    while not balance.lru_active:
         balance.add(100, round(100 * floor) - 2)
     changes = sum(balance.add(100, round(100 * floor) - 2 + 2 * (number % 2)) for number in range(4 * steps))
     assert changes == 0
 
 
-def test_equal_hits_are_no_reason_to_lean() -> None:
+def test_equal_hits_are_no_reason_to_fall_back() -> None:
     balance = Balance(1.0, 200)
     assert not any(balance.add(hits, hits) for hits in (0, 100, 7) * 200)
 
 
 def test_the_shadow_of_the_policy_reads_the_record_of_the_cache_and_that_of_lru_none() -> None:
     steps = player("pbkv-paper", 64)
+    guard_of(steps).fall_back()
     for agent in AGENTS:
         assert steps.run(pack([1] * 40), pack([2] * 40), "w", agent)
-    cache = steps.cache
-    assert isinstance(cache, GuardedCache)
-    (owner,) = cache.workflows.all()
-    lru, policy = ({each.id: each for each in shadow.cache.workflows.all()}["w"] for shadow in cache.shadows)
+    (owner,) = steps.cache.workflows.all()
+    lru, policy = ({each.id: each for each in shadow.cache.workflows.all()}["w"] for shadow in guard_of(steps).shadows)
     assert policy.record is owner.record
-    assert {node.owners[lru] for node in lru.nodes} == set(UNRECORDED)
+    assert {node.owners[lru] for node in lru.nodes} == set(UNRECORDED.segments)
     assert len(owner.record.steps) == 2, "each step is recorded once"
     for node in policy.nodes:
         assert set(node.owners[policy].agents) == set(AGENTS)

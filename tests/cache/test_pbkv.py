@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbkv_cluster.cache.guard.guarded import GuardedCache
+from pbkv_cluster.cache.guard.guard import Guard
 from pbkv_cluster.cache.policies.pbkv import Pbkv
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.reuse.rank.density import hit_density
@@ -38,7 +38,7 @@ def trained(workflows: int = 40, gpu_blocks: int = 2000, **fields: Any) -> Learn
 
 
 def policy_of(cache: LearningCache) -> Pbkv:
-    policy = cache.cache._policies[0]
+    policy = cache.cache.policies[0]
     assert isinstance(policy, Pbkv)
     return policy
 
@@ -148,26 +148,37 @@ def test_what_others_have_learnt_serves_as_well() -> None:
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32), blocks=st.sampled_from((16, 24, 40)))
 def test_its_shadow_hits_what_it_would_alone(seed: int, blocks: int) -> None:
-    guarded = LearningCache(blocks, guard=True)
+    following, fallen = (LearningCache(blocks, guard=True, guard_steps=1000) for _ in range(2))  # it decides nothing so soon
+    assert isinstance(fallen.cache.observer, Guard)
+    fallen.cache.observer.fall_back()
     alone, lru = LearningCache(blocks), LearningCache(blocks, "lru")
-    for cache in (guarded, alone, lru):
+    for cache in (following, fallen, alone, lru):
         random_steps(cache, seed, 80)
-    stat = guarded.cache.guard()
-    assert stat is not None
-    assert stat.lru_hit_tokens == lru.hits
-    # Nearly: an outlook is brought up to date when either asks for it, so both see what time has changed at other moments.
-    assert stat.policy_shadow_hit_tokens == pytest.approx(alone.hits, rel=0.1)
-    guarded.cache.check_integrity()
+    for guarded, tolerance in (
+        (following, 0.0),  # a guard that does not fall back changes nothing
+        (
+            fallen,
+            0.1,
+        ),  # an outlook is updated when cache or shadow ask for it, so both see the effects of time at other moments
+    ):
+        stat = guarded.cache.guard()
+        assert stat is not None
+        assert stat.lru_hit_tokens == lru.hits
+        assert stat.policy_shadow_hit_tokens == pytest.approx(alone.hits, rel=tolerance)
+        guarded.cache.check_integrity()
 
 
 def test_the_twin_shares_what_is_known_and_gives_the_same_values() -> None:
-    cache = trained(20, guard=True)
+    cache = LearningCache(guard=True, guard_steps=1000)  # it decides nothing so soon
+    assert isinstance(cache.cache.observer, Guard)
+    cache.cache.observer.fall_back()
+    for number in range(20):
+        cache.run(f"w{number}", loop(number))
     cache.run("a", loop(500)[:2], end=False)
     cache.run("b", loop(501)[:1], end=False)
     guarded = cache.cache
-    assert isinstance(guarded, GuardedCache)
-    shadow = guarded.shadows[1].cache
-    main, twin = guarded._policies[0], shadow._policies[0]
+    shadow = cache.cache.observer.shadows[1].cache
+    main, twin = guarded.policies[0], shadow.policies[0]
     now = cache.clock.now()
     values = [
         {node.tokens: policy.value(node, now) for node in tree.walk()}

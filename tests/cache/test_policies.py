@@ -79,7 +79,7 @@ def test_without_forecasts_pbkv_keeps_the_workflows_that_were_active_last() -> N
 def test_the_score_is_that_of_the_formula(rows: list[tuple[dict[str, float], float]], touched: set[str], gamma: float) -> None:
     config = CacheConfig(policy="pbkv-paper", gamma=gamma)
     policy = make_policy("pbkv-paper", config)
-    owner, node, access = Owner("w"), Node(pack([1] * 16), None), Segment(None, 0, 1, 0, "x", False)
+    owner, node, access = Owner("w"), Node(pack([1] * 16), None, tiers=1), Segment(None, 0, 1, 0, "x", False)
     access.agents = dict.fromkeys(touched, 0)
     node.owners[owner] = access
     owner.forecast = Forecast("w", 1, 0.0, tuple(StepForecast(agents, survival) for agents, survival in rows))

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbkv_cluster.cache.policies.continuum import Pauses, best_ttl
+from pbkv_cluster.cache.sequence.step_identity import StepIdentity
 from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
 from tests.cache.policy_harness import AGENTS, SPACE, Cache, prompt
 
@@ -272,12 +273,13 @@ def test_what_was_generated_varies_however_many_hold_it() -> None:
     cache = Cache("kvflow")
     for workflow in ("a", "b"):
         cache.step(1, workflow, "coder", LOOP)
-        lease = cache.cache.open(SPACE, prompt(2), workflow, "coder", 9, 16, graph=LOOP)  # one block of prompt, two of output
-        assert lease is not None
-        assert cache.cache.grow(lease, 49)
-        cache.cache.commit(lease, prompt(2))
-        cache.cache.close(lease)
-    policy = cache.cache._policies[0]
+        step = StepIdentity(SPACE, workflow, "coder", 9, 16, LOOP)  # one block of prompt, two of output
+        handle = cache.cache.open(step, prompt(2))
+        assert handle is not None
+        assert cache.cache.grow(handle, 49)
+        cache.cache.commit(handle, prompt(2))
+        cache.cache.close(handle)
+    policy = cache.cache.policies[0]
     values = [(node.output, policy.value(node, 0.0) >= 1.0) for node in cache.cache.tree.walk()]
     assert sorted(values) == [(False, True), (False, True), (True, False)]
 
@@ -346,7 +348,7 @@ def test_beyond_its_time_to_live_a_block_is_as_any_other() -> None:
     cache.step(3, "c", "tester")
     cache.step(4, "d", "coder")
     cache.step(5, "c", "tester")
-    policy = cache.cache._policies[0]
+    policy = cache.cache.policies[0]
     expires = {node.tokens[0]: policy.value(node, 0.0) - cache.clock.now() for node in cache.cache.tree.walk()}
     assert expires[2] < 0.0 < expires[4]
     assert cache.order()[:2] == [1, 2]
@@ -361,7 +363,7 @@ def test_before_the_first_pause_continuum_is_lru() -> None:
 
 def test_a_preempted_step_is_no_pause_and_steps_at_the_same_time_are_one() -> None:
     cache = Cache("continuum")
-    policy = cache.cache._policies[0]
+    policy = cache.cache.policies[0]
     pauses = policy._pauses  # type: ignore[attr-defined]
     first = cache.begin(1, "w", "coder")
     cache.cache.close(first)

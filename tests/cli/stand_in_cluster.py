@@ -10,7 +10,7 @@ from tests.simulator.recording_gateway import RecordingGateway, serving_in_threa
 
 
 class StandInCluster:
-    """What the commands use of `LocalCluster`."""
+    """The part of `LocalCluster` that commands use."""
 
     started: ClassVar[list["StandInCluster"]]
     failures: ClassVar[dict[tuple[str, str], PbkvError]] = {}  # of every gateway
@@ -44,7 +44,7 @@ class StandInCluster:
 
 
 def module() -> tuple[ModuleType, list[StandInCluster]]:
-    """A module to stand in for `pbkv_cluster.cluster.local`, and the clusters that it will have started."""
+    """A module that replaces `pbkv_cluster.cluster.local`, and the list of clusters that it starts."""
     stand_in = ModuleType("pbkv_cluster.cluster.local")
     started: list[StandInCluster] = []
     stand_in.LocalCluster = type("LocalCluster", (StandInCluster,), {"started": started})  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""`pbkv config show`, and what is said about wrong configuration."""
+"""`pbkv config show`, and the messages about wrong configuration."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from pbkv_cluster.cli.config import MASK, without_password
 from pbkv_cluster.cli.main import app, main
-from pbkv_cluster.cli.serving.config import MASK, without_password
 from pbkv_cluster.core.config import load
 from pbkv_cluster.core.config.sources import fields
 
@@ -19,7 +19,7 @@ RUNNER = CliRunner()
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A configuration file; one more value is set in the environment."""
+    """A configuration file, beside one value from the environment."""
     path = tmp_path / "pbkv.yaml"
     path.write_text("engine:\n  gpu_blocks: 96\n  threads: 2\nredis:\n  url: redis://me:secret@db:6379/0\n")
     monkeypatch.setenv("PBKV_ENGINE_THREADS", "3")
@@ -40,7 +40,7 @@ def fails(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int | str | N
     return exit_info.value.code, captured.err
 
 
-def test_json_tells_where_each_value_came_from(file: Path) -> None:
+def test_json_has_the_source_of_each_value(file: Path) -> None:
     rows = {
         row["field"]: row
         for row in json.loads(run("config", "show", "--config", str(file), "--set", "cluster.workers=4", "--json"))

@@ -1,11 +1,10 @@
-"""`pbkv hints` and `pbkv otel` against a real predictor, and `pbkv serve` with the receiver of spans."""
+"""`pbkv hints` and `pbkv otel` against a real predictor, and `pbkv serve` with the span receiver."""
 
 import asyncio
 import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -15,24 +14,18 @@ from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.integrations.kv_hints import from_json, from_msgpack
 from pbkv_cluster.integrations.otel.member import OtelMember
 from pbkv_cluster.predictor_service.server import PredictorServer
-from tests.cli.conftest import Pbkv
+from tests.cli.conftest import DEADLINE_S, LoopThread, Pbkv
 from tests.cli.stand_in_cluster import StandInCluster
 from tests.integrations.otel_spans import export, otlp
 from tests.polling import wait_for
 
 
 @pytest.fixture
-def predictor() -> Iterator[PredictorServer]:
-    """A predictor in a thread; a workflow `w` with a step of `a` is open."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    server = asyncio.run_coroutine_threadsafe(_start(), loop).result(10)
+def predictor(loop_thread: LoopThread) -> Iterator[PredictorServer]:
+    """A predictor in a thread; the workflow `w`, with a step of agent `a`, and another one are open."""
+    server = loop_thread.run(_start())
     yield server
-    asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
-    loop.close()
+    loop_thread.run(server.stop())
 
 
 async def _start() -> PredictorServer:
@@ -48,7 +41,7 @@ async def _start() -> PredictorServer:
     return server
 
 
-def test_hints_are_printed_one_a_line(pbkv: Pbkv, predictor: PredictorServer) -> None:
+def test_hints_are_printed_one_per_line(pbkv: Pbkv, predictor: PredictorServer) -> None:
     done = pbkv("hints", "--predictor", predictor.address, "--limit", "2")
     assert done.code == 0
     sessions = {from_json(line).actions[0].payload["session_id"] for line in done.out.splitlines()}
@@ -58,18 +51,18 @@ def test_hints_are_printed_one_a_line(pbkv: Pbkv, predictor: PredictorServer) ->
 def test_hints_of_one_workflow_as_msgpack(predictor: PredictorServer) -> None:
     command = [sys.executable, "-m", "pbkv_cluster.cli", "hints", "--predictor", predictor.address]
     command += ["--workflow", "w", "--format", "msgpack", "--limit", "1"]
-    done = subprocess.run(command, capture_output=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, timeout=DEADLINE_S, check=True)
     (retain,) = from_msgpack(done.stdout).actions[:1]
     assert (retain.action_type, retain.payload["session_id"]) == ("retain", "w")
 
 
 @pytest.mark.parametrize("command", ["hints", "otel"])
-def test_where_the_predictor_is_has_to_be_said(pbkv: Pbkv, command: str) -> None:
+def test_the_predictor_s_address_or_a_redis_is_required(pbkv: Pbkv, command: str) -> None:
     done = pbkv(command)
     assert (done.code, "--predictor: is missing" in done.err) == (2, True)
 
 
-def test_a_predictor_that_is_not_there_is_one_clear_line(pbkv: Pbkv) -> None:
+def test_an_absent_predictor_is_one_clear_line(pbkv: Pbkv) -> None:
     done = pbkv("hints", "--predictor", "127.0.0.1:1")
     assert done.code == 1
     assert len(done.err.splitlines()) == 1
@@ -85,12 +78,12 @@ def test_otel_takes_spans_until_it_is_interrupted(predictor: PredictorServer) ->
         address = process.stdout.readline().split()[1]
         answer = asyncio.run(export(address, otlp(1, 1, 2, "chat", parent=9, agent_name="a")))
         assert not answer.partial_success.rejected_spans
-        wait_for(lambda: predictor.service.open_workflows == 3, 20)
+        wait_for(lambda: predictor.service.open_workflows == 3, DEADLINE_S)
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0, process.stderr.read()
+        assert process.wait(DEADLINE_S) == 0, process.stderr.read()
 
 
-def test_serve_starts_the_receiver_where_the_configuration_says_so(pbkv: Pbkv, clusters: list[StandInCluster]) -> None:
+def test_serve_starts_the_receiver_if_it_is_enabled(pbkv: Pbkv, clusters: list[StandInCluster]) -> None:
     assert "spans" not in pbkv("serve").out
     assert "spans      127.0.0.1:3" in pbkv("serve", "--set", "otel.enabled=true").out
     assert [cluster.edges for cluster in clusters] == [{}, {"otel": OtelMember}]

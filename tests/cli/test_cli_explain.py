@@ -1,24 +1,19 @@
-"""`pbkv predictor explain`, against a real predictor whose address a gateway tells."""
+"""`pbkv predictor explain` against a real predictor, found through a gateway."""
 
-import asyncio
 import json
-import threading
 from collections.abc import Iterator
 
 import pytest
 
 from pbkv_cluster.predictor_service.server import PredictorServer
-from tests.cli.conftest import Pbkv
+from tests.cli.conftest import LoopThread, Pbkv
 from tests.predictor_service.test_explanation import CONFIG, events, taught
 from tests.simulator.recording_gateway import RecordingGateway
 
 
 @pytest.fixture
-def predictor(gateway: RecordingGateway) -> Iterator[None]:
-    """A predictor on a loop of its own, which knows an open workflow `mine`."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
+def predictor(gateway: RecordingGateway, loop_thread: LoopThread) -> Iterator[None]:
+    """A predictor in a thread of its own; the workflow `mine` is open."""
 
     async def start() -> PredictorServer:
         server = PredictorServer(CONFIG, predictor=taught())
@@ -26,21 +21,16 @@ def predictor(gateway: RecordingGateway) -> Iterator[None]:
         server.service.report([*events("mine", "aba", ends=False), *events("over", "ab")])
         return server
 
-    try:
-        server = asyncio.run_coroutine_threadsafe(start(), loop).result(30)
-        yield
-        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(30)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(30)
-        loop.close()
+    server = loop_thread.run(start())
+    yield
+    loop_thread.run(server.stop())
 
 
 @pytest.mark.usefixtures("predictor")
-def test_shows_the_forecast_and_who_says_so(pbkv: Pbkv, endpoint: str) -> None:
+def test_shows_the_forecast_and_the_experts(pbkv: Pbkv, endpoint: str) -> None:
     done = pbkv("predictor", "explain", "mine", "--endpoint", endpoint)
     assert done.code == 0, done.err
-    assert "Workflow mine of workload app: behind step 2, its output known; predictability 0." in done.out
+    assert "Workflow mine of workload app: after step 2, its output known; predictability 0." in done.out
     forecast, experts = done.out.split("By expert")
     (line,) = [line for line in forecast.splitlines() if "+1" in line]
     assert "c 9" in line, "the likeliest agent comes first"
@@ -50,10 +40,10 @@ def test_shows_the_forecast_and_who_says_so(pbkv: Pbkv, endpoint: str) -> None:
 
 @pytest.mark.usefixtures("predictor")
 def test_as_json(pbkv: Pbkv, endpoint: str) -> None:
-    told = json.loads(pbkv("predictor", "explain", "mine", "--endpoint", endpoint, "--json").out)
-    assert (told["workflow"], told["workload"], told["steps_begun"]) == ("mine", "app", 3)
-    assert told["steps"][0]["agents"]["c"] > 0.9
-    assert [expert["name"] for expert in told["experts"]] == ["markov", "context-tree"]
+    written = json.loads(pbkv("predictor", "explain", "mine", "--endpoint", endpoint, "--json").out)
+    assert (written["workflow"], written["workload"], written["steps_begun"]) == ("mine", "app", 3)
+    assert written["steps"][0]["agents"]["c"] > 0.9
+    assert [expert["name"] for expert in written["experts"]] == ["markov", "context-tree"]
 
 
 @pytest.mark.usefixtures("predictor")
@@ -61,7 +51,7 @@ def test_as_json(pbkv: Pbkv, endpoint: str) -> None:
     ("workflow", "problem"),
     [("nobodys", "the predictor has heard nothing of a workflow 'nobodys'"), ("over", "workflow 'over' has ended")],
 )
-def test_what_is_not_open_cannot_be_explained(pbkv: Pbkv, endpoint: str, workflow: str, problem: str) -> None:
+def test_only_open_workflows_can_be_explained(pbkv: Pbkv, endpoint: str, workflow: str, problem: str) -> None:
     done = pbkv("predictor", "explain", workflow, "--endpoint", endpoint)
     assert done.code == 1
     assert problem in done.err

@@ -9,6 +9,7 @@ from pbkv_cluster import __version__
 from pbkv_cluster.cli import main as cli
 from pbkv_cluster.core.errors import ConfigError, FailedPrecondition, InvalidArgument, PbkvError, StartupError, Unavailable
 from pbkv_cluster.simulator.traces.step_traces import TraceError
+from tests.cli.conftest import DEADLINE_S
 
 HEAVY = ("ray", "torch", "transformers", "grpc", "redis", "numpy", "fastapi")
 
@@ -26,14 +27,14 @@ except SystemExit as done:
     assert not done.code, done.code
 print("LOADED", *sorted({{name.partition(".")[0] for name in sys.modules}} & set({HEAVY!r})))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE_S, check=True)
     assert done.stdout.splitlines()[-1].split() == ["LOADED"]
 
 
-def test_runs_as_a_module() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pbkv_cluster.cli", "--version"], capture_output=True, text=True, timeout=60, check=True
-    )
+@pytest.mark.parametrize("module", ["pbkv_cluster", "pbkv_cluster.cli"])
+def test_runs_as_a_module(module: str) -> None:
+    command = [sys.executable, "-m", module, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
     assert done.stdout == f"pbkv {__version__}\n"
 
 

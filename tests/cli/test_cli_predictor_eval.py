@@ -1,4 +1,4 @@
-"""`pbkv predictor eval`: figures that can be told beforehand, what is learnt from, and bad input."""
+"""`pbkv predictor eval`: predictable figures, training and test sets, bad input."""
 
 import json
 from pathlib import Path
@@ -36,13 +36,13 @@ def test_each_expert_and_the_mixture_by_moment_and_step(pbkv: Pbkv, trace: str) 
     assert "12 workflows forecast, after 12 workflows, without learning on." in done.err
 
 
-def test_from_nothing_it_learns_on(pbkv: Pbkv, trace: str, tmp_path: Path) -> None:
+def test_without_training_it_keeps_learning(pbkv: Pbkv, trace: str, tmp_path: Path) -> None:
     target = tmp_path / "rows.json"
     done = pbkv("predictor", "eval", "--test", trace, "--json", str(target), "--no-text", "--expert", "context-tree")
     assert done.code == 0, done.err
     assert "12 workflows forecast, from nothing, learning on, from agents alone." in done.out
     assert "context-tree" in done.out
-    assert "mixture" not in done.out, "of one expert there is none"
+    assert "mixture" not in done.out, "one expert makes no mixture"
     first = rows(target.read_text())[0]
     assert 0.5 < first["top1"] < 1.0
 
@@ -56,7 +56,7 @@ def test_a_split_by_task_learns_from_one_part(pbkv: Pbkv, trace: str) -> None:
     assert found[0]["top1"] == 1.0
 
 
-def test_another_workload_has_means(pbkv: Pbkv, trace: str, tmp_path: Path) -> None:
+def test_several_workloads_have_a_mean(pbkv: Pbkv, trace: str, tmp_path: Path) -> None:
     other = tmp_path / "other.jsonl"
     line = {
         "workflow_id": "x",

@@ -1,4 +1,4 @@
-"""`pbkv replay`, `pbkv demo` and `pbkv serve` up to the point where Ray would start."""
+"""`pbkv replay`, `pbkv demo` and `pbkv serve`, with a stand-in for the cluster."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_replays_on_a_running_cluster(pbkv: Pbkv, gateway: RecordingGateway, end
     assert "75.0 %" in row
 
 
-def test_shows_a_running_cluster_the_same_trace_twice(pbkv: Pbkv, gateway: RecordingGateway, endpoint: str, trace: str) -> None:
+def test_a_trace_can_be_replayed_twice_on_one_cluster(pbkv: Pbkv, gateway: RecordingGateway, endpoint: str, trace: str) -> None:
     for _ in range(2):
         assert pbkv("replay", trace, "--endpoint", endpoint).code == 0
     assert len(gateway.steps) == 6
@@ -103,7 +103,7 @@ def test_bad_input_is_one_clear_line_before_anything_starts(
 
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pbkv_cluster.cli.serving.demo._TIME_SCALE", 0.0)
+    monkeypatch.setattr("pbkv_cluster.cli.serving.demo.TIME_SCALE", 0.0)
 
 
 @pytest.mark.usefixtures("no_pauses")
@@ -119,7 +119,7 @@ def test_demo_compares_policies_on_the_same_work(pbkv: Pbkv, clusters: list[Stan
 
 
 @pytest.mark.usefixtures("no_pauses")
-def test_demo_changes_nothing_but_the_policy(pbkv: Pbkv, clusters: list[StandInCluster]) -> None:
+def test_demo_changes_only_the_policy(pbkv: Pbkv, clusters: list[StandInCluster]) -> None:
     done = pbkv("demo", "--workflows", "1", "--policies", "pbkv-paper, retired-lru", "--json", "-")
     assert set(json.loads(done.out)) == {"pbkv-paper", "retired-lru"}
     dumps = [cluster.config.model_dump() for cluster in clusters]
@@ -135,7 +135,7 @@ def test_demo_refuses_policies_that_cannot_be_compared(pbkv: Pbkv, clusters: lis
     assert clusters == []
 
 
-def test_serve_says_how_to_submit_and_waits(pbkv: Pbkv, clusters: list[StandInCluster]) -> None:
+def test_serve_prints_how_to_submit_and_waits(pbkv: Pbkv, clusters: list[StandInCluster]) -> None:
     done = pbkv("serve", "--workers", "3", "--port", "0", "--policy", "lru", "--model", "m", "--address", "auto")
     assert done.code == 0, done.err
     (cluster,) = clusters

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,31 +9,12 @@ import pytest
 from pbkv_cluster.cli.main import main
 from pbkv_cluster.gpu_worker.model.random_model import build
 from pbkv_cluster.simulator.engine.cost_model import CostModel
-from pbkv_cluster.simulator.workload.generator import Sizes, generate
+from tests.cli.agent_traces import write_generated_trace
 
 
 @pytest.fixture
 def trace_file(tmp_path: Path) -> Path:
-    """A generated trace in the form of a recorded one."""
-    lines = []
-    for workflow in generate(12, 0, Sizes(32, 96, 48, 24, 64), max_steps=8):
-        for number, step in enumerate(workflow.steps):
-            segments = [asdict(segment) for segment in step.prompt]
-            line = {
-                "workflow_id": workflow.id,
-                "workload": workflow.workload,
-                "step": number,
-                "agent": step.agent,
-                "prompt_segments": segments,
-                "prompt_tokens": step.prompt_tokens,
-                "output_tokens": step.output_tokens,
-                "output_id": step.output_id,
-                "tool_s": step.pause_s,
-            }
-            lines.append(json.dumps(line))
-    path = tmp_path / "tiny.jsonl"
-    path.write_text("\n".join(lines) + "\n")
-    return path
+    return write_generated_trace(tmp_path / "tiny.jsonl", workflows=12, pauses=True)
 
 
 def run(*args: object) -> int:

@@ -1,4 +1,4 @@
-"""`pbkv status`: rates with denominators, workers that are lost, JSON."""
+"""`pbkv status`: rates with denominators, lost workers, JSON."""
 
 import json
 
@@ -10,12 +10,12 @@ from tests.cli.conftest import Pbkv
 
 
 def line(text: str, *words: str) -> str:
-    """The one line that has all the words."""
+    """The one line that contains all the words."""
     (found,) = [row for row in text.splitlines() if all(word in row for word in words)]
     return found
 
 
-def test_shows_workers_tiers_and_what_is_lost(pbkv: Pbkv, endpoint: str) -> None:
+def test_shows_workers_tiers_and_lost_workers(pbkv: Pbkv, endpoint: str) -> None:
     out = pbkv("status", "--endpoint", endpoint).out
     assert "predictor reachable, index not reachable, 3 open workflows, 2 running steps" in out
     assert "gpu 1,500 of 4,096" in line(out, "worker-0", "127.0.0.1:1", "2 running", "pbkv-paper")
@@ -52,7 +52,7 @@ def test_shows_what_lru_would_have_hit(pbkv: Pbkv, endpoint: str) -> None:
     assert out.count("guard: ") == 1, "a worker without a guard has no such line"
 
 
-def test_shows_what_was_learnt(pbkv: Pbkv, endpoint: str) -> None:
+def test_shows_how_much_was_learnt(pbkv: Pbkv, endpoint: str) -> None:
     out = pbkv("status", "--endpoint", endpoint).out
     assert "learnt from 1,234 workflows that have ended, by 7 updates" in line(out, "worker-0", "updates")
     assert out.count("learnt from") == 1
@@ -63,7 +63,7 @@ def test_shows_that_a_guard_leans() -> None:
     assert guard_line(store_pb2.GuardStat()) == "guard: follows the policy"
 
 
-def test_json_holds_numbers(pbkv: Pbkv, endpoint: str) -> None:
+def test_json_contains_numbers(pbkv: Pbkv, endpoint: str) -> None:
     written = json.loads(pbkv("status", "--endpoint", endpoint, "--json").out)
     assert written["workers"][0]["tiers"]["gpu"]["capacity_blocks"] == 4096
     assert [worker["reachable"] for worker in written["workers"]] == [True, False]

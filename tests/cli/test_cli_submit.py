@@ -1,4 +1,4 @@
-"""`pbkv submit` against a gateway that records it."""
+"""`pbkv submit` against a recording gateway."""
 
 import io
 import json
@@ -96,7 +96,7 @@ def test_refuses_two_prompts_and_none(pbkv: Pbkv, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("error", "code"), [(ResourceExhausted("the queue is full"), 1), (FailedPrecondition("not set up"), 1)]
 )
-def test_what_the_server_refuses_is_one_clear_line(
+def test_a_refusal_by_the_server_is_one_clear_line(
     pbkv: Pbkv, gateway: RecordingGateway, endpoint: str, error: ResourceExhausted, code: int
 ) -> None:
     gateway.failures["mine", "0"] = error
@@ -111,7 +111,7 @@ def test_a_value_that_cannot_be_sent_is_bad_input(pbkv: Pbkv, endpoint: str) -> 
 
 
 @pytest.mark.parametrize("command", [["submit", "x"], ["status"]])
-def test_nobody_there_is_one_clear_line(pbkv: Pbkv, command: list[str]) -> None:
+def test_an_absent_gateway_is_one_clear_line(pbkv: Pbkv, command: list[str]) -> None:
     done = pbkv(*command, "--endpoint", "127.0.0.1:1")
     assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
     assert done.err.startswith("pbkv: ")

@@ -1,4 +1,4 @@
-"""`pbkv train`: what it writes is what a predictor service starts from."""
+"""`pbkv train`: a predictor service starts from the state that it writes."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from pbkv_cluster.predictor_service.predictor.expert_predictor import ExpertPred
 from pbkv_cluster.predictor_service.server import PredictorServer
 from pbkv_cluster.predictor_service.state.file import access_path, read_state
 from pbkv_cluster.reuse.model.access_model import KIND, VERSION, AccessUpdate, train
-from pbkv_cluster.simulator.engine.forecasting import train as train_predictor
+from pbkv_cluster.simulator.prediction.training import trained_state
 from pbkv_cluster.simulator.traces.files import load_trace
 from pbkv_cluster.simulator.workload.access_logs import access_logs
 from tests.cli.agent_traces import write_trace
@@ -33,7 +33,7 @@ async def test_a_predictor_service_starts_from_what_it_writes(pbkv: Pbkv, trace_
 
     workflows = load_trace(trace_file).workflows
     agents = read_state(state, ExpertPredictor.kind, ExpertPredictor.version)
-    assert agents == train_predictor(PredictorConfig(), workflows)
+    assert agents == trained_state(PredictorConfig(), workflows)
     update = AccessUpdate.from_bytes(read_state(access_path(state), KIND, VERSION))
     assert update.contexts == train(access_logs(workflows)).export().contexts
     assert update.workflows == 4
@@ -45,7 +45,7 @@ async def test_a_predictor_service_starts_from_what_it_writes(pbkv: Pbkv, trace_
     assert not list(out.glob("*.refused"))
 
 
-def test_what_is_there_is_replaced_only_by_force(pbkv: Pbkv, trace_file: Path, tmp_path: Path) -> None:
+def test_an_existing_state_is_replaced_only_by_force(pbkv: Pbkv, trace_file: Path, tmp_path: Path) -> None:
     assert pbkv("train", str(trace_file), "--out", str(tmp_path)).code == 0
     state = tmp_path / "predictor.state"
     before = state.read_bytes(), access_path(state).read_bytes()
@@ -60,7 +60,7 @@ def test_what_is_there_is_replaced_only_by_force(pbkv: Pbkv, trace_file: Path, t
     assert (state.read_bytes(), access_path(state).read_bytes()) == before
 
 
-def test_bad_input_is_told_before_any_work(pbkv: Pbkv, trace_file: Path, tmp_path: Path) -> None:
+def test_bad_input_is_reported_before_any_work(pbkv: Pbkv, trace_file: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
     folder = tmp_path / "blocked"
@@ -77,7 +77,7 @@ def test_bad_input_is_told_before_any_work(pbkv: Pbkv, trace_file: Path, tmp_pat
     assert not (tmp_path / "x").exists()
 
 
-def test_tasks_held_back_tell_what_learning_gives(pbkv: Pbkv, tmp_path: Path) -> None:
+def test_held_back_tasks_show_the_gain_of_training(pbkv: Pbkv, tmp_path: Path) -> None:
     trace = write_trace(tmp_path / "app.jsonl.gz", workflows=20)
     done = pbkv("train", str(trace), "--out", str(tmp_path / "a"), "--hold-back", "0.3")
     assert done.code == 0, done.err
@@ -87,7 +87,7 @@ def test_tasks_held_back_tell_what_learning_gives(pbkv: Pbkv, tmp_path: Path) ->
     plain = pbkv("train", str(trace), "--out", str(tmp_path / "b"), "--hold-back", "0")
     assert "held back" not in plain.out
     name = "predictor.state"
-    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), "it learns from all in the end"
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), "in the end it learns from all tasks"
 
 
 def test_too_few_tasks_to_hold_any_back(pbkv: Pbkv, tmp_path: Path) -> None:

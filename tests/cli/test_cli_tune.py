@@ -1,7 +1,6 @@
 """`pbkv tune`, end to end."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,11 @@ import pytest
 import yaml
 
 from pbkv_cluster.core.config import load
-from pbkv_cluster.simulator.tuning import CellName, Trial, Tuning, tuning
+from pbkv_cluster.simulator.tuning import tuning
 from pbkv_cluster.simulator.tuning.knobs import Values
 from pbkv_cluster.simulator.tuning.objective import Objective
-from pbkv_cluster.simulator.workload.generator import Sizes, generate
+from pbkv_cluster.simulator.tuning.result import CellName, Trial, Tuning
+from tests.cli.agent_traces import write_generated_trace
 from tests.cli.conftest import Pbkv
 
 SHORT = ("--pressure", ".8", "--think-scale", ".02", "--concurrency", "4", "--host-ratio", "0", "--budget", "4")
@@ -20,33 +20,16 @@ SHORT = ("--pressure", ".8", "--think-scale", ".02", "--concurrency", "4", "--ho
 
 @pytest.fixture
 def trace_file(tmp_path: Path) -> Path:
-    """A generated trace in the form of a recorded one."""
-    lines = []
-    for workflow in generate(16, 0, Sizes(32, 96, 48, 24, 64), max_steps=8):
-        for number, step in enumerate(workflow.steps):
-            line = {
-                "workflow_id": workflow.id,
-                "workload": workflow.workload,
-                "step": number,
-                "agent": step.agent,
-                "prompt_segments": [asdict(segment) for segment in step.prompt],
-                "prompt_tokens": step.prompt_tokens,
-                "output_tokens": step.output_tokens,
-                "output_id": step.output_id,
-            }
-            lines.append(json.dumps(line))
-    path = tmp_path / "tiny.jsonl"
-    path.write_text("\n".join(lines) + "\n")
-    return path
+    return write_generated_trace(tmp_path / "tiny.jsonl", workflows=16, pauses=False)
 
 
-def found(winner: float, held: float) -> Tuning:
-    """A search that ended with a candidate of these scores; the present settings have 1."""
+def found(winner: float, held_out: float) -> Tuning:
+    """The result of a search whose best candidate has these scores; the present settings score 1."""
     present: Values = {"cache.policy": "lfu", "cache.lfu_half_life_s": 100.0}
     best: Values = {"cache.policy": "pbkv-paper", "cache.gamma": 0.5, "predictor.horizon": 2}
     cell = CellName("tiny", 0.5, 0.51, 64)
     trials = Trial(present, (1.0,)), Trial(best, (winner,))
-    return Tuning(Objective.HIT, (cell,), trials, (cell,), Trial(present, (1.0,)), Trial(best, (held,)))
+    return Tuning(Objective.HIT, (cell,), trials, (cell,), Trial(present, (1.0,)), Trial(best, (held_out,)))
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, result: Tuning | BaseException) -> None:
@@ -77,7 +60,7 @@ def test_writes_a_configuration_and_a_report(pbkv: Pbkv, trace_file: Path, tmp_p
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_the_file_holds_what_differs_and_why(
+def test_the_file_contains_what_differs_and_why(
     pbkv: Pbkv, trace_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, out = tmp_path / "base.yaml", tmp_path / "out.yaml"
@@ -86,7 +69,7 @@ def test_the_file_holds_what_differs_and_why(
     stand_in(monkeypatch, found(1.2, 1.1))
     assert pbkv("tune", str(trace_file), "--config", str(base), "--out", str(out), "--set", "engine.threads=2").code == 0
     text = out.read_text()
-    # What was set and is not of the winner stays; what comes from the environment will come from there again.
+    # Settings of the file and flags stay unless the winner changes them; those from the environment are not written.
     assert yaml.safe_load(text) == {
         "engine": {"gpu_blocks": 96, "threads": 2},
         "cache": {"policy": "pbkv-paper", "gamma": 0.5, "lfu_half_life_s": 100.0},
@@ -96,7 +79,7 @@ def test_the_file_holds_what_differs_and_why(
     assert "On held-out tasks: 1.1000, with the present settings 1.0000" in text
 
 
-def test_a_winner_that_fails_leaves_the_present_settings(
+def test_a_winner_that_fails_on_held_out_tasks_leaves_the_present_settings(
     pbkv: Pbkv, trace_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out.yaml"
@@ -147,7 +130,7 @@ def test_wrong_options_are_named(pbkv: Pbkv, trace_file: Path, options: tuple[st
     assert named in outcome.err
 
 
-def test_a_trace_has_to_have_tasks_to_hold_back(pbkv: Pbkv, trace_file: Path, tmp_path: Path) -> None:
+def test_a_trace_needs_enough_tasks_to_hold_some_out(pbkv: Pbkv, trace_file: Path, tmp_path: Path) -> None:
     first = [line for line in trace_file.read_text().splitlines() if json.loads(line)["workflow_id"].endswith("0000")]
     single = tmp_path / "single.jsonl"
     single.write_text("\n".join(first))

@@ -15,6 +15,7 @@ from pbkv_cluster.integrations.otel.member import OtelMember
 from tests.polling import wait_for
 
 MARK = "PROCESSES_OF_TEST"
+END_S = 60.0  # for all processes of a cluster to end
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +37,7 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cluster(small_model: Path) -> Iterator[LocalCluster]:
-    """Float64, so that a step that moves to another worker cannot be turned by rounding."""
+    """Uses float64, so that rounding cannot change the output of a step that moves to another worker."""
     flags = {
         "cluster.name": f"test-{uuid.uuid4().hex[:8]}",
         "cluster.workers": 2,
@@ -57,14 +58,14 @@ def cluster(small_model: Path) -> Iterator[LocalCluster]:
 
 @pytest.fixture
 def mark(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A word that every process started from here on carries in its environment."""
+    """A word in the environment of every process that is started during the test."""
     word = uuid.uuid4().hex
     monkeypatch.setenv(MARK, word)
     return word
 
 
 def marked(word: str) -> list[psutil.Process]:
-    """The processes that carry the mark, this one apart."""
+    """The other processes that carry the mark."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -77,4 +78,4 @@ def marked(word: str) -> list[psutil.Process]:
 
 def expect_none_left(word: str) -> None:
     """Waits for the marked processes to end."""
-    wait_for(lambda: not marked(word), 30, lambda: f"still running: {[p.cmdline()[:4] for p in marked(word)]}")
+    wait_for(lambda: not marked(word), END_S, lambda: f"still running: {[p.cmdline()[:4] for p in marked(word)]}")

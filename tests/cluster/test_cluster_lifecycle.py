@@ -1,4 +1,4 @@
-"""Starting and stopping: clear errors for what cannot work, and no process left behind by any way out."""
+"""Starting and stopping: clear errors if a cluster cannot start, and no process left behind however it ends."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import expect_none_left, marked
+from tests.cluster.conftest import END_S, expect_none_left, marked
 from tests.polling import wait_for
 
 SERVE = [sys.executable, "-m", "pbkv_cluster.cli", "serve", "--workers", "1"]
@@ -25,13 +25,13 @@ def serve(small_model: Path, *flags: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # As at a terminal: a shell without job control has what it runs in the background ignore the signal.
+        # As at a terminal: a shell without job control starts background processes with the signal ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
 def await_gateway(process: subprocess.Popen[str]) -> str:
-    """Reads what the command prints up to the gateway's address."""
+    """Reads the command's output up to the gateway's address."""
     assert process.stdout is not None
     watchdog = threading.Timer(START_S, process.kill)
     watchdog.start()
@@ -51,25 +51,25 @@ def test_a_signal_stops_everything(small_model: Path, mark: str, how: signal.Sig
     await_gateway(process)
     assert len(marked(mark)) > 5
     process.send_signal(how)
-    assert process.wait(60) == 0
+    assert process.wait(END_S) == 0
     expect_none_left(mark)
 
 
 def test_ctrl_c_at_a_terminal_stops_everything(small_model: Path, mark: str) -> None:
-    """A terminal sends the signal to the whole group, children included."""
+    """A terminal sends the signal to the whole process group."""
     process = serve(small_model)
     await_gateway(process)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(60) == 0
+    assert process.wait(END_S) == 0
     expect_none_left(mark)
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_it_starts_stops_everything(small_model: Path, mark: str) -> None:
+def test_ctrl_c_during_the_start_stops_everything(small_model: Path, mark: str) -> None:
     process = serve(small_model)
     wait_for(lambda: len(marked(mark)) > 3, START_S)
     process.send_signal(signal.SIGINT)
-    process.wait(60)
+    process.wait(END_S)
     expect_none_left(mark)
 
 
@@ -78,26 +78,29 @@ def test_killing_the_command_leaves_nothing(small_model: Path, mark: str) -> Non
     process = serve(small_model)
     await_gateway(process)
     process.kill()
-    process.wait(10)
+    process.wait(END_S)
     expect_none_left(mark)
 
 
-def test_what_cannot_start_says_why_and_leaves_nothing(small_model: Path, mark: str, tmp_path: Path) -> None:
+def expect_failure(small_model: Path, flags: tuple[str, ...], cause: str) -> None:
+    process = serve(small_model, *flags)
+    _, errors = process.communicate(timeout=START_S)
+    assert process.returncode != 0
+    assert cause in errors, errors
+    assert "Traceback" not in errors
+
+
+def test_a_missing_model_is_named_and_nothing_is_left(small_model: Path, mark: str, tmp_path: Path) -> None:
+    expect_failure(small_model, ("--model", str(tmp_path / "nowhere")), "model.path")
+    expect_none_left(mark)
+
+
+def test_a_taken_port_is_named_and_nothing_is_left(small_model: Path, mark: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = str(taken.getsockname()[1])
-        cases = {
-            ("--model", str(tmp_path / "nowhere")): "model.path",
-            ("--port", port): "port",
-        }
-        for flags, cause in cases.items():
-            process = serve(small_model, *flags)
-            _, errors = process.communicate(timeout=START_S)
-            assert process.returncode != 0
-            assert cause in errors, errors
-            assert "Traceback" not in errors
-            expect_none_left(mark)
+        expect_failure(small_model, ("--port", str(taken.getsockname()[1])), "port")
+    expect_none_left(mark)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +112,5 @@ def test_what_cannot_start_says_why_and_leaves_nothing(small_model: Path, mark: 
         (("--set", "redis.url=redis://127.0.0.1:1/0"), "redis.url"),
     ],
 )
-def test_what_is_wrong_in_the_configuration_is_named_at_once(small_model: Path, flags: tuple[str, ...], cause: str) -> None:
-    process = serve(small_model, *flags)
-    _, errors = process.communicate(timeout=START_S)
-    assert process.returncode != 0
-    assert cause in errors, errors
-    assert "Traceback" not in errors
+def test_a_wrong_setting_is_named(small_model: Path, flags: tuple[str, ...], cause: str) -> None:
+    expect_failure(small_model, flags, cause)

@@ -1,4 +1,4 @@
-"""Spans into a whole cluster, and the hints that come of them."""
+"""Spans into a whole cluster, and the hints that result."""
 
 import asyncio
 from contextlib import aclosing
@@ -20,7 +20,7 @@ async def test_spans_become_hints(cluster: LocalCluster) -> None:
             otlp(2, 2, 3, "execute_tool", parent=9),
         )
         assert answer.partial_success.rejected_spans == 1
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             async for forecast in forecasts:
                 if forecast.workflow == "spoken":
                     break

@@ -1,4 +1,4 @@
-"""The whole system over real gRPC, Ray and Redis: steps are served, share their cache, and survive the loss of a worker."""
+"""The whole system over real gRPC, Ray and Redis: steps are served, share the cache, and survive the loss of any member."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from pbkv_cluster.core.errors import InvalidArgument, NotFound, Unavailable
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
 from pbkv_cluster.store.cluster_index import Directory, connect
-from tests.polling import eventually
+from tests.polling import eventually, wait_for
 
 Status = workflow_pb2.GetClusterStatusResponse
 
@@ -66,11 +66,11 @@ async def test_tokens_stream_and_add_up(cluster: LocalCluster) -> None:
     assert isinstance(events[0], Accepted)
     assert isinstance(events[-1], Finished)
     pieces = [event for event in events if isinstance(event, Tokens)]
-    assert len(pieces) > 5, "the output came in one piece"
+    assert len(pieces) > 5, "the output arrived in one piece"
     assert sum(len(piece.token_ids) for piece in pieces) == 30
 
 
-async def test_concurrent_workflows_share_what_they_have_in_common(cluster: LocalCluster) -> None:
+async def test_concurrent_workflows_share_their_common_prefix(cluster: LocalCluster) -> None:
     system = ids(320, 3)
 
     async def workflow(client: AsyncClient, number: int) -> list[int]:
@@ -115,7 +115,7 @@ async def test_forecasts_reach_the_workers(cluster: LocalCluster) -> None:
                 return (await stub.GetWorkerStatus(worker_pb2.GetWorkerStatusRequest())).forecasts_applied > before
 
             await workflow.run(agent="b", prompt=ids(64, 4), max_tokens=2)
-            await eventually(applied, 20)
+            await eventually(applied, 60)
 
 
 async def test_leaving_a_stream_cancels_the_step_and_frees_its_blocks(cluster: LocalCluster) -> None:
@@ -130,7 +130,7 @@ async def test_leaving_a_stream_cancels_the_step_and_frees_its_blocks(cluster: L
             status = await client.status()
             return running_steps(status) == 0 and locked_blocks(status) == 0
 
-        await eventually(quiet, 20)
+        await eventually(quiet, 60)
 
 
 async def test_ending_a_workflow_cancels_its_steps_and_forgets_it(cluster: LocalCluster) -> None:
@@ -141,7 +141,7 @@ async def test_ending_a_workflow_cancels_its_steps_and_forgets_it(cluster: Local
         async def busy() -> bool:
             return running_steps(await client.status()) == 1
 
-        await eventually(busy, 20)
+        await eventually(busy, 60)
         await workflow.end()
         assert (await step).finish_reason == "cancelled"
         with pytest.raises(NotFound, match=workflow.id):
@@ -209,7 +209,7 @@ async def test_a_killed_worker_is_replaced_and_its_steps_finish_elsewhere(cluste
         os.kill(before[victim], signal.SIGKILL)
         results = await asyncio.gather(*steps)
         for (seen, text, finished), plain in zip(results, expected, strict=True):
-            assert tuple(seen) == plain.token_ids, "a token is missing, or came twice"
+            assert tuple(seen) == plain.token_ids, "a token is missing or repeated"
             assert text == plain.text
             assert finished.usage.generated_tokens == tokens
         assert sum(finished.usage.retries for _, _, finished in results) >= 1
@@ -217,7 +217,7 @@ async def test_a_killed_worker_is_replaced_and_its_steps_finish_elsewhere(cluste
         assert await asyncio.to_thread(lambda: cluster.pids()[victim]) != before[victim]
 
 
-async def test_workflows_that_have_ended_teach_every_worker(cluster: LocalCluster) -> None:
+async def test_every_worker_learns_from_ended_workflows(cluster: LocalCluster) -> None:
     async with AsyncClient(cluster.gateway_address) as client:
         await all_workers_up(client)
         before = [worker.access_workflows for worker in (await client.status()).workers]
@@ -246,21 +246,36 @@ async def test_a_killed_predictor_comes_back_and_steps_go_on(cluster: LocalClust
         await eventually(back, 60)
 
 
+async def test_pids_wait_for_a_member_that_is_being_restarted(cluster: LocalCluster) -> None:
+    def restarted() -> bool:
+        return cluster.pids()["predictor"] != before
+
+    before = (await asyncio.to_thread(cluster.pids))["predictor"]
+    os.kill(before, signal.SIGKILL)
+    await asyncio.to_thread(wait_for, restarted, 60.0)
+    async with AsyncClient(cluster.gateway_address) as client:
+
+        async def back() -> bool:
+            return (await client.status()).predictor_reachable
+
+        await eventually(back, 60)
+
+
 async def recorded(cluster: LocalCluster, workflow_id: str) -> bool:
-    """Whether the workflow's one step is in the directory, where a gateway that restarts will find it."""
+    """Whether the workflow's one step is in the directory, where a restarted gateway finds it."""
     redis = connect(cluster.redis_url)
     try:
-        record = await Directory(redis, cluster.name, 1.0).workflow(workflow_id)
+        entry = await Directory(redis, cluster.name, ttl_s=1.0).workflow(workflow_id)
     finally:
         await redis.aclose()
-    return record is not None and record.steps == 1
+    return entry is not None and entry.steps == 1
 
 
 async def test_a_killed_gateway_comes_back_and_knows_its_workflows(cluster: LocalCluster) -> None:
     async with AsyncClient(cluster.gateway_address) as client:
         workflow = await client.start_workflow()
         await workflow.run(agent="a", prompt=ids(30, 1), max_tokens=2)
-        await eventually(lambda: recorded(cluster, workflow.id), 20)
+        await eventually(lambda: recorded(cluster, workflow.id), 60)
         before = (await asyncio.to_thread(cluster.pids))["gateway"]
         os.kill(before, signal.SIGKILL)
 

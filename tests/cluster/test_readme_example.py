@@ -1,4 +1,4 @@
-"""The examples in the README run as they stand, but for the address."""
+"""The README's Python examples run, with only the address replaced."""
 
 import re
 from pathlib import Path

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.sampling import MAX_STOP_STRINGS, SamplingParams
+from pbkv_cluster.core.sampling import MAX_STOP_STRINGS, SamplingOptions, SamplingParams
 from pbkv_cluster.core.tokens import pack
 
 NAN = math.nan
@@ -42,3 +42,12 @@ def test_values_out_of_range_are_refused(field: str, value: Any) -> None:
 )
 def test_limits_themselves_are_allowed(field: str, value: Any) -> None:
     assert getattr(SamplingParams(**{field: value}), field) == value
+
+
+def test_what_a_client_leaves_out_takes_its_default_and_a_drawn_seed() -> None:
+    assert SamplingOptions(seed=4).complete() == SamplingParams(seed=4)
+    given: dict[str, Any] = {"max_tokens": 3, "temperature": 0.5, "top_p": 0.25, "seed": 0, "stop": ("a",), "ignore_eos": True}
+    assert SamplingOptions(**given, forced_output=pack([7])).complete() == SamplingParams(**given, forced_output=pack([7]))
+    assert len({SamplingOptions().complete().seed for _ in range(4)}) == 4
+    with pytest.raises(InvalidArgument, match=r"^sampling\.max_tokens: "):
+        SamplingOptions(max_tokens=0).complete()

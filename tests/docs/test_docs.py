@@ -1,4 +1,4 @@
-"""What the documents say exists: linked files, make targets, commands, settings."""
+"""What the documents name exists: linked files, make targets, commands, settings; their examples run."""
 
 import gzip
 import re

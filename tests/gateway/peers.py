@@ -1,4 +1,4 @@
-"""The gateway's peers, scripted: real gRPC servers that answer what a test wants."""
+"""The gateway's peers: real gRPC servers whose answers a test scripts."""
 
 import asyncio
 import os
@@ -24,18 +24,17 @@ NAMESPACE = Namespace("scripted", "1", "float32", "test")
 
 @dataclass(eq=False)
 class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
-    """Answers with letters that follow from seed and position, one event each; obeys the rules for `sent`."""
+    """Answers with letters that depend on seed and position, one event per token; keeps to the rules for `sent`."""
 
     id: str
     incarnation: str = "1"
-    hidden: bytes = b""  # told with the end
-    hold_chars: int = 0  # text held back until the end
-    stop_at: int = -1  # before this token, waits for `go`
+    hidden: bytes = b""  # sent with Finished
+    hold_chars: int = 0  # characters held back until the end
+    stop_at: int = -1  # waits for `go` before this token
     fail_with: grpc.StatusCode | None = None
-    end_early: bool = False  # the stream ends well, without Finished, at `stop_at`
+    end_early: bool = False  # the stream ends at `stop_at` with status OK and without Finished
     captured: Mapping[Tier, int] = field(default_factory=dict)
     requests: list[worker_pb2.RunStepRequest] = field(default_factory=list)
-    deadlines: list[float | None] = field(default_factory=list)
     retired: list[str] = field(default_factory=list)
     retire_go: asyncio.Event | None = None  # retiring waits for it
     cancelled: int = 0
@@ -63,7 +62,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
         sent = count(request.sent.data)
         whole = answer_tokens(request.sampling)
         text = "".join(map(chr, whole))
-        told = 0
+        sent_chars = 0
         try:
             for position in range(sent, len(whole)):
                 if position == self.stop_at:
@@ -71,14 +70,14 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
                     if self.end_early:
                         return
                     await self.go.wait()
-                upto = max(position + 1 - self.hold_chars, told)
-                yield tokens_event([whole[position]], text[told:upto])
-                told = upto
+                upto = max(position + 1 - self.hold_chars, sent_chars)
+                yield tokens_event([whole[position]], text[sent_chars:upto])
+                sent_chars = upto
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
-        if told < len(text):
-            yield tokens_event([], text[told:])
+        if sent_chars < len(text):
+            yield tokens_event([], text[sent_chars:])
         usage = Usage(
             prompt_tokens=count(request.prompt.data),
             captured=dict(self.captured),
@@ -111,15 +110,15 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
 
 @dataclass(eq=False)
 class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
-    """Remembers the events that it is told."""
+    """Keeps the events that it receives."""
 
     events: list[WorkflowEvent] = field(default_factory=list)
     fail_with: grpc.StatusCode | None = None
-    refuses: frozenset[int] = frozenset()  # sequences
+    refuses: frozenset[int] = frozenset()  # sequences of events
     refused: int = 0  # requests
-    silent: bool = False  # takes events and answers nothing
+    silent: bool = False  # takes events and never answers
     go: asyncio.Event | None = None  # each request on a stream waits for it
-    streams: int = 0  # that were opened
+    streams: int = 0  # opened so far
     server: RpcServer = field(default_factory=RpcServer)
     address: str = ""
 
@@ -166,12 +165,12 @@ class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
         return predictor_pb2.ForecastBatch()
 
     def of(self, workflow_id: str) -> list[WorkflowEvent]:
-        """The events of one workflow, each once, as they came."""
+        """The events of one workflow, each once, in order of arrival."""
         return list({event.sequence: event for event in self.events if event.workflow == workflow_id}.values())
 
 
 def answer_tokens(sampling: types_pb2.Sampling) -> list[int]:
-    """What scripted workers answer: letters, so that text and tokens are easy to compare."""
+    """The answer of scripted workers: letters, so that text and tokens are easy to compare."""
     return [97 + (sampling.seed + 7 * position) % 26 for position in range(sampling.max_tokens)]
 
 

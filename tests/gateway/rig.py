@@ -1,4 +1,4 @@
-"""A gateway with everything around it real: gRPC, Redis, a tokenizer. Only what its peers answer is scripted (`peers`)."""
+"""A gateway with real gRPC, Redis and tokenizer. Only the answers of its peers are scripted (`peers`)."""
 
 import asyncio
 import atexit
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from pbkv_cluster.rpc.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
 
 PATIENCE_S = 20.0
-LEASE_S = 60.0  # of members in the directory; nobody renews here
+LEASE_S = 60.0  # of members in the directory; the tests do not renew it
 
 
 @cache
 def codec() -> TextCodec:
-    """One token for each byte: `a` is 97."""
+    """A codec with one token per byte: `a` is 97."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    # Byte-level tokenizers write a byte that is no visible Latin-1 character as one from 256 on.
+    # Byte-level tokenizers write a byte that is no visible Latin-1 character as a character from 256 on.
     visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
     hidden = [byte for byte in range(256) if byte not in visible]
     vocab = {chr(byte if byte in visible else 256 + hidden.index(byte)): byte for byte in range(256)} | {"<end>": 256}
@@ -68,12 +68,12 @@ async def until(condition: Callable[[], bool], what: str) -> None:
             while not condition():  # noqa: ASYNC110  # what is awaited happens in other tasks and processes
                 await asyncio.sleep(0.005)
     except TimeoutError:
-        raise AssertionError(f"in {PATIENCE_S:g} s it did not come to this: {what}") from None
+        raise AssertionError(f"not within {PATIENCE_S:g} s: {what}") from None
 
 
 @dataclass(eq=False)
 class Answer:
-    """What a client saw of one step."""
+    """What a client received of one step."""
 
     accepted: list[workflow_pb2.StepEvent.Accepted] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
@@ -99,7 +99,7 @@ class Answer:
 
 @dataclass(eq=False)
 class Rig:
-    """A gateway and its surroundings."""
+    """A gateway, its peers and a client's stub."""
 
     config: Config
     clock: Clock
@@ -112,7 +112,7 @@ class Rig:
     stub: "WorkflowServiceAsyncStub" = field(init=False)
 
     async def add_worker(self, worker: ScriptedWorker, *, address: str = "") -> ScriptedWorker:
-        """Starts a worker and announces it, at `address` if given."""
+        """Starts a worker and announces it, at `address` if one is given."""
         await worker.start()
         self.stack.push_async_callback(worker.server.stop, 0)
         worker.address = address or worker.address
@@ -147,7 +147,7 @@ class Rig:
         await self.stub.EndWorkflow(workflow_pb2.EndWorkflowRequest(workflow_id=workflow_id))
 
     def submit(self, workflow_id: str, **fields: Any) -> Any:
-        """The call of a step, four tokens long unless `fields` say otherwise."""
+        """The call of a step; its output has four tokens unless `fields` say otherwise."""
         return self.stub.SubmitStep(step_request(workflow_id, **fields), timeout=PATIENCE_S)
 
     async def run(self, workflow_id: str, **fields: Any) -> Answer:
@@ -157,12 +157,12 @@ class Rig:
         return await self.stub.GetClusterStatus(workflow_pb2.GetClusterStatusRequest())
 
     async def recorded(self, workflow_id: str, steps: int) -> WorkflowEntry:
-        """The workflow's record in the directory, once it shows that many steps."""
+        """The workflow's entry in the directory, once it shows that many steps."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                record = await self.directory.workflow(workflow_id)
-                if record is not None and record.steps == steps:
-                    return record
+                entry = await self.directory.workflow(workflow_id)
+                if entry is not None and entry.steps == steps:
+                    return entry
                 await asyncio.sleep(0.01)
 
     async def sees(self, condition: Callable[[workflow_pb2.GetClusterStatusResponse], bool], what: str) -> None:
@@ -172,7 +172,7 @@ class Rig:
                 while not condition(await self.status()):  # noqa: ASYNC110  # as above
                     await asyncio.sleep(0.01)
         except TimeoutError:
-            raise AssertionError(f"in {PATIENCE_S:g} s the status did not come to this: {what}") from None
+            raise AssertionError(f"the status does not show within {PATIENCE_S:g} s: {what}") from None
 
 
 @asynccontextmanager
@@ -213,7 +213,7 @@ def step_request(workflow_id: str, **fields: Any) -> workflow_pb2.SubmitStepRequ
 
 
 async def read(call: Any, answer: Answer | None = None) -> Answer:
-    """All that a call brings, in `answer` as soon as it is there."""
+    """All events of a call, each added to `answer` as it arrives."""
     answer = answer or Answer()
     async for event in call:
         answer.add(event)
@@ -222,7 +222,7 @@ async def read(call: Any, answer: Answer | None = None) -> Answer:
 
 @asynccontextmanager
 async def refused(code: grpc.StatusCode, details: str = "") -> AsyncIterator[None]:
-    """The body's call must fail with that status, and details that start so."""
+    """The body's call must fail with that status, and with details that start like `details`."""
     with pytest.raises(aio.AioRpcError) as caught:
         yield
     assert caught.value.code() is code, caught.value.details()

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 async def blocking(call: Callable[[], T]) -> T:
-    """Runs blocking code beside the gateway, which lives on this loop."""
+    """Runs blocking code on a thread, since the gateway runs on this loop."""
     return await asyncio.to_thread(call)
 
 
@@ -168,7 +168,7 @@ async def test_tools_are_reported_around_their_body() -> None:
             async with workflow.tool("search", expected_s=2.0):
                 pass
             await blocking(lambda: sync_tool(workflow.id))
-        await until(lambda: len(predictor.of(workflow.id)) == 5, "all is told")
+        await until(lambda: len(predictor.of(workflow.id)) == 5, "all events have arrived")
         tools = [(event.kind, event.tool, event.expected_s) for event in predictor.of(workflow.id)[1:]]
         assert tools == [
             (EventKind.TOOL_STARTED, "search", 2.0),

@@ -1,4 +1,4 @@
-"""What events tell of prompts and outputs: hashes of both, the worker's view of the prompt, and the declared graph."""
+"""What events contain: hashes of prompts and outputs, the projected hidden state, the declared graph; never text."""
 
 import grpc
 import pytest
@@ -35,10 +35,12 @@ def said(sampling: types_pb2.Sampling) -> str:
     return "".join(map(chr, answer_tokens(sampling)))
 
 
-async def told(rig: Rig, predictor: ScriptedPredictor, workflow: str) -> dict[EventKind, list[WorkflowEvent]]:
+async def events_until_end(rig: Rig, predictor: ScriptedPredictor, workflow: str) -> dict[EventKind, list[WorkflowEvent]]:
     """Ends the workflow; its events by their kinds."""
     await rig.end_workflow(workflow)
-    await until(lambda: any(event.kind is EventKind.WORKFLOW_ENDED for event in predictor.of(workflow)), "all is told")
+    await until(
+        lambda: any(event.kind is EventKind.WORKFLOW_ENDED for event in predictor.of(workflow)), "all events have arrived"
+    )
     events: dict[EventKind, list[WorkflowEvent]] = {}
     for event in predictor.of(workflow):
         events.setdefault(event.kind, []).append(event)
@@ -55,7 +57,7 @@ async def told(rig: Rig, predictor: ScriptedPredictor, workflow: str) -> dict[Ev
     ],
     ids=["text", "chat", "chat without a user", "token ids"],
 )
-async def test_the_first_step_tells_words_of_the_task_and_every_step_pieces_of_its_prompt(
+async def test_the_first_step_carries_words_of_the_task_and_every_step_pieces_of_its_prompt(
     prompt: types_pb2.Prompt, task: str
 ) -> None:
     worker = ScriptedWorker("w0")
@@ -64,7 +66,7 @@ async def test_the_first_step_tells_words_of_the_task_and_every_step_pieces_of_i
         workflow = await rig.start_workflow()
         await rig.run(workflow, prompt=prompt)
         await rig.run(workflow, prompt=types_pb2.Prompt(text="0123456789" * 12))
-        first, second = (await told(rig, predictor, workflow))[EventKind.STEP_STARTED]
+        first, second = (await events_until_end(rig, predictor, workflow))[EventKind.STEP_STARTED]
     assert first.words == hashed_words(task) != ()
     assert second.words == ()
     assert [first.pieces, second.pieces] == [prompt_pieces(request.prompt.data) for request in worker.requests]
@@ -78,17 +80,17 @@ async def test_a_restarted_gateway_does_not_take_the_next_step_for_the_first() -
         await rig.recorded(workflow, 1)
         await rig.restart_gateway()
         await rig.run(workflow, prompt=types_pb2.Prompt(text="what comes later"))
-        started = (await told(rig, predictor, workflow))[EventKind.STEP_STARTED]
+        started = (await events_until_end(rig, predictor, workflow))[EventKind.STEP_STARTED]
     assert [event.words for event in started] == [hashed_words("the task"), ()]
 
 
-async def test_the_end_of_a_step_tells_words_of_its_output_and_the_workers_view_of_the_prompt() -> None:
+async def test_the_end_of_a_step_carries_words_of_its_output_and_the_hidden_state_of_its_prompt() -> None:
     sampling = types_pb2.Sampling(max_tokens=6, seed=3)
     async with running(ScriptedWorker("w0", hidden=HIDDEN, hold_chars=2)) as rig:
         predictor = await rig.add_predictor()
         workflow = await rig.start_workflow()
         await rig.run(workflow, sampling=sampling)
-        events = await told(rig, predictor, workflow)
+        events = await events_until_end(rig, predictor, workflow)
     (finished,) = events[EventKind.STEP_FINISHED]
     assert finished.words == hashed_words(said(sampling))
     assert finished.hidden == HIDDEN
@@ -96,7 +98,7 @@ async def test_the_end_of_a_step_tells_words_of_its_output_and_the_workers_view_
 
 
 @pytest.mark.parametrize("hold_chars", [0, 2])
-async def test_a_step_that_goes_on_elsewhere_tells_no_word_twice(hold_chars: int) -> None:
+async def test_words_of_a_step_that_goes_on_elsewhere_are_not_repeated(hold_chars: int) -> None:
     sampling = types_pb2.Sampling(max_tokens=8, seed=5)
     workers = [ScriptedWorker(f"w{n}", hidden=bytes([n, 60]), hold_chars=hold_chars, stop_at=4) for n in range(2)]
     async with running(*workers) as rig:
@@ -108,13 +110,13 @@ async def test_a_step_that_goes_on_elsewhere_tells_no_word_twice(hold_chars: int
         other.stop_at = -1
         await lost.server.stop(0)
         text = "".join([event.tokens.text async for event in call])
-        (finished,) = (await told(rig, predictor, workflow))[EventKind.STEP_FINISHED]
+        (finished,) = (await events_until_end(rig, predictor, workflow))[EventKind.STEP_FINISHED]
     assert text == said(sampling)
     assert finished.words == hashed_words(text)
     assert finished.hidden == other.hidden
 
 
-async def test_a_step_that_is_cancelled_tells_what_there_was() -> None:
+async def test_a_cancelled_step_reports_the_output_so_far() -> None:
     worker = ScriptedWorker("w0", hidden=HIDDEN, stop_at=3)
     sampling = types_pb2.Sampling(max_tokens=8, seed=5)
     async with running(worker) as rig:
@@ -128,32 +130,37 @@ async def test_a_step_that_is_cancelled_tells_what_there_was() -> None:
                 call.cancel()
                 break
         assert await call.code() is grpc.StatusCode.CANCELLED
-        await until(lambda: worker.cancelled == 1, "the worker is told")
-        (finished,) = (await told(rig, predictor, workflow))[EventKind.STEP_FINISHED]
+        await until(lambda: worker.cancelled == 1, "the worker is cancelled")
+        (finished,) = (await events_until_end(rig, predictor, workflow))[EventKind.STEP_FINISHED]
     assert (finished.words, finished.output_tokens, finished.hidden) == (hashed_words(said(sampling)[:3]), 3, b"")
 
 
-async def test_the_start_of_a_workflow_tells_its_graph() -> None:
+async def test_the_start_of_a_workflow_carries_its_graph() -> None:
     graph = StepGraph((StepNode("plan"), StepNode("code", ("plan",))))
     async with running(ScriptedWorker("w0")) as rig:
         predictor = await rig.add_predictor()
         declared = await rig.start_workflow(step_graph=step_graph_to_wire(graph))
         plain = await rig.start_workflow()
         await rig.run(declared)
-        events = await told(rig, predictor, declared)
+        events = await events_until_end(rig, predictor, declared)
         assert events[EventKind.WORKFLOW_STARTED][0].graph == graph
-        assert all(event.graph is None for kind, told in events.items() for event in told if kind != "workflow_started")
-        assert (await told(rig, predictor, plain))[EventKind.WORKFLOW_STARTED][0].graph is None
+        assert all(
+            event.graph is None
+            for kind, events_of_kind in events.items()
+            for event in events_of_kind
+            if kind != "workflow_started"
+        )
+        assert (await events_until_end(rig, predictor, plain))[EventKind.WORKFLOW_STARTED][0].graph is None
 
 
-async def test_a_worker_is_told_of_once_for_each_workflow() -> None:
+async def test_a_worker_is_reported_once_for_each_workflow() -> None:
     async with running(ScriptedWorker("w0")) as rig:
         predictor = await rig.add_predictor()
         workflow, other = await rig.start_workflow(), await rig.start_workflow()
         for name in (workflow, workflow, other):
             await rig.run(name)
         for name in (workflow, other):
-            events = await told(rig, predictor, name)
+            events = await events_until_end(rig, predictor, name)
             assert [event.worker for event in events[EventKind.STEP_PLACED]] == ["w0"]
 
 
@@ -165,7 +172,7 @@ async def test_no_text_leaves_the_gateway_with_an_event() -> None:
         await rig.run(
             workflow, prompt=types_pb2.Prompt(text=f"{secret} " * 8), sampling=types_pb2.Sampling(max_tokens=20, seed=1)
         )
-        events = await told(rig, predictor, workflow)
+        events = await events_until_end(rig, predictor, workflow)
     sent = b"".join(event_to_wire(event).SerializeToString() for kind in events.values() for event in kind)
     for text in (secret, said(types_pb2.Sampling(max_tokens=20, seed=1))):
         assert text.encode() not in sent

@@ -1,4 +1,4 @@
-"""What breaks under a step: workers, the way to them, the index, the predictor."""
+"""Steps while something breaks: workers, connections to them, the index, the directory."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -61,7 +61,7 @@ async def test_a_stream_that_ends_too_soon_goes_on_elsewhere(kind: str) -> None:
         assert (answer.usage.worker_id, answer.usage.retries) == ("w1", 1)
 
 
-async def test_a_cut_wire_is_forgiven_when_there_is_no_other_worker() -> None:
+async def test_the_only_worker_is_tried_again_after_a_cut_connection() -> None:
     worker = ScriptedWorker("w0", stop_at=4)
     await worker.start()
     async with broken_wire(worker.address) as wire, running() as rig:
@@ -77,7 +77,7 @@ async def test_a_cut_wire_is_forgiven_when_there_is_no_other_worker() -> None:
         await worker.server.stop(0)
 
 
-async def test_a_defect_of_one_worker_is_not_the_steps_end() -> None:
+async def test_a_step_survives_a_defect_of_one_worker() -> None:
     async with running(ScriptedWorker("w0", fail_with=grpc.StatusCode.INTERNAL), ScriptedWorker("w1")) as rig:
         assert_complete(await rig.run(await rig.start_workflow(), sampling=EIGHT))
 
@@ -112,7 +112,7 @@ async def test_a_full_worker_is_passed_over_once() -> None:
         assert (await rig.run(workflow)).usage.worker_id == "w9"
 
 
-async def test_what_a_worker_finds_wrong_is_passed_on() -> None:
+async def test_the_refusal_of_a_worker_is_passed_on() -> None:
     workers = [ScriptedWorker(f"w{n}", fail_with=grpc.StatusCode.FAILED_PRECONDITION) for n in range(2)]
     async with running(*workers) as rig:
         workflow = await rig.start_workflow()
@@ -121,7 +121,7 @@ async def test_what_a_worker_finds_wrong_is_passed_on() -> None:
         assert sum(len(worker.requests) for worker in workers) == 1
 
 
-async def test_without_workers_a_step_waits_and_then_says_so() -> None:
+async def test_without_workers_a_step_waits_and_then_fails() -> None:
     async with running(worker_wait_s=0.2) as rig:
         workflow = await rig.start_workflow()
         async with refused(grpc.StatusCode.UNAVAILABLE, "no worker was reachable for 0.2 s"):
@@ -173,7 +173,7 @@ async def test_a_gateway_starts_without_redis() -> None:
         assert (await rig.status()).open_workflows == 0
 
 
-async def test_a_redis_that_comes_back_empty_is_told_again() -> None:
+async def test_a_redis_that_comes_back_empty_is_filled_again() -> None:
     async with AsyncExitStack() as stack:
         redis = RedisServer.start(password="fixed")
         stack.callback(redis.stop)

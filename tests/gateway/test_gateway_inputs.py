@@ -1,4 +1,4 @@
-"""Bad input is refused by name, and the service goes on."""
+"""Bad input is refused by the name of its field, and the gateway goes on."""
 
 from typing import Any
 

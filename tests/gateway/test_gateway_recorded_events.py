@@ -1,4 +1,4 @@
-"""What the simulator tells predictors of a recorded workflow is what a gateway tells them of the same workflow."""
+"""The simulator's events of a recorded workflow are the events of a gateway that serves the same workflow."""
 
 from dataclasses import replace
 
@@ -29,8 +29,12 @@ async def test_events_of_a_recorded_workflow_are_a_gateways() -> None:
             sampling = types_pb2.Sampling(max_tokens=step.output_tokens)
             await rig.run(workflow, agent_id=step.agent, call_site=step.call_site, prompt=prompt, sampling=sampling)
         await rig.end_workflow(workflow)
-        await until(lambda: any(event.kind is EventKind.WORKFLOW_ENDED for event in predictor.of(workflow)), "all is told")
+        await until(
+            lambda: any(event.kind is EventKind.WORKFLOW_ENDED for event in predictor.of(workflow)), "all events have arrived"
+        )
         recorded = TraceWorkflow("w", "research", steps)
-        told = [event for event in predictor.of(workflow) if event.kind is not EventKind.STEP_PLACED]  # a record has no workers
-        counted = [replace(event, sequence=sequence) for sequence, event in enumerate(told)]
+        reported = [
+            event for event in predictor.of(workflow) if event.kind is not EventKind.STEP_PLACED
+        ]  # a recording has no workers
+        counted = [replace(event, sequence=sequence) for sequence, event in enumerate(reported)]
         assert [*map(bare, counted)] == [*map(bare, events_of(recorded, workflow))]

@@ -1,4 +1,4 @@
-"""Routing by the real index, and what the status says of it."""
+"""Routing with a real index, and the status of the cluster."""
 
 from dataclasses import replace
 
@@ -38,7 +38,9 @@ async def test_the_status_tells_of_workers_totals_and_what_is_reachable() -> Non
         workflow = await rig.start_workflow()
         prompt = types_pb2.Prompt(text="x" * 40)
         served = {(await rig.run(workflow, prompt=prompt)).usage.worker_id for _ in range(2)}
-        await rig.sees(lambda status: status.predictor_reachable and status.index_reachable, "all is there")
+        await rig.sees(
+            lambda status: status.predictor_reachable and status.index_reachable, "predictor and index are reachable"
+        )
         status = await rig.status()
         assert (status.cluster, status.model, status.open_workflows, status.running_steps) == ("pbkv", "scripted", 1, 0)
         assert [(each.worker_id, each.node_id, each.reachable) for each in status.workers] == [

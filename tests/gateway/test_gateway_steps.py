@@ -1,4 +1,4 @@
-"""Steps that go well, and steps that are given up."""
+"""Steps that finish, and steps that are cancelled."""
 
 import grpc
 import pytest

@@ -1,4 +1,4 @@
-"""Workflows: opened, found again, ended by their clients and by their leases."""
+"""Workflows: opened, resumed, ended by their clients and by their leases."""
 
 import asyncio
 
@@ -24,7 +24,7 @@ async def test_starting_an_open_workflow_returns_it_unchanged() -> None:
         assert (await rig.status()).open_workflows == 1
 
 
-async def test_an_id_is_drawn_and_the_lease_is_the_servers() -> None:
+async def test_an_id_is_drawn_and_the_lease_is_the_configured_one() -> None:
     async with running(workflow_lease_s=77.0) as rig:
         first = await rig.stub.StartWorkflow(workflow_pb2.StartWorkflowRequest())
         assert first.lease_s == 77.0
@@ -101,7 +101,7 @@ async def test_a_silent_workflow_ends_by_its_lease_and_a_call_renews_it() -> Non
         assert (await rig.status()).decisions["workflow_lease_expired"] == 1
 
 
-async def test_a_workflow_heard_of_while_others_are_ended_stays_open() -> None:
+async def test_a_workflow_renewed_while_others_are_ended_stays_open() -> None:
     clock = ManualClock(1000.0)
     worker = ScriptedWorker("w0", retire_go=asyncio.Event())
     async with running(worker, clock=clock) as rig:
@@ -168,7 +168,7 @@ async def test_a_restarted_gateway_finds_the_workflow_again() -> None:
         predictor = await rig.add_predictor()
         workflow = await rig.start_workflow(workload="research", tenant="acme", lease_s=50.0)
         await rig.run(workflow)
-        await until(lambda: len(predictor.of(workflow)) == 4, "the first step is told")
+        await until(lambda: len(predictor.of(workflow)) == 4, "the events of the first step have arrived")
         await rig.recorded(workflow, steps=1)
         await rig.restart_gateway()
         opened = await rig.stub.StartWorkflow(workflow_pb2.StartWorkflowRequest(workflow_id=workflow))
@@ -176,18 +176,18 @@ async def test_a_restarted_gateway_finds_the_workflow_again() -> None:
         answer = await rig.run(workflow)
         assert answer.accepted[0].step == 1
         assert {request.tenant for worker in workers for request in worker.requests} == {"acme"}
-        await until(lambda: len(predictor.of(workflow)) == 7, "the second step is told")
+        await until(lambda: len(predictor.of(workflow)) == 7, "the events of the second step have arrived")
         events = predictor.of(workflow)
         assert [event.sequence for event in events] == sorted(event.sequence for event in events)
         assert {event.workload for event in events} == {"research"}
         await rig.end_workflow(workflow)
-        assert all(worker.retired == [workflow] for worker in workers), "who served it before is not known"
+        assert all(worker.retired == [workflow] for worker in workers), "the workers that served it before are not known"
         await rig.restart_gateway()
         async with refused(grpc.StatusCode.NOT_FOUND):
             await rig.run(workflow)
 
 
-async def test_events_of_a_workflow_are_told_in_order_and_repeats_once() -> None:
+async def test_events_of_a_workflow_are_reported_in_order_and_repeats_once() -> None:
     async with running(ScriptedWorker("w0")) as rig:
         predictor = await rig.add_predictor()
         workflow = await rig.start_workflow(workload="research")
@@ -198,7 +198,9 @@ async def test_events_of_a_workflow_are_told_in_order_and_repeats_once() -> None
         await rig.run(workflow)
         await rig.run(workflow, parent_step=0)
         await rig.end_workflow(workflow)
-        await until(lambda: any(event.kind is EventKind.WORKFLOW_ENDED for event in predictor.of(workflow)), "all is told")
+        await until(
+            lambda: any(event.kind is EventKind.WORKFLOW_ENDED for event in predictor.of(workflow)), "all events have arrived"
+        )
         events = predictor.of(workflow)
         assert [event.sequence for event in events] == list(range(11))
         step = [EventKind.STEP_STARTED, EventKind.STEP_FINISHED]
@@ -225,7 +227,7 @@ async def test_events_of_a_workflow_are_told_in_order_and_repeats_once() -> None
         assert [event.parent_step for event in events if event.kind is EventKind.STEP_STARTED] == [None, 0, 0]
 
 
-async def test_without_a_predictor_steps_go_on_and_it_hears_of_them_later() -> None:
+async def test_without_a_predictor_steps_go_on_and_their_events_arrive_later() -> None:
     async with running(ScriptedWorker("w0")) as rig:
         workflow = await rig.start_workflow()
         await rig.run(workflow)
@@ -235,8 +237,8 @@ async def test_without_a_predictor_steps_go_on_and_it_hears_of_them_later() -> N
         await rig.sees(lambda status: status.predictor_address == predictor.address, "it is seen")
         await predictor.server.stop(0)
         await rig.run(workflow)
-        await rig.sees(lambda status: not status.predictor_reachable, "it is missed")
+        await rig.sees(lambda status: not status.predictor_reachable, "its absence is noticed")
         assert not (await rig.status()).predictor_address
         successor = await rig.add_predictor()
         last = [EventKind.STEP_STARTED, EventKind.STEP_FINISHED]
-        await until(lambda: [event.kind for event in successor.of(workflow)][-2:] == last, "its successor hears the rest")
+        await until(lambda: [event.kind for event in successor.of(workflow)][-2:] == last, "its successor gets the rest")

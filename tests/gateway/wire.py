@@ -1,4 +1,4 @@
-"""A TCP connection that can be cut: what a peer sees when a machine dies, without a word of goodbye."""
+"""A TCP connection that can be cut, as when a machine dies without closing it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 
 
 class BrokenWire:
-    """Forwards connections to `target` until it is cut."""
+    """Forwards connections to `target` (host:port) until it is cut."""
 
     def __init__(self, target: str) -> None:
         host, _, port = target.rpartition(":")

@@ -6,16 +6,21 @@ from typing import Any
 
 import torch
 
+from pbkv_cluster.cache.tiers.transfer import Transfer
+from pbkv_cluster.cache.tree.node import Slots
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import pack
-from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.gpu_worker.attention import IMPLEMENTATION
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.sequence import FinishReason, StepRequest
+from pbkv_cluster.gpu_worker.kv.storage import KvStorage
+from pbkv_cluster.gpu_worker.kv.transfer_engine import TorchTransferEngine
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel
 from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner
+from tests.cache.late_transfers import LateEngine
 
 
 @dataclass
@@ -32,11 +37,32 @@ def decode(ids: Sequence[int]) -> str:
     return "".join(chr(0x4E00 + token) for token in ids)
 
 
-def make_engine(model: LoadedModel, policy: str = "pbkv-paper", **fields: Any) -> Engine:
+class LateTorchEngine(LateEngine):
+    """Copies real KV, as late as may be."""
+
+    def __init__(self, storage: KvStorage, seed: int) -> None:
+        super().__init__(seed)
+        self._engine = TorchTransferEngine(storage)
+        self._storage = storage
+
+    def _copy(self, transfer: Transfer) -> None:
+        self._engine.submit(transfer)
+
+    def _fill(self, kind: Tier, slots: Slots) -> None:
+        self._storage.pools[kind][list(slots)] = 1000.0
+
+
+def make_engine(model: LoadedModel, policy: str = "pbkv-paper", late: int | None = None, **fields: Any) -> Engine:
+    """An engine on the CPU. Its transfers are done at once, or as late as may be if `late` gives a seed for that."""
     config = EngineConfig(**{"gpu_blocks": 64, "host_blocks": 32, "device": "cpu", "allow_forced_output": True, **fields})
     runner = TorchRunner(model, config, torch.device("cpu"))
     runner.allocate()
-    return Engine(runner, config, CacheConfig(policy=policy), SystemClock(), decode, worker_id="w")
+    if late is None:
+        return Engine(runner, config, CacheConfig(policy=policy), SystemClock(), decode, worker_id="w")
+    runner.transfer_engine = transfers = LateTorchEngine(runner.storage, late)
+    engine = Engine(runner, config, CacheConfig(policy=policy), SystemClock(), decode, worker_id="w")
+    transfers.watch(engine.cache.tiers.pools)
+    return engine
 
 
 def request(

@@ -82,9 +82,10 @@ def test_output_is_a_prefix_too(model: LoadedModel) -> None:
 
 
 @pytest.mark.parametrize("host_blocks", [0, 10, 60])
-def test_eviction_and_loading_between_steps(model: LoadedModel, host_blocks: int) -> None:
+@pytest.mark.parametrize("late", [None, 1])
+def test_eviction_and_loading_between_steps(model: LoadedModel, host_blocks: int, late: int | None) -> None:
     given = prompts(5, 100, 120, 90, 110, shared=32)
-    engine = make_engine(model, gpu_blocks=14, host_blocks=host_blocks)
+    engine = make_engine(model, late=late, gpu_blocks=14, host_blocks=host_blocks)
     for _ in range(2):
         results: dict[str, Result] = {}
         for number, prompt in enumerate(given):
@@ -118,9 +119,16 @@ def test_two_sequences_that_compute_the_same_blocks_end_up_sharing_them(model: L
     gpu_blocks=st.integers(14, 40),
     host_blocks=st.sampled_from((0, 8, 64)),
     chunk=st.sampled_from((16, 64, 512)),
+    late=st.booleans(),
 )
 def test_any_schedule(
-    models: dict[str, LoadedModel], llama_reference: Reference, seed: int, gpu_blocks: int, host_blocks: int, chunk: int
+    models: dict[str, LoadedModel],
+    llama_reference: Reference,
+    seed: int,
+    gpu_blocks: int,
+    host_blocks: int,
+    chunk: int,
+    late: bool,
 ) -> None:
     """Steps start, share and are cancelled, workflows end, the cache is cleared: what finishes equals plain greedy output."""
     model, generator = models["llama"], random.Random(seed)
@@ -128,7 +136,13 @@ def test_any_schedule(
     pool = [tuple(p) for shared in (16, 40, 64) for p in prompts(shared, 5, 30, 64, shared=shared)]
     policy = generator.choice(("lru", "pbkv-paper"))
     engine = make_engine(
-        model, policy, gpu_blocks=gpu_blocks, host_blocks=host_blocks, prefill_chunk_tokens=chunk, max_running=6
+        model,
+        policy,
+        seed if late else None,
+        gpu_blocks=gpu_blocks,
+        host_blocks=host_blocks,
+        prefill_chunk_tokens=chunk,
+        max_running=6,
     )
     results: dict[str, Result] = {}
     asked: dict[str, tuple[int, ...]] = {}

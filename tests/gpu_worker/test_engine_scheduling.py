@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from pbkv_cluster.cache.tree.node import Level
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier
@@ -31,12 +30,12 @@ def test_cancelling_frees_blocks_at_once(model: LoadedModel) -> None:
     for number in range(4):
         engine.submit(request(model, str(number), ids(70, number), max_tokens=50))
     collect(engine, results, steps=6)
-    assert engine.cache.locked_blocks(Level.GPU) > 0
+    assert engine.cache.locked_blocks(Tier.GPU) > 0
     for number in range(4):
         engine.cancel(str(number))
         engine.cancel(str(number))  # a second time does nothing
         engine.cache.check_integrity()
-    assert engine.cache.locked_blocks(Level.GPU) == 0
+    assert engine.cache.locked_blocks(Tier.GPU) == 0
     assert not engine.busy
     assert engine.scheduler.waiting == 0
 

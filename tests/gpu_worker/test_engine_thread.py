@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from pbkv_cluster.cache.tree.node import Level
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.errors import InvalidArgument, ResourceExhausted, Unavailable
+from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk, FinishReason, StepRequest
@@ -72,7 +72,7 @@ def tokens(outputs: Sequence[Output]) -> list[int]:
 
 def in_use(engine: Engine) -> tuple[int, int, int]:
     """Sequences running and waiting, and GPU blocks that they hold."""
-    return len(engine.scheduler.running), engine.scheduler.waiting, engine.cache.locked_blocks(Level.GPU)
+    return len(engine.scheduler.running), engine.scheduler.waiting, engine.cache.locked_blocks(Tier.GPU)
 
 
 async def test_concurrent_streams_give_what_each_gives_alone(llama: LoadedModel) -> None:

@@ -81,7 +81,7 @@ async def workflow(rig: Rig, name: str) -> None:
 
 
 def policy_of(engine: Engine) -> Pbkv:
-    policy = engine.cache._policies[0]
+    policy = engine.cache.policies[0]
     assert isinstance(policy, Pbkv)
     return policy
 

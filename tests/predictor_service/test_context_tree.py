@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.predictor_service.experts import Lesson, context_tree
+from pbkv_cluster.predictor_service.experts import TrainingExample, context_tree
 from pbkv_cluster.predictor_service.experts.context_tree import ContextTree
+from pbkv_cluster.predictor_service.experts.labels import Labels
 from pbkv_cluster.predictor_service.workflow.situation import Situation
-from pbkv_cluster.predictor_service.workload.labels import Labels
 
 A = 4.0  # the prior's weight
 
@@ -26,7 +26,7 @@ def teach(expert: ContextTree, *workflows: str) -> None:
     for agents in workflows:
         columns = [expert.labels.column(agent) for agent in agents] + [0] * expert.horizon
         for at in range(len(agents) + 1):
-            expert.learn([Lesson(expert.features(situation(agents[:at])), tuple(columns[at : at + expert.horizon]))])
+            expert.learn([TrainingExample(expert.features(situation(agents[:at])), tuple(columns[at : at + expert.horizon]))])
 
 
 def rows(expert: ContextTree, agents: str) -> np.ndarray:
@@ -41,14 +41,14 @@ def test_nothing_known_is_uniform() -> None:
 def test_by_hand() -> None:
     expert = expert_for("ab", horizon=1)
     teach(expert, "ab")
-    # Contexts of "a": none, "a", the whole way "a", and (step 1, "a"). The first has seen a, b and the end once each,
-    # the others b once.
-    chance = np.full(3, 1 / 3)
-    chance = (np.array([1.0, 1.0, 1.0]) + A * chance) / (3 + A)
+    # Contexts of "a": none, "a", all steps "a", and (step 1, "a"). a, b and the end followed the first once each,
+    # b followed each of the others once.
+    expected = np.full(3, 1 / 3)
+    expected = (np.array([1.0, 1.0, 1.0]) + A * expected) / (3 + A)
     for _ in range(3):
-        chance = (np.array([0.0, 0.0, 1.0]) + A * chance) / (1 + A)
-    assert rows(expert, "a")[0] == pytest.approx(chance, abs=1e-6)
-    # Behind "b" that was never first: none, and "b", which has seen the end; two more contexts are unknown.
+        expected = (np.array([0.0, 0.0, 1.0]) + A * expected) / (1 + A)
+    assert rows(expert, "a")[0] == pytest.approx(expected, abs=1e-6)
+    # After "b", which was never first: no agent, and "b", which the end followed; two more contexts are unknown.
     after = (np.array([1.0, 0.0, 0.0]) + A * np.full(3, 1 / 3)) / (1 + A)
     assert rows(expert, "b")[0] == pytest.approx(after, abs=1e-6)
 
@@ -84,17 +84,17 @@ def test_labels_are_kept_apart_in_contexts() -> None:
 
 def test_outputs_teach_nothing() -> None:
     expert = expert_for("ab")
-    expert.learn([Lesson(expert.features(Situation(agents=("a",), step=1, finished=True)), (1, 1, 1))])
+    expert.learn([TrainingExample(expert.features(Situation(agents=("a",), step=1, finished=True)), (1, 1, 1))])
     assert expert.dump()["keys"] == []
 
 
-def test_beyond_its_memory_the_longer_unseen_half_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(context_tree, "_MOST_COUNTS", 100 * 3 * 8)
+def test_beyond_its_memory_the_half_seen_longest_ago_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context_tree, "MAX_COUNTS", 100 * 3 * 8)
     expert = expert_for("abcdefg")
     teach(expert, *["ab"] * 20)
     for number in range(400):
         teach(expert, "".join("abcdefg"[(number * 7919 + at * at * (number + 1)) % 7] for at in range(6)))
-        assert expert._used <= 101
+        assert expert.contexts <= 100
     assert rows(expert, "a").sum(axis=1) == pytest.approx([1.0] * 3, abs=1e-5)
     teach(expert, *["ab"] * 20)
     assert rows(expert, "a")[0].argmax() == expert.labels.column("b")
@@ -105,7 +105,7 @@ def test_columns_move_with_their_counts() -> None:
     teach(expert, *["ac"] * 20)
     expert.labels = Labels(64)
     expert.labels.declare("ca", {})
-    expert.keep([0, 3, 1])
+    expert.renumber([0, 3, 1])
     found = rows(expert, "a")
     assert found.shape == (3, 3)
     assert found[0].argmax() == 1
@@ -141,9 +141,9 @@ def test_an_empty_state_is_restored() -> None:
     assert rows(other, "a")[0].argmax() == 2
 
 
-def test_what_came_may_be_unknown() -> None:
+def test_outcomes_may_be_unknown() -> None:
     expert = expert_for("ab")
     for agents in ("", "a", "ab", "ba", "aab", "bbba", "abab", "babb", "aabba", "bbabaab"):
-        expert.learn([Lesson(expert.features(situation(agents)), (-1, -1, -1))])
+        expert.learn([TrainingExample(expert.features(situation(agents)), (-1, -1, -1))])
     assert rows(expert, "bbabaab") == pytest.approx(np.full((3, 3), 1 / 3))
     assert not expert.dump()["counts"].any()

@@ -1,4 +1,4 @@
-"""The predictor of many experts: workflows as they come, and what must hold for any of them."""
+"""The predictor of many experts: single workflows, and properties of all of them."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -13,20 +13,23 @@ from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.core.step_graph import StepGraph, StepNode
-from pbkv_cluster.predictor_service.predictor.agent_forecasts import NAMED_AGENTS
-from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+from pbkv_cluster.predictor_service.experts.mixture import Phase
+from pbkv_cluster.predictor_service.predictor import PREDICTORS
+from pbkv_cluster.predictor_service.predictor.agent_forecasts import MAX_AGENTS
 from pbkv_cluster.predictor_service.predictor.expert_predictor import ExpertPredictor
-from pbkv_cluster.predictor_service.state import encoding as state_bytes
+from pbkv_cluster.predictor_service.predictor.prediction_state import PredictionState
+from pbkv_cluster.predictor_service.state import encoding
 from pbkv_cluster.predictor_service.state.file import StateRefused
+from pbkv_cluster.predictor_service.workload.workload_model import WorkloadModel
 
 EXPERTS = ["markov", "context-tree", "step-graph"]
 DIAMOND = StepGraph((StepNode("s"), StepNode("a", ("s",)), StepNode("b", ("s",)), StepNode("j", ("a", "b"))))
 
 
 def make(
-    *, experts: Sequence[str] = EXPERTS, max_agents: int = 64, most_workloads: int = 64, horizon: int = 3
+    *, experts: Sequence[str] = EXPERTS, max_agents: int = 64, max_workloads: int = 64, horizon: int = 3
 ) -> ExpertPredictor:
-    return ExpertPredictor(PredictorConfig(max_agents=max_agents, horizon=horizon), experts, most_workloads)
+    return ExpertPredictor(PredictorConfig(max_agents=max_agents, horizon=horizon), experts, max_workloads)
 
 
 def events(
@@ -56,6 +59,18 @@ def shape(forecast: Forecast) -> list[tuple[dict[str, float], float]]:
     return [(dict(step.agents), step.survival) for step in forecast.steps]
 
 
+def model_of(predictor: ExpertPredictor, workload: str = "app") -> WorkloadModel:
+    found = predictor.workloads.get(workload)
+    assert found is not None
+    return found.model
+
+
+def state_of(predictor: ExpertPredictor, workflow: str) -> PredictionState:
+    state = predictor.state_of(workflow)
+    assert state is not None
+    return state
+
+
 def taught(workflows: int = 20) -> ExpertPredictor:
     predictor = make()
     for number in range(workflows):
@@ -74,7 +89,7 @@ def test_the_order_of_agents_is_learnt() -> None:
     assert forecast.predictability > 0.5
 
 
-def test_what_was_never_observed_is_unknown() -> None:
+def test_a_workflow_that_was_never_observed_is_unknown() -> None:
     (forecast,) = taught().forecast(["never"], 1, 0.0)
     assert shape(forecast) == [({}, 1.0)] * 3
     assert forecast.step == -1
@@ -106,9 +121,10 @@ def test_nothing_is_learnt_across_a_gap() -> None:
     for half in (stream[:3], stream[5:]):
         feed(cut, half)
         cut.forget("w")
-    counts = predictor._workloads._models["app"].experts[0].dump()["counts"]
-    a, c = (predictor._workloads._models["app"].labels.column(label) for label in ("#0", "#1"))
-    assert predictor._workloads._models["app"].labels.names[1:] == ["#0", "#1", "#2"]
+    model = model_of(predictor)
+    counts = model.experts[0].dump()["counts"]
+    a, c = (model.labels.column(label) for label in ("#0", "#1"))
+    assert model.labels.names[1:] == ["#0", "#1", "#2"]
     assert counts[a, c] == 0
 
 
@@ -120,13 +136,13 @@ def test_steps_side_by_side_are_one_sequence() -> None:
 
     started, finished = EventKind.STEP_STARTED, EventKind.STEP_FINISHED
     feed(predictor, [events("w", "")[0], step(started, 1, 0, "a"), step(started, 2, 1, "b")])
-    moments = [len(each) for each in predictor._tracks["w"].moments]
+    moments = [len(each) for each in state_of(predictor, "w").moments]
     feed(predictor, [step(finished, 3, 0, "a")])  # of an older step: the latest still runs
-    assert [len(each) for each in predictor._tracks["w"].moments] == moments
-    assert not predictor._tracks["w"].moments[-1][-1].phase
+    assert [len(each) for each in state_of(predictor, "w").moments] == moments
+    assert state_of(predictor, "w").moments[-1][-1].phase is Phase.BEFORE_OUTPUT
     feed(predictor, [step(finished, 4, 1, "b"), step(finished, 5, 1, "b")])
-    assert [len(each) for each in predictor._tracks["w"].moments] == [*moments[:-1], 2]
-    assert predictor._tracks["w"].moments[-1][-1].phase
+    assert [len(each) for each in state_of(predictor, "w").moments] == [*moments[:-1], 2]
+    assert state_of(predictor, "w").moments[-1][-1].phase is Phase.AFTER_OUTPUT
     assert one(predictor, "w").step == 1
 
 
@@ -137,7 +153,7 @@ def test_events_before_any_step_do_no_harm() -> None:
         assert len(one(predictor, f"only {kind}").steps) == 3
 
 
-def test_a_workload_that_changes_starts_anew() -> None:
+def test_a_workflow_whose_workload_changes_starts_over() -> None:
     predictor = taught()
     for number in range(20):
         feed(predictor, events(f"v{number}", "ax", workload="other"))
@@ -146,14 +162,14 @@ def test_a_workload_that_changes_starts_anew() -> None:
     begun = events("now", "aa", workload="other", ends=False)[3:]
     feed(predictor, begun)
     assert max(one(predictor, "now").steps[0].agents.items(), key=lambda item: item[1])[0] == "x"
-    assert list(predictor._tracks["now"].agents) == ["a"]
+    assert list(state_of(predictor, "now").progress.agents) == ["a"]
 
 
 def test_the_longest_unused_workload_leaves() -> None:
-    predictor = make(most_workloads=3)
+    predictor = make(max_workloads=3)
     for name in ("one", "two", "three", "one", "four"):
         feed(predictor, events(f"w-{name}", "ab", workload=name))
-    assert list(predictor._workloads._models) == ["three", "one", "four"]
+    assert predictor.workloads.names == ["three", "one", "four"]
 
 
 def test_a_declared_graph_is_followed_in_the_first_workflow_of_all() -> None:
@@ -165,7 +181,7 @@ def test_a_declared_graph_is_followed_in_the_first_workflow_of_all() -> None:
     predictor = make()
     for event in events("w", "sa", workload="", ends=False, graph=DIAMOND):
         predictor.observe(event)
-    assert shape(one(predictor, "w")) == [({}, 1.0)] * 3  # nobody knows the workload yet
+    assert shape(one(predictor, "w")) == [({}, 1.0)] * 3  # the workload is unknown yet
 
 
 def test_agents_that_only_this_workflow_has_are_named() -> None:
@@ -177,13 +193,13 @@ def test_agents_that_only_this_workflow_has_are_named() -> None:
     assert not any(name.startswith("#") for name in one(predictor, "now").steps[0].agents)
 
 
-def test_no_more_agents_are_named_than_agreed() -> None:
+def test_the_agents_named_are_bounded() -> None:
     predictor = make(max_agents=200)
     for number in range(4):
         feed(predictor, events(f"w{number}", [f"agent-{at}" for at in range(100)]))
     feed(predictor, events("now", ["agent-0"], ends=False))
     step = one(predictor, "now").steps[0]
-    assert len(step.agents) <= NAMED_AGENTS
+    assert len(step.agents) <= MAX_AGENTS
     assert step.agents["agent-1"] > 0.3
 
 
@@ -197,20 +213,20 @@ def test_thousands_of_agents_stay_in_bounded_memory() -> None:
                 assert 0 <= sum(step.agents.values()) <= 1 + 1e-4
                 assert 0 < step.survival <= 1
             predictor.forget("now")
-    model = predictor._workloads._models["app"]
+    model = model_of(predictor)
     assert len(model.labels) <= 65
-    assert len(model.labels._once) <= 4 * 64
+    assert model.labels.unshared_agents <= 4 * 64
     assert len(predictor.dump()) < 4 << 20
 
 
-def test_new_agents_come_and_old_ones_leave_while_it_runs() -> None:
+def test_new_agents_replace_old_ones_while_it_runs() -> None:
     predictor = make(max_agents=16)
     for number in range(60):
         feed(predictor, events(f"x{number}", "abc"))
         feed(predictor, events(f"y{number}", [f"n{number // 3}", f"m{number // 3}"]))
     feed(predictor, events("now", "a", ends=False))
     assert one(predictor, "now").steps[0].agents["b"] > 0.8
-    assert len(predictor._workloads._models["app"].labels) <= 17
+    assert len(model_of(predictor).labels) <= 17
 
 
 STREAM = st.lists(st.tuples(st.integers(0, 3), st.sampled_from("abcdefghijkl"), st.integers(0, 9)), min_size=1, max_size=60)
@@ -223,11 +239,11 @@ def test_forecasts_are_distributions_and_follow_from_events_alone(
 ) -> None:
     runs = [make(max_agents=8), make(max_agents=8)]
     sequences: dict[str, int] = {}
-    for number, agent, chance in steps:
+    for number, agent, draw in steps:
         name = f"w{number}"
-        sequence = sequences.get(name, -1) + 1 + (chance == 0)
+        sequence = sequences.get(name, -1) + 1 + (draw == 0)
         kind = [EventKind.WORKFLOW_ENDED, EventKind.WORKFLOW_STARTED, EventKind.STEP_FINISHED, EventKind.STEP_STARTED][
-            min(chance, 3)
+            min(draw, 3)
         ]
         event = WorkflowEvent(kind, name, sequence, 0.0, "app" if named else "", agent, step=sequence)
         sequences[name] = sequence
@@ -242,7 +258,7 @@ def test_forecasts_are_distributions_and_follow_from_events_alone(
         for forecast in found[0]:
             for step in forecast.steps:
                 assert sum(step.agents.values()) <= 1 + 1e-4
-                assert all(chance >= 0 for chance in step.agents.values())
+                assert all(probability >= 0 for probability in step.agents.values())
                 assert 0 < step.survival <= 1
     assert runs[0].dump() == runs[1].dump()
 
@@ -254,7 +270,7 @@ def test_forecasts_are_distributions_and_follow_from_events_alone(
     other=st.text("abcd", max_size=4),
     named=st.booleans(),
 )
-def test_a_forecast_knows_nothing_of_what_comes_later(agents: str, cut: int, other: str, named: bool) -> None:
+def test_a_forecast_does_not_depend_on_later_events(agents: str, cut: int, other: str, named: bool) -> None:
     workload = "app" if named else ""
     cut = min(cut, len(agents))
     found = []
@@ -284,17 +300,17 @@ def test_saved_and_restored() -> None:
 def test_foreign_and_damaged_states_are_refused_and_change_nothing() -> None:
     predictor = taught()
     before = predictor.dump()
-    good = state_bytes.from_bytes(before)
+    good = encoding.from_bytes(before)
     app = good["workloads"]["app"]
     damaged = [
         make(experts=["markov"]).dump(),
         make(horizon=2).dump(),
         b"",
         before[: len(before) // 2],
-        state_bytes.to_bytes({**good, "workloads": []}),
-        state_bytes.to_bytes({**good, "workloads": {"app": 1}}),
-        *(state_bytes.to_bytes({**good, "workloads": {"app": {**app, part: {}}}}) for part in app),
-        *(state_bytes.to_bytes({**good, "workloads": {"app": {**app, part: None}}}) for part in app),
+        encoding.to_bytes({**good, "workloads": []}),
+        encoding.to_bytes({**good, "workloads": {"app": 1}}),
+        *(encoding.to_bytes({**good, "workloads": {"app": {**app, part: {}}}}) for part in app),
+        *(encoding.to_bytes({**good, "workloads": {"app": {**app, part: None}}}) for part in app),
     ]
     for state in damaged:
         with pytest.raises(StateRefused):
@@ -315,7 +331,7 @@ def test_every_expert_is_a_predictor_by_itself(name: str) -> None:
     assert len(one(predictor, "w").steps) == 3
 
 
-def test_what_is_learnt_in_parts_is_all_of_it() -> None:
+def test_learning_in_parts_gives_the_same() -> None:
     whole, parts = make(), make()
     for number, agents in enumerate(("abcabc", "acbacb", "abcacb", "aab") * 4):
         for event in events(f"w{number}", agents, workload=f"app-{number % 3}"):

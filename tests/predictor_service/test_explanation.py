@@ -1,4 +1,4 @@
-"""What a predictor tells of its forecasts: by itself, over the wire, and on the command line."""
+"""Explanations of forecasts: from the predictor, over the wire, and as JSON."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecasts.batch import Forecasts
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
-from pbkv_cluster.predictor_service.predictor.base import PREDICTORS, Predictor
+from pbkv_cluster.predictor_service.predictor import PREDICTORS, Predictor
 from pbkv_cluster.predictor_service.predictor.explanation import Explanation
 from pbkv_cluster.predictor_service.server import PredictorServer
 from pbkv_cluster.rpc.channel import connect
@@ -45,7 +45,7 @@ def taught() -> Predictor:
 
 
 class Custom(Predictor):
-    """Knows no experts."""
+    """Has no experts."""
 
     kind, version = "custom", 1
 
@@ -66,7 +66,7 @@ class Custom(Predictor):
         pass
 
 
-def test_each_expert_is_heard_with_its_weight() -> None:
+def test_each_expert_is_explained_with_its_weight() -> None:
     predictor = taught()
     for event in events("w", "aba", ends=False):
         predictor.observe(event)
@@ -80,7 +80,7 @@ def test_each_expert_is_heard_with_its_weight() -> None:
     markov, tree = found.opinions
     for weights in zip(markov.weights, tree.weights, strict=True):
         assert sum(weights) == pytest.approx(1.0)
-    assert markov.weights[0] < tree.weights[0], "one step back does not tell b from c"
+    assert markov.weights[0] < tree.weights[0], "one agent back does not tell b from c"
     assert tree.steps[0].agents["c"] > 0.9
     assert markov.steps[0].agents["c"] < 0.7
 
@@ -123,7 +123,7 @@ def test_before_the_output_and_of_unknown_workflows() -> None:
     assert predictor.explain("unheard of") is None
 
 
-def test_predictors_without_experts_tell_their_forecast() -> None:
+def test_predictors_without_experts_explain_by_the_forecast_alone() -> None:
     assert Custom().explain("w") == Explanation((StepForecast({"x": 1.0}, 0.5),), 0.25, begun=4)
 
 
@@ -135,7 +135,7 @@ async def test_over_the_wire() -> None:
         async with connect(server.address) as channel:
             stub = PredictorServiceStub(channel)
             request = predictor_pb2.ExplainRequest(workflow_id="open")
-            told = await stub.Explain(request, timeout=10)
+            answer = await stub.Explain(request, timeout=10)
             for name, status, details in (
                 ("unheard of", StatusCode.NOT_FOUND, "the predictor has heard nothing of a workflow 'unheard of'"),
                 ("over", StatusCode.NOT_FOUND, "workflow 'over' has ended"),
@@ -146,9 +146,9 @@ async def test_over_the_wire() -> None:
                 assert (caught.value.code(), caught.value.details()) == (status, details)
     finally:
         await server.stop()
-    assert told.steps[0].agents[0].agent_id == "c"
-    assert (told.workload, told.steps_begun, told.output_known) == ("app", 3, True)
-    as_json: dict[str, Any] = json.loads(json.dumps(explanation_json("open", told)))
+    assert answer.steps[0].agents[0].agent_id == "c"
+    assert (answer.workload, answer.steps_begun, answer.output_known) == ("app", 3, True)
+    as_json: dict[str, Any] = json.loads(json.dumps(explanation_json("open", answer)))
     assert [expert["name"] for expert in as_json["experts"]] == ["markov", "context-tree"]
     assert len(as_json["steps"]) == len(as_json["experts"][0]["weights"]) == 3
     assert as_json["steps"][0]["agents"]["c"] > 0.9

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pbkv_cluster.predictor_service.experts.labels import Labels
 from pbkv_cluster.predictor_service.workflow.situation import END
-from pbkv_cluster.predictor_service.workload.labels import Labels
 
 
 def known(*agents: str, limit: int = 64) -> Labels:
@@ -49,7 +49,7 @@ def test_names_that_look_like_our_labels_are_never_taken_for_them() -> None:
     assert labels.label("@x", "third", "", {}) == "#0"
 
 
-def test_places_end_somewhere() -> None:
+def test_ranks_are_bounded() -> None:
     labels, own = Labels(64), dict[str, str]()
     assert len({labels.label(f"a{at}", "w", "", own) for at in range(100)}) == 17
 
@@ -78,7 +78,7 @@ def test_agents_with_labels_of_their_own_are_told_with_their_columns() -> None:
     assert [labels.names[column] for column in columns] == names == ["new-3", "new-4", "new-5", "new-6", "new-7", "new-8"]
 
 
-def test_invented_agents_go_by_place_those_with_common_names_too() -> None:
+def test_where_agents_are_invented_all_go_by_rank() -> None:
     labels = Labels(64)
     for number in range(60):
         own: dict[str, str] = {}
@@ -86,7 +86,7 @@ def test_invented_agents_go_by_place_those_with_common_names_too() -> None:
             labels.label(agent, f"w{number}", "", own)
     own = {}
     assert [labels.label(agent, "now", "", own) for agent in ("new", "checker", "new")] == ["#0", "#1", "#0"]
-    for number in range(2000):  # they are no longer
+    for number in range(2000):  # they are not any more
         labels.label("checker", f"v{number}", "", {})
     assert labels.label("checker", "later", "", {}) == "checker"
 
@@ -97,7 +97,7 @@ def test_a_few_new_agents_change_nothing() -> None:
 
 
 def test_beyond_the_limit_the_longest_unseen_leave() -> None:
-    labels = known(*"abcdefgh", limit=8)  # and the place #0 … #7 of their first calls
+    labels = known(*"abcdefgh", limit=8)  # and the ranks #0 … #7 of their first calls
     kept = labels.overflow()
     assert kept is not None
     assert kept[0] == 0
@@ -111,14 +111,14 @@ def test_beyond_the_limit_the_longest_unseen_leave() -> None:
 def test_columns_are_always_the_names_order(calls: list[tuple[str, int, str]]) -> None:
     labels = Labels(8)
     owns: dict[str, dict[str, str]] = {}
-    for workflow, agent, site in calls:
-        label = labels.label(f"agent-{agent}", workflow, site, owns.setdefault(workflow, {}))
+    for workflow, agent, call_site in calls:
+        label = labels.label(f"agent-{agent}", workflow, call_site, owns.setdefault(workflow, {}))
         assert labels.names[labels.column(label)] == label
         before = list(labels.names)
         kept = labels.overflow()
         if kept is not None:
             assert labels.names == [before[at] for at in kept]
-            assert labels.column(label) > 0  # what was seen last stays
+            assert labels.column(label) > 0  # the latest seen stays
         assert len(labels) <= 9
         assert len(set(labels.names)) == len(labels.names)
         again = Labels.restore(labels.dump(), 8)

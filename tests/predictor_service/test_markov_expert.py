@@ -1,13 +1,13 @@
-"""Order-1 transitions: by hand."""
+"""First-order transitions, computed by hand."""
 
 import numpy as np
 import pytest
 
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.predictor_service.experts import Lesson
-from pbkv_cluster.predictor_service.experts.markov import ROW_LIMIT, MarkovExpert
+from pbkv_cluster.predictor_service.experts import TrainingExample
+from pbkv_cluster.predictor_service.experts.labels import Labels
+from pbkv_cluster.predictor_service.experts.markov import MAX_ROW_COUNT, MarkovExpert
 from pbkv_cluster.predictor_service.workflow.situation import END, Situation
-from pbkv_cluster.predictor_service.workload.labels import Labels
 
 EPS = 0.1
 
@@ -23,7 +23,7 @@ def teach(expert: MarkovExpert, *workflows: str) -> None:
         for at in range(len(agents) + 1):
             target = expert.labels.column(agents[at]) if at < len(agents) else 0
             situation = Situation(agents=tuple(agents[:at]), step=at)
-            expert.learn([Lesson(expert.features(situation), (target, -1, -1))])
+            expert.learn([TrainingExample(expert.features(situation), (target, -1, -1))])
 
 
 def rows(expert: MarkovExpert, agent: str) -> np.ndarray:
@@ -55,7 +55,7 @@ def test_an_agent_that_has_left_leads_anywhere() -> None:
     assert rows(expert, "gone")[0] == pytest.approx([1 / 3] * 3)
 
 
-def test_new_agents_have_a_chance_at_once() -> None:
+def test_new_agents_are_possible_at_once() -> None:
     expert = expert_for("ab")
     teach(expert, "ab")
     before = rows(expert, "a")
@@ -69,19 +69,19 @@ def test_new_agents_have_a_chance_at_once() -> None:
 
 def test_old_counts_are_halved() -> None:
     expert = expert_for("abc")
-    for _ in range(int(ROW_LIMIT)):
+    for _ in range(int(MAX_ROW_COUNT)):
         teach(expert, "b")
     for _ in range(300):
         teach(expert, "c")
     counts = expert.dump()["counts"]
-    assert counts[0, 3] / counts[0].sum() > 0.3  # 300 of 1,324, and yet
+    assert counts[0, 3] / counts[0].sum() > 0.3  # although it is 300 of 1,324
 
 
 def test_outputs_and_unknown_outcomes_teach_nothing() -> None:
     expert = expert_for("ab")
     state = Situation(agents=("a",))
-    expert.learn([Lesson(expert.features(state), (-1, 1, 1))])
-    expert.learn([Lesson(expert.features(Situation(agents=("a",), finished=True)), (2, -1, -1))])
+    expert.learn([TrainingExample(expert.features(state), (-1, 1, 1))])
+    expert.learn([TrainingExample(expert.features(Situation(agents=("a",), finished=True)), (2, -1, -1))])
     assert not expert.dump()["counts"].any()
 
 
@@ -90,7 +90,7 @@ def test_columns_move_together() -> None:
     teach(expert, "ac", "ac")
     expert.labels = Labels(64)
     expert.labels.declare("ca", {})
-    expert.keep([0, 3, 1])
+    expert.renumber([0, 3, 1])
     assert rows(expert, "a")[0] == pytest.approx(np.array([EPS, 2 + EPS, EPS]) / (2 + 3 * EPS))
 
 

@@ -1,4 +1,4 @@
-"""The network as an expert: when it is trained, what it says before and of what it does not know, and its saved state."""
+"""The network as an expert: when it is trained, what it forecasts of unknown agents, and its saved state."""
 
 import random
 import subprocess
@@ -12,12 +12,12 @@ import pytest
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.experts import network as network_module
-from pbkv_cluster.predictor_service.experts.base import Floats, Lesson
+from pbkv_cluster.predictor_service.experts.base import Floats, TrainingExample
+from pbkv_cluster.predictor_service.experts.labels import Labels
 from pbkv_cluster.predictor_service.experts.network import NetworkExpert
 from pbkv_cluster.predictor_service.network.job import NetworkJob
-from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+from pbkv_cluster.predictor_service.predictor import PREDICTORS
 from pbkv_cluster.predictor_service.workflow.situation import END, Situation
-from pbkv_cluster.predictor_service.workload.labels import Labels
 
 CONFIG = PredictorConfig(model="pbkv", horizon=2)
 
@@ -28,11 +28,11 @@ def expert_of(agents: str, config: PredictorConfig = CONFIG) -> NetworkExpert:
 
 
 def show(expert: NetworkExpert, agents: str) -> None:
-    """Has it see a whole workflow."""
+    """Lets it learn a whole workflow."""
     targets = [expert.labels.column(agent) for agent in agents] + [0, 0]
-    expert.ended(
+    expert.learn_workflow(
         [
-            Lesson(expert.features(situation(agents[:step])), (targets[step], targets[step + 1]))
+            TrainingExample(expert.features(situation(agents[:step])), (targets[step], targets[step + 1]))
             for step in range(len(agents) + 1)
         ]
     )
@@ -47,10 +47,10 @@ def forecast(expert: NetworkExpert, *texts: str) -> Floats:
 
 
 def train(expert: NetworkExpert, now: bool = False) -> bool:
-    """Does a job that is due; tells whether there was one."""
+    """Runs a job that is due. Returns whether there was one."""
     job = expert.training_due(now)
     if job is not None:
-        expert.trained(job.run())
+        expert.training_done(job.run())
     return job is not None
 
 
@@ -69,7 +69,7 @@ def test_it_abstains_before_its_first_network() -> None:
     assert not forecast(expert, "", "ab").any()
 
 
-def test_it_says_what_comes_and_when_the_end_does(taught: NetworkExpert) -> None:
+def test_it_forecasts_agents_and_the_end(taught: NetworkExpert) -> None:
     found = forecast(taught, "", "ab", "abc", "acb")
     np.testing.assert_allclose(found.sum(axis=2), 1.0, rtol=1e-5)
     column = taught.labels.column
@@ -79,7 +79,7 @@ def test_it_says_what_comes_and_when_the_end_does(taught: NetworkExpert) -> None
     assert found[2:4, 0, 0].min() > 0.8
 
 
-def test_an_agent_unknown_to_the_network_has_a_small_chance_and_none_to_say_anything(taught: NetworkExpert) -> None:
+def test_an_agent_unknown_to_the_network_is_unlikely_and_after_it_the_network_abstains(taught: NetworkExpert) -> None:
     found = forecast(taught, "a", "z", "za", "az")
     unknown = found[0, :, taught.labels.column("z")]
     assert ((unknown > 0.0) & (unknown < 0.01)).all()
@@ -88,7 +88,7 @@ def test_an_agent_unknown_to_the_network_has_a_small_chance_and_none_to_say_anyt
     assert found[2].any()
 
 
-def test_columns_may_change_beneath_it(taught: NetworkExpert) -> None:
+def test_columns_may_change(taught: NetworkExpert) -> None:
     other = expert_of("zcba")
     other.restore(taught.dump())
     there, here = forecast(other, "ab"), forecast(taught, "ab")
@@ -96,9 +96,9 @@ def test_columns_may_change_beneath_it(taught: NetworkExpert) -> None:
         np.testing.assert_allclose(there[..., other.labels.column(label)], here[..., taught.labels.column(label)], rtol=1e-5)
 
 
-def test_trainings_come_less_often_as_workflows_grow_and_only_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_module, "_MOST_NEW", 20)
-    monkeypatch.setattr(network_module, "_MOST_WORKFLOWS", 50)
+def test_trainings_get_rarer_and_run_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network_module, "MAX_NEW", 20)
+    monkeypatch.setattr(network_module, "MAX_WORKFLOWS", 50)
     expert = expert_of("abc")
     due, sizes = [], []
     for number in range(1, 101):
@@ -107,7 +107,7 @@ def test_trainings_come_less_often_as_workflows_grow_and_only_one_at_a_time(monk
             assert expert.training_due(True) is None  # another is under way
             due.append(number)
             sizes.append(len(job.workflows))
-            expert.trained(None)
+            expert.training_done(None)
     assert due == [8, 12, 18, 27, 40, 60, 80, 100]
     assert sizes == [8, 12, 18, 27, 40, 50, 50, 50]
     assert expert.training_due(True) is None  # nothing new
@@ -116,8 +116,8 @@ def test_trainings_come_less_often_as_workflows_grow_and_only_one_at_a_time(monk
     assert expert.training_due(True) is not None
 
 
-def test_what_is_kept_is_bounded_by_examples_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_module, "_MOST_EXAMPLES", 40)
+def test_the_workflows_kept_are_bounded_by_examples_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network_module, "MAX_EXAMPLES", 40)
     expert = expert_of("ab")
     for _ in range(30):
         show(expert, "ab")
@@ -127,7 +127,7 @@ def test_what_is_kept_is_bounded_by_examples_too(monkeypatch: pytest.MonkeyPatch
     assert len(job.workflows) == 40 // 3
 
 
-def test_held_back_are_only_workflows_that_the_network_in_use_has_not_seen() -> None:
+def test_only_workflows_that_the_network_in_use_has_not_seen_are_held_back() -> None:
     expert = expert_of("ab")
     held_back = []
     for new in (60, 3, 1):
@@ -136,7 +136,7 @@ def test_held_back_are_only_workflows_that_the_network_in_use_has_not_seen() -> 
         job = expert.training_due(True)
         assert isinstance(job, NetworkJob)
         held_back.append(job.held_back)
-        expert.trained(None)
+        expert.training_done(None)
     assert held_back == [10, 3, 1]
 
 
@@ -144,11 +144,11 @@ def test_a_training_that_failed_leaves_the_network_in_use(taught: NetworkExpert)
     before = forecast(taught, "ab")
     show(taught, "ab")
     assert taught.training_due(True) is not None
-    taught.trained(None)
+    taught.training_done(None)
     np.testing.assert_array_equal(forecast(taught, "ab"), before)
 
 
-def test_a_saved_state_forecasts_alike(taught: NetworkExpert) -> None:
+def test_a_restored_network_forecasts_the_same(taught: NetworkExpert) -> None:
     again = expert_of("abcz")
     again.restore(taught.dump())
     texts = ["", "a", "ab", "abc", "z"]
@@ -215,7 +215,7 @@ def workflow(name: str, agents: Sequence[str], ends: bool = True) -> list[Workfl
 
 
 @pytest.mark.slow
-def test_a_predictor_that_trains_at_once_learns_alike_from_equal_events() -> None:
+def test_a_predictor_that_trains_at_once_learns_the_same_from_equal_events() -> None:
     def learnt() -> bytes:
         predictor = PREDICTORS.get("pbkv")(CONFIG)
         draws = random.Random(0)

@@ -10,12 +10,12 @@ import torch
 from pbkv_cluster.predictor_service.network.examples import POSITIONS, batch_of, features
 from pbkv_cluster.predictor_service.network.inference import Model
 from pbkv_cluster.predictor_service.network.model import (
-    MOST_HIDDEN,
+    MAX_HIDDEN,
     GraphSage,
     Network,
     PrefixAttention,
     Shape,
-    most_nodes,
+    max_nodes,
     parameters,
 )
 from pbkv_cluster.predictor_service.network.weights import Weights, inputs_of
@@ -73,7 +73,7 @@ def test_without_positions_the_order_of_the_steps_before_does_not_matter() -> No
 
 @pytest.mark.parametrize("horizon", [1, 3, 16])
 def test_the_largest_network_is_small(horizon: int) -> None:
-    assert parameters(Network(Shape(most_nodes(horizon), horizon, MOST_HIDDEN, True))) <= 500_000
+    assert parameters(Network(Shape(max_nodes(horizon), horizon, MAX_HIDDEN, True))) <= 500_000
 
 
 def test_each_situation_is_read_by_itself() -> None:
@@ -101,26 +101,26 @@ def test_forecasts_are_those_of_the_network(positions: bool, hidden: int) -> Non
     edges = torch.rand(4, 4)
     arrays = {name: each.numpy() for name, each in network.state_dict().items()}
     model = Model(Weights(("", "a", "b", "c"), edges.numpy(), hidden, positions, 3, arrays))
-    chance = random.Random(2)
-    situations = [features(_situation(chance)) for _ in range(40)]
+    draws = random.Random(2)
+    situations = [features(_situation(draws)) for _ in range(40)]
     batch = batch_of([each for each in situations if each.current in model.nodes], model.nodes, hidden)
     with torch.inference_mode():
         expected = torch.softmax(network(inputs_of(batch), network.tables(edges)), dim=2)
     assert model.forecast(batch) == pytest.approx(expected.numpy(), rel=1e-4)
 
 
-def _situation(chance: random.Random) -> Situation:
-    agents = tuple(chance.choice("abcx") for _ in range(chance.randrange(RECENT)))
+def _situation(draws: random.Random) -> Situation:
+    agents = tuple(draws.choice("abcx") for _ in range(draws.randrange(RECENT)))
     return Situation(
         agents,
         len(agents),
-        chance.randrange(3),
-        chance.randrange(3),
-        pieces=tuple(chance.randrange(1 << 32) for _ in range(chance.randrange(60))),
-        task=tuple(chance.randrange(1 << 20) for _ in range(chance.randrange(20))),
-        words=tuple(chance.randrange(1 << 20) for _ in range(chance.randrange(50))),
-        finished=chance.random() < 0.5,
-        hidden=np.array([chance.gauss(0.0, 3.0) for _ in range(chance.choice((0, 4)))], "<f2").tobytes(),
+        draws.randrange(3),
+        draws.randrange(3),
+        pieces=tuple(draws.randrange(1 << 32) for _ in range(draws.randrange(60))),
+        task=tuple(draws.randrange(1 << 20) for _ in range(draws.randrange(20))),
+        words=tuple(draws.randrange(1 << 20) for _ in range(draws.randrange(50))),
+        finished=draws.random() < 0.5,
+        hidden=np.array([draws.gauss(0.0, 3.0) for _ in range(draws.choice((0, 4)))], "<f2").tobytes(),
     )
 
 

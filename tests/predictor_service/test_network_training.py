@@ -1,4 +1,4 @@
-"""A training: what the network can learn, and that no worse one is taken."""
+"""Training: what the network can learn, and that a worse one is not taken."""
 
 import random
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ HORIZON = 2
 
 
 def workflow(agents: str, words: Sequence[tuple[int, ...]] = (), hidden: Sequence[bytes] = ()) -> list[Example]:
-    """Behind each step, with what its output was."""
+    """Situations after each step, with its output."""
     found = []
     for step in range(1, len(agents) + 1):
         seen = agents[:step]
@@ -47,8 +47,8 @@ def trained(workflows: Sequence[list[Example]], present: Weights | None = None, 
     return weights
 
 
-def chances(weights: Weights, examples: Sequence[Example]) -> npt.NDArray[np.float32]:
-    """[N, K] of what came."""
+def probabilities(weights: Weights, examples: Sequence[Example]) -> npt.NDArray[np.float32]:
+    """[N, K] of the targets."""
     model = Model(weights)
     found = model.forecast(batch_of([each.features for each in examples], model.nodes, weights.hidden))
     return np.array(
@@ -60,7 +60,7 @@ def chances(weights: Weights, examples: Sequence[Example]) -> npt.NDArray[np.flo
 
 
 def order_two(draws: random.Random) -> str:
-    """Behind two alike comes the next letter, behind two that differ the first of them."""
+    """Two equal letters are followed by the next letter, two different ones by the first of them."""
     agents = draws.choice("abc") + draws.choice("abc")
     while len(agents) < 10:
         agents += "abc"[("abc".index(agents[-1]) + 1) % 3] if agents[-1] == agents[-2] else agents[-2]
@@ -70,7 +70,7 @@ def order_two(draws: random.Random) -> str:
 
 
 def by_signal(draws: random.Random, signals: dict[str, int], count: int = 8) -> tuple[str, list[int]]:
-    """Agents at random, each foretold by a number that goes with the step before it."""
+    """Random agents, each announced by a number in the step before it."""
     agents = "".join(draws.choice("abc") for _ in range(count))
     return agents, [signals[after] for _, after in pairwise(agents)] + [signals["end"]]
 
@@ -79,7 +79,7 @@ def test_it_learns_what_two_steps_together_say() -> None:
     draws = random.Random(1)
     weights = trained([workflow(order_two(draws)) for _ in range(50)])
     tests = [example for text in ("aab", "abab", "ccac", "bbcb") for example in workflow(text)[1:-1]]
-    assert chances(weights, tests)[:, 0].mean() > 0.6  # of .7 + .3 / 3, where a random step may come instead
+    assert probabilities(weights, tests)[:, 0].mean() > 0.6  # of .7 + .3 / 3, since a random step may follow instead
 
 
 @pytest.mark.parametrize("positions", [False, True])
@@ -92,7 +92,7 @@ def test_it_learns_what_only_words_say(positions: bool) -> None:
         return workflow(agents, words=[(draws.randrange(1000, 1020), number, draws.randrange(1000, 1020)) for number in said])
 
     weights = trained([one() for _ in range(60)], positions=positions)
-    assert chances(weights, one())[:, 0].min() > 0.8
+    assert probabilities(weights, one())[:, 0].min() > 0.8
 
 
 def test_it_learns_what_only_the_hidden_state_says() -> None:
@@ -110,9 +110,9 @@ def test_it_learns_what_only_the_hidden_state_says() -> None:
 
     weights = trained([one() for _ in range(60)])
     assert weights.hidden == 24
-    assert chances(weights, one())[:, 0].min() > 0.7
+    assert probabilities(weights, one())[:, 0].min() > 0.7
     silent = [Example(each.features._replace(hidden=b""), each.targets) for each in one()]
-    assert np.isfinite(chances(weights, silent)).all()
+    assert np.isfinite(probabilities(weights, silent)).all()
 
 
 def test_a_network_that_is_no_better_is_not_taken() -> None:
@@ -122,9 +122,9 @@ def test_a_network_that_is_no_better_is_not_taken() -> None:
     assert job(workflows, weights).run().network is None  # as good as itself
     labels = [label for each in workflows for example in each for label in example.targets]
     draws.shuffle(labels)
-    come = iter(labels)
-    shuffled = [[Example(each.features, (next(come), next(come))) for each in one] for one in workflows]
-    assert job(shuffled).run().network is None  # no better than what comes on average
+    in_turn = iter(labels)
+    shuffled = [[Example(each.features, (next(in_turn), next(in_turn))) for each in one] for one in workflows]
+    assert job(shuffled).run().network is None  # no better than a constant forecast
     assert job([*shuffled[:32], *workflows[32:]], weights).run().network is None  # worse than the one in use
 
 
@@ -136,7 +136,7 @@ def test_a_better_network_is_taken_from_one_that_has_gone_stale() -> None:
     assert new.labels == (END, "b", "c", "d")
 
 
-def test_equal_jobs_give_equal_networks_and_leave_chance_and_threads_alone() -> None:
+def test_equal_jobs_give_equal_networks_and_restore_random_state_and_threads() -> None:
     draws = random.Random(6)
     each = job([workflow(order_two(draws)) for _ in range(10)])
     torch.manual_seed(1)

@@ -16,18 +16,18 @@ def test_a_piece_is_known_from_the_third_workflow_on() -> None:
 
 
 def test_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(piece_counts, "_MOST", 8)
+    monkeypatch.setattr(piece_counts, "MAX_PIECES", 8)
     counts = PieceCounts()
     for workflow in "abc":
         counts.known(range(8), workflow)
     assert counts.dump() == {"known": list(range(8))}
     for workflow in "def":
-        counts.known([100, 101, 102, 103, 0], workflow)  # now these are as many as one generation holds
-    assert counts.known(range(8), "g") == (0,), "what was seen again stays, the rest leaves"
+        counts.known([100, 101, 102, 103, 0], workflow)  # now one generation is full
+    assert counts.known(range(8), "g") == (0,), "a piece that was seen again stays, the others leave"
     assert counts.known([100, 103], "g") == (100, 103)
     for number in range(1000):
         counts.known([1000 + number], "x")
-    assert len(counts._rare) == 8
+    assert counts.rare == 8
 
 
 def test_what_is_known_is_kept() -> None:

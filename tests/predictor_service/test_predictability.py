@@ -19,7 +19,7 @@ def entropy(*counts: float) -> float:
 def measured(transitions: list[tuple[str, str]]) -> float:
     found = Predictability()
     for label, successor in transitions:
-        found.seen(label, successor)
+        found.add_transition(label, successor)
     again = Predictability()
     again.restore(found.dump())  # measures at once
     return again.value
@@ -52,8 +52,8 @@ def test_nothing_known_is_not_predictable() -> None:
 def test_memory_is_bounded() -> None:
     found = Predictability()
     for at in range(5000):
-        found.seen(f"a{at}", "x")
-        found.seen("b", f"x{at % 2000}")
+        found.add_transition(f"a{at}", "x")
+        found.add_transition("b", f"x{at % 2000}")
     counts = found.dump()["counts"]
     assert len(counts) <= 2048
 

@@ -21,7 +21,7 @@ from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
-from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+from pbkv_cluster.predictor_service.predictor import PREDICTORS
 from tests.cache.policy_harness import Cache
 from tests.polling import eventually
 
@@ -33,7 +33,7 @@ NEAR = 0.1
 # By the name that the client gives the workload: none for the second. One in four workflows ends with the last agent.
 AGENTS = {"app": ("plan", "code", "test", "review"), "": ("ask", "search", "read", "answer")}
 
-Chances: TypeAlias = dict[str, dict[str, float]]
+Probabilities: TypeAlias = dict[str, dict[str, float]]
 """Probability of each agent, by workload."""
 
 PREDICTOR = """
@@ -98,7 +98,7 @@ class Worker:
         """What the cache holds a workflow's only leaf to be worth, in halvings."""
         played = self.played
         (node,) = next(owner for owner in played.cache.workflows.all() if owner.id == workflow).nodes
-        return played.cache._policies[0].value(node, played.clock.now())
+        return played.cache.policies[0].value(node, played.clock.now())
 
 
 def events(name: str, workload: str, agents: Iterable[str], *, ends: bool = True) -> Iterator[WorkflowEvent]:
@@ -156,7 +156,7 @@ class Lines:
             for workload, (first, second, often, seldom) in AGENTS.items():
                 self.put(events(f"taught-{next(self._numbers)}", workload, (first, second, often if number % 4 else seldom)))
 
-    async def halves(self) -> Chances:
+    async def halves(self) -> Probabilities:
         """What a new workflow of each workload that is half-way is forecast to do next."""
         names = {workload: f"half-{next(self._numbers)}" for workload in AGENTS}
         for workload, name in names.items():
@@ -179,15 +179,16 @@ def next_agents(forecast: Forecast) -> dict[str, float]:
     return dict(forecast.steps[0].agents)
 
 
-def is_learnt(chances: Chances) -> bool:
+def is_learnt(probabilities: Probabilities) -> bool:
     return all(
-        abs(chances[workload].get(often, 0.0) - 0.75) < NEAR and abs(chances[workload].get(seldom, 0.0) - 0.25) < NEAR
+        abs(probabilities[workload].get(often, 0.0) - 0.75) < NEAR
+        and abs(probabilities[workload].get(seldom, 0.0) - 0.25) < NEAR
         for workload, (_, _, often, seldom) in AGENTS.items()
     )
 
 
-def is_near(some: Chances, others: Chances) -> bool:
-    """Whether both say the same of the agents that come next, but for what was heard in between."""
+def is_near(some: Probabilities, others: Probabilities) -> bool:
+    """Whether both give the next agents about the same probabilities; a few events may lie between them."""
     return all(
         some[workload].get(agent, 0.0) == pytest.approx(others[workload].get(agent, 0.0), abs=0.01)
         for workload, agents in AGENTS.items()
@@ -195,7 +196,7 @@ def is_near(some: Chances, others: Chances) -> bool:
     )
 
 
-def saved(state: Path) -> Chances:
+def saved(state: Path) -> Probabilities:
     """What the saved state makes of workflows that are half-way."""
     restored, found = PREDICTORS.get("mixture")(PredictorConfig()), {}
     restored.load(state)
@@ -212,7 +213,7 @@ async def test_a_predictor_killed_under_load_comes_back_with_what_it_had_learnt(
     async with Lines() as lines:
         worker, cache = lines.worker, lines.worker.played
         async with predictor(state) as (process, lines.services.address):
-            before: Chances = {}
+            before: Probabilities = {}
 
             async def learnt() -> bool:
                 lines.teach(5)
@@ -244,7 +245,7 @@ async def test_a_predictor_killed_under_load_comes_back_with_what_it_had_learnt(
 
         await eventually(away, PATIENCE_S, lambda: f"{lines.decisions}")
         last, known = max(worker.epochs), len(worker.epochs)
-        cache.step(1, "young")  # nobody has forecast it
+        cache.step(1, "young")  # without a forecast
         worth = worker.worth("open")
         assert worth > worker.worth("young")
         cache.clock.advance(3 * CacheConfig().forecast_half_life_s)

@@ -15,8 +15,8 @@ from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecasts.batch import Forecasts
 from pbkv_cluster.core.forecasts.forecast import Forecast
-from pbkv_cluster.predictor_service import server as server_module
-from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+from pbkv_cluster.predictor_service import servicer
+from pbkv_cluster.predictor_service.predictor import PREDICTORS
 from pbkv_cluster.predictor_service.predictor.expert_predictor import ExpertPredictor
 from pbkv_cluster.predictor_service.server import PredictorServer
 from pbkv_cluster.rpc.channel import connect
@@ -221,7 +221,7 @@ async def test_a_reader_that_stops_reading_blocks_nobody(server: PredictorServer
 async def test_a_large_snapshot_travels_in_parts(
     server: PredictorServer, channel: aio.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "MESSAGE_FORECASTS", 4)
+    monkeypatch.setattr(servicer, "MESSAGE_FORECASTS", 4)
     await report(channel, [event for i in range(10) for event in events(f"w{i}", "ab", ends=False)])
     watch = aiter(PredictorServiceStub(channel).WatchForecasts(predictor_pb2.WatchForecastsRequest(), timeout=30))
     parts = [await anext(watch) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""The plain service: order of events, epochs, leases, and subscribers that cannot hurt each other."""
+"""The plain service: order of events, epochs, leases, and subscribers that do not affect each other."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from pbkv_cluster.core.clock import ManualClock, SystemClock
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import InvalidArgument, ResourceExhausted, Unavailable
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
-from pbkv_cluster.predictor_service import service as service_module
+from pbkv_cluster.predictor_service.broadcast import broadcaster
 from pbkv_cluster.predictor_service.broadcast.subscription import Batch, Subscription
 from pbkv_cluster.predictor_service.predictor.expert_predictor import ExpertPredictor
 from pbkv_cluster.predictor_service.service import PredictorService, Reported
@@ -39,7 +39,7 @@ def make(clock: ManualClock | None = None, queue: int = 1024, **limits: float) -
 
 
 async def take(subscription: Subscription) -> Batch:
-    """The batch that waits; fails where none does."""
+    """The batch that waits; fails if there is none."""
     async with asyncio.timeout(10):
         return await anext(subscription)
 
@@ -73,7 +73,7 @@ def test_gaps_are_tolerated() -> None:
     assert [forecast.workflow for forecast in service.predict(["w"])] == ["w"]
 
 
-def test_events_behind_the_end_are_ignored_until_it_is_forgotten() -> None:
+def test_events_after_the_end_are_ignored_until_it_is_forgotten() -> None:
     service = make(max_ended=2)
     service.report(workflow("w", "ab"))
     assert service.report([event(STEP, sequence=9)]) == Reported(0, 1)
@@ -94,7 +94,7 @@ def test_an_id_may_be_used_again() -> None:
     service.report(workflow("w", "ab"))
     assert service.report([event(START, time=0.0)]) == Reported(0, 1)  # a duplicate carries its old stamp
     assert service.report([event(START, time=50.0), event(STEP, sequence=1, time=51.0)]) == Reported(2, 0)
-    # Also where the end never came.
+    # The same if the end was lost.
     assert service.report([event(START, time=60.0), event(STEP, sequence=1, time=61.0)]) == Reported(2, 0)
     assert service.open_workflows == 1
 
@@ -115,7 +115,7 @@ def test_an_id_that_is_used_again_may_be_silent_too() -> None:
     service = make(clock, lease_s=60.0)
     service.report([*workflow("w", "a"), event(START, time=50.0)])
     clock.advance(61.0)
-    assert service.flush() == 0  # nobody listens
+    assert service.flush() == 0  # there are no subscribers
     assert service.open_workflows == 0
     assert service.report([event(STEP, sequence=1, time=120.0)]) == Reported(1, 0)
 
@@ -155,7 +155,7 @@ async def test_forecasts_go_to_the_workers_that_hold_the_workflow() -> None:
     service.report([placed("far", sequence=3), event(STEP, "other", 1)])
     service.flush()
     assert names(await take(near)) == names(await take(far)) == {"w", "other"}, (
-        "where `other` is was not heard: it may be anywhere"
+        "the start of `other` was lost: it may be on any worker"
     )
     service.report(workflow("x", "a", ends=False))
     service.flush()
@@ -164,10 +164,10 @@ async def test_forecasts_go_to_the_workers_that_hold_the_workflow() -> None:
     service.flush()
     for subscription in (near, far):
         batch = await take(subscription)
-        assert [each.ended for each in batch.forecasts] == [True], "and nothing of x, which no worker has yet"
+        assert [each.ended for each in batch.forecasts] == [True], "and nothing of x, which is on no worker yet"
 
 
-async def test_a_step_placed_where_others_were_is_no_reason_for_a_forecast() -> None:
+async def test_a_step_placed_where_others_were_needs_no_forecast() -> None:
     service = make()
     await take(subscription := service.subscribe("near", placed_only=True))
     service.report([event(START), event(STEP, sequence=1), placed("near", sequence=2)])
@@ -175,11 +175,11 @@ async def test_a_step_placed_where_others_were_is_no_reason_for_a_forecast() -> 
     assert service.report([placed("near", sequence=3)]) == Reported(1, 0)
     assert service.flush() == 0
     service.report([event(STEP, sequence=4), placed("near", sequence=5)])
-    assert service.flush() == 1, "of the step, which went to the worker that the workflow is on"
+    assert service.flush() == 1, "of the step; that it was placed where others were changes nothing"
     service.report([placed("far", sequence=6)])
     assert service.flush() == 1
     service.report([placed("near", sequence=8)])
-    assert service.flush() == 1, "an event was lost: where the workflow is, and how it went on, is not known"
+    assert service.flush() == 1, "an event was lost: the workflow may be on any worker"
     assert names(await take(subscription)) == {"w"}
 
 
@@ -221,7 +221,7 @@ async def test_an_end_is_broadcast() -> None:
     assert forecast.steps == ()
 
 
-async def test_a_stuck_subscriber_is_sent_a_snapshot_and_blocks_nobody() -> None:
+async def test_a_stuck_subscriber_is_sent_a_snapshot_and_blocks_no_one() -> None:
     service = make(queue=5)
     stuck, brisk = service.subscribe("stuck"), service.subscribe("brisk")
     await take(stuck)
@@ -396,7 +396,7 @@ async def test_a_closed_service_says_so() -> None:
 
 
 async def test_subscribers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_module, "MAX_SUBSCRIBERS", 2)
+    monkeypatch.setattr(broadcaster, "MAX_SUBSCRIBERS", 2)
     service = make()
     first = service.subscribe("1")
     service.subscribe("2")
@@ -423,7 +423,7 @@ async def test_run_broadcasts_what_is_reported() -> None:
 
 
 class Studious(ExpertPredictor):
-    """Tells how much it has learnt, and has more to learn as soon as events come."""
+    """Has more to learn after each event, and counts what it has learnt."""
 
     left, taken = 0, 0
 

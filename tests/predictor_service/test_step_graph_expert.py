@@ -1,4 +1,4 @@
-"""The expert that follows a declared step graph: small graphs by hand."""
+"""The expert that follows a declared step graph: small graphs, computed by hand."""
 
 from collections.abc import Iterable
 
@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
-from pbkv_cluster.predictor_service.experts import Lesson
+from pbkv_cluster.predictor_service.experts import TrainingExample
+from pbkv_cluster.predictor_service.experts.labels import Labels
 from pbkv_cluster.predictor_service.experts.step_graph import StepGraphExpert
 from pbkv_cluster.predictor_service.workflow.graph_walk import GraphWalk
 from pbkv_cluster.predictor_service.workflow.situation import END, Situation
-from pbkv_cluster.predictor_service.workload.labels import Labels
 
 CHAIN = StepGraph((StepNode("a"), StepNode("b", ("a",)), StepNode("c", ("b",))))
 BRANCH = StepGraph((StepNode("a"), StepNode("b", ("a",)), StepNode("c", ("a",))))
@@ -54,11 +54,11 @@ def teach(expert: StepGraphExpert, graph: StepGraph, agents: str, times: int = 1
     names = expert.labels
     for _ in range(times):
         for at in range(len(agents) + 1):
-            came = names.column(agents[at]) if at < len(agents) else 0
-            expert.learn([Lesson(expert.features(situation(graph, agents[:at])), (came, -1, -1))])
+            column = names.column(agents[at]) if at < len(agents) else 0
+            expert.learn([TrainingExample(expert.features(situation(graph, agents[:at])), (column, -1, -1))])
 
 
-def test_places_of_a_chain() -> None:
+def test_positions_in_a_chain() -> None:
     assert walk(CHAIN, "").enabled() == {"a": 1.0}
     assert walk(CHAIN, "a").enabled() == {"b": 1.0}
     assert walk(CHAIN, "abc").enabled() == {}
@@ -113,13 +113,13 @@ def test_a_chain_is_followed_from_the_first_workflow_on() -> None:
 def test_one_step_by_hand() -> None:
     expert = expert_for("abc")
     teach(expert, CHAIN, "abc", times=2)
-    # Behind a: b twice. Enabled: b (weight 1) and the end (0.1). Eight steps were foreseen, so 0.5 / 18 are not.
-    foreseen = (2 + 1 / 1.1) / 3
-    unforeseen = 0.5 / 18
+    # After a: b twice. Enabled: b (weight 1) and the end (0.1). The graph allowed all eight steps, so 0.5 / 18 is the rest.
+    allowed = (2 + 1 / 1.1) / 3
+    wrong = 0.5 / 18
     first = forecast(expert, CHAIN, "a")[0]
-    assert first["b"] == pytest.approx((1 - unforeseen) * foreseen + unforeseen * (2 + 1 / 4) / 3)
-    assert first[END] == pytest.approx((1 - unforeseen) * (0.1 / 1.1) / 3 + unforeseen * (1 / 4) / 3)
-    assert first["a"] == first["c"] == pytest.approx(unforeseen * (1 / 4) / 3)
+    assert first["b"] == pytest.approx((1 - wrong) * allowed + wrong * (2 + 1 / 4) / 3)
+    assert first[END] == pytest.approx((1 - wrong) * (0.1 / 1.1) / 3 + wrong * (1 / 4) / 3)
+    assert first["a"] == first["c"] == pytest.approx(wrong * (1 / 4) / 3)
 
 
 def test_the_shares_of_branches_are_learnt() -> None:
@@ -134,18 +134,18 @@ def test_the_shares_of_branches_are_learnt() -> None:
     assert learnt[1][END] > 0.98
 
 
-def test_behind_one_branch_of_a_diamond_comes_the_other_and_then_the_join() -> None:
+def test_one_branch_of_a_diamond_is_followed_by_the_other_and_then_the_join() -> None:
     expert = expert_for("sabj")
     for agents in ("sabj", "sbaj") * 10:
         teach(expert, DIAMOND, agents)
     first, second, third = forecast(expert, DIAMOND, "sa")
-    # An order-1 model would hold b and the join for equally likely: they came as often behind a.
+    # A first-order model would find b and the join equally likely: each followed a as often as the other.
     assert first["b"] > 0.97
     assert second["j"] > 0.95
     assert third[END] > 0.95
 
 
-def test_loops_are_left_as_often_as_was_seen() -> None:
+def test_loops_are_left_as_often_as_before() -> None:
     expert = expert_for("abc")
     for _ in range(30):
         teach(expert, LOOP, "abcbc")
@@ -154,26 +154,26 @@ def test_loops_are_left_as_often_as_was_seen() -> None:
     assert first[END] == pytest.approx(0.5, abs=0.03)
 
 
-def test_agents_that_were_not_declared_have_a_small_chance_that_grows() -> None:
+def test_agents_that_were_not_declared_are_unlikely_until_they_run() -> None:
     expert = expert_for("abcx")
     before = forecast(expert, CHAIN, "a")[0]["x"]
     assert 0 < before < 0.02
     teach(expert, CHAIN, "axbc", times=20)
     first = forecast(expert, CHAIN, "a")[0]
     assert first["x"] > 10 * before
-    assert forecast(expert, CHAIN, "ax")[0]["b"] > 0.8  # its turn has not passed
+    assert forecast(expert, CHAIN, "ax")[0]["b"] > 0.8  # b may still run
 
 
 def test_it_abstains_without_a_graph() -> None:
     expert = expert_for("abc")
     assert not expert.forecast([expert.features(situation(None, "a"))]).any()
-    expert.learn([Lesson(expert.features(situation(None, "a")), (1, -1, -1))])
+    expert.learn([TrainingExample(expert.features(situation(None, "a")), (1, -1, -1))])
     assert not expert.dump()["counts"].any()
 
 
 def test_outputs_teach_nothing_new() -> None:
     expert = expert_for("abc")
-    expert.learn([Lesson(expert.features(situation(CHAIN, "a", finished=True)), (2, -1, -1))])
+    expert.learn([TrainingExample(expert.features(situation(CHAIN, "a", finished=True)), (2, -1, -1))])
     assert not expert.dump()["counts"].any()
 
 
@@ -182,11 +182,11 @@ def test_counts_follow_their_columns() -> None:
     teach(expert, BRANCH, "ac", times=9)
     expert.labels = labels = Labels(64)
     labels.declare("acb", {})
-    expert.keep([0, 1, 3, 2])
+    expert.renumber([0, 1, 3, 2])
     assert forecast(expert, BRANCH, "a")[0]["c"] > 0.8
 
 
-def test_a_saved_state_forecasts_alike_and_a_foreign_one_is_refused() -> None:
+def test_a_restored_expert_forecasts_the_same_and_a_foreign_state_is_refused() -> None:
     expert, other = expert_for("abc"), expert_for("abc")
     teach(expert, BRANCH, "ac", times=9)
     other.restore(expert.dump())
@@ -228,7 +228,7 @@ def test_forecasts_are_distributions_whatever_runs(graph: StepGraph, runs: list[
     (rows,) = expert.forecast([expert.features(situation(graph, now))])
     assert rows.sum(axis=1) == pytest.approx([1.0] * 3, abs=1e-5)
     assert (rows > 0).all()
-    assert (np.diff(rows[:, 0]) > -1e-6).all()  # what has ended stays so
+    assert (np.diff(rows[:, 0]) > -1e-6).all()  # a workflow that has ended stays ended
 
 
 def test_a_graph_of_the_largest_size_is_forecast() -> None:

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbkv_cluster.cache.handle import CacheHandle
 from pbkv_cluster.cache.policies import pbkv
 from pbkv_cluster.cache.policies.pbkv import Pbkv
+from pbkv_cluster.cache.sequence.handle import CacheHandle
+from pbkv_cluster.cache.sequence.step_identity import StepIdentity
 from pbkv_cluster.cache.tree.node import Owner
 from pbkv_cluster.core.tokens import count
 from pbkv_cluster.reuse.rank.outlook import Outlook
@@ -83,7 +84,7 @@ class Played(Generic[OutlookT]):
     def __init__(self, guard: bool, kind: type[OutlookT]) -> None:
         self.learning = LearningCache(40, guard=guard)
         self.cache, self.clock = self.learning.cache, self.learning.clock
-        policy = self.cache._policies[0]
+        policy = self.cache.policies[0]
         assert isinstance(policy, Pbkv)
         assert isinstance(policy._outlook, kind)
         self.outlook = policy._outlook
@@ -93,12 +94,12 @@ class Played(Generic[OutlookT]):
         steps, name = self.learning.steps, f"w{workflow}"
         steps[name] = steps.get(name, -1) + 1
         tokens = prompt(tuple(path))
-        lease = self.cache.open(SPACE, tokens, name, agent, steps[name], count(tokens))
-        if lease is None:
+        handle = self.cache.open(StepIdentity(SPACE, name, agent, steps[name], count(tokens)), tokens)
+        if handle is None:
             return  # no room
-        assert self.cache.grow(lease, count(tokens))
-        self.cache.commit(lease, tokens)
-        self.running.append(lease)
+        assert self.cache.grow(handle, count(tokens))
+        self.cache.commit(handle, tokens)
+        self.running.append(handle)
 
     def close(self, place: int) -> None:
         if self.running:

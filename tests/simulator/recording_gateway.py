@@ -1,4 +1,4 @@
-"""A gateway of the real wire contract that runs no model: it records what it is asked and answers with what it is told to."""
+"""A gateway with the real wire contract and no model: it records its calls and gives the replies that a test sets."""
 
 import asyncio
 import threading
@@ -15,26 +15,26 @@ from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.v1 import store_pb2, types_pb2, workflow_pb2, workflow_pb2_grpc
 
 TTFT_S = 0.25
-SPOKEN = pack([72, 105])  # what it says unless it is forced to say something else
+SPOKEN = pack([72, 105])  # the reply unless a request forces another
 SPOKEN_TEXT = ("Hello, ", "world")
 
 
 class Call(NamedTuple):
-    """One thing that a client did to a workflow: start, step, tool started, tool finished or end."""
+    """One call of a client about a workflow: start, step, tool started, tool finished or end."""
 
     kind: str
     detail: str = ""
 
 
 class RecordingGateway(workflow_pb2_grpc.WorkflowServiceServicer):
-    """Half of what an infinite cache of whole prompts would have is delivered, from the GPU tier."""
+    """Reports half of the available tokens as delivered, by the GPU tier."""
 
     def __init__(self) -> None:
         self.calls: defaultdict[str, list[Call]] = defaultdict(list)
         self.steps: defaultdict[str, list[workflow_pb2.SubmitStepRequest]] = defaultdict(list)
         self.started: list[workflow_pb2.StartWorkflowRequest] = []
         self.failures: dict[tuple[str, str], PbkvError] = {}  # by workflow and call: start, end, or a step's position
-        self.hold_until = 1  # steps that must be in flight before the first is answered
+        self.hold_until = 1  # steps that must be in flight before the first gets its reply
         self.most_open = 0
         self.disobedient = False  # answers one token less than forced
         self.predictor_address = ""
@@ -168,7 +168,7 @@ def cluster_status() -> workflow_pb2.GetClusterStatusResponse:
 
 @asynccontextmanager
 async def serving(gateway: RecordingGateway) -> AsyncIterator[str]:
-    """Serves `gateway` on a free port of the running loop, and gives the address."""
+    """Serves `gateway` on a free port in the running loop, and yields the address."""
     server = RpcServer()
     service = workflow_pb2.DESCRIPTOR.services_by_name["WorkflowService"]
     server.add(service, workflow_pb2_grpc.add_WorkflowServiceServicer_to_server, gateway)
@@ -181,7 +181,7 @@ async def serving(gateway: RecordingGateway) -> AsyncIterator[str]:
 
 @contextmanager
 def serving_in_thread(gateway: RecordingGateway) -> Iterator[str]:
-    """The same beside code that runs its own loop."""
+    """As `serving`, in a thread, for code that runs a loop of its own."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

@@ -21,14 +21,14 @@ def trace(workflows: int = 16, seed: int = 0, max_steps: int = 10) -> Trace:
 def source(
     workflows: int = 16, seed: int = 0, concurrency: int = 6, think_scale: float = 0.02, max_steps: int = 10
 ) -> TokenSource:
-    """The same as a workload in a closed loop."""
+    """The workflows of `trace` as a workload in a closed loop."""
     mix = Mix(concurrency=concurrency, think_scale=think_scale)
     return TokenSource(make_workload([trace(workflows, seed, max_steps)], mix, seed), PromptBuilder())
 
 
 def one_by_one(*prompts: str) -> TokenSource:
-    """Steps that run one after the other, each of a workflow of its own. A prompt names its segments, of four blocks each, by a
-    letter; a token follows, so that all of them can be found in a cache.
+    """Workflows of one step each that run one after the other. Each letter of a prompt is a segment of four blocks; one more
+    token follows, so that a cache can deliver all segments.
     """
     arrivals = []
     for number, letters in enumerate(prompts):

@@ -27,7 +27,7 @@ def test_a_capacity_gives_lru_the_share_that_was_asked_for() -> None:
 def test_a_pressure_below_the_least_capacity_gives_that() -> None:
     scale = PressureScale(source(12, concurrency=1), Setup(0))
     capacity = scale.find(0.01)
-    assert capacity.blocks == scale.least
+    assert capacity.blocks == scale.blocks_min
     assert capacity.share >= 0.01
 
 

@@ -1,4 +1,4 @@
-"""The clairvoyant policy: cases whose best choice is known, and comparisons on made-up workloads."""
+"""The clairvoyant policy: cases whose best choice is known, and comparisons on generated workloads."""
 
 import math
 
@@ -9,20 +9,20 @@ from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.errors import FailedPrecondition
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.simulator.engine.simulation import Setup, simulate
-from pbkv_cluster.simulator.evaluation.oracle import Future
+from pbkv_cluster.simulator.policies.oracle import FutureUses
 from pbkv_cluster.simulator.workload.token_source import TokenSource
 from tests.simulator.simulated import one_by_one, source
 
 
 def found(tokens: TokenSource, blocks: int, policy: str) -> int:
-    """Prompt tokens found on the GPU."""
+    """Prompt tokens that the GPU tier delivered."""
     reference = simulate(tokens, Setup(blocks))
     return simulate(tokens, Setup(blocks, policy=policy), reference).meter.delivered.get(Tier.GPU, 0)
 
 
 def test_the_next_use_is_that_of_the_first_step_that_has_not_begun() -> None:
     begun: set[str] = set()
-    future = Future([(2.0, "b", [b"x"]), (1.0, "a", [b"x", b"y"]), (3.0, "c", [b"x"])], begun)
+    future = FutureUses([(2.0, "b", [b"x"]), (1.0, "a", [b"x", b"y"]), (3.0, "c", [b"x"])], begun)
     assert future.next_use(b"x") == 1.0
     begun.add("b")
     assert future.next_use(b"x") == 1.0
@@ -32,7 +32,7 @@ def test_the_next_use_is_that_of_the_first_step_that_has_not_begun() -> None:
     assert future.next_use(b"z") == math.inf
 
 
-def test_keeps_what_returns_rather_than_what_was_used_last() -> None:
+def test_keeps_what_is_used_again_rather_than_what_was_used_last() -> None:
     tokens = one_by_one("A", "B", "C", "A")
     assert found(tokens, 9, "lru") == 0
     assert found(tokens, 9, "oracle") == 64
@@ -45,7 +45,7 @@ def test_hits_in_a_loop_that_is_larger_than_the_cache() -> None:
     assert found(tokens, 9, "oracle") == 3 * 64
 
 
-def test_lets_an_end_go_that_never_returns_and_keeps_its_beginning() -> None:
+def test_evicts_the_end_of_a_node_without_its_beginning() -> None:
     tokens = one_by_one("Y", "ST", "Z", "SU", "Y")
     assert found(tokens, 13, "lru") < found(tokens, 13, "oracle") == 2 * 64
 

@@ -1,4 +1,4 @@
-"""The closed loop against a real gRPC server that records it."""
+"""The closed loop, against a gRPC server that records its calls."""
 
 import json
 
@@ -10,7 +10,8 @@ from pbkv_cluster.core.errors import InvalidArgument, NotFound, ResourceExhauste
 from pbkv_cluster.core.tokens import count
 from pbkv_cluster.core.usage import HitMeter, Tier
 from pbkv_cluster.simulator.replay.replay import Replay, ReplayOptions
-from pbkv_cluster.simulator.replay.report import Failure, ReplayReport, Spread
+from pbkv_cluster.simulator.replay.report import Failure, ReplayReport
+from pbkv_cluster.simulator.spread import Spread
 from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep, TraceWorkflow
 from pbkv_cluster.simulator.workload.generator import Sizes, generate
 from pbkv_cluster.simulator.workload.prompts import PromptBuilder
@@ -20,7 +21,7 @@ SYSTEM = Segment(SegmentKind.SYSTEM, "system", 10)
 
 
 def small(name: str, steps: int = 2) -> TraceWorkflow:
-    """Steps of 10, 17, 24 … prompt tokens, each the last one's prompt, reply and 4 tokens of markup."""
+    """Steps of 10, 17, 24 … prompt tokens. Each prompt is the last prompt, its reply, and 4 tokens of markup."""
     history = [Segment(SegmentKind.HISTORY, f"{name}/{number}", 7) for number in range(steps)]
     prompts = [(SYSTEM, *history[:number]) for number in range(steps)]
     return TraceWorkflow(
@@ -31,7 +32,7 @@ def small(name: str, steps: int = 2) -> TraceWorkflow:
 async def replay(
     gateway: RecordingGateway, workflows: list[TraceWorkflow], options: ReplayOptions, prompts: PromptBuilder | None = None
 ) -> tuple[ReplayReport, list[float]]:
-    """The report, and the pauses that were made."""
+    """The report, and the seconds of each pause."""
     slept: list[float] = []
     clock = ManualClock()
 
@@ -177,7 +178,7 @@ async def test_nothing_to_replay_is_an_empty_report() -> None:
     assert json.loads(json.dumps(report.to_json()))["available_rate"] is None
 
 
-def test_percentiles_are_times_that_occurred() -> None:
+def test_percentiles_are_observed_durations() -> None:
     assert Spread.of(range(1, 101)) == Spread(100, 50.5, 50, 95)
     assert Spread.of([3.0]) == Spread(1, 3.0, 3.0, 3.0)
     assert Spread.of([]) is None

@@ -1,4 +1,4 @@
-"""Traces of serving systems: what becomes of their blocks, and what is refused."""
+"""Traces of serving systems: how their blocks become segments, and which lines are refused."""
 
 import gzip
 import json
@@ -16,8 +16,8 @@ SESSION: dict[str, Any] = {
     "id": "s1",
     "block_size": 64,
     "requests": [
-        {"in": 640, "out": 5, "think_time": 0.0, "hash_ranges": [[1, 10]]},
-        {"in": 830, "out": 7, "think_time": 2.5, "hash_ranges": [[1, 8], [20, 23]]},
+        {"in": 640, "out": 5, "think_time": 0.0, "stop": "tool_use", "hash_ranges": [[1, 10]]},
+        {"in": 830, "out": 7, "think_time": 2.5, "stop": "end_turn", "hash_ranges": [[1, 8], [20, 23]]},
         {"subagent_type": "Explore", "requests": [{"in": 600, "out": 1, "hash_ranges": [[1, 8], [20, 20]]}]},
     ],
 }
@@ -38,6 +38,7 @@ def test_sessions_keep_prefixes_agents_and_pauses(tmp_path: Path) -> None:
     (workflow,) = read_sessions(write(tmp_path / "sessions.jsonl.gz", SESSION))
     assert [step.agent for step in workflow.steps] == ["main", "main", "Explore"]
     assert [step.pause_s for step in workflow.steps] == [2.5, 0.0, 0.0]
+    assert [step.tool for step in workflow.steps] == ["tool_use", "user", ""]
     assert [step.prompt_tokens for step in workflow.steps] == [640, 830, 600]
     first, second, third = (PromptBuilder().prompt(step) for step in workflow.steps)
     assert _common(first, second) == 8 * 64
@@ -45,7 +46,7 @@ def test_sessions_keep_prefixes_agents_and_pauses(tmp_path: Path) -> None:
 
 
 def _common(one: bytes, other: bytes) -> int:
-    """Tokens that two prompts share at their beginning."""
+    """Number of tokens of the common prefix of two prompts."""
     return next((at for at in range(0, len(one), 4) if one[at : at + 4] != other[at : at + 4]), len(one)) // 4
 
 

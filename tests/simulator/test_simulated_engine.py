@@ -1,23 +1,26 @@
-"""The simulated engine decides as the real one does: with and without its short cut, and beside a real model."""
+"""The simulated engine makes the real engine's decisions: with and without its short cut, and with a real model."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pbkv_cluster.cache.tiers.mover import Mover
-from pbkv_cluster.cache.tree.node import Level
+from pbkv_cluster.cache.tiers.transfer import Transfer, TransferEngine
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig, ModelConfig
+from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk
 from pbkv_cluster.gpu_worker.model.loading import load_model
 from pbkv_cluster.gpu_worker.model.random_model import build
 from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner
-from pbkv_cluster.simulator.engine import SimulatedEngine, simulation
+from pbkv_cluster.simulator.engine import simulation
+from pbkv_cluster.simulator.engine.engine import SimulatedEngine
+from pbkv_cluster.simulator.engine.result import SimulationResult
 from pbkv_cluster.simulator.engine.runner import SimulatedRunner
-from pbkv_cluster.simulator.engine.simulation import Setup, SimulationResult, simulate
+from pbkv_cluster.simulator.engine.simulation import Setup, simulate
 from tests.simulator.simulated import source
 
 SETUPS = {
@@ -31,7 +34,7 @@ SETUPS = {
 
 
 def counts(result: SimulationResult) -> dict[str, Any]:
-    """What a run decided and found, without times."""
+    """The decisions and hits of a run, without times."""
     meter = result.meter
     return {
         "decisions": {name: number for name, number in result.decisions.items() if number},
@@ -48,23 +51,28 @@ def counts(result: SimulationResult) -> dict[str, Any]:
 @pytest.mark.parametrize("seed", range(3))
 def test_many_tokens_at_a_time_are_the_same_as_one_by_one(name: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     fast = simulate(source(seed=seed), SETUPS[name])
-    monkeypatch.setattr(SimulatedEngine, "_leap", lambda self, until: 0)
+    monkeypatch.setattr(SimulatedEngine, "short_cut", False)
     slow = simulate(source(seed=seed), SETUPS[name])
     assert fast == slow
 
 
-class _VirtualMover:
-    """Carries real bytes in virtual time."""
+class _VirtualTransferEngine:
+    """Copies real bytes in virtual time."""
 
-    def __init__(self, real: Mover, simulated: Mover) -> None:
+    def __init__(self, real: TransferEngine, simulated: TransferEngine) -> None:
         self._real = real
         self._simulated = simulated
 
-    def copy(self, source: Level, source_slots: Any, target: Level, target_slots: Any) -> None:
-        self._real.copy(source, source_slots, target, target_slots)
-        self._simulated.copy(source, source_slots, target, target_slots)
+    def submit(self, transfer: Transfer) -> bool:
+        return self._real.submit(transfer) and self._simulated.submit(transfer)
 
-    def seconds(self, source: Level, target: Level, blocks: int) -> float:
+    def completed(self) -> Sequence[Transfer]:
+        return ()
+
+    def wait(self, transfers: Iterable[Transfer]) -> None:
+        pass
+
+    def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         return self._simulated.seconds(source, target, blocks)
 
 
@@ -74,7 +82,7 @@ class _VirtualRunner:
     def __init__(self, real: TorchRunner, simulated: SimulatedRunner) -> None:
         self._real = real
         self._simulated = simulated
-        self.mover: Mover = _VirtualMover(real.mover, simulated.mover)
+        self.transfer_engine: TransferEngine = _VirtualTransferEngine(real.transfer_engine, simulated.transfer_engine)
         self.gpu_blocks, self.host_blocks = real.gpu_blocks, real.host_blocks
         self.vocabulary, self.max_context, self.eos = real.vocabulary, real.max_context, real.eos
 

@@ -1,6 +1,8 @@
 """How workloads are drawn from traces."""
 
+import math
 import statistics
+from collections import defaultdict
 
 import pytest
 
@@ -11,7 +13,7 @@ from tests.simulator.simulated import trace
 
 
 def ids(workload: Workload) -> list[set[str]]:
-    """Of each arrival, the ids of its texts."""
+    """For each arrival, the ids of its texts."""
     return [
         {name for step in arrival.workflow.steps for name in (step.output_id, *(segment.id for segment in step.prompt))}
         for arrival in workload.arrivals
@@ -69,7 +71,47 @@ def test_arrival_times_make_an_open_loop() -> None:
     assert [arrival.starts_at for arrival in make_workload([own], Mix(), 0).arrivals] == [1.0, 2.0]
 
 
-@pytest.mark.parametrize("wrong", [{"workflows": 0}, {"concurrency": 0}, {"think_scale": -1.0}, {"think_scale": float("nan")}])
+def test_tool_calls_are_announced_after_each_step_but_the_last() -> None:
+    for arrival in make_workload([trace(20)], Mix(), 0).arrivals:
+        steps = arrival.workflow.steps[:-1]
+        assert [call.kind for call in arrival.tool_calls] == [step.tool or "tool" for step in steps]
+        assert [call.expected_s for call in arrival.tool_calls] == [step.pause_s or None for step in steps]
+
+
+def test_announced_pauses_are_off_by_the_error_that_was_asked_for() -> None:
+    def errors(sigma: float) -> list[float]:
+        arrivals = make_workload([trace(60, max_steps=20)], Mix(announce_sigma=sigma), 0).arrivals
+        pairs = [pair for arrival in arrivals for pair in zip(arrival.tool_calls, arrival.pauses, strict=False)]
+        return [math.log((call.expected_s or 0.0) / pause) for call, pause in pairs]
+
+    assert errors(0.0) == pytest.approx([0.0] * len(errors(0.0)))
+    assert statistics.stdev(errors(0.5)) == pytest.approx(0.5, rel=0.15)
+    plain, announced = (make_workload([trace(20)], mix, 0).arrivals for mix in (Mix(), Mix(announce_sigma=0.5)))
+    assert [arrival.pauses for arrival in plain] == [arrival.pauses for arrival in announced]
+
+
+def test_a_tool_determines_the_share_of_a_pause_that_was_asked_for() -> None:
+    def drawn(share: float) -> dict[str, list[float]]:
+        found = defaultdict[str, list[float]](list)
+        for arrival in make_workload([trace(60, max_steps=20)], Mix(tool_share=share), 0).arrivals:
+            for step, pause in zip(arrival.workflow.steps, arrival.pauses, strict=True):
+                if step.tool:
+                    found[f"{arrival.workflow.workload}/{step.tool}"].append(math.log(pause - step.pause_s))
+        return found
+
+    assert all(max(pauses) == pytest.approx(min(pauses), abs=1e-6) for pauses in drawn(1.0).values())
+    half = drawn(0.5).values()
+    within = sum(statistics.pvariance(pauses) * len(pauses) for pauses in half) / sum(map(len, half))
+    assert within == pytest.approx(0.5, rel=0.25)
+
+
+WRONG = [
+    *({"workflows": 0}, {"concurrency": 0}, {"think_scale": -1.0}, {"think_scale": float("nan")}),
+    *({"announce_sigma": -1.0}, {"tool_share": 1.5}),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_values_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InvalidArgument, match=next(iter(wrong))):
         Mix(**wrong)  # type: ignore[arg-type]

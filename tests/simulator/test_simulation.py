@@ -4,14 +4,15 @@ from dataclasses import replace
 
 import pytest
 
+from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.cache.policies.lru import RetiredLru
-from pbkv_cluster.cache.tree.node import Level
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.engine import Output
 from pbkv_cluster.simulator.engine.engine import SimulatedEngine
-from pbkv_cluster.simulator.engine.simulation import Setup, SimulationResult, StepRecord, simulate
+from pbkv_cluster.simulator.engine.result import SimulationResult, StepRecord
+from pbkv_cluster.simulator.engine.simulation import Setup, simulate
 from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
 from tests.simulator.simulated import one_by_one, source, trace, workload_of
 
@@ -40,8 +41,8 @@ def test_counts_are_consistent(policy: str, gpu: int, host: int, monkeypatch: py
     def checked(engine: SimulatedEngine, until: float) -> list[Output]:
         outputs = advance(engine, until)
         engine.cache.check_integrity()
-        assert engine.cache.used_blocks(Level.GPU) <= gpu
-        assert engine.cache.used_blocks(Level.HOST) <= host
+        assert engine.cache.used_blocks(Tier.GPU) <= gpu
+        assert engine.cache.used_blocks(Tier.HOST) <= host
         return outputs
 
     monkeypatch.setattr(SimulatedEngine, "advance", checked)
@@ -62,7 +63,7 @@ def test_nothing_is_lost_without_pressure() -> None:
     assert not result.decisions["drop"]
 
 
-def test_a_host_tier_gives_back_what_the_gpu_lost() -> None:
+def test_a_host_tier_restores_what_the_gpu_evicted() -> None:
     without, beside = simulate(source(24), Setup(60)), simulate(source(24), Setup(60, 600))
     assert beside.decisions["load"] > 0
     assert beside.hit_any > without.hit_any
@@ -74,7 +75,7 @@ def test_no_policy_looks_ahead(policy: str) -> None:
 
 
 def first_difference(setup: Setup) -> None:
-    """Until the first altered step is submitted, a run whose later steps are others is the same."""
+    """A run whose later steps are altered is the same until the first altered step is submitted."""
     workflows = trace(16).workflows
     plain = simulate(workload_of(workflows, 4, 0.05), setup)
     altered = simulate(workload_of([_altered(workflow) for workflow in workflows], 4, 0.05), setup)
@@ -117,7 +118,7 @@ def test_the_guard_counts_what_runs(policy: str, adversary: bool) -> None:
 
 @pytest.mark.parametrize("policy", ["retired-lru", "pbkv-paper", "pbkv"])
 def test_shadows_tell_what_each_policy_would_have_hit(policy: str) -> None:
-    """Exactly so where steps run one after the other."""
+    """The counts are exact if steps run one after the other."""
     tokens = source(24, concurrency=1)
     guarded, lru = simulate(tokens, Setup(60, 0, policy)), simulate(tokens, Setup(60))
     alone = simulate(tokens, Setup(60, 0, policy, cache=CacheConfig(guard=False)))
@@ -140,10 +141,25 @@ def test_the_guard_stops_an_adversary() -> None:
     assert guarded.hit_gpu >= 0.9 * lru.hit_gpu
 
 
-def test_forecasts_that_nobody_heeds_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forecasts_that_no_policy_uses_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     without = simulate(source(24), Setup(60, 0, "retired-lru"))
     monkeypatch.setattr(RetiredLru, "heeds_forecasts", True)
     assert simulate(source(24), Setup(60, 0, "retired-lru")) == without
+
+
+def test_a_cache_that_takes_tool_calls_is_told_when_they_start_and_finish(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, list[tuple[str, float | None, bool]]] = {}
+
+    def tool_call(cache: KVCache, workflow: str, kind: str, expected_s: float | None, started: bool) -> None:
+        told.setdefault(workflow, []).append((kind, expected_s, started))
+
+    tokens = source(12)
+    without = simulate(tokens, Setup(60))
+    monkeypatch.setattr(KVCache, "tool_call", tool_call, raising=False)
+    assert simulate(tokens, Setup(60)) == without
+    for arrival in tokens.workload.arrivals:
+        expected = [(*call, started) for call in arrival.tool_calls for started in (True, False)]
+        assert told.get(arrival.id, []) == expected
 
 
 def test_a_step_that_can_never_fit_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Splits by task: what is in one part is in no other, and nothing else changes where a task goes."""
+"""Splits by task: parts are disjoint, and the part of a task depends on nothing else."""
 
 import random
 from dataclasses import replace
@@ -52,7 +52,7 @@ def test_a_part_depends_on_neither_order_nor_others(names: list[str], draws: ran
         assert {workflow.group for workflow in cut.workflows} <= of_all
 
 
-def test_shares_are_met_in_the_mean_and_salts_are_independent() -> None:
+def test_shares_are_met_on_average_and_salts_are_independent() -> None:
     names = [f"task-{number}" for number in range(4000)]
     first, second = ({name: part_of(name, SHARES, salt) for name in names} for salt in ("a", "b"))
     for part, share in SHARES.items():

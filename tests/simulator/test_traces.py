@@ -1,4 +1,4 @@
-"""The trace reader: what is in the real files, and that no malformed file gets past it as anything but a TraceError."""
+"""The trace reader: it reads the real files completely, and raises TraceError for every malformed one."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""The search for settings: it finds those that matter, and takes none that only suit the tasks it was searched on."""
+"""The search for settings finds those that matter, and rejects those that suit only the tasks that were searched on."""
 
 import random
 from typing import Any
@@ -17,23 +17,24 @@ from pbkv_cluster.simulator.traces.split import part_of
 from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep, TraceWorkflow
 from pbkv_cluster.simulator.tuning.knobs import Choice, all_knobs, knobs_of, spread, values_of, with_values
 from pbkv_cluster.simulator.tuning.objective import Objective
-from pbkv_cluster.simulator.tuning.tuning import TuningPlan, tune
+from pbkv_cluster.simulator.tuning.plan import TuningPlan
+from pbkv_cluster.simulator.tuning.tuning import tune
 from pbkv_cluster.simulator.workload.workload import Mix
 from tests.simulator.simulated import trace as generated
 
-# Forgets at once, which makes LRU of it. The guard would lean to LRU and hide what the policy makes of its settings.
+# Forgets at once, so that it is LRU. The guard would switch to LRU and hide the effect of settings.
 FORGETFUL = Config.model_validate({"cache": {"policy": "lfu", "lfu_half_life_s": 0.5, "guard": False}})
 
 
 def popular(name: str, draws: random.Random, shape: float, templates: int) -> TraceWorkflow:
-    """One step with one of some templates, of which few are used often: counting uses pays."""
+    """One step with one of some templates. Few of them are used often, so counting uses pays."""
     template = min(int(draws.paretovariate(shape)), templates)
     prompt = Segment(SegmentKind.SYSTEM, f"template-{template}", 128), Segment(SegmentKind.TASK, f"{name}/task", 256)
     return TraceWorkflow(name, "made", (TraceStep("agent", prompt, f"{name}/output", 16),))
 
 
 def burst(name: str) -> TraceWorkflow:
-    """Some steps with a prefix that nobody uses afterwards: whoever counts uses keeps it."""
+    """Some steps with a prefix that no later workflow uses, but that a policy that counts uses would keep."""
     own = Segment(SegmentKind.TASK, f"{name}/task", 128)
     steps = (
         TraceStep("agent", (own, Segment(SegmentKind.TOOL, f"{name}/{at}", 32)), f"{name}/{at}/out", 16) for at in range(4)
@@ -55,23 +56,23 @@ def test_a_setting_that_matters_is_found() -> None:
     half_life = found.chosen["cache.lfu_half_life_s"]
     assert isinstance(half_life, float)
     assert half_life > 20
-    assert found.held_winner is not None
-    assert found.held_winner.score > found.held_present.score
+    assert found.held_out_winner is not None
+    assert found.held_out_winner.score > found.held_out_present.score
     assert found.trials[0].values == {"cache.policy": "lfu", "cache.lfu_half_life_s": 0.5}
     assert sum(len(trial.scores) for trial in found.trials) == 5
     assert max(runs) == 7, "two more are on held-out tasks"
     assert found == tune([trace], plan(), FORGETFUL, Setup(0))
 
 
-def test_what_held_out_tasks_do_not_like_is_not_taken() -> None:
+def test_a_winner_that_loses_on_held_out_tasks_is_rejected() -> None:
     draws = random.Random(1)
     names = [f"w{number}" for number in range(160)]
     shares = {"fit": 0.7, "held out": 0.3}
     kinds = [part_of(name, shares, "tune/0") == "fit" for name in names]
     workflows = [popular(name, draws, 0.7, 30) if fit else burst(name) for name, fit in zip(names, kinds, strict=True)]
     found = tune([Trace("made", tuple(workflows))], plan(), FORGETFUL, Setup(0))
-    assert found.held_winner is not None, "it was better on the tasks searched on"
-    assert found.held_winner.score < found.held_present.score
+    assert found.held_out_winner is not None, "it was better on the tasks searched on"
+    assert found.held_out_winner.score < found.held_out_present.score
     assert not found.accepted
     assert found.chosen == found.trials[0].values
 
@@ -155,6 +156,6 @@ def test_every_knob_is_a_setting_within_its_range() -> None:
     assert knobs_of("elsewhere:Policy", "elsewhere:Predictor") == ()
 
 
-def test_a_choice_has_each_value_as_often() -> None:
+def test_a_choice_has_each_value_equally_often() -> None:
     knob = Choice("cache.host_policy", ("a", "b", "c"))
     assert [knob.at(position) for position in (0.0, 0.34, 0.67, 1.0)] == ["a", "b", "c", "c"]

@@ -1,4 +1,4 @@
-"""Generated workflows: the same for a seed, shaped like agent applications, and hard enough on a small LRU cache."""
+"""Generated workflows: determined by the seed, shaped like agent applications, and with reuse that a small LRU cache loses."""
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
@@ -124,7 +124,7 @@ def test_reuse_is_there_and_a_small_lru_loses_it() -> None:
 
 
 def _hit_share(workflows: list[TraceWorkflow], blocks: int, concurrency: int = 12) -> tuple[int, float]:
-    """Prompt tokens, and the share of them that an LRU cache of so many blocks has, with workflows taking turns."""
+    """Number of prompt tokens, and the hit rate of an LRU cache of so many blocks, with workflows taking turns."""
     builder, namespace = PromptBuilder(), Namespace("m", "r", "float32", "unit")
     cache: OrderedDict[bytes, None] = OrderedDict()
     prompts = hits = 0
@@ -132,7 +132,7 @@ def _hit_share(workflows: list[TraceWorkflow], blocks: int, concurrency: int = 1
         keys = block_keys(namespace, builder.prompt(step))
         hits += 16 * next((number for number, key in enumerate(keys) if key not in cache), len(keys))
         prompts += step.prompt_tokens
-        # Tails go before their heads, as in a prefix tree.
+        # The end of a sequence is evicted before its beginning, as in a prefix tree.
         for key in reversed(block_keys(namespace, builder.prompt(step) + builder.output(step))):
             cache[key] = None
             cache.move_to_end(key)

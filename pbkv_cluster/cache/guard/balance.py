@@ -1,58 +1,36 @@
-"""Never worse than LRU: whether to trust a policy, by what it and LRU would each have hit on the same steps.
+"""Whether to trust a policy, by what it and LRU would each have hit on the same steps.
 
-Hits are weighted exponentially. The guard leans to LRU when the policy's fall below a share of LRU's, its floor, and follows
-the policy again when they are a little above it. A change of mind costs nothing, so that little need only keep one step from
-changing it back and forth: a step of average size moves the ratio by its weight among all, 1 / steps remembered.
+Hits are weighted exponentially. The guard falls back to LRU when the policy's hits are below a share of LRU's, the floor, and
+follows the policy again when they are a little above it. A switch costs nothing, so the margin need only keep single steps from
+switching back and forth: a step of average size moves the ratio by its weight among all, 1 / steps remembered.
 """
 
-from dataclasses import dataclass
-
-_WARM_UP = 0.2  # share of its memory that the guard fills before it says anything
-
-
-@dataclass(frozen=True, slots=True)
-class GuardStat:
-    """What a guard has seen and done since the start. Tokens are of prompts, hits on the GPU tier; evicted are its blocks."""
-
-    leaning: bool  # evicts by LRU now
-    switches: int  # to LRU and back
-    prompt_tokens: int
-    hit_tokens: int  # by the cache
-    lru_hit_tokens: int  # that LRU alone would have hit
-    policy_shadow_hit_tokens: int  # that the policy alone would have hit
-    evicted_by_lru: int
-    evicted_by_policy: int
-
-    @property
-    def lru_share(self) -> float:
-        """Share of the evicted blocks that LRU chose."""
-        evicted = self.evicted_by_lru + self.evicted_by_policy
-        return self.evicted_by_lru / evicted if evicted else 0.0
+_WARM_UP = 0.2  # share of its memory that must be filled before the first decision
 
 
 class Balance:
-    """Which of two has hit more lately. Tokens in, one decision out."""
+    """Weighs the hits of a policy against those of LRU."""
 
     def __init__(self, floor: float, steps: int) -> None:
         """Args:
         floor: share of LRU's hits that the policy must reach.
-        steps: how many are remembered. Each weighs 1 - 1 / steps times what the one after it does.
+        steps: how many are remembered. Each weighs 1 - 1 / steps times as much as the next.
         """
         self._factor = 1 - 1 / steps
         self._floor = floor
         self._recovery = floor + 1 / steps
         self._needed = _WARM_UP * steps
         self._weight = self._lru = self._policy = 0.0
-        self.leaning = False
+        self.lru_active = False  # the cache should evict by LRU
 
     def add(self, lru_hits: int, policy_hits: int) -> bool:
-        """Counts a step. True if that changes `leaning`."""
+        """Counts a step, by the tokens that were hit. True if that changes `lru_active`."""
         self._weight = self._factor * self._weight + 1
         self._lru = self._factor * self._lru + lru_hits
         self._policy = self._factor * self._policy + policy_hits
         if self._weight < self._needed:
             return False
-        leaning = self._policy < (self._recovery if self.leaning else self._floor) * self._lru
-        changed = leaning is not self.leaning
-        self.leaning = leaning
+        lru_active = self._policy < (self._recovery if self.lru_active else self._floor) * self._lru
+        changed = lru_active is not self.lru_active
+        self.lru_active = lru_active
         return changed

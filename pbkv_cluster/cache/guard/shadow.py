@@ -1,72 +1,74 @@
-"""What one policy alone would have hit on the steps of a cache: the same bookkeeping without any KV."""
+"""What one policy alone would have hit on the steps of a cache: the same bookkeeping, without any KV."""
 
 from pbkv_cluster.cache.cache import KVCache
-from pbkv_cluster.cache.handle import CacheHandle
 from pbkv_cluster.cache.policies.base import ReusePolicy
-from pbkv_cluster.cache.tiers.mover import NullMover
-from pbkv_cluster.core.blocks import Namespace
+from pbkv_cluster.cache.sequence.handle import CacheHandle
+from pbkv_cluster.cache.sequence.step_identity import StepIdentity
+from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
-from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
-from pbkv_cluster.reuse.record.prefix_popularity import PrefixPopularity
+from pbkv_cluster.core.usage import Tier
 
 
 class Shadow:
-    """A cache of the same capacity in blocks, without a host tier, that is shown what the cache does.
+    """A cache without a host tier that is shown what another cache does.
 
-    Steps are known by the leases that the cache has given them. What a step computes is entered as its prompt is, and its
-    output when it ends, at once. One that a shadow has no room for goes on without it: what it holds of it counts as found.
+    Steps are known by the handles that the cache has given them. The output of a step is entered all at once when it ends. A
+    step that the shadow has no room for continues without it; the prefix that the shadow holds of it counts as hit.
 
-    Memory: a tree and a pool of their own; some 90 bytes a block of capacity, 64 of them tokens. Block keys are never hashed,
-    and workflows have one record, the cache's.
+    Memory: a tree and a pool; some 90 bytes for each block of capacity, 64 of them tokens. Block keys are never hashed, and the
+    cache's records of workflows serve here, too.
     """
 
-    def __init__(self, blocks: int, config: CacheConfig, policy: ReusePolicy, clock: Clock, catalog: PrefixPopularity) -> None:
+    def __init__(self, blocks: int, config: CacheConfig, policy: ReusePolicy, clock: Clock) -> None:
         """Args:
         blocks: capacity.
         config: parameters of the policy.
         policy: the one that is followed.
         clock: the cache's.
-        catalog: the cache's. Its records of workflows serve here as well.
         """
-        alone = config.model_copy(update={"host_policy": "lru"})
-        self.cache = KVCache(blocks, 0, alone, NullMover(), clock, policy=policy)
-        self.cache.popularity = catalog
-        self._leases: dict[CacheHandle, CacheHandle] = {}
+        self.cache = KVCache({Tier.GPU: blocks}, config, NullTransferEngine(), clock, policy=policy)
+        self._handles: dict[CacheHandle, CacheHandle] = {}  # this cache's, by those of the other
 
-    def open(
-        self,
-        lease: CacheHandle,
-        namespace: Namespace,
-        tokens: bytes,
-        workflow: str,
-        agent: str,
-        step: int,
-        prompt_tokens: int,
-        graph: StepGraph | None,
-    ) -> int:
-        """A step was admitted; see `KVCache.open`. Returns how many tokens of its prompt are found here."""
-        own = self.cache.open(namespace, tokens, workflow, agent, step, prompt_tokens, graph=graph, beside=lease)
+    @property
+    def running(self) -> int:
+        """Steps that run in the shadow, too."""
+        return len(self._handles)
+
+    def open(self, step: StepIdentity, tokens: bytes, handle: CacheHandle) -> int:
+        """A step was admitted to the cache. Returns how many tokens of its prompt are found here."""
+        own = self.cache.open(step, tokens, shadow_of=handle)
         if own is None:
-            found = self.cache.captured(namespace, tokens)
+            found = self.cache.captured(step.namespace, tokens)
         else:
-            self._leases[lease] = own
+            self._handles[handle] = own
             found = own.delivered
-        return min(sum(found.values()), prompt_tokens)
+        return min(sum(found.values()), step.prompt_tokens)
 
-    def enter(self, lease: CacheHandle, tokens: bytes | bytearray, computed: int | None) -> None:
-        """Of a step's tokens, so many (None: all) have been computed, and it has the blocks of its table."""
-        own = self._leases.get(lease)
+    def enter(self, handle: CacheHandle, tokens: bytes | bytearray, computed: int | None) -> None:
+        """Commits a step's blocks here as far as the cache has committed them.
+
+        Args:
+            handle: the cache's.
+            tokens: of the sequence, from its start.
+            computed: how many of them have had their KV computed; None: all.
+        """
+        own = self._handles.get(handle)
         if own is None:
             return
-        if self.cache.grow(own, len(lease.table) * BLOCK_TOKENS):
+        if self.cache.grow(own, len(handle.table) * BLOCK_TOKENS):
             self.cache.commit(own, tokens, computed)
         else:
-            self.close(lease)
+            self.close(handle)
 
-    def close(self, lease: CacheHandle) -> None:
+    def close(self, handle: CacheHandle) -> None:
         """A step has ended, or was preempted."""
-        own = self._leases.pop(lease, None)
+        own = self._handles.pop(handle, None)
         if own is not None:
             self.cache.close(own)
+
+    def end(self) -> None:
+        """Lets go of all workflows, which a policy that knows them from another cache, too, may still refer to."""
+        for owner in self.cache.workflows.all():
+            owner.nodes.clear()

@@ -1,4 +1,4 @@
-"""The contract of a reuse policy, and the registry of policies."""
+"""What a reuse policy is, and the registry of policies."""
 
 from __future__ import annotations
 
@@ -13,68 +13,70 @@ from pbkv_cluster.core.registry import Registry
 from pbkv_cluster.reuse.model.access_model import AccessUpdate
 from pbkv_cluster.reuse.record.segment import Segment
 
-# The forecast that a step sets off can come before the step is admitted. One older than this is about an earlier step.
+# Seconds. The forecast for a step can arrive before the step is admitted, by at most this; an older one is about an earlier
+# step.
 _GRACE_S = 5.0
 
 
 class ReusePolicy(ABC):
-    """What a cached block is worth. The lowest value is evicted first; ties go to the least recently used.
+    """Gives each node a value. The node with the lowest value is evicted first; ties go to the least recently used.
 
-    The value of a node may change only when one of its workflows does (a step begins or ends, a forecast comes, the workflow
-    ends), not with time alone, unless it drifts: the eviction queue is re-keyed then and only then. One that has to know what
-    happens overrides the hooks; each is called before the values that it may change are asked for, and those of its workflow
-    are asked for anew.
+    The value of a node may change only when something happens to one of its owners: a step begins or ends, a forecast arrives,
+    the workflow ends. Only then are nodes ranked anew. Time alone must not change a value, unless `drifts` is set.
+
+    A policy that needs to know what happens overrides the hooks. Each hook is called first; then, if it is overridden, the
+    values of that workflow's nodes are computed again.
     """
 
-    retired_first = False  # nodes that no active workflow holds go before all others
-    steady = False  # values follow the uses of nodes alone: neither hooks nor forecasts change them
-    drifts = False  # values change with time and with what others do, too; the queue has them as they were when asked for
-    positional = False  # which of a node's blocks are left changes its value
-    learns = False  # it wants what is learnt from workflows that have ended
-    needs_history = True  # values rest on `Node.owners` beyond who they are, on `Node.output` or on `Owner.record`
-    heeds_forecasts = True  # without it values must not rest on `Owner.forecast`, and a simulation makes no forecasts
+    retired_first = False  # retired nodes are evicted before all others
+    steady = False  # values depend on the uses of a node alone: neither hooks nor forecasts change them
+    drifts = False  # values also change with time and with other workflows; queues keep the value of the last ranking
+    positional = False  # the value of a node depends on which of its blocks are left
+    learns = False  # it uses what is learnt from ended workflows
+    needs_history = True  # values depend on `Node.output`, on `Owner.record`, or on the segments in `Node.owners`
+    heeds_forecasts = True  # values depend on `Owner.forecast`; without such a policy a simulation makes no forecasts
 
     def __init__(self, config: CacheConfig) -> None:
         del config
 
     def step_began(self, owner: Owner, step: int, agent: str, now: float) -> None:  # noqa: B027  # a hook
-        """A step of a workflow was admitted; again if it was preempted meanwhile."""
+        """A step of a workflow was admitted. Called again when the step is admitted again after a preemption."""
 
     def step_queued(self, owner: Owner, segments: Sequence[Segment], now: float) -> None:  # noqa: B027  # a hook
-        """A step waits for admission whose prompt goes along these segments of its workflow; none: it was withdrawn."""
+        """A step waits for admission whose prompt matches these segments of its workflow. None of them: it was withdrawn."""
 
     def step_ended(self, owner: Owner, now: float) -> None:  # noqa: B027  # a hook
-        """The step that began last has ended, or was preempted."""
+        """A step of a workflow has ended, or was preempted."""
 
     def workflow_ended(self, owner: Owner, now: float) -> None:  # noqa: B027  # a hook
-        """A workflow has ended; none of its nodes is its own any more."""
+        """A workflow has ended. It owns no nodes any more."""
 
     def learnt(self, update: AccessUpdate) -> None:  # noqa: B027  # a hook
-        """A learner has made something of workflows that have ended. Only where `learns` is set."""
+        """Something has been learnt from ended workflows. Called only if `learns` is set."""
 
     def heeds(self, owner: Owner) -> bool:
-        """Whether the forecast that has just come for a workflow, `Owner.forecast`, changes what its nodes are worth."""
+        """Whether the forecast that has just arrived for a workflow, `Owner.forecast`, changes the values of its nodes."""
         return self.heeds_forecasts
 
     def due(self) -> Sequence[str]:
-        """Ids of workflows whose nodes time alone has made worth something else; asked for when a step has begun."""
+        """Ids of workflows whose nodes are to be ranked anew because time has passed. Called after each `step_began`."""
         return ()
 
     def twin(self, config: CacheConfig) -> ReusePolicy:
-        """A policy like this one, for a shadow of the cache that sees the same steps; it may share what this one knows."""
+        """A policy like this one for a shadow, which sees the same steps. It may share the state of this one."""
         return type(self)(config)
 
     @abstractmethod
     def value(self, node: Node, now: float) -> float:
-        """The worth of the blocks of `node`, on a scale of the policy's own.
+        """The value of a node, on a scale of the policy's own.
 
         Args:
             node: a candidate for eviction.
-            now: seconds on the clock that `Node.last_access` and `Owner.forecast_at` were read from.
+            now: seconds, on the clock of `Node.last_access` and `Owner.forecast_at`.
         """
 
     def values(self, nodes: Sequence[Node], now: float) -> Sequence[float]:
-        """The worth of each of some nodes. To be overridden where together they cost less."""
+        """The values of several nodes. Overridden by policies for which that is cheaper than one by one."""
         return [self.value(node, now) for node in nodes]
 
 
@@ -82,19 +84,19 @@ POLICIES: Registry[ReusePolicy] = Registry("cache.policy")
 
 
 def current_forecast(owner: Owner) -> Forecast | None:
-    """The forecast of where a workflow goes from its present step; None if nobody has made one."""
+    """The forecast that was made at a workflow's current step; None if there is none."""
     if owner.forecast is None or owner.forecast_at < owner.active_at - _GRACE_S:
         return None
     return owner.forecast
 
 
 def make_policy(name: str, config: CacheConfig, field: str = "cache.policy") -> ReusePolicy:
-    """The policy called `name`, with the parameters it takes from `config`.
+    """Makes the policy called `name`.
 
     Args:
         name: of the policy, or package.module:Class.
-        config: its parameters.
-        field: that the name comes from, for the error.
+        config: parameters of all policies.
+        field: of the configuration that holds the name, for the error.
 
     Raises:
         InvalidArgument: there is no such policy.

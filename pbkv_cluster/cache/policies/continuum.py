@@ -1,4 +1,4 @@
-"""Continuum's time-to-live: blocks stay through the pauses that are likely to be short (arXiv 2511.02230)."""
+"""Continuum's time-to-live: blocks are kept through pauses that are likely to be short (arXiv 2511.02230)."""
 
 import math
 from collections import OrderedDict, deque
@@ -8,33 +8,33 @@ from pbkv_cluster.cache.policies.base import POLICIES, ReusePolicy
 from pbkv_cluster.cache.tree.node import Node, Owner
 from pbkv_cluster.core.config import CacheConfig
 
-_SAMPLE = 200  # latest pauses remembered, after each agent and after all
-_ENOUGH = 5  # pauses after an agent that say more about it than those after all agents do
+_PAUSES_MAX = 200  # latest pauses kept for each agent, and for all agents together
+_PAUSES_MIN = 5  # pauses after an agent below which those after all agents are used instead
 _MAX_AGENTS = 1024
 
 
-class _Course:
-    """What a workflow does."""
+class _Activity:
+    """Steps of a workflow."""
 
     __slots__ = ("agent", "ended_at", "last_position", "running", "step", "ttl")
 
     def __init__(self) -> None:
-        self.running = 0  # steps
-        self.step, self.agent = -1, ""  # the one that began last
-        self.ended_at: float | None = None  # when the last step to run ended; None before the first
-        self.last_position = -1  # the number of that step
+        self.running = 0  # steps that run now
+        self.step, self.agent = -1, ""  # of the step that began last
+        self.ended_at: float | None = None  # when the last running step ended; None before the first
+        self.last_position = -1  # of that step in the workflow's record
         self.ttl = 0.0  # seconds
 
 
 class Pauses:
-    """How long workflows lately paused after each agent, in seconds; infinite for those that never went on."""
+    """Latest pauses of workflows after each agent, in seconds; infinite where a workflow ended in a pause."""
 
     def __init__(self) -> None:
         self._by_agent: OrderedDict[str, deque[float]] = OrderedDict()
-        self._all: deque[float] = deque(maxlen=_SAMPLE)
+        self._all: deque[float] = deque(maxlen=_PAUSES_MAX)
 
     def add(self, agent: str, seconds: float) -> None:
-        sample = self._by_agent.setdefault(agent, deque(maxlen=_SAMPLE))
+        sample = self._by_agent.setdefault(agent, deque(maxlen=_PAUSES_MAX))
         self._by_agent.move_to_end(agent)
         if len(self._by_agent) > _MAX_AGENTS:
             self._by_agent.popitem(last=False)
@@ -42,21 +42,21 @@ class Pauses:
         self._all.append(seconds)
 
     def after(self, agent: str) -> Collection[float]:
-        """The pauses after an agent; after all agents where it has too few."""
+        """The pauses after an agent; after all agents if it has too few."""
         sample = self._by_agent.get(agent, ())
-        return sample if len(sample) >= _ENOUGH else self._all
+        return sample if len(sample) >= _PAUSES_MIN else self._all
 
 
 def best_ttl(pauses: Collection[float], benefit: float) -> float:
-    """The time tau that maximises P(pause <= tau) * benefit - tau; 0 if nothing is gained. The shortest of several.
+    """The time tau that maximises P(pause <= tau) * benefit - tau, the shortest if there are several; 0 if none gains anything.
 
     Args:
         pauses: a sample, in seconds.
-        benefit: what it is worth that blocks are still there, in seconds of holding them.
+        benefit: value of a hit, in seconds for which its blocks are kept.
     """
     best, ttl = 0.0, 0.0
     for position, tau in enumerate(sorted(pauses), start=1):
-        # P jumps at each pause that was seen, and between them only the cost grows: nothing else can be the best.
+        # P jumps at each pause in the sample, and between them only the cost grows: no other tau can be the best.
         gain = position / len(pauses) * benefit - tau
         if gain > best:
             best, ttl = gain, tau
@@ -65,20 +65,20 @@ def best_ttl(pauses: Collection[float], benefit: float) -> float:
 
 @POLICIES.register("continuum")
 class Continuum(ReusePolicy):
-    """What expires first goes first: blocks expire a time-to-live after a step of their workflow last used them.
+    """Blocks that expire first are evicted first. They expire a time-to-live after a step of their workflow last used them.
 
-    When a step ends, the time tau for which all that its workflow holds is kept is the one that maximises
-    P(the pause is over within tau) * benefit - tau, by the latest pauses after the same agent. The benefit is
-    `cache.continuum_benefit_s`: blocks saved and blocks held are the same ones, so their number cancels out.
+    When a step ends, the time-to-live of its workflow's blocks is the tau that maximises P(pause <= tau) * benefit - tau over
+    the latest pauses after the same agent. The benefit is `cache.continuum_benefit_s`: the blocks that a hit saves are those
+    that were kept, so their number cancels out.
 
-    A node's value is the moment at which it expires, which time alone does not change. So at any moment all that is within its
-    time-to-live outranks all that is beyond it, and nothing is pinned hard: when all are within, the one that expires first
-    goes. Beyond it the order is by how long ago each expired, which is LRU where the times-to-live are equal, or 0.
+    A node's value is the time at which it expires, which does not drift. Blocks that have not expired outrank all that have,
+    and none is pinned: if none has expired, the one that expires first is evicted. Among expired blocks the order is by the
+    time of expiry, which is LRU if the times-to-live are equal.
 
-    Where the paper is silent, or does otherwise: a workflow that ended in a pause counts as one that never went on; an agent
-    with too few pauses is taken to be like all (the paper assumes an exponential distribution), and before the first pause
-    this is LRU; what ended workflows leave goes first, as there is no pause left to wait for. Steps of a workflow that run at
-    the same time count as one, which ends with the last of them and is of the agent that began last.
+    Where the paper is silent, or where this differs: a workflow that ended in a pause counts as an infinite pause; an agent
+    with too few pauses is treated like all agents together (the paper assumes an exponential distribution); before the first
+    pause this is LRU; retired blocks are evicted first, since no pause ends for them. Steps of a workflow that run at the same
+    time count as one step, which ends with the last of them and belongs to the agent that began last.
     """
 
     retired_first = True
@@ -87,36 +87,36 @@ class Continuum(ReusePolicy):
     def __init__(self, config: CacheConfig) -> None:
         self._benefit = config.continuum_benefit_s
         self._pauses = Pauses()
-        self._courses: dict[Owner, _Course] = {}
+        self._activities: dict[Owner, _Activity] = {}
 
     def step_began(self, owner: Owner, step: int, agent: str, now: float) -> None:
-        course = self._courses.get(owner)
-        if course is None:
-            course = self._courses[owner] = _Course()
-        resumed = (step, agent) == (course.step, course.agent)  # it was preempted: that was no pause
-        if course.running == 0 and course.ended_at is not None and not resumed:
-            self._pauses.add(course.agent, now - course.ended_at)
-        course.running += 1
-        course.step, course.agent = step, agent
+        activity = self._activities.get(owner)
+        if activity is None:
+            activity = self._activities[owner] = _Activity()
+        resumed = (step, agent) == (activity.step, activity.agent)  # after a preemption, which is no pause
+        if activity.running == 0 and activity.ended_at is not None and not resumed:
+            self._pauses.add(activity.agent, now - activity.ended_at)
+        activity.running += 1
+        activity.step, activity.agent = step, agent
 
     def step_ended(self, owner: Owner, now: float) -> None:
-        course = self._courses[owner]
-        course.running -= 1
-        if course.running == 0:
-            course.ended_at, course.last_position = now, len(owner.record.steps) - 1
-            course.ttl = best_ttl(self._pauses.after(course.agent), self._benefit)
+        activity = self._activities[owner]
+        activity.running -= 1
+        if activity.running == 0:
+            activity.ended_at, activity.last_position = now, len(owner.record.steps) - 1
+            activity.ttl = best_ttl(self._pauses.after(activity.agent), self._benefit)
 
     def workflow_ended(self, owner: Owner, now: float) -> None:
-        course = self._courses.pop(owner)
-        if course.running == 0:
-            self._pauses.add(course.agent, math.inf)
+        activity = self._activities.pop(owner)
+        if activity.running == 0:
+            self._pauses.add(activity.agent, math.inf)
 
     def value(self, node: Node, now: float) -> float:
         expires = node.last_access
-        for owner, access in node.owners.items():
-            course = self._courses.get(owner)
-            if course is not None and course.ended_at is not None:
-                # The step that ended last used its blocks until its end.
-                used = course.ended_at if access.touched[-1] >= course.last_position else node.last_access
-                expires = max(expires, used + course.ttl)
+        for owner, segment in node.owners.items():
+            activity = self._activities.get(owner)
+            if activity is not None and activity.ended_at is not None:
+                # The last step used its blocks until it ended.
+                used = activity.ended_at if segment.touched[-1] >= activity.last_position else node.last_access
+                expires = max(expires, used + activity.ttl)
         return expires

@@ -1,4 +1,4 @@
-"""KVFlow's order of eviction: what the step graph says is needed last goes first (arXiv 2507.07400)."""
+"""KVFlow's order of eviction: what the step graph says is needed last is evicted first (arXiv 2507.07400)."""
 
 import math
 from collections.abc import Mapping
@@ -11,71 +11,71 @@ from pbkv_cluster.core.forecasts.forecast import Forecast
 _NOWHERE: Mapping[str, int] = {}
 
 
-class _Course:
-    """Where a workflow stands."""
+class _Progress:
+    """Where a workflow is in its step graph or forecast."""
 
     __slots__ = ("current", "forecast", "steps")
 
     def __init__(self) -> None:
-        self.current: frozenset[str] = frozenset()  # agents of its graph that it goes on from
-        self.forecast: Forecast | None = None  # what `steps` rest on where there is no graph
-        self.steps: Mapping[str, int] = _NOWHERE  # to each agent's next execution; an agent that is missing is infinitely far
+        self.current: frozenset[str] = frozenset()  # agents of its graph that have just run
+        self.forecast: Forecast | None = None  # that `steps` were computed from, if there is no graph
+        self.steps: Mapping[str, int] = _NOWHERE  # to the next execution of each agent; infinite for others
 
 
 @POLICIES.register("kvflow")
 class KvFlow(ReusePolicy):
-    """Varying suffixes first, then fixed prompts; in either, the most steps to execution first.
+    """Varying suffixes are evicted before fixed prompts; among either, those with the most steps to execution first.
 
-    A node is as near as the nearest (workflow, agent) that holds it. A workflow that has declared a `StepGraph` is placed in it
-    by the steps that begin; another is taken to follow its forecast's likeliest path: the likeliest agent 1, 2, ..., K steps
-    ahead. An agent that is not on the way is infinitely far.
+    Steps to execution of a node are the fewest of any (workflow, agent) that has used it. For a workflow with a `StepGraph`
+    they follow from its place in the graph. Other workflows are taken to follow their forecast's likeliest path: the likeliest
+    agent 1, 2, ..., K steps ahead. An agent that is not on the path is infinitely far.
 
-    Where the paper is silent: a fixed prompt is what several active workflows hold and no model generated, since nothing marks
-    the end of an agent's prompt; and what ended workflows leave goes before all else, since no graph speaks of it.
+    Where the paper is silent: blocks count as a fixed prompt if several active workflows own them and no model generated them,
+    since nothing marks the end of an agent's prompt; and retired blocks are evicted first, since no graph mentions them.
     """
 
     retired_first = True
 
     def __init__(self, config: CacheConfig) -> None:
         del config
-        self._courses: dict[Owner, _Course] = {}
+        self._progress: dict[Owner, _Progress] = {}
 
     def step_began(self, owner: Owner, step: int, agent: str, now: float) -> None:
         if owner.graph is not None:
-            course = self._course(owner)
-            course.current = owner.graph.advance(course.current, agent)
-            course.steps = owner.graph.steps_to_execution(course.current)
+            progress = self._progress_of(owner)
+            progress.current = owner.graph.advance(progress.current, agent)
+            progress.steps = owner.graph.steps_to_execution(progress.current)
 
     def workflow_ended(self, owner: Owner, now: float) -> None:
-        self._courses.pop(owner, None)
+        self._progress.pop(owner, None)
 
     def value(self, node: Node, now: float) -> float:
         nearest = math.inf
-        for owner, access in node.owners.items():
+        for owner, segment in node.owners.items():
             steps = self._steps(owner)
-            for agent in access.agents:
+            for agent in segment.agents:
                 nearest = min(nearest, steps.get(agent, math.inf))
         fixed = len(node.owners) > 1 and not node.output
-        return fixed + 1.0 / (1.0 + nearest)  # one number for the pair: the second lies between 0 and a half
+        return fixed + 1.0 / (1.0 + nearest)  # one number for the pair: the second part is in (0, 0.5]
 
     def _steps(self, owner: Owner) -> Mapping[str, int]:
-        course = self._course(owner)
+        progress = self._progress_of(owner)
         if owner.graph is None:
             forecast = current_forecast(owner)
-            if forecast is not course.forecast:
-                course.forecast = forecast
-                course.steps = _NOWHERE if forecast is None else _likeliest_path(forecast)
-        return course.steps
+            if forecast is not progress.forecast:
+                progress.forecast = forecast
+                progress.steps = _NOWHERE if forecast is None else _likeliest_path(forecast)
+        return progress.steps
 
-    def _course(self, owner: Owner) -> _Course:
-        course = self._courses.get(owner)
-        if course is None:
-            course = self._courses[owner] = _Course()
-        return course
+    def _progress_of(self, owner: Owner) -> _Progress:
+        progress = self._progress.get(owner)
+        if progress is None:
+            progress = self._progress[owner] = _Progress()
+        return progress
 
 
 def _likeliest_path(forecast: Forecast) -> dict[str, int]:
-    """Steps to the first position at which each agent is the likeliest; of two that are as likely the first by name is."""
+    """Steps until each agent is first the likeliest one. Of two that are equally likely, the first by name counts."""
     steps: dict[str, int] = {}
     for distance, step in enumerate(forecast.steps, start=1):
         if step.agents:

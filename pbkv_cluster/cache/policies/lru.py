@@ -1,4 +1,4 @@
-"""Least recently used, blind to workflows or with retired blocks first."""
+"""Least recently used, with or without retired blocks first."""
 
 from pbkv_cluster.cache.policies.base import POLICIES, ReusePolicy
 from pbkv_cluster.cache.tree.node import Node
@@ -7,7 +7,7 @@ from pbkv_cluster.core.config import CacheConfig
 
 @POLICIES.register("lru")
 class Lru(ReusePolicy):
-    """The least recently used goes first. What every other policy is measured against."""
+    """The least recently used is evicted first. All other policies are compared with it."""
 
     steady = True
     needs_history = False
@@ -22,7 +22,7 @@ class Lru(ReusePolicy):
 
 @POLICIES.register("retired-lru")
 class RetiredLru(Lru):
-    """Blocks whose workflows have all ended go first, then the least recently used.
+    """Retired blocks are evicted first, then the least recently used.
 
     Source: level 0 of PBKV's hierarchical eviction (arXiv 2605.06472) without its level 1.
     """

@@ -1,26 +1,63 @@
-"""Slots of one tier: which are free."""
+"""The slots of one tier and their states."""
 
-from pbkv_cluster.cache.tree.node import Level, Slots, new_slots
+from enum import Enum
+
+from pbkv_cluster.cache.tiers.transfer import Transfer
+from pbkv_cluster.cache.tree.node import Slots, new_slots
+from pbkv_cluster.core.usage import Tier
+
+
+class SlotState(Enum):
+    """`BlockPool` is the only writer.
+
+    | state    | meaning                                              | next                                            |
+    |----------|------------------------------------------------------|-------------------------------------------------|
+    | FREE     | holds nothing                                        | RESIDENT (`take`, `withdraw`)                   |
+    | RESIDENT | holds a block, or belongs to a running sequence      | ARRIVING (`begin`), FREE or LEAVING (`release`) |
+    | ARRIVING | a transfer writes its block                          | RESIDENT (`end`), LEAVING (`release`)           |
+    | LEAVING  | its block has gone; a transfer still reads or        | FREE (`end` of the last such transfer)          |
+    |          | writes it                                            |                                                 |
+    """
+
+    FREE = "free"
+    ARRIVING = "arriving"
+    RESIDENT = "resident"
+    LEAVING = "leaving"
 
 
 class BlockPool:
-    """Hands out the slots of a tier, each the size of one block. It knows numbers only; the bytes are the mover's."""
+    """Hands out the slots of a tier, each the size of one block. It knows numbers only; the bytes are the transfer engine's.
 
-    def __init__(self, level: Level, capacity: int) -> None:
+    States are not stored per slot: most slots are free or resident, and these are told apart by the free list. What is kept is
+    kept for slots in transfer only, so that a cache whose engine finishes at once pays nothing for it.
+    """
+
+    def __init__(self, kind: Tier, capacity: int) -> None:
         """Args:
+        kind: of memory.
         capacity: slots; may be 0.
         """
-        self.level = level
+        self.kind = kind
         self.capacity = capacity
         self._free = new_slots(range(capacity - 1, -1, -1))
+        self._busy: dict[int, int] = {}  # slots in transfer: how many transfers read or write each
+        self._arriving: dict[int, Transfer] = {}
+        self._leaving: set[int] = set()
 
     @property
     def free_slots(self) -> int:
+        """Slots that can be taken now."""
         return len(self._free)
 
     @property
+    def room(self) -> int:
+        """Slots that can be taken once the transfers of now are done: free or leaving."""
+        return len(self._free) + len(self._leaving)
+
+    @property
     def used_slots(self) -> int:
-        return self.capacity - len(self._free)
+        """Slots that hold a block or belong to a running sequence."""
+        return self.capacity - self.room
 
     def take(self, count: int) -> Slots:
         """Takes `count` free slots; there must be as many."""
@@ -31,12 +68,68 @@ class BlockPool:
         del self._free[-count:]
         return taken
 
-    def give(self, slots: Slots) -> None:
-        """Gives slots back."""
+    def withdraw(self, slots: Slots) -> None:
+        """Takes these slots, which are free."""
+        for slot in slots:
+            self._free.remove(slot)
+
+    def release(self, slots: Slots) -> None:
+        """Gives up slots, whose blocks have gone. Each is free at once, or when no transfer reads or writes it any more."""
+        if self._busy:
+            leaving = self._busy.keys() & set(slots)
+            if leaving:
+                self._leaving |= leaving
+                for slot in leaving:
+                    self._arriving.pop(slot, None)
+                slots = new_slots(slot for slot in slots if slot not in leaving)
         self._free.extend(slots)
 
+    def begin(self, slots: Slots, writer: Transfer | None = None) -> None:
+        """A transfer is about to read these slots; or to write them, if it is their `writer`."""
+        busy = self._busy
+        for slot in slots:
+            busy[slot] = busy.get(slot, 0) + 1
+        if writer is not None:
+            self._arriving.update(dict.fromkeys(slots, writer))
+
+    def end(self, slots: Slots, written: bool = False) -> None:
+        """A transfer that has read these slots is done; or one that has written them."""
+        for slot in slots:
+            if written:
+                self._arriving.pop(slot, None)
+            if self._busy[slot] > 1:
+                self._busy[slot] -= 1
+                continue
+            del self._busy[slot]
+            if slot in self._leaving:
+                self._leaving.remove(slot)
+                self._free.append(slot)
+
+    def writers(self, slots: Slots) -> list[Transfer]:
+        """The transfers that write these slots, each once."""
+        if not self._arriving:
+            return []
+        return list(dict.fromkeys(self._arriving[slot] for slot in slots if slot in self._arriving))
+
+    def free(self) -> Slots:
+        """The free slots, in no order. Slow: for tests."""
+        return self._free[:]
+
+    def state(self, slot: int) -> SlotState:
+        """The state of one slot. Slow: for tests."""
+        if slot in self._leaving:
+            return SlotState.LEAVING
+        if slot in self._arriving:
+            return SlotState.ARRIVING
+        return SlotState.FREE if slot in self._free else SlotState.RESIDENT
+
     def check_integrity(self, used: list[int]) -> None:
-        """Raises:
-        AssertionError: `used` and the free slots are not the whole pool, each once.
+        """Args:
+        used: every slot that holds a block of the tree.
+
+        Raises:
+            AssertionError: these, the free and the leaving slots are not the whole pool, each once.
         """
-        assert sorted([*self._free, *used]) == list(range(self.capacity)), f"{self.level.name}: slots leaked or used twice"
+        assert self._busy.keys() >= self._leaving | self._arriving.keys(), f"{self.kind}: a slot waits for no transfer"
+        found = sorted([*self._free, *self._leaving, *used])
+        assert found == list(range(self.capacity)), f"{self.kind}: slots leaked or used twice"

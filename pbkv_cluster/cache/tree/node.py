@@ -1,25 +1,24 @@
-"""What the prefix tree is made of: nodes, the workflows that own them, and where their blocks lie."""
+"""Nodes of the prefix tree, the workflows that own them, and the slots that hold their blocks."""
 
 from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable
-from enum import IntEnum
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 from pbkv_cluster.core.blocks import KEY_BYTES, chain_keys
 from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.tokens import BLOCK_BYTES
-from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixStat
 from pbkv_cluster.reuse.record.segment import Segment
 from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
 
-ABSENT = -1
+GPU = 0  # index of the GPU among the tiers of a cache, which are numbered from the fastest to the slowest
+ABSENT = -1  # in place of a slot: the tier does not hold the block
 
-# Numbers of slots, 32 bits each. An array is sliced and joined at memory speed, and holds no Python object a slot.
+# Slot numbers, 32 bits each. An array is sliced and joined at memory speed and needs no Python object per slot.
 Slots: TypeAlias = "array[int]"
 
 
@@ -27,27 +26,8 @@ def new_slots(numbers: Iterable[int] = ()) -> Slots:
     return array("i", numbers)
 
 
-_NO_SLOTS = new_slots()
-_NONE_HELD = new_slots((ABSENT,))
-
-
-class Level(IntEnum):
-    """Tiers that this process holds blocks in, fastest first."""
-
-    GPU = 0
-    HOST = 1
-
-    @property
-    def tier(self) -> Tier:
-        return (Tier.GPU, Tier.HOST)[self]
-
-
-# An attribute of an enum is slow to read in Python 3.11, and a loop over one slower: hot paths take these.
-GPU, HOST = LEVELS = tuple(Level)
-
-# Eviction queues: one a level, and perhaps one more for the GPU in the order of LRU.
-LRU = len(LEVELS)
-QUEUES = LRU + 1
+NO_SLOTS = new_slots()  # shared: replaced, never extended
+_ONE_ABSENT = new_slots((ABSENT,))
 
 
 def aged_uses(uses: float, now: float, half_life: float) -> float:
@@ -62,7 +42,7 @@ def aged_uses(uses: float, now: float, half_life: float) -> float:
 
 
 class Owner:
-    """A workflow, as the cache sees it."""
+    """An active workflow, as the cache sees it."""
 
     __slots__ = ("active_at", "forecast", "forecast_at", "graph", "id", "nodes", "record")
 
@@ -72,28 +52,28 @@ class Owner:
         record: the record that another cache keeps of it; None: its own.
         """
         self.id = workflow
-        self.nodes: dict[Node, None] = {}  # in order: ties between their values must not fall by memory addresses
+        self.nodes: dict[Node, None] = {}  # a dict for its order: ties between values must not depend on memory addresses
         self.record = WorkflowRecord() if record is None else record
         self.forecast: Forecast | None = None
         self.forecast_at = 0.0  # when it arrived, on this process's clock
-        self.active_at = 0.0  # when the last step came
-        self.graph: StepGraph | None = None  # that the client has declared
+        self.active_at = 0.0  # when its last step was admitted
+        self.graph: StepGraph | None = None  # declared by the client
 
 
 class Node:
     """A run of blocks that are always used together from the first on.
 
-    `slots[level]` says where each block lies in that level's pool: an array with one entry a block, ABSENT where the level does
-    not hold it, or empty when it holds none. On the GPU a node always holds a leading run of its blocks, and all blocks of
-    every ancestor if it holds any.
+    `slots[tier]` says in which slot of a tier each block lies: an array with one entry per block, ABSENT where the tier does
+    not hold the block, or an empty array when it holds none. The GPU always holds a leading run of a path; slower tiers may
+    hold any blocks, and every block lies in some tier.
     """
 
     __slots__ = (
         "blocks",
         "children",
         "entry",
-        "gpu_children",
         "held",
+        "held_children",
         "keys",
         "last_access",
         "output",
@@ -107,23 +87,23 @@ class Node:
         "writer",
     )
 
-    def __init__(self, tokens: bytes, parent: Node | None, output: bool = False, keys: bytes = b"") -> None:
+    def __init__(self, tokens: bytes, parent: Node | None, tiers: int, output: bool = False, keys: bytes = b"") -> None:
         self.tokens = tokens
-        self.keys = keys  # of its first blocks, KEY_BYTES each; those that nobody has asked for yet are missing
+        self.keys = keys  # of its leading blocks, KEY_BYTES each; the others have not been asked for yet
         self.parent = parent
         self.blocks = len(tokens) // BLOCK_BYTES
         self.children: dict[bytes, Node] = {}  # by the tokens of their first block
-        self.gpu_children = 0  # children that the GPU holds blocks of
-        self.slots: list[Slots] = [_NO_SLOTS] * len(LEVELS)  # an empty one may be shared: it is replaced, never filled
-        self.held = [0] * len(LEVELS)  # blocks that each level holds
-        self.refs = 0  # running sequences whose path goes through here
-        self.owners: dict[Owner, Segment] = {}  # active workflows only, each with what it knows of it; none left: retired
-        self.entry: PrefixStat | None = None  # what the catalog knows of it
+        self.held_children = [0] * (tiers - 1)  # children with blocks in that tier or a faster one; of the last tier: all
+        self.slots: list[Slots] = [NO_SLOTS] * tiers
+        self.held = [0] * tiers  # blocks that each tier holds
+        self.refs = 0  # running sequences whose path passes through this node
+        self.owners: dict[Owner, Segment] = {}  # active workflows only, with the segment of each; none: retired
+        self.entry: PrefixStat | None = None  # popularity of its prefix, where known
         self.last_access = 0.0
         self.uses = -math.inf  # see `aged_uses`
         self.output = output  # generated, as opposed to read in a prompt
         self.writer: object = None  # the sequence that may still append in place
-        self.versions = [0] * QUEUES  # of the valid entry in each eviction queue
+        self.versions = [0] * (tiers + 1)  # of its valid entry in each eviction queue: one per tier, and the GPU's LRU queue
 
     @property
     def is_root(self) -> bool:
@@ -131,21 +111,21 @@ class Node:
 
     @property
     def retired(self) -> bool:
-        """No active workflow holds it."""
+        """No active workflow owns it."""
         return not self.owners
 
     def first_block(self) -> bytes:
         return self.tokens[:BLOCK_BYTES]
 
     def key(self, block: int) -> bytes:
-        """The key of one of its blocks."""
+        """The block key of one of its blocks."""
         start = block * KEY_BYTES
         if start >= len(self.keys):
             self._hash()
         return self.keys[start : start + KEY_BYTES]
 
     def _hash(self) -> None:
-        """Computes its keys, and first those above it that they are chained to."""
+        """Computes its missing keys, after those of its ancestors that they are chained to."""
         missing: list[Node] = []
         node: Node | None = self
         while node is not None and len(node.keys) < node.blocks * KEY_BYTES:
@@ -156,45 +136,80 @@ class Node:
             hashed = len(node.keys) // KEY_BYTES * BLOCK_BYTES
             node.keys += b"".join(chain_keys(above[-KEY_BYTES:], node.tokens[hashed:]))
 
-    def place(self, level: Level, start: int, slots: Slots) -> None:
-        """Notes that `level` holds the blocks from `start` on in `slots`; it must not hold any of them yet."""
-        places = self.slots[level]
-        if not places:
-            places = self.slots[level] = _NONE_HELD * self.blocks
-        places[start : start + len(slots)] = slots
-        self.held[level] += len(slots)
+    def place(self, tier: int, start: int, slots: Slots) -> None:
+        """Notes that a tier holds the blocks from `start` on in `slots`; it must not hold any of them yet."""
+        own = self.slots[tier]
+        if not own:
+            own = self.slots[tier] = _ONE_ABSENT * self.blocks
+        own[start : start + len(slots)] = slots
+        self.held[tier] += len(slots)
 
-    def remove(self, level: Level, start: int, stop: int) -> Slots:
-        """Forgets what `level` holds of the blocks from `start` to `stop`. Returns the slots, to be freed."""
-        places = self.slots[level]
-        if not places:
+    def remove(self, tier: int, start: int, stop: int) -> Slots:
+        """Forgets the slots in which a tier holds the blocks from `start` to `stop`. Returns these slots."""
+        own = self.slots[tier]
+        if not own:
             return new_slots()
-        gone = places[start:stop]
-        if ABSENT in gone:
-            gone = new_slots(slot for slot in gone if slot != ABSENT)
-        self.held[level] -= len(gone)
-        if self.held[level] == 0:
-            self.slots[level] = _NO_SLOTS
+        removed = own[start:stop]
+        if ABSENT in removed:
+            removed = new_slots(slot for slot in removed if slot != ABSENT)
+        self.held[tier] -= len(removed)
+        if self.held[tier] == 0:
+            self.slots[tier] = NO_SLOTS
         else:
-            places[start:stop] = _NONE_HELD * (stop - start)
-        return gone
+            own[start:stop] = _ONE_ABSENT * (stop - start)
+        return removed
 
     def append(self, tokens: bytes, gpu_slots: Slots) -> None:
-        """Makes the node longer by blocks that the GPU holds, as it does all before them."""
+        """Extends the node by blocks that the GPU holds; it must hold all of the node's other blocks, too."""
         start = self.blocks
         added = len(tokens) // BLOCK_BYTES
         self.tokens += tokens
         self.blocks += added
-        for places in self.slots:
-            if places:
-                places.extend(_NONE_HELD * added)
+        for own in self.slots:
+            if own:
+                own.extend(_ONE_ABSENT * added)
         self.place(GPU, start, gpu_slots)
 
     def truncate(self, blocks: int) -> None:
-        """Makes the node shorter. No level may hold what is cut off."""
+        """Shortens the node. No tier may hold what is cut off."""
         self.tokens = self.tokens[: blocks * BLOCK_BYTES]
         self.keys = self.keys[: blocks * KEY_BYTES]
         self.blocks = blocks
         self.writer = None
-        for places in self.slots:
-            del places[blocks:]
+        for own in self.slots:
+            del own[blocks:]
+
+    def copies(self, tier: int) -> int:
+        """Number of its blocks in a tier that a faster one holds as well."""
+        if tier == GPU:
+            return 0
+        on_gpu = self.held[GPU]
+        copies = self.slots[tier][:on_gpu]
+        number = len(copies) - copies.count(ABSENT)
+        if tier > 1:
+            number += sum(self.is_copy(tier, block) for block in range(on_gpu, self.blocks))
+        return number
+
+    def is_copy(self, tier: int, block: int) -> bool:
+        """Whether a tier and a faster one hold a block."""
+        return self.holds(tier, block) and any(self.holds(faster, block) for faster in range(tier))
+
+    def holds(self, tier: int, block: int) -> bool:
+        """Whether a tier holds a block."""
+        own = self.slots[tier]
+        return bool(own) and own[block] != ABSENT
+
+    def runs(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """The blocks from `start` to `stop` by the fastest tier that holds them: runs of (tier, first, end)."""
+        on_gpu = min(self.held[GPU], stop)
+        if start < on_gpu:
+            yield GPU, start, on_gpu
+            start = on_gpu
+        slower = [tier for tier in range(1, len(self.held)) if self.held[tier]]
+        while start < stop:
+            tier = next(tier for tier in slower if self.holds(tier, start))
+            end = stop if len(slower) == 1 else start + 1
+            while end < stop and tier == next(tier for tier in slower if self.holds(tier, end)):
+                end += 1
+            yield tier, start, end
+            start = end

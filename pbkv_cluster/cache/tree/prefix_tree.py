@@ -1,13 +1,13 @@
 """The prefix tree: a path-compressed radix tree over blocks of packed tokens.
 
 Matching compares bytes: one `startswith` a node, and a bisection on slices where two sequences part. The tree knows which
-blocks lie in which slots and who owns and uses them; it moves and frees nothing itself.
+blocks lie in which slots, who owns them and who uses them; it transfers and frees nothing itself.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pbkv_cluster.cache.tree.node import ABSENT, GPU, HOST, LEVELS, Level, Node, Slots
+from pbkv_cluster.cache.tree.node import ABSENT, GPU, NO_SLOTS, Node, Slots
 from pbkv_cluster.core.blocks import KEY_BYTES, Namespace
 from pbkv_cluster.core.tokens import BLOCK_BYTES, common_blocks
 
@@ -15,25 +15,30 @@ from pbkv_cluster.core.tokens import BLOCK_BYTES, common_blocks
 class Match(NamedTuple):
     """The longest known prefix of a sequence."""
 
-    path: list[Node]  # below the root, in order; the last may match in part
-    last_blocks: int  # blocks of the last node that match
-    blocks: int  # blocks in all
+    path: list[Node]  # from below the root downwards; the last node may match in part
+    last_blocks: int  # matching blocks of the last node
+    blocks: int  # matching blocks of all nodes
 
 
 class PrefixTree:
-    """One tree for each namespace. All counts are in blocks."""
+    """One tree per namespace. All counts are in blocks."""
 
-    def __init__(self) -> None:
+    def __init__(self, tiers: int) -> None:
+        """Args:
+        tiers: number of tiers that its blocks may lie in.
+        """
         self._roots: dict[Namespace, Node] = {}
+        self._tiers = tiers
+        self._last = tiers - 1
         self.nodes = 0
-        self.evictable = [0 for _ in LEVELS]  # blocks in each level that no running sequence uses
-        self.held = [0 for _ in LEVELS]  # blocks in each level
+        self.evictable = [0] * tiers  # blocks in each tier that no running sequence uses
+        self.held = [0] * tiers  # blocks in each tier
 
     def root(self, namespace: Namespace) -> Node:
         """The root of a namespace's tree."""
         root = self._roots.get(namespace)
         if root is None:
-            root = self._roots[namespace] = Node(b"", None, keys=namespace.digest())
+            root = self._roots[namespace] = Node(b"", None, self._tiers, keys=namespace.digest())
         return root
 
     # --- matching ---
@@ -64,7 +69,7 @@ class PrefixTree:
 
     def add_child(self, parent: Node, tokens: bytes, gpu_slots: Slots, output: bool) -> Node:
         """Adds a leaf whose blocks the GPU holds. `parent` must not have a child with the same first block."""
-        child = Node(tokens, parent, output)
+        child = Node(tokens, parent, self._tiers, output)
         parent.children[child.first_block()] = child
         parent.writer = None
         self.nodes += 1
@@ -72,12 +77,12 @@ class PrefixTree:
         return child
 
     def append(self, node: Node, tokens: bytes, gpu_slots: Slots) -> None:
-        """Makes a leaf longer by blocks that the GPU holds."""
+        """Extends a leaf by blocks that the GPU holds."""
         node.append(tokens, gpu_slots)
         self._count(node, GPU, len(gpu_slots))
 
     def split(self, node: Node, blocks: int) -> Node:
-        """Cuts a node in two behind its first `blocks` blocks. Returns the new upper part; `node` becomes the lower.
+        """Cuts a node in two after its first `blocks` blocks. Returns the new upper part; `node` becomes the lower.
 
         The lower part stays the same object, so that locks and writers that end there stay right.
         """
@@ -85,35 +90,37 @@ class PrefixTree:
         parent = node.parent
         assert parent is not None
         cut = blocks * BLOCK_BYTES
-        upper = Node(node.tokens[:cut], parent, node.output, node.keys[: blocks * KEY_BYTES])
+        upper = Node(node.tokens[:cut], parent, self._tiers, node.output, node.keys[: blocks * KEY_BYTES])
         parent.children[upper.first_block()] = upper
         node.tokens = node.tokens[cut:]
         node.keys = node.keys[blocks * KEY_BYTES :]
         node.blocks -= blocks
         node.parent = upper
         upper.children[node.first_block()] = node
-        for level in LEVELS:
-            places = node.slots[level]
-            if places:
-                upper.slots[level], node.slots[level] = places[:blocks], places[blocks:]
-                upper.held[level] = blocks - upper.slots[level].count(ABSENT)
-                node.held[level] -= upper.held[level]
+        counted = [any(node.held[: tier + 1]) for tier in range(self._last)]
+        for tier, own in enumerate(node.slots):
+            if own:
+                upper.slots[tier], node.slots[tier] = own[:blocks], own[blocks:]
+                upper.held[tier] = blocks - upper.slots[tier].count(ABSENT)
+                node.held[tier] -= upper.held[tier]
                 for part in (upper, node):
-                    if not part.held[level]:
-                        part.slots[level] = part.slots[level][:0]
-        upper.gpu_children = 1 if node.held[GPU] else 0
+                    if not part.held[tier]:
+                        part.slots[tier] = NO_SLOTS
+        for tier in range(self._last):
+            upper.held_children[tier] = int(any(node.held[: tier + 1]))
+            parent.held_children[tier] -= counted[tier] and not any(upper.held[: tier + 1])
         upper.refs = node.refs
         upper.last_access = node.last_access
         upper.entry = node.entry
         upper.uses = node.uses
-        for owner, access in node.owners.items():
-            upper.owners[owner] = access
+        for owner, segment in node.owners.items():
+            upper.owners[owner] = segment
             owner.nodes[upper] = None
         self.nodes += 1
         return upper
 
     def remove_leaf(self, node: Node) -> None:
-        """Takes out a leaf that no level holds any block of."""
+        """Takes out a leaf of which no tier holds any block."""
         assert not node.children
         assert not any(node.held)
         assert node.refs == 0
@@ -125,95 +132,90 @@ class PrefixTree:
         node.parent = None
         self.nodes -= 1
 
-    # --- where blocks lie ---
+    # --- which tier holds what ---
 
-    def place(self, node: Node, level: Level, start: int, slots: Slots) -> None:
-        """Notes that `level` holds a node's blocks from `start` on."""
-        node.place(level, start, slots)
-        self._count(node, level, len(slots))
+    def place(self, node: Node, tier: int, start: int, slots: Slots) -> None:
+        """Notes that a tier holds a node's blocks from `start` on."""
+        node.place(tier, start, slots)
+        self._count(node, tier, len(slots))
 
-    def unplace(self, node: Node, level: Level, start: int, stop: int) -> Slots:
-        """Notes that `level` no longer holds a node's blocks from `start` to `stop`. Returns the slots to be freed."""
-        slots = node.remove(level, start, stop)
-        self._count(node, level, -len(slots))
+    def unplace(self, node: Node, tier: int, start: int, stop: int) -> Slots:
+        """Notes that a tier no longer holds a node's blocks from `start` to `stop`. Returns the slots that held them."""
+        slots = node.remove(tier, start, stop)
+        self._count(node, tier, -len(slots))
         return slots
 
-    def _count(self, node: Node, level: Level, blocks: int) -> None:
+    def _count(self, node: Node, tier: int, blocks: int) -> None:
         if blocks == 0:
             return
-        self.held[level] += blocks
+        self.held[tier] += blocks
         if node.refs == 0:
-            self.evictable[level] += blocks
-        if level is GPU and node.held[GPU] in (0, blocks):  # it holds none any more, or none before
-            assert node.parent is not None
-            node.parent.gpu_children += 1 if blocks > 0 else -1
+            self.evictable[tier] += blocks
+        if tier < self._last and node.held[tier] in (0, blocks):  # this tier holds none any more, or held none before
+            self._count_child(node, tier, 1 if blocks > 0 else -1)
+
+    def _count_child(self, node: Node, tier: int, change: int) -> None:
+        """A tier holds the first of a node's blocks that it has, or none any more."""
+        assert node.parent is not None
+        counts, held = node.parent.held_children, node.held
+        if any(held[:tier]):
+            return  # a faster tier holds others: the node counts already
+        for slower in range(tier, self._last):
+            if slower > tier and held[slower]:
+                return
+            counts[slower] += change
 
     # --- use ---
 
     def lock(self, node: Node) -> None:
-        """Keeps a node and all above it in place until `unlock`."""
+        """Keeps a node and its ancestors in place until `unlock`."""
         for part in lineage(node):
             self.lock_child(part)
 
     def lock_child(self, child: Node) -> None:
-        """Extends a lock from the parent to one of its children."""
+        """Extends a lock from a node to one of its children."""
         if child.refs == 0:
-            evictable, held = self.evictable, child.held
-            evictable[0] -= held[0]  # by number, not in a loop over levels: every step does this for each node of its path
-            evictable[1] -= held[1]
+            evictable = self.evictable
+            for tier, blocks in enumerate(child.held):
+                evictable[tier] -= blocks
         child.refs += 1
 
     def unlock(self, node: Node) -> list[Node]:
-        """Gives a lock back. Returns the nodes that nobody uses any more, the deepest first."""
-        freed, evictable = [], self.evictable
+        """Gives a lock back. Returns the nodes that no running sequence uses any more, the deepest first."""
+        unused, evictable = [], self.evictable
         for part in lineage(node):
             assert part.refs > 0
             part.refs -= 1
             if part.refs == 0:
-                freed.append(part)
-                held = part.held
-                evictable[0] += held[0]
-                evictable[1] += held[1]
-        return freed
+                unused.append(part)
+                for tier, blocks in enumerate(part.held):
+                    evictable[tier] += blocks
+        return unused
 
-    def is_candidate(self, node: Node, level: Level) -> bool:
-        """Whether blocks of the node can leave a level without leaving others unreachable.
+    def is_candidate(self, node: Node, tier: int) -> bool:
+        """Whether a tier can lose blocks of a node without making others unreachable.
 
-        On the GPU that is true of the deepest node of a path that the GPU holds. In a lower level it is true of copies of what
-        the GPU holds as well, and of the end of a path.
+        That is true of the deepest node of a path of which this tier or a faster one holds blocks, and of copies of what a
+        faster tier holds.
         """
-        if node.refs or not node.held[level]:
+        if node.refs or not node.held[tier]:
             return False
-        if level is GPU:
-            return node.gpu_children == 0
-        return not node.children or copies(node) > 0
+        if not (node.held_children[tier] if tier < self._last else node.children):
+            return True
+        return tier != GPU and node.copies(tier) > 0
 
     def walk(self) -> Iterator[Node]:
-        """Every node below the roots, parents first."""
+        """Every node but the roots, parents before their children."""
         stack = [child for root in self._roots.values() for child in root.children.values()]
         while stack:
             node = stack.pop()
             yield node
             stack.extend(node.children.values())
 
-    def check_integrity(self) -> None:
-        """Raises:
-        AssertionError: the tree contradicts itself.
-        """
-        from pbkv_cluster.cache.integrity import check_tree
-
-        check_tree(self)
-
 
 def lineage(node: Node) -> Iterator[Node]:
-    """A node and all above it, up to but without the root."""
+    """A node and its ancestors, without the root."""
     at: Node | None = node
     while at is not None and at.parent is not None:
         yield at
         at = at.parent
-
-
-def copies(node: Node) -> int:
-    """Blocks that the node holds both on the GPU and in host memory."""
-    doubled = node.slots[HOST][: node.held[GPU]]
-    return len(doubled) - doubled.count(ABSENT)

@@ -1,4 +1,4 @@
-"""`pbkv predictor eval`: how well experts, and their mixture, forecast recorded workflows."""
+"""`pbkv predictor eval`: how well each expert and their mixture forecast recorded workflows."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, console_beside, write_json
+from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
 from pbkv_cluster.core.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pbkv_cluster.core.config import PredictorConfig
-    from pbkv_cluster.simulator.evaluation.trial import Events, Row
+    from pbkv_cluster.simulator.prediction.trial import Events, Row
     from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
 
 
@@ -25,35 +25,36 @@ def evaluate(
     ],
     train: Annotated[
         list[Path] | None,
-        typer.Option(metavar="TRACE", help="Workflows to learn from before; may be repeated. Without any: from nothing."),
+        typer.Option(metavar="TRACE", help="Workflows to learn from first; may be repeated. By default none."),
     ] = None,
     split: Annotated[
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="Learn from this share of the tasks of --test, and forecast the others.",
+            help="Learn from this share of the tasks of --test and forecast the others.",
             show_default=False,
         ),
     ] = None,
     online: Annotated[
         bool,
-        typer.Option("--online", help="Go on learning from what is forecast, as in service. Implied without training."),
+        typer.Option("--online", help="Keep learning from what is forecast, as in service. Implied without training."),
     ] = False,
     expert: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="An expert to judge; may be repeated. By default those of predictor.experts."),
+        typer.Option(metavar="NAME", help="Expert to evaluate; may be repeated. By default those of predictor.experts."),
     ] = None,
     no_text: Annotated[
-        bool, typer.Option("--no-text", help="Leave out words, pieces and lengths of texts: forecast from agents alone.")
+        bool,
+        typer.Option("--no-text", help="Leave out words, pieces and lengths of texts: forecast from agents alone."),
     ] = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
     json_target: JsonTarget = None,
 ) -> None:
-    """Tell how well the next agents are forecast: by each expert alone, and by their mixture.
+    """Evaluate how well the next agents are forecast: by each expert alone, and by their mixture.
 
-    Forecasts are made behind the beginning of each step (before its output is known) and behind its end (after), for each
-    of the next predictor.horizon steps; the end of a workflow counts as an agent.
+    Forecasts are made when a step starts (before its output is known) and when it ends (after), for each of the next
+    predictor.horizon steps; the end of a workflow counts as an agent.
     """
     check_json_target(json_target)
     if split is not None and train:
@@ -61,19 +62,19 @@ def evaluate(
     if split is not None and not 0 < split < 1:
         raise InvalidArgument("--split", f"must be above 0 and below 1, got {split:g}")
 
-    from pbkv_cluster.simulator.evaluation.trial import contenders
+    from pbkv_cluster.simulator.prediction.trial import contenders
 
     predictor = load_settings(config, assignments, {}).config.predictor
     chosen = contenders(predictor, expert or ())
     training, tested = _workflows(train or [], test, split)
-    console = console_beside(json_target)
+    console = result_console(json_target)
     rows = _run(chosen, training, tested, online or not training, no_text, console)
     learnt = f"after {len(training):,} workflows" if training else "from nothing"
     console.print(
         f"{len(tested):,} workflows forecast, {learnt}, {'learning on' if online or not training else 'without learning on'}"
         f"{', from agents alone' if no_text else ''}. "
-        "How often the agent that comes k steps ahead was held the likeliest, in percent, before a step's output is known and "
-        "after; of the next step also among the three likeliest, log loss in nats, and expected calibration error.",
+        "Percent of forecasts in which the agent k steps ahead was the likeliest, before a step's output is known and after; "
+        "for the next step also percent among the three likeliest, log loss in nats, and expected calibration error.",
         soft_wrap=True,
     )
     for table in _tables(rows):
@@ -82,7 +83,7 @@ def evaluate(
 
 
 def _workflows(train: list[Path], test: list[Path], split: float | None) -> "tuple[list[TraceWorkflow], list[TraceWorkflow]]":
-    """What is learnt from, and what is forecast."""
+    """The workflows to learn from, and those to forecast."""
     from pbkv_cluster.simulator.traces.files import load_trace
     from pbkv_cluster.simulator.traces.split import part_of
 
@@ -110,35 +111,35 @@ def _run(
 ) -> "list[Row]":
     from rich.progress import Progress
 
-    from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
-    from pbkv_cluster.simulator.evaluation.prediction import teach
-    from pbkv_cluster.simulator.evaluation.trial import recorded_events, rows_of
+    from pbkv_cluster.predictor_service.predictor import PREDICTORS
+    from pbkv_cluster.simulator.prediction.training import train_predictor
+    from pbkv_cluster.simulator.prediction.trial import recorded_events, rows_of
     from pbkv_cluster.simulator.workload.events import without_text
 
-    def told(workflows: "list[TraceWorkflow]", prefix: str) -> "list[Events]":
-        found = recorded_events(workflows, prefix)
-        return [list(without_text(events)) for events in found] if no_text else found
+    def events_of(workflows: "list[TraceWorkflow]", prefix: str) -> "list[Events]":
+        recorded = recorded_events(workflows, prefix)
+        return [list(without_text(events)) for events in recorded] if no_text else recorded
 
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task("reading prompts", total=None)
-        before, during = told(training, "train"), told(tested, "test")
-        progress.update(task, total=len(chosen) * (len(before) + len(during)))
+        training_events, test_events = events_of(training, "train"), events_of(tested, "test")
+        progress.update(task, total=len(chosen) * (len(training_events) + len(test_events)))
         rows = []
-        for name, each in chosen.items():
+        for name, config in chosen.items():
             progress.update(task, description=name)
-            predictor = PREDICTORS.get(each.model)(each)
-            for events in before:
-                teach(predictor, [events])
+            predictor = PREDICTORS.get(config.model)(config)
+            for events in training_events:
+                train_predictor(predictor, [events])
                 progress.advance(task)
-            rows += rows_of(name, predictor, during, online, lambda: progress.advance(task))
+            rows += rows_of(name, predictor, test_events, online, lambda: progress.advance(task))
     return rows
 
 
 def _tables(rows: "list[Row]") -> "Iterator[Table]":
-    """One for each workload, and one of their means."""
+    """One table per workload, and one of their means."""
     workloads = list(dict.fromkeys(row.workload for row in rows))
     for workload in workloads:
-        yield _table(workload or "no workload named", [row for row in rows if row.workload == workload])
+        yield _table(workload or "unnamed workload", [row for row in rows if row.workload == workload])
     if len(workloads) > 1:
         yield _table(f"mean of {len(workloads)} workloads", rows)
 
@@ -148,7 +149,7 @@ def _table(title: str, rows: "list[Row]") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from pbkv_cluster.simulator.evaluation.trial import mean
+    from pbkv_cluster.simulator.prediction.trial import mean
 
     table = Table(title=Text(title), box=SIMPLE_HEAD, header_style="bold")
     table.add_column("expert", no_wrap=True)

@@ -1,4 +1,4 @@
-"""`pbkv predictor explain`: what a running cluster expects of a workflow, and which expert says so."""
+"""`pbkv predictor explain`: the forecast of an open workflow in a running cluster, and the experts behind it."""
 
 import asyncio
 import json
@@ -25,9 +25,9 @@ _TIMEOUT_S = 10.0
 def explain(
     workflow: Annotated[str, typer.Argument(metavar="WORKFLOW", help="Id of an open workflow.")],
     endpoint: Endpoint = DEFAULT_ENDPOINT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the explanation as JSON, with all agents named.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the explanation as JSON, with all forecast agents.")] = False,
 ) -> None:
-    """Show which agents are expected in an open workflow, by the forecast and by each of its experts."""
+    """Show which agents are expected next in an open workflow: the forecast, and what each expert contributes."""
     response = asyncio.run(_fetch(endpoint, workflow))
     if as_json:
         typer.echo(json.dumps(explanation_json(workflow, response), indent=2))
@@ -52,7 +52,7 @@ async def _fetch(endpoint: str, workflow: str) -> "Explained":
 
 
 def explanation_json(workflow: str, response: "Explained") -> dict[str, Any]:
-    """An explanation as values that JSON has. Probabilities of agents are given that the workflow goes on that long."""
+    """An explanation as JSON values. Probabilities of agents are conditional on the workflow not ending before the step."""
 
     def steps(of: "Any") -> list[dict[str, Any]]:
         return [
@@ -78,9 +78,9 @@ def _print(workflow: str, response: "Explained") -> None:
 
     console = Console()
     begun = response.steps_begun
-    behind = "no step has begun" if not begun else f"behind step {begun - 1}, its output {_known(response)}"
+    moment = "no step has begun" if not begun else f"after step {begun - 1}, its output {_known(response)}"
     of = f" of workload {response.workload}" if response.workload else ""
-    console.print(Text(f"Workflow {workflow}{of}: {behind}; predictability {response.predictability:.2f}"), soft_wrap=True)
+    console.print(Text(f"Workflow {workflow}{of}: {moment}; predictability {response.predictability:.2f}"), soft_wrap=True)
     console.print(_forecast_table(response))
     if response.experts:
         console.print(_experts_table(response))
@@ -115,7 +115,7 @@ def _experts_table(response: "Explained") -> "Table":
                 Text(expert.name),
                 percent(expert.weights[at]),
                 "-" if step is None else percent(step.survival),
-                Text("has nothing to say" if step is None else _likeliest(step)),
+                Text("no forecast" if step is None else _likeliest(step)),
                 end_section=number == len(response.experts) - 1,
             )
     return table
@@ -123,4 +123,4 @@ def _experts_table(response: "Explained") -> "Table":
 
 def _likeliest(step: "Step") -> str:
     shown = [f"{agent.agent_id} {percent(agent.probability)}" for agent in step.agents[:_SHOWN] if agent.probability > 0]
-    return ", ".join(shown) or "nobody is known"
+    return ", ".join(shown) or "no agent is known"

@@ -1,4 +1,4 @@
-"""`pbkv train`: teaches a predictor on recorded workflows, for a cluster to start from."""
+"""`pbkv train`: trains a predictor on recorded workflows; a cluster can start from the result."""
 
 import time
 from collections import Counter
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pbkv_cluster.core.config import PredictorConfig
-    from pbkv_cluster.simulator.evaluation.trial import Row
+    from pbkv_cluster.simulator.prediction.trial import Row
     from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
 
 _NAME = "predictor.state"
@@ -29,21 +29,21 @@ def train(
         list[Path],
         typer.Argument(metavar="TRACE...", help="Your workflows: step traces or coding-agent sessions, .jsonl or .jsonl.gz."),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the state; made where it is missing.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the state; created if it is missing.")],
     hold_back: Annotated[
         float,
         typer.Option(
-            metavar="SHARE", help="Of the tasks: first learn without them, to tell how well they are forecast; 0: do not."
+            metavar="SHARE", help="Share of the tasks that is first left out, to evaluate forecasts on them; 0: no evaluation."
         ),
     ] = 0.2,
-    force: Annotated[bool, typer.Option("--force", help="Replace a state that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing state.")] = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
 ) -> None:
-    """Teach the predictor and policy pbkv on recorded workflows, one after the other.
+    """Train the predictor and policy pbkv on recorded workflows, one after the other.
 
-    Writes what a predictor service writes that has seen all of them, for predictor.state_path. Before, a report tells how
-    well tasks held back are forecast by what the others taught, and how well by a predictor that begins with them.
+    Writes the state that a predictor service would have after all these workflows, for predictor.state_path. First, it reports
+    how well held-back tasks are forecast by a predictor trained on the others, and by an untrained one.
     """
     from rich.console import Console
 
@@ -62,11 +62,11 @@ def train(
     if hold_back:
         _report(predictor, workflows, hold_back, console)
     began = time.perf_counter()
-    contexts, places = _train(predictor, workflows, target, console)
+    step_contexts, block_contexts = _train(predictor, workflows, target, console)
     steps = sum(len(workflow.steps) for workflow in workflows)
     console.print(
         f"Learnt from {len(workflows):,} workflows, {steps:,} steps, in {time.perf_counter() - began:.1f} s: "
-        f"{contexts:,} contexts of the next step, {places:,} of the use of blocks.",
+        f"{step_contexts:,} contexts of the next step, {block_contexts:,} of the use of blocks.",
         soft_wrap=True,
     )
     console.print(f"To start from it: pbkv serve --set predictor.state_path={target.resolve()}", soft_wrap=True, markup=False)
@@ -74,7 +74,7 @@ def train(
 
 def _check(out: Path, targets: tuple[Path, ...], force: bool) -> None:
     """Raises:
-    InvalidArgument: nothing can be written there, or would be lost.
+    InvalidArgument: a file cannot be written, or an existing one would be lost.
     """
     if out.exists() and not out.is_dir():
         raise InvalidArgument("--out", f"{out} is not a folder")
@@ -86,35 +86,35 @@ def _check(out: Path, targets: tuple[Path, ...], force: bool) -> None:
 
 
 def _report(config: "PredictorConfig", workflows: "list[TraceWorkflow]", share: float, console: "Console") -> None:
-    """Prints how well tasks held back are forecast, after the others and from nothing."""
+    """Prints how well held-back tasks are forecast by a trained and by an untrained predictor."""
     from rich.progress import Progress
 
-    from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
-    from pbkv_cluster.simulator.evaluation.prediction import teach
-    from pbkv_cluster.simulator.evaluation.trial import recorded_events, rows_of
+    from pbkv_cluster.predictor_service.predictor import PREDICTORS
+    from pbkv_cluster.simulator.prediction.training import train_predictor
+    from pbkv_cluster.simulator.prediction.trial import recorded_events, rows_of
     from pbkv_cluster.simulator.traces.split import part_of
 
     shares = {"learn": 1 - share, "hold back": share}
     parts = [part_of(workflow.group, shares, "hold-back") for workflow in workflows]
-    learnt, held = (
+    learnt, held_back = (
         [workflow for workflow, part in zip(workflows, parts, strict=True) if part == name] for name in ("learn", "hold back")
     )
-    if not learnt or not held:
-        console.print("There are too few tasks to hold any back: how well they are forecast is not known.", soft_wrap=True)
+    if not learnt or not held_back:
+        console.print("There are too few tasks to hold any back, so forecasts are not evaluated.", soft_wrap=True)
         return
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("judging", total=len(learnt) + 2 * len(held))
+        task = progress.add_task("evaluating", total=len(learnt) + 2 * len(held_back))
         trained, fresh = (PREDICTORS.get(config.model)(config) for _ in range(2))
         for events in recorded_events(learnt, "learn"):
-            teach(trained, [events])
+            train_predictor(trained, [events])
             progress.advance(task)
-        told = recorded_events(held, "held")
+        test_events = recorded_events(held_back, "held")
         rows = [
             row
             for name, predictor in ((_FRESH, fresh), (_TRAINED, trained))
-            for row in rows_of(name, predictor, told, True, lambda: progress.advance(task))
+            for row in rows_of(name, predictor, test_events, True, lambda: progress.advance(task))
         ]
-    console.print(_table(rows, Counter(workflow.workload for workflow in held)))
+    console.print(_table(rows, Counter(workflow.workload for workflow in held_back)))
 
 
 def _table(rows: "list[Row]", workflows: "Counter[str]") -> "Table":
@@ -122,10 +122,10 @@ def _table(rows: "list[Row]", workflows: "Counter[str]") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from pbkv_cluster.simulator.evaluation.trial import mean
+    from pbkv_cluster.simulator.prediction.trial import mean
 
     horizon = max(row.k for row in rows)
-    table = Table(title="Tasks held back: how often the agent that comes was held the likeliest", box=SIMPLE_HEAD)
+    table = Table(title="Held-back tasks: how often the next agent was the likeliest in the forecast", box=SIMPLE_HEAD)
     table.add_column("workload", no_wrap=True)
     for heading in ("workflows", "next: untrained", "trained", f"in {horizon} steps: untrained", "trained"):
         table.add_column(heading, justify="right")
@@ -137,22 +137,22 @@ def _table(rows: "list[Row]", workflows: "Counter[str]") -> "Table":
 
 
 def _train(config: "PredictorConfig", workflows: "list[TraceWorkflow]", target: Path, console: "Console") -> tuple[int, int]:
-    """Learns and writes. Returns how many contexts the two parts of the access model know."""
+    """Trains and writes. Returns the number of contexts in each of the two parts of the access model."""
     from rich.progress import track
 
-    from pbkv_cluster.predictor_service.predictor.base import PREDICTORS
+    from pbkv_cluster.predictor_service.predictor import PREDICTORS
     from pbkv_cluster.predictor_service.state.file import access_path, write_state
     from pbkv_cluster.reuse.model.access_model import KIND, VERSION
     from pbkv_cluster.reuse.model.access_model import train as train_access
-    from pbkv_cluster.simulator.engine.forecasting import train as train_predictor
+    from pbkv_cluster.simulator.prediction.training import trained_state
     from pbkv_cluster.simulator.workload.access_logs import access_logs
 
-    def shown(doing: str) -> "Iterable[TraceWorkflow]":
+    def with_progress(doing: str) -> "Iterable[TraceWorkflow]":
         return track(workflows, doing, console=console, disable=not console.is_terminal)
 
     predictor = PREDICTORS.get(config.model)(config)
-    state = train_predictor(config, shown("agents"))
-    access = train_access(access_logs(shown("blocks")))
+    state = trained_state(config, with_progress("agents"))
+    access = train_access(access_logs(with_progress("blocks")))
     update = access.export()
     try:
         write_state(target, predictor.kind, predictor.version, state)

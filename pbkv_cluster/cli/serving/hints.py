@@ -1,4 +1,4 @@
-"""`pbkv hints`: the predictor's forecasts as KV hints, on standard output."""
+"""`pbkv hints`: prints the predictor's forecasts as KV hints."""
 
 import asyncio
 import sys
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
-    """How envelopes are written."""
+    """Encoding of envelopes."""
 
     JSON = "json"
     MSGPACK = "msgpack"
@@ -27,16 +27,16 @@ def hints(
     assignments: Assignments = None,
     predictor: PredictorAddress = "",
     redis: RedisUrl = None,
-    workflow: Annotated[str, typer.Option(metavar="ID", help="Only of this one; by default of all.")] = "",
+    workflow: Annotated[str, typer.Option(metavar="ID", help="Only hints of this workflow; by default of all.")] = "",
     encoding: Annotated[
-        Format, typer.Option("--format", help="json: one envelope a line; msgpack: one behind the other.")
+        Format, typer.Option("--format", help="json: one envelope per line; msgpack: envelopes without separators.")
     ] = Format.JSON,
     prefetch_probability: Annotated[
-        float, typer.Option(help="How likely an agent must come next for a prefetch.", min=0.0, max=1.0)
+        float, typer.Option(help="Least probability of the next agent for a prefetch.", min=0.0, max=1.0)
     ] = 0.5,
-    limit: Annotated[int, typer.Option(help="Stop after so many envelopes; 0: never.", min=0)] = 0,
+    limit: Annotated[int, typer.Option(help="Stop after this many envelopes; 0: never.", min=0)] = 0,
 ) -> None:
-    """Print what is likely to be used again as KV hints, whenever a forecast changes."""
+    """Print KV hints of what is likely to be reused, whenever a forecast changes."""
     settings = load_settings(config, assignments, {"redis.url": redis})
     check_predictor(predictor, settings.config.redis.url)
     asyncio.run(_stream(settings.config, predictor, workflow, encoding, prefetch_probability, limit))

@@ -1,4 +1,4 @@
-"""`pbkv otel`: takes the OpenTelemetry spans of agent applications, beside a cluster that runs already."""
+"""`pbkv otel`: receives OpenTelemetry spans of agent applications for a running cluster."""
 
 import asyncio
 import signal
@@ -20,17 +20,17 @@ def otel(
     predictor: PredictorAddress = "",
     redis: RedisUrl = None,
     port: Annotated[
-        int | None, typer.Option(help="Of OTLP over gRPC; 0 takes a free one (otel.port).", show_default=False)
+        int | None, typer.Option(help="Port of OTLP over gRPC; 0: any free port (otel.port).", show_default=False)
     ] = None,
     http_port: Annotated[
         int | None,
-        typer.Option(help="Of OTLP over HTTP; 0 takes a free one, -1: none (otel.http_port).", show_default=False),
+        typer.Option(help="Port of OTLP over HTTP; 0: any free port, -1: none (otel.http_port).", show_default=False),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to bind (cluster.host).", show_default=False)] = None,
 ) -> None:
     """Turn OpenTelemetry spans of agents into workflow events for the predictor, until Ctrl-C.
 
-    `pbkv serve` does the same in a cluster whose configuration has otel.enabled.
+    `pbkv serve` does the same if otel.enabled is set.
     """
     flags = {"redis.url": redis, "otel.port": port, "otel.http_port": http_port, "cluster.host": host}
     settings = load_settings(config, assignments, flags)
@@ -54,11 +54,11 @@ async def _serve(config: "Config", address: str) -> None:
             typer.echo(f"spans  {served} (OTLP over gRPC)")
             if receiver.http_address:
                 typer.echo(f"       http://{receiver.http_address}/v1/traces (OTLP over HTTP)")
-            parts: list[asyncio.Task[Any]] = [asyncio.create_task(receiver.wait()), asyncio.create_task(interrupted.wait())]
-            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-            await cancel(*parts)
-            for part in done:
-                part.result()
+            tasks: list[asyncio.Task[Any]] = [asyncio.create_task(receiver.wait()), asyncio.create_task(interrupted.wait())]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await cancel(*tasks)
+            for task in done:
+                task.result()
             typer.echo("stopping", err=True)
         finally:
             await receiver.stop()

@@ -1,4 +1,4 @@
-"""`pbkv replay`: submits recorded workflows to a cluster and reports what its cache did."""
+"""`pbkv replay`: submits recorded workflows to a cluster and reports hit rates and latencies."""
 
 from itertools import islice
 from pathlib import Path
@@ -7,23 +7,23 @@ from typing import Annotated
 import typer
 
 from pbkv_cluster.cli.options import Assignments, ConfigFile, GpuBlocks, Model, Policy, Workers, load_settings
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, console_beside, write_json
+from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
 from pbkv_cluster.core.errors import InvalidArgument
 
 
 def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Step trace: .jsonl or .jsonl.gz.", show_default=False)],
-    workflows: Annotated[int | None, typer.Option(min=1, help="Replay the first so many only.", show_default=False)] = None,
+    workflows: Annotated[int | None, typer.Option(min=1, help="Replay only the first so many.", show_default=False)] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Workflows that run at a time.")] = 8,
-    scale_tokens: Annotated[float, typer.Option(help="Multiply the length of every part of a prompt, in (0, 1].")] = 1.0,
-    time_scale: Annotated[float, typer.Option(help="Multiply recorded pauses between steps; 0: none.")] = 0.0,
+    scale_tokens: Annotated[float, typer.Option(help="Factor of the length of every part of a prompt, in (0, 1].")] = 1.0,
+    time_scale: Annotated[float, typer.Option(help="Factor of recorded pauses between steps; 0: no pauses.")] = 0.0,
     max_output: Annotated[int | None, typer.Option(min=1, help="Longest reply in tokens.", show_default=False)] = None,
-    vocab_size: Annotated[int, typer.Option(help="Token ids are below it; at most the model's vocabulary.")] = 1024,
+    vocab_size: Annotated[int, typer.Option(help="Token ids are below this number; at most the model's vocabulary.")] = 1024,
     endpoint: Annotated[
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Running cluster that allows forced output; by default one is started.",
+            help="Gateway of a running cluster that allows forced output; by default a cluster is started.",
             show_default=False,
         ),
     ] = None,
@@ -39,7 +39,7 @@ def replay(
 
     Prompts are rebuilt as token ids and replies are forced, so every cache sees the same tokens. Exits with 1 if a step failed.
     """
-    own: dict[str, object] = {
+    cluster_options: dict[str, object] = {
         "--policy": policy,
         "--workers": workers,
         "--model": model,
@@ -47,25 +47,25 @@ def replay(
         "--config": config,
         "--set": assignments or None,
     }
-    for flag, value in own.items():
+    for flag, value in cluster_options.items():
         if endpoint is not None and value is not None:
             raise InvalidArgument(flag, f"sets up a cluster, but --endpoint {endpoint} names one that runs already")
     check_json_target(json_target)
 
     import secrets
 
-    from pbkv_cluster.cli.serving.comparison import comparison
-    from pbkv_cluster.cli.serving.driving import drive, drive_own, report_failures
+    from pbkv_cluster.cli.serving.replay_runner import replay_at, replay_on_new_cluster, report_failures
+    from pbkv_cluster.cli.serving.report_table import report_table
     from pbkv_cluster.simulator.replay.replay import ReplayOptions
     from pbkv_cluster.simulator.traces.step_traces import read_workflows
     from pbkv_cluster.simulator.workload.prompts import PromptBuilder
 
     prompts = PromptBuilder(vocab_size, scale=scale_tokens, max_output=max_output)
     traces = list(islice(read_workflows(file), workflows))
-    console = console_beside(json_target)
+    console = result_console(json_target)
     if endpoint is not None:
         options = ReplayOptions(concurrency, time_scale, id_suffix=f"#{secrets.token_hex(4)}")
-        report = drive(endpoint, traces, prompts, options, file.name, console)
+        report = replay_at(endpoint, traces, prompts, options, file.name, console)
         name = endpoint
     else:
         settings = load_settings(
@@ -82,8 +82,8 @@ def replay(
         )
         options = ReplayOptions(concurrency, time_scale)
         name = settings.config.cache.policy
-        report = drive_own(settings.config, traces, prompts, options, file.name, console)
-    console.print(comparison({name: report}, title=file.name))
+        report = replay_on_new_cluster(settings.config, traces, prompts, options, file.name, console)
+    console.print(report_table({name: report}, title=file.name))
     write_json(report.to_json(), json_target)
     report_failures(report)
     if report.failures:

@@ -1,4 +1,4 @@
-"""`pbkv serve`: starts a cluster and keeps it up."""
+"""`pbkv serve`: starts a cluster and serves until it is interrupted."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,8 +8,10 @@ from pbkv_cluster.cli.options import Assignments, ConfigFile, GpuBlocks, Model, 
 
 if TYPE_CHECKING:
     from pbkv_cluster.cluster.local import LocalCluster
-    from pbkv_cluster.cluster.member_context import MakeMember
+    from pbkv_cluster.cluster.member import MakeMember
     from pbkv_cluster.core.config import Config
+
+_OTEL = "otel"
 
 
 def serve(
@@ -24,7 +26,7 @@ def serve(
     policy: Policy = None,
     gpu_blocks: GpuBlocks = None,
     port: Annotated[
-        int | None, typer.Option(help="Port that clients connect to; 0 takes a free one (gateway.port).", show_default=False)
+        int | None, typer.Option(help="Port that clients connect to; 0: any free port (gateway.port).", show_default=False)
     ] = None,
 ) -> None:
     """Start a cluster and serve until Ctrl-C."""
@@ -45,15 +47,14 @@ def serve(
     typer.echo("starting the cluster; Ctrl-C stops it", err=True)
     with LocalCluster(settings.config, _edges(settings.config)) as cluster:
         try:
-            _tell(cluster)
+            _print_addresses(cluster)
             cluster.wait()
-        except KeyboardInterrupt:  # between its start and the wait
+        except KeyboardInterrupt:  # before `wait` handles it
             pass
         typer.echo("stopping", err=True)
 
 
-def _tell(cluster: "LocalCluster") -> None:
-    """Where everything is."""
+def _print_addresses(cluster: "LocalCluster") -> None:
     typer.echo(f"gateway    {cluster.gateway_address}")
     typer.echo(f"redis      {cluster.redis_url}")
     if _OTEL in cluster.addresses:
@@ -64,11 +65,8 @@ def _tell(cluster: "LocalCluster") -> None:
     typer.echo(f"           pbkv status --endpoint {cluster.gateway_address}")
 
 
-_OTEL = "otel"
-
-
 def _edges(config: "Config") -> "dict[str, MakeMember]":
-    """The members of a cluster that only this layer knows."""
+    """Members of packages above `cluster`, by name."""
     if not config.otel.enabled:
         return {}
     from pbkv_cluster.integrations.otel.member import OtelMember

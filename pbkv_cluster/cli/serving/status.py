@@ -1,4 +1,4 @@
-"""`pbkv status`: what runs where in a cluster, and how well its cache does."""
+"""`pbkv status`: the workers of a cluster, and how well its cache does."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ async def _fetch(endpoint: str) -> "Status":
 
 
 def status_json(response: "Status") -> dict[str, Any]:
-    """A status as values that JSON has: counts in tokens and blocks, rates in [0, 1]."""
+    """A status as JSON values: counts in tokens and blocks, rates in [0, 1]."""
     from pbkv_cluster.rpc.convert import tiers_from_wire
 
     totals = response.totals
@@ -103,22 +103,22 @@ def _guard_json(store: "store_pb2.StoreStat") -> dict[str, int | bool] | None:
 
 
 def guard_line(guard: "store_pb2.GuardStat") -> str:
-    """Whether a worker trusts its policy, and why: hit rates on the GPU."""
-    follows = "the policy hits less than LRU, so LRU evicts" if guard.leaning else "follows the policy"
+    """Whether a worker's guard follows the policy or LRU, and the GPU hit rates that decide it."""
+    state = "the policy hits less than LRU, so LRU evicts" if guard.leaning else "follows the policy"
     if not guard.prompt_tokens:
-        return f"guard: {follows}"
-    had, lru, policy = (
+        return f"guard: {state}"
+    hits, lru, policy = (
         f"{100 * tokens / guard.prompt_tokens:.1f} %"
         for tokens in (guard.hit_tokens, guard.lru_hit_tokens, guard.policy_shadow_hit_tokens)
     )
     return (
-        f"guard: {follows}; of {guard.prompt_tokens:,} prompt tokens the GPU had {had}; "
+        f"guard: {state}; of {guard.prompt_tokens:,} prompt tokens the GPU had {hits}; "
         f"LRU would have hit {lru}, the policy {policy}"
     )
 
 
 def access_line(worker: "Status.Worker") -> str:
-    """What a worker knows of how workflows use their blocks."""
+    """How much a worker's access model has learnt from."""
     learnt, updates = worker.access_workflows, worker.access_updates_applied
     return f"learnt from {learnt:,} workflows that have ended, by {updates:,} updates"
 

@@ -22,13 +22,13 @@ _Prompt = str | list[dict[str, str]]
 
 def submit(
     prompt: Annotated[
-        str | None, typer.Argument(help="Prompt; by default, or for -, standard input is read.", show_default=False)
+        str | None, typer.Argument(help="Prompt; by default, or if it is -, read from standard input.", show_default=False)
     ] = None,
     endpoint: Endpoint = DEFAULT_ENDPOINT,
     agent: Annotated[str, typer.Option(help="The agent that calls the model.")] = "cli",
     workflow: Annotated[
         str,
-        typer.Option(help="Workflow to add the step to, and to leave open; by default a new one, which ends with the step."),
+        typer.Option(help="Workflow to add the step to, which stays open; by default a new one, which ends with the step."),
     ] = "",
     messages: Annotated[
         Path | None,
@@ -40,10 +40,8 @@ def submit(
         float | None, typer.Option(help="Share of probability to sample from, in (0, 1].", show_default=False)
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.", show_default=False)] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.", show_default=False)] = None,
-    usage: Annotated[
-        bool, typer.Option("--usage", help="Print what the step cost and what the cache gave, on standard error.")
-    ] = False,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be repeated.", show_default=False)] = None,
+    usage: Annotated[bool, typer.Option("--usage", help="Print the step's tokens, hits and times on standard error.")] = False,
 ) -> None:
     """Run one step and stream its text."""
     options: StepOptions = {}
@@ -57,9 +55,9 @@ def submit(
         options["seed"] = seed
     if stop:
         options["stop"] = stop
-    spent = asyncio.run(_run(endpoint, workflow, agent, _read_prompt(prompt, messages), options))
+    step_usage = asyncio.run(_run(endpoint, workflow, agent, _read_prompt(prompt, messages), options))
     if usage:
-        typer.echo(describe(spent), err=True)
+        typer.echo(describe(step_usage), err=True)
 
 
 async def _run(endpoint: str, workflow_id: str, agent: str, prompt: _Prompt, options: "StepOptions") -> "Usage":
@@ -84,7 +82,7 @@ async def _run(endpoint: str, workflow_id: str, agent: str, prompt: _Prompt, opt
 
 
 def describe(usage: "Usage") -> str:
-    """What a step cost and what the cache gave, in a few lines."""
+    """Tokens, hits and times of a step, in a few lines."""
     captured, delivered = sum(usage.captured.values()), sum(usage.delivered.values())
     tiers = "".join(f", {tier.value} {tokens:,}" for tier, tokens in usage.delivered.items() if tokens)
     return "\n".join(

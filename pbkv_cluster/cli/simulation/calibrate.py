@@ -1,4 +1,4 @@
-"""`pbkv calibrate`: measures a model on this machine's device for the simulator."""
+"""`pbkv calibrate`: measures a model on this machine's device and writes the simulator's cost model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings
-from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.cli.output import check_target
 
 _LENGTHS = (128, 512, 1024, 2048, 4096, 8192, 16384)
 _BATCHES = (1, 4, 16)
@@ -20,8 +20,7 @@ def calibrate(
     assignments: Assignments = None,
 ) -> None:
     """Measure how long prefill, decode and loads take, and write a cost model for `pbkv simulate --cost-model`."""
-    if out.is_dir() or not out.parent.is_dir():
-        raise InvalidArgument("--out", f"cannot write {out}: it is a folder, or its folder does not exist")
+    check_target(out, "--out")
     settings = load_settings(config, assignments, {"model.path": model}).config
 
     import torch

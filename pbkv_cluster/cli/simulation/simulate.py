@@ -1,4 +1,4 @@
-"""`pbkv simulate`: reuse policies against each other in virtual time."""
+"""`pbkv simulate`: compares reuse policies in virtual time."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pbkv_cluster.cli.options import Assignments, check_policies, load_settings, names_of, pressures_of
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, console_beside, explain_missed, write_json
+from pbkv_cluster.cli.options import Assignments, load_settings, split_names
+from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
+from pbkv_cluster.cli.simulation.policy_options import check_policies, parse_pressures, warn_missed_pressures
 
 if TYPE_CHECKING:
     from pbkv_cluster.simulator.evaluation.experiment import Row
@@ -22,7 +23,7 @@ _Traces = Annotated[
 def simulate(
     files: _Traces,
     train: Annotated[
-        list[Path] | None, typer.Option(metavar="TRACE", help="Workflows that the predictor has seen before; may be repeated.")
+        list[Path] | None, typer.Option(metavar="TRACE", help="Workflows that the predictor has learnt from; may be repeated.")
     ] = None,
     policies: Annotated[
         str, typer.Option(metavar="A,B", help="Policies of the GPU tier; `oracle` knows the future.")
@@ -33,39 +34,50 @@ def simulate(
     concurrency: Annotated[int, typer.Option(min=1, help="Workflows that run at a time.")] = 32,
     host_ratio: Annotated[float, typer.Option(min=0, help="Blocks in host memory for each on the GPU; 0: none.")] = 2.0,
     think_scale: Annotated[
-        float, typer.Option(min=0, help="Multiplies a pause of median 2 s that is added to each that was logged.")
+        float, typer.Option(min=0, help="Factor of a random pause, median 2 s, that is added to each recorded one.")
     ] = 8.0,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs with seeds 0, 1, ….")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of runs, with seeds 0, 1, …")] = 1,
     workflows: Annotated[
         int | None,
-        typer.Option(min=1, help="Workflows in each run; by default those of the trace. More come again as copies."),
+        typer.Option(min=1, help="Workflows in each run; by default those of the trace. Beyond these, copies are run."),
     ] = None,
-    mix: Annotated[bool, typer.Option("--mix", help="Make one workload of all traces; by default each is one.")] = False,
+    mix: Annotated[bool, typer.Option("--mix", help="Run all traces as one workload; by default one each.")] = False,
     drift: Annotated[
-        bool, typer.Option("--drift", help="Half-way, the later traces take over from the first. Implies --mix.")
+        bool, typer.Option("--drift", help="Half-way, the other traces replace the first. Implies --mix.")
     ] = False,
+    announce: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=10, metavar="SIGMA", help="Announce every pause, with a log-normal error; by default only logged ones."
+        ),
+    ] = None,
+    tool_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the variance of added pauses (of their logarithm) that is the tool's.")
+    ] = 0.0,
     arrivals: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Start workflows at the times of this log, whatever has ended.")
+        Path | None, typer.Option(metavar="FILE", help="Start workflows at the times in this log, however many are running.")
     ] = None,
     noise: Annotated[float, typer.Option(min=0, max=1, help="Share of forecasts replaced by random ones.")] = 0.0,
     adversary: Annotated[
         bool,
         typer.Option(
-            "--adversary", help="Negate the values of all policies but lru and oracle. --set cache.guard=false: unguarded."
+            "--adversary",
+            help="Negate the values of all policies except lru and oracle. Without the guard: --set cache.guard=false.",
         ),
     ] = False,
     cost_model: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Of `pbkv calibrate`; by default one of a 14 B model on a large GPU.")
+        Path | None,
+        typer.Option(metavar="FILE", help="From `pbkv calibrate`; by default a 14 B model on a large GPU."),
     ] = None,
     assignments: Assignments = None,
     json_target: JsonTarget = None,
     plot_target: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="Draw hit rates over capacities; needs matplotlib.")
+        Path | None, typer.Option("--plot", metavar="FILE", help="Plot hit rates against capacities; needs matplotlib.")
     ] = None,
 ) -> None:
     """Compare reuse policies on recorded workflows, in virtual time.
 
-    Scheduler, cache, policies and predictor are the real ones; only the GPU is a cost model. Equal seeds give equal
+    Scheduler, cache, policies and predictor are those of production; only the GPU is a cost model. Equal seeds give equal
     results.
     """
     check_json_target(json_target)
@@ -81,11 +93,11 @@ def simulate(
     if plot_target is not None:
         require_matplotlib()
     plan = Plan(
-        policies=names_of(policies),
-        pressures=pressures_of(pressure),
+        policies=split_names(policies),
+        pressures=parse_pressures(pressure),
         seeds=seeds,
         host_ratio=host_ratio,
-        mix=Mix(workflows, concurrency, think_scale, drift),
+        mix=Mix(workflows, concurrency, think_scale, drift, announce, tool_share),
     )
     config = load_settings(None, assignments, {}).config
     setup = Setup(
@@ -103,7 +115,7 @@ def simulate(
     starts = None if arrivals is None else list(read_arrivals(arrivals))
     traces = [load_trace(path) for path in files]
     groups: list[list[Trace]] = [traces] if mix or drift else [[trace] for trace in traces]
-    console = console_beside(json_target)
+    console = result_console(json_target)
     rows: list[Row] = []
     runs = 0
     with console.status("simulating") if console.is_terminal else nullcontext() as status:
@@ -116,11 +128,11 @@ def simulate(
 
         for group in groups:
             rows.extend(compare(group, plan, setup, starts, count_run))
-    from pbkv_cluster.cli.simulation.table import simulation_tables
+    from pbkv_cluster.cli.simulation.policy_tables import policy_tables
 
-    for table in simulation_tables(rows):
+    for table in policy_tables(rows):
         console.print(table)
-    explain_missed((row.workload, row.pressure) for row in rows if not row.reached)
+    warn_missed_pressures((row.workload, row.pressure) for row in rows if not row.on_target)
     write_json([row.to_json() for row in rows], json_target)
     if plot_target is not None:
         plot(rows, plot_target)

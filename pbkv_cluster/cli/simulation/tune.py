@@ -1,4 +1,4 @@
-"""`pbkv tune`: settings that suit one's own recorded workflows, proven on tasks that the search has not seen."""
+"""`pbkv tune`: searches settings for recorded workflows and verifies them on tasks that the search has not seen."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from pbkv_cluster.cli.options import Assignments, ConfigFile, check_policies, load_settings, names_of, pressures_of
-from pbkv_cluster.cli.output import check_json_target, check_target, console_beside, explain_missed, write_json, write_whole
+from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings, split_names
+from pbkv_cluster.cli.output import check_json_target, check_target, result_console, write_atomically, write_json
+from pbkv_cluster.cli.simulation.policy_options import check_policies, parse_pressures, warn_missed_pressures
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.simulator.tuning.objective import Objective
 
@@ -22,51 +23,50 @@ def tune(
     ),
     json_target: Annotated[
         str | None,
-        typer.Option("--json", metavar="FILE|-", help="Report of all runs; by default beside --out, ending in .json."),
+        typer.Option("--json", metavar="FILE|-", help="Report of all runs; by default the name of --out, ending in .json."),
     ] = None,
     policies: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="Policies to choose among; by default the one configured.", show_default=False),
+        typer.Option(metavar="A,B", help="Policies to choose from; by default the configured one.", show_default=False),
     ] = None,
     objective: Annotated[
-        Objective, typer.Option(help="GPU hit rate, or a workflow's mean latency, against LRU's.")
+        Objective, typer.Option(help="What to improve over LRU: GPU hit rate, or mean latency of a workflow.")
     ] = Objective.HIT,
     pressure: Annotated[
         str, typer.Option(metavar="P,Q", help="GPU capacities, as shares of an infinite cache's hits that LRU gets with them.")
     ] = ".45,.65",
     budget: Annotated[
         int,
-        typer.Option(min=1, help="Runs of the search. Some more find capacities before, and test the winner behind it."),
+        typer.Option(min=1, help="Runs of the search. A few more find capacities before it and test the winner after it."),
     ] = 40,
-    hold_out: Annotated[float, typer.Option(help="Share of the tasks that the winner has to prove itself on.")] = 0.3,
+    hold_out: Annotated[float, typer.Option(help="Share of the tasks kept from the search to test its winner.")] = 0.3,
     train_share: Annotated[
-        float, typer.Option(help="Share of the tasks that the predictor has seen before, in every run.")
+        float, typer.Option(help="Share of the tasks that the predictor has learnt from before each run.")
     ] = 0.0,
     train: Annotated[
-        list[Path] | None, typer.Option(metavar="TRACE", help="Other workflows that it has seen before; may be repeated.")
+        list[Path] | None, typer.Option(metavar="TRACE", help="Other workflows that it has learnt from; may be repeated.")
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Workflows that run at a time.")] = 32,
     host_ratio: Annotated[float, typer.Option(min=0, help="Blocks in host memory for each on the GPU; 0: none.")] = 2.0,
     think_scale: Annotated[
-        float, typer.Option(min=0, help="Multiplies a pause of median 2 s that is added to each that was logged.")
+        float, typer.Option(min=0, help="Factor of a random pause, median 2 s, that is added to each recorded one.")
     ] = 8.0,
     workflows: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Workflows in each run; by default as many as the trace has. More than there are come again as copies."
-        ),
+        typer.Option(min=1, help="Workflows in each run; by default those of the trace. Beyond these, copies are run."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the split, the candidates and the runs.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the split, the candidates and the runs.")] = 0,
     cost_model: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Of `pbkv calibrate`; by default one of a 14 B model on a large GPU.")
+        Path | None,
+        typer.Option(metavar="FILE", help="From `pbkv calibrate`; by default a 14 B model on a large GPU."),
     ] = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
 ) -> None:
     """Search settings of the policy and the predictor on recorded workflows, in virtual time.
 
-    Writes a configuration with what differs from the defaults. The winner of the search is taken only if it beats the present
-    settings on tasks held back as well; otherwise those are written. Equal seeds give equal results.
+    Writes a configuration of the settings that differ from the defaults. The winner of the search is accepted only if it beats
+    the present settings on held-out tasks as well; otherwise the present settings are written. Equal seeds give equal results.
     """
     check_target(out, "--out")
     target = json_target or str(out.with_suffix(".json"))
@@ -78,14 +78,14 @@ def tune(
     from pbkv_cluster.simulator.engine.cost_model import CostModel
     from pbkv_cluster.simulator.engine.simulation import Setup
     from pbkv_cluster.simulator.traces.files import load_trace
-    from pbkv_cluster.simulator.tuning.tuning import TuningPlan
+    from pbkv_cluster.simulator.tuning.plan import TuningPlan
     from pbkv_cluster.simulator.tuning.tuning import tune as search
     from pbkv_cluster.simulator.workload.workload import Mix
 
     settings = load_settings(config, assignments, {})
     plan = TuningPlan(
-        policies=names_of(policies) if policies else (settings.config.cache.policy,),
-        pressures=pressures_of(pressure),
+        policies=split_names(policies) if policies else (settings.config.cache.policy,),
+        pressures=parse_pressures(pressure),
         budget=budget,
         objective=objective,
         hold_out=hold_out,
@@ -98,7 +98,7 @@ def tune(
     setup = Setup(gpu_blocks=0, cost=CostModel() if cost_model is None else CostModel.load(cost_model))
     traces = [load_trace(path) for path in files]
     training = [load_trace(path) for path in train or ()]
-    console = console_beside(target)
+    console = result_console(target)
     with console.status("finding capacities") if console.is_terminal else nullcontext() as status:
 
         def show(runs: int) -> None:
@@ -106,8 +106,10 @@ def tune(
                 status.update(f"tuning: {min(runs, plan.budget)} of {plan.budget} runs" + ", testing" * (runs > plan.budget))
 
         found = search(traces, plan, settings.config, setup, training, show)
-    explain_missed((cell.workload, cell.pressure) for cell in (*found.cells, *found.held_cells) if not cell.reached)
-    write_whole(tuned_file(found, settings), out, "--out")
+    warn_missed_pressures(
+        (cell.workload, cell.pressure) for cell in (*found.cells, *found.held_out_cells) if not cell.on_target
+    )
+    write_atomically(tuned_file(found, settings), out, "--out")
     write_json(found.to_json(), target)
     for line in summary(found, settings.config):
         console.print(line, soft_wrap=True, highlight=False)

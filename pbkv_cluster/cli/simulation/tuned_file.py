@@ -1,4 +1,4 @@
-"""The configuration file that `pbkv tune` writes: what differs from the defaults, and why."""
+"""The configuration file that `pbkv tune` writes: settings that differ from the defaults, and why."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -8,14 +8,14 @@ from pbkv_cluster.core.config.sources import env_name, fields, value_of
 
 if TYPE_CHECKING:
     from pbkv_cluster.simulator.tuning.knobs import Values
-    from pbkv_cluster.simulator.tuning.tuning import Tuning
+    from pbkv_cluster.simulator.tuning.result import Tuning
 
 _WIDTH = 4  # digits of a score
 
 
 def tuned_file(found: "Tuning", settings: Settings) -> str:
-    """The text of the file. What the configuration that was given set by file or flag is in it too, so that it can take its
-    place; what came from the environment is not.
+    """The text of the file. It includes settings from the file and flags given to `pbkv tune`, so that it can replace them, but
+    not those from the environment.
     """
     chosen, default = found.chosen, Config()
     sections: dict[str, list[str]] = {}
@@ -28,7 +28,7 @@ def tuned_file(found: "Tuning", settings: Settings) -> str:
             why = f"  # default {_scalar(usual)}" if path in chosen else ""
             sections.setdefault(section, []).append(f"  {name}: {_scalar(value)}{why}")
     lines = [
-        "# Written by `pbkv tune`. What is not here has its default.",
+        "# Written by `pbkv tune`. Settings that are not listed have their defaults.",
         *(f"# {line}" for line in summary(found, settings.config)),
     ]
     for section, entries in sections.items():
@@ -37,22 +37,22 @@ def tuned_file(found: "Tuning", settings: Settings) -> str:
 
 
 def summary(found: "Tuning", config: Config) -> Iterator[str]:
-    """What the search found, in a few lines."""
-    present = found.held_present
+    """The outcome of the search, in a few lines."""
+    present = found.held_out_present
     what = {
         "hit": "GPU hits over LRU's",
         "latency": "LRU's workflow latency over this",
     }[found.objective.value]
     runs = sum(len(trial.scores) for trial in found.trials)
     yield f"{len(found.trials)} candidates, {runs} runs: {_cells(found)}."
-    yield f"{what}, on the tasks searched on: {_score(found.trials[0].score)} with the present settings."
-    if found.held_winner is None:
+    yield f"{what}, on the tasks of the search: {_score(found.trials[0].score)} with the present settings."
+    if found.held_out_winner is None:
         yield f"No candidate did better there, so these are the present settings; on held-out tasks {_score(present.score)}."
         return
-    winner = next(trial for trial in found.trials if trial.values == found.held_winner.values)
-    changed = _changed(found.held_winner.values, config)
+    winner = next(trial for trial in found.trials if trial.values == found.held_out_winner.values)
+    changed = _changed(found.held_out_winner.values, config)
     yield f"Best there: {_score(winner.score)} with {changed}."
-    both = f"{_score(found.held_winner.score)}, with the present settings {_score(present.score)}"
+    both = f"{_score(found.held_out_winner.score)}, with the present settings {_score(present.score)}"
     if found.accepted:
         yield f"On held-out tasks: {both}."
     else:
@@ -73,7 +73,7 @@ def _score(value: float) -> str:
 
 
 def _scalar(value: Any) -> str:
-    """A value as YAML has it, on one line."""
+    """A value in YAML, on one line."""
     import yaml
 
     text: str = yaml.safe_dump({"_": value}, default_flow_style=False, width=10_000)

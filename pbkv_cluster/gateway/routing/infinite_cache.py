@@ -1,6 +1,6 @@
-"""What an infinite cache would have had: the denominator that every real cache is measured against (`core.usage`).
+"""An infinite cache: it counts the *available* tokens of a prompt, the bound for every real cache (`core.usage`).
 
-Only block keys are kept, not blocks. Keys hold the tenant's salt, so equal tokens of two tenants never meet.
+Only block keys are kept, not blocks. A key depends on the tenant, so equal tokens of two tenants never match.
 """
 
 from collections import deque
@@ -10,7 +10,7 @@ from pbkv_cluster.core.tokens import BLOCK_TOKENS
 
 
 class InfiniteCache:
-    """The blocks that a cache without eviction would hold, up to a bound; beyond it the oldest are forgotten first."""
+    """Keys of the blocks that a cache without eviction would have. Bounded: beyond its capacity it forgets the oldest first."""
 
     def __init__(self, capacity_blocks: int) -> None:
         """Args:
@@ -18,16 +18,16 @@ class InfiniteCache:
         """
         self._capacity = capacity_blocks
         self._keys: set[bytes] = set()
-        # A deque beside a set, because taking the first entry of a dict again and again scans over the removed ones.
+        # The order is kept in a deque, as taking the first entry of a dict again and again scans over the removed ones.
         self._order: deque[bytes] = deque()
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def match(self, keys: Sequence[bytes], prompt_tokens: int) -> int:
-        """Tokens of a prompt that the cache would give.
+        """The available tokens of a prompt.
 
-        The last token is always computed, since its output starts the answer: at most the full blocks before it count.
+        The last token is always computed, since its output starts the answer: only full blocks before it count.
 
         Args:
             keys: of the prompt's full blocks, first to last.

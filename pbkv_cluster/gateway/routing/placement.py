@@ -1,14 +1,15 @@
-"""Finds the worker for a step: asks the index what is cached where, and waits while there is nobody to ask."""
+"""Finds the worker for a step: asks the index what is cached where, and waits while no worker is reachable."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.gateway.decisions import Decisions, Reason
-from pbkv_cluster.gateway.routing.router import Candidate, Choice, Costs, choose, choose_blind
+from pbkv_cluster.gateway.routing.router import Candidate, Costs, choose, choose_blind
 from pbkv_cluster.gateway.routing.speeds import PrefillSpeed
-from pbkv_cluster.gateway.routing.worker_pool import Key, Worker, WorkerPool
+from pbkv_cluster.gateway.routing.worker import Worker, WorkerKey
+from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.store.cluster_index import BlockIndex, Match
 
 
@@ -25,6 +26,10 @@ class Placement:
         parallelism: int,
         worker_wait_s: float,
     ) -> None:
+        """Args:
+        parallelism: steps that a worker runs at once.
+        worker_wait_s: seconds that a step waits for a first worker.
+        """
         self._pool = pool
         self._index = index
         self._speed = speed
@@ -32,16 +37,16 @@ class Placement:
         self._parallelism = parallelism
         self._worker_wait_s = worker_wait_s
 
-    async def wait(self, avoid: set[Key], cancelled: asyncio.Event) -> list[Worker]:
+    async def wait(self, avoid: Collection[WorkerKey], cancelled: asyncio.Event) -> list[Worker]:
         """The workers that a step can go to; waits for one at most `worker_wait_s` seconds.
 
-        A worker in `avoid` is taken only if there is no other: it has recovered since, or it would not be live.
+        A worker in `avoid` is returned only if there is no other: since it is live, it has recovered.
 
         Returns:
-            At least one, or none at all if `cancelled` was set meanwhile.
+            At least one worker, or none if `cancelled` was set in the meantime.
 
         Raises:
-            Unavailable: no worker came.
+            Unavailable: there was no worker in time.
         """
         if not self._pool.live():
             self._decisions[Reason.WORKER_WAIT] += 1
@@ -61,7 +66,7 @@ class Placement:
         Args:
             workers: at least one.
             keys: of the prompt's full blocks.
-            last_worker: id of the one that served the workflow last, if any.
+            last_worker: id of the worker that served the workflow last; empty: none.
         """
         matches = await self._match(workers, keys)
         candidates = [
@@ -75,12 +80,12 @@ class Placement:
             )
             for worker, match in zip(workers, matches or [Match(0, 0)] * len(workers), strict=True)
         ]
-        choice = choose_blind(candidates) if matches is None else self._weigh(candidates)
+        if matches is None:
+            choice = choose_blind(candidates)
+        else:
+            choice = choose(candidates, Costs(self._speed.seconds_per_token, self._parallelism))
         self._decisions[choice.reason] += 1
         return next(worker for worker in workers if worker.id == choice.worker_id)
-
-    def _weigh(self, candidates: Sequence[Candidate]) -> Choice:
-        return choose(candidates, Costs(self._speed.seconds_per_token, self._parallelism))
 
     async def _match(self, workers: Sequence[Worker], keys: Sequence[bytes]) -> list[Match] | None:
         """What each worker has cached of the prompt; None while the index is away."""

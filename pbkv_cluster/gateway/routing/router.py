@@ -1,6 +1,6 @@
-"""Which worker runs a step: the one where it should finish first. Pure functions; the state is the caller's.
+"""Which worker runs a step: the one where it should finish first. Pure functions without state.
 
-One currency, seconds: what a worker's cached prefix saves, less what its queue costs.
+One currency, seconds: the prefill that a worker's cached prefix saves, less the wait in its queue.
 """
 
 from collections.abc import Sequence
@@ -8,26 +8,26 @@ from typing import NamedTuple
 
 from pbkv_cluster.gateway.decisions import Reason
 
-# A block of the host tier still has to be copied up; it is worth a little less than one on the GPU.
-HOST_WORTH = 0.8
-# The index lags behind the workers by its flush interval. The worker that served the workflow last therefore holds
-# more than the index shows, by about the end of the last prompt and its output.
+# Of a token on the GPU. A block in host memory still has to be loaded, so it saves a little less.
+HOST_TOKEN_VALUE = 0.8
+# The index lags behind the workers by its flush interval, so the worker that served the workflow last holds more than the
+# index shows: about the end of the last prompt and its output.
 AFFINITY_TOKENS = 32
 
 
 class Candidate(NamedTuple):
-    """A worker, as far as a choice needs to know it."""
+    """What a choice has to know of a worker."""
 
     worker_id: str
     gpu_tokens: int  # of the prompt's cached prefix
     host_tokens: int
     in_flight: int  # steps that this gateway has running or waiting there
-    step_s: float  # seconds that a step took there lately
+    step_s: float  # mean seconds of recent steps there
     served_last: bool  # it ran this workflow's latest step
 
 
 class Costs(NamedTuple):
-    """What a choice weighs with."""
+    """What tokens and queues cost."""
 
     seconds_per_token: float  # of prefill
     parallelism: int  # steps that a worker runs at once
@@ -40,22 +40,22 @@ class Choice(NamedTuple):
 
 def saved_s(candidate: Candidate, costs: Costs) -> float:
     """Seconds of prefill that the worker's cache saves."""
-    return (candidate.gpu_tokens + HOST_WORTH * candidate.host_tokens) * costs.seconds_per_token
+    return (candidate.gpu_tokens + HOST_TOKEN_VALUE * candidate.host_tokens) * costs.seconds_per_token
 
 
 def wait_s(candidate: Candidate, costs: Costs) -> float:
-    """Seconds that the step is expected to wait for those before it."""
+    """Seconds that the step is expected to wait for the steps before it."""
     return candidate.in_flight * candidate.step_s / costs.parallelism
 
 
 def score(candidate: Candidate, costs: Costs) -> float:
-    """Seconds won by choosing the worker; the highest wins."""
+    """Seconds gained by choosing the worker; the highest wins."""
     bonus = AFFINITY_TOKENS * costs.seconds_per_token if candidate.served_last else 0.0
     return saved_s(candidate, costs) + bonus - wait_s(candidate, costs)
 
 
 def choose(candidates: Sequence[Candidate], costs: Costs) -> Choice:
-    """The worker with the best score; among equals the least loaded, then the first by name.
+    """The worker with the best score; among equals the least loaded, then the first by id.
 
     Raises:
         ValueError: there are no candidates.
@@ -73,7 +73,8 @@ def choose(candidates: Sequence[Candidate], costs: Costs) -> Choice:
 
 
 def choose_blind(candidates: Sequence[Candidate]) -> Choice:
-    """The choice while nobody knows what is cached where: affinity, since that worker has most of the prefix; else load.
+    """The choice without an index: the worker that served the workflow last, since it has most of the prefix; else the least
+    loaded.
 
     Raises:
         ValueError: there are no candidates.

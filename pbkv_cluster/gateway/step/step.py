@@ -1,69 +1,104 @@
-"""Steps in flight: what is known of each, and what its end has to put right, however it ends."""
+"""One step in flight: what it is to do, and how far it is."""
 
 import asyncio
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from pbkv_cluster.core import tokens
-from pbkv_cluster.core.errors import ResourceExhausted
 from pbkv_cluster.core.sampling import SamplingParams
+from pbkv_cluster.core.step_events import Tokens
 from pbkv_cluster.core.text.words import TEXT_CHARACTERS
 from pbkv_cluster.core.usage import Usage
-from pbkv_cluster.gateway.decisions import Decisions, Reason
-from pbkv_cluster.gateway.routing.worker_pool import Worker
-from pbkv_cluster.gateway.step.prompts import Prompt
-from pbkv_cluster.gateway.workflow.sessions import Session
-from pbkv_cluster.rpc.v1 import worker_pb2
+from pbkv_cluster.gateway.routing.worker import StepStream, Worker
+from pbkv_cluster.gateway.step.prompt_reader import TokenizedPrompt
+from pbkv_cluster.gateway.step.state import NEXT_STATES, IllegalTransition, StepState
+from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow
 
 
 @dataclass(frozen=True, slots=True)
 class StepSpec:
     """What a step is to do, checked and complete."""
 
-    session: Session
+    workflow: OpenWorkflow
     number: int  # in its workflow, from 0
-    agent_id: str
+    agent: str
     call_site: str
     parent_step: int | None
     tenant: str  # whose blocks these are
     priority: int
-    prompt: Prompt
+    prompt: TokenizedPrompt
     sampling: SamplingParams
-    available_tokens: int  # that an infinite cache would have had
+    available_tokens: int
 
 
-@dataclass(eq=False, slots=True)
 class Step:
-    """One step in flight: how far it is."""
+    """One step in flight. Only `transition` writes its state."""
 
-    arrived: float  # on the clock's `now`
-    spec: StepSpec | None = None  # None until the request is checked
-    worker: Worker | None = None
-    call: Any = None  # the stream from the worker
-    sent: bytearray = field(default_factory=bytearray)  # packed output that the client has
-    sent_chars: int = 0  # text that the client has
-    beginning: str = ""  # of that text, no more than events tell words of
-    hidden: bytes = b""  # as the worker told it with the end
-    first_token: float | None = None  # on the clock's `now`
-    retries: int = 0
-    finished: bool = False  # a worker has brought it to its end
-    closed: bool = False  # nothing is left to put right
-    ended: asyncio.Event = field(default_factory=asyncio.Event)  # its workflow has ended
+    def __init__(self, arrived_at: float, on_final: Callable[["Step"], None]) -> None:
+        """Args:
+        arrived_at: on the clock's `now`.
+        on_final: called once, when the step has reached a final state.
+        """
+        self._state = StepState.ACCEPTED
+        self._on_final = on_final
+        self.ended = asyncio.Event()  # wakes those who wait on behalf of the step: its state is final
+        self.arrived_at = arrived_at
+        self.spec: StepSpec | None = None  # None until the request is read
+        self.worker: Worker | None = None  # the latest
+        self.stream: StepStream | None = None  # from that worker
+        self.sent = bytearray()  # packed output that the client has
+        self.sent_chars = 0  # text that the client has
+        self.beginning = ""  # of that text, as much as STEP_FINISHED has words of
+        self.hidden = b""  # of the prompt's last token, as the worker reports it at the end
+        self.first_token_at: float | None = None  # on the clock's `now`
+        self.retries = 0
 
-    def end(self) -> None:
-        """Cancels the step because its workflow ends."""
+    @property
+    def state(self) -> StepState:
+        return self._state
+
+    @property
+    def is_final(self) -> bool:
+        return self._state.is_final
+
+    def transition(self, state: StepState) -> None:
+        """Enters the next state, see `StepState`. On the way to FAILED and CANCELLED the worker's stream is cancelled.
+
+        Raises:
+            IllegalTransition: `state` does not follow the present one.
+        """
+        if state not in NEXT_STATES[self._state]:
+            raise IllegalTransition(self._state, state)
+        self._state = state
+        if not state.is_final:
+            return
         self.ended.set()
-        self.cancel_call()
+        if state is not StepState.FINISHED and self.stream is not None:
+            self.stream.cancel()
+        self._on_final(self)
 
-    def cancel_call(self) -> None:
-        if self.call is not None:
-            self.call.cancel()
+    def cancel(self) -> None:
+        """Cancels the step. No effect once its state is final."""
+        if not self.is_final:
+            self.transition(StepState.CANCELLED)
 
-    def take(self, output: worker_pb2.RunStepEvent.Tokens, skip_chars: int, now: float) -> str:
+    def fail(self) -> None:
+        """Gives the step up. No effect once its state is final."""
+        if not self.is_final:
+            self.transition(StepState.FAILED)
+
+    def place(self, worker: Worker, stream: StepStream) -> None:
+        """Notes that the step has been sent to `worker`."""
+        self.worker, self.stream = worker, stream
+        self.transition(StepState.PLACED)
+
+    def add_output(self, output: Tokens, skip_chars: int, now: float) -> str:
         """Notes output that goes to the client; returns its text without the `skip_chars` that the client has already."""
-        if output.token_ids.data and self.first_token is None:
-            self.first_token = now
-        self.sent += output.token_ids.data
+        if self._state is not StepState.STREAMING:
+            self.transition(StepState.STREAMING)
+        if output.packed and self.first_token_at is None:
+            self.first_token_at = now
+        self.sent += output.packed
         text = output.text[skip_chars:]
         if self.sent_chars < TEXT_CHARACTERS:
             self.beginning += text[: TEXT_CHARACTERS - self.sent_chars]
@@ -73,42 +108,16 @@ class Step:
     def complete(self, usage: Usage, now: float) -> Usage:
         """Adds to the last worker's usage what only the gateway knows.
 
-        A worker that was lost takes its usage with it: the counts are of the worker that finished, the times to first token
-        and in all, and the output, are of the whole.
+        A lost worker takes its usage with it: cache and prefill counts are those of the worker that finished, times and
+        output those of the whole step.
         """
         assert self.spec is not None
         usage.prompt_tokens = self.spec.prompt.tokens
         usage.available_tokens = self.spec.available_tokens
         usage.generated_tokens = tokens.count(bytes(self.sent))
-        usage.ttft_s = 0.0 if self.first_token is None else self.first_token - self.arrived
-        usage.total_s = now - self.arrived
+        usage.ttft_s = 0.0 if self.first_token_at is None else self.first_token_at - self.arrived_at
+        usage.total_s = now - self.arrived_at
         usage.retries = self.retries
         usage.worker_id = self.worker.id if self.worker is not None else ""
         usage.settle()
         return usage
-
-
-class Admission:
-    """The bound on steps in flight."""
-
-    def __init__(self, max_steps: int, decisions: Decisions) -> None:
-        self._max = max_steps
-        self._decisions = decisions
-        self._steps: set[Step] = set()
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def admit(self, now: float) -> Step:
-        """Raises:
-        ResourceExhausted: too many steps are in flight.
-        """
-        if len(self._steps) >= self._max:
-            self._decisions[Reason.STEP_REFUSED] += 1
-            raise ResourceExhausted(f"{self._max} steps are in flight already")
-        step = Step(now)
-        self._steps.add(step)
-        return step
-
-    def release(self, step: Step) -> None:
-        self._steps.discard(step)

@@ -1,37 +1,50 @@
-"""SubmitStep, from the request to its last event."""
+"""The submission of a step, from the request to its last event. Every front door calls this."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.clock import Clock
-from pbkv_cluster.core.errors import InvalidArgument, NotFound, Unavailable
+from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from pbkv_cluster.core.events import EventKind
+from pbkv_cluster.core.sampling import SamplingOptions, SamplingParams
+from pbkv_cluster.core.step_events import StepEvent
 from pbkv_cluster.core.text.words import hashed_words
 from pbkv_cluster.gateway import checks
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
 from pbkv_cluster.gateway.routing.placement import Placement
-from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
-from pbkv_cluster.gateway.step.prompts import Limits, PromptReader, fit_sampling, read_sampling
+from pbkv_cluster.gateway.routing.worker_pool import ModelLimits, WorkerPool
+from pbkv_cluster.gateway.step.admission import Admission
+from pbkv_cluster.gateway.step.prompt_reader import PromptReader
 from pbkv_cluster.gateway.step.relay import Relay
-from pbkv_cluster.gateway.step.step import Admission, Step, StepSpec
-from pbkv_cluster.gateway.workflow.lifecycle import Workflows
-from pbkv_cluster.gateway.workflow.sessions import Session
-from pbkv_cluster.rpc.v1 import workflow_pb2
+from pbkv_cluster.gateway.step.request import StepRequest
+from pbkv_cluster.gateway.step.state import StepState
+from pbkv_cluster.gateway.step.step import Step, StepSpec
+from pbkv_cluster.gateway.workflow.events import EventReporter
+from pbkv_cluster.gateway.workflow.lifecycle import WorkflowLifecycle
 
 
 @dataclass(slots=True)
 class Submission:
-    """Checks steps, has them run, and puts right what they leave behind, however they end."""
+    """Checks steps, has them run, and frees what they hold, however they end.
+
+    step = submission.admit()
+    try:
+        async for event in submission.run(step, request):
+            ...
+    finally:
+        submission.close(step)
+    """
 
     admission: Admission
-    workflows: Workflows
+    workflows: WorkflowLifecycle
     prompts: PromptReader
     pool: WorkerPool
     placement: Placement
     relay: Relay
     infinite: InfiniteCache
+    events: EventReporter
     decisions: Decisions
     clock: Clock
     allow_forced_output: bool
@@ -42,45 +55,53 @@ class Submission:
         Raises:
             ResourceExhausted: too many steps are in flight.
         """
-        return self.admission.admit(self.clock.now())
+        step = Step(self.clock.now(), self._settle)
+        self.admission.admit(step)
+        return step
 
-    async def run(self, step: Step, request: workflow_pb2.SubmitStepRequest) -> AsyncIterator[workflow_pb2.StepEvent]:
+    async def run(self, step: Step, request: StepRequest) -> AsyncIterator[StepEvent]:
         """The events of the step.
 
         Raises:
             PbkvError: the request is wrong, or the step could not be run.
         """
-        spec = await self._read(step, request)
-        self._open(step, spec)
-        async for event in self.relay.run(step, spec):
-            if event.HasField("finished"):
-                # Before the client hears of the end, so that its next step comes after this one's in every account.
-                self.close(step)
-            yield event
+        try:
+            spec = await self._read(step, request)
+            if step.is_final:  # closed while its request was read
+                return
+            self._open(step, spec)
+            async for event in self.relay.run(step, spec):
+                yield event
+        except Exception:
+            step.fail()
+            raise
+        finally:
+            step.cancel()
 
     def close(self, step: Step) -> None:
-        """Frees what the step holds, at once. Harmless when repeated."""
-        if step.closed:
-            return
-        step.closed = True
+        """Cancels the step unless it has ended, and frees what it holds at once. Harmless when repeated."""
+        step.cancel()
+
+    def _settle(self, step: Step) -> None:
+        """Frees what a step holds that has reached a final state, and reports its end."""
         self.admission.release(step)
-        if not step.finished:
-            step.cancel_call()
         if step.worker is not None:
             self.pool.release(step.worker, step)
         spec = step.spec
         if spec is None:
             return
-        if not step.finished:
+        if step.state is StepState.CANCELLED:
             self.decisions[Reason.STEP_CANCELLED] += 1
-        session = spec.session
-        session.running.discard(step)
-        if not session.ended:
-            self.workflows.renew(session)
-            self.workflows.tell(
-                session,
+        elif step.state is StepState.FAILED:
+            self.decisions[Reason.STEP_FAILED] += 1
+        workflow = spec.workflow
+        workflow.running.discard(step)
+        if not workflow.ended:
+            self.workflows.renew(workflow)
+            self.events.report(
+                workflow,
                 EventKind.STEP_FINISHED,
-                agent=spec.agent_id,
+                agent=spec.agent,
                 call_site=spec.call_site,
                 step=spec.number,
                 parent_step=spec.parent_step,
@@ -90,29 +111,29 @@ class Submission:
                 hidden=step.hidden,
             )
 
-    async def _read(self, step: Step, request: workflow_pb2.SubmitStepRequest) -> StepSpec:
-        agent_id = checks.required_name("agent_id", request.agent_id)
+    async def _read(self, step: Step, request: StepRequest) -> StepSpec:
+        """Checks a request and fills in what it leaves out."""
+        agent = checks.required_name("agent_id", request.agent)
         call_site = checks.name("call_site", request.call_site)
         tenant = checks.name("tenant", request.tenant)
-        if request.prompt.WhichOneof("form") is None:
-            raise InvalidArgument("prompt", "one of text, messages and token_ids must be set")
-        sampling = read_sampling(request.sampling, self.allow_forced_output)
-        session = await self.workflows.find(request.workflow_id)
-        _check_parent(request, session)
-        tenant = tenant or session.tenant
+        sampling = _complete_sampling(request.sampling, self.allow_forced_output)
+        workflow = await self.workflows.find(request.workflow_id)
+        if request.parent_step is not None and not 0 <= request.parent_step < workflow.steps:
+            raise InvalidArgument("parent_step", f"must be an earlier step of the workflow, which has {workflow.steps}")
+        tenant = tenant or workflow.tenant
         limits = await self._limits(step)
         prompt = await self.prompts.read(request.prompt, limits, tenant)
-        sampling = fit_sampling(sampling, prompt.tokens, limits)
-        if session.ended:
-            raise NotFound(f"workflow {session.id!r} has ended")
-        number = session.steps
-        parent_step = request.parent_step if request.HasField("parent_step") else number - 1 if number else None
+        sampling = _fit_sampling(sampling, prompt.tokens, limits)
+        if workflow.ended:
+            raise NotFound(f"workflow {workflow.id!r} has ended")
+        number = workflow.steps
+        latest_step = number - 1 if number else None
         return StepSpec(
-            session=session,
+            workflow=workflow,
             number=number,
-            agent_id=agent_id,
+            agent=agent,
             call_site=call_site,
-            parent_step=parent_step,
+            parent_step=latest_step if request.parent_step is None else request.parent_step,
             tenant=tenant,
             priority=request.priority,
             prompt=prompt,
@@ -120,24 +141,25 @@ class Submission:
             available_tokens=self.infinite.match(prompt.keys, prompt.tokens),
         )
 
-    async def _limits(self, step: Step) -> Limits:
-        """What the model takes; waits for a first worker to tell."""
+    async def _limits(self, step: Step) -> ModelLimits:
+        """What the model takes; waits for a first worker, whose entry says it."""
         if (limits := self.pool.limits()) is None:
-            await self.placement.wait(set(), step.ended)
+            await self.placement.wait((), step.ended)
             limits = self.pool.limits()
         if limits is None:
             raise Unavailable("no worker is reachable")
         return limits
 
     def _open(self, step: Step, spec: StepSpec) -> None:
-        session = spec.session
+        """Makes the step one of its workflow."""
+        workflow = spec.workflow
         step.spec = spec
-        session.steps += 1
-        session.running.add(step)
-        self.workflows.tell(
-            session,
+        workflow.steps += 1
+        workflow.running.add(step)
+        self.events.report(
+            workflow,
             EventKind.STEP_STARTED,
-            agent=spec.agent_id,
+            agent=spec.agent,
             call_site=spec.call_site,
             step=spec.number,
             parent_step=spec.parent_step,
@@ -145,9 +167,31 @@ class Submission:
             pieces=spec.prompt.pieces,
             words=() if spec.number else hashed_words(self.prompts.beginning(spec.prompt)),
         )
-        self.workflows.journal.note(session)
+        self.workflows.write_soon(workflow)
 
 
-def _check_parent(request: workflow_pb2.SubmitStepRequest, session: Session) -> None:
-    if request.HasField("parent_step") and not 0 <= request.parent_step < session.steps:
-        raise InvalidArgument("parent_step", f"must be an earlier step of the workflow, which has {session.steps}")
+def _complete_sampling(options: SamplingOptions, allow_forced_output: bool) -> SamplingParams:
+    """Complete parameters, the seed included, so that a retry repeats the same tokens.
+
+    Raises:
+        InvalidArgument: a value is out of its range.
+        FailedPrecondition: forced output, where this server does not replay.
+    """
+    params = options.complete()
+    if params.forced_output is not None and not allow_forced_output:
+        raise FailedPrecondition("sampling.forced_output: this server does not replay (engine.allow_forced_output)")
+    return params
+
+
+def _fit_sampling(params: SamplingParams, prompt_tokens: int, limits: ModelLimits) -> SamplingParams:
+    """Parameters that the model can follow after a prompt of `prompt_tokens`.
+
+    `max_tokens` is cut to what fits in the context: the answer then ends with LENGTH, as at any other limit, and a client need
+    not know how long its prompt is in tokens.
+
+    Raises:
+        InvalidArgument: forced output holds ids outside the vocabulary.
+    """
+    if params.forced_output is not None:
+        tokens.check_ids("sampling.forced_output", params.forced_output, limits.vocab_size)
+    return replace(params, max_tokens=min(params.max_tokens, limits.max_context_tokens - prompt_tokens))

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, replace
 
-from pbkv_cluster.cache.guard.guarded import make_cache
-from pbkv_cluster.cache.tiers.tiers import ChangeListener
+from pbkv_cluster.cache.factory import make_cache
+from pbkv_cluster.cache.tiers.announcements import ChangeListener
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, TOKEN_BYTES, check_ids, count, unpack
-from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.gpu_worker.engine.prefill_rate import PrefillRate
 from pbkv_cluster.gpu_worker.engine.runner import Runner
 from pbkv_cluster.gpu_worker.engine.scheduler import Scheduler
@@ -60,10 +60,9 @@ class Engine:
         self.policy = cache_config.policy
         self._prefill_rate = PrefillRate()
         self.cache = make_cache(
-            runner.gpu_blocks,
-            runner.host_blocks,
+            {Tier.GPU: runner.gpu_blocks, Tier.HOST: runner.host_blocks},
             cache_config,
-            runner.mover,
+            runner.transfer_engine,
             clock,
             on_change,
             compute_seconds=self._prefill_rate.seconds,

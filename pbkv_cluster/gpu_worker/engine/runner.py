@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from pbkv_cluster.cache.tiers.mover import Mover
+from pbkv_cluster.cache.tiers.transfer import TransferEngine
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk
 
 
@@ -17,12 +17,14 @@ class Runner(Protocol):
     eos: frozenset[int]
 
     @property
-    def mover(self) -> Mover:
-        """Carries blocks between the runner's pools."""
+    def transfer_engine(self) -> TransferEngine:
+        """Copies blocks between the runner's pools."""
         ...
 
     def run(self, chunks: Sequence[Chunk]) -> list[int]:
         """Runs the chunks through the model, and stores the KV of their tokens in the slots of their block tables.
+
+        The caller makes sure that these slots are ready: nothing is still being loaded into them.
 
         A runner with a real model may set `hidden` of sequences whose prompts end in this batch.
 

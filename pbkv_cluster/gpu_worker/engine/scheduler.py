@@ -44,19 +44,33 @@ class Scheduler:
         self._release(sequence)
 
     def schedule(self) -> list[Chunk]:
-        """The next batch. It is empty only if nothing can run."""
+        """The next batch; empty only when there is nothing to run.
+
+        A sequence whose prefix is still being loaded waits while others run. When no other can run, this blocks until it can.
+        """
+        self._cache.poll()
+        while True:
+            chunks = self._next_batch()
+            late = None if chunks else next((sequence.handle for sequence in self.running if not _ready(sequence)), None)
+            if late is None:
+                return chunks
+            self._cache.wait(late)
+
+    def _next_batch(self) -> list[Chunk]:
         budget = self._config.max_batch_tokens
         chunks: list[Chunk] = []
         for sequence in self._by_need():
             if budget == 0:
                 break
-            if sequence.handle is None:
-                continue  # preempted by a sequence earlier in this loop
+            if sequence.handle is None or not _ready(sequence):
+                continue  # preempted by a sequence earlier in this loop, or waiting for its prefix
             count = min(sequence.total - sequence.computed, self._config.prefill_chunk_tokens, budget)
             if self._make_room(sequence, count, chunks):
                 chunks.append(Chunk(sequence, sequence.computed, count))
                 budget -= count
         for sequence in self.admissions() if budget else ():
+            if not _ready(sequence):
+                continue
             count = min(sequence.total - sequence.computed, self._config.prefill_chunk_tokens, budget)
             if count == 0 or not self._grow(sequence, count):
                 break
@@ -85,18 +99,13 @@ class Scheduler:
         self.decisions["admission_deferred_no_room"] += times
 
     def _admit(self, sequence: Sequence) -> bool:
-        request, usage = sequence.request, sequence.usage
+        usage = sequence.usage
         start = self._clock.now()
         sequence.handle = handle = self._cache.open(
-            request.namespace,
+            sequence.step,
             bytes(sequence.tokens),
-            request.workflow,
-            request.agent,
-            request.step,
-            sequence.prompt_tokens,
             reserve=sum(_outstanding(other) for other in self.running),
             again=sequence.first_scheduled_at is not None,
-            graph=request.graph,
         )
         if handle is None:
             return False
@@ -151,6 +160,12 @@ class Scheduler:
         sequence.computed = chunk.start + chunk.count
         if sequence.computed // BLOCK_TOKENS > sequence.handle.committed:
             self._cache.commit(sequence.handle, sequence.tokens, sequence.computed)
+
+
+def _ready(sequence: Sequence) -> bool:
+    """Whether everything that was loaded for a running sequence has arrived."""
+    assert sequence.handle is not None
+    return sequence.handle.ready
 
 
 def _outstanding(sequence: Sequence) -> int:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pbkv_cluster.cache.handle import CacheHandle
+from pbkv_cluster.cache.sequence.handle import CacheHandle
+from pbkv_cluster.cache.sequence.step_identity import StepIdentity
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.step_graph import StepGraph
@@ -58,6 +59,12 @@ class Sequence:
         self.tokens = bytearray(self.request.prompt + self.request.sent)
         self.prompt_tokens = count(self.request.prompt)
         self.total = self.prompt_tokens + count(self.request.sent)
+
+    @property
+    def step(self) -> StepIdentity:
+        """The step, as the cache knows it."""
+        request = self.request
+        return StepIdentity(request.namespace, request.workflow, request.agent, request.step, self.prompt_tokens, request.graph)
 
     @property
     def generated(self) -> int:

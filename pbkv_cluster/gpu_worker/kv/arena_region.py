@@ -1,4 +1,4 @@
-"""The worker's part of its node's host arena: leased from the host store, mapped, and kept while the worker lives."""
+"""The worker's region of its node's arena: granted by the host store, mapped, and kept while the worker lives."""
 
 import asyncio
 import logging
@@ -19,30 +19,33 @@ log = logging.getLogger(__name__)
 
 _ATTEMPTS = 20
 _PAUSE_S = 0.5
-_TIMEOUT_S = 60.0  # to reserve many gigabytes takes a while
+_TIMEOUT_S = 60.0  # reserving many gigabytes takes a while
 
 
-class ArenaLease:
-    """A region of the node's shared memory that nobody else writes to while the lease is kept."""
+class ArenaRegion:
+    """A part of the node's shared memory that only this worker writes to."""
 
     def __init__(self, worker_id: str, host_store: Services) -> None:
         self._worker_id = worker_id
         self._host_store = host_store
         self._request = store_pb2.LeaseArenaRequest()
         self._lease_s = 0.0
-        self._region: tuple[int, store_pb2.LeaseArenaResponse] | None = None  # the open file that has it locked
+        self._region: tuple[int, store_pb2.LeaseArenaResponse] | None = None  # with the open file that holds its lock
         self._background = Background()
 
     async def take(self, size: int) -> memoryview | None:
-        """Leases and maps `size` bytes. None when the node's arena cannot give them, and the reason is logged; or when `size`
-        is 0, which makes the worker known to the host store all the same.
+        """Reserves and maps `size` bytes.
+
+        Returns:
+            None if the node's arena cannot give them; the reason is logged. None also if `size` is 0, which only makes the
+            worker known to the host store.
         """
         self._request = store_pb2.LeaseArenaRequest(worker_id=self._worker_id, bytes=size)
         for attempt in range(_ATTEMPTS):
             try:
                 region = await self._lease()
                 return self._map(region) if size else None
-            except Unavailable as error:  # the host store starts beside this worker, or our last process is still ending
+            except Unavailable as error:  # the host store is still starting, or our last process still ending
                 if attempt == _ATTEMPTS - 1:
                     log.warning("no host store (%s): the host tier is this process's own memory", error)
                     return None
@@ -53,13 +56,13 @@ class ArenaLease:
         return None
 
     def keep(self, address: str) -> None:
-        """Renews the lease from now on, telling the host store where this worker is."""
-        # No size: whatever there is is renewed, and a host store that has been replaced does not reserve it again.
+        """Renews the region's lease from now on, with the address of this worker."""
+        # No size: the present region is renewed, whatever its size, and a new host store does not reserve it again.
         self._request = store_pb2.LeaseArenaRequest(worker_id=self._worker_id, worker_address=address)
         self._background.start(self._renew(), "arena")
 
     async def wait(self) -> None:
-        """Returns never while all is well; raises what ended it."""
+        """Runs until the renewal fails, then raises its error."""
         await self._background.failure()
 
     async def stop(self) -> None:
@@ -67,7 +70,7 @@ class ArenaLease:
         if self._region is not None:
             file, region = self._region
             self._region = None
-            unlock(file, region.offset, region.bytes)  # said, since the mapping keeps a copy of the file open
+            unlock(file, region.offset, region.bytes)  # explicitly: the mapping keeps a duplicate of the file open
             os.close(file)
 
     async def _lease(self) -> store_pb2.LeaseArenaResponse:
@@ -87,7 +90,7 @@ class ArenaLease:
             try:
                 await self._lease()
             except PbkvError as error:
-                log.warning("the lease on the arena could not be renewed: %s", error)
+                log.warning("the region of the arena could not be renewed: %s", error)
             await asyncio.sleep(self._lease_s / 3 or _PAUSE_S)
 
     def _map(self, region: store_pb2.LeaseArenaResponse) -> memoryview:

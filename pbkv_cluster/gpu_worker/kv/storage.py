@@ -1,14 +1,12 @@
-"""The bytes of the KV blocks: the paged GPU pool and the host tier, and copies between them."""
+"""The bytes of the KV blocks: the paged GPU pool and the host tier."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from time import perf_counter
 
-import numpy as np
 import torch
 
-from pbkv_cluster.cache.tree.node import Level
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
+from pbkv_cluster.core.usage import Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class KvStorage:
         gpu_blocks: size of the GPU pool.
         host_blocks: size of the host tier.
         device: where the GPU pool is.
-        host_memory: of the host tier, writable; by default the process's own.
+        host_memory: for the host tier, writable; by default the process's own.
         """
         self.shape = shape
         self.device = device
@@ -59,20 +57,21 @@ class KvStorage:
         else:
             elements = host_blocks * shape.block_elements
             self.host = torch.frombuffer(host_memory, dtype=shape.dtype, count=elements).view(host_blocks, -1)
+        self.pools: Mapping[Tier, torch.Tensor] = {Tier.GPU: self.gpu, Tier.HOST: self.host}  # [blocks, elements of a block]
         width = shape.kv_heads * shape.head_dim
         self._tokens = self.gpu.view(-1, width)  # a row for the K or V of one token in one layer
         self._halves = self.gpu.view(-1, BLOCK_TOKENS * width)  # a row for the K or V of one block in one layer
         self._gathered = self._halves.new_empty(2, 0, BLOCK_TOKENS * width)
 
     def token_rows(self, slots: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-        """Where layer 0 keeps the K of tokens, given their slots and their offsets within the block; for `write`."""
+        """Rows of the K of tokens in layer 0, given their slots and their offsets within the block; for `write`."""
         return slots * (self.shape.layers * 2 * BLOCK_TOKENS) + offsets
 
     def write(self, layer: int, rows: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Stores the KV of tokens.
+        """Stores the KV of tokens in one layer.
 
         Args:
-            layer: of the model.
+            layer: index of the layer.
             rows: from `token_rows`.
             key: [tokens, kv_heads, dim], and `value` likewise.
         """
@@ -81,7 +80,7 @@ class KvStorage:
         self._tokens.index_copy_(0, first + BLOCK_TOKENS, value.reshape(len(rows), -1))
 
     def read(self, layer: int, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """K and V of whole blocks, each [len(slots) * 16, kv_heads, dim]. They are overwritten by the next call."""
+        """K and V of whole blocks in one layer, each [len(slots) * 16, kv_heads, dim]. The next call overwrites them."""
         rows = slots * (self.shape.layers * 2) + layer * 2
         key, value = self._room(len(slots))
         torch.index_select(self._halves, 0, rows, out=key)
@@ -90,37 +89,8 @@ class KvStorage:
         return key.view(-1, kv_heads, dim), value.view(-1, kv_heads, dim)
 
     def _room(self, blocks: int) -> torch.Tensor:
-        """Where `read` puts blocks, [2, blocks, elements]. Kept: fresh memory can cost more in page faults than the copy."""
+        """Buffer for `read`, [2, blocks, elements]. It is kept: fresh memory can cost more in page faults than the copy."""
         if blocks > self._gathered.shape[1]:
             with torch.inference_mode(False):  # so that it can be written to in either mode
                 self._gathered = self._halves.new_empty(2, blocks + blocks // 2, self._halves.shape[1])
         return self._gathered[:, :blocks]
-
-
-class TorchMover:
-    """Copies between the tensors of a `KvStorage`, and remembers how long that took."""
-
-    def __init__(self, storage: KvStorage) -> None:
-        self._pools = {Level.GPU: storage.gpu, Level.HOST: storage.host}
-        self._block_seconds: dict[tuple[Level, Level], float] = {}
-
-    def copy(self, source: Level, source_slots: Sequence[int], target: Level, target_slots: Sequence[int]) -> None:
-        if not source_slots:
-            return
-        start = perf_counter()
-        origin, destination = self._pools[source], self._pools[target]
-        picked = origin.index_select(0, _indices(source_slots, origin.device))
-        # To ordinary memory this waits for the copy, so the bytes are there when it returns.
-        destination.index_copy_(0, _indices(target_slots, destination.device), picked.to(destination.device))
-        if destination.is_cuda:
-            torch.cuda.synchronize(destination.device)
-        taken = (perf_counter() - start) / len(source_slots)
-        known = self._block_seconds.get((source, target), taken)
-        self._block_seconds[source, target] = 0.8 * known + 0.2 * taken
-
-    def seconds(self, source: Level, target: Level, blocks: int) -> float:
-        return self._block_seconds.get((source, target), 0.0) * blocks
-
-
-def _indices(slots: Sequence[int], device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(np.array(slots, dtype=np.int64)).to(device)

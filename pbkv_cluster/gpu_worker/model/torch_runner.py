@@ -1,4 +1,4 @@
-"""Runs batches on a device with a model of `transformers`."""
+"""Runs batches through a model of `transformers` on one device."""
 
 import os
 from collections.abc import Sequence
@@ -7,19 +7,20 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 
-from pbkv_cluster.cache.tiers.mover import Mover
+from pbkv_cluster.cache.tiers.transfer import TransferEngine
 from pbkv_cluster.core.config import EngineConfig
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.core.tokens import TOKEN_BYTES, as_array, blocks_for
 from pbkv_cluster.gpu_worker.attention import Span, choose
 from pbkv_cluster.gpu_worker.engine.sampler import sample
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk
-from pbkv_cluster.gpu_worker.kv.storage import KvStorage, TorchMover
+from pbkv_cluster.gpu_worker.kv.storage import KvStorage
+from pbkv_cluster.gpu_worker.kv.transfer_engine import TorchTransferEngine
 from pbkv_cluster.gpu_worker.model.hidden_state import HiddenProjection, captured
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel
 
-_LEAST_BLOCKS = 8
-_CPU_CONTEXTS = 64
+_GPU_BLOCKS_MIN = 8
+_CPU_CONTEXTS = 64  # of full length, that the pool of a CPU has room for
 
 
 def pick_device(name: str) -> torch.device:
@@ -42,18 +43,20 @@ class TorchRunner:
     """A model and its block pools on one device."""
 
     def __init__(self, model: LoadedModel, config: EngineConfig, device: torch.device) -> None:
-        """`allocate` must follow before the first batch.
+        """`allocate` must be called before the first batch.
 
         Raises:
-            StartupError: the pool would be useless.
+            StartupError: the pool would be too small to be of use.
             InvalidArgument: an unknown attention back end.
         """
         self.model = model
         self._attention = choose(config.attention, device, model.shape.dtype)
         self.gpu_blocks = config.gpu_blocks or _blocks_that_fit(model, config, device)
         self.host_blocks = 2 * self.gpu_blocks if config.host_blocks < 0 else config.host_blocks
-        if self.gpu_blocks < _LEAST_BLOCKS:
-            raise StartupError(f"engine.gpu_blocks: {self.gpu_blocks} blocks are too few, at least {_LEAST_BLOCKS} are needed")
+        if self.gpu_blocks < _GPU_BLOCKS_MIN:
+            raise StartupError(
+                f"engine.gpu_blocks: {self.gpu_blocks} blocks are too few, at least {_GPU_BLOCKS_MIN} are needed"
+            )
         self._device = device
         self.vocabulary = model.vocabulary
         self.max_context = model.max_context
@@ -63,7 +66,7 @@ class TorchRunner:
             self._project = HiddenProjection(model.hidden, config.hidden_dims, device)
 
     def allocate(self, host_memory: memoryview | None = None) -> None:
-        """Takes the memory of the pools.
+        """Allocates the pools.
 
         Args:
             host_memory: for the host tier; by default the process's own.
@@ -75,7 +78,7 @@ class TorchRunner:
             self.storage = KvStorage(self.model.shape, self.gpu_blocks, self.host_blocks, self._device, host_memory)
         except (RuntimeError, MemoryError) as error:
             raise StartupError(f"engine.gpu_blocks: {self.gpu_blocks} blocks do not fit in memory: {error}") from error
-        self.mover: Mover = TorchMover(self.storage)
+        self.transfer_engine: TransferEngine = TorchTransferEngine(self.storage)
 
     def run(self, chunks: Sequence[Chunk]) -> list[int]:
         """See `Runner.run`."""
@@ -87,16 +90,16 @@ class TorchRunner:
 
     @torch.inference_mode()
     def logits(self, chunks: Sequence[Chunk]) -> torch.Tensor:
-        """Runs the chunks; logits at the last position of each final one, [final chunks, vocabulary].
+        """Runs the chunks. Returns the logits at the last position of each final chunk, [final chunks, vocabulary].
 
-        Sequences whose prompts end in the batch get their `hidden`.
+        Sets `hidden` of the sequences whose prompts end in the batch.
         """
         device = self.storage.device
         ids = np.concatenate([_ids(chunk) for chunk in chunks]).astype(np.int64)
         positions = np.concatenate([np.arange(chunk.start, chunk.start + chunk.count) for chunk in chunks])
         ends = np.cumsum([chunk.count for chunk in chunks]) - 1
         last = [int(end) for end, chunk in zip(ends, chunks, strict=True) if chunk.final]
-        # With no final chunk one row is computed all the same: the head of a model wants at least one.
+        # Without a final chunk one row is computed all the same: a model's head needs at least one.
         keep = torch.tensor(last or [int(ends[-1])], device=device)
         project = self._project if any(_ends_prompt(chunk) for chunk in chunks) else None
         with captured(self.model.module) if project else nullcontext(list[torch.Tensor]()) as states:
@@ -124,19 +127,19 @@ def _ids(chunk: Chunk) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
 
 
 def _ends_prompt(chunk: Chunk) -> bool:
-    """The prompt's last token goes through the model, for the first time. Output that a lost worker has sent may follow it."""
+    """Whether the chunk holds the prompt's last token, for the first time. Output that a lost worker has sent may follow it."""
     return chunk.start < chunk.sequence.prompt_tokens <= chunk.start + chunk.count and not chunk.sequence.hidden
 
 
 def _prompt_end(chunk: Chunk, end: int) -> int:
-    """Row of the prompt's last token in a batch in which the chunk ends at row `end`."""
+    """Row of the prompt's last token in a batch where the chunk ends at row `end`."""
     return end - (chunk.start + chunk.count - chunk.sequence.prompt_tokens)
 
 
 def _span(chunk: Chunk) -> Span:
-    lease = chunk.sequence.handle
-    assert lease is not None
-    return Span(chunk.start, chunk.count, lease.table[: blocks_for(chunk.start + chunk.count)])
+    handle = chunk.sequence.handle
+    assert handle is not None
+    return Span(chunk.start, chunk.count, handle.table.slots[: blocks_for(chunk.start + chunk.count)])
 
 
 def _blocks_that_fit(model: LoadedModel, config: EngineConfig, device: torch.device) -> int:
@@ -144,6 +147,6 @@ def _blocks_that_fit(model: LoadedModel, config: EngineConfig, device: torch.dev
         free, total = torch.cuda.mem_get_info(device)
         return int(free - (1 - config.gpu_memory_share) * total) // model.shape.block_bytes
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    # A CPU has no memory of its own to fill: as much as its longest contexts can use is enough.
+    # A CPU shares its memory with everything else, so the pool gets no more than its contexts can use.
     useful = _CPU_CONTEXTS * blocks_for(model.max_context)
     return min(int(free * config.gpu_memory_share / 4) // model.shape.block_bytes, useful)

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from pbkv_cluster.cluster.member_context import Index, MemberContext
+from pbkv_cluster.cluster.member import MemberContext
+from pbkv_cluster.cluster.redis_connection import RedisConnection
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import OtelConfig
 from pbkv_cluster.core.errors import StartupError
@@ -17,14 +18,14 @@ class OtelMember:
 
     def __init__(self, context: MemberContext) -> None:
         self._context = context
-        self._index = Index(context)
+        self._redis = RedisConnection(context)
         self._receiver: OtelReceiver | None = None
 
     async def start(self) -> str:
         """Raises:
         StartupError: a package is missing, or a port cannot be bound.
         """
-        self._receiver = make_receiver(self._context.config.otel, self._index.directory, SystemClock())
+        self._receiver = make_receiver(self._context.config.otel, self._redis.directory, SystemClock())
         return await self._receiver.start(self._context.host)
 
     async def wait(self) -> None:
@@ -34,7 +35,7 @@ class OtelMember:
     async def stop(self) -> None:
         if self._receiver is not None:
             await self._receiver.stop()
-        await self._index.close()
+        await self._redis.close()
 
 
 def make_receiver(config: OtelConfig, services: Services, clock: Clock) -> "OtelReceiver":

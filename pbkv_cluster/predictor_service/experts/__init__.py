@@ -1,16 +1,17 @@
-"""The models that forecast: each of its own kind, behind one interface (`base`); `EXPERTS` names them.
+"""The models that forecast, each of its own kind, behind one contract (`base`); `EXPERTS` names them.
 
-`markov` counts transitions, `context_tree` what follows longer contexts, `step_graph` follows what the client declared, and
-`linear` weighs everything that is known, words and pieces of prompts among it; `network` is the network of PBKV.
+`markov` counts transitions; `context_tree` counts what follows longer contexts; `step_graph` follows the graph that the client
+declared; `linear` is a softmax regression over everything that is known; `network` is the network of PBKV. `labels` are the
+outcomes that they forecast, and `mixture` joins their forecasts.
 """
 
 from typing import Any
 
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.predictor_service.experts.base import EXPERTS, Expert, Floats, Lesson
-from pbkv_cluster.predictor_service.workload.labels import Labels
+from pbkv_cluster.predictor_service.experts.base import EXPERTS, Expert, Floats, TrainingExample
+from pbkv_cluster.predictor_service.experts.labels import Labels
 
-__all__ = ["EXPERTS", "Expert", "Floats", "Lesson"]
+__all__ = ["EXPERTS", "Expert", "Floats", "TrainingExample"]
 
 
 @EXPERTS.register("markov")
@@ -36,9 +37,9 @@ def _step_graph(config: PredictorConfig, labels: Labels) -> Expert[Any]:
 
 @EXPERTS.register("linear")
 def _linear(config: PredictorConfig, labels: Labels) -> Expert[Any]:
-    from pbkv_cluster.predictor_service.experts.linear import Linear
+    from pbkv_cluster.predictor_service.experts.linear.expert import LinearExpert
 
-    return Linear(config, labels)
+    return LinearExpert(config, labels)
 
 
 @EXPERTS.register("pbkv")

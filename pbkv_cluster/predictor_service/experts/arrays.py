@@ -12,7 +12,7 @@ N = TypeVar("N", bound=np.generic)
 
 
 def grown(table: npt.NDArray[N], *shape: int) -> npt.NDArray[N]:
-    """The table, or a larger copy that has at least this shape: doubled where it was too small, zeros where it is new."""
+    """The table, or a copy of at least this shape: an axis that is too short is doubled, new cells are zeros."""
     if all(map(int.__ge__, table.shape, shape)):
         return table
     larger = np.zeros(
@@ -24,16 +24,16 @@ def grown(table: npt.NDArray[N], *shape: int) -> npt.NDArray[N]:
 
 
 def renumbered(table: Floats, columns: Sequence[int]) -> Floats:
-    """The table with the last axis's columns chosen and in order; columns that it does not have yet are zeros."""
+    """The given columns of the table's last axis, in that order; columns that it does not have yet are left out."""
     present = np.array([column for column in columns if column < table.shape[-1]], dtype=np.intp)
     return np.ascontiguousarray(table[..., present])
 
 
 def counts_of(state: dict[str, Any], name: str, *shape: int | None) -> Floats:
-    """An array of a saved state: finite, not negative, of the shape given, None where any length will do.
+    """An array of a saved state: finite, not negative, of the given shape; None stands for any length.
 
     Raises:
-        ValueError: it is not there, or not like that.
+        ValueError: it is missing, or not like that.
     """
     array = state.get(name)
     if (

@@ -1,7 +1,7 @@
-"""The contract of experts: each forecasts the labels of the next K steps of one workload's workflows, and learns as they come.
+"""The contract of experts: each forecasts the labels of the next K steps of one workload's workflows, and learns from outcomes.
 
-A workload's labels have columns: column 0 is the end of the workflow, each agent has one behind it (see `labels.py`). New ones
-come at any time; an expert gives what it has not seen a small chance, never none.
+A label's index in an expert's arrays is its column (see `labels.py`): column 0 is the end of the workflow, each agent has one
+of the columns after it. New ones may come at any time; an expert gives an outcome it has not seen a small probability, never 0.
 """
 
 from abc import ABC, abstractmethod
@@ -13,30 +13,30 @@ import numpy.typing as npt
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.registry import Registry
+from pbkv_cluster.predictor_service.experts.labels import Labels
 from pbkv_cluster.predictor_service.training.jobs import TrainingJob
 from pbkv_cluster.predictor_service.workflow.situation import Situation
-from pbkv_cluster.predictor_service.workload.labels import Labels
 
 F = TypeVar("F")
 
 Floats = npt.NDArray[np.float32]
 
 
-class Lesson(NamedTuple, Generic[F]):
-    """What came of a situation."""
+class TrainingExample(NamedTuple, Generic[F]):
+    """Features of one moment, and the outcomes that followed."""
 
     features: F
-    targets: tuple[int, ...]  # column at each of the next K steps, -1 where its label has left. Behind an end come ends
+    targets: tuple[int, ...]  # column of each of the next K steps; -1: its label has left; 0 from the workflow's end on
 
 
 class Expert(ABC, Generic[F]):
-    """One model of one workload, used from one thread. Equal calls give equal forecasts: no clock, chance from a seed alone."""
+    """One model of one workload, used from one thread. Equal calls give equal forecasts: no clock, seeded random numbers."""
 
-    wants_whole: ClassVar[bool] = False  # see `ended`
+    learns_workflows: ClassVar[bool] = False  # whether `learn_workflow` is to be called
 
     def __init__(self, config: PredictorConfig, labels: Labels) -> None:
         """Args:
-        config: the horizon K, and what the expert has of its own.
+        config: the horizon K, and the expert's own settings.
         labels: the workload's; they grow while the expert lives.
         """
         self.horizon = config.horizon
@@ -44,35 +44,35 @@ class Expert(ABC, Generic[F]):
 
     @abstractmethod
     def features(self, situation: Situation) -> F:
-        """What the expert reads of a situation, hashed once: it is kept for as long as forecasts or lessons may need it."""
+        """What the expert reads of a situation. Kept, and given to `forecast` and `learn`, until it has been learnt from."""
 
     @abstractmethod
     def forecast(self, features: Sequence[F]) -> Floats:
-        """Probabilities of shape [len(features), K, len(labels)]; those of one step add up to 1, or are all 0: it abstains.
+        """Probabilities [len(features), K, len(labels)]; those of one step add up to 1, or are all 0 if the expert abstains.
 
-        Step k's column 0 is the chance that the workflow has ended by then.
+        Column 0 of a step is the probability that the workflow has ended by then.
         """
 
     @abstractmethod
-    def learn(self, lessons: Sequence[Lesson[F]]) -> None:
-        """Takes in what has come, each situation once, as soon as its K steps are known."""
+    def learn(self, examples: Sequence[TrainingExample[F]]) -> None:
+        """Learns from examples. Each moment comes once, as soon as the outcomes of its K steps are known."""
 
-    def ended(self, lessons: Sequence[Lesson[F]]) -> None:  # most have no use for it
-        """A workflow has ended: all its situations in order, targets complete. Only where `wants_whole` says so."""
+    def learn_workflow(self, examples: Sequence[TrainingExample[F]]) -> None:  # most learn from each step
+        """Learns from a whole workflow that has ended: the examples of all its moments, in order."""
 
     def training_due(self, now: bool) -> TrainingJob[Any] | None:
-        """What is to be learnt elsewhere, if it is time for that, or `now` whatever the time. `trained` is told the result.
+        """The job that is to be run elsewhere, if one is due, or, with `now`, if there is anything to learn.
 
-        Only one job at a time: none is due while another is under way.
+        Its result goes to `training_done`. Only one job at a time: none is due while another is under way.
         """
         return None
 
-    def trained(self, result: Any) -> None:  # most have no jobs
-        """Takes what came of the job that was due; None: it failed."""
+    def training_done(self, result: Any) -> None:  # most have no jobs
+        """Takes the result of the job that was due; None: it failed."""
 
     @abstractmethod
-    def keep(self, columns: Sequence[int]) -> None:
-        """Labels have left: the column that was `columns[i]` is column i from now on. What was learnt of others is dropped."""
+    def renumber(self, columns: Sequence[int]) -> None:
+        """Labels have left: what was column `columns[i]` is column i from now on. What was learnt of the others is dropped."""
 
     @abstractmethod
     def dump(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class Expert(ABC, Generic[F]):
 
     @abstractmethod
     def restore(self, state: dict[str, Any]) -> None:
-        """Replaces what has been learnt by a `dump`; the labels are those of then.
+        """Replaces what has been learnt by a `dump`; the labels are those of that time.
 
         Raises:
             ValueError: the state does not fit; the expert is as before.

@@ -1,4 +1,4 @@
-"""Order-1 transitions, P_ij = (C_ij + ε) / Σ_k (C_ik + ε) (CacheSage, arXiv 2605.27744), chained for later steps."""
+"""First-order transitions, P_ij = (C_ij + ε) / Σ_k (C_ik + ε) (CacheSage, arXiv 2605.27744), chained for later steps."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,26 +7,26 @@ import numpy as np
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.predictor_service.experts.arrays import counts_of, grown, renumbered
-from pbkv_cluster.predictor_service.experts.base import Expert, Floats, Lesson
+from pbkv_cluster.predictor_service.experts.base import Expert, Floats, TrainingExample
+from pbkv_cluster.predictor_service.experts.labels import Labels
 from pbkv_cluster.predictor_service.workflow.situation import END, Situation
-from pbkv_cluster.predictor_service.workload.labels import Labels
 
-ROW_LIMIT = 1024.0  # a state left this often has its counts halved: what happened lately weighs more
+MAX_ROW_COUNT = 1024.0  # transitions from one label; from there on its counts are halved, so that recent ones weigh more
 
 
 class _State(NamedTuple):
-    label: str  # of the latest step; END: none has begun
+    label: str  # of the latest step; END: none has started
     finished: bool
 
 
 class MarkovExpert(Expert[_State]):
-    """Counts which label follows which. Nothing follows the end, so its row counts what workflows start with."""
+    """Counts which label follows which. Nothing follows the end, so its row counts the first steps of workflows."""
 
     def __init__(self, config: PredictorConfig, labels: Labels) -> None:
         super().__init__(config, labels)
         self._smoothing = config.smoothing
         self._counts: Floats = np.zeros((8, 8), dtype=np.float32)
-        self._chain: Floats | None = None  # [state, K, column]
+        self._chain: Floats | None = None  # [label, K, column]
 
     def features(self, situation: Situation) -> _State:
         return _State(situation.agents[-1] if situation.agents else END, situation.finished)
@@ -35,22 +35,22 @@ class MarkovExpert(Expert[_State]):
         size = len(self.labels)
         if self._chain is None or self._chain.shape[2] != size:
             self._chain = self._chained(size)
-        return self._chain[[self.labels.column(state.label) for state in features]]  # what has left is the last row
+        return self._chain[[self.labels.column(state.label) for state in features]]  # -1, a label that has left: the last row
 
-    def learn(self, lessons: Sequence[Lesson[_State]]) -> None:
+    def learn(self, examples: Sequence[TrainingExample[_State]]) -> None:
         size = len(self.labels)
         self._counts = grown(self._counts, size, size)
-        for lesson in lessons:
-            source, target = self.labels.column(lesson.features.label), lesson.targets[0]
-            if source < 0 or target < 0 or lesson.features.finished:
+        for example in examples:
+            source, target = self.labels.column(example.features.label), example.targets[0]
+            if source < 0 or target < 0 or example.features.finished:
                 continue
             row = self._counts[source]
             row[target] += 1.0
-            if row.sum() >= ROW_LIMIT:
+            if row.sum() >= MAX_ROW_COUNT:
                 row *= 0.5
             self._chain = None
 
-    def keep(self, columns: Sequence[int]) -> None:
+    def renumber(self, columns: Sequence[int]) -> None:
         self._counts = renumbered(renumbered(self._counts, columns).T, columns).T.copy()
         self._chain = None
 
@@ -63,7 +63,7 @@ class MarkovExpert(Expert[_State]):
         self._counts, self._chain = counts_of(state, "counts", size, size), None
 
     def _chained(self, size: int) -> Floats:
-        """Every state's forecast, and last that of an unknown one, which leaves to everything alike."""
+        """Forecasts after each label, and in the last row after an unknown one, which are uniform."""
         counts = np.full((size + 1, size), self._smoothing, dtype=np.float32)
         known = self._counts[:size, :size]
         counts[: known.shape[0], : known.shape[1]] += known

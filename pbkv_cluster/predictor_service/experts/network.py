@@ -1,8 +1,7 @@
-"""The network of PBKV (arXiv 2605.06472) as an expert: trained on finished workflows, now and then, never on the way of a
-forecast.
+"""The network of PBKV (arXiv 2605.06472) as an expert: trained now and then on workflows that have ended, by a job.
 
-Finished workflows wait in a ring. When there are enough new ones, a job is due that trains a network from nothing; the expert
-goes on with the one it has, and takes the new one only if that forecasts the latest workflows better. It abstains until then.
+The latest workflows are kept. When enough of them are new, a job is due that trains a network from scratch. The expert goes on
+with the one it has, and takes the new one only if that forecasts the latest workflows better. Until the first it abstains.
 """
 
 import logging
@@ -15,41 +14,43 @@ import numpy as np
 import numpy.typing as npt
 
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.predictor_service.compiled import compiled
-from pbkv_cluster.predictor_service.experts.base import Expert, Floats, Lesson
+from pbkv_cluster.predictor_service.experts.base import Expert, Floats, TrainingExample
+from pbkv_cluster.predictor_service.experts.labels import Labels
+from pbkv_cluster.predictor_service.jit import jit
 from pbkv_cluster.predictor_service.network.examples import Example, Features, batch_of, features
 from pbkv_cluster.predictor_service.network.inference import Model
 from pbkv_cluster.predictor_service.network.job import NetworkJob, Outcome, packed
 from pbkv_cluster.predictor_service.network.model import Shape
 from pbkv_cluster.predictor_service.network.weights import Weights
 from pbkv_cluster.predictor_service.workflow.situation import Situation
-from pbkv_cluster.predictor_service.workload.labels import Labels
 
 log = logging.getLogger(__name__)
 
-_FIRST = 8  # workflows that a first network is trained on
-_GROWTH = 1.5  # the next is due when there are so many times as many
-_MOST_NEW = 200  # or so many more
-_HELD_BACK = 6  # one in so many
-_MOST_WORKFLOWS = 1000  # kept
-_MOST_EXAMPLES = 40_000  # in them
-_UNKNOWN = 1e-3  # chance of an agent that the network does not know
+
+MAX_NEW = 200  # workflows until the next training
+MAX_WORKFLOWS = 1000  # kept
+MAX_EXAMPLES = 40_000  # in these
+
+_MIN_WORKFLOWS = 8  # for a first training
+_GROWTH = 1.5  # of the workflows seen, until the next training
+_HELD_BACK_EVERY = 6  # one in so many workflows is held back
+_UNKNOWN = 1e-3  # probability of an agent that the network does not know
 _SEED = 0
 
 
 class NetworkExpert(Expert[Features]):
-    """One workload's network, and the workflows that the next is trained on."""
+    """One workload's network, and the workflows to train the next one on."""
 
-    wants_whole: ClassVar[bool] = True
+    learns_workflows: ClassVar[bool] = True
 
     def __init__(self, config: PredictorConfig, labels: Labels) -> None:
         super().__init__(config, labels)
         self._positions = config.network_positions
-        self._ring: deque[tuple[bytes, int]] = deque()  # workflows, and how many examples each has
+        self._workflows: deque[tuple[bytes, int]] = deque()  # the latest, each with its number of examples
         self._examples = 0
         self._seen = 0  # workflows that have ended
-        self._trained = 0  # of them, when a training was last due
-        self._due = _FIRST
+        self._trained_at = 0  # of these, when a training was last due
+        self._due_at = _MIN_WORKFLOWS  # of these, when the next is due
         self._training = False
         self._model: Model | None = None
         _compile()
@@ -64,49 +65,49 @@ class NetworkExpert(Expert[Features]):
             return found
         known = [at for at, each in enumerate(features) if each.current in model.nodes]
         if known:
-            chances = model.forecast(batch_of([features[at] for at in known], model.nodes, model.weights.hidden))
+            probabilities = model.forecast(batch_of([features[at] for at in known], model.nodes, model.weights.hidden))
             columns = np.array([self.labels.column(label) for label in model.weights.labels])
-            _place(chances, columns, np.array(known), found)
+            _copy(probabilities, columns, np.array(known), found)
         return found
 
-    def learn(self, lessons: Sequence[Lesson[Features]]) -> None:
-        """Nothing: it learns from whole workflows."""
+    def learn(self, examples: Sequence[TrainingExample[Features]]) -> None:
+        """Does nothing: the network learns from whole workflows."""
 
-    def ended(self, lessons: Sequence[Lesson[Features]]) -> None:
+    def learn_workflow(self, examples: Sequence[TrainingExample[Features]]) -> None:
         names = self.labels.names
-        examples = [Example(each.features, tuple(names[target] for target in each.targets)) for each in lessons]
-        if not examples or len(examples) > _MOST_EXAMPLES:
+        labelled = [Example(each.features, tuple(names[target] for target in each.targets)) for each in examples]
+        if not labelled or len(labelled) > MAX_EXAMPLES:
             return
-        self._ring.append((packed(examples), len(examples)))
-        self._examples += len(examples)
+        self._workflows.append((packed(labelled), len(labelled)))
+        self._examples += len(labelled)
         self._seen += 1
-        while len(self._ring) > _MOST_WORKFLOWS or self._examples > _MOST_EXAMPLES:
-            self._examples -= self._ring.popleft()[1]
+        while len(self._workflows) > MAX_WORKFLOWS or self._examples > MAX_EXAMPLES:
+            self._examples -= self._workflows.popleft()[1]
 
     def training_due(self, now: bool) -> NetworkJob | None:
-        new = self._seen - self._trained
-        if self._training or not new or len(self._ring) < _FIRST or (self._seen < self._due and not now):
+        new = self._seen - self._trained_at
+        if self._training or not new or len(self._workflows) < _MIN_WORKFLOWS or (self._seen < self._due_at and not now):
             return None
         self._training = True
-        self._trained = self._seen
-        self._due = min(int(_GROWTH * self._seen), self._seen + _MOST_NEW)
-        held_back = max(1, min(new, len(self._ring) // _HELD_BACK))
-        workflows = tuple(workflow for workflow, _ in self._ring)
+        self._trained_at = self._seen
+        self._due_at = min(int(_GROWTH * self._seen), self._seen + MAX_NEW)
+        held_back = max(1, min(new, len(self._workflows) // _HELD_BACK_EVERY))
+        workflows = tuple(workflow for workflow, _ in self._workflows)
         present = None if self._model is None else self._model.weights
         return NetworkJob(workflows, held_back, self.horizon, self._positions, _SEED, present)
 
-    def trained(self, result: Any) -> None:
+    def training_done(self, result: Any) -> None:
         self._training = False
         if result is None:
             return
         assert isinstance(result, Outcome)
-        kept = "not taken" if result.network is None else f"taken, {len(result.network.labels) - 1} agents"
-        log.info("trained a network, %s: log loss %.3f, was %.3f", kept, result.loss, result.present)
+        taken = "not taken" if result.network is None else f"taken, {len(result.network.labels) - 1} agents"
+        log.info("trained a network, %s: log loss %.3f, was %.3f", taken, result.loss, result.present_loss)
         if result.network is not None:
             self._model = Model(result.network)
 
-    def keep(self, columns: Sequence[int]) -> None:
-        """Nothing: the network goes by labels."""
+    def renumber(self, columns: Sequence[int]) -> None:
+        """Does nothing: the network knows agents by their labels."""
 
     def dump(self) -> dict[str, Any]:
         return {"network": None if self._model is None else self._model.weights.dump()}
@@ -118,23 +119,23 @@ class NetworkExpert(Expert[Features]):
         self._model = None if network is None else Model(Weights.restore(network, self.horizon))
 
 
-@compiled
-def _place(chances: Floats, columns: npt.NDArray[np.intp], rows: npt.NDArray[np.intp], found: Floats) -> None:
-    """Writes a network's chances [rows, K, nodes] to the rows and the nodes' columns (-1: it has none) of `found`."""
+@jit
+def _copy(probabilities: Floats, columns: npt.NDArray[np.intp], rows: npt.NDArray[np.intp], found: Floats) -> None:
+    """Copies a network's probabilities [rows, K, nodes] to the given rows of `found`, and the nodes' columns (-1: none)."""
     for at in range(len(rows)):
-        for step in range(chances.shape[1]):
+        for step in range(probabilities.shape[1]):
             row = found[rows[at], step]
             row[:] = _UNKNOWN
             for node in range(len(columns)):
                 if columns[node] >= 0:
-                    row[columns[node]] = chances[at, step, node]
+                    row[columns[node]] = probabilities[at, step, node]
             row /= row.sum()
 
 
 @cache
 def _compile() -> None:
-    """Has that compiled which only a network calls: before the predictor serves, not when the first one has been trained."""
+    """Compiles what only a network calls, at start-up instead of after the first training."""
     weights = Weights.zeros(Shape(nodes=1, horizon=1, hidden=0, positions=True))
     model = Model(weights)
-    chances = model.forecast(batch_of([features(Situation())], model.nodes, weights.hidden))
-    _place(chances, np.array([0]), np.array([0]), np.zeros_like(chances))
+    found = model.forecast(batch_of([features(Situation())], model.nodes, weights.hidden))
+    _copy(found, np.array([0]), np.array([0]), np.zeros_like(found))

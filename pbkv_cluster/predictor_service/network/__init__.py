@@ -1,1 +1,3 @@
-"""The network of PBKV (arXiv 2605.06472): what it reads, how it is built and trained. Its expert is `experts/network.py`."""
+"""The network of PBKV (arXiv 2605.06472): what it reads (`examples`), its layers (`model`), its weights
+as plain arrays (`weights`), fast forecasts with them (`inference`), and training (`job`). The expert is `experts/network.py`.
+"""

@@ -1,6 +1,6 @@
 """What the network reads of a situation, and batches of it.
 
-Agents are kept by label, and turned into numbers for one network when that is asked: it knows those of its training, while the
+Agents are kept by label, and numbered only in the batch for one network: a network knows the agents of its training, while the
 workload's columns change.
 """
 
@@ -19,13 +19,13 @@ from pbkv_cluster.predictor_service.workflow.situation import END, RECENT, Situa
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
-POSITIONS = RECENT + 1  # the latest steps, the latest first, and what was before the first
-TOKENS = 4096  # that hashed words and pieces are told apart by
-GROUPS = 6  # of tokens, each of which is added up by itself: see `features`
-COUNTS = 3  # numbers that are read as they are: see `features`
+POSITIONS = RECENT + 1  # of the attention: the latest steps, the latest first, and the start of the workflow
+TOKENS = 4096  # values of the hash of words and pieces
+GROUPS = 6  # of tokens, each summed by itself: see `features`
+COUNTS = 3  # numbers read as they are: see `features`
 
-_KINDS = 5
-_EDGE = 3  # first words of an output, and last ones, that are read with their place
+_KINDS = 5  # of tokens, which are hashed differently
+_EDGE = 3  # words at either end of an output that are read with their position
 _NOTHING = (None,) * POSITIONS
 _EMPTY: npt.NDArray[np.int16] = np.zeros(0, dtype=np.int16)
 
@@ -34,9 +34,9 @@ class Features(NamedTuple):
     """A situation, hashed."""
 
     agents: tuple[str | None, ...]  # POSITIONS, the latest first, then END for the time before the first step, then None
-    numbers: bytes  # float32: COUNTS of them, whether the latest output is known, and how many tokens each group has
-    tokens: bytes  # int16, of all groups
-    hidden: bytes  # little-endian float16, all finite; empty: not known
+    numbers: bytes  # float32: COUNTS of them, 1 if the latest output is known, and the number of tokens in each group
+    tokens: bytes  # int16, group by group
+    hidden: bytes  # little-endian float16, all finite; empty: unknown
 
     @property
     def current(self) -> str:
@@ -50,7 +50,7 @@ class Features(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A situation, and the labels of the K steps that came."""
+    """A situation, and the labels of the K steps that followed."""
 
     features: Features
     targets: tuple[str, ...]
@@ -59,12 +59,12 @@ class Example(NamedTuple):
 class Batch(NamedTuple):
     """Features of N situations."""
 
-    agents: Ints  # [N, POSITIONS] nodes; -1: nothing there, or unknown
-    numbers: Floats  # [N, COUNTS + 1], the last tells whether the latest output is known
-    tokens: npt.NDArray[np.int16]  # of all groups
-    offsets: Ints  # [N * GROUPS] where each group begins in them
+    agents: Ints  # [N, POSITIONS] nodes; -1: no step, or an agent that the network does not know
+    numbers: Floats  # [N, COUNTS + 1]; the last is 1 if the latest output is known
+    tokens: npt.NDArray[np.int16]  # of all situations, group by group
+    offsets: Ints  # [N * GROUPS] where each group starts in `tokens`
     scales: Floats  # [N * GROUPS] 1/√(tokens of the group)
-    hidden: npt.NDArray[np.float16]  # [N, size], zeros where it is not known
+    hidden: npt.NDArray[np.float16]  # [N, size], zeros if unknown
 
 
 def features(situation: Situation) -> Features:
@@ -75,7 +75,7 @@ def features(situation: Situation) -> Features:
         _hashed(situation.task, 0),
         words if situation.finished else _EMPTY,
         _EMPTY if situation.finished else words,
-        _hashed(_placed(situation.words), 2) if situation.finished else _EMPTY,
+        _hashed(_edges(situation.words), 2) if situation.finished else _EMPTY,
         _hashed(_pairs(situation.words), 3) if situation.finished else _EMPTY,
         _hashed(situation.pieces, 4),
     )
@@ -89,22 +89,24 @@ def features(situation: Situation) -> Features:
 
 
 def batch_of(situations: Sequence[Features], nodes: Mapping[str, int], hidden: int) -> Batch:
-    """Args:
-    situations: the latest agent of each is known to the network.
-    nodes: of the network's agents, by label.
-    hidden: numbers of a hidden state; one of another size counts as not known.
+    """Situations as the input of one network.
+
+    Args:
+        situations: the network must know the latest agent of each.
+        nodes: of the network's agents, by label.
+        hidden: size of a hidden state; one of another size counts as unknown.
     """
     size = len(situations)
     known: Mapping[str | None, int] = nodes  # type: ignore[assignment]  # None is never among them
-    ways: dict[tuple[str | None, ...], int] = {}  # that workflows have gone: fewer than workflows
-    gone = [ways.setdefault(each.agents, len(ways)) for each in situations]
-    agents = np.fromiter(map(known.get, chain.from_iterable(ways), repeat(-1)), np.int64, len(ways) * POSITIONS)
+    paths: dict[tuple[str | None, ...], int] = {}  # different ones: fewer than workflows
+    taken = [paths.setdefault(each.agents, len(paths)) for each in situations]
+    agents = np.fromiter(map(known.get, chain.from_iterable(paths), repeat(-1)), np.int64, len(paths) * POSITIONS)
     numbers = np.frombuffer(b"".join([each.numbers for each in situations]), dtype=np.float32).reshape(size, -1)
     lengths = numbers[:, COUNTS + 1 :].astype(np.int64).ravel()
     empty = bytes(2 * hidden)
     states = b"".join([each.hidden if len(each.hidden) == len(empty) else empty for each in situations])
     return Batch(
-        agents.reshape(-1, POSITIONS)[gone],
+        agents.reshape(-1, POSITIONS)[taken],
         numbers[:, : COUNTS + 1].copy(),
         np.frombuffer(b"".join([each.tokens for each in situations]), dtype=np.int16),
         np.cumsum(lengths) - lengths,
@@ -114,7 +116,7 @@ def batch_of(situations: Sequence[Features], nodes: Mapping[str, int], hidden: i
 
 
 def targets_of(examples: Sequence[Example], nodes: Mapping[str, int]) -> Ints:
-    """Nodes [N, K] of what came, -1 where the network does not know it."""
+    """Nodes [N, K] of the targets, -1 for labels that the network does not know."""
     return np.array([[nodes.get(label, -1) for label in example.targets] for example in examples], dtype=np.int64)
 
 
@@ -122,9 +124,8 @@ def _is_finite(hidden: bytes) -> bool:
     return len(hidden) % 2 == 0 and bool(np.isfinite(np.frombuffer(hidden, dtype="<f2")).all())
 
 
-def _placed(words: Sequence[int]) -> list[int]:
-    places = enumerate((*words[:_EDGE], *words[-_EDGE:]))
-    return [word * 2 * _EDGE + place for place, word in places]
+def _edges(words: Sequence[int]) -> list[int]:
+    return [word * 2 * _EDGE + position for position, word in enumerate((*words[:_EDGE], *words[-_EDGE:]))]
 
 
 def _pairs(words: Sequence[int]) -> list[int]:

@@ -1,18 +1,18 @@
-"""Forecasts of a trained network in compiled loops: for some hundred workflows, calling torch's operators takes longer.
+"""Forecasts of a trained network in compiled loops: for some hundred workflows, torch's operators would take longer.
 
-The sums are those of `Network.forward`, in another order. What follows from an agent alone is looked up: its embedding has gone
-through the inner layer already.
+The sums are those of `Network.forward`, in another order. What depends on one agent alone is computed beforehand: the agent's
+embedding has gone through the inner layer already.
 """
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pbkv_cluster.predictor_service.compiled import compiled
+from pbkv_cluster.predictor_service.jit import jit
 from pbkv_cluster.predictor_service.network.examples import COUNTS, GROUPS, Batch, Floats, Ints
 from pbkv_cluster.predictor_service.network.weights import Weights
 
-_NORM = 1e-5  # of the hidden state, as torch has it
+_EPSILON = 1e-5  # of the layer normalisation, as in torch
 
 
 class Model:
@@ -30,18 +30,18 @@ class Model:
         self._tokens = arrays["tokens.weight"]
         inner = np.ascontiguousarray(arrays["inner.weight"].T)  # [width, _WIDE]
         width = nodes.shape[1]
-        self._of_nodes: Floats = nodes @ inner[:width] + arrays["inner.bias"]
-        self._counts = COUNTS if weights.positions else 0  # that are read
+        self._node_inner: Floats = nodes @ inner[:width] + arrays["inner.bias"]
+        self._counts = COUNTS if weights.positions else 0  # of a situation that are read
         read = values.shape[0] * values.shape[2] + GROUPS * self._tokens.shape[1] + self._counts + 1
         self._inner = inner[width : width + read]
         self._state: Floats | None = None
         if weights.hidden:
             self._state = arrays["state.weight"].T @ inner[width + read :]
-            self._of_nodes += arrays["state.bias"] @ inner[width + read :]
+            self._node_inner += arrays["state.bias"] @ inner[width + read :]
         self._outer, self._bias = np.ascontiguousarray(arrays["outer.weight"].T), arrays["outer.bias"]
 
     def forecast(self, batch: Batch) -> Floats:
-        """Probabilities [N, K, nodes]. The latest agents must be known."""
+        """Probabilities [N, K, nodes]. The latest agents must be known to the network."""
         size, (heads, rows, head) = len(batch.agents), self._values.shape
         shares = np.zeros((heads, size, rows), dtype=np.float32)
         _attend(batch.agents, self._scores, self._distances, shares)
@@ -49,27 +49,27 @@ class Model:
         read[:, : heads * head] = (shares @ self._values).transpose(1, 0, 2).reshape(size, -1)
         _read(*batch[1:5], self._tokens, self._counts, heads * head, read)
         inner: Floats = read @ self._inner
-        inner += self._of_nodes[batch.agents[:, 0]]
+        inner += self._node_inner[batch.agents[:, 0]]
         if self._state is not None:
             inner += _normed(batch.hidden.astype(np.float32)) @ self._state
         np.maximum(inner, 0.0, out=inner)
         logits: Floats = inner @ self._outer
         logits += self._bias
-        chances = logits.reshape(size, self.weights.horizon, -1)
-        _softmax(chances)
-        return chances
+        probabilities = logits.reshape(size, self.weights.horizon, -1)
+        _softmax(probabilities)
+        return probabilities
 
 
 def _normed(hidden: Floats) -> Floats:
     """Layer normalisation (Ba, Kiros, Hinton, 2016)."""
     centred = hidden - hidden.mean(axis=1, keepdims=True)
-    scaled: Floats = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + np.float32(_NORM))
+    scaled: Floats = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + np.float32(_EPSILON))
     return scaled
 
 
-@compiled
+@jit
 def _attend(agents: Ints, scores: Floats, distances: Floats, shares: Floats) -> None:
-    """What share of its attention each head gives to each agent, and behind those, to each distance. They start as zeros."""
+    """Writes the share of attention that each head gives to each agent, and after the agents to each distance, into zeros."""
     heads, _, rows = shares.shape
     positions = agents.shape[1]
     nodes = rows - positions
@@ -94,7 +94,7 @@ def _attend(agents: Ints, scores: Floats, distances: Floats, shares: Floats) -> 
                     share[agents[at, position]] += share[nodes + position]
 
 
-@compiled
+@jit
 def _read(
     numbers: Floats,
     tokens: npt.NDArray[np.int16],
@@ -105,7 +105,7 @@ def _read(
     start: int,
     read: Floats,
 ) -> None:
-    """What the inner layer reads of each situation behind what comes of attention: tokens by group, and numbers."""
+    """Writes what the inner layer reads after the output of attention, from column `start` on: tokens by group, and numbers."""
     width = embedding.shape[1]
     groups = len(offsets) // len(numbers)
     for at in range(len(numbers)):
@@ -119,15 +119,15 @@ def _read(
                 for number in range(width):
                     part[number] += word[number]
             part *= scales[first]
-        behind = start + groups * width
+        after = start + groups * width
         for number in range(counts):
-            read[at, behind + number] = numbers[at, number]
-        read[at, behind + counts] = numbers[at, -1]
+            read[at, after + number] = numbers[at, number]
+        read[at, after + counts] = numbers[at, -1]
 
 
-@compiled
+@jit
 def _softmax(rows: Floats) -> None:
-    """Of the last axis, in place."""
+    """Replaces scores on the last axis by probabilities."""
     for at in range(rows.shape[0]):
         for step in range(rows.shape[1]):
             row = rows[at, step]

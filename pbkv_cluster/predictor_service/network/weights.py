@@ -1,4 +1,4 @@
-"""A trained network as plain arrays: what is saved, and sent between processes."""
+"""A trained network as plain arrays, as it is saved and sent between processes."""
 
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -7,17 +7,17 @@ import numpy as np
 import torch
 
 from pbkv_cluster.predictor_service.network.examples import Batch, Floats
-from pbkv_cluster.predictor_service.network.model import MOST_HIDDEN, Inputs, Network, Shape, most_nodes
+from pbkv_cluster.predictor_service.network.model import MAX_HIDDEN, Inputs, Network, Shape, max_nodes
 from pbkv_cluster.predictor_service.workflow.situation import END
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A network, and the graph that it was trained with."""
+    """A network and its transition graph."""
 
     labels: tuple[str, ...]  # by node, END first
-    edges: Floats  # [V, V] transitions from each row's agent
-    hidden: int  # numbers of a hidden state; 0: it reads none
+    edges: Floats  # [V, V] counts of transitions from each row's agent
+    hidden: int  # size of a hidden state; 0: none is read
     positions: bool
     horizon: int
     arrays: dict[str, Floats]  # by name, as torch names them
@@ -44,7 +44,7 @@ class Weights:
 
     @classmethod
     def zeros(cls, shape: Shape) -> "Weights":
-        """A network that has learnt nothing, of agents named by their numbers."""
+        """A network of zeros, for agents named by their numbers."""
         arrays = {name: np.zeros(tuple(each.shape), np.float32) for name, each in _empty(shape).state_dict().items()}
         labels = (END, *map(str, range(1, shape.nodes)))
         edges = np.zeros((shape.nodes, shape.nodes), np.float32)
@@ -68,9 +68,9 @@ class Weights:
         hidden, positions = state.get("hidden"), state.get("positions")
         if not isinstance(labels, list) or not all(isinstance(label, str) and label for label in labels):
             raise ValueError("its labels must be names")
-        if len(set(labels)) != len(labels) or len(labels) >= most_nodes(horizon):
-            raise ValueError(f"its labels must be distinct, and fewer than {most_nodes(horizon)}")
-        if type(hidden) is not int or not 0 <= hidden <= MOST_HIDDEN or type(positions) is not bool:
+        if len(set(labels)) != len(labels) or len(labels) >= max_nodes(horizon):
+            raise ValueError(f"its labels must be distinct, and fewer than {max_nodes(horizon)}")
+        if type(hidden) is not int or not 0 <= hidden <= MAX_HIDDEN or type(positions) is not bool:
             raise ValueError("its sizes do not fit")
         square = (len(labels) + 1, len(labels) + 1)
         if not _is_floats(edges) or edges.shape != square or not (np.isfinite(edges) & (edges >= 0)).all():
@@ -83,12 +83,12 @@ class Weights:
 
 
 def _empty(shape: Shape) -> Network:
-    with torch.device("meta"):  # shapes alone: what it would start with is not wanted
+    with torch.device("meta"):  # shapes only, no initial values
         return Network(shape)
 
 
 def inputs_of(batch: Batch) -> Inputs:
-    """The same as tensors."""
+    """A batch as tensors."""
     return Inputs(*(torch.from_numpy(array) for array in batch._replace(tokens=batch.tokens.astype(np.int64))))
 
 

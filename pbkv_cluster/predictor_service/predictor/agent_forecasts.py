@@ -1,113 +1,116 @@
-"""Forecasts of columns as forecasts of agents by their names."""
+"""Forecasts of columns turned into forecasts of agents by name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pbkv_cluster.predictor_service.compiled import compiled
 from pbkv_cluster.predictor_service.experts import Floats
-from pbkv_cluster.predictor_service.workflow.prediction_state import PredictionState
+from pbkv_cluster.predictor_service.jit import jit
 from pbkv_cluster.predictor_service.workload.workload_model import WorkloadModel
 
-NAMED_AGENTS = 32  # a step names at most these many of its likeliest agents
-NAMED_FROM = 1e-3  # and none that is less likely than this, if the workflow goes on, but for those it has invented itself
+MAX_AGENTS = 32  # named in each step: the likeliest ones
+MIN_PROBABILITY = 1e-3  # of a named agent, if the workflow goes on; agents with a label of one workflow's own may have less
 
-_TINY = np.finfo(np.float32).tiny  # a certain end leaves this much
+_TINY = np.finfo(np.float32).tiny  # least survival
 
 
-class Named(NamedTuple):
-    """Steps of forecasts, as `Forecasts` holds them."""
+class AgentForecasts(NamedTuple):
+    """The steps of forecasts, as `Forecasts` holds them."""
 
     survival: Floats
-    named: npt.NDArray[np.int32]
-    agents: npt.NDArray[np.int32]
-    chances: Floats
-    names: Sequence[str]
+    agent_counts: npt.NDArray[np.int32]
+    agent_positions: npt.NDArray[np.int32]
+    probabilities: Floats
+    agent_names: Sequence[str]
+
+    @classmethod
+    def unknown(cls, workflows: int, horizon: int) -> "AgentForecasts":
+        """Forecasts of workflows of which nothing is known: they go on, with any agents."""
+        shape, no_agents = (workflows, horizon), np.zeros(0, dtype=np.int32)
+        return cls(np.ones(shape, np.float32), np.zeros(shape, np.int32), no_agents, no_agents.astype(np.float32), [])
 
 
-def named(model: WorkloadModel, tracks: Sequence[PredictionState | None], rows: Floats) -> Named:
+def agent_forecasts(model: WorkloadModel, own_labels: Sequence[Mapping[str, str]], rows: Floats) -> AgentForecasts:
     """Forecasts by agents' names.
 
     Args:
         model: of the workload.
-        tracks: of the workflows.
+        own_labels: of each workflow, labels of agents that had none of their own.
         rows: probabilities [workflows, K, columns].
     """
     names, columns = model.labels.agents()
     steps = rows.shape[:2]
     survival, counts = np.empty(steps, dtype=np.float32), np.empty(steps, dtype=np.int32)
-    agents = np.empty(counts.size * min(len(names), NAMED_AGENTS), dtype=np.int32)
-    chances = np.empty(len(agents), dtype=np.float32)
-    end = _name(rows, columns, survival, counts, agents, chances)
-    found = Named(survival, counts, agents[:end].copy(), chances[:end].copy(), names)
-    inventive = [at for at, track in enumerate(tracks) if track is not None and track.own]
-    return _with_own(model, tracks, rows, found, inventive) if inventive else found
+    agents = np.empty(counts.size * min(len(names), MAX_AGENTS), dtype=np.int32)
+    probabilities = np.empty(len(agents), dtype=np.float32)
+    end = _name_agents(rows, columns, survival, counts, agents, probabilities)
+    found = AgentForecasts(survival, counts, agents[:end].copy(), probabilities[:end].copy(), names)
+    return _with_own(model, own_labels, rows, found) if any(own_labels) else found
 
 
-@compiled
-def _name(
+@jit
+def _name_agents(
     rows: Floats,
     columns: npt.NDArray[np.intp],
     survival: Floats,
     counts: npt.NDArray[np.int32],
     agents: npt.NDArray[np.int32],
-    chances: Floats,
+    probabilities: Floats,
 ) -> int:
-    """Fills in the fields of `Named`. Returns how many agents are named."""
+    """Writes the fields of `AgentForecasts`. Returns the number of agents in all steps together."""
     end = 0
     for at in range(rows.shape[0]):
         for step in range(rows.shape[1]):
             row = rows[at, step]
             alive = np.float32(0.0)
-            for column in range(1, len(row)):  # 1 - P(end) would have no digits left near a certain end
+            for column in range(1, len(row)):  # 1 - P(end) would lose all digits near a certain end
                 alive += row[column]
             known = alive + row[0] > 0.0
             alive = min(max(alive, _TINY), np.float32(1.0))
             survival[at, step] = alive if known else 1.0
             begin = end
             for agent in range(len(columns)):
-                chance = row[columns[agent]] / alive
-                if chance < NAMED_FROM:
+                probability = row[columns[agent]] / alive
+                if probability < MIN_PROBABILITY:
                     continue
-                place = end
-                if end - begin < NAMED_AGENTS:
+                position = end
+                if end - begin < MAX_AGENTS:
                     end += 1
                 else:
-                    place = begin + int(chances[begin:end].argmin())
-                    if chances[place] >= chance:
+                    position = begin + int(probabilities[begin:end].argmin())
+                    if probabilities[position] >= probability:
                         continue
-                agents[place], chances[place] = agent, chance
+                agents[position], probabilities[position] = agent, probability
             counts[at, step] = end - begin
     return end
 
 
 def _with_own(
-    model: WorkloadModel, tracks: Sequence[PredictionState | None], rows: Floats, found: Named, inventive: Sequence[int]
-) -> Named:
-    """Adds agents that go by another label, because their workflow alone calls them."""
+    model: WorkloadModel, own_labels: Sequence[Mapping[str, str]], rows: Floats, found: AgentForecasts
+) -> AgentForecasts:
+    """Adds the agents that have a label of their workflow's own."""
     horizon = rows.shape[1]
-    positions = {name: at for at, name in enumerate(found.names)}
-    agents, chances, steps = list[int](), list[float](), list[int]()
-    for at in inventive:
-        track = tracks[at]
-        assert track is not None
-        for agent, label in track.own.items():
+    positions = {name: at for at, name in enumerate(found.agent_names)}
+    agents, probabilities, steps = list[int](), list[float](), list[int]()
+    for at, labels in enumerate(own_labels):
+        for agent, label in labels.items():
             column = model.labels.column(label)
             if column > 0 and label != agent:
                 agents += [positions.setdefault(agent, len(positions))] * horizon
-                chances += (rows[at, :, column] / found.survival[at]).tolist()
+                probabilities += (rows[at, :, column] / found.survival[at]).tolist()
                 steps += range(at * horizon, (at + 1) * horizon)
     if not agents:
         return found
-    every = np.concatenate((np.arange(found.named.size).repeat(found.named.ravel()), steps))
-    # An agent that has got a label of its own meanwhile has two shares of a step.
-    keys, places = np.unique(every * len(positions) + np.concatenate((found.agents, agents)), return_inverse=True)
-    return Named(
+    step_of = np.concatenate((np.arange(found.agent_counts.size).repeat(found.agent_counts.ravel()), steps))
+    # An agent that several workflows have called by now is in a step under both of its labels: these add up.
+    keys, groups = np.unique(step_of * len(positions) + np.concatenate((found.agent_positions, agents)), return_inverse=True)
+    shape = found.agent_counts.shape
+    return AgentForecasts(
         found.survival,
-        np.bincount(keys // len(positions), minlength=found.named.size).reshape(found.named.shape).astype(np.int32),
+        np.bincount(keys // len(positions), minlength=found.agent_counts.size).reshape(shape).astype(np.int32),
         (keys % len(positions)).astype(np.int32),
-        np.bincount(places, np.concatenate((found.chances, chances))).astype(np.float32),
+        np.bincount(groups, np.concatenate((found.probabilities, probabilities))).astype(np.float32),
         list(positions),
     )

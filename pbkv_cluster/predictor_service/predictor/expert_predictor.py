@@ -1,6 +1,5 @@
-"""The predictor: follows the workflows and forecasts each by the experts of its workload."""
+"""The predictor: follows the workflows, and forecasts each by the experts of its workload."""
 
-from array import array
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -11,79 +10,93 @@ from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecasts.batch import Forecasts
 from pbkv_cluster.core.forecasts.forecast import StepForecast
 from pbkv_cluster.predictor_service.experts import Floats
-from pbkv_cluster.predictor_service.predictor.agent_forecasts import Named, named
+from pbkv_cluster.predictor_service.experts.mixture import Phase
+from pbkv_cluster.predictor_service.predictor.agent_forecasts import AgentForecasts, agent_forecasts
 from pbkv_cluster.predictor_service.predictor.base import Predictor
 from pbkv_cluster.predictor_service.predictor.explanation import Explanation, Opinion
-from pbkv_cluster.predictor_service.state import encoding as state_bytes
+from pbkv_cluster.predictor_service.predictor.prediction_state import PredictionState
+from pbkv_cluster.predictor_service.state import encoding
 from pbkv_cluster.predictor_service.state.file import StateRefused
-from pbkv_cluster.predictor_service.workflow.graph_walk import GraphWalk
-from pbkv_cluster.predictor_service.workflow.prediction_state import PredictionState
 from pbkv_cluster.predictor_service.workflow.situation import END
+from pbkv_cluster.predictor_service.workload.recognizer import Recognizer
 from pbkv_cluster.predictor_service.workload.workload_model import WorkloadModel
 from pbkv_cluster.predictor_service.workload.workloads import Workloads
 
-_MOST_WORKLOADS = 64
+_MAX_WORKLOADS = 64
 
 
 class ExpertPredictor(Predictor):
-    """Any number of experts, by name, for each workload that comes."""
+    """Forecasts by any number of experts, named in the configuration; each workload has its own."""
 
     kind: ClassVar[str] = "experts"
     version: ClassVar[int] = 3
 
-    def __init__(self, config: PredictorConfig, experts: Sequence[str], most_workloads: int = _MOST_WORKLOADS) -> None:
+    def __init__(self, config: PredictorConfig, experts: Sequence[str], max_workloads: int = _MAX_WORKLOADS) -> None:
         """Args:
-            config: the horizon K, and what the experts have of their own.
+            config: the horizon K, and the experts' own settings.
             experts: their names, see `EXPERTS`.
-            most_workloads: beyond, the one that was longest unused leaves.
+            max_workloads: beyond, the longest unused one leaves.
 
         Raises:
             InvalidArgument: there is no expert of such a name.
         """
         self._config = config
         self._experts = tuple(experts)
-        self._tracks: dict[str, PredictionState] = {}
-        self._workloads = Workloads(config, self._experts, most_workloads, self._tracks.values())
-        self._unlearnt: dict[WorkloadModel, None] = {}
+        self._states: dict[str, PredictionState] = {}  # of the open workflows
+        WorkloadModel(config, self._experts)  # refuses unknown experts at once
+        self.workloads = Workloads(lambda: WorkloadModel(config, self._experts), max_workloads)
+        self._recognizer = Recognizer(self.workloads)
+        self._unlearnt: dict[WorkloadModel, None] = {}  # models that may have something to learn
+
+    def state_of(self, workflow: str) -> PredictionState | None:
+        """The prediction state of an open workflow."""
+        return self._states.get(workflow)
 
     def observe(self, event: WorkflowEvent) -> None:
-        track = self._tracks.get(event.workflow)
-        if track is None:
-            track = self._tracks[event.workflow] = PredictionState(self._config.horizon)
-        for each in self._workloads.place(track, event, self.learning):
-            self._take(track, each)
+        state = self._states.get(event.workflow)
+        if state is None:
+            state = self._states[event.workflow] = PredictionState(self._config.horizon)
+        decision = self._recognizer.receive(state.recognition, event, self.learning)
+        if decision.restart:
+            state.restart()
+            state.own_labels = {}
+            if decision.events:
+                state.sequence = decision.events[0].sequence - 1
+        for each in decision.events:
+            self._apply(state, each)
         if event.kind is EventKind.WORKFLOW_ENDED:
-            del self._tracks[event.workflow]
+            del self._states[event.workflow]
 
     def forecast(self, workflows: Sequence[str], epoch: int, made_at: float) -> Forecasts:
-        asked: dict[WorkloadModel | None, list[int]] = {}
-        tracks = [self._tracks.get(name) for name in workflows]
-        for at, track in enumerate(tracks):
-            asked.setdefault(None if track is None or track.latest is None else track.model, []).append(at)
+        by_model: dict[WorkloadModel | None, list[int]] = {}
+        states = [self._states.get(name) for name in workflows]
+        for at, state in enumerate(states):
+            by_model.setdefault(None if state is None or state.latest is None else state.model, []).append(at)
         parts = []
-        for model, places in asked.items():
-            chosen = [tracks[at] for at in places]
-            moments = [track.latest for track in chosen if track is not None and track.latest is not None]
+        for model, positions in by_model.items():
+            chosen = [states[at] for at in positions]
+            moments = [state.latest for state in chosen if state is not None and state.latest is not None]
             rows = None if model is None else model.forecast(moments)
-            parts.append(self._told(model, [workflows[at] for at in places], chosen, rows, epoch, made_at))
+            parts.append(self._forecasts(model, [workflows[at] for at in positions], chosen, rows, epoch, made_at))
         return Forecasts.joined(parts)
 
     def explain(self, workflow: str) -> Explanation | None:
-        track = self._tracks.get(workflow)
-        if track is None or track.model is None:
+        state = self._states.get(workflow)
+        if state is None or state.model is None:
             return None
-        model = track.model
+        model = state.model
         forecast = self.forecast([workflow], 0, 0.0)[0]
         opinions: tuple[Opinion, ...] = ()
-        moment = track.latest
+        moment = state.latest
         if moment is not None:
-            (said,) = model.ask([moment])
+            (by_expert,) = model.expert_forecasts([moment])
             opinions = tuple(
-                Opinion(name, tuple(weights.tolist()), self._steps(model, track, rows))
-                for name, weights, rows in zip(self._experts, model.mixture.weights[moment.phase].T, said, strict=True)
+                Opinion(name, tuple(weights.tolist()), self._steps(model, state, rows))
+                for name, weights, rows in zip(self._experts, model.mixture.weights[moment.phase].T, by_expert, strict=True)
             )
-        known = moment is not None and moment.phase == 1
-        return Explanation(forecast.steps, forecast.predictability, track.workload, track.steps, known, opinions)
+        output_known = moment is not None and moment.phase is Phase.AFTER_OUTPUT
+        workload, steps = state.recognition.workload_name, state.progress.steps
+        return Explanation(forecast.steps, forecast.predictability, workload, steps, output_known, opinions)
 
     def learn(self) -> None:
         while self.learn_some():
@@ -94,123 +107,126 @@ class ExpertPredictor(Predictor):
             model = next(iter(self._unlearnt))
             del self._unlearnt[model]
             if model.learn_some():
-                self._unlearnt[model] = None  # it is another's turn
+                self._unlearnt[model] = None  # last, so that the models take turns
             model.train(self.trainer)
         return bool(self._unlearnt)
 
     def train(self) -> None:
-        for model in self._workloads.all():
+        for model in self.workloads.models():
             model.train(self.trainer, now=True)
 
     def forget(self, workflow: str) -> None:
-        self._tracks.pop(workflow, None)
+        self._states.pop(workflow, None)
 
     def dump(self) -> bytes:
         made_by = {"experts": list(self._experts), "horizon": self._config.horizon}
-        return state_bytes.to_bytes(made_by | self._workloads.dump())
+        return encoding.to_bytes(made_by | self.workloads.dump())
 
     def restore(self, state: bytes) -> None:
         try:
-            content = state_bytes.from_bytes(state)
+            content = encoding.from_bytes(state)
             for name, now in (("experts", list(self._experts)), ("horizon", self._config.horizon)):
                 if content.get(name) != now:
                     raise ValueError(f"predictor.{name} was {content.get(name)!r} then, and is {now!r} now")
-            self._workloads.restore(content)
+            self.workloads.restore(content)
         except ValueError as error:
             raise StateRefused(f"the saved state does not fit this predictor: {error}") from error
 
-    def _take(self, track: PredictionState, event: WorkflowEvent) -> None:
-        if event.sequence != track.sequence + 1:
-            track.restart()
-        track.sequence = event.sequence
+    # --- events of one workflow, in order ---
+
+    def _apply(self, state: PredictionState, event: WorkflowEvent) -> None:
+        if event.sequence != state.sequence + 1:
+            state.restart()
+        state.sequence = event.sequence
         match event.kind:
             case EventKind.WORKFLOW_STARTED:
-                track.graph = event.graph
-                track.walk = None if event.graph is None else GraphWalk.of(event.graph)
-                if track.model is not None:
-                    if event.graph is not None:
-                        track.model.declare([node.agent for node in event.graph.nodes], track.own)
-                    self._remember(track, finished=False, new_step=False)
+                self._start_workflow(state, event)
             case EventKind.STEP_STARTED:
-                self._began(track, event)
+                self._start_step(state, event)
             case EventKind.STEP_FINISHED:
-                self._finished(track, event)
+                self._finish_step(state, event)
             case EventKind.WORKFLOW_ENDED:
-                self._ended(track)
+                self._end_workflow(state)
 
-    def _remember(self, track: PredictionState, finished: bool, new_step: bool) -> None:
-        assert track.model is not None
-        track.remember(track.model.moment(track.situation(finished)), new_step)
+    def _start_workflow(self, state: PredictionState, event: WorkflowEvent) -> None:
+        state.progress.declare(event.graph)
+        if state.model is not None:
+            if event.graph is not None:
+                state.model.declare([node.agent for node in event.graph.nodes], state.own_labels)
+            _add_moment(state, state.model, finished=False, new_step=False)
 
-    def _began(self, track: PredictionState, event: WorkflowEvent) -> None:
-        model = track.model
-        track.number, track.steps = event.step, event.step + 1
-        if track.walk is not None:
-            track.walk = track.walk.after(event.agent)
+    def _start_step(self, state: PredictionState, event: WorkflowEvent) -> None:
+        model = state.model
+        state.progress.start_step(event)
         if model is None:
             return
-        label = model.label(event.agent, event.workflow, event.call_site, track.own)
-        self._came(track, model, label)
-        if event.words:
-            track.task = array("I", event.words)
-        track.began(label, event.call_site, model.pieces.known(event.pieces, event.workflow), event.prompt_tokens)
-        self._remember(track, finished=False, new_step=True)
+        label = model.label(event.agent, event.workflow, event.call_site, state.own_labels)
+        self._add_outcome(state, model, label)
+        state.progress.describe_step(label, event, model.pieces.known(event.pieces, event.workflow))
+        if model.learns_workflows:
+            state.all_labels.append(label)
+        _add_moment(state, model, finished=False, new_step=True)
 
-    def _finished(self, track: PredictionState, event: WorkflowEvent) -> None:
-        track.finished(event)
-        if (
-            track.model is not None and event.step == track.number and len(track.moments[-1]) == 1
-        ):  # else a branch beside the latest step
-            self._remember(track, finished=True, new_step=False)
+    def _finish_step(self, state: PredictionState, event: WorkflowEvent) -> None:
+        state.progress.finish_step(event)
+        # Only the latest step, once: another step is one of a parallel branch.
+        if state.model is not None and event.step == state.progress.latest_step and len(state.moments[-1]) == 1:
+            _add_moment(state, state.model, finished=True, new_step=False)
 
-    def _ended(self, track: PredictionState) -> None:
-        if track.model is None:
+    def _end_workflow(self, state: PredictionState) -> None:
+        model = state.model
+        if model is None:
             return
-        self._came(track, track.model, END)
-        if self.learning and track.settled:
-            for behind in range(1, self._config.horizon):
-                waiting = [(step + behind, moment) for step, moment in track.waiting() if step + behind < self._config.horizon]
-                if waiting:
-                    track.model.came(waiting, END)
-            track.model.ended(track.whole, track.labels)
+        self._add_outcome(state, model, END)
+        if self.learning and state.recognition.settled:
+            for later in range(1, self._config.horizon):  # after the end, every step of a forecast is the end
+                awaiting = [(step + later, moment) for step, moment in state.awaiting() if step + later < self._config.horizon]
+                if awaiting:
+                    model.add_outcome(awaiting, END)
+            model.learn_workflow(state.all_moments, state.all_labels)
 
-    def _came(self, track: PredictionState, model: WorkloadModel, label: str) -> None:
-        if not self.learning or not track.settled:
+    def _add_outcome(self, state: PredictionState, model: WorkloadModel, label: str) -> None:
+        if not self.learning or not state.recognition.settled:
             return
-        waiting = list(track.waiting())
-        if waiting:
-            model.came(waiting, label)
-        if track.agents:
-            model.predictability.seen(track.agents[-1], label)
+        awaiting = list(state.awaiting())
+        if awaiting:
+            model.add_outcome(awaiting, label)
+        if state.progress.agents:
+            model.predictability.add_transition(state.progress.agents[-1], label)
         self._unlearnt[model] = None
 
-    def _told(
+    # --- forecasts ---
+
+    def _forecasts(
         self,
         model: WorkloadModel | None,
         workflows: list[str],
-        tracks: Sequence[PredictionState | None],
+        states: Sequence[PredictionState | None],
         rows: Floats | None,
         epoch: int,
         made_at: float,
     ) -> Forecasts:
-        """Forecasts of workflows of one model, by agents' names. Without a model, they go on with any agents."""
+        """Forecasts of workflows of one model, by agents' names."""
         number = len(workflows)
         if model is None or rows is None:
-            shape, nobody = (number, self._config.horizon), np.zeros(0, dtype=np.int32)
-            steps = Named(np.ones(shape, np.float32), np.zeros(shape, np.int32), nobody, nobody.astype(np.float32), [])
+            steps = AgentForecasts.unknown(number, self._config.horizon)
         else:
-            steps = named(model, tracks, rows)
+            steps = agent_forecasts(model, [{} if state is None else state.own_labels for state in states], rows)
         return Forecasts(
             workflows,
             np.full(number, epoch, dtype=np.uint64),
             np.full(number, made_at),
             np.full(number, 0.0 if model is None else model.predictability.value, dtype=np.float32),
-            np.array([-1 if track is None else track.number for track in tracks], dtype=np.int32),
+            np.array([-1 if state is None else state.progress.latest_step for state in states], dtype=np.int32),
             np.zeros(number, dtype=np.bool_),
             np.full(number, self._config.horizon, dtype=np.int32),
             *steps,
         )
 
-    def _steps(self, model: WorkloadModel, track: PredictionState, rows: Floats) -> tuple[StepForecast, ...]:
-        """What one row of an expert says; nothing, where it abstains."""
-        return self._told(model, [""], [track], rows[None], 0, 0.0)[0].steps if rows.any() else ()
+    def _steps(self, model: WorkloadModel, state: PredictionState, rows: Floats) -> tuple[StepForecast, ...]:
+        """The steps of one expert's forecast; none if it abstains."""
+        return self._forecasts(model, [""], [state], rows[None], 0, 0.0)[0].steps if rows.any() else ()
+
+
+def _add_moment(state: PredictionState, model: WorkloadModel, finished: bool, new_step: bool) -> None:
+    state.add_moment(model.moment(state.progress.situation(finished)), new_step)

@@ -1,4 +1,4 @@
-"""Nested state of models as bytes: JSON for its shape, numpy's own format for its arrays. Nothing in it is ever executed."""
+"""Nested state of models as bytes: JSON for its structure, numpy's format for its arrays. Nothing in it is ever executed."""
 
 import io
 import json
@@ -12,9 +12,9 @@ import numpy as np
 _ARRAY = "$array"
 _TREE = "$tree"
 
-# All that zipfile, numpy's reader and json are known to raise on bytes that nobody wrote for them, but for ValueError: a zip's
-# flags may ask for what it cannot do (RuntimeError, NotImplementedError), a header for more memory than there is, a bare array
-# is no archive (AttributeError, TypeError), and lists may be nested too deeply (RecursionError, a RuntimeError).
+# All that zipfile, numpy's reader and json are known to raise on damaged bytes, besides ValueError: the flags of a zip file may
+# ask for something unsupported (RuntimeError, NotImplementedError), a header for more memory than there is, a bare array is no
+# archive (AttributeError, TypeError), and lists may be nested too deeply (RecursionError, a RuntimeError).
 _DAMAGED = (
     KeyError,
     zipfile.BadZipFile,
@@ -51,8 +51,10 @@ def to_bytes(state: dict[str, Any]) -> bytes:
 
 
 def from_bytes(data: bytes) -> dict[str, Any]:
-    """Raises:
-    ValueError: `data` is not what `to_bytes` gives.
+    """The inverse of `to_bytes`.
+
+    Raises:
+        ValueError: `data` is not what `to_bytes` gives.
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:

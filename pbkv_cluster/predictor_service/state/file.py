@@ -1,4 +1,4 @@
-"""Files that hold what a predictor has learnt: one line of JSON that says what follows, then the bytes themselves."""
+"""Files of what a predictor has learnt: one line of JSON that describes the payload, then the payload."""
 
 import json
 import os
@@ -12,23 +12,23 @@ _MAX_HEADER_BYTES = 4096
 
 
 class StateRefused(PbkvError):
-    """A saved state that cannot be used; the message says which and why."""
+    """A saved state cannot be used; the message says which one and why."""
 
 
 def access_path(path: Path) -> Path:
-    """Where the access model is kept beside a predictor's state."""
+    """The file of the access model that belongs to the state of a predictor in `path`."""
     return path.with_name(f"{path.name}.access")
 
 
 def write_state(path: Path, kind: str, version: int, payload: bytes) -> None:
-    """Writes a state. A reader finds the old file or the new one, also after a crash.
+    """Writes a state. A reader finds either the old file or the new one, even after a crash.
 
     Raises:
         OSError: the file cannot be written; what was there before is unchanged.
     """
     header = {"format": _FORMAT, "kind": kind, "version": version, "digest": blake2b(payload).hexdigest()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")  # always the same: what a process that was killed left there is overwritten
+    new = path.with_name(f".{path.name}.new")  # always the same name, so that the remains of a killed process are overwritten
     try:
         with new.open("wb") as file:
             file.write(json.dumps(header).encode() + b"\n" + payload)
@@ -40,7 +40,7 @@ def write_state(path: Path, kind: str, version: int, payload: bytes) -> None:
         raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(directory)  # makes the new name itself durable
+        os.fsync(directory)  # makes the renaming durable
     finally:
         os.close(directory)
 

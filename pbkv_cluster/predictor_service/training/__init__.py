@@ -1,0 +1,1 @@
+"""Learning that takes seconds: `jobs` are handed to a trainer, `process` is the process that runs one."""

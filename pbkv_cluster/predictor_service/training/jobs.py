@@ -1,6 +1,6 @@
-"""Learning that takes seconds, handed out as jobs: forecasts need not wait for it.
+"""Learning that takes seconds, as jobs, so that forecasts need not wait for it.
 
-Its owner chooses who runs them: `AtOnce` where equal events must give equal forecasts, `ProcessTrainer` beside a service.
+The predictor's owner chooses the trainer: `AtOnce` if equal events must give equal forecasts, `ProcessTrainer` in a service.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 
 class TrainingJob(ABC, Generic[R]):
-    """All that a training needs. It and what comes of it can be pickled, at little cost: that happens on the event loop."""
+    """All that a training needs. The job and its result must be cheap to pickle, since that is done on the event loop."""
 
     @abstractmethod
     def run(self) -> R:
@@ -35,24 +35,24 @@ class Trainer(ABC):
         """Has a job run, now or later.
 
         Args:
-            job: what to run.
-            done: told what came of it on the caller's thread, None if it failed; never, if the trainer is closed before.
+            job: to run.
+            done: called with the result on the caller's thread, or with None if the job failed; not called if the trainer is
+                closed before.
         """
 
 
 class AtOnce(Trainer):
-    """Whoever submits a job waits for it. What it fails with is raised."""
+    """Runs a job in `submit`, which raises the job's error."""
 
     def submit(self, job: TrainingJob[R], done: Callable[[R | None], None]) -> None:
         done(job.run())
 
 
 class ProcessTrainer(Trainer):
-    """Runs one job at a time, each in a process of its own with one thread and low priority. `run` must be running.
+    """Runs one job at a time, each in a process of its own with one thread and low priority, while `run` runs.
 
-    A process and no thread: a training holds the interpreter's lock too often for forecasts beside it. One for each job, since
-    trainings are rare, and what they took is given back. It ends with this process, however this one ends: see
-    `training_process.py`.
+    Not a thread, because a training would hold the interpreter's lock too often for forecasts. A new process for each job,
+    since trainings are rare and its memory is given back. It ends with this process, however this one ends: see `process`.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class ProcessTrainer(Trainer):
         self._submitted.set()
 
     async def run(self) -> NoReturn:
-        """Runs jobs until cancelled; no process is left then."""
+        """Runs jobs until cancelled; then no process is left."""
         while True:
             await self._submitted.wait()
             self._submitted.clear()
@@ -76,7 +76,7 @@ class ProcessTrainer(Trainer):
 async def _run(job: TrainingJob[R]) -> R | None:
     payload = pickle.dumps(job)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    module = f"{__package__}.training_process"
+    module = f"{__package__}.process"
     try:
         process = await asyncio.create_subprocess_exec(sys.executable, "-m", module, stdin=PIPE, stdout=PIPE, env=environment)
     except OSError as error:
@@ -89,7 +89,7 @@ async def _run(job: TrainingJob[R]) -> R | None:
             process.kill()
         assert process.stdin is not None
         process.stdin.close()
-        await process.communicate()  # what is left in the pipe, so that it is closed as well
+        await process.communicate()  # reads the rest of the pipe, so that it is closed too
     if process.returncode != 0 or not answer:
         log.error("training ended without a result: its process returned %s", process.returncode)
         return None

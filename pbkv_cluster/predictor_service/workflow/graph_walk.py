@@ -1,29 +1,31 @@
-"""Where a workflow stands in the step graph that its client declared: which agents may run next.
+"""The position of a workflow in the step graph that its client declared: which agents may run next.
 
-Every edge of the graph may carry a mark, as in a Petri net: it is set when the predecessor runs and taken away when the
-successor does. So an AND join may run once all its predecessors have run since it ran last, an OR node once any has; loops
-need no rule of their own. Agents without predecessors have a mark from the start.
+Every edge of the graph may carry a mark, as in a Petri net: it is set when the predecessor runs and removed when the successor
+does. So an AND join may run once all its predecessors have run since it last ran, an OR node once any of them has; loops need
+no rule of their own. Agents without predecessors have a mark from the start.
 """
 
 from functools import lru_cache
 
 from pbkv_cluster.core.step_graph import Join, StepGraph
 
-_ALTERNATIVE = 0.2  # weight of a branch that was not taken, where nothing waits for it: a choice more often than a fork
+_ALTERNATIVE = 0.2  # weight of a branch that was not taken and that no join waits for: more often a choice than a fork
 
 
 class _Layout:
-    """A graph as bit masks: of nodes by their number, of marks by the edge's number."""
+    """A graph as bit masks of nodes and of marks; a mark has the number of its edge."""
 
     def __init__(self, graph: StepGraph) -> None:
         self.agents = tuple(node.agent for node in graph.nodes)
         self.numbers = {agent: at for at, agent in enumerate(self.agents)}
         self.successors: list[list[int]] = [[] for _ in self.agents]
-        self.into = [0] * len(self.agents)  # marks that a node takes away
+        self.into = [0] * len(self.agents)  # marks that a node removes
         self.out = [0] * len(self.agents)  # marks that it sets
-        self.start = 0  # marks there are before the first step
+        self.start = 0  # marks before the first step
         predecessors = [[self.numbers[agent] for agent in node.predecessors] for node in graph.nodes]
-        entries = [at for at, before in enumerate(predecessors) if not before] or range(len(self.agents))  # a mere circle
+        entries = [at for at, before in enumerate(predecessors) if not before] or range(
+            len(self.agents)
+        )  # a circle has no entry
         edge = 0
         for at in entries:
             self.into[at] |= 1 << edge
@@ -41,9 +43,9 @@ class _Layout:
         self.joins = [
             (at, befores) for at, befores in enumerate(predecessors) if graph.nodes[at].join is Join.AND and len(befores) > 1
         ]
-        # An AND join that one of its predecessors leads back to could never run first: what it leads back to itself is an
-        # alternative to its other predecessors.
-        self.all_of: dict[int, tuple[int, int]] = {}  # by AND join: marks that it needs together, and those that do alone
+        # An AND join on a loop could never run if it waited for predecessors that only run after it. These count as
+        # alternatives to its other predecessors.
+        self.all_of: dict[int, tuple[int, int]] = {}  # by AND join: marks it needs together, and marks that suffice alone
         for at, befores in self.joins:
             forward = 0
             for entry in entries:
@@ -54,7 +56,7 @@ class _Layout:
         self._forks: dict[tuple[int, int], bool] = {}
 
     def _reached(self, start: int, without: int) -> int:
-        """Nodes that lie behind a node on a way that avoids another; itself only in a circle."""
+        """Nodes that can be reached from a node without passing another; the node itself only on a circle."""
         found, stack = 0, [start]
         while stack:
             for node in self.successors[stack.pop()]:
@@ -70,7 +72,7 @@ class _Layout:
         return bool(marks & self.into[node])
 
     def fork(self, ran: int, other: int) -> bool:
-        """Whether an AND join waits for both: it has a predecessor to which only the other branch leads."""
+        """Whether an AND join waits for both branches: one of its predecessors can be reached from the other branch only."""
         known = self._forks.get((ran, other))
         if known is None:
             here, there = self.reach[ran] | 1 << ran, self.reach[other] | 1 << other
@@ -88,30 +90,30 @@ def _layout(graph: StepGraph) -> _Layout:
 
 
 class GraphWalk:
-    """A workflow's place in its graph. Immutable; equal places are equal."""
+    """A position in a graph. Immutable and hashable; equal positions are equal."""
 
     __slots__ = ("_layout", "_marks", "_node")
 
     def __init__(self, layout: _Layout, marks: int, node: int) -> None:
         self._layout = layout
         self._marks = marks
-        self._node = node  # that ran last; -1: none
+        self._node = node  # that was the latest to run; -1: none
 
     @classmethod
     def of(cls, graph: StepGraph) -> "GraphWalk":
-        """A workflow of which nothing has run yet."""
+        """The position before the first step."""
         layout = _layout(graph)
         return cls(layout, layout.start, -1)
 
     def after(self, agent: str) -> "GraphWalk":
-        """The place once an agent has begun to run, whether it was its turn or not; unknown ones change nothing."""
+        """The position after an agent has started, whether the graph allows that or not; unknown agents change nothing."""
         node = self._layout.numbers.get(agent)
         if node is None:
             return self
         return GraphWalk(self._layout, self._marks & ~self._layout.into[node] | self._layout.out[node], node)
 
     def enabled(self) -> dict[str, float]:
-        """The agents whose turn it may be, with weights for while nothing is learnt: 1, less for an untaken alternative."""
+        """The agents that may run next, with prior weights: 1, less for an alternative that was not taken."""
         layout = self._layout
         fresh = range(len(layout.agents)) if self._node < 0 else layout.successors[self._node]
         found: dict[str, float] = {}

@@ -1,27 +1,32 @@
-"""Which pieces of prompts several workflows of a workload share: a template's, not a task's."""
+"""Which pieces of prompts several workflows of a workload share, because they belong to a template and not to a task."""
 
 from collections.abc import Sequence
 from typing import Any
 
 SHARED_BY = 3  # workflows, from which on a piece is known
-
-_MOST = 1 << 15  # pieces of each kind, about; beyond, such leave as were not seen for long
+MAX_PIECES = 1 << 15  # of each kind, about; beyond, those not seen for long leave
 
 
 class PieceCounts:
     """Counts workflows by piece."""
 
     def __init__(self) -> None:
-        # Known ones in two generations: what is seen moves to the later one, and the former leaves once that is full.
+        # Known pieces are in two generations: a piece that is seen moves to the recent one; once that is full, it becomes the
+        # old one, and what was still in the old one leaves.
         self._recent: dict[int, None] = {}
-        self._former: dict[int, None] = {}
-        self._rare: dict[int, tuple[int, str]] = {}  # workflows, and the latest of them; that which came longest ago first
+        self._old: dict[int, None] = {}
+        self._rare: dict[int, tuple[int, str]] = {}  # number of workflows and the latest of them; oldest first
+
+    @property
+    def rare(self) -> int:
+        """Pieces that are counted but not known yet."""
+        return len(self._rare)
 
     def known(self, pieces: Sequence[int], workflow: str) -> tuple[int, ...]:
-        """The pieces of a workflow's prompt that enough workflows have had, this one included."""
+        """Counts the pieces of a workflow's prompt. Returns those that enough workflows have had, this one included."""
         for piece in [piece for piece in dict.fromkeys(pieces) if piece not in self._recent]:
-            if piece in self._former:
-                del self._former[piece]
+            if piece in self._old:
+                del self._old[piece]
                 self._recent[piece] = None
                 continue
             count, latest = self._rare.get(piece, (0, ""))
@@ -32,16 +37,16 @@ class PieceCounts:
                 self._rare[piece] = count + 1, workflow
             else:
                 self._recent[piece] = None
-        while len(self._rare) > _MOST:
+        while len(self._rare) > MAX_PIECES:
             del self._rare[next(iter(self._rare))]
         found = tuple([piece for piece in pieces if piece in self._recent])
-        if len(self._recent) > _MOST // 2:
-            self._former, self._recent = self._recent, {}
+        if len(self._recent) > MAX_PIECES // 2:
+            self._old, self._recent = self._recent, {}
         return found
 
     def dump(self) -> dict[str, Any]:
         """The known pieces."""
-        return {"known": [*self._former, *self._recent]}
+        return {"known": [*self._old, *self._recent]}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Raises:
@@ -50,4 +55,4 @@ class PieceCounts:
         known = state.get("known")
         if not isinstance(known, list) or not all(type(piece) is int for piece in known):
             raise ValueError("known pieces must be a list of numbers")
-        self._former, self._recent, self._rare = dict.fromkeys(known[-_MOST:]), {}, {}
+        self._old, self._recent, self._rare = dict.fromkeys(known[-MAX_PIECES:]), {}, {}

@@ -1,47 +1,47 @@
-"""How much the present agent tells of the next one: R = 1 - H(A'|A) / H(A'), in [0, 1] (CacheSage, arXiv 2605.27744)."""
+"""How much a step's agent tells of the next one: R = 1 - H(A'|A) / H(A'), in [0, 1] (CacheSage, arXiv 2605.27744)."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-_MEASURED_EVERY = 32  # transitions
-_MOST = 1024  # of a state; beyond, its counts are halved
-_MOST_STATES = 2048
-_PRIOR = 0.1  # of each label as a successor: keeps R low while little is known
+_MEASURE_EVERY = 32  # transitions
+_MAX_COUNT = 1024  # transitions from one label; beyond, its counts are halved
+_MAX_LABELS = 2048
+_PRIOR = 0.1  # added to the count of each successor: keeps R low while little is known
 
 
 class Predictability:
-    """Of one workload, from counts of what followed what; the end of a workflow is a successor too."""
+    """R of one workload, from counts of which label follows which; the end of a workflow counts as a successor."""
 
     def __init__(self) -> None:
         self._counts: dict[str, dict[str, float]] = {}
-        self._new = 0
+        self._unmeasured = 0  # transitions since `value` was computed
         self.value = 0.0
 
-    def seen(self, label: str, successor: str) -> None:
+    def add_transition(self, label: str, successor: str) -> None:
         """Counts one transition."""
         row = self._counts.setdefault(label, {})
         row[successor] = row.get(successor, 0.0) + 1.0
-        if sum(row.values()) > _MOST:
+        if sum(row.values()) > _MAX_COUNT:
             self._counts[label] = {name: count / 2 for name, count in row.items() if count > 1.0}
-        if len(self._counts) > _MOST_STATES:
+        if len(self._counts) > _MAX_LABELS:
             del self._counts[next(iter(self._counts))]
-        self._new += 1
-        if self._new >= min(_MEASURED_EVERY, len(self._counts) * 4):
-            self._new = 0
+        self._unmeasured += 1
+        if self._unmeasured >= min(_MEASURE_EVERY, len(self._counts) * 4):
+            self._unmeasured = 0
             self.value = self._measure()
 
     def _measure(self) -> float:
-        every: dict[str, float] = {}
+        totals: dict[str, float] = {}
         conditional = total = 0.0
         labels = len(set(self._counts).union(*self._counts.values()))
         for row in self._counts.values():
-            left = sum(row.values())
-            conditional += left * _entropy(row, labels)
-            total += left
-            for name, count in row.items():
-                every[name] = every.get(name, 0.0) + count
-        marginal = _entropy(every, labels)
+            count = sum(row.values())
+            conditional += count * _entropy(row, labels)
+            total += count
+            for name, times in row.items():
+                totals[name] = totals.get(name, 0.0) + times
+        marginal = _entropy(totals, labels)
         return max(0.0, 1.0 - conditional / total / marginal) if marginal > 0.0 else 0.0
 
     def dump(self) -> dict[str, Any]:
@@ -59,12 +59,12 @@ class Predictability:
 
 
 def _entropy(counts: Mapping[str, float], labels: int) -> float:
-    """Of a distribution over `labels` labels, in nats; those without a count have the prior's alone."""
+    """Entropy of a distribution over `labels` labels, in nats. Labels without a count have the prior alone."""
     total = sum(counts.values()) + _PRIOR * labels
-    seen = sum(-share * math.log(share) for share in ((count + _PRIOR) / total for count in counts.values()))
-    rest = _PRIOR / total
-    return seen - (labels - len(counts)) * rest * math.log(rest)
+    counted = sum(-share * math.log(share) for share in ((count + _PRIOR) / total for count in counts.values()))
+    share = _PRIOR / total  # of each label without a count
+    return counted - (labels - len(counts)) * share * math.log(share)
 
 
 def _is_row(row: Any) -> bool:
-    return isinstance(row, dict) and all(isinstance(count, float) and 0 < count <= _MOST + 1 for count in row.values())
+    return isinstance(row, dict) and all(isinstance(count, float) and 0 < count <= _MAX_COUNT + 1 for count in row.values())

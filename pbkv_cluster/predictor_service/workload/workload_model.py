@@ -1,4 +1,4 @@
-"""All that is learnt of one workload: its labels, its experts, and how they are joined."""
+"""All that is learnt of one workload: its labels, its experts, and the mixture that joins them."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
@@ -6,37 +6,34 @@ from typing import Any
 import numpy as np
 
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.predictor_service.experts import EXPERTS, Expert, Floats, Lesson
-from pbkv_cluster.predictor_service.experts.mixture import Mixture
+from pbkv_cluster.predictor_service.experts import EXPERTS, Expert, Floats, TrainingExample
+from pbkv_cluster.predictor_service.experts.labels import Labels
+from pbkv_cluster.predictor_service.experts.mixture import Mixture, Phase
 from pbkv_cluster.predictor_service.training.jobs import Trainer
 from pbkv_cluster.predictor_service.workflow.situation import Situation
-from pbkv_cluster.predictor_service.workload.labels import Labels
+from pbkv_cluster.predictor_service.workload.moment import Moment
 from pbkv_cluster.predictor_service.workload.piece_counts import PieceCounts
 from pbkv_cluster.predictor_service.workload.predictability import Predictability
 
-_MOST_LESSONS = 256  # that wait to be learnt
-_ASKED = 1024  # that are forecast at a time: experts take some ten times the memory of what comes of it
-_LESSONS = 16  # that are learnt at a time: a millisecond or two
-
-
-class Moment:
-    """A situation that was or may be forecast: what each expert reads of it."""
-
-    __slots__ = ("came", "features", "phase")
-
-    def __init__(self, features: tuple[Any, ...], phase: int) -> None:
-        self.features = features
-        self.phase = phase  # 0 before the output of the latest step was known, 1 after
-        self.came: list[str] = []  # labels of the steps behind it
+_MAX_WAITING = 256  # moments that wait to be learnt from
+_FORECAST_BATCH = 1024  # moments: what experts compute with takes some ten times the memory of their forecasts
+_LEARNING_BATCH = 16  # moments: a millisecond or two
 
 
 class WorkloadModel:
-    """One workload's. Lessons wait until `learn`, so that a forecast need not wait for them."""
+    """Forecasts and learns for one workload. Learning waits for `learn`, so that forecasts need not wait for it."""
 
     def __init__(self, config: PredictorConfig, experts: Sequence[str]) -> None:
+        """Args:
+            config: of the experts.
+            experts: their names.
+
+        Raises:
+            InvalidArgument: there is no expert of such a name.
+        """
         self._config = config
         self._names = tuple(experts)
-        self._lessons: list[Moment] = []
+        self._waiting: list[Moment] = []  # all outcomes known, not learnt from yet
         self._start(Labels(config.max_agents))
 
     def _start(self, labels: Labels) -> None:
@@ -45,98 +42,108 @@ class WorkloadModel:
         self.mixture = Mixture(len(self.experts), self._config.horizon)
         self.pieces = PieceCounts()
         self.predictability = Predictability()
-        self.wants_whole = any(expert.wants_whole for expert in self.experts)
+        self.learns_workflows = any(expert.learns_workflows for expert in self.experts)
 
     def moment(self, situation: Situation) -> Moment:
-        """What a situation looks like to the experts."""
-        return Moment(tuple([expert.features(situation) for expert in self.experts]), int(situation.finished))
+        """A situation as the experts read it."""
+        features = tuple([expert.features(situation) for expert in self.experts])
+        return Moment(features, Phase.AFTER_OUTPUT if situation.finished else Phase.BEFORE_OUTPUT)
 
-    def label(self, agent: str, workflow: str, site: str, own: dict[str, str]) -> str:
+    def label(self, agent: str, workflow: str, call_site: str, own: dict[str, str]) -> str:
         """See `Labels.label`."""
-        label = self.labels.label(agent, workflow, site, own)
-        self._fit()
+        label = self.labels.label(agent, workflow, call_site, own)
+        self._limit_labels()
         return label
 
     def declare(self, agents: Collection[str], own: dict[str, str]) -> None:
         """See `Labels.declare`."""
         self.labels.declare(agents, own)
-        self._fit()
+        self._limit_labels()
 
-    def _fit(self) -> None:
+    def _limit_labels(self) -> None:
         if len(self.labels) > self._config.max_agents + 1:
             self.learn()  # before columns change
             kept = self.labels.overflow()
             assert kept is not None
             for expert in self.experts:
-                expert.keep(kept)
+                expert.renumber(kept)
 
     def forecast(self, moments: Sequence[Moment]) -> Floats:
-        """Calibrated probabilities [moments, K, columns]; those of a step add up to 1, or are all 0: nobody knows."""
-        phases = np.array([moment.phase for moment in moments])
-        parts = range(0, len(moments), _ASKED)
-        joint = [self.mixture.join(self.ask(moments[at : at + _ASKED]), phases[at : at + _ASKED]) for at in parts]
+        """Calibrated probabilities [moments, K, columns]; those of a step add up to 1, or are all 0 if no expert knows."""
+        phases = np.fromiter((moment.phase for moment in moments), np.intp, len(moments))
+        starts = range(0, len(moments), _FORECAST_BATCH)
+        joint = [
+            self.mixture.join(self.expert_forecasts(moments[at : at + _FORECAST_BATCH]), phases[at : at + _FORECAST_BATCH])
+            for at in starts
+        ]
         return joint[0] if len(joint) == 1 else np.concatenate(joint)
 
-    def ask(self, moments: Sequence[Moment]) -> Floats:
-        """What each expert says of moments: probabilities [moments, experts, K, columns]."""
-        said = np.empty((len(moments), len(self.experts), self._config.horizon, len(self.labels)), dtype=np.float32)
+    def expert_forecasts(self, moments: Sequence[Moment]) -> Floats:
+        """What each expert forecasts by itself: probabilities [moments, experts, K, columns]."""
+        found = np.empty((len(moments), len(self.experts), self._config.horizon, len(self.labels)), dtype=np.float32)
         for number, expert in enumerate(self.experts):
-            said[:, number] = expert.forecast([moment.features[number] for moment in moments])
-        return said
+            found[:, number] = expert.forecast([moment.features[number] for moment in moments])
+        return found
 
-    def came(self, moments: Iterable[tuple[int, Moment]], label: str) -> None:
-        """Tells what came of moments, each at one of its K steps, from 0: the lowest that it does not know yet."""
+    def add_outcome(self, moments: Iterable[tuple[int, Moment]], label: str) -> None:
+        """Adds an outcome to the moments that had forecast it.
+
+        Args:
+            moments: each with its forecast step, from 0, that the outcome belongs to.
+            label: of the step that started, or END.
+        """
         for step, moment in moments:
-            if step != len(moment.came):  # it was not told of all: there was no learning for a time
+            if step != len(moment.outcomes):  # some are missing: learning was off for a time
                 continue
-            moment.came.append(label)
-            if len(moment.came) == self._config.horizon:
-                self._lessons.append(moment)
-        if len(self._lessons) > _MOST_LESSONS:
-            self.learn_some()  # and no more at once: forecasts wait
+            moment.outcomes.append(label)
+            if len(moment.outcomes) == self._config.horizon:
+                self._waiting.append(moment)
+        if len(self._waiting) > _MAX_WAITING:
+            self.learn_some()  # one batch only: forecasts wait for it
 
     def learn(self) -> None:
-        """Takes in all that waits."""
+        """Learns from all moments that wait."""
         while self.learn_some():
             pass
 
     def learn_some(self) -> bool:
-        """Takes in a few of the lessons that wait: moments of which all that they forecast has come.
+        """Learns from a few of the moments that wait. Returns whether more are left.
 
-        First experts are weighed by what they say of them, then they learn what came. Returns whether more waits.
+        The experts are asked for forecasts first, by which the mixture weighs them, and then learn the outcomes.
         """
-        lessons, self._lessons = self._lessons[:_LESSONS], self._lessons[_LESSONS:]
-        if lessons:
-            targets = [tuple(map(self.labels.column, moment.came)) for moment in lessons]
-            self.mixture.seen(self.ask(lessons), np.array([moment.phase for moment in lessons]), np.array(targets))
+        moments, self._waiting = self._waiting[:_LEARNING_BATCH], self._waiting[_LEARNING_BATCH:]
+        if moments:
+            targets = [tuple(map(self.labels.column, moment.outcomes)) for moment in moments]
+            phases = np.fromiter((moment.phase for moment in moments), np.intp, len(moments))
+            self.mixture.update(self.expert_forecasts(moments), phases, np.array(targets))
             for number, expert in enumerate(self.experts):
-                each = zip(lessons, targets, strict=True)
-                expert.learn([Lesson(moment.features[number], target) for moment, target in each])
-        return bool(self._lessons)
+                each = zip(moments, targets, strict=True)
+                expert.learn([TrainingExample(moment.features[number], target) for moment, target in each])
+        return bool(self._waiting)
 
     def train(self, trainer: Trainer, now: bool = False) -> None:
-        """Has experts trained for whom it is time, or all of them `now`."""
+        """Submits the training jobs of the experts that are due; with `now`, of all that have anything to learn."""
         for expert in self.experts:
             job = expert.training_due(now)
             if job is not None:
-                trainer.submit(job, expert.trained)
+                trainer.submit(job, expert.training_done)
 
-    def ended(self, moments: Sequence[tuple[int, Moment]], labels: Sequence[str]) -> None:
-        """A workflow has ended.
+    def learn_workflow(self, moments: Sequence[tuple[int, Moment]], labels: Sequence[str]) -> None:
+        """Has the experts that want them learn from all moments of a workflow that has ended.
 
         Args:
-            moments: all of them, in order, each with how many steps had begun.
-            labels: of its steps.
+            moments: in order, each with the number of steps started by then.
+            labels: of the workflow's steps.
         """
         columns = [self.labels.column(label) for label in labels] + [0] * self._config.horizon
-        targets = [tuple(columns[begun : begun + self._config.horizon]) for begun, _ in moments]
+        targets = [tuple(columns[started : started + self._config.horizon]) for started, _ in moments]
         for number, expert in enumerate(self.experts):
-            if expert.wants_whole:
+            if expert.learns_workflows:
                 each = zip(moments, targets, strict=True)
-                expert.ended([Lesson(moment.features[number], target) for (_, moment), target in each])
+                expert.learn_workflow([TrainingExample(moment.features[number], target) for (_, moment), target in each])
 
     def dump(self) -> dict[str, Any]:
-        """What has been learnt, with all that waits."""
+        """What has been learnt; learns from all moments that wait first."""
         self.learn()
         return {
             "labels": self.labels.dump(),
@@ -148,7 +155,7 @@ class WorkloadModel:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Raises:
-        ValueError: the state does not fit; the model is of no use any more.
+        ValueError: the state does not fit; the model must not be used any more.
         """
         self._start(Labels.restore(_part(state, "labels"), self._config.max_agents))
         experts = _part(state, "experts")

@@ -6,7 +6,7 @@ sense.
 
 from pbkv_cluster.rpc.convert.events import event_from_wire, event_to_wire
 from pbkv_cluster.rpc.convert.forecasts import forecasts_from_wire, forecasts_to_wire
-from pbkv_cluster.rpc.convert.sampling import sampling_from_wire, sampling_to_wire
+from pbkv_cluster.rpc.convert.sampling import sampling_from_wire, sampling_options_from_wire, sampling_to_wire
 from pbkv_cluster.rpc.convert.step_graphs import step_graph_from_wire, step_graph_to_wire
 from pbkv_cluster.rpc.convert.tiers import tier_from_wire, tier_to_wire, tiers_from_wire, tiers_to_wire
 from pbkv_cluster.rpc.convert.tokens import packed_from_wire
@@ -19,6 +19,7 @@ __all__ = [
     "forecasts_to_wire",
     "packed_from_wire",
     "sampling_from_wire",
+    "sampling_options_from_wire",
     "sampling_to_wire",
     "step_graph_from_wire",
     "step_graph_to_wire",

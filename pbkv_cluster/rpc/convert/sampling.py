@@ -1,8 +1,6 @@
 """Sampling parameters."""
 
-import secrets
-
-from pbkv_cluster.core.sampling import SamplingParams
+from pbkv_cluster.core.sampling import SamplingOptions, SamplingParams
 from pbkv_cluster.rpc.convert.tokens import packed_from_wire
 from pbkv_cluster.rpc.v1 import types_pb2
 
@@ -19,20 +17,26 @@ def sampling_to_wire(params: SamplingParams) -> types_pb2.Sampling:
     )
 
 
+def sampling_options_from_wire(message: types_pb2.Sampling) -> SamplingOptions:
+    """Raises:
+    InvalidArgument: the forced output does not hold whole token ids.
+    """
+    forced = packed_from_wire(message.forced_output, "sampling.forced_output") if message.HasField("forced_output") else None
+    return SamplingOptions(
+        max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
+        temperature=message.temperature if message.HasField("temperature") else None,
+        top_p=message.top_p if message.HasField("top_p") else None,
+        seed=message.seed if message.HasField("seed") else None,
+        stop=tuple(message.stop),
+        ignore_eos=message.ignore_eos,
+        forced_output=forced,
+    )
+
+
 def sampling_from_wire(message: types_pb2.Sampling) -> SamplingParams:
     """Complete parameters. A field that the message leaves out gets its default; the seed, a random value.
 
     Raises:
         InvalidArgument: a value is out of its range.
     """
-    defaults = SamplingParams()
-    forced = packed_from_wire(message.forced_output, "sampling.forced_output") if message.HasField("forced_output") else None
-    return SamplingParams(
-        max_tokens=message.max_tokens if message.HasField("max_tokens") else defaults.max_tokens,
-        temperature=message.temperature if message.HasField("temperature") else defaults.temperature,
-        top_p=message.top_p if message.HasField("top_p") else defaults.top_p,
-        seed=message.seed if message.HasField("seed") else secrets.randbits(64),
-        stop=tuple(message.stop),
-        ignore_eos=message.ignore_eos,
-        forced_output=forced,
-    )
+    return sampling_options_from_wire(message).complete()

@@ -70,45 +70,45 @@ class PredictorServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def ReportEvents(self, request, context):
-        """Takes events in order per workflow. Duplicates and gaps are tolerated.
+        """Takes events; those of one workflow must be in order. Duplicates and gaps are tolerated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamEvents(self, request_iterator, context):
-        """The same for a sender that goes on; requests are taken in order. One without events asks how far the predictor is, and is
-        answered once all before it are taken. The others are not answered: to answer costs as much as to take. A malformed event
-        ends the stream with INVALID_ARGUMENT, which names the field, and none of its request is taken. Before the stream ends with
-        any error that a request led to, a response tells what was taken before that request.
+        """Takes events over a lasting stream, in order. A request without events asks for an acknowledgement: it is answered once all
+        requests before it are taken. Other requests are not answered, since an answer costs as much as taking the events.
+        A malformed event ends the stream with INVALID_ARGUMENT, which names the field, and no event of its request is taken.
+        Before a request ends the stream with an error, a response tells what was taken before that request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchForecasts(self, request, context):
-        """Streams forecasts as they change; first a snapshot of every open workflow's.
+        """Streams forecasts: first a snapshot of all open workflows, then each forecast that changes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Predict(self, request, context):
-        """The present forecast of the named workflows.
+        """Returns the current forecasts of the named workflows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReportAccess(self, request, context):
-        """Takes the access logs of workflows that have ended, to learn from in the background. All of them or, with a wrong one, none.
+        """Takes access logs of ended workflows and learns from them in the background. If one log is invalid, none is taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
-        """What is expected of one open workflow, and by which experts. NOT_FOUND: it is not open.
+        """Explains the forecast of one open workflow, expert by expert. NOT_FOUND: the workflow is not open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

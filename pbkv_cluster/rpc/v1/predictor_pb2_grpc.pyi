@@ -32,41 +32,41 @@ class PredictorServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PredictorServiceAsyncStub: ...
     ReportEvents: _grpc.UnaryUnaryMultiCallable[_predictor_pb2.ReportEventsRequest, _predictor_pb2.ReportEventsResponse]
-    """Takes events in order per workflow. Duplicates and gaps are tolerated."""
+    """Takes events; those of one workflow must be in order. Duplicates and gaps are tolerated."""
     StreamEvents: _grpc.StreamStreamMultiCallable[_predictor_pb2.ReportEventsRequest, _predictor_pb2.ReportEventsResponse]
-    """The same for a sender that goes on; requests are taken in order. One without events asks how far the predictor is, and is
-    answered once all before it are taken. The others are not answered: to answer costs as much as to take. A malformed event
-    ends the stream with INVALID_ARGUMENT, which names the field, and none of its request is taken. Before the stream ends with
-    any error that a request led to, a response tells what was taken before that request.
+    """Takes events over a lasting stream, in order. A request without events asks for an acknowledgement: it is answered once all
+    requests before it are taken. Other requests are not answered, since an answer costs as much as taking the events.
+    A malformed event ends the stream with INVALID_ARGUMENT, which names the field, and no event of its request is taken.
+    Before a request ends the stream with an error, a response tells what was taken before that request.
     """
     WatchForecasts: _grpc.UnaryStreamMultiCallable[_predictor_pb2.WatchForecastsRequest, _predictor_pb2.ForecastBatch]
-    """Streams forecasts as they change; first a snapshot of every open workflow's."""
+    """Streams forecasts: first a snapshot of all open workflows, then each forecast that changes."""
     Predict: _grpc.UnaryUnaryMultiCallable[_predictor_pb2.PredictRequest, _predictor_pb2.ForecastBatch]
-    """The present forecast of the named workflows."""
+    """Returns the current forecasts of the named workflows."""
     ReportAccess: _grpc.UnaryUnaryMultiCallable[_predictor_pb2.ReportAccessRequest, _predictor_pb2.ReportAccessResponse]
-    """Takes the access logs of workflows that have ended, to learn from in the background. All of them or, with a wrong one, none."""
+    """Takes access logs of ended workflows and learns from them in the background. If one log is invalid, none is taken."""
     Explain: _grpc.UnaryUnaryMultiCallable[_predictor_pb2.ExplainRequest, _predictor_pb2.ExplainResponse]
-    """What is expected of one open workflow, and by which experts. NOT_FOUND: it is not open."""
+    """Explains the forecast of one open workflow, expert by expert. NOT_FOUND: the workflow is not open."""
 
 @_typing.type_check_only
 class PredictorServiceAsyncStub(PredictorServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ReportEvents: _aio.UnaryUnaryMultiCallable[_predictor_pb2.ReportEventsRequest, _predictor_pb2.ReportEventsResponse]  # type: ignore[assignment]
-    """Takes events in order per workflow. Duplicates and gaps are tolerated."""
+    """Takes events; those of one workflow must be in order. Duplicates and gaps are tolerated."""
     StreamEvents: _aio.StreamStreamMultiCallable[_predictor_pb2.ReportEventsRequest, _predictor_pb2.ReportEventsResponse]  # type: ignore[assignment]
-    """The same for a sender that goes on; requests are taken in order. One without events asks how far the predictor is, and is
-    answered once all before it are taken. The others are not answered: to answer costs as much as to take. A malformed event
-    ends the stream with INVALID_ARGUMENT, which names the field, and none of its request is taken. Before the stream ends with
-    any error that a request led to, a response tells what was taken before that request.
+    """Takes events over a lasting stream, in order. A request without events asks for an acknowledgement: it is answered once all
+    requests before it are taken. Other requests are not answered, since an answer costs as much as taking the events.
+    A malformed event ends the stream with INVALID_ARGUMENT, which names the field, and no event of its request is taken.
+    Before a request ends the stream with an error, a response tells what was taken before that request.
     """
     WatchForecasts: _aio.UnaryStreamMultiCallable[_predictor_pb2.WatchForecastsRequest, _predictor_pb2.ForecastBatch]  # type: ignore[assignment]
-    """Streams forecasts as they change; first a snapshot of every open workflow's."""
+    """Streams forecasts: first a snapshot of all open workflows, then each forecast that changes."""
     Predict: _aio.UnaryUnaryMultiCallable[_predictor_pb2.PredictRequest, _predictor_pb2.ForecastBatch]  # type: ignore[assignment]
-    """The present forecast of the named workflows."""
+    """Returns the current forecasts of the named workflows."""
     ReportAccess: _aio.UnaryUnaryMultiCallable[_predictor_pb2.ReportAccessRequest, _predictor_pb2.ReportAccessResponse]  # type: ignore[assignment]
-    """Takes the access logs of workflows that have ended, to learn from in the background. All of them or, with a wrong one, none."""
+    """Takes access logs of ended workflows and learns from them in the background. If one log is invalid, none is taken."""
     Explain: _aio.UnaryUnaryMultiCallable[_predictor_pb2.ExplainRequest, _predictor_pb2.ExplainResponse]  # type: ignore[assignment]
-    """What is expected of one open workflow, and by which experts. NOT_FOUND: it is not open."""
+    """Explains the forecast of one open workflow, expert by expert. NOT_FOUND: the workflow is not open."""
 
 class PredictorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -75,7 +75,7 @@ class PredictorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _predictor_pb2.ReportEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_predictor_pb2.ReportEventsResponse, _abc.Awaitable[_predictor_pb2.ReportEventsResponse]]:
-        """Takes events in order per workflow. Duplicates and gaps are tolerated."""
+        """Takes events; those of one workflow must be in order. Duplicates and gaps are tolerated."""
 
     @_abc_1.abstractmethod
     def StreamEvents(
@@ -83,10 +83,10 @@ class PredictorServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_predictor_pb2.ReportEventsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_predictor_pb2.ReportEventsResponse], _abc.AsyncIterator[_predictor_pb2.ReportEventsResponse]]:
-        """The same for a sender that goes on; requests are taken in order. One without events asks how far the predictor is, and is
-        answered once all before it are taken. The others are not answered: to answer costs as much as to take. A malformed event
-        ends the stream with INVALID_ARGUMENT, which names the field, and none of its request is taken. Before the stream ends with
-        any error that a request led to, a response tells what was taken before that request.
+        """Takes events over a lasting stream, in order. A request without events asks for an acknowledgement: it is answered once all
+        requests before it are taken. Other requests are not answered, since an answer costs as much as taking the events.
+        A malformed event ends the stream with INVALID_ARGUMENT, which names the field, and no event of its request is taken.
+        Before a request ends the stream with an error, a response tells what was taken before that request.
         """
 
     @_abc_1.abstractmethod
@@ -95,7 +95,7 @@ class PredictorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _predictor_pb2.WatchForecastsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_predictor_pb2.ForecastBatch], _abc.AsyncIterator[_predictor_pb2.ForecastBatch]]:
-        """Streams forecasts as they change; first a snapshot of every open workflow's."""
+        """Streams forecasts: first a snapshot of all open workflows, then each forecast that changes."""
 
     @_abc_1.abstractmethod
     def Predict(
@@ -103,7 +103,7 @@ class PredictorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _predictor_pb2.PredictRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_predictor_pb2.ForecastBatch, _abc.Awaitable[_predictor_pb2.ForecastBatch]]:
-        """The present forecast of the named workflows."""
+        """Returns the current forecasts of the named workflows."""
 
     @_abc_1.abstractmethod
     def ReportAccess(
@@ -111,7 +111,7 @@ class PredictorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _predictor_pb2.ReportAccessRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_predictor_pb2.ReportAccessResponse, _abc.Awaitable[_predictor_pb2.ReportAccessResponse]]:
-        """Takes the access logs of workflows that have ended, to learn from in the background. All of them or, with a wrong one, none."""
+        """Takes access logs of ended workflows and learns from them in the background. If one log is invalid, none is taken."""
 
     @_abc_1.abstractmethod
     def Explain(
@@ -119,6 +119,6 @@ class PredictorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _predictor_pb2.ExplainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_predictor_pb2.ExplainResponse, _abc.Awaitable[_predictor_pb2.ExplainResponse]]:
-        """What is expected of one open workflow, and by which experts. NOT_FOUND: it is not open."""
+        """Explains the forecast of one open workflow, expert by expert. NOT_FOUND: the workflow is not open."""
 
 def add_PredictorServiceServicer_to_server(servicer: PredictorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

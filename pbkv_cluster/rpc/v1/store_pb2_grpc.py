@@ -60,20 +60,21 @@ class StoreServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Stat(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns what the tiers hold and what the cache has decided.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Prefetch(self, request, context):
-        """Asks that the longest cached prefix of a prompt be brought to the GPU. Uses free and retired space only.
+        """Loads the longest cached prefix of a prompt to the GPU, into free space and that of retired blocks only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LeaseArena(self, request, context):
-        """Takes or renews a region of the node's host arena. Served by host stores only.
+        """Gives a worker a region of the node's arena, or renews its region. Served by host stores only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -55,14 +55,14 @@ class WorkerServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def RunStep(self, request, context):
-        """Runs one step. Cancelling the call frees what it holds at once.
+        """Runs one step. Cancelling the call frees its blocks at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetireWorkflow(self, request, context):
-        """Retires what only this workflow held.
+        """Ends the workflow: blocks that no other active workflow has used are retired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

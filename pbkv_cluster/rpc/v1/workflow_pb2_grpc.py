@@ -65,37 +65,36 @@ class WorkflowServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def StartWorkflow(self, request, context):
-        """Opens a workflow. Starting one that is open already returns it unchanged; naming another tenant
-        or another step graph than it has is an error.
+        """Opens a workflow. If it is open already, it is returned unchanged; a different tenant or step graph is then an error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SubmitStep(self, request, context):
-        """Runs one model call. The stream carries one Accepted, tokens as they come, and last one Finished.
-        Cancelling the call frees everything the step holds.
+        """Runs one model call. The stream carries one Accepted, then tokens as they are produced, and finally one Finished.
+        Cancelling the call frees everything that the step holds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReportToolCall(self, request, context):
-        """Tells that the workflow waits for a tool, or no longer does. Repeats are harmless.
+        """Reports that a tool call of the workflow starts or finishes. Repeated reports are harmless.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EndWorkflow(self, request, context):
-        """Ends the workflow: what only it held is the first to be evicted. Running steps are cancelled.
+        """Ends the workflow and cancels its running steps. Blocks that no other active workflow has used are retired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetClusterStatus(self, request, context):
-        """What runs where, and how well the cache does, since the gateway started.
+        """Returns the cluster's workers, and the cache's hits since the gateway started.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,4 +1,4 @@
-"""Fits the cost model to a real model on a real device: batches of many shapes are timed, and least squares does the rest."""
+"""Fits the cost model to a real model on a real device, by least squares over timed batches of many shapes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from pbkv_cluster.cache.tiers.mover import Mover
-from pbkv_cluster.cache.tree.node import Level
+from pbkv_cluster.cache.tiers.transfer import Transfer, TransferEngine
+from pbkv_cluster.cache.tree.node import Slots, new_slots
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, pack
+from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.runner import Runner
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk, StepRequest
@@ -20,11 +21,11 @@ from pbkv_cluster.simulator.workload.token_source import NAMESPACE
 
 _DECODES = 8  # tokens that each sequence generates
 _COPIES = 20
-_ABSENT_BANDWIDTH = 1e15  # of a device that has no host tier to measure
+_NO_HOST_BANDWIDTH = 1e15  # for a device without a host tier
 
 
 class TimedRunner:
-    """A runner that notes what each batch held and how long it took."""
+    """A runner that records the content and duration of each batch."""
 
     def __init__(self, runner: Runner, clock: Clock) -> None:
         self._runner = runner
@@ -37,11 +38,11 @@ class TimedRunner:
         self.batches: list[tuple[list[float], float]] = []
 
     @property
-    def mover(self) -> Mover:
-        return self._runner.mover
+    def transfer_engine(self) -> TransferEngine:
+        return self._runner.transfer_engine
 
     def run(self, chunks: Sequence[Chunk]) -> list[int]:
-        """See `Runner.run`. The tokens are needed on the host, so the device has finished when it returns."""
+        """See `Runner.run`. It returns tokens on the host, so the device has finished by then."""
         start = self._clock.now()
         tokens = self._runner.run(chunks)
         self.batches.append((_terms(chunks), self._clock.now() - start))
@@ -51,15 +52,15 @@ class TimedRunner:
 def calibrate(runner: Runner, block_bytes: int, clock: Clock, lengths: Sequence[int], batches: Sequence[int]) -> CostModel:
     """Times a runner and fits a cost model to it.
 
-    Each combination of prompt length and number of sequences is prefilled in chunks and decoded for a few tokens; the first is
-    run twice, and its first time does not count. A constant that would come out negative is 0.
+    Each combination of prompt length and batch size is prefilled in chunks and decoded for a few tokens. The first one is run
+    once more before, to warm up. Constants that would be negative are 0.
 
     Args:
-        runner: a real one, its pool allocated.
-        block_bytes: of KV, for 16 tokens.
-        clock: a real one.
+        runner: a real runner with an allocated pool.
+        block_bytes: bytes of KV of a block.
+        clock: a real clock.
         lengths: of prompts, in tokens; those that do not fit are left out.
-        batches: sequences that run at a time.
+        batches: batch sizes, in sequences.
     """
     timed = TimedRunner(runner, clock)
     config = EngineConfig(allow_forced_output=True, max_running=max(batches))
@@ -97,7 +98,7 @@ def _play(engine: Engine, vocabulary: int, number: int, length: int, sequences: 
 
 
 def _terms(chunks: Sequence[Chunk]) -> list[float]:
-    """What the constants of the cost model are multiplied by for one batch."""
+    """The factors of the cost model's constants for one batch."""
     decodes = [chunk for chunk in chunks if chunk.count == 1 and chunk.final]
     prefills = [chunk for chunk in chunks if not (chunk.count == 1 and chunk.final)]
     return [
@@ -110,7 +111,7 @@ def _terms(chunks: Sequence[Chunk]) -> list[float]:
 
 
 def _fit(terms: npt.NDArray[np.float64], seconds: npt.NDArray[np.float64]) -> list[float]:
-    """Least squares of the relative error, since a decode counts as much as a prefill; negative constants are dropped."""
+    """Least squares of the relative error, so that a decode counts as much as a prefill. Negative constants become 0."""
     weight = 1 / np.maximum(seconds, 1e-9)
     terms, target = terms * weight[:, None], seconds * weight
     scale = np.maximum(np.abs(terms).max(axis=0), 1e-30)
@@ -128,10 +129,17 @@ def _fit(terms: npt.NDArray[np.float64], seconds: npt.NDArray[np.float64]) -> li
 def _bandwidth(runner: Runner, block_bytes: int, clock: Clock) -> float:
     blocks = min(64, runner.gpu_blocks, runner.host_blocks)
     if blocks == 0:
-        return _ABSENT_BANDWIDTH
-    slots = list(range(blocks))
-    runner.mover.copy(Level.HOST, slots, Level.GPU, slots)
+        return _NO_HOST_BANDWIDTH
+    slots = new_slots(range(blocks))
+    _load(runner.transfer_engine, slots)
     start = clock.now()
     for _ in range(_COPIES):
-        runner.mover.copy(Level.HOST, slots, Level.GPU, slots)
+        _load(runner.transfer_engine, slots)
     return _COPIES * blocks * block_bytes / max(clock.now() - start, 1e-9)
+
+
+def _load(engine: TransferEngine, slots: Slots) -> None:
+    transfer = Transfer(Tier.HOST, slots, Tier.GPU, slots)
+    if not engine.submit(transfer):
+        engine.wait((transfer,))
+        engine.completed()

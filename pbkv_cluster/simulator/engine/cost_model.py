@@ -1,11 +1,12 @@
-"""How long a GPU takes: a model with a handful of constants, in place of the GPU.
+"""How long a GPU would take, by a model with a handful of constants.
 
-    prefill of n tokens from position s    linear * n + quadratic * ((s + n)^2 - s^2) / 2
-    one token each for m sequences         base + sequence * m + context * (tokens of context of all m)
+    prefill of n tokens from position s    token * n + context * ((s + n)^2 - s^2) / 2
+    one token each for m sequences         base + sequence * m + context * (context tokens of all m)
     b blocks from host memory              b * block_bytes / bandwidth
 
-A batch that holds both costs the sum. Prefill is bound by arithmetic, whose attention part grows with the position; decode by
-reading the weights once and every sequence's KV (Pope et al.: Efficiently scaling transformer inference, arXiv 2211.05102).
+A batch with prefills and decodes takes the sum. Prefill is bound by arithmetic, whose attention part grows with the position;
+decode by reading the weights once and every sequence's KV (Pope et al.: Efficiently scaling transformer inference, arXiv
+2211.05102).
 """
 
 import json
@@ -18,9 +19,9 @@ from pbkv_cluster.core.errors import InvalidArgument
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """The constants. The defaults are a model, not a measurement: a dense model of 14 B parameters in 16 bits (48 layers, 8 KV
-    heads of 128, 40 query heads) on a GPU with 990 TFLOP/s and 3.35 TB/s, of which half and four fifths are reached, behind a
-    link of 25 GB/s. `pbkv calibrate` fits them to a real model and device.
+    """The constants. The defaults are calculated, not measured: a dense model of 14 B parameters in 16 bits (48 layers, 8 KV
+    heads of 128, 40 query heads) on a GPU with 990 TFLOP/s at 50 % and 3.35 TB/s at 80 % utilisation, and a link of 25 GB/s to
+    the host. `pbkv calibrate` fits them to a real model and device.
     """
 
     prefill_token_s: float = 5.7e-5  # 2 * 14e9 operations
@@ -43,22 +44,24 @@ class CostModel:
             raise InvalidArgument("cost_model.host_bytes_per_s", "must be above 0")
 
     def prefill_seconds(self, start: int, tokens: int) -> float:
-        """The prefill of `tokens` tokens behind `start` others."""
+        """Prefill of `tokens` tokens that follow `start` others."""
         end = start + tokens
         return self.prefill_token_s * tokens + self.prefill_context_s * (end * end - start * start) / 2
 
     def decode_seconds(self, sequences: int, context_tokens: int) -> float:
-        """One more token for each of some sequences, which have `context_tokens` tokens between them."""
+        """One token for each of some sequences, which have `context_tokens` tokens in total."""
         if not sequences:
             return 0.0
         return self.decode_base_s + self.decode_sequence_s * sequences + self.decode_context_s * context_tokens
 
     def decode_until(self, until: float, now: float, sequences: int, context_tokens: int, batches: int) -> tuple[float, int]:
-        """At least one batch and at most `batches`, each of one more token for each of some sequences, begun at `now`, until
-        the clock reads `until`. Every sum is rounded as if each batch were timed on its own.
+        """Batches of one token for each of some sequences, one after the other, from `now` until the clock reads `until`.
+
+        At least one batch and at most `batches` are run. The time is added up batch by batch, so that it is rounded as if each
+        batch had been timed on its own.
 
         Returns:
-            What the clock reads then, and how many batches have been.
+            What the clock reads then, and how many batches have been run.
         """
         fixed = self.decode_base_s + self.decode_sequence_s * sequences
         each = self.decode_context_s
@@ -70,7 +73,7 @@ class CostModel:
         return now, done
 
     def copy_seconds(self, blocks: int) -> float:
-        """The way of some blocks between host memory and GPU."""
+        """Copying some blocks between host memory and GPU."""
         return blocks * self.block_bytes / self.host_bytes_per_s
 
     def save(self, path: Path) -> None:
@@ -86,10 +89,10 @@ class CostModel:
 
     @classmethod
     def load(cls, path: Path) -> "CostModel":
-        """Reads what `save` wrote. Constants that are absent have their defaults.
+        """Reads a file that `save` wrote. Missing constants have their defaults.
 
         Raises:
-            InvalidArgument: the file cannot be read, or names or holds something else.
+            InvalidArgument: the file cannot be read, or contains anything but valid constants.
         """
         try:
             values = json.loads(path.read_bytes())

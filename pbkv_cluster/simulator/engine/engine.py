@@ -1,8 +1,8 @@
-"""The real engine with a short cut: decoding a batch that nothing joins or leaves, many tokens at a time.
+"""The real engine with a short cut: a batch that no sequence joins or leaves is decoded many tokens at a time.
 
-Recorded replies have hundreds of tokens, and almost every iteration of the engine does the same: one token for each running
-sequence. What the cache sees of that is a block more for a sequence every 16 tokens, and a block that has filled up. The short
-cut makes those calls, in the order and at the times at which the engine would; what lies between moves the clock alone.
+Recorded replies have hundreds of tokens, so most iterations of the engine only add one token to each running sequence. The
+cache notices one in 16 of them, when a sequence needs another block and when a block has filled up. The short cut makes these
+calls in the same order and at the same times as the engine would. In between it only moves the clock.
 """
 
 from collections.abc import Sequence as Ids
@@ -23,6 +23,8 @@ def _no_text(ids: Ids[int]) -> str:
 class SimulatedEngine(Engine):
     """An engine in simulated time. Every request must force its output and have no stop strings."""
 
+    short_cut = True  # False runs each batch on its own, with the same result
+
     def __init__(self, runner: SimulatedRunner, config: EngineConfig, cache_config: CacheConfig, clock: ManualClock) -> None:
         super().__init__(runner, config, cache_config, clock, _no_text)
         self._cost = runner.cost
@@ -30,12 +32,12 @@ class SimulatedEngine(Engine):
         self._limits = config
 
     def advance(self, until: float) -> list[Output]:
-        """Runs batches: those that only decode and in which nothing ends, and one after them, until the clock reads `until`.
+        """Runs batches until the clock reads `until`, but at most one that is not a mere decode in which no sequence ends.
 
         Returns:
-            The outputs with which steps ended; others are left out.
+            The outputs with which steps ended.
         """
-        if self._all_decode() and self._leap(until):
+        if self.short_cut and self._all_decode() and self._leap(until):
             return []
         return [output for output in self.step() if output.finished is not None]
 
@@ -46,10 +48,10 @@ class SimulatedEngine(Engine):
         )
 
     def _leap(self, until: float) -> bool:
-        """Batches without the last token of any sequence, until the clock reads `until` or something else has to run.
+        """Decodes up to the last token but one of a sequence, until the clock reads `until` or another kind of batch is due.
 
         Returns:
-            Whether the clock reads `until`, and no batch has begun that is still to be run.
+            Whether the clock reads `until` and no batch has been begun that the engine still has to run.
         """
         running = list(self.scheduler.running)
         left = min(map(_tokens_left, running)) - 1
@@ -57,25 +59,25 @@ class SimulatedEngine(Engine):
             return False
         for sequence in running:
             sequence.tokens += _forced(sequence, left)
-        opening = _by_phase(running, 0)  # an iteration's token opens a block
-        filling = _by_phase(running, 1)  # it fills one
+        opening = _by_phase(running, 0)  # by phase: sequences whose token then opens a block
+        filling = _by_phase(running, 1)  # by phase: sequences whose token then fills a block
         spans = _spans(opening.keys() | filling.keys())
         context, done = sum(sequence.computed for sequence in running), 0
         waits = self.scheduler.waiting > 0 and len(running) < self._limits.max_running
-        begun = False  # making room takes time, and what comes meanwhile has missed the batch that it is made for
+        begun = False  # a batch: making room for it takes time, and a step that arrives meanwhile has missed it
         while done < left and self._time.now() < until:
             phase = done % BLOCK_TOKENS
             if not all(self._grow(sequence, done) for sequence in opening.get(phase, ())) or (
                 waits and self._admits(running, done)
             ):
-                begun = True  # the engine goes on with it: it has to preempt a sequence, or has admitted one
+                begun = True  # the engine has to run it: a sequence must be preempted, or was admitted
                 break
             time, batches = self._cost.decode_until(
                 until, self._time.now(), len(running), context + done * len(running), min(spans[phase], left - done)
             )
             self._time.advance_to(time)
             done += batches
-            if waits:  # what did not fit does not fit until a block opens or fills, but is asked for before each batch
+            if waits:  # the engine tries an admission before each batch; none succeeds until a block opens or fills
                 self.scheduler.deferred(batches - 1)
             for sequence in filling.get(phase, ()):
                 assert sequence.handle is not None
@@ -88,8 +90,8 @@ class SimulatedEngine(Engine):
         return not begun and self._time.now() >= until
 
     def _admits(self, running: list[Sequence], done: int) -> bool:
-        """Whether the first request that waits fits now; the next batch has its first tokens then."""
-        for sequence in running:  # the reserve for their next blocks follows from their lengths
+        """Whether the first waiting request fits now, and was admitted to the next batch."""
+        for sequence in running:  # the scheduler reserves next blocks by the sequences' lengths
             sequence.total += done
         admitted = next(self.scheduler.admissions(), None)
         for sequence in running:
@@ -108,14 +110,14 @@ def _tokens_left(sequence: Sequence) -> int:
 
 
 def _forced(sequence: Sequence, tokens: int) -> bytes:
-    """The next tokens of a sequence."""
+    """The next `tokens` forced tokens of a sequence."""
     forced = sequence.request.sampling.forced_output
     assert forced is not None
     return forced[sequence.generated * TOKEN_BYTES : (sequence.generated + tokens) * TOKEN_BYTES]
 
 
 def _by_phase(running: list[Sequence], shift: int) -> dict[int, list[Sequence]]:
-    """Sequences by the iterations, modulo 16, after whose `shift` tokens more they have a whole number of blocks."""
+    """Sequences by phase: the iteration, modulo 16, after which they lack `shift` tokens to a whole number of blocks."""
     phases: dict[int, list[Sequence]] = {}
     for sequence in running:
         phases.setdefault(-(sequence.computed + shift) % BLOCK_TOKENS, []).append(sequence)
@@ -123,7 +125,7 @@ def _by_phase(running: list[Sequence], shift: int) -> dict[int, list[Sequence]]:
 
 
 def _spans(phases: Set[int]) -> list[int]:
-    """By phase: iterations from there until the next one, after it, that has one of `phases`."""
+    """For each phase, the number of iterations until the next one whose phase is among `phases`."""
     spans = [1] * BLOCK_TOKENS
     for phase in range(2 * BLOCK_TOKENS - 2, -1, -1):
         if (phase + 1) % BLOCK_TOKENS not in phases:

@@ -1,32 +1,40 @@
-"""A runner without a device: batches and copies take the time that a cost model says, on a clock that is moved by hand."""
+"""A runner without a device: batches and transfers advance a manual clock by the times of a cost model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from pbkv_cluster.cache.tree.node import Level
+from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.core.clock import ManualClock
+from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk
 from pbkv_cluster.simulator.engine.cost_model import CostModel
 
 
-class SimulatedMover:
-    """Carries nothing, and takes as long as if it did."""
+class SimulatedTransferEngine:
+    """Copies nothing, and takes as long as if it did. Each transfer is done, in virtual time, before anything else goes on."""
 
     def __init__(self, cost: CostModel, clock: ManualClock) -> None:
         self._cost = cost
         self._clock = clock
 
-    def copy(self, source: Level, source_slots: Sequence[int], target: Level, target_slots: Sequence[int]) -> None:
-        """See `Mover.copy`."""
-        assert len(source_slots) == len(target_slots)
-        self._clock.advance(self._cost.copy_seconds(len(source_slots)))
+    def submit(self, transfer: Transfer) -> bool:
+        """See `TransferEngine.submit`."""
+        self._clock.advance(self._cost.copy_seconds(len(transfer)))
+        return True
 
-    def seconds(self, source: Level, target: Level, blocks: int) -> float:
-        """See `Mover.seconds`."""
+    def completed(self) -> Sequence[Transfer]:
+        """See `TransferEngine.completed`."""
+        return ()
+
+    def wait(self, transfers: Iterable[Transfer]) -> None:
+        """See `TransferEngine.wait`."""
+
+    def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
+        """See `TransferEngine.seconds`."""
         return self._cost.copy_seconds(blocks)
 
 
 class SimulatedRunner:
-    """Computes nothing. The tokens it returns are of no use: every request has to force its output."""
+    """Computes nothing. The tokens that it returns mean nothing: every request must force its output."""
 
     vocabulary = 1 << 30
     max_context = 1 << 24
@@ -36,7 +44,7 @@ class SimulatedRunner:
         self.gpu_blocks = gpu_blocks
         self.host_blocks = host_blocks
         self.cost = cost
-        self.mover = SimulatedMover(cost, clock)
+        self.transfer_engine = SimulatedTransferEngine(cost, clock)
         self._clock = clock
         self.started: set[str] = set()  # requests that have been in a batch
 

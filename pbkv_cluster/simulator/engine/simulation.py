@@ -1,38 +1,40 @@
-"""One run in virtual time: the real engine, scheduler, cache, policies and predictor, driven by a workload.
+"""One run of a workload in virtual time, on the real engine, scheduler, cache, policies and predictor.
 
-Nothing here decides anything that a worker would decide. A step's prompt exists only once the step before it has ended, so a
-policy sees what it would see in service; the oracle apart.
+This module makes none of a worker's decisions. It submits a step's prompt only once the workflow's step before has ended, so
+every policy but the oracle sees what it would see in service.
 """
 
 import heapq
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
-from pbkv_cluster.cache.guard.balance import GuardStat
 from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig, PredictorConfig
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, count
-from pbkv_cluster.core.usage import HitMeter, Tier, Usage
+from pbkv_cluster.core.usage import HitMeter, Usage
 from pbkv_cluster.gpu_worker.engine.engine import Output
 from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
 from pbkv_cluster.reuse.model.access_model import AccessModel
 from pbkv_cluster.simulator.engine.cost_model import CostModel
 from pbkv_cluster.simulator.engine.engine import SimulatedEngine
-from pbkv_cluster.simulator.engine.forecasting import Forecaster
+from pbkv_cluster.simulator.engine.result import SimulationResult, StepRecord
 from pbkv_cluster.simulator.engine.runner import SimulatedRunner
-from pbkv_cluster.simulator.evaluation.adversary import adversary_of
-from pbkv_cluster.simulator.evaluation.oracle import Future, knowing
-from pbkv_cluster.simulator.replay.report import Spread
+from pbkv_cluster.simulator.policies.adversary import adversary_of
+from pbkv_cluster.simulator.policies.oracle import FutureUses, oracle_knows
+from pbkv_cluster.simulator.prediction.forecaster import Forecaster
+from pbkv_cluster.simulator.spread import Spread
 from pbkv_cluster.simulator.workload.events import event_of, no_pieces
 from pbkv_cluster.simulator.workload.token_source import NAMESPACE, TokenSource
 
-_UNBOUNDED = 1 << 30  # steps in the queue: a simulated client is never refused
+ToolListener = Callable[[str, str, float | None, bool], object]
+"""Takes the workflow, the kind of tool, the expected duration in seconds if announced, and whether the call starts or ends."""
+
+_UNBOUNDED = 1 << 30  # steps in the queue: the simulation never refuses a client
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,54 +45,20 @@ class Setup:
     host_blocks: int = 0
     policy: str = "lru"
     adversary: bool = False  # negate the policy's values
-    noise: float = 0.0  # share of forecasts that are random
+    noise: float = 0.0  # share of the forecasts that are random
     seed: int = 0  # of the noise
-    predictor_state: bytes | None = None  # what it has learnt before
-    access: AccessModel | None = None  # what has been learnt before of how workflows use their blocks; it stays as it is
+    predictor_state: bytes | None = None  # of a predictor that was trained before the run
+    access: AccessModel | None = None  # trained before the run, which learns on in a copy
     cost: CostModel = field(default_factory=CostModel)
     engine: EngineConfig = field(default_factory=EngineConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
 
 
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """What became of one step. Times are seconds since the run's start."""
-
-    arrival: int
-    position: int
-    submitted_at: float
-    started_at: float  # it was admitted
-    ended_at: float
-    delivered: tuple[tuple[Tier, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SimulationResult:
-    """One run."""
-
-    meter: HitMeter
-    ttft: Spread | None  # submission to first token, by step
-    latency: Spread | None  # by workflow: the sum over its steps of submission to last token, without the pauses between
-    decisions: Counter[str]
-    preemptions: int
-    guard: GuardStat | None  # None: the policy had none
-    steps: tuple[StepRecord, ...]  # in the order in which they ended
-    seconds: float
-
-    @property
-    def hit_gpu(self) -> float:
-        """Share of the prompt tokens that was found on the GPU."""
-        return self.meter.delivered_rate(Tier.GPU) or 0.0
-
-    @property
-    def hit_any(self) -> float:
-        """Share of the prompt tokens that was found in some tier."""
-        return self.meter.delivered_rate() or 0.0
-
-
 @dataclass(slots=True)
 class _Running:
+    """An open workflow: its present step, and the time that its steps have taken so far."""
+
     arrival: int
     position: int = 0
     submitted_at: float = 0.0
@@ -103,8 +71,8 @@ def simulate(tokens: TokenSource, setup: Setup, reference: SimulationResult | No
 
     Args:
         tokens: the workload with its tokens.
-        setup: the rest.
-        reference: a run of the same workload that tells the oracle in which order steps begin; needed for that policy only.
+        setup: everything else.
+        reference: an earlier run of the same workload. The oracle, and no other policy, needs it for the order of steps.
 
     Raises:
         InvalidArgument: an unknown policy or predictor, or a step that does not fit in the GPU's blocks.
@@ -119,14 +87,14 @@ class _Simulation:
         self._workload = tokens.workload
         self._clock = ManualClock()
         runner = SimulatedRunner(setup.gpu_blocks, setup.host_blocks, setup.cost, self._clock)
-        self._future = None if reference is None else Future(_begins(tokens, reference), runner.started)
+        self._future = None if reference is None else FutureUses(_step_starts(tokens, reference), runner.started)
         name = adversary_of(setup.policy) if setup.adversary else setup.policy
-        self._cuts = setup.policy == "oracle"
-        guarded = setup.cache.guard and not self._cuts  # the oracle is what others are measured against
+        self._is_oracle = setup.policy == "oracle"
+        guarded = setup.cache.guard and not self._is_oracle  # others are measured against the oracle itself
         self._engine: SimulatedEngine
         with ExitStack() as stack:
             if self._future is not None:
-                stack.enter_context(knowing(self._future))
+                stack.enter_context(oracle_knows(self._future))
             self._engine = SimulatedEngine(
                 runner,
                 setup.engine.model_copy(update={"allow_forced_output": True, "max_waiting": _UNBOUNDED}),
@@ -140,7 +108,7 @@ class _Simulation:
                 self._learner.apply(known)
                 self._engine.cache.workflows.learnt(known)
             self._engine.cache.workflows.on_ended = self._learn
-        self._heeds = self._engine.cache.workflows.heeds_forecasts
+        self._uses_forecasts = self._engine.cache.workflows.heeds_forecasts
         self._forecaster = Forecaster(
             setup.predictor,
             self._clock,
@@ -148,13 +116,15 @@ class _Simulation:
             setup.predictor_state,
             setup.noise,
             setup.seed,
-            self._heeds,
+            self._uses_forecasts,
         )
-        self._timers: list[tuple[float, int, _Running]] = []
-        self._timed = 0
-        self._next = 0
-        self._active: dict[str, _Running] = {}
-        self._known: set[bytes] = set()  # keys of all blocks ever computed
+        # A cache without this method ignores tool calls.
+        self._tool_call: ToolListener = getattr(self._engine.cache, "tool_call", _ignore_tool_call)
+        self._timers: list[tuple[float, int, _Running]] = []  # heap: when a step is submitted; the number settles ties
+        self._timers_set = 0
+        self._arrived = 0
+        self._active: dict[str, _Running] = {}  # by the id of the step in the engine
+        self._computed: set[bytes] = set()  # keys of all blocks that steps have filled
         self._meter = HitMeter()
         self._ttfts: list[float] = []
         self._latencies: list[float] = []
@@ -167,7 +137,7 @@ class _Simulation:
                 self._begin_next()
         else:
             for number, arrival in enumerate(self._workload.arrivals):
-                self._at(arrival.starts_at or 0.0, _Running(number))
+                self._submit_at(arrival.starts_at or 0.0, _Running(number))
         while self._engine.busy or self._timers:
             if not self._engine.busy:
                 self._clock.advance(max(0.0, self._timers[0][0] - self._clock.now()))
@@ -190,49 +160,59 @@ class _Simulation:
         self._engine.cache.workflows.learnt(self._learner.export(self._learner.learn(steps)))
 
     def _begin_next(self) -> None:
-        if self._next < len(self._workload.arrivals):
-            self._next += 1
-            self._submit(_Running(self._next - 1))
+        if self._arrived < len(self._workload.arrivals):
+            self._arrived += 1
+            self._submit(_Running(self._arrived - 1))
 
-    def _at(self, time: float, running: _Running) -> None:
-        self._timed += 1
-        heapq.heappush(self._timers, (time, self._timed, running))
+    def _submit_at(self, time: float, running: _Running) -> None:
+        self._timers_set += 1
+        heapq.heappush(self._timers, (time, self._timers_set, running))
 
     def _submit(self, running: _Running) -> None:
         arrival = self._workload.arrivals[running.arrival]
         if running.position == 0:
             self._report(running, 0)
+        else:
+            self._announce(running, started=False)
         step = arrival.workflow.steps[running.position]
         tokens = self._tokens.step(running.arrival, running.position)
         self._report(running, 2 * running.position + 1)
         running.submitted_at = self._clock.now()
-        # A key names all before it, so what is known comes first.
-        known = bisect_left(tokens.prompt_keys, True, key=lambda key: key not in self._known)
-        running.available_tokens = known * BLOCK_TOKENS
+        # A key covers all tokens before it, so the blocks that were computed before come first.
+        available = bisect_left(tokens.prompt_keys, True, key=lambda key: key not in self._computed)
+        running.available_tokens = available * BLOCK_TOKENS
         name = _step_id(running.arrival, running.position)
         self._active[name] = running
         sampling = SamplingParams(max_tokens=count(tokens.output), forced_output=tokens.output)
         self._engine.submit(StepRequest(name, arrival.id, step.agent, running.position, NAMESPACE, tokens.prompt, sampling))
 
     def _report(self, running: _Running, number: int) -> None:
+        """Tells the predictor event `number` of a workflow; see `event_of`."""
         arrival = self._workload.arrivals[running.arrival]
-        pieces = partial(self._tokens.pieces, running.arrival) if self._heeds else no_pieces
-        self._forecaster.happened(event_of(arrival.workflow, arrival.id, number, self._clock.wall(), pieces))
+        pieces = partial(self._tokens.pieces, running.arrival) if self._uses_forecasts else no_pieces
+        self._forecaster.report(event_of(arrival.workflow, arrival.id, number, self._clock.wall(), pieces))
+
+    def _announce(self, running: _Running, started: bool) -> None:
+        """Tells the cache that the tool call before a workflow's present step has started, or finished."""
+        arrival = self._workload.arrivals[running.arrival]
+        for call in arrival.tool_calls[running.position - 1 : running.position]:
+            self._tool_call(arrival.id, call.kind, call.expected_s, started)
 
     def _ended(self, output: Output) -> None:
         running = self._active.pop(output.request_id)
         tokens = self._tokens.step(running.arrival, running.position)
         assert output.usage is not None
         self._account(running, output.usage)
-        self._known.update(tokens.keys[running.available_tokens // BLOCK_TOKENS :])
-        if self._cuts and self._future is not None:
-            self._future.cut(self._engine.cache, tokens.prompt + tokens.output)
+        self._computed.update(tokens.keys[running.available_tokens // BLOCK_TOKENS :])
+        if self._is_oracle and self._future is not None:
+            self._future.split(self._engine.cache, tokens.prompt + tokens.output)
         self._report(running, 2 * running.position + 2)
         arrival = self._workload.arrivals[running.arrival]
         pause = arrival.pauses[running.position]
         running.position += 1
         if running.position < len(arrival.workflow.steps):
-            self._at(self._clock.now() + pause, running)
+            self._announce(running, started=True)
+            self._submit_at(self._clock.now() + pause, running)
             return
         self._latencies.append(running.served_s)
         self._report(running, 2 * running.position + 1)
@@ -255,11 +235,15 @@ class _Simulation:
         self._records.append(StepRecord(running.arrival, running.position, running.submitted_at, started, now, delivered))
 
 
+def _ignore_tool_call(workflow: str, kind: str, expected_s: float | None, started: bool) -> None:
+    pass
+
+
 def _step_id(arrival: int, position: int) -> str:
     return f"{arrival}/{position}"
 
 
-def _begins(tokens: TokenSource, reference: SimulationResult) -> list[tuple[float, str, list[bytes]]]:
+def _step_starts(tokens: TokenSource, reference: SimulationResult) -> list[tuple[float, str, list[bytes]]]:
     return [
         (record.started_at, _step_id(record.arrival, record.position), tokens.step(record.arrival, record.position).prompt_keys)
         for record in reference.steps

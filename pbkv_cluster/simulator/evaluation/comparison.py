@@ -1,63 +1,64 @@
-"""Policies beside each other on one workload: what is common to all of them is run once."""
+"""Compares policies on one workload. Runs that several rows need, of LRU and the oracle, are made once."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from pbkv_cluster.simulator.engine.simulation import Setup, SimulationResult, simulate
+from pbkv_cluster.simulator.engine.result import SimulationResult
+from pbkv_cluster.simulator.engine.simulation import Setup, simulate
 from pbkv_cluster.simulator.evaluation.pressure import PressureScale
 from pbkv_cluster.simulator.workload.token_source import TokenSource
 
 BASELINE, BOUND = "lru", "oracle"
-_MISSED = 0.05  # farther from the share that was asked for, a run is about another pressure
+_TARGET_TOLERANCE = 0.05  # of the requested pressure
 
 
-def reached(pressure: float, measured: float) -> bool:
-    """Whether a capacity gives about the pressure that was asked for."""
-    return abs(measured - pressure) <= _MISSED
+def on_target(pressure: float, measured: float) -> bool:
+    """Whether the measured pressure of a capacity is close enough to the requested one for rows to be compared."""
+    return abs(measured - pressure) <= _TARGET_TOLERANCE
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One run. Hit rates are shares of the prompt tokens; latencies leave out the pauses between steps."""
+    """One run. Hit rates are shares of the prompt tokens; latencies exclude the pauses between steps."""
 
     workload: str
-    pressure: float  # the share of the infinite cache's hits that LRU was to get
+    pressure: float  # requested share of the infinite cache's hits that LRU gets
     policy: str
     seed: int
     capacity_blocks: int
     hit_gpu: float
     hit_any: float
     hit_infinite: float
-    ratio_to_lru: float | None  # of the GPU hit rates; None where LRU hits nothing
-    gap_closed: float | None  # share of the gap in GPU hit rate between LRU and oracle; None without oracle, or without a gap
+    ratio_to_lru: float | None  # of the GPU hit rates; None if LRU hits nothing
+    gap_closed: float | None  # share of the gap in GPU hit rate from LRU to the oracle; None without an oracle or a gap
     latency_mean_s: float
     latency_p95_s: float
     ttft_mean_s: float
     recomputed_tokens: int
     preemptions: int
-    pressure_measured: float  # the share that LRU got
+    pressure_measured: float  # share of the infinite cache's hits that LRU got
     guard_lru_share: float | None = None  # share of the evicted GPU blocks that LRU chose; None: there was no guard
 
     @property
-    def reached(self) -> bool:
-        """Whether LRU got about the share that it was to get; if not, the row is about another pressure."""
-        return reached(self.pressure, self.pressure_measured)
+    def on_target(self) -> bool:
+        """Whether the measured pressure is close to the requested one; if not, the row says nothing about the latter."""
+        return on_target(self.pressure, self.pressure_measured)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 class _Base(NamedTuple):
-    """A pressure on this workload."""
+    """The capacity that gives a pressure on this workload."""
 
     blocks: int
-    share: float  # of the infinite cache's hits, that LRU gets
+    share: float  # of the infinite cache's hits that LRU gets
     hit_infinite: float
 
 
 class Comparison:
-    """One workload with one seed. Capacities, LRU's runs and the oracle's are made once, and when they are first needed."""
+    """One workload with one seed. Capacities, and the runs of LRU and the oracle, are found when they are first needed."""
 
     def __init__(
         self,
@@ -69,10 +70,10 @@ class Comparison:
     ) -> None:
         """Args:
         tokens: the workload.
-        setup: everything else; capacities and policy are set here.
-        host_ratio: blocks in the host tier for each of the GPU.
+        setup: everything else; its capacities and policy are ignored.
+        host_ratio: host blocks per GPU block.
         on_run: called after each run.
-        known: rows of an earlier comparison of the same; LRU's tell the capacities, the oracle's the gaps.
+        known: rows of an earlier comparison of the same workload and seed, whose capacities and gaps are used again.
         """
         self._tokens = tokens
         self._setup = setup
@@ -80,8 +81,8 @@ class Comparison:
         self._on_run = on_run
         self._scale: PressureScale | None = None
         self._bases: dict[float, _Base] = {}
-        self._results: dict[tuple[str, int], SimulationResult] = {}  # by capacity: pressures out of reach share the least
-        self._hits: dict[tuple[str, int], float] = {}  # of LRU and the oracle
+        self._results: dict[tuple[str, int], SimulationResult] = {}  # by policy and blocks: pressures can share a capacity
+        self._hits: dict[tuple[str, int], float] = {}  # GPU hit rates of LRU and the oracle
         for row in known:
             if row.policy == BASELINE:
                 self._bases[row.pressure] = _Base(row.capacity_blocks, row.pressure_measured, row.hit_infinite)
@@ -89,12 +90,12 @@ class Comparison:
                 self._hits[row.policy, row.capacity_blocks] = row.hit_gpu
 
     def row(self, policy: str, pressure: float, setup: Setup | None = None) -> Row:
-        """The row of one policy. It has a gap if the oracle's has been made before, or was known.
+        """The row of one policy. Its gap is known if the oracle's row was made before, or was among the known rows.
 
         Args:
             policy: its name.
-            pressure: the share of the infinite cache's hits that LRU is to get.
-            setup: another than the comparison's, for this run alone: of the cache, the predictor, and what disturbs them.
+            pressure: share of the infinite cache's hits that LRU is to get.
+            setup: used for this run instead of the comparison's, unless the policy is LRU or the oracle.
 
         Raises:
             InvalidArgument: see `PressureScale` and `simulate`.

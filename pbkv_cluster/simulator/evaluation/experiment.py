@@ -1,4 +1,4 @@
-"""Policies against each other over workloads, pressures and seeds: one row for each run, and their means."""
+"""Compares policies over pressures and seeds: one row for each run, and means of rows."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.reuse.model.access_model import train as train_access
-from pbkv_cluster.simulator.engine.forecasting import train as train_predictor
 from pbkv_cluster.simulator.engine.simulation import Setup
 from pbkv_cluster.simulator.evaluation.comparison import BASELINE, BOUND, Comparison, Row
+from pbkv_cluster.simulator.prediction.training import trained_state
 from pbkv_cluster.simulator.traces.files import Trace
 from pbkv_cluster.simulator.workload.access_logs import access_logs
 from pbkv_cluster.simulator.workload.token_source import TokenSource
@@ -24,12 +24,12 @@ class Plan:
     policies: tuple[str, ...]
     pressures: tuple[float, ...]
     seeds: int = 1
-    host_ratio: float = 0.0  # blocks in the host tier for each of the GPU
+    host_ratio: float = 0.0  # host blocks per GPU block
     mix: Mix = field(default_factory=Mix)
 
     def __post_init__(self) -> None:
         """Raises:
-        InvalidArgument: a value is out of its range, or given twice.
+        InvalidArgument: a value is out of range, or given twice.
         """
         for name, values in (("policies", self.policies), ("pressure", self.pressures)):
             if not values or len(set(values)) != len(values) or not all(values):
@@ -50,12 +50,12 @@ def compare(
     starts: Sequence[float] | None = None,
     on_run: Callable[[], None] = lambda: None,
 ) -> Iterator[Row]:
-    """Runs every policy of a plan on one workload, made of all of `traces`.
+    """Runs every policy of a plan on one workload, drawn from all of `traces`.
 
     Args:
         traces: what the workload is drawn from.
         plan: what to compare.
-        setup: everything else; capacities and policy are the plan's.
+        setup: everything else; its capacities and policy are ignored.
         starts: arrival times in seconds; None: a closed loop.
         on_run: called after each run.
 
@@ -67,22 +67,22 @@ def compare(
         comparison = Comparison(tokens, replace(setup, seed=seed), plan.host_ratio, on_run)
         for pressure in plan.pressures:
             if BOUND in plan.policies:
-                comparison.row(BOUND, pressure)  # so that all others know the gap
+                comparison.row(BOUND, pressure)  # first, so that the gap is known for the others
             for policy in plan.policies:
                 yield comparison.row(policy, pressure)
 
 
 def train_state(setup: Setup, traces: Sequence[Trace]) -> Setup:
-    """The setup with a predictor and an access model that have seen the workflows of some traces, one after the other."""
+    """The setup with a predictor and an access model trained on the workflows of some traces, one after the other."""
     workflows = [workflow for trace in traces for workflow in trace.workflows]
     return replace(
         setup,
-        predictor_state=train_predictor(setup.predictor, workflows),
+        predictor_state=trained_state(setup.predictor, workflows),
         access=train_access(access_logs(workflows)),
     )
 
 
 def means(rows: Sequence[Row], name: str) -> float | None:
-    """The mean of one column over some rows, without those that lack it."""
+    """The mean of one column over the rows that have it; None if none has."""
     values = [value for row in rows if (value := getattr(row, name)) is not None]
     return math.fsum(values) / len(values) if values else None

@@ -1,4 +1,4 @@
-"""A picture of a comparison: for each workload, the GPU hit rate of each policy over the capacity. Needs matplotlib."""
+"""Draws a comparison: for each workload, the GPU hit rate of each policy over the capacity. Needs matplotlib."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ def require_matplotlib() -> None:
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Writes the picture, in the format that the file's name ends in.
+    """Writes the picture, in the format that the suffix of `path` names.
 
     Raises:
         FailedPrecondition: matplotlib is not installed.

@@ -1,36 +1,37 @@
-"""How large a cache has to be: capacities named by what LRU makes of them, so that workloads can be compared."""
+"""Finds cache capacities by pressure: the share of an infinite cache's hits that LRU gets. So workloads can be compared."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.simulator.engine.simulation import Setup, SimulationResult, simulate
+from pbkv_cluster.simulator.engine.result import SimulationResult
+from pbkv_cluster.simulator.engine.simulation import Setup, simulate
 from pbkv_cluster.simulator.workload.token_source import TokenSource
 
 TOLERANCE = 0.01  # of the share
-_MOST_RUNS = 12  # for one pressure
-_EDGE = 0.15  # an interpolated guess keeps this share of the bracket from its ends
+_RUNS_MAX = 12  # for one pressure
+_EDGE = 0.15  # share of the bracket that an interpolated guess stays away from its ends
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """Where LRU gets a share of what an infinite cache would hit."""
+    """A GPU capacity, and the share of an infinite cache's hits that LRU was measured to get with it."""
 
     blocks: int
-    share: float  # measured
+    share: float
     lru: SimulationResult
 
 
 class PressureScale:
-    """Capacities of one workload. The host tier plays no part: pressure is that on the GPU's blocks."""
+    """Capacities of one workload. Pressure is that on the GPU's blocks: all runs are without a host tier."""
 
     def __init__(self, tokens: TokenSource, setup: Setup, on_run: Callable[[], None] = lambda: None) -> None:
         """Runs the infinite cache once.
 
         Args:
             tokens: the workload.
-            setup: everything but capacities and policy.
+            setup: everything else; its capacities and policy are ignored.
             on_run: called after each run.
         """
         self._tokens = tokens
@@ -38,16 +39,17 @@ class PressureScale:
         self._on_run = on_run
         self._runs: dict[int, Capacity] = {}
         largest, different = tokens.blocks()
-        self.least = max(8, largest + 1)  # blocks; a step must fit
-        # Every sequence that runs has blocks of its own beside those that are cached.
-        self.most = different + largest * min(len(tokens.workload.arrivals), setup.engine.max_running) + 1
-        self.infinite = self._simulate(self.most)
+        self.blocks_min = max(8, largest + 1)  # the largest step must fit
+        # Beside the cached blocks, every running sequence has blocks of its own.
+        self.blocks_max = different + largest * min(len(tokens.workload.arrivals), setup.engine.max_running) + 1
+        self.infinite = self._simulate(self.blocks_max)
 
     def find(self, share: float) -> Capacity:
         """The capacity at which LRU's GPU hit rate is `share` of the infinite cache's, within one percent of the latter.
 
-        By bisection on the logarithm of the capacity, the halves weighed by interpolation. Where even the least capacity gives
-        more, or a block more or less jumps over the share, the nearest capacity is returned; `Capacity.share` tells.
+        Found by bisection on the logarithm of the capacity, at an interpolated point instead of the middle. If even the
+        smallest capacity gives more, or one block more or less passes over the share, the nearest capacity is returned; see
+        its `share`.
 
         Raises:
             InvalidArgument: the share is not between 0 and 1, or an infinite cache hits nothing.
@@ -56,15 +58,15 @@ class PressureScale:
             raise InvalidArgument("pressure", f"must be above 0 and below 1, got {share}")
         if self.infinite.hit_gpu == 0:
             raise InvalidArgument("pressure", "means nothing here: even an infinite cache hits no token of this workload")
-        low = self._at(self.least)
+        low = self._at(self.blocks_min)
         if low.share >= share:
             return low
-        for _ in range(_MOST_RUNS):
+        for _ in range(_RUNS_MAX):
             known = sorted(self._runs.values(), key=lambda run: run.blocks)
             high = next((run for run in known if run.share >= share), None)
             below = [run for run in known if run.share < share and (high is None or run.blocks < high.blocks)]
             low = below[-1]
-            top, top_share = (high.blocks, high.share) if high else (self.most, 1.0)
+            top, top_share = (high.blocks, high.share) if high else (self.blocks_max, 1.0)
             best = min(known, key=lambda run: abs(run.share - share))
             if abs(best.share - share) <= TOLERANCE or top - low.blocks <= 1:
                 return best

@@ -1,4 +1,4 @@
-"""Replays workflows against a cluster in a closed loop: so many at a time, each waiting for its own steps."""
+"""Replays workflows on a cluster in a closed loop: a fixed number at a time, each of which runs one step after the other."""
 
 import asyncio
 import math
@@ -10,7 +10,8 @@ from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.errors import InvalidArgument, PbkvError
 from pbkv_cluster.core.tokens import count, pack
 from pbkv_cluster.core.usage import HitMeter
-from pbkv_cluster.simulator.replay.report import Failure, ReplayReport, Spread
+from pbkv_cluster.simulator.replay.report import Failure, ReplayReport
+from pbkv_cluster.simulator.spread import Spread
 from pbkv_cluster.simulator.traces.step_traces import TraceStep, TraceWorkflow
 from pbkv_cluster.simulator.workload.prompts import PromptBuilder
 
@@ -20,13 +21,13 @@ class ReplayOptions:
     """How to replay."""
 
     concurrency: int = 8  # workflows that run at a time
-    time_scale: float = 0.0  # recorded pauses are multiplied by it; 0: none
+    time_scale: float = 0.0  # factor of the recorded pauses; 0: no pauses
     tenant: str = ""
-    id_suffix: str = ""  # of workflow ids, so that one cluster can be shown a trace twice
+    id_suffix: str = ""  # added to workflow ids, so that a trace can be replayed twice on one cluster
 
     def __post_init__(self) -> None:
         """Raises:
-        InvalidArgument: a value is out of its range.
+        InvalidArgument: a value is out of range.
         """
         if self.concurrency < 1:
             raise InvalidArgument("concurrency", f"must be at least 1, got {self.concurrency}")
@@ -35,9 +36,9 @@ class ReplayOptions:
 
 
 class Replay:
-    """One replay. Every step's reply is forced, so the next prompt is the one that was recorded.
+    """One replay. It forces every step's reply, so that the next prompt is the recorded one; the server must allow that.
 
-    A step that fails ends its workflow; the others go on. The server has to allow forced output.
+    A failed step ends its workflow. The other workflows go on.
     """
 
     def __init__(
@@ -50,7 +51,12 @@ class Replay:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Args:
+        client: of the cluster's gateway.
+        prompts: rebuilds prompts and replies.
+        options: how to replay.
         on_step: called after each step that succeeded.
+        clock: times the replay.
+        sleep: waits some seconds.
         """
         self._client = client
         self._prompts = prompts
@@ -66,7 +72,7 @@ class Replay:
         self._preemptions = 0
 
     async def run(self, workflows: Sequence[TraceWorkflow]) -> ReplayReport:
-        """Replays the workflows, in order as places become free, and reports."""
+        """Replays the workflows, each in order as soon as fewer than `concurrency` run, and reports."""
         started = self._clock.now()
         queue = iter(workflows)
         async with asyncio.TaskGroup() as group:
@@ -132,6 +138,6 @@ class Replay:
         seconds = step.pause_s * self._options.time_scale
         if not step.tool and not seconds:
             return
-        # How long it will take is not told: whoever runs a tool does not know.
+        # No expected duration: an application does not know it, and the recorded one would be the exact answer.
         async with workflow.tool(step.tool or "tool"):
             await self._sleep(seconds)

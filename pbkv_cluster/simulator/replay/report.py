@@ -1,36 +1,10 @@
-"""What a replay found out: hit rates, latencies, failures."""
+"""What a replay measured: hit rates, latencies, failures."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pbkv_cluster.core.usage import HitMeter, Tier
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Seconds, over `count` observations. Percentiles are nearest-rank: times that did occur."""
-
-    count: int
-    mean: float
-    p50: float
-    p95: float
-
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> "Spread | None":
-        """The spread of some times; None of no times."""
-        if not seconds:
-            return None
-        ranked = sorted(seconds)
-        return cls(len(ranked), math.fsum(ranked) / len(ranked), _percentile(ranked, 0.50), _percentile(ranked, 0.95))
-
-    def to_json(self) -> dict[str, float]:
-        return {"count": self.count, "mean_s": self.mean, "p50_s": self.p50, "p95_s": self.p95}
-
-
-def _percentile(ranked: Sequence[float], share: float) -> float:
-    return ranked[max(0, math.ceil(share * len(ranked)) - 1)]
+from pbkv_cluster.simulator.spread import Spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +12,7 @@ class Failure:
     """Why a workflow stopped early."""
 
     workflow: str
-    step: int | None  # None: outside a step, when it was started or ended
+    step: int | None  # None: it could not be started or ended
     error: str
 
     def __str__(self) -> str:
@@ -48,24 +22,24 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class ReplayReport:
-    """One replay, over the steps that succeeded."""
+    """One replay. Failed steps count in `failures` alone."""
 
     meter: HitMeter
     ttft: Spread | None  # arrival at the gateway to first token, by step
-    workflow_latency: Spread | None  # start to end with pauses, by workflow that was completed
+    workflow_latency: Spread | None  # start to end including pauses, by completed workflow
     completed: int  # workflows
-    retries: int  # workers that were lost under a step which succeeded elsewhere
+    retries: int  # how often a step lost its worker and went on at another
     preemptions: int
     failures: tuple[Failure, ...]
     wall_s: float
 
     @property
     def recomputed_tokens(self) -> int:
-        """Prompt tokens that were computed although an infinite cache would have had them."""
+        """Prompt tokens that were computed, but that an infinite cache would have had."""
         return self.meter.available_tokens - sum(self.meter.delivered.values())
 
     def to_json(self) -> dict[str, Any]:
-        """The report as values that JSON has: rates in [0, 1] (null without a prompt token), tokens, seconds."""
+        """The report as JSON values: rates from 0 to 1 (null if there was no prompt token), tokens, seconds."""
         meter = self.meter
         return {
             "steps": meter.steps,

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-MAX_TEXT_BYTES = 256  # what the gateway takes for a workflow or an agent
+MAX_TEXT_BYTES = 256  # longest name of a workflow or an agent that the gateway accepts
 
 
 class FieldError(Exception):
@@ -16,7 +16,7 @@ class FieldError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """An object of a line. Every method raises `FieldError` unless the field is what its name says."""
+    """A JSON object of a line. Every method returns one field, or raises `FieldError` if it is not of the method's type."""
 
     value: Any
     prefix: str = ""
@@ -26,11 +26,11 @@ class Fields:
             raise FieldError(self.prefix.rstrip(".") or "line", f"must be an object, got {_shown(self.value)}")
 
     def path(self, name: str) -> str:
-        """The field's name, from the line's top level."""
+        """The field's path from the top level of the line."""
         return self.prefix + name
 
     def text(self, name: str) -> str:
-        """A string that is not empty and fits in 256 bytes of UTF-8."""
+        """A string of 1 to 256 bytes of UTF-8."""
         value = self._required(name)
         if not isinstance(value, str) or not value:
             raise FieldError(self.path(name), f"must be a string that is not empty, got {_shown(value)}")
@@ -43,7 +43,7 @@ class Fields:
         return value
 
     def optional_text(self, name: str) -> str:
-        """The same, or "" where the field is absent, null or empty."""
+        """A string as in `text`, or "" if the field is absent, null or empty."""
         return "" if self.value.get(name) in (None, "") else self.text(name)
 
     def count(self, name: str, most: int) -> int:
@@ -56,7 +56,7 @@ class Fields:
         return value
 
     def optional_seconds(self, name: str) -> float:
-        """A time that is finite and not negative; 0.0 where the field is absent or null."""
+        """Seconds from 0 to 1e9; 0.0 if the field is absent or null."""
         value = self.value.get(name)
         if value is None:
             return 0.0
@@ -67,7 +67,7 @@ class Fields:
         return float(value)
 
     def optional_numbers(self, name: str, below: int) -> tuple[int, ...]:
-        """Whole numbers from 0, all less than `below`; none where the field is absent or null."""
+        """Whole numbers from 0 to `below` - 1; none if the field is absent or null."""
         value = self.value.get(name)
         if value is None:
             return ()

@@ -1,4 +1,4 @@
-"""Any trace this project can read, told apart by the fields of its first line."""
+"""Reads a trace of any supported format, recognised by the fields of its first line."""
 
 import json
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ class Trace:
 
     name: str
     workflows: tuple[TraceWorkflow, ...]
-    starts_at: tuple[float, ...] | None = None  # seconds, of each workflow; None: the log did not tell
+    starts_at: tuple[float, ...] | None = None  # arrival time of each workflow in seconds; None: not logged
 
 
 def load_trace(path: Path) -> Trace:
     """Reads a step trace, coding-agent sessions, or single requests.
 
     Raises:
-        TraceError: the file cannot be read, is none of these, or breaks its format.
+        TraceError: the file cannot be read, has none of these formats, or breaks its format.
     """
     name = path.name.split(".")[0]
     match _kind(path):
@@ -31,7 +31,9 @@ def load_trace(path: Path) -> Trace:
             timed = sorted(read_requests(path), key=lambda entry: entry.starts_at)
             return Trace(name, tuple(entry.workflow for entry in timed), tuple(entry.starts_at for entry in timed))
         case "TIMESTAMP":
-            raise TraceError(f"{path}: holds arrival times without prompts; give it as --arrivals beside a trace of workflows")
+            raise TraceError(
+                f"{path}: has arrival times without prompts; give it as --arrivals, together with a trace of workflows"
+            )
         case _:
             return Trace(name, tuple(read_workflows(path)))
 

@@ -1,7 +1,7 @@
-"""Reads traces of serving systems, which know prompts as ids of blocks: coding-agent sessions, single requests, bare arrivals.
+"""Reads traces of serving systems, which log prompts as block ids: coding-agent sessions, single requests, arrival times.
 
-Equal block ids stand for equal prefixes, so a run of them becomes one segment, named after its first. Replies have ids of their
-own: these logs do not tell which blocks of a later prompt were once a reply.
+Equal block ids mean equal prefixes, so a run of ids becomes one segment, named after the first. Replies have ids of their own,
+because these logs do not say which blocks of a later prompt were once a reply.
 """
 
 import json
@@ -21,7 +21,7 @@ from pbkv_cluster.simulator.traces.step_traces import (
     read_lines,
 )
 
-SESSION_AGENT = "main"  # of requests that no sub-agent made
+SESSION_AGENT = "main"  # makes the requests that no sub-agent makes
 REQUEST_AGENT = "user"
 REQUEST_BLOCK_TOKENS = 512
 
@@ -30,17 +30,17 @@ T = TypeVar("T")
 
 
 class TimedWorkflow(NamedTuple):
-    """A workflow and when it arrives, in seconds since the trace's start."""
+    """A workflow and when it arrives, in seconds since the start of the trace."""
 
     starts_at: float
     workflow: TraceWorkflow
 
 
 def read_sessions(path: Path) -> Iterator[TraceWorkflow]:
-    """Coding-agent sessions, one a line; the requests of sub-agents stand where the sub-agent was called.
+    """Coding-agent sessions, one per line. A sub-agent's requests are nested where the sub-agent was called.
 
-    Each request tells the blocks of its prompt as `hash_ranges`, [first, last] inclusive, of `block_size` tokens. Ids are the
-    session's own.
+    `hash_ranges` are the blocks of a request's prompt, [first, last] inclusive, of `block_size` tokens each. Block ids are
+    local to a session.
 
     Raises:
         TraceError: the file cannot be read, or a line breaks the format.
@@ -49,9 +49,9 @@ def read_sessions(path: Path) -> Iterator[TraceWorkflow]:
 
 
 def read_requests(path: Path) -> Iterator[TimedWorkflow]:
-    """Single requests of a chat service, one a line, in order of arrival: each a workflow of one step.
+    """Single requests of a chat service, one per line in order of arrival. Each becomes a workflow of one step.
 
-    `timestamp` is in milliseconds, `hash_ids` are of blocks of 512 tokens, and the same in the whole file.
+    `timestamp` is in milliseconds. `hash_ids` are blocks of 512 tokens, with the same ids in the whole file.
 
     Raises:
         TraceError: the file cannot be read, or a line breaks the format.
@@ -62,7 +62,7 @@ def read_requests(path: Path) -> Iterator[TimedWorkflow]:
 
 
 def read_arrivals(path: Path) -> Iterator[float]:
-    """Arrival times of a log with a `TIMESTAMP` a line, in seconds since the first.
+    """Arrival times of a log with a `TIMESTAMP` per line, in seconds since the first.
 
     Raises:
         TraceError: the file cannot be read, or a line breaks the format, or goes back in time.
@@ -73,7 +73,7 @@ def read_arrivals(path: Path) -> Iterator[float]:
     def seconds(fields: Fields) -> float:
         text = fields.text("TIMESTAMP")
         try:
-            at = datetime.fromisoformat(text[:26])  # it has a digit more than a datetime holds
+            at = datetime.fromisoformat(text[:26])  # logs have one digit more than a datetime can hold
             first.append(at)
             since = (at - first[0]).total_seconds()
         except (ValueError, TypeError) as error:
@@ -109,7 +109,7 @@ def _session(fields: Fields, workload: str) -> TraceWorkflow:
     requests = list(_flat(fields, SESSION_AGENT))
     if not requests:
         raise FieldError("requests", "must hold at least one request")
-    # Think time is the user's or the tool's before a request; a step has the pause behind it.
+    # A request logs the think time before it; a step has the pause after it.
     pauses = [request.optional_seconds("think_time") for request, _ in requests[1:]]
     steps = tuple(
         _session_step(request, agent, f"{workload}/{name}", position, block, pause)
@@ -139,7 +139,13 @@ def _session_step(fields: Fields, agent: str, prefix: str, position: int, block:
     if not segments:
         raise FieldError(fields.path("in"), "must be at least 1")
     out = fields.count("out", MAX_TOKENS)
-    return TraceStep(agent, tuple(segments), f"{prefix}/output/{position}", out, pause_s=pause)
+    return TraceStep(agent, tuple(segments), f"{prefix}/output/{position}", out, tool=_waits_for(fields), pause_s=pause)
+
+
+def _waits_for(fields: Fields) -> str:
+    """What a session waits for after a request: the user at the end of the agent's turn, else a tool; "" if not logged."""
+    stop = fields.optional_text("stop")
+    return "user" if stop == "end_turn" else stop
 
 
 def _ranges(fields: Fields) -> list[tuple[int, int]]:

@@ -1,8 +1,8 @@
-"""Cuts a trace into parts by task, so that what is learnt on one part has seen nothing of another.
+"""Splits a trace by task, so that what is learnt from one part has seen no task of another.
 
-Several runs of one task share its text, and would give it away. A task's part follows from its group and a salt alone: it is
-the same in every file, in whichever order, and however many other tasks there are. So shares are met only in the mean, and a
-part of a small trace can be empty.
+Runs of one task share its text, so all of them are in one part. The part depends on the task's group and a salt alone: it is
+the same in every file, whatever the order and number of other tasks. Shares are therefore met only on average, and a part of
+a small trace can be empty.
 """
 
 import math
@@ -18,12 +18,12 @@ _ROUNDING = 1e-9
 
 
 def split(trace: Trace, shares: Mapping[str, float], salt: str = "") -> dict[str, Trace]:
-    """The parts of a trace by name; together they are the whole trace, each in its order.
+    """The parts of a trace by name. Each workflow is in one of them, in the order of the trace.
 
     Args:
         trace: any trace.
-        shares: of the task groups, by the parts' names; in all 1.
-        salt: another one gives another, independent split.
+        shares: of the task groups, by name of the part; they add up to 1.
+        salt: different salts give independent splits.
 
     Raises:
         InvalidArgument: the shares are not positive, or do not add up to 1.
@@ -39,7 +39,7 @@ def part_of(group: str, shares: Mapping[str, float], salt: str = "") -> str:
     """The part that a task group belongs to; shares as in `split`."""
     at = xxh3_64_intdigest(f"pbkv-split/{salt}/{group}".encode()) / 2**64
     passed, part = 0.0, ""
-    for part, share in shares.items():  # noqa: B007  # the last part takes what rounding leaves
+    for part, share in shares.items():  # noqa: B007  # the last part gets what rounding leaves
         passed += share
         if at < passed:
             break

@@ -1,6 +1,6 @@
-"""Reads step traces: one JSON object per model call, each workflow's lines together and in order, plain or gzipped.
+"""Reads step traces: one JSON object per model call, plain or gzipped, with a workflow's lines together and in order.
 
-A trace holds no text. A prompt is a list of segments, and equal segment ids mean equal text, in every trace.
+A trace contains no text. A prompt is a list of segments. Equal segment ids mean equal text, across all traces.
 """
 
 import gzip
@@ -17,15 +17,15 @@ from pbkv_cluster.core.errors import PbkvError
 from pbkv_cluster.core.text.words import WORD_BITS
 from pbkv_cluster.simulator.traces.fields import FieldError, Fields
 
-MAX_TOKENS = 16 << 20  # of one segment; beyond any context window, so that a corrupt count cannot exhaust the memory
+MAX_TOKENS = 16 << 20  # of one segment; above any context window, but low enough that a corrupt count cannot fill the memory
 
 
 class TraceError(PbkvError):
-    """A trace cannot be used; the message names the file, and where they are known the line and the field."""
+    """A trace cannot be used. The message names the file and, where known, the line and the field."""
 
 
 class SegmentKind(StrEnum):
-    """What a segment is in its prompt."""
+    """Role of a segment in its prompt."""
 
     SYSTEM = "system"
     SHARED = "shared"
@@ -39,7 +39,7 @@ _KINDS = {kind.value: kind for kind in SegmentKind}
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of prompt tokens. Its ids are a function of `id`; a shorter segment of the same id is a prefix of a longer one."""
+    """A run of prompt tokens, determined by `id`: a shorter segment with the same id is a prefix of a longer one."""
 
     kind: SegmentKind
     id: str
@@ -48,17 +48,17 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class TraceStep:
-    """One model call, and the pause behind it."""
+    """One model call and the pause after it."""
 
     agent: str
     prompt: tuple[Segment, ...]
-    output_id: str  # the id under which the reply comes back as a segment
+    output_id: str  # segment id of the reply where a later prompt contains it
     output_tokens: int
-    call_site: str = ""  # which of the agent's prompt templates, where the log told
-    tool: str = ""  # what the workflow waited for afterwards, where the log told
-    pause_s: float = 0.0  # seconds until the next call; 0 where not logged
-    task_words: tuple[int, ...] = ()  # hashed, of the workflow's task, in its first step
-    words: tuple[int, ...] = ()  # hashed, of the reply's first characters, where the log has them
+    call_site: str = ""  # prompt template of the agent; "" if not logged
+    tool: str = ""  # tool or action after the call; "" if not logged
+    pause_s: float = 0.0  # seconds until the next call; 0 if not logged
+    task_words: tuple[int, ...] = ()  # hashed words of the workflow's task, in the first step
+    words: tuple[int, ...] = ()  # hashed words of the reply's beginning, if logged
 
     @property
     def prompt_tokens(self) -> int:
@@ -67,12 +67,12 @@ class TraceStep:
 
 @dataclass(frozen=True, slots=True)
 class TraceWorkflow:
-    """One run of an agent application, first step to last."""
+    """One run of an agent application, from its first step to its last."""
 
     id: str
     workload: str
     steps: tuple[TraceStep, ...]
-    group: str = ""  # of the runs of one task; by default a run is a group of its own
+    group: str = ""  # the task, which several runs can share; by default the run's own id
 
     def __post_init__(self) -> None:
         if not self.group:
@@ -80,13 +80,13 @@ class TraceWorkflow:
 
 
 def read_workflows(path: Path) -> Iterator[TraceWorkflow]:
-    """The workflows of a trace, each as soon as its last line has been read.
+    """The workflows of a trace, each as soon as all its lines have been read.
 
     Args:
-        path: a `.jsonl` file, or a gzipped one whose name ends in `.gz`.
+        path: a `.jsonl` file, gzipped if its name ends in `.gz`.
 
     Raises:
-        TraceError: the file cannot be read, or a line breaks the format. Workflows before it have been returned by then.
+        TraceError: the file cannot be read, or a line breaks the format. Workflows before that line have been returned.
     """
     seen: set[str] = set()
     for workflow, records in groupby(_records(path), key=lambda record: record.workflow):
@@ -134,7 +134,7 @@ def _records(path: Path) -> Iterator[_Record]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a plain or gzipped file that are not blank, each with its number, from 1.
+    """The lines of a plain or gzipped file, except blank ones, with their numbers from 1.
 
     Raises:
         TraceError: the file cannot be read.
@@ -146,9 +146,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 if line.strip():
                     yield number, line
     except (EOFError, zlib.error) as error:
-        raise TraceError(f"{path}, behind line {number}: the gzip stream is cut short or damaged: {error}") from error
+        raise TraceError(f"{path}, after line {number}: the gzip stream is cut short or damaged: {error}") from error
     except gzip.BadGzipFile as error:
-        raise TraceError(f"{path}, behind line {number}: not a gzip file, or a damaged one: {error}") from error
+        raise TraceError(f"{path}, after line {number}: not a gzip file, or a damaged one: {error}") from error
     except OSError as error:
         raise TraceError(f"cannot read {path}: {error.strerror or error}") from error
 

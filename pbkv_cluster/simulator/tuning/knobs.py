@@ -1,4 +1,4 @@
-"""The settings worth tuning, by the policy or predictor that reads them: a new one is a line here."""
+"""The settings worth tuning, by the policy or predictor that reads them. A new one is a line in a table here."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +13,12 @@ Value = float | int | str
 Values = Mapping[str, Value]
 """Values of configuration fields, by their paths."""
 
-_DIGITS = 3  # that a value keeps: more say nothing, and nobody wants to read them
+_DIGITS = 3  # significant digits of a value; more would make no difference to a run
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A number that counts by its differences."""
+    """A number whose differences matter: spread evenly from `low` to `high`."""
 
     field: str  # path in the configuration
     low: float
@@ -32,7 +32,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A number that counts by its ratios."""
+    """A number whose ratios matter: spread evenly in its logarithm."""
 
     field: str
     low: float
@@ -46,7 +46,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of several values without an order."""
+    """One of several values that have no order."""
 
     field: str
     values: tuple[Value, ...]
@@ -61,7 +61,7 @@ Knob = Linear | Log | Choice
 
 class _Tunable(NamedTuple):
     knobs: tuple[Knob, ...] = ()
-    forecasts: bool = False  # whether it reads them, and so the predictor's knobs matter
+    forecasts: bool = False  # whether the policy uses forecasts, so that the predictor's knobs matter
 
 
 _POLICIES: Mapping[str, _Tunable] = {
@@ -80,13 +80,13 @@ _PREDICTORS: Mapping[str, tuple[Knob, ...]] = {
 
 
 def knobs_of(policy: str, predictor: str) -> tuple[Knob, ...]:
-    """What can be tuned of a policy and a predictor. Those from elsewhere have no knobs of their own here."""
+    """The knobs of a policy and a predictor. A policy that is not in the table has none; the predictor's count for it."""
     own = _POLICIES.get(policy, _Tunable(forecasts=True))
     return own.knobs + (_PREDICTORS.get(predictor, ()) if own.forecasts else ())
 
 
 def all_knobs() -> Iterator[Knob]:
-    """Every knob there is."""
+    """Every knob of every policy and predictor."""
     for tunable in _POLICIES.values():
         yield from tunable.knobs
     for knobs in _PREDICTORS.values():
@@ -94,7 +94,7 @@ def all_knobs() -> Iterator[Knob]:
 
 
 def spread(knobs: Sequence[Knob], count: int, draws: Random) -> Iterator[Values]:
-    """Some settings of knobs, spread so that each knob alone takes `count` values at equal distances (a Latin hypercube)."""
+    """`count` settings of some knobs as a Latin hypercube: each knob alone takes `count` values at equal distances."""
     columns = []
     for _ in knobs:
         column = list(range(count))
@@ -118,7 +118,7 @@ def with_values(config: Config, values: Values) -> Config:
 
 
 def values_of(config: Config, policy: str, knobs: Sequence[Knob]) -> Values:
-    """What a configuration sets the knobs of a policy to, and the policy."""
+    """A policy, and the values that a configuration has for its knobs."""
     return {"cache.policy": policy, **{knob.field: value_of(config, knob.field) for knob in knobs}}
 
 

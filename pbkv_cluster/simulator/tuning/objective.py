@@ -1,10 +1,10 @@
-"""What a search for settings makes large."""
+"""What a search for settings maximises."""
 
 from enum import StrEnum
 
 
 class Objective(StrEnum):
-    """A ratio: LRU at the same capacity has 1."""
+    """A ratio to LRU at the same capacity, which scores 1."""
 
     HIT = "hit"  # GPU hit rate over LRU's
-    LATENCY = "latency"  # LRU's mean latency of a workflow over the policy's
+    LATENCY = "latency"  # mean workflow latency under LRU over that under the policy

@@ -1,4 +1,4 @@
-"""Agent applications for the workflow generator: who calls the model, who may follow, and which tools lie between."""
+"""Agent applications for the workflow generator: their agents, which agent may follow which, and the tools called between."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,26 +8,26 @@ END = "END"
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """Something a workflow waits for. Its result is the next agent's to read."""
+    """A tool that a workflow waits for. Its result is part of the next agent's prompt."""
 
     name: str
     median_s: float
-    result: float = 1.0  # size of the result, relative to other tools'
+    result: float = 1.0  # relative size of the result
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A way on from an agent, taken in proportion to its weight."""
+    """A transition from an agent, drawn in proportion to its weight."""
 
     to: str  # an agent, or END
     weight: float
-    retry: bool = False  # likelier in a difficult workflow
+    retry: bool = False  # more likely in a difficult workflow
     tool: Tool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """One role. Sizes are relative to other agents'."""
+    """One agent. Sizes are relative to those of other agents."""
 
     edges: tuple[Edge, ...]
     system: float = 1.0

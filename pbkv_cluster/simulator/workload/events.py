@@ -1,4 +1,4 @@
-"""What a gateway reports of recorded workflows."""
+"""The events of recorded workflows, as a gateway reports them to the predictor."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -8,7 +8,7 @@ from pbkv_cluster.core.text.prompt_pieces import prompt_pieces
 from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
 from pbkv_cluster.simulator.workload.prompts import PromptBuilder
 
-VOCAB = 1 << 16  # of made-up tokens, where no model sets another
+VOCAB = 1 << 16  # size of the vocabulary of rebuilt tokens
 
 Pieces = Callable[[int], tuple[int, ...]]
 """The pieces of a workflow's prompts, by position."""
@@ -22,11 +22,11 @@ def event_of(workflow: TraceWorkflow, name: str, number: int, time: float, piece
     """One event of a workflow whose steps run one after the other.
 
     Args:
-        workflow: the record.
-        name: id of the workflow.
-        number: of the event, from 0: the start, then beginning and end of each step, and last the end.
+        workflow: the recorded workflow.
+        name: id of the workflow in the event.
+        number: of the event, from 0: the workflow's start, start and end of each step, the workflow's end.
         time: of the event, in seconds.
-        pieces: asked at the beginning of a step.
+        pieces: called at the start of a step.
     """
     if number == 0:
         return WorkflowEvent(EventKind.WORKFLOW_STARTED, name, number, time, workflow.workload)
@@ -45,19 +45,19 @@ def event_of(workflow: TraceWorkflow, name: str, number: int, time: float, piece
         position,
         parent_step=position - 1 if position else None,
         prompt_tokens=step.prompt_tokens,
-        output_tokens=max(1, step.output_tokens) if finished else 0,  # no model answers with nothing
+        output_tokens=max(1, step.output_tokens) if finished else 0,  # every reply has at least one token
         pieces=() if finished else pieces(position),
         words=step.words if finished else step.task_words,
     )
 
 
 def events_of(workflow: TraceWorkflow, name: str, prompts: PromptBuilder | None = None) -> list[WorkflowEvent]:
-    """All events of a workflow; one second passes between two.
+    """All events of a workflow, one second apart.
 
     Args:
-        workflow: the record.
-        name: id of the workflow.
-        prompts: rebuilds prompts, for their pieces; without it events have none.
+        workflow: the recorded workflow.
+        name: id of the workflow in the events.
+        prompts: rebuilds prompts for their pieces; None leaves the pieces out.
     """
 
     def pieces(position: int) -> tuple[int, ...]:
@@ -67,20 +67,20 @@ def events_of(workflow: TraceWorkflow, name: str, prompts: PromptBuilder | None 
 
 
 def without_words(events: Iterable[WorkflowEvent]) -> Iterator[WorkflowEvent]:
-    """The same events, without anything of what tasks and outputs said."""
+    """The same events without words of tasks and outputs, and without hidden states."""
     return (replace(event, words=(), hidden=b"") for event in events)
 
 
 def without_pieces(events: Iterable[WorkflowEvent]) -> Iterator[WorkflowEvent]:
-    """The same events, without anything of what prompts are made of."""
+    """The same events without pieces of prompts."""
     return (replace(event, pieces=()) for event in events)
 
 
 def without_counts(events: Iterable[WorkflowEvent]) -> Iterator[WorkflowEvent]:
-    """The same events, without how long prompts and outputs were."""
+    """The same events without token counts of prompts and outputs."""
     return (replace(event, prompt_tokens=0, output_tokens=0) for event in events)
 
 
 def without_text(events: Iterable[WorkflowEvent]) -> Iterator[WorkflowEvent]:
-    """The same events, without anything of any text: agents alone are left."""
+    """The same events with nothing derived from text: only agents are left."""
     return without_counts(without_pieces(without_words(events)))

@@ -1,19 +1,18 @@
-"""Generates workflows of multi-agent applications, in the form in which recorded ones are read.
+"""Generates workflows of multi-agent applications, as the same values as recorded ones.
 
-What is drawn, for each workflow from its own stream of the seed:
+For each workflow are drawn, from a random stream of its own:
 
 - the application: uniformly;
-- how difficult the task is: Beta(2, 2), doubled, so that 1 is the mean. It multiplies the weight of every way back;
-- the next agent: in proportion to the weights of the edges that leave the present one, until END or `max_steps`;
-- lengths of tasks, replies and tool results: log-normal around the sizes given, sigma 0.4;
-- how long a tool takes: log-normal around the tool's median, sigma 0.8.
+- the difficulty of the task: twice Beta(2, 2), so that the mean is 1. It multiplies the weight of every retry edge;
+- the next agent: in proportion to the weights of the present agent's edges, until END or `max_steps`;
+- lengths of tasks, replies and tool results: log-normal around the given median, sigma 0.4;
+- durations of tools: log-normal around the tool's median, sigma 0.8.
 
-Nothing is drawn with a cache in mind. Reuse follows from how agent frameworks build prompts: a preamble common to the
-application, the agent's own system prompt, the task, and then the agent's private memory, to which each of its turns adds
-what it was told, what a tool returned and what it answered. An agent that is called again finds its last prompt as a prefix
-of the new one; an agent that is called for the first time finds its system prompt, from other workflows. How much of that a
-cache still holds depends on what ran meanwhile: other agents of the workflow, and other workflows during tool calls. What
-a finished workflow leaves behind is of no further use apart from the system prompts.
+Reuse follows from how agent frameworks build prompts: a preamble common to the application, the agent's system prompt, the
+task, and the agent's private memory, to which each of its turns adds what it was told, what a tool returned and what it
+replied. So the next prompt of an agent begins with its last one, and its first prompt shares the system prompt with other
+workflows. How much of that is still cached depends on what ran meanwhile: other agents of the workflow, and other workflows
+during tool calls. After a workflow has ended, only its system prompts are of use.
 """
 
 import random
@@ -25,7 +24,7 @@ from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep, TraceWorkflow
 from pbkv_cluster.simulator.workload.applications import APPLICATIONS, END, Application, Edge
 
-MARKUP_TOKENS = 4  # chat markup around a reply that comes back, as in the recorded traces
+MARKUP_TOKENS = 4  # chat markup around a reply in a later prompt, as in the recorded traces
 
 _LENGTH_SIGMA = 0.4
 _DURATION_SIGMA = 0.8
@@ -57,14 +56,17 @@ def generate(
     applications: Sequence[Application] = APPLICATIONS,
     max_steps: int = 32,
 ) -> Iterator[TraceWorkflow]:
-    """Workflows 0 to `count` of a seed. Each depends on the seed and its own number only, not on `count`.
+    """The first `count` workflows of a seed. Each depends on the seed and its own number only, not on `count`.
 
     Args:
-        sizes: median lengths; by default those of short prompts of real frameworks.
-        max_steps: calls after which a workflow ends wherever it is.
+        count: number of workflows.
+        seed: of everything that is drawn.
+        sizes: median lengths; the default is short prompts of real frameworks.
+        applications: to draw from.
+        max_steps: a workflow with so many steps ends, whichever agent it is at.
 
     Raises:
-        InvalidArgument: a value is out of its range.
+        InvalidArgument: a value is out of range.
     """
     if count < 0:
         raise InvalidArgument("count", f"must not be negative, got {count}")
@@ -80,7 +82,7 @@ def generate(
 
 
 class _Run:
-    """One workflow while it is generated."""
+    """One workflow that is being generated."""
 
     def __init__(self, application: Application, workflow_id: str, sizes: Sizes, draws: random.Random) -> None:
         self._application = application

@@ -1,8 +1,9 @@
-"""Token ids of a workflow's prompts and replies, rebuilt without their text.
+"""Rebuilds the token ids of prompts and replies, without their text.
 
-A token id is a pure function of (segment id, offset), so equal segments give equal tokens, a shorter segment is a prefix of a
-longer one of the same id, and unequal ids give unrelated tokens. A reply of n tokens is the offsets 0 to n of its output id:
-where it comes back with chat markup around it, the first n tokens are the reply's own and the markup follows.
+A token id is a pure function of segment id and offset. So equal segments have equal tokens, a shorter segment is a prefix of
+a longer one with the same id, and different ids have unrelated tokens. A reply of n tokens has offsets 0 to n of its output
+id. If a later prompt contains the reply with chat markup, the first n tokens of that segment are the reply and the markup
+follows.
 
 The function is SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014) in counter mode,
 keyed with a BLAKE2b digest of the segment's id: the same ids on every platform, a few nanoseconds each.
@@ -16,8 +17,8 @@ import numpy as np
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.simulator.traces.step_traces import TraceStep
 
-# Every model's vocabulary is larger, and its first ids hold the control tokens if any do. Blocks of 16 random tokens do not
-# collide, however small the vocabulary.
+# Every model has a larger vocabulary, and control tokens, if they are among these ids, are the first. Even with so few ids,
+# blocks of 16 random tokens do not collide.
 DEFAULT_VOCAB = 1024
 DEFAULT_RESERVED = 16
 
@@ -27,12 +28,12 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 def scaled(tokens: int, factor: float) -> int:
-    """A length shrunk by `factor`, at least 1 unless it was 0. A longer length never becomes the shorter one."""
+    """`tokens` times `factor`, rounded: at least 1 unless it was 0, and monotonic in `tokens`."""
     return max(1, round(tokens * factor)) if tokens else 0
 
 
 class PromptBuilder:
-    """Packed prompts and replies of steps, for one vocabulary and one scale."""
+    """Builds packed prompts and replies of steps, for one vocabulary and one scale."""
 
     def __init__(
         self,
@@ -42,13 +43,13 @@ class PromptBuilder:
         max_output: int | None = None,
     ) -> None:
         """Args:
-            vocab_size: ids are below it.
-            reserved: ids are not below it; a model's control tokens often come first.
-            scale: every segment's and reply's length is multiplied by it, in (0, 1].
-            max_output: longest reply in tokens. A reply cut short still comes back whole in later prompts.
+            vocab_size: upper bound of the ids, exclusive.
+            reserved: lower bound of the ids, so that a model's control tokens are avoided.
+            scale: factor of all lengths of segments and replies, above 0 and at most 1.
+            max_output: longest reply in tokens. Later prompts contain the whole reply even so.
 
         Raises:
-            InvalidArgument: a value is out of its range.
+            InvalidArgument: a value is out of range.
         """
         if reserved < 0:
             raise InvalidArgument("reserved", f"must not be negative, got {reserved}")
@@ -65,7 +66,7 @@ class PromptBuilder:
 
     def segment(self, segment_id: str, tokens: int) -> bytes:
         """The first `tokens` packed token ids of a segment."""
-        # Surrogates cannot occur in ids that were read, and those of a caller's own must not collide either.
+        # Ids from a file contain no surrogates, but those of other callers may, and must not collide.
         digest = hashlib.blake2b(segment_id.encode(errors="surrogatepass"), digest_size=8).digest()
         key = np.frombuffer(digest, dtype="<u8")
         bits = key + np.arange(1, tokens + 1, dtype=np.uint64) * _GAMMA
@@ -81,7 +82,7 @@ class PromptBuilder:
         return b"".join(self.segment(segment.id, scaled(segment.tokens, self._scale)) for segment in step.prompt)
 
     def output(self, step: TraceStep) -> bytes:
-        """The packed token ids of a step's reply: at least one, as no model answers with nothing."""
+        """The packed token ids of a step's reply, at least one."""
         return self.segment(step.output_id, self._output_tokens(step))
 
     def _output_tokens(self, step: TraceStep) -> int:

@@ -1,4 +1,4 @@
-"""The tokens of a workload's steps, built once for all the runs that are made of it."""
+"""The tokens of a workload's steps, built once for all runs of it."""
 
 from array import array
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from pbkv_cluster.simulator.workload.prompts import PromptBuilder
 from pbkv_cluster.simulator.workload.workload import Workload
 
 NAMESPACE = Namespace("simulated", "", "", "")
-_KEPT_BYTES = 256 << 20
+_KEPT_BYTES_MAX = 256 << 20
 
 
 class StepTokens(NamedTuple):
@@ -19,21 +19,21 @@ class StepTokens(NamedTuple):
 
     prompt: bytes
     output: bytes
-    keys: list[bytes]  # the KV of the last token of the output is never computed
+    keys: list[bytes]  # without the last token of the output, whose KV is never computed
 
     @property
     def prompt_keys(self) -> list[bytes]:
-        """Keys of the blocks that a cache can give: the last token of a prompt is always computed."""
+        """Keys of the blocks that a cache can deliver, which excludes the prompt's last token: it is always computed."""
         return self.keys[: (count(self.prompt) - 1) // BLOCK_TOKENS]
 
 
 class TokenSource:
-    """Tokens by the number of the arrival and of its step."""
+    """Tokens of a workload, by arrival and position of the step. Keeps what it has built, up to 256 MiB."""
 
     def __init__(self, workload: Workload, builder: PromptBuilder | None = None) -> None:
         self.workload = workload
         self._builder = builder or PromptBuilder(VOCAB)
-        self._room = _KEPT_BYTES
+        self._bytes_left = _KEPT_BYTES_MAX
         self._kept: dict[tuple[int, int], StepTokens] = {}
         self._pieces: dict[tuple[int, int], array[int]] = {}
 
@@ -44,21 +44,21 @@ class TokenSource:
             step = self.workload.arrivals[arrival].workflow.steps[position]
             prompt, output = self._builder.prompt(step), self._builder.output(step)
             found = StepTokens(prompt, output, block_keys(NAMESPACE, prompt + output[:-TOKEN_BYTES]))
-            size = 3 * (len(prompt) + len(output))  # keys are about as large as the tokens, and have headers
-            if size <= self._room:
-                self._room -= size
+            size = 3 * (len(prompt) + len(output))  # keys are about as large as the tokens, plus object headers
+            if size <= self._bytes_left:
+                self._bytes_left -= size
                 self._kept[arrival, position] = found
         return found
 
     def pieces(self, arrival: int, position: int) -> tuple[int, ...]:
-        """What one step's prompt is made of. Kept, in a quarter of a tuple's memory: every run of a forecasting policy asks."""
+        """The pieces of one step's prompt. Kept as an array, a quarter of a tuple's size, as every run with forecasts asks."""
         found = self._pieces.get((arrival, position))
         if found is None:
             found = self._pieces[arrival, position] = array("I", prompt_pieces(self.step(arrival, position).prompt))
         return tuple(found)
 
     def blocks(self) -> tuple[int, int]:
-        """Blocks of the largest step, with the one that follows; and different blocks of all steps together."""
+        """Blocks of the largest step plus one, and the number of distinct blocks of all steps."""
         largest, keys = 0, set[bytes]()
         for arrival, entry in enumerate(self.workload.arrivals):
             for position in range(len(entry.workflow.steps)):

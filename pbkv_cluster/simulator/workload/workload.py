@@ -1,4 +1,4 @@
-"""What is to be simulated: which workflows come, in which order, when, and how long each thinks between its steps."""
+"""What a simulation runs: which workflows arrive, in which order and when, and how long each pauses between steps."""
 
 import random
 from collections import Counter
@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.simulator.traces.files import Trace
 from pbkv_cluster.simulator.traces.step_traces import TraceStep, TraceWorkflow
+from pbkv_cluster.simulator.workload.tools import ToolCall, announced_calls, draw_pauses
 
-THINK_MEDIAN_S = 2.0
-THINK_SIGMA = 1.0
-_MAJORITY = 0.8  # of the workflows, from the traces that prevail in one half of a drifting workload
+_MAJORITY = 0.8  # share of the workflows in one half of a drifting workload that come from that half's traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +19,14 @@ class Arrival:
 
     id: str  # unique in the workload
     workflow: TraceWorkflow
-    pauses: tuple[float, ...]  # seconds behind each step
-    starts_at: float | None = None  # seconds; None: as soon as another has ended
+    pauses: tuple[float, ...]  # seconds after each step
+    starts_at: float | None = None  # seconds; None: as soon as another workflow has ended
+    tool_calls: tuple[ToolCall, ...] = ()  # announced after each step but the last
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Arrivals in order. In a closed loop `concurrency` workflows run at a time; in an open one it is 0."""
+    """Arrivals in order. In a closed loop, `concurrency` workflows run at a time; in an open loop it is 0."""
 
     name: str
     arrivals: tuple[Arrival, ...]
@@ -35,16 +35,18 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """How to make a workload from traces."""
+    """How to make a workload of traces."""
 
-    workflows: int | None = None  # default: as many as the traces hold
+    workflows: int | None = None  # None: as many as the traces have
     concurrency: int = 32
-    think_scale: float = 1.0  # of the log-normal part of a pause
-    drift: bool = False  # half-way, the second half of the traces takes over from the first
+    think_scale: float = 1.0  # factor of the log-normal part of a pause
+    drift: bool = False  # the first half of the traces prevails in the first half of the workload, the others later
+    announce_sigma: float | None = None  # log-normal error of announced pauses; None: only logged durations are announced
+    tool_share: float = 0.0  # share of the log-normal part's variance, in its logarithm, that the tool determines
 
     def __post_init__(self) -> None:
         """Raises:
-        InvalidArgument: a value is out of its range.
+        InvalidArgument: a value is out of range.
         """
         if self.workflows is not None and self.workflows < 1:
             raise InvalidArgument("workflows", f"must be at least 1, got {self.workflows}")
@@ -52,25 +54,29 @@ class Mix:
             raise InvalidArgument("concurrency", f"must be at least 1, got {self.concurrency}")
         if not 0 <= self.think_scale < 1e6:
             raise InvalidArgument("think_scale", f"must be from 0 to 1e6, got {self.think_scale}")
+        if self.announce_sigma is not None and not 0 <= self.announce_sigma <= 10:
+            raise InvalidArgument("announce_sigma", f"must be from 0 to 10, got {self.announce_sigma}")
+        if not 0 <= self.tool_share <= 1:
+            raise InvalidArgument("tool_share", f"must be from 0 to 1, got {self.tool_share}")
 
 
 def make_workload(traces: Sequence[Trace], mix: Mix, seed: int, starts: Sequence[float] | None = None) -> Workload:
     """Draws a workload.
 
-    Each trace's workflows come in an order drawn from the seed. When all have come, they come again as private copies: what
-    only one workflow had is a different text then, what several share stays the same. Several traces get equal shares.
+    Each trace's workflows are shuffled. When all have arrived they arrive again, as copies whose private texts, those of one
+    workflow only, are replaced by new ones; texts that several workflows share stay the same. Traces get equal shares.
 
-    A pause is what the trace logged, plus a log-normal time (median 2 s, sigma 1) times `mix.think_scale`: logs of agent
-    frameworks leave out the tools and people that a service waits for. It depends on the seed, the arrival and the step alone.
+    A pause is the logged one plus a log-normal time (median 2 s, sigma 1) times `mix.think_scale`, because logs of agent
+    frameworks leave out tools and people that a service waits for. It depends on the seed, the arrival and the step alone.
 
     Args:
-        traces: at least one. A single one with arrival times of its own makes an open loop at these times.
+        traces: at least one. A single trace with arrival times makes an open loop at these times.
         mix: what to draw.
         seed: of everything that is drawn.
-        starts: arrival times in seconds, for an open loop of as many workflows.
+        starts: arrival times in seconds, for an open loop.
 
     Raises:
-        InvalidArgument: there is no trace, or fewer arrival times than workflows are wanted.
+        InvalidArgument: there is no trace, or there are fewer arrival times than workflows.
     """
     if not traces:
         raise InvalidArgument("traces", "must name at least one")
@@ -92,11 +98,10 @@ def make_workload(traces: Sequence[Trace], mix: Mix, seed: int, starts: Sequence
 
 
 def _arrival(number: int, workflow: TraceWorkflow, mix: Mix, seed: int, starts_at: float | None) -> Arrival:
-    draws = random.Random(f"pbkv-think/{seed}/{number}")
-    pauses = tuple(
-        step.pause_s + mix.think_scale * THINK_MEDIAN_S * draws.lognormvariate(0.0, THINK_SIGMA) for step in workflow.steps
-    )
-    return Arrival(f"{number}:{workflow.id}", workflow, pauses, starts_at)
+    own_seed = f"{seed}/{number}"
+    pauses = draw_pauses(workflow, mix.think_scale, mix.tool_share, own_seed)
+    calls = announced_calls(workflow, pauses, mix.announce_sigma, own_seed)
+    return Arrival(f"{number}:{workflow.id}", workflow, pauses, starts_at, calls)
 
 
 def _draw(traces: Sequence[Trace], wanted: int, drift: bool, seed: int) -> Iterator[TraceWorkflow]:
@@ -124,7 +129,7 @@ def _shuffled(trace: Trace, shared: frozenset[str], seed: str) -> Iterator[Trace
 
 
 def _shared_ids(traces: Sequence[Trace]) -> frozenset[str]:
-    """Ids of texts that at least two workflows have."""
+    """Ids of texts that at least two workflows share."""
     owners: Counter[str] = Counter()
     for trace in traces:
         for workflow in trace.workflows:

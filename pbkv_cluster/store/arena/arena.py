@@ -1,7 +1,7 @@
-"""The arena: one file in shared memory per node, in regions that workers lease.
+"""The arena: one file in shared memory per node, divided into regions, one per worker.
 
-A worker that restarts within its lease is given the same region again. The memory is reserved when a region is first leased, so
-that a machine that lacks it says so then, and not with a bus error in the middle of a copy.
+A worker that restarts before its region expires gets the same region again. Memory is reserved when a region is given out, so
+that a lack of memory is an error then, and not a bus error in the middle of a copy.
 """
 
 import contextlib
@@ -29,48 +29,49 @@ class Region:
     offset: int
     size: int
     expires_at: float
-    address: str = ""  # where the worker that holds it can be reached
+    address: str = ""  # of the worker, host:port
 
 
 class Arena:
-    """A file of fixed size, mapped by every worker of the node."""
+    """A file of fixed size that every worker of the node maps a region of."""
 
-    def __init__(self, capacity: int, lease_s: float, clock: Clock, directory: Path | None = None) -> None:
+    def __init__(self, capacity: int, ttl_s: float, clock: Clock, directory: Path | None = None) -> None:
         """Args:
-        capacity: bytes; only what is leased takes memory.
-        lease_s: seconds for which a region stays a worker's without a word from it.
-        clock: for the leases.
-        directory: of the file; by default the machine's shared memory.
+        capacity: bytes; memory is taken by regions only.
+        ttl_s: seconds after which a region expires if its worker does not renew it.
+        clock: time of expiry.
+        directory: where the file is; by default in the machine's shared memory.
         """
         self.capacity = capacity // mmap.PAGESIZE * mmap.PAGESIZE
-        self.lease_s = lease_s
+        self.ttl_s = ttl_s
         self._clock = clock
         directory = directory or default_directory()
-        sweep(directory)
+        remove_orphans(directory)
         self.path = directory / f"{_PREFIX}{os.getpid()}-{id(self):x}"
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         os.ftruncate(self._file, self.capacity)
         self._regions: dict[str, Region] = {}
 
-    def lease(self, worker_id: str, size: int, address: str = "") -> Region:
-        """Gives a worker a region of at least `size` bytes, or renews the one it has.
+    def acquire(self, worker_id: str, size: int, address: str = "") -> Region:
+        """Gives a worker a region of at least `size` bytes, or renews the one that it has.
 
-        Size 0 renews whatever the worker has; if that is nothing, it only makes the worker known.
+        Size 0 renews the worker's region whatever its size; a worker without one gets an empty region, which makes its address
+        known.
 
         Raises:
             InvalidArgument: the size is negative.
-            ResourceExhausted: the arena or the machine has no such room.
+            ResourceExhausted: the arena or the machine lacks the memory.
         """
         if size < 0:
             raise InvalidArgument("bytes", f"must not be negative, got {size}")
         size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        expires_at = self._clock.now() + self.lease_s
+        expires_at = self._clock.now() + self.ttl_s
         region = self._regions.get(worker_id)
         if region is not None and size and region.size != size:
             if not self._free(worker_id):
                 raise ResourceExhausted(f"another process of {worker_id} still uses {region.size} bytes of the arena")
             region = None
-        if region is not None:  # before others are expired: one that renews late finds its bytes, if they are there still
+        if region is not None:  # before the others expire: a late renewal keeps its bytes if nobody has taken them
             region.expires_at = expires_at
         self._expire()
         if region is None:
@@ -79,7 +80,7 @@ class Arena:
         return region
 
     def regions(self) -> dict[str, Region]:
-        """The regions under lease, by worker."""
+        """The regions that have not expired, by worker id."""
         self._expire()
         return dict(self._regions)
 
@@ -94,8 +95,8 @@ class Arena:
         now = self._clock.now()
         for worker_id in [name for name, region in self._regions.items() if region.expires_at < now]:
             if not self._free(worker_id):
-                log.warning("worker %s is silent but alive: it keeps its part of the arena", worker_id)
-                self._regions[worker_id].expires_at = now + self.lease_s
+                log.warning("worker %s does not renew its region of the arena but still uses it: it keeps it", worker_id)
+                self._regions[worker_id].expires_at = now + self.ttl_s
 
     def _free(self, worker_id: str) -> bool:
         """Gives a region's memory back to the machine; False if a living process has it mapped."""
@@ -110,6 +111,7 @@ class Arena:
         return True
 
     def _reserve(self, size: int) -> int:
+        """Reserves memory in the first gap that is large enough. Returns its offset."""
         if size == 0:
             return 0
         at = 0
@@ -134,10 +136,10 @@ def default_directory() -> Path:
     return shared if shared.is_dir() else Path(tempfile.gettempdir())
 
 
-def sweep(directory: Path) -> None:
-    """Removes arenas whose host store died without doing so."""
+def remove_orphans(directory: Path) -> None:
+    """Removes the arenas of host stores that died without removing them."""
     for path in directory.glob(f"{_PREFIX}*"):
         pid = path.name.removeprefix(_PREFIX).split("-")[0]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            with contextlib.suppress(FileNotFoundError):  # another sweep was faster
+            with contextlib.suppress(FileNotFoundError):  # another process has removed it
                 path.unlink()

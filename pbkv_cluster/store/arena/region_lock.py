@@ -1,7 +1,7 @@
-"""Locks on regions of the arena's file, held by whoever has the region mapped, for as long as its process lives.
+"""Locks on regions of the arena's file, held by the process that has the region mapped for as long as it lives.
 
-A lease tells a host store how long to wait for a word; the lock tells whether the worker is really gone. One that merely
-stalled keeps its region, since its bytes would otherwise change under it.
+A region's time to live says how long the host store waits for a renewal; the lock says whether the worker has really ended. A
+worker that is merely stalled keeps its region, since its bytes would otherwise change while it reads them.
 """
 
 import fcntl
@@ -10,7 +10,7 @@ import struct
 
 
 def try_lock(file: int, offset: int, size: int) -> bool:
-    """Locks a region for the open file `file`, not for the process; False if another open file has it locked."""
+    """Locks a region for an open file (not for the process); False if another open file has it locked."""
     try:
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK, offset, size))
     except BlockingIOError:
@@ -19,10 +19,10 @@ def try_lock(file: int, offset: int, size: int) -> bool:
 
 
 def unlock(file: int, offset: int, size: int) -> None:
-    """Gives a lock back; closing the file does too."""
+    """Releases a lock; closing the file does too."""
     fcntl.fcntl(file, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, offset, size))
 
 
 def _flock(kind: int, offset: int, size: int) -> bytes:
-    """`struct flock` of fcntl(2); its process id has to be 0 here."""
+    """`struct flock` of fcntl(2), whose process id must be 0 for locks of open files."""
     return struct.pack("hhqqi", kind, os.SEEK_SET, offset, size, 0)

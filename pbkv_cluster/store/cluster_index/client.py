@@ -1,4 +1,4 @@
-"""The one way to talk to Redis: how clients are made, and what its failures become."""
+"""Clients of Redis, their errors, and how scripts and times to live are passed to it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +17,8 @@ def connect(url: str, *, timeout_s: float = 1.0, max_connections: int = 32) -> R
 
     Args:
         url: of a Redis server, e.g. `RedisServer.url`.
-        timeout_s: seconds after which a silent server counts as lost; also the wait for a free connection.
-        max_connections: commands in flight at once; more wait for their turn.
+        timeout_s: seconds after which a server that does not answer counts as lost; also the wait for a free connection.
+        max_connections: commands in flight at once; further ones wait.
     """
     pool = BlockingConnectionPool.from_url(
         url,
@@ -27,7 +27,7 @@ def connect(url: str, *, timeout_s: float = 1.0, max_connections: int = 32) -> R
         timeout=timeout_s,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
-        # Once, at once, for a connection that has died while idle. Waiting out an outage is the caller's business.
+        # One immediate retry, for a connection that died while it was idle. Callers decide how to wait out an outage.
         retry=Retry(NoBackoff(), 1),
     )
     return Redis.from_pool(pool)
@@ -35,7 +35,7 @@ def connect(url: str, *, timeout_s: float = 1.0, max_connections: int = 32) -> R
 
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Turns whatever Redis or the way to it fails with into `Unavailable`."""
+    """Turns every error of Redis or of the connection to it into `Unavailable`."""
     try:
         yield
     except redis.exceptions.RedisError as error:
@@ -45,3 +45,8 @@ def redis_errors() -> Iterator[None]:
 def lua(name: str) -> str:
     """The text of a Lua script of this package."""
     return resources.files(__package__).joinpath(f"{name}.lua").read_text()
+
+
+def ttl_ms(ttl_s: float) -> int:
+    """A time to live in whole milliseconds, at least one."""
+    return max(1, round(ttl_s * 1000))

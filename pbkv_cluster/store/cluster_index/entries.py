@@ -1,4 +1,4 @@
-"""What the directory knows about each member of a cluster, and how it is written down."""
+"""Directory entries, one for each member or workflow of a cluster, and their JSON."""
 
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -9,12 +9,12 @@ from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.step_graph import StepGraph
 
-R = TypeVar("R")
+E = TypeVar("E")
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerEntry:
-    """A GPU worker. `incarnation` differs each time that its process starts."""
+    """A GPU worker. Its incarnation differs each time that its process starts."""
 
     worker_id: str
     incarnation: str
@@ -41,7 +41,7 @@ class NodeEntry:
 
 @dataclass(frozen=True, slots=True)
 class ServiceEntry:
-    """A process that a cluster has one of: the gateway, the predictor."""
+    """A process of which a cluster has one: the gateway, the predictor."""
 
     name: str
     address: str  # host:port of its gRPC server
@@ -50,7 +50,7 @@ class ServiceEntry:
 
 @dataclass(frozen=True, slots=True)
 class WorkflowEntry:
-    """A running workflow. It is gone after `lease_s` seconds without a step."""
+    """A running workflow. It ends after `lease_s` seconds of silence."""
 
     workflow_id: str
     workload: str
@@ -58,28 +58,28 @@ class WorkflowEntry:
     lease_s: float
     started_at: float  # seconds since the epoch
     steps: int
-    step_graph: StepGraph | None = None  # that the client has declared
+    step_graph: StepGraph | None = None  # as declared by the client
 
 
-class Malformed(Exception):
-    """Bytes that are not a record of the expected kind."""
+class MalformedEntry(Exception):
+    """Bytes that are not an entry of the expected kind."""
 
 
-class EntryCodec(Generic[R]):
-    """Records of one kind as JSON. Fields that are not known are ignored, as a newer version may write them."""
+class EntryCodec(Generic[E]):
+    """Entries of one kind as JSON. Unknown fields are ignored: a newer version may have written them."""
 
-    def __init__(self, kind: type[R]) -> None:
+    def __init__(self, kind: type[E]) -> None:
         self._adapter = TypeAdapter(kind)
 
-    def encode(self, record: R) -> bytes:
-        return self._adapter.dump_json(record)
+    def encode(self, entry: E) -> bytes:
+        return self._adapter.dump_json(entry)
 
-    def decode(self, payload: bytes) -> R:
-        """Raises Malformed."""
+    def decode(self, payload: bytes) -> E:
+        """Raises MalformedEntry."""
         try:
             return self._adapter.validate_json(payload, strict=True)
         except ValidationError as error:
-            problems = (f"{'.'.join(map(str, each['loc'])) or 'record'}: {each['msg']}" for each in error.errors())
-            raise Malformed("; ".join(problems)) from error
+            problems = (f"{'.'.join(map(str, each['loc'])) or 'entry'}: {each['msg']}" for each in error.errors())
+            raise MalformedEntry("; ".join(problems)) from error
         except InvalidArgument as error:
-            raise Malformed(str(error)) from error
+            raise MalformedEntry(str(error)) from error

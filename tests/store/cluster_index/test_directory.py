@@ -1,3 +1,5 @@
+"""The directory on a real Redis."""
+
 import asyncio
 import json
 import logging
@@ -9,8 +11,9 @@ from redis.asyncio import Redis
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.store.cluster_index import Directory, NodeEntry, RedisServer, ServiceEntry, WorkflowEntry, connect
-from pbkv_cluster.store.cluster_index.entries import EntryCodec, Malformed
-from tests.store.cluster_index.helpers import eventually, worker_record
+from pbkv_cluster.store.cluster_index.entries import EntryCodec, MalformedEntry
+from tests.polling import eventually
+from tests.store.cluster_index.helpers import worker_entry
 
 NODE = NodeEntry(node_id="node-0", host="127.0.0.1", address="127.0.0.1:7100", arena_bytes=1 << 30)
 GATEWAY = ServiceEntry(name="gateway", address="127.0.0.1:7000", pid=17)
@@ -22,19 +25,19 @@ def workflow(workflow_id: str = "w1", lease_s: float = 60.0) -> WorkflowEntry:
 
 @pytest.fixture
 def directory(redis: Redis) -> Directory:
-    return Directory(redis, "test", lease_s=60.0)
+    return Directory(redis, "test", ttl_s=60.0)
 
 
 async def test_members_are_found_as_announced_until_withdrawn(directory: Directory) -> None:
-    workers = [worker_record(f"worker-{number}") for number in range(3)]
-    for record in reversed(workers):
-        await directory.announce_worker(record)
+    workers = [worker_entry(f"worker-{number}") for number in range(3)]
+    for entry in reversed(workers):
+        await directory.announce_worker(entry)
     await directory.announce_node(NODE)
     await directory.announce_service(GATEWAY)
     assert await directory.workers() == workers
     assert await directory.nodes() == [NODE]
     assert await directory.service("gateway") == GATEWAY
-    assert await directory.services() == [GATEWAY]
+    assert await directory.service_address("gateway") == GATEWAY.address
 
     await directory.withdraw_worker("worker-1")
     await directory.withdraw_node("node-0")
@@ -42,24 +45,25 @@ async def test_members_are_found_as_announced_until_withdrawn(directory: Directo
     assert await directory.workers() == [workers[0], workers[2]]
     assert await directory.nodes() == []
     assert await directory.service("gateway") is None
+    assert await directory.service_address("gateway") is None
 
 
 async def test_clusters_do_not_see_each_other(redis: Redis, directory: Directory) -> None:
-    await directory.announce_worker(worker_record())
-    assert await Directory(redis, "other", lease_s=60.0).workers() == []
+    await directory.announce_worker(worker_entry())
+    assert await Directory(redis, "other", ttl_s=60.0).workers() == []
 
 
-async def test_announcing_again_replaces_the_record(directory: Directory) -> None:
-    await directory.announce_worker(worker_record())
-    moved = replace(worker_record(), address="127.0.0.1:7002")
+async def test_announcing_again_replaces_the_entry(directory: Directory) -> None:
+    await directory.announce_worker(worker_entry())
+    moved = replace(worker_entry(), address="127.0.0.1:7002")
     await directory.announce_worker(moved)
     assert await directory.workers() == [moved]
 
 
 async def test_a_late_leaver_does_not_remove_its_successor(directory: Directory) -> None:
-    await directory.announce_worker(worker_record(incarnation="two"))
+    await directory.announce_worker(worker_entry(incarnation="two"))
     await directory.withdraw_worker("worker-0", incarnation="one")
-    assert await directory.workers() == [worker_record(incarnation="two")]
+    assert await directory.workers() == [worker_entry(incarnation="two")]
     await directory.withdraw_worker("worker-0", incarnation="two")
     assert await directory.workers() == []
 
@@ -68,9 +72,9 @@ async def test_a_late_leaver_does_not_remove_its_successor(directory: Directory)
     assert await directory.service("gateway") == GATEWAY
 
 
-async def test_whoever_falls_silent_is_gone_with_every_key(redis: Redis) -> None:
-    directory = Directory(redis, "test", lease_s=0.2)
-    await directory.announce_worker(worker_record())
+async def test_silent_members_and_workflows_expire_with_all_their_keys(redis: Redis) -> None:
+    directory = Directory(redis, "test", ttl_s=0.2)
+    await directory.announce_worker(worker_entry())
     await directory.announce_node(NODE)
     await directory.announce_service(GATEWAY)
     await directory.put_workflow(workflow(lease_s=0.2))
@@ -78,121 +82,98 @@ async def test_whoever_falls_silent_is_gone_with_every_key(redis: Redis) -> None
     assert await directory.workers() == []
     assert await directory.nodes() == []
     assert await directory.service("gateway") is None
-    assert await directory.workflow_count() == 0
+    assert [entry async for entry in directory.workflows()] == []
 
 
 async def no_keys(redis: Redis) -> bool:
     return await redis.dbsize() == 0
 
 
-async def test_a_lapsed_member_leaves_while_others_stay(redis: Redis, directory: Directory) -> None:
-    brief = Directory(redis, "test", lease_s=0.2)
-    await directory.announce_worker(worker_record("stays"))
-    await brief.announce_worker(worker_record("leaves"))
+async def test_an_expired_member_leaves_while_others_stay(redis: Redis, directory: Directory) -> None:
+    brief = Directory(redis, "test", ttl_s=0.2)
+    await directory.announce_worker(worker_entry("stays"))
+    await brief.announce_worker(worker_entry("leaves"))
 
     async def one_left() -> bool:
-        return [record.worker_id for record in await directory.workers()] == ["stays"]
+        return [entry.worker_id for entry in await directory.workers()] == ["stays"]
 
     await eventually(one_left)
-    await directory.announce_worker(worker_record("stays"))
-    assert await redis.zcard("pbkv:test:workers") == 1  # the lapsed entry went with the next announcement
+    await directory.announce_worker(worker_entry("stays"))
+    assert await redis.zcard("pbkv:test:workers") == 1  # the next announcement removed the expired id
 
 
-async def test_workflows_are_renewed_counted_and_ended(redis: Redis, directory: Directory) -> None:
+async def test_workflows_are_renewed_and_ended(redis: Redis, directory: Directory) -> None:
     await directory.put_workflow(workflow())
     await redis.pexpire("pbkv:test:workflow:w1", 1000)
-    assert await directory.touch_workflow("w1", steps=3)
+    await directory.put_workflow(replace(workflow(), steps=3))
     assert await redis.pttl("pbkv:test:workflow:w1") > 1000
-    assert await directory.touch_workflow("w1", steps=2)  # reports may overtake each other
     assert await directory.workflow("w1") == replace(workflow(), steps=3)
-    assert await directory.workflow_count() == 1
+    assert [entry async for entry in directory.workflows()] == [replace(workflow(), steps=3)]
 
     assert await directory.remove_workflow("w1")
     assert not await directory.remove_workflow("w1")
-    assert not await directory.touch_workflow("w1", steps=4)
     assert await directory.workflow("w1") is None
-    assert await directory.workflow_count() == 0
-
-
-async def test_a_lapsed_workflow_does_not_come_back_by_a_touch(directory: Directory) -> None:
-    await directory.put_workflow(workflow(lease_s=0.1))
-
-    async def lapsed() -> bool:
-        return await directory.workflow("w1") is None
-
-    await eventually(lapsed)
-    assert not await directory.touch_workflow("w1", steps=1)
-    assert await directory.workflow_count() == 0
-
-
-async def test_concurrent_touches_all_count(directory: Directory) -> None:
-    await directory.put_workflow(workflow())
-    assert all(await asyncio.gather(*(directory.touch_workflow("w1", steps) for steps in range(1, 21))))
-    record = await directory.workflow("w1")
-    assert record is not None
-    assert record.steps == 20
+    assert [entry async for entry in directory.workflows()] == []
 
 
 async def test_many_workflows_are_listed_once_each(directory: Directory) -> None:
     ids = {f"w{number}" for number in range(1700)}
-    # Not all at once: a busy machine would be longer at it than a caller waits for a connection.
+    # In batches: on a busy machine, all at once would take longer than a caller waits for a connection.
     for first in range(0, 1700, 100):
         await asyncio.gather(*(directory.put_workflow(workflow(f"w{number}")) for number in range(first, first + 100)))
-    listed = [record.workflow_id async for record in directory.workflows()]
+    listed = [entry.workflow_id async for entry in directory.workflows()]
     assert len(listed) == len(ids)
     assert set(listed) == ids
-    assert await directory.workflow_count() == len(ids)
 
 
 async def test_fields_of_a_newer_writer_are_ignored(redis: Redis, directory: Directory) -> None:
-    await directory.announce_worker(worker_record())
-    newer = asdict(worker_record()) | {"zone": "eu-1", "namespace": asdict(worker_record().namespace) | {"quantised": True}}
+    await directory.announce_worker(worker_entry())
+    newer = asdict(worker_entry()) | {"zone": "eu-1", "namespace": asdict(worker_entry().namespace) | {"quantised": True}}
     await redis.set("pbkv:test:worker:worker-0", json.dumps(newer))
-    assert await directory.workers() == [worker_record()]
+    assert await directory.workers() == [worker_entry()]
     assert directory.malformed == 0
 
 
-@pytest.mark.parametrize("payload", ["not json", "[]", "{}", "\xff", json.dumps(asdict(worker_record()) | {"pid": "many"})])
-async def test_a_malformed_record_is_skipped(
+@pytest.mark.parametrize("payload", ["not json", "[]", "{}", "\xff", json.dumps(asdict(worker_entry()) | {"pid": "many"})])
+async def test_a_malformed_entry_is_skipped(
     redis: Redis, directory: Directory, caplog: pytest.LogCaptureFixture, payload: str
 ) -> None:
-    await directory.announce_worker(worker_record("good"))
-    await directory.announce_worker(worker_record("bad"))
+    await directory.announce_worker(worker_entry("good"))
+    await directory.announce_worker(worker_entry("bad"))
     await redis.set("pbkv:test:worker:bad", payload.encode("latin-1"))
     with caplog.at_level(logging.WARNING):
-        assert await directory.workers() == [worker_record("good")]
+        assert await directory.workers() == [worker_entry("good")]
     assert directory.malformed == 1
     assert "pbkv:test:worker:bad" in caplog.text
-    await directory.announce_worker(worker_record("bad"))
+    await directory.announce_worker(worker_entry("bad"))
     assert len(await directory.workers()) == 2
 
 
-async def test_without_redis_everything_is_unavailable() -> None:
+async def test_without_redis_every_call_is_unavailable() -> None:
     with RedisServer.resolve("") as server:
         client = connect(server.url)
-        directory = Directory(client, "test", lease_s=60.0)
-        await directory.announce_worker(worker_record())
+        directory = Directory(client, "test", ttl_s=60.0)
+        await directory.announce_worker(worker_entry())
     for call in (
-        directory.announce_worker(worker_record()),
+        directory.announce_worker(worker_entry()),
         directory.workers(),
         directory.service("gateway"),
-        directory.touch_workflow("w1", 1),
+        directory.workflow("w1"),
         directory.remove_workflow("w1"),
-        directory.workflow_count(),
     ):
         with pytest.raises(Unavailable, match="Redis"):
             await call
     await client.aclose()
 
 
-def test_a_workflow_is_written_down_with_its_step_graph() -> None:
+def test_a_workflow_is_stored_with_its_step_graph() -> None:
     codec = EntryCodec(WorkflowEntry)
     graph = StepGraph((StepNode("a"), StepNode("b", ("a", "b"), Join.OR)))
-    for record in (workflow(), replace(workflow(), step_graph=graph)):
-        assert codec.decode(codec.encode(record)) == record
+    for entry in (workflow(), replace(workflow(), step_graph=graph)):
+        assert codec.decode(codec.encode(entry)) == entry
     fields = json.loads(codec.encode(replace(workflow(), step_graph=graph)))
     old = {name: value for name, value in fields.items() if name != "step_graph"}
-    assert codec.decode(json.dumps(old).encode()) == workflow(), "as a version before this one wrote it"
+    assert codec.decode(json.dumps(old).encode()) == workflow(), "an older version wrote no step graph"
     fields["step_graph"]["nodes"] = []
-    with pytest.raises(Malformed, match=r"step_graph\.nodes"):
+    with pytest.raises(MalformedEntry, match=r"step_graph\.nodes"):
         codec.decode(json.dumps(fields).encode())

@@ -1,3 +1,5 @@
+"""The publisher of a worker's blocks on a real Redis, with outages."""
+
 import asyncio
 import logging
 import random
@@ -13,22 +15,24 @@ from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.cluster_index import BlockIndex, Directory, IndexPublisher, Match, RedisServer, connect
-from tests.store.cluster_index.helpers import NAMESPACE, eventually, worker_record
+from tests.polling import eventually
+from tests.store.cluster_index.helpers import NAMESPACE, port_of, stored_blocks, worker_entry
 
 GPU, HOST, GONE = frozenset({Tier.GPU}), frozenset({Tier.HOST}), frozenset[Tier]()
 KEYS = block_keys(NAMESPACE, random.Random(5).randbytes(50 * BLOCK_BYTES))
-WORKER = worker_record()
+WORKER = worker_entry()
 HOLDER = (WORKER.worker_id, WORKER.incarnation)
 
 Blocks = Mapping[bytes, frozenset[Tier]]
 
 
 class Cluster:
-    """One worker's view of the index, and what the worker holds."""
+    """An index, and the blocks of the one worker in it."""
 
-    def __init__(self, redis: Redis, lease_s: float = 60.0) -> None:
-        self.directory = Directory(redis, "test", lease_s)
-        self.index = BlockIndex(redis, "test", lease_s)
+    def __init__(self, redis: Redis, ttl_s: float = 60.0) -> None:
+        self._redis = redis
+        self.directory = Directory(redis, "test", ttl_s)
+        self.index = BlockIndex(redis, "test", ttl_s)
         self.blocks: dict[bytes, frozenset[Tier]] = {}
 
     def publisher(
@@ -52,14 +56,14 @@ class Cluster:
             publisher.record(key, tiers)
 
     async def announced(self) -> bool:
-        """Whether the index says what the worker holds."""
+        """Whether the index agrees with what the worker holds."""
         try:
             held = {key: tiers for key, tiers in self.blocks.items() if tiers}
             run = next((i for i, key in enumerate(KEYS) if key not in held), len(KEYS))
             gpu = next((i for i, key in enumerate(KEYS) if held.get(key) != GPU), len(KEYS))
             return (
                 await self.directory.workers() == [WORKER]
-                and await self.index.size(*HOLDER) == len(held)
+                and await stored_blocks(self._redis, *HOLDER) == len(held)
                 and await self.index.match(KEYS, [HOLDER]) == [Match(gpu, run)]
             )
         except Unavailable:
@@ -71,7 +75,7 @@ def cluster(redis: Redis) -> Cluster:
     return Cluster(redis)
 
 
-async def test_announces_what_is_there_and_what_changes(cluster: Cluster) -> None:
+async def test_announces_blocks_and_their_changes(cluster: Cluster) -> None:
     cluster.blocks = dict.fromkeys(KEYS[:10], GPU)
     async with cluster.running() as publisher:
         assert await cluster.announced()
@@ -96,7 +100,7 @@ async def test_withdraws_when_stopped(redis: Redis, cluster: Cluster) -> None:
 
 async def test_leaves_its_successor_alone_when_stopped(cluster: Cluster) -> None:
     async with cluster.running():
-        successor = worker_record(incarnation="two")
+        successor = worker_entry(incarnation="two")
         await cluster.directory.announce_worker(successor)
     assert await cluster.directory.workers() == [successor]
 
@@ -112,13 +116,13 @@ async def test_changes_come_from_other_threads(cluster: Cluster) -> None:
         assert cluster.blocks.keys() == set(KEYS)
 
 
-async def test_keeps_its_lease(redis: Redis) -> None:
-    cluster = Cluster(redis, lease_s=1.5)
+async def test_renews_the_worker_and_its_blocks(redis: Redis) -> None:
+    cluster = Cluster(redis, ttl_s=1.5)
     cluster.blocks = dict.fromkeys(KEYS[:10], GPU)
     async with cluster.running():
         (key,) = [each async for each in redis.scan_iter("pbkv:test:blocks:*")]
         for name in (key, b"pbkv:test:worker:worker-0"):
-            await redis.pexpire(name, 50_000)  # longer than the lease: only a renewal can make it less
+            await redis.pexpire(name, 50_000)  # longer than the time to live: only a renewal shortens it
 
             async def renewed(name: bytes = name) -> bool:
                 return 0 < await redis.pttl(name) < 10_000
@@ -126,19 +130,19 @@ async def test_keeps_its_lease(redis: Redis) -> None:
             await eventually(renewed)
 
 
-@pytest.mark.parametrize("lease_s", [0.6, 60.0])
-async def test_announces_all_again_after_redis_lost_it(redis: Redis, lease_s: float) -> None:
-    cluster = Cluster(redis, lease_s)
+@pytest.mark.parametrize("ttl_s", [0.6, 60.0])
+async def test_announces_all_again_after_redis_lost_it(redis: Redis, ttl_s: float) -> None:
+    cluster = Cluster(redis, ttl_s)
     cluster.blocks = dict.fromkeys(KEYS[:10], GPU)
     async with cluster.running() as publisher:
         await redis.flushall()
-        if lease_s == 60.0:  # noticed by the next change, long before the lease is due
+        if ttl_s == 60.0:  # the next change notices, long before a renewal is due
             cluster.hold(publisher, KEYS[10:11], GPU)
         await eventually(cluster.announced)
         assert publisher.outages == 0
 
 
-async def test_outlives_redis_and_announces_all_again(caplog: pytest.LogCaptureFixture) -> None:
+async def test_survives_an_outage_of_redis_and_announces_all_again(caplog: pytest.LogCaptureFixture) -> None:
     server = RedisServer.start(password="same")
     client = connect(server.url)
     cluster = Cluster(client)
@@ -150,26 +154,26 @@ async def test_outlives_redis_and_announces_all_again(caplog: pytest.LogCaptureF
             cluster.hold(publisher, KEYS[10:30], GPU)
             await eventually(lambda: publisher.outages == 1)
             cluster.hold(publisher, KEYS[20:30], GONE)
-            with RedisServer.start(port=int(server.url.rpartition(":")[2].partition("/")[0]), password="same"):
+            with RedisServer.start(port=port_of(server), password="same"):
                 await eventually(cluster.announced)
                 cluster.hold(publisher, KEYS[20:40], GPU)
                 await eventually(cluster.announced)
                 assert publisher.outages == 1
                 assert caplog.text.count("cannot reach the index") == 1
                 assert caplog.text.count("in the index again") == 1
-    assert "leaves the index by its lease" in caplog.text  # stopped with Redis away
+    assert "cannot withdraw from the index" in caplog.text  # stopped with Redis down
     await client.aclose()
 
 
 async def test_starts_without_redis() -> None:
     with RedisServer.start(password="same") as server:
-        url = server.url
+        url, port = server.url, port_of(server)
     client = connect(url)
     cluster = Cluster(client)
     cluster.blocks = dict.fromkeys(KEYS[:10], GPU)
     async with cluster.running() as publisher:
         assert publisher.outages == 1
-        with RedisServer.start(port=int(url.rpartition(":")[2].partition("/")[0]), password="same"):
+        with RedisServer.start(port=port, password="same"):
             await eventually(cluster.announced)
     await client.aclose()
 
@@ -183,7 +187,7 @@ async def test_more_changes_than_fit_become_a_snapshot(cluster: Cluster) -> None
         assert publisher.announcements > 1
 
 
-async def test_what_changes_during_a_snapshot_is_not_lost(cluster: Cluster) -> None:
+async def test_changes_during_a_snapshot_are_not_lost(cluster: Cluster) -> None:
     taken, go_on = asyncio.Event(), asyncio.Event()
 
     async def snapshot() -> Blocks:
@@ -205,7 +209,7 @@ async def test_what_changes_during_a_snapshot_is_not_lost(cluster: Cluster) -> N
     await publisher.stop()
 
 
-async def test_an_engine_that_is_busy_is_asked_again(cluster: Cluster) -> None:
+async def test_a_busy_engine_is_asked_again_for_a_snapshot(cluster: Cluster) -> None:
     answers: list[Blocks | None] = [None, None, dict.fromkeys(KEYS[:3], GPU)]
 
     def snapshot() -> Blocks:

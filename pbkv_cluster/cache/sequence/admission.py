@@ -1,0 +1,146 @@
+"""How a sequence is admitted to the cache, in four phases: match, reserve, begin, attach."""
+
+from collections.abc import Callable, Mapping
+
+from pbkv_cluster.cache.owners import ActiveWorkflows
+from pbkv_cluster.cache.sequence.handle import CacheHandle
+from pbkv_cluster.cache.sequence.paths import Paths
+from pbkv_cluster.cache.sequence.recorded_step import UNRECORDED, RecordedStep
+from pbkv_cluster.cache.sequence.step_identity import StepIdentity
+from pbkv_cluster.cache.tiers.tiers import Tiers
+from pbkv_cluster.cache.tree.node import GPU, Node
+from pbkv_cluster.cache.tree.prefix_tree import Match, PrefixTree
+from pbkv_cluster.core.blocks import Namespace
+from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for, count, full_blocks
+from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.reuse.record.prefix_popularity import PrefixPopularity
+
+
+class Admission:
+    """Turns a step into a `CacheHandle`.
+
+    1. match: find the longest cached prefix, and lock it.
+    2. reserve: check that the GPU has room for the rest; else unlock the prefix, and nothing has happened.
+    3. begin: tell the workflow, its record and the policies of the step, before anything is evicted for it.
+    4. attach: load the part of the prefix that lies in slower tiers, and enter all of it in the block table.
+    """
+
+    def __init__(
+        self,
+        tree: PrefixTree,
+        tiers: Tiers,
+        workflows: ActiveWorkflows,
+        paths: Paths,
+        popularity: PrefixPopularity,
+        compute_seconds: Callable[[int], float],
+    ) -> None:
+        """Args:
+        tree: that prefixes are found in.
+        tiers: where their blocks lie.
+        workflows: that steps belong to.
+        paths: of the tree.
+        popularity: is shown every prompt of which a record is kept.
+        compute_seconds: how long the prefill of a number of tokens takes.
+        """
+        self._tree = tree
+        self._tiers = tiers
+        self._workflows = workflows
+        self._paths = paths
+        self._popularity = popularity
+        self._compute_seconds = compute_seconds
+
+    def cached(self, namespace: Namespace, tokens: bytes) -> dict[Tier, int]:
+        """Tokens of a prompt that each tier holds and a sequence could use now. Changes nothing."""
+        match = self._tree.match(self._tree.root(namespace), tokens, _usable_blocks(tokens))
+        return _in_tokens(self._tiers.by_tier(match.path, match.blocks))
+
+    def open(
+        self, step: StepIdentity, tokens: bytes, reserve: int, shadow_of: CacheHandle | None, now: Callable[[], float]
+    ) -> CacheHandle | None:
+        """Admits a step; see `KVCache.open`."""
+        root = self._tree.root(step.namespace)
+        match = self._match(root, tokens)
+        on_gpu = sum(node.held[GPU] for node in match.path)
+        if not self._reserve(match, blocks_for(count(tokens)) + 1 - on_gpu + reserve):
+            return None
+        began_at = now()
+        handle = self._begin(step, tokens, root, shadow_of, began_at)
+        self._attach(handle, match, on_gpu, began_at)
+        return handle
+
+    def _match(self, root: Node, tokens: bytes) -> Match:
+        """The longest cached prefix, locked."""
+        match = self._tree.match(root, tokens, _usable_blocks(tokens))
+        self._paths.lock_match(match)
+        return match
+
+    def _reserve(self, match: Match, blocks: int) -> bool:
+        """Whether the GPU has room for so many more blocks. If not, the prefix is unlocked."""
+        if self._tiers.room() >= blocks:
+            return True
+        self._paths.unlock(match.path)
+        return False
+
+    def _begin(self, step: StepIdentity, tokens: bytes, root: Node, shadow_of: CacheHandle | None, now: float) -> CacheHandle:
+        record = None if shadow_of is None else shadow_of.owner.record
+        owner = self._workflows.enter(step.workflow, step.graph, record, now)
+        prompt_blocks = full_blocks(step.prompt_tokens)
+        if not self._workflows.recorded:
+            recorded, records = UNRECORDED, False
+        elif shadow_of is not None:
+            recorded, records = shadow_of.recorded, False
+        else:
+            position = owner.record.begin(step.number, step.agent, bytes(tokens), prompt_blocks, now, self._popularity)
+            recorded, records = RecordedStep.of(owner.record, position), True
+        self._workflows.step_began(owner, step.number, step.agent, recorded.position, now)
+        return CacheHandle(owner, prompt_blocks, root, recorded, records)
+
+    def _attach(self, handle: CacheHandle, match: Match, on_gpu: int, now: float) -> None:
+        """Loads what the GPU lacks and enters the prefix in the table. The GPU holds `on_gpu` blocks of it so far."""
+        path = match.path
+        delivered = self._tiers.by_tier(path, match.blocks)
+        if on_gpu < match.blocks and not self._load(path, delivered, match.blocks - on_gpu):
+            path = self._paths.cut_to_gpu(path)
+            delivered = self._tiers.by_tier(path, on_gpu)
+        for node in path:
+            self._enter(handle, node, now)
+        handle.waits_for = self._tiers.writers(handle.table.slots)
+        handle.delivered = _in_tokens(delivered)
+
+    def _load(self, path: list[Node], by_tier: Mapping[Tier, int], blocks: int) -> bool:
+        """Loads the blocks of a path that the GPU lacks, if that is faster than to compute them.
+
+        Args:
+            path: locked.
+            by_tier: its blocks, by the fastest tier that holds each.
+            blocks: that the GPU lacks.
+        """
+        if self._tiers.load_seconds(by_tier) > self._compute_seconds(blocks * BLOCK_TOKENS):
+            self._tiers.decisions["load_skipped_slower"] += blocks
+            return False
+        slots = self._tiers.take(blocks)
+        assert slots is not None, "room was checked"
+        self._tiers.load(path, slots)
+        self._tiers.decisions["load"] += blocks
+        return True
+
+    def _enter(self, handle: CacheHandle, node: Node, now: float) -> None:
+        """Enters a node of the path in the table, split where the workflow's own segments end."""
+        table = handle.table
+        segment = table.segment(table.committed)
+        while (blocks := segment.stop - table.committed) < node.blocks:
+            upper = self._paths.split(node, blocks)
+            self._paths.use(upper, handle, segment, now)
+            table.attach(upper, segment)
+            segment = table.segment(table.committed)
+        self._paths.use(node, handle, segment, now)
+        table.attach(node, segment)
+
+
+def _usable_blocks(tokens: bytes) -> int:
+    """Blocks of a sequence that may come from the cache. The last token is always computed, to predict the next."""
+    return (count(tokens) - 1) // BLOCK_TOKENS
+
+
+def _in_tokens(blocks: Mapping[Tier, int]) -> dict[Tier, int]:
+    return {tier: count * BLOCK_TOKENS for tier, count in blocks.items()}

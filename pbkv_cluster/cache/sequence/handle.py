@@ -1,0 +1,43 @@
+"""What the cache hands out: a running sequence's hold on it, and the result of a prefetch."""
+
+from typing import NamedTuple
+
+from pbkv_cluster.cache.sequence.block_table import BlockTable
+from pbkv_cluster.cache.sequence.recorded_step import RecordedStep
+from pbkv_cluster.cache.tiers.transfer import Transfer
+from pbkv_cluster.cache.tree.node import Node, Owner
+from pbkv_cluster.core.usage import Tier
+
+
+class CacheHandle:
+    """A running sequence's hold on its cached prefix, and its block table."""
+
+    __slots__ = ("delivered", "owner", "prompt_blocks", "recorded", "records", "table", "waits_for")
+
+    def __init__(self, owner: Owner, prompt_blocks: int, root: Node, recorded: RecordedStep, records: bool) -> None:
+        self.owner = owner
+        self.prompt_blocks = prompt_blocks  # full blocks of the prompt; those after them are output
+        self.recorded = recorded
+        self.records = records  # whether this handle writes the record, as opposed to a shadow's, which reads it
+        self.table = BlockTable(root, recorded)
+        self.waits_for: list[Transfer] = []  # transfers that write slots of the table; some may be done
+        self.delivered: dict[Tier, int] = {}  # tokens found when the handle was opened, by tier
+
+    @property
+    def ready(self) -> bool:
+        """Whether everything in the table has arrived. Nothing may be computed on it before."""
+        if self.waits_for:
+            self.waits_for = [transfer for transfer in self.waits_for if not transfer.done]
+        return not self.waits_for
+
+    @property
+    def committed(self) -> int:
+        """Blocks that belong to the tree."""
+        return self.table.committed
+
+
+class Prefetched(NamedTuple):
+    """Tokens of a prompt."""
+
+    loaded: int
+    resident: int  # on the GPU now

@@ -1,0 +1,78 @@
+"""Paths of the prefix tree: splits, locks and uses of their nodes, and what must follow each in the queues and the owners."""
+
+from pbkv_cluster.cache.owners import ActiveWorkflows
+from pbkv_cluster.cache.sequence.handle import CacheHandle
+from pbkv_cluster.cache.tiers.tiers import Tiers
+from pbkv_cluster.cache.tree.node import GPU, Node, aged_uses
+from pbkv_cluster.cache.tree.prefix_tree import Match, PrefixTree
+from pbkv_cluster.reuse.record.segment import Segment
+
+
+class Paths:
+    """The tree, with the eviction queues and owners kept in step."""
+
+    def __init__(self, tree: PrefixTree, tiers: Tiers, workflows: ActiveWorkflows, half_life_s: float) -> None:
+        """Args:
+        tree: whose paths they are.
+        tiers: where their blocks lie.
+        workflows: that may own nodes.
+        half_life_s: of the count of uses, see `aged_uses`.
+        """
+        self._tree = tree
+        self._tiers = tiers
+        self._workflows = workflows
+        self._half_life_s = half_life_s
+
+    def lock_match(self, match: Match) -> list[Node]:
+        """Locks the nodes of a match, the last of them cut to the part that matched."""
+        path = match.path
+        if path:
+            if match.last_blocks < path[-1].blocks:
+                path[-1] = self.split(path[-1], match.last_blocks)
+            self._tree.lock(path[-1])
+        return path
+
+    def unlock(self, path: list[Node]) -> None:
+        """Gives back the lock on a path."""
+        if path:
+            self.unlock_node(path[-1])
+
+    def unlock_node(self, node: Node) -> None:
+        """Gives back the lock on a node and all above it. A root has none."""
+        if not node.is_root:
+            for part in self._tree.unlock(node):
+                self._tiers.offer(part)
+
+    def split(self, node: Node, blocks: int) -> Node:
+        """Splits a node after its first `blocks` blocks. Returns the new upper part."""
+        upper = self._tree.split(node, blocks)
+        self._tiers.offer(upper)
+        self._tiers.offer(node)
+        return upper
+
+    def cut_to_gpu(self, path: list[Node]) -> list[Node]:
+        """Cuts a locked path to the part that the GPU holds, and unlocks the rest."""
+        held = [node for node in path if node.held[GPU] == node.blocks]
+        if len(held) == len(path):
+            return path
+        edge = path[len(held)]
+        if edge.held[GPU]:
+            held.append(self.split(edge, edge.held[GPU]))
+        if held:
+            self._tree.lock(held[-1])
+        self.unlock(path)
+        return held
+
+    def use(self, node: Node, handle: CacheHandle, segment: Segment, now: float) -> None:
+        """Notes that a sequence uses a node, whose blocks lie in that segment of its workflow's record."""
+        node.last_access = now
+        node.uses = aged_uses(node.uses, now, self._half_life_s)
+        node.writer = None
+        owner = handle.owner
+        if owner not in self._workflows:
+            return  # the workflow ended while its step ran
+        if owner not in node.owners:
+            owner.nodes[node] = None
+        node.owners[owner] = segment
+        if segment.entry is not None:
+            node.entry = segment.entry

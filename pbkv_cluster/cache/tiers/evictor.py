@@ -1,0 +1,175 @@
+"""Takes blocks out of a tier: into the next slower one where they are worth it there, else out of the cache."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from pbkv_cluster.cache.tiers.in_flight import TransfersInFlight
+from pbkv_cluster.cache.tiers.order import EvictionOrder
+from pbkv_cluster.cache.tiers.tier import CacheTier
+from pbkv_cluster.cache.tree.node import ABSENT, GPU, Node, Slots, new_slots
+from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
+
+
+class Evictor:
+    """Evicts, demotes and drops blocks of given nodes. Which nodes these are on the GPU is decided by `Tiers`."""
+
+    def __init__(
+        self,
+        tree: PrefixTree,
+        tiers: Sequence[CacheTier],
+        order: EvictionOrder,
+        in_flight: TransfersInFlight,
+        announce: Callable[[Node, int, int], None],
+    ) -> None:
+        """Args:
+        tree: whose blocks lie in the tiers.
+        tiers: from the fastest to the slowest.
+        order: told of nodes that become candidates or change in size.
+        in_flight: takes the demotions.
+        announce: told of the blocks of a node, from one to another, whose tiers have changed.
+        """
+        self._tree = tree
+        self._tiers = tiers
+        self._order = order
+        self._in_flight = in_flight
+        self._announce = announce
+        self.decisions: Counter[str] = Counter()
+
+    def evict(self, tier: CacheTier, node: Node, wanted: int) -> Slots:
+        """Takes up to `wanted` of a node's blocks out of a tier, the last ones first.
+
+        If faster tiers hold some of them as well, only such copies are taken. Other blocks go to the slower tier if they are
+        worth it there, and are dropped if not.
+
+        Returns:
+            The slots, to be released once the demotions have been submitted.
+        """
+        if copies := node.copies(tier.index):
+            return self._evict_copies(tier, node, min(wanted, copies))
+        held = node.slots[tier.index]
+        if tier.index == GPU:
+            blocks: Sequence[int] = range(max(0, node.held[GPU] - wanted), node.held[GPU])
+        else:
+            blocks = [block for block in range(node.blocks) if held[block] != ABSENT][-wanted:]
+        if tier.codes.evict:
+            self.decisions[tier.codes.evict[node.retired]] += len(blocks)
+        homeless = self._demote(tier, node, blocks)
+        stop = blocks[-1] + 1
+        slots = self._tree.unplace(node, tier.index, blocks[0], stop)
+        self._announce(node, blocks[0], homeless[0] if homeless else stop)
+        if homeless:
+            self.decisions[tier.codes.drop[node.retired]] += len(homeless)
+            self._cut(node, homeless[0])
+        self._settle(node)
+        return slots
+
+    def _evict_copies(self, tier: CacheTier, node: Node, wanted: int) -> Slots:
+        self.decisions[tier.codes.drop_copy] += wanted
+        stop = node.blocks if any(node.held[1 : tier.index]) else node.held[GPU]  # beyond it there are none
+        slots, block = new_slots(), stop
+        while len(slots) < wanted:
+            block -= 1
+            if node.is_copy(tier.index, block):
+                slots.extend(self._tree.unplace(node, tier.index, block, block + 1))
+        self._announce(node, block, stop)
+        self._settle(node)
+        return slots
+
+    def _demote(self, tier: CacheTier, node: Node, blocks: Sequence[int]) -> Sequence[int]:
+        """Plans copies to the slower tier of blocks that no slower tier holds yet, where that is worth it.
+
+        Returns:
+            The blocks that no slower tier holds or will hold.
+        """
+        slower = tier.slower
+        if slower is None:
+            return self._last_copies(tier, node, blocks)
+        homeless = self._last_copies(tier, node, blocks)
+        if slower.pool.room < len(homeless):
+            self._make_room(slower, node, homeless)
+            homeless = self._last_copies(tier, node, blocks)  # again: copies further down may have had to go
+        kept = homeless[: slower.pool.room]
+        if len(kept) > slower.pool.free_slots:
+            self._in_flight.wait_for_slots(slower.pool, len(kept))
+        for block, slot in zip(kept, slower.pool.take(len(kept)), strict=True):
+            tier.demotions[slot] = node.slots[tier.index][block]
+            tier.dropped.discard(slot)
+            self._tree.place(node, slower.index, block, new_slots((slot,)))
+        self.decisions[tier.codes.demote] += len(kept)
+        return homeless[len(kept) :]
+
+    def _last_copies(self, tier: CacheTier, node: Node, blocks: Sequence[int]) -> Sequence[int]:
+        """Those of a tier's blocks that no slower tier holds."""
+        for slots in node.slots[tier.index + 1 :]:
+            if slots:
+                blocks = [block for block in blocks if slots[block] == ABSENT]
+        return blocks
+
+    def _make_room(self, tier: CacheTier, node: Node, blocks: Sequence[int]) -> None:
+        """Makes room in a tier for blocks of `node`, as far as that evicts only what is worth less than they are."""
+        pool, rank = tier.pool, tier.rank_of_demoted(node)
+        while pool.room < len(blocks):
+            found = tier.queue.first()
+            if found is None:
+                return
+            if found[0] is node:
+                # Copies of its own that it is about to need, or blocks before those that are to come.
+                if node.copies(tier.index) or any(node.holds(tier.index, block) for block in range(blocks[-1])):
+                    return
+            elif found[1] >= rank:
+                return
+            slots = self.evict(tier, found[0], len(blocks) - pool.room)
+            self.submit_demotions(tier)
+            self._release(tier, slots)
+
+    def submit_demotions(self, tier: CacheTier) -> None:
+        """Submits the copies from a tier to the slower one that have been planned."""
+        if tier.demotions and tier.slower is not None:
+            if tier.index != GPU:
+                self.submit_demotions(self._tiers[tier.index - 1])  # their targets may be among our sources
+            sources, targets, dropped = new_slots(tier.demotions.values()), new_slots(tier.demotions), new_slots(tier.dropped)
+            tier.demotions.clear()
+            tier.dropped.clear()
+            tier.slower.pool.withdraw(dropped)
+            self._in_flight.submit(tier.kind, sources, tier.slower.kind, targets)
+            tier.slower.pool.release(dropped)
+
+    def _release(self, tier: CacheTier, slots: Slots) -> None:
+        """Gives up slots of a tier. Planned copies to them are made all the same, unless another block takes the slot first."""
+        if tier.index != GPU and (faster := self._tiers[tier.index - 1]).demotions:
+            faster.dropped |= faster.demotions.keys() & set(slots)
+        tier.pool.release(slots)
+
+    def _cut(self, node: Node, blocks: int) -> None:
+        """Drops all of a node after its first `blocks` blocks, and all its descendants."""
+        for child in list(node.children.values()):
+            self._cut(child, 0)
+            self._tree.remove_leaf(child)
+        for tier in self._tiers:
+            if node.held[tier.index]:
+                self._release(tier, self._tree.unplace(node, tier.index, blocks, node.blocks))
+        self._announce(node, blocks, node.blocks)
+        if blocks:
+            node.truncate(blocks)
+
+    def _settle(self, node: Node) -> None:
+        """Removes a node of which no tier holds any block, and ranks anew what has become a candidate or changed in size."""
+        parent = node.parent
+        assert parent is not None
+        if not any(node.held):
+            self._tree.remove_leaf(node)
+            self._order.offer(parent)
+            return
+        self._order.resized(node)
+        if not node.held[GPU]:
+            self._order.offer(parent)
+
+    def clear(self) -> int:
+        """Drops all that no running sequence uses. Returns the blocks dropped, a block in two tiers counted once."""
+        dropped = 0
+        for node in reversed(list(self._tree.walk())):  # children before their parents
+            if node.refs == 0:
+                dropped += node.blocks
+                self._cut(node, 0)
+                self._tree.remove_leaf(node)
+        return dropped

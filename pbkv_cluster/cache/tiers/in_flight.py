@@ -1,0 +1,64 @@
+"""The transfers that have been submitted and are not done, and the slots that they keep busy."""
+
+from collections.abc import Iterable, Mapping
+
+from pbkv_cluster.cache.tiers.pool import BlockPool
+from pbkv_cluster.cache.tiers.transfer import Transfer, TransferEngine, TransferState
+from pbkv_cluster.cache.tree.node import Slots
+from pbkv_cluster.core.usage import Tier
+
+
+class TransfersInFlight:
+    """Hands transfers to the engine, and tells the pools when each begins and ends."""
+
+    def __init__(self, engine: TransferEngine, pools: Mapping[Tier, BlockPool]) -> None:
+        self._engine = engine
+        self._pools = pools
+        self._open: dict[Transfer, None] = {}  # in the order in which they were submitted
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def submit(self, source: Tier, source_slots: Slots, target: Tier, target_slots: Slots) -> None:
+        """Copies blocks, pairwise. The source slots may be released as soon as this returns, and not sooner."""
+        read, written = self._pools[source], self._pools[target]
+        transfer = Transfer(source, source_slots, target, target_slots, read.writers(source_slots))
+        transfer.state = TransferState.SUBMITTED
+        if self._engine.submit(transfer):
+            transfer.state = TransferState.DONE
+            return
+        self._open[transfer] = None
+        read.begin(source_slots)
+        written.begin(target_slots, transfer)
+
+    def poll(self) -> None:
+        """Takes note of the transfers that have been completed."""
+        if self._open:
+            for transfer in self._engine.completed():
+                self._end(transfer)
+
+    def wait(self, transfers: Iterable[Transfer]) -> None:
+        """Blocks until some transfers are done."""
+        if late := [transfer for transfer in transfers if not transfer.done]:
+            self._engine.wait(late)
+            self.poll()
+            assert all(transfer.done for transfer in late), "the engine did not report a transfer that it was told to wait for"
+
+    def wait_for_slots(self, pool: BlockPool, count: int) -> None:
+        """Blocks until a pool has `count` free slots. It must have room for them."""
+        assert count <= pool.room
+        if count > pool.free_slots:
+            self.poll()
+        for transfer in list(self._open):
+            if count <= pool.free_slots:
+                return
+            if pool.kind in (transfer.source, transfer.target):
+                self.wait((transfer,))
+
+    def _end(self, transfer: Transfer) -> None:
+        assert transfer in self._open, "reported twice, or never submitted"
+        assert all(earlier.done for earlier in transfer.after), "a transfer was completed before one that it depends on"
+        del self._open[transfer]
+        transfer.state = TransferState.DONE
+        self._pools[transfer.source].end(transfer.source_slots)
+        self._pools[transfer.target].end(transfer.target_slots, written=True)

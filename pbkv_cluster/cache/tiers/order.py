@@ -1,0 +1,47 @@
+"""The eviction queues of all tiers."""
+
+from collections.abc import Collection, Sequence
+
+from pbkv_cluster.cache.eviction import EvictionQueue
+from pbkv_cluster.cache.tiers.tier import CacheTier, recency
+from pbkv_cluster.cache.tree.node import GPU, Node
+from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
+
+
+class EvictionOrder:
+    """Ranks nodes wherever they are candidates. Tiers without capacity are left out."""
+
+    def __init__(self, tree: PrefixTree, tiers: Sequence[CacheTier]) -> None:
+        self._tree = tree
+        used = [tier for tier in tiers if tier.pool.capacity]
+        self._queues = [tier.queue for tier in used]
+        self._by_size = [tier.queue for tier in used if tier.ranked_by_size]
+        self._by_workflow = [(tier.queue, tier.ranks) for tier in used if not tier.policy.steady]
+        self._lru_number = len(tiers)
+        self.lru: EvictionQueue | None = None  # the GPU's candidates in the order of LRU, where that is kept
+
+    @property
+    def queues(self) -> Collection[EvictionQueue]:
+        """The queues in use."""
+        return self._queues
+
+    def offer(self, node: Node) -> None:
+        """Ranks a node anew in every queue."""
+        if not node.is_root:
+            for queue in self._queues:
+                queue.offer(node)
+
+    def resized(self, node: Node) -> None:
+        """Ranks a node anew where its rank depends on which of its blocks are left."""
+        for queue in self._by_size:
+            queue.offer(node)
+
+    def rerank(self, nodes: Collection[Node]) -> None:
+        """Ranks nodes anew where what their workflows do may have changed their values."""
+        for queue, ranks in self._by_workflow:
+            queue.offer_all(nodes, ranks)
+
+    def keep_lru(self) -> None:
+        """Keeps the order of LRU for the GPU as well, from now on."""
+        self.lru = EvictionQueue(GPU, recency, self._tree.is_candidate, self._lru_number)
+        self._queues.append(self.lru)

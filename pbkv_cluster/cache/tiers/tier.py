@@ -1,0 +1,87 @@
+"""One tier of a cache: its slots, and the order in which blocks leave it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pbkv_cluster.cache.eviction import ACTIVE, COPY, RETIRED, EvictionQueue, Rank
+from pbkv_cluster.cache.policies.base import ReusePolicy
+from pbkv_cluster.cache.tiers.pool import BlockPool
+from pbkv_cluster.cache.tree.node import GPU, Node
+from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
+from pbkv_cluster.core.clock import Clock
+from pbkv_cluster.core.usage import Tier
+
+
+class CacheTier:
+    """A kind of memory that holds blocks. Tiers form a list from the fastest, the GPU, to the slowest."""
+
+    def __init__(self, index: int, kind: Tier, capacity: int, policy: ReusePolicy, tree: PrefixTree, clock: Clock) -> None:
+        """Args:
+        index: position in the list, and in the lists of `Node` and `PrefixTree`.
+        kind: of memory.
+        capacity: blocks; 0: the tier is not used.
+        policy: values the nodes for this tier.
+        tree: whose nodes it holds.
+        clock: for the policy.
+        """
+        self.index = index
+        self.kind = kind
+        self.pool = BlockPool(kind, capacity)
+        self.policy = policy
+        self.codes = _Codes(kind) if index != GPU else _GpuCodes(kind)
+        self.slower: CacheTier | None = None  # the next in the list, unless it has no capacity
+        self.queue = EvictionQueue(index, self.rank, tree.is_candidate, index)
+        self.demotions: dict[int, int] = {}  # planned copies: slot of the slower tier to the slot here that it is copied from
+        self.dropped: set[int] = set()  # targets of planned copies whose blocks have been dropped since
+        self._clock = clock
+
+    @property
+    def ranked_by_size(self) -> bool:
+        """Whether a node's rank changes with the number of its blocks here: copies may have become the only ones."""
+        return self.index != GPU or self.policy.positional
+
+    def rank(self, node: Node) -> Rank:
+        """The rank of a candidate."""
+        return Rank(self._group(node), self.policy.value(node, self._clock.now()), node.last_access)
+
+    def ranks(self, nodes: Sequence[Node]) -> list[Rank]:
+        """The ranks of several candidates."""
+        values = self.policy.values(nodes, self._clock.now())
+        if self.index == GPU and not self.policy.retired_first:
+            return [Rank(ACTIVE, value, node.last_access) for node, value in zip(nodes, values, strict=True)]
+        return [Rank(self._group(node), value, node.last_access) for node, value in zip(nodes, values, strict=True)]
+
+    def rank_of_demoted(self, node: Node) -> Rank:
+        """The rank that blocks of a node will have here once the faster tiers have none of them."""
+        return self.rank(node)._replace(group=RETIRED if node.retired else ACTIVE)
+
+    def _group(self, node: Node) -> int:
+        if self.index != GPU and node.copies(self.index):
+            return COPY
+        return RETIRED if self.policy.retired_first and node.retired else ACTIVE
+
+
+class _Codes:
+    """Reason codes of what is decided about a tier's blocks; pairs are of active and of retired nodes."""
+
+    def __init__(self, kind: Tier) -> None:
+        self.evict: tuple[str, str] | None = None
+        self.demote = f"{kind.value}_demote"
+        self.drop = (f"{kind.value}_drop_active", f"{kind.value}_drop_retired")
+        self.drop_copy = f"{kind.value}_drop_copy"
+
+
+class _GpuCodes(_Codes):
+    """Those of the GPU have no prefix, and tell why a block was evicted but not why it was dropped."""
+
+    def __init__(self, kind: Tier) -> None:
+        super().__init__(kind)
+        self.evict = ("evict_active", "evict_retired")
+        self.demote = "demote"
+        self.drop = ("drop", "drop")
+
+
+def recency(node: Node) -> Rank:
+    """The rank under LRU."""
+    return Rank(ACTIVE, node.last_access, node.last_access)

@@ -1,0 +1,96 @@
+"""Transfers of blocks between tiers: what the cache decides, and the contract of the engines that carry it out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import Protocol
+
+from pbkv_cluster.cache.tree.node import Slots
+from pbkv_cluster.core.usage import Tier
+
+
+class TransferState(Enum):
+    """The cache is the only writer.
+
+    | state     | meaning                                                 | next      |
+    |-----------|---------------------------------------------------------|-----------|
+    | PLANNED   | decided; its engine does not know of it yet             | SUBMITTED |
+    | SUBMITTED | its source slots may be read, its target slots written  | DONE      |
+    | DONE      | the bytes are in the target slots                       |           |
+    """
+
+    PLANNED = "planned"
+    SUBMITTED = "submitted"
+    DONE = "done"
+
+
+class Transfer:
+    """Copies of whole blocks, pairwise, from slots of one tier to slots of another."""
+
+    __slots__ = ("after", "source", "source_slots", "state", "target", "target_slots")
+
+    def __init__(
+        self, source: Tier, source_slots: Slots, target: Tier, target_slots: Slots, after: Sequence[Transfer] = ()
+    ) -> None:
+        assert len(source_slots) == len(target_slots)
+        self.source = source
+        self.source_slots = source_slots
+        self.target = target
+        self.target_slots = target_slots
+        self.after = after  # transfers that write the source slots; they have to be carried out before this one
+        self.state = TransferState.PLANNED
+
+    def __len__(self) -> int:
+        """Blocks."""
+        return len(self.source_slots)
+
+    @property
+    def done(self) -> bool:
+        return self.state is TransferState.DONE
+
+
+class TransferEngine(Protocol):
+    """Carries out transfers between the pools of one process. It is called on the engine's thread only, and calls nothing back.
+
+    Until a transfer is done, the cache does not use its source slots for anything else, and no step computes on its target
+    slots. So an engine may copy at any time between `submit` and the report of completion, and several transfers in any order,
+    as long as it carries out and reports those in `Transfer.after` first.
+    """
+
+    def submit(self, transfer: Transfer) -> bool:
+        """Starts a transfer, after everything that has been computed so far: the source slots may have just been written.
+
+        Returns:
+            True if it is done already, or if all compute and transfers that are started from now on are ordered after it, as on
+            one CUDA stream. Such a transfer is never reported by `completed`.
+        """
+        ...
+
+    def completed(self) -> Sequence[Transfer]:
+        """The transfers that have been completed since the last call. Does not block."""
+        ...
+
+    def wait(self, transfers: Iterable[Transfer]) -> None:
+        """Blocks until some submitted transfers have been completed. `completed` still has to report them."""
+        ...
+
+    def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
+        """How long a transfer takes, from recent measurements."""
+        ...
+
+
+class NullTransferEngine:
+    """Does nothing, at once: for caches without bytes, in tests, benchmarks and shadows."""
+
+    def submit(self, transfer: Transfer) -> bool:
+        return True
+
+    def completed(self) -> Sequence[Transfer]:
+        return ()
+
+    def wait(self, transfers: Iterable[Transfer]) -> None:
+        pass
+
+    def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
+        return 0.0

@@ -1,0 +1,41 @@
+"""A member, one process of the cluster, and what it is told when it starts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from pbkv_cluster.core.config import Config
+
+
+@dataclass(frozen=True, slots=True)
+class MemberContext:
+    """The cluster, from the point of view of one member."""
+
+    config: Config
+    redis_url: str
+    host: str  # address that the member binds and advertises
+    node_id: str
+    state_dir: str = ""  # folder for state that must survive a restart; empty: none
+
+
+class Member(Protocol):
+    """One process of the cluster, as a plain object on an event loop."""
+
+    async def start(self) -> str:
+        """Serves, and announces the address to the others. Returns it.
+
+        Raises:
+            PbkvError: the member cannot start; says why.
+        """
+        ...
+
+    async def wait(self) -> None:
+        """Runs until a part of the member fails, then raises its error."""
+        ...
+
+    async def stop(self) -> None:
+        """Stops everything that `start` began, even if `start` failed half-way."""
+        ...
+
+
+MakeMember = Callable[[MemberContext], Member]

@@ -1,0 +1,121 @@
+"""This process's connection to Ray: on a Ray cluster that is started here, or on one that it joins.
+
+Ray is imported inside the functions: the environment that it reads must be set before.
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from pbkv_cluster.core.config import Config
+from pbkv_cluster.core.errors import StartupError, Unavailable
+
+_OBJECT_STORE_BYTES = 80 << 20  # Ray's minimum: none of our data goes through it
+_CHILD_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # two torch threads beside a busy core are many times slower
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def set_environment() -> None:
+    """Sets variables that every process of the cluster inherits, except those that the user has set."""
+    for name, value in _CHILD_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def start(config: Config) -> str:
+    """Starts Ray, or joins the Ray cluster at `cluster.address`. Returns the URL of Ray's dashboard, empty if it has none.
+
+    Raises:
+        StartupError: Ray cannot be started or joined, or this process uses it already.
+    """
+    cluster = config.cluster
+    if cluster.address and (Path.home() / ".ray" / "auth_token").exists():
+        # `ray start` requires the user's token wherever there is one; a driver that joins has to opt in to presenting it.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    import ray
+
+    if ray.is_initialized():
+        raise StartupError("this process is connected to a Ray cluster already")
+    quiet: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "namespace": f"pbkv-{cluster.name}",
+    }
+    try:
+        if cluster.address:
+            context = ray.init(address=cluster.address, **quiet)
+        else:
+            context = ray.init(
+                address="local",
+                _node_ip_address=cluster.ray_node_ip,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                **quiet,
+            )
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        hint = " (a Ray cluster with a token wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)" if cluster.address else ""
+        raise StartupError(f"cluster.address: Ray cannot be started or joined: {error}{hint}") from error
+    return context.dashboard_url or ""
+
+
+def stop() -> None:
+    """Disconnects from Ray; a Ray cluster that was started here ends."""
+    import ray
+
+    ray.shutdown()
+
+
+def check_alive() -> None:
+    """Raises:
+    Unavailable: the Ray cluster does not answer.
+    """
+    import ray
+
+    try:
+        ray.nodes()
+    except ray.exceptions.RayError as error:
+        raise Unavailable(f"the Ray cluster is lost: {error}") from error
+
+
+def node_ids() -> list[str]:
+    """Ids of the living nodes."""
+    import ray
+
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+
+
+def this_node_id() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def this_node_address() -> str:
+    """Address under which the other nodes reach this one."""
+    import ray
+
+    return str(ray.util.get_node_ip_address())
+
+
+def gpus_per_worker(config: Config) -> float:
+    """GPUs that a worker asks Ray for: one if the cluster has any and the configuration names no other device.
+
+    Raises:
+        StartupError: there are fewer GPUs than workers.
+    """
+    import ray
+
+    device, workers = config.engine.device, config.cluster.workers
+    if device not in ("auto", "cuda"):
+        return 0
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if gpus == 0 and device == "auto":
+        return 0
+    if gpus < workers:
+        raise StartupError(f"cluster.workers: {workers} workers need a GPU each, there are {gpus} (engine.device: {device})")
+    return 1

@@ -1,0 +1,48 @@
+"""What a client sees of a running step: one Accepted, Tokens as they are generated, one Finished."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pbkv_cluster.core import tokens
+from pbkv_cluster.core.usage import Usage
+
+
+class FinishReason(StrEnum):
+    """Why the output of a step ended."""
+
+    UNSPECIFIED = "unspecified"
+    STOP = "stop"  # the model's end-of-sequence token, or a stop string
+    LENGTH = "length"  # max_tokens, or the end of the model's context
+    CANCELLED = "cancelled"  # the workflow ended
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The step has been placed on a worker for the first time."""
+
+    step: int  # number in the workflow, from 0
+    worker_id: str  # where it starts; `usage.worker_id` says where it finished
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A part of the output. The text lags behind the tokens while it could be the start of a stop string."""
+
+    packed: bytes  # token ids, see `core.tokens`
+    text: str
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        return tuple(tokens.unpack(self.packed))
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of the output."""
+
+    reason: FinishReason
+    usage: Usage
+
+
+StepEvent = Accepted | Tokens | Finished

@@ -1,0 +1,246 @@
+"""The link to one worker. No other module of the gateway knows the messages of `WorkerService`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Self
+
+import grpc
+from grpc import aio
+
+from pbkv_cluster.core.errors import PbkvError, Unavailable
+from pbkv_cluster.core.ewma import Ewma
+from pbkv_cluster.core.sampling import SamplingParams
+from pbkv_cluster.core.step_events import FinishReason, Tokens
+from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.gateway.routing.speeds import WEIGHT
+from pbkv_cluster.rpc import convert
+from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.rpc.errors import from_rpc
+from pbkv_cluster.rpc.step_events import finish_reason_from_wire
+from pbkv_cluster.rpc.v1 import store_pb2, types_pb2, worker_pb2, worker_pb2_grpc
+from pbkv_cluster.store.cluster_index import WorkerEntry
+
+if TYPE_CHECKING:
+    from pbkv_cluster.rpc.v1.worker_pb2_grpc import WorkerServiceAsyncStub
+
+_PROBE_TIMEOUT_S = 1.0
+_STATUS_TIMEOUT_S = 1.0
+_RETIRE_TIMEOUT_S = 2.0
+
+# How a stream ends when its worker, or the way to it, is gone. ABORTED and CANCELLED come from a server that shuts down.
+_LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED})
+
+WorkerKey = tuple[str, str]  # worker id, incarnation
+
+
+class FailureKind(StrEnum):
+    """Why a worker did not finish a step."""
+
+    LOST = "lost"  # the worker, or the connection to it, is gone
+    FULL = "full"  # its queue is full
+    DEFECT = "defect"  # it failed inside
+    REFUSED = "refused"  # it finds the step wrong
+
+
+class WorkerFailure(Exception):
+    """A worker did not finish a step."""
+
+    def __init__(self, kind: FailureKind, error: PbkvError, details: str) -> None:
+        super().__init__(details)
+        self.kind = kind
+        self.error = error  # for the client, if the step is not run elsewhere
+        self.details = details  # in the worker's words
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """The end of a step on its worker."""
+
+    reason: FinishReason
+    usage: Usage  # as far as the worker knows it
+    hidden: bytes  # projected hidden state of the prompt's last token; empty: not known
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """What a worker reports of itself."""
+
+    running: int  # steps on the device
+    waiting: int  # steps in the queue
+    store: store_pb2.StoreStat  # passed on as it is
+    access_updates_applied: int
+    access_workflows: int  # that its access model has learnt from
+
+
+class StepStream:
+    """A step on a worker. Iterate once: Tokens, then one StepOutcome.
+
+    Iterating raises WorkerFailure where the worker does not finish the step, and `asyncio.CancelledError` after `cancel`.
+    """
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._messages = aiter(call)
+        self._finished = False
+
+    def cancel(self) -> None:
+        """Has the worker free what the step holds. Harmless when repeated."""
+        self._call.cancel()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Tokens | StepOutcome:
+        if self._finished:
+            await self._call.code()  # lets the worker close its side; hanging up would look like a cancelled step
+            raise StopAsyncIteration
+        try:
+            async for message in self._messages:
+                match message.WhichOneof("event"):
+                    case "tokens":
+                        return Tokens(message.tokens.token_ids.data, message.tokens.text)
+                    case "finished":
+                        self._finished = True
+                        end = message.finished
+                        return StepOutcome(finish_reason_from_wire(end.reason), convert.usage_from_wire(end.usage), end.hidden)
+        except aio.AioRpcError as error:
+            raise _failure(error) from error
+        problem = "the stream ended unfinished"
+        raise WorkerFailure(FailureKind.LOST, Unavailable(problem), problem)
+
+
+@dataclass(eq=False, slots=True)
+class Worker:
+    """One incarnation of a worker."""
+
+    entry: WorkerEntry
+    channel: aio.Channel
+    stub: "WorkerServiceAsyncStub"
+    steps: set[object] = field(default_factory=set)  # in flight from this gateway
+    step_s: Ewma = field(default_factory=lambda: Ewma(WEIGHT, initial=0.0))
+    suspect: bool = False
+    closed: bool = False  # its channel is closed, or is about to be
+    _calls: int = 0  # short calls in flight
+
+    @classmethod
+    def open(cls, entry: WorkerEntry) -> Self:
+        channel = connect(entry.address)
+        return cls(entry, channel, worker_pb2_grpc.WorkerServiceStub(channel))
+
+    @property
+    def id(self) -> str:
+        return self.entry.worker_id
+
+    @property
+    def key(self) -> WorkerKey:
+        return key_of(self.entry)
+
+    @property
+    def idle(self) -> bool:
+        """Whether this gateway has no step and no call there."""
+        return not self.steps and not self._calls
+
+    def run_step(
+        self,
+        *,
+        request_id: str,
+        workflow_id: str,
+        agent: str,
+        call_site: str,
+        step: int,
+        tenant: str,
+        prompt: bytes,
+        sampling: SamplingParams,
+        sent: bytes,
+        priority: int,
+        step_graph: StepGraph | None,
+    ) -> StepStream:
+        """Sends a step to the worker; returns at once.
+
+        Args:
+            step: number in the workflow, from 0.
+            prompt: packed token ids.
+            sent: packed output tokens that the client has from a lost worker. The worker goes on after them.
+        """
+        request = worker_pb2.RunStepRequest(
+            request_id=request_id,
+            workflow_id=workflow_id,
+            agent_id=agent,
+            call_site=call_site,
+            step=step,
+            tenant=tenant,
+            prompt=types_pb2.PackedTokens(data=prompt),
+            sampling=convert.sampling_to_wire(sampling),
+            sent=types_pb2.PackedTokens(data=sent),
+            priority=priority,
+            step_graph=None if step_graph is None else convert.step_graph_to_wire(step_graph),
+        )
+        return StepStream(self.stub.RunStep(request))
+
+    async def probe(self) -> bool:
+        """Whether the worker answers."""
+        try:
+            with self._calling() as stub:
+                await stub.GetWorkerStatus(worker_pb2.GetWorkerStatusRequest(), timeout=_PROBE_TIMEOUT_S)
+        except (aio.AioRpcError, Unavailable):
+            return False
+        return True
+
+    async def report(self) -> WorkerReport | None:
+        """The worker's report; None if it does not answer within a second."""
+        try:
+            with self._calling() as stub:
+                answer = await stub.GetWorkerStatus(worker_pb2.GetWorkerStatusRequest(), timeout=_STATUS_TIMEOUT_S)
+        except (aio.AioRpcError, Unavailable):
+            return None
+        return WorkerReport(
+            answer.running, answer.waiting, answer.store, answer.access_updates_applied, answer.access_workflows
+        )
+
+    async def retire(self, workflow_id: str) -> bool:
+        """Has the worker retire what only the workflow held; False if it does not answer."""
+        try:
+            with self._calling() as stub:
+                await stub.RetireWorkflow(worker_pb2.RetireWorkflowRequest(workflow_id=workflow_id), timeout=_RETIRE_TIMEOUT_S)
+        except (aio.AioRpcError, Unavailable):
+            return False
+        return True
+
+    async def close(self) -> None:
+        self.closed = True
+        await self.channel.close()
+
+    @contextmanager
+    def _calling(self) -> Iterator["WorkerServiceAsyncStub"]:
+        """The stub for a short call. NOTE: closing a channel cancels the calls on it, and with them the tasks that await one.
+
+        Raises:
+            Unavailable: the worker has left.
+        """
+        if self.closed:
+            raise Unavailable(f"worker {self.id} has left")
+        self._calls += 1
+        try:
+            yield self.stub
+        finally:
+            self._calls -= 1
+
+
+def key_of(entry: WorkerEntry) -> WorkerKey:
+    return entry.worker_id, entry.incarnation
+
+
+def _failure(error: aio.AioRpcError) -> WorkerFailure:
+    match error.code():
+        case code if code in _LOST:
+            kind = FailureKind.LOST
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            kind = FailureKind.FULL
+        case grpc.StatusCode.INTERNAL:
+            kind = FailureKind.DEFECT
+        case _:
+            kind = FailureKind.REFUSED
+    return WorkerFailure(kind, from_rpc(error), error.details() or "")

@@ -1,0 +1,45 @@
+"""A step as a front door submits it: plain values, nothing filled in and little checked."""
+
+from dataclasses import dataclass, field
+
+from pbkv_cluster.core.sampling import SamplingOptions
+
+
+@dataclass(frozen=True, slots=True)
+class TextPrompt:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """Rendered with the model's chat template."""
+
+    messages: tuple[ChatMessage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrompt:
+    packed: bytes  # whole token ids, see `core.tokens`
+
+
+Prompt = TextPrompt | ChatPrompt | TokenPrompt
+
+
+@dataclass(frozen=True, slots=True)
+class StepRequest:
+    """One step of a workflow. It has no deadline: a front door whose client gives one closes the step when it is over."""
+
+    workflow_id: str
+    agent: str
+    prompt: Prompt
+    call_site: str = ""
+    parent_step: int | None = None  # None: the latest step
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    priority: int = 0  # higher goes first among the waiting
+    tenant: str = ""  # empty: the workflow's

@@ -1,0 +1,49 @@
+"""Events of workflows, on their way to the predictor."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypedDict, Unpack
+
+from pbkv_cluster.core.clock import Clock
+from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow
+
+
+class EventFields(TypedDict, total=False):
+    """The fields of a `WorkflowEvent` that depend on its kind."""
+
+    agent: str
+    call_site: str
+    step: int
+    parent_step: int | None
+    tool: str
+    expected_s: float | None
+    prompt_tokens: int
+    output_tokens: int
+    pieces: tuple[int, ...]
+    words: tuple[int, ...]
+    hidden: bytes
+    worker: str
+    graph: StepGraph | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventReporter:
+    """Numbers and dates the events of workflows."""
+
+    emit: Callable[[WorkflowEvent], None]
+    clock: Clock
+
+    def report(self, workflow: OpenWorkflow, kind: EventKind, **fields: Unpack[EventFields]) -> None:
+        """Emits the next event of a workflow."""
+        self.emit(
+            WorkflowEvent(
+                kind=kind,
+                workflow=workflow.id,
+                sequence=workflow.next_event(),
+                time=self.clock.wall(),
+                workload=workflow.workload,
+                **fields,
+            )
+        )

@@ -1,0 +1,61 @@
+"""An adversary made of another policy: it evicts first what that policy would keep longest. It puts the guard to the test."""
+
+from collections.abc import Sequence
+
+from pbkv_cluster.cache.policies.base import POLICIES, ReusePolicy, make_policy
+from pbkv_cluster.cache.tree.node import Node, Owner
+from pbkv_cluster.core.config import CacheConfig
+from pbkv_cluster.reuse.model.access_model import AccessUpdate
+from pbkv_cluster.reuse.record.segment import Segment
+
+
+class _Negated(ReusePolicy):
+    def __init__(self, policy: ReusePolicy) -> None:
+        self.retired_first = policy.retired_first
+        self.needs_history = policy.needs_history
+        self.heeds_forecasts = policy.heeds_forecasts
+        self.learns = policy.learns
+        self.drifts = policy.drifts
+        self._policy = policy
+
+    def step_began(self, owner: Owner, step: int, agent: str, now: float) -> None:
+        self._policy.step_began(owner, step, agent, now)
+
+    def step_queued(self, owner: Owner, segments: Sequence[Segment], now: float) -> None:
+        self._policy.step_queued(owner, segments, now)
+
+    def step_ended(self, owner: Owner, now: float) -> None:
+        self._policy.step_ended(owner, now)
+
+    def workflow_ended(self, owner: Owner, now: float) -> None:
+        self._policy.workflow_ended(owner, now)
+
+    def learnt(self, update: AccessUpdate) -> None:
+        self._policy.learnt(update)
+
+    def heeds(self, owner: Owner) -> bool:
+        return self._policy.heeds(owner)
+
+    def due(self) -> Sequence[str]:
+        return self._policy.due()
+
+    def twin(self, config: CacheConfig) -> ReusePolicy:
+        return _Negated(self._policy.twin(config))
+
+    def value(self, node: Node, now: float) -> float:
+        return -self._policy.value(node, now)
+
+
+def adversary_of(name: str) -> str:
+    """Registers the policy whose values are those of policy `name` negated, and returns its name.
+
+    Retired blocks still go first if they do so under `name`.
+    """
+    negated = f"negated-{name}"
+    if negated not in POLICIES.names():
+
+        def build(config: CacheConfig) -> ReusePolicy:
+            return _Negated(make_policy(name, config))
+
+        POLICIES.register(negated)(build)
+    return negated

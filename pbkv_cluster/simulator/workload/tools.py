@@ -1,0 +1,58 @@
+"""The pauses of a workflow, and the tool calls that it announces for them."""
+
+import math
+import random
+from typing import NamedTuple
+
+from pbkv_cluster.simulator.traces.step_traces import TraceStep, TraceWorkflow
+
+THINK_MEDIAN_S = 2.0
+THINK_SIGMA = 1.0
+UNNAMED = "tool"  # kind of a pause whose tool was not logged
+
+
+class ToolCall(NamedTuple):
+    """What a client announces when it starts to wait after a step."""
+
+    kind: str
+    expected_s: float | None  # None: the client does not know
+
+
+def draw_pauses(workflow: TraceWorkflow, think_scale: float, tool_share: float, seed: str) -> tuple[float, ...]:
+    """Seconds after each step: the logged pause plus a log-normal time (median 2 s, sigma 1) times `think_scale`.
+
+    Args:
+        workflow: the recorded workflow.
+        think_scale: factor of what is drawn.
+        tool_share: share, from 0 to 1, of the variance of the drawn time's logarithm that is common to all calls of a tool.
+        seed: of what is drawn.
+    """
+    draws = random.Random(f"pbkv-think/{seed}")
+    return tuple(
+        step.pause_s + think_scale * THINK_MEDIAN_S * _think_factor(step, workflow.workload, tool_share, draws)
+        for step in workflow.steps
+    )
+
+
+def _think_factor(step: TraceStep, workload: str, tool_share: float, draws: random.Random) -> float:
+    if not tool_share or not step.tool:
+        return draws.lognormvariate(0.0, THINK_SIGMA)
+    common = random.Random(f"pbkv-tool/{workload}/{step.tool}").gauss(0.0, THINK_SIGMA)
+    return math.exp(math.sqrt(tool_share) * common) * draws.lognormvariate(0.0, math.sqrt(1 - tool_share) * THINK_SIGMA)
+
+
+def announced_calls(workflow: TraceWorkflow, pauses: tuple[float, ...], sigma: float | None, seed: str) -> tuple[ToolCall, ...]:
+    """The tool call that is announced after each step but the last.
+
+    Args:
+        workflow: the recorded workflow.
+        pauses: seconds after each step, as they will be.
+        sigma: of the log-normal error of an announced duration; None: the logged part of a pause is announced, if there is one.
+        seed: of the errors.
+    """
+    draws = random.Random(f"pbkv-announce/{seed}")
+    calls = []
+    for step, pause in zip(workflow.steps[:-1], pauses, strict=False):
+        expected = pause * draws.lognormvariate(0.0, sigma) if sigma is not None else step.pause_s or None
+        calls.append(ToolCall(step.tool or UNNAMED, expected))
+    return tuple(calls)

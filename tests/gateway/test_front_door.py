@@ -1,0 +1,108 @@
+"""What a front door calls: plain values in, plain events out, no message of the wire."""
+
+import pytest
+
+from pbkv_cluster.core.errors import InvalidArgument, NotFound
+from pbkv_cluster.core.events import EventKind
+from pbkv_cluster.core.sampling import SamplingOptions
+from pbkv_cluster.core.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
+from pbkv_cluster.gateway.step.request import ChatMessage, ChatPrompt, Prompt, StepRequest, TextPrompt, TokenPrompt
+from pbkv_cluster.gateway.step.state import StepState
+from pbkv_cluster.gateway.workflow.requests import ToolCallReport, WorkflowRequest
+from tests.gateway.peers import ScriptedWorker
+from tests.gateway.rig import Rig, codec, running, until
+
+PROMPTS: list[tuple[Prompt, bytes]] = [
+    (TextPrompt("hi"), b"hi"),
+    (ChatPrompt((ChatMessage("user", "hi"), ChatMessage("assistant", ""))), b"user:hi;assistant:;"),
+    (TokenPrompt(codec().encode("hi")), b"hi"),
+]
+
+
+async def events_of(rig: Rig, request: StepRequest) -> list[StepEvent]:
+    step = rig.gateway.submission.admit()
+    try:
+        return [event async for event in rig.gateway.submission.run(step, request)]
+    finally:
+        rig.gateway.submission.close(step)
+
+
+@pytest.mark.parametrize(("prompt", "text"), PROMPTS, ids=["text", "messages", "token ids"])
+async def test_a_step_yields_plain_events(prompt: Prompt, text: bytes) -> None:
+    worker = ScriptedWorker("w0")
+    async with running(worker) as rig:
+        workflow = await rig.gateway.workflows.start(WorkflowRequest(tenant="acme"))
+        request = StepRequest(
+            workflow.id, "agent", prompt, call_site="plan", sampling=SamplingOptions(max_tokens=2, seed=0), priority=3
+        )
+        accepted, *output, finished = await events_of(rig, request)
+    assert accepted == Accepted(0, "w0", len(text))
+    assert output == [Tokens(codec().encode("a"), "a"), Tokens(codec().encode("h"), "h")]
+    assert isinstance(finished, Finished)
+    assert (finished.reason, finished.usage.generated_tokens) == (FinishReason.LENGTH, 2)
+    (sent,) = worker.requests
+    assert sent.prompt.data == codec().encode(text.decode())
+    assert (sent.agent_id, sent.call_site, sent.priority, sent.tenant) == ("agent", "plan", 3, "acme")
+
+
+async def test_a_wrong_step_fails_by_name_and_leaves_nothing_behind() -> None:
+    async with running(ScriptedWorker("w0")) as rig:
+        workflow = await rig.gateway.workflows.start(WorkflowRequest())
+        step = rig.gateway.submission.admit()
+        with pytest.raises(InvalidArgument) as caught:
+            await anext(aiter(rig.gateway.submission.run(step, StepRequest(workflow.id, "", TextPrompt("hi")))))
+        assert caught.value.field == "agent_id"
+        assert step.state is StepState.FAILED
+        status = await rig.gateway.status.read()
+        assert (status.running_steps, status.decisions) == (0, {})
+
+
+async def test_a_closed_step_frees_its_worker_at_once() -> None:
+    worker = ScriptedWorker("w0", stop_at=1)
+    async with running(worker) as rig:
+        workflow = await rig.gateway.workflows.start(WorkflowRequest())
+        submission = rig.gateway.submission
+        step = submission.admit()
+        events = aiter(submission.run(step, StepRequest(workflow.id, "agent", TextPrompt("hi"))))
+        states = [step.state]
+        assert isinstance(await anext(events), Accepted)
+        states.append(step.state)
+        assert isinstance(await anext(events), Tokens)
+        states.append(step.state)
+        submission.close(step)
+        assert [*states, step.state] == [
+            StepState.ACCEPTED,
+            StepState.PLACED,
+            StepState.STREAMING,
+            StepState.CANCELLED,
+        ]
+        status = await rig.gateway.status.read()
+        assert (status.running_steps, status.decisions["step_cancelled"]) == (0, 1)
+        await until(lambda: worker.cancelled == 1, "the worker's stream is cancelled")
+        (last,) = [event async for event in events]
+        assert isinstance(last, Finished)
+        assert last.reason is FinishReason.CANCELLED
+
+
+async def test_tool_calls_and_parent_steps_reach_the_predictor_unchanged() -> None:
+    async with running(ScriptedWorker("w0")) as rig:
+        predictor = await rig.add_predictor()
+        workflows = rig.gateway.workflows
+        workflow = await workflows.start(WorkflowRequest("mine", workload="research"))
+        for parent_step in (None, None, 0):
+            await events_of(rig, StepRequest("mine", "agent", TextPrompt("hi"), call_site="plan", parent_step=parent_step))
+        await workflows.report_tool(ToolCallReport("mine", "search", started=True, call_id="1", expected_s=2.5))
+        await workflows.report_tool(ToolCallReport("mine", "search", started=False, call_id="1"))
+        await workflows.end("mine")
+        assert workflow.ended
+        with pytest.raises(NotFound):
+            await workflows.end("mine")
+        await until(
+            lambda: any(event.kind is EventKind.WORKFLOW_ENDED for event in predictor.of("mine")), "all events have arrived"
+        )
+    events = predictor.of("mine")
+    started = [event for event in events if event.kind is EventKind.STEP_STARTED]
+    assert [event.parent_step for event in started] == [None, 0, 0]
+    assert {event.call_site for event in started} == {"plan"}
+    tools = [(event.kind, event.tool, event.expected_s) for event in events if event.tool]
+    assert tools == [(EventKind.TOOL_STARTED, "search", 2.5), (EventKind.TOOL_FINISHED, "search", None)]

@@ -1,0 +1,251 @@
+"""The host store over real gRPC, with scripted workers."""
+
+import asyncio
+import mmap
+import os
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from grpc import StatusCode, aio
+
+from pbkv_cluster.core.clock import ManualClock
+from pbkv_cluster.core.errors import StartupError, Unavailable
+from pbkv_cluster.core.tokens import pack
+from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.rpc.convert import packed_from_wire
+from pbkv_cluster.rpc.server import RpcServer
+from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2
+from pbkv_cluster.store.arena.arena import Arena
+from pbkv_cluster.store.server import HostStore
+
+if TYPE_CHECKING:
+    from pbkv_cluster.rpc.v1.store_pb2_grpc import StoreServiceAsyncStub
+
+PAGE = mmap.PAGESIZE
+TTL_S = 10.0
+TIMEOUT_S = 20.0
+
+
+@dataclass
+class ScriptedWorker(store_pb2_grpc.StoreServiceServicer):
+    """A worker's store service with scripted answers."""
+
+    blocks: int  # cached; its host tier has twice as many
+    loaded: int = 0
+    policy: str = "pbkv-paper"
+    fault: Exception | None = None
+    at_once: bool = True
+    answers: asyncio.Event = field(default_factory=asyncio.Event)
+    prefetched: list[tuple[bytes, str]] = field(default_factory=list)
+    server: RpcServer = field(default_factory=RpcServer)
+
+    async def start(self) -> str:
+        if self.at_once:
+            self.answers.set()
+        service = store_pb2.DESCRIPTOR.services_by_name["StoreService"]
+        self.server.add(service, store_pb2_grpc.add_StoreServiceServicer_to_server, self)
+        return await self.server.start("127.0.0.1", 0)
+
+    async def Stat(self, request: store_pb2.StatRequest, context: Any) -> store_pb2.StatResponse:  # noqa: N802
+        if self.fault is not None:
+            raise self.fault
+        await self.answers.wait()
+        tiers = [
+            store_pb2.TierStat(
+                tier=tier, capacity_blocks=factor * 100, used_blocks=factor * self.blocks, locked_blocks=1, block_bytes=512
+            )
+            for factor, tier in ((1, types_pb2.TIER_GPU), (2, types_pb2.TIER_HOST))
+        ]
+        decisions = {"load": self.blocks, f"only_{self.blocks}": 1}
+        return store_pb2.StatResponse(store=store_pb2.StoreStat(tiers=tiers, policy=self.policy, decisions=decisions))
+
+    async def Prefetch(self, request: store_pb2.PrefetchRequest, context: Any) -> store_pb2.PrefetchResponse:  # noqa: N802
+        self.prefetched.append((packed_from_wire(request.prompt, "prompt"), request.tenant))
+        return store_pb2.PrefetchResponse(loaded_tokens=self.loaded, resident_tokens=self.loaded + self.blocks)
+
+    async def Clear(self, request: store_pb2.ClearRequest, context: Any) -> store_pb2.ClearResponse:  # noqa: N802
+        dropped, self.blocks = self.blocks, 0
+        return store_pb2.ClearResponse(dropped_blocks=dropped)
+
+    async def LeaseArena(  # noqa: N802
+        self, request: store_pb2.LeaseArenaRequest, context: Any
+    ) -> store_pb2.LeaseArenaResponse:
+        raise AssertionError("workers give no memory")
+
+
+@dataclass
+class Node:
+    """A host store and a channel to it."""
+
+    arena: Arena
+    clock: ManualClock
+    address: str
+    stub: "StoreServiceAsyncStub"
+    workers: list[ScriptedWorker] = field(default_factory=list)
+
+    async def add(self, worker: ScriptedWorker) -> str:
+        address = await worker.start()
+        self.workers.append(worker)
+        await self.acquire(f"worker-{len(self.workers)}", address=address)
+        return address
+
+    async def acquire(self, worker_id: str, size: int = PAGE, address: str = "") -> store_pb2.LeaseArenaResponse:
+        request = store_pb2.LeaseArenaRequest(worker_id=worker_id, worker_address=address, bytes=size)
+        return await self.stub.LeaseArena(request, timeout=TIMEOUT_S)
+
+    async def stat(self) -> store_pb2.StoreStat:
+        return (await self.stub.Stat(store_pb2.StatRequest(), timeout=TIMEOUT_S)).store
+
+
+@pytest.fixture
+async def node(shared_dir: Path) -> AsyncIterator[Node]:
+    async with serving_node(shared_dir) as node:
+        yield node
+
+
+@asynccontextmanager
+async def serving_node(directory: Path, worker_timeout_s: float = 10.0) -> AsyncIterator[Node]:
+    clock = ManualClock()
+    arena = Arena(8 * PAGE, TTL_S, clock, directory)
+    store = HostStore(arena, worker_timeout_s)
+    address = await store.start("127.0.0.1")
+    async with connect(address) as channel:
+        node = Node(arena, clock, address, store_pb2_grpc.StoreServiceStub(channel))
+        yield node
+    await store.stop()
+    for worker in node.workers:
+        await worker.server.stop(0)
+    assert not arena.path.exists()
+
+
+async def test_a_region_comes_with_where_to_map_it(node: Node) -> None:
+    one, two = await node.acquire("one", 3 * PAGE - 7), await node.acquire("two", PAGE)
+    assert (one.path, one.offset, one.bytes, one.lease_s) == (str(node.arena.path), 0, 3 * PAGE, TTL_S)
+    assert (two.offset, two.bytes) == (3 * PAGE, PAGE)
+    assert await node.acquire("one", 3 * PAGE - 7) == one
+    assert await asyncio.to_thread(os.path.getsize, one.path) == 8 * PAGE
+
+
+@pytest.mark.parametrize(
+    ("worker_id", "size", "code", "details"),
+    [
+        ("one", -5, StatusCode.INVALID_ARGUMENT, "bytes: "),
+        ("", PAGE, StatusCode.INVALID_ARGUMENT, "worker_id: "),
+        ("one", 9 * PAGE, StatusCode.RESOURCE_EXHAUSTED, "the arena of "),
+    ],
+)
+async def test_a_region_that_cannot_be_given_is_refused(
+    node: Node, worker_id: str, size: int, code: StatusCode, details: str
+) -> None:
+    with pytest.raises(aio.AioRpcError, match=details) as error:
+        await node.acquire(worker_id, size)
+    assert error.value.code() is code
+    assert node.arena.regions() == {}
+
+
+async def test_stat_is_the_sum_over_the_workers(node: Node) -> None:
+    assert await node.stat() == store_pb2.StoreStat()
+    await node.add(ScriptedWorker(blocks=10))
+    await node.add(ScriptedWorker(blocks=7, policy="lru"))
+    await node.acquire("not serving yet")
+    stat = await node.stat()
+    assert {
+        tier.tier: (tier.capacity_blocks, tier.used_blocks, tier.locked_blocks, tier.block_bytes) for tier in stat.tiers
+    } == {
+        types_pb2.TIER_GPU: (200, 17, 2, 512),
+        types_pb2.TIER_HOST: (400, 34, 2, 512),
+    }
+    assert stat.decisions == {"load": 17, "only_10": 1, "only_7": 1}
+    assert stat.policy == "lru,pbkv-paper"
+
+
+async def test_prefetch_reaches_every_worker(node: Node) -> None:
+    prompt = types_pb2.PackedTokens(data=pack(range(40)))
+    request = store_pb2.PrefetchRequest(prompt=prompt, tenant="acme")
+    nothing = await node.stub.Prefetch(request, timeout=TIMEOUT_S)
+    assert (nothing.loaded_tokens, nothing.resident_tokens) == (0, 0)
+    for worker in (ScriptedWorker(blocks=16, loaded=32), ScriptedWorker(blocks=32, loaded=0)):
+        await node.add(worker)
+    done = await node.stub.Prefetch(request, timeout=TIMEOUT_S)
+    assert (done.loaded_tokens, done.resident_tokens) == (32, 48)
+    assert [worker.prefetched for worker in node.workers] == [[(prompt.data, "acme")]] * 2
+
+
+async def test_clear_reaches_every_worker(node: Node) -> None:
+    for blocks in (3, 4):
+        await node.add(ScriptedWorker(blocks))
+    assert (await node.stub.Clear(store_pb2.ClearRequest(), timeout=TIMEOUT_S)).dropped_blocks == 7
+    assert (await node.stub.Clear(store_pb2.ClearRequest(), timeout=TIMEOUT_S)).dropped_blocks == 0
+
+
+async def test_a_worker_s_error_is_passed_on(node: Node) -> None:
+    await node.add(ScriptedWorker(blocks=1))
+    with pytest.raises(aio.AioRpcError, match=r"prompt\.data: 3 bytes") as error:
+        await node.stub.Prefetch(store_pb2.PrefetchRequest(prompt=types_pb2.PackedTokens(data=b"abc")), timeout=TIMEOUT_S)
+    assert error.value.code() is StatusCode.INVALID_ARGUMENT
+
+
+async def unavailable(node: Node) -> list[str]:
+    calls: list[Any] = [
+        node.stub.Stat(store_pb2.StatRequest(), timeout=TIMEOUT_S),
+        node.stub.Prefetch(store_pb2.PrefetchRequest(), timeout=TIMEOUT_S),
+        node.stub.Clear(store_pb2.ClearRequest(), timeout=TIMEOUT_S),
+    ]
+    details = []
+    for call in calls:
+        with pytest.raises(aio.AioRpcError) as error:
+            await call
+        assert error.value.code() is StatusCode.UNAVAILABLE
+        details.append(error.value.details() or "")
+    return details
+
+
+async def test_a_dead_worker_is_named_until_its_region_expires(node: Node) -> None:
+    gone = await node.add(ScriptedWorker(blocks=5))
+    await node.add(ScriptedWorker(blocks=2))
+    await node.workers[0].server.stop(0)
+    assert all(f"the worker at {gone} cannot be asked" in details for details in await unavailable(node))
+    node.clock.advance(0.9 * TTL_S)
+    await node.acquire("worker-2")  # the other worker renews
+    node.clock.advance(0.2 * TTL_S)
+    assert (await node.stat()).tiers[0].capacity_blocks == 100
+
+
+async def test_a_worker_whose_engine_has_ended_is_named(node: Node) -> None:
+    address = await node.add(ScriptedWorker(blocks=5, fault=Unavailable("the worker's engine has ended")))
+    with pytest.raises(aio.AioRpcError, match=f"at {re.escape(address)} cannot be asked: the worker's engine has ended"):
+        await node.stat()
+
+
+async def test_a_worker_that_does_not_answer_is_named(shared_dir: Path) -> None:
+    async with serving_node(shared_dir, worker_timeout_s=0.05) as node:
+        address = await node.add(ScriptedWorker(blocks=5, at_once=False))
+        with pytest.raises(aio.AioRpcError, match=f"the worker at {re.escape(address)} does not answer") as error:
+            await node.stat()
+        assert error.value.code() is StatusCode.UNAVAILABLE
+
+
+async def test_a_port_that_is_taken_is_refused(node: Node, shared_dir: Path) -> None:
+    arena = Arena(PAGE, TTL_S, node.clock, shared_dir)
+    store = HostStore(arena)
+    with pytest.raises(StartupError, match="cannot listen"):
+        await store.start("127.0.0.1", int(node.address.rpartition(":")[2]))
+    await store.stop()
+    assert not arena.path.exists()
+
+
+async def test_a_stopped_store_gives_no_regions(shared_dir: Path) -> None:
+    store = HostStore(Arena(PAGE, TTL_S, ManualClock(), shared_dir))
+    address = await store.start("127.0.0.1")
+    await store.stop()
+    async with connect(address) as channel:
+        with pytest.raises(grpc.RpcError) as error:
+            await store_pb2_grpc.StoreServiceStub(channel).LeaseArena(store_pb2.LeaseArenaRequest(worker_id="w", bytes=1))
+    assert isinstance(error.value, aio.AioRpcError)
+    assert error.value.code() is StatusCode.UNAVAILABLE
