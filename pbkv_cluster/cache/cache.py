@@ -69,6 +69,11 @@ class KVCache:
         self._admission = Admission(self.tree, self.tiers, self.workflows, self._paths, self.popularity, compute_seconds)
         self._committer = Committer(self.tree, self.tiers, self._paths)
 
+    @property
+    def policy(self) -> ReusePolicy:
+        """The reuse policy of the GPU tier."""
+        return self.policies[0]
+
     # --- sequences ---
 
     def captured(self, namespace: Namespace, tokens: bytes) -> dict[Tier, int]:

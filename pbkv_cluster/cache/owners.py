@@ -82,7 +82,7 @@ class ActiveWorkflows:
         ranked = not self._ranked_at_begin and owner.forecast is not None and owner.forecast_at >= now - _FRESH_S
         if self._steady:
             return
-        nodes = {node: None for node in owner.nodes if not ranked or node.owners[owner].touched[-1] == position}
+        nodes = {node: None for node in owner.nodes if not ranked or node.owners[owner].used_at[-1] == position}
         for name in self._policies[0].due():
             if (due := self._owners.get(name)) is not None:
                 nodes |= due.nodes
@@ -93,7 +93,7 @@ class ActiveWorkflows:
         owner = self._owners.get(workflow)
         if owner is None or not self._ranked_when_queued:
             return
-        segments = owner.record.known(tokens)
+        segments = owner.record.match(tokens)
         for policy in self._policies:
             policy.step_queued(owner, segments, self._clock.now())
         self._rerank(owner)

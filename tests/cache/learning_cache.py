@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pbkv_cluster.cache.factory import make_cache
+from pbkv_cluster.cache.policies.pbkv import Pbkv
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.sequence.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
@@ -33,6 +34,13 @@ class LearningCache:
         self.epoch = 0
         self.steps: dict[str, int] = {}
         self.hits = 0
+
+    @property
+    def policy(self) -> Pbkv:
+        """The cache's policy, which must be `pbkv`."""
+        policy = self.cache.policy
+        assert isinstance(policy, Pbkv)
+        return policy
 
     def _learn(self, workflow: str, steps: Sequence[StepLog]) -> None:
         self.cache.workflows.learnt(self.learner.export(self.learner.learn(steps)))

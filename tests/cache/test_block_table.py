@@ -15,6 +15,7 @@ from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, count, pack
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.reuse.record.segment import Segment
+from pbkv_cluster.reuse.record.segment_trie import SegmentTrie
 from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
 from tests.cache.policy_harness import SPACE
 
@@ -94,15 +95,16 @@ def test_a_table_that_ends_frees_only_what_was_its_own(root: Node, table: BlockT
 
 
 def test_the_next_range_ends_with_its_segment(root: Node) -> None:
-    first, second = Segment(None, 0, 2, 0, "a", False), Segment(None, 2, 4, 0, "a", True)
-    second.parent = first
+    segments = SegmentTrie()
+    first = segments.add(None, 2, 0, "a", False, b"")
+    second = segments.add(first, 4, 0, "a", True, b"")
     table = BlockTable(root, RecordedStep(WorkflowRecord(), 0, [first, second]))
     table.extend(new_slots(range(6)))
     assert bounds(table, 5) == (0, 2, first)
     assert bounds(table, 1) == (0, 1, first)
     hand_over(table, node_of(root, 0, 1), 2)
     assert bounds(table, 5) == (2, 5, second)
-    upper = second.split(1, 1)  # by another step of the workflow
+    upper = segments.split(second, 3, 1)  # by another step of the workflow
     assert bounds(table, 6) == (2, 3, upper)
     hand_over(table, node_of(root, 2), 1)
     assert bounds(table, 6) == (3, 6, second)

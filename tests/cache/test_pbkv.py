@@ -37,12 +37,6 @@ def trained(workflows: int = 40, gpu_blocks: int = 2000, **fields: Any) -> Learn
     return cache
 
 
-def policy_of(cache: LearningCache) -> Pbkv:
-    policy = cache.cache.policies[0]
-    assert isinstance(policy, Pbkv)
-    return policy
-
-
 def test_what_is_used_next_outlives_what_is_more_recent_and_never_used_again() -> None:
     for taught, expected in ((0, ["plan", "code"]), (40, ["code", "plan"])):
         cache = trained(taught)
@@ -73,7 +67,7 @@ def test_who_is_still_to_come_keeps_what_others_have_shared() -> None:
             cache.run(f"w{number}", [Step("planner", path), Step("coder", (*path, 71)), Step("tester", own(number, 0))])
         cache.step("new", Step("planner", (top,)))
         values = {
-            node.parent.tokens: policy_of(cache).value(node, cache.clock.now())
+            node.parent.tokens: cache.policy.value(node, cache.clock.now())
             for node in cache.cache.tree.walk()
             if node.parent is not None and node.tokens == packed((71,))
         }
@@ -108,7 +102,7 @@ def test_forecasts_that_are_wrong_lose_trust_and_right_ones_gain_it() -> None:
             cache.forecast(f"w{number}", **{foretold: 0.9})
             cache.step(f"w{number}", Step(agent, own(number, 3)))
             cache.cache.retire(f"w{number}")
-        shares[right] = policy_of(cache)._outlook.trust.share
+        shares[right] = cache.policy.outlook.trust.share
     assert shares[True] > 0.95
     assert shares[False] < 0.05
 
@@ -186,7 +180,7 @@ def test_the_twin_shares_what_is_known_and_gives_the_same_values() -> None:
     ]
     assert values[0] == values[1]
     assert len(set(values[0].values())) > 3
-    assert len(policy_of(cache)._outlook.views) == 2, "a workflow counts once"
+    assert len(cache.policy.outlook.workflows) == 2, "a workflow counts once"
 
 
 def test_nodes_are_worth_the_same_together_as_one_by_one() -> None:
@@ -194,7 +188,7 @@ def test_nodes_are_worth_the_same_together_as_one_by_one() -> None:
     for number in range(3):
         cache.run(f"done-{number}", [Step("planner", shared), Step("coder", own(number, 0))])
         cache.run(f"open-{number}", [Step("planner", shared), *loop(500 + number)[:2]], end=False)
-    policy, now = policy_of(cache), cache.clock.now()
+    policy, now = cache.policy, cache.clock.now()
     nodes = list(cache.cache.tree.walk())
     for chosen in (nodes, [node for node in nodes if node.owners]):
         assert list(policy.values(chosen, now)) == [policy.value(node, now) for node in chosen]
@@ -210,17 +204,17 @@ def test_a_variant_has_a_twin_of_its_own_kind() -> None:
 
 
 @given(st.integers(2, 500), st.integers(0, 300), st.floats(0.0, 20.0))
-def test_a_block_that_newcomers_alone_may_use_is_worth_what_its_density_says(come: int, ago: int, steps: float) -> None:
+def test_a_block_that_only_new_workflows_use_has_the_value_that_its_density_says(begun: int, ago: int, steps: float) -> None:
     """The short way to the value, where no active workflow can matter, against the long one."""
     policy = Pbkv(CacheConfig())
-    outlook = policy._outlook
-    outlook.arrivals = come + ago
-    outlook._starts.extend(float(at) for at in range(60))
-    entry = PrefixStat(PrefixStat(None, b"", 0), bytes(64), ago)
-    entry.workflows, entry.step_sum = 1, round(steps)
-    ((uses, delay),) = policy._newcomers((entry,), 60.0)
+    for at in range(60):
+        policy.outlook.note_start(float(at))
+    policy.outlook.workflow_count = begun + ago
+    stat = PrefixStat(PrefixStat(None, b"", 0), bytes(64), ago)
+    stat.workflows, stat.step_sum = 1, round(steps)
+    ((uses, delay),) = policy.first_uses((stat,), 60.0)
     unused = np.exp(-uses * np.maximum(HORIZONS - delay, 0.0))
-    short, long = policy._newcomers_alone(entry, 60.0), hit_density(unused, 2.0)
+    short, long = policy.value_to_new_workflows(stat, 60.0), hit_density(unused, 2.0)
     assert 0.0 < uses < 0.02
     assert short == pytest.approx(long, rel=0.1)
     assert not math.isnan(short)

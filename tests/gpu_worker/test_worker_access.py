@@ -87,14 +87,14 @@ def policy_of(engine: Engine) -> Pbkv:
 
 
 async def model_of(rig: Rig) -> tuple[object, ...]:
-    """The contents of the worker's access model."""
-    return await rig.worker.thread.call(lambda engine: contents(policy_of(engine).model))
+    """A copy of what the worker's policy knows."""
+    return await rig.worker.thread.call(lambda engine: contents(policy_of(engine).outlook.model))
 
 
 def contents(model: AccessModel) -> tuple[object, ...]:
     update = model.export()
     counts = {context: dict(events) for context, events in update.contexts}
-    return update.places.tolist(), update.chances.tolist(), update.weights.tolist(), counts
+    return update.rows.tolist(), update.at_risk.tolist(), update.weights.tolist(), counts
 
 
 async def knows(rig: Rig, workflows: int) -> None:
@@ -117,7 +117,7 @@ async def test_ended_workflows_are_learnt_from_and_every_worker_gets_the_model(l
                 for rig in (one, two):
 
                     async def same(rig: Rig = rig) -> bool:
-                        return len(learnt.export().places) > 100 and await model_of(rig) == contents(learnt)
+                        return len(learnt.export().rows) > 100 and await model_of(rig) == contents(learnt)
 
                     await eventually(same)
                     assert (await rig.status()).access_updates_applied >= 3

@@ -17,6 +17,7 @@ from pbkv_cluster.predictor_service.server import PredictorServer
 from pbkv_cluster.predictor_service.state.file import access_path, read_state, write_state
 from pbkv_cluster.reuse.model.access_model import KIND, VERSION, AccessModel, AccessUpdate, train
 from pbkv_cluster.reuse.model.examples import examples
+from pbkv_cluster.reuse.record.replay import replay
 from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
 from pbkv_cluster.rpc.access_logs import log_to_wire
 from pbkv_cluster.rpc.channel import connect
@@ -84,7 +85,7 @@ class Watcher:
 def contents(model: AccessModel) -> tuple[object, ...]:
     update = model.export()
     counts = {context: dict(events) for context, events in update.contexts}
-    return update.places.tolist(), update.chances.tolist(), update.uses.tolist(), update.weights.tolist(), counts
+    return update.rows.tolist(), update.at_risk.tolist(), update.uses.tolist(), update.weights.tolist(), counts
 
 
 def equal(first: AccessModel, second: AccessModel) -> bool:
@@ -200,10 +201,10 @@ def test_the_bound_on_the_work_is_one() -> None:
     for log in LOGS:
         history, total = WorkflowRecord(), 0
         for step in log.steps:
-            history.replay(step)
+            replay(history, step)
             total += len(history.segments)
         assert total <= rows(log.steps) < 4 * total
-        assert len(examples(log.steps, AccessModel().events).rows) <= rows(log.steps)
+        assert len(examples(log.steps, AccessModel().events).facts) <= rows(log.steps)
 
 
 async def test_the_queue_is_bounded_and_the_oldest_leave() -> None:

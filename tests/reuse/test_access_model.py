@@ -33,7 +33,7 @@ def same(one: AccessModel, other: AccessModel, steps: list[Step]) -> None:
 
 def equal(one: AccessUpdate, other: AccessUpdate) -> None:
     assert one.contexts == other.contexts
-    for name in ("places", "chances", "uses", "weights"):
+    for name in ("rows", "at_risk", "uses", "weights"):
         first, second = getattr(one, name), getattr(other, name)
         assert first.dtype == second.dtype
         assert (first == second).all()
@@ -49,7 +49,7 @@ def test_who_applies_every_change_knows_what_the_learner_knows(before: list[list
     batched = AccessModel.load(learner.dump())
     for steps in later:
         changes = learner.learn(record(steps).steps)
-        gathered = Changes(gathered.places | changes.places, gathered.contexts | changes.contexts)
+        gathered = Changes(gathered.rows | changes.rows, gathered.contexts | changes.contexts)
         assert bool(changes) == bool(steps)
         update = learner.export(changes)
         for _ in range(2):  # again does no harm
@@ -65,11 +65,11 @@ def test_an_update_stays_what_it_was_while_the_learner_goes_on() -> None:
     steps = record([Step("planner", (1,)), Step("coder", (1, 2))]).steps
     learner.learn(steps)
     update, again = learner.export(learner.learn(steps)), AccessModel.load(learner.dump()).export()
-    assert (np.diff(update.places) > 0).all()
+    assert (np.diff(update.rows) > 0).all()
     learner.learn(steps)
     assert (update.weights == again.weights).all()
     assert (update.weights != learner.hazard.weights).any()
-    assert (update.chances != learner.hazard.chances[update.places]).any()
+    assert (update.at_risk != learner.hazard.at_risk[update.rows]).any()
 
 
 def test_learner_and_follower_forget_the_same_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_workflows_that_always_go_the_same_way_are_foretold() -> None:
     assert max(events, key=lambda event: events[event])[0] == "planner"
     hazards = model.hazard.hazards(facts(history, history.segments, events))
     for segment, row in zip(history.segments, hazards, strict=True):
-        used = segment.touched[0] == 0
+        used = segment.used_at[0] == 0
         assert (row[0] > 0.9) if used else (row[0] < 0.1), "the planner's path is used next, the coder's never"
 
 
@@ -187,7 +187,7 @@ def test_a_file_of_other_shapes_or_values_is_refused(wrong: dict[str, object]) -
 
 
 def test_counts_that_contradict_each_other_are_refused() -> None:
-    shape = AccessModel.load(dumped()).export().chances.shape
+    shape = AccessModel.load(dumped()).export().at_risk.shape
     for chances, uses in ((0.0, 1.0), (1.0, -1.0), (np.nan, 0.0), (1.0, np.inf)):
         wrong = saved(chances=np.full(shape, chances, np.float32), uses=np.full(shape, uses, np.float32))
         with pytest.raises(ValueError, match="not an access model"):

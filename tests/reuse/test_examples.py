@@ -90,10 +90,10 @@ def test_the_parts_of_a_segment_that_was_cut_have_futures_of_their_own() -> None
 def test_the_next_event_is_the_one_foretold_by_the_model() -> None:
     steps = [Step("planner", (1,)), Step("coder", (2,))]
     model, log = NextEventModel(), record(steps).steps
-    before = examples(log, model).rows
+    before = examples(log, model).facts
     for _ in range(5):
         model.learn(log)
-    after = examples(log, model).rows
+    after = examples(log, model).facts
     expected = {Fact.IN_NEXT, Fact.NEXT, Fact.CONFIDENCE, Fact.IN_SECOND, Fact.SECOND, Fact.NEXT_SYMBOL}
     assert {Fact(at) for at in (before != after).any(axis=0).nonzero()[0]} <= expected
     assert (before[:, Fact.NEXT] != after[:, Fact.NEXT]).all()

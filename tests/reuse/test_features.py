@@ -33,7 +33,7 @@ def by_path(steps: tuple[Step, ...] = PLAY) -> dict[Path, dict[str, int]]:
     found = {}
     rows = facts(history, history.segments, EXPECTED)
     for segment, row in zip(history.segments, rows.tolist(), strict=True):
-        step = steps[segment.touched[0]]
+        step = steps[segment.used_at[0]]
         found[step.path[: segment.stop]] = {fact.name: row[fact] for fact in Fact}
     return found
 
@@ -97,7 +97,7 @@ def test_uses_are_those_of_the_blocks(steps: list[Step], first: str, second: str
     expected = {(first, 0): 0.6, (second, 1): 0.3}
     now = len(steps) - 1
     for segment, row in zip(history.segments, facts(history, history.segments, expected), strict=True):
-        path = steps[segment.touched[0]].path[: segment.stop]
+        path = steps[segment.used_at[0]].path[: segment.stop]
         used = [number for number, step in enumerate(steps) if step.path[: len(path)] == path]
         mask = sum(1 << (now - number) for number in used if now - number < 16)
         assert [row[fact] for fact in (Fact.USED_2, Fact.USED_4, Fact.USED_8, Fact.USED_16)] == [

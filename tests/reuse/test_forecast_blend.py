@@ -62,7 +62,7 @@ def test_trust_goes_to_the_better_and_comes_back() -> None:
 
     def after(outcomes: int, model: Agents, forecast: Agents) -> float:
         for _ in range(outcomes):
-            trust.seen("planner", model, forecast)
+            trust.score("planner", model, forecast)
         return trust.share
 
     assert after(5, wrong, right) > 0.95
@@ -78,7 +78,7 @@ def test_trust_stays_a_share(outcomes: list[tuple[str, Agents, Agents]]) -> None
     trust = Trust()
     for agent, model, forecast in outcomes:
         before = trust.share
-        trust.seen(agent, model, forecast)
+        trust.score(agent, model, forecast)
         assert 0.0 < trust.share < 1.0
         if model.get(agent, 0.0) == forecast.get(agent, 0.0):
             assert abs(trust.share - 0.5) <= abs(before - 0.5), "equally right: what was before fades"

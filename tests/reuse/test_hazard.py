@@ -12,7 +12,7 @@ from pbkv_cluster.reuse.model.contexts import CONTEXTS, context_rows
 from pbkv_cluster.reuse.model.features import Fact, Ints
 from pbkv_cluster.reuse.model.hazard import BIN_STARTS, BINS, Floats, HazardModel, first_use
 
-BITS = HazardModel.places().bit_length() - 1
+BITS = HazardModel.rows().bit_length() - 1
 RATE, WEIGHT, PRIOR = 0.003, 0.08, 0.1
 
 facts = st.integers(0, 3).map(lambda seed: np.random.default_rng(seed).integers(-1, 9, len(Fact)))
@@ -34,12 +34,12 @@ class Naive:
     """The model, one example after the other."""
 
     def __init__(self) -> None:
-        self.counts: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0])  # place and bin: chances, uses
+        self.counts: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0])  # row and bin: at risk, uses
         self.weights = [[[WEIGHT] * 8 for _ in range(BINS)] for _ in CONTEXTS]
 
-    def look(self, place: int, at: int) -> tuple[float, int]:
-        chances, uses = self.counts[place, at]
-        return math.log((uses + PRIOR) / (chances - uses + PRIOR)), min(int(math.log2(chances + 1.0)), 7)
+    def look(self, row: int, at: int) -> tuple[float, int]:
+        at_risk, uses = self.counts[row, at]
+        return math.log((uses + PRIOR) / (at_risk - uses + PRIOR)), min(int(math.log2(at_risk + 1.0)), 7)
 
     def hazard(self, row: Ints, at: int) -> float:
         mixed = 0.0
@@ -100,15 +100,20 @@ def test_hazards_are_probabilities_and_only_the_rows_named_change(
     model = HazardModel()
     for workflow in before:
         model.learn(*columns(workflow))
-    chances, uses, opinions = model.chances.copy(), model.uses.copy(), model._opinions.copy()
+    at_risk, uses = model.at_risk.copy(), model.uses.copy()
     changed = model.learn(*columns(last))
     assert (np.diff(changed) > 0).all()
-    for now, then in ((model.chances, chances), (model.uses, uses), (model._opinions, opinions)):
+    for now, then in ((model.at_risk, at_risk), (model.uses, uses)):
         assert set(np.flatnonzero((now != then).any(axis=1)).tolist()) <= set(changed.tolist())
-    assert (model.chances[changed] != chances[changed]).any(axis=1).all()
-    assert (model.uses <= model.chances).all()
+    assert (model.at_risk[changed] != at_risk[changed]).any(axis=1).all()
+    assert (model.uses <= model.at_risk).all()
     hazards = model.hazards(columns(last)[0])
     assert ((hazards > 0.0) & (hazards < 1.0)).all()
+    copy = HazardModel()
+    copy.put(np.arange(HazardModel.rows(), dtype=np.int32), model.at_risk, model.uses, model.weights)
+    for workflow in (*before, last):
+        facts_ = columns(workflow)[0]
+        assert (model.hazards(facts_) == copy.hazards(facts_)).all(), "they follow from the counts and weights alone"
 
 
 def learnt(distance: int, times: int = 60) -> tuple[HazardModel, Ints]:
@@ -122,9 +127,9 @@ def learnt(distance: int, times: int = 60) -> tuple[HazardModel, Ints]:
 @pytest.mark.parametrize(("distance", "expected"), [(1, 0), (2, 1), (4, 3), (6, 4), (20, 6), (500, 7)])
 def test_what_always_comes_after_so_many_steps_is_expected_then(distance: int, expected: int) -> None:
     model, row = learnt(distance)
-    chances = first_use(model.hazards(row))[0]
-    assert chances[expected] > 0.95
-    assert chances.sum() - chances[expected] < 0.03
+    probability = first_use(model.hazards(row))[0]
+    assert probability[expected] > 0.95
+    assert probability.sum() - probability[expected] < 0.03
 
 
 def test_what_never_comes_is_not_expected() -> None:
@@ -148,7 +153,7 @@ def test_a_workflow_is_foretold_before_it_is_counted() -> None:
 
 def test_what_happened_lately_weighs_more() -> None:
     model, row = learnt(1, times=700)
-    assert 500.0 < model.chances.max() <= 1003.0
+    assert 500.0 < model.at_risk.max() <= 1003.0
     for _ in range(1200):
         model.learn(row, np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64), np.full(1, 8))
     assert model.hazards(row)[0, 0] < 0.5, "1,200 times never outweighs 2,100 times at once"
@@ -157,9 +162,9 @@ def test_what_happened_lately_weighs_more() -> None:
 def test_what_is_put_is_what_the_source_has() -> None:
     source, copy = learnt(2, times=5)[0], HazardModel()
     source.learn(np.zeros((1, len(Fact)), dtype=np.int64), np.zeros(1, dtype=np.int64), np.full(1, 7), np.full(1, 2))
-    places = np.flatnonzero(source.chances[:, 0]).astype(np.int32)
-    copy.put(places, source.chances[places], source.uses[places], source.weights)
-    for name in ("chances", "uses", "weights"):
+    places = np.flatnonzero(source.at_risk[:, 0]).astype(np.int32)
+    copy.put(places, source.at_risk[places], source.uses[places], source.weights)
+    for name in ("at_risk", "uses", "weights"):
         assert (getattr(copy, name) == getattr(source, name)).all()
     rows = np.arange(2 * len(Fact)).reshape(2, -1)
     assert (copy.hazards(rows) == source.hazards(rows)).all()
@@ -171,8 +176,8 @@ hazards = st.lists(st.lists(st.floats(0.0, 1.0), min_size=BINS, max_size=BINS), 
 @given(hazards)
 def test_the_first_use_is_the_product(rows: Floats) -> None:
     found = first_use(rows)
-    for row, chances in zip(rows, found, strict=True):
+    for row, probability in zip(rows, found, strict=True):
         for at in range(BINS):
-            assert chances[at] == pytest.approx(row[at] * math.prod(1.0 - hazard for hazard in row[:at]))
-        assert chances.sum() + math.prod(1.0 - hazard for hazard in row) == pytest.approx(1.0)
+            assert probability[at] == pytest.approx(row[at] * math.prod(1.0 - hazard for hazard in row[:at]))
+        assert probability.sum() + math.prod(1.0 - hazard for hazard in row) == pytest.approx(1.0)
     assert rows.shape == found.shape

@@ -1,5 +1,6 @@
-"""What is expected of workflows: those of which time alone has changed it are found without a look at all of them."""
+"""The outlook on workflows: those that time alone has put out of date are found without a look at all of them."""
 
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 from unittest.mock import patch
 
@@ -8,13 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbkv_cluster.cache.policies import pbkv
-from pbkv_cluster.cache.policies.pbkv import Pbkv
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.sequence.step_identity import StepIdentity
-from pbkv_cluster.cache.tree.node import Owner
 from pbkv_cluster.core.tokens import count
 from pbkv_cluster.reuse.rank.outlook import Outlook
-from pbkv_cluster.reuse.rank.workflow_outlook import WorkflowOutlook
+from pbkv_cluster.reuse.rank.workflow_outlook import ActiveWorkflow, WorkflowOutlook
 from tests.cache.learning_cache import SPACE, LearningCache, prompt
 from tests.reuse.workflow_logs import AGENTS
 
@@ -26,39 +25,37 @@ class Watched(Outlook):
 
     def __init__(self) -> None:
         super().__init__()
-        self.looked: dict[
-            str, WorkflowOutlook
-        ] = {}  # workflows that were looked at and have neither begun nor ended a step since
+        # Workflows whose outlook was brought up to date, and that have neither begun nor ended a step since.
+        self.updated: dict[str, WorkflowOutlook] = {}
         self.found = 0
 
-    def view(self, workflow: str, now: float) -> WorkflowOutlook | None:
-        before = self.views.get(workflow)
-        known = None if before is None else before.unused
-        view = super().view(workflow, now)
-        if view is not None and view.unused is not known:
-            self.looked[workflow] = view
-        return view
+    def refresh(self, outlooks: Sequence[WorkflowOutlook], now: float) -> None:
+        before = [outlook.update for outlook in outlooks]
+        super().refresh(outlooks, now)
+        for outlook, update in zip(outlooks, before, strict=True):
+            if outlook.update != update:
+                self.updated[outlook.id] = outlook
 
-    def began(self, owner: Owner, agent: str, now: float) -> None:
-        self.looked.pop(owner.id, None)
-        super().began(owner, agent, now)
+    def step_began(self, workflow: ActiveWorkflow, agent: str, now: float) -> None:
+        self.updated.pop(workflow.id, None)
+        super().step_began(workflow, agent, now)
         due = [
             name
-            for name, view in self.looked.items()
-            if now - view.seen_at > self.timing.unit + 0.4 * (now - view.since)  # twice the time in which it gets stale
+            for name, outlook in self.updated.items()
+            if now - outlook.unused_at > self.timing.unit + 0.4 * (now - outlook.since)  # twice the time in which it gets stale
         ]
         assert sorted(self.due) == sorted(due)
         for name in due:  # it is said once
-            del self.looked[name]
+            del self.updated[name]
         self.found += len(due)
 
-    def ended(self, owner: Owner, now: float) -> None:
-        self.looked.pop(owner.id, None)
-        super().ended(owner, now)
+    def step_ended(self, workflow: ActiveWorkflow, now: float) -> None:
+        self.updated.pop(workflow.id, None)
+        super().step_ended(workflow, now)
 
-    def over(self, owner: Owner) -> None:
-        self.looked.pop(owner.id, None)
-        super().over(owner)
+    def workflow_ended(self, workflow: ActiveWorkflow) -> None:
+        self.updated.pop(workflow.id, None)
+        super().workflow_ended(workflow)
 
 
 # All are multiples of three quarters of a second. A workflow becomes due where such times add up to five times a power of 4,
@@ -79,15 +76,14 @@ MOVES = st.one_of(
 
 
 class Played(Generic[OutlookT]):
-    """A cache whose outlook is of a kind that watches, and what runs in it."""
+    """A cache whose outlook is of the given kind, and the steps that run in it."""
 
     def __init__(self, guard: bool, kind: type[OutlookT]) -> None:
         self.learning = LearningCache(40, guard=guard)
         self.cache, self.clock = self.learning.cache, self.learning.clock
-        policy = self.cache.policies[0]
-        assert isinstance(policy, Pbkv)
-        assert isinstance(policy._outlook, kind)
-        self.outlook = policy._outlook
+        outlook = self.learning.policy.outlook
+        assert isinstance(outlook, kind)
+        self.outlook = outlook
         self.running: list[CacheHandle] = []
 
     def begin(self, workflow: int, agent: str, path: list[int]) -> None:
@@ -120,7 +116,8 @@ class Played(Generic[OutlookT]):
             self.learning.forecast(f"w{workflow}", **{agent: chance})
 
     def look(self, workflow: int) -> None:
-        self.outlook.view(f"w{workflow}", self.clock.now())
+        if (outlook := self.outlook.workflows.get(f"w{workflow}")) is not None:
+            self.outlook.refresh([outlook], self.clock.now())
 
     def end(self, workflow: int) -> None:
         self.cache.retire(f"w{workflow}")
@@ -131,7 +128,7 @@ class Played(Generic[OutlookT]):
 
 @settings(max_examples=100)
 @given(moves=st.lists(MOVES, max_size=60), guard=st.booleans())
-def test_due_are_those_whom_a_look_at_every_workflow_would_find(moves: list[tuple[Any, ...]], guard: bool) -> None:
+def test_due_are_those_that_a_look_at_every_workflow_would_find(moves: list[tuple[Any, ...]], guard: bool) -> None:
     with patch.object(pbkv, "Outlook", Watched):
         played = Played(guard, Watched)
     for move, *arguments in moves:

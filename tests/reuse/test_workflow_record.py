@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pbkv_cluster.core.access_log import INSIDE, NO_ATTACH, OUTPUT_END, PROMPT_END, Run, StepLog
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, pack
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixPopularity, PrefixStat
+from pbkv_cluster.reuse.record.replay import replay
 from pbkv_cluster.reuse.record.segment import Segment, attach_symbol
 from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
 from tests.reuse.workflow_logs import AGENTS, Path, packed
@@ -66,7 +67,7 @@ class Naive:
         for use in uses:
             if not touched or use.step > touched[-1]:
                 touched.append(use.step)
-        assert segment.touched == touched
+        assert segment.used_at == touched
         assert segment.mask == sum(1 << (touched[-1] - step) for step in touched if touched[-1] - step < 16)
         assert segment.agents == {use.agent: max(u.step for u in uses if u.agent == use.agent) for use in uses}
         assert (segment.first_agent, segment.last_agent) == (uses[0].agent, self.steps[touched[-1]].agent)
@@ -81,9 +82,9 @@ class Naive:
 class Both:
     """A workflow's record and the naive one, given the same steps."""
 
-    def __init__(self, catalog: PrefixPopularity, prompts: list[Path]) -> None:
+    def __init__(self, popularity: PrefixPopularity, prompts: list[Path]) -> None:
         self.history, self.naive = WorkflowRecord(), Naive()
-        self.catalog, self.prompts = catalog, prompts  # all workflows'
+        self.popularity, self.prompts = popularity, prompts  # all workflows'
 
     def begin(self, agent: str, prompt: Path, sent: Path) -> None:
         naive, position = self.naive, len(self.naive.steps)
@@ -98,7 +99,7 @@ class Both:
             naive.steps[position].path += sent
             naive.use(position, len(before), len(before + sent), True)
         tokens = packed(prompt + sent) + pack([9] * (position % BLOCK_TOKENS))  # a last block that is not full
-        assert self.history.begin(position, agent, tokens, len(prompt), float(position), self.catalog) == position
+        assert self.history.begin(position, agent, tokens, len(prompt), float(position), self.popularity) == position
 
     def write(self, position: int, blocks: Path) -> None:
         step = self.naive.steps[position]
@@ -115,7 +116,8 @@ class Both:
     def again(self, position: int) -> None:
         step = self.naive.steps[position]
         step.running = True
-        assert self.history.begin(position, step.agent, packed(step.path), step.prompt_blocks, 99.0, self.catalog) == position
+        tokens = packed(step.path)
+        assert self.history.begin(position, step.agent, tokens, step.prompt_blocks, 99.0, self.popularity) == position
 
     @property
     def running(self) -> list[int]:
@@ -162,8 +164,8 @@ plays = st.lists(actions, max_size=25)
 
 def play(done: Sequence[tuple[Any, ...]], one_at_a_time: bool = False, seen: list[Any] | None = None) -> list[Both]:
     """Two workflows that do these things, and beside `seen` what their records held after each."""
-    catalog, prompts = PrefixPopularity(1000), list[Path]()
-    workflows = [Both(catalog, prompts), Both(catalog, prompts)]
+    popularity, prompts = PrefixPopularity(1000), list[Path]()
+    workflows = [Both(popularity, prompts), Both(popularity, prompts)]
     for what, which, *rest in done:
         both = workflows[which]
         steps, running = both.naive.steps, both.running
@@ -212,7 +214,7 @@ def state(history: WorkflowRecord) -> tuple[Any, ...]:
 def by_block(history: WorkflowRecord, position: int) -> list[tuple[Any, ...]]:
     """What is known of each block of a step."""
     return [
-        (list(segment.touched), segment.mask, dict(segment.agents), segment.output, segment.sharing, segment.key)
+        (list(segment.used_at), segment.mask, dict(segment.agents), segment.output, segment.sharing, segment.key)
         for segment in history.path(position)
         for _ in range(segment.blocks)
     ]
@@ -233,7 +235,7 @@ def test_a_log_gives_the_same_record_without_tokens(done: list[tuple[Any, ...]])
             both.end(position)
         history, copy = both.history, WorkflowRecord()
         for position, log in enumerate(history.steps):
-            assert copy.replay(log) == position
+            assert replay(copy, log) == position
         assert copy.steps == history.steps
         assert copy.last_step == history.last_step
         # What was repeated piece by piece is cut between the pieces; the log knows their sum.
@@ -252,7 +254,7 @@ def test_steps_at_the_same_time_leave_a_log_that_can_be_replayed(done: list[tupl
     for both in play(done):
         copy = WorkflowRecord()
         for log in both.history.steps:
-            copy.replay(log)
+            replay(copy, log)
         for position, log in enumerate(copy.steps):
             assert (log.prompt_blocks + log.output_blocks) == sum(segment.blocks for segment in copy.path(position))
 
@@ -271,7 +273,7 @@ def test_a_wrong_log_is_refused_and_changes_nothing(done: list[tuple[Any, ...]],
     before = state(history)
     problem = ""
     try:
-        position = history.replay(log)
+        position = replay(history, log)
     except ValueError as error:
         problem = str(error)
     if problem:
@@ -299,32 +301,32 @@ LOG = StepLog(0, "planner", -1, 0, 0.0, [Run(4)], output_blocks=2)
 )
 def test_a_wrong_log_is_told_what_is_wrong(changed: dict[str, Any], problem: str) -> None:
     history = WorkflowRecord()
-    history.replay(LOG)
+    replay(history, LOG)
     with pytest.raises(ValueError, match=problem):
-        history.replay(replace(LOG, **changed))
+        replay(history, replace(LOG, **changed))
 
 
 def test_a_step_that_comes_again_with_something_else_is_another() -> None:
-    history, catalog = WorkflowRecord(), PrefixPopularity(100)
-    assert history.begin(7, "planner", packed((1, 2)), 2, 0.0, catalog) == 0
-    assert history.begin(7, "planner", packed((1, 2)), 2, 0.0, catalog) == 1, "the first still runs"
+    history, popularity = WorkflowRecord(), PrefixPopularity(100)
+    assert history.begin(7, "planner", packed((1, 2)), 2, 0.0, popularity) == 0
+    assert history.begin(7, "planner", packed((1, 2)), 2, 0.0, popularity) == 1, "the first still runs"
     history.write(1, packed((3,)))
     history.end(1, 1.0)
-    assert history.begin(7, "planner", packed((1, 2, 4)), 2, 2.0, catalog) == 2, "it had written something else"
+    assert history.begin(7, "planner", packed((1, 2, 4)), 2, 2.0, popularity) == 2, "it had written something else"
     history.end(2, 3.0)
-    assert history.begin(7, "coder", packed((1, 2, 4)), 2, 4.0, catalog) == 3
+    assert history.begin(7, "coder", packed((1, 2, 4)), 2, 4.0, popularity) == 3
     history.end(3, 5.0)
-    assert history.begin(7, "coder", packed((1, 2, 4)), 3, 6.0, catalog) == 4, "it is longer a prompt"
+    assert history.begin(7, "coder", packed((1, 2, 4)), 3, 6.0, popularity) == 4, "it is longer a prompt"
     history.end(4, 7.0)
-    assert history.begin(7, "coder", packed((1, 2, 4)), 3, 8.0, catalog) == 4
+    assert history.begin(7, "coder", packed((1, 2, 4)), 3, 8.0, popularity) == 4
     assert [log.ended_at for log in history.steps] == [-1.0, 1.0, 3.0, 5.0, -1.0]
 
 
 def test_symbols_tell_where_a_prompt_leaves_what_is_known() -> None:
-    history, catalog = WorkflowRecord(), PrefixPopularity(100)
+    history, popularity = WorkflowRecord(), PrefixPopularity(100)
 
     def step(path: Path, output: Path) -> int:
-        position = history.begin(len(history.steps), "planner", packed(path), len(path), 0.0, catalog)
+        position = history.begin(len(history.steps), "planner", packed(path), len(path), 0.0, popularity)
         history.write(position, packed(output))
         history.end(position, 0.0)
         return history.steps[position].symbol
@@ -340,9 +342,9 @@ def test_symbols_tell_where_a_prompt_leaves_what_is_known() -> None:
 
 
 def test_a_run_says_how_many_had_it_and_what_it_is() -> None:
-    catalog, histories = PrefixPopularity(100), [WorkflowRecord() for _ in range(5)]
+    popularity, histories = PrefixPopularity(100), [WorkflowRecord() for _ in range(5)]
     for number, history in enumerate(histories):
-        history.begin(0, "planner", packed((1, 2, 10 + number)), 3, 0.0, catalog)
+        history.begin(0, "planner", packed((1, 2, 10 + number)), 3, 0.0, popularity)
     shared = [history.steps[0].runs[0] for history in histories]
     assert [run.sharing for run in shared] == [0, 1, 1, 2, 2]
     assert [run.blocks for run in shared] == [3, 2, 2, 2, 2]
@@ -351,25 +353,25 @@ def test_a_run_says_how_many_had_it_and_what_it_is() -> None:
     assert [segment.sharing for segment in histories[4].path(0)] == [2, 0]
 
 
-def test_the_catalog_counts_each_workflow_once_when_it_first_reads_an_entry() -> None:
-    catalog, first, second = PrefixPopularity(100), WorkflowRecord(), WorkflowRecord()
+def test_the_popularity_counts_each_workflow_once_when_it_first_reads_an_entry() -> None:
+    popularity, first, second = PrefixPopularity(100), WorkflowRecord(), WorkflowRecord()
 
     def entries(history: WorkflowRecord, position: int) -> list[PrefixStat | None]:
-        return [segment.entry for segment in history.path(position)]
+        return [segment.prefix_stat for segment in history.path(position)]
 
-    first.begin(0, "planner", packed((1, 2)), 2, 0.0, catalog)
-    first.begin(1, "coder", packed((1, 2, 3)), 3, 0.0, catalog)
-    second.begin(0, "planner", packed((1, 2)), 2, 0.0, catalog)
+    first.begin(0, "planner", packed((1, 2)), 2, 0.0, popularity)
+    first.begin(1, "coder", packed((1, 2, 3)), 3, 0.0, popularity)
+    second.begin(0, "planner", packed((1, 2)), 2, 0.0, popularity)
     second.write(0, packed((3,)))  # generated: not read yet
     stem, end = entries(first, 1)
     assert stem is not None
     assert end is not None
-    assert (stem.workflows, end.workflows, catalog.arrivals) == (2, 1, 2)
+    assert (stem.workflows, end.workflows, popularity.workflow_count) == (2, 1, 2)
     for position in range(1, 4):
-        second.begin(position, "tester", packed((4,)), 1, 0.0, catalog)
-    second.begin(4, "tester", packed((1, 2, 3)), 3, 0.0, catalog)
-    second.begin(5, "coder", packed((1, 2, 3)), 3, 0.0, catalog)
+        second.begin(position, "tester", packed((4,)), 1, 0.0, popularity)
+    second.begin(4, "tester", packed((1, 2, 3)), 3, 0.0, popularity)
+    second.begin(5, "coder", packed((1, 2, 3)), 3, 0.0, popularity)
     assert (stem.workflows, end.workflows) == (2, 2)
     assert end.step_sum == 1 + 4
-    assert end.first[:6] == [0, 1, 0, 0, 1, 0], "steps since its workflow came to the stem"
+    assert end.offsets[:6] == [0, 1, 0, 0, 1, 0], "steps since its workflow came to the stem"
     assert entries(second, 5) == [stem, end]

@@ -30,15 +30,15 @@ def packed(path: Sequence[int]) -> bytes:
     return b"".join(pack([block] * BLOCK_TOKENS) for block in path)
 
 
-def record(steps: Sequence[Step], catalog: PrefixPopularity | None = None) -> WorkflowRecord:
+def record(steps: Sequence[Step], popularity: PrefixPopularity | None = None) -> WorkflowRecord:
     """The record of a workflow whose steps came one after the other, a second each."""
-    history, seen = WorkflowRecord(), PrefixPopularity(1000) if catalog is None else catalog
+    made, seen = WorkflowRecord(), PrefixPopularity(1000) if popularity is None else popularity
     for number, step in enumerate(steps):
-        position = history.begin(number, step.agent, packed(step.prompt), len(step.prompt), float(number), seen)
+        position = made.begin(number, step.agent, packed(step.prompt), len(step.prompt), float(number), seen)
         if step.output:
-            history.write(position, packed(step.output))
-        history.end(position, number + 0.5)
-    return history
+            made.write(position, packed(step.output))
+        made.end(position, number + 0.5)
+    return made
 
 
 @st.composite

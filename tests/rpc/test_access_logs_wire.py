@@ -158,7 +158,7 @@ def test_a_log_whose_fields_are_in_range_is_learnt_from_or_contradicts_itself(fo
     try:
         changes = model.learn(found)
     except ValueError:
-        assert not model.hazard.chances.any()
+        assert not model.hazard.at_risk.any()
         assert not len(model.events)
     else:
         assert AccessUpdate.from_bytes(model.export(changes).to_bytes()).workflows == 1
@@ -168,7 +168,7 @@ def test_a_log_whose_fields_are_in_range_is_learnt_from_or_contradicts_itself(fo
 
 
 def same(first: AccessUpdate, second: AccessUpdate) -> bool:
-    arrays = ("places", "chances", "uses", "weights")
+    arrays = ("rows", "at_risk", "uses", "weights")
     return first.contexts == second.contexts and all(
         np.array_equal(getattr(first, name), getattr(second, name)) for name in arrays
     )
@@ -195,7 +195,7 @@ def test_parts_make_up_the_whole(limit: int) -> None:
     parts = list(model.export().parts(limit))
     for part in parts:
         copy.apply(part)
-        assert part.places.nbytes + part.chances.nbytes + part.uses.nbytes <= limit
+        assert part.rows.nbytes + part.at_risk.nbytes + part.uses.nbytes <= limit
         events = sum(len(counts) for _, counts in part.contexts)
         assert events * 32 <= limit or len(part.contexts) == 1
     assert equal(copy, model)
@@ -238,7 +238,7 @@ def usable(data: bytes) -> None:
     chances = model.events.distribution(LOGS[0])
     assert all(0.0 <= chance <= 1.0 for chance in chances.values())
     assert sum(chances.values()) <= 1.0 + 1e-6  # less where a context is missing
-    opinions = np.log((model.hazard.uses + 0.1) / (model.hazard.chances - model.hazard.uses + 0.1))
+    opinions = np.log((model.hazard.uses + 0.1) / (model.hazard.at_risk - model.hazard.uses + 0.1))
     assert np.isfinite(opinions).all()
 
 
@@ -248,12 +248,12 @@ UPDATE = train(LOGS[:2]).export()
 @pytest.mark.parametrize(
     ("wrong", "problem"),
     [
-        (replace(UPDATE, places=UPDATE.places - 2**18), "places beyond the table"),
-        (replace(UPDATE, places=UPDATE.places[:-1]), "chances has shape"),
-        (replace(UPDATE, places=UPDATE.places.astype(np.int64)), "places has shape"),
+        (replace(UPDATE, rows=UPDATE.rows - 2**18), "places beyond the table"),
+        (replace(UPDATE, rows=UPDATE.rows[:-1]), "chances has shape"),
+        (replace(UPDATE, rows=UPDATE.rows.astype(np.int64)), "places has shape"),
         (replace(UPDATE, uses=UPDATE.uses + 1), "uses must lie"),
         (replace(UPDATE, uses=-UPDATE.uses - 1), "uses must lie"),
-        (replace(UPDATE, chances=UPDATE.chances * np.float32(np.nan)), "chances must be finite"),
+        (replace(UPDATE, at_risk=UPDATE.at_risk * np.float32(np.nan)), "chances must be finite"),
         (replace(UPDATE, weights=UPDATE.weights[1:]), "weights has shape"),
         (replace(UPDATE, contexts=((5, ((("a", 0), 0.0),)),)), "count"),
         (replace(UPDATE, contexts=((5, ((("a", SYMBOLS), 1.0),)),)), "symbol"),
@@ -278,4 +278,4 @@ def test_the_events_of_a_context_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_table_has_the_size_that_the_test_assumes() -> None:
-    assert HazardModel.places() == 2**18
+    assert HazardModel.rows() == 2**18

@@ -117,6 +117,6 @@ class Continuum(ReusePolicy):
             activity = self._activities.get(owner)
             if activity is not None and activity.ended_at is not None:
                 # The last step used its blocks until it ended.
-                used = activity.ended_at if segment.touched[-1] >= activity.last_position else node.last_access
+                used = activity.ended_at if segment.used_at[-1] >= activity.last_position else node.last_access
                 expires = max(expires, used + activity.ttl)
         return expires

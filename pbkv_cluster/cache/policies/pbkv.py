@@ -1,9 +1,10 @@
-"""Our own policy: learned access, ranked by hit density.
+"""Our own policy: learned reuse, ranked by hit density.
 
-PBKV's access vector takes every block that an agent has ever touched for one that it will touch again. Here the chance of the
-next use is learnt from finished workflows (`store/access`), for each of a workflow's segments and each of its coming steps, and
-joined with when these steps come. What is shared is worth what all of them together make of it: workflows that have used it,
-active ones that are still to come to it, and those that will start. So blocks of ended workflows need no rule of their own.
+PBKV's access vector assumes that an agent will use every block again that it has ever used. Here the probability of the next
+use is learnt from workflows that have ended (`reuse/model`), for each segment of a workflow and each of its next steps, and
+combined with when these steps come (`reuse/rank`). The value of a shared block combines all that may use it: workflows that
+have used it, active ones that have yet to reach it, and those that will start. So blocks of ended workflows need no rule of
+their own.
 """
 
 import math
@@ -23,133 +24,135 @@ from pbkv_cluster.reuse.rank.timing import HORIZONS, LAST_HORIZON
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixStat
 from pbkv_cluster.reuse.record.segment import Segment
 
-_SHARED_STRENGTH = 60.0  # workflows that have to come before what is seen of a block counts as much as the prior
-_EDGES = (*(BIN_STARTS - 1).tolist(), 30)
+_PRIOR_WORKFLOWS = 60.0  # weight of the prior on how many workflows use a block
+_EDGES = (*(BIN_STARTS - 1).tolist(), 30)  # of the bins, in steps
 
 
 @POLICIES.register("pbkv")
 class Pbkv(ReusePolicy):
-    """The least expected hits for each second of residence go first.
+    """Evicts first what has the fewest expected hits for each second that it is kept.
 
-    Before anything is learnt all hazards are one half, which leaves an order by recency of the workflows' steps; a guard
-    watches over the rest.
+    Before anything is learnt all hazards are one half, which orders blocks by the recency of their workflows' steps; the guard
+    takes over if that is worse than LRU.
     """
 
     learns = True
     drifts = True
 
     def __init__(self, config: CacheConfig) -> None:
+        self.outlook = Outlook()
         self._overhead = config.hit_overhead
         self._shared_prior = config.shared_prior
-        self._outlook = Outlook()
-        self._drives = True
+        self._is_shadow = False  # the policy of the cache itself keeps the outlook up to date
 
     def twin(self, config: CacheConfig) -> ReusePolicy:
         other = type(self)(config)
-        other._outlook, other._drives = self._outlook, False
+        other.outlook, other._is_shadow = self.outlook, True
         return other
 
     @property
     def model(self) -> AccessModel:
         """The access model that values follow from."""
-        return self._outlook.model
+        return self.outlook.model
 
     def step_began(self, owner: Owner, step: int, agent: str, now: float) -> None:
-        if self._drives:
-            self._outlook.began(owner, agent, now)
+        if self._is_shadow:
+            self.outlook.add_user(owner)
         else:
-            self._outlook.beside(owner)
+            self.outlook.step_began(owner, agent, now)
 
     def step_queued(self, owner: Owner, segments: Sequence[Segment], now: float) -> None:
-        if self._drives:
-            self._outlook.queued(owner, segments)
+        if not self._is_shadow:
+            self.outlook.step_queued(owner, segments)
 
     def step_ended(self, owner: Owner, now: float) -> None:
-        if self._drives:
-            self._outlook.ended(owner, now)
+        if not self._is_shadow:
+            self.outlook.step_ended(owner, now)
 
     def workflow_ended(self, owner: Owner, now: float) -> None:
-        if self._drives:
-            self._outlook.over(owner)
+        if not self._is_shadow:
+            self.outlook.workflow_ended(owner)
 
     def learnt(self, update: AccessUpdate) -> None:
-        if self._drives:
-            self._outlook.model.apply(update)
+        if not self._is_shadow:
+            self.outlook.model.apply(update)
 
     def heeds(self, owner: Owner) -> bool:
-        return self._outlook.heeds(owner, asked_first=self._drives)
+        return self.outlook.forecast_mattered if self._is_shadow else self.outlook.forecast_matters(owner)
 
     def due(self) -> list[str]:
-        return self._outlook.due
+        return self.outlook.due
 
     def value(self, node: Node, now: float) -> float:
         if not node.owners and node.entry is not None and node.entry.workflows < 2:
-            return self._newcomers_alone(node.entry, now)
-        return self._together((node,), now)[0]
+            return self.value_to_new_workflows(node.entry, now)
+        return self._values((node,), now)[0]
 
     def values(self, nodes: Sequence[Node], now: float) -> Sequence[float]:
-        # numpy's price is that of the call, be it for one node or for all of a workflow's.
-        return self._together(nodes, now) if all(node.owners for node in nodes) else super().values(nodes, now)
+        # A numpy call costs as much for one node as for all of a workflow's.
+        return self._values(nodes, now) if all(node.owners for node in nodes) else super().values(nodes, now)
 
-    def _together(self, nodes: Sequence[Node], now: float) -> list[float]:
-        # A row for each node.
-        unused = self._outlook.unused([node.owners for node in nodes], now)
-        uses, delays = np.array(self._newcomers([node.entry for node in nodes], now)).T[:, :, None]
+    def _values(self, nodes: Sequence[Node], now: float) -> list[float]:
+        unused = self.outlook.unused([node.owners for node in nodes], now)  # a row for each node
+        uses, delays = np.array(self.first_uses([node.entry for node in nodes], now)).T[:, :, None]
         unused *= np.exp(-uses * np.maximum(HORIZONS - delays, 0.0))
         for at, node in enumerate(nodes):
             if node.entry is not None and node.entry.workflows >= 2:
-                self._others(node, node.entry, now, unused[at])
-        worth: list[float] = self._worth(unused).tolist()
-        return worth
+                self._multiply_others(node, node.entry, now, unused[at])
+        values: list[float] = self._density(unused).tolist()
+        return values
 
-    def _worth(self, unused: Floats) -> Floats:
-        """What blocks are worth that are not used within each horizon, the last axis, with these probabilities."""
-        return hit_density(unused, self._overhead) / self._outlook.timing.unit
+    def _density(self, unused: Floats) -> Floats:
+        """Hits a second for blocks that are not used within each horizon, the last axis, with these probabilities."""
+        return hit_density(unused, self._overhead) / self.outlook.timing.unit
 
-    def _newcomers(self, entries: Sequence[PrefixStat | None], now: float) -> list[tuple[float, float]]:
-        """First uses a unit of time by workflows that are still to start, and the units from a start to that; for each block.
+    def first_uses(self, stats: Sequence[PrefixStat | None], now: float) -> list[tuple[float, float]]:
+        """Uses by workflows that have not started yet: first uses of each block a unit of time, and units from start to use.
 
-        Workflows come as a Poisson process; the chance that one uses a block is that of the workflows since it is known, with a
-        Gamma prior.
+        Workflows start as a Poisson process. The probability that one uses a block is the share of workflows that did since the
+        block is known, with a Gamma prior.
         """
-        timing, known = self._outlook.timing, _SHARED_STRENGTH + self._outlook.arrivals
-        starts, steps = self._outlook.starts_per_second(now) * timing.unit, timing.cycle / timing.unit
-        prior = _SHARED_STRENGTH * self._shared_prior - 1
+        timing, known = self.outlook.timing, _PRIOR_WORKFLOWS + self.outlook.workflow_count
+        starts, steps = self.outlook.starts_per_second(now) * timing.unit, timing.cycle / timing.unit
+        prior = _PRIOR_WORKFLOWS * self._shared_prior - 1
         return [
             (0.0, 0.0)
-            if entry is None
+            if stat is None
             else (
-                starts * (prior + entry.workflows) / (known - entry.arrival),
-                steps * entry.step_sum / max(entry.workflows, 1),
+                starts * (prior + stat.workflows) / (known - stat.workflows_before),
+                steps * stat.step_sum / max(stat.workflows, 1),
             )
-            for entry in entries
+            for stat in stats
         ]
 
-    def _newcomers_alone(self, entry: PrefixStat, now: float) -> float:
-        """The hit density where nobody else comes, at the last horizon: while uses are rare it grows with the horizon."""
-        ((uses, delay),) = self._newcomers((entry,), now)
+    def value_to_new_workflows(self, stat: PrefixStat, now: float) -> float:
+        """The value of a block that only workflows use that have not started yet.
+
+        It is the hit density at the last horizon: while uses are rare it grows with the horizon.
+        """
+        ((uses, delay),) = self.first_uses((stat,), now)
         if uses == 0.0:
             return 0.0
         hit = -math.expm1(-uses * max(LAST_HORIZON - delay, 0.0))
-        return hit / (delay + hit / uses + self._overhead) / self._outlook.timing.unit
+        return hit / (delay + hit / uses + self._overhead) / self.outlook.timing.unit
 
-    def _others(self, node: Node, entry: PrefixStat, now: float, unused: Floats) -> None:
-        """What active workflows make of a shared block that they have not used yet."""
+    def _multiply_others(self, node: Node, stat: PrefixStat, now: float, unused: Floats) -> None:
+        """Multiplies `unused` by the probability that no active workflow uses a shared block that it has not used yet."""
         parent = node.parent
         assert parent is not None
-        came = list(accumulate(entry.first))  # workflows that came to it so many steps behind its parent, or sooner
-        last = len(came) - 1
-        exposed = entry.exposed(self._outlook.arrivals)
-        near = list(self._outlook.views) if parent.is_root else [owner.id for owner in parent.owners]
-        used = {owner.id for owner in node.owners}
-        begun = {} if parent.is_root else {owner.id: segment.touched[0] for owner, segment in parent.owners.items()}
-        for name in near:
-            if name in used or (view := self._outlook.view(name, now)) is None:
+        reached = list(accumulate(stat.offsets))  # workflows that used it at most so many steps after its parent
+        last = len(reached) - 1
+        at_risk = stat.at_risk(self.outlook.workflow_count)
+        active, used = self.outlook.workflows, {owner.id for owner in node.owners}
+        near = list(active) if parent.is_root else [owner.id for owner in parent.owners]
+        first_use = {} if parent.is_root else {owner.id: segment.used_at[0] for owner, segment in parent.owners.items()}
+        others = [active[name] for name in near if name not in used and name in active]
+        self.outlook.refresh(others, now)
+        for other in others:
+            since = other.step - first_use.get(other.id, 0)
+            if since >= last or reached[since] == reached[-1]:
                 continue
-            behind = view.step - begun.get(name, 0)
-            if behind >= last or came[behind] == came[-1]:
-                continue
-            at = [came[min(behind + edge, last)] for edge in _EDGES]
-            still = exposed - at[0] + 1
-            assert view.arrival is not None
-            unused *= 1.0 - np.array([(after - before) / still for before, after in pairwise(at)]) @ view.arrival
+            at = [reached[min(since + edge, last)] for edge in _EDGES]
+            left = at_risk - at[0] + 1
+            assert other.arrival is not None
+            unused *= 1.0 - np.array([(after - before) / left for before, after in pairwise(at)]) @ other.arrival

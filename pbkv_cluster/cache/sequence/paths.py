@@ -74,5 +74,5 @@ class Paths:
         if owner not in node.owners:
             owner.nodes[node] = None
         node.owners[owner] = segment
-        if segment.entry is not None:
-            node.entry = segment.entry
+        if segment.prefix_stat is not None:
+            node.entry = segment.prefix_stat

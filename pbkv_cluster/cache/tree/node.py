@@ -59,6 +59,11 @@ class Owner:
         self.active_at = 0.0  # when its last step was admitted
         self.graph: StepGraph | None = None  # declared by the client
 
+    def segments(self) -> Iterator[Segment]:
+        """The segment of each of its nodes, in order; one that lies in several nodes comes up for each."""
+        for node in self.nodes:
+            yield node.owners[self]
+
 
 class Node:
     """A run of blocks that are always used together from the first on.

@@ -1,23 +1,16 @@
 """The prefix tree: a path-compressed radix tree over blocks of packed tokens.
 
-Matching compares bytes: one `startswith` a node, and a bisection on slices where two sequences part. The tree knows which
-blocks lie in which slots, who owns them and who uses them; it transfers and frees nothing itself.
+The tree knows which blocks lie in which slots, who owns them and who uses them; it transfers and frees nothing itself.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from pbkv_cluster.cache.tree.node import ABSENT, GPU, NO_SLOTS, Node, Slots
 from pbkv_cluster.core.blocks import KEY_BYTES, Namespace
-from pbkv_cluster.core.tokens import BLOCK_BYTES, common_blocks
+from pbkv_cluster.core.token_trie import Walk, cut, walk
+from pbkv_cluster.core.tokens import BLOCK_BYTES
 
-
-class Match(NamedTuple):
-    """The longest known prefix of a sequence."""
-
-    path: list[Node]  # from below the root downwards; the last node may match in part
-    last_blocks: int  # matching blocks of the last node
-    blocks: int  # matching blocks of all nodes
+Match = Walk[Node]
 
 
 class PrefixTree:
@@ -48,22 +41,7 @@ class PrefixTree:
         end = len(tokens) // BLOCK_BYTES * BLOCK_BYTES
         if limit is not None:
             end = min(end, limit * BLOCK_BYTES)
-        path: list[Node] = []
-        node, at, matched = root, 0, 0
-        while at < end:
-            child = node.children.get(tokens[at : at + BLOCK_BYTES])
-            if child is None:
-                break
-            path.append(child)
-            if len(child.tokens) <= end - at and tokens.startswith(child.tokens, at):
-                matched = child.blocks
-                at += len(child.tokens)
-                node = child
-                continue
-            matched = common_blocks(child.tokens, tokens, at, end)
-            at += matched * BLOCK_BYTES
-            break
-        return Match(path, matched if path else 0, at // BLOCK_BYTES)
+        return walk(root.children, tokens, end)
 
     # --- structure ---
 
@@ -89,14 +67,9 @@ class PrefixTree:
         assert 0 < blocks < node.blocks
         parent = node.parent
         assert parent is not None
-        cut = blocks * BLOCK_BYTES
-        upper = Node(node.tokens[:cut], parent, self._tiers, node.output, node.keys[: blocks * KEY_BYTES])
-        parent.children[upper.first_block()] = upper
-        node.tokens = node.tokens[cut:]
+        upper = Node(node.tokens[: blocks * BLOCK_BYTES], parent, self._tiers, node.output, node.keys[: blocks * KEY_BYTES])
+        cut(node, upper, parent.children)
         node.keys = node.keys[blocks * KEY_BYTES :]
-        node.blocks -= blocks
-        node.parent = upper
-        upper.children[node.first_block()] = node
         counted = [any(node.held[: tier + 1]) for tier in range(self._last)]
         for tier, own in enumerate(node.slots):
             if own:

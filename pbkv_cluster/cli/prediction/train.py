@@ -159,4 +159,4 @@ def _train(config: "PredictorConfig", workflows: "list[TraceWorkflow]", target: 
         write_state(access_path(target), KIND, VERSION, update.to_bytes())
     except OSError as error:
         raise InvalidArgument("--out", f"cannot write {target}: {error.strerror}") from error
-    return len(update.contexts), len(update.places)
+    return len(update.contexts), len(update.rows)

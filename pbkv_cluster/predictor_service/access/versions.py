@@ -1,7 +1,6 @@
-"""An access model that remembers when each of its parts changed last, so that any reader can be brought up to date.
+"""An access model that remembers at which version each of its parts changed last, so that any reader can be brought up to date.
 
-One number for each part serves readers of every age: what a reader has not seen yet is what is younger than the version that
-it was brought up to. A new one has seen version 0.
+A reader at version v needs the parts that have changed since v. A new reader is at version 0.
 """
 
 from collections.abc import Sequence
@@ -17,13 +16,13 @@ from pbkv_cluster.reuse.model.hazard import HazardModel
 
 
 class VersionedModel:
-    """Learns, and tells what has changed. Not safe for threads."""
+    """Learns, and exports what has changed since a version. Not safe for threads."""
 
     def __init__(self) -> None:
         self._model = AccessModel()
-        self._places: npt.NDArray[np.int64] = np.zeros(HazardModel.places(), dtype=np.int64)  # version of each
-        self._contexts: dict[int, int] = {}  # version of each, longest unchanged first
-        self.version = 0  # grows with every log that is learnt from
+        self._rows: npt.NDArray[np.int64] = np.zeros(HazardModel.rows(), dtype=np.int64)  # version of each
+        self._contexts: dict[int, int] = {}  # version of each, the lowest first
+        self.version = 0  # goes up with every log that is learnt from
 
     def learn(self, steps: Sequence[StepLog]) -> None:
         """Raises:
@@ -32,14 +31,14 @@ class VersionedModel:
         self._changed(self._model.learn(steps))
 
     def parts_since(self, version: int, limit: int) -> list[bytes]:
-        """What has changed since a version, as updates of about `limit` bytes each at most, to be applied in order."""
-        places = np.flatnonzero(self._places > version)
+        """What has changed since a version, as updates of at most some `limit` bytes each, to be applied in order."""
+        rows = np.flatnonzero(self._rows > version)
         contexts: set[int] = set()
         for context in reversed(self._contexts):
             if self._contexts[context] <= version:
                 break
             contexts.add(context)
-        update = self._model.export(Changes(set(places.tolist()), contexts) if version else None)
+        update = self._model.export(Changes(set(rows.tolist()), contexts) if version else None)
         return [part.to_bytes() for part in update.parts(limit)]
 
     def dump(self) -> bytes:
@@ -47,27 +46,27 @@ class VersionedModel:
         return self._model.dump()
 
     def load(self, path: Path) -> None:
-        """Replaces what has been learnt by what a file holds.
+        """Replaces the model by the one in a file.
 
         Raises:
-            StateRefused: it does not fit; the model is as before.
+            StateRefused: it does not fit; the model has not changed.
             OSError: the file cannot be read.
         """
         try:
             self._model = AccessModel.load(read_state(path, KIND, VERSION))
         except ValueError as error:
             raise StateRefused(f"{path} does not fit: {error}") from error
-        self._places[:] = 0
+        self._rows[:] = 0
         self._contexts = {}
         known = self._model.export()
-        if len(known.places) or known.contexts:
-            self._changed(Changes(set(known.places.tolist()), {context for context, _ in known.contexts}))
+        if len(known.rows) or known.contexts:
+            self._changed(Changes(set(known.rows.tolist()), {context for context, _ in known.contexts}))
 
     def _changed(self, changes: Changes) -> None:
         self.version += 1
-        self._places[list(changes.places)] = self.version
+        self._rows[list(changes.rows)] = self.version
         for context in changes.contexts:
             self._contexts.pop(context, None)
             self._contexts[context] = self.version
-        while len(self._contexts) > len(self._model.events):  # the model drops what was longest unseen too
+        while len(self._contexts) > len(self._model.events):  # the model drops those seen longest ago, too
             del self._contexts[next(iter(self._contexts))]

@@ -1,4 +1,4 @@
-"""What has been learnt of how workflows use their blocks: next events and hazards, to be trained, sent, saved and loaded."""
+"""The access model: what has been learnt of how workflows use their blocks. It is trained, sent, saved and loaded."""
 
 from __future__ import annotations
 
@@ -18,52 +18,52 @@ from pbkv_cluster.reuse.model.next_event import END, START, Event, NextEventMode
 
 KIND, VERSION = "access", 1
 
-_ARRAYS = ("places", "chances", "uses", "weights", "names", "events")
-_PLACE_BYTES = 4 + 2 * BINS * 4
+_ARRAYS = ("places", "chances", "uses", "weights", "names", "events")  # of a file
+_ROW_BYTES = 4 + 2 * BINS * 4
 _EVENT_BYTES = 32  # and its agent's name
 _ROUNDING = 0.05  # of counts
 
 
 @dataclass(slots=True)
 class Changes:
-    """Which parts of a model have changed."""
+    """Hash rows of the hazard model, and contexts of the next-event model, that have changed."""
 
-    places: set[int] = field(default_factory=set)
+    rows: set[int] = field(default_factory=set)
     contexts: set[int] = field(default_factory=set)
 
     def __bool__(self) -> bool:
-        return bool(self.places or self.contexts)
+        return bool(self.rows or self.contexts)
 
 
 @dataclass(frozen=True, slots=True)
 class AccessUpdate:
-    """Parts of a model as they are now. Applying one twice, or an older one's parts with it, does no harm."""
+    """Parts of a model as they are now. Applying one twice, or an older one before it, does no harm."""
 
-    places: npt.NDArray[np.int32]
-    chances: Table
-    uses: Table
-    weights: Table
+    rows: npt.NDArray[np.int32]  # of the hazard model's tables
+    at_risk: Table  # these rows
+    uses: Table  # these rows
+    weights: Table  # all
     contexts: tuple[tuple[int, tuple[tuple[Event, float], ...]], ...]
 
     @property
     def workflows(self) -> int:
-        """Workflows that the model has learnt from, if that is among the parts; else 0."""
+        """Number of workflows that the model has learnt from, if that is among the parts; else 0."""
         for context, counts in self.contexts:
             if context == START:
                 return int(dict(counts).get(END, 0))
         return 0
 
     def parts(self, limit: int) -> Iterator[AccessUpdate]:
-        """The same in several updates, to be applied in this order; none where nothing has changed.
+        """The same in several updates, to be applied in this order; none if nothing has changed.
 
         Args:
-            limit: bytes that each may have before it is compressed, as far as one context of the next events fits in.
+            limit: bytes of each before it is compressed; a single large context may exceed it.
         """
-        rows = max(1, limit // _PLACE_BYTES)
-        for start in range(0, len(self.places), rows):
-            part = slice(start, start + rows)
-            yield replace(self, places=self.places[part], chances=self.chances[part], uses=self.uses[part], contexts=())
-        bare = replace(self, places=self.places[:0], chances=self.chances[:0], uses=self.uses[:0])
+        most = max(1, limit // _ROW_BYTES)
+        for start in range(0, len(self.rows), most):
+            part = slice(start, start + most)
+            yield replace(self, rows=self.rows[part], at_risk=self.at_risk[part], uses=self.uses[part], contexts=())
+        bare = replace(self, rows=self.rows[:0], at_risk=self.at_risk[:0], uses=self.uses[:0])
         start = size = 0
         for at, (_, counts) in enumerate(self.contexts):
             own = sum(_EVENT_BYTES + 2 * len(agent) for (agent, _), _ in counts)
@@ -85,8 +85,8 @@ class AccessUpdate:
         out = io.BytesIO()
         np.savez_compressed(
             out,
-            places=self.places,
-            chances=self.chances,
+            places=self.rows,
+            chances=self.at_risk,
             uses=self.uses,
             weights=self.weights,
             names=np.frombuffer(json.dumps(names).encode(), dtype=np.uint8),
@@ -101,29 +101,27 @@ class AccessUpdate:
         """
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                return cls._checked(
-                    {name: arrays[name] for name in ("places", "chances", "uses", "weights", "names", "events")}
-                )
+                return cls._checked({name: arrays[name] for name in _ARRAYS})
         except Exception as error:  # numpy and zipfile have an error class of their own for each defect
             raise ValueError(f"not an access model: {error}") from error
 
     @classmethod
     def _checked(cls, found: dict[str, npt.NDArray[Any]]) -> AccessUpdate:
-        places, chances, uses = found["places"], found["chances"], found["uses"]
-        _check("places", places, places.shape[:1] or (0,), np.int32)
-        for name, counts in (("chances", chances), ("uses", uses)):
-            _check(name, counts, (len(places), BINS), np.float32)
+        rows, at_risk, uses = found["places"], found["chances"], found["uses"]
+        _check("places", rows, rows.shape[:1] or (0,), np.int32)
+        for name, counts in (("chances", at_risk), ("uses", uses)):
+            _check(name, counts, (len(rows), BINS), np.float32)
         _check("weights", found["weights"], HazardModel.shape(), np.float32)
-        if len(places) and not 0 <= places.min() <= places.max() < HazardModel.places():
+        if len(rows) and not 0 <= rows.min() <= rows.max() < HazardModel.rows():
             raise ValueError("places beyond the table")
-        if (uses < 0.0).any() or (uses > chances + _ROUNDING).any():
+        if (uses < 0.0).any() or (uses > at_risk + _ROUNDING).any():
             raise ValueError("uses must lie between 0 and chances")
         contexts = _contexts(found["events"], json.loads(found["names"].tobytes()))
-        return cls(places, chances, uses, found["weights"], contexts)
+        return cls(rows, at_risk, uses, found["weights"], contexts)
 
 
 class AccessModel:
-    """Next events and hazards."""
+    """The next-event model and the hazard model, learnt together."""
 
     def __init__(self) -> None:
         self.events = NextEventModel()
@@ -138,30 +136,30 @@ class AccessModel:
         """
         if not steps:
             return Changes()
-        places = self.hazard.learn(*examples(steps, self.events))
+        rows = self.hazard.learn(*examples(steps, self.events))
         self.version += 1
-        return Changes(set(places.tolist()), self.events.learn(steps))
+        return Changes(set(rows.tolist()), self.events.learn(steps))
 
     def export(self, changes: Changes | None = None) -> AccessUpdate:
-        """The parts that have changed; all that was ever learnt without `changes`."""
+        """The parts that have changed; without `changes`, all that was ever learnt."""
         if changes is None:
-            places = np.flatnonzero(self.hazard.chances[:, 0])
+            rows = np.flatnonzero(self.hazard.at_risk[:, 0])
         else:
-            places = np.fromiter(changes.places, dtype=np.int64, count=len(changes.places))
-            places.sort()
+            rows = np.fromiter(changes.rows, dtype=np.int64, count=len(changes.rows))
+            rows.sort()
         chosen = None if changes is None else changes.contexts
         return AccessUpdate(
-            places.astype(np.int32),
-            self.hazard.chances[places],
-            self.hazard.uses[places],
+            rows.astype(np.int32),
+            self.hazard.at_risk[rows],
+            self.hazard.uses[rows],
             self.hazard.weights.copy(),
             tuple((context, tuple(counts.items())) for context, counts in self.events.counts(chosen)),
         )
 
     def apply(self, update: AccessUpdate) -> None:
-        """Takes over what another model has learnt."""
+        """Takes over parts of a model that has learnt elsewhere."""
         self.version += 1
-        self.hazard.put(update.places, update.chances, update.uses, update.weights)
+        self.hazard.put(update.rows, update.at_risk, update.uses, update.weights)
         for context, counts in update.contexts:
             self.events.put(context, dict(counts))
 
@@ -182,7 +180,7 @@ class AccessModel:
 
 
 def train(logs: Iterable[Sequence[StepLog]]) -> AccessModel:
-    """A model that has seen some workflows, one after the other."""
+    """A model that has learnt from some workflows, one after the other."""
     model = AccessModel()
     for steps in logs:
         model.learn(steps)
@@ -197,7 +195,7 @@ def _contexts(events: npt.NDArray[Any], names: object) -> tuple[tuple[int, tuple
     for column, (what, stop) in enumerate((("context", 1 << 32), ("agent", len(names)), ("symbol", SYMBOLS))):
         values = events[:, column]
         if ((values < 0) | (values >= stop) | (values != np.floor(values))).any():
-            raise ValueError(f"an event's {what} is none")
+            raise ValueError(f"an event's {what} is out of range")
     if (events[:, 3] <= 0.0).any():
         raise ValueError("an event's count is not above 0")
     found: dict[int, list[tuple[Event, float]]] = {}

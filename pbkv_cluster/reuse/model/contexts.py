@@ -1,18 +1,31 @@
-"""The contexts that are made of facts, and their places in a table.
+"""Contexts made of facts, and their rows in the table of a hazard model.
 
-A context names a few facts. The access model keeps one count for each combination of their values, so what matters together
-has to stand together in one context. But for its last step, the hash that tells the place is a sum over the facts: what the
-settled ones come to is worth keeping while what is expected next changes.
+A context is a combination of a few facts. The model keeps counts for every combination of their values, so facts that matter
+together have to stand together in one context.
+
+The row is a multiply-add hash (Dietzfelbinger, STACS 1996) of the facts: a sum over them, then a final mix. So the sum over the
+facts that follow from a record can be kept, and only the rest added, when a forecast changes the next event.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from pbkv_cluster.reuse.model.features import FORETOLD, SETTLED, Fact, Ints
+from pbkv_cluster.reuse.model.features import (
+    EVENT_FACTS,
+    RELATION_FACTS,
+    RELATIONS,
+    SEGMENT_FACTS,
+    WORKFLOW_FACTS,
+    Fact,
+    Ints,
+    TopEvents,
+    event_facts,
+)
 
 Sums = npt.NDArray[np.uint64]
 
@@ -23,17 +36,17 @@ CONTEXTS: tuple[tuple[Fact, ...], ...] = (
     (F.USED_8, F.OUTPUT, F.BRANCHES),
     (F.USED_16, F.OUTPUT),
     (F.AGE, F.USES, F.OUTPUT, F.ENDS),
-    # and by whom, and who runs
+    # who used it, and who runs
     (F.AGENT, F.LAST_AGENT, F.AGE, F.OUTPUT, F.ENDS),
     (F.AGENT, F.LAST_AGENT, F.USED_4, F.BRANCHES),
     (F.AGENT, F.AGENT_1, F.USED_4, F.OUTPUT),
     (F.AGENT, F.AGENT_1, F.AGENT_2, F.LAST_AGENT, F.AGE),
     (F.AGENT, F.AGENT_1, F.AGENT_2, F.SYMBOL, F.SYMBOL_1, F.USED_8, F.LAST_AGENT),
     (F.FIRST_AGENT, F.FIRST_STEP, F.AGENT, F.ENDS),
-    # where the last prompts left the known
+    # where the last prompts left what was known
     (F.SYMBOL, F.SYMBOL_1, F.USED_4, F.OUTPUT, F.ENDS),
     (F.AGENT, F.SYMBOL, F.AGE, F.OUTPUT, F.BRANCHES),
-    # what is expected next
+    # the next event
     (F.NEXT, F.CONFIDENCE, F.IN_NEXT, F.USED_2, F.OUTPUT, F.ENDS),
     (F.NEXT, F.IN_NEXT, F.SECOND, F.IN_SECOND, F.CONFIDENCE),
     (F.NEXT, F.CONFIDENCE, F.LAST_AGENT, F.AGE, F.ENDS),
@@ -41,11 +54,11 @@ CONTEXTS: tuple[tuple[Fact, ...], ...] = (
     (F.NEXT_SYMBOL, F.CONFIDENCE, F.USED_4, F.OUTPUT, F.ENDS, F.BRANCHES),
     (F.NEXT, F.SECOND, F.CONFIDENCE, F.USED_4, F.SYMBOL),
     (F.IN_NEXT, F.AGE, F.CONFIDENCE, F.AT_END, F.OUTPUT),
-    # which it is
+    # its content
     (F.KEY, F.NEXT, F.SHARING),
     (F.KEY, F.STEP),
     (F.SHARING, F.AGE, F.STEP, F.ON_TOP),
-    # how far the workflow is
+    # how far the workflow has come
     (F.STEP, F.FIRST_STEP, F.OUTPUT, F.ENDS),
     (F.STEP, F.AGE, F.LAST_AGENT, F.AGENT),
     # lengths
@@ -62,44 +75,58 @@ def _multipliers(contexts: Sequence[Sequence[Fact]]) -> tuple[Sums, Sums]:
     used = np.zeros_like(odd)
     for number, context in enumerate(contexts):
         used[list(context), number] = 1
-    return odd * used, draws.integers(0, 2**63, size=len(contexts), dtype=np.uint64)
+    factors = odd * used
+    salt = draws.integers(0, 2**63, size=len(contexts), dtype=np.uint64)
+    return factors, salt + np.uint64(2) * factors.sum(axis=0)  # facts start at -1, and count from 1
 
 
-_HALF, _MIX = np.uint64(32), np.uint64(0x9E3779B97F4A7C15)
-_ODD, _SALT = _multipliers(CONTEXTS)
+_HALF, _MIX = np.array(32, dtype=np.uint64), np.array(0x9E3779B97F4A7C15, dtype=np.uint64)
+_FACTORS, _SALT = _multipliers(CONTEXTS)
 
-_OPEN = _ODD[FORETOLD].any(axis=0)
-STEADY = np.flatnonzero(~_OPEN)  # contexts of settled facts alone
-OPEN = np.flatnonzero(_OPEN)  # and those that change with what is expected next
-_ODD_SETTLED, _ODD_FORETOLD = _ODD[SETTLED], _ODD[FORETOLD][:, OPEN]
+_HAS_EVENT = _FACTORS[RELATION_FACTS + EVENT_FACTS].any(axis=0)
+RECORD_CONTEXTS = np.flatnonzero(~_HAS_EVENT)  # contexts of facts that follow from the record alone
+EVENT_CONTEXTS = np.flatnonzero(_HAS_EVENT)  # contexts that depend on the next event as well
+CONTEXT_ORDER = np.concatenate([RECORD_CONTEXTS, EVENT_CONTEXTS])  # columns of `record_sums`
+FIRST_EVENT_CONTEXT = len(RECORD_CONTEXTS)  # in that order
+
+_SEGMENT_FACTORS, _WORKFLOW_FACTORS = _FACTORS[SEGMENT_FACTS][:, CONTEXT_ORDER], _FACTORS[WORKFLOW_FACTS][:, CONTEXT_ORDER]
+_ORDERED_SALT = _SALT[CONTEXT_ORDER]
+_EVENT_FACTORS = _FACTORS[EVENT_FACTS][:, EVENT_CONTEXTS]
+_ONE, _OTHER = (_FACTORS[fact, EVENT_CONTEXTS] for fact in RELATION_FACTS)
+_RELATION_SUMS = np.array(
+    [_ONE * np.uint64(one) + _OTHER * np.uint64(other) for one in range(RELATIONS) for other in range(RELATIONS)]
+)
 
 
-def context_rows(rows: Ints, bits: int) -> Ints:
-    """The place of every context of every row in a table of 2^bits: a multiply-add hash (Dietzfelbinger, STACS 1996).
-
-    Shape (rows, facts) to (rows, contexts).
-    """
-    return _places((rows + 2).view(np.uint64) @ _ODD + _SALT, bits)
+def context_rows(facts: Ints, bits: int) -> Ints:
+    """The row of every context in a table of 2^bits rows. Shape (segments, facts) to (segments, contexts)."""
+    return table_rows(facts.view(np.uint64) @ _FACTORS + _SALT, bits)
 
 
-def settled_sums(settled: Ints) -> Sums:
-    """What settled facts come to in every context. Shape (rows, settled facts) to (rows, contexts)."""
-    found: Sums = (settled + 2).view(np.uint64) @ _ODD_SETTLED + _SALT
+def record_sums(segment_facts: Sequence[Sequence[int]], workflow_facts: Sequence[int]) -> Sums:
+    """Sums over the facts that follow from the record. Shape (segments, contexts), contexts in `CONTEXT_ORDER`."""
+    of_workflow = np.array(workflow_facts, dtype=np.int64).view(np.uint64).dot(_WORKFLOW_FACTORS)
+    of_workflow += _ORDERED_SALT
+    rows = np.array(segment_facts, dtype=np.int64).reshape(-1, len(SEGMENT_FACTS))
+    found: Sums = rows.view(np.uint64).dot(_SEGMENT_FACTORS)
+    found += of_workflow
     return found
 
 
-def steady_rows(sums: Sums, bits: int) -> Ints:
-    """The columns `STEADY` of `context_rows`, given all of `settled_sums`."""
-    return _places(sums.take(STEADY, axis=1), bits)
+def event_sums(relations: Sequence[int], top: TopEvents) -> Sums:
+    """Sums over the facts that depend on the next event. Shape (segments, event contexts)."""
+    return _RELATION_SUMS.take(np.array(relations, dtype=np.int64), axis=0) + _sum_of(top)
 
 
-def open_rows(sums: Sums, foretold: Ints, bits: int) -> Ints:
-    """The columns `OPEN` of `context_rows`, given the same columns of `settled_sums`, and the foretold facts."""
-    return _places((foretold + 2).view(np.uint64) @ _ODD_FORETOLD + sums, bits)
-
-
-def _places(hashed: Sums, bits: int) -> Ints:
-    hashed ^= hashed >> _HALF
+def table_rows(sums: Sums, bits: int) -> Ints:
+    """The rows of a table of 2^bits rows for sums over all facts."""
+    hashed = sums ^ (sums >> _HALF)
     hashed *= _MIX
     hashed >>= np.uint64(64 - bits)
     return hashed.view(np.int64)
+
+
+@lru_cache(maxsize=4096)
+def _sum_of(top: TopEvents) -> Sums:
+    found: Sums = np.array(event_facts(top), dtype=np.int64).view(np.uint64) @ _EVENT_FACTORS
+    return found

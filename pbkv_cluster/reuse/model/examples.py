@@ -1,4 +1,4 @@
-"""What a workflow that has ended teaches: each of its segments, as it was known after each step, and when it was used next."""
+"""Training examples from a workflow that has ended: each of its segments after each step, and when it was used next."""
 
 from __future__ import annotations
 
@@ -11,58 +11,59 @@ import numpy as np
 from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.reuse.model.features import Fact, Ints, facts
 from pbkv_cluster.reuse.model.next_event import NextEventModel
+from pbkv_cluster.reuse.record.replay import replay
 from pbkv_cluster.reuse.record.segment import Segment
 from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
 
-_MANY = 120**2  # square of the steps up to which all are taken
+_MANY = 120**2  # square of the number of steps up to which all are taken
 
 
 class Examples(NamedTuple):
-    """See `HazardModel.learn`."""
+    """The arguments of `HazardModel.learn`."""
 
-    rows: Ints
+    facts: Ints
     when: Ints
     distance: Ints
     blocks: Ints
 
 
 def stride_of(steps: int) -> int:
-    """Of how many steps one is taken, in a workflow of so many."""
+    """Every how many steps one is taken, in a workflow of so many."""
     return 1 + steps**2 // _MANY
 
 
 def examples(steps: Sequence[StepLog], model: NextEventModel) -> Examples:
     """Replays a workflow's log.
 
-    Of workflows with many steps, not all steps are taken: examples grow with the square of their number.
+    Examples grow with the square of the number of steps, so of workflows with many steps only some steps are taken.
 
-    A segment that was cut later stands for each of its parts in what was known before: the parts' futures differ.
+    A segment that was split later stands for each of its parts in what was known before: the parts' futures differ.
 
     Raises:
         ValueError: the steps contradict each other.
     """
-    history = WorkflowRecord()
-    known: dict[int, dict[Segment, int]] = {}  # after each of these steps, the rows of the segments
+    record = WorkflowRecord()
+    rows_after: dict[int, dict[Segment, int]] = {}  # each taken step's position to the rows of the segments after it
     parts, total = [], 0
     stride = stride_of(len(steps))
     for position, log in enumerate(steps):
-        history.replay(log)
+        replay(record, log)
         if position % stride:
             continue
-        known[position] = {segment: total + at for at, segment in enumerate(history.segments)}
-        parts.append(facts(history, history.segments, model.distribution(history.steps)))
-        total += len(history.segments)
+        rows_after[position] = {segment: total + at for at, segment in enumerate(record.segments)}
+        parts.append(facts(record, record.segments, model.distribution(record.steps)))
+        total += len(record.segments)
     found: list[tuple[int, int, int, int]] = []
-    for segment in history.segments:
-        touched = segment.touched
-        for position in range(-(-touched[0] // stride) * stride, len(steps), stride):
-            stood_for = segment
-            while position < stood_for.born and stood_for.origin is not None:
-                stood_for = stood_for.origin
-            row = known[position].get(stood_for)
+    for segment in record.segments:
+        used_at = segment.used_at
+        for position in range(-(-used_at[0] // stride) * stride, len(steps), stride):
+            before = segment
+            while position < before.born and before.origin is not None:
+                before = before.origin
+            row = rows_after[position].get(before)
             if row is not None:
-                later = bisect_right(touched, position)
-                distance = touched[later] - position if later < len(touched) else 0
+                later = bisect_right(used_at, position)
+                distance = used_at[later] - position if later < len(used_at) else 0
                 found.append((position, row, distance, segment.blocks))
     found.sort()
     when, rows, distance_, blocks = np.array(found, dtype=np.int64).reshape(-1, 4).T

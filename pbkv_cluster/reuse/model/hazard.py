@@ -1,9 +1,10 @@
-"""The access model: the hazard that a workflow uses a segment again 1, 2, 3, 4, 5-6, 7-10, 11-20 or 21 and more steps from now.
+"""The hazard model: whether a workflow uses a segment again 1, 2, 3, 4, 5-6, 7-10, 11-20 or 21 and more steps from now.
 
-Each context (see `contexts`) has counted in each bin how often segments like this one had not been used before it, and how
-often they then were. The contexts' opinions are combined by logistic mixing, with weights learnt online for each context, bin
-and amount of evidence (Mahoney: Adaptive weighing of context models for lossless data compression, Florida Tech CS-2005-16;
-Mattern: Mixing strategies in data compression, DCC 2012). A workflow that has ended never uses anything again.
+The hazard of a bin is the probability of a use in it, if there was none before. For each context (see `contexts`) and bin the
+model counts how often segments were at risk (not used before the bin) and how often they were then used. The contexts' log-odds
+are combined by logistic mixing, with weights learnt online for each context, bin and amount of evidence (Mahoney: Adaptive
+weighing of context models for lossless data compression, Florida Tech CS-2005-16; Mattern: Mixing strategies in data
+compression, DCC 2012). A workflow that has ended never uses anything again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pbkv_cluster.reuse.model.contexts import CONTEXTS, OPEN, STEADY, Sums, context_rows, open_rows, steady_rows
+from pbkv_cluster.reuse.model.contexts import (
+    CONTEXT_ORDER,
+    CONTEXTS,
+    EVENT_CONTEXTS,
+    FIRST_EVENT_CONTEXT,
+    Sums,
+    context_rows,
+    table_rows,
+)
 from pbkv_cluster.reuse.model.features import Ints
 
 Floats = npt.NDArray[np.float64]
@@ -24,143 +33,155 @@ BIN_STARTS = np.array([1, 2, 3, 4, 5, 7, 11, 21])  # steps
 BINS = len(BIN_STARTS)
 
 _BITS = 18
-_LEVELS = 8  # amounts of evidence: 0, 1, 2-3, 4-7, ..., 64 and more
+_LEVELS = 8  # amounts of evidence: 0, 1, 2-3, 4-7, ..., 64 and more observations
 _PRIOR = 0.1  # pseudo-observations of either outcome
 _RATE = 0.003
 _BATCH = 8.0  # weight of examples beyond which one step's gradient is scaled down to
-_WEIGHT = 0.08  # of each opinion to begin with
-_LIMIT = 1000.0  # observations; beyond, they are halved: what happened lately weighs more
-_SURE = 12.0  # bound on the log-odds
+_WEIGHT = 0.08  # of each context at the start
+_LIMIT = 1000.0  # observations; beyond, they are halved, so that recent ones weigh more
+# Arrays without axes are the quickest operands of numpy.
+_ONE, _LOG_ODDS_MAX, _LOG_ODDS_MIN = (np.array(value, dtype=np.float32) for value in (1.0, 12.0, -12.0))
 
 
 _WEIGHTS = (np.arange(len(CONTEXTS))[:, None] * BINS + np.arange(BINS)) * _LEVELS  # where each context's and bin's begin
-_WEIGHTS_STEADY, _WEIGHTS_OPEN = _WEIGHTS[STEADY], _WEIGHTS[OPEN]
+_WEIGHTS_ORDERED, _WEIGHTS_EVENT = _WEIGHTS[CONTEXT_ORDER], _WEIGHTS[EVENT_CONTEXTS]
 
 
 class HazardModel:
-    """Counts and mixing weights. Arrays may be read by others, and are written by `learn` and `put` alone."""
+    """Counts and mixing weights. Others may read the arrays; only `learn` and `put` write them."""
 
     def __init__(self) -> None:
-        self.chances: Table = np.zeros((self.places(), BINS), dtype=np.float32)  # times not used before the bin
-        self.uses: Table = np.zeros((self.places(), BINS), dtype=np.float32)  # of these, times used in it
-        # What these say, kept because it is asked for far more often than it changes.
-        self._opinions: Table = np.zeros_like(self.chances)  # log-odds
-        self._evidence = np.zeros(self.chances.shape, dtype=np.int8)  # how much they rest on, in [0, _LEVELS)
+        self.at_risk: Table = np.zeros((self.rows(), BINS), dtype=np.float32)  # times not used before the bin
+        self.uses: Table = np.zeros((self.rows(), BINS), dtype=np.float32)  # of these, times used in it
+        # Derived from the counts, and kept because it is read far more often than they change.
+        self._log_odds: Table = np.zeros_like(self.at_risk)
+        self._evidence = np.zeros(self.at_risk.shape, dtype=np.int8)  # amount, in [0, _LEVELS)
         self.weights: Table = np.full(self.shape(), _WEIGHT, dtype=np.float32)
 
     @staticmethod
-    def places() -> int:
+    def rows() -> int:
         """Rows of the tables."""
         return 1 << _BITS
 
     @staticmethod
     def shape() -> tuple[int, int, int]:
-        """Of the weights."""
+        """Shape of the weights."""
         return len(CONTEXTS), BINS, _LEVELS
 
-    def hazards(self, rows: Ints) -> Floats:
+    def hazards(self, facts: Ints) -> Floats:
         """The hazard of each segment in each bin.
 
         Args:
-            rows: facts, shape (segments, facts).
+            facts: shape (segments, facts).
 
         Returns:
             Shape (segments, bins), each in (0, 1).
         """
-        return hazards_of(self._log_odds(context_rows(rows, _BITS), _WEIGHTS))
+        rows = context_rows(facts, _BITS)
+        return hazards_of(_sum_contexts(self._weighted(rows, _WEIGHTS)))
 
-    def steady_log_odds(self, sums: Sums) -> Table:
-        """What contexts of settled facts alone add to the log-odds of each segment in each bin.
+    def log_odds(self, sums: Sums) -> tuple[Table, Table]:
+        """What contexts of the record alone, and all others, add to the log-odds of each segment in each bin.
 
         Args:
-            sums: `settled_sums` of the segments.
+            sums: over all facts, shape (segments, contexts), contexts in `CONTEXT_ORDER`.
 
         Returns:
-            Shape (segments, bins); see `hazards_of`.
+            Two tables of shape (segments, bins); see `hazards_of`.
         """
-        return self._log_odds(steady_rows(sums, _BITS), _WEIGHTS_STEADY)
+        weighted = self._weighted(table_rows(sums, _BITS), _WEIGHTS_ORDERED)
+        return _sum_contexts(weighted[:, :FIRST_EVENT_CONTEXT]), _sum_contexts(weighted[:, FIRST_EVENT_CONTEXT:])
 
-    def open_log_odds(self, sums: Sums, foretold: Ints) -> Table:
-        """What the other contexts add.
+    def event_log_odds(self, sums: Sums) -> Table:
+        """The second table of `log_odds` alone.
 
         Args:
-            sums: their columns of `settled_sums`.
-            foretold: facts of the segments that depend on what is expected next.
+            sums: over all facts, shape (segments, event contexts).
         """
-        return self._log_odds(open_rows(sums, foretold, _BITS), _WEIGHTS_OPEN)
+        return _sum_contexts(self._weighted(table_rows(sums, _BITS), _WEIGHTS_EVENT))
 
-    def put(self, places: npt.NDArray[np.int32], chances: Table, uses: Table, weights: Table) -> None:
+    def put(self, rows: npt.NDArray[np.int32], at_risk: Table, uses: Table, weights: Table) -> None:
         """Replaces some rows of the tables, and all weights."""
-        self.chances[places] = chances
-        self.uses[places] = uses
+        self.at_risk[rows] = at_risk
+        self.uses[rows] = uses
         self.weights[...] = weights
-        self._derive(places)
+        self._derive(rows)
 
-    def learn(self, rows: Ints, when: Ints, distance: Ints, blocks: Ints) -> Ints:
-        """Learns from one workflow that has ended: predicts what came, then corrects the weights and counts it.
+    def learn(self, facts: Ints, when: Ints, distance: Ints, blocks: Ints) -> Ints:
+        """Learns from one workflow that has ended: predicts each outcome, then corrects the weights and counts it.
 
         Args:
-            rows: facts, shape (examples, facts).
-            when: position of the step behind which each was known, ascending.
+            facts: shape (examples, facts).
+            when: position of the step after which each example was known, ascending.
             distance: steps from there to the next use; 0: there was none.
             blocks: how many blocks each example stands for.
 
         Returns:
-            The rows of the tables that have changed.
+            The rows of the tables that have changed, ascending.
         """
-        places = context_rows(rows, _BITS)
-        opinions, evidence = self._opinions[places], self._evidence[places]
+        rows = context_rows(facts, _BITS)
+        log_odds, evidence = self._log_odds[rows], self._evidence[rows]
         outcome = np.where(distance > 0, np.searchsorted(BIN_STARTS, distance, side="right") - 1, BINS)[:, None]
         bins = np.arange(BINS)
-        open_, used = bins <= outcome, bins == outcome
+        at_risk, used = bins <= outcome, bins == outcome
         importance = np.minimum(2.0, 0.25 + blocks / 8.0)[:, None]
         starts = [0, *(np.flatnonzero(np.diff(when)) + 1), len(when)]
         for start, stop in pairwise(starts):
             part = slice(start, stop)
-            error = (used[part] - hazards_of(self._mix(opinions[part], evidence[part]))) * open_[part] * importance[part]
-            gradient = error[:, None, :] * opinions[part]
             at = _WEIGHTS + evidence[part]
+            hazards = hazards_of(_sum_contexts(self.weights.take(at) * log_odds[part]))
+            error = (used[part] - hazards) * at_risk[part] * importance[part]
+            gradient = error[:, None, :] * log_odds[part]
             total = np.bincount(at.ravel(), gradient.ravel(), self.weights.size).reshape(self.weights.shape)
             rate = _RATE / max(1.0, importance[part].sum() / _BATCH)
             self.weights += (rate * total).astype(np.float32)
-        self._count(places, open_, used, np.minimum(1.0, importance))
-        changed = np.unique(places)
+        self._count(rows, at_risk, used, np.minimum(1.0, importance))
+        changed = np.unique(rows)
         self._derive(changed)
         return changed
 
-    def _count(self, places: Ints, open_: npt.NDArray[np.bool_], used: npt.NDArray[np.bool_], importance: Floats) -> None:
-        shape = (*places.shape, BINS)
-        for table, happened in ((self.chances, open_), (self.uses, open_ & used)):
+    def _count(self, rows: Ints, at_risk: npt.NDArray[np.bool_], used: npt.NDArray[np.bool_], importance: Floats) -> None:
+        shape = (*rows.shape, BINS)
+        for table, happened in ((self.at_risk, at_risk), (self.uses, at_risk & used)):
             amount = np.broadcast_to((happened * importance)[:, None, :], shape).reshape(-1, BINS)
-            np.add.at(table, places.ravel(), amount.astype(np.float32))
-        full = np.unique(places[(self.chances[places, 0] > _LIMIT)])
-        self.chances[full] *= 0.5
+            np.add.at(table, rows.ravel(), amount.astype(np.float32))
+        full = np.unique(rows[(self.at_risk[rows, 0] > _LIMIT)])
+        self.at_risk[full] *= 0.5
         self.uses[full] *= 0.5
 
-    def _derive(self, places: npt.NDArray[np.integer[Any]]) -> None:
-        chances, uses = self.chances[places], self.uses[places]
-        self._opinions[places] = np.log((uses + _PRIOR) / (chances - uses + _PRIOR))
-        self._evidence[places] = np.minimum(np.frexp(chances + 1.0)[1] - 1, _LEVELS - 1)
+    def _derive(self, rows: npt.NDArray[np.integer[Any]]) -> None:
+        at_risk, uses = self.at_risk[rows], self.uses[rows]
+        self._log_odds[rows] = np.log((uses + _PRIOR) / (at_risk - uses + _PRIOR))
+        self._evidence[rows] = np.minimum(np.frexp(at_risk + 1.0)[1] - 1, _LEVELS - 1)
 
-    def _log_odds(self, places: Ints, weights: Ints) -> Table:
-        # Asked for at each step and forecast of a workflow: `take` has a third of the price of indexing.
-        return self._mix(self._opinions.take(places, axis=0), self._evidence.take(places, axis=0), weights)
-
-    def _mix(self, opinions: Table, evidence: npt.NDArray[np.int8], weights: Ints = _WEIGHTS) -> Table:
-        """Log-odds of opinions of shape (segments, contexts, bins), given where their weights begin; shape (segments, bins)."""
-        mixed: Table = np.add.reduce(self.weights.take(weights + evidence) * opinions, axis=1)
-        return mixed
+    def _weighted(self, rows: Ints, weights: Ints) -> Table:
+        """Log-odds times weight of each segment, context and bin, given where the contexts' weights begin."""
+        # Every step and forecast of a workflow comes here: `take` has a third of the cost of indexing.
+        found: Table = self.weights.take(weights + self._evidence.take(rows, 0))
+        found *= self._log_odds.take(rows, 0)
+        return found
 
 
 def hazards_of(log_odds: Table) -> Floats:
-    """The hazards of log-odds that all contexts have added to."""
-    hazards: Floats = 1.0 / (1.0 + np.exp(np.maximum(np.minimum(-log_odds, _SURE), -_SURE)))
-    return hazards
+    """The hazards for log-odds summed over all contexts."""
+    odds = -log_odds
+    np.minimum(odds, _LOG_ODDS_MAX, out=odds)
+    np.maximum(odds, _LOG_ODDS_MIN, out=odds)
+    np.exp(odds, out=odds)
+    odds += _ONE
+    return np.divide(_ONE, odds, out=odds)
 
 
 def first_use(hazards: Floats) -> Floats:
-    """The probability that the next use falls in each bin; what is missing to 1: there is none. Shape (segments, bins)."""
-    unused = np.cumprod(1.0 - hazards, axis=1)
-    found = hazards.copy()
-    found[:, 1:] *= unused[:, :-1]
+    """The probability that the next use falls in each bin; the rest to 1: there is none. Shape (segments, bins)."""
+    unused = np.multiply.accumulate(1.0 - hazards, axis=1)
+    found = hazards.astype(np.float64)
+    later = found[:, 1:]
+    np.multiply(hazards[:, 1:], unused[:, :-1], out=later)
+    return found
+
+
+def _sum_contexts(weighted: Table) -> Table:
+    """Shape (segments, contexts, bins) to (segments, bins)."""
+    found: Table = np.add.reduce(weighted, axis=1)
     return found

@@ -1,6 +1,6 @@
-"""The next-event model: which agent a workflow calls next, and where that call's prompt leaves what the workflow knew.
+"""The next-event model: which agent a workflow calls next, and where that step's prompt leaves what the workflow knew.
 
-Counts in contexts of growing length, each smoothed towards the shorter one before it: the Dirichlet prior form of back-off
+It counts events in contexts of growing length, each smoothed towards the next shorter one: the Dirichlet prior form of back-off
 (MacKay and Peto: A hierarchical Dirichlet language model, Natural Language Engineering 1(3), 1995).
 """
 
@@ -17,26 +17,26 @@ Event = tuple[str, int]
 END: Event = ("", 0)
 
 START = 0
-"""The shortest context: nothing is known but that an event comes. It counts every event, so the ends of all workflows too."""
+"""The shortest context, which says nothing of the workflow. It counts every event, and so the ends of all workflows."""
 
 _PRIOR = 4.0  # pseudo-observations of the shorter context
 _DEPTHS = (1, 2, 3, 4, 6, 8)
-_MOST_CONTEXTS = 200_000  # 100 bytes each; beyond, the one that was longest unseen leaves
-_MOST_EVENTS = 1024  # of one context; beyond, the rarest leaves
+_MOST_CONTEXTS = 200_000  # 100 bytes each; beyond, the one that was seen longest ago is dropped
+_MOST_EVENTS = 1024  # of one context; beyond, the rarest is dropped
 
 
 class NextEventModel:
     """Counts of events by context. Contexts are 32-bit hashes."""
 
     def __init__(self) -> None:
-        self._counts: dict[int, dict[Event, float]] = {}  # longest unseen first
+        self._counts: dict[int, dict[Event, float]] = {}  # the one seen longest ago first
 
     def __len__(self) -> int:
-        """Contexts known."""
+        """Number of contexts."""
         return len(self._counts)
 
     def distribution(self, steps: Sequence[StepLog]) -> dict[Event, float]:
-        """Probability of each event that was ever seen to follow, behind `steps`. Empty before anything was learnt."""
+        """Probability of each next event after some steps, as far as it was ever seen. Empty before anything was learnt."""
         found: dict[Event, float] = {}
         left = 1.0  # what the longer contexts leave to the shorter
         for context in reversed(contexts(steps, len(steps))):
@@ -50,7 +50,7 @@ class NextEventModel:
         return found
 
     def learn(self, steps: Sequence[StepLog]) -> set[int]:
-        """Counts what followed what in a workflow that has ended. Returns the contexts that changed."""
+        """Counts the events of a workflow that has ended. Returns the contexts that have changed."""
         changed: set[int] = set()
         for position in range(len(steps) + 1):
             event = (steps[position].agent, steps[position].symbol) if position < len(steps) else END
@@ -66,13 +66,13 @@ class NextEventModel:
         return changed
 
     def counts(self, chosen: set[int] | None = None) -> Iterator[tuple[int, Mapping[Event, float]]]:
-        """What is known of some contexts, or of all, longest unseen first."""
+        """The counts of some contexts, or of all, the one seen longest ago first."""
         for context, counts in self._counts.items():
             if chosen is None or context in chosen:
                 yield context, counts
 
     def put(self, context: int, counts: dict[Event, float]) -> None:
-        """Replaces what is known of a context."""
+        """Replaces the counts of a context."""
         self._counts.pop(context, None)
         self._counts[context] = counts
         if len(self._counts) > _MOST_CONTEXTS:
@@ -80,7 +80,7 @@ class NextEventModel:
 
 
 def contexts(steps: Sequence[StepLog], stop: int) -> list[int]:
-    """Hashes of what came last before position `stop`, the shortest context first, and last of it with the position."""
+    """Hashes of the events just before position `stop`: the shortest first, and last the longest together with the position."""
     found, known, text = [START], 0, b""
     for depth in _DEPTHS:
         while known < min(depth, stop):

@@ -1,9 +1,9 @@
-"""The worth of keeping a block: hits a second of residence, at the best time to give up waiting for one.
+"""Hit density: expected hits for each second that a block is kept, at the best time to give up waiting for one.
 
-    score = max over h of (1 - S(h)) / (integral from 0 to h of S + overhead)
+    density = max over h of (1 - S(h)) / (integral from 0 to h of S + overhead)
 
 S(h) is the probability that nobody has used the block h seconds from now. It is the Gittins index of waiting (Gittins, JRSS B
-41(2), 1979), which as an eviction order is known as hit density (Beckmann et al.: LHD, NSDI 2018).
+41(2), 1979), known as an eviction order as hit density (Beckmann et al.: LHD, NSDI 2018).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from pbkv_cluster.reuse.model.hazard import Floats
 from pbkv_cluster.reuse.rank.timing import HORIZONS
 
-_WIDTHS = np.diff(HORIZONS, prepend=0.0) / 2
+_HALF_WIDTHS = np.diff(HORIZONS, prepend=0.0) / 2
 
 
 def hit_density(unused: Floats, overhead: float) -> Floats:
@@ -21,10 +21,12 @@ def hit_density(unused: Floats, overhead: float) -> Floats:
 
     Args:
         unused: S at `HORIZONS`, the last axis, not increasing along it.
-        overhead: soonest that a hit can come about, in the horizons' units.
+        overhead: time that a hit takes at least, in the horizons' units.
     """
-    before = np.empty_like(unused)
-    before[..., 0], before[..., 1:] = 1.0, unused[..., :-1]
-    waited = ((unused + before) * _WIDTHS).cumsum(axis=-1)
-    density: Floats = ((1.0 - unused) / (waited + overhead)).max(axis=-1)
+    edges = unused + 1.0  # twice the mean of S over each interval
+    edges[..., 1:] = unused[..., 1:] + unused[..., :-1]
+    edges *= _HALF_WIDTHS
+    waited = np.add.accumulate(edges, axis=-1)
+    waited += overhead
+    density: Floats = np.maximum.reduce((1.0 - unused) / waited, axis=-1)
     return density

@@ -1,7 +1,7 @@
-"""Where a workflow stands between two of its steps: what follows from its record and the model is found once, and kept.
+"""What one workflow's record and the model say of its next event and of each segment's next use.
 
-What is expected next changes with each forecast, and with it some facts of each segment and some of their contexts; the larger
-part stays as it is. All of it holds until the record or the model changes, which whoever keeps it has to ask.
+Both are kept until the record or the model changes. A forecast changes only the probabilities of the next event, and with them
+a few facts of each segment and the contexts that contain these; the larger part of the work stays done.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pbkv_cluster.reuse.model.contexts import OPEN, settled_sums
-from pbkv_cluster.reuse.model.features import Likeliest, foretold_facts, likeliest, settled_facts
-from pbkv_cluster.reuse.model.hazard import Floats, first_use, hazards_of
-from pbkv_cluster.reuse.rank.forecast_blend import Agents, blend, by_agent, foremost
+from pbkv_cluster.reuse.model.contexts import FIRST_EVENT_CONTEXT, event_sums, record_sums
+from pbkv_cluster.reuse.model.features import TopEvents, relations, segment_facts, top_events, workflow_facts
+from pbkv_cluster.reuse.model.hazard import Floats, Table, first_use, hazards_of
+from pbkv_cluster.reuse.rank.forecast_blend import Agents, blend, by_agent, top_two_by_agent
 
 if TYPE_CHECKING:
     from pbkv_cluster.reuse.model.access_model import AccessModel
@@ -20,39 +20,68 @@ if TYPE_CHECKING:
     from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
 
 
-class NextUse:
-    """Some segments of one workflow, under one state of its record and of the model.
+class NextEvents:
+    """The next event of one workflow by the model; valid until a step begins or the model changes."""
 
-    Memory: some 150 bytes a segment.
+    __slots__ = ("_events", "_model", "_record", "_steps", "_version", "agents")
+
+    def __init__(self, model: AccessModel, record: WorkflowRecord) -> None:
+        self._model, self._version = model, model.version
+        self._record, self._steps = record, len(record.steps)
+        events = model.events.distribution(record.steps)
+        self.agents = by_agent(events)  # probability of each agent
+        self._events = top_two_by_agent(events)
+
+    @property
+    def valid(self) -> bool:
+        """Whether no step has begun and the model has not changed since."""
+        return self._version == self._model.version and self._steps == len(self._record.steps)
+
+    def top(self, predicted: Agents, share: float) -> TopEvents:
+        """The likeliest events.
+
+        Args:
+            predicted: agents by a forecast; empty: there is none.
+            share: weight of the forecast.
+        """
+        return top_events(blend(self._events, self.agents, predicted, share) if predicted else self._events)
+
+
+class NextUse:
+    """The next use of some segments of one workflow; valid until its record or the model changes.
+
+    Memory: some 250 bytes a segment.
     """
 
-    __slots__ = ("_changes", "_events", "_history", "_model", "_segments", "_steady", "_sums", "_version", "agents")
+    __slots__ = ("_changes", "_model", "_record", "_record_log_odds", "_segments", "_sums", "_version")
 
-    def __init__(self, model: AccessModel, history: WorkflowRecord, segments: Sequence[Segment]) -> None:
+    def __init__(self, model: AccessModel, record: WorkflowRecord, segments: Sequence[Segment]) -> None:
         """Args:
         model: what has been learnt.
-        history: of the workflow; at least one step has begun.
-        segments: of that history.
+        record: of the workflow; at least one step has begun.
+        segments: of that record.
         """
         self._model, self._version = model, model.version
-        self._history, self._changes = history, history.changes
+        self._record, self._changes = record, record.changes
         self._segments = segments
-        events = model.events.distribution(history.steps)
-        self.agents = by_agent(events)  # next agent by the model
-        self._events = foremost(events)
-        sums = settled_sums(settled_facts(history, segments))
-        self._steady = model.hazard.steady_log_odds(sums)
-        self._sums = sums.take(OPEN, axis=1)
+        self._sums = record_sums(segment_facts(record, segments), workflow_facts(record))
+        self._record_log_odds: Table | None = None
 
-    def holds(self) -> bool:
+    @property
+    def valid(self) -> bool:
         """Whether neither the record nor the model has changed since."""
-        return self._version == self._model.version and self._changes == self._history.changes
+        return self._version == self._model.version and self._changes == self._record.changes
 
-    def likeliest(self, foretold: Agents, share: float) -> Likeliest:
-        """What is expected next: by the model, and for that share by a forecast, where it says something."""
-        return likeliest(blend(self._events, self.agents, foretold, share) if foretold else self._events)
+    def probability(self, top: TopEvents) -> Floats:
+        """The probability that the next use of each segment falls in each bin, given the likeliest next events.
 
-    def chances(self, expected: Likeliest) -> Floats:
-        """The probability that the next use of each segment falls in each bin. Shape (segments, bins)."""
-        foretold = foretold_facts(self._history, self._segments, expected)
-        return first_use(hazards_of(self._steady + self._model.hazard.open_log_odds(self._sums, foretold)))
+        Shape (segments, bins).
+        """
+        of_events, hazard = event_sums(relations(self._record, self._segments, top), top), self._model.hazard
+        if self._record_log_odds is None:
+            sums = self._sums.copy()
+            sums[:, FIRST_EVENT_CONTEXT:] += of_events
+            self._record_log_odds, log_odds = hazard.log_odds(sums)
+        else:
+            log_odds = hazard.event_log_odds(self._sums[:, FIRST_EVENT_CONTEXT:] + of_events)
+        return first_use(hazards_of(self._record_log_odds + log_odds))

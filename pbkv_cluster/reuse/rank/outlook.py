@@ -1,7 +1,7 @@
-"""What is expected of every active workflow: which of its segments it uses again, and when.
+"""The outlook on all active workflows: which of their segments they use again, and when.
 
-A workflow's outlook changes when it begins or ends a step and when a forecast comes; in between, only time passes. What is
-learnt of how workflows behave arrives from outside (`AccessModel`); what is measured here is pauses and durations of steps.
+The outlook on a workflow changes when it begins or ends a step and when a forecast arrives; in between only time passes. The
+model of how workflows behave is learnt elsewhere (`AccessModel`); pauses and durations of steps are measured here.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
-from typing import TYPE_CHECKING
+from itertools import accumulate, chain
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,15 +18,17 @@ from pbkv_cluster.reuse.model.access_model import AccessModel
 from pbkv_cluster.reuse.model.hazard import Floats
 from pbkv_cluster.reuse.model.next_event import END
 from pbkv_cluster.reuse.rank.forecast_blend import Trust
-from pbkv_cluster.reuse.rank.timing import HORIZONS, Timing
-from pbkv_cluster.reuse.rank.workflow_outlook import WorkflowOutlook
+from pbkv_cluster.reuse.rank.timing import HORIZONS, Phase, Timing
+from pbkv_cluster.reuse.rank.workflow_outlook import ActiveWorkflow, WorkflowOutlook
 from pbkv_cluster.reuse.record.segment import Segment
 
-if TYPE_CHECKING:
-    from pbkv_cluster.cache.tree.node import Owner
+WorkflowT = TypeVar("WorkflowT", bound=ActiveWorkflow)
 
-_HEEDED = 0.02  # share in what is expected below which a new forecast is not worth a new look
-_STARTS = 60  # latest beginnings of workflows, for their rate
+_SHARE_MIN = 0.02  # weight of a forecast below which a new one is not worth a new look
+_STARTS = 60  # latest starts of workflows, for their rate
+_ONE = np.array(1.0)  # an array without axes is the quickest operand of numpy
+_CERTAIN, _NEVER = range(2)  # first rows of each table of `unused`: a use at once, and no use at all
+_FIRST_ROWS = np.array([np.zeros(len(HORIZONS)), np.ones(len(HORIZONS))])
 
 
 class Outlook:
@@ -36,178 +38,178 @@ class Outlook:
         self.model = AccessModel()
         self.timing = Timing()
         self.trust = Trust()
-        self.views: dict[str, WorkflowOutlook] = {}
-        self.due: list[str] = []  # workflows whose outlook time alone has changed since it was asked for
+        self.workflows: dict[str, WorkflowOutlook] = {}
+        self.workflow_count = 0  # workflows that have begun so far
+        self.due: list[str] = []  # ids of workflows whose `unused` is out of date by time alone, as of the latest step
         self._deadlines: list[tuple[float, int, WorkflowOutlook]] = []  # heap, see `_find_due`
-        self._seen = 0  # how often a view was brought up to date
-        self.arrivals = 0  # workflows that have come
-        self._heeded = False  # the latest forecast
+        self._updates = 0  # of any workflow's `unused`
+        self._forecast_matters = False  # the latest answer of `forecast_matters`
         self._starts: deque[float] = deque(maxlen=_STARTS)
 
-    # --- what happens ---
+    # --- events ---
 
-    def began(self, owner: Owner, agent: str, now: float) -> None:
+    def step_began(self, workflow: ActiveWorkflow, agent: str, now: float) -> None:
         """A step was admitted, perhaps again."""
-        view = self.views.get(owner.id)
-        if view is None:
-            view = self.views[owner.id] = WorkflowOutlook(owner)
-            self._starts.append(now)
-            self.arrivals += 1
+        outlook = self.workflows.get(workflow.id)
+        if outlook is None:
+            outlook = self.workflows[workflow.id] = WorkflowOutlook(workflow)
+            self.note_start(now)
         else:
-            if view.known and view.foretold and view.agents:
-                self.trust.seen(agent, view.agents, view.foretold)
-            if not view.running:
-                self.timing.paused(view.agent, now - view.since)
-        view.running += 1
-        view.queued = frozenset()
-        view.agent, view.since = agent, now
-        view.known, view.seen_at = False, -1.0
+            self._score(outlook, agent)
+            if not outlook.running:
+                self.timing.add_pause(outlook.agent, now - outlook.since)
+        outlook.running += 1
+        outlook.queued = frozenset()
+        outlook.agent, outlook.since = agent, now
+        outlook.step_changed()
         self._find_due(now)
 
-    def queued(self, owner: Owner, segments: Iterable[Segment]) -> None:
-        """A step waits that goes along some segments, or does so no longer."""
-        view = self.views.get(owner.id)
-        if view is not None:
-            view.queued = frozenset(segments)
+    def step_queued(self, workflow: ActiveWorkflow, segments: Iterable[Segment]) -> None:
+        """A step waits for admission whose prompt goes along some segments; none: it was withdrawn."""
+        outlook = self.workflows.get(workflow.id)
+        if outlook is not None:
+            outlook.queued = frozenset(segments)
 
-    def ended(self, owner: Owner, now: float) -> None:
+    def step_ended(self, workflow: ActiveWorkflow, now: float) -> None:
         """A step has ended, or was preempted."""
-        view = self.views.get(owner.id)
-        if view is None:
+        outlook = self.workflows.get(workflow.id)
+        if outlook is None:
             return
-        view.running = max(0, view.running - 1)
-        if not view.running:
-            self.timing.ran(view.agent, now - view.since)
-            view.since = now
-        view.known, view.seen_at = False, -1.0
+        outlook.running = max(0, outlook.running - 1)
+        if not outlook.running:
+            self.timing.add_run(outlook.agent, now - outlook.since)
+            outlook.since = now
+        outlook.step_changed()
 
-    def over(self, owner: Owner) -> None:
+    def workflow_ended(self, workflow: ActiveWorkflow) -> None:
         """A workflow has ended."""
-        view = self.views.pop(owner.id, None)
-        if view is not None and view.known and view.foretold and view.agents:
-            self.trust.seen(END[0], view.agents, view.foretold)
+        outlook = self.workflows.pop(workflow.id, None)
+        if outlook is not None:
+            self._score(outlook, END[0])
 
-    # --- what is expected ---
+    def note_start(self, now: float) -> None:
+        """Counts a workflow that has begun."""
+        self._starts.append(now)
+        self.workflow_count += 1
 
-    def beside(self, owner: Owner) -> None:
-        """A shadow of the cache has the workflow, too."""
-        view = self.views.get(owner.id)
-        if view is not None and owner not in view.owners:
-            view.owners.append(owner)
+    def add_user(self, workflow: ActiveWorkflow) -> None:
+        """A shadow of the cache has the workflow as well."""
+        outlook = self.workflows.get(workflow.id)
+        if outlook is not None and workflow not in outlook.users:
+            outlook.users.append(workflow)
 
-    def heeds(self, owner: Owner, asked_first: bool) -> bool:
-        """Whether the forecast that has just come for a workflow changes what is expected of its segments.
+    # --- answers ---
+
+    def forecast_matters(self, workflow: ActiveWorkflow) -> bool:
+        """Whether the forecast that has just arrived for a workflow changes the outlook on its segments."""
+        outlook = self.workflows.get(workflow.id)
+        self._forecast_matters = outlook is not None and outlook.current and self._is_news(outlook) and self.predict(outlook)
+        return self._forecast_matters
+
+    @property
+    def forecast_mattered(self) -> bool:
+        """The latest answer of `forecast_matters`, for a shadow of the cache, which is told of the same forecast later."""
+        return self._forecast_matters
+
+    def unused(self, users: Sequence[Mapping[WorkflowT, Segment]], now: float) -> Floats:
+        """The probability that no workflow that has used a block does so again within each horizon.
 
         Args:
-            owner: the workflow.
-            asked_first: not for a shadow of the cache, for which the answer is that of the cache.
-        """
-        if asked_first:
-            view = self.views.get(owner.id)
-            self._heeded = view is not None and view.known and self._is_news(view) and self._look(view)
-        return self._heeded
-
-    def unused(self, used_by: Sequence[Mapping[Owner, Segment]], now: float) -> Floats:
-        """The probability that no workflow that has used a block does so again within each horizon; a row for each block.
-
-        Args:
-            used_by: who has used each block, with what it knows of it.
+            users: the workflows that have used each block, each with its segment that holds the block.
             now: seconds.
-        """
-        blocks = dict[str, tuple[list[int], list[Segment]]]()  # of each workflow
-        for block, owners in enumerate(used_by):
-            for owner, segment in owners.items():
-                known = blocks.get(owner.id)
-                if known is None:
-                    blocks[owner.id] = [block], [segment]
-                else:
-                    known[0].append(block)
-                    known[1].append(segment)
-        rows, parts = list[list[int]](), list[Floats]()
-        for workflow in sorted(blocks):  # in one order, so that rounding does not depend on which blocks are asked for together
-            numbers, segments = blocks[workflow]
-            own = self._unused_by(workflow, segments, now)
-            if own is not None:
-                rows.append(numbers)
-                parts.append(own)
-        return _product(len(used_by), rows, parts)
 
-    def view(self, workflow: str, now: float) -> WorkflowOutlook | None:
-        """The outlook on one active workflow."""
-        view = self.views.get(workflow)
-        if view is None:
-            return None
-        if not view.known or (view.forecast is not view.owners[0].forecast and self._is_news(view)):
-            self._look(view)
-        if view.seen_at < 0.0 or now - view.seen_at > self._stale_after(view, now):
-            view.arrival, view.unused = self.timing.arrival(view.agent, view.running > 0, now - view.since), None
-            view.seen_at = now
-        if view.unused is None:
-            assert view.chances is not None
-            assert view.arrival is not None
-            view.unused = 1.0 - view.chances @ view.arrival
-            self._remind(view)
-        return view
+        Returns:
+            Shape (blocks, horizons).
+        """
+        asked = dict[str, list[tuple[int, Segment]]]()  # blocks of each workflow
+        for block, segments in enumerate(users):
+            for workflow, segment in segments.items():
+                asked.setdefault(workflow.id, []).append((block, segment))
+        # In one order, so that rounding does not depend on which blocks are asked about together.
+        outlooks = [self.workflows[name] for name in sorted(asked) if name in self.workflows]
+        for outlook in outlooks:
+            if any(segment not in outlook.rows for _, segment in asked[outlook.id]):
+                outlook.current = False
+        self.refresh(outlooks, now)
+        tables, start = [_FIRST_ROWS], len(_FIRST_ROWS)
+        rows = [list[int]() for _ in users]
+        for outlook in outlooks:
+            for block, segment in asked[outlook.id]:
+                rows[block].append(_CERTAIN if segment in outlook.queued else start + outlook.rows[segment])
+            assert outlook.unused is not None
+            tables.append(outlook.unused)
+            start += len(outlook.unused)
+        return _products(np.concatenate(tables), rows)
+
+    def refresh(self, outlooks: Sequence[WorkflowOutlook], now: float) -> None:
+        """Brings `unused` of some workflows up to date, as far as it is out of date."""
+        stale = []
+        for outlook in outlooks:
+            if not outlook.current or (outlook.forecast is not outlook.users[0].forecast and self._is_news(outlook)):
+                self.predict(outlook)
+            if outlook.unused_at < 0.0 or now - outlook.unused_at > self._fresh_s(outlook, now):
+                stale.append(outlook)
+        if stale:
+            phases = [Phase(outlook.agent, outlook.running > 0, now - outlook.since) for outlook in stale]
+            for outlook, arrival in zip(stale, self.timing.arrival(phases), strict=True):
+                outlook.arrival, outlook.unused, outlook.unused_at = arrival, None, now
+        for outlook in outlooks:
+            if outlook.unused is None:
+                self._update(outlook)
 
     def starts_per_second(self, now: float) -> float:
-        """Rate at which workflows have begun of late."""
+        """Rate at which workflows have begun lately."""
         if len(self._starts) < 2:
             return 0.0
         return len(self._starts) / max(now - self._starts[0], 1.0)
 
-    def _is_news(self, view: WorkflowOutlook) -> bool:
-        """Whether the latest forecast says something of the next step that is worth a new look."""
-        forecast = view.owners[0].forecast
-        if forecast is None or forecast.step != view.record.steps[-1].number or self.trust.share < _HEEDED:
+    # --- inside ---
+
+    def _score(self, outlook: WorkflowOutlook, agent: str) -> None:
+        """The next event of a workflow has come: counts how well model and forecast had predicted it."""
+        if outlook.current and outlook.predicted and outlook.agents:
+            self.trust.score(agent, outlook.agents, outlook.predicted)
+
+    def _is_news(self, outlook: WorkflowOutlook) -> bool:
+        """Whether the latest forecast says something new of the next step that is worth a new look."""
+        forecast = outlook.users[0].forecast
+        if forecast is None or forecast.step != outlook.record.steps[-1].number or self.trust.share < _SHARE_MIN:
             return False
-        before = view.forecast
+        before = outlook.forecast
         return before is None or before.step != forecast.step or before.steps[:1] != forecast.steps[:1]
 
-    def _unused_by(self, workflow: str, segments: Sequence[Segment], now: float) -> Floats | None:
-        """The probability that a workflow does not use some of its segments again within each horizon; None: it has ended."""
-        view = self.view(workflow, now)
-        if view is None:
-            return None
-        if any(segment not in view.places for segment in segments):
-            view.known = False
-            self.view(workflow, now)
-        assert view.unused is not None
-        found: Floats = view.unused.take([view.places[segment] for segment in segments], axis=0)
-        if view.queued:
-            found[[segment in view.queued for segment in segments]] = 0.0  # at once
-        return found
+    def predict(self, outlook: WorkflowOutlook) -> bool:
+        return outlook.predict(self.model, self.trust.share)
 
-    def _look(self, view: WorkflowOutlook) -> bool:
-        return view.look(self.model, self.trust.share)
+    def _update(self, outlook: WorkflowOutlook) -> None:
+        assert outlook.probability is not None
+        assert outlook.arrival is not None
+        outlook.unused = _ONE - outlook.probability.dot(outlook.arrival)
+        self._updates += 1
+        outlook.update = self._updates
+        heapq.heappush(self._deadlines, (outlook.unused_at - 0.4 * outlook.since, outlook.update, outlook))
 
     def _find_due(self, now: float) -> None:
-        # From twice the time in which it gets stale, see `_stale_after`: now - seen_at > unit + .4 (now - since). The heap is
-        # ordered by what is of the workflow in this, so that the order holds whatever becomes of the unit.
+        # A workflow is due after twice the time in which it gets stale, see `_fresh_s`: when now - unused_at exceeds
+        # unit + 0.4 (now - since). The heap is ordered by the workflow's part of this, so that the order holds whatever becomes
+        # of the unit.
         self.due = []
         while self._deadlines and self._deadlines[0][0] < 0.6 * now - self.timing.unit:
-            _, seen, view = heapq.heappop(self._deadlines)
-            if view.seen == seen and view.seen_at >= 0.0 and self.views.get(view.owners[0].id) is view:
-                self.due.append(view.owners[0].id)
+            _, update, outlook = heapq.heappop(self._deadlines)
+            if outlook.update == update and outlook.unused_at >= 0.0 and self.workflows.get(outlook.id) is outlook:
+                self.due.append(outlook.id)
 
-    def _remind(self, view: WorkflowOutlook) -> None:
-        self._seen += 1
-        view.seen = self._seen
-        heapq.heappush(self._deadlines, (view.seen_at - 0.4 * view.since, view.seen, view))
-
-    def _stale_after(self, view: WorkflowOutlook, now: float) -> float:
-        """Seconds after which what is expected has changed with time: ever longer, as a pause that has lasted goes on."""
-        return 0.5 * self.timing.unit + 0.2 * (now - view.since)
+    def _fresh_s(self, outlook: WorkflowOutlook, now: float) -> float:
+        """Seconds for which `unused` holds: ever longer, as a pause or a step that has lasted goes on."""
+        return 0.5 * self.timing.unit + 0.2 * (now - outlook.since)
 
 
-def _product(number: int, rows: Sequence[list[int]], parts: Sequence[Floats]) -> Floats:
-    """Multiplies parts of a table of ones with so many rows, given which rows each part is of."""
-    if len(parts) == 1 and len(rows[0]) == number:
-        return parts[0]
-    found = np.ones((number, len(HORIZONS)))
-    places = list(chain.from_iterable(rows))
-    if parts and len(set(places)) == len(places):
-        found[places] = np.concatenate(parts)
-        return found
-    for own, part in zip(rows, parts, strict=True):
-        found[own] *= part
-    return found
+def _products(table: Floats, rows: Sequence[Sequence[int]]) -> Floats:
+    """For each list of rows, their product, in its order. Rows _CERTAIN and _NEVER must be the table's first."""
+    flat = [each or (_NEVER,) for each in rows]
+    factors: Floats = table.take(list(chain.from_iterable(flat)), axis=0)
+    if len(factors) == len(flat):
+        return factors
+    starts = list(accumulate(map(len, flat[:-1]), initial=0))
+    products: Floats = np.multiply.reduceat(factors, starts, axis=0)
+    return products

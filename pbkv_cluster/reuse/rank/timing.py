@@ -1,10 +1,12 @@
-"""When: how long workflows pause behind an agent's steps, how long these run, and so how soon the next steps come."""
+"""How long workflows pause after an agent's steps, how long these steps run, and so how soon the next steps begin."""
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,13 +16,13 @@ HORIZONS = np.array([0.5, 1, 2, 4, 8, 15, 25, 40, 60, 90, 140, 220, 360, 600])  
 LAST_HORIZON = float(HORIZONS[-1])
 
 _KEPT = 200
-_ENOUGH = 8  # durations of one agent; with fewer it is taken to be like all
+_ENOUGH = 8  # durations of one agent; with fewer, those of all agents are used
 _MOST_AGENTS = 1024  # some applications invent agents for each task
 _PRIOR = 2.0  # pseudo-observations of an exponential rest
 _TYPICAL_S = 28.0
-_LATER = 0.8  # of a mean cycle: how much later each further step is taken to come
-_BETWEEN = np.append(BIN_STARTS[1:] - 1, 30)
-_STEPS = (BIN_STARTS + _BETWEEN) / 2  # middle of each bin
+_LATER = 0.8  # of a mean cycle: how much later each further step is taken to begin
+_BIN_STOPS = np.append(BIN_STARTS[1:] - 1, 30)
+_MIDDLES = (BIN_STARTS + _BIN_STOPS) / 2  # middle of each bin, in steps
 
 
 class Durations:
@@ -30,7 +32,7 @@ class Durations:
         self._latest: deque[float] = deque()
         self._sorted: list[float] = []
         self._sum = 0.0
-        self._array: Floats | None = None
+        self._array: Floats | None = None  # of `_sorted`, made when it is needed
 
     def __len__(self) -> int:
         return len(self._latest)
@@ -40,6 +42,7 @@ class Durations:
         return self._sum / len(self._latest)
 
     def add(self, seconds: float) -> None:
+        """Adds a duration; the oldest is forgotten if there are too many."""
         self._latest.append(seconds)
         insort(self._sorted, seconds)
         self._sum += seconds
@@ -49,22 +52,31 @@ class Durations:
             self._sum -= oldest
         self._array = None
 
-    def over_within(self, seconds: Floats, elapsed: float) -> Floats:
-        """Probability that what has lasted `elapsed` seconds is over within each of `seconds` more."""
+    def end_probability(self, seconds: Floats, elapsed: Floats | float) -> Floats:
+        """Probability that what has lasted `elapsed` seconds ends within `seconds` more; 0 where these are negative."""
         if self._array is None:
             self._array = np.array(self._sorted)
-        over = bisect_right(self._sorted, elapsed)
         more = np.maximum(seconds, 0.0)
-        rest = np.expm1(more / -max(elapsed, self.mean, 0.1))  # less than 0
-        within = self._array.searchsorted(elapsed + more, side="right") - over
-        chances: Floats = (within - _PRIOR * rest) / (len(self._sorted) - over + _PRIOR)
-        return chances
+        ended = self._array.searchsorted(elapsed, side="right")
+        rest = np.expm1(more / -np.maximum(elapsed, max(self.mean, 0.1)))  # below 0
+        within = self._array.searchsorted(elapsed + more, side="right") - ended
+        rest *= _PRIOR
+        probability: Floats = (within - rest) / (len(self._sorted) - ended + _PRIOR)
+        return probability
+
+
+class Phase(NamedTuple):
+    """Where a workflow is: in its latest step, or in the pause after it."""
+
+    agent: str  # of that step
+    running: bool  # the step runs; else the workflow pauses
+    elapsed: float  # seconds that this has lasted
 
 
 class Timing:
-    """Pauses and durations of steps, by agent and of all.
+    """Pauses and durations of steps, by agent and of all agents.
 
-    Horizons are in units that suit the workflows at hand: seconds where a step and the pause behind it take some half a minute
+    Horizons are in units that suit the workflows: a second where a step and the pause after it take some half a minute
     together, and a power of 4 more or less of it where they take much longer or shorter.
     """
 
@@ -77,40 +89,47 @@ class Timing:
         self._set_cycle()
 
     def _set_cycle(self) -> None:
-        # Attributes: both are asked for at each look at a node.
+        # Attributes: both are read whenever a node is ranked.
         self.cycle = max(self._pauses.mean + self._runs.mean, 1e-6)  # mean seconds from one step of a workflow to the next
         self.unit = float(4.0 ** round(math.log(self.cycle / _TYPICAL_S, 4.0)))  # seconds
+        self._later = _LATER * self.cycle * (_MIDDLES - 1.0)  # seconds from the next step to the one in each bin's middle
 
-    def paused(self, agent: str, seconds: float) -> None:
-        """A pause behind an agent's step has ended."""
+    def add_pause(self, agent: str, seconds: float) -> None:
+        """A pause after an agent's step has ended."""
         self._pauses.add(seconds)
         _add(self._pauses_after, agent, seconds)
         self._set_cycle()
 
-    def ran(self, agent: str, seconds: float) -> None:
+    def add_run(self, agent: str, seconds: float) -> None:
         """A step of an agent has ended."""
         self._runs.add(seconds)
         _add(self._runs_of, agent, seconds)
         self._set_cycle()
 
-    def arrival(self, agent: str, running: bool, elapsed: float) -> Floats:
-        """How soon a workflow's coming steps begin.
-
-        Args:
-            agent: of its latest step.
-            running: that step runs; else the workflow pauses behind it.
-            elapsed: for so many seconds.
+    def arrival(self, phases: Sequence[Phase]) -> Floats:
+        """How soon the next steps of some workflows begin.
 
         Returns:
-            Shape (bins, horizons): the probability that the step in the middle of each bin has begun by each horizon.
+            Shape (workflows, bins, horizons): the probability that the step in the middle of a bin has begun by a horizon.
         """
-        pauses = _of(self._pauses_after, agent, self._pauses)
-        wait = 0.0
-        if running:
-            mean = _of(self._runs_of, agent, self._runs).mean
-            wait, elapsed = max(mean - elapsed, 0.2 * mean), 0.0
-        later = wait + _LATER * self.cycle * (_STEPS - 1.0)
-        return pauses.over_within(HORIZONS * self.unit - later[:, None], elapsed)
+        horizons = HORIZONS * self.unit
+        groups = dict[tuple[bool, str], list[int]]()  # by what the durations depend on
+        for number, (agent, running, _) in enumerate(phases):
+            groups.setdefault((running, agent), []).append(number)
+        found = np.empty((len(phases), len(BIN_STARTS), len(HORIZONS)))
+        for (running, agent), numbers in groups.items():
+            pauses = _of(self._pauses_after, agent, self._pauses)
+            elapsed = np.array([phases[number].elapsed for number in numbers])
+            if running:
+                mean = _of(self._runs_of, agent, self._runs).mean
+                later = np.maximum(mean - elapsed, 0.2 * mean)[:, None] + self._later
+                own = pauses.end_probability(horizons - later[:, :, None], 0.0)
+            else:
+                own = pauses.end_probability(horizons - self._later[:, None], elapsed[:, None, None])
+            if len(groups) == 1:
+                return own
+            found[numbers] = own
+        return found
 
 
 def _add(each: dict[str, Durations], agent: str, seconds: float) -> None:
@@ -118,7 +137,7 @@ def _add(each: dict[str, Durations], agent: str, seconds: float) -> None:
     durations.add(seconds)
     each[agent] = durations
     if len(each) > _MOST_AGENTS:
-        del each[next(iter(each))]  # the one that was longest unseen
+        del each[next(iter(each))]  # the one whose last duration is oldest
 
 
 def _of(each: dict[str, Durations], agent: str, together: Durations) -> Durations:

@@ -1,97 +1,117 @@
-"""What is expected of one active workflow."""
+"""The outlook on one active workflow: when it uses each of its segments again."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
 
-from pbkv_cluster.reuse.model.features import Likeliest
+from pbkv_cluster.reuse.model.features import TopEvents
 from pbkv_cluster.reuse.model.hazard import Floats
 from pbkv_cluster.reuse.rank.forecast_blend import Agents, of_forecast
-from pbkv_cluster.reuse.rank.next_use import NextUse
+from pbkv_cluster.reuse.rank.next_use import NextEvents, NextUse
 from pbkv_cluster.reuse.record.segment import Segment
 from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
 
 if TYPE_CHECKING:
-    from pbkv_cluster.cache.tree.node import Owner
     from pbkv_cluster.core.forecasts.forecast import Forecast
     from pbkv_cluster.reuse.model.access_model import AccessModel
 
 
+class ActiveWorkflow(Protocol):
+    """A workflow as some cache sees it."""
+
+    id: str
+    record: WorkflowRecord
+    forecast: Forecast | None  # the latest
+
+    def segments(self) -> Iterable[Segment]:
+        """The segments that the cache may ask about, in an order that does not depend on memory addresses."""
+
+
 class WorkflowOutlook:
-    """One workflow."""
+    """Next-use probabilities of one workflow. A step that begins or ends makes them stale, and so does time."""
 
     __slots__ = (
         "agent",
         "agents",
         "arrival",
-        "chances",
-        "expected",
+        "current",
         "forecast",
-        "foretold",
-        "known",
-        "owners",
-        "places",
+        "id",
+        "next_events",
+        "next_use",
+        "predicted",
+        "probability",
         "queued",
         "record",
+        "rows",
         "running",
-        "seen",
-        "seen_at",
         "since",
-        "standing",
+        "top",
         "unused",
+        "unused_at",
+        "update",
+        "users",
     )
 
-    def __init__(self, owner: Owner) -> None:
-        self.owners = [owner]  # the workflow in the cache, and in shadows of it
-        self.record: WorkflowRecord = owner.record
+    def __init__(self, workflow: ActiveWorkflow) -> None:
+        self.id = workflow.id
+        self.record = workflow.record
+        self.users = [workflow]  # the workflow in the cache, and in shadows of the cache
         self.running = 0  # steps
-        self.since = 0.0  # when the step that began last began, or, if none runs, when the last ended
-        self.agent = ""
-        self.known = False  # `chances` are those of the present state
-        self.forecast: Forecast | None = None  # that they rest on
-        self.agents: Agents = {}  # next agent by the model
-        self.foretold: Agents = {}  # by the forecast
+        self.since = 0.0  # when the latest step began or, if none runs, when the last one ended
+        self.agent = ""  # of the latest step
         self.queued: frozenset[Segment] = frozenset()  # that a step uses as soon as it is admitted
-        self.standing: NextUse | None = None  # of the present state, or of an older one that no longer holds
-        self.places: dict[Segment, int] = {}  # rows of `chances` and `unused`
-        self.expected: Likeliest | None = None  # that `chances` rest on
-        self.chances: Floats | None = None  # of the next use in each bin
-        self.arrival: Floats | None = None  # see `Timing.arrival`
+        self.current = False  # `probability` is that of the present state
+        self.forecast: Forecast | None = None  # that `probability` rests on
+        self.agents: Agents = {}  # next agent by the model
+        self.predicted: Agents = {}  # next agent by the forecast
+        self.next_events: NextEvents | None = None  # may no longer be valid
+        self.next_use: NextUse | None = None  # may no longer be valid
+        self.rows: dict[Segment, int] = {}  # rows of `probability` and `unused`
+        self.top: TopEvents | None = None  # that `probability` rests on
+        self.probability: Floats | None = None  # of the next use in each bin, see `NextUse.probability`
+        self.arrival: Floats | None = None  # of the step in each bin by each horizon, see `Timing.arrival`
         self.unused: Floats | None = None  # probability that each segment is not used again within each horizon
-        self.seen_at = -1.0  # time that `arrival` is of
-        self.seen = 0  # number of that look
+        self.unused_at = -1.0  # time of `arrival` and `unused`; below 0: neither is of the present state
+        self.update = 0  # number of the latest change of `unused`
 
     @property
     def step(self) -> int:
         """Position of the latest step."""
         return len(self.record.steps) - 1
 
-    def look(self, model: AccessModel, share: float) -> bool:
-        """Finds the chances of the present state under the latest forecast. Returns whether they may be others than before.
+    def predict(self, model: AccessModel, share: float) -> bool:
+        """Computes `probability` for the present state and the latest forecast. Returns whether it may have changed.
 
         Args:
             model: what has been learnt.
-            share: of the forecast in what is expected next.
+            share: weight of the forecast among next events.
         """
-        standing, self.forecast = self.standing, self.owners[0].forecast
-        stays = self.known and standing is not None and standing.holds()
-        if standing is None or not stays:
-            self.places = self._segments()
-            standing = self.standing = NextUse(model, self.record, list(self.places))
-        self.agents, self.foretold = standing.agents, {}
+        use, events, self.forecast = self.next_use, self.next_events, self.users[0].forecast
+        kept = self.current and use is not None and use.valid
+        if use is None or not kept:
+            self.rows = self._rows()
+            use = self.next_use = NextUse(model, self.record, list(self.rows))
+        if events is None or not events.valid:
+            events = self.next_events = NextEvents(model, self.record)
+        self.agents, self.predicted = events.agents, {}
         if self.forecast is not None and self.forecast.step == self.record.steps[-1].number:  # else it is of another step
-            self.foretold = of_forecast(self.forecast)
-        self.known = True
-        expected = standing.likeliest(self.foretold, share)
-        if stays and expected == self.expected:
+            self.predicted = of_forecast(self.forecast)
+        self.current = True
+        top = events.top(self.predicted, share)
+        if kept and top == self.top:
             return False
-        self.expected, self.chances, self.unused = expected, standing.chances(expected), None
+        self.top, self.probability, self.unused = top, use.probability(top), None
         return True
 
-    def _segments(self) -> dict[Segment, int]:
-        """All that a cache may ask for, numbered."""
+    def step_changed(self) -> None:
+        """A step has begun or ended: nothing is of the present state any more."""
+        self.current, self.unused_at = False, -1.0
+
+    def _rows(self) -> dict[Segment, int]:
         found: dict[Segment, int] = {}
-        for owner in self.owners:
-            for node in owner.nodes:
-                found.setdefault(node.owners[owner], len(found))
+        for user in self.users:
+            for segment in user.segments():
+                found.setdefault(segment, len(found))
         return found

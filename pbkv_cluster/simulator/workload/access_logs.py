@@ -1,4 +1,4 @@
-"""Access logs of recorded workflows, as a worker would write them: what the access model is trained on."""
+"""Access logs of recorded workflows, as a worker would write them, to train the access model on."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,23 +10,23 @@ from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
 from pbkv_cluster.simulator.workload.events import VOCAB
 from pbkv_cluster.simulator.workload.prompts import PromptBuilder
 
-_CATALOG_BLOCKS = 1 << 20
+_POPULARITY_BLOCKS = 1 << 20
 
 
 def access_logs(workflows: Iterable[TraceWorkflow]) -> Iterator[list[StepLog]]:
     """The log of each workflow, one after the other. Times are those of the trace, as far as it has any."""
-    catalog, builder = PrefixPopularity(_CATALOG_BLOCKS), PromptBuilder(VOCAB)
+    popularity, builder = PrefixPopularity(_POPULARITY_BLOCKS), PromptBuilder(VOCAB)
     for workflow in workflows:
-        history, now = WorkflowRecord(), 0.0
+        record, now = WorkflowRecord(), 0.0
         for number, step in enumerate(workflow.steps):
             prompt, output = builder.prompt(step), builder.output(step)
             blocks = count(prompt) // BLOCK_TOKENS
-            position = history.begin(number, step.agent, prompt, blocks, now, catalog)
+            position = record.begin(number, step.agent, prompt, blocks, now, popularity)
             computed = prompt + output[:-TOKEN_BYTES]  # the KV of the last token is never computed
             full = count(computed) // BLOCK_TOKENS
             if full > blocks:
                 size = BLOCK_TOKENS * TOKEN_BYTES
-                history.write(position, computed[blocks * size : full * size])
-            history.end(position, now)
+                record.write(position, computed[blocks * size : full * size])
+            record.end(position, now)
             now += step.pause_s
-        yield history.steps
+        yield record.steps
