@@ -93,7 +93,7 @@ class Node:
         self.parent = parent
         self.blocks = len(tokens) // BLOCK_BYTES
         self.children: dict[bytes, Node] = {}  # by the tokens of their first block
-        self.held_children = [0] * (tiers - 1)  # children with blocks in that tier or a faster one; of the last tier: all
+        self.held_children = [0] * tiers  # children of which each tier, or a faster one, holds blocks
         self.slots: list[Slots] = [NO_SLOTS] * tiers
         self.held = [0] * tiers  # blocks that each tier holds
         self.refs = 0  # running sequences whose path passes through this node
