@@ -66,23 +66,23 @@ class EvictionQueue:
 
     def first(self) -> tuple[Node, Rank] | None:
         """The next victim, still queued, or None."""
-        while self._heap:
-            rank, _, version, node = self._heap[0]
-            if self._valid(version, node):
+        heap, number = self._heap, self._number
+        while heap:
+            rank, _, version, node = heap[0]
+            if version == node.versions[number] and self._is_candidate(node, self.tier):
                 return node, rank
-            heapq.heappop(self._heap)
+            heapq.heappop(heap)
         return None
 
     def entries(self) -> Iterator[tuple[Node, Rank]]:
         """Every candidate and the rank that it was last given, in no order. Slow: for tests."""
-        return ((node, rank) for rank, _, version, node in self._heap if self._valid(version, node))
+        for rank, _, version, node in self._heap:
+            if version == node.versions[self._number] and self._is_candidate(node, self.tier):
+                yield node, rank
 
     def _tidy(self) -> None:
         if len(self._heap) > 2 * self._live + _SLACK:
             self._rebuild()
-
-    def _valid(self, version: int, node: Node) -> bool:
-        return version == node.versions[self._number] and self._is_candidate(node, self.tier)
 
     def _rebuild(self) -> None:
         number = self._number  # most entries are stale: their versions are compared first, since that needs no call

@@ -51,14 +51,15 @@ class Evictor:
         else:
             held = node.slots[tier.index]
             blocks = [block for block in range(node.blocks) if held[block] != ABSENT][-wanted:]
-        if tier.codes.evict:
-            self.decisions[tier.codes.evict[node.retired]] += len(blocks)
-        homeless = self._demote(tier, node, blocks)
+        codes = tier.codes
+        if codes.evict:
+            self.decisions[codes.evict[node.retired]] += len(blocks)
+        homeless = blocks if tier.slower is None else self._demote(tier, tier.slower, node, blocks)
         stop = blocks[-1] + 1
         slots = self._tree.unplace(node, tier.index, blocks[0], stop)
         self._announce(node, blocks[0], homeless[0] if homeless else stop)
         if homeless:
-            self.decisions[tier.codes.drop[node.retired]] += len(homeless)
+            self.decisions[codes.drop[node.retired]] += len(homeless)
             self._cut(node, homeless[0])
         self._settle(node)
         return slots
@@ -75,15 +76,12 @@ class Evictor:
         self._settle(node)
         return slots
 
-    def _demote(self, tier: CacheTier, node: Node, blocks: Sequence[int]) -> Sequence[int]:
+    def _demote(self, tier: CacheTier, slower: CacheTier, node: Node, blocks: Sequence[int]) -> Sequence[int]:
         """Plans copies to the slower tier of blocks that no slower tier holds yet, where that is worth it.
 
         Returns:
             The blocks that no slower tier holds or will hold.
         """
-        slower = tier.slower
-        if slower is None:
-            return blocks
         homeless = self._last_copies(tier, node, blocks)
         if slower.pool.room < len(homeless):
             self._make_room(slower, node, homeless)

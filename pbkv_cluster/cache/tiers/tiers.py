@@ -115,7 +115,8 @@ class Tiers:
                 break
             evicted.extend(self._evictor.evict(self.gpu, found[0], missing))
             missing = wanted - len(evicted)
-        self._evictor.submit_demotions(self.gpu)
+        if self.gpu.demotions:
+            self._evictor.submit_demotions(self.gpu)
         self.gpu.pool.release(evicted)  # not sooner: only now do the transfers that read them hold them back
         if by_lru:
             self.evicted_by_lru += len(evicted)

@@ -139,9 +139,13 @@ class Node:
     def place(self, tier: int, start: int, slots: Slots) -> None:
         """Notes that a tier holds the blocks from `start` on in `slots`; it must not hold any of them yet."""
         own = self.slots[tier]
-        if not own:
+        if own:
+            own[start : start + len(slots)] = slots
+        elif len(slots) == self.blocks:
+            self.slots[tier] = slots[:]
+        else:
             own = self.slots[tier] = _ONE_ABSENT * self.blocks
-        own[start : start + len(slots)] = slots
+            own[start : start + len(slots)] = slots
         self.held[tier] += len(slots)
 
     def remove(self, tier: int, start: int, stop: int) -> Slots:
@@ -150,7 +154,7 @@ class Node:
         if not own:
             return new_slots()
         removed = own[start:stop]
-        if ABSENT in removed:
+        if self.held[tier] < self.blocks and ABSENT in removed:
             removed = new_slots(slot for slot in removed if slot != ABSENT)
         self.held[tier] -= len(removed)
         if self.held[tier] == 0:
@@ -184,8 +188,11 @@ class Node:
         if tier == GPU:
             return 0
         on_gpu = self.held[GPU]
-        copies = self.slots[tier][:on_gpu]
-        number = len(copies) - copies.count(ABSENT)
+        if self.held[tier] == self.blocks:
+            number = on_gpu
+        else:
+            copies = self.slots[tier][:on_gpu]
+            number = len(copies) - copies.count(ABSENT)
         if tier > 1:
             number += sum(self.is_copy(tier, block) for block in range(on_gpu, self.blocks))
         return number
