@@ -11,6 +11,6 @@
 6. `sequence/handle` and `sequence/block_table`: what the step gets, and goes on with while it runs.
 7. `sequence/commit`: blocks that have been computed enter the tree.
 
-Around these: `observer` and `guard/` compare the policy with LRU in shadows of the cache; `tiers/announcements` tells
-a listener which tiers hold each block; `integrity` checks everything, for tests.
+Around these: `observer` and `guard/` compare the policy with LRU in shadows of the cache; `tiers/announcements` tells a
+listener which tiers hold each block; `integrity` checks everything, for tests.
 """

@@ -47,7 +47,11 @@ class EvictionQueue:
     def offer(self, node: Node) -> None:
         """Ranks a node anew, if it is a candidate; its older entry no longer counts."""
         if self._is_candidate(node, self.tier):
-            self._push(node, self.rank(node))
+            number, rank = self._number, self.rank(node)
+            node.versions[number] = version = node.versions[number] + 1
+            self._pushed += 1
+            heapq.heappush(self._heap, (rank, self._pushed, version, node))
+            self._tidy()
 
     def offer_all(self, nodes: Iterable[Node], ranks: Callable[[Sequence[Node]], Iterable[Rank]]) -> None:
         """Ranks several nodes anew, as `offer` does, but computes their ranks together."""
@@ -62,29 +66,23 @@ class EvictionQueue:
 
     def first(self) -> tuple[Node, Rank] | None:
         """The next victim, still queued, or None."""
-        while self._heap:
-            rank, _, version, node = self._heap[0]
-            if self._valid(version, node):
+        heap, number = self._heap, self._number
+        while heap:
+            rank, _, version, node = heap[0]
+            if version == node.versions[number] and self._is_candidate(node, self.tier):
                 return node, rank
-            heapq.heappop(self._heap)
+            heapq.heappop(heap)
         return None
 
     def entries(self) -> Iterator[tuple[Node, Rank]]:
         """Every candidate and the rank that it was last given, in no order. Slow: for tests."""
-        return ((node, rank) for rank, _, version, node in self._heap if self._valid(version, node))
-
-    def _push(self, node: Node, rank: Rank) -> None:
-        node.versions[self._number] = version = node.versions[self._number] + 1
-        self._pushed += 1
-        heapq.heappush(self._heap, (rank, self._pushed, version, node))
-        self._tidy()
+        for rank, _, version, node in self._heap:
+            if version == node.versions[self._number] and self._is_candidate(node, self.tier):
+                yield node, rank
 
     def _tidy(self) -> None:
         if len(self._heap) > 2 * self._live + _SLACK:
             self._rebuild()
-
-    def _valid(self, version: int, node: Node) -> bool:
-        return version == node.versions[self._number] and self._is_candidate(node, self.tier)
 
     def _rebuild(self) -> None:
         number = self._number  # most entries are stale: their versions are compared first, since that needs no call

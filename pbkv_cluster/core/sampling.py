@@ -3,6 +3,7 @@
 import secrets
 from dataclasses import dataclass
 
+from pbkv_cluster.core import checks
 from pbkv_cluster.core.errors import InvalidArgument
 
 MAX_STOP_STRINGS = 16
@@ -28,8 +29,7 @@ class SamplingParams:
             raise InvalidArgument("sampling.max_tokens", f"must be at least 1 and fit in 31 bits, got {self.max_tokens}")
         if not 0.0 <= self.temperature <= 100.0:
             raise InvalidArgument("sampling.temperature", f"must be between 0 and 100, got {self.temperature}")
-        if not 0.0 < self.top_p <= 1.0:
-            raise InvalidArgument("sampling.top_p", f"must be above 0 and at most 1, got {self.top_p}")
+        checks.share("sampling.top_p", self.top_p)
         if not 0 <= self.seed < 2**64:
             raise InvalidArgument("sampling.seed", f"must fit in 64 bits without a sign, got {self.seed}")
         if len(self.stop) > MAX_STOP_STRINGS:

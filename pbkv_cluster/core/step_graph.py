@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pbkv_cluster.core import checks
 from pbkv_cluster.core.errors import InvalidArgument
 
 MAX_NODES = 256
@@ -47,8 +48,7 @@ class StepGraph:
         known: set[str] = set()
         for position, node in enumerate(self.nodes):
             field = f"step_graph.nodes[{position}].agent_id"
-            if not node.agent:
-                raise InvalidArgument(field, "must not be empty")
+            checks.not_empty(field, node.agent)
             if node.agent in known:
                 raise InvalidArgument(field, f"{node.agent!r} is there already: one node an agent")
             known.add(node.agent)

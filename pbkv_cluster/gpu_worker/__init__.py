@@ -1,6 +1,6 @@
 """A GPU worker: engine, scheduler, model and KV memory of one device. It runs without Ray and Redis installed.
 
-`server.Worker` puts it together. A step passes these files:
+`server.WorkerServer` puts it together. A step passes these files:
 
 1. `servicer`: the wire. `engine/engine_thread`: carries calls and outputs between the event loop and the engine's thread.
 2. `engine/engine`: checks the request, and turns it into an `engine/sequence`.
@@ -9,6 +9,6 @@
 5. `kv/transfer_engine`: copies blocks between GPU and host memory, as the cache decides; `kv/arena_region`: that host memory.
 6. `engine/sampler`: the next token. `engine/text_stream`: its text, without what may become a stop string.
 
-Around these: `model/loading` (weights and namespace), `model/hidden_state` (what events tell the predictor of a prompt),
-`predictor_link/` (forecasts in, access logs out).
+Around these: `model/loading` (weights and namespace), `model/hidden_state` (a summary of the prompt for the predictor),
+`predictor_link/` (forecasts and model updates in, access logs out).
 """

@@ -106,7 +106,8 @@ class ServiceLink:
         self._purpose = purpose
         self._backoff = backoff or Backoff()
         self._lookup_interval_s = lookup_interval_s
-        self._failures = 0  # attempts in a row without an answer
+        self._failures = 0  # attempts in a row that were lost, or lost soon after they had connected
+        self._connected_at = 0.0  # on the event loop's clock
         self._finishing = asyncio.Event()
         self._stopped = asyncio.Event()
         self._stopped.set()
@@ -114,6 +115,7 @@ class ServiceLink:
 
     @property
     def state(self) -> LinkState:
+        """What the link is doing now."""
         return self._state
 
     @property
@@ -124,7 +126,7 @@ class ServiceLink:
     def connected(self) -> None:
         """The exchange reports that the service has answered."""
         if not self.is_connected:
-            self._failures = 0
+            self._connected_at = asyncio.get_running_loop().time()
             self._state = LinkState(Phase.CONNECTED, self._state.address)
             log.info("%s: connected to the %s at %s", self._purpose, self._name, self._state.address)
 
@@ -204,7 +206,7 @@ class ServiceLink:
         return running.result()
 
     async def _new_address(self, address: str) -> str | None:
-        """Where the service has moved to; None if it has not, or nobody knows."""
+        """Where the service has moved to; None if it has not, or if that is unknown."""
         try:
             present = await self._services.service_address(self._name)
         except Unavailable:
@@ -214,5 +216,7 @@ class ServiceLink:
     def _lost(self, error: PbkvError) -> None:
         if self.is_connected:
             log.warning("%s: lost the %s at %s: %s", self._purpose, self._name, self._state.address, error)
+            if asyncio.get_running_loop().time() - self._connected_at >= self._backoff.most_s:
+                self._failures = 0
         self._failures += 1
         self._state = LinkState(Phase.SEARCHING, problem=str(error))

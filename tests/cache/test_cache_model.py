@@ -257,6 +257,7 @@ CAPACITIES = [
     {Tier.GPU: 40, Tier.HOST: 80},
     {Tier.GPU: 24, Tier.HOST: 10, Tier.DISK: 20},
     {Tier.GPU: 24, Tier.HOST: 20, Tier.DISK: 80},
+    {Tier.GPU: 24, Tier.HOST: 0, Tier.DISK: 20},
 ]
 
 

@@ -236,6 +236,22 @@ def test_what_was_bad_may_become_good() -> None:
     steps.cache.check_integrity()
 
 
+def test_the_way_back_opens_once_the_shadow_of_the_policy_has_been_full() -> None:
+    steps = play(named(Informed))
+    guard = guard_of(steps)
+    guard.fall_back()
+    waited = 0
+    for prompt in hot_and_cold(1, 3000):
+        full = guard.shadows[1].has_evicted
+        steps.run(prompt, pack([0]), "w", AGENTS[0])
+        if not seen(steps).lru_active:
+            break
+        waited += not full
+    assert full
+    assert waited > 10
+    assert not seen(steps).lru_active
+
+
 def test_a_preempted_step_counts_once() -> None:
     steps = player("pbkv-paper", 40)
     prompt = pack(range(65))

@@ -150,10 +150,7 @@ def test_its_shadow_hits_what_it_would_alone(seed: int, blocks: int) -> None:
         random_steps(cache, seed, 80)
     for guarded, tolerance in (
         (following, 0.0),  # a guard that does not fall back changes nothing
-        (
-            fallen,
-            0.1,
-        ),  # an outlook is updated when cache or shadow ask for it, so both see the effects of time at other moments
+        (fallen, 0.1),  # cache and shadow share outlooks, so each sees what time has changed at other moments than alone
     ):
         stat = guarded.cache.guard()
         assert stat is not None

@@ -180,9 +180,9 @@ class TestChains:
 
     def test_what_leaves_and_is_wanted_again_is_loaded_from_where_it_arrives(self) -> None:
         source, place, target = self.gpu.take(1), self.host.take(1), self.gpu.take(1)
-        self.transfers.submit(Tier.GPU, source, Tier.HOST, place)
+        self.transfers.submit(self.gpu, source, self.host, place)
         self.gpu.release(source)
-        self.transfers.submit(Tier.HOST, place, Tier.GPU, target)
+        self.transfers.submit(self.host, place, self.gpu, target)
         demotion, load = self.engine.open
         assert list(load.after) == [demotion]
         self.complete(demotion)
@@ -194,7 +194,7 @@ class TestChains:
     def test_a_slot_is_free_when_the_last_transfer_that_reads_it_is_done(self) -> None:
         source, targets = self.host.take(1), self.gpu.take(2)
         for target in targets:
-            self.transfers.submit(Tier.HOST, source, Tier.GPU, new_slots((target,)))
+            self.transfers.submit(self.host, source, self.gpu, new_slots((target,)))
         self.host.release(source)
         first, second = self.engine.open
         self.complete(second)
@@ -205,6 +205,6 @@ class TestChains:
     def test_a_transfer_that_is_done_at_once_holds_nothing_back(self) -> None:
         transfers = TransfersInFlight(NullTransferEngine(), {Tier.GPU: self.gpu, Tier.HOST: self.host})
         source, target = self.gpu.take(1), self.host.take(1)
-        transfers.submit(Tier.GPU, source, Tier.HOST, target)
+        transfers.submit(self.gpu, source, self.host, target)
         self.gpu.release(source)
         assert (self.gpu.state(source[0]), self.host.state(target[0])) == (FREE, RESIDENT)

@@ -409,7 +409,7 @@ def forecast(workflow: str, epoch: int, ended: bool = False) -> Forecast:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries to find the host store at once."""
-    monkeypatch.setattr(arena_module, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(arena_module, "PAUSE_S", 0.01)
 
 
 async def applied(rig: Rig, count: int) -> None:
@@ -537,7 +537,7 @@ async def test_the_lease_is_renewed_while_the_worker_lives(llama: Path) -> None:
 async def test_without_an_arena_a_worker_uses_its_own_memory(
     llama: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(arena_module, "_ATTEMPTS", 3)
+    monkeypatch.setattr(arena_module, "ATTEMPTS", 3)
     settings = config(llama, engine={"gpu_blocks": 12, "host_blocks": 16})
 
     async def demotes(rig: Rig) -> None:

@@ -22,19 +22,10 @@ def steps_of(
     model: WorkloadModel, rows: np.ndarray, own_labels: Sequence[Mapping[str, str]] = ({},)
 ) -> list[tuple[StepForecast, ...]]:
     number, horizon = rows.shape[:2]
-    zeros = np.zeros(number, dtype=np.int32)
+    zeros, made_at, predictability = np.zeros(number, dtype=np.int32), np.zeros(number), np.zeros(number, dtype=np.float32)
     lengths, ended = np.full(number, horizon, dtype=np.int32), zeros.astype(np.bool_)
     steps = agent_forecasts(model, own_labels, rows)
-    found = Forecasts(
-        [""] * number,
-        zeros.astype(np.uint64),
-        zeros.astype(np.float64),
-        zeros.astype(np.float32),
-        zeros,
-        ended,
-        lengths,
-        *steps,
-    )
+    found = Forecasts([""] * number, zeros.astype(np.uint64), made_at, predictability, zeros, ended, lengths, *steps)
     return [each.steps for each in found]
 
 

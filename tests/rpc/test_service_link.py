@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -235,6 +236,33 @@ async def test_finishing_gives_up_on_an_exchange_that_does_not_end() -> None:
         rig.directory.address = service.address
         await rig.connected_to(service.address)
         assert not await rig.link.finish(0.05)
+
+
+@dataclass(frozen=True)
+class RecordingBackoff(Backoff):
+    """Notes what it is asked; does not pause."""
+
+    failures: list[int] = field(default_factory=list)
+
+    def pause_s(self, failures: int) -> float:
+        self.failures.append(failures)
+        return 0.0
+
+
+@pytest.mark.parametrize(("most_s", "expected"), [(60.0, [1, 2, 3]), (0.0, [1, 1, 1])], ids=["short", "long"])
+async def test_pauses_grow_unless_the_connection_has_lasted(most_s: float, expected: list[int]) -> None:
+    attempts = 0
+
+    async def exchange(_: aio.Channel) -> Verdict:
+        nonlocal attempts
+        attempts += 1
+        link.connected()
+        return Verdict.LOST if attempts < 4 else Verdict.DONE
+
+    backoff = RecordingBackoff(first_s=0.0, most_s=most_s)
+    link = ServiceLink(FixedServices({NAME: "127.0.0.1:1"}), NAME, exchange, purpose="test", backoff=backoff)
+    await link.run()
+    assert backoff.failures == expected
 
 
 def test_pauses_grow_to_a_bound_and_differ() -> None:

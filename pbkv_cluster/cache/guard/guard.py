@@ -26,7 +26,7 @@ class Guard(CacheObserver):
     | LRU | the same shadow | another shadow |
 
     A shadow of the policy can cost several times as much as one of LRU, so it exists only while it is needed. It starts empty,
-    which delays the way back and never the way to LRU. A guard that never falls back changes nothing in the cache.
+    and until it has been full once nothing is compared. A guard that never falls back changes nothing in the cache.
 
     The order of LRU is always kept next to the policy's, so that a switch needs no scan. While LRU is active, prefetches still
     make room in the policy's order, among retired blocks. The host tier always follows its own policy.
@@ -88,6 +88,8 @@ class Guard(CacheObserver):
         self._hit_tokens += hits
         self._lru_hits += lru
         self._policy_hits += policy
+        if self._policy_shadow is not None and not self._policy_shadow.has_evicted:
+            return
         if self._balance.add(lru, policy):
             if self._balance.lru_active:
                 self.fall_back()

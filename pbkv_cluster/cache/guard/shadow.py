@@ -36,6 +36,11 @@ class Shadow:
         """Steps that run in the shadow, too."""
         return len(self._handles)
 
+    @property
+    def has_evicted(self) -> bool:
+        """Whether it has been full, so that its hits depend on its policy and not on when it was made."""
+        return self.cache.tiers.evicted_by_policy > 0
+
     def open(self, step: StepIdentity, tokens: bytes, handle: CacheHandle) -> int:
         """A step was admitted to the cache. Returns how many tokens of its prompt are found here."""
         own = self.cache.open(step, tokens, shadow_of=handle)

@@ -98,10 +98,13 @@ class Admission:
     def _attach(self, handle: CacheHandle, match: Match, on_gpu: int, now: float) -> None:
         """Loads what the GPU lacks and enters the prefix in the table. The GPU holds `on_gpu` blocks of it so far."""
         path = match.path
-        delivered = self._tiers.by_tier(path, match.blocks)
-        if on_gpu < match.blocks and not self._load(path, delivered, match.blocks - on_gpu):
-            path = self._paths.cut_to_gpu(path)
-            delivered = self._tiers.by_tier(path, on_gpu)
+        delivered: Mapping[Tier, int] = {Tier.GPU: on_gpu} if on_gpu else {}
+        if on_gpu < match.blocks:
+            by_tier = self._tiers.by_tier(path, match.blocks)
+            if self._load(path, by_tier, match.blocks - on_gpu):
+                delivered = by_tier
+            else:
+                path = self._paths.cut_to_gpu(path)
         for node in path:
             self._enter(handle, node, now)
         handle.waits_for = self._tiers.writers(handle.table.slots)

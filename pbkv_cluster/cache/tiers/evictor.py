@@ -44,21 +44,22 @@ class Evictor:
         Returns:
             The slots, to be released once the demotions have been submitted.
         """
-        if copies := node.copies(tier.index):
-            return self._evict_copies(tier, node, min(wanted, copies))
-        held = node.slots[tier.index]
         if tier.index == GPU:
             blocks: Sequence[int] = range(max(0, node.held[GPU] - wanted), node.held[GPU])
+        elif copies := node.copies(tier.index):
+            return self._evict_copies(tier, node, min(wanted, copies))
         else:
+            held = node.slots[tier.index]
             blocks = [block for block in range(node.blocks) if held[block] != ABSENT][-wanted:]
-        if tier.codes.evict:
-            self.decisions[tier.codes.evict[node.retired]] += len(blocks)
-        homeless = self._demote(tier, node, blocks)
+        codes = tier.codes
+        if codes.evict:
+            self.decisions[codes.evict[node.retired]] += len(blocks)
+        homeless = blocks if tier.slower is None else self._demote(tier, tier.slower, node, blocks)
         stop = blocks[-1] + 1
         slots = self._tree.unplace(node, tier.index, blocks[0], stop)
         self._announce(node, blocks[0], homeless[0] if homeless else stop)
         if homeless:
-            self.decisions[tier.codes.drop[node.retired]] += len(homeless)
+            self.decisions[codes.drop[node.retired]] += len(homeless)
             self._cut(node, homeless[0])
         self._settle(node)
         return slots
@@ -75,15 +76,12 @@ class Evictor:
         self._settle(node)
         return slots
 
-    def _demote(self, tier: CacheTier, node: Node, blocks: Sequence[int]) -> Sequence[int]:
+    def _demote(self, tier: CacheTier, slower: CacheTier, node: Node, blocks: Sequence[int]) -> Sequence[int]:
         """Plans copies to the slower tier of blocks that no slower tier holds yet, where that is worth it.
 
         Returns:
             The blocks that no slower tier holds or will hold.
         """
-        slower = tier.slower
-        if slower is None:
-            return self._last_copies(tier, node, blocks)
         homeless = self._last_copies(tier, node, blocks)
         if slower.pool.room < len(homeless):
             self._make_room(slower, node, homeless)
@@ -125,19 +123,25 @@ class Evictor:
     def submit_demotions(self, tier: CacheTier) -> None:
         """Submits the copies from a tier to the slower one that have been planned."""
         if tier.demotions and tier.slower is not None:
-            if tier.index != GPU:
-                self.submit_demotions(self._tiers[tier.index - 1])  # their targets may be among our sources
-            sources, targets, dropped = new_slots(tier.demotions.values()), new_slots(tier.demotions), new_slots(tier.dropped)
+            for faster in self._tiers[: tier.index]:
+                self.submit_demotions(faster)  # their targets may be among these sources
+            pool = tier.slower.pool
+            sources, targets = new_slots(tier.demotions.values()), new_slots(tier.demotions)
             tier.demotions.clear()
+            if not tier.dropped:
+                self._in_flight.submit(tier.pool, sources, pool, targets)
+                return
+            dropped = new_slots(tier.dropped)
             tier.dropped.clear()
-            tier.slower.pool.withdraw(dropped)
-            self._in_flight.submit(tier.kind, sources, tier.slower.kind, targets)
-            tier.slower.pool.release(dropped)
+            pool.withdraw(dropped)
+            self._in_flight.submit(tier.pool, sources, pool, targets)
+            pool.release(dropped)
 
     def _release(self, tier: CacheTier, slots: Slots) -> None:
         """Gives up slots of a tier. Planned copies to them are made all the same, unless another block takes the slot first."""
-        if tier.index != GPU and (faster := self._tiers[tier.index - 1]).demotions:
-            faster.dropped |= faster.demotions.keys() & set(slots)
+        for faster in self._tiers[: tier.index]:
+            if faster.slower is tier and faster.demotions:
+                faster.dropped |= faster.demotions.keys() & set(slots)
         tier.pool.release(slots)
 
     def _cut(self, node: Node, blocks: int) -> None:

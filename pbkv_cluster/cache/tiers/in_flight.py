@@ -7,6 +7,8 @@ from pbkv_cluster.cache.tiers.transfer import Transfer, TransferEngine, Transfer
 from pbkv_cluster.cache.tree.node import Slots
 from pbkv_cluster.core.usage import Tier
 
+_SUBMITTED, _DONE = TransferState.SUBMITTED, TransferState.DONE  # an attribute of an enum is slow to read in Python 3.11
+
 
 class TransfersInFlight:
     """Hands transfers to the engine, and tells the pools when each begins and ends."""
@@ -19,17 +21,16 @@ class TransfersInFlight:
     def __len__(self) -> int:
         return len(self._open)
 
-    def submit(self, source: Tier, source_slots: Slots, target: Tier, target_slots: Slots) -> None:
+    def submit(self, source: BlockPool, source_slots: Slots, target: BlockPool, target_slots: Slots) -> None:
         """Copies blocks, pairwise. The source slots may be released as soon as this returns, and not sooner."""
-        read, written = self._pools[source], self._pools[target]
-        transfer = Transfer(source, source_slots, target, target_slots, read.writers(source_slots))
-        transfer.state = TransferState.SUBMITTED
+        transfer = Transfer(source.kind, source_slots, target.kind, target_slots, source.writers(source_slots))
+        transfer.state = _SUBMITTED
         if self._engine.submit(transfer):
-            transfer.state = TransferState.DONE
+            transfer.state = _DONE
             return
         self._open[transfer] = None
-        read.begin(source_slots)
-        written.begin(target_slots, transfer)
+        source.begin(source_slots)
+        target.begin(target_slots, transfer)
 
     def poll(self) -> None:
         """Takes note of the transfers that have been completed."""
@@ -59,6 +60,6 @@ class TransfersInFlight:
         assert transfer in self._open, "reported twice, or never submitted"
         assert all(earlier.done for earlier in transfer.after), "a transfer was completed before one that it depends on"
         del self._open[transfer]
-        transfer.state = TransferState.DONE
+        transfer.state = _DONE
         self._pools[transfer.source].end(transfer.source_slots)
         self._pools[transfer.target].end(transfer.target_slots, written=True)

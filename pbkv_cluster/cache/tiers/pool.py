@@ -39,6 +39,7 @@ class BlockPool:
         """
         self.kind = kind
         self.capacity = capacity
+        self.room = capacity  # slots that can be taken once the transfers of now are done: free or leaving
         self._free = new_slots(range(capacity - 1, -1, -1))
         self._busy: dict[int, int] = {}  # slots in transfer: how many transfers read or write each
         self._arriving: dict[int, Transfer] = {}
@@ -48,11 +49,6 @@ class BlockPool:
     def free_slots(self) -> int:
         """Slots that can be taken now."""
         return len(self._free)
-
-    @property
-    def room(self) -> int:
-        """Slots that can be taken once the transfers of now are done: free or leaving."""
-        return len(self._free) + len(self._leaving)
 
     @property
     def used_slots(self) -> int:
@@ -66,15 +62,18 @@ class BlockPool:
             return new_slots()
         taken = self._free[-count:]
         del self._free[-count:]
+        self.room -= count
         return taken
 
     def withdraw(self, slots: Slots) -> None:
         """Takes these slots, which are free."""
         for slot in slots:
             self._free.remove(slot)
+        self.room -= len(slots)
 
     def release(self, slots: Slots) -> None:
         """Gives up slots, whose blocks have gone. Each is free at once, or when no transfer reads or writes it any more."""
+        self.room += len(slots)
         if self._busy:
             leaving = self._busy.keys() & set(slots)
             if leaving:
@@ -130,6 +129,7 @@ class BlockPool:
         Raises:
             AssertionError: these, the free and the leaving slots are not the whole pool, each once.
         """
+        assert self.room == len(self._free) + len(self._leaving), f"{self.kind}: room miscounted"
         assert self._busy.keys() >= self._leaving | self._arriving.keys(), f"{self.kind}: a slot waits for no transfer"
         found = sorted([*self._free, *self._leaving, *used])
         assert found == list(range(self.capacity)), f"{self.kind}: slots leaked or used twice"

@@ -30,11 +30,12 @@ class CacheTier:
         self.pool = BlockPool(kind, capacity)
         self.policy = policy
         self.codes = _Codes(kind) if index != GPU else _GpuCodes(kind)
-        self.slower: CacheTier | None = None  # the next in the list, unless it has no capacity
+        self.slower: CacheTier | None = None  # the next in the list that has any capacity
         self.queue = EvictionQueue(index, self.rank, tree.is_candidate, index)
         self.demotions: dict[int, int] = {}  # planned copies: slot of the slower tier to the slot here that it is copied from
         self.dropped: set[int] = set()  # targets of planned copies whose blocks have been dropped since
         self._clock = clock
+        self._one_group = index == GPU and not policy.retired_first
 
     @property
     def ranked_by_size(self) -> bool:
@@ -43,12 +44,13 @@ class CacheTier:
 
     def rank(self, node: Node) -> Rank:
         """The rank of a candidate."""
-        return Rank(self._group(node), self.policy.value(node, self._clock.now()), node.last_access)
+        group = ACTIVE if self._one_group else self._group(node)
+        return Rank(group, self.policy.value(node, self._clock.now()), node.last_access)
 
     def ranks(self, nodes: Sequence[Node]) -> list[Rank]:
         """The ranks of several candidates."""
         values = self.policy.values(nodes, self._clock.now())
-        if self.index == GPU and not self.policy.retired_first:
+        if self._one_group:
             return [Rank(ACTIVE, value, node.last_access) for node, value in zip(nodes, values, strict=True)]
         return [Rank(self._group(node), value, node.last_access) for node, value in zip(nodes, values, strict=True)]
 

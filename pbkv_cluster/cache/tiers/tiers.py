@@ -5,7 +5,7 @@ of it; a node that a running sequence uses loses nothing.
 
 A decision takes effect in the tree at once, while its bytes may still be on their way:
 
-- A slot that a transfer reads or writes is not used again before that transfer is done (`SlotState`).
+- A slot whose block has gone is not used again before the transfers that read or write it are done (`SlotState`).
 - A sequence does not compute before the transfers that write its slots are done (`CacheHandle.ready`).
 - Decisions do not depend on when transfers are done: leaving slots count as room, and if one is needed, `take` waits for it.
 - No transfer is recalled. A block that is wanted on the GPU again while its demotion runs is loaded from the slot in which it
@@ -55,13 +55,14 @@ class Tiers:
             CacheTier(index, kind, blocks, policy, tree, clock)
             for index, ((kind, blocks), policy) in enumerate(zip(capacity.items(), policies, strict=True))
         ]
-        for faster, tier in zip(self._tiers, self._tiers[1:], strict=False):
-            faster.slower = tier if tier.pool.capacity else None
+        for tier in self:
+            tier.slower = next((other for other in self._tiers[tier.index + 1 :] if other.pool.capacity), None)
         self.gpu = self._tiers[GPU]
         self.pools = [tier.pool for tier in self]
         self.in_flight = TransfersInFlight(engine, {tier.kind: tier.pool for tier in self})
         self._engine = engine
         self._announcements = Announcements(tuple(capacity), on_change)
+        self.note = self._announcements.announce  # to be called when other blocks of a node lie on the GPU
         self.order = EvictionOrder(tree, self._tiers)
         self._evictor = Evictor(tree, self._tiers, self.order, self.in_flight, self.note)
         self.decisions = self._evictor.decisions  # blocks, by reason code
@@ -107,13 +108,15 @@ class Tiers:
         by_lru = self.lru_active and not retired_only
         queue = self.order.lru if by_lru else self.gpu.queue
         assert queue is not None, "`keep_lru` was not called"
-        evicted = new_slots()
-        while len(evicted) < wanted:
+        evicted, missing = new_slots(), wanted
+        while missing > 0:
             found = queue.first()
             if found is None or (retired_only and not found[0].retired):
                 break
-            evicted.extend(self._evictor.evict(self.gpu, found[0], wanted - len(evicted)))
-        self._evictor.submit_demotions(self.gpu)
+            evicted.extend(self._evictor.evict(self.gpu, found[0], missing))
+            missing = wanted - len(evicted)
+        if self.gpu.demotions:
+            self._evictor.submit_demotions(self.gpu)
         self.gpu.pool.release(evicted)  # not sooner: only now do the transfers that read them hold them back
         if by_lru:
             self.evicted_by_lru += len(evicted)
@@ -162,7 +165,7 @@ class Tiers:
         assert taken == len(slots)
         for tier, (sources, targets) in enumerate(pairs):
             if sources:
-                self.in_flight.submit(self._tiers[tier].kind, sources, self.gpu.kind, targets)
+                self.in_flight.submit(self.pools[tier], sources, self.gpu.pool, targets)
 
     def load_seconds(self, by_tier: Mapping[Tier, int]) -> float:
         """How long it takes to load so many blocks from each tier. Those on the GPU are there already."""
@@ -191,10 +194,6 @@ class Tiers:
     def clear(self) -> int:
         """Drops all that no running sequence uses. Returns the blocks dropped, a block in two tiers counted once."""
         return self._evictor.clear()
-
-    def note(self, node: Node, start: int, stop: int) -> None:
-        """Tells the listener which tiers hold a node's blocks from `start` to `stop`."""
-        self._announcements.announce(node, start, stop)
 
     def kinds(self, node: Node) -> Sequence[frozenset[Tier]]:
         """The tiers that hold each of a node's blocks."""

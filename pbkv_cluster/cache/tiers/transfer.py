@@ -25,6 +25,9 @@ class TransferState(Enum):
     DONE = "done"
 
 
+_PLANNED, _DONE = TransferState.PLANNED, TransferState.DONE  # an attribute of an enum is slow to read in Python 3.11
+
+
 class Transfer:
     """Copies of whole blocks, pairwise, from slots of one tier to slots of another."""
 
@@ -39,7 +42,7 @@ class Transfer:
         self.target = target
         self.target_slots = target_slots
         self.after = after  # transfers that write the source slots; they have to be carried out before this one
-        self.state = TransferState.PLANNED
+        self.state = _PLANNED
 
     def __len__(self) -> int:
         """Blocks."""
@@ -47,7 +50,7 @@ class Transfer:
 
     @property
     def done(self) -> bool:
-        return self.state is TransferState.DONE
+        return self.state is _DONE
 
 
 class TransferEngine(Protocol):

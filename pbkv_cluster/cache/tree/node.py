@@ -98,7 +98,7 @@ class Node:
         self.parent = parent
         self.blocks = len(tokens) // BLOCK_BYTES
         self.children: dict[bytes, Node] = {}  # by the tokens of their first block
-        self.held_children = [0] * (tiers - 1)  # children with blocks in that tier or a faster one; of the last tier: all
+        self.held_children = [0] * tiers  # children of which each tier, or a faster one, holds blocks
         self.slots: list[Slots] = [NO_SLOTS] * tiers
         self.held = [0] * tiers  # blocks that each tier holds
         self.refs = 0  # running sequences whose path passes through this node
@@ -144,9 +144,13 @@ class Node:
     def place(self, tier: int, start: int, slots: Slots) -> None:
         """Notes that a tier holds the blocks from `start` on in `slots`; it must not hold any of them yet."""
         own = self.slots[tier]
-        if not own:
+        if own:
+            own[start : start + len(slots)] = slots
+        elif len(slots) == self.blocks:
+            self.slots[tier] = slots[:]
+        else:
             own = self.slots[tier] = _ONE_ABSENT * self.blocks
-        own[start : start + len(slots)] = slots
+            own[start : start + len(slots)] = slots
         self.held[tier] += len(slots)
 
     def remove(self, tier: int, start: int, stop: int) -> Slots:
@@ -155,7 +159,7 @@ class Node:
         if not own:
             return new_slots()
         removed = own[start:stop]
-        if ABSENT in removed:
+        if self.held[tier] < self.blocks and ABSENT in removed:
             removed = new_slots(slot for slot in removed if slot != ABSENT)
         self.held[tier] -= len(removed)
         if self.held[tier] == 0:
@@ -189,8 +193,11 @@ class Node:
         if tier == GPU:
             return 0
         on_gpu = self.held[GPU]
-        copies = self.slots[tier][:on_gpu]
-        number = len(copies) - copies.count(ABSENT)
+        if self.held[tier] == self.blocks:
+            number = on_gpu
+        else:
+            copies = self.slots[tier][:on_gpu]
+            number = len(copies) - copies.count(ABSENT)
         if tier > 1:
             number += sum(self.is_copy(tier, block) for block in range(on_gpu, self.blocks))
         return number

@@ -22,7 +22,7 @@ class PrefixTree:
         """
         self._roots: dict[Namespace, Node] = {}
         self._tiers = tiers
-        self._last = tiers - 1
+        self._slower_than = [tuple(range(tier + 1, tiers)) for tier in range(tiers)]
         self.nodes = 0
         self.evictable = [0] * tiers  # blocks in each tier that no running sequence uses
         self.held = [0] * tiers  # blocks in each tier
@@ -70,7 +70,7 @@ class PrefixTree:
         upper = Node(node.tokens[: blocks * BLOCK_BYTES], parent, self._tiers, node.output, node.keys[: blocks * KEY_BYTES])
         cut(node, upper, parent.children)
         node.keys = node.keys[blocks * KEY_BYTES :]
-        counted = [any(node.held[: tier + 1]) for tier in range(self._last)]
+        counted = [any(node.held[: tier + 1]) for tier in range(self._tiers)]
         for tier, own in enumerate(node.slots):
             if own:
                 upper.slots[tier], node.slots[tier] = own[:blocks], own[blocks:]
@@ -79,7 +79,7 @@ class PrefixTree:
                 for part in (upper, node):
                     if not part.held[tier]:
                         part.slots[tier] = NO_SLOTS
-        for tier in range(self._last):
+        for tier in range(self._tiers):
             upper.held_children[tier] = int(any(node.held[: tier + 1]))
             parent.held_children[tier] -= counted[tier] and not any(upper.held[: tier + 1])
         upper.refs = node.refs
@@ -124,19 +124,15 @@ class PrefixTree:
         self.held[tier] += blocks
         if node.refs == 0:
             self.evictable[tier] += blocks
-        if tier < self._last and node.held[tier] in (0, blocks):  # this tier holds none any more, or held none before
-            self._count_child(node, tier, 1 if blocks > 0 else -1)
-
-    def _count_child(self, node: Node, tier: int, change: int) -> None:
-        """A tier holds the first of a node's blocks that it has, or none any more."""
-        assert node.parent is not None
-        counts, held = node.parent.held_children, node.held
-        if any(held[:tier]):
-            return  # a faster tier holds others: the node counts already
-        for slower in range(tier, self._last):
-            if slower > tier and held[slower]:
-                return
-            counts[slower] += change
+        held = node.held
+        if held[tier] in (0, blocks) and not (tier and any(held[:tier])):  # none any more, or none before
+            assert node.parent is not None
+            counts, change = node.parent.held_children, 1 if blocks > 0 else -1
+            counts[tier] += change
+            for slower in self._slower_than[tier]:
+                if held[slower]:
+                    break  # the node counts there in any case
+                counts[slower] += change
 
     # --- use ---
 
@@ -149,20 +145,22 @@ class PrefixTree:
         """Extends a lock from a node to one of its children."""
         if child.refs == 0:
             evictable = self.evictable
-            for tier, blocks in enumerate(child.held):
-                evictable[tier] -= blocks
+            evictable[GPU] -= child.held[GPU]
+            for tier in self._slower_than[GPU]:
+                evictable[tier] -= child.held[tier]
         child.refs += 1
 
     def unlock(self, node: Node) -> list[Node]:
         """Gives a lock back. Returns the nodes that no running sequence uses any more, the deepest first."""
-        unused, evictable = [], self.evictable
+        unused, evictable, slower = [], self.evictable, self._slower_than[GPU]
         for part in lineage(node):
             assert part.refs > 0
             part.refs -= 1
             if part.refs == 0:
                 unused.append(part)
-                for tier, blocks in enumerate(part.held):
-                    evictable[tier] += blocks
+                evictable[GPU] += part.held[GPU]
+                for tier in slower:
+                    evictable[tier] += part.held[tier]
         return unused
 
     def is_candidate(self, node: Node, tier: int) -> bool:
@@ -173,9 +171,7 @@ class PrefixTree:
         """
         if node.refs or not node.held[tier]:
             return False
-        if not (node.held_children[tier] if tier < self._last else node.children):
-            return True
-        return tier != GPU and node.copies(tier) > 0
+        return not node.held_children[tier] or (tier != GPU and node.copies(tier) > 0)
 
     def walk(self) -> Iterator[Node]:
         """Every node but the roots, parents before their children."""

@@ -84,7 +84,7 @@ class CacheConfig(_Section):
     hit_overhead: float = Field(
         2.0,
         gt=0,
-        description="policy `pbkv`: seconds, for steps of half a minute, before a hit can count; less favours blocks that may be used soon",
+        description="policy `pbkv`: seconds added to the wait for a hit, if steps take half a minute; less favours blocks that may be used soon",
     )
     shared_prior: float = Field(
         0.002,

@@ -13,7 +13,7 @@ from pbkv_cluster.core.events import WorkflowEvent
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.predictor_feed.event_stream import EventStream, StreamLimits, StreamState
 from pbkv_cluster.rpc import convert
-from pbkv_cluster.rpc.service_link import LinkState, ServiceLink, Verdict
+from pbkv_cluster.rpc.service_link import ServiceLink, Verdict
 from pbkv_cluster.rpc.services import PREDICTOR, Services
 from pbkv_cluster.rpc.v1 import predictor_pb2
 
@@ -47,11 +47,6 @@ class EventFeed:
         self._refusing = False  # the predictor refused a batch, and has not taken one since
         self._finishing = False
         self._link = ServiceLink(services, PREDICTOR, self._exchange, purpose="events")
-
-    @property
-    def link(self) -> LinkState:
-        """State of the connection to the predictor."""
-        return self._link.state
 
     @property
     def reachable(self) -> bool:

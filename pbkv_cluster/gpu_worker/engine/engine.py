@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from pbkv_cluster.cache.factory import make_cache
 from pbkv_cluster.cache.tiers.announcements import ChangeListener
+from pbkv_cluster.core import checks
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
@@ -145,8 +146,7 @@ class Engine:
 
     def _check(self, request: StepRequest) -> None:
         tokens = count(request.prompt)
-        if tokens == 0:
-            raise InvalidArgument("prompt", "must not be empty")
+        checks.not_empty("prompt", request.prompt)
         if tokens >= self.max_context:
             raise InvalidArgument("prompt", f"has {tokens} tokens, and this worker takes at most {self.max_context - 1}")
         forced = request.sampling.forced_output

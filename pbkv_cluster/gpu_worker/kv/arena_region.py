@@ -17,8 +17,8 @@ from pbkv_cluster.store.arena.region_lock import try_lock, unlock
 
 log = logging.getLogger(__name__)
 
-_ATTEMPTS = 20
-_PAUSE_S = 0.5
+ATTEMPTS = 20
+PAUSE_S = 0.5
 _TIMEOUT_S = 60.0  # reserving many gigabytes takes a while
 
 
@@ -41,15 +41,15 @@ class ArenaRegion:
             worker known to the host store.
         """
         self._request = store_pb2.LeaseArenaRequest(worker_id=self._worker_id, bytes=size)
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             try:
                 region = await self._lease()
                 return self._map(region) if size else None
             except Unavailable as error:  # the host store is still starting, or our last process still ending
-                if attempt == _ATTEMPTS - 1:
+                if attempt == ATTEMPTS - 1:
                     log.warning("no host store (%s): the host tier is this process's own memory", error)
                     return None
-                await asyncio.sleep(_PAUSE_S)
+                await asyncio.sleep(PAUSE_S)
             except PbkvError as error:
                 log.warning("no room in the node's arena (%s): the host tier is this process's own memory", error)
                 return None
@@ -91,7 +91,7 @@ class ArenaRegion:
                 await self._lease()
             except PbkvError as error:
                 log.warning("the region of the arena could not be renewed: %s", error)
-            await asyncio.sleep(self._lease_s / 3 or _PAUSE_S)
+            await asyncio.sleep(self._lease_s / 3 or PAUSE_S)
 
     def _map(self, region: store_pb2.LeaseArenaResponse) -> memoryview:
         file = os.open(region.path, os.O_RDWR)

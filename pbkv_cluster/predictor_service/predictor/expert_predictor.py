@@ -58,8 +58,7 @@ class ExpertPredictor(Predictor):
             state = self._states[event.workflow] = PredictionState(self._config.horizon)
         decision = self._recognizer.receive(state.recognition, event, self.learning)
         if decision.restart:
-            state.restart()
-            state.own_labels = {}
+            state.change_workload()
             if decision.events:
                 state.sequence = decision.events[0].sequence - 1
         for each in decision.events:

@@ -16,6 +16,7 @@ class PredictionState:
         "all_labels",
         "all_moments",
         "latest",
+        "model",
         "moments",
         "own_labels",
         "progress",
@@ -29,6 +30,7 @@ class PredictionState:
         """
         self._horizon = horizon
         self.recognition = Recognition()
+        self.model: WorkloadModel | None = None  # of the workload; None while that is unknown
         self.progress = Progress()
         self.sequence = -1  # of the latest event applied
         self.own_labels: dict[str, str] = {}  # labels of agents that had none of their own when first called
@@ -37,13 +39,14 @@ class PredictionState:
         self.all_moments: list[tuple[int, Moment]] = []  # of the whole workflow, with the number of steps started by then
         self.all_labels: list[str] = []  # of all steps; both are kept only if an expert learns from whole workflows
 
-    @property
-    def model(self) -> WorkloadModel | None:
-        """Model of the workflow's workload; None while that is unknown."""
-        return self.recognition.model
+    def change_workload(self) -> None:
+        """Takes the model of the workload that `recognition` has now, and forgets what was another workload's."""
+        self.model = self.recognition.model
+        self.own_labels = {}
+        self.restart()
 
     def restart(self) -> None:
-        """Forgets the steps, because some are missing or the workload has changed."""
+        """Forgets the steps, because some are missing."""
         self.progress.restart()
         self.moments.clear()
         self.latest = None
