@@ -7,7 +7,7 @@ from pbkv_cluster.cache.tiers.transfer import Transfer, TransferEngine, Transfer
 from pbkv_cluster.cache.tree.node import Slots
 from pbkv_cluster.core.usage import Tier
 
-_SUBMITTED, _DONE = TransferState.SUBMITTED, TransferState.DONE  # an attribute of an enum is slow to read in Python 3.11
+_DONE = TransferState.DONE  # an attribute of an enum is slow to read in Python 3.11
 
 
 class TransfersInFlight:
@@ -24,7 +24,6 @@ class TransfersInFlight:
     def submit(self, source: BlockPool, source_slots: Slots, target: BlockPool, target_slots: Slots) -> None:
         """Copies blocks, pairwise. The source slots may be released as soon as this returns, and not sooner."""
         transfer = Transfer(source.kind, source_slots, target.kind, target_slots, source.writers(source_slots))
-        transfer.state = _SUBMITTED
         if self._engine.submit(transfer):
             transfer.state = _DONE
             return
@@ -60,6 +59,6 @@ class TransfersInFlight:
         assert transfer in self._open, "reported twice, or never submitted"
         assert all(earlier.done for earlier in transfer.after), "a transfer was completed before one that it depends on"
         del self._open[transfer]
-        transfer.state = _DONE
+        transfer.state, transfer.after = _DONE, ()  # so that no chain of ended transfers stays in memory
         self._pools[transfer.source].end(transfer.source_slots)
         self._pools[transfer.target].end(transfer.target_slots, written=True)

@@ -13,19 +13,18 @@ from pbkv_cluster.core.usage import Tier
 class TransferState(Enum):
     """The cache is the only writer.
 
-    | state     | meaning                                                 | next      |
-    |-----------|---------------------------------------------------------|-----------|
-    | PLANNED   | decided; its engine does not know of it yet             | SUBMITTED |
-    | SUBMITTED | its source slots may be read, its target slots written  | DONE      |
-    | DONE      | the bytes are in the target slots                       |           |
+    | state     | meaning                                                              | next |
+    |-----------|----------------------------------------------------------------------|------|
+    | SUBMITTED | its source slots may be read, and its target slots written, any time | DONE |
+    | DONE      | the bytes are in the target slots, or will be before anything that   |      |
+    |           | is started from now on reads them                                    |      |
     """
 
-    PLANNED = "planned"
     SUBMITTED = "submitted"
     DONE = "done"
 
 
-_PLANNED, _DONE = TransferState.PLANNED, TransferState.DONE  # an attribute of an enum is slow to read in Python 3.11
+_SUBMITTED, _DONE = TransferState.SUBMITTED, TransferState.DONE  # an attribute of an enum is slow to read in Python 3.11
 
 
 class Transfer:
@@ -42,7 +41,7 @@ class Transfer:
         self.target = target
         self.target_slots = target_slots
         self.after = after  # transfers that write the source slots; they have to be carried out before this one
-        self.state = _PLANNED
+        self.state = _SUBMITTED
 
     def __len__(self) -> int:
         """Blocks."""
@@ -54,7 +53,7 @@ class Transfer:
 
 
 class TransferEngine(Protocol):
-    """Carries out transfers between the pools of one process. It is called on the engine's thread only, and calls nothing back.
+    """Carries out transfers between the pools of one process. Only the thread that owns the cache calls it.
 
     Until a transfer is done, the cache does not use its source slots for anything else, and no step computes on its target
     slots. So an engine may copy at any time between `submit` and the report of completion, and several transfers in any order,
