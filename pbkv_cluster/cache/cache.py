@@ -134,14 +134,12 @@ class KVCache:
             tokens: of the sequence, from its start.
             computed: how many of them have had their KV computed; None: all.
         """
-        start = handle.table.committed
         full = len(tokens) // BLOCK_BYTES if computed is None else full_blocks(computed)
         self._committer.commit(handle, tokens, full, self._clock.now())
-        self.observer.blocks_committed(handle, start, tokens, computed)
+        self.observer.blocks_committed(handle, tokens, computed)
 
     def close(self, handle: CacheHandle) -> None:
         """Ends a sequence's hold. Committed blocks stay cached; the others are freed."""
-        self.observer.step_closing(handle)
         node = handle.table.node
         self.tiers.give(handle.table.clear())
         now = self._clock.now()

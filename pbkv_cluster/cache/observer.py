@@ -36,11 +36,8 @@ class CacheObserver:
     def step_opened(self, step: StepIdentity, tokens: bytes, handle: CacheHandle, again: bool) -> None:
         """A step was admitted; see `KVCache.open`."""
 
-    def blocks_committed(self, handle: CacheHandle, start: int, tokens: bytes | bytearray, computed: int | None) -> None:
-        """Blocks of a step were committed, the first of them `start`; see `KVCache.commit`. `tokens` may still grow."""
-
-    def step_closing(self, handle: CacheHandle) -> None:
-        """A step is about to end, or to be preempted."""
+    def blocks_committed(self, handle: CacheHandle, tokens: bytes | bytearray, computed: int | None) -> None:
+        """Blocks of a step were committed; see `KVCache.commit`."""
 
     def step_closed(self, handle: CacheHandle) -> None:
         """A step has ended, or was preempted."""

@@ -23,6 +23,11 @@ class Balance:
         self._weight = self._lru = self._policy = 0.0
         self.lru_active = False  # the cache should evict by LRU
 
+    def restart(self, lru_active: bool) -> None:
+        """Forgets all steps; the next decision needs a warm-up."""
+        self._weight = self._lru = self._policy = 0.0
+        self.lru_active = lru_active
+
     def add(self, lru_hits: int, policy_hits: int) -> bool:
         """Counts a step, by the tokens that were hit. True if that changes `lru_active`."""
         self._weight = self._factor * self._weight + 1

@@ -11,7 +11,6 @@ from pbkv_cluster.cache.tree.node import GPU
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast
-from pbkv_cluster.core.tokens import TOKEN_BYTES
 from pbkv_cluster.core.usage import Tier
 
 BASELINE = "lru"
@@ -24,6 +23,10 @@ class Guard(CacheObserver):
     |---|---|---|
     | the policy | a shadow | the cache itself |
     | LRU | the same shadow | another shadow |
+
+    Cache and shadow can be compared because a shadow is shown all blocks as soon as they are committed, those of outputs too:
+    under one policy their hits differ by less than half a percent. (A shadow that saw outputs at their ends only had 3 to 5 %
+    more hits than the cache, since it had more room meanwhile.)
 
     A shadow of the policy can cost several times as much as one of LRU, so it exists only while it is needed. It starts empty,
     and until it has been full once nothing is compared. A guard that never falls back changes nothing in the cache.
@@ -48,8 +51,6 @@ class Guard(CacheObserver):
         self._lru_shadow = self._shadow(make_policy(BASELINE, config))
         self._policy_shadow: Shadow | None = None  # while LRU is active
         self._balance = Balance(config.guard_floor, config.guard_steps)
-        # Of running steps that have committed output: their tokens, and how many of them have been computed.
-        self._outputs: dict[CacheHandle, tuple[bytes | bytearray, int]] = {}
         self._prompt_tokens = self._hit_tokens = self._lru_hits = self._policy_hits = 0
 
     @property
@@ -60,7 +61,8 @@ class Guard(CacheObserver):
     def fall_back(self) -> None:
         """Makes the GPU tier evict by LRU."""
         self._policy_shadow = self._shadow(self._policy.twin(self._config))
-        self._tiers.lru_active = self._balance.lru_active = True
+        self._tiers.lru_active = True
+        self._balance.restart(lru_active=True)
         self._tiers.decisions["guard_lean"] += 1
 
     def recover(self) -> None:
@@ -68,7 +70,8 @@ class Guard(CacheObserver):
         assert self._policy_shadow is not None
         self._policy_shadow.end()
         self._policy_shadow = None
-        self._tiers.lru_active = self._balance.lru_active = False
+        self._tiers.lru_active = False
+        self._balance.restart(lru_active=False)
         self._tiers.decisions["guard_recover"] += 1
 
     def _shadow(self, policy: ReusePolicy) -> Shadow:
@@ -96,18 +99,9 @@ class Guard(CacheObserver):
             else:
                 self.recover()
 
-    def blocks_committed(self, handle: CacheHandle, start: int, tokens: bytes | bytearray, computed: int | None) -> None:
-        if start < handle.prompt_blocks:
-            for shadow in self.shadows:
-                shadow.enter(handle, tokens, computed)
-        else:  # `tokens` may grow before the step closes
-            self._outputs[handle] = tokens, len(tokens) // TOKEN_BYTES if computed is None else computed
-
-    def step_closing(self, handle: CacheHandle) -> None:
-        output = self._outputs.pop(handle, None)
-        if output is not None:
-            for shadow in self.shadows:
-                shadow.enter(handle, *output)
+    def blocks_committed(self, handle: CacheHandle, tokens: bytes | bytearray, computed: int | None) -> None:
+        for shadow in self.shadows:
+            shadow.enter(handle, tokens, computed)
 
     def step_closed(self, handle: CacheHandle) -> None:
         # Only now that the policy has been told of it: its twin shares what it knows.

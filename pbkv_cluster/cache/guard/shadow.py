@@ -14,8 +14,8 @@ from pbkv_cluster.core.usage import Tier
 class Shadow:
     """A cache without a host tier that is shown what another cache does.
 
-    Steps are known by the handles that the cache has given them. The output of a step is entered all at once when it ends. A
-    step that the shadow has no room for continues without it; the prefix that the shadow holds of it counts as hit.
+    Steps are known by the handles that the cache has given them. A step that the shadow has no room for continues without it;
+    the prefix that the shadow holds of it counts as hit.
 
     Memory: a tree and a pool; some 90 bytes for each block of capacity, 64 of them tokens. Block keys are never hashed, and the
     cache's records of workflows serve here, too.
