@@ -140,6 +140,7 @@ class KVCache:
 
     def close(self, handle: CacheHandle) -> None:
         """Ends a sequence's hold. Committed blocks stay cached; the others are freed."""
+        self.observer.step_closing(handle)
         node = handle.table.node
         self.tiers.give(handle.table.clear())
         now = self._clock.now()

@@ -39,6 +39,9 @@ class CacheObserver:
     def blocks_committed(self, handle: CacheHandle, tokens: bytes | bytearray, computed: int | None) -> None:
         """Blocks of a step were committed; see `KVCache.commit`."""
 
+    def step_closing(self, handle: CacheHandle) -> None:
+        """A step is about to end, or to be preempted; it still has its blocks."""
+
     def step_closed(self, handle: CacheHandle) -> None:
         """A step has ended, or was preempted."""
 

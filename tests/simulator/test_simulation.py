@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pbkv_cluster.cache.cache import KVCache
-from pbkv_cluster.cache.policies.lru import RetiredLru
+from pbkv_cluster.cache.policies.lru import Lru, RetiredLru
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.usage import Tier
@@ -14,6 +14,7 @@ from pbkv_cluster.simulator.engine.engine import SimulatedEngine
 from pbkv_cluster.simulator.engine.result import SimulationResult, StepRecord
 from pbkv_cluster.simulator.engine.simulation import Setup, simulate
 from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
+from pbkv_cluster.simulator.workload.generator import Sizes, generate
 from tests.simulator.simulated import one_by_one, source, trace, workload_of
 
 POLICIES = ["lru", "retired-lru", "pbkv-paper", "pbkv"]
@@ -102,6 +103,20 @@ def _altered(workflow: TraceWorkflow) -> TraceWorkflow:
 
 def _gpu_hits(result: SimulationResult) -> int:
     return result.meter.delivered.get(Tier.GPU, 0)
+
+
+def test_a_shadow_hits_what_the_cache_hits_under_the_same_policy() -> None:
+    """Else a guard would fall back from policies as good as LRU. The policy is LRU by its path, which gets a guard."""
+    long_outputs = Sizes(preamble=32, system=96, task=48, output=400, tool_result=64)
+    workflows = list(generate(40, 3, long_outputs, max_steps=10))
+    result = simulate(
+        workload_of(workflows, concurrency=12, pause_s=1.0), Setup(1500, policy=f"{Lru.__module__}:{Lru.__name__}")
+    )
+    guard = result.guard
+    assert guard is not None
+    assert guard.evicted_by_policy > 1000
+    assert guard.hit_tokens == pytest.approx(guard.lru_hit_tokens, rel=0.01)
+    assert guard.switches == 0
 
 
 @pytest.mark.parametrize("policy", ["retired-lru", "pbkv-paper", "pbkv"])

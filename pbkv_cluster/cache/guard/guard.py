@@ -103,6 +103,10 @@ class Guard(CacheObserver):
         for shadow in self.shadows:
             shadow.enter(handle, tokens, computed)
 
+    def step_closing(self, handle: CacheHandle) -> None:
+        for shadow in self.shadows:
+            shadow.grow(handle)
+
     def step_closed(self, handle: CacheHandle) -> None:
         # Only now that the policy has been told of it: its twin shares what it knows.
         for shadow in self.shadows:

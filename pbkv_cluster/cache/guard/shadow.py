@@ -59,13 +59,17 @@ class Shadow:
             tokens: of the sequence, from its start.
             computed: how many of them have had their KV computed; None: all.
         """
-        own = self._handles.get(handle)
-        if own is None:
-            return
-        if self.cache.grow(own, len(handle.table) * BLOCK_TOKENS):
+        own = self.grow(handle)
+        if own is not None:
             self.cache.commit(own, tokens, computed)
-        else:
+
+    def grow(self, handle: CacheHandle) -> CacheHandle | None:
+        """Gives a step as many blocks here as it has in the cache; if there is no room, it ends here. Returns its handle."""
+        own = self._handles.get(handle)
+        if own is not None and not self.cache.grow(own, len(handle.table) * BLOCK_TOKENS):
             self.close(handle)
+            return None
+        return own
 
     def close(self, handle: CacheHandle) -> None:
         """A step has ended, or was preempted."""
