@@ -19,7 +19,7 @@ from pbkv_cluster.reuse.model.hazard import Floats
 from pbkv_cluster.reuse.model.next_event import END
 from pbkv_cluster.reuse.rank.forecast_blend import Trust
 from pbkv_cluster.reuse.rank.timing import HORIZONS, Phase, Timing
-from pbkv_cluster.reuse.rank.workflow_outlook import ActiveWorkflow, WorkflowOutlook
+from pbkv_cluster.reuse.rank.workflow_outlook import ActiveWorkflow, WorkflowOutlook, predict_uses
 from pbkv_cluster.reuse.record.segment import Segment
 
 WorkflowT = TypeVar("WorkflowT", bound=ActiveWorkflow)
@@ -103,7 +103,7 @@ class Outlook:
     def forecast_matters(self, workflow: ActiveWorkflow) -> bool:
         """Whether the forecast that has just arrived for a workflow changes the outlook on its segments."""
         outlook = self.workflows.get(workflow.id)
-        self._forecast_matters = outlook is not None and outlook.current and self._is_news(outlook) and self.predict(outlook)
+        self._forecast_matters = outlook is not None and outlook.current and self._is_news(outlook) and self.predict([outlook])
         return self._forecast_matters
 
     @property
@@ -143,12 +143,9 @@ class Outlook:
 
     def refresh(self, outlooks: Sequence[WorkflowOutlook], now: float) -> None:
         """Brings `unused` of some workflows up to date, as far as it is out of date."""
-        stale = []
-        for outlook in outlooks:
-            if not outlook.current or (outlook.forecast is not outlook.users[0].forecast and self._is_news(outlook)):
-                self.predict(outlook)
-            if outlook.unused_at < 0.0 or now - outlook.unused_at > self._fresh_s(outlook, now):
-                stale.append(outlook)
+        if changed := [each for each in outlooks if not each.current or self._is_news(each)]:
+            self.predict(changed)
+        stale = [each for each in outlooks if each.unused_at < 0.0 or now - each.unused_at > self._fresh_s(each, now)]
         if stale:
             phases = [Phase(outlook.agent, outlook.running > 0, now - outlook.since) for outlook in stale]
             for outlook, arrival in zip(stale, self.timing.arrival(phases), strict=True):
@@ -156,6 +153,13 @@ class Outlook:
         for outlook in outlooks:
             if outlook.unused is None:
                 self._update(outlook)
+
+    def predict(self, outlooks: Sequence[WorkflowOutlook]) -> bool:
+        """Computes the next events and uses of some workflows anew. Returns whether a use may have another probability."""
+        share = self.trust.share
+        changed = [outlook for outlook in outlooks if outlook.predict_events(self.model, share)]
+        predict_uses(self.model, changed)
+        return bool(changed)
 
     def starts_per_second(self, now: float) -> float:
         """Rate at which workflows have begun lately."""
@@ -173,13 +177,15 @@ class Outlook:
     def _is_news(self, outlook: WorkflowOutlook) -> bool:
         """Whether the latest forecast says something new of the next step that is worth a new look."""
         forecast = outlook.users[0].forecast
-        if forecast is None or forecast.step != outlook.record.steps[-1].number or self.trust.share < _SHARE_MIN:
+        if (
+            forecast is outlook.forecast
+            or forecast is None
+            or forecast.step != outlook.record.steps[-1].number
+            or self.trust.share < _SHARE_MIN
+        ):
             return False
         before = outlook.forecast
         return before is None or before.step != forecast.step or before.steps[:1] != forecast.steps[:1]
-
-    def predict(self, outlook: WorkflowOutlook) -> bool:
-        return outlook.predict(self.model, self.trust.share)
 
     def _update(self, outlook: WorkflowOutlook) -> None:
         assert outlook.probability is not None
