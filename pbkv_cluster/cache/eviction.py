@@ -2,6 +2,8 @@
 
 An entry is never searched for or moved. When a node's value changes a new entry is pushed and the old one, of a lower
 version, is passed over when it surfaces. Choosing a victim costs O(log n) however large the tree is.
+
+Ranks may be deferred until they are needed (`EvictionQueue.defer`): what is offered waits and is ranked all together.
 """
 
 import heapq
@@ -11,6 +13,7 @@ from typing import NamedTuple
 from pbkv_cluster.cache.tree.node import Level, Node
 
 _SLACK = 1024  # stale entries that are not worth a rebuild
+_PENDING_MAX = 1024  # nodes that wait to be ranked; some may have left the tree meanwhile, and keep their memory
 
 
 class Rank(NamedTuple):
@@ -43,18 +46,43 @@ class EvictionQueue:
         self._is_candidate = is_candidate
         self._heap: list[tuple[Rank, int, int, Node]] = []
         self._pushed = 0
+        self._ranks: Callable[[Sequence[Node]], Iterable[Rank]] | None = None  # set: see `defer`
+        self._pending: dict[Node, None] = {}  # to be ranked before the next victim is chosen
         self._live = 0  # upper bound on the valid entries, exact after a rebuild
 
     def __len__(self) -> int:
         return len(self._heap)
 
+    def defer(self, ranks: Callable[[Sequence[Node]], Iterable[Rank]]) -> None:
+        """From now on ranks nodes only when a victim is asked for, and then all that were offered since, together.
+
+        For policies whose values change with time, so that late ranks are better ones, and cost less together.
+        """
+        self._ranks = ranks
+
     def offer(self, node: Node) -> None:
         """Ranks a node anew, if it is a candidate; its older entry no longer counts."""
-        if self._is_candidate(node, self._level):
+        if self._ranks is not None:
+            self._pending[node] = None
+            if len(self._pending) >= _PENDING_MAX:
+                self._rank_pending()
+        elif self._is_candidate(node, self._level):
             self._push(node, self._rank(node))
 
     def offer_all(self, nodes: Iterable[Node], ranks: Callable[[Sequence[Node]], Iterable[Rank]]) -> None:
         """Ranks several nodes anew, as `offer` does, but all together."""
+        if self._ranks is not None:
+            for node in nodes:
+                self.offer(node)
+            return
+        self._push_all(nodes, ranks)
+
+    def _rank_pending(self) -> None:
+        assert self._ranks is not None
+        pending, self._pending = self._pending, {}
+        self._push_all(pending, self._ranks)
+
+    def _push_all(self, nodes: Iterable[Node], ranks: Callable[[Sequence[Node]], Iterable[Rank]]) -> None:
         candidates = [node for node in nodes if self._is_candidate(node, self._level)]
         if candidates:
             heap, number = self._heap, self._number
@@ -66,6 +94,8 @@ class EvictionQueue:
 
     def first(self) -> tuple[Node, Rank] | None:
         """The next victim, still queued, or None."""
+        if self._pending:
+            self._rank_pending()
         while self._heap:
             rank, _, version, node = self._heap[0]
             if self._valid(version, node):
@@ -83,6 +113,8 @@ class EvictionQueue:
 
     def candidates(self) -> set[Node]:
         """Nodes with a valid entry. Slow: for tests."""
+        if self._pending:
+            self._rank_pending()
         return {entry[3] for entry in self._heap if self._valid(entry[2], entry[3])}
 
     def _push(self, node: Node, rank: Rank) -> None:

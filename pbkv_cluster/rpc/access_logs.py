@@ -1,4 +1,4 @@
-"""Access logs of workflows as messages. Whoever sends them may be anyone: every field is checked, and a wrong one named."""
+"""Access logs of workflows as messages. The sender is not trusted: every field is checked, and errors name the field."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def log_to_wire(log: AccessLog) -> predictor_pb2.AccessLog:
 
 def logs_from_wire(messages: Sequence[predictor_pb2.AccessLog]) -> list[AccessLog]:
     """Raises:
-    InvalidArgument: a field is missing or out of its range, or there is too much of it all.
+    InvalidArgument: a field is missing or out of range, or there are too many logs.
     """
     steps = [step for message in messages for step in message.steps]
     _check_count("logs.steps", len(steps), MAX_BATCH_STEPS)

@@ -69,6 +69,9 @@ class Tiers:
         self._following = [
             each for each, policy in zip(zip(self._queues, ranks, strict=True), policies, strict=True) if not policy.steady
         ]
+        for queue, rank_all, policy in zip(self._queues, ranks, policies, strict=True):
+            if policy.drifts:
+                queue.defer(rank_all)
         self.lean = False  # evict from the GPU in the order of LRU; `keep_lru` must have been called before the first block
         self.evicted_by_policy = 0  # blocks
         self.evicted_by_lru = 0  # blocks, while it leaned

@@ -102,8 +102,12 @@ class Outlook:
 
     def forecast_matters(self, workflow: ActiveWorkflow) -> bool:
         """Whether the forecast that has just arrived for a workflow changes the outlook on its segments."""
-        outlook = self.workflows.get(workflow.id)
-        self._forecast_matters = outlook is not None and outlook.current and self._is_news(outlook) and self.predict([outlook])
+        outlook, self._forecast_matters = self.workflows.get(workflow.id), False
+        if outlook is not None and self._is_news(outlook):
+            if outlook.current:
+                self._forecast_matters = self.predict([outlook])
+            else:  # a step has begun or ended since, and nothing was ranked yet: the forecast only has to be scored later
+                outlook.predict_events(self.model, self.trust.share)
         return self._forecast_matters
 
     @property
@@ -171,7 +175,7 @@ class Outlook:
 
     def _score(self, outlook: WorkflowOutlook, agent: str) -> None:
         """The next event of a workflow has come: counts how well model and forecast had predicted it."""
-        if outlook.current and outlook.predicted and outlook.agents:
+        if outlook.events_current and outlook.predicted and outlook.agents:
             self.trust.score(agent, outlook.agents, outlook.predicted)
 
     def _is_news(self, outlook: WorkflowOutlook) -> bool:

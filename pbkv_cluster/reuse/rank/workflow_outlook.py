@@ -36,6 +36,7 @@ class WorkflowOutlook:
         "agents",
         "arrival",
         "current",
+        "events_current",
         "forecast",
         "id",
         "next_events",
@@ -63,6 +64,7 @@ class WorkflowOutlook:
         self.agent = ""  # of the latest step
         self.queued: frozenset[Segment] = frozenset()  # that a step uses as soon as it is admitted
         self.current = False  # `probability` is that of the present state
+        self.events_current = False  # `agents` and `predicted` are those of the present state
         self.forecast: Forecast | None = None  # that `probability` rests on
         self.agents: Agents = {}  # next agent by the model
         self.predicted: Agents = {}  # next agent by the forecast
@@ -97,13 +99,13 @@ class WorkflowOutlook:
         self.agents, self.predicted = self.next_events.agents, {}
         if self.forecast is not None and self.forecast.step == self.record.steps[-1].number:  # else it is of another step
             self.predicted = of_forecast(self.forecast)
-        self.current = True
+        self.events_current = True
         before, self.top = self.top, self.next_events.top(self.predicted, share)
         return not kept or self.top != before
 
     def step_changed(self) -> None:
         """A step has begun or ended: nothing is of the present state any more."""
-        self.current, self.unused_at = False, -1.0
+        self.current, self.events_current, self.unused_at = False, False, -1.0
 
     def _rows(self) -> dict[Segment, int]:
         found: dict[Segment, int] = {}
@@ -117,7 +119,7 @@ def predict_uses(model: AccessModel, outlooks: Sequence[WorkflowOutlook]) -> Non
     """Computes `probability` of some workflows after `predict_events`."""
     new = []
     for outlook in outlooks:
-        outlook.unused = None
+        outlook.current, outlook.unused = True, None
         if outlook.next_use is None:
             new.append(outlook)
         else:
