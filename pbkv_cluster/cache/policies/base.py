@@ -28,7 +28,7 @@ class ReusePolicy(ABC):
 
     retired_first = False  # nodes that no active workflow holds go before all others
     steady = False  # values follow the uses of nodes alone: neither hooks nor forecasts change them
-    drifts = False  # values change with time and with what others do, too; the queue has them as they were when asked for
+    drifts = False  # values also change with time and with other workflows; nodes are ranked when a victim is needed
     positional = False  # which of a node's blocks are left changes its value
     learns = False  # it wants what is learnt from workflows that have ended
     needs_history = True  # values rest on `Node.owners` beyond who they are, on `Node.output` or on `Owner.record`

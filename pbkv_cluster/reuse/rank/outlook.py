@@ -24,7 +24,7 @@ from pbkv_cluster.reuse.record.segment import Segment
 
 WorkflowT = TypeVar("WorkflowT", bound=ActiveWorkflow)
 
-_SHARE_MIN = 0.02  # weight of a forecast below which a new one is not worth a new look
+_SHARE_MIN = 0.02  # weight of forecasts below which a new one is ignored
 _STARTS = 60  # latest starts of workflows, for their rate
 _ONE = np.array(1.0)  # an array without axes is the quickest operand of numpy
 _CERTAIN, _NEVER = range(2)  # first rows of each table of `unused`: a use at once, and no use at all
@@ -40,7 +40,7 @@ class Outlook:
         self.trust = Trust()
         self.workflows: dict[str, WorkflowOutlook] = {}
         self.workflow_count = 0  # workflows that have begun so far
-        self.due: list[str] = []  # ids of workflows whose `unused` is out of date by time alone, as of the latest step
+        self.due: list[str] = []  # when the latest step began: ids of workflows whose `unused` time alone had put out of date
         self._deadlines: list[tuple[float, int, WorkflowOutlook]] = []  # heap, see `_find_due`
         self._updates = 0  # of any workflow's `unused`
         self._forecast_matters = False  # the latest answer of `forecast_matters`
@@ -93,7 +93,7 @@ class Outlook:
         self.workflow_count += 1
 
     def add_user(self, workflow: ActiveWorkflow) -> None:
-        """A shadow of the cache has the workflow as well."""
+        """Tells that a shadow of the cache has the workflow as well."""
         outlook = self.workflows.get(workflow.id)
         if outlook is not None and workflow not in outlook.users:
             outlook.users.append(workflow)
@@ -132,7 +132,7 @@ class Outlook:
         # In one order, so that rounding does not depend on which blocks are asked about together.
         outlooks = [self.workflows[name] for name in sorted(asked) if name in self.workflows]
         for outlook in outlooks:
-            if any(segment not in outlook.rows for _, segment in asked[outlook.id]):
+            if outlook.current and any(segment not in outlook.rows for _, segment in asked[outlook.id]):
                 outlook.current = False
         self.refresh(outlooks, now)
         tables, start = [_FIRST_ROWS], len(_FIRST_ROWS)
@@ -159,7 +159,7 @@ class Outlook:
                 self._update(outlook)
 
     def predict(self, outlooks: Sequence[WorkflowOutlook]) -> bool:
-        """Computes the next events and uses of some workflows anew. Returns whether a use may have another probability."""
+        """Computes next events and uses of some workflows. Returns whether the probability of a use may have changed."""
         share = self.trust.share
         changed = [outlook for outlook in outlooks if outlook.predict_events(self.model, share)]
         predict_uses(self.model, changed)
@@ -174,12 +174,12 @@ class Outlook:
     # --- inside ---
 
     def _score(self, outlook: WorkflowOutlook, agent: str) -> None:
-        """The next event of a workflow has come: counts how well model and forecast had predicted it."""
+        """The next event of a workflow is known: scores how well model and forecast had predicted it."""
         if outlook.events_current and outlook.predicted and outlook.agents:
             self.trust.score(agent, outlook.agents, outlook.predicted)
 
     def _is_news(self, outlook: WorkflowOutlook) -> bool:
-        """Whether the latest forecast says something new of the next step that is worth a new look."""
+        """Whether the latest forecast says something new of the next step, and has some weight."""
         forecast = outlook.users[0].forecast
         if (
             forecast is outlook.forecast

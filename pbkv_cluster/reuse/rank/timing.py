@@ -124,7 +124,8 @@ class Timing:
                 waits.append(0.0)
                 elapsed.append(seconds)
         later = np.array(waits)[:, None] + _LATER * self.cycle * _AFTER_NEXT
-        seconds_left, paused = HORIZONS * self.unit - later[:, :, None], np.array(elapsed)[:, None, None]
+        seconds_left = HORIZONS * self.unit - later[:, :, None]  # of each horizon, once so many steps have been waited for
+        paused = np.array(elapsed)[:, None, None]
         if len(groups) == 1:
             return pauses.end_probability(seconds_left, paused)
         found: Floats = np.empty_like(seconds_left)
