@@ -9,39 +9,40 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-# How a prompt leaves what its workflow knew: an attach symbol is (lag - 1) * 3 + what ends there, or NO_ATTACH.
-LAGS = 4  # steps since the point was last used: 1, 2, 3, or more
+# Attach symbols tell at which point a prompt leaves what its workflow knew: (lag - 1) * 3 + what ends there, or NO_ATTACH.
+LAGS = 4  # values of the lag, the steps since the point was last used: 1, 2, 3, or more
 INSIDE, PROMPT_END, OUTPUT_END = range(3)  # what ends at the point
-NO_ATTACH = 3 * LAGS
+NO_ATTACH = 3 * LAGS  # nothing of the prompt was known
 SYMBOLS = NO_ATTACH + 1
 
 
 class Run(NamedTuple):
-    """Consecutive blocks that a step adds to its workflow's record, all known to equally many other workflows."""
+    """Consecutive blocks that a step adds to its workflow's record, all of which equally many other workflows have read."""
 
     blocks: int
-    sharing: int = 0  # workflows that had them when the step came: 0 none, 1 one or two, 2 more
-    key: int = 0  # of their content, where many share them
+    sharing: int = 0  # workflows that had read them when the step began: 0 none, 1 one or two, 2 more
+    key: int = 0  # hash of their content, if more than two share them
 
 
 @dataclass(slots=True)
 class StepLog:
-    """One step, as a learner needs it. Times are seconds on the worker's clock."""
+    """One step, as a learner needs it. Positions count the steps of the log. Times are seconds on the worker's clock."""
 
     number: int  # as the gateway counts
     agent: str
-    came_from: int  # position of the latest step whose path its prompt follows first; -1: it follows none
-    follows: int  # for how many blocks
+    came_from: int  # position of the latest step whose path its prompt follows; -1: it follows none
+    follows: int  # number of blocks for which it does
     began_at: float
-    runs: list[Run] = field(default_factory=list)  # what the prompt adds
-    symbol: int = NO_ATTACH
+    runs: list[Run] = field(default_factory=list)  # what the prompt adds after them
+    symbol: int = NO_ATTACH  # attach symbol of the prompt
     output_blocks: int = 0
-    ended_at: float = -1.0  # below 0: it has not
-    repeats: int = -1  # position of a step whose path its output went along first; -1: none
-    repeats_to: int = 0  # down to how many blocks from the start
+    ended_at: float = -1.0  # below 0: it still runs
+    repeats: int = -1  # position of an earlier step whose path its output goes along; -1: none
+    repeats_to: int = 0  # number of blocks, from the start of the path, to which it does
 
     @property
     def prompt_blocks(self) -> int:
+        """Full blocks of the prompt."""
         return self.follows + sum(run.blocks for run in self.runs)
 
 

@@ -2,7 +2,9 @@
 
 import math
 import random
+from collections.abc import Sequence
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.cache.guard.guard import Guard
 from pbkv_cluster.cache.policies.pbkv import Pbkv
+from pbkv_cluster.cache.tree.node import Node
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.reuse.rank.density import hit_density
 from pbkv_cluster.reuse.rank.timing import HORIZONS
@@ -215,3 +218,19 @@ def test_a_block_that_only_new_workflows_use_has_the_value_that_its_density_says
     assert 0.0 < uses < 0.02
     assert short == pytest.approx(long, rel=0.1)
     assert not math.isnan(short)
+
+
+def test_nodes_are_ranked_when_a_victim_is_needed_and_all_together() -> None:
+    cache, asked = LearningCache(60), list[int]()
+    values = cache.policy.values
+
+    def counted(nodes: Sequence[Node], now: float) -> Sequence[float]:
+        asked.append(len(nodes))
+        return values(nodes, now)
+
+    with patch.object(cache.policy, "values", counted):
+        for number in range(4):
+            cache.run(f"w{number}", loop(number)[:2], end=False)
+        assert asked == [], "nothing had to leave"
+        cache.order(first=own(0, 0))
+    assert asked[0] == 8, "two paths of each workflow"

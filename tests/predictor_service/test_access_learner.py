@@ -12,7 +12,7 @@ from pbkv_cluster.core.access_log import AccessLog, Run, StepLog
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.access import learner as learner_module
-from pbkv_cluster.predictor_service.access.learner import AccessLearner, rows
+from pbkv_cluster.predictor_service.access.learner import AccessLearner, most_examples
 from pbkv_cluster.predictor_service.server import PredictorServer
 from pbkv_cluster.predictor_service.state.file import access_path, read_state, write_state
 from pbkv_cluster.reuse.model.access_model import KIND, VERSION, AccessModel, AccessUpdate, train
@@ -188,7 +188,7 @@ async def test_a_malformed_log_is_refused_with_its_whole_batch() -> None:
 async def test_a_log_that_would_take_too_long_is_refused(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(learner_module, "_MAX_ROWS", rows(LOGS[0].steps))
+    monkeypatch.setattr(learner_module, "_MAX_EXAMPLES", most_examples(LOGS[0].steps))
     longer = AccessLog("longer", [*LOGS[0].steps, StepLog(99, "a", -1, 0, 0.0)])
     async with serving() as server:
         await report(server, [longer, LOGS[0]])
@@ -203,8 +203,8 @@ def test_the_bound_on_the_work_is_one() -> None:
         for step in log.steps:
             replay(history, step)
             total += len(history.segments)
-        assert total <= rows(log.steps) < 4 * total
-        assert len(examples(log.steps, AccessModel().events).facts) <= rows(log.steps)
+        assert total <= most_examples(log.steps) < 4 * total
+        assert len(examples(log.steps, AccessModel().events).facts) <= most_examples(log.steps)
 
 
 async def test_the_queue_is_bounded_and_the_oldest_leave() -> None:

@@ -26,6 +26,7 @@ from pbkv_cluster.reuse.model.features import (
     RELATION_FACTS,
     RELATIONS,
     SEGMENT_FACTS,
+    UNKNOWN,
     WORKFLOW_FACTS,
     Fact,
     event_facts,
@@ -35,7 +36,7 @@ from pbkv_cluster.reuse.model.features import (
 from pbkv_cluster.reuse.model.hazard import Floats, first_use
 from pbkv_cluster.reuse.model.next_event import END, Event
 from pbkv_cluster.reuse.rank.forecast_blend import Agents, blend, by_agent, of_forecast, top_two_by_agent
-from pbkv_cluster.reuse.rank.next_use import NextEvents, NextUse
+from pbkv_cluster.reuse.rank.next_use import NextEvents, NextUse, Question, next_uses
 from pbkv_cluster.reuse.rank.outlook import Outlook
 from pbkv_cluster.reuse.rank.workflow_outlook import WorkflowOutlook
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixPopularity
@@ -67,8 +68,8 @@ def test_rows_in_two_steps_are_those_in_one(
     table = np.empty((len(segments), len(Fact)), dtype=np.int64)
     table[:, SEGMENT_FACTS], table[:, WORKFLOW_FACTS], table[:, EVENT_FACTS] = segments, workflow, event_facts(top)
     table[:, RELATION_FACTS] = [divmod(relation, RELATIONS) for relation in relations]
-    sums = record_sums(segments, workflow)
-    sums[:, FIRST_EVENT_CONTEXT:] += event_sums(relations, top)
+    sums = record_sums(segments, [workflow], [len(segments)])
+    sums[:, FIRST_EVENT_CONTEXT:] += event_sums(relations, [top], [len(segments)])
     assert (table_rows(sums, BITS) == context_rows(table, BITS)[:, CONTEXT_ORDER]).all()
 
 
@@ -105,7 +106,10 @@ def anew(model: AccessModel, outlook: WorkflowOutlook, segments: Sequence[Segmen
 @given(st.lists(workflows().filter(bool), min_size=1, max_size=4), st.lists(agents, min_size=1, max_size=4))
 def test_one_forecast_after_another_gives_what_each_would_alone(examples: list[list[Step]], forecasts: list[Agents]) -> None:
     model, history = taught(examples), record(examples[-1])
-    next_use, next_events = NextUse(model, history, history.segments), NextEvents(model, history)
+    next_events = NextEvents(model, history)
+    first = next_events.top({}, 0.7)
+    ((next_use, probability),) = next_uses(model, [Question(history, history.segments, first)])
+    assert (next_use.probability(first) == probability).all()
     expected = model.events.distribution(history.steps)
     assert next_events.agents == by_agent(expected)
     for forecast in [*forecasts, {}, *reversed(forecasts)]:
@@ -114,17 +118,32 @@ def test_one_forecast_after_another_gives_what_each_would_alone(examples: list[l
         assert found == pytest.approx(first_use(model.hazard.hazards(facts(history, history.segments, both))), rel=1e-4)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(workflows().filter(bool), min_size=1, max_size=4))
+def test_workflows_together_have_the_next_uses_of_each_alone(played: list[list[Step]]) -> None:
+    model, records = taught(played), [record(steps) for steps in played]
+    questions = [Question(each, each.segments, NextEvents(model, each).top({}, 0.5)) for each in records]
+    for question, (next_use, probability) in zip(questions, next_uses(model, questions), strict=True):
+        ((_, alone),) = next_uses(model, [question])
+        assert (probability == alone).all()
+        assert (next_use.probability(question.top) == alone).all()
+
+
 def test_it_is_valid_until_record_or_model_change() -> None:
     steps = [Step("planner", (1, 2), (3,)), Step("coder", (4, 5))]
     model, history = taught([steps]), record(steps)
 
+    def computed() -> NextUse:
+        ((found, _),) = next_uses(model, [Question(history, history.segments, UNKNOWN)])
+        return found
+
     def held() -> bool:
         """And a new one is valid."""
         found = kept[-1].valid
-        kept.append(NextUse(model, history, history.segments))
+        kept.append(computed())
         return found and kept[-1].valid
 
-    kept = [NextUse(model, history, history.segments)]
+    kept = [computed()]
     assert held()
     model.apply(taught([steps]).export())
     assert not held()
@@ -159,20 +178,24 @@ class Compared(Outlook):
         super().__init__()
         self.predictions = self.kept = 0
 
-    def predict(self, outlook: WorkflowOutlook) -> bool:
-        before, next_use = outlook.probability, outlook.next_use
-        changed = super().predict(outlook)
-        self.predictions += 1
-        self.kept += outlook.next_use is next_use
-        assert changed or outlook.probability is before
+    def predict(self, outlooks: Sequence[WorkflowOutlook]) -> bool:
+        before = [(outlook.probability, outlook.next_use) for outlook in outlooks]
+        changed = super().predict(outlooks)
+        for outlook, (probability, next_use) in zip(outlooks, before, strict=True):
+            self.predictions += 1
+            self.kept += outlook.next_use is next_use
+            assert changed or outlook.probability is probability
+            self.check(outlook, outlook.next_use is next_use)
+        return changed
+
+    def check(self, outlook: WorkflowOutlook, kept: bool) -> None:
         forecast = outlook.users[0].forecast
         news = forecast is not None and forecast.step == outlook.record.steps[-1].number
         assert outlook.predicted == (of_forecast(forecast) if news else {})
         segments = list(outlook.rows)
         assert outlook.probability == pytest.approx(anew(self.model, outlook, segments, self.trust.share), rel=1e-4)
         asked = {segment for user in outlook.users for segment in user.segments()}
-        assert outlook.next_use is next_use or set(segments) == asked, "what is kept of a workflow is no more than it has"
-        return changed
+        assert kept or set(segments) == asked, "what is kept of a workflow is no more than it has"
 
 
 @settings(max_examples=60, deadline=None)

@@ -143,6 +143,7 @@ def test_time_alone_makes_workflows_due(wait: float) -> None:
         played = Played(False, Watched)
     for workflow in range(5):
         played.run(workflow, "planner", [workflow], 0.0)
+        played.look(workflow)
     played.wait(wait)
     played.begin(5, "planner", [5])
     assert played.outlook.found == (5 if wait else 0)

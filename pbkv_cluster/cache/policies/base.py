@@ -30,7 +30,7 @@ class ReusePolicy(ABC):
 
     retired_first = False  # retired nodes are evicted before all others
     steady = False  # values depend on the uses of a node alone: neither hooks nor forecasts change them
-    drifts = False  # values also change with time and with other workflows; queues keep the value of the last ranking
+    drifts = False  # values also change with time and with other workflows; nodes are ranked when a victim is needed
     positional = False  # the value of a node depends on which of its blocks are left
     learns = False  # it uses what is learnt from ended workflows
     needs_history = True  # values depend on `Node.output`, on `Owner.record`, or on the segments in `Node.owners`

@@ -25,6 +25,7 @@ from pbkv_cluster.reuse.record.prefix_popularity import PrefixStat
 from pbkv_cluster.reuse.record.segment import Segment
 
 _PRIOR_WORKFLOWS = 60.0  # weight of the prior on how many workflows use a block
+_ZERO = np.array(0.0)
 _EDGES = (*(BIN_STARTS - 1).tolist(), 30)  # of the bins, in steps
 
 
@@ -84,18 +85,27 @@ class Pbkv(ReusePolicy):
         return self.outlook.due
 
     def value(self, node: Node, now: float) -> float:
-        if not node.owners and node.entry is not None and node.entry.workflows < 2:
-            return self.value_to_new_workflows(node.entry, now)
-        return self._values((node,), now)[0]
+        return self.values((node,), now)[0]
 
     def values(self, nodes: Sequence[Node], now: float) -> Sequence[float]:
-        # A numpy call costs as much for one node as for all of a workflow's.
-        return self._values(nodes, now) if all(node.owners for node in nodes) else super().values(nodes, now)
+        # A numpy call costs as much for one node as for many.
+        values, rest = dict[int, float](), list[int]()
+        for at, node in enumerate(nodes):
+            if not node.owners and node.entry is not None and node.entry.workflows < 2:
+                values[at] = self.value_to_new_workflows(node.entry, now)
+            else:
+                rest.append(at)
+        if rest:
+            values.update(zip(rest, self._values([nodes[at] for at in rest], now), strict=True))
+        return [values[at] for at in range(len(nodes))]
 
     def _values(self, nodes: Sequence[Node], now: float) -> list[float]:
         unused = self.outlook.unused([node.owners for node in nodes], now)  # a row for each node
         uses, delays = np.array(self.first_uses([node.entry for node in nodes], now)).T[:, :, None]
-        unused *= np.exp(-uses * np.maximum(HORIZONS - delays, 0.0))
+        after = HORIZONS - delays
+        np.maximum(after, _ZERO, out=after)
+        after *= -uses
+        unused *= np.exp(after, out=after)
         for at, node in enumerate(nodes):
             if node.entry is not None and node.entry.workflows >= 2:
                 self._multiply_others(node, node.entry, now, unused[at])

@@ -1,7 +1,7 @@
-"""Learns how workflows use their blocks from the logs of those that have ended, beside the forecasts.
+"""Learns how workflows use their blocks from the access logs of ended workflows, and sends the model to workers.
 
-A workflow takes milliseconds to learn from, a large table longer to pack: all of it happens on one thread, which alone touches
-the model, and one thing after the other, so that the event loop only waits for it.
+Learning from one workflow takes milliseconds, packing a large model longer. Both happen on one thread, which alone touches the
+model; the event loop awaits it.
 """
 
 import asyncio
@@ -25,37 +25,37 @@ T = TypeVar("T")
 
 PART_BYTES = 256 << 10  # before compression: what a worker unpacks in some milliseconds
 _MAX_QUEUED_STEPS = 65_536
-_MAX_ROWS = 150_000  # of facts, one for each segment after each step; some 5 KB each while they are learnt from
+_MAX_EXAMPLES = 150_000  # examples of one log, one for each segment after each step; each takes some 5 KB during learning
 
 
 class Taken(NamedTuple):
-    """What became of reported logs."""
+    """The outcome of reported logs."""
 
     accepted: int
-    dropped: int  # older ones that had waited longest
+    dropped: int  # of those that waited, the oldest
 
 
 class AccessLearner:
-    """Logs in, parts of the model out to those subscribers that want them. `run` learns and sends."""
+    """Takes access logs, and sends parts of the model to the subscribers that want them. `run` does the work."""
 
     def __init__(self, interval_s: float, *, max_queued_steps: int = _MAX_QUEUED_STEPS) -> None:
         """Args:
         interval_s: time between two updates for one subscriber.
-        max_queued_steps: steps in logs that wait; beyond, the oldest log is dropped.
+        max_queued_steps: steps in logs that wait; beyond that, the oldest log is dropped.
         """
         self._interval_s = interval_s
         self._max_queued_steps = max_queued_steps
-        self._model = VersionedModel()  # the thread's
+        self._model = VersionedModel()  # used on the thread alone
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="access-learner")
         self._queue: deque[AccessLog] = deque()
         self._queued_steps = 0
-        self._queued, self._news = asyncio.Event(), asyncio.Event()
-        self._feeds: dict[Subscription, int] = {}  # to the version that each was sent
+        self._queued, self._changed = asyncio.Event(), asyncio.Event()  # logs wait; a subscriber lacks something
+        self._feeds: dict[Subscription, int] = {}  # version that each was sent
         self._version = 0  # of the model
-        self._saved = 0
-        self.learnt = 0  # logs
-        self.refused = 0  # contradicted themselves, or were too large
-        self.dropped = 0  # gave way to newer ones
+        self._saved = 0  # version of the file
+        self.learnt = 0  # logs learnt from
+        self.refused = 0  # logs that contradicted themselves or were too large
+        self.dropped = 0  # logs that made room for newer ones
 
     @property
     def queued(self) -> int:
@@ -63,7 +63,7 @@ class AccessLearner:
         return len(self._queue)
 
     def report(self, logs: Sequence[AccessLog]) -> Taken:
-        """Takes logs to learn from; never waits."""
+        """Queues logs to be learnt from; never waits."""
         for each in logs:
             self._queue.append(each)
             self._queued_steps += len(each.steps)
@@ -78,12 +78,12 @@ class AccessLearner:
         return Taken(len(logs), dropped)
 
     def feed(self, subscription: Subscription) -> None:
-        """From now on keeps a subscriber's model up to date; all of it comes behind the first snapshot."""
+        """Keeps a subscriber's model up to date from now on; the whole model follows the first snapshot of forecasts."""
         self._feeds[subscription] = 0
-        self._news.set()
+        self._changed.set()
 
     def load(self, path: Path) -> None:
-        """Goes on from a saved model. Only before `run`.
+        """Continues from a saved model. Only before `run`.
 
         Raises:
             StateRefused: it does not fit; nothing has changed.
@@ -93,7 +93,7 @@ class AccessLearner:
         self._version = self._saved = self._model.version
 
     async def save(self, path: Path) -> None:
-        """Writes the model, if it has changed since the last time.
+        """Writes the model if it has changed since it was last written.
 
         Raises:
             OSError: it cannot be written.
@@ -107,10 +107,10 @@ class AccessLearner:
         """Learns and sends until cancelled."""
         tasks = [asyncio.create_task(self._learn()), asyncio.create_task(self._send())]
         await first_failure(*tasks)
-        raise AssertionError("both run for ever")
+        raise AssertionError("both run until cancelled")
 
     async def close(self) -> None:
-        """Ends the thread; `run` is over by then. Logs that wait are given up."""
+        """Stops the thread, after `run` has ended. Logs that still wait are lost."""
         if self._queue:
             log.warning("%d access logs were not learnt from", len(self._queue))
         await asyncio.to_thread(self._thread.shutdown)
@@ -126,7 +126,7 @@ class AccessLearner:
 
     async def _learn_from(self, each: AccessLog) -> None:
         try:
-            if rows(each.steps) > _MAX_ROWS:
+            if most_examples(each.steps) > _MAX_EXAMPLES:
                 raise ValueError(f"its {len(each.steps)} steps are too many to learn from")
             self._version = await self._on_thread(self._learnt, each.steps)
         except ValueError as error:
@@ -134,7 +134,7 @@ class AccessLearner:
             log.warning("nothing is learnt from workflow %r: %s", each.workflow, error)
         else:
             self.learnt += 1
-            self._news.set()
+            self._changed.set()
 
     def _learnt(self, steps: Sequence[StepLog]) -> int:
         self._model.learn(steps)
@@ -142,21 +142,21 @@ class AccessLearner:
 
     async def _send(self) -> None:
         while True:
-            await self._news.wait()
-            self._news.clear()
+            await self._changed.wait()
+            self._changed.clear()
             await self._offer()
             await asyncio.sleep(self._interval_s)
             if any(sent < self._version for sent in self._feeds.values()):
-                self._news.set()
+                self._changed.set()
 
     async def _offer(self) -> None:
-        """Gives every subscriber that has taken what it had what is new for it; those alike share the work."""
+        """Sends each idle subscriber what it lacks. Parts are packed once for all subscribers at the same version."""
         self._feeds = {subscription: sent for subscription, sent in self._feeds.items() if not subscription.closed}
-        behind: dict[int, list[Subscription]] = {}
+        lagging: dict[int, list[Subscription]] = {}
         for subscription, sent in self._feeds.items():
             if sent < self._version and subscription.idle:
-                behind.setdefault(sent, []).append(subscription)
-        for sent, group in behind.items():
+                lagging.setdefault(sent, []).append(subscription)
+        for sent, group in lagging.items():
             parts, version = await self._on_thread(self._parts, sent)
             for subscription in group:
                 subscription.offer_access(parts)
@@ -170,14 +170,14 @@ class AccessLearner:
         return self._model.parts_since(since, PART_BYTES), self._model.version
 
     async def _on_thread(self, call: Callable[..., T], *args: object) -> T:
-        # Not given up by a cancel: whoever asks next for the model waits behind it on the thread.
+        # A cancelled call still runs to its end on the thread, and the next call waits for it.
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
 
 
-def rows(steps: Sequence[StepLog]) -> int:
-    """A bound on the segments that are learnt from: those that a workflow has after each step that is taken, all together.
+def most_examples(steps: Sequence[StepLog]) -> int:
+    """An upper bound on the examples of a log: the segments after each step that is learnt from.
 
-    A step cuts at most two of them, and adds one for each of its runs and one for what it generates.
+    A step splits at most two segments, and adds one for each of its runs and one for what it generates.
     """
     total = segments = 0
     for step in steps:

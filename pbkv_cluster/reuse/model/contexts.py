@@ -103,19 +103,39 @@ def context_rows(facts: Ints, bits: int) -> Ints:
     return table_rows(facts.view(np.uint64) @ _FACTORS + _SALT, bits)
 
 
-def record_sums(segment_facts: Sequence[Sequence[int]], workflow_facts: Sequence[int]) -> Sums:
-    """Sums over the facts that follow from the record. Shape (segments, contexts), contexts in `CONTEXT_ORDER`."""
-    of_workflow = np.array(workflow_facts, dtype=np.int64).view(np.uint64).dot(_WORKFLOW_FACTORS)
-    of_workflow += _ORDERED_SALT
+def record_sums(segment_facts: Sequence[Sequence[int]], workflow_facts: Sequence[Sequence[int]], counts: Sequence[int]) -> Sums:
+    """Sums over the facts that follow from the record.
+
+    Args:
+        segment_facts: of some segments, those of one workflow after those of another.
+        workflow_facts: of each workflow.
+        counts: segments of each workflow.
+
+    Returns:
+        Shape (segments, contexts), contexts in `CONTEXT_ORDER`.
+    """
+    of_workflows = np.array(workflow_facts, dtype=np.int64).view(np.uint64).dot(_WORKFLOW_FACTORS)
+    of_workflows += _ORDERED_SALT
     rows = np.array(segment_facts, dtype=np.int64).reshape(-1, len(SEGMENT_FACTS))
     found: Sums = rows.view(np.uint64).dot(_SEGMENT_FACTORS)
-    found += of_workflow
+    found += of_workflows if len(counts) == 1 else of_workflows.repeat(counts, axis=0)
     return found
 
 
-def event_sums(relations: Sequence[int], top: TopEvents) -> Sums:
-    """Sums over the facts that depend on the next event. Shape (segments, event contexts)."""
-    return _RELATION_SUMS.take(np.array(relations, dtype=np.int64), axis=0) + _sum_of(top)
+def event_sums(relations: Sequence[int], tops: Sequence[TopEvents], counts: Sequence[int]) -> Sums:
+    """Sums over the facts that depend on the next event.
+
+    Args:
+        relations: of some segments, those of one workflow after those of another.
+        tops: the likeliest events of each workflow.
+        counts: segments of each workflow.
+
+    Returns:
+        Shape (segments, event contexts).
+    """
+    found: Sums = _RELATION_SUMS.take(np.array(relations, dtype=np.int64), axis=0)
+    found += _sum_of(tops[0]) if len(tops) == 1 else np.array([_sum_of(top) for top in tops]).repeat(counts, axis=0)
+    return found
 
 
 def table_rows(sums: Sums, bits: int) -> Ints:

@@ -81,6 +81,10 @@ class TopEvents(NamedTuple):
     confidence: int  # in the first, from 0 to 3
 
 
+UNKNOWN = TopEvents(_UNKNOWN, _UNKNOWN, 0)
+"""Before anything was learnt."""
+
+
 def facts(record: WorkflowRecord, segments: Sequence[Segment], events: Mapping[Event, float]) -> Ints:
     """One row for each of some segments of a workflow; shape (segments, facts).
 
@@ -137,19 +141,31 @@ def workflow_facts(record: WorkflowRecord) -> tuple[int, ...]:
     steps = record.steps
     now = len(steps) - 1
     last = steps[now]
+    before = steps[now - 1] if now else None
     return (
-        min(now, 40),
-        *(_name(steps[now - back].agent) if back <= now else 0 for back in range(3)),
-        *(steps[now - back].symbol if back <= now else -1 for back in range(2)),
+        now if now < 40 else 40,
+        _name(last.agent),
+        _name(before.agent) if before else 0,
+        _name(steps[now - 2].agent) if now > 1 else 0,
+        last.symbol,
+        before.symbol if before else -1,
         last.output_blocks.bit_length() if last.ended_at >= 0 else -1,
-        sum(run.blocks for run in last.runs).bit_length(),
+        sum([run.blocks for run in last.runs]).bit_length(),
     )
 
 
 def relations(record: WorkflowRecord, segments: Sequence[Segment], top: TopEvents) -> list[int]:
     """The columns `RELATION_FACTS` as one number each: IN_NEXT * RELATIONS + IN_SECOND."""
-    first, second = (_relations(record, segments, agent) for agent, _ in (top.first, top.second))
-    return [RELATIONS * one + other for one, other in zip(first, second, strict=True)]
+    first, second = top.first[0], top.second[0]
+    last_step = record.last_step
+    last_first, last_second = last_step.get(first), last_step.get(second)
+    if last_first is None and last_second is None:
+        return [0] * len(segments)
+    found = []
+    for segment in segments:
+        agents = segment.agents
+        found.append(RELATIONS * _relation(agents.get(first), last_first) + _relation(agents.get(second), last_second))
+    return found
 
 
 def event_facts(top: TopEvents) -> tuple[int, ...]:
@@ -169,13 +185,11 @@ def top_events(events: Mapping[Event, float]) -> TopEvents:
     return TopEvents(first, second, sum(best >= level for level in _CONFIDENT))
 
 
-def _relations(record: WorkflowRecord, segments: Sequence[Segment], agent: str) -> list[int]:
-    """Whether an agent has used each segment."""
-    last = record.last_step.get(agent)
+def _relation(used: int | None, last: int | None) -> int:
+    """Whether an agent has used a segment, given the last step at which it did and the last at which it ran."""
     if last is None:
-        return [_NEW_AGENT] * len(segments)
-    steps = [segment.agents.get(agent) for segment in segments]
-    return [_NEVER if step is None else _IN_LAST if step == last else _BEFORE for step in steps]
+        return _NEW_AGENT
+    return _NEVER if used is None else _IN_LAST if used == last else _BEFORE
 
 
 _names: dict[str, int] = {}

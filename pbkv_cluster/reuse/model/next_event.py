@@ -20,7 +20,8 @@ START = 0
 """The shortest context, which says nothing of the workflow. It counts every event, and so the ends of all workflows."""
 
 _PRIOR = 4.0  # pseudo-observations of the shorter context
-_DEPTHS = (1, 2, 3, 4, 6, 8)
+_SEEDS = tuple((depth, crc32(b"last%d:" % depth)) for depth in (1, 2, 3, 4, 6, 8))  # numbers of events, and hashes of those
+_AGENT_SEED = crc32(b"agent:")
 _MOST_CONTEXTS = 200_000  # 100 bytes each; beyond, the one that was seen longest ago is dropped
 _MOST_EVENTS = 1024  # of one context; beyond, the rarest is dropped
 
@@ -82,16 +83,16 @@ class NextEventModel:
 def contexts(steps: Sequence[StepLog], stop: int) -> list[int]:
     """Hashes of the events just before position `stop`: the shortest first, and last the longest together with the position."""
     found, known, text = [START], 0, b""
-    for depth in _DEPTHS:
+    for depth, seed in _SEEDS:
         while known < min(depth, stop):
             known += 1
             step = steps[stop - known]
             if known == 1:
-                found.append(crc32(b"agent:" + step.agent.encode()))
+                found.append(crc32(step.agent.encode(), _AGENT_SEED))
             text += b"%s/%d;" % (step.agent.encode(), step.symbol)
         if known < depth:
             text += b"^"  # the workflow's beginning
-        found.append(crc32(b"last%d:" % depth + text))
+        found.append(crc32(text, seed))
         if known < depth:
             break
     found.append(crc32(b"at%d:" % stop + text))

@@ -34,7 +34,7 @@ class Trust:
         return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, _RATE * self._lead))))
 
     def score(self, agent: str, model: Agents, forecast: Agents) -> None:
-        """Compares what model and forecast had predicted, now that `agent` has come next."""
+        """Compares what model and forecast had predicted, now that `agent` was called next."""
         self._lead = _MEMORY * self._lead + (_log(forecast, agent) - _log(model, agent))
 
 

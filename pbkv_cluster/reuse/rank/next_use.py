@@ -6,10 +6,10 @@ a few facts of each segment and the contexts that contain these; the larger part
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from pbkv_cluster.reuse.model.contexts import FIRST_EVENT_CONTEXT, event_sums, record_sums
+from pbkv_cluster.reuse.model.contexts import FIRST_EVENT_CONTEXT, Sums, event_sums, record_sums
 from pbkv_cluster.reuse.model.features import TopEvents, relations, segment_facts, top_events, workflow_facts
 from pbkv_cluster.reuse.model.hazard import Floats, Table, first_use, hazards_of
 from pbkv_cluster.reuse.rank.forecast_blend import Agents, blend, by_agent, top_two_by_agent
@@ -53,19 +53,16 @@ class NextUse:
     Memory: some 250 bytes a segment.
     """
 
-    __slots__ = ("_changes", "_model", "_record", "_record_log_odds", "_segments", "_sums", "_version")
+    __slots__ = ("_changes", "_log_odds", "_model", "_record", "_segments", "_sums", "_version")
 
-    def __init__(self, model: AccessModel, record: WorkflowRecord, segments: Sequence[Segment]) -> None:
-        """Args:
-        model: what has been learnt.
-        record: of the workflow; at least one step has begun.
-        segments: of that record.
-        """
+    def __init__(
+        self, model: AccessModel, record: WorkflowRecord, segments: Sequence[Segment], sums: Sums, log_odds: Table
+    ) -> None:
+        """See `next_uses`."""
         self._model, self._version = model, model.version
         self._record, self._changes = record, record.changes
         self._segments = segments
-        self._sums = record_sums(segment_facts(record, segments), workflow_facts(record))
-        self._record_log_odds: Table | None = None
+        self._sums, self._log_odds = sums, log_odds  # by facts and contexts that follow from the record
 
     @property
     def valid(self) -> bool:
@@ -73,15 +70,40 @@ class NextUse:
         return self._version == self._model.version and self._changes == self._record.changes
 
     def probability(self, top: TopEvents) -> Floats:
-        """The probability that the next use of each segment falls in each bin, given the likeliest next events.
+        """The probability that the next use of each segment falls in each bin, given other likeliest events.
 
         Shape (segments, bins).
         """
-        of_events, hazard = event_sums(relations(self._record, self._segments, top), top), self._model.hazard
-        if self._record_log_odds is None:
-            sums = self._sums.copy()
-            sums[:, FIRST_EVENT_CONTEXT:] += of_events
-            self._record_log_odds, log_odds = hazard.log_odds(sums)
-        else:
-            log_odds = hazard.event_log_odds(self._sums[:, FIRST_EVENT_CONTEXT:] + of_events)
-        return first_use(hazards_of(self._record_log_odds + log_odds))
+        sums = event_sums(relations(self._record, self._segments, top), [top], [len(self._segments)])
+        sums += self._sums
+        return first_use(hazards_of(self._log_odds + self._model.hazard.event_log_odds(sums)))
+
+
+class Question(NamedTuple):
+    """Of one workflow, after a step."""
+
+    record: WorkflowRecord  # at least one step has begun
+    segments: Sequence[Segment]  # of that record
+    top: TopEvents  # the likeliest next events
+
+
+def next_uses(model: AccessModel, questions: Sequence[Question]) -> Iterator[tuple[NextUse, Floats]]:
+    """The next uses of segments of several workflows, and their probabilities; see `NextUse.probability`.
+
+    A numpy call costs as much for the segments of one workflow as for those of some, so all are computed together.
+    """
+    of_segments, of_relations = list[tuple[int, ...]](), list[int]()
+    for record, segments, top in questions:
+        of_segments += segment_facts(record, segments)
+        of_relations += relations(record, segments, top)
+    counts = [len(segments) for _, segments, _ in questions]
+    sums = record_sums(of_segments, [workflow_facts(record) for record, _, _ in questions], counts)
+    record_part = sums[:, FIRST_EVENT_CONTEXT:].copy()
+    sums[:, FIRST_EVENT_CONTEXT:] += event_sums(of_relations, [top for _, _, top in questions], counts)
+    log_odds, of_events = model.hazard.log_odds(sums)
+    probability = first_use(hazards_of(log_odds + of_events))
+    start = 0
+    for (record, segments, _), count in zip(questions, counts, strict=True):
+        part = slice(start, start + count)
+        yield NextUse(model, record, segments, record_part[part], log_odds[part]), probability[part]
+        start += count

@@ -19,12 +19,12 @@ from pbkv_cluster.reuse.model.hazard import Floats
 from pbkv_cluster.reuse.model.next_event import END
 from pbkv_cluster.reuse.rank.forecast_blend import Trust
 from pbkv_cluster.reuse.rank.timing import HORIZONS, Phase, Timing
-from pbkv_cluster.reuse.rank.workflow_outlook import ActiveWorkflow, WorkflowOutlook
+from pbkv_cluster.reuse.rank.workflow_outlook import ActiveWorkflow, WorkflowOutlook, predict_uses
 from pbkv_cluster.reuse.record.segment import Segment
 
 WorkflowT = TypeVar("WorkflowT", bound=ActiveWorkflow)
 
-_SHARE_MIN = 0.02  # weight of a forecast below which a new one is not worth a new look
+_SHARE_MIN = 0.02  # weight of forecasts below which a new one is ignored
 _STARTS = 60  # latest starts of workflows, for their rate
 _ONE = np.array(1.0)  # an array without axes is the quickest operand of numpy
 _CERTAIN, _NEVER = range(2)  # first rows of each table of `unused`: a use at once, and no use at all
@@ -40,7 +40,7 @@ class Outlook:
         self.trust = Trust()
         self.workflows: dict[str, WorkflowOutlook] = {}
         self.workflow_count = 0  # workflows that have begun so far
-        self.due: list[str] = []  # ids of workflows whose `unused` is out of date by time alone, as of the latest step
+        self.due: list[str] = []  # when the latest step began: ids of workflows whose `unused` time alone had put out of date
         self._deadlines: list[tuple[float, int, WorkflowOutlook]] = []  # heap, see `_find_due`
         self._updates = 0  # of any workflow's `unused`
         self._forecast_matters = False  # the latest answer of `forecast_matters`
@@ -93,7 +93,7 @@ class Outlook:
         self.workflow_count += 1
 
     def add_user(self, workflow: ActiveWorkflow) -> None:
-        """A shadow of the cache has the workflow as well."""
+        """Tells that a shadow of the cache has the workflow as well."""
         outlook = self.workflows.get(workflow.id)
         if outlook is not None and workflow not in outlook.users:
             outlook.users.append(workflow)
@@ -102,8 +102,12 @@ class Outlook:
 
     def forecast_matters(self, workflow: ActiveWorkflow) -> bool:
         """Whether the forecast that has just arrived for a workflow changes the outlook on its segments."""
-        outlook = self.workflows.get(workflow.id)
-        self._forecast_matters = outlook is not None and outlook.current and self._is_news(outlook) and self.predict(outlook)
+        outlook, self._forecast_matters = self.workflows.get(workflow.id), False
+        if outlook is not None and self._is_news(outlook):
+            if outlook.current:
+                self._forecast_matters = self.predict([outlook])
+            else:  # a step has begun or ended since, and nothing was ranked yet: the forecast only has to be scored later
+                outlook.predict_events(self.model, self.trust.share)
         return self._forecast_matters
 
     @property
@@ -128,7 +132,7 @@ class Outlook:
         # In one order, so that rounding does not depend on which blocks are asked about together.
         outlooks = [self.workflows[name] for name in sorted(asked) if name in self.workflows]
         for outlook in outlooks:
-            if any(segment not in outlook.rows for _, segment in asked[outlook.id]):
+            if outlook.current and any(segment not in outlook.rows for _, segment in asked[outlook.id]):
                 outlook.current = False
         self.refresh(outlooks, now)
         tables, start = [_FIRST_ROWS], len(_FIRST_ROWS)
@@ -143,12 +147,9 @@ class Outlook:
 
     def refresh(self, outlooks: Sequence[WorkflowOutlook], now: float) -> None:
         """Brings `unused` of some workflows up to date, as far as it is out of date."""
-        stale = []
-        for outlook in outlooks:
-            if not outlook.current or (outlook.forecast is not outlook.users[0].forecast and self._is_news(outlook)):
-                self.predict(outlook)
-            if outlook.unused_at < 0.0 or now - outlook.unused_at > self._fresh_s(outlook, now):
-                stale.append(outlook)
+        if changed := [each for each in outlooks if not each.current or self._is_news(each)]:
+            self.predict(changed)
+        stale = [each for each in outlooks if each.unused_at < 0.0 or now - each.unused_at > self._fresh_s(each, now)]
         if stale:
             phases = [Phase(outlook.agent, outlook.running > 0, now - outlook.since) for outlook in stale]
             for outlook, arrival in zip(stale, self.timing.arrival(phases), strict=True):
@@ -156,6 +157,13 @@ class Outlook:
         for outlook in outlooks:
             if outlook.unused is None:
                 self._update(outlook)
+
+    def predict(self, outlooks: Sequence[WorkflowOutlook]) -> bool:
+        """Computes next events and uses of some workflows. Returns whether the probability of a use may have changed."""
+        share = self.trust.share
+        changed = [outlook for outlook in outlooks if outlook.predict_events(self.model, share)]
+        predict_uses(self.model, changed)
+        return bool(changed)
 
     def starts_per_second(self, now: float) -> float:
         """Rate at which workflows have begun lately."""
@@ -166,20 +174,22 @@ class Outlook:
     # --- inside ---
 
     def _score(self, outlook: WorkflowOutlook, agent: str) -> None:
-        """The next event of a workflow has come: counts how well model and forecast had predicted it."""
-        if outlook.current and outlook.predicted and outlook.agents:
+        """The next event of a workflow is known: scores how well model and forecast had predicted it."""
+        if outlook.events_current and outlook.predicted and outlook.agents:
             self.trust.score(agent, outlook.agents, outlook.predicted)
 
     def _is_news(self, outlook: WorkflowOutlook) -> bool:
-        """Whether the latest forecast says something new of the next step that is worth a new look."""
+        """Whether the latest forecast says something new of the next step, and has some weight."""
         forecast = outlook.users[0].forecast
-        if forecast is None or forecast.step != outlook.record.steps[-1].number or self.trust.share < _SHARE_MIN:
+        if (
+            forecast is outlook.forecast
+            or forecast is None
+            or forecast.step != outlook.record.steps[-1].number
+            or self.trust.share < _SHARE_MIN
+        ):
             return False
         before = outlook.forecast
         return before is None or before.step != forecast.step or before.steps[:1] != forecast.steps[:1]
-
-    def predict(self, outlook: WorkflowOutlook) -> bool:
-        return outlook.predict(self.model, self.trust.share)
 
     def _update(self, outlook: WorkflowOutlook) -> None:
         assert outlook.probability is not None

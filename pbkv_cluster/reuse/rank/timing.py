@@ -22,7 +22,7 @@ _PRIOR = 2.0  # pseudo-observations of an exponential rest
 _TYPICAL_S = 28.0
 _LATER = 0.8  # of a mean cycle: how much later each further step is taken to begin
 _BIN_STOPS = np.append(BIN_STARTS[1:] - 1, 30)
-_MIDDLES = (BIN_STARTS + _BIN_STOPS) / 2  # middle of each bin, in steps
+_AFTER_NEXT = (BIN_STARTS + _BIN_STOPS) / 2 - 1.0  # steps from the next one to the middle of each bin
 
 
 class Durations:
@@ -92,7 +92,6 @@ class Timing:
         # Attributes: both are read whenever a node is ranked.
         self.cycle = max(self._pauses.mean + self._runs.mean, 1e-6)  # mean seconds from one step of a workflow to the next
         self.unit = float(4.0 ** round(math.log(self.cycle / _TYPICAL_S, 4.0)))  # seconds
-        self._later = _LATER * self.cycle * (_MIDDLES - 1.0)  # seconds from the next step to the one in each bin's middle
 
     def add_pause(self, agent: str, seconds: float) -> None:
         """A pause after an agent's step has ended."""
@@ -112,23 +111,26 @@ class Timing:
         Returns:
             Shape (workflows, bins, horizons): the probability that the step in the middle of a bin has begun by a horizon.
         """
-        horizons = HORIZONS * self.unit
-        groups = dict[tuple[bool, str], list[int]]()  # by what the durations depend on
-        for number, (agent, running, _) in enumerate(phases):
-            groups.setdefault((running, agent), []).append(number)
-        found = np.empty((len(phases), len(BIN_STARTS), len(HORIZONS)))
-        for (running, agent), numbers in groups.items():
+        groups = dict[int, tuple[Durations, list[int]]]()  # workflows by the pauses to expect
+        waits, elapsed = list[float](), list[float]()  # until the pause begins; of the pause so far
+        for number, (agent, running, seconds) in enumerate(phases):
             pauses = _of(self._pauses_after, agent, self._pauses)
-            elapsed = np.array([phases[number].elapsed for number in numbers])
+            groups.setdefault(id(pauses), (pauses, []))[1].append(number)
             if running:
                 mean = _of(self._runs_of, agent, self._runs).mean
-                later = np.maximum(mean - elapsed, 0.2 * mean)[:, None] + self._later
-                own = pauses.end_probability(horizons - later[:, :, None], 0.0)
+                waits.append(max(mean - seconds, 0.2 * mean))
+                elapsed.append(0.0)
             else:
-                own = pauses.end_probability(horizons - self._later[:, None], elapsed[:, None, None])
-            if len(groups) == 1:
-                return own
-            found[numbers] = own
+                waits.append(0.0)
+                elapsed.append(seconds)
+        later = np.array(waits)[:, None] + _LATER * self.cycle * _AFTER_NEXT
+        seconds_left = HORIZONS * self.unit - later[:, :, None]  # of each horizon, once so many steps have been waited for
+        paused = np.array(elapsed)[:, None, None]
+        if len(groups) == 1:
+            return pauses.end_probability(seconds_left, paused)
+        found: Floats = np.empty_like(seconds_left)
+        for pauses, numbers in groups.values():
+            found[numbers] = pauses.end_probability(seconds_left[numbers], paused[numbers])
         return found
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from pbkv_cluster.reuse.model.features import TopEvents
+from pbkv_cluster.reuse.model.features import UNKNOWN
 from pbkv_cluster.reuse.model.hazard import Floats
 from pbkv_cluster.reuse.rank.forecast_blend import Agents, of_forecast
-from pbkv_cluster.reuse.rank.next_use import NextEvents, NextUse
+from pbkv_cluster.reuse.rank.next_use import NextEvents, NextUse, Question, next_uses
 from pbkv_cluster.reuse.record.segment import Segment
 from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
 
@@ -36,6 +36,7 @@ class WorkflowOutlook:
         "agents",
         "arrival",
         "current",
+        "events_current",
         "forecast",
         "id",
         "next_events",
@@ -63,13 +64,14 @@ class WorkflowOutlook:
         self.agent = ""  # of the latest step
         self.queued: frozenset[Segment] = frozenset()  # that a step uses as soon as it is admitted
         self.current = False  # `probability` is that of the present state
+        self.events_current = False  # `agents` and `predicted` are those of the present state
         self.forecast: Forecast | None = None  # that `probability` rests on
         self.agents: Agents = {}  # next agent by the model
         self.predicted: Agents = {}  # next agent by the forecast
         self.next_events: NextEvents | None = None  # may no longer be valid
         self.next_use: NextUse | None = None  # may no longer be valid
         self.rows: dict[Segment, int] = {}  # rows of `probability` and `unused`
-        self.top: TopEvents | None = None  # that `probability` rests on
+        self.top = UNKNOWN  # the likeliest next events, that `probability` rests on
         self.probability: Floats | None = None  # of the next use in each bin, see `NextUse.probability`
         self.arrival: Floats | None = None  # of the step in each bin by each horizon, see `Timing.arrival`
         self.unused: Floats | None = None  # probability that each segment is not used again within each horizon
@@ -81,33 +83,29 @@ class WorkflowOutlook:
         """Position of the latest step."""
         return len(self.record.steps) - 1
 
-    def predict(self, model: AccessModel, share: float) -> bool:
-        """Computes `probability` for the present state and the latest forecast. Returns whether it may have changed.
+    def predict_events(self, model: AccessModel, share: float) -> bool:
+        """Predicts the next event after the present step from the latest forecast. Returns whether `probability` must follow.
 
         Args:
             model: what has been learnt.
-            share: weight of the forecast among next events.
+            share: weight of the forecast.
         """
-        use, events, self.forecast = self.next_use, self.next_events, self.users[0].forecast
-        kept = self.current and use is not None and use.valid
-        if use is None or not kept:
-            self.rows = self._rows()
-            use = self.next_use = NextUse(model, self.record, list(self.rows))
-        if events is None or not events.valid:
-            events = self.next_events = NextEvents(model, self.record)
-        self.agents, self.predicted = events.agents, {}
+        self.forecast = self.users[0].forecast
+        kept = self.current and self.next_use is not None and self.next_use.valid
+        if not kept:
+            self.rows, self.next_use = self._rows(), None
+        if self.next_events is None or not self.next_events.valid:
+            self.next_events = NextEvents(model, self.record)
+        self.agents, self.predicted = self.next_events.agents, {}
         if self.forecast is not None and self.forecast.step == self.record.steps[-1].number:  # else it is of another step
             self.predicted = of_forecast(self.forecast)
-        self.current = True
-        top = events.top(self.predicted, share)
-        if kept and top == self.top:
-            return False
-        self.top, self.probability, self.unused = top, use.probability(top), None
-        return True
+        self.events_current = True
+        before, self.top = self.top, self.next_events.top(self.predicted, share)
+        return not kept or self.top != before
 
     def step_changed(self) -> None:
         """A step has begun or ended: nothing is of the present state any more."""
-        self.current, self.unused_at = False, -1.0
+        self.current, self.events_current, self.unused_at = False, False, -1.0
 
     def _rows(self) -> dict[Segment, int]:
         found: dict[Segment, int] = {}
@@ -115,3 +113,18 @@ class WorkflowOutlook:
             for segment in user.segments():
                 found.setdefault(segment, len(found))
         return found
+
+
+def predict_uses(model: AccessModel, outlooks: Sequence[WorkflowOutlook]) -> None:
+    """Computes `probability` of some workflows after `predict_events`."""
+    new = []
+    for outlook in outlooks:
+        outlook.current, outlook.unused = True, None
+        if outlook.next_use is None:
+            new.append(outlook)
+        else:
+            outlook.probability = outlook.next_use.probability(outlook.top)
+    if new:
+        questions = [Question(outlook.record, list(outlook.rows), outlook.top) for outlook in new]
+        for outlook, (next_use, probability) in zip(new, next_uses(model, questions), strict=True):
+            outlook.next_use, outlook.probability = next_use, probability

@@ -18,7 +18,7 @@ class SegmentTrie:
         """Goes along full blocks as far as they are known.
 
         Args:
-            start: after whose end they come; None: the root.
+            start: the segment that they follow; None: the root.
             tokens: of the blocks.
         """
         return walk(self._children(start), tokens, len(tokens))
