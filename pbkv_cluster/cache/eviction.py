@@ -51,7 +51,8 @@ class EvictionQueue:
             node.versions[number] = version = node.versions[number] + 1
             self._pushed += 1
             heapq.heappush(self._heap, (rank, self._pushed, version, node))
-            self._tidy()
+            if len(self._heap) > 2 * self._live + _SLACK:
+                self._rebuild()
 
     def offer_all(self, nodes: Iterable[Node], ranks: Callable[[Sequence[Node]], Iterable[Rank]]) -> None:
         """Ranks several nodes anew, as `offer` does, but computes their ranks together."""
@@ -62,7 +63,8 @@ class EvictionQueue:
                 node.versions[number] = version = node.versions[number] + 1
                 self._pushed += 1
                 heapq.heappush(heap, (rank, self._pushed, version, node))
-            self._tidy()
+            if len(heap) > 2 * self._live + _SLACK:
+                self._rebuild()
 
     def first(self) -> tuple[Node, Rank] | None:
         """The next victim, still queued, or None."""
@@ -79,10 +81,6 @@ class EvictionQueue:
         for rank, _, version, node in self._heap:
             if version == node.versions[self._number] and self._is_candidate(node, self.tier):
                 yield node, rank
-
-    def _tidy(self) -> None:
-        if len(self._heap) > 2 * self._live + _SLACK:
-            self._rebuild()
 
     def _rebuild(self) -> None:
         number = self._number  # most entries are stale: their versions are compared first, since that needs no call

@@ -45,21 +45,23 @@ class Evictor:
             The slots, to be released once the demotions have been submitted.
         """
         if tier.index == GPU:
-            blocks: Sequence[int] = range(max(0, node.held[GPU] - wanted), node.held[GPU])
+            stop = node.held[GPU]
+            blocks: Sequence[int] = range(stop - wanted if stop > wanted else 0, stop)
         elif copies := node.copies(tier.index):
             return self._evict_copies(tier, node, min(wanted, copies))
         else:
             held = node.slots[tier.index]
             blocks = [block for block in range(node.blocks) if held[block] != ABSENT][-wanted:]
-        codes = tier.codes
+        codes, retired = tier.codes, node.retired
         if codes.evict:
-            self.decisions[codes.evict[node.retired]] += len(blocks)
+            self.decisions[codes.evict[retired]] += len(blocks)
         homeless = blocks if tier.slower is None else self._demote(tier, tier.slower, node, blocks)
         stop = blocks[-1] + 1
         slots = self._tree.unplace(node, tier.index, blocks[0], stop)
-        self._announce(node, blocks[0], homeless[0] if homeless else stop)
+        if not homeless or homeless[0] > blocks[0]:
+            self._announce(node, blocks[0], homeless[0] if homeless else stop)
         if homeless:
-            self.decisions[codes.drop[node.retired]] += len(homeless)
+            self.decisions[codes.drop[retired]] += len(homeless)
             self._cut(node, homeless[0])
         self._settle(node)
         return slots
@@ -89,10 +91,16 @@ class Evictor:
         kept = homeless[: slower.pool.room]
         if len(kept) > slower.pool.free_slots:
             self._in_flight.wait_for_slots(slower.pool, len(kept))
-        for block, slot in zip(kept, slower.pool.take(len(kept)), strict=True):
-            tier.demotions[slot] = node.slots[tier.index][block]
-            tier.dropped.discard(slot)
-            self._tree.place(node, slower.index, block, new_slots((slot,)))
+        slots, sources = slower.pool.take(len(kept)), node.slots[tier.index]
+        if tier.dropped:
+            tier.dropped.difference_update(slots)
+        if kept and kept[-1] - kept[0] == len(kept) - 1:
+            tier.demotions.update(zip(slots, sources[kept[0] : kept[-1] + 1], strict=True))
+            self._tree.place(node, slower.index, kept[0], slots)
+        else:
+            for block, slot in zip(kept, slots, strict=True):
+                tier.demotions[slot] = sources[block]
+                self._tree.place(node, slower.index, block, new_slots((slot,)))
         self.decisions[tier.codes.demote] += len(kept)
         return homeless[len(kept) :]
 
@@ -146,10 +154,10 @@ class Evictor:
 
     def _cut(self, node: Node, blocks: int) -> None:
         """Drops all of a node after its first `blocks` blocks, and all its descendants."""
-        for child in list(node.children.values()):
+        for child in list(node.children.values()) if node.children else ():
             self._cut(child, 0)
             self._tree.remove_leaf(child)
-        for tier in self._tiers:
+        for tier in self._tiers if any(node.held) else ():
             if node.held[tier.index]:
                 self._release(tier, self._tree.unplace(node, tier.index, blocks, node.blocks))
         self._announce(node, blocks, node.blocks)
