@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pbkv_cluster.cache.guard.guard import Guard
 from pbkv_cluster.cache.policies.pbkv import Pbkv
 from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.core.config import PredictorConfig
@@ -123,7 +124,8 @@ async def test_the_log_is_that_of_the_cache_itself_and_told_once(llama: Path) ->
         def listen(engine: Engine) -> None:
             inner = engine.cache.workflows.on_ended
             assert inner is not None
-            assert all(shadow.cache.workflows.on_ended is None for shadow in engine.cache.shadows)  # type: ignore[attr-defined]
+            assert isinstance(engine.cache.observer, Guard)
+            assert all(shadow.cache.workflows.on_ended is None for shadow in engine.cache.observer.shadows)
 
             def both(name: str, steps: list[StepLog]) -> None:
                 told.append((name, list(steps)))
