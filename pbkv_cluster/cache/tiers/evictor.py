@@ -84,25 +84,30 @@ class Evictor:
         Returns:
             The blocks that no slower tier holds or will hold.
         """
-        homeless = self._last_copies(tier, node, blocks)
-        if slower.pool.room < len(homeless):
-            self._make_room(slower, node, homeless)
-            homeless = self._last_copies(tier, node, blocks)  # again: copies further down may have had to go
-        kept = homeless[: slower.pool.room]
-        if len(kept) > slower.pool.free_slots:
-            self._in_flight.wait_for_slots(slower.pool, len(kept))
-        slots, sources = slower.pool.take(len(kept)), node.slots[tier.index]
+        pool = slower.pool
+        kept, homeless = self._last_copies(tier, node, blocks), blocks[:0]
+        if pool.room < len(kept):
+            self._make_room(slower, node, kept)
+            kept = self._last_copies(tier, node, blocks)  # again: copies further down may have had to go
+            kept, homeless = kept[: pool.room], kept[pool.room :]
+        count = len(kept)
+        self.decisions[tier.codes.demote] += count
+        if not count:
+            return homeless
+        if count > pool.free_slots:
+            self._in_flight.wait_for_slots(pool, count)
+        slots, sources = pool.take(count), node.slots[tier.index]
         if tier.dropped:
             tier.dropped.difference_update(slots)
-        if kept and kept[-1] - kept[0] == len(kept) - 1:
-            tier.demotions.update(zip(slots, sources[kept[0] : kept[-1] + 1], strict=True))
-            self._tree.place(node, slower.index, kept[0], slots)
+        first, last = kept[0], kept[-1]
+        if last - first == count - 1:
+            tier.demotions.update(zip(slots, sources[first : last + 1], strict=True))
+            self._tree.place(node, slower.index, first, slots)
         else:
             for block, slot in zip(kept, slots, strict=True):
                 tier.demotions[slot] = sources[block]
                 self._tree.place(node, slower.index, block, new_slots((slot,)))
-        self.decisions[tier.codes.demote] += len(kept)
-        return homeless[len(kept) :]
+        return homeless
 
     def _last_copies(self, tier: CacheTier, node: Node, blocks: Sequence[int]) -> Sequence[int]:
         """Those of a tier's blocks that no slower tier holds."""
