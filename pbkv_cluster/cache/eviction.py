@@ -2,6 +2,9 @@
 
 An entry is never searched for or moved. When a node's value changes a new entry is pushed; the old one, of a lower version, is
 skipped when it surfaces. Choosing a victim costs O(log n) however large the tree is.
+
+A queue may defer: nodes that are offered wait, and are ranked all together when a victim is asked for. That suits policies
+whose values change with time: late ranks are better ones, and cost less together.
 """
 
 import heapq
@@ -11,6 +14,7 @@ from typing import NamedTuple
 from pbkv_cluster.cache.tree.node import Node
 
 _SLACK = 1024  # stale entries that are not worth a rebuild
+_PENDING_MAX = 1024  # nodes that wait to be ranked; some may have left the tree meanwhile, and keep their memory
 
 COPY, RETIRED, ACTIVE = range(3)  # groups of a rank
 
@@ -23,15 +27,27 @@ class Rank(NamedTuple):
     last_access: float
 
 
+Ranking = Callable[[Sequence[Node]], Iterable[Rank]]
+"""Gives candidates their ranks, in order."""
+
+
 class EvictionQueue:
     """Candidates of one tier, in one order."""
 
-    def __init__(self, tier: int, rank: Callable[[Node], Rank], is_candidate: Callable[[Node, int], bool], number: int) -> None:
+    def __init__(
+        self,
+        tier: int,
+        rank: Callable[[Node], Rank],
+        is_candidate: Callable[[Node, int], bool],
+        number: int,
+        deferred: Ranking | None = None,
+    ) -> None:
         """Args:
         tier: that blocks are to leave.
         rank: order among the candidates.
         is_candidate: whether a tier can lose blocks of a node.
         number: index of this queue in `Node.versions`.
+        deferred: ranks the nodes that have been offered since the last victim; None: each is ranked as it is offered.
         """
         self.tier = tier
         self.rank = rank
@@ -39,6 +55,8 @@ class EvictionQueue:
         self._is_candidate = is_candidate
         self._heap: list[tuple[Rank, int, int, Node]] = []
         self._pushed = 0
+        self._deferred = deferred
+        self._pending: dict[Node, None] = {}  # offered and not ranked yet
         self._live = 0  # upper bound on the valid entries, exact after a rebuild
 
     def __len__(self) -> int:
@@ -46,15 +64,32 @@ class EvictionQueue:
 
     def offer(self, node: Node) -> None:
         """Ranks a node anew, if it is a candidate; its older entry no longer counts."""
-        if self._is_candidate(node, self.tier):
+        if self._deferred is not None:
+            self._pending[node] = None
+            if len(self._pending) >= _PENDING_MAX:
+                self._rank_pending()
+        elif self._is_candidate(node, self.tier):
             number, rank = self._number, self.rank(node)
             node.versions[number] = version = node.versions[number] + 1
             self._pushed += 1
             heapq.heappush(self._heap, (rank, self._pushed, version, node))
-            self._tidy()
+            if len(self._heap) > 2 * self._live + _SLACK:
+                self._rebuild()
 
-    def offer_all(self, nodes: Iterable[Node], ranks: Callable[[Sequence[Node]], Iterable[Rank]]) -> None:
+    def offer_all(self, nodes: Iterable[Node], ranks: Ranking) -> None:
         """Ranks several nodes anew, as `offer` does, but computes their ranks together."""
+        if self._deferred is None:
+            self._push(nodes, ranks)
+        else:
+            for node in nodes:
+                self.offer(node)
+
+    def _rank_pending(self) -> None:
+        assert self._deferred is not None
+        pending, self._pending = self._pending, {}
+        self._push(pending, self._deferred)
+
+    def _push(self, nodes: Iterable[Node], ranks: Ranking) -> None:
         candidates = [node for node in nodes if self._is_candidate(node, self.tier)]
         if candidates:
             heap, number = self._heap, self._number
@@ -62,10 +97,13 @@ class EvictionQueue:
                 node.versions[number] = version = node.versions[number] + 1
                 self._pushed += 1
                 heapq.heappush(heap, (rank, self._pushed, version, node))
-            self._tidy()
+            if len(heap) > 2 * self._live + _SLACK:
+                self._rebuild()
 
     def first(self) -> tuple[Node, Rank] | None:
         """The next victim, still queued, or None."""
+        if self._pending:
+            self._rank_pending()
         heap, number = self._heap, self._number
         while heap:
             rank, _, version, node = heap[0]
@@ -76,13 +114,11 @@ class EvictionQueue:
 
     def entries(self) -> Iterator[tuple[Node, Rank]]:
         """Every candidate and the rank that it was last given, in no order. Slow: for tests."""
+        if self._pending:
+            self._rank_pending()
         for rank, _, version, node in self._heap:
             if version == node.versions[self._number] and self._is_candidate(node, self.tier):
                 yield node, rank
-
-    def _tidy(self) -> None:
-        if len(self._heap) > 2 * self._live + _SLACK:
-            self._rebuild()
 
     def _rebuild(self) -> None:
         number = self._number  # most entries are stale: their versions are compared first, since that needs no call

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from grpc import aio
 
+from pbkv_cluster.cache.guard.guard import Guard
 from pbkv_cluster.cache.policies.pbkv import Pbkv
 from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.core.background import Background
@@ -133,6 +134,8 @@ async def test_the_log_is_the_caches_own_and_is_sent_once(llama: Path) -> None:
         def listen(engine: Engine) -> None:
             inner = engine.cache.workflows.on_ended
             assert inner is not None
+            assert isinstance(engine.cache.observer, Guard)
+            assert all(shadow.cache.workflows.on_ended is None for shadow in engine.cache.observer.shadows)
 
             def both(name: str, steps: list[StepLog]) -> None:
                 sent.append((name, list(steps)))

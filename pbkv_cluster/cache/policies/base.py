@@ -13,8 +13,7 @@ from pbkv_cluster.core.registry import Registry
 from pbkv_cluster.reuse.model.access_model import AccessUpdate
 from pbkv_cluster.reuse.record.segment import Segment
 
-# Seconds. The forecast for a step can arrive before the step is admitted, by at most this; an older one is about an earlier
-# step.
+# Seconds by which the forecast for a step may arrive before the step is admitted. An older one is about an earlier step.
 _GRACE_S = 5.0
 
 
@@ -24,8 +23,8 @@ class ReusePolicy(ABC):
     The value of a node may change only when something happens to one of its owners: a step begins or ends, a forecast arrives,
     the workflow ends. Only then are nodes ranked anew. Time alone must not change a value, unless `drifts` is set.
 
-    A policy that needs to know what happens overrides the hooks. Each hook is called first; then, if it is overridden, the
-    values of that workflow's nodes are computed again.
+    A policy that needs to know what happens overrides the hooks. Each is called before the values that it may change are
+    computed, and those of its workflow's nodes are computed anew.
     """
 
     retired_first = False  # retired nodes are evicted before all others
@@ -52,7 +51,7 @@ class ReusePolicy(ABC):
         """A workflow has ended. It owns no nodes any more."""
 
     def learnt(self, update: AccessUpdate) -> None:  # noqa: B027  # a hook
-        """Something has been learnt from ended workflows. Called only if `learns` is set."""
+        """Something has been learnt from ended workflows. For policies that set `learns`."""
 
     def heeds(self, owner: Owner) -> bool:
         """Whether the forecast that has just arrived for a workflow, `Owner.forecast`, changes the values of its nodes."""

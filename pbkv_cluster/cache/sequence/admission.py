@@ -98,7 +98,7 @@ class Admission:
     def _attach(self, handle: CacheHandle, match: Match, on_gpu: int, now: float) -> None:
         """Loads what the GPU lacks and enters the prefix in the table. The GPU holds `on_gpu` blocks of it so far."""
         path = match.path
-        delivered: Mapping[Tier, int] = {Tier.GPU: on_gpu} if on_gpu else {}
+        delivered: Mapping[Tier, int] = {self._tiers.gpu.kind: on_gpu} if on_gpu else {}
         if on_gpu < match.blocks:
             by_tier = self._tiers.by_tier(path, match.blocks)
             if self._load(path, by_tier, match.blocks - on_gpu):
@@ -107,7 +107,7 @@ class Admission:
                 path = self._paths.cut_to_gpu(path)
         for node in path:
             self._enter(handle, node, now)
-        handle.waits_for = self._tiers.writers(handle.table.slots)
+        handle.waits_for = self._tiers.gpu.pool.writers(handle.table.slots)
         handle.delivered = _in_tokens(delivered)
 
     def _load(self, path: list[Node], by_tier: Mapping[Tier, int], blocks: int) -> bool:

@@ -74,7 +74,7 @@ class Committer:
         self._tree.lock_child(child)
         held = child.held[GPU]
         self._tiers.give(table.replace(child.slots[GPU][:held]))
-        handle.waits_for += self._tiers.writers(child.slots[GPU][:held])
+        handle.waits_for += self._tiers.gpu.pool.writers(child.slots[GPU][:held])
         if held < child.blocks:
             self._tiers.hold(child, held, table.slots[own.start + held : own.start + child.blocks])
         self._paths.use(child, handle, own.segment, now)

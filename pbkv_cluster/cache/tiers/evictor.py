@@ -45,21 +45,23 @@ class Evictor:
             The slots, to be released once the demotions have been submitted.
         """
         if tier.index == GPU:
-            blocks: Sequence[int] = range(max(0, node.held[GPU] - wanted), node.held[GPU])
+            stop = node.held[GPU]
+            blocks: Sequence[int] = range(stop - wanted if stop > wanted else 0, stop)
         elif copies := node.copies(tier.index):
             return self._evict_copies(tier, node, min(wanted, copies))
         else:
             held = node.slots[tier.index]
             blocks = [block for block in range(node.blocks) if held[block] != ABSENT][-wanted:]
-        codes = tier.codes
+        codes, retired = tier.codes, node.retired
         if codes.evict:
-            self.decisions[codes.evict[node.retired]] += len(blocks)
+            self.decisions[codes.evict[retired]] += len(blocks)
         homeless = blocks if tier.slower is None else self._demote(tier, tier.slower, node, blocks)
         stop = blocks[-1] + 1
         slots = self._tree.unplace(node, tier.index, blocks[0], stop)
-        self._announce(node, blocks[0], homeless[0] if homeless else stop)
+        if not homeless or homeless[0] > blocks[0]:
+            self._announce(node, blocks[0], homeless[0] if homeless else stop)
         if homeless:
-            self.decisions[codes.drop[node.retired]] += len(homeless)
+            self.decisions[codes.drop[retired]] += len(homeless)
             self._cut(node, homeless[0])
         self._settle(node)
         return slots
@@ -82,19 +84,30 @@ class Evictor:
         Returns:
             The blocks that no slower tier holds or will hold.
         """
-        homeless = self._last_copies(tier, node, blocks)
-        if slower.pool.room < len(homeless):
-            self._make_room(slower, node, homeless)
-            homeless = self._last_copies(tier, node, blocks)  # again: copies further down may have had to go
-        kept = homeless[: slower.pool.room]
-        if len(kept) > slower.pool.free_slots:
-            self._in_flight.wait_for_slots(slower.pool, len(kept))
-        for block, slot in zip(kept, slower.pool.take(len(kept)), strict=True):
-            tier.demotions[slot] = node.slots[tier.index][block]
-            tier.dropped.discard(slot)
-            self._tree.place(node, slower.index, block, new_slots((slot,)))
-        self.decisions[tier.codes.demote] += len(kept)
-        return homeless[len(kept) :]
+        pool = slower.pool
+        kept, homeless = self._last_copies(tier, node, blocks), blocks[:0]
+        if pool.room < len(kept):
+            self._make_room(slower, node, kept)
+            kept = self._last_copies(tier, node, blocks)  # again: copies further down may have had to go
+            kept, homeless = kept[: pool.room], kept[pool.room :]
+        count = len(kept)
+        self.decisions[tier.codes.demote] += count
+        if not count:
+            return homeless
+        if count > pool.free_slots:
+            self._in_flight.wait_for_slots(pool, count)
+        slots, sources = pool.take(count), node.slots[tier.index]
+        if tier.dropped:
+            tier.dropped.difference_update(slots)
+        first, last = kept[0], kept[-1]
+        if last - first == count - 1:
+            tier.demotions.update(zip(slots, sources[first : last + 1], strict=True))
+            self._tree.place(node, slower.index, first, slots)
+        else:
+            for block, slot in zip(kept, slots, strict=True):
+                tier.demotions[slot] = sources[block]
+                self._tree.place(node, slower.index, block, new_slots((slot,)))
+        return homeless
 
     def _last_copies(self, tier: CacheTier, node: Node, blocks: Sequence[int]) -> Sequence[int]:
         """Those of a tier's blocks that no slower tier holds."""
@@ -146,10 +159,10 @@ class Evictor:
 
     def _cut(self, node: Node, blocks: int) -> None:
         """Drops all of a node after its first `blocks` blocks, and all its descendants."""
-        for child in list(node.children.values()):
+        for child in list(node.children.values()) if node.children else ():
             self._cut(child, 0)
             self._tree.remove_leaf(child)
-        for tier in self._tiers:
+        for tier in self._tiers if any(node.held) else ():
             if node.held[tier.index]:
                 self._release(tier, self._tree.unplace(node, tier.index, blocks, node.blocks))
         self._announce(node, blocks, node.blocks)

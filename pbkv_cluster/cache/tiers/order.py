@@ -27,7 +27,7 @@ class EvictionOrder:
 
     def offer(self, node: Node) -> None:
         """Ranks a node anew in every queue."""
-        if not node.is_root:
+        if node.parent is not None:
             for queue in self._queues:
                 queue.offer(node)
 

@@ -124,7 +124,7 @@ class BlockPool:
 
     def check_integrity(self, used: list[int]) -> None:
         """Args:
-        used: every slot that holds a block of the tree.
+        used: every slot that holds a block or belongs to a running sequence.
 
         Raises:
             AssertionError: these, the free and the leaving slots are not the whole pool, each once.

@@ -31,7 +31,7 @@ class CacheTier:
         self.policy = policy
         self.codes = _Codes(kind) if index != GPU else _GpuCodes(kind)
         self.slower: CacheTier | None = None  # the next in the list that has any capacity
-        self.queue = EvictionQueue(index, self.rank, tree.is_candidate, index)
+        self.queue = EvictionQueue(index, self.rank, tree.is_candidate, index, self.ranks if policy.drifts else None)
         self.demotions: dict[int, int] = {}  # planned copies: slot of the slower tier to the slot here that it is copied from
         self.dropped: set[int] = set()  # targets of planned copies whose blocks have been dropped since
         self._clock = clock

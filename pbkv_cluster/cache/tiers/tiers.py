@@ -23,8 +23,8 @@ from pbkv_cluster.cache.tiers.evictor import Evictor
 from pbkv_cluster.cache.tiers.in_flight import TransfersInFlight
 from pbkv_cluster.cache.tiers.order import EvictionOrder
 from pbkv_cluster.cache.tiers.tier import CacheTier
-from pbkv_cluster.cache.tiers.transfer import Transfer, TransferEngine
-from pbkv_cluster.cache.tree.node import GPU, Node, Slots, new_slots
+from pbkv_cluster.cache.tiers.transfer import TransferEngine
+from pbkv_cluster.cache.tree.node import GPU, NO_SLOTS, Node, Slots, new_slots
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.usage import Tier
@@ -90,7 +90,7 @@ class Tiers:
         pool = self.gpu.pool
         missing = count - pool.room
         if missing > 0:
-            if count > self.room() and not retired_only:
+            if missing > self.tree.evictable[GPU] and not retired_only:
                 return None
             missing -= self._make_gpu_room(missing, retired_only)
             assert missing <= 0 or retired_only, "evictable blocks were miscounted"
@@ -108,13 +108,14 @@ class Tiers:
         by_lru = self.lru_active and not retired_only
         queue = self.order.lru if by_lru else self.gpu.queue
         assert queue is not None, "`keep_lru` was not called"
-        evicted, missing = new_slots(), wanted
+        evicted, missing = NO_SLOTS, wanted
         while missing > 0:
             found = queue.first()
             if found is None or (retired_only and not found[0].retired):
                 break
-            evicted.extend(self._evictor.evict(self.gpu, found[0], missing))
-            missing = wanted - len(evicted)
+            slots = self._evictor.evict(self.gpu, found[0], missing)
+            evicted = evicted + slots if evicted else slots
+            missing -= len(slots)
         if self.gpu.demotions:
             self._evictor.submit_demotions(self.gpu)
         self.gpu.pool.release(evicted)  # not sooner: only now do the transfers that read them hold them back
@@ -171,10 +172,6 @@ class Tiers:
         """How long it takes to load so many blocks from each tier. Those on the GPU are there already."""
         gpu = self.gpu.kind
         return sum(self._engine.seconds(tier, gpu, blocks) for tier, blocks in by_tier.items() if tier is not gpu)
-
-    def writers(self, slots: Slots) -> list[Transfer]:
-        """The transfers that write these GPU slots."""
-        return self.gpu.pool.writers(slots)
 
     def by_tier(self, path: Sequence[Node], blocks: int) -> dict[Tier, int]:
         """The first blocks of a path, counted by the fastest tier that holds each. Tiers that hold none are left out."""

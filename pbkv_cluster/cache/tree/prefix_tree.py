@@ -70,7 +70,9 @@ class PrefixTree:
         upper = Node(node.tokens[: blocks * BLOCK_BYTES], parent, self._tiers, node.output, node.keys[: blocks * KEY_BYTES])
         cut(node, upper, parent.children)
         node.keys = node.keys[blocks * KEY_BYTES :]
-        counted = [any(node.held[: tier + 1]) for tier in range(self._tiers)]
+        # Where the parent counts the node, it now counts the upper part: on the GPU, which holds a leading run, and in the last
+        # tier, where every node counts. For tiers in between, what counted may all lie in the lower part.
+        counted = [tier for tier in self._slower_than[GPU][:-1] if any(node.held[: tier + 1])]
         for tier, own in enumerate(node.slots):
             if own:
                 upper.slots[tier], node.slots[tier] = own[:blocks], own[blocks:]
@@ -79,9 +81,9 @@ class PrefixTree:
                 for part in (upper, node):
                     if not part.held[tier]:
                         part.slots[tier] = NO_SLOTS
-        for tier in range(self._tiers):
-            upper.held_children[tier] = int(any(node.held[: tier + 1]))
-            parent.held_children[tier] -= counted[tier] and not any(upper.held[: tier + 1])
+        upper.held_children = [int(any(node.held[: tier + 1])) for tier in range(self._tiers)]
+        for tier in counted:
+            parent.held_children[tier] -= not any(upper.held[: tier + 1])
         upper.refs = node.refs
         upper.last_access = node.last_access
         upper.entry = node.entry
