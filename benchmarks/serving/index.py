@@ -18,7 +18,7 @@ from benchmarks.report import Figure, Report
 from benchmarks.timing import seconds
 from pbkv_cluster.cache import factory
 from pbkv_cluster.cache.cache import KVCache
-from pbkv_cluster.cache.sequence.step_identity import StepIdentity
+from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.announcements import ChangeListener
 from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
 from pbkv_cluster.core.blocks import Namespace, block_keys

@@ -14,7 +14,7 @@ from pbkv_cluster.cache.sequence.admission import Admission
 from pbkv_cluster.cache.sequence.commit import Committer
 from pbkv_cluster.cache.sequence.handle import CacheHandle, Prefetched
 from pbkv_cluster.cache.sequence.paths import Paths
-from pbkv_cluster.cache.sequence.step_identity import StepIdentity
+from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.announcements import ChangeListener
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tiers.transfer import TransferEngine
@@ -25,6 +25,7 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, blocks_for, full_blocks
+from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixPopularity
 
@@ -169,6 +170,11 @@ class KVCache:
         """The workflow has ended and owns nothing any more."""
         self.workflows.retire(workflow)
         self.observer.workflow_retired(workflow)
+
+    def tool_call(self, workflow: str, call: ToolCall, started: bool) -> None:
+        """The workflow has begun to wait for a tool, or no longer does: its next step may come later, or soon."""
+        self.workflows.tool_call(workflow, call, started)
+        self.observer.tool_called(workflow, call, started)
 
     def apply(self, forecast: Forecast) -> bool:
         """Applies a forecast to the values of its workflow's nodes. False if it is old, or the workflow not known here."""

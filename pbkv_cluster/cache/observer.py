@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from pbkv_cluster.cache.sequence.handle import CacheHandle
-from pbkv_cluster.cache.sequence.step_identity import StepIdentity
+from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.core.forecasts.forecast import Forecast
+from pbkv_cluster.core.tool_call import ToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,9 @@ class CacheObserver:
 
     def workflow_retired(self, workflow: str) -> None:
         """A workflow has ended."""
+
+    def tool_called(self, workflow: str, call: ToolCall, started: bool) -> None:
+        """A workflow has begun to wait for a tool, or no longer does."""
 
     def forecast_applied(self, forecast: Forecast) -> None:
         """A forecast of an active workflow was applied."""

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Collection, Sequence
 
 from pbkv_cluster.cache.policies.base import ReusePolicy
+from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tree.node import Owner
 from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.reuse.model.access_model import AccessUpdate
 from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
 
@@ -39,6 +41,7 @@ class ActiveWorkflows:
         self._ranked_at_begin = self._overridden("step_began")
         self._ranked_when_queued = self._overridden("step_queued")
         self._ranked_at_end = self._overridden("step_ended")
+        self._ranked_by_tools = self._overridden("tool_call")
 
     def __contains__(self, owner: Owner) -> bool:
         """Whether a workflow has not ended."""
@@ -65,18 +68,17 @@ class ActiveWorkflows:
             owner.graph = graph
         return owner
 
-    def step_began(self, owner: Owner, step: int, agent: str, position: int, now: float) -> None:
+    def step_began(self, owner: Owner, step: StepIdentity, position: int, now: float) -> None:
         """A step was admitted.
 
         Args:
             owner: its workflow.
-            step: its number, as the gateway counts them.
-            agent: that it calls.
+            step: which one.
             position: of the step in the workflow's record.
             now: seconds.
         """
         for policy in self._policies:
-            policy.step_began(owner, step, agent, now)
+            policy.step_began(owner, step, now)
         # Any of the workflow's nodes may have another value now. If a forecast for this step has just arrived, it has ranked
         # them already; then only the nodes that this step uses are ranked again.
         ranked = not self._ranked_at_begin and owner.forecast is not None and owner.forecast_at >= now - _FRESH_S
@@ -106,6 +108,15 @@ class ActiveWorkflows:
             policy.step_ended(owner, now)
         if self._ranked_at_end:
             self._rerank(owner)
+
+    def tool_call(self, workflow: str, call: ToolCall, started: bool) -> None:
+        """A workflow has begun to wait for a tool, or no longer does. Without effect where the workflow is not known."""
+        owner = self._owners.get(workflow)
+        if owner is None or not self._ranked_by_tools:
+            return
+        for policy in self._policies:
+            policy.tool_call(owner, call, started, self._clock.now())
+        self._rerank(owner)
 
     def retire(self, workflow: str) -> None:
         """A workflow has ended and owns nothing any more. Nodes without another owner are retired."""

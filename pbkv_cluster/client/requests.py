@@ -77,16 +77,6 @@ def step_request(workflow_id: str, agent: str, prompt: Prompt, options: StepOpti
         raise InvalidArgument("step", str(error)) from error
 
 
-def tool_request(
-    workflow_id: str, tool: str, call_id: str, started: bool, expected_s: float | None
-) -> workflow_pb2.ReportToolCallRequest:
-    phases = workflow_pb2.ReportToolCallRequest
-    phase = phases.PHASE_STARTED if started else phases.PHASE_FINISHED
-    return workflow_pb2.ReportToolCallRequest(
-        workflow_id=workflow_id, tool=tool, phase=phase, expected_s=expected_s, call_id=call_id
-    )
-
-
 def new_call_id() -> str:
     return uuid.uuid4().hex
 

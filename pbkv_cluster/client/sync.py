@@ -14,8 +14,9 @@ from pbkv_cluster.client.results import StepResult, collect
 from pbkv_cluster.core.errors import NotFound, PbkvError
 from pbkv_cluster.core.step_events import StepEvent
 from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.rpc.channel import CHANNEL_OPTIONS
-from pbkv_cluster.rpc.convert import step_event_from_wire
+from pbkv_cluster.rpc.convert import step_event_from_wire, tool_call_to_wire
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 
 
@@ -113,7 +114,7 @@ class Workflow:
 
     def _report(self, tool: str, call_id: str, started: bool, expected_s: float | None) -> None:
         with typed_errors():
-            self._stub.ReportToolCall(requests.tool_request(self.id, tool, call_id, started, expected_s))
+            self._stub.ReportToolCall(tool_call_to_wire(self.id, ToolCall(tool, call_id, expected_s), started))
 
     def __enter__(self) -> Self:
         return self

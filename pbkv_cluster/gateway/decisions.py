@@ -25,6 +25,7 @@ class Reason(StrEnum):
     WORKFLOW_RESUMED = "workflow_resumed"  # found in the directory after a restart
     WORKFLOW_LEASE_EXPIRED = "workflow_lease_expired"
     RETIRE_FAILED = "retire_failed"  # a worker did not answer the call that ends a workflow
+    TOOL_CALL_UNHEARD = "tool_call_unheard"  # a worker did not answer in time when it was told of a tool call
     RECORD_DEFERRED = "record_deferred"  # the directory is away: a workflow's entry is written later
     RECORD_DROPPED = "record_dropped"  # too many entries wait to be written; the oldest was dropped
     EVENT_DROPPED = "event_dropped"  # the predictor refused an event, or is away and the queue was full

@@ -11,7 +11,7 @@ from pbkv_cluster.gateway.status import ClusterStatus, StatusReader, WorkerStatu
 from pbkv_cluster.gateway.step.request import ChatMessage, ChatPrompt, Prompt, StepRequest, TextPrompt, TokenPrompt
 from pbkv_cluster.gateway.step.submission import Submission
 from pbkv_cluster.gateway.workflow.lifecycle import WorkflowLifecycle
-from pbkv_cluster.gateway.workflow.requests import ToolCallReport, WorkflowRequest
+from pbkv_cluster.gateway.workflow.requests import WorkflowRequest
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2, workflow_pb2_grpc
 
@@ -46,7 +46,8 @@ class WorkflowServicer(workflow_pb2_grpc.WorkflowServiceServicer):
     async def ReportToolCall(  # noqa: N802
         self, request: workflow_pb2.ReportToolCallRequest, context: _Context
     ) -> workflow_pb2.ReportToolCallResponse:
-        await self._workflows.report_tool(_tool_call_report(request))
+        call, started = convert.tool_call_from_wire(request)
+        await self._workflows.report_tool(request.workflow_id, call, started)
         return workflow_pb2.ReportToolCallResponse()
 
     async def EndWorkflow(  # noqa: N802
@@ -93,19 +94,6 @@ def _prompt(message: types_pb2.Prompt) -> Prompt:
         case "token_ids":
             return TokenPrompt(convert.packed_from_wire(message.token_ids, "prompt.token_ids"))
     raise InvalidArgument("prompt", "one of text, messages and token_ids must be set")
-
-
-def _tool_call_report(message: workflow_pb2.ReportToolCallRequest) -> ToolCallReport:
-    phases = (workflow_pb2.ReportToolCallRequest.PHASE_STARTED, workflow_pb2.ReportToolCallRequest.PHASE_FINISHED)
-    if message.phase not in phases:
-        raise InvalidArgument("phase", "must be PHASE_STARTED or PHASE_FINISHED")
-    return ToolCallReport(
-        workflow_id=message.workflow_id,
-        tool=message.tool,
-        started=message.phase == workflow_pb2.ReportToolCallRequest.PHASE_STARTED,
-        call_id=message.call_id,
-        expected_s=message.expected_s if message.HasField("expected_s") else None,
-    )
 
 
 def _status_response(status: ClusterStatus) -> workflow_pb2.GetClusterStatusResponse:

@@ -14,8 +14,15 @@ from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.engine.sequence import FinishReason, StepRequest
 from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
-from pbkv_cluster.rpc.convert import packed_from_wire, sampling_from_wire, step_graph_from_wire, tier_to_wire, usage_to_wire
-from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc
+from pbkv_cluster.rpc.convert import (
+    packed_from_wire,
+    sampling_from_wire,
+    step_graph_from_wire,
+    tier_to_wire,
+    tool_call_from_wire,
+    usage_to_wire,
+)
+from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc, workflow_pb2
 
 _REASONS = {
     FinishReason.STOP: types_pb2.FINISH_REASON_STOP,
@@ -76,6 +83,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             sent=packed_from_wire(request.sent, "sent"),
             priority=request.priority,
             graph=step_graph_from_wire(request.step_graph) if request.HasField("step_graph") else None,
+            parent=request.parent_step if request.HasField("parent_step") else None,
         )
 
     async def RetireWorkflow(  # noqa: N802
@@ -83,6 +91,14 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     ) -> worker_pb2.RetireWorkflowResponse:
         await self._thread.call(lambda engine: engine.cache.retire(request.workflow_id))
         return worker_pb2.RetireWorkflowResponse()
+
+    async def ReportToolCall(  # noqa: N802
+        self, request: workflow_pb2.ReportToolCallRequest, context: Any
+    ) -> workflow_pb2.ReportToolCallResponse:
+        checks.not_empty("workflow_id", request.workflow_id)
+        call, started = tool_call_from_wire(request)
+        await self._thread.call(lambda engine: engine.cache.tool_call(request.workflow_id, call, started))
+        return workflow_pb2.ReportToolCallResponse()
 
     async def GetWorkerStatus(  # noqa: N802
         self, request: worker_pb2.GetWorkerStatusRequest, context: Any

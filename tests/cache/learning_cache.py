@@ -7,7 +7,7 @@ from typing import Any
 from pbkv_cluster.cache.factory import make_cache
 from pbkv_cluster.cache.policies.pbkv import Pbkv
 from pbkv_cluster.cache.sequence.handle import CacheHandle
-from pbkv_cluster.cache.sequence.step_identity import StepIdentity
+from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
 from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.core.blocks import Namespace

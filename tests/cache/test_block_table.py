@@ -6,7 +6,7 @@ from pbkv_cluster.cache.factory import make_cache
 from pbkv_cluster.cache.sequence.block_table import BlockTable
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.sequence.recorded_step import UNRECORDED, RecordedStep
-from pbkv_cluster.cache.sequence.step_identity import StepIdentity
+from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
 from pbkv_cluster.cache.tree.node import GPU, Node, new_slots
 from pbkv_cluster.core.blocks import Namespace

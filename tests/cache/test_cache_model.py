@@ -15,7 +15,7 @@ from pbkv_cluster.cache.factory import make_cache
 from pbkv_cluster.cache.guard.guard import Guard
 from pbkv_cluster.cache.policies.base import make_policy
 from pbkv_cluster.cache.sequence.handle import CacheHandle
-from pbkv_cluster.cache.sequence.step_identity import StepIdentity
+from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.pool import SlotState
 from pbkv_cluster.cache.tree.node import GPU
 from pbkv_cluster.core.access_log import StepLog

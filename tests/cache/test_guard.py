@@ -14,7 +14,7 @@ from pbkv_cluster.cache.guard.guard import Guard
 from pbkv_cluster.cache.observer import GuardStat
 from pbkv_cluster.cache.policies.base import ReusePolicy
 from pbkv_cluster.cache.sequence.recorded_step import UNRECORDED
-from pbkv_cluster.cache.sequence.step_identity import StepIdentity
+from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
 from pbkv_cluster.cache.tree.node import Node
 from pbkv_cluster.core.blocks import Namespace

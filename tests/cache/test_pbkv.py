@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.cache.guard.guard import Guard
 from pbkv_cluster.cache.policies.pbkv import Pbkv
+from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tree.node import Node
 from pbkv_cluster.core.config import CacheConfig
+from pbkv_cluster.core.tokens import count
+from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.reuse.rank.density import hit_density
 from pbkv_cluster.reuse.rank.timing import HORIZONS
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixStat
-from tests.cache.learning_cache import LearningCache, prompt, random_steps
+from tests.cache.learning_cache import SPACE, LearningCache, prompt, random_steps
 from tests.reuse.workflow_logs import Path, Step, packed
 
 
@@ -45,6 +48,49 @@ def test_what_is_used_next_outlives_what_is_more_recent_and_never_used_again() -
         cache = trained(taught)
         cache.run("new", loop(500)[:2], end=False)
         assert cache.order(plan=own(500, 0), code=own(500, 1)) == expected, "recency decides before anything is learnt"
+
+
+def test_who_waits_for_a_long_tool_call_gives_way_to_who_waits_for_a_short_one() -> None:
+    for short, long in (("a", "b"), ("b", "a")):
+        cache = trained()
+        for name, number in (("a", 500), ("b", 501)):
+            cache.run(name, loop(number)[:2], end=False)
+        cache.cache.tool_call(short, ToolCall("tests", expected_s=0.5), started=True)
+        cache.cache.tool_call(long, ToolCall("tests", expected_s=500.0), started=True)
+        paths = {"a": own(500, 0), "b": own(501, 0)}
+        assert cache.order(**paths) == [long, short]
+
+
+def values_of(cache: LearningCache, path: Path) -> list[float]:
+    now = cache.clock.now()
+    return [cache.policy.value(node, now) for node in cache.cache.tree.walk() if node.tokens == packed(path)]
+
+
+def test_a_tool_call_that_has_ended_makes_its_workflow_worth_more() -> None:
+    cache = trained()
+    cache.run("new", loop(500)[:2], end=False)
+    call, values = ToolCall("tests", expected_s=500.0), [values_of(cache, own(500, 0))]
+    for started in (True, False):
+        cache.cache.tool_call("new", call, started)
+        values.append(values_of(cache, own(500, 0)))
+    unannounced, waiting, over = values
+    assert waiting < unannounced < over
+
+
+def test_a_pause_is_counted_after_the_step_that_is_followed() -> None:
+    """Two branches: the step after the plan begins 100 s after it, whatever ran meanwhile."""
+    cache = LearningCache()
+    timing = cache.policy.outlook.timing
+    before = timing.cycle
+    tokens = prompt(own(1, 0))
+    cache.step("w", Step("planner", own(1, 0)))
+    cache.clock.advance(100.0)
+    cache.step("w", Step("coder", own(1, 1)))
+    after_first = timing.cycle
+    handle = cache.cache.open(StepIdentity(SPACE, "w", "tester", 2, count(tokens), parent=0), tokens)
+    assert handle is not None
+    assert after_first > before
+    assert timing.cycle > after_first, "a pause of more than 100 s, not of none"
 
 
 def test_the_next_step_makes_what_was_waited_for_worthless() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbkv_cluster.cache.policies.continuum import Pauses, best_ttl
-from pbkv_cluster.cache.sequence.step_identity import StepIdentity
+from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
 from tests.cache.policy_harness import AGENTS, SPACE, Cache, prompt
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import pytest
 
 from pbkv_cluster.cache.cache import KVCache
-from pbkv_cluster.cache.sequence.step_identity import StepIdentity
+from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.in_flight import TransfersInFlight
 from pbkv_cluster.cache.tiers.pool import BlockPool, SlotState
 from pbkv_cluster.cache.tiers.transfer import NullTransferEngine, Transfer

@@ -11,10 +11,11 @@ import grpc
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.events import WorkflowEvent
 from pbkv_cluster.core.tokens import count, pack
+from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.server import RpcServer
-from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc
+from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc, workflow_pb2
 from pbkv_cluster.store.cluster_index import WorkerEntry
 
 VOCAB = 257
@@ -37,6 +38,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     requests: list[worker_pb2.RunStepRequest] = field(default_factory=list)
     retired: list[str] = field(default_factory=list)
     retire_go: asyncio.Event | None = None  # retiring waits for it
+    tool_calls: list[tuple[str, ToolCall, bool]] = field(default_factory=list)  # workflow, call, whether it has started
+    tool_call_go: asyncio.Event | None = None  # reports of tool calls wait for it
     cancelled: int = 0
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
     go: asyncio.Event = field(default_factory=asyncio.Event)
@@ -99,6 +102,14 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
         if self.retire_go is not None:
             await self.retire_go.wait()
         return worker_pb2.RetireWorkflowResponse()
+
+    async def ReportToolCall(  # noqa: N802
+        self, request: workflow_pb2.ReportToolCallRequest, context: Any
+    ) -> workflow_pb2.ReportToolCallResponse:
+        if self.tool_call_go is not None:
+            await self.tool_call_go.wait()
+        self.tool_calls.append((request.workflow_id, *convert.tool_call_from_wire(request)))
+        return workflow_pb2.ReportToolCallResponse()
 
     async def GetWorkerStatus(  # noqa: N802
         self, request: worker_pb2.GetWorkerStatusRequest, context: Any

@@ -1,14 +1,17 @@
 """What a front door calls: plain values in, plain events out, no message of the wire."""
 
+import asyncio
+
 import pytest
 
 from pbkv_cluster.core.errors import InvalidArgument, NotFound
 from pbkv_cluster.core.events import EventKind
 from pbkv_cluster.core.sampling import SamplingOptions
 from pbkv_cluster.core.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
+from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.gateway.step.request import ChatMessage, ChatPrompt, Prompt, StepRequest, TextPrompt, TokenPrompt
 from pbkv_cluster.gateway.step.state import StepState
-from pbkv_cluster.gateway.workflow.requests import ToolCallReport, WorkflowRequest
+from pbkv_cluster.gateway.workflow.requests import WorkflowRequest
 from tests.gateway.peers import ScriptedWorker
 from tests.gateway.rig import Rig, codec, running, until
 
@@ -42,7 +45,7 @@ async def test_a_step_yields_plain_events(prompt: Prompt, text: bytes) -> None:
     assert (finished.reason, finished.usage.generated_tokens) == (FinishReason.LENGTH, 2)
     (sent,) = worker.requests
     assert sent.prompt.data == codec().encode(text.decode())
-    assert (sent.agent_id, sent.call_site, sent.priority, sent.tenant) == ("agent", "plan", 3, "acme")
+    assert (sent.agent_id, sent.priority, sent.tenant) == ("agent", 3, "acme")
 
 
 async def test_a_wrong_step_fails_by_name_and_leaves_nothing_behind() -> None:
@@ -84,15 +87,16 @@ async def test_a_closed_step_frees_its_worker_at_once() -> None:
         assert last.reason is FinishReason.CANCELLED
 
 
-async def test_tool_calls_and_parent_steps_reach_the_predictor_unchanged() -> None:
-    async with running(ScriptedWorker("w0")) as rig:
+async def test_tool_calls_and_parent_steps_reach_predictor_and_workers_unchanged() -> None:
+    worker, idle = ScriptedWorker("w0"), ScriptedWorker("w1")
+    async with running(worker, idle) as rig:
         predictor = await rig.add_predictor()
         workflows = rig.gateway.workflows
         workflow = await workflows.start(WorkflowRequest("mine", workload="research"))
         for parent_step in (None, None, 0):
             await events_of(rig, StepRequest("mine", "agent", TextPrompt("hi"), call_site="plan", parent_step=parent_step))
-        await workflows.report_tool(ToolCallReport("mine", "search", started=True, call_id="1", expected_s=2.5))
-        await workflows.report_tool(ToolCallReport("mine", "search", started=False, call_id="1"))
+        await workflows.report_tool("mine", ToolCall("search", "1", 2.5), started=True)
+        await workflows.report_tool("mine", ToolCall("search", "1"), started=False)
         await workflows.end("mine")
         assert workflow.ended
         with pytest.raises(NotFound):
@@ -100,9 +104,23 @@ async def test_tool_calls_and_parent_steps_reach_the_predictor_unchanged() -> No
         await until(
             lambda: any(event.kind is EventKind.WORKFLOW_ENDED for event in predictor.of("mine")), "all events have arrived"
         )
+    assert not idle.tool_calls, "it has run no step of the workflow"
+    assert worker.tool_calls == [("mine", ToolCall("search", "1", 2.5), True), ("mine", ToolCall("search", "1"), False)]
+    parents = [request.parent_step if request.HasField("parent_step") else None for request in worker.requests]
+    assert parents == [None, 0, 0]
     events = predictor.of("mine")
     started = [event for event in events if event.kind is EventKind.STEP_STARTED]
     assert [event.parent_step for event in started] == [None, 0, 0]
     assert {event.call_site for event in started} == {"plan"}
     tools = [(event.kind, event.tool, event.expected_s) for event in events if event.tool]
     assert tools == [(EventKind.TOOL_STARTED, "search", 2.5), (EventKind.TOOL_FINISHED, "search", None)]
+
+
+async def test_a_worker_that_does_not_hear_of_a_tool_call_is_counted_and_holds_nobody_up() -> None:
+    worker = ScriptedWorker("w0", tool_call_go=asyncio.Event())
+    async with running(worker) as rig:
+        workflows = rig.gateway.workflows
+        await workflows.start(WorkflowRequest("mine"))
+        await events_of(rig, StepRequest("mine", "agent", TextPrompt("hi")))
+        await workflows.report_tool("mine", ToolCall("search"), started=True)
+        assert (await rig.status()).decisions["tool_call_unheard"] == 1

@@ -74,7 +74,7 @@ async def test_every_option_reaches_the_worker() -> None:
             ignore_eos=True,
         )
         request = worker.requests[1]
-        assert (request.agent_id, request.call_site, request.priority, request.tenant) == ("second", "site", 2, "other")
+        assert (request.agent_id, request.parent_step, request.priority, request.tenant) == ("second", 0, 2, "other")
         assert worker.requests[0].tenant == "t"
         sampling = request.sampling
         assert (sampling.max_tokens, sampling.temperature, sampling.top_p) == (5, 0.5, 0.25)

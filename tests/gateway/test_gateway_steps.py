@@ -25,7 +25,7 @@ async def test_a_step_streams_accepted_then_tokens_then_finished() -> None:
         assert sum(usage.delivered.values()) <= sum(usage.captured.values()) <= usage.available_tokens <= usage.prompt_tokens
         assert 0.0 < usage.ttft_s <= usage.total_s
         (request,) = worker.requests
-        assert (request.workflow_id, request.agent_id, request.call_site) == (workflow, "agent", "plan")
+        assert (request.workflow_id, request.agent_id, request.HasField("parent_step")) == (workflow, "agent", False)
         assert (request.tenant, request.priority, request.step) == ("acme", 3, 0)
         assert not request.sent.data
 

@@ -23,7 +23,7 @@ from pbkv_cluster.gpu_worker.kv import arena_region as arena_module
 from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner
 from pbkv_cluster.gpu_worker.server import WorkerServer
 from pbkv_cluster.rpc.services import HOST_STORE, FixedServices
-from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2, worker_pb2
+from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2, worker_pb2, workflow_pb2
 from tests.gpu_worker.worker_rig import PATIENCE_S, Rig, ScriptedPredictor, config, eventually, host_store, serving, step
 
 LENGTH, STOP = types_pb2.FINISH_REASON_LENGTH, types_pb2.FINISH_REASON_STOP
@@ -342,6 +342,20 @@ async def test_a_retired_workflow_is_evicted_first(llama: Path) -> None:
         assert "evict_active" not in decisions
         # The other workflow is older, yet all its blocks are still there.
         assert (await rig.run(step(prompt(64, seed=1), workflow_id="stays", sampling=one))).delivered == 48
+
+
+async def test_tool_calls_are_taken_and_their_wrong_fields_named(llama: Path) -> None:
+    started = workflow_pb2.ReportToolCallRequest.PHASE_STARTED
+    async with serving(config(llama)) as rig:
+        await rig.run(step(prompt(32, seed=1), workflow_id="waits"))
+        good: dict[str, Any] = {"workflow_id": "waits", "tool": "search", "phase": started, "expected_s": 2.0}
+        await rig.stub.ReportToolCall(workflow_pb2.ReportToolCallRequest(**good))
+        await rig.stub.ReportToolCall(workflow_pb2.ReportToolCallRequest(**{**good, "workflow_id": "never heard of"}))
+        for field, value in (("workflow_id", ""), ("tool", ""), ("phase", 0), ("expected_s", -1.0)):
+            with pytest.raises(aio.AioRpcError, match=field) as refused:
+                await rig.stub.ReportToolCall(workflow_pb2.ReportToolCallRequest(**{**good, field: value}))
+            assert refused.value.code() is StatusCode.INVALID_ARGUMENT
+        await rig.run(step(prompt(48, seed=1), workflow_id="waits"))
 
 
 async def test_blocks_are_loaded_from_the_host_tier_by_prefetch_and_on_demand(llama: Path) -> None:

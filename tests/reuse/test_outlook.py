@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.cache.policies import pbkv
 from pbkv_cluster.cache.sequence.handle import CacheHandle
-from pbkv_cluster.cache.sequence.step_identity import StepIdentity
+from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.core.tokens import count
 from pbkv_cluster.reuse.rank.outlook import Outlook
 from pbkv_cluster.reuse.rank.workflow_outlook import ActiveWorkflow, WorkflowOutlook
@@ -36,9 +36,9 @@ class Watched(Outlook):
             if outlook.update != update:
                 self.updated[outlook.id] = outlook
 
-    def step_began(self, workflow: ActiveWorkflow, agent: str, now: float) -> None:
+    def step_began(self, workflow: ActiveWorkflow, agent: str, now: float, number: int = -1, parent: int | None = None) -> None:
         self.updated.pop(workflow.id, None)
-        super().step_began(workflow, agent, now)
+        super().step_began(workflow, agent, now, number, parent)
         due = [
             name
             for name, outlook in self.updated.items()

@@ -5,8 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.reuse.model.hazard import BINS, Floats
-from pbkv_cluster.reuse.rank.timing import HORIZONS, Durations, Phase, Timing
+from pbkv_cluster.reuse.rank.durations import Durations
+from pbkv_cluster.reuse.rank.timing import HORIZONS, Phase, Timing
+from pbkv_cluster.reuse.rank.tool_timing import ToolWait
 
 PRIOR, KEPT, ENOUGH = 2.0, 200, 8
 seconds = st.integers(0, 4000).map(lambda quarter: quarter / 4)  # exact: sums do not depend on their order
@@ -67,7 +70,9 @@ def test_later_steps_come_later(measured: list[tuple[str, float, float]], runnin
     assert (np.diff(found, axis=1) >= -1e-12).all(), "and more likely by a later time"
 
 
-phases = st.lists(st.builds(Phase, st.sampled_from("abc"), st.booleans(), seconds), min_size=1, max_size=6)
+calls = st.builds(ToolCall, st.sampled_from(["x", "y"]), expected_s=st.none() | seconds)
+waits = st.builds(ToolWait, st.lists(st.tuples(calls, seconds), max_size=2).map(tuple), seconds)
+phases = st.lists(st.builds(Phase, st.sampled_from("abc"), st.booleans(), seconds, st.none() | waits), min_size=1, max_size=6)
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), seconds, seconds), max_size=30), phases)
@@ -77,7 +82,8 @@ def test_workflows_together_are_as_each_alone(measured: list[tuple[str, float, f
         timing.add_pause(agent, pause)
         timing.add_run(agent, run)
     for phase, found in zip(asked, timing.arrival(asked), strict=True):
-        assert (found == arrival(timing, *phase)).all()
+        (alone,) = timing.arrival([phase])
+        assert (found == alone).all()
 
 
 def test_an_agent_is_like_all_until_enough_is_known_of_it() -> None:

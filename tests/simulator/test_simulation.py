@@ -8,6 +8,7 @@ from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.cache.policies.lru import Lru, RetiredLru
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.engine import Output
 from pbkv_cluster.simulator.engine.engine import SimulatedEngine
@@ -15,6 +16,9 @@ from pbkv_cluster.simulator.engine.result import SimulationResult, StepRecord
 from pbkv_cluster.simulator.engine.simulation import Setup, simulate
 from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
 from pbkv_cluster.simulator.workload.generator import Sizes, generate
+from pbkv_cluster.simulator.workload.prompts import PromptBuilder
+from pbkv_cluster.simulator.workload.token_source import TokenSource
+from pbkv_cluster.simulator.workload.workload import Mix, make_workload
 from tests.simulator.simulated import one_by_one, source, trace, workload_of
 
 POLICIES = ["lru", "retired-lru", "pbkv-paper", "pbkv"]
@@ -162,19 +166,28 @@ def test_forecasts_that_no_policy_uses_change_nothing(monkeypatch: pytest.Monkey
     assert simulate(source(24), Setup(60, 0, "retired-lru")) == without
 
 
-def test_a_cache_that_takes_tool_calls_is_told_when_they_start_and_finish(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: dict[str, list[tuple[str, float | None, bool]]] = {}
+def test_the_cache_is_told_when_announced_tool_calls_start_and_finish(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, list[tuple[ToolCall, bool]]] = {}
 
-    def tool_call(cache: KVCache, workflow: str, kind: str, expected_s: float | None, started: bool) -> None:
-        told.setdefault(workflow, []).append((kind, expected_s, started))
+    def tool_call(cache: KVCache, workflow: str, call: ToolCall, started: bool) -> None:
+        told.setdefault(workflow, []).append((call, started))
 
-    tokens = source(12)
-    without = simulate(tokens, Setup(60))
-    monkeypatch.setattr(KVCache, "tool_call", tool_call, raising=False)
-    assert simulate(tokens, Setup(60)) == without
+    mix = Mix(concurrency=6, think_scale=0.02, announce_sigma=0.5)
+    tokens = TokenSource(make_workload([trace(12)], mix, 0), PromptBuilder())
+    monkeypatch.setattr(KVCache, "tool_call", tool_call)
+    simulate(tokens, Setup(60))
     for arrival in tokens.workload.arrivals:
-        expected = [(*call, started) for call in arrival.tool_calls for started in (True, False)]
-        assert told.get(arrival.id, []) == expected
+        assert arrival.tool_calls
+        assert told[arrival.id] == [(call, started) for call in arrival.tool_calls for started in (True, False)]
+
+
+def test_announced_durations_give_hits_to_a_policy_that_uses_them() -> None:
+    def hits(policy: str, sigma: float | None) -> int:
+        mix = Mix(workflows=80, concurrency=16, think_scale=8.0, announce_sigma=sigma)
+        return _gpu_hits(simulate(TokenSource(make_workload([trace(80)], mix, 0), PromptBuilder()), Setup(300, 0, policy)))
+
+    assert hits("pbkv", 0.2) > 1.03 * hits("pbkv", None)
+    assert hits("lru", 0.2) == hits("lru", None)
 
 
 def test_a_step_that_can_never_fit_is_refused() -> None:

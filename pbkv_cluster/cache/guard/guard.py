@@ -6,11 +6,12 @@ from pbkv_cluster.cache.guard.shadow import Shadow
 from pbkv_cluster.cache.observer import CacheObserver, GuardStat
 from pbkv_cluster.cache.policies.base import ReusePolicy, make_policy
 from pbkv_cluster.cache.sequence.handle import CacheHandle
-from pbkv_cluster.cache.sequence.step_identity import StepIdentity
+from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tree.node import GPU
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast
+from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.core.usage import Tier
 
 BASELINE = "lru"
@@ -115,6 +116,10 @@ class Guard(CacheObserver):
     def workflow_retired(self, workflow: str) -> None:
         for shadow in self.shadows:
             shadow.cache.retire(workflow)
+
+    def tool_called(self, workflow: str, call: ToolCall, started: bool) -> None:
+        if self._policy_shadow is not None:  # LRU uses none
+            self._policy_shadow.cache.tool_call(workflow, call, started)
 
     def forecast_applied(self, forecast: Forecast) -> None:
         if self._policy_shadow is not None:  # LRU uses none

@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tree.node import Node, Owner
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.core.registry import Registry
+from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.reuse.model.access_model import AccessUpdate
 from pbkv_cluster.reuse.record.segment import Segment
 
@@ -38,7 +40,7 @@ class ReusePolicy(ABC):
     def __init__(self, config: CacheConfig) -> None:
         del config
 
-    def step_began(self, owner: Owner, step: int, agent: str, now: float) -> None:  # noqa: B027  # a hook
+    def step_began(self, owner: Owner, step: StepIdentity, now: float) -> None:  # noqa: B027  # a hook
         """A step of a workflow was admitted. Called again when the step is admitted again after a preemption."""
 
     def step_queued(self, owner: Owner, segments: Sequence[Segment], now: float) -> None:  # noqa: B027  # a hook
@@ -46,6 +48,9 @@ class ReusePolicy(ABC):
 
     def step_ended(self, owner: Owner, now: float) -> None:  # noqa: B027  # a hook
         """A step of a workflow has ended, or was preempted."""
+
+    def tool_call(self, owner: Owner, call: ToolCall, started: bool, now: float) -> None:  # noqa: B027  # a hook
+        """A workflow has begun to wait for a tool (`started`), or no longer does."""
 
     def workflow_ended(self, owner: Owner, now: float) -> None:  # noqa: B027  # a hook
         """A workflow has ended. It owns no nodes any more."""

@@ -5,6 +5,7 @@ from collections import OrderedDict, deque
 from collections.abc import Collection
 
 from pbkv_cluster.cache.policies.base import POLICIES, ReusePolicy
+from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tree.node import Node, Owner
 from pbkv_cluster.core.config import CacheConfig
 
@@ -89,15 +90,15 @@ class Continuum(ReusePolicy):
         self._pauses = Pauses()
         self._activities: dict[Owner, _Activity] = {}
 
-    def step_began(self, owner: Owner, step: int, agent: str, now: float) -> None:
+    def step_began(self, owner: Owner, step: StepIdentity, now: float) -> None:
         activity = self._activities.get(owner)
         if activity is None:
             activity = self._activities[owner] = _Activity()
-        resumed = (step, agent) == (activity.step, activity.agent)  # after a preemption, which is no pause
+        resumed = (step.number, step.agent) == (activity.step, activity.agent)  # after a preemption, which is no pause
         if activity.running == 0 and activity.ended_at is not None and not resumed:
             self._pauses.add(activity.agent, now - activity.ended_at)
         activity.running += 1
-        activity.step, activity.agent = step, agent
+        activity.step, activity.agent = step.number, step.agent
 
     def step_ended(self, owner: Owner, now: float) -> None:
         activity = self._activities[owner]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 from pbkv_cluster.cache.policies.base import POLICIES, ReusePolicy, current_forecast
+from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tree.node import Node, Owner
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast
@@ -40,10 +41,10 @@ class KvFlow(ReusePolicy):
         del config
         self._progress: dict[Owner, _Progress] = {}
 
-    def step_began(self, owner: Owner, step: int, agent: str, now: float) -> None:
+    def step_began(self, owner: Owner, step: StepIdentity, now: float) -> None:
         if owner.graph is not None:
             progress = self._progress_of(owner)
-            progress.current = owner.graph.advance(progress.current, agent)
+            progress.current = owner.graph.advance(progress.current, step.agent)
             progress.steps = owner.graph.steps_to_execution(progress.current)
 
     def workflow_ended(self, owner: Owner, now: float) -> None:

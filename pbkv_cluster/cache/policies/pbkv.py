@@ -14,8 +14,10 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from pbkv_cluster.cache.policies.base import POLICIES, ReusePolicy
+from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tree.node import Node, Owner
 from pbkv_cluster.core.config import CacheConfig
+from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.reuse.model.access_model import AccessModel, AccessUpdate
 from pbkv_cluster.reuse.model.hazard import BIN_STARTS, Floats
 from pbkv_cluster.reuse.rank.density import hit_density
@@ -56,11 +58,11 @@ class Pbkv(ReusePolicy):
         """The access model that values follow from."""
         return self.outlook.model
 
-    def step_began(self, owner: Owner, step: int, agent: str, now: float) -> None:
+    def step_began(self, owner: Owner, step: StepIdentity, now: float) -> None:
         if self._is_shadow:
             self.outlook.add_user(owner)
         else:
-            self.outlook.step_began(owner, agent, now)
+            self.outlook.step_began(owner, step.agent, now, step.number, step.parent)
 
     def step_queued(self, owner: Owner, segments: Sequence[Segment], now: float) -> None:
         if not self._is_shadow:
@@ -69,6 +71,10 @@ class Pbkv(ReusePolicy):
     def step_ended(self, owner: Owner, now: float) -> None:
         if not self._is_shadow:
             self.outlook.step_ended(owner, now)
+
+    def tool_call(self, owner: Owner, call: ToolCall, started: bool, now: float) -> None:
+        if not self._is_shadow:
+            self.outlook.tool_call(owner, call, started, now)
 
     def workflow_ended(self, owner: Owner, now: float) -> None:
         if not self._is_shadow:

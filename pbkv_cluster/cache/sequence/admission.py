@@ -6,7 +6,7 @@ from pbkv_cluster.cache.owners import ActiveWorkflows
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.sequence.paths import Paths
 from pbkv_cluster.cache.sequence.recorded_step import UNRECORDED, RecordedStep
-from pbkv_cluster.cache.sequence.step_identity import StepIdentity
+from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tree.node import GPU, Node
 from pbkv_cluster.cache.tree.prefix_tree import Match, PrefixTree
@@ -92,7 +92,7 @@ class Admission:
         else:
             position = owner.record.begin(step.number, step.agent, bytes(tokens), prompt_blocks, now, self._popularity)
             recorded, records = RecordedStep.of(owner.record, position), True
-        self._workflows.step_began(owner, step.number, step.agent, recorded.position, now)
+        self._workflows.step_began(owner, step, recorded.position, now)
         return CacheHandle(owner, prompt_blocks, root, recorded, records)
 
     def _attach(self, handle: CacheHandle, match: Match, on_gpu: int, now: float) -> None:

@@ -48,7 +48,7 @@ def simulate(
     announce: Annotated[
         float | None,
         typer.Option(
-            min=0, max=10, metavar="SIGMA", help="Announce every pause, with a log-normal error; by default only logged ones."
+            min=0, max=10, metavar="SIGMA", help="Announce pauses as tool calls, their durations with a log-normal error."
         ),
     ] = None,
     tool_share: Annotated[

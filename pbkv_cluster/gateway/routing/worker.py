@@ -14,6 +14,7 @@ from pbkv_cluster.core.ewma import Ewma
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.step_events import FinishReason, Tokens
 from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.gateway.routing.speeds import WEIGHT
 from pbkv_cluster.rpc import convert
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _PROBE_TIMEOUT_S = 1.0
 _STATUS_TIMEOUT_S = 1.0
 _RETIRE_TIMEOUT_S = 2.0
+_TOOL_CALL_TIMEOUT_S = 0.25  # the client waits for it, and a worker that misses it loses a hint only
 
 # How a stream ends when its worker, or the way to it, is gone. ABORTED and CANCELLED come from a server that shuts down.
 _LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED})
@@ -150,8 +152,8 @@ class Worker:
         request_id: str,
         workflow_id: str,
         agent: str,
-        call_site: str,
         step: int,
+        parent_step: int | None,
         tenant: str,
         prompt: bytes,
         sampling: SamplingParams,
@@ -163,6 +165,7 @@ class Worker:
 
         Args:
             step: number in the workflow, from 0.
+            parent_step: number of the step that this one follows; None: it is the first.
             prompt: packed token ids.
             sent: packed output tokens that the client has from a lost worker. The worker goes on after them.
         """
@@ -170,8 +173,8 @@ class Worker:
             request_id=request_id,
             workflow_id=workflow_id,
             agent_id=agent,
-            call_site=call_site,
             step=step,
+            parent_step=parent_step,
             tenant=tenant,
             prompt=types_pb2.PackedTokens(data=prompt),
             sampling=convert.sampling_to_wire(sampling),
@@ -206,6 +209,16 @@ class Worker:
         try:
             with self._calling() as stub:
                 await stub.RetireWorkflow(worker_pb2.RetireWorkflowRequest(workflow_id=workflow_id), timeout=_RETIRE_TIMEOUT_S)
+        except (aio.AioRpcError, Unavailable):
+            return False
+        return True
+
+    async def report_tool_call(self, workflow_id: str, call: ToolCall, started: bool) -> bool:
+        """Tells the worker that a workflow waits for a tool, or no longer does; False if it does not answer at once."""
+        request = convert.tool_call_to_wire(workflow_id, call, started)
+        try:
+            with self._calling() as stub:
+                await stub.ReportToolCall(request, timeout=_TOOL_CALL_TIMEOUT_S)
         except (aio.AioRpcError, Unavailable):
             return False
         return True

@@ -9,6 +9,7 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import GatewayConfig
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from pbkv_cluster.core.events import EventKind
+from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.gateway import checks
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.routing.worker import Worker
@@ -16,7 +17,7 @@ from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.workflow.entry_writer import EntryWriter
 from pbkv_cluster.gateway.workflow.events import EventReporter
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow, OpenWorkflows
-from pbkv_cluster.gateway.workflow.requests import ToolCallReport, WorkflowRequest
+from pbkv_cluster.gateway.workflow.requests import WorkflowRequest
 from pbkv_cluster.store.cluster_index import WorkflowEntry
 
 log = logging.getLogger(__name__)
@@ -97,20 +98,20 @@ class WorkflowLifecycle:
         except (Unavailable, ResourceExhausted) as error:
             log.warning("not all open workflows are resumed now: %s", error)
 
-    async def report_tool(self, report: ToolCallReport) -> None:
-        """Reports a tool call to the predictor. Repeats are harmless.
+    async def report_tool(self, workflow_id: str, call: ToolCall, started: bool) -> None:
+        """Reports a tool call to the predictor, and to the workers that have run steps of the workflow. Repeats are harmless.
 
         Raises:
-            InvalidArgument: a field is missing or out of its range.
+            InvalidArgument: the id of the workflow is empty or too long.
             NotFound: there is no such workflow.
         """
-        workflow = await self.find(report.workflow_id)
-        tool = checks.required_name("tool", report.tool)
-        call_id = checks.name("call_id", report.call_id)
-        expected_s = None if report.expected_s is None else checks.seconds("expected_s", report.expected_s)
-        if workflow.note_tool_call(tool, call_id, report.started):
-            kind = EventKind.TOOL_STARTED if report.started else EventKind.TOOL_FINISHED
-            self.events.report(workflow, kind, tool=tool, expected_s=expected_s)
+        workflow = await self.find(workflow_id)
+        if workflow.note_tool_call(call.tool, call.call_id, started):
+            kind = EventKind.TOOL_STARTED if started else EventKind.TOOL_FINISHED
+            self.events.report(workflow, kind, tool=call.tool, expected_s=call.expected_s)
+            told = (worker.report_tool_call(workflow.id, call, started) for worker in self._served(workflow))
+            if unheard := (await asyncio.gather(*told)).count(False):
+                self.decisions[Reason.TOOL_CALL_UNHEARD] += unheard
         self.renew(workflow)
 
     async def end(self, workflow_id: str) -> None:
@@ -154,8 +155,12 @@ class WorkflowLifecycle:
         for step in list(workflow.running):
             step.cancel()
         self.events.report(workflow, EventKind.WORKFLOW_ENDED)
-        served = [each for each in self.pool.known() if workflow.served_by is None or each.id in workflow.served_by]
-        await asyncio.gather(self.entries.write(workflow), *(self._retire(workflow, worker) for worker in served))
+        retired = (self._retire(workflow, worker) for worker in self._served(workflow))
+        await asyncio.gather(self.entries.write(workflow), *retired)
+
+    def _served(self, workflow: OpenWorkflow) -> list[Worker]:
+        """The workers that may have run steps of the workflow."""
+        return [each for each in self.pool.known() if workflow.served_by is None or each.id in workflow.served_by]
 
     def _resume(self, entry: WorkflowEntry) -> OpenWorkflow:
         """Opens a workflow that was open before a restart of the gateway."""

@@ -14,14 +14,3 @@ class WorkflowRequest:
     tenant: str = ""
     lease_s: float = 0.0  # 0: the gateway's default
     step_graph: StepGraph | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCallReport:
-    """A tool call that has started or finished."""
-
-    workflow_id: str
-    tool: str
-    started: bool  # False: it has finished
-    call_id: str = ""  # distinguishes calls of one tool
-    expected_s: float | None = None  # expected duration

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pbkv_cluster.cache.sequence.handle import CacheHandle
-from pbkv_cluster.cache.sequence.step_identity import StepIdentity
+from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.step_graph import StepGraph
@@ -35,6 +35,7 @@ class StepRequest:
     sent: bytes = b""  # packed; output of a worker that was lost, which the client has
     priority: int = 0
     graph: StepGraph | None = None  # declared for the workflow
+    parent: int | None = None  # number of the step that this one follows; None: unknown, or it is the first
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +65,9 @@ class Sequence:
     def step(self) -> StepIdentity:
         """The step, as the cache knows it."""
         request = self.request
-        return StepIdentity(request.namespace, request.workflow, request.agent, request.step, self.prompt_tokens, request.graph)
+        return StepIdentity(
+            request.namespace, request.workflow, request.agent, request.step, self.prompt_tokens, request.graph, request.parent
+        )
 
     @property
     def generated(self) -> int:

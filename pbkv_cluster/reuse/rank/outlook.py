@@ -14,11 +14,13 @@ from typing import TypeVar
 
 import numpy as np
 
+from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.reuse.model.access_model import AccessModel
 from pbkv_cluster.reuse.model.hazard import Floats
 from pbkv_cluster.reuse.model.next_event import END
 from pbkv_cluster.reuse.rank.forecast_blend import Trust
 from pbkv_cluster.reuse.rank.timing import HORIZONS, Phase, Timing
+from pbkv_cluster.reuse.rank.tool_timing import PauseTools
 from pbkv_cluster.reuse.rank.workflow_outlook import ActiveWorkflow, WorkflowOutlook, predict_uses
 from pbkv_cluster.reuse.record.segment import Segment
 
@@ -48,21 +50,39 @@ class Outlook:
 
     # --- events ---
 
-    def step_began(self, workflow: ActiveWorkflow, agent: str, now: float) -> None:
-        """A step was admitted, perhaps again."""
+    def step_began(self, workflow: ActiveWorkflow, agent: str, now: float, number: int = -1, parent: int | None = None) -> None:
+        """A step was admitted, perhaps again.
+
+        Args:
+            workflow: whose step it is.
+            agent: that it calls.
+            now: seconds.
+            number: of the step, as the gateway counts them; below 0: unknown.
+            parent: number of the step that it follows; None: the latest.
+        """
         outlook = self.workflows.get(workflow.id)
         if outlook is None:
             outlook = self.workflows[workflow.id] = WorkflowOutlook(workflow)
             self.note_start(now)
         else:
             self._score(outlook, agent)
-            if not outlook.running:
-                self.timing.add_pause(outlook.agent, now - outlook.since)
+            self._add_pause(outlook, now, None if number == outlook.number else parent)
         outlook.running += 1
         outlook.queued = frozenset()
-        outlook.agent, outlook.since = agent, now
+        outlook.agent, outlook.number, outlook.since = agent, number, now
         outlook.step_changed()
         self._find_due(now)
+
+    def tool_call(self, workflow: ActiveWorkflow, call: ToolCall, started: bool, now: float) -> None:
+        """A workflow has begun to wait for a tool, or no longer does."""
+        outlook = self.workflows.get(workflow.id)
+        if outlook is None:
+            return
+        if started:
+            outlook.tools.began(call, now)
+        elif (ended := outlook.tools.ended(call, now)) is not None:
+            self.timing.tools.add(*ended)
+        outlook.unused_at = -1.0
 
     def step_queued(self, workflow: ActiveWorkflow, segments: Iterable[Segment]) -> None:
         """A step waits for admission whose prompt goes along some segments; none: it was withdrawn."""
@@ -151,7 +171,9 @@ class Outlook:
             self.predict(changed)
         stale = [each for each in outlooks if each.unused_at < 0.0 or now - each.unused_at > self._fresh_s(each, now)]
         if stale:
-            phases = [Phase(outlook.agent, outlook.running > 0, now - outlook.since) for outlook in stale]
+            phases = [
+                Phase(outlook.agent, outlook.running > 0, now - outlook.since, outlook.tools.wait(now)) for outlook in stale
+            ]
             for outlook, arrival in zip(stale, self.timing.arrival(phases), strict=True):
                 outlook.arrival, outlook.unused, outlook.unused_at = arrival, None, now
         for outlook in outlooks:
@@ -172,6 +194,20 @@ class Outlook:
         return len(self._starts) / max(now - self._starts[0], 1.0)
 
     # --- inside ---
+
+    def _add_pause(self, outlook: WorkflowOutlook, now: float, parent: int | None) -> None:
+        """A step begins: counts the pause before it, and what it waited for, whether or not the client told the end of that."""
+        before = None if parent is None else outlook.record.find(parent)
+        if before is not None and before.ended_at >= 0.0:
+            self.timing.add_pause(before.agent, now - before.ended_at)
+        elif not outlook.running:
+            self.timing.add_pause(outlook.agent, now - outlook.since)
+        if (wait := outlook.tools.wait(now)) is not None:
+            for call, elapsed in wait.calls:
+                self.timing.tools.add(call, elapsed)
+            if not wait.calls:
+                self.timing.tools.add_delay(wait.ended_s)
+            outlook.tools = PauseTools()
 
     def _score(self, outlook: WorkflowOutlook, agent: str) -> None:
         """The next event of a workflow is known: scores how well model and forecast had predicted it."""

@@ -9,6 +9,7 @@ from pbkv_cluster.reuse.model.features import UNKNOWN
 from pbkv_cluster.reuse.model.hazard import Floats
 from pbkv_cluster.reuse.rank.forecast_blend import Agents, of_forecast
 from pbkv_cluster.reuse.rank.next_use import NextEvents, NextUse, Question, next_uses
+from pbkv_cluster.reuse.rank.tool_timing import PauseTools
 from pbkv_cluster.reuse.record.segment import Segment
 from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
 
@@ -41,6 +42,7 @@ class WorkflowOutlook:
         "id",
         "next_events",
         "next_use",
+        "number",
         "predicted",
         "probability",
         "queued",
@@ -48,6 +50,7 @@ class WorkflowOutlook:
         "rows",
         "running",
         "since",
+        "tools",
         "top",
         "unused",
         "unused_at",
@@ -62,6 +65,8 @@ class WorkflowOutlook:
         self.running = 0  # steps
         self.since = 0.0  # when the latest step began or, if none runs, when the last one ended
         self.agent = ""  # of the latest step
+        self.number = -1  # of the latest step, as the gateway counts
+        self.tools = PauseTools()  # that it waits for
         self.queued: frozenset[Segment] = frozenset()  # that a step uses as soon as it is admitted
         self.current = False  # `probability` is that of the present state
         self.events_current = False  # `agents` and `predicted` are those of the present state

@@ -77,6 +77,11 @@ class WorkflowRecord:
         """The segments that a prompt goes along, in order; it may leave the last before its end."""
         return self.trie.walk(None, tokens[: len(tokens) // BLOCK_BYTES * BLOCK_BYTES]).path
 
+    def find(self, number: int) -> StepLog | None:
+        """The last step with a number, as the gateway counts them; None: it was not run here."""
+        position = self._positions.get(number)
+        return None if position is None else self.steps[position]
+
     def path(self, position: int) -> list[Segment]:
         """The segments of a step, in order."""
         return self.trie.path(self.ends[position])

@@ -11,6 +11,7 @@ from pbkv_cluster.rpc.convert.step_events import finish_reason_from_wire, step_e
 from pbkv_cluster.rpc.convert.step_graphs import step_graph_from_wire, step_graph_to_wire
 from pbkv_cluster.rpc.convert.tiers import tier_from_wire, tier_to_wire, tiers_from_wire, tiers_to_wire
 from pbkv_cluster.rpc.convert.tokens import packed_from_wire
+from pbkv_cluster.rpc.convert.tool_calls import tool_call_from_wire, tool_call_to_wire
 from pbkv_cluster.rpc.convert.usage import usage_from_wire, usage_to_wire
 
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
     "tier_to_wire",
     "tiers_from_wire",
     "tiers_to_wire",
+    "tool_call_from_wire",
+    "tool_call_to_wire",
     "usage_from_wire",
     "usage_to_wire",
 ]

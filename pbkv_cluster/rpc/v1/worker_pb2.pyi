@@ -1,5 +1,6 @@
 from pbkv_cluster.rpc.v1 import types_pb2 as _types_pb2
 from pbkv_cluster.rpc.v1 import store_pb2 as _store_pb2
+from pbkv_cluster.rpc.v1 import workflow_pb2 as _workflow_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Mapping as _Mapping
@@ -8,11 +9,10 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RunStepRequest(_message.Message):
-    __slots__ = ("request_id", "workflow_id", "agent_id", "call_site", "step", "tenant", "prompt", "sampling", "sent", "priority", "step_graph")
+    __slots__ = ("request_id", "workflow_id", "agent_id", "step", "tenant", "prompt", "sampling", "sent", "priority", "step_graph", "parent_step")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
-    CALL_SITE_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -20,10 +20,10 @@ class RunStepRequest(_message.Message):
     SENT_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     STEP_GRAPH_FIELD_NUMBER: _ClassVar[int]
+    PARENT_STEP_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     workflow_id: str
     agent_id: str
-    call_site: str
     step: int
     tenant: str
     prompt: _types_pb2.PackedTokens
@@ -31,7 +31,8 @@ class RunStepRequest(_message.Message):
     sent: _types_pb2.PackedTokens
     priority: int
     step_graph: _types_pb2.StepGraph
-    def __init__(self, request_id: _Optional[str] = ..., workflow_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., call_site: _Optional[str] = ..., step: _Optional[int] = ..., tenant: _Optional[str] = ..., prompt: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., sampling: _Optional[_Union[_types_pb2.Sampling, _Mapping]] = ..., sent: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., priority: _Optional[int] = ..., step_graph: _Optional[_Union[_types_pb2.StepGraph, _Mapping]] = ...) -> None: ...
+    parent_step: int
+    def __init__(self, request_id: _Optional[str] = ..., workflow_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., step: _Optional[int] = ..., tenant: _Optional[str] = ..., prompt: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., sampling: _Optional[_Union[_types_pb2.Sampling, _Mapping]] = ..., sent: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., priority: _Optional[int] = ..., step_graph: _Optional[_Union[_types_pb2.StepGraph, _Mapping]] = ..., parent_step: _Optional[int] = ...) -> None: ...
 
 class RunStepEvent(_message.Message):
     __slots__ = ("tokens", "finished")

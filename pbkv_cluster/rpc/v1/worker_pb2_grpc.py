@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from pbkv_cluster.rpc.v1 import worker_pb2 as pbkv_dot_v1_dot_worker__pb2
+from pbkv_cluster.rpc.v1 import workflow_pb2 as pbkv_dot_v1_dot_workflow__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -44,6 +45,11 @@ class WorkerServiceStub:
                 request_serializer=pbkv_dot_v1_dot_worker__pb2.RetireWorkflowRequest.SerializeToString,
                 response_deserializer=pbkv_dot_v1_dot_worker__pb2.RetireWorkflowResponse.FromString,
                 _registered_method=True)
+        self.ReportToolCall = channel.unary_unary(
+                '/pbkv.v1.WorkerService/ReportToolCall',
+                request_serializer=pbkv_dot_v1_dot_workflow__pb2.ReportToolCallRequest.SerializeToString,
+                response_deserializer=pbkv_dot_v1_dot_workflow__pb2.ReportToolCallResponse.FromString,
+                _registered_method=True)
         self.GetWorkerStatus = channel.unary_unary(
                 '/pbkv.v1.WorkerService/GetWorkerStatus',
                 request_serializer=pbkv_dot_v1_dot_worker__pb2.GetWorkerStatusRequest.SerializeToString,
@@ -68,6 +74,13 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportToolCall(self, request, context):
+        """Tells that a workflow waits for a tool, or no longer does, so that the worker knows how soon its next step may come.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetWorkerStatus(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -86,6 +99,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.RetireWorkflow,
                     request_deserializer=pbkv_dot_v1_dot_worker__pb2.RetireWorkflowRequest.FromString,
                     response_serializer=pbkv_dot_v1_dot_worker__pb2.RetireWorkflowResponse.SerializeToString,
+            ),
+            'ReportToolCall': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportToolCall,
+                    request_deserializer=pbkv_dot_v1_dot_workflow__pb2.ReportToolCallRequest.FromString,
+                    response_serializer=pbkv_dot_v1_dot_workflow__pb2.ReportToolCallResponse.SerializeToString,
             ),
             'GetWorkerStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetWorkerStatus,
@@ -147,6 +165,33 @@ class WorkerService:
             '/pbkv.v1.WorkerService/RetireWorkflow',
             pbkv_dot_v1_dot_worker__pb2.RetireWorkflowRequest.SerializeToString,
             pbkv_dot_v1_dot_worker__pb2.RetireWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportToolCall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pbkv.v1.WorkerService/ReportToolCall',
+            pbkv_dot_v1_dot_workflow__pb2.ReportToolCallRequest.SerializeToString,
+            pbkv_dot_v1_dot_workflow__pb2.ReportToolCallResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ A GPU worker: runs the steps that a gateway routes to it."""
 from collections import abc as _abc
 from grpc import aio as _aio
 from pbkv_cluster.rpc.v1 import worker_pb2 as _worker_pb2
+from pbkv_cluster.rpc.v1 import workflow_pb2 as _workflow_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -35,6 +36,8 @@ class WorkerServiceStub:
     """Runs one step. Cancelling the call frees its blocks at once."""
     RetireWorkflow: _grpc.UnaryUnaryMultiCallable[_worker_pb2.RetireWorkflowRequest, _worker_pb2.RetireWorkflowResponse]
     """Ends the workflow: blocks that no other active workflow has used are retired."""
+    ReportToolCall: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.ReportToolCallRequest, _workflow_pb2.ReportToolCallResponse]
+    """Tells that a workflow waits for a tool, or no longer does, so that the worker knows how soon its next step may come."""
     GetWorkerStatus: _grpc.UnaryUnaryMultiCallable[_worker_pb2.GetWorkerStatusRequest, _worker_pb2.GetWorkerStatusResponse]
 
 @_typing.type_check_only
@@ -44,6 +47,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """Runs one step. Cancelling the call frees its blocks at once."""
     RetireWorkflow: _aio.UnaryUnaryMultiCallable[_worker_pb2.RetireWorkflowRequest, _worker_pb2.RetireWorkflowResponse]  # type: ignore[assignment]
     """Ends the workflow: blocks that no other active workflow has used are retired."""
+    ReportToolCall: _aio.UnaryUnaryMultiCallable[_workflow_pb2.ReportToolCallRequest, _workflow_pb2.ReportToolCallResponse]  # type: ignore[assignment]
+    """Tells that a workflow waits for a tool, or no longer does, so that the worker knows how soon its next step may come."""
     GetWorkerStatus: _aio.UnaryUnaryMultiCallable[_worker_pb2.GetWorkerStatusRequest, _worker_pb2.GetWorkerStatusResponse]  # type: ignore[assignment]
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -62,6 +67,14 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.RetireWorkflowResponse, _abc.Awaitable[_worker_pb2.RetireWorkflowResponse]]:
         """Ends the workflow: blocks that no other active workflow has used are retired."""
+
+    @_abc_1.abstractmethod
+    def ReportToolCall(
+        self,
+        request: _workflow_pb2.ReportToolCallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflow_pb2.ReportToolCallResponse, _abc.Awaitable[_workflow_pb2.ReportToolCallResponse]]:
+        """Tells that a workflow waits for a tool, or no longer does, so that the worker knows how soon its next step may come."""
 
     @_abc_1.abstractmethod
     def GetWorkerStatus(

@@ -6,7 +6,7 @@ every policy but the oracle sees what it would see in service.
 
 import heapq
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,9 +30,6 @@ from pbkv_cluster.simulator.prediction.forecaster import Forecaster
 from pbkv_cluster.simulator.spread import Spread
 from pbkv_cluster.simulator.workload.events import event_of, no_pieces
 from pbkv_cluster.simulator.workload.token_source import NAMESPACE, TokenSource
-
-ToolListener = Callable[[str, str, float | None, bool], object]
-"""Takes the workflow, the kind of tool, the expected duration in seconds if announced, and whether the call starts or ends."""
 
 _UNBOUNDED = 1 << 30  # steps in the queue: the simulation never refuses a client
 
@@ -118,8 +115,6 @@ class _Simulation:
             setup.seed,
             self._uses_forecasts,
         )
-        # A cache without this method ignores tool calls.
-        self._tool_call: ToolListener = getattr(self._engine.cache, "tool_call", _ignore_tool_call)
         self._timers: list[tuple[float, int, _Running]] = []  # heap: when a step is submitted; the number settles ties
         self._timers_set = 0
         self._arrived = 0
@@ -196,7 +191,7 @@ class _Simulation:
         """Tells the cache that the tool call before a workflow's present step has started, or finished."""
         arrival = self._workload.arrivals[running.arrival]
         for call in arrival.tool_calls[running.position - 1 : running.position]:
-            self._tool_call(arrival.id, call.kind, call.expected_s, started)
+            self._engine.cache.tool_call(arrival.id, call, started)
 
     def _ended(self, output: Output) -> None:
         running = self._active.pop(output.request_id)
@@ -233,10 +228,6 @@ class _Simulation:
         started = running.submitted_at + usage.queue_s
         delivered = tuple(sorted(usage.delivered.items()))
         self._records.append(StepRecord(running.arrival, running.position, running.submitted_at, started, now, delivered))
-
-
-def _ignore_tool_call(workflow: str, kind: str, expected_s: float | None, started: bool) -> None:
-    pass
 
 
 def _step_id(arrival: int, position: int) -> str:

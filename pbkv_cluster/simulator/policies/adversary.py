@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 from pbkv_cluster.cache.policies.base import POLICIES, ReusePolicy, make_policy
+from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tree.node import Node, Owner
 from pbkv_cluster.core.config import CacheConfig
+from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.reuse.model.access_model import AccessUpdate
 from pbkv_cluster.reuse.record.segment import Segment
 
@@ -18,14 +20,17 @@ class _Negated(ReusePolicy):
         self.drifts = policy.drifts
         self._policy = policy
 
-    def step_began(self, owner: Owner, step: int, agent: str, now: float) -> None:
-        self._policy.step_began(owner, step, agent, now)
+    def step_began(self, owner: Owner, step: StepIdentity, now: float) -> None:
+        self._policy.step_began(owner, step, now)
 
     def step_queued(self, owner: Owner, segments: Sequence[Segment], now: float) -> None:
         self._policy.step_queued(owner, segments, now)
 
     def step_ended(self, owner: Owner, now: float) -> None:
         self._policy.step_ended(owner, now)
+
+    def tool_call(self, owner: Owner, call: ToolCall, started: bool, now: float) -> None:
+        self._policy.tool_call(owner, call, started, now)
 
     def workflow_ended(self, owner: Owner, now: float) -> None:
         self._policy.workflow_ended(owner, now)

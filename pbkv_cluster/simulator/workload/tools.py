@@ -2,20 +2,13 @@
 
 import math
 import random
-from typing import NamedTuple
 
+from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.simulator.traces.step_traces import TraceStep, TraceWorkflow
 
 THINK_MEDIAN_S = 2.0
 THINK_SIGMA = 1.0
-UNNAMED = "tool"  # kind of a pause whose tool was not logged
-
-
-class ToolCall(NamedTuple):
-    """What a client announces when it starts to wait after a step."""
-
-    kind: str
-    expected_s: float | None  # None: the client does not know
+UNNAMED = "tool"  # name of the tool of a pause whose tool was not logged
 
 
 def draw_pauses(workflow: TraceWorkflow, think_scale: float, tool_share: float, seed: str) -> tuple[float, ...]:
@@ -42,17 +35,18 @@ def _think_factor(step: TraceStep, workload: str, tool_share: float, draws: rand
 
 
 def announced_calls(workflow: TraceWorkflow, pauses: tuple[float, ...], sigma: float | None, seed: str) -> tuple[ToolCall, ...]:
-    """The tool call that is announced after each step but the last.
+    """The tool calls that are announced, one after each step but the last, each for the whole pause; none without `sigma`.
 
     Args:
         workflow: the recorded workflow.
         pauses: seconds after each step, as they will be.
-        sigma: of the log-normal error of an announced duration; None: the logged part of a pause is announced, if there is one.
+        sigma: of the log-normal error of an announced duration; None: nothing is announced.
         seed: of the errors.
     """
+    if sigma is None:
+        return ()
     draws = random.Random(f"pbkv-announce/{seed}")
-    calls = []
-    for step, pause in zip(workflow.steps[:-1], pauses, strict=False):
-        expected = pause * draws.lognormvariate(0.0, sigma) if sigma is not None else step.pause_s or None
-        calls.append(ToolCall(step.tool or UNNAMED, expected))
-    return tuple(calls)
+    return tuple(
+        ToolCall(step.tool or UNNAMED, expected_s=pause * draws.lognormvariate(0.0, sigma))
+        for step, pause in zip(workflow.steps[:-1], pauses, strict=False)
+    )

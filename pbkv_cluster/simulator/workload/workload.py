@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.simulator.traces.files import Trace
 from pbkv_cluster.simulator.traces.step_traces import TraceStep, TraceWorkflow
-from pbkv_cluster.simulator.workload.tools import ToolCall, announced_calls, draw_pauses
+from pbkv_cluster.simulator.workload.tools import announced_calls, draw_pauses
 
 _MAJORITY = 0.8  # share of the workflows in one half of a drifting workload that come from that half's traces
 
@@ -21,7 +22,7 @@ class Arrival:
     workflow: TraceWorkflow
     pauses: tuple[float, ...]  # seconds after each step
     starts_at: float | None = None  # seconds; None: as soon as another workflow has ended
-    tool_calls: tuple[ToolCall, ...] = ()  # announced after each step but the last
+    tool_calls: tuple[ToolCall, ...] = ()  # announced after each step but the last; empty: none is
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Mix:
     concurrency: int = 32
     think_scale: float = 1.0  # factor of the log-normal part of a pause
     drift: bool = False  # the first half of the traces prevails in the first half of the workload, the others later
-    announce_sigma: float | None = None  # log-normal error of announced pauses; None: only logged durations are announced
+    announce_sigma: float | None = None  # log-normal error of announced pauses; None: no pause is announced
     tool_share: float = 0.0  # share of the log-normal part's variance, in its logarithm, that the tool determines
 
     def __post_init__(self) -> None:

@@ -15,3 +15,4 @@ class StepIdentity(NamedTuple):
     number: int  # as the gateway counts the steps of the workflow
     prompt_tokens: int  # tokens at the start of the sequence that are prompt; the others are output
     graph: StepGraph | None = None  # that the workflow has declared; None leaves what is known of it
+    parent: int | None = None  # number of the step that this one follows; None: unknown, or it is the first
