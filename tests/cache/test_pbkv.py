@@ -218,11 +218,11 @@ def test_the_twin_shares_what_is_known_and_gives_the_same_values() -> None:
     cache.run("b", loop(501)[:1], end=False)
     guarded = cache.cache
     shadow = cache.cache.observer.shadows[1].cache
-    main, twin = guarded.policies[0], shadow.policies[0]
+    main, shadowed = guarded.policies[0], shadow.policies[0]
     now = cache.clock.now()
     values = [
         {node.tokens: policy.value(node, now) for node in tree.walk()}
-        for policy, tree in ((main, guarded.tree), (twin, shadow.tree))
+        for policy, tree in ((main, guarded.tree), (shadowed, shadow.tree))
     ]
     assert values[0] == values[1]
     assert len(set(values[0].values())) > 3
@@ -246,7 +246,7 @@ def test_a_variant_has_a_twin_of_its_own_kind() -> None:
         pass
 
     config = CacheConfig()
-    assert type(Variant(config).twin(config)) is Variant
+    assert type(Variant(config).for_shadow(config)) is Variant
 
 
 @given(st.integers(2, 500), st.integers(0, 300), st.floats(0.0, 20.0))
