@@ -208,7 +208,7 @@ def test_its_shadow_hits_what_it_would_alone(seed: int, blocks: int) -> None:
         guarded.cache.check_integrity()
 
 
-def test_the_twin_shares_what_is_known_and_gives_the_same_values() -> None:
+def test_the_policy_of_a_shadow_shares_what_is_known_and_gives_the_same_values() -> None:
     cache = LearningCache(guard=True, guard_steps=1000)  # it decides nothing so soon
     assert isinstance(cache.cache.observer, Guard)
     cache.cache.observer.fall_back()
@@ -241,7 +241,7 @@ def test_nodes_are_worth_the_same_together_as_one_by_one() -> None:
     assert len(set(policy.values(nodes, now))) > 5
 
 
-def test_a_variant_has_a_twin_of_its_own_kind() -> None:
+def test_a_variant_has_a_shadow_policy_of_its_own_kind() -> None:
     class Variant(Pbkv):
         pass
 
