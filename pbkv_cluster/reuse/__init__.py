@@ -29,7 +29,7 @@ Workers record and rank, the predictor learns; both import this package. It know
 5. `outlook`: all active workflows; what the policy asks.
 6. `density`: expected hits for each second that a block is kept.
 
-From a forecast to a rank: a forecast arrives, and policy `pbkv` (`cache/policies/pbkv.py`) asks `Outlook.forecast_matters`. If
+From a forecast to a rank: a forecast arrives, and policy `pbkv` (policy `pbkv` (package `cache`)) asks `Outlook.forecast_matters`. If
 the two likeliest next events have changed, the workflow's nodes are ranked again before the next block is evicted:
 `Outlook.unused` gives the probability that no workflow that has used a block uses it again within each horizon, the policy
 multiplies it by those of workflows that have not used it yet, and `hit_density` makes one value of it.
