@@ -80,7 +80,9 @@ class CacheConfig(_Section):
     policy: str = Field("pbkv", min_length=1, description="reuse policy of the GPU tier, by name or package.module:Class")
     host_policy: str = Field("retired-lru", min_length=1, description="reuse policy of the host tier, likewise")
     gamma: float = Field(0.7, gt=0, le=1, description="discount of a forecast's reuse score for each further step")
-    forecast_half_life_s: float = Field(60.0, gt=0, description="seconds after which a forecast counts half")
+    forecast_half_life_s: float = Field(
+        60.0, gt=0, description="policy `pbkv-paper`: seconds after which a forecast counts half"
+    )
     hit_overhead: float = Field(
         2.0,
         gt=0,

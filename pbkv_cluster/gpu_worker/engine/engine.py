@@ -118,14 +118,12 @@ class Engine:
         if recovered:
             self._ready.append(Output(request.id, (), recovered))
         self.scheduler.add(sequence)
-        self.cache.queued(request.workflow, request.prompt)
 
     def cancel(self, request_id: str) -> None:
         """Drops a step and frees its blocks. Does nothing if the step has ended already."""
         sequence = self._sequences.pop(request_id, None)
         if sequence is not None:
             self.scheduler.remove(sequence)
-            self.cache.queued(sequence.request.workflow, b"")
 
     def step(self) -> list[Output]:
         """Runs one batch and returns what it produced."""
