@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import OtelConfig
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.integrations.otel.collector import SpanCollector
 from pbkv_cluster.integrations.otel.reading.spans import Span
 

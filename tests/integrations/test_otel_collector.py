@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbkv_cluster.core.events import WorkflowEvent
 from pbkv_cluster.core.text.words import hashed_words
+from pbkv_cluster.core.workflow.events import WorkflowEvent
 from pbkv_cluster.integrations.otel.reading.spans import Span
 from pbkv_cluster.integrations.otel.reasons import Reason
 from tests.integrations.otel_bench import (

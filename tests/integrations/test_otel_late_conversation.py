@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbkv_cluster.core.events import EventKind
+from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.integrations.otel import collector
 from pbkv_cluster.integrations.otel.reading.spans import Span
 from pbkv_cluster.integrations.otel.reasons import Reason

@@ -145,6 +145,15 @@ def test_the_spans_of_a_malformed_resource_are_rejected() -> None:
     assert problems.messages == ["resource: service.name: must be a string, got int"]
 
 
+@pytest.mark.parametrize("service", ["unknown_service", "unknown_service:python3", ""])
+def test_applications_without_a_name_are_not_one_workload(service: str, caplog: pytest.LogCaptureFixture) -> None:
+    spans, problems = read(otlp(1, 1, 2, "chat"), otlp(2, 1, 2, "chat"), service=service)
+    assert [each.workload for each in spans] == ["", ""]
+    assert (problems.messages, problems.notices.counts) == ([], {Reason.SERVICE_UNKNOWN: 2})
+    (line,) = caplog.messages
+    assert "OTEL_SERVICE_NAME" in line
+
+
 def test_an_answer_reports_only_a_few_problems() -> None:
     _, problems = read(*[otlp(number, 2, 1, "chat") for number in range(1, 100)])
     assert problems.rejected == 99

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import OtelConfig
-from pbkv_cluster.core.events import WorkflowEvent
+from pbkv_cluster.core.workflow.events import WorkflowEvent
 from pbkv_cluster.integrations.otel.ancestry import Ancestry
 from pbkv_cluster.integrations.otel.history import TraceHistory
 from pbkv_cluster.integrations.otel.reading.spans import Span

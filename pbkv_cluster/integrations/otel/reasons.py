@@ -20,6 +20,7 @@ class Reason(StrEnum):
     OPERATION_MISSING = "operation_missing"  # it has attributes of generative AI, but none says what it is
     TOKENS_UNREADABLE = "tokens_unreadable"  # a count of tokens is no whole number: the step has none
     TEXT_UNREADABLE = "text_unreadable"  # messages or metadata cannot be read: the step counts without them
+    SERVICE_UNKNOWN = "service_unknown"  # the application has not told its name: its workload must be recognised
     AGENT_UNKNOWN = "agent_unknown"  # no span names the step's agent: it has the name of its service
     TRACE_WITHOUT_STEP = "trace_without_step"  # no span of a trace is a model call: nothing is told of it
     WORKFLOW_REASSIGNED = "workflow_reassigned"  # its conversation became known late: its spans were told again, as part of it

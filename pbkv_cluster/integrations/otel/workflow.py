@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.integrations.otel.ancestry import Ancestry
 from pbkv_cluster.integrations.otel.reading.dialects import Role
 from pbkv_cluster.integrations.otel.reading.spans import Span

@@ -13,6 +13,7 @@ from pbkv_cluster.integrations.otel.reading.facts import Facts
 from pbkv_cluster.integrations.otel.reasons import Notices, Reason
 
 _TRACE_BYTES, _SPAN_BYTES = 16, 8
+_NO_SERVICE = "unknown_service"  # what SDKs call an application whose name is not set
 _MAX_MESSAGES = 8  # in one answer, which the sender logs
 
 
@@ -88,6 +89,9 @@ def read_spans(request: ExportTraceServiceRequest, problems: Problems) -> Iterat
         except InvalidArgument as error:
             problems.reject(Reason.SPAN_MALFORMED, f"resource: {error}", count)
             continue
+        if not service or service.startswith(_NO_SERVICE):  # two applications must not become one workload
+            service = ""
+            problems.notices.note(Reason.SERVICE_UNKNOWN, "an application has no service.name: set OTEL_SERVICE_NAME", count)
         for scope in resource.scope_spans:
             for span in scope.spans:
                 try:
