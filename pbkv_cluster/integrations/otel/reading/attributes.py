@@ -24,7 +24,8 @@ class Attributes:
         json_attributes: attributes that hold an object as JSON: member x of attribute a is read as "a.x".
         """
         self._values = {pair.key: pair.value for pair in pairs}
-        self._json: dict[str, dict[str, Any] | None] = dict.fromkeys(json_attributes)
+        self._prefixes = tuple(f"{name}." for name in json_attributes)
+        self._members: dict[str, dict[str, Any]] = {}  # of attributes in JSON, once one has been asked for
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
@@ -52,6 +53,8 @@ class Attributes:
         """As `name`, but whole numbers count too: some applications number their conversations."""
         for key in keys:
             value = self._get(key)
+            if value is None:
+                continue
             if isinstance(value, int) and not isinstance(value, bool):
                 return str(value)
             if name := self.name(key):
@@ -94,13 +97,12 @@ class Attributes:
         """The value of an attribute, or of a member of one in JSON; None if it is absent."""
         if key in self._values:
             return self.value(key)
-        holder, _, member = key.partition(".")
-        if holder not in self._json or holder not in self._values:
+        if not key.startswith(self._prefixes):
             return None
-        members = self._json[holder]
-        if members is None:
-            members = self._json[holder] = _object(self.value(holder))
-        return members.get(member)
+        holder, _, member = key.partition(".")
+        if holder not in self._members:
+            self._members[holder] = _object(self.value(holder))
+        return self._members[holder].get(member)
 
 
 def json_value(key: str, text: str) -> Any:

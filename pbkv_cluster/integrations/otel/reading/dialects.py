@@ -5,9 +5,10 @@ first row that has it. To teach the receiver another instrumentation, add a row.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from enum import Enum, auto
+from functools import cache
 
 SERVICE_NAME = "service.name"  # of the resource
 USER_MESSAGE_EVENT = "gen_ai.user.message"  # conventions up to 1.36 have an event for each message
@@ -46,14 +47,14 @@ class Messages:
     part_text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Dialect:
     """Names of attributes; of several, the first that is present counts."""
 
     name: str
+    heads: tuple[str, ...]  # a span follows the dialect if the first part of some attribute's name is among these
     kind: str  # says what a span is
     roles: Mapping[str, Role]  # by the kind's value, as `normalised` returns it
-    always: bool = True  # False: the names are so general that they count only in spans that have the kind
     conversation: tuple[str, ...] = ()
     agent: tuple[str, ...] = ()
     graph_path: tuple[str, ...] = ()  # LangGraph's path of nodes
@@ -69,6 +70,7 @@ class Dialect:
 
 CONVENTIONS = Dialect(  # https://opentelemetry.io/docs/specs/semconv/gen-ai/
     "gen_ai",
+    heads=("gen_ai",),
     kind="gen_ai.operation.name",
     roles={
         "chat": Role.STEP,
@@ -104,6 +106,7 @@ _LANGGRAPH_IN_TRACELOOP = "traceloop.association.properties."
 
 _TRACELOOP = Dialect(  # OpenLLMetry: what its decorators and its instrumentations of frameworks say
     "traceloop",
+    heads=("traceloop",),
     kind="traceloop.span.kind",
     roles={
         "workflow": Role.GRAPH,
@@ -123,6 +126,7 @@ _TRACELOOP = Dialect(  # OpenLLMetry: what its decorators and its instrumentatio
 
 _OPENLLMETRY = Dialect(  # its model calls before it followed the conventions
     "openllmetry",
+    heads=("llm", "gen_ai"),
     kind="llm.request.type",
     roles={
         "chat": Role.STEP,
@@ -139,6 +143,7 @@ _OPENLLMETRY = Dialect(  # its model calls before it followed the conventions
 
 _OPENINFERENCE = Dialect(  # https://github.com/Arize-ai/openinference/blob/main/spec/semantic_conventions.md
     "openinference",
+    heads=("openinference",),  # its other names are general ones, such as session.id, and count only beside the kind
     kind="openinference.span.kind",
     roles={
         "llm": Role.STEP,
@@ -154,7 +159,6 @@ _OPENINFERENCE = Dialect(  # https://github.com/Arize-ai/openinference/blob/main
         "retriever": Role.OTHER,
         "unknown": Role.OTHER,
     },
-    always=False,
     named_by_span=True,
     conversation=("session.id",),
     agent=("agent.name", "graph.node.name", "graph.node.id"),
@@ -188,6 +192,7 @@ _VERCEL_METADATA = "ai.telemetry.metadata."
 
 _VERCEL = Dialect(  # https://ai-sdk.dev/docs/ai-sdk-core/telemetry
     "vercel",
+    heads=("ai",),
     kind="ai.operationId",
     roles={
         "ai.generate_text": Role.AGENT,
@@ -218,8 +223,26 @@ _VERCEL = Dialect(  # https://ai-sdk.dev/docs/ai-sdk-core/telemetry
 # Traceloop goes first: it calls a whole graph an agent in the words of the conventions.
 DIALECTS = (_TRACELOOP, CONVENTIONS, _OPENINFERENCE, _OPENLLMETRY, _VERCEL)
 
-PREFIXES = ("gen_ai.", "openinference.", "traceloop.", "llm.", "ai.")  # of attributes that show that a span is of generative AI
+HEADS = frozenset(f"{head}.*" for dialect in DIALECTS for head in dialect.heads)
 JSON_ATTRIBUTES = ("metadata",)  # "metadata.x" is member x of the JSON in the attribute "metadata"
+
+
+def dialects_of(keys: Iterable[str]) -> tuple[Dialect, ...]:
+    """The dialects that a span with these attributes may follow."""
+    heads = {key.partition(".")[0] for key in keys}
+    return tuple(dialect for dialect in DIALECTS if not heads.isdisjoint(dialect.heads))
+
+
+@cache
+def all_names(dialects: tuple[Dialect, ...]) -> Dialect:
+    """The names of several dialects, those of the first one first; without a kind of its own."""
+    joined = {
+        each.name: sum((getattr(dialect, each.name) for dialect in dialects), ())
+        for each in fields(Dialect)
+        if each.name not in ("name", "kind", "roles", "heads", "named_by_span")
+    }
+    return Dialect("all", heads=(), kind="", roles={}, **joined)
+
 
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _SEPARATORS = re.compile(r"[\s_-]+")

@@ -9,7 +9,7 @@ from pbkv_cluster.core.checks import MAX_NAME_BYTES
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.integrations.otel.reading import dialects
 from pbkv_cluster.integrations.otel.reading.attributes import Attributes
-from pbkv_cluster.integrations.otel.reading.dialects import DIALECTS, Dialect, Messages, Role
+from pbkv_cluster.integrations.otel.reading.dialects import DIALECTS, Dialect, Role, all_names
 from pbkv_cluster.integrations.otel.reading.messages import messages_at, words_of
 from pbkv_cluster.integrations.otel.reasons import Reason
 
@@ -31,17 +31,18 @@ class Facts:
         self._span = span
         self._warn = warn
         self._attributes = Attributes(span.attributes, dialects.JSON_ATTRIBUTES)
-        self._dialects = [each for each in DIALECTS if each.always or each.kind in self._attributes]
+        self._dialects = dialects.dialects_of(self._attributes)
+        self._names = all_names(self._dialects)
         self._decisive: Dialect | None = None  # the one that knows the role
         self.role = self._find_role(note)
 
     def conversation(self) -> str:
-        return self._attributes.id(*self._keys(lambda dialect: dialect.conversation))
+        return self._attributes.id(*self._names.conversation)
 
     def agent(self) -> str:
         """The agent that the span names: by its name, or as a node of a LangGraph. A task or a workflow names none."""
-        path = self._attributes.text(*self._keys(lambda dialect: dialect.graph_path))
-        agent = self._attributes.name(*self._keys(lambda dialect: dialect.agent))
+        path = self._attributes.text(*self._names.graph_path)
+        agent = self._attributes.name(*self._names.agent)
         match self.role:
             case Role.WORKFLOW:
                 return ""  # its span has the workflow's name in it
@@ -54,7 +55,7 @@ class Facts:
 
     def entity(self) -> str:
         """The span's own name as an agent, a graph or a task."""
-        return self._attributes.name(*self._keys(lambda dialect: dialect.entity))
+        return self._attributes.name(*self._names.entity)
 
     def tool(self) -> str:
         """Raises:
@@ -62,7 +63,7 @@ class Facts:
         """
         if self.role is not Role.TOOL:
             return ""
-        name = self._attributes.name(*self._keys(lambda dialect: dialect.tool))
+        name = self._attributes.name(*self._names.tool)
         if not name and self._decisive is dialects.CONVENTIONS:
             raise InvalidArgument(dialects.CONVENTIONS.tool[0], "must not be empty in an execute_tool span")
         return name or self._span_name() or "unknown"
@@ -71,23 +72,23 @@ class Facts:
         # A workflow's span ends last, so its name arrives too late for the events of its steps.
         if self.role is Role.WORKFLOW:
             return service
-        return self._attributes.name(*self._keys(lambda dialect: dialect.workflow)) or service
+        return self._attributes.name(*self._names.workflow) or service
 
     def tokens(self) -> tuple[int, int]:
         """Tokens of the prompt and of the output."""
         if self.role is not Role.STEP:
             return 0, 0
         return (
-            self._count(self._keys(lambda dialect: dialect.input_tokens)),
-            self._count(self._keys(lambda dialect: dialect.output_tokens)),
+            self._count(self._names.input_tokens),
+            self._count(self._names.output_tokens),
         )
 
     def words(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Hashed words of the task and of the answer, from the span's attributes or, if they have none, its events."""
         if self.role is not Role.STEP:
             return (), ()
-        inputs = [(source.key, messages_at(self._attributes, source)) for source in self._sources(lambda d: d.input_messages)]
-        outputs = [(source.key, messages_at(self._attributes, source)) for source in self._sources(lambda d: d.output_messages)]
+        inputs = [(source.key, messages_at(self._attributes, source)) for source in self._names.input_messages]
+        outputs = [(source.key, messages_at(self._attributes, source)) for source in self._names.output_messages]
         conventions = dialects.CONVENTIONS
         for event in self._span.events:
             inside = Attributes(event.attributes)
@@ -110,17 +111,11 @@ class Facts:
                 unknown.append(f"{dialect.kind} = {kind[:_MAX_SHOWN]!r}")
         if unknown:
             note(Reason.OPERATION_UNKNOWN, f"no step and no tool call is known as {', '.join(unknown)}")
-        elif found := next((key for key in self._attributes if key.startswith(dialects.PREFIXES)), ""):
+        elif self._dialects:
             kinds = ", ".join(dialect.kind for dialect in DIALECTS)
-            prefix = found.partition(".")[0]
-            note(Reason.OPERATION_MISSING, f"span {self._span_name()!r} has attributes {prefix}.*, but none of {kinds}")
+            heads = ", ".join(sorted({key.partition(".")[0] + ".*" for key in self._attributes} & dialects.HEADS))
+            note(Reason.OPERATION_MISSING, f"span {self._span_name()!r} has attributes {heads}, but none of {kinds}")
         return Role.OTHER
-
-    def _keys(self, names: Callable[[Dialect], tuple[str, ...]]) -> Iterable[str]:
-        return (key for dialect in self._dialects for key in names(dialect))
-
-    def _sources(self, sources: Callable[[Dialect], tuple[Messages, ...]]) -> Iterable[Messages]:
-        return (source for dialect in self._dialects for source in sources(dialect))
 
     def _named_by_span(self) -> bool:
         return self._decisive is not None and self._decisive.named_by_span
