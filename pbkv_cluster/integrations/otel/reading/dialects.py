@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum, auto
 from functools import cache
+from typing import Any
 
 SERVICE_NAME = "service.name"  # of the resource
 USER_MESSAGE_EVENT = "gen_ai.user.message"  # conventions up to 1.36 have an event for each message
@@ -236,7 +237,7 @@ def dialects_of(keys: Iterable[str]) -> tuple[Dialect, ...]:
 @cache
 def all_names(dialects: tuple[Dialect, ...]) -> Dialect:
     """The names of several dialects, those of the first one first; without a kind of its own."""
-    joined = {
+    joined: dict[str, Any] = {
         each.name: sum((getattr(dialect, each.name) for dialect in dialects), ())
         for each in fields(Dialect)
         if each.name not in ("name", "kind", "roles", "heads", "named_by_span")
