@@ -48,13 +48,19 @@ def prompt_message(prompt: Prompt) -> types_pb2.Prompt:
 def start_request(
     workflow_id: str, workload: str, tenant: str, lease_s: float, step_graph: StepGraph | None
 ) -> workflow_pb2.StartWorkflowRequest:
-    return workflow_pb2.StartWorkflowRequest(
-        workflow_id=workflow_id,
-        workload=workload,
-        tenant=tenant,
-        lease_s=lease_s,
-        step_graph=None if step_graph is None else convert.step_graph_to_wire(step_graph),
-    )
+    """Raises:
+    InvalidArgument: a value cannot be written on the wire.
+    """
+    try:
+        return workflow_pb2.StartWorkflowRequest(
+            workflow_id=workflow_id,
+            workload=workload,
+            tenant=tenant,
+            lease_s=lease_s,
+            step_graph=None if step_graph is None else convert.step_graph_to_wire(step_graph),
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InvalidArgument("workflow", str(error)) from error
 
 
 def step_request(workflow_id: str, agent: str, prompt: Prompt, options: StepOptions) -> workflow_pb2.SubmitStepRequest:
