@@ -11,6 +11,7 @@ from pbkv_cluster.client import requests
 from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.requests import Prompt, StepOptions
 from pbkv_cluster.client.results import StepResult, collect
+from pbkv_cluster.core.addresses import parse_address
 from pbkv_cluster.core.errors import NotFound, PbkvError
 from pbkv_cluster.core.step_events import StepEvent
 from pbkv_cluster.core.step_graph import StepGraph
@@ -26,7 +27,11 @@ class Client:
     def __init__(self, endpoint: str) -> None:
         """Args:
         endpoint: the gateway's host:port. The first call connects to it.
+
+        Raises:
+            InvalidArgument: `endpoint` is no host:port.
         """
+        parse_address("endpoint", endpoint)
         self._channel = grpc.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
         self._stub = workflow_pb2_grpc.WorkflowServiceStub(self._channel)
 
