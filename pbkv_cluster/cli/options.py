@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pbkv_cluster.core.addresses import parse_address
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.urls import without_password
+from pbkv_cluster.core.locations.addresses import parse_address
+from pbkv_cluster.core.locations.urls import without_password
 
 if TYPE_CHECKING:
     from pbkv_cluster.core.config import Settings

@@ -11,8 +11,8 @@ from pbkv_cluster.client import requests
 from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.requests import Prompt, StepOptions
 from pbkv_cluster.client.results import StepResult, collect
-from pbkv_cluster.core.addresses import parse_address
 from pbkv_cluster.core.errors import NotFound, PbkvError
+from pbkv_cluster.core.locations.addresses import parse_address
 from pbkv_cluster.core.workflow.step_events import StepEvent
 from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.core.workflow.tool_call import ToolCall

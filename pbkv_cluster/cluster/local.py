@@ -8,16 +8,18 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
 
 from pbkv_cluster.cache.policies.base import make_policy
-from pbkv_cluster.cluster import ray_session
+from pbkv_cluster.cluster import preflight, ray_session
 from pbkv_cluster.cluster.member import MakeMember, MemberContext
 from pbkv_cluster.cluster.members import GatewayMember, HostStoreMember, PredictorMember, WorkerMember
+from pbkv_cluster.cluster.private_file import write_private
+from pbkv_cluster.cluster.stages import Stages
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
@@ -38,11 +40,18 @@ _STATE_PREFIX = "pbkv-state-"
 class LocalCluster:
     """Starts Redis, Ray and all members; leaving the context stops everything that it started."""
 
-    def __init__(self, config: Config, edges: Mapping[str, MakeMember] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        edges: Mapping[str, MakeMember] | None = None,
+        report: Callable[[str], None] = log.info,
+    ) -> None:
         """Args:
         config: of the cluster.
         edges: more members by name, from packages above this one; they run on this node.
+        report: takes a line for each stage of the start.
         """
+        self._report = report
         self._config = config
         self._edges = dict(edges or {})
         self._stack = ExitStack()
@@ -51,7 +60,8 @@ class LocalCluster:
         self.name = config.cluster.name
         self.gateway_address = ""
         self.addresses: dict[str, str] = {}  # of all members, by name
-        self.redis_url = ""
+        self.redis_url = ""  # with the password: not for logs
+        self.redis_url_file: Path | None = None  # holds the URL, for its owner's eyes; None: Redis was not started here
         self.dashboard_url = ""  # Ray's dashboard; empty: none
 
     def __enter__(self) -> Self:
@@ -94,7 +104,10 @@ class LocalCluster:
         self._stack.close()
 
     def _start(self) -> None:
+        stages = Stages(self._report)
         _check_names(self._config)
+        preflight.check(self._config)
+        stages.done("settings, ports, model and Redis checked")
         self._catch_sigterm()
         ray_session.set_environment()
         state_dir = _make_state_dir()
@@ -102,6 +115,7 @@ class LocalCluster:
         # Ray first: in a Ray cluster that is joined, it tells under which address the other nodes reach this one.
         self.dashboard_url = ray_session.start(self._config)
         self._stack.callback(ray_session.stop)
+        stages.done("Ray joined" if self._config.cluster.address else "Ray started")
         self._catch_sigterm()  # again: Ray has replaced our handler by its own
         joined = bool(self._config.cluster.address)
         host = self._config.cluster.host or ("" if joined else _LOOPBACK)
@@ -109,11 +123,14 @@ class LocalCluster:
         redis = RedisServer.resolve(self._config.redis.url, host=here)
         self._stack.callback(redis.stop)
         self.redis_url = redis.url
+        if not self._config.redis.url:
+            self.redis_url_file = write_private(Path(state_dir, "redis.url"), redis.url)
         self._config = _with_gateway_port(self._config, here)
         self._check_name_is_free()
-        self._launch(MemberContext(self._config, redis.url, host, "", state_dir))
+        stages.done("Redis found" if self._config.redis.url else "Redis started")
+        self._launch(MemberContext(self._config, redis.url, host, "", state_dir), stages)
 
-    def _launch(self, context: MemberContext) -> None:
+    def _launch(self, context: MemberContext, stages: Stages) -> None:
         from pbkv_cluster.cluster.actor_group import ActorGroup
 
         actors = self._actors = ActorGroup()
@@ -130,7 +147,7 @@ class LocalCluster:
         for name, make in self._edges.items():
             actors.launch(name, make, context, node_id=this_node)
         actors.launch(GATEWAY, GatewayMember, context, node_id=this_node)
-        self.addresses = actors.await_ready(self._config.cluster.start_timeout_s)
+        self.addresses = actors.await_ready(self._config.cluster.start_timeout_s, lambda name: stages.done(f"{name} ready"))
         self.gateway_address = self.addresses[GATEWAY]
 
     def _check_name_is_free(self) -> None:

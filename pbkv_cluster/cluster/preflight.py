@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from pbkv_cluster.core.addresses import join_address, parse_address
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import InvalidArgument, StartupError
-from pbkv_cluster.core.model_path import local_model
+from pbkv_cluster.core.locations.addresses import join_address, parse_address
+from pbkv_cluster.core.locations.model_path import local_model
 from pbkv_cluster.predictor_service.experts import EXPERTS
 from pbkv_cluster.store.cluster_index.redis_check import TIMEOUT_S, check_redis
 from pbkv_cluster.store.cluster_index.redis_server import find_binary, listen

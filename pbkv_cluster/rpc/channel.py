@@ -2,7 +2,7 @@
 
 from grpc import aio
 
-from pbkv_cluster.core.addresses import parse_address
+from pbkv_cluster.core.locations.addresses import parse_address
 
 _MAX_MESSAGE_BYTES = 64 << 20
 

@@ -8,8 +8,8 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from pbkv_cluster.core.addresses import MAX_PORT, join_address
 from pbkv_cluster.core.errors import StartupError
+from pbkv_cluster.core.locations.addresses import MAX_PORT, join_address
 from pbkv_cluster.rpc.channel import MESSAGE_OPTIONS
 from pbkv_cluster.rpc.errors import ErrorInterceptor
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from pbkv_cluster.core.config.tree import Config
 from pbkv_cluster.core.errors import ConfigError
-from pbkv_cluster.core.urls import MASK, without_password
+from pbkv_cluster.core.locations.urls import MASK, without_password
 
 ENV_PREFIX = "PBKV_"
 ENV_FILE = "PBKV_CONFIG"  # the YAML file, if no flag names one

@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from pbkv_cluster.core.addresses import check_host
 from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.locations.addresses import check_host
 
 _MOST = 1e12  # of any number: above all that makes sense, and small enough for every conversion that follows
 _MAX_TEXT = 4096  # characters: the longest path of a file

@@ -12,7 +12,7 @@ import xxhash
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.config import ModelConfig
 from pbkv_cluster.core.errors import StartupError
-from pbkv_cluster.core.model_path import local_model
+from pbkv_cluster.core.locations.model_path import local_model
 from pbkv_cluster.gpu_worker.attention import IMPLEMENTATION, install
 from pbkv_cluster.gpu_worker.kv.storage import KvShape
 from pbkv_cluster.gpu_worker.model.hidden_state import captured

@@ -14,8 +14,8 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
 
 from pbkv_cluster import __version__
-from pbkv_cluster.core.addresses import join_address
 from pbkv_cluster.core.errors import InvalidArgument, StartupError
+from pbkv_cluster.core.locations.addresses import join_address
 
 log = logging.getLogger(__name__)
 

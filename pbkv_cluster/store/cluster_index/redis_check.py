@@ -10,7 +10,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from pbkv_cluster.core.errors import StartupError
-from pbkv_cluster.core.urls import without_password
+from pbkv_cluster.core.locations.urls import without_password
 
 TIMEOUT_S = 0.8  # of each operation: a server that is this slow would slow down every step
 _PROBE_MS = 1000

@@ -16,10 +16,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pbkv_cluster.core.addresses import join_address
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.errors import StartupError
-from pbkv_cluster.core.urls import without_password
+from pbkv_cluster.core.locations.addresses import join_address
+from pbkv_cluster.core.locations.urls import without_password
 from pbkv_cluster.store.cluster_index.redis_check import check_redis
 
 _SUPERVISOR = Path(__file__).with_name("redis_supervisor.py")

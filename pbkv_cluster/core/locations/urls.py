@@ -26,5 +26,5 @@ def without_password(url: str) -> str:
         ]
         query = urlencode(masked, safe="*")
     if "@" in parts.path + query + parts.fragment:  # the password may contain what ended the host's part of the URL
-        return f"{parts.scheme}://{MASK}" if parts.scheme and parts.scheme != parts.path else MASK
+        return f"{parts.scheme}://{MASK}" if parts.scheme else MASK
     return urlunsplit(parts._replace(netloc=netloc, query=query))
