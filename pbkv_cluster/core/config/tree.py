@@ -38,6 +38,39 @@ class _Section(BaseModel):
         return value
 
 
+def _checked(check: Callable[[], str]) -> str:
+    """The result of a check; pydantic reports a ValueError, and names the field itself."""
+    try:
+        return check()
+    except InvalidArgument as error:
+        raise ValueError(error.problem) from None
+
+
+def _redis_url(url: str) -> str:
+    form = "redis://[[USER]:PASSWORD@]HOST:PORT[/DB], rediss://… or unix://PATH"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port  # raises for a port that is none
+    except ValueError:
+        raise ValueError(
+            f"must be {form}; a port is from 0 to 65535, and characters such as / # ? @ in a password are written as %2F and so on"
+        ) from None
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ValueError(f"must be {form}")
+    if "@" in parts.path + parts.fragment or (port == 0):
+        raise ValueError(f"must be {form}; characters such as / # ? @ in a password are written as %2F and so on")
+    if parts.scheme == "unix":
+        if not parts.path:
+            raise ValueError("must name the socket's path, as in unix:///run/redis.sock")
+        return url
+    if not host:
+        raise ValueError(f"must name a host: {form}")
+    database = parts.path.strip("/")
+    if database and not database.isdigit():
+        raise ValueError(f"the database after the slash must be a number, in {form}")
+    return url
+
+
 class ClusterConfig(_Section):
     """Which processes run, and where."""
 
@@ -241,36 +274,3 @@ class Config(_Section):
     redis: RedisConfig = RedisConfig()
     host_store: HostStoreConfig = HostStoreConfig()
     otel: OtelConfig = OtelConfig()
-
-
-def _checked(check: Callable[[], str]) -> str:
-    """The result of a check; pydantic reports a ValueError, and names the field itself."""
-    try:
-        return check()
-    except InvalidArgument as error:
-        raise ValueError(error.problem) from None
-
-
-def _redis_url(url: str) -> str:
-    form = "redis://[[USER]:PASSWORD@]HOST:PORT[/DB], rediss://… or unix://PATH"
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port  # raises for a port that is none
-    except ValueError:
-        raise ValueError(
-            f"must be {form}; a port is from 0 to 65535, and characters such as / # ? @ in a password are written as %2F and so on"
-        ) from None
-    if parts.scheme not in ("redis", "rediss", "unix"):
-        raise ValueError(f"must be {form}")
-    if "@" in parts.path + parts.fragment or (port == 0):
-        raise ValueError(f"must be {form}; characters such as / # ? @ in a password are written as %2F and so on")
-    if parts.scheme == "unix":
-        if not parts.path:
-            raise ValueError("must name the socket's path, as in unix:///run/redis.sock")
-        return url
-    if not host:
-        raise ValueError(f"must name a host: {form}")
-    database = parts.path.strip("/")
-    if database and not database.isdigit():
-        raise ValueError(f"the database after the slash must be a number, in {form}")
-    return url

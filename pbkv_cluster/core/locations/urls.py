@@ -1,5 +1,6 @@
 """URLs as they may be shown: without their passwords."""
 
+import re
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 MASK = "***"
@@ -28,3 +29,8 @@ def without_password(url: str) -> str:
     if "@" in parts.path + query + parts.fragment:  # the password may contain what ended the host's part of the URL
         return f"{parts.scheme}://{MASK}" if parts.scheme else MASK
     return urlunsplit(parts._replace(netloc=netloc, query=query))
+
+
+def without_credentials(url: str) -> str:
+    """A URL with its user masked too: where the password was forgotten, what stands for the user may be the password."""
+    return re.sub(r"//[^/?#]*@", f"//{MASK}@", without_password(url))

@@ -10,7 +10,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from pbkv_cluster.core.errors import StartupError
-from pbkv_cluster.core.locations.urls import without_password
+from pbkv_cluster.core.locations.urls import without_credentials
 
 TIMEOUT_S = 0.8  # of each operation: a server that is this slow would slow down every step
 _PROBE_MS = 1000
@@ -28,7 +28,7 @@ def check_redis(url: str, cluster: str = "") -> None:
     Raises:
         StartupError: it does not; names redis.url, without the password.
     """
-    shown = without_password(url)
+    shown = without_credentials(url)
     timeout = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
     try:
         with redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **timeout) as client:
@@ -39,7 +39,7 @@ def check_redis(url: str, cluster: str = "") -> None:
     except (redis.RedisError, OSError) as error:
         raise StartupError(f"redis.url: no Redis server answers at {shown}: {error or type(error).__name__}") from None
     except ValueError:  # its message may quote the password
-        raise StartupError(f"redis.url: {shown} is no URL of a Redis server") from None
+        raise StartupError(f"redis.url: no Redis server answers at {shown}: it is no URL of one") from None
 
 
 def _check_access(client: "redis.Redis", shown: str) -> None:

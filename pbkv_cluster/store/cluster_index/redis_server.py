@@ -19,7 +19,7 @@ from redis.retry import Retry
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.core.locations.addresses import join_address
-from pbkv_cluster.core.locations.urls import without_password
+from pbkv_cluster.core.locations.urls import without_credentials
 from pbkv_cluster.store.cluster_index.redis_check import check_redis
 
 _SUPERVISOR = Path(__file__).with_name("redis_supervisor.py")
@@ -215,4 +215,4 @@ def _ping(url: str) -> None:
 
 
 def _without_credentials(url: str) -> str:
-    return without_password(url)
+    return without_credentials(url)

@@ -41,7 +41,7 @@ def test_a_wrong_or_missing_password_is_told(server: RedisServer) -> None:
 
 def test_a_server_that_does_not_answer_is_told() -> None:
     port = free_port("127.0.0.1")
-    assert f"no Redis server answers at redis://:***@127.0.0.1:{port}/0" in refusal(f"redis://:abc123def@127.0.0.1:{port}/0")
+    assert f"no Redis server answers at redis://***@127.0.0.1:{port}/0" in refusal(f"redis://:abc123def@127.0.0.1:{port}/0")
 
 
 @pytest.mark.parametrize("url", ["redis://:abc123def@db:99999/0", "redis://:abc/123def@db/0", "http://db", "redis://[::1/0"])
