@@ -123,11 +123,11 @@ async def node(shared_dir: Path) -> AsyncIterator[Node]:
 async def serving_node(directory: Path, worker_timeout_s: float = 10.0) -> AsyncIterator[Node]:
     clock = ManualClock()
     arena = Arena(8 * PAGE, TTL_S, clock, directory)
-    directory: dict[str, str] = {}
-    store = HostStore(arena, directory_of(directory), worker_timeout_s)
+    workers: dict[str, str] = {}
+    store = HostStore(arena, directory_of(workers), worker_timeout_s)
     address = await store.start("127.0.0.1")
     async with connect(address) as channel:
-        node = Node(arena, clock, address, store_pb2_grpc.StoreServiceStub(channel), directory)
+        node = Node(arena, clock, address, store_pb2_grpc.StoreServiceStub(channel), workers)
         yield node
     await store.stop()
     for worker in node.workers:
