@@ -15,4 +15,5 @@ A cluster starts through these files:
     redis_connection.py   a member's directory and block index
     announcer.py          renews a member's directory entry
     problem_report.py     tells the directory what does not work at a member that serves
+    problem_watch.py      prints what members have told there
 """

