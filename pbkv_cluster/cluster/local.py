@@ -13,7 +13,6 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
 
-from pbkv_cluster.cache.policies.base import make_policy
 from pbkv_cluster.cluster import preflight, ray_session
 from pbkv_cluster.cluster.member import MakeMember, MemberContext
 from pbkv_cluster.cluster.members import GatewayMember, HostStoreMember, PredictorMember, WorkerMember
@@ -106,8 +105,8 @@ class LocalCluster:
 
     def _start(self) -> None:
         stages = Stages(self._report)
-        _check_names(self._config)
         preflight.check(self._config)
+        _check_names(self._config)
         stages.done("settings, ports, model and Redis checked")
         self._catch_sigterm()
         ray_session.set_environment()
@@ -169,6 +168,8 @@ def _check_names(config: Config) -> None:
     Raises:
         InvalidArgument: there is no policy or predictor of the configured name.
     """
+    from pbkv_cluster.cache.policies.base import make_policy  # slow to import
+
     for field, name in (("cache.policy", config.cache.policy), ("cache.host_policy", config.cache.host_policy)):
         make_policy(name, config.cache, field)
     PREDICTORS.get(config.predictor.model)
