@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import typer
 
@@ -12,8 +11,6 @@ from pbkv_cluster.core.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from pbkv_cluster.core.config import Settings
-
-MASK = "***"
 
 config_app = typer.Typer(name="config", help="Inspect the configuration.", no_args_is_help=True)
 
@@ -51,33 +48,11 @@ def show(
 
 
 def _rows(settings: "Settings") -> Iterator[_Row]:
-    from pbkv_cluster.core.config.sources import env_name, fields, value_of
+    from pbkv_cluster.core.config.sources import env_name, fields, shown, value_of
 
     for path, description in fields():
-        value = value_of(settings.config, path)
-        if path == "redis.url":
-            value = without_password(value)
+        value = shown(path, value_of(settings.config, path))
         yield _Row(path, value, settings.origins[path].name, env_name(path), description)
-
-
-def without_password(url: str) -> str:
-    """A URL with its password masked, wherever Redis accepts one in it."""
-    try:
-        parts = urlsplit(url)
-        password = parts.password
-    except ValueError:
-        return MASK
-    netloc = parts.netloc
-    if password is not None:
-        user, _, host = netloc.rpartition("@")
-        netloc = f"{user.partition(':')[0]}:{MASK}@{host}"
-    query = parts.query
-    if "password" in query.lower():
-        masked = [
-            (key, MASK if key.lower() == "password" else value) for key, value in parse_qsl(query, keep_blank_values=True)
-        ]
-        query = urlencode(masked, safe="*")
-    return urlunsplit(parts._replace(netloc=netloc, query=query))
 
 
 def _yaml(rows: list[_Row]) -> str:

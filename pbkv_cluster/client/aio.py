@@ -26,8 +26,11 @@ class AsyncClient:
     def __init__(self, endpoint: str) -> None:
         """Args:
         endpoint: the gateway's host:port. The first call connects to it.
+
+        Raises:
+            InvalidArgument: `endpoint` is no host:port.
         """
-        self._channel = connect(endpoint)
+        self._channel = connect(endpoint, "endpoint")
         self._stub = workflow_pb2_grpc.WorkflowServiceStub(self._channel)
 
     @known_arguments

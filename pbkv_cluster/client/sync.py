@@ -13,6 +13,7 @@ from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.requests import Prompt, StepOptions
 from pbkv_cluster.client.results import StepResult, collect
 from pbkv_cluster.core.errors import NotFound, PbkvError
+from pbkv_cluster.core.locations.addresses import parse_address
 from pbkv_cluster.core.workflow.step_events import StepEvent
 from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.core.workflow.tool_call import ToolCall
@@ -28,7 +29,11 @@ class Client:
     def __init__(self, endpoint: str) -> None:
         """Args:
         endpoint: the gateway's host:port. The first call connects to it.
+
+        Raises:
+            InvalidArgument: `endpoint` is no host:port.
         """
+        parse_address("endpoint", endpoint)
         self._channel = grpc.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
         self._stub = workflow_pb2_grpc.WorkflowServiceStub(self._channel)
 

@@ -108,6 +108,11 @@ def _status_response(status: ClusterStatus) -> workflow_pb2.GetClusterStatusResp
         index_reachable=status.index_reachable,
         totals=_totals(status.totals),
         decisions=status.decisions,
+        problems=[
+            workflow_pb2.GetClusterStatusResponse.Problem(member=entry.member, problem=problem)
+            for entry in status.problems
+            for problem in entry.problems
+        ],
     )
 
 

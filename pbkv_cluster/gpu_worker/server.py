@@ -75,6 +75,11 @@ class WorkerServer:
         assert self._thread is not None, "the worker was not started"
         return self._thread
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What does not work as it should while the worker serves; empty: all does."""
+        return (self._arena.problem,) if self._arena is not None and self._arena.problem else ()
+
     async def start(self, host: str, port: int = 0) -> WorkerFacts:
         """Loads the model and serves. Port 0 takes a free one.
 
@@ -96,7 +101,7 @@ class WorkerServer:
         self._thread.start()
         address = await self._serve(host, port, model)
         if self._arena is not None:
-            self._arena.keep(address)
+            self._arena.keep()
         return WorkerFacts(
             address,
             model.namespace(),

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from pbkv_cluster.cli.config import MASK, without_password
 from pbkv_cluster.cli.main import app, main
 from pbkv_cluster.core.config import load
 from pbkv_cluster.core.config.sources import fields
+from pbkv_cluster.core.locations.urls import MASK, without_password
 
 RUNNER = CliRunner()
 

@@ -83,6 +83,14 @@ def test_otel_takes_spans_until_it_is_interrupted(predictor: PredictorServer) ->
         assert process.wait(DEADLINE_S) == 0, process.stderr.read()
 
 
+def test_serve_shows_no_password(pbkv: Pbkv, clusters: list[StandInCluster]) -> None:
+    result = pbkv("serve")
+    assert clusters[0].redis_url == "redis://:s3cret@127.0.0.1:1"
+    assert "s3cret" not in result.out + result.err
+    assert "redis      redis://:***@127.0.0.1:1" in result.out
+    assert 'export PBKV_REDIS_URL="$(cat /state/redis.url)"' in result.out
+
+
 def test_serve_starts_the_receiver_if_it_is_enabled(pbkv: Pbkv, clusters: list[StandInCluster]) -> None:
     assert "spans" not in pbkv("serve").out
     assert "spans      127.0.0.1:3" in pbkv("serve", "--set", "otel.enabled=true").out

@@ -38,6 +38,13 @@ def test_shows_rates_with_their_denominators(pbkv: Pbkv, endpoint: str) -> None:
     assert "gpu 50.0 % of 20,000, host 10.0 % of 20,000" in delivered
 
 
+def test_shows_what_does_not_work_at_members_that_serve(pbkv: Pbkv, endpoint: str) -> None:
+    problem = "the state /s cannot be saved: No space left on device"
+    assert problem in line(pbkv("status", "--endpoint", endpoint).out, "predictor: ")
+    status = json.loads(pbkv("status", "--endpoint", endpoint, "--json").out)
+    assert status["problems"] == [{"member": "predictor", "problem": problem}]
+
+
 def test_shows_decisions(pbkv: Pbkv, endpoint: str) -> None:
     out = pbkv("status", "--endpoint", endpoint).out
     assert "31" in line(out, "gateway", "route:prefix")

@@ -497,8 +497,9 @@ def at(address: str) -> FixedServices:
 
 async def test_the_host_tier_is_in_the_nodes_arena(llama: Path) -> None:
     settings = config(llama, engine={"gpu_blocks": 12, "host_blocks": 16})
+    directory: dict[str, str] = {}
     async with (
-        host_store(1 << 20) as (arena, address),
+        host_store(1 << 20, directory_of_workers=directory) as (arena, address),
         serving(settings, "w1", host_store=at(address)) as one,
         serving(settings, "w2", host_store=at(address)) as two,
     ):
@@ -518,10 +519,7 @@ async def test_the_host_tier_is_in_the_nodes_arena(llama: Path) -> None:
 
         await two.run(step(prompt(120, seed=2), sampling={"max_tokens": 1}))
 
-        async def both_announced() -> bool:
-            return all(region.address for region in arena.regions().values())
-
-        await eventually(both_announced)
+        directory.update(w1=one.facts.address, w2=two.facts.address)
         async with aio.insecure_channel(address) as channel:
             stub = store_pb2_grpc.StoreServiceStub(channel)
             node = (await stub.Stat(store_pb2.StatRequest())).store

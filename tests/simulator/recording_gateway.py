@@ -158,6 +158,7 @@ def cluster_status() -> workflow_pb2.GetClusterStatusResponse:
     )
     first.access_updates_applied, first.access_workflows = 7, 1_234
     response.workers.add(worker_id="worker-1", node_id="node-0", address="127.0.0.1:2", reachable=False)
+    response.problems.add(member="predictor", problem="the state /s cannot be saved: No space left on device")
     totals = response.totals
     totals.steps, totals.prompt_tokens, totals.available_tokens, totals.computed_tokens = 40, 20_000, 16_000, 8_000
     totals.captured.extend(tiers_to_wire({Tier.GPU: 10_000, Tier.HOST: 3_000}))

@@ -93,6 +93,7 @@ def status_json(response: "Status") -> dict[str, Any]:
             "delivered_rate": rate(sum(delivered.values())),
         },
         "decisions": dict(sorted(response.decisions.items())),
+        "problems": [{"member": each.member, "problem": each.problem} for each in response.problems],
     }
 
 
@@ -134,6 +135,8 @@ def _print(response: "Status") -> None:
         f"predictor {up[response.predictor_reachable]}, index {up[response.index_reachable]}, "
         f"{response.open_workflows} open workflows, {response.running_steps} running steps"
     )
+    for each in response.problems:
+        console.print(Text(f"{each.member}: {each.problem}", style="bold red"))
     console.print(_workers_table(response))
     for worker in response.workers:
         if worker.store.HasField("guard"):
