@@ -6,11 +6,11 @@ from pbkv_cluster.cache.policies.base import ReusePolicy
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tree.node import Owner
-from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.forecasts.forecast import Forecast
-from pbkv_cluster.core.step_graph import StepGraph
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.access_log import StepLog
+from pbkv_cluster.core.workflow.step_graph import StepGraph
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.reuse.model.access_model import AccessUpdate
 from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, Unavailable
-from pbkv_cluster.core.events import WorkflowEvent
 from pbkv_cluster.core.forecasts.batch import Forecasts
 from pbkv_cluster.core.forecasts.forecast import Forecast
+from pbkv_cluster.core.workflow.events import WorkflowEvent
 from pbkv_cluster.predictor_service.broadcast.broadcaster import Broadcaster
 from pbkv_cluster.predictor_service.broadcast.subscription import Subscription
 from pbkv_cluster.predictor_service.events.open_workflows import EventOutcome, OpenWorkflows

@@ -9,7 +9,7 @@ Workers record and rank, the predictor learns; both import this package. It know
 2. `segment_trie`: the segments of one workflow: walk, add, split.
 3. `prefix_popularity`: how many workflows have read each prefix, a trie over all of them.
 4. `prompt_runs`: where the two meet: a prompt as runs of equally shared blocks.
-5. `workflow_record`: the steps of one workflow, built as they happen. Its `steps` are the access log (`core/access_log.py`).
+5. `workflow_record`: the steps of one workflow, built as they happen. Its `steps` are the access log (see `core`).
 6. `replay`: the same record built from such a log, without tokens.
 
 **`model/`: what is learnt from them**

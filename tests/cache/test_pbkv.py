@@ -17,7 +17,7 @@ from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tree.node import Node
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.tokens import count
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.reuse.rank.density import hit_density
 from pbkv_cluster.reuse.rank.timing import HORIZONS
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixStat

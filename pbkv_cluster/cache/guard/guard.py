@@ -11,8 +11,8 @@ from pbkv_cluster.cache.tree.node import GPU
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast
-from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 
 BASELINE = "lru"
 

@@ -17,7 +17,7 @@ from pbkv_cluster.cache.policies.base import POLICIES, ReusePolicy
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tree.node import Node, Owner
 from pbkv_cluster.core.config import CacheConfig
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.reuse.model.access_model import AccessModel, AccessUpdate
 from pbkv_cluster.reuse.model.hazard import BIN_STARTS, Floats
 from pbkv_cluster.reuse.rank.density import hit_density

@@ -5,9 +5,9 @@ import math
 import numpy as np
 
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.events import MAX_HIDDEN_BYTES, EventKind, WorkflowEvent
 from pbkv_cluster.core.text.prompt_pieces import PIECES
 from pbkv_cluster.core.text.words import WORD_BITS, WORDS
+from pbkv_cluster.core.workflow.events import MAX_HIDDEN_BYTES, EventKind, WorkflowEvent
 
 MAX_ID_BYTES = 256
 
