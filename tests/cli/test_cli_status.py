@@ -64,7 +64,7 @@ def test_shows_that_a_guard_leans() -> None:
 
 
 def test_json_contains_numbers(pbkv: Pbkv, endpoint: str) -> None:
-    written = json.loads(pbkv("status", "--endpoint", endpoint, "--json").out)
+    written = json.loads(pbkv("status", "--endpoint", endpoint, "--json", "-").out)
     assert written["workers"][0]["tiers"]["gpu"]["capacity_blocks"] == 4096
     assert [worker["reachable"] for worker in written["workers"]] == [True, False]
     assert written["totals"]["delivered_tokens"] == {"gpu": 10_000, "host": 2_000}

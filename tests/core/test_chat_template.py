@@ -10,7 +10,10 @@ from pbkv_cluster.core.errors import InvalidArgument, StartupError
 from pbkv_cluster.core.text.chat_message import ChatMessage, FunctionCall
 from pbkv_cluster.core.text.chat_template import ChatTemplate
 
-STRINGS = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+STRINGS = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 LISTS = (
     "{% for m in messages %}<{{ m.role }}>{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}"
     "{% endfor %}{% endfor %}<assistant>"
@@ -18,8 +21,10 @@ LISTS = (
 USERS = "{% for m in messages %}{% if m.role == 'user' %}<user>{{ m.content }}{% endif %}{% endfor %}"
 TOOLS = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
-    "{% for call in m.tool_calls %}<call {{ call.id }}>{{ call.function.name }}({{ call.function.arguments | tojson }}){% endfor %}"
-    "{% if m.tool_call_id is defined %}<for {{ m.tool_call_id }}>{% endif %}{% if m.name is defined %}<by {{ m.name }}>{% endif %}"
+    "{% for call in m.tool_calls %}"
+    "<call {{ call.id }}>{{ call.function.name }}({{ call.function.arguments | tojson }}){% endfor %}"
+    "{% if m.tool_call_id is defined %}<for {{ m.tool_call_id }}>{% endif %}"
+    "{% if m.name is defined %}<by {{ m.name }}>{% endif %}"
     "{% endfor %}"
 )
 USER = ChatMessage("user", "Why is the sky blue?")
@@ -59,7 +64,7 @@ def test_several_templates_without_a_default_need_a_name() -> None:
     problem = "this model has several chat templates and no default; set model.chat_template to one of rag, tool_use"
     assert refusal(named, USER) == problem
     assert template(named, "tool_use").render([USER]) == "<user>Why is the sky blue?<assistant>"
-    with pytest.raises(StartupError, match="model.chat_template: the model has no template 'tools'; it has rag, tool_use"):
+    with pytest.raises(StartupError, match=r"model\.chat_template: the model has no template 'tools'; it has rag, tool_use"):
         template(named, "tools")
 
 
@@ -70,7 +75,7 @@ def test_a_model_without_a_template(source: Any) -> None:
 
 @pytest.mark.parametrize("source", ["{% for m in messages %}", "{{ messages", "{% nonsense %}"])
 def test_a_malformed_template_is_told_at_start(source: str) -> None:
-    with pytest.raises(StartupError, match="model.path: the chat template is malformed in line 1"):
+    with pytest.raises(StartupError, match=r"model\.path: the chat template is malformed in line 1"):
         template(source)
 
 
@@ -91,7 +96,10 @@ def test_a_message_that_a_template_drops_is_refused(text: str) -> None:
 
 
 def test_a_list_that_would_be_printed_as_it_is_is_refused() -> None:
-    source = "{% for m in messages %}{% if m.content is string %}{{ m.content | upper }}{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    source = (
+        "{% for m in messages %}{% if m.content is string %}{{ m.content | upper }}{% else %}{{ m.content }}{% endif %}"
+        "{% endfor %}"
+    )
     assert "leaves out the text of message 0" in refusal(source, USER)
 
 
@@ -116,8 +124,7 @@ def test_tool_calls_and_their_results_reach_the_template() -> None:
         ChatMessage("tool", "Rayleigh", name="search", tool_call_id="c1"),
     ]
     assert template(TOOLS).render(chat) == (
-        '<user>Why is the sky blue?<assistant><call c1>search({"query": "sky"})<call >now({})'
-        "<tool>Rayleigh<for c1><by search>"
+        '<user>Why is the sky blue?<assistant><call c1>search({"query": "sky"})<call >now({})<tool>Rayleigh<for c1><by search>'
     )
     assert refusal(STRINGS, *chat) == "the model's chat template leaves out the tool calls of message 1"
 
@@ -160,7 +167,10 @@ def test_messages_of_chat_completion_apis_are_read() -> None:
         ({"role": "user"}, "message 7 must have a role and a content"),
         ({"role": "user", "content": 3}, "message 7: content must be a string or a list of parts, got 3"),
         ({"role": 3, "content": "x"}, "message 7: role must be a string, got 3"),
-        ({"role": "user", "content": "x", "contents": "y"}, "message 7 has an unknown field 'contents'; known are role, content,"),
+        (
+            {"role": "user", "content": "x", "contents": "y"},
+            "message 7 has an unknown field 'contents'; known are role,",
+        ),
         (
             {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
             "message 7, part 0: only parts of type text are supported, got 'image_url'",

@@ -57,7 +57,7 @@ class ChatMessage:
         if isinstance(calls, str | Mapping) or not isinstance(calls, Sequence):
             raise _wrong(f"{where}: tool_calls must be a list, got {calls!r}")
         content = message.get("content")
-        if content is None and not calls:
+        if not message.get("role") or (content is None and not calls):
             raise _wrong(f"{where} must have a role and a content")
         return cls(
             role=_text(message, "role", where),

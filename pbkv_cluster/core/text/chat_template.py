@@ -98,7 +98,9 @@ class ChatTemplate:
         except TemplateError as error:
             raise InvalidArgument(_FIELD, f"the model's chat template refuses them: {error}") from error
         except Exception as error:  # a template can raise whatever a program can
-            raise InvalidArgument(_FIELD, f"the model's chat template fails on them: {type(error).__name__}: {error}") from error
+            raise InvalidArgument(
+                _FIELD, f"the model's chat template fails on them: {type(error).__name__}: {error}"
+            ) from error
         return prompt
 
     def _check_syntax(self) -> None:
@@ -108,7 +110,7 @@ class ChatTemplate:
             self._tokenizer.apply_chat_template([{"role": "user", "content": ""}], chat_template=self._source, tokenize=False)
         except TemplateSyntaxError as error:
             raise StartupError(f"model.path: the chat template is malformed in line {error.lineno}: {error.message}") from error
-        except Exception:  # noqa: S110  # it refuses this conversation, which says nothing about others
+        except Exception:  # noqa: BLE001, S110  # it refuses this conversation, which says nothing about others
             pass
 
 
@@ -135,7 +137,7 @@ def _names(named: Mapping[str, str]) -> str:
 
 
 def _fields(message: ChatMessage, text: str, as_parts: bool, position: int) -> dict[str, Any]:
-    """A message as templates expect it. Fields without a value are left out, since many templates ask whether they are there."""
+    """A message as templates expect it. Fields without a value are left out: many templates ask whether they are there."""
     parts = [message.text] if isinstance(message.content, str) else list(message.content)
     if text != message.text:
         parts = [text]
@@ -160,7 +162,7 @@ def _fields(message: ChatMessage, text: str, as_parts: bool, position: int) -> d
 
 
 def _shown(message: ChatMessage) -> str:
-    """What a prompt must contain of a message. Templates leave out, on purpose, what an assistant thought before it answered."""
+    """What a prompt must contain of a message. What an assistant thought before it answered is left out on purpose."""
     text = message.text
     if message.role == "assistant":
         text = text.rpartition(_THINKING_ENDS)[2]

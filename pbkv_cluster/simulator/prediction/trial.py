@@ -87,7 +87,7 @@ def rows_of(
     online: bool,
     on_workflow: Callable[[], None] = lambda: None,
 ) -> list[Row]:
-    """Scores a predictor, one workload after the other.
+    """Scores a predictor, one workload after the other. There are no rows of workloads in which it made no forecast.
 
     Args:
         name: of the predictor, for the rows.
@@ -100,7 +100,8 @@ def rows_of(
     for workload, workflows in by_workload(test).items():
         began = perf_counter()
         scores = evaluate(predictor, workflows, online, on_workflow)
-        rows += _rows(workload, name, scores, perf_counter() - began)
+        if not all(score.silent for score in scores.values()):
+            rows += _rows(workload, name, scores, perf_counter() - began)
     return rows
 
 
