@@ -108,6 +108,7 @@ def _status_response(status: ClusterStatus) -> workflow_pb2.GetClusterStatusResp
         index_reachable=status.index_reachable,
         totals=_totals(status.totals),
         decisions=status.decisions,
+        log_path=status.log_path,
     )
 
 

@@ -1,6 +1,7 @@
 """The status of the cluster: what runs where, asked of every worker at once."""
 
 import asyncio
+import os
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ class ClusterStatus:
     index_reachable: bool
     totals: HitMeter
     decisions: Mapping[str, int]  # the gateway's, by reason code
+    log_path: str  # file that this process writes its log to; empty: none
 
 
 @dataclass(slots=True)
@@ -68,7 +70,17 @@ class StatusReader:
             index_reachable=self.pool.index_reachable,
             totals=deepcopy(self.meter),
             decisions={str(reason): count for reason, count in self.decisions.items()},
+            log_path=_log_path(),
         )
+
+
+def _log_path() -> str:
+    """The file that standard error goes to: Ray gives each member one, and logging writes there."""
+    try:
+        target = os.readlink("/proc/self/fd/2")
+    except OSError:
+        return ""
+    return target if os.path.isfile(target) else ""
 
 
 async def _status(worker: Worker) -> WorkerStatus:

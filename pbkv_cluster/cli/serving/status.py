@@ -52,6 +52,7 @@ def status_json(response: "Status") -> dict[str, Any]:
         "index_reachable": response.index_reachable,
         "open_workflows": response.open_workflows,
         "running_steps": response.running_steps,
+        "log_path": response.log_path,
         "workers": [
             {
                 "worker_id": worker.worker_id,
@@ -129,6 +130,9 @@ def _print(response: "Status", console: "Console") -> None:
         f"predictor {up[response.predictor_reachable]}, index {up[response.index_reachable]}, "
         f"{response.open_workflows} open workflows, {response.running_steps} running steps"
     )
+    if response.log_path:
+        folder = response.log_path.rpartition("/")[0]
+        console.print(Text(f"logs in {folder} of each node, the gateway's in {response.log_path}"), soft_wrap=True)
     console.print(_workers_table(response))
     for worker in response.workers:
         if worker.store.HasField("guard"):

@@ -65,8 +65,8 @@ class TextCodec:
     def special_tokens(self) -> Mapping[int, str]:
         """What is written for each token that `decode` leaves out."""
         added = {token: str(content) for token, content in self._tokenizer.added_tokens_decoder.items()}
-        added |= zip(self._tokenizer.all_special_ids, self._tokenizer.all_special_tokens, strict=True)
-        return {token: content for token, content in added.items() if content and not self.decode([token])}
+        added |= dict(zip(self._tokenizer.all_special_ids, self._tokenizer.all_special_tokens, strict=True))
+        return {token: text for token, text in added.items() if token is not None and text and not self.decode([token])}
 
     @cached_property
     def vocab_size(self) -> int:
