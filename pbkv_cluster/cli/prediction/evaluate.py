@@ -139,7 +139,7 @@ def _run(
             for events in training_events:
                 train_predictor(predictor, [events])
                 progress.advance(task)
-            rows += rows_of(name, predictor, test_events, online, lambda: progress.advance(task))
+            rows += rows_of(name, predictor, test_events, online, lambda: progress.advance(task), leave_out_silent=True)
     return rows
 
 
