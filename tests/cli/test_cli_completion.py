@@ -1,34 +1,33 @@
-"""What a shell completes, asked as a shell asks."""
+"""What a shell completes, asked as bash asks."""
 
 import pytest
-from click.shell_completion import ShellComplete
-from typer.main import get_command
+from typer.testing import CliRunner
 
 from pbkv_cluster.cli.main import app
+from pbkv_cluster.core.config.sources import fields
 
 
-def completed(args: list[str], incomplete: str) -> list[str]:
-    shell = ShellComplete(get_command(app), {}, "pbkv", "_PBKV_COMPLETE")
-    return [item.value for item in shell.get_completions(args, incomplete)]
+def completed(words: str) -> list[str]:
+    """What completes the last word of a command line."""
+    asked = {"_PBKV_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    return CliRunner().invoke(app, [], prog_name="pbkv", env=asked).stdout.split()
 
 
 @pytest.mark.parametrize(
-    ("args", "incomplete", "values"),
+    ("words", "values"),
     [
-        (["serve", "--policy"], "pb", ["pbkv", "pbkv-paper"]),
-        (["simulate", "--policies"], "lru,o", ["lru,oracle"]),
-        (["simulate", "--policies"], "pbkv,oracle,pb", ["pbkv,oracle,pbkv-paper"]),
-        (["demo", "--policies"], "o", []),
-        (["predictor", "eval", "--expert"], "m", ["markov"]),
-        (["serve", "--set"], "engine.gpu_b", ["engine.gpu_blocks="]),
-        (["hints", "--format"], "m", ["msgpack"]),
+        ("pbkv serve --policy pb", ["pbkv", "pbkv-paper"]),
+        ("pbkv simulate --policies lru,o", ["lru,oracle"]),
+        ("pbkv simulate --policies pbkv,oracle,pb", ["pbkv,oracle,pbkv-paper"]),
+        ("pbkv demo --policies o", []),
+        ("pbkv predictor eval --expert m", ["markov"]),
+        ("pbkv serve --set engine.gpu_b", ["engine.gpu_blocks="]),
+        ("pbkv hints --format m", ["msgpack"]),
     ],
 )
-def test_values_of_options(args: list[str], incomplete: str, values: list[str]) -> None:
-    assert completed(args, incomplete) == values
+def test_values_of_options(words: str, values: list[str]) -> None:
+    assert completed(words) == values
 
 
 def test_every_field_of_the_configuration_is_completed() -> None:
-    from pbkv_cluster.core.config.sources import fields
-
-    assert completed(["config", "show", "--set"], "") == [f"{path}=" for path, _ in fields()]
+    assert completed("pbkv config show --set ") == [f"{path}=" for path, _ in fields()]

@@ -29,7 +29,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(*args: str) -> str:
     result = RUNNER.invoke(app, args, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.stdout
 
 
 def fails(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int | str | None, str]:
