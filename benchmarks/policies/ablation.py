@@ -36,7 +36,7 @@ class NoOthers(Pbkv):
 class NoForecasts(Pbkv):
     """The next agent is predicted from the workflow's own record alone."""
 
-    heeds_forecasts = False
+    uses_forecasts = False
 
 
 class NoQueue(Pbkv):

@@ -162,7 +162,7 @@ def test_the_guard_stops_an_adversary() -> None:
 
 def test_forecasts_that_no_policy_uses_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     without = simulate(source(24), Setup(60, 0, "retired-lru"))
-    monkeypatch.setattr(RetiredLru, "heeds_forecasts", True)
+    monkeypatch.setattr(RetiredLru, "uses_forecasts", True)
     assert simulate(source(24), Setup(60, 0, "retired-lru")) == without
 
 

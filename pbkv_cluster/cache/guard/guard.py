@@ -61,7 +61,7 @@ class Guard(CacheObserver):
 
     def fall_back(self) -> None:
         """Makes the GPU tier evict by LRU."""
-        self._policy_shadow = self._shadow(self._policy.twin(self._config))
+        self._policy_shadow = self._shadow(self._policy.for_shadow(self._config))
         self._tiers.lru_active = True
         self._balance.restart(lru_active=True)
         self._tiers.decisions["guard_lean"] += 1
@@ -109,7 +109,7 @@ class Guard(CacheObserver):
             shadow.grow(handle)
 
     def step_closed(self, handle: CacheHandle) -> None:
-        # Only now that the policy has been told of it: its twin shares what it knows.
+        # Only now that the policy has been told of it: the shadow's policy shares what it knows.
         for shadow in self.shadows:
             shadow.close(handle)
 

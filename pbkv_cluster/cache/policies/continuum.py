@@ -88,7 +88,7 @@ class Continuum(ReusePolicy):
     """
 
     retired_first = True
-    heeds_forecasts = False
+    uses_forecasts = False
 
     def __init__(self, config: CacheConfig) -> None:
         self._benefit = config.continuum_benefit_s

@@ -13,6 +13,10 @@ _REASON_TO_WIRE: dict[FinishReason, types_pb2.FinishReason] = {
 _REASON_FROM_WIRE = {wire: reason for reason, wire in _REASON_TO_WIRE.items()}
 
 
+def finish_reason_to_wire(reason: FinishReason) -> types_pb2.FinishReason:
+    return _REASON_TO_WIRE[reason]
+
+
 def finish_reason_from_wire(reason: types_pb2.FinishReason) -> FinishReason:
     """The reason; UNSPECIFIED for one that this version does not know."""
     return _REASON_FROM_WIRE.get(reason, FinishReason.UNSPECIFIED)

@@ -105,7 +105,7 @@ class _Simulation:
                 self._learner.apply(known)
                 self._engine.cache.workflows.learnt(known)
             self._engine.cache.workflows.on_ended = self._learn
-        self._uses_forecasts = self._engine.cache.workflows.heeds_forecasts
+        self._uses_forecasts = self._engine.cache.workflows.uses_forecasts
         self._forecaster = Forecaster(
             setup.predictor,
             self._clock,
