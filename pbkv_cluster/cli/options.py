@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pbkv_cluster.cli.completion import complete_assignment, complete_policy
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.locations.addresses import parse_address
 from pbkv_cluster.core.locations.urls import without_password
@@ -23,7 +24,10 @@ ConfigFile = Annotated[
 Assignments = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="SECTION.FIELD=VALUE", help="Set a configuration field; may be repeated. See `pbkv config show`."
+        "--set",
+        metavar="SECTION.FIELD=VALUE",
+        help="Set a configuration field; may be repeated. See `pbkv config show`.",
+        autocompletion=complete_assignment,
     ),
 ]
 Endpoint = Annotated[str, typer.Option(metavar="HOST:PORT", help="Gateway of a running cluster.")]
@@ -31,7 +35,10 @@ Workers = Annotated[int | None, typer.Option(help="GPU workers (cluster.workers)
 Model = Annotated[
     str | None, typer.Option(metavar="PATH", help="Local directory or hub id of the model (model.path).", show_default=False)
 ]
-Policy = Annotated[str | None, typer.Option(help="Reuse policy of the GPU tier (cache.policy).", show_default=False)]
+Policy = Annotated[
+    str | None,
+    typer.Option(help="Reuse policy of the GPU tier (cache.policy).", show_default=False, autocompletion=complete_policy),
+]
 GpuBlocks = Annotated[
     int | None, typer.Option(help="Blocks of 16 tokens in a worker's GPU pool (engine.gpu_blocks).", show_default=False)
 ]

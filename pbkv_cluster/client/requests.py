@@ -3,15 +3,17 @@
 import operator
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.text.chat_message import ChatMessage
 from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
 
-Message = Mapping[str, str]  # role and content
+# Role and content; optional: name, tool_call_id and tool_calls. Content is a string or a list of parts of type text.
+Message = Mapping[str, Any]
 Prompt = str | bytes | Sequence[int] | Sequence[Message]
 
 
@@ -114,12 +116,7 @@ def _packed(field: str, ids: bytes | Sequence[int]) -> types_pb2.PackedTokens:
 
 
 def _chat(messages: Sequence[Message]) -> types_pb2.ChatMessages:
-    chat = types_pb2.ChatMessages()
-    for position, entry in enumerate(messages):
-        try:
-            chat.messages.add(role=entry["role"], content=entry["content"])
-        except (KeyError, TypeError) as error:
-            raise InvalidArgument(
-                "prompt.messages", f"message {position} must have a role and a content, both text: {error}"
-            ) from error
-    return chat
+    for position, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise InvalidArgument("prompt.messages", f"message {position} must be a mapping, got {message!r}")
+    return convert.chat_to_wire([ChatMessage.from_mapping(message, position) for position, message in enumerate(messages)])

@@ -173,7 +173,8 @@ class GatewayMember(_MemberBase):
         from pbkv_cluster.gateway.server import GatewayServer
 
         config = await _with_model(self._context.config)
-        codec = await asyncio.to_thread(TextCodec.load, config.model.path, config.model.revision)
+        model = config.model
+        codec = await asyncio.to_thread(TextCodec.load, model.path, model.revision, model.chat_template)
         server = GatewayServer(config, self._redis.directory, self._redis.blocks, codec, SystemClock())
         self._add_part(server.stop, server.wait)
         address = await server.start(self._context.host, config.gateway.port)

@@ -1,6 +1,7 @@
 """The status of the cluster: what runs where, asked of every worker at once."""
 
 import asyncio
+import os
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class ClusterStatus:
     index_reachable: bool
     totals: HitMeter
     decisions: Mapping[str, int]  # the gateway's, by reason code
+    log_path: str  # file that this process writes its log to; empty: none
     problems: tuple[ProblemsEntry, ...] = ()  # of members that serve nevertheless
 
 
@@ -73,6 +75,7 @@ class StatusReader:
             totals=deepcopy(self.meter),
             decisions={str(reason): count for reason, count in self.decisions.items()},
             problems=await self._problems(),
+            log_path=_log_path(),
         )
 
     async def _problems(self) -> tuple[ProblemsEntry, ...]:
@@ -80,6 +83,15 @@ class StatusReader:
             return tuple(await self.directory.problems())
         except Unavailable:
             return ()  # `index_reachable` tells
+
+
+def _log_path() -> str:
+    """The file that standard error goes to: Ray gives each member one, and logging writes there."""
+    try:
+        target = os.readlink("/proc/self/fd/2")
+    except OSError:
+        return ""
+    return target if os.path.isfile(target) else ""
 
 
 async def _status(worker: Worker) -> WorkerStatus:

@@ -93,7 +93,14 @@ class WorkerServer:
         memory = await self._arena.take(host_bytes) if self._arena else None
         await asyncio.to_thread(runner.allocate, memory)
         engine = Engine(
-            runner, self._config.engine, self._config.cache, self._clock, codec.decode, self._on_change, self._worker_id
+            runner,
+            self._config.engine,
+            self._config.cache,
+            self._clock,
+            codec.decode,
+            self._on_change,
+            self._worker_id,
+            codec.special_tokens,
         )
         self._thread = EngineThread(engine, asyncio.get_running_loop())
         if self._predictor is not None:

@@ -102,6 +102,7 @@ async def test_concurrent_workflows_share_their_common_prefix(cluster: LocalClus
         await workflow(client, 0)
         runs = await asyncio.gather(*(workflow(client, number) for number in range(1, 9)))
         status = await client.status()
+    assert "/logs/worker-" in status.log_path, "Ray gives each member a log file"
     for delivered in runs:
         assert all(tokens >= 320 for tokens in delivered[1:]), "a workflow lost its own context"
     assert status.totals.steps >= 36

@@ -113,6 +113,16 @@ async def test_a_stop_string_ends_a_step_before_it(llama: Path, codec: TextCodec
         assert stopped.usage.generated_tokens == len(stopped.tokens)
 
 
+async def test_a_special_token_can_be_a_stop_string(llama: Path, codec: TextCodec) -> None:
+    words = unpack(codec.encode("so far<|tool|> and on"))
+    async with serving(config(llama, engine={"allow_forced_output": True})) as rig:
+        sampling: dict[str, Any] = {"forced_output": words, "max_tokens": 100}
+        whole = await rig.run(step(prompt(20), sampling=sampling))
+        assert (whole.text, whole.reason) == ("so far and on", LENGTH), "it is not part of the text"
+        stopped = await rig.run(step(prompt(20), sampling={**sampling, "stop": ["<|tool|>"]}))
+        assert (stopped.text, stopped.reason) == ("so far", STOP)
+
+
 async def test_the_end_of_sequence_token_ends_a_step_unless_it_is_ignored(llama: Path, tmp_path: Path) -> None:
     async with serving(config(llama)) as rig:
         tokens = (await rig.run(step(prompt(30), sampling={"max_tokens": 20}))).tokens

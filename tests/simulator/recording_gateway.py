@@ -144,7 +144,13 @@ def _common_prefix(left: bytes, right: bytes) -> int:
 def cluster_status() -> workflow_pb2.GetClusterStatusResponse:
     """The status of a cluster of two workers, one of them lost."""
     response = workflow_pb2.GetClusterStatusResponse(
-        cluster="unit", model="tiny", open_workflows=3, running_steps=2, predictor_reachable=True, index_reachable=False
+        cluster="unit",
+        model="tiny",
+        open_workflows=3,
+        running_steps=2,
+        predictor_reachable=True,
+        index_reachable=False,
+        log_path="/var/ray/logs/a.err",
     )
     tier = store_pb2.TierStat(
         tier=types_pb2.TIER_GPU, capacity_blocks=4096, used_blocks=1500, locked_blocks=7, block_bytes=8192

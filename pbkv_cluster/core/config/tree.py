@@ -102,6 +102,7 @@ class ModelConfig(_Section):
         description="local directory or hub id of a decoder-only model; empty: a small one with random weights, to try the service",
     )
     revision: str = Field("main", min_length=1, description="revision on the hub")
+    chat_template: str = Field("", description="name of the chat template, if the model has several; empty: its default")
     dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = Field(
         "auto", description="data type of weights and KV; auto: float32 on a CPU, otherwise the checkpoint's"
     )

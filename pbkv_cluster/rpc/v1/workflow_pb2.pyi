@@ -125,7 +125,7 @@ class GetClusterStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetClusterStatusResponse(_message.Message):
-    __slots__ = ("cluster", "model", "workers", "open_workflows", "running_steps", "predictor_reachable", "index_reachable", "totals", "decisions", "predictor_address", "problems")
+    __slots__ = ("cluster", "model", "workers", "open_workflows", "running_steps", "predictor_reachable", "index_reachable", "totals", "decisions", "predictor_address", "problems", "log_path")
     class Worker(_message.Message):
         __slots__ = ("worker_id", "node_id", "address", "reachable", "store", "running", "waiting", "access_updates_applied", "access_workflows")
         WORKER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +189,7 @@ class GetClusterStatusResponse(_message.Message):
     DECISIONS_FIELD_NUMBER: _ClassVar[int]
     PREDICTOR_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    LOG_PATH_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     model: str
     workers: _containers.RepeatedCompositeFieldContainer[GetClusterStatusResponse.Worker]
@@ -200,4 +201,5 @@ class GetClusterStatusResponse(_message.Message):
     decisions: _containers.ScalarMap[str, int]
     predictor_address: str
     problems: _containers.RepeatedCompositeFieldContainer[GetClusterStatusResponse.Problem]
-    def __init__(self, cluster: _Optional[str] = ..., model: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[GetClusterStatusResponse.Worker, _Mapping]]] = ..., open_workflows: _Optional[int] = ..., running_steps: _Optional[int] = ..., predictor_reachable: _Optional[bool] = ..., index_reachable: _Optional[bool] = ..., totals: _Optional[_Union[GetClusterStatusResponse.Totals, _Mapping]] = ..., decisions: _Optional[_Mapping[str, int]] = ..., predictor_address: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[GetClusterStatusResponse.Problem, _Mapping]]] = ...) -> None: ...
+    log_path: str
+    def __init__(self, cluster: _Optional[str] = ..., model: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[GetClusterStatusResponse.Worker, _Mapping]]] = ..., open_workflows: _Optional[int] = ..., running_steps: _Optional[int] = ..., predictor_reachable: _Optional[bool] = ..., index_reachable: _Optional[bool] = ..., totals: _Optional[_Union[GetClusterStatusResponse.Totals, _Mapping]] = ..., decisions: _Optional[_Mapping[str, int]] = ..., predictor_address: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[GetClusterStatusResponse.Problem, _Mapping]]] = ..., log_path: _Optional[str] = ...) -> None: ...

@@ -13,7 +13,7 @@ Keys of one cluster, all under `pbkv:{cluster}:`
 
 from pbkv_cluster.store.cluster_index.block_index import BlockIndex, Match
 from pbkv_cluster.store.cluster_index.client import connect
-from pbkv_cluster.store.cluster_index.directory import Directory
+from pbkv_cluster.store.cluster_index.directory import Directory, cluster_names
 from pbkv_cluster.store.cluster_index.entries import NodeEntry, ProblemsEntry, ServiceEntry, WorkerEntry, WorkflowEntry
 from pbkv_cluster.store.cluster_index.publisher import IndexPublisher
 from pbkv_cluster.store.cluster_index.redis_server import RedisServer
@@ -29,5 +29,6 @@ __all__ = [
     "ServiceEntry",
     "WorkerEntry",
     "WorkflowEntry",
+    "cluster_names",
     "connect",
 ]

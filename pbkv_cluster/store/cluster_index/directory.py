@@ -4,10 +4,23 @@ from collections.abc import AsyncIterator
 
 from redis.asyncio import Redis
 
+from pbkv_cluster.store.cluster_index.client import redis_errors
 from pbkv_cluster.store.cluster_index.entries import NodeEntry, ProblemsEntry, ServiceEntry, WorkerEntry, WorkflowEntry
 from pbkv_cluster.store.cluster_index.expiring_table import ExpiringTable
 
 _RENEWALS_PER_TTL = 3
+_SCAN_PAGE = 1000
+
+
+async def cluster_names(redis: Redis) -> list[str]:
+    """Names of the clusters whose services are announced in a Redis, sorted. Looks at all of its keys.
+
+    Raises:
+        Unavailable: Redis does not answer.
+    """
+    with redis_errors():
+        keys = {key async for key in redis.scan_iter(match="pbkv:*:services", count=_SCAN_PAGE)}
+    return sorted(key.decode(errors="replace").split(":")[1] for key in keys)
 
 
 class Directory:
