@@ -8,6 +8,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 from pbkv_cluster.cache.policies.base import make_policy
 from pbkv_cluster.cluster import ray_session
+from pbkv_cluster.cluster.acquaintance import await_acquaintance
 from pbkv_cluster.cluster.member import MakeMember, MemberContext
 from pbkv_cluster.cluster.members import GatewayMember, HostStoreMember, PredictorMember, WorkerMember
 from pbkv_cluster.core.config import Config
@@ -130,8 +132,10 @@ class LocalCluster:
         for name, make in self._edges.items():
             actors.launch(name, make, context, node_id=this_node)
         actors.launch(GATEWAY, GatewayMember, context, node_id=this_node)
+        deadline = time.monotonic() + self._config.cluster.start_timeout_s
         self.addresses = actors.await_ready(self._config.cluster.start_timeout_s)
         self.gateway_address = self.addresses[GATEWAY]
+        await_acquaintance(self.gateway_address, self._config.cluster.workers, deadline - time.monotonic())
 
     def _check_name_is_free(self) -> None:
         """Two clusters of one name in one Redis would take each other's workers for their own.
