@@ -116,7 +116,7 @@ def test_step_graphs_are_bounded_together_and_freed_with_their_workflows() -> No
         each.step_graph = graph
     workflows.add(opened[0])
     workflows.add(opened[1])
-    with pytest.raises(ResourceExhausted, match="gateway.max_graph_bytes"):
+    with pytest.raises(ResourceExhausted, match=r"gateway\.max_graph_bytes"):
         workflows.add(opened[2])
     workflows.add(workflow("without", clock))
     workflows.remove(opened[0])

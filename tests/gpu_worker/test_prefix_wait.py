@@ -25,9 +25,7 @@ def ids(length: int, seed: int = 0) -> list[int]:
 
 def fan_out(model: LoadedModel, shared: int, tails: list[int], workflow: str = "wf") -> list[StepRequest]:
     """Steps whose prompts share their first tokens, and have tails of those lengths."""
-    return [
-        request(model, f"{workflow}/{n}", ids(shared) + ids(tail, 1 + n), workflow, step=n) for n, tail in enumerate(tails)
-    ]
+    return [request(model, f"{workflow}/{n}", ids(shared) + ids(tail, 1 + n), workflow, step=n) for n, tail in enumerate(tails)]
 
 
 def usage_of(results: dict[str, Result], name: str) -> Usage:

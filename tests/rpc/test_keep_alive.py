@@ -82,7 +82,7 @@ async def test_an_idle_connection_is_kept(watches: bool) -> None:
             await anext(aiter(watching := stub.Watch(request)))
         else:
             await stub.Check(request)
-        await eventually(lambda: tap.pings >= 8)
+        await eventually(lambda: tap.pings >= 6)
         assert (await stub.Check(request)).status == health_pb2.HealthCheckResponse.SERVING
         assert (tap.connections, tap.goodbyes) == (1, 0)
         if watches:

@@ -31,7 +31,12 @@ class EventFeed:
     """A bounded queue of events, sent in order by one task. An event that is not dropped arrives at least once."""
 
     def __init__(
-        self, services: Services, decisions: Decisions, capacity: int = CAPACITY, limits: StreamLimits | None = None, capacity_bytes: int = CAPACITY_BYTES
+        self,
+        services: Services,
+        decisions: Decisions,
+        capacity: int = CAPACITY,
+        limits: StreamLimits | None = None,
+        capacity_bytes: int = CAPACITY_BYTES,
     ) -> None:
         """Args:
         services: finds the predictor.

@@ -1,4 +1,4 @@
-"""The steps that this gateway has on one worker: how many tokens they still have to process, and which prefixes they compute."""
+"""The steps that this gateway has on one worker: how many tokens they have to process, and which prefixes they compute."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -70,7 +70,7 @@ class WorkerLoad:
 
 
 def _common(keys: Sequence[bytes], others: Sequence[bytes]) -> int:
-    """Blocks that two prompts with the same first block share. A key covers all blocks before its own, so bisection finds it."""
+    """Blocks that two prompts with the same first block share, by bisection: a key covers all blocks before its own."""
     low, high = 1, min(len(keys), len(others)) + 1
     while high - low > 1:
         middle = (low + high) // 2

@@ -43,11 +43,7 @@ class Choice(NamedTuple):
 
 def saved_s(candidate: Candidate, costs: Costs) -> float:
     """Seconds of prefill that the worker's cache saves."""
-    tokens = (
-        candidate.gpu_tokens
-        + HOST_TOKEN_VALUE * candidate.host_tokens
-        + PENDING_TOKEN_VALUE * candidate.pending_tokens
-    )
+    tokens = candidate.gpu_tokens + HOST_TOKEN_VALUE * candidate.host_tokens + PENDING_TOKEN_VALUE * candidate.pending_tokens
     return tokens * costs.seconds_per_token
 
 
