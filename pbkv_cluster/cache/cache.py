@@ -25,8 +25,8 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, blocks_for, full_blocks
-from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixPopularity
 
 _POPULARITY_BLOCKS = 8  # blocks whose popularity is remembered, for each block of the GPU

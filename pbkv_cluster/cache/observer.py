@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.core.forecasts.forecast import Forecast
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 
 
 @dataclass(frozen=True, slots=True)

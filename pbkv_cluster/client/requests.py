@@ -7,7 +7,7 @@ from typing import TypedDict, cast
 
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
 

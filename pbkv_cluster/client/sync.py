@@ -12,9 +12,9 @@ from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.requests import Prompt, StepOptions
 from pbkv_cluster.client.results import StepResult, collect
 from pbkv_cluster.core.errors import NotFound, PbkvError
-from pbkv_cluster.core.step_events import StepEvent
-from pbkv_cluster.core.step_graph import StepGraph
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.step_events import StepEvent
+from pbkv_cluster.core.workflow.step_graph import StepGraph
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.rpc.channel import CHANNEL_OPTIONS
 from pbkv_cluster.rpc.convert import step_event_from_wire, tool_call_to_wire
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc

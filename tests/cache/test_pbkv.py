@@ -17,7 +17,7 @@ from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tree.node import Node
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.tokens import count
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.reuse.rank.density import hit_density
 from pbkv_cluster.reuse.rank.timing import HORIZONS
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixStat
@@ -208,7 +208,7 @@ def test_its_shadow_hits_what_it_would_alone(seed: int, blocks: int) -> None:
         guarded.cache.check_integrity()
 
 
-def test_the_twin_shares_what_is_known_and_gives_the_same_values() -> None:
+def test_the_policy_of_a_shadow_shares_what_is_known_and_gives_the_same_values() -> None:
     cache = LearningCache(guard=True, guard_steps=1000)  # it decides nothing so soon
     assert isinstance(cache.cache.observer, Guard)
     cache.cache.observer.fall_back()
@@ -218,11 +218,11 @@ def test_the_twin_shares_what_is_known_and_gives_the_same_values() -> None:
     cache.run("b", loop(501)[:1], end=False)
     guarded = cache.cache
     shadow = cache.cache.observer.shadows[1].cache
-    main, twin = guarded.policies[0], shadow.policies[0]
+    main, shadowed = guarded.policies[0], shadow.policies[0]
     now = cache.clock.now()
     values = [
         {node.tokens: policy.value(node, now) for node in tree.walk()}
-        for policy, tree in ((main, guarded.tree), (twin, shadow.tree))
+        for policy, tree in ((main, guarded.tree), (shadowed, shadow.tree))
     ]
     assert values[0] == values[1]
     assert len(set(values[0].values())) > 3
@@ -241,12 +241,12 @@ def test_nodes_are_worth_the_same_together_as_one_by_one() -> None:
     assert len(set(policy.values(nodes, now))) > 5
 
 
-def test_a_variant_has_a_twin_of_its_own_kind() -> None:
+def test_a_variant_has_a_shadow_policy_of_its_own_kind() -> None:
     class Variant(Pbkv):
         pass
 
     config = CacheConfig()
-    assert type(Variant(config).twin(config)) is Variant
+    assert type(Variant(config).for_shadow(config)) is Variant
 
 
 @given(st.integers(2, 500), st.integers(0, 300), st.floats(0.0, 20.0))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.integrations.kv_hints import from_json, from_msgpack
 from pbkv_cluster.integrations.otel.member import OtelMember
 from pbkv_cluster.predictor_service.server import PredictorServer

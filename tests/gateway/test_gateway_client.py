@@ -9,9 +9,9 @@ import pytest
 
 from pbkv_cluster.client import Accepted, AsyncClient, Client, Finished, FinishReason, StepResult, Tokens
 from pbkv_cluster.core.errors import DeadlineExceeded, InvalidArgument, NotFound
-from pbkv_cluster.core.events import EventKind
 from pbkv_cluster.core.tokens import pack, unpack
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.core.workflow.events import EventKind
 from tests.gateway.peers import ScriptedWorker
 from tests.gateway.rig import running, until
 

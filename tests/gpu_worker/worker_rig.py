@@ -1,10 +1,9 @@
 """Workers on real gRPC, with a scripted predictor and a real host store."""
 
 import asyncio
-import inspect
 import itertools
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,21 +38,7 @@ if TYPE_CHECKING:
     from pbkv_cluster.rpc.v1.worker_pb2_grpc import WorkerServiceAsyncStub
 
 PATIENCE_S = 30.0
-_POLL_S = 0.01
 _NAMES = itertools.count()
-
-
-async def eventually(condition: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Polls until the condition, which may be asynchronous, holds."""
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                value = condition()
-                if await value if inspect.isawaitable(value) else value:
-                    return
-                await asyncio.sleep(_POLL_S)
-    except TimeoutError:
-        raise AssertionError(f"not within {PATIENCE_S} s: {inspect.getsource(condition).strip()}") from None
 
 
 def config(model: Path, **sections: dict[str, Any]) -> Config:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import OtelConfig
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.text.words import hashed_words
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.integrations.otel.collector import Reason, SpanCollector
 from pbkv_cluster.integrations.otel.spans import Span
 from tests.integrations.otel_spans import TRACE, span

@@ -12,9 +12,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import StartupError
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecasts.batch import Forecasts
 from pbkv_cluster.core.forecasts.forecast import Forecast
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service import servicer
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
 from pbkv_cluster.predictor_service.predictor.expert_predictor import ExpertPredictor
@@ -23,6 +23,7 @@ from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.convert import event_to_wire, forecasts_from_wire
 from pbkv_cluster.rpc.v1 import predictor_pb2, types_pb2
 from pbkv_cluster.rpc.v1.predictor_pb2_grpc import PredictorServiceStub
+from tests.polling import eventually
 
 SERVICE = "pbkv.v1.PredictorService"
 
@@ -199,9 +200,7 @@ async def test_a_subscriber_that_left_is_forgotten(server: PredictorServer, chan
     await anext(aiter(watch))
     assert server.service.subscribers == 1
     watch.cancel()
-    async with asyncio.timeout(10):
-        while server.service.subscribers:  # noqa: ASYNC110  # nothing signals that gRPC has noticed
-            await asyncio.sleep(0.01)
+    await eventually(lambda: not server.service.subscribers)
 
 
 async def test_a_reader_that_stops_reading_blocks_nobody(server: PredictorServer, channel: aio.Channel) -> None:
@@ -251,11 +250,13 @@ async def test_the_state_is_saved_while_it_runs(tmp_path: Path) -> None:
     async with connect(await server.start("127.0.0.1", 0)) as channel:
         await report(channel, events("1", "ab"))
         learnt = PREDICTORS.get("mixture")(PredictorConfig())
-        async with asyncio.timeout(10):
-            while learnt.dump() != server.service.predictor.dump():
-                await asyncio.sleep(0.01)
-                if path.exists():
-                    learnt.load(path)
+
+        def saved() -> bool:
+            if path.exists():
+                learnt.load(path)
+            return learnt.dump() == server.service.predictor.dump()
+
+        await eventually(saved)
     await server.stop()
 
 

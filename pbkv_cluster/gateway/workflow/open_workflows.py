@@ -11,7 +11,7 @@ from xxhash import xxh3_64_intdigest
 
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import ResourceExhausted
-from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.core.workflow.step_graph import StepGraph
 
 _MAX_TOOL_CALLS = 262_144  # of all workflows, remembered to recognise repeats; some 200 bytes each
 

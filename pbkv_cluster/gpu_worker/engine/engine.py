@@ -12,10 +12,11 @@ from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, TOKEN_BYTES, check_ids, count, unpack
 from pbkv_cluster.core.usage import Tier, Usage
+from pbkv_cluster.core.workflow.step_events import FinishReason
 from pbkv_cluster.gpu_worker.engine.prefill_rate import PrefillRate
 from pbkv_cluster.gpu_worker.engine.runner import Runner
 from pbkv_cluster.gpu_worker.engine.scheduler import Scheduler
-from pbkv_cluster.gpu_worker.engine.sequence import Chunk, FinishReason, Sequence, StepRequest
+from pbkv_cluster.gpu_worker.engine.sequence import Chunk, Sequence, StepRequest
 from pbkv_cluster.gpu_worker.engine.text_stream import TextStream
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from grpc import StatusCode, aio
 
-from pbkv_cluster.core.access_log import AccessLog, StepLog
+from pbkv_cluster.core.workflow.access_log import AccessLog, StepLog
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.rpc.access_logs import MAX_BATCH_RUNS, MAX_STEPS, log_to_wire
 from pbkv_cluster.rpc.service_link import ServiceLink, Verdict

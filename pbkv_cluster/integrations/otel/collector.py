@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import OtelConfig
-from pbkv_cluster.core.events import WorkflowEvent
+from pbkv_cluster.core.workflow.events import WorkflowEvent
 from pbkv_cluster.integrations.otel.ancestry import Ancestry
 from pbkv_cluster.integrations.otel.spans import Span
 from pbkv_cluster.integrations.otel.workflow import Workflow

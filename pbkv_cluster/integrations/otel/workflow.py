@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.integrations.otel.ancestry import Ancestry
 from pbkv_cluster.integrations.otel.conventions import INVOKE_WORKFLOW
 from pbkv_cluster.integrations.otel.spans import Span

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pbkv_cluster.core.access_log import SYMBOLS, StepLog
+from pbkv_cluster.core.workflow.access_log import SYMBOLS, StepLog
 from pbkv_cluster.reuse.model.examples import examples
 from pbkv_cluster.reuse.model.hazard import BINS, HazardModel, Table
 from pbkv_cluster.reuse.model.next_event import END, START, Event, NextEventModel

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.reuse.model.access_model import AccessModel
 from pbkv_cluster.reuse.model.hazard import Floats
 from pbkv_cluster.reuse.model.next_event import END
@@ -79,8 +79,9 @@ class Outlook:
         if outlook is None:
             return
         if started:
+            outlook.tools = outlook.tools or PauseTools()
             outlook.tools.began(call, now)
-        elif (ended := outlook.tools.ended(call, now)) is not None:
+        elif outlook.tools is not None and (ended := outlook.tools.ended(call, now)) is not None:
             self.timing.tools.add(*ended)
         outlook.unused_at = -1.0
 
@@ -172,7 +173,10 @@ class Outlook:
         stale = [each for each in outlooks if each.unused_at < 0.0 or now - each.unused_at > self._fresh_s(each, now)]
         if stale:
             phases = [
-                Phase(outlook.agent, outlook.running > 0, now - outlook.since, outlook.tools.wait(now)) for outlook in stale
+                Phase(
+                    outlook.agent, outlook.running > 0, now - outlook.since, outlook.tools.wait(now) if outlook.tools else None
+                )
+                for outlook in stale
             ]
             for outlook, arrival in zip(stale, self.timing.arrival(phases), strict=True):
                 outlook.arrival, outlook.unused, outlook.unused_at = arrival, None, now
@@ -202,12 +206,12 @@ class Outlook:
             self.timing.add_pause(before.agent, now - before.ended_at)
         elif not outlook.running:
             self.timing.add_pause(outlook.agent, now - outlook.since)
-        if (wait := outlook.tools.wait(now)) is not None:
+        if outlook.tools is not None and (wait := outlook.tools.wait(now)) is not None:
             for call, elapsed in wait.calls:
                 self.timing.tools.add(call, elapsed)
             if not wait.calls:
                 self.timing.tools.add_delay(wait.ended_s)
-            outlook.tools = PauseTools()
+            outlook.tools = None
 
     def _score(self, outlook: WorkflowOutlook, agent: str) -> None:
         """The next event of a workflow is known: scores how well model and forecast had predicted it."""

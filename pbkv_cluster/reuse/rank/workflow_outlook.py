@@ -66,7 +66,7 @@ class WorkflowOutlook:
         self.since = 0.0  # when the latest step began or, if none runs, when the last one ended
         self.agent = ""  # of the latest step
         self.number = -1  # of the latest step, as the gateway counts
-        self.tools = PauseTools()  # that it waits for
+        self.tools: PauseTools | None = None  # that it waits for; None: it has announced nothing
         self.queued: frozenset[Segment] = frozenset()  # that a step uses as soon as it is admitted
         self.current = False  # `probability` is that of the present state
         self.events_current = False  # `agents` and `predicted` are those of the present state

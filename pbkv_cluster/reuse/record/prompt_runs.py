@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from zlib import crc32
 
-from pbkv_cluster.core.access_log import Run
 from pbkv_cluster.core.tokens import BLOCK_BYTES
+from pbkv_cluster.core.workflow.access_log import Run
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixStat
 from pbkv_cluster.reuse.record.segment import Segment
 

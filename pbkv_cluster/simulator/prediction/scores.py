@@ -5,8 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecasts.forecast import Forecast
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.predictor import Predictor
 
 END = ""

@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.core.events import WorkflowEvent
+from pbkv_cluster.core.workflow.events import WorkflowEvent
 from pbkv_cluster.predictor_service.predictor import PREDICTORS, Predictor
 from pbkv_cluster.simulator.prediction.scores import Scores, When, evaluate
 from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow

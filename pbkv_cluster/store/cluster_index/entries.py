@@ -7,7 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.core.workflow.step_graph import StepGraph
 
 E = TypeVar("E")
 

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
+from pbkv_cluster.core.workflow.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.store.cluster_index import Directory, NodeEntry, RedisServer, ServiceEntry, WorkflowEntry, connect
 from pbkv_cluster.store.cluster_index.entries import EntryCodec, MalformedEntry
 from tests.polling import eventually
