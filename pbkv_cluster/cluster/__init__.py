@@ -8,6 +8,7 @@ A cluster starts through these files:
     private_file.py       files that only their owner may read
     ray_session.py        starts Ray on this machine, or joins a Ray cluster
     actor_group.py        the members as actors: launch, wait until ready, process ids, stop
+    acquaintance.py       waits until all members know each other
     actors.py             the actor, a thin shell around one member
     member_thread.py      runs a member on an event loop in a thread of its own
     members.py            the members: gateway, predictor, host stores, workers

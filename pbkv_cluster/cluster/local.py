@@ -7,6 +7,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
 
 from pbkv_cluster.cluster import preflight, ray_session
+from pbkv_cluster.cluster.acquaintance import await_acquaintance
 from pbkv_cluster.cluster.member import MakeMember, MemberContext
 from pbkv_cluster.cluster.members import GatewayMember, HostStoreMember, PredictorMember, WorkerMember
 from pbkv_cluster.cluster.private_file import write_private
@@ -147,8 +149,10 @@ class LocalCluster:
         for name, make in self._edges.items():
             actors.launch(name, make, context, node_id=this_node)
         actors.launch(GATEWAY, GatewayMember, context, node_id=this_node)
+        deadline = time.monotonic() + self._config.cluster.start_timeout_s
         self.addresses = actors.await_ready(self._config.cluster.start_timeout_s, lambda name: stages.done(f"{name} ready"))
         self.gateway_address = self.addresses[GATEWAY]
+        await_acquaintance(self.gateway_address, self._config.cluster.workers, deadline - time.monotonic())
 
     def _catch_sigterm(self) -> None:
         if threading.current_thread() is not threading.main_thread():

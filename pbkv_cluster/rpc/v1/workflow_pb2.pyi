@@ -127,7 +127,7 @@ class GetClusterStatusRequest(_message.Message):
 class GetClusterStatusResponse(_message.Message):
     __slots__ = ("cluster", "model", "workers", "open_workflows", "running_steps", "predictor_reachable", "index_reachable", "totals", "decisions", "predictor_address", "problems", "log_path")
     class Worker(_message.Message):
-        __slots__ = ("worker_id", "node_id", "address", "reachable", "store", "running", "waiting", "access_updates_applied", "access_workflows")
+        __slots__ = ("worker_id", "node_id", "address", "reachable", "store", "running", "waiting", "access_updates_applied", "access_workflows", "predictor_reachable")
         WORKER_ID_FIELD_NUMBER: _ClassVar[int]
         NODE_ID_FIELD_NUMBER: _ClassVar[int]
         ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -137,6 +137,7 @@ class GetClusterStatusResponse(_message.Message):
         WAITING_FIELD_NUMBER: _ClassVar[int]
         ACCESS_UPDATES_APPLIED_FIELD_NUMBER: _ClassVar[int]
         ACCESS_WORKFLOWS_FIELD_NUMBER: _ClassVar[int]
+        PREDICTOR_REACHABLE_FIELD_NUMBER: _ClassVar[int]
         worker_id: str
         node_id: str
         address: str
@@ -146,7 +147,8 @@ class GetClusterStatusResponse(_message.Message):
         waiting: int
         access_updates_applied: int
         access_workflows: int
-        def __init__(self, worker_id: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., reachable: _Optional[bool] = ..., store: _Optional[_Union[_store_pb2.StoreStat, _Mapping]] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., access_updates_applied: _Optional[int] = ..., access_workflows: _Optional[int] = ...) -> None: ...
+        predictor_reachable: bool
+        def __init__(self, worker_id: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., reachable: _Optional[bool] = ..., store: _Optional[_Union[_store_pb2.StoreStat, _Mapping]] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., access_updates_applied: _Optional[int] = ..., access_workflows: _Optional[int] = ..., predictor_reachable: _Optional[bool] = ...) -> None: ...
     class Problem(_message.Message):
         __slots__ = ("member", "problem")
         MEMBER_FIELD_NUMBER: _ClassVar[int]
