@@ -147,6 +147,7 @@ SPECIAL = ["<|end|>", "<|tool|>"]
         pytest.param(["a", "<|tool|>", "<|end|>", "b"], ["<|tool|><|end|>"], "a", id="two of them"),
         pytest.param(["a", "E", "<|tool|>", "N", "D"], ["END", "<|tool|>x"], "a", id="inside another stop string"),
         pytest.param(["a", "<|", "tool", "|>", "b"], ["|>b", "<|tool|>x"], "a<|tool", id="written out"),
+        pytest.param(["a", "<|end|>", "<|tool|>", "b"], ["<|end|>b"], "ab", id="before another and text"),
         pytest.param(["a", "<|tool|>"], ["<|tool|>x"], "a", id="held back to the end"),
     ],
 )

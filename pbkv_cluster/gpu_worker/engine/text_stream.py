@@ -6,8 +6,9 @@ from types import MappingProxyType
 
 _INCOMPLETE = "�"  # what a tokenizer returns for part of a character's bytes
 # Special tokens are not part of the text, but a stop string may name them. There, and in the text that is searched, each is one
-# character of this range, none of which is ever part of a text: they are halves of UTF-16 pairs.
-_FIRST_MARK = 0xD800
+# character of a range of which none is ever part of a text: they are halves of UTF-16 pairs.
+_OTHER_MARK = 0xD800  # of all special tokens that no stop string contains
+_FIRST_MARK = 0xD801
 _NO_TOKENS: Mapping[int, str] = MappingProxyType({})
 
 
@@ -25,8 +26,10 @@ class TextStream:
         self._decode = decode
         self._special_tokens = special_tokens
         self._stop = stop
-        self._marks = _marks(stop, special_tokens)  # of special tokens that stop strings contain
-        self._marked_stop = _marked(stop, special_tokens, self._marks)
+        marks = _marks(stop, special_tokens)
+        self._marked_stop = _marked(stop, marks)
+        self._mark = {token: marks.get(text, chr(_OTHER_MARK)) for token, text in special_tokens.items()} if marks else {}
+        self._invisible = dict.fromkeys(map(ord, self._mark.values()))
         # NOTE: without special tokens, so that decoding never starts with one. Some decoders leave out the space before the
         # first word that they see.
         self._ids: list[int] = []
@@ -41,7 +44,7 @@ class TextStream:
         if self.stopped:
             return ""
         if token in self._special_tokens:
-            return self._release(self._marks.get(token, ""))
+            return self._release(self._mark.get(token, ""))
         self._ids.append(token)
         return self._release(self._new_text(final=False))
 
@@ -80,31 +83,25 @@ class TextStream:
 
     def _index(self, text: str, visible: int) -> int:
         """Index in `text` of a character that has this index among the visible ones."""
-        marks = set(self._marks.values())
-        return [at for at, character in enumerate(text) if character not in marks][visible] if marks else visible
+        return [at for at, character in enumerate(text) if ord(character) not in self._invisible][visible]
 
     def _visible(self, text: str) -> str:
-        for mark in self._marks.values():
-            text = text.replace(mark, "")
-        return text
+        return text.translate(self._invisible) if self._invisible else text
 
 
-def _marks(stop: Sequence[str], special_tokens: Mapping[int, str]) -> dict[int, str]:
-    if not stop:
-        return {}
-    contained = {written for written in special_tokens.values() if any(written in each for each in stop)}
-    mark = {written: chr(_FIRST_MARK + number) for number, written in enumerate(sorted(contained))}
-    return {token: mark[written] for token, written in special_tokens.items() if written in contained}
+def _marks(stop: Sequence[str], special_tokens: Mapping[int, str]) -> dict[str, str]:
+    """Marks of the special tokens that stop strings contain, by what is written for them."""
+    contained = {written for written in special_tokens.values() if any(written in each for each in stop)} if stop else set()
+    return {written: chr(_FIRST_MARK + number) for number, written in enumerate(sorted(contained))}
 
 
-def _marked(stop: Sequence[str], special_tokens: Mapping[int, str], marks: Mapping[int, str]) -> list[str]:
+def _marked(stop: Sequence[str], marks: Mapping[str, str]) -> list[str]:
     """The stop strings that contain special tokens, with marks in their places."""
     if not marks:
         return []
-    by_text = {special_tokens[token]: mark for token, mark in marks.items()}
-    longest_first = sorted(by_text, key=len, reverse=True)
+    longest_first = sorted(marks, key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, longest_first)))
-    return [marked for each in stop if (marked := pattern.sub(lambda found: by_text[found.group()], each)) != each]
+    return [marked for each in stop if (marked := pattern.sub(lambda found: marks[found.group()], each)) != each]
 
 
 def _overlap(text: str, stop: str) -> int:
