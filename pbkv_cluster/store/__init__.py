@@ -10,6 +10,7 @@ Host memory, as a worker meets it:
 The index in Redis, as a block enters it:
 
     cluster_index/redis_server.py    the Redis server: a running one, or one that this process starts
+    cluster_index/redis_check.py     whether a running server can hold the cluster's state
     cluster_index/redis_supervisor.py   script that restarts a server that we started, and ends it with us
     cluster_index/client.py          Redis clients, and their errors as `Unavailable`
     cluster_index/publisher.py       announces a worker and its blocks for as long as the worker runs
