@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.errors import ResourceExhausted
-from pbkv_cluster.core.step_graph import StepGraph, StepNode
+from pbkv_cluster.core.workflow.step_graph import StepGraph, StepNode
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow, OpenWorkflows
 
 
