@@ -42,7 +42,7 @@ class NoForecasts(Pbkv):
 class NoQueue(Pbkv):
     """The prompt of a queued step is ignored."""
 
-    def step_queued(self, owner: Owner, segments: Sequence[Segment], now: float) -> None:
+    def step_queued(self, owner: Owner, number: int, segments: Sequence[Segment], now: float) -> None:
         pass
 
 

@@ -31,7 +31,7 @@ class GuardStat:
 class CacheObserver:
     """Is told what happens in a cache, after it has happened unless said otherwise. This one does nothing."""
 
-    def step_queued(self, workflow: str, tokens: bytes) -> None:
+    def step_queued(self, workflow: str, number: int, tokens: bytes) -> None:
         """A step waits for admission, or no longer does; see `KVCache.queued`."""
 
     def step_opened(self, step: StepIdentity, tokens: bytes, handle: CacheHandle, again: bool) -> None:

@@ -90,14 +90,14 @@ class ActiveWorkflows:
                 nodes |= due.nodes
         self._tiers.rerank(nodes)  # all at once: it costs little more than the nodes of one workflow
 
-    def step_queued(self, workflow: str, tokens: bytes) -> None:
+    def step_queued(self, workflow: str, number: int, tokens: bytes) -> None:
         """A step waits for admission; see `KVCache.queued`."""
         owner = self._owners.get(workflow)
         if owner is None or not self._ranked_when_queued:
             return
         segments = owner.record.match(tokens)
         for policy in self._policies:
-            policy.step_queued(owner, segments, self._clock.now())
+            policy.step_queued(owner, number, segments, self._clock.now())
         self._rerank(owner)
 
     def step_ended(self, owner: Owner, now: float) -> None:

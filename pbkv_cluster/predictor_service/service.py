@@ -168,7 +168,7 @@ class PredictorService:
 
     def _forget(self, silent: Collection[str]) -> None:
         # They are not remembered as ended: with its next event a workflow is back where it is then. Nor do subscribers hear of
-        # an end, which only the gateway knows: the last forecast loses weight by age.
+        # an end, which only the gateway knows: the last forecast counts for the step that it was made after.
         for name in silent:
             self.predictor.forget(name)
             self._broadcaster.discard(name)

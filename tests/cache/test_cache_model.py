@@ -167,7 +167,7 @@ class Driver:
 
     def queue(self) -> None:
         prompt = self.random.choice((b"", *(step.tokens for step in (*self.running, *self.preempted))))
-        self.cache.queued(f"w{self.random.randrange(4)}", prompt)
+        self.cache.queued(f"w{self.random.randrange(4)}", self.random.randrange(3), prompt)
 
     def retire(self) -> None:
         self.cache.retire(f"w{self.random.randrange(4)}")

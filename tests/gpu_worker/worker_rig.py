@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -220,11 +220,17 @@ class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
 
 
 @asynccontextmanager
-async def host_store(capacity: int, lease_s: float = 60.0, clock: Clock | None = None) -> AsyncIterator[tuple[Arena, str]]:
+async def host_store(
+    capacity: int, lease_s: float = 60.0, clock: Clock | None = None, directory_of_workers: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[Arena, str]]:
     """Runs a host store with an arena in a folder of its own; yields the arena and the address."""
+
+    async def workers() -> Mapping[str, str]:
+        return directory_of_workers or {}
+
     with tempfile.TemporaryDirectory(dir=default_directory()) as directory:
         arena = Arena(capacity, lease_s, clock or SystemClock(), Path(directory))
-        store = HostStore(arena)
+        store = HostStore(arena, workers)
         try:
             yield arena, await store.start("127.0.0.1")
         finally:

@@ -78,9 +78,9 @@ class Guard(CacheObserver):
     def _shadow(self, policy: ReusePolicy) -> Shadow:
         return Shadow(self._tiers.gpu.pool.capacity, self._config, policy, self._clock)
 
-    def step_queued(self, workflow: str, tokens: bytes) -> None:
+    def step_queued(self, workflow: str, number: int, tokens: bytes) -> None:
         if self._policy_shadow is not None:
-            self._policy_shadow.cache.queued(workflow, tokens)
+            self._policy_shadow.cache.queued(workflow, number, tokens)
 
     def step_opened(self, step: StepIdentity, tokens: bytes, handle: CacheHandle, again: bool) -> None:
         hits = min(handle.delivered.get(Tier.GPU, 0), step.prompt_tokens)

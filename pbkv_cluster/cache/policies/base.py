@@ -43,7 +43,7 @@ class ReusePolicy(ABC):
     def step_began(self, owner: Owner, step: StepIdentity, now: float) -> None:  # noqa: B027  # a hook
         """A step of a workflow was admitted. Called again when the step is admitted again after a preemption."""
 
-    def step_queued(self, owner: Owner, segments: Sequence[Segment], now: float) -> None:  # noqa: B027  # a hook
+    def step_queued(self, owner: Owner, number: int, segments: Sequence[Segment], now: float) -> None:  # noqa: B027  # a hook
         """A step waits for admission whose prompt matches these segments of its workflow. None of them: it was withdrawn."""
 
     def step_ended(self, owner: Owner, now: float) -> None:  # noqa: B027  # a hook
@@ -88,7 +88,7 @@ POLICIES: Registry[ReusePolicy] = Registry("cache.policy")
 
 
 def current_forecast(owner: Owner) -> Forecast | None:
-    """The forecast that was made at a workflow's current step; None if there is none."""
+    """The latest forecast of a workflow, unless it is 5 s or more older than the workflow's latest step; else None."""
     if owner.forecast is None or owner.forecast_at < owner.active_at - _GRACE_S:
         return None
     return owner.forecast

@@ -64,9 +64,9 @@ class Pbkv(ReusePolicy):
         else:
             self.outlook.step_began(owner, step.agent, now, step.number, step.parent)
 
-    def step_queued(self, owner: Owner, segments: Sequence[Segment], now: float) -> None:
+    def step_queued(self, owner: Owner, number: int, segments: Sequence[Segment], now: float) -> None:
         if not self._is_shadow:
-            self.outlook.step_queued(owner, segments)
+            self.outlook.step_queued(owner, number, segments)
 
     def step_ended(self, owner: Owner, now: float) -> None:
         if not self._is_shadow:

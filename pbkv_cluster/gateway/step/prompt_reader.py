@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.blocks import Namespace, block_keys, chain_keys
 from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.text.chat_message import check_messages
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.text.prompt_pieces import prompt_pieces
 from pbkv_cluster.core.text.token_bound import has_more_tokens
@@ -107,13 +108,9 @@ class PromptReader:
                 return "prompt.token_ids", prompt.packed
 
     def _pack_chat(self, chat: ChatPrompt, limits: ModelLimits) -> bytes:
-        if not chat.messages:
-            raise InvalidArgument("prompt.messages", "must hold at least one message")
-        for position, message in enumerate(chat.messages):
-            if not message.role:
-                raise InvalidArgument("prompt.messages.role", f"must not be empty, in message {position}")
-        self._check_size("prompt.messages", [text for each in chat.messages for text in (each.role, each.content)], limits)
-        return self._codec.encode_chat([{"role": message.role, "content": message.content} for message in chat.messages])
+        check_messages(chat.messages)
+        self._check_size("prompt.messages", [text for message in chat.messages for text in message.texts], limits)
+        return self._codec.encode_chat(chat.messages)
 
     def _check_size(self, field: str, texts: Sequence[str], limits: ModelLimits) -> None:
         """Refuses texts that cannot fit in the context before they are tokenised, or rendered, as a whole."""
@@ -132,7 +129,7 @@ def _beginning(prompt: Prompt) -> str | None:
             return prompt.text[:TEXT_CHARACTERS]
         case ChatPrompt():
             first = next((message for message in prompt.messages if message.role == "user"), prompt.messages[0])
-            return first.content[:TEXT_CHARACTERS]
+            return first.text[:TEXT_CHARACTERS]
         case TokenPrompt():
             return None
 
@@ -143,6 +140,6 @@ def _characters(prompt: Prompt) -> int:
         case TextPrompt():
             return len(prompt.text)
         case ChatPrompt():
-            return sum(len(message.role) + len(message.content) for message in prompt.messages)
+            return sum(message.characters for message in prompt.messages)
         case TokenPrompt():
             return len(prompt.packed)

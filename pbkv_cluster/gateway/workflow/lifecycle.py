@@ -152,6 +152,7 @@ class WorkflowLifecycle:
         if workflow.ended:
             return
         self.workflows.remove(workflow)
+        self.entries.write_soon(workflow)  # at once: a lookup that comes before its removal must not find it again
         for step in list(workflow.running):
             step.cancel()
         self.events.report(workflow, EventKind.WORKFLOW_ENDED)

@@ -1,6 +1,6 @@
 """The engine of one worker: requests in, tokens out. A plain object without threads or network, run step by step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, replace
 
@@ -44,6 +44,7 @@ class Engine:
         decode: Callable[[Ids[int]], str],
         on_change: ChangeListener | None = None,
         worker_id: str = "",
+        special_tokens: Mapping[int, str] | None = None,
     ) -> None:
         """Args:
         runner: executes the batches.
@@ -53,12 +54,14 @@ class Engine:
         decode: returns the text of token ids.
         on_change: called for every block that enters or leaves a tier.
         worker_id: for the usage records.
+        special_tokens: what stop strings write for tokens that `decode` leaves out.
         """
         self._runner = runner
         self._config = config
         self._clock = clock
         self._decode = decode
         self._worker_id = worker_id
+        self._special_tokens = special_tokens or {}
         self.policy = cache_config.policy
         self._prefill_rate = PrefillRate()
         self.cache = make_cache(
@@ -104,7 +107,7 @@ class Engine:
         self._arrivals += 1
         usage = Usage(prompt_tokens=count(request.prompt), worker_id=self._worker_id)
         usage.captured = self.cache.captured(request.namespace, request.prompt)
-        text = TextStream(self._decode, request.sampling.stop)
+        text = TextStream(self._decode, request.sampling.stop, self._special_tokens)
         sequence = Sequence(request, self._arrivals, self._clock.now(), text, usage)
         self._sequences[request.id] = sequence
         finished = None
@@ -118,14 +121,12 @@ class Engine:
         if recovered:
             self._ready.append(Output(request.id, (), recovered))
         self.scheduler.add(sequence)
-        self.cache.queued(request.workflow, request.prompt)
 
     def cancel(self, request_id: str) -> None:
         """Drops a step and frees its blocks. Does nothing if the step has ended already."""
         sequence = self._sequences.pop(request_id, None)
         if sequence is not None:
             self.scheduler.remove(sequence)
-            self.cache.queued(sequence.request.workflow, b"")
 
     def step(self) -> list[Output]:
         """Runs one batch and returns what it produced."""

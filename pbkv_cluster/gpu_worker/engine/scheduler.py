@@ -46,6 +46,7 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queues a sequence. One that was preempted is queued by its first arrival."""
         heapq.heappush(self._waiting, (-sequence.request.priority, sequence.arrival, sequence))
+        self._cache.queued(sequence.request.workflow, sequence.request.step, bytes(sequence.tokens))
 
     def remove(self, sequence: Sequence) -> None:
         """Removes a running or waiting sequence, and frees its blocks."""
@@ -55,6 +56,7 @@ class Scheduler:
             self._held = [entry for entry in self._held if entry[2] is not sequence]
             self._waiting = [entry for entry in self._waiting if entry[2] is not sequence]
             heapq.heapify(self._waiting)
+            self._cache.queued(sequence.request.workflow, sequence.request.step, b"")
         self._release(sequence)
 
     def schedule(self) -> list[Chunk]:

@@ -86,7 +86,7 @@ class AccessReporter:
 
     async def _send_batch(self, stub: "PredictorServiceAsyncStub") -> None:
         """Sends the batch; if it is refused, each log alone, so that only a malformed one is lost."""
-        if await self._is_taken(stub, self._batch):
+        if len(self._batch) > 1 and await self._is_taken(stub, self._batch):
             self._batch.clear()
         while self._batch:
             if not await self._is_taken(stub, [self._batch[0]]):

@@ -4,6 +4,7 @@
 sense.
 """
 
+from pbkv_cluster.rpc.convert.chat import chat_from_wire, chat_to_wire
 from pbkv_cluster.rpc.convert.events import event_from_wire, event_to_wire
 from pbkv_cluster.rpc.convert.forecasts import forecasts_from_wire, forecasts_to_wire
 from pbkv_cluster.rpc.convert.sampling import sampling_from_wire, sampling_options_from_wire, sampling_to_wire
@@ -20,6 +21,8 @@ from pbkv_cluster.rpc.convert.tool_calls import tool_call_from_wire, tool_call_t
 from pbkv_cluster.rpc.convert.usage import usage_from_wire, usage_to_wire
 
 __all__ = [
+    "chat_from_wire",
+    "chat_to_wire",
     "event_from_wire",
     "event_to_wire",
     "finish_reason_from_wire",

@@ -23,8 +23,8 @@ class _Negated(ReusePolicy):
     def step_began(self, owner: Owner, step: StepIdentity, now: float) -> None:
         self._policy.step_began(owner, step, now)
 
-    def step_queued(self, owner: Owner, segments: Sequence[Segment], now: float) -> None:
-        self._policy.step_queued(owner, segments, now)
+    def step_queued(self, owner: Owner, number: int, segments: Sequence[Segment], now: float) -> None:
+        self._policy.step_queued(owner, number, segments, now)
 
     def step_ended(self, owner: Owner, now: float) -> None:
         self._policy.step_ended(owner, now)

@@ -42,6 +42,11 @@ class Score:
         self._among_three.append(actual in best)
         self._losses.append(-float(np.log(max(probabilities.get(actual, 0.0), _FLOOR))))
 
+    @property
+    def silent(self) -> bool:
+        """Whether no forecast gave any outcome a probability: the predictor has abstained each time."""
+        return not any(self._confidences)
+
     def __len__(self) -> int:
         return len(self._right)
 
