@@ -81,7 +81,7 @@ class GatewayServer:
             clock=clock,
             allow_forced_output=config.engine.allow_forced_output,
         )
-        self.status = StatusReader(config, self._pool, open_workflows, admission, self._feed, meter, decisions)
+        self.status = StatusReader(config, self._pool, open_workflows, admission, self._feed, meter, decisions, directory)
         self._background = Background()
         self._server = RpcServer()
 

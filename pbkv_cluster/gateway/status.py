@@ -6,6 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 from pbkv_cluster.core.config import Config
+from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.usage import HitMeter
 from pbkv_cluster.gateway.decisions import Decisions
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
@@ -13,6 +14,7 @@ from pbkv_cluster.gateway.routing.worker import Worker, WorkerReport
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.step.admission import Admission
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
+from pbkv_cluster.store.cluster_index import Directory, MemberEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class ClusterStatus:
     index_reachable: bool
     totals: HitMeter
     decisions: Mapping[str, int]  # the gateway's, by reason code
+    members: tuple[MemberEntry, ...]  # by name; empty: nobody watches them, or the index is not reachable
 
 
 @dataclass(slots=True)
@@ -52,6 +55,7 @@ class StatusReader:
     feed: EventFeed
     meter: HitMeter
     decisions: Decisions
+    directory: Directory
 
     async def read(self) -> ClusterStatus:
         """The status now; a worker that does not answer within a second has no report."""
@@ -68,7 +72,14 @@ class StatusReader:
             index_reachable=self.pool.index_reachable,
             totals=deepcopy(self.meter),
             decisions={str(reason): count for reason, count in self.decisions.items()},
+            members=await self._members(),
         )
+
+    async def _members(self) -> tuple[MemberEntry, ...]:
+        try:
+            return tuple(await self.directory.members())
+        except Unavailable:  # which `index_reachable` tells
+            return ()
 
 
 async def _status(worker: Worker) -> WorkerStatus:

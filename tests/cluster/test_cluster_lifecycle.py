@@ -51,7 +51,9 @@ def test_a_signal_stops_everything(small_model: Path, mark: str, how: signal.Sig
     await_gateway(process)
     assert len(marked(mark)) > 5
     process.send_signal(how)
-    assert process.wait(END_S) == 0
+    _, errors = process.communicate(timeout=END_S)
+    assert process.returncode == 0
+    assert errors.splitlines() == ["starting the cluster; Ctrl-C stops it", "stopping"], "somebody else has printed something"
     expect_none_left(mark)
 
 
@@ -60,7 +62,9 @@ def test_ctrl_c_at_a_terminal_stops_everything(small_model: Path, mark: str) -> 
     process = serve(small_model)
     await_gateway(process)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(END_S) == 0
+    _, errors = process.communicate(timeout=END_S)
+    assert process.returncode == 0
+    assert errors.splitlines() == ["starting the cluster; Ctrl-C stops it", "stopping"], "somebody else has printed something"
     expect_none_left(mark)
 
 

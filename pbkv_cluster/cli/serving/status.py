@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def status(
     endpoint: Endpoint = DEFAULT_ENDPOINT,
     as_json: Annotated[bool, typer.Option("--json", help="Print the status as JSON.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if a part of the cluster does not serve.")] = False,
 ) -> None:
     """Show a cluster's workers, cache tiers, hit rates and decisions."""
     response = asyncio.run(_fetch(endpoint))
@@ -27,6 +28,26 @@ def status(
         typer.echo(json.dumps(status_json(response), indent=2))
     else:
         _print(response)
+    if check:
+        problems = degraded(response)
+        for problem in problems:
+            typer.echo(f"pbkv: {problem}", err=True)
+        if problems:
+            raise typer.Exit(1)
+
+
+def degraded(response: "Status") -> list[str]:
+    """What does not serve, one line each; empty if all of the cluster does."""
+    problems = []
+    if not response.index_reachable:
+        problems.append("the index in Redis is not reachable")
+    if not response.predictor_reachable:
+        problems.append("the predictor is not reachable")
+    if not response.workers:
+        problems.append("there is no worker")
+    problems += [f"{worker.worker_id} is not reachable" for worker in response.workers if not worker.reachable]
+    problems += [f"{member.name} is being restarted: {member.last_failure}" for member in response.members if not member.up]
+    return problems
 
 
 async def _fetch(endpoint: str) -> "Status":
@@ -55,6 +76,16 @@ def status_json(response: "Status") -> dict[str, Any]:
         "index_reachable": response.index_reachable,
         "open_workflows": response.open_workflows,
         "running_steps": response.running_steps,
+        "members": [
+            {
+                "name": member.name,
+                "up": member.up,
+                "restarts": member.restarts,
+                "last_failure": member.last_failure,
+            }
+            for member in response.members
+        ],
+        "degraded": degraded(response),
         "workers": [
             {
                 "worker_id": worker.worker_id,
@@ -123,6 +154,12 @@ def access_line(worker: "Status.Worker") -> str:
     return f"learnt from {learnt:,} workflows that have ended, by {updates:,} updates"
 
 
+def member_line(member: "Status.Member") -> str:
+    """How often a member has ended, and why it did last."""
+    state = "" if member.up else " and is not back"
+    return f"{member.name}: restarted {member.restarts} times{state}, last because {member.last_failure}"
+
+
 def _print(response: "Status") -> None:
     from rich.console import Console
     from rich.text import Text
@@ -134,6 +171,9 @@ def _print(response: "Status") -> None:
         f"predictor {up[response.predictor_reachable]}, index {up[response.index_reachable]}, "
         f"{response.open_workflows} open workflows, {response.running_steps} running steps"
     )
+    for member in response.members:
+        if member.restarts:
+            console.print(Text(member_line(member), style="" if member.up else "bold red"))
     console.print(_workers_table(response))
     for worker in response.workers:
         if worker.store.HasField("guard"):
