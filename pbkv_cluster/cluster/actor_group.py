@@ -31,8 +31,8 @@ class ActorGroup:
         """Adds an actor, as `actors.launch` does."""
         self._actors[name] = launch(name, make, context, gpus=gpus, node_id=node_id)
 
-    def await_ready(self, timeout_s: float) -> dict[str, str]:
-        """Waits until all members serve. Returns their addresses by name.
+    def await_ready(self, timeout_s: float, on_ready: Callable[[str], None]) -> dict[str, str]:
+        """Waits until all members serve; calls `on_ready` with the name of each that does. Returns their addresses by name.
 
         Raises:
             StartupError: a member cannot start or takes longer than `timeout_s` seconds.
@@ -52,6 +52,7 @@ class ActorGroup:
                 raise StartupError(f"{name} died while it started: {in_words(error)}") from error
             if problem:
                 raise StartupError(f"{name} cannot start: {problem}")
+            on_ready(name)
         return addresses
 
     def watch(self, redis_url: str, cluster: str, ttl_s: float) -> MemberWatch:

@@ -1,26 +1,28 @@
 """A cluster that lives as long as the process that starts it: on Ray started here, or on a Ray cluster that it joins."""
 
-import asyncio
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from pbkv_cluster.cache.policies.base import make_policy
-from pbkv_cluster.cluster import ray_session
+from pbkv_cluster.cluster import preflight, ray_session
 from pbkv_cluster.cluster.interrupts import Interrupts
 from pbkv_cluster.cluster.member import MakeMember, MemberContext
 from pbkv_cluster.cluster.members import GatewayMember, HostStoreMember, PredictorMember, WorkerMember
+from pbkv_cluster.cluster.private_file import write_private
+from pbkv_cluster.cluster.problem_watch import ProblemWatch
 from pbkv_cluster.cluster.ray_messages import RayMessages
 from pbkv_cluster.cluster.ray_processes import RayProcesses
+from pbkv_cluster.cluster.stages import Stages
 from pbkv_cluster.cluster.state_dir import StateDir
 from pbkv_cluster.core.config import Config
-from pbkv_cluster.core.errors import StartupError, Unavailable
+from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
 from pbkv_cluster.rpc.services import GATEWAY, PREDICTOR
-from pbkv_cluster.store.cluster_index import Directory, RedisServer, ServiceEntry, connect
+from pbkv_cluster.store.cluster_index import RedisServer
 from pbkv_cluster.store.cluster_index.redis_server import free_port
 
 if TYPE_CHECKING:
@@ -37,11 +39,18 @@ _WORKER_PREFIX = "worker-"
 class LocalCluster:
     """Starts Redis, Ray and all members; leaving the context stops everything that it started."""
 
-    def __init__(self, config: Config, edges: Mapping[str, MakeMember] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        edges: Mapping[str, MakeMember] | None = None,
+        report: Callable[[str], None] = log.info,
+    ) -> None:
         """Args:
         config: of the cluster.
         edges: more members by name, from packages above this one; they run on this node.
+        report: takes a line for each stage of the start.
         """
+        self._report = report
         self._config = config
         self._edges = dict(edges or {})
         self._stack = ExitStack()
@@ -55,7 +64,8 @@ class LocalCluster:
         self.name = config.cluster.name
         self.gateway_address = ""
         self.addresses: dict[str, str] = {}  # of all members, by name
-        self.redis_url = ""
+        self.redis_url = ""  # with the password: not for logs
+        self.redis_url_file: Path | None = None  # holds the URL, for its owner's eyes; None: Redis was not started here
         self.dashboard_url = ""  # Ray's dashboard; empty: none
 
     def __enter__(self) -> Self:
@@ -81,11 +91,13 @@ class LocalCluster:
                 may take; says why.
         """
         try:
+            problems = ProblemWatch(self.redis_url, self.name, self._config.redis.lease_s, self._report)
             while not self._interrupts.arrived.wait(_HEALTH_S):
                 self._check_ray()
                 if self._redis is not None:
                     self._redis.check_alive()
                 self._check_members()
+                problems.poll()
         except KeyboardInterrupt:
             log.info("interrupted")
 
@@ -108,7 +120,10 @@ class LocalCluster:
             self._interrupts.restore()
 
     def _start(self) -> None:
+        stages = Stages(self._report)
+        preflight.check(self._config)
         _check_names(self._config)
+        stages.done("settings, ports, model and Redis checked")
         self._interrupts.catch()
         ray_session.set_environment(self._config)
         state_dir = StateDir.create()
@@ -118,6 +133,7 @@ class LocalCluster:
         self.dashboard_url = ray_session.start(self._config)
         self._stack.callback(ray_session.stop)
         self._messages.capture()
+        stages.done("Ray joined" if self._config.cluster.address else "Ray started")
         self._interrupts.catch()  # again: Ray has replaced our handler by its own
         joined = bool(self._config.cluster.address)
         self._ray_processes = None if joined else RayProcesses()
@@ -126,11 +142,14 @@ class LocalCluster:
         redis = self._redis = RedisServer.resolve(self._config.redis.url, host=here)
         self._stack.callback(redis.stop)
         self.redis_url = redis.url
+        if not self._config.redis.url:
+            self.redis_url_file = write_private(state_dir.path / "redis.url", redis.url)
         self._config = _with_gateway_port(self._config, here)
-        self._check_name_is_free()
-        self._launch(MemberContext(self._config, redis.url, host, "", str(state_dir.path)))
+        preflight.check_name_is_free(self._config)  # again: starting Ray takes seconds
+        stages.done("Redis found" if self._config.redis.url else "Redis started")
+        self._launch(MemberContext(self._config, redis.url, host, "", str(state_dir.path)), stages)
 
-    def _launch(self, context: MemberContext) -> None:
+    def _launch(self, context: MemberContext, stages: Stages) -> None:
         from pbkv_cluster.cluster.actor_group import ActorGroup
 
         actors = self._actors = ActorGroup(self._messages)
@@ -147,7 +166,7 @@ class LocalCluster:
         for name, make in self._edges.items():
             actors.launch(name, make, context, node_id=this_node)
         actors.launch(GATEWAY, GatewayMember, context, node_id=this_node)
-        self.addresses = actors.await_ready(self._config.cluster.start_timeout_s)
+        self.addresses = actors.await_ready(self._config.cluster.start_timeout_s, lambda name: stages.done(f"{name} ready"))
         self.gateway_address = self.addresses[GATEWAY]
         self._watch = actors.watch(self.redis_url, self.name, self._config.redis.lease_s)
         self._stack.callback(self._watch.stop)
@@ -188,28 +207,6 @@ class LocalCluster:
                 causes = {entry.name: entry.last_failure for entry in self._watch.entries()}
                 raise Unavailable(f"{what} has been down for {down_s:.0f} s (cluster.start_timeout_s): {causes[names[0]]}")
 
-    def _check_name_is_free(self) -> None:
-        """Two clusters of one name in one Redis would take each other's workers for their own.
-
-        Raises:
-            StartupError: there is such a cluster, or was a moment ago.
-        """
-        name, ttl_s = self._config.cluster.name, self._config.redis.lease_s
-
-        async def gateway() -> ServiceEntry | None:
-            redis = connect(self.redis_url)
-            try:
-                return await Directory(redis, name, ttl_s).service(GATEWAY)
-            finally:
-                await redis.aclose()
-
-        found = asyncio.run(gateway())
-        if found is not None:
-            raise StartupError(
-                f"cluster.name: a cluster {name!r} with its gateway at {found.address} uses this Redis; choose another name "
-                f"(if it was killed, its name is free again after redis.lease_s, {ttl_s:g} s)"
-            )
-
 
 def _check_names(config: Config) -> None:
     """Finds unknown names before anything is started.
@@ -217,6 +214,8 @@ def _check_names(config: Config) -> None:
     Raises:
         InvalidArgument: there is no policy or predictor of the configured name.
     """
+    from pbkv_cluster.cache.policies.base import make_policy  # slow to import
+
     for field, name in (("cache.policy", config.cache.policy), ("cache.host_policy", config.cache.host_policy)):
         make_policy(name, config.cache, field)
     PREDICTORS.get(config.predictor.model)

@@ -8,7 +8,7 @@ from grpc import aio
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.usage import HitMeter
 from pbkv_cluster.gateway.status import ClusterStatus, StatusReader, WorkerStatus
-from pbkv_cluster.gateway.step.request import ChatMessage, ChatPrompt, Prompt, StepRequest, TextPrompt, TokenPrompt
+from pbkv_cluster.gateway.step.request import ChatPrompt, Prompt, StepRequest, TextPrompt, TokenPrompt
 from pbkv_cluster.gateway.step.submission import Submission
 from pbkv_cluster.gateway.workflow.lifecycle import WorkflowLifecycle
 from pbkv_cluster.gateway.workflow.requests import WorkflowRequest
@@ -90,7 +90,7 @@ def _prompt(message: types_pb2.Prompt) -> Prompt:
         case "text":
             return TextPrompt(message.text)
         case "messages":
-            return ChatPrompt(tuple(ChatMessage(each.role, each.content) for each in message.messages.messages))
+            return ChatPrompt(convert.chat_from_wire(message.messages))
         case "token_ids":
             return TokenPrompt(convert.packed_from_wire(message.token_ids, "prompt.token_ids"))
     raise InvalidArgument("prompt", "one of text, messages and token_ids must be set")
@@ -114,6 +114,12 @@ def _status_response(status: ClusterStatus) -> workflow_pb2.GetClusterStatusResp
             )
             for member in status.members
         ],
+        problems=[
+            workflow_pb2.GetClusterStatusResponse.Problem(member=entry.member, problem=problem)
+            for entry in status.problems
+            for problem in entry.problems
+        ],
+        log_path=status.log_path,
     )
 
 

@@ -1,6 +1,7 @@
 """The status of the cluster: what runs where, asked of every worker at once."""
 
 import asyncio
+import os
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pbkv_cluster.gateway.routing.worker import Worker, WorkerReport
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.step.admission import Admission
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
-from pbkv_cluster.store.cluster_index import Directory, MemberEntry
+from pbkv_cluster.store.cluster_index import Directory, MemberEntry, ProblemsEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,9 @@ class ClusterStatus:
     index_reachable: bool
     totals: HitMeter
     decisions: Mapping[str, int]  # the gateway's, by reason code
-    members: tuple[MemberEntry, ...]  # by name; empty: nobody watches them, or the index is not reachable
+    log_path: str  # file that this process writes its log to; empty: none
+    members: tuple[MemberEntry, ...] = ()  # by name; empty: nobody watches them, or the index is not reachable
+    problems: tuple[ProblemsEntry, ...] = ()  # of members that serve nevertheless
 
 
 @dataclass(slots=True)
@@ -73,13 +76,30 @@ class StatusReader:
             totals=deepcopy(self.meter),
             decisions={str(reason): count for reason, count in self.decisions.items()},
             members=await self._members(),
+            problems=await self._problems(),
+            log_path=_log_path(),
         )
 
     async def _members(self) -> tuple[MemberEntry, ...]:
         try:
             return tuple(await self.directory.members())
-        except Unavailable:  # which `index_reachable` tells
-            return ()
+        except Unavailable:
+            return ()  # `index_reachable` tells
+
+    async def _problems(self) -> tuple[ProblemsEntry, ...]:
+        try:
+            return tuple(await self.directory.problems())
+        except Unavailable:
+            return ()  # `index_reachable` tells
+
+
+def _log_path() -> str:
+    """The file that standard error goes to: Ray gives each member one, and logging writes there."""
+    try:
+        target = os.readlink("/proc/self/fd/2")
+    except OSError:
+        return ""
+    return target if os.path.isfile(target) else ""
 
 
 async def _status(worker: Worker) -> WorkerStatus:

@@ -2,6 +2,8 @@
 
 from grpc import aio
 
+from pbkv_cluster.core.locations.addresses import parse_address
+
 _MAX_MESSAGE_BYTES = 64 << 20
 
 # Keep-alive pings notice within half a minute that a peer has vanished without closing the connection (its node lost power).
@@ -24,6 +26,11 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
 ]
 
 
-def connect(address: str) -> aio.Channel:
-    """A channel to `address` (host:port). It connects on its first call, and again if the connection is lost."""
+def connect(address: str, field: str = "address") -> aio.Channel:
+    """A channel to `address` (host:port). It connects on its first call, and again if the connection is lost.
+
+    Raises:
+        InvalidArgument: `address` is no host:port; names `field`. gRPC itself takes a port modulo 65,536.
+    """
+    parse_address(field, address)
     return aio.insecure_channel(address, options=CHANNEL_OPTIONS)

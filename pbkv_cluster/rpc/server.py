@@ -9,6 +9,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from pbkv_cluster.core.errors import StartupError
+from pbkv_cluster.core.locations.addresses import MAX_PORT, join_address
 from pbkv_cluster.rpc.channel import MESSAGE_OPTIONS
 from pbkv_cluster.rpc.errors import ErrorInterceptor
 
@@ -41,15 +42,18 @@ class RpcServer:
         Raises:
             StartupError: the address cannot be bound.
         """
+        wanted = join_address(host, port)
+        if not 0 <= port <= MAX_PORT:  # gRPC takes it modulo 65,536
+            raise StartupError(f"cannot listen on {wanted}: a port is from 0 to {MAX_PORT}")
         reflection.enable_server_reflection(self._names, self._server)
         try:
-            bound = self._server.add_insecure_port(f"{host}:{port}")
+            bound = self._server.add_insecure_port(wanted)
         except RuntimeError as error:
-            raise StartupError(f"cannot listen on {host}:{port}: is the port in use? ({error})") from error
+            raise StartupError(f"cannot listen on {wanted}: is the port in use? ({error})") from error
         await self._server.start()
         for name in ("", *self._names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        self.address = f"{host}:{bound}"
+        self.address = join_address(host, bound)
         return self.address
 
     async def stop(self, grace_s: float = 1.0) -> None:

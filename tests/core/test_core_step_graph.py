@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.step_graph import MAX_NODES, Join, StepGraph, StepNode
+from pbkv_cluster.core.workflow.step_graph import MAX_NODES, Join, StepGraph, StepNode
 
 NAMES = tuple("abcdefg")
 

@@ -9,10 +9,10 @@ from typing import Any
 import grpc
 
 from pbkv_cluster.core.blocks import Namespace
-from pbkv_cluster.core.events import WorkflowEvent
 from pbkv_cluster.core.tokens import count, pack
-from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.core.usage import Tier, Usage
+from pbkv_cluster.core.workflow.events import WorkflowEvent
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc, workflow_pb2

@@ -5,11 +5,12 @@ import asyncio
 import pytest
 
 from pbkv_cluster.core.errors import InvalidArgument, NotFound
-from pbkv_cluster.core.events import EventKind
 from pbkv_cluster.core.sampling import SamplingOptions
-from pbkv_cluster.core.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
-from pbkv_cluster.core.tool_call import ToolCall
-from pbkv_cluster.gateway.step.request import ChatMessage, ChatPrompt, Prompt, StepRequest, TextPrompt, TokenPrompt
+from pbkv_cluster.core.text.chat_message import ChatMessage
+from pbkv_cluster.core.workflow.events import EventKind
+from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
+from pbkv_cluster.core.workflow.tool_call import ToolCall
+from pbkv_cluster.gateway.step.request import ChatPrompt, Prompt, StepRequest, TextPrompt, TokenPrompt
 from pbkv_cluster.gateway.step.state import StepState
 from pbkv_cluster.gateway.workflow.requests import WorkflowRequest
 from tests.gateway.peers import ScriptedWorker

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from pbkv_cluster.core.background import Background
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.predictor_feed.event_stream import StreamLimits
 from pbkv_cluster.gateway.predictor_feed.feed import CAPACITY, EventFeed

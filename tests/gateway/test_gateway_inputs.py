@@ -23,6 +23,11 @@ def chat(*messages: tuple[str, str]) -> types_pb2.Prompt:
     return types_pb2.Prompt(messages=types_pb2.ChatMessages(messages=entries))
 
 
+def message(**fields: Any) -> types_pb2.Prompt:
+    """A conversation of one message."""
+    return types_pb2.Prompt(messages=types_pb2.ChatMessages(messages=[types_pb2.ChatMessage(role="assistant", **fields)]))
+
+
 BAD_STEPS: list[tuple[dict[str, Any], str]] = [
     ({"workflow_id": ""}, "workflow_id: must not be empty"),
     ({"workflow_id": LONG}, "workflow_id: at most 256 bytes"),
@@ -38,6 +43,22 @@ BAD_STEPS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": types_pb2.Prompt(text="x" * (257 * CONTEXT))}, "prompt.text: 65792 characters cannot fit"),
     ({"prompt": chat()}, "prompt.messages: must hold"),
     ({"prompt": chat(("user", "a"), ("", "b"))}, "prompt.messages.role: must not be empty, in message 1"),
+    (
+        {"prompt": message(content="a", parts=[types_pb2.ChatMessage.Part(text="b")])},
+        "prompt.messages.parts: must not be set together with content, in message 0",
+    ),
+    (
+        {"prompt": message(tool_calls=[types_pb2.ChatMessage.ToolCall(name="f", arguments="[1]")])},
+        "prompt.messages.tool_calls.arguments: must be a JSON object, in message 0",
+    ),
+    (
+        {"prompt": message(tool_calls=[types_pb2.ChatMessage.ToolCall(arguments="{}")])},
+        "prompt.messages.tool_calls.name: must not be empty, in message 0",
+    ),
+    (
+        {"prompt": message(tool_calls=[types_pb2.ChatMessage.ToolCall(name="search")])},
+        "prompt.messages: the model's chat template leaves out the tool calls of message 0",
+    ),
     ({"prompt": chat(("user", "x" * CONTEXT))}, "prompt.messages: 262 tokens leave no room"),
     ({"prompt": ids()}, "prompt.token_ids: must hold"),
     ({"prompt": ids(1, 257)}, "prompt.token_ids: id 257 at position 1 is outside"),

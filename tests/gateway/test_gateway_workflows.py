@@ -5,7 +5,7 @@ import asyncio
 import grpc
 
 from pbkv_cluster.core.clock import ManualClock
-from pbkv_cluster.core.events import EventKind
+from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
 from tests.gateway.peers import ScriptedWorker
 from tests.gateway.rig import Answer, read, refused, running, until

@@ -12,9 +12,9 @@ from pbkv_cluster.core.blocks import Namespace, block_keys
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.errors import InvalidArgument, PbkvError, Unavailable
 from pbkv_cluster.core.sampling import SamplingParams
-from pbkv_cluster.core.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import HitMeter, Usage
+from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
 from pbkv_cluster.gateway.routing.speeds import PrefillSpeed

@@ -317,3 +317,23 @@ async def test_stopping_ends_calls_that_outlast_the_grace(
     with pytest.raises(aio.AioRpcError):
         await anext(stream)
     await asyncio.wait_for(server.wait(), DEADLINE_S)
+
+
+async def test_an_ipv6_host_serves_and_is_connected_to(predictor: Predictor) -> None:
+    server = RpcServer()
+    server.add(SERVICE, predictor_pb2_grpc.add_PredictorServiceServicer_to_server, predictor)
+    address = await server.start("::1", 0)
+    assert address.startswith("[::1]:")
+    async with connect(address) as channel:
+        assert (await predict(channel, "w")).agents == ["w"]
+    await server.stop(0)
+
+
+async def test_a_port_beyond_all_ports_is_refused_by_name() -> None:
+    """gRPC would take 99999 for 34463."""
+    with pytest.raises(errors.InvalidArgument, match=r"^endpoint: the port must be a number from 1 to 65535"):
+        connect("127.0.0.1:99999", "endpoint")
+    server = RpcServer()
+    with pytest.raises(errors.StartupError, match=r"cannot listen on 127\.0\.0\.1:99999: a port is from 0 to 65535"):
+        await server.start("127.0.0.1", 99999)
+    await server.stop(0)

@@ -1,15 +1,15 @@
 """`pbkv status`: the workers of a cluster, and how well its cache does."""
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
-from pbkv_cluster.cli.output import share
+from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, share, write_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from pbkv_cluster.rpc.v1 import store_pb2, workflow_pb2
@@ -19,25 +19,23 @@ if TYPE_CHECKING:
 
 def status(
     endpoint: Endpoint = DEFAULT_ENDPOINT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the status as JSON.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if a part of the cluster does not serve.")] = False,
+    json_target: JsonTarget = None,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if a part of the cluster is not well.")] = False,
 ) -> None:
     """Show a cluster's workers, cache tiers, hit rates and decisions."""
+    check_json_target(json_target)
     response = asyncio.run(_fetch(endpoint))
-    if as_json:
-        typer.echo(json.dumps(status_json(response), indent=2))
-    else:
-        _print(response)
-    if check:
-        problems = degraded(response)
-        for problem in problems:
-            typer.echo(f"pbkv: {problem}", err=True)
-        if problems:
-            raise typer.Exit(1)
+    _print(response, result_console(json_target))
+    write_json(status_json(response), json_target)
+    problems = degraded(response) if check else []
+    for problem in problems:
+        typer.echo(f"pbkv: {problem}", err=True)
+    if problems:
+        raise typer.Exit(1)
 
 
 def degraded(response: "Status") -> list[str]:
-    """What does not serve, one line each; empty if all of the cluster does."""
+    """What does not serve, or not as it should, one line each; empty if the whole cluster is well."""
     problems = []
     if not response.index_reachable:
         problems.append("the index in Redis is not reachable")
@@ -47,7 +45,7 @@ def degraded(response: "Status") -> list[str]:
         problems.append("there is no worker")
     problems += [f"{worker.worker_id} is not reachable" for worker in response.workers if not worker.reachable]
     problems += [f"{member.name} is being restarted: {member.last_failure}" for member in response.members if not member.up]
-    return problems
+    return problems + [f"{each.member}: {each.problem}" for each in response.problems]
 
 
 async def _fetch(endpoint: str) -> "Status":
@@ -76,6 +74,7 @@ def status_json(response: "Status") -> dict[str, Any]:
         "index_reachable": response.index_reachable,
         "open_workflows": response.open_workflows,
         "running_steps": response.running_steps,
+        "log_path": response.log_path,
         "members": [
             {
                 "name": member.name,
@@ -124,6 +123,7 @@ def status_json(response: "Status") -> dict[str, Any]:
             "delivered_rate": rate(sum(delivered.values())),
         },
         "decisions": dict(sorted(response.decisions.items())),
+        "problems": [{"member": each.member, "problem": each.problem} for each in response.problems],
     }
 
 
@@ -160,11 +160,9 @@ def member_line(member: "Status.Member") -> str:
     return f"{member.name}: restarted {member.restarts} times{state}, last because {member.last_failure}"
 
 
-def _print(response: "Status") -> None:
-    from rich.console import Console
+def _print(response: "Status", console: "Console") -> None:
     from rich.text import Text
 
-    console = Console()
     up = {True: "reachable", False: "[bold red]not reachable[/]"}
     console.print(Text(f"cluster {response.cluster}, model {response.model}"))
     console.print(
@@ -174,6 +172,11 @@ def _print(response: "Status") -> None:
     for member in response.members:
         if member.restarts:
             console.print(Text(member_line(member), style="" if member.up else "bold red"))
+    for each in response.problems:
+        console.print(Text(f"{each.member}: {each.problem}", style="bold red"))
+    if response.log_path:
+        folder = response.log_path.rpartition("/")[0]
+        console.print(Text(f"logs in {folder} of each node, the gateway's in {response.log_path}"), soft_wrap=True)
     console.print(_workers_table(response))
     for worker in response.workers:
         if worker.store.HasField("guard"):

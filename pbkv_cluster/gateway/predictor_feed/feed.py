@@ -9,7 +9,7 @@ from grpc import aio
 
 from pbkv_cluster.core.background import wait_for
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.core.events import WorkflowEvent
+from pbkv_cluster.core.workflow.events import WorkflowEvent
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.predictor_feed.event_stream import EventStream, StreamLimits, StreamState
 from pbkv_cluster.rpc import convert

@@ -12,10 +12,10 @@ from grpc import aio
 from pbkv_cluster.core.errors import PbkvError, Unavailable
 from pbkv_cluster.core.ewma import Ewma
 from pbkv_cluster.core.sampling import SamplingParams
-from pbkv_cluster.core.step_events import FinishReason, Tokens
-from pbkv_cluster.core.step_graph import StepGraph
-from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.core.workflow.step_events import FinishReason, Tokens
+from pbkv_cluster.core.workflow.step_graph import StepGraph
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.gateway.routing.speeds import WEIGHT
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.channel import connect

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.blocks import Namespace, block_keys, chain_keys
 from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.text.chat_message import check_messages
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.text.prompt_pieces import prompt_pieces
 from pbkv_cluster.core.text.words import TEXT_CHARACTERS
@@ -97,13 +98,9 @@ class PromptReader:
                 return "prompt.token_ids", prompt.packed
 
     def _pack_chat(self, chat: ChatPrompt, limits: ModelLimits) -> bytes:
-        if not chat.messages:
-            raise InvalidArgument("prompt.messages", "must hold at least one message")
-        for position, message in enumerate(chat.messages):
-            if not message.role:
-                raise InvalidArgument("prompt.messages.role", f"must not be empty, in message {position}")
-        _check_size("prompt.messages", sum(len(message.content) for message in chat.messages), limits)
-        return self._codec.encode_chat([{"role": message.role, "content": message.content} for message in chat.messages])
+        check_messages(chat.messages)
+        _check_size("prompt.messages", sum(message.characters for message in chat.messages), limits)
+        return self._codec.encode_chat(chat.messages)
 
 
 def _beginning(prompt: Prompt) -> str | None:
@@ -113,7 +110,7 @@ def _beginning(prompt: Prompt) -> str | None:
             return prompt.text[:TEXT_CHARACTERS]
         case ChatPrompt():
             first = next((message for message in prompt.messages if message.role == "user"), prompt.messages[0])
-            return first.content[:TEXT_CHARACTERS]
+            return first.text[:TEXT_CHARACTERS]
         case TokenPrompt():
             return None
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pbkv_cluster.core.background import check_cancelled
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.core.events import EventKind
-from pbkv_cluster.core.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
 from pbkv_cluster.core.usage import HitMeter, Usage
+from pbkv_cluster.core.workflow.events import EventKind
+from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
 from pbkv_cluster.gateway.routing.placement import Placement

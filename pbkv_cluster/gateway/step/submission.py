@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
-from pbkv_cluster.core.events import EventKind
 from pbkv_cluster.core.sampling import SamplingOptions, SamplingParams
-from pbkv_cluster.core.step_events import StepEvent
 from pbkv_cluster.core.text.words import hashed_words
+from pbkv_cluster.core.workflow.events import EventKind
+from pbkv_cluster.core.workflow.step_events import StepEvent
 from pbkv_cluster.gateway import checks
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import GatewayConfig
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
-from pbkv_cluster.core.events import EventKind
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.events import EventKind
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.gateway import checks
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.routing.worker import Worker
@@ -152,6 +152,7 @@ class WorkflowLifecycle:
         if workflow.ended:
             return
         self.workflows.remove(workflow)
+        self.entries.write_soon(workflow)  # at once: a lookup that comes before its removal must not find it again
         for step in list(workflow.running):
             step.cancel()
         self.events.report(workflow, EventKind.WORKFLOW_ENDED)

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import ResourceExhausted
-from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.core.workflow.step_graph import StepGraph
 
 _MAX_TOOL_CALLS = 1024  # of one workflow, remembered to recognise repeats
 

@@ -33,6 +33,7 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queues a sequence. One that was preempted is queued by its first arrival."""
         heapq.heappush(self._waiting, (-sequence.request.priority, sequence.arrival, sequence))
+        self._cache.queued(sequence.request.workflow, sequence.request.step, bytes(sequence.tokens))
 
     def remove(self, sequence: Sequence) -> None:
         """Removes a running or waiting sequence, and frees its blocks."""
@@ -41,6 +42,7 @@ class Scheduler:
         else:
             self._waiting = [entry for entry in self._waiting if entry[2] is not sequence]
             heapq.heapify(self._waiting)
+            self._cache.queued(sequence.request.workflow, sequence.request.step, b"")
         self._release(sequence)
 
     def schedule(self) -> list[Chunk]:

@@ -1,24 +1,15 @@
 """A step in the engine: its request, and its sequence of tokens."""
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.sampling import SamplingParams
-from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.tokens import TOKEN_BYTES, count
 from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.gpu_worker.engine.text_stream import TextStream
-
-
-class FinishReason(StrEnum):
-    """Why a step ended."""
-
-    STOP = "stop"  # end-of-sequence token or a stop string
-    LENGTH = "length"  # max_tokens, or the end of forced_output
-    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Step graphs."""
 
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
+from pbkv_cluster.core.workflow.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.rpc.v1 import types_pb2
 
 _TO_WIRE: dict[Join, types_pb2.StepGraph.Join] = {

@@ -125,7 +125,7 @@ class GetClusterStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetClusterStatusResponse(_message.Message):
-    __slots__ = ("cluster", "model", "workers", "open_workflows", "running_steps", "predictor_reachable", "index_reachable", "totals", "decisions", "predictor_address", "members")
+    __slots__ = ("cluster", "model", "workers", "open_workflows", "running_steps", "predictor_reachable", "index_reachable", "totals", "decisions", "predictor_address", "problems", "members", "log_path")
     class Worker(_message.Message):
         __slots__ = ("worker_id", "node_id", "address", "reachable", "store", "running", "waiting", "access_updates_applied", "access_workflows")
         WORKER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -147,6 +147,13 @@ class GetClusterStatusResponse(_message.Message):
         access_updates_applied: int
         access_workflows: int
         def __init__(self, worker_id: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., reachable: _Optional[bool] = ..., store: _Optional[_Union[_store_pb2.StoreStat, _Mapping]] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., access_updates_applied: _Optional[int] = ..., access_workflows: _Optional[int] = ...) -> None: ...
+    class Problem(_message.Message):
+        __slots__ = ("member", "problem")
+        MEMBER_FIELD_NUMBER: _ClassVar[int]
+        PROBLEM_FIELD_NUMBER: _ClassVar[int]
+        member: str
+        problem: str
+        def __init__(self, member: _Optional[str] = ..., problem: _Optional[str] = ...) -> None: ...
     class Totals(_message.Message):
         __slots__ = ("steps", "prompt_tokens", "available_tokens", "captured", "delivered", "computed_tokens", "generated_tokens")
         STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -192,7 +199,9 @@ class GetClusterStatusResponse(_message.Message):
     TOTALS_FIELD_NUMBER: _ClassVar[int]
     DECISIONS_FIELD_NUMBER: _ClassVar[int]
     PREDICTOR_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    LOG_PATH_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     model: str
     workers: _containers.RepeatedCompositeFieldContainer[GetClusterStatusResponse.Worker]
@@ -203,5 +212,7 @@ class GetClusterStatusResponse(_message.Message):
     totals: GetClusterStatusResponse.Totals
     decisions: _containers.ScalarMap[str, int]
     predictor_address: str
+    problems: _containers.RepeatedCompositeFieldContainer[GetClusterStatusResponse.Problem]
     members: _containers.RepeatedCompositeFieldContainer[GetClusterStatusResponse.Member]
-    def __init__(self, cluster: _Optional[str] = ..., model: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[GetClusterStatusResponse.Worker, _Mapping]]] = ..., open_workflows: _Optional[int] = ..., running_steps: _Optional[int] = ..., predictor_reachable: _Optional[bool] = ..., index_reachable: _Optional[bool] = ..., totals: _Optional[_Union[GetClusterStatusResponse.Totals, _Mapping]] = ..., decisions: _Optional[_Mapping[str, int]] = ..., predictor_address: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GetClusterStatusResponse.Member, _Mapping]]] = ...) -> None: ...
+    log_path: str
+    def __init__(self, cluster: _Optional[str] = ..., model: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[GetClusterStatusResponse.Worker, _Mapping]]] = ..., open_workflows: _Optional[int] = ..., running_steps: _Optional[int] = ..., predictor_reachable: _Optional[bool] = ..., index_reachable: _Optional[bool] = ..., totals: _Optional[_Union[GetClusterStatusResponse.Totals, _Mapping]] = ..., decisions: _Optional[_Mapping[str, int]] = ..., predictor_address: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[GetClusterStatusResponse.Problem, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[GetClusterStatusResponse.Member, _Mapping]]] = ..., log_path: _Optional[str] = ...) -> None: ...

@@ -1,7 +1,6 @@
 """The Redis server of a cluster: a running one, or one that this process starts."""
 
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -14,6 +13,9 @@ from redis.retry import Retry
 
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.errors import StartupError, Unavailable
+from pbkv_cluster.core.locations.addresses import join_address
+from pbkv_cluster.core.locations.urls import without_credentials
+from pbkv_cluster.store.cluster_index.redis_check import check_redis
 from pbkv_cluster.store.cluster_index.redis_process import RedisProcess
 
 _PORT_ATTEMPTS = 5
@@ -42,14 +44,11 @@ class RedisServer:
             clock: by default the machine's.
 
         Raises:
-            StartupError: nothing answers at `url` (names redis.url), or no server could be started (says why).
+            StartupError: nothing usable answers at `url` (names redis.url), or no server could be started (says why).
         """
         if not url:
             return cls.start(host=host, clock=clock)
-        try:
-            _ping(url)
-        except (redis.RedisError, ValueError) as error:
-            raise StartupError(f"redis.url: no Redis server answers at {_without_credentials(url)}: {error}") from error
+        check_redis(url)
         return cls(url)
 
     @classmethod
@@ -83,7 +82,7 @@ class RedisServer:
         for attempt in range(1, attempts + 1):
             chosen = port or free_port(host)
             process = RedisProcess(binary, _config(host, chosen, password))
-            server = cls(f"redis://:{password}@{host}:{chosen}/0", process)
+            server = cls(f"redis://:{password}@{join_address(host, chosen)}/0", process)
             problem = server._wait_ready(process, clock, ready_s)
             if problem is None:
                 process.answered()
@@ -93,7 +92,7 @@ class RedisServer:
             # Another process may have taken the port before the server did.
             if attempt == attempts or "Address already in use" not in text:
                 break
-        raise StartupError(f"redis-server ({binary}) on {host}:{chosen} {problem}: {text or 'no output'}")
+        raise StartupError(f"redis-server ({binary}) on {join_address(host, chosen)} {problem}: {text or 'no output'}")
 
     def check_alive(self) -> None:
         """Raises:
@@ -179,10 +178,20 @@ def free_port(host: str) -> int:
         StartupError: nothing can listen on `host`.
     """
     try:
-        with socket.create_server((host, 0)) as probe:
+        with listen(host, 0) as probe:
             return int(probe.getsockname()[1])
     except OSError as error:
         raise StartupError(f"cannot listen on {host}: {error}") from error
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket on an IPv4 or IPv6 host.
+
+    Raises:
+        OSError: nothing can listen there.
+    """
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    return socket.create_server(address[:2], family=family)
 
 
 def _ping(url: str) -> None:
@@ -192,4 +201,4 @@ def _ping(url: str) -> None:
 
 
 def _without_credentials(url: str) -> str:
-    return re.sub("//.*@", "//", url).partition("?")[0]
+    return without_credentials(url)
