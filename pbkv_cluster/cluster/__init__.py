@@ -11,6 +11,7 @@ A cluster starts through these files:
     ray_session.py        starts Ray on this machine, or joins a Ray cluster
     ray_processes.py      whether the Ray that was started here still runs
     actor_group.py        the members as actors: launch, wait until ready, process ids, stop
+    acquaintance.py       waits until all members know each other
     member_watch.py       why members end, and when they are back
     ray_messages.py       what Ray says about processes that ended, instead of on the terminal
     actors.py             the actor, a thin shell around one member

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from pbkv_cluster.cluster import preflight, ray_session
+from pbkv_cluster.cluster.acquaintance import await_acquaintance
 from pbkv_cluster.cluster.interrupts import Interrupts
 from pbkv_cluster.cluster.member import MakeMember, MemberContext
 from pbkv_cluster.cluster.members import GatewayMember, HostStoreMember, PredictorMember, WorkerMember
@@ -166,11 +168,13 @@ class LocalCluster:
         for name, make in self._edges.items():
             actors.launch(name, make, context, node_id=this_node)
         actors.launch(GATEWAY, GatewayMember, context, node_id=this_node)
+        deadline = time.monotonic() + self._config.cluster.start_timeout_s
         self.addresses = actors.await_ready(self._config.cluster.start_timeout_s, lambda name: stages.done(f"{name} ready"))
         self.gateway_address = self.addresses[GATEWAY]
         self._watch = actors.watch(self.redis_url, self.name, self._config.redis.lease_s)
         self._stack.callback(self._watch.stop)
         self._watch.start()
+        await_acquaintance(self.gateway_address, self._config.cluster.workers, deadline - time.monotonic())
 
     def _stop_members(self, actors: "ActorGroup") -> None:
         try:

@@ -5,6 +5,7 @@ from typing import Any
 
 from grpc import aio
 
+from pbkv_cluster.core import checks
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.usage import HitMeter
 from pbkv_cluster.gateway.status import ClusterStatus, StatusReader, WorkerStatus
@@ -35,12 +36,11 @@ class WorkflowServicer(workflow_pb2_grpc.WorkflowServiceServicer):
     async def SubmitStep(  # noqa: N802
         self, request: workflow_pb2.SubmitStepRequest, context: _Context
     ) -> AsyncIterator[workflow_pb2.StepEvent]:
-        plain = _step_request(request)
-        step = self._submission.admit()
+        step = self._submission.admit(request.ByteSize())
         # NOTE: if the client cancels while an event is on its way to it, the generator stays suspended. The callback frees the
         # step at once, whatever state the generator is in.
         context.add_done_callback(lambda _: self._submission.close(step))  # type: ignore[arg-type]  # the stubs want a class
-        async for event in self._submission.run(step, plain):
+        async for event in self._submission.run(step, _step_request(request)):
             yield convert.step_event_to_wire(event)
 
     async def ReportToolCall(  # noqa: N802
@@ -72,7 +72,11 @@ def _workflow_request(message: workflow_pb2.StartWorkflowRequest) -> WorkflowReq
     )
 
 
+_MAX_MESSAGES = 65_536  # in one prompt; each has a token at least
+
+
 def _step_request(message: workflow_pb2.SubmitStepRequest) -> StepRequest:
+    checks.count("prompt.messages", len(message.prompt.messages.messages), _MAX_MESSAGES)
     return StepRequest(
         workflow_id=message.workflow_id,
         agent=message.agent_id,
@@ -131,6 +135,7 @@ def _worker(status: WorkerStatus) -> workflow_pb2.GetClusterStatusResponse.Worke
         message.store.CopyFrom(report.store)
         message.running, message.waiting = report.running, report.waiting
         message.access_updates_applied, message.access_workflows = report.access_updates_applied, report.access_workflows
+        message.predictor_reachable = report.predictor_reachable
     return message
 
 

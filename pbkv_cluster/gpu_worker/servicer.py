@@ -101,6 +101,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     ) -> worker_pb2.GetWorkerStatusResponse:
         status = await self._thread.call(self._status)
         if (predictor := self._predictor) is not None:
+            status.predictor_reachable = predictor.is_connected
             status.forecasts_applied = predictor.forecasts.applied
             if predictor.model_updates is not None:
                 status.access_updates_applied = predictor.model_updates.applied

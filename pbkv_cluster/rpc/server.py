@@ -13,13 +13,23 @@ from pbkv_cluster.core.locations.addresses import MAX_PORT, join_address
 from pbkv_cluster.rpc.channel import MESSAGE_OPTIONS
 from pbkv_cluster.rpc.errors import ErrorInterceptor
 
+# Calls that wait until the event loop takes them. Beyond this gRPC itself drops calls, at random, and a client sees CANCELLED;
+# the default is 1,000. A call that has been taken is refused with a status and a reason.
+_MAX_PENDING_CALLS = 65_536
+
+SERVER_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.so_reuseport", 0),  # so that a second server on the same port fails to start instead of getting half of the calls
+    ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
+    *MESSAGE_OPTIONS,
+]
+
 
 class RpcServer:
     """Serves the services that were added. Its health is SERVING from `start` until `stop`."""
 
     def __init__(self) -> None:
-        # Without SO_REUSEPORT, a second server on the same port fails to start instead of receiving half of the calls.
-        self._server = aio.server(interceptors=[ErrorInterceptor()], options=[("grpc.so_reuseport", 0), *MESSAGE_OPTIONS])
+        self._server = aio.server(interceptors=[ErrorInterceptor()], options=SERVER_OPTIONS)
         self._health = health.aio.HealthServicer()
         self._names = [health.SERVICE_NAME, reflection.SERVICE_NAME]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -24,7 +24,7 @@ PROMPTS: list[tuple[Prompt, bytes]] = [
 
 
 async def events_of(rig: Rig, request: StepRequest) -> list[StepEvent]:
-    step = rig.gateway.submission.admit()
+    step = rig.gateway.submission.admit(0)
     try:
         return [event async for event in rig.gateway.submission.run(step, request)]
     finally:
@@ -52,7 +52,7 @@ async def test_a_step_yields_plain_events(prompt: Prompt, text: bytes) -> None:
 async def test_a_wrong_step_fails_by_name_and_leaves_nothing_behind() -> None:
     async with running(ScriptedWorker("w0")) as rig:
         workflow = await rig.gateway.workflows.start(WorkflowRequest())
-        step = rig.gateway.submission.admit()
+        step = rig.gateway.submission.admit(0)
         with pytest.raises(InvalidArgument) as caught:
             await anext(aiter(rig.gateway.submission.run(step, StepRequest(workflow.id, "", TextPrompt("hi")))))
         assert caught.value.field == "agent_id"
@@ -66,7 +66,7 @@ async def test_a_closed_step_frees_its_worker_at_once() -> None:
     async with running(worker) as rig:
         workflow = await rig.gateway.workflows.start(WorkflowRequest())
         submission = rig.gateway.submission
-        step = submission.admit()
+        step = submission.admit(0)
         events = aiter(submission.run(step, StepRequest(workflow.id, "agent", TextPrompt("hi"))))
         states = [step.state]
         assert isinstance(await anext(events), Accepted)

@@ -40,7 +40,12 @@ BAD_STEPS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": types_pb2.Prompt()}, "prompt: one of"),
     ({"prompt": types_pb2.Prompt(text="")}, "prompt.text: must hold"),
     ({"prompt": types_pb2.Prompt(text="x" * CONTEXT)}, "prompt.text: 256 tokens leave no room"),
-    ({"prompt": types_pb2.Prompt(text="x" * (257 * CONTEXT))}, "prompt.text: 65792 characters cannot fit"),
+    ({"prompt": types_pb2.Prompt(text="x" * (257 * CONTEXT))}, "prompt.text: 65792 bytes cannot fit"),
+    ({"prompt": types_pb2.Prompt(text="x" * (5 * CONTEXT))}, "prompt.text: has more tokens than fit in a context of 256"),
+    ({"prompt": types_pb2.Prompt(text="🙂" * (2 * CONTEXT))}, "prompt.text: has more tokens than fit in a context of 256"),
+    ({"prompt": types_pb2.Prompt(text="🙂" * (65 * CONTEXT))}, "prompt.text: 66560 bytes cannot fit"),
+    ({"prompt": chat(("user", "é" * CONTEXT), ("r" * 5 * CONTEXT, ""))}, "prompt.messages: has more tokens than fit"),
+    ({"prompt": chat(*[("user", "")] * 65_537)}, "prompt.messages: must be at most 65536, got 65537"),
     ({"prompt": chat()}, "prompt.messages: must hold"),
     ({"prompt": chat(("user", "a"), ("", "b"))}, "prompt.messages.role: must not be empty, in message 1"),
     (
@@ -75,6 +80,7 @@ BAD_STEPS: list[tuple[dict[str, Any], str]] = [
     ({"sampling": types_pb2.Sampling(top_p=NAN)}, "sampling.top_p: "),
     ({"sampling": types_pb2.Sampling(stop=["x"] * 17)}, "sampling.stop: "),
     ({"sampling": types_pb2.Sampling(stop=[""])}, "sampling.stop: "),
+    ({"sampling": types_pb2.Sampling(stop=["é" * 513])}, "sampling.stop: at most 1024 bytes, got 1026"),
     (
         {"sampling": types_pb2.Sampling(forced_output=types_pb2.PackedTokens(data=b"abc"))},
         "sampling.forced_output.data: 3 bytes",

@@ -210,7 +210,13 @@ class GatewayConfig(_Section):
 
     port: int = Field(26100, ge=0, le=65535, description="port that clients connect to; 0 takes a free one")
     max_steps: int = Field(4096, ge=1, description="most steps in flight; further ones are refused")
+    max_step_bytes: int = Field(
+        1 << 30, ge=64 << 20, description="most bytes of the requests of steps in flight; further ones are refused"
+    )
     max_workflows: int = Field(100_000, ge=1, description="most open workflows; further ones are refused")
+    max_graph_bytes: int = Field(
+        256 << 20, ge=0, description="most bytes of the names in the step graphs of open workflows; further ones are refused"
+    )
     workflow_lease_s: float = Field(
         600.0, gt=0, description="seconds of silence after which a workflow ends, unless its client asks for another time"
     )

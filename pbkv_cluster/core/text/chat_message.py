@@ -36,9 +36,14 @@ class ChatMessage:
         return self.content if isinstance(self.content, str) else "\n".join(self.content)
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """Everything that a template may print."""
+        return self.role, self.text, self.name, *(text for call in self.tool_calls for text in (call.name, call.arguments))
+
+    @property
     def characters(self) -> int:
         """Size of everything that a template may print."""
-        return len(self.text) + len(self.name) + sum(len(call.name) + len(call.arguments) for call in self.tool_calls)
+        return sum(map(len, self.texts))
 
     @classmethod
     def from_mapping(cls, message: Mapping[str, Any], position: int = 0) -> "ChatMessage":

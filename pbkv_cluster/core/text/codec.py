@@ -56,6 +56,10 @@ class TextCodec:
         """
         return pack(self._tokenizer.encode(self._template.render(messages), add_special_tokens=False))
 
+    def count(self, text: str) -> int:
+        """Number of tokens of a text, without special tokens around it."""
+        return len(self._tokenizer.encode(text, add_special_tokens=False))
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of output tokens, without special tokens."""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

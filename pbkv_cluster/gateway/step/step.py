@@ -43,6 +43,7 @@ class Step:
         self._on_final = on_final
         self.ended = asyncio.Event()  # wakes those who wait on behalf of the step: its state is final
         self.arrived_at = arrived_at
+        self.workflow: OpenWorkflow | None = None  # None until it is found
         self.spec: StepSpec | None = None  # None until the request is read
         self.worker: Worker | None = None  # the latest
         self.stream: StepStream | None = None  # from that worker

@@ -72,7 +72,7 @@ class Engine:
             on_change,
             compute_seconds=self._prefill_rate.seconds,
         )
-        self.scheduler = Scheduler(self.cache, config, clock)
+        self.scheduler = Scheduler(self.cache, config, clock, self._prefill_rate.seconds)
         # A sequence must fit in the pool together with the block that its next token begins.
         self.max_context = min(runner.max_context, (runner.gpu_blocks - 1) * BLOCK_TOKENS)
         self.steps = 0
