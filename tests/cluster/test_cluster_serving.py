@@ -277,6 +277,12 @@ async def test_a_killed_predictor_comes_back_and_steps_go_on(cluster: LocalClust
 
         await eventually(back, 60)
 
+        async def told() -> bool:
+            member = next(member for member in (await client.status()).members if member.name == "predictor")
+            return member.up and member.restarts > 0 and "killed by a signal" in member.last_failure
+
+        await eventually(told, 60)
+
 
 async def test_pids_wait_for_a_member_that_is_being_restarted(cluster: LocalCluster) -> None:
     def restarted() -> bool:
