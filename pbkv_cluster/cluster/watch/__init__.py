@@ -1,0 +1,1 @@
+"""What has happened to members, told while a cluster runs."""
