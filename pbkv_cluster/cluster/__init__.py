@@ -12,7 +12,7 @@ A cluster starts through these files:
     frame/ray_processes.py          whether the Ray that was started here still runs
     frame/actor_group.py            the members as actors: launch, wait until ready, process ids, stop
     startup/acquaintance.py         waits until all members know each other
-    watch/member_watch.py           why members end, and when they are back
+    frame/member_watch.py           why members end, and when they are back
     frame/ray_messages.py           what Ray says about processes that ended, instead of on the terminal
     frame/actors.py                 the actor, a thin shell around one member
     frame/member_thread.py          runs a member on an event loop in a thread of its own
@@ -21,5 +21,5 @@ A cluster starts through these files:
     membership/redis_connection.py  a member's directory and block index
     membership/announcer.py         renews a member's directory entry
     membership/problem_report.py    tells the directory what does not work at a member that serves
-    watch/problem_watch.py          prints what members have told there
+    membership/problem_watch.py     prints what members have told there
 """

@@ -14,13 +14,13 @@ from pbkv_cluster.cluster.frame.ray_messages import RayMessages
 from pbkv_cluster.cluster.frame.ray_processes import RayProcesses
 from pbkv_cluster.cluster.membership.member import MakeMember, MemberContext
 from pbkv_cluster.cluster.membership.members import GatewayMember, HostStoreMember, PredictorMember, WorkerMember
+from pbkv_cluster.cluster.membership.problem_watch import ProblemWatch
 from pbkv_cluster.cluster.startup import preflight
 from pbkv_cluster.cluster.startup.acquaintance import await_acquaintance
 from pbkv_cluster.cluster.startup.interrupts import Interrupts
 from pbkv_cluster.cluster.startup.private_file import write_private
 from pbkv_cluster.cluster.startup.stages import Stages
 from pbkv_cluster.cluster.startup.state_dir import StateDir
-from pbkv_cluster.cluster.watch.problem_watch import ProblemWatch
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
@@ -30,7 +30,7 @@ from pbkv_cluster.store.cluster_index.redis_server import free_port
 
 if TYPE_CHECKING:
     from pbkv_cluster.cluster.frame.actor_group import ActorGroup
-    from pbkv_cluster.cluster.watch.member_watch import MemberWatch
+    from pbkv_cluster.cluster.frame.member_watch import MemberWatch
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import asyncio
 
 from pbkv_cluster.cluster.membership.problem_report import ProblemReport
-from pbkv_cluster.cluster.watch.problem_watch import ProblemWatch
+from pbkv_cluster.cluster.membership.problem_watch import ProblemWatch
 from pbkv_cluster.store.cluster_index import Directory, ProblemsEntry, RedisServer, connect
 
 

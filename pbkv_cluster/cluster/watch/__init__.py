@@ -1,1 +1,0 @@
-"""What has happened to members, told while a cluster runs."""
