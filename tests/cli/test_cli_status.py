@@ -42,7 +42,7 @@ def test_shows_rates_with_their_denominators(pbkv: Pbkv, endpoint: str) -> None:
 def test_shows_what_does_not_work_at_members_that_serve(pbkv: Pbkv, endpoint: str) -> None:
     problem = "the state /s cannot be saved: No space left on device"
     assert problem in line(pbkv("status", "--endpoint", endpoint).out, "predictor: ")
-    status = json.loads(pbkv("status", "--endpoint", endpoint, "--json").out)
+    status = json.loads(pbkv("status", "--endpoint", endpoint, "--json", "-").out)
     assert status["problems"] == [{"member": "predictor", "problem": problem}]
 
 
@@ -104,7 +104,11 @@ def test_a_cluster_that_has_done_nothing_has_no_rates() -> None:
 def test_check_names_what_does_not_serve_and_exits_with_1(pbkv: Pbkv, endpoint: str) -> None:
     done = pbkv("status", "--endpoint", endpoint, "--check")
     assert done.code == 1
-    assert done.err.splitlines() == ["pbkv: the index in Redis is not reachable", "pbkv: worker-1 is not reachable"]
+    assert done.err.splitlines() == [
+        "pbkv: the index in Redis is not reachable",
+        "pbkv: worker-1 is not reachable",
+        "pbkv: predictor: the state /s cannot be saved: No space left on device",
+    ]
 
 
 def test_without_check_a_degraded_cluster_is_a_success(pbkv: Pbkv, endpoint: str) -> None:
