@@ -29,22 +29,26 @@ CPU = torch.device("cpu")
 TOKENS = 8  # of each output
 WINDOW = 24
 CONTEXT = 160
+PARAMETERS_MAX = 4_000_000  # of a tiny model
+
+LAYERS = 4
+LAYER_LISTS = ("layer_types", "mlp_layer_types", "layers_block_type")
 
 # Sizes that make any family small: those of a configuration's fields that have these names.
 SIZES: Mapping[str, Any] = {
     "vocab_size": 96,
     "hidden_size": 32,
     "intermediate_size": 48,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": LAYERS,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 8,
     "global_head_dim": 8,
     "max_position_embeddings": CONTEXT,
     "sliding_window": WINDOW,
-    "pad_token_id": None,
-    "bos_token_id": None,
-    "eos_token_id": None,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
     # mixtures of experts
     "num_experts": 4,
     "num_local_experts": 4,
@@ -64,7 +68,7 @@ SIZES: Mapping[str, Any] = {
     # compressed attention
     "q_lora_rank": 8,
     "kv_lora_rank": 8,
-    "qk_nope_head_dim": 4,
+    "qk_nope_head_dim": 8,
     "qk_rope_head_dim": 4,
     "v_head_dim": 8,
     "index_n_heads": 2,
@@ -105,8 +109,6 @@ SIZES: Mapping[str, Any] = {
     "hidden_size_per_layer_input": 8,
     "num_kv_shared_layers": 0,
     "attn_logit_softcapping": None,
-    "layer_types": None,
-    "mlp_layer_types": None,
 }
 
 
@@ -154,7 +156,19 @@ def _sizes(config: Any, vision: bool = False) -> dict[str, Any]:
     renamed = {name for name, own in getattr(config, "attribute_map", {}).items() if own in vars(config)}
     known = {*vars(config), *renamed}
     wanted = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads") if vision else SIZES
-    return {name: value for name, value in SIZES.items() if name in known and name in wanted}
+    sizes = {name: value for name, value in SIZES.items() if name in known and name in wanted}
+    if "kv_lora_rank" in sizes:  # each head has KV of its own
+        sizes["num_key_value_heads"] = sizes["num_attention_heads"]
+        sizes.pop("head_dim", None)
+    if not vision:
+        sizes |= {name: _few(getattr(config, name)) for name in LAYER_LISTS if name in vars(config)}
+    return sizes
+
+
+def _few(kinds: Sequence[str] | None) -> list[str] | None:
+    """A list of few layers in which every kind of a model's layers occurs; None: as the configuration chooses."""
+    distinct = list(dict.fromkeys(kinds or ()))
+    return (distinct * LAYERS)[:LAYERS] if len(distinct) > 1 else None
 
 
 def build(family: str, path: Path, seed: int = 0, **fields: Any) -> None:
@@ -163,6 +177,10 @@ def build(family: str, path: Path, seed: int = 0, **fields: Any) -> None:
 
     auto: Any = AutoModelForCausalLM
     config = tiny_config(family, **fields)
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in auto.from_config(config).parameters())
+    if size > PARAMETERS_MAX:
+        raise ValueError(f"{size} parameters are left")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = auto.from_config(config, dtype=torch.float64)

@@ -65,7 +65,16 @@ class WindowMask:
 
 # Keywords that reach attention and say nothing that a back end must know.
 _HARMLESS = frozenset(
-    ("dropout", "is_causal", "position_ids", "cache_position", "position_embeddings", "use_cache", "return_dict")
+    (
+        "dropout",
+        "is_causal",
+        "position_ids",
+        "cache_position",
+        "position_embeddings",
+        "use_cache",
+        "return_dict",
+        "logits_to_keep",
+    )
 )
 
 
@@ -76,7 +85,7 @@ def paged_attention(
     value: torch.Tensor,
     attention_mask: WindowMask | torch.Tensor | None,
     *,
-    paged: PagedBatch,
+    paged: PagedBatch | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **kwargs: Any,
@@ -86,6 +95,8 @@ def paged_attention(
     Raises:
         NotImplementedError: the layer asks for something that paged attention does not have.
     """
+    if paged is None:
+        raise NotImplementedError("its layers do not pass on to attention what the model is called with")
     for feature, content in kwargs.items():
         if feature not in _HARMLESS and content is not None and content is not False:
             raise NotImplementedError(f"its attention uses {feature!r}, which paged attention does not have")

@@ -113,6 +113,8 @@ def _loading_problem(error: Exception) -> str:
         return f"its config.json has an impossible {field[1]}" if field else text.rpartition("ValueError: ")[2]
     if isinstance(error, RuntimeError) and "mismatch" in text:
         return "its weights do not have the shapes that its config.json states"
+    if "Unrecognized configuration class" in text:
+        return "transformers has no such model of its kind"
     if isinstance(error, OSError | ValueError | SafetensorError) and text:
         return text
     return "its config.json lacks fields or has values with which no model can be built"

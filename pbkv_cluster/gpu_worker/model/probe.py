@@ -60,8 +60,11 @@ def probe(module: Any, device: torch.device, path: str, max_context: int) -> Pro
     Raises:
         StartupError: the engine cannot run the model.
     """
-    if getattr(module.config.get_text_config(decoder=True), "attention_chunk_size", None):
+    text = module.config.get_text_config(decoder=True)
+    if getattr(text, "attention_chunk_size", None):
         raise refusal(path, "its attention is chunked")
+    if getattr(text, "index_topk", None):
+        raise refusal(path, "its attention is sparse: an index chooses which tokens a token attends to")
     module.set_attn_implementation(PROBING)
     try:
         probed = _one_token(module, device, path)

@@ -5,6 +5,7 @@ attention back end that will serve. Prompts are random and always the same:
 
 - short, long, and long in chunks; the long one is longer than every sliding window, as far as the bounds below allow;
 - several in one batch, with decodes; and one that goes on from blocks that another has computed;
+- long over the model's own cache, whose windows come from the configuration and not from the mask;
 - a short one at the end of the context, alone and beside one at its beginning: rotary factors may switch between the two.
 
 What is allowed follows the dtype, and the noise of the model itself: how much its own attention differs between two ways to
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 
 _FLOP = {"cpu": 4e11}  # by type of device
 _FLOP_OTHER = 4e14
-_PASSES = 5
+_PASSES = 6
 _LONGEST = 4096 + 64  # tokens: more than the window of most models
 _LONG = 96  # tokens of the long prompt where no window asks for more
 _SHORT = 12  # tokens
@@ -128,10 +129,13 @@ class _SelfTest:
             expected_long = self._expected(long, rows)
             expected_short = self._expected(short, range(len(short)))
             noise = max(self._noise(short, expected_short), self._beginning_noise(long, rows, expected_long))
+            cached = self._with_own_cache(long)
         if not bool(torch.isfinite(expected_long).all() and torch.isfinite(expected_short).all()):
             return "its own attention gives logits that are not finite"
         low, high = _ALLOWED.get(self._storage.shape.dtype, _ALLOWED[torch.float32])
         allowed = min(low + _NOISE * noise, high)
+        if cached is not None and not _difference(cached, expected_long[-1:]) <= allowed:
+            return "in the self-test, its own attention gives other logits with a cache than without one"
         for name, got, expected in self._cases(long, short, rows, expected_long, expected_short):
             differs = _difference(got, expected)
             if not differs <= allowed:
@@ -219,6 +223,23 @@ class _SelfTest:
         logits: torch.Tensor = output.logits[0]
         return logits if len(logits) == len(rows) else logits[list(rows)]
 
+    def _with_own_cache(self, ids: np.ndarray[Any, Any]) -> torch.Tensor | None:
+        """Logits after the last token as `transformers` generates: two tokens over a cache; None if the model has no cache."""
+        past, logits = None, None
+        n = len(ids)
+        for start, end in pairwise(sorted({0, max(0, n - 2), max(0, n - 1), n})):
+            output = self._module(
+                input_ids=torch.from_numpy(ids[start:end].astype(np.int64)).unsqueeze(0).to(self._device),
+                position_ids=torch.arange(start, end, device=self._device).unsqueeze(0),
+                use_cache=True,
+                past_key_values=past,
+                logits_to_keep=1,
+            )
+            past, logits = output.past_key_values, output.logits[0, -1:]
+            if past is None:
+                return None
+        return logits
+
     @contextmanager
     def _own_attention(self, name: str) -> Iterator[None]:
         before = self._module.config.get_text_config(decoder=True)._attn_implementation
@@ -256,7 +277,9 @@ def long_prompt(module: Any, probed: Probed, max_context: int, device: torch.dev
         math.isqrt(_SCORE_BYTES // (width * config.num_attention_heads)),
     )
     bound = max(bound, min(max_context, 2 * BLOCK_TOKENS + 8))
-    wanted = max([_LONG, *(window + 2 * BLOCK_TOKENS for window in probed.windows if window + BLOCK_TOKENS <= bound)])
+    stated = getattr(config, "sliding_window", None)
+    windows = {*probed.windows, *([stated] if isinstance(stated, int) else [])}
+    wanted = max([_LONG, *(window + 2 * BLOCK_TOKENS for window in windows if window + BLOCK_TOKENS <= bound)])
     return min(wanted, bound)
 
 
