@@ -6,8 +6,8 @@ import numpy as np
 
 from pbkv_cluster.cache.policies.pbkv import Pbkv
 from pbkv_cluster.cache.tree.node import Node, Owner
-from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.core.config import CacheConfig
+from pbkv_cluster.core.workflow.access_log import StepLog
 from pbkv_cluster.reuse.model.contexts import Sums
 from pbkv_cluster.reuse.model.hazard import BIN_STARTS, BINS, Floats, HazardModel, Table
 from pbkv_cluster.reuse.model.next_event import Event, NextEventModel
@@ -36,13 +36,13 @@ class NoOthers(Pbkv):
 class NoForecasts(Pbkv):
     """The next agent is predicted from the workflow's own record alone."""
 
-    heeds_forecasts = False
+    uses_forecasts = False
 
 
 class NoQueue(Pbkv):
     """The prompt of a queued step is ignored."""
 
-    def step_queued(self, owner: Owner, segments: Sequence[Segment], now: float) -> None:
+    def step_queued(self, owner: Owner, number: int, segments: Sequence[Segment], now: float) -> None:
         pass
 
 

@@ -25,9 +25,9 @@ from benchmarks.timing import percentile
 from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.core.tokens import TOKEN_BYTES
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink

@@ -116,7 +116,7 @@ class Bench:
         runs: Mapping[str, Callable[[], float]] = {"batch": batch, "single": single, "plain": plain}
         in_turn(1, **runs)
         found = in_turn(rounds, **runs)
-        what = f"{name}: decode behind {context:,}"
+        what = f"{name}: decode after {context:,}"
         rates = {kind: (OUTPUT - 1) / median(taken) for kind, taken in found.items()}
         return [
             Figure(f"{what}, engine one by one", rates["single"], "tokens/s"),

@@ -25,8 +25,8 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, blocks_for, full_blocks
-from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixPopularity
 
 _POPULARITY_BLOCKS = 8  # blocks whose popularity is remembered, for each block of the GPU
@@ -81,15 +81,16 @@ class KVCache:
         """Tokens of a prompt that each tier holds and a sequence could use now. Changes nothing."""
         return self._admission.cached(namespace, tokens)
 
-    def queued(self, workflow: str, tokens: bytes) -> None:
+    def queued(self, workflow: str, number: int, tokens: bytes) -> None:
         """A step waits for admission: its workflow, where known here, is certain to use what its prompt matches.
 
         Args:
             workflow: whose step it is.
+            number: of the step, as the gateway counts them.
             tokens: its prompt; empty: it was withdrawn.
         """
-        self.workflows.step_queued(workflow, tokens)
-        self.observer.step_queued(workflow, tokens)
+        self.workflows.step_queued(workflow, number, tokens)
+        self.observer.step_queued(workflow, number, tokens)
 
     def open(
         self,

@@ -57,10 +57,7 @@ class EvictionQueue:
         self._pushed = 0
         self._deferred = deferred
         self._pending: dict[Node, None] = {}  # offered and not ranked yet
-        self._live = 0  # upper bound on the valid entries, exact after a rebuild
-
-    def __len__(self) -> int:
-        return len(self._heap)
+        self._valid_at_rebuild = 0  # entries
 
     def offer(self, node: Node) -> None:
         """Ranks a node anew, if it is a candidate; its older entry no longer counts."""
@@ -73,7 +70,7 @@ class EvictionQueue:
             node.versions[number] = version = node.versions[number] + 1
             self._pushed += 1
             heapq.heappush(self._heap, (rank, self._pushed, version, node))
-            if len(self._heap) > 2 * self._live + _SLACK:
+            if len(self._heap) > 2 * self._valid_at_rebuild + _SLACK:
                 self._rebuild()
 
     def offer_all(self, nodes: Iterable[Node], ranks: Ranking) -> None:
@@ -97,7 +94,7 @@ class EvictionQueue:
                 node.versions[number] = version = node.versions[number] + 1
                 self._pushed += 1
                 heapq.heappush(heap, (rank, self._pushed, version, node))
-            if len(heap) > 2 * self._live + _SLACK:
+            if len(heap) > 2 * self._valid_at_rebuild + _SLACK:
                 self._rebuild()
 
     def first(self) -> tuple[Node, Rank] | None:
@@ -124,5 +121,5 @@ class EvictionQueue:
         number = self._number  # most entries are stale: their versions are compared first, since that needs no call
         newest = [entry for entry in self._heap if entry[2] == entry[3].versions[number]]
         self._heap = [entry for entry in newest if self._is_candidate(entry[3], self.tier)]
-        self._live = len(self._heap)
+        self._valid_at_rebuild = len(self._heap)
         heapq.heapify(self._heap)

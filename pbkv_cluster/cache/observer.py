@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.core.forecasts.forecast import Forecast
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class GuardStat:
 class CacheObserver:
     """Is told what happens in a cache, after it has happened unless said otherwise. This one does nothing."""
 
-    def step_queued(self, workflow: str, tokens: bytes) -> None:
+    def step_queued(self, workflow: str, number: int, tokens: bytes) -> None:
         """A step waits for admission, or no longer does; see `KVCache.queued`."""
 
     def step_opened(self, step: StepIdentity, tokens: bytes, handle: CacheHandle, again: bool) -> None:

@@ -6,11 +6,11 @@ from pbkv_cluster.cache.policies.base import ReusePolicy
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tree.node import Owner
-from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.forecasts.forecast import Forecast
-from pbkv_cluster.core.step_graph import StepGraph
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.access_log import StepLog
+from pbkv_cluster.core.workflow.step_graph import StepGraph
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.reuse.model.access_model import AccessUpdate
 from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
 
@@ -34,9 +34,9 @@ class ActiveWorkflows:
         self._clock = clock
         self._owners: dict[str, Owner] = {}
         self.on_ended: EndListener | None = None
-        self.recorded = any(each.needs_history for each in policies)  # whether a policy reads their records
+        self.recorded = any(each.needs_record for each in policies)  # whether a policy reads their records
         self.learns = any(each.learns for each in policies)  # whether a policy uses what is learnt from ended workflows
-        self.heeds_forecasts = any(each.heeds_forecasts for each in policies)  # whether a policy uses forecasts
+        self.uses_forecasts = any(each.uses_forecasts for each in policies)  # whether a policy uses forecasts
         self._steady = all(each.steady for each in policies)
         self._ranked_at_begin = self._overridden("step_began")
         self._ranked_when_queued = self._overridden("step_queued")
@@ -90,14 +90,14 @@ class ActiveWorkflows:
                 nodes |= due.nodes
         self._tiers.rerank(nodes)  # all at once: it costs little more than the nodes of one workflow
 
-    def step_queued(self, workflow: str, tokens: bytes) -> None:
+    def step_queued(self, workflow: str, number: int, tokens: bytes) -> None:
         """A step waits for admission; see `KVCache.queued`."""
         owner = self._owners.get(workflow)
         if owner is None or not self._ranked_when_queued:
             return
         segments = owner.record.match(tokens)
         for policy in self._policies:
-            policy.step_queued(owner, segments, self._clock.now())
+            policy.step_queued(owner, number, segments, self._clock.now())
         self._rerank(owner)
 
     def step_ended(self, owner: Owner, now: float) -> None:
@@ -149,7 +149,7 @@ class ActiveWorkflows:
             return False
         owner = self._owners[forecast.workflow]
         owner.forecast, owner.forecast_at = forecast, self._clock.now()
-        changed = [policy.heeds(owner) for policy in self._policies]  # a list: every policy has to see the forecast
+        changed = [policy.forecast_matters(owner) for policy in self._policies]  # a list: every policy has to see the forecast
         if any(changed):
             self._rerank(owner)
         return True

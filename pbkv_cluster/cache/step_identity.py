@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from pbkv_cluster.core.blocks import Namespace
-from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.core.workflow.step_graph import StepGraph
 
 
 class StepIdentity(NamedTuple):

@@ -1,19 +1,18 @@
 """`pbkv config show`: every field of the configuration, its value, and the source of the value."""
 
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import typer
 
 from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings
+from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
 from pbkv_cluster.core.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from pbkv_cluster.core.config import Settings
+    from rich.console import Console
 
-MASK = "***"
+    from pbkv_cluster.core.config import Settings
 
 config_app = typer.Typer(name="config", help="Inspect the configuration.", no_args_is_help=True)
 
@@ -35,49 +34,27 @@ class _Row(NamedTuple):
 def show(
     config: ConfigFile = None,
     assignments: Assignments = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a list of fields as JSON.")] = False,
+    json_target: JsonTarget = None,
     as_yaml: Annotated[bool, typer.Option("--yaml", help="Print a configuration file.")] = False,
 ) -> None:
     """Show every field, its value and the source of the value: default, file, environment or flag."""
-    if as_json and as_yaml:
+    if json_target is not None and as_yaml:
         raise InvalidArgument("--yaml", "cannot be combined with --json")
+    check_json_target(json_target)
     rows = list(_rows(load_settings(config, assignments, {})))
-    if as_json:
-        typer.echo(json.dumps([row._asdict() for row in rows], indent=2))
-    elif as_yaml:
+    if as_yaml:
         typer.echo(_yaml(rows), nl=False)
-    else:
-        _print_table(rows)
+        return
+    _print_table(rows, result_console(json_target))
+    write_json([row._asdict() for row in rows], json_target)
 
 
 def _rows(settings: "Settings") -> Iterator[_Row]:
-    from pbkv_cluster.core.config.sources import env_name, fields, value_of
+    from pbkv_cluster.core.config.sources import env_name, fields, shown, value_of
 
     for path, description in fields():
-        value = value_of(settings.config, path)
-        if path == "redis.url":
-            value = without_password(value)
+        value = shown(path, value_of(settings.config, path))
         yield _Row(path, value, settings.origins[path].name, env_name(path), description)
-
-
-def without_password(url: str) -> str:
-    """A URL with its password masked, wherever Redis accepts one in it."""
-    try:
-        parts = urlsplit(url)
-        password = parts.password
-    except ValueError:
-        return MASK
-    netloc = parts.netloc
-    if password is not None:
-        user, _, host = netloc.rpartition("@")
-        netloc = f"{user.partition(':')[0]}:{MASK}@{host}"
-    query = parts.query
-    if "password" in query.lower():
-        masked = [
-            (key, MASK if key.lower() == "password" else value) for key, value in parse_qsl(query, keep_blank_values=True)
-        ]
-        query = urlencode(masked, safe="*")
-    return urlunsplit(parts._replace(netloc=netloc, query=query))
 
 
 def _yaml(rows: list[_Row]) -> str:
@@ -91,8 +68,7 @@ def _yaml(rows: list[_Row]) -> str:
     return text
 
 
-def _print_table(rows: list[_Row]) -> None:
-    from rich.console import Console
+def _print_table(rows: list[_Row], console: "Console") -> None:
     from rich.table import Column, Table
     from rich.text import Text
 
@@ -101,4 +77,4 @@ def _print_table(rows: list[_Row]) -> None:
         is_set = row.origin != "default"
         value = Text(str(row.value) if row.value != "" else '""', style="bold" if is_set else "")
         table.add_row(Text(row.field), value, Text(row.origin), Text(row.description, style="dim"))
-    Console().print(table)
+    console.print(table)

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pbkv_cluster.cli.completion import complete_assignment, complete_policy
 from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.locations.addresses import parse_address
+from pbkv_cluster.core.locations.urls import without_password
 
 if TYPE_CHECKING:
     from pbkv_cluster.core.config import Settings
@@ -21,7 +24,10 @@ ConfigFile = Annotated[
 Assignments = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="SECTION.FIELD=VALUE", help="Set a configuration field; may be repeated. See `pbkv config show`."
+        "--set",
+        metavar="SECTION.FIELD=VALUE",
+        help="Set a configuration field; may be repeated. See `pbkv config show`.",
+        autocompletion=complete_assignment,
     ),
 ]
 Endpoint = Annotated[str, typer.Option(metavar="HOST:PORT", help="Gateway of a running cluster.")]
@@ -29,7 +35,10 @@ Workers = Annotated[int | None, typer.Option(help="GPU workers (cluster.workers)
 Model = Annotated[
     str | None, typer.Option(metavar="PATH", help="Local directory or hub id of the model (model.path).", show_default=False)
 ]
-Policy = Annotated[str | None, typer.Option(help="Reuse policy of the GPU tier (cache.policy).", show_default=False)]
+Policy = Annotated[
+    str | None,
+    typer.Option(help="Reuse policy of the GPU tier (cache.policy).", show_default=False, autocompletion=complete_policy),
+]
 GpuBlocks = Annotated[
     int | None, typer.Option(help="Blocks of 16 tokens in a worker's GPU pool (engine.gpu_blocks).", show_default=False)
 ]
@@ -55,14 +64,17 @@ def load_settings(file: Path | None, assignments: Sequence[str] | None, flags: M
         ConfigError: a value is wrong or unknown.
     """
     from pbkv_cluster.core.config import load
+    from pbkv_cluster.core.config.sources import shown
 
     values = {path: value for path, value in flags.items() if value is not None}
     for assignment in assignments or ():
         path, equals, value = assignment.partition("=")
         if not equals:
-            raise InvalidArgument("--set", f"must be SECTION.FIELD=VALUE, got {assignment!r}")
+            raise InvalidArgument("--set", f"must be SECTION.FIELD=VALUE, got {without_password(assignment)!r}")
         if path in values:
-            raise InvalidArgument("--set", f"{path} is set twice, to {values[path]!r} and to {value!r}")
+            raise InvalidArgument(
+                "--set", f"{path} is set twice, to {shown(path, values[path])!r} and to {shown(path, value)!r}"
+            )
         values[path] = value
     return load(file, os.environ, values)
 
@@ -74,7 +86,9 @@ def split_names(text: str) -> tuple[str, ...]:
 
 def check_predictor(address: str, redis_url: str) -> None:
     """Raises:
-    InvalidArgument: neither the predictor's address nor a Redis to look it up in is given.
+    InvalidArgument: neither the predictor's address nor a Redis to look it up in is given, or the address is none.
     """
+    if address:
+        parse_address("--predictor", address)
     if not address and not redis_url:
         raise InvalidArgument("--predictor", "is missing; give it, or --redis (redis.url) of a running cluster")

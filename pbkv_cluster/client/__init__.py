@@ -12,8 +12,8 @@ from pbkv_cluster.client.aio import AsyncClient, AsyncWorkflow
 from pbkv_cluster.client.requests import Prompt, StepOptions
 from pbkv_cluster.client.results import StepResult
 from pbkv_cluster.client.sync import Client, Workflow
-from pbkv_cluster.core.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
-from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
+from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
+from pbkv_cluster.core.workflow.step_graph import Join, StepGraph, StepNode
 
 __all__ = [
     "Accepted",

@@ -6,13 +6,14 @@ from types import TracebackType
 from typing import Self, Unpack
 
 from pbkv_cluster.client import requests
+from pbkv_cluster.client.arguments import known_arguments
 from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.requests import Prompt, StepOptions
 from pbkv_cluster.client.results import Collector, StepResult
 from pbkv_cluster.core.errors import NotFound, PbkvError
-from pbkv_cluster.core.step_events import StepEvent
-from pbkv_cluster.core.step_graph import StepGraph
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.step_events import StepEvent
+from pbkv_cluster.core.workflow.step_graph import StepGraph
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.convert import step_event_from_wire, tool_call_to_wire
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
@@ -21,13 +22,18 @@ from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 class AsyncClient:
     """A connection to a gateway; a context manager that closes it. Calls raise the errors of `core.errors`."""
 
+    @known_arguments
     def __init__(self, endpoint: str) -> None:
         """Args:
         endpoint: the gateway's host:port. The first call connects to it.
+
+        Raises:
+            InvalidArgument: `endpoint` is no host:port.
         """
-        self._channel = connect(endpoint)
+        self._channel = connect(endpoint, "endpoint")
         self._stub = workflow_pb2_grpc.WorkflowServiceStub(self._channel)
 
+    @known_arguments
     async def start_workflow(
         self,
         workflow_id: str = "",
@@ -86,6 +92,7 @@ class AsyncWorkflow:
         self.id = workflow_id
         self.lease_s = lease_s
 
+    @known_arguments
     async def stream(self, *, agent: str, prompt: Prompt, **options: Unpack[StepOptions]) -> AsyncGenerator[StepEvent, None]:
         """Runs one step and yields its events: one Accepted, Tokens as they are generated, one Finished.
 
@@ -97,6 +104,7 @@ class AsyncWorkflow:
             options: see `StepOptions`.
 
         Raises:
+            TypeError: an option does not exist; names the nearest that does.
             InvalidArgument: a value is out of its range; names the field.
             NotFound: the workflow has ended.
             ResourceExhausted: the queues are full.
@@ -113,6 +121,7 @@ class AsyncWorkflow:
         finally:
             call.cancel()
 
+    @known_arguments
     async def run(self, *, agent: str, prompt: Prompt, **options: Unpack[StepOptions]) -> StepResult:
         """Runs one step to its end; arguments and errors as for `stream`."""
         collector = Collector()
@@ -120,6 +129,7 @@ class AsyncWorkflow:
             collector.add(event)
         return collector.result()
 
+    @known_arguments
     @asynccontextmanager
     async def tool(self, name: str, expected_s: float | None = None) -> AsyncIterator[None]:
         """Reports a tool call that lasts as long as the body runs.

@@ -3,15 +3,17 @@
 import operator
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.core.text.chat_message import ChatMessage
+from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
 
-Message = Mapping[str, str]  # role and content
+# Role and content; optional: name, tool_call_id and tool_calls. Content is a string or a list of parts of type text.
+Message = Mapping[str, Any]
 Prompt = str | bytes | Sequence[int] | Sequence[Message]
 
 
@@ -48,13 +50,19 @@ def prompt_message(prompt: Prompt) -> types_pb2.Prompt:
 def start_request(
     workflow_id: str, workload: str, tenant: str, lease_s: float, step_graph: StepGraph | None
 ) -> workflow_pb2.StartWorkflowRequest:
-    return workflow_pb2.StartWorkflowRequest(
-        workflow_id=workflow_id,
-        workload=workload,
-        tenant=tenant,
-        lease_s=lease_s,
-        step_graph=None if step_graph is None else convert.step_graph_to_wire(step_graph),
-    )
+    """Raises:
+    InvalidArgument: a value cannot be written on the wire.
+    """
+    try:
+        return workflow_pb2.StartWorkflowRequest(
+            workflow_id=workflow_id,
+            workload=workload,
+            tenant=tenant,
+            lease_s=lease_s,
+            step_graph=None if step_graph is None else convert.step_graph_to_wire(step_graph),
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InvalidArgument("workflow", str(error)) from error
 
 
 def step_request(workflow_id: str, agent: str, prompt: Prompt, options: StepOptions) -> workflow_pb2.SubmitStepRequest:
@@ -108,12 +116,7 @@ def _packed(field: str, ids: bytes | Sequence[int]) -> types_pb2.PackedTokens:
 
 
 def _chat(messages: Sequence[Message]) -> types_pb2.ChatMessages:
-    chat = types_pb2.ChatMessages()
-    for position, entry in enumerate(messages):
-        try:
-            chat.messages.add(role=entry["role"], content=entry["content"])
-        except (KeyError, TypeError) as error:
-            raise InvalidArgument(
-                "prompt.messages", f"message {position} must have a role and a content, both text: {error}"
-            ) from error
-    return chat
+    for position, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise InvalidArgument("prompt.messages", f"message {position} must be a mapping, got {message!r}")
+    return convert.chat_to_wire([ChatMessage.from_mapping(message, position) for position, message in enumerate(messages)])

@@ -8,13 +8,15 @@ from typing import Self, Unpack
 import grpc
 
 from pbkv_cluster.client import requests
+from pbkv_cluster.client.arguments import known_arguments
 from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.requests import Prompt, StepOptions
 from pbkv_cluster.client.results import StepResult, collect
 from pbkv_cluster.core.errors import NotFound, PbkvError
-from pbkv_cluster.core.step_events import StepEvent
-from pbkv_cluster.core.step_graph import StepGraph
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.locations.addresses import parse_address
+from pbkv_cluster.core.workflow.step_events import StepEvent
+from pbkv_cluster.core.workflow.step_graph import StepGraph
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.rpc.channel import CHANNEL_OPTIONS
 from pbkv_cluster.rpc.convert import step_event_from_wire, tool_call_to_wire
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
@@ -23,13 +25,19 @@ from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 class Client:
     """A connection to a gateway; a context manager that closes it. Calls raise the errors of `core.errors`."""
 
+    @known_arguments
     def __init__(self, endpoint: str) -> None:
         """Args:
         endpoint: the gateway's host:port. The first call connects to it.
+
+        Raises:
+            InvalidArgument: `endpoint` is no host:port.
         """
+        parse_address("endpoint", endpoint)
         self._channel = grpc.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
         self._stub = workflow_pb2_grpc.WorkflowServiceStub(self._channel)
 
+    @known_arguments
     def start_workflow(
         self,
         workflow_id: str = "",
@@ -73,6 +81,7 @@ class Workflow:
         self.id = workflow_id
         self.lease_s = lease_s
 
+    @known_arguments
     def stream(self, *, agent: str, prompt: Prompt, **options: Unpack[StepOptions]) -> Iterator[StepEvent]:
         """Runs one step and yields its events: one Accepted, Tokens as they are generated, one Finished.
 
@@ -88,10 +97,12 @@ class Workflow:
         finally:
             call.cancel()
 
+    @known_arguments
     def run(self, *, agent: str, prompt: Prompt, **options: Unpack[StepOptions]) -> StepResult:
         """Runs one step to its end; arguments and errors as for `AsyncWorkflow.stream`."""
         return collect(self.stream(agent=agent, prompt=prompt, **options))
 
+    @known_arguments
     @contextmanager
     def tool(self, name: str, expected_s: float | None = None) -> Iterator[None]:
         """Reports a tool call that lasts as long as the body runs. Arguments and errors as for `AsyncWorkflow.tool`."""

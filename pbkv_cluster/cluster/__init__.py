@@ -3,12 +3,18 @@
 A cluster starts through these files:
 
     local.py              `LocalCluster`: starts Redis, Ray and all members, and stops them with its process
+    preflight.py          checks all that takes milliseconds before anything is started
+    stages.py             tells the stages of the start, with their times
+    private_file.py       files that only their owner may read
     ray_session.py        starts Ray on this machine, or joins a Ray cluster
     actor_group.py        the members as actors: launch, wait until ready, process ids, stop
+    acquaintance.py       waits until all members know each other
     actors.py             the actor, a thin shell around one member
     member_thread.py      runs a member on an event loop in a thread of its own
     members.py            the members: gateway, predictor, host stores, workers
     member.py             what a member is, and the context that it is made from
     redis_connection.py   a member's directory and block index
     announcer.py          renews a member's directory entry
+    problem_report.py     tells the directory what does not work at a member that serves
+    problem_watch.py      prints what members have told there
 """

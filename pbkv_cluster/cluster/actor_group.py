@@ -1,6 +1,7 @@
 """The members of a cluster as a group of actors: launched together, awaited together, stopped in order."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -23,8 +24,8 @@ class ActorGroup:
         """Adds an actor, as `actors.launch` does."""
         self._actors[name] = launch(name, make, context, gpus=gpus, node_id=node_id)
 
-    def await_ready(self, timeout_s: float) -> dict[str, str]:
-        """Waits until all members serve. Returns their addresses by name.
+    def await_ready(self, timeout_s: float, on_ready: Callable[[str], None]) -> dict[str, str]:
+        """Waits until all members serve; calls `on_ready` with the name of each that does. Returns their addresses by name.
 
         Raises:
             StartupError: a member cannot start or takes longer than `timeout_s` seconds.
@@ -44,6 +45,7 @@ class ActorGroup:
                 raise StartupError(f"{name} died while it started: {error}") from error
             if problem:
                 raise StartupError(f"{name} cannot start: {problem}")
+            on_ready(name)
         return addresses
 
     def pids(self, timeout_s: float) -> dict[str, int]:

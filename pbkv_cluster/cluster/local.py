@@ -1,6 +1,5 @@
 """A cluster that lives as long as the process that starts it: on Ray started here, or on a Ray cluster that it joins."""
 
-import asyncio
 import functools
 import logging
 import os
@@ -8,21 +7,24 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
 
-from pbkv_cluster.cache.policies.base import make_policy
-from pbkv_cluster.cluster import ray_session
+from pbkv_cluster.cluster import preflight, ray_session
+from pbkv_cluster.cluster.acquaintance import await_acquaintance
 from pbkv_cluster.cluster.member import MakeMember, MemberContext
 from pbkv_cluster.cluster.members import GatewayMember, HostStoreMember, PredictorMember, WorkerMember
+from pbkv_cluster.cluster.private_file import write_private
+from pbkv_cluster.cluster.problem_watch import ProblemWatch
+from pbkv_cluster.cluster.stages import Stages
 from pbkv_cluster.core.config import Config
-from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
 from pbkv_cluster.rpc.services import GATEWAY, PREDICTOR
-from pbkv_cluster.store.cluster_index import Directory, RedisServer, ServiceEntry, connect
+from pbkv_cluster.store.cluster_index import RedisServer
 from pbkv_cluster.store.cluster_index.redis_server import free_port
 
 if TYPE_CHECKING:
@@ -38,11 +40,18 @@ _STATE_PREFIX = "pbkv-state-"
 class LocalCluster:
     """Starts Redis, Ray and all members; leaving the context stops everything that it started."""
 
-    def __init__(self, config: Config, edges: Mapping[str, MakeMember] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        edges: Mapping[str, MakeMember] | None = None,
+        report: Callable[[str], None] = log.info,
+    ) -> None:
         """Args:
         config: of the cluster.
         edges: more members by name, from packages above this one; they run on this node.
+        report: takes a line for each stage of the start.
         """
+        self._report = report
         self._config = config
         self._edges = dict(edges or {})
         self._stack = ExitStack()
@@ -51,7 +60,8 @@ class LocalCluster:
         self.name = config.cluster.name
         self.gateway_address = ""
         self.addresses: dict[str, str] = {}  # of all members, by name
-        self.redis_url = ""
+        self.redis_url = ""  # with the password: not for logs
+        self.redis_url_file: Path | None = None  # holds the URL, for its owner's eyes; None: Redis was not started here
         self.dashboard_url = ""  # Ray's dashboard; empty: none
 
     def __enter__(self) -> Self:
@@ -76,8 +86,10 @@ class LocalCluster:
             Unavailable: the Ray cluster is lost.
         """
         try:
+            problems = ProblemWatch(self.redis_url, self.name, self._config.redis.lease_s, self._report)
             while not self._interrupted.wait(_HEALTH_S):
                 ray_session.check_alive()
+                problems.poll()
         except KeyboardInterrupt:
             log.info("interrupted")
 
@@ -94,7 +106,10 @@ class LocalCluster:
         self._stack.close()
 
     def _start(self) -> None:
+        stages = Stages(self._report)
+        preflight.check(self._config)
         _check_names(self._config)
+        stages.done("settings, ports, model and Redis checked")
         self._catch_sigterm()
         ray_session.set_environment()
         state_dir = _make_state_dir()
@@ -102,6 +117,7 @@ class LocalCluster:
         # Ray first: in a Ray cluster that is joined, it tells under which address the other nodes reach this one.
         self.dashboard_url = ray_session.start(self._config)
         self._stack.callback(ray_session.stop)
+        stages.done("Ray joined" if self._config.cluster.address else "Ray started")
         self._catch_sigterm()  # again: Ray has replaced our handler by its own
         joined = bool(self._config.cluster.address)
         host = self._config.cluster.host or ("" if joined else _LOOPBACK)
@@ -109,11 +125,14 @@ class LocalCluster:
         redis = RedisServer.resolve(self._config.redis.url, host=here)
         self._stack.callback(redis.stop)
         self.redis_url = redis.url
+        if not self._config.redis.url:
+            self.redis_url_file = write_private(Path(state_dir, "redis.url"), redis.url)
         self._config = _with_gateway_port(self._config, here)
-        self._check_name_is_free()
-        self._launch(MemberContext(self._config, redis.url, host, "", state_dir))
+        preflight.check_name_is_free(self._config)  # again: starting Ray takes seconds
+        stages.done("Redis found" if self._config.redis.url else "Redis started")
+        self._launch(MemberContext(self._config, redis.url, host, "", state_dir), stages)
 
-    def _launch(self, context: MemberContext) -> None:
+    def _launch(self, context: MemberContext, stages: Stages) -> None:
         from pbkv_cluster.cluster.actor_group import ActorGroup
 
         actors = self._actors = ActorGroup()
@@ -130,30 +149,10 @@ class LocalCluster:
         for name, make in self._edges.items():
             actors.launch(name, make, context, node_id=this_node)
         actors.launch(GATEWAY, GatewayMember, context, node_id=this_node)
-        self.addresses = actors.await_ready(self._config.cluster.start_timeout_s)
+        deadline = time.monotonic() + self._config.cluster.start_timeout_s
+        self.addresses = actors.await_ready(self._config.cluster.start_timeout_s, lambda name: stages.done(f"{name} ready"))
         self.gateway_address = self.addresses[GATEWAY]
-
-    def _check_name_is_free(self) -> None:
-        """Two clusters of one name in one Redis would take each other's workers for their own.
-
-        Raises:
-            StartupError: there is such a cluster, or was a moment ago.
-        """
-        name, ttl_s = self._config.cluster.name, self._config.redis.lease_s
-
-        async def gateway() -> ServiceEntry | None:
-            redis = connect(self.redis_url)
-            try:
-                return await Directory(redis, name, ttl_s).service(GATEWAY)
-            finally:
-                await redis.aclose()
-
-        found = asyncio.run(gateway())
-        if found is not None:
-            raise StartupError(
-                f"cluster.name: a cluster {name!r} with its gateway at {found.address} uses this Redis; choose another name "
-                f"(if it was killed, its name is free again after redis.lease_s, {ttl_s:g} s)"
-            )
+        await_acquaintance(self.gateway_address, self._config.cluster.workers, deadline - time.monotonic())
 
     def _catch_sigterm(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -173,6 +172,8 @@ def _check_names(config: Config) -> None:
     Raises:
         InvalidArgument: there is no policy or predictor of the configured name.
     """
+    from pbkv_cluster.cache.policies.base import make_policy  # slow to import
+
     for field, name in (("cache.policy", config.cache.policy), ("cache.host_policy", config.cache.host_policy)):
         make_policy(name, config.cache, field)
     PREDICTORS.get(config.predictor.model)

@@ -1,7 +1,7 @@
 """A member, one process of the cluster, and what it is told when it starts."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pbkv_cluster.core.config import Config
@@ -12,7 +12,7 @@ class MemberContext:
     """The cluster, from the point of view of one member."""
 
     config: Config
-    redis_url: str
+    redis_url: str = field(repr=False)  # with the password
     host: str  # address that the member binds and advertises
     node_id: str
     state_dir: str = ""  # folder for state that must survive a restart; empty: none

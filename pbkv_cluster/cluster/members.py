@@ -3,12 +3,13 @@
 import asyncio
 import os
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from pbkv_cluster.cluster.announcer import Announcer
 from pbkv_cluster.cluster.member import MemberContext
+from pbkv_cluster.cluster.problem_report import ProblemReport
 from pbkv_cluster.cluster.redis_connection import RedisConnection
 from pbkv_cluster.core.background import first_failure
 from pbkv_cluster.core.clock import SystemClock
@@ -47,6 +48,11 @@ class _MemberBase:
         directory = self._redis.directory
         await self._announce(lambda: directory.announce_service(entry), lambda: directory.withdraw_service(entry))
 
+    async def _report_problems(self, name: str, problems: Callable[[], Sequence[str]]) -> None:
+        """Keeps the directory informed of what does not work as it should."""
+        report = ProblemReport(self._redis.directory, name, problems)
+        await self._announce(report.announce, report.withdraw)
+
     async def _announce(self, announce: Callable[[], Awaitable[None]], withdraw: Callable[[], Awaitable[None]]) -> None:
         announcer = Announcer(announce, withdraw, self._redis.directory.renewal_interval_s)
         self._add_part(announcer.stop, announcer.wait)
@@ -67,6 +73,7 @@ class PredictorMember(_MemberBase):
         address = await server.start(self._context.host, 0)
         collect_rarely()
         await self._announce_service(PREDICTOR, address)
+        await self._report_problems(PREDICTOR, lambda: server.problems)
         return address
 
 
@@ -80,13 +87,18 @@ class HostStoreMember(_MemberBase):
         config = self._context.config.host_store
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         arena = Arena(int(memory * config.memory_share), config.lease_s, SystemClock())
-        store = HostStore(arena)
+        store = HostStore(arena, self._workers)
         self._add_part(store.stop)
         address = await store.start(self._context.host)
         entry = NodeEntry(self._context.node_id, self._context.host, address, arena.capacity)
         directory = self._redis.directory
         await self._announce(lambda: directory.announce_node(entry), lambda: directory.withdraw_node(entry.node_id))
         return address
+
+    async def _workers(self) -> dict[str, str]:
+        """Addresses of this node's workers by id."""
+        workers = await self._redis.directory.workers()
+        return {worker.worker_id: worker.address for worker in workers if worker.node_id == self._context.node_id}
 
 
 class _NodeServices:
@@ -146,6 +158,7 @@ class WorkerMember(_MemberBase):
         # Added last, so stopped first: no step is sent to a worker that is stopping.
         self._add_part(self._publisher.stop, self._publisher.wait)
         await self._publisher.start()
+        await self._report_problems(self._worker_id, lambda: worker.problems)
         return facts.address
 
     def _changed(self, key: bytes, tiers: frozenset[Tier]) -> None:
@@ -160,7 +173,8 @@ class GatewayMember(_MemberBase):
         from pbkv_cluster.gateway.server import GatewayServer
 
         config = await _with_model(self._context.config)
-        codec = await asyncio.to_thread(TextCodec.load, config.model.path, config.model.revision)
+        model = config.model
+        codec = await asyncio.to_thread(TextCodec.load, model.path, model.revision, model.chat_template)
         server = GatewayServer(config, self._redis.directory, self._redis.blocks, codec, SystemClock())
         self._add_part(server.stop, server.wait)
         address = await server.start(self._context.host, config.gateway.port)

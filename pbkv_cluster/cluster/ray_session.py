@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pbkv_cluster.cluster.private_file import make_private
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import StartupError, Unavailable
 
@@ -34,7 +35,9 @@ def start(config: Config) -> str:
         StartupError: Ray cannot be started or joined, or this process uses it already.
     """
     cluster = config.cluster
-    if cluster.address and (Path.home() / ".ray" / "auth_token").exists():
+    token = Path.home() / ".ray" / "auth_token"
+    make_private(token)
+    if cluster.address and token.exists():
         # `ray start` requires the user's token wherever there is one; a driver that joins has to opt in to presenting it.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
@@ -60,6 +63,7 @@ def start(config: Config) -> str:
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         hint = " (a Ray cluster with a token wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)" if cluster.address else ""
         raise StartupError(f"cluster.address: Ray cannot be started or joined: {error}{hint}") from error
+    make_private(token)  # Ray may have written it, for everybody to read
     return context.dashboard_url or ""
 
 

@@ -1,1 +1,1 @@
-"""What every layer shares: tokens, block keys, events, forecasts, usage, configuration, clock, checks and errors."""
+"""What every layer shares: tokens, block keys, workflows as values, forecasts, usage, configuration, clock, checks, errors."""

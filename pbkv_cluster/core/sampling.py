@@ -7,6 +7,7 @@ from pbkv_cluster.core import checks
 from pbkv_cluster.core.errors import InvalidArgument
 
 MAX_STOP_STRINGS = 16
+MAX_STOP_BYTES = 1024  # of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class SamplingParams:
             raise InvalidArgument("sampling.stop", f"at most {MAX_STOP_STRINGS} strings, got {len(self.stop)}")
         if any(not text for text in self.stop):
             raise InvalidArgument("sampling.stop", "a stop string must not be empty")
+        for text in self.stop:
+            checks.text_bytes("sampling.stop", text, MAX_STOP_BYTES)
         if self.forced_output is not None and (not self.forced_output or len(self.forced_output) % 4):
             raise InvalidArgument("sampling.forced_output", "must hold at least one packed int32 token id")
 

@@ -14,7 +14,8 @@ A step passes these files in this order:
     routing/router.py            scores the candidates, in seconds
     routing/worker_pool.py       the live workers
     routing/worker.py            link to one worker: `WorkerService` messages to plain values and back
-    routing/speeds.py            measured prefill speed and step duration
+    routing/load.py              the steps on one worker: their tokens, the prefixes that they compute
+    routing/speeds.py            measured speeds, and lengths of outputs
 
 A workflow:
 

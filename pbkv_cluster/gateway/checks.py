@@ -2,7 +2,7 @@
 
 from pbkv_cluster.core.checks import name, required_name, seconds
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.core.workflow.step_graph import StepGraph
 
 __all__ = ["lease", "name", "required_name", "seconds", "step_graph"]
 

@@ -8,6 +8,7 @@ class Reason(StrEnum):
     """One kind of decision."""
 
     ROUTE_PREFIX = "route_prefix"  # to the longest cached prefix
+    ROUTE_PENDING_PREFIX = "route_pending_prefix"  # nothing cached: to the worker where another step computes the prefix now
     ROUTE_QUEUE = "route_queue"  # away from a longer cached prefix, whose worker has too long a queue
     ROUTE_AFFINITY = "route_affinity"  # nothing cached: to the worker that served the workflow last
     ROUTE_LEAST_LOADED = "route_least_loaded"  # nothing cached, and the last worker, if any, has too long a queue

@@ -13,7 +13,7 @@ from pbkv_cluster.gateway.decisions import Decisions
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
 from pbkv_cluster.gateway.routing.placement import Placement
-from pbkv_cluster.gateway.routing.speeds import PrefillSpeed
+from pbkv_cluster.gateway.routing.speeds import OutputLength, PrefillSpeed
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.servicer import WorkflowServicer
 from pbkv_cluster.gateway.status import StatusReader
@@ -41,9 +41,9 @@ class GatewayServer:
     def __init__(self, config: Config, directory: Directory, index: BlockIndex, codec: TextCodec, clock: Clock) -> None:
         gateway = config.gateway
         decisions = Decisions()
-        open_workflows = OpenWorkflows(clock, gateway.max_workflows)
-        admission = Admission(gateway.max_steps, decisions)
-        infinite, meter, speed = InfiniteCache(gateway.available_blocks), HitMeter(), PrefillSpeed()
+        open_workflows = OpenWorkflows(clock, gateway.max_workflows, gateway.max_graph_bytes)
+        admission = Admission(gateway.max_steps, gateway.max_step_bytes, decisions)
+        infinite, meter, speed, lengths = InfiniteCache(gateway.available_blocks), HitMeter(), PrefillSpeed(), OutputLength()
         self._pool = WorkerPool(directory, clock)
         self._feed = EventFeed(directory, decisions)
         self._entries = EntryWriter(directory, decisions, clock, capacity=2 * gateway.max_workflows)
@@ -68,6 +68,7 @@ class GatewayServer:
                 pool=self._pool,
                 placement=placement,
                 speed=speed,
+                lengths=lengths,
                 infinite=infinite,
                 meter=meter,
                 events=events,
@@ -81,7 +82,7 @@ class GatewayServer:
             clock=clock,
             allow_forced_output=config.engine.allow_forced_output,
         )
-        self.status = StatusReader(config, self._pool, open_workflows, admission, self._feed, meter, decisions)
+        self.status = StatusReader(config, self._pool, open_workflows, admission, self._feed, meter, decisions, directory)
         self._background = Background()
         self._server = RpcServer()
 

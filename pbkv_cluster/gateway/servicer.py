@@ -5,10 +5,11 @@ from typing import Any
 
 from grpc import aio
 
+from pbkv_cluster.core import checks
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.usage import HitMeter
 from pbkv_cluster.gateway.status import ClusterStatus, StatusReader, WorkerStatus
-from pbkv_cluster.gateway.step.request import ChatMessage, ChatPrompt, Prompt, StepRequest, TextPrompt, TokenPrompt
+from pbkv_cluster.gateway.step.request import ChatPrompt, Prompt, StepRequest, TextPrompt, TokenPrompt
 from pbkv_cluster.gateway.step.submission import Submission
 from pbkv_cluster.gateway.workflow.lifecycle import WorkflowLifecycle
 from pbkv_cluster.gateway.workflow.requests import WorkflowRequest
@@ -35,12 +36,11 @@ class WorkflowServicer(workflow_pb2_grpc.WorkflowServiceServicer):
     async def SubmitStep(  # noqa: N802
         self, request: workflow_pb2.SubmitStepRequest, context: _Context
     ) -> AsyncIterator[workflow_pb2.StepEvent]:
-        plain = _step_request(request)
-        step = self._submission.admit()
+        step = self._submission.admit(request.ByteSize())
         # NOTE: if the client cancels while an event is on its way to it, the generator stays suspended. The callback frees the
         # step at once, whatever state the generator is in.
         context.add_done_callback(lambda _: self._submission.close(step))  # type: ignore[arg-type]  # the stubs want a class
-        async for event in self._submission.run(step, plain):
+        async for event in self._submission.run(step, _step_request(request)):
             yield convert.step_event_to_wire(event)
 
     async def ReportToolCall(  # noqa: N802
@@ -72,7 +72,11 @@ def _workflow_request(message: workflow_pb2.StartWorkflowRequest) -> WorkflowReq
     )
 
 
+_MAX_MESSAGES = 65_536  # in one prompt; each has a token at least
+
+
 def _step_request(message: workflow_pb2.SubmitStepRequest) -> StepRequest:
+    checks.count("prompt.messages", len(message.prompt.messages.messages), _MAX_MESSAGES)
     return StepRequest(
         workflow_id=message.workflow_id,
         agent=message.agent_id,
@@ -90,7 +94,7 @@ def _prompt(message: types_pb2.Prompt) -> Prompt:
         case "text":
             return TextPrompt(message.text)
         case "messages":
-            return ChatPrompt(tuple(ChatMessage(each.role, each.content) for each in message.messages.messages))
+            return ChatPrompt(convert.chat_from_wire(message.messages))
         case "token_ids":
             return TokenPrompt(convert.packed_from_wire(message.token_ids, "prompt.token_ids"))
     raise InvalidArgument("prompt", "one of text, messages and token_ids must be set")
@@ -108,6 +112,12 @@ def _status_response(status: ClusterStatus) -> workflow_pb2.GetClusterStatusResp
         index_reachable=status.index_reachable,
         totals=_totals(status.totals),
         decisions=status.decisions,
+        problems=[
+            workflow_pb2.GetClusterStatusResponse.Problem(member=entry.member, problem=problem)
+            for entry in status.problems
+            for problem in entry.problems
+        ],
+        log_path=status.log_path,
     )
 
 
@@ -119,6 +129,7 @@ def _worker(status: WorkerStatus) -> workflow_pb2.GetClusterStatusResponse.Worke
         message.store.CopyFrom(report.store)
         message.running, message.waiting = report.running, report.waiting
         message.access_updates_applied, message.access_workflows = report.access_updates_applied, report.access_workflows
+        message.predictor_reachable = report.predictor_reachable
     return message
 
 

@@ -1,11 +1,13 @@
 """The status of the cluster: what runs where, asked of every worker at once."""
 
 import asyncio
+import os
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 
 from pbkv_cluster.core.config import Config
+from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.usage import HitMeter
 from pbkv_cluster.gateway.decisions import Decisions
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
@@ -13,6 +15,7 @@ from pbkv_cluster.gateway.routing.worker import Worker, WorkerReport
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.step.admission import Admission
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
+from pbkv_cluster.store.cluster_index import Directory, ProblemsEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,8 @@ class ClusterStatus:
     index_reachable: bool
     totals: HitMeter
     decisions: Mapping[str, int]  # the gateway's, by reason code
+    log_path: str  # file that this process writes its log to; empty: none
+    problems: tuple[ProblemsEntry, ...] = ()  # of members that serve nevertheless
 
 
 @dataclass(slots=True)
@@ -52,6 +57,7 @@ class StatusReader:
     feed: EventFeed
     meter: HitMeter
     decisions: Decisions
+    directory: Directory
 
     async def read(self) -> ClusterStatus:
         """The status now; a worker that does not answer within a second has no report."""
@@ -68,7 +74,24 @@ class StatusReader:
             index_reachable=self.pool.index_reachable,
             totals=deepcopy(self.meter),
             decisions={str(reason): count for reason, count in self.decisions.items()},
+            problems=await self._problems(),
+            log_path=_log_path(),
         )
+
+    async def _problems(self) -> tuple[ProblemsEntry, ...]:
+        try:
+            return tuple(await self.directory.problems())
+        except Unavailable:
+            return ()  # `index_reachable` tells
+
+
+def _log_path() -> str:
+    """The file that standard error goes to: Ray gives each member one, and logging writes there."""
+    try:
+        target = os.readlink("/proc/self/fd/2")
+    except OSError:
+        return ""
+    return target if os.path.isfile(target) else ""
 
 
 async def _status(worker: Worker) -> WorkerStatus:

@@ -75,6 +75,11 @@ class WorkerServer:
         assert self._thread is not None, "the worker was not started"
         return self._thread
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What does not work as it should while the worker serves; empty: all does."""
+        return (self._arena.problem,) if self._arena is not None and self._arena.problem else ()
+
     async def start(self, host: str, port: int = 0) -> WorkerFacts:
         """Loads the model and serves. Port 0 takes a free one.
 
@@ -88,7 +93,14 @@ class WorkerServer:
         memory = await self._arena.take(host_bytes) if self._arena else None
         await asyncio.to_thread(runner.allocate, memory)
         engine = Engine(
-            runner, self._config.engine, self._config.cache, self._clock, codec.decode, self._on_change, self._worker_id
+            runner,
+            self._config.engine,
+            self._config.cache,
+            self._clock,
+            codec.decode,
+            self._on_change,
+            self._worker_id,
+            codec.special_tokens,
         )
         self._thread = EngineThread(engine, asyncio.get_running_loop())
         if self._predictor is not None:
@@ -96,7 +108,7 @@ class WorkerServer:
         self._thread.start()
         address = await self._serve(host, port, model)
         if self._arena is not None:
-            self._arena.keep(address)
+            self._arena.keep()
         return WorkerFacts(
             address,
             model.namespace(),

@@ -12,9 +12,10 @@ from pbkv_cluster.core.errors import FailedPrecondition
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
-from pbkv_cluster.gpu_worker.engine.sequence import FinishReason, StepRequest
+from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
 from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
 from pbkv_cluster.rpc.convert import (
+    finish_reason_to_wire,
     packed_from_wire,
     sampling_from_wire,
     step_graph_from_wire,
@@ -23,11 +24,6 @@ from pbkv_cluster.rpc.convert import (
     usage_to_wire,
 )
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc, workflow_pb2
-
-_REASONS = {
-    FinishReason.STOP: types_pb2.FINISH_REASON_STOP,
-    FinishReason.LENGTH: types_pb2.FINISH_REASON_LENGTH,
-}
 
 
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
@@ -62,7 +58,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 if output.finished is not None:
                     assert output.usage is not None
                     finished = worker_pb2.RunStepEvent.Finished(
-                        reason=_REASONS[output.finished], usage=usage_to_wire(output.usage), hidden=output.hidden
+                        reason=finish_reason_to_wire(output.finished), usage=usage_to_wire(output.usage), hidden=output.hidden
                     )
                     yield worker_pb2.RunStepEvent(finished=finished)
         finally:
@@ -105,6 +101,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     ) -> worker_pb2.GetWorkerStatusResponse:
         status = await self._thread.call(self._status)
         if (predictor := self._predictor) is not None:
+            status.predictor_reachable = predictor.is_connected
             status.forecasts_applied = predictor.forecasts.applied
             if predictor.model_updates is not None:
                 status.access_updates_applied = predictor.model_updates.applied

@@ -57,6 +57,7 @@ class PredictorServer:
         if state_path is not None:
             files = {state_path: self._save, access_path(state_path): self.learner.save}
             self._saver = StateSaver(files, save_interval_s)
+        self._refused: list[str] = []  # why states were set aside at the start
         self._rpc = RpcServer()
         self._parts: list[asyncio.Task[None]] = []
 
@@ -65,10 +66,15 @@ class PredictorServer:
         """Where it serves, host:port; empty before the start."""
         return self._rpc.address
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What does not work as it should while the predictor serves; empty: all does."""
+        return (*self._refused, *(self._saver.problems if self._saver is not None else ()))
+
     async def start(self, host: str, port: int) -> str:
         """Restores the state and serves. Port 0 takes a free one. Returns the address, host:port.
 
-        A state that does not fit is renamed to end in `.refused`, and learning starts over.
+        A state that does not fit is set aside (`.refused`), and learning starts over.
 
         Raises:
             StartupError: the address cannot be bound, or the state file not be read.
@@ -76,8 +82,12 @@ class PredictorServer:
         if self._warm_up_config is not None:
             await asyncio.to_thread(warm_up, self._warm_up_config)
         if self._state_path is not None:
-            await asyncio.to_thread(restore, self._state_path, self.service.predictor.load)
-            await asyncio.to_thread(restore, access_path(self._state_path), self.learner.load)
+            for path, load in (
+                (self._state_path, self.service.predictor.load),
+                (access_path(self._state_path), self.learner.load),
+            ):
+                if refused := await asyncio.to_thread(restore, path, load):
+                    self._refused.append(refused)
         descriptor = predictor_pb2.DESCRIPTOR.services_by_name["PredictorService"]
         register = predictor_pb2_grpc.add_PredictorServiceServicer_to_server
         self._rpc.add(descriptor, register, PredictorServicer(self.service, self.learner))

@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from pbkv_cluster.core import checks
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.core.errors import InvalidArgument, NotFound, Unavailable
-from pbkv_cluster.core.events import WorkflowEvent
+from pbkv_cluster.core.errors import NotFound, Unavailable
 from pbkv_cluster.core.forecasts.batch import Forecasts
 from pbkv_cluster.core.forecasts.forecast import Forecast
+from pbkv_cluster.core.workflow.events import WorkflowEvent
 from pbkv_cluster.predictor_service.broadcast.broadcaster import Broadcaster
 from pbkv_cluster.predictor_service.broadcast.subscription import Subscription
 from pbkv_cluster.predictor_service.events.open_workflows import EventOutcome, OpenWorkflows
@@ -104,8 +105,7 @@ class PredictorService:
             Unavailable: the service has failed or stopped.
         """
         self._check_running()
-        if not workflow:
-            raise InvalidArgument("workflow_id", "must not be empty")
+        checks.not_empty("workflow_id", workflow)
         if self._workflows.has_ended(workflow):
             raise NotFound(f"workflow {workflow!r} has ended")
         found = self.predictor.explain(workflow) if workflow in self._workflows else None
@@ -168,7 +168,7 @@ class PredictorService:
 
     def _forget(self, silent: Collection[str]) -> None:
         # They are not remembered as ended: with its next event a workflow is back where it is then. Nor do subscribers hear of
-        # an end, which only the gateway knows: the last forecast loses weight by age.
+        # an end, which only the gateway knows: the last forecast counts for the step that it was made after.
         for name in silent:
             self.predictor.forget(name)
             self._broadcaster.discard(name)

@@ -9,7 +9,7 @@ Workers record and rank, the predictor learns; both import this package. It know
 2. `segment_trie`: the segments of one workflow: walk, add, split.
 3. `prefix_popularity`: how many workflows have read each prefix, a trie over all of them.
 4. `prompt_runs`: where the two meet: a prompt as runs of equally shared blocks.
-5. `workflow_record`: the steps of one workflow, built as they happen. Its `steps` are the access log (`core/access_log.py`).
+5. `workflow_record`: the steps of one workflow, built as they happen. Its `steps` are the access log (see `core`).
 6. `replay`: the same record built from such a log, without tokens.
 
 **`model/`: what is learnt from them**
@@ -24,13 +24,13 @@ Workers record and rank, the predictor learns; both import this package. It know
 
 1. `forecast_blend`: the next event by the model and by the predictor's forecast, each trusted as far as it was right.
 2. `next_use`: probabilities of the next use of some segments, by steps.
-3. `timing`: pauses and durations, and so when these steps come.
+3. `durations`, `tool_timing`, `timing`: how long pauses, tool calls and steps take, and so when the next steps come.
 4. `workflow_outlook`: both together for one workflow; valid until a step, a forecast or time changes it.
 5. `outlook`: all active workflows; what the policy asks.
 6. `density`: expected hits for each second that a block is kept.
 
-From a forecast to a rank: a forecast arrives, and policy `pbkv` (`cache/policies/pbkv.py`) asks `Outlook.forecast_matters`. If
-the two likeliest next events have changed, the workflow's nodes are ranked again before the next block is evicted:
+From a forecast to a rank: a forecast arrives, and policy `pbkv` of package `cache` asks `Outlook.forecast_matters`. If the two
+likeliest next events have changed, the workflow's nodes are ranked again before the next block is evicted:
 `Outlook.unused` gives the probability that no workflow that has used a block uses it again within each horizon, the policy
 multiplies it by those of workflows that have not used it yet, and `hit_density` makes one value of it.
 

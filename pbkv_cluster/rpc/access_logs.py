@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pbkv_cluster.core import checks
-from pbkv_cluster.core.access_log import SYMBOLS, AccessLog, Run, StepLog
+from pbkv_cluster.core.workflow.access_log import SYMBOLS, AccessLog, Run, StepLog
 from pbkv_cluster.rpc.v1 import predictor_pb2
 
 MAX_STEPS = 4096  # of a log

@@ -2,16 +2,34 @@
 
 from grpc import aio
 
+from pbkv_cluster.core.locations.addresses import parse_address
+
 _MAX_MESSAGE_BYTES = 64 << 20
 
-# Keep-alive pings notice within half a minute that a peer has vanished without closing the connection (its node lost power).
+# One keep-alive policy for both sides. A ping notices within half a minute that a peer has vanished without closing the
+# connection (its node lost power). A server that does not allow what its clients do takes their pings for an attack, and
+# closes a connection that has been idle for a minute and a half (`too_many_pings`). gRPC ignores options that it does not
+# know, so a name with an error in it has the same effect.
+_KEEP_ALIVE_S = 20
+
+
+def keep_alive(interval_s: float) -> list[tuple[str, int]]:
+    """Options of a channel or a server that pings every `interval_s` seconds, and lets its peer do so twice as often."""
+    interval_ms = int(interval_s * 1000)
+    return [
+        ("grpc.keepalive_time_ms", interval_ms),
+        ("grpc.keepalive_timeout_ms", interval_ms // 2),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", interval_ms // 2),
+    ]
+
+
+# For both sides of every connection.
 MESSAGE_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    *keep_alive(_KEEP_ALIVE_S),
 ]
 
 # For every channel, including those of the Python client.
@@ -24,6 +42,11 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
 ]
 
 
-def connect(address: str) -> aio.Channel:
-    """A channel to `address` (host:port). It connects on its first call, and again if the connection is lost."""
+def connect(address: str, field: str = "address") -> aio.Channel:
+    """A channel to `address` (host:port). It connects on its first call, and again if the connection is lost.
+
+    Raises:
+        InvalidArgument: `address` is no host:port; names `field`. gRPC itself takes a port modulo 65,536.
+    """
+    parse_address(field, address)
     return aio.insecure_channel(address, options=CHANNEL_OPTIONS)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from pbkv_cluster.core import errors
@@ -45,7 +46,10 @@ def from_rpc(error: aio.AioRpcError | grpc.RpcError) -> errors.PbkvError:
 
 
 class ErrorInterceptor(aio.ServerInterceptor):
-    """Turns a `PbkvError` into its status. Any other exception is a defect: logged with its traceback, sent as INTERNAL."""
+    """Turns a `PbkvError` into its status, and a message that cannot be decoded into INVALID_ARGUMENT.
+
+    Any other exception is a defect: logged with its traceback, sent as INTERNAL.
+    """
 
     async def intercept_service(
         self,
@@ -56,7 +60,10 @@ class ErrorInterceptor(aio.ServerInterceptor):
         if handler is None:
             return handler
         method = handler_call_details.method
-        codec: Any = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
+        codec: Any = {
+            "request_deserializer": _decoder(handler.request_deserializer),
+            "response_serializer": handler.response_serializer,
+        }
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(_guard_unary(handler.unary_unary, method), **codec)
         if handler.unary_stream is not None:
@@ -64,14 +71,46 @@ class ErrorInterceptor(aio.ServerInterceptor):
             guard = _guard_unary if inspect.iscoroutinefunction(handler.unary_stream) else _guard_stream
             return grpc.unary_stream_rpc_method_handler(guard(handler.unary_stream, method), **codec)
         if handler.stream_stream is not None:
-            return grpc.stream_stream_rpc_method_handler(_guard_stream(handler.stream_stream, method), **codec)
+            return grpc.stream_stream_rpc_method_handler(_guard_stream(handler.stream_stream, method, requests=True), **codec)
         return handler
+
+
+class _Undecodable:
+    """Stands in for a request that is not a message of its type."""
+
+
+def _decoder(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """`decode`, without its error: outside of a handler, gRPC would log that with its traceback and send no reason."""
+    if decode is None:
+        return None
+
+    def decoded(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except DecodeError:
+            return _Undecodable()
+
+    return decoded
+
+
+def _checked(request: Any) -> Any:
+    """Raises:
+    InvalidArgument: the request could not be decoded.
+    """
+    if isinstance(request, _Undecodable):
+        raise errors.InvalidArgument("request", "is not a message of the method's type, or holds text that is not UTF-8")
+    return request
+
+
+async def _each_checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _checked(request)
 
 
 def _guard_unary(call: Any, method: str) -> Any:
     async def guarded(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
         try:
-            return await call(request, context)
+            return await call(_checked(request), context)
         except asyncio.CancelledError:
             await _check_cancelled(context)
             raise
@@ -81,10 +120,18 @@ def _guard_unary(call: Any, method: str) -> Any:
     return guarded
 
 
-def _guard_stream(call: Any, method: str) -> Any:
+def _guard_stream(call: Any, method: str, *, requests: bool = False) -> Any:
+    """Guards a method that answers with a stream.
+
+    Args:
+        call: the method.
+        method: its name.
+        requests: its requests are a stream, too.
+    """
+
     async def guarded(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         try:
-            async for response in call(request, context):
+            async for response in call(_each_checked(request) if requests else _checked(request), context):
                 yield response
         except asyncio.CancelledError:
             await _check_cancelled(context)

@@ -9,16 +9,27 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from pbkv_cluster.core.errors import StartupError
+from pbkv_cluster.core.locations.addresses import MAX_PORT, join_address
 from pbkv_cluster.rpc.channel import MESSAGE_OPTIONS
 from pbkv_cluster.rpc.errors import ErrorInterceptor
+
+# Calls that wait until the event loop takes them. Beyond this gRPC itself drops calls, at random, and a client sees CANCELLED;
+# the default is 1,000. A call that has been taken is refused with a status and a reason.
+_MAX_PENDING_CALLS = 65_536
+
+SERVER_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.so_reuseport", 0),  # so that a second server on the same port fails to start instead of getting half of the calls
+    ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
+    *MESSAGE_OPTIONS,
+]
 
 
 class RpcServer:
     """Serves the services that were added. Its health is SERVING from `start` until `stop`."""
 
     def __init__(self) -> None:
-        # Without SO_REUSEPORT, a second server on the same port fails to start instead of receiving half of the calls.
-        self._server = aio.server(interceptors=[ErrorInterceptor()], options=[("grpc.so_reuseport", 0), *MESSAGE_OPTIONS])
+        self._server = aio.server(interceptors=[ErrorInterceptor()], options=SERVER_OPTIONS)
         self._health = health.aio.HealthServicer()
         self._names = [health.SERVICE_NAME, reflection.SERVICE_NAME]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -41,15 +52,18 @@ class RpcServer:
         Raises:
             StartupError: the address cannot be bound.
         """
+        wanted = join_address(host, port)
+        if not 0 <= port <= MAX_PORT:  # gRPC takes it modulo 65,536
+            raise StartupError(f"cannot listen on {wanted}: a port is from 0 to {MAX_PORT}")
         reflection.enable_server_reflection(self._names, self._server)
         try:
-            bound = self._server.add_insecure_port(f"{host}:{port}")
+            bound = self._server.add_insecure_port(wanted)
         except RuntimeError as error:
-            raise StartupError(f"cannot listen on {host}:{port}: is the port in use? ({error})") from error
+            raise StartupError(f"cannot listen on {wanted}: is the port in use? ({error})") from error
         await self._server.start()
         for name in ("", *self._names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        self.address = f"{host}:{bound}"
+        self.address = join_address(host, bound)
         return self.address
 
     async def stop(self, grace_s: float = 1.0) -> None:

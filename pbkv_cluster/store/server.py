@@ -3,15 +3,16 @@
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc
 from pbkv_cluster.store.arena.arena import Arena
-from pbkv_cluster.store.servicer import HostStoreServicer
+from pbkv_cluster.store.servicer import HostStoreServicer, WorkerAddresses
 
 
 class HostStore:
     """The host store of one node as a plain object. It owns its arena."""
 
-    def __init__(self, arena: Arena, worker_timeout_s: float = 10.0) -> None:
+    def __init__(self, arena: Arena, workers: WorkerAddresses, worker_timeout_s: float = 10.0) -> None:
         """Args:
         arena: removed by `stop`.
+        workers: finds the node's workers.
         worker_timeout_s: seconds that a worker may take to answer a call that is passed on to it.
         """
         self._arena = arena
@@ -19,7 +20,7 @@ class HostStore:
         self._server.add(
             store_pb2.DESCRIPTOR.services_by_name["StoreService"],
             store_pb2_grpc.add_StoreServiceServicer_to_server,
-            HostStoreServicer(arena, worker_timeout_s),
+            HostStoreServicer(arena, workers, worker_timeout_s),
         )
 
     async def start(self, host: str, port: int = 0) -> str:

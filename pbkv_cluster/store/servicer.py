@@ -2,12 +2,13 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from grpc import aio
 
-from pbkv_cluster.core.errors import InvalidArgument, Unavailable
+from pbkv_cluster.core import checks
+from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.errors import from_rpc
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc
@@ -16,23 +17,29 @@ from pbkv_cluster.store.arena.arena import Arena
 T = TypeVar("T")
 # Only type checkers see the class of the stub.
 Call = Callable[["store_pb2_grpc.StoreServiceAsyncStub"], Awaitable[T]]
+# The addresses of this node's workers by id, as the cluster's directory has them; raises Unavailable.
+WorkerAddresses = Callable[[], Awaitable[Mapping[str, str]]]
 
 
 class HostStoreServicer(store_pb2_grpc.StoreServiceServicer):
-    """Answers for all caches of one node together."""
+    """Answers for all caches of one node together.
 
-    def __init__(self, arena: Arena, worker_timeout_s: float) -> None:
+    A worker's address is the one in the directory, which only members can write to: whoever asks for a region could otherwise
+    have calls sent wherever they like.
+    """
+
+    def __init__(self, arena: Arena, workers: WorkerAddresses, worker_timeout_s: float) -> None:
         self._arena = arena
+        self._workers = workers
         self._worker_timeout_s = worker_timeout_s
         self._arena_in_use = asyncio.Lock()
 
     async def LeaseArena(  # noqa: N802
         self, request: store_pb2.LeaseArenaRequest, context: Any
     ) -> store_pb2.LeaseArenaResponse:
-        if not request.worker_id:
-            raise InvalidArgument("worker_id", "must not be empty")
+        worker_id = checks.required_name("worker_id", request.worker_id)
         async with self._arena_in_use:  # in a thread: reserving many gigabytes takes a while
-            region = await asyncio.to_thread(self._arena.acquire, request.worker_id, request.bytes, request.worker_address)
+            region = await asyncio.to_thread(self._arena.acquire, worker_id, request.bytes)
         return store_pb2.LeaseArenaResponse(
             path=str(self._arena.path), offset=region.offset, bytes=region.size, lease_s=self._arena.ttl_s
         )
@@ -54,14 +61,14 @@ class HostStoreServicer(store_pb2_grpc.StoreServiceServicer):
         return store_pb2.ClearResponse(dropped_blocks=sum(answer.dropped_blocks for answer in answers))
 
     async def _call_workers(self, call: Call[T]) -> list[T]:
-        """Calls every worker of the node, all at once.
+        """Calls every worker that has a region and is in the directory, all at once.
 
         Raises:
-            Unavailable: a worker does not answer.
+            Unavailable: a worker or the directory does not answer.
         """
         async with self._arena_in_use:
             regions = await asyncio.to_thread(self._arena.regions)
-        addresses = {region.address for region in regions.values() if region.address}
+        addresses = {address for worker_id, address in (await self._workers()).items() if worker_id in regions}
         return list(await asyncio.gather(*(self._call_worker(address, call) for address in sorted(addresses))))
 
     async def _call_worker(self, address: str, call: Call[T]) -> T:

@@ -29,7 +29,7 @@ def test_each_variant_leaves_something_out(setup: Setup) -> None:
     for name in VARIANTS:
         policy = make_policy(f"{ablation.__name__}:{name}", setup.cache)
         assert isinstance(policy, Pbkv)
-        assert type(policy.twin(setup.cache)) is type(policy)
+        assert type(policy.for_shadow(setup.cache)) is type(policy)
         run = simulate(tokens, replace(setup, policy=f"{ablation.__name__}:{name}"))
         assert run.meter.prompt_tokens == whole.meter.prompt_tokens
         assert run.steps != whole.steps, f"{name} changes nothing"

@@ -13,7 +13,7 @@ from benchmarks.predictor import benchmark as predictor
 from benchmarks.predictor.accuracy import ablation, accuracy, drift, read
 from benchmarks.predictor.load import copies
 from benchmarks.report import Report
-from pbkv_cluster.core.events import EventKind
+from pbkv_cluster.core.workflow.events import EventKind
 
 
 def write(path: Path, agents: str, workflows: int = 60) -> Path:

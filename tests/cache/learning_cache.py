@@ -9,13 +9,13 @@ from pbkv_cluster.cache.policies.pbkv import Pbkv
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
-from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, count, pack
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.core.workflow.access_log import StepLog
 from pbkv_cluster.reuse.model.access_model import AccessModel
 from tests.reuse.workflow_logs import Path, Step, packed
 

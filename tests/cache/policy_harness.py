@@ -10,9 +10,9 @@ from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
-from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.core.workflow.step_graph import StepGraph
 
 SPACE = Namespace("m", "r", "f", "l")
 AGENTS = ("planner", "coder", "tester")

@@ -18,14 +18,14 @@ from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.pool import SlotState
 from pbkv_cluster.cache.tree.node import GPU
-from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.core.blocks import Namespace, block_keys
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
-from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, count, pack
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.core.workflow.access_log import StepLog
+from pbkv_cluster.core.workflow.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.reuse.model.access_model import AccessModel
 from tests.cache.late_transfers import LateEngine, TaggedEngine
 
@@ -167,7 +167,7 @@ class Driver:
 
     def queue(self) -> None:
         prompt = self.random.choice((b"", *(step.tokens for step in (*self.running, *self.preempted))))
-        self.cache.queued(f"w{self.random.randrange(4)}", prompt)
+        self.cache.queued(f"w{self.random.randrange(4)}", self.random.randrange(3), prompt)
 
     def retire(self) -> None:
         self.cache.retire(f"w{self.random.randrange(4)}")

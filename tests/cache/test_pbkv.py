@@ -17,7 +17,7 @@ from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tree.node import Node
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.tokens import count
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.reuse.rank.density import hit_density
 from pbkv_cluster.reuse.rank.timing import HORIZONS
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixStat
@@ -128,14 +128,89 @@ def test_the_prompt_of_a_queued_step_is_kept() -> None:
     cache = trained()
     cache.run("a", loop(500)[:2], end=False)
     paths = {"plan": own(500, 0), "code": own(500, 1)}
-    cache.cache.queued("a", prompt(own(500, 1)))
+    cache.cache.queued("a", 2, prompt(own(500, 1)))
     assert cache.order(**paths) == ["plan", "code"], "it is certain, whatever else is likely"
     cache = trained()
     cache.run("a", loop(500)[:2], end=False)
-    cache.cache.queued("a", prompt(own(500, 1)))
-    cache.cache.queued("a", b"")
+    cache.cache.queued("a", 2, prompt(own(500, 1)))
+    cache.cache.queued("a", 2, b"")
     assert cache.order(**paths) == ["code", "plan"], "withdrawn"
-    cache.cache.queued("nobody", prompt(own(500, 1)))
+    cache.cache.queued("nobody", 0, prompt(own(500, 1)))
+
+
+def test_each_waiting_step_of_a_workflow_is_certain_by_itself() -> None:
+    cache = trained()
+    cache.run("a", loop(500)[:2], end=False)
+    cache.cache.queued("a", 2, prompt(own(500, 0)))
+    cache.cache.queued("a", 3, prompt(own(500, 1)))
+    certain = values_of(cache, own(500, 0))
+    assert values_of(cache, own(500, 1)) == certain
+    cache.cache.queued("a", 2, b"")
+    assert values_of(cache, own(500, 1)) == certain > values_of(cache, own(500, 0)), "only one was withdrawn"
+    handle = cache.begin("a", loop(500)[2])  # step 2
+    assert values_of(cache, own(500, 1)) == certain, "step 3 still waits"
+    cache.cache.close(handle)
+
+
+def test_a_preemption_is_neither_an_event_nor_a_pause() -> None:
+    cache = trained()
+    cache.step("w", Step("planner", own(500, 0)))
+    cache.forecast("w", coder=1.0)
+    handle = cache.begin("w", Step("coder", own(500, 1)))
+    outlook = cache.policy.outlook
+    cache.forecast("w", planner=1.0)  # after this step comes the planner
+    values_of(cache, own(500, 0))
+    before = outlook.trust.share, outlook.timing.cycle
+    tokens = prompt(own(500, 1))
+    for _ in range(10):
+        cache.cache.close(handle)
+        cache.clock.advance(0.01)
+        again = cache.cache.open(StepIdentity(SPACE, "w", "coder", 1, count(tokens)), tokens, again=True)
+        assert again is not None
+        handle = again
+        values_of(cache, own(500, 0))
+    assert (outlook.trust.share, outlook.timing.cycle) == before
+    cache.cache.close(handle)
+
+
+def test_a_shared_prefix_keeps_its_popularity_when_its_first_reader_comes_back() -> None:
+    cache, shared = LearningCache(), tuple(range(100, 110))
+    first = Step("planner", shared + own(900, 0))
+    cache.step("first", first)  # reads it in one piece, which others cut later
+    for number in range(60):
+        cache.run(f"w{number}", [Step("planner", shared + own(number, 0))])
+    cache.step("first", first)
+    (entry,) = (node.entry for node in cache.cache.tree.walk() if node.tokens == packed(shared))
+    assert entry is not None
+    assert entry.workflows == 61
+
+
+def test_a_branch_does_not_end_the_tool_call_of_another() -> None:
+    cache = LearningCache()
+    tools = cache.policy.outlook.timing.tools
+    cache.step("w", Step("planner", own(1, 0)))
+    running = cache.begin("w", Step("coder", own(1, 1)))
+    call = ToolCall("tests", expected_s=60.0)
+    cache.cache.tool_call("w", call, started=True)
+    cache.clock.advance(2.0)
+    other = cache.begin("w", Step("tester", own(1, 2)))
+    cache.clock.advance(58.0)
+    with patch.object(tools, "add") as learnt:
+        cache.cache.tool_call("w", ToolCall("tests"), started=False)
+    learnt.assert_called_once_with(call, pytest.approx(61.0))
+    for handle in (running, other):
+        cache.cache.close(handle)
+
+
+def test_a_step_that_followed_one_elsewhere_counts_no_pause() -> None:
+    cache, tokens = LearningCache(), prompt(own(1, 0))
+    cache.step("w", Step("planner", own(1, 0)))  # step 0; step 1 runs on another worker
+    cache.clock.advance(1000.0)
+    with patch.object(cache.policy.outlook.timing, "add_pause") as counted:
+        handle = cache.cache.open(StepIdentity(SPACE, "w", "coder", 2, count(tokens), parent=1), tokens)
+    assert handle is not None
+    counted.assert_not_called()
+    cache.cache.close(handle)
 
 
 def test_forecasts_that_are_wrong_lose_trust_and_right_ones_gain_it() -> None:
@@ -208,7 +283,7 @@ def test_its_shadow_hits_what_it_would_alone(seed: int, blocks: int) -> None:
         guarded.cache.check_integrity()
 
 
-def test_the_twin_shares_what_is_known_and_gives_the_same_values() -> None:
+def test_the_policy_of_a_shadow_shares_what_is_known_and_gives_the_same_values() -> None:
     cache = LearningCache(guard=True, guard_steps=1000)  # it decides nothing so soon
     assert isinstance(cache.cache.observer, Guard)
     cache.cache.observer.fall_back()
@@ -218,11 +293,11 @@ def test_the_twin_shares_what_is_known_and_gives_the_same_values() -> None:
     cache.run("b", loop(501)[:1], end=False)
     guarded = cache.cache
     shadow = cache.cache.observer.shadows[1].cache
-    main, twin = guarded.policies[0], shadow.policies[0]
+    main, shadowed = guarded.policies[0], shadow.policies[0]
     now = cache.clock.now()
     values = [
         {node.tokens: policy.value(node, now) for node in tree.walk()}
-        for policy, tree in ((main, guarded.tree), (twin, shadow.tree))
+        for policy, tree in ((main, guarded.tree), (shadowed, shadow.tree))
     ]
     assert values[0] == values[1]
     assert len(set(values[0].values())) > 3
@@ -241,12 +316,12 @@ def test_nodes_are_worth_the_same_together_as_one_by_one() -> None:
     assert len(set(policy.values(nodes, now))) > 5
 
 
-def test_a_variant_has_a_twin_of_its_own_kind() -> None:
+def test_a_variant_has_a_shadow_policy_of_its_own_kind() -> None:
     class Variant(Pbkv):
         pass
 
     config = CacheConfig()
-    assert type(Variant(config).twin(config)) is Variant
+    assert type(Variant(config).for_shadow(config)) is Variant
 
 
 @given(st.integers(2, 500), st.integers(0, 300), st.floats(0.0, 20.0))

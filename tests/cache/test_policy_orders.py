@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbkv_cluster.cache.policies.continuum import Pauses, best_ttl
+from pbkv_cluster.cache.policies.continuum import Continuum, Pauses, best_ttl
 from pbkv_cluster.cache.step_identity import StepIdentity
-from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
+from pbkv_cluster.core.workflow.step_graph import Join, StepGraph, StepNode
 from tests.cache.policy_harness import AGENTS, SPACE, Cache, prompt
 
 HALF_LIFE_S, BENEFIT_S = 8.0, 8.0
@@ -364,7 +364,8 @@ def test_before_the_first_pause_continuum_is_lru() -> None:
 def test_a_preempted_step_is_no_pause_and_steps_at_the_same_time_are_one() -> None:
     cache = Cache("continuum")
     policy = cache.cache.policies[0]
-    pauses = policy._pauses  # type: ignore[attr-defined]
+    assert isinstance(policy, Continuum)
+    pauses = policy.pauses
     first = cache.begin(1, "w", "coder")
     cache.cache.close(first)
     cache.steps["w"] -= 1
@@ -402,4 +403,4 @@ def test_pauses_are_bounded_and_forget_the_oldest() -> None:
         pauses.add("busy", float(number))
     assert list(pauses.after("busy")) == [float(number) for number in range(1800, 2000)]
     assert len(pauses.after("stranger")) == 200
-    assert len(pauses._by_agent) == 1024
+    assert pauses.agents == 1024

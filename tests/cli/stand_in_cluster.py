@@ -1,6 +1,7 @@
 """A cluster without Ray for commands that start one: a recording gateway, and the configuration that was asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, ClassVar, Self
 
@@ -16,14 +17,17 @@ class StandInCluster:
     failures: ClassVar[dict[tuple[str, str], PbkvError]] = {}  # of every gateway
     running: ClassVar[int] = 0
 
-    def __init__(self, config: Config, edges: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, config: Config, edges: Mapping[str, Any] | None = None, report: Callable[[str], None] | None = None
+    ) -> None:
         self.config = config
         self.edges = dict(edges or {})
         self.addresses = dict.fromkeys(self.edges, "127.0.0.1:3")
         self.gateway = RecordingGateway()
         self.gateway.failures.update(self.failures)
         self.gateway_address = ""
-        self.redis_url = "redis://127.0.0.1:1"
+        self.redis_url = "redis://:s3cret@127.0.0.1:1"
+        self.redis_url_file = Path("/state/redis.url")
         self.dashboard_url = "http://127.0.0.1:2"
         self.waited = False
         self._context = serving_in_thread(self.gateway)

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from pbkv_cluster.cli.config import MASK, without_password
 from pbkv_cluster.cli.main import app, main
 from pbkv_cluster.core.config import load
 from pbkv_cluster.core.config.sources import fields
+from pbkv_cluster.core.locations.urls import MASK, without_password
 
 RUNNER = CliRunner()
 
@@ -29,7 +29,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(*args: str) -> str:
     result = RUNNER.invoke(app, args, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.stdout
 
 
 def fails(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int | str | None, str]:
@@ -43,7 +43,7 @@ def fails(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int | str | N
 def test_json_has_the_source_of_each_value(file: Path) -> None:
     rows = {
         row["field"]: row
-        for row in json.loads(run("config", "show", "--config", str(file), "--set", "cluster.workers=4", "--json"))
+        for row in json.loads(run("config", "show", "--config", str(file), "--set", "cluster.workers=4", "--json", "-"))
     }
     assert list(rows) == [path for path, _ in fields()]
     assert (rows["engine.gpu_blocks"]["value"], rows["engine.gpu_blocks"]["origin"]) == (96, str(file))
@@ -71,7 +71,7 @@ def test_yaml_is_a_configuration_file(tmp_path: Path, file: Path) -> None:
     assert load(again).config.engine.threads == 3
 
 
-@pytest.mark.parametrize("form", [[], ["--json"], ["--yaml"]])
+@pytest.mark.parametrize("form", [[], ["--json", "-"], ["--yaml"]])
 def test_passwords_are_masked(file: Path, form: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "400")
     output = run("config", "show", "--config", str(file), *form)
@@ -114,7 +114,7 @@ def test_no_password_survives_masking(password: str, scheme: str) -> None:
             ["--set", "cluster.workers=1", "--set", "cluster.workers=2"],
             "--set: cluster.workers is set twice, to '1' and to '2'",
         ),
-        (["--json", "--yaml"], "--yaml: cannot be combined with --json"),
+        (["--json", "-", "--yaml"], "--yaml: cannot be combined with --json"),
         (["--config", "/nowhere.yaml"], "cannot read the configuration file /nowhere.yaml: No such file or directory"),
     ],
 )

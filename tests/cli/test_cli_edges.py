@@ -10,10 +10,11 @@ from collections.abc import Iterator
 import pytest
 
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.integrations.kv_hints import from_json, from_msgpack
 from pbkv_cluster.integrations.otel.member import OtelMember
 from pbkv_cluster.predictor_service.server import PredictorServer
+from pbkv_cluster.store.cluster_index import Directory, RedisServer, ServiceEntry, connect
 from tests.cli.conftest import DEADLINE_S, LoopThread, Pbkv
 from tests.cli.stand_in_cluster import StandInCluster
 from tests.integrations.otel_spans import export, otlp
@@ -62,6 +63,33 @@ def test_the_predictor_s_address_or_a_redis_is_required(pbkv: Pbkv, command: str
     assert (done.code, "--predictor: is missing" in done.err) == (2, True)
 
 
+@pytest.fixture(scope="module")
+def redis() -> Iterator[str]:
+    server = RedisServer.resolve("", host="127.0.0.1")
+    yield server.url
+    server.stop()
+
+
+@pytest.mark.parametrize("command", ["hints", "otel"])
+def test_another_cluster_s_name_lists_the_clusters_of_the_redis(
+    pbkv: Pbkv, loop_thread: LoopThread, redis: str, command: str
+) -> None:
+    async def announce(*clusters: str) -> None:
+        client = connect(redis)
+        await client.flushall()
+        for cluster in clusters:
+            await Directory(client, cluster, DEADLINE_S).announce_service(ServiceEntry("gateway", "127.0.0.1:1", 1))
+        await client.aclose()
+
+    loop_thread.run(announce())
+    done = pbkv(command, "--redis", redis)
+    assert (done.code, len(done.err.splitlines())) == (1, 1)
+    assert "redis.url: this Redis knows no running cluster" in done.err
+    loop_thread.run(announce("red", "blue"))
+    done = pbkv(command, "--redis", redis)
+    assert (done.code, done.err) == (2, "pbkv: cluster.name: this Redis knows no cluster 'pbkv'; it knows blue, red\n")
+
+
 def test_an_absent_predictor_is_one_clear_line(pbkv: Pbkv) -> None:
     done = pbkv("hints", "--predictor", "127.0.0.1:1")
     assert done.code == 1
@@ -81,6 +109,14 @@ def test_otel_takes_spans_until_it_is_interrupted(predictor: PredictorServer) ->
         wait_for(lambda: predictor.service.open_workflows == 3, DEADLINE_S)
         process.send_signal(signal.SIGINT)
         assert process.wait(DEADLINE_S) == 0, process.stderr.read()
+
+
+def test_serve_shows_no_password(pbkv: Pbkv, clusters: list[StandInCluster]) -> None:
+    result = pbkv("serve")
+    assert clusters[0].redis_url == "redis://:s3cret@127.0.0.1:1"
+    assert "s3cret" not in result.out + result.err
+    assert "redis      redis://:***@127.0.0.1:1" in result.out
+    assert 'export PBKV_REDIS_URL="$(cat /state/redis.url)"' in result.out
 
 
 def test_serve_starts_the_receiver_if_it_is_enabled(pbkv: Pbkv, clusters: list[StandInCluster]) -> None:

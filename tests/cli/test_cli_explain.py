@@ -40,7 +40,7 @@ def test_shows_the_forecast_and_the_experts(pbkv: Pbkv, endpoint: str) -> None:
 
 @pytest.mark.usefixtures("predictor")
 def test_as_json(pbkv: Pbkv, endpoint: str) -> None:
-    written = json.loads(pbkv("predictor", "explain", "mine", "--endpoint", endpoint, "--json").out)
+    written = json.loads(pbkv("predictor", "explain", "mine", "--endpoint", endpoint, "--json", "-").out)
     assert (written["workflow"], written["workload"], written["steps_begun"]) == ("mine", "app", 3)
     assert written["steps"][0]["agents"]["c"] > 0.9
     assert [expert["name"] for expert in written["experts"]] == ["markov", "context-tree"]

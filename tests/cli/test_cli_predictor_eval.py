@@ -56,6 +56,14 @@ def test_a_split_by_task_learns_from_one_part(pbkv: Pbkv, trace: str) -> None:
     assert found[0]["top1"] == 1.0
 
 
+def test_experts_that_say_nothing_are_left_out(pbkv: Pbkv, trace: str) -> None:
+    experts = ("--expert", "markov", "--expert", "step-graph")
+    done = pbkv("predictor", "eval", "--train", trace, "--test", trace, *experts, "--json", "-")
+    assert done.code == 0, done.err
+    assert {row["expert"] for row in rows(done.out)} == {"markov", "mixture"}, "the trace declares no step graph"
+    assert "Left out, because it made no forecast: step-graph." in done.err
+
+
 def test_several_workloads_have_a_mean(pbkv: Pbkv, trace: str, tmp_path: Path) -> None:
     other = tmp_path / "other.jsonl"
     line = {

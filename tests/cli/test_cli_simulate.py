@@ -1,6 +1,7 @@
 """`pbkv simulate` and `pbkv calibrate`, end to end."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -51,6 +52,20 @@ def test_all_traces_can_be_one_workload(trace_file: Path, tmp_path: Path, capsys
     assert row["workload"] == "tiny+tiny"
 
 
+def test_by_default_it_compares_lru_pbkv_and_the_oracle_under_a_configuration(
+    trace_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "site.yaml"
+    config.write_text("engine:\n  gpu_block: 3\n")
+    assert run(trace_file, *SHORT, "--config", config) == 2
+    assert "did you mean engine.gpu_blocks?" in capsys.readouterr().err
+    config.write_text("cache:\n  guard: false\n")
+    assert run(trace_file, *SHORT, "--config", config, "--json", "-") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["policy"] for row in rows] == ["lru", "pbkv", "oracle"]
+    assert {row["guard_lru_share"] for row in rows if row["policy"] == "pbkv"} == {None}
+
+
 def test_a_plot_needs_matplotlib(
     trace_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,7 +94,7 @@ def test_wrong_options_are_named(
     assert named in capsys.readouterr().err
 
 
-def test_calibration_writes_a_cost_model(tmp_path: Path) -> None:
+def test_calibration_tells_how_far_it_is_and_writes_a_cost_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, out = tmp_path / "model", tmp_path / "cost.json"
     model.mkdir()
     build(model, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, head_dim=16)
@@ -87,6 +102,8 @@ def test_calibration_writes_a_cost_model(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["calibrate", str(model), "--out", str(out), "--longest", "512", *sizes])
     assert not ended.value.code
+    told = re.findall(r"^\d+ of \d+: .+$", capsys.readouterr().err, re.MULTILINE)
+    assert (told[0], told[-1]) == (f"1 of {len(told)}: warming up", f"{len(told)} of {len(told)}: host memory")
     cost = CostModel.load(out)
     assert cost.block_bytes > 0
     assert cost.host_bytes_per_s > 0

@@ -1,6 +1,7 @@
 """`pbkv status`: rates with denominators, lost workers, JSON."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,13 @@ def test_shows_rates_with_their_denominators(pbkv: Pbkv, endpoint: str) -> None:
     assert "gpu 50.0 % of 20,000, host 10.0 % of 20,000" in delivered
 
 
+def test_shows_what_does_not_work_at_members_that_serve(pbkv: Pbkv, endpoint: str) -> None:
+    problem = "the state /s cannot be saved: No space left on device"
+    assert problem in line(pbkv("status", "--endpoint", endpoint).out, "predictor: ")
+    status = json.loads(pbkv("status", "--endpoint", endpoint, "--json").out)
+    assert status["problems"] == [{"member": "predictor", "problem": problem}]
+
+
 def test_shows_decisions(pbkv: Pbkv, endpoint: str) -> None:
     out = pbkv("status", "--endpoint", endpoint).out
     assert "31" in line(out, "gateway", "route:prefix")
@@ -58,13 +66,26 @@ def test_shows_how_much_was_learnt(pbkv: Pbkv, endpoint: str) -> None:
     assert out.count("learnt from") == 1
 
 
+def test_says_where_logs_are(pbkv: Pbkv, endpoint: str) -> None:
+    out = pbkv("status", "--endpoint", endpoint).out
+    assert "logs in /var/ray/logs of each node, the gateway's in /var/ray/logs/a.err" in out
+    assert json.loads(pbkv("status", "--endpoint", endpoint, "--json", "-").out)["log_path"] == "/var/ray/logs/a.err"
+
+
+def test_json_can_go_to_a_file_as_everywhere(pbkv: Pbkv, endpoint: str, tmp_path: Path) -> None:
+    target = tmp_path / "status.json"
+    done = pbkv("status", "--endpoint", endpoint, "--json", str(target))
+    assert "3 open workflows" in done.out, "the tables are printed as well"
+    assert json.loads(target.read_text())["open_workflows"] == 3
+
+
 def test_shows_that_a_guard_leans() -> None:
     assert "LRU evicts" in guard_line(store_pb2.GuardStat(leaning=True, prompt_tokens=10))
     assert guard_line(store_pb2.GuardStat()) == "guard: follows the policy"
 
 
 def test_json_contains_numbers(pbkv: Pbkv, endpoint: str) -> None:
-    written = json.loads(pbkv("status", "--endpoint", endpoint, "--json").out)
+    written = json.loads(pbkv("status", "--endpoint", endpoint, "--json", "-").out)
     assert written["workers"][0]["tiers"]["gpu"]["capacity_blocks"] == 4096
     assert [worker["reachable"] for worker in written["workers"]] == [True, False]
     assert written["totals"]["delivered_tokens"] == {"gpu": 10_000, "host": 2_000}

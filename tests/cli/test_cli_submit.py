@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from pbkv_cluster.cli.serving.submit import describe_ending
+from pbkv_cluster.client import Finished, FinishReason
 from pbkv_cluster.core.errors import FailedPrecondition, ResourceExhausted
+from pbkv_cluster.core.usage import Usage
 from tests.cli.conftest import Pbkv
 from tests.simulator.recording_gateway import Call, RecordingGateway
 
 
 def test_streams_the_text_and_ends_its_own_workflow(pbkv: Pbkv, gateway: RecordingGateway, endpoint: str) -> None:
     done = pbkv("submit", "Say hello", "--endpoint", endpoint, "--agent", "writer")
-    assert (done.code, done.out, done.err) == (0, "Hello, world\n", "")
+    assert (done.code, done.out) == (0, "Hello, world\n")
+    assert done.err == "pbkv: the answer ended because the limit of tokens was reached; --max-tokens sets it\n"
     ((name, (request,)),) = gateway.steps.items()
     assert request.prompt.text == "Say hello"
     assert not request.sampling.HasField("max_tokens")
@@ -54,6 +58,55 @@ def test_reads_messages(pbkv: Pbkv, gateway: RecordingGateway, endpoint: str, tm
     assert [{"role": each.role, "content": each.content} for each in request.prompt.messages.messages] == chat
 
 
+def test_a_prompt_can_be_a_user_s_message(pbkv: Pbkv, gateway: RecordingGateway, endpoint: str) -> None:
+    assert pbkv("submit", "--chat", "Say hello", "--endpoint", endpoint).code == 0
+    ((request,),) = gateway.steps.values()
+    (message,) = request.prompt.messages.messages
+    assert (message.role, message.content) == ("user", "Say hello")
+
+
+def test_messages_may_have_parts_and_tools(pbkv: Pbkv, gateway: RecordingGateway, endpoint: str, tmp_path: Path) -> None:
+    file = tmp_path / "chat.json"
+    call = {"id": "c1", "type": "function", "function": {"name": "search", "arguments": "{}"}}
+    chat = [
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "x", "tool_call_id": "c1", "name": "search"},
+    ]
+    file.write_text(json.dumps(chat))
+    assert pbkv("submit", "--messages", str(file), "--endpoint", endpoint).code == 0
+    ((request,),) = gateway.steps.values()
+    user, assistant, tool = request.prompt.messages.messages
+    assert [part.text for part in user.parts] == ["a", "b"]
+    assert [(each.id, each.name, each.arguments) for each in assistant.tool_calls] == [("c1", "search", "{}")]
+    assert (tool.content, tool.tool_call_id, tool.name) == ("x", "c1", "search")
+
+
+@pytest.mark.parametrize(
+    ("reason", "printed", "plain", "said"),
+    [
+        (FinishReason.STOP, True, True, ""),
+        (FinishReason.LENGTH, True, True, "the answer ended because the limit of tokens was reached; --max-tokens sets it"),
+        (FinishReason.CANCELLED, True, False, "the answer ended because the step was cancelled"),
+        (
+            FinishReason.STOP,
+            False,
+            True,
+            "the answer is empty: the model wrote its end-of-sequence token, or a --stop string, after 1 tokens; "
+            "an instruct model expects its chat template: --chat",
+        ),
+        (
+            FinishReason.STOP,
+            False,
+            False,
+            "the answer is empty: the model wrote its end-of-sequence token, or a --stop string, after 1 tokens",
+        ),
+    ],
+)
+def test_why_a_step_ended(reason: FinishReason, printed: bool, plain: bool, said: str) -> None:
+    assert describe_ending(Finished(reason, Usage(generated_tokens=1)), printed, plain) == said
+
+
 def test_prints_usage_with_denominators(pbkv: Pbkv, endpoint: str) -> None:
     done = pbkv("submit", "x", "--endpoint", endpoint, "--usage")
     assert done.out == "Hello, world\n"
@@ -70,8 +123,11 @@ def test_prints_usage_with_denominators(pbkv: Pbkv, endpoint: str) -> None:
         (b"\xff", "is not JSON"),
         (b"[]", "must hold a list of messages that is not empty"),
         (b'{"role": "user"}', "must hold a list of messages"),
-        (b'[{"role": "user"}]', "message 0 must be an object of two strings, role and content"),
-        (b'[{"role": "user", "content": "x"}, {"role": "user", "content": 5}]', "message 1 must be an object of two strings"),
+        (b'[{"role": "user"}]', "message 0 must have a role and a content"),
+        (
+            b'[{"role": "user", "content": "x"}, {"role": "user", "content": 5}]',
+            "message 1: content must be a string or a list of parts, got 5",
+        ),
     ],
 )
 def test_bad_messages_are_one_clear_line(pbkv: Pbkv, tmp_path: Path, content: bytes | None, message: str) -> None:
@@ -85,6 +141,9 @@ def test_bad_messages_are_one_clear_line(pbkv: Pbkv, tmp_path: Path, content: by
 
 
 def test_refuses_two_prompts_and_none(pbkv: Pbkv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = tmp_path / "chat.json"
+    chat.write_text('[{"role": "user", "content": "x"}]')
+    assert "--chat: cannot be combined with --messages" in pbkv("submit", "--chat", "--messages", str(chat)).err
     assert "--messages: cannot be combined with a prompt" in pbkv("submit", "x", "--messages", str(tmp_path)).err
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)

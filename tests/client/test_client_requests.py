@@ -8,8 +8,10 @@ from pbkv_cluster.client import Accepted, Finished, FinishReason, StepEvent, Tok
 from pbkv_cluster.client.requests import StepOptions, prompt_message, step_request
 from pbkv_cluster.client.results import collect
 from pbkv_cluster.core.errors import InvalidArgument, Unavailable
+from pbkv_cluster.core.text.chat_message import ChatMessage, FunctionCall
 from pbkv_cluster.core.tokens import pack, unpack
 from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.rpc import convert
 
 
 def test_a_prompt_may_be_text_messages_ids_or_packed_ids() -> None:
@@ -19,6 +21,20 @@ def test_a_prompt_may_be_text_messages_ids_or_packed_ids() -> None:
     assert unpack(prompt_message(pack([4, 5])).token_ids.data) == [4, 5]
     (message,) = prompt_message([{"role": "user", "content": "hi"}]).messages.messages
     assert (message.role, message.content) == ("user", "hi")
+
+
+def test_parts_and_fields_of_tools_reach_the_wire_and_come_back() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "search", "arguments": '{"query": "sky"}'}}
+    chat: list[dict[str, Any]] = [
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "Rayleigh", "name": "search", "tool_call_id": "c1"},
+    ]
+    assert convert.chat_from_wire(prompt_message(chat).messages) == (
+        ChatMessage("user", ("a", "b")),
+        ChatMessage("assistant", "", tool_calls=(FunctionCall("search", '{"query": "sky"}', "c1"),)),
+        ChatMessage("tool", "Rayleigh", "search", "c1"),
+    )
 
 
 def test_an_empty_prompt_still_has_a_form_so_that_the_gateway_can_name_it() -> None:
@@ -35,6 +51,8 @@ def test_an_empty_prompt_still_has_a_form_so_that_the_gateway_can_name_it() -> N
         ([2**31], "prompt.token_ids"),
         ([{"role": "user"}], "prompt.messages"),
         ([{"role": "user", "content": 3}], "prompt.messages"),
+        ([{"role": "user", "content": "x"}, "y"], "prompt.messages"),
+        ([{"role": "user", "content": "x", "image": "y"}], "prompt.messages"),
     ],
 )
 def test_what_is_no_prompt_is_refused_by_name(prompt: Any, field: str) -> None:

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from pbkv_cluster.cli.serving.serve import print_addresses
 from pbkv_cluster.client import Accepted, AsyncClient, Client, Finished, Tokens
 from pbkv_cluster.cluster.local import LocalCluster
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, Unavailable
@@ -51,6 +52,19 @@ def test_the_sync_client_serves_text_and_reuses_the_prompt(cluster: LocalCluster
     assert second.usage.available_tokens == second.usage.delivered[Tier.GPU]
 
 
+def test_the_password_of_redis_is_for_its_owner_alone(cluster: LocalCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    print_addresses(cluster)
+    shown = capsys.readouterr().out
+    password = cluster.redis_url.partition("://:")[2].partition("@")[0]
+    assert len(password) == 32
+    assert password not in shown
+    assert "redis      redis://:***@127.0.0.1:" in shown
+    assert cluster.redis_url_file is not None
+    assert str(cluster.redis_url_file) in shown
+    assert cluster.redis_url_file.read_text() == cluster.redis_url
+    assert cluster.redis_url_file.stat().st_mode & 0o777 == 0o600
+
+
 def test_chat_messages_and_token_ids_are_prompts_too(cluster: LocalCluster) -> None:
     with Client(cluster.gateway_address) as client, client.start_workflow() as workflow:
         chat = workflow.run(agent="a", prompt=[{"role": "user", "content": "Hello there"}], max_tokens=4)
@@ -88,6 +102,7 @@ async def test_concurrent_workflows_share_their_common_prefix(cluster: LocalClus
         await workflow(client, 0)
         runs = await asyncio.gather(*(workflow(client, number) for number in range(1, 9)))
         status = await client.status()
+    assert "/logs/worker-" in status.log_path, "Ray gives each member a log file"
     for delivered in runs:
         assert all(tokens >= 320 for tokens in delivered[1:]), "a workflow lost its own context"
     assert status.totals.steps >= 36

@@ -167,3 +167,66 @@ def test_the_environment_reaches_every_field(path: str) -> None:
     settings = load(env={env_name(path): str(value).lower() if isinstance(value, bool) else str(value)})
     assert value_of(settings.config, path) == value
     assert settings.origins[path].name == env_name(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("redis: {lease_s: .inf}", "redis.lease_s (from {file}): Input should be a finite number, got inf"),
+        ("redis: {lease_s: .nan}", "redis.lease_s (from {file}): "),
+        ("redis: {lease_s: 1.0e+300}", "redis.lease_s (from {file}): must be at most 1e+12, got 1e+300"),
+        ("engine: {gpu_blocks: 1" + "0" * 30 + "}", "engine.gpu_blocks (from {file}): "),
+        ("engine: {gpu_blocks: yes}", "engine.gpu_blocks (from {file}): must be a number, not true or false, got True"),
+        ("gateway: {port: 99999}", "gateway.port (from {file}): Input should be less than or equal to 65535, got 99999"),
+        ('model: {path: "a\\0b"}', "model.path (from {file}): must not contain control characters"),
+        ("cluster: {host: '10.0.0.5:26100'}", "cluster.host (from {file}): must be a host without a port"),
+        ("cluster: {host: '[::1]'}", "cluster.host (from {file}): an IPv6 address stands without brackets here"),
+        ("cluster: {host: 'http://x'}", "cluster.host (from {file}): must be a host without a port"),
+        ("cluster: {ray_node_ip: 'a b'}", "cluster.ray_node_ip (from {file}): must be the name or the number of a host"),
+        ("engine: {threads: " + "[" * 5000, "{file} is not YAML: it is nested too deeply"),
+        ("engine: {threads: 2023-13-45}", "{file} is not YAML: month must be in 1..12"),
+    ],
+)
+def test_values_beyond_all_bounds_are_named(write: Write, text: str, message: str) -> None:
+    file = write(text)
+    with pytest.raises(ConfigError) as error:
+        load(file)
+    assert str(error.value).startswith(message.format(file=file))
+    assert len(str(error.value)) < 1000
+
+
+def test_a_file_of_any_size_is_not_read_whole(write: Write) -> None:
+    with pytest.raises(ConfigError, match="is no configuration file: it has more than 1,048,576 bytes"):
+        load(write("#" * (2 << 20)))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:s3cret@db:99999/0",
+        "redis://:s3cret@db/zero",
+        "redis://:s3cret@",
+        "redis://:s3/cret@db",
+        "http://:s3cret@db",
+        "s3cret@db",
+        "unix://:s3cret@",
+    ],
+)
+def test_a_wrong_url_of_redis_is_named_without_its_password(write: Write, url: str) -> None:
+    with pytest.raises(ConfigError, match=r"^redis\.url \(from .*\): must |^redis\.url \(from .*\): the database") as error:
+        load(write(f"redis: {{url: '{url}'}}"))
+    assert "cret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "redis://db", "redis://me:p@[::1]:6379/3", "rediss://db:6380?ssl_cert_reqs=none", "unix:///run/redis.sock?db=1"]
+)
+def test_urls_of_redis(url: str) -> None:
+    assert load(flags={"redis.url": url}).config.redis.url == url
+
+
+def test_no_message_quotes_the_file_around_a_mistake(write: Write) -> None:
+    with pytest.raises(ConfigError, match=r"is not YAML: .* \(line 1, column \d+\)") as error:
+        load(write("redis: {url: redis://:s3cret@db:6379, url: [}"))
+    assert "s3cret" not in str(error.value)
+    assert "s3cret" not in repr(load(flags={"redis.url": "redis://:s3cret@db"}).config)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.step_graph import MAX_NODES, Join, StepGraph, StepNode
+from pbkv_cluster.core.workflow.step_graph import MAX_NODES, Join, StepGraph, StepNode
 
 NAMES = tuple("abcdefg")
 
@@ -119,6 +119,11 @@ def test_the_agent_that_ran_last_is_always_current(graph: StepGraph, agents: lis
         ((StepNode("a"), StepNode("b", ("a", "c"))), "step_graph.nodes[1].predecessors", "'c' is no agent of the graph"),
         ((StepNode("a", ("a", "a")),), "step_graph.nodes[0].predecessors", "names an agent twice"),
         ((StepNode("a", "a"),), "step_graph.nodes[0].predecessors", "must be a tuple of agents, got 'a'"),  # type: ignore[arg-type]
+        (
+            (StepNode("é" * 20_000), StepNode("b", ("é" * 20_000,))),
+            "step_graph",
+            "its names may have 65536 bytes in all, got 80001",
+        ),
         (
             tuple(StepNode(str(n), tuple(str(m) for m in range(128))) for n in range(128)),
             "step_graph.nodes.predecessors",

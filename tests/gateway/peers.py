@@ -9,10 +9,10 @@ from typing import Any
 import grpc
 
 from pbkv_cluster.core.blocks import Namespace
-from pbkv_cluster.core.events import WorkflowEvent
 from pbkv_cluster.core.tokens import count, pack
-from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.core.usage import Tier, Usage
+from pbkv_cluster.core.workflow.events import WorkflowEvent
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc, workflow_pb2
@@ -40,6 +40,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     retire_go: asyncio.Event | None = None  # retiring waits for it
     tool_calls: list[tuple[str, ToolCall, bool]] = field(default_factory=list)  # workflow, call, whether it has started
     tool_call_go: asyncio.Event | None = None  # reports of tool calls wait for it
+    sees_predictor: bool = False
     cancelled: int = 0
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
     go: asyncio.Event = field(default_factory=asyncio.Event)
@@ -115,7 +116,11 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
         self, request: worker_pb2.GetWorkerStatusRequest, context: Any
     ) -> worker_pb2.GetWorkerStatusResponse:
         return worker_pb2.GetWorkerStatusResponse(
-            worker_id=self.id, running=len(self.requests), access_updates_applied=4, access_workflows=9
+            worker_id=self.id,
+            running=len(self.requests),
+            access_updates_applied=4,
+            access_workflows=9,
+            predictor_reachable=self.sees_predictor,
         )
 
 
@@ -130,6 +135,7 @@ class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
     silent: bool = False  # takes events and never answers
     go: asyncio.Event | None = None  # each request on a stream waits for it
     streams: int = 0  # opened so far
+    requests: list[int] = field(default_factory=list)  # events of each request on a stream
     server: RpcServer = field(default_factory=RpcServer)
     address: str = ""
 
@@ -150,6 +156,7 @@ class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
         self.streams += 1
         answer = predictor_pb2.ReportEventsResponse()
         async for request in requests:
+            self.requests.append(len(request.events))
             if self.go is not None:
                 await self.go.wait()
             if self.fail_with is not None:

@@ -27,6 +27,7 @@ from pbkv_cluster.rpc.v1 import workflow_pb2_grpc as workflow_grpc
 from pbkv_cluster.store.cluster_index import BlockIndex, Directory, RedisServer, ServiceEntry, WorkflowEntry
 from pbkv_cluster.store.cluster_index import connect as connect_redis
 from tests.gateway.peers import ScriptedPredictor, ScriptedWorker
+from tests.polling import eventually
 
 if TYPE_CHECKING:
     from pbkv_cluster.rpc.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
@@ -63,12 +64,7 @@ def shared_redis() -> str:
 
 async def until(condition: Callable[[], bool], what: str) -> None:
     """Waits for `condition`."""
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            while not condition():  # noqa: ASYNC110  # what is awaited happens in other tasks and processes
-                await asyncio.sleep(0.005)
-    except TimeoutError:
-        raise AssertionError(f"not within {PATIENCE_S:g} s: {what}") from None
+    await eventually(condition, PATIENCE_S, lambda: what)
 
 
 @dataclass(eq=False)
@@ -158,21 +154,23 @@ class Rig:
 
     async def recorded(self, workflow_id: str, steps: int) -> WorkflowEntry:
         """The workflow's entry in the directory, once it shows that many steps."""
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                entry = await self.directory.workflow(workflow_id)
-                if entry is not None and entry.steps == steps:
-                    return entry
-                await asyncio.sleep(0.01)
+        found: list[WorkflowEntry] = []
+
+        async def shows() -> bool:
+            entry = await self.directory.workflow(workflow_id)
+            found[:] = [] if entry is None or entry.steps != steps else [entry]
+            return bool(found)
+
+        await eventually(shows, PATIENCE_S)
+        return found[0]
 
     async def sees(self, condition: Callable[[workflow_pb2.GetClusterStatusResponse], bool], what: str) -> None:
         """Waits until the gateway's status fulfils `condition`."""
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                while not condition(await self.status()):  # noqa: ASYNC110  # as above
-                    await asyncio.sleep(0.01)
-        except TimeoutError:
-            raise AssertionError(f"the status does not show within {PATIENCE_S:g} s: {what}") from None
+
+        async def shows() -> bool:
+            return condition(await self.status())
+
+        await eventually(shows, PATIENCE_S, lambda: f"the status shows {what}")
 
 
 @asynccontextmanager

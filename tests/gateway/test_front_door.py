@@ -5,11 +5,12 @@ import asyncio
 import pytest
 
 from pbkv_cluster.core.errors import InvalidArgument, NotFound
-from pbkv_cluster.core.events import EventKind
 from pbkv_cluster.core.sampling import SamplingOptions
-from pbkv_cluster.core.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
-from pbkv_cluster.core.tool_call import ToolCall
-from pbkv_cluster.gateway.step.request import ChatMessage, ChatPrompt, Prompt, StepRequest, TextPrompt, TokenPrompt
+from pbkv_cluster.core.text.chat_message import ChatMessage
+from pbkv_cluster.core.workflow.events import EventKind
+from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
+from pbkv_cluster.core.workflow.tool_call import ToolCall
+from pbkv_cluster.gateway.step.request import ChatPrompt, Prompt, StepRequest, TextPrompt, TokenPrompt
 from pbkv_cluster.gateway.step.state import StepState
 from pbkv_cluster.gateway.workflow.requests import WorkflowRequest
 from tests.gateway.peers import ScriptedWorker
@@ -23,7 +24,7 @@ PROMPTS: list[tuple[Prompt, bytes]] = [
 
 
 async def events_of(rig: Rig, request: StepRequest) -> list[StepEvent]:
-    step = rig.gateway.submission.admit()
+    step = rig.gateway.submission.admit(0)
     try:
         return [event async for event in rig.gateway.submission.run(step, request)]
     finally:
@@ -51,7 +52,7 @@ async def test_a_step_yields_plain_events(prompt: Prompt, text: bytes) -> None:
 async def test_a_wrong_step_fails_by_name_and_leaves_nothing_behind() -> None:
     async with running(ScriptedWorker("w0")) as rig:
         workflow = await rig.gateway.workflows.start(WorkflowRequest())
-        step = rig.gateway.submission.admit()
+        step = rig.gateway.submission.admit(0)
         with pytest.raises(InvalidArgument) as caught:
             await anext(aiter(rig.gateway.submission.run(step, StepRequest(workflow.id, "", TextPrompt("hi")))))
         assert caught.value.field == "agent_id"
@@ -65,7 +66,7 @@ async def test_a_closed_step_frees_its_worker_at_once() -> None:
     async with running(worker) as rig:
         workflow = await rig.gateway.workflows.start(WorkflowRequest())
         submission = rig.gateway.submission
-        step = submission.admit()
+        step = submission.admit(0)
         events = aiter(submission.run(step, StepRequest(workflow.id, "agent", TextPrompt("hi"))))
         states = [step.state]
         assert isinstance(await anext(events), Accepted)

@@ -9,9 +9,10 @@ import pytest
 
 from pbkv_cluster.client import Accepted, AsyncClient, Client, Finished, FinishReason, StepResult, Tokens
 from pbkv_cluster.core.errors import DeadlineExceeded, InvalidArgument, NotFound
-from pbkv_cluster.core.events import EventKind
 from pbkv_cluster.core.tokens import pack, unpack
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.core.workflow.events import EventKind
+from pbkv_cluster.store.cluster_index import ProblemsEntry
 from tests.gateway.peers import ScriptedWorker
 from tests.gateway.rig import running, until
 
@@ -176,6 +177,23 @@ async def test_tools_are_reported_around_their_body() -> None:
             (EventKind.TOOL_STARTED, "compile", None),
             (EventKind.TOOL_FINISHED, "compile", None),
         ]
+
+
+async def test_the_status_has_the_problems_of_members() -> None:
+    async with running() as rig:
+        await rig.directory.announce_problems(ProblemsEntry("predictor", ("the disk is full", "learning has started over")))
+        async with AsyncClient(rig.address) as client:
+            problems = (await client.status()).problems
+            assert [(each.member, each.problem) for each in problems] == [
+                ("predictor", "the disk is full"),
+                ("predictor", "learning has started over"),
+            ]
+
+
+@pytest.mark.parametrize("kind", [AsyncClient, Client])
+def test_an_endpoint_that_is_none_is_refused_at_once(kind: Callable[[str], object]) -> None:
+    with pytest.raises(InvalidArgument, match=r"^endpoint: the port must be a number from 1 to 65535, got '127.0.0.1:99999'"):
+        kind("127.0.0.1:99999")
 
 
 async def test_the_status_is_the_gateways() -> None:

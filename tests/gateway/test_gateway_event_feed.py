@@ -8,10 +8,11 @@ import grpc
 import pytest
 
 from pbkv_cluster.core.background import Background
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.predictor_feed.event_stream import StreamLimits
-from pbkv_cluster.gateway.predictor_feed.feed import CAPACITY, EventFeed
+from pbkv_cluster.gateway.predictor_feed.feed import CAPACITY, CAPACITY_BYTES, EventFeed
+from pbkv_cluster.rpc.convert import event_to_wire
 from tests.gateway.peers import ScriptedPredictor
 from tests.gateway.rig import until
 
@@ -19,15 +20,19 @@ SMALL, LARGE = 0, 128  # pieces of an event
 LIMITS = StreamLimits()
 
 
+def event(sequence: int, pieces: int) -> WorkflowEvent:
+    return WorkflowEvent(EventKind.STEP_STARTED, "w", sequence, 0.0, "", "a", pieces=tuple(range(pieces)))
+
+
 class Line:
     """A feed, and the directory in which it finds its predictor, if any."""
 
-    def __init__(self, stack: AsyncExitStack, capacity: int, limits: StreamLimits) -> None:
+    def __init__(self, stack: AsyncExitStack, capacity: int, limits: StreamLimits, capacity_bytes: int) -> None:
         self._stack = stack
         self._address = ""
         self._next = 0
         self.decisions = Decisions()
-        self.feed = EventFeed(self, self.decisions, capacity, limits)
+        self.feed = EventFeed(self, self.decisions, capacity, limits, capacity_bytes)
 
     async def service_address(self, name: str) -> str | None:
         return self._address or None
@@ -42,15 +47,17 @@ class Line:
     def put(self, number: int, pieces: int = SMALL) -> list[int]:
         """Queues events; returns the sequence numbers of all events so far."""
         for sequence in range(self._next, self._next + number):
-            self.feed.put(WorkflowEvent(EventKind.STEP_STARTED, "w", sequence, 0.0, "", "a", pieces=tuple(range(pieces))))
+            self.feed.put(event(sequence, pieces))
         self._next += number
         return list(range(self._next))
 
 
 @asynccontextmanager
-async def line(capacity: int = CAPACITY, limits: StreamLimits = LIMITS) -> AsyncIterator[Line]:
+async def line(
+    capacity: int = CAPACITY, limits: StreamLimits = LIMITS, capacity_bytes: int = CAPACITY_BYTES
+) -> AsyncIterator[Line]:
     async with AsyncExitStack() as stack:
-        made = Line(stack, capacity, limits)
+        made = Line(stack, capacity, limits, capacity_bytes)
         background = Background()
         background.start(made.feed.run(), "events")
         stack.push_async_callback(background.stop)
@@ -195,6 +202,21 @@ async def test_unacknowledged_events_count_towards_capacity() -> None:
         second = await it.move_to(ScriptedPredictor())
         await until_heard(second, [3, 4, 5])
         assert it.decisions[Reason.EVENT_DROPPED] == 3
+
+
+async def test_large_events_are_bounded_in_bytes_wherever_they_are() -> None:
+    size = event_to_wire(event(1, LARGE)).ByteSize()
+    limits = StreamLimits(batch_bytes=2 * size, window_bytes=4 * size, deadline_s=0.2)
+    async with line(limits=limits, capacity_bytes=10 * size) as it:
+        it.put(30, LARGE)
+        assert it.decisions[Reason.EVENT_DROPPED] == 20, "the oldest are dropped beyond the capacity"
+        predictor = await it.move_to(ScriptedPredictor(silent=True))
+        await until(lambda: predictor.streams >= 2, "it is tried again")
+        assert set(heard(predictor)) == set(range(20, 24)), "no more than a window is sent"
+        predictor.silent = False
+        await until(lambda: heard(predictor)[-1:] == [29], "it hears the rest, once it answers")
+        assert max(predictor.requests) == 2, "events in one request"
+        assert it.decisions[Reason.EVENT_DROPPED] == 20
 
 
 @pytest.mark.parametrize("found", [True, False], ids=["on its stream", "before it has found the predictor"])

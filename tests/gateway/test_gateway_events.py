@@ -3,11 +3,11 @@
 import grpc
 import pytest
 
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
-from pbkv_cluster.core.step_graph import StepGraph, StepNode
 from pbkv_cluster.core.text.prompt_pieces import prompt_pieces
 from pbkv_cluster.core.text.words import hashed_words
 from pbkv_cluster.core.tokens import pack
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.step_graph import StepGraph, StepNode
 from pbkv_cluster.rpc.convert import event_to_wire, step_graph_to_wire
 from pbkv_cluster.rpc.v1 import types_pb2
 from tests.gateway.peers import ScriptedPredictor, ScriptedWorker, answer_tokens

@@ -23,6 +23,11 @@ def chat(*messages: tuple[str, str]) -> types_pb2.Prompt:
     return types_pb2.Prompt(messages=types_pb2.ChatMessages(messages=entries))
 
 
+def message(**fields: Any) -> types_pb2.Prompt:
+    """A conversation of one message."""
+    return types_pb2.Prompt(messages=types_pb2.ChatMessages(messages=[types_pb2.ChatMessage(role="assistant", **fields)]))
+
+
 BAD_STEPS: list[tuple[dict[str, Any], str]] = [
     ({"workflow_id": ""}, "workflow_id: must not be empty"),
     ({"workflow_id": LONG}, "workflow_id: at most 256 bytes"),
@@ -35,9 +40,30 @@ BAD_STEPS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": types_pb2.Prompt()}, "prompt: one of"),
     ({"prompt": types_pb2.Prompt(text="")}, "prompt.text: must hold"),
     ({"prompt": types_pb2.Prompt(text="x" * CONTEXT)}, "prompt.text: 256 tokens leave no room"),
-    ({"prompt": types_pb2.Prompt(text="x" * (257 * CONTEXT))}, "prompt.text: 65792 characters cannot fit"),
+    ({"prompt": types_pb2.Prompt(text="x" * (257 * CONTEXT))}, "prompt.text: 65792 bytes cannot fit"),
+    ({"prompt": types_pb2.Prompt(text="x" * (5 * CONTEXT))}, "prompt.text: has more tokens than fit in a context of 256"),
+    ({"prompt": types_pb2.Prompt(text="🙂" * (2 * CONTEXT))}, "prompt.text: has more tokens than fit in a context of 256"),
+    ({"prompt": types_pb2.Prompt(text="🙂" * (65 * CONTEXT))}, "prompt.text: 66560 bytes cannot fit"),
+    ({"prompt": chat(("user", "é" * CONTEXT), ("r" * 5 * CONTEXT, ""))}, "prompt.messages: has more tokens than fit"),
+    ({"prompt": chat(*[("user", "")] * 65_537)}, "prompt.messages: must be at most 65536, got 65537"),
     ({"prompt": chat()}, "prompt.messages: must hold"),
     ({"prompt": chat(("user", "a"), ("", "b"))}, "prompt.messages.role: must not be empty, in message 1"),
+    (
+        {"prompt": message(content="a", parts=[types_pb2.ChatMessage.Part(text="b")])},
+        "prompt.messages.parts: must not be set together with content, in message 0",
+    ),
+    (
+        {"prompt": message(tool_calls=[types_pb2.ChatMessage.ToolCall(name="f", arguments="[1]")])},
+        "prompt.messages.tool_calls.arguments: must be a JSON object, in message 0",
+    ),
+    (
+        {"prompt": message(tool_calls=[types_pb2.ChatMessage.ToolCall(arguments="{}")])},
+        "prompt.messages.tool_calls.name: must not be empty, in message 0",
+    ),
+    (
+        {"prompt": message(tool_calls=[types_pb2.ChatMessage.ToolCall(name="search")])},
+        "prompt.messages: the model's chat template leaves out the tool calls of message 0",
+    ),
     ({"prompt": chat(("user", "x" * CONTEXT))}, "prompt.messages: 262 tokens leave no room"),
     ({"prompt": ids()}, "prompt.token_ids: must hold"),
     ({"prompt": ids(1, 257)}, "prompt.token_ids: id 257 at position 1 is outside"),
@@ -54,6 +80,7 @@ BAD_STEPS: list[tuple[dict[str, Any], str]] = [
     ({"sampling": types_pb2.Sampling(top_p=NAN)}, "sampling.top_p: "),
     ({"sampling": types_pb2.Sampling(stop=["x"] * 17)}, "sampling.stop: "),
     ({"sampling": types_pb2.Sampling(stop=[""])}, "sampling.stop: "),
+    ({"sampling": types_pb2.Sampling(stop=["é" * 513])}, "sampling.stop: at most 1024 bytes, got 1026"),
     (
         {"sampling": types_pb2.Sampling(forced_output=types_pb2.PackedTokens(data=b"abc"))},
         "sampling.forced_output.data: 3 bytes",

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.tokens import pack
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.rpc.v1 import types_pb2
 from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep, TraceWorkflow
 from pbkv_cluster.simulator.workload.events import events_of

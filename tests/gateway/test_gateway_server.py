@@ -7,7 +7,7 @@ import pytest
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import Config
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool

@@ -5,7 +5,7 @@ import asyncio
 import grpc
 
 from pbkv_cluster.core.clock import ManualClock
-from pbkv_cluster.core.events import EventKind
+from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
 from tests.gateway.peers import ScriptedWorker
 from tests.gateway.rig import Answer, read, refused, running, until
@@ -160,6 +160,31 @@ async def test_a_running_step_keeps_its_workflow_open() -> None:
         worker.go.set()
         assert len((await reading).token_ids) == 4
         assert (await rig.run(workflow)).accepted[0].step == 1
+
+
+async def test_a_step_that_is_not_placed_yet_keeps_its_workflow_open() -> None:
+    clock = ManualClock()
+    async with running(clock=clock) as rig:
+        workflow, marker = await rig.start_workflow(lease_s=10.0), await rig.start_workflow(lease_s=10.0)
+        reading = asyncio.create_task(read(rig.submit(workflow)))
+        await rig.sees(lambda status: status.decisions["worker_wait"] == 1, "it has been admitted, and waits for a worker")
+        clock.advance(11.0)
+        await rig.sees(lambda status: status.open_workflows == 1, f"{marker} has ended")
+        await rig.add_worker(ScriptedWorker("w0"))
+        assert len((await reading).token_ids) == 4
+        clock.advance(11.0)
+        await rig.sees(lambda status: status.open_workflows == 0, "it ends when no step of it is left")
+
+
+async def test_the_end_of_a_workflow_ends_a_step_that_is_not_placed_yet() -> None:
+    async with running() as rig:
+        workflow = await rig.start_workflow()
+        call = rig.submit(workflow)
+        await rig.sees(lambda status: status.decisions["worker_wait"] == 1, "it waits for a worker")
+        await rig.end_workflow(workflow)
+        async with refused(grpc.StatusCode.NOT_FOUND, f"workflow '{workflow}' has ended"):
+            await read(call)
+        await rig.sees(lambda status: status.running_steps == 0, "it holds nothing")
 
 
 async def test_a_restarted_gateway_finds_the_workflow_again() -> None:

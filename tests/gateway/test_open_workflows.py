@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.errors import ResourceExhausted
+from pbkv_cluster.core.workflow.step_graph import StepGraph, StepNode
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow, OpenWorkflows
 
 
@@ -23,7 +24,7 @@ def workflow(name: str, clock: ManualClock, lease_s: float = 10.0) -> OpenWorkfl
 @given(st.lists(st.tuples(st.sampled_from(["start", "call", "end", "wait"]), st.integers(0, 4)), max_size=60))
 def test_exactly_the_silent_workflows_are_found(actions: list[tuple[str, int]]) -> None:
     clock = ManualClock()
-    workflows = OpenWorkflows(clock, max_workflows=100)
+    workflows = OpenWorkflows(clock, max_workflows=100, max_graph_bytes=0)
     renewed: dict[str, float] = {}
     for action, number in actions:
         name = str(number)
@@ -52,7 +53,7 @@ def test_exactly_the_silent_workflows_are_found(actions: list[tuple[str, int]]) 
 
 def test_a_workflow_that_runs_a_step_is_not_silent() -> None:
     clock = ManualClock()
-    workflows = OpenWorkflows(clock, 1)
+    workflows = OpenWorkflows(clock, 1, 0)
     busy = workflow("busy", clock)
     workflows.add(busy)
     step = RunningStep()
@@ -69,7 +70,7 @@ def test_a_workflow_that_runs_a_step_is_not_silent() -> None:
 @pytest.mark.parametrize("runs", [False, True])
 def test_a_lease_too_short_for_the_clock_is_found_once_at_a_time(runs: bool) -> None:
     clock = ManualClock(1000.0)
-    workflows = OpenWorkflows(clock, 1)
+    workflows = OpenWorkflows(clock, 1, 0)
     brief = workflow("brief", clock, lease_s=1e-300)
     workflows.add(brief)
     if runs:
@@ -80,7 +81,7 @@ def test_a_lease_too_short_for_the_clock_is_found_once_at_a_time(runs: bool) -> 
 
 def test_workflows_are_bounded_and_ended_ones_leave_nothing_behind() -> None:
     clock = ManualClock()
-    workflows = OpenWorkflows(clock, 1)
+    workflows = OpenWorkflows(clock, 1, 0)
     for number in range(1000):
         each = workflow(str(number), clock, lease_s=1e6)
         workflows.add(each)
@@ -91,7 +92,33 @@ def test_workflows_are_bounded_and_ended_ones_leave_nothing_behind() -> None:
 
 
 def test_a_repeated_tool_report_is_recognised() -> None:
-    each = workflow("w", ManualClock())
-    new = [each.note_tool_call("t", "", started) for started in (True, True, False, False, True)]
+    clock = ManualClock()
+    workflows = OpenWorkflows(clock, 2, 0)
+    each, other = workflow("w", clock), workflow("other", clock)
+    workflows.add(each)
+    workflows.add(other)
+    new = [workflows.note_tool_call(each, "t", "", started) for started in (True, True, False, False, True)]
     assert new == [True, False, True, False, True]
-    assert each.note_tool_call("t", "another call", True)
+    assert workflows.note_tool_call(each, "t", "another call", True)
+    assert workflows.note_tool_call(other, "t", "", True)
+    workflows.remove(each)
+    workflows.add(again := workflow("w", clock))
+    assert workflows.note_tool_call(again, "t", "", True), "a workflow of the same id is another one"
+
+
+def test_step_graphs_are_bounded_together_and_freed_with_their_workflows() -> None:
+    clock = ManualClock()
+    graph = StepGraph((StepNode("x" * 40), StepNode("y" * 40, ("x" * 40,))))
+    assert graph.size_bytes == 120
+    workflows = OpenWorkflows(clock, 100, 250)
+    opened = [workflow(str(number), clock) for number in range(3)]
+    for each in opened:
+        each.step_graph = graph
+    workflows.add(opened[0])
+    workflows.add(opened[1])
+    with pytest.raises(ResourceExhausted, match=r"gateway\.max_graph_bytes"):
+        workflows.add(opened[2])
+    workflows.add(workflow("without", clock))
+    workflows.remove(opened[0])
+    assert opened[0].step_graph is None
+    workflows.add(opened[2])

@@ -12,12 +12,13 @@ from pbkv_cluster.core.blocks import Namespace, block_keys
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.errors import InvalidArgument, PbkvError, Unavailable
 from pbkv_cluster.core.sampling import SamplingParams
-from pbkv_cluster.core.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import HitMeter, Usage
+from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
-from pbkv_cluster.gateway.routing.speeds import PrefillSpeed
+from pbkv_cluster.gateway.routing.load import WorkerLoad
+from pbkv_cluster.gateway.routing.speeds import OutputLength, PrefillSpeed, StepSpeed
 from pbkv_cluster.gateway.routing.worker import FailureKind, StepOutcome, WorkerFailure
 from pbkv_cluster.gateway.step.prompt_reader import TokenizedPrompt
 from pbkv_cluster.gateway.step.relay import Relay
@@ -80,20 +81,13 @@ class Stream:
                 return Tokens(pack([1]), "a")
 
 
-class Mean:
-    """Stands for the mean duration of steps, which nothing here asks for."""
-
-    def add(self, sample: float) -> None:
-        pass
-
-
 @dataclass(eq=False)
 class MemoryWorker:
     id: str
     moments: list[Moment]
     closed: bool = False
-    steps: set[object] = field(default_factory=set)
-    step_s: Mean = field(default_factory=Mean)
+    steps: WorkerLoad = field(default_factory=WorkerLoad)
+    speed: StepSpeed = field(default_factory=StepSpeed)
     streams: list[Stream] = field(default_factory=list)
 
     @property
@@ -125,9 +119,9 @@ class Pool:
         await asyncio.sleep(0)
         return [] if cancelled.is_set() else [each for each in self.workers if each.key not in avoid] or self.workers
 
-    async def choose(self, workers: list[MemoryWorker], keys: object, last_worker: str) -> MemoryWorker:
+    async def choose(self, workers: list[MemoryWorker], keys: object, last_worker: str) -> tuple[MemoryWorker, int]:
         await asyncio.sleep(0)
-        return workers[0]
+        return workers[0], 0
 
 
 @dataclass
@@ -153,6 +147,7 @@ async def run(scripts: list[list[Moment]]) -> Run:
         pool=pool,
         placement=pool,
         speed=PrefillSpeed(),
+        lengths=OutputLength(),
         infinite=InfiniteCache(100),
         meter=HitMeter(),
         events=EventReporter(lambda event: None, clock),
@@ -177,7 +172,7 @@ def test_a_step_has_one_end_whatever_arrives_when(scripts: list[list[Moment]]) -
     done = asyncio.run(run(scripts))
     step, events, error = done.step, done.events, done.error
     assert done.ends == [step.state], "one end, without an illegal transition on the way"
-    assert not any(worker.steps for worker in done.workers)
+    assert not any(len(worker.steps) for worker in done.workers)
     if events:
         assert isinstance(events[0], Accepted)
         assert all(isinstance(event, Tokens) for event in events[1:-1])

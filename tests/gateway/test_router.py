@@ -4,15 +4,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbkv_cluster.gateway.decisions import Reason
-from pbkv_cluster.gateway.routing.router import Candidate, Costs, choose, choose_blind, saved_s, score, wait_s
+from pbkv_cluster.gateway.routing.router import Candidate, Costs, assume_mean, choose, choose_blind, saved_s, score, wait_s
 
 COSTS = Costs(seconds_per_token=1e-3, parallelism=8)
 
 
 def worker(
-    worker_id: str, gpu: int = 0, host: int = 0, in_flight: int = 0, step_s: float = 1.0, served_last: bool = False
+    worker_id: str,
+    gpu: int = 0,
+    host: int = 0,
+    queued: int = 0,
+    token_s: float | None = 0.001,
+    served_last: bool = False,
+    pending: int = 0,
 ) -> Candidate:
-    return Candidate(worker_id, gpu, host, in_flight, step_s, served_last)
+    return Candidate(worker_id, gpu, host, pending, queued, token_s, served_last)
 
 
 @st.composite
@@ -21,7 +27,15 @@ def fleets(draw: st.DrawFn) -> list[Candidate]:
     last = draw(st.integers(-1, size - 1))
     blocks = st.integers(0, 64).map(lambda count: 16 * count)
     return [
-        worker(f"w{n}", draw(blocks), draw(blocks), draw(st.integers(0, 100)), draw(st.floats(0.0, 10.0)), n == last)
+        worker(
+            f"w{n}",
+            draw(blocks),
+            draw(blocks),
+            draw(st.integers(0, 100_000)),
+            draw(st.none() | st.floats(0.0, 0.01)),
+            n == last,
+            draw(blocks),
+        )
         for n in range(size)
     ]
 
@@ -34,9 +48,12 @@ def test_the_choice_has_the_best_score_and_does_not_depend_on_the_order(fleet: l
     choice = choose(fleet, costs)
     assert choose(fleet[::-1], costs) == choice
     chosen = next(each for each in fleet if each.worker_id == choice.worker_id)
+    fleet, speed = assume_mean(fleet), chosen.token_s
+    chosen = next(each for each in fleet if each.worker_id == choice.worker_id)
+    assert speed in (chosen.token_s, None)
     assert score(chosen, costs) == max(score(each, costs) for each in fleet)
     equals = [each for each in fleet if score(each, costs) == score(chosen, costs)]
-    assert chosen.in_flight == min(each.in_flight for each in equals), "ties go to the least loaded"
+    assert chosen.queued_tokens == min(each.queued_tokens for each in equals), "ties go to the least loaded"
 
 
 @given(fleets(), COST)
@@ -44,7 +61,7 @@ def test_more_cache_never_loses_and_more_load_never_wins(fleet: list[Candidate],
     winner = choose(fleet, costs).worker_id
     better = [each._replace(gpu_tokens=each.gpu_tokens + 16) if each.worker_id == winner else each for each in fleet]
     assert choose(better, costs).worker_id == winner
-    busier = [each if each.worker_id == winner else each._replace(in_flight=each.in_flight + 1) for each in fleet]
+    busier = [each if each.worker_id == winner else each._replace(queued_tokens=each.queued_tokens + 1) for each in fleet]
     assert choose(busier, costs).worker_id == winner
 
 
@@ -66,7 +83,7 @@ def test_without_the_index_affinity_decides_then_load(fleet: list[Candidate]) ->
         assert choice.worker_id == last[0]
     else:
         chosen = next(each for each in fleet if each.worker_id == choice.worker_id)
-        assert chosen.in_flight == min(each.in_flight for each in fleet)
+        assert chosen.queued_tokens == min(each.queued_tokens for each in fleet)
 
 
 def test_every_choice_says_why() -> None:
@@ -75,7 +92,8 @@ def test_every_choice_says_why() -> None:
         ([worker("a"), worker("b")], Reason.ROUTE_LEAST_LOADED),
         ([worker("a"), worker("b", served_last=True)], Reason.ROUTE_AFFINITY),
         ([worker("a"), worker("b", gpu=64)], Reason.ROUTE_PREFIX),
-        ([worker("a"), worker("b", gpu=64, in_flight=100)], Reason.ROUTE_QUEUE),
+        ([worker("a"), worker("b", pending=64)], Reason.ROUTE_PENDING_PREFIX),
+        ([worker("a"), worker("b", gpu=64, queued=100_000)], Reason.ROUTE_QUEUE),
     ]
     assert [choose(fleet, COSTS).reason for fleet, _ in cases] == [reason for _, reason in cases]
     assert choose_blind([worker("a"), worker("b")]).reason is Reason.ROUTE_BLIND_LEAST_LOADED
@@ -84,6 +102,28 @@ def test_every_choice_says_why() -> None:
 
 
 def test_a_long_queue_outweighs_a_prefix_and_a_long_prefix_a_queue() -> None:
-    idle, holder = worker("idle"), worker("holder", gpu=1024, in_flight=8)
+    idle, holder = worker("idle"), worker("holder", gpu=1024, queued=8000)
     assert choose([idle, holder], COSTS).worker_id == "holder", "1.024 s saved against 1 s of waiting"
-    assert choose([idle, holder._replace(in_flight=9)], COSTS).worker_id == "idle"
+    assert choose([idle, holder._replace(queued_tokens=9000)], COSTS).worker_id == "idle"
+
+
+def test_a_worker_that_has_finished_nothing_is_as_fast_as_the_others_on_average() -> None:
+    known = [worker("a", queued=1000, token_s=0.001), worker("b", queued=1000, token_s=0.003)]
+    new = worker("new", queued=1000, token_s=None)
+    assert [each.token_s for each in assume_mean([*known, new])] == [0.001, 0.003, 0.002]
+    assert choose([*known, new], COSTS).worker_id == "a"
+    assert choose([*known, new._replace(queued_tokens=499)], COSTS).worker_id == "new"
+    assert choose([*known, new._replace(queued_tokens=256_000)], COSTS).worker_id == "a", "it is not infinitely fast"
+    nobody = [worker("a", queued=32_000, token_s=None), worker("b", token_s=None)]
+    assert choose(nobody, COSTS).worker_id == "b", "nor are all of them"
+
+
+def test_a_long_step_in_the_queue_counts_more_than_several_short_ones() -> None:
+    """Two short steps of 100 tokens against one of 10,000."""
+    assert choose([worker("short", queued=200), worker("long", queued=10_000)], COSTS).worker_id == "short"
+
+
+def test_a_prefix_that_is_being_computed_counts_half() -> None:
+    fleet = [worker("gpu", gpu=496), worker("pending", pending=1024)]
+    assert choose(fleet, COSTS).worker_id == "pending"
+    assert choose([fleet[0]._replace(gpu_tokens=528), fleet[1]], COSTS).worker_id == "gpu"

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbkv_cluster.core.step_events import Tokens
 from pbkv_cluster.core.text.words import TEXT_CHARACTERS
+from pbkv_cluster.core.workflow.step_events import Tokens
 from pbkv_cluster.gateway.step.state import NEXT_STATES, IllegalTransition, StepState
 from pbkv_cluster.gateway.step.step import Step
 

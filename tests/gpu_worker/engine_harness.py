@@ -13,9 +13,10 @@ from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier, Usage
+from pbkv_cluster.core.workflow.step_events import FinishReason
 from pbkv_cluster.gpu_worker.attention import IMPLEMENTATION
 from pbkv_cluster.gpu_worker.engine.engine import Engine
-from pbkv_cluster.gpu_worker.engine.sequence import FinishReason, StepRequest
+from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
 from pbkv_cluster.gpu_worker.kv.storage import KvStorage
 from pbkv_cluster.gpu_worker.kv.transfer_engine import TorchTransferEngine
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel

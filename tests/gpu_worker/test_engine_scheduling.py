@@ -9,7 +9,7 @@ import pytest
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.gpu_worker.engine.sequence import FinishReason
+from pbkv_cluster.core.workflow.step_events import FinishReason
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel
 from tests.gpu_worker.engine_harness import Result, collect, decode, make_engine, request, run
 

@@ -13,9 +13,10 @@ from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.errors import InvalidArgument, ResourceExhausted, Unavailable
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.core.workflow.step_events import FinishReason
 from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
-from pbkv_cluster.gpu_worker.engine.sequence import Chunk, FinishReason, StepRequest
+from pbkv_cluster.gpu_worker.engine.sequence import Chunk, StepRequest
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel
 from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner
 from tests.gpu_worker.engine_harness import decode, make_engine, request, run

@@ -6,14 +6,15 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
-from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
+from pbkv_cluster.core.workflow.access_log import StepLog
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
 from pbkv_cluster.reuse.model.access_model import AccessModel, AccessUpdate, train
 from pbkv_cluster.rpc.service_link import Phase
 from pbkv_cluster.rpc.v1 import predictor_pb2
-from tests.gpu_worker.worker_rig import ScriptedPredictor, eventually
+from tests.gpu_worker.worker_rig import ScriptedPredictor
+from tests.polling import eventually
 
 MODEL = train([[StepLog(0, "a", -1, 0, 0.0)]])
 

@@ -1,7 +1,11 @@
-"""Streamed text, with the byte-level tokenizer of the random models, in which most characters are several tokens."""
+"""Streamed text: with the byte-level tokenizer of the random models, in which most characters are several tokens, and with one
+whose decoder leaves out the first space.
+"""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +25,7 @@ def codec(model_dirs: dict[str, Path]) -> TextCodec:
 
 def stream(codec: TextCodec, ids: Sequence[int], stop: Sequence[str] = ()) -> tuple[list[str], TextStream]:
     """What each token released, and at last `finish`."""
-    text = TextStream(codec.decode, stop)
+    text = TextStream(codec.decode, stop, codec.special_tokens)
     released = [text.push(token) for token in ids]
     return [*released, text.finish()], text
 
@@ -126,3 +130,85 @@ def test_only_a_possible_stop_string_is_held_back(codec: TextCodec, text: str, s
         held = text[len(out) : end]
         longest = max((n for each in stop for n in range(len(each)) if text[:end].endswith(each[:n])), default=0)
         assert len(held) == longest
+
+
+SPECIAL = ["<|end|>", "<|tool|>"]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stop", "released"),
+    [
+        pytest.param(["a", "<|end|>", "b"], ["<|end|>"], "a", id="alone"),
+        pytest.param(["a", "<|tool|>", "b"], ["<|end|>"], "ab", id="another"),
+        pytest.param(["a", "<|tool|>", "x", "b"], ["<|tool|>x"], "a", id="before text"),
+        pytest.param(["a", "<|tool|>", "y", "b"], ["<|tool|>x"], "ayb", id="before other text"),
+        pytest.param(["a", "\n", "<|tool|>", "b"], ["\n<|tool|>"], "a", id="after text"),
+        pytest.param(["a", "\n", "b", "<|tool|>"], ["\n<|tool|>"], "a\nb", id="after other text"),
+        pytest.param(["a", "<|tool|>", "<|end|>", "b"], ["<|tool|><|end|>"], "a", id="two of them"),
+        pytest.param(["a", "E", "<|tool|>", "N", "D"], ["END", "<|tool|>x"], "a", id="inside another stop string"),
+        pytest.param(["a", "<|", "tool", "|>", "b"], ["|>b", "<|tool|>x"], "a<|tool", id="written out"),
+        pytest.param(["a", "<|tool|>"], ["<|tool|>x"], "a", id="held back to the end"),
+    ],
+)
+def test_special_tokens_in_stop_strings(codec: TextCodec, pieces: list[str], stop: list[str], released: str) -> None:
+    got, text = stream(codec, encode(codec, *pieces), stop)
+    assert "".join(got) == released
+    assert text.stopped == (released != codec.decode(encode(codec, *pieces)))
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    pieces=st.lists(st.sampled_from(["a", "b", "ab", *SPECIAL]), max_size=12),
+    stop=st.lists(st.lists(st.sampled_from(["a", "b", *SPECIAL]), min_size=1, max_size=3).map("".join), min_size=1, max_size=3),
+)
+def test_text_ends_before_the_first_stop_string_with_or_without_special_tokens(
+    codec: TextCodec, pieces: list[str], stop: list[str]
+) -> None:
+    released, text = stream(codec, encode(codec, *pieces), stop)
+
+    def plain(written: str) -> str:
+        for token in SPECIAL:
+            written = written.replace(token, "")
+        return written
+
+    def stops(count: int) -> list[int]:
+        """Lengths of the text before the stop strings in so many pieces."""
+        written = "".join(pieces[:count])
+        named = [each for each in stop if plain(each) != each]
+        return [plain(written).index(each) for each in stop if each in plain(written)] + [
+            len(plain(written[: written.index(each)])) for each in named if each in written
+        ]
+
+    ended = next((count for count in range(len(pieces) + 1) if stops(count)), None)
+    assert text.stopped == (ended is not None)
+    expected = plain("".join(pieces)) if ended is None else plain("".join(pieces))[: min(stops(ended))]
+    assert "".join(released) == expected
+
+
+@cache
+def metaspace_codec() -> TextCodec:
+    """Words are tokens that begin with their space, and the decoder leaves out the space of the first."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["▁one", "▁two", "▁", "s"]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="s"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
+    tokenizer.add_special_tokens([AddedToken("</s>", special=True), AddedToken("<tool>", special=True)])
+    fast: Any = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")  # type: ignore[no-untyped-call]
+    return TextCodec(fast)
+
+
+def test_no_space_is_lost_after_a_special_token() -> None:
+    codec = metaspace_codec()
+    one, two, end = 0, 1, 4
+    assert codec.special_tokens == {4: "</s>", 5: "<tool>"}
+    released, _ = stream(codec, [one, end, end, two, end, two])
+    assert released == ["one", "", "", " two", "", " two", ""]
+
+
+@settings(deadline=None, max_examples=150)
+@given(ids=st.lists(st.integers(0, 5), max_size=20))
+def test_streamed_words_equal_the_words_decoded_at_once(ids: list[int]) -> None:
+    assert "".join(stream(metaspace_codec(), ids)[0]) == metaspace_codec().decode(ids)

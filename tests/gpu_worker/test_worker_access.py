@@ -10,16 +10,17 @@ from grpc import aio
 
 from pbkv_cluster.cache.guard.guard import Guard
 from pbkv_cluster.cache.policies.pbkv import Pbkv
-from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.config import PredictorConfig
+from pbkv_cluster.core.workflow.access_log import StepLog
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.predictor_link import access_logs as access_logs_module
 from pbkv_cluster.predictor_service.server import PredictorServer
 from pbkv_cluster.reuse.model.access_model import AccessModel, AccessUpdate, train
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc
-from tests.gpu_worker.worker_rig import Rig, ScriptedPredictor, config, eventually, serving, step
+from tests.gpu_worker.worker_rig import Rig, ScriptedPredictor, config, serving, step
+from tests.polling import eventually
 
 QUICK = PredictorConfig(access_interval_s=0.01)
 LEARNING = {"policy": "pbkv"}

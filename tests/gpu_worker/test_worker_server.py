@@ -24,7 +24,8 @@ from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner
 from pbkv_cluster.gpu_worker.server import WorkerServer
 from pbkv_cluster.rpc.services import HOST_STORE, FixedServices
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2, worker_pb2, workflow_pb2
-from tests.gpu_worker.worker_rig import PATIENCE_S, Rig, ScriptedPredictor, config, eventually, host_store, serving, step
+from tests.gpu_worker.worker_rig import PATIENCE_S, Rig, ScriptedPredictor, config, host_store, serving, step
+from tests.polling import eventually
 
 LENGTH, STOP = types_pb2.FINISH_REASON_LENGTH, types_pb2.FINISH_REASON_STOP
 SAMPLED = {"temperature": 1.0, "top_p": 0.95, "seed": 42}
@@ -110,6 +111,16 @@ async def test_a_stop_string_ends_a_step_before_it(llama: Path, codec: TextCodec
         assert "END" in codec.decode(stopped.tokens)
         assert "END" not in codec.decode(stopped.tokens[:-1])
         assert stopped.usage.generated_tokens == len(stopped.tokens)
+
+
+async def test_a_special_token_can_be_a_stop_string(llama: Path, codec: TextCodec) -> None:
+    words = unpack(codec.encode("so far<|tool|> and on"))
+    async with serving(config(llama, engine={"allow_forced_output": True})) as rig:
+        sampling: dict[str, Any] = {"forced_output": words, "max_tokens": 100}
+        whole = await rig.run(step(prompt(20), sampling=sampling))
+        assert (whole.text, whole.reason) == ("so far and on", LENGTH), "it is not part of the text"
+        stopped = await rig.run(step(prompt(20), sampling={**sampling, "stop": ["<|tool|>"]}))
+        assert (stopped.text, stopped.reason) == ("so far", STOP)
 
 
 async def test_the_end_of_sequence_token_ends_a_step_unless_it_is_ignored(llama: Path, tmp_path: Path) -> None:
@@ -496,8 +507,9 @@ def at(address: str) -> FixedServices:
 
 async def test_the_host_tier_is_in_the_nodes_arena(llama: Path) -> None:
     settings = config(llama, engine={"gpu_blocks": 12, "host_blocks": 16})
+    directory: dict[str, str] = {}
     async with (
-        host_store(1 << 20) as (arena, address),
+        host_store(1 << 20, directory_of_workers=directory) as (arena, address),
         serving(settings, "w1", host_store=at(address)) as one,
         serving(settings, "w2", host_store=at(address)) as two,
     ):
@@ -517,10 +529,7 @@ async def test_the_host_tier_is_in_the_nodes_arena(llama: Path) -> None:
 
         await two.run(step(prompt(120, seed=2), sampling={"max_tokens": 1}))
 
-        async def both_announced() -> bool:
-            return all(region.address for region in arena.regions().values())
-
-        await eventually(both_announced)
+        directory.update(w1=one.facts.address, w2=two.facts.address)
         async with aio.insecure_channel(address) as channel:
             stub = store_pb2_grpc.StoreServiceStub(channel)
             node = (await stub.Stat(store_pb2.StatRequest())).store

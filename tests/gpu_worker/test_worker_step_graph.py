@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from grpc import StatusCode, aio
 
-from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
+from pbkv_cluster.core.workflow.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.rpc.convert import step_graph_to_wire
 from pbkv_cluster.rpc.v1 import types_pb2

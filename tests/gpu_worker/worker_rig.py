@@ -1,10 +1,9 @@
 """Workers on real gRPC, with a scripted predictor and a real host store."""
 
 import asyncio
-import inspect
 import itertools
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,21 +38,7 @@ if TYPE_CHECKING:
     from pbkv_cluster.rpc.v1.worker_pb2_grpc import WorkerServiceAsyncStub
 
 PATIENCE_S = 30.0
-_POLL_S = 0.01
 _NAMES = itertools.count()
-
-
-async def eventually(condition: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Polls until the condition, which may be asynchronous, holds."""
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                value = condition()
-                if await value if inspect.isawaitable(value) else value:
-                    return
-                await asyncio.sleep(_POLL_S)
-    except TimeoutError:
-        raise AssertionError(f"not within {PATIENCE_S} s: {inspect.getsource(condition).strip()}") from None
 
 
 def config(model: Path, **sections: dict[str, Any]) -> Config:
@@ -235,11 +220,17 @@ class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
 
 
 @asynccontextmanager
-async def host_store(capacity: int, lease_s: float = 60.0, clock: Clock | None = None) -> AsyncIterator[tuple[Arena, str]]:
+async def host_store(
+    capacity: int, lease_s: float = 60.0, clock: Clock | None = None, directory_of_workers: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[Arena, str]]:
     """Runs a host store with an arena in a folder of its own; yields the arena and the address."""
+
+    async def workers() -> Mapping[str, str]:
+        return directory_of_workers or {}
+
     with tempfile.TemporaryDirectory(dir=default_directory()) as directory:
         arena = Arena(capacity, lease_s, clock or SystemClock(), Path(directory))
-        store = HostStore(arena)
+        store = HostStore(arena, workers)
         try:
             yield arena, await store.start("127.0.0.1")
         finally:

@@ -11,7 +11,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as OtlpSpan
 
-from pbkv_cluster.integrations.otel.spans import Problems, Span, read_spans
+from pbkv_cluster.integrations.otel.reading.spans import Problems, Span, read_spans
 
 TRACE = 0xABC
 SECOND = 1_000_000_000
@@ -47,10 +47,11 @@ def otlp(
     parent: int = 0,
     trace: int = TRACE,
     events: Mapping[str, Mapping[str, Any]] | None = None,
+    other: Mapping[str, Any] | None = None,
     **attributes: Any,
 ) -> OtlpSpan:
-    """A span. Its attributes are those of generative AI, with _ for dots: `agent_name="a"`."""
-    named = {f"gen_ai.{name.replace('_', '.', 1)}": each for name, each in attributes.items()}
+    """A span. Its attributes are those of the conventions, with _ for dots: `agent_name="a"`; `other` ones have full names."""
+    named = dict(other or {}) | {f"gen_ai.{name.replace('_', '.', 1)}": each for name, each in attributes.items()}
     if operation:
         named["gen_ai.operation.name"] = operation
     return OtlpSpan(

@@ -1,51 +1,31 @@
 """Spans in any order become one ordered stream of events for each workflow."""
 
 import random
-from collections.abc import Iterable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbkv_cluster.core.clock import ManualClock
-from pbkv_cluster.core.config import OtelConfig
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.text.words import hashed_words
-from pbkv_cluster.integrations.otel.collector import Reason, SpanCollector
-from pbkv_cluster.integrations.otel.spans import Span
+from pbkv_cluster.core.workflow.events import WorkflowEvent
+from pbkv_cluster.integrations.otel.reading.spans import Span
+from pbkv_cluster.integrations.otel.reasons import Reason
+from tests.integrations.otel_bench import (
+    DONE,
+    ENDED,
+    PARENT_S,
+    REORDER_S,
+    SILENCE_S,
+    STARTED,
+    STEP,
+    TOOL,
+    TOOL_DONE,
+    Bench,
+    kinds,
+)
 from tests.integrations.otel_spans import TRACE, span
 
 TRACE_ID = f"{TRACE:032x}"
-REORDER_S, PARENT_S, SILENCE_S = 2.0, 10.0, 600.0
-
-STARTED, ENDED = EventKind.WORKFLOW_STARTED, EventKind.WORKFLOW_ENDED
-STEP, DONE = EventKind.STEP_STARTED, EventKind.STEP_FINISHED
-TOOL, TOOL_DONE = EventKind.TOOL_STARTED, EventKind.TOOL_FINISHED
-
-
-class Bench:
-    """A collector, its clock, and all events that it has emitted."""
-
-    def __init__(self, **limits: int) -> None:
-        config = OtelConfig(reorder_s=REORDER_S, parent_wait_s=PARENT_S, silence_s=SILENCE_S, **limits)
-        self.clock = ManualClock(1e6)
-        self.collector = SpanCollector(config, self.clock)
-        self.events: list[WorkflowEvent] = []
-
-    def add(self, *spans: Span) -> None:
-        for each in spans:
-            assert self.collector.add(each) == ""
-
-    def wait(self, seconds: float) -> list[WorkflowEvent]:
-        """Lets time pass and returns the events that are emitted."""
-        self.clock.advance(seconds)
-        new = list(self.collector.release())
-        self.events += new
-        return new
-
-
-def kinds(events: Iterable[WorkflowEvent]) -> list[tuple[EventKind, str]]:
-    return [(event.kind, event.tool or event.agent) for event in events]
 
 
 def trip() -> list[Span]:
@@ -111,7 +91,7 @@ def as_one_conversation(spans: list[Span]) -> list[Span]:
             parent="" if number[each.id] in roots else each.parent,
             start_ns=each.start_ns,
             end_ns=each.end_ns,
-            operation=each.operation,
+            role=each.role,
             conversation="c" if number[each.id] in (1, 2, 7) else "",
             agent=each.agent,
             tool=each.tool,
@@ -161,7 +141,7 @@ def test_duplicates_change_nothing(rng: random.Random) -> None:
         twice.wait(0.5)
         twice.add(rng.choice(spans))
     assert once.events == twice.events
-    assert twice.collector.counts[Reason.SPAN_DUPLICATE] > len(spans)
+    assert twice.collector.notices.counts[Reason.SPAN_DUPLICATE] > len(spans)
 
 
 @st.composite
@@ -260,7 +240,7 @@ def test_a_span_that_outlasts_the_root_is_emitted_before_the_end() -> None:
     assert kinds(bench.wait(REORDER_S)) == [(STARTED, ""), (STEP, "a"), (DONE, "a"), (ENDED, "")]
     bench.add(span(3, 4, 6, "chat", parent=1, agent_name="b"))
     assert bench.wait(REORDER_S) == []
-    assert bench.collector.counts[Reason.SPAN_LATE] == 1
+    assert bench.collector.notices.counts[Reason.SPAN_LATE] == 1
 
 
 def test_a_conversation_outlasts_its_traces_and_ends_by_silence() -> None:
@@ -270,7 +250,7 @@ def test_a_conversation_outlasts_its_traces_and_ends_by_silence() -> None:
         bench.wait(REORDER_S)
     assert kinds(bench.events) == [(STARTED, ""), *[(STEP, "a"), (DONE, "a")] * 2]
     assert kinds(bench.wait(SILENCE_S)) == [(ENDED, "")]
-    assert bench.collector.counts[Reason.WORKFLOW_SILENT] == 1
+    assert bench.collector.notices.counts[Reason.WORKFLOW_SILENT] == 1
     bench.add(span(2, 700, 701, "chat", trace=3, agent_name="a", conversation_id="c"))
     again = bench.wait(REORDER_S)
     assert [(event.kind, event.sequence) for event in again] == [(STARTED, 0), (STEP, 1), (DONE, 2)]
@@ -303,7 +283,7 @@ def test_beyond_the_limit_the_workflow_silent_for_longest_is_ended() -> None:
         bench.wait(0.1)
     ended = [event.workflow for event in bench.events if event.kind is ENDED]
     assert ended == [f"{1:032x}"]
-    assert bench.collector.counts[Reason.WORKFLOW_DROPPED] == 1
+    assert bench.collector.notices.counts[Reason.WORKFLOW_DROPPED] == 1
 
 
 def test_a_flood_is_refused_with_a_reason() -> None:

@@ -20,6 +20,7 @@ from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import OtelConfig, PredictorConfig
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.integrations.otel.otlp_http import OtlpHttpServer
+from pbkv_cluster.integrations.otel.reasons import Reason
 from pbkv_cluster.integrations.otel.receiver import OtelReceiver
 from pbkv_cluster.predictor_service.server import PredictorServer
 from pbkv_cluster.predictor_service.state.encoding import from_bytes
@@ -88,6 +89,16 @@ async def test_the_predictor_learns_from_an_instrumented_application(
 def seen(workload: dict[str, Any]) -> float:
     """Number of transitions from an agent to another, or to the end."""
     return sum(sum(row.values()) for row in workload["predictability"]["counts"].values())
+
+
+async def test_what_is_not_understood_is_counted_for_all_requests(receiver: OtelReceiver) -> None:
+    unknown = otlp(1, 1, 2, "ponder")
+    for _ in range(3):
+        response = receiver.export(request([unknown, otlp(2, 1, 2, "execute_tool")]))
+        assert response.partial_success.rejected_spans == 1
+    assert receiver.collector.notices.counts[Reason.OPERATION_UNKNOWN] == 3
+    assert receiver.collector.notices.counts[Reason.SPAN_MALFORMED] == 3
+    assert "operation_unknown 3" in receiver.collector.notices.summary()
 
 
 def post(url: str, body: bytes, **headers: str) -> tuple[int, bytes]:

@@ -12,7 +12,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as OtlpSpan
 
 from pbkv_cluster.core.text.words import hashed_words
-from pbkv_cluster.integrations.otel.spans import Problems, read_spans
+from pbkv_cluster.integrations.otel.reading.spans import Problems, read_spans
+from pbkv_cluster.integrations.otel.reasons import Reason
 from tests.integrations.otel_spans import SECOND, otlp, pairs, read, request, span
 
 MESSAGES = [
@@ -52,6 +53,29 @@ def test_older_names_of_token_counts_are_known() -> None:
     assert (one.prompt_tokens, one.output_tokens) == (5, 6)
 
 
+@pytest.mark.parametrize("written", [7, 7.0, "7", " 7 "])
+def test_a_count_of_tokens_may_be_text_or_a_double(written: Any) -> None:
+    one = span(1, 0.5, 1, "chat", usage_input_tokens=written, usage_output_tokens=written)
+    assert (one.prompt_tokens, one.output_tokens) == (7, 7)
+
+
+NO_COUNTS = ["many", "7.5", "1" * 30, "\u0667", 7.5, float("inf"), float("nan"), 2**40, -1, "-1", True, [7]]
+
+
+@pytest.mark.parametrize("written", NO_COUNTS)
+def test_a_count_of_tokens_that_is_none_costs_only_the_count(written: Any) -> None:
+    (one,), problems = read(otlp(1, 0.5, 1, "chat", agent_name="a", usage_input_tokens=written, usage_output_tokens=3))
+    assert (one.agent, one.prompt_tokens, one.output_tokens) == ("a", 0, 3)
+    assert problems.rejected == 0
+    (message,) = problems.messages
+    assert message.startswith("gen_ai.usage.input_tokens: ")
+    assert problems.notices.counts == {Reason.TOKENS_UNREADABLE: 1}
+
+
+def test_a_conversation_may_have_a_number() -> None:
+    assert span(1, 0.5, 1, "chat", conversation_id=17).conversation == "17"
+
+
 def test_a_workflow_is_not_an_agent() -> None:
     one = span(1, 0.5, 1, "invoke_workflow", agent_name="trip", workflow_name="trip")
     assert (one.agent, one.workload) == ("", "shop")
@@ -87,6 +111,7 @@ def test_unreadable_messages_cause_a_warning_only(cut: Any) -> None:
     assert problems.rejected == 0
     (message,) = problems.messages
     assert message.startswith("gen_ai.input.messages: ")
+    assert problems.notices.counts == {Reason.TEXT_UNREADABLE: 1}
 
 
 @pytest.mark.parametrize(
@@ -95,8 +120,6 @@ def test_unreadable_messages_cause_a_warning_only(cut: Any) -> None:
         (otlp(1, 0.5, 1, "chat", agent_name=3), "gen_ai.agent.name"),
         (otlp(1, 0.5, 1, "chat", agent_name="x" * 257), "gen_ai.agent.name"),
         (otlp(1, 0.5, 1, "chat", conversation_id=["c"]), "gen_ai.conversation.id"),
-        (otlp(1, 0.5, 1, "chat", usage_input_tokens="many"), "gen_ai.usage.input_tokens"),
-        (otlp(1, 0.5, 1, "chat", usage_output_tokens=-1), "gen_ai.usage.output_tokens"),
         (otlp(1, 0.5, 1, "execute_tool"), "gen_ai.tool.name"),
         (OtlpSpan(attributes=pairs({"gen_ai.operation.name": "chat"})), "trace_id"),
         (OtlpSpan(trace_id=bytes(16)), "trace_id"),
@@ -112,6 +135,7 @@ def test_a_malformed_span_is_rejected_by_name_and_the_others_are_taken(bad: Otlp
     assert problems.rejected == 1
     (message,) = problems.messages
     assert f": {field}: " in message
+    assert problems.notices.counts == {Reason.SPAN_MALFORMED: 1}
 
 
 def test_the_spans_of_a_malformed_resource_are_rejected() -> None:
@@ -119,6 +143,15 @@ def test_the_spans_of_a_malformed_resource_are_rejected() -> None:
     assert spans == []
     assert problems.rejected == 2
     assert problems.messages == ["resource: service.name: must be a string, got int"]
+
+
+@pytest.mark.parametrize("service", ["unknown_service", "unknown_service:python3", ""])
+def test_applications_without_a_name_are_not_one_workload(service: str, caplog: pytest.LogCaptureFixture) -> None:
+    spans, problems = read(otlp(1, 1, 2, "chat"), otlp(2, 1, 2, "chat"), service=service)
+    assert [each.workload for each in spans] == ["", ""]
+    assert (problems.messages, problems.notices.counts) == ([], {Reason.SERVICE_UNKNOWN: 2})
+    (line,) = caplog.messages
+    assert "OTEL_SERVICE_NAME" in line
 
 
 def test_an_answer_reports_only_a_few_problems() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from grpc import StatusCode, aio
 
-from pbkv_cluster.core.access_log import AccessLog, Run, StepLog
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.access_log import AccessLog, Run, StepLog
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.access import learner as learner_module
 from pbkv_cluster.predictor_service.access.learner import AccessLearner, most_examples
 from pbkv_cluster.predictor_service.server import PredictorServer
@@ -188,7 +188,7 @@ async def test_a_malformed_log_is_refused_with_its_whole_batch() -> None:
 async def test_a_log_that_would_take_too_long_is_refused(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(learner_module, "_MAX_EXAMPLES", most_examples(LOGS[0].steps))
+    monkeypatch.setattr(learner_module, "MAX_EXAMPLES", most_examples(LOGS[0].steps))
     longer = AccessLog("longer", [*LOGS[0].steps, StepLog(99, "a", -1, 0, 0.0)])
     async with serving() as server:
         await report(server, [longer, LOGS[0]])

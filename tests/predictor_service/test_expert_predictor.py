@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecasts.forecast import Forecast
-from pbkv_cluster.core.step_graph import StepGraph, StepNode
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.step_graph import StepGraph, StepNode
 from pbkv_cluster.predictor_service.experts.mixture import Phase
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
 from pbkv_cluster.predictor_service.predictor.agent_forecasts import MAX_AGENTS

@@ -9,9 +9,9 @@ from grpc import StatusCode, aio
 
 from pbkv_cluster.cli.prediction.explain import explanation_json
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecasts.batch import Forecasts
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.predictor import PREDICTORS, Predictor
 from pbkv_cluster.predictor_service.predictor.explanation import Explanation
 from pbkv_cluster.predictor_service.server import PredictorServer

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.experts import network as network_module
 from pbkv_cluster.predictor_service.experts.base import Floats, TrainingExample
 from pbkv_cluster.predictor_service.experts.labels import Labels

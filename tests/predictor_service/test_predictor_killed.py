@@ -15,8 +15,8 @@ import pytest
 
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.config import CacheConfig, PredictorConfig
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecasts.forecast import Forecast
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread

@@ -1,10 +1,13 @@
 """The predictor over real gRPC on the loopback."""
 
 import asyncio
+import io
+import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from grpc import StatusCode, aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -12,17 +15,20 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import StartupError
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecasts.batch import Forecasts
 from pbkv_cluster.core.forecasts.forecast import Forecast
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service import servicer
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
 from pbkv_cluster.predictor_service.predictor.expert_predictor import ExpertPredictor
 from pbkv_cluster.predictor_service.server import PredictorServer
+from pbkv_cluster.predictor_service.state.encoding import to_bytes
+from pbkv_cluster.predictor_service.state.file import write_state
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.convert import event_to_wire, forecasts_from_wire
 from pbkv_cluster.rpc.v1 import predictor_pb2, types_pb2
 from pbkv_cluster.rpc.v1.predictor_pb2_grpc import PredictorServiceStub
+from tests.polling import eventually
 
 SERVICE = "pbkv.v1.PredictorService"
 
@@ -199,9 +205,7 @@ async def test_a_subscriber_that_left_is_forgotten(server: PredictorServer, chan
     await anext(aiter(watch))
     assert server.service.subscribers == 1
     watch.cancel()
-    async with asyncio.timeout(10):
-        while server.service.subscribers:  # noqa: ASYNC110  # nothing signals that gRPC has noticed
-            await asyncio.sleep(0.01)
+    await eventually(lambda: not server.service.subscribers)
 
 
 async def test_a_reader_that_stops_reading_blocks_nobody(server: PredictorServer, channel: aio.Channel) -> None:
@@ -251,11 +255,13 @@ async def test_the_state_is_saved_while_it_runs(tmp_path: Path) -> None:
     async with connect(await server.start("127.0.0.1", 0)) as channel:
         await report(channel, events("1", "ab"))
         learnt = PREDICTORS.get("mixture")(PredictorConfig())
-        async with asyncio.timeout(10):
-            while learnt.dump() != server.service.predictor.dump():
-                await asyncio.sleep(0.01)
-                if path.exists():
-                    learnt.load(path)
+
+        def saved() -> bool:
+            if path.exists():
+                learnt.load(path)
+            return learnt.dump() == server.service.predictor.dump()
+
+        await eventually(saved)
     await server.stop()
 
 
@@ -269,7 +275,9 @@ async def test_a_state_that_cannot_be_written_is_told_and_stops_nothing(
         async with asyncio.timeout(10):
             while "cannot write the predictor's state" not in caplog.text:
                 assert await report(channel, events("1", "ab")) in ((4, 0), (0, 4))
+        assert any(problem.startswith(f"the state {folder / 'state'} cannot be saved: ") for problem in server.problems)
         folder.unlink()
+        await eventually(lambda: not server.problems)
     await server.stop()
     PREDICTORS.get("mixture")(PredictorConfig()).load(folder / "state")
 
@@ -283,6 +291,88 @@ async def test_a_state_that_does_not_fit_is_set_aside(tmp_path: Path, caplog: py
     assert "not a predictor's state" in caplog.text
     assert path.with_name("state.refused").read_bytes() == b"something else"
     PREDICTORS.get("mixture")(PredictorConfig()).load(path)
+
+
+async def test_nothing_that_was_set_aside_is_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    for content in (b"one", b"two", b"three"):
+        path.write_bytes(content)
+        server = PredictorServer(PredictorConfig(), state_path=path)
+        await server.start("127.0.0.1", 0)
+        assert "learning has started over: " in server.problems[0]
+        await server.stop()
+    assert [tmp_path.joinpath(f"state.refused{suffix}").read_bytes() for suffix in ("", "-2", "-3")] == [
+        b"one",
+        b"two",
+        b"three",
+    ]
+
+
+def poisoned(state: dict[str, Any]) -> bytes:
+    """A state as `to_bytes` would write it if it took every number."""
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **{"$tree": np.frombuffer(json.dumps(state).encode(), dtype=np.uint8)})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("opened", float("inf")),
+        ("opened", float("nan")),
+        ("unnamed", [float("inf")]),
+        ("recognition", {"app": {"workflows": 1.0, "steps": [], "features": [[[float("inf"), 1.0]]], "agents": []}}),
+        ("workloads", {"app": {"labels": {"names": 10**400}}}),
+        ("workloads", {"app": [[]] * 3}),
+    ],
+)
+async def test_a_poisoned_state_is_set_aside_and_stops_nothing(tmp_path: Path, field: str, value: Any) -> None:
+    model = PREDICTORS.get("mixture")(PredictorConfig())
+    state = {"experts": ["context-tree", "linear", "step-graph"], "horizon": 3, "workloads": {}, "recognition": {}}
+    path = tmp_path / "state"
+    write_state(path, model.kind, model.version, poisoned(state | {"unnamed": [], "opened": 0, field: value}))
+    server = PredictorServer(PredictorConfig(), state_path=path)
+    async with connect(await server.start("127.0.0.1", 0)) as channel:
+        assert await report(channel, events("1", "ab")) == (4, 0)
+    await server.stop()
+    assert path.with_name("state.refused").exists()
+    model.load(path)
+
+
+async def test_a_defect_of_a_predictor_in_reading_a_state_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Confused(ExpertPredictor):
+        def restore(self, state: bytes) -> None:
+            raise OverflowError("cannot convert float infinity to integer")
+
+    path = tmp_path / "state"
+    model = Confused(PredictorConfig(), ["markov"])
+    model.save(path)
+    server = PredictorServer(PredictorConfig(), state_path=path, predictor=model)
+    await server.start("127.0.0.1", 0)
+    await server.stop()
+    assert path.with_name("state.refused").exists()
+    assert "OverflowError: cannot convert float infinity" in caplog.text
+
+
+async def test_a_state_that_must_not_be_kept_is_not_written_over_a_good_one(tmp_path: Path) -> None:
+    class Diverged(ExpertPredictor):
+        def dump(self) -> bytes:
+            return to_bytes({"weights": np.array([1.0, np.nan])})
+
+    path = tmp_path / "state"
+    path.with_name("good").write_bytes(b"")
+    ExpertPredictor(PredictorConfig(), ["markov"]).save(path)
+    good = path.read_bytes()
+    server = PredictorServer(
+        PredictorConfig(), state_path=path, predictor=Diverged(PredictorConfig(), ["markov"]), save_interval_s=0.01
+    )
+    await server.start("127.0.0.1", 0)
+    await eventually(lambda: bool(server.problems))
+    assert server.problems == (f"the state {path} cannot be saved: an array holds a number that is not finite",)
+    await server.stop()
+    assert path.read_bytes() == good
 
 
 async def test_a_state_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pbkv_cluster.core.clock import ManualClock, SystemClock
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import InvalidArgument, ResourceExhausted, Unavailable
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.broadcast import broadcaster
 from pbkv_cluster.predictor_service.broadcast.subscription import Batch, Subscription
 from pbkv_cluster.predictor_service.predictor.expert_predictor import ExpertPredictor

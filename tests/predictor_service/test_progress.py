@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.workflow.progress import Progress
 
 

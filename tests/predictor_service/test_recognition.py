@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.predictor.expert_predictor import ExpertPredictor
 from pbkv_cluster.predictor_service.predictor.prediction_state import PredictionState
 from pbkv_cluster.predictor_service.state import encoding

@@ -3,7 +3,7 @@
 import pytest
 
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.workload.evidence import STEPS
 from pbkv_cluster.predictor_service.workload.recognizer import Decision, Recognition, RecognitionState, Recognizer
 from pbkv_cluster.predictor_service.workload.workload_model import WorkloadModel

@@ -13,8 +13,16 @@ from hypothesis.extra import numpy as arrays
 from pbkv_cluster.predictor_service.state.encoding import from_bytes, to_bytes
 
 LEAVES = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**53), 2**53), st.floats(allow_nan=False), st.text(max_size=20)
-) | arrays.arrays(st.sampled_from([np.float32, np.float64, np.int64]), arrays.array_shapes(min_side=0, max_dims=3, max_side=4))
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**53), 2**53),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=20),
+) | arrays.arrays(
+    st.sampled_from([np.float32, np.float64, np.int64]),
+    arrays.array_shapes(min_side=0, max_dims=3, max_side=4),
+    elements={"allow_nan": False, "allow_infinity": False},
+)
 KEYS = st.text(max_size=8).filter(lambda key: not key.startswith("$"))
 TREES = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12
@@ -60,6 +68,30 @@ def test_damaged_bytes_are_refused_or_were_padding(at: int, change: int, cut: bo
     except ValueError:
         return
     assert state.keys() <= {"a", "b"}
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+def test_numbers_that_are_not_finite_are_neither_written_nor_read(number: float) -> None:
+    for state in ({"a": number}, {"a": [1.0, {"b": number}]}, {"a": np.array([number], dtype=np.float32)}):
+        with pytest.raises(ValueError, match=r"finite|JSON compliant"):
+            to_bytes(state)
+    for tree, arrays_in in (
+        (b'{"a": Infinity}', {}),
+        (b'{"a": NaN}', {}),
+        (b'{"a": 1e999}', {}),
+        (b"{}", {"0": np.array([number])}),
+    ):
+        file = io.BytesIO()
+        np.savez(file, **{"$tree": np.frombuffer(tree, dtype=np.uint8), **arrays_in})  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="finite"):
+            from_bytes(file.getvalue())
+
+
+def test_a_compressed_bomb_is_not_unpacked() -> None:
+    file = io.BytesIO()
+    np.savez_compressed(file, **{"$tree": np.zeros(64 << 20, dtype=np.uint8)})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="claims to hold more bytes than it has"):
+        from_bytes(file.getvalue())
 
 
 def test_a_bare_array_is_refused() -> None:

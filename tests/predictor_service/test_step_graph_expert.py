@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
+from pbkv_cluster.core.workflow.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.predictor_service.experts import TrainingExample
 from pbkv_cluster.predictor_service.experts.labels import Labels
 from pbkv_cluster.predictor_service.experts.step_graph import StepGraphExpert

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,11 +14,12 @@ import psutil
 import pytest
 
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.experts.network import NetworkExpert
 from pbkv_cluster.predictor_service.server import PredictorServer
 from pbkv_cluster.predictor_service.state import encoding
 from pbkv_cluster.predictor_service.training.jobs import AtOnce, ProcessTrainer, TrainingJob
+from tests.polling import eventually
 from tests.predictor_service.training_jobs import Endless, Faulty, Killed, Square
 
 CONFIG = PredictorConfig(model="pbkv", horizon=2)
@@ -42,12 +43,6 @@ async def result(trainer: ProcessTrainer, job: TrainingJob[int]) -> int | None:
     trainer.submit(job, done.set_result)
     async with asyncio.timeout(60):
         return await done
-
-
-async def eventually(condition: Callable[[], bool], timeout_s: float, every_s: float = 0.02) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110  # of another process
-            await asyncio.sleep(every_s)
 
 
 def trainings() -> list[psutil.Process]:
@@ -141,7 +136,7 @@ async def test_forecasts_are_answered_while_a_training_runs(
     pid = await pid_in(tmp_path / "pid")
     for number in range(20):
         assert survival(server, f"w{number}") == 1.0
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         assert psutil.pid_exists(pid)
     await server.stop()
     assert not psutil.pid_exists(pid)
@@ -166,7 +161,7 @@ async def test_a_service_takes_a_network_into_use_and_keeps_it_when_a_later_trai
         report(server, f"{number}", "abc" if number % 2 else "acb")
     assert survival(server, "w") == 1.0
     numbers = count()
-    await eventually(lambda: survival(server, f"w{next(numbers)}") != 1.0, 240, 0.5)
+    await eventually(lambda: survival(server, f"w{next(numbers)}") != 1.0, 240)
     learnt = output_bias(server)
     monkeypatch.setattr(NetworkExpert, "training_due", lambda expert, now: Faulty())
     report(server, "x", "abc")

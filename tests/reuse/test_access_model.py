@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pbkv_cluster.core.access_log import Run, StepLog
+from pbkv_cluster.core.workflow.access_log import Run, StepLog
 from pbkv_cluster.reuse.model import next_event
 from pbkv_cluster.reuse.model.access_model import AccessModel, AccessUpdate, Changes, train
 from pbkv_cluster.reuse.model.features import facts
@@ -73,7 +73,7 @@ def test_an_update_stays_what_it_was_while_the_learner_goes_on() -> None:
 
 
 def test_learner_and_follower_forget_the_same_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(next_event, "_MOST_CONTEXTS", 30)
+    monkeypatch.setattr(next_event, "MOST_CONTEXTS", 30)
     learner, follower, source = AccessModel(), AccessModel(), random.Random(0)
     for _ in range(40):
         steps = [Step(source.choice(AGENTS), (source.randrange(3),)) for _ in range(source.randrange(1, 6))]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbkv_cluster.core.access_log import Run, StepLog
+from pbkv_cluster.core.workflow.access_log import Run, StepLog
 from pbkv_cluster.reuse.model.examples import Examples, examples
 from pbkv_cluster.reuse.model.features import Fact
 from pbkv_cluster.reuse.model.next_event import NextEventModel

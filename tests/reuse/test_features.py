@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbkv_cluster.core.access_log import INSIDE, NO_ATTACH, OUTPUT_END, PROMPT_END
+from pbkv_cluster.core.workflow.access_log import INSIDE, NO_ATTACH, OUTPUT_END, PROMPT_END
 from pbkv_cluster.reuse.model.contexts import CONTEXTS, context_rows
 from pbkv_cluster.reuse.model.features import Fact, Ints, facts
 from pbkv_cluster.reuse.model.next_event import END, Event

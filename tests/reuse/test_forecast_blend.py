@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbkv_cluster.core.access_log import NO_ATTACH
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
+from pbkv_cluster.core.workflow.access_log import NO_ATTACH
 from pbkv_cluster.reuse.model.next_event import END, Event
 from pbkv_cluster.reuse.rank.forecast_blend import Agents, Trust, blend, by_agent, of_forecast
 

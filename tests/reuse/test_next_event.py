@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbkv_cluster.core.access_log import StepLog
+from pbkv_cluster.core.workflow.access_log import StepLog
 from pbkv_cluster.reuse.model import next_event
 from pbkv_cluster.reuse.model.next_event import END, Event, NextEventModel, contexts
 
@@ -83,7 +83,7 @@ def test_the_end_is_learnt_as_an_event() -> None:
 
 
 def test_what_was_longest_unseen_leaves_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(next_event, "_MOST_CONTEXTS", 40)
+    monkeypatch.setattr(next_event, "MOST_CONTEXTS", 40)
     model = NextEventModel()
     for number in range(50):
         changed = model.learn(logs([(f"agent-{number}", 0), ("coder", number)]))

@@ -109,7 +109,7 @@ class Played(Generic[OutlookT]):
             self.close(before)
 
     def queue(self, workflow: int, comes: bool) -> None:
-        self.cache.queued(f"w{workflow}", prompt((0, 1)) if comes else b"")
+        self.cache.queued(f"w{workflow}", 0, prompt((0, 1)) if comes else b"")
 
     def forecast(self, workflow: int, agent: str, chance: float) -> None:
         if f"w{workflow}" in self.learning.steps:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.reuse.model.hazard import BINS, Floats
 from pbkv_cluster.reuse.rank.durations import Durations
 from pbkv_cluster.reuse.rank.timing import HORIZONS, Phase, Timing

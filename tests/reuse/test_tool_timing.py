@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.reuse.model.hazard import Floats
 from pbkv_cluster.reuse.rank.durations import Durations
 from pbkv_cluster.reuse.rank.tool_timing import PauseTools, ToolTiming, ToolWait

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbkv_cluster.core.access_log import INSIDE, NO_ATTACH, OUTPUT_END, PROMPT_END, Run, StepLog
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, pack
+from pbkv_cluster.core.workflow.access_log import INSIDE, NO_ATTACH, OUTPUT_END, PROMPT_END, Run, StepLog
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixPopularity, PrefixStat
 from pbkv_cluster.reuse.record.replay import replay
 from pbkv_cluster.reuse.record.segment import Segment, attach_symbol

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbkv_cluster.core.access_log import SYMBOLS, AccessLog, Run, StepLog
 from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.workflow.access_log import SYMBOLS, AccessLog, Run, StepLog
 from pbkv_cluster.reuse.model.access_model import AccessModel, AccessUpdate, train
 from pbkv_cluster.reuse.model.hazard import HazardModel
 from pbkv_cluster.reuse.model.next_event import END, NextEventModel

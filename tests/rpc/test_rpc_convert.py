@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecasts.batch import Forecasts
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
 from pbkv_cluster.core.sampling import MAX_STOP_STRINGS, SamplingParams
-from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier, Usage
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.v1 import predictor_pb2, types_pb2
 

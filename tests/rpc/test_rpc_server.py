@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,9 +14,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from pbkv_cluster.core import errors
-from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.rpc.channel import CHANNEL_OPTIONS, connect
 from pbkv_cluster.rpc.errors import from_rpc
-from pbkv_cluster.rpc.server import RpcServer
+from pbkv_cluster.rpc.server import SERVER_OPTIONS, RpcServer
 from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc, worker_pb2, worker_pb2_grpc
 
 SERVICE = predictor_pb2.DESCRIPTOR.services_by_name["PredictorService"]
@@ -28,6 +30,7 @@ class Predictor(predictor_pb2_grpc.PredictorServiceServicer):
         self.error: Exception | None = None
         self.abort: grpc.StatusCode | None = None
         self.endless = False
+        self.refuses_at_once = False
         self.flood = False
         self.waiting = asyncio.Event()  # a stream waits for ever
         self.released = asyncio.Event()
@@ -55,6 +58,8 @@ class Predictor(predictor_pb2_grpc.PredictorServiceServicer):
         self, request: predictor_pb2.WatchForecastsRequest, context: aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[predictor_pb2.ForecastBatch]:
         try:
+            if self.refuses_at_once and self.error is not None:
+                raise self.error
             yield predictor_pb2.ForecastBatch(agents=[request.subscriber])
             if self.abort is not None:
                 await context.abort(self.abort, "on purpose")
@@ -201,6 +206,53 @@ async def test_a_service_may_abort_on_its_own(
     assert caplog.records == []
 
 
+async def call_raw(channel: Any, method: str, data: bytes) -> None:
+    """Sends bytes that need not be a message to a method of any kind."""
+    path = f"/pbkv.v1.PredictorService/{method}"
+    match method:
+        case "Predict":
+            await channel.unary_unary(path)(data, timeout=DEADLINE_S)
+        case "WatchForecasts":
+            await anext(aiter(channel.unary_stream(path)(data, timeout=DEADLINE_S)))
+        case _:
+            call = channel.stream_stream(path)(timeout=DEADLINE_S)
+            await call.write(data)
+            await anext(aiter(call))
+
+
+@pytest.mark.parametrize("method", ["Predict", "WatchForecasts", "StreamEvents"])
+@pytest.mark.parametrize("data", [b"\xff\xff", b"\x0a\x02\xff\xff"], ids=["no message", "text that is not UTF-8"])
+async def test_a_request_that_cannot_be_decoded_is_an_invalid_argument(
+    channel: aio.Channel, caplog: pytest.LogCaptureFixture, method: str, data: bytes
+) -> None:
+    with pytest.raises(aio.AioRpcError) as caught:
+        await call_raw(channel, method, data)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    received = from_rpc(caught.value)
+    assert isinstance(received, errors.InvalidArgument)
+    assert received.field == "request"
+    assert caplog.records == []
+    assert (await predict(channel, "w")).agents == ["w"]
+
+
+@pytest.mark.parametrize("method", [predict, watch])
+async def test_every_call_of_a_flood_is_refused_for_a_reason(predictor: Predictor, channel: aio.Channel, method: Any) -> None:
+    """gRPC itself drops calls at random that it has to queue, which looks as if the client had cancelled them."""
+    predictor.error = errors.ResourceExhausted("the queue is full")
+    predictor.refuses_at_once = True
+    results = await asyncio.gather(*(method(channel) for _ in range(2500)), return_exceptions=True)
+    assert Counter(each.code() for each in results if isinstance(each, aio.AioRpcError)) == {
+        grpc.StatusCode.RESOURCE_EXHAUSTED: 2500
+    }
+
+
+def test_grpc_knows_every_option() -> None:
+    """It ignores those that it does not know."""
+    (library,) = Path(grpc.__file__).parent.glob("_cython/cygrpc*.so")
+    known = library.read_bytes()
+    assert [name for name, _ in [*SERVER_OPTIONS, *CHANNEL_OPTIONS] if name.encode() not in known] == []
+
+
 async def test_server_and_channel_survive_an_error(predictor: Predictor, channel: aio.Channel) -> None:
     predictor.error = RuntimeError("once")
     with pytest.raises(aio.AioRpcError):
@@ -317,3 +369,23 @@ async def test_stopping_ends_calls_that_outlast_the_grace(
     with pytest.raises(aio.AioRpcError):
         await anext(stream)
     await asyncio.wait_for(server.wait(), DEADLINE_S)
+
+
+async def test_an_ipv6_host_serves_and_is_connected_to(predictor: Predictor) -> None:
+    server = RpcServer()
+    server.add(SERVICE, predictor_pb2_grpc.add_PredictorServiceServicer_to_server, predictor)
+    address = await server.start("::1", 0)
+    assert address.startswith("[::1]:")
+    async with connect(address) as channel:
+        assert (await predict(channel, "w")).agents == ["w"]
+    await server.stop(0)
+
+
+async def test_a_port_beyond_all_ports_is_refused_by_name() -> None:
+    """gRPC would take 99999 for 34463."""
+    with pytest.raises(errors.InvalidArgument, match=r"^endpoint: the port must be a number from 1 to 65535"):
+        connect("127.0.0.1:99999", "endpoint")
+    server = RpcServer()
+    with pytest.raises(errors.StartupError, match=r"cannot listen on 127\.0\.0\.1:99999: a port is from 0 to 65535"):
+        await server.start("127.0.0.1", 99999)
+    await server.stop(0)

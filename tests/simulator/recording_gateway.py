@@ -144,7 +144,13 @@ def _common_prefix(left: bytes, right: bytes) -> int:
 def cluster_status() -> workflow_pb2.GetClusterStatusResponse:
     """The status of a cluster of two workers, one of them lost."""
     response = workflow_pb2.GetClusterStatusResponse(
-        cluster="unit", model="tiny", open_workflows=3, running_steps=2, predictor_reachable=True, index_reachable=False
+        cluster="unit",
+        model="tiny",
+        open_workflows=3,
+        running_steps=2,
+        predictor_reachable=True,
+        index_reachable=False,
+        log_path="/var/ray/logs/a.err",
     )
     tier = store_pb2.TierStat(
         tier=types_pb2.TIER_GPU, capacity_blocks=4096, used_blocks=1500, locked_blocks=7, block_bytes=8192
@@ -158,6 +164,7 @@ def cluster_status() -> workflow_pb2.GetClusterStatusResponse:
     )
     first.access_updates_applied, first.access_workflows = 7, 1_234
     response.workers.add(worker_id="worker-1", node_id="node-0", address="127.0.0.1:2", reachable=False)
+    response.problems.add(member="predictor", problem="the state /s cannot be saved: No space left on device")
     totals = response.totals
     totals.steps, totals.prompt_tokens, totals.available_tokens, totals.computed_tokens = 40, 20_000, 16_000, 8_000
     totals.captured.extend(tiers_to_wire({Tier.GPU: 10_000, Tier.HOST: 3_000}))

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import pytest
 
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecasts.batch import Forecasts
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
 from pbkv_cluster.core.text.prompt_pieces import prompt_pieces
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.predictor import PREDICTORS, Predictor
 from pbkv_cluster.simulator.prediction.scores import END, Score, evaluate
 from pbkv_cluster.simulator.prediction.training import train_predictor

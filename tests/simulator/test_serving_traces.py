@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pbkv_cluster.simulator.traces.files import load_trace
+from pbkv_cluster.simulator.traces.files import load_trace, read_trace
 from pbkv_cluster.simulator.traces.serving_traces import read_arrivals, read_requests, read_sessions
 from pbkv_cluster.simulator.traces.step_traces import TraceError
 from pbkv_cluster.simulator.workload.prompts import PromptBuilder
@@ -70,6 +70,39 @@ def test_arrivals_count_from_the_first(tmp_path: Path) -> None:
         load_trace(path)
 
 
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"messages": [{"role": "user", "content": "hi"}]}', "has conversations as text"),
+        ('{"conversations": []}', "has conversations as text"),
+        ('{"resourceSpans": []}', "has OpenTelemetry spans; send them to `pbkv otel`"),
+        ('{"prompt": "hi", "latency": 3}', r"line 1: is of no known format \(its fields are 'prompt', 'latency'\)"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens", "line 1: not a line of JSON"),
+        ("[1, 2]", "line 1: must be an object"),
+        ("{", "line 1: not a line of JSON"),
+    ],
+)
+def test_the_traces_of_others_are_told_what_is_accepted(tmp_path: Path, line: str, problem: str) -> None:
+    path = tmp_path / "theirs.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(TraceError, match=problem) as caught:
+        load_trace(path)
+    for name in (
+        "step traces (workflow_id,",
+        "coding-agent sessions (id, block_size, requests)",
+        "one JSON object in each line",
+    ):
+        assert name in str(caught.value)
+
+
+def test_a_trace_of_any_format_is_read_workflow_by_workflow(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", SESSION, broken(SESSION, id="s2", block_size=0))
+    workflows = read_trace(path)
+    assert next(workflows).id == "s1"
+    with pytest.raises(TraceError, match="block_size"):
+        next(workflows)
+
+
 def broken(base: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {**base, **changes}
 
@@ -95,6 +128,7 @@ def session(**changes: Any) -> dict[str, Any]:
         (session(**{"in": 639}), r"requests\[0\].in"),
         (session(**{"in": 704}), r"requests\[0\].in"),
         (session(**{"in": 0, "hash_ranges": []}), r"requests\[0\].in"),
+        (session(hash_ranges=[[1, 1]] * 65_537), r"requests\[0\].hash_ranges: must have at most 65536 entries"),
         (session(out=-1), r"requests\[0\].out"),
         (broken(SESSION, requests=[SESSION["requests"][0], {**SESSION["requests"][1], "think_time": "2"}]), r"think_time"),
         ("{", "not a line of JSON"),
@@ -114,6 +148,7 @@ def test_a_broken_session_is_named(line: Any, field: str, tmp_path: Path) -> Non
         (broken(REQUEST, input_length=1025), "hash_ids"),
         (broken(REQUEST, input_length=512), "hash_ids"),
         (broken(REQUEST, hash_ids=[]), "hash_ids"),
+        (broken(REQUEST, hash_ids=[4] * 65_537), "hash_ids: must have at most 65536 entries"),
         (broken(REQUEST, hash_ids=[4, None]), r"hash_ids\[1\]"),
         (broken(REQUEST, hash_ids=[True, 4]), r"hash_ids\[0\]"),
         (broken(REQUEST, output_length="9"), "output_length"),

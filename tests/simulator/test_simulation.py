@@ -8,8 +8,8 @@ from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.cache.policies.lru import Lru, RetiredLru
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.gpu_worker.engine.engine import Output
 from pbkv_cluster.simulator.engine.engine import SimulatedEngine
 from pbkv_cluster.simulator.engine.result import SimulationResult, StepRecord
@@ -162,7 +162,7 @@ def test_the_guard_stops_an_adversary() -> None:
 
 def test_forecasts_that_no_policy_uses_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     without = simulate(source(24), Setup(60, 0, "retired-lru"))
-    monkeypatch.setattr(RetiredLru, "heeds_forecasts", True)
+    monkeypatch.setattr(RetiredLru, "uses_forecasts", True)
     assert simulate(source(24), Setup(60, 0, "retired-lru")) == without
 
 

@@ -157,6 +157,49 @@ def test_optional_fields_may_be_absent(tmp_path: Path) -> None:
     assert (workflow.steps[0].tool, workflow.steps[0].call_site, workflow.steps[0].pause_s) == ("", "", 0.0)
 
 
+@pytest.mark.parametrize("name", ["trace.jsonl", "trace.jsonl.gz"])
+def test_a_line_of_any_length_is_refused_by_its_number_before_it_is_read(tmp_path: Path, name: str) -> None:
+    """A few megabytes of gzip can hold gigabytes without a line's end."""
+    long = lines(record("a")) + b'{"workflow_id": "' + b"x" * (18 << 20)
+    with pytest.raises(TraceError, match=r"line 2: longer than 16,777,216 bytes; is it one JSON object per line"):
+        read(tmp_path, gzip.compress(long) if name.endswith("gz") else long, name)
+    blank = lines(record("a")) + b" " * (18 << 20)
+    with pytest.raises(TraceError, match="line 2: longer than 16,777,216 bytes"):
+        read(tmp_path, gzip.compress(blank) if name.endswith("gz") else blank, name)
+
+
+def test_lists_and_totals_are_bounded(tmp_path: Path) -> None:
+    segment = {"kind": "task", "id": "t", "tokens": 1}
+    for changes, message in (
+        ({"prompt_segments": [segment] * 65_537}, "prompt_segments: must have at most 65536 entries, has 65537"),
+        ({"words": [1] * 65_537}, "words: must have at most 65536 entries"),
+        ({"task_words": [1] * 65_537}, "task_words: must have at most 65536 entries"),
+        (
+            {"prompt_segments": [{**segment, "tokens": 16 << 20}] * 2},
+            "prompt_segments: must hold at most 16777216 tokens in all",
+        ),
+    ):
+        with pytest.raises(TraceError, match=f"line 1: {message}"):
+            read(tmp_path, lines(record(**changes)))
+
+
+def test_a_workflow_has_a_bounded_number_of_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pbkv_cluster.simulator.traces.step_traces.MAX_STEPS", 2)
+    with pytest.raises(TraceError, match="line 3: step: a workflow may have at most 2 steps"):
+        read(tmp_path, lines(record(), record(step=1), record(step=2)))
+
+
+def test_fields_that_nothing_knows_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    known = record(task_group="g", start_s=1.0, end_s=2.0, task_words=[1])
+    read(tmp_path, lines(known))
+    assert caplog.text == ""
+    misspelt = {**record(), "pahse": "coding", "prompt_segments": [{"kind": "task", "id": "t", "tokens": 12, "role": "x"}]}
+    read(tmp_path, lines(misspelt, {**misspelt, "step": 1}))
+    assert "trace.jsonl: fields that this format does not have were ignored: " in caplog.text
+    assert "pahse (2 times)" in caplog.text
+    assert "prompt_segments[].role (2 times)" in caplog.text
+
+
 def test_refuses_scattered_and_shuffled_workflows(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=r"line 3: workflow_id: 'a' goes on after another workflow"):
         read(tmp_path, lines(record("a"), record("b"), record("a", 1)))

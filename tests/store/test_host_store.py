@@ -4,7 +4,7 @@ import asyncio
 import mmap
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2
 from pbkv_cluster.store.arena.arena import Arena
 from pbkv_cluster.store.server import HostStore
+from pbkv_cluster.store.servicer import WorkerAddresses
 
 if TYPE_CHECKING:
     from pbkv_cluster.rpc.v1.store_pb2_grpc import StoreServiceAsyncStub
@@ -87,20 +88,29 @@ class Node:
     clock: ManualClock
     address: str
     stub: "StoreServiceAsyncStub"
+    directory: dict[str, str]  # addresses of workers by id
     workers: list[ScriptedWorker] = field(default_factory=list)
 
     async def add(self, worker: ScriptedWorker) -> str:
         address = await worker.start()
         self.workers.append(worker)
-        await self.acquire(f"worker-{len(self.workers)}", address=address)
+        self.directory[f"worker-{len(self.workers)}"] = address
+        await self.acquire(f"worker-{len(self.workers)}")
         return address
 
-    async def acquire(self, worker_id: str, size: int = PAGE, address: str = "") -> store_pb2.LeaseArenaResponse:
-        request = store_pb2.LeaseArenaRequest(worker_id=worker_id, worker_address=address, bytes=size)
+    async def acquire(self, worker_id: str, size: int = PAGE) -> store_pb2.LeaseArenaResponse:
+        request = store_pb2.LeaseArenaRequest(worker_id=worker_id, bytes=size)
         return await self.stub.LeaseArena(request, timeout=TIMEOUT_S)
 
     async def stat(self) -> store_pb2.StoreStat:
         return (await self.stub.Stat(store_pb2.StatRequest(), timeout=TIMEOUT_S)).store
+
+
+def directory_of(addresses: Mapping[str, str]) -> WorkerAddresses:
+    async def workers() -> Mapping[str, str]:
+        return addresses
+
+    return workers
 
 
 @pytest.fixture
@@ -113,10 +123,11 @@ async def node(shared_dir: Path) -> AsyncIterator[Node]:
 async def serving_node(directory: Path, worker_timeout_s: float = 10.0) -> AsyncIterator[Node]:
     clock = ManualClock()
     arena = Arena(8 * PAGE, TTL_S, clock, directory)
-    store = HostStore(arena, worker_timeout_s)
+    workers: dict[str, str] = {}
+    store = HostStore(arena, directory_of(workers), worker_timeout_s)
     address = await store.start("127.0.0.1")
     async with connect(address) as channel:
-        node = Node(arena, clock, address, store_pb2_grpc.StoreServiceStub(channel))
+        node = Node(arena, clock, address, store_pb2_grpc.StoreServiceStub(channel), workers)
         yield node
     await store.stop()
     for worker in node.workers:
@@ -137,6 +148,7 @@ async def test_a_region_comes_with_where_to_map_it(node: Node) -> None:
     [
         ("one", -5, StatusCode.INVALID_ARGUMENT, "bytes: "),
         ("", PAGE, StatusCode.INVALID_ARGUMENT, "worker_id: "),
+        ("w" * 257, PAGE, StatusCode.INVALID_ARGUMENT, "worker_id: at most 256 bytes, got 257"),
         ("one", 9 * PAGE, StatusCode.RESOURCE_EXHAUSTED, "the arena of "),
     ],
 )
@@ -163,6 +175,28 @@ async def test_stat_is_the_sum_over_the_workers(node: Node) -> None:
     }
     assert stat.decisions == {"load": 17, "only_10": 1, "only_7": 1}
     assert stat.policy == "lru,pbkv-paper"
+
+
+async def test_only_workers_of_the_directory_are_called(node: Node) -> None:
+    """Neither one that has merely asked for a region, nor one of the directory that has none here."""
+    known, stranger = ScriptedWorker(blocks=10), ScriptedWorker(blocks=1000)
+    await node.add(known)
+    await node.add(stranger)
+    del node.directory["worker-2"]
+    node.workers.append(elsewhere := ScriptedWorker(blocks=500))
+    node.directory["elsewhere"] = await elsewhere.start()
+    await node.acquire("stranger")
+    assert (await node.stat()).decisions == {"load": 10, "only_10": 1}
+
+
+async def test_regions_are_bounded_in_number(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pbkv_cluster.store.arena.arena.MAX_REGIONS", 2)
+    await node.acquire("one", 0)
+    await node.acquire("two", 0)
+    with pytest.raises(aio.AioRpcError, match="2 workers have a region of this node's arena") as error:
+        await node.acquire("three", 0)
+    assert error.value.code() is StatusCode.RESOURCE_EXHAUSTED
+    await node.acquire("two", 0)  # renews
 
 
 async def test_prefetch_reaches_every_worker(node: Node) -> None:
@@ -233,7 +267,7 @@ async def test_a_worker_that_does_not_answer_is_named(shared_dir: Path) -> None:
 
 async def test_a_port_that_is_taken_is_refused(node: Node, shared_dir: Path) -> None:
     arena = Arena(PAGE, TTL_S, node.clock, shared_dir)
-    store = HostStore(arena)
+    store = HostStore(arena, directory_of({}))
     with pytest.raises(StartupError, match="cannot listen"):
         await store.start("127.0.0.1", int(node.address.rpartition(":")[2]))
     await store.stop()
@@ -241,7 +275,7 @@ async def test_a_port_that_is_taken_is_refused(node: Node, shared_dir: Path) -> 
 
 
 async def test_a_stopped_store_gives_no_regions(shared_dir: Path) -> None:
-    store = HostStore(Arena(PAGE, TTL_S, ManualClock(), shared_dir))
+    store = HostStore(Arena(PAGE, TTL_S, ManualClock(), shared_dir), directory_of({}))
     address = await store.start("127.0.0.1")
     await store.stop()
     async with connect(address) as channel:

@@ -11,8 +11,8 @@ from pbkv_cluster.cache.tree.node import GPU
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast
-from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 
 BASELINE = "lru"
 
@@ -61,7 +61,7 @@ class Guard(CacheObserver):
 
     def fall_back(self) -> None:
         """Makes the GPU tier evict by LRU."""
-        self._policy_shadow = self._shadow(self._policy.twin(self._config))
+        self._policy_shadow = self._shadow(self._policy.for_shadow(self._config))
         self._tiers.lru_active = True
         self._balance.restart(lru_active=True)
         self._tiers.decisions["guard_lean"] += 1
@@ -78,9 +78,9 @@ class Guard(CacheObserver):
     def _shadow(self, policy: ReusePolicy) -> Shadow:
         return Shadow(self._tiers.gpu.pool.capacity, self._config, policy, self._clock)
 
-    def step_queued(self, workflow: str, tokens: bytes) -> None:
+    def step_queued(self, workflow: str, number: int, tokens: bytes) -> None:
         if self._policy_shadow is not None:
-            self._policy_shadow.cache.queued(workflow, tokens)
+            self._policy_shadow.cache.queued(workflow, number, tokens)
 
     def step_opened(self, step: StepIdentity, tokens: bytes, handle: CacheHandle, again: bool) -> None:
         hits = min(handle.delivered.get(Tier.GPU, 0), step.prompt_tokens)
@@ -109,7 +109,7 @@ class Guard(CacheObserver):
             shadow.grow(handle)
 
     def step_closed(self, handle: CacheHandle) -> None:
-        # Only now that the policy has been told of it: its twin shares what it knows.
+        # Only now that the policy has been told of it: the shadow's policy shares what it knows.
         for shadow in self.shadows:
             shadow.close(handle)
 

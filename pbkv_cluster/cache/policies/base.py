@@ -11,7 +11,7 @@ from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.core.registry import Registry
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.reuse.model.access_model import AccessUpdate
 from pbkv_cluster.reuse.record.segment import Segment
 
@@ -34,8 +34,8 @@ class ReusePolicy(ABC):
     drifts = False  # values also change with time and with other workflows; nodes are ranked when a victim is needed
     positional = False  # the value of a node depends on which of its blocks are left
     learns = False  # it uses what is learnt from ended workflows
-    needs_history = True  # values depend on `Node.output`, on `Owner.record`, or on the segments in `Node.owners`
-    heeds_forecasts = True  # values depend on `Owner.forecast`; without such a policy a simulation makes no forecasts
+    needs_record = True  # values depend on `Node.output`, on `Owner.record`, or on the segments in `Node.owners`
+    uses_forecasts = True  # values depend on `Owner.forecast`; without such a policy a simulation makes no forecasts
 
     def __init__(self, config: CacheConfig) -> None:
         del config
@@ -43,7 +43,7 @@ class ReusePolicy(ABC):
     def step_began(self, owner: Owner, step: StepIdentity, now: float) -> None:  # noqa: B027  # a hook
         """A step of a workflow was admitted. Called again when the step is admitted again after a preemption."""
 
-    def step_queued(self, owner: Owner, segments: Sequence[Segment], now: float) -> None:  # noqa: B027  # a hook
+    def step_queued(self, owner: Owner, number: int, segments: Sequence[Segment], now: float) -> None:  # noqa: B027  # a hook
         """A step waits for admission whose prompt matches these segments of its workflow. None of them: it was withdrawn."""
 
     def step_ended(self, owner: Owner, now: float) -> None:  # noqa: B027  # a hook
@@ -58,15 +58,15 @@ class ReusePolicy(ABC):
     def learnt(self, update: AccessUpdate) -> None:  # noqa: B027  # a hook
         """Something has been learnt from ended workflows. For policies that set `learns`."""
 
-    def heeds(self, owner: Owner) -> bool:
+    def forecast_matters(self, owner: Owner) -> bool:
         """Whether the forecast that has just arrived for a workflow, `Owner.forecast`, changes the values of its nodes."""
-        return self.heeds_forecasts
+        return self.uses_forecasts
 
     def due(self) -> Sequence[str]:
         """Ids of workflows whose nodes are to be ranked anew because time has passed. Called after each `step_began`."""
         return ()
 
-    def twin(self, config: CacheConfig) -> ReusePolicy:
+    def for_shadow(self, config: CacheConfig) -> ReusePolicy:
         """A policy like this one for a shadow, which sees the same steps. It may share the state of this one."""
         return type(self)(config)
 
@@ -88,7 +88,7 @@ POLICIES: Registry[ReusePolicy] = Registry("cache.policy")
 
 
 def current_forecast(owner: Owner) -> Forecast | None:
-    """The forecast that was made at a workflow's current step; None if there is none."""
+    """The latest forecast of a workflow, unless it is 5 s or more older than the workflow's latest step; else None."""
     if owner.forecast is None or owner.forecast_at < owner.active_at - _GRACE_S:
         return None
     return owner.forecast

@@ -34,6 +34,11 @@ class Pauses:
         self._by_agent: OrderedDict[str, deque[float]] = OrderedDict()
         self._all: deque[float] = deque(maxlen=_PAUSES_MAX)
 
+    @property
+    def agents(self) -> int:
+        """How many agents are remembered."""
+        return len(self._by_agent)
+
     def add(self, agent: str, seconds: float) -> None:
         sample = self._by_agent.setdefault(agent, deque(maxlen=_PAUSES_MAX))
         self._by_agent.move_to_end(agent)
@@ -83,11 +88,11 @@ class Continuum(ReusePolicy):
     """
 
     retired_first = True
-    heeds_forecasts = False
+    uses_forecasts = False
 
     def __init__(self, config: CacheConfig) -> None:
         self._benefit = config.continuum_benefit_s
-        self._pauses = Pauses()
+        self.pauses = Pauses()
         self._activities: dict[Owner, _Activity] = {}
 
     def step_began(self, owner: Owner, step: StepIdentity, now: float) -> None:
@@ -96,7 +101,7 @@ class Continuum(ReusePolicy):
             activity = self._activities[owner] = _Activity()
         resumed = (step.number, step.agent) == (activity.step, activity.agent)  # after a preemption, which is no pause
         if activity.running == 0 and activity.ended_at is not None and not resumed:
-            self._pauses.add(activity.agent, now - activity.ended_at)
+            self.pauses.add(activity.agent, now - activity.ended_at)
         activity.running += 1
         activity.step, activity.agent = step.number, step.agent
 
@@ -105,12 +110,12 @@ class Continuum(ReusePolicy):
         activity.running -= 1
         if activity.running == 0:
             activity.ended_at, activity.last_position = now, len(owner.record.steps) - 1
-            activity.ttl = best_ttl(self._pauses.after(activity.agent), self._benefit)
+            activity.ttl = best_ttl(self.pauses.after(activity.agent), self._benefit)
 
     def workflow_ended(self, owner: Owner, now: float) -> None:
         activity = self._activities.pop(owner)
         if activity.running == 0:
-            self._pauses.add(activity.agent, math.inf)
+            self.pauses.add(activity.agent, math.inf)
 
     def value(self, node: Node, now: float) -> float:
         expires = node.last_access

@@ -16,8 +16,8 @@ class Lfu(ReusePolicy):
     """
 
     steady = True
-    needs_history = False
-    heeds_forecasts = False
+    needs_record = False
+    uses_forecasts = False
 
     def __init__(self, config: CacheConfig) -> None:
         del config

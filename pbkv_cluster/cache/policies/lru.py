@@ -10,8 +10,8 @@ class Lru(ReusePolicy):
     """The least recently used is evicted first. All other policies are compared with it."""
 
     steady = True
-    needs_history = False
-    heeds_forecasts = False
+    needs_record = False
+    uses_forecasts = False
 
     def __init__(self, config: CacheConfig) -> None:
         del config

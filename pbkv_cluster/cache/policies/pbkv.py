@@ -17,7 +17,7 @@ from pbkv_cluster.cache.policies.base import POLICIES, ReusePolicy
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tree.node import Node, Owner
 from pbkv_cluster.core.config import CacheConfig
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.reuse.model.access_model import AccessModel, AccessUpdate
 from pbkv_cluster.reuse.model.hazard import BIN_STARTS, Floats
 from pbkv_cluster.reuse.rank.density import hit_density
@@ -48,7 +48,7 @@ class Pbkv(ReusePolicy):
         self._shared_prior = config.shared_prior
         self._is_shadow = False  # the policy of the cache itself keeps the outlook up to date
 
-    def twin(self, config: CacheConfig) -> ReusePolicy:
+    def for_shadow(self, config: CacheConfig) -> ReusePolicy:
         other = type(self)(config)
         other.outlook, other._is_shadow = self.outlook, True
         return other
@@ -64,9 +64,9 @@ class Pbkv(ReusePolicy):
         else:
             self.outlook.step_began(owner, step.agent, now, step.number, step.parent)
 
-    def step_queued(self, owner: Owner, segments: Sequence[Segment], now: float) -> None:
+    def step_queued(self, owner: Owner, number: int, segments: Sequence[Segment], now: float) -> None:
         if not self._is_shadow:
-            self.outlook.step_queued(owner, segments)
+            self.outlook.step_queued(owner, number, segments)
 
     def step_ended(self, owner: Owner, now: float) -> None:
         if not self._is_shadow:
@@ -84,7 +84,7 @@ class Pbkv(ReusePolicy):
         if not self._is_shadow:
             self.outlook.model.apply(update)
 
-    def heeds(self, owner: Owner) -> bool:
+    def forecast_matters(self, owner: Owner) -> bool:
         return self.outlook.forecast_mattered if self._is_shadow else self.outlook.forecast_matters(owner)
 
     def due(self) -> list[str]:

@@ -93,7 +93,7 @@ class Admission:
             position = owner.record.begin(step.number, step.agent, bytes(tokens), prompt_blocks, now, self._popularity)
             recorded, records = RecordedStep.of(owner.record, position), True
         self._workflows.step_began(owner, step, recorded.position, now)
-        return CacheHandle(owner, prompt_blocks, root, recorded, records)
+        return CacheHandle(owner, root, recorded, records)
 
     def _attach(self, handle: CacheHandle, match: Match, on_gpu: int, now: float) -> None:
         """Loads what the GPU lacks and enters the prefix in the table. The GPU holds `on_gpu` blocks of it so far."""

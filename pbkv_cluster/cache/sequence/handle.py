@@ -12,11 +12,10 @@ from pbkv_cluster.core.usage import Tier
 class CacheHandle:
     """A running sequence's hold on its cached prefix, and its block table."""
 
-    __slots__ = ("delivered", "owner", "prompt_blocks", "recorded", "records", "table", "waits_for")
+    __slots__ = ("delivered", "owner", "recorded", "records", "table", "waits_for")
 
-    def __init__(self, owner: Owner, prompt_blocks: int, root: Node, recorded: RecordedStep, records: bool) -> None:
+    def __init__(self, owner: Owner, root: Node, recorded: RecordedStep, records: bool) -> None:
         self.owner = owner
-        self.prompt_blocks = prompt_blocks  # full blocks of the prompt; those after them are output
         self.recorded = recorded
         self.records = records  # whether this handle writes the record, as opposed to a shadow's, which reads it
         self.table = BlockTable(root, recorded)

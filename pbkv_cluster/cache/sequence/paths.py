@@ -64,7 +64,7 @@ class Paths:
         return held
 
     def use(self, node: Node, handle: CacheHandle, segment: Segment, now: float) -> None:
-        """Notes that a sequence uses a node, whose blocks lie in that segment of its workflow's record."""
+        """Notes that a sequence uses the node after its committed blocks, which lies in that segment of its record."""
         node.last_access = now
         node.uses = aged_uses(node.uses, now, self._half_life_s)
         node.writer = None
@@ -75,4 +75,4 @@ class Paths:
             owner.nodes[node] = None
         node.owners[owner] = segment
         if segment.prefix_stat is not None:
-            node.entry = segment.prefix_stat
+            node.entry = segment.prefix_stat.above(segment.stop - handle.committed - node.blocks)

@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 from pbkv_cluster.core.blocks import KEY_BYTES, chain_keys
 from pbkv_cluster.core.forecasts.forecast import Forecast
-from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.tokens import BLOCK_BYTES
+from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixStat
 from pbkv_cluster.reuse.record.segment import Segment
 from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord

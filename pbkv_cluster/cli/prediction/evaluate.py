@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pbkv_cluster.cli.completion import complete_expert
 from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
 from pbkv_cluster.core.errors import InvalidArgument
@@ -41,7 +42,11 @@ def evaluate(
     ] = False,
     expert: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Expert to evaluate; may be repeated. By default those of predictor.experts."),
+        typer.Option(
+            metavar="NAME",
+            help="Expert to evaluate; may be repeated. By default those of predictor.experts.",
+            autocompletion=complete_expert,
+        ),
     ] = None,
     no_text: Annotated[
         bool,
@@ -77,6 +82,9 @@ def evaluate(
         "for the next step also percent among the three likeliest, log loss in nats, and expected calibration error.",
         soft_wrap=True,
     )
+    silent = [name for name in chosen if not any(row.expert == name for row in rows)]
+    if silent:
+        console.print(f"Left out, because it made no forecast: {', '.join(silent)}.", soft_wrap=True)
     for table in _tables(rows):
         console.print(table)
     write_json([row.to_json() for row in rows], json_target)
@@ -131,7 +139,7 @@ def _run(
             for events in training_events:
                 train_predictor(predictor, [events])
                 progress.advance(task)
-            rows += rows_of(name, predictor, test_events, online, lambda: progress.advance(task))
+            rows += rows_of(name, predictor, test_events, online, lambda: progress.advance(task), leave_out_silent=True)
     return rows
 
 

@@ -1,16 +1,16 @@
 """`pbkv predictor explain`: the forecast of an open workflow in a running cluster, and the experts behind it."""
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
-from pbkv_cluster.cli.output import percent
+from pbkv_cluster.cli.output import JsonTarget, check_json_target, percent, result_console, write_json
 from pbkv_cluster.core.errors import Unavailable
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from pbkv_cluster.rpc.v1 import predictor_pb2
@@ -25,14 +25,16 @@ _TIMEOUT_S = 10.0
 def explain(
     workflow: Annotated[str, typer.Argument(metavar="WORKFLOW", help="Id of an open workflow.")],
     endpoint: Endpoint = DEFAULT_ENDPOINT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the explanation as JSON, with all forecast agents.")] = False,
+    json_target: JsonTarget = None,
 ) -> None:
-    """Show which agents are expected next in an open workflow: the forecast, and what each expert contributes."""
+    """Show which agents are expected next in an open workflow: the forecast, and what each expert contributes.
+
+    The JSON holds all agents that are forecast.
+    """
+    check_json_target(json_target)
     response = asyncio.run(_fetch(endpoint, workflow))
-    if as_json:
-        typer.echo(json.dumps(explanation_json(workflow, response), indent=2))
-    else:
-        _print(workflow, response)
+    _print(workflow, response, result_console(json_target))
+    write_json(explanation_json(workflow, response), json_target)
 
 
 async def _fetch(endpoint: str, workflow: str) -> "Explained":
@@ -72,11 +74,9 @@ def explanation_json(workflow: str, response: "Explained") -> dict[str, Any]:
     }
 
 
-def _print(workflow: str, response: "Explained") -> None:
-    from rich.console import Console
+def _print(workflow: str, response: "Explained", console: "Console") -> None:
     from rich.text import Text
 
-    console = Console()
     begun = response.steps_begun
     moment = "no step has begun" if not begun else f"after step {begun - 1}, its output {_known(response)}"
     of = f" of workload {response.workload}" if response.workload else ""

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pbkv_cluster.cli.completion import complete_policies
 from pbkv_cluster.cli.options import load_settings, split_names
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
 from pbkv_cluster.core.errors import InvalidArgument
@@ -29,7 +30,12 @@ def demo(
     concurrency: Annotated[int, typer.Option(min=1, help="Workflows that run at a time.")] = 12,
     seed: Annotated[int, typer.Option(help="Seed of the workflows.")] = 0,
     policies: Annotated[
-        str, typer.Option(metavar="A,B", help="Reuse policies to compare; ratios are relative to the first.")
+        str,
+        typer.Option(
+            metavar="A,B",
+            help="Reuse policies to compare; ratios are relative to the first.",
+            autocompletion=complete_policies,
+        ),
     ] = "lru,pbkv",
     json_target: JsonTarget = None,
 ) -> None:

@@ -12,7 +12,12 @@ from pbkv_cluster.core.errors import InvalidArgument
 
 
 def replay(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Step trace: .jsonl or .jsonl.gz.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Step trace, coding-agent sessions or chat requests: .jsonl or .jsonl.gz.", show_default=False
+        ),
+    ],
     workflows: Annotated[int | None, typer.Option(min=1, help="Replay only the first so many.", show_default=False)] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Workflows that run at a time.")] = 8,
     scale_tokens: Annotated[float, typer.Option(help="Factor of the length of every part of a prompt, in (0, 1].")] = 1.0,
@@ -57,11 +62,11 @@ def replay(
     from pbkv_cluster.cli.serving.replay_runner import replay_at, replay_on_new_cluster, report_failures
     from pbkv_cluster.cli.serving.report_table import report_table
     from pbkv_cluster.simulator.replay.replay import ReplayOptions
-    from pbkv_cluster.simulator.traces.step_traces import read_workflows
+    from pbkv_cluster.simulator.traces.files import read_trace
     from pbkv_cluster.simulator.workload.prompts import PromptBuilder
 
     prompts = PromptBuilder(vocab_size, scale=scale_tokens, max_output=max_output)
-    traces = list(islice(read_workflows(file), workflows))
+    traces = list(islice(read_trace(file), workflows))
     console = result_console(json_target)
     if endpoint is not None:
         options = ReplayOptions(concurrency, time_scale, id_suffix=f"#{secrets.token_hex(4)}")

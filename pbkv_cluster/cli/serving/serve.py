@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pbkv_cluster.cli.options import Assignments, ConfigFile, GpuBlocks, Model, Policy, Workers, load_settings
+from pbkv_cluster.core.locations.urls import without_password
 
 if TYPE_CHECKING:
     from pbkv_cluster.cluster.local import LocalCluster
@@ -45,18 +46,21 @@ def serve(
     from pbkv_cluster.cluster.local import LocalCluster
 
     typer.echo("starting the cluster; Ctrl-C stops it", err=True)
-    with LocalCluster(settings.config, _edges(settings.config)) as cluster:
+    with LocalCluster(settings.config, _edges(settings.config), lambda line: typer.echo(line, err=True)) as cluster:
         try:
-            _print_addresses(cluster)
+            print_addresses(cluster)
             cluster.wait()
         except KeyboardInterrupt:  # before `wait` handles it
             pass
         typer.echo("stopping", err=True)
 
 
-def _print_addresses(cluster: "LocalCluster") -> None:
+def print_addresses(cluster: "LocalCluster") -> None:
+    """Prints where the parts of a cluster are; no passwords."""
     typer.echo(f"gateway    {cluster.gateway_address}")
-    typer.echo(f"redis      {cluster.redis_url}")
+    typer.echo(f"redis      {without_password(cluster.redis_url)}")
+    if cluster.redis_url_file is not None:
+        typer.echo(f'           with its password: export PBKV_REDIS_URL="$(cat {cluster.redis_url_file})"')
     if _OTEL in cluster.addresses:
         typer.echo(f"spans      {cluster.addresses[_OTEL]} (OTLP over gRPC)")
     if cluster.dashboard_url:

@@ -1,15 +1,13 @@
 """`pbkv status`: the workers of a cluster, and how well its cache does."""
 
 import asyncio
-import json
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
-from pbkv_cluster.cli.output import share
+from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, share, write_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from pbkv_cluster.rpc.v1 import store_pb2, workflow_pb2
@@ -19,14 +17,13 @@ if TYPE_CHECKING:
 
 def status(
     endpoint: Endpoint = DEFAULT_ENDPOINT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the status as JSON.")] = False,
+    json_target: JsonTarget = None,
 ) -> None:
     """Show a cluster's workers, cache tiers, hit rates and decisions."""
+    check_json_target(json_target)
     response = asyncio.run(_fetch(endpoint))
-    if as_json:
-        typer.echo(json.dumps(status_json(response), indent=2))
-    else:
-        _print(response)
+    _print(response, result_console(json_target))
+    write_json(status_json(response), json_target)
 
 
 async def _fetch(endpoint: str) -> "Status":
@@ -55,6 +52,7 @@ def status_json(response: "Status") -> dict[str, Any]:
         "index_reachable": response.index_reachable,
         "open_workflows": response.open_workflows,
         "running_steps": response.running_steps,
+        "log_path": response.log_path,
         "workers": [
             {
                 "worker_id": worker.worker_id,
@@ -93,6 +91,7 @@ def status_json(response: "Status") -> dict[str, Any]:
             "delivered_rate": rate(sum(delivered.values())),
         },
         "decisions": dict(sorted(response.decisions.items())),
+        "problems": [{"member": each.member, "problem": each.problem} for each in response.problems],
     }
 
 
@@ -123,17 +122,20 @@ def access_line(worker: "Status.Worker") -> str:
     return f"learnt from {learnt:,} workflows that have ended, by {updates:,} updates"
 
 
-def _print(response: "Status") -> None:
-    from rich.console import Console
+def _print(response: "Status", console: "Console") -> None:
     from rich.text import Text
 
-    console = Console()
     up = {True: "reachable", False: "[bold red]not reachable[/]"}
     console.print(Text(f"cluster {response.cluster}, model {response.model}"))
     console.print(
         f"predictor {up[response.predictor_reachable]}, index {up[response.index_reachable]}, "
         f"{response.open_workflows} open workflows, {response.running_steps} running steps"
     )
+    for each in response.problems:
+        console.print(Text(f"{each.member}: {each.problem}", style="bold red"))
+    if response.log_path:
+        folder = response.log_path.rpartition("/")[0]
+        console.print(Text(f"logs in {folder} of each node, the gateway's in {response.log_path}"), soft_wrap=True)
     console.print(_workers_table(response))
     for worker in response.workers:
         if worker.store.HasField("guard"):

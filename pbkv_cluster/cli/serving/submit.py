@@ -14,10 +14,10 @@ from pbkv_cluster.cli.output import share
 from pbkv_cluster.core.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from pbkv_cluster.client import StepOptions
+    from pbkv_cluster.client import Finished, StepOptions
     from pbkv_cluster.core.usage import Usage
 
-_Prompt = str | list[dict[str, str]]
+_Prompt = str | list[dict[str, Any]]
 
 
 def submit(
@@ -32,8 +32,18 @@ def submit(
     ] = "",
     messages: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Chat instead of a prompt: a JSON list of {role, content}.", show_default=False),
+        typer.Option(
+            metavar="FILE",
+            help="A conversation instead of a prompt: a JSON list of {role, content}, as chat completion APIs take it.",
+            show_default=False,
+        ),
     ] = None,
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat", help="The prompt is a user's message: put it in the model's chat template, as instruct models expect."
+        ),
+    ] = False,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer in tokens.", show_default=False)] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.", show_default=False)] = None,
     top_p: Annotated[
@@ -55,16 +65,26 @@ def submit(
         options["seed"] = seed
     if stop:
         options["stop"] = stop
-    step_usage = asyncio.run(_run(endpoint, workflow, agent, _read_prompt(prompt, messages), options))
+    content = _read_prompt(prompt, messages)
+    if chat:
+        if not isinstance(content, str):
+            raise InvalidArgument("--chat", "cannot be combined with --messages, which is a conversation already")
+        content = [{"role": "user", "content": content}]
+    finished, printed = asyncio.run(_run(endpoint, workflow, agent, content, options))
+    ending = describe_ending(finished, printed, isinstance(content, str))
+    if ending:
+        typer.echo(f"pbkv: {ending}", err=True)
     if usage:
-        typer.echo(describe(step_usage), err=True)
+        typer.echo(describe(finished.usage), err=True)
 
 
-async def _run(endpoint: str, workflow_id: str, agent: str, prompt: _Prompt, options: "StepOptions") -> "Usage":
+async def _run(endpoint: str, workflow_id: str, agent: str, prompt: _Prompt, options: "StepOptions") -> "tuple[Finished, bool]":
+    """How the step ended, and whether it printed anything."""
     from pbkv_cluster.client import AsyncClient, Finished, Tokens
     from pbkv_cluster.core.errors import Unavailable
 
-    usage: Usage | None = None
+    finished: Finished | None = None
+    printed = False
     async with AsyncClient(endpoint) as client, AsyncExitStack() as stack:
         workflow = await client.start_workflow(workflow_id)
         if not workflow_id:
@@ -73,12 +93,39 @@ async def _run(endpoint: str, workflow_id: str, agent: str, prompt: _Prompt, opt
             match event:
                 case Tokens():
                     typer.echo(event.text, nl=False)
+                    printed = printed or bool(event.text)
                 case Finished():
-                    usage = event.usage
-        typer.echo()
-    if usage is None:
+                    finished = event
+        if printed:
+            typer.echo()
+    if finished is None:
         raise Unavailable("the stream ended before the step did")
-    return usage
+    return finished, printed
+
+
+def describe_ending(finished: "Finished", printed: bool, plain: bool) -> str:
+    """Why a step ended, where that is not what everybody expects: after some text, by the model's own end; else "".
+
+    Args:
+        finished: the end of the step.
+        printed: whether there was any text.
+        plain: the prompt was a text without the model's chat template.
+    """
+    from pbkv_cluster.client import FinishReason
+
+    match finished.reason:
+        case FinishReason.LENGTH:
+            cause = "the limit of tokens was reached; --max-tokens sets it"
+        case FinishReason.CANCELLED:
+            cause = "the step was cancelled"
+        case FinishReason.STOP if printed:
+            return ""
+        case FinishReason.STOP:
+            cause = "the model wrote its end-of-sequence token, or a --stop string"
+    if printed:
+        return f"the answer ended because {cause}"
+    hint = "; an instruct model expects its chat template: --chat" if plain else ""
+    return f"the answer is empty: {cause}, after {finished.usage.generated_tokens} tokens{hint}"
 
 
 def describe(usage: "Usage") -> str:
@@ -114,7 +161,9 @@ def _read_prompt(prompt: str | None, messages: Path | None) -> _Prompt:
         raise InvalidArgument("PROMPT", f"standard input is not text: {error}") from error
 
 
-def _read_messages(file: Path) -> list[dict[str, str]]:
+def _read_messages(file: Path) -> list[dict[str, Any]]:
+    from pbkv_cluster.core.text.chat_message import ChatMessage
+
     try:
         messages: Any = json.loads(file.read_text())
     except OSError as error:
@@ -124,10 +173,10 @@ def _read_messages(file: Path) -> list[dict[str, str]]:
     if not isinstance(messages, list) or not messages:
         raise InvalidArgument("--messages", f"{file} must hold a list of messages that is not empty")
     for number, message in enumerate(messages):
-        if not (
-            isinstance(message, dict)
-            and set(message) == {"role", "content"}
-            and all(isinstance(value, str) for value in message.values())
-        ):
-            raise InvalidArgument("--messages", f"{file}: message {number} must be an object of two strings, role and content")
+        if not isinstance(message, dict):
+            raise InvalidArgument("--messages", f"{file}: message {number} must be an object with a role and a content")
+        try:
+            ChatMessage.from_mapping(message, number)
+        except InvalidArgument as error:
+            raise InvalidArgument("--messages", f"{file}: {error.problem}") from error
     return messages

@@ -24,6 +24,8 @@ def calibrate(
     settings = load_settings(config, assignments, {"model.path": model}).config
 
     import torch
+    from rich.console import Console
+    from rich.progress import Progress
 
     from pbkv_cluster.core.clock import SystemClock
     from pbkv_cluster.gpu_worker.model.loading import load_model
@@ -33,11 +35,20 @@ def calibrate(
     device = pick_device(settings.engine.device)
     if device.type == "cpu":
         torch.set_num_threads(settings.engine.threads)
-    loaded = load_model(settings.model, device)
-    runner = TorchRunner(loaded, settings.engine, device)
-    runner.allocate()
-    lengths = [length for length in _LENGTHS if length <= longest]
-    cost = fit(runner, loaded.shape.block_bytes, SystemClock(), lengths, _BATCHES)
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("loading the model", total=None)
+
+        def show(done: int, of: int, what: str) -> None:
+            progress.update(task, completed=done, total=of, description=what)
+            if not console.is_terminal:
+                typer.echo(f"{done + 1} of {of}: {what}", err=True)
+
+        loaded = load_model(settings.model, device)
+        runner = TorchRunner(loaded, settings.engine, device)
+        runner.allocate()
+        lengths = [length for length in _LENGTHS if length <= longest]
+        cost = fit(runner, loaded.shape.block_bytes, SystemClock(), lengths, _BATCHES, show)
     cost.save(out)
     typer.echo(f"prefill {1 / cost.prefill_token_s if cost.prefill_token_s else float('inf'):,.0f} tokens/s")
     typer.echo(f"decode {1000 * cost.decode_seconds(1, 1024):.2f} ms a token at 1,024 tokens of context")

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pbkv_cluster.cli.options import Assignments, load_settings, split_names
+from pbkv_cluster.cli.completion import complete_simulated_policies
+from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings, split_names
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
 from pbkv_cluster.cli.simulation.policy_options import check_policies, parse_pressures, warn_missed_pressures
 
@@ -26,8 +27,13 @@ def simulate(
         list[Path] | None, typer.Option(metavar="TRACE", help="Workflows that the predictor has learnt from; may be repeated.")
     ] = None,
     policies: Annotated[
-        str, typer.Option(metavar="A,B", help="Policies of the GPU tier; `oracle` knows the future.")
-    ] = "lru,retired-lru,pbkv-paper,oracle",
+        str,
+        typer.Option(
+            metavar="A,B",
+            help="Policies of the GPU tier; `oracle` knows the future.",
+            autocompletion=complete_simulated_policies,
+        ),
+    ] = "lru,pbkv,oracle",
     pressure: Annotated[
         str, typer.Option(metavar="P,Q", help="GPU capacities, as shares of an infinite cache's hits that LRU gets with them.")
     ] = ".25,.45,.65,.8",
@@ -69,6 +75,7 @@ def simulate(
         Path | None,
         typer.Option(metavar="FILE", help="From `pbkv calibrate`; by default a 14 B model on a large GPU."),
     ] = None,
+    config: ConfigFile = None,
     assignments: Assignments = None,
     json_target: JsonTarget = None,
     plot_target: Annotated[
@@ -99,15 +106,15 @@ def simulate(
         host_ratio=host_ratio,
         mix=Mix(workflows, concurrency, think_scale, drift, announce, tool_share),
     )
-    config = load_settings(None, assignments, {}).config
+    settings = load_settings(config, assignments, {}).config
     setup = Setup(
         gpu_blocks=0,
         adversary=adversary,
         noise=noise,
         cost=CostModel() if cost_model is None else CostModel.load(cost_model),
-        engine=config.engine,
-        cache=config.cache,
-        predictor=config.predictor,
+        engine=settings.engine,
+        cache=settings.cache,
+        predictor=settings.predictor,
     )
     check_policies(plan.policies)
     if train:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pbkv_cluster.cli.completion import complete_policies
 from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings, split_names
 from pbkv_cluster.cli.output import check_json_target, check_target, result_console, write_atomically, write_json
 from pbkv_cluster.cli.simulation.policy_options import check_policies, parse_pressures, warn_missed_pressures
@@ -27,7 +28,12 @@ def tune(
     ] = None,
     policies: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="Policies to choose from; by default the configured one.", show_default=False),
+        typer.Option(
+            metavar="A,B",
+            help="Policies to choose from; by default the configured one.",
+            show_default=False,
+            autocompletion=complete_policies,
+        ),
     ] = None,
     objective: Annotated[
         Objective, typer.Option(help="What to improve over LRU: GPU hit rate, or mean latency of a workflow.")

@@ -13,9 +13,12 @@ from pydantic import BaseModel, ValidationError
 
 from pbkv_cluster.core.config.tree import Config
 from pbkv_cluster.core.errors import ConfigError
+from pbkv_cluster.core.locations.urls import MASK, without_password
 
 ENV_PREFIX = "PBKV_"
 ENV_FILE = "PBKV_CONFIG"  # the YAML file, if no flag names one
+MAX_FILE_BYTES = 1 << 20
+_MAX_SHOWN = 200  # characters of a wrong value in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,13 @@ def value_of(config: Config, path: str) -> Any:
     return getattr(getattr(config, section), name)
 
 
+def shown(path: str, value: Any) -> Any:
+    """A field's value as it may be shown: a URL without its password."""
+    if path != "redis.url":
+        return value
+    return without_password(value) if isinstance(value, str) else MASK
+
+
 _Source = dict[str, tuple[Any, Origin]]
 
 
@@ -100,11 +110,15 @@ def _from_file(file: Path | None, paths: set[str]) -> _Source:
     if file is None:
         return {}
     try:
-        tree = yaml.load(file.read_text(), _StrictLoader)
+        with file.open("rb") as stream:
+            text = stream.read(MAX_FILE_BYTES + 1)
+        if len(text) > MAX_FILE_BYTES:
+            raise ConfigError(f"{file} is no configuration file: it has more than {MAX_FILE_BYTES:,} bytes")
+        tree = yaml.load(text.decode(), _StrictLoader)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration file {file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or a number that does not exist
+        raise ConfigError(f"{file} is not YAML: {_yaml_problem(error)}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -118,6 +132,16 @@ def _from_file(file: Path | None, paths: set[str]) -> _Source:
             _check_known(path, str(file), paths)
             found[path] = (value, Origin(str(file)))
     return found
+
+
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong and where. PyYAML's own message quotes the line, which may hold a password."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return str(error)
 
 
 def _from_env(env: Mapping[str, str], paths: set[str]) -> _Source:
@@ -167,7 +191,11 @@ def _explain(error: ValidationError, origins: Mapping[str, Origin]) -> str:
         path = ".".join(str(part) for part in problem["loc"])
         # A rule about a whole section may be broken by any field of it that was set.
         set_by = sorted({origin.name for field, origin in origins.items() if field == path or field.startswith(f"{path}.")})
-        got = "" if isinstance(problem["input"], BaseModel | dict) else f", got {problem['input']!r}"
+        got = "" if isinstance(problem["input"], BaseModel | dict) else f", got {_cut(repr(shown(path, problem['input'])))}"
         source = f" (from {', '.join(set_by)})" if set_by else ""
         lines.append(f"{path}{source}: {problem['msg'].removeprefix('Value error, ')}{got}")
     return "\n".join(lines)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."

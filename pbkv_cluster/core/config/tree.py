@@ -1,12 +1,74 @@
 """The configuration tree. Each field's description is its documentation; `pbkv config show` prints them with their values."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.locations.addresses import check_host
+
+_MOST = 1e12  # of any number: above all that makes sense, and small enough for every conversion that follows
+_MAX_TEXT = 4096  # characters: the longest path of a file
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_switch(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `yes` as true, and true would pass for the number 1."""
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and kind in (int, float):
+            raise ValueError("must be a number, not true or false")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _is_bounded(cls, value: Any) -> Any:
+        if isinstance(value, int | float) and abs(value) > _MOST:
+            raise ValueError(f"must be at most {_MOST:g}")
+        if isinstance(value, str):
+            if len(value) > _MAX_TEXT:
+                raise ValueError(f"must have at most {_MAX_TEXT} characters, has {len(value)}")
+            if not value.isprintable():
+                raise ValueError("must not contain control characters")
+        return value
+
+
+def _checked(check: Callable[[], str]) -> str:
+    """The result of a check; pydantic reports a ValueError, and names the field itself."""
+    try:
+        return check()
+    except InvalidArgument as error:
+        raise ValueError(error.problem) from None
+
+
+def _redis_url(url: str) -> str:
+    form = "redis://[[USER]:PASSWORD@]HOST:PORT[/DB], rediss://… or unix://PATH"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port  # raises for a port that is none
+    except ValueError:
+        raise ValueError(
+            f"must be {form}; a port is from 0 to 65535, and characters such as / # ? @ in a password are written as %2F and so on"
+        ) from None
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ValueError(f"must be {form}")
+    if "@" in parts.path + parts.fragment or (port == 0):
+        raise ValueError(f"must be {form}; characters such as / # ? @ in a password are written as %2F and so on")
+    if parts.scheme == "unix":
+        if not parts.path:
+            raise ValueError("must name the socket's path, as in unix:///run/redis.sock")
+        return url
+    if not host:
+        raise ValueError(f"must name a host: {form}")
+    database = parts.path.strip("/")
+    if database and not database.isdigit():
+        raise ValueError(f"the database after the slash must be a number, in {form}")
+    return url
 
 
 class ClusterConfig(_Section):
@@ -26,6 +88,11 @@ class ClusterConfig(_Section):
     )
     start_timeout_s: float = Field(180.0, gt=0, description="seconds within which every process must be ready")
 
+    @field_validator("host", "ray_node_ip")
+    @classmethod
+    def _is_a_host(cls, value: str, info: ValidationInfo) -> str:
+        return _checked(lambda: check_host(str(info.field_name), value)) if value else value
+
 
 class ModelConfig(_Section):
     """The model that every worker loads."""
@@ -35,6 +102,7 @@ class ModelConfig(_Section):
         description="local directory or hub id of a decoder-only model; empty: a small one with random weights, to try the service",
     )
     revision: str = Field("main", min_length=1, description="revision on the hub")
+    chat_template: str = Field("", description="name of the chat template, if the model has several; empty: its default")
     dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = Field(
         "auto", description="data type of weights and KV; auto: float32 on a CPU, otherwise the checkpoint's"
     )
@@ -83,7 +151,9 @@ class CacheConfig(_Section):
     policy: str = Field("pbkv", min_length=1, description="reuse policy of the GPU tier, by name or package.module:Class")
     host_policy: str = Field("retired-lru", min_length=1, description="reuse policy of the host tier, likewise")
     gamma: float = Field(0.7, gt=0, le=1, description="discount of a forecast's reuse score for each further step")
-    forecast_half_life_s: float = Field(60.0, gt=0, description="seconds after which a forecast counts half")
+    forecast_half_life_s: float = Field(
+        60.0, gt=0, description="policy `pbkv-paper`: seconds after which a forecast counts half"
+    )
     hit_overhead: float = Field(
         2.0,
         gt=0,
@@ -143,7 +213,13 @@ class GatewayConfig(_Section):
 
     port: int = Field(26100, ge=0, le=65535, description="port that clients connect to; 0 takes a free one")
     max_steps: int = Field(4096, ge=1, description="most steps in flight; further ones are refused")
+    max_step_bytes: int = Field(
+        1 << 30, ge=64 << 20, description="most bytes of the requests of steps in flight; further ones are refused"
+    )
     max_workflows: int = Field(100_000, ge=1, description="most open workflows; further ones are refused")
+    max_graph_bytes: int = Field(
+        256 << 20, ge=0, description="most bytes of the names in the step graphs of open workflows; further ones are refused"
+    )
     workflow_lease_s: float = Field(
         600.0, gt=0, description="seconds of silence after which a workflow ends, unless its client asks for another time"
     )
@@ -157,9 +233,14 @@ class GatewayConfig(_Section):
 class RedisConfig(_Section):
     """The cluster-wide index."""
 
-    url: str = Field("", description="URL of a running Redis server; empty: one is started for this cluster")
+    url: str = Field("", repr=False, description="URL of a running Redis server; empty: one is started for this cluster")
     lease_s: float = Field(10.0, gt=0, description="seconds after which a silent node or worker is removed, with its blocks")
     flush_interval_s: float = Field(0.05, gt=0, description="seconds; block changes within this time are announced together")
+
+    @field_validator("url")
+    @classmethod
+    def _is_a_url_of_redis(cls, value: str) -> str:
+        return _redis_url(value) if value else value
 
 
 class HostStoreConfig(_Section):

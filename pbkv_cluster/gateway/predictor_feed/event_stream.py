@@ -48,7 +48,9 @@ class StreamLimits:
     """Bounds of a stream."""
 
     batch_events: int = 512  # in one request
+    batch_bytes: int = 4 << 20  # in one request, unless it holds one event only
     window_events: int = 2048  # sent and not acknowledged
+    window_bytes: int = 32 << 20
     ack_events: int = 512  # sent, after which the predictor is asked for an acknowledgement
     ack_interval_s: float = 0.5  # after which it is asked in any case
     deadline_s: float = 2.0  # for an acknowledgement, and for a request to leave
@@ -66,6 +68,7 @@ class EventStream:
         self._sent_events = 0
         self.unacknowledged: deque[Events] = deque()  # batches
         self.acknowledged_events = 0  # of whole batches
+        self._window_bytes = 0  # of the batches that are not acknowledged
         self.answered = False  # the predictor has answered at least once
         self._finished = False
         self._blocked = False  # a request could not be written in time
@@ -87,7 +90,8 @@ class EventStream:
     @property
     def is_full(self) -> bool:
         """Whether more may be sent only after the next acknowledgement."""
-        return self._sent_events - self.acknowledged_events >= self._limits.window_events
+        events = self._sent_events - self.acknowledged_events
+        return events >= self._limits.window_events or self._window_bytes >= self._limits.window_bytes
 
     @property
     def send_within_s(self) -> float:
@@ -99,6 +103,7 @@ class EventStream:
         if events:
             self.unacknowledged.append(events)
             self._sent_events += len(events)
+            self._window_bytes += size_bytes(events)
             await self._write(events)
         if self.state is StreamState.OPEN and self._should_ask():
             self._ask_at = self._loop.time() + self._limits.ack_interval_s
@@ -163,9 +168,16 @@ class EventStream:
             async for answer in self._call:
                 taken = answer.accepted + answer.ignored
                 while self.unacknowledged and self.acknowledged_events + len(self.unacknowledged[0]) <= taken:
-                    self.acknowledged_events += len(self.unacknowledged.popleft())
+                    batch = self.unacknowledged.popleft()
+                    self.acknowledged_events += len(batch)
+                    self._window_bytes -= size_bytes(batch)
                 self._answer_due_at = None
                 self.answered = True
                 self._on_change()
         finally:
             self._on_change()
+
+
+def size_bytes(events: Events) -> int:
+    """Bytes of events on the wire."""
+    return sum(event.ByteSize() for event in events)

@@ -9,9 +9,9 @@ from grpc import aio
 
 from pbkv_cluster.core.background import wait_for
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.core.events import WorkflowEvent
+from pbkv_cluster.core.workflow.events import WorkflowEvent
 from pbkv_cluster.gateway.decisions import Decisions, Reason
-from pbkv_cluster.gateway.predictor_feed.event_stream import EventStream, StreamLimits, StreamState
+from pbkv_cluster.gateway.predictor_feed.event_stream import EventStream, StreamLimits, StreamState, size_bytes
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.service_link import ServiceLink, Verdict
 from pbkv_cluster.rpc.services import PREDICTOR, Services
@@ -20,6 +20,7 @@ from pbkv_cluster.rpc.v1 import predictor_pb2
 log = logging.getLogger(__name__)
 
 CAPACITY = 8192  # events; about a minute's worth at 100 steps a second
+CAPACITY_BYTES = 64 << 20  # of these events; most have below 2 KB, with a step graph up to 70
 # Between two requests, so that events of one burst travel together: a request costs both sides more than an event does.
 # Forecasts are broadcast no more often (`predictor.broadcast_interval_s`).
 _GATHER_S = 0.002
@@ -30,16 +31,24 @@ class EventFeed:
     """A bounded queue of events, sent in order by one task. An event that is not dropped arrives at least once."""
 
     def __init__(
-        self, services: Services, decisions: Decisions, capacity: int = CAPACITY, limits: StreamLimits | None = None
+        self,
+        services: Services,
+        decisions: Decisions,
+        capacity: int = CAPACITY,
+        limits: StreamLimits | None = None,
+        capacity_bytes: int = CAPACITY_BYTES,
     ) -> None:
         """Args:
         services: finds the predictor.
         decisions: counts dropped events.
         capacity: events that wait.
         limits: of a stream.
+        capacity_bytes: of the events that wait, on the wire.
         """
         self._decisions = decisions
         self._capacity = capacity
+        self._capacity_bytes = capacity_bytes
+        self._queued_bytes = 0
         self._limits = limits or StreamLimits()
         # Events in wire form: a third of the memory, and converted once however often they are sent.
         self._queue: deque[predictor_pb2.WorkflowEvent] = deque()
@@ -60,7 +69,9 @@ class EventFeed:
 
     def put(self, event: WorkflowEvent) -> None:
         """Queues an event; over capacity, the oldest is dropped."""
-        self._queue.append(convert.event_to_wire(event))
+        message = convert.event_to_wire(event)
+        self._queue.append(message)
+        self._queued_bytes += message.ByteSize()
         self._trim()
         self._wake.set()
 
@@ -106,8 +117,7 @@ class EventFeed:
             if self._queue and (early_s := sent_at + _GATHER_S - loop.time()) > 0:
                 await asyncio.sleep(early_s)
             self._wake.clear()
-            room = 0 if stream.is_full else self._limits.batch_events
-            batch = [self._queue.popleft() for _ in range(min(room, len(self._queue)))]
+            batch = [] if stream.is_full else self._next_batch()
             sent_at = loop.time()
             if await stream.send(batch) is not StreamState.OPEN:
                 break
@@ -116,6 +126,19 @@ class EventFeed:
             if stream.is_full or not self._queue:
                 await wait_for(self._wake, stream.send_within_s)
         return stream.state
+
+    def _next_batch(self) -> list[predictor_pb2.WorkflowEvent]:
+        """Takes events out of the queue."""
+        batch: list[predictor_pb2.WorkflowEvent] = []
+        batch_bytes = 0
+        while self._queue and len(batch) < self._limits.batch_events:
+            event_bytes = self._queue[0].ByteSize()
+            if batch and batch_bytes + event_bytes > self._limits.batch_bytes:
+                break
+            batch.append(self._queue.popleft())
+            batch_bytes += event_bytes
+        self._queued_bytes -= batch_bytes
+        return batch
 
     def _drop_refused(self, stream: EventStream, problem: str) -> int:
         """Drops the batch that the predictor refused; returns how many events it had."""
@@ -128,10 +151,12 @@ class EventFeed:
 
     def _requeue(self, stream: EventStream) -> None:
         # To send an event twice does no harm: the predictor knows it by its sequence number.
-        self._queue.extendleft(reversed([event for batch in stream.unacknowledged for event in batch]))
+        again = [event for batch in stream.unacknowledged for event in batch]
+        self._queue.extendleft(reversed(again))
+        self._queued_bytes += size_bytes(again)
         self._trim()
 
     def _trim(self) -> None:
-        while len(self._queue) > self._capacity:
-            self._queue.popleft()
+        while len(self._queue) > self._capacity or self._queued_bytes > self._capacity_bytes:
+            self._queued_bytes -= self._queue.popleft().ByteSize()
             self._decisions[Reason.EVENT_DROPPED] += 1

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
@@ -11,6 +12,13 @@ from pbkv_cluster.gateway.routing.speeds import PrefillSpeed
 from pbkv_cluster.gateway.routing.worker import Worker, WorkerKey
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.store.cluster_index import BlockIndex, Match
+
+
+class Placed(NamedTuple):
+    """The choice for a step."""
+
+    worker: Worker
+    cached_tokens: int  # of its prompt, that it need not compute there
 
 
 class Placement:
@@ -60,7 +68,7 @@ class Placement:
         live = self._pool.live()
         return [worker for worker in live if worker.key not in avoid] or live
 
-    async def choose(self, workers: Sequence[Worker], keys: Sequence[bytes], last_worker: str) -> Worker:
+    async def choose(self, workers: Sequence[Worker], keys: Sequence[bytes], last_worker: str) -> Placed:
         """The worker where a step should finish first.
 
         Args:
@@ -70,14 +78,7 @@ class Placement:
         """
         matches = await self._match(workers, keys)
         candidates = [
-            Candidate(
-                worker_id=worker.id,
-                gpu_tokens=match.gpu_blocks * BLOCK_TOKENS,
-                host_tokens=(match.blocks - match.gpu_blocks) * BLOCK_TOKENS,
-                in_flight=len(worker.steps),
-                step_s=worker.step_s.value,
-                served_last=worker.id == last_worker,
-            )
+            _candidate(worker, match, keys, last_worker)
             for worker, match in zip(workers, matches or [Match(0, 0)] * len(workers), strict=True)
         ]
         if matches is None:
@@ -85,7 +86,9 @@ class Placement:
         else:
             choice = choose(candidates, Costs(self._speed.seconds_per_token, self._parallelism))
         self._decisions[choice.reason] += 1
-        return next(worker for worker in workers if worker.id == choice.worker_id)
+        at = [worker.id for worker in workers].index(choice.worker_id)
+        chosen = candidates[at]
+        return Placed(workers[at], chosen.gpu_tokens + chosen.host_tokens + chosen.pending_tokens)
 
     async def _match(self, workers: Sequence[Worker], keys: Sequence[bytes]) -> list[Match] | None:
         """What each worker has cached of the prompt; None while the index is away."""
@@ -99,6 +102,19 @@ class Placement:
         except Unavailable:
             self._pool.index_lost()
             return None
+
+
+def _candidate(worker: Worker, match: Match, keys: Sequence[bytes], last_worker: str) -> Candidate:
+    cached_tokens = match.blocks * BLOCK_TOKENS
+    return Candidate(
+        worker_id=worker.id,
+        gpu_tokens=match.gpu_blocks * BLOCK_TOKENS,
+        host_tokens=cached_tokens - match.gpu_blocks * BLOCK_TOKENS,
+        pending_tokens=max(worker.steps.pending_tokens(keys) - cached_tokens, 0),
+        queued_tokens=worker.steps.tokens,
+        token_s=worker.speed.seconds_per_token,
+        served_last=worker.id == last_worker,
+    )
 
 
 async def _first(*events: asyncio.Event) -> None:

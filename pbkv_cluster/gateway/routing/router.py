@@ -10,6 +10,8 @@ from pbkv_cluster.gateway.decisions import Reason
 
 # Of a token on the GPU. A block in host memory still has to be loaded, so it saves a little less.
 HOST_TOKEN_VALUE = 0.8
+# Of a token that another step is computing there: on average half of them are still to come, and have to be waited for.
+PENDING_TOKEN_VALUE = 0.5
 # The index lags behind the workers by its flush interval, so the worker that served the workflow last holds more than the
 # index shows: about the end of the last prompt and its output.
 AFFINITY_TOKENS = 32
@@ -21,8 +23,9 @@ class Candidate(NamedTuple):
     worker_id: str
     gpu_tokens: int  # of the prompt's cached prefix
     host_tokens: int
-    in_flight: int  # steps that this gateway has running or waiting there
-    step_s: float  # mean seconds of recent steps there
+    pending_tokens: int  # after the cached prefix; another step is computing them there
+    queued_tokens: int  # that the steps of this gateway still have to compute and generate there
+    token_s: float | None  # mean seconds of recent steps there, for each token; None: no step has ended there yet
     served_last: bool  # it ran this workflow's latest step
 
 
@@ -40,12 +43,14 @@ class Choice(NamedTuple):
 
 def saved_s(candidate: Candidate, costs: Costs) -> float:
     """Seconds of prefill that the worker's cache saves."""
-    return (candidate.gpu_tokens + HOST_TOKEN_VALUE * candidate.host_tokens) * costs.seconds_per_token
+    tokens = candidate.gpu_tokens + HOST_TOKEN_VALUE * candidate.host_tokens + PENDING_TOKEN_VALUE * candidate.pending_tokens
+    return tokens * costs.seconds_per_token
 
 
 def wait_s(candidate: Candidate, costs: Costs) -> float:
     """Seconds that the step is expected to wait for the steps before it."""
-    return candidate.in_flight * candidate.step_s / costs.parallelism
+    token_s = costs.seconds_per_token if candidate.token_s is None else candidate.token_s
+    return candidate.queued_tokens * token_s / costs.parallelism
 
 
 def score(candidate: Candidate, costs: Costs) -> float:
@@ -54,19 +59,33 @@ def score(candidate: Candidate, costs: Costs) -> float:
     return saved_s(candidate, costs) + bonus - wait_s(candidate, costs)
 
 
+def assume_mean(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates, with the mean of the measured ones for those that have not been measured."""
+    measured = [each.token_s for each in candidates if each.token_s is not None]
+    if not measured or len(measured) == len(candidates):
+        return list(candidates)
+    mean = sum(measured) / len(measured)
+    return [each if each.token_s is not None else each._replace(token_s=mean) for each in candidates]
+
+
 def choose(candidates: Sequence[Candidate], costs: Costs) -> Choice:
     """The worker with the best score; among equals the least loaded, then the first by id.
+
+    A worker where no step has ended yet is taken to be as fast as the others on average.
 
     Raises:
         ValueError: there are no candidates.
     """
-    best = min(candidates, key=lambda each: (-score(each, costs), each.in_flight, each.worker_id))
+    candidates = assume_mean(candidates)
+    best = min(candidates, key=lambda each: (-score(each, costs), each.queued_tokens, each.worker_id))
     if len(candidates) == 1:
         return Choice(best.worker_id, Reason.ROUTE_ONLY_WORKER)
     if max(saved_s(each, costs) for each in candidates) > saved_s(best, costs):
         reason = Reason.ROUTE_QUEUE
-    elif saved_s(best, costs) > 0.0:
+    elif best.gpu_tokens or best.host_tokens:
         reason = Reason.ROUTE_PREFIX
+    elif best.pending_tokens:
+        reason = Reason.ROUTE_PENDING_PREFIX
     else:
         reason = Reason.ROUTE_AFFINITY if best.served_last else Reason.ROUTE_LEAST_LOADED
     return Choice(best.worker_id, reason)
@@ -79,7 +98,7 @@ def choose_blind(candidates: Sequence[Candidate]) -> Choice:
     Raises:
         ValueError: there are no candidates.
     """
-    best = min(candidates, key=lambda each: (not each.served_last, each.in_flight, each.worker_id))
+    best = min(candidates, key=lambda each: (not each.served_last, each.queued_tokens, each.worker_id))
     if len(candidates) == 1:
         return Choice(best.worker_id, Reason.ROUTE_ONLY_WORKER)
     return Choice(best.worker_id, Reason.ROUTE_BLIND_AFFINITY if best.served_last else Reason.ROUTE_BLIND_LEAST_LOADED)

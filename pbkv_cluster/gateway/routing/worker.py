@@ -10,13 +10,13 @@ import grpc
 from grpc import aio
 
 from pbkv_cluster.core.errors import PbkvError, Unavailable
-from pbkv_cluster.core.ewma import Ewma
 from pbkv_cluster.core.sampling import SamplingParams
-from pbkv_cluster.core.step_events import FinishReason, Tokens
-from pbkv_cluster.core.step_graph import StepGraph
-from pbkv_cluster.core.tool_call import ToolCall
 from pbkv_cluster.core.usage import Usage
-from pbkv_cluster.gateway.routing.speeds import WEIGHT
+from pbkv_cluster.core.workflow.step_events import FinishReason, Tokens
+from pbkv_cluster.core.workflow.step_graph import StepGraph
+from pbkv_cluster.core.workflow.tool_call import ToolCall
+from pbkv_cluster.gateway.routing.load import WorkerLoad
+from pbkv_cluster.gateway.routing.speeds import StepSpeed
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.errors import from_rpc
@@ -74,6 +74,7 @@ class WorkerReport:
     store: store_pb2.StoreStat  # passed on as it is
     access_updates_applied: int
     access_workflows: int  # that its access model has learnt from
+    predictor_reachable: bool  # it receives the predictor's broadcast
 
 
 class StepStream:
@@ -122,8 +123,8 @@ class Worker:
     entry: WorkerEntry
     channel: aio.Channel
     stub: "WorkerServiceAsyncStub"
-    steps: set[object] = field(default_factory=set)  # in flight from this gateway
-    step_s: Ewma = field(default_factory=lambda: Ewma(WEIGHT, initial=0.0))
+    steps: WorkerLoad = field(default_factory=WorkerLoad)  # in flight from this gateway
+    speed: StepSpeed = field(default_factory=StepSpeed)
     suspect: bool = False
     closed: bool = False  # its channel is closed, or is about to be
     _calls: int = 0  # short calls in flight
@@ -201,7 +202,12 @@ class Worker:
         except (aio.AioRpcError, Unavailable):
             return None
         return WorkerReport(
-            answer.running, answer.waiting, answer.store, answer.access_updates_applied, answer.access_workflows
+            answer.running,
+            answer.waiting,
+            answer.store,
+            answer.access_updates_applied,
+            answer.access_workflows,
+            answer.predictor_reachable,
         )
 
     async def retire(self, workflow_id: str) -> bool:

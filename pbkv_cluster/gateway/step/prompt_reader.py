@@ -8,17 +8,21 @@ from dataclasses import dataclass, replace
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.blocks import Namespace, block_keys, chain_keys
 from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.text.chat_message import check_messages
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.text.prompt_pieces import prompt_pieces
+from pbkv_cluster.core.text.token_bound import has_more_tokens
 from pbkv_cluster.core.text.words import TEXT_CHARACTERS
 from pbkv_cluster.gateway.routing.worker_pool import ModelLimits
 from pbkv_cluster.gateway.step.request import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 
-# No tokenizer in use has a longer token. A text that has more characters for every token of the context is refused before
-# time is spent on it.
-_MAX_TOKEN_CHARS = 256
+# No tokenizer in use has a longer token. A text that has more bytes for every token of the context is refused before time is
+# spent on it.
+_MAX_TOKEN_BYTES = 256
 # Packed tokens up to this size are hashed in about the time that a hop to a thread and back takes.
 _INLINE_BYTES = 8192 * tokens.TOKEN_BYTES
+# Prompts from this size on wait for one another, so that a thread is left for the others.
+_LARGE_CHARACTERS = 65_536
 # Tokens decoded for the beginning of a prompt that came as tokens: at some four characters each, more than enough.
 _BEGINNING_TOKENS = 128
 
@@ -53,6 +57,7 @@ class PromptReader:
     def __init__(self, codec: TextCodec, executor: Executor) -> None:
         self._codec = codec
         self._executor = executor
+        self._one_large = asyncio.Semaphore()
 
     async def read(self, prompt: Prompt, limits: ModelLimits, tenant: str) -> TokenizedPrompt:
         """Raises:
@@ -61,7 +66,10 @@ class PromptReader:
         """
         if isinstance(prompt, TokenPrompt) and len(prompt.packed) <= _INLINE_BYTES:
             return self._read(prompt, limits, tenant)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._read, prompt, limits, tenant)
+        if _characters(prompt) < _LARGE_CHARACTERS:
+            return await self._read_on_thread(prompt, limits, tenant)
+        async with self._one_large:
+            return await self._read_on_thread(prompt, limits, tenant)
 
     def beginning(self, prompt: TokenizedPrompt) -> str:
         """The beginning of the text that states the task."""
@@ -69,11 +77,13 @@ class PromptReader:
             return prompt.beginning
         return self._codec.decode(tokens.unpack(prompt.packed[: _BEGINNING_TOKENS * tokens.TOKEN_BYTES]))
 
+    async def _read_on_thread(self, prompt: Prompt, limits: ModelLimits, tenant: str) -> TokenizedPrompt:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._read, prompt, limits, tenant)
+
     def _read(self, prompt: Prompt, limits: ModelLimits, tenant: str) -> TokenizedPrompt:
         field, packed = self._pack(prompt, limits)
         if not packed:
             raise InvalidArgument(field, "must hold at least one token")
-        tokens.check_ids(field, packed, limits.vocab_size)
         length = tokens.count(packed)
         if length >= limits.max_context_tokens:
             raise InvalidArgument(
@@ -81,6 +91,7 @@ class PromptReader:
                 f"{length} tokens leave no room for output in a context of {limits.max_context_tokens}; "
                 f"at most {limits.max_context_tokens - 1} fit",
             )
+        tokens.check_ids(field, packed, limits.vocab_size)
         namespace = replace(limits.namespace, salt=tenant)
         keys = block_keys(namespace, packed)
         return TokenizedPrompt(packed, keys, namespace, prompt_pieces(packed), _beginning(prompt))
@@ -89,7 +100,7 @@ class PromptReader:
         """The field that the prompt has on the wire, and its packed tokens."""
         match prompt:
             case TextPrompt():
-                _check_size("prompt.text", len(prompt.text), limits)
+                self._check_size("prompt.text", [prompt.text], limits)
                 return "prompt.text", self._codec.encode(prompt.text) if prompt.text else b""
             case ChatPrompt():
                 return "prompt.messages", self._pack_chat(prompt, limits)
@@ -97,13 +108,18 @@ class PromptReader:
                 return "prompt.token_ids", prompt.packed
 
     def _pack_chat(self, chat: ChatPrompt, limits: ModelLimits) -> bytes:
-        if not chat.messages:
-            raise InvalidArgument("prompt.messages", "must hold at least one message")
-        for position, message in enumerate(chat.messages):
-            if not message.role:
-                raise InvalidArgument("prompt.messages.role", f"must not be empty, in message {position}")
-        _check_size("prompt.messages", sum(len(message.content) for message in chat.messages), limits)
-        return self._codec.encode_chat([{"role": message.role, "content": message.content} for message in chat.messages])
+        check_messages(chat.messages)
+        self._check_size("prompt.messages", [text for message in chat.messages for text in message.texts], limits)
+        return self._codec.encode_chat(chat.messages)
+
+    def _check_size(self, field: str, texts: Sequence[str], limits: ModelLimits) -> None:
+        """Refuses texts that cannot fit in the context before they are tokenised, or rendered, as a whole."""
+        context = limits.max_context_tokens
+        size = sum(len(text.encode()) for text in texts)
+        if size > _MAX_TOKEN_BYTES * context:
+            raise InvalidArgument(field, f"{size} bytes cannot fit in a context of {context} tokens")
+        if has_more_tokens(texts, context, self._codec.count):
+            raise InvalidArgument(field, f"has more tokens than fit in a context of {context}; at most {context - 1} fit")
 
 
 def _beginning(prompt: Prompt) -> str | None:
@@ -113,11 +129,17 @@ def _beginning(prompt: Prompt) -> str | None:
             return prompt.text[:TEXT_CHARACTERS]
         case ChatPrompt():
             first = next((message for message in prompt.messages if message.role == "user"), prompt.messages[0])
-            return first.content[:TEXT_CHARACTERS]
+            return first.text[:TEXT_CHARACTERS]
         case TokenPrompt():
             return None
 
 
-def _check_size(field: str, chars: int, limits: ModelLimits) -> None:
-    if chars > _MAX_TOKEN_CHARS * limits.max_context_tokens:
-        raise InvalidArgument(field, f"{chars} characters cannot fit in a context of {limits.max_context_tokens} tokens")
+def _characters(prompt: Prompt) -> int:
+    """About the size of a prompt."""
+    match prompt:
+        case TextPrompt():
+            return len(prompt.text)
+        case ChatPrompt():
+            return sum(message.characters for message in prompt.messages)
+        case TokenPrompt():
+            return len(prompt.packed)

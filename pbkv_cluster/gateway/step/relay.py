@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from pbkv_cluster.core.background import check_cancelled
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.core.events import EventKind
-from pbkv_cluster.core.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
 from pbkv_cluster.core.usage import HitMeter, Usage
+from pbkv_cluster.core.workflow.events import EventKind
+from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
+from pbkv_cluster.gateway.routing.load import StepLoad
 from pbkv_cluster.gateway.routing.placement import Placement
-from pbkv_cluster.gateway.routing.speeds import PrefillSpeed
+from pbkv_cluster.gateway.routing.speeds import OutputLength, PrefillSpeed
 from pbkv_cluster.gateway.routing.worker import FailureKind, StepOutcome, StepStream, Worker, WorkerFailure, WorkerKey
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.step.state import StepState
@@ -48,6 +49,7 @@ class Relay:
     pool: WorkerPool
     placement: Placement
     speed: PrefillSpeed
+    lengths: OutputLength
     infinite: InfiniteCache
     meter: HitMeter
     events: EventReporter
@@ -66,14 +68,14 @@ class Relay:
             workers = await self.placement.wait(attempts.failed, step.ended)
             if not workers:
                 break
-            worker = await self.placement.choose(workers, spec.prompt.keys, spec.workflow.last_worker)
+            worker, cached_tokens = await self.placement.choose(workers, spec.prompt.keys, spec.workflow.last_worker)
             check_cancelled()
             if step.is_final:
                 break
             if worker.closed:  # it left while the index was asked
                 continue
             first = step.worker is None
-            stream = self._place(step, spec, worker)  # in flight while the client gets Accepted
+            stream = self._place(step, spec, worker, cached_tokens)  # in flight while the client gets Accepted
             if first:
                 yield Accepted(spec.number, worker.id, spec.prompt.tokens)
             try:
@@ -93,9 +95,10 @@ class Relay:
         if step.state is StepState.CANCELLED:
             yield Finished(FinishReason.CANCELLED, step.complete(Usage(), self.clock.now()))
 
-    def _place(self, step: Step, spec: StepSpec, worker: Worker) -> StepStream:
+    def _place(self, step: Step, spec: StepSpec, worker: Worker, cached_tokens: int) -> StepStream:
         workflow = spec.workflow
-        worker.steps.add(step)
+        computed = max(spec.prompt.tokens - cached_tokens, 1)
+        worker.steps.add(step, StepLoad(spec.prompt.keys, computed + self.lengths.expected(spec.sampling.max_tokens)))
         workflow.last_worker = worker.id
         if not workflow.ended and (workflow.served_by is None or worker.id not in workflow.served_by):
             self.events.report(workflow, EventKind.STEP_PLACED, worker=worker.id)
@@ -118,7 +121,6 @@ class Relay:
         return stream
 
     async def _pass_on(self, step: Step, spec: StepSpec, worker: Worker, stream: StepStream) -> AsyncIterator[StepEvent]:
-        placed_at = self.clock.now()
         skip = step.sent_chars
         async for event in stream:
             if step.is_final:  # cancelled while the event was on its way
@@ -133,15 +135,16 @@ class Relay:
                     if text or event.packed:
                         yield Tokens(event.packed, text)
                 case StepOutcome():
-                    self._finish(step, spec, worker, event, self.clock.now() - placed_at)
+                    self._finish(step, spec, worker, event)
                     yield Finished(event.reason, event.usage)
 
-    def _finish(self, step: Step, spec: StepSpec, worker: Worker, outcome: StepOutcome, seconds: float) -> None:
+    def _finish(self, step: Step, spec: StepSpec, worker: Worker, outcome: StepOutcome) -> None:
         usage = step.complete(outcome.usage, self.clock.now())
         step.hidden = outcome.hidden
         if outcome.reason is not FinishReason.CANCELLED:
             self.speed.add(usage)
-            worker.step_s.add(seconds)
+            worker.speed.add(usage)
+            self.lengths.add(usage)
             self.meter.add(usage)
             self.infinite.remember(spec.prompt.output_keys(bytes(step.sent)))
         # Before the client gets Finished, so that its next step comes after this one's end in every account.

@@ -3,17 +3,12 @@
 from dataclasses import dataclass, field
 
 from pbkv_cluster.core.sampling import SamplingOptions
+from pbkv_cluster.core.text.chat_message import ChatMessage
 
 
 @dataclass(frozen=True, slots=True)
 class TextPrompt:
     text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ChatMessage:
-    role: str
-    content: str
 
 
 @dataclass(frozen=True, slots=True)

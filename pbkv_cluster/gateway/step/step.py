@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.sampling import SamplingParams
-from pbkv_cluster.core.step_events import Tokens
 from pbkv_cluster.core.text.words import TEXT_CHARACTERS
 from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.core.workflow.step_events import Tokens
 from pbkv_cluster.gateway.routing.worker import StepStream, Worker
 from pbkv_cluster.gateway.step.prompt_reader import TokenizedPrompt
 from pbkv_cluster.gateway.step.state import NEXT_STATES, IllegalTransition, StepState
@@ -43,6 +43,7 @@ class Step:
         self._on_final = on_final
         self.ended = asyncio.Event()  # wakes those who wait on behalf of the step: its state is final
         self.arrived_at = arrived_at
+        self.workflow: OpenWorkflow | None = None  # None until it is found
         self.spec: StepSpec | None = None  # None until the request is read
         self.worker: Worker | None = None  # the latest
         self.stream: StepStream | None = None  # from that worker

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
-from pbkv_cluster.core.events import EventKind
 from pbkv_cluster.core.sampling import SamplingOptions, SamplingParams
-from pbkv_cluster.core.step_events import StepEvent
 from pbkv_cluster.core.text.words import hashed_words
+from pbkv_cluster.core.workflow.events import EventKind
+from pbkv_cluster.core.workflow.step_events import StepEvent
 from pbkv_cluster.gateway import checks
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
@@ -23,13 +23,14 @@ from pbkv_cluster.gateway.step.state import StepState
 from pbkv_cluster.gateway.step.step import Step, StepSpec
 from pbkv_cluster.gateway.workflow.events import EventReporter
 from pbkv_cluster.gateway.workflow.lifecycle import WorkflowLifecycle
+from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow
 
 
 @dataclass(slots=True)
 class Submission:
     """Checks steps, has them run, and frees what they hold, however they end.
 
-    step = submission.admit()
+    step = submission.admit(size_bytes)
     try:
         async for event in submission.run(step, request):
             ...
@@ -49,14 +50,17 @@ class Submission:
     clock: Clock
     allow_forced_output: bool
 
-    def admit(self) -> Step:
+    def admit(self, size_bytes: int) -> Step:
         """Lets a step in; `close` it when its call is over.
 
+        Args:
+            size_bytes: of its request, as it came in.
+
         Raises:
-            ResourceExhausted: too many steps are in flight.
+            ResourceExhausted: too many steps are in flight, or they are too large.
         """
         step = Step(self.clock.now(), self._settle)
-        self.admission.admit(step)
+        self.admission.admit(step, size_bytes)
         return step
 
     async def run(self, step: Step, request: StepRequest) -> AsyncIterator[StepEvent]:
@@ -87,17 +91,19 @@ class Submission:
         self.admission.release(step)
         if step.worker is not None:
             self.pool.release(step.worker, step)
-        spec = step.spec
+        workflow, spec = step.workflow, step.spec
+        if workflow is None:
+            return
+        workflow.running.discard(step)
+        if not workflow.ended:
+            self.workflows.renew(workflow)
         if spec is None:
             return
         if step.state is StepState.CANCELLED:
             self.decisions[Reason.STEP_CANCELLED] += 1
         elif step.state is StepState.FAILED:
             self.decisions[Reason.STEP_FAILED] += 1
-        workflow = spec.workflow
-        workflow.running.discard(step)
         if not workflow.ended:
-            self.workflows.renew(workflow)
             self.events.report(
                 workflow,
                 EventKind.STEP_FINISHED,
@@ -118,14 +124,16 @@ class Submission:
         tenant = checks.name("tenant", request.tenant)
         sampling = _complete_sampling(request.sampling, self.allow_forced_output)
         workflow = await self.workflows.find(request.workflow_id)
+        if not step.is_final:  # from now on it keeps its workflow open, however long it takes to read its prompt
+            step.workflow = workflow
+            workflow.running.add(step)
         if request.parent_step is not None and not 0 <= request.parent_step < workflow.steps:
             raise InvalidArgument("parent_step", f"must be an earlier step of the workflow, which has {workflow.steps}")
         tenant = tenant or workflow.tenant
-        limits = await self._limits(step)
+        limits = await self._limits(step, workflow)
         prompt = await self.prompts.read(request.prompt, limits, tenant)
         sampling = _fit_sampling(sampling, prompt.tokens, limits)
-        if workflow.ended:
-            raise NotFound(f"workflow {workflow.id!r} has ended")
+        _check_open(workflow)
         number = workflow.steps
         latest_step = number - 1 if number else None
         return StepSpec(
@@ -141,10 +149,11 @@ class Submission:
             available_tokens=self.infinite.match(prompt.keys, prompt.tokens),
         )
 
-    async def _limits(self, step: Step) -> ModelLimits:
+    async def _limits(self, step: Step, workflow: OpenWorkflow) -> ModelLimits:
         """What the model takes; waits for a first worker, whose entry says it."""
         if (limits := self.pool.limits()) is None:
             await self.placement.wait((), step.ended)
+            _check_open(workflow)
             limits = self.pool.limits()
         if limits is None:
             raise Unavailable("no worker is reachable")
@@ -155,7 +164,6 @@ class Submission:
         workflow = spec.workflow
         step.spec = spec
         workflow.steps += 1
-        workflow.running.add(step)
         self.events.report(
             workflow,
             EventKind.STEP_STARTED,
@@ -168,6 +176,14 @@ class Submission:
             words=() if spec.number else hashed_words(self.prompts.beginning(spec.prompt)),
         )
         self.workflows.write_soon(workflow)
+
+
+def _check_open(workflow: OpenWorkflow) -> None:
+    """Raises:
+    NotFound: the workflow has ended.
+    """
+    if workflow.ended:
+        raise NotFound(f"workflow {workflow.id!r} has ended")
 
 
 def _complete_sampling(options: SamplingOptions, allow_forced_output: bool) -> SamplingParams:
@@ -192,6 +208,9 @@ def _fit_sampling(params: SamplingParams, prompt_tokens: int, limits: ModelLimit
     Raises:
         InvalidArgument: forced output holds ids outside the vocabulary.
     """
-    if params.forced_output is not None:
-        tokens.check_ids("sampling.forced_output", params.forced_output, limits.vocab_size)
-    return replace(params, max_tokens=min(params.max_tokens, limits.max_context_tokens - prompt_tokens))
+    max_tokens = min(params.max_tokens, limits.max_context_tokens - prompt_tokens)
+    forced = params.forced_output
+    if forced is not None:
+        tokens.check_ids("sampling.forced_output", forced, limits.vocab_size)
+        forced = forced[: max_tokens * tokens.TOKEN_BYTES]
+    return replace(params, max_tokens=max_tokens, forced_output=forced)

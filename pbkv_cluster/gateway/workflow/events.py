@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
 from pbkv_cluster.core.clock import Clock
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
-from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import GatewayConfig
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
-from pbkv_cluster.core.events import EventKind
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.events import EventKind
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.gateway import checks
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.routing.worker import Worker
@@ -44,7 +44,7 @@ class WorkflowLifecycle:
         Raises:
             InvalidArgument: a name is too long, the lease is out of its range, or the open workflow has another tenant or
                 step graph.
-            ResourceExhausted: too many workflows are open.
+            ResourceExhausted: too many workflows are open, or their step graphs are too large.
         """
         if request.step_graph is not None:
             checks.step_graph(request.step_graph)
@@ -106,7 +106,7 @@ class WorkflowLifecycle:
             NotFound: there is no such workflow.
         """
         workflow = await self.find(workflow_id)
-        if workflow.note_tool_call(call.tool, call.call_id, started):
+        if self.workflows.note_tool_call(workflow, call.tool, call.call_id, started):
             kind = EventKind.TOOL_STARTED if started else EventKind.TOOL_FINISHED
             self.events.report(workflow, kind, tool=call.tool, expected_s=call.expected_s)
             told = (worker.report_tool_call(workflow.id, call, started) for worker in self._served(workflow))
@@ -152,6 +152,7 @@ class WorkflowLifecycle:
         if workflow.ended:
             return
         self.workflows.remove(workflow)
+        self.entries.write_soon(workflow)  # at once: a lookup that comes before its removal must not find it again
         for step in list(workflow.running):
             step.cancel()
         self.events.report(workflow, EventKind.WORKFLOW_ENDED)

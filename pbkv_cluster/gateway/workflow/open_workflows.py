@@ -7,11 +7,13 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from xxhash import xxh3_64_intdigest
+
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import ResourceExhausted
-from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.core.workflow.step_graph import StepGraph
 
-_MAX_TOOL_CALLS = 1024  # of one workflow, remembered to recognise repeats
+_MAX_TOOL_CALLS = 262_144  # of all workflows, remembered to recognise repeats; some 200 bytes each
 
 
 class RunningStep(Protocol):
@@ -38,7 +40,7 @@ class OpenWorkflow:
     served_by: set[str] | None = field(default_factory=set)  # ids of workers; None: unknown, since the gateway restarted
     ended: bool = False
     step_graph: StepGraph | None = None  # declared by the client
-    _tools: OrderedDict[tuple[str, str], bool] = field(default_factory=OrderedDict)  # (tool, call id): whether it runs
+    serial: int = -1  # counts the workflows of this process; -1: not open yet
 
     @property
     def expires_at(self) -> float:
@@ -53,17 +55,6 @@ class OpenWorkflow:
         self.events += 1
         return self.events - 1
 
-    def note_tool_call(self, tool: str, call_id: str, started: bool) -> bool:
-        """Notes that a tool call has started or finished; False if that was known."""
-        call = (tool, call_id)
-        if self._tools.get(call) is started:
-            return False
-        self._tools[call] = started
-        self._tools.move_to_end(call)
-        if len(self._tools) > _MAX_TOOL_CALLS:
-            self._tools.popitem(last=False)
-        return True
-
 
 class Expired(NamedTuple):
     """Workflows whose lease has expired."""
@@ -75,9 +66,17 @@ class Expired(NamedTuple):
 class OpenWorkflows:
     """Every open workflow by its id, and by when its lease expires."""
 
-    def __init__(self, clock: Clock, max_workflows: int) -> None:
+    def __init__(self, clock: Clock, max_workflows: int, max_graph_bytes: int) -> None:
+        """Args:
+        clock: for the leases.
+        max_workflows: that may be open.
+        max_graph_bytes: of all their step graphs together, see `StepGraph.size_bytes`.
+        """
         self._clock = clock
         self._max = max_workflows
+        self._max_graph_bytes = max_graph_bytes
+        self._graph_bytes = 0
+        self._tool_calls: OrderedDict[int, bool] = OrderedDict()  # by hash; whether it runs
         self._workflows: dict[str, OpenWorkflow] = {}
         # One entry per workflow. Renewing a lease leaves its entry where it is, so that a call costs nothing here; the entry
         # is looked at again when the old lease would have expired.
@@ -101,21 +100,42 @@ class OpenWorkflows:
 
     def add(self, workflow: OpenWorkflow) -> None:
         """Raises:
-        ResourceExhausted: too many workflows are open.
+        ResourceExhausted: too many workflows are open, or their step graphs are too large.
         """
         if len(self._workflows) >= self._max:
             raise ResourceExhausted(f"{self._max} workflows are open already")
+        size_bytes = _graph_bytes(workflow)
+        if self._graph_bytes + size_bytes > self._max_graph_bytes:
+            raise ResourceExhausted(
+                f"a step graph of {size_bytes} bytes is too much: those of open workflows have {self._graph_bytes} of "
+                f"{self._max_graph_bytes} (gateway.max_graph_bytes)"
+            )
+        self._graph_bytes += size_bytes
+        workflow.serial = next(self._serial)
         self._workflows[workflow.id] = workflow
-        heapq.heappush(self._leases, (workflow.expires_at, next(self._serial), workflow))
+        heapq.heappush(self._leases, (workflow.expires_at, workflow.serial, workflow))
 
     def remove(self, workflow: OpenWorkflow) -> None:
         """Ends a workflow."""
         workflow.ended = True
         if self._workflows.get(workflow.id) is workflow:
             del self._workflows[workflow.id]
+            self._graph_bytes -= _graph_bytes(workflow)
+            workflow.step_graph = None  # its entry may wait long to be removed from the directory
         if len(self._leases) > 2 * len(self._workflows) + 64:
             self._leases = [entry for entry in self._leases if not entry[2].ended]
             heapq.heapify(self._leases)
+
+    def note_tool_call(self, workflow: OpenWorkflow, tool: str, call_id: str, started: bool) -> bool:
+        """Notes that a tool call has started or finished; False if that was known."""
+        call = xxh3_64_intdigest(f"{workflow.serial}\0{tool}\0{call_id}".encode())
+        if self._tool_calls.get(call) is started:
+            return False
+        self._tool_calls[call] = started
+        self._tool_calls.move_to_end(call)
+        if len(self._tool_calls) > _MAX_TOOL_CALLS:
+            self._tool_calls.popitem(last=False)
+        return True
 
     def expired(self) -> Expired:
         """The workflows whose lease has expired. Each is returned again after another lease, unless it is removed."""
@@ -138,3 +158,7 @@ class OpenWorkflows:
                 (workflow.expires_at if workflow.expires_at > now else now + workflow.lease_s, serial, workflow),
             )
         return Expired(silent, busy)
+
+
+def _graph_bytes(workflow: OpenWorkflow) -> int:
+    return 0 if workflow.step_graph is None else workflow.step_graph.size_bytes

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.core.workflow.step_graph import StepGraph
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The engine of one worker: requests in, tokens out. A plain object without threads or network, run step by step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, replace
 
@@ -12,10 +12,11 @@ from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, TOKEN_BYTES, check_ids, count, unpack
 from pbkv_cluster.core.usage import Tier, Usage
+from pbkv_cluster.core.workflow.step_events import FinishReason
 from pbkv_cluster.gpu_worker.engine.prefill_rate import PrefillRate
 from pbkv_cluster.gpu_worker.engine.runner import Runner
 from pbkv_cluster.gpu_worker.engine.scheduler import Scheduler
-from pbkv_cluster.gpu_worker.engine.sequence import Chunk, FinishReason, Sequence, StepRequest
+from pbkv_cluster.gpu_worker.engine.sequence import Chunk, Sequence, StepRequest
 from pbkv_cluster.gpu_worker.engine.text_stream import TextStream
 
 
@@ -43,6 +44,7 @@ class Engine:
         decode: Callable[[Ids[int]], str],
         on_change: ChangeListener | None = None,
         worker_id: str = "",
+        special_tokens: Mapping[int, str] | None = None,
     ) -> None:
         """Args:
         runner: executes the batches.
@@ -52,12 +54,14 @@ class Engine:
         decode: returns the text of token ids.
         on_change: called for every block that enters or leaves a tier.
         worker_id: for the usage records.
+        special_tokens: what stop strings write for tokens that `decode` leaves out.
         """
         self._runner = runner
         self._config = config
         self._clock = clock
         self._decode = decode
         self._worker_id = worker_id
+        self._special_tokens = special_tokens or {}
         self.policy = cache_config.policy
         self._prefill_rate = PrefillRate()
         self.cache = make_cache(
@@ -68,7 +72,7 @@ class Engine:
             on_change,
             compute_seconds=self._prefill_rate.seconds,
         )
-        self.scheduler = Scheduler(self.cache, config, clock)
+        self.scheduler = Scheduler(self.cache, config, clock, self._prefill_rate.seconds)
         # A sequence must fit in the pool together with the block that its next token begins.
         self.max_context = min(runner.max_context, (runner.gpu_blocks - 1) * BLOCK_TOKENS)
         self.steps = 0
@@ -103,7 +107,7 @@ class Engine:
         self._arrivals += 1
         usage = Usage(prompt_tokens=count(request.prompt), worker_id=self._worker_id)
         usage.captured = self.cache.captured(request.namespace, request.prompt)
-        text = TextStream(self._decode, request.sampling.stop)
+        text = TextStream(self._decode, request.sampling.stop, self._special_tokens)
         sequence = Sequence(request, self._arrivals, self._clock.now(), text, usage)
         self._sequences[request.id] = sequence
         finished = None
@@ -117,14 +121,12 @@ class Engine:
         if recovered:
             self._ready.append(Output(request.id, (), recovered))
         self.scheduler.add(sequence)
-        self.cache.queued(request.workflow, request.prompt)
 
     def cancel(self, request_id: str) -> None:
         """Drops a step and frees its blocks. Does nothing if the step has ended already."""
         sequence = self._sequences.pop(request_id, None)
         if sequence is not None:
             self.scheduler.remove(sequence)
-            self.cache.queued(sequence.request.workflow, b"")
 
     def step(self) -> list[Output]:
         """Runs one batch and returns what it produced."""

@@ -2,45 +2,61 @@
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import EngineConfig
-from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for
+from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for, full_blocks
+from pbkv_cluster.gpu_worker.engine.prefix_wait import find_wait
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk, Sequence
+
+_Queued = tuple[int, int, Sequence]  # in the order of admission: by falling priority, then by arrival
 
 
 class Scheduler:
     """Fills a batch with decodes, then chunks of prefills, then newly admitted sequences.
 
-    When blocks run out, the sequence that was admitted last is preempted: it gives its blocks back and waits again.
+    When blocks run out, the sequence that was admitted last is preempted: it gives its blocks back and waits again. A sequence
+    whose prefix a running one computes now waits for it while others are admitted, if that is faster (see `prefix_wait`).
     """
 
-    def __init__(self, cache: KVCache, config: EngineConfig, clock: Clock) -> None:
+    def __init__(self, cache: KVCache, config: EngineConfig, clock: Clock, compute_seconds: Callable[[int], float]) -> None:
+        """Args:
+        cache: that sequences are opened in.
+        config: limits of the batches.
+        clock: the engine's.
+        compute_seconds: how long the prefill of a number of tokens takes.
+        """
         self._cache = cache
+        self.compute_seconds = compute_seconds
         self._config = config
         self._clock = clock
         self.running: list[Sequence] = []  # in order of admission
-        self._waiting: list[tuple[int, int, Sequence]] = []  # a heap by priority, then arrival
+        self._waiting: list[_Queued] = []  # a heap
+        self._held: list[_Queued] = []  # out of the queue while they wait for a prefix
         self.decisions: Counter[str] = Counter()
 
     @property
     def waiting(self) -> int:
-        """Sequences in the queue."""
-        return len(self._waiting)
+        """Sequences that have not been admitted."""
+        return len(self._waiting) + len(self._held)
 
     def add(self, sequence: Sequence) -> None:
         """Queues a sequence. One that was preempted is queued by its first arrival."""
         heapq.heappush(self._waiting, (-sequence.request.priority, sequence.arrival, sequence))
+        self._cache.queued(sequence.request.workflow, sequence.request.step, bytes(sequence.tokens))
 
     def remove(self, sequence: Sequence) -> None:
         """Removes a running or waiting sequence, and frees its blocks."""
         if sequence in self.running:
             self.running.remove(sequence)
         else:
+            self._held = [entry for entry in self._held if entry[2] is not sequence]
             self._waiting = [entry for entry in self._waiting if entry[2] is not sequence]
             heapq.heapify(self._waiting)
+            self._cache.queued(sequence.request.workflow, sequence.request.step, b"")
         self._release(sequence)
 
     def schedule(self) -> list[Chunk]:
@@ -85,14 +101,51 @@ class Scheduler:
 
     def admissions(self) -> Iterator[Sequence]:
         """Admits waiting sequences one at a time, until none waits or one does not fit."""
+        self._end_waits()
         while self._waiting and len(self.running) < self._config.max_running:
             sequence = self._waiting[0][2]
+            if self._begins_wait(sequence):
+                self._held.append(heapq.heappop(self._waiting))
+                continue
             if not self._admit(sequence):
                 self.deferred(1)
                 return
             heapq.heappop(self._waiting)
+            sequence.prefix_wait = None
             self.running.append(sequence)
             yield sequence
+
+    def _begins_wait(self, sequence: Sequence) -> bool:
+        """Whether a waiting sequence had better be admitted when another one has computed its prefix."""
+        now, last = self._clock.now(), sequence.prefix_wait
+        if last is not None and now >= last.until:
+            return False
+        wait = find_wait(
+            sequence, self.running, self._cached_tokens, self._config.prefill_chunk_tokens, self.compute_seconds, now
+        )
+        if wait is None:
+            return False
+        if last is not None:  # all its waits together take no longer than the first might have
+            wait = replace(wait, until=last.until)
+        sequence.prefix_wait = wait
+        self.decisions["admission_waits_for_prefix"] += 1
+        return True
+
+    def _end_waits(self) -> None:
+        """Puts sequences back into the queue whose prefix has been computed, or no longer is."""
+        if not self._held:
+            return
+        now, held = self._clock.now(), self._held
+        self._held = []
+        for entry in held:
+            wait = entry[2].prefix_wait
+            if wait is None or wait.is_over(now):
+                heapq.heappush(self._waiting, entry)
+            else:
+                self._held.append(entry)
+
+    def _cached_tokens(self, sequence: Sequence) -> int:
+        return sum(self._cache.captured(sequence.request.namespace, bytes(sequence.tokens)).values())
 
     def deferred(self, times: int) -> None:
         """Counts times that the first waiting sequence did not fit."""
@@ -104,7 +157,7 @@ class Scheduler:
         sequence.handle = handle = self._cache.open(
             sequence.step,
             bytes(sequence.tokens),
-            reserve=sum(_outstanding(other) for other in self.running),
+            reserve=sum(_outstanding(other) for other in self.running) + sum(_needed(entry[2]) for entry in self._held),
             again=sequence.first_scheduled_at is not None,
         )
         if handle is None:
@@ -166,6 +219,12 @@ def _ready(sequence: Sequence) -> bool:
     """Whether everything that was loaded for a running sequence has arrived."""
     assert sequence.handle is not None
     return sequence.handle.ready
+
+
+def _needed(sequence: Sequence) -> int:
+    """Blocks that a sequence will need when the prefix has been computed that it waits for."""
+    assert sequence.prefix_wait is not None
+    return blocks_for(sequence.total + 1) - full_blocks(sequence.prefix_wait.tokens)
 
 
 def _outstanding(sequence: Sequence) -> int:

@@ -1,24 +1,15 @@
 """A step in the engine: its request, and its sequence of tokens."""
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.sampling import SamplingParams
-from pbkv_cluster.core.step_graph import StepGraph
 from pbkv_cluster.core.tokens import TOKEN_BYTES, count
 from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.gpu_worker.engine.text_stream import TextStream
-
-
-class FinishReason(StrEnum):
-    """Why a step ended."""
-
-    STOP = "stop"  # end-of-sequence token or a stop string
-    LENGTH = "length"  # max_tokens, or the end of forced_output
-    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +43,7 @@ class Sequence:
     total: int = 0  # tokens in `tokens`
     computed: int = 0  # tokens whose KV is in the pool
     handle: CacheHandle | None = None  # while it runs
+    prefix_wait: "PrefixWait | None" = None  # the latest
     first_scheduled_at: float | None = None
     first_token_at: float | None = None
     hidden: bytes = b""  # see `model/hidden_state.py`; empty: unknown
@@ -70,6 +62,11 @@ class Sequence:
         )
 
     @property
+    def is_prefilling(self) -> bool:
+        """Whether it runs and has more than its next token to compute."""
+        return self.handle is not None and self.total - self.computed > 1
+
+    @property
     def generated(self) -> int:
         """Output tokens so far, including those of a worker that was lost."""
         return self.total - self.prompt_tokens
@@ -78,6 +75,19 @@ class Sequence:
         """Adds an output token."""
         self.tokens += token.to_bytes(TOKEN_BYTES, "little", signed=True)  # the same as `pack`, but faster
         self.total += 1
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixWait:
+    """A sequence waits until `source` has computed its first `tokens` tokens, but no longer than `until`."""
+
+    source: Sequence
+    tokens: int
+    until: float  # on the engine's clock
+
+    def is_over(self, now: float) -> bool:
+        """Whether the prefix has been computed, is no longer being computed, or has taken too long."""
+        return self.source.computed >= self.tokens or not self.source.is_prefilling or now >= self.until
 
 
 @dataclass(frozen=True, slots=True)

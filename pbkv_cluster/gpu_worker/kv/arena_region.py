@@ -26,12 +26,18 @@ class ArenaRegion:
     """A part of the node's shared memory that only this worker writes to."""
 
     def __init__(self, worker_id: str, host_store: Services) -> None:
+        self._without = self._not_renewed = ""  # why the worker has no region, and why it may lose it
         self._worker_id = worker_id
         self._host_store = host_store
         self._request = store_pb2.LeaseArenaRequest()
         self._lease_s = 0.0
         self._region: tuple[int, store_pb2.LeaseArenaResponse] | None = None  # with the open file that holds its lock
         self._background = Background()
+
+    @property
+    def problem(self) -> str:
+        """Why the worker has no region, or why it may lose it; empty: all is well."""
+        return self._without or self._not_renewed
 
     async def take(self, size: int) -> memoryview | None:
         """Reserves and maps `size` bytes.
@@ -47,18 +53,22 @@ class ArenaRegion:
                 return self._map(region) if size else None
             except Unavailable as error:  # the host store is still starting, or our last process still ending
                 if attempt == ATTEMPTS - 1:
-                    log.warning("no host store (%s): the host tier is this process's own memory", error)
+                    self._do_without(f"no host store ({error})")
                     return None
                 await asyncio.sleep(PAUSE_S)
             except PbkvError as error:
-                log.warning("no room in the node's arena (%s): the host tier is this process's own memory", error)
+                self._do_without(f"no room in the node's arena ({error})")
                 return None
         return None
 
-    def keep(self, address: str) -> None:
-        """Renews the region's lease from now on, with the address of this worker."""
+    def _do_without(self, reason: str) -> None:
+        self._without = f"{reason}: the host tier is this process's own memory"
+        log.warning("%s", self._without)
+
+    def keep(self) -> None:
+        """Renews the region's lease from now on."""
         # No size: the present region is renewed, whatever its size, and a new host store does not reserve it again.
-        self._request = store_pb2.LeaseArenaRequest(worker_id=self._worker_id, worker_address=address)
+        self._request = store_pb2.LeaseArenaRequest(worker_id=self._worker_id)
         self._background.start(self._renew(), "arena")
 
     async def wait(self) -> None:
@@ -89,8 +99,10 @@ class ArenaRegion:
         while True:
             try:
                 await self._lease()
+                self._not_renewed = ""
             except PbkvError as error:
-                log.warning("the region of the arena could not be renewed: %s", error)
+                self._not_renewed = f"the region of the arena could not be renewed: {error}"
+                log.warning("%s", self._not_renewed)
             await asyncio.sleep(self._lease_s / 3 or PAUSE_S)
 
     def _map(self, region: store_pb2.LeaseArenaResponse) -> memoryview:

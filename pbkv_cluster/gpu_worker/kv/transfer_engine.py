@@ -8,6 +8,7 @@ import torch
 
 from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.cache.tree.node import Slots
+from pbkv_cluster.core.ewma import Ewma
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.kv.storage import KvStorage
 
@@ -23,7 +24,7 @@ class TorchTransferEngine:
 
     def __init__(self, storage: KvStorage) -> None:
         self._pools = storage.pools
-        self._block_seconds: dict[tuple[Tier, Tier], float] = {}
+        self._block_seconds: dict[tuple[Tier, Tier], Ewma] = {}
 
     def submit(self, transfer: Transfer) -> bool:
         """See `TransferEngine.submit`."""
@@ -46,12 +47,12 @@ class TorchTransferEngine:
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         """See `TransferEngine.seconds`. 0 before the first transfer that way."""
-        return self._block_seconds.get((source, target), 0.0) * blocks
+        measured = self._block_seconds.get((source, target))
+        return 0.0 if measured is None else measured.value * blocks
 
     def _measure(self, transfer: Transfer, seconds: float) -> None:
-        way, latest = (transfer.source, transfer.target), seconds / len(transfer)
-        known = self._block_seconds.get(way, latest)
-        self._block_seconds[way] = (1 - _WEIGHT) * known + _WEIGHT * latest
+        way = transfer.source, transfer.target
+        self._block_seconds.setdefault(way, Ewma(_WEIGHT, initial=0.0)).add(seconds / len(transfer))
 
 
 def _indices(slots: Slots, device: torch.device) -> torch.Tensor:

@@ -11,6 +11,7 @@ import xxhash
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.config import ModelConfig
 from pbkv_cluster.core.errors import StartupError
+from pbkv_cluster.core.locations.model_path import local_model
 from pbkv_cluster.gpu_worker.attention import IMPLEMENTATION, choose, install
 from pbkv_cluster.gpu_worker.kv.storage import KvShape
 from pbkv_cluster.gpu_worker.model.end_tokens import end_tokens
@@ -70,7 +71,7 @@ def load_model(config: ModelConfig, device: torch.device, attention: str = "auto
         shape=probed.shape,
         vocabulary=text.vocab_size,
         max_context=max_context,
-        eos=end_tokens(module, directory),
+        eos=end_tokens(module, directory, config.chat_template),
         hidden=probed.hidden,
     )
 
@@ -138,10 +139,9 @@ def resolve(path: str, revision: str) -> Path:
     Raises:
         StartupError: there is no such model.
     """
-    if Path(path).is_dir():
-        return Path(path)
-    if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise StartupError(f"model.path: {path!r} is neither a directory nor a hub id")
+    local = local_model(path)
+    if local is not None:
+        return local
     from huggingface_hub import snapshot_download
 
     try:

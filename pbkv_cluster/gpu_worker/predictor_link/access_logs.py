@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from grpc import StatusCode, aio
 
-from pbkv_cluster.core.access_log import AccessLog, StepLog
+from pbkv_cluster.core.workflow.access_log import AccessLog, StepLog
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.rpc.access_logs import MAX_BATCH_RUNS, MAX_STEPS, log_to_wire
 from pbkv_cluster.rpc.service_link import ServiceLink, Verdict
@@ -86,7 +86,7 @@ class AccessReporter:
 
     async def _send_batch(self, stub: "PredictorServiceAsyncStub") -> None:
         """Sends the batch; if it is refused, each log alone, so that only a malformed one is lost."""
-        if await self._is_taken(stub, self._batch):
+        if len(self._batch) > 1 and await self._is_taken(stub, self._batch):
             self._batch.clear()
         while self._batch:
             if not await self._is_taken(stub, [self._batch[0]]):

@@ -37,6 +37,11 @@ class PredictorLink:
         """State of the subscription."""
         return self._broadcast.state
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the predictor's broadcast arrives."""
+        return self._broadcast.is_connected
+
     def start(self) -> None:
         self._background.start(self._broadcast.run(), "forecasts")
         if self.model_updates is not None:

@@ -3,9 +3,13 @@
 The way of a span:
 
     receiver, otlp_http           OTLP over gRPC and HTTP
-    spans, attributes, messages   OTLP to checked spans
-    conventions                   the semantic conventions for generative AI that spans follow
+    reading/spans                 checked spans
+    reading/facts                 what the attributes of a span tell, in any dialect
+    reading/dialects              the table of attributes: the conventions for generative AI, OpenInference, OpenLLMetry, ...
+    reading/attributes, messages  values of attributes, and texts as hashed words
+    reasons                       counts and logs what is dropped or not understood
     collector                     the workflow of each span
+    history                       spans of traces that may turn out to be part of a conversation
     ancestry                      the agent and the conversation of a span, from the spans around it
     workflow                      the spans of one workflow in order of time, as workflow events
     receiver                      events to the predictor

@@ -4,7 +4,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pbkv_cluster.integrations.otel.spans import Span
+from pbkv_cluster.integrations.otel.reading.dialects import Role
+from pbkv_cluster.integrations.otel.reading.spans import Span
 
 _MAX_DEPTH = 256  # ancestors looked at; malformed spans can form a cycle
 
@@ -18,9 +19,10 @@ class AgentFound(NamedTuple):
 
 class _Link(NamedTuple):
     parent: str
+    role: Role
     agent: str
+    node: str
     conversation: str
-    is_step: bool
 
 
 class Ancestry:
@@ -38,21 +40,26 @@ class Ancestry:
         key = (span.trace, span.id)
         if key in self._links:
             return False
-        self._links[key] = _Link(span.parent, span.agent, span.conversation, span.is_step)
+        self._links[key] = _Link(span.parent, span.role, span.agent, span.node, span.conversation)
         if len(self._links) > self._limit:
             self._links.popitem(last=False)
         return True
 
     def agent_of(self, span: Span) -> AgentFound:
-        """The agent named by the span, or else by its nearest ancestor that names one."""
+        """The agent named by the span, or else by its nearest ancestor that names one.
+
+        Where that is a graph, or nothing, the agent is the outermost task around the span: a node of the graph.
+        """
         if span.agent:
             return AgentFound(span.agent, True)
+        node = ""
         for link in self._ancestors(span):
             if link is None:
-                return AgentFound("", False)
+                return AgentFound(node, False)
             if link.agent:
-                return AgentFound(link.agent, True)
-        return AgentFound("", True)
+                return AgentFound(node if node and link.role is Role.GRAPH else link.agent, True)
+            node = link.node or node
+        return AgentFound(node, True)
 
     def conversation_of(self, span: Span) -> str:
         """The conversation named by the span, or else by its nearest known ancestor that names one."""
@@ -62,7 +69,7 @@ class Ancestry:
 
     def within_step(self, span: Span) -> bool:
         """Whether an ancestor is a model call too: the framework and the client library have both reported the same call."""
-        return any(link is not None and link.is_step for link in self._ancestors(span))
+        return any(link is not None and link.role is Role.STEP for link in self._ancestors(span))
 
     def _ancestors(self, span: Span) -> Iterator[_Link | None]:
         """Yields the ancestors, nearest first, and None after them if some are unknown."""

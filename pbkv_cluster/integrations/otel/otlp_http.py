@@ -15,6 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from pbkv_cluster import __version__
 from pbkv_cluster.core.errors import InvalidArgument, StartupError
+from pbkv_cluster.core.locations.addresses import join_address
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +54,8 @@ class OtlpHttpServer:
         try:
             self._server = await asyncio.start_server(self._serve, host, port)
         except OSError as error:
-            raise StartupError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-        self.address = f"{host}:{self._server.sockets[0].getsockname()[1]}"
+            raise StartupError(f"cannot listen on {join_address(host, port)}: {error.strerror}") from error
+        self.address = join_address(host, self._server.sockets[0].getsockname()[1])
         return self.address
 
     async def stop(self) -> None:

@@ -15,9 +15,9 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import OtelConfig
 from pbkv_cluster.gateway.decisions import Decisions
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
-from pbkv_cluster.integrations.otel.collector import Reason, SpanCollector
+from pbkv_cluster.integrations.otel.collector import SpanCollector
 from pbkv_cluster.integrations.otel.otlp_http import OtlpHttpServer
-from pbkv_cluster.integrations.otel.spans import Problems, read_spans
+from pbkv_cluster.integrations.otel.reading.spans import Problems, read_spans
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.services import Services
 
@@ -85,10 +85,10 @@ class OtelReceiver:
 
     def export(self, request: ExportTraceServiceRequest) -> ExportTraceServiceResponse:
         """Takes the spans of a request; malformed ones are rejected, the others taken."""
-        problems = Problems()
+        problems = Problems(self.collector.notices)
         for span in read_spans(request, problems):
             if why := self.collector.add(span):
-                problems.reject(why)
+                problems.refuse(why)
         response = ExportTraceServiceResponse()
         if problems.messages:
             response.partial_success.rejected_spans = problems.rejected
@@ -116,11 +116,10 @@ class OtelReceiver:
                 self._feed.put(event)
             if self._clock.now() >= report_at:
                 if (lost := self._losses()) != reported:
-                    log.warning("spans and events lost so far: %s", lost)
+                    log.warning("spans and events lost or not understood so far: %s", lost)
                 reported, report_at = lost, self._clock.now() + _REPORT_S
             await asyncio.sleep(_TICK_S)
 
     def _losses(self) -> str:
-        counts = self.collector.counts
-        losses = (Reason.SPAN_LATE, Reason.SPAN_REFUSED, Reason.WORKFLOW_DROPPED)
-        return ", ".join(f"{name} {count}" for name, count in [*((r, counts[r]) for r in losses), *self.decisions.items()])
+        unsent = (f"{name} {count}" for name, count in self.decisions.items())
+        return ", ".join(filter(None, [self.collector.notices.summary(), *unsent]))

@@ -1,13 +1,14 @@
 """Puts the spans of one workflow into order of time and turns them into events."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.integrations.otel.ancestry import Ancestry
-from pbkv_cluster.integrations.otel.conventions import INVOKE_WORKFLOW
-from pbkv_cluster.integrations.otel.spans import Span
+from pbkv_cluster.integrations.otel.reading.dialects import Role
+from pbkv_cluster.integrations.otel.reading.spans import Span
+from pbkv_cluster.integrations.otel.reasons import Notices, Reason
 
 UNKNOWN_AGENT = "unknown"  # of a model call that names no agent, in an application that names no service
 
@@ -42,10 +43,13 @@ class Workflow:
     call whose agent is named by an enclosing span, which ends later, delays whatever follows it, for at most `parent_wait_s`.
     """
 
-    def __init__(self, name: str, ancestry: Ancestry, reorder_s: float, parent_wait_s: float, after_ns: int = 0) -> None:
+    def __init__(
+        self, name: str, ancestry: Ancestry, notices: Notices, reorder_s: float, parent_wait_s: float, after_ns: int = 0
+    ) -> None:
         """Args:
         name: its id.
         ancestry: of all known spans.
+        notices: told of steps whose agent is unknown.
         reorder_s: seconds that a span waits for earlier ones.
         parent_wait_s: seconds that a model call waits for the span that names its agent.
         after_ns: end of an earlier workflow of this name, in ns since 1970; 0: there was none.
@@ -53,7 +57,9 @@ class Workflow:
         self.name = name
         self.last_span_at = 0.0
         self.open = False  # its start was emitted, but not its end
+        self.added = 0  # spans that events depend on
         self._ancestry = ancestry
+        self._notices = notices
         self._reorder_s = reorder_s
         self._parent_wait_s = parent_wait_s
         self.ended_ns = after_ns  # latest end, 0: none; spans that started before it are dropped
@@ -76,8 +82,8 @@ class Workflow:
         """Spans whose events have not all been emitted."""
         return len(self._waiting)
 
-    def add(self, span: Span, arrived_at: float) -> None:
-        """Adds a span that is not known yet."""
+    def add(self, span: Span, arrived_at: float) -> bool:
+        """Adds a span that is not known yet. Returns whether events depend on it."""
         self.last_span_at = max(self.last_span_at, arrived_at)
         key = (span.trace, span.id)
         edges = []
@@ -87,15 +93,21 @@ class Workflow:
         if span.may_end:
             edges.append(_Edge(span.end_ns, _WORKFLOW_ENDS, *key))
         if edges:
+            self.added += 1
             self._waiting[key] = _Waiting(span, arrived_at)
             for edge in edges:
                 heapq.heappush(self._edges, edge)
+        return bool(edges)
 
-    def adopt(self, other: "Workflow") -> None:
-        """Takes over the spans of a workflow that has emitted nothing yet."""
-        for span, arrived_at in other._waiting.values():
+    def adopt(self, other: "Workflow", emitted: Iterable[Span], now: float) -> int:
+        """Takes over another workflow's waiting spans and `emitted` ones. Returns how many began before this one's end."""
+        arrivals = [*other._waiting.values()]
+        arrivals += [_Waiting(span, now) for span in emitted if (span.trace, span.id) not in other._waiting]
+        timely = [arrival for arrival in arrivals if arrival.span.start_ns > self.ended_ns]
+        for span, arrived_at in timely:
             self.add(span, arrived_at)
         self._waiting = dict(sorted(self._waiting.items(), key=lambda item: item[1].arrived_at))
+        return len(arrivals) - len(timely)
 
     def release(self, now: float) -> Iterator[WorkflowEvent]:
         """Yields the events that need wait no longer."""
@@ -113,6 +125,12 @@ class Workflow:
             yield from self._emit(heapq.heappop(self._edges))
         if self.open:
             yield self._end(self._emitted_ns)
+
+    def abandon(self) -> Iterator[WorkflowEvent]:
+        """Yields the ends of running steps and of the workflow, without its waiting spans: they belong to another workflow."""
+        self._edges = [edge for edge in self._edges if edge.key in self._steps and edge.rank in (_ENDS, _ENDS_AT_ONCE)]
+        heapq.heapify(self._edges)
+        yield from self.close()
 
     def _must_wait(self, edge: _Edge, now: float) -> bool:
         span, arrived_at = self._waiting[edge.key]
@@ -145,7 +163,9 @@ class Workflow:
             self._steps[span.trace, span.id] = (0, agent)
             yield self._event(EventKind.TOOL_STARTED, span.start_ns, agent=agent, tool=span.tool)
             return
-        agent = agent or span.workload or UNKNOWN_AGENT
+        if not agent:
+            agent = span.workload or UNKNOWN_AGENT
+            self._notices.note(Reason.AGENT_UNKNOWN, f"no span names the agent of some model calls: they go by {agent!r}")
         number, self._next_step = self._next_step, self._next_step + 1
         self._steps[span.trace, span.id] = (number, agent)
         yield self._event(
@@ -190,7 +210,7 @@ class Workflow:
         yield self._end(span.end_ns)
 
     def _ends_with(self, span: Span) -> bool:
-        if span.operation == INVOKE_WORKFLOW:  # not a workflow inside another one
+        if span.role is Role.WORKFLOW:  # not a workflow inside another one
             return not span.parent or span.start_ns <= self._first_ns
         return self.name == span.trace  # a conversation continues after the end of a trace
 

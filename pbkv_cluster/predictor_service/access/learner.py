@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, NoReturn, TypeVar
 
-from pbkv_cluster.core.access_log import AccessLog, StepLog
 from pbkv_cluster.core.background import first_failure
+from pbkv_cluster.core.workflow.access_log import AccessLog, StepLog
 from pbkv_cluster.predictor_service.access.versions import VersionedModel
 from pbkv_cluster.predictor_service.broadcast.subscription import Subscription
 from pbkv_cluster.predictor_service.state.file import write_state
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 PART_BYTES = 256 << 10  # before compression: what a worker unpacks in some milliseconds
 _MAX_QUEUED_STEPS = 65_536
-_MAX_EXAMPLES = 150_000  # examples of one log, one for each segment after each step; each takes some 5 KB during learning
+MAX_EXAMPLES = 150_000  # examples of one log, one for each segment after each step; each takes some 5 KB during learning
 
 
 class Taken(NamedTuple):
@@ -126,7 +126,7 @@ class AccessLearner:
 
     async def _learn_from(self, each: AccessLog) -> None:
         try:
-            if most_examples(each.steps) > _MAX_EXAMPLES:
+            if most_examples(each.steps) > MAX_EXAMPLES:
                 raise ValueError(f"its {len(each.steps)} steps are too many to learn from")
             self._version = await self._on_thread(self._learnt, each.steps)
         except ValueError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pbkv_cluster.core.access_log import StepLog
+from pbkv_cluster.core.workflow.access_log import StepLog
 from pbkv_cluster.predictor_service.state.file import StateRefused, read_state
 from pbkv_cluster.reuse.model.access_model import KIND, VERSION, AccessModel, Changes
 from pbkv_cluster.reuse.model.hazard import HazardModel

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from pbkv_cluster.core.clock import Clock
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 
 Workers: TypeAlias = frozenset[str] | None
 """Ids of the workers that have had steps of a workflow; None: unknown, it may be any."""

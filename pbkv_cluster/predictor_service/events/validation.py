@@ -4,12 +4,11 @@ import math
 
 import numpy as np
 
+from pbkv_cluster.core import checks
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.events import MAX_HIDDEN_BYTES, EventKind, WorkflowEvent
 from pbkv_cluster.core.text.prompt_pieces import PIECES
 from pbkv_cluster.core.text.words import WORD_BITS, WORDS
-
-MAX_ID_BYTES = 256
+from pbkv_cluster.core.workflow.events import MAX_HIDDEN_BYTES, EventKind, WorkflowEvent
 
 _MAX_STEP = 2**31 - 1
 _STEP_EVENTS = (EventKind.STEP_STARTED, EventKind.STEP_FINISHED)
@@ -21,8 +20,7 @@ def check_event(event: WorkflowEvent) -> None:
     Raises:
         InvalidArgument: it is malformed; the error names the field.
     """
-    if not event.workflow:
-        raise InvalidArgument("events.workflow_id", "must not be empty")
+    checks.not_empty("events.workflow_id", event.workflow)
     for field, name in (
         ("workflow_id", event.workflow),
         ("workload", event.workload),
@@ -31,8 +29,7 @@ def check_event(event: WorkflowEvent) -> None:
         ("tool", event.tool),
         ("worker_id", event.worker),
     ):
-        if len(name) > MAX_ID_BYTES or len(name.encode()) > MAX_ID_BYTES:
-            raise InvalidArgument(f"events.{field}", f"must have at most {MAX_ID_BYTES} bytes, got {len(name.encode())}")
+        checks.name(f"events.{field}", name)
     if event.sequence < 0:
         raise InvalidArgument("events.sequence", f"must not be negative, got {event.sequence}")
     if not math.isfinite(event.time):
@@ -42,13 +39,12 @@ def check_event(event: WorkflowEvent) -> None:
     if event.kind is EventKind.STEP_PLACED and not event.worker:
         raise InvalidArgument("events.worker_id", "must not be empty where a step was placed")
     for field, step in (("step", event.step), ("parent_step", event.parent_step or 0)):
-        if not 0 <= step <= _MAX_STEP:
-            raise InvalidArgument(f"events.{field}", f"must be from 0 to {_MAX_STEP}, got {step}")
+        checks.in_range(f"events.{field}", step, 0, _MAX_STEP)
     for field, tokens in (("prompt_tokens", event.prompt_tokens), ("output_tokens", event.output_tokens)):
         if tokens < 0:
             raise InvalidArgument(f"events.{field}", f"must not be negative, got {tokens}")
-    if event.expected_s is not None and not 0.0 <= event.expected_s < math.inf:
-        raise InvalidArgument("events.expected_s", f"must be a finite number of seconds, at least 0, got {event.expected_s}")
+    if event.expected_s is not None:
+        checks.seconds("events.expected_s", event.expected_s)
     _check_content(event)
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from pbkv_cluster.core.events import WorkflowEvent
 from pbkv_cluster.core.forecasts.batch import Forecasts
+from pbkv_cluster.core.workflow.events import WorkflowEvent
 from pbkv_cluster.predictor_service.predictor.explanation import Explanation
 from pbkv_cluster.predictor_service.state.file import read_state, write_state
 from pbkv_cluster.predictor_service.training.jobs import AtOnce, Trainer

@@ -6,9 +6,9 @@ from typing import ClassVar
 import numpy as np
 
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecasts.batch import Forecasts
 from pbkv_cluster.core.forecasts.forecast import StepForecast
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.experts import Floats
 from pbkv_cluster.predictor_service.experts.mixture import Phase
 from pbkv_cluster.predictor_service.predictor.agent_forecasts import AgentForecasts, agent_forecasts

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
 from pbkv_cluster.predictor_service.training.jobs import Trainer
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import struct
 import zipfile
 import zlib
@@ -30,13 +31,17 @@ _DAMAGED = (
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:
-    """Packs dicts with strings for keys, lists, strings, numbers, booleans, None and numpy arrays."""
+    """Packs dicts with strings for keys, lists, strings, finite numbers, booleans, None and numpy arrays of such numbers.
+
+    Raises:
+        ValueError: a number is not finite. Nothing that was learnt is infinite, so it is a defect that must not be kept.
+    """
     arrays: dict[str, np.ndarray[Any, Any]] = {}
 
     def packed(value: Any) -> Any:
         if isinstance(value, np.ndarray):
             name = str(len(arrays))
-            arrays[name] = value
+            arrays[name] = _finite(value)
             return {_ARRAY: name}
         if isinstance(value, dict):
             return {key: packed(each) for key, each in value.items()}
@@ -44,7 +49,7 @@ def to_bytes(state: dict[str, Any]) -> bytes:
             return [packed(each) for each in value]
         return value
 
-    tree = np.frombuffer(json.dumps(packed(state)).encode(), dtype=np.uint8)
+    tree = np.frombuffer(json.dumps(packed(state), allow_nan=False).encode(), dtype=np.uint8)
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **{_TREE: tree, **arrays})
     return file.getvalue()
@@ -57,9 +62,10 @@ def from_bytes(data: bytes) -> dict[str, Any]:
         ValueError: `data` is not what `to_bytes` gives.
     """
     try:
+        _check_sizes(data)
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        tree = json.loads(arrays.pop(_TREE).tobytes())
+            arrays = {name: _finite(archive[name]) for name in archive.files}
+        tree = json.loads(arrays.pop(_TREE).tobytes(), parse_float=_finite_float, parse_constant=_finite_float)
     except _DAMAGED as error:
         raise ValueError(f"it is not a saved state: {error}") from error
 
@@ -76,3 +82,23 @@ def from_bytes(data: bytes) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError("it is not a saved state")
     return state
+
+
+def _check_sizes(data: bytes) -> None:
+    """The archive is not compressed: one whose parts claim to be larger than all of it would fill the memory."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if sum(part.file_size for part in archive.infolist()) > len(data):
+            raise ValueError("it is not a saved state: it claims to hold more bytes than it has")
+
+
+def _finite(array: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    if array.dtype.kind in "fc" and not np.isfinite(array).all():
+        raise ValueError("an array holds a number that is not finite")
+    return array
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:20]} is not finite")
+    return value

@@ -7,7 +7,7 @@ no rule of their own. Agents without predecessors have a mark from the start.
 
 from functools import lru_cache
 
-from pbkv_cluster.core.step_graph import Join, StepGraph
+from pbkv_cluster.core.workflow.step_graph import Join, StepGraph
 
 _ALTERNATIVE = 0.2  # weight of a branch that was not taken and that no join waits for: more often a choice than a fork
 

@@ -4,8 +4,8 @@ from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pbkv_cluster.core.events import WorkflowEvent
-from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.core.workflow.events import WorkflowEvent
+from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.predictor_service.workflow.graph_walk import GraphWalk
 from pbkv_cluster.predictor_service.workflow.situation import RECENT, RECENT_CALL_SITES, Situation
 

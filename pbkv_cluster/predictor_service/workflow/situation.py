@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from zlib import crc32
 
-from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.predictor_service.workflow.graph_walk import GraphWalk
 
 END = ""  # label of a workflow's end

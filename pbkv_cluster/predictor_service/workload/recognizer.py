@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.workload.evidence import STEPS, evidence_of
 from pbkv_cluster.predictor_service.workload.profiles import WorkflowEvidence
 from pbkv_cluster.predictor_service.workload.workload_model import WorkloadModel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pbkv_cluster.core.access_log import SYMBOLS, StepLog
+from pbkv_cluster.core.workflow.access_log import SYMBOLS, StepLog
 from pbkv_cluster.reuse.model.examples import examples
 from pbkv_cluster.reuse.model.hazard import BINS, HazardModel, Table
 from pbkv_cluster.reuse.model.next_event import END, START, Event, NextEventModel
@@ -22,6 +23,7 @@ _ARRAYS = ("places", "chances", "uses", "weights", "names", "events")  # of a fi
 _ROW_BYTES = 4 + 2 * BINS * 4
 _EVENT_BYTES = 32  # and its agent's name
 _ROUNDING = 0.05  # of counts
+_MAX_UNPACKED_BYTES = 256 << 20  # a model with every row of its tables in use, and a million events
 
 
 @dataclass(slots=True)
@@ -100,6 +102,7 @@ class AccessUpdate:
         ValueError: it is not what `to_bytes` gives, or of another shape than this program's model.
         """
         try:
+            _check_size(data)
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 return cls._checked({name: arrays[name] for name in _ARRAYS})
         except Exception as error:  # numpy and zipfile have an error class of their own for each defect
@@ -202,6 +205,14 @@ def _contexts(events: npt.NDArray[Any], names: object) -> tuple[tuple[int, tuple
     for context, agent, symbol, count in events.tolist():
         found.setdefault(int(context), []).append(((names[int(agent)], int(symbol)), count))
     return tuple((context, tuple(counts)) for context, counts in found.items())
+
+
+def _check_size(data: bytes) -> None:
+    """Compressed bytes can claim any size."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        size = sum(part.file_size for part in archive.infolist())
+    if size > _MAX_UNPACKED_BYTES:
+        raise ValueError(f"it unpacks to {size:,} bytes")
 
 
 def _check(name: str, array: npt.NDArray[Any], shape: tuple[int, ...], kind: type) -> None:

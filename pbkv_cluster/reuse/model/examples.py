@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pbkv_cluster.core.access_log import StepLog
+from pbkv_cluster.core.workflow.access_log import StepLog
 from pbkv_cluster.reuse.model.features import Fact, Ints, facts
 from pbkv_cluster.reuse.model.next_event import NextEventModel
 from pbkv_cluster.reuse.record.replay import replay

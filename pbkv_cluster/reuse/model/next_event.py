@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from zlib import crc32
 
-from pbkv_cluster.core.access_log import StepLog
+from pbkv_cluster.core.workflow.access_log import StepLog
 
 Event = tuple[str, int]
 """An agent, and the attach symbol of its prompt (see `attach_symbol`)."""
@@ -22,7 +22,7 @@ START = 0
 _PRIOR = 4.0  # pseudo-observations of the shorter context
 _SEEDS = tuple((depth, crc32(b"last%d:" % depth)) for depth in (1, 2, 3, 4, 6, 8))  # numbers of events, and hashes of those
 _AGENT_SEED = crc32(b"agent:")
-_MOST_CONTEXTS = 200_000  # 100 bytes each; beyond, the one that was seen longest ago is dropped
+MOST_CONTEXTS = 200_000  # 100 bytes each; beyond, the one that was seen longest ago is dropped
 _MOST_EVENTS = 1024  # of one context; beyond, the rarest is dropped
 
 
@@ -62,7 +62,7 @@ class NextEventModel:
                     del counts[min(counts, key=counts.__getitem__)]
                 self._counts[context] = counts
                 changed.add(context)
-        while len(self._counts) > _MOST_CONTEXTS:
+        while len(self._counts) > MOST_CONTEXTS:
             del self._counts[next(iter(self._counts))]
         return changed
 
@@ -76,7 +76,7 @@ class NextEventModel:
         """Replaces the counts of a context."""
         self._counts.pop(context, None)
         self._counts[context] = counts
-        if len(self._counts) > _MOST_CONTEXTS:
+        if len(self._counts) > MOST_CONTEXTS:
             del self._counts[next(iter(self._counts))]
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from pbkv_cluster.core.access_log import NO_ATTACH
 from pbkv_cluster.core.forecasts.forecast import Forecast
+from pbkv_cluster.core.workflow.access_log import NO_ATTACH
 from pbkv_cluster.reuse.model.next_event import END, Event
 
 _RATE = 0.3

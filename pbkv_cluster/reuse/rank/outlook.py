@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.reuse.model.access_model import AccessModel
 from pbkv_cluster.reuse.model.hazard import Floats
 from pbkv_cluster.reuse.model.next_event import END
@@ -64,12 +64,17 @@ class Outlook:
         if outlook is None:
             outlook = self.workflows[workflow.id] = WorkflowOutlook(workflow)
             self.note_start(now)
-        else:
-            self._score(outlook, agent)
-            self._add_pause(outlook, now, None if number == outlook.number else parent)
+        resumed = number in outlook.begun  # after a preemption: neither an event nor a pause has come between
+        if not resumed:
+            if outlook.number is not None:
+                self._score(outlook, agent)
+                self._add_pause(outlook, now, number, parent)
+            outlook.agent, outlook.number, outlook.began_at = agent, number, now
+            if number >= 0:
+                outlook.begun.add(number)
         outlook.running += 1
-        outlook.queued = frozenset()
-        outlook.agent, outlook.number, outlook.since = agent, number, now
+        outlook.since = outlook.began_at
+        outlook.queued.pop(number, None)
         outlook.step_changed()
         self._find_due(now)
 
@@ -79,16 +84,19 @@ class Outlook:
         if outlook is None:
             return
         if started:
+            outlook.tools = outlook.tools or PauseTools()
             outlook.tools.began(call, now)
-        elif (ended := outlook.tools.ended(call, now)) is not None:
+        elif outlook.tools is not None and (ended := outlook.tools.ended(call, now)) is not None:
             self.timing.tools.add(*ended)
         outlook.unused_at = -1.0
 
-    def step_queued(self, workflow: ActiveWorkflow, segments: Iterable[Segment]) -> None:
+    def step_queued(self, workflow: ActiveWorkflow, number: int, segments: Iterable[Segment]) -> None:
         """A step waits for admission whose prompt goes along some segments; none: it was withdrawn."""
         outlook = self.workflows.get(workflow.id)
         if outlook is not None:
-            outlook.queued = frozenset(segments)
+            outlook.queued.pop(number, None)
+            if waiting := frozenset(segments):
+                outlook.queued[number] = waiting
 
     def step_ended(self, workflow: ActiveWorkflow, now: float) -> None:
         """A step has ended, or was preempted."""
@@ -97,7 +105,6 @@ class Outlook:
             return
         outlook.running = max(0, outlook.running - 1)
         if not outlook.running:
-            self.timing.add_run(outlook.agent, now - outlook.since)
             outlook.since = now
         outlook.step_changed()
 
@@ -106,6 +113,7 @@ class Outlook:
         outlook = self.workflows.pop(workflow.id, None)
         if outlook is not None:
             self._score(outlook, END[0])
+            self._add_run(outlook)
 
     def note_start(self, now: float) -> None:
         """Counts a workflow that has begun."""
@@ -159,7 +167,7 @@ class Outlook:
         rows = [list[int]() for _ in users]
         for outlook in outlooks:
             for block, segment in asked[outlook.id]:
-                rows[block].append(_CERTAIN if segment in outlook.queued else start + outlook.rows[segment])
+                rows[block].append(_CERTAIN if outlook.is_queued(segment) else start + outlook.rows[segment])
             assert outlook.unused is not None
             tables.append(outlook.unused)
             start += len(outlook.unused)
@@ -172,7 +180,10 @@ class Outlook:
         stale = [each for each in outlooks if each.unused_at < 0.0 or now - each.unused_at > self._fresh_s(each, now)]
         if stale:
             phases = [
-                Phase(outlook.agent, outlook.running > 0, now - outlook.since, outlook.tools.wait(now)) for outlook in stale
+                Phase(
+                    outlook.agent, outlook.running > 0, now - outlook.since, outlook.tools.wait(now) if outlook.tools else None
+                )
+                for outlook in stale
             ]
             for outlook, arrival in zip(stale, self.timing.arrival(phases), strict=True):
                 outlook.arrival, outlook.unused, outlook.unused_at = arrival, None, now
@@ -195,19 +206,28 @@ class Outlook:
 
     # --- inside ---
 
-    def _add_pause(self, outlook: WorkflowOutlook, now: float, parent: int | None) -> None:
-        """A step begins: counts the pause before it, and what it waited for, whether or not the client told the end of that."""
+    def _add_run(self, outlook: WorkflowOutlook) -> None:
+        """Counts the duration of the latest step, now that it is known to have ended and not to be preempted."""
+        if not outlook.running:
+            self.timing.add_run(outlook.agent, outlook.since - outlook.began_at)
+
+    def _add_pause(self, outlook: WorkflowOutlook, now: float, number: int, parent: int | None) -> None:
+        """A new step begins: counts the step before it, and the pause between the two."""
+        self._add_run(outlook)
+        outlook.branches |= outlook.running > 0 or (parent is not None and parent != outlook.number)
         before = None if parent is None else outlook.record.find(parent)
         if before is not None and before.ended_at >= 0.0:
             self.timing.add_pause(before.agent, now - before.ended_at)
-        elif not outlook.running:
+        elif parent is None and not outlook.running:
             self.timing.add_pause(outlook.agent, now - outlook.since)
-        if (wait := outlook.tools.wait(now)) is not None:
-            for call, elapsed in wait.calls:
+        # Else the step before still runs, or ran elsewhere: when it ended is not known here.
+        if outlook.tools is not None and not outlook.branches:
+            wait = outlook.tools.wait(now)
+            for call, elapsed in wait.calls if wait is not None else ():  # the client did not say that they ended
                 self.timing.tools.add(call, elapsed)
-            if not wait.calls:
+            if wait is not None and not wait.calls:
                 self.timing.tools.add_delay(wait.ended_s)
-            outlook.tools = PauseTools()
+            outlook.tools = None
 
     def _score(self, outlook: WorkflowOutlook, agent: str) -> None:
         """The next event of a workflow is known: scores how well model and forecast had predicted it."""

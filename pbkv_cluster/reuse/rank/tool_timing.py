@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.reuse.model.hazard import Floats
 from pbkv_cluster.reuse.rank.durations import Durations, DurationsByName
 

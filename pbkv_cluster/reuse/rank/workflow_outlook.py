@@ -36,6 +36,9 @@ class WorkflowOutlook:
         "agent",
         "agents",
         "arrival",
+        "began_at",
+        "begun",
+        "branches",
         "current",
         "events_current",
         "forecast",
@@ -63,11 +66,14 @@ class WorkflowOutlook:
         self.record = workflow.record
         self.users = [workflow]  # the workflow in the cache, and in shadows of the cache
         self.running = 0  # steps
-        self.since = 0.0  # when the latest step began or, if none runs, when the last one ended
+        self.began_at = 0.0  # when the latest step began
+        self.begun: set[int] = set()  # numbers of the steps that have begun
+        self.since = 0.0  # the same or, if no step runs, when the last one ended
+        self.branches = False  # steps have run at the same time, or followed another than the latest
         self.agent = ""  # of the latest step
-        self.number = -1  # of the latest step, as the gateway counts
-        self.tools = PauseTools()  # that it waits for
-        self.queued: frozenset[Segment] = frozenset()  # that a step uses as soon as it is admitted
+        self.number: int | None = None  # of the latest step, as the gateway counts; None: there was none
+        self.tools: PauseTools | None = None  # that it waits for; None: it has announced nothing
+        self.queued: dict[int, frozenset[Segment]] = {}  # that each waiting step uses as soon as it is admitted
         self.current = False  # `probability` is that of the present state
         self.events_current = False  # `agents` and `predicted` are those of the present state
         self.forecast: Forecast | None = None  # that `probability` rests on
@@ -87,6 +93,10 @@ class WorkflowOutlook:
     def step(self) -> int:
         """Position of the latest step."""
         return len(self.record.steps) - 1
+
+    def is_queued(self, segment: Segment) -> bool:
+        """Whether a waiting step uses a segment."""
+        return any(segment in segments for segments in self.queued.values())
 
     def predict_events(self, model: AccessModel, share: float) -> bool:
         """Predicts the next event after the present step from the latest forecast. Returns whether `probability` must follow.

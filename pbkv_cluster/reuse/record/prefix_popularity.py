@@ -55,6 +55,14 @@ class PrefixStat:
         self.step_sum += step
         self.offsets[offset if offset < OFFSETS else -1] += 1
 
+    def above(self, blocks: int) -> PrefixStat:
+        """The stat that holds the block so many blocks above this one's last."""
+        stat = self
+        while blocks >= stat.blocks and stat.parent is not None and stat.parent.parent is not None:
+            blocks -= stat.blocks
+            stat = stat.parent
+        return stat
+
     def at_risk(self, workflow_count: int) -> int:
         """Workflows that could have read it: those that began since it is known or, further down, that read its parent since.
 

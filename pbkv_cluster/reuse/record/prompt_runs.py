@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from zlib import crc32
 
-from pbkv_cluster.core.access_log import Run
 from pbkv_cluster.core.tokens import BLOCK_BYTES
+from pbkv_cluster.core.workflow.access_log import Run
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixStat
 from pbkv_cluster.reuse.record.segment import Segment
 
@@ -42,7 +42,7 @@ def count_reads(position: int, path: Sequence[Segment], stats: Sequence[PrefixSt
 
     Args:
         position: of the step.
-        path: the segments of its prompt, cut at least as finely as the stats.
+        path: the segments of its prompt. One that spans several stats, since others have parted in it, points to the last.
         stats: of the prompt.
         read: number of its first blocks that a prompt of the workflow had before.
     """

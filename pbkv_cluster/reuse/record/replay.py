@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pbkv_cluster.core.access_log import StepLog
+from pbkv_cluster.core.workflow.access_log import StepLog
 from pbkv_cluster.reuse.record.segment import Segment
 from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pbkv_cluster.core.access_log import INSIDE, LAGS, NO_ATTACH, OUTPUT_END, PROMPT_END
+from pbkv_cluster.core.workflow.access_log import INSIDE, LAGS, NO_ATTACH, OUTPUT_END, PROMPT_END
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixStat
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pbkv_cluster.core.access_log import INSIDE, StepLog
 from pbkv_cluster.core.tokens import BLOCK_BYTES
+from pbkv_cluster.core.workflow.access_log import INSIDE, StepLog
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixPopularity
 from pbkv_cluster.reuse.record.prompt_runs import count_reads, prompt_runs
 from pbkv_cluster.reuse.record.segment import Segment, attach_symbol

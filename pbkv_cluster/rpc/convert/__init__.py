@@ -4,10 +4,16 @@
 sense.
 """
 
+from pbkv_cluster.rpc.convert.chat import chat_from_wire, chat_to_wire
 from pbkv_cluster.rpc.convert.events import event_from_wire, event_to_wire
 from pbkv_cluster.rpc.convert.forecasts import forecasts_from_wire, forecasts_to_wire
 from pbkv_cluster.rpc.convert.sampling import sampling_from_wire, sampling_options_from_wire, sampling_to_wire
-from pbkv_cluster.rpc.convert.step_events import finish_reason_from_wire, step_event_from_wire, step_event_to_wire
+from pbkv_cluster.rpc.convert.step_events import (
+    finish_reason_from_wire,
+    finish_reason_to_wire,
+    step_event_from_wire,
+    step_event_to_wire,
+)
 from pbkv_cluster.rpc.convert.step_graphs import step_graph_from_wire, step_graph_to_wire
 from pbkv_cluster.rpc.convert.tiers import tier_from_wire, tier_to_wire, tiers_from_wire, tiers_to_wire
 from pbkv_cluster.rpc.convert.tokens import packed_from_wire
@@ -15,9 +21,12 @@ from pbkv_cluster.rpc.convert.tool_calls import tool_call_from_wire, tool_call_t
 from pbkv_cluster.rpc.convert.usage import usage_from_wire, usage_to_wire
 
 __all__ = [
+    "chat_from_wire",
+    "chat_to_wire",
     "event_from_wire",
     "event_to_wire",
     "finish_reason_from_wire",
+    "finish_reason_to_wire",
     "forecasts_from_wire",
     "forecasts_to_wire",
     "packed_from_wire",

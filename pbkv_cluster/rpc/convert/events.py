@@ -4,7 +4,7 @@ from typing import cast
 
 from pbkv_cluster.core import checks
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.rpc.convert.step_graphs import step_graph_from_wire, step_graph_to_wire
 from pbkv_cluster.rpc.v1 import predictor_pb2
 

@@ -1,6 +1,6 @@
 """Between the events of a step and their messages on the wire."""
 
-from pbkv_cluster.core.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
+from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
 from pbkv_cluster.rpc.convert.usage import usage_from_wire, usage_to_wire
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
 
@@ -11,6 +11,10 @@ _REASON_TO_WIRE: dict[FinishReason, types_pb2.FinishReason] = {
     FinishReason.CANCELLED: types_pb2.FINISH_REASON_CANCELLED,
 }
 _REASON_FROM_WIRE = {wire: reason for reason, wire in _REASON_TO_WIRE.items()}
+
+
+def finish_reason_to_wire(reason: FinishReason) -> types_pb2.FinishReason:
+    return _REASON_TO_WIRE[reason]
 
 
 def finish_reason_from_wire(reason: types_pb2.FinishReason) -> FinishReason:

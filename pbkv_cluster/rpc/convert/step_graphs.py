@@ -1,7 +1,7 @@
 """Step graphs."""
 
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
+from pbkv_cluster.core.workflow.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.rpc.v1 import types_pb2
 
 _TO_WIRE: dict[Join, types_pb2.StepGraph.Join] = {
@@ -26,9 +26,12 @@ def step_graph_from_wire(message: types_pb2.StepGraph) -> StepGraph:
         InvalidArgument: this version does not know a kind of join, or the nodes are not a graph.
     """
     nodes = []
+    # Each name is kept once, however many agents follow it.
+    names = {node.agent_id: node.agent_id for node in message.nodes}
     for position, node in enumerate(message.nodes):
         join = _FROM_WIRE.get(node.join)
         if join is None:
             raise InvalidArgument(f"step_graph.nodes[{position}].join", f"{node.join} is not a kind of join")
-        nodes.append(StepNode(node.agent_id, tuple(node.predecessors), join))
+        predecessors = tuple(names.get(agent, agent) for agent in node.predecessors)
+        nodes.append(StepNode(names[node.agent_id], predecessors, join))
     return StepGraph(tuple(nodes))

@@ -1,7 +1,7 @@
 """Reports of tool calls."""
 
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.rpc.v1 import workflow_pb2
 
 

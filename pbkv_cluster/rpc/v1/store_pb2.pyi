@@ -87,14 +87,12 @@ class PrefetchResponse(_message.Message):
     def __init__(self, loaded_tokens: _Optional[int] = ..., resident_tokens: _Optional[int] = ...) -> None: ...
 
 class LeaseArenaRequest(_message.Message):
-    __slots__ = ("worker_id", "worker_address", "bytes")
+    __slots__ = ("worker_id", "bytes")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
-    WORKER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
-    worker_address: str
     bytes: int
-    def __init__(self, worker_id: _Optional[str] = ..., worker_address: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
+    def __init__(self, worker_id: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class LeaseArenaResponse(_message.Message):
     __slots__ = ("path", "offset", "bytes", "lease_s")

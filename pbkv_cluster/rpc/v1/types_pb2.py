@@ -24,35 +24,39 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13pbkv/v1/types.proto\x12\x07pbkv.v1\"\x1c\n\x0cPackedTokens\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"9\n\nTierTokens\x12\x1b\n\x04tier\x18\x01 \x01(\x0e\x32\r.pbkv.v1.Tier\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"6\n\x0c\x43hatMessages\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.pbkv.v1.ChatMessage\"w\n\x06Prompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12)\n\x08messages\x18\x02 \x01(\x0b\x32\x15.pbkv.v1.ChatMessagesH\x00\x12*\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x15.pbkv.v1.PackedTokensH\x00\x42\x06\n\x04\x66orm\"\xe6\x01\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x12\n\nignore_eos\x18\x06 \x01(\x08\x12,\n\rforced_output\x18\x07 \x01(\x0b\x32\x15.pbkv.v1.PackedTokensB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seed\"\xc3\x01\n\tStepGraph\x12&\n\x05nodes\x18\x01 \x03(\x0b\x32\x17.pbkv.v1.StepGraph.Node\x1aU\n\x04Node\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x14\n\x0cpredecessors\x18\x02 \x03(\t\x12%\n\x04join\x18\x03 \x01(\x0e\x32\x17.pbkv.v1.StepGraph.Join\"7\n\x04Join\x12\x14\n\x10JOIN_UNSPECIFIED\x10\x00\x12\x0c\n\x08JOIN_AND\x10\x01\x12\x0b\n\x07JOIN_OR\x10\x02\"\xda\x02\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x18\n\x10\x61vailable_tokens\x18\x02 \x01(\x03\x12%\n\x08\x63\x61ptured\x18\x03 \x03(\x0b\x32\x13.pbkv.v1.TierTokens\x12&\n\tdelivered\x18\x04 \x03(\x0b\x32\x13.pbkv.v1.TierTokens\x12\x17\n\x0f\x63omputed_tokens\x18\x05 \x01(\x03\x12\x18\n\x10generated_tokens\x18\x06 \x01(\x03\x12\x0f\n\x07queue_s\x18\x07 \x01(\x01\x12\x0e\n\x06load_s\x18\x08 \x01(\x01\x12\x11\n\tprefill_s\x18\t \x01(\x01\x12\x10\n\x08\x64\x65\x63ode_s\x18\n \x01(\x01\x12\x0e\n\x06ttft_s\x18\x0b \x01(\x01\x12\x0f\n\x07total_s\x18\x0c \x01(\x01\x12\x13\n\x0bpreemptions\x18\r \x01(\x05\x12\x0f\n\x07retries\x18\x0e \x01(\x05\x12\x11\n\tworker_id\x18\x0f \x01(\t*Y\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0c\n\x08TIER_GPU\x10\x01\x12\r\n\tTIER_HOST\x10\x02\x12\x0f\n\x0bTIER_REMOTE\x10\x03\x12\r\n\tTIER_DISK\x10\x04*|\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13pbkv/v1/types.proto\x12\x07pbkv.v1\"\x1c\n\x0cPackedTokens\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"9\n\nTierTokens\x12\x1b\n\x04tier\x18\x01 \x01(\x0e\x32\r.pbkv.v1.Tier\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\"\xfc\x01\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12(\n\x05parts\x18\x03 \x03(\x0b\x32\x19.pbkv.v1.ChatMessage.Part\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\x12\x31\n\ntool_calls\x18\x06 \x03(\x0b\x32\x1d.pbkv.v1.ChatMessage.ToolCall\x1a\x14\n\x04Part\x12\x0c\n\x04text\x18\x01 \x01(\t\x1a\x37\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"6\n\x0c\x43hatMessages\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.pbkv.v1.ChatMessage\"w\n\x06Prompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12)\n\x08messages\x18\x02 \x01(\x0b\x32\x15.pbkv.v1.ChatMessagesH\x00\x12*\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x15.pbkv.v1.PackedTokensH\x00\x42\x06\n\x04\x66orm\"\xe6\x01\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x12\n\nignore_eos\x18\x06 \x01(\x08\x12,\n\rforced_output\x18\x07 \x01(\x0b\x32\x15.pbkv.v1.PackedTokensB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seed\"\xc3\x01\n\tStepGraph\x12&\n\x05nodes\x18\x01 \x03(\x0b\x32\x17.pbkv.v1.StepGraph.Node\x1aU\n\x04Node\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x14\n\x0cpredecessors\x18\x02 \x03(\t\x12%\n\x04join\x18\x03 \x01(\x0e\x32\x17.pbkv.v1.StepGraph.Join\"7\n\x04Join\x12\x14\n\x10JOIN_UNSPECIFIED\x10\x00\x12\x0c\n\x08JOIN_AND\x10\x01\x12\x0b\n\x07JOIN_OR\x10\x02\"\xda\x02\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x18\n\x10\x61vailable_tokens\x18\x02 \x01(\x03\x12%\n\x08\x63\x61ptured\x18\x03 \x03(\x0b\x32\x13.pbkv.v1.TierTokens\x12&\n\tdelivered\x18\x04 \x03(\x0b\x32\x13.pbkv.v1.TierTokens\x12\x17\n\x0f\x63omputed_tokens\x18\x05 \x01(\x03\x12\x18\n\x10generated_tokens\x18\x06 \x01(\x03\x12\x0f\n\x07queue_s\x18\x07 \x01(\x01\x12\x0e\n\x06load_s\x18\x08 \x01(\x01\x12\x11\n\tprefill_s\x18\t \x01(\x01\x12\x10\n\x08\x64\x65\x63ode_s\x18\n \x01(\x01\x12\x0e\n\x06ttft_s\x18\x0b \x01(\x01\x12\x0f\n\x07total_s\x18\x0c \x01(\x01\x12\x13\n\x0bpreemptions\x18\r \x01(\x05\x12\x0f\n\x07retries\x18\x0e \x01(\x05\x12\x11\n\tworker_id\x18\x0f \x01(\t*Y\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0c\n\x08TIER_GPU\x10\x01\x12\r\n\tTIER_HOST\x10\x02\x12\x0f\n\x0bTIER_REMOTE\x10\x03\x12\r\n\tTIER_DISK\x10\x04*|\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pbkv.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TIER']._serialized_start=1124
-  _globals['_TIER']._serialized_end=1213
-  _globals['_FINISHREASON']._serialized_start=1215
-  _globals['_FINISHREASON']._serialized_end=1339
+  _globals['_TIER']._serialized_start=1333
+  _globals['_TIER']._serialized_end=1422
+  _globals['_FINISHREASON']._serialized_start=1424
+  _globals['_FINISHREASON']._serialized_end=1548
   _globals['_PACKEDTOKENS']._serialized_start=32
   _globals['_PACKEDTOKENS']._serialized_end=60
   _globals['_TIERTOKENS']._serialized_start=62
   _globals['_TIERTOKENS']._serialized_end=119
-  _globals['_CHATMESSAGE']._serialized_start=121
-  _globals['_CHATMESSAGE']._serialized_end=165
-  _globals['_CHATMESSAGES']._serialized_start=167
-  _globals['_CHATMESSAGES']._serialized_end=221
-  _globals['_PROMPT']._serialized_start=223
-  _globals['_PROMPT']._serialized_end=342
-  _globals['_SAMPLING']._serialized_start=345
-  _globals['_SAMPLING']._serialized_end=575
-  _globals['_STEPGRAPH']._serialized_start=578
-  _globals['_STEPGRAPH']._serialized_end=773
-  _globals['_STEPGRAPH_NODE']._serialized_start=631
-  _globals['_STEPGRAPH_NODE']._serialized_end=716
-  _globals['_STEPGRAPH_JOIN']._serialized_start=718
-  _globals['_STEPGRAPH_JOIN']._serialized_end=773
-  _globals['_USAGE']._serialized_start=776
-  _globals['_USAGE']._serialized_end=1122
+  _globals['_CHATMESSAGE']._serialized_start=122
+  _globals['_CHATMESSAGE']._serialized_end=374
+  _globals['_CHATMESSAGE_PART']._serialized_start=297
+  _globals['_CHATMESSAGE_PART']._serialized_end=317
+  _globals['_CHATMESSAGE_TOOLCALL']._serialized_start=319
+  _globals['_CHATMESSAGE_TOOLCALL']._serialized_end=374
+  _globals['_CHATMESSAGES']._serialized_start=376
+  _globals['_CHATMESSAGES']._serialized_end=430
+  _globals['_PROMPT']._serialized_start=432
+  _globals['_PROMPT']._serialized_end=551
+  _globals['_SAMPLING']._serialized_start=554
+  _globals['_SAMPLING']._serialized_end=784
+  _globals['_STEPGRAPH']._serialized_start=787
+  _globals['_STEPGRAPH']._serialized_end=982
+  _globals['_STEPGRAPH_NODE']._serialized_start=840
+  _globals['_STEPGRAPH_NODE']._serialized_end=925
+  _globals['_STEPGRAPH_JOIN']._serialized_start=927
+  _globals['_STEPGRAPH_JOIN']._serialized_end=982
+  _globals['_USAGE']._serialized_start=985
+  _globals['_USAGE']._serialized_end=1331
 # @@protoc_insertion_point(module_scope)

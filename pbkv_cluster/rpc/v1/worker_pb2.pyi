@@ -73,7 +73,7 @@ class GetWorkerStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetWorkerStatusResponse(_message.Message):
-    __slots__ = ("worker_id", "running", "waiting", "store", "forecasts_applied", "engine_steps", "prefill_tokens_per_s", "access_updates_applied", "access_workflows")
+    __slots__ = ("worker_id", "running", "waiting", "store", "forecasts_applied", "engine_steps", "prefill_tokens_per_s", "access_updates_applied", "access_workflows", "predictor_reachable")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +83,7 @@ class GetWorkerStatusResponse(_message.Message):
     PREFILL_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
     ACCESS_UPDATES_APPLIED_FIELD_NUMBER: _ClassVar[int]
     ACCESS_WORKFLOWS_FIELD_NUMBER: _ClassVar[int]
+    PREDICTOR_REACHABLE_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     running: int
     waiting: int
@@ -92,4 +93,5 @@ class GetWorkerStatusResponse(_message.Message):
     prefill_tokens_per_s: float
     access_updates_applied: int
     access_workflows: int
-    def __init__(self, worker_id: _Optional[str] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., store: _Optional[_Union[_store_pb2.StoreStat, _Mapping]] = ..., forecasts_applied: _Optional[int] = ..., engine_steps: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., access_updates_applied: _Optional[int] = ..., access_workflows: _Optional[int] = ...) -> None: ...
+    predictor_reachable: bool
+    def __init__(self, worker_id: _Optional[str] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., store: _Optional[_Union[_store_pb2.StoreStat, _Mapping]] = ..., forecasts_applied: _Optional[int] = ..., engine_steps: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., access_updates_applied: _Optional[int] = ..., access_workflows: _Optional[int] = ..., predictor_reachable: _Optional[bool] = ...) -> None: ...

@@ -125,9 +125,9 @@ class GetClusterStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetClusterStatusResponse(_message.Message):
-    __slots__ = ("cluster", "model", "workers", "open_workflows", "running_steps", "predictor_reachable", "index_reachable", "totals", "decisions", "predictor_address")
+    __slots__ = ("cluster", "model", "workers", "open_workflows", "running_steps", "predictor_reachable", "index_reachable", "totals", "decisions", "predictor_address", "problems", "log_path")
     class Worker(_message.Message):
-        __slots__ = ("worker_id", "node_id", "address", "reachable", "store", "running", "waiting", "access_updates_applied", "access_workflows")
+        __slots__ = ("worker_id", "node_id", "address", "reachable", "store", "running", "waiting", "access_updates_applied", "access_workflows", "predictor_reachable")
         WORKER_ID_FIELD_NUMBER: _ClassVar[int]
         NODE_ID_FIELD_NUMBER: _ClassVar[int]
         ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -137,6 +137,7 @@ class GetClusterStatusResponse(_message.Message):
         WAITING_FIELD_NUMBER: _ClassVar[int]
         ACCESS_UPDATES_APPLIED_FIELD_NUMBER: _ClassVar[int]
         ACCESS_WORKFLOWS_FIELD_NUMBER: _ClassVar[int]
+        PREDICTOR_REACHABLE_FIELD_NUMBER: _ClassVar[int]
         worker_id: str
         node_id: str
         address: str
@@ -146,7 +147,15 @@ class GetClusterStatusResponse(_message.Message):
         waiting: int
         access_updates_applied: int
         access_workflows: int
-        def __init__(self, worker_id: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., reachable: _Optional[bool] = ..., store: _Optional[_Union[_store_pb2.StoreStat, _Mapping]] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., access_updates_applied: _Optional[int] = ..., access_workflows: _Optional[int] = ...) -> None: ...
+        predictor_reachable: bool
+        def __init__(self, worker_id: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., reachable: _Optional[bool] = ..., store: _Optional[_Union[_store_pb2.StoreStat, _Mapping]] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., access_updates_applied: _Optional[int] = ..., access_workflows: _Optional[int] = ..., predictor_reachable: _Optional[bool] = ...) -> None: ...
+    class Problem(_message.Message):
+        __slots__ = ("member", "problem")
+        MEMBER_FIELD_NUMBER: _ClassVar[int]
+        PROBLEM_FIELD_NUMBER: _ClassVar[int]
+        member: str
+        problem: str
+        def __init__(self, member: _Optional[str] = ..., problem: _Optional[str] = ...) -> None: ...
     class Totals(_message.Message):
         __slots__ = ("steps", "prompt_tokens", "available_tokens", "captured", "delivered", "computed_tokens", "generated_tokens")
         STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -181,6 +190,8 @@ class GetClusterStatusResponse(_message.Message):
     TOTALS_FIELD_NUMBER: _ClassVar[int]
     DECISIONS_FIELD_NUMBER: _ClassVar[int]
     PREDICTOR_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    LOG_PATH_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     model: str
     workers: _containers.RepeatedCompositeFieldContainer[GetClusterStatusResponse.Worker]
@@ -191,4 +202,6 @@ class GetClusterStatusResponse(_message.Message):
     totals: GetClusterStatusResponse.Totals
     decisions: _containers.ScalarMap[str, int]
     predictor_address: str
-    def __init__(self, cluster: _Optional[str] = ..., model: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[GetClusterStatusResponse.Worker, _Mapping]]] = ..., open_workflows: _Optional[int] = ..., running_steps: _Optional[int] = ..., predictor_reachable: _Optional[bool] = ..., index_reachable: _Optional[bool] = ..., totals: _Optional[_Union[GetClusterStatusResponse.Totals, _Mapping]] = ..., decisions: _Optional[_Mapping[str, int]] = ..., predictor_address: _Optional[str] = ...) -> None: ...
+    problems: _containers.RepeatedCompositeFieldContainer[GetClusterStatusResponse.Problem]
+    log_path: str
+    def __init__(self, cluster: _Optional[str] = ..., model: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[GetClusterStatusResponse.Worker, _Mapping]]] = ..., open_workflows: _Optional[int] = ..., running_steps: _Optional[int] = ..., predictor_reachable: _Optional[bool] = ..., index_reachable: _Optional[bool] = ..., totals: _Optional[_Union[GetClusterStatusResponse.Totals, _Mapping]] = ..., decisions: _Optional[_Mapping[str, int]] = ..., predictor_address: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[GetClusterStatusResponse.Problem, _Mapping]]] = ..., log_path: _Optional[str] = ...) -> None: ...

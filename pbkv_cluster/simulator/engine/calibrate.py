@@ -1,6 +1,6 @@
 """Fits the cost model to a real model on a real device, by least squares over timed batches of many shapes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -49,7 +49,14 @@ class TimedRunner:
         return tokens
 
 
-def calibrate(runner: Runner, block_bytes: int, clock: Clock, lengths: Sequence[int], batches: Sequence[int]) -> CostModel:
+def calibrate(
+    runner: Runner,
+    block_bytes: int,
+    clock: Clock,
+    lengths: Sequence[int],
+    batches: Sequence[int],
+    on_progress: Callable[[int, int, str], None] = lambda done, of, what: None,
+) -> CostModel:
     """Times a runner and fits a cost model to it.
 
     Each combination of prompt length and batch size is prefilled in chunks and decoded for a few tokens. The first one is run
@@ -61,15 +68,19 @@ def calibrate(runner: Runner, block_bytes: int, clock: Clock, lengths: Sequence[
         clock: a real clock.
         lengths: of prompts, in tokens; those that do not fit are left out.
         batches: batch sizes, in sequences.
+        on_progress: called before each measurement with the number of those done, that of all, and what is measured next.
     """
     timed = TimedRunner(runner, clock)
     config = EngineConfig(allow_forced_output=True, max_running=max(batches))
     engine = Engine(timed, config, CacheConfig(policy="lru"), clock, lambda ids: "")
     shapes = [(length, sequences) for length in lengths for sequences in batches if _fits(engine, length, sequences)]
-    for number, (length, sequences) in enumerate([*shapes[:1], *shapes]):
+    runs = [*shapes[:1], *shapes]
+    for number, (length, sequences) in enumerate(runs):
+        on_progress(number, len(runs) + 1, f"{sequences} x {length:,} tokens" if number else "warming up")
         _play(engine, timed.vocabulary, number, length, sequences)
         if number == 0:
             timed.batches.clear()
+    on_progress(len(runs), len(runs) + 1, "host memory")
     terms = np.array([batch for batch, _ in timed.batches])
     prefill, context, base, sequence, decode = _fit(terms, np.array([seconds for _, seconds in timed.batches]))
     fitted = CostModel(prefill, context, base, sequence, decode, block_bytes=block_bytes)

@@ -91,11 +91,13 @@ class SimulatedEngine(Engine):
 
     def _admits(self, running: list[Sequence], done: int) -> bool:
         """Whether the first waiting request fits now, and was admitted to the next batch."""
-        for sequence in running:  # the scheduler reserves next blocks by the sequences' lengths
+        for sequence in running:  # the scheduler looks at the sequences' lengths
             sequence.total += done
+            sequence.computed += done
         admitted = next(self.scheduler.admissions(), None)
         for sequence in running:
             sequence.total -= done
+            sequence.computed -= done
         return admitted is not None
 
     def _grow(self, sequence: Sequence, done: int) -> bool:

@@ -11,12 +11,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
-from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig, PredictorConfig
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, count
 from pbkv_cluster.core.usage import HitMeter, Usage
+from pbkv_cluster.core.workflow.access_log import StepLog
 from pbkv_cluster.gpu_worker.engine.engine import Output
 from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
 from pbkv_cluster.reuse.model.access_model import AccessModel
@@ -105,7 +105,7 @@ class _Simulation:
                 self._learner.apply(known)
                 self._engine.cache.workflows.learnt(known)
             self._engine.cache.workflows.on_ended = self._learn
-        self._uses_forecasts = self._engine.cache.workflows.heeds_forecasts
+        self._uses_forecasts = self._engine.cache.workflows.uses_forecasts
         self._forecaster = Forecaster(
             setup.predictor,
             self._clock,

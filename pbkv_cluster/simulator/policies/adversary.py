@@ -6,7 +6,7 @@ from pbkv_cluster.cache.policies.base import POLICIES, ReusePolicy, make_policy
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tree.node import Node, Owner
 from pbkv_cluster.core.config import CacheConfig
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.reuse.model.access_model import AccessUpdate
 from pbkv_cluster.reuse.record.segment import Segment
 
@@ -14,8 +14,8 @@ from pbkv_cluster.reuse.record.segment import Segment
 class _Negated(ReusePolicy):
     def __init__(self, policy: ReusePolicy) -> None:
         self.retired_first = policy.retired_first
-        self.needs_history = policy.needs_history
-        self.heeds_forecasts = policy.heeds_forecasts
+        self.needs_record = policy.needs_record
+        self.uses_forecasts = policy.uses_forecasts
         self.learns = policy.learns
         self.drifts = policy.drifts
         self._policy = policy
@@ -23,8 +23,8 @@ class _Negated(ReusePolicy):
     def step_began(self, owner: Owner, step: StepIdentity, now: float) -> None:
         self._policy.step_began(owner, step, now)
 
-    def step_queued(self, owner: Owner, segments: Sequence[Segment], now: float) -> None:
-        self._policy.step_queued(owner, segments, now)
+    def step_queued(self, owner: Owner, number: int, segments: Sequence[Segment], now: float) -> None:
+        self._policy.step_queued(owner, number, segments, now)
 
     def step_ended(self, owner: Owner, now: float) -> None:
         self._policy.step_ended(owner, now)
@@ -38,14 +38,14 @@ class _Negated(ReusePolicy):
     def learnt(self, update: AccessUpdate) -> None:
         self._policy.learnt(update)
 
-    def heeds(self, owner: Owner) -> bool:
-        return self._policy.heeds(owner)
+    def forecast_matters(self, owner: Owner) -> bool:
+        return self._policy.forecast_matters(owner)
 
     def due(self) -> Sequence[str]:
         return self._policy.due()
 
-    def twin(self, config: CacheConfig) -> ReusePolicy:
-        return _Negated(self._policy.twin(config))
+    def for_shadow(self, config: CacheConfig) -> ReusePolicy:
+        return _Negated(self._policy.for_shadow(config))
 
     def value(self, node: Node, now: float) -> float:
         return -self._policy.value(node, now)

@@ -79,7 +79,7 @@ def oracle_knows(future: FutureUses) -> Iterator[None]:
 class Oracle(ReusePolicy):
     """Evicts the block whose next use is furthest away."""
 
-    heeds_forecasts = False
+    uses_forecasts = False
     positional = True
 
     def __init__(self, config: CacheConfig) -> None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
 
 

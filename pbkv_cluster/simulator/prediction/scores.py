@@ -5,8 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.forecasts.forecast import Forecast
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.predictor import Predictor
 
 END = ""
@@ -41,6 +41,11 @@ class Score:
         self._right.append(best[:1] == [actual])
         self._among_three.append(actual in best)
         self._losses.append(-float(np.log(max(probabilities.get(actual, 0.0), _FLOOR))))
+
+    @property
+    def silent(self) -> bool:
+        """Whether no forecast gave any outcome a probability: the predictor has abstained each time."""
+        return not any(self._confidences)
 
     def __len__(self) -> int:
         return len(self._right)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.core.events import WorkflowEvent
+from pbkv_cluster.core.workflow.events import WorkflowEvent
 from pbkv_cluster.predictor_service.predictor import PREDICTORS, Predictor
 from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
 from pbkv_cluster.simulator.workload.events import VOCAB, events_of

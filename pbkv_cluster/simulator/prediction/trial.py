@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.core.events import WorkflowEvent
+from pbkv_cluster.core.workflow.events import WorkflowEvent
 from pbkv_cluster.predictor_service.predictor import PREDICTORS, Predictor
 from pbkv_cluster.simulator.prediction.scores import Scores, When, evaluate
 from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
@@ -86,6 +86,7 @@ def rows_of(
     test: Iterable[Events],
     online: bool,
     on_workflow: Callable[[], None] = lambda: None,
+    leave_out_silent: bool = False,
 ) -> list[Row]:
     """Scores a predictor, one workload after the other.
 
@@ -95,12 +96,14 @@ def rows_of(
         test: workflows to forecast.
         online: whether the predictor learns from these workflows too.
         on_workflow: called after each workflow.
+        leave_out_silent: make no rows of workloads in which it never made a forecast.
     """
     rows = []
     for workload, workflows in by_workload(test).items():
         began = perf_counter()
         scores = evaluate(predictor, workflows, online, on_workflow)
-        rows += _rows(workload, name, scores, perf_counter() - began)
+        if not (leave_out_silent and all(score.silent for score in scores.values())):
+            rows += _rows(workload, name, scores, perf_counter() - began)
     return rows
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_TEXT_BYTES = 256  # longest name of a workflow or an agent that the gateway accepts
+MAX_LIST = 1 << 16  # entries of a list: above those of any prompt, whether its entries are segments, blocks or words
 
 
 class FieldError(Exception):
@@ -71,25 +72,34 @@ class Fields:
         value = self.value.get(name)
         if value is None:
             return ()
-        if not isinstance(value, list):
-            raise FieldError(self.path(name), f"must be a list, got {_shown(value)}")
-        for position, entry in enumerate(value):
+        for position, entry in enumerate(bounded_list(self.path(name), value)):
             if isinstance(entry, bool) or not isinstance(entry, int) or not 0 <= entry < below:
                 problem = f"must be a whole number from 0 to {below - 1}, got {_shown(entry)}"
                 raise FieldError(f"{self.path(name)}[{position}]", problem)
         return tuple(value)
 
     def objects(self, name: str) -> list["Fields"]:
-        """A list of objects."""
-        value = self._required(name)
-        if not isinstance(value, list):
-            raise FieldError(self.path(name), f"must be a list, got {_shown(value)}")
-        return [Fields(entry, f"{self.path(name)}[{position}].") for position, entry in enumerate(value)]
+        """A list of at most `MAX_LIST` objects."""
+        values = bounded_list(self.path(name), self._required(name))
+        return [Fields(entry, f"{self.path(name)}[{position}].") for position, entry in enumerate(values)]
 
     def _required(self, name: str) -> Any:
         if name not in self.value:
             raise FieldError(self.path(name), "is missing")
         return self.value[name]
+
+
+def bounded_list(path: str, value: Any) -> list[Any]:
+    """A list of at most `MAX_LIST` entries.
+
+    Raises:
+        FieldError: it is something else, or longer.
+    """
+    if not isinstance(value, list):
+        raise FieldError(path, f"must be a list, got {_shown(value)}")
+    if len(value) > MAX_LIST:
+        raise FieldError(path, f"must have at most {MAX_LIST} entries, has {len(value)}")
+    return value
 
 
 def _shown(value: Any) -> str:

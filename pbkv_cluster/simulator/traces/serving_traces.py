@@ -7,11 +7,13 @@ because these logs do not say which blocks of a later prompt were once a reply.
 import json
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from pbkv_cluster.simulator.traces.fields import FieldError, Fields
+from pbkv_cluster.simulator.traces.fields import FieldError, Fields, bounded_list
 from pbkv_cluster.simulator.traces.step_traces import (
+    MAX_STEPS,
     MAX_TOKENS,
     Segment,
     SegmentKind,
@@ -106,7 +108,9 @@ def _session(fields: Fields, workload: str) -> TraceWorkflow:
     block = fields.count("block_size", 1 << 16)
     if block == 0:
         raise FieldError("block_size", "must be at least 1")
-    requests = list(_flat(fields, SESSION_AGENT))
+    requests = list(islice(_flat(fields, SESSION_AGENT), MAX_STEPS + 1))
+    if len(requests) > MAX_STEPS:
+        raise FieldError("requests", f"must hold at most {MAX_STEPS} requests in all")
     if not requests:
         raise FieldError("requests", "must hold at least one request")
     # A request logs the think time before it; a step has the pause after it.
@@ -180,9 +184,9 @@ def _request(fields: Fields, workload: str, number: int) -> TimedWorkflow:
 
 def _list(fields: Fields, name: str) -> list[object]:
     value = fields.value.get(name)
-    if not isinstance(value, list):
-        raise FieldError(fields.path(name), "is missing" if value is None else "must be a list")
-    return value
+    if value is None:
+        raise FieldError(fields.path(name), "is missing")
+    return bounded_list(fields.path(name), value)
 
 
 def _block_id(fields: Fields, name: str, value: object) -> int:

@@ -5,7 +5,9 @@ A trace contains no text. A prompt is a list of segments. Equal segment ids mean
 
 import gzip
 import json
+import logging
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,9 +17,25 @@ from typing import IO, NamedTuple
 
 from pbkv_cluster.core.errors import PbkvError
 from pbkv_cluster.core.text.words import WORD_BITS
-from pbkv_cluster.simulator.traces.fields import FieldError, Fields
+from pbkv_cluster.simulator.traces.fields import MAX_TEXT_BYTES, FieldError, Fields
 
-MAX_TOKENS = 16 << 20  # of one segment; above any context window, but low enough that a corrupt count cannot fill the memory
+log = logging.getLogger(__name__)
+
+# Of one prompt or reply: above any context window, but low enough that a corrupt count cannot fill the memory.
+MAX_TOKENS = 16 << 20
+MAX_LINE_BYTES = 16 << 20  # a session of a thousand requests takes a tenth of it
+MAX_STEPS = 1 << 16  # of one workflow
+_MAX_UNKNOWN_FIELDS = 16  # that are named in a warning
+
+# Fields of a line and of a segment; those that nothing reads tell how the trace was made.
+_LINE_FIELDS = frozenset(
+    (
+        *("workflow_id", "workload", "task_group", "task_words", "step", "agent", "phase", "action", "words"),
+        *("prompt_segments", "prompt_tokens", "output_tokens", "output_id", "tool_s", "start_s", "end_s"),
+        *("logged_prompt_tokens", "logged_output_tokens"),
+    )
+)
+_SEGMENT_FIELDS = frozenset(("kind", "id", "tokens", "pseudo"))
 
 
 class TraceError(PbkvError):
@@ -87,6 +105,9 @@ def read_workflows(path: Path) -> Iterator[TraceWorkflow]:
 
     Raises:
         TraceError: the file cannot be read, or a line breaks the format. Workflows before that line have been returned.
+
+    Fields that the format does not have are ignored, and named in a warning at the end: a misspelt optional field would
+    otherwise be missed by nobody.
     """
     seen: set[str] = set()
     for workflow, records in groupby(_records(path), key=lambda record: record.workflow):
@@ -99,6 +120,8 @@ def read_workflows(path: Path) -> Iterator[TraceWorkflow]:
             if record.position != len(steps):
                 problem = f"step: must be {len(steps)}, the next of its workflow, got {record.position}"
                 raise TraceError(f"{path}, line {record.line}: {problem}")
+            if len(steps) == MAX_STEPS:
+                raise TraceError(f"{path}, line {record.line}: step: a workflow may have at most {MAX_STEPS} steps")
             if steps and record.group not in ("", group):
                 problem = f"task_group: must be {group!r}, as in the workflow's first line, got {record.group!r}"
                 raise TraceError(f"{path}, line {record.line}: {problem}")
@@ -120,9 +143,11 @@ class _Record(NamedTuple):
 
 
 def _records(path: Path) -> Iterator[_Record]:
+    unknown: Counter[str] = Counter()
     for number, line in read_lines(path):
         try:
             fields = Fields(json.loads(line))
+            _count_unknown(fields, unknown)
             position = fields.count("step", MAX_TOKENS)
             workflow, workload = fields.text("workflow_id"), fields.text("workload")
             record = _Record(number, workflow, workload, fields.optional_text("task_group"), position, _step(fields, position))
@@ -131,18 +156,41 @@ def _records(path: Path) -> Iterator[_Record]:
         except (ValueError, RecursionError) as error:
             raise TraceError(f"{path}, line {number}: not a line of JSON: {error}") from error
         yield record
+    if unknown:
+        named = ", ".join(f"{name} ({times:,} times)" for name, times in unknown.most_common(_MAX_UNKNOWN_FIELDS))
+        log.warning("%s: fields that this format does not have were ignored: %s", path, named)
+
+
+def _count_unknown(fields: Fields, unknown: Counter[str]) -> None:
+    for name in fields.value.keys() - _LINE_FIELDS:
+        _count(unknown, name)
+    segments = fields.value.get("prompt_segments")
+    for segment in segments if isinstance(segments, list) else ():
+        if isinstance(segment, dict):
+            for name in segment.keys() - _SEGMENT_FIELDS:
+                _count(unknown, f"prompt_segments[].{name}")
+
+
+def _count(unknown: Counter[str], name: str) -> None:
+    if name in unknown or len(unknown) < _MAX_UNKNOWN_FIELDS:
+        unknown[name if len(name) <= MAX_TEXT_BYTES else name[:MAX_TEXT_BYTES]] += 1
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines of a plain or gzipped file, except blank ones, with their numbers from 1.
 
     Raises:
-        TraceError: the file cannot be read.
+        TraceError: the file cannot be read, or a line is longer than `MAX_LINE_BYTES`; of that one no more is read.
     """
     number = 0
     try:
         with _open(path) as file:
-            for number, line in enumerate(file, start=1):
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                if len(line) > MAX_LINE_BYTES:
+                    raise TraceError(
+                        f"{path}, line {number}: longer than {MAX_LINE_BYTES:,} bytes; is it one JSON object per line?"
+                    )
                 if line.strip():
                     yield number, line
     except (EOFError, zlib.error) as error:
@@ -164,7 +212,9 @@ def _step(fields: Fields, position: int) -> TraceStep:
     tokens = sum(segment.tokens for segment in prompt)
     if not tokens:
         raise FieldError("prompt_segments", "must hold at least one token")
-    declared = fields.count("prompt_tokens", len(prompt) * MAX_TOKENS)
+    if tokens > MAX_TOKENS:
+        raise FieldError("prompt_segments", f"must hold at most {MAX_TOKENS} tokens in all, hold {tokens}")
+    declared = fields.count("prompt_tokens", MAX_TOKENS)
     if declared != tokens:
         raise FieldError("prompt_tokens", f"is {declared}, but the segments hold {tokens}")
     return TraceStep(

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from pbkv_cluster.core.access_log import StepLog
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, TOKEN_BYTES, count
+from pbkv_cluster.core.workflow.access_log import StepLog
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixPopularity
 from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
 from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow

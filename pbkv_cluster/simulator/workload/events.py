@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from pbkv_cluster.core.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.text.prompt_pieces import prompt_pieces
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
 from pbkv_cluster.simulator.workload.prompts import PromptBuilder
 

@@ -3,7 +3,7 @@
 import math
 import random
 
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.simulator.traces.step_traces import TraceStep, TraceWorkflow
 
 THINK_MEDIAN_S = 2.0

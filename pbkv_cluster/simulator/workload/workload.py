@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.tool_call import ToolCall
+from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.simulator.traces.files import Trace
 from pbkv_cluster.simulator.traces.step_traces import TraceStep, TraceWorkflow
 from pbkv_cluster.simulator.workload.tools import announced_calls, draw_pauses

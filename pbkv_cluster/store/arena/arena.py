@@ -20,6 +20,7 @@ from pbkv_cluster.store.arena.region_lock import try_lock, unlock
 log = logging.getLogger(__name__)
 
 _PREFIX = "pbkv-arena-"
+MAX_REGIONS = 1024  # as many as a cluster may have workers; an empty region costs memory too
 
 
 @dataclass(slots=True)
@@ -29,7 +30,6 @@ class Region:
     offset: int
     size: int
     expires_at: float
-    address: str = ""  # of the worker, host:port
 
 
 class Arena:
@@ -52,15 +52,14 @@ class Arena:
         os.ftruncate(self._file, self.capacity)
         self._regions: dict[str, Region] = {}
 
-    def acquire(self, worker_id: str, size: int, address: str = "") -> Region:
+    def acquire(self, worker_id: str, size: int) -> Region:
         """Gives a worker a region of at least `size` bytes, or renews the one that it has.
 
-        Size 0 renews the worker's region whatever its size; a worker without one gets an empty region, which makes its address
-        known.
+        Size 0 renews the worker's region whatever its size; a worker without one gets an empty region, which makes it known.
 
         Raises:
             InvalidArgument: the size is negative.
-            ResourceExhausted: the arena or the machine lacks the memory.
+            ResourceExhausted: the arena or the machine lacks the memory, or too many workers have a region.
         """
         if size < 0:
             raise InvalidArgument("bytes", f"must not be negative, got {size}")
@@ -75,8 +74,9 @@ class Arena:
             region.expires_at = expires_at
         self._expire()
         if region is None:
+            if len(self._regions) >= MAX_REGIONS:
+                raise ResourceExhausted(f"{MAX_REGIONS} workers have a region of this node's arena")
             region = self._regions[worker_id] = Region(self._reserve(size), size, expires_at)
-        region.address = address or region.address
         return region
 
     def regions(self) -> dict[str, Region]:

@@ -5,15 +5,16 @@ nothing: workers announce themselves again (`IndexPublisher`), and readers get `
 
 Keys of one cluster, all under `pbkv:{cluster}:`
 
-    worker:{id}, node:{id}, service:{name}, workflow:{id}   a directory entry as JSON, with a time to live
-    workers, nodes, services, workflows                     sorted sets of those ids by the time at which each expires
+    worker:{id}, node:{id}, service:{name}, problem:{member}, workflow:{id}
+                                                            a directory entry as JSON, with a time to live
+    workers, nodes, services, problems, workflows           sorted sets of those ids by the time at which each expires
     blocks:{worker}:{incarnation}                           hash of block key to tiers, with the worker's time to live
 """
 
 from pbkv_cluster.store.cluster_index.block_index import BlockIndex, Match
 from pbkv_cluster.store.cluster_index.client import connect
-from pbkv_cluster.store.cluster_index.directory import Directory
-from pbkv_cluster.store.cluster_index.entries import NodeEntry, ServiceEntry, WorkerEntry, WorkflowEntry
+from pbkv_cluster.store.cluster_index.directory import Directory, cluster_names
+from pbkv_cluster.store.cluster_index.entries import NodeEntry, ProblemsEntry, ServiceEntry, WorkerEntry, WorkflowEntry
 from pbkv_cluster.store.cluster_index.publisher import IndexPublisher
 from pbkv_cluster.store.cluster_index.redis_server import RedisServer
 
@@ -23,9 +24,11 @@ __all__ = [
     "IndexPublisher",
     "Match",
     "NodeEntry",
+    "ProblemsEntry",
     "RedisServer",
     "ServiceEntry",
     "WorkerEntry",
     "WorkflowEntry",
+    "cluster_names",
     "connect",
 ]

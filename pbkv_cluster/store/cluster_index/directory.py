@@ -4,10 +4,23 @@ from collections.abc import AsyncIterator
 
 from redis.asyncio import Redis
 
-from pbkv_cluster.store.cluster_index.entries import NodeEntry, ServiceEntry, WorkerEntry, WorkflowEntry
+from pbkv_cluster.store.cluster_index.client import redis_errors
+from pbkv_cluster.store.cluster_index.entries import NodeEntry, ProblemsEntry, ServiceEntry, WorkerEntry, WorkflowEntry
 from pbkv_cluster.store.cluster_index.expiring_table import ExpiringTable
 
 _RENEWALS_PER_TTL = 3
+_SCAN_PAGE = 1000
+
+
+async def cluster_names(redis: Redis) -> list[str]:
+    """Names of the clusters whose services are announced in a Redis, sorted. Looks at all of its keys.
+
+    Raises:
+        Unavailable: Redis does not answer.
+    """
+    with redis_errors():
+        keys = {key async for key in redis.scan_iter(match="pbkv:*:services", count=_SCAN_PAGE)}
+    return sorted(key.decode(errors="replace").split(":")[1] for key in keys)
 
 
 class Directory:
@@ -27,6 +40,7 @@ class Directory:
         self._workers = ExpiringTable(redis, prefix, "worker", WorkerEntry)
         self._nodes = ExpiringTable(redis, prefix, "node", NodeEntry)
         self._services = ExpiringTable(redis, prefix, "service", ServiceEntry)
+        self._problems = ExpiringTable(redis, prefix, "problem", ProblemsEntry)
         self._workflows = ExpiringTable(redis, prefix, "workflow", WorkflowEntry)
 
     @property
@@ -37,7 +51,7 @@ class Directory:
     @property
     def malformed(self) -> int:
         """Entries that this directory has skipped because it could not read them."""
-        return sum(table.malformed for table in (self._workers, self._nodes, self._services, self._workflows))
+        return sum(table.malformed for table in (self._workers, self._nodes, self._services, self._problems, self._workflows))
 
     async def announce_worker(self, entry: WorkerEntry) -> None:
         await self._workers.put(entry.worker_id, entry, self.ttl_s)
@@ -74,6 +88,16 @@ class Directory:
         """The service's host:port; None if it is not announced."""
         entry = await self.service(name)
         return entry.address if entry else None
+
+    async def announce_problems(self, entry: ProblemsEntry) -> None:
+        await self._problems.put(entry.member, entry, self.ttl_s)
+
+    async def withdraw_problems(self, member: str) -> None:
+        await self._problems.remove(member)
+
+    async def problems(self) -> list[ProblemsEntry]:
+        """Of the members that have any, by name."""
+        return sorted([entry async for entry in self._problems.entries()], key=lambda entry: entry.member)
 
     async def put_workflow(self, entry: WorkflowEntry) -> None:
         """Enters or renews a workflow for the `lease_s` seconds of its own lease."""

@@ -1,63 +1,96 @@
 """Directory entries, one for each member or workflow of a cluster, and their JSON."""
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, AllowInfNan, Field, TypeAdapter, ValidationError
 
+from pbkv_cluster.core import checks
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.core.locations.addresses import parse_address
+from pbkv_cluster.core.workflow.step_graph import StepGraph
 
 E = TypeVar("E")
+
+MAX_ENTRY_BYTES = 4 << 20  # a declared step graph is the largest part
+MAX_PROBLEMS = 16  # of one member
+MAX_PROBLEM_CHARACTERS = 1000
+_MOST = 1 << 53
+
+
+def _id(value: str) -> str:
+    return checks.required_name("id", value)
+
+
+def _address(value: str) -> str:
+    return str(parse_address("address", value))
+
+
+# What the fields of an entry must be to be believed; checked where an entry is read.
+_Id = Annotated[str, AfterValidator(_id)]
+_Problem = Annotated[str, Field(max_length=MAX_PROBLEM_CHARACTERS)]
+_Name = Annotated[str, Field(max_length=checks.MAX_NAME_BYTES)]
+_Address = Annotated[str, AfterValidator(_address)]  # host:port
+_Count = Annotated[int, Field(ge=0, le=_MOST)]
+_Positive = Annotated[int, Field(ge=1, le=_MOST)]
+_Seconds = Annotated[float, AllowInfNan(False), Field(ge=0, le=1e12)]
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerEntry:
     """A GPU worker. Its incarnation differs each time that its process starts."""
 
-    worker_id: str
-    incarnation: str
-    node_id: str
-    address: str  # host:port of its gRPC server
-    pid: int
+    worker_id: _Id
+    incarnation: _Id
+    node_id: _Name
+    address: _Address  # of its gRPC server
+    pid: _Count
     namespace: Namespace  # of the blocks that it holds
-    vocab_size: int
-    max_context_tokens: int
-    gpu_blocks: int
-    host_blocks: int
-    block_bytes: int
+    vocab_size: _Positive
+    max_context_tokens: _Positive
+    gpu_blocks: _Count
+    host_blocks: _Count
+    block_bytes: _Count
 
 
 @dataclass(frozen=True, slots=True)
 class NodeEntry:
     """A machine with a host store."""
 
-    node_id: str
-    host: str
-    address: str  # host:port of its host store
-    arena_bytes: int
+    node_id: _Id
+    host: _Name
+    address: _Address  # of its host store
+    arena_bytes: _Count
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceEntry:
     """A process of which a cluster has one: the gateway, the predictor."""
 
-    name: str
-    address: str  # host:port of its gRPC server
-    pid: int
+    name: _Id
+    address: _Address  # of its gRPC server
+    pid: _Count
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemsEntry:
+    """What does not work as it should at a member that serves nevertheless, in words for people."""
+
+    member: _Id
+    problems: Annotated[tuple[_Problem, ...], Field(max_length=MAX_PROBLEMS)]
 
 
 @dataclass(frozen=True, slots=True)
 class WorkflowEntry:
     """A running workflow. It ends after `lease_s` seconds of silence."""
 
-    workflow_id: str
-    workload: str
-    tenant: str
-    lease_s: float
-    started_at: float  # seconds since the epoch
-    steps: int
+    workflow_id: _Id
+    workload: _Name
+    tenant: _Name
+    lease_s: _Seconds
+    started_at: _Seconds  # since the epoch
+    steps: _Count
     step_graph: StepGraph | None = None  # as declared by the client
 
 
@@ -76,6 +109,8 @@ class EntryCodec(Generic[E]):
 
     def decode(self, payload: bytes) -> E:
         """Raises MalformedEntry."""
+        if len(payload) > MAX_ENTRY_BYTES:
+            raise MalformedEntry(f"it has {len(payload):,} bytes, more than {MAX_ENTRY_BYTES:,}")
         try:
             return self._adapter.validate_json(payload, strict=True)
         except ValidationError as error:

@@ -12,6 +12,8 @@ from pbkv_cluster.store.cluster_index.entries import EntryCodec, MalformedEntry
 log = logging.getLogger(__name__)
 E = TypeVar("E")
 _PAGE = 500
+_MAX_TOLD = 1000  # malformed entries that are logged
+_MAX_SHOWN = 256  # of an id in the log
 
 
 class ExpiringTable(Generic[E]):
@@ -23,6 +25,7 @@ class ExpiringTable(Generic[E]):
 
     def __init__(self, redis: Redis, prefix: str, name: str, kind: type[E]) -> None:
         self.malformed = 0  # entries skipped because they could not be read
+        self._told: set[str] = set()  # malformed entries that have been logged
         self._redis = redis
         self._entry_prefix = f"{prefix}{name}:"
         self._table = f"{prefix}{name}s"
@@ -56,14 +59,15 @@ class ExpiringTable(Generic[E]):
         """Each entry that is present throughout the iteration, once, in no order. One that comes or goes meanwhile may be
         missed.
         """
-        seen: set[str] = set()
+        seen: set[bytes] = set()
         cursor = 0
         while True:
             with redis_errors():
                 cursor, page = await self._redis.zscan(self._table, cursor, count=_PAGE)
-                ids = {cast(bytes, member).decode() for member, _ in page} - seen
+                new = {cast(bytes, member) for member, _ in page} - seen
+                ids = [text for member in new if (text := self._text(member)) is not None]
                 payloads = await self._redis.mget([self._key(entry_id) for entry_id in ids]) if ids else []
-            seen |= ids
+            seen |= new
             for entry_id, payload in zip(ids, payloads, strict=True):
                 entry = None if payload is None else self._decode(entry_id, cast(bytes, payload))
                 if entry is not None:
@@ -79,9 +83,23 @@ class ExpiringTable(Generic[E]):
         try:
             return self._codec.decode(payload)
         except MalformedEntry as error:
-            self.malformed += 1
-            log.warning("skipped the malformed entry %s%s: %s", self._entry_prefix, entry_id, error)
+            self._skip(entry_id, str(error))
             return None
+
+    def _text(self, member: bytes) -> str | None:
+        """An id as text; None if it is none: somebody else has written to our table."""
+        try:
+            return member.decode()
+        except UnicodeDecodeError:
+            self._skip(repr(member[:_MAX_SHOWN]), "its id is not UTF-8")
+            return None
+
+    def _skip(self, entry_id: str, problem: str) -> None:
+        """Counts an entry that cannot be read. Tables are read every second, so each entry is logged once."""
+        self.malformed += 1
+        if entry_id not in self._told and len(self._told) < _MAX_TOLD:
+            self._told.add(entry_id)
+            log.warning("skipped the malformed entry %s%s: %s", self._entry_prefix, entry_id[:_MAX_SHOWN], problem)
 
     def _key(self, entry_id: str) -> str:
         return self._entry_prefix + entry_id

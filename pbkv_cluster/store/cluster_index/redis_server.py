@@ -1,7 +1,6 @@
 """The Redis server of a cluster: a running one, or one that this process starts."""
 
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -19,6 +18,9 @@ from redis.retry import Retry
 
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.errors import StartupError
+from pbkv_cluster.core.locations.addresses import join_address
+from pbkv_cluster.core.locations.urls import without_credentials
+from pbkv_cluster.store.cluster_index.redis_check import check_redis
 
 _SUPERVISOR = Path(__file__).with_name("redis_supervisor.py")
 _PORT_ATTEMPTS = 5
@@ -48,14 +50,11 @@ class RedisServer:
             clock: by default the machine's.
 
         Raises:
-            StartupError: nothing answers at `url` (names redis.url), or no server could be started (says why).
+            StartupError: nothing usable answers at `url` (names redis.url), or no server could be started (says why).
         """
         if not url:
             return cls.start(host=host, clock=clock)
-        try:
-            _ping(url)
-        except (redis.RedisError, ValueError) as error:
-            raise StartupError(f"redis.url: no Redis server answers at {_without_credentials(url)}: {error}") from error
+        check_redis(url)
         return cls(url)
 
     @classmethod
@@ -88,7 +87,7 @@ class RedisServer:
         attempts = 1 if port else _PORT_ATTEMPTS
         for attempt in range(1, attempts + 1):
             chosen = port or free_port(host)
-            url = f"redis://:{password}@{host}:{chosen}/0"
+            url = f"redis://:{password}@{join_address(host, chosen)}/0"
             with tempfile.TemporaryFile() as output:
                 server = cls(url, _launch(binary, _config(host, chosen, password), output))
                 problem = server._wait_ready(clock, ready_s)
@@ -100,7 +99,7 @@ class RedisServer:
             # Another process may have taken the port before the server did.
             if attempt == attempts or "Address already in use" not in text:
                 break
-        raise StartupError(f"redis-server ({binary}) on {host}:{chosen} {problem}: {text or 'no output'}")
+        raise StartupError(f"redis-server ({binary}) on {join_address(host, chosen)} {problem}: {text or 'no output'}")
 
     def stop(self) -> None:
         """Ends the server if it was started here. May be called again."""
@@ -193,10 +192,20 @@ def free_port(host: str) -> int:
         StartupError: nothing can listen on `host`.
     """
     try:
-        with socket.create_server((host, 0)) as probe:
+        with listen(host, 0) as probe:
             return int(probe.getsockname()[1])
     except OSError as error:
         raise StartupError(f"cannot listen on {host}: {error}") from error
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket on an IPv4 or IPv6 host.
+
+    Raises:
+        OSError: nothing can listen there.
+    """
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    return socket.create_server(address[:2], family=family)
 
 
 def _ping(url: str) -> None:
@@ -206,4 +215,4 @@ def _ping(url: str) -> None:
 
 
 def _without_credentials(url: str) -> str:
-    return re.sub("//.*@", "//", url).partition("?")[0]
+    return without_credentials(url)

@@ -4,13 +4,22 @@ import asyncio
 import json
 import logging
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.core.step_graph import Join, StepGraph, StepNode
-from pbkv_cluster.store.cluster_index import Directory, NodeEntry, RedisServer, ServiceEntry, WorkflowEntry, connect
+from pbkv_cluster.core.workflow.step_graph import Join, StepGraph, StepNode
+from pbkv_cluster.store.cluster_index import (
+    Directory,
+    NodeEntry,
+    ProblemsEntry,
+    RedisServer,
+    ServiceEntry,
+    WorkflowEntry,
+    connect,
+)
 from pbkv_cluster.store.cluster_index.entries import EntryCodec, MalformedEntry
 from tests.polling import eventually
 from tests.store.cluster_index.helpers import worker_entry
@@ -147,6 +156,61 @@ async def test_a_malformed_entry_is_skipped(
     assert "pbkv:test:worker:bad" in caplog.text
     await directory.announce_worker(worker_entry("bad"))
     assert len(await directory.workers()) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"address": "127.0.0.1:99999"}, "address: the port must be a number"),
+        ({"address": "somewhere"}, "address: must be HOST:PORT"),
+        ({"worker_id": ""}, "id: must not be empty"),
+        ({"worker_id": "w" * 257}, "id: at most 256 bytes"),
+        ({"gpu_blocks": -1}, "gpu_blocks: "),
+        ({"vocab_size": 0}, "vocab_size: "),
+        ({"max_context_tokens": 10**30}, "max_context_tokens: "),
+    ],
+)
+async def test_an_entry_is_believed_only_within_bounds(
+    redis: Redis, directory: Directory, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], problem: str
+) -> None:
+    await directory.announce_worker(worker_entry())
+    await redis.set("pbkv:test:worker:worker-0", json.dumps(asdict(worker_entry()) | changes))
+    for _ in range(2):
+        assert await directory.workers() == []
+    assert directory.malformed == 2
+    assert caplog.text.count("skipped the malformed entry") == 1
+    assert problem in caplog.text
+
+
+@pytest.mark.parametrize("lease_s", ["Infinity", "NaN", "-1", "1e300"])
+async def test_a_workflow_with_an_impossible_lease_is_skipped(redis: Redis, directory: Directory, lease_s: str) -> None:
+    await directory.put_workflow(workflow("w"))
+    text = json.dumps(asdict(workflow("w")) | {"lease_s": "L"}).replace('"L"', lease_s)
+    await redis.set("pbkv:test:workflow:w", text)
+    assert await directory.workflow("w") is None
+    assert [entry async for entry in directory.workflows()] == []
+
+
+async def test_an_id_that_is_not_text_is_skipped(redis: Redis, directory: Directory, caplog: pytest.LogCaptureFixture) -> None:
+    await directory.announce_worker(worker_entry("good"))
+    await redis.zadd("pbkv:test:workers", {b"\xff\xfe": 2e12})
+    assert await directory.workers() == [worker_entry("good")]
+    assert directory.malformed == 1
+    assert "its id is not UTF-8" in caplog.text
+
+
+async def test_an_entry_that_is_too_large_is_not_parsed(redis: Redis, directory: Directory) -> None:
+    await directory.announce_worker(worker_entry())
+    await redis.set("pbkv:test:worker:worker-0", b" " * (5 << 20))
+    assert await directory.workers() == []
+
+
+async def test_problems_of_members_come_and_go(directory: Directory) -> None:
+    await directory.announce_problems(ProblemsEntry("worker-1", ("no room", "too slow")))
+    await directory.announce_problems(ProblemsEntry("predictor", ("the disk is full",)))
+    assert [entry.member for entry in await directory.problems()] == ["predictor", "worker-1"]
+    await directory.withdraw_problems("predictor")
+    assert await directory.problems() == [ProblemsEntry("worker-1", ("no room", "too slow"))]
 
 
 async def test_without_redis_every_call_is_unavailable() -> None:

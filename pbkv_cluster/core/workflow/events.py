@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pbkv_cluster.core.step_graph import StepGraph
+from pbkv_cluster.core.workflow.step_graph import StepGraph
 
 MAX_HIDDEN_BYTES = 1024
 

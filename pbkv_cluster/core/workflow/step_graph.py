@@ -12,6 +12,7 @@ from pbkv_cluster.core.errors import InvalidArgument
 
 MAX_NODES = 256
 MAX_PREDECESSORS = 4096  # summed over all nodes
+MAX_GRAPH_BYTES = 65_536  # of all names, each counted as often as it is written
 
 
 class Join(StrEnum):
@@ -45,6 +46,8 @@ class StepGraph:
         edges = sum(len(node.predecessors) for node in self.nodes)
         if edges > MAX_PREDECESSORS:
             raise InvalidArgument("step_graph.nodes.predecessors", f"at most {MAX_PREDECESSORS} in all, got {edges}")
+        if (size := self.size_bytes) > MAX_GRAPH_BYTES:
+            raise InvalidArgument("step_graph", f"its names may have {MAX_GRAPH_BYTES} bytes in all, got {size}")
         known: set[str] = set()
         for position, node in enumerate(self.nodes):
             field = f"step_graph.nodes[{position}].agent_id"
@@ -54,6 +57,11 @@ class StepGraph:
             known.add(node.agent)
         for position, node in enumerate(self.nodes):
             _check_predecessors(f"step_graph.nodes[{position}].predecessors", node.predecessors, known)
+
+    @property
+    def size_bytes(self) -> int:
+        """UTF-8 bytes of all names."""
+        return sum(len(name.encode()) for node in self.nodes for name in (node.agent, *node.predecessors))
 
     def steps_to_execution(self, current: Collection[str]) -> dict[str, int]:
         """How many steps from now each agent can run at the soonest. O(nodes and predecessors).

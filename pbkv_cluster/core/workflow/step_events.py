@@ -12,7 +12,7 @@ class FinishReason(StrEnum):
 
     UNSPECIFIED = "unspecified"
     STOP = "stop"  # the model's end-of-sequence token, or a stop string
-    LENGTH = "length"  # max_tokens, or the end of the model's context
+    LENGTH = "length"  # max_tokens, the end of the model's context, or the end of forced output
     CANCELLED = "cancelled"  # the workflow ended
 
 

@@ -1,0 +1,1 @@
+"""What happens in workflows, as values: events for the predictor and for clients, tool calls, step graphs, access logs."""

@@ -1,0 +1,1 @@
+"""OTLP to checked spans, whatever dialect their attributes are written in."""

@@ -1,0 +1,88 @@
+"""Redis servers that cannot hold a cluster's state are refused by name, and their passwords are never shown."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from pbkv_cluster.core.errors import StartupError
+from pbkv_cluster.store.cluster_index import RedisServer
+from pbkv_cluster.store.cluster_index.redis_check import check_redis
+from pbkv_cluster.store.cluster_index.redis_server import find_binary, free_port
+from tests.polling import wait_for
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer.start(password="abc123def") as server:
+        yield server
+
+
+def refusal(url: str) -> str:
+    with pytest.raises(StartupError, match=r"^redis\.url: ") as error:
+        check_redis(url, "test")
+    assert "abc123def" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_usable_server_is_left_as_it_was(server: RedisServer) -> None:
+    check_redis(server.url, "test")
+    with redis.Redis.from_url(server.url) as client:
+        assert client.keys() == []
+
+
+def test_a_wrong_or_missing_password_is_told(server: RedisServer) -> None:
+    right = server.url
+    assert "refuses the user or the password" in refusal(right.replace("abc123def", "wrong"))
+    assert "wants a password, and the URL has none" in refusal(right.replace(":abc123def@", ""))
+
+
+def test_a_server_that_does_not_answer_is_told() -> None:
+    port = free_port("127.0.0.1")
+    assert f"no Redis server answers at redis://***@127.0.0.1:{port}/0" in refusal(f"redis://:abc123def@127.0.0.1:{port}/0")
+
+
+@pytest.mark.parametrize("url", ["redis://:abc123def@db:99999/0", "redis://:abc/123def@db/0", "http://db", "redis://[::1/0"])
+def test_what_is_no_url_is_told(url: str) -> None:
+    assert "123def" not in refusal(url)
+
+
+def test_a_replica_is_refused_and_its_master_named() -> None:
+    with RedisServer.start(password="abc123def") as replica, redis.Redis.from_url(replica.url) as client:
+        client.replicaof("127.0.0.1", "1")
+        assert "is a replica, which cannot be written to: name its master, 127.0.0.1:1" in refusal(replica.url)
+
+
+def test_a_user_who_may_not_write_is_refused(server: RedisServer) -> None:
+    with redis.Redis.from_url(server.url) as client:
+        client.acl_setuser("reader", enabled=True, passwords=["+abc123def"], commands=["+ping", "+info"], keys=["*"])
+    url = server.url.replace("://:", "://reader:")
+    assert "cannot be written to" in refusal(url)
+
+
+def test_cluster_mode_is_refused(tmp_path: Path) -> None:
+    port = free_port("127.0.0.1")
+    options = ["--bind", "127.0.0.1", "--port", str(port), "--cluster-enabled", "yes", "--save", "", "--dir", str(tmp_path)]
+    process = subprocess.Popen([find_binary(), *options], stdout=subprocess.DEVNULL)
+    try:
+        with redis.Redis(port=port) as client:
+
+            def answers() -> bool:
+                try:
+                    return bool(client.ping())
+                except redis.ConnectionError:
+                    return False
+
+            wait_for(answers, 10)
+        assert "runs in cluster mode, which is not supported" in refusal(f"redis://127.0.0.1:{port}/0")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_server_on_an_ipv6_host() -> None:
+    with RedisServer.start(host="::1", password="abc123def") as server:
+        assert "@[::1]:" in server.url
+        check_redis(server.url, "test")
