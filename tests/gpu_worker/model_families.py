@@ -119,6 +119,8 @@ FIELDS: Mapping[str, Mapping[str, Any]] = {
     "qwen2_moe": {"use_sliding_window": True, "max_window_layers": 2},
     "qwen3": {"use_sliding_window": True, "max_window_layers": 2},
     "qwen3_moe": {"use_sliding_window": True, "max_window_layers": 2},
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "bert": {"is_decoder": True},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "num_layers": 4},
 }

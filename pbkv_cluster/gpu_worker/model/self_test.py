@@ -48,8 +48,8 @@ _KV_BYTES = 1 << 30
 _SCORE_BYTES = 1 << 29
 _ROWS = 6  # tokens of a prompt whose logits are compared
 
-# Root mean square difference of a token's logits, relative to their standard deviation: always allowed, and at most.
-_ALLOWED = {torch.float64: (1e-9, 1e-6), torch.float32: (3e-5, 1e-2), torch.float16: (1e-2, 0.15), torch.bfloat16: (5e-2, 0.4)}
+# RMS difference of a token's logits over their deviation: always allowed, at most. Eager softmax is float32 even in float64.
+_ALLOWED = {torch.float64: (1e-6, 1e-5), torch.float32: (3e-5, 1e-2), torch.float16: (1e-2, 0.15), torch.bfloat16: (5e-2, 0.4)}
 _NOISE = 10.0  # times the model's own noise is allowed
 
 
@@ -112,8 +112,7 @@ class _SelfTest:
         self._max_context = max_context
         long = long_prompt(module, probed, max_context, device)
         self._short = min(_SHORT, max_context, long)
-        generator = torch.Generator().manual_seed(1)
-        self._ids = random_ids(module, long + self._short, generator).numpy()
+        self._ids = random_ids(module, long + self._short, torch.Generator().manual_seed(1)).numpy()
         self._long = long
         blocks = blocks_for(long) + 3 * (blocks_for(self._short) + 1)
         self._storage = KvStorage(probed.shape, blocks, 0, device)
