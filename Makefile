@@ -14,10 +14,10 @@ supported := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo serve test test-all lint format proto bench docs clean
+.PHONY: help venv demo serve test test-all test-models lint format proto bench docs clean
 
 help: ## list the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  Variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH=$(TORCH) ARGS=$(ARGS)'
 
@@ -34,6 +34,9 @@ test: $(stamp) ## run the tests, except those marked slow
 
 test-all: $(stamp) ## run all tests
 	@$(bin)/python -m pytest $(ARGS)
+
+test-models: $(stamp) ## run every family of models against transformers and write docs/models.md (slow)
+	@$(bin)/python -m tests.gpu_worker.model_families --out docs/models.md $(ARGS)
 
 lint: $(stamp) ## check style, types, layers, and that the generated code is up to date
 	@$(bin)/ruff check

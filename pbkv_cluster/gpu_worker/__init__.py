@@ -5,10 +5,12 @@
 1. `servicer`: the wire. `engine/engine_thread`: carries calls and outputs between the event loop and the engine's thread.
 2. `engine/engine`: checks the request, and turns it into an `engine/sequence`.
 3. `engine/scheduler`: admits it to the cache (`pbkv_cluster.cache`) and fills the batches.
-4. `engine/runner`: the contract; `model/torch_runner`: a batch through the model. `attention/`: reads and writes `kv/storage`.
+4. `engine/runner`: the contract; `model/torch_runner`: a batch through the model (`model/forward`). `attention/`: reads and
+   writes `kv/storage`.
 5. `kv/transfer_engine`: copies blocks between GPU and host memory, as the cache decides; `kv/arena_region`: that host memory.
 6. `engine/sampler`: the next token. `engine/text_stream`: its text, without what may become a stop string.
 
-Around these: `model/loading` (weights and namespace), `model/hidden_state` (a summary of the prompt for the predictor),
+Around these: `model/loading` (weights and namespace), `model/probe` and `model/self_test` (whether the engine runs a model
+rightly), `model/hidden_state` (a summary of the prompt for the predictor),
 `predictor_link/` (forecasts and model updates in, access logs out).
 """

@@ -84,7 +84,7 @@ class WorkerServer:
         """Loads the model and serves. Port 0 takes a free one.
 
         Raises:
-            StartupError: the model, the device or the port is not available.
+            StartupError: the model, the device or the port is not available, or the engine would run the model wrongly.
             InvalidArgument: the configuration names an unknown policy or attention back end.
         """
         device, model, codec = await asyncio.to_thread(self._load)
@@ -123,7 +123,7 @@ class WorkerServer:
         device = pick_device(self._config.engine.device)
         if device.type == "cpu":
             torch.set_num_threads(self._config.engine.threads)
-        model = load_model(self._config.model, device)
+        model = load_model(self._config.model, device, self._config.engine.attention)
         return device, model, TextCodec.load(self._config.model.path, self._config.model.revision)
 
     def _link_to_predictor(self, predictor: Services, engine: Engine) -> PredictorLink:

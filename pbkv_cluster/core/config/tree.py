@@ -107,6 +107,9 @@ class ModelConfig(_Section):
         "auto", description="data type of weights and KV; auto: float32 on a CPU, otherwise the checkpoint's"
     )
     max_context_tokens: int = Field(0, ge=0, description="most tokens of prompt and output together; 0: the model's own limit")
+    self_test: bool = Field(
+        True, description="compare the engine's logits with those of the model's own attention when it is loaded"
+    )
 
 
 class EngineConfig(_Section):

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 
 from pbkv_cluster.gpu_worker.attention import sdpa, varlen
-from pbkv_cluster.gpu_worker.attention.base import ATTENTION, IMPLEMENTATION, PagedBatch, Span, install
+from pbkv_cluster.gpu_worker.attention.base import ATTENTION, IMPLEMENTATION, PROBING, PagedBatch, Span, install
 
-__all__ = ["ATTENTION", "IMPLEMENTATION", "PagedBatch", "Span", "choose", "install", "sdpa", "varlen"]
+__all__ = ["ATTENTION", "IMPLEMENTATION", "PROBING", "PagedBatch", "Span", "choose", "install", "sdpa", "varlen"]
 
 
 def choose(name: str, device: torch.device, dtype: torch.dtype) -> Callable[..., PagedBatch]:

@@ -1,7 +1,6 @@
 """Loads a model: any decoder-only causal model of `transformers`, from a local directory or a hub id."""
 
-import inspect
-import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,14 @@ from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.config import ModelConfig
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.core.locations.model_path import local_model
-from pbkv_cluster.gpu_worker.attention import IMPLEMENTATION, install
+from pbkv_cluster.gpu_worker.attention import IMPLEMENTATION, choose, install
 from pbkv_cluster.gpu_worker.kv.storage import KvShape
-from pbkv_cluster.gpu_worker.model.hidden_state import captured
+from pbkv_cluster.gpu_worker.model.end_tokens import end_tokens
+from pbkv_cluster.gpu_worker.model.probe import probe
+from pbkv_cluster.gpu_worker.model.refusal import refusal
+from pbkv_cluster.gpu_worker.model.self_test import self_test
 
-log = logging.getLogger(__name__)
+_UNLIMITED = 1 << 20  # tokens, of a model that states no limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,40 +40,97 @@ class LoadedModel:
         return Namespace(self.name, self.revision, str(self.shape.dtype).removeprefix("torch."), self.shape.layout())
 
 
-def load_model(config: ModelConfig, device: torch.device) -> LoadedModel:
+def load_model(config: ModelConfig, device: torch.device, attention: str = "auto") -> LoadedModel:
     """Loads the model that `config` names onto a device.
+
+    Args:
+        config: names the model.
+        device: for the weights.
+        attention: back end with which the engine will run it.
 
     Raises:
         StartupError: there is no such model, or the engine cannot run it.
+        InvalidArgument: an unknown attention back end.
     """
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-
     install()
     directory = resolve(config.path, config.revision)
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=_dtype(config, device), output_loading_info=True)
-        module, report = loaded
-        module.set_attn_implementation(IMPLEMENTATION)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise StartupError(f"model.path: no causal language model can be loaded from {config.path!r}: {error}") from error
-    if missing := sorted(report["missing_keys"]):  # `transformers` has filled them with random values
-        raise StartupError(f"model.path: {config.path!r} lacks weights of a causal language model: {', '.join(missing[:3])} …")
-    module.eval().requires_grad_(False).to(device)
-    shape, hidden = _probe(module, device, config.path)
-    limit = getattr(module.config, "max_position_embeddings", None) or 1 << 20
-    if config.max_context_tokens > limit:
-        raise StartupError(f"model.max_context_tokens: {config.max_context_tokens} is more than the model's {limit}")
+    module = _weights(config, directory, device)
+    text = module.config.get_text_config(decoder=True)
+    own = text._attn_implementation
+    module.set_attn_implementation(IMPLEMENTATION)
+    if text._attn_implementation != IMPLEMENTATION:
+        raise refusal(config.path, "its attention is built into its layers and cannot be replaced")
+    max_context = _max_context(config, text)
+    probed = probe(module, device, config.path, max_context)
+    if config.self_test:
+        self_test(module, probed, choose(attention, device, probed.shape.dtype), own, config.path, max_context, device)
     return LoadedModel(
         module=module,
         name=config.path,
         revision=fingerprint(directory),
-        shape=shape,
-        vocabulary=module.config.vocab_size,
-        max_context=config.max_context_tokens or limit,
-        eos=_eos(module),
-        hidden=hidden,
+        shape=probed.shape,
+        vocabulary=text.vocab_size,
+        max_context=max_context,
+        eos=end_tokens(module, directory, config.chat_template),
+        hidden=probed.hidden,
     )
+
+
+def _weights(config: ModelConfig, directory: Path, device: torch.device) -> Any:
+    """The model on its device, with all of the checkpoint's weights and no others."""
+    from transformers import AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    try:
+        module, report = auto.from_pretrained(directory, dtype=_dtype(config, device), output_loading_info=True)
+    except Exception as error:
+        raise StartupError(
+            f"model.path: no causal language model can be loaded from {config.path!r}: {_loading_problem(error)}"
+        ) from error
+    if missing := sorted(report["missing_keys"]):  # `transformers` has filled them with random values
+        raise StartupError(f"model.path: {config.path!r} lacks weights of a causal language model: {', '.join(missing[:3])} …")
+    if unused := sorted(report["unexpected_keys"]):
+        raise StartupError(
+            f"model.path: {config.path!r} holds {len(unused)} weights that the model in its config.json does not have: "
+            f"{', '.join(unused[:3])} …"
+        )
+    module.eval().requires_grad_(False).to(device)
+    if module.dtype == torch.float64:
+        module.set_experts_implementation("eager")  # the kernels for mixtures of experts have no float64
+    for name, parameter in module.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise StartupError(f"model.path: {config.path!r} has damaged weights: {name} holds values that are not finite")
+    return module
+
+
+def _loading_problem(error: Exception) -> str:
+    """Why a checkpoint does not load, in words about it."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    text = str(error)
+    if isinstance(error, StrictDataclassError):
+        field = re.match(r"Validation error for field '(\w+)'", text)
+        return f"its config.json has an impossible {field[1]}" if field else text.rpartition("ValueError: ")[2]
+    if isinstance(error, RuntimeError) and "mismatch" in text:
+        return "its weights do not have the shapes that its config.json states"
+    if "Unrecognized configuration class" in text:
+        return "transformers has no such model of its kind"
+    if isinstance(error, OSError | ValueError | SafetensorError) and text:
+        return text
+    return "its config.json lacks fields or has values with which no model can be built"
+
+
+def _max_context(config: ModelConfig, text: Any) -> int:
+    """Most tokens of prompt and output together."""
+    limit = getattr(text, "max_position_embeddings", None)
+    if limit is None:
+        limit = _UNLIMITED
+    if not isinstance(limit, int) or limit < 1:
+        raise StartupError(f"model.path: {config.path!r} has room for no token: max_position_embeddings is {limit}")
+    if config.max_context_tokens > limit:
+        raise StartupError(f"model.max_context_tokens: {config.max_context_tokens} is more than the model's {limit}")
+    return config.max_context_tokens or limit
 
 
 def resolve(path: str, revision: str) -> Path:
@@ -108,54 +167,3 @@ def _dtype(config: ModelConfig, device: torch.device) -> torch.dtype | str:
         dtype: torch.dtype = getattr(torch, config.dtype)
         return dtype
     return torch.float32 if device.type == "cpu" else "auto"
-
-
-def _eos(module: Any) -> frozenset[int]:
-    ids = module.generation_config.eos_token_id
-    if ids is None:
-        return frozenset()
-    return frozenset(ids if isinstance(ids, list) else [ids])
-
-
-class _Probe:
-    """Stands in for a batch, and records the shape and dtype of each layer's KV."""
-
-    def __init__(self) -> None:
-        self.seen: dict[int, tuple[torch.Size, torch.Size, torch.dtype]] = {}
-
-    def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None, window: int | None
-    ) -> torch.Tensor:
-        self.seen[layer] = (key.shape, value.shape, key.dtype)
-        return query.new_zeros(*query.shape[:2], value.shape[2])
-
-
-def _probe(module: Any, device: torch.device, path: str) -> tuple[KvShape, int]:
-    """Runs one token through the model to see the KV that it makes, instead of guessing it from the configuration.
-
-    Returns the shape of the KV, and the size of a hidden state, 0 if the model does not expose it.
-    """
-    probe = _Probe()
-    layers = module.config.num_hidden_layers
-    if getattr(module.config, "attention_chunk_size", None):
-        raise StartupError(f"model.path: the engine cannot run {path!r}: its attention is chunked")
-    ids = torch.zeros(1, 1, dtype=torch.long, device=device)
-    try:
-        with torch.inference_mode(), captured(module) as states:
-            module(input_ids=ids, position_ids=ids, use_cache=False, paged=probe)
-    except (NotImplementedError, TypeError, AttributeError, RuntimeError) as error:
-        raise StartupError(f"model.path: the engine cannot run {path!r}: {error}") from error
-    kinds = set(probe.seen.values())
-    if sorted(probe.seen) != list(range(layers)) or len(kinds) != 1:
-        raise StartupError(
-            f"model.path: the engine cannot run {path!r}: it needs attention with equal KV in each of the {layers} layers, "
-            f"found it in {len(probe.seen)}, of {len(kinds)} kinds"
-        )
-    key, value, dtype = kinds.pop()
-    if key != value:
-        raise StartupError(f"model.path: the engine cannot run {path!r}: its keys are {tuple(key)}, its values {tuple(value)}")
-    if "position_ids" not in inspect.signature(module.forward).parameters:
-        raise StartupError(
-            f"model.path: the engine cannot run {path!r}: it cannot be told where in a sequence its tokens stand"
-        )
-    return KvShape(layers=layers, kv_heads=key[1], head_dim=key[2], dtype=dtype), states[0].shape[-1] if states else 0

@@ -16,6 +16,7 @@ from pbkv_cluster.gpu_worker.engine.sampler import sample
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk
 from pbkv_cluster.gpu_worker.kv.storage import KvStorage
 from pbkv_cluster.gpu_worker.kv.transfer_engine import TorchTransferEngine
+from pbkv_cluster.gpu_worker.model.forward import forward
 from pbkv_cluster.gpu_worker.model.hidden_state import HiddenProjection, captured
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel
 
@@ -94,22 +95,16 @@ class TorchRunner:
 
         Sets `hidden` of the sequences whose prompts end in the batch.
         """
-        device = self.storage.device
-        ids = np.concatenate([_ids(chunk) for chunk in chunks]).astype(np.int64)
+        ids = np.concatenate([_ids(chunk) for chunk in chunks])
         positions = np.concatenate([np.arange(chunk.start, chunk.start + chunk.count) for chunk in chunks])
         ends = np.cumsum([chunk.count for chunk in chunks]) - 1
         last = [int(end) for end, chunk in zip(ends, chunks, strict=True) if chunk.final]
         # Without a final chunk one row is computed all the same: a model's head needs at least one.
-        keep = torch.tensor(last or [int(ends[-1])], device=device)
+        rows = last or [int(ends[-1])]
+        paged = self._attention(self.storage, [_span(chunk) for chunk in chunks])
         project = self._project if any(_ends_prompt(chunk) for chunk in chunks) else None
         with captured(self.model.module) if project else nullcontext(list[torch.Tensor]()) as states:
-            output = self.model.module(
-                input_ids=torch.from_numpy(ids).unsqueeze(0).to(device),
-                position_ids=torch.from_numpy(positions).unsqueeze(0).to(device),
-                use_cache=False,
-                logits_to_keep=keep,
-                paged=self._attention(self.storage, [_span(chunk) for chunk in chunks]),
-            )
+            logits = forward(self.model.module, paged, ids, positions, rows, self.storage.device)
         if project:
             at = {
                 chunk.sequence: _prompt_end(chunk, int(end))
@@ -118,7 +113,6 @@ class TorchRunner:
             }
             for sequence, hidden in zip(at, project(states[0][0, list(at.values())]), strict=True):
                 sequence.hidden = hidden
-        logits: torch.Tensor = output.logits[0]
         return logits[: len(last)]
 
 
