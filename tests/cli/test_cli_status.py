@@ -42,7 +42,7 @@ def test_shows_rates_with_their_denominators(pbkv: Pbkv, endpoint: str) -> None:
 def test_shows_what_does_not_work_at_members_that_serve(pbkv: Pbkv, endpoint: str) -> None:
     problem = "the state /s cannot be saved: No space left on device"
     assert problem in line(pbkv("status", "--endpoint", endpoint).out, "predictor: ")
-    status = json.loads(pbkv("status", "--endpoint", endpoint, "--json").out)
+    status = json.loads(pbkv("status", "--endpoint", endpoint, "--json", "-").out)
     assert status["problems"] == [{"member": "predictor", "problem": problem}]
 
 
