@@ -24,10 +24,9 @@ def run(quick: bool) -> Report:
     for process in (root, *root.children(recursive=True)):
         try:
             memory, called = process.memory_full_info(), process.name()
-            supervisor = any("redis_supervisor" in part for part in process.cmdline())
         except psutil.NoSuchProcess:
             continue
-        owner = "ours" if process.pid in names else "Redis" if supervisor or called.startswith("redis") else "Ray"
+        owner = "ours" if process.pid in names else "Redis" if called.startswith("redis") else "Ray"
         sizes[owner].append((names.get(process.pid, called), memory.pss, memory.rss))
     figures = []
     for owner, processes in sorted(sizes.items()):

@@ -20,6 +20,7 @@ from pbkv_cluster.cli.serving.submit import submit
 from pbkv_cluster.cli.simulation.calibrate import calibrate
 from pbkv_cluster.cli.simulation.simulate import simulate
 from pbkv_cluster.cli.simulation.tune import tune
+from pbkv_cluster.cluster.interrupts import Interrupts
 from pbkv_cluster.core.errors import ConfigError, InvalidArgument, PbkvError
 from pbkv_cluster.simulator.traces.step_traces import TraceError
 
@@ -54,17 +55,21 @@ def _pbkv(
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs one command and exits: 0 success, 1 failure, 2 wrong usage or input, 130 interrupted.
+    """Runs one command and exits: 0 success, 1 failure, 2 wrong usage or input, 130 interrupted by Ctrl-C or SIGTERM.
 
     Args:
         args: arguments after `pbkv`; by default those of the process.
     """
+    interrupts = Interrupts()
+    interrupts.catch()
     try:
         app(args=None if args is None else list(args), prog_name="pbkv")
     except PbkvError as error:
         typer.echo("pbkv: " + "; ".join(line.strip() for line in str(error).splitlines()), err=True)
         bad_input = isinstance(error, ConfigError | InvalidArgument | TraceError)
         sys.exit(EXIT_BAD_INPUT if bad_input else EXIT_FAILED)
+    finally:
+        interrupts.restore()
 
 
 if __name__ == "__main__":

@@ -5,10 +5,15 @@ A cluster starts through these files:
     local.py              `LocalCluster`: starts Redis, Ray and all members, and stops them with its process
     preflight.py          checks all that takes milliseconds before anything is started
     stages.py             tells the stages of the start, with their times
+    interrupts.py         SIGTERM as Ctrl-C, also while the cluster stops
+    state_dir.py          folder for a member's state, removed even after a kill
     private_file.py       files that only their owner may read
     ray_session.py        starts Ray on this machine, or joins a Ray cluster
+    ray_processes.py      whether the Ray that was started here still runs
     actor_group.py        the members as actors: launch, wait until ready, process ids, stop
     acquaintance.py       waits until all members know each other
+    member_watch.py       why members end, and when they are back
+    ray_messages.py       what Ray says about processes that ended, instead of on the terminal
     actors.py             the actor, a thin shell around one member
     member_thread.py      runs a member on an event loop in a thread of its own
     members.py            the members: gateway, predictor, host stores, workers

@@ -2,26 +2,26 @@
 
 import functools
 import logging
-import os
-import shutil
-import signal
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from pbkv_cluster.cluster import preflight, ray_session
 from pbkv_cluster.cluster.acquaintance import await_acquaintance
+from pbkv_cluster.cluster.interrupts import Interrupts
 from pbkv_cluster.cluster.member import MakeMember, MemberContext
 from pbkv_cluster.cluster.members import GatewayMember, HostStoreMember, PredictorMember, WorkerMember
 from pbkv_cluster.cluster.private_file import write_private
 from pbkv_cluster.cluster.problem_watch import ProblemWatch
+from pbkv_cluster.cluster.ray_messages import RayMessages
+from pbkv_cluster.cluster.ray_processes import RayProcesses
 from pbkv_cluster.cluster.stages import Stages
+from pbkv_cluster.cluster.state_dir import StateDir
 from pbkv_cluster.core.config import Config
+from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
 from pbkv_cluster.rpc.services import GATEWAY, PREDICTOR
 from pbkv_cluster.store.cluster_index import RedisServer
@@ -29,12 +29,13 @@ from pbkv_cluster.store.cluster_index.redis_server import free_port
 
 if TYPE_CHECKING:
     from pbkv_cluster.cluster.actor_group import ActorGroup
+    from pbkv_cluster.cluster.member_watch import MemberWatch
 
 log = logging.getLogger(__name__)
 
 _LOOPBACK = "127.0.0.1"
-_HEALTH_S = 2.0
-_STATE_PREFIX = "pbkv-state-"
+_HEALTH_S = 1.0
+_WORKER_PREFIX = "worker-"
 
 
 class LocalCluster:
@@ -56,7 +57,12 @@ class LocalCluster:
         self._edges = dict(edges or {})
         self._stack = ExitStack()
         self._actors: ActorGroup | None = None
-        self._interrupted = threading.Event()
+        self._watch: MemberWatch | None = None
+        self._redis: RedisServer | None = None
+        self._ray_processes: RayProcesses | None = None  # None: not started here
+        self._ray_is_lost = False
+        self._interrupts = Interrupts()
+        self._messages = RayMessages()
         self.name = config.cluster.name
         self.gateway_address = ""
         self.addresses: dict[str, str] = {}  # of all members, by name
@@ -83,12 +89,16 @@ class LocalCluster:
         """Returns at SIGINT or SIGTERM.
 
         Raises:
-            Unavailable: the Ray cluster is lost.
+            Unavailable: the cluster cannot heal: Ray or Redis is lost for good, or nothing has served for as long as a start
+                may take; says why.
         """
         try:
             problems = ProblemWatch(self.redis_url, self.name, self._config.redis.lease_s, self._report)
-            while not self._interrupted.wait(_HEALTH_S):
-                ray_session.check_alive()
+            while not self._interrupts.arrived.wait(_HEALTH_S):
+                self._check_ray()
+                if self._redis is not None:
+                    self._redis.check_alive()
+                self._check_members()
                 problems.poll()
         except KeyboardInterrupt:
             log.info("interrupted")
@@ -99,44 +109,53 @@ class LocalCluster:
         Raises:
             Unavailable: a member that is being restarted is not back within `timeout_s` seconds.
         """
-        return {} if self._actors is None else self._actors.pids(timeout_s)
+        return {} if self._actors is None else self._actors.pids(timeout_s, self._check_ray)
 
     def stop(self) -> None:
-        """Stops everything in the reverse order of its start. May be called again."""
-        self._stack.close()
+        """Stops everything in the reverse order of its start. May be called again.
+
+        An interrupt meanwhile ends members at once instead of in good order; a further one changes nothing.
+        """
+        try:
+            self._stack.close()
+        finally:
+            self._interrupts.restore()
 
     def _start(self) -> None:
         stages = Stages(self._report)
         preflight.check(self._config)
         _check_names(self._config)
         stages.done("settings, ports, model and Redis checked")
-        self._catch_sigterm()
-        ray_session.set_environment()
-        state_dir = _make_state_dir()
-        self._stack.callback(shutil.rmtree, state_dir, ignore_errors=True)
+        self._interrupts.catch()
+        ray_session.set_environment(self._config)
+        state_dir = StateDir.create()
+        self._stack.callback(state_dir.close)
+        self._stack.callback(self._messages.release)
         # Ray first: in a Ray cluster that is joined, it tells under which address the other nodes reach this one.
         self.dashboard_url = ray_session.start(self._config)
         self._stack.callback(ray_session.stop)
+        self._messages.capture()
         stages.done("Ray joined" if self._config.cluster.address else "Ray started")
-        self._catch_sigterm()  # again: Ray has replaced our handler by its own
+        self._interrupts.catch()  # again: Ray has replaced our handler by its own
         joined = bool(self._config.cluster.address)
+        self._ray_processes = None if joined else RayProcesses()
         host = self._config.cluster.host or ("" if joined else _LOOPBACK)
         here = host or ray_session.this_node_address()
-        redis = RedisServer.resolve(self._config.redis.url, host=here)
+        redis = self._redis = RedisServer.resolve(self._config.redis.url, host=here)
         self._stack.callback(redis.stop)
         self.redis_url = redis.url
         if not self._config.redis.url:
-            self.redis_url_file = write_private(Path(state_dir, "redis.url"), redis.url)
+            self.redis_url_file = write_private(state_dir.path / "redis.url", redis.url)
         self._config = _with_gateway_port(self._config, here)
         preflight.check_name_is_free(self._config)  # again: starting Ray takes seconds
         stages.done("Redis found" if self._config.redis.url else "Redis started")
-        self._launch(MemberContext(self._config, redis.url, host, "", state_dir), stages)
+        self._launch(MemberContext(self._config, redis.url, host, "", str(state_dir.path)), stages)
 
     def _launch(self, context: MemberContext, stages: Stages) -> None:
         from pbkv_cluster.cluster.actor_group import ActorGroup
 
-        actors = self._actors = ActorGroup()
-        self._stack.callback(actors.stop, first=GATEWAY)  # so that clients learn of the end from the gateway
+        actors = self._actors = ActorGroup(self._messages)
+        self._stack.callback(self._stop_members, actors)
         gpus = ray_session.gpus_per_worker(self._config)
         # Members that keep their address as long as the cluster runs, or their state in a file, stay on this node.
         this_node = ray_session.this_node_id()
@@ -144,7 +163,7 @@ class LocalCluster:
         for number, node in enumerate(ray_session.node_ids()):
             actors.launch(f"host-store-{number}", HostStoreMember, context, node_id=node)
         for number in range(self._config.cluster.workers):
-            name = f"worker-{number}"
+            name = f"{_WORKER_PREFIX}{number}"
             actors.launch(name, functools.partial(WorkerMember, worker_id=name), context, gpus=gpus)
         for name, make in self._edges.items():
             actors.launch(name, make, context, node_id=this_node)
@@ -152,18 +171,45 @@ class LocalCluster:
         deadline = time.monotonic() + self._config.cluster.start_timeout_s
         self.addresses = actors.await_ready(self._config.cluster.start_timeout_s, lambda name: stages.done(f"{name} ready"))
         self.gateway_address = self.addresses[GATEWAY]
+        self._watch = actors.watch(self.redis_url, self.name, self._config.redis.lease_s)
+        self._stack.callback(self._watch.stop)
+        self._watch.start()
         await_acquaintance(self.gateway_address, self._config.cluster.workers, deadline - time.monotonic())
 
-    def _catch_sigterm(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return  # only the main thread may set handlers, and its owner decides about signals
+    def _stop_members(self, actors: "ActorGroup") -> None:
+        try:
+            if not self._ray_is_lost:  # without Ray, its processes have ended, or end now
+                actors.stop(first=GATEWAY)  # so that clients learn of the end from the gateway
+        except KeyboardInterrupt:
+            log.warning("interrupted again: the members are killed")
+        finally:
+            self._interrupts.ignore()  # what follows takes seconds at most, and the kernel does the same if we are killed
 
-        def interrupt(number: int, frame: FrameType | None) -> None:
-            self._interrupted.set()
-            raise KeyboardInterrupt
+    def _check_ray(self) -> None:
+        """Raises:
+        Unavailable: the Ray cluster is lost.
+        """
+        try:
+            if self._ray_processes is not None:
+                self._ray_processes.check_alive()
+            ray_session.check_alive()
+        except Unavailable:
+            self._ray_is_lost = True
+            raise
 
-        before = signal.signal(signal.SIGTERM, interrupt)
-        self._stack.callback(signal.signal, signal.SIGTERM, before)
+    def _check_members(self) -> None:
+        """Raises:
+        Unavailable: for longer than a start may take, there has been no gateway or no worker.
+        """
+        if self._watch is None:
+            return
+        limit_s = self._config.cluster.start_timeout_s
+        workers = [name for name in self.addresses if name.startswith(_WORKER_PREFIX)]
+        for what, names in (("the gateway", [GATEWAY]), ("every worker", workers)):
+            down_s = min(map(self._watch.down_s, names), default=0.0)
+            if down_s > limit_s:
+                causes = {entry.name: entry.last_failure for entry in self._watch.entries()}
+                raise Unavailable(f"{what} has been down for {down_s:.0f} s (cluster.start_timeout_s): {causes[names[0]]}")
 
 
 def _check_names(config: Config) -> None:
@@ -177,16 +223,6 @@ def _check_names(config: Config) -> None:
     for field, name in (("cache.policy", config.cache.policy), ("cache.host_policy", config.cache.host_policy)):
         make_policy(name, config.cache, field)
     PREDICTORS.get(config.predictor.model)
-
-
-def _make_state_dir() -> str:
-    """Makes a folder for state that survives the restart of a member. Removes those of processes that have died."""
-    temporary = Path(tempfile.gettempdir())
-    for path in temporary.glob(f"{_STATE_PREFIX}*"):
-        pid = path.name.removeprefix(_STATE_PREFIX).split("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(path, ignore_errors=True)
-    return tempfile.mkdtemp(prefix=f"{_STATE_PREFIX}{os.getpid()}-")
 
 
 def _with_gateway_port(config: Config, host: str) -> Config:

@@ -20,11 +20,16 @@ _CHILD_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_OWN_RAY_ENVIRONMENT = {
+    # Ray would kill members, all of them if need be, when any other process fills the machine's memory. Ours is reserved when
+    # they start, so killing them frees what nobody lacks; the kernel's own killer remains.
+    "RAY_memory_monitor_refresh_ms": "0",
+}
 
 
-def set_environment() -> None:
+def set_environment(config: Config) -> None:
     """Sets variables that every process of the cluster inherits, except those that the user has set."""
-    for name, value in _CHILD_ENVIRONMENT.items():
+    for name, value in (_CHILD_ENVIRONMENT | ({} if config.cluster.address else _OWN_RAY_ENVIRONMENT)).items():
         os.environ.setdefault(name, value)
 
 
@@ -76,14 +81,14 @@ def stop() -> None:
 
 def check_alive() -> None:
     """Raises:
-    Unavailable: the Ray cluster does not answer.
+    Unavailable: the Ray cluster does not answer, or has lost this node.
     """
-    import ray
-
     try:
-        ray.nodes()
-    except ray.exceptions.RayError as error:
+        alive = this_node_id() in node_ids()
+    except Exception as error:  # of Ray, of several kinds
         raise Unavailable(f"the Ray cluster is lost: {error}") from error
+    if not alive:
+        raise Unavailable("the Ray cluster has lost this node: its raylet has died")
 
 
 def node_ids() -> list[str]:

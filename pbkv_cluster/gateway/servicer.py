@@ -112,6 +112,12 @@ def _status_response(status: ClusterStatus) -> workflow_pb2.GetClusterStatusResp
         index_reachable=status.index_reachable,
         totals=_totals(status.totals),
         decisions=status.decisions,
+        members=[
+            workflow_pb2.GetClusterStatusResponse.Member(
+                name=member.name, up=member.up, restarts=member.restarts, last_failure=member.last_failure
+            )
+            for member in status.members
+        ],
         problems=[
             workflow_pb2.GetClusterStatusResponse.Problem(member=entry.member, problem=problem)
             for entry in status.problems

@@ -15,7 +15,7 @@ from pbkv_cluster.gateway.routing.worker import Worker, WorkerReport
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.step.admission import Admission
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
-from pbkv_cluster.store.cluster_index import Directory, ProblemsEntry
+from pbkv_cluster.store.cluster_index import Directory, MemberEntry, ProblemsEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class ClusterStatus:
     totals: HitMeter
     decisions: Mapping[str, int]  # the gateway's, by reason code
     log_path: str  # file that this process writes its log to; empty: none
+    members: tuple[MemberEntry, ...] = ()  # by name; empty: nobody watches them, or the index is not reachable
     problems: tuple[ProblemsEntry, ...] = ()  # of members that serve nevertheless
 
 
@@ -74,9 +75,16 @@ class StatusReader:
             index_reachable=self.pool.index_reachable,
             totals=deepcopy(self.meter),
             decisions={str(reason): count for reason, count in self.decisions.items()},
+            members=await self._members(),
             problems=await self._problems(),
             log_path=_log_path(),
         )
+
+    async def _members(self) -> tuple[MemberEntry, ...]:
+        try:
+            return tuple(await self.directory.members())
+        except Unavailable:
+            return ()  # `index_reachable` tells
 
     async def _problems(self) -> tuple[ProblemsEntry, ...]:
         try:

@@ -10,7 +10,9 @@ Host memory, as a worker meets it:
 The index in Redis, as a block enters it:
 
     cluster_index/redis_server.py    the Redis server: a running one, or one that this process starts
-    cluster_index/redis_supervisor.py   script that restarts a server that we started, and ends it with us
+    cluster_index/redis_check.py     whether a running server can hold the cluster's state
+    cluster_index/redis_process.py   a server process that is started again whenever it dies
+    cluster_index/redis_launcher.py  script that becomes a server which the kernel ends with us
     cluster_index/client.py          Redis clients, and their errors as `Unavailable`
     cluster_index/publisher.py       announces a worker and its blocks for as long as the worker runs
     cluster_index/directory.py       members and workflows of the cluster: announce, withdraw, list

@@ -1,6 +1,9 @@
 """`pbkv replay`, `pbkv demo` and `pbkv serve`, with a stand-in for the cluster."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,8 @@ import pytest
 from pbkv_cluster.core.errors import NotFound
 from tests.cli.conftest import Pbkv
 from tests.cli.stand_in_cluster import StandInCluster
-from tests.simulator.recording_gateway import RecordingGateway
+from tests.polling import wait_for
+from tests.simulator.recording_gateway import Call, RecordingGateway
 
 
 @pytest.fixture
@@ -41,6 +45,28 @@ def test_replays_on_a_running_cluster(pbkv: Pbkv, gateway: RecordingGateway, end
         assert len(request.sampling.forced_output.data) == 4 * 3
     (row,) = [row for row in done.out.splitlines() if "available (infinite cache)" in row]
     assert "75.0 %" in row
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_open_workflows(
+    gateway: RecordingGateway, endpoint: str, trace: str, how: signal.Signals
+) -> None:
+    gateway.hold_until = 99
+    command = [sys.executable, "-m", "pbkv_cluster.cli", "replay", trace, "--endpoint", endpoint]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell without job control starts background processes with the signal ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        wait_for(lambda: len(gateway.steps) == 3, 60)
+        process.send_signal(how)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert [calls[-1] for calls in gateway.calls.values()] == [Call("end")] * 3
 
 
 def test_a_trace_can_be_replayed_twice_on_one_cluster(pbkv: Pbkv, gateway: RecordingGateway, endpoint: str, trace: str) -> None:

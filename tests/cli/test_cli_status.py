@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pbkv_cluster.cli.serving.status import guard_line, status_json
+from pbkv_cluster.cli.serving.status import degraded, guard_line, member_line, status_json
 from pbkv_cluster.rpc.v1 import store_pb2, workflow_pb2
 from tests.cli.conftest import Pbkv
 
@@ -99,3 +99,31 @@ def test_a_cluster_that_has_done_nothing_has_no_rates() -> None:
     totals = status_json(workflow_pb2.GetClusterStatusResponse())["totals"]
     assert totals["available_rate"] is None
     assert totals["prompt_tokens"] == 0
+
+
+def test_check_names_what_does_not_serve_and_exits_with_1(pbkv: Pbkv, endpoint: str) -> None:
+    done = pbkv("status", "--endpoint", endpoint, "--check")
+    assert done.code == 1
+    assert done.err.splitlines() == ["pbkv: the index in Redis is not reachable", "pbkv: worker-1 is not reachable"]
+
+
+def test_without_check_a_degraded_cluster_is_a_success(pbkv: Pbkv, endpoint: str) -> None:
+    assert pbkv("status", "--endpoint", endpoint).code == 0
+
+
+def test_a_member_that_is_being_restarted_is_degraded() -> None:
+    member = workflow_pb2.GetClusterStatusResponse.Member(name="worker-1", restarts=2, last_failure="it was killed")
+    response = workflow_pb2.GetClusterStatusResponse(index_reachable=True, predictor_reachable=True, members=[member])
+    response.workers.add(worker_id="worker-0", reachable=True)
+    assert degraded(response) == ["worker-1 is being restarted: it was killed"]
+    assert member_line(member) == "worker-1: restarted 2 times and is not back, last because it was killed"
+    response.members[0].up = True
+    assert degraded(response) == []
+    assert status_json(response)["members"] == [
+        {"name": "worker-1", "up": True, "restarts": 2, "last_failure": "it was killed"}
+    ]
+
+
+def test_a_cluster_without_workers_is_degraded() -> None:
+    response = workflow_pb2.GetClusterStatusResponse(index_reachable=True, predictor_reachable=False)
+    assert degraded(response) == ["the predictor is not reachable", "there is no worker"]

@@ -1,6 +1,7 @@
 """Starting and stopping: clear errors if a cluster cannot start, and no process left behind however it ends."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -44,6 +45,14 @@ def await_gateway(process: subprocess.Popen[str]) -> str:
     raise AssertionError(f"it never came up: {process.communicate()[1]}")
 
 
+def expect_only_our_lines(errors: str) -> None:
+    """Nothing but stages of the start may be on standard error, nothing of Ray above all."""
+    first, *stages, last = errors.splitlines()
+    assert first == "starting the cluster; Ctrl-C stops it"
+    assert [line for line in stages if not re.fullmatch(r" *\d+\.\d s  .* \(\d+\.\d s\)", line)] == []
+    assert last == "stopping"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_everything(small_model: Path, mark: str, how: signal.Signals) -> None:
@@ -51,7 +60,9 @@ def test_a_signal_stops_everything(small_model: Path, mark: str, how: signal.Sig
     await_gateway(process)
     assert len(marked(mark)) > 5
     process.send_signal(how)
-    assert process.wait(END_S) == 0
+    _, errors = process.communicate(timeout=END_S)
+    assert process.returncode == 0
+    expect_only_our_lines(errors)
     expect_none_left(mark)
 
 
@@ -60,7 +71,9 @@ def test_ctrl_c_at_a_terminal_stops_everything(small_model: Path, mark: str) -> 
     process = serve(small_model)
     await_gateway(process)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(END_S) == 0
+    _, errors = process.communicate(timeout=END_S)
+    assert process.returncode == 0
+    expect_only_our_lines(errors)
     expect_none_left(mark)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from pbkv_cluster.cli.serving.serve import print_addresses
 from pbkv_cluster.client import Accepted, AsyncClient, Client, Finished, Tokens
+from pbkv_cluster.cluster.acquaintance import find_strangers
 from pbkv_cluster.cluster.local import LocalCluster
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, Unavailable
 from pbkv_cluster.core.usage import Tier
@@ -72,6 +73,22 @@ def test_chat_messages_and_token_ids_are_prompts_too(cluster: LocalCluster) -> N
     assert chat.usage.prompt_tokens > 2
     assert tokens.usage.prompt_tokens == 20
     assert len(tokens.token_ids) == 4
+
+
+async def test_a_cluster_that_is_ready_knows_all_its_members(cluster: LocalCluster) -> None:
+    """Right after the start: this test comes first of those that could lose a member."""
+    async with AsyncClient(cluster.gateway_address) as client:
+        status = await client.status()
+    assert find_strangers(status, 2) == []
+
+
+async def test_parallel_steps_compute_a_shared_prefix_once(cluster: LocalCluster) -> None:
+    shared = ids(352, 70)
+    async with AsyncClient(cluster.gateway_address) as client, await client.start_workflow() as workflow:
+        steps = (workflow.run(agent="a", prompt=shared + ids(20, 71 + n), max_tokens=4, ignore_eos=True) for n in range(3))
+        results = await asyncio.gather(*steps)
+    assert sum(result.usage.computed_tokens for result in results) == 352 + 3 * 20
+    assert len({result.usage.worker_id for result in results}) == 1
 
 
 async def test_tokens_stream_and_add_up(cluster: LocalCluster) -> None:
@@ -259,6 +276,12 @@ async def test_a_killed_predictor_comes_back_and_steps_go_on(cluster: LocalClust
             return (await client.status()).predictor_reachable
 
         await eventually(back, 60)
+
+        async def told() -> bool:
+            member = next(member for member in (await client.status()).members if member.name == "predictor")
+            return member.up and member.restarts > 0 and "killed by a signal" in member.last_failure
+
+        await eventually(told, 60)
 
 
 async def test_pids_wait_for_a_member_that_is_being_restarted(cluster: LocalCluster) -> None:

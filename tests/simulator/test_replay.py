@@ -1,5 +1,6 @@
 """The closed loop, against a gRPC server that records its calls."""
 
+import asyncio
 import json
 
 import pytest
@@ -15,6 +16,7 @@ from pbkv_cluster.simulator.spread import Spread
 from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep, TraceWorkflow
 from pbkv_cluster.simulator.workload.generator import Sizes, generate
 from pbkv_cluster.simulator.workload.prompts import PromptBuilder
+from tests.polling import eventually
 from tests.simulator.recording_gateway import TTFT_S, Call, RecordingGateway, serving
 
 SYSTEM = Segment(SegmentKind.SYSTEM, "system", 10)
@@ -111,6 +113,19 @@ async def test_runs_as_many_workflows_at_a_time_as_asked() -> None:
     report, _ = await replay(gateway, [small(f"w{number}") for number in range(10)], ReplayOptions(concurrency=4))
     assert gateway.most_open == 4
     assert report.completed == 10
+
+
+async def test_an_interrupted_replay_ends_its_workflows() -> None:
+    gateway = RecordingGateway()
+    gateway.hold_until = 99
+    async with serving(gateway) as address, AsyncClient(address) as client:
+        workflows = [small(f"w{number}") for number in range(6)]
+        run = asyncio.create_task(Replay(client, PromptBuilder(), ReplayOptions(concurrency=3)).run(workflows))
+        await eventually(lambda: sum(map(len, gateway.steps.values())) == 3)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+    assert dict(gateway.calls) == {f"w{number}": [Call("start"), Call("step", "coder"), Call("end")] for number in range(3)}
 
 
 async def test_adds_up_usage() -> None:

@@ -29,7 +29,7 @@ def replay_at(
     label: str,
     console: "Console",
 ) -> "ReplayReport":
-    """Replays `workflows` through the gateway at `endpoint` and returns the report.
+    """Replays `workflows` through the gateway at `endpoint` and returns the report. An interrupt ends the open workflows.
 
     Raises:
         Unavailable: nothing answers at `endpoint`.

@@ -1,7 +1,9 @@
 """`pbkv status`: the workers of a cluster, and how well its cache does."""
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, share, write_json
@@ -18,12 +20,32 @@ if TYPE_CHECKING:
 def status(
     endpoint: Endpoint = DEFAULT_ENDPOINT,
     json_target: JsonTarget = None,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if a part of the cluster is not well.")] = False,
 ) -> None:
     """Show a cluster's workers, cache tiers, hit rates and decisions."""
     check_json_target(json_target)
     response = asyncio.run(_fetch(endpoint))
     _print(response, result_console(json_target))
     write_json(status_json(response), json_target)
+    problems = degraded(response) if check else []
+    for problem in problems:
+        typer.echo(f"pbkv: {problem}", err=True)
+    if problems:
+        raise typer.Exit(1)
+
+
+def degraded(response: "Status") -> list[str]:
+    """What does not serve, or not as it should, one line each; empty if the whole cluster is well."""
+    problems = []
+    if not response.index_reachable:
+        problems.append("the index in Redis is not reachable")
+    if not response.predictor_reachable:
+        problems.append("the predictor is not reachable")
+    if not response.workers:
+        problems.append("there is no worker")
+    problems += [f"{worker.worker_id} is not reachable" for worker in response.workers if not worker.reachable]
+    problems += [f"{member.name} is being restarted: {member.last_failure}" for member in response.members if not member.up]
+    return problems + [f"{each.member}: {each.problem}" for each in response.problems]
 
 
 async def _fetch(endpoint: str) -> "Status":
@@ -53,6 +75,16 @@ def status_json(response: "Status") -> dict[str, Any]:
         "open_workflows": response.open_workflows,
         "running_steps": response.running_steps,
         "log_path": response.log_path,
+        "members": [
+            {
+                "name": member.name,
+                "up": member.up,
+                "restarts": member.restarts,
+                "last_failure": member.last_failure,
+            }
+            for member in response.members
+        ],
+        "degraded": degraded(response),
         "workers": [
             {
                 "worker_id": worker.worker_id,
@@ -122,6 +154,12 @@ def access_line(worker: "Status.Worker") -> str:
     return f"learnt from {learnt:,} workflows that have ended, by {updates:,} updates"
 
 
+def member_line(member: "Status.Member") -> str:
+    """How often a member has ended, and why it did last."""
+    state = "" if member.up else " and is not back"
+    return f"{member.name}: restarted {member.restarts} times{state}, last because {member.last_failure}"
+
+
 def _print(response: "Status", console: "Console") -> None:
     from rich.text import Text
 
@@ -131,6 +169,9 @@ def _print(response: "Status", console: "Console") -> None:
         f"predictor {up[response.predictor_reachable]}, index {up[response.index_reachable]}, "
         f"{response.open_workflows} open workflows, {response.running_steps} running steps"
     )
+    for member in response.members:
+        if member.restarts:
+            console.print(Text(member_line(member), style="" if member.up else "bold red"))
     for each in response.problems:
         console.print(Text(f"{each.member}: {each.problem}", style="bold red"))
     if response.log_path:

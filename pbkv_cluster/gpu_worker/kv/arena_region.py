@@ -106,7 +106,10 @@ class ArenaRegion:
             await asyncio.sleep(self._lease_s / 3 or PAUSE_S)
 
     def _map(self, region: store_pb2.LeaseArenaResponse) -> memoryview:
-        file = os.open(region.path, os.O_RDWR)
+        try:
+            file = os.open(region.path, os.O_RDWR)
+        except OSError as error:  # the host store has ended since
+            raise Unavailable(f"the arena cannot be opened: {error.strerror}") from error
         if not try_lock(file, region.offset, region.bytes):
             os.close(file)
             raise Unavailable(f"another process still uses the region of {self._worker_id}")

@@ -125,7 +125,7 @@ class GetClusterStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetClusterStatusResponse(_message.Message):
-    __slots__ = ("cluster", "model", "workers", "open_workflows", "running_steps", "predictor_reachable", "index_reachable", "totals", "decisions", "predictor_address", "problems", "log_path")
+    __slots__ = ("cluster", "model", "workers", "open_workflows", "running_steps", "predictor_reachable", "index_reachable", "totals", "decisions", "predictor_address", "problems", "log_path", "members")
     class Worker(_message.Message):
         __slots__ = ("worker_id", "node_id", "address", "reachable", "store", "running", "waiting", "access_updates_applied", "access_workflows", "predictor_reachable")
         WORKER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -173,6 +173,17 @@ class GetClusterStatusResponse(_message.Message):
         computed_tokens: int
         generated_tokens: int
         def __init__(self, steps: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., available_tokens: _Optional[int] = ..., captured: _Optional[_Iterable[_Union[_types_pb2.TierTokens, _Mapping]]] = ..., delivered: _Optional[_Iterable[_Union[_types_pb2.TierTokens, _Mapping]]] = ..., computed_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ...) -> None: ...
+    class Member(_message.Message):
+        __slots__ = ("name", "up", "restarts", "last_failure")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        UP_FIELD_NUMBER: _ClassVar[int]
+        RESTARTS_FIELD_NUMBER: _ClassVar[int]
+        LAST_FAILURE_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        up: bool
+        restarts: int
+        last_failure: str
+        def __init__(self, name: _Optional[str] = ..., up: _Optional[bool] = ..., restarts: _Optional[int] = ..., last_failure: _Optional[str] = ...) -> None: ...
     class DecisionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -192,6 +203,7 @@ class GetClusterStatusResponse(_message.Message):
     PREDICTOR_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     LOG_PATH_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     model: str
     workers: _containers.RepeatedCompositeFieldContainer[GetClusterStatusResponse.Worker]
@@ -204,4 +216,5 @@ class GetClusterStatusResponse(_message.Message):
     predictor_address: str
     problems: _containers.RepeatedCompositeFieldContainer[GetClusterStatusResponse.Problem]
     log_path: str
-    def __init__(self, cluster: _Optional[str] = ..., model: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[GetClusterStatusResponse.Worker, _Mapping]]] = ..., open_workflows: _Optional[int] = ..., running_steps: _Optional[int] = ..., predictor_reachable: _Optional[bool] = ..., index_reachable: _Optional[bool] = ..., totals: _Optional[_Union[GetClusterStatusResponse.Totals, _Mapping]] = ..., decisions: _Optional[_Mapping[str, int]] = ..., predictor_address: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[GetClusterStatusResponse.Problem, _Mapping]]] = ..., log_path: _Optional[str] = ...) -> None: ...
+    members: _containers.RepeatedCompositeFieldContainer[GetClusterStatusResponse.Member]
+    def __init__(self, cluster: _Optional[str] = ..., model: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[GetClusterStatusResponse.Worker, _Mapping]]] = ..., open_workflows: _Optional[int] = ..., running_steps: _Optional[int] = ..., predictor_reachable: _Optional[bool] = ..., index_reachable: _Optional[bool] = ..., totals: _Optional[_Union[GetClusterStatusResponse.Totals, _Mapping]] = ..., decisions: _Optional[_Mapping[str, int]] = ..., predictor_address: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[GetClusterStatusResponse.Problem, _Mapping]]] = ..., log_path: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GetClusterStatusResponse.Member, _Mapping]]] = ...) -> None: ...

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pbkv_cluster.client import AsyncClient, AsyncWorkflow
@@ -38,7 +39,7 @@ class ReplayOptions:
 class Replay:
     """One replay. It forces every step's reply, so that the next prompt is the recorded one; the server must allow that.
 
-    A failed step ends its workflow. The other workflows go on.
+    A failed step ends its workflow. The other workflows go on. Cancelling `run` ends all workflows that are open.
     """
 
     def __init__(
@@ -95,27 +96,40 @@ class Replay:
 
     async def _play(self, trace: TraceWorkflow) -> None:
         started = self._clock.now()
-        position: int | None = None
-        try:
-            workflow = await self._client.start_workflow(
+        opening = asyncio.create_task(
+            self._client.start_workflow(
                 workload=trace.workload, tenant=self._options.tenant, workflow_id=trace.id + self._options.id_suffix
             )
+        )
+        try:
+            workflow = await asyncio.shield(opening)
+        except asyncio.CancelledError:  # the gateway may have opened it already
+            with suppress(PbkvError):
+                await (await opening).end()
+            raise
         except PbkvError as error:
             self._failures.append(Failure(trace.id, None, f"cannot be started: {error}"))
             return
         try:
-            for position, step in enumerate(trace.steps):
+            if await self._run_steps(workflow, trace):
+                self._latencies.append(self._clock.now() - started)
+        finally:  # also if the replay is interrupted
+            try:
+                await workflow.end()
+            except PbkvError as error:
+                self._failures.append(Failure(trace.id, None, f"cannot be ended: {error}"))
+
+    async def _run_steps(self, workflow: AsyncWorkflow, trace: TraceWorkflow) -> bool:
+        """Runs all steps; False if one failed."""
+        for position, step in enumerate(trace.steps):
+            try:
                 await self._step(workflow, step)
                 if position + 1 < len(trace.steps):
                     await self._pause(workflow, step)
-        except PbkvError as error:
-            self._failures.append(Failure(trace.id, position, str(error)))
-        else:
-            self._latencies.append(self._clock.now() - started)
-        try:
-            await workflow.end()
-        except PbkvError as error:
-            self._failures.append(Failure(trace.id, None, f"cannot be ended: {error}"))
+            except PbkvError as error:
+                self._failures.append(Failure(trace.id, position, str(error)))
+                return False
+        return True
 
     async def _step(self, workflow: AsyncWorkflow, step: TraceStep) -> None:
         forced = self._prompts.output(step)

@@ -1,10 +1,10 @@
 """The arena: one file in shared memory per node, divided into regions, one per worker.
 
 A worker that restarts before its region expires gets the same region again. Memory is reserved when a region is given out, so
-that a lack of memory is an error then, and not a bus error in the middle of a copy.
+that a lack of memory is an error then, and not a bus error in the middle of a copy. The file has no name: the kernel frees it
+when the last process that has it open or mapped ends, however that happens.
 """
 
-import contextlib
 import errno
 import logging
 import mmap
@@ -19,7 +19,6 @@ from pbkv_cluster.store.arena.region_lock import try_lock, unlock
 
 log = logging.getLogger(__name__)
 
-_PREFIX = "pbkv-arena-"
 MAX_REGIONS = 1024  # as many as a cluster may have workers; an empty region costs memory too
 
 
@@ -45,10 +44,9 @@ class Arena:
         self.capacity = capacity // mmap.PAGESIZE * mmap.PAGESIZE
         self.ttl_s = ttl_s
         self._clock = clock
-        directory = directory or default_directory()
-        remove_orphans(directory)
-        self.path = directory / f"{_PREFIX}{os.getpid()}-{id(self):x}"
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        with tempfile.TemporaryFile(dir=directory or default_directory()) as file:
+            self._file = os.dup(file.fileno())
+        self.path = Path(f"/proc/{os.getpid()}/fd/{self._file}")  # for processes of the same user
         os.ftruncate(self._file, self.capacity)
         self._regions: dict[str, Region] = {}
 
@@ -85,11 +83,10 @@ class Arena:
         return dict(self._regions)
 
     def close(self) -> None:
-        """Removes the file. Workers that have it mapped keep their memory."""
+        """Closes the file. Workers that have it mapped keep their memory."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-            self.path.unlink(missing_ok=True)
 
     def _expire(self) -> None:
         now = self._clock.now()
@@ -134,12 +131,3 @@ def default_directory() -> Path:
     """The machine's shared memory, or its temporary directory where there is none."""
     shared = Path("/dev/shm")
     return shared if shared.is_dir() else Path(tempfile.gettempdir())
-
-
-def remove_orphans(directory: Path) -> None:
-    """Removes the arenas of host stores that died without removing them."""
-    for path in directory.glob(f"{_PREFIX}*"):
-        pid = path.name.removeprefix(_PREFIX).split("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            with contextlib.suppress(FileNotFoundError):  # another process has removed it
-                path.unlink()

@@ -5,16 +5,23 @@ nothing: workers announce themselves again (`IndexPublisher`), and readers get `
 
 Keys of one cluster, all under `pbkv:{cluster}:`
 
-    worker:{id}, node:{id}, service:{name}, problem:{member}, workflow:{id}
+    worker:{id}, node:{id}, service:{name}, member:{name}, problem:{member}, workflow:{id}
                                                             a directory entry as JSON, with a time to live
-    workers, nodes, services, problems, workflows           sorted sets of those ids by the time at which each expires
+    workers, nodes, services, members, problems, workflows  sorted sets of those ids by the time at which each expires
     blocks:{worker}:{incarnation}                           hash of block key to tiers, with the worker's time to live
 """
 
 from pbkv_cluster.store.cluster_index.block_index import BlockIndex, Match
 from pbkv_cluster.store.cluster_index.client import connect
 from pbkv_cluster.store.cluster_index.directory import Directory, cluster_names
-from pbkv_cluster.store.cluster_index.entries import NodeEntry, ProblemsEntry, ServiceEntry, WorkerEntry, WorkflowEntry
+from pbkv_cluster.store.cluster_index.entries import (
+    MemberEntry,
+    NodeEntry,
+    ProblemsEntry,
+    ServiceEntry,
+    WorkerEntry,
+    WorkflowEntry,
+)
 from pbkv_cluster.store.cluster_index.publisher import IndexPublisher
 from pbkv_cluster.store.cluster_index.redis_server import RedisServer
 
@@ -23,6 +30,7 @@ __all__ = [
     "Directory",
     "IndexPublisher",
     "Match",
+    "MemberEntry",
     "NodeEntry",
     "ProblemsEntry",
     "RedisServer",

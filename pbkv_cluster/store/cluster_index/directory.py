@@ -1,11 +1,18 @@
-"""Who is in the cluster: workers, nodes, services and running workflows."""
+"""Who is in the cluster: workers, nodes, services, all members that belong to it, and running workflows."""
 
 from collections.abc import AsyncIterator
 
 from redis.asyncio import Redis
 
 from pbkv_cluster.store.cluster_index.client import redis_errors
-from pbkv_cluster.store.cluster_index.entries import NodeEntry, ProblemsEntry, ServiceEntry, WorkerEntry, WorkflowEntry
+from pbkv_cluster.store.cluster_index.entries import (
+    MemberEntry,
+    NodeEntry,
+    ProblemsEntry,
+    ServiceEntry,
+    WorkerEntry,
+    WorkflowEntry,
+)
 from pbkv_cluster.store.cluster_index.expiring_table import ExpiringTable
 
 _RENEWALS_PER_TTL = 3
@@ -40,6 +47,7 @@ class Directory:
         self._workers = ExpiringTable(redis, prefix, "worker", WorkerEntry)
         self._nodes = ExpiringTable(redis, prefix, "node", NodeEntry)
         self._services = ExpiringTable(redis, prefix, "service", ServiceEntry)
+        self._members = ExpiringTable(redis, prefix, "member", MemberEntry)
         self._problems = ExpiringTable(redis, prefix, "problem", ProblemsEntry)
         self._workflows = ExpiringTable(redis, prefix, "workflow", WorkflowEntry)
 
@@ -51,7 +59,8 @@ class Directory:
     @property
     def malformed(self) -> int:
         """Entries that this directory has skipped because it could not read them."""
-        return sum(table.malformed for table in (self._workers, self._nodes, self._services, self._problems, self._workflows))
+        tables = (self._workers, self._nodes, self._services, self._members, self._problems, self._workflows)
+        return sum(table.malformed for table in tables)
 
     async def announce_worker(self, entry: WorkerEntry) -> None:
         await self._workers.put(entry.worker_id, entry, self.ttl_s)
@@ -88,6 +97,16 @@ class Directory:
         """The service's host:port; None if it is not announced."""
         entry = await self.service(name)
         return entry.address if entry else None
+
+    async def announce_member(self, entry: MemberEntry) -> None:
+        await self._members.put(entry.name, entry, self.ttl_s)
+
+    async def withdraw_member(self, entry: MemberEntry) -> None:
+        await self._members.remove(entry.name)
+
+    async def members(self) -> list[MemberEntry]:
+        """By name. Empty if nobody watches the members."""
+        return sorted([entry async for entry in self._members.entries()], key=lambda entry: entry.name)
 
     async def announce_problems(self, entry: ProblemsEntry) -> None:
         await self._problems.put(entry.member, entry, self.ttl_s)

@@ -82,6 +82,16 @@ class ProblemsEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberEntry:
+    """A member as the process that started the cluster sees it, whether the member serves or not."""
+
+    name: str
+    up: bool
+    restarts: int
+    last_failure: str  # why it ended last, or cannot start again; empty: it never has
+
+
+@dataclass(frozen=True, slots=True)
 class WorkflowEntry:
     """A running workflow. It ends after `lease_s` seconds of silence."""
 

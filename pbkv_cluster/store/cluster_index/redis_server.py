@@ -4,41 +4,35 @@ import os
 import secrets
 import shutil
 import socket
-import subprocess
-import sys
-import tempfile
-from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from pbkv_cluster.core.clock import Clock, SystemClock
-from pbkv_cluster.core.errors import StartupError
+from pbkv_cluster.core.errors import StartupError, Unavailable
 from pbkv_cluster.core.locations.addresses import join_address
 from pbkv_cluster.core.locations.urls import without_credentials
 from pbkv_cluster.store.cluster_index.redis_check import check_redis
+from pbkv_cluster.store.cluster_index.redis_process import RedisProcess
 
-_SUPERVISOR = Path(__file__).with_name("redis_supervisor.py")
 _PORT_ATTEMPTS = 5
 _READY_POLL_S = 0.02
 _PING_TIMEOUT_S = 2.0
-_STOP_S = 5.0
 
 
 class RedisServer:
     """A running Redis server; a context manager that stops it if this process started it.
 
     A server started here writes nothing to disk, has a random password, and ends with this process even if that is killed. If
-    the server dies, `redis_supervisor` starts it again at the same address.
+    the server dies, it is started again at the same address (`RedisProcess`).
     """
 
-    def __init__(self, url: str, supervisor: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(self, url: str, process: RedisProcess | None = None) -> None:
         self.url = url  # with the password: not for logs
-        self._supervisor = supervisor  # None: somebody else's server
+        self._process = process  # None: somebody else's server
 
     @classmethod
     def resolve(cls, url: str, *, host: str = "127.0.0.1", clock: Clock | None = None) -> Self:
@@ -87,31 +81,34 @@ class RedisServer:
         attempts = 1 if port else _PORT_ATTEMPTS
         for attempt in range(1, attempts + 1):
             chosen = port or free_port(host)
-            url = f"redis://:{password}@{join_address(host, chosen)}/0"
-            with tempfile.TemporaryFile() as output:
-                server = cls(url, _launch(binary, _config(host, chosen, password), output))
-                problem = server._wait_ready(clock, ready_s)
-                if problem is None:
-                    return server
-                server.stop()
-                output.seek(0)
-                text = output.read().decode(errors="replace").replace(password, "***").strip()
+            process = RedisProcess(binary, _config(host, chosen, password))
+            server = cls(f"redis://:{password}@{join_address(host, chosen)}/0", process)
+            problem = server._wait_ready(process, clock, ready_s)
+            if problem is None:
+                process.answered()
+                return server
+            process.stop()
+            text = process.output().replace(password, "***")
             # Another process may have taken the port before the server did.
             if attempt == attempts or "Address already in use" not in text:
                 break
         raise StartupError(f"redis-server ({binary}) on {join_address(host, chosen)} {problem}: {text or 'no output'}")
 
+    def check_alive(self) -> None:
+        """Raises:
+        Unavailable: the server was started here, has died, and cannot be started again; says why.
+        """
+        if self._process is not None and self._process.failure:
+            address = _without_credentials(self.url)
+            raise Unavailable(
+                f"redis-server at {address} {self._process.failure} and cannot be started again: "
+                f"{self._process.output() or 'no output'}"
+            )
+
     def stop(self) -> None:
         """Ends the server if it was started here. May be called again."""
-        supervisor = self._supervisor
-        if supervisor is None or supervisor.returncode is not None:
-            return
-        supervisor.terminate()
-        try:
-            supervisor.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            supervisor.kill()  # the kernel kills the server with it
-            supervisor.wait()
+        if self._process is not None:
+            self._process.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -119,9 +116,8 @@ class RedisServer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
-    def _wait_ready(self, clock: Clock, ready_s: float) -> str | None:
+    def _wait_ready(self, process: RedisProcess, clock: Clock, ready_s: float) -> str | None:
         """Waits until the server answers. Returns None, or what went wrong."""
-        assert self._supervisor is not None
         deadline = clock.now() + ready_s
         while True:
             try:
@@ -132,8 +128,8 @@ class RedisServer:
                 return None
             if clock.now() >= deadline:
                 return problem
-            with suppress(subprocess.TimeoutExpired):
-                return f"ended with status {self._supervisor.wait(_READY_POLL_S)}"
+            if process.wait_ended(_READY_POLL_S):
+                return process.failure
 
 
 def find_binary() -> str:
@@ -162,21 +158,11 @@ def bundled_binary() -> str:
     return binary
 
 
-def _launch(binary: str, config: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-I", "-S", str(_SUPERVISOR), str(os.getpid()), binary]
-    # In a session of its own, Ctrl-C at the terminal does not reach it: its owner needs the server while it shuts down.
-    supervisor = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True)
-    assert supervisor.stdin is not None
-    with suppress(BrokenPipeError), supervisor.stdin as stdin:  # if it has ended already, its output says why
-        stdin.write(config.encode())
-    return supervisor
-
-
 def _config(host: str, port: int, password: str) -> str:
     lines = [
         f"bind {host}",
         f"port {port}",
-        f"requirepass {password}",  # passed on standard input, which other users of the machine cannot read
+        f"requirepass {password}",
         'save ""',
         "appendonly no",
         "daemonize no",

@@ -214,28 +214,29 @@ def test_closing_removes_the_file_and_leaves_mapped_memory(arena: Arena) -> None
     arena.close()
 
 
-def test_arenas_of_dead_processes_are_removed(shared_dir: Path, clock: ManualClock) -> None:
+def test_the_kernel_frees_the_arena_of_a_killed_process(shared_dir: Path, clock: ManualClock) -> None:
     code = f"""
+import sys
 from pathlib import Path
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.store.arena.arena import Arena
 arena = Arena({PAGES * PAGE}, 10.0, SystemClock(), Path({str(shared_dir)!r}))
-arena.acquire("one", {PAGE})
-print(arena.path)
+region = arena.acquire("one", {PAGE})
+print(arena.path, region.offset, flush=True)
+sys.stdin.read()
 """
-    left = Path(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip())
-    assert left.exists()
-    first = Arena(PAGE, TTL_S, clock, shared_dir)
-    unrelated = [shared_dir / name for name in ("pbkv-arena-", "pbkv-arena-x-1", "notes")]
-    for path in unrelated:
-        path.touch()
-    second = Arena(PAGE, TTL_S, clock, shared_dir)
-    assert not left.exists()
-    assert first.path.exists()
-    assert first.path != second.path
-    assert all(path.exists() for path in unrelated)
-    first.close()
-    second.close()
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        path, offset = owner.stdout.readline().split()
+        file = os.open(path, os.O_RDWR)  # as a worker does
+        with mmap.mmap(file, PAGE, offset=int(offset)) as memory:
+            os.close(file)
+            memory[:5] = b"alive"
+            assert list(shared_dir.iterdir()) == [], "there is a file that somebody would have to remove"
+            owner.kill()
+            owner.wait()
+            assert not Path(path).exists()
+            assert memory[:5] == b"alive"
 
 
 def largest_gap(arena: Arena) -> int:
