@@ -104,7 +104,11 @@ def test_a_cluster_that_has_done_nothing_has_no_rates() -> None:
 def test_check_names_what_does_not_serve_and_exits_with_1(pbkv: Pbkv, endpoint: str) -> None:
     done = pbkv("status", "--endpoint", endpoint, "--check")
     assert done.code == 1
-    assert done.err.splitlines() == ["pbkv: the index in Redis is not reachable", "pbkv: worker-1 is not reachable"]
+    assert done.err.splitlines() == [
+        "pbkv: the index in Redis is not reachable",
+        "pbkv: worker-1 is not reachable",
+        "pbkv: predictor: the state /s cannot be saved: No space left on device",
+    ]
 
 
 def test_without_check_a_degraded_cluster_is_a_success(pbkv: Pbkv, endpoint: str) -> None:
