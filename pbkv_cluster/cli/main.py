@@ -20,7 +20,7 @@ from pbkv_cluster.cli.serving.submit import submit
 from pbkv_cluster.cli.simulation.calibrate import calibrate
 from pbkv_cluster.cli.simulation.simulate import simulate
 from pbkv_cluster.cli.simulation.tune import tune
-from pbkv_cluster.cluster.interrupts import Interrupts
+from pbkv_cluster.cluster.startup.interrupts import Interrupts
 from pbkv_cluster.core.errors import ConfigError, InvalidArgument, PbkvError
 from pbkv_cluster.simulator.traces.step_traces import TraceError
 

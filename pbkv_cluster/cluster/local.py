@@ -9,17 +9,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from pbkv_cluster.cluster import preflight, ray_session
-from pbkv_cluster.cluster.acquaintance import await_acquaintance
-from pbkv_cluster.cluster.interrupts import Interrupts
-from pbkv_cluster.cluster.member import MakeMember, MemberContext
-from pbkv_cluster.cluster.members import GatewayMember, HostStoreMember, PredictorMember, WorkerMember
-from pbkv_cluster.cluster.private_file import write_private
-from pbkv_cluster.cluster.problem_watch import ProblemWatch
-from pbkv_cluster.cluster.ray_messages import RayMessages
-from pbkv_cluster.cluster.ray_processes import RayProcesses
-from pbkv_cluster.cluster.stages import Stages
-from pbkv_cluster.cluster.state_dir import StateDir
+from pbkv_cluster.cluster.frame import ray_session
+from pbkv_cluster.cluster.frame.ray_messages import RayMessages
+from pbkv_cluster.cluster.frame.ray_processes import RayProcesses
+from pbkv_cluster.cluster.membership.member import MakeMember, MemberContext
+from pbkv_cluster.cluster.membership.members import GatewayMember, HostStoreMember, PredictorMember, WorkerMember
+from pbkv_cluster.cluster.membership.problem_watch import ProblemWatch
+from pbkv_cluster.cluster.startup import preflight
+from pbkv_cluster.cluster.startup.acquaintance import await_acquaintance
+from pbkv_cluster.cluster.startup.interrupts import Interrupts
+from pbkv_cluster.cluster.startup.private_file import write_private
+from pbkv_cluster.cluster.startup.stages import Stages
+from pbkv_cluster.cluster.startup.state_dir import StateDir
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
@@ -28,8 +29,8 @@ from pbkv_cluster.store.cluster_index import RedisServer
 from pbkv_cluster.store.cluster_index.redis_server import free_port
 
 if TYPE_CHECKING:
-    from pbkv_cluster.cluster.actor_group import ActorGroup
-    from pbkv_cluster.cluster.member_watch import MemberWatch
+    from pbkv_cluster.cluster.frame.actor_group import ActorGroup
+    from pbkv_cluster.cluster.frame.member_watch import MemberWatch
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ class LocalCluster:
         self._launch(MemberContext(self._config, redis.url, host, "", str(state_dir.path)), stages)
 
     def _launch(self, context: MemberContext, stages: Stages) -> None:
-        from pbkv_cluster.cluster.actor_group import ActorGroup
+        from pbkv_cluster.cluster.frame.actor_group import ActorGroup
 
         actors = self._actors = ActorGroup(self._messages)
         self._stack.callback(self._stop_members, actors)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from pbkv_cluster.cluster.acquaintance import await_acquaintance, find_strangers
+from pbkv_cluster.cluster.startup.acquaintance import await_acquaintance, find_strangers
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.rpc.v1 import workflow_pb2
 from tests.gateway.peers import ScriptedWorker

@@ -9,8 +9,8 @@ import pytest
 
 from pbkv_cluster.cli.serving.serve import print_addresses
 from pbkv_cluster.client import Accepted, AsyncClient, Client, Finished, Tokens
-from pbkv_cluster.cluster.acquaintance import find_strangers
 from pbkv_cluster.cluster.local import LocalCluster
+from pbkv_cluster.cluster.startup.acquaintance import find_strangers
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, Unavailable
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from pbkv_cluster.cluster import preflight, ray_session
+from pbkv_cluster.cluster.frame import ray_session
 from pbkv_cluster.cluster.local import LocalCluster
-from pbkv_cluster.cluster.private_file import make_private, write_private
-from pbkv_cluster.cluster.stages import Stages
+from pbkv_cluster.cluster.startup import preflight
+from pbkv_cluster.cluster.startup.private_file import make_private, write_private
+from pbkv_cluster.cluster.startup.stages import Stages
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import Config, load
 from pbkv_cluster.core.errors import InvalidArgument, StartupError

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pbkv_cluster.cluster.state_dir import StateDir
+from pbkv_cluster.cluster.startup.state_dir import StateDir
 
 OWNER = """
 import sys
-from pbkv_cluster.cluster.state_dir import StateDir
+from pbkv_cluster.cluster.startup.state_dir import StateDir
 
 print(StateDir.create().path, flush=True)
 sys.stdin.read()

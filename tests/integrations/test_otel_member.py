@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from pbkv_cluster.cluster.member import MemberContext
+from pbkv_cluster.cluster.membership.member import MemberContext
 from pbkv_cluster.core.config import PredictorConfig, load
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.integrations.otel.member import OtelMember

@@ -9,7 +9,7 @@ from pbkv_cluster.core.locations.urls import without_password
 
 if TYPE_CHECKING:
     from pbkv_cluster.cluster.local import LocalCluster
-    from pbkv_cluster.cluster.member import MakeMember
+    from pbkv_cluster.cluster.membership.member import MakeMember
     from pbkv_cluster.core.config import Config
 
 _OTEL = "otel"

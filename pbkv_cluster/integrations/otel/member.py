@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from pbkv_cluster.cluster.member import MemberContext
-from pbkv_cluster.cluster.redis_connection import RedisConnection
+from pbkv_cluster.cluster.membership.member import MemberContext
+from pbkv_cluster.cluster.membership.redis_connection import RedisConnection
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import OtelConfig
 from pbkv_cluster.core.errors import StartupError

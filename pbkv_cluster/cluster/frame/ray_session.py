@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pbkv_cluster.cluster.private_file import make_private
+from pbkv_cluster.cluster.startup.private_file import make_private
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import StartupError, Unavailable
 

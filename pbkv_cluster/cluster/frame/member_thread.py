@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from pbkv_cluster.cluster.member import Member
+from pbkv_cluster.cluster.membership.member import Member
 
 log = logging.getLogger(__name__)
 

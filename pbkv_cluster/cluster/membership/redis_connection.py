@@ -1,6 +1,6 @@
 """A member's connection to the cluster's state in Redis."""
 
-from pbkv_cluster.cluster.member import MemberContext
+from pbkv_cluster.cluster.membership.member import MemberContext
 from pbkv_cluster.store.cluster_index import BlockIndex, Directory, connect
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from pbkv_cluster.cluster.ray_messages import RayMessages, in_words
+from pbkv_cluster.cluster.frame.ray_messages import RayMessages, in_words
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.store.cluster_index import Directory, MemberEntry, connect
 

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from pbkv_cluster.cluster.announcer import Announcer
-from pbkv_cluster.cluster.member import MemberContext
-from pbkv_cluster.cluster.problem_report import ProblemReport
-from pbkv_cluster.cluster.redis_connection import RedisConnection
+from pbkv_cluster.cluster.membership.announcer import Announcer
+from pbkv_cluster.cluster.membership.member import MemberContext
+from pbkv_cluster.cluster.membership.problem_report import ProblemReport
+from pbkv_cluster.cluster.membership.redis_connection import RedisConnection
 from pbkv_cluster.core.background import first_failure
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import Config

@@ -6,10 +6,10 @@ from typing import Any
 
 import ray
 
-from pbkv_cluster.cluster.actors import launch
-from pbkv_cluster.cluster.member import MakeMember, MemberContext
-from pbkv_cluster.cluster.member_watch import MemberWatch
-from pbkv_cluster.cluster.ray_messages import RayMessages, in_words
+from pbkv_cluster.cluster.frame.actors import launch
+from pbkv_cluster.cluster.frame.member_watch import MemberWatch
+from pbkv_cluster.cluster.frame.ray_messages import RayMessages, in_words
+from pbkv_cluster.cluster.membership.member import MakeMember, MemberContext
 from pbkv_cluster.core.errors import StartupError, Unavailable
 
 _STOP_S = 20.0

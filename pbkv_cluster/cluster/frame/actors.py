@@ -13,8 +13,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pbkv_cluster.cluster.member import MakeMember, MemberContext
-from pbkv_cluster.cluster.member_thread import MemberThread
+from pbkv_cluster.cluster.frame.member_thread import MemberThread
+from pbkv_cluster.cluster.membership.member import MakeMember, MemberContext
 from pbkv_cluster.core.errors import PbkvError
 
 log = logging.getLogger(__name__)

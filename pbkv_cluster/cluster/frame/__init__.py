@@ -1,0 +1,1 @@
+"""What runs under Ray: the session, its processes, the actors."""

@@ -1,0 +1,1 @@
+"""Before and while a cluster starts: checks, stages, files of its own."""
