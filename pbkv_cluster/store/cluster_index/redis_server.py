@@ -1,9 +1,12 @@
 """The Redis server of a cluster: a running one, or one that this process starts."""
 
 import os
+import random
 import secrets
 import shutil
 import socket
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +22,9 @@ from pbkv_cluster.store.cluster_index.redis_check import check_redis
 from pbkv_cluster.store.cluster_index.redis_process import RedisProcess
 
 _PORT_ATTEMPTS = 5
+_PORT_MIN = 20_000
+_PORT_TRIES = 64
+_EPHEMERAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _READY_POLL_S = 0.02
 _PING_TIMEOUT_S = 2.0
 
@@ -172,16 +178,32 @@ def _config(host: str, port: int, password: str) -> str:
 
 
 def free_port(host: str) -> int:
-    """A port of `host` that is free now; another process may take it before the caller does.
+    """A port of `host` that is free now. Another process may take it before the caller does, if it asks for that very port.
+
+    The port is below those that the kernel gives to sockets without a port of their own, so that none of these takes it: many
+    are opened while a cluster starts. Where there is no such port, it is one of the kernel's.
 
     Raises:
         StartupError: nothing can listen on `host`.
     """
+    for port in _ports_below_ephemeral():
+        with suppress(OSError), listen(host, port):
+            return port
     try:
         with listen(host, 0) as probe:
             return int(probe.getsockname()[1])
     except OSError as error:
         raise StartupError(f"cannot listen on {host}: {error}") from error
+
+
+def _ports_below_ephemeral() -> list[int]:
+    """Some ports, in random order, that the kernel gives to nobody by itself; none if its range is unknown or leaves none."""
+    try:
+        first = int(_EPHEMERAL_PORTS.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return []
+    ports = range(_PORT_MIN, first)
+    return random.SystemRandom().sample(ports, min(_PORT_TRIES, len(ports)))
 
 
 def listen(host: str, port: int) -> socket.socket:

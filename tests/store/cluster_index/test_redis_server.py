@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -200,3 +201,13 @@ def test_a_server_that_cannot_run_any_more_says_why(tmp_path: Path) -> None:
         assert "no library" in lost()
         password = server.url.partition("@")[0].rpartition(":")[2]
         assert password not in lost()
+
+
+def test_a_free_port_is_none_that_the_kernel_gives_to_others() -> None:
+    """Else a process that starts at the same time takes it before it is used."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for _ in range(50):
+        port = free_port("127.0.0.1")
+        assert 20_000 <= port < first
+        with socket.create_server(("127.0.0.1", port)):
+            pass
