@@ -8,6 +8,7 @@ from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.reuse.model.access_model import train as train_access
 from pbkv_cluster.simulator.engine.simulation import Setup
 from pbkv_cluster.simulator.evaluation.comparison import BASELINE, BOUND, Comparison, Row
+from pbkv_cluster.simulator.evaluation.grid import check_grid
 from pbkv_cluster.simulator.prediction.training import trained_state
 from pbkv_cluster.simulator.traces.files import Trace
 from pbkv_cluster.simulator.workload.access_logs import access_logs
@@ -31,16 +32,9 @@ class Plan:
         """Raises:
         InvalidArgument: a value is out of range, or given twice.
         """
-        for name, values in (("policies", self.policies), ("pressure", self.pressures)):
-            if not values or len(set(values)) != len(values) or not all(values):
-                raise InvalidArgument(name, "must be different values, at least one")
-        for pressure in self.pressures:
-            if not 0 < pressure < 1:
-                raise InvalidArgument("pressure", f"must be above 0 and below 1, got {pressure}")
+        check_grid(self.policies, self.pressures, self.host_ratio)
         if self.seeds < 1:
             raise InvalidArgument("seeds", f"must be at least 1, got {self.seeds}")
-        if not 0 <= self.host_ratio < math.inf:
-            raise InvalidArgument("host_ratio", f"must be finite and not negative, got {self.host_ratio}")
 
 
 def compare(

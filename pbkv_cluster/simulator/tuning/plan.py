@@ -1,10 +1,10 @@
 """What a search for settings covers, and how much it may cost."""
 
-import math
 from dataclasses import dataclass, field
 
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.simulator.evaluation.comparison import BOUND
+from pbkv_cluster.simulator.evaluation.grid import check_grid
 from pbkv_cluster.simulator.tuning.objective import Objective
 from pbkv_cluster.simulator.workload.workload import Mix
 
@@ -27,12 +27,7 @@ class TuningPlan:
         """Raises:
         InvalidArgument: a value is out of range, or given twice.
         """
-        for name, values in (("policies", self.policies), ("pressure", self.pressures)):
-            if not values or len(set(values)) != len(values) or not all(values):
-                raise InvalidArgument(name, "must be different values, at least one")
-        for pressure in self.pressures:
-            if not 0 < pressure < 1:
-                raise InvalidArgument("pressure", f"must be above 0 and below 1, got {pressure}")
+        check_grid(self.policies, self.pressures, self.host_ratio)
         if BOUND in self.policies:
             raise InvalidArgument("policies", f"{BOUND} knows the future: no cluster can run it")
         if not 0 < self.hold_out < 1:
@@ -41,5 +36,3 @@ class TuningPlan:
             raise InvalidArgument(
                 "train", f"must be less than the {1 - self.hold_out:g} that are not held out, got {self.train}"
             )
-        if not 0 <= self.host_ratio < math.inf:
-            raise InvalidArgument("host_ratio", f"must be finite and not negative, got {self.host_ratio}")
