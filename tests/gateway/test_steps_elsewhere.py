@@ -114,7 +114,7 @@ async def test_a_workflow_on_two_workers_has_one_record(tmp_path: Path) -> None:
             )
             assert answer.usage.worker_id == place
             prompt = (
-                [*prompt, *answer.token_ids, *range(100 + number, 130 + number)] if number != 2 else [*prompt[:32], *range(60)]
+                [*prompt, *answer.token_ids, *range(100 + number, 130 + number)] if number != 2 else [*prompt[:32], *range(300)]
             )
 
         async def agree() -> bool:
