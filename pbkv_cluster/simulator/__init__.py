@@ -12,8 +12,8 @@ The folders, in the order in which a comparison of policies uses them:
   (`scores`, `trial`).
 - `engine/` runs one workload once: `simulation` submits steps and keeps the clock, `engine` is the worker's engine with a short
   cut for decoding, `runner` and `cost_model` replace the GPU, `result` is what a run returns. `calibrate` fits a cost model.
-- `evaluation/` compares policies: `pressure` finds cache sizes, `comparison` makes rows on one workload, `experiment` runs a
-  plan of workloads, pressures and seeds, `plot` draws it.
+- `evaluation/` compares policies: `pressure` finds cache sizes, `comparison` makes a `row` of each run of one workload,
+  `experiment` runs a plan of workloads, pressures and seeds, `plot` draws it.
 - `tuning/` searches settings with these comparisons.
 
 `replay/` submits the same workflows to a running cluster instead, and reports what its cache did.

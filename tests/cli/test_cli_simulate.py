@@ -26,8 +26,18 @@ def run(*args: object) -> int:
 
 
 COLUMNS = [
-    *("workload", "pressure", "policy", "seed", "capacity_blocks", "hit_gpu", "hit_any", "hit_infinite", "ratio_to_lru"),
-    *("gap_closed", "latency_mean_s", "latency_p95_s", "ttft_mean_s", "recomputed_tokens", "guard_lru_share"),
+    *(
+        "workload",
+        "pressure",
+        "policy",
+        "seed",
+        "capacity_blocks",
+        "host_blocks",
+        "recomputed_tokens",
+        "over_lru",
+        "gap_closed",
+    ),
+    *("latency_mean_s", "latency_p90_s", "ttft_mean_s", "hit_any", "hit_gpu", "hit_infinite", "time_shares", "guard_lru_share"),
 ]
 SHORT = ("--pressure", ".8", "--think-scale", ".02", "--concurrency", "4")
 
@@ -40,6 +50,8 @@ def test_writes_a_row_for_each_run(trace_file: Path, tmp_path: Path, capsys: pyt
     shown = capsys.readouterr().out
     assert "tiny" in shown
     assert "oracle" in shown
+    assert "recomputed" in shown
+    assert "in prefill" in " ".join(shown.split())
     assert targets[0].read_text() == targets[1].read_text()
     rows = json.loads(targets[0].read_text())
     assert len(rows) == 6

@@ -137,8 +137,8 @@ def simulate(
             rows.extend(compare(group, plan, setup, starts, count_run))
     from pbkv_cluster.cli.simulation.policy_tables import policy_tables
 
-    for table in policy_tables(rows):
-        console.print(table)
+    for part in policy_tables(rows):
+        console.print(part, highlight=False)
     warn_missed_pressures((row.workload, row.pressure) for row in rows if not row.on_target)
     write_json([row.to_json() for row in rows], json_target)
     if plot_target is not None:

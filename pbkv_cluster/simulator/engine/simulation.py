@@ -22,7 +22,7 @@ from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
 from pbkv_cluster.reuse.model.access_model import AccessModel
 from pbkv_cluster.simulator.engine.cost_model import CostModel
 from pbkv_cluster.simulator.engine.engine import SimulatedEngine
-from pbkv_cluster.simulator.engine.result import SimulationResult, StepRecord
+from pbkv_cluster.simulator.engine.result import SimulationResult, StepRecord, TimeSplit
 from pbkv_cluster.simulator.engine.runner import SimulatedRunner
 from pbkv_cluster.simulator.policies.adversary import adversary_of
 from pbkv_cluster.simulator.policies.oracle import FutureUses, oracle_knows
@@ -87,7 +87,9 @@ class _Simulation:
         self._future = None if reference is None else FutureUses(_step_starts(tokens, reference), runner.started)
         name = adversary_of(setup.policy) if setup.adversary else setup.policy
         self._is_oracle = setup.policy == "oracle"
-        guarded = setup.cache.guard and not self._is_oracle  # others are measured against the oracle itself
+        cache = setup.cache.model_copy(update={"policy": name})
+        if self._is_oracle:  # in all tiers, and itself: others are measured against it
+            cache = cache.model_copy(update={"host_policy": name, "guard": False})
         self._engine: SimulatedEngine
         with ExitStack() as stack:
             if self._future is not None:
@@ -95,7 +97,7 @@ class _Simulation:
             self._engine = SimulatedEngine(
                 runner,
                 setup.engine.model_copy(update={"allow_forced_output": True, "max_waiting": _UNBOUNDED}),
-                setup.cache.model_copy(update={"policy": name, "guard": guarded}),
+                cache,
                 self._clock,
             )
         if self._engine.cache.workflows.learns:
@@ -121,7 +123,9 @@ class _Simulation:
         self._active: dict[str, _Running] = {}  # by the id of the step in the engine
         self._computed: set[bytes] = set()  # keys of all blocks that steps have filled
         self._meter = HitMeter()
+        self._time = TimeSplit()
         self._ttfts: list[float] = []
+        self._totals: list[float] = []
         self._latencies: list[float] = []
         self._records: list[StepRecord] = []
         self._preemptions = 0
@@ -142,7 +146,9 @@ class _Simulation:
                 self._ended(output)
         return SimulationResult(
             self._meter,
+            self._time,
             Spread.of(self._ttfts),
+            Spread.of(self._totals),
             Spread.of(self._latencies),
             self._engine.cache.tiers.decisions + self._engine.scheduler.decisions,
             self._preemptions,
@@ -207,6 +213,7 @@ class _Simulation:
         running.position += 1
         if running.position < len(arrival.workflow.steps):
             self._announce(running, started=True)
+            self._time.tool_s += pause
             self._submit_at(self._clock.now() + pause, running)
             return
         self._latencies.append(running.served_s)
@@ -223,7 +230,9 @@ class _Simulation:
         usage.ttft_s = usage.total_s - usage.decode_s
         running.served_s += usage.total_s
         self._meter.add(usage)
+        self._time.add(usage)
         self._ttfts.append(usage.ttft_s)
+        self._totals.append(usage.total_s)
         self._preemptions += usage.preemptions
         started = running.submitted_at + usage.queue_s
         delivered = tuple(sorted(usage.delivered.items()))
