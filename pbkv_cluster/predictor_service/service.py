@@ -1,6 +1,7 @@
 """The predictor service as a plain object: events in, forecasts out. Runs on one event loop, without locks."""
 
 import asyncio
+import secrets
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -57,6 +58,7 @@ class PredictorService:
         self._workflows = OpenWorkflows(clock, lease_s, max_workflows, max_ended)
         self._broadcaster = Broadcaster(config.subscriber_queue, self._workflows, self._forecast)
         self._failure = ""
+        self.instance = secrets.randbelow(2**64 - 1) + 1  # tells senders of events that open workflows are not known any more
         # Workers ignore epochs below those they have seen. Counting on from the microseconds at start-up keeps a restarted
         # predictor ahead, since no predictor makes a million batches a second.
         self._epoch = max(0, int(clock.wall() * 1e6))

@@ -28,12 +28,14 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         self, request: predictor_pb2.ReportEventsRequest, context: aio.ServicerContext[Any, Any]
     ) -> predictor_pb2.ReportEventsResponse:
         reported = self._report(request)
-        return predictor_pb2.ReportEventsResponse(accepted=reported.accepted, ignored=reported.ignored)
+        return predictor_pb2.ReportEventsResponse(
+            accepted=reported.accepted, ignored=reported.ignored, instance=self._service.instance
+        )
 
     async def StreamEvents(  # noqa: N802
         self, requests: AsyncIterator[predictor_pb2.ReportEventsRequest], context: aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[predictor_pb2.ReportEventsResponse]:
-        totals = predictor_pb2.ReportEventsResponse()
+        totals = predictor_pb2.ReportEventsResponse(instance=self._service.instance)
         async for request in requests:
             try:
                 reported = self._report(request)

@@ -132,7 +132,8 @@ class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
     fail_with: grpc.StatusCode | None = None
     refuses: frozenset[int] = frozenset()  # sequences of events
     refused: int = 0  # requests
-    silent: bool = False  # takes events and never answers
+    silent: bool = False  # takes events and answers no question but the first of a stream
+    instance: int = 0  # as it answers
     go: asyncio.Event | None = None  # each request on a stream waits for it
     streams: int = 0  # opened so far
     requests: list[int] = field(default_factory=list)  # events of each request on a stream
@@ -154,7 +155,7 @@ class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
         self, requests: AsyncIterator[predictor_pb2.ReportEventsRequest], context: Any
     ) -> AsyncIterator[predictor_pb2.ReportEventsResponse]:
         self.streams += 1
-        answer = predictor_pb2.ReportEventsResponse()
+        answer = predictor_pb2.ReportEventsResponse(instance=self.instance)
         async for request in requests:
             self.requests.append(len(request.events))
             if self.go is not None:
@@ -167,7 +168,7 @@ class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "scripted")
             self.events.extend(map(convert.event_from_wire, request.events))
             answer.accepted += len(request.events)
-            if not request.events and not self.silent:
+            if not request.events and (not self.silent or not answer.accepted):
                 yield answer
 
     async def WatchForecasts(self, request: Any, context: Any) -> AsyncIterator[predictor_pb2.ForecastBatch]:  # noqa: N802

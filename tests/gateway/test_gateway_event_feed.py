@@ -246,3 +246,63 @@ async def test_finishing_ends_without_a_predictor_or_with_a_stuck_one() -> None:
         stuck.put(3)
         await stuck.feed.finish(0.1)
         assert not stuck.feed.reachable
+
+
+async def test_a_predictor_that_has_restarted_is_told_the_open_workflows_first() -> None:
+    def of_open(predictor: ScriptedPredictor) -> list[int]:
+        return [each.sequence for each in predictor.of("w")]
+
+    async with line() as it:
+        first = await it.move_to(ScriptedPredictor(instance=1))
+        everything = it.put(3)
+        for at, kind in enumerate((EventKind.TOOL_STARTED, EventKind.WORKFLOW_ENDED)):
+            it.feed.put(WorkflowEvent(kind, "ended", at, 0.0))
+        await until(lambda: len(first.of("ended")) == 2, "it hears of both workflows")
+        await first.server.stop(0)
+        await until(lambda: not it.feed.reachable, "it is gone")
+        second = await it.move_to(ScriptedPredictor(instance=2))
+        await until(lambda: of_open(second) == everything, "it is told again")
+        everything = it.put(2)
+        await until(lambda: of_open(second) == everything, "it goes on from there")
+        await second.server.stop(0)
+        await until(lambda: not it.feed.reachable, "it is gone")
+        again = await it.move_to(ScriptedPredictor(instance=2))
+        everything = it.put(1)
+        await until(lambda: heard(again)[-1:] == everything[-1:], "the next arrives")
+        assert not it.decisions
+
+
+async def test_a_predictor_that_only_lost_its_connection_is_not_told_again() -> None:
+    async with line(limits=StreamLimits(ack_interval_s=0.01)) as it:
+        first = await it.move_to(ScriptedPredictor(instance=1))
+        await until_heard(first, it.put(3))
+        asked = len(first.requests)
+        await until(lambda: first.requests[asked:].count(0) >= 2, "all is acknowledged")
+        await first.server.stop(0)
+        again = await it.move_to(ScriptedPredictor(instance=1))
+        it.put(1)
+        await until_heard(again, [3])
+
+
+async def test_what_a_restarted_predictor_has_not_acknowledged_is_told_to_the_next() -> None:
+    async with line(capacity=4, limits=StreamLimits(batch_events=4, window_events=8, ack_events=4, deadline_s=0.2)) as it:
+        everything = it.put(100)
+        lost = it.decisions[Reason.EVENT_DROPPED]
+        stuck = await it.move_to(ScriptedPredictor(instance=1, silent=True))
+        await until(lambda: stuck.streams >= 2, "it is tried again")
+        assert set(heard(stuck)) == set(range(8))
+        stuck.silent = False
+        await until(lambda: everything[-1] in heard(stuck), "it is told everything")
+        assert list(dict.fromkeys(heard(stuck))) == everything
+        assert it.decisions[Reason.EVENT_DROPPED] == lost
+
+
+async def test_a_history_that_is_refused_is_not_told_again() -> None:
+    async with line() as it:
+        it.put(4)
+        it.feed.put(WorkflowEvent(EventKind.WORKFLOW_STARTED, "other", 9, 0.0))
+        predictor = await it.move_to(ScriptedPredictor(instance=1, refuses=frozenset({2})))
+        await until(lambda: it.feed.reachable, "it answers")
+        await until(lambda: it.decisions[Reason.EVENT_DROPPED] > 0, "the batch is dropped")
+        it.feed.put(WorkflowEvent(EventKind.TOOL_STARTED, "other", 10, 0.0))
+        await until(lambda: 10 in heard(predictor), "others go on")

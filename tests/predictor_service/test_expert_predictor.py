@@ -104,13 +104,19 @@ def test_forecasts_keep_the_order_they_were_asked_in() -> None:
     assert shape(found[2]) == shape(one(predictor, "x"))
 
 
+def saved(predictor: ExpertPredictor) -> str:
+    """What is saved, without how far open workflows have been learnt from."""
+    state = encoding.from_bytes(predictor.dump())
+    return repr({name: each for name, each in state.items() if name != "learnt"})
+
+
 def test_forgotten_workflows_teach_no_end() -> None:
     predictor = make()
     feed(predictor, events("w", "ab", ends=False))
-    before = predictor.dump()
+    before = saved(predictor)
     predictor.forget("w")
     predictor.forget("never")
-    assert predictor.dump() == before
+    assert saved(predictor) == before
     assert shape(one(predictor, "w")) == [({}, 1.0)] * 3
 
 

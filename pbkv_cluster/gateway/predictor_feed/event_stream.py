@@ -69,7 +69,7 @@ class EventStream:
         self.unacknowledged: deque[Events] = deque()  # batches
         self.acknowledged_events = 0  # of whole batches
         self._window_bytes = 0  # of the batches that are not acknowledged
-        self.answered = False  # the predictor has answered at least once
+        self.instance: int | None = None  # of the predictor; None: it has not answered yet
         self._finished = False
         self._blocked = False  # a request could not be written in time
         self._loop = asyncio.get_running_loop()
@@ -172,7 +172,7 @@ class EventStream:
                     self.acknowledged_events += len(batch)
                     self._window_bytes -= size_bytes(batch)
                 self._answer_due_at = None
-                self.answered = True
+                self.instance = answer.instance
                 self._on_change()
         finally:
             self._on_change()

@@ -1,4 +1,7 @@
-"""Sends workflow events to the predictor, without ever delaying a step: while the predictor is away, the oldest are dropped."""
+"""Sends workflow events to the predictor, without ever delaying a step: while the predictor is away, the oldest are dropped.
+
+A predictor that has restarted knows no open workflow. It is told their histories first, see `histories.py`.
+"""
 
 import asyncio
 import logging
@@ -12,6 +15,7 @@ from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.workflow.events import WorkflowEvent
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.predictor_feed.event_stream import EventStream, StreamLimits, StreamState, size_bytes
+from pbkv_cluster.gateway.predictor_feed.histories import Histories
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.service_link import ServiceLink, Verdict
 from pbkv_cluster.rpc.services import PREDICTOR, Services
@@ -52,6 +56,10 @@ class EventFeed:
         self._limits = limits or StreamLimits()
         # Events in wire form: a third of the memory, and converted once however often they are sent.
         self._queue: deque[predictor_pb2.WorkflowEvent] = deque()
+        self._histories = Histories()
+        self._told_instance = 0  # of the predictor that knows the open workflows
+        self._again: deque[predictor_pb2.WorkflowEvent] = deque()  # events of histories that this stream has still to tell
+        self._telling = 0  # events of histories in all that this stream tells
         self._wake = asyncio.Event()  # events were queued, or the stream has changed
         self._refusing = False  # the predictor refused a batch, and has not taken one since
         self._finishing = False
@@ -70,6 +78,7 @@ class EventFeed:
     def put(self, event: WorkflowEvent) -> None:
         """Queues an event; over capacity, the oldest is dropped."""
         message = convert.event_to_wire(event)
+        self._histories.add(message)
         self._queue.append(message)
         self._queued_bytes += message.ByteSize()
         self._trim()
@@ -112,37 +121,60 @@ class EventFeed:
         loop = asyncio.get_running_loop()
         sent_at = -math.inf
         while stream.state is StreamState.OPEN:
-            if stream.answered:
+            if stream.instance is not None:
                 self._link.connected()
-            if self._queue and (early_s := sent_at + _GATHER_S - loop.time()) > 0:
+                self._tell_again(stream, stream.instance)
+            if self._pending and (early_s := sent_at + _GATHER_S - loop.time()) > 0:
                 await asyncio.sleep(early_s)
             self._wake.clear()
-            batch = [] if stream.is_full else self._next_batch()
+            # Who it is decides what it is told first.
+            batch = [] if stream.is_full or stream.instance is None else self._next_batch()
             sent_at = loop.time()
             if await stream.send(batch) is not StreamState.OPEN:
                 break
-            if self._finishing and not self._queue:
+            if self._finishing and not self._pending:
                 return await stream.finish()
-            if stream.is_full or not self._queue:
+            if stream.is_full or stream.instance is None or not self._pending:
                 await wait_for(self._wake, stream.send_within_s)
         return stream.state
 
+    @property
+    def _pending(self) -> bool:
+        """Whether there is anything to send."""
+        return bool(self._again or self._queue)
+
+    def _tell_again(self, stream: EventStream, instance: int) -> None:
+        """Has a predictor that does not know the open workflows told their histories, before anything else."""
+        if instance == self._told_instance:
+            return
+        if not self._telling:
+            self._again.extend(self._histories.events())
+            self._telling = len(self._again)
+        if not self._again and stream.acknowledged_events >= self._telling:
+            self._told_instance = instance
+
     def _next_batch(self) -> list[predictor_pb2.WorkflowEvent]:
-        """Takes events out of the queue."""
+        """Takes events out of the histories to be told, and out of the queue."""
         batch: list[predictor_pb2.WorkflowEvent] = []
         batch_bytes = 0
-        while self._queue and len(batch) < self._limits.batch_events:
-            event_bytes = self._queue[0].ByteSize()
-            if batch and batch_bytes + event_bytes > self._limits.batch_bytes:
+        while self._pending and len(batch) < self._limits.batch_events:
+            source = self._again or self._queue
+            event_bytes = source[0].ByteSize()
+            if batch and (batch_bytes + event_bytes > self._limits.batch_bytes):
                 break
-            batch.append(self._queue.popleft())
+            if source is self._queue:
+                self._queued_bytes -= event_bytes
+            batch.append(source.popleft())
             batch_bytes += event_bytes
-        self._queued_bytes -= batch_bytes
         return batch
 
     def _drop_refused(self, stream: EventStream, problem: str) -> int:
         """Drops the batch that the predictor refused; returns how many events it had."""
-        dropped = len(stream.unacknowledged.popleft()) if stream.unacknowledged else 0
+        refused = stream.unacknowledged.popleft() if stream.unacknowledged else ()
+        for event in refused:  # it would refuse them again
+            self._histories.drop(event.workflow_id)
+        dropped = len(refused)
+        self._telling = max(self._telling - dropped, 0)
         if dropped:
             self._decisions[Reason.EVENT_DROPPED] += dropped
             if stream.acknowledged_events or not self._refusing:
@@ -150,8 +182,12 @@ class EventFeed:
         return dropped
 
     def _requeue(self, stream: EventStream) -> None:
-        # To send an event twice does no harm: the predictor knows it by its sequence number.
-        again = [event for batch in stream.unacknowledged for event in batch]
+        # To send an event twice does no harm: the predictor knows it by its sequence number. What was told again is told from
+        # the histories once more, unless all of it has arrived.
+        unacknowledged = [event for batch in stream.unacknowledged for event in batch]
+        again = unacknowledged[max(self._telling - len(self._again) - stream.acknowledged_events, 0) :]
+        self._again.clear()
+        self._telling = 0
         self._queue.extendleft(reversed(again))
         self._queued_bytes += size_bytes(again)
         self._trim()

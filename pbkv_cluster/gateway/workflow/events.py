@@ -35,6 +35,19 @@ class EventReporter:
     emit: Callable[[WorkflowEvent], None]
     clock: Clock
 
+    def recall_start(self, workflow: OpenWorkflow) -> None:
+        """Emits the start of a workflow again, after a restart of the gateway; a predictor that knows it ignores that."""
+        self.emit(
+            WorkflowEvent(
+                kind=EventKind.WORKFLOW_STARTED,
+                workflow=workflow.id,
+                sequence=0,
+                time=workflow.started_at,
+                workload=workflow.workload,
+                graph=workflow.step_graph,
+            )
+        )
+
     def report(self, workflow: OpenWorkflow, kind: EventKind, **fields: Unpack[EventFields]) -> None:
         """Emits the next event of a workflow."""
         self.emit(

@@ -180,6 +180,7 @@ class WorkflowLifecycle:
             step_graph=entry.step_graph,
         )
         self._add(workflow)
+        self.events.recall_start(workflow)
         self.decisions[Reason.WORKFLOW_RESUMED] += 1
         return workflow
 

@@ -57,7 +57,7 @@ class Labels:
         """A label's column, or -1."""
         return self._columns.get(label, -1)
 
-    def label(self, agent: str, workflow: str, call_site: str, own: dict[str, str]) -> str:
+    def label(self, agent: str, workflow: str, call_site: str, own: dict[str, str], counted: bool = False) -> str:
         """The label of an agent that a workflow calls now; it has a column from now on.
 
         Args:
@@ -65,15 +65,16 @@ class Labels:
             workflow: that calls it.
             call_site: where it is called, "" if unknown.
             own: the workflow's labels of agents that had none of their own when it first called them; it keeps these. Grows.
+            counted: the call has been counted, before a restart.
         """
-        shared = self._is_shared(agent, workflow)
+        shared = self._is_shared(agent, workflow, counted)
         if agent in own:
             label = own[agent]
         elif shared and not self._invented:
             label = agent
         else:
             label = own[agent] = f"@{call_site}" if call_site else f"#{min(len(own), _RANKS)}"
-        self._see(label)
+        self._see(label, counted)
         return label
 
     def declare(self, agents: Collection[str], own: dict[str, str]) -> None:
@@ -109,14 +110,15 @@ class Labels:
         self._columns = {name: at for at, name in enumerate(self.names)}
         return kept
 
-    def _is_shared(self, agent: str, workflow: str) -> bool:
-        """Counts a call. Returns whether several workflows have called the agent, this one included."""
+    def _is_shared(self, agent: str, workflow: str, counted: bool) -> bool:
+        """Counts a call, unless that was done. Returns whether several workflows have called the agent, this one included."""
         if agent.startswith(_SPECIAL):  # looks like a label of ours
             return False
         caller, has_column = self._first_callers.get(agent), agent in self._columns
         new = caller is None and not has_column
         now_shared = caller not in (None, _SEVERAL, workflow) and not has_column  # so the first workflow did not invent it
-        self._new_share = max(0.0, self._new_share + _RATE * (new - now_shared - self._new_share))
+        if not counted:
+            self._new_share = max(0.0, self._new_share + _RATE * (new - now_shared - self._new_share))
         self._invented = self._new_share > (_INVENTED_UNTIL if self._invented else _INVENTED_ABOVE)
         if now_shared:
             self._first_callers[agent] = _SEVERAL
@@ -128,9 +130,11 @@ class Labels:
             del self._first_callers[next(iter(self._first_callers))]
         return False
 
-    def _see(self, label: str) -> None:
-        self._ticks += 1
+    def _see(self, label: str, counted: bool = False) -> None:
         column = self._columns.get(label)
+        if counted and column is not None:
+            return
+        self._ticks += 1
         if column is None:
             self._first_callers.pop(label, None)
             self._columns[label] = len(self.names)

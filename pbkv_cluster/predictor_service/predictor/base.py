@@ -30,7 +30,8 @@ class Predictor(ABC):
         """Takes the next event of a workflow.
 
         Its sequence number must be above that of the workflow's previous event. A number that is missing means that an event
-        was lost: nothing may be learnt across the gap. After WORKFLOW_ENDED nothing is kept of the workflow itself.
+        was lost: nothing may be learnt across the gap. After WORKFLOW_ENDED nothing is kept of the workflow itself. After
+        `restore`, the events of workflows that were open then come again: what was learnt from them is not to be learnt twice.
         """
 
     @abstractmethod
@@ -68,7 +69,7 @@ class Predictor(ABC):
 
     @abstractmethod
     def dump(self) -> bytes:
-        """What has been learnt, without the open workflows."""
+        """What has been learnt, and how far open workflows have been learnt from; nothing else of these."""
 
     @abstractmethod
     def restore(self, state: bytes) -> None:

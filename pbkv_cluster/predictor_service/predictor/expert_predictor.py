@@ -14,6 +14,7 @@ from pbkv_cluster.predictor_service.experts.mixture import Phase
 from pbkv_cluster.predictor_service.predictor.agent_forecasts import AgentForecasts, agent_forecasts
 from pbkv_cluster.predictor_service.predictor.base import Predictor
 from pbkv_cluster.predictor_service.predictor.explanation import Explanation, Opinion
+from pbkv_cluster.predictor_service.predictor.learnt_events import LearntEvents
 from pbkv_cluster.predictor_service.predictor.prediction_state import PredictionState
 from pbkv_cluster.predictor_service.state import encoding
 from pbkv_cluster.predictor_service.state.file import StateRefused
@@ -29,7 +30,7 @@ class ExpertPredictor(Predictor):
     """Forecasts by any number of experts, named in the configuration; each workload has its own."""
 
     kind: ClassVar[str] = "experts"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     def __init__(self, config: PredictorConfig, experts: Sequence[str], max_workloads: int = _MAX_WORKLOADS) -> None:
         """Args:
@@ -43,6 +44,7 @@ class ExpertPredictor(Predictor):
         self._config = config
         self._experts = tuple(experts)
         self._states: dict[str, PredictionState] = {}  # of the open workflows
+        self._learnt = LearntEvents()  # of workflows that were open when the state was saved
         WorkloadModel(config, self._experts)  # refuses unknown experts at once
         self.workloads = Workloads(lambda: WorkloadModel(config, self._experts), max_workloads)
         self._recognizer = Recognizer(self.workloads)
@@ -56,7 +58,9 @@ class ExpertPredictor(Predictor):
         state = self._states.get(event.workflow)
         if state is None:
             state = self._states[event.workflow] = PredictionState(self._config.horizon)
-        decision = self._recognizer.receive(state.recognition, event, self.learning)
+            state.learnt_to = self._learnt.take(event)
+        state.latest_at = event.time
+        decision = self._recognizer.receive(state.recognition, event, self._is_new(state, event))
         if decision.restart:
             state.change_workload()
             if decision.events:
@@ -119,7 +123,8 @@ class ExpertPredictor(Predictor):
 
     def dump(self) -> bytes:
         made_by = {"experts": list(self._experts), "horizon": self._config.horizon}
-        return encoding.to_bytes(made_by | self.workloads.dump())
+        settled = ((name, state.sequence, state.latest_at) for name, state in self._states.items() if state.recognition.settled)
+        return encoding.to_bytes(made_by | self.workloads.dump() | {"learnt": self._learnt.dump(settled)})
 
     def restore(self, state: bytes) -> None:
         try:
@@ -127,7 +132,9 @@ class ExpertPredictor(Predictor):
             for name, now in (("experts", list(self._experts)), ("horizon", self._config.horizon)):
                 if content.get(name) != now:
                     raise ValueError(f"predictor.{name} was {content.get(name)!r} then, and is {now!r} now")
+            learnt = LearntEvents.restore(content.get("learnt"))
             self.workloads.restore(content)
+            self._learnt = learnt
         except ValueError as error:
             raise StateRefused(f"the saved state does not fit this predictor: {error}") from error
 
@@ -159,8 +166,9 @@ class ExpertPredictor(Predictor):
         state.progress.start_step(event)
         if model is None:
             return
-        label = model.label(event.agent, event.workflow, event.call_site, state.own_labels)
-        self._add_outcome(state, model, label)
+        new = self._is_new(state, event)
+        label = model.label(event.agent, event.workflow, event.call_site, state.own_labels, counted=not new)
+        self._add_outcome(state, model, label, new)
         state.progress.describe_step(label, event, model.pieces.known(event.pieces, event.workflow))
         if model.learns_workflows:
             state.all_labels.append(label)
@@ -176,7 +184,7 @@ class ExpertPredictor(Predictor):
         model = state.model
         if model is None:
             return
-        self._add_outcome(state, model, END)
+        self._add_outcome(state, model, END, new=True)
         if self.learning and state.recognition.settled:
             for later in range(1, self._config.horizon):  # after the end, every step of a forecast is the end
                 awaiting = [(step + later, moment) for step, moment in state.awaiting() if step + later < self._config.horizon]
@@ -184,13 +192,17 @@ class ExpertPredictor(Predictor):
                     model.add_outcome(awaiting, END)
             model.learn_workflow(state.all_moments, state.all_labels)
 
-    def _add_outcome(self, state: PredictionState, model: WorkloadModel, label: str) -> None:
+    def _is_new(self, state: PredictionState, event: WorkflowEvent) -> bool:
+        """Whether an event is to be learnt from."""
+        return self.learning and event.sequence > state.learnt_to
+
+    def _add_outcome(self, state: PredictionState, model: WorkloadModel, label: str, new: bool) -> None:
         if not self.learning or not state.recognition.settled:
             return
         awaiting = list(state.awaiting())
         if awaiting:
-            model.add_outcome(awaiting, label)
-        if state.progress.agents:
+            model.add_outcome(awaiting, label, learnt=not new)
+        if state.progress.agents and new:
             model.predictability.add_transition(state.progress.agents[-1], label)
         self._unlearnt[model] = None
 

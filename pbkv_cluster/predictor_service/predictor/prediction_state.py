@@ -16,6 +16,8 @@ class PredictionState:
         "all_labels",
         "all_moments",
         "latest",
+        "latest_at",
+        "learnt_to",
         "model",
         "moments",
         "own_labels",
@@ -33,6 +35,8 @@ class PredictionState:
         self.model: WorkloadModel | None = None  # of the workload; None while that is unknown
         self.progress = Progress()
         self.sequence = -1  # of the latest event applied
+        self.latest_at = 0.0  # time of the latest event, by its sender's clock
+        self.learnt_to = -1  # sequence of the latest event that was learnt from before a restart, and is only told again
         self.own_labels: dict[str, str] = {}  # labels of agents that had none of their own when first called
         self.moments: list[list[Moment]] = []  # of the latest K steps: each before its output and, once known, after it
         self.latest: Moment | None = None  # the one to forecast

@@ -49,9 +49,9 @@ class WorkloadModel:
         features = tuple([expert.features(situation) for expert in self.experts])
         return Moment(features, Phase.AFTER_OUTPUT if situation.finished else Phase.BEFORE_OUTPUT)
 
-    def label(self, agent: str, workflow: str, call_site: str, own: dict[str, str]) -> str:
+    def label(self, agent: str, workflow: str, call_site: str, own: dict[str, str], counted: bool = False) -> str:
         """See `Labels.label`."""
-        label = self.labels.label(agent, workflow, call_site, own)
+        label = self.labels.label(agent, workflow, call_site, own, counted)
         self._limit_labels()
         return label
 
@@ -85,18 +85,19 @@ class WorkloadModel:
             found[:, number] = expert.forecast([moment.features[number] for moment in moments])
         return found
 
-    def add_outcome(self, moments: Iterable[tuple[int, Moment]], label: str) -> None:
+    def add_outcome(self, moments: Iterable[tuple[int, Moment]], label: str, learnt: bool = False) -> None:
         """Adds an outcome to the moments that had forecast it.
 
         Args:
             moments: each with its forecast step, from 0, that the outcome belongs to.
             label: of the step that started, or END.
+            learnt: moments that are complete with it have been learnt from, before a restart.
         """
         for step, moment in moments:
             if step != len(moment.outcomes):  # some are missing: learning was off for a time
                 continue
             moment.outcomes.append(label)
-            if len(moment.outcomes) == self._config.horizon:
+            if len(moment.outcomes) == self._config.horizon and not learnt:
                 self._waiting.append(moment)
         if len(self._waiting) > _MAX_WAITING:
             self.learn_some()  # one batch only: forecasts wait for it

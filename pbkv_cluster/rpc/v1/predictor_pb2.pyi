@@ -74,12 +74,14 @@ class ReportEventsRequest(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[WorkflowEvent, _Mapping]]] = ...) -> None: ...
 
 class ReportEventsResponse(_message.Message):
-    __slots__ = ("accepted", "ignored")
+    __slots__ = ("accepted", "ignored", "instance")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     IGNORED_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
     accepted: int
     ignored: int
-    def __init__(self, accepted: _Optional[int] = ..., ignored: _Optional[int] = ...) -> None: ...
+    instance: int
+    def __init__(self, accepted: _Optional[int] = ..., ignored: _Optional[int] = ..., instance: _Optional[int] = ...) -> None: ...
 
 class WatchForecastsRequest(_message.Message):
     __slots__ = ("subscriber", "access_model", "placed_only")

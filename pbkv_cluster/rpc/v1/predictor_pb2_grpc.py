@@ -79,6 +79,7 @@ class PredictorServiceServicer:
     def StreamEvents(self, request_iterator, context):
         """Takes events over a lasting stream, in order. A request without events asks for an acknowledgement: it is answered once all
         requests before it are taken. Other requests are not answered, since an answer costs as much as taking the events.
+        The sender begins with such a request: if the answer's `instance` is new to it, it tells the open workflows' events again.
         A malformed event ends the stream with INVALID_ARGUMENT, which names the field, and no event of its request is taken.
         Before a request ends the stream with an error, a response tells what was taken before that request.
         """

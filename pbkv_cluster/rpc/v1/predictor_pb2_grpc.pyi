@@ -36,6 +36,7 @@ class PredictorServiceStub:
     StreamEvents: _grpc.StreamStreamMultiCallable[_predictor_pb2.ReportEventsRequest, _predictor_pb2.ReportEventsResponse]
     """Takes events over a lasting stream, in order. A request without events asks for an acknowledgement: it is answered once all
     requests before it are taken. Other requests are not answered, since an answer costs as much as taking the events.
+    The sender begins with such a request: if the answer's `instance` is new to it, it tells the open workflows' events again.
     A malformed event ends the stream with INVALID_ARGUMENT, which names the field, and no event of its request is taken.
     Before a request ends the stream with an error, a response tells what was taken before that request.
     """
@@ -56,6 +57,7 @@ class PredictorServiceAsyncStub(PredictorServiceStub):
     StreamEvents: _aio.StreamStreamMultiCallable[_predictor_pb2.ReportEventsRequest, _predictor_pb2.ReportEventsResponse]  # type: ignore[assignment]
     """Takes events over a lasting stream, in order. A request without events asks for an acknowledgement: it is answered once all
     requests before it are taken. Other requests are not answered, since an answer costs as much as taking the events.
+    The sender begins with such a request: if the answer's `instance` is new to it, it tells the open workflows' events again.
     A malformed event ends the stream with INVALID_ARGUMENT, which names the field, and no event of its request is taken.
     Before a request ends the stream with an error, a response tells what was taken before that request.
     """
@@ -85,6 +87,7 @@ class PredictorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_predictor_pb2.ReportEventsResponse], _abc.AsyncIterator[_predictor_pb2.ReportEventsResponse]]:
         """Takes events over a lasting stream, in order. A request without events asks for an acknowledgement: it is answered once all
         requests before it are taken. Other requests are not answered, since an answer costs as much as taking the events.
+        The sender begins with such a request: if the answer's `instance` is new to it, it tells the open workflows' events again.
         A malformed event ends the stream with INVALID_ARGUMENT, which names the field, and no event of its request is taken.
         Before a request ends the stream with an error, a response tells what was taken before that request.
         """
