@@ -12,6 +12,7 @@ A cluster starts through these files:
     frame/ray_processes.py          whether the Ray that was started here still runs
     frame/actor_group.py            the members as actors: launch, wait until ready, process ids, stop
     startup/acquaintance.py         waits until all members know each other
+    startup/tier_sizes.py           tells how large the workers' tiers have become
     frame/member_watch.py           why members end, and when they are back
     frame/ray_messages.py           what Ray says about processes that ended, instead of on the terminal
     frame/actors.py                 the actor, a thin shell around one member

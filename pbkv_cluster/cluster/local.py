@@ -21,6 +21,7 @@ from pbkv_cluster.cluster.startup.interrupts import Interrupts
 from pbkv_cluster.cluster.startup.private_file import write_private
 from pbkv_cluster.cluster.startup.stages import Stages
 from pbkv_cluster.cluster.startup.state_dir import StateDir
+from pbkv_cluster.cluster.startup.tier_sizes import tier_sizes
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
@@ -161,8 +162,10 @@ class LocalCluster:
         # Members that keep their address as long as the cluster runs, or their state in a file, stay on this node.
         this_node = ray_session.this_node_id()
         actors.launch(PREDICTOR, PredictorMember, context, node_id=this_node)
-        for number, node in enumerate(ray_session.node_ids()):
-            actors.launch(f"host-store-{number}", HostStoreMember, context, node_id=node)
+        nodes = ray_session.node_ids()
+        host_store = functools.partial(HostStoreMember, workers=-(-self._config.cluster.workers // len(nodes)))
+        for number, node in enumerate(nodes):
+            actors.launch(f"host-store-{number}", host_store, context, node_id=node)
         for number in range(self._config.cluster.workers):
             name = f"{_WORKER_PREFIX}{number}"
             actors.launch(name, functools.partial(WorkerMember, worker_id=name), context, gpus=gpus)
@@ -176,6 +179,8 @@ class LocalCluster:
         self._stack.callback(self._watch.stop)
         self._watch.start()
         await_acquaintance(self.gateway_address, self._config.cluster.workers, deadline - time.monotonic())
+        for line in tier_sizes(self._config, self.redis_url):
+            self._report(line)
 
     def _stop_members(self, actors: "ActorGroup") -> None:
         try:

@@ -9,7 +9,7 @@ from pbkv_cluster.cache.observer import GuardStat
 from pbkv_cluster.core import checks
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.errors import FailedPrecondition
-from pbkv_cluster.core.tokens import pack
+from pbkv_cluster.core.tokens import count, pack
 from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
@@ -136,7 +136,7 @@ class StoreServicer(store_pb2_grpc.StoreServiceServicer):
         self, request: store_pb2.PrefetchRequest, context: Any
     ) -> store_pb2.PrefetchResponse:
         tokens = packed_from_wire(request.prompt, "prompt")
-        namespace = replace(self._namespace, salt=request.tenant)
+        namespace = self._namespace.of_tenant(request.tenant, count(tokens))
         done = await self._thread.call(lambda engine: engine.cache.prefetch(namespace, tokens))
         return store_pb2.PrefetchResponse(loaded_tokens=done.loaded, resident_tokens=done.resident)
 

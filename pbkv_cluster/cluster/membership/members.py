@@ -80,13 +80,19 @@ class PredictorMember(_MemberBase):
 class HostStoreMember(_MemberBase):
     """The host store of a node."""
 
+    def __init__(self, context: MemberContext, workers: int = 1) -> None:
+        """`workers`: how many the node is meant to have."""
+        super().__init__(context)
+        self._meant_for = workers
+
     async def start(self) -> str:
-        from pbkv_cluster.store.arena.arena import Arena
+        from pbkv_cluster.store.arena.arena import Arena, free_shared_memory
         from pbkv_cluster.store.server import HostStore
 
         config = self._context.config.host_store
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        arena = Arena(int(memory * config.memory_share), config.lease_s, SystemClock())
+        size = min(int(memory * config.memory_share), free_shared_memory())
+        arena = Arena(size, config.lease_s, SystemClock(), workers=self._meant_for)
         store = HostStore(arena, self._workers)
         self._add_part(store.stop)
         address = await store.start(self._context.host)

@@ -87,12 +87,14 @@ class PrefetchResponse(_message.Message):
     def __init__(self, loaded_tokens: _Optional[int] = ..., resident_tokens: _Optional[int] = ...) -> None: ...
 
 class LeaseArenaRequest(_message.Message):
-    __slots__ = ("worker_id", "bytes")
+    __slots__ = ("worker_id", "bytes", "may_be_less")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAY_BE_LESS_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     bytes: int
-    def __init__(self, worker_id: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
+    may_be_less: bool
+    def __init__(self, worker_id: _Optional[str] = ..., bytes: _Optional[int] = ..., may_be_less: _Optional[bool] = ...) -> None: ...
 
 class LeaseArenaResponse(_message.Message):
     __slots__ = ("path", "offset", "bytes", "lease_s")
