@@ -29,11 +29,12 @@ def run(quick: bool) -> Report:
     rounds = 1 if quick else 10
     cluster, figures = running(), list[Figure]()
     kinds: dict[str, Callable[[Running, int], Awaitable[float]]] = {GATEWAY: _gateway, PREDICTOR: _predictor}
-    for name, restart in kinds.items():
-        taken = [asyncio.run(asyncio.wait_for(restart(cluster, cluster.pids()[name]), _LIMIT_S)) for _ in range(rounds)]
-        what = "step" if name == GATEWAY else "forecast"
-        figures.append(Figure(f"{name}: killed to the next {what}, p50", median(taken), "s", at_most=3))
-        figures.append(Figure(f"{name}: killed to the next {what}, longest", max(taken), "s", at_most=3))
+    with asyncio.Runner() as runner:
+        for name, restart in kinds.items():
+            taken = [runner.run(asyncio.wait_for(restart(cluster, cluster.pids()[name]), _LIMIT_S)) for _ in range(rounds)]
+            what = "step" if name == GATEWAY else "forecast"
+            figures.append(Figure(f"{name}: killed to the next {what}, p50", median(taken), "s", at_most=3))
+            figures.append(Figure(f"{name}: killed to the next {what}, longest", max(taken), "s", at_most=3))
     return Report("restart", f"{CONFIG.cluster.workers} workers with the small model; {rounds} kills of each", tuple(figures))
 
 

@@ -14,7 +14,10 @@ from tests.cluster.test_cluster_lifecycle import START_S, serve
 KILLING = {"RAY_memory_usage_threshold": "0.0001", "RAY_memory_monitor_refresh_ms": "100", "RAY_USAGE_STATS_ENABLED": "0"}
 NAMED = "killed by Ray's memory monitor: node memory full ("
 SUPERVISED = """
+import threading
+
 import ray
+
 from pbkv_cluster.cluster.frame.actors import MemberSpec, launch
 from pbkv_cluster.cluster.frame.standby import Standby
 from pbkv_cluster.cluster.frame.supervisor import RunningMember, Supervisor
@@ -24,7 +27,7 @@ member = RunningMember(MemberSpec("gateway", None, None), launch("gateway"), "12
 standby = Standby([], None, ray.get_runtime_context().get_node_id())
 supervisor = Supervisor([member], standby, lambda entries: print(entries[0].last_failure, flush=True))
 supervisor.start()
-supervisor.pids(3600.0, lambda: None)
+threading.Event().wait()
 """
 
 
