@@ -1,6 +1,7 @@
 """A real small language model, through our engine."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,10 +19,10 @@ def test_it_is_an_ordinary_checkpoint_that_answers_in_english() -> None:
     path = smollm2.smollm2()
     loaded = load_model(ModelConfig(path=str(path)), torch.device("cpu"))  # its self-test compares the engine's logits
     assert loaded.max_context == 8192
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer: Any = AutoTokenizer.from_pretrained(path)
     question = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    model = AutoModelForCausalLM.from_pretrained(path)
+    model: Any = AutoModelForCausalLM.from_pretrained(path)
     answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0][prompt["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(answer)
     assert int(answer[-1]) in loaded.eos

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbkv_cluster.client import AsyncClient
+from pbkv_cluster.client.requests import Message
 from pbkv_cluster.core.errors import ResourceExhausted
 from pbkv_cluster.simulator.replay.group_chat import GroupChats
 from pbkv_cluster.simulator.workload import newsroom
@@ -13,7 +14,7 @@ from tests.simulator.recording_gateway import SPOKEN_TEXT, RecordingGateway, ser
 REPLIES = st.lists(st.sampled_from(("Bread is warm.", "But how, and why?", "")), min_size=MAX_TURNS, max_size=MAX_TURNS)
 
 
-def play(number: int, replies: list[str]) -> list[tuple[str, list[newsroom.Message]]]:
+def play(number: int, replies: list[str]) -> list[tuple[str, list[Message]]]:
     """Each step's agent and prompt, if the agents say these words."""
     turns: list[Turn] = []
     steps = []
@@ -30,7 +31,7 @@ def play(number: int, replies: list[str]) -> list[tuple[str, list[newsroom.Messa
 
 @given(st.integers(0, 200), REPLIES)
 def test_each_prompt_of_an_agent_begins_with_its_last_one_and_its_reply(number: int, replies: list[str]) -> None:
-    latest: dict[str, list[newsroom.Message]] = {}
+    latest: dict[str, list[Message]] = {}
     for position, (agent, prompt) in enumerate(play(number, replies)):
         before = latest.get(agent, [])
         assert prompt[: len(before)] == before

@@ -1,5 +1,6 @@
 """The OTLP receiver as a member of a cluster, if `otel.enabled` is set."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from pbkv_cluster.cluster.membership.member import MemberContext
@@ -20,6 +21,9 @@ class OtelMember:
         self._context = context
         self._redis = RedisConnection(context)
         self._receiver: OtelReceiver | None = None
+
+    def prepare(self) -> None:
+        import_module("pbkv_cluster.integrations.otel.receiver")
 
     async def start(self) -> str:
         """Raises:
