@@ -97,17 +97,22 @@ class EvictionQueue:
             if len(heap) > 2 * self._valid_at_rebuild + _SLACK:
                 self._rebuild()
 
-    def first(self) -> tuple[Node, Rank] | None:
-        """The next victim, still queued, or None."""
+    def first(self, besides: Node | None = None) -> tuple[Node, Rank] | None:
+        """The next victim, still queued, or None. It is not `besides`."""
         if self._pending:
             self._rank_pending()
-        heap, number = self._heap, self._number
+        heap, number, aside, found = self._heap, self._number, None, None
         while heap:
             rank, _, version, node = heap[0]
             if version == node.versions[number] and self._is_candidate(node, self.tier):
-                return node, rank
+                if node is not besides:
+                    found = node, rank
+                    break
+                aside = heap[0]
             heapq.heappop(heap)
-        return None
+        if aside is not None:
+            heapq.heappush(heap, aside)
+        return found
 
     def entries(self) -> Iterator[tuple[Node, Rank]]:
         """Every candidate and the rank that it was last given, in no order. Slow: for tests."""

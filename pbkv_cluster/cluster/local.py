@@ -241,10 +241,9 @@ def _check_names(config: Config) -> None:
     Raises:
         InvalidArgument: there is no policy or predictor of the configured name.
     """
-    from pbkv_cluster.cache.policies.base import make_policy  # slow to import
+    from pbkv_cluster.cache.policies.base import make_policies  # slow to import
 
-    for field, name in (("cache.policy", config.cache.policy), ("cache.host_policy", config.cache.host_policy)):
-        make_policy(name, config.cache, field)
+    make_policies(2, config.cache)
     PREDICTORS.get(config.predictor.model)
 
 

@@ -154,8 +154,18 @@ def _tokens(output: Output) -> worker_pb2.RunStepEvent.Tokens:
 
 
 def _guard_to_wire(guard: GuardStat) -> store_pb2.GuardStat:
-    fields = asdict(guard)
-    return store_pb2.GuardStat(leaning=fields.pop("lru_active"), **fields)
+    hits, lru, policy = (store_pb2.CacheHits(**asdict(each)) for each in (guard.hits, guard.lru_hits, guard.policy_hits))
+    return store_pb2.GuardStat(
+        leaning=guard.lru_active,
+        switches=guard.switches,
+        prompt_tokens=guard.prompt_tokens,
+        hits=hits,
+        lru_hits=lru,
+        policy_hits=policy,
+        evicted_by_lru=guard.evicted_by_lru,
+        evicted_by_policy=guard.evicted_by_policy,
+        saved_s=guard.saved_s,
+    )
 
 
 def _store_stat(engine: Engine, block_bytes: int) -> store_pb2.StoreStat:

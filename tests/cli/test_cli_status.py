@@ -55,8 +55,9 @@ def test_shows_decisions(pbkv: Pbkv, endpoint: str) -> None:
 def test_shows_what_lru_would_have_hit(pbkv: Pbkv, endpoint: str) -> None:
     out = pbkv("status", "--endpoint", endpoint).out
     shown = line(out, "worker-0", "guard")
-    assert "follows the policy; of 20,000 prompt tokens the GPU had 52.0 %" in shown
-    assert "LRU would have hit 41.2 %, the policy 52.9 %" in shown
+    assert "follows the policy; of 20,000 prompt tokens the cache had 72.0 % (52.0 % on the GPU)" in shown
+    assert "LRU would have had 61.0 % (41.2 % on the GPU), the policy 73.0 % (52.9 % on the GPU)" in shown
+    assert shown.endswith("+1,234.6 s saved over LRU")
     assert out.count("guard: ") == 1, "a worker without a guard has no such line"
 
 
@@ -90,8 +91,21 @@ def test_json_contains_numbers(pbkv: Pbkv, endpoint: str) -> None:
     assert [worker["reachable"] for worker in written["workers"]] == [True, False]
     assert written["totals"]["delivered_tokens"] == {"gpu": 10_000, "host": 2_000}
     assert (written["totals"]["available_rate"], written["totals"]["delivered_rate"]) == (0.8, 0.6)
-    assert [worker["guard"] and worker["guard"]["lru_hit_tokens"] for worker in written["workers"]] == [8240, None]
-    assert written["workers"][0]["guard"]["leaning"] is False
+    assert [worker["guard"] is None for worker in written["workers"]] == [False, True]
+    assert written["workers"][0]["guard"] == {
+        "leaning": False,
+        "switches": 0,
+        "prompt_tokens": 20_000,
+        "saved_s": 1234.56,
+        "evicted_by_lru": 0,
+        "evicted_by_policy": 12,
+        "hit_tokens": 14_400,
+        "hit_gpu_tokens": 10_400,
+        "lru_hit_tokens": 12_200,
+        "lru_hit_gpu_tokens": 8_240,
+        "policy_shadow_hit_tokens": 14_600,
+        "policy_shadow_hit_gpu_tokens": 10_580,
+    }
     assert written["decisions"] == {"route:prefix": 31}
 
 

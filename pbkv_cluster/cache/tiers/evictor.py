@@ -120,18 +120,18 @@ class Evictor:
         """Makes room in a tier for blocks of `node`, as far as that evicts only what is worth less than they are."""
         pool, rank = tier.pool, tier.rank_of_demoted(node)
         while pool.room < len(blocks):
-            found = tier.queue.first()
-            if found is None:
-                return
-            if found[0] is node:
-                # Copies of its own that it is about to need, or blocks before those that are to come.
-                if node.copies(tier.index) or any(node.holds(tier.index, block) for block in range(blocks[-1])):
-                    return
-            elif found[1] >= rank:
+            found = tier.active_queue.first()
+            if found is not None and found[0] is node and self._needs(node, tier, blocks):
+                found = tier.active_queue.first(besides=node)
+            if found is None or (found[0] is not node and found[1] >= rank):
                 return
             slots = self.evict(tier, found[0], len(blocks) - pool.room)
             self.submit_demotions(tier)
             self._release(tier, slots)
+
+    def _needs(self, node: Node, tier: CacheTier, blocks: Sequence[int]) -> bool:
+        """Whether what a tier holds of a node must stay if it is to get `blocks`: their copies, or blocks before them."""
+        return node.copies(tier.index) > 0 or any(node.holds(tier.index, block) for block in range(blocks[-1]))
 
     def submit_demotions(self, tier: CacheTier) -> None:
         """Submits the copies from a tier to the slower one that have been planned."""

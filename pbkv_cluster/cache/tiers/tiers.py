@@ -63,12 +63,11 @@ class Tiers:
         self._engine = engine
         self._announcements = Announcements(tuple(capacity), on_change)
         self.note = self._announcements.announce  # to be called when other blocks of a node lie on the GPU
-        self.order = EvictionOrder(tree, self._tiers)
+        self.order = EvictionOrder(self._tiers)
         self._evictor = Evictor(tree, self._tiers, self.order, self.in_flight, self.note)
         self.decisions = self._evictor.decisions  # blocks, by reason code
-        self.lru_active = False  # evict from the GPU in the order of LRU; needs `keep_lru`, before the first block
-        self.evicted_by_policy = 0  # blocks
-        self.evicted_by_lru = 0  # blocks, while `lru_active`
+        self.evicted_by_policy = 0  # blocks of the GPU
+        self.evicted_by_lru = 0  # blocks of the GPU, while `lru_active`
 
     def __iter__(self) -> Iterator[CacheTier]:
         return iter(self._tiers)
@@ -105,9 +104,8 @@ class Tiers:
 
     def _make_gpu_room(self, wanted: int, retired_only: bool) -> int:
         """Evicts at least `wanted` blocks, or as many as there are. Returns their number."""
-        by_lru = self.lru_active and not retired_only
-        queue = self.order.lru if by_lru else self.gpu.queue
-        assert queue is not None, "`keep_lru` was not called"
+        by_lru = self.gpu.lru_active and not retired_only
+        queue = self.gpu.queue if retired_only else self.gpu.active_queue
         evicted, missing = NO_SLOTS, wanted
         while missing > 0:
             found = queue.first()
@@ -125,6 +123,11 @@ class Tiers:
             self.evicted_by_policy += len(evicted)
         return len(evicted)
 
+    @property
+    def has_dropped(self) -> bool:
+        """Whether a block has ever been dropped, other than a copy."""
+        return any(self.decisions[code] for tier in self for code in tier.codes.drop)
+
     # --- order ---
 
     def offer(self, node: Node) -> None:
@@ -136,8 +139,18 @@ class Tiers:
         self.order.rerank(nodes)
 
     def keep_lru(self) -> None:
-        """Keeps the GPU's candidates in the order of LRU, too, so that `lru_active` can change at any time without a scan."""
+        """Keeps all tiers' candidates in the order of LRU, too, so that `lru_active` can change at any time without a scan."""
         self.order.keep_lru()
+
+    @property
+    def lru_active(self) -> bool:
+        """Whether blocks leave the GPU, and with it all tiers, in the order of LRU."""
+        return self.gpu.lru_active
+
+    @lru_active.setter
+    def lru_active(self, active: bool) -> None:
+        for tier in self:
+            tier.lru_active = active
 
     # --- to the GPU ---
 

@@ -150,8 +150,8 @@ class EngineConfig(_Section):
 class CacheConfig(_Section):
     """Which blocks the cache keeps."""
 
-    policy: str = Field("pbkv", min_length=1, description="reuse policy of the GPU tier, by name or package.module:Class")
-    host_policy: str = Field("retired-lru", min_length=1, description="reuse policy of the host tier, likewise")
+    policy: str = Field("pbkv", min_length=1, description="reuse policy of all tiers, by name or package.module:Class")
+    host_policy: str = Field("", description="another reuse policy for the host tier; empty: the same")
     gamma: float = Field(0.7, gt=0, le=1, description="discount of a forecast's reuse score for each further step")
     forecast_half_life_s: float = Field(
         60.0, gt=0, description="policy `pbkv-paper`: seconds after which a forecast counts half"
@@ -167,10 +167,14 @@ class CacheConfig(_Section):
         le=1,
         description="policy `pbkv`: prior probability that a new workflow uses a given block of an ended one",
     )
-    guard: bool = Field(True, description="evict by LRU while the policy would hit less; has no effect with policy `lru`")
-    guard_floor: float = Field(0.98, gt=0, le=1, description="share of LRU's hits; below it the guard evicts by LRU")
+    guard: bool = Field(True, description="evict by LRU while the policy would cost more; has no effect with policy `lru`")
+    guard_confidence: float = Field(
+        3.0,
+        gt=0,
+        description="standard deviations by which policy and LRU must differ before the guard changes from one to the other",
+    )
     guard_steps: int = Field(
-        200, ge=10, description="number of steps after which a step's weight in the guard has fallen to 1/e"
+        1000, ge=10, description="number of steps after which a step's weight in the guard has fallen to 1/e"
     )
     lfu_half_life_s: float = Field(600.0, gt=0, description="policy `lfu`: seconds after which a use counts half")
     continuum_benefit_s: float = Field(
