@@ -20,6 +20,8 @@ from benchmarks.policies.row_file import Key, RowFile, Scene
 from benchmarks.policies.tables import policy_report
 from benchmarks.report import Report
 from pbkv_cluster.core.errors import PbkvError
+from pbkv_cluster.simulator.engine.cost_model import CostModel
+from pbkv_cluster.simulator.engine.machines import machine
 from pbkv_cluster.simulator.engine.simulation import Setup
 from pbkv_cluster.simulator.evaluation.comparison import Comparison
 from pbkv_cluster.simulator.evaluation.experiment import BASELINE, BOUND, train_state
@@ -95,7 +97,8 @@ def run_unit(job: Job, workload: str, seed: int, file: RowFile) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles interrupts
     rows = file.rows(job.scene)
     trace, training = _parts(load_trace(job.trace_path(workload)), job.scene)
-    setup = Setup(0, seed=seed, predictor=job.predictor)
+    cost = machine(job.scene.machine).cost() if job.scene.machine else CostModel()
+    setup = Setup(0, seed=seed, predictor=job.predictor, cost=cost)
     mix = Mix(job.scene.workflows, job.scene.concurrency, job.scene.think_scale)
     tokens = TokenSource(make_workload([trace], mix, seed))
     known = [row for key, row in rows.items() if (key.workload, key.seed) == (workload, seed) and key.policy not in job.again]

@@ -11,6 +11,7 @@ from pbkv_cluster.cache.policies import POLICIES
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
+from pbkv_cluster.simulator.engine.machines import machine_names
 from pbkv_cluster.simulator.engine.simulation import Setup
 from pbkv_cluster.simulator.evaluation.experiment import BASELINE, BOUND
 
@@ -99,6 +100,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--policies", metavar="A,B", help="policies; lru and oracle are always run")
     group.add_argument("--pressures", metavar="P,Q", help="capacities, as shares of an infinite cache's hits that LRU gets")
     group.add_argument("--host-ratio", type=float, default=2.0, metavar="R", help="host blocks for each on the GPU; default 2")
+    group.add_argument("--machine", default="", metavar="NAME", help="machine to simulate, such as h100-70b")
     group.add_argument("--seeds", type=int, default=len(SEEDS), metavar="N", help="seeds 0 to N - 1; default 2")
     group.add_argument("--online", action="store_true", help="no training; every workflow of the trace once")
     group.add_argument(
@@ -140,6 +142,8 @@ def job_of(arguments: argparse.Namespace) -> Job:
         raise ValueError("--seeds and --processes: must be at least 1")
     if not 0 <= arguments.host_ratio < math.inf:
         raise ValueError(f"--host-ratio: must be finite and not negative, got {arguments.host_ratio}")
+    if arguments.machine and arguments.machine not in machine_names():
+        raise ValueError(f"--machine: must be one of {', '.join(machine_names())}, got {arguments.machine!r}")
     if arguments.again and not named:
         raise ValueError("--again: needs --policies, to say which")
     part = WHOLE if arguments.online else arguments.part
@@ -151,7 +155,7 @@ def job_of(arguments: argparse.Namespace) -> Job:
             raise ValueError(f"--predictor: {error.problem}") from error
     disturbance = Disturbance(arguments.noise, arguments.adversary, predictor=arguments.predictor)
     return Job(
-        Scene(part, workflows, concurrency=32, think_scale=8.0, host_ratio=arguments.host_ratio),
+        Scene(part, workflows, 32, think_scale=8.0, host_ratio=arguments.host_ratio, machine=arguments.machine),
         workloads,
         tuple(dict.fromkeys((BASELINE, BOUND, *(named or POLICY_NAMES)))),
         _pressures(arguments.pressures) or ((0.45,) if quick else PRESSURES),

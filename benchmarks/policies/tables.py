@@ -65,7 +65,11 @@ def _sizes(scene: Scene, rows: Rows) -> str:
     workflows = "every workflow once" if scene.workflows is None else f"{scene.workflows} workflows a run"
     part = "all tasks, nothing learnt before" if scene.part == WHOLE else f"tasks of part {scene.part!r}, trained on others"
     names = f"{len({name for name, _ in used})} workloads, {len(used)} with their seeds"
-    return f"{names}; {part}; {workflows}, closed loop of {scene.concurrency}; {_memory(scene)}, virtual time"
+    return f"{names}; {part}; {workflows}, closed loop of {scene.concurrency}; {_memory(scene)}, {_time(scene)}"
+
+
+def _time(scene: Scene) -> str:
+    return f"virtual time of {scene.machine}" if scene.machine else "virtual time"
 
 
 def _memory(scene: Scene) -> str:

@@ -156,6 +156,7 @@ def test_a_file_of_rows_keeps_the_latest_row_and_drops_an_incomplete_line(tmp_pa
         (("--noise", "2"), "--noise"),
         (("--seeds", "0"), "--seeds"),
         (("--host-ratio", "-1"), "--host-ratio"),
+        (("--machine", "nonsense"), "--machine"),
         (("--again",), "--again"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 from pbkv_cluster.cli.main import main
 from pbkv_cluster.gpu_worker.model.random_model import build
 from pbkv_cluster.simulator.engine.cost_model import CostModel
+from pbkv_cluster.simulator.engine.machines import machine_names
 from tests.cli.agent_traces import write_generated_trace
 
 
@@ -87,6 +88,13 @@ def test_a_plot_needs_matplotlib(
     assert not (tmp_path / "x.png").exists()
 
 
+def test_all_machines_are_listed(trace_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(trace_file, "--machine", "list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == machine_names()
+    assert "Llama-3.1-70B on 4:" in next(line for line in lines if line.startswith("h100-70b"))
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -95,6 +103,8 @@ def test_a_plot_needs_matplotlib(
         (("--pressure", "high"), "--pressure"),
         (("--pressure", "1"), "pressure"),
         (("--cost-model", "absent.json"), "absent.json"),
+        (("--machine", "h100-15b"), "h100-14b"),
+        (("--machine", "h100-14b", "--cost-model", "absent.json"), "--cost-model"),
         (("--arrivals", "absent.jsonl"), "absent.jsonl"),
         (("--train", "absent.jsonl"), "absent.jsonl"),
     ],

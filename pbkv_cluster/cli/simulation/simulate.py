@@ -9,6 +9,7 @@ import typer
 from pbkv_cluster.cli.completion import complete_simulated_policies
 from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings, split_names
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
+from pbkv_cluster.cli.simulation.cost_options import CostModelFile, MachineName, cost_of
 from pbkv_cluster.cli.simulation.policy_options import check_policies, parse_pressures, warn_missed_pressures
 
 if TYPE_CHECKING:
@@ -71,10 +72,8 @@ def simulate(
             help="Negate the values of all policies except lru and oracle. Without the guard: --set cache.guard=false.",
         ),
     ] = False,
-    cost_model: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="From `pbkv calibrate`; by default a 14 B model on a large GPU."),
-    ] = None,
+    cost_model: CostModelFile = None,
+    machine: MachineName = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
     json_target: JsonTarget = None,
@@ -87,9 +86,9 @@ def simulate(
     Scheduler, cache, policies and predictor are those of production; only the GPU is a cost model. Equal seeds give equal
     results.
     """
+    cost = cost_of(cost_model, machine)
     check_json_target(json_target)
 
-    from pbkv_cluster.simulator.engine.cost_model import CostModel
     from pbkv_cluster.simulator.engine.simulation import Setup
     from pbkv_cluster.simulator.evaluation.experiment import Plan, compare, train_state
     from pbkv_cluster.simulator.evaluation.plot import plot, require_matplotlib
@@ -111,7 +110,7 @@ def simulate(
         gpu_blocks=0,
         adversary=adversary,
         noise=noise,
-        cost=CostModel() if cost_model is None else CostModel.load(cost_model),
+        cost=cost,
         engine=settings.engine,
         cache=settings.cache,
         predictor=settings.predictor,
