@@ -1,11 +1,13 @@
 """`pbkv status`: rates with denominators, lost workers, JSON."""
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from pbkv_cluster.cli.serving.status import degraded, guard_line, member_line, status_json
+from pbkv_cluster.cli.serving.status import degraded, guard_line, member_line, print_status, reasons_line, status_json
 from pbkv_cluster.rpc.v1 import store_pb2, workflow_pb2
 from tests.cli.conftest import Pbkv
 
@@ -44,6 +46,25 @@ def test_shows_what_does_not_work_at_members_that_serve(pbkv: Pbkv, endpoint: st
     assert problem in line(pbkv("status", "--endpoint", endpoint).out, "predictor: ")
     status = json.loads(pbkv("status", "--endpoint", endpoint, "--json", "-").out)
     assert status["problems"] == [{"member": "predictor", "problem": problem}]
+
+
+def test_shows_what_spans_were_not_understood_which_is_no_fault_of_the_cluster() -> None:
+    response = workflow_pb2.GetClusterStatusResponse(index_reachable=True, predictor_reachable=True)
+    response.workers.add(worker_id="worker-0", reachable=True)
+    times = {"operation_unknown": 1234, "agent_unknown": 2, "span_duplicate": 7}
+    reasons = response.reasons.add(member="otel", times=times)
+    assert reasons_line(reasons) == (
+        "otel: dropped or not understood so far: agent_unknown 2, operation_unknown 1,234; its log says why"
+    )
+    assert status_json(response)["reasons"] == {"otel": times}
+    assert degraded(response) == []
+    shown = StringIO()
+    print_status(response, Console(file=shown, width=120))
+    assert reasons_line(reasons) in shown.getvalue()
+    assert "7" in line(shown.getvalue(), "otel", "span_duplicate")
+    reasons.times.clear()
+    reasons.times["workflow_silent"] = 5
+    assert reasons_line(reasons) == ""
 
 
 def test_shows_decisions(pbkv: Pbkv, endpoint: str) -> None:

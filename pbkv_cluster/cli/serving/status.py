@@ -25,7 +25,7 @@ def status(
     """Show a cluster's workers, cache tiers, hit rates and decisions."""
     check_json_target(json_target)
     response = asyncio.run(_fetch(endpoint))
-    _print(response, result_console(json_target))
+    print_status(response, result_console(json_target))
     write_json(status_json(response), json_target)
     problems = degraded(response) if check else []
     for problem in problems:
@@ -124,6 +124,7 @@ def status_json(response: "Status") -> dict[str, Any]:
         },
         "decisions": dict(sorted(response.decisions.items())),
         "problems": [{"member": each.member, "problem": each.problem} for each in response.problems],
+        "reasons": {each.member: dict(sorted(each.times.items())) for each in response.reasons},
     }
 
 
@@ -171,7 +172,16 @@ def member_line(member: "Status.Member") -> str:
     return f"{member.name}: restarted {member.restarts} times{state}, last because {member.last_failure}"
 
 
-def _print(response: "Status", console: "Console") -> None:
+def reasons_line(reasons: "Status.Reasons") -> str:
+    """What a member has dropped or not understood so far; empty if there is nothing that one may want to mend."""
+    from pbkv_cluster.integrations.otel.reasons import EXPECTED
+
+    counts = [f"{reason} {times:,}" for reason, times in sorted(reasons.times.items()) if reason not in EXPECTED]
+    return f"{reasons.member}: dropped or not understood so far: {', '.join(counts)}; its log says why" if counts else ""
+
+
+def print_status(response: "Status", console: "Console") -> None:
+    """Prints a status for people."""
     from rich.text import Text
 
     up = {True: "reachable", False: "[bold red]not reachable[/]"}
@@ -185,6 +195,9 @@ def _print(response: "Status", console: "Console") -> None:
             console.print(Text(member_line(member), style="" if member.up else "bold red"))
     for each in response.problems:
         console.print(Text(f"{each.member}: {each.problem}", style="bold red"))
+    for reasons in response.reasons:
+        if line := reasons_line(reasons):
+            console.print(Text(line, style="bold yellow"))
     if response.log_path:
         folder = response.log_path.rpartition("/")[0]
         console.print(Text(f"logs in {folder} of each node, the gateway's in {response.log_path}"), soft_wrap=True)
@@ -195,7 +208,7 @@ def _print(response: "Status", console: "Console") -> None:
         if worker.access_updates_applied:
             console.print(Text(f"{worker.worker_id}: {access_line(worker)}"))
     console.print(_rates_table(response))
-    if response.decisions or any(worker.store.decisions for worker in response.workers):
+    if response.decisions or response.reasons or any(worker.store.decisions for worker in response.workers):
         console.print(_decisions_table(response))
 
 
@@ -238,6 +251,7 @@ def _decisions_table(response: "Status") -> "Table":
 
     table = Table("decided by", "reason", "times", title="Decisions")
     sources = [("gateway", response.decisions), *((worker.worker_id, worker.store.decisions) for worker in response.workers)]
+    sources += [(each.member, each.times) for each in response.reasons]
     for name, decisions in sources:
         for reason, times in sorted(decisions.items()):
             table.add_row(name, reason, f"{times:,}")

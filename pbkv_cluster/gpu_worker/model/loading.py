@@ -18,7 +18,7 @@ from pbkv_cluster.gpu_worker.model.end_tokens import end_tokens
 from pbkv_cluster.gpu_worker.model.probe import probe
 from pbkv_cluster.gpu_worker.model.refusal import refusal
 from pbkv_cluster.gpu_worker.model.rotary import RotarySwitch, find_rotary_switch
-from pbkv_cluster.gpu_worker.model.self_test import self_test
+from pbkv_cluster.gpu_worker.model.trial.self_test import self_test
 
 _UNLIMITED = 1 << 20  # tokens, of a model that states no limit
 

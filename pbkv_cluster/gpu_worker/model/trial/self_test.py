@@ -29,11 +29,11 @@ from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for
 from pbkv_cluster.gpu_worker.attention import IMPLEMENTATION, PagedBatch, Span
 from pbkv_cluster.gpu_worker.kv.storage import KvShape, KvStorage
 from pbkv_cluster.gpu_worker.model.forward import forward
-from pbkv_cluster.gpu_worker.model.logits import allowed_difference, difference
-from pbkv_cluster.gpu_worker.model.long_prompt import long_prompt
 from pbkv_cluster.gpu_worker.model.probe import Probed, random_ids
 from pbkv_cluster.gpu_worker.model.refusal import reason_of, refusal
 from pbkv_cluster.gpu_worker.model.rotary import RotarySwitch
+from pbkv_cluster.gpu_worker.model.trial.logits import allowed_difference, difference
+from pbkv_cluster.gpu_worker.model.trial.long_prompt import long_prompt
 
 log = logging.getLogger(__name__)
 
