@@ -4,6 +4,8 @@ import asyncio
 import os
 import signal
 
+import psutil
+
 from pbkv_cluster.client import AsyncClient
 from pbkv_cluster.cluster.local import LocalCluster
 from pbkv_cluster.core.errors import Unavailable
@@ -34,6 +36,21 @@ async def run_step(cluster: LocalCluster) -> None:
             return False
 
     await eventually(done, BACK_S)
+
+
+def test_what_runs_no_model_loads_no_torch(cluster: LocalCluster) -> None:
+    members = {name: pid for name, pid in cluster.pids().items() if not name.startswith("worker-")}
+    torch = {
+        name: any("libtorch" in mapped.path for mapped in psutil.Process(pid).memory_maps())
+        for name, pid in {**members, "standby": standby(cluster), "worker": cluster.pids()["worker-0"]}.items()
+    }
+    assert torch == {name: name == "worker" for name in torch}
+
+
+def test_members_do_not_yield_to_other_processes(cluster: LocalCluster) -> None:
+    """Ray runs processes at niceness 15 unless it is told otherwise."""
+    pids = [*cluster.pids().values(), standby(cluster)]
+    assert {psutil.Process(pid).nice() for pid in pids} == {psutil.Process().nice()}
 
 
 async def test_the_standby_becomes_the_killed_gateway(cluster: LocalCluster) -> None:
