@@ -275,6 +275,7 @@ async def test_a_predictor_that_has_restarted_is_told_the_open_workflows_first()
 async def test_a_predictor_that_only_lost_its_connection_is_not_told_again() -> None:
     async with line(limits=StreamLimits(ack_interval_s=0.01)) as it:
         first = await it.move_to(ScriptedPredictor(instance=1))
+        await until(lambda: it.feed.reachable, "it answers")
         await until_heard(first, it.put(3))
         asked = len(first.requests)
         await until(lambda: first.requests[asked:].count(0) >= 2, "all is acknowledged")

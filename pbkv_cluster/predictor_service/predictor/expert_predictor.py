@@ -69,6 +69,7 @@ class ExpertPredictor(Predictor):
             self._apply(state, each)
         if event.kind is EventKind.WORKFLOW_ENDED:
             del self._states[event.workflow]
+            self._learnt.add_ended(event)
 
     def forecast(self, workflows: Sequence[str], epoch: int, made_at: float) -> Forecasts:
         by_model: dict[WorkloadModel | None, list[int]] = {}
@@ -152,7 +153,7 @@ class ExpertPredictor(Predictor):
             case EventKind.STEP_FINISHED:
                 self._finish_step(state, event)
             case EventKind.WORKFLOW_ENDED:
-                self._end_workflow(state)
+                self._end_workflow(state, event)
 
     def _start_workflow(self, state: PredictionState, event: WorkflowEvent) -> None:
         state.progress.declare(event.graph)
@@ -180,12 +181,12 @@ class ExpertPredictor(Predictor):
         if state.model is not None and event.step == state.progress.latest_step and len(state.moments[-1]) == 1:
             _add_moment(state, state.model, finished=True, new_step=False)
 
-    def _end_workflow(self, state: PredictionState) -> None:
-        model = state.model
+    def _end_workflow(self, state: PredictionState, event: WorkflowEvent) -> None:
+        model, new = state.model, self._is_new(state, event)
         if model is None:
             return
-        self._add_outcome(state, model, END, new=True)
-        if self.learning and state.recognition.settled:
+        self._add_outcome(state, model, END, new)
+        if new and state.recognition.settled:
             for later in range(1, self._config.horizon):  # after the end, every step of a forecast is the end
                 awaiting = [(step + later, moment) for step, moment in state.awaiting() if step + later < self._config.horizon]
                 if awaiting:

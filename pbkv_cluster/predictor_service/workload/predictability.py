@@ -45,7 +45,7 @@ class Predictability:
         return max(0.0, 1.0 - conditional / total / marginal) if marginal > 0.0 else 0.0
 
     def dump(self) -> dict[str, Any]:
-        return {"counts": self._counts, "value": self.value, "unmeasured": self._unmeasured}
+        return {"counts": self._counts}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Raises:
@@ -54,11 +54,8 @@ class Predictability:
         counts = state.get("counts")
         if not isinstance(counts, dict) or not all(_is_row(row) for row in counts.values()):
             raise ValueError("counts of transitions do not fit")
-        value, unmeasured = state.get("value"), state.get("unmeasured")
-        if type(value) is not float or not 0.0 <= value <= 1.0 or type(unmeasured) is not int:
-            raise ValueError("the predictability must be a number from 0 to 1")
         self._counts = {label: dict(row) for label, row in counts.items()}
-        self.value, self._unmeasured = value, unmeasured
+        self.value = self._measure() if self._counts else 0.0
 
 
 def _entropy(counts: Mapping[str, float], labels: int) -> float:
