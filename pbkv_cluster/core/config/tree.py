@@ -169,7 +169,7 @@ class CacheConfig(_Section):
     )
     guard: bool = Field(True, description="evict by LRU while the policy would cost more; has no effect with policy `lru`")
     guard_confidence: float = Field(
-        3.0,
+        2.5,
         gt=0,
         description="standard deviations by which policy and LRU must differ before the guard changes from one to the other",
     )
