@@ -20,6 +20,8 @@ from benchmarks.policies.row_file import Key, RowFile, Scene
 from benchmarks.policies.tables import policy_report
 from benchmarks.report import Report
 from pbkv_cluster.core.errors import PbkvError
+from pbkv_cluster.simulator.engine.cost_model import CostModel
+from pbkv_cluster.simulator.engine.machines import machine
 from pbkv_cluster.simulator.engine.simulation import Setup
 from pbkv_cluster.simulator.evaluation.comparison import Comparison
 from pbkv_cluster.simulator.evaluation.experiment import BASELINE, BOUND, train_state
@@ -95,11 +97,12 @@ def run_unit(job: Job, workload: str, seed: int, file: RowFile) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles interrupts
     rows = file.rows(job.scene)
     trace, training = _parts(load_trace(job.trace_path(workload)), job.scene)
-    setup = Setup(0, seed=seed, predictor=job.predictor)
+    cost = machine(job.scene.machine).cost() if job.scene.machine else CostModel()
+    setup = Setup(0, seed=seed, workers=job.scene.workers, predictor=job.predictor, cost=cost)
     mix = Mix(job.scene.workflows, job.scene.concurrency, job.scene.think_scale)
     tokens = TokenSource(make_workload([trace], mix, seed))
     known = [row for key, row in rows.items() if (key.workload, key.seed) == (workload, seed) and key.policy not in job.again]
-    comparison = Comparison(tokens, setup, known=known)
+    comparison = Comparison(tokens, setup, job.scene.host_ratio, known=known)
     trained: Setup | None = None
     started = set[Key]()
     while missing := [each for each in job.missing(workload, seed, rows) if each[0] not in started]:
@@ -110,10 +113,11 @@ def run_unit(job: Job, workload: str, seed: int, file: RowFile) -> None:
         row = comparison.row(key.policy, key.pressure, None if trained is None else disturbance.on(trained))
         rows[key] = row
         file.append(job.scene, key.disturbed, row)
-        ratio = "" if row.ratio_to_lru is None else f", {row.ratio_to_lru:.3f} x lru"
+        over_lru = (row.over_lru or {}).get("recomputed_tokens")
+        ratio = "" if over_lru is None else f", {over_lru:.3f} x lru"
         what = f"{key.policy} ({key.disturbed})" if key.disturbed else key.policy
         print(
-            f"{workload}, seed {seed}, {100 * key.pressure:g} %: {what} hits {row.hit_gpu:.4f}{ratio}",
+            f"{workload}, seed {seed}, {100 * key.pressure:g} %: {what} recomputes {row.recomputed_tokens} tokens{ratio}",
             file=sys.stderr,
             flush=True,
         )

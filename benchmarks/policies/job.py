@@ -1,6 +1,7 @@
 """The options of the benchmark of policies, and the runs that they ask for."""
 
 import argparse
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pbkv_cluster.cache.policies import POLICIES
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
+from pbkv_cluster.simulator.engine.machines import machine_names
 from pbkv_cluster.simulator.engine.simulation import Setup
 from pbkv_cluster.simulator.evaluation.experiment import BASELINE, BOUND
 
@@ -97,6 +99,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--workloads", metavar="A,B", help="traces by name; by default all but whowhen_captain")
     group.add_argument("--policies", metavar="A,B", help="policies; lru and oracle are always run")
     group.add_argument("--pressures", metavar="P,Q", help="capacities, as shares of an infinite cache's hits that LRU gets")
+    group.add_argument("--host-ratio", type=float, default=2.0, metavar="R", help="host blocks for each on the GPU; default 2")
+    group.add_argument("--workers", type=int, default=1, metavar="N", help="workers, between which steps are routed; default 1")
+    group.add_argument("--machine", default="", metavar="NAME", help="machine to simulate, such as h100-70b")
     group.add_argument("--seeds", type=int, default=len(SEEDS), metavar="N", help="seeds 0 to N - 1; default 2")
     group.add_argument("--online", action="store_true", help="no training; every workflow of the trace once")
     group.add_argument(
@@ -134,8 +139,12 @@ def job_of(arguments: argparse.Namespace) -> Job:
             raise ValueError(f"--workloads: there is no {name}.jsonl.gz in {arguments.traces}")
     if not 0 <= arguments.noise <= 1:
         raise ValueError(f"--noise: must be from 0 to 1, got {arguments.noise}")
-    if min(arguments.seeds, arguments.processes) < 1:
-        raise ValueError("--seeds and --processes: must be at least 1")
+    if min(arguments.seeds, arguments.processes, arguments.workers) < 1:
+        raise ValueError("--seeds, --processes and --workers: must be at least 1")
+    if not 0 <= arguments.host_ratio < math.inf:
+        raise ValueError(f"--host-ratio: must be finite and not negative, got {arguments.host_ratio}")
+    if arguments.machine and arguments.machine not in machine_names():
+        raise ValueError(f"--machine: must be one of {', '.join(machine_names())}, got {arguments.machine!r}")
     if arguments.again and not named:
         raise ValueError("--again: needs --policies, to say which")
     part = WHOLE if arguments.online else arguments.part
@@ -147,7 +156,7 @@ def job_of(arguments: argparse.Namespace) -> Job:
             raise ValueError(f"--predictor: {error.problem}") from error
     disturbance = Disturbance(arguments.noise, arguments.adversary, predictor=arguments.predictor)
     return Job(
-        Scene(part, workflows, concurrency=32, think_scale=8.0),
+        Scene(part, workflows, 32, 8.0, arguments.host_ratio, arguments.workers, arguments.machine),
         workloads,
         tuple(dict.fromkeys((BASELINE, BOUND, *(named or POLICY_NAMES)))),
         _pressures(arguments.pressures) or ((0.45,) if quick else PRESSURES),

@@ -21,6 +21,9 @@ class Scene:
     workflows: int | None  # per run; None: as many as the part has
     concurrency: int
     think_scale: float
+    host_ratio: float  # host blocks for each block on the GPU
+    workers: int = 1
+    machine: str = ""  # that is simulated; "": the default cost model
 
 
 class Key(NamedTuple):

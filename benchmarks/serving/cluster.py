@@ -2,6 +2,8 @@
 
 import atexit
 import multiprocessing
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.connection import Connection
@@ -10,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from pbkv_cluster.core.config import Config
 
 _START_S, _STOP_S = 180.0, 60.0
+_POLL_S = 0.1
 CONFIG = Config.model_validate(
     {
         "cluster": {"name": "benchmark", "workers": 2},
@@ -26,7 +29,13 @@ class Running:
     pid: int  # of the process that started all the others
     gateway: str
     redis_url: str
-    members: dict[str, int]  # process ids by name
+    pipe: Connection  # to that process
+
+    def pids(self) -> dict[str, int]:
+        """Process ids of the members by name, and of the `standby`, when all of them are ready."""
+        self.pipe.send(None)
+        found: dict[str, int] = self.pipe.recv()
+        return found
 
 
 @cache
@@ -46,8 +55,8 @@ def running() -> Running:
     found = ours.recv()
     if isinstance(found, str):
         raise RuntimeError(f"the cluster cannot start: {found}")
-    assert isinstance(found, Running)
-    return found
+    gateway, redis_url = found
+    return Running(process.pid or 0, gateway, redis_url, ours)
 
 
 def _stop(process: BaseProcess, pipe: Connection) -> None:
@@ -62,9 +71,12 @@ def _serve(config: Config, pipe: Connection) -> None:
     from pbkv_cluster.core.errors import PbkvError
 
     try:
-        with LocalCluster(config) as cluster:
-            pids = cluster.pids()
-            pipe.send(Running(multiprocessing.current_process().pid or 0, cluster.gateway_address, cluster.redis_url, pids))
-            pipe.poll(None)  # returns when the other side closes
+        with LocalCluster(config) as cluster, suppress(EOFError):  # until the other side closes
+            pipe.send((cluster.gateway_address, cluster.redis_url))
+            while True:
+                pipe.recv()
+                while not (members := cluster.pids()) or not (standby := cluster.standby_pid):
+                    time.sleep(_POLL_S)
+                pipe.send(members | {"standby": standby})
     except PbkvError as error:
         pipe.send(str(error))

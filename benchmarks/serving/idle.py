@@ -18,7 +18,7 @@ _SETTLE_S = 5.0
 def run(quick: bool) -> Report:
     cluster = running()
     time.sleep(1.0 if quick else _SETTLE_S)
-    names = {pid: name for name, pid in cluster.members.items()} | {cluster.pid: "starter"}
+    names = {pid: name for name, pid in cluster.pids().items()} | {cluster.pid: "starter"}
     root = psutil.Process(cluster.pid)
     sizes: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
     for process in (root, *root.children(recursive=True)):

@@ -4,13 +4,13 @@ A sequence opens a `CacheHandle` on the longest cached prefix of its prompt, gro
 they fill up, so that other sequences can match them at once. When it closes the handle, all committed blocks stay cached.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from pbkv_cluster.cache.integrity import check_cache
 from pbkv_cluster.cache.observer import CacheObserver, GuardStat
 from pbkv_cluster.cache.owners import ActiveWorkflows
-from pbkv_cluster.cache.policies.base import ReusePolicy, make_policy
+from pbkv_cluster.cache.policies.base import ReusePolicy, make_policies
 from pbkv_cluster.cache.sequence.admission import Admission
 from pbkv_cluster.cache.sequence.commit import Committer
 from pbkv_cluster.cache.sequence.handle import CacheHandle, Prefetched
@@ -46,7 +46,7 @@ class KVCache:
         clock: Clock,
         on_change: ChangeListener | None = None,
         compute_seconds: Callable[[int], float] = lambda tokens: float("inf"),
-        policy: ReusePolicy | None = None,
+        policies: Sequence[ReusePolicy] | None = None,
     ) -> None:
         """Args:
         capacity: blocks of each tier, the GPU first, then ever slower ones; all but the GPU's may be 0.
@@ -55,16 +55,15 @@ class KVCache:
         clock: the engine's.
         on_change: told of every block that enters or leaves a tier.
         compute_seconds: how long the prefill of a number of tokens takes; a load that takes longer is not made.
-        policy: of the GPU tier; None: the one that `config` names.
+        policies: of each tier; None: those that `config` names.
 
         Raises:
             InvalidArgument: an unknown policy.
         """
         self.tree = PrefixTree(len(capacity))
-        self.policies = [policy or make_policy(config.policy, config)]  # of each tier
-        self.policies += [make_policy(config.host_policy, config, "cache.host_policy") for _ in range(1, len(capacity))]
-        self.tiers = Tiers(self.tree, capacity, self.policies, engine, clock, on_change)
-        self.workflows = ActiveWorkflows(self.policies, self.tiers, clock)
+        self.policies = make_policies(len(capacity), config) if policies is None else policies  # of each tier
+        self.tiers = Tiers(self.tree, capacity, self.policies, engine, clock, compute_seconds, on_change)
+        self.workflows = ActiveWorkflows(list(dict.fromkeys(self.policies)), self.tiers, clock)
         self.popularity = PrefixPopularity(_POPULARITY_BLOCKS * capacity[Tier.GPU])
         self.handles: set[CacheHandle] = set()  # open ones
         self.observer = CacheObserver()

@@ -19,8 +19,8 @@ def make_cache(
     on_change: ChangeListener | None = None,
     compute_seconds: Callable[[int], float] = lambda tokens: float("inf"),
 ) -> KVCache:
-    """A cache, guarded if `config.guard` is set; policy `lru` needs no guard. For the arguments see `KVCache`."""
+    """A cache, guarded if `config.guard` is set and not all tiers follow `lru`. For the arguments see `KVCache`."""
     cache = KVCache(capacity, config, engine, clock, on_change, compute_seconds)
-    if config.guard and config.policy != BASELINE:
-        cache.observer = Guard(cache, config, clock)
+    if config.guard and (config.policy, config.host_policy or BASELINE) != (BASELINE, BASELINE):
+        cache.observer = Guard(cache, config, engine, clock, compute_seconds)
     return cache

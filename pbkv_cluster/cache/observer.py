@@ -1,24 +1,40 @@
 """What a cache tells its guard, and what a guard reports."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.forecasts.forecast import Forecast
+from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.tool_call import ToolCall
+
+
+@dataclass(slots=True)
+class Hits:
+    """Prompt tokens that were found in the cache when steps were admitted."""
+
+    gpu_tokens: int = 0
+    tokens: int = 0  # in all tiers
+
+    def add(self, delivered: Mapping[Tier, int]) -> None:
+        """Counts a step, by the tokens that each tier has delivered."""
+        self.gpu_tokens += delivered.get(Tier.GPU, 0)
+        self.tokens += sum(delivered.values())
 
 
 @dataclass(frozen=True, slots=True)
 class GuardStat:
-    """What a guard has seen and done since the start. Tokens are of prompts, hits on the GPU tier; evicted are its blocks."""
+    """What a guard has seen and done since the start. Evicted are blocks of the GPU."""
 
-    lru_active: bool  # the GPU tier evicts by LRU now
+    lru_active: bool  # all tiers evict by LRU now
     switches: int  # to LRU and back
     prompt_tokens: int
-    hit_tokens: int  # by the cache
-    lru_hit_tokens: int  # that LRU alone would have hit
-    policy_shadow_hit_tokens: int  # that the policy alone would have hit, by a shadow while LRU is active
+    hits: Hits  # of the cache
+    lru_hits: Hits  # that LRU alone would have had
+    policy_hits: Hits  # that the policy alone would have had, by a shadow while LRU is active
+    saved_s: float  # seconds of prefill and loads that LRU alone would have cost more; below 0: less
     evicted_by_lru: int
     evicted_by_policy: int
 

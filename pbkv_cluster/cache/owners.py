@@ -25,7 +25,7 @@ class ActiveWorkflows:
 
     def __init__(self, policies: Sequence[ReusePolicy], tiers: Tiers, clock: Clock) -> None:
         """Args:
-        policies: one for each tier, the GPU's first.
+        policies: of all tiers, each once.
         tiers: whose eviction queues are kept in order.
         clock: the engine's.
         """
@@ -95,9 +95,10 @@ class ActiveWorkflows:
         if self._steady:
             return
         nodes = {node: None for node in owner.nodes if not ranked or node.owners[owner].used_at[-1] == position}
-        for name in self._policies[0].due():
-            if (due := self._owners.get(name)) is not None:
-                nodes |= due.nodes
+        for policy in self._policies:
+            for name in policy.due():
+                if (due := self._owners.get(name)) is not None:
+                    nodes |= due.nodes
         self._tiers.rerank(nodes)  # all at once: it costs little more than the nodes of one workflow
 
     def step_queued(self, workflow: str, number: int, tokens: bytes) -> None:

@@ -10,16 +10,20 @@ A cluster starts through these files:
     startup/private_file.py         files that only their owner may read
     frame/ray_session.py            starts Ray on this machine, or joins a Ray cluster
     frame/ray_processes.py          whether the Ray that was started here still runs
-    frame/actor_group.py            the members as actors: launch, wait until ready, process ids, stop
+    frame/actor_group.py            the members as actors: launch, wait until ready, supervise, stop
     startup/acquaintance.py         waits until all members know each other
-    frame/member_watch.py           why members end, and when they are back
-    frame/ray_messages.py           what Ray says about processes that ended, instead of on the terminal
+    startup/tier_sizes.py           tells how large the workers' tiers have become
+    frame/supervisor.py             restarts members that end, and tells why they ended and when they are back
+    frame/standby.py                the process that takes the place of the next member that ends
+    frame/causes.py                 what Ray says about the end of a process, in words
+    frame/ray_messages.py           what Ray would print, in the log instead
     frame/actors.py                 the actor, a thin shell around one member
     frame/member_thread.py          runs a member on an event loop in a thread of its own
     membership/members.py           the members: gateway, predictor, host stores, workers
     membership/member.py            what a member is, and the context that it is made from
     membership/redis_connection.py  a member's directory and block index
     membership/announcer.py         renews a member's directory entry
+    membership/member_board.py      the directory's entries of all members, up or down
     membership/problem_report.py    tells the directory what does not work at a member that serves
     membership/problem_watch.py     prints what members have told there
 """

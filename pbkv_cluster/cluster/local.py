@@ -13,6 +13,7 @@ from pbkv_cluster.cluster.frame import ray_session
 from pbkv_cluster.cluster.frame.ray_messages import RayMessages
 from pbkv_cluster.cluster.frame.ray_processes import RayProcesses
 from pbkv_cluster.cluster.membership.member import MakeMember, MemberContext
+from pbkv_cluster.cluster.membership.member_board import MemberBoard
 from pbkv_cluster.cluster.membership.members import GatewayMember, HostStoreMember, PredictorMember, WorkerMember
 from pbkv_cluster.cluster.membership.problem_watch import ProblemWatch
 from pbkv_cluster.cluster.startup import preflight
@@ -21,6 +22,7 @@ from pbkv_cluster.cluster.startup.interrupts import Interrupts
 from pbkv_cluster.cluster.startup.private_file import write_private
 from pbkv_cluster.cluster.startup.stages import Stages
 from pbkv_cluster.cluster.startup.state_dir import StateDir
+from pbkv_cluster.cluster.startup.tier_sizes import tier_sizes
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
@@ -30,7 +32,7 @@ from pbkv_cluster.store.cluster_index.redis_server import free_port
 
 if TYPE_CHECKING:
     from pbkv_cluster.cluster.frame.actor_group import ActorGroup
-    from pbkv_cluster.cluster.frame.member_watch import MemberWatch
+    from pbkv_cluster.cluster.frame.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +59,7 @@ class LocalCluster:
         self._config = config
         self._edges = dict(edges or {})
         self._stack = ExitStack()
-        self._actors: ActorGroup | None = None
-        self._watch: MemberWatch | None = None
+        self._supervisor: Supervisor | None = None
         self._redis: RedisServer | None = None
         self._ray_processes: RayProcesses | None = None  # None: not started here
         self._ray_is_lost = False
@@ -66,7 +67,6 @@ class LocalCluster:
         self._messages = RayMessages()
         self.name = config.cluster.name
         self.gateway_address = ""
-        self.addresses: dict[str, str] = {}  # of all members, by name
         self.redis_url = ""  # with the password: not for logs
         self.redis_url_file: Path | None = None  # holds the URL, for its owner's eyes; None: Redis was not started here
         self.dashboard_url = ""  # Ray's dashboard; empty: none
@@ -104,13 +104,25 @@ class LocalCluster:
         except KeyboardInterrupt:
             log.info("interrupted")
 
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Addresses of all members by name; of one that is being restarted, its last one. Only the gateway's never changes."""
+        return {} if self._supervisor is None else self._supervisor.addresses()
+
+    @property
+    def standby_pid(self) -> int:
+        """Process id of the standby that takes the place of the next member that ends; 0: none is ready."""
+        return 0 if self._supervisor is None else self._supervisor.standby_pid()
+
     def pids(self, timeout_s: float = 60.0) -> dict[str, int]:
         """Process ids of the members by name: gateway, predictor, host-store-0, worker-0 and so on.
 
+        A member that is being restarted is waited for.
+
         Raises:
-            Unavailable: a member that is being restarted is not back within `timeout_s` seconds.
+            Unavailable: it is not back within `timeout_s` seconds, or never will be.
         """
-        return {} if self._actors is None else self._actors.pids(timeout_s, self._check_ray)
+        return {} if self._supervisor is None else self._supervisor.pids(timeout_s, self._check_ray)
 
     def stop(self) -> None:
         """Stops everything in the reverse order of its start. May be called again.
@@ -154,28 +166,37 @@ class LocalCluster:
 
     def _launch(self, context: MemberContext, stages: Stages) -> None:
         from pbkv_cluster.cluster.frame.actor_group import ActorGroup
+        from pbkv_cluster.cluster.frame.actors import MemberSpec
+        from pbkv_cluster.cluster.frame.standby import Standby
 
-        actors = self._actors = ActorGroup(self._messages)
+        deadline = time.monotonic() + self._config.cluster.start_timeout_s
+        actors = ActorGroup(self._config.cluster.start_timeout_s)
         self._stack.callback(self._stop_members, actors)
         gpus = ray_session.gpus_per_worker(self._config)
         # Members that keep their address as long as the cluster runs, or their state in a file, stay on this node.
         this_node = ray_session.this_node_id()
-        actors.launch(PREDICTOR, PredictorMember, context, node_id=this_node)
-        for number, node in enumerate(ray_session.node_ids()):
-            actors.launch(f"host-store-{number}", HostStoreMember, context, node_id=node)
+        here: dict[str, MakeMember] = {PREDICTOR: PredictorMember, **self._edges, GATEWAY: GatewayMember}
+        for name, make in here.items():
+            actors.launch(MemberSpec(name, make, context, node_id=this_node))
+        nodes = ray_session.node_ids()
+        host_store = functools.partial(HostStoreMember, workers=-(-self._config.cluster.workers // len(nodes)))
+        for number, node in enumerate(nodes):
+            actors.launch(MemberSpec(f"host-store-{number}", host_store, context, node_id=node))
         for number in range(self._config.cluster.workers):
             name = f"{_WORKER_PREFIX}{number}"
-            actors.launch(name, functools.partial(WorkerMember, worker_id=name), context, gpus=gpus)
-        for name, make in self._edges.items():
-            actors.launch(name, make, context, node_id=this_node)
-        actors.launch(GATEWAY, GatewayMember, context, node_id=this_node)
-        deadline = time.monotonic() + self._config.cluster.start_timeout_s
-        self.addresses = actors.await_ready(self._config.cluster.start_timeout_s, lambda name: stages.done(f"{name} ready"))
+            actors.launch(MemberSpec(name, functools.partial(WorkerMember, worker_id=name), context, gpus=gpus))
+        actors.await_ready(lambda name: stages.done(f"{name} ready"))
+        board = MemberBoard(self.redis_url, self.name, self._config.redis.lease_s)
+        self._stack.callback(board.stop)
+        board.start()
+        standby = Standby([*here.values(), HostStoreMember], context, this_node)
+        self._supervisor = actors.supervise(standby, board.show)
+        self._stack.callback(self._supervisor.stop)
+        self._supervisor.start()
         self.gateway_address = self.addresses[GATEWAY]
-        self._watch = actors.watch(self.redis_url, self.name, self._config.redis.lease_s)
-        self._stack.callback(self._watch.stop)
-        self._watch.start()
         await_acquaintance(self.gateway_address, self._config.cluster.workers, deadline - time.monotonic())
+        for line in tier_sizes(self._config, self.redis_url):
+            self._report(line)
 
     def _stop_members(self, actors: "ActorGroup") -> None:
         try:
@@ -200,16 +221,17 @@ class LocalCluster:
 
     def _check_members(self) -> None:
         """Raises:
-        Unavailable: for longer than a start may take, there has been no gateway or no worker.
+        Unavailable: for longer than a start may take, there has been no gateway or no worker; or nobody restarts members.
         """
-        if self._watch is None:
+        if self._supervisor is None:
             return
+        self._supervisor.check_alive()
         limit_s = self._config.cluster.start_timeout_s
         workers = [name for name in self.addresses if name.startswith(_WORKER_PREFIX)]
         for what, names in (("the gateway", [GATEWAY]), ("every worker", workers)):
-            down_s = min(map(self._watch.down_s, names), default=0.0)
+            down_s = min(map(self._supervisor.down_s, names), default=0.0)
             if down_s > limit_s:
-                causes = {entry.name: entry.last_failure for entry in self._watch.entries()}
+                causes = {entry.name: entry.last_failure for entry in self._supervisor.entries()}
                 raise Unavailable(f"{what} has been down for {down_s:.0f} s (cluster.start_timeout_s): {causes[names[0]]}")
 
 
@@ -219,10 +241,9 @@ def _check_names(config: Config) -> None:
     Raises:
         InvalidArgument: there is no policy or predictor of the configured name.
     """
-    from pbkv_cluster.cache.policies.base import make_policy  # slow to import
+    from pbkv_cluster.cache.policies.base import make_policies  # slow to import
 
-    for field, name in (("cache.policy", config.cache.policy), ("cache.host_policy", config.cache.host_policy)):
-        make_policy(name, config.cache, field)
+    make_policies(2, config.cache)
     PREDICTORS.get(config.predictor.model)
 
 

@@ -5,7 +5,7 @@ A key is a chained hash: it names a block together with all tokens before it. Ke
 """
 
 import hashlib
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, replace
 
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS
 
@@ -23,11 +23,25 @@ class Namespace:
     block_tokens: int = BLOCK_TOKENS
     rank: str = "0/1"  # index and number of the model's shards
     salt: str = ""  # the tenant
+    rotary_switch: int = 0  # tokens; a longer sequence has other rotary factors, and so other KV from its first token. 0: none
+    is_long: bool = False  # of sequences longer than that
+
+    def of_tenant(self, tenant: str, tokens: int) -> "Namespace":
+        """The namespace of a tenant's blocks in a sequence of so many tokens."""
+        return replace(self, salt=tenant).of_length(tokens)
+
+    def of_length(self, tokens: int) -> "Namespace":
+        """The namespace of the blocks of a sequence of so many tokens. All of them leave it when the sequence outgrows it."""
+        is_long = 0 < self.rotary_switch < tokens
+        return self if is_long is self.is_long else replace(self, is_long=is_long)
 
     def digest(self) -> bytes:
         """The parent key of the namespace's first blocks."""
-        fields = "\0".join(f"{len(str(value))}:{value}" for value in astuple(self))
-        return hashlib.blake2b(fields.encode(), digest_size=KEY_BYTES).digest()
+        always = (self.model, self.revision, self.dtype, self.layout, self.block_tokens, self.rank, self.salt)
+        switch = (self.rotary_switch, self.is_long)
+        fields = (*always, *switch) if any(switch) else always
+        text = "\0".join(f"{len(str(value))}:{value}" for value in fields)
+        return hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).digest()
 
 
 def block_keys(namespace: Namespace, packed: bytes) -> list[bytes]:

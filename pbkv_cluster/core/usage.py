@@ -73,6 +73,11 @@ class HitMeter:
                 total[tier] = total.get(tier, 0) + tokens
 
     @property
+    def recomputed_tokens(self) -> int:
+        """Prompt tokens that were computed, but that an infinite cache would have had."""
+        return self.available_tokens - sum(self.delivered.values())
+
+    @property
     def available_rate(self) -> float | None:
         """Share of the prompt tokens that an infinite cache would have had; None before the first token."""
         return self._share(self.available_tokens)

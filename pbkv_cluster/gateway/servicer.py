@@ -123,6 +123,11 @@ def _status_response(status: ClusterStatus) -> workflow_pb2.GetClusterStatusResp
             for entry in status.problems
             for problem in entry.problems
         ],
+        reasons=[
+            workflow_pb2.GetClusterStatusResponse.Reasons(member=entry.member, times=entry.reasons)
+            for entry in status.problems
+            if entry.reasons
+        ],
         log_path=status.log_path,
     )
 

@@ -44,7 +44,7 @@ class ClusterStatus:
     decisions: Mapping[str, int]  # the gateway's, by reason code
     log_path: str  # file that this process writes its log to; empty: none
     members: tuple[MemberEntry, ...] = ()  # by name; empty: nobody watches them, or the index is not reachable
-    problems: tuple[ProblemsEntry, ...] = ()  # of members that serve nevertheless
+    problems: tuple[ProblemsEntry, ...] = ()  # of members that serve nevertheless, and what they count
 
 
 @dataclass(slots=True)

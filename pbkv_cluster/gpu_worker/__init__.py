@@ -10,7 +10,7 @@
 5. `kv/transfer_engine`: copies blocks between GPU and host memory, as the cache decides; `kv/arena_region`: that host memory.
 6. `engine/sampler`: the next token. `engine/text_stream`: its text, without what may become a stop string.
 
-Around these: `model/loading` (weights and namespace), `model/probe` and `model/self_test` (whether the engine runs a model
-rightly), `model/hidden_state` (a summary of the prompt for the predictor),
-`predictor_link/` (forecasts and model updates in, access logs out).
+Around these: `model/loading` (weights and namespace), `model/probe` and `model/trial` (whether the engine runs a model
+rightly), `model/rotary` (rotary factors that switch with a sequence's length), `model/hidden_state` (a summary of the prompt
+for the predictor), `predictor_link/` (forecasts and model updates in, access logs out).
 """

@@ -89,8 +89,7 @@ class WorkerServer:
         """
         device, model, codec = await asyncio.to_thread(self._load)
         runner = TorchRunner(model, self._config.engine, device)
-        host_bytes = runner.host_blocks * model.shape.block_bytes
-        memory = await self._arena.take(host_bytes) if self._arena else None
+        memory = await self._take_host_memory(self._arena, runner, model.shape.block_bytes) if self._arena else None
         await asyncio.to_thread(runner.allocate, memory)
         engine = Engine(
             runner,
@@ -118,6 +117,14 @@ class WorkerServer:
             runner.host_blocks,
             model.shape.block_bytes,
         )
+
+    async def _take_host_memory(self, arena: ArenaRegion, runner: TorchRunner, block_bytes: int) -> memoryview | None:
+        """Memory for the host tier. If its size was not configured, the tier has what the node can give."""
+        is_configured = self._config.engine.host_blocks >= 0
+        memory = await arena.take(runner.host_blocks * block_bytes, may_be_less=not is_configured)
+        if not is_configured and not arena.problem:
+            runner.host_blocks = min(runner.host_blocks, len(memory) // block_bytes if memory else 0)
+        return memory if runner.host_blocks else None
 
     def _load(self) -> tuple[torch.device, LoadedModel, TextCodec]:
         device = pick_device(self._config.engine.device)

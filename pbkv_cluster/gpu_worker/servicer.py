@@ -10,7 +10,7 @@ from pbkv_cluster.core import checks
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import FailedPrecondition
-from pbkv_cluster.core.tokens import pack
+from pbkv_cluster.core.tokens import count, pack
 from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
@@ -172,7 +172,7 @@ class StoreServicer(store_pb2_grpc.StoreServiceServicer):
         self, request: store_pb2.PrefetchRequest, context: Any
     ) -> store_pb2.PrefetchResponse:
         tokens = packed_from_wire(request.prompt, "prompt")
-        namespace = replace(self._namespace, salt=request.tenant)
+        namespace = self._namespace.of_tenant(request.tenant, count(tokens))
         done = await self._thread.call(lambda engine: engine.cache.prefetch(namespace, tokens))
         return store_pb2.PrefetchResponse(loaded_tokens=done.loaded, resident_tokens=done.resident)
 
@@ -190,8 +190,18 @@ def _tokens(output: Output) -> worker_pb2.RunStepEvent.Tokens:
 
 
 def _guard_to_wire(guard: GuardStat) -> store_pb2.GuardStat:
-    fields = asdict(guard)
-    return store_pb2.GuardStat(leaning=fields.pop("lru_active"), **fields)
+    hits, lru, policy = (store_pb2.CacheHits(**asdict(each)) for each in (guard.hits, guard.lru_hits, guard.policy_hits))
+    return store_pb2.GuardStat(
+        leaning=guard.lru_active,
+        switches=guard.switches,
+        prompt_tokens=guard.prompt_tokens,
+        hits=hits,
+        lru_hits=lru,
+        policy_hits=policy,
+        evicted_by_lru=guard.evicted_by_lru,
+        evicted_by_policy=guard.evicted_by_policy,
+        saved_s=guard.saved_s,
+    )
 
 
 def _store_stat(engine: Engine, block_bytes: int) -> store_pb2.StoreStat:

@@ -37,7 +37,7 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     *MESSAGE_OPTIONS,
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 2_000),  # also the time limit of one attempt to connect
-    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.max_reconnect_backoff_ms", 500),  # so much later than a restarted peer serves, at most, is it found again
     ("grpc.enable_http_proxy", 0),
 ]
 

@@ -12,6 +12,7 @@ class Spread:
     count: int
     mean: float
     p50: float
+    p90: float
     p95: float
 
     @classmethod
@@ -20,10 +21,11 @@ class Spread:
         if not seconds:
             return None
         ranked = sorted(seconds)
-        return cls(len(ranked), math.fsum(ranked) / len(ranked), _percentile(ranked, 0.50), _percentile(ranked, 0.95))
+        mean = math.fsum(ranked) / len(ranked)
+        return cls(len(ranked), mean, *(_percentile(ranked, share) for share in (0.50, 0.90, 0.95)))
 
     def to_json(self) -> dict[str, float]:
-        return {"count": self.count, "mean_s": self.mean, "p50_s": self.p50, "p95_s": self.p95}
+        return {"count": self.count, "mean_s": self.mean, "p50_s": self.p50, "p90_s": self.p90, "p95_s": self.p95}
 
 
 def _percentile(ranked: Sequence[float], share: float) -> float:

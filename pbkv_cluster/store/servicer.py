@@ -39,7 +39,7 @@ class HostStoreServicer(store_pb2_grpc.StoreServiceServicer):
     ) -> store_pb2.LeaseArenaResponse:
         worker_id = checks.required_name("worker_id", request.worker_id)
         async with self._arena_in_use:  # in a thread: reserving many gigabytes takes a while
-            region = await asyncio.to_thread(self._arena.acquire, worker_id, request.bytes)
+            region = await asyncio.to_thread(self._arena.acquire, worker_id, request.bytes, request.may_be_less)
         return store_pb2.LeaseArenaResponse(
             path=str(self._arena.path), offset=region.offset, bytes=region.size, lease_s=self._arena.ttl_s
         )

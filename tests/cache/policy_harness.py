@@ -26,9 +26,10 @@ def prompt(number: int) -> bytes:
 class Cache:
     """A cache that steps are played on, and that can be asked what it still holds."""
 
-    def __init__(self, policy: str, gpu_blocks: int = 100, **config: Any) -> None:
+    def __init__(self, policy: str, gpu_blocks: int = 100, host_blocks: int = 0, **config: Any) -> None:
         self.clock = ManualClock()
-        self.cache = KVCache({Tier.GPU: gpu_blocks}, CacheConfig(policy=policy, **config), NullTransferEngine(), self.clock)
+        capacity = {Tier.GPU: gpu_blocks, Tier.HOST: host_blocks}
+        self.cache = KVCache(capacity, CacheConfig(policy=policy, **config), NullTransferEngine(), self.clock)
         self.epoch = 0
         self.steps: dict[str, int] = {}
 
@@ -70,3 +71,7 @@ class Cache:
 
     def holds(self, number: int) -> bool:
         return bool(self.cache.captured(SPACE, prompt(number)))
+
+    def held(self, tier: Tier) -> set[int]:
+        """The numbers whose prompts a tier would deliver."""
+        return {number for number in range(20) if tier in self.cache.captured(SPACE, prompt(number))}

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,6 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.cache.factory import make_cache
-from pbkv_cluster.cache.guard.balance import Balance
 from pbkv_cluster.cache.guard.guard import Guard
 from pbkv_cluster.cache.observer import GuardStat
 from pbkv_cluster.cache.policies.base import ReusePolicy
@@ -41,17 +41,6 @@ class Hostile(ReusePolicy):
         return -node.last_access
 
 
-class Senseless(ReusePolicy):
-    """Anything may go."""
-
-    def __init__(self, config: CacheConfig) -> None:
-        del config
-        self._random = random.Random(1)
-
-    def value(self, node: Node, now: float) -> float:
-        return self._random.random()
-
-
 class Informed(ReusePolicy):
     """What never comes again goes first."""
 
@@ -62,6 +51,13 @@ class Informed(ReusePolicy):
 
     def value(self, node: Node, now: float) -> float:
         return float(int.from_bytes(node.tokens[:TOKEN_BYTES], "little") < HOT)
+
+
+class Perverse(Informed):
+    """What comes again goes first."""
+
+    def value(self, node: Node, now: float) -> float:
+        return -super().value(node, now)
 
 
 class Reformed(Informed):
@@ -84,7 +80,8 @@ class Steps:
         self.cache = cache
         self.clock = clock
         self.prompt_tokens = 0
-        self.hits = 0
+        self.hits = 0  # on the GPU
+        self.hits_any = 0
         self.epoch = 0
 
     def run(self, prompt: bytes, output: bytes, workflow: str, agent: str, chunk: int = 1 << 20, again: bool = False) -> bool:
@@ -96,6 +93,7 @@ class Steps:
         if not again:
             self.prompt_tokens += count(prompt)
             self.hits += handle.delivered.get(Tier.GPU, 0)
+            self.hits_any += sum(handle.delivered.values())
         tokens, at = prompt + output, handle.committed * BLOCK_TOKENS
         while at < count(tokens):
             at = min(at + chunk, count(prompt)) if at < count(prompt) else at + 1
@@ -112,13 +110,13 @@ class Steps:
         self.cache.apply(Forecast(workflow, self.epoch, 0.0, steps))
 
 
-def cache_of(policy: str, blocks: int, **fields: object) -> tuple[KVCache, ManualClock]:
+def cache_of(policy: str, blocks: int, host_blocks: int = 0, **fields: object) -> tuple[KVCache, ManualClock]:
     clock = ManualClock()
     config = CacheConfig.model_validate({"policy": policy, **fields})
-    return make_cache({Tier.GPU: blocks}, config, NullTransferEngine(), clock), clock
+    return make_cache({Tier.GPU: blocks, Tier.HOST: host_blocks}, config, NullTransferEngine(), clock), clock
 
 
-def player(policy: str, blocks: int, **fields: object) -> Steps:
+def player(policy: str, blocks: int, **fields: Any) -> Steps:
     return Steps(*cache_of(policy, blocks, **fields))
 
 
@@ -158,7 +156,7 @@ def hot_and_cold(seed: int, length: int) -> Iterator[bytes]:
         yield pack([name] * (8 * BLOCK_TOKENS + 1))
 
 
-def play(policy: str, length: int = 3000, blocks: int = 160, **fields: object) -> Steps:
+def play(policy: str, length: int = 3000, blocks: int = 160, **fields: Any) -> Steps:
     steps = player(policy, blocks, **fields)
     for number, prompt in enumerate(hot_and_cold(0, length)):
         steps.run(prompt, pack([0]), f"w{number % 8}", AGENTS[0])
@@ -170,7 +168,7 @@ def play(policy: str, length: int = 3000, blocks: int = 160, **fields: object) -
 def test_shadows_hit_what_caches_of_their_own_would(seed: int, blocks: int) -> None:
     """Of steps that run one after the other, exactly: the shadow of LRU as LRU alone, that of the policy as it alone. And the
     cache itself hits what the one does by which it evicts."""
-    following, fallen = (player("pbkv-paper", blocks, guard_steps=1000) for _ in range(2))  # it decides nothing so soon
+    following, fallen = (player("pbkv-paper", blocks, guard_confidence=100) for _ in range(2))  # it never decides
     guard_of(fallen).fall_back()
     lru, alone = player("lru", blocks), player("pbkv-paper", blocks, guard=False)
     for steps in (following, fallen, lru, alone):
@@ -178,8 +176,8 @@ def test_shadows_hit_what_caches_of_their_own_would(seed: int, blocks: int) -> N
     for guarded, hits in ((following, alone.hits), (fallen, lru.hits)):
         guarded.cache.check_integrity()
         stat = seen(guarded)
-        assert (stat.lru_hit_tokens, stat.policy_shadow_hit_tokens) == (lru.hits, alone.hits)
-        assert (stat.prompt_tokens, stat.hit_tokens) == (guarded.prompt_tokens, guarded.hits)
+        assert (stat.lru_hits.tokens, stat.policy_hits.tokens) == (lru.hits, alone.hits)
+        assert (stat.prompt_tokens, stat.hits.tokens) == (guarded.prompt_tokens, guarded.hits)
         assert stat.prompt_tokens == lru.prompt_tokens
         assert guarded.hits == hits
 
@@ -199,28 +197,23 @@ def test_a_shadow_of_the_policy_is_there_only_while_lru_is_active() -> None:
     steps.cache.check_integrity()
 
 
-@pytest.mark.parametrize("policy", [Hostile, Senseless])
-def test_a_bad_policy_costs_little(policy: type[ReusePolicy]) -> None:
-    lru, guarded, alone = play("lru"), play(named(policy)), play(named(policy), guard=False)
+def test_a_bad_policy_costs_little() -> None:
+    lru, guarded, alone = play("lru"), play(named(Hostile)), play(named(Hostile), guard=False)
     stat = seen(guarded)
     assert stat.lru_active
     assert stat.switches % 2
     assert guarded.cache.tiers.decisions["guard_lean"] - guarded.cache.tiers.decisions["guard_recover"] == 1
-    assert stat.lru_hit_tokens == lru.hits
-    assert guarded.hits >= 0.9 * lru.hits
-    assert alone.hits <= guarded.hits
+    assert stat.lru_hits.tokens == lru.hits
+    assert guarded.hits >= 0.95 * lru.hits
+    assert alone.hits < 0.8 * guarded.hits
     assert stat.lru_share > 0.5
-
-
-def test_a_hostile_policy_is_far_worse_without_a_guard() -> None:
-    assert play(named(Hostile), guard=False).hits < 0.8 * play("lru").hits
 
 
 def test_a_good_policy_is_left_alone() -> None:
     guarded, alone = play(named(Informed)), play(named(Informed), guard=False)
     stat = seen(guarded)
     assert (stat.lru_active, stat.switches, stat.evicted_by_lru, stat.lru_share) == (False, 0, 0, 0.0)
-    assert guarded.hits == alone.hits == stat.policy_shadow_hit_tokens > stat.lru_hit_tokens
+    assert guarded.hits == alone.hits == stat.policy_hits.tokens > stat.lru_hits.tokens
     assert stat.evicted_by_policy > 0
 
 
@@ -242,7 +235,7 @@ def test_the_way_back_opens_once_the_shadow_of_the_policy_has_been_full() -> Non
     guard.fall_back()
     waited = 0
     for prompt in hot_and_cold(1, 3000):
-        full = guard.shadows[1].has_evicted
+        full = guard.shadows[1].has_dropped
         steps.run(prompt, pack([0]), "w", AGENTS[0])
         if not seen(steps).lru_active:
             break
@@ -260,7 +253,7 @@ def test_a_preempted_step_counts_once() -> None:
     steps.run(prompt, b"", "w", "planner", again=True)
     assert seen(steps) == before
     steps.run(prompt, b"", "w", "planner")
-    assert seen(steps).lru_hit_tokens == 64
+    assert seen(steps).lru_hits.tokens == 64
 
 
 def test_a_shadow_without_room_counts_what_it_holds() -> None:
@@ -273,7 +266,7 @@ def test_a_shadow_without_room_counts_what_it_holds() -> None:
         assert shadow.cache.open(StepIdentity(SPACE, "x", "planner", 0, 1), pack(range(9000, 9001))) is not None
         assert shadow.cache.tiers.take(8) is not None
     steps.run(prompt + pack([7] * 64), b"", "w", "planner")
-    assert seen(steps).lru_hit_tokens == seen(steps).policy_shadow_hit_tokens == 4 * BLOCK_TOKENS
+    assert seen(steps).lru_hits.tokens == seen(steps).policy_hits.tokens == 4 * BLOCK_TOKENS
     assert all(not shadow.running for shadow in guard.shadows)
 
 
@@ -294,26 +287,14 @@ def test_lru_needs_no_guard_and_others_can_do_without() -> None:
         cache_of("clairvoyance", 10)
 
 
-def test_nothing_is_said_before_enough_has_been_seen() -> None:
-    balance = Balance(0.98, 200)
-    changes = [balance.add(100, 0) for _ in range(60)]
-    assert 40 <= changes.index(True) <= 50
-    assert sum(changes) == 1
-
-
-@given(floor=st.floats(0.5, 1.0), steps=st.integers(10, 1000))
-def test_one_step_does_not_change_a_mind_twice(floor: float, steps: int) -> None:
-    """Where both hit the same but for every other step, the guard keeps its opinion."""
-    balance = Balance(floor, steps)
-    while not balance.lru_active:
-        balance.add(100, round(100 * floor) - 2)
-    changes = sum(balance.add(100, round(100 * floor) - 2 + 2 * (number % 2)) for number in range(4 * steps))
-    assert changes == 0
-
-
-def test_equal_hits_are_no_reason_to_fall_back() -> None:
-    balance = Balance(1.0, 200)
-    assert not any(balance.add(hits, hits) for hits in (0, 100, 7) * 200)
+def test_hits_on_the_gpu_do_not_make_up_for_those_lost_in_the_host() -> None:
+    sizes: dict[str, Any] = {"blocks": 64, "host_blocks": 160}
+    fields = {**sizes, "host_policy": named(Perverse)}
+    lru, alone, guarded = play("lru", **sizes), play(named(Informed), guard=False, **fields), play(named(Informed), **fields)
+    assert alone.hits > 1.5 * lru.hits
+    assert alone.hits_any < 0.5 * lru.hits_any
+    assert seen(guarded).lru_active
+    assert guarded.hits_any > 0.98 * lru.hits_any
 
 
 def test_the_shadow_of_the_policy_reads_the_record_of_the_cache_and_that_of_lru_none() -> None:

@@ -266,7 +266,9 @@ def test_what_others_have_learnt_serves_as_well() -> None:
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32), blocks=st.sampled_from((16, 24, 40)))
 def test_its_shadow_hits_what_it_would_alone(seed: int, blocks: int) -> None:
-    following, fallen = (LearningCache(blocks, guard=True, guard_steps=1000) for _ in range(2))  # it decides nothing so soon
+    following, fallen = (
+        LearningCache(blocks, guard=True, guard_confidence=100) for _ in range(2)
+    )  # it decides nothing so soon
     assert isinstance(fallen.cache.observer, Guard)
     fallen.cache.observer.fall_back()
     alone, lru = LearningCache(blocks), LearningCache(blocks, "lru")
@@ -278,13 +280,13 @@ def test_its_shadow_hits_what_it_would_alone(seed: int, blocks: int) -> None:
     ):
         stat = guarded.cache.guard()
         assert stat is not None
-        assert stat.lru_hit_tokens == lru.hits
-        assert stat.policy_shadow_hit_tokens == pytest.approx(alone.hits, rel=tolerance)
+        assert stat.lru_hits.tokens == lru.hits
+        assert stat.policy_hits.tokens == pytest.approx(alone.hits, rel=tolerance)
         guarded.cache.check_integrity()
 
 
 def test_the_policy_of_a_shadow_shares_what_is_known_and_gives_the_same_values() -> None:
-    cache = LearningCache(guard=True, guard_steps=1000)  # it decides nothing so soon
+    cache = LearningCache(guard=True, guard_confidence=100)  # it never decides
     assert isinstance(cache.cache.observer, Guard)
     cache.cache.observer.fall_back()
     for number in range(20):

@@ -3,17 +3,18 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbkv_cluster.cache.policies.base import ReusePolicy, make_policy
-from pbkv_cluster.cache.tree.node import Node, Owner
+from pbkv_cluster.cache.tree.node import NO_SLOTS, Node, Owner
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
-from pbkv_cluster.core.tokens import pack
+from pbkv_cluster.core.tokens import pack, unpack
+from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.reuse.record.segment import Segment
-from tests.cache.policy_harness import AGENTS, Cache
+from tests.cache.policy_harness import AGENTS, SPACE, Cache, prompt
 
 chance = st.floats(0.0, 1.0)
 rows = st.lists(st.tuples(st.dictionaries(st.sampled_from(AGENTS), chance), chance), min_size=1, max_size=4)
@@ -97,6 +98,82 @@ def test_the_score_is_that_of_the_formula(rows: list[tuple[dict[str, float], flo
 def test_an_unknown_policy_names_the_field_and_the_choices() -> None:
     with pytest.raises(InvalidArgument, match=r"cache\.host_policy.*continuum, kvflow, lfu, lru,.*pbkv-paper"):
         make_policy("clairvoyance", CacheConfig(), "cache.host_policy")
+
+
+class LowestFirst(ReusePolicy):
+    """Prompts of the lowest numbers go first."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        del config
+
+    def value(self, node: Node, now: float) -> float:
+        return float(unpack(node.tokens)[0])
+
+
+LOWEST_FIRST = f"{__name__}:{LowestFirst.__name__}"
+
+
+@settings(max_examples=25, deadline=None)
+@given(order=st.permutations(range(12)), ended=st.sets(st.integers(0, 11)))
+def test_one_order_decides_on_all_tiers(order: list[int], ended: set[int]) -> None:
+    """What is worth most lies on the GPU and what is worth least nowhere, whoever came first and whose workflow has ended."""
+    cache = Cache(LOWEST_FIRST, gpu_blocks=13, host_blocks=12)
+    for number in order:
+        cache.step(number, f"w{number}")
+        if number in ended:
+            cache.cache.retire(f"w{number}")
+    cache.cache.tiers.give(cache.cache.tiers.take(4) or NO_SLOTS)  # as if one more step came
+    assert cache.held(Tier.GPU) | cache.held(Tier.HOST) >= set(range(5, 12)), "the last may stay though it is worth least"
+    assert cache.held(Tier.GPU) == {9, 10, 11}
+    cache.cache.check_integrity()
+
+
+def test_the_host_can_have_an_order_of_its_own() -> None:
+    same, other = (Cache(LOWEST_FIRST, 5, 6, host_policy=policy) for policy in ("", "lru"))
+    for cache in (same, other):
+        for number in (7, 8, 9, 1, 2, 3):
+            cache.step(number, f"w{number}")
+        policies = cache.cache.policies
+        assert (policies[0] is policies[1]) == (cache is same), "what a policy knows is kept once"
+    assert same.held(Tier.HOST) == {7, 8, 9}
+    assert other.held(Tier.HOST) == {1, 2}
+
+
+def test_a_copy_in_the_host_makes_room_before_anything_else() -> None:
+    cache = Cache(LOWEST_FIRST, gpu_blocks=5, host_blocks=7)
+    for number in (9, 1, 2, 9):
+        cache.step(number, f"w{number}")
+    decisions = cache.cache.tiers.decisions
+    assert (decisions["load"], cache.cache.used_blocks(Tier.HOST)) == (2, 7), "the host is full, and has two copies of 9"
+    assert decisions["drop"] + decisions["host_drop_active"] == 0
+    cache.step(3, "w3")
+    assert decisions["host_drop_copy"] == 1, "though 9 is worth most"
+    assert (decisions["drop"], decisions["host_drop_active"]) == (0, 1), "for the block of 9 that had only that copy"
+    assert all(sum(cache.cache.captured(SPACE, prompt(number)).values()) == 48 for number in (3, 9))
+    cache.cache.check_integrity()
+
+
+class Fading(ReusePolicy):
+    """Prompt 0 is worth more than all others for a minute, and less after that."""
+
+    drifts = True
+
+    def __init__(self, config: CacheConfig) -> None:
+        del config
+
+    def value(self, node: Node, now: float) -> float:
+        return 60.0 - now if unpack(node.tokens)[0] == 0 else 0.0
+
+
+def test_a_node_that_nobody_uses_is_not_kept_by_what_it_was_worth_once() -> None:
+    cache = Cache(f"{__name__}:{Fading.__name__}", gpu_blocks=23)
+    cache.step(0, "w0")
+    kept = list[bool]()
+    while cache.clock.now() < 90.0:
+        cache.step(1 + len(kept) % 9, "w")
+        kept.append(cache.holds(0))
+    assert all(kept[:50]), "others were evicted while it was worth more"
+    assert not kept[-1]
 
 
 class NewestFirst(ReusePolicy):

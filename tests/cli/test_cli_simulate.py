@@ -10,6 +10,7 @@ import pytest
 from pbkv_cluster.cli.main import main
 from pbkv_cluster.gpu_worker.model.random_model import build
 from pbkv_cluster.simulator.engine.cost_model import CostModel
+from pbkv_cluster.simulator.engine.machines import machine_names
 from tests.cli.agent_traces import write_generated_trace
 
 
@@ -26,8 +27,18 @@ def run(*args: object) -> int:
 
 
 COLUMNS = [
-    *("workload", "pressure", "policy", "seed", "capacity_blocks", "hit_gpu", "hit_any", "hit_infinite", "ratio_to_lru"),
-    *("gap_closed", "latency_mean_s", "latency_p95_s", "ttft_mean_s", "recomputed_tokens", "guard_lru_share"),
+    *(
+        "workload",
+        "pressure",
+        "policy",
+        "seed",
+        "capacity_blocks",
+        "host_blocks",
+        "recomputed_tokens",
+        "over_lru",
+        "gap_closed",
+    ),
+    *("latency_mean_s", "latency_p90_s", "ttft_mean_s", "hit_any", "hit_gpu", "hit_infinite", "time_shares", "guard_lru_share"),
 ]
 SHORT = ("--pressure", ".8", "--think-scale", ".02", "--concurrency", "4")
 
@@ -40,6 +51,8 @@ def test_writes_a_row_for_each_run(trace_file: Path, tmp_path: Path, capsys: pyt
     shown = capsys.readouterr().out
     assert "tiny" in shown
     assert "oracle" in shown
+    assert "recomputed" in shown
+    assert "in prefill" in " ".join(shown.split())
     assert targets[0].read_text() == targets[1].read_text()
     rows = json.loads(targets[0].read_text())
     assert len(rows) == 6
@@ -75,6 +88,13 @@ def test_a_plot_needs_matplotlib(
     assert not (tmp_path / "x.png").exists()
 
 
+def test_all_machines_are_listed(trace_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(trace_file, "--machine", "list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == machine_names()
+    assert "Llama-3.1-70B on 4:" in next(line for line in lines if line.startswith("h100-70b"))
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -83,6 +103,8 @@ def test_a_plot_needs_matplotlib(
         (("--pressure", "high"), "--pressure"),
         (("--pressure", "1"), "pressure"),
         (("--cost-model", "absent.json"), "absent.json"),
+        (("--machine", "h100-15b"), "h100-14b"),
+        (("--machine", "h100-14b", "--cost-model", "absent.json"), "--cost-model"),
         (("--arrivals", "absent.jsonl"), "absent.jsonl"),
         (("--train", "absent.jsonl"), "absent.jsonl"),
     ],

@@ -1,11 +1,13 @@
 """`pbkv status`: rates with denominators, lost workers, JSON."""
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from pbkv_cluster.cli.serving.status import degraded, guard_line, member_line, status_json
+from pbkv_cluster.cli.serving.status import degraded, guard_line, member_line, print_status, reasons_line, status_json
 from pbkv_cluster.rpc.v1 import store_pb2, workflow_pb2
 from tests.cli.conftest import Pbkv
 
@@ -46,6 +48,25 @@ def test_shows_what_does_not_work_at_members_that_serve(pbkv: Pbkv, endpoint: st
     assert status["problems"] == [{"member": "predictor", "problem": problem}]
 
 
+def test_shows_what_spans_were_not_understood_which_is_no_fault_of_the_cluster() -> None:
+    response = workflow_pb2.GetClusterStatusResponse(index_reachable=True, predictor_reachable=True)
+    response.workers.add(worker_id="worker-0", reachable=True)
+    times = {"operation_unknown": 1234, "agent_unknown": 2, "span_duplicate": 7}
+    reasons = response.reasons.add(member="otel", times=times)
+    assert reasons_line(reasons) == (
+        "otel: dropped or not understood so far: agent_unknown 2, operation_unknown 1,234; its log says why"
+    )
+    assert status_json(response)["reasons"] == {"otel": times}
+    assert degraded(response) == []
+    shown = StringIO()
+    print_status(response, Console(file=shown, width=120))
+    assert reasons_line(reasons) in shown.getvalue()
+    assert "7" in line(shown.getvalue(), "otel", "span_duplicate")
+    reasons.times.clear()
+    reasons.times["workflow_silent"] = 5
+    assert reasons_line(reasons) == ""
+
+
 def test_shows_decisions(pbkv: Pbkv, endpoint: str) -> None:
     out = pbkv("status", "--endpoint", endpoint).out
     assert "31" in line(out, "gateway", "route:prefix")
@@ -55,8 +76,9 @@ def test_shows_decisions(pbkv: Pbkv, endpoint: str) -> None:
 def test_shows_what_lru_would_have_hit(pbkv: Pbkv, endpoint: str) -> None:
     out = pbkv("status", "--endpoint", endpoint).out
     shown = line(out, "worker-0", "guard")
-    assert "follows the policy; of 20,000 prompt tokens the GPU had 52.0 %" in shown
-    assert "LRU would have hit 41.2 %, the policy 52.9 %" in shown
+    assert "follows the policy; of 20,000 prompt tokens the cache had 72.0 % (52.0 % on the GPU)" in shown
+    assert "LRU would have had 61.0 % (41.2 % on the GPU), the policy 73.0 % (52.9 % on the GPU)" in shown
+    assert shown.endswith("+1,234.6 s saved over LRU")
     assert out.count("guard: ") == 1, "a worker without a guard has no such line"
 
 
@@ -90,8 +112,21 @@ def test_json_contains_numbers(pbkv: Pbkv, endpoint: str) -> None:
     assert [worker["reachable"] for worker in written["workers"]] == [True, False]
     assert written["totals"]["delivered_tokens"] == {"gpu": 10_000, "host": 2_000}
     assert (written["totals"]["available_rate"], written["totals"]["delivered_rate"]) == (0.8, 0.6)
-    assert [worker["guard"] and worker["guard"]["lru_hit_tokens"] for worker in written["workers"]] == [8240, None]
-    assert written["workers"][0]["guard"]["leaning"] is False
+    assert [worker["guard"] is None for worker in written["workers"]] == [False, True]
+    assert written["workers"][0]["guard"] == {
+        "leaning": False,
+        "switches": 0,
+        "prompt_tokens": 20_000,
+        "saved_s": 1234.56,
+        "evicted_by_lru": 0,
+        "evicted_by_policy": 12,
+        "hit_tokens": 14_400,
+        "hit_gpu_tokens": 10_400,
+        "lru_hit_tokens": 12_200,
+        "lru_hit_gpu_tokens": 8_240,
+        "policy_shadow_hit_tokens": 14_600,
+        "policy_shadow_hit_gpu_tokens": 10_580,
+    }
     assert written["decisions"] == {"route:prefix": 31}
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.cluster.conftest import END_S, expect_none_left, marked
@@ -86,10 +87,22 @@ def test_ctrl_c_during_the_start_stops_everything(small_model: Path, mark: str) 
     expect_none_left(mark)
 
 
+def actors(mark: str) -> int:
+    """The number of processes that run an actor of ours."""
+    count = 0
+    for process in marked(mark):
+        try:
+            count += any("MemberActor" in word for word in process.cmdline())
+        except psutil.NoSuchProcess:  # it has ended since
+            continue
+    return count
+
+
 @pytest.mark.slow
 def test_killing_the_command_leaves_nothing(small_model: Path, mark: str) -> None:
     process = serve(small_model)
     await_gateway(process)
+    wait_for(lambda: actors(mark) == 5, START_S)  # gateway, predictor, host store, worker and the standby
     process.kill()
     process.wait(END_S)
     expect_none_left(mark)

@@ -31,7 +31,13 @@ async def test_problems_are_told_while_they_last() -> None:
         for _ in range(2):
             await asyncio.to_thread(watch.poll)
         assert lines == ["problem: predictor: again"]
+        spans = ProblemReport(directory, "otel", reasons=lambda: {"span_late": 2})
+        await spans.announce()
+        assert ProblemsEntry("otel", (), {"span_late": 2}) in await directory.problems()
+        await asyncio.to_thread(watch.poll)
+        assert lines[1:] == [], "a count is no problem"
         await report.withdraw()
+        await spans.withdraw()
         await asyncio.to_thread(watch.poll)
         assert lines[1:] == ["over: predictor: again"]
         assert await directory.problems() == []

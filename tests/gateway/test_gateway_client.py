@@ -190,6 +190,15 @@ async def test_the_status_has_the_problems_of_members() -> None:
             ]
 
 
+async def test_the_status_has_the_reasons_that_members_count() -> None:
+    async with running() as rig:
+        await rig.directory.announce_problems(ProblemsEntry("otel", reasons={"operation_unknown": 3}))
+        async with AsyncClient(rig.address) as client:
+            status = await client.status()
+            assert {each.member: dict(each.times) for each in status.reasons} == {"otel": {"operation_unknown": 3}}
+            assert not status.problems
+
+
 @pytest.mark.parametrize("kind", [AsyncClient, Client])
 def test_an_endpoint_that_is_none_is_refused_at_once(kind: Callable[[str], object]) -> None:
     with pytest.raises(InvalidArgument, match=r"^endpoint: the port must be a number from 1 to 65535, got '127.0.0.1:99999'"):

@@ -126,6 +126,33 @@ FIELDS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+SWITCH = 64  # tokens; the rotary factors of longer sequences differ
+_LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0] * 4,
+    "long_factor": [4.0, 8.0, 16.0, 32.0],
+    "original_max_position_embeddings": SWITCH,
+}
+
+# Families with other settings than their own.
+VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "phi3 with longrope": (
+        "phi3",
+        {"rope_parameters": _LONGROPE, "original_max_position_embeddings": SWITCH, "sliding_window": None},
+    ),
+    "phimoe with longrope": (
+        "phimoe",
+        {"rope_parameters": {**_LONGROPE, "short_mscale": 1.1, "long_mscale": 1.3}, "sliding_window": None},
+    ),
+    "llama with longrope": ("llama", {"rope_parameters": _LONGROPE}),
+    "llama with dynamic NTK": ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}),
+}
+
+# `transformers` keeps their KV where the factors switch, and so gives other tokens with a cache than without one.
+UNCACHED = ("llama with longrope",)
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What became of a family."""
@@ -174,11 +201,15 @@ def _few(kinds: Sequence[str] | None) -> list[str] | None:
 
 
 def build(family: str, path: Path, seed: int = 0, **fields: Any) -> None:
-    """Writes a family's checkpoint. Its weights are wide enough that attention matters, and none is what it starts as."""
+    """Writes the checkpoint of a family or variant.
+
+    Its weights are wide enough that attention matters, and none is what it starts as.
+    """
     from transformers import AutoModelForCausalLM
 
     auto: Any = AutoModelForCausalLM
-    config = tiny_config(family, **fields)
+    family, own = VARIANTS.get(family, (family, {}))
+    config = tiny_config(family, **own, **fields)
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in auto.from_config(config).parameters())
     if size > PARAMETERS_MAX:
@@ -202,7 +233,7 @@ def outputs(model: LoadedModel, prompts: Sequence[Sequence[int]]) -> list[list[i
     return [results[str(n)].tokens for n in range(len(prompts))]
 
 
-def expected(path: Path, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+def expected(path: Path, prompts: Sequence[Sequence[int]], use_cache: bool = True) -> list[list[int]]:
     """Greedy output of `transformers`, the end of sequence ignored."""
     from transformers import AutoModelForCausalLM
 
@@ -211,15 +242,15 @@ def expected(path: Path, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
     model.set_experts_implementation("eager")  # the others have no float64
     model.generation_config.eos_token_id = None
     given = [torch.tensor([list(prompt)]) for prompt in prompts]
-    out = [model.generate(ids, max_new_tokens=TOKENS, do_sample=False, pad_token_id=0) for ids in given]
+    out = [model.generate(ids, max_new_tokens=TOKENS, do_sample=False, pad_token_id=0, use_cache=use_cache) for ids in given]
     return [[int(token) for token in row[0, ids.shape[1] :]] for row, ids in zip(out, given, strict=True)]
 
 
 def sample_prompts(vocabulary: int) -> list[list[int]]:
-    """Prompts of several lengths that share their beginnings; most are longer than the window."""
+    """Prompts of several lengths that share their beginnings. Most are longer than the window; one output passes the switch."""
     generator = random.Random(7)
     stem = [generator.randrange(3, vocabulary) for _ in range(CONTEXT)]
-    return [stem[:5], stem[:70], [*stem[:40], *reversed(stem[:60])], stem[100:133]]
+    return [stem[:5], stem[:70], [*stem[:40], *reversed(stem[:60])], stem[100:133], stem[: SWITCH - 3]]
 
 
 def judge(family: str, path: Path, **model: Any) -> Verdict:
@@ -229,7 +260,7 @@ def judge(family: str, path: Path, **model: Any) -> Verdict:
     except StartupError as error:
         return Verdict(family, "refused", str(error).replace(str(path), family))
     prompts = [prompt for prompt in sample_prompts(loaded.vocabulary) if len(prompt) + TOKENS <= loaded.max_context]
-    got, wanted = outputs(loaded, prompts), expected(path, prompts)
+    got, wanted = outputs(loaded, prompts), expected(path, prompts, use_cache=family not in UNCACHED)
     return Verdict(family, "identical" if got == wanted else "WRONG")
 
 
@@ -251,7 +282,7 @@ def survey(families: Sequence[str]) -> Iterator[Verdict]:
 def all_families() -> list[str]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    return sorted([*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *VARIANTS])
 
 
 def page(verdicts: Sequence[Verdict]) -> str:
@@ -288,7 +319,7 @@ def _cell(verdict: Verdict) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("families", nargs="*", help="names in transformers; by default all")
+    parser.add_argument("families", nargs="*", help="names in transformers, or of variants; by default all")
     parser.add_argument("--out", type=Path, help="file for the document")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")

@@ -9,22 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.gpu_worker.model_families import WINDOW, build, judge
+from tests.gpu_worker.model_families import SWITCH, WINDOW, build, judge
 
 SLIDING = ["sliding_attention", "full_attention"] * 2
-SWITCH = 64  # position at which the rotary factors of the longrope models change
-LONGROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 10000.0,
-    "short_factor": [1.0] * 4,
-    "long_factor": [4.0, 8.0, 16.0, 32.0],
-    "original_max_position_embeddings": SWITCH,
-}
-LONG: dict[str, Any] = {
-    "rope_parameters": LONGROPE,
-    "original_max_position_embeddings": SWITCH,
-    "sliding_window": None,
-}
 
 
 @pytest.mark.parametrize(
@@ -40,6 +27,10 @@ LONG: dict[str, Any] = {
         ("qwen2_moe", {"layer_types": SLIDING[::-1]}),
         ("phi3", {"sliding_window": WINDOW}),
         ("gpt_neox", {}),
+        ("phi3 with longrope", {}),
+        ("phimoe with longrope", {}),
+        ("llama with longrope", {}),
+        ("llama with dynamic NTK", {}),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
 )
@@ -59,7 +50,6 @@ def test_output_is_identical(family: str, fields: dict[str, Any], tmp_path: Path
         ("moshi", {}, "with a cache than without"),
         ("deepseek_v32", {}, "an index chooses"),
         ("lfm2", {}, "mixes tokens outside attention|equal KV in each"),
-        ("phi3", LONG, f"model.max_context_tokens: {SWITCH} keeps"),
     ],
 )
 def test_a_model_that_would_come_out_differently_is_refused(
@@ -71,8 +61,8 @@ def test_a_model_that_would_come_out_differently_is_refused(
     assert re.search(why, verdict.reason)
 
 
-def test_longrope_is_served_while_all_positions_are_on_one_side_of_the_switch(tmp_path: Path) -> None:
-    build("phi3", tmp_path, **LONG)
-    verdict = judge("phi3", tmp_path, max_context_tokens=SWITCH)
+@pytest.mark.parametrize("context", [SWITCH, SWITCH + 1, SWITCH + 20])
+def test_longrope_is_served_with_any_context(context: int, tmp_path: Path) -> None:
+    build("phi3 with longrope", tmp_path)
+    verdict = judge("phi3 with longrope", tmp_path, max_context_tokens=context)
     assert (verdict.outcome, verdict.reason) == ("identical", "")
-    assert judge("phi3", tmp_path, max_context_tokens=SWITCH + 1).outcome == "refused"

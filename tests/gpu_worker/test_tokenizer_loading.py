@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,3 +65,30 @@ def test_special_tokens_are_what_decoding_leaves_out(model_dirs: dict[str, Path]
     codec = TextCodec.load(str(model_dirs["llama"]))
     assert set(codec.special_tokens.values()) == {"<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>"}
     assert all(codec.decode([token]) == "" for token in codec.special_tokens)
+
+
+ENCODE = """
+import sys
+from pbkv_cluster.core.text.chat_message import ChatMessage
+from pbkv_cluster.core.text.codec import TextCodec
+from pbkv_cluster.core.text.tokenizers_only import use_tokenizers_only
+
+if sys.argv[1] == "tokenizers only":
+    use_tokenizers_only()
+for path in sys.argv[2:]:
+    codec = TextCodec.load(path)
+    packed = codec.encode("Hello there"), codec.encode_chat([ChatMessage("user", "Hello")])
+    print([each.hex() for each in packed], codec.vocab_size, dict(codec.special_tokens))
+print("torch" in sys.modules)
+"""
+
+
+def test_without_torch_a_tokenizer_is_the_same(model_dirs: dict[str, Path]) -> None:
+    def encode(how: str) -> list[str]:
+        command = [sys.executable, "-c", ENCODE, how, *map(str, model_dirs.values())]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+
+    *expected, with_torch = encode("whole")
+    *found, without = encode("tokenizers only")
+    assert found == expected
+    assert (with_torch, without) == ("True", "False")

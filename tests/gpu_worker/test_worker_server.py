@@ -80,7 +80,8 @@ async def test_a_step_streams_tokens_and_text_and_ends_with_its_usage(llama: Pat
         assert status.prefill_tokens_per_s > 0
         assert status.store.policy == "pbkv"
         guard = status.store.guard
-        assert (guard.prompt_tokens, guard.hit_tokens, guard.lru_hit_tokens, guard.policy_shadow_hit_tokens) == (80, 32, 32, 32)
+        assert guard.prompt_tokens == 80
+        assert all(each.tokens == each.gpu_tokens == 32 for each in (guard.hits, guard.lru_hits, guard.policy_hits))
         assert not guard.leaning
 
 
@@ -575,6 +576,26 @@ async def test_without_an_arena_a_worker_uses_its_own_memory(
         await demotes(rig)
         assert [region.size for region in arena.regions().values()] == [0], "known, but without a region"
     assert "no room in the node's arena" in caplog.text
+
+
+async def test_a_host_tier_whose_size_was_not_configured_has_what_fits(llama: Path) -> None:
+    block_bytes = 0
+    for capacity in (1 << 20, 4096, 1 << 28):
+        async with host_store(capacity) as (_, address):
+            settings = config(llama, engine={"gpu_blocks": 256, "host_blocks": -1})
+            async with serving(settings, host_store=at(address)) as rig:
+                block_bytes = rig.facts.block_bytes
+                assert rig.facts.host_blocks == min(512, capacity // block_bytes)
+                assert (await rig.stat(Tier.HOST)).capacity_blocks == rig.facts.host_blocks
+                assert rig.worker.problems == ()
+                if rig.facts.host_blocks:
+                    await rig.run(step(prompt(120, seed=1), sampling={"max_tokens": 1}))
+    assert 4096 < block_bytes < (1 << 20) < 512 * block_bytes < (1 << 28)
+    async with host_store(1 << 20) as (_, address):
+        settings = config(llama, engine={"gpu_blocks": 256, "host_blocks": 512})
+        async with serving(settings, host_store=at(address)) as rig:
+            assert rig.facts.host_blocks == 512
+            assert "no room in the node's arena" in rig.worker.problems[0]
 
 
 # --- starting ---

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -16,13 +17,13 @@ from tests.integrations.otel_spans import export, otlp
 from tests.polling import eventually
 
 HOST = "127.0.0.1"
+FLAGS = {"otel.port": 0, "otel.http_port": -1, "otel.reorder_s": 0.1}
 
 
 @pytest.fixture
 async def context() -> AsyncIterator[MemberContext]:
     redis = RedisServer.resolve("", host=HOST)
-    flags = {"redis.url": redis.url, "otel.port": 0, "otel.http_port": -1, "otel.reorder_s": 0.1}
-    yield MemberContext(load(flags=flags).config, redis.url, HOST, "node")
+    yield MemberContext(load(flags={**FLAGS, "redis.url": redis.url}).config, redis.url, HOST, "node")
     redis.stop()
 
 
@@ -44,6 +45,25 @@ async def test_events_reach_the_predictor_of_the_directory(context: MemberContex
     finally:
         await member.stop()
         await predictor.stop()
+        await redis.aclose()
+
+
+async def test_what_is_not_understood_is_told_to_the_directory(context: MemberContext) -> None:
+    redis = connect(context.redis_url)
+    directory = Directory(redis, context.config.cluster.name, 60.0)
+    member = OtelMember(replace(context, config=load(flags={**FLAGS, "redis.lease_s": 0.3}).config))
+    try:
+        address = await member.start()
+        assert await directory.problems() == []
+        await export(address, otlp(1, 1, 2, "somersault", parent=9, agent_name="a"))
+
+        async def told() -> bool:
+            return {entry.member: entry.reasons.get("operation_unknown") for entry in await directory.problems()} == {"otel": 1}
+
+        await eventually(told, 20)
+    finally:
+        await member.stop()
+        assert await directory.problems() == []
         await redis.aclose()
 
 

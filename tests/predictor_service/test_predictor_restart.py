@@ -39,7 +39,7 @@ def events(name: str, workload: str, agents: list[str], graph: StepGraph | None,
     yield WorkflowEvent(EventKind.WORKFLOW_STARTED, name, next(numbers), 1.0, workload, graph=graph)
     for step, agent in enumerate(agents):
         pieces = (ord(agent[0]), step)
-        common: Any = {"step": step, "prompt_tokens": 100 + step, "call_site": f"site-{agent}"}
+        common: dict[str, Any] = {"step": step, "prompt_tokens": 100 + step, "call_site": f"site-{agent}"}
         yield WorkflowEvent(EventKind.STEP_STARTED, name, next(numbers), 2.0 + step, workload, agent, pieces=pieces, **common)
         yield WorkflowEvent(EventKind.STEP_PLACED, name, next(numbers), 2.0 + step, workload, worker="worker")
         yield WorkflowEvent(EventKind.STEP_FINISHED, name, next(numbers), 2.5 + step, workload, agent, words=(step,), **common)

@@ -156,7 +156,12 @@ def cluster_status() -> workflow_pb2.GetClusterStatusResponse:
         tier=types_pb2.TIER_GPU, capacity_blocks=4096, used_blocks=1500, locked_blocks=7, block_bytes=8192
     )
     guard = store_pb2.GuardStat(
-        prompt_tokens=20_000, hit_tokens=10_400, lru_hit_tokens=8_240, policy_shadow_hit_tokens=10_580, evicted_by_policy=12
+        prompt_tokens=20_000,
+        hits=store_pb2.CacheHits(tokens=14_400, gpu_tokens=10_400),
+        lru_hits=store_pb2.CacheHits(tokens=12_200, gpu_tokens=8_240),
+        policy_hits=store_pb2.CacheHits(tokens=14_600, gpu_tokens=10_580),
+        saved_s=1_234.56,
+        evicted_by_policy=12,
     )
     store = store_pb2.StoreStat(tiers=[tier], policy="pbkv-paper", decisions={"evict:retired": 12}, guard=guard)
     first = response.workers.add(

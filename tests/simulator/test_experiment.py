@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.simulator.engine.simulation import Setup, simulate
+from pbkv_cluster.simulator.evaluation.comparison import Comparison
 from pbkv_cluster.simulator.evaluation.experiment import Plan, compare, train_state
 from pbkv_cluster.simulator.evaluation.pressure import TOLERANCE, PressureScale
 from pbkv_cluster.simulator.workload.workload import Mix
@@ -46,10 +48,17 @@ def test_rows_hold_ratios_to_lru_and_oracle() -> None:
     for row in rows:
         assert row.hit_any == row.hit_gpu <= row.hit_infinite
         assert (row.guard_lru_share is None) == (row.policy in ("lru", "oracle")), "those two have no guard"
+        assert sum(row.time_shares.values()) == pytest.approx(1.0)
+        assert row.ttft_mean_s < row.step_mean_s < row.latency_mean_s
+        assert row.over_lru is not None
         if row.policy == "lru":
-            assert (row.ratio_to_lru, row.gap_closed) == (1.0, 0.0)
+            assert set(row.over_lru.values()) == {1.0}
+            assert (row.gap_closed, row.gpu_gap_closed) == (0.0, 0.0)
         if row.policy == "oracle":
-            assert row.gap_closed == 1.0
+            assert (row.gap_closed, row.gpu_gap_closed) == (1.0, 1.0)
+            assert row.bound_tokens == row.recomputed_tokens, "all memory is the GPU's"
+            assert row.over_lru["recomputed_tokens"] is not None
+            assert row.over_lru["recomputed_tokens"] < 1
     assert rows == list(compare([trace(24)], plan, Setup(0)))
 
 
@@ -57,8 +66,33 @@ def test_without_an_oracle_no_gap_is_known() -> None:
     plan = Plan(("retired-lru",), (0.8,), host_ratio=1.0, mix=SMALL)
     (row,) = compare([trace(12)], plan, Setup(0))
     assert row.gap_closed is None
-    assert row.ratio_to_lru is not None
+    assert row.gpu_gap_closed is None
+    assert row.over_lru is not None
+    assert row.host_blocks == row.capacity_blocks
     assert row.hit_any > row.hit_gpu
+
+
+def test_the_bound_is_that_of_the_total_memory() -> None:
+    plan = Plan(("lru", "oracle", "retired-lru"), (0.8,), host_ratio=0.3, mix=SMALL)
+    lru, oracle, other = compare([trace(24)], plan, Setup(0))
+    assert lru.bound_tokens == oracle.bound_tokens == other.bound_tokens
+    assert oracle.bound_tokens is not None
+    assert oracle.bound_tokens <= oracle.recomputed_tokens < lru.recomputed_tokens
+    assert oracle.bound_tokens < other.recomputed_tokens
+    for row in (lru, oracle, other):
+        gap = lru.recomputed_tokens - oracle.bound_tokens
+        assert row.gap_closed == (lru.recomputed_tokens - row.recomputed_tokens) / gap
+
+
+def test_lru_evicts_by_recency_from_every_tier() -> None:
+    tokens = source(24)
+    base = Comparison(tokens, Setup(0), 0.3).row("lru", 0.8)
+    sized = Setup(base.capacity_blocks, base.host_blocks)
+    own = simulate(tokens, replace(sized, cache=CacheConfig(host_policy="lru")))
+    other = simulate(tokens, replace(sized, cache=CacheConfig(host_policy="retired-lru")))
+    assert base.recomputed_tokens == own.recomputed_tokens != other.recomputed_tokens
+    configured = Comparison(tokens, Setup(0, cache=CacheConfig(host_policy="retired-lru")), 0.3)
+    assert configured.row("lru", 0.8) == base
 
 
 def test_training_makes_the_first_forecasts_better() -> None:

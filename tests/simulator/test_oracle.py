@@ -67,6 +67,30 @@ def test_no_policy_hits_more_when_workflows_run_side_by_side(seed: int) -> None:
         assert found(tokens, 120, policy) < best
 
 
+def recomputed(tokens: TokenSource, gpu: int, host: int, policy: str) -> int:
+    """Tokens that were computed again; the policy, guarded by nothing, is that of both tiers."""
+    cache = CacheConfig(host_policy=policy, guard=False)
+    reference = simulate(tokens, Setup(gpu, host, cache=CacheConfig(host_policy="lru")))
+    return simulate(tokens, Setup(gpu, host, policy=policy, cache=cache), reference).recomputed_tokens
+
+
+def test_what_is_dropped_is_used_last_of_all_that_both_tiers_hold() -> None:
+    # Beside a running step there is room for one prompt on the GPU and for one in host memory: when D comes, one must go.
+    tokens = one_by_one(*"ABCDACB")
+    assert recomputed(tokens, 9, 4, "oracle") == 64, "B, which is used last"
+    assert recomputed(tokens, 9, 4, "lru") == 2 * 64, "A, and for it B"
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("gpu", "host"), [(60, 30), (60, 90)])
+def test_no_policy_recomputes_less_with_two_tiers(seed: int, gpu: int, host: int) -> None:
+    tokens = source(12, seed, concurrency=1)
+    least = recomputed(tokens, gpu, host, "oracle")
+    for policy in ("lru", "retired-lru", "pbkv-paper"):
+        assert recomputed(tokens, gpu, host, policy) >= least
+    assert 0 < least < recomputed(tokens, gpu, host, "lru"), "the memory is neither too small nor too large to tell"
+
+
 def test_does_not_exist_outside_a_simulation() -> None:
     with pytest.raises(FailedPrecondition, match="oracle"):
         make_policy("oracle", CacheConfig())

@@ -95,7 +95,7 @@ async def test_reports_tools_and_waits_scaled_time_between_steps() -> None:
         Call("step", "a"),
         Call("end"),
     ]
-    assert report.workflow_latency == Spread(1, 3.0, 3.0, 3.0)
+    assert report.workflow_latency == Spread(1, 3.0, 3.0, 3.0, 3.0)
     assert report.wall_s == 3.0
 
 
@@ -138,7 +138,7 @@ async def test_adds_up_usage() -> None:
     assert report.meter.delivered == {Tier.GPU: delivered}
     assert report.recomputed_tokens == available - delivered
     assert (report.retries, report.preemptions) == (6, 12)
-    assert report.ttft == Spread(6, TTFT_S, TTFT_S, TTFT_S)
+    assert report.ttft == Spread(6, TTFT_S, TTFT_S, TTFT_S, TTFT_S)
 
 
 async def test_a_failed_step_stops_its_workflow_and_no_other() -> None:
@@ -183,7 +183,7 @@ async def test_the_report_is_json() -> None:
     assert written["available_rate"] == pytest.approx(report.meter.available_tokens / report.meter.prompt_tokens)
     assert written["delivered_rate_by_tier"]["gpu"] == written["delivered_rate"]
     assert written["delivered_rate_by_tier"]["host"] == 0
-    assert written["ttft"] == {"count": 4, "mean_s": TTFT_S, "p50_s": TTFT_S, "p95_s": TTFT_S}
+    assert written["ttft"] == {"count": 4, "mean_s": TTFT_S, "p50_s": TTFT_S, "p90_s": TTFT_S, "p95_s": TTFT_S}
     assert written["failures"] == [{"workflow": "b", "step": 1, "error": "gone"}]
 
 
@@ -194,8 +194,8 @@ async def test_nothing_to_replay_is_an_empty_report() -> None:
 
 
 def test_percentiles_are_observed_durations() -> None:
-    assert Spread.of(range(1, 101)) == Spread(100, 50.5, 50, 95)
-    assert Spread.of([3.0]) == Spread(1, 3.0, 3.0, 3.0)
+    assert Spread.of(range(1, 101)) == Spread(100, 50.5, 50, 90, 95)
+    assert Spread.of([3.0]) == Spread(1, 3.0, 3.0, 3.0, 3.0)
     assert Spread.of([]) is None
 
 

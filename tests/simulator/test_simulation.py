@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pbkv_cluster.cache.cache import KVCache
+from pbkv_cluster.cache.observer import Hits
 from pbkv_cluster.cache.policies.lru import Lru, RetiredLru
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.errors import InvalidArgument
@@ -75,8 +76,9 @@ def test_a_host_tier_restores_what_the_gpu_evicted() -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_no_policy_looks_ahead(policy: str) -> None:
-    first_difference(Setup(60, 0, policy))
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_policy_looks_ahead(policy: str, workers: int) -> None:
+    first_difference(Setup(60, 0, policy, workers=workers))
 
 
 def first_difference(setup: Setup) -> None:
@@ -105,21 +107,21 @@ def _altered(workflow: TraceWorkflow) -> TraceWorkflow:
     return replace(workflow, steps=(*workflow.steps[:middle], *others))
 
 
-def _gpu_hits(result: SimulationResult) -> int:
-    return result.meter.delivered.get(Tier.GPU, 0)
+def _hits(result: SimulationResult) -> Hits:
+    hits = Hits()
+    hits.add(result.meter.delivered)
+    return hits
 
 
 def test_a_shadow_hits_what_the_cache_hits_under_the_same_policy() -> None:
     """Else a guard would fall back from policies as good as LRU. The policy is LRU by its path, which gets a guard."""
     long_outputs = Sizes(preamble=32, system=96, task=48, output=400, tool_result=64)
     workflows = list(generate(40, 3, long_outputs, max_steps=10))
-    result = simulate(
-        workload_of(workflows, concurrency=12, pause_s=1.0), Setup(1500, policy=f"{Lru.__module__}:{Lru.__name__}")
-    )
+    result = simulate(workload_of(workflows, concurrency=12, pause_s=1.0), Setup(1500, 700, f"{Lru.__module__}:{Lru.__name__}"))
     guard = result.guard
     assert guard is not None
     assert guard.evicted_by_policy > 1000
-    assert guard.hit_tokens == pytest.approx(guard.lru_hit_tokens, rel=0.01)
+    assert guard.hits.tokens == pytest.approx(guard.lru_hits.tokens, rel=0.01)
     assert guard.switches == 0
 
 
@@ -129,35 +131,37 @@ def test_the_guard_counts_what_runs(policy: str, adversary: bool) -> None:
     result = simulate(source(24), Setup(60, 60, policy, adversary))
     assert result.guard is not None
     assert result.guard.prompt_tokens == result.meter.prompt_tokens
-    assert result.guard.hit_tokens == _gpu_hits(result)
+    assert result.guard.hits == _hits(result)
     evicted = result.decisions["evict_active"] + result.decisions["evict_retired"]
     assert result.guard.evicted_by_lru + result.guard.evicted_by_policy == evicted > 0
     assert result.guard.switches == result.decisions["guard_lean"] + result.decisions["guard_recover"]
 
 
+@pytest.mark.parametrize("host_blocks", [0, 60])
 @pytest.mark.parametrize("policy", ["retired-lru", "pbkv-paper", "pbkv"])
-def test_shadows_tell_what_each_policy_would_have_hit(policy: str) -> None:
+def test_shadows_tell_what_each_policy_would_have_hit(policy: str, host_blocks: int) -> None:
     """The counts are exact if steps run one after the other."""
     tokens = source(24, concurrency=1)
-    guarded, lru = simulate(tokens, Setup(60, 0, policy)), simulate(tokens, Setup(60))
-    alone = simulate(tokens, Setup(60, 0, policy, cache=CacheConfig(guard=False)))
+    guarded, lru = simulate(tokens, Setup(60, host_blocks, policy)), simulate(tokens, Setup(60, host_blocks))
+    alone = simulate(tokens, Setup(60, host_blocks, policy, cache=CacheConfig(guard=False)))
     assert guarded.guard is not None
-    assert guarded.guard.lru_hit_tokens == _gpu_hits(lru)
-    assert guarded.guard.policy_shadow_hit_tokens == _gpu_hits(alone)
+    assert guarded.guard.lru_hits == _hits(lru)
+    assert guarded.guard.policy_hits == _hits(alone)
+    assert (lru.meter.delivered.get(Tier.HOST, 0) > 0) == (host_blocks > 0)
     assert lru.guard is alone.guard is None
 
 
 def test_the_guard_stops_an_adversary() -> None:
-    tokens, cache = source(60), CacheConfig(guard_steps=50)
-    lru = simulate(tokens, Setup(60))
+    tokens = source(60)
+    lru = simulate(tokens, Setup(90, 60))
     guarded, alone = (
-        simulate(tokens, Setup(60, 0, "pbkv-paper", True, cache=cache.model_copy(update={"guard": guard})))
-        for guard in (True, False)
+        simulate(tokens, Setup(90, 60, "lru", adversary=True, cache=CacheConfig(guard=guard))) for guard in (True, False)
     )
     assert guarded.guard is not None
-    assert guarded.guard.lru_share > 0
-    assert guarded.hit_gpu > alone.hit_gpu
-    assert guarded.hit_gpu >= 0.9 * lru.hit_gpu
+    assert guarded.guard.switches == 1
+    assert guarded.guard.saved_s < 0
+    assert guarded.hit_any >= 0.88 * lru.hit_any
+    assert alone.hit_any <= 0.8 * lru.hit_any
 
 
 def test_forecasts_that_no_policy_uses_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +188,7 @@ def test_the_cache_is_told_when_announced_tool_calls_start_and_finish(monkeypatc
 def test_announced_durations_give_hits_to_a_policy_that_uses_them() -> None:
     def hits(policy: str, sigma: float | None) -> int:
         mix = Mix(workflows=80, concurrency=16, think_scale=8.0, announce_sigma=sigma)
-        return _gpu_hits(simulate(TokenSource(make_workload([trace(80)], mix, 0), PromptBuilder()), Setup(300, 0, policy)))
+        return _hits(simulate(TokenSource(make_workload([trace(80)], mix, 0), PromptBuilder()), Setup(300, 0, policy))).tokens
 
     assert hits("pbkv", 0.2) > 1.03 * hits("pbkv", None)
     assert hits("lru", 0.2) == hits("lru", None)

@@ -1,41 +1,47 @@
-"""Whether to trust a policy, by what it and LRU would each have hit on the same steps.
+"""Whether to trust a policy, by what it and LRU would each have cost on the same steps.
 
-Hits are weighted exponentially. The guard falls back to LRU when the policy's hits are below a share of LRU's, the floor, and
-follows the policy again when they are a little above it. A switch costs nothing, so the margin need only keep single steps from
-switching back and forth: a step of average size moves the ratio by its weight among all, 1 / steps remembered.
+The differences of the costs, step by step, are weighted exponentially, and their sum is set against its spread:
+
+    T = sum of w x / sqrt(sum of (w x)^2)
+
+If neither of the two is better, so that a difference is as likely as its opposite whatever came before, then T exceeds z with a
+probability of at most exp(-z^2 / 2), however the differences are distributed (de la Peña: A general class of exponential
+inequalities for martingales and ratios, Annals of Probability 27(1), 1999). No number of steps has to pass first: the first k
+differences together give at most sqrt(k). And the way back is the same test with the sign reversed, so that two policies that
+cost about the same are not switched back and forth.
 """
 
-_WARM_UP = 0.2  # share of its memory that must be filled before the first decision
+import math
 
 
 class Balance:
-    """Weighs the hits of a policy against those of LRU."""
+    """Weighs the costs of a policy against those of LRU."""
 
-    def __init__(self, floor: float, steps: int) -> None:
+    def __init__(self, confidence: float, steps: int) -> None:
         """Args:
-        floor: share of LRU's hits that the policy must reach.
+        confidence: T that it takes to change from one to the other.
         steps: how many are remembered. Each weighs 1 - 1 / steps times as much as the next.
         """
+        self._confidence = confidence
         self._factor = 1 - 1 / steps
-        self._floor = floor
-        self._recovery = floor + 1 / steps
-        self._needed = _WARM_UP * steps
-        self._weight = self._lru = self._policy = 0.0
+        self._sum = self._squares = 0.0
         self.lru_active = False  # the cache should evict by LRU
 
     def restart(self, lru_active: bool) -> None:
-        """Forgets all steps; the next decision needs a warm-up."""
-        self._weight = self._lru = self._policy = 0.0
+        """Forgets all steps."""
+        self._sum = self._squares = 0.0
         self.lru_active = lru_active
 
-    def add(self, lru_hits: int, policy_hits: int) -> bool:
-        """Counts a step, by the tokens that were hit. True if that changes `lru_active`."""
-        self._weight = self._factor * self._weight + 1
-        self._lru = self._factor * self._lru + lru_hits
-        self._policy = self._factor * self._policy + policy_hits
-        if self._weight < self._needed:
-            return False
-        lru_active = self._policy < (self._recovery if self.lru_active else self._floor) * self._lru
-        changed = lru_active is not self.lru_active
-        self.lru_active = lru_active
+    @property
+    def excess(self) -> float:
+        """T: by how many standard deviations the policy costs more than LRU; below 0: less."""
+        return self._sum / math.sqrt(self._squares) if self._squares else 0.0
+
+    def add(self, difference: float) -> bool:
+        """Counts a step, by how much more the policy cost than LRU, in any unit. True if that changes `lru_active`."""
+        self._sum = self._factor * self._sum + difference
+        self._squares = self._factor**2 * self._squares + difference * difference
+        excess = self.excess
+        changed = excess < -self._confidence if self.lru_active else excess > self._confidence
+        self.lru_active ^= changed
         return changed

@@ -1,27 +1,34 @@
-"""Watches over a cache's policy: the GPU tier evicts by LRU for as long as that would hit more."""
+"""Watches over a cache's policy: all tiers evict by LRU for as long as that would cost less."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.cache.guard.balance import Balance
+from pbkv_cluster.cache.guard.cost import CostMeter
 from pbkv_cluster.cache.guard.shadow import Shadow
-from pbkv_cluster.cache.observer import CacheObserver, GuardStat
+from pbkv_cluster.cache.observer import CacheObserver, GuardStat, Hits
 from pbkv_cluster.cache.policies.base import ReusePolicy, make_policy
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.step_identity import StepIdentity
-from pbkv_cluster.cache.tree.node import GPU
+from pbkv_cluster.cache.tiers.transfer import TransferEngine
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast
-from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.tool_call import ToolCall
 
 BASELINE = "lru"
 
 
 class Guard(CacheObserver):
-    """Compares the policy's hits with LRU's on every step, and falls back to LRU while the policy's are fewer.
+    """Compares what the policy costs with what LRU would on every step, and falls back to LRU while the policy costs more.
 
-    | the GPU tier evicts by | LRU's hits are those of | the policy's hits are those of |
+    A step costs the prefill of what no tier delivers, and the loads of what slower tiers do. LRU is that of all tiers, as it
+    would be without us.
+
+    | all tiers evict by | LRU's costs are those of | the policy's costs are those of |
     |---|---|---|
     | the policy | a shadow | the cache itself |
     | LRU | the same shadow | another shadow |
@@ -34,26 +41,41 @@ class Guard(CacheObserver):
     and until it has been full once nothing is compared. A guard that never falls back changes nothing in the cache.
 
     The order of LRU is always kept next to the policy's, so that a switch needs no scan. While LRU is active, prefetches still
-    make room in the policy's order, among retired blocks. The host tier always follows its own policy.
+    make room in the policy's order, among retired blocks.
 
-    Memory: each shadow is as large as the GPU tier's bookkeeping.
+    Memory: each shadow is as large as the cache's bookkeeping.
     """
 
-    def __init__(self, cache: KVCache, config: CacheConfig, clock: Clock) -> None:
+    def __init__(
+        self,
+        cache: KVCache,
+        config: CacheConfig,
+        engine: TransferEngine,
+        clock: Clock,
+        compute_seconds: Callable[[int], float],
+    ) -> None:
         """Args:
         cache: an empty one.
         config: the cache's.
+        engine: the cache's.
         clock: the cache's.
+        compute_seconds: the cache's.
         """
         self._tiers = cache.tiers
         self._tiers.keep_lru()
-        self._policy = cache.policies[GPU]
+        self._policies = cache.policies
         self._config = config
+        self._engine = engine
         self._clock = clock
-        self._lru_shadow = self._shadow(make_policy(BASELINE, config))
+        self._compute_seconds = compute_seconds
+        self._meter = CostMeter(self._tiers.load_seconds, compute_seconds)
+        baseline = make_policy(BASELINE, config)
+        self._lru_shadow = self._shadow(dict.fromkeys(self._policies, baseline))
         self._policy_shadow: Shadow | None = None  # while LRU is active
-        self._balance = Balance(config.guard_floor, config.guard_steps)
-        self._prompt_tokens = self._hit_tokens = self._lru_hits = self._policy_hits = 0
+        self._balance = Balance(config.guard_confidence, config.guard_steps)
+        self._prompt_tokens = 0
+        self._own, self._lru, self._policy = Hits(), Hits(), Hits()
+        self._saved_s = 0.0
 
     @property
     def shadows(self) -> tuple[Shadow, ...]:
@@ -61,14 +83,16 @@ class Guard(CacheObserver):
         return (self._lru_shadow,) if self._policy_shadow is None else (self._lru_shadow, self._policy_shadow)
 
     def fall_back(self) -> None:
-        """Makes the GPU tier evict by LRU."""
-        self._policy_shadow = self._shadow(self._policy.for_shadow(self._config))
+        """Makes all tiers evict by LRU."""
+        self._policy_shadow = self._shadow(
+            {policy: policy.for_shadow(self._config) for policy in dict.fromkeys(self._policies)}
+        )
         self._tiers.lru_active = True
         self._balance.restart(lru_active=True)
         self._tiers.decisions["guard_lean"] += 1
 
     def recover(self) -> None:
-        """Makes the GPU tier evict by the policy again."""
+        """Makes all tiers evict by the policy again."""
         assert self._policy_shadow is not None
         self._policy_shadow.end()
         self._policy_shadow = None
@@ -76,26 +100,31 @@ class Guard(CacheObserver):
         self._balance.restart(lru_active=False)
         self._tiers.decisions["guard_recover"] += 1
 
-    def _shadow(self, policy: ReusePolicy) -> Shadow:
-        return Shadow(self._tiers.gpu.pool.capacity, self._config, policy, self._clock)
+    def _shadow(self, instead: Mapping[ReusePolicy, ReusePolicy]) -> Shadow:
+        """A shadow with other policies instead of the cache's."""
+        capacity = {tier.kind: tier.pool.capacity for tier in self._tiers}
+        policies = [instead[policy] for policy in self._policies]
+        return Shadow(capacity, self._config, policies, self._engine, self._clock, self._compute_seconds)
 
     def step_queued(self, workflow: str, number: int, tokens: bytes) -> None:
         if self._policy_shadow is not None:
             self._policy_shadow.cache.queued(workflow, number, tokens)
 
     def step_opened(self, step: StepIdentity, tokens: bytes, handle: CacheHandle, again: bool) -> None:
-        hits = min(handle.delivered.get(Tier.GPU, 0), step.prompt_tokens)
+        own = handle.delivered
         lru = self._lru_shadow.open(step, tokens, handle)
-        policy = hits if self._policy_shadow is None else self._policy_shadow.open(step, tokens, handle)
+        policy = own if self._policy_shadow is None else self._policy_shadow.open(step, tokens, handle)
         if again:
             return
         self._prompt_tokens += step.prompt_tokens
-        self._hit_tokens += hits
-        self._lru_hits += lru
-        self._policy_hits += policy
-        if self._policy_shadow is not None and not self._policy_shadow.has_evicted:
+        for hits, delivered in ((self._own, own), (self._lru, lru), (self._policy, policy)):
+            hits.add(delivered)
+        own_cost, lru_cost, policy_cost = (self._meter.cost(step.prompt_tokens, each) for each in (own, lru, policy))
+        if math.isfinite(lru_cost.seconds) and math.isfinite(own_cost.seconds):
+            self._saved_s += lru_cost.seconds - own_cost.seconds
+        if self._policy_shadow is not None and not self._policy_shadow.has_dropped:
             return
-        if self._balance.add(lru, policy):
+        if self._balance.add(policy_cost.tokens - lru_cost.tokens):
             if self._balance.lru_active:
                 self.fall_back()
             else:
@@ -140,9 +169,10 @@ class Guard(CacheObserver):
             lru_active=self._tiers.lru_active,
             switches=decisions["guard_lean"] + decisions["guard_recover"],
             prompt_tokens=self._prompt_tokens,
-            hit_tokens=self._hit_tokens,
-            lru_hit_tokens=self._lru_hits,
-            policy_shadow_hit_tokens=self._policy_hits,
+            hits=replace(self._own),
+            lru_hits=replace(self._lru),
+            policy_hits=replace(self._policy),
+            saved_s=self._saved_s,
             evicted_by_lru=self._tiers.evicted_by_lru,
             evicted_by_policy=self._tiers.evicted_by_policy,
         )

@@ -1,10 +1,12 @@
 """What one policy alone would have hit on the steps of a cache: the same bookkeeping, without any KV."""
 
+from collections.abc import Callable, Mapping, Sequence
+
 from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.cache.policies.base import ReusePolicy
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.step_identity import StepIdentity
-from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
+from pbkv_cluster.cache.tiers.transfer import NullTransferEngine, TransferEngine
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
@@ -12,24 +14,43 @@ from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.core.usage import Tier
 
 
+class _ShadowTransfers(NullTransferEngine):
+    """Copies nothing, and knows how long the cache's engine would take."""
+
+    def __init__(self, engine: TransferEngine) -> None:
+        self.seconds = engine.seconds  # type: ignore[method-assign]
+
+
 class Shadow:
-    """A cache without a host tier that is shown what another cache does.
+    """A cache with tiers as large as those of another cache, which is shown what the other does.
 
     Steps are known by the handles that the cache has given them. A step that the shadow has no room for continues without it;
     the prefix that the shadow holds of it counts as hit.
 
-    Memory: a tree and a pool; some 90 bytes for each block of capacity, 64 of them tokens. Block keys are never hashed, and the
+    Memory: a tree and pools; some 90 bytes for each block of capacity, 64 of them tokens. Block keys are never hashed, and the
     cache's records of workflows serve here, too.
     """
 
-    def __init__(self, blocks: int, config: CacheConfig, policy: ReusePolicy, clock: Clock) -> None:
+    def __init__(
+        self,
+        capacity: Mapping[Tier, int],
+        config: CacheConfig,
+        policies: Sequence[ReusePolicy],
+        engine: TransferEngine,
+        clock: Clock,
+        compute_seconds: Callable[[int], float],
+    ) -> None:
         """Args:
-        blocks: capacity.
-        config: parameters of the policy.
-        policy: the one that is followed.
+        capacity: blocks of each tier.
+        config: parameters of the policies.
+        policies: those that are followed, one for each tier.
+        engine: the cache's, which is asked for times only.
         clock: the cache's.
+        compute_seconds: the cache's.
         """
-        self.cache = KVCache({Tier.GPU: blocks}, config, NullTransferEngine(), clock, policy=policy)
+        self.cache = KVCache(
+            capacity, config, _ShadowTransfers(engine), clock, compute_seconds=compute_seconds, policies=policies
+        )
         self._handles: dict[CacheHandle, CacheHandle] = {}  # this cache's, by those of the other
 
     @property
@@ -38,19 +59,17 @@ class Shadow:
         return len(self._handles)
 
     @property
-    def has_evicted(self) -> bool:
-        """Whether it has been full, so that its hits depend on its policy and not on when it was made."""
-        return self.cache.tiers.evicted_by_policy > 0
+    def has_dropped(self) -> bool:
+        """Whether all tiers have been full, so that its hits depend on its policies and not on when it was made."""
+        return self.cache.tiers.has_dropped
 
-    def open(self, step: StepIdentity, tokens: bytes, handle: CacheHandle) -> int:
-        """A step was admitted to the cache. Returns how many tokens of its prompt are found here."""
+    def open(self, step: StepIdentity, tokens: bytes, handle: CacheHandle) -> Mapping[Tier, int]:
+        """A step was admitted to the cache. Returns how many of its tokens each tier has here."""
         own = self.cache.open(step, tokens, shadow_of=handle)
         if own is None:
-            found = self.cache.captured(step.namespace, tokens)
-        else:
-            self._handles[handle] = own
-            found = own.delivered
-        return min(sum(found.values()), step.prompt_tokens)
+            return self.cache.captured(step.namespace, tokens)
+        self._handles[handle] = own
+        return own.delivered
 
     def enter(self, handle: CacheHandle, tokens: bytes | bytearray, computed: int | None) -> None:
         """Commits a step's blocks here as far as the cache has committed them.
@@ -81,7 +100,7 @@ class Shadow:
     def hear(self, workflow: str, namespace: Namespace, position: int) -> None:
         """A step has begun or ended on another worker: the record that both caches use may have been cut anew."""
         owner = self.cache.workflows.find(workflow)
-        if owner is not None:
+        if owner is not None and self.cache.workflows.recorded:
             self.cache.remote.follow(owner, namespace, owner.record.path(position))
 
     def end(self) -> None:

@@ -94,6 +94,18 @@ def current_forecast(owner: Owner) -> Forecast | None:
     return owner.forecast
 
 
+def make_policies(tiers: int, config: CacheConfig) -> list[ReusePolicy]:
+    """The policies that a configuration names, one for each of so many tiers. Tiers under the same policy share one object.
+
+    Raises:
+        InvalidArgument: there is no such policy.
+    """
+    first = make_policy(config.policy, config)
+    if config.host_policy in ("", config.policy):
+        return [first] * tiers
+    return [first] + [make_policy(config.host_policy, config, "cache.host_policy")] * (tiers - 1)
+
+
 def make_policy(name: str, config: CacheConfig, field: str = "cache.policy") -> ReusePolicy:
     """Makes the policy called `name`.
 

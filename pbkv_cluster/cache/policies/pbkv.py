@@ -160,10 +160,14 @@ class Pbkv(ReusePolicy):
         last = len(reached) - 1
         at_risk = stat.at_risk(self.outlook.workflow_count)
         active, used = self.outlook.workflows, {owner.id for owner in node.owners}
-        near = list(active) if parent.is_root else [owner.id for owner in parent.owners]
-        first_use = {} if parent.is_root else {owner.id: segment.used_at[0] for owner, segment in parent.owners.items()}
-        others = [active[name] for name in near if name not in used and name in active]
+        if parent.is_root:
+            first_use = dict[str, int]()
+            others = [outlook for name, outlook in active.items() if name not in used]
+        else:
+            first_use = {owner.id: segment.used_at[0] for owner, segment in parent.owners.items()}
+            others = [active[name] for name in first_use if name not in used and name in active]
         self.outlook.refresh(others, now)
+        chances, arrivals = list[list[float]](), list[Floats]()  # of a first use in each bin; of the bins' steps
         for other in others:
             since = other.step - first_use.get(other.id, 0)
             if since >= last or reached[since] == reached[-1]:
@@ -171,4 +175,8 @@ class Pbkv(ReusePolicy):
             at = [reached[min(since + edge, last)] for edge in _EDGES]
             left = at_risk - at[0] + 1
             assert other.arrival is not None
-            unused *= 1.0 - np.array([(after - before) / left for before, after in pairwise(at)]) @ other.arrival
+            chances.append([(after - before) / left for before, after in pairwise(at)])
+            arrivals.append(other.arrival)
+        if chances:  # all at once: on so few numbers, a call costs more than the work
+            hit = np.matmul(np.array(chances)[:, None, :], np.array(arrivals))[:, 0]
+            np.multiply.reduce(np.concatenate([unused[None], 1.0 - hit]), axis=0, out=unused)

@@ -20,6 +20,7 @@ class Evictor:
         order: EvictionOrder,
         in_flight: TransfersInFlight,
         announce: Callable[[Node, int, int], None],
+        load_pays: Callable[[CacheTier], bool],
     ) -> None:
         """Args:
         tree: whose blocks lie in the tiers.
@@ -27,12 +28,14 @@ class Evictor:
         order: told of nodes that become candidates or change in size.
         in_flight: takes the demotions.
         announce: told of the blocks of a node, from one to another, whose tiers have changed.
+        load_pays: whether to load blocks from a tier is as fast as to compute them; nothing is demoted to one where it is not.
         """
         self._tree = tree
         self._tiers = tiers
         self._order = order
         self._in_flight = in_flight
         self._announce = announce
+        self._load_pays = load_pays
         self.decisions: Counter[str] = Counter()
 
     def evict(self, tier: CacheTier, node: Node, wanted: int) -> Slots:
@@ -86,6 +89,9 @@ class Evictor:
         """
         pool = slower.pool
         kept, homeless = self._last_copies(tier, node, blocks), blocks[:0]
+        if kept and not self._load_pays(slower):
+            self.decisions[tier.codes.demote_skipped] += len(kept)
+            return kept
         if pool.room < len(kept):
             self._make_room(slower, node, kept)
             kept = self._last_copies(tier, node, blocks)  # again: copies further down may have had to go
@@ -120,18 +126,18 @@ class Evictor:
         """Makes room in a tier for blocks of `node`, as far as that evicts only what is worth less than they are."""
         pool, rank = tier.pool, tier.rank_of_demoted(node)
         while pool.room < len(blocks):
-            found = tier.queue.first()
-            if found is None:
-                return
-            if found[0] is node:
-                # Copies of its own that it is about to need, or blocks before those that are to come.
-                if node.copies(tier.index) or any(node.holds(tier.index, block) for block in range(blocks[-1])):
-                    return
-            elif found[1] >= rank:
+            found = tier.active_queue.first()
+            if found is not None and found[0] is node and self._needs(node, tier, blocks):
+                found = tier.active_queue.first(besides=node)
+            if found is None or (found[0] is not node and found[1] >= rank):
                 return
             slots = self.evict(tier, found[0], len(blocks) - pool.room)
             self.submit_demotions(tier)
             self._release(tier, slots)
+
+    def _needs(self, node: Node, tier: CacheTier, blocks: Sequence[int]) -> bool:
+        """Whether what a tier holds of a node must stay if it is to get `blocks`: their copies, or blocks before them."""
+        return node.copies(tier.index) > 0 or any(node.holds(tier.index, block) for block in range(blocks[-1]))
 
     def submit_demotions(self, tier: CacheTier) -> None:
         """Submits the copies from a tier to the slower one that have been planned."""

@@ -3,22 +3,19 @@
 from collections.abc import Collection, Sequence
 
 from pbkv_cluster.cache.eviction import EvictionQueue
-from pbkv_cluster.cache.tiers.tier import CacheTier, recency
+from pbkv_cluster.cache.tiers.tier import CacheTier
 from pbkv_cluster.cache.tree.node import GPU, Node
-from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
 
 
 class EvictionOrder:
     """Ranks nodes wherever they are candidates. Tiers without capacity are left out."""
 
-    def __init__(self, tree: PrefixTree, tiers: Sequence[CacheTier]) -> None:
-        self._tree = tree
-        used = [tier for tier in tiers if tier.pool.capacity]
-        self._queues = [tier.queue for tier in used]
-        self._by_size = [tier.queue for tier in used if tier.ranked_by_size]
-        self._by_workflow = [(tier.queue, tier.ranks) for tier in used if not tier.policy.steady]
-        self._lru_number = len(tiers)
-        self.lru: EvictionQueue | None = None  # the GPU's candidates in the order of LRU, where that is kept
+    def __init__(self, tiers: Sequence[CacheTier]) -> None:
+        self._used = [tier for tier in tiers if tier.pool.capacity]
+        self._queues = [tier.queue for tier in self._used]
+        self._by_size = [tier.queue for tier in self._used if tier.ranked_by_size]
+        self._by_workflow = [(tier.queue, tier.ranks) for tier in self._used if not tier.policy.steady]
+        self._first_lru = len(tiers)  # number of the GPU's queue in the order of LRU, where that is kept
 
     @property
     def queues(self) -> Collection[EvictionQueue]:
@@ -42,6 +39,9 @@ class EvictionOrder:
             queue.offer_all(nodes, ranks)
 
     def keep_lru(self) -> None:
-        """Keeps the order of LRU for the GPU as well, from now on."""
-        self.lru = EvictionQueue(GPU, recency, self._tree.is_candidate, self._lru_number)
-        self._queues.append(self.lru)
+        """Keeps the order of LRU for every tier as well, from now on."""
+        for tier in self._used:
+            queue = tier.keep_lru(self._first_lru + tier.index)
+            self._queues.append(queue)
+            if tier.index != GPU:
+                self._by_size.append(queue)  # copies may have become the only ones

@@ -32,10 +32,30 @@ class CacheTier:
         self.codes = _Codes(kind) if index != GPU else _GpuCodes(kind)
         self.slower: CacheTier | None = None  # the next in the list that has any capacity
         self.queue = EvictionQueue(index, self.rank, tree.is_candidate, index, self.ranks if policy.drifts else None)
+        self.lru: EvictionQueue | None = None  # the same candidates in the order of LRU, where that is kept
+        self.lru_active = False  # blocks leave in the order of LRU; needs `keep_lru`, before the first block
         self.demotions: dict[int, int] = {}  # planned copies: slot of the slower tier to the slot here that it is copied from
         self.dropped: set[int] = set()  # targets of planned copies whose blocks have been dropped since
         self._clock = clock
+        self._tree = tree
         self._one_group = index == GPU and not policy.retired_first
+
+    def keep_lru(self, number: int) -> EvictionQueue:
+        """Keeps the candidates in the order of LRU as well, from now on. Returns that queue.
+
+        Args:
+            number: index of the queue in `Node.versions`.
+        """
+        self.lru = EvictionQueue(self.index, self.recency, self._tree.is_candidate, number)
+        return self.lru
+
+    @property
+    def active_queue(self) -> EvictionQueue:
+        """The queue in whose order blocks leave."""
+        if not self.lru_active:
+            return self.queue
+        assert self.lru is not None, "`keep_lru` was not called"
+        return self.lru
 
     @property
     def ranked_by_size(self) -> bool:
@@ -55,12 +75,22 @@ class CacheTier:
         return [Rank(self._group(node), value, node.last_access) for node, value in zip(nodes, values, strict=True)]
 
     def rank_of_demoted(self, node: Node) -> Rank:
-        """The rank that blocks of a node will have here once the faster tiers have none of them."""
-        return self.rank(node)._replace(group=RETIRED if node.retired else ACTIVE)
+        """The rank that blocks of a node will have in the active queue once the faster tiers have none of them."""
+        if self.lru_active:
+            return Rank(ACTIVE, node.last_access, node.last_access)
+        return Rank(self._group_alone(node), self.policy.value(node, self._clock.now()), node.last_access)
+
+    def recency(self, node: Node) -> Rank:
+        """The rank of a candidate under LRU."""
+        return Rank(COPY if self._has_copies(node) else ACTIVE, node.last_access, node.last_access)
 
     def _group(self, node: Node) -> int:
-        if self.index != GPU and node.copies(self.index):
-            return COPY
+        return COPY if self._has_copies(node) else self._group_alone(node)
+
+    def _has_copies(self, node: Node) -> bool:
+        return self.index != GPU and node.copies(self.index) > 0
+
+    def _group_alone(self, node: Node) -> int:
         return RETIRED if self.policy.retired_first and node.retired else ACTIVE
 
 
@@ -70,6 +100,7 @@ class _Codes:
     def __init__(self, kind: Tier) -> None:
         self.evict: tuple[str, str] | None = None
         self.demote = f"{kind.value}_demote"
+        self.demote_skipped = f"{kind.value}_demote_skipped_slower"
         self.drop = (f"{kind.value}_drop_active", f"{kind.value}_drop_retired")
         self.drop_copy = f"{kind.value}_drop_copy"
 
@@ -81,9 +112,5 @@ class _GpuCodes(_Codes):
         super().__init__(kind)
         self.evict = ("evict_active", "evict_retired")
         self.demote = "demote"
+        self.demote_skipped = "demote_skipped_slower"
         self.drop = ("drop", "drop")
-
-
-def recency(node: Node) -> Rank:
-    """The rank under LRU."""
-    return Rank(ACTIVE, node.last_access, node.last_access)

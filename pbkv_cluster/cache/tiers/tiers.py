@@ -15,7 +15,7 @@ A decision takes effect in the tree at once, while its bytes may still be on the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from pbkv_cluster.cache.policies.base import ReusePolicy
 from pbkv_cluster.cache.tiers.announcements import Announcements, ChangeListener
@@ -27,6 +27,7 @@ from pbkv_cluster.cache.tiers.transfer import TransferEngine
 from pbkv_cluster.cache.tree.node import GPU, NO_SLOTS, Node, Slots, new_slots
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
 from pbkv_cluster.core.clock import Clock
+from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.core.usage import Tier
 
 
@@ -40,6 +41,7 @@ class Tiers:
         policies: Sequence[ReusePolicy],
         engine: TransferEngine,
         clock: Clock,
+        compute_seconds: Callable[[int], float],
         on_change: ChangeListener | None = None,
     ) -> None:
         """Args:
@@ -48,6 +50,7 @@ class Tiers:
         policies: the reuse policy of each tier.
         engine: carries out the transfers.
         clock: for the policies.
+        compute_seconds: how long the prefill of a number of tokens takes.
         on_change: told of every block that enters or leaves a tier.
         """
         self.tree = tree
@@ -61,14 +64,14 @@ class Tiers:
         self.pools = [tier.pool for tier in self]
         self.in_flight = TransfersInFlight(engine, {tier.kind: tier.pool for tier in self})
         self._engine = engine
+        self._compute_seconds = compute_seconds
         self._announcements = Announcements(tuple(capacity), on_change)
         self.note = self._announcements.announce  # to be called when other blocks of a node lie on the GPU
-        self.order = EvictionOrder(tree, self._tiers)
-        self._evictor = Evictor(tree, self._tiers, self.order, self.in_flight, self.note)
+        self.order = EvictionOrder(self._tiers)
+        self._evictor = Evictor(tree, self._tiers, self.order, self.in_flight, self.note, self.load_pays)
         self.decisions = self._evictor.decisions  # blocks, by reason code
-        self.lru_active = False  # evict from the GPU in the order of LRU; needs `keep_lru`, before the first block
-        self.evicted_by_policy = 0  # blocks
-        self.evicted_by_lru = 0  # blocks, while `lru_active`
+        self.evicted_by_policy = 0  # blocks of the GPU
+        self.evicted_by_lru = 0  # blocks of the GPU, while `lru_active`
 
     def __iter__(self) -> Iterator[CacheTier]:
         return iter(self._tiers)
@@ -105,9 +108,8 @@ class Tiers:
 
     def _make_gpu_room(self, wanted: int, retired_only: bool) -> int:
         """Evicts at least `wanted` blocks, or as many as there are. Returns their number."""
-        by_lru = self.lru_active and not retired_only
-        queue = self.order.lru if by_lru else self.gpu.queue
-        assert queue is not None, "`keep_lru` was not called"
+        by_lru = self.gpu.lru_active and not retired_only
+        queue = self.gpu.queue if retired_only else self.gpu.active_queue
         evicted, missing = NO_SLOTS, wanted
         while missing > 0:
             found = queue.first()
@@ -125,6 +127,11 @@ class Tiers:
             self.evicted_by_policy += len(evicted)
         return len(evicted)
 
+    @property
+    def has_dropped(self) -> bool:
+        """Whether a block has ever been dropped, other than a copy."""
+        return any(self.decisions[code] for tier in self for code in tier.codes.drop)
+
     # --- order ---
 
     def offer(self, node: Node) -> None:
@@ -136,8 +143,18 @@ class Tiers:
         self.order.rerank(nodes)
 
     def keep_lru(self) -> None:
-        """Keeps the GPU's candidates in the order of LRU, too, so that `lru_active` can change at any time without a scan."""
+        """Keeps all tiers' candidates in the order of LRU, too, so that `lru_active` can change at any time without a scan."""
         self.order.keep_lru()
+
+    @property
+    def lru_active(self) -> bool:
+        """Whether blocks leave the GPU, and with it all tiers, in the order of LRU."""
+        return self.gpu.lru_active
+
+    @lru_active.setter
+    def lru_active(self, active: bool) -> None:
+        for tier in self:
+            tier.lru_active = active
 
     # --- to the GPU ---
 
@@ -172,6 +189,10 @@ class Tiers:
         """How long it takes to load so many blocks from each tier. Those on the GPU are there already."""
         gpu = self.gpu.kind
         return sum(self._engine.seconds(tier, gpu, blocks) for tier, blocks in by_tier.items() if tier is not gpu)
+
+    def load_pays(self, tier: CacheTier) -> bool:
+        """Whether to load a block from a tier takes no longer than to compute it."""
+        return self._engine.seconds(tier.kind, self.gpu.kind, 1) <= self._compute_seconds(BLOCK_TOKENS)
 
     def by_tier(self, path: Sequence[Node], blocks: int) -> dict[Tier, int]:
         """The first blocks of a path, counted by the fastest tier that holds each. Tiers that hold none are left out."""

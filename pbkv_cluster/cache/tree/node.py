@@ -124,7 +124,7 @@ class Node:
         self.uses = -math.inf  # see `aged_uses`
         self.output = output  # generated, as opposed to read in a prompt
         self.writer: object = None  # the sequence that may still append in place
-        self.versions = [0] * (tiers + 1)  # of its valid entry in each eviction queue: one per tier, and the GPU's LRU queue
+        self.versions = [0] * (2 * tiers)  # of its valid entry in each eviction queue: one per tier, then the LRU queue of each
 
     @property
     def is_root(self) -> bool:

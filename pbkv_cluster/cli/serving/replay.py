@@ -59,7 +59,7 @@ def replay(
 
     import secrets
 
-    from pbkv_cluster.cli.serving.replay_runner import replay_at, replay_on_new_cluster, report_failures
+    from pbkv_cluster.cli.serving.replay_runner import on_new_cluster, replay_at, report_failures
     from pbkv_cluster.cli.serving.report_table import report_table
     from pbkv_cluster.simulator.replay.replay import ReplayOptions
     from pbkv_cluster.simulator.traces.files import read_trace
@@ -87,7 +87,12 @@ def replay(
         )
         options = ReplayOptions(concurrency, time_scale)
         name = settings.config.cache.policy
-        report = replay_on_new_cluster(settings.config, traces, prompts, options, file.name, console)
+        report = on_new_cluster(
+            settings.config,
+            file.name,
+            console,
+            lambda endpoint: replay_at(endpoint, traces, prompts, options, file.name, console),
+        )
     console.print(report_table({name: report}, title=file.name))
     write_json(report.to_json(), json_target)
     report_failures(report)

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,9 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pbkv_cluster.client import AsyncClient
     from pbkv_cluster.core.config import Config
+    from pbkv_cluster.simulator.replay.group_chat import Chat
     from pbkv_cluster.simulator.replay.replay import ReplayOptions
     from pbkv_cluster.simulator.replay.report import ReplayReport
     from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
@@ -34,32 +36,61 @@ def replay_at(
     Raises:
         Unavailable: nothing answers at `endpoint`.
     """
+    from pbkv_cluster.simulator.replay.replay import Replay
+
+    def replay(client: "AsyncClient", on_step: "Callable[[], None]") -> "Awaitable[ReplayReport]":
+        return Replay(client, prompts, options, on_step).run(workflows)
+
+    return _with_progress(endpoint, label, console, sum(len(workflow.steps) for workflow in workflows), replay)
+
+
+def play_chats(
+    endpoint: str, count: int, first: int, concurrency: int, max_tokens: int, label: str, console: "Console"
+) -> "tuple[ReplayReport, list[Chat]]":
+    """Plays group chats of the newsroom, those with the numbers from `first` on. Returns the report, and what was said.
+
+    Raises:
+        Unavailable: nothing answers at `endpoint`.
+    """
+    from pbkv_cluster.simulator.replay.group_chat import GroupChats
+
+    ended: list[Chat] = []
+
+    async def play(client: "AsyncClient", on_step: "Callable[[], None]") -> "ReplayReport":
+        chats = GroupChats(client, concurrency, max_tokens, on_step)
+        report = await chats.run(count, first)
+        ended.extend(chats.chats)
+        return report
+
+    return _with_progress(endpoint, label, console, None, play), ended
+
+
+def _with_progress(
+    endpoint: str,
+    label: str,
+    console: "Console",
+    steps: int | None,
+    run: "Callable[[AsyncClient, Callable[[], None]], Awaitable[ReplayReport]]",
+) -> "ReplayReport":
+    """Runs something that reports each step, with a bar; None: the number of steps is not known."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from pbkv_cluster.client import AsyncClient
-    from pbkv_cluster.simulator.replay.replay import Replay
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(label, total=sum(len(workflow.steps) for workflow in workflows))
+        bar = progress.add_task(label, total=steps)
 
-        async def run() -> "ReplayReport":
+        async def connected() -> "ReplayReport":
             async with AsyncClient(endpoint) as client:
                 await client.status()
-                return await Replay(client, prompts, options, on_step=lambda: progress.advance(bar)).run(workflows)
+                return await run(client, lambda: progress.advance(bar))
 
-        return asyncio.run(run())
+        return asyncio.run(connected())
 
 
-def replay_on_new_cluster(
-    config: "Config",
-    workflows: "Sequence[TraceWorkflow]",
-    prompts: "PromptBuilder",
-    options: "ReplayOptions",
-    label: str,
-    console: "Console",
-) -> "ReplayReport":
-    """Starts a cluster, replays `workflows` on it, stops it and returns the report.
+def on_new_cluster(config: "Config", label: str, console: "Console", run: "Callable[[str], ReplayReport]") -> "ReplayReport":
+    """Starts a cluster, calls `run` with its gateway's address, stops the cluster and returns what `run` did.
 
     Raises:
         StartupError: the cluster cannot be started.
@@ -72,7 +103,7 @@ def replay_on_new_cluster(
     with ExitStack() as stack:
         with console.status(f"{label}: starting the cluster"):
             cluster = stack.enter_context(LocalCluster(config))
-        return replay_at(cluster.gateway_address, workflows, prompts, options, label, console)
+        return run(cluster.gateway_address)
 
 
 def report_failures(report: "ReplayReport") -> None:

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from pbkv_cluster.cluster.membership.member import MakeMember
     from pbkv_cluster.core.config import Config
 
-_OTEL = "otel"
-
 
 def serve(
     config: ConfigFile = None,
@@ -57,12 +55,14 @@ def serve(
 
 def print_addresses(cluster: "LocalCluster") -> None:
     """Prints where the parts of a cluster are; no passwords."""
+    from pbkv_cluster.integrations.otel.member import MEMBER
+
     typer.echo(f"gateway    {cluster.gateway_address}")
     typer.echo(f"redis      {without_password(cluster.redis_url)}")
     if cluster.redis_url_file is not None:
         typer.echo(f'           with its password: export PBKV_REDIS_URL="$(cat {cluster.redis_url_file})"')
-    if _OTEL in cluster.addresses:
-        typer.echo(f"spans      {cluster.addresses[_OTEL]} (OTLP over gRPC)")
+    if MEMBER in cluster.addresses:
+        typer.echo(f"spans      {cluster.addresses[MEMBER]} (OTLP over gRPC)")
     if cluster.dashboard_url:
         typer.echo(f"dashboard  {cluster.dashboard_url}")
     typer.echo(f'try        pbkv submit --endpoint {cluster.gateway_address} --agent writer "Once upon a time"')
@@ -73,6 +73,6 @@ def _edges(config: "Config") -> "dict[str, MakeMember]":
     """Members of packages above `cluster`, by name."""
     if not config.otel.enabled:
         return {}
-    from pbkv_cluster.integrations.otel.member import OtelMember
+    from pbkv_cluster.integrations.otel.member import MEMBER, OtelMember
 
-    return {_OTEL: OtelMember}
+    return {MEMBER: OtelMember}

@@ -25,7 +25,7 @@ def status(
     """Show a cluster's workers, cache tiers, hit rates and decisions."""
     check_json_target(json_target)
     response = asyncio.run(_fetch(endpoint))
-    _print(response, result_console(json_target))
+    print_status(response, result_console(json_target))
     write_json(status_json(response), json_target)
     problems = degraded(response) if check else []
     for problem in problems:
@@ -124,27 +124,39 @@ def status_json(response: "Status") -> dict[str, Any]:
         },
         "decisions": dict(sorted(response.decisions.items())),
         "problems": [{"member": each.member, "problem": each.problem} for each in response.problems],
+        "reasons": {each.member: dict(sorted(each.times.items())) for each in response.reasons},
     }
 
 
-def _guard_json(store: "store_pb2.StoreStat") -> dict[str, int | bool] | None:
+def _guard_json(store: "store_pb2.StoreStat") -> dict[str, int | float | bool] | None:
     if not store.HasField("guard"):
         return None
-    return {field.name: getattr(store.guard, field.name) for field in store.guard.DESCRIPTOR.fields}
+    guard = store.guard
+    found: dict[str, int | float | bool] = {
+        "leaning": guard.leaning,
+        "switches": guard.switches,
+        "prompt_tokens": guard.prompt_tokens,
+        "saved_s": guard.saved_s,
+        "evicted_by_lru": guard.evicted_by_lru,
+        "evicted_by_policy": guard.evicted_by_policy,
+    }
+    for name, hits in (("hit", guard.hits), ("lru_hit", guard.lru_hits), ("policy_shadow_hit", guard.policy_hits)):
+        found |= {f"{name}_tokens": hits.tokens, f"{name}_gpu_tokens": hits.gpu_tokens}
+    return found
 
 
 def guard_line(guard: "store_pb2.GuardStat") -> str:
-    """Whether a worker's guard follows the policy or LRU, and the GPU hit rates that decide it."""
-    state = "the policy hits less than LRU, so LRU evicts" if guard.leaning else "follows the policy"
+    """Whether a worker's guard follows the policy or LRU, what all tiers and the GPU had, and what each would have had."""
+    state = "the policy costs more than LRU, so LRU evicts" if guard.leaning else "follows the policy"
     if not guard.prompt_tokens:
         return f"guard: {state}"
-    hits, lru, policy = (
-        f"{100 * tokens / guard.prompt_tokens:.1f} %"
-        for tokens in (guard.hit_tokens, guard.lru_hit_tokens, guard.policy_shadow_hit_tokens)
+    own, lru, policy = (
+        f"{100 * hits.tokens / guard.prompt_tokens:.1f} % ({100 * hits.gpu_tokens / guard.prompt_tokens:.1f} % on the GPU)"
+        for hits in (guard.hits, guard.lru_hits, guard.policy_hits)
     )
     return (
-        f"guard: {state}; of {guard.prompt_tokens:,} prompt tokens the GPU had {hits}; "
-        f"LRU would have hit {lru}, the policy {policy}"
+        f"guard: {state}; of {guard.prompt_tokens:,} prompt tokens the cache had {own}; "
+        f"LRU would have had {lru}, the policy {policy}; {guard.saved_s:+,.1f} s saved over LRU"
     )
 
 
@@ -160,7 +172,16 @@ def member_line(member: "Status.Member") -> str:
     return f"{member.name}: restarted {member.restarts} times{state}, last because {member.last_failure}"
 
 
-def _print(response: "Status", console: "Console") -> None:
+def reasons_line(reasons: "Status.Reasons") -> str:
+    """What a member has dropped or not understood so far; empty if there is nothing that one may want to mend."""
+    from pbkv_cluster.integrations.otel.reasons import EXPECTED
+
+    counts = [f"{reason} {times:,}" for reason, times in sorted(reasons.times.items()) if reason not in EXPECTED]
+    return f"{reasons.member}: dropped or not understood so far: {', '.join(counts)}; its log says why" if counts else ""
+
+
+def print_status(response: "Status", console: "Console") -> None:
+    """Prints a status for people."""
     from rich.text import Text
 
     up = {True: "reachable", False: "[bold red]not reachable[/]"}
@@ -174,6 +195,9 @@ def _print(response: "Status", console: "Console") -> None:
             console.print(Text(member_line(member), style="" if member.up else "bold red"))
     for each in response.problems:
         console.print(Text(f"{each.member}: {each.problem}", style="bold red"))
+    for reasons in response.reasons:
+        if line := reasons_line(reasons):
+            console.print(Text(line, style="bold yellow"))
     if response.log_path:
         folder = response.log_path.rpartition("/")[0]
         console.print(Text(f"logs in {folder} of each node, the gateway's in {response.log_path}"), soft_wrap=True)
@@ -184,7 +208,7 @@ def _print(response: "Status", console: "Console") -> None:
         if worker.access_updates_applied:
             console.print(Text(f"{worker.worker_id}: {access_line(worker)}"))
     console.print(_rates_table(response))
-    if response.decisions or any(worker.store.decisions for worker in response.workers):
+    if response.decisions or response.reasons or any(worker.store.decisions for worker in response.workers):
         console.print(_decisions_table(response))
 
 
@@ -227,6 +251,7 @@ def _decisions_table(response: "Status") -> "Table":
 
     table = Table("decided by", "reason", "times", title="Decisions")
     sources = [("gateway", response.decisions), *((worker.worker_id, worker.store.decisions) for worker in response.workers)]
+    sources += [(each.member, each.times) for each in response.reasons]
     for name, decisions in sources:
         for reason, times in sorted(decisions.items()):
             table.add_row(name, reason, f"{times:,}")

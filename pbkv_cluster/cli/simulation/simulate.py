@@ -9,6 +9,7 @@ import typer
 from pbkv_cluster.cli.completion import complete_simulated_policies
 from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings, split_names
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
+from pbkv_cluster.cli.simulation.cost_options import CostModelFile, MachineName, cost_of
 from pbkv_cluster.cli.simulation.policy_options import check_policies, parse_pressures, warn_missed_pressures
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def simulate(
     ] = ".25,.45,.65,.8",
     concurrency: Annotated[int, typer.Option(min=1, help="Workflows that run at a time.")] = 32,
     host_ratio: Annotated[float, typer.Option(min=0, help="Blocks in host memory for each on the GPU; 0: none.")] = 2.0,
+    workers: Annotated[int, typer.Option(min=1, help="GPUs, each with its own memory; steps are routed as in service.")] = 1,
     think_scale: Annotated[
         float, typer.Option(min=0, help="Factor of a random pause, median 2 s, that is added to each recorded one.")
     ] = 8.0,
@@ -71,10 +73,8 @@ def simulate(
             help="Negate the values of all policies except lru and oracle. Without the guard: --set cache.guard=false.",
         ),
     ] = False,
-    cost_model: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="From `pbkv calibrate`; by default a 14 B model on a large GPU."),
-    ] = None,
+    cost_model: CostModelFile = None,
+    machine: MachineName = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
     json_target: JsonTarget = None,
@@ -87,9 +87,9 @@ def simulate(
     Scheduler, cache, policies and predictor are those of production; only the GPU is a cost model. Equal seeds give equal
     results.
     """
+    cost = cost_of(cost_model, machine)
     check_json_target(json_target)
 
-    from pbkv_cluster.simulator.engine.cost_model import CostModel
     from pbkv_cluster.simulator.engine.simulation import Setup
     from pbkv_cluster.simulator.evaluation.experiment import Plan, compare, train_state
     from pbkv_cluster.simulator.evaluation.plot import plot, require_matplotlib
@@ -109,9 +109,10 @@ def simulate(
     settings = load_settings(config, assignments, {}).config
     setup = Setup(
         gpu_blocks=0,
+        workers=workers,
         adversary=adversary,
         noise=noise,
-        cost=CostModel() if cost_model is None else CostModel.load(cost_model),
+        cost=cost,
         engine=settings.engine,
         cache=settings.cache,
         predictor=settings.predictor,
@@ -137,8 +138,8 @@ def simulate(
             rows.extend(compare(group, plan, setup, starts, count_run))
     from pbkv_cluster.cli.simulation.policy_tables import policy_tables
 
-    for table in policy_tables(rows):
-        console.print(table)
+    for part in policy_tables(rows):
+        console.print(part, highlight=False)
     warn_missed_pressures((row.workload, row.pressure) for row in rows if not row.on_target)
     write_json([row.to_json() for row in rows], json_target)
     if plot_target is not None:

@@ -9,6 +9,7 @@ import typer
 from pbkv_cluster.cli.completion import complete_policies
 from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings, split_names
 from pbkv_cluster.cli.output import check_json_target, check_target, result_console, write_atomically, write_json
+from pbkv_cluster.cli.simulation.cost_options import CostModelFile, MachineName, cost_of
 from pbkv_cluster.cli.simulation.policy_options import check_policies, parse_pressures, warn_missed_pressures
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.simulator.tuning.objective import Objective
@@ -62,10 +63,8 @@ def tune(
         typer.Option(min=1, help="Workflows in each run; by default those of the trace. Beyond these, copies are run."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split, the candidates and the runs.")] = 0,
-    cost_model: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="From `pbkv calibrate`; by default a 14 B model on a large GPU."),
-    ] = None,
+    cost_model: CostModelFile = None,
+    machine: MachineName = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
 ) -> None:
@@ -74,6 +73,7 @@ def tune(
     Writes a configuration of the settings that differ from the defaults. The winner of the search is accepted only if it beats
     the present settings on held-out tasks as well; otherwise the present settings are written. Equal seeds give equal results.
     """
+    cost = cost_of(cost_model, machine)
     check_target(out, "--out")
     target = json_target or str(out.with_suffix(".json"))
     if Path(target) == out:
@@ -81,7 +81,6 @@ def tune(
     check_json_target(target)
 
     from pbkv_cluster.cli.simulation.tuned_file import summary, tuned_file
-    from pbkv_cluster.simulator.engine.cost_model import CostModel
     from pbkv_cluster.simulator.engine.simulation import Setup
     from pbkv_cluster.simulator.traces.files import load_trace
     from pbkv_cluster.simulator.tuning.plan import TuningPlan
@@ -101,7 +100,7 @@ def tune(
         mix=Mix(workflows, concurrency, think_scale),
     )
     check_policies(plan.policies)
-    setup = Setup(gpu_blocks=0, cost=CostModel() if cost_model is None else CostModel.load(cost_model))
+    setup = Setup(gpu_blocks=0, cost=cost)
     traces = [load_trace(path) for path in files]
     training = [load_trace(path) for path in train or ()]
     console = result_console(target)

@@ -1,98 +1,76 @@
-"""The members of a cluster as a group of actors: launched together, awaited together, watched, and stopped in order."""
+"""The members of a cluster as a group of actors: launched together, awaited together, supervised, and stopped in order."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
 
-from pbkv_cluster.cluster.frame.actors import launch
-from pbkv_cluster.cluster.frame.member_watch import MemberWatch
-from pbkv_cluster.cluster.frame.ray_messages import RayMessages, in_words
-from pbkv_cluster.cluster.membership.member import MakeMember, MemberContext
-from pbkv_cluster.core.errors import StartupError, Unavailable
+from pbkv_cluster.cluster.frame.actors import MemberSpec, launch
+from pbkv_cluster.cluster.frame.causes import in_words
+from pbkv_cluster.cluster.frame.standby import Standby
+from pbkv_cluster.cluster.frame.supervisor import RunningMember, Supervisor
+from pbkv_cluster.core.errors import StartupError
+from pbkv_cluster.store.cluster_index import MemberEntry
 
 _STOP_S = 20.0
-_RETRY_S = 0.2
 
 
 class ActorGroup:
     """Actors by the names of their members."""
 
-    def __init__(self, messages: RayMessages) -> None:
+    def __init__(self, timeout_s: float) -> None:
         """Args:
-        messages: what Ray says about processes that have ended.
+        timeout_s: seconds within which every member must serve.
         """
-        self._actors: dict[str, Any] = {}
-        self._pids: dict[str, int] = {}  # at the start
-        self._messages = messages
+        self._timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
+        self._members: dict[str, RunningMember] = {}
+        self._starting: dict[Any, str] = {}  # pending calls of `serve`, by name
 
-    def launch(self, name: str, make: MakeMember, context: MemberContext, gpus: float = 0, node_id: str | None = None) -> None:
-        """Adds an actor, as `actors.launch` does."""
-        self._actors[name] = launch(name, make, context, gpus=gpus, node_id=node_id)
+    def launch(self, spec: MemberSpec) -> None:
+        """Adds a member, and starts it without waiting for it."""
+        actor = launch(spec.name, spec.gpus, spec.node_id)
+        self._members[spec.name] = RunningMember(spec, actor, address="", pid=0)
+        self._starting[actor.serve.remote(spec.make, spec.context, self._timeout_s)] = spec.name
 
-    def await_ready(self, timeout_s: float, on_ready: Callable[[str], None]) -> dict[str, str]:
-        """Waits until all members serve; calls `on_ready` with the name of each that does. Returns their addresses by name.
+    def await_ready(self, on_ready: Callable[[str], None]) -> None:
+        """Waits until all members serve; calls `on_ready` with the name of each that does.
 
         Raises:
-            StartupError: a member cannot start or takes longer than `timeout_s` seconds.
+            StartupError: a member cannot start or takes too long.
         """
-        pending = {actor.ready.remote(timeout_s): name for name, actor in self._actors.items()}
-        deadline = time.monotonic() + timeout_s
-        addresses: dict[str, str] = {}
-        while pending:
-            done, _ = ray.wait(list(pending), timeout=max(0.0, deadline - time.monotonic()))
+        while self._starting:
+            done, _ = ray.wait(list(self._starting), timeout=max(0.0, self._deadline - time.monotonic()))
             if not done:
-                late = ", ".join(sorted(pending.values()))
-                raise StartupError(f"not ready after {timeout_s:.0f} s (cluster.start_timeout_s): {late}")
-            name = pending.pop(done[0])
+                late = ", ".join(sorted(self._starting.values()))
+                raise StartupError(f"not ready after {self._timeout_s:.0f} s (cluster.start_timeout_s): {late}")
+            name = self._starting.pop(done[0])
             try:
-                addresses[name], problem, self._pids[name] = ray.get(done[0])
+                address, problem, pid = ray.get(done[0])
             except ray.exceptions.RayError as error:
                 raise StartupError(f"{name} died while it started: {in_words(error)}") from error
             if problem:
                 raise StartupError(f"{name} cannot start: {problem}")
+            self._members[name].address, self._members[name].pid = address, pid
             on_ready(name)
-        return addresses
 
-    def watch(self, redis_url: str, cluster: str, ttl_s: float) -> MemberWatch:
-        """A watch over all members, not yet started. They must be ready."""
-        return MemberWatch(self._actors, self._pids, self._messages, redis_url, cluster, ttl_s)
-
-    def pids(self, timeout_s: float, check_alive: Callable[[], None]) -> dict[str, int]:
-        """Process ids of the members by name. A member that is being restarted is waited for.
-
-        Args:
-            timeout_s: seconds to wait at most.
-            check_alive: raises Unavailable if nobody will restart a member.
-
-        Raises:
-            Unavailable: a member is not back within `timeout_s` seconds, or Ray is lost.
-        """
-        deadline = time.monotonic() + timeout_s
-        return {name: self._pid(name, deadline, check_alive) for name in self._actors}
-
-    def _pid(self, name: str, deadline: float, check_alive: Callable[[], None]) -> int:
-        while True:
-            try:
-                pid: int = ray.get(self._actors[name].pid.remote(), timeout=max(0.0, deadline - time.monotonic()))
-                return pid
-            except ray.exceptions.GetTimeoutError as error:
-                raise Unavailable(f"{name} is not back in time") from error
-            except ray.exceptions.RayError as error:  # the call was lost with the process, or came between two
-                check_alive()
-                if time.monotonic() + _RETRY_S >= deadline:
-                    raise Unavailable(f"{name} cannot be asked for its process id: {in_words(error)}") from error
-                time.sleep(_RETRY_S)
+    def supervise(self, standby: Standby, on_change: Callable[[Sequence[MemberEntry]], None]) -> Supervisor:
+        """A supervisor of all members, not yet started. They must be ready."""
+        return Supervisor(list(self._members.values()), standby, on_change)
 
     def stop(self, first: str) -> None:
-        """Stops the member called `first`, then all others, and ends the actors. May be called again."""
+        """Stops the member called `first`, then all others, and ends the actors. May be called again.
+
+        Whoever supervises them must have stopped before.
+        """
         if not ray.is_initialized():
             return
-        for names in ((first,), [name for name in self._actors if name != first]):
-            stopping = [self._actors[name].stop.remote() for name in names if name in self._actors]
+        actors = {name: member.actor for name, member in self._members.items()}
+        for names in ((first,), [name for name in actors if name != first]):
+            stopping = [actors[name].stop.remote() for name in names if name in actors]
             if stopping:
                 ray.wait(stopping, num_returns=len(stopping), timeout=_STOP_S)
-        for actor in self._actors.values():
+        for actor in actors.values():
             ray.kill(actor, no_restart=True)
-        self._actors.clear()
+        self._members.clear()

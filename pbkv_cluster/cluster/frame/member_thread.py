@@ -1,4 +1,4 @@
-"""Runs a member on an event loop in a thread of its own, for a caller that is not asynchronous."""
+"""Runs a member on an event loop in a thread of its own, or prepares for it, for a caller that is not asynchronous."""
 
 import asyncio
 import logging
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from pbkv_cluster.cluster.membership.member import Member
+from pbkv_cluster.cluster.membership.member import MakeMember, Member, MemberContext
 
 log = logging.getLogger(__name__)
 
@@ -57,3 +57,16 @@ class MemberThread:
                 failure.result()
         finally:
             await member.stop()
+
+
+def prepare(make: MakeMember, context: MemberContext) -> None:
+    """Has a member load what it needs to start, and drops it."""
+
+    async def run() -> None:
+        member = make(context)
+        try:
+            await asyncio.to_thread(member.prepare)
+        finally:
+            await member.stop()
+
+    asyncio.run(run())

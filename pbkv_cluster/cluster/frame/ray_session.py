@@ -24,6 +24,8 @@ _OWN_RAY_ENVIRONMENT = {
     # Ray would kill members, all of them if need be, when any other process fills the machine's memory. Ours is reserved when
     # they start, so killing them frees what nobody lacks; the kernel's own killer remains.
     "RAY_memory_monitor_refresh_ms": "0",
+    # By default Ray has its workers yield to everything else (niceness 15): beside other busy processes, members would starve.
+    "RAY_worker_niceness": "0",
 }
 
 

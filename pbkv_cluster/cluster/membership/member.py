@@ -21,6 +21,16 @@ class MemberContext:
 class Member(Protocol):
     """One process of the cluster, as a plain object on an event loop."""
 
+    def prepare(self) -> None:
+        """Imports and loads what `start` needs, so that it takes less time later in this process; starts nothing.
+
+        A standby calls it, for members that it may come to replace.
+
+        Raises:
+            PbkvError: what is needed cannot be loaded; says why.
+        """
+        ...
+
     async def start(self) -> str:
         """Serves, and announces the address to the others. Returns it.
 

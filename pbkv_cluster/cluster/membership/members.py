@@ -5,6 +5,7 @@ import os
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from importlib import import_module
 from pathlib import Path
 
 from pbkv_cluster.cluster.membership.announcer import Announcer
@@ -15,6 +16,7 @@ from pbkv_cluster.core.background import first_failure
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.text.codec import TextCodec
+from pbkv_cluster.core.text.tokenizers_only import use_tokenizers_only
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.rpc.services import GATEWAY, HOST_STORE, PREDICTOR
 from pbkv_cluster.store.cluster_index import Directory, IndexPublisher, NodeEntry, ServiceEntry, WorkerEntry
@@ -62,6 +64,12 @@ class _MemberBase:
 class PredictorMember(_MemberBase):
     """The predictor service."""
 
+    def prepare(self) -> None:
+        import_module("pbkv_cluster.predictor_service.server")
+        from pbkv_cluster.predictor_service.predictor.warm_up import warm_up
+
+        warm_up(self._context.config.predictor)
+
     async def start(self) -> str:
         from pbkv_cluster.predictor_service.server import PredictorServer, collect_rarely
 
@@ -80,13 +88,23 @@ class PredictorMember(_MemberBase):
 class HostStoreMember(_MemberBase):
     """The host store of a node."""
 
+    def __init__(self, context: MemberContext, workers: int = 1) -> None:
+        """`workers`: how many the node is meant to have."""
+        super().__init__(context)
+        self._meant_for = workers
+
+    def prepare(self) -> None:
+        import_module("pbkv_cluster.store.arena.arena")
+        import_module("pbkv_cluster.store.server")
+
     async def start(self) -> str:
-        from pbkv_cluster.store.arena.arena import Arena
+        from pbkv_cluster.store.arena.arena import Arena, free_shared_memory
         from pbkv_cluster.store.server import HostStore
 
         config = self._context.config.host_store
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        arena = Arena(int(memory * config.memory_share), config.lease_s, SystemClock())
+        size = min(int(memory * config.memory_share), free_shared_memory())
+        arena = Arena(size, config.lease_s, SystemClock(), workers=self._meant_for)
         store = HostStore(arena, self._workers)
         self._add_part(store.stop)
         address = await store.start(self._context.host)
@@ -122,11 +140,14 @@ class WorkerMember(_MemberBase):
         self._worker_id = worker_id
         self._publisher: IndexPublisher | None = None
 
+    def prepare(self) -> None:
+        import_module("pbkv_cluster.gpu_worker.server")
+
     async def start(self) -> str:
         from pbkv_cluster.gpu_worker.server import WorkerServer
 
         worker = WorkerServer(
-            await _with_model(self._context.config),
+            await asyncio.to_thread(_with_model, self._context.config),
             self._worker_id,
             SystemClock(),
             predictor=self._redis.directory,
@@ -169,12 +190,15 @@ class WorkerMember(_MemberBase):
 class GatewayMember(_MemberBase):
     """The front door."""
 
+    def prepare(self) -> None:
+        import_module("pbkv_cluster.gateway.server")
+        _load_codec(_with_model(self._context.config))
+
     async def start(self) -> str:
         from pbkv_cluster.gateway.server import GatewayServer
 
-        config = await _with_model(self._context.config)
-        model = config.model
-        codec = await asyncio.to_thread(TextCodec.load, model.path, model.revision, model.chat_template)
+        config = await asyncio.to_thread(_with_model, self._context.config)
+        codec = await asyncio.to_thread(_load_codec, config)
         server = GatewayServer(config, self._redis.directory, self._redis.blocks, codec, SystemClock())
         self._add_part(server.stop, server.wait)
         address = await server.start(self._context.host, config.gateway.port)
@@ -182,11 +206,16 @@ class GatewayMember(_MemberBase):
         return address
 
 
-async def _with_model(config: Config) -> Config:
+def _with_model(config: Config) -> Config:
     """The configuration with a model to load: the small random one if it names none."""
     if config.model.path:
         return config
     from pbkv_cluster.gpu_worker.model.random_model import cached
 
-    path = await asyncio.to_thread(cached)
-    return config.model_copy(update={"model": config.model.model_copy(update={"path": str(path)})})
+    return config.model_copy(update={"model": config.model.model_copy(update={"path": str(cached())})})
+
+
+def _load_codec(config: Config) -> TextCodec:
+    """The tokenizer, for a process without a model."""
+    use_tokenizers_only()
+    return TextCodec.load(config.model.path, config.model.revision, config.model.chat_template)

@@ -124,7 +124,9 @@ class EngineConfig(_Section):
         le=1,
         description="share of the GPU's memory for weights and pool (on a CPU: a quarter of this share, of free host memory)",
     )
-    host_blocks: int = Field(-1, ge=-1, description="blocks in the host tier; -1: twice gpu_blocks")
+    host_blocks: int = Field(
+        -1, ge=-1, description="blocks in the host tier; -1: twice gpu_blocks, or what host_store.memory_share has room for"
+    )
     max_batch_tokens: int = Field(2048, ge=16, description="most tokens in one forward pass")
     prefill_chunk_tokens: int = Field(1024, ge=16, description="most tokens of one prompt in one forward pass")
     max_running: int = Field(64, ge=1, description="most sequences that run at once")
@@ -148,8 +150,8 @@ class EngineConfig(_Section):
 class CacheConfig(_Section):
     """Which blocks the cache keeps."""
 
-    policy: str = Field("pbkv", min_length=1, description="reuse policy of the GPU tier, by name or package.module:Class")
-    host_policy: str = Field("retired-lru", min_length=1, description="reuse policy of the host tier, likewise")
+    policy: str = Field("pbkv", min_length=1, description="reuse policy of all tiers, by name or package.module:Class")
+    host_policy: str = Field("", description="another reuse policy for the host tier; empty: the same")
     gamma: float = Field(0.7, gt=0, le=1, description="discount of a forecast's reuse score for each further step")
     forecast_half_life_s: float = Field(
         60.0, gt=0, description="policy `pbkv-paper`: seconds after which a forecast counts half"
@@ -165,10 +167,14 @@ class CacheConfig(_Section):
         le=1,
         description="policy `pbkv`: prior probability that a new workflow uses a given block of an ended one",
     )
-    guard: bool = Field(True, description="evict by LRU while the policy would hit less; has no effect with policy `lru`")
-    guard_floor: float = Field(0.98, gt=0, le=1, description="share of LRU's hits; below it the guard evicts by LRU")
+    guard: bool = Field(True, description="evict by LRU while the policy would cost more; has no effect with policy `lru`")
+    guard_confidence: float = Field(
+        2.5,
+        gt=0,
+        description="standard deviations by which policy and LRU must differ before the guard changes from one to the other",
+    )
     guard_steps: int = Field(
-        200, ge=10, description="number of steps after which a step's weight in the guard has fallen to 1/e"
+        1000, ge=10, description="number of steps after which a step's weight in the guard has fallen to 1/e"
     )
     workflow_lease_s: float = Field(
         7200.0, gt=0, description="seconds of silence after which a worker lets go of a workflow whose end it was not told"

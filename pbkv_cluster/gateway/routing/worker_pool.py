@@ -24,7 +24,7 @@ _POLL_S = 0.5
 class ModelLimits:
     """What the served model can take."""
 
-    namespace: Namespace  # of the workers' blocks; the salt is replaced by the tenant
+    namespace: Namespace  # of the workers' blocks, without a tenant
     vocab_size: int
     max_context_tokens: int  # prompt and output together
 

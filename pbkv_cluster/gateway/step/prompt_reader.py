@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.blocks import Namespace, block_keys, chain_keys
@@ -33,7 +33,7 @@ class TokenizedPrompt:
 
     packed: bytes
     keys: Sequence[bytes]  # of its full blocks
-    namespace: Namespace  # salted with the tenant
+    namespace: Namespace  # of the tenant and the prompt's length
     pieces: tuple[int, ...] = ()  # see `core.text.prompt_pieces`
     beginning: str | None = None  # of the text that states the task; None: the prompt came as tokens
 
@@ -44,11 +44,17 @@ class TokenizedPrompt:
     def output_keys(self, output: bytes) -> list[bytes]:
         """Keys of the full blocks that follow the prompt's own once `output` (packed) has been generated.
 
-        The last output token never went through the model, so it has no KV and fills no block.
+        The last output token never went through the model, so it has no KV and fills no block. If output has taken the sequence
+        beyond the model's rotary switch, all of it has been computed again, and these blocks follow those from before.
         """
+        sequence = self.packed + output[: -tokens.TOKEN_BYTES]
         full = len(self.keys) * tokens.BLOCK_BYTES
-        tail = self.packed[full:] + output[: -tokens.TOKEN_BYTES]
-        return chain_keys(self.keys[-1] if self.keys else self.namespace.digest(), tail)
+        last = self.keys[-1] if self.keys else self.namespace.digest()
+        namespace = self.namespace.of_length(tokens.count(sequence))
+        if namespace == self.namespace:
+            return chain_keys(last, sequence[full:])
+        before = sequence[full : namespace.rotary_switch * tokens.TOKEN_BYTES]
+        return [*chain_keys(last, before), *block_keys(namespace, sequence)]
 
 
 class PromptReader:
@@ -92,7 +98,7 @@ class PromptReader:
                 f"at most {limits.max_context_tokens - 1} fit",
             )
         tokens.check_ids(field, packed, limits.vocab_size)
-        namespace = replace(limits.namespace, salt=tenant)
+        namespace = limits.namespace.of_tenant(tenant, length)
         keys = block_keys(namespace, packed)
         return TokenizedPrompt(packed, keys, namespace, prompt_pieces(packed), _beginning(prompt))
 

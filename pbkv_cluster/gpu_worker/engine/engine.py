@@ -106,9 +106,9 @@ class Engine:
             request = replace(request, sampling=replace(request.sampling, max_tokens=room))
         self._arrivals += 1
         usage = Usage(prompt_tokens=count(request.prompt), worker_id=self._worker_id)
-        usage.captured = self.cache.captured(request.namespace, request.prompt)
         text = TextStream(self._decode, request.sampling.stop, self._special_tokens)
         sequence = Sequence(request, self._arrivals, self._clock.now(), text, usage)
+        usage.captured = self.cache.captured(sequence.namespace, request.prompt)
         self._sequences[request.id] = sequence
         finished = None
         recovered = ""
@@ -173,6 +173,7 @@ class Engine:
         finished = self._finish_reason(sequence, token)
         if finished is None:
             self._ready.append(Output(sequence.request.id, (token,), text))
+            self.scheduler.lengthened(sequence)
         else:
             self.scheduler.remove(sequence)
             self._end(sequence, (token,), text, finished)

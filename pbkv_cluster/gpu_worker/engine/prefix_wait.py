@@ -46,7 +46,7 @@ def find_wait(
 
 def _shared_tokens(waiting: Sequence, source: Sequence) -> int:
     """Tokens of the whole blocks that both have, and of which `waiting` could use the KV."""
-    if waiting.request.namespace != source.request.namespace:
+    if waiting.namespace != source.namespace:
         return 0
     if waiting.tokens[:BLOCK_BYTES] != source.tokens[:BLOCK_BYTES]:
         return 0

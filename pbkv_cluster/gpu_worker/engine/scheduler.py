@@ -19,7 +19,8 @@ class Scheduler:
     """Fills a batch with decodes, then chunks of prefills, then newly admitted sequences.
 
     When blocks run out, the sequence that was admitted last is preempted: it gives its blocks back and waits again. A sequence
-    whose prefix a running one computes now waits for it while others are admitted, if that is faster (see `prefix_wait`).
+    whose prefix a running one computes now waits for it while others are admitted, if that is faster (see `prefix_wait`). One
+    whose output takes it beyond the model's rotary switch is queued again, too: its KV is not valid in a sequence that long.
     """
 
     def __init__(self, cache: KVCache, config: EngineConfig, clock: Clock, compute_seconds: Callable[[int], float]) -> None:
@@ -145,7 +146,7 @@ class Scheduler:
                 self._held.append(entry)
 
     def _cached_tokens(self, sequence: Sequence) -> int:
-        return sum(self._cache.captured(sequence.request.namespace, bytes(sequence.tokens)).values())
+        return sum(self._cache.captured(sequence.namespace, bytes(sequence.tokens)).values())
 
     def deferred(self, times: int) -> None:
         """Counts times that the first waiting sequence did not fit."""
@@ -196,6 +197,9 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self.decisions["preempt"] += 1
         sequence.usage.preemptions += 1
+        self._queue_again(sequence)
+
+    def _queue_again(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         self._release(sequence)
         self.add(sequence)
@@ -213,6 +217,12 @@ class Scheduler:
         sequence.computed = chunk.start + chunk.count
         if sequence.computed // BLOCK_TOKENS > sequence.handle.committed:
             self._cache.commit(sequence.handle, sequence.tokens, sequence.computed)
+
+    def lengthened(self, sequence: Sequence) -> None:
+        """Called when an output token has been added to a running sequence."""
+        if sequence.has_outgrown_namespace:
+            self.decisions["rotary_switch"] += 1
+            self._queue_again(sequence)
 
 
 def _ready(sequence: Sequence) -> bool:

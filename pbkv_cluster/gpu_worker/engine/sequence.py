@@ -20,7 +20,7 @@ class StepRequest:
     workflow: str
     agent: str
     step: int
-    namespace: Namespace
+    namespace: Namespace  # of the model and tenant; the sequence's length decides the rest
     prompt: bytes  # packed
     sampling: SamplingParams
     sent: bytes = b""  # packed; output of a worker that was lost, which the client has
@@ -54,11 +54,21 @@ class Sequence:
         self.total = self.prompt_tokens + count(self.request.sent)
 
     @property
+    def namespace(self) -> Namespace:
+        """Of the blocks of a sequence of its length."""
+        return self.request.namespace.of_length(self.total)
+
+    @property
+    def has_outgrown_namespace(self) -> bool:
+        """Whether its latest token has taken it out of the namespace in which the ones before were computed."""
+        return self.request.namespace.of_length(self.total - 1) != self.namespace
+
+    @property
     def step(self) -> StepIdentity:
         """The step, as the cache knows it."""
         request = self.request
         return StepIdentity(
-            request.namespace, request.workflow, request.agent, request.step, self.prompt_tokens, request.graph, request.parent
+            self.namespace, request.workflow, request.agent, request.step, self.prompt_tokens, request.graph, request.parent
         )
 
     @property

@@ -39,18 +39,18 @@ class ArenaRegion:
         """Why the worker has no region, or why it may lose it; empty: all is well."""
         return self._without or self._not_renewed
 
-    async def take(self, size: int) -> memoryview | None:
-        """Reserves and maps `size` bytes.
+    async def take(self, size: int, may_be_less: bool = False) -> memoryview | None:
+        """Reserves and maps `size` bytes; or as many as there is room for, if it may be less.
 
         Returns:
             None if the node's arena cannot give them; the reason is logged. None also if `size` is 0, which only makes the
             worker known to the host store.
         """
-        self._request = store_pb2.LeaseArenaRequest(worker_id=self._worker_id, bytes=size)
+        self._request = store_pb2.LeaseArenaRequest(worker_id=self._worker_id, bytes=size, may_be_less=may_be_less)
         for attempt in range(ATTEMPTS):
             try:
                 region = await self._lease()
-                return self._map(region) if size else None
+                return self._map(region) if region.bytes else None
             except Unavailable as error:  # the host store is still starting, or our last process still ending
                 if attempt == ATTEMPTS - 1:
                     self._do_without(f"no host store ({error})")

@@ -17,7 +17,8 @@ from pbkv_cluster.gpu_worker.kv.storage import KvShape
 from pbkv_cluster.gpu_worker.model.end_tokens import end_tokens
 from pbkv_cluster.gpu_worker.model.probe import probe
 from pbkv_cluster.gpu_worker.model.refusal import refusal
-from pbkv_cluster.gpu_worker.model.self_test import self_test
+from pbkv_cluster.gpu_worker.model.rotary import RotarySwitch, find_rotary_switch
+from pbkv_cluster.gpu_worker.model.trial.self_test import self_test
 
 _UNLIMITED = 1 << 20  # tokens, of a model that states no limit
 
@@ -33,11 +34,18 @@ class LoadedModel:
     vocabulary: int
     max_context: int  # tokens
     eos: frozenset[int]
+    rotary: RotarySwitch | None  # None: its rotary factors are the same for all lengths
     hidden: int  # values of the hidden state that its head reads; 0: the model does not expose it
 
     def namespace(self) -> Namespace:
         """The namespace of its blocks, without a tenant."""
-        return Namespace(self.name, self.revision, str(self.shape.dtype).removeprefix("torch."), self.shape.layout())
+        return Namespace(
+            self.name,
+            self.revision,
+            str(self.shape.dtype).removeprefix("torch."),
+            self.shape.layout(),
+            rotary_switch=self.rotary.tokens if self.rotary else 0,
+        )
 
 
 def load_model(config: ModelConfig, device: torch.device, attention: str = "auto") -> LoadedModel:
@@ -61,9 +69,10 @@ def load_model(config: ModelConfig, device: torch.device, attention: str = "auto
     if text._attn_implementation != IMPLEMENTATION:
         raise refusal(config.path, "its attention is built into its layers and cannot be replaced")
     max_context = _max_context(config, text)
-    probed = probe(module, device, config.path, max_context)
+    rotary = find_rotary_switch(module, max_context)
+    probed = probe(module, device, config.path, max_context, rotary)
     if config.self_test:
-        self_test(module, probed, choose(attention, device, probed.shape.dtype), own, config.path, max_context, device)
+        self_test(module, probed, rotary, choose(attention, device, probed.shape.dtype), own, config.path, max_context, device)
     return LoadedModel(
         module=module,
         name=config.path,
@@ -72,6 +81,7 @@ def load_model(config: ModelConfig, device: torch.device, attention: str = "auto
         vocabulary=text.vocab_size,
         max_context=max_context,
         eos=end_tokens(module, directory, config.chat_template),
+        rotary=rotary,
         hidden=probed.hidden,
     )
 

@@ -9,15 +9,18 @@ a cached prefix wrongly.
 import inspect
 from collections import deque
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from pbkv_cluster.gpu_worker.attention import IMPLEMENTATION, PROBING
 from pbkv_cluster.gpu_worker.kv.storage import KvShape
 from pbkv_cluster.gpu_worker.model.hidden_state import captured
 from pbkv_cluster.gpu_worker.model.refusal import reason_of, refusal
+from pbkv_cluster.gpu_worker.model.rotary import RotarySwitch
 
 # Greatest difference, relative to the greatest value, that batches of one shape make between results for one token.
 _SAME = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -48,7 +51,7 @@ class _Probe:
         return value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
 
 
-def probe(module: Any, device: torch.device, path: str, max_context: int) -> Probed:
+def probe(module: Any, device: torch.device, path: str, max_context: int, rotary: RotarySwitch | None) -> Probed:
     """Learns what the attention of `module` asks for.
 
     Args:
@@ -56,6 +59,7 @@ def probe(module: Any, device: torch.device, path: str, max_context: int) -> Pro
         device: of the model.
         path: of the model, for errors.
         max_context: tokens; greater positions are never used.
+        rotary: of the model, if its rotary factors switch.
 
     Raises:
         StartupError: the engine cannot run the model.
@@ -70,7 +74,7 @@ def probe(module: Any, device: torch.device, path: str, max_context: int) -> Pro
         probed = _one_token(module, device, path)
     finally:
         module.set_attn_implementation(IMPLEMENTATION)
-    _tokens_alone(module, device, path, max_context)
+    _tokens_alone(module, device, path, max_context, rotary)
     return probed
 
 
@@ -126,13 +130,13 @@ class _Output(NamedTuple):
     values: torch.Tensor  # [1, tokens, ...]
 
 
-def _tokens_alone(module: Any, device: torch.device, path: str, max_context: int) -> None:
+def _tokens_alone(module: Any, device: torch.device, path: str, max_context: int, rotary: RotarySwitch | None) -> None:
     """Refuses a model in which a token's result depends on other tokens in any way but attention."""
     found: list[_Output] = []
     for seed in range(_ATTEMPTS):
         try:
             with torch.inference_mode():
-                difference = _first_difference(*_two_runs(module, seed, device, max_context))
+                difference = _first_difference(*_two_runs(module, seed, device, max_context, rotary))
         except Exception as error:
             raise refusal(path, reason_of(error)) from error
         if difference is None:
@@ -148,8 +152,13 @@ def _tokens_alone(module: Any, device: torch.device, path: str, max_context: int
     )
 
 
-def _two_runs(module: Any, seed: int, device: torch.device, max_context: int) -> tuple[list[_Output], list[_Output], int]:
-    """Outputs of two batches that have only one token and its position in common, and that token's index."""
+def _two_runs(
+    module: Any, seed: int, device: torch.device, max_context: int, rotary: RotarySwitch | None
+) -> tuple[list[_Output], list[_Output], int]:
+    """Outputs of two batches that have only one token and its position in common, and that token's index.
+
+    That token's sequence is a short one; in the second batch, the others' are long.
+    """
     generator = torch.Generator().manual_seed(seed)
     tokens = min(_TOKENS, max_context)
     row = tokens // 2
@@ -158,7 +167,12 @@ def _two_runs(module: Any, seed: int, device: torch.device, max_context: int) ->
     far[row] = near[row]
     ids = random_ids(module, 2 * tokens, generator).view(2, tokens)
     ids[1, row] = ids[0, row]
-    return _run(module, ids[0], near, device), _run(module, ids[1], far, device), row
+    beside_short, beside_long = np.zeros(tokens, dtype=bool), np.arange(tokens) != row
+    with rotary.chosen(beside_short) if rotary else nullcontext():
+        first = _run(module, ids[0], near, device)
+    with rotary.chosen(beside_long) if rotary else nullcontext():
+        second = _run(module, ids[1], far, device)
+    return first, second, row
 
 
 def _run(module: Any, ids: torch.Tensor, positions: Sequence[int], device: torch.device) -> list[_Output]:

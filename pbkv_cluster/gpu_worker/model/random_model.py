@@ -4,6 +4,7 @@ import inspect
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,28 @@ def cached() -> Path:
 
     It has about 5 M parameters, is built on first use and kept in the user's cache.
     """
+    return cached_model(f"random-llama-{_VERSION}", build)
+
+
+def cached_model(name: str, make: Callable[[Path], None]) -> Path:
+    """A directory of this name in the user's cache; if there is none, `make` fills a new one first.
+
+    A directory that is there is complete: it gets its name last. Of several processes that make one, the first wins.
+    """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = home / "pbkv_cluster" / f"random-llama-{_VERSION}"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(dir=path.parent))
-        build(building)
-        try:
-            building.rename(path)
-        except OSError:  # another process was faster
-            shutil.rmtree(building)
-            if not path.exists():
-                raise
+    path = home / "pbkv_cluster" / name
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=path.parent))
+    try:
+        make(building)
+        building.rename(path)
+    except OSError:  # another process was faster
+        if not path.exists():
+            raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
     return path
 
 

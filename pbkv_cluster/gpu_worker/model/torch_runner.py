@@ -97,6 +97,7 @@ class TorchRunner:
         """
         ids = np.concatenate([_ids(chunk) for chunk in chunks])
         positions = np.concatenate([np.arange(chunk.start, chunk.start + chunk.count) for chunk in chunks])
+        lengths = np.repeat([chunk.sequence.total for chunk in chunks], [chunk.count for chunk in chunks])
         ends = np.cumsum([chunk.count for chunk in chunks]) - 1
         last = [int(end) for end, chunk in zip(ends, chunks, strict=True) if chunk.final]
         # Without a final chunk one row is computed all the same: a model's head needs at least one.
@@ -104,7 +105,7 @@ class TorchRunner:
         paged = self._attention(self.storage, [_span(chunk) for chunk in chunks])
         project = self._project if any(_ends_prompt(chunk) for chunk in chunks) else None
         with captured(self.model.module) if project else nullcontext(list[torch.Tensor]()) as states:
-            logits = forward(self.model.module, paged, ids, positions, rows, self.storage.device)
+            logits = forward(self.model.module, paged, ids, positions, lengths, rows, self.storage.device, self.model.rotary)
         if project:
             at = {
                 chunk.sequence: _prompt_end(chunk, int(end))

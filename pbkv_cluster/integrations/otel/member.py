@@ -1,9 +1,14 @@
 """The OTLP receiver as a member of a cluster, if `otel.enabled` is set."""
 
+import asyncio
+from importlib import import_module
 from typing import TYPE_CHECKING
 
+from pbkv_cluster.cluster.membership.announcer import Announcer
 from pbkv_cluster.cluster.membership.member import MemberContext
+from pbkv_cluster.cluster.membership.problem_report import ProblemReport
 from pbkv_cluster.cluster.membership.redis_connection import RedisConnection
+from pbkv_cluster.core.background import first_failure
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import OtelConfig
 from pbkv_cluster.core.errors import StartupError
@@ -12,27 +17,41 @@ from pbkv_cluster.rpc.services import Services
 if TYPE_CHECKING:
     from pbkv_cluster.integrations.otel.receiver import OtelReceiver
 
+MEMBER = "otel"  # its name
+
 
 class OtelMember:
-    """Finds the predictor in the cluster's directory, and follows it when it moves."""
+    """Finds the predictor in the cluster's directory, and follows it when it moves; tells there what it has not understood."""
 
     def __init__(self, context: MemberContext) -> None:
         self._context = context
         self._redis = RedisConnection(context)
         self._receiver: OtelReceiver | None = None
+        self._announcer: Announcer | None = None
+
+    def prepare(self) -> None:
+        import_module("pbkv_cluster.integrations.otel.receiver")
 
     async def start(self) -> str:
         """Raises:
         StartupError: a package is missing, or a port cannot be bound.
         """
-        self._receiver = make_receiver(self._context.config.otel, self._redis.directory, SystemClock())
-        return await self._receiver.start(self._context.host)
+        directory = self._redis.directory
+        receiver = self._receiver = make_receiver(self._context.config.otel, directory, SystemClock())
+        address = await receiver.start(self._context.host)
+        report = ProblemReport(directory, MEMBER, reasons=receiver.reasons)
+        self._announcer = Announcer(report.announce, report.withdraw, directory.renewal_interval_s)
+        await self._announcer.start()
+        return address
 
     async def wait(self) -> None:
         assert self._receiver is not None, "the member was not started"
-        await self._receiver.wait()
+        assert self._announcer is not None, "the member was not started"
+        await first_failure(asyncio.ensure_future(self._receiver.wait()), asyncio.ensure_future(self._announcer.wait()))
 
     async def stop(self) -> None:
+        if self._announcer is not None:
+            await self._announcer.stop()
         if self._receiver is not None:
             await self._receiver.stop()
         await self._redis.close()

@@ -29,7 +29,8 @@ class Reason(StrEnum):
     WORKFLOW_DROPPED = "workflow_dropped"  # too many are open, and this one was silent for longest: it was ended
 
 
-_EXPECTED = (Reason.SPAN_DUPLICATE, Reason.WORKFLOW_SILENT, Reason.WORKFLOW_REASSIGNED)
+# What happens in good order, too.
+EXPECTED = (Reason.SPAN_DUPLICATE, Reason.WORKFLOW_SILENT, Reason.WORKFLOW_REASSIGNED)
 
 
 class Notices:
@@ -59,4 +60,4 @@ class Notices:
 
     def summary(self) -> str:
         """The counts of what the application may want to mend; empty if there is nothing."""
-        return ", ".join(f"{reason} {count}" for reason, count in sorted(self.counts.items()) if reason not in _EXPECTED)
+        return ", ".join(f"{reason} {count}" for reason, count in sorted(self.counts.items()) if reason not in EXPECTED)

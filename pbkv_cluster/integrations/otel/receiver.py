@@ -95,6 +95,11 @@ class OtelReceiver:
             response.partial_success.error_message = "; ".join(problems.messages)
         return response
 
+    def reasons(self) -> dict[str, int]:
+        """How many spans, steps, workflows and events were dropped or not understood, or otherwise noticed, by reason."""
+        noticed = {str(reason): count for reason, count in self.collector.notices.counts.items()}
+        return noticed | {str(name): count for name, count in self.decisions.items()}
+
     async def wait(self) -> None:
         """Runs until a part fails, then raises its error."""
         await self._background.failure()

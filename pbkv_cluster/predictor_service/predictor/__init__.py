@@ -1,8 +1,8 @@
 """Predictors: the contract (`base`), the registry `PREDICTORS`, and ours, `expert_predictor`.
 
 Ours keeps a `prediction_state` for each open workflow, and names the agents of its forecasts in `agent_forecasts`.
-`learnt_events` says how far workflows were learnt from before a restart.
-`explanation` is why a forecast is what it is, and `warm_up` compiles a predictor's code before it is needed.
+`learnt_events` says how far workflows were learnt from before a restart, `explanation` is why a forecast is what it is, and
+`warm_up` compiles a predictor's code before it is needed.
 """
 
 from collections.abc import Sequence

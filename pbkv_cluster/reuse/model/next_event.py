@@ -68,9 +68,17 @@ class NextEventModel:
 
     def counts(self, chosen: set[int] | None = None) -> Iterator[tuple[int, Mapping[Event, float]]]:
         """The counts of some contexts, or of all, the one seen longest ago first."""
-        for context, counts in self._counts.items():
-            if chosen is None or context in chosen:
-                yield context, counts
+        if chosen is None:
+            yield from self._counts.items()
+            return
+        found = list[int]()
+        for context in reversed(self._counts):  # from the latest, since those are the ones that are asked for
+            if len(found) == len(chosen):
+                break
+            if context in chosen:
+                found.append(context)
+        for context in reversed(found):
+            yield context, self._counts[context]
 
     def put(self, context: int, counts: dict[Event, float]) -> None:
         """Replaces the counts of a context."""

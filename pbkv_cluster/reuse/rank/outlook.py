@@ -175,9 +175,16 @@ class Outlook:
 
     def refresh(self, outlooks: Sequence[WorkflowOutlook], now: float) -> None:
         """Brings `unused` of some workflows up to date, as far as it is out of date."""
-        if changed := [each for each in outlooks if not each.current or self._is_news(each)]:
+        # Ranking a single block can ask for all active workflows, few of which have changed: no calls for the others.
+        if changed := [
+            each
+            for each in outlooks
+            if not each.current or (each.users[0].forecast is not each.forecast and self._is_news(each))
+        ]:
             self.predict(changed)
-        stale = [each for each in outlooks if each.unused_at < 0.0 or now - each.unused_at > self._fresh_s(each, now)]
+        # `unused` holds ever longer, as a pause or a step that has lasted goes on.
+        fresh = 0.5 * self.timing.unit  # seconds, at the least
+        stale = [each for each in outlooks if each.unused_at < 0.0 or now - each.unused_at > fresh + 0.2 * (now - each.since)]
         if stale:
             phases = [
                 Phase(
@@ -256,7 +263,7 @@ class Outlook:
         heapq.heappush(self._deadlines, (outlook.unused_at - 0.4 * outlook.since, outlook.update, outlook))
 
     def _find_due(self, now: float) -> None:
-        # A workflow is due after twice the time in which it gets stale, see `_fresh_s`: when now - unused_at exceeds
+        # A workflow is due after twice the time in which it gets stale, see `refresh`: when now - unused_at exceeds
         # unit + 0.4 (now - since). The heap is ordered by the workflow's part of this, so that the order holds whatever becomes
         # of the unit.
         self.due = []
@@ -264,10 +271,6 @@ class Outlook:
             _, update, outlook = heapq.heappop(self._deadlines)
             if outlook.update == update and outlook.unused_at >= 0.0 and self.workflows.get(outlook.id) is outlook:
                 self.due.append(outlook.id)
-
-    def _fresh_s(self, outlook: WorkflowOutlook, now: float) -> float:
-        """Seconds for which `unused` holds: ever longer, as a pause or a step that has lasted goes on."""
-        return 0.5 * self.timing.unit + 0.2 * (now - outlook.since)
 
 
 def _products(table: Floats, rows: Sequence[Sequence[int]]) -> Floats:

@@ -96,7 +96,7 @@ class WorkflowOutlook:
 
     def is_queued(self, segment: Segment) -> bool:
         """Whether a waiting step uses a segment."""
-        return any(segment in segments for segments in self.queued.values())
+        return bool(self.queued) and any(segment in segments for segments in self.queued.values())
 
     def predict_events(self, model: AccessModel, share: float) -> bool:
         """Predicts the next event after the present step from the latest forecast. Returns whether `probability` must follow.

@@ -40,25 +40,35 @@ class StoreStat(_message.Message):
     guard: GuardStat
     def __init__(self, tiers: _Optional[_Iterable[_Union[TierStat, _Mapping]]] = ..., policy: _Optional[str] = ..., decisions: _Optional[_Mapping[str, int]] = ..., guard: _Optional[_Union[GuardStat, _Mapping]] = ...) -> None: ...
 
+class CacheHits(_message.Message):
+    __slots__ = ("gpu_tokens", "tokens")
+    GPU_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    gpu_tokens: int
+    tokens: int
+    def __init__(self, gpu_tokens: _Optional[int] = ..., tokens: _Optional[int] = ...) -> None: ...
+
 class GuardStat(_message.Message):
-    __slots__ = ("leaning", "switches", "prompt_tokens", "hit_tokens", "lru_hit_tokens", "policy_shadow_hit_tokens", "evicted_by_lru", "evicted_by_policy")
+    __slots__ = ("leaning", "switches", "prompt_tokens", "hits", "lru_hits", "policy_hits", "evicted_by_lru", "evicted_by_policy", "saved_s")
     LEANING_FIELD_NUMBER: _ClassVar[int]
     SWITCHES_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    HIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    LRU_HIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    POLICY_SHADOW_HIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    HITS_FIELD_NUMBER: _ClassVar[int]
+    LRU_HITS_FIELD_NUMBER: _ClassVar[int]
+    POLICY_HITS_FIELD_NUMBER: _ClassVar[int]
     EVICTED_BY_LRU_FIELD_NUMBER: _ClassVar[int]
     EVICTED_BY_POLICY_FIELD_NUMBER: _ClassVar[int]
+    SAVED_S_FIELD_NUMBER: _ClassVar[int]
     leaning: bool
     switches: int
     prompt_tokens: int
-    hit_tokens: int
-    lru_hit_tokens: int
-    policy_shadow_hit_tokens: int
+    hits: CacheHits
+    lru_hits: CacheHits
+    policy_hits: CacheHits
     evicted_by_lru: int
     evicted_by_policy: int
-    def __init__(self, leaning: _Optional[bool] = ..., switches: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., hit_tokens: _Optional[int] = ..., lru_hit_tokens: _Optional[int] = ..., policy_shadow_hit_tokens: _Optional[int] = ..., evicted_by_lru: _Optional[int] = ..., evicted_by_policy: _Optional[int] = ...) -> None: ...
+    saved_s: float
+    def __init__(self, leaning: _Optional[bool] = ..., switches: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., hits: _Optional[_Union[CacheHits, _Mapping]] = ..., lru_hits: _Optional[_Union[CacheHits, _Mapping]] = ..., policy_hits: _Optional[_Union[CacheHits, _Mapping]] = ..., evicted_by_lru: _Optional[int] = ..., evicted_by_policy: _Optional[int] = ..., saved_s: _Optional[float] = ...) -> None: ...
 
 class StatRequest(_message.Message):
     __slots__ = ()
@@ -87,12 +97,14 @@ class PrefetchResponse(_message.Message):
     def __init__(self, loaded_tokens: _Optional[int] = ..., resident_tokens: _Optional[int] = ...) -> None: ...
 
 class LeaseArenaRequest(_message.Message):
-    __slots__ = ("worker_id", "bytes")
+    __slots__ = ("worker_id", "bytes", "may_be_less")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAY_BE_LESS_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     bytes: int
-    def __init__(self, worker_id: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
+    may_be_less: bool
+    def __init__(self, worker_id: _Optional[str] = ..., bytes: _Optional[int] = ..., may_be_less: _Optional[bool] = ...) -> None: ...
 
 class LeaseArenaResponse(_message.Message):
     __slots__ = ("path", "offset", "bytes", "lease_s")

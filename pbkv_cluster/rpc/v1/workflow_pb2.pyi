@@ -125,7 +125,7 @@ class GetClusterStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetClusterStatusResponse(_message.Message):
-    __slots__ = ("cluster", "model", "workers", "open_workflows", "running_steps", "predictor_reachable", "index_reachable", "totals", "decisions", "predictor_address", "problems", "log_path", "members")
+    __slots__ = ("cluster", "model", "workers", "open_workflows", "running_steps", "predictor_reachable", "index_reachable", "totals", "decisions", "predictor_address", "problems", "log_path", "reasons", "members")
     class Worker(_message.Message):
         __slots__ = ("worker_id", "node_id", "address", "reachable", "store", "running", "waiting", "access_updates_applied", "access_workflows", "predictor_reachable")
         WORKER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -156,6 +156,20 @@ class GetClusterStatusResponse(_message.Message):
         member: str
         problem: str
         def __init__(self, member: _Optional[str] = ..., problem: _Optional[str] = ...) -> None: ...
+    class Reasons(_message.Message):
+        __slots__ = ("member", "times")
+        class TimesEntry(_message.Message):
+            __slots__ = ("key", "value")
+            KEY_FIELD_NUMBER: _ClassVar[int]
+            VALUE_FIELD_NUMBER: _ClassVar[int]
+            key: str
+            value: int
+            def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+        MEMBER_FIELD_NUMBER: _ClassVar[int]
+        TIMES_FIELD_NUMBER: _ClassVar[int]
+        member: str
+        times: _containers.ScalarMap[str, int]
+        def __init__(self, member: _Optional[str] = ..., times: _Optional[_Mapping[str, int]] = ...) -> None: ...
     class Totals(_message.Message):
         __slots__ = ("steps", "prompt_tokens", "available_tokens", "captured", "delivered", "computed_tokens", "generated_tokens")
         STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -203,6 +217,7 @@ class GetClusterStatusResponse(_message.Message):
     PREDICTOR_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     LOG_PATH_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     model: str
@@ -216,5 +231,6 @@ class GetClusterStatusResponse(_message.Message):
     predictor_address: str
     problems: _containers.RepeatedCompositeFieldContainer[GetClusterStatusResponse.Problem]
     log_path: str
+    reasons: _containers.RepeatedCompositeFieldContainer[GetClusterStatusResponse.Reasons]
     members: _containers.RepeatedCompositeFieldContainer[GetClusterStatusResponse.Member]
-    def __init__(self, cluster: _Optional[str] = ..., model: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[GetClusterStatusResponse.Worker, _Mapping]]] = ..., open_workflows: _Optional[int] = ..., running_steps: _Optional[int] = ..., predictor_reachable: _Optional[bool] = ..., index_reachable: _Optional[bool] = ..., totals: _Optional[_Union[GetClusterStatusResponse.Totals, _Mapping]] = ..., decisions: _Optional[_Mapping[str, int]] = ..., predictor_address: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[GetClusterStatusResponse.Problem, _Mapping]]] = ..., log_path: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GetClusterStatusResponse.Member, _Mapping]]] = ...) -> None: ...
+    def __init__(self, cluster: _Optional[str] = ..., model: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[GetClusterStatusResponse.Worker, _Mapping]]] = ..., open_workflows: _Optional[int] = ..., running_steps: _Optional[int] = ..., predictor_reachable: _Optional[bool] = ..., index_reachable: _Optional[bool] = ..., totals: _Optional[_Union[GetClusterStatusResponse.Totals, _Mapping]] = ..., decisions: _Optional[_Mapping[str, int]] = ..., predictor_address: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[GetClusterStatusResponse.Problem, _Mapping]]] = ..., log_path: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[GetClusterStatusResponse.Reasons, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[GetClusterStatusResponse.Member, _Mapping]]] = ...) -> None: ...

@@ -1,52 +1,16 @@
 """Compares policies on one workload. Runs that several rows need, of LRU and the oracle, are made once."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 from pbkv_cluster.simulator.engine.result import SimulationResult
 from pbkv_cluster.simulator.engine.simulation import Setup, simulate
 from pbkv_cluster.simulator.evaluation.pressure import PressureScale
+from pbkv_cluster.simulator.evaluation.row import Row, figures, gap_closed, gpu_gap_closed, ratios
 from pbkv_cluster.simulator.workload.token_source import TokenSource
 
 BASELINE, BOUND = "lru", "oracle"
-_TARGET_TOLERANCE = 0.05  # of the requested pressure
-
-
-def on_target(pressure: float, measured: float) -> bool:
-    """Whether the measured pressure of a capacity is close enough to the requested one for rows to be compared."""
-    return abs(measured - pressure) <= _TARGET_TOLERANCE
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One run. Hit rates are shares of the prompt tokens; latencies exclude the pauses between steps."""
-
-    workload: str
-    pressure: float  # requested share of the infinite cache's hits that LRU gets
-    policy: str
-    seed: int
-    capacity_blocks: int
-    hit_gpu: float
-    hit_any: float
-    hit_infinite: float
-    ratio_to_lru: float | None  # of the GPU hit rates; None if LRU hits nothing
-    gap_closed: float | None  # share of the gap in GPU hit rate from LRU to the oracle; None without an oracle or a gap
-    latency_mean_s: float
-    latency_p95_s: float
-    ttft_mean_s: float
-    recomputed_tokens: int
-    preemptions: int
-    pressure_measured: float  # share of the infinite cache's hits that LRU got
-    guard_lru_share: float | None = None  # share of the evicted GPU blocks that LRU chose; None: there was no guard
-
-    @property
-    def on_target(self) -> bool:
-        """Whether the measured pressure is close to the requested one; if not, the row says nothing about the latter."""
-        return on_target(self.pressure, self.pressure_measured)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class _Base(NamedTuple):
@@ -73,7 +37,7 @@ class Comparison:
         setup: everything else; its capacities and policy are ignored.
         host_ratio: host blocks per GPU block.
         on_run: called after each run.
-        known: rows of an earlier comparison of the same workload and seed, whose capacities and gaps are used again.
+        known: rows of an earlier comparison of the same workload, seed and host ratio, which are not made again.
         """
         self._tokens = tokens
         self._setup = setup
@@ -81,16 +45,16 @@ class Comparison:
         self._on_run = on_run
         self._scale: PressureScale | None = None
         self._bases: dict[float, _Base] = {}
-        self._results: dict[tuple[str, int], SimulationResult] = {}  # by policy and blocks: pressures can share a capacity
-        self._hits: dict[tuple[str, int], float] = {}  # GPU hit rates of LRU and the oracle
+        self._references: dict[tuple[str, int], SimulationResult] = {}  # by LRU or the oracle, and blocks
+        self._rows: dict[tuple[str, int], Row] = {}  # likewise: pressures can share a capacity
         for row in known:
             if row.policy == BASELINE:
                 self._bases[row.pressure] = _Base(row.capacity_blocks, row.pressure_measured, row.hit_infinite)
             if row.policy in (BASELINE, BOUND):
-                self._hits[row.policy, row.capacity_blocks] = row.hit_gpu
+                self._rows[row.policy, row.capacity_blocks] = row
 
     def row(self, policy: str, pressure: float, setup: Setup | None = None) -> Row:
-        """The row of one policy. Its gap is known if the oracle's row was made before, or was among the known rows.
+        """The row of one policy. Its gaps are known if the oracle's row was made before, or was among the known rows.
 
         Args:
             policy: its name.
@@ -101,32 +65,20 @@ class Comparison:
             InvalidArgument: see `PressureScale` and `simulate`.
         """
         base = self._base(pressure)
-        if setup is not None and policy not in (BASELINE, BOUND):
-            result = self._simulate(policy, base.blocks, setup)
+        if policy in (BASELINE, BOUND):
+            row = self._reference_row(policy, pressure)
         else:
-            result = self._result(policy, base.blocks)
-        lru = self._hit(BASELINE, base.blocks)
-        gap = self._hits.get((BOUND, base.blocks), lru) - lru
-        assert result.latency is not None, "a workload has at least one step"
-        assert result.ttft is not None
-        return Row(
-            workload=self._tokens.workload.name,
-            pressure=pressure,
-            policy=policy,
-            seed=self._setup.seed,
-            capacity_blocks=base.blocks,
-            hit_gpu=result.hit_gpu,
-            hit_any=result.hit_any,
-            hit_infinite=base.hit_infinite,
-            ratio_to_lru=result.hit_gpu / lru if lru else None,
-            gap_closed=(result.hit_gpu - lru) / gap if gap > 0 else None,
-            latency_mean_s=result.latency.mean,
-            latency_p95_s=result.latency.p95,
-            ttft_mean_s=result.ttft.mean,
-            recomputed_tokens=result.meter.available_tokens - sum(result.meter.delivered.values()),
-            preemptions=result.preemptions,
-            pressure_measured=base.share,
-            guard_lru_share=None if result.guard is None else result.guard.lru_share,
+            row = self._row(policy, pressure, self._simulate(policy, base.blocks, setup or self._setup))
+        lru = self._reference_row(BASELINE, pressure)
+        row = replace(row, pressure=pressure, over_lru=ratios(row, lru))
+        oracle = self._rows.get((BOUND, base.blocks))
+        if oracle is None or oracle.bound_tokens is None:
+            return row
+        return replace(
+            row,
+            bound_tokens=oracle.bound_tokens,
+            gap_closed=gap_closed(row, lru, oracle.bound_tokens),
+            gpu_gap_closed=gpu_gap_closed(row, lru, oracle),
         )
 
     def _base(self, pressure: float) -> _Base:
@@ -136,26 +88,64 @@ class Comparison:
             found = self._scale.find(pressure)
             self._bases[pressure] = _Base(found.blocks, found.share, self._scale.infinite.hit_gpu)
             if self._host_blocks(found.blocks) == 0:
-                self._results[BASELINE, found.blocks] = found.lru
+                self._references[BASELINE, found.blocks] = found.lru
         return self._bases[pressure]
 
-    def _hit(self, policy: str, blocks: int) -> float:
-        if (policy, blocks) not in self._hits:
-            self._result(policy, blocks)
-        return self._hits[policy, blocks]
+    def _reference_row(self, policy: str, pressure: float) -> Row:
+        blocks = self._base(pressure).blocks
+        if (policy, blocks) not in self._rows:
+            row = self._row(policy, pressure, self._reference(policy, blocks))
+            if policy == BOUND:
+                row = replace(row, bound_tokens=min(row.recomputed_tokens, self._with_all_on_gpu(blocks)))
+            self._rows[policy, blocks] = row
+        return self._rows[policy, blocks]
 
-    def _result(self, policy: str, blocks: int) -> SimulationResult:
-        if (policy, blocks) not in self._results:
-            self._results[policy, blocks] = self._simulate(policy, blocks, self._setup)
-        result = self._results[policy, blocks]
-        if policy in (BASELINE, BOUND):
-            self._hits[policy, blocks] = result.hit_gpu
-        return result
+    def _reference(self, policy: str, blocks: int) -> SimulationResult:
+        if (policy, blocks) not in self._references:
+            self._references[policy, blocks] = self._simulate(policy, blocks, self._setup)
+        return self._references[policy, blocks]
+
+    def _with_all_on_gpu(self, blocks: int) -> int:
+        """Tokens that the oracle recomputes with all memory on one GPU: nothing lies in two places."""
+        setup, host_blocks = self._setup, self._host_blocks(blocks)
+        if not host_blocks and setup.workers == 1:
+            return self._reference(BOUND, blocks).recomputed_tokens
+        engine = setup.engine.model_copy(
+            update={name: setup.workers * getattr(setup.engine, name) for name in ("max_running", "max_batch_tokens")}
+        )
+        setup = replace(
+            setup,
+            policy=BOUND,
+            workers=1,
+            gpu_blocks=setup.workers * (blocks + host_blocks),
+            host_blocks=0,
+            engine=engine,
+            adversary=False,
+            noise=0.0,
+        )
+        result = simulate(self._tokens, setup, self._reference(BASELINE, blocks))
+        self._on_run()
+        return result.recomputed_tokens
+
+    def _row(self, policy: str, pressure: float, result: SimulationResult) -> Row:
+        base = self._base(pressure)
+        return Row(
+            workload=self._tokens.workload.name,
+            pressure=pressure,
+            policy=policy,
+            seed=self._setup.seed,
+            capacity_blocks=base.blocks,
+            host_blocks=self._host_blocks(base.blocks),
+            hit_infinite=base.hit_infinite,
+            pressure_measured=base.share,
+            **figures(result),
+        )
 
     def _simulate(self, policy: str, blocks: int, setup: Setup) -> SimulationResult:
-        if policy in (BASELINE, BOUND):
-            setup = replace(setup, adversary=False, noise=0.0)
-        reference = self._result(BASELINE, blocks) if policy == BOUND else None
+        if policy in (BASELINE, BOUND):  # LRU on every tier, as a cache without us would be; the oracle sees to itself
+            cache = setup.cache.model_copy(update={"host_policy": BASELINE})
+            setup = replace(setup, adversary=False, noise=0.0, cache=cache)
+        reference = self._reference(BASELINE, blocks) if policy == BOUND else None
         sized = replace(setup, policy=policy, gpu_blocks=blocks, host_blocks=self._host_blocks(blocks))
         result = simulate(self._tokens, sized, reference)
         self._on_run()

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.reuse.model.access_model import train as train_access
 from pbkv_cluster.simulator.engine.simulation import Setup
-from pbkv_cluster.simulator.evaluation.comparison import BASELINE, BOUND, Comparison, Row
+from pbkv_cluster.simulator.evaluation.comparison import BASELINE, BOUND, Comparison
 from pbkv_cluster.simulator.evaluation.grid import check_grid
+from pbkv_cluster.simulator.evaluation.row import Row
 from pbkv_cluster.simulator.prediction.training import trained_state
 from pbkv_cluster.simulator.traces.files import Trace
 from pbkv_cluster.simulator.workload.access_logs import access_logs

@@ -1,5 +1,9 @@
 """The clairvoyant policy: evicts the block whose next use is furthest away (Belady, IBM Systems Journal 5(2), 1966).
 
+It is the policy of all tiers. What leaves the GPU takes the place of what the next tier would use last, if that is later; so
+what is dropped is, of all that the tiers hold together, the block that is used last. That is Belady over the total memory but
+for what lies in two tiers at a time; `evaluation.comparison` also runs it with all memory on the GPU, for a bound without that.
+
 When a block is used next depends on how fast everything runs, and so on the policy itself. The oracle takes the order in which
 steps began in an earlier run of the same workload under LRU, and skips the steps that have begun in this run. It knows exactly
 which steps use which blocks, and nearly exactly in which order: a strong reference, not a proven bound. Like every policy it

@@ -10,9 +10,8 @@ from pbkv_cluster.client import AsyncClient, AsyncWorkflow
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.errors import InvalidArgument, PbkvError
 from pbkv_cluster.core.tokens import count, pack
-from pbkv_cluster.core.usage import HitMeter
-from pbkv_cluster.simulator.replay.report import Failure, ReplayReport
-from pbkv_cluster.simulator.spread import Spread
+from pbkv_cluster.simulator.replay.measurement import Measurement
+from pbkv_cluster.simulator.replay.report import ReplayReport
 from pbkv_cluster.simulator.traces.step_traces import TraceStep, TraceWorkflow
 from pbkv_cluster.simulator.workload.prompts import PromptBuilder
 
@@ -65,12 +64,7 @@ class Replay:
         self._on_step = on_step
         self._clock = clock or SystemClock()
         self._sleep = sleep
-        self._meter = HitMeter()
-        self._ttfts: list[float] = []
-        self._latencies: list[float] = []
-        self._failures: list[Failure] = []
-        self._retries = 0
-        self._preemptions = 0
+        self._measured = Measurement()
 
     async def run(self, workflows: Sequence[TraceWorkflow]) -> ReplayReport:
         """Replays the workflows, each in order as soon as fewer than `concurrency` run, and reports."""
@@ -79,16 +73,7 @@ class Replay:
         async with asyncio.TaskGroup() as group:
             for _ in range(self._options.concurrency):
                 group.create_task(self._drain(queue))
-        return ReplayReport(
-            meter=self._meter,
-            ttft=Spread.of(self._ttfts),
-            workflow_latency=Spread.of(self._latencies),
-            completed=len(self._latencies),
-            retries=self._retries,
-            preemptions=self._preemptions,
-            failures=tuple(self._failures),
-            wall_s=self._clock.now() - started,
-        )
+        return self._measured.report(self._clock.now() - started)
 
     async def _drain(self, queue: Iterator[TraceWorkflow]) -> None:
         for workflow in queue:
@@ -108,16 +93,16 @@ class Replay:
                 await (await opening).end()
             raise
         except PbkvError as error:
-            self._failures.append(Failure(trace.id, None, f"cannot be started: {error}"))
+            self._measured.failure(trace.id, None, f"cannot be started: {error}")
             return
         try:
             if await self._run_steps(workflow, trace):
-                self._latencies.append(self._clock.now() - started)
+                self._measured.workflow(self._clock.now() - started)
         finally:  # also if the replay is interrupted
             try:
                 await workflow.end()
             except PbkvError as error:
-                self._failures.append(Failure(trace.id, None, f"cannot be ended: {error}"))
+                self._measured.failure(trace.id, None, f"cannot be ended: {error}")
 
     async def _run_steps(self, workflow: AsyncWorkflow, trace: TraceWorkflow) -> bool:
         """Runs all steps; False if one failed."""
@@ -127,7 +112,7 @@ class Replay:
                 if position + 1 < len(trace.steps):
                     await self._pause(workflow, step)
             except PbkvError as error:
-                self._failures.append(Failure(trace.id, position, str(error)))
+                self._measured.failure(trace.id, position, str(error))
                 return False
         return True
 
@@ -142,10 +127,7 @@ class Replay:
         )
         if pack(result.token_ids) != forced:
             raise PbkvError(f"the server answered {len(result.token_ids)} tokens other than the {count(forced)} forced ones")
-        self._meter.add(result.usage)
-        self._ttfts.append(result.usage.ttft_s)
-        self._retries += result.usage.retries
-        self._preemptions += result.usage.preemptions
+        self._measured.step(result.usage)
         self._on_step()
 
     async def _pause(self, workflow: AsyncWorkflow, step: TraceStep) -> None:

@@ -36,7 +36,7 @@ class ReplayReport:
     @property
     def recomputed_tokens(self) -> int:
         """Prompt tokens that were computed, but that an infinite cache would have had."""
-        return self.meter.available_tokens - sum(self.meter.delivered.values())
+        return self.meter.recomputed_tokens
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values: rates from 0 to 1 (null if there was no prompt token), tokens, seconds."""

@@ -7,8 +7,9 @@ from typing import NamedTuple
 from pbkv_cluster.core.config import CacheConfig, Config, PredictorConfig
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.simulator.engine.simulation import Setup
-from pbkv_cluster.simulator.evaluation.comparison import BASELINE, Comparison, Row
+from pbkv_cluster.simulator.evaluation.comparison import BASELINE, Comparison
 from pbkv_cluster.simulator.evaluation.experiment import train_state
+from pbkv_cluster.simulator.evaluation.row import Row
 from pbkv_cluster.simulator.traces.files import Trace
 from pbkv_cluster.simulator.tuning.knobs import Values, with_values
 from pbkv_cluster.simulator.tuning.objective import Objective

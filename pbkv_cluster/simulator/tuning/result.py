@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pbkv_cluster.simulator.evaluation.comparison import on_target
+from pbkv_cluster.simulator.evaluation.row import on_target
 from pbkv_cluster.simulator.tuning.knobs import Values
 from pbkv_cluster.simulator.tuning.objective import Objective
 

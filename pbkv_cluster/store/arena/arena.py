@@ -34,15 +34,17 @@ class Region:
 class Arena:
     """A file of fixed size that every worker of the node maps a region of."""
 
-    def __init__(self, capacity: int, ttl_s: float, clock: Clock, directory: Path | None = None) -> None:
+    def __init__(self, capacity: int, ttl_s: float, clock: Clock, directory: Path | None = None, workers: int = 1) -> None:
         """Args:
         capacity: bytes; memory is taken by regions only.
         ttl_s: seconds after which a region expires if its worker does not renew it.
         clock: time of expiry.
         directory: where the file is; by default in the machine's shared memory.
+        workers: that are meant to use it; equal parts are theirs.
         """
         self.capacity = capacity // mmap.PAGESIZE * mmap.PAGESIZE
         self.ttl_s = ttl_s
+        self._part = self.capacity // workers
         self._clock = clock
         with tempfile.TemporaryFile(dir=directory or default_directory()) as file:
             self._file = os.dup(file.fileno())
@@ -50,9 +52,10 @@ class Arena:
         os.ftruncate(self._file, self.capacity)
         self._regions: dict[str, Region] = {}
 
-    def acquire(self, worker_id: str, size: int) -> Region:
+    def acquire(self, worker_id: str, size: int, may_be_less: bool = False) -> Region:
         """Gives a worker a region of at least `size` bytes, or renews the one that it has.
 
+        With `may_be_less` it is as large as there is room for, but no larger than `size` or an equal part of the arena.
         Size 0 renews the worker's region whatever its size; a worker without one gets an empty region, which makes it known.
 
         Raises:
@@ -61,6 +64,8 @@ class Arena:
         """
         if size < 0:
             raise InvalidArgument("bytes", f"must not be negative, got {size}")
+        if may_be_less:
+            size = min(size, self._part, self._largest_gap(worker_id))
         size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         expires_at = self._clock.now() + self.ttl_s
         region = self._regions.get(worker_id)
@@ -107,12 +112,18 @@ class Arena:
         del self._regions[worker_id]
         return True
 
+    def _largest_gap(self, worker_id: str) -> int:
+        """Bytes of the largest region that a worker could have in place of its own."""
+        others = [region for name, region in self._regions.items() if name != worker_id]
+        edges = [0, *(edge for each in sorted(others, key=_offset) for edge in (each.offset, each.offset + each.size))]
+        return max(end - start for start, end in zip(edges[::2], [*edges[1::2], self.capacity], strict=True))
+
     def _reserve(self, size: int) -> int:
         """Reserves memory in the first gap that is large enough. Returns its offset."""
         if size == 0:
             return 0
         at = 0
-        for region in sorted(self._regions.values(), key=lambda region: region.offset):
+        for region in sorted(self._regions.values(), key=_offset):
             if region.offset - at >= size:
                 break
             at = region.offset + region.size
@@ -125,6 +136,16 @@ class Arena:
                 raise
             raise ResourceExhausted(f"the machine's shared memory has no room for {size} bytes: {error.strerror}") from error
         return at
+
+
+def _offset(region: Region) -> int:
+    return region.offset
+
+
+def free_shared_memory() -> int:
+    """Bytes that the machine's shared memory can hold beside what it holds now."""
+    free = os.statvfs(default_directory())
+    return free.f_bavail * free.f_frsize
 
 
 def default_directory() -> Path:

@@ -1,6 +1,6 @@
 """Directory entries, one for each member or workflow of a cluster, and their JSON."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Generic, TypeVar
 
 from pydantic import AfterValidator, AllowInfNan, Field, TypeAdapter, ValidationError
@@ -15,6 +15,7 @@ E = TypeVar("E")
 
 MAX_ENTRY_BYTES = 4 << 20  # a declared step graph is the largest part
 MAX_PROBLEMS = 16  # of one member
+MAX_REASONS = 64  # of one member
 MAX_PROBLEM_CHARACTERS = 1000
 _MOST = 1 << 53
 
@@ -75,10 +76,11 @@ class ServiceEntry:
 
 @dataclass(frozen=True, slots=True)
 class ProblemsEntry:
-    """What does not work as it should at a member that serves nevertheless, in words for people."""
+    """What does not work as it should at a member that serves nevertheless, in words for people; and what it has counted."""
 
     member: _Id
-    problems: Annotated[tuple[_Problem, ...], Field(max_length=MAX_PROBLEMS)]
+    problems: Annotated[tuple[_Problem, ...], Field(max_length=MAX_PROBLEMS)] = ()
+    reasons: Annotated[dict[_Name, _Count], Field(max_length=MAX_REASONS)] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

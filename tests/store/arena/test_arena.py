@@ -65,6 +65,20 @@ def test_sizes_are_rounded_up_to_pages(arena: Arena) -> None:
     assert arena.acquire("two", 1).offset % PAGE == 0
 
 
+def test_a_region_that_may_be_less_takes_what_there_is_but_no_more_than_its_part(shared_dir: Path, clock: ManualClock) -> None:
+    arena = Arena(PAGES * PAGE, TTL_S, clock, shared_dir, workers=3)
+    assert arena.acquire("one", 100 * PAGE, may_be_less=True).size == 4 * PAGE
+    assert arena.acquire("two", 3 * PAGE, may_be_less=True).size == 3 * PAGE
+    again = arena.acquire("one", 100 * PAGE, may_be_less=True)
+    assert (again.offset, again.size) == (0, 4 * PAGE)
+    arena.acquire("three", 4 * PAGE)
+    assert arena.acquire("four", 100 * PAGE, may_be_less=True).size == PAGE
+    assert arena.acquire("five", 100 * PAGE, may_be_less=True).size == 0
+    with pytest.raises(ResourceExhausted, match="no room"):
+        arena.acquire("six", 100 * PAGE)
+    arena.close()
+
+
 def test_the_capacity_is_whole_pages_and_the_file_has_that_length(shared_dir: Path, clock: ManualClock) -> None:
     arena = Arena(3 * PAGE + 100, TTL_S, clock, shared_dir)
     assert arena.capacity == arena.path.stat().st_size == 3 * PAGE

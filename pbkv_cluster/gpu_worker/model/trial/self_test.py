@@ -6,25 +6,21 @@ attention back end that will serve. Prompts are random and always the same:
 - short, long, and long in chunks; the long one is longer than every sliding window, as far as the bounds below allow;
 - several in one batch, with decodes; and one that goes on from blocks that another has computed;
 - long over the model's own cache, whose windows come from the configuration and not from the mask;
-- a short one at the end of the context, alone and beside one at its beginning: rotary factors may switch between the two.
+- a short one at the end of the context, alone and beside one at its beginning: rotary factors may switch between the two. Where
+  they are known to switch, also the longest that is still short, and the shortest that is long, in one batch.
 
-What is allowed follows the dtype, and the noise of the model itself: how much its own attention differs between two ways to
-compute the same (the whole prompt or its beginning, fused or eager kernels).
+What is allowed follows the dtype, and the noise of the model itself (see `logits`): how much its own attention differs between
+two ways to compute the same (the whole prompt or its beginning, fused or eager kernels).
 
-Time and memory are bounded. All cases run about `_PASSES` times the long prompt through the model, and `_FLOP` limits what that
-costs: about 2 floating-point operations per parameter and token, so seconds on the device for a model of any size. The long
-prompt also has at most `_LONGEST` tokens, its KV at most `_KV_BYTES`, and one layer's scores, which some implementations of
-attention materialise, at most `_SCORE_BYTES`. Logits are computed for a few tokens of each prompt only. Windows that are longer
-than the long prompt are covered by the probe, which evaluates the mask at the window's edges.
+Time and memory are bounded by the size of the long prompt: see `long_prompt`.
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,27 +31,20 @@ from pbkv_cluster.gpu_worker.kv.storage import KvShape, KvStorage
 from pbkv_cluster.gpu_worker.model.forward import forward
 from pbkv_cluster.gpu_worker.model.probe import Probed, random_ids
 from pbkv_cluster.gpu_worker.model.refusal import reason_of, refusal
+from pbkv_cluster.gpu_worker.model.rotary import RotarySwitch
+from pbkv_cluster.gpu_worker.model.trial.logits import allowed_difference, difference
+from pbkv_cluster.gpu_worker.model.trial.long_prompt import long_prompt
 
 log = logging.getLogger(__name__)
 
-_FLOP = {"cpu": 4e11}  # by type of device
-_FLOP_OTHER = 4e14
-_PASSES = 6
-_LONGEST = 4096 + 64  # tokens: more than the window of most models
-_LONG = 96  # tokens of the long prompt where no window asks for more
 _SHORT = 12  # tokens
-_KV_BYTES = 1 << 30
-_SCORE_BYTES = 1 << 29
 _ROWS = 6  # tokens of a prompt whose logits are compared
-
-# RMS difference of a token's logits over their deviation: always allowed, at most. Eager softmax is float32 even in float64.
-_ALLOWED = {torch.float64: (1e-6, 1e-5), torch.float32: (3e-5, 1e-2), torch.float16: (1e-2, 0.15), torch.bfloat16: (5e-2, 0.4)}
-_NOISE = 10.0  # times the model's own noise is allowed
 
 
 def self_test(
     module: Any,
     probed: Probed,
+    rotary: RotarySwitch | None,
     back_end: Callable[[KvStorage, Sequence[Span]], PagedBatch],
     own: str,
     path: str,
@@ -67,6 +56,7 @@ def self_test(
     Args:
         module: a causal language model with paged attention.
         probed: what its attention asks for.
+        rotary: of the model, if its rotary factors switch.
         back_end: attention of the engine.
         own: the model's own attention implementation.
         path: of the model, for errors.
@@ -77,7 +67,7 @@ def self_test(
         StartupError: they differ.
     """
     started = time.monotonic()
-    test = _SelfTest(module, probed, back_end, own, max_context, device)
+    test = _SelfTest(module, probed, rotary, back_end, own, max_context, device)
     try:
         with torch.inference_mode():
             failure = test.run()
@@ -93,6 +83,19 @@ def self_test(
     log.info("self-test of %s: passed in %.1f s", path, time.monotonic() - started)
 
 
+class _Part(NamedTuple):
+    """A chunk of one sequence in a batch."""
+
+    ids: np.ndarray[Any, Any]
+    span: Span
+    length: int  # tokens of the sequence
+    shift: int = 0  # is added to the positions that the model is told
+
+    @property
+    def positions(self) -> np.ndarray[Any, Any]:
+        return np.arange(self.span.start, self.span.start + self.span.tokens) + self.shift
+
+
 class _SelfTest:
     """The prompts, their logits by the model's own attention, and the cases that are compared with these."""
 
@@ -100,17 +103,20 @@ class _SelfTest:
         self,
         module: Any,
         probed: Probed,
+        rotary: RotarySwitch | None,
         back_end: Callable[[KvStorage, Sequence[Span]], PagedBatch],
         own: str,
         max_context: int,
         device: torch.device,
     ) -> None:
         self._module = module
+        self._rotary = rotary
         self._back_end = back_end
         self._own = own
         self._device = device
         self._max_context = max_context
-        long = long_prompt(module, probed, max_context, device)
+        switch = rotary.tokens if rotary else 0
+        long = long_prompt(module, probed, switch, max_context, device)
         self._short = min(_SHORT, max_context, long)
         self._ids = random_ids(module, long + self._short, torch.Generator().manual_seed(1)).numpy()
         self._long = long
@@ -131,12 +137,11 @@ class _SelfTest:
             cached = self._with_own_cache(long)
         if not bool(torch.isfinite(expected_long).all() and torch.isfinite(expected_short).all()):
             return "its own attention gives logits that are not finite"
-        low, high = _ALLOWED.get(self._storage.shape.dtype, _ALLOWED[torch.float32])
-        allowed = min(low + _NOISE * noise, high)
-        if cached is not None and not _difference(cached, expected_long[-1:]) <= allowed:
+        allowed = allowed_difference(self._storage.shape.dtype, noise)
+        if cached is not None and not difference(cached, expected_long[-1:]) <= allowed:
             return "in the self-test, its own attention gives other logits with a cache than without one"
         for name, got, expected in self._cases(long, short, rows, expected_long, expected_short):
-            differs = _difference(got, expected)
+            differs = difference(got, expected)
             if not differs <= allowed:
                 return (
                     f"in the self-test, the engine's logits of {name} differ from those of the model's own attention "
@@ -154,14 +159,14 @@ class _SelfTest:
     ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
         n, m = len(long), len(short)
         table, other, third = self._table(n), self._table(m), self._table(m)
-        yield f"a prompt of {m} tokens", self._run([(short, Span(0, m, other), 0)], range(m)), expected_short
-        whole = self._run([(long, Span(0, n, table), 0)], rows)
+        yield f"a prompt of {m} tokens", self._run([_Part(short, Span(0, m, other), m)], range(m)), expected_short
+        whole = self._run([_Part(long, Span(0, n, table), n)], rows)
         yield f"a prompt of {n} tokens", whole, expected_long
         # In chunks, over the same blocks, whose content is lost first; the last chunk is a decode.
         self._storage.gpu[table] = _garbage(self._storage.shape)
         cuts = sorted({0, min(n - 1, BLOCK_TOKENS + 3), n // 2, n - 1, n})
         parts = [
-            self._run([(long[a:b], Span(a, b - a, table), 0)], [row - a for row in rows if a <= row < b] or [0])
+            self._run([_Part(long[a:b], Span(a, b - a, table), n)], [row - a for row in rows if a <= row < b] or [0])
             for a, b in pairwise(cuts)
         ]
         kept = [part for part, (a, b) in zip(parts, pairwise(cuts), strict=True) if any(a <= row < b for row in rows)]
@@ -169,9 +174,9 @@ class _SelfTest:
         # A chunk, a prompt and a decode in one batch.
         cut = n - min(n, m)
         batch = [
-            (long[cut:], Span(cut, n - cut, table), 0),
-            (short[-1:], Span(m - 1, 1, other), 0),
-            (short, Span(0, m, third), 0),
+            _Part(long[cut:], Span(cut, n - cut, table), n),
+            _Part(short[-1:], Span(m - 1, 1, other), m),
+            _Part(short, Span(0, m, third), m),
         ]
         ends = [n - cut - 1, n - cut, n - cut + m]
         expected = torch.stack([expected_long[-1], expected_short[-1], expected_short[-1]])
@@ -183,33 +188,47 @@ class _SelfTest:
     def _cached_prefix(
         self, long: np.ndarray[Any, Any], short: np.ndarray[Any, Any], table: list[int], free: list[int]
     ) -> tuple[str, torch.Tensor, torch.Tensor]:
-        """The short text after the long one's first block, whose KV is not computed again."""
+        """The short text after the long one's first block, which another sequence of its length has computed."""
         m = min(len(short), self._max_context - BLOCK_TOKENS)
+        length = BLOCK_TOKENS + m
+        self._run([_Part(long[:BLOCK_TOKENS], Span(0, BLOCK_TOKENS, [table[0]]), length)], [0])
         with self._own_attention(self._own):
-            expected = self._expected(np.concatenate([long[:BLOCK_TOKENS], short[:m]]), range(BLOCK_TOKENS, BLOCK_TOKENS + m))
+            expected = self._expected(np.concatenate([long[:BLOCK_TOKENS], short[:m]]), range(BLOCK_TOKENS, length))
         span = Span(BLOCK_TOKENS, m, [table[0], *free])
-        return "a prompt with a cached prefix", self._run([(short[:m], span, 0)], range(m)), expected
+        return "a prompt with a cached prefix", self._run([_Part(short[:m], span, length)], range(m)), expected
 
     def _far(
         self, short: np.ndarray[Any, Any], expected_short: torch.Tensor, table: list[int], other: list[int]
     ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-        """The short text at the last positions. It is alone in its sequence: nothing precedes it, here as there."""
+        """The short text at the last positions, and at those where the model's factors switch."""
         m, first = len(short), self._max_context - len(short)
         if first <= 0:
             return
-        with self._own_attention(self._own):
-            expected = self._expected(short, range(m), first)
-        far, near = (short, Span(0, m, table), first), (short, Span(0, m, other), 0)
+        expected, far = self._at(short, first, table)
+        near = _Part(short, Span(0, m, other), m)
         yield f"a prompt at positions from {first}", self._run([far], range(m)), expected
         got = self._run([far, near], range(2 * m))
         yield f"prompts at positions 0 and {first} in one batch", got, torch.cat([expected, expected_short])
+        if self._rotary is None or (first := self._rotary.tokens - m) <= 0:
+            return
+        expected, last_short = self._at(short, first, table)
+        beyond, first_long = self._at(short, first + 1, other)
+        got = self._run([last_short, first_long], range(2 * m))
+        yield f"prompts up to positions {first + m - 1} and {first + m} in one batch", got, torch.cat([expected, beyond])
 
-    def _run(self, parts: Sequence[tuple[np.ndarray[Any, Any], Span, int]], rows: Sequence[int]) -> torch.Tensor:
-        """Logits of the engine. A part has ids, a span, and what is added to the positions that the model is told."""
-        paged = self._back_end(self._storage, [span for _, span, _ in parts])
-        ids = np.concatenate([ids for ids, _, _ in parts])
-        positions = np.concatenate([np.arange(span.start, span.start + span.tokens) + shift for _, span, shift in parts])
-        return forward(self._module, paged, ids, positions, rows, self._device)
+    def _at(self, ids: np.ndarray[Any, Any], first: int, table: list[int]) -> tuple[torch.Tensor, _Part]:
+        """A text at positions from `first`: alone in its sequence, so that nothing precedes it, here as there."""
+        with self._own_attention(self._own):
+            expected = self._expected(ids, range(len(ids)), first)
+        return expected, _Part(ids, Span(0, len(ids), table), first + len(ids), first)
+
+    def _run(self, parts: Sequence[_Part], rows: Sequence[int]) -> torch.Tensor:
+        """Logits of the engine."""
+        paged = self._back_end(self._storage, [part.span for part in parts])
+        ids = np.concatenate([part.ids for part in parts])
+        positions = np.concatenate([part.positions for part in parts])
+        lengths = np.repeat([part.length for part in parts], [len(part.ids) for part in parts])
+        return forward(self._module, paged, ids, positions, lengths, rows, self._device, self._rotary)
 
     def _expected(self, ids: np.ndarray[Any, Any], rows: Sequence[int], first: int = 0) -> torch.Tensor:
         """Logits of the model's own attention, for one prompt."""
@@ -249,37 +268,20 @@ class _SelfTest:
             self._module.set_attn_implementation(before)
 
     def _beginning_noise(self, ids: np.ndarray[Any, Any], rows: Sequence[int], logits: torch.Tensor) -> float:
-        """What the length of a prompt changes in the logits of an earlier token."""
-        row = rows[len(rows) // 2]
-        return _difference(self._expected(ids[: row + 1], [row]), logits[[len(rows) // 2]])
+        """What the length of a prompt changes in the logits of an earlier token, where its rotary factors stay the same."""
+        switch = self._rotary.tokens if self._rotary and self._rotary.tokens < len(ids) else 0
+        middle = next(place for place in range(len(rows) // 2, len(rows)) if rows[place] >= switch)
+        row = rows[middle]
+        return difference(self._expected(ids[: row + 1], [row]), logits[[middle]])
 
     def _noise(self, ids: np.ndarray[Any, Any], logits: torch.Tensor) -> float:
         """What another implementation of the model's own attention changes."""
         with self._own_attention("eager"):
             eager = self._expected(ids, range(len(ids)))
-        return _difference(eager, logits)
+        return difference(eager, logits)
 
     def _table(self, tokens: int) -> list[int]:
         return [self._slots.pop() for _ in range(blocks_for(tokens))]
-
-
-def long_prompt(module: Any, probed: Probed, max_context: int, device: torch.device) -> int:
-    """Tokens of the long prompt: more than the longest window, within the bounds of time and memory."""
-    config = module.config.get_text_config(decoder=True)
-    parameters = max(1, sum(parameter.numel() for parameter in module.parameters()))
-    width = max(4, probed.shape.dtype.itemsize)
-    bound = min(
-        max_context,
-        _LONGEST,
-        int(_FLOP.get(device.type, _FLOP_OTHER) / (2 * parameters * _PASSES)),
-        _KV_BYTES * BLOCK_TOKENS // probed.shape.block_bytes,
-        math.isqrt(_SCORE_BYTES // (width * config.num_attention_heads)),
-    )
-    bound = max(bound, min(max_context, 2 * BLOCK_TOKENS + 8))
-    stated = getattr(config, "sliding_window", None)
-    windows = {*probed.windows, *([stated] if isinstance(stated, int) else [])}
-    wanted = max([_LONG, *(window + 2 * BLOCK_TOKENS for window in windows if window + BLOCK_TOKENS <= bound)])
-    return min(wanted, bound)
 
 
 def _rows(tokens: int) -> list[int]:
@@ -289,11 +291,3 @@ def _rows(tokens: int) -> list[int]:
 
 def _garbage(shape: KvShape) -> float:
     return min(1e4, torch.finfo(shape.dtype).max / 4)
-
-
-def _difference(got: torch.Tensor, expected: torch.Tensor) -> float:
-    """Greatest difference of a row, as a share of the standard deviation of what was expected; infinite if not finite."""
-    got, expected = got.double(), expected.double()
-    spread = expected.std(dim=1, correction=0).clamp_min(1e-6 * float(expected.abs().max()) + 1e-300)
-    share = float(((got - expected).square().mean(dim=1).sqrt() / spread).max())
-    return share if math.isfinite(share) else math.inf

@@ -1,0 +1,98 @@
+"""The figures of one run, and how they compare with LRU's and the oracle's at the same capacities."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pbkv_cluster.simulator.engine.result import SimulationResult
+
+SECONDS = ("ttft_mean_s", "ttft_p90_s", "step_mean_s", "step_p90_s", "latency_mean_s", "latency_p90_s")
+OVER_LRU = ("recomputed_tokens", *SECONDS, "hit_any", "hit_gpu")
+"""Figures that are divided by LRU's."""
+
+_TARGET_TOLERANCE = 0.05  # of the requested pressure
+
+
+def on_target(pressure: float, measured: float) -> bool:
+    """Whether the measured pressure of a capacity is close enough to the requested one for rows to be compared."""
+    return abs(measured - pressure) <= _TARGET_TOLERANCE
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One run. Seconds of steps are from submission; those of a workflow are without the pauses between its steps."""
+
+    workload: str
+    pressure: float  # requested share of the infinite cache's GPU hits that LRU gets
+    policy: str
+    seed: int
+    capacity_blocks: int  # of each GPU
+    host_blocks: int  # beside each GPU
+    recomputed_tokens: int  # computed, though an infinite cache would have had them
+    available_tokens: int
+    ttft_mean_s: float
+    ttft_p90_s: float
+    step_mean_s: float
+    step_p90_s: float
+    latency_mean_s: float
+    latency_p90_s: float
+    hit_any: float  # share of the prompt tokens that any tier delivered
+    hit_gpu: float  # share that the GPU delivered
+    hit_infinite: float
+    preemptions: int
+    moves: int  # steps on another worker than their workflow's step before
+    pressure_measured: float  # share of the infinite cache's GPU hits that LRU got
+    time_shares: Mapping[str, float]  # of all workflows' time, with pauses: tool, queue, load, prefill, decode
+    guard_lru_share: float | None = None  # share of the evicted GPU blocks that LRU chose; None: there was no guard
+    over_lru: Mapping[str, float | None] | None = None  # figures divided by LRU's, which is None where that is 0
+    bound_tokens: int | None = None  # recomputed at least, whatever the policy; None: the oracle has not run
+    gap_closed: float | None = None  # share of what LRU recomputes beyond that; None: no oracle, or nothing beyond
+    gpu_gap_closed: float | None = None  # share of the oracle's gain over LRU in GPU hits; None likewise
+
+    @property
+    def on_target(self) -> bool:
+        """Whether the measured pressure is close to the requested one; if not, the row says nothing about the latter."""
+        return on_target(self.pressure, self.pressure_measured)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def figures(result: SimulationResult) -> dict[str, Any]:
+    """The fields of a row that come from its run alone."""
+    assert result.ttft is not None, "a workload has at least one step"
+    assert result.step is not None
+    assert result.latency is not None
+    return {
+        "recomputed_tokens": result.recomputed_tokens,
+        "available_tokens": result.meter.available_tokens,
+        "ttft_mean_s": result.ttft.mean,
+        "ttft_p90_s": result.ttft.p90,
+        "step_mean_s": result.step.mean,
+        "step_p90_s": result.step.p90,
+        "latency_mean_s": result.latency.mean,
+        "latency_p90_s": result.latency.p90,
+        "hit_any": result.hit_any,
+        "hit_gpu": result.hit_gpu,
+        "preemptions": result.preemptions,
+        "time_shares": result.time.shares(),
+        "guard_lru_share": result.guard_lru_share,
+        "moves": result.moves,
+    }
+
+
+def ratios(row: Row, lru: Row) -> dict[str, float | None]:
+    """The figures of a row divided by LRU's."""
+    return {name: getattr(row, name) / getattr(lru, name) if getattr(lru, name) else None for name in OVER_LRU}
+
+
+def gap_closed(row: Row, lru: Row, bound_tokens: int) -> float | None:
+    """The share of what LRU recomputes beyond the bound that is saved; None if LRU is the bound."""
+    gap = lru.recomputed_tokens - bound_tokens
+    return (lru.recomputed_tokens - row.recomputed_tokens) / gap if gap > 0 else None
+
+
+def gpu_gap_closed(row: Row, lru: Row, oracle: Row) -> float | None:
+    """The share of the oracle's gain over LRU in GPU hits; None if it gains nothing."""
+    gap = oracle.hit_gpu - lru.hit_gpu
+    return (row.hit_gpu - lru.hit_gpu) / gap if gap > 0 else None

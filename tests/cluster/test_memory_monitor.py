@@ -1,0 +1,80 @@
+"""What a joined Ray's memory monitor kills is told as such. The Ray of these tests kills every process that it runs."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import END_S, expect_none_left
+from tests.cluster.test_cluster_lifecycle import START_S, serve
+
+KILLING = {"RAY_memory_usage_threshold": "0.0001", "RAY_memory_monitor_refresh_ms": "100", "RAY_USAGE_STATS_ENABLED": "0"}
+NAMED = "killed by Ray's memory monitor: node memory full ("
+SUPERVISED = """
+import threading
+
+import ray
+
+from pbkv_cluster.cluster.frame.actors import MemberSpec, launch
+from pbkv_cluster.cluster.frame.standby import Standby
+from pbkv_cluster.cluster.frame.supervisor import RunningMember, Supervisor
+
+ray.init("local", _node_ip_address="127.0.0.2", include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False)
+member = RunningMember(MemberSpec("gateway", None, None), launch("gateway"), "127.0.0.1:1", 1)
+standby = Standby([], None, ray.get_runtime_context().get_node_id())
+supervisor = Supervisor([member], standby, lambda entries: print(entries[0].last_failure, flush=True))
+supervisor.start()
+threading.Event().wait()
+"""
+
+
+def test_a_member_that_it_kills_is_told_with_the_cause(mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in KILLING.items():
+        monkeypatch.setenv(name, value)
+    process = subprocess.Popen([sys.executable, "-c", SUPERVISED], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        told = next(line for line in process.stdout if line.strip())
+    finally:
+        process.kill()
+        process.communicate(timeout=END_S)
+    assert told.startswith(NAMED)
+    assert "start the nodes of Ray with RAY_memory_monitor_refresh_ms=0" in told
+    expect_none_left(mark)
+
+
+@pytest.mark.slow
+def test_serve_on_a_joined_ray_that_kills_its_members_says_so(small_model: Path, mark: str) -> None:
+    port = "26379"
+    command = [
+        "ray",
+        "start",
+        "--head",
+        "--block",
+        "--node-ip-address=127.0.0.2",
+        f"--port={port}",
+        "--include-dashboard=false",
+    ]
+    with subprocess.Popen(
+        [str(Path(sys.executable).with_name(command[0])), *command[1:]],
+        env=os.environ | KILLING,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as ray:
+        try:
+            assert ray.stdout is not None
+            assert any("Ray runtime started" in line for line in ray.stdout)
+            process = serve(small_model, "--address", f"127.0.0.2:{port}")
+            _, errors = process.communicate(timeout=START_S)
+        finally:
+            ray.send_signal(signal.SIGTERM)
+            ray.communicate(timeout=END_S)
+    assert process.returncode == 1
+    assert "died while it started: " + NAMED in errors
+    assert "Traceback" not in errors
+    expect_none_left(mark)
