@@ -1,11 +1,15 @@
 """Runs on several workers, between which the production router chooses."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.core.workflow.access_log import StepLog
+from pbkv_cluster.reuse.model.access_model import AccessModel
 from pbkv_cluster.simulator.engine.engine import SimulatedEngine
 from pbkv_cluster.simulator.engine.simulation import Setup, simulate
 from pbkv_cluster.simulator.evaluation.experiment import Plan, compare
@@ -68,6 +72,23 @@ def test_two_workers_are_faster_than_one() -> None:
     assert two.latency is not None
     assert one.latency is not None
     assert two.latency.mean < one.latency.mean
+
+
+def test_each_ended_workflow_is_learnt_from_once_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    learnt: list[list[int]] = []
+    learn = AccessModel.learn
+
+    def noted(model: AccessModel, steps: Sequence[StepLog]) -> Any:
+        learnt.append([step.number for step in steps])
+        return learn(model, steps)
+
+    monkeypatch.setattr(AccessModel, "learn", noted)
+    tokens = source(24, concurrency=12)
+    result = simulate(tokens, replace(TIGHT, policy="pbkv", workers=3))
+    assert result.moves > 0
+    lengths = sorted(len(arrival.workflow.steps) for arrival in tokens.workload.arrivals)
+    assert sorted(map(len, learnt)) == lengths
+    assert all(numbers == list(range(len(numbers))) for numbers in learnt)
 
 
 def test_rows_of_several_workers_have_a_bound_of_all_their_memory() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, count
 from pbkv_cluster.core.usage import Tier, Usage
+from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.load import StepLoad
 from pbkv_cluster.gateway.routing.router import Candidate, Costs, choose
 from pbkv_cluster.gateway.routing.speeds import OutputLength, PrefillSpeed
@@ -24,35 +25,54 @@ class SimulatedRouter:
         self._parallelism = parallelism
         self._speed = PrefillSpeed()
         self._lengths = OutputLength()
+        self._contexts = Contexts()
         self.decisions: Counter[str] = Counter()
 
-    def place(self, step: str, tokens: StepTokens, last: SimulatedWorker | None) -> SimulatedWorker:
+    def place(self, step: str, tokens: StepTokens, last: SimulatedWorker | None, workflow: str, agent: str) -> SimulatedWorker:
         """Chooses the worker of a step, and counts the step there.
 
         Args:
             step: its id.
             tokens: its prompt and output.
             last: the worker that ran the workflow's step before.
+            workflow: its id.
+            agent: that calls.
         """
         keys = tokens.keys[: count(tokens.prompt) // BLOCK_TOKENS]
-        candidates = [self._candidate(worker, tokens.prompt, keys, last) for worker in self._workers]
+        contexts = self._contexts.tokens(workflow, keys) if len(self._workers) > 1 else {}
+        candidates = [
+            self._candidate(worker, tokens.prompt, keys, last, contexts.get(worker.id, 0.0)) for worker in self._workers
+        ]
+        most = max(each.gpu_tokens + each.host_tokens for each in candidates)
+        candidates = [each._replace(duplicate_tokens=most - each.gpu_tokens - each.host_tokens) for each in candidates]
         choice = choose(candidates, Costs(self._speed.seconds_per_token, self._parallelism))
         self.decisions[choice.reason] += 1
         at = next(number for number, worker in enumerate(self._workers) if worker.id == choice.worker_id)
         chosen = candidates[at]
         computed = max(count(tokens.prompt) - chosen.gpu_tokens - chosen.host_tokens - chosen.pending_tokens, 1)
         self._workers[at].load.add(step, StepLoad(keys, computed + self._lengths.expected(count(tokens.output))))
+        self._contexts.note(workflow, agent, choice.worker_id, keys)
         return self._workers[at]
 
-    def ended(self, step: str, worker: SimulatedWorker, usage: Usage) -> None:
-        """Takes note of a step's end, and of how long it took."""
+    def ended(self, step: str, worker: SimulatedWorker, usage: Usage, workflow: str, agent: str, keys: Sequence[bytes]) -> None:
+        """Takes note of a step's end, of how long it took, and of where its blocks lie, whose keys these are."""
+        self._contexts.note(workflow, agent, worker.id, keys)
         worker.load.discard(step)
         worker.speed.add(usage)
         self._speed.add(usage)
         self._lengths.add(usage)
 
+    def drop(self, workflow: str) -> None:
+        """A workflow has ended."""
+        self._contexts.drop(workflow)
+
     def _candidate(
-        self, worker: SimulatedWorker, prompt: bytes, keys: Sequence[bytes], last: SimulatedWorker | None
+        self,
+        worker: SimulatedWorker,
+        prompt: bytes,
+        keys: Sequence[bytes],
+        last: SimulatedWorker | None,
+        context_tokens: float,
     ) -> Candidate:
         captured = {} if len(self._workers) == 1 else worker.cache.captured(NAMESPACE, prompt)  # the gateway asks neither
         cached = sum(captured.values())
@@ -64,4 +84,5 @@ class SimulatedRouter:
             queued_tokens=worker.load.tokens,
             token_s=worker.speed.seconds_per_token,
             served_last=worker is last,
+            context_tokens=context_tokens,
         )

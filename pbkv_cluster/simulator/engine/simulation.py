@@ -27,6 +27,7 @@ from pbkv_cluster.reuse.model.access_model import AccessModel
 from pbkv_cluster.simulator.engine.result import SimulationResult, StepRecord, TimeSplit
 from pbkv_cluster.simulator.engine.router import SimulatedRouter
 from pbkv_cluster.simulator.engine.setup import Setup
+from pbkv_cluster.simulator.engine.teller import SimulatedTeller
 from pbkv_cluster.simulator.engine.worker import SimulatedWorker
 from pbkv_cluster.simulator.policies.oracle import FutureUses, oracle_knows
 from pbkv_cluster.simulator.prediction.forecaster import Forecaster
@@ -81,6 +82,7 @@ class _Simulation:
                 stack.enter_context(oracle_knows(self._future))
             self._workers = [SimulatedWorker(number, setup, begun) for number in range(setup.workers)]
         self._router = SimulatedRouter(self._workers, setup.engine.max_running)
+        self._teller = SimulatedTeller(self._workers)
         workflows = self._workers[0].cache.workflows
         if workflows.learns:
             self._learner = AccessModel()
@@ -199,10 +201,11 @@ class _Simulation:
         running.available_tokens = available * BLOCK_TOKENS
         name = _step_id(running.arrival, running.position)
         self._active[name] = running
-        worker = self._router.place(name, tokens, running.worker)
+        worker = self._router.place(name, tokens, running.worker, arrival.id, step.agent)
         self._moves += running.worker not in (None, worker)
         running.worker = worker
         running.begun_late_s = worker.clock.now() - running.submitted_at
+        self._teller.began(arrival.id, running.position, step.agent, tokens.prompt, worker, self._clock.now())
         sampling = SamplingParams(max_tokens=count(tokens.output), forced_output=tokens.output)
         worker.engine.submit(StepRequest(name, arrival.id, step.agent, running.position, NAMESPACE, tokens.prompt, sampling))
 
@@ -228,13 +231,15 @@ class _Simulation:
         assert running.worker is not None
         tokens = self._tokens.step(running.arrival, running.position)
         self._account(running, usage)
-        self._router.ended(step, running.worker, usage)
+        arrival = self._workload.arrivals[running.arrival]
+        agent = arrival.workflow.steps[running.position].agent
+        self._router.ended(step, running.worker, usage, arrival.id, agent, tokens.keys)
+        self._teller.ended(arrival.id, running.position, tokens.output, self._clock.now())
         self._computed.update(tokens.keys[running.available_tokens // BLOCK_TOKENS :])
         if self._is_oracle and self._future is not None:
             for worker in self._workers:
                 self._future.split(worker.cache, tokens.prompt + tokens.output)
         self._report(running, 2 * running.position + 2)
-        arrival = self._workload.arrivals[running.arrival]
         pause = arrival.pauses[running.position]
         running.position += 1
         if running.position < len(arrival.workflow.steps):
@@ -246,6 +251,8 @@ class _Simulation:
         self._report(running, 2 * running.position + 1)
         for worker in self._workers:
             worker.cache.retire(arrival.id)
+        self._teller.drop(arrival.id)
+        self._router.drop(arrival.id)
         if self._workload.concurrency:
             self._begin_next()
 
