@@ -37,7 +37,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     captured: Mapping[Tier, int] = field(default_factory=dict)
     requests: list[worker_pb2.RunStepRequest] = field(default_factory=list)
     retired: list[str] = field(default_factory=list)
-    told: list[tuple[str, worker_pb2.RemoteStep]] = field(default_factory=list)  # workflow, and its step elsewhere
+    tellings: list[tuple[int, list[tuple[int, str | None]]]] = field(default_factory=list)  # of steps elsewhere; after what
+    deaf: int = 0  # tellings that it does not take
     retire_go: asyncio.Event | None = None  # retiring waits for it
     tool_calls: list[tuple[str, ToolCall, bool]] = field(default_factory=list)  # workflow, call, whether it has started
     tool_call_go: asyncio.Event | None = None  # reports of tool calls wait for it
@@ -100,8 +101,9 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     async def TellSteps(  # noqa: N802
         self, request: worker_pb2.TellStepsRequest, context: Any
     ) -> worker_pb2.TellStepsResponse:
-        self.told += [(request.workflow_id, step) for step in request.remote_steps]
-        return worker_pb2.TellStepsResponse(heard=True)
+        self.tellings.append((request.after, [(step.step, step.WhichOneof("event")) for step in request.remote_steps]))
+        heard, self.deaf = self.deaf == 0, max(self.deaf - 1, 0)
+        return worker_pb2.TellStepsResponse(heard=heard)
 
     async def RetireWorkflow(  # noqa: N802
         self, request: worker_pb2.RetireWorkflowRequest, context: Any
