@@ -14,7 +14,7 @@ from benchmarks.predictor import benchmark as predictor
 from benchmarks.report import Report, machine, show
 
 NAMES = ("index", "engine", "idle", "gateway", "restart")  # in this order: idle comes before the cluster's first step
-LONG = ("policies", "predictor")  # hours, and nearly an hour: they run only if they are named
+LONG = ("fidelity", "policies", "predictor")  # ten minutes, hours, and nearly an hour: they run only if they are named
 
 
 def main() -> None:
@@ -31,7 +31,8 @@ def main() -> None:
         parser.error(f"{', '.join(sorted(unknown))}: there are only {known}")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it on import, here and in every child process
     reports = []
-    for name in [each for each in NAMES if not arguments.names or each in arguments.names]:
+    short = [each for each in NAMES if not arguments.names or each in arguments.names]
+    for name in (*short, *("fidelity",) * ("fidelity" in arguments.names)):
         run = cast(Callable[[bool], Report], import_module(f"benchmarks.serving.{name}").run)
         reports.append(run(arguments.quick))
         show(reports[-1])
