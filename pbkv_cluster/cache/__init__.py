@@ -10,6 +10,7 @@
 5. `tiers/transfer`: what an engine is asked to copy. `tiers/in_flight` and `tiers/pool`: which slots are busy until it has.
 6. `sequence/handle` and `sequence/block_table`: what the step gets, and goes on with while it runs.
 7. `sequence/commit`: blocks that have been computed enter the tree.
+8. `sequence/remote`: steps of the same workflows on other workers, which the record, the policies and the owners hear of, too.
 
 Around these: `observer` and `guard/` compare the policy with LRU in shadows of the cache; `tiers/announcements` tells a
 listener which tiers hold each block; `integrity` checks everything, for tests.

@@ -4,7 +4,8 @@ A sequence opens a `CacheHandle` on the longest cached prefix of its prompt, gro
 they fill up, so that other sequences can match them at once. When it closes the handle, all committed blocks stay cached.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from pbkv_cluster.cache.integrity import check_cache
 from pbkv_cluster.cache.observer import CacheObserver, GuardStat
@@ -14,6 +15,7 @@ from pbkv_cluster.cache.sequence.admission import Admission
 from pbkv_cluster.cache.sequence.commit import Committer
 from pbkv_cluster.cache.sequence.handle import CacheHandle, Prefetched
 from pbkv_cluster.cache.sequence.paths import Paths
+from pbkv_cluster.cache.sequence.remote import RemoteSteps
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.announcements import ChangeListener
 from pbkv_cluster.cache.tiers.tiers import Tiers
@@ -26,6 +28,7 @@ from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, blocks_for, full_blocks
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.core.workflow.remote_steps import RemoteStepEvent
 from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixPopularity
 
@@ -68,6 +71,8 @@ class KVCache:
         self._paths = Paths(self.tree, self.tiers, self.workflows, config.lfu_half_life_s)
         self._admission = Admission(self.tree, self.tiers, self.workflows, self._paths, self.popularity, compute_seconds)
         self._committer = Committer(self.tree, self.tiers, self._paths)
+        self.remote = RemoteSteps(self.tree, self.workflows, self._paths, self.popularity)
+        self._lease_s = config.workflow_lease_s
 
     @property
     def policy(self) -> ReusePolicy:
@@ -111,9 +116,13 @@ class KVCache:
         Returns:
             None when the GPU has no room for the whole of `tokens`, one block more, and the reserve.
         """
+        for workflow in self.workflows.silent(self._lease_s):  # its end was not told, or it was retired before its last step
+            self._end(workflow, logged=False)
         handle = self._admission.open(step, tokens, reserve, shadow_of, self._clock.now)
         if handle is not None:
             self.handles.add(handle)
+            handle.owner.running += 1
+            handle.owner.remote.discard(step.number)
             self.observer.step_opened(step, tokens, handle, again)
         return handle
 
@@ -145,6 +154,7 @@ class KVCache:
         node = handle.table.node
         self.tiers.give(handle.table.clear())
         now = self._clock.now()
+        handle.owner.running -= 1
         if handle.records:
             handle.recorded.end(now)
         self.workflows.step_ended(handle.owner, now)
@@ -168,8 +178,28 @@ class KVCache:
 
     def retire(self, workflow: str) -> None:
         """The workflow has ended and owns nothing any more."""
-        self.workflows.retire(workflow)
-        self.observer.workflow_retired(workflow)
+        self._end(workflow, logged=True)
+
+    def hear(self, workflow: str, events: Iterable[RemoteStepEvent], namespace: Namespace, after: int = -1) -> bool:
+        """Steps of the workflow have begun or ended on other workers. What was told before is not taken again.
+
+        Args:
+            workflow: its id.
+            events: in order, with times on this cache's clock.
+            namespace: of the model's blocks; the tenant of each step is added.
+            after: index of what was told last; -1: nothing was.
+
+        Returns:
+            Whether what was told last has arrived; if not, nothing is taken.
+        """
+        if after > self.workflows.heard(workflow):
+            return False
+        for event in events:
+            space = replace(namespace, salt=event.tenant)
+            position = self.remote.take(workflow, event, space)
+            if position is not None:
+                self.observer.step_heard(workflow, space, position)
+        return True
 
     def tool_call(self, workflow: str, call: ToolCall, started: bool) -> None:
         """The workflow has begun to wait for a tool, or no longer does: its next step may come later, or soon."""
@@ -187,6 +217,10 @@ class KVCache:
         if applied:
             self.observer.forecast_applied(forecast)
         return applied
+
+    def _end(self, workflow: str, logged: bool) -> None:
+        self.workflows.retire(workflow, logged)
+        self.observer.workflow_retired(workflow)
 
     # --- operators ---
 

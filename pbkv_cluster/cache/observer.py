@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.step_identity import StepIdentity
+from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.tool_call import ToolCall
@@ -61,6 +62,9 @@ class CacheObserver:
 
     def step_closed(self, handle: CacheHandle) -> None:
         """A step has ended, or was preempted."""
+
+    def step_heard(self, workflow: str, namespace: Namespace, position: int) -> None:
+        """A step with that position in its workflow's record has begun or ended on another worker."""
 
     def workflow_retired(self, workflow: str) -> None:
         """A workflow has ended."""

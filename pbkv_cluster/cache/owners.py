@@ -15,7 +15,7 @@ from pbkv_cluster.reuse.model.access_model import AccessUpdate
 from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
 
 EndListener = Callable[[str, Sequence[StepLog]], None]
-"""Told the id of a workflow and the log of its steps."""
+"""Told the id of a workflow and the log of its steps, by the one cache among several that has had its last step."""
 
 _FRESH_S = 1.0  # age in seconds below which a forecast is taken to be about the current step
 
@@ -47,6 +47,15 @@ class ActiveWorkflows:
         """Whether a workflow has not ended."""
         return self._owners.get(owner.id) is owner
 
+    def find(self, workflow: str) -> Owner | None:
+        """The owner for a workflow; None: it is not known here."""
+        return self._owners.get(workflow)
+
+    def heard(self, workflow: str) -> int:
+        """Index of the latest event of a workflow that was told of steps elsewhere; -1: none."""
+        owner = self._owners.get(workflow)
+        return -1 if owner is None else owner.heard
+
     def all(self) -> Collection[Owner]:
         """The owners."""
         return self._owners.values()
@@ -63,6 +72,7 @@ class ActiveWorkflows:
         owner = self._owners.get(workflow)
         if owner is None:
             owner = self._owners[workflow] = Owner(workflow, record)
+        self.touch(owner)
         owner.active_at = now
         if graph is not None:
             owner.graph = graph
@@ -105,6 +115,7 @@ class ActiveWorkflows:
         """A step of a workflow has ended, or was preempted."""
         if owner not in self:
             return  # the workflow ended while its step ran
+        self.touch(owner)
         for policy in self._policies:
             policy.step_ended(owner, now)
         if self._ranked_at_end:
@@ -113,14 +124,22 @@ class ActiveWorkflows:
     def tool_call(self, workflow: str, call: ToolCall, started: bool) -> None:
         """A workflow has begun to wait for a tool, or no longer does. Without effect where the workflow is not known."""
         owner = self._owners.get(workflow)
-        if owner is None or not self._ranked_by_tools:
+        if owner is None:
+            return
+        self.touch(owner)
+        if not self._ranked_by_tools:
             return
         for policy in self._policies:
             policy.tool_call(owner, call, started, self._clock.now())
         self._rerank(owner)
 
-    def retire(self, workflow: str) -> None:
-        """A workflow has ended and owns nothing any more. Nodes without another owner are retired."""
+    def retire(self, workflow: str, logged: bool = True) -> None:
+        """A workflow has ended and owns nothing any more. Nodes without another owner are retired.
+
+        Args:
+            workflow: its id.
+            logged: `on_ended` is told, unless another cache has had its last step.
+        """
         owner = self._owners.pop(workflow, None)
         if owner is None:
             return
@@ -131,8 +150,32 @@ class ActiveWorkflows:
             policy.workflow_ended(owner, self._clock.now())
         for node in nodes:
             self._tiers.offer(node)
-        if self.on_ended is not None:
-            self.on_ended(workflow, owner.record.steps)
+        # Every cache that ran a step of it has the whole record, and one of them reports it.
+        steps = owner.record.steps
+        if logged and self.on_ended is not None and steps and max(step.number for step in steps) not in owner.remote:
+            self.on_ended(workflow, steps)
+
+    def silent(self, lease_s: float) -> list[str]:
+        """Ids of the workflows of which nothing was heard for longer than a lease and of which no step runs here.
+
+        Args:
+            lease_s: seconds.
+        """
+        oldest, silent = self._clock.now() - lease_s, list[Owner]()
+        for owner in self._owners.values():
+            if owner.heard_at >= oldest:
+                break
+            silent.append(owner)
+        for owner in silent:
+            if owner.running:
+                self.touch(owner)
+        return [owner.id for owner in silent if not owner.running]
+
+    def touch(self, owner: Owner) -> None:
+        """Something was heard of a workflow."""
+        if owner in self:
+            self._owners[owner.id] = self._owners.pop(owner.id)  # the latest
+            owner.heard_at = self._clock.now()
 
     def learnt(self, update: AccessUpdate) -> None:
         """Passes on what has been learnt from ended workflows. It changes ranks only as further steps rank their nodes anew."""

@@ -11,6 +11,7 @@ A step passes these files in this order:
     routing/infinite_cache.py    available tokens of the prompt
     step/relay.py                loop: place, pass output on, go on elsewhere when the worker is lost
     routing/placement.py         waits for workers, asks the index what each has cached
+    routing/contexts.py          where the contexts of the workflow's agents lie
     routing/router.py            scores the candidates, in seconds
     routing/worker_pool.py       the live workers
     routing/worker.py            link to one worker: `WorkerService` messages to plain values and back
@@ -24,6 +25,7 @@ A workflow:
     workflow/open_workflows.py   the open workflows in memory, and their leases
     workflow/entry_writer.py     their entries in the directory
     workflow/events.py           their events, numbered
+    workflow/step_teller.py      their steps, told to the workers that run others of them
     predictor_feed/              their events, to the predictor
 
 Everywhere: `server.py` puts the parts together, `checks.py` checks fields, `decisions.py` lists the reason codes,

@@ -9,6 +9,7 @@ class Reason(StrEnum):
 
     ROUTE_PREFIX = "route_prefix"  # to the longest cached prefix
     ROUTE_PENDING_PREFIX = "route_pending_prefix"  # nothing cached: to the worker where another step computes the prefix now
+    ROUTE_CONTEXT = "route_context"  # to the worker where other contexts of the workflow lie, which its next steps will read
     ROUTE_QUEUE = "route_queue"  # away from a longer cached prefix, whose worker has too long a queue
     ROUTE_AFFINITY = "route_affinity"  # nothing cached: to the worker that served the workflow last
     ROUTE_LEAST_LOADED = "route_least_loaded"  # nothing cached, and the last worker, if any, has too long a queue
@@ -27,6 +28,7 @@ class Reason(StrEnum):
     WORKFLOW_LEASE_EXPIRED = "workflow_lease_expired"
     RETIRE_FAILED = "retire_failed"  # a worker did not answer the call that ends a workflow
     TOOL_CALL_UNHEARD = "tool_call_unheard"  # a worker did not answer in time when it was told of a tool call
+    STEP_UNHEARD = "step_unheard"  # a worker did not take what it was told of a workflow's steps elsewhere
     RECORD_DEFERRED = "record_deferred"  # the directory is away: a workflow's entry is written later
     RECORD_DROPPED = "record_dropped"  # too many entries wait to be written; the oldest was dropped
     EVENT_DROPPED = "event_dropped"  # the predictor refused an event, or is away and the queue was full

@@ -11,6 +11,7 @@ from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.usage import HitMeter
 from pbkv_cluster.gateway.decisions import Decisions
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
+from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
 from pbkv_cluster.gateway.routing.placement import Placement
 from pbkv_cluster.gateway.routing.speeds import OutputLength, PrefillSpeed
@@ -25,6 +26,7 @@ from pbkv_cluster.gateway.workflow.entry_writer import EntryWriter
 from pbkv_cluster.gateway.workflow.events import EventReporter
 from pbkv_cluster.gateway.workflow.lifecycle import WorkflowLifecycle
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
+from pbkv_cluster.gateway.workflow.step_teller import StepTeller
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 from pbkv_cluster.store.cluster_index import BlockIndex, Directory
@@ -49,11 +51,16 @@ class GatewayServer:
         self._entries = EntryWriter(directory, decisions, clock, capacity=2 * gateway.max_workflows)
         self._executor = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         events = EventReporter(self._feed.put, clock)
-        self.workflows = WorkflowLifecycle(gateway, open_workflows, self._entries, self._pool, events, decisions, clock)
+        self._teller = StepTeller(self._pool, decisions, clock)
+        contexts = Contexts()
+        self.workflows = WorkflowLifecycle(
+            gateway, open_workflows, self._entries, self._pool, events, self._teller, contexts, decisions, clock
+        )
         placement = Placement(
             self._pool,
             index,
             speed,
+            contexts,
             decisions,
             parallelism=config.engine.max_running,
             worker_wait_s=gateway.worker_wait_s,
@@ -72,6 +79,8 @@ class GatewayServer:
                 infinite=infinite,
                 meter=meter,
                 events=events,
+                teller=self._teller,
+                contexts=contexts,
                 decisions=decisions,
                 clock=clock,
                 retry_limit=gateway.retry_limit,
@@ -113,6 +122,7 @@ class GatewayServer:
         async with AsyncExitStack() as stack:  # in reverse order, and the others even if one fails
             stack.callback(self._executor.shutdown, wait=False, cancel_futures=True)
             stack.push_async_callback(self._pool.close)
+            stack.push_async_callback(self._teller.close)
             stack.push_async_callback(self._background.stop)
             stack.push_async_callback(self._feed.finish)
             stack.push_async_callback(self._server.stop)

@@ -146,7 +146,7 @@ class WorkerServer:
         self._rpc.add(
             worker_pb2.DESCRIPTOR.services_by_name["WorkerService"],
             worker_pb2_grpc.add_WorkerServiceServicer_to_server,
-            WorkerServicer(self.thread, namespace, self._worker_id, self._predictor_link, block_bytes),
+            WorkerServicer(self.thread, namespace, self._worker_id, self._predictor_link, block_bytes, self._clock),
         )
         self._rpc.add(
             store_pb2.DESCRIPTOR.services_by_name["StoreService"],

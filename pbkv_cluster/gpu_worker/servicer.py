@@ -1,13 +1,14 @@
 """The worker's gRPC services: messages in, commands to the engine."""
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import asdict, replace
 from typing import Any
 
 from pbkv_cluster.cache.observer import GuardStat
 from pbkv_cluster.core import checks
 from pbkv_cluster.core.blocks import Namespace
+from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import FailedPrecondition
 from pbkv_cluster.core.tokens import count, pack
 from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
@@ -17,6 +18,7 @@ from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
 from pbkv_cluster.rpc.convert import (
     finish_reason_to_wire,
     packed_from_wire,
+    remote_steps_from_wire,
     sampling_from_wire,
     step_graph_from_wire,
     tier_to_wire,
@@ -36,8 +38,18 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         worker_id: str,
         predictor: PredictorLink | None,
         block_bytes: int,
+        clock: Clock,
     ) -> None:
+        """Args:
+        thread: the engine's.
+        namespace: of the model's blocks, without a tenant.
+        worker_id: for the status.
+        predictor: link to it, if there is one.
+        block_bytes: size of a block.
+        clock: the engine's.
+        """
         self._thread = thread
+        self._clock = clock
         self._namespace = namespace
         self._worker_id = worker_id
         self._predictor = predictor
@@ -50,6 +62,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         step = self._step(request)
         # If a call is cancelled while it writes, its generator ends only when it is garbage collected. The step must end now.
         context.add_done_callback(lambda _: self._thread.post(lambda engine: engine.cancel(step.id)))
+        if request.remote_steps:
+            self._hear(request.workflow_id, request.remote_steps)
         outputs = self._thread.stream(step)
         try:
             async for output in outputs:
@@ -85,8 +99,30 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     async def RetireWorkflow(  # noqa: N802
         self, request: worker_pb2.RetireWorkflowRequest, context: Any
     ) -> worker_pb2.RetireWorkflowResponse:
+        if request.remote_steps:
+            self._hear(request.workflow_id, request.remote_steps)
         await self._thread.call(lambda engine: engine.cache.retire(request.workflow_id))
         return worker_pb2.RetireWorkflowResponse()
+
+    async def TellSteps(  # noqa: N802
+        self, request: worker_pb2.TellStepsRequest, context: Any
+    ) -> worker_pb2.TellStepsResponse:
+        checks.not_empty("workflow_id", request.workflow_id)
+        events = remote_steps_from_wire(request.remote_steps, self._clock.now())
+        return worker_pb2.TellStepsResponse(
+            heard=await self._thread.call(
+                lambda engine: engine.cache.hear(request.workflow_id, events, self._namespace, request.after)
+            )
+        )
+
+    def _hear(self, workflow: str, messages: Iterable[worker_pb2.RemoteStep]) -> None:
+        """Hands the cache what comes with another call, before that call."""
+        events = remote_steps_from_wire(messages, self._clock.now())
+
+        def hear(engine: Engine) -> None:
+            engine.cache.hear(workflow, events, self._namespace)
+
+        self._thread.post(hear)
 
     async def ReportToolCall(  # noqa: N802
         self, request: workflow_pb2.ReportToolCallRequest, context: Any

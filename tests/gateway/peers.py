@@ -37,6 +37,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     captured: Mapping[Tier, int] = field(default_factory=dict)
     requests: list[worker_pb2.RunStepRequest] = field(default_factory=list)
     retired: list[str] = field(default_factory=list)
+    told: list[tuple[str, worker_pb2.RemoteStep]] = field(default_factory=list)  # workflow, and its step elsewhere
     retire_go: asyncio.Event | None = None  # retiring waits for it
     tool_calls: list[tuple[str, ToolCall, bool]] = field(default_factory=list)  # workflow, call, whether it has started
     tool_call_go: asyncio.Event | None = None  # reports of tool calls wait for it
@@ -95,6 +96,12 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
             reason=types_pb2.FINISH_REASON_LENGTH, usage=convert.usage_to_wire(usage), hidden=self.hidden
         )
         yield worker_pb2.RunStepEvent(finished=finished)
+
+    async def TellSteps(  # noqa: N802
+        self, request: worker_pb2.TellStepsRequest, context: Any
+    ) -> worker_pb2.TellStepsResponse:
+        self.told += [(request.workflow_id, step) for step in request.remote_steps]
+        return worker_pb2.TellStepsResponse(heard=True)
 
     async def RetireWorkflow(  # noqa: N802
         self, request: worker_pb2.RetireWorkflowRequest, context: Any

@@ -16,6 +16,7 @@ from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import HitMeter, Usage
 from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
 from pbkv_cluster.gateway.decisions import Decisions, Reason
+from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
 from pbkv_cluster.gateway.routing.load import WorkerLoad
 from pbkv_cluster.gateway.routing.speeds import OutputLength, PrefillSpeed, StepSpeed
@@ -26,6 +27,7 @@ from pbkv_cluster.gateway.step.state import StepState
 from pbkv_cluster.gateway.step.step import Step, StepSpec
 from pbkv_cluster.gateway.workflow.events import EventReporter
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow
+from pbkv_cluster.gateway.workflow.step_teller import StepTeller
 
 RETRY_LIMIT = 2
 NAMESPACE = Namespace("m", "1", "float32", "test")
@@ -109,6 +111,9 @@ class Pool:
     def live(self) -> list[MemoryWorker]:
         return self.workers
 
+    def known(self) -> list[MemoryWorker]:
+        return self.workers
+
     def lost(self, worker: MemoryWorker) -> None:
         pass
 
@@ -119,7 +124,9 @@ class Pool:
         await asyncio.sleep(0)
         return [] if cancelled.is_set() else [each for each in self.workers if each.key not in avoid] or self.workers
 
-    async def choose(self, workers: list[MemoryWorker], keys: object, last_worker: str) -> tuple[MemoryWorker, int]:
+    async def choose(
+        self, workers: list[MemoryWorker], keys: object, last_worker: str, workflow: str
+    ) -> tuple[MemoryWorker, int]:
         await asyncio.sleep(0)
         return workers[0], 0
 
@@ -151,6 +158,8 @@ async def run(scripts: list[list[Moment]]) -> Run:
         infinite=InfiniteCache(100),
         meter=HitMeter(),
         events=EventReporter(lambda event: None, clock),
+        contexts=Contexts(),
+        teller=StepTeller(pool, Decisions(), clock),
         decisions=done.decisions,
         clock=clock,
         retry_limit=RETRY_LIMIT,

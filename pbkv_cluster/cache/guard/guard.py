@@ -13,6 +13,7 @@ from pbkv_cluster.cache.policies.base import ReusePolicy, make_policy
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.transfer import TransferEngine
+from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast
@@ -141,6 +142,10 @@ class Guard(CacheObserver):
         # Only now that the policy has been told of it: the shadow's policy shares what it knows.
         for shadow in self.shadows:
             shadow.close(handle)
+
+    def step_heard(self, workflow: str, namespace: Namespace, position: int) -> None:
+        if self._policy_shadow is not None:  # LRU uses no records
+            self._policy_shadow.hear(workflow, namespace, position)
 
     def workflow_retired(self, workflow: str) -> None:
         for shadow in self.shadows:

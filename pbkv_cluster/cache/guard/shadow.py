@@ -7,6 +7,7 @@ from pbkv_cluster.cache.policies.base import ReusePolicy
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.transfer import NullTransferEngine, TransferEngine
+from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
@@ -95,6 +96,12 @@ class Shadow:
         own = self._handles.pop(handle, None)
         if own is not None:
             self.cache.close(own)
+
+    def hear(self, workflow: str, namespace: Namespace, position: int) -> None:
+        """A step has begun or ended on another worker: the record that both caches use may have been cut anew."""
+        owner = self.cache.workflows.find(workflow)
+        if owner is not None and self.cache.workflows.recorded:
+            self.cache.remote.follow(owner, namespace, owner.record.path(position))
 
     def end(self) -> None:
         """Lets go of all workflows, which a policy that knows them from another cache, too, may still refer to."""

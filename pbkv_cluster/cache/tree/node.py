@@ -44,7 +44,19 @@ def aged_uses(uses: float, now: float, half_life: float) -> float:
 class Owner:
     """An active workflow, as the cache sees it."""
 
-    __slots__ = ("active_at", "forecast", "forecast_at", "graph", "id", "nodes", "record")
+    __slots__ = (
+        "active_at",
+        "forecast",
+        "forecast_at",
+        "graph",
+        "heard",
+        "heard_at",
+        "id",
+        "nodes",
+        "record",
+        "remote",
+        "running",
+    )
 
     def __init__(self, workflow: str, record: WorkflowRecord | None = None) -> None:
         """Args:
@@ -56,7 +68,11 @@ class Owner:
         self.record = WorkflowRecord() if record is None else record
         self.forecast: Forecast | None = None
         self.forecast_at = 0.0  # when it arrived, on this process's clock
-        self.active_at = 0.0  # when its last step was admitted
+        self.active_at = 0.0  # when its last step was admitted, here or elsewhere
+        self.heard_at = 0.0  # when anything was heard of it last
+        self.running = 0  # steps that run here
+        self.remote: set[int] = set()  # numbers of the steps that run, or ran last, on other workers
+        self.heard = -1  # index of the latest event that was told of them
         self.graph: StepGraph | None = None  # declared by the client
 
     def segments(self) -> Iterator[Segment]:

@@ -178,6 +178,9 @@ class CacheConfig(_Section):
     guard_steps: int = Field(
         1000, ge=10, description="number of steps after which a step's weight in the guard has fallen to 1/e"
     )
+    workflow_lease_s: float = Field(
+        7200.0, gt=0, description="seconds of silence after which a worker lets go of a workflow whose end it was not told"
+    )
     lfu_half_life_s: float = Field(600.0, gt=0, description="policy `lfu`: seconds after which a use counts half")
     continuum_benefit_s: float = Field(
         30.0,

@@ -1,1 +1,3 @@
-"""What happens in workflows, as values: events for the predictor and for clients, tool calls, step graphs, access logs."""
+"""What happens in workflows, as values: events for the predictor and for clients, tool calls, step graphs, access logs, and
+steps as they are told to other workers.
+"""

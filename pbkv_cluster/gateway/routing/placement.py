@@ -7,6 +7,7 @@ from typing import NamedTuple
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.gateway.decisions import Decisions, Reason
+from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.router import Candidate, Costs, choose, choose_blind
 from pbkv_cluster.gateway.routing.speeds import PrefillSpeed
 from pbkv_cluster.gateway.routing.worker import Worker, WorkerKey
@@ -29,6 +30,7 @@ class Placement:
         pool: WorkerPool,
         index: BlockIndex,
         speed: PrefillSpeed,
+        contexts: Contexts,
         decisions: Decisions,
         *,
         parallelism: int,
@@ -41,6 +43,7 @@ class Placement:
         self._pool = pool
         self._index = index
         self._speed = speed
+        self._contexts = contexts
         self._decisions = decisions
         self._parallelism = parallelism
         self._worker_wait_s = worker_wait_s
@@ -68,17 +71,20 @@ class Placement:
         live = self._pool.live()
         return [worker for worker in live if worker.key not in avoid] or live
 
-    async def choose(self, workers: Sequence[Worker], keys: Sequence[bytes], last_worker: str) -> Placed:
+    async def choose(self, workers: Sequence[Worker], keys: Sequence[bytes], last_worker: str, workflow: str = "") -> Placed:
         """The worker where a step should finish first.
 
         Args:
             workers: at least one.
             keys: of the prompt's full blocks.
             last_worker: id of the worker that served the workflow last; empty: none.
+            workflow: id of the workflow, for where its contexts lie; empty: unknown.
         """
         matches = await self._match(workers, keys)
+        contexts = self._contexts.tokens(workflow, keys) if len(workers) > 1 else {}
+        most = max(match.blocks for match in matches) * BLOCK_TOKENS if matches else 0
         candidates = [
-            _candidate(worker, match, keys, last_worker)
+            _candidate(worker, match, keys, last_worker, contexts.get(worker.id, 0.0), most)
             for worker, match in zip(workers, matches or [Match(0, 0)] * len(workers), strict=True)
         ]
         if matches is None:
@@ -104,7 +110,9 @@ class Placement:
             return None
 
 
-def _candidate(worker: Worker, match: Match, keys: Sequence[bytes], last_worker: str) -> Candidate:
+def _candidate(
+    worker: Worker, match: Match, keys: Sequence[bytes], last_worker: str, context_tokens: float, most_cached: int
+) -> Candidate:
     cached_tokens = match.blocks * BLOCK_TOKENS
     return Candidate(
         worker_id=worker.id,
@@ -114,6 +122,8 @@ def _candidate(worker: Worker, match: Match, keys: Sequence[bytes], last_worker:
         queued_tokens=worker.steps.tokens,
         token_s=worker.speed.seconds_per_token,
         served_last=worker.id == last_worker,
+        context_tokens=context_tokens,
+        duplicate_tokens=most_cached - cached_tokens,
     )
 
 

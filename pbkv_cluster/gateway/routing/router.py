@@ -1,6 +1,7 @@
 """Which worker runs a step: the one where it should finish first. Pure functions without state.
 
-One currency, seconds: the prefill that a worker's cached prefix saves, less the wait in its queue.
+One currency, seconds: the prefill that a worker's cached prefix saves the step, and that the contexts which lie there will save
+the workflow's next steps, less the wait in its queue.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,10 @@ from pbkv_cluster.gateway.decisions import Reason
 HOST_TOKEN_VALUE = 0.8
 # Of a token that another step is computing there: on average half of them are still to come, and have to be waited for.
 PENDING_TOKEN_VALUE = 0.5
+# Probability that a context of the workflow is read again, where it lies, by one of its next steps.
+REUSE_PROBABILITY = 0.5
+# Of a token that is computed although another worker has it: the second copy takes the room of another token.
+DUPLICATE_TOKEN_COST = 0.25
 # The index lags behind the workers by its flush interval, so the worker that served the workflow last holds more than the
 # index shows: about the end of the last prompt and its output.
 AFFINITY_TOKENS = 32
@@ -27,6 +32,8 @@ class Candidate(NamedTuple):
     queued_tokens: int  # that the steps of this gateway still have to compute and generate there
     token_s: float | None  # mean seconds of recent steps there, for each token; None: no step has ended there yet
     served_last: bool  # it ran this workflow's latest step
+    context_tokens: float = 0.0  # of other contexts of the workflow, which lie there
+    duplicate_tokens: int = 0  # of the prompt, that another worker has cached and this one would compute
 
 
 class Costs(NamedTuple):
@@ -53,10 +60,16 @@ def wait_s(candidate: Candidate, costs: Costs) -> float:
     return candidate.queued_tokens * token_s / costs.parallelism
 
 
+def future_s(candidate: Candidate, costs: Costs) -> float:
+    """Seconds that the workflow's next steps are expected to save if it goes on there, less what second copies cost others."""
+    tokens = REUSE_PROBABILITY * candidate.context_tokens - DUPLICATE_TOKEN_COST * candidate.duplicate_tokens
+    return tokens * costs.seconds_per_token
+
+
 def score(candidate: Candidate, costs: Costs) -> float:
     """Seconds gained by choosing the worker; the highest wins."""
     bonus = AFFINITY_TOKENS * costs.seconds_per_token if candidate.served_last else 0.0
-    return saved_s(candidate, costs) + bonus - wait_s(candidate, costs)
+    return saved_s(candidate, costs) + future_s(candidate, costs) + bonus - wait_s(candidate, costs)
 
 
 def assume_mean(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -81,11 +94,14 @@ def choose(candidates: Sequence[Candidate], costs: Costs) -> Choice:
     if len(candidates) == 1:
         return Choice(best.worker_id, Reason.ROUTE_ONLY_WORKER)
     if max(saved_s(each, costs) for each in candidates) > saved_s(best, costs):
-        reason = Reason.ROUTE_QUEUE
+        longer_queue = any(wait_s(each, costs) > wait_s(best, costs) for each in candidates)
+        reason = Reason.ROUTE_QUEUE if longer_queue else Reason.ROUTE_CONTEXT
     elif best.gpu_tokens or best.host_tokens:
         reason = Reason.ROUTE_PREFIX
     elif best.pending_tokens:
         reason = Reason.ROUTE_PENDING_PREFIX
+    elif best.context_tokens and not best.served_last:
+        reason = Reason.ROUTE_CONTEXT
     else:
         reason = Reason.ROUTE_AFFINITY if best.served_last else Reason.ROUTE_LEAST_LOADED
     return Choice(best.worker_id, reason)

@@ -1,10 +1,10 @@
 """The link to one worker. No other module of the gateway knows the messages of `WorkerService`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import grpc
 from grpc import aio
@@ -12,6 +12,7 @@ from grpc import aio
 from pbkv_cluster.core.errors import PbkvError, Unavailable
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.core.workflow.remote_steps import RemoteStepEvent
 from pbkv_cluster.core.workflow.step_events import FinishReason, Tokens
 from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.core.workflow.tool_call import ToolCall
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _PROBE_TIMEOUT_S = 1.0
 _STATUS_TIMEOUT_S = 1.0
 _RETIRE_TIMEOUT_S = 2.0
+_TELL_TIMEOUT_S = 2.0
 _TOOL_CALL_TIMEOUT_S = 0.25  # the client waits for it, and a worker that misses it loses a hint only
 
 # How a stream ends when its worker, or the way to it, is gone. ABORTED and CANCELLED come from a server that shuts down.
@@ -75,6 +77,14 @@ class WorkerReport:
     access_updates_applied: int
     access_workflows: int  # that its access model has learnt from
     predictor_reachable: bool  # it receives the predictor's broadcast
+
+
+class RemoteSteps(NamedTuple):
+    """What a worker is to be told of a workflow's steps on other workers."""
+
+    events: Sequence[RemoteStepEvent]
+    after: int  # index of the event that it was told last; -1: none
+    now: float  # seconds, on the clock of the events
 
 
 class StepStream:
@@ -161,6 +171,7 @@ class Worker:
         sent: bytes,
         priority: int,
         step_graph: StepGraph | None,
+        remote_steps: RemoteSteps | None,
     ) -> StepStream:
         """Sends a step to the worker; returns at once.
 
@@ -169,6 +180,7 @@ class Worker:
             parent_step: number of the step that this one follows; None: it is the first.
             prompt: packed token ids.
             sent: packed output tokens that the client has from a lost worker. The worker goes on after them.
+            remote_steps: what the worker is to be told of the workflow's steps elsewhere.
         """
         request = worker_pb2.RunStepRequest(
             request_id=request_id,
@@ -182,6 +194,7 @@ class Worker:
             sent=types_pb2.PackedTokens(data=sent),
             priority=priority,
             step_graph=None if step_graph is None else convert.step_graph_to_wire(step_graph),
+            remote_steps=_to_wire(remote_steps),
         )
         return StepStream(self.stub.RunStep(request))
 
@@ -210,14 +223,26 @@ class Worker:
             answer.predictor_reachable,
         )
 
-    async def retire(self, workflow_id: str) -> bool:
-        """Has the worker retire what only the workflow held; False if it does not answer."""
+    async def retire(self, workflow_id: str, remote_steps: RemoteSteps | None) -> bool:
+        """Has the worker retire what only the workflow held, and tells it of steps elsewhere; False if it does not answer."""
+        request = worker_pb2.RetireWorkflowRequest(workflow_id=workflow_id, remote_steps=_to_wire(remote_steps))
         try:
             with self._calling() as stub:
-                await stub.RetireWorkflow(worker_pb2.RetireWorkflowRequest(workflow_id=workflow_id), timeout=_RETIRE_TIMEOUT_S)
+                await stub.RetireWorkflow(request, timeout=_RETIRE_TIMEOUT_S)
         except (aio.AioRpcError, Unavailable):
             return False
         return True
+
+    async def tell_steps(self, workflow_id: str, remote_steps: RemoteSteps) -> bool | None:
+        """Tells the worker of steps elsewhere. False: what it was told before has not arrived; None: it does not answer."""
+        request = worker_pb2.TellStepsRequest(
+            workflow_id=workflow_id, after=remote_steps.after, remote_steps=_to_wire(remote_steps)
+        )
+        try:
+            with self._calling() as stub:
+                return (await stub.TellSteps(request, timeout=_TELL_TIMEOUT_S)).heard
+        except (aio.AioRpcError, Unavailable):
+            return None
 
     async def report_tool_call(self, workflow_id: str, call: ToolCall, started: bool) -> bool:
         """Tells the worker that a workflow waits for a tool, or no longer does; False if it does not answer at once."""
@@ -247,6 +272,10 @@ class Worker:
             yield self.stub
         finally:
             self._calls -= 1
+
+
+def _to_wire(remote_steps: RemoteSteps | None) -> list[worker_pb2.RemoteStep]:
+    return [] if remote_steps is None else convert.remote_steps_to_wire(remote_steps.events, remote_steps.now)
 
 
 def key_of(entry: WorkerEntry) -> WorkerKey:

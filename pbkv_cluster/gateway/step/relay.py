@@ -21,6 +21,7 @@ from pbkv_cluster.core.usage import HitMeter, Usage
 from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
 from pbkv_cluster.gateway.decisions import Decisions, Reason
+from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
 from pbkv_cluster.gateway.routing.load import StepLoad
 from pbkv_cluster.gateway.routing.placement import Placement
@@ -30,6 +31,7 @@ from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.step.state import StepState
 from pbkv_cluster.gateway.step.step import Step, StepSpec
 from pbkv_cluster.gateway.workflow.events import EventReporter
+from pbkv_cluster.gateway.workflow.step_teller import StepTeller
 
 _MAX_REFUSALS = 2  # workers with full queues before the step fails
 
@@ -53,6 +55,8 @@ class Relay:
     infinite: InfiniteCache
     meter: HitMeter
     events: EventReporter
+    teller: StepTeller
+    contexts: Contexts
     decisions: Decisions
     clock: Clock
     retry_limit: int
@@ -68,7 +72,8 @@ class Relay:
             workers = await self.placement.wait(attempts.failed, step.ended)
             if not workers:
                 break
-            worker, cached_tokens = await self.placement.choose(workers, spec.prompt.keys, spec.workflow.last_worker)
+            workflow = spec.workflow
+            worker, cached_tokens = await self.placement.choose(workers, spec.prompt.keys, workflow.last_worker, workflow.id)
             check_cancelled()
             if step.is_final:
                 break
@@ -91,6 +96,8 @@ class Relay:
                 if not step.is_final:
                     raise Unavailable("the gateway is stopping") from None
             finally:
+                lost = worker if step.state is not StepState.FINISHED else None
+                self.teller.ended(spec.workflow, spec.number, bytes(step.sent), lost)
                 self.pool.release(worker, step)
         if step.state is StepState.CANCELLED:
             yield Finished(FinishReason.CANCELLED, step.complete(Usage(), self.clock.now()))
@@ -100,10 +107,15 @@ class Relay:
         computed = max(spec.prompt.tokens - cached_tokens, 1)
         worker.steps.add(step, StepLoad(spec.prompt.keys, computed + self.lengths.expected(spec.sampling.max_tokens)))
         workflow.last_worker = worker.id
+        if not workflow.ended:
+            self.contexts.note(workflow.id, spec.agent, worker.id, spec.prompt.keys)
         if not workflow.ended and (workflow.served_by is None or worker.id not in workflow.served_by):
             self.events.report(workflow, EventKind.STEP_PLACED, worker=worker.id)
         if workflow.served_by is not None:
             workflow.served_by.add(worker.id)
+        remote_steps = self.teller.began(
+            workflow, spec.number, spec.agent, spec.parent_step, spec.tenant, spec.prompt.packed, worker
+        )
         stream = worker.run_step(
             request_id=f"{workflow.id}/{spec.number}/{step.retries}",
             workflow_id=workflow.id,
@@ -116,6 +128,7 @@ class Relay:
             sent=bytes(step.sent),
             priority=spec.priority,
             step_graph=workflow.step_graph,
+            remote_steps=remote_steps,
         )
         step.place(worker, stream)
         return stream
@@ -146,7 +159,11 @@ class Relay:
             worker.speed.add(usage)
             self.lengths.add(usage)
             self.meter.add(usage)
-            self.infinite.remember(spec.prompt.output_keys(bytes(step.sent)))
+            output_keys = spec.prompt.output_keys(bytes(step.sent))
+            self.infinite.remember(output_keys)
+            if not spec.workflow.ended:
+                self.contexts.note(spec.workflow.id, spec.agent, worker.id, [*spec.prompt.keys, *output_keys])
+        self.teller.ended(spec.workflow, spec.number, bytes(step.sent))
         # Before the client gets Finished, so that its next step comes after this one's end in every account.
         step.transition(StepState.FINISHED)
 

@@ -12,12 +12,14 @@ from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.gateway import checks
 from pbkv_cluster.gateway.decisions import Decisions, Reason
+from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.worker import Worker
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.workflow.entry_writer import EntryWriter
 from pbkv_cluster.gateway.workflow.events import EventReporter
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow, OpenWorkflows
 from pbkv_cluster.gateway.workflow.requests import WorkflowRequest
+from pbkv_cluster.gateway.workflow.step_teller import StepTeller
 from pbkv_cluster.store.cluster_index import WorkflowEntry
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,8 @@ class WorkflowLifecycle:
     entries: EntryWriter
     pool: WorkerPool
     events: EventReporter
+    teller: StepTeller
+    contexts: Contexts
     decisions: Decisions
     clock: Clock
 
@@ -158,6 +162,8 @@ class WorkflowLifecycle:
         self.events.report(workflow, EventKind.WORKFLOW_ENDED)
         retired = (self._retire(workflow, worker) for worker in self._served(workflow))
         await asyncio.gather(self.entries.write(workflow), *retired)
+        self.teller.drop(workflow)
+        self.contexts.drop(workflow.id)
 
     def _served(self, workflow: OpenWorkflow) -> list[Worker]:
         """The workers that may have run steps of the workflow."""
@@ -192,7 +198,7 @@ class WorkflowLifecycle:
             raise
 
     async def _retire(self, workflow: OpenWorkflow, worker: Worker) -> None:
-        if not await worker.retire(workflow.id):
+        if not await worker.retire(workflow.id, self.teller.end(workflow, worker)):
             # A worker that is gone holds nothing; on one that is not, the blocks age as any others do.
             self.decisions[Reason.RETIRE_FAILED] += 1
 

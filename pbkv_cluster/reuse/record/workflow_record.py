@@ -10,7 +10,7 @@ and from a log (`replay.py`), which tells it in numbers of blocks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.core.workflow.access_log import INSIDE, StepLog
@@ -81,6 +81,15 @@ class WorkflowRecord:
         """The last step with a number, as the gateway counts them; None: it was not run here."""
         position = self._positions.get(number)
         return None if position is None else self.steps[position]
+
+    def tokens(self, number: int) -> Iterator[bytes] | None:
+        """The tokens of the path of the last step with a number, in parts; None: it is not known here."""
+        position = self._positions.get(number)
+        return None if position is None else (segment.tokens for segment in self.path(position))
+
+    def position(self, number: int) -> int | None:
+        """Position of the last step with a number."""
+        return self._positions.get(number)
 
     def path(self, position: int) -> list[Segment]:
         """The segments of a step, in order."""

@@ -1,15 +1,16 @@
 from pbkv_cluster.rpc.v1 import types_pb2 as _types_pb2
 from pbkv_cluster.rpc.v1 import store_pb2 as _store_pb2
 from pbkv_cluster.rpc.v1 import workflow_pb2 as _workflow_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RunStepRequest(_message.Message):
-    __slots__ = ("request_id", "workflow_id", "agent_id", "step", "tenant", "prompt", "sampling", "sent", "priority", "step_graph", "parent_step")
+    __slots__ = ("request_id", "workflow_id", "agent_id", "step", "tenant", "prompt", "sampling", "sent", "priority", "step_graph", "parent_step", "remote_steps")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +22,7 @@ class RunStepRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     STEP_GRAPH_FIELD_NUMBER: _ClassVar[int]
     PARENT_STEP_FIELD_NUMBER: _ClassVar[int]
+    REMOTE_STEPS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     workflow_id: str
     agent_id: str
@@ -32,7 +34,60 @@ class RunStepRequest(_message.Message):
     priority: int
     step_graph: _types_pb2.StepGraph
     parent_step: int
-    def __init__(self, request_id: _Optional[str] = ..., workflow_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., step: _Optional[int] = ..., tenant: _Optional[str] = ..., prompt: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., sampling: _Optional[_Union[_types_pb2.Sampling, _Mapping]] = ..., sent: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., priority: _Optional[int] = ..., step_graph: _Optional[_Union[_types_pb2.StepGraph, _Mapping]] = ..., parent_step: _Optional[int] = ...) -> None: ...
+    remote_steps: _containers.RepeatedCompositeFieldContainer[RemoteStep]
+    def __init__(self, request_id: _Optional[str] = ..., workflow_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., step: _Optional[int] = ..., tenant: _Optional[str] = ..., prompt: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., sampling: _Optional[_Union[_types_pb2.Sampling, _Mapping]] = ..., sent: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., priority: _Optional[int] = ..., step_graph: _Optional[_Union[_types_pb2.StepGraph, _Mapping]] = ..., parent_step: _Optional[int] = ..., remote_steps: _Optional[_Iterable[_Union[RemoteStep, _Mapping]]] = ...) -> None: ...
+
+class RemoteStep(_message.Message):
+    __slots__ = ("index", "step", "age_s", "began", "ended")
+    class Began(_message.Message):
+        __slots__ = ("agent_id", "parent_step", "tenant", "came_from", "follows", "rest")
+        AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+        PARENT_STEP_FIELD_NUMBER: _ClassVar[int]
+        TENANT_FIELD_NUMBER: _ClassVar[int]
+        CAME_FROM_FIELD_NUMBER: _ClassVar[int]
+        FOLLOWS_FIELD_NUMBER: _ClassVar[int]
+        REST_FIELD_NUMBER: _ClassVar[int]
+        agent_id: str
+        parent_step: int
+        tenant: str
+        came_from: int
+        follows: int
+        rest: _types_pb2.PackedTokens
+        def __init__(self, agent_id: _Optional[str] = ..., parent_step: _Optional[int] = ..., tenant: _Optional[str] = ..., came_from: _Optional[int] = ..., follows: _Optional[int] = ..., rest: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ...) -> None: ...
+    class Ended(_message.Message):
+        __slots__ = ("tenant", "output")
+        TENANT_FIELD_NUMBER: _ClassVar[int]
+        OUTPUT_FIELD_NUMBER: _ClassVar[int]
+        tenant: str
+        output: _types_pb2.PackedTokens
+        def __init__(self, tenant: _Optional[str] = ..., output: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ...) -> None: ...
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    AGE_S_FIELD_NUMBER: _ClassVar[int]
+    BEGAN_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    step: int
+    age_s: float
+    began: RemoteStep.Began
+    ended: RemoteStep.Ended
+    def __init__(self, index: _Optional[int] = ..., step: _Optional[int] = ..., age_s: _Optional[float] = ..., began: _Optional[_Union[RemoteStep.Began, _Mapping]] = ..., ended: _Optional[_Union[RemoteStep.Ended, _Mapping]] = ...) -> None: ...
+
+class TellStepsRequest(_message.Message):
+    __slots__ = ("workflow_id", "after", "remote_steps")
+    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    REMOTE_STEPS_FIELD_NUMBER: _ClassVar[int]
+    workflow_id: str
+    after: int
+    remote_steps: _containers.RepeatedCompositeFieldContainer[RemoteStep]
+    def __init__(self, workflow_id: _Optional[str] = ..., after: _Optional[int] = ..., remote_steps: _Optional[_Iterable[_Union[RemoteStep, _Mapping]]] = ...) -> None: ...
+
+class TellStepsResponse(_message.Message):
+    __slots__ = ("heard",)
+    HEARD_FIELD_NUMBER: _ClassVar[int]
+    heard: bool
+    def __init__(self, heard: _Optional[bool] = ...) -> None: ...
 
 class RunStepEvent(_message.Message):
     __slots__ = ("tokens", "finished")
@@ -59,10 +114,12 @@ class RunStepEvent(_message.Message):
     def __init__(self, tokens: _Optional[_Union[RunStepEvent.Tokens, _Mapping]] = ..., finished: _Optional[_Union[RunStepEvent.Finished, _Mapping]] = ...) -> None: ...
 
 class RetireWorkflowRequest(_message.Message):
-    __slots__ = ("workflow_id",)
+    __slots__ = ("workflow_id", "remote_steps")
     WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    REMOTE_STEPS_FIELD_NUMBER: _ClassVar[int]
     workflow_id: str
-    def __init__(self, workflow_id: _Optional[str] = ...) -> None: ...
+    remote_steps: _containers.RepeatedCompositeFieldContainer[RemoteStep]
+    def __init__(self, workflow_id: _Optional[str] = ..., remote_steps: _Optional[_Iterable[_Union[RemoteStep, _Mapping]]] = ...) -> None: ...
 
 class RetireWorkflowResponse(_message.Message):
     __slots__ = ()

@@ -45,6 +45,11 @@ class WorkerServiceStub:
                 request_serializer=pbkv_dot_v1_dot_worker__pb2.RetireWorkflowRequest.SerializeToString,
                 response_deserializer=pbkv_dot_v1_dot_worker__pb2.RetireWorkflowResponse.FromString,
                 _registered_method=True)
+        self.TellSteps = channel.unary_unary(
+                '/pbkv.v1.WorkerService/TellSteps',
+                request_serializer=pbkv_dot_v1_dot_worker__pb2.TellStepsRequest.SerializeToString,
+                response_deserializer=pbkv_dot_v1_dot_worker__pb2.TellStepsResponse.FromString,
+                _registered_method=True)
         self.ReportToolCall = channel.unary_unary(
                 '/pbkv.v1.WorkerService/ReportToolCall',
                 request_serializer=pbkv_dot_v1_dot_workflow__pb2.ReportToolCallRequest.SerializeToString,
@@ -69,6 +74,13 @@ class WorkerServiceServicer:
 
     def RetireWorkflow(self, request, context):
         """Ends the workflow: blocks that no other active workflow has used are retired.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TellSteps(self, request, context):
+        """Tells of steps of a workflow that run on other workers, so that this one's record of the workflow is whole.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,6 +111,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.RetireWorkflow,
                     request_deserializer=pbkv_dot_v1_dot_worker__pb2.RetireWorkflowRequest.FromString,
                     response_serializer=pbkv_dot_v1_dot_worker__pb2.RetireWorkflowResponse.SerializeToString,
+            ),
+            'TellSteps': grpc.unary_unary_rpc_method_handler(
+                    servicer.TellSteps,
+                    request_deserializer=pbkv_dot_v1_dot_worker__pb2.TellStepsRequest.FromString,
+                    response_serializer=pbkv_dot_v1_dot_worker__pb2.TellStepsResponse.SerializeToString,
             ),
             'ReportToolCall': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportToolCall,
@@ -165,6 +182,33 @@ class WorkerService:
             '/pbkv.v1.WorkerService/RetireWorkflow',
             pbkv_dot_v1_dot_worker__pb2.RetireWorkflowRequest.SerializeToString,
             pbkv_dot_v1_dot_worker__pb2.RetireWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TellSteps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pbkv.v1.WorkerService/TellSteps',
+            pbkv_dot_v1_dot_worker__pb2.TellStepsRequest.SerializeToString,
+            pbkv_dot_v1_dot_worker__pb2.TellStepsResponse.FromString,
             options,
             channel_credentials,
             insecure,

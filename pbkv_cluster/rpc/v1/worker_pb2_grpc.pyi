@@ -36,6 +36,8 @@ class WorkerServiceStub:
     """Runs one step. Cancelling the call frees its blocks at once."""
     RetireWorkflow: _grpc.UnaryUnaryMultiCallable[_worker_pb2.RetireWorkflowRequest, _worker_pb2.RetireWorkflowResponse]
     """Ends the workflow: blocks that no other active workflow has used are retired."""
+    TellSteps: _grpc.UnaryUnaryMultiCallable[_worker_pb2.TellStepsRequest, _worker_pb2.TellStepsResponse]
+    """Tells of steps of a workflow that run on other workers, so that this one's record of the workflow is whole."""
     ReportToolCall: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.ReportToolCallRequest, _workflow_pb2.ReportToolCallResponse]
     """Tells that a workflow waits for a tool, or no longer does, so that the worker knows how soon its next step may come."""
     GetWorkerStatus: _grpc.UnaryUnaryMultiCallable[_worker_pb2.GetWorkerStatusRequest, _worker_pb2.GetWorkerStatusResponse]
@@ -47,6 +49,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """Runs one step. Cancelling the call frees its blocks at once."""
     RetireWorkflow: _aio.UnaryUnaryMultiCallable[_worker_pb2.RetireWorkflowRequest, _worker_pb2.RetireWorkflowResponse]  # type: ignore[assignment]
     """Ends the workflow: blocks that no other active workflow has used are retired."""
+    TellSteps: _aio.UnaryUnaryMultiCallable[_worker_pb2.TellStepsRequest, _worker_pb2.TellStepsResponse]  # type: ignore[assignment]
+    """Tells of steps of a workflow that run on other workers, so that this one's record of the workflow is whole."""
     ReportToolCall: _aio.UnaryUnaryMultiCallable[_workflow_pb2.ReportToolCallRequest, _workflow_pb2.ReportToolCallResponse]  # type: ignore[assignment]
     """Tells that a workflow waits for a tool, or no longer does, so that the worker knows how soon its next step may come."""
     GetWorkerStatus: _aio.UnaryUnaryMultiCallable[_worker_pb2.GetWorkerStatusRequest, _worker_pb2.GetWorkerStatusResponse]  # type: ignore[assignment]
@@ -67,6 +71,14 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.RetireWorkflowResponse, _abc.Awaitable[_worker_pb2.RetireWorkflowResponse]]:
         """Ends the workflow: blocks that no other active workflow has used are retired."""
+
+    @_abc_1.abstractmethod
+    def TellSteps(
+        self,
+        request: _worker_pb2.TellStepsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.TellStepsResponse, _abc.Awaitable[_worker_pb2.TellStepsResponse]]:
+        """Tells of steps of a workflow that run on other workers, so that this one's record of the workflow is whole."""
 
     @_abc_1.abstractmethod
     def ReportToolCall(

@@ -1,0 +1,104 @@
+"""Where the contexts of a workflow's agents lie: what its next steps find again if it stays, and leaves behind if it moves.
+
+An agent's context is the prompt and output of its latest step. The worker that ran the step may have evicted some of it since.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from pbkv_cluster.core.tokens import BLOCK_TOKENS
+
+CAPACITY_BYTES = 64 << 20  # of the keys of all workflows
+_KEY_BYTES = 8  # of each block key: they are compared within one workflow
+_AGENTS = 16  # of a workflow whose contexts are kept, those that ran last
+
+
+class _Context(NamedTuple):
+    worker: str
+    keys: bytes  # of its blocks, from the start
+
+
+class Contexts:
+    """The contexts of open workflows. Beyond a bound, those of the workflows silent for longest are dropped."""
+
+    def __init__(self, capacity_bytes: int = CAPACITY_BYTES) -> None:
+        """Args:
+        capacity_bytes: of the keys that are kept.
+        """
+        self._capacity_bytes = capacity_bytes
+        self._workflows: OrderedDict[str, OrderedDict[str, _Context]] = OrderedDict()  # contexts by agent
+        self.size_bytes = 0
+
+    def note(self, workflow: str, agent: str, worker: str, keys: Iterable[bytes]) -> None:
+        """An agent's latest step runs, or has run, on a worker.
+
+        Args:
+            workflow: its id.
+            agent: of the workflow.
+            worker: its id.
+            keys: of the full blocks of the step's prompt, and of its output once that is known.
+        """
+        contexts = self._workflows.setdefault(workflow, OrderedDict())
+        self._workflows.move_to_end(workflow)
+        self._remove(contexts, agent)
+        contexts[agent] = context = _Context(worker, b"".join(key[:_KEY_BYTES] for key in keys))
+        self.size_bytes += len(context.keys)
+        if len(contexts) > _AGENTS:
+            self._remove(contexts, next(iter(contexts)))
+        while self.size_bytes > self._capacity_bytes and len(self._workflows) > 1:
+            self.drop(next(iter(self._workflows)))
+
+    def drop(self, workflow: str) -> None:
+        """Forgets a workflow."""
+        contexts = self._workflows.pop(workflow, None)
+        if contexts is not None:
+            self.size_bytes -= sum(len(context.keys) for context in contexts.values())
+
+    def tokens(
+        self, workflow: str, keys: Sequence[bytes], probabilities: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
+        """Tokens of other contexts of a workflow that lie on each worker, beyond what they share with a prompt.
+
+        Blocks that several contexts share count once, and blocks of the prompt not at all: they will lie where its step runs.
+
+        Args:
+            workflow: its id.
+            keys: of the prompt's full blocks.
+            probabilities: that each agent runs again soon, which weigh its tokens; None: all count in full.
+        """
+        prompt = b"".join(key[:_KEY_BYTES] for key in keys)
+        found: dict[str, float] = {}
+        counted: dict[str, list[bytes]] = {}
+        contexts = self._workflows.get(workflow, OrderedDict[str, _Context]())
+        # The likeliest first: what it shares with others counts as its own.
+        for agent in sorted(contexts, key=lambda each: -_weight(each, probabilities)):
+            worker, blocks = contexts[agent]
+            others = counted.setdefault(worker, [prompt])
+            shared = max(_common(blocks, other) for other in others)
+            others.append(blocks)
+            new = (len(blocks) // _KEY_BYTES - shared) * BLOCK_TOKENS
+            found[worker] = found.get(worker, 0.0) + _weight(agent, probabilities) * new
+        return found
+
+    def _remove(self, contexts: OrderedDict[str, _Context], agent: str) -> None:
+        context = contexts.pop(agent, None)
+        if context is not None:
+            self.size_bytes -= len(context.keys)
+
+
+def _weight(agent: str, probabilities: Mapping[str, float] | None) -> float:
+    return 1.0 if probabilities is None else probabilities.get(agent, 0.0)
+
+
+def _common(one: bytes, other: bytes) -> int:
+    """Blocks that two paths share, by bisection."""
+    low, high = 0, min(len(one), len(other)) // _KEY_BYTES
+    while low < high:
+        middle = (low + high + 1) // 2
+        start, stop = low * _KEY_BYTES, middle * _KEY_BYTES
+        if one[start:stop] == other[start:stop]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

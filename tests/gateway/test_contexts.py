@@ -1,0 +1,75 @@
+"""Where the contexts of a workflow's agents lie, and what that makes of the choice of a worker."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pbkv_cluster.core.blocks import Namespace, block_keys
+from pbkv_cluster.core.tokens import BLOCK_TOKENS, pack
+from pbkv_cluster.gateway.decisions import Reason
+from pbkv_cluster.gateway.routing.contexts import Contexts
+from pbkv_cluster.gateway.routing.router import Candidate, Costs, choose
+
+SPACE = Namespace("m", "r", "f", "l")
+COSTS = Costs(seconds_per_token=1e-3, parallelism=8)
+
+paths = st.lists(st.integers(0, 2), max_size=5)
+
+
+def keys(path: list[int]) -> list[bytes]:
+    return block_keys(SPACE, pack([symbol for symbol in path for _ in range(BLOCK_TOKENS)]))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["one", "two"]), paths), max_size=8), paths)
+def test_blocks_of_the_latest_contexts_count_once_where_they_lie(
+    steps: list[tuple[str, str, list[int]]], prompt: list[int]
+) -> None:
+    contexts = Contexts()
+    for agent, worker, path in steps:
+        contexts.note("w", agent, worker, keys(path))
+        contexts.note("other", agent, worker, keys([9, *path]))
+    latest = {agent: (worker, set(keys(path))) for agent, worker, path in steps}
+    found = contexts.tokens("w", keys(prompt))
+    for name in ("one", "two"):
+        lying = set().union(*(blocks for worker, blocks in latest.values() if worker == name))
+        assert found.get(name, 0) == len(lying - set(keys(prompt))) * BLOCK_TOKENS
+    contexts.drop("w")
+    contexts.drop("other")
+    assert contexts.size_bytes == 0
+    assert contexts.tokens("w", keys(prompt)) == {}
+
+
+def test_forecasts_weigh_the_contexts_of_agents() -> None:
+    contexts = Contexts()
+    contexts.note("w", "a", "one", keys([0, 1]))
+    contexts.note("w", "b", "two", keys([0, 2, 2]))
+    found = contexts.tokens("w", keys([0]), {"a": 0.75, "b": 0.25})
+    assert found == {"one": 0.75 * BLOCK_TOKENS, "two": 0.25 * 2 * BLOCK_TOKENS}
+
+
+def test_contexts_are_bounded_in_bytes_and_agents() -> None:
+    contexts = Contexts(capacity_bytes=8 * 20)
+    for number in range(30):
+        contexts.note(f"w{number % 5}", "a", "one", keys([0] * 5))
+    assert contexts.size_bytes == 8 * 20
+    assert [bool(contexts.tokens(f"w{number}", [])) for number in range(5)] == [False, True, True, True, True]
+    for number in range(40):
+        contexts.note("many", f"agent-{number}", "one", keys([number]))
+    assert contexts.tokens("many", []) == {"one": 16 * BLOCK_TOKENS}
+
+
+def worker(name: str, gpu: int = 0, queued: int = 0, context: float = 0.0, duplicates: int = 0) -> Candidate:
+    return Candidate(name, gpu, 0, 0, queued, 0.001, False, context, duplicates)
+
+
+def test_a_workflow_stays_with_its_contexts_unless_moving_saves_more() -> None:
+    home = worker("home", gpu=160, context=640.0, duplicates=160)
+    assert choose([home, worker("shared", gpu=320)], COSTS) == ("home", Reason.ROUTE_CONTEXT)
+    assert choose([home, worker("shared", gpu=960)], COSTS).worker_id == "shared", "that much prefill"
+    assert choose([home._replace(queued_tokens=4000), worker("idle")], COSTS) == ("idle", Reason.ROUTE_QUEUE)
+    assert choose([home._replace(queued_tokens=1000), worker("idle")], COSTS).worker_id == "home", "a short queue is worth it"
+
+
+def test_a_second_copy_costs_the_room_of_what_it_evicts() -> None:
+    holder = worker("holder", gpu=800, queued=7000)
+    assert choose([holder, worker("idle", duplicates=0)], COSTS).worker_id == "idle"
+    assert choose([holder, worker("idle", duplicates=800)], COSTS).worker_id == "holder"
