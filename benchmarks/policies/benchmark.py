@@ -98,7 +98,7 @@ def run_unit(job: Job, workload: str, seed: int, file: RowFile) -> None:
     rows = file.rows(job.scene)
     trace, training = _parts(load_trace(job.trace_path(workload)), job.scene)
     cost = machine(job.scene.machine).cost() if job.scene.machine else CostModel()
-    setup = Setup(0, seed=seed, predictor=job.predictor, cost=cost)
+    setup = Setup(0, seed=seed, workers=job.scene.workers, predictor=job.predictor, cost=cost)
     mix = Mix(job.scene.workflows, job.scene.concurrency, job.scene.think_scale)
     tokens = TokenSource(make_workload([trace], mix, seed))
     known = [row for key, row in rows.items() if (key.workload, key.seed) == (workload, seed) and key.policy not in job.again]

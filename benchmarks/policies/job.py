@@ -100,6 +100,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--policies", metavar="A,B", help="policies; lru and oracle are always run")
     group.add_argument("--pressures", metavar="P,Q", help="capacities, as shares of an infinite cache's hits that LRU gets")
     group.add_argument("--host-ratio", type=float, default=2.0, metavar="R", help="host blocks for each on the GPU; default 2")
+    group.add_argument("--workers", type=int, default=1, metavar="N", help="workers, between which steps are routed; default 1")
     group.add_argument("--machine", default="", metavar="NAME", help="machine to simulate, such as h100-70b")
     group.add_argument("--seeds", type=int, default=len(SEEDS), metavar="N", help="seeds 0 to N - 1; default 2")
     group.add_argument("--online", action="store_true", help="no training; every workflow of the trace once")
@@ -138,8 +139,8 @@ def job_of(arguments: argparse.Namespace) -> Job:
             raise ValueError(f"--workloads: there is no {name}.jsonl.gz in {arguments.traces}")
     if not 0 <= arguments.noise <= 1:
         raise ValueError(f"--noise: must be from 0 to 1, got {arguments.noise}")
-    if min(arguments.seeds, arguments.processes) < 1:
-        raise ValueError("--seeds and --processes: must be at least 1")
+    if min(arguments.seeds, arguments.processes, arguments.workers) < 1:
+        raise ValueError("--seeds, --processes and --workers: must be at least 1")
     if not 0 <= arguments.host_ratio < math.inf:
         raise ValueError(f"--host-ratio: must be finite and not negative, got {arguments.host_ratio}")
     if arguments.machine and arguments.machine not in machine_names():
@@ -155,7 +156,7 @@ def job_of(arguments: argparse.Namespace) -> Job:
             raise ValueError(f"--predictor: {error.problem}") from error
     disturbance = Disturbance(arguments.noise, arguments.adversary, predictor=arguments.predictor)
     return Job(
-        Scene(part, workflows, 32, think_scale=8.0, host_ratio=arguments.host_ratio, machine=arguments.machine),
+        Scene(part, workflows, 32, 8.0, arguments.host_ratio, arguments.workers, arguments.machine),
         workloads,
         tuple(dict.fromkeys((BASELINE, BOUND, *(named or POLICY_NAMES)))),
         _pressures(arguments.pressures) or ((0.45,) if quick else PRESSURES),

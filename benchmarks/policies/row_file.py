@@ -22,6 +22,7 @@ class Scene:
     concurrency: int
     think_scale: float
     host_ratio: float  # host blocks for each block on the GPU
+    workers: int = 1
     machine: str = ""  # that is simulated; "": the default cost model
 
 

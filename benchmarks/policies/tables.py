@@ -73,7 +73,8 @@ def _time(scene: Scene) -> str:
 
 
 def _memory(scene: Scene) -> str:
-    return f"{scene.host_ratio:g} host blocks for each on the GPU" if scene.host_ratio else "GPU tier only"
+    memory = f"{scene.host_ratio:g} host blocks for each on the GPU" if scene.host_ratio else "GPU tier only"
+    return f"{scene.workers} workers, {memory}" if scene.workers > 1 else memory
 
 
 def _table(scene: Scene, pressure: float, disturbed: str, lines: Sequence[Pooled]) -> Table:

@@ -59,7 +59,7 @@ class KVCache:
         """
         self.tree = PrefixTree(len(capacity))
         self.policies = make_policies(len(capacity), config) if policies is None else policies  # of each tier
-        self.tiers = Tiers(self.tree, capacity, self.policies, engine, clock, on_change)
+        self.tiers = Tiers(self.tree, capacity, self.policies, engine, clock, compute_seconds, on_change)
         self.workflows = ActiveWorkflows(list(dict.fromkeys(self.policies)), self.tiers, clock)
         self.popularity = PrefixPopularity(_POPULARITY_BLOCKS * capacity[Tier.GPU])
         self.handles: set[CacheHandle] = set()  # open ones

@@ -4,7 +4,8 @@ An entry is never searched for or moved. When a node's value changes a new entry
 skipped when it surfaces. Choosing a victim costs O(log n) however large the tree is.
 
 A queue may defer: nodes that are offered wait, and are ranked all together when a victim is asked for. That suits policies
-whose values change with time: late ranks are better ones, and cost less together.
+whose values change with time: late ranks are better ones, and cost less together. Each time, a few others are ranked anew, in
+turn, so that no node is kept for long by what it was worth once.
 """
 
 import heapq
@@ -15,6 +16,8 @@ from pbkv_cluster.cache.tree.node import Node
 
 _SLACK = 1024  # stale entries that are not worth a rebuild
 _PENDING_MAX = 1024  # nodes that wait to be ranked; some may have left the tree meanwhile, and keep their memory
+
+_REFRESHED = 16  # candidates that are ranked anew together with those that have been offered
 
 COPY, RETIRED, ACTIVE = range(3)  # groups of a rank
 
@@ -58,6 +61,7 @@ class EvictionQueue:
         self._deferred = deferred
         self._pending: dict[Node, None] = {}  # offered and not ranked yet
         self._valid_at_rebuild = 0  # entries
+        self._turn = 0  # place in the heap of the entry that was refreshed last
 
     def offer(self, node: Node) -> None:
         """Ranks a node anew, if it is a candidate; its older entry no longer counts."""
@@ -83,8 +87,18 @@ class EvictionQueue:
 
     def _rank_pending(self) -> None:
         assert self._deferred is not None
+        self._refresh()
         pending, self._pending = self._pending, {}
         self._push(pending, self._deferred)
+
+    def _refresh(self) -> None:
+        """Offers a few candidates again, whichever come next in the heap: after a while, every one has had its turn."""
+        heap, number = self._heap, self._number
+        for _ in range(min(_REFRESHED, len(heap))):
+            self._turn = (self._turn + 1) % len(heap)
+            _, _, version, node = heap[self._turn]
+            if version == node.versions[number]:
+                self._pending[node] = None
 
     def _push(self, nodes: Iterable[Node], ranks: Ranking) -> None:
         candidates = [node for node in nodes if self._is_candidate(node, self.tier)]

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,6 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.cache.factory import make_cache
-from pbkv_cluster.cache.guard.balance import Balance
 from pbkv_cluster.cache.guard.guard import Guard
 from pbkv_cluster.cache.observer import GuardStat
 from pbkv_cluster.cache.policies.base import ReusePolicy
@@ -53,6 +53,13 @@ class Informed(ReusePolicy):
         return float(int.from_bytes(node.tokens[:TOKEN_BYTES], "little") < HOT)
 
 
+class Perverse(Informed):
+    """What comes again goes first."""
+
+    def value(self, node: Node, now: float) -> float:
+        return -super().value(node, now)
+
+
 class Reformed(Informed):
     """Hostile at first."""
 
@@ -73,7 +80,8 @@ class Steps:
         self.cache = cache
         self.clock = clock
         self.prompt_tokens = 0
-        self.hits = 0
+        self.hits = 0  # on the GPU
+        self.hits_any = 0
         self.epoch = 0
 
     def run(self, prompt: bytes, output: bytes, workflow: str, agent: str, chunk: int = 1 << 20, again: bool = False) -> bool:
@@ -85,6 +93,7 @@ class Steps:
         if not again:
             self.prompt_tokens += count(prompt)
             self.hits += handle.delivered.get(Tier.GPU, 0)
+            self.hits_any += sum(handle.delivered.values())
         tokens, at = prompt + output, handle.committed * BLOCK_TOKENS
         while at < count(tokens):
             at = min(at + chunk, count(prompt)) if at < count(prompt) else at + 1
@@ -101,13 +110,13 @@ class Steps:
         self.cache.apply(Forecast(workflow, self.epoch, 0.0, steps))
 
 
-def cache_of(policy: str, blocks: int, **fields: object) -> tuple[KVCache, ManualClock]:
+def cache_of(policy: str, blocks: int, host_blocks: int = 0, **fields: object) -> tuple[KVCache, ManualClock]:
     clock = ManualClock()
     config = CacheConfig.model_validate({"policy": policy, **fields})
-    return make_cache({Tier.GPU: blocks}, config, NullTransferEngine(), clock), clock
+    return make_cache({Tier.GPU: blocks, Tier.HOST: host_blocks}, config, NullTransferEngine(), clock), clock
 
 
-def player(policy: str, blocks: int, **fields: object) -> Steps:
+def player(policy: str, blocks: int, **fields: Any) -> Steps:
     return Steps(*cache_of(policy, blocks, **fields))
 
 
@@ -147,7 +156,7 @@ def hot_and_cold(seed: int, length: int) -> Iterator[bytes]:
         yield pack([name] * (8 * BLOCK_TOKENS + 1))
 
 
-def play(policy: str, length: int = 3000, blocks: int = 160, **fields: object) -> Steps:
+def play(policy: str, length: int = 3000, blocks: int = 160, **fields: Any) -> Steps:
     steps = player(policy, blocks, **fields)
     for number, prompt in enumerate(hot_and_cold(0, length)):
         steps.run(prompt, pack([0]), f"w{number % 8}", AGENTS[0])
@@ -278,42 +287,14 @@ def test_lru_needs_no_guard_and_others_can_do_without() -> None:
         cache_of("clairvoyance", 10)
 
 
-@given(confidence=st.floats(1.0, 5.0), loss=st.floats(1e-3, 1e6), equal=st.integers(0, 100))
-def test_a_few_steps_that_all_cost_more_are_enough_and_fewer_are_not(confidence: float, loss: float, equal: int) -> None:
-    balance = Balance(confidence, 10_000)
-    assert not any(balance.add(0.0) for _ in range(equal))
-    steps = 1
-    while not balance.add(loss):
-        steps += 1
-    assert confidence**2 - 1 <= steps <= confidence**2 + 2
-    assert balance.lru_active
-
-
-@given(loss=st.floats(1e-3, 1e12), others=st.lists(st.floats(-1.0, 1.0), max_size=50))
-def test_one_large_loss_does_not_tell(loss: float, others: list[float]) -> None:
-    """However large it is: it could as well have been the other way round."""
-    balance = Balance(3.0, 1000)
-    assert not balance.add(loss)
-    assert balance.excess == 1.0
-    assert not any(balance.add(1e-3 * loss * each) for each in others)
-
-
-def test_policies_that_cost_the_same_are_hardly_ever_switched() -> None:
-    source, balance, changes = random.Random(1), Balance(3.0, 1000), 0
-    for _ in range(20_000):
-        if balance.add(source.choice((-1, 1)) * source.paretovariate(1.2)):
-            balance.restart(balance.lru_active)
-            changes += 1
-    assert changes <= 4
-
-
-def test_the_way_back_is_as_sure_as_the_way_there() -> None:
-    balance = Balance(3.0, 1000)
-    balance.restart(lru_active=True)
-    assert not any(balance.add(difference) for difference in (5.0, -5.0) * 500)
-    balance.restart(lru_active=True)
-    assert [balance.add(-5.0) for _ in range(20)].index(True) in range(8, 11)
-    assert not balance.lru_active
+def test_hits_on_the_gpu_do_not_make_up_for_those_lost_in_the_host() -> None:
+    sizes: dict[str, Any] = {"blocks": 64, "host_blocks": 160}
+    fields = {**sizes, "host_policy": named(Perverse)}
+    lru, alone, guarded = play("lru", **sizes), play(named(Informed), guard=False, **fields), play(named(Informed), **fields)
+    assert alone.hits > 1.5 * lru.hits
+    assert alone.hits_any < 0.5 * lru.hits_any
+    assert seen(guarded).lru_active
+    assert guarded.hits_any > 0.98 * lru.hits_any
 
 
 def test_the_shadow_of_the_policy_reads_the_record_of_the_cache_and_that_of_lru_none() -> None:

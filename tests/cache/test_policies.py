@@ -153,6 +153,29 @@ def test_a_copy_in_the_host_makes_room_before_anything_else() -> None:
     cache.cache.check_integrity()
 
 
+class Fading(ReusePolicy):
+    """Prompt 0 is worth more than all others for a minute, and less after that."""
+
+    drifts = True
+
+    def __init__(self, config: CacheConfig) -> None:
+        del config
+
+    def value(self, node: Node, now: float) -> float:
+        return 60.0 - now if unpack(node.tokens)[0] == 0 else 0.0
+
+
+def test_a_node_that_nobody_uses_is_not_kept_by_what_it_was_worth_once() -> None:
+    cache = Cache(f"{__name__}:{Fading.__name__}", gpu_blocks=23)
+    cache.step(0, "w0")
+    kept = list[bool]()
+    while cache.clock.now() < 90.0:
+        cache.step(1 + len(kept) % 9, "w")
+        kept.append(cache.holds(0))
+    assert all(kept[:50]), "others were evicted while it was worth more"
+    assert not kept[-1]
+
+
 class NewestFirst(ReusePolicy):
     """A user's own."""
 

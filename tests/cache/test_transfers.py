@@ -13,7 +13,7 @@ from pbkv_cluster.cache.tree.node import Slots, new_slots
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig
-from pbkv_cluster.core.tokens import count, pack
+from pbkv_cluster.core.tokens import BLOCK_TOKENS, count, pack
 from pbkv_cluster.core.usage import Tier
 
 SPACE = Namespace("m", "r", "f", "l")
@@ -100,6 +100,30 @@ def test_slots_are_taken_only_when_the_demotion_that_reads_them_is_done() -> Non
     rig.fill_gpu()
     (demotion,) = rig.engine.waited
     assert (demotion.source, demotion.target, len(demotion), demotion.done) == (Tier.GPU, Tier.HOST, 3, True)
+
+
+@pytest.mark.parametrize(("token_s", "demoted"), [(1.0, 3), (0.99, 0)])
+def test_nothing_is_demoted_that_is_computed_sooner_than_loaded(token_s: float, demoted: int) -> None:
+    class Engine(NullTransferEngine):
+        def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
+            return float(blocks * BLOCK_TOKENS)
+
+    cache = KVCache(
+        {Tier.GPU: 6, Tier.HOST: 8},
+        CacheConfig(policy="lru"),
+        Engine(),
+        ManualClock(),
+        compute_seconds=lambda tokens: tokens * token_s,
+    )
+    for number in (1, 2):
+        handle = cache.open(StepIdentity(SPACE, "w", "a", number, 49), prompt_of(number))
+        assert handle is not None
+        assert cache.grow(handle, 49)
+        cache.commit(handle, prompt_of(number))
+        cache.close(handle)
+    assert cache.tiers.take(6) is not None
+    assert (cache.used_blocks(Tier.HOST), cache.tiers.decisions["demote"]) == (2 * demoted, 2 * demoted)
+    assert cache.tiers.decisions["demote_skipped_slower"] == cache.tiers.decisions["drop"] == 6 - 2 * demoted
 
 
 def test_a_loaded_block_arrives_while_its_source_stays(rig: Rig) -> None:

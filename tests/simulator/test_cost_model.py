@@ -18,7 +18,7 @@ from pbkv_cluster.simulator.engine.runner import SimulatedRunner
 def test_a_fit_finds_the_constants_of_a_device_that_follows_the_model() -> None:
     truth = CostModel(3e-5, 1e-9, 4e-3, 2e-5, 5e-8, 7e9, 1 << 20)
     clock = ManualClock()
-    fitted = calibrate(SimulatedRunner(4000, 100, truth, clock), 1 << 20, clock, (64, 700, 2000), (1, 3, 8))
+    fitted = calibrate(SimulatedRunner(4000, 100, truth, clock, set()), 1 << 20, clock, (64, 700, 2000), (1, 3, 8))
     assert asdict(fitted) == pytest.approx(asdict(truth), rel=1e-6)
 
 

@@ -16,7 +16,7 @@ from pbkv_cluster.gpu_worker.engine.sequence import Chunk
 from pbkv_cluster.gpu_worker.model.loading import load_model
 from pbkv_cluster.gpu_worker.model.random_model import build
 from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner
-from pbkv_cluster.simulator.engine import simulation
+from pbkv_cluster.simulator.engine import worker
 from pbkv_cluster.simulator.engine.engine import SimulatedEngine
 from pbkv_cluster.simulator.engine.result import SimulationResult
 from pbkv_cluster.simulator.engine.runner import SimulatedRunner
@@ -111,9 +111,9 @@ def test_a_real_model_meets_the_same_decisions(policy: str, tmp_path: Path, monk
             super().__init__(virtual, config, cache_config, clock, lambda ids: "")
 
         def advance(self, until: float) -> list[Output]:
-            return [output for output in self.step() if output.finished is not None]
+            return self.step()
 
-    monkeypatch.setattr(simulation, "SimulatedEngine", RealEngine)
+    monkeypatch.setattr(worker, "SimulatedEngine", RealEngine)
     real = simulate(source(8), setup)
     assert counts(real) == counts(simulated)
     assert simulated.decisions["evict_active"] + simulated.decisions["evict_retired"] > 0

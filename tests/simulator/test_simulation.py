@@ -76,8 +76,9 @@ def test_a_host_tier_restores_what_the_gpu_evicted() -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_no_policy_looks_ahead(policy: str) -> None:
-    first_difference(Setup(60, 0, policy))
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_policy_looks_ahead(policy: str, workers: int) -> None:
+    first_difference(Setup(60, 0, policy, workers=workers))
 
 
 def first_difference(setup: Setup) -> None:

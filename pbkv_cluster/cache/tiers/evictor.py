@@ -20,6 +20,7 @@ class Evictor:
         order: EvictionOrder,
         in_flight: TransfersInFlight,
         announce: Callable[[Node, int, int], None],
+        load_pays: Callable[[CacheTier], bool],
     ) -> None:
         """Args:
         tree: whose blocks lie in the tiers.
@@ -27,12 +28,14 @@ class Evictor:
         order: told of nodes that become candidates or change in size.
         in_flight: takes the demotions.
         announce: told of the blocks of a node, from one to another, whose tiers have changed.
+        load_pays: whether to load blocks from a tier is as fast as to compute them; nothing is demoted to one where it is not.
         """
         self._tree = tree
         self._tiers = tiers
         self._order = order
         self._in_flight = in_flight
         self._announce = announce
+        self._load_pays = load_pays
         self.decisions: Counter[str] = Counter()
 
     def evict(self, tier: CacheTier, node: Node, wanted: int) -> Slots:
@@ -86,6 +89,9 @@ class Evictor:
         """
         pool = slower.pool
         kept, homeless = self._last_copies(tier, node, blocks), blocks[:0]
+        if kept and not self._load_pays(slower):
+            self.decisions[tier.codes.demote_skipped] += len(kept)
+            return kept
         if pool.room < len(kept):
             self._make_room(slower, node, kept)
             kept = self._last_copies(tier, node, blocks)  # again: copies further down may have had to go

@@ -100,6 +100,7 @@ class _Codes:
     def __init__(self, kind: Tier) -> None:
         self.evict: tuple[str, str] | None = None
         self.demote = f"{kind.value}_demote"
+        self.demote_skipped = f"{kind.value}_demote_skipped_slower"
         self.drop = (f"{kind.value}_drop_active", f"{kind.value}_drop_retired")
         self.drop_copy = f"{kind.value}_drop_copy"
 
@@ -111,4 +112,5 @@ class _GpuCodes(_Codes):
         super().__init__(kind)
         self.evict = ("evict_active", "evict_retired")
         self.demote = "demote"
+        self.demote_skipped = "demote_skipped_slower"
         self.drop = ("drop", "drop")

@@ -15,7 +15,7 @@ A decision takes effect in the tree at once, while its bytes may still be on the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from pbkv_cluster.cache.policies.base import ReusePolicy
 from pbkv_cluster.cache.tiers.announcements import Announcements, ChangeListener
@@ -27,6 +27,7 @@ from pbkv_cluster.cache.tiers.transfer import TransferEngine
 from pbkv_cluster.cache.tree.node import GPU, NO_SLOTS, Node, Slots, new_slots
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
 from pbkv_cluster.core.clock import Clock
+from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.core.usage import Tier
 
 
@@ -40,6 +41,7 @@ class Tiers:
         policies: Sequence[ReusePolicy],
         engine: TransferEngine,
         clock: Clock,
+        compute_seconds: Callable[[int], float],
         on_change: ChangeListener | None = None,
     ) -> None:
         """Args:
@@ -48,6 +50,7 @@ class Tiers:
         policies: the reuse policy of each tier.
         engine: carries out the transfers.
         clock: for the policies.
+        compute_seconds: how long the prefill of a number of tokens takes.
         on_change: told of every block that enters or leaves a tier.
         """
         self.tree = tree
@@ -61,10 +64,11 @@ class Tiers:
         self.pools = [tier.pool for tier in self]
         self.in_flight = TransfersInFlight(engine, {tier.kind: tier.pool for tier in self})
         self._engine = engine
+        self._compute_seconds = compute_seconds
         self._announcements = Announcements(tuple(capacity), on_change)
         self.note = self._announcements.announce  # to be called when other blocks of a node lie on the GPU
         self.order = EvictionOrder(self._tiers)
-        self._evictor = Evictor(tree, self._tiers, self.order, self.in_flight, self.note)
+        self._evictor = Evictor(tree, self._tiers, self.order, self.in_flight, self.note, self.load_pays)
         self.decisions = self._evictor.decisions  # blocks, by reason code
         self.evicted_by_policy = 0  # blocks of the GPU
         self.evicted_by_lru = 0  # blocks of the GPU, while `lru_active`
@@ -185,6 +189,10 @@ class Tiers:
         """How long it takes to load so many blocks from each tier. Those on the GPU are there already."""
         gpu = self.gpu.kind
         return sum(self._engine.seconds(tier, gpu, blocks) for tier, blocks in by_tier.items() if tier is not gpu)
+
+    def load_pays(self, tier: CacheTier) -> bool:
+        """Whether to load a block from a tier takes no longer than to compute it."""
+        return self._engine.seconds(tier.kind, self.gpu.kind, 1) <= self._compute_seconds(BLOCK_TOKENS)
 
     def by_tier(self, path: Sequence[Node], blocks: int) -> dict[Tier, int]:
         """The first blocks of a path, counted by the fastest tier that holds each. Tiers that hold none are left out."""

@@ -40,6 +40,7 @@ def simulate(
     ] = ".25,.45,.65,.8",
     concurrency: Annotated[int, typer.Option(min=1, help="Workflows that run at a time.")] = 32,
     host_ratio: Annotated[float, typer.Option(min=0, help="Blocks in host memory for each on the GPU; 0: none.")] = 2.0,
+    workers: Annotated[int, typer.Option(min=1, help="GPUs, each with its own memory; steps are routed as in service.")] = 1,
     think_scale: Annotated[
         float, typer.Option(min=0, help="Factor of a random pause, median 2 s, that is added to each recorded one.")
     ] = 8.0,
@@ -108,6 +109,7 @@ def simulate(
     settings = load_settings(config, assignments, {}).config
     setup = Setup(
         gpu_blocks=0,
+        workers=workers,
         adversary=adversary,
         noise=noise,
         cost=cost,

@@ -125,7 +125,9 @@ class EngineConfig(_Section):
         description="share of the GPU's memory for weights and pool (on a CPU: a quarter of this share, of free host memory)",
     )
     host_blocks: int = Field(
-        -1, ge=-1, description="blocks in the host tier; -1: twice gpu_blocks, or what host_store.memory_share has room for"
+        -1,
+        ge=-1,
+        description="blocks in the host tier; -1: twice gpu_blocks, or what there is room for (host_store.memory_share)",
     )
     max_batch_tokens: int = Field(2048, ge=16, description="most tokens in one forward pass")
     prefill_chunk_tokens: int = Field(1024, ge=16, description="most tokens of one prompt in one forward pass")
@@ -169,7 +171,7 @@ class CacheConfig(_Section):
     )
     guard: bool = Field(True, description="evict by LRU while the policy would cost more; has no effect with policy `lru`")
     guard_confidence: float = Field(
-        3.0,
+        2.5,
         gt=0,
         description="standard deviations by which policy and LRU must differ before the guard changes from one to the other",
     )

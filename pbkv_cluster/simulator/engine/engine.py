@@ -35,11 +35,16 @@ class SimulatedEngine(Engine):
         """Runs batches until the clock reads `until`, but at most one that is not a mere decode in which no sequence ends.
 
         Returns:
-            The outputs with which steps ended.
+            The outputs of the last batch, which has the first and the last tokens of steps if there are any.
         """
         if self.short_cut and self._all_decode() and self._leap(until):
             return []
-        return [output for output in self.step() if output.finished is not None]
+        return self.step()
+
+    def earliest_end(self) -> float:
+        """When a step may end, at the earliest: none takes less than reading the weights for each token that it lacks."""
+        left = min(map(_tokens_left, self._sequences.values()), default=1)
+        return self._time.now() + (left - 1) * self._cost.decode_base_s
 
     def _all_decode(self) -> bool:
         running = self.scheduler.running

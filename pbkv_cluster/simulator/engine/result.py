@@ -15,6 +15,7 @@ class StepRecord:
 
     arrival: int
     position: int
+    worker: int
     submitted_at: float
     started_at: float  # admitted to the batch
     ended_at: float
@@ -56,9 +57,22 @@ class SimulationResult:
     latency: Spread | None  # by workflow: sum over its steps of submission to last token, without the pauses between them
     decisions: Counter[str]
     preemptions: int
-    guard: GuardStat | None  # None: the policy ran without a guard
+    moves: int  # steps that ran on another worker than their workflow's step before
+    guards: tuple[GuardStat, ...]  # of each worker; empty: the policy ran without a guard
     steps: tuple[StepRecord, ...]  # in the order in which they ended
     seconds: float
+
+    @property
+    def guard(self) -> GuardStat | None:
+        """The first worker's, which is the only one where nothing else was set up; None without a guard."""
+        return self.guards[0] if self.guards else None
+
+    @property
+    def guard_lru_share(self) -> float | None:
+        """Share of the blocks evicted from GPUs that LRU chose; None without a guard."""
+        by_lru = sum(guard.evicted_by_lru for guard in self.guards)
+        evicted = by_lru + sum(guard.evicted_by_policy for guard in self.guards)
+        return (by_lru / evicted if evicted else 0.0) if self.guards else None
 
     @property
     def recomputed_tokens(self) -> int:

@@ -40,13 +40,20 @@ class SimulatedRunner:
     max_context = 1 << 24
     eos: frozenset[int] = frozenset()
 
-    def __init__(self, gpu_blocks: int, host_blocks: int, cost: CostModel, clock: ManualClock) -> None:
+    def __init__(self, gpu_blocks: int, host_blocks: int, cost: CostModel, clock: ManualClock, begun: set[str]) -> None:
+        """Args:
+        gpu_blocks: of the pool on the GPU.
+        host_blocks: of that in host memory.
+        cost: how long everything takes.
+        clock: is advanced by that.
+        begun: takes the ids of requests that have been in a batch.
+        """
         self.gpu_blocks = gpu_blocks
         self.host_blocks = host_blocks
         self.cost = cost
         self.transfer_engine = SimulatedTransferEngine(cost, clock)
         self._clock = clock
-        self.started: set[str] = set()  # requests that have been in a batch
+        self._begun = begun
 
     def run(self, chunks: Sequence[Chunk]) -> list[int]:
         """See `Runner.run`."""
@@ -57,6 +64,6 @@ class SimulatedRunner:
                 context += chunk.start
             else:
                 seconds += self.cost.prefill_seconds(chunk.start, chunk.count)
-            self.started.add(chunk.sequence.request.id)
+            self._begun.add(chunk.sequence.request.id)
         self._clock.advance(seconds + self.cost.decode_seconds(sequences, context))
         return [0 for chunk in chunks if chunk.final]

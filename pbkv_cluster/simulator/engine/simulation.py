@@ -1,55 +1,40 @@
-"""One run of a workload in virtual time, on the real engine, scheduler, cache, policies and predictor.
+"""One run of a workload in virtual time, on the real engines, schedulers, caches, policies, router and predictor.
 
-This module makes none of a worker's decisions. It submits a step's prompt only once the workflow's step before has ended, so
+This module makes none of a cluster's decisions. It submits a step's prompt only once the workflow's step before has ended, so
 every policy but the oracle sees what it would see in service.
+
+Each worker has a clock, and the cluster has one. The worker that is furthest behind goes on until something happens that may
+concern others: a step is submitted, or may end somewhere. Events are handled when all busy workers have reached their time.
 """
 
 import heapq
+import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from pbkv_cluster.core.clock import ManualClock
-from pbkv_cluster.core.config import CacheConfig, EngineConfig, PredictorConfig
+from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, count
 from pbkv_cluster.core.usage import HitMeter, Usage
 from pbkv_cluster.core.workflow.access_log import StepLog
-from pbkv_cluster.gpu_worker.engine.engine import Output
 from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
 from pbkv_cluster.reuse.model.access_model import AccessModel
-from pbkv_cluster.simulator.engine.cost_model import CostModel
-from pbkv_cluster.simulator.engine.engine import SimulatedEngine
 from pbkv_cluster.simulator.engine.result import SimulationResult, StepRecord, TimeSplit
-from pbkv_cluster.simulator.engine.runner import SimulatedRunner
-from pbkv_cluster.simulator.policies.adversary import adversary_of
+from pbkv_cluster.simulator.engine.router import SimulatedRouter
+from pbkv_cluster.simulator.engine.setup import Setup
+from pbkv_cluster.simulator.engine.worker import SimulatedWorker
 from pbkv_cluster.simulator.policies.oracle import FutureUses, oracle_knows
 from pbkv_cluster.simulator.prediction.forecaster import Forecaster
 from pbkv_cluster.simulator.spread import Spread
 from pbkv_cluster.simulator.workload.events import event_of, no_pieces
 from pbkv_cluster.simulator.workload.token_source import NAMESPACE, TokenSource
 
-_UNBOUNDED = 1 << 30  # steps in the queue: the simulation never refuses a client
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What is simulated, apart from the workload."""
-
-    gpu_blocks: int
-    host_blocks: int = 0
-    policy: str = "lru"
-    adversary: bool = False  # negate the policy's values
-    noise: float = 0.0  # share of the forecasts that are random
-    seed: int = 0  # of the noise
-    predictor_state: bytes | None = None  # of a predictor that was trained before the run
-    access: AccessModel | None = None  # trained before the run, which learns on in a copy
-    cost: CostModel = field(default_factory=CostModel)
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    cache: CacheConfig = field(default_factory=CacheConfig)
-    predictor: PredictorConfig = field(default_factory=PredictorConfig)
+__all__ = ["Setup", "simulate"]
 
 
 @dataclass(slots=True)
@@ -61,6 +46,9 @@ class _Running:
     submitted_at: float = 0.0
     served_s: float = 0.0
     available_tokens: int = 0
+    worker: SimulatedWorker | None = None  # of its present or last step
+    begun_late_s: float = 0.0  # from submission to the end of the batch that its worker was running
+    answered: bool = False  # its present step has a first token
 
 
 def simulate(tokens: TokenSource, setup: Setup, reference: SimulationResult | None = None) -> SimulationResult:
@@ -72,9 +60,11 @@ def simulate(tokens: TokenSource, setup: Setup, reference: SimulationResult | No
         reference: an earlier run of the same workload. The oracle, and no other policy, needs it for the order of steps.
 
     Raises:
-        InvalidArgument: an unknown policy or predictor, or a step that does not fit in the GPU's blocks.
+        InvalidArgument: an unknown policy or predictor, no worker, or a step that does not fit in a worker's blocks.
         FailedPrecondition: the policy is the oracle, and there is no reference.
     """
+    if setup.workers < 1:
+        raise InvalidArgument("workers", f"must be at least 1, got {setup.workers}")
     return _Simulation(tokens, setup, reference).run()
 
 
@@ -83,44 +73,38 @@ class _Simulation:
         self._tokens = tokens
         self._workload = tokens.workload
         self._clock = ManualClock()
-        runner = SimulatedRunner(setup.gpu_blocks, setup.host_blocks, setup.cost, self._clock)
-        self._future = None if reference is None else FutureUses(_step_starts(tokens, reference), runner.started)
-        name = adversary_of(setup.policy) if setup.adversary else setup.policy
+        begun = set[str]()
+        self._future = None if reference is None else FutureUses(_step_starts(tokens, reference), begun)
         self._is_oracle = setup.policy == "oracle"
-        cache = setup.cache.model_copy(update={"policy": name})
-        if self._is_oracle:  # in all tiers, and itself: others are measured against it
-            cache = cache.model_copy(update={"host_policy": name, "guard": False})
-        self._engine: SimulatedEngine
         with ExitStack() as stack:
             if self._future is not None:
                 stack.enter_context(oracle_knows(self._future))
-            self._engine = SimulatedEngine(
-                runner,
-                setup.engine.model_copy(update={"allow_forced_output": True, "max_waiting": _UNBOUNDED}),
-                cache,
-                self._clock,
-            )
-        if self._engine.cache.workflows.learns:
+            self._workers = [SimulatedWorker(number, setup, begun) for number in range(setup.workers)]
+        self._router = SimulatedRouter(self._workers, setup.engine.max_running)
+        workflows = self._workers[0].cache.workflows
+        if workflows.learns:
             self._learner = AccessModel()
             if setup.access is not None:
                 known = setup.access.export()
                 self._learner.apply(known)
-                self._engine.cache.workflows.learnt(known)
-            self._engine.cache.workflows.on_ended = self._learn
-        self._uses_forecasts = self._engine.cache.workflows.uses_forecasts
+                for worker in self._workers:
+                    worker.cache.workflows.learnt(known)
+            for worker in self._workers:
+                worker.cache.workflows.on_ended = self._learn
+        self._uses_forecasts = workflows.uses_forecasts
         self._forecaster = Forecaster(
             setup.predictor,
             self._clock,
-            self._engine.cache.apply,
+            lambda forecast: [worker.cache.apply(forecast) for worker in self._workers],
             setup.predictor_state,
             setup.noise,
             setup.seed,
             self._uses_forecasts,
         )
-        self._timers: list[tuple[float, int, _Running]] = []  # heap: when a step is submitted; the number settles ties
-        self._timers_set = 0
+        self._events: list[tuple[float, int, Callable[[], None]]] = []  # heap; the number settles ties
+        self._events_made = 0
         self._arrived = 0
-        self._active: dict[str, _Running] = {}  # by the id of the step in the engine
+        self._active: dict[str, _Running] = {}  # by the id of the step in its engine
         self._computed: set[bytes] = set()  # keys of all blocks that steps have filled
         self._meter = HitMeter()
         self._time = TimeSplit()
@@ -129,6 +113,7 @@ class _Simulation:
         self._latencies: list[float] = []
         self._records: list[StepRecord] = []
         self._preemptions = 0
+        self._moves = 0
 
     def run(self) -> SimulationResult:
         if self._workload.concurrency:
@@ -136,38 +121,68 @@ class _Simulation:
                 self._begin_next()
         else:
             for number, arrival in enumerate(self._workload.arrivals):
-                self._submit_at(arrival.starts_at or 0.0, _Running(number))
-        while self._engine.busy or self._timers:
-            if not self._engine.busy:
-                self._clock.advance(max(0.0, self._timers[0][0] - self._clock.now()))
-            while self._timers and self._timers[0][0] <= self._clock.now():
-                self._submit(heapq.heappop(self._timers)[2])
-            for output in self._engine.advance(self._timers[0][0] if self._timers else float("inf")):
-                self._ended(output)
+                self._at(arrival.starts_at or 0.0, partial(self._submit, _Running(number)))
+        while True:
+            behind = min((each for each in self._workers if each.engine.busy), key=lambda each: each.clock.now(), default=None)
+            if self._events and (behind is None or self._events[0][0] <= behind.clock.now()):
+                self._happen()
+            elif behind is not None:
+                self._advance(behind)
+            else:
+                break
+        decisions = Counter[str](self._router.decisions)
+        for worker in self._workers:
+            decisions += worker.cache.tiers.decisions + worker.engine.scheduler.decisions
+        guards = [worker.cache.guard() for worker in self._workers]
         return SimulationResult(
             self._meter,
             self._time,
             Spread.of(self._ttfts),
             Spread.of(self._totals),
             Spread.of(self._latencies),
-            self._engine.cache.tiers.decisions + self._engine.scheduler.decisions,
+            decisions,
             self._preemptions,
-            self._engine.cache.guard(),
+            self._moves,
+            tuple(guard for guard in guards if guard is not None),
             tuple(self._records),
             self._clock.now(),
         )
 
+    def _at(self, time: float, event: Callable[[], None]) -> None:
+        self._events_made += 1
+        heapq.heappush(self._events, (time, self._events_made, event))
+
+    def _happen(self) -> None:
+        time, _, event = heapq.heappop(self._events)
+        self._clock.advance_to(time)
+        for worker in self._workers:
+            worker.idle_until(time)
+        event()
+
+    def _advance(self, worker: SimulatedWorker) -> None:
+        """Runs a worker until the next event, or until a step may end on another one."""
+        until = self._events[0][0] if self._events else math.inf
+        for other in self._workers:
+            if other is not worker and other.engine.busy:
+                until = min(until, other.engine.earliest_end())
+        for output in worker.advance(until):
+            running = self._active[output.request_id]
+            if not running.answered:
+                running.answered = True
+                self._at(worker.clock.now(), partial(self._answered, running.arrival, running.position))
+            if output.finished is not None:
+                assert output.usage is not None
+                self._at(worker.clock.now(), partial(self._ended, output.request_id, output.usage))
+
     def _learn(self, workflow: str, steps: Sequence[StepLog]) -> None:
-        self._engine.cache.workflows.learnt(self._learner.export(self._learner.learn(steps)))
+        update = self._learner.export(self._learner.learn(steps))
+        for worker in self._workers:
+            worker.cache.workflows.learnt(update)
 
     def _begin_next(self) -> None:
         if self._arrived < len(self._workload.arrivals):
             self._arrived += 1
             self._submit(_Running(self._arrived - 1))
-
-    def _submit_at(self, time: float, running: _Running) -> None:
-        self._timers_set += 1
-        heapq.heappush(self._timers, (time, self._timers_set, running))
 
     def _submit(self, running: _Running) -> None:
         arrival = self._workload.arrivals[running.arrival]
@@ -178,14 +193,18 @@ class _Simulation:
         step = arrival.workflow.steps[running.position]
         tokens = self._tokens.step(running.arrival, running.position)
         self._report(running, 2 * running.position + 1)
-        running.submitted_at = self._clock.now()
+        running.submitted_at, running.answered = self._clock.now(), False
         # A key covers all tokens before it, so the blocks that were computed before come first.
         available = bisect_left(tokens.prompt_keys, True, key=lambda key: key not in self._computed)
         running.available_tokens = available * BLOCK_TOKENS
         name = _step_id(running.arrival, running.position)
         self._active[name] = running
+        worker = self._router.place(name, tokens, running.worker)
+        self._moves += running.worker not in (None, worker)
+        running.worker = worker
+        running.begun_late_s = worker.clock.now() - running.submitted_at
         sampling = SamplingParams(max_tokens=count(tokens.output), forced_output=tokens.output)
-        self._engine.submit(StepRequest(name, arrival.id, step.agent, running.position, NAMESPACE, tokens.prompt, sampling))
+        worker.engine.submit(StepRequest(name, arrival.id, step.agent, running.position, NAMESPACE, tokens.prompt, sampling))
 
     def _report(self, running: _Running, number: int) -> None:
         """Tells the predictor event `number` of a workflow; see `event_of`."""
@@ -194,19 +213,26 @@ class _Simulation:
         self._forecaster.report(event_of(arrival.workflow, arrival.id, number, self._clock.wall(), pieces))
 
     def _announce(self, running: _Running, started: bool) -> None:
-        """Tells the cache that the tool call before a workflow's present step has started, or finished."""
+        """Tells the caches that the tool call before a workflow's present step has started, or finished."""
         arrival = self._workload.arrivals[running.arrival]
         for call in arrival.tool_calls[running.position - 1 : running.position]:
-            self._engine.cache.tool_call(arrival.id, call, started)
+            for worker in self._workers:
+                worker.cache.tool_call(arrival.id, call, started)
 
-    def _ended(self, output: Output) -> None:
-        running = self._active.pop(output.request_id)
+    def _answered(self, arrival: int, position: int) -> None:
+        """A step has its first token: its prompt has been computed."""
+        self._computed.update(self._tokens.step(arrival, position).prompt_keys)
+
+    def _ended(self, step: str, usage: Usage) -> None:
+        running = self._active.pop(step)
+        assert running.worker is not None
         tokens = self._tokens.step(running.arrival, running.position)
-        assert output.usage is not None
-        self._account(running, output.usage)
+        self._account(running, usage)
+        self._router.ended(step, running.worker, usage)
         self._computed.update(tokens.keys[running.available_tokens // BLOCK_TOKENS :])
         if self._is_oracle and self._future is not None:
-            self._future.split(self._engine.cache, tokens.prompt + tokens.output)
+            for worker in self._workers:
+                self._future.split(worker.cache, tokens.prompt + tokens.output)
         self._report(running, 2 * running.position + 2)
         arrival = self._workload.arrivals[running.arrival]
         pause = arrival.pauses[running.position]
@@ -214,11 +240,12 @@ class _Simulation:
         if running.position < len(arrival.workflow.steps):
             self._announce(running, started=True)
             self._time.tool_s += pause
-            self._submit_at(self._clock.now() + pause, running)
+            self._at(self._clock.now() + pause, partial(self._submit, running))
             return
         self._latencies.append(running.served_s)
         self._report(running, 2 * running.position + 1)
-        self._engine.cache.retire(arrival.id)
+        for worker in self._workers:
+            worker.cache.retire(arrival.id)
         if self._workload.concurrency:
             self._begin_next()
 
@@ -226,6 +253,7 @@ class _Simulation:
         now = self._clock.now()
         usage.available_tokens = running.available_tokens
         usage.settle()
+        usage.queue_s += running.begun_late_s
         usage.total_s = now - running.submitted_at
         usage.ttft_s = usage.total_s - usage.decode_s
         running.served_s += usage.total_s
@@ -236,7 +264,10 @@ class _Simulation:
         self._preemptions += usage.preemptions
         started = running.submitted_at + usage.queue_s
         delivered = tuple(sorted(usage.delivered.items()))
-        self._records.append(StepRecord(running.arrival, running.position, running.submitted_at, started, now, delivered))
+        assert running.worker is not None
+        self._records.append(
+            StepRecord(running.arrival, running.position, running.worker.number, running.submitted_at, started, now, delivered)
+        )
 
 
 def _step_id(arrival: int, position: int) -> str:

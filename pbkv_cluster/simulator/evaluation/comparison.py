@@ -106,11 +106,23 @@ class Comparison:
         return self._references[policy, blocks]
 
     def _with_all_on_gpu(self, blocks: int) -> int:
-        """Tokens that the oracle recomputes if all memory is the GPU's: nothing lies in two tiers, or is not worth its load."""
-        host_blocks = self._host_blocks(blocks)
-        if not host_blocks:
+        """Tokens that the oracle recomputes with all memory on one GPU: nothing lies in two places."""
+        setup, host_blocks = self._setup, self._host_blocks(blocks)
+        if not host_blocks and setup.workers == 1:
             return self._reference(BOUND, blocks).recomputed_tokens
-        setup = replace(self._setup, policy=BOUND, gpu_blocks=blocks + host_blocks, host_blocks=0, adversary=False, noise=0.0)
+        engine = setup.engine.model_copy(
+            update={name: setup.workers * getattr(setup.engine, name) for name in ("max_running", "max_batch_tokens")}
+        )
+        setup = replace(
+            setup,
+            policy=BOUND,
+            workers=1,
+            gpu_blocks=setup.workers * (blocks + host_blocks),
+            host_blocks=0,
+            engine=engine,
+            adversary=False,
+            noise=0.0,
+        )
         result = simulate(self._tokens, setup, self._reference(BASELINE, blocks))
         self._on_run()
         return result.recomputed_tokens

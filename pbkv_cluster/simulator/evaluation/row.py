@@ -26,8 +26,8 @@ class Row:
     pressure: float  # requested share of the infinite cache's GPU hits that LRU gets
     policy: str
     seed: int
-    capacity_blocks: int  # of the GPU
-    host_blocks: int
+    capacity_blocks: int  # of each GPU
+    host_blocks: int  # beside each GPU
     recomputed_tokens: int  # computed, though an infinite cache would have had them
     available_tokens: int
     ttft_mean_s: float
@@ -40,6 +40,7 @@ class Row:
     hit_gpu: float  # share that the GPU delivered
     hit_infinite: float
     preemptions: int
+    moves: int  # steps on another worker than their workflow's step before
     pressure_measured: float  # share of the infinite cache's GPU hits that LRU got
     time_shares: Mapping[str, float]  # of all workflows' time, with pauses: tool, queue, load, prefill, decode
     guard_lru_share: float | None = None  # share of the evicted GPU blocks that LRU chose; None: there was no guard
@@ -75,7 +76,8 @@ def figures(result: SimulationResult) -> dict[str, Any]:
         "hit_gpu": result.hit_gpu,
         "preemptions": result.preemptions,
         "time_shares": result.time.shares(),
-        "guard_lru_share": None if result.guard is None else result.guard.lru_share,
+        "guard_lru_share": result.guard_lru_share,
+        "moves": result.moves,
     }
 
 

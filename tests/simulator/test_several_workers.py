@@ -1,0 +1,82 @@
+"""Runs on several workers, between which the production router chooses."""
+
+from dataclasses import replace
+
+import pytest
+
+from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.simulator.engine.engine import SimulatedEngine
+from pbkv_cluster.simulator.engine.simulation import Setup, simulate
+from pbkv_cluster.simulator.evaluation.experiment import Plan, compare
+from pbkv_cluster.simulator.workload.workload import Mix
+from tests.simulator.simulated import source, trace
+
+TIGHT = Setup(60, 30, "pbkv-paper", workers=2)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("seed", range(2))
+def test_many_tokens_at_a_time_are_the_same_as_one_by_one(seed: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = replace(TIGHT, workers=workers)
+    fast = simulate(source(seed=seed), setup)
+    monkeypatch.setattr(SimulatedEngine, "short_cut", False)
+    slow = simulate(source(seed=seed), setup)
+    assert fast.steps == slow.steps
+    assert fast == slow
+
+
+def test_every_step_runs_once_on_one_of_the_workers() -> None:
+    tokens = source(24, concurrency=12)
+    result = simulate(tokens, replace(TIGHT, policy="pbkv", workers=3))
+    assert sorted((record.arrival, record.position) for record in result.steps) == [
+        (number, position)
+        for number, arrival in enumerate(tokens.workload.arrivals)
+        for position in range(len(arrival.workflow.steps))
+    ]
+    assert {record.worker for record in result.steps} == {0, 1, 2}
+    assert sum(result.decisions[name] for name in result.decisions if name.startswith("route_")) == len(result.steps)
+    ended = [record.ended_at for record in result.steps]
+    assert ended == sorted(ended), "events are handled in the order of their times"
+    moves = 0
+    where: dict[int, int] = {}
+    for record in sorted(result.steps, key=lambda each: each.position):
+        moves += where.get(record.arrival, record.worker) != record.worker
+        where[record.arrival] = record.worker
+    assert 0 < result.moves == moves
+
+
+def test_a_second_worker_that_is_never_needed_changes_nothing() -> None:
+    tokens = source(12, concurrency=1)
+    one, two = (simulate(tokens, Setup(60, 30, "retired-lru", workers=workers)) for workers in (1, 2))
+    assert two.steps == one.steps
+    assert two.moves == 0
+
+
+def test_steps_go_where_their_prefix_is_but_not_all_to_one_worker() -> None:
+    roomy = simulate(source(24, concurrency=12), Setup(2000, workers=2))
+    assert {record.worker for record in roomy.steps} == {0, 1}
+    assert roomy.moves < 0.5 * roomy.meter.steps
+    delivered = roomy.meter.delivered[Tier.GPU]
+    assert 0.7 * roomy.meter.available_tokens < delivered <= roomy.meter.available_tokens
+
+
+def test_two_workers_are_faster_than_one() -> None:
+    tokens = source(24, concurrency=12, think_scale=0)
+    one, two = (simulate(tokens, Setup(400, workers=workers)) for workers in (1, 2))
+    assert two.seconds < one.seconds
+    assert two.latency is not None
+    assert one.latency is not None
+    assert two.latency.mean < one.latency.mean
+
+
+def test_rows_of_several_workers_have_a_bound_of_all_their_memory() -> None:
+    plan = Plan(("lru", "oracle"), (0.8,), host_ratio=0.3, mix=Mix(concurrency=6, think_scale=0.02))
+    lru, oracle = compare([trace(24)], plan, Setup(0, workers=2))
+    assert oracle.bound_tokens is not None
+    assert oracle.bound_tokens <= oracle.recomputed_tokens < lru.recomputed_tokens
+
+
+def test_a_cluster_without_workers_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="workers"):
+        simulate(source(2), Setup(60, workers=0))
