@@ -11,10 +11,11 @@ from typing import cast
 
 from benchmarks.policies import benchmark as policies
 from benchmarks.predictor import benchmark as predictor
+from benchmarks.regimes import benchmark as regimes
 from benchmarks.report import Report, machine, show
 
 NAMES = ("index", "engine", "idle", "gateway", "restart")  # in this order: idle comes before the cluster's first step
-LONG = ("policies", "predictor")  # hours, and nearly an hour: they run only if they are named
+LONG = ("policies", "predictor", "regimes")  # hours, nearly an hour, some ten minutes: they run only if they are named
 
 
 def main() -> None:
@@ -37,6 +38,9 @@ def main() -> None:
         show(reports[-1])
     if "policies" in arguments.names:
         reports.append(policies.run(arguments))
+        show(reports[-1])
+    if "regimes" in arguments.names:
+        reports.append(regimes.run(arguments))
         show(reports[-1])
     if "predictor" in arguments.names:
         for report in predictor.run(arguments):
