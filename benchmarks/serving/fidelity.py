@@ -4,6 +4,7 @@ The cost model is calibrated on this machine, right before. The cluster is one o
 the cores with everything else; the simulator knows nothing of that, nor of the network.
 """
 
+import argparse
 import asyncio
 import sys
 import tempfile
@@ -43,7 +44,8 @@ class Outcome(NamedTuple):
     latency_s: float  # of a workflow, pauses included
 
 
-def run(quick: bool) -> Report:
+def run(arguments: argparse.Namespace) -> Report:
+    quick: bool = arguments.quick
     count, policies, workers = (12, ("lru",), (2,)) if quick else (48, ("lru", "pbkv"), (1, 2))
     workflows = list(generate(count, 0, _SIZES, max_steps=24))
     figures, details = list[Figure](), list[Figure]()
