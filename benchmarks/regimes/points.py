@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,5 +43,5 @@ def points(quick: bool) -> Iterator[tuple[str, float, Point]]:
     assert set(SWEPT) == {item.name for item in fields(Point)}
     for name, values in list(SWEPT.items())[: 1 if quick else None]:
         for value in values[: 2 if quick else None]:
-            kind = int if name in ("concurrency", "reply") else float
-            yield name, value, replace(Point(), **{name: kind(value)})
+            change: dict[str, Any] = {name: int(value) if name in ("concurrency", "reply") else value}
+            yield name, value, replace(Point(), **change)
