@@ -1,7 +1,7 @@
 """The project's benchmarks: `python -m benchmarks`. What each measures, and how, is in README.md.
 
 - `report` holds figures and prints them, `timing` measures in turn.
-- `serving/` has the benchmarks of the path of a step: `index`, `engine`, `gateway`, `idle`, `restart`.
+- `serving/` has the benchmarks of the path of a step: `index`, `engine`, `gateway`, `idle`, `restart`, `fidelity`.
 - `policies/` compares reuse policies on recorded workloads, in virtual time.
 - `predictor/` measures forecasts on the same workloads: accuracy, time, memory.
 - `results/` has the figures that the documents quote.

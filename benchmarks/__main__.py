@@ -3,18 +3,22 @@
 import argparse
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import cast
 
 from benchmarks.policies import benchmark as policies
 from benchmarks.predictor import benchmark as predictor
 from benchmarks.report import Report, machine, show
 
 NAMES = ("index", "engine", "idle", "gateway", "restart")  # in this order: idle comes before the cluster's first step
-LONG = ("policies", "predictor")  # hours, and nearly an hour: they run only if they are named
+LONG = {  # ten minutes to hours: they run only if they are named
+    "fidelity": "benchmarks.serving.fidelity",
+    "regimes": "benchmarks.regimes.benchmark",
+    "policies": "benchmarks.policies.benchmark",
+    "predictor": "benchmarks.predictor.benchmark",
+}
 
 
 def main() -> None:
@@ -26,25 +30,22 @@ def main() -> None:
     policies.add_options(parser)
     predictor.add_options(parser)
     arguments = parser.parse_args()
-    unknown = set(arguments.names) - {*NAMES, *LONG}
-    if unknown:
+    if unknown := set(arguments.names) - {*NAMES, *LONG}:
         parser.error(f"{', '.join(sorted(unknown))}: there are only {known}")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it on import, here and in every child process
+    modules = {**{name: f"benchmarks.serving.{name}" for name in NAMES}, **LONG}
     reports = []
-    for name in [each for each in NAMES if not arguments.names or each in arguments.names]:
-        run = cast(Callable[[bool], Report], import_module(f"benchmarks.serving.{name}").run)
-        reports.append(run(arguments.quick))
-        show(reports[-1])
-    if "policies" in arguments.names:
-        reports.append(policies.run(arguments))
-        show(reports[-1])
-    if "predictor" in arguments.names:
-        for report in predictor.run(arguments):
+    for name in [each for each in modules if each in (arguments.names or NAMES)]:
+        for report in _reports(import_module(modules[name]).run(arguments)):
             reports.append(report)
             show(report)
     if arguments.json:
         found = {"machine": machine(), "reports": [asdict(report) for report in reports]}
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def _reports(returned: Report | Iterable[Report]) -> Iterable[Report]:
+    return (returned,) if isinstance(returned, Report) else returned
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
 import atexit
 import multiprocessing
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 
 from pbkv_cluster.core.config import Config
 
@@ -45,25 +45,35 @@ def running() -> Running:
     Raises:
         RuntimeError: the cluster cannot start; the message says why.
     """
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(started(CONFIG))
+
+
+@contextmanager
+def started(config: Config) -> Iterator[Running]:
+    """A cluster with a configuration of its own.
+
+    Raises:
+        RuntimeError: it cannot start; the message says why.
+    """
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=_serve, args=(CONFIG, theirs), name="cluster")
+    process = spawn.Process(target=_serve, args=(config, theirs), name="cluster")
     process.start()
-    atexit.register(_stop, process, ours)
-    if not ours.poll(_START_S):
-        raise RuntimeError("the cluster did not start in time")
-    found = ours.recv()
-    if isinstance(found, str):
-        raise RuntimeError(f"the cluster cannot start: {found}")
-    gateway, redis_url = found
-    return Running(process.pid or 0, gateway, redis_url, ours)
-
-
-def _stop(process: BaseProcess, pipe: Connection) -> None:
-    pipe.close()
-    process.join(_STOP_S)
-    if process.is_alive():
-        process.kill()
+    try:
+        if not ours.poll(_START_S):
+            raise RuntimeError("the cluster did not start in time")
+        found = ours.recv()
+        if isinstance(found, str):
+            raise RuntimeError(f"the cluster cannot start: {found}")
+        gateway, redis_url = found
+        yield Running(process.pid or 0, gateway, redis_url, ours)
+    finally:
+        ours.close()
+        process.join(_STOP_S)
+        if process.is_alive():
+            process.kill()
 
 
 def _serve(config: Config, pipe: Connection) -> None:

@@ -4,6 +4,7 @@ Gateway, workers and Redis are processes of their own. There are two workers, so
 them has the prompt. A step is cheap for the worker: its prompt is cached, and its output is one token.
 """
 
+import argparse
 import asyncio
 import itertools
 import random
@@ -33,7 +34,8 @@ _SETTLE_S = 0.3  # for the first step's blocks to reach the index
 _numbers = itertools.count()
 
 
-def run(quick: bool) -> Report:
+def run(arguments: argparse.Namespace) -> Report:
+    quick: bool = arguments.quick
     rounds = 30 if quick else 500
     cluster, figures = running(), list[Figure]()
     with asyncio.Runner() as runner:

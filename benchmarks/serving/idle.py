@@ -3,6 +3,7 @@
 PSS divides a shared page among the processes that share it, so it can be added up; RSS counts the page in each of them.
 """
 
+import argparse
 import time
 from collections import defaultdict
 
@@ -15,7 +16,8 @@ _MIB = 1 << 20
 _SETTLE_S = 5.0
 
 
-def run(quick: bool) -> Report:
+def run(arguments: argparse.Namespace) -> Report:
+    quick: bool = arguments.quick
     cluster = running()
     time.sleep(1.0 if quick else _SETTLE_S)
     names = {pid: name for name, pid in cluster.pids().items()} | {cluster.pid: "starter"}

@@ -5,6 +5,7 @@ all blocks are in a tier. Times are medians over single operations. Most are mea
 nothing, forecasts under `pbkv-paper`; then come what policy `pbkv` adds to a step, and what the guard adds to that.
 """
 
+import argparse
 import itertools
 import random
 import tracemalloc
@@ -36,7 +37,8 @@ T = TypeVar("T")
 _random = random.Random(0)
 
 
-def run(quick: bool) -> Report:
+def run(arguments: argparse.Namespace) -> Report:
+    quick: bool = arguments.quick
     sequences, samples = (512, 200) if quick else (4096, 1000)
     cache = make_cache((sequences + 2 * samples + 1) * full_blocks(TOKENS))
     prompts = list(_prompts(sequences))

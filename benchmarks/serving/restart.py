@@ -4,6 +4,7 @@ A gateway is back when a step succeeds, which a client submits again and again. 
 the forecast of a workflow that has started since.
 """
 
+import argparse
 import asyncio
 import os
 import signal
@@ -25,7 +26,8 @@ _POLL_S = 0.01
 _LIMIT_S = 120.0
 
 
-def run(quick: bool) -> Report:
+def run(arguments: argparse.Namespace) -> Report:
+    quick: bool = arguments.quick
     rounds = 1 if quick else 10
     cluster, figures = running(), list[Figure]()
     kinds: dict[str, Callable[[Running, int], Awaitable[float]]] = {GATEWAY: _gateway, PREDICTOR: _predictor}

@@ -17,7 +17,7 @@ from pbkv_cluster.cache.tree.node import Node
 _SLACK = 1024  # stale entries that are not worth a rebuild
 _PENDING_MAX = 1024  # nodes that wait to be ranked; some may have left the tree meanwhile, and keep their memory
 
-_REFRESHED = 16  # candidates that are ranked anew together with those that have been offered
+_REFRESHED_MAX = 16  # candidates that are ranked anew together with those that have been offered; never more than these are
 
 COPY, RETIRED, ACTIVE = range(3)  # groups of a rank
 
@@ -94,7 +94,7 @@ class EvictionQueue:
     def _refresh(self) -> None:
         """Offers a few candidates again, whichever come next in the heap: after a while, every one has had its turn."""
         heap, number = self._heap, self._number
-        for _ in range(min(_REFRESHED, len(heap))):
+        for _ in range(min(_REFRESHED_MAX, len(self._pending), len(heap))):
             self._turn = (self._turn + 1) % len(heap)
             _, _, version, node = heap[self._turn]
             if version == node.versions[number]:

@@ -141,7 +141,7 @@ def test_demo_compares_policies_on_the_same_work(pbkv: Pbkv, clusters: list[Stan
     assert first == second
     assert len(first) == 3
     assert "pbkv / lru" in done.out
-    assert "small random model on this machine's CPU" in done.out
+    assert "a small model on this machine's CPU" in done.out
 
 
 @pytest.mark.usefixtures("no_pauses")

@@ -47,10 +47,10 @@ def await_gateway(process: subprocess.Popen[str]) -> str:
 
 
 def expect_only_our_lines(errors: str) -> None:
-    """Nothing but stages of the start may be on standard error, nothing of Ray above all."""
+    """Nothing but stages of the start and sizes of tiers may be on standard error, nothing of Ray above all."""
     first, *stages, last = errors.splitlines()
     assert first == "starting the cluster; Ctrl-C stops it"
-    assert [line for line in stages if not re.fullmatch(r" *\d+\.\d s  .* \(\d+\.\d s\)", line)] == []
+    assert [line for line in stages if not re.fullmatch(r" *\d+\.\d s  .* \(\d+\.\d s\)|worker-\d+: GPU tier .*", line)] == []
     assert last == "stopping"
 
 

@@ -82,7 +82,7 @@ def test_what_is_dropped_is_used_last_of_all_that_both_tiers_hold() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("gpu", "host"), [(60, 30), (60, 90)])
+@pytest.mark.parametrize(("gpu", "host"), [(60, 10), (60, 30)])
 def test_no_policy_recomputes_less_with_two_tiers(seed: int, gpu: int, host: int) -> None:
     tokens = source(12, seed, concurrency=1)
     least = recomputed(tokens, gpu, host, "oracle")

@@ -17,6 +17,7 @@ from pbkv_cluster.gpu_worker.model.loading import load_model
 from pbkv_cluster.gpu_worker.model.random_model import build
 from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner
 from pbkv_cluster.simulator.engine import worker
+from pbkv_cluster.simulator.engine.cost_model import CostModel
 from pbkv_cluster.simulator.engine.engine import SimulatedEngine
 from pbkv_cluster.simulator.engine.result import SimulationResult
 from pbkv_cluster.simulator.engine.runner import SimulatedRunner
@@ -30,6 +31,7 @@ SETUPS = {
     "small batches": Setup(70, 0, engine=EngineConfig(max_batch_tokens=24, prefill_chunk_tokens=16)),
     "no room": Setup(64, 16, "pbkv-paper"),
     "others wait": Setup(56, 0, engine=EngineConfig(max_running=5)),
+    "copies beside compute": Setup(80, 60, "pbkv-paper", cost=CostModel(host_bytes_per_s=6e9, copy_delay=0.1)),
 }
 
 

@@ -12,6 +12,7 @@ from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.gpu_worker.engine.engine import Output
+from pbkv_cluster.simulator.engine.cost_model import CostModel
 from pbkv_cluster.simulator.engine.engine import SimulatedEngine
 from pbkv_cluster.simulator.engine.result import SimulationResult, StepRecord
 from pbkv_cluster.simulator.engine.simulation import Setup, simulate
@@ -202,3 +203,12 @@ def test_a_step_that_can_never_fit_is_refused() -> None:
 def test_an_unknown_policy_is_named() -> None:
     with pytest.raises(InvalidArgument, match="nonsense"):
         simulate(one_by_one("A"), Setup(10, policy="nonsense"))
+
+
+def test_copies_beside_compute_delay_decodes_less() -> None:
+    tokens, slow = source(24, think_scale=0.1), CostModel(host_bytes_per_s=6e9)
+    waits, beside = (simulate(tokens, Setup(60, 600, cost=replace(slow, copy_delay=delay))) for delay in (1.0, 0.1))
+    for result in (waits, beside):
+        assert result.decisions["load"] > 0
+        assert result.time.load_s > 0
+    assert beside.time.decode_s < waits.time.decode_s, "decodes are delayed by the copies for others"

@@ -23,12 +23,13 @@ _CLUSTER: dict[str, Any] = {
     "engine.allow_forced_output": True,
     "gateway.port": 0,
 }
-# Twelve open workflows use about 1,200 blocks together; the tiers of both workers have room for 832.
-_RANDOM: dict[str, Any] = {"model.path": "", "engine.gpu_blocks": 320, "engine.host_blocks": 96}
+# Prompts are long, replies short and open workflows too many for the cache: the situation in which it matters most what a
+# cache keeps. The contexts of the agents in twelve open workflows are some 2,000 blocks; both workers have room for 1,600.
+_RANDOM: dict[str, Any] = {"engine.gpu_blocks": 700, "engine.host_blocks": 100}
 # Six open chats use about 900 blocks together; there is room for 480.
 _SMOLLM2: dict[str, Any] = {"engine.gpu_blocks": 160, "engine.host_blocks": 80}
-_SIZES = {"preamble": 48, "system": 224, "task": 96, "output": 14, "tool_result": 112}
-_MAX_STEPS = 24
+_SIZES = {"preamble": 48, "system": 200, "task": 500, "output": 8, "tool_result": 40}
+_MAX_STEPS = 28
 _MAX_TURN_TOKENS = 40
 _SHOWN_CHATS = 2
 TIME_SCALE = 0.05  # factor of the tools' durations
@@ -38,7 +39,7 @@ _Play = Callable[[str, str], "ReplayReport"]  # policy and endpoint
 
 
 def demo(
-    workflows: Annotated[int | None, typer.Option(min=1, help="Workflows; default 48, of a real model 12.")] = None,
+    workflows: Annotated[int | None, typer.Option(min=1, help="Workflows; default 24, of a real model 12.")] = None,
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Workflows that run at a time; default 12, of a real model 6.")
     ] = None,
@@ -77,8 +78,8 @@ def demo(
 
     console = result_console(json_target)
     if model == "random":
-        sizes, play = _RANDOM, _generated(workflows or 48, concurrency or 12, seed, console)
-        title = f"{workflows or 48} agent workflows, {concurrency or 12} at a time, seed {seed}"
+        sizes, play = _random(), _generated(workflows or 24, concurrency or 12, seed, console)
+        title = f"{workflows or 24} agent workflows, {concurrency or 12} at a time, seed {seed}"
     else:
         sizes, play = _smollm2(console), _newsroom(workflows or 12, concurrency or 6, seed, console)
         title = f"{workflows or 12} group chats, {concurrency or 6} at a time, seed {seed}"
@@ -93,14 +94,22 @@ def demo(
         raise typer.Exit(1)
 
 
+def _random() -> dict[str, Any]:
+    """The settings of a cluster that runs a model with random weights."""
+    from pbkv_cluster.gpu_worker.model import random_model
+
+    return {**_RANDOM, "model.path": str(random_model.cached("24m"))}
+
+
 def _generated(workflows: int, concurrency: int, seed: int, console: "Console") -> _Play:
     """Plays generated workflows, whose prompts and replies are random tokens."""
     from pbkv_cluster.cli.serving.replay_runner import replay_at
     from pbkv_cluster.simulator.replay.replay import ReplayOptions
+    from pbkv_cluster.simulator.workload.applications import REVIEW
     from pbkv_cluster.simulator.workload.generator import Sizes, generate
     from pbkv_cluster.simulator.workload.prompts import PromptBuilder
 
-    traces = list(generate(workflows, seed, Sizes(**_SIZES), max_steps=_MAX_STEPS))
+    traces = list(generate(workflows, seed, Sizes(**_SIZES), (REVIEW,), _MAX_STEPS))
     options = ReplayOptions(concurrency, TIME_SCALE)
     return lambda name, endpoint: replay_at(endpoint, traces, PromptBuilder(), options, name, console)
 

@@ -15,7 +15,7 @@ _CAPTION = (
     "Seconds over LRU's, mean and 90th percentile: to a step's first token, of a step, of a workflow without its pauses. "
     "GPU hits: percent of the prompt tokens, and over LRU's."
 )
-_COLUMNS = ("recomputed", "/ lru", "gap", "1st token", "step", "workflow", "GPU", "/ lru")
+_COLUMNS = ("recomputed", "/lru", "gap", "1st token", "step", "workflow", "GPU", "/lru")
 _DOING = {"tool": "in pauses", "queue": "queued", "load": "loading", "prefill": "in prefill", "decode": "decoding"}
 
 
@@ -36,7 +36,7 @@ def _table(rows: "Sequence[Row]") -> "Table":
     blocks = f"{means(rows, 'capacity_blocks'):,.0f} blocks on the GPU, {means(rows, 'host_blocks'):,.0f} in host memory"
     share = f"LRU gets {percent(means(rows, 'pressure_measured'))} of an infinite cache's GPU hits"
     title = f"{rows[0].workload}: {blocks}; {share} ({percent(means(rows, 'hit_infinite'))} of the prompt tokens)"
-    table = Table(title=title, header_style="bold", caption=_CAPTION, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, header_style="bold", caption=_CAPTION, box=SIMPLE_HEAD, padding=0)
     table.title_justify = table.caption_justify = "left"
     table.add_column("policy", no_wrap=True)
     for name in _COLUMNS:

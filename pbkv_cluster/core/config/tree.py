@@ -125,7 +125,9 @@ class EngineConfig(_Section):
         description="share of the GPU's memory for weights and pool (on a CPU: a quarter of this share, of free host memory)",
     )
     host_blocks: int = Field(
-        -1, ge=-1, description="blocks in the host tier; -1: twice gpu_blocks, or what host_store.memory_share has room for"
+        -1,
+        ge=-1,
+        description="blocks in the host tier; -1: twice gpu_blocks, or what there is room for (host_store.memory_share)",
     )
     max_batch_tokens: int = Field(2048, ge=16, description="most tokens in one forward pass")
     prefill_chunk_tokens: int = Field(1024, ge=16, description="most tokens of one prompt in one forward pass")

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,19 @@ _CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 _ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
-_VERSION = 1  # of the model that `cached` builds
+_VERSION = 1  # of the models that `cached` builds
+SIZES: dict[str, dict[str, Any]] = {
+    "5m": {},
+    "24m": {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 7, "num_attention_heads": 8},
+}  # fields of the configuration that differ from `build`'s, by number of parameters
 
 
-def cached() -> Path:
-    """The directory of the model that is used if none is configured.
+def cached(size: str = "5m") -> Path:
+    """The directory of a model of one of `SIZES`, which is built on first use and kept in the user's cache.
 
-    It has about 5 M parameters, is built on first use and kept in the user's cache.
+    That of 5 M parameters is the one that is used if none is configured.
     """
-    return cached_model(f"random-llama-{_VERSION}", build)
+    return cached_model(f"random-llama-{size}-{_VERSION}", partial(build, **SIZES[size]))
 
 
 def cached_model(name: str, make: Callable[[Path], None]) -> Path:

@@ -4,7 +4,9 @@
     one token each for m sequences         base + sequence * m + context * (context tokens of all m)
     b blocks from host memory              b * block_bytes / bandwidth
 
-A batch with prefills and decodes takes the sum. Prefill is bound by arithmetic, whose attention part grows with the position;
+A batch with prefills and decodes takes the sum. A copy delays all that is computed by `copy_delay` of its time: by all of it
+in an engine that waits for its copies, as `gpu_worker` does; by little where copies have a stream of their own and only compete
+with compute for memory bandwidth. Prefill is bound by arithmetic, whose attention part grows with the position;
 decode by reading the weights once and every sequence's KV (Pope et al.: Efficiently scaling transformer inference, arXiv
 2211.05102).
 """
@@ -31,6 +33,7 @@ class CostModel:
     decode_context_s: float = 7.3e-8  # 196,608 bytes of KV for each token of context
     host_bytes_per_s: float = 2.5e10
     block_bytes: int = 3_145_728  # 16 tokens
+    copy_delay: float = 1.0  # share of a copy's time by which it delays compute
 
     def __post_init__(self) -> None:
         """Raises:
@@ -42,6 +45,8 @@ class CostModel:
                 raise InvalidArgument(f"cost_model.{item.name}", f"must be a number, finite and not negative, got {value!r}")
         if self.host_bytes_per_s == 0:
             raise InvalidArgument("cost_model.host_bytes_per_s", "must be above 0")
+        if self.copy_delay > 1:
+            raise InvalidArgument("cost_model.copy_delay", f"must be at most 1, got {self.copy_delay}")
 
     def prefill_seconds(self, start: int, tokens: int) -> float:
         """Prefill of `tokens` tokens that follow `start` others."""

@@ -28,6 +28,8 @@ class SimulatedEngine(Engine):
     def __init__(self, runner: SimulatedRunner, config: EngineConfig, cache_config: CacheConfig, clock: ManualClock) -> None:
         super().__init__(runner, config, cache_config, clock, _no_text)
         self._cost = runner.cost
+        self._transfers = runner.transfer_engine
+        self._loading: dict[str, float] = {}  # seconds that steps wait for what was loaded when they were admitted
         self._time = clock
         self._limits = config
 
@@ -37,14 +39,28 @@ class SimulatedEngine(Engine):
         Returns:
             The outputs of the last batch, which has the first and the last tokens of steps if there are any.
         """
-        if self.short_cut and self._all_decode() and self._leap(until):
+        if self.short_cut and not self._transfers.busy and self._all_decode() and self._leap(until):
             return []
-        return self.step()
+        return self._account_loads(self.step())
 
     def earliest_end(self) -> float:
         """When a step may end, at the earliest: none takes less than reading the weights for each token that it lacks."""
         left = min(map(_tokens_left, self._sequences.values()), default=1)
         return self._time.now() + (left - 1) * self._cost.decode_base_s
+
+    def _account_loads(self, outputs: list[Output]) -> list[Output]:
+        """Counts the time between admission and the end of loads as that, where the engine has counted it to the prefill."""
+        if self._transfers.busy:
+            for sequence in self.scheduler.running:
+                if sequence.handle is not None and sequence.handle.waits_for and sequence.request.id not in self._loading:
+                    ready_at = max(map(self._transfers.completed_at, sequence.handle.waits_for))
+                    self._loading[sequence.request.id] = max(0.0, ready_at - (sequence.first_scheduled_at or ready_at))
+        for output in outputs if self._loading else ():
+            if output.usage is not None:
+                seconds = min(self._loading.pop(output.request_id, 0.0), output.usage.prefill_s)
+                output.usage.load_s += seconds
+                output.usage.prefill_s -= seconds
+        return outputs
 
     def _all_decode(self) -> bool:
         running = self.scheduler.running
@@ -72,10 +88,12 @@ class SimulatedEngine(Engine):
         begun = False  # a batch: making room for it takes time, and a step that arrives meanwhile has missed it
         while done < left and self._time.now() < until:
             phase = done % BLOCK_TOKENS
-            if not all(self._grow(sequence, done) for sequence in opening.get(phase, ())) or (
-                waits and self._admits(running, done)
+            if (
+                not all(self._grow(sequence, done) for sequence in opening.get(phase, ()))
+                or (waits and self._admits(running, done))
+                or self._transfers.busy
             ):
-                begun = True  # the engine has to run it: a sequence must be preempted, or was admitted
+                begun = True  # the engine has to run it: a sequence must be preempted, or was admitted, or blocks are copied
                 break
             time, batches = self._cost.decode_until(
                 until, self._time.now(), len(running), context + done * len(running), min(spans[phase], left - done)

@@ -10,23 +10,45 @@ from pbkv_cluster.simulator.engine.cost_model import CostModel
 
 
 class SimulatedTransferEngine:
-    """Copies nothing, and takes as long as if it did. Each transfer is done, in virtual time, before anything else goes on."""
+    """Copies nothing, and takes as long as if it did. Each way, to the GPU and from it, carries one transfer at a time."""
 
     def __init__(self, cost: CostModel, clock: ManualClock) -> None:
         self._cost = cost
         self._clock = clock
+        self._free_at: dict[Tier, float] = {}  # by target: when the way is free again
+        self._under_way: dict[Transfer, float] = {}  # when each will be completed
+
+    @property
+    def busy(self) -> bool:
+        """Whether a transfer is under way, or has not been reported."""
+        return bool(self._under_way)
 
     def submit(self, transfer: Transfer) -> bool:
         """See `TransferEngine.submit`."""
-        self._clock.advance(self._cost.copy_seconds(len(transfer)))
-        return True
+        seconds = self._cost.copy_seconds(len(transfer))
+        now = self._clock.now()
+        start = max([now, self._free_at.get(transfer.target, 0.0), *(self.completed_at(each) for each in transfer.after)])
+        self._free_at[transfer.target] = start + seconds
+        self._clock.advance(self._cost.copy_delay * seconds)
+        if start + seconds <= self._clock.now():
+            return True
+        self._under_way[transfer] = start + seconds
+        return False
+
+    def completed_at(self, transfer: Transfer) -> float:
+        """When a transfer that has been submitted is completed; 0 if it has been reported."""
+        return self._under_way.get(transfer, 0.0)
 
     def completed(self) -> Sequence[Transfer]:
         """See `TransferEngine.completed`."""
-        return ()
+        done = [transfer for transfer, at in self._under_way.items() if at <= self._clock.now()]
+        for transfer in done:
+            del self._under_way[transfer]
+        return done
 
     def wait(self, transfers: Iterable[Transfer]) -> None:
         """See `TransferEngine.wait`."""
+        self._clock.advance_to(max([self._clock.now(), *map(self.completed_at, transfers)]))
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         """See `TransferEngine.seconds`."""

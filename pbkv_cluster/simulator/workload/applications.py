@@ -122,4 +122,18 @@ SUPPORT = Application(
     },
 )
 
+# Four agents who hand work round in a circle, and sometimes back: LRU has evicted an agent's context when its turn comes again.
+REVIEW = Application(
+    "review",
+    "planner",
+    {
+        "planner": Agent((Edge("author", 1.0),)),
+        "author": Agent((Edge("reviewer", 0.85), Edge("author", 0.15, tool=_EDIT)), output=1.5),
+        "reviewer": Agent((Edge("tester", 0.8), Edge("author", 0.2, retry=True))),
+        "tester": Agent(
+            (Edge("planner", 0.75, tool=_TESTS), Edge("author", 0.1, retry=True, tool=_TESTS), Edge(END, 0.15)),
+        ),
+    },
+)
+
 APPLICATIONS: tuple[Application, ...] = (CODING, RESEARCH, SUPPORT)
