@@ -255,6 +255,14 @@ class HostStoreConfig(_Section):
     memory_share: float = Field(
         0.25, gt=0, le=0.9, description="share of the node's memory that is available for its workers' host tiers"
     )
+    memory_bytes: int = Field(
+        0, ge=0, description="bytes of the node's memory that are available for its workers' host tiers; 0: memory_share"
+    )
+    huge_pages: Literal["none", "transparent", "reserved"] = Field(
+        "none",
+        description="pages of that memory: transparent huge pages, or those reserved by the system's administrator (vm.nr_hugepages)",
+    )
+    numa_node: int = Field(-1, ge=-1, le=1023, description="NUMA node that the memory is taken from; -1: any")
     lease_s: float = Field(30.0, gt=0, description="seconds after which a silent worker's host memory is given to others")
 
 
