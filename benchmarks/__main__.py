@@ -13,7 +13,7 @@ from benchmarks.policies import benchmark as policies
 from benchmarks.predictor import benchmark as predictor
 from benchmarks.report import Report, machine, show
 
-NAMES = ("index", "engine", "idle", "gateway", "restart")  # in this order: idle comes before the cluster's first step
+NAMES = ("index", "engine", "copies", "idle", "gateway", "restart")  # in this order: idle comes before the cluster's first step
 LONG = ("policies", "predictor")  # hours, and nearly an hour: they run only if they are named
 
 

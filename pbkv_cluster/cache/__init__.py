@@ -12,5 +12,6 @@
 7. `sequence/commit`: blocks that have been computed enter the tree.
 
 Around these: `observer` and `guard/` compare the policy with LRU in shadows of the cache; `tiers/announcements` tells a
-listener which tiers hold each block; `integrity` checks everything, for tests.
+listener which tiers hold each block; `restore` rebuilds the tree from blocks that have outlived a process; `integrity` checks
+everything, for tests.
 """

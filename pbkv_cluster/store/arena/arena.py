@@ -74,8 +74,8 @@ class Arena:
     def acquire(self, owner: str, size: int, may_be_less: bool = False) -> Region:
         """Gives a process a region of at least `size` bytes, or renews the one that it has.
 
-        With `may_be_less` it is as large as there is room for, but no larger than `size` or an equal part of the arena; a region
-        that the owner has already stays as it is.
+        With `may_be_less` it is as large as there is room for, but no larger than `size` or an equal part of the arena, and an
+        owner that has a region keeps it.
         Size 0 renews the owner's region whatever its size; an owner without one gets an empty region, which makes it known.
 
         Raises:
@@ -86,18 +86,18 @@ class Arena:
             raise InvalidArgument("bytes", f"must not be negative, got {size}")
         region = self._regions.get(owner)
         size = -(-size // self._page) * self._page
-        if may_be_less:
+        if may_be_less and size:
             size = self._size_for(owner, size)
         expires_at = self._clock.now() + self.ttl_s
         if region is not None and size and region.size != size:
-            if not self._free(owner):
+            if region.size and not self._free(owner):
                 raise ResourceExhausted(f"another process of {owner} still uses {region.size} bytes of the arena")
             region = None
         if region is not None:  # before the others expire: a late renewal keeps its bytes if nobody has taken them
             region.expires_at = expires_at
         self._expire()
         if region is None:
-            if len(self._regions) >= MAX_REGIONS:
+            if owner not in self._regions and len(self._regions) >= MAX_REGIONS:
                 raise ResourceExhausted(f"{MAX_REGIONS} workers have a region of this node's arena")
             region = Region(self._reserve(size), size, expires_at)
             self._regions[owner] = region
@@ -189,7 +189,7 @@ class Arena:
             *(edge for each in sorted(others, key=_offset) for edge in (each.offset, each.offset + each.size)),
         ]
         end = self._start + self.capacity
-        return max(stop - start for start, stop in zip(edges[::2], [*edges[1::2], end], strict=True))
+        return int(max(stop - start for start, stop in zip(edges[::2], [*edges[1::2], end], strict=True)))
 
     def _memory_left(self) -> int:
         """Bytes that the machine can give beyond what has been promised."""

@@ -92,6 +92,13 @@ class RegionLayout:
         """Of the whole region."""
         return self.payloads + self.slots * self.payload_bytes
 
+    def slots_in(self, size: int) -> int:
+        """How many slots with such payloads a region of `size` bytes has room for."""
+        slots = max(0, size - PAGE) // (SLOT_BYTES + self.payload_bytes)
+        while slots and RegionLayout(slots, self.payload_bytes).size > size:  # the headers end with a page
+            slots -= 1
+        return slots
+
     def pack(self, model: bytes) -> bytes:
         """The region's header.
 

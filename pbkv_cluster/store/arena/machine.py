@@ -11,9 +11,9 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 _MEMINFO = Path("/proc/meminfo")
 _NODES = Path("/sys/devices/system/node")
-_TRANSPARENT = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+TRANSPARENT_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
 # Limit and use of the control group that this process sees as its root: as in a container, version 2, then 1.
-_GROUPS = (
+CONTROL_GROUPS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
 )
@@ -46,11 +46,11 @@ def check_transparent_huge_pages() -> None:
     """Raises:
     StartupError: the kernel gives no transparent huge pages to shared memory.
     """
-    modes = _TRANSPARENT.read_text() if _TRANSPARENT.exists() else "[never]"
+    modes = TRANSPARENT_HUGE_PAGES.read_text() if TRANSPARENT_HUGE_PAGES.exists() else "[never]"
     if "[never]" in modes or "[deny]" in modes:
         raise StartupError(
             f"host_store.huge_pages: the kernel gives shared memory no transparent huge pages; "
-            f"write `advise` to {_TRANSPARENT}, or set it to none"
+            f"write `advise` to {TRANSPARENT_HUGE_PAGES}, or set it to none"
         )
 
 
@@ -96,7 +96,7 @@ def _meminfo(name: str) -> int:
 
 def _group_limits() -> list[tuple[int, int]]:
     limits = []
-    for limit, used in _GROUPS:
+    for limit, used in CONTROL_GROUPS:
         if limit.exists() and (text := limit.read_text().strip()) != "max":
             limits.append((int(text), int(used.read_text())))
     return limits

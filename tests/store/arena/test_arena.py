@@ -220,6 +220,16 @@ def test_size_zero_renews_a_region_or_only_makes_the_worker_known(arena: Arena, 
     assert arena.regions() == {}
 
 
+def test_a_worker_that_is_known_stays_so_if_it_gets_no_memory(arena: Arena) -> None:
+    arena.acquire("one", 0)
+    with pytest.raises(ResourceExhausted):
+        arena.acquire("one", (PAGES + 1) * PAGE)
+    assert {owner: region.size for owner, region in arena.regions().items()} == {"one": 0}
+    assert arena.acquire("one", PAGE).size == PAGE
+    with closing(ArenaView(arena.path)) as view:
+        assert [(place.owner, place.size) for place in view.places()] == [("one", PAGE)]
+
+
 def test_a_silent_worker_keeps_its_region_until_it_dies(arena: Arena, clock: ManualClock) -> None:
     region = arena.acquire("one", PAGE)
     worker = os.open(arena.path, os.O_RDWR)

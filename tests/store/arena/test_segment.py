@@ -123,7 +123,7 @@ def test_what_is_no_arena_is_refused(tmp_path: Path) -> None:
 )
 def test_memory_that_the_machine_does_not_offer_is_refused(memory: Memory, setting: str) -> None:
     with pytest.raises(StartupError, match=f"^{setting}: "):
-        Arena(uuid.uuid4().hex, 1 << 50, TTL_S, ManualClock(), memory)
+        Arena(uuid.uuid4().hex, 1 << 50, TTL_S, ManualClock(), memory=memory)
 
 
 @pytest.mark.parametrize("modes", ["always within_size advise [never] deny force", "always advise never [deny]", None])
@@ -131,7 +131,7 @@ def test_transparent_huge_pages_are_refused_where_they_are_off(
     modes: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setting = tmp_path / "shmem_enabled"
-    monkeypatch.setattr(machine, "_TRANSPARENT", setting)
+    monkeypatch.setattr(machine, "TRANSPARENT_HUGE_PAGES", setting)
     if modes is not None:
         setting.write_text(modes)
     pages: HugePages = "transparent"
@@ -142,13 +142,13 @@ def test_transparent_huge_pages_are_refused_where_they_are_off(
 
 
 def test_the_memory_of_a_node_that_exists_can_be_bound() -> None:
-    with closing(Arena(uuid.uuid4().hex, PAGE, TTL_S, ManualClock(), Memory(numa_node=0))) as arena:
+    with closing(Arena(uuid.uuid4().hex, PAGE, TTL_S, ManualClock(), memory=Memory(numa_node=0))) as arena:
         assert arena.acquire("one", PAGE).size == PAGE
 
 
 def test_a_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit, used = tmp_path / "max", tmp_path / "current"
-    monkeypatch.setattr(machine, "_GROUPS", ((limit, used),))
+    monkeypatch.setattr(machine, "CONTROL_GROUPS", ((limit, used),))
     limit.write_text("max\n")
     free = machine.available_memory()
     assert 0 < free < machine.total_memory()

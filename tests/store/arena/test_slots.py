@@ -82,6 +82,12 @@ def test_another_version_of_the_layout_is_refused_by_name() -> None:
         RegionLayout.unpack(memory)
 
 
+@given(payload_bytes=st.integers(8, 1 << 16), size=st.integers(0, 1 << 20))
+def test_a_region_has_as_many_slots_as_fit(payload_bytes: int, size: int) -> None:
+    slots = RegionLayout(1, payload_bytes).slots_in(size)
+    assert slots == 0 or RegionLayout(slots, payload_bytes).size <= size < RegionLayout(slots + 2, payload_bytes).size + PAGE
+
+
 def test_a_region_without_a_header_is_not_read() -> None:
     assert RegionLayout.unpack(region()) is None
     memory = region()
