@@ -12,7 +12,7 @@ from benchmarks.policies import benchmark as policies
 from benchmarks.predictor import benchmark as predictor
 from benchmarks.report import Report, machine, show
 
-NAMES = ("index", "engine", "idle", "gateway", "restart")  # in this order: idle comes before the cluster's first step
+NAMES = ("index", "engine", "copies", "idle", "gateway", "restart")  # in this order: idle comes before the cluster's first step
 LONG = {  # ten minutes to hours: they run only if they are named
     "fidelity": "benchmarks.serving.fidelity",
     "regimes": "benchmarks.regimes.benchmark",

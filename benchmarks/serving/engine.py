@@ -128,7 +128,11 @@ class Bench:
         while self.engine.busy:
             self.engine.step()
 
-    def _decode(self, prompts: list[list[int]]) -> float:
+    def decode_steps(self, context: int, between: Callable[[], None]) -> float:
+        """Seconds that the decode of a batch takes, with something done between its steps."""
+        return self._decode([self._prompt(context) for _ in range(BATCH)], between)
+
+    def _decode(self, prompts: list[list[int]], between: Callable[[], None] = lambda: None) -> float:
         """Seconds from the first to the last output token of sequences that run in one batch."""
         for prompt in prompts:
             self._submit(prompt, OUTPUT)
@@ -138,6 +142,7 @@ class Bench:
 
         def finish() -> None:
             while self.engine.busy:
+                between()
                 self.engine.step()
 
         return seconds(finish)

@@ -11,6 +11,7 @@ from pbkv_cluster.cache.integrity import check_cache
 from pbkv_cluster.cache.observer import CacheObserver, GuardStat
 from pbkv_cluster.cache.owners import ActiveWorkflows
 from pbkv_cluster.cache.policies.base import ReusePolicy, make_policies
+from pbkv_cluster.cache.restore import StoredBlock, restore
 from pbkv_cluster.cache.sequence.admission import Admission
 from pbkv_cluster.cache.sequence.commit import Committer
 from pbkv_cluster.cache.sequence.handle import CacheHandle, Prefetched
@@ -70,7 +71,7 @@ class KVCache:
         self._clock = clock
         self._paths = Paths(self.tree, self.tiers, self.workflows, config.lfu_half_life_s)
         self._admission = Admission(self.tree, self.tiers, self.workflows, self._paths, self.popularity, compute_seconds)
-        self._committer = Committer(self.tree, self.tiers, self._paths)
+        self._committer = Committer(self.tree, self.tiers, self._paths, config.write_through)
         self.remote = RemoteSteps(self.tree, self.workflows, self._paths, self.popularity)
         self._lease_s = config.workflow_lease_s
 
@@ -162,13 +163,39 @@ class KVCache:
             node.writer = None
         self._paths.unlock_node(node)
         self.handles.remove(handle)
+        if self.tiers.spoiled:
+            self.tiers.drop_spoiled()
         self.observer.step_closed(handle)
 
     # --- transfers ---
 
+    def restore(self, kind: Tier, blocks: Iterable[StoredBlock]) -> int:
+        """Finds blocks in a slower tier that an earlier process has stored there; to be called before anything else.
+
+        Returns the blocks that can be matched again.
+        """
+        nodes = restore(self.tree, self.tiers[kind], blocks, self._clock.now())
+        for node in nodes:
+            self.tiers.offer(node)
+            self.tiers.note(node, 0, node.blocks)
+        return sum(node.blocks for node in nodes)
+
     def poll(self) -> None:
         """Takes note of the transfers that have been completed; to be called before each batch."""
         self.tiers.in_flight.poll()
+        if self.tiers.spoiled:
+            self.tiers.drop_spoiled()
+
+    def is_ready(self, handle: CacheHandle) -> bool:
+        """Whether everything in a handle's table has arrived. Nothing may be computed on it before."""
+        return handle.ready and not (self.tiers.spoiled and self._is_broken(handle))
+
+    def broken(self) -> list[CacheHandle]:
+        """Handles on blocks that did not arrive. Each must be closed; its sequence can be opened again at once."""
+        return [handle for handle in self.handles if self._is_broken(handle)] if self.tiers.spoiled else []
+
+    def _is_broken(self, handle: CacheHandle) -> bool:
+        return not self.tiers.gpu.pool.spoiled.isdisjoint(handle.table.slots)
 
     def wait(self, handle: CacheHandle) -> None:
         """Blocks until a handle is ready."""

@@ -6,6 +6,7 @@ A key is a chained hash: it names a block together with all tokens before it. Ke
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS
 
@@ -63,3 +64,17 @@ def chain_keys(parent: bytes, packed: bytes) -> list[bytes]:
         key = hasher(key + packed[start : start + BLOCK_BYTES], digest_size=KEY_BYTES).digest()
         keys.append(key)
     return keys
+
+
+class BlockLabel(NamedTuple):
+    """What a block is, wherever its bytes lie: enough to find it by its key, and to rebuild the path that leads to it."""
+
+    namespace: bytes  # digest
+    parent: bytes  # key of the block before it; of a first block, the namespace
+    key: bytes
+    tokens: bytes  # packed
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether the key follows from the parent and the tokens."""
+        return chain_keys(self.parent, self.tokens) == [self.key]

@@ -1,6 +1,7 @@
 """One GPU worker as a plain object: its model, its engine, its gRPC server and its link to the predictor."""
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -20,10 +21,12 @@ from pbkv_cluster.gpu_worker.kv.arena_region import ArenaRegion
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel, load_model
 from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner, pick_device
 from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
-from pbkv_cluster.gpu_worker.servicer import StoreServicer, WorkerServicer
+from pbkv_cluster.gpu_worker.servicer import PoolMemory, StoreServicer, WorkerServicer
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.services import Services
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, worker_pb2, worker_pb2_grpc
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class WorkerServer:
         self._predictor = predictor
         self._predictor_link: PredictorLink | None = None
         self._thread: EngineThread | None = None
+        self._runner: TorchRunner | None = None
 
     @property
     def thread(self) -> EngineThread:
@@ -78,7 +82,9 @@ class WorkerServer:
     @property
     def problems(self) -> tuple[str, ...]:
         """What does not work as it should while the worker serves; empty: all does."""
-        return (self._arena.problem,) if self._arena is not None and self._arena.problem else ()
+        host = self._runner.host if self._runner is not None else None
+        problems = (part.problem for part in (self._arena, host) if part is not None)
+        return tuple(problem for problem in problems if problem)
 
     async def start(self, host: str, port: int = 0) -> WorkerFacts:
         """Loads the model and serves. Port 0 takes a free one.
@@ -87,10 +93,13 @@ class WorkerServer:
             StartupError: the model, the device or the port is not available, or the engine would run the model wrongly.
             InvalidArgument: the configuration names an unknown policy or attention back end.
         """
+        if self._arena is not None:
+            self._arena.keep()  # now: loading the weights may take longer than the lease of the last process's region
         device, model, codec = await asyncio.to_thread(self._load)
-        runner = TorchRunner(model, self._config.engine, device)
-        memory = await self._take_host_memory(self._arena, runner, model.shape.block_bytes) if self._arena else None
-        await asyncio.to_thread(runner.allocate, memory)
+        self._runner = runner = TorchRunner(model, self._config.engine, device)
+        memory = await self._take_host_memory(self._arena, runner) if self._arena else None
+        huge_pages = self._config.host_store.huge_pages == "transparent"
+        await asyncio.to_thread(runner.allocate, memory, huge_pages)
         engine = Engine(
             runner,
             self._config.engine,
@@ -101,13 +110,15 @@ class WorkerServer:
             self._worker_id,
             codec.special_tokens,
         )
+        if runner.host is not None:
+            restored = engine.cache.restore(Tier.HOST, runner.host.stored())
+            log.info("%d blocks of an earlier process found in host memory", restored)
+            runner.host.start()
         self._thread = EngineThread(engine, asyncio.get_running_loop())
         if self._predictor is not None:
             self._predictor_link = self._link_to_predictor(self._predictor, engine)
         self._thread.start()
         address = await self._serve(host, port, model)
-        if self._arena is not None:
-            self._arena.keep()
         return WorkerFacts(
             address,
             model.namespace(),
@@ -118,12 +129,13 @@ class WorkerServer:
             model.shape.block_bytes,
         )
 
-    async def _take_host_memory(self, arena: ArenaRegion, runner: TorchRunner, block_bytes: int) -> memoryview | None:
+    async def _take_host_memory(self, arena: ArenaRegion, runner: TorchRunner) -> memoryview | None:
         """Memory for the host tier. If its size was not configured, the tier has what the node can give."""
         is_configured = self._config.engine.host_blocks >= 0
-        memory = await arena.take(runner.host_blocks * block_bytes, may_be_less=not is_configured)
+        layout = runner.host_layout
+        memory = await arena.take(layout.size if layout.slots else 0, may_be_less=not is_configured)
         if not is_configured and not arena.problem:
-            runner.host_blocks = min(runner.host_blocks, len(memory) // block_bytes if memory else 0)
+            runner.host_blocks = min(layout.slots, layout.slots_in(len(memory) if memory else 0))
         return memory if runner.host_blocks else None
 
     def _load(self) -> tuple[torch.device, LoadedModel, TextCodec]:
@@ -142,16 +154,16 @@ class WorkerServer:
         return link
 
     async def _serve(self, host: str, port: int, model: LoadedModel) -> str:
-        namespace, block_bytes = model.namespace(), model.shape.block_bytes
+        namespace, memory = model.namespace(), PoolMemory(model.shape.block_bytes, self._runner.host if self._runner else None)
         self._rpc.add(
             worker_pb2.DESCRIPTOR.services_by_name["WorkerService"],
             worker_pb2_grpc.add_WorkerServiceServicer_to_server,
-            WorkerServicer(self.thread, namespace, self._worker_id, self._predictor_link, block_bytes, self._clock),
+            WorkerServicer(self.thread, namespace, self._worker_id, self._predictor_link, memory, self._clock),
         )
         self._rpc.add(
             store_pb2.DESCRIPTOR.services_by_name["StoreService"],
             store_pb2_grpc.add_StoreServiceServicer_to_server,
-            StoreServicer(self.thread, namespace, block_bytes),
+            StoreServicer(self.thread, namespace, memory),
         )
         return await self._rpc.start(host, port)
 
@@ -174,6 +186,8 @@ class WorkerServer:
         async with AsyncExitStack() as stack:  # stops every part, even if one fails, in reverse order
             if self._arena is not None:
                 stack.push_async_callback(self._arena.stop)
+            if self._runner is not None:
+                stack.push_async_callback(asyncio.to_thread, self._runner.close)
             if self._thread is not None:
                 stack.push_async_callback(self._thread.stop)
             if self._predictor_link is not None:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pbkv_cluster.cache.observer import GuardStat
@@ -11,9 +11,11 @@ from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import FailedPrecondition
 from pbkv_cluster.core.tokens import count, pack
+from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
+from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
 from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
 from pbkv_cluster.rpc.convert import (
     finish_reason_to_wire,
@@ -28,6 +30,18 @@ from pbkv_cluster.rpc.convert import (
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc, workflow_pb2
 
 
+@dataclass(frozen=True, slots=True)
+class PoolMemory:
+    """What there is to say of the memory that blocks lie in."""
+
+    block_bytes: int
+    host: HostRegion | None  # None: there is no host tier
+
+    def ready_blocks(self, tier: Tier, capacity: int) -> int:
+        """Slots of a tier whose memory has been taken from the machine."""
+        return self.host.ready_blocks if tier is Tier.HOST and self.host is not None else capacity
+
+
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     """Runs steps and reports on the engine."""
 
@@ -37,7 +51,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         namespace: Namespace,
         worker_id: str,
         predictor: PredictorLink | None,
-        block_bytes: int,
+        memory: PoolMemory,
         clock: Clock,
     ) -> None:
         """Args:
@@ -45,7 +59,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         namespace: of the model's blocks, without a tenant.
         worker_id: for the status.
         predictor: link to it, if there is one.
-        block_bytes: size of a block.
+        memory: where the blocks lie.
         clock: the engine's.
         """
         self._thread = thread
@@ -53,7 +67,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self._namespace = namespace
         self._worker_id = worker_id
         self._predictor = predictor
-        self._block_bytes = block_bytes
+        self._memory = memory
         self._numbers = itertools.count()
 
     async def RunStep(  # noqa: N802
@@ -151,7 +165,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             worker_id=self._worker_id,
             running=len(engine.scheduler.running),
             waiting=engine.scheduler.waiting,
-            store=_store_stat(engine, self._block_bytes),
+            store=_store_stat(engine, self._memory),
             engine_steps=engine.steps,
             prefill_tokens_per_s=engine.prefill_tokens_per_s,
         )
@@ -160,13 +174,13 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
 class StoreServicer(store_pb2_grpc.StoreServiceServicer):
     """Serves the worker's own tiers."""
 
-    def __init__(self, thread: EngineThread, namespace: Namespace, block_bytes: int) -> None:
+    def __init__(self, thread: EngineThread, namespace: Namespace, memory: PoolMemory) -> None:
         self._thread = thread
         self._namespace = namespace
-        self._block_bytes = block_bytes
+        self._memory = memory
 
     async def Stat(self, request: store_pb2.StatRequest, context: Any) -> store_pb2.StatResponse:  # noqa: N802
-        return store_pb2.StatResponse(store=await self._thread.call(lambda engine: _store_stat(engine, self._block_bytes)))
+        return store_pb2.StatResponse(store=await self._thread.call(lambda engine: _store_stat(engine, self._memory)))
 
     async def Prefetch(  # noqa: N802
         self, request: store_pb2.PrefetchRequest, context: Any
@@ -204,7 +218,7 @@ def _guard_to_wire(guard: GuardStat) -> store_pb2.GuardStat:
     )
 
 
-def _store_stat(engine: Engine, block_bytes: int) -> store_pb2.StoreStat:
+def _store_stat(engine: Engine, memory: PoolMemory) -> store_pb2.StoreStat:
     cache = engine.cache
     tiers = [
         store_pb2.TierStat(
@@ -212,7 +226,8 @@ def _store_stat(engine: Engine, block_bytes: int) -> store_pb2.StoreStat:
             capacity_blocks=tier.pool.capacity,
             used_blocks=cache.used_blocks(tier.kind),
             locked_blocks=cache.locked_blocks(tier.kind),
-            block_bytes=block_bytes,
+            block_bytes=memory.block_bytes,
+            ready_blocks=memory.ready_blocks(tier.kind, tier.pool.capacity),
         )
         for tier in cache.tiers
     ]

@@ -4,8 +4,15 @@ Host memory, as a worker meets it:
 
     server.py                        a node's host store: an arena, and the gRPC server in front of it
     servicer.py                      its RPCs: give a worker a region; pass other calls on to all workers of the node
-    arena/arena.py                   one file in shared memory per node, divided into regions, one per worker
+    arena/arena.py                   the node's shared memory in regions, one per worker: given out, renewed, expired, freed
+    arena/segment.py                 that memory: a file without a name, made or found again
+    arena/machine.py                 what the machine offers: free memory, huge pages, NUMA nodes
+    arena/region_table.py            which regions there are, in the arena itself
     arena/region_lock.py             the file lock that shows that a worker still has its region mapped
+    arena/page_touch.py              takes a region's memory in the background, once its owner has it mapped
+    arena/layout.py                  where everything is in the arena, to the byte
+    arena/slots.py                   writes and reads the slots of a region, which describe themselves
+    arena/arena_view.py              all regions of the node, for those who read
 
 The index in Redis, as a block enters it:
 

@@ -15,6 +15,8 @@ _COMPLETED = 0.03  # probability that a transfer is completed although nobody wa
 class TaggedEngine:
     """Does each transfer when it is submitted. What a slot holds is the key of the block written to it."""
 
+    labelled = False
+
     def __init__(self) -> None:
         self.content: dict[tuple[Tier, int], bytes] = {}
 

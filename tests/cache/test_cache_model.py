@@ -54,12 +54,20 @@ class Step:
 class Driver:
     """Does to the cache what an engine does, and knows what must be true of the answer."""
 
-    def __init__(self, seed: int, capacity: Mapping[Tier, int], policy: str, guard: bool, engine: TaggedEngine) -> None:
+    def __init__(
+        self,
+        seed: int,
+        capacity: Mapping[Tier, int],
+        policy: str,
+        guard: bool,
+        engine: TaggedEngine,
+        write_through: bool = False,
+    ) -> None:
         self.random = random.Random(seed)
         self.engine = engine
         self.clock = ManualClock()
         self.tiers: dict[bytes, frozenset[Tier]] = {}
-        config = CacheConfig(policy=policy, guard=guard)
+        config = CacheConfig(policy=policy, guard=guard, write_through=write_through)
         self.cache = make_cache(capacity, config, engine, self.clock, self._changed)
         engine.watch(self.cache.tiers.pools)
         self.drifts = make_policy(policy, config).drifts

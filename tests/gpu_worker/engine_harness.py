@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pbkv_cluster.cache.tiers.transfer import Transfer
+from pbkv_cluster.cache.tiers.transfer import Transfer, TransferEngine
 from pbkv_cluster.cache.tree.node import Slots
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
@@ -18,7 +18,6 @@ from pbkv_cluster.gpu_worker.attention import IMPLEMENTATION
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
 from pbkv_cluster.gpu_worker.kv.storage import KvStorage
-from pbkv_cluster.gpu_worker.kv.transfer_engine import TorchTransferEngine
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel
 from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner
 from tests.cache.late_transfers import LateEngine
@@ -41,27 +40,44 @@ def decode(ids: Sequence[int]) -> str:
 class LateTorchEngine(LateEngine):
     """Copies real KV, as late as may be."""
 
-    def __init__(self, storage: KvStorage, seed: int) -> None:
+    labelled = True
+
+    def __init__(self, engine: TransferEngine, storage: KvStorage, seed: int) -> None:
         super().__init__(seed)
-        self._engine = TorchTransferEngine(storage)
+        self._engine = engine
         self._storage = storage
 
     def _copy(self, transfer: Transfer) -> None:
-        self._engine.submit(transfer)
+        if not self._engine.submit(transfer):
+            self._engine.wait((transfer,))
+            assert list(self._engine.completed()) == [transfer]
 
     def _fill(self, kind: Tier, slots: Slots) -> None:
         self._storage.pools[kind][list(slots)] = 1000.0
 
 
-def make_engine(model: LoadedModel, policy: str = "pbkv-paper", late: int | None = None, **fields: Any) -> Engine:
-    """An engine on the CPU. Its transfers are done at once, or as late as may be if `late` gives a seed for that."""
+def make_engine(
+    model: LoadedModel,
+    policy: str = "pbkv-paper",
+    late: int | None = None,
+    write_through: bool = False,
+    pools: list[KvStorage] | None = None,
+    **fields: Any,
+) -> Engine:
+    """An engine on the CPU. Its transfers are carried out by threads, or as late as may be if `late` gives a seed for that.
+
+    The engine's pools are added to `pools`.
+    """
     config = EngineConfig(**{"gpu_blocks": 64, "host_blocks": 32, "device": "cpu", "allow_forced_output": True, **fields})
+    cache_config = CacheConfig(policy=policy, write_through=write_through)
     runner = TorchRunner(model, config, torch.device("cpu"))
     runner.allocate()
+    if pools is not None:
+        pools.append(runner.storage)
     if late is None:
-        return Engine(runner, config, CacheConfig(policy=policy), SystemClock(), decode, worker_id="w")
-    runner.transfer_engine = transfers = LateTorchEngine(runner.storage, late)
-    engine = Engine(runner, config, CacheConfig(policy=policy), SystemClock(), decode, worker_id="w")
+        return Engine(runner, config, cache_config, SystemClock(), decode, worker_id="w")
+    runner.transfer_engine = transfers = LateTorchEngine(runner.transfer_engine, runner.storage, late)
+    engine = Engine(runner, config, cache_config, SystemClock(), decode, worker_id="w")
     transfers.watch(engine.cache.tiers.pools)
     return engine
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.gpu_worker.kv.storage import KvStorage
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel
 from tests.gpu_worker.engine_harness import Result, collect, make_engine, reference, request, run
 
@@ -113,6 +114,28 @@ def test_two_sequences_that_compute_the_same_blocks_end_up_sharing_them(model: L
     assert engine.cache.tree.held == [(90 + TOKENS - 1) // 16, 0]
 
 
+def test_a_damaged_block_is_a_miss_that_is_counted_and_dropped(models: dict[str, LoadedModel]) -> None:
+    model, pools = models["llama"], list[KvStorage]()
+    given = prompts(8, 100, 120, 90)
+    engine = make_engine(model, pools=pools, late=1, gpu_blocks=14, host_blocks=60)
+    for number, prompt in enumerate(given):
+        run(engine, request(model, f"before {number}", prompt, workflow=f"w{number}", max_tokens=TOKENS))
+    taken = engine.cache.tiers.take(12)  # all that is cached goes to the host
+    assert taken is not None
+    engine.cache.tiers.give(taken)
+    held = engine.cache.used_blocks(Tier.HOST)
+    pools[0].host += 1.0
+    results = run(engine, request(model, "0", given[0], workflow="w0", max_tokens=TOKENS))
+    expect_plain(model, given[:1], results)
+    decisions = engine.cache.tiers.decisions
+    usage = results["0"].usage
+    assert usage is not None
+    assert engine.scheduler.decisions["preempt_load_failed"] == 1
+    assert decisions["load_failed"] == decisions["drop_spoiled"] == 6
+    assert engine.cache.used_blocks(Tier.HOST) <= held - 6
+    assert (usage.delivered, usage.computed_tokens) == ({}, 100), "what it is told to have got is what it got"
+
+
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 2**32),
@@ -120,6 +143,8 @@ def test_two_sequences_that_compute_the_same_blocks_end_up_sharing_them(model: L
     host_blocks=st.sampled_from((0, 8, 64)),
     chunk=st.sampled_from((16, 64, 512)),
     late=st.booleans(),
+    write_through=st.booleans(),
+    damage=st.booleans(),
 )
 def test_any_schedule(
     models: dict[str, LoadedModel],
@@ -129,8 +154,13 @@ def test_any_schedule(
     host_blocks: int,
     chunk: int,
     late: bool,
+    write_through: bool,
+    damage: bool,
 ) -> None:
-    """Steps start, share and are cancelled, workflows end, the cache is cleared: what finishes equals plain greedy output."""
+    """Steps start, share and are cancelled, workflows end, the cache is cleared, blocks in host memory are damaged: what
+    finishes equals plain greedy output.
+    """
+    pools: list[KvStorage] = []
     model, generator = models["llama"], random.Random(seed)
     # A few prompts with common prefixes, so that each reference is computed once and prefixes are shared.
     pool = [tuple(p) for shared in (16, 40, 64) for p in prompts(shared, 5, 30, 64, shared=shared)]
@@ -139,6 +169,8 @@ def test_any_schedule(
         model,
         policy,
         seed if late else None,
+        write_through,
+        pools,
         gpu_blocks=gpu_blocks,
         host_blocks=host_blocks,
         prefill_chunk_tokens=chunk,
@@ -162,6 +194,8 @@ def test_any_schedule(
         elif event < 0.35:
             engine.cache.clear()
         engine.cache.check_integrity()
+        if damage and late and host_blocks:  # late: otherwise it could happen between the check and the copy of a load
+            pools[0].host[generator.randrange(host_blocks)] += 1.0
     collect(engine, results)
     for name, prompt in asked.items():
         assert results[name].tokens == llama_reference(prompt)

@@ -1,39 +1,18 @@
-import mmap
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbkv_cluster.cache.tiers.transfer import Transfer
-from pbkv_cluster.cache.tree.node import new_slots
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
-from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.kv.storage import KvShape, KvStorage
-from pbkv_cluster.gpu_worker.kv.transfer_engine import TorchTransferEngine
 
 CPU = torch.device("cpu")
 SHAPE = KvShape(layers=3, kv_heads=2, head_dim=4, dtype=torch.float32)
 GPU_BLOCKS, HOST_BLOCKS = 7, 5
 
 
-def numbered(storage: KvStorage) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fills both pools with numbers that never repeat; copies of what they hold now."""
-    for number, pool in enumerate((storage.gpu, storage.host)):
-        pool.copy_(torch.arange(pool.numel()).view_as(pool) + number * 1_000_000)
-    return storage.gpu.clone(), storage.host.clone()
-
-
 def kv(tokens: int, seed: int) -> torch.Tensor:
     return torch.randn(tokens, SHAPE.kv_heads, SHAPE.head_dim, generator=torch.Generator().manual_seed(seed))
-
-
-def demote(gpu: list[int], host: list[int]) -> Transfer:
-    return Transfer(Tier.GPU, new_slots(gpu), Tier.HOST, new_slots(host))
-
-
-def load(host: list[int], gpu: list[int]) -> Transfer:
-    return Transfer(Tier.HOST, new_slots(host), Tier.GPU, new_slots(gpu))
 
 
 @settings(deadline=None)
@@ -68,54 +47,6 @@ def test_a_block_is_one_run_of_memory_in_the_order_that_its_layout_names() -> No
     assert torch.equal(block[1, 0, 9], key[0])
     assert torch.equal(block[1, 1, 9], value[0])
     assert storage.gpu.count_nonzero() == key.numel() + value.numel()
-
-
-@settings(deadline=None)
-@given(
-    gpu=st.permutations(range(GPU_BLOCKS)),
-    host=st.permutations(range(HOST_BLOCKS)),
-    count=st.integers(1, HOST_BLOCKS),
-    demoted=st.booleans(),
-)
-def test_transfers_copy_whole_blocks_and_touch_no_others(gpu: list[int], host: list[int], count: int, demoted: bool) -> None:
-    storage = KvStorage(SHAPE, GPU_BLOCKS, HOST_BLOCKS, CPU)
-    engine = TorchTransferEngine(storage)
-    on_gpu, on_host = numbered(storage)
-    gpu, host = gpu[:count], host[:count]
-    if demoted:
-        assert engine.submit(demote(gpu, host))
-        on_host[host] = on_gpu[gpu]
-    else:
-        assert engine.submit(load(host, gpu))
-        on_gpu[gpu] = on_host[host]
-    assert torch.equal(storage.gpu, on_gpu)
-    assert torch.equal(storage.host, on_host)
-    assert not engine.completed(), "what is done when it is submitted is not reported again"
-
-
-def test_the_engine_expects_of_each_direction_what_it_has_measured_there() -> None:
-    storage = KvStorage(SHAPE, GPU_BLOCKS, HOST_BLOCKS, CPU)
-    engine = TorchTransferEngine(storage)
-    assert engine.seconds(Tier.GPU, Tier.HOST, 10) == 0.0
-    engine.submit(demote([0, 1], [3, 4]))
-    assert engine.seconds(Tier.GPU, Tier.HOST, 1) > 0.0
-    assert engine.seconds(Tier.GPU, Tier.HOST, 10) == pytest.approx(10 * engine.seconds(Tier.GPU, Tier.HOST, 1))
-    assert engine.seconds(Tier.HOST, Tier.GPU, 10) == 0.0
-
-
-def test_the_host_tier_lies_in_the_memory_that_it_is_given() -> None:
-    # A mapping longer than is needed, as a region of the arena is: it ends with a page.
-    with mmap.mmap(-1, HOST_BLOCKS * SHAPE.block_bytes + mmap.PAGESIZE) as memory:
-        storage = KvStorage(SHAPE, GPU_BLOCKS, HOST_BLOCKS, CPU, memoryview(memory))
-        on_gpu, _ = numbered(storage)
-        TorchTransferEngine(storage).submit(demote([6], [2]))
-        lies = memory[2 * SHAPE.block_bytes : 3 * SHAPE.block_bytes]
-        assert lies == on_gpu[6].numpy().tobytes()
-        memory[: SHAPE.block_bytes] = on_gpu[5].numpy().tobytes()  # and what another process writes there is seen
-        TorchTransferEngine(storage).submit(load([0], [1]))
-        assert torch.equal(storage.gpu[1], on_gpu[5])
-        assert not any(memory[HOST_BLOCKS * SHAPE.block_bytes :])
-        del storage
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-import tempfile
+import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ from pbkv_cluster.rpc.v1 import (
     worker_pb2,
     worker_pb2_grpc,
 )
-from pbkv_cluster.store.arena.arena import Arena, default_directory
+from pbkv_cluster.store.arena.arena import Arena
 from pbkv_cluster.store.server import HostStore
 
 if TYPE_CHECKING:
@@ -223,15 +223,14 @@ class ScriptedPredictor(predictor_pb2_grpc.PredictorServiceServicer):
 async def host_store(
     capacity: int, lease_s: float = 60.0, clock: Clock | None = None, directory_of_workers: Mapping[str, str] | None = None
 ) -> AsyncIterator[tuple[Arena, str]]:
-    """Runs a host store with an arena in a folder of its own; yields the arena and the address."""
+    """Runs a host store with an arena of its own; yields the arena and the address."""
 
     async def workers() -> Mapping[str, str]:
         return directory_of_workers or {}
 
-    with tempfile.TemporaryDirectory(dir=default_directory()) as directory:
-        arena = Arena(capacity, lease_s, clock or SystemClock(), Path(directory))
-        store = HostStore(arena, workers)
-        try:
-            yield arena, await store.start("127.0.0.1")
-        finally:
-            await store.stop()
+    arena = Arena(uuid.uuid4().hex, capacity, lease_s, clock or SystemClock())
+    store = HostStore(arena, workers)
+    try:
+        yield arena, await store.start("127.0.0.1")
+    finally:
+        await store.stop()

@@ -153,7 +153,7 @@ def cluster_status() -> workflow_pb2.GetClusterStatusResponse:
         log_path="/var/ray/logs/a.err",
     )
     tier = store_pb2.TierStat(
-        tier=types_pb2.TIER_GPU, capacity_blocks=4096, used_blocks=1500, locked_blocks=7, block_bytes=8192
+        tier=types_pb2.TIER_GPU, capacity_blocks=4096, used_blocks=1500, locked_blocks=7, block_bytes=8192, ready_blocks=1024
     )
     guard = store_pb2.GuardStat(
         prompt_tokens=20_000,

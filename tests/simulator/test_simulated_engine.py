@@ -61,12 +61,17 @@ def test_many_tokens_at_a_time_are_the_same_as_one_by_one(name: str, seed: int, 
 class _VirtualTransferEngine:
     """Copies real bytes in virtual time."""
 
+    labelled = True
+
     def __init__(self, real: TransferEngine, simulated: TransferEngine) -> None:
         self._real = real
         self._simulated = simulated
 
     def submit(self, transfer: Transfer) -> bool:
-        return self._real.submit(transfer) and self._simulated.submit(transfer)
+        if not self._real.submit(transfer):
+            self._real.wait((transfer,))
+            self._real.completed()
+        return self._simulated.submit(transfer)
 
     def completed(self) -> Sequence[Transfer]:
         return ()

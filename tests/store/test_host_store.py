@@ -4,6 +4,7 @@ import asyncio
 import mmap
 import os
 import re
+import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from pbkv_cluster.rpc.convert import packed_from_wire
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2
 from pbkv_cluster.store.arena.arena import Arena
+from pbkv_cluster.store.arena.layout import DATA_OFFSET
 from pbkv_cluster.store.server import HostStore
 from pbkv_cluster.store.servicer import WorkerAddresses
 
@@ -114,8 +116,8 @@ def directory_of(addresses: Mapping[str, str]) -> WorkerAddresses:
 
 
 @pytest.fixture
-async def node(shared_dir: Path) -> AsyncIterator[Node]:
-    async with serving_node(shared_dir) as node:
+async def node() -> AsyncIterator[Node]:
+    async with serving_node() as node:
         yield node
 
 
@@ -129,9 +131,9 @@ def is_open(file: os.stat_result) -> bool:
 
 
 @asynccontextmanager
-async def serving_node(directory: Path, worker_timeout_s: float = 10.0) -> AsyncIterator[Node]:
+async def serving_node(worker_timeout_s: float = 10.0) -> AsyncIterator[Node]:
     clock = ManualClock()
-    arena = Arena(8 * PAGE, TTL_S, clock, directory)
+    arena = Arena(uuid.uuid4().hex, 8 * PAGE, TTL_S, clock)
     file = arena.path.stat()
     workers: dict[str, str] = {}
     store = HostStore(arena, directory_of(workers), worker_timeout_s)
@@ -147,10 +149,10 @@ async def serving_node(directory: Path, worker_timeout_s: float = 10.0) -> Async
 
 async def test_a_region_comes_with_where_to_map_it(node: Node) -> None:
     one, two = await node.acquire("one", 3 * PAGE - 7), await node.acquire("two", PAGE)
-    assert (one.path, one.offset, one.bytes, one.lease_s) == (str(node.arena.path), 0, 3 * PAGE, TTL_S)
-    assert (two.offset, two.bytes) == (3 * PAGE, PAGE)
+    assert (one.path, one.offset, one.bytes, one.lease_s) == (str(node.arena.path), DATA_OFFSET, 3 * PAGE, TTL_S)
+    assert (two.offset, two.bytes) == (DATA_OFFSET + 3 * PAGE, PAGE)
     assert await node.acquire("one", 3 * PAGE - 7) == one
-    assert await asyncio.to_thread(os.path.getsize, one.path) == 8 * PAGE
+    assert await asyncio.to_thread(os.path.getsize, one.path) == DATA_OFFSET + 8 * PAGE
 
 
 @pytest.mark.parametrize(
@@ -267,16 +269,16 @@ async def test_a_worker_whose_engine_has_ended_is_named(node: Node) -> None:
         await node.stat()
 
 
-async def test_a_worker_that_does_not_answer_is_named(shared_dir: Path) -> None:
-    async with serving_node(shared_dir, worker_timeout_s=0.05) as node:
+async def test_a_worker_that_does_not_answer_is_named() -> None:
+    async with serving_node(worker_timeout_s=0.05) as node:
         address = await node.add(ScriptedWorker(blocks=5, at_once=False))
         with pytest.raises(aio.AioRpcError, match=f"the worker at {re.escape(address)} does not answer") as error:
             await node.stat()
         assert error.value.code() is StatusCode.UNAVAILABLE
 
 
-async def test_a_port_that_is_taken_is_refused(node: Node, shared_dir: Path) -> None:
-    arena = Arena(PAGE, TTL_S, node.clock, shared_dir)
+async def test_a_port_that_is_taken_is_refused(node: Node) -> None:
+    arena = Arena(uuid.uuid4().hex, PAGE, TTL_S, node.clock)
     file = arena.path.stat()
     store = HostStore(arena, directory_of({}))
     with pytest.raises(StartupError, match="cannot listen"):
@@ -285,8 +287,8 @@ async def test_a_port_that_is_taken_is_refused(node: Node, shared_dir: Path) -> 
     assert not is_open(file)
 
 
-async def test_a_stopped_store_gives_no_regions(shared_dir: Path) -> None:
-    store = HostStore(Arena(PAGE, TTL_S, ManualClock(), shared_dir), directory_of({}))
+async def test_a_stopped_store_gives_no_regions() -> None:
+    store = HostStore(Arena(uuid.uuid4().hex, PAGE, TTL_S, ManualClock()), directory_of({}))
     address = await store.start("127.0.0.1")
     await store.stop()
     async with connect(address) as channel:

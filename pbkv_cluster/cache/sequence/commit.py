@@ -12,15 +12,17 @@ from pbkv_cluster.core.tokens import BLOCK_BYTES, common_blocks
 class Committer:
     """Hands blocks over from sequences to the tree, range by range."""
 
-    def __init__(self, tree: PrefixTree, tiers: Tiers, paths: Paths) -> None:
+    def __init__(self, tree: PrefixTree, tiers: Tiers, paths: Paths, write_through: bool) -> None:
         """Args:
         tree: that takes the blocks.
         tiers: where they lie.
         paths: of the tree.
+        write_through: copy blocks to the next tier at once, and not only when they leave the GPU.
         """
         self._tree = tree
         self._tiers = tiers
         self._paths = paths
+        self._write_through = write_through
 
     def commit(self, handle: CacheHandle, tokens: bytes | bytearray, computed: int, now: float) -> None:
         """Commits a sequence's blocks up to block `computed`.
@@ -61,6 +63,8 @@ class Committer:
             self._tree.lock_child(node)
             self._paths.use(node, handle, own.segment, now)
             node.writer = handle
+        if self._write_through:
+            self._tiers.write_through(node, first)
         self._tiers.note(node, first, node.blocks)
         table.hand_over(own, node)
 

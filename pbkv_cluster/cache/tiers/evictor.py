@@ -1,6 +1,5 @@
 """Takes blocks out of a tier: into the next slower one where they are worth it there, else out of the cache."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from pbkv_cluster.cache.tiers.in_flight import TransfersInFlight
@@ -21,6 +20,7 @@ class Evictor:
         in_flight: TransfersInFlight,
         announce: Callable[[Node, int, int], None],
         load_pays: Callable[[CacheTier], bool],
+        labelled: bool,
     ) -> None:
         """Args:
         tree: whose blocks lie in the tiers.
@@ -29,6 +29,7 @@ class Evictor:
         in_flight: takes the demotions.
         announce: told of the blocks of a node, from one to another, whose tiers have changed.
         load_pays: whether to load blocks from a tier is as fast as to compute them; nothing is demoted to one where it is not.
+        labelled: whether copies to slower tiers are to carry labels.
         """
         self._tree = tree
         self._tiers = tiers
@@ -36,7 +37,8 @@ class Evictor:
         self._in_flight = in_flight
         self._announce = announce
         self._load_pays = load_pays
-        self.decisions: Counter[str] = Counter()
+        self._labelled = labelled
+        self.decisions = in_flight.decisions
 
     def evict(self, tier: CacheTier, node: Node, wanted: int) -> Slots:
         """Takes up to `wanted` of a node's blocks out of a tier, the last ones first.
@@ -58,7 +60,7 @@ class Evictor:
         codes, retired = tier.codes, node.retired
         if codes.evict:
             self.decisions[codes.evict[retired]] += len(blocks)
-        homeless = blocks if tier.slower is None else self._demote(tier, tier.slower, node, blocks)
+        homeless = blocks if tier.slower is None else self._copy_down(tier, tier.slower, node, blocks, tier.codes.demote)
         stop = blocks[-1] + 1
         slots = self._tree.unplace(node, tier.index, blocks[0], stop)
         if not homeless or homeless[0] > blocks[0]:
@@ -81,7 +83,13 @@ class Evictor:
         self._settle(node)
         return slots
 
-    def _demote(self, tier: CacheTier, slower: CacheTier, node: Node, blocks: Sequence[int]) -> Sequence[int]:
+    def write_through(self, tier: CacheTier, node: Node, blocks: Sequence[int]) -> None:
+        """Copies blocks of a node to the slower tier while they stay in this one, where that is worth it."""
+        if tier.slower is not None:
+            self._copy_down(tier, tier.slower, node, blocks, "write_through")
+            self.submit_demotions(tier)
+
+    def _copy_down(self, tier: CacheTier, slower: CacheTier, node: Node, blocks: Sequence[int], reason: str) -> Sequence[int]:
         """Plans copies to the slower tier of blocks that no slower tier holds yet, where that is worth it.
 
         Returns:
@@ -97,7 +105,7 @@ class Evictor:
             kept = self._last_copies(tier, node, blocks)  # again: copies further down may have had to go
             kept, homeless = kept[: pool.room], kept[pool.room :]
         count = len(kept)
-        self.decisions[tier.codes.demote] += count
+        self.decisions[reason] += count
         if not count:
             return homeless
         if count > pool.free_slots:
@@ -105,6 +113,8 @@ class Evictor:
         slots, sources = pool.take(count), node.slots[tier.index]
         if tier.dropped:
             tier.dropped.difference_update(slots)
+        if self._labelled:
+            tier.labels.update(zip(slots, node.labels(kept), strict=True))
         first, last = kept[0], kept[-1]
         if last - first == count - 1:
             tier.demotions.update(zip(slots, sources[first : last + 1], strict=True))
@@ -147,13 +157,15 @@ class Evictor:
             pool = tier.slower.pool
             sources, targets = new_slots(tier.demotions.values()), new_slots(tier.demotions)
             tier.demotions.clear()
+            labels = [tier.labels[slot] for slot in targets] if self._labelled else ()
+            tier.labels.clear()
             if not tier.dropped:
-                self._in_flight.submit(tier.pool, sources, pool, targets)
+                self._in_flight.submit(tier.pool, sources, pool, targets, labels)
                 return
             dropped = new_slots(tier.dropped)
             tier.dropped.clear()
             pool.withdraw(dropped)
-            self._in_flight.submit(tier.pool, sources, pool, targets)
+            self._in_flight.submit(tier.pool, sources, pool, targets, labels)
             pool.release(dropped)
 
     def _release(self, tier: CacheTier, slots: Slots) -> None:
@@ -186,6 +198,30 @@ class Evictor:
         self._order.resized(node)
         if not node.held[GPU]:
             self._order.offer(parent)
+
+    def drop_spoiled(self) -> int:
+        """Drops blocks whose bytes did not arrive, and what follows them, as far as no running sequence uses them.
+
+        It looks at every node: that a copy fails is very rare. Returns the blocks dropped.
+        """
+        dropped = 0
+        for node in reversed(list(self._tree.walk())):  # children before their parents
+            blocks = node.blocks if node.refs else self._first_spoiled(node)
+            if blocks < node.blocks:
+                dropped += node.blocks - blocks
+                self._cut(node, blocks)
+                self._settle(node)
+        self.decisions["drop_spoiled"] += dropped
+        return dropped
+
+    def _first_spoiled(self, node: Node) -> int:
+        """The first block of a node that some tier did not get; the number of its blocks if there is none."""
+        spoiled = [
+            slots.index(slot)
+            for tier, slots in zip(self._tiers, node.slots, strict=True)
+            for slot in tier.pool.spoiled & set(slots)
+        ]
+        return min(spoiled, default=node.blocks)
 
     def clear(self) -> int:
         """Drops all that no running sequence uses. Returns the blocks dropped, a block in two tiers counted once."""

@@ -1,10 +1,12 @@
 """The transfers that have been submitted and are not done, and the slots that they keep busy."""
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from pbkv_cluster.cache.tiers.pool import BlockPool
 from pbkv_cluster.cache.tiers.transfer import Transfer, TransferEngine, TransferState
-from pbkv_cluster.cache.tree.node import Slots
+from pbkv_cluster.cache.tree.node import Slots, new_slots
+from pbkv_cluster.core.blocks import BlockLabel
 from pbkv_cluster.core.usage import Tier
 
 _DONE = TransferState.DONE  # an attribute of an enum is slow to read in Python 3.11
@@ -17,13 +19,29 @@ class TransfersInFlight:
         self._engine = engine
         self._pools = pools
         self._open: dict[Transfer, None] = {}  # in the order in which they were submitted
+        self.decisions: Counter[str] = Counter()  # blocks, by reason code
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def submit(self, source: BlockPool, source_slots: Slots, target: BlockPool, target_slots: Slots) -> None:
+    def submit(
+        self,
+        source: BlockPool,
+        source_slots: Slots,
+        target: BlockPool,
+        target_slots: Slots,
+        labels: Sequence[BlockLabel] = (),
+    ) -> None:
         """Copies blocks, pairwise. The source slots may be released as soon as this returns, and not sooner."""
-        transfer = Transfer(source.kind, source_slots, target.kind, target_slots, source.writers(source_slots))
+        if source.spoiled and not source.spoiled.isdisjoint(source_slots):
+            sound = [number for number, slot in enumerate(source_slots) if slot not in source.spoiled]
+            target.spoiled |= set(target_slots) - {target_slots[number] for number in sound}
+            if not sound:
+                return
+            source_slots = new_slots(source_slots[number] for number in sound)
+            target_slots = new_slots(target_slots[number] for number in sound)
+            labels = [labels[number] for number in sound] if labels else ()
+        transfer = Transfer(source.kind, source_slots, target.kind, target_slots, source.writers(source_slots), labels)
         if self._engine.submit(transfer):
             transfer.state = _DONE
             return
@@ -61,4 +79,6 @@ class TransfersInFlight:
         del self._open[transfer]
         transfer.state, transfer.after = _DONE, ()  # so that no chain of ended transfers stays in memory
         self._pools[transfer.source].end(transfer.source_slots)
-        self._pools[transfer.target].end(transfer.target_slots, written=True)
+        self._pools[transfer.target].end(transfer.target_slots, written=True, failed=transfer.failed)
+        if transfer.failed:
+            self.decisions["load_failed" if transfer.target is Tier.GPU else "store_failed"] += len(transfer.failed)

@@ -3,7 +3,7 @@
 from enum import Enum
 
 from pbkv_cluster.cache.tiers.transfer import Transfer
-from pbkv_cluster.cache.tree.node import Slots, new_slots
+from pbkv_cluster.cache.tree.node import NO_SLOTS, Slots, new_slots
 from pbkv_cluster.core.usage import Tier
 
 
@@ -44,6 +44,7 @@ class BlockPool:
         self._busy: dict[int, int] = {}  # slots in transfer: how many transfers read or write each
         self._arriving: dict[int, Transfer] = {}
         self._leaving: set[int] = set()
+        self.spoiled: set[int] = set()  # resident slots that did not get their blocks
 
     @property
     def free_slots(self) -> int:
@@ -67,13 +68,15 @@ class BlockPool:
 
     def withdraw(self, slots: Slots) -> None:
         """Takes these slots, which are free."""
-        for slot in slots:
-            self._free.remove(slot)
+        taken = set(slots)
+        self._free = new_slots(slot for slot in self._free if slot not in taken)
         self.room -= len(slots)
 
     def release(self, slots: Slots) -> None:
         """Gives up slots, whose blocks have gone. Each is free at once, or when no transfer reads or writes it any more."""
         self.room += len(slots)
+        if self.spoiled:
+            self.spoiled.difference_update(slots)
         if self._busy:
             leaving = self._busy.keys() & set(slots)
             if leaving:
@@ -91,8 +94,10 @@ class BlockPool:
         if writer is not None:
             self._arriving.update(dict.fromkeys(slots, writer))
 
-    def end(self, slots: Slots, written: bool = False) -> None:
-        """A transfer that has read these slots is done; or one that has written them."""
+    def end(self, slots: Slots, written: bool = False, failed: Slots = NO_SLOTS) -> None:
+        """A transfer that has read these slots is done; or one that has written them, but for some that it `failed` to."""
+        if failed:
+            self.spoiled.update(self._arriving.keys() & set(failed))
         for slot in slots:
             if written:
                 self._arriving.pop(slot, None)

@@ -9,6 +9,7 @@ from pbkv_cluster.cache.policies.base import ReusePolicy
 from pbkv_cluster.cache.tiers.pool import BlockPool
 from pbkv_cluster.cache.tree.node import GPU, Node
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
+from pbkv_cluster.core.blocks import BlockLabel
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.usage import Tier
 
@@ -35,6 +36,7 @@ class CacheTier:
         self.lru: EvictionQueue | None = None  # the same candidates in the order of LRU, where that is kept
         self.lru_active = False  # blocks leave in the order of LRU; needs `keep_lru`, before the first block
         self.demotions: dict[int, int] = {}  # planned copies: slot of the slower tier to the slot here that it is copied from
+        self.labels: dict[int, BlockLabel] = {}  # of the blocks of planned copies, by the slot of the slower tier
         self.dropped: set[int] = set()  # targets of planned copies whose blocks have been dropped since
         self._clock = clock
         self._tree = tree

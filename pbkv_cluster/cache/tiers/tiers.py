@@ -68,7 +68,7 @@ class Tiers:
         self._announcements = Announcements(tuple(capacity), on_change)
         self.note = self._announcements.announce  # to be called when other blocks of a node lie on the GPU
         self.order = EvictionOrder(self._tiers)
-        self._evictor = Evictor(tree, self._tiers, self.order, self.in_flight, self.note, self.load_pays)
+        self._evictor = Evictor(tree, self._tiers, self.order, self.in_flight, self.note, self.load_pays, engine.labelled)
         self.decisions = self._evictor.decisions  # blocks, by reason code
         self.evicted_by_policy = 0  # blocks of the GPU
         self.evicted_by_lru = 0  # blocks of the GPU, while `lru_active`
@@ -207,7 +207,22 @@ class Tiers:
             blocks -= own
         return {tier.kind: count for tier, count in zip(self, counts, strict=True) if count}
 
+    # --- to slower tiers ---
+
+    def write_through(self, node: Node, start: int) -> None:
+        """Copies a node's blocks from `start` on, which the GPU holds, to the next tier, as far as that is worth it there."""
+        self._evictor.write_through(self.gpu, node, range(start, node.blocks))
+
     # --- all tiers ---
+
+    @property
+    def spoiled(self) -> bool:
+        """Whether blocks of the tree, or of running sequences, lack their bytes because a transfer has failed."""
+        return any(pool.spoiled for pool in self.pools)
+
+    def drop_spoiled(self) -> None:
+        """Drops such blocks, as far as no running sequence uses them."""
+        self._evictor.drop_spoiled()
 
     def clear(self) -> int:
         """Drops all that no running sequence uses. Returns the blocks dropped, a block in two tiers counted once."""

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Protocol
 
-from pbkv_cluster.cache.tree.node import Slots
+from pbkv_cluster.cache.tree.node import NO_SLOTS, Slots
+from pbkv_cluster.core.blocks import BlockLabel
 from pbkv_cluster.core.usage import Tier
 
 
@@ -17,7 +18,7 @@ class TransferState(Enum):
     |-----------|----------------------------------------------------------------------|------|
     | SUBMITTED | its source slots may be read, and its target slots written, any time | DONE |
     | DONE      | the bytes are in the target slots, or will be before anything that   |      |
-    |           | is started from now on reads them                                    |      |
+    |           | is started from now on reads them; but for those in `failed`         |      |
     """
 
     SUBMITTED = "submitted"
@@ -30,10 +31,16 @@ _SUBMITTED, _DONE = TransferState.SUBMITTED, TransferState.DONE  # an attribute 
 class Transfer:
     """Copies of whole blocks, pairwise, from slots of one tier to slots of another."""
 
-    __slots__ = ("after", "source", "source_slots", "state", "target", "target_slots")
+    __slots__ = ("after", "failed", "labels", "source", "source_slots", "state", "target", "target_slots")
 
     def __init__(
-        self, source: Tier, source_slots: Slots, target: Tier, target_slots: Slots, after: Sequence[Transfer] = ()
+        self,
+        source: Tier,
+        source_slots: Slots,
+        target: Tier,
+        target_slots: Slots,
+        after: Sequence[Transfer] = (),
+        labels: Sequence[BlockLabel] = (),
     ) -> None:
         assert len(source_slots) == len(target_slots)
         self.source = source
@@ -41,6 +48,8 @@ class Transfer:
         self.target = target
         self.target_slots = target_slots
         self.after = after  # transfers that write the source slots; they have to be carried out before this one
+        self.labels = labels  # of the blocks, to be stored with them; none: the target tier keeps none
+        self.failed = NO_SLOTS  # target slots that did not get their blocks; the engine sets it before it reports completion
         self.state = _SUBMITTED
 
     def __len__(self) -> int:
@@ -58,7 +67,12 @@ class TransferEngine(Protocol):
     Until a transfer is done, the cache does not use its source slots for anything else, and no step computes on its target
     slots. So an engine may copy at any time between `submit` and the report of completion, and several transfers in any order,
     as long as it carries out and reports those in `Transfer.after` first.
+
+    A block may turn out to be damaged, or its target to have no memory. Such blocks are named in `Transfer.failed`, with those
+    that another transfer was to copy from there. Only a transfer that is reported by `completed` can fail.
     """
+
+    labelled: bool  # whether transfers to slower tiers need labels
 
     def submit(self, transfer: Transfer) -> bool:
         """Starts a transfer, after everything that has been computed so far: the source slots may have just been written.
@@ -84,6 +98,8 @@ class TransferEngine(Protocol):
 
 class NullTransferEngine:
     """Does nothing, at once: for caches without bytes, in tests, benchmarks and shadows."""
+
+    labelled = False
 
     def submit(self, transfer: Transfer) -> bool:
         return True

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
-from pbkv_cluster.core.blocks import KEY_BYTES, chain_keys
+from pbkv_cluster.core.blocks import KEY_BYTES, BlockLabel, chain_keys
 from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.core.workflow.step_graph import StepGraph
@@ -144,6 +144,18 @@ class Node:
         if start >= len(self.keys):
             self._hash()
         return self.keys[start : start + KEY_BYTES]
+
+    def labels(self, blocks: Iterable[int]) -> Iterator[BlockLabel]:
+        """What some of its blocks are, wherever their bytes lie."""
+        root: Node = self
+        while root.parent is not None:
+            root = root.parent
+        namespace = root.keys
+        for block in blocks:
+            key = self.key(block)
+            parent = self.key(block - 1) if block else self.parent.keys[-KEY_BYTES:]  # type: ignore[union-attr]
+            start = block * BLOCK_BYTES
+            yield BlockLabel(namespace, parent, key, self.tokens[start : start + BLOCK_BYTES])
 
     def _hash(self) -> None:
         """Computes its missing keys, after those of its ancestors that they are chained to."""

@@ -21,6 +21,7 @@ class PrefixTree:
         tiers: number of tiers that its blocks may lie in.
         """
         self._roots: dict[Namespace, Node] = {}
+        self._by_digest: dict[bytes, Node] = {}  # the same, and those of stored blocks whose namespace has not been named yet
         self._tiers = tiers
         self._slower_than = [tuple(range(tier + 1, tiers)) for tier in range(tiers)]
         self.nodes = 0
@@ -31,7 +32,14 @@ class PrefixTree:
         """The root of a namespace's tree."""
         root = self._roots.get(namespace)
         if root is None:
-            root = self._roots[namespace] = Node(b"", None, self._tiers, keys=namespace.digest())
+            root = self._roots[namespace] = self.root_of(namespace.digest())
+        return root
+
+    def root_of(self, digest: bytes) -> Node:
+        """The root of the tree of the namespace that has this digest."""
+        root = self._by_digest.get(digest)
+        if root is None:
+            root = self._by_digest[digest] = Node(b"", None, self._tiers, keys=digest)
         return root
 
     # --- matching ---
@@ -47,11 +55,17 @@ class PrefixTree:
 
     def add_child(self, parent: Node, tokens: bytes, gpu_slots: Slots, output: bool) -> Node:
         """Adds a leaf whose blocks the GPU holds. `parent` must not have a child with the same first block."""
-        child = Node(tokens, parent, self._tiers, output)
+        return self._add_child(Node(tokens, parent, self._tiers, output), parent, GPU, gpu_slots)
+
+    def add_stored(self, parent: Node, tokens: bytes, keys: bytes, tier: int, slots: Slots) -> Node:
+        """Adds a leaf whose blocks a slower tier holds. `parent` must not have a child with the same first block."""
+        return self._add_child(Node(tokens, parent, self._tiers, keys=keys), parent, tier, slots)
+
+    def _add_child(self, child: Node, parent: Node, tier: int, slots: Slots) -> Node:
         parent.children[child.first_block()] = child
         parent.writer = None
         self.nodes += 1
-        self.place(child, GPU, 0, gpu_slots)
+        self.place(child, tier, 0, slots)
         return child
 
     def append(self, node: Node, tokens: bytes, gpu_slots: Slots) -> None:
@@ -177,7 +191,7 @@ class PrefixTree:
 
     def walk(self) -> Iterator[Node]:
         """Every node but the roots, parents before their children."""
-        stack = [child for root in self._roots.values() for child in root.children.values()]
+        stack = [child for root in self._by_digest.values() for child in root.children.values()]
         while stack:
             node = stack.pop()
             yield node

@@ -100,6 +100,7 @@ def status_json(response: "Status") -> dict[str, Any]:
                         "used_blocks": tier.used_blocks,
                         "locked_blocks": tier.locked_blocks,
                         "block_bytes": tier.block_bytes,
+                        "ready_blocks": tier.ready_blocks,
                     }
                     for tier in worker.store.tiers
                 },
@@ -212,6 +213,12 @@ def print_status(response: "Status", console: "Console") -> None:
         console.print(_decisions_table(response))
 
 
+def _tier_use(tier: "store_pb2.TierStat") -> str:
+    """Blocks in use, and how much of the tier's memory has been taken from the machine, while that goes on."""
+    use = f"{_tier_name(tier)} {tier.used_blocks:,} of {tier.capacity_blocks:,}"
+    return use if tier.ready_blocks >= tier.capacity_blocks else f"{use} ({tier.ready_blocks / tier.capacity_blocks:.0%} ready)"
+
+
 def _workers_table(response: "Status") -> "Table":
     from rich.table import Table
     from rich.text import Text
@@ -219,7 +226,7 @@ def _workers_table(response: "Status") -> "Table":
     table = Table("worker", "address", "steps", "policy", "blocks in use", title="Workers")
     for worker in response.workers:
         steps = Text(f"{worker.running} running\n{worker.waiting} waiting")
-        tiers = [f"{_tier_name(tier)} {tier.used_blocks:,} of {tier.capacity_blocks:,}" for tier in worker.store.tiers]
+        tiers = [_tier_use(tier) for tier in worker.store.tiers]
         table.add_row(
             Text(f"{worker.worker_id}\n{worker.node_id}"),
             Text(worker.address),

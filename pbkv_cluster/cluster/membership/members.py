@@ -98,13 +98,18 @@ class HostStoreMember(_MemberBase):
         import_module("pbkv_cluster.store.server")
 
     async def start(self) -> str:
-        from pbkv_cluster.store.arena.arena import Arena, free_shared_memory
+        from pbkv_cluster.store.arena.arena import Arena
+        from pbkv_cluster.store.arena.machine import total_memory
+        from pbkv_cluster.store.arena.segment import Memory
         from pbkv_cluster.store.server import HostStore
 
         config = self._context.config.host_store
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        size = min(int(memory * config.memory_share), free_shared_memory())
-        arena = Arena(size, config.lease_s, SystemClock(), workers=self._meant_for)
+        capacity = config.memory_bytes or int(total_memory() * config.memory_share)
+        # The id of the node tells this cluster from another of the same name on this machine.
+        name = f"pbkv-arena:{self._context.config.cluster.name}:{self._context.node_id}"
+        arena = Arena(
+            name, capacity, config.lease_s, SystemClock(), self._meant_for, Memory(config.huge_pages, config.numa_node)
+        )
         store = HostStore(arena, self._workers)
         self._add_part(store.stop)
         address = await store.start(self._context.host)

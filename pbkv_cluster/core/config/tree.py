@@ -129,6 +129,7 @@ class EngineConfig(_Section):
         ge=-1,
         description="blocks in the host tier; -1: twice gpu_blocks, or what there is room for (host_store.memory_share)",
     )
+    verify_share: float = Field(1.0, ge=0, le=1, description="share of loaded blocks that are compared with their checksum")
     max_batch_tokens: int = Field(2048, ge=16, description="most tokens in one forward pass")
     prefill_chunk_tokens: int = Field(1024, ge=16, description="most tokens of one prompt in one forward pass")
     max_running: int = Field(64, ge=1, description="most sequences that run at once")
@@ -154,6 +155,7 @@ class CacheConfig(_Section):
 
     policy: str = Field("pbkv", min_length=1, description="reuse policy of all tiers, by name or package.module:Class")
     host_policy: str = Field("", description="another reuse policy for the host tier; empty: the same")
+    write_through: bool = Field(False, description="copy blocks to host memory when they are complete, not when evicted")
     gamma: float = Field(0.7, gt=0, le=1, description="discount of a forecast's reuse score for each further step")
     forecast_half_life_s: float = Field(
         60.0, gt=0, description="policy `pbkv-paper`: seconds after which a forecast counts half"
@@ -260,6 +262,9 @@ class HostStoreConfig(_Section):
     memory_share: float = Field(
         0.25, gt=0, le=0.9, description="share of the node's memory that is available for its workers' host tiers"
     )
+    memory_bytes: int = Field(0, ge=0, description="that memory in bytes; 0: memory_share")
+    huge_pages: Literal["none", "transparent", "reserved"] = Field("none", description="huge pages for that memory")
+    numa_node: int = Field(-1, ge=-1, le=1023, description="NUMA node that the memory is taken from; -1: any")
     lease_s: float = Field(30.0, gt=0, description="seconds after which a silent worker's host memory is given to others")
 
 

@@ -67,11 +67,26 @@ class Scheduler:
         """
         self._cache.poll()
         while True:
+            self._recover()
             chunks = self._next_batch()
-            late = None if chunks else next((sequence.handle for sequence in self.running if not _ready(sequence)), None)
+            late = None if chunks else next((sequence.handle for sequence in self.running if not self._ready(sequence)), None)
             if late is None:
                 return chunks
             self._cache.wait(late)
+
+    def _recover(self) -> None:
+        """Queues sequences again whose loads have failed: they compute what is lost."""
+        for handle in self._cache.broken():
+            sequence = next(each for each in self.running if each.handle is handle)
+            self.decisions["preempt_load_failed"] += 1
+            if not sequence.usage.computed_tokens:  # so that what it is told to have got is what it gets now
+                sequence.first_scheduled_at = None
+            self._preempt(sequence)
+
+    def _ready(self, sequence: Sequence) -> bool:
+        """Whether everything that was loaded for a running sequence has arrived."""
+        assert sequence.handle is not None
+        return self._cache.is_ready(sequence.handle)
 
     def _next_batch(self) -> list[Chunk]:
         budget = self._config.max_batch_tokens
@@ -79,14 +94,14 @@ class Scheduler:
         for sequence in self._by_need():
             if budget == 0:
                 break
-            if sequence.handle is None or not _ready(sequence):
+            if sequence.handle is None or not self._ready(sequence):
                 continue  # preempted by a sequence earlier in this loop, or waiting for its prefix
             count = min(sequence.total - sequence.computed, self._config.prefill_chunk_tokens, budget)
             if self._make_room(sequence, count, chunks):
                 chunks.append(Chunk(sequence, sequence.computed, count))
                 budget -= count
         for sequence in self.admissions() if budget else ():
-            if not _ready(sequence):
+            if not self._ready(sequence):
                 continue
             count = min(sequence.total - sequence.computed, self._config.prefill_chunk_tokens, budget)
             if count == 0 or not self._grow(sequence, count):
@@ -170,6 +185,7 @@ class Scheduler:
             sequence.first_scheduled_at = now
             usage.queue_s = start - sequence.arrived_at
             left = sequence.prompt_tokens
+            usage.delivered.clear()
             for tier, tokens in handle.delivered.items():
                 usage.delivered[tier] = min(tokens, left)  # of the prompt only: a lost worker's output may be cached too
                 left -= usage.delivered[tier]
@@ -223,12 +239,6 @@ class Scheduler:
         if sequence.has_outgrown_namespace:
             self.decisions["rotary_switch"] += 1
             self._queue_again(sequence)
-
-
-def _ready(sequence: Sequence) -> bool:
-    """Whether everything that was loaded for a running sequence has arrived."""
-    assert sequence.handle is not None
-    return sequence.handle.ready
 
 
 def _needed(sequence: Sequence) -> int:

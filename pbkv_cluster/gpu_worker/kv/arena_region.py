@@ -29,7 +29,6 @@ class ArenaRegion:
         self._without = self._not_renewed = ""  # why the worker has no region, and why it may lose it
         self._worker_id = worker_id
         self._host_store = host_store
-        self._request = store_pb2.LeaseArenaRequest()
         self._lease_s = 0.0
         self._region: tuple[int, store_pb2.LeaseArenaResponse] | None = None  # with the open file that holds its lock
         self._background = Background()
@@ -46,10 +45,9 @@ class ArenaRegion:
             None if the node's arena cannot give them; the reason is logged. None also if `size` is 0, which only makes the
             worker known to the host store.
         """
-        self._request = store_pb2.LeaseArenaRequest(worker_id=self._worker_id, bytes=size, may_be_less=may_be_less)
         for attempt in range(ATTEMPTS):
             try:
-                region = await self._lease()
+                region = await self._lease(size, may_be_less)
                 return self._map(region) if region.bytes else None
             except Unavailable as error:  # the host store is still starting, or our last process still ending
                 if attempt == ATTEMPTS - 1:
@@ -66,9 +64,7 @@ class ArenaRegion:
         log.warning("%s", self._without)
 
     def keep(self) -> None:
-        """Renews the region's lease from now on."""
-        # No size: the present region is renewed, whatever its size, and a new host store does not reserve it again.
-        self._request = store_pb2.LeaseArenaRequest(worker_id=self._worker_id)
+        """Renews the region's lease from now on, also that of a region that an earlier process of this worker has left."""
         self._background.start(self._renew(), "arena")
 
     async def wait(self) -> None:
@@ -83,13 +79,14 @@ class ArenaRegion:
             unlock(file, region.offset, region.bytes)  # explicitly: the mapping keeps a duplicate of the file open
             os.close(file)
 
-    async def _lease(self) -> store_pb2.LeaseArenaResponse:
+    async def _lease(self, size: int, may_be_less: bool = False) -> store_pb2.LeaseArenaResponse:
         address = await self._host_store.service_address(HOST_STORE)
         if address is None:
             raise Unavailable("the node's host store has not been announced")
         async with connect(address) as channel:
             try:
-                region = await store_pb2_grpc.StoreServiceStub(channel).LeaseArena(self._request, timeout=_TIMEOUT_S)
+                request = store_pb2.LeaseArenaRequest(worker_id=self._worker_id, bytes=size, may_be_less=may_be_less)
+                region = await store_pb2_grpc.StoreServiceStub(channel).LeaseArena(request, timeout=_TIMEOUT_S)
             except aio.AioRpcError as error:
                 raise from_rpc(error) from error
         self._lease_s = region.lease_s
@@ -98,9 +95,13 @@ class ArenaRegion:
     async def _renew(self) -> None:
         while True:
             try:
-                await self._lease()
+                await self._lease(0)  # whatever its size
                 self._not_renewed = ""
             except PbkvError as error:
+                if self._region is None:  # the host store may still be starting; `take` says what is wrong
+                    log.debug("no region of the arena is kept yet: %s", error)
+                    await asyncio.sleep(PAUSE_S)
+                    continue
                 self._not_renewed = f"the region of the arena could not be renewed: {error}"
                 log.warning("%s", self._not_renewed)
             await asyncio.sleep(self._lease_s / 3 or PAUSE_S)

@@ -52,7 +52,7 @@ class KvStorage:
         self.shape = shape
         self.device = device
         self.gpu = torch.zeros(gpu_blocks, shape.block_elements, dtype=shape.dtype, device=device)
-        if host_memory is None:
+        if host_memory is None or not host_blocks:
             self.host = torch.zeros(host_blocks, shape.block_elements, dtype=shape.dtype)
         else:
             elements = host_blocks * shape.block_elements

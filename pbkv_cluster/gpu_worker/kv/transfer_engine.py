@@ -1,59 +1,153 @@
-"""Carries transfers out with torch, one after the other."""
+"""Carries transfers out on threads of its own, while the engine computes."""
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from time import perf_counter
-
-import numpy as np
-import torch
+from typing import Any
 
 from pbkv_cluster.cache.tiers.transfer import Transfer
-from pbkv_cluster.cache.tree.node import Slots
+from pbkv_cluster.cache.tree.node import new_slots
+from pbkv_cluster.core.blocks import BlockLabel
+from pbkv_cluster.core.errors import ResourceExhausted
 from pbkv_cluster.core.ewma import Ewma
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.gpu_worker.kv.storage import KvStorage
+from pbkv_cluster.gpu_worker.kv.block_copies import BlockCopies
+from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
 
 _WEIGHT = 0.2  # of the latest measurement
 
 
-class TorchTransferEngine:
-    """Copies between the tensors of a `KvStorage`, and measures how long that takes.
+class ThreadedTransferEngine:
+    """Two lanes, one to the host and one to the GPU, each with a thread that takes its transfers in order.
 
-    `submit` returns when the copy is done: on a CPU because torch works that way; on CUDA the copy is queued after the kernels
-    of earlier batches, on their stream, and waited for.
+    A block gets its header and checksum when it is stored. When it is loaded, the header is checked always and the checksum of
+    the bytes as often as configured; a block that does not pass is emptied from its slot and reported as failed.
     """
 
-    def __init__(self, storage: KvStorage) -> None:
-        self._pools = storage.pools
-        self._block_seconds: dict[tuple[Tier, Tier], Ewma] = {}
+    labelled = True
+
+    def __init__(self, copies: BlockCopies, region: HostRegion, verify_share: float = 1.0) -> None:
+        """Args:
+        copies: between the pools of the device.
+        region: the host tier.
+        verify_share: share of the loads whose bytes are compared with their checksum.
+        """
+        self._copies = copies
+        self._region = region
+        self._verify_share = verify_share
+        self._verify_due = 0.0
+        self._lanes = {tier: ThreadPoolExecutor(1, f"copies-to-{tier.value}") for tier in (Tier.HOST, Tier.GPU)}
+        self._open: dict[Transfer, Future[None]] = {}
+        self._done: deque[Transfer] = deque()  # by the lanes' threads, in the order of completion
+        self._error: BaseException | None = None
+        self._block_seconds: dict[Tier, Ewma] = {}  # by target
 
     def submit(self, transfer: Transfer) -> bool:
-        """See `TransferEngine.submit`."""
-        start = perf_counter()
-        source, target = self._pools[transfer.source], self._pools[transfer.target]
-        blocks = source.index_select(0, _indices(transfer.source_slots, source.device))
-        # `to` a CPU in ordinary memory waits for the copy.
-        target.index_copy_(0, _indices(transfer.target_slots, target.device), blocks.to(target.device))
-        if target.is_cuda:
-            torch.cuda.synchronize(target.device)
-        self._measure(transfer, perf_counter() - start)
-        return True
+        """See `TransferEngine.submit`. Those of `after` were submitted earlier, so waiting for them cannot end in a circle."""
+        earlier = {each: self._open[each] for each in transfer.after if each in self._open}
+        lane = self._lanes[transfer.target]
+        self._open[transfer] = lane.submit(self._carry_out, transfer, earlier, self._copies.fence())
+        return False
 
     def completed(self) -> Sequence[Transfer]:
         """See `TransferEngine.completed`."""
-        return ()
+        if self._error is not None:
+            raise RuntimeError("a copy between tiers has failed") from self._error
+        completed = [self._done.popleft() for _ in range(len(self._done))]
+        for transfer in completed:
+            del self._open[transfer]
+        return completed
 
     def wait(self, transfers: Iterable[Transfer]) -> None:
         """See `TransferEngine.wait`."""
+        for transfer in transfers:
+            if transfer in self._open:
+                self._open[transfer].result()
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
-        """See `TransferEngine.seconds`. 0 before the first transfer that way."""
-        measured = self._block_seconds.get((source, target))
-        return 0.0 if measured is None else measured.value * blocks
+        """See `TransferEngine.seconds`: with those that wait before it. 0 before the first transfer that way."""
+        measured = self._block_seconds.get(target)
+        if measured is None:
+            return 0.0
+        queued = sum(len(transfer) for transfer in self._open if transfer.target is target)
+        return measured.value * (blocks + queued)
 
-    def _measure(self, transfer: Transfer, seconds: float) -> None:
-        way = transfer.source, transfer.target
-        self._block_seconds.setdefault(way, Ewma(_WEIGHT, initial=0.0)).add(seconds / len(transfer))
+    def close(self) -> None:
+        """Ends the threads, after the copies that have begun."""
+        for lane in self._lanes.values():
+            lane.shutdown(cancel_futures=True)
+
+    def _carry_out(self, transfer: Transfer, earlier: Mapping[Transfer, Future[None]], fence: Any) -> None:
+        try:
+            for future in earlier.values():
+                future.result()
+            start = perf_counter()
+            lost = {slot for each in earlier for slot in each.failed}
+            carry = self._load if transfer.target is Tier.GPU else self._store
+            transfer.failed = new_slots(carry(transfer, lost, fence))
+            measured = self._block_seconds.setdefault(transfer.target, Ewma(_WEIGHT, initial=0.0))
+            measured.add((perf_counter() - start) / len(transfer))
+        except BaseException as error:
+            self._error = error
+            raise
+        self._done.append(transfer)
+
+    def _store(self, transfer: Transfer, lost: set[int], fence: Any) -> Iterator[int]:
+        """Copies to the host, except for blocks that are `lost` already. Yields the target slots that get no block."""
+        slots = self._region.slots
+        for batch in _batches(transfer, self._copies.batch):
+            sources: list[int] = []
+            targets: dict[int, BlockLabel] = {}
+            for source, target, label in batch:
+                slots.begin(target)
+                if source not in lost and _has_memory(self._region, target):
+                    sources.append(source)
+                    targets[target] = label
+                else:
+                    slots.clear(target)
+                    yield target
+            self._copies.to_host(sources, list(targets), fence)
+            for target, label in targets.items():
+                slots.end(target, label)
+
+    def _load(self, transfer: Transfer, lost: set[int], fence: Any) -> Iterator[int]:
+        """Copies to the GPU, except for blocks that are `lost` or damaged. Yields the target slots that get no block."""
+        slots = self._region.slots
+        for batch in _batches(transfer, self._copies.batch):
+            sources, targets = [], []
+            for source, target, _ in batch:
+                if source not in lost and slots.is_sound(source, self._verifies()):
+                    sources.append(source)
+                    targets.append(target)
+                else:
+                    slots.clear(source)
+                    yield target
+            self._copies.to_gpu(sources, targets, fence)
+
+    def _verifies(self) -> bool:
+        """Whether the next block is compared with its checksum."""
+        self._verify_due += self._verify_share
+        if self._verify_due < 1.0:
+            return False
+        self._verify_due -= 1.0
+        return True
 
 
-def _indices(slots: Slots, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(np.array(slots, dtype=np.int64)).to(device)
+_NO_LABEL = BlockLabel(b"", b"", b"", b"")
+
+
+def _batches(transfer: Transfer, size: int) -> Iterator[list[tuple[int, int, BlockLabel]]]:
+    labels = transfer.labels or [_NO_LABEL] * len(transfer)
+    pairs = zip(transfer.source_slots, transfer.target_slots, labels, strict=True)
+    while batch := list(islice(pairs, size)):
+        yield batch
+
+
+def _has_memory(region: HostRegion, slot: int) -> bool:
+    try:
+        region.ensure(slot)
+    except ResourceExhausted:
+        return False
+    return True

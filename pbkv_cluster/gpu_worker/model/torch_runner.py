@@ -1,24 +1,29 @@
 """Runs batches through a model of `transformers` on one device."""
 
 import os
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from pbkv_cluster.cache.tiers.transfer import TransferEngine
+from pbkv_cluster.cache.tiers.transfer import NullTransferEngine, TransferEngine
 from pbkv_cluster.core.config import EngineConfig
-from pbkv_cluster.core.errors import StartupError
+from pbkv_cluster.core.errors import ResourceExhausted, StartupError
 from pbkv_cluster.core.tokens import TOKEN_BYTES, as_array, blocks_for
 from pbkv_cluster.gpu_worker.attention import Span, choose
 from pbkv_cluster.gpu_worker.engine.sampler import sample
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk
+from pbkv_cluster.gpu_worker.kv.block_copies import BlockCopies, CpuCopies, CudaCopies, pin_for
+from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
 from pbkv_cluster.gpu_worker.kv.storage import KvStorage
-from pbkv_cluster.gpu_worker.kv.transfer_engine import TorchTransferEngine
+from pbkv_cluster.gpu_worker.kv.transfer_engine import ThreadedTransferEngine
 from pbkv_cluster.gpu_worker.model.forward import forward
 from pbkv_cluster.gpu_worker.model.hidden_state import HiddenProjection, captured
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel
+from pbkv_cluster.store.arena.layout import RegionLayout
 
 _GPU_BLOCKS_MIN = 8
 _CPU_CONTEXTS = 64  # of full length, that the pool of a CPU has room for
@@ -59,6 +64,9 @@ class TorchRunner:
                 f"engine.gpu_blocks: {self.gpu_blocks} blocks are too few, at least {_GPU_BLOCKS_MIN} are needed"
             )
         self._device = device
+        self._verify_share = config.verify_share
+        self.host: HostRegion | None = None  # set by `allocate`, if there is a host tier
+        self._transfers: ThreadedTransferEngine | None = None
         self.vocabulary = model.vocabulary
         self.max_context = model.max_context
         self.eos = model.eos
@@ -66,20 +74,40 @@ class TorchRunner:
         if config.hidden_dims and model.hidden:
             self._project = HiddenProjection(model.hidden, config.hidden_dims, device)
 
-    def allocate(self, host_memory: memoryview | None = None) -> None:
-        """Allocates the pools.
+    @property
+    def host_layout(self) -> RegionLayout:
+        """Of the host tier's region."""
+        return RegionLayout(self.host_blocks, self.model.shape.block_bytes)
+
+    def allocate(self, memory: memoryview | None = None, huge_pages: bool = False) -> None:
+        """Allocates the pools, and finds the blocks again that an earlier process has left in the memory of the host tier.
 
         Args:
-            host_memory: for the host tier; by default the process's own.
+            memory: for the host tier, as long as `host_layout` says; by default the process's own.
+            huge_pages: ask for transparent huge pages for the host tier.
 
         Raises:
             StartupError: the pools do not fit.
         """
         try:
-            self.storage = KvStorage(self.model.shape, self.gpu_blocks, self.host_blocks, self._device, host_memory)
-        except (RuntimeError, MemoryError) as error:
+            if self.host_blocks:
+                model = replace(self.model.namespace(), salt="", is_long=False).digest()
+                self.host = HostRegion(self.host_layout, model, time.time, memory, huge_pages, pin_for(self._device))
+            payloads = self.host.slots.payloads if self.host is not None else None
+            self.storage = KvStorage(self.model.shape, self.gpu_blocks, self.host_blocks, self._device, payloads)
+        except (RuntimeError, MemoryError, ResourceExhausted) as error:
             raise StartupError(f"engine.gpu_blocks: {self.gpu_blocks} blocks do not fit in memory: {error}") from error
-        self.transfer_engine: TransferEngine = TorchTransferEngine(self.storage)
+        self.transfer_engine: TransferEngine = NullTransferEngine()
+        if self.host is not None:
+            copies: BlockCopies = CudaCopies(self.storage) if self._device.type == "cuda" else CpuCopies(self.storage)
+            self.transfer_engine = self._transfers = ThreadedTransferEngine(copies, self.host, self._verify_share)
+
+    def close(self) -> None:
+        """Ends the threads that copy. The pools stay."""
+        if self._transfers is not None:
+            self._transfers.close()
+        if self.host is not None:
+            self.host.stop()
 
     def run(self, chunks: Sequence[Chunk]) -> list[int]:
         """See `Runner.run`."""

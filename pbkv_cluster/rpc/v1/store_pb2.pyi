@@ -8,18 +8,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TierStat(_message.Message):
-    __slots__ = ("tier", "capacity_blocks", "used_blocks", "locked_blocks", "block_bytes")
+    __slots__ = ("tier", "capacity_blocks", "used_blocks", "locked_blocks", "block_bytes", "ready_blocks")
     TIER_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     USED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     LOCKED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     BLOCK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    READY_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     tier: _types_pb2.Tier
     capacity_blocks: int
     used_blocks: int
     locked_blocks: int
     block_bytes: int
-    def __init__(self, tier: _Optional[_Union[_types_pb2.Tier, str]] = ..., capacity_blocks: _Optional[int] = ..., used_blocks: _Optional[int] = ..., locked_blocks: _Optional[int] = ..., block_bytes: _Optional[int] = ...) -> None: ...
+    ready_blocks: int
+    def __init__(self, tier: _Optional[_Union[_types_pb2.Tier, str]] = ..., capacity_blocks: _Optional[int] = ..., used_blocks: _Optional[int] = ..., locked_blocks: _Optional[int] = ..., block_bytes: _Optional[int] = ..., ready_blocks: _Optional[int] = ...) -> None: ...
 
 class StoreStat(_message.Message):
     __slots__ = ("tiers", "policy", "decisions", "guard")

@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pbkv_cluster.cache.tiers.transfer import Transfer, TransferEngine
-from pbkv_cluster.cache.tree.node import Slots, new_slots
+from pbkv_cluster.cache.tree.node import new_slots
+from pbkv_cluster.core.blocks import BlockLabel
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.sampling import SamplingParams
@@ -142,15 +143,17 @@ def _bandwidth(runner: Runner, block_bytes: int, clock: Clock) -> float:
     if blocks == 0:
         return _NO_HOST_BANDWIDTH
     slots = new_slots(range(blocks))
-    _load(runner.transfer_engine, slots)
+    engine = runner.transfer_engine
+    label = BlockLabel(NAMESPACE.digest(), b"", b"", b"")
+    _carry_out(engine, Transfer(Tier.GPU, slots, Tier.HOST, slots, labels=[label] * blocks))
+    _carry_out(engine, Transfer(Tier.HOST, slots, Tier.GPU, slots))
     start = clock.now()
     for _ in range(_COPIES):
-        _load(runner.transfer_engine, slots)
+        _carry_out(engine, Transfer(Tier.HOST, slots, Tier.GPU, slots))
     return _COPIES * blocks * block_bytes / max(clock.now() - start, 1e-9)
 
 
-def _load(engine: TransferEngine, slots: Slots) -> None:
-    transfer = Transfer(Tier.HOST, slots, Tier.GPU, slots)
+def _carry_out(engine: TransferEngine, transfer: Transfer) -> None:
     if not engine.submit(transfer):
         engine.wait((transfer,))
         engine.completed()

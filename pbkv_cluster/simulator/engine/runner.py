@@ -12,6 +12,8 @@ from pbkv_cluster.simulator.engine.cost_model import CostModel
 class SimulatedTransferEngine:
     """Copies nothing, and takes as long as if it did. Each way, to the GPU and from it, carries one transfer at a time."""
 
+    labelled = False
+
     def __init__(self, cost: CostModel, clock: ManualClock) -> None:
         self._cost = cost
         self._clock = clock

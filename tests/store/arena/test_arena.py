@@ -1,12 +1,14 @@
 """Regions of real shared memory that expire on a clock which the tests advance."""
 
-import errno
 import mmap
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +17,8 @@ from hypothesis import strategies as st
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.errors import InvalidArgument, ResourceExhausted
 from pbkv_cluster.store.arena.arena import Arena, Region
+from pbkv_cluster.store.arena.arena_view import ArenaView
+from pbkv_cluster.store.arena.layout import DATA_OFFSET
 from pbkv_cluster.store.arena.region_lock import try_lock
 
 PAGE = mmap.PAGESIZE
@@ -22,9 +26,18 @@ PAGES = 12
 TTL_S = 10.0
 
 
+def make(clock: ManualClock, pages: int = PAGES, name: str = "", **settings: Any) -> Arena:
+    return Arena(name or uuid.uuid4().hex, pages * PAGE, TTL_S, clock, **settings)
+
+
 def taken(arena: Arena) -> int:
-    """Bytes of memory that the file takes."""
-    return arena.path.stat().st_blocks * 512
+    """Bytes of memory that the regions take."""
+    return arena.path.stat().st_blocks * 512 - DATA_OFFSET
+
+
+def fill(arena: Arena, region: Region, byte: bytes) -> None:
+    with mapped(arena, region) as memory:
+        memory[:] = byte * len(memory)
 
 
 def mapped(arena: Arena, region: Region) -> mmap.mmap:
@@ -42,8 +55,8 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def arena(shared_dir: Path, clock: ManualClock) -> Iterator[Arena]:
-    arena = Arena(PAGES * PAGE, TTL_S, clock, shared_dir)
+def arena(clock: ManualClock) -> Iterator[Arena]:
+    arena = make(clock)
     yield arena
     arena.close()
 
@@ -65,12 +78,12 @@ def test_sizes_are_rounded_up_to_pages(arena: Arena) -> None:
     assert arena.acquire("two", 1).offset % PAGE == 0
 
 
-def test_a_region_that_may_be_less_takes_what_there_is_but_no_more_than_its_part(shared_dir: Path, clock: ManualClock) -> None:
-    arena = Arena(PAGES * PAGE, TTL_S, clock, shared_dir, workers=3)
+def test_a_region_that_may_be_less_takes_what_there_is_but_no_more_than_its_part(clock: ManualClock) -> None:
+    arena = make(clock, workers=3)
     assert arena.acquire("one", 100 * PAGE, may_be_less=True).size == 4 * PAGE
     assert arena.acquire("two", 3 * PAGE, may_be_less=True).size == 3 * PAGE
     again = arena.acquire("one", 100 * PAGE, may_be_less=True)
-    assert (again.offset, again.size) == (0, 4 * PAGE)
+    assert (again.offset, again.size) == (DATA_OFFSET, 4 * PAGE)
     arena.acquire("three", 4 * PAGE)
     assert arena.acquire("four", 100 * PAGE, may_be_less=True).size == PAGE
     assert arena.acquire("five", 100 * PAGE, may_be_less=True).size == 0
@@ -79,17 +92,34 @@ def test_a_region_that_may_be_less_takes_what_there_is_but_no_more_than_its_part
     arena.close()
 
 
-def test_the_capacity_is_whole_pages_and_the_file_has_that_length(shared_dir: Path, clock: ManualClock) -> None:
-    arena = Arena(3 * PAGE + 100, TTL_S, clock, shared_dir)
-    assert arena.capacity == arena.path.stat().st_size == 3 * PAGE
-    assert arena.path.stat().st_mode & 0o777 == 0o600
+def test_the_capacity_is_whole_pages_and_the_file_has_that_length(clock: ManualClock) -> None:
+    arena = Arena(uuid.uuid4().hex, 3 * PAGE + 100, TTL_S, clock)
+    assert arena.capacity == 3 * PAGE
+    assert arena.path.stat().st_size == DATA_OFFSET + 3 * PAGE
     arena.close()
 
 
-def test_memory_is_reserved_with_a_region_and_not_before(arena: Arena) -> None:
+def test_memory_is_taken_when_it_is_written_to(arena: Arena) -> None:
+    region = arena.acquire("one", 4 * PAGE)
     assert taken(arena) == 0
-    arena.acquire("one", 4 * PAGE)
+    fill(arena, region, b"x")
     assert taken(arena) == 4 * PAGE
+
+
+def test_what_the_machine_lacks_is_not_promised(clock: ManualClock) -> None:
+    def left() -> int:
+        return 5 * PAGE - taken(limited)
+
+    limited: Arena = make(clock, available=left)
+    one = limited.acquire("one", 3 * PAGE)
+    refused = f"the machine has no memory for {3 * PAGE} bytes more of the arena: {2 * PAGE} bytes are available"
+    for _ in range(2):  # before and after the first region has taken what it was promised
+        with pytest.raises(ResourceExhausted, match=refused):
+            limited.acquire("two", 3 * PAGE)
+        fill(limited, one, b"x")
+    assert set(limited.regions()) == {"one"}
+    assert limited.acquire("two", 2 * PAGE).size == 2 * PAGE
+    limited.close()
 
 
 def test_a_worker_that_restarts_gets_the_same_region_with_its_bytes(arena: Arena, clock: ManualClock) -> None:
@@ -104,9 +134,9 @@ def test_a_worker_that_restarts_gets_the_same_region_with_its_bytes(arena: Arena
 
 
 def test_another_size_gets_another_region(arena: Arena) -> None:
-    arena.acquire("one", 10 * PAGE)
-    assert arena.acquire("one", 11 * PAGE).size == 11 * PAGE
-    assert arena.acquire("one", PAGE).size == PAGE
+    fill(arena, arena.acquire("one", 10 * PAGE), b"x")
+    fill(arena, arena.acquire("one", 11 * PAGE), b"x")
+    fill(arena, arena.acquire("one", PAGE), b"x")
     assert taken(arena) == PAGE
 
 
@@ -130,7 +160,7 @@ def test_an_expired_region_is_given_to_others(arena: Arena, clock: ManualClock) 
     with pytest.raises(ResourceExhausted):
         arena.acquire("new", 8 * PAGE)
     clock.advance(0.6 * TTL_S)
-    assert arena.acquire("new", 8 * PAGE).offset == 0
+    assert arena.acquire("new", 8 * PAGE).offset == DATA_OFFSET
     assert set(arena.regions()) == {"other", "new"}
 
 
@@ -157,7 +187,7 @@ def test_a_full_arena_refuses_and_stays_as_it_was(arena: Arena) -> None:
     with pytest.raises(ResourceExhausted, match=f"of {PAGES * PAGE} bytes has no room for {6 * PAGE} more"):
         arena.acquire("two", 5 * PAGE + 1)
     assert arena.regions() == {"one": one}
-    assert arena.acquire("two", 5 * PAGE).offset == 7 * PAGE
+    assert arena.acquire("two", 5 * PAGE).offset == DATA_OFFSET + 7 * PAGE
     with pytest.raises(ResourceExhausted):
         arena.acquire("three", 1)
 
@@ -169,21 +199,9 @@ def test_a_gap_is_filled_where_it_is_large_enough(arena: Arena, clock: ManualClo
     for worker, pages in (("a", 2), ("c", 4)):
         arena.acquire(worker, pages * PAGE)
     clock.advance(0.9 * TTL_S)  # b expires and leaves a gap of 3 pages
-    assert arena.acquire("two", 2 * PAGE).offset == 2 * PAGE
-    assert arena.acquire("three", 3 * PAGE).offset == 9 * PAGE  # the rest of the gap is too small
-    assert arena.acquire("one", PAGE).offset == 4 * PAGE
-
-
-def test_a_machine_without_memory_refuses_the_region(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(descriptor: int, offset: int, length: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as broken:
-        broken.setattr(os, "posix_fallocate", full)
-        with pytest.raises(ResourceExhausted, match="the machine's shared memory has no room"):
-            arena.acquire("one", PAGE)
-    assert arena.regions() == {}
-    assert arena.acquire("one", PAGE).offset == 0
+    assert arena.acquire("two", 2 * PAGE).offset == DATA_OFFSET + 2 * PAGE
+    assert arena.acquire("three", 3 * PAGE).offset == DATA_OFFSET + 9 * PAGE  # the rest of the gap is too small
+    assert arena.acquire("one", PAGE).offset == DATA_OFFSET + 4 * PAGE
 
 
 def test_a_size_must_not_be_negative(arena: Arena) -> None:
@@ -200,6 +218,16 @@ def test_size_zero_renews_a_region_or_only_makes_the_worker_known(arena: Arena, 
     assert region.expires_at == clock.now() + arena.ttl_s
     clock.advance(2 * arena.ttl_s)
     assert arena.regions() == {}
+
+
+def test_a_worker_that_is_known_stays_so_if_it_gets_no_memory(arena: Arena) -> None:
+    arena.acquire("one", 0)
+    with pytest.raises(ResourceExhausted):
+        arena.acquire("one", (PAGES + 1) * PAGE)
+    assert {owner: region.size for owner, region in arena.regions().items()} == {"one": 0}
+    assert arena.acquire("one", PAGE).size == PAGE
+    with closing(ArenaView(arena.path)) as view:
+        assert [(place.owner, place.size) for place in view.places()] == [("one", PAGE)]
 
 
 def test_a_silent_worker_keeps_its_region_until_it_dies(arena: Arena, clock: ManualClock) -> None:
@@ -228,13 +256,13 @@ def test_closing_removes_the_file_and_leaves_mapped_memory(arena: Arena) -> None
     arena.close()
 
 
-def test_the_kernel_frees_the_arena_of_a_killed_process(shared_dir: Path, clock: ManualClock) -> None:
+def test_the_kernel_frees_the_arena_of_a_killed_process() -> None:
     code = f"""
 import sys
-from pathlib import Path
+import uuid
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.store.arena.arena import Arena
-arena = Arena({PAGES * PAGE}, 10.0, SystemClock(), Path({str(shared_dir)!r}))
+arena = Arena({uuid.uuid4().hex!r}, {PAGES * PAGE}, 10.0, SystemClock())
 region = arena.acquire("one", {PAGE})
 print(arena.path, region.offset, flush=True)
 sys.stdin.read()
@@ -246,7 +274,6 @@ sys.stdin.read()
         with mmap.mmap(file, PAGE, offset=int(offset)) as memory:
             os.close(file)
             memory[:5] = b"alive"
-            assert list(shared_dir.iterdir()) == [], "there is a file that somebody would have to remove"
             owner.kill()
             owner.wait()
             assert not Path(path).exists()
@@ -256,9 +283,9 @@ sys.stdin.read()
 def largest_gap(arena: Arena) -> int:
     """The largest gap between regions, in pages."""
     regions = sorted(arena.regions().values(), key=lambda region: region.offset)
-    starts = [0, *(region.offset + region.size for region in regions)]
-    ends = [*(region.offset for region in regions), arena.capacity]
-    return max(end - start for start, end in zip(starts, ends, strict=True)) // PAGE
+    starts = [DATA_OFFSET, *(region.offset + region.size for region in regions)]
+    ends = [*(region.offset for region in regions), DATA_OFFSET + arena.capacity]
+    return int(max((end - start) // PAGE for start, end in zip(starts, ends, strict=True)))
 
 
 OPERATIONS = st.one_of(
@@ -267,11 +294,11 @@ OPERATIONS = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(operations=st.lists(OPERATIONS, max_size=25))
-def test_regions_never_overlap(shared_dir: Path, operations: list[tuple[str, str, int]]) -> None:
+def test_regions_never_overlap(operations: list[tuple[str, str, int]]) -> None:
     clock = ManualClock()
-    arena = Arena(PAGES * PAGE, TTL_S, clock, shared_dir)
+    arena = make(clock)
     ends: dict[str, float] = {}
     try:
         for operation, worker, number in operations:
@@ -290,12 +317,13 @@ def test_regions_never_overlap(shared_dir: Path, operations: list[tuple[str, str
             assert {worker: region.expires_at for worker, region in regions.items()} == {
                 worker: end for worker, end in ends.items() if end >= clock.now()
             }
-            end = 0
+            end = DATA_OFFSET
             for region in sorted(regions.values(), key=lambda region: region.offset):
                 assert region.offset >= end
                 assert region.offset % PAGE == 0
                 end = region.offset + region.size
-            assert end <= arena.capacity
-            assert taken(arena) == sum(region.size for region in regions.values())
+            assert end <= DATA_OFFSET + arena.capacity
+            with closing(ArenaView(arena.path)) as view:
+                assert set(view.places()) == {(owner, each.offset, each.size) for owner, each in regions.items()}
     finally:
         arena.close()

@@ -1,0 +1,135 @@
+"""Copies of blocks between the GPU pool and host slots, made on the transfer engine's threads: one class for each device."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pbkv_cluster.core.errors import ResourceExhausted, StartupError
+from pbkv_cluster.gpu_worker.kv.storage import KvStorage
+
+
+class BlockCopies(Protocol):
+    """Copies whole blocks, pairwise, and returns when the bytes are there."""
+
+    batch: int  # blocks that are best copied together
+
+    def fence(self) -> Any:
+        """Called on the engine's thread: stands for everything that has been computed so far."""
+        ...
+
+    def to_host(self, gpu_slots: Sequence[int], host_slots: Sequence[int], fence: Any) -> None:
+        """Copies from the GPU, after what `fence` stands for."""
+        ...
+
+    def to_gpu(self, host_slots: Sequence[int], gpu_slots: Sequence[int], fence: Any) -> None:
+        """Copies to the GPU, after what `fence` stands for."""
+        ...
+
+
+def pin_for(device: torch.device) -> Callable[[int, int], None]:
+    """What makes host memory, given by address and size, fit for fast copies to a device. It raises ResourceExhausted.
+
+    Raises:
+        StartupError: CuPy is not installed.
+    """
+    if device.type != "cuda":
+        return lambda address, size: None
+    cuda = _cuda_runtime()
+
+    def pin(address: int, size: int) -> None:
+        try:
+            with torch.cuda.device(device):
+                cuda.hostRegister(address, size, 0)
+        except cuda.CUDARuntimeError as error:
+            raise ResourceExhausted(f"host memory cannot be pinned: {error}") from error
+
+    return pin
+
+
+def _cuda_runtime() -> Any:
+    try:
+        from cupy.cuda import runtime
+    except ImportError as error:
+        raise StartupError(
+            "a host tier on CUDA needs CuPy: install pbkv-cluster[gpu], or set engine.host_blocks to 0"
+        ) from error
+    return runtime
+
+
+class CpuCopies:
+    """Both pools are host memory. numpy lets other threads run while it copies."""
+
+    batch = 1  # so that a block is still in the processor's cache when its checksum is computed
+
+    def __init__(self, storage: KvStorage) -> None:
+        self._gpu, self._host = _rows(storage.gpu), _rows(storage.host)
+
+    def fence(self) -> None:
+        """What has been computed is in memory."""
+
+    def to_host(self, gpu_slots: Sequence[int], host_slots: Sequence[int], fence: None) -> None:
+        for source, target in zip(gpu_slots, host_slots, strict=True):
+            self._host[target] = self._gpu[source]
+
+    def to_gpu(self, host_slots: Sequence[int], gpu_slots: Sequence[int], fence: None) -> None:
+        for source, target in zip(host_slots, gpu_slots, strict=True):
+            self._gpu[target] = self._host[source]
+
+
+class CudaCopies:
+    """A copy stream for each direction, next to the stream that computes. Unmeasured on a GPU."""
+
+    batch = 32
+
+    def __init__(self, storage: KvStorage) -> None:
+        """Raises:
+        StartupError: CuPy is not installed.
+        """
+        self._cuda = _cuda_runtime()
+        self._storage = storage
+        self._bytes = storage.shape.block_bytes
+        self._in: torch.cuda.Stream = torch.cuda.Stream(storage.device)  # type: ignore[no-untyped-call]
+        self._out: torch.cuda.Stream = torch.cuda.Stream(storage.device)  # type: ignore[no-untyped-call]
+
+    def fence(self) -> torch.cuda.Event:
+        event: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self._storage.device))
+        return event
+
+    def to_host(self, gpu_slots: Sequence[int], host_slots: Sequence[int], fence: torch.cuda.Event) -> None:
+        self._copy(
+            self._storage.gpu, gpu_slots, self._storage.host, host_slots, self._cuda.memcpyDeviceToHost, self._out, fence
+        )
+
+    def to_gpu(self, host_slots: Sequence[int], gpu_slots: Sequence[int], fence: torch.cuda.Event) -> None:
+        self._copy(self._storage.host, host_slots, self._storage.gpu, gpu_slots, self._cuda.memcpyHostToDevice, self._in, fence)
+
+    def _copy(
+        self,
+        source: torch.Tensor,
+        sources: Sequence[int],
+        target: torch.Tensor,
+        targets: Sequence[int],
+        kind: int,
+        stream: torch.cuda.Stream,
+        fence: torch.cuda.Event,
+    ) -> None:
+        with torch.cuda.device(self._storage.device):
+            stream.wait_event(fence)
+            for first, second in zip(sources, targets, strict=True):
+                self._cuda.memcpyAsync(
+                    target.data_ptr() + second * self._bytes,
+                    source.data_ptr() + first * self._bytes,
+                    self._bytes,
+                    kind,
+                    stream.cuda_stream,
+                )
+            stream.synchronize()
+
+
+def _rows(pool: torch.Tensor) -> "npt.NDArray[np.uint8]":
+    """A pool as bytes, a row for each block."""
+    return pool.view(torch.uint8).numpy()

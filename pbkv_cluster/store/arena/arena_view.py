@@ -1,0 +1,66 @@
+"""An arena as any process of its node reads it: without a lock, and without a call to anyone."""
+
+import mmap
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pbkv_cluster.core.errors import NotFound
+from pbkv_cluster.store.arena.layout import REGION_HEADER, RegionLayout
+from pbkv_cluster.store.arena.region_table import RegionPlace, RegionTable
+from pbkv_cluster.store.arena.slots import SlotReader
+
+
+class ArenaView:
+    """All regions of an arena, to read. The memory stays readable after the host store and the owners have ended."""
+
+    def __init__(self, path: Path) -> None:
+        """Args:
+        path: of the arena, as the host store gives it.
+
+        Raises:
+            NotFound: there is no arena at `path`.
+            FailedPrecondition: the file is no arena, or its layout has another version.
+        """
+        try:
+            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise NotFound(f"the arena cannot be opened: {error.strerror}") from error
+        try:
+            self._table = RegionTable(self._file, writable=False)
+            self._memory = memoryview(mmap.mmap(self._file, 0, mmap.MAP_SHARED, mmap.PROT_READ))
+        except BaseException:
+            os.close(self._file)
+            raise
+        self._readers: dict[RegionPlace, tuple[bytes, SlotReader]] = {}
+
+    def places(self) -> list[RegionPlace]:
+        """The regions that have been given out; some may be empty, or not formatted yet."""
+        return list(self._table)
+
+    def regions(self) -> Mapping[str, SlotReader]:
+        """The slots of each region that has been formatted, by owner.
+
+        Raises:
+            FailedPrecondition: the layout of a region has another version.
+        """
+        found = {place.owner: self._reader(place) for place in self._table if place.size}
+        return {owner: reader for owner, reader in found.items() if reader is not None}
+
+    def close(self) -> None:
+        """Closes the file. The memory is given back when nobody refers to the readers any more."""
+        self._table.close()
+        os.close(self._file)
+
+    def _reader(self, place: RegionPlace) -> SlotReader | None:
+        memory = self._memory[place.offset : place.offset + place.size]
+        header = bytes(memory[: REGION_HEADER.size])
+        known = self._readers.get(place)
+        if known is not None and known[0] == header:
+            return known[1]
+        layout = RegionLayout.unpack(memory)
+        if layout is None:
+            return None
+        reader = SlotReader(memory, layout)
+        self._readers[place] = header, reader
+        return reader

@@ -1,0 +1,155 @@
+"""Workers that end, in good order or not, and find their blocks again in the arena of their node."""
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pbkv_cluster.core.config import Config
+from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.rpc.services import HOST_STORE
+from pbkv_cluster.rpc.v1 import store_pb2_grpc, types_pb2, worker_pb2_grpc
+from pbkv_cluster.store.arena.arena import Arena
+from pbkv_cluster.store.arena.arena_view import ArenaView
+from pbkv_cluster.store.arena.layout import RegionLayout
+from tests.gpu_worker.worker_rig import Rig, config, host_store, serving, step
+from tests.polling import eventually
+
+ARENA = 16 << 20
+PROMPT = list(range(10, 80))  # four full blocks and some tokens
+POOLS = {"gpu_blocks": 12, "host_blocks": 16}
+
+WORKER = """
+import asyncio, sys
+from pbkv_cluster.core.clock import SystemClock
+from pbkv_cluster.core.config import Config
+from pbkv_cluster.gpu_worker.server import WorkerServer
+from tests.gpu_worker.test_restored_worker import At
+
+async def main():
+    worker = WorkerServer(Config.model_validate_json(sys.argv[1]), "w", SystemClock(), host_store=At(sys.argv[2]))
+    print((await worker.start("127.0.0.1")).address, flush=True)
+    await worker.wait()
+
+asyncio.run(main())
+"""
+
+
+class At:
+    """Finds the host store at one address."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    async def service_address(self, name: str) -> str | None:
+        return self._address if name == HOST_STORE else None
+
+
+@pytest.fixture
+def llama(model_dirs: Mapping[str, Path]) -> Path:
+    return model_dirs["llama"]
+
+
+def settings(model: Path, write_through: bool = True, **engine: Any) -> Config:
+    return config(model, engine={**POOLS, **engine}, cache={"write_through": write_through, "policy": "lru"})
+
+
+async def stored(arena: Arena, blocks: int) -> None:
+    """Waits until a worker's region has some blocks."""
+    view = ArenaView(arena.path)
+
+    def has() -> bool:
+        regions = list(view.regions().values())
+        return bool(regions) and len(list(regions[0].headers())) >= blocks
+
+    await eventually(has)
+    view.close()
+
+
+def flip(arena: Arena, layout: RegionLayout) -> None:
+    """Damages every payload of the only region."""
+    (region,) = arena.regions().values()
+    with arena.path.open("r+b") as file:
+        for slot in range(layout.slots):
+            place = region.offset + layout.payloads + slot * layout.payload_bytes + 100
+            file.seek(place)
+            byte = file.read(1)[0]
+            file.seek(place)
+            file.write(bytes([byte ^ 1]))
+
+
+@pytest.mark.slow
+async def test_a_killed_worker_serves_its_first_repeated_prompt_from_the_arena(llama: Path) -> None:
+    async with host_store(ARENA) as (arena, address):
+        arguments = [sys.executable, "-c", WORKER, settings(llama).model_dump_json(), address]
+        answers = []
+        for _ in range(2):
+            process = await asyncio.create_subprocess_exec(*arguments, stdout=asyncio.subprocess.PIPE)
+            try:
+                assert process.stdout is not None
+                worker = (await process.stdout.readline()).decode().strip()
+                async with connect(worker) as channel:
+                    stubs = worker_pb2_grpc.WorkerServiceStub(channel), store_pb2_grpc.StoreServiceStub(channel)
+                    rig = Rig(None, None, channel, *stubs)  # type: ignore[arg-type]
+                    answers.append(await rig.run(step(PROMPT)))
+                await stored(arena, 4)
+            finally:
+                process.kill()
+                await process.wait()
+    first, again = answers
+    assert first.usage.delivered == {}
+    assert again.usage.delivered == {Tier.HOST: 64}
+    assert again.tokens == first.tokens
+
+
+async def test_what_was_demoted_is_found_again_without_write_through(llama: Path) -> None:
+    quiet = settings(llama, write_through=False)
+    async with host_store(ARENA) as (arena, address):
+        async with serving(quiet, host_store=At(address)) as rig:
+            first = await rig.run(step(PROMPT))
+            for token in (5, 6):  # each takes all of the GPU
+                await rig.run(step([token] * 170, workflow_id="other"))
+            held = (await rig.stat(Tier.HOST)).used_blocks
+            await stored(arena, held)
+        async with serving(quiet, host_store=At(address)) as rig:
+            assert 4 <= (await rig.stat(Tier.HOST)).used_blocks <= held  # without those whose first blocks were on the GPU
+            again = await rig.run(step(PROMPT))
+            assert again.usage.delivered == {Tier.HOST: 64}
+            assert again.tokens == first.tokens
+
+
+async def test_another_tenant_and_another_model_find_nothing_and_damage_is_computed_again(
+    llama: Path, model_dirs: Mapping[str, Path]
+) -> None:
+    async with host_store(ARENA) as (arena, address):
+        async with serving(settings(llama), host_store=At(address)) as rig:
+            first = await rig.run(step(PROMPT, tenant="acme"))
+            await stored(arena, 4)
+            layout = RegionLayout(POOLS["host_blocks"], rig.facts.block_bytes)
+        async with serving(settings(llama), host_store=At(address)) as rig:
+            assert (await rig.run(step(PROMPT, tenant="other"))).usage.delivered == {}
+            assert (await rig.run(step(PROMPT, tenant="acme"))).usage.delivered == {Tier.HOST: 64}
+        flip(arena, layout)
+        async with serving(settings(llama), host_store=At(address)) as rig:
+            again = await rig.run(step(PROMPT, tenant="acme"))
+            assert (again.tokens, again.usage.delivered) == (first.tokens, {})
+            decisions = await rig.decisions()
+            assert decisions["load_failed"] == decisions["drop_spoiled"] == 4
+        async with serving(settings(model_dirs["qwen2"]), host_store=At(address)) as rig:
+            assert (await rig.run(step(PROMPT, tenant="acme"))).usage.delivered == {}
+
+
+async def test_the_region_s_memory_is_taken_while_the_worker_serves(llama: Path) -> None:
+    async with host_store(ARENA) as (_, address), serving(settings(llama), host_store=At(address)) as rig:
+
+        async def ready() -> bool:
+            tiers = {tier.tier: tier for tier in (await rig.status()).store.tiers}
+            assert tiers[types_pb2.TIER_GPU].ready_blocks == POOLS["gpu_blocks"]
+            return tiers[types_pb2.TIER_HOST].ready_blocks == POOLS["host_blocks"]
+
+        await eventually(ready)
+        assert rig.worker.problems == ()

@@ -1,0 +1,200 @@
+"""Copies between a GPU pool and a region, by the engine's threads and as late as may be, with damage and without memory."""
+
+import mmap
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pbkv_cluster.cache.tiers.transfer import Transfer
+from pbkv_cluster.cache.tree.node import new_slots
+from pbkv_cluster.core.blocks import BlockLabel, Namespace, chain_keys
+from pbkv_cluster.core.errors import ResourceExhausted
+from pbkv_cluster.core.tokens import pack
+from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.gpu_worker.kv.block_copies import CpuCopies
+from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
+from pbkv_cluster.gpu_worker.kv.storage import KvShape, KvStorage
+from pbkv_cluster.gpu_worker.kv.transfer_engine import ThreadedTransferEngine
+from pbkv_cluster.store.arena.layout import RegionLayout
+from pbkv_cluster.store.arena.slots import SlotReader
+from tests.polling import wait_for
+
+CPU = torch.device("cpu")
+SHAPE = KvShape(layers=3, kv_heads=2, head_dim=4, dtype=torch.float32)
+GPU_BLOCKS, HOST_BLOCKS = 7, 5
+SPACE = Namespace("m", "r", "f", "l").digest()
+
+
+class Held(CpuCopies):
+    """Copies that wait for a signal."""
+
+    def __init__(self, storage: KvStorage) -> None:
+        super().__init__(storage)
+        self.go = threading.Event()
+
+    def to_host(self, gpu_slots: Sequence[int], host_slots: Sequence[int], fence: None) -> None:
+        self.go.wait(30)
+        super().to_host(gpu_slots, host_slots, fence)
+
+
+class Rig:
+    """Pools with numbers that never repeat, and an engine."""
+
+    def __init__(self, verify_share: float = 1.0, held: bool = False) -> None:
+        layout = RegionLayout(HOST_BLOCKS, SHAPE.block_bytes)
+        self.memory = memoryview(mmap.mmap(-1, layout.size + mmap.PAGESIZE))  # longer, as a region of the arena may be
+        self.region = HostRegion(layout, b"digest of a mod.", lambda: 5.0, self.memory)
+        self.storage = KvStorage(SHAPE, GPU_BLOCKS, HOST_BLOCKS, CPU, self.region.slots.payloads)
+        for number, pool in enumerate((self.storage.gpu, self.storage.host)):
+            pool.copy_(torch.arange(pool.numel()).view_as(pool) + number * 1_000_000)
+        self.gpu, self.host = self.storage.gpu.clone(), self.storage.host.clone()  # what the pools should hold
+        self.copies = Held(self.storage) if held else CpuCopies(self.storage)
+        self.engine = ThreadedTransferEngine(self.copies, self.region, verify_share)
+
+    def submit(self, transfer: Transfer) -> Transfer:
+        assert not self.engine.submit(transfer)
+        return transfer
+
+    def carry_out(self, transfer: Transfer) -> list[int]:
+        """Returns the slots that got no block."""
+        self.engine.wait((self.submit(transfer),))
+        assert list(self.engine.completed()) == [transfer]
+        assert not self.engine.completed(), "reported twice"
+        return list(transfer.failed)
+
+
+def labels(slots: Sequence[int]) -> list[BlockLabel]:
+    blocks = [pack([slot] * 16) for slot in slots]
+    return [BlockLabel(SPACE, SPACE, chain_keys(SPACE, tokens)[0], tokens) for tokens in blocks]
+
+
+def store(gpu: Sequence[int], host: Sequence[int], after: Sequence[Transfer] = ()) -> Transfer:
+    return Transfer(Tier.GPU, new_slots(gpu), Tier.HOST, new_slots(host), after, labels(gpu))
+
+
+def load(host: Sequence[int], gpu: Sequence[int], after: Sequence[Transfer] = ()) -> Transfer:
+    return Transfer(Tier.HOST, new_slots(host), Tier.GPU, new_slots(gpu), after)
+
+
+@given(
+    gpu=st.permutations(range(GPU_BLOCKS)),
+    host=st.permutations(range(HOST_BLOCKS)),
+    targets=st.permutations(range(GPU_BLOCKS)),
+    count=st.integers(1, HOST_BLOCKS),
+)
+def test_blocks_go_to_the_host_and_back_and_no_others_are_touched(
+    gpu: list[int], host: list[int], targets: list[int], count: int
+) -> None:
+    rig = Rig()
+    gpu, host, targets = gpu[:count], host[:count], targets[:count]
+    stored = rig.submit(store(gpu, host))
+    loaded = rig.submit(load(host, targets, after=(stored,)))
+    rig.engine.wait((loaded,))
+    assert list(rig.engine.completed()) == [stored, loaded]
+    assert not stored.failed
+    assert not loaded.failed
+    rig.host[host] = rig.gpu[gpu]
+    rig.gpu[targets] = rig.host[host]
+    rig.engine.close()
+    assert torch.equal(rig.storage.gpu, rig.gpu)
+    assert torch.equal(rig.storage.host, rig.host)
+
+
+def test_stored_blocks_say_what_they_are_and_anyone_can_read_them() -> None:
+    rig = Rig()
+    rig.carry_out(store([6], [2]))
+    found = {block.slot: (block.label, block.age_s) for block in rig.region.stored()}
+    assert found == {2: (labels([6])[0], 0.0)}
+    reader = SlotReader(rig.memory, rig.region.layout)  # as another process maps it
+    assert reader.find(labels([6])[0].key) == 2
+
+
+@pytest.mark.parametrize(("verify_share", "found"), [(1.0, 4), (0.5, 2), (0.0, 0)])
+def test_flipped_bytes_are_found_as_often_as_configured_and_the_slot_is_dropped(verify_share: float, found: int) -> None:
+    rig = Rig(verify_share)
+    rig.carry_out(store([0, 1, 2, 3], [0, 1, 2, 3]))
+    rig.storage.host[:4, 5] += 1.0
+    failed = rig.carry_out(load([0, 1, 2, 3], [3, 4, 5, 6]))
+    assert len(failed) == found
+    assert len(list(rig.region.stored())) == 4 - found
+    assert len(rig.carry_out(load([0, 1, 2, 3], [3, 4, 5, 6]))) >= found, "they stay lost"
+
+
+def test_what_follows_a_failed_transfer_fails_with_it() -> None:
+    rig = Rig(held=True)
+    first = rig.submit(store([0, 1], [0, 1]))
+    assert isinstance(rig.copies, Held)
+    rig.copies.go.set()
+    rig.engine.wait((first,))
+    rig.storage.host[1] += 1.0
+    rig.copies.go.clear()
+    loaded = rig.submit(load([0, 1], [5, 6], after=(first,)))
+    again = rig.submit(store([5, 6], [2, 3], after=(loaded,)))
+    rig.copies.go.set()
+    rig.engine.wait((loaded, again))
+    assert list(rig.engine.completed()) == [first, loaded, again], "in the order of completion"
+    assert (list(loaded.failed), list(again.failed)) == ([6], [3])
+    assert {block.slot for block in rig.region.stored()} == {0, 2}, "no damaged block has got a good checksum"
+
+
+def test_nothing_waits_for_a_copy_that_it_does_not_need() -> None:
+    rig = Rig(held=True)
+    rig.storage.gpu[0] = 7.0
+    stored = rig.submit(store([0], [0]))
+    assert rig.engine.completed() == []  # the engine's thread goes on, and other copies do
+    assert isinstance(rig.copies, Held)
+    rig.region.slots.write(1, labels([9])[0], np.zeros(SHAPE.block_bytes, np.uint8))
+    assert rig.carry_out(load([1], [3])) == []
+    assert not stored.done
+    rig.copies.go.set()
+    wait_for(lambda: list(rig.engine.completed()) == [stored])
+
+
+def test_a_block_without_memory_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    rig.carry_out(store([0], [1]))
+
+    def full(slot: int) -> None:
+        if slot == 1:
+            raise ResourceExhausted("no memory")
+
+    monkeypatch.setattr(rig.region, "ensure", full)
+    assert rig.carry_out(store([2, 3], [1, 2])) == [1]
+    assert {block.slot for block in rig.region.stored()} == {2}, "the block that was there is gone all the same"
+    assert rig.carry_out(load([1, 2], [5, 6])) == [5]
+
+
+def test_an_error_in_a_thread_ends_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+
+    def broken(gpu_slots: Sequence[int], host_slots: Sequence[int], fence: None) -> None:
+        raise ValueError("the device is gone")
+
+    monkeypatch.setattr(rig.copies, "to_host", broken)
+    stored = rig.submit(store([0], [0]))
+    with pytest.raises(ValueError, match="the device is gone"):
+        rig.engine.wait((stored,))
+    with pytest.raises(RuntimeError, match="a copy between tiers has failed"):
+        rig.engine.completed()
+
+
+def test_each_direction_is_expected_to_take_what_it_has_taken_with_what_waits_there() -> None:
+    rig = Rig(held=True)
+    assert rig.engine.seconds(Tier.GPU, Tier.HOST, 10) == 0.0
+    assert isinstance(rig.copies, Held)
+    rig.copies.go.set()
+    rig.carry_out(store([0, 1], [3, 4]))
+    one = rig.engine.seconds(Tier.GPU, Tier.HOST, 1)
+    assert one > 0.0
+    assert rig.engine.seconds(Tier.GPU, Tier.HOST, 10) == pytest.approx(10 * one)
+    assert rig.engine.seconds(Tier.HOST, Tier.GPU, 10) == 0.0
+    rig.copies.go.clear()
+    waiting = rig.submit(store([2, 3], [0, 1]))
+    assert rig.engine.seconds(Tier.GPU, Tier.HOST, 1) == pytest.approx(3 * one)
+    rig.copies.go.set()
+    rig.engine.wait((waiting,))
