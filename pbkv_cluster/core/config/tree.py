@@ -1,77 +1,14 @@
 """The configuration tree. Each field's description is its documentation; `pbkv config show` prints them with their values."""
 
-from collections.abc import Callable
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.config.section import Section, checked, redis_url
 from pbkv_cluster.core.locations.addresses import check_host
 
-_MOST = 1e12  # of any number: above all that makes sense, and small enough for every conversion that follows
-_MAX_TEXT = 4096  # characters: the longest path of a file
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _is_no_switch(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML reads `yes` as true, and true would pass for the number 1."""
-        kind = cls.model_fields[info.field_name or ""].annotation
-        if isinstance(value, bool) and kind in (int, float):
-            raise ValueError("must be a number, not true or false")
-        return value
-
-    @field_validator("*")
-    @classmethod
-    def _is_bounded(cls, value: Any) -> Any:
-        if isinstance(value, int | float) and abs(value) > _MOST:
-            raise ValueError(f"must be at most {_MOST:g}")
-        if isinstance(value, str):
-            if len(value) > _MAX_TEXT:
-                raise ValueError(f"must have at most {_MAX_TEXT} characters, has {len(value)}")
-            if not value.isprintable():
-                raise ValueError("must not contain control characters")
-        return value
-
-
-def _checked(check: Callable[[], str]) -> str:
-    """The result of a check; pydantic reports a ValueError, and names the field itself."""
-    try:
-        return check()
-    except InvalidArgument as error:
-        raise ValueError(error.problem) from None
-
-
-def _redis_url(url: str) -> str:
-    form = "redis://[[USER]:PASSWORD@]HOST:PORT[/DB], rediss://… or unix://PATH"
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port  # raises for a port that is none
-    except ValueError:
-        raise ValueError(
-            f"must be {form}; a port is from 0 to 65535, and characters such as / # ? @ in a password are written as %2F and so on"
-        ) from None
-    if parts.scheme not in ("redis", "rediss", "unix"):
-        raise ValueError(f"must be {form}")
-    if "@" in parts.path + parts.fragment or (port == 0):
-        raise ValueError(f"must be {form}; characters such as / # ? @ in a password are written as %2F and so on")
-    if parts.scheme == "unix":
-        if not parts.path:
-            raise ValueError("must name the socket's path, as in unix:///run/redis.sock")
-        return url
-    if not host:
-        raise ValueError(f"must name a host: {form}")
-    database = parts.path.strip("/")
-    if database and not database.isdigit():
-        raise ValueError(f"the database after the slash must be a number, in {form}")
-    return url
-
-
-class ClusterConfig(_Section):
+class ClusterConfig(Section):
     """Which processes run, and where."""
 
     name: str = Field(
@@ -91,10 +28,10 @@ class ClusterConfig(_Section):
     @field_validator("host", "ray_node_ip")
     @classmethod
     def _is_a_host(cls, value: str, info: ValidationInfo) -> str:
-        return _checked(lambda: check_host(str(info.field_name), value)) if value else value
+        return checked(lambda: check_host(str(info.field_name), value)) if value else value
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The model that every worker loads."""
 
     path: str = Field(
@@ -112,7 +49,7 @@ class ModelConfig(_Section):
     )
 
 
-class EngineConfig(_Section):
+class EngineConfig(Section):
     """The engine of one worker."""
 
     device: str = Field("auto", description="torch device; auto: cuda if there is one, otherwise cpu")
@@ -150,7 +87,7 @@ class EngineConfig(_Section):
         return self
 
 
-class CacheConfig(_Section):
+class CacheConfig(Section):
     """Which blocks the cache keeps."""
 
     policy: str = Field("pbkv", min_length=1, description="reuse policy of all tiers, by name or package.module:Class")
@@ -191,7 +128,7 @@ class CacheConfig(_Section):
     )
 
 
-class PredictorConfig(_Section):
+class PredictorConfig(Section):
     """The predictor service."""
 
     model: str = Field(
@@ -221,7 +158,7 @@ class PredictorConfig(_Section):
     )
 
 
-class GatewayConfig(_Section):
+class GatewayConfig(Section):
     """The gateway, which clients connect to."""
 
     port: int = Field(26100, ge=0, le=65535, description="port that clients connect to; 0 takes a free one")
@@ -243,7 +180,7 @@ class GatewayConfig(_Section):
     )
 
 
-class RedisConfig(_Section):
+class RedisConfig(Section):
     """The cluster-wide index."""
 
     url: str = Field("", repr=False, description="URL of a running Redis server; empty: one is started for this cluster")
@@ -253,10 +190,10 @@ class RedisConfig(_Section):
     @field_validator("url")
     @classmethod
     def _is_a_url_of_redis(cls, value: str) -> str:
-        return _redis_url(value) if value else value
+        return redis_url(value) if value else value
 
 
-class HostStoreConfig(_Section):
+class HostStoreConfig(Section):
     """The host memory of each node."""
 
     memory_share: float = Field(
@@ -268,7 +205,7 @@ class HostStoreConfig(_Section):
     lease_s: float = Field(30.0, gt=0, description="seconds after which a silent worker's host memory is given to others")
 
 
-class OtelConfig(_Section):
+class OtelConfig(Section):
     """Workflow events from OpenTelemetry spans, for applications that are not clients of the gateway."""
 
     enabled: bool = Field(False, description="receive spans (OTLP) and report their workflows to the predictor")
@@ -290,7 +227,7 @@ class OtelConfig(_Section):
     max_waiting_spans: int = Field(4096, ge=1, description="most spans of one workflow that wait; further ones are refused")
 
 
-class Config(_Section):
+class Config(Section):
     """The whole configuration."""
 
     cluster: ClusterConfig = ClusterConfig()
