@@ -21,7 +21,7 @@ LONG = {  # ten minutes to hours: they run only if they are named
     "policies": "benchmarks.policies.benchmark",
     "predictor": "benchmarks.predictor.benchmark",
     "prior": "benchmarks.prior.benchmark",
-    "group-chat": "benchmarks.serving.group_chat",
+    "groupchat": "benchmarks.serving.group_chat",
 }
 
 

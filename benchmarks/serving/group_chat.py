@@ -65,7 +65,7 @@ GROUP_CHAT = Application(
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this benchmark; it shares --seeds with `policies`."""
-    group = parser.add_argument_group("group-chat", "options of that benchmark; it takes --seeds too")
+    group = parser.add_argument_group("groupchat", "options of that benchmark; it takes --seeds too")
     group.add_argument("--chat-ratios", default=".3,1", metavar="R,S", help="blocks in host memory for each on the GPUs")
     group.add_argument("--chat-workflows", type=int, default=40, metavar="N", help="workflows of a run; default 40")
     group.add_argument("--contenders", default=",".join(CONTENDERS), metavar="A,B", help="lru is always run; default all")
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> Report:
     except (PbkvError, RuntimeError, ValueError, OSError) as error:
         sys.exit(f"benchmarks: {error}")
     sizes = f"{workflows} workflows, {_OPTIONS.concurrency} at a time, {len(seeds)} seeds, 2 workers of {_GPU_BLOCKS} blocks"
-    return Report("group-chat", f"{sizes}; taught by {taught_by} workflows; real processes", tuple(figures))
+    return Report("groupchat", f"{sizes}; taught by {taught_by} workflows; real processes", tuple(figures))
 
 
 def _teach(chosen: Sequence[str], count: int, folder: Path) -> Iterator[tuple[str, Path]]:
@@ -149,7 +149,7 @@ def _config(contender: str, ratio: float, state: Path) -> Config:
 
 
 def _replay(config: Config, traces: Sequence[TraceWorkflow], label: str) -> ReplayReport:
-    print(f"group-chat: {label}", file=sys.stderr, flush=True)
+    print(f"groupchat: {label}", file=sys.stderr, flush=True)
 
     async def replayed(gateway: str) -> ReplayReport:
         async with AsyncClient(gateway) as client:
