@@ -10,7 +10,9 @@ from pathlib import Path
 
 from benchmarks.policies import benchmark as policies
 from benchmarks.predictor import benchmark as predictor
+from benchmarks.prior import benchmark as prior
 from benchmarks.report import Report, machine, show
+from benchmarks.serving import group_chat
 
 NAMES = ("index", "engine", "copies", "idle", "gateway", "restart")  # in this order: idle comes before the cluster's first step
 LONG = {  # ten minutes to hours: they run only if they are named
@@ -18,6 +20,8 @@ LONG = {  # ten minutes to hours: they run only if they are named
     "regimes": "benchmarks.regimes.benchmark",
     "policies": "benchmarks.policies.benchmark",
     "predictor": "benchmarks.predictor.benchmark",
+    "prior": "benchmarks.prior.benchmark",
+    "groupchat": "benchmarks.serving.group_chat",
 }
 
 
@@ -29,6 +33,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer repetitions, to see that it runs")
     policies.add_options(parser)
     predictor.add_options(parser)
+    prior.add_options(parser)
+    group_chat.add_options(parser)
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - {*NAMES, *LONG}:
         parser.error(f"{', '.join(sorted(unknown))}: there are only {known}")

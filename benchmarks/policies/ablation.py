@@ -1,6 +1,7 @@
 """What each part of policy `pbkv` contributes: the policy without it, to be named by path in `--policies`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from weakref import WeakSet
 
 import numpy as np
 
@@ -8,6 +9,8 @@ from pbkv_cluster.cache.policies.pbkv import Pbkv
 from pbkv_cluster.cache.tree.node import Node, Owner
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.workflow.access_log import StepLog
+from pbkv_cluster.reuse.model.access_model import AccessModel
+from pbkv_cluster.reuse.model.access_models import AccessModels
 from pbkv_cluster.reuse.model.contexts import Sums
 from pbkv_cluster.reuse.model.hazard import BIN_STARTS, BINS, Floats, HazardModel, Table
 from pbkv_cluster.reuse.model.next_event import Event, NextEventModel
@@ -52,7 +55,7 @@ class NoNextEvent(NoForecasts):
 
     def __init__(self, config: CacheConfig) -> None:
         super().__init__(config)
-        self.outlook.model.events = _Mute()
+        self.outlook.models = _Altered(lambda model: setattr(model, "events", _Mute()))
 
 
 class NoHazards(Pbkv):
@@ -60,7 +63,7 @@ class NoHazards(Pbkv):
 
     def __init__(self, config: CacheConfig) -> None:
         super().__init__(config)
-        self.outlook.model.hazard = _OneHalf()
+        self.outlook.models = _Altered(lambda model: setattr(model, "hazard", _OneHalf()))
 
 
 class NoTime(Pbkv):
@@ -82,6 +85,22 @@ class PlainSum(Pbkv):
     def value_to_new_workflows(self, stat: PrefixStat, now: float) -> float:
         ((uses, delay),) = self.first_uses((stat,), now)
         return float(self._density(np.exp(-uses * np.maximum(HORIZONS - delay, 0.0))))
+
+
+class _Altered(AccessModels):
+    """Models of which a part is replaced before they are asked."""
+
+    def __init__(self, alter: Callable[[AccessModel], None]) -> None:
+        super().__init__()
+        self._alter = alter
+        self._altered = WeakSet[AccessModel]()
+
+    def of(self, workload: str) -> AccessModel:
+        model = super().of(workload)
+        if model not in self._altered:
+            self._altered.add(model)
+            self._alter(model)
+        return model
 
 
 class _Mute(NextEventModel):

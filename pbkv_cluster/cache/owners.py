@@ -8,14 +8,14 @@ from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tree.node import Owner
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.forecasts.forecast import Forecast
-from pbkv_cluster.core.workflow.access_log import StepLog
+from pbkv_cluster.core.workflow.access_log import AccessLog
 from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.reuse.model.access_model import AccessUpdate
 from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
 
-EndListener = Callable[[str, Sequence[StepLog]], None]
-"""Told the id of a workflow and the log of its steps, by the one cache among several that has had its last step."""
+EndListener = Callable[[AccessLog], None]
+"""Told the log of a workflow, by the one cache among several that has had its last step. Steps that run go on writing to it."""
 
 _FRESH_S = 1.0  # age in seconds below which a forecast is taken to be about the current step
 
@@ -153,7 +153,7 @@ class ActiveWorkflows:
         # Every cache that ran a step of it has the whole record, and one of them reports it.
         steps = owner.record.steps
         if logged and self.on_ended is not None and steps and max(step.number for step in steps) not in owner.remote:
-            self.on_ended(workflow, steps)
+            self.on_ended(AccessLog(workflow, steps, owner.workload))
 
     def silent(self, lease_s: float) -> list[str]:
         """Ids of the workflows of which nothing was heard for longer than a lease and of which no step runs here.
@@ -193,6 +193,8 @@ class ActiveWorkflows:
             return False
         owner = self._owners[forecast.workflow]
         owner.forecast, owner.forecast_at = forecast, self._clock.now()
+        if forecast.workload:  # one that tells only that the workflow has ended has none
+            owner.workload = forecast.workload
         changed = [policy.forecast_matters(owner) for policy in self._policies]  # a list: every policy has to see the forecast
         if any(changed):
             self._rerank(owner)

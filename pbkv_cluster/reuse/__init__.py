@@ -18,7 +18,8 @@ Workers record and rank, the predictor learns; both import this package. It know
 2. `features`: facts about a segment after a step. `contexts`: combinations of facts, hashed to rows of a table.
 3. `hazard`: for each row, how often such segments were used again after 1, 2, 3 ... steps; mixed by learnt weights.
 4. `examples`: an access log as training examples of the hazard model.
-5. `access_model`: both models together, and the updates in which they travel.
+5. `access_model`: both models of one workload together, and the updates in which they travel.
+6. `access_models`: those of all workloads, each begun as a copy of the prior.
 
 **`rank/`: what follows for the blocks of active workflows**
 
@@ -34,7 +35,8 @@ likeliest next events have changed, the workflow's nodes are ranked again before
 `Outlook.unused` gives the probability that no workflow that has used a block uses it again within each horizon, the policy
 multiplies it by those of workflows that have not used it yet, and `hit_density` makes one value of it.
 
-How learning works: when a workflow ends, the worker sends its access log to the predictor. `AccessModel.learn` replays it,
-turns every segment after every step into an example, predicts it, corrects the weights and counts the outcome. The rows that
-have changed come back to the workers as an `AccessUpdate`. Logs and examples hold nothing that only a later step shows.
+How learning works: when a workflow ends, the worker sends its access log to the predictor. `AccessModels.learn` hands it to the
+model of its workload, which replays it, turns every segment after every step into an example, predicts it, corrects the weights
+and counts the outcome. The rows that have changed come back to the workers as an `AccessUpdate`. Logs and examples hold nothing
+that only a later step shows.
 """

@@ -17,7 +17,8 @@ _MAX_SHARING = 2
 
 
 def log_to_wire(log: AccessLog) -> predictor_pb2.AccessLog:
-    return predictor_pb2.AccessLog(workflow_id=log.workflow, steps=[_step_to_wire(step) for step in log.steps])
+    steps = [_step_to_wire(step) for step in log.steps]
+    return predictor_pb2.AccessLog(workflow_id=log.workflow, steps=steps, workload=log.workload)
 
 
 def logs_from_wire(messages: Sequence[predictor_pb2.AccessLog]) -> list[AccessLog]:
@@ -52,10 +53,11 @@ def _runs_to_wire(runs: Iterable[Run]) -> list[predictor_pb2.AccessStep.Run]:
 
 def _log_from_wire(message: predictor_pb2.AccessLog, field: str) -> AccessLog:
     checks.required_name(f"{field}.workflow_id", message.workflow_id)
+    checks.name(f"{field}.workload", message.workload)
     checks.not_empty(f"{field}.steps", message.steps)
     checks.count(f"{field}.steps", len(message.steps), MAX_STEPS)
     steps = [_step_from_wire(step, f"{field}.steps[{at}]") for at, step in enumerate(message.steps)]
-    return AccessLog(message.workflow_id, steps)
+    return AccessLog(message.workflow_id, steps, message.workload)
 
 
 def _step_from_wire(message: predictor_pb2.AccessStep, field: str) -> StepLog:

@@ -15,7 +15,7 @@ from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, count, pack
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.core.workflow.access_log import StepLog
+from pbkv_cluster.core.workflow.access_log import AccessLog
 from pbkv_cluster.reuse.model.access_model import AccessModel
 from tests.reuse.workflow_logs import Path, Step, packed
 
@@ -42,8 +42,8 @@ class LearningCache:
         assert isinstance(policy, Pbkv)
         return policy
 
-    def _learn(self, workflow: str, steps: Sequence[StepLog]) -> None:
-        self.cache.workflows.learnt(self.learner.export(self.learner.learn(steps)))
+    def _learn(self, ended: AccessLog) -> None:
+        self.cache.workflows.learnt(self.learner.export(self.learner.learn(ended.steps)))
 
     def begin(self, workflow: str, step: Step) -> CacheHandle:
         self.clock.advance(1.0)

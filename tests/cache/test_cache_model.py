@@ -24,7 +24,7 @@ from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, count, pack
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.core.workflow.access_log import StepLog
+from pbkv_cluster.core.workflow.access_log import AccessLog
 from pbkv_cluster.core.workflow.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.reuse.model.access_model import AccessModel
 from tests.cache.late_transfers import LateEngine, TaggedEngine
@@ -79,8 +79,8 @@ class Driver:
         self.seen: set[bytes] = set()
         self.epoch = self.steps = 0
 
-    def _learn(self, workflow: str, steps: Sequence[StepLog]) -> None:
-        self.cache.workflows.learnt(self.learner.export(self.learner.learn(steps)))
+    def _learn(self, ended: AccessLog) -> None:
+        self.cache.workflows.learnt(self.learner.export(self.learner.learn(ended.steps)))
 
     def _changed(self, key: bytes, tiers: frozenset[Tier]) -> None:
         if tiers:

@@ -18,7 +18,7 @@ from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, TOKEN_BYTES, count, pack
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.core.workflow.access_log import StepLog
+from pbkv_cluster.core.workflow.access_log import AccessLog, StepLog
 from pbkv_cluster.core.workflow.remote_steps import StepHistory
 from pbkv_cluster.reuse.record.segment import Segment
 from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
@@ -39,8 +39,8 @@ class Worker:
         self.cache.workflows.on_ended = self._ended
         self.logs: list[tuple[str, list[StepLog]]] = []
 
-    def _ended(self, workflow: str, steps: Sequence[StepLog]) -> None:
-        self.logs.append((workflow, [copy(step) for step in steps]))
+    def _ended(self, ended: AccessLog) -> None:
+        self.logs.append((ended.workflow, [copy(step) for step in ended.steps]))
 
     def open(self, step: StepIdentity, prompt: bytes) -> CacheHandle:
         handle = self.cache.open(step, prompt)
@@ -201,7 +201,7 @@ def test_every_cache_has_the_record_of_one_that_ran_all_steps(data: st.DataObjec
 def test_a_workflow_whose_end_was_not_told_is_let_go_of_by_lease() -> None:
     played = Cache("pbkv", workflow_lease_s=100.0)
     logs: list[str] = []
-    played.cache.workflows.on_ended = lambda workflow, steps: logs.append(workflow)
+    played.cache.workflows.on_ended = lambda ended: logs.append(ended.workflow)
     played.step(0, "silent")
     running = played.begin(1, "running")
     played.cache.retire("retired")

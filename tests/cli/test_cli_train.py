@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 
 from pbkv_cluster.core.config import PredictorConfig
+from pbkv_cluster.predictor_service.access.prior import load_prior
 from pbkv_cluster.predictor_service.predictor.expert_predictor import ExpertPredictor
 from pbkv_cluster.predictor_service.server import PredictorServer
+from pbkv_cluster.predictor_service.state import encoding
 from pbkv_cluster.predictor_service.state.file import access_path, read_state
-from pbkv_cluster.reuse.model.access_model import KIND, VERSION, AccessUpdate, train
+from pbkv_cluster.reuse.model.access_model import KIND, VERSION, AccessUpdate
+from pbkv_cluster.reuse.model.access_models import train
 from pbkv_cluster.simulator.prediction.training import trained_state
 from pbkv_cluster.simulator.traces.files import load_trace
 from pbkv_cluster.simulator.workload.access_logs import access_logs
@@ -33,10 +36,12 @@ async def test_a_predictor_service_starts_from_what_it_writes(pbkv: Pbkv, trace_
 
     workflows = load_trace(trace_file).workflows
     agents = read_state(state, ExpertPredictor.kind, ExpertPredictor.version)
-    assert agents == trained_state(PredictorConfig(), workflows)
-    update = AccessUpdate.from_bytes(read_state(access_path(state), KIND, VERSION))
-    assert update.contexts == train(access_logs(workflows)).export().contexts
-    assert update.workflows == 4
+    trained = trained_state(PredictorConfig(), workflows)
+    assert agents == trained.state
+    expected = train(access_logs(workflows, trained.workloads), load_prior("default"))
+    models = encoding.from_bytes(read_state(access_path(state), KIND, VERSION))["models"]
+    for update, taught in zip([AccessUpdate.from_bytes(each.tobytes()) for each in models], expected.export(), strict=True):
+        assert (update.workload, update.contexts, update.workflows) == (taught.workload, taught.contexts, 4)
 
     server = PredictorServer(PredictorConfig(), state_path=state)
     await server.start("127.0.0.1", 0)

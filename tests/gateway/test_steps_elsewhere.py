@@ -78,7 +78,7 @@ async def real_workers(rig: Rig, model: Path, *names: str) -> AsyncIterator[list
 
 
 def _log(engine: Engine, logs: list[Any]) -> None:
-    engine.cache.workflows.on_ended = lambda workflow, steps: logs.append((workflow, [copy(step) for step in steps]))
+    engine.cache.workflows.on_ended = lambda ended: logs.append((ended.workflow, [copy(step) for step in ended.steps]))
 
 
 def untimed(steps: list[StepLog]) -> list[tuple[Any, ...]]:

@@ -10,13 +10,14 @@ from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
 from pbkv_cluster.core.workflow.access_log import StepLog
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
-from pbkv_cluster.reuse.model.access_model import AccessModel, AccessUpdate, train
+from pbkv_cluster.reuse.model.access_model import AccessModel, AccessUpdate
 from pbkv_cluster.rpc.service_link import Phase
 from pbkv_cluster.rpc.v1 import predictor_pb2
 from tests.gpu_worker.worker_rig import ScriptedPredictor
 from tests.polling import eventually
+from tests.reuse.taught_models import dump, taught
 
-MODEL = train([[StepLog(0, "a", -1, 0, 0.0)]])
+MODEL = taught([[StepLog(0, "a", -1, 0, 0.0)]])
 
 
 class EngineThreadStub:
@@ -62,7 +63,7 @@ def forecast(workflow: str) -> Forecast:
 async def test_forecasts_do_not_wait_for_a_model_update() -> None:
     async with linked() as (link, thread, predictor):
         assert link.model_updates is not None
-        predictor.subscribers[0][1].put_nowait(predictor_pb2.ForecastBatch(access_model=MODEL.dump()))
+        predictor.subscribers[0][1].put_nowait(predictor_pb2.ForecastBatch(access_model=dump(MODEL)))
         await eventually(lambda: thread.waiting == 1)
         release, thread.open = thread.open, asyncio.Event()
         thread.open.set()  # for commands that come later
@@ -78,20 +79,20 @@ async def test_forecasts_do_not_wait_for_a_model_update() -> None:
 async def test_updates_are_applied_in_order_and_a_damaged_one_is_skipped() -> None:
     async with linked() as (link, thread, predictor):
         thread.open.set()
-        newer = train([[StepLog(0, "a", -1, 0, 0.0)], [StepLog(0, "b", -1, 0, 0.0)]])
-        for data in (MODEL.dump(), b"nothing", newer.dump()):
+        newer = taught([[StepLog(0, "a", -1, 0, 0.0)], [StepLog(0, "b", -1, 0, 0.0)]])
+        for data in (dump(MODEL), b"nothing", dump(newer)):
             predictor.subscribers[0][1].put_nowait(predictor_pb2.ForecastBatch(access_model=data))
         await eventually(lambda: link.model_updates is not None and link.model_updates.applied == 2)
         assert link.model_updates is not None
         assert link.model_updates.workflows == 2
-        assert thread.model.export().workflows == AccessUpdate.from_bytes(newer.dump()).workflows
+        assert thread.model.export().workflows == AccessUpdate.from_bytes(dump(newer)).workflows
 
 
 async def test_without_learning_there_are_no_updates_and_no_logs() -> None:
     async with linked(learns=False) as (link, thread, predictor):
         thread.open.set()
         assert (link.model_updates, link.access_logs) == (None, None)
-        predictor.subscribers[0][1].put_nowait(predictor_pb2.ForecastBatch(access_model=MODEL.dump()))
+        predictor.subscribers[0][1].put_nowait(predictor_pb2.ForecastBatch(access_model=dump(MODEL)))
         predictor.send([forecast("w1")])
         await eventually(lambda: link.forecasts.applied == 1)
         assert thread.model.export().workflows == 0

@@ -12,15 +12,18 @@ from pbkv_cluster.cache.guard.guard import Guard
 from pbkv_cluster.cache.policies.pbkv import Pbkv
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.config import PredictorConfig
-from pbkv_cluster.core.workflow.access_log import StepLog
+from pbkv_cluster.core.workflow.access_log import AccessLog, StepLog
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.predictor_link import access_logs as access_logs_module
+from pbkv_cluster.predictor_service.access.prior import load_prior
 from pbkv_cluster.predictor_service.server import PredictorServer
-from pbkv_cluster.reuse.model.access_model import AccessModel, AccessUpdate, train
+from pbkv_cluster.reuse.model.access_model import AccessUpdate
+from pbkv_cluster.reuse.model.access_models import ANY, AccessModels, train
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc
 from tests.gpu_worker.worker_rig import Rig, ScriptedPredictor, config, serving, step
 from tests.polling import eventually
+from tests.reuse.taught_models import contents, dump, taught
 
 QUICK = PredictorConfig(access_interval_s=0.01)
 LEARNING = {"policy": "pbkv"}
@@ -54,21 +57,21 @@ async def predictor(address: Address, state: Path | None = None) -> AsyncIterato
 
 
 @asynccontextmanager
-async def watched_model(server: PredictorServer) -> AsyncIterator[AccessModel]:
-    """The predictor's access model, put together from the updates that it sends."""
-    model = AccessModel()
+async def watched_model(server: PredictorServer) -> AsyncIterator[AccessModels]:
+    """The predictor's access models, put together from the updates that it sends."""
+    models = AccessModels()
 
     async def watch(channel: aio.Channel) -> None:
         request = predictor_pb2.WatchForecastsRequest(subscriber="watcher", access_model=True)
         async for batch in predictor_pb2_grpc.PredictorServiceStub(channel).WatchForecasts(request):
             if batch.access_model:
-                model.apply(AccessUpdate.from_bytes(batch.access_model))
+                models.apply(AccessUpdate.from_bytes(batch.access_model))
 
     background = Background()
     async with connect(server.address) as channel:
         background.start(watch(channel), "access model")
         try:
-            yield model
+            yield models
         finally:
             await background.stop()
 
@@ -90,13 +93,7 @@ def policy_of(engine: Engine) -> Pbkv:
 
 async def model_of(rig: Rig) -> tuple[object, ...]:
     """A copy of what the worker's policy knows."""
-    return await rig.worker.thread.call(lambda engine: contents(policy_of(engine).outlook.model))
-
-
-def contents(model: AccessModel) -> tuple[object, ...]:
-    update = model.export()
-    counts = {context: dict(events) for context, events in update.contexts}
-    return update.rows.tolist(), update.at_risk.tolist(), update.weights.tolist(), counts
+    return await rig.worker.thread.call(lambda engine: contents(policy_of(engine).models.of(ANY)))
 
 
 async def knows(rig: Rig, workflows: int) -> None:
@@ -119,7 +116,7 @@ async def test_ended_workflows_are_learnt_from_and_every_worker_gets_the_model(l
                 for rig in (one, two):
 
                     async def same(rig: Rig = rig) -> bool:
-                        return len(learnt.export().rows) > 100 and await model_of(rig) == contents(learnt)
+                        return len(learnt) > 0 and await model_of(rig) == contents(learnt.of(ANY))
 
                     await eventually(same)
                     assert (await rig.status()).access_updates_applied >= 3
@@ -128,7 +125,7 @@ async def test_ended_workflows_are_learnt_from_and_every_worker_gets_the_model(l
 
 
 async def test_the_log_is_the_caches_own_and_is_sent_once(llama: Path) -> None:
-    sent: list[tuple[str, list[StepLog]]] = []
+    sent: list[AccessLog] = []
     address = Address()
     async with predictor(address) as server, serving(config(llama, cache=LEARNING), predictor=address) as rig:
 
@@ -138,22 +135,22 @@ async def test_the_log_is_the_caches_own_and_is_sent_once(llama: Path) -> None:
             assert isinstance(engine.cache.observer, Guard)
             assert all(shadow.cache.workflows.on_ended is None for shadow in engine.cache.observer.shadows)
 
-            def both(name: str, steps: list[StepLog]) -> None:
-                sent.append((name, list(steps)))
-                inner(name, steps)
+            def both(ended: AccessLog) -> None:
+                sent.append(ended._replace(steps=list(ended.steps)))
+                inner(ended)
 
-            engine.cache.workflows.on_ended = both  # type: ignore[assignment]
+            engine.cache.workflows.on_ended = both
 
         await rig.worker.thread.call(listen)
         await workflow(rig, "w")
         await rig.retire("w")
         await knows(rig, 1)
-        ((name, steps),) = sent
-        assert name == "w"
-        assert [log.agent for log in steps] == list(AGENTS)
-        expected = contents(train([steps]))
+        (ended,) = sent
+        assert ended.workflow == "w"
+        assert [log.agent for log in ended.steps] == list(AGENTS)
+        expected = contents(train([ended], load_prior("default")).of(ANY))
         async with watched_model(server) as learnt:
-            await eventually(lambda: contents(learnt) == expected)
+            await eventually(lambda: contents(learnt.of(ANY)) == expected)
         assert (await rig.decisions())["access_log_sent"] == server.learner.learnt == 1, "the guard's shadows send none"
 
 
@@ -266,11 +263,11 @@ async def test_logs_that_a_killed_predictor_did_not_acknowledge_are_sent_to_the_
 async def test_a_damaged_update_is_skipped_and_the_next_is_applied(llama: Path, caplog: pytest.LogCaptureFixture) -> None:
     scripted = ScriptedPredictor()
     await scripted.start()
-    model = train([[StepLog(0, "a", -1, 0, 0.0)]])
+    model = taught([[StepLog(0, "a", -1, 0, 0.0)]])
     async with serving(config(llama, cache=LEARNING), predictor=scripted) as rig:
         await eventually(lambda: bool(scripted.subscribers))
         queue = scripted.subscribers[0][1]
-        good = model.dump()
+        good = dump(model)
         for data in (b"nothing", good[: len(good) // 2], good):
             queue.put_nowait(predictor_pb2.ForecastBatch(access_model=data))
         await knows(rig, 1)

@@ -13,9 +13,12 @@ from pbkv_cluster.core.workflow.access_log import AccessLog, Run, StepLog
 from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.access import learner as learner_module
 from pbkv_cluster.predictor_service.access.learner import AccessLearner, most_examples
+from pbkv_cluster.predictor_service.access.prior import load_prior
+from pbkv_cluster.predictor_service.access.versions import VersionedModels
 from pbkv_cluster.predictor_service.server import PredictorServer
-from pbkv_cluster.predictor_service.state.file import access_path, read_state, write_state
-from pbkv_cluster.reuse.model.access_model import KIND, VERSION, AccessModel, AccessUpdate, train
+from pbkv_cluster.predictor_service.state.file import access_path, write_state
+from pbkv_cluster.reuse.model.access_model import KIND, VERSION, AccessModel, AccessUpdate
+from pbkv_cluster.reuse.model.access_models import ANY, AccessModels, train
 from pbkv_cluster.reuse.model.examples import examples
 from pbkv_cluster.reuse.record.replay import replay
 from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
@@ -26,9 +29,10 @@ from pbkv_cluster.rpc.v1 import predictor_pb2
 from pbkv_cluster.rpc.v1.predictor_pb2_grpc import PredictorServiceStub
 from pbkv_cluster.simulator.workload.access_logs import access_logs
 from tests.polling import eventually
+from tests.reuse.taught_models import contents
 from tests.simulator.simulated import trace
 
-LOGS = [AccessLog(f"w{number}", steps) for number, steps in enumerate(access_logs(trace(12).workflows))]
+LOGS = [log._replace(workflow=f"w{number}") for number, log in enumerate(access_logs(trace(12).workflows))]
 CONTRADICTION = AccessLog("liar", [StepLog(0, "a", 5, 3, 0.0, [Run(2)])])
 QUICK = PredictorConfig(access_interval_s=0.01)
 PATIENCE_S = 30
@@ -66,34 +70,40 @@ class Watcher:
     def __init__(self, channel: aio.Channel, access_model: bool = True) -> None:
         request = predictor_pb2.WatchForecastsRequest(subscriber="watcher", access_model=access_model)
         self.batches = aiter(PredictorServiceStub(channel).WatchForecasts(request, timeout=60))
-        self.model = AccessModel()
+        self.models = AccessModels()
         self.seen: list[predictor_pb2.ForecastBatch] = []
 
     async def take(self) -> predictor_pb2.ForecastBatch:
         batch = await anext(self.batches)
         self.seen.append(batch)
         if batch.access_model:
-            self.model.apply(AccessUpdate.from_bytes(batch.access_model))
+            self.models.apply(AccessUpdate.from_bytes(batch.access_model))
         return batch
 
-    async def until_equal(self, other: AccessModel) -> None:
+    async def until_equal(self, other: AccessModels) -> None:
         async with asyncio.timeout(PATIENCE_S):
-            while not equal(self.model, other):
+            while not equal(self.models, other):
                 await self.take()
 
 
-def contents(model: AccessModel) -> tuple[object, ...]:
-    update = model.export()
-    counts = {context: dict(events) for context, events in update.contexts}
-    return update.rows.tolist(), update.at_risk.tolist(), update.uses.tolist(), update.weights.tolist(), counts
+def equal(first: AccessModels, second: AccessModels) -> bool:
+    """Whether they rank alike, and drop the same next."""
+    if first.workloads != second.workloads or contents(first.prior) != contents(second.prior):
+        return False
+    return all(contents(first.of(name)) == contents(second.of(name)) for name in first.workloads)
 
 
-def equal(first: AccessModel, second: AccessModel) -> bool:
-    return contents(first) == contents(second)
+def model_of(logs: Sequence[AccessLog]) -> AccessModels:
+    return train(logs, load_prior(QUICK.prior))
 
 
-def model_of(logs: Sequence[AccessLog]) -> AccessModel:
-    return train(log.steps for log in logs)
+def saved(path: Path) -> AccessModels:
+    """What a predictor has written beside the state in `path`."""
+    kept, found = VersionedModels(load_prior(QUICK.prior)), AccessModels()
+    kept.load(access_path(path))
+    for part in kept.parts_since(0, 1 << 20):
+        found.apply(AccessUpdate.from_bytes(part))
+    return found
 
 
 async def test_logs_go_in_and_a_model_comes_out() -> None:
@@ -135,11 +145,11 @@ async def test_one_that_stops_reading_costs_no_parts_beyond_those_that_it_was_gi
         assert not stuck.idle, "it has not even asked for its snapshot"
         assert (await anext(stuck)).snapshot
         assert (await asyncio.wait_for(anext(stuck), PATIENCE_S)).access
-        model = AccessModel()
+        models = AccessModels()
 
         async def complete() -> bool:
             server.learner.report([])
-            model.apply(AccessUpdate.from_bytes((await anext(stuck)).access))
+            models.apply(AccessUpdate.from_bytes((await anext(stuck)).access))
             return stuck.idle
 
         if not stuck.idle:
@@ -232,7 +242,7 @@ async def test_what_was_learnt_survives_a_restart(tmp_path: Path) -> None:
         await watcher.until_equal(model_of(LOGS[:6]))
         await report(server, LOGS[6:])
         await watcher.until_equal(model_of(LOGS))
-    assert AccessModel.load(read_state(access_path(path), KIND, VERSION)).export().workflows == 12
+    assert saved(path).of(ANY).export().workflows == 12
 
 
 async def test_it_is_saved_while_it_runs_and_only_when_it_has_changed(tmp_path: Path) -> None:
@@ -240,11 +250,10 @@ async def test_it_is_saved_while_it_runs_and_only_when_it_has_changed(tmp_path: 
     async with serving(path, save_interval_s=0.01) as server:
         await report(server, LOGS[:2])
 
-        async def saved() -> bool:
-            file = access_path(path)
-            return file.exists() and AccessModel.load(read_state(file, KIND, VERSION)).export().workflows == 2
+        async def written() -> bool:
+            return access_path(path).exists() and saved(path).of(ANY).export().workflows == 2
 
-        await eventually(saved, PATIENCE_S)
+        await eventually(written, PATIENCE_S)
         access_path(path).unlink()
     assert not access_path(path).exists(), "nothing was learnt since"
 
@@ -260,7 +269,7 @@ async def test_a_saved_model_that_does_not_fit_is_set_aside(
         await learnt(server, 1)
     assert "learning starts over" in caplog.text
     assert (tmp_path / "state.access.refused").read_bytes() == content
-    assert AccessModel.load(read_state(access_path(path), KIND, VERSION)).export().workflows == 1
+    assert saved(path).of(ANY).export().workflows == 1
 
 
 async def test_a_model_of_another_version_or_shape_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -268,7 +277,7 @@ async def test_a_model_of_another_version_or_shape_is_set_aside(tmp_path: Path, 
     for kind, version, payload, why in (
         ("markov", VERSION, b"", "holds the state of the predictor 'markov', not of 'access'"),
         (KIND, VERSION + 1, b"", f"this program reads {VERSION}"),
-        (KIND, VERSION, b"{}", "not an access model"),
+        (KIND, VERSION, b"{}", "it is not a saved state"),
     ):
         write_state(access_path(path), kind, version, payload)
         async with serving(path) as server:

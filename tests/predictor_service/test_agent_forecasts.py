@@ -25,7 +25,9 @@ def steps_of(
     zeros, made_at, predictability = np.zeros(number, dtype=np.int32), np.zeros(number), np.zeros(number, dtype=np.float32)
     lengths, ended = np.full(number, horizon, dtype=np.int32), zeros.astype(np.bool_)
     steps = agent_forecasts(model, own_labels, rows)
-    found = Forecasts([""] * number, zeros.astype(np.uint64), made_at, predictability, zeros, ended, lengths, *steps)
+    found = Forecasts(
+        [""] * number, zeros.astype(np.uint64), made_at, predictability, zeros, ended, lengths, *steps, [""] * number
+    )
     return [each.steps for each in found]
 
 

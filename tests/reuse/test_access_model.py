@@ -1,6 +1,7 @@
 """The access model as it is trained, sent, saved and loaded."""
 
 import io
+import json
 import random
 from contextlib import suppress
 from functools import cache
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.core.workflow.access_log import Run, StepLog
 from pbkv_cluster.reuse.model import next_event
-from pbkv_cluster.reuse.model.access_model import AccessModel, AccessUpdate, Changes, train
+from pbkv_cluster.reuse.model.access_model import FORMAT, AccessModel, AccessUpdate, Changes
 from pbkv_cluster.reuse.model.features import facts
 from pbkv_cluster.reuse.model.next_event import END
+from tests.reuse.taught_models import dump, load, taught
 from tests.reuse.workflow_logs import AGENTS, Step, record, workflows
 
 some = st.lists(workflows(5), min_size=1, max_size=4)
@@ -42,11 +44,11 @@ def equal(one: AccessUpdate, other: AccessUpdate) -> None:
 @settings(max_examples=20, deadline=None)
 @given(some, some)
 def test_who_applies_every_change_knows_what_the_learner_knows(before: list[list[Step]], later: list[list[Step]]) -> None:
-    learner = train(record(steps).steps for steps in before)
-    follower, by_wire = AccessModel(), AccessModel.load(learner.dump())
+    learner = taught(record(steps).steps for steps in before)
+    follower, by_wire = AccessModel(), load(dump(learner))
     follower.apply(learner.export())
     gathered = Changes()
-    batched = AccessModel.load(learner.dump())
+    batched = load(dump(learner))
     for steps in later:
         changes = learner.learn(record(steps).steps)
         gathered = Changes(gathered.rows | changes.rows, gathered.contexts | changes.contexts)
@@ -64,7 +66,7 @@ def test_an_update_stays_what_it_was_while_the_learner_goes_on() -> None:
     learner = AccessModel()
     steps = record([Step("planner", (1,)), Step("coder", (1, 2))]).steps
     learner.learn(steps)
-    update, again = learner.export(learner.learn(steps)), AccessModel.load(learner.dump()).export()
+    update, again = learner.export(learner.learn(steps)), load(dump(learner)).export()
     assert (np.diff(update.rows) > 0).all()
     learner.learn(steps)
     assert (update.weights == again.weights).all()
@@ -83,12 +85,12 @@ def test_learner_and_follower_forget_the_same_contexts(monkeypatch: pytest.Monke
 
 @settings(max_examples=20, deadline=None)
 @given(some)
-def test_bytes_give_back_the_update(taught: list[list[Step]]) -> None:
+def test_bytes_give_back_the_update(workflows_: list[list[Step]]) -> None:
     model = AccessModel()
-    for steps in taught:
+    for steps in workflows_:
         update = model.export(model.learn(record(steps).steps))
         equal(AccessUpdate.from_bytes(update.to_bytes()), update)
-    equal(AccessUpdate.from_bytes(model.dump()), model.export())
+    equal(AccessUpdate.from_bytes(dump(model)), model.export())
 
 
 def test_a_workflow_whose_log_is_wrong_teaches_nothing() -> None:
@@ -103,7 +105,7 @@ def test_a_workflow_whose_log_is_wrong_teaches_nothing() -> None:
 
 def test_workflows_that_always_go_the_same_way_are_foretold() -> None:
     steps = [Step("planner", (1,), (2,)), Step("coder", (3, 4)), Step("planner", (1, 2, 5))]
-    model = train(record(steps).steps for _ in range(40))
+    model = taught(record(steps).steps for _ in range(40))
     history = record(steps[:2])
     events = model.events.distribution(history.steps)
     assert max(events, key=lambda event: events[event])[0] == "planner"
@@ -115,7 +117,7 @@ def test_workflows_that_always_go_the_same_way_are_foretold() -> None:
 
 @cache
 def dumped() -> bytes:
-    return train([record([Step("planner", (1, 2), (3,)), Step("coder", (1, 2, 3, 4))]).steps]).dump()
+    return dump(taught([record([Step("planner", (1, 2), (3,)), Step("coder", (1, 2, 3, 4))]).steps]))
 
 
 @settings(max_examples=300, deadline=None)
@@ -151,6 +153,10 @@ def saved(**arrays: object) -> bytes:
     return out.getvalue()
 
 
+def text(content: object) -> np.ndarray:
+    return np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
+
+
 def events(*rows: tuple[float, ...]) -> np.ndarray:
     return np.array(rows, dtype=np.float64)
 
@@ -158,6 +164,10 @@ def events(*rows: tuple[float, ...]) -> np.ndarray:
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"belongs": text([FORMAT, 3, True])},
+        {"belongs": text([FORMAT, "app"])},
+        {"belongs": text(["another", "app", True])},
+        {"belongs": text({})},
         {"places": np.int32(3)},
         {"places": np.zeros((2, 2), dtype=np.int32)},
         {"places": np.arange(3, dtype=np.int32)},
@@ -187,14 +197,14 @@ def test_a_file_of_other_shapes_or_values_is_refused(wrong: dict[str, object]) -
 
 
 def test_counts_that_contradict_each_other_are_refused() -> None:
-    shape = AccessModel.load(dumped()).export().at_risk.shape
+    shape = load(dumped()).export().at_risk.shape
     for chances, uses in ((0.0, 1.0), (1.0, -1.0), (np.nan, 0.0), (1.0, np.inf)):
         wrong = saved(chances=np.full(shape, chances, np.float32), uses=np.full(shape, uses, np.float32))
         with pytest.raises(ValueError, match="not an access model"):
-            AccessModel.load(wrong)
+            load(wrong)
 
 
 def test_a_model_of_nothing_can_be_saved() -> None:
-    empty = AccessModel.load(AccessModel().dump())
+    empty = load(dump(AccessModel()))
     assert empty.events.distribution([]) == {}
     assert END not in empty.events.distribution([])

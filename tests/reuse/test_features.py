@@ -147,7 +147,7 @@ def places_of_the_play() -> list[int]:
 
 def test_places_are_part_of_the_format_of_saved_models() -> None:
     """Whoever changes contexts or facts makes another version of it."""
-    golden = [106695, 142026, 238607, 54841, 145436, 199391, 895141971]
+    golden = [164223, 118031, 44857, 22664, 143044, 38692, 2055382943]
     assert places_of_the_play() == golden
     code = "import json; from tests.reuse.test_features import places_of_the_play as p; print(json.dumps(p()))"
     for seed in ("1", "4711"):

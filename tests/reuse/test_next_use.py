@@ -193,7 +193,9 @@ class Compared(Outlook):
         news = forecast is not None and forecast.step == outlook.record.steps[-1].number
         assert outlook.predicted == (of_forecast(forecast) if news else {})
         segments = list(outlook.rows)
-        assert outlook.probability == pytest.approx(anew(self.model, outlook, segments, self.trust.share), rel=1e-4)
+        assert outlook.probability == pytest.approx(
+            anew(self.models.of(outlook.workload), outlook, segments, self.trust.share), rel=1e-4
+        )
         asked = {segment for user in outlook.users for segment in user.segments()}
         assert kept or set(segments) == asked, "what is kept of a workflow is no more than it has"
 

@@ -11,16 +11,17 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.workflow.access_log import SYMBOLS, AccessLog, Run, StepLog
-from pbkv_cluster.reuse.model.access_model import AccessModel, AccessUpdate, train
+from pbkv_cluster.reuse.model.access_model import AccessModel, AccessUpdate
 from pbkv_cluster.reuse.model.hazard import HazardModel
 from pbkv_cluster.reuse.model.next_event import END, NextEventModel
 from pbkv_cluster.rpc import access_logs as wire
 from pbkv_cluster.rpc.access_logs import log_to_wire, logs_from_wire
 from pbkv_cluster.rpc.v1 import predictor_pb2
 from pbkv_cluster.simulator.workload.access_logs import access_logs
+from tests.reuse.taught_models import taught
 from tests.simulator.simulated import trace
 
-LOGS = list(access_logs(trace(8).workflows))
+LOGS = [log.steps for log in access_logs(trace(8).workflows)]
 
 blocks = st.integers(0, wire.MAX_BLOCKS)
 positions = st.integers(-1, wire.MAX_STEPS - 1)
@@ -41,7 +42,7 @@ steps = st.builds(
     repeats=positions,
     repeats_to=blocks,
 )
-logs = st.builds(AccessLog, names, st.lists(steps, min_size=1, max_size=5))
+logs = st.builds(AccessLog, names, st.lists(steps, min_size=1, max_size=5), names | st.just(""))
 
 
 @given(st.lists(logs, max_size=3))
@@ -191,7 +192,7 @@ def test_an_update_survives_its_bytes(start: int, count: int) -> None:
 @given(st.integers(1_000, 100_000))
 @settings(max_examples=20, deadline=None)
 def test_parts_make_up_the_whole(limit: int) -> None:
-    model, copy = train(LOGS), AccessModel()
+    model, copy = taught(LOGS), AccessModel()
     parts = list(model.export().parts(limit))
     for part in parts:
         copy.apply(part)
@@ -203,7 +204,7 @@ def test_parts_make_up_the_whole(limit: int) -> None:
     assert list(AccessModel().export().parts(limit)) == []
 
 
-PACKED = train(LOGS[:2]).export().to_bytes()
+PACKED = taught(LOGS[:2]).export().to_bytes()
 
 
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")  # numpy reads a damaged header as a Python literal
@@ -242,13 +243,13 @@ def usable(data: bytes) -> None:
     assert np.isfinite(opinions).all()
 
 
-UPDATE = train(LOGS[:2]).export()
+UPDATE = taught(LOGS[:2]).export()
 
 
 @pytest.mark.parametrize(
     ("wrong", "problem"),
     [
-        (replace(UPDATE, rows=UPDATE.rows - 2**18), "places beyond the table"),
+        (replace(UPDATE, rows=UPDATE.rows - 2**17), "places beyond the table"),
         (replace(UPDATE, rows=UPDATE.rows[:-1]), "chances has shape"),
         (replace(UPDATE, rows=UPDATE.rows.astype(np.int64)), "places has shape"),
         (replace(UPDATE, uses=UPDATE.uses + 1), "uses must lie"),
@@ -278,4 +279,4 @@ def test_the_events_of_a_context_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_table_has_the_size_that_the_test_assumes() -> None:
-    assert HazardModel.rows() == 2**18
+    assert HazardModel.rows() == 2**17

@@ -18,7 +18,8 @@ from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tree.node import Node, Owner
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.workflow.tool_call import ToolCall
-from pbkv_cluster.reuse.model.access_model import AccessModel, AccessUpdate
+from pbkv_cluster.reuse.model.access_model import AccessUpdate
+from pbkv_cluster.reuse.model.access_models import AccessModels
 from pbkv_cluster.reuse.model.hazard import BIN_STARTS, Floats
 from pbkv_cluster.reuse.rank.density import hit_density
 from pbkv_cluster.reuse.rank.outlook import Outlook
@@ -54,9 +55,9 @@ class Pbkv(ReusePolicy):
         return other
 
     @property
-    def model(self) -> AccessModel:
-        """The access model that values follow from."""
-        return self.outlook.model
+    def models(self) -> AccessModels:
+        """The access models that values follow from."""
+        return self.outlook.models
 
     def step_began(self, owner: Owner, step: StepIdentity, now: float) -> None:
         if self._is_shadow:
@@ -82,7 +83,7 @@ class Pbkv(ReusePolicy):
 
     def learnt(self, update: AccessUpdate) -> None:
         if not self._is_shadow:
-            self.outlook.model.apply(update)
+            self.outlook.models.apply(update)
 
     def forecast_matters(self, owner: Owner) -> bool:
         return self.outlook.forecast_mattered if self._is_shadow else self.outlook.forecast_matters(owner)

@@ -56,6 +56,7 @@ class Owner:
         "record",
         "remote",
         "running",
+        "workload",
     )
 
     def __init__(self, workflow: str, record: WorkflowRecord | None = None) -> None:
@@ -67,6 +68,7 @@ class Owner:
         self.nodes: dict[Node, None] = {}  # a dict for its order: ties between values must not depend on memory addresses
         self.record = WorkflowRecord() if record is None else record
         self.forecast: Forecast | None = None
+        self.workload = ""  # the latest that a forecast has named; empty: not known
         self.forecast_at = 0.0  # when it arrived, on this process's clock
         self.active_at = 0.0  # when its last step was admitted, here or elsewhere
         self.heard_at = 0.0  # when anything was heard of it last

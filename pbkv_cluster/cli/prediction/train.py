@@ -140,10 +140,11 @@ def _train(config: "PredictorConfig", workflows: "list[TraceWorkflow]", target: 
     """Trains and writes. Returns the number of contexts in each of the two parts of the access model."""
     from rich.progress import track
 
+    from pbkv_cluster.predictor_service.access.prior import load_prior
+    from pbkv_cluster.predictor_service.access.versions import VersionedModels
     from pbkv_cluster.predictor_service.predictor import PREDICTORS
     from pbkv_cluster.predictor_service.state.file import access_path, write_state
     from pbkv_cluster.reuse.model.access_model import KIND, VERSION
-    from pbkv_cluster.reuse.model.access_model import train as train_access
     from pbkv_cluster.simulator.prediction.training import trained_state
     from pbkv_cluster.simulator.workload.access_logs import access_logs
 
@@ -151,12 +152,13 @@ def _train(config: "PredictorConfig", workflows: "list[TraceWorkflow]", target: 
         return track(workflows, doing, console=console, disable=not console.is_terminal)
 
     predictor = PREDICTORS.get(config.model)(config)
-    state = trained_state(config, with_progress("agents"))
-    access = train_access(access_logs(with_progress("blocks")))
-    update = access.export()
+    trained = trained_state(config, with_progress("agents"))
+    access = VersionedModels(load_prior(config.prior))
+    for log in access_logs(with_progress("blocks"), trained.workloads):
+        access.learn(log)
     try:
-        write_state(target, predictor.kind, predictor.version, state)
-        write_state(access_path(target), KIND, VERSION, update.to_bytes())
+        write_state(target, predictor.kind, predictor.version, trained.state)
+        write_state(access_path(target), KIND, VERSION, access.dump())
     except OSError as error:
         raise InvalidArgument("--out", f"cannot write {target}: {error.strerror}") from error
-    return len(update.contexts), len(update.rows)
+    return access.contexts

@@ -151,6 +151,7 @@ class PredictorConfig(Section):
     broadcast_interval_s: float = Field(
         0.002, gt=0, description="seconds; forecasts that change within this time are sent together"
     )
+    prior: str = Field("default", min_length=1, description="what policy `pbkv` begins with: default, off (nothing) or a file")
     access_interval_s: float = Field(2.0, gt=0, description="seconds between two updates of the workers' access model")
     state_path: str = Field("", description="file for what has been learnt; empty: it is kept only while the cluster runs")
     subscriber_queue: int = Field(

@@ -29,6 +29,7 @@ class Forecasts(Sequence[Forecast]):
     agent_positions: npt.NDArray[np.int32]  # of all these agents, in order, as indices of `agent_names`
     probabilities: npt.NDArray[np.float32]  # of all these agents, in order
     agent_names: Sequence[str]  # all different
+    workloads: list[str]  # [N]: see `Forecast.workload`
 
     def __len__(self) -> int:
         return len(self.workflows)
@@ -52,10 +53,10 @@ class Forecasts(Sequence[Forecast]):
         steps = list(map(StepForecast, by_agent, self.survival.ravel().tolist()))
         horizon = self.survival.shape[1]
         columns = (self.epochs, self.made_at, self.lengths, self.predictability, self.after_steps, self.ended)
-        rows = zip(self.workflows, *(column.tolist() for column in columns), strict=True)
-        for at, (workflow, epoch, made_at, length, predictability, after_step, ended) in enumerate(rows):
+        rows = zip(self.workflows, *(column.tolist() for column in columns), self.workloads, strict=True)
+        for at, (workflow, epoch, made_at, length, predictability, after_step, ended, workload) in enumerate(rows):
             mine = tuple(steps[at * horizon : at * horizon + length])
-            yield Forecast(workflow, epoch, made_at, mine, predictability, after_step, ended)
+            yield Forecast(workflow, epoch, made_at, mine, predictability, after_step, ended, workload)
 
     def take(self, positions: Sequence[int] | npt.NDArray[np.int64]) -> Forecasts:
         """The forecasts at these positions, in this order. `agent_names` stays whole; `compact` shortens it."""
@@ -77,6 +78,7 @@ class Forecasts(Sequence[Forecast]):
             self.agent_positions[kept],
             self.probabilities[kept],
             self.agent_names,
+            [self.workloads[at] for at in chosen.tolist()],
         )
 
     def compact(self) -> Forecasts:
@@ -116,6 +118,7 @@ class Forecasts(Sequence[Forecast]):
             np.array(agents, dtype=np.int32),
             np.array(probabilities, dtype=np.float32),
             list(positions),
+            [each.workload for each in every],
         )
 
     @classmethod
@@ -155,4 +158,5 @@ class Forecasts(Sequence[Forecast]):
             np.concatenate(agents),
             column("probabilities"),
             list(positions),
+            [workload for part in every for workload in part.workloads],
         )

@@ -23,3 +23,4 @@ class Forecast:
     predictability: float = 0.0  # R = 1 - H(A'|A) / H(A'), in [0, 1]
     step: int = -1  # number of the step after which it looks ahead, counted by the gateway; -1: none has begun, or unknown
     ended: bool = False  # the workflow has ended; `steps` is empty
+    workload: str = ""  # that the workflow is taken to belong to, by a name that it keeps; empty: not known

@@ -51,3 +51,4 @@ class AccessLog(NamedTuple):
 
     workflow: str
     steps: Sequence[StepLog]
+    workload: str = ""  # as in the workflow's latest forecast; empty: not known

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from grpc import StatusCode, aio
 
-from pbkv_cluster.core.workflow.access_log import AccessLog, StepLog
+from pbkv_cluster.core.workflow.access_log import AccessLog
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.rpc.access_logs import MAX_BATCH_RUNS, MAX_STEPS, log_to_wire
 from pbkv_cluster.rpc.service_link import ServiceLink, Verdict
@@ -41,9 +41,9 @@ class AccessReporter:
         self._not_empty = asyncio.Event()  # the queue, or the batch
         self.decisions: Counter[str] = Counter()  # logs sent, dropped and refused
 
-    def workflow_ended(self, workflow: str, steps: Sequence[StepLog]) -> None:
+    def workflow_ended(self, ended: AccessLog) -> None:
         """Queues a log. Its steps are copied: a step that still runs goes on writing to its own."""
-        self._thread.deliver(self._put, AccessLog(workflow, [copy(step) for step in steps]))
+        self._thread.deliver(self._put, ended._replace(steps=[copy(step) for step in ended.steps]))
 
     async def run(self) -> None:
         """Reports until cancelled."""

@@ -1,4 +1,4 @@
-"""Applies updates of the access model to the cache's policy."""
+"""Applies updates of the access models to the cache's policy."""
 
 import asyncio
 import logging
@@ -7,10 +7,11 @@ from typing import NoReturn
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.reuse.model.access_model import AccessUpdate
+from pbkv_cluster.reuse.model.access_models import ANY
 
 log = logging.getLogger(__name__)
 
-_MAX_QUEUED = 1024  # updates of at most 256 KiB before compression; a whole model is fewer
+_MAX_QUEUED = 1024  # updates of at most 256 KiB before compression; all models of some workloads are fewer
 
 
 class ModelUpdateConsumer:
@@ -20,7 +21,7 @@ class ModelUpdateConsumer:
         self._thread = thread
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(_MAX_QUEUED)
         self.applied = 0  # updates
-        self.workflows = 0  # that the model has learnt from
+        self.workflows = 0  # that the models have learnt from
 
     async def consume(self, update: bytes) -> None:
         """Queues an update; waits only while the queue is full."""
@@ -41,4 +42,5 @@ class ModelUpdateConsumer:
     async def _apply(self, update: AccessUpdate) -> None:
         await self._thread.call(lambda engine: engine.cache.workflows.learnt(update))
         self.applied += 1
-        self.workflows = update.workflows or self.workflows
+        if update.workload == ANY:
+            self.workflows = update.workflows or self.workflows

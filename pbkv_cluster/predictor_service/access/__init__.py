@@ -1,1 +1,2 @@
-"""The access model of a predictor: learnt from access logs (`learner`), with a version for each of its parts (`versions`)."""
+"""The access models of a predictor: begun with a prior (`prior`), learnt from access logs (`learner`), with a version for each
+of their parts (`versions`)."""

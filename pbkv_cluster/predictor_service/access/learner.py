@@ -14,10 +14,10 @@ from typing import NamedTuple, NoReturn, TypeVar
 
 from pbkv_cluster.core.background import first_failure
 from pbkv_cluster.core.workflow.access_log import AccessLog, StepLog
-from pbkv_cluster.predictor_service.access.versions import VersionedModel
+from pbkv_cluster.predictor_service.access.versions import VersionedModels
 from pbkv_cluster.predictor_service.broadcast.subscription import Subscription
 from pbkv_cluster.predictor_service.state.file import write_state
-from pbkv_cluster.reuse.model.access_model import KIND, VERSION
+from pbkv_cluster.reuse.model.access_model import KIND, VERSION, AccessModel
 from pbkv_cluster.reuse.model.examples import stride_of
 
 log = logging.getLogger(__name__)
@@ -38,21 +38,23 @@ class Taken(NamedTuple):
 class AccessLearner:
     """Takes access logs, and sends parts of the model to the subscribers that want them. `run` does the work."""
 
-    def __init__(self, interval_s: float, *, max_queued_steps: int = _MAX_QUEUED_STEPS) -> None:
+    def __init__(
+        self, interval_s: float, prior: AccessModel | None = None, *, max_queued_steps: int = _MAX_QUEUED_STEPS
+    ) -> None:
         """Args:
         interval_s: time between two updates for one subscriber.
+        prior: what the model of a workload begins with; by default nothing.
         max_queued_steps: steps in logs that wait; beyond that, the oldest log is dropped.
         """
         self._interval_s = interval_s
         self._max_queued_steps = max_queued_steps
-        self._model = VersionedModel()  # used on the thread alone
+        self._models = VersionedModels(prior)  # used on the thread alone
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="access-learner")
         self._queue: deque[AccessLog] = deque()
         self._queued_steps = 0
         self._queued, self._changed = asyncio.Event(), asyncio.Event()  # logs wait; a subscriber lacks something
         self._feeds: dict[Subscription, int] = {}  # version that each was sent
-        self._version = 0  # of the model
-        self._saved = 0  # version of the file
+        self._version = self._saved = self._models.version  # of the models; of the file
         self.learnt = 0  # logs learnt from
         self.refused = 0  # logs that contradicted themselves or were too large
         self.dropped = 0  # logs that made room for newer ones
@@ -89,8 +91,8 @@ class AccessLearner:
             StateRefused: it does not fit; nothing has changed.
             OSError: it cannot be read.
         """
-        self._model.load(path)
-        self._version = self._saved = self._model.version
+        self._models.load(path)
+        self._version = self._saved = self._models.version
 
     async def save(self, path: Path) -> None:
         """Writes the model if it has changed since it was last written.
@@ -128,7 +130,7 @@ class AccessLearner:
         try:
             if most_examples(each.steps) > MAX_EXAMPLES:
                 raise ValueError(f"its {len(each.steps)} steps are too many to learn from")
-            self._version = await self._on_thread(self._learnt, each.steps)
+            self._version = await self._on_thread(self._learnt, each)
         except ValueError as error:
             self.refused += 1
             log.warning("nothing is learnt from workflow %r: %s", each.workflow, error)
@@ -136,9 +138,9 @@ class AccessLearner:
             self.learnt += 1
             self._changed.set()
 
-    def _learnt(self, steps: Sequence[StepLog]) -> int:
-        self._model.learn(steps)
-        return self._model.version
+    def _learnt(self, each: AccessLog) -> int:
+        self._models.learn(each)
+        return self._models.version
 
     async def _send(self) -> None:
         while True:
@@ -163,11 +165,11 @@ class AccessLearner:
                 self._feeds[subscription] = version
 
     def _dump(self, saved: int) -> tuple[bytes | None, int]:
-        version = self._model.version
-        return (None if version == saved else self._model.dump()), version
+        version = self._models.version
+        return (None if version == saved else self._models.dump()), version
 
     def _parts(self, since: int) -> tuple[list[bytes], int]:
-        return self._model.parts_since(since, PART_BYTES), self._model.version
+        return self._models.parts_since(since, PART_BYTES), self._models.version
 
     async def _on_thread(self, call: Callable[..., T], *args: object) -> T:
         # A cancelled call still runs to its end on the thread, and the next call waits for it.

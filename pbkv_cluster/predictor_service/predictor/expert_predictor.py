@@ -233,6 +233,7 @@ class ExpertPredictor(Predictor):
             np.zeros(number, dtype=np.bool_),
             np.full(number, self._config.horizon, dtype=np.int32),
             *steps,
+            ["" if state is None else state.recognition.workload_key for state in states],
         )
 
     def _steps(self, model: WorkloadModel, state: PredictionState, rows: Floats) -> tuple[StepForecast, ...]:

@@ -67,6 +67,11 @@ class Recognition:
         return "" if self.workload is None else self.workload.name
 
     @property
+    def workload_key(self) -> str:
+        """Name of the workload that never changes, see `Workload`; "" if there is none."""
+        return "" if self.workload is None else self.workload.key
+
+    @property
     def model(self) -> WorkloadModel | None:
         """Model of the workload, if there is one."""
         return None if self.workload is None else self.workload.model

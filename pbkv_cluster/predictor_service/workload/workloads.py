@@ -11,11 +11,12 @@ from pbkv_cluster.predictor_service.workload.workload_model import WorkloadModel
 class Workload:
     """A workload and all that is learnt of it. Its open workflows share this object, so all of them follow a new name."""
 
-    __slots__ = ("model", "name")
+    __slots__ = ("key", "model", "name")
 
-    def __init__(self, name: str, model: WorkloadModel) -> None:
+    def __init__(self, name: str, model: WorkloadModel, key: str) -> None:
         self.name = name
         self.model = model
+        self.key = key  # its first name: what others have learnt of it is found by it, also after the workload is renamed
 
 
 class Workloads:
@@ -58,7 +59,7 @@ class Workloads:
         """The workload of that name, from now on the latest used one; a new one if it is not known."""
         workload = self._workloads.get(name)
         if workload is None:
-            workload = self._workloads[name] = Workload(name, self._new_model())
+            workload = self._workloads[name] = Workload(name, self._new_model(), name)
             if len(self._workloads) > self._max_workloads:
                 self._remove(next(iter(self._workloads)))
         self._workloads.move_to_end(name)
@@ -89,6 +90,7 @@ class Workloads:
         return {
             "workloads": {name: workload.model.dump() for name, workload in self._workloads.items()},
             "recognition": self.profiles.dump(),
+            "keys": {name: workload.key for name, workload in self._workloads.items()},
             "unnamed": list(self._unnamed),
             "opened": self._opened,
         }
@@ -102,9 +104,12 @@ class Workloads:
         models = state.get("workloads")
         if not isinstance(models, dict):
             raise ValueError("it holds no workloads")
+        keys = state.get("keys")
+        if not isinstance(keys, dict) or keys.keys() != models.keys() or not all(isinstance(key, str) for key in keys.values()):
+            raise ValueError("the keys are not of these workloads")
         workloads: OrderedDict[str, Workload] = OrderedDict()
         for name, each in models.items():
-            workload = workloads[name] = Workload(name, self._new_model())
+            workload = workloads[name] = Workload(name, self._new_model(), keys[name])
             workload.model.restore(each if isinstance(each, dict) else {})
         profiles, unnamed, opened = state.get("recognition"), state.get("unnamed"), state.get("opened")
         if not isinstance(profiles, dict) or not profiles.keys() <= workloads.keys():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,13 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from pbkv_cluster.core.workflow.access_log import SYMBOLS, StepLog
+from pbkv_cluster.reuse.model.contexts import fingerprint
 from pbkv_cluster.reuse.model.examples import examples
-from pbkv_cluster.reuse.model.hazard import BINS, HazardModel, Table
+from pbkv_cluster.reuse.model.hazard import BINS, BITS, HazardModel, Table
 from pbkv_cluster.reuse.model.next_event import END, START, Event, NextEventModel
 
-KIND, VERSION = "access", 1
+KIND, VERSION = "access", 2
 
-_ARRAYS = ("places", "chances", "uses", "weights", "names", "events")  # of a file
+FORMAT = f"{fingerprint()}-{BINS}-{BITS}"
+"""What must be equal for the rows of two models to mean the same."""
+
+_ARRAYS = ("belongs", "places", "chances", "uses", "weights", "names", "events")  # of a file
 _ROW_BYTES = 4 + 2 * BINS * 4
 _EVENT_BYTES = 32  # and its agent's name
 _ROUNDING = 0.05  # of counts
@@ -41,6 +45,8 @@ class Changes:
 class AccessUpdate:
     """Parts of a model as they are now. Applying one twice, or an older one before it, does no harm."""
 
+    workload: str | None  # whose model it is; empty: all workflows'; None: the prior
+    fresh: bool  # what was known of this workload before is void: it begins as the prior does, and the prior with nothing
     rows: npt.NDArray[np.int32]  # of the hazard model's tables
     at_risk: Table  # these rows
     uses: Table  # these rows
@@ -56,16 +62,18 @@ class AccessUpdate:
         return 0
 
     def parts(self, limit: int) -> Iterator[AccessUpdate]:
-        """The same in several updates, to be applied in this order; none if nothing has changed.
+        """The same in several updates, to be applied in this order; none if it changes nothing.
 
         Args:
             limit: bytes of each before it is compressed; a single large context may exceed it.
         """
         most = max(1, limit // _ROW_BYTES)
+        bare = replace(self, fresh=False, rows=self.rows[:0], at_risk=self.at_risk[:0], uses=self.uses[:0])
+        if self.fresh:
+            yield replace(bare, fresh=True, contexts=())
         for start in range(0, len(self.rows), most):
             part = slice(start, start + most)
-            yield replace(self, rows=self.rows[part], at_risk=self.at_risk[part], uses=self.uses[part], contexts=())
-        bare = replace(self, rows=self.rows[:0], at_risk=self.at_risk[:0], uses=self.uses[:0])
+            yield replace(bare, rows=self.rows[part], at_risk=self.at_risk[part], uses=self.uses[part], contexts=())
         start = size = 0
         for at, (_, counts) in enumerate(self.contexts):
             own = sum(_EVENT_BYTES + 2 * len(agent) for (agent, _), _ in counts)
@@ -87,11 +95,12 @@ class AccessUpdate:
         out = io.BytesIO()
         np.savez_compressed(
             out,
+            belongs=_text([FORMAT, self.workload, self.fresh]),
             places=self.rows,
             chances=self.at_risk,
             uses=self.uses,
             weights=self.weights,
-            names=np.frombuffer(json.dumps(names).encode(), dtype=np.uint8),
+            names=_text(names),
             events=columns,
         )
         return out.getvalue()
@@ -110,6 +119,7 @@ class AccessUpdate:
 
     @classmethod
     def _checked(cls, found: dict[str, npt.NDArray[Any]]) -> AccessUpdate:
+        workload, fresh = _belongs(json.loads(found["belongs"].tobytes()))
         rows, at_risk, uses = found["places"], found["chances"], found["uses"]
         _check("places", rows, rows.shape[:1] or (0,), np.int32)
         for name, counts in (("chances", at_risk), ("uses", uses)):
@@ -120,11 +130,11 @@ class AccessUpdate:
         if (uses < 0.0).any() or (uses > at_risk + _ROUNDING).any():
             raise ValueError("uses must lie between 0 and chances")
         contexts = _contexts(found["events"], json.loads(found["names"].tobytes()))
-        return cls(rows, at_risk, uses, found["weights"], contexts)
+        return cls(workload, fresh, rows, at_risk, uses, found["weights"], contexts)
 
 
 class AccessModel:
-    """The next-event model and the hazard model, learnt together."""
+    """The next-event model and the hazard model of one workload, learnt together."""
 
     def __init__(self) -> None:
         self.events = NextEventModel()
@@ -143,8 +153,20 @@ class AccessModel:
         self.version += 1
         return Changes(set(rows.tolist()), self.events.learn(steps))
 
-    def export(self, changes: Changes | None = None) -> AccessUpdate:
-        """The parts that have changed; without `changes`, all that was ever learnt."""
+    def copy(self) -> AccessModel:
+        """Another model that has learnt the same."""
+        other = AccessModel()
+        other.apply(self.export())
+        return other
+
+    def export(self, changes: Changes | None = None, workload: str | None = "", fresh: bool = False) -> AccessUpdate:
+        """The parts that have changed; without `changes`, all that was ever learnt.
+
+        Args:
+            changes: what has changed.
+            workload: see `AccessUpdate`.
+            fresh: see `AccessUpdate`.
+        """
         if changes is None:
             rows = np.flatnonzero(self.hazard.at_risk[:, 0])
         else:
@@ -152,6 +174,8 @@ class AccessModel:
             rows.sort()
         chosen = None if changes is None else changes.contexts
         return AccessUpdate(
+            workload,
+            fresh,
             rows.astype(np.int32),
             self.hazard.at_risk[rows],
             self.hazard.uses[rows],
@@ -166,28 +190,21 @@ class AccessModel:
         for context, counts in update.contexts:
             self.events.put(context, dict(counts))
 
-    def dump(self) -> bytes:
-        """All that was learnt."""
-        return self.export().to_bytes()
 
-    @classmethod
-    def load(cls, data: bytes) -> AccessModel:
-        """A model that was dumped.
-
-        Raises:
-            ValueError: it does not fit.
-        """
-        model = cls()
-        model.apply(AccessUpdate.from_bytes(data))
-        return model
+def _text(content: object) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
 
 
-def train(logs: Iterable[Sequence[StepLog]]) -> AccessModel:
-    """A model that has learnt from some workflows, one after the other."""
-    model = AccessModel()
-    for steps in logs:
-        model.learn(steps)
-    return model
+def _belongs(found: object) -> tuple[str | None, bool]:
+    """The workload, and whether it is fresh."""
+    if not isinstance(found, list) or len(found) != 3:
+        raise ValueError("it does not say which model it is of")
+    form, workload, fresh = found
+    if form != FORMAT:
+        raise ValueError(f"its tables have format {form!r}; this program's have {FORMAT!r}")
+    if not (workload is None or isinstance(workload, str)) or not isinstance(fresh, bool):
+        raise ValueError("it does not say which model it is of")
+    return workload, fresh
 
 
 def _contexts(events: npt.NDArray[Any], names: object) -> tuple[tuple[int, tuple[tuple[Event, float], ...]], ...]:

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
 from pbkv_cluster.reuse.model.features import (
     EVENT_FACTS,
+    NAMED_FACTS,
     RELATION_FACTS,
     RELATIONS,
     SEGMENT_FACTS,
@@ -66,6 +68,14 @@ CONTEXTS: tuple[tuple[Fact, ...], ...] = (
     (F.NEXT, F.REPLY, F.USED_4, F.OUTPUT),
     (F.REPLY, F.ADDED, F.OUTPUT, F.AT_END, F.AGENT),
     (F.START, F.BLOCKS, F.USED_4, F.AGENT),
+    # structure alone
+    (F.OWN, F.LIVE, F.SYMBOL, F.OUTPUT),
+    (F.OWN, F.USED_8, F.RETURN),
+    (F.IN_NEXT, F.IN_SECOND, F.CONFIDENCE, F.USED_4, F.LIVE),
+    (F.LIVE, F.AGE, F.SHARING, F.ENDS),
+    (F.IN_NEXT, F.NEXT_SYMBOL, F.CONFIDENCE, F.OWN, F.ENDS),
+    (F.SYMBOL, F.SYMBOL_1, F.OWN, F.AT_END, F.OUTPUT),
+    (F.START, F.BLOCKS, F.OWN, F.LIVE),
 )
 
 
@@ -86,6 +96,7 @@ _FACTORS, _SALT = _multipliers(CONTEXTS)
 _HAS_EVENT = _FACTORS[RELATION_FACTS + EVENT_FACTS].any(axis=0)
 RECORD_CONTEXTS = np.flatnonzero(~_HAS_EVENT)  # contexts of facts that follow from the record alone
 EVENT_CONTEXTS = np.flatnonzero(_HAS_EVENT)  # contexts that depend on the next event as well
+STRUCTURAL_CONTEXTS = np.array([at for at, context in enumerate(CONTEXTS) if NAMED_FACTS.isdisjoint(context)])
 CONTEXT_ORDER = np.concatenate([RECORD_CONTEXTS, EVENT_CONTEXTS])  # columns of `record_sums`
 FIRST_EVENT_CONTEXT = len(RECORD_CONTEXTS)  # in that order
 
@@ -96,6 +107,12 @@ _ONE, _OTHER = (_FACTORS[fact, EVENT_CONTEXTS] for fact in RELATION_FACTS)
 _RELATION_SUMS = np.array(
     [_ONE * np.uint64(one) + _OTHER * np.uint64(other) for one in range(RELATIONS) for other in range(RELATIONS)]
 )
+
+
+def fingerprint() -> int:
+    """A hash of the facts, the contexts and how they are hashed: rows are of the same contexts only where it is equal."""
+    text = repr([[fact.name for fact in Fact], CONTEXTS]).encode()
+    return crc32(_FACTORS.tobytes(), crc32(text))
 
 
 def context_rows(facts: Ints, bits: int) -> Ints:

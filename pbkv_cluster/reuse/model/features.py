@@ -43,6 +43,8 @@ class Fact(IntEnum):
     AT_END = auto()  # the last step ended with it
     START = auto()  # blocks before it, log2
     BLOCKS = auto()  # its length in blocks, log2
+    OWN = auto()  # how many steps ago the agent that used it last ran last, and whether it left the segment out then
+    LIVE = auto()  # how many agents have used it, and how many of these in their last step
     # of the segment and the next event
     IN_NEXT = auto()  # whether the likeliest next agent used it: in its last step, before that, never, or the agent is new
     IN_SECOND = auto()  # the same of the second likeliest agent
@@ -59,12 +61,21 @@ class Fact(IntEnum):
     SECOND = auto()  # second likeliest event
     REPLY = auto()  # length of the last reply in blocks, log2; -1: it is being written
     ADDED = auto()  # length in blocks of what the last prompt added, log2
+    RETURN = auto()  # how many steps before the last one its agent had run; 0: in none, 6: in none of the last five
 
 
 SEGMENT_FACTS = list(Fact)[: Fact.IN_NEXT]
 RELATION_FACTS = [Fact.IN_NEXT, Fact.IN_SECOND]
-WORKFLOW_FACTS = [Fact.STEP, Fact.AGENT, Fact.AGENT_1, Fact.AGENT_2, Fact.SYMBOL, Fact.SYMBOL_1, Fact.REPLY, Fact.ADDED]
+WORKFLOW_FACTS = [
+    *(Fact.STEP, Fact.AGENT, Fact.AGENT_1, Fact.AGENT_2, Fact.SYMBOL, Fact.SYMBOL_1),
+    *(Fact.REPLY, Fact.ADDED, Fact.RETURN),
+]
 EVENT_FACTS = [Fact.NEXT, Fact.NEXT_SYMBOL, Fact.CONFIDENCE, Fact.SECOND]
+
+NAMED_FACTS = frozenset(
+    {Fact.KEY, Fact.LAST_AGENT, Fact.FIRST_AGENT, Fact.AGENT, Fact.AGENT_1, Fact.AGENT_2, Fact.NEXT, Fact.SECOND}
+)
+"""Facts that name an agent or a content, and so mean nothing in another workload."""
 
 _NEW_AGENT, _IN_LAST, _BEFORE, _NEVER = range(4)
 RELATIONS = 4  # number of values of a relation fact
@@ -107,9 +118,17 @@ def segment_facts(record: WorkflowRecord, segments: Sequence[Segment]) -> list[t
     """The columns `SEGMENT_FACTS`."""
     now = len(record.steps) - 1
     end = record.ends[now]
+    last_step = record.last_step
     rows: list[tuple[int, ...]] = []
     for segment in segments:
-        age = now - segment.used_at[-1]
+        last_use = segment.used_at[-1]
+        age = now - last_use
+        ran = last_step[segment.last_agent]
+        agents = segment.agents
+        if len(agents) == 1:
+            live = 5 if ran == last_use else 4
+        else:
+            live = 4 * min(len(agents), 3) + min(sum([last_step[name] == step for name, step in agents.items()]), 3)
         used = segment.mask << age & 0xFFFF if age < 16 else 0
         rows.append(
             (
@@ -131,6 +150,8 @@ def segment_facts(record: WorkflowRecord, segments: Sequence[Segment]) -> list[t
                 segment is end,
                 segment.start.bit_length(),
                 segment.blocks.bit_length(),
+                2 * min(now - ran, 5) + (ran > last_use),
+                live,
             )
         )
     return rows
@@ -151,6 +172,7 @@ def workflow_facts(record: WorkflowRecord) -> tuple[int, ...]:
         before.symbol if before else -1,
         last.output_blocks.bit_length() if last.ended_at >= 0 else -1,
         sum([run.blocks for run in last.runs]).bit_length(),
+        next((lag for lag in range(1, min(now, 5) + 1) if steps[now - lag].agent == last.agent), 6 if now > 5 else 0),
     )
 
 

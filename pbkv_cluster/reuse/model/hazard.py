@@ -32,7 +32,7 @@ Table = npt.NDArray[np.float32]
 BIN_STARTS = np.array([1, 2, 3, 4, 5, 7, 11, 21])  # steps
 BINS = len(BIN_STARTS)
 
-_BITS = 18
+BITS = 17
 _LEVELS = 8  # amounts of evidence: 0, 1, 2-3, 4-7, ..., 64 and more observations
 _PRIOR = 0.1  # pseudo-observations of either outcome
 _RATE = 0.003
@@ -63,7 +63,7 @@ class HazardModel:
     @staticmethod
     def rows() -> int:
         """Rows of the tables."""
-        return 1 << _BITS
+        return 1 << BITS
 
     @staticmethod
     def shape() -> tuple[int, int, int]:
@@ -79,7 +79,7 @@ class HazardModel:
         Returns:
             Shape (segments, bins), each in (0, 1).
         """
-        rows = context_rows(facts, _BITS)
+        rows = context_rows(facts, BITS)
         return hazards_of(_sum_contexts(self._weighted(rows, _WEIGHTS)))
 
     def log_odds(self, sums: Sums) -> tuple[Table, Table]:
@@ -91,7 +91,7 @@ class HazardModel:
         Returns:
             Two tables of shape (segments, bins); see `hazards_of`.
         """
-        weighted = self._weighted(table_rows(sums, _BITS), _WEIGHTS_ORDERED)
+        weighted = self._weighted(table_rows(sums, BITS), _WEIGHTS_ORDERED)
         return _sum_contexts(weighted[:, :FIRST_EVENT_CONTEXT]), _sum_contexts(weighted[:, FIRST_EVENT_CONTEXT:])
 
     def event_log_odds(self, sums: Sums) -> Table:
@@ -100,7 +100,7 @@ class HazardModel:
         Args:
             sums: over all facts, shape (segments, event contexts).
         """
-        return _sum_contexts(self._weighted(table_rows(sums, _BITS), _WEIGHTS_EVENT))
+        return _sum_contexts(self._weighted(table_rows(sums, BITS), _WEIGHTS_EVENT))
 
     def put(self, rows: npt.NDArray[np.int32], at_risk: Table, uses: Table, weights: Table) -> None:
         """Replaces some rows of the tables, and all weights."""
@@ -121,7 +121,7 @@ class HazardModel:
         Returns:
             The rows of the tables that have changed, ascending.
         """
-        rows = context_rows(facts, _BITS)
+        rows = context_rows(facts, BITS)
         log_odds, evidence = self._log_odds[rows], self._evidence[rows]
         outcome = np.where(distance > 0, np.searchsorted(BIN_STARTS, distance, side="right") - 1, BINS)[:, None]
         bins = np.arange(BINS)

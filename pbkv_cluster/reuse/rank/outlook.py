@@ -1,7 +1,7 @@
 """The outlook on all active workflows: which of their segments they use again, and when.
 
 The outlook on a workflow changes when it begins or ends a step and when a forecast arrives; in between only time passes. The
-model of how workflows behave is learnt elsewhere (`AccessModel`); pauses and durations of steps are measured here.
+models of how workflows behave are learnt elsewhere (`AccessModels`); pauses and durations of steps are measured here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from pbkv_cluster.core.workflow.tool_call import ToolCall
-from pbkv_cluster.reuse.model.access_model import AccessModel
+from pbkv_cluster.reuse.model.access_models import AccessModels
 from pbkv_cluster.reuse.model.hazard import Floats
 from pbkv_cluster.reuse.model.next_event import END
 from pbkv_cluster.reuse.rank.forecast_blend import Trust
@@ -37,7 +37,7 @@ class Outlook:
     """All active workflows, by id."""
 
     def __init__(self) -> None:
-        self.model = AccessModel()
+        self.models = AccessModels()
         self.timing = Timing()
         self.trust = Trust()
         self.workflows: dict[str, WorkflowOutlook] = {}
@@ -135,7 +135,7 @@ class Outlook:
             if outlook.current:
                 self._forecast_matters = self.predict([outlook])
             else:  # a step has begun or ended since, and nothing was ranked yet: the forecast only has to be scored later
-                outlook.predict_events(self.model, self.trust.share)
+                outlook.predict_events(self.models.of(outlook.workload), self.trust.share)
         return self._forecast_matters
 
     @property
@@ -201,8 +201,9 @@ class Outlook:
     def predict(self, outlooks: Sequence[WorkflowOutlook]) -> bool:
         """Computes next events and uses of some workflows. Returns whether the probability of a use may have changed."""
         share = self.trust.share
-        changed = [outlook for outlook in outlooks if outlook.predict_events(self.model, share)]
-        predict_uses(self.model, changed)
+        model_of = self.models.of
+        changed = [outlook for outlook in outlooks if outlook.predict_events(model_of(outlook.workload), share)]
+        predict_uses(changed)
         return bool(changed)
 
     def starts_per_second(self, now: float) -> float:
@@ -242,14 +243,13 @@ class Outlook:
             self.trust.score(agent, outlook.agents, outlook.predicted)
 
     def _is_news(self, outlook: WorkflowOutlook) -> bool:
-        """Whether the latest forecast says something new of the next step, and has some weight."""
+        """Whether the latest forecast says something new of the next step, and has some weight; or of the workload."""
         forecast = outlook.users[0].forecast
-        if (
-            forecast is outlook.forecast
-            or forecast is None
-            or forecast.step != outlook.record.steps[-1].number
-            or self.trust.share < _SHARE_MIN
-        ):
+        if forecast is outlook.forecast or forecast is None:
+            return False
+        if self.models.of(outlook.workload) is not outlook.model:
+            return True
+        if forecast.step != outlook.record.steps[-1].number or self.trust.share < _SHARE_MIN:
             return False
         before = outlook.forecast
         return before is None or before.step != forecast.step or before.steps[:1] != forecast.steps[:1]

@@ -24,6 +24,7 @@ class ActiveWorkflow(Protocol):
     id: str
     record: WorkflowRecord
     forecast: Forecast | None  # the latest
+    workload: str  # see `Forecast.workload`
 
     def segments(self) -> Iterable[Segment]:
         """The segments that the cache may ask about, in an order that does not depend on memory addresses."""
@@ -43,6 +44,7 @@ class WorkflowOutlook:
         "events_current",
         "forecast",
         "id",
+        "model",
         "next_events",
         "next_use",
         "number",
@@ -64,6 +66,7 @@ class WorkflowOutlook:
     def __init__(self, workflow: ActiveWorkflow) -> None:
         self.id = workflow.id
         self.record = workflow.record
+        self.model: AccessModel | None = None  # that `probability` rests on
         self.users = [workflow]  # the workflow in the cache, and in shadows of the cache
         self.running = 0  # steps
         self.began_at = 0.0  # when the latest step began
@@ -98,15 +101,22 @@ class WorkflowOutlook:
         """Whether a waiting step uses a segment."""
         return bool(self.queued) and any(segment in segments for segments in self.queued.values())
 
+    @property
+    def workload(self) -> str:
+        """See `Forecast.workload`."""
+        return self.users[0].workload
+
     def predict_events(self, model: AccessModel, share: float) -> bool:
         """Predicts the next event after the present step from the latest forecast. Returns whether `probability` must follow.
 
         Args:
-            model: what has been learnt.
+            model: what has been learnt of its workload.
             share: weight of the forecast.
         """
         self.forecast = self.users[0].forecast
-        kept = self.current and self.next_use is not None and self.next_use.valid
+        kept = self.current and self.next_use is not None and self.next_use.valid and self.model is model
+        if self.model is not model:
+            self.model, self.next_events = model, None
         if not kept:
             self.rows, self.next_use = self._rows(), None
         if self.next_events is None or not self.next_events.valid:
@@ -130,16 +140,17 @@ class WorkflowOutlook:
         return found
 
 
-def predict_uses(model: AccessModel, outlooks: Sequence[WorkflowOutlook]) -> None:
+def predict_uses(outlooks: Sequence[WorkflowOutlook]) -> None:
     """Computes `probability` of some workflows after `predict_events`."""
-    new = []
+    new: dict[AccessModel, list[WorkflowOutlook]] = {}
     for outlook in outlooks:
         outlook.current, outlook.unused = True, None
         if outlook.next_use is None:
-            new.append(outlook)
+            assert outlook.model is not None
+            new.setdefault(outlook.model, []).append(outlook)
         else:
             outlook.probability = outlook.next_use.probability(outlook.top)
-    if new:
-        questions = [Question(outlook.record, list(outlook.rows), outlook.top) for outlook in new]
-        for outlook, (next_use, probability) in zip(new, next_uses(model, questions), strict=True):
+    for model, group in new.items():
+        questions = [Question(outlook.record, list(outlook.rows), outlook.top) for outlook in group]
+        for outlook, (next_use, probability) in zip(group, next_uses(model, questions), strict=True):
             outlook.next_use, outlook.probability = next_use, probability

@@ -28,6 +28,7 @@ def forecasts_to_wire(forecasts: Forecasts, snapshot: bool = False) -> predictor
         agent_counts=compact.agent_counts[is_step].tolist(),
         agent_positions=compact.agent_positions.tolist(),
         probabilities=compact.probabilities.tolist(),
+        workloads=compact.workloads,
     )
 
 
@@ -47,6 +48,7 @@ def forecasts_from_wire(batch: predictor_pb2.ForecastBatch) -> Forecasts:
         ("behind_steps", number),
         ("ended", number),
         ("step_counts", number),
+        ("workloads", number),
         ("survivals", lengths.sum()),
         ("agent_counts", lengths.sum()),
         ("agent_positions", counts.sum()),
@@ -73,4 +75,5 @@ def forecasts_from_wire(batch: predictor_pb2.ForecastBatch) -> Forecasts:
         agents.astype(np.int32),
         np.array(batch.probabilities, dtype=np.float32),
         list(batch.agents),
+        list(batch.workloads),
     )

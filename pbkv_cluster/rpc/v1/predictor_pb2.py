@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from pbkv_cluster.rpc.v1 import types_pb2 as pbkv_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17pbkv/v1/predictor.proto\x12\x07pbkv.v1\x1a\x13pbkv/v1/types.proto\"\xa5\x03\n\rWorkflowEvent\x12 \n\x04kind\x18\x01 \x01(\x0e\x32\x12.pbkv.v1.EventKind\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12\x0e\n\x06time_s\x18\x04 \x01(\x01\x12\x10\n\x08workload\x18\x05 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x06 \x01(\t\x12\x11\n\tcall_site\x18\x07 \x01(\t\x12\x0c\n\x04step\x18\x08 \x01(\x05\x12\x18\n\x0bparent_step\x18\t \x01(\x05H\x00\x88\x01\x01\x12\x0c\n\x04tool\x18\n \x01(\t\x12\x17\n\nexpected_s\x18\x0b \x01(\x01H\x01\x88\x01\x01\x12\x15\n\rprompt_tokens\x18\x0c \x01(\x03\x12\x15\n\routput_tokens\x18\r \x01(\x03\x12\x0e\n\x06pieces\x18\x0e \x03(\x07\x12\r\n\x05words\x18\x0f \x03(\r\x12\x0e\n\x06hidden\x18\x10 \x01(\x0c\x12\x11\n\tworker_id\x18\x12 \x01(\t\x12&\n\nstep_graph\x18\x11 \x01(\x0b\x32\x12.pbkv.v1.StepGraphB\x0e\n\x0c_parent_stepB\r\n\x0b_expected_s\"=\n\x13ReportEventsRequest\x12&\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x16.pbkv.v1.WorkflowEvent\"K\n\x14ReportEventsResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x03\x12\x0f\n\x07ignored\x18\x02 \x01(\x03\x12\x10\n\x08instance\x18\x03 \x01(\x06\"V\n\x15WatchForecastsRequest\x12\x12\n\nsubscriber\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x63\x63\x65ss_model\x18\x02 \x01(\x08\x12\x13\n\x0bplaced_only\x18\x03 \x01(\x08\"&\n\x0ePredictRequest\x12\x14\n\x0cworkflow_ids\x18\x01 \x03(\t\"\xb3\x02\n\rForecastBatch\x12\x0e\n\x06\x61gents\x18\x01 \x03(\t\x12\x10\n\x08snapshot\x18\x03 \x01(\x08\x12\x14\n\x0c\x61\x63\x63\x65ss_model\x18\x04 \x01(\x0c\x12\x14\n\x0cworkflow_ids\x18\x05 \x03(\t\x12\x0e\n\x06\x65pochs\x18\x06 \x03(\x04\x12\x11\n\tmade_at_s\x18\x07 \x03(\x01\x12\x18\n\x10predictabilities\x18\x08 \x03(\x02\x12\x14\n\x0c\x62\x65hind_steps\x18\t \x03(\x11\x12\r\n\x05\x65nded\x18\n \x03(\x08\x12\x13\n\x0bstep_counts\x18\x0b \x03(\r\x12\x11\n\tsurvivals\x18\x0c \x03(\x02\x12\x14\n\x0c\x61gent_counts\x18\r \x03(\r\x12\x17\n\x0f\x61gent_positions\x18\x0e \x03(\r\x12\x15\n\rprobabilities\x18\x0f \x03(\x02J\x04\x08\x02\x10\x03\"\xda\x02\n\nAccessStep\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x16\n\tcame_from\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x0f\n\x07\x66ollows\x18\x04 \x01(\x05\x12\x12\n\nbegan_at_s\x18\x05 \x01(\x01\x12%\n\x04runs\x18\x06 \x03(\x0b\x32\x17.pbkv.v1.AccessStep.Run\x12\x0e\n\x06symbol\x18\x07 \x01(\x05\x12\x15\n\routput_blocks\x18\x08 \x01(\x05\x12\x17\n\nended_at_s\x18\t \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x07repeats\x18\n \x01(\x05H\x02\x88\x01\x01\x12\x12\n\nrepeats_to\x18\x0b \x01(\x05\x1a\x33\n\x03Run\x12\x0e\n\x06\x62locks\x18\x01 \x01(\r\x12\x0f\n\x07sharing\x18\x02 \x01(\r\x12\x0b\n\x03key\x18\x03 \x01(\x07\x42\x0c\n\n_came_fromB\r\n\x0b_ended_at_sB\n\n\x08_repeats\"D\n\tAccessLog\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\"\n\x05steps\x18\x02 \x03(\x0b\x32\x13.pbkv.v1.AccessStep\"7\n\x13ReportAccessRequest\x12 \n\x04logs\x18\x01 \x03(\x0b\x32\x12.pbkv.v1.AccessLog\"9\n\x14ReportAccessResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x03\x12\x0f\n\x07\x64ropped\x18\x02 \x01(\x03\"%\n\x0e\x45xplainRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\"\x97\x03\n\x0f\x45xplainResponse\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x13\n\x0bsteps_begun\x18\x02 \x01(\x03\x12\x14\n\x0coutput_known\x18\x03 \x01(\x08\x12\x16\n\x0epredictability\x18\x04 \x01(\x02\x12,\n\x05steps\x18\x05 \x03(\x0b\x32\x1d.pbkv.v1.ExplainResponse.Step\x12\x30\n\x07\x65xperts\x18\x06 \x03(\x0b\x32\x1f.pbkv.v1.ExplainResponse.Expert\x1a.\n\x05\x41gent\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x02\x1aH\n\x04Step\x12.\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1e.pbkv.v1.ExplainResponse.Agent\x12\x10\n\x08survival\x18\x02 \x01(\x02\x1aU\n\x06\x45xpert\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07weights\x18\x02 \x03(\x01\x12,\n\x05steps\x18\x03 \x03(\x0b\x32\x1d.pbkv.v1.ExplainResponse.Step*\xf9\x01\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45VENT_KIND_WORKFLOW_STARTED\x10\x01\x12\x1b\n\x17\x45VENT_KIND_STEP_STARTED\x10\x02\x12\x1c\n\x18\x45VENT_KIND_STEP_FINISHED\x10\x03\x12\x1b\n\x17\x45VENT_KIND_TOOL_STARTED\x10\x04\x12\x1c\n\x18\x45VENT_KIND_TOOL_FINISHED\x10\x05\x12\x1d\n\x19\x45VENT_KIND_WORKFLOW_ENDED\x10\x06\x12\x1a\n\x16\x45VENT_KIND_STEP_PLACED\x10\x07\x32\xc3\x03\n\x10PredictorService\x12K\n\x0cReportEvents\x12\x1c.pbkv.v1.ReportEventsRequest\x1a\x1d.pbkv.v1.ReportEventsResponse\x12O\n\x0cStreamEvents\x12\x1c.pbkv.v1.ReportEventsRequest\x1a\x1d.pbkv.v1.ReportEventsResponse(\x01\x30\x01\x12J\n\x0eWatchForecasts\x12\x1e.pbkv.v1.WatchForecastsRequest\x1a\x16.pbkv.v1.ForecastBatch0\x01\x12:\n\x07Predict\x12\x17.pbkv.v1.PredictRequest\x1a\x16.pbkv.v1.ForecastBatch\x12K\n\x0cReportAccess\x12\x1c.pbkv.v1.ReportAccessRequest\x1a\x1d.pbkv.v1.ReportAccessResponse\x12<\n\x07\x45xplain\x12\x17.pbkv.v1.ExplainRequest\x1a\x18.pbkv.v1.ExplainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17pbkv/v1/predictor.proto\x12\x07pbkv.v1\x1a\x13pbkv/v1/types.proto\"\xa5\x03\n\rWorkflowEvent\x12 \n\x04kind\x18\x01 \x01(\x0e\x32\x12.pbkv.v1.EventKind\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12\x0e\n\x06time_s\x18\x04 \x01(\x01\x12\x10\n\x08workload\x18\x05 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x06 \x01(\t\x12\x11\n\tcall_site\x18\x07 \x01(\t\x12\x0c\n\x04step\x18\x08 \x01(\x05\x12\x18\n\x0bparent_step\x18\t \x01(\x05H\x00\x88\x01\x01\x12\x0c\n\x04tool\x18\n \x01(\t\x12\x17\n\nexpected_s\x18\x0b \x01(\x01H\x01\x88\x01\x01\x12\x15\n\rprompt_tokens\x18\x0c \x01(\x03\x12\x15\n\routput_tokens\x18\r \x01(\x03\x12\x0e\n\x06pieces\x18\x0e \x03(\x07\x12\r\n\x05words\x18\x0f \x03(\r\x12\x0e\n\x06hidden\x18\x10 \x01(\x0c\x12\x11\n\tworker_id\x18\x12 \x01(\t\x12&\n\nstep_graph\x18\x11 \x01(\x0b\x32\x12.pbkv.v1.StepGraphB\x0e\n\x0c_parent_stepB\r\n\x0b_expected_s\"=\n\x13ReportEventsRequest\x12&\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x16.pbkv.v1.WorkflowEvent\"K\n\x14ReportEventsResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x03\x12\x0f\n\x07ignored\x18\x02 \x01(\x03\x12\x10\n\x08instance\x18\x03 \x01(\x06\"V\n\x15WatchForecastsRequest\x12\x12\n\nsubscriber\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x63\x63\x65ss_model\x18\x02 \x01(\x08\x12\x13\n\x0bplaced_only\x18\x03 \x01(\x08\"&\n\x0ePredictRequest\x12\x14\n\x0cworkflow_ids\x18\x01 \x03(\t\"\xc6\x02\n\rForecastBatch\x12\x0e\n\x06\x61gents\x18\x01 \x03(\t\x12\x10\n\x08snapshot\x18\x03 \x01(\x08\x12\x14\n\x0c\x61\x63\x63\x65ss_model\x18\x04 \x01(\x0c\x12\x14\n\x0cworkflow_ids\x18\x05 \x03(\t\x12\x0e\n\x06\x65pochs\x18\x06 \x03(\x04\x12\x11\n\tmade_at_s\x18\x07 \x03(\x01\x12\x18\n\x10predictabilities\x18\x08 \x03(\x02\x12\x14\n\x0c\x62\x65hind_steps\x18\t \x03(\x11\x12\r\n\x05\x65nded\x18\n \x03(\x08\x12\x13\n\x0bstep_counts\x18\x0b \x03(\r\x12\x11\n\tworkloads\x18\x10 \x03(\t\x12\x11\n\tsurvivals\x18\x0c \x03(\x02\x12\x14\n\x0c\x61gent_counts\x18\r \x03(\r\x12\x17\n\x0f\x61gent_positions\x18\x0e \x03(\r\x12\x15\n\rprobabilities\x18\x0f \x03(\x02J\x04\x08\x02\x10\x03\"\xda\x02\n\nAccessStep\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x16\n\tcame_from\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x0f\n\x07\x66ollows\x18\x04 \x01(\x05\x12\x12\n\nbegan_at_s\x18\x05 \x01(\x01\x12%\n\x04runs\x18\x06 \x03(\x0b\x32\x17.pbkv.v1.AccessStep.Run\x12\x0e\n\x06symbol\x18\x07 \x01(\x05\x12\x15\n\routput_blocks\x18\x08 \x01(\x05\x12\x17\n\nended_at_s\x18\t \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x07repeats\x18\n \x01(\x05H\x02\x88\x01\x01\x12\x12\n\nrepeats_to\x18\x0b \x01(\x05\x1a\x33\n\x03Run\x12\x0e\n\x06\x62locks\x18\x01 \x01(\r\x12\x0f\n\x07sharing\x18\x02 \x01(\r\x12\x0b\n\x03key\x18\x03 \x01(\x07\x42\x0c\n\n_came_fromB\r\n\x0b_ended_at_sB\n\n\x08_repeats\"V\n\tAccessLog\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x10\n\x08workload\x18\x03 \x01(\t\x12\"\n\x05steps\x18\x02 \x03(\x0b\x32\x13.pbkv.v1.AccessStep\"7\n\x13ReportAccessRequest\x12 \n\x04logs\x18\x01 \x03(\x0b\x32\x12.pbkv.v1.AccessLog\"9\n\x14ReportAccessResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x03\x12\x0f\n\x07\x64ropped\x18\x02 \x01(\x03\"%\n\x0e\x45xplainRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\"\x97\x03\n\x0f\x45xplainResponse\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x13\n\x0bsteps_begun\x18\x02 \x01(\x03\x12\x14\n\x0coutput_known\x18\x03 \x01(\x08\x12\x16\n\x0epredictability\x18\x04 \x01(\x02\x12,\n\x05steps\x18\x05 \x03(\x0b\x32\x1d.pbkv.v1.ExplainResponse.Step\x12\x30\n\x07\x65xperts\x18\x06 \x03(\x0b\x32\x1f.pbkv.v1.ExplainResponse.Expert\x1a.\n\x05\x41gent\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x02\x1aH\n\x04Step\x12.\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1e.pbkv.v1.ExplainResponse.Agent\x12\x10\n\x08survival\x18\x02 \x01(\x02\x1aU\n\x06\x45xpert\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07weights\x18\x02 \x03(\x01\x12,\n\x05steps\x18\x03 \x03(\x0b\x32\x1d.pbkv.v1.ExplainResponse.Step*\xf9\x01\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45VENT_KIND_WORKFLOW_STARTED\x10\x01\x12\x1b\n\x17\x45VENT_KIND_STEP_STARTED\x10\x02\x12\x1c\n\x18\x45VENT_KIND_STEP_FINISHED\x10\x03\x12\x1b\n\x17\x45VENT_KIND_TOOL_STARTED\x10\x04\x12\x1c\n\x18\x45VENT_KIND_TOOL_FINISHED\x10\x05\x12\x1d\n\x19\x45VENT_KIND_WORKFLOW_ENDED\x10\x06\x12\x1a\n\x16\x45VENT_KIND_STEP_PLACED\x10\x07\x32\xc3\x03\n\x10PredictorService\x12K\n\x0cReportEvents\x12\x1c.pbkv.v1.ReportEventsRequest\x1a\x1d.pbkv.v1.ReportEventsResponse\x12O\n\x0cStreamEvents\x12\x1c.pbkv.v1.ReportEventsRequest\x1a\x1d.pbkv.v1.ReportEventsResponse(\x01\x30\x01\x12J\n\x0eWatchForecasts\x12\x1e.pbkv.v1.WatchForecastsRequest\x1a\x16.pbkv.v1.ForecastBatch0\x01\x12:\n\x07Predict\x12\x17.pbkv.v1.PredictRequest\x1a\x16.pbkv.v1.ForecastBatch\x12K\n\x0cReportAccess\x12\x1c.pbkv.v1.ReportAccessRequest\x1a\x1d.pbkv.v1.ReportAccessResponse\x12<\n\x07\x45xplain\x12\x17.pbkv.v1.ExplainRequest\x1a\x18.pbkv.v1.ExplainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pbkv.v1.predictor_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVENTKIND']._serialized_start=2044
-  _globals['_EVENTKIND']._serialized_end=2293
+  _globals['_EVENTKIND']._serialized_start=2081
+  _globals['_EVENTKIND']._serialized_end=2330
   _globals['_WORKFLOWEVENT']._serialized_start=58
   _globals['_WORKFLOWEVENT']._serialized_end=479
   _globals['_REPORTEVENTSREQUEST']._serialized_start=481
@@ -45,27 +45,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTREQUEST']._serialized_start=709
   _globals['_PREDICTREQUEST']._serialized_end=747
   _globals['_FORECASTBATCH']._serialized_start=750
-  _globals['_FORECASTBATCH']._serialized_end=1057
-  _globals['_ACCESSSTEP']._serialized_start=1060
-  _globals['_ACCESSSTEP']._serialized_end=1406
-  _globals['_ACCESSSTEP_RUN']._serialized_start=1314
-  _globals['_ACCESSSTEP_RUN']._serialized_end=1365
-  _globals['_ACCESSLOG']._serialized_start=1408
-  _globals['_ACCESSLOG']._serialized_end=1476
-  _globals['_REPORTACCESSREQUEST']._serialized_start=1478
-  _globals['_REPORTACCESSREQUEST']._serialized_end=1533
-  _globals['_REPORTACCESSRESPONSE']._serialized_start=1535
-  _globals['_REPORTACCESSRESPONSE']._serialized_end=1592
-  _globals['_EXPLAINREQUEST']._serialized_start=1594
-  _globals['_EXPLAINREQUEST']._serialized_end=1631
-  _globals['_EXPLAINRESPONSE']._serialized_start=1634
-  _globals['_EXPLAINRESPONSE']._serialized_end=2041
-  _globals['_EXPLAINRESPONSE_AGENT']._serialized_start=1834
-  _globals['_EXPLAINRESPONSE_AGENT']._serialized_end=1880
-  _globals['_EXPLAINRESPONSE_STEP']._serialized_start=1882
-  _globals['_EXPLAINRESPONSE_STEP']._serialized_end=1954
-  _globals['_EXPLAINRESPONSE_EXPERT']._serialized_start=1956
-  _globals['_EXPLAINRESPONSE_EXPERT']._serialized_end=2041
-  _globals['_PREDICTORSERVICE']._serialized_start=2296
-  _globals['_PREDICTORSERVICE']._serialized_end=2747
+  _globals['_FORECASTBATCH']._serialized_end=1076
+  _globals['_ACCESSSTEP']._serialized_start=1079
+  _globals['_ACCESSSTEP']._serialized_end=1425
+  _globals['_ACCESSSTEP_RUN']._serialized_start=1333
+  _globals['_ACCESSSTEP_RUN']._serialized_end=1384
+  _globals['_ACCESSLOG']._serialized_start=1427
+  _globals['_ACCESSLOG']._serialized_end=1513
+  _globals['_REPORTACCESSREQUEST']._serialized_start=1515
+  _globals['_REPORTACCESSREQUEST']._serialized_end=1570
+  _globals['_REPORTACCESSRESPONSE']._serialized_start=1572
+  _globals['_REPORTACCESSRESPONSE']._serialized_end=1629
+  _globals['_EXPLAINREQUEST']._serialized_start=1631
+  _globals['_EXPLAINREQUEST']._serialized_end=1668
+  _globals['_EXPLAINRESPONSE']._serialized_start=1671
+  _globals['_EXPLAINRESPONSE']._serialized_end=2078
+  _globals['_EXPLAINRESPONSE_AGENT']._serialized_start=1871
+  _globals['_EXPLAINRESPONSE_AGENT']._serialized_end=1917
+  _globals['_EXPLAINRESPONSE_STEP']._serialized_start=1919
+  _globals['_EXPLAINRESPONSE_STEP']._serialized_end=1991
+  _globals['_EXPLAINRESPONSE_EXPERT']._serialized_start=1993
+  _globals['_EXPLAINRESPONSE_EXPERT']._serialized_end=2078
+  _globals['_PREDICTORSERVICE']._serialized_start=2333
+  _globals['_PREDICTORSERVICE']._serialized_end=2784
 # @@protoc_insertion_point(module_scope)

@@ -100,7 +100,7 @@ class PredictRequest(_message.Message):
     def __init__(self, workflow_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ForecastBatch(_message.Message):
-    __slots__ = ("agents", "snapshot", "access_model", "workflow_ids", "epochs", "made_at_s", "predictabilities", "behind_steps", "ended", "step_counts", "survivals", "agent_counts", "agent_positions", "probabilities")
+    __slots__ = ("agents", "snapshot", "access_model", "workflow_ids", "epochs", "made_at_s", "predictabilities", "behind_steps", "ended", "step_counts", "workloads", "survivals", "agent_counts", "agent_positions", "probabilities")
     AGENTS_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     ACCESS_MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -111,6 +111,7 @@ class ForecastBatch(_message.Message):
     BEHIND_STEPS_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
     STEP_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    WORKLOADS_FIELD_NUMBER: _ClassVar[int]
     SURVIVALS_FIELD_NUMBER: _ClassVar[int]
     AGENT_COUNTS_FIELD_NUMBER: _ClassVar[int]
     AGENT_POSITIONS_FIELD_NUMBER: _ClassVar[int]
@@ -125,11 +126,12 @@ class ForecastBatch(_message.Message):
     behind_steps: _containers.RepeatedScalarFieldContainer[int]
     ended: _containers.RepeatedScalarFieldContainer[bool]
     step_counts: _containers.RepeatedScalarFieldContainer[int]
+    workloads: _containers.RepeatedScalarFieldContainer[str]
     survivals: _containers.RepeatedScalarFieldContainer[float]
     agent_counts: _containers.RepeatedScalarFieldContainer[int]
     agent_positions: _containers.RepeatedScalarFieldContainer[int]
     probabilities: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, agents: _Optional[_Iterable[str]] = ..., snapshot: _Optional[bool] = ..., access_model: _Optional[bytes] = ..., workflow_ids: _Optional[_Iterable[str]] = ..., epochs: _Optional[_Iterable[int]] = ..., made_at_s: _Optional[_Iterable[float]] = ..., predictabilities: _Optional[_Iterable[float]] = ..., behind_steps: _Optional[_Iterable[int]] = ..., ended: _Optional[_Iterable[bool]] = ..., step_counts: _Optional[_Iterable[int]] = ..., survivals: _Optional[_Iterable[float]] = ..., agent_counts: _Optional[_Iterable[int]] = ..., agent_positions: _Optional[_Iterable[int]] = ..., probabilities: _Optional[_Iterable[float]] = ...) -> None: ...
+    def __init__(self, agents: _Optional[_Iterable[str]] = ..., snapshot: _Optional[bool] = ..., access_model: _Optional[bytes] = ..., workflow_ids: _Optional[_Iterable[str]] = ..., epochs: _Optional[_Iterable[int]] = ..., made_at_s: _Optional[_Iterable[float]] = ..., predictabilities: _Optional[_Iterable[float]] = ..., behind_steps: _Optional[_Iterable[int]] = ..., ended: _Optional[_Iterable[bool]] = ..., step_counts: _Optional[_Iterable[int]] = ..., workloads: _Optional[_Iterable[str]] = ..., survivals: _Optional[_Iterable[float]] = ..., agent_counts: _Optional[_Iterable[int]] = ..., agent_positions: _Optional[_Iterable[int]] = ..., probabilities: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class AccessStep(_message.Message):
     __slots__ = ("number", "agent_id", "came_from", "follows", "began_at_s", "runs", "symbol", "output_blocks", "ended_at_s", "repeats", "repeats_to")
@@ -167,12 +169,14 @@ class AccessStep(_message.Message):
     def __init__(self, number: _Optional[int] = ..., agent_id: _Optional[str] = ..., came_from: _Optional[int] = ..., follows: _Optional[int] = ..., began_at_s: _Optional[float] = ..., runs: _Optional[_Iterable[_Union[AccessStep.Run, _Mapping]]] = ..., symbol: _Optional[int] = ..., output_blocks: _Optional[int] = ..., ended_at_s: _Optional[float] = ..., repeats: _Optional[int] = ..., repeats_to: _Optional[int] = ...) -> None: ...
 
 class AccessLog(_message.Message):
-    __slots__ = ("workflow_id", "steps")
+    __slots__ = ("workflow_id", "workload", "steps")
     WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     workflow_id: str
+    workload: str
     steps: _containers.RepeatedCompositeFieldContainer[AccessStep]
-    def __init__(self, workflow_id: _Optional[str] = ..., steps: _Optional[_Iterable[_Union[AccessStep, _Mapping]]] = ...) -> None: ...
+    def __init__(self, workflow_id: _Optional[str] = ..., workload: _Optional[str] = ..., steps: _Optional[_Iterable[_Union[AccessStep, _Mapping]]] = ...) -> None: ...
 
 class ReportAccessRequest(_message.Message):
     __slots__ = ("logs",)

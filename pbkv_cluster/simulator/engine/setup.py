@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from pbkv_cluster.core.config import CacheConfig, EngineConfig, PredictorConfig
-from pbkv_cluster.reuse.model.access_model import AccessModel
+from pbkv_cluster.reuse.model.access_models import AccessModels
 from pbkv_cluster.simulator.engine.cost_model import CostModel
 
 
@@ -19,7 +19,7 @@ class Setup:
     seed: int = 0  # of the noise
     workers: int = 1
     predictor_state: bytes | None = None  # of a predictor that was trained before the run
-    access: AccessModel | None = None  # trained before the run, which learns on in a copy
+    access: AccessModels | None = None  # trained before the run, which learns on in a copy; None: the prior alone
     cost: CostModel = field(default_factory=CostModel)
     engine: EngineConfig = field(default_factory=EngineConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)

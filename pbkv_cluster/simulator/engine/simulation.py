@@ -11,7 +11,7 @@ import heapq
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +21,10 @@ from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, count
 from pbkv_cluster.core.usage import HitMeter, Usage
-from pbkv_cluster.core.workflow.access_log import StepLog
+from pbkv_cluster.core.workflow.access_log import AccessLog
 from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
-from pbkv_cluster.reuse.model.access_model import AccessModel
+from pbkv_cluster.predictor_service.access.prior import load_prior
+from pbkv_cluster.reuse.model.access_models import AccessModels
 from pbkv_cluster.simulator.engine.result import SimulationResult, StepRecord, TimeSplit
 from pbkv_cluster.simulator.engine.router import SimulatedRouter
 from pbkv_cluster.simulator.engine.setup import Setup
@@ -85,12 +86,13 @@ class _Simulation:
         self._teller = SimulatedTeller(self._workers)
         workflows = self._workers[0].cache.workflows
         if workflows.learns:
-            self._learner = AccessModel()
-            if setup.access is not None:
-                known = setup.access.export()
-                self._learner.apply(known)
+            known = AccessModels(load_prior(setup.predictor.prior)) if setup.access is None else setup.access
+            self._learner = AccessModels(known.prior)
+            for update in (known.prior.export(workload=None, fresh=True), *known.export()):
+                if update.workload is not None:
+                    self._learner.apply(update)
                 for worker in self._workers:
-                    worker.cache.workflows.learnt(known)
+                    worker.cache.workflows.learnt(update)
             for worker in self._workers:
                 worker.cache.workflows.on_ended = self._learn
         self._uses_forecasts = workflows.uses_forecasts
@@ -176,10 +178,11 @@ class _Simulation:
                 assert output.usage is not None
                 self._at(worker.clock.now(), partial(self._ended, output.request_id, output.usage))
 
-    def _learn(self, workflow: str, steps: Sequence[StepLog]) -> None:
-        update = self._learner.export(self._learner.learn(steps))
-        for worker in self._workers:
-            worker.cache.workflows.learnt(update)
+    def _learn(self, ended: AccessLog) -> None:
+        for each in self._learner.learn_own(ended):
+            update = self._learner.of(each.workload).export(each.changes, each.workload, each.fresh)
+            for worker in self._workers:
+                worker.cache.workflows.learnt(update)
 
     def _begin_next(self) -> None:
         if self._arrived < len(self._workload.arrivals):

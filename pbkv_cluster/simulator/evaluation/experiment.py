@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.reuse.model.access_model import train as train_access
+from pbkv_cluster.predictor_service.access.prior import load_prior
+from pbkv_cluster.reuse.model.access_models import train as train_access
 from pbkv_cluster.simulator.engine.simulation import Setup
 from pbkv_cluster.simulator.evaluation.comparison import BASELINE, BOUND, Comparison
 from pbkv_cluster.simulator.evaluation.grid import check_grid
@@ -70,11 +71,9 @@ def compare(
 def train_state(setup: Setup, traces: Sequence[Trace]) -> Setup:
     """The setup with a predictor and an access model trained on the workflows of some traces, one after the other."""
     workflows = [workflow for trace in traces for workflow in trace.workflows]
-    return replace(
-        setup,
-        predictor_state=trained_state(setup.predictor, workflows),
-        access=train_access(access_logs(workflows)),
-    )
+    trained = trained_state(setup.predictor, workflows)
+    access = train_access(access_logs(workflows, trained.workloads), load_prior(setup.predictor.prior))
+    return replace(setup, predictor_state=trained.state, access=access)
 
 
 def means(rows: Sequence[Row], name: str) -> float | None:

@@ -1,6 +1,7 @@
 """Trains a predictor on recorded workflows before a run."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.workflow.events import WorkflowEvent
@@ -19,11 +20,25 @@ def train_predictor(predictor: Predictor, workflows: Iterable[Iterable[WorkflowE
     predictor.train()
 
 
-def trained_state(config: PredictorConfig, workflows: Iterable[TraceWorkflow]) -> bytes:
-    """The state of a new predictor after it has been trained on some workflows, for `Predictor.restore`."""
+class Trained(NamedTuple):
+    """What a predictor has learnt from some workflows."""
+
+    state: bytes  # for `Predictor.restore`
+    workloads: dict[str, str]  # the workload of each workflow, by their ids
+
+
+def trained_state(config: PredictorConfig, workflows: Iterable[TraceWorkflow]) -> Trained:
+    """What a new predictor has learnt after it was trained on some workflows."""
     predictor, prompts = PREDICTORS.get(config.model)(config), PromptBuilder(VOCAB)
-    train_predictor(
-        predictor,
-        (events_of(workflow, f"train-{number}:{workflow.id}", prompts) for number, workflow in enumerate(workflows)),
-    )
-    return predictor.dump()
+    workloads = {}
+    for number, workflow in enumerate(workflows):
+        name = f"train-{number}:{workflow.id}"
+        *events, end = events_of(workflow, name, prompts)
+        for event in events:
+            predictor.observe(event)
+            predictor.learn()
+        workloads[workflow.id] = predictor.forecast([name], 0, 0.0)[0].workload
+        predictor.observe(end)
+        predictor.learn()
+    predictor.train()
+    return Trained(predictor.dump(), workloads)

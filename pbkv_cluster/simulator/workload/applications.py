@@ -41,6 +41,7 @@ class Application:
     name: str
     start: str
     agents: Mapping[str, Agent] = field(hash=False)
+    group: bool = False  # every agent hears every reply, not only the one that is called next
 
 
 _EDIT = Tool("edit_file", 0.5, 0.4)

@@ -113,9 +113,9 @@ class _Run:
         output_id = f"{self._id}/output/{number}"
         prompt = (*self._head(name), self._task, *self._memories[name])
         reply = Segment(SegmentKind.HISTORY, output_id, output + MARKUP_TOKENS)
-        self._memories[name].append(reply)
-        if edge.to not in (END, name):
-            self._memories[edge.to].append(reply)
+        heard_by = self._application.agents if self._application.group else {name, edge.to} - {END}
+        for listener in heard_by:
+            self._memories[listener].append(reply)
         pause = 0.0
         if edge.tool is not None:
             pause = edge.tool.median_s * self._draws.lognormvariate(0.0, _DURATION_SIGMA)
