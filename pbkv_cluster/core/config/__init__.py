@@ -1,4 +1,4 @@
-"""Configuration: one typed tree (`tree`, of `section`s), read from defaults, a YAML file, the environment and flags (`sources`)."""
+"""Configuration: one typed `tree` of sections, read from defaults, a YAML file, the environment and flags (`sources`)."""
 
 from pbkv_cluster.core.config.sources import Origin, Settings, load
 from pbkv_cluster.core.config.tree import (

@@ -55,7 +55,7 @@ def redis_url(url: str) -> str:
         host, port = parts.hostname, parts.port  # raises for a port that is none
     except ValueError:
         raise ValueError(
-            f"must be {form}; a port is from 0 to 65535, and characters such as / # ? @ in a password are written as %2F and so on"
+            f"must be {form}; a port is from 0 to 65535, and / # ? @ in a password are written as %2F and so on"
         ) from None
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise ValueError(f"must be {form}")
