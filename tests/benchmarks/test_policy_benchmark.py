@@ -42,7 +42,7 @@ def row(workload: str, policy: str, hit: float, seed: int = 0, measured: float =
         hit_gpu=hit,
         hit_infinite=0.9,
         preemptions=0,
-        moves=0,
+        worker_changes=0,
         pressure_measured=measured,
         time_shares={},
         guard_lru_share=guard,

@@ -42,25 +42,25 @@ def test_every_step_runs_once_on_one_of_the_workers() -> None:
     assert sum(result.decisions[name] for name in result.decisions if name.startswith("route_")) == len(result.steps)
     ended = [record.ended_at for record in result.steps]
     assert ended == sorted(ended), "events are handled in the order of their times"
-    moves = 0
+    changes = 0
     where: dict[int, int] = {}
     for record in sorted(result.steps, key=lambda each: each.position):
-        moves += where.get(record.arrival, record.worker) != record.worker
+        changes += where.get(record.arrival, record.worker) != record.worker
         where[record.arrival] = record.worker
-    assert 0 < result.moves == moves
+    assert 0 < result.worker_changes == changes
 
 
 def test_a_second_worker_that_is_never_needed_changes_nothing() -> None:
     tokens = source(12, concurrency=1)
     one, two = (simulate(tokens, Setup(60, 30, "retired-lru", workers=workers)) for workers in (1, 2))
     assert two.steps == one.steps
-    assert two.moves == 0
+    assert two.worker_changes == 0
 
 
 def test_steps_go_where_their_prefix_is_but_not_all_to_one_worker() -> None:
     roomy = simulate(source(24, concurrency=12), Setup(2000, workers=2))
     assert {record.worker for record in roomy.steps} == {0, 1}
-    assert roomy.moves < 0.5 * roomy.meter.steps
+    assert roomy.worker_changes < 0.5 * roomy.meter.steps
     delivered = roomy.meter.delivered[Tier.GPU]
     assert 0.7 * roomy.meter.available_tokens < delivered <= roomy.meter.available_tokens
 
@@ -85,7 +85,7 @@ def test_each_ended_workflow_is_learnt_from_once_and_whole(monkeypatch: pytest.M
     monkeypatch.setattr(AccessModel, "learn", noted)
     tokens = source(24, concurrency=12)
     result = simulate(tokens, replace(TIGHT, policy="pbkv", workers=3))
-    assert result.moves > 0
+    assert result.worker_changes > 0
     lengths = sorted(len(arrival.workflow.steps) for arrival in tokens.workload.arrivals)
     assert sorted(map(len, learnt)) == lengths
     assert all(numbers == list(range(len(numbers))) for numbers in learnt)

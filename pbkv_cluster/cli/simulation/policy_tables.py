@@ -69,14 +69,14 @@ def _time(rows: "Sequence[Row]") -> str:
     seconds = [f"{means(own, f'{what}_mean_s'):.2f} s" for what in ("ttft", "step", "latency")]
     return (
         f"Under {policy}, the time of a workflow is spent {spent}. Mean to the first token {seconds[0]}, "
-        f"of a step {seconds[1]}, of a workflow without its pauses {seconds[2]}.{_moves(own)}\n"
+        f"of a step {seconds[1]}, of a workflow without its pauses {seconds[2]}.{_worker_changes(own)}\n"
     )
 
 
-def _moves(rows: "Sequence[Row]") -> str:
+def _worker_changes(rows: "Sequence[Row]") -> str:
     from pbkv_cluster.simulator.evaluation.experiment import means
 
-    return f" {means(rows, 'moves'):,.0f} steps moved to another worker." if any(row.moves for row in rows) else ""
+    return f" {means(rows, 'worker_changes'):,.0f} steps changed the worker." if any(row.worker_changes for row in rows) else ""
 
 
 def _over_lru(rows: "Sequence[Row]", name: str) -> float | None:

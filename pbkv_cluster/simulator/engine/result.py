@@ -57,7 +57,7 @@ class SimulationResult:
     latency: Spread | None  # by workflow: sum over its steps of submission to last token, without the pauses between them
     decisions: Counter[str]
     preemptions: int
-    moves: int  # steps that ran on another worker than their workflow's step before
+    worker_changes: int  # steps that ran on another worker than their workflow's step before
     guards: tuple[GuardStat, ...]  # of each worker; empty: the policy ran without a guard
     steps: tuple[StepRecord, ...]  # in the order in which they ended
     seconds: float

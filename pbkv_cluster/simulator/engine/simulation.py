@@ -117,7 +117,7 @@ class _Simulation:
         self._latencies: list[float] = []
         self._records: list[StepRecord] = []
         self._preemptions = 0
-        self._moves = 0
+        self._worker_changes = 0
 
     def run(self) -> SimulationResult:
         if self._workload.concurrency:
@@ -146,7 +146,7 @@ class _Simulation:
             Spread.of(self._latencies),
             decisions,
             self._preemptions,
-            self._moves,
+            self._worker_changes,
             tuple(guard for guard in guards if guard is not None),
             tuple(self._records),
             self._clock.now(),
@@ -205,7 +205,7 @@ class _Simulation:
         name = _step_id(running.arrival, running.position)
         self._active[name] = running
         worker = self._router.place(name, tokens, running.worker, arrival.id, step.agent)
-        self._moves += running.worker not in (None, worker)
+        self._worker_changes += running.worker not in (None, worker)
         running.worker = worker
         running.begun_late_s = worker.clock.now() - running.submitted_at
         self._teller.began(arrival.id, running.position, step.agent, tokens.prompt, worker, self._clock.now())

@@ -40,7 +40,7 @@ class Row:
     hit_gpu: float  # share that the GPU delivered
     hit_infinite: float
     preemptions: int
-    moves: int  # steps on another worker than their workflow's step before
+    worker_changes: int  # steps on another worker than their workflow's step before
     pressure_measured: float  # share of the infinite cache's GPU hits that LRU got
     time_shares: Mapping[str, float]  # of all workflows' time, with pauses: tool, queue, load, prefill, decode
     guard_lru_share: float | None = None  # share of the evicted GPU blocks that LRU chose; None: there was no guard
@@ -77,7 +77,7 @@ def figures(result: SimulationResult) -> dict[str, Any]:
         "preemptions": result.preemptions,
         "time_shares": result.time.shares(),
         "guard_lru_share": result.guard_lru_share,
-        "moves": result.moves,
+        "worker_changes": result.worker_changes,
     }
 
 
