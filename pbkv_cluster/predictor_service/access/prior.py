@@ -1,7 +1,7 @@
 """The prior of access models: what holds for the workflows of any workload. One ships with the package (`default.prior`).
 
-It has counts of contexts of structure alone, without names of agents or contents, so few that some workflows outweigh them. It is
-learnt from recorded workloads, see `simulator/prediction/prior_training.py`.
+It has counts of contexts of structure alone, without names of agents or contents, so few that some workflows outweigh them.
+It is learnt from recorded workloads, see `simulator/prediction/prior_training.py`.
 """
 
 from functools import lru_cache
