@@ -53,6 +53,14 @@ def interleaved(draw: st.DataObject, found: list[Any]) -> list[WorkflowEvent]:
     return [streams[at].pop(0) for at in order]
 
 
+def in_turn(told: list[WorkflowEvent]) -> list[WorkflowEvent]:
+    """The events in the order in which a gateway tells them again: one workflow after another.
+
+    Those of workflows that have ended too: the last ones may not have been acknowledged.
+    """
+    return [event for name in dict.fromkeys(each.workflow for each in told) for event in told if event.workflow == name]
+
+
 def forecast(of: ExpertPredictor, workflow: str) -> Any:
     """All of its forecast but the predictability, which is measured now and then, and after a restart."""
     found = of.explain(workflow)
@@ -91,10 +99,8 @@ def test_events_told_again_after_a_restart_are_learnt_from_once(found: list[Any]
     restarted = predictor(never_died.dump())
     ended = {event.workflow for event in before if event.kind is EventKind.WORKFLOW_ENDED}
     names = dict.fromkeys(event.workflow for event in before)
-    for name in names:  # whether they have ended or not: of those that have, events may not have been acknowledged
-        for event in before:
-            if event.workflow == name:
-                restarted.observe(event)
+    for event in in_turn(before):
+        restarted.observe(event)
     restarted.learn()
     assert learnt(restarted) == learnt(never_died), "it knew all of it"
     for name in names.keys() - ended:
@@ -103,6 +109,49 @@ def test_events_told_again_after_a_restart_are_learnt_from_once(found: list[Any]
         never_died.observe(event)
         restarted.observe(event)
     assert learnt(restarted) == learnt(never_died), "it learns from the outcomes of earlier moments"
+
+
+@settings(max_examples=40, deadline=None)
+@given(workflows, st.data())
+def test_a_restart_while_events_are_told_again_makes_none_learnt_from_twice(found: list[Any], data: st.DataObject) -> None:
+    stream = interleaved(data, found)
+    never_died = predictor()
+    for event in stream:
+        never_died.observe(event)
+    restarted = predictor(never_died.dump())
+    for event in in_turn(stream)[: data.draw(st.integers(0, len(stream)))]:
+        restarted.observe(event)
+    twice = predictor(restarted.dump())
+    for event in in_turn(stream):
+        twice.observe(event)
+    twice.learn()
+    assert learnt(twice) == learnt(never_died)
+
+
+def test_a_restart_before_a_workflow_is_recognised_again_keeps_what_was_learnt_of_it() -> None:
+    stream = list(events("w", "", ["a", "b", "a", "c"], ends=False))
+    first = predictor()
+    for event in stream:
+        first.observe(event)
+    second = predictor(first.dump())
+    for event in stream[:2]:
+        second.observe(event)
+    third = predictor(second.dump())
+    for event in stream:
+        third.observe(event)
+    assert learnt(third) == learnt(first)
+
+
+def test_what_was_learnt_of_a_workflow_that_was_forgotten_is_not_learnt_again_after_a_restart() -> None:
+    stream = list(events("w", "app", ["a", "b", "a", "c"], ends=False))
+    first = predictor()
+    for event in stream:
+        first.observe(event)
+    first.forget("w")
+    second = predictor(first.dump())
+    for event in stream:
+        second.observe(event)
+    assert learnt(second) == learnt(first)
 
 
 def test_an_id_that_is_used_again_is_learnt_from() -> None:

@@ -27,7 +27,7 @@ class _State(Enum):
     """What a member does, and which call to its actor is pending."""
 
     UP = auto()  # it serves; `failure`, which ends when it fails or its process ends
-    ENDING = auto()  # it has failed; `end`, which ends with the process, so that it is not started again before that
+    ENDING = auto()  # it has failed, or was killed; `end`, which ends with the process: it is not started again before that
     STARTING = auto()  # it starts in another process; `serve`
     WAITING = auto()  # it could not be started, or Ray did not answer; no call
 
@@ -48,6 +48,7 @@ class _Supervised:
     entry: MemberEntry
     state: _State = _State.UP
     call: Any = None
+    killed: bool = False  # by the supervisor, while ENDING
     down_since: float | None = None
     retry_at: float = 0.0
     retry: Callable[[], None] | None = None
@@ -56,7 +57,8 @@ class _Supervised:
 class Supervisor:
     """Watches members from a thread, by calls that only end with their processes, and starts each again that has ended.
 
-    A member is started again when Ray has said that its process has ended, so there are never two of it.
+    A member is started again when Ray has said that its process has ended, so there are never two of it. Of a process that was
+    killed Ray says so some milliseconds before it has ended; then the start waits for a second (`_RETRY_S`).
     """
 
     def __init__(
@@ -187,12 +189,14 @@ class Supervisor:
                 if error is None:
                     self._await_end(member)
                 elif isinstance(error, ray.exceptions.ActorUnavailableError):
-                    ray.kill(member.running.actor, no_restart=True)  # it may still serve, where Ray does not reach it
-                    self._await_end(member)
+                    self._kill(member)  # it may still serve, where Ray does not reach it
                 else:
                     self._restart(member)
             case _State.ENDING if isinstance(error, ray.exceptions.ActorUnavailableError):
                 self._try_later(member, lambda: self._await_end(member))
+            case _State.ENDING if member.killed:
+                member.killed = False
+                self._try_later(member, lambda: self._restart(member))
             case _State.ENDING:
                 self._restart(member)
             case _State.STARTING:
@@ -208,6 +212,11 @@ class Supervisor:
         log.warning("%s (process %d) ended: %s; it is being restarted", member.entry.name, member.running.pid, cause)
         member.down_since = time.monotonic()
         self._change(member, up=False, restarts=member.entry.restarts + 1, last_failure=cause)
+
+    def _kill(self, member: _Supervised) -> None:
+        ray.kill(member.running.actor, no_restart=True)
+        member.killed = True
+        self._await_end(member)
 
     def _await_end(self, member: _Supervised) -> None:
         member.state, member.call = _State.ENDING, member.running.actor.end.remote()
@@ -225,8 +234,7 @@ class Supervisor:
         if problem != member.entry.last_failure:
             log.warning("%s cannot start again: %s", member.entry.name, problem)
             self._change(member, last_failure=problem)
-        ray.kill(member.running.actor, no_restart=True)
-        self._try_later(member, lambda: self._restart(member))
+        self._kill(member)  # its process may be alive, and serve, even if the call was lost
 
     def _try_later(self, member: _Supervised, call: Callable[[], None]) -> None:
         member.state, member.retry, member.retry_at = _State.WAITING, call, time.monotonic() + _RETRY_S

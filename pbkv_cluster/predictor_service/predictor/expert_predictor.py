@@ -44,7 +44,7 @@ class ExpertPredictor(Predictor):
         self._config = config
         self._experts = tuple(experts)
         self._states: dict[str, PredictionState] = {}  # of the open workflows
-        self._learnt = LearntEvents()  # of workflows that were open when the state was saved
+        self._learnt = LearntEvents()  # of workflows that are not open here
         WorkloadModel(config, self._experts)  # refuses unknown experts at once
         self.workloads = Workloads(lambda: WorkloadModel(config, self._experts), max_workloads)
         self._recognizer = Recognizer(self.workloads)
@@ -68,8 +68,7 @@ class ExpertPredictor(Predictor):
         for each in decision.events:
             self._apply(state, each)
         if event.kind is EventKind.WORKFLOW_ENDED:
-            del self._states[event.workflow]
-            self._learnt.add_ended(event)
+            self.forget(event.workflow)
 
     def forecast(self, workflows: Sequence[str], epoch: int, made_at: float) -> Forecasts:
         by_model: dict[WorkloadModel | None, list[int]] = {}
@@ -120,12 +119,13 @@ class ExpertPredictor(Predictor):
             model.train(self.trainer, now=True)
 
     def forget(self, workflow: str) -> None:
-        self._states.pop(workflow, None)
+        if (state := self._states.pop(workflow, None)) is not None and state.learnt_from >= 0:
+            self._learnt.add_closed(workflow, state.learnt_from, state.latest_at)
 
     def dump(self) -> bytes:
         made_by = {"experts": list(self._experts), "horizon": self._config.horizon}
-        settled = ((name, state.sequence, state.latest_at) for name, state in self._states.items() if state.recognition.settled)
-        return encoding.to_bytes(made_by | self.workloads.dump() | {"learnt": self._learnt.dump(settled)})
+        learnt = ((name, state.learnt_from, state.latest_at) for name, state in self._states.items() if state.learnt_from >= 0)
+        return encoding.to_bytes(made_by | self.workloads.dump() | {"learnt": self._learnt.dump(learnt)})
 
     def restore(self, state: bytes) -> None:
         try:

@@ -1,4 +1,4 @@
-"""How far the events of open workflows, and of those that ended lately, have been learnt from, saved with what was learnt.
+"""How far events of open workflows, and of those that were closed lately, have been learnt from, saved with what was learnt.
 
 After a restart the gateway tells the open workflows' events again, and those that were not acknowledged. Events that the saved
 state has learnt from bring the prediction state of their workflow back, and nothing is learnt from them a second time.
@@ -13,7 +13,7 @@ from xxhash import xxh3_64_intdigest
 from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 
 _MAX_WORKFLOWS = 1 << 17  # saved; those that have not been heard of for longest leave
-_MAX_ENDED = 8192  # more than events wait for an acknowledgement
+_MAX_CLOSED = 8192  # more than events wait for an acknowledgement
 
 
 class _Learnt(NamedTuple):
@@ -22,11 +22,14 @@ class _Learnt(NamedTuple):
 
 
 class LearntEvents:
-    """Workflows that a restored state has learnt from, until they are heard of; and those that have ended since."""
+    """Workflows that a restored state has learnt from, until they are heard of; and those that have been closed since.
+
+    A workflow is closed when it has ended, or when the predictor forgets it.
+    """
 
     def __init__(self) -> None:
         self._learnt: dict[int, _Learnt] = {}  # by the hash of their ids
-        self._ended: dict[int, _Learnt] = {}  # likewise; the latest
+        self._closed: dict[int, _Learnt] = {}  # likewise; the latest
 
     def take(self, event: WorkflowEvent) -> int:
         """The sequence up to which a workflow was learnt from; -1: it was not. Asked with the first event that is heard of it.
@@ -38,20 +41,26 @@ class LearntEvents:
             return -1
         return learnt.sequence
 
-    def add_ended(self, event: WorkflowEvent) -> None:
-        """A workflow has ended."""
-        self._ended[_key(event.workflow)] = _Learnt(event.sequence, event.time)
-        if len(self._ended) > _MAX_ENDED:
-            del self._ended[next(iter(self._ended))]
+    def add_closed(self, workflow: str, sequence: int, time: float) -> None:
+        """A workflow was closed.
+
+        Args:
+            workflow: its id.
+            sequence: of the latest event that was learnt from.
+            time: of the latest event, by its sender's clock.
+        """
+        self._closed[_key(workflow)] = _Learnt(sequence, time)
+        if len(self._closed) > _MAX_CLOSED:
+            del self._closed[next(iter(self._closed))]
 
     def dump(self, workflows: Iterable[tuple[str, int, float]]) -> dict[str, Any]:
-        """Adds open workflows to those that were restored, and to those that have ended.
+        """Adds open workflows to those that were restored, and to those that were closed.
 
         Args:
             workflows: id of each, and sequence and time of the latest event that was learnt from.
         """
         present = {_key(name): _Learnt(sequence, time) for name, sequence, time in workflows}
-        rows = dict([*self._learnt.items(), *self._ended.items(), *present.items()][-_MAX_WORKFLOWS:])
+        rows = dict([*self._learnt.items(), *self._closed.items(), *present.items()][-_MAX_WORKFLOWS:])
         return {
             "workflows": np.array(list(rows), dtype=np.uint64),
             "sequences": np.array([each.sequence for each in rows.values()], dtype=np.int64),

@@ -43,6 +43,11 @@ class PredictionState:
         self.all_moments: list[tuple[int, Moment]] = []  # of the whole workflow, with the number of steps started by then
         self.all_labels: list[str] = []  # of all steps; both are kept only if an expert learns from whole workflows
 
+    @property
+    def learnt_from(self) -> int:
+        """Sequence of the latest event that was learnt from, before a restart or since; -1: none was."""
+        return max(self.learnt_to, self.sequence if self.recognition.settled else -1)
+
     def change_workload(self) -> None:
         """Takes the model of the workload that `recognition` has now, and forgets what was another workload's."""
         self.model = self.recognition.model
