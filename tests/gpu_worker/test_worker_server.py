@@ -84,7 +84,7 @@ async def test_a_step_streams_tokens_and_text_and_ends_with_its_usage(llama: Pat
         guard = status.store.guard
         assert guard.prompt_tokens == 80
         assert all(each.tokens == each.gpu_tokens == 32 for each in (guard.hits, guard.lru_hits, guard.policy_hits))
-        assert not guard.leaning
+        assert not guard.lru_active
 
 
 async def test_facts_about_a_worker(llama: Path) -> None:
