@@ -571,7 +571,7 @@ async def test_without_an_arena_a_worker_uses_its_own_memory(
 
     async with serving(settings, host_store=FixedServices({})) as rig:
         await demotes(rig)
-    assert "no host store (the node's host store has not been announced)" in caplog.text
+    assert "no region from the node's host store (the node's host store has not been announced)" in caplog.text
     async with host_store(8192) as (arena, address), serving(settings, host_store=at(address)) as rig:
         await demotes(rig)
         assert [region.size for region in arena.regions().values()] == [0], "known, but without a region"
