@@ -12,7 +12,6 @@ Host memory, as a worker meets it:
     arena/page_touch.py              takes a region's memory in the background, once its owner has it mapped
     arena/layout.py                  where everything is in the arena, to the byte
     arena/slots.py                   writes and reads the slots of a region, which describe themselves
-    arena/arena_view.py              all regions of the node, for those who read
 
 The index in Redis, as a block enters it:
 

@@ -40,6 +40,9 @@ class TaggedEngine:
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         return 0.0
 
+    def erase(self, tier: Tier, slots: Slots) -> None:
+        """What the slots hold is not looked at before a block is copied there."""
+
     def _copy(self, transfer: Transfer) -> None:
         assert len(set(transfer.target_slots)) == len(transfer)
         read = [self.content[transfer.source, slot] for slot in transfer.source_slots]

@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pbkv_cluster.cache.restore import StoredBlock
 from pbkv_cluster.cache.sequence.handle import CacheHandle
+from pbkv_cluster.cache.tiers.pool import SlotState
 from pbkv_cluster.cache.tiers.transfer import Transfer
-from pbkv_cluster.cache.tree.node import new_slots
+from pbkv_cluster.cache.tree.node import Slots, new_slots
 from pbkv_cluster.core.blocks import BlockLabel, chain_keys
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier
@@ -37,6 +38,10 @@ class LabelledEngine(TaggedEngine):
                 self.labels[transfer.target, slot] = label
         return done
 
+    def erase(self, tier: Tier, slots: Slots) -> None:
+        for slot in slots:
+            self.labels.pop((tier, slot), None)
+
 
 class FailingEngine(LateEngine):
     """Some blocks do not arrive, and none that was to be copied from where such a block should be."""
@@ -56,6 +61,34 @@ class FailingEngine(LateEngine):
                 self.content[transfer.target, target] = GARBAGE
             else:
                 assert self.content[transfer.source, source] != GARBAGE, "what was lost is copied"
+                self.content[transfer.target, target] = self.content[transfer.source, source]
+        transfer.failed = new_slots(failed)
+
+
+class UnbackedEngine(LateEngine):
+    """Some slots of the host have no memory, and are named to the cache when it tries them."""
+
+    labelled = True
+
+    def __init__(self, seed: int, unbacked: Sequence[int]) -> None:
+        super().__init__(seed)
+        self._unbacked = set(unbacked)
+        self.tried: list[int] = []
+
+    def finish(self) -> None:
+        self.wait(tuple(self._open))
+
+    def _copy(self, transfer: Transfer) -> None:
+        lost = {slot for earlier in transfer.after for slot in earlier.failed}
+        unbacked = self._unbacked if transfer.target is Tier.HOST else ()
+        transfer.unbacked = new_slots(slot for slot in transfer.target_slots if slot in unbacked)
+        self.tried += transfer.unbacked
+        failed = []
+        for source, target in zip(transfer.source_slots, transfer.target_slots, strict=True):
+            if source in lost or target in unbacked:
+                failed.append(target)
+                self.content[transfer.target, target] = GARBAGE
+            else:
                 self.content[transfer.target, target] = self.content[transfer.source, source]
         transfer.failed = new_slots(failed)
 
@@ -88,11 +121,14 @@ class FailingDriver(Driver):
 
 
 @pytest.mark.parametrize("capacity", [CAPACITIES[1], CAPACITIES[2], CAPACITIES[4]], ids=named)
-@pytest.mark.parametrize("policy", ["lru", "pbkv-paper"])
+@pytest.mark.parametrize(("policy", "write_through"), [("lru", False), ("lru", True), ("pbkv-paper", False)])
 @settings(max_examples=5, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32))
-def test_a_block_that_does_not_arrive_is_never_delivered(policy: str, capacity: Mapping[Tier, int], seed: int) -> None:
-    driver = FailingDriver(seed, capacity, policy, False, FailingEngine(seed))
+@example(seed=3)
+def test_a_block_that_does_not_arrive_is_never_delivered(
+    policy: str, write_through: bool, capacity: Mapping[Tier, int], seed: int
+) -> None:
+    driver = FailingDriver(seed, capacity, policy, False, FailingEngine(seed), write_through)
     for _ in range(150):
         driver.step()
     driver.recover()
@@ -111,7 +147,45 @@ def test_histories_have_copies_that_fail() -> None:
     assert decisions["drop_spoiled"] > 10
 
 
+@pytest.mark.parametrize("write_through", [False, True])
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32), backed=st.sampled_from([0, 1, 5]))
+def test_slots_without_memory_are_tried_once_and_the_others_go_on_as_a_smaller_tier(
+    write_through: bool, seed: int, backed: int
+) -> None:
+    capacity = CAPACITIES[1]
+    engine = UnbackedEngine(seed, range(capacity[Tier.HOST] - backed))
+    driver = FailingDriver(seed, capacity, "lru", False, engine, write_through)
+    for _ in range(250):
+        driver.step()
+    pool, decisions = driver.cache.tiers[Tier.HOST].pool, driver.cache.tiers.decisions
+    assert len(set(engine.tried)) == len(engine.tried) == decisions["slot_unbacked"] > 0, "a slot was tried again"
+    driver.recover()
+    driver.end()
+    engine.finish()
+    driver.cache.poll()
+    assert pool.unbacked_slots == len(engine.tried)
+    assert pool.free_slots == pool.room == pool.capacity - pool.unbacked_slots
+    assert sum(pool.state(slot) is SlotState.UNBACKED for slot in range(pool.capacity)) == pool.unbacked_slots
+
+
 # --- restarts ---
+
+
+@pytest.mark.parametrize("write_through", [False, True])
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32))
+def test_what_has_been_cleared_is_not_found_again(write_through: bool, seed: int) -> None:
+    engine = LabelledEngine()
+    driver = Driver(seed, CAPACITIES[1], "lru", False, engine, write_through)
+    for _ in range(60):
+        driver.step()
+    driver.cache.clear()
+    assert {label.key for label in engine.labels.values()} <= driver.cache.residency().keys()
+    while driver.running:
+        driver.finish()
+    driver.cache.clear()
+    assert engine.labels == {}
 
 
 @pytest.mark.parametrize("write_through", [False, True])

@@ -16,13 +16,13 @@ from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.kv import arena_region
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.services import HOST_STORE
-from pbkv_cluster.rpc.v1 import store_pb2_grpc, types_pb2, worker_pb2_grpc
+from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2, worker_pb2_grpc
 from pbkv_cluster.store.arena.arena import Arena, Region
-from pbkv_cluster.store.arena.arena_view import ArenaView
 from pbkv_cluster.store.arena.layout import RegionLayout
 from pbkv_cluster.store.arena.region_lock import try_lock
 from tests.gpu_worker.worker_rig import Rig, config, host_store, serving, step
 from tests.polling import eventually
+from tests.store.arena.arena_view import ArenaView
 
 ARENA = 16 << 20
 PROMPT = list(range(10, 80))  # four full blocks and some tokens
@@ -164,6 +164,21 @@ async def test_a_worker_waits_for_its_last_process_to_let_go_of_the_region(
             assert refused == 2
             assert rig.worker.problems == ()
             assert arena.regions()["w"].size > region.size
+
+
+@pytest.mark.parametrize("write_through", [True, False])
+async def test_cleared_blocks_do_not_come_back(llama: Path, write_through: bool) -> None:
+    cleared = settings(llama, write_through, host_blocks=10)  # fewer than are demoted: some have left the host, too
+    async with host_store(ARENA) as (arena, address):
+        async with serving(cleared, host_store=At(address)) as rig:
+            await rig.run(step(PROMPT))
+            for token in (5, 6):
+                await rig.run(step([token] * 170, workflow_id="other"))
+            await stored(arena, 4)
+            await rig.store.Clear(store_pb2.ClearRequest())
+        async with serving(cleared, host_store=At(address)) as rig:
+            assert (await rig.stat(Tier.HOST)).used_blocks == 0
+            assert (await rig.run(step(PROMPT))).usage.delivered == {}
 
 
 async def test_another_tenant_and_another_model_find_nothing_and_damage_is_computed_again(

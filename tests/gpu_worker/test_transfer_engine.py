@@ -20,6 +20,7 @@ from pbkv_cluster.gpu_worker.kv.block_copies import CpuCopies
 from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
 from pbkv_cluster.gpu_worker.kv.storage import KvShape, KvStorage
 from pbkv_cluster.gpu_worker.kv.transfer_engine import ThreadedTransferEngine
+from pbkv_cluster.store.arena import page_touch
 from pbkv_cluster.store.arena.layout import RegionLayout
 from pbkv_cluster.store.arena.slots import SlotReader
 from tests.polling import wait_for
@@ -164,9 +165,54 @@ def test_a_block_without_memory_is_not_stored(monkeypatch: pytest.MonkeyPatch) -
             raise ResourceExhausted("no memory")
 
     monkeypatch.setattr(rig.region, "ensure", full)
-    assert rig.carry_out(store([2, 3], [1, 2])) == [1]
+    stored = store([2, 3], [1, 2])
+    assert rig.carry_out(stored) == list(stored.unbacked) == [1]
     assert {block.slot for block in rig.region.stored()} == {2}, "the block that was there is gone all the same"
     assert rig.carry_out(load([1, 2], [5, 6])) == [5]
+
+
+def test_a_block_of_an_earlier_process_is_loaded_from_memory_that_is_pinned_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    rig.carry_out(store([0, 1], [0, 3]))
+    monkeypatch.setattr(page_touch, "PIECE_BYTES", mmap.PAGESIZE)
+    pinned = set[int]()  # addresses
+
+    def pin(address: int, size: int) -> None:
+        pinned.update(range(address, address + size))
+
+    layout = rig.region.layout
+    region = HostRegion(layout, b"digest of a mod.", lambda: 5.0, rig.memory, pin=pin)
+    storage = KvStorage(SHAPE, GPU_BLOCKS, HOST_BLOCKS, CPU, region.slots.payloads)
+
+    class Cuda(CpuCopies):
+        """Refuses memory that is not pinned."""
+
+        def to_gpu(self, host_slots: Sequence[int], gpu_slots: Sequence[int], fence: None) -> None:
+            for slot in host_slots:
+                start = storage.host[slot].data_ptr()
+                assert pinned >= set(range(start, start + SHAPE.block_bytes)), "pinned in part"
+            super().to_gpu(host_slots, gpu_slots, fence)
+
+    engine = ThreadedTransferEngine(Cuda(storage), region)
+    loaded = load([0, 3], [5, 6])
+    assert not engine.submit(loaded)
+    engine.wait((loaded,))
+    assert not loaded.failed
+    engine.close()
+    assert torch.equal(storage.gpu[5:7], rig.gpu[:2])
+
+
+def test_erased_slots_hold_nothing_and_the_others_what_they_held() -> None:
+    rig = Rig(held=True)
+    stored = rig.submit(store([0, 1, 2], [1, 2, 3]))
+    assert isinstance(rig.copies, Held)
+    rig.copies.go.set()
+    rig.engine.erase(Tier.HOST, new_slots([0, 1, 3]))
+    assert {block.slot for block in rig.region.stored()} == {2}
+    assert list(rig.engine.completed()) == [stored]
+    assert rig.carry_out(load([1, 2], [5, 6])) == [5]
+    assert rig.carry_out(store([4], [1])) == []
+    assert {block.slot for block in rig.region.stored()} == {1, 2}
 
 
 def test_an_error_in_a_thread_ends_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:

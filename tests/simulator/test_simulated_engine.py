@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pbkv_cluster.cache.tiers.transfer import Transfer, TransferEngine
+from pbkv_cluster.cache.tree.node import Slots
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig, ModelConfig
 from pbkv_cluster.core.usage import Tier
@@ -81,6 +82,9 @@ class _VirtualTransferEngine:
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         return self._simulated.seconds(source, target, blocks)
+
+    def erase(self, tier: Tier, slots: Slots) -> None:
+        self._real.erase(tier, slots)
 
 
 class _VirtualRunner:

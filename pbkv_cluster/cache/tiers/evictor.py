@@ -103,13 +103,13 @@ class Evictor:
         if pool.room < len(kept):
             self._make_room(slower, node, kept)
             kept = self._last_copies(tier, node, blocks)  # again: copies further down may have had to go
-            kept, homeless = kept[: pool.room], kept[pool.room :]
+        if pool.free_slots < len(kept):
+            self._in_flight.wait_for_slots(pool, min(len(kept), pool.room))
+            kept, homeless = kept[: pool.free_slots], kept[pool.free_slots :]
         count = len(kept)
         self.decisions[reason] += count
         if not count:
             return homeless
-        if count > pool.free_slots:
-            self._in_flight.wait_for_slots(pool, count)
         slots, sources = pool.take(count), node.slots[tier.index]
         if tier.dropped:
             tier.dropped.difference_update(slots)
@@ -211,6 +211,7 @@ class Evictor:
                 dropped += node.blocks - blocks
                 self._cut(node, blocks)
                 self._settle(node)
+                self._order.offer(node)  # what is left of it has lost its children
         self.decisions["drop_spoiled"] += dropped
         return dropped
 

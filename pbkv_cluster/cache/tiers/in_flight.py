@@ -63,7 +63,10 @@ class TransfersInFlight:
             assert all(transfer.done for transfer in late), "the engine did not report a transfer that it was told to wait for"
 
     def wait_for_slots(self, pool: BlockPool, count: int) -> None:
-        """Blocks until a pool has `count` free slots. It must have room for them."""
+        """Blocks until a pool has `count` free slots. It must have room for them.
+
+        It may have fewer than that if one that was leaving turns out to have no memory.
+        """
         assert count <= pool.room
         if count > pool.free_slots:
             self.poll()
@@ -79,6 +82,8 @@ class TransfersInFlight:
         del self._open[transfer]
         transfer.state, transfer.after = _DONE, ()  # so that no chain of ended transfers stays in memory
         self._pools[transfer.source].end(transfer.source_slots)
-        self._pools[transfer.target].end(transfer.target_slots, written=True, failed=transfer.failed)
+        self._pools[transfer.target].end(transfer.target_slots, True, transfer.failed, transfer.unbacked)
         if transfer.failed:
             self.decisions["load_failed" if transfer.target is Tier.GPU else "store_failed"] += len(transfer.failed)
+            if transfer.unbacked:
+                self.decisions["slot_unbacked"] += len(transfer.unbacked)

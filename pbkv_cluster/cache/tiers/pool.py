@@ -17,12 +17,16 @@ class SlotState(Enum):
     | ARRIVING | a transfer writes its block                          | RESIDENT (`end`), LEAVING (`release`)           |
     | LEAVING  | its block has gone; a transfer still reads or        | FREE (`end` of the last such transfer)          |
     |          | writes it                                            |                                                 |
+    | UNBACKED | the machine has no memory for it; a slot of which a  |                                                 |
+    |          | transfer reports this gets here where it would       |                                                 |
+    |          | become FREE                                          |                                                 |
     """
 
     FREE = "free"
     ARRIVING = "arriving"
     RESIDENT = "resident"
     LEAVING = "leaving"
+    UNBACKED = "unbacked"
 
 
 class BlockPool:
@@ -45,6 +49,8 @@ class BlockPool:
         self._arriving: dict[int, Transfer] = {}
         self._leaving: set[int] = set()
         self.spoiled: set[int] = set()  # resident slots that did not get their blocks
+        self._without_memory: set[int] = set()  # slots of which transfers have reported that
+        self._unbacked: set[int] = set()  # those of them that are given up
 
     @property
     def free_slots(self) -> int:
@@ -54,7 +60,12 @@ class BlockPool:
     @property
     def used_slots(self) -> int:
         """Slots that hold a block or belong to a running sequence."""
-        return self.capacity - self.room
+        return self.capacity - self.room - len(self._unbacked)
+
+    @property
+    def unbacked_slots(self) -> int:
+        """Slots that are used no more, because the machine has no memory for them."""
+        return len(self._unbacked)
 
     def take(self, count: int) -> Slots:
         """Takes `count` free slots; there must be as many."""
@@ -84,7 +95,7 @@ class BlockPool:
                 for slot in leaving:
                     self._arriving.pop(slot, None)
                 slots = new_slots(slot for slot in slots if slot not in leaving)
-        self._free.extend(slots)
+        self._free.extend(self._backed(slots) if self._without_memory else slots)
 
     def begin(self, slots: Slots, writer: Transfer | None = None) -> None:
         """A transfer is about to read these slots; or to write them, if it is their `writer`."""
@@ -94,10 +105,15 @@ class BlockPool:
         if writer is not None:
             self._arriving.update(dict.fromkeys(slots, writer))
 
-    def end(self, slots: Slots, written: bool = False, failed: Slots = NO_SLOTS) -> None:
-        """A transfer that has read these slots is done; or one that has written them, but for some that it `failed` to."""
+    def end(self, slots: Slots, written: bool = False, failed: Slots = NO_SLOTS, unbacked: Slots = NO_SLOTS) -> None:
+        """A transfer that has read these slots is done; or one that has written them, but for some that it `failed` to.
+
+        Those of them that are `unbacked` have no memory. They are given up as soon as they hold nothing: a free slot that
+        fails each time would be taken first each time, and keep the tier from making room.
+        """
         if failed:
             self.spoiled.update(self._arriving.keys() & set(failed))
+            self._without_memory.update(unbacked)
         for slot in slots:
             if written:
                 self._arriving.pop(slot, None)
@@ -107,13 +123,25 @@ class BlockPool:
             del self._busy[slot]
             if slot in self._leaving:
                 self._leaving.remove(slot)
-                self._free.append(slot)
+                freed = new_slots((slot,))
+                self._free.extend(self._backed(freed) if self._without_memory else freed)
 
     def writers(self, slots: Slots) -> list[Transfer]:
         """The transfers that write these slots, each once."""
         if not self._arriving:
             return []
         return list(dict.fromkeys(self._arriving[slot] for slot in slots if slot in self._arriving))
+
+    def _backed(self, slots: Slots) -> Slots:
+        """Those of the slots, which become free, that have memory. The others are given up."""
+        given_up = self._without_memory & set(slots)
+        self._unbacked |= given_up
+        self.room -= len(given_up)
+        return new_slots(slot for slot in slots if slot not in given_up)
+
+    def vacant(self) -> Slots:
+        """The slots that hold no block any more: free, or leaving. In no order."""
+        return self._free + new_slots(self._leaving)
 
     def free(self) -> Slots:
         """The free slots, in no order. Slow: for tests."""
@@ -123,6 +151,8 @@ class BlockPool:
         """The state of one slot. Slow: for tests."""
         if slot in self._leaving:
             return SlotState.LEAVING
+        if slot in self._unbacked:
+            return SlotState.UNBACKED
         if slot in self._arriving:
             return SlotState.ARRIVING
         return SlotState.FREE if slot in self._free else SlotState.RESIDENT
@@ -132,9 +162,9 @@ class BlockPool:
         used: every slot that holds a block or belongs to a running sequence.
 
         Raises:
-            AssertionError: these, the free and the leaving slots are not the whole pool, each once.
+            AssertionError: these, the free, the leaving and the unbacked slots are not the whole pool, each once.
         """
         assert self.room == len(self._free) + len(self._leaving), f"{self.kind}: room miscounted"
         assert self._busy.keys() >= self._leaving | self._arriving.keys(), f"{self.kind}: a slot waits for no transfer"
-        found = sorted([*self._free, *self._leaving, *used])
+        found = sorted([*self._free, *self._leaving, *self._unbacked, *used])
         assert found == list(range(self.capacity)), f"{self.kind}: slots leaked or used twice"

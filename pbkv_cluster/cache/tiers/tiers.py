@@ -225,8 +225,14 @@ class Tiers:
         self._evictor.drop_spoiled()
 
     def clear(self) -> int:
-        """Drops all that no running sequence uses. Returns the blocks dropped, a block in two tiers counted once."""
-        return self._evictor.clear()
+        """Drops all that no running sequence uses, so that no later process finds it, nor what was evicted earlier.
+
+        Returns the blocks dropped, a block in two tiers counted once.
+        """
+        dropped = self._evictor.clear()
+        for tier in self._tiers[GPU + 1 :]:
+            self._engine.erase(tier.kind, tier.pool.vacant())
+        return dropped
 
     def kinds(self, node: Node) -> Sequence[frozenset[Tier]]:
         """The tiers that hold each of a node's blocks."""

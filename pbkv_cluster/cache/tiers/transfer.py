@@ -31,7 +31,7 @@ _SUBMITTED, _DONE = TransferState.SUBMITTED, TransferState.DONE  # an attribute 
 class Transfer:
     """Copies of whole blocks, pairwise, from slots of one tier to slots of another."""
 
-    __slots__ = ("after", "failed", "labels", "source", "source_slots", "state", "target", "target_slots")
+    __slots__ = ("after", "failed", "labels", "source", "source_slots", "state", "target", "target_slots", "unbacked")
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class Transfer:
         self.after = after  # transfers that write the source slots; they have to be carried out before this one
         self.labels = labels  # of the blocks, to be stored with them; none: the target tier keeps none
         self.failed = NO_SLOTS  # target slots that did not get their blocks; the engine sets it before it reports completion
+        self.unbacked = NO_SLOTS  # those of them that the machine has no memory for
         self.state = _SUBMITTED
 
     def __len__(self) -> int:
@@ -69,7 +70,8 @@ class TransferEngine(Protocol):
     as long as it carries out and reports those in `Transfer.after` first.
 
     A block may turn out to be damaged, or its target to have no memory. Such blocks are named in `Transfer.failed`, with those
-    that another transfer was to copy from there. Only a transfer that is reported by `completed` can fail.
+    that another transfer was to copy from there, and slots without memory in `Transfer.unbacked`, too. Only a transfer that is
+    reported by `completed` can fail.
     """
 
     labelled: bool  # whether transfers to slower tiers need labels
@@ -95,6 +97,12 @@ class TransferEngine(Protocol):
         """How long a transfer takes, from recent measurements."""
         ...
 
+    def erase(self, tier: Tier, slots: Slots) -> None:
+        """Has slots that hold no block any more say so, where they say what they hold: no later process finds the blocks that
+        were there. Returns when that is done. Transfers that have been submitted may read or write the slots until then.
+        """
+        ...
+
 
 class NullTransferEngine:
     """Does nothing, at once: for caches without bytes, in tests, benchmarks and shadows."""
@@ -112,3 +120,6 @@ class NullTransferEngine:
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         return 0.0
+
+    def erase(self, tier: Tier, slots: Slots) -> None:
+        pass

@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from pbkv_cluster.cache.tiers.transfer import Transfer
-from pbkv_cluster.cache.tree.node import new_slots
+from pbkv_cluster.cache.tree.node import Slots, new_slots
 from pbkv_cluster.core.blocks import BlockLabel
 from pbkv_cluster.core.errors import ResourceExhausted
 from pbkv_cluster.core.ewma import Ewma
@@ -74,6 +74,12 @@ class ThreadedTransferEngine:
         queued = sum(len(transfer) for transfer in self._open if transfer.target is target)
         return measured.value * (blocks + queued)
 
+    def erase(self, tier: Tier, slots: Slots) -> None:
+        """See `TransferEngine.erase`. No transfer runs meanwhile, so that no header has two writers."""
+        self.wait(tuple(self._open))
+        for slot in slots:
+            self._region.slots.clear(slot)
+
     def close(self) -> None:
         """Ends the threads, after the copies that have begun."""
         for lane in self._lanes.values():
@@ -96,29 +102,37 @@ class ThreadedTransferEngine:
 
     def _store(self, transfer: Transfer, lost: set[int], fence: Any) -> Iterator[int]:
         """Copies to the host, except for blocks that are `lost` already. Yields the target slots that get no block."""
-        slots = self._region.slots
+        slots, unbacked = self._region.slots, new_slots()
         for batch in _batches(transfer, self._copies.batch):
             sources: list[int] = []
             targets: dict[int, BlockLabel] = {}
             for source, target, label in batch:
                 slots.begin(target)
-                if source not in lost and _has_memory(self._region, target):
+                backed = _has_memory(self._region, target)
+                if backed and source not in lost:
                     sources.append(source)
                     targets[target] = label
-                else:
-                    slots.clear(target)
-                    yield target
+                    continue
+                if not backed:
+                    unbacked.append(target)
+                slots.clear(target)
+                yield target
             self._copies.to_host(sources, list(targets), fence)
             for target, label in targets.items():
                 slots.end(target, label)
+        transfer.unbacked = unbacked
 
     def _load(self, transfer: Transfer, lost: set[int], fence: Any) -> Iterator[int]:
-        """Copies to the GPU, except for blocks that are `lost` or damaged. Yields the target slots that get no block."""
+        """Copies to the GPU, except for blocks that are `lost` or damaged. Yields the target slots that get no block.
+
+        The memory of a block that an earlier process has stored may not be pinned yet. It is now: CUDA does not copy what is
+        pinned in part.
+        """
         slots = self._region.slots
         for batch in _batches(transfer, self._copies.batch):
             sources, targets = [], []
             for source, target, _ in batch:
-                if source not in lost and slots.is_sound(source, self._verifies()):
+                if source not in lost and _has_memory(self._region, source) and slots.is_sound(source, self._verifies()):
                     sources.append(source)
                     targets.append(target)
                 else:

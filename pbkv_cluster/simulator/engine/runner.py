@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from pbkv_cluster.cache.tiers.transfer import Transfer
+from pbkv_cluster.cache.tree.node import Slots
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk
@@ -55,6 +56,9 @@ class SimulatedTransferEngine:
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         """See `TransferEngine.seconds`."""
         return self._cost.copy_seconds(blocks)
+
+    def erase(self, tier: Tier, slots: Slots) -> None:
+        """See `TransferEngine.erase`: slots say nothing."""
 
 
 class SimulatedRunner:

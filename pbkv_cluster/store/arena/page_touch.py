@@ -44,7 +44,7 @@ class PageTouch:
         self._touching = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="page-touch", daemon=True)
-        self.problem = ""  # why the rest cannot be touched
+        self.problem = ""  # why some of it cannot be touched
 
     @property
     def ready_bytes(self) -> int:
@@ -71,7 +71,11 @@ class PageTouch:
         """
         for piece in range(start // PIECE_BYTES, -(-stop // PIECE_BYTES)):
             if not self._pieces[piece]:
-                self._touch(piece)
+                try:
+                    self._touch(piece)
+                except ResourceExhausted as error:
+                    self._report(error)
+                    raise
 
     def _run(self) -> None:
         thread = threading.get_native_id()
@@ -84,7 +88,12 @@ class PageTouch:
                 if not self._pieces[piece]:
                     self._touch(piece)
         except ResourceExhausted as error:
-            self.problem = f"{error}; {self.ready_bytes} bytes are in use"
+            self._report(error)
+
+    def _report(self, error: ResourceExhausted) -> None:
+        is_first = not self.problem
+        self.problem = f"{error}; {self.ready_bytes} bytes are in use"
+        if is_first:
             log.warning("%s", self.problem)
 
     def _touch(self, piece: int) -> None:

@@ -13,15 +13,15 @@ from typing import NamedTuple
 import pytest
 
 from pbkv_cluster.core.clock import ManualClock
-from pbkv_cluster.core.errors import FailedPrecondition, NotFound, ResourceExhausted, StartupError
+from pbkv_cluster.core.errors import FailedPrecondition, ResourceExhausted, StartupError
 from pbkv_cluster.store.arena import machine, page_touch
 from pbkv_cluster.store.arena.arena import Arena
-from pbkv_cluster.store.arena.arena_view import ArenaView
 from pbkv_cluster.store.arena.layout import ARENA_HEADER, ARENA_MAGIC, PAGE, RegionLayout
 from pbkv_cluster.store.arena.page_touch import PageTouch
 from pbkv_cluster.store.arena.segment import HugePages, Memory
 from pbkv_cluster.store.arena.slots import RegionSlots
 from tests.polling import wait_for
+from tests.store.arena.arena_view import ArenaView
 from tests.store.arena.blocks import MODEL, label, mapped, payload
 
 TTL_S = 10.0
@@ -113,8 +113,6 @@ def test_what_is_no_arena_is_refused(tmp_path: Path) -> None:
     other.write_bytes(bytes(1 << 20))
     with pytest.raises(FailedPrecondition, match="is not an arena"):
         ArenaView(other)
-    with pytest.raises(NotFound, match="cannot be opened"):
-        ArenaView(tmp_path / "missing")
 
 
 @pytest.mark.parametrize(
@@ -192,14 +190,14 @@ def test_pages_are_touched_in_the_background_and_at_once_where_they_are_needed(m
 
 def test_pages_are_touched_in_a_process_that_gives_way_to_all_others() -> None:
     code = """
-import mmap, os
+import mmap, os, threading
 from pbkv_cluster.store.arena.page_touch import PageTouch
 os.nice(15)
 if os.getuid() == 0:
     os.setuid(65534)  # root may make a thread give way less
 touch = PageTouch(memoryview(mmap.mmap(-1, 1 << 20)))
 touch.start()
-touch._thread.join()
+[thread.join() for thread in threading.enumerate() if thread.name == "page-touch"]
 print(touch.ready_bytes)
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -214,6 +212,7 @@ def test_a_lack_of_memory_is_an_error_and_no_signal() -> None:
         os.ftruncate(file, region.offset)  # as if the machine could not give the pages: writing would end in SIGBUS
         with pytest.raises(ResourceExhausted, match="no memory for all of the arena's region"):
             touch.ensure(0, PAGE)
+        assert "no memory" in touch.problem
         touch.start()
         wait_for(lambda: "no memory" in touch.problem)
         touch.stop()

@@ -5,7 +5,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pbkv_cluster.core.errors import NotFound
 from pbkv_cluster.store.arena.layout import REGION_HEADER, RegionLayout
 from pbkv_cluster.store.arena.region_table import RegionPlace, RegionTable
 from pbkv_cluster.store.arena.slots import SlotReader
@@ -19,13 +18,9 @@ class ArenaView:
         path: of the arena, as the host store gives it.
 
         Raises:
-            NotFound: there is no arena at `path`.
             FailedPrecondition: the file is no arena, or its layout has another version.
         """
-        try:
-            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise NotFound(f"the arena cannot be opened: {error.strerror}") from error
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._table = RegionTable(self._file, writable=False)
             self._memory = memoryview(mmap.mmap(self._file, 0, mmap.MAP_SHARED, mmap.PROT_READ))
