@@ -5,7 +5,6 @@ they fill up, so that other sequences can match them at once. When it closes the
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from pbkv_cluster.cache.integrity import check_cache
 from pbkv_cluster.cache.observer import CacheObserver, GuardStat
@@ -208,12 +207,14 @@ class KVCache:
         self._end(workflow, logged=True)
 
     def hear(self, workflow: str, events: Iterable[RemoteStepEvent], namespace: Namespace, after: int = -1) -> bool:
-        """Steps of the workflow have begun or ended on other workers. What was told before is not taken again.
+        """Steps of the workflow have begun or ended on other workers.
+
+        What was told before is not taken again, nor does it open a workflow again that has ended.
 
         Args:
             workflow: its id.
             events: in order, with times on this cache's clock.
-            namespace: of the model's blocks; the tenant of each step is added.
+            namespace: of the model's blocks; tenant and length of each step are added.
             after: index of what was told last; -1: nothing was.
 
         Returns:
@@ -222,7 +223,7 @@ class KVCache:
         if after > self.workflows.heard(workflow):
             return False
         for event in events:
-            space = replace(namespace, salt=event.tenant)
+            space = namespace.of_tenant(event.tenant, event.length)
             position = self.remote.take(workflow, event, space)
             if position is not None:
                 self.observer.step_heard(workflow, space, position)

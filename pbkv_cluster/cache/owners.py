@@ -1,5 +1,6 @@
 """The active workflows of a cache: tells the policies what happens to them, and ranks nodes anew whose values that changes."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 
 from pbkv_cluster.cache.policies.base import ReusePolicy
@@ -17,6 +18,7 @@ from pbkv_cluster.reuse.record.workflow_record import WorkflowRecord
 EndListener = Callable[[AccessLog], None]
 """Told the log of a workflow, by the one cache among several that has had its last step. Steps that run go on writing to it."""
 
+_ENDED = 1024  # workflows that are known to have ended, at most: a name of at most 256 bytes and an index each
 _FRESH_S = 1.0  # age in seconds below which a forecast is taken to be about the current step
 
 
@@ -33,6 +35,7 @@ class ActiveWorkflows:
         self._tiers = tiers
         self._clock = clock
         self._owners: dict[str, Owner] = {}
+        self._ended: OrderedDict[str, int] = OrderedDict()  # those that ended last: index of what was told of each last
         self.on_ended: EndListener | None = None
         self.recorded = any(each.needs_record for each in policies)  # whether a policy reads their records
         self.learns = any(each.learns for each in policies)  # whether a policy uses what is learnt from ended workflows
@@ -52,9 +55,9 @@ class ActiveWorkflows:
         return self._owners.get(workflow)
 
     def heard(self, workflow: str) -> int:
-        """Index of the latest event of a workflow that was told of steps elsewhere; -1: none."""
+        """Index of the latest event of a workflow that was told of steps elsewhere, also if it has ended since; -1: none."""
         owner = self._owners.get(workflow)
-        return -1 if owner is None else owner.heard
+        return self._ended.get(workflow, -1) if owner is None else owner.heard
 
     def all(self) -> Collection[Owner]:
         """The owners."""
@@ -72,6 +75,7 @@ class ActiveWorkflows:
         owner = self._owners.get(workflow)
         if owner is None:
             owner = self._owners[workflow] = Owner(workflow, record)
+            owner.heard = self._ended.get(workflow, -1)
         self.touch(owner)
         owner.active_at = now
         if graph is not None:
@@ -138,11 +142,16 @@ class ActiveWorkflows:
 
         Args:
             workflow: its id.
-            logged: `on_ended` is told, unless another cache has had its last step.
+            logged: it has ended, and `on_ended` is told, unless another cache has had its last step; else it may go on.
         """
         owner = self._owners.pop(workflow, None)
         if owner is None:
             return
+        if logged and owner.heard >= 0:
+            self._ended[workflow] = owner.heard
+            self._ended.move_to_end(workflow)
+            if len(self._ended) > _ENDED:
+                self._ended.popitem(last=False)
         nodes, owner.nodes = owner.nodes, {}
         for node in nodes:
             del node.owners[owner]

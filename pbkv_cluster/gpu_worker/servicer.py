@@ -1,7 +1,7 @@
 """The worker's gRPC services: messages in, commands to the engine."""
 
 import itertools
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -77,7 +77,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         # If a call is cancelled while it writes, its generator ends only when it is garbage collected. The step must end now.
         context.add_done_callback(lambda _: self._thread.post(lambda engine: engine.cancel(step.id)))
         if request.remote_steps:
-            self._hear(request.workflow_id, request.remote_steps)
+            self._hear(request)
         outputs = self._thread.stream(step)
         try:
             async for output in outputs:
@@ -113,8 +113,6 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     async def RetireWorkflow(  # noqa: N802
         self, request: worker_pb2.RetireWorkflowRequest, context: Any
     ) -> worker_pb2.RetireWorkflowResponse:
-        if request.remote_steps:
-            self._hear(request.workflow_id, request.remote_steps)
         await self._thread.call(lambda engine: engine.cache.retire(request.workflow_id))
         return worker_pb2.RetireWorkflowResponse()
 
@@ -129,12 +127,12 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             )
         )
 
-    def _hear(self, workflow: str, messages: Iterable[worker_pb2.RemoteStep]) -> None:
-        """Hands the cache what comes with another call, before that call."""
-        events = remote_steps_from_wire(messages, self._clock.now())
+    def _hear(self, request: worker_pb2.RunStepRequest) -> None:
+        """Hands the cache what comes with a step, before the step."""
+        events = remote_steps_from_wire(request.remote_steps, self._clock.now())
 
         def hear(engine: Engine) -> None:
-            engine.cache.hear(workflow, events, self._namespace)
+            engine.cache.hear(request.workflow_id, events, self._namespace, request.remote_after)
 
         self._thread.post(hear)
 

@@ -4,7 +4,7 @@ from grpc import aio
 
 from pbkv_cluster.core.locations.addresses import parse_address
 
-_MAX_MESSAGE_BYTES = 64 << 20
+MAX_MESSAGE_BYTES = 64 << 20
 
 # One keep-alive policy for both sides. A ping notices within half a minute that a peer has vanished without closing the
 # connection (its node lost power). A server that does not allow what its clients do takes their pings for an attack, and
@@ -27,8 +27,8 @@ def keep_alive(interval_s: float) -> list[tuple[str, int]]:
 
 # For both sides of every connection.
 MESSAGE_OPTIONS: list[tuple[str, int]] = [
-    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     *keep_alive(_KEEP_ALIVE_S),
 ]
 

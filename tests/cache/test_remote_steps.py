@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hypothesis import given, settings
@@ -241,3 +241,55 @@ def test_what_follows_an_unknown_path_or_was_missed_is_not_taken() -> None:
     assert owner is not None
     assert [step.prompt_blocks for step in owner.record.steps] == [2, 4]
     assert [(step.came_from, step.follows) for step in owner.record.steps] == [(-1, 0), (0, 3)]
+
+
+def test_what_is_told_of_a_workflow_after_its_end_does_not_open_it_again() -> None:
+    history, played = StepHistory(), Cache("pbkv")
+    history.began(0, "a", blocks([0, 1], 0), "one", 0.0)
+    history.ended(0, blocks([2], 0, tail=1), 1.0)
+    events = history.untold("two")
+    assert played.cache.hear("w", events, SPACE)
+    played.cache.retire("w")
+    assert played.cache.hear("w", events, SPACE), "taken, so that it is not told again"
+    assert played.cache.hear("w", events[1:], SPACE, after=events[0].index)
+    assert played.cache.workflows.find("w") is None
+    later = StepHistory(first_index=100)
+    later.began(0, "a", blocks([0, 1], 0), "one", 2.0)
+    assert played.cache.hear("w", later.untold("two"), SPACE)
+    assert played.cache.workflows.find("w") is not None, "another workflow of that id"
+
+
+def test_remote_steps_own_blocks_on_their_side_of_the_rotary_switch() -> None:
+    space = replace(SPACE, rotary_switch=40)
+    worker = Worker(ManualClock(), 100, "pbkv")
+    cache = worker.cache
+    for length in (32, 48):  # the blocks of both kinds
+        step = StepIdentity(space.of_length(length), "other", "a", length, length)
+        cache.close(worker.open(step, blocks([0, 1, 2], 0)[: length * TOKEN_BYTES]))
+
+    def owned(workflow: str) -> set[tuple[bool, int]]:
+        """Of each node that the workflow owns, whether it is of long sequences, and blocks down to its end."""
+        owner = cache.workflows.find(workflow)
+        assert owner is not None
+        roots = {cache.tree.root(space.of_length(length)): length > 40 for length in (32, 48)}
+        found = set()
+        for node in owner.nodes:
+            path = list(lineage(node))
+            top = path[-1] if path[-1] in roots else path[-1].parent
+            assert top is not None
+            found.add((roots[top], sum(each.blocks for each in path)))
+        return found
+
+    history = StepHistory()
+    history.began(0, "a", blocks([0, 1, 2], 0), "one", 0.0)
+    assert cache.hear("long", history.untold("two"), space)
+    assert owned("long") == {(True, 2), (True, 3)}
+    history = StepHistory()
+    history.began(0, "a", blocks([0, 1], 0), "one", 0.0)
+    history.ended(0, blocks([2], 0, tail=1), 1.0)
+    began, ended = history.untold("two")
+    assert cache.hear("grows", [began], space)
+    assert owned("grows") == {(False, 2)}
+    assert cache.hear("grows", [ended], space)
+    assert owned("grows") == {(False, 2), (True, 2), (True, 3)}
+    cache.check_integrity()

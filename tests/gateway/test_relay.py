@@ -20,7 +20,7 @@ from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
 from pbkv_cluster.gateway.routing.load import WorkerLoad
 from pbkv_cluster.gateway.routing.speeds import OutputLength, PrefillSpeed, StepSpeed
-from pbkv_cluster.gateway.routing.worker import FailureKind, StepOutcome, WorkerFailure
+from pbkv_cluster.gateway.routing.worker import FailureKind, StepOutcome, Worker, WorkerFailure
 from pbkv_cluster.gateway.step.prompt_reader import TokenizedPrompt
 from pbkv_cluster.gateway.step.relay import Relay
 from pbkv_cluster.gateway.step.state import StepState
@@ -56,6 +56,7 @@ class Stream:
     moments: list[Moment]
     step: Step
     cancelled: bool = False
+    failures: list[FailureKind] = field(default_factory=list)
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -74,6 +75,7 @@ class Stream:
             raise asyncio.CancelledError
         match moment.what:
             case FailureKind() as kind:
+                self.failures.append(kind)
                 raise WorkerFailure(kind, InvalidArgument("step", kind), kind)
             case "outcome":
                 return StepOutcome(FinishReason.LENGTH, Usage(), b"")
@@ -139,6 +141,17 @@ class Run:
     events: list[StepEvent] = field(default_factory=list)
     decisions: Decisions = field(default_factory=Decisions)
     error: PbkvError | None = None
+    lost: int = 0  # workers that the teller takes to be lost
+
+
+class CountingTeller(StepTeller):
+    """Counts the workers that it takes to be lost."""
+
+    lost = 0
+
+    def ended(self, workflow: OpenWorkflow, number: int, output: bytes, lost: Worker | None = None) -> None:
+        self.lost += lost is not None
+        super().ended(workflow, number, output, lost)
 
 
 async def run(scripts: list[list[Moment]]) -> Run:
@@ -148,6 +161,7 @@ async def run(scripts: list[list[Moment]]) -> Run:
     pool: Any = Pool([MemoryWorker(f"w{number}", moments) for number, moments in enumerate(scripts)])
     done = Run(Step(0.0, lambda step: ends.append(step.state)), pool.workers, ends)
     step = done.step
+    teller = CountingTeller(pool, Decisions(), clock)
     relay = Relay(
         pool=pool,
         placement=pool,
@@ -157,7 +171,7 @@ async def run(scripts: list[list[Moment]]) -> Run:
         meter=HitMeter(),
         events=EventReporter(lambda event: None, clock),
         contexts=Contexts(),
-        teller=StepTeller(pool, Decisions(), clock),
+        teller=teller,
         decisions=done.decisions,
         clock=clock,
         retry_limit=RETRY_LIMIT,
@@ -171,6 +185,7 @@ async def run(scripts: list[list[Moment]]) -> Run:
     except PbkvError as error:
         done.error = error
         step.fail()
+    done.lost = teller.lost
     return done
 
 
@@ -197,6 +212,8 @@ def test_a_step_has_one_end_whatever_arrives_when(scripts: list[list[Moment]]) -
     latest = step.stream
     assert latest is None or cast(Any, latest).cancelled == (step.state is not StepState.FINISHED)
     assert step.retries == done.decisions[Reason.STEP_RETRIED] <= RETRY_LIMIT
+    failures = [kind for worker in done.workers for stream in worker.streams for kind in stream.failures]
+    assert done.lost == failures.count(FailureKind.LOST), "a worker whose step was cancelled is as well as before"
     sent = sum(len(event.packed) for event in events if isinstance(event, Tokens))
     assert sent == len(step.sent), "the client has what the step counts as sent"
 

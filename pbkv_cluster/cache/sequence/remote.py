@@ -35,14 +35,15 @@ class RemoteSteps:
 
     def take(self, workflow: str, event: RemoteStepEvent, namespace: Namespace) -> int | None:
         """A step has begun or ended. Returns its position in the record; None: it was known, or cannot be understood."""
+        if event.index <= self._workflows.heard(workflow):
+            return None  # before the workflow is entered: it may have ended
         if isinstance(event, RemoteStepBegan):
             return self._began(workflow, event, namespace, event.at)
         return self._ended(workflow, event, namespace, event.at)
 
     def _began(self, workflow: str, event: RemoteStepBegan, namespace: Namespace, now: float) -> int | None:
         owner = self._workflows.enter(workflow, None, None, now)
-        if not _is_news(owner, event):
-            return None
+        owner.heard = event.index
         position = blocks = 0
         if self._workflows.recorded:
             prompt = whole(owner.record.tokens(event.came_from), event)
@@ -58,7 +59,10 @@ class RemoteSteps:
 
     def _ended(self, workflow: str, event: RemoteStepEnded, namespace: Namespace, now: float) -> int | None:
         owner = self._workflows.find(workflow)
-        if owner is None or not _is_news(owner, event) or event.number not in owner.remote:
+        if owner is None:
+            return None
+        owner.heard = event.index
+        if event.number not in owner.remote:
             return None
         self._workflows.touch(owner)
         position = 0
@@ -68,6 +72,7 @@ class RemoteSteps:
             position = found
             if event.output:
                 owner.record.write(position, event.output)
+            if event.output or namespace.is_long:  # output may have taken it beyond the rotary switch
                 self.follow(owner, namespace, owner.record.path(position))
             owner.record.end(position, now)
         self._workflows.step_ended(owner, now)
@@ -101,11 +106,3 @@ class RemoteSteps:
         node.writer = None
         if segment.prefix_stat is not None:
             node.entry = segment.prefix_stat.above(segment.stop - at - node.blocks)
-
-
-def _is_news(owner: Owner, event: RemoteStepEvent) -> bool:
-    """Whether an event was not told before; notes that it was."""
-    if event.index <= owner.heard:
-        return False
-    owner.heard = event.index
-    return True

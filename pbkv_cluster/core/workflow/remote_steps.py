@@ -6,11 +6,16 @@ it adds to an earlier step's path, in packed tokens: less than was sent to the w
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pbkv_cluster.core.token_trie import cut, walk
-from pbkv_cluster.core.tokens import BLOCK_BYTES, TOKEN_BYTES
+from pbkv_cluster.core.tokens import BLOCK_BYTES, TOKEN_BYTES, count
+
+_EVENT_BYTES = 512  # of an event besides its tokens, about
+_PATH_BYTES = 512  # of a node of the trie besides its tokens, about
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,7 @@ class RemoteStepBegan:
     follows: int  # blocks
     tokens: bytes  # packed, full blocks
     at: float  # seconds, on the clock of who tells it
+    length: int  # tokens of its sequence; beyond the rotary switch its blocks are others
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,7 @@ class RemoteStepEnded:
     tenant: str
     output: bytes  # packed, the full blocks after those of its prompt
     at: float
+    length: int
 
 
 RemoteStepEvent = RemoteStepBegan | RemoteStepEnded
@@ -62,6 +69,12 @@ class _Told:
     worker: str
     event: RemoteStepEvent
 
+    @property
+    def size_bytes(self) -> int:
+        """About what it takes in memory, and at least what it takes in a message."""
+        tokens = self.event.output if isinstance(self.event, RemoteStepEnded) else self.event.tokens
+        return len(tokens) + _EVENT_BYTES
+
 
 @dataclass(slots=True)
 class _Running:
@@ -69,7 +82,7 @@ class _Running:
 
     worker: str
     tenant: str
-    prompt: bytes  # packed
+    prompt: bytes  # packed; the step in flight has the same object
 
 
 @dataclass(slots=True)
@@ -77,7 +90,7 @@ class StepHistory:
     """The steps of one workflow so far, and how far each of its workers has heard of them."""
 
     first_index: int = 0  # above all that was told of the workflow before, by a gateway that has restarted
-    size_bytes: int = 0  # of tokens
+    size_bytes: int = 0  # of events and paths
     _events: list[_Told] = field(default_factory=list)
     _heard: dict[str, int] = field(default_factory=dict)  # by worker: index of the latest event that it was told
     _workers: dict[str, None] = field(default_factory=dict)  # that have run steps
@@ -85,7 +98,16 @@ class StepHistory:
     _paths: dict[bytes, _Path] = field(default_factory=dict)  # roots of the trie
 
     def began(
-        self, number: int, agent: str, prompt: bytes, worker: str, at: float, *, parent: int | None = None, tenant: str = ""
+        self,
+        number: int,
+        agent: str,
+        prompt: bytes,
+        worker: str,
+        at: float,
+        *,
+        parent: int | None = None,
+        tenant: str = "",
+        sent: bytes = b"",
     ) -> None:
         """A step has begun, or goes on, on a worker.
 
@@ -97,13 +119,15 @@ class StepHistory:
             at: seconds.
             parent: number of the step that it follows.
             tenant: whose blocks these are.
+            sent: packed output of a worker that was lost, after which this one goes on.
         """
         self._workers[worker] = None
         full = prompt[: len(prompt) // BLOCK_BYTES * BLOCK_BYTES]
         source, blocks = self._add(full, number)
         index = self.first_index + len(self._events)
         rest = full[blocks * BLOCK_BYTES :]
-        self._events.append(_Told(worker, RemoteStepBegan(index, number, agent, parent, tenant, source, blocks, rest, at)))
+        length = count(prompt) + count(sent)
+        self._note(worker, RemoteStepBegan(index, number, agent, parent, tenant, source, blocks, rest, at, length))
         self._running[number] = _Running(worker, tenant, prompt)
 
     def ended(self, number: int, output: bytes, at: float) -> None:
@@ -122,7 +146,8 @@ class StepHistory:
         tail = tail[: len(tail) // BLOCK_BYTES * BLOCK_BYTES]
         self._add(step.prompt[:full] + tail, number)
         index = self.first_index + len(self._events)
-        self._events.append(_Told(step.worker, RemoteStepEnded(index, number, step.tenant, tail, at)))
+        length = count(step.prompt) + count(output[:-TOKEN_BYTES])
+        self._note(step.worker, RemoteStepEnded(index, number, step.tenant, tail, at, length))
 
     @property
     def workers(self) -> list[str]:
@@ -134,10 +159,23 @@ class StepHistory:
         """Whether a step runs."""
         return bool(self._running)
 
-    def untold(self, worker: str) -> list[RemoteStepEvent]:
-        """What a worker has not been told, in order."""
+    def untold(self, worker: str, limit_bytes: float = math.inf) -> list[RemoteStepEvent]:
+        """What a worker has not been told, in order: the oldest, as many as fit in a message, and one at least.
+
+        Args:
+            worker: its id.
+            limit_bytes: of the message.
+        """
         first = self._heard.get(worker, self.first_index - 1) + 1 - self.first_index
-        return [each.event for each in self._events[first:] if each.worker != worker]
+        events, size_bytes = list[RemoteStepEvent](), 0
+        for each in itertools.islice(self._events, first, None):
+            if each.worker == worker:
+                continue
+            size_bytes += each.size_bytes
+            if events and size_bytes > limit_bytes:
+                break
+            events.append(each.event)
+        return events
 
     def heard(self, worker: str) -> int:
         """Index of the latest event that a worker was told; -1: none."""
@@ -152,6 +190,11 @@ class StepHistory:
         """What a worker was told may not have arrived: it will be told everything."""
         self._heard.pop(worker, None)
 
+    def _note(self, worker: str, event: RemoteStepEvent) -> None:
+        told = _Told(worker, event)
+        self._events.append(told)
+        self.size_bytes += told.size_bytes
+
     def _add(self, path: bytes, number: int) -> tuple[int, int]:
         """Adds a path of full blocks. Returns a step whose path it follows, and for how many blocks; -1 and 0: none."""
         nodes, last_blocks, blocks = walk(self._paths, path, len(path))
@@ -161,12 +204,13 @@ class StepHistory:
             siblings = self._paths if end.parent is None else end.parent.children
             upper = _Path(end.parent, end.tokens[: last_blocks * BLOCK_BYTES], end.number)
             cut(end, upper, siblings)
+            self.size_bytes += _PATH_BYTES
             end = upper
         rest = path[blocks * BLOCK_BYTES :]
         if rest:
             children = self._paths if end is None else end.children
             children[rest[:BLOCK_BYTES]] = _Path(end, rest, number)
-            self.size_bytes += len(rest)
+            self.size_bytes += len(rest) + _PATH_BYTES
         return source, blocks
 
 

@@ -20,7 +20,7 @@ from pbkv_cluster.gateway.routing.load import WorkerLoad
 from pbkv_cluster.gateway.routing.router import WorkerKey
 from pbkv_cluster.gateway.routing.speeds import StepSpeed
 from pbkv_cluster.rpc import convert
-from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.rpc.channel import MAX_MESSAGE_BYTES, connect
 from pbkv_cluster.rpc.errors import from_rpc
 from pbkv_cluster.rpc.v1 import store_pb2, types_pb2, worker_pb2, worker_pb2_grpc
 from pbkv_cluster.store.cluster_index import WorkerEntry
@@ -179,7 +179,8 @@ class Worker:
             parent_step: number of the step that this one follows; None: it is the first.
             prompt: packed token ids.
             sent: packed output tokens that the client has from a lost worker. The worker goes on after them.
-            remote_steps: what the worker is to be told of the workflow's steps elsewhere.
+            remote_steps: what the worker is to be told of the workflow's steps elsewhere; left out where the message would be
+                too large.
         """
         request = worker_pb2.RunStepRequest(
             request_id=request_id,
@@ -193,8 +194,13 @@ class Worker:
             sent=types_pb2.PackedTokens(data=sent),
             priority=priority,
             step_graph=None if step_graph is None else convert.step_graph_to_wire(step_graph),
-            remote_steps=_to_wire(remote_steps),
         )
+        if remote_steps is not None:
+            request.remote_steps.extend(_to_wire(remote_steps))
+            request.remote_after = remote_steps.after
+            # The next call that tells the worker more is refused, and then it is told everything.
+            if request.ByteSize() > MAX_MESSAGE_BYTES:
+                request.ClearField("remote_steps")
         return StepStream(self.stub.RunStep(request))
 
     async def probe(self) -> bool:
@@ -222,9 +228,9 @@ class Worker:
             answer.predictor_reachable,
         )
 
-    async def retire(self, workflow_id: str, remote_steps: RemoteSteps | None) -> bool:
-        """Has the worker retire what only the workflow held, and tells it of steps elsewhere; False if it does not answer."""
-        request = worker_pb2.RetireWorkflowRequest(workflow_id=workflow_id, remote_steps=_to_wire(remote_steps))
+    async def retire(self, workflow_id: str) -> bool:
+        """Has the worker retire what only the workflow held; False if it does not answer."""
+        request = worker_pb2.RetireWorkflowRequest(workflow_id=workflow_id)
         try:
             with self._calling() as stub:
                 await stub.RetireWorkflow(request, timeout=_RETIRE_TIMEOUT_S)
@@ -273,8 +279,8 @@ class Worker:
             self._calls -= 1
 
 
-def _to_wire(remote_steps: RemoteSteps | None) -> list[worker_pb2.RemoteStep]:
-    return [] if remote_steps is None else convert.remote_steps_to_wire(remote_steps.events, remote_steps.now)
+def _to_wire(remote_steps: RemoteSteps) -> list[worker_pb2.RemoteStep]:
+    return convert.remote_steps_to_wire(remote_steps.events, remote_steps.now)
 
 
 def key_of(entry: WorkerEntry) -> WorkerKey:

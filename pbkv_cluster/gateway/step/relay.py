@@ -84,10 +84,12 @@ class Relay:
             stream = self._place(step, spec, worker, cached_tokens)  # in flight while the client gets Accepted
             if first:
                 yield Accepted(spec.number, worker.id, spec.prompt.tokens)
+            lost: Worker | None = None
             try:
                 async for event in self._pass_on(step, spec, worker, stream):
                     yield event
             except WorkerFailure as failure:
+                lost = worker if failure.kind is FailureKind.LOST else None
                 if not step.is_final:
                     self._judge(step, worker, attempts, failure)
                     step.transition(StepState.ACCEPTED)
@@ -97,7 +99,6 @@ class Relay:
                 if not step.is_final:
                     raise Unavailable("the gateway is stopping") from None
             finally:
-                lost = worker if step.state is not StepState.FINISHED else None
                 self.teller.ended(spec.workflow, spec.number, bytes(step.sent), lost)
                 self.pool.release(worker, step)
         if step.state is StepState.CANCELLED:
@@ -115,7 +116,7 @@ class Relay:
         if workflow.served_by is not None:
             workflow.served_by.add(worker.id)
         remote_steps = self.teller.began(
-            workflow, spec.number, spec.agent, spec.parent_step, spec.tenant, spec.prompt.packed, worker
+            workflow, spec.number, spec.agent, spec.parent_step, spec.tenant, spec.prompt.packed, worker, bytes(step.sent)
         )
         stream = worker.run_step(
             request_id=f"{workflow.id}/{spec.number}/{step.retries}",

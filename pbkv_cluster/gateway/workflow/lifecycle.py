@@ -160,10 +160,12 @@ class WorkflowLifecycle:
         for step in list(workflow.running):
             step.cancel()
         self.events.report(workflow, EventKind.WORKFLOW_ENDED)
+        self.contexts.drop(workflow.id)  # at once: a workflow of that id may be opened while the workers are told
         retired = (self._retire(workflow, worker) for worker in self._served(workflow))
-        await asyncio.gather(self.entries.write(workflow), *retired)
-        self.teller.drop(workflow)
-        self.contexts.drop(workflow.id)
+        try:
+            await asyncio.gather(self.entries.write(workflow), *retired)
+        finally:
+            self.teller.drop(workflow)
 
     def _served(self, workflow: OpenWorkflow) -> list[Worker]:
         """The workers that may have run steps of the workflow."""
@@ -198,7 +200,8 @@ class WorkflowLifecycle:
             raise
 
     async def _retire(self, workflow: OpenWorkflow, worker: Worker) -> None:
-        if not await worker.retire(workflow.id, self.teller.end(workflow, worker)):
+        await self.teller.finish(workflow, worker)
+        if not await worker.retire(workflow.id):
             # A worker that is gone holds nothing; on one that is not, the blocks age as any others do.
             self.decisions[Reason.RETIRE_FAILED] += 1
 

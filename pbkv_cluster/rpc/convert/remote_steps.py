@@ -35,7 +35,7 @@ def remote_steps_from_wire(messages: Iterable[worker_pb2.RemoteStep], now: float
 
 
 def _to_wire(event: RemoteStepEvent, now: float) -> worker_pb2.RemoteStep:
-    message = worker_pb2.RemoteStep(index=event.index, step=event.number, age_s=max(now - event.at, 0.0))
+    message = worker_pb2.RemoteStep(index=event.index, step=event.number, age_s=max(now - event.at, 0.0), length=event.length)
     if isinstance(event, RemoteStepEnded):
         message.ended.tenant, message.ended.output.data = event.tenant, event.output
         message.ended.SetInParent()
@@ -54,7 +54,7 @@ def _to_wire(event: RemoteStepEvent, now: float) -> worker_pb2.RemoteStep:
 
 def _from_wire(message: worker_pb2.RemoteStep, now: float) -> RemoteStepEvent:
     at = now - checks.seconds(f"{_FIELD}.age_s", message.age_s)
-    for field, value in (("index", message.index), ("step", message.step)):
+    for field, value in (("index", message.index), ("step", message.step), ("length", message.length)):
         if value < 0:
             raise InvalidArgument(f"{_FIELD}.{field}", f"must not be negative, got {value}")
     match message.WhichOneof("event"):
@@ -74,10 +74,11 @@ def _from_wire(message: worker_pb2.RemoteStep, now: float) -> RemoteStepEvent:
                 began.follows,
                 _blocks("began.rest", began.rest),
                 at,
+                message.length,
             )
         case "ended":
             output = _blocks("ended.output", message.ended.output)
-            return RemoteStepEnded(message.index, message.step, message.ended.tenant, output, at)
+            return RemoteStepEnded(message.index, message.step, message.ended.tenant, output, at, message.length)
         case _:
             raise InvalidArgument(f"{_FIELD}.event", "must be set")
 

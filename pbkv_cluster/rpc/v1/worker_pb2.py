@@ -27,7 +27,7 @@ from pbkv_cluster.rpc.v1 import store_pb2 as pbkv_dot_v1_dot_store__pb2
 from pbkv_cluster.rpc.v1 import workflow_pb2 as pbkv_dot_v1_dot_workflow__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14pbkv/v1/worker.proto\x12\x07pbkv.v1\x1a\x13pbkv/v1/types.proto\x1a\x13pbkv/v1/store.proto\x1a\x16pbkv/v1/workflow.proto\"\xef\x02\n\x0eRunStepRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0c\n\x04step\x18\x05 \x01(\x05\x12\x0e\n\x06tenant\x18\x06 \x01(\t\x12%\n\x06prompt\x18\x07 \x01(\x0b\x32\x15.pbkv.v1.PackedTokens\x12#\n\x08sampling\x18\x08 \x01(\x0b\x32\x11.pbkv.v1.Sampling\x12#\n\x04sent\x18\t \x01(\x0b\x32\x15.pbkv.v1.PackedTokens\x12\x10\n\x08priority\x18\n \x01(\x05\x12&\n\nstep_graph\x18\x0b \x01(\x0b\x32\x12.pbkv.v1.StepGraph\x12\x18\n\x0bparent_step\x18\x0c \x01(\x05H\x00\x88\x01\x01\x12)\n\x0cremote_steps\x18\r \x03(\x0b\x32\x13.pbkv.v1.RemoteStepB\x0e\n\x0c_parent_stepJ\x04\x08\x04\x10\x05\"\x8b\x03\n\nRemoteStep\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0c\n\x04step\x18\x02 \x01(\x05\x12\r\n\x05\x61ge_s\x18\x03 \x01(\x01\x12*\n\x05\x62\x65gan\x18\x04 \x01(\x0b\x32\x19.pbkv.v1.RemoteStep.BeganH\x00\x12*\n\x05\x65nded\x18\x05 \x01(\x0b\x32\x19.pbkv.v1.RemoteStep.EndedH\x00\x1a\xaf\x01\n\x05\x42\x65gan\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x18\n\x0bparent_step\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x16\n\tcame_from\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12\x0f\n\x07\x66ollows\x18\x05 \x01(\x05\x12#\n\x04rest\x18\x06 \x01(\x0b\x32\x15.pbkv.v1.PackedTokensB\x0e\n\x0c_parent_stepB\x0c\n\n_came_from\x1a>\n\x05\x45nded\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12%\n\x06output\x18\x02 \x01(\x0b\x32\x15.pbkv.v1.PackedTokensB\x07\n\x05\x65vent\"a\n\x10TellStepsRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x03\x12)\n\x0cremote_steps\x18\x03 \x03(\x0b\x32\x13.pbkv.v1.RemoteStep\"\"\n\x11TellStepsResponse\x12\r\n\x05heard\x18\x01 \x01(\x08\"\x9f\x02\n\x0cRunStepEvent\x12.\n\x06tokens\x18\x01 \x01(\x0b\x32\x1c.pbkv.v1.RunStepEvent.TokensH\x00\x12\x32\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x1e.pbkv.v1.RunStepEvent.FinishedH\x00\x1a@\n\x06Tokens\x12(\n\ttoken_ids\x18\x01 \x01(\x0b\x32\x15.pbkv.v1.PackedTokens\x12\x0c\n\x04text\x18\x02 \x01(\t\x1a`\n\x08\x46inished\x12%\n\x06reason\x18\x01 \x01(\x0e\x32\x15.pbkv.v1.FinishReason\x12\x1d\n\x05usage\x18\x02 \x01(\x0b\x32\x0e.pbkv.v1.Usage\x12\x0e\n\x06hidden\x18\x03 \x01(\x0c\x42\x07\n\x05\x65vent\"W\n\x15RetireWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12)\n\x0cremote_steps\x18\x02 \x03(\x0b\x32\x13.pbkv.v1.RemoteStep\"\x18\n\x16RetireWorkflowResponse\"\x18\n\x16GetWorkerStatusRequest\"\x97\x02\n\x17GetWorkerStatusResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07running\x18\x02 \x01(\x05\x12\x0f\n\x07waiting\x18\x03 \x01(\x05\x12!\n\x05store\x18\x04 \x01(\x0b\x32\x12.pbkv.v1.StoreStat\x12\x19\n\x11\x66orecasts_applied\x18\x05 \x01(\x04\x12\x14\n\x0c\x65ngine_steps\x18\x06 \x01(\x04\x12\x1c\n\x14prefill_tokens_per_s\x18\x07 \x01(\x01\x12\x1e\n\x16\x61\x63\x63\x65ss_updates_applied\x18\x08 \x01(\x04\x12\x18\n\x10\x61\x63\x63\x65ss_workflows\x18\t \x01(\x04\x12\x1b\n\x13predictor_reachable\x18\n \x01(\x08\x32\x8c\x03\n\rWorkerService\x12;\n\x07RunStep\x12\x17.pbkv.v1.RunStepRequest\x1a\x15.pbkv.v1.RunStepEvent0\x01\x12Q\n\x0eRetireWorkflow\x12\x1e.pbkv.v1.RetireWorkflowRequest\x1a\x1f.pbkv.v1.RetireWorkflowResponse\x12\x42\n\tTellSteps\x12\x19.pbkv.v1.TellStepsRequest\x1a\x1a.pbkv.v1.TellStepsResponse\x12Q\n\x0eReportToolCall\x12\x1e.pbkv.v1.ReportToolCallRequest\x1a\x1f.pbkv.v1.ReportToolCallResponse\x12T\n\x0fGetWorkerStatus\x12\x1f.pbkv.v1.GetWorkerStatusRequest\x1a .pbkv.v1.GetWorkerStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14pbkv/v1/worker.proto\x12\x07pbkv.v1\x1a\x13pbkv/v1/types.proto\x1a\x13pbkv/v1/store.proto\x1a\x16pbkv/v1/workflow.proto\"\x85\x03\n\x0eRunStepRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0c\n\x04step\x18\x05 \x01(\x05\x12\x0e\n\x06tenant\x18\x06 \x01(\t\x12%\n\x06prompt\x18\x07 \x01(\x0b\x32\x15.pbkv.v1.PackedTokens\x12#\n\x08sampling\x18\x08 \x01(\x0b\x32\x11.pbkv.v1.Sampling\x12#\n\x04sent\x18\t \x01(\x0b\x32\x15.pbkv.v1.PackedTokens\x12\x10\n\x08priority\x18\n \x01(\x05\x12&\n\nstep_graph\x18\x0b \x01(\x0b\x32\x12.pbkv.v1.StepGraph\x12\x18\n\x0bparent_step\x18\x0c \x01(\x05H\x00\x88\x01\x01\x12)\n\x0cremote_steps\x18\r \x03(\x0b\x32\x13.pbkv.v1.RemoteStep\x12\x14\n\x0cremote_after\x18\x0e \x01(\x03\x42\x0e\n\x0c_parent_stepJ\x04\x08\x04\x10\x05\"\x9b\x03\n\nRemoteStep\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0c\n\x04step\x18\x02 \x01(\x05\x12\r\n\x05\x61ge_s\x18\x03 \x01(\x01\x12\x0e\n\x06length\x18\x06 \x01(\x05\x12*\n\x05\x62\x65gan\x18\x04 \x01(\x0b\x32\x19.pbkv.v1.RemoteStep.BeganH\x00\x12*\n\x05\x65nded\x18\x05 \x01(\x0b\x32\x19.pbkv.v1.RemoteStep.EndedH\x00\x1a\xaf\x01\n\x05\x42\x65gan\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x18\n\x0bparent_step\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x16\n\tcame_from\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12\x0f\n\x07\x66ollows\x18\x05 \x01(\x05\x12#\n\x04rest\x18\x06 \x01(\x0b\x32\x15.pbkv.v1.PackedTokensB\x0e\n\x0c_parent_stepB\x0c\n\n_came_from\x1a>\n\x05\x45nded\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12%\n\x06output\x18\x02 \x01(\x0b\x32\x15.pbkv.v1.PackedTokensB\x07\n\x05\x65vent\"a\n\x10TellStepsRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x03\x12)\n\x0cremote_steps\x18\x03 \x03(\x0b\x32\x13.pbkv.v1.RemoteStep\"\"\n\x11TellStepsResponse\x12\r\n\x05heard\x18\x01 \x01(\x08\"\x9f\x02\n\x0cRunStepEvent\x12.\n\x06tokens\x18\x01 \x01(\x0b\x32\x1c.pbkv.v1.RunStepEvent.TokensH\x00\x12\x32\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x1e.pbkv.v1.RunStepEvent.FinishedH\x00\x1a@\n\x06Tokens\x12(\n\ttoken_ids\x18\x01 \x01(\x0b\x32\x15.pbkv.v1.PackedTokens\x12\x0c\n\x04text\x18\x02 \x01(\t\x1a`\n\x08\x46inished\x12%\n\x06reason\x18\x01 \x01(\x0e\x32\x15.pbkv.v1.FinishReason\x12\x1d\n\x05usage\x18\x02 \x01(\x0b\x32\x0e.pbkv.v1.Usage\x12\x0e\n\x06hidden\x18\x03 \x01(\x0c\x42\x07\n\x05\x65vent\",\n\x15RetireWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\"\x18\n\x16RetireWorkflowResponse\"\x18\n\x16GetWorkerStatusRequest\"\x97\x02\n\x17GetWorkerStatusResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07running\x18\x02 \x01(\x05\x12\x0f\n\x07waiting\x18\x03 \x01(\x05\x12!\n\x05store\x18\x04 \x01(\x0b\x32\x12.pbkv.v1.StoreStat\x12\x19\n\x11\x66orecasts_applied\x18\x05 \x01(\x04\x12\x14\n\x0c\x65ngine_steps\x18\x06 \x01(\x04\x12\x1c\n\x14prefill_tokens_per_s\x18\x07 \x01(\x01\x12\x1e\n\x16\x61\x63\x63\x65ss_updates_applied\x18\x08 \x01(\x04\x12\x18\n\x10\x61\x63\x63\x65ss_workflows\x18\t \x01(\x04\x12\x1b\n\x13predictor_reachable\x18\n \x01(\x08\x32\x8c\x03\n\rWorkerService\x12;\n\x07RunStep\x12\x17.pbkv.v1.RunStepRequest\x1a\x15.pbkv.v1.RunStepEvent0\x01\x12Q\n\x0eRetireWorkflow\x12\x1e.pbkv.v1.RetireWorkflowRequest\x1a\x1f.pbkv.v1.RetireWorkflowResponse\x12\x42\n\tTellSteps\x12\x19.pbkv.v1.TellStepsRequest\x1a\x1a.pbkv.v1.TellStepsResponse\x12Q\n\x0eReportToolCall\x12\x1e.pbkv.v1.ReportToolCallRequest\x1a\x1f.pbkv.v1.ReportToolCallResponse\x12T\n\x0fGetWorkerStatus\x12\x1f.pbkv.v1.GetWorkerStatusRequest\x1a .pbkv.v1.GetWorkerStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,31 +35,31 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pbkv.v1.worker_pb2', _globa
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RUNSTEPREQUEST']._serialized_start=100
-  _globals['_RUNSTEPREQUEST']._serialized_end=467
-  _globals['_REMOTESTEP']._serialized_start=470
-  _globals['_REMOTESTEP']._serialized_end=865
-  _globals['_REMOTESTEP_BEGAN']._serialized_start=617
-  _globals['_REMOTESTEP_BEGAN']._serialized_end=792
-  _globals['_REMOTESTEP_ENDED']._serialized_start=794
-  _globals['_REMOTESTEP_ENDED']._serialized_end=856
-  _globals['_TELLSTEPSREQUEST']._serialized_start=867
-  _globals['_TELLSTEPSREQUEST']._serialized_end=964
-  _globals['_TELLSTEPSRESPONSE']._serialized_start=966
-  _globals['_TELLSTEPSRESPONSE']._serialized_end=1000
-  _globals['_RUNSTEPEVENT']._serialized_start=1003
-  _globals['_RUNSTEPEVENT']._serialized_end=1290
-  _globals['_RUNSTEPEVENT_TOKENS']._serialized_start=1119
-  _globals['_RUNSTEPEVENT_TOKENS']._serialized_end=1183
-  _globals['_RUNSTEPEVENT_FINISHED']._serialized_start=1185
-  _globals['_RUNSTEPEVENT_FINISHED']._serialized_end=1281
-  _globals['_RETIREWORKFLOWREQUEST']._serialized_start=1292
-  _globals['_RETIREWORKFLOWREQUEST']._serialized_end=1379
-  _globals['_RETIREWORKFLOWRESPONSE']._serialized_start=1381
-  _globals['_RETIREWORKFLOWRESPONSE']._serialized_end=1405
-  _globals['_GETWORKERSTATUSREQUEST']._serialized_start=1407
-  _globals['_GETWORKERSTATUSREQUEST']._serialized_end=1431
-  _globals['_GETWORKERSTATUSRESPONSE']._serialized_start=1434
-  _globals['_GETWORKERSTATUSRESPONSE']._serialized_end=1713
-  _globals['_WORKERSERVICE']._serialized_start=1716
-  _globals['_WORKERSERVICE']._serialized_end=2112
+  _globals['_RUNSTEPREQUEST']._serialized_end=489
+  _globals['_REMOTESTEP']._serialized_start=492
+  _globals['_REMOTESTEP']._serialized_end=903
+  _globals['_REMOTESTEP_BEGAN']._serialized_start=655
+  _globals['_REMOTESTEP_BEGAN']._serialized_end=830
+  _globals['_REMOTESTEP_ENDED']._serialized_start=832
+  _globals['_REMOTESTEP_ENDED']._serialized_end=894
+  _globals['_TELLSTEPSREQUEST']._serialized_start=905
+  _globals['_TELLSTEPSREQUEST']._serialized_end=1002
+  _globals['_TELLSTEPSRESPONSE']._serialized_start=1004
+  _globals['_TELLSTEPSRESPONSE']._serialized_end=1038
+  _globals['_RUNSTEPEVENT']._serialized_start=1041
+  _globals['_RUNSTEPEVENT']._serialized_end=1328
+  _globals['_RUNSTEPEVENT_TOKENS']._serialized_start=1157
+  _globals['_RUNSTEPEVENT_TOKENS']._serialized_end=1221
+  _globals['_RUNSTEPEVENT_FINISHED']._serialized_start=1223
+  _globals['_RUNSTEPEVENT_FINISHED']._serialized_end=1319
+  _globals['_RETIREWORKFLOWREQUEST']._serialized_start=1330
+  _globals['_RETIREWORKFLOWREQUEST']._serialized_end=1374
+  _globals['_RETIREWORKFLOWRESPONSE']._serialized_start=1376
+  _globals['_RETIREWORKFLOWRESPONSE']._serialized_end=1400
+  _globals['_GETWORKERSTATUSREQUEST']._serialized_start=1402
+  _globals['_GETWORKERSTATUSREQUEST']._serialized_end=1426
+  _globals['_GETWORKERSTATUSRESPONSE']._serialized_start=1429
+  _globals['_GETWORKERSTATUSRESPONSE']._serialized_end=1708
+  _globals['_WORKERSERVICE']._serialized_start=1711
+  _globals['_WORKERSERVICE']._serialized_end=2107
 # @@protoc_insertion_point(module_scope)

@@ -10,7 +10,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RunStepRequest(_message.Message):
-    __slots__ = ("request_id", "workflow_id", "agent_id", "step", "tenant", "prompt", "sampling", "sent", "priority", "step_graph", "parent_step", "remote_steps")
+    __slots__ = ("request_id", "workflow_id", "agent_id", "step", "tenant", "prompt", "sampling", "sent", "priority", "step_graph", "parent_step", "remote_steps", "remote_after")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,7 @@ class RunStepRequest(_message.Message):
     STEP_GRAPH_FIELD_NUMBER: _ClassVar[int]
     PARENT_STEP_FIELD_NUMBER: _ClassVar[int]
     REMOTE_STEPS_FIELD_NUMBER: _ClassVar[int]
+    REMOTE_AFTER_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     workflow_id: str
     agent_id: str
@@ -35,10 +36,11 @@ class RunStepRequest(_message.Message):
     step_graph: _types_pb2.StepGraph
     parent_step: int
     remote_steps: _containers.RepeatedCompositeFieldContainer[RemoteStep]
-    def __init__(self, request_id: _Optional[str] = ..., workflow_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., step: _Optional[int] = ..., tenant: _Optional[str] = ..., prompt: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., sampling: _Optional[_Union[_types_pb2.Sampling, _Mapping]] = ..., sent: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., priority: _Optional[int] = ..., step_graph: _Optional[_Union[_types_pb2.StepGraph, _Mapping]] = ..., parent_step: _Optional[int] = ..., remote_steps: _Optional[_Iterable[_Union[RemoteStep, _Mapping]]] = ...) -> None: ...
+    remote_after: int
+    def __init__(self, request_id: _Optional[str] = ..., workflow_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., step: _Optional[int] = ..., tenant: _Optional[str] = ..., prompt: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., sampling: _Optional[_Union[_types_pb2.Sampling, _Mapping]] = ..., sent: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., priority: _Optional[int] = ..., step_graph: _Optional[_Union[_types_pb2.StepGraph, _Mapping]] = ..., parent_step: _Optional[int] = ..., remote_steps: _Optional[_Iterable[_Union[RemoteStep, _Mapping]]] = ..., remote_after: _Optional[int] = ...) -> None: ...
 
 class RemoteStep(_message.Message):
-    __slots__ = ("index", "step", "age_s", "began", "ended")
+    __slots__ = ("index", "step", "age_s", "length", "began", "ended")
     class Began(_message.Message):
         __slots__ = ("agent_id", "parent_step", "tenant", "came_from", "follows", "rest")
         AGENT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -64,14 +66,16 @@ class RemoteStep(_message.Message):
     INDEX_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     AGE_S_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
     BEGAN_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
     index: int
     step: int
     age_s: float
+    length: int
     began: RemoteStep.Began
     ended: RemoteStep.Ended
-    def __init__(self, index: _Optional[int] = ..., step: _Optional[int] = ..., age_s: _Optional[float] = ..., began: _Optional[_Union[RemoteStep.Began, _Mapping]] = ..., ended: _Optional[_Union[RemoteStep.Ended, _Mapping]] = ...) -> None: ...
+    def __init__(self, index: _Optional[int] = ..., step: _Optional[int] = ..., age_s: _Optional[float] = ..., length: _Optional[int] = ..., began: _Optional[_Union[RemoteStep.Began, _Mapping]] = ..., ended: _Optional[_Union[RemoteStep.Ended, _Mapping]] = ...) -> None: ...
 
 class TellStepsRequest(_message.Message):
     __slots__ = ("workflow_id", "after", "remote_steps")
@@ -114,12 +118,10 @@ class RunStepEvent(_message.Message):
     def __init__(self, tokens: _Optional[_Union[RunStepEvent.Tokens, _Mapping]] = ..., finished: _Optional[_Union[RunStepEvent.Finished, _Mapping]] = ...) -> None: ...
 
 class RetireWorkflowRequest(_message.Message):
-    __slots__ = ("workflow_id", "remote_steps")
+    __slots__ = ("workflow_id",)
     WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
-    REMOTE_STEPS_FIELD_NUMBER: _ClassVar[int]
     workflow_id: str
-    remote_steps: _containers.RepeatedCompositeFieldContainer[RemoteStep]
-    def __init__(self, workflow_id: _Optional[str] = ..., remote_steps: _Optional[_Iterable[_Union[RemoteStep, _Mapping]]] = ...) -> None: ...
+    def __init__(self, workflow_id: _Optional[str] = ...) -> None: ...
 
 class RetireWorkflowResponse(_message.Message):
     __slots__ = ()

@@ -73,7 +73,7 @@ class WorkerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetireWorkflow(self, request, context):
-        """Ends the workflow: blocks that no other active workflow has used are retired.
+        """Ends the workflow: blocks that no other active workflow has used are retired. What is told of its steps after that is ignored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,7 +35,7 @@ class WorkerServiceStub:
     RunStep: _grpc.UnaryStreamMultiCallable[_worker_pb2.RunStepRequest, _worker_pb2.RunStepEvent]
     """Runs one step. Cancelling the call frees its blocks at once."""
     RetireWorkflow: _grpc.UnaryUnaryMultiCallable[_worker_pb2.RetireWorkflowRequest, _worker_pb2.RetireWorkflowResponse]
-    """Ends the workflow: blocks that no other active workflow has used are retired."""
+    """Ends the workflow: blocks that no other active workflow has used are retired. What is told of its steps after that is ignored."""
     TellSteps: _grpc.UnaryUnaryMultiCallable[_worker_pb2.TellStepsRequest, _worker_pb2.TellStepsResponse]
     """Tells of steps of a workflow that run on other workers, so that this one's record of the workflow is whole."""
     ReportToolCall: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.ReportToolCallRequest, _workflow_pb2.ReportToolCallResponse]
@@ -48,7 +48,7 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     RunStep: _aio.UnaryStreamMultiCallable[_worker_pb2.RunStepRequest, _worker_pb2.RunStepEvent]  # type: ignore[assignment]
     """Runs one step. Cancelling the call frees its blocks at once."""
     RetireWorkflow: _aio.UnaryUnaryMultiCallable[_worker_pb2.RetireWorkflowRequest, _worker_pb2.RetireWorkflowResponse]  # type: ignore[assignment]
-    """Ends the workflow: blocks that no other active workflow has used are retired."""
+    """Ends the workflow: blocks that no other active workflow has used are retired. What is told of its steps after that is ignored."""
     TellSteps: _aio.UnaryUnaryMultiCallable[_worker_pb2.TellStepsRequest, _worker_pb2.TellStepsResponse]  # type: ignore[assignment]
     """Tells of steps of a workflow that run on other workers, so that this one's record of the workflow is whole."""
     ReportToolCall: _aio.UnaryUnaryMultiCallable[_workflow_pb2.ReportToolCallRequest, _workflow_pb2.ReportToolCallResponse]  # type: ignore[assignment]
@@ -70,7 +70,7 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.RetireWorkflowRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.RetireWorkflowResponse, _abc.Awaitable[_worker_pb2.RetireWorkflowResponse]]:
-        """Ends the workflow: blocks that no other active workflow has used are retired."""
+        """Ends the workflow: blocks that no other active workflow has used are retired. What is told of its steps after that is ignored."""
 
     @_abc_1.abstractmethod
     def TellSteps(
