@@ -130,12 +130,15 @@ class WorkerServer:
         )
 
     async def _take_host_memory(self, arena: ArenaRegion, runner: TorchRunner) -> memoryview | None:
-        """Memory for the host tier. If its size was not configured, the tier has what the node can give."""
+        """Memory for the host tier. If its size was not configured, the tier has what the node can give, or what an earlier
+        process of this worker had.
+        """
         is_configured = self._config.engine.host_blocks >= 0
         layout = runner.host_layout
         memory = await arena.take(layout.size if layout.slots else 0, may_be_less=not is_configured)
         if not is_configured and not arena.problem:
-            runner.host_blocks = min(layout.slots, layout.slots_in(len(memory) if memory else 0))
+            # All that the region has room for: an earlier process's blocks are found only where the layout is as it made it.
+            runner.host_blocks = layout.slots_in(len(memory) if memory else 0)
         return memory if runner.host_blocks else None
 
     def _load(self) -> tuple[torch.device, LoadedModel, TextCodec]:

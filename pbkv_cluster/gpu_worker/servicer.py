@@ -206,7 +206,7 @@ def _tokens(output: Output) -> worker_pb2.RunStepEvent.Tokens:
 def _guard_to_wire(guard: GuardStat) -> store_pb2.GuardStat:
     hits, lru, policy = (store_pb2.CacheHits(**asdict(each)) for each in (guard.hits, guard.lru_hits, guard.policy_hits))
     return store_pb2.GuardStat(
-        leaning=guard.lru_active,
+        lru_active=guard.lru_active,
         switches=guard.switches,
         prompt_tokens=guard.prompt_tokens,
         hits=hits,

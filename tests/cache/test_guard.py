@@ -202,7 +202,7 @@ def test_a_bad_policy_costs_little() -> None:
     stat = seen(guarded)
     assert stat.lru_active
     assert stat.switches % 2
-    assert guarded.cache.tiers.decisions["guard_lean"] - guarded.cache.tiers.decisions["guard_recover"] == 1
+    assert guarded.cache.tiers.decisions["guard_fall_back"] - guarded.cache.tiers.decisions["guard_recover"] == 1
     assert stat.lru_hits.tokens == lru.hits
     assert guarded.hits >= 0.95 * lru.hits
     assert alone.hits < 0.8 * guarded.hits

@@ -101,8 +101,8 @@ def test_json_can_go_to_a_file_as_everywhere(pbkv: Pbkv, endpoint: str, tmp_path
     assert json.loads(target.read_text())["open_workflows"] == 3
 
 
-def test_shows_that_a_guard_leans() -> None:
-    assert "LRU evicts" in guard_line(store_pb2.GuardStat(leaning=True, prompt_tokens=10))
+def test_shows_that_a_guard_has_fallen_back() -> None:
+    assert "LRU evicts" in guard_line(store_pb2.GuardStat(lru_active=True, prompt_tokens=10))
     assert guard_line(store_pb2.GuardStat()) == "guard: follows the policy"
 
 
@@ -114,7 +114,7 @@ def test_json_contains_numbers(pbkv: Pbkv, endpoint: str) -> None:
     assert (written["totals"]["available_rate"], written["totals"]["delivered_rate"]) == (0.8, 0.6)
     assert [worker["guard"] is None for worker in written["workers"]] == [False, True]
     assert written["workers"][0]["guard"] == {
-        "leaning": False,
+        "lru_active": False,
         "switches": 0,
         "prompt_tokens": 20_000,
         "saved_s": 1234.56,

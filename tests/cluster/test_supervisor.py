@@ -62,12 +62,11 @@ class Script:
         monkeypatch.setattr(module, "ray", scripted)
         monkeypatch.setattr(module, "launch", self._launch)
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
-        monkeypatch.setattr(module, "_POLL_S", 0.01)
         spec: Any = MemberSpec("gateway", None, None)  # type: ignore[arg-type]  # no member is made
         self.supervisor = Supervisor([RunningMember(spec, self.actors[0], "127.0.0.1:1", 1)], self.standby, lambda _: None)
 
     def _wait(self, calls: Sequence[Future[Any]], timeout: float) -> tuple[list[Future[Any]], None]:
-        return list(wait(calls, timeout, FIRST_COMPLETED).done), None
+        return list(wait(calls, 0.01, FIRST_COMPLETED).done), None
 
     def _kill(self, actor: Actor, no_restart: bool) -> None:
         actor.killed = no_restart
@@ -89,7 +88,7 @@ class Script:
     def poll(self) -> None:
         """Waits until the supervisor has handled all that has ended and is due."""
         seen = self.standby.polls
-        wait_for(lambda: self.standby.polls >= seen + 3, SOON_S)
+        wait_for(lambda: self.standby.polls >= seen + 2, SOON_S)
 
 
 @pytest.fixture
@@ -105,13 +104,12 @@ def expect_next_only_after_end(script: Script, actor: Actor) -> None:
     """The actor is killed, and another is launched a pause after its end, not before."""
     launched = len(script.actors)
     wait_for(lambda: actor.killed, SOON_S)
-    for _ in range(2):  # the end is not known the first time
-        script.now += 100.0
-        script.poll()
-        assert len(script.actors) == launched, "its process may still be there"
-        script.end("end", LOST)
-        del actor.calls["end"]
-        script.poll()
+    script.now += 100.0
+    script.poll()
+    assert len(script.actors) == launched, "its process may still be there"
+    script.end("end", LOST)
+    del actor.calls["end"]
+    script.poll()
     script.now += 100.0
     script.end("end", DIED)
     script.poll()

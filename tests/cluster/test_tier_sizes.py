@@ -15,7 +15,12 @@ from tests.store.cluster_index.helpers import worker_entry
     ("configured", "blocks", "why"),
     [
         (-1, 200, ", twice the GPU's"),
-        (-1, 50, ", all of its part of the node's arena: twice the GPU's does not fit in host_store.memory_share = 0.25 of"),
+        (
+            -1,
+            50,
+            ", all of its part of the node's arena: twice the GPU's does not fit in host_store.memory_share = 0.25 "
+            "of the memory and in what memory is free",
+        ),
         (50, 50, ""),
     ],
 )

@@ -7,9 +7,10 @@ from pbkv_cluster.core.blocks import Namespace, block_keys
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, pack
 from pbkv_cluster.gateway.decisions import Reason
 from pbkv_cluster.gateway.routing.contexts import Contexts
-from pbkv_cluster.gateway.routing.router import Candidate, Costs, choose
+from pbkv_cluster.gateway.routing.router import Candidate, Costs, WorkerKey, choose
 
 SPACE = Namespace("m", "r", "f", "l")
+ONE, TWO = ("one", "1"), ("one", "2")  # incarnations of one worker
 COSTS = Costs(seconds_per_token=1e-3, parallelism=8)
 
 paths = st.lists(st.integers(0, 2), max_size=5)
@@ -19,9 +20,9 @@ def keys(path: list[int]) -> list[bytes]:
     return block_keys(SPACE, pack([symbol for symbol in path for _ in range(BLOCK_TOKENS)]))
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["one", "two"]), paths), max_size=8), paths)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([ONE, TWO]), paths), max_size=8), paths)
 def test_blocks_of_the_latest_contexts_count_once_where_they_lie(
-    steps: list[tuple[str, str, list[int]]], prompt: list[int]
+    steps: list[tuple[str, WorkerKey, list[int]]], prompt: list[int]
 ) -> None:
     contexts = Contexts()
     for agent, worker, path in steps:
@@ -29,7 +30,7 @@ def test_blocks_of_the_latest_contexts_count_once_where_they_lie(
         contexts.note("other", agent, worker, keys([9, *path]))
     latest = {agent: (worker, set(keys(path))) for agent, worker, path in steps}
     found = contexts.tokens("w", keys(prompt))
-    for name in ("one", "two"):
+    for name in (ONE, TWO):
         lying = set().union(*(blocks for worker, blocks in latest.values() if worker == name))
         assert found.get(name, 0) == len(lying - set(keys(prompt))) * BLOCK_TOKENS
     contexts.drop("w")
@@ -38,31 +39,23 @@ def test_blocks_of_the_latest_contexts_count_once_where_they_lie(
     assert contexts.tokens("w", keys(prompt)) == {}
 
 
-def test_forecasts_weigh_the_contexts_of_agents() -> None:
-    contexts = Contexts()
-    contexts.note("w", "a", "one", keys([0, 1]))
-    contexts.note("w", "b", "two", keys([0, 2, 2]))
-    found = contexts.tokens("w", keys([0]), {"a": 0.75, "b": 0.25})
-    assert found == {"one": 0.75 * BLOCK_TOKENS, "two": 0.25 * 2 * BLOCK_TOKENS}
-
-
 def test_contexts_are_bounded_in_bytes_and_agents() -> None:
     contexts = Contexts(capacity_bytes=8 * 20)
     for number in range(30):
-        contexts.note(f"w{number % 5}", "a", "one", keys([0] * 5))
+        contexts.note(f"w{number % 5}", "a", ONE, keys([0] * 5))
     assert contexts.size_bytes == 8 * 20
     assert [bool(contexts.tokens(f"w{number}", [])) for number in range(5)] == [False, True, True, True, True]
     for number in range(40):
-        contexts.note("many", f"agent-{number}", "one", keys([number]))
-    assert contexts.tokens("many", []) == {"one": 16 * BLOCK_TOKENS}
+        contexts.note("many", f"agent-{number}", ONE, keys([number]))
+    assert contexts.tokens("many", []) == {ONE: 16 * BLOCK_TOKENS}
 
 
-def worker(name: str, gpu: int = 0, queued: int = 0, context: float = 0.0, duplicates: int = 0) -> Candidate:
+def worker(name: str, gpu: int = 0, queued: int = 0, context: int = 0, duplicates: int = 0) -> Candidate:
     return Candidate(name, gpu, 0, 0, queued, 0.001, False, context, duplicates)
 
 
 def test_a_workflow_stays_with_its_contexts_unless_moving_saves_more() -> None:
-    home = worker("home", gpu=160, context=640.0, duplicates=160)
+    home = worker("home", gpu=160, context=640, duplicates=160)
     assert choose([home, worker("shared", gpu=320)], COSTS) == ("home", Reason.ROUTE_CONTEXT)
     assert choose([home, worker("shared", gpu=960)], COSTS).worker_id == "shared", "that much prefill"
     assert choose([home._replace(queued_tokens=4000), worker("idle")], COSTS) == ("idle", Reason.ROUTE_QUEUE)

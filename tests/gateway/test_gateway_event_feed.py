@@ -172,6 +172,37 @@ async def test_only_a_refused_batch_is_dropped(caplog: pytest.LogCaptureFixture)
     assert caplog.text.count("the predictor refuses events: INVALID_ARGUMENT: scripted") == 2, "once for each time it began to"
 
 
+async def test_of_a_batch_only_the_events_that_are_refused_alone_are_dropped() -> None:
+    async with line() as it:
+        everything = it.put(700)
+        predictor = await it.move_to(ScriptedPredictor(refuses=frozenset({2, 3, 600})))
+        await until(lambda: heard(predictor)[-1:] == [699], "the rest arrives")
+        assert list(dict.fromkeys(heard(predictor))) == [each for each in everything if each not in predictor.refuses]
+        assert it.decisions[Reason.EVENT_DROPPED] == 3
+        refused = predictor.refused
+        it.put(100)
+        await until(lambda: heard(predictor)[-1:] == [799], "the next arrive")
+        assert predictor.refused == refused
+        assert it.decisions[Reason.EVENT_DROPPED] == 3
+
+
+async def test_a_refused_event_costs_no_other_workflow_its_history() -> None:
+    async with line() as it:
+        for at in range(50):
+            it.feed.put(WorkflowEvent(EventKind.WORKFLOW_STARTED, f"other-{at}", 0, 0.0))
+        malformed = WorkflowEvent(EventKind.WORKFLOW_STARTED, "malformed", 99, 0.0)
+        it.feed.put(malformed)
+        first = await it.move_to(ScriptedPredictor(instance=1, refuses=frozenset({malformed.sequence})))
+        await until(lambda: it.decisions[Reason.EVENT_DROPPED] > 0, "it is dropped")
+        await until(lambda: len({event.workflow for event in first.events}) == 50, "the others arrive")
+        await first.server.stop(0)
+        await until(lambda: not it.feed.reachable, "it is gone")
+        second = await it.move_to(ScriptedPredictor(instance=2, refuses=first.refuses))
+        await until(lambda: len({event.workflow for event in second.events}) == 50, "it is told of all others")
+        assert second.refused == 0
+        assert it.decisions[Reason.EVENT_DROPPED] == 1
+
+
 async def test_a_predictor_that_refuses_the_stream_is_not_reachable_and_is_tried_again() -> None:
     async with line() as it:
         predictor = await it.move_to(ScriptedPredictor(fail_with=grpc.StatusCode.UNIMPLEMENTED))

@@ -70,3 +70,17 @@ async def test_a_worker_that_leaves_the_directory_is_forgotten() -> None:
         for _ in range(3):
             assert (await rig.run(workflow)).usage.worker_id == "w1"
         assert len(again.requests) == 3
+
+
+async def test_what_a_worker_held_before_it_restarted_attracts_no_steps() -> None:
+    async with running(ScriptedWorker("w0"), ScriptedWorker("w1")) as rig:
+        workflow = await rig.start_workflow()
+        prompt = types_pb2.Prompt(text="x" * 200)
+        home = (await rig.run(workflow, agent_id="a", prompt=prompt)).usage.worker_id
+        again = await rig.add_worker(ScriptedWorker(home, incarnation="2"))
+        await rig.sees(
+            lambda status: any(each.address == again.address for each in status.workers), "the new incarnation is there"
+        )
+        assert (await rig.run(workflow, agent_id="b")).usage.worker_id == "w0", "the first of equals"
+        decisions = (await rig.status()).decisions
+        assert decisions["route_least_loaded"] == 2, "neither for affinity nor for the contexts there"

@@ -1,6 +1,8 @@
 """Workers that end, in good order or not, and find their blocks again in the arena of their node."""
 
 import asyncio
+import mmap
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,13 +11,16 @@ from typing import Any
 import pytest
 
 from pbkv_cluster.core.config import Config
+from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.gpu_worker.kv import arena_region
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.services import HOST_STORE
 from pbkv_cluster.rpc.v1 import store_pb2_grpc, types_pb2, worker_pb2_grpc
-from pbkv_cluster.store.arena.arena import Arena
+from pbkv_cluster.store.arena.arena import Arena, Region
 from pbkv_cluster.store.arena.arena_view import ArenaView
 from pbkv_cluster.store.arena.layout import RegionLayout
+from pbkv_cluster.store.arena.region_lock import try_lock
 from tests.gpu_worker.worker_rig import Rig, config, host_store, serving, step
 from tests.polling import eventually
 
@@ -120,6 +125,45 @@ async def test_what_was_demoted_is_found_again_without_write_through(llama: Path
             again = await rig.run(step(PROMPT))
             assert again.usage.delivered == {Tier.HOST: 64}
             assert again.tokens == first.tokens
+
+
+@pytest.mark.parametrize("gpu_blocks", [11, 12, 13])
+async def test_a_host_tier_without_a_configured_size_is_found_again_by_another_gpu_tier(llama: Path, gpu_blocks: int) -> None:
+    async with host_store(ARENA) as (arena, address):
+        async with serving(settings(llama, host_blocks=-1), host_store=At(address)) as rig:
+            await rig.run(step(PROMPT))
+            await stored(arena, 4)
+        restarted = settings(llama, gpu_blocks=gpu_blocks, host_blocks=-1)
+        async with serving(restarted, host_store=At(address)) as rig:
+            assert rig.facts.host_blocks == 2 * 12
+            assert (await rig.run(step(PROMPT))).usage.delivered == {Tier.HOST: 64}
+
+
+async def test_a_worker_waits_for_its_last_process_to_let_go_of_the_region(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arena_region, "PAUSE_S", 0.01)
+    async with host_store(ARENA) as (arena, address):
+        region = arena.acquire("w", mmap.PAGESIZE)
+        last = os.open(arena.path, os.O_RDWR)
+        assert try_lock(last, region.offset, region.size)
+        acquire, refused = arena.acquire, 0
+
+        def observed(owner: str, size: int, may_be_less: bool = False) -> Region:
+            nonlocal refused
+            try:
+                return acquire(owner, size, may_be_less)
+            except Unavailable:
+                refused += 1
+                if refused == 2:
+                    os.close(last)
+                raise
+
+        monkeypatch.setattr(arena, "acquire", observed)
+        async with serving(settings(llama), host_store=At(address)) as rig:
+            assert refused == 2
+            assert rig.worker.problems == ()
+            assert arena.regions()["w"].size > region.size
 
 
 async def test_another_tenant_and_another_model_find_nothing_and_damage_is_computed_again(

@@ -84,7 +84,7 @@ async def test_a_step_streams_tokens_and_text_and_ends_with_its_usage(llama: Pat
         guard = status.store.guard
         assert guard.prompt_tokens == 80
         assert all(each.tokens == each.gpu_tokens == 32 for each in (guard.hits, guard.lru_hits, guard.policy_hits))
-        assert not guard.leaning
+        assert not guard.lru_active
 
 
 async def test_facts_about_a_worker(llama: Path) -> None:
@@ -571,7 +571,7 @@ async def test_without_an_arena_a_worker_uses_its_own_memory(
 
     async with serving(settings, host_store=FixedServices({})) as rig:
         await demotes(rig)
-    assert "no host store (the node's host store has not been announced)" in caplog.text
+    assert "no region from the node's host store (the node's host store has not been announced)" in caplog.text
     async with host_store(8192) as (arena, address), serving(settings, host_store=at(address)) as rig:
         await demotes(rig)
         assert [region.size for region in arena.regions().values()] == [0], "known, but without a region"

@@ -135,7 +135,7 @@ def test_the_guard_counts_what_runs(policy: str, adversary: bool) -> None:
     assert result.guard.hits == _hits(result)
     evicted = result.decisions["evict_active"] + result.decisions["evict_retired"]
     assert result.guard.evicted_by_lru + result.guard.evicted_by_policy == evicted > 0
-    assert result.guard.switches == result.decisions["guard_lean"] + result.decisions["guard_recover"]
+    assert result.guard.switches == result.decisions["guard_fall_back"] + result.decisions["guard_recover"]
 
 
 @pytest.mark.parametrize("host_blocks", [0, 60])

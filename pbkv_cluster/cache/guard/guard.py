@@ -89,7 +89,7 @@ class Guard(CacheObserver):
         )
         self._tiers.lru_active = True
         self._balance.restart(lru_active=True)
-        self._tiers.decisions["guard_lean"] += 1
+        self._tiers.decisions["guard_fall_back"] += 1
 
     def recover(self) -> None:
         """Makes all tiers evict by the policy again."""
@@ -167,7 +167,7 @@ class Guard(CacheObserver):
         decisions = self._tiers.decisions
         return GuardStat(
             lru_active=self._tiers.lru_active,
-            switches=decisions["guard_lean"] + decisions["guard_recover"],
+            switches=decisions["guard_fall_back"] + decisions["guard_recover"],
             prompt_tokens=self._prompt_tokens,
             hits=replace(self._own),
             lru_hits=replace(self._lru),

@@ -134,7 +134,7 @@ def _guard_json(store: "store_pb2.StoreStat") -> dict[str, int | float | bool] |
         return None
     guard = store.guard
     found: dict[str, int | float | bool] = {
-        "leaning": guard.leaning,
+        "lru_active": guard.lru_active,
         "switches": guard.switches,
         "prompt_tokens": guard.prompt_tokens,
         "saved_s": guard.saved_s,
@@ -148,7 +148,7 @@ def _guard_json(store: "store_pb2.StoreStat") -> dict[str, int | float | bool] |
 
 def guard_line(guard: "store_pb2.GuardStat") -> str:
     """Whether a worker's guard follows the policy or LRU, what all tiers and the GPU had, and what each would have had."""
-    state = "the policy costs more than LRU, so LRU evicts" if guard.leaning else "follows the policy"
+    state = "the policy costs more than LRU, so LRU evicts" if guard.lru_active else "follows the policy"
     if not guard.prompt_tokens:
         return f"guard: {state}"
     own, lru, policy = (

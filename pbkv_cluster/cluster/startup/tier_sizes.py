@@ -26,7 +26,7 @@ def _line(config: Config, worker: WorkerEntry) -> str:
         else:
             line += (
                 ", all of its part of the node's arena: twice the GPU's does not fit in "
-                f"host_store.memory_share = {config.host_store.memory_share:g} of the memory and in what shared memory has free"
+                f"host_store.memory_share = {config.host_store.memory_share:g} of the memory and in what memory is free"
             )
     return line
 

@@ -31,10 +31,10 @@ class StreamState(Enum):
     |---|---|---|
     | OPEN | the predictor takes events | sends more |
     | FINISHED | `finish` was called, and every event is acknowledged | ends |
-    | REFUSED | the predictor rejected the first batch that is not acknowledged | drops that batch, opens a new stream at once |
+    | REFUSED | the predictor rejected the first batch that is not acknowledged | resends its events singly, drops one sent so |
     | LOST | the predictor or the connection is gone, or does not answer in time | opens a new stream after a pause |
 
-    After REFUSED and LOST the new stream repeats the batches that were not acknowledged.
+    After REFUSED a new stream follows at once. Either repeats what was not acknowledged.
     """
 
     OPEN = "open"

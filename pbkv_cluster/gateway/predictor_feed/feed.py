@@ -61,7 +61,8 @@ class EventFeed:
         self._again: deque[predictor_pb2.WorkflowEvent] = deque()  # events of histories that this stream has still to tell
         self._telling = 0  # events of histories in all that this stream tells
         self._wake = asyncio.Event()  # events were queued, or the stream has changed
-        self._refusing = False  # the predictor refused a batch, and has not taken one since
+        self._suspects: set[tuple[str, int]] = set()  # workflow and sequence of events of a refused batch: sent singly
+        self._refusing = False  # the predictor refused the latest events
         self._finishing = False
         self._link = ServiceLink(services, PREDICTOR, self._exchange, purpose="events")
 
@@ -97,7 +98,7 @@ class EventFeed:
 
     async def _exchange(self, channel: aio.Channel) -> Verdict:
         stream = EventStream(channel, self._limits, self._wake.set)
-        state, problem, dropped = StreamState.LOST, "", 0
+        state, problem, refused = StreamState.LOST, "", False
         try:
             state = await self._send_queued(stream)
             problem = stream.problem
@@ -105,13 +106,14 @@ class EventFeed:
             try:
                 await stream.close()
             finally:  # even if closing is cancelled
-                if state is StreamState.REFUSED:
-                    dropped = self._drop_refused(stream, problem)
-                self._refusing = bool(dropped) or (self._refusing and not stream.acknowledged_events)
+                self._refusing = self._refusing and not stream.acknowledged_events
+                refused = state is StreamState.REFUSED and bool(stream.unacknowledged)
+                if refused:
+                    self._handle_refused(stream, problem)
                 self._requeue(stream)
         if state is StreamState.FINISHED:
             return Verdict.AGAIN if self._queue else Verdict.DONE
-        if dropped:
+        if refused:
             self._link.connected()
             return Verdict.AGAIN
         raise Unavailable(problem)
@@ -160,26 +162,30 @@ class EventFeed:
         while self._pending and len(batch) < self._limits.batch_events:
             source = self._again or self._queue
             event_bytes = source[0].ByteSize()
-            if batch and (batch_bytes + event_bytes > self._limits.batch_bytes):
+            alone = _identity(source[0]) in self._suspects
+            if batch and (alone or batch_bytes + event_bytes > self._limits.batch_bytes):
                 break
             if source is self._queue:
                 self._queued_bytes -= event_bytes
             batch.append(source.popleft())
             batch_bytes += event_bytes
+            if alone:
+                break
         return batch
 
-    def _drop_refused(self, stream: EventStream, problem: str) -> int:
-        """Drops the batch that the predictor refused; returns how many events it had."""
-        refused = stream.unacknowledged.popleft() if stream.unacknowledged else ()
-        for event in refused:  # it would refuse them again
-            self._histories.drop(event.workflow_id)
-        dropped = len(refused)
-        self._telling = max(self._telling - dropped, 0)
-        if dropped:
-            self._decisions[Reason.EVENT_DROPPED] += dropped
-            if stream.acknowledged_events or not self._refusing:
-                log.warning("the predictor refuses events: %s", problem)
-        return dropped
+    def _handle_refused(self, stream: EventStream, problem: str) -> None:
+        """Has the events of a refused batch sent again, each alone, and drops one that is refused alone."""
+        refused = stream.unacknowledged[0]
+        if len(refused) > 1:
+            self._suspects = {_identity(event) for event in refused}
+            return
+        stream.unacknowledged.popleft()
+        self._histories.drop(refused[0].workflow_id)  # it would be refused again
+        self._telling = max(self._telling - 1, 0)
+        self._decisions[Reason.EVENT_DROPPED] += 1
+        if not self._refusing:
+            log.warning("the predictor refuses events: %s", problem)
+        self._refusing = True
 
     def _requeue(self, stream: EventStream) -> None:
         # To send an event twice does no harm: the predictor knows it by its sequence number. What was told again is told from
@@ -196,3 +202,7 @@ class EventFeed:
         while len(self._queue) > self._capacity or self._queued_bytes > self._capacity_bytes:
             self._queued_bytes -= self._queue.popleft().ByteSize()
             self._decisions[Reason.EVENT_DROPPED] += 1
+
+
+def _identity(event: predictor_pb2.WorkflowEvent) -> tuple[str, int]:
+    return event.workflow_id, event.sequence

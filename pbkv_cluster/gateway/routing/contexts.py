@@ -4,10 +4,11 @@ An agent's context is the prompt and output of its latest step. The worker that 
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
+from pbkv_cluster.gateway.routing.router import WorkerKey
 
 CAPACITY_BYTES = 64 << 20  # of the keys of all workflows
 _KEY_BYTES = 8  # of each block key: they are compared within one workflow
@@ -15,7 +16,7 @@ _AGENTS = 16  # of a workflow whose contexts are kept, those that ran last
 
 
 class _Context(NamedTuple):
-    worker: str
+    worker: WorkerKey
     keys: bytes  # of its blocks, from the start
 
 
@@ -30,13 +31,13 @@ class Contexts:
         self._workflows: OrderedDict[str, OrderedDict[str, _Context]] = OrderedDict()  # contexts by agent
         self.size_bytes = 0
 
-    def note(self, workflow: str, agent: str, worker: str, keys: Iterable[bytes]) -> None:
+    def note(self, workflow: str, agent: str, worker: WorkerKey, keys: Iterable[bytes]) -> None:
         """An agent's latest step runs, or has run, on a worker.
 
         Args:
             workflow: its id.
             agent: of the workflow.
-            worker: its id.
+            worker: its key; another incarnation has lost what lay on the GPU.
             keys: of the full blocks of the step's prompt, and of its output once that is known.
         """
         contexts = self._workflows.setdefault(workflow, OrderedDict())
@@ -55,9 +56,7 @@ class Contexts:
         if contexts is not None:
             self.size_bytes -= sum(len(context.keys) for context in contexts.values())
 
-    def tokens(
-        self, workflow: str, keys: Sequence[bytes], probabilities: Mapping[str, float] | None = None
-    ) -> dict[str, float]:
+    def tokens(self, workflow: str, keys: Sequence[bytes]) -> dict[WorkerKey, int]:
         """Tokens of other contexts of a workflow that lie on each worker, beyond what they share with a prompt.
 
         Blocks that several contexts share count once, and blocks of the prompt not at all: they will lie where its step runs.
@@ -65,30 +64,22 @@ class Contexts:
         Args:
             workflow: its id.
             keys: of the prompt's full blocks.
-            probabilities: that each agent runs again soon, which weigh its tokens; None: all count in full.
         """
         prompt = b"".join(key[:_KEY_BYTES] for key in keys)
-        found: dict[str, float] = {}
-        counted: dict[str, list[bytes]] = {}
-        contexts = self._workflows.get(workflow, OrderedDict[str, _Context]())
-        # The likeliest first: what it shares with others counts as its own.
-        for agent in sorted(contexts, key=lambda each: -_weight(each, probabilities)):
-            worker, blocks = contexts[agent]
+        found: dict[WorkerKey, int] = {}
+        counted: dict[WorkerKey, list[bytes]] = {}
+        for worker, blocks in self._workflows.get(workflow, OrderedDict[str, _Context]()).values():
             others = counted.setdefault(worker, [prompt])
             shared = max(_common(blocks, other) for other in others)
             others.append(blocks)
             new = (len(blocks) // _KEY_BYTES - shared) * BLOCK_TOKENS
-            found[worker] = found.get(worker, 0.0) + _weight(agent, probabilities) * new
+            found[worker] = found.get(worker, 0) + new
         return found
 
     def _remove(self, contexts: OrderedDict[str, _Context], agent: str) -> None:
         context = contexts.pop(agent, None)
         if context is not None:
             self.size_bytes -= len(context.keys)
-
-
-def _weight(agent: str, probabilities: Mapping[str, float] | None) -> float:
-    return 1.0 if probabilities is None else probabilities.get(agent, 0.0)
 
 
 def _common(one: bytes, other: bytes) -> int:

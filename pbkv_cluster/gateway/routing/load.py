@@ -1,7 +1,7 @@
 """The steps that this gateway has on one worker: how many tokens they have to process, and which prefixes they compute."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
 
@@ -14,6 +14,11 @@ class StepLoad(NamedTuple):
 
     keys: Sequence[bytes]  # of the prompt's full blocks
     tokens: int  # expected: those of the prompt that are not cached there, and those of the output
+
+    @classmethod
+    def expected(cls, keys: Sequence[bytes], prompt_tokens: int, cached_tokens: int, output_tokens: int) -> Self:
+        """The load of a step on a worker that has some of its prompt. At least one token of the prompt is always computed."""
+        return cls(keys, max(prompt_tokens - cached_tokens, 1) + output_tokens)
 
 
 class WorkerLoad:

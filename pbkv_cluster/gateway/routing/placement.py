@@ -8,9 +8,9 @@ from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.routing.contexts import Contexts
-from pbkv_cluster.gateway.routing.router import Candidate, Costs, choose, choose_blind
+from pbkv_cluster.gateway.routing.router import CachedTokens, Costs, WorkerKey, candidates, choose, choose_blind
 from pbkv_cluster.gateway.routing.speeds import PrefillSpeed
-from pbkv_cluster.gateway.routing.worker import Worker, WorkerKey
+from pbkv_cluster.gateway.routing.worker import Worker
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.store.cluster_index import BlockIndex, Match
 
@@ -71,30 +71,31 @@ class Placement:
         live = self._pool.live()
         return [worker for worker in live if worker.key not in avoid] or live
 
-    async def choose(self, workers: Sequence[Worker], keys: Sequence[bytes], last_worker: str, workflow: str = "") -> Placed:
+    async def choose(
+        self, workers: Sequence[Worker], keys: Sequence[bytes], last: WorkerKey | None = None, workflow: str = ""
+    ) -> Placed:
         """The worker where a step should finish first.
 
         Args:
             workers: at least one.
             keys: of the prompt's full blocks.
-            last_worker: id of the worker that served the workflow last; empty: none.
+            last: the worker that ran the workflow's latest step; None: there is none.
             workflow: id of the workflow, for where its contexts lie; empty: unknown.
         """
         matches = await self._match(workers, keys)
         contexts = self._contexts.tokens(workflow, keys) if len(workers) > 1 else {}
-        most = max(match.blocks for match in matches) * BLOCK_TOKENS if matches else 0
-        candidates = [
-            _candidate(worker, match, keys, last_worker, contexts.get(worker.id, 0.0), most)
-            for worker, match in zip(workers, matches or [Match(0, 0)] * len(workers), strict=True)
+        cached = [
+            CachedTokens(match.gpu_blocks * BLOCK_TOKENS, (match.blocks - match.gpu_blocks) * BLOCK_TOKENS)
+            for match in matches or [Match(0, 0)] * len(workers)
         ]
+        found = candidates(workers, cached, keys, contexts, last)
         if matches is None:
-            choice = choose_blind(candidates)
+            choice = choose_blind(found)
         else:
-            choice = choose(candidates, Costs(self._speed.seconds_per_token, self._parallelism))
+            choice = choose(found, Costs(self._speed.seconds_per_token, self._parallelism))
         self._decisions[choice.reason] += 1
         at = [worker.id for worker in workers].index(choice.worker_id)
-        chosen = candidates[at]
-        return Placed(workers[at], chosen.gpu_tokens + chosen.host_tokens + chosen.pending_tokens)
+        return Placed(workers[at], found[at].cached_tokens)
 
     async def _match(self, workers: Sequence[Worker], keys: Sequence[bytes]) -> list[Match] | None:
         """What each worker has cached of the prompt; None while the index is away."""
@@ -108,23 +109,6 @@ class Placement:
         except Unavailable:
             self._pool.index_lost()
             return None
-
-
-def _candidate(
-    worker: Worker, match: Match, keys: Sequence[bytes], last_worker: str, context_tokens: float, most_cached: int
-) -> Candidate:
-    cached_tokens = match.blocks * BLOCK_TOKENS
-    return Candidate(
-        worker_id=worker.id,
-        gpu_tokens=match.gpu_blocks * BLOCK_TOKENS,
-        host_tokens=cached_tokens - match.gpu_blocks * BLOCK_TOKENS,
-        pending_tokens=max(worker.steps.pending_tokens(keys) - cached_tokens, 0),
-        queued_tokens=worker.steps.tokens,
-        token_s=worker.speed.seconds_per_token,
-        served_last=worker.id == last_worker,
-        context_tokens=context_tokens,
-        duplicate_tokens=most_cached - cached_tokens,
-    )
 
 
 async def _first(*events: asyncio.Event) -> None:

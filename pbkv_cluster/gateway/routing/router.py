@@ -4,10 +4,15 @@ One currency, seconds: the prefill that a worker's cached prefix saves the step,
 the workflow's next steps, less the wait in its queue.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from pbkv_cluster.gateway.decisions import Reason
+from pbkv_cluster.gateway.routing.load import WorkerLoad
+from pbkv_cluster.gateway.routing.speeds import StepSpeed
+
+WorkerKey = tuple[str, str]
+"""Worker id and incarnation. One that has restarted has another key: its GPU holds nothing of what it held before."""
 
 # Of a token on the GPU. A block in host memory still has to be loaded, so it saves a little less.
 HOST_TOKEN_VALUE = 0.8
@@ -22,6 +27,24 @@ DUPLICATE_TOKEN_COST = 0.25
 AFFINITY_TOKENS = 32
 
 
+class RoutedWorker(Protocol):
+    """A worker that steps can go to."""
+
+    @property
+    def key(self) -> WorkerKey: ...
+    @property
+    def steps(self) -> WorkerLoad: ...
+    @property
+    def speed(self) -> StepSpeed: ...
+
+
+class CachedTokens(NamedTuple):
+    """How much of a prompt a worker has cached."""
+
+    gpu: int
+    host: int
+
+
 class Candidate(NamedTuple):
     """What a choice has to know of a worker."""
 
@@ -32,8 +55,13 @@ class Candidate(NamedTuple):
     queued_tokens: int  # that the steps of this gateway still have to compute and generate there
     token_s: float | None  # mean seconds of recent steps there, for each token; None: no step has ended there yet
     served_last: bool  # it ran this workflow's latest step
-    context_tokens: float = 0.0  # of other contexts of the workflow, which lie there
+    context_tokens: int = 0  # of other contexts of the workflow, which lie there
     duplicate_tokens: int = 0  # of the prompt, that another worker has cached and this one would compute
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompt that it has cached, or another step is computing there."""
+        return self.gpu_tokens + self.host_tokens + self.pending_tokens
 
 
 class Costs(NamedTuple):
@@ -46,6 +74,39 @@ class Costs(NamedTuple):
 class Choice(NamedTuple):
     worker_id: str
     reason: Reason
+
+
+def candidates(
+    workers: Sequence[RoutedWorker],
+    cached: Sequence[CachedTokens],
+    keys: Sequence[bytes],
+    contexts: Mapping[WorkerKey, int],
+    last: WorkerKey | None,
+) -> list[Candidate]:
+    """The candidates for a step, one for each worker.
+
+    Args:
+        workers: with ids of their own.
+        cached: of the prompt, on each worker.
+        keys: of the prompt's full blocks.
+        contexts: tokens of the workflow's other contexts, by the worker where they lie.
+        last: the worker that ran the workflow's latest step; None: there is none.
+    """
+    most = max((each.gpu + each.host for each in cached), default=0)
+    return [
+        Candidate(
+            worker_id=worker.key[0],
+            gpu_tokens=there.gpu,
+            host_tokens=there.host,
+            pending_tokens=max(worker.steps.pending_tokens(keys) - there.gpu - there.host, 0),
+            queued_tokens=worker.steps.tokens,
+            token_s=worker.speed.seconds_per_token,
+            served_last=worker.key == last,
+            context_tokens=contexts.get(worker.key, 0),
+            duplicate_tokens=most - there.gpu - there.host,
+        )
+        for worker, there in zip(workers, cached, strict=True)
+    ]
 
 
 def saved_s(candidate: Candidate, costs: Costs) -> float:

@@ -17,6 +17,7 @@ from pbkv_cluster.core.workflow.step_events import FinishReason, Tokens
 from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.gateway.routing.load import WorkerLoad
+from pbkv_cluster.gateway.routing.router import WorkerKey
 from pbkv_cluster.gateway.routing.speeds import StepSpeed
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.channel import connect
@@ -35,8 +36,6 @@ _TOOL_CALL_TIMEOUT_S = 0.25  # the client waits for it, and a worker that misses
 
 # How a stream ends when its worker, or the way to it, is gone. ABORTED and CANCELLED come from a server that shuts down.
 _LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED})
-
-WorkerKey = tuple[str, str]  # worker id, incarnation
 
 
 class FailureKind(StrEnum):

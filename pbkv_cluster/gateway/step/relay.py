@@ -25,8 +25,9 @@ from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
 from pbkv_cluster.gateway.routing.load import StepLoad
 from pbkv_cluster.gateway.routing.placement import Placement
+from pbkv_cluster.gateway.routing.router import WorkerKey
 from pbkv_cluster.gateway.routing.speeds import OutputLength, PrefillSpeed
-from pbkv_cluster.gateway.routing.worker import FailureKind, StepOutcome, StepStream, Worker, WorkerFailure, WorkerKey
+from pbkv_cluster.gateway.routing.worker import FailureKind, StepOutcome, StepStream, Worker, WorkerFailure
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.step.state import StepState
 from pbkv_cluster.gateway.step.step import Step, StepSpec
@@ -104,11 +105,11 @@ class Relay:
 
     def _place(self, step: Step, spec: StepSpec, worker: Worker, cached_tokens: int) -> StepStream:
         workflow = spec.workflow
-        computed = max(spec.prompt.tokens - cached_tokens, 1)
-        worker.steps.add(step, StepLoad(spec.prompt.keys, computed + self.lengths.expected(spec.sampling.max_tokens)))
-        workflow.last_worker = worker.id
+        output_tokens = self.lengths.expected(spec.sampling.max_tokens)
+        worker.steps.add(step, StepLoad.expected(spec.prompt.keys, spec.prompt.tokens, cached_tokens, output_tokens))
+        workflow.last_worker = worker.key
         if not workflow.ended:
-            self.contexts.note(workflow.id, spec.agent, worker.id, spec.prompt.keys)
+            self.contexts.note(workflow.id, spec.agent, worker.key, spec.prompt.keys)
         if not workflow.ended and (workflow.served_by is None or worker.id not in workflow.served_by):
             self.events.report(workflow, EventKind.STEP_PLACED, worker=worker.id)
         if workflow.served_by is not None:
@@ -162,7 +163,7 @@ class Relay:
             output_keys = spec.prompt.output_keys(bytes(step.sent))
             self.infinite.remember(output_keys)
             if not spec.workflow.ended:
-                self.contexts.note(spec.workflow.id, spec.agent, worker.id, [*spec.prompt.keys, *output_keys])
+                self.contexts.note(spec.workflow.id, spec.agent, worker.key, [*spec.prompt.keys, *output_keys])
         self.teller.ended(spec.workflow, spec.number, bytes(step.sent))
         # Before the client gets Finished, so that its next step comes after this one's end in every account.
         step.transition(StepState.FINISHED)

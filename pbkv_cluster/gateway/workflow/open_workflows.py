@@ -12,6 +12,7 @@ from xxhash import xxh3_64_intdigest
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import ResourceExhausted
 from pbkv_cluster.core.workflow.step_graph import StepGraph
+from pbkv_cluster.gateway.routing.router import WorkerKey
 
 _MAX_TOOL_CALLS = 262_144  # of all workflows, remembered to recognise repeats; some 200 bytes each
 
@@ -36,7 +37,7 @@ class OpenWorkflow:
     steps: int = 0  # started so far; also the number of the next one
     events: int = 0  # sent so far; also the sequence of the next one
     running: set[RunningStep] = field(default_factory=set)
-    last_worker: str = ""  # id of the worker that got the latest step
+    last_worker: WorkerKey | None = None  # that got the latest step
     served_by: set[str] | None = field(default_factory=set)  # ids of workers; None: unknown, since the gateway restarted
     ended: bool = False
     step_graph: StepGraph | None = None  # declared by the client

@@ -39,7 +39,8 @@ class ArenaRegion:
         return self._without or self._not_renewed
 
     async def take(self, size: int, may_be_less: bool = False) -> memoryview | None:
-        """Reserves and maps `size` bytes; or as many as there is room for, if it may be less.
+        """Reserves and maps `size` bytes. If it may be less: as many as there is room for, or, whatever their number, those of
+        the region that an earlier process of this worker has left.
 
         Returns:
             None if the node's arena cannot give them; the reason is logged. None also if `size` is 0, which only makes the
@@ -51,7 +52,7 @@ class ArenaRegion:
                 return self._map(region) if region.bytes else None
             except Unavailable as error:  # the host store is still starting, or our last process still ending
                 if attempt == ATTEMPTS - 1:
-                    self._do_without(f"no host store ({error})")
+                    self._do_without(f"no region from the node's host store ({error})")
                     return None
                 await asyncio.sleep(PAUSE_S)
             except PbkvError as error:

@@ -1,6 +1,5 @@
 """Runs batches through a model of `transformers` on one device."""
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -24,6 +23,7 @@ from pbkv_cluster.gpu_worker.model.forward import forward
 from pbkv_cluster.gpu_worker.model.hidden_state import HiddenProjection, captured
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel
 from pbkv_cluster.store.arena.layout import RegionLayout
+from pbkv_cluster.store.arena.machine import available_memory
 
 _GPU_BLOCKS_MIN = 8
 _CPU_CONTEXTS = 64  # of full length, that the pool of a CPU has room for
@@ -169,7 +169,7 @@ def _blocks_that_fit(model: LoadedModel, config: EngineConfig, device: torch.dev
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return int(free - (1 - config.gpu_memory_share) * total) // model.shape.block_bytes
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = available_memory()
     # A CPU shares its memory with everything else, so the pool gets no more than its contexts can use.
     useful = _CPU_CONTEXTS * blocks_for(model.max_context)
     return min(int(free * config.gpu_memory_share / 4) // model.shape.block_bytes, useful)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from pbkv_cluster.rpc.v1 import types_pb2 as pbkv_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13pbkv/v1/store.proto\x12\x07pbkv.v1\x1a\x13pbkv/v1/types.proto\"\x97\x01\n\x08TierStat\x12\x1b\n\x04tier\x18\x01 \x01(\x0e\x32\r.pbkv.v1.Tier\x12\x17\n\x0f\x63\x61pacity_blocks\x18\x02 \x01(\x03\x12\x13\n\x0bused_blocks\x18\x03 \x01(\x03\x12\x15\n\rlocked_blocks\x18\x04 \x01(\x03\x12\x13\n\x0b\x62lock_bytes\x18\x05 \x01(\x03\x12\x14\n\x0cready_blocks\x18\x06 \x01(\x03\"\xc8\x01\n\tStoreStat\x12 \n\x05tiers\x18\x01 \x03(\x0b\x32\x11.pbkv.v1.TierStat\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x34\n\tdecisions\x18\x03 \x03(\x0b\x32!.pbkv.v1.StoreStat.DecisionsEntry\x12!\n\x05guard\x18\x04 \x01(\x0b\x32\x12.pbkv.v1.GuardStat\x1a\x30\n\x0e\x44\x65\x63isionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"/\n\tCacheHits\x12\x12\n\ngpu_tokens\x18\x01 \x01(\x03\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\"\xfa\x01\n\tGuardStat\x12\x0f\n\x07leaning\x18\x01 \x01(\x08\x12\x10\n\x08switches\x18\x02 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x03\x12 \n\x04hits\x18\x04 \x01(\x0b\x32\x12.pbkv.v1.CacheHits\x12$\n\x08lru_hits\x18\x05 \x01(\x0b\x32\x12.pbkv.v1.CacheHits\x12\'\n\x0bpolicy_hits\x18\x06 \x01(\x0b\x32\x12.pbkv.v1.CacheHits\x12\x16\n\x0e\x65victed_by_lru\x18\x07 \x01(\x03\x12\x19\n\x11\x65victed_by_policy\x18\x08 \x01(\x03\x12\x0f\n\x07saved_s\x18\t \x01(\x01\"\r\n\x0bStatRequest\"1\n\x0cStatResponse\x12!\n\x05store\x18\x01 \x01(\x0b\x32\x12.pbkv.v1.StoreStat\"H\n\x0fPrefetchRequest\x12%\n\x06prompt\x18\x01 \x01(\x0b\x32\x15.pbkv.v1.PackedTokens\x12\x0e\n\x06tenant\x18\x02 \x01(\t\"B\n\x10PrefetchResponse\x12\x15\n\rloaded_tokens\x18\x01 \x01(\x03\x12\x17\n\x0fresident_tokens\x18\x02 \x01(\x03\"P\n\x11LeaseArenaRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\x12\x13\n\x0bmay_be_less\x18\x04 \x01(\x08J\x04\x08\x02\x10\x03\"R\n\x12LeaseArenaResponse\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\x12\x0f\n\x07lease_s\x18\x04 \x01(\x01\"\x0e\n\x0c\x43learRequest\"\'\n\rClearResponse\x12\x16\n\x0e\x64ropped_blocks\x18\x01 \x01(\x03\x32\x83\x02\n\x0cStoreService\x12\x33\n\x04Stat\x12\x14.pbkv.v1.StatRequest\x1a\x15.pbkv.v1.StatResponse\x12?\n\x08Prefetch\x12\x18.pbkv.v1.PrefetchRequest\x1a\x19.pbkv.v1.PrefetchResponse\x12\x45\n\nLeaseArena\x12\x1a.pbkv.v1.LeaseArenaRequest\x1a\x1b.pbkv.v1.LeaseArenaResponse\x12\x36\n\x05\x43lear\x12\x15.pbkv.v1.ClearRequest\x1a\x16.pbkv.v1.ClearResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13pbkv/v1/store.proto\x12\x07pbkv.v1\x1a\x13pbkv/v1/types.proto\"\x97\x01\n\x08TierStat\x12\x1b\n\x04tier\x18\x01 \x01(\x0e\x32\r.pbkv.v1.Tier\x12\x17\n\x0f\x63\x61pacity_blocks\x18\x02 \x01(\x03\x12\x13\n\x0bused_blocks\x18\x03 \x01(\x03\x12\x15\n\rlocked_blocks\x18\x04 \x01(\x03\x12\x13\n\x0b\x62lock_bytes\x18\x05 \x01(\x03\x12\x14\n\x0cready_blocks\x18\x06 \x01(\x03\"\xc8\x01\n\tStoreStat\x12 \n\x05tiers\x18\x01 \x03(\x0b\x32\x11.pbkv.v1.TierStat\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x34\n\tdecisions\x18\x03 \x03(\x0b\x32!.pbkv.v1.StoreStat.DecisionsEntry\x12!\n\x05guard\x18\x04 \x01(\x0b\x32\x12.pbkv.v1.GuardStat\x1a\x30\n\x0e\x44\x65\x63isionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"/\n\tCacheHits\x12\x12\n\ngpu_tokens\x18\x01 \x01(\x03\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\"\xfd\x01\n\tGuardStat\x12\x12\n\nlru_active\x18\x01 \x01(\x08\x12\x10\n\x08switches\x18\x02 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x03\x12 \n\x04hits\x18\x04 \x01(\x0b\x32\x12.pbkv.v1.CacheHits\x12$\n\x08lru_hits\x18\x05 \x01(\x0b\x32\x12.pbkv.v1.CacheHits\x12\'\n\x0bpolicy_hits\x18\x06 \x01(\x0b\x32\x12.pbkv.v1.CacheHits\x12\x16\n\x0e\x65victed_by_lru\x18\x07 \x01(\x03\x12\x19\n\x11\x65victed_by_policy\x18\x08 \x01(\x03\x12\x0f\n\x07saved_s\x18\t \x01(\x01\"\r\n\x0bStatRequest\"1\n\x0cStatResponse\x12!\n\x05store\x18\x01 \x01(\x0b\x32\x12.pbkv.v1.StoreStat\"H\n\x0fPrefetchRequest\x12%\n\x06prompt\x18\x01 \x01(\x0b\x32\x15.pbkv.v1.PackedTokens\x12\x0e\n\x06tenant\x18\x02 \x01(\t\"B\n\x10PrefetchResponse\x12\x15\n\rloaded_tokens\x18\x01 \x01(\x03\x12\x17\n\x0fresident_tokens\x18\x02 \x01(\x03\"P\n\x11LeaseArenaRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\x12\x13\n\x0bmay_be_less\x18\x04 \x01(\x08J\x04\x08\x02\x10\x03\"R\n\x12LeaseArenaResponse\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\x12\x0f\n\x07lease_s\x18\x04 \x01(\x01\"\x0e\n\x0c\x43learRequest\"\'\n\rClearResponse\x12\x16\n\x0e\x64ropped_blocks\x18\x01 \x01(\x03\x32\x83\x02\n\x0cStoreService\x12\x33\n\x04Stat\x12\x14.pbkv.v1.StatRequest\x1a\x15.pbkv.v1.StatResponse\x12?\n\x08Prefetch\x12\x18.pbkv.v1.PrefetchRequest\x1a\x19.pbkv.v1.PrefetchResponse\x12\x45\n\nLeaseArena\x12\x1a.pbkv.v1.LeaseArenaRequest\x1a\x1b.pbkv.v1.LeaseArenaResponse\x12\x36\n\x05\x43lear\x12\x15.pbkv.v1.ClearRequest\x1a\x16.pbkv.v1.ClearResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,23 +43,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CACHEHITS']._serialized_start=410
   _globals['_CACHEHITS']._serialized_end=457
   _globals['_GUARDSTAT']._serialized_start=460
-  _globals['_GUARDSTAT']._serialized_end=710
-  _globals['_STATREQUEST']._serialized_start=712
-  _globals['_STATREQUEST']._serialized_end=725
-  _globals['_STATRESPONSE']._serialized_start=727
-  _globals['_STATRESPONSE']._serialized_end=776
-  _globals['_PREFETCHREQUEST']._serialized_start=778
-  _globals['_PREFETCHREQUEST']._serialized_end=850
-  _globals['_PREFETCHRESPONSE']._serialized_start=852
-  _globals['_PREFETCHRESPONSE']._serialized_end=918
-  _globals['_LEASEARENAREQUEST']._serialized_start=920
-  _globals['_LEASEARENAREQUEST']._serialized_end=1000
-  _globals['_LEASEARENARESPONSE']._serialized_start=1002
-  _globals['_LEASEARENARESPONSE']._serialized_end=1084
-  _globals['_CLEARREQUEST']._serialized_start=1086
-  _globals['_CLEARREQUEST']._serialized_end=1100
-  _globals['_CLEARRESPONSE']._serialized_start=1102
-  _globals['_CLEARRESPONSE']._serialized_end=1141
-  _globals['_STORESERVICE']._serialized_start=1144
-  _globals['_STORESERVICE']._serialized_end=1403
+  _globals['_GUARDSTAT']._serialized_end=713
+  _globals['_STATREQUEST']._serialized_start=715
+  _globals['_STATREQUEST']._serialized_end=728
+  _globals['_STATRESPONSE']._serialized_start=730
+  _globals['_STATRESPONSE']._serialized_end=779
+  _globals['_PREFETCHREQUEST']._serialized_start=781
+  _globals['_PREFETCHREQUEST']._serialized_end=853
+  _globals['_PREFETCHRESPONSE']._serialized_start=855
+  _globals['_PREFETCHRESPONSE']._serialized_end=921
+  _globals['_LEASEARENAREQUEST']._serialized_start=923
+  _globals['_LEASEARENAREQUEST']._serialized_end=1003
+  _globals['_LEASEARENARESPONSE']._serialized_start=1005
+  _globals['_LEASEARENARESPONSE']._serialized_end=1087
+  _globals['_CLEARREQUEST']._serialized_start=1089
+  _globals['_CLEARREQUEST']._serialized_end=1103
+  _globals['_CLEARRESPONSE']._serialized_start=1105
+  _globals['_CLEARRESPONSE']._serialized_end=1144
+  _globals['_STORESERVICE']._serialized_start=1147
+  _globals['_STORESERVICE']._serialized_end=1406
 # @@protoc_insertion_point(module_scope)

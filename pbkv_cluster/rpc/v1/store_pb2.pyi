@@ -51,8 +51,8 @@ class CacheHits(_message.Message):
     def __init__(self, gpu_tokens: _Optional[int] = ..., tokens: _Optional[int] = ...) -> None: ...
 
 class GuardStat(_message.Message):
-    __slots__ = ("leaning", "switches", "prompt_tokens", "hits", "lru_hits", "policy_hits", "evicted_by_lru", "evicted_by_policy", "saved_s")
-    LEANING_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("lru_active", "switches", "prompt_tokens", "hits", "lru_hits", "policy_hits", "evicted_by_lru", "evicted_by_policy", "saved_s")
+    LRU_ACTIVE_FIELD_NUMBER: _ClassVar[int]
     SWITCHES_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     HITS_FIELD_NUMBER: _ClassVar[int]
@@ -61,7 +61,7 @@ class GuardStat(_message.Message):
     EVICTED_BY_LRU_FIELD_NUMBER: _ClassVar[int]
     EVICTED_BY_POLICY_FIELD_NUMBER: _ClassVar[int]
     SAVED_S_FIELD_NUMBER: _ClassVar[int]
-    leaning: bool
+    lru_active: bool
     switches: int
     prompt_tokens: int
     hits: CacheHits
@@ -70,7 +70,7 @@ class GuardStat(_message.Message):
     evicted_by_lru: int
     evicted_by_policy: int
     saved_s: float
-    def __init__(self, leaning: _Optional[bool] = ..., switches: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., hits: _Optional[_Union[CacheHits, _Mapping]] = ..., lru_hits: _Optional[_Union[CacheHits, _Mapping]] = ..., policy_hits: _Optional[_Union[CacheHits, _Mapping]] = ..., evicted_by_lru: _Optional[int] = ..., evicted_by_policy: _Optional[int] = ..., saved_s: _Optional[float] = ...) -> None: ...
+    def __init__(self, lru_active: _Optional[bool] = ..., switches: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., hits: _Optional[_Union[CacheHits, _Mapping]] = ..., lru_hits: _Optional[_Union[CacheHits, _Mapping]] = ..., policy_hits: _Optional[_Union[CacheHits, _Mapping]] = ..., evicted_by_lru: _Optional[int] = ..., evicted_by_policy: _Optional[int] = ..., saved_s: _Optional[float] = ...) -> None: ...
 
 class StatRequest(_message.Message):
     __slots__ = ()

@@ -7,7 +7,7 @@ from pbkv_cluster.core.tokens import BLOCK_TOKENS, count
 from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.load import StepLoad
-from pbkv_cluster.gateway.routing.router import Candidate, Costs, choose
+from pbkv_cluster.gateway.routing.router import CachedTokens, Costs, candidates, choose
 from pbkv_cluster.gateway.routing.speeds import OutputLength, PrefillSpeed
 from pbkv_cluster.simulator.engine.worker import SimulatedWorker
 from pbkv_cluster.simulator.workload.token_source import NAMESPACE, StepTokens
@@ -40,24 +40,20 @@ class SimulatedRouter:
         """
         keys = tokens.keys[: count(tokens.prompt) // BLOCK_TOKENS]
         contexts = self._contexts.tokens(workflow, keys) if len(self._workers) > 1 else {}
-        candidates = [
-            self._candidate(worker, tokens.prompt, keys, last, contexts.get(worker.id, 0.0)) for worker in self._workers
-        ]
-        most = max(each.gpu_tokens + each.host_tokens for each in candidates)
-        candidates = [each._replace(duplicate_tokens=most - each.gpu_tokens - each.host_tokens) for each in candidates]
-        choice = choose(candidates, Costs(self._speed.seconds_per_token, self._parallelism))
+        cached = [self._cached(worker, tokens.prompt) for worker in self._workers]
+        found = candidates(self._workers, cached, keys, contexts, None if last is None else last.key)
+        choice = choose(found, Costs(self._speed.seconds_per_token, self._parallelism))
         self.decisions[choice.reason] += 1
         at = next(number for number, worker in enumerate(self._workers) if worker.id == choice.worker_id)
-        chosen = candidates[at]
-        computed = max(count(tokens.prompt) - chosen.gpu_tokens - chosen.host_tokens - chosen.pending_tokens, 1)
-        self._workers[at].load.add(step, StepLoad(keys, computed + self._lengths.expected(count(tokens.output))))
-        self._contexts.note(workflow, agent, choice.worker_id, keys)
-        return self._workers[at]
+        worker, output_tokens = self._workers[at], self._lengths.expected(count(tokens.output))
+        worker.steps.add(step, StepLoad.expected(keys, count(tokens.prompt), found[at].cached_tokens, output_tokens))
+        self._contexts.note(workflow, agent, worker.key, keys)
+        return worker
 
     def ended(self, step: str, worker: SimulatedWorker, usage: Usage, workflow: str, agent: str, keys: Sequence[bytes]) -> None:
         """Takes note of a step's end, of how long it took, and of where its blocks lie, whose keys these are."""
-        self._contexts.note(workflow, agent, worker.id, keys)
-        worker.load.discard(step)
+        self._contexts.note(workflow, agent, worker.key, keys)
+        worker.steps.discard(step)
         worker.speed.add(usage)
         self._speed.add(usage)
         self._lengths.add(usage)
@@ -66,23 +62,7 @@ class SimulatedRouter:
         """A workflow has ended."""
         self._contexts.drop(workflow)
 
-    def _candidate(
-        self,
-        worker: SimulatedWorker,
-        prompt: bytes,
-        keys: Sequence[bytes],
-        last: SimulatedWorker | None,
-        context_tokens: float,
-    ) -> Candidate:
+    def _cached(self, worker: SimulatedWorker, prompt: bytes) -> CachedTokens:
         captured = {} if len(self._workers) == 1 else worker.cache.captured(NAMESPACE, prompt)  # the gateway asks neither
-        cached = sum(captured.values())
-        return Candidate(
-            worker_id=worker.id,
-            gpu_tokens=captured.get(Tier.GPU, 0),
-            host_tokens=cached - captured.get(Tier.GPU, 0),
-            pending_tokens=max(worker.load.pending_tokens(keys) - cached, 0),
-            queued_tokens=worker.load.tokens,
-            token_s=worker.speed.seconds_per_token,
-            served_last=worker is last,
-            context_tokens=context_tokens,
-        )
+        gpu = captured.get(Tier.GPU, 0)
+        return CachedTokens(gpu, sum(captured.values()) - gpu)

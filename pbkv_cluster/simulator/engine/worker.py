@@ -5,6 +5,7 @@ import math
 from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.gateway.routing.load import WorkerLoad
+from pbkv_cluster.gateway.routing.router import WorkerKey
 from pbkv_cluster.gateway.routing.speeds import StepSpeed
 from pbkv_cluster.gpu_worker.engine.engine import Output
 from pbkv_cluster.simulator.engine.engine import SimulatedEngine
@@ -33,7 +34,7 @@ class SimulatedWorker:
         self.number = number
         self.id = f"gpu-{number}"
         self.clock = ManualClock()
-        self.load = WorkerLoad()
+        self.steps = WorkerLoad()
         self.speed = StepSpeed()
         name = adversary_of(setup.policy) if setup.adversary else setup.policy
         cache = setup.cache.model_copy(update={"policy": name})
@@ -45,6 +46,11 @@ class SimulatedWorker:
             cache,
             self.clock,
         )
+
+    @property
+    def key(self) -> WorkerKey:
+        """It never restarts."""
+        return self.id, ""
 
     @property
     def cache(self) -> KVCache:

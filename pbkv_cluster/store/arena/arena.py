@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pbkv_cluster.core.clock import Clock
-from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, StartupError
+from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, StartupError, Unavailable
 from pbkv_cluster.store.arena import segment
 from pbkv_cluster.store.arena.layout import MAX_REGIONS, PAGE
 from pbkv_cluster.store.arena.machine import bind_to_numa_node
@@ -74,13 +74,14 @@ class Arena:
     def acquire(self, owner: str, size: int, may_be_less: bool = False) -> Region:
         """Gives a process a region of at least `size` bytes, or renews the one that it has.
 
-        With `may_be_less` it is as large as there is room for, but no larger than `size` or an equal part of the arena, and an
-        owner that has a region keeps it.
+        With `may_be_less` it is as large as there is room for, but no larger than `size` or an equal part of the arena. An
+        owner that has a region with bytes keeps it whatever its size, so that a restarted owner finds its blocks.
         Size 0 renews the owner's region whatever its size; an owner without one gets an empty region, which makes it known.
 
         Raises:
             InvalidArgument: the size is negative.
             ResourceExhausted: the arena or the machine lacks the memory, or too many processes have a region.
+            Unavailable: the region must change its size, and another process of the owner still uses it.
         """
         if size < 0:
             raise InvalidArgument("bytes", f"must not be negative, got {size}")
@@ -91,7 +92,7 @@ class Arena:
         expires_at = self._clock.now() + self.ttl_s
         if region is not None and size and region.size != size:
             if region.size and not self._free(owner):
-                raise ResourceExhausted(f"another process of {owner} still uses {region.size} bytes of the arena")
+                raise Unavailable(f"another process of {owner} still uses {region.size} bytes of the arena")
             region = None
         if region is not None:  # before the others expire: a late renewal keeps its bytes if nobody has taken them
             region.expires_at = expires_at
@@ -174,10 +175,10 @@ class Arena:
         return True
 
     def _size_for(self, owner: str, size: int) -> int:
-        """Bytes of a region that may be less than `size`."""
+        """Bytes of a region that may be of another size than `size`."""
         region = self._regions.get(owner)
-        if region is not None and 0 < region.size <= size:
-            return region.size  # so that a restarted owner finds its blocks
+        if region is not None and region.size:
+            return region.size
         size = min(size, self._part, self._largest_gap(owner), self._memory_left())
         return max(0, size) // self._page * self._page
 

@@ -4,6 +4,7 @@ import ctypes
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from pbkv_cluster.core.errors import StartupError
 
@@ -12,10 +13,31 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 _MEMINFO = Path("/proc/meminfo")
 _NODES = Path("/sys/devices/system/node")
 TRANSPARENT_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
-# Limit and use of the control group that this process sees as its root: as in a container, version 2, then 1.
+
+
+class ControlGroup(NamedTuple):
+    """Where a memory control group says what it may use and what it uses."""
+
+    limit: Path
+    used: Path
+    statistics: Path
+    reclaimable: str  # what `statistics` calls the cached files that are given up before memory runs out; `used` counts them
+
+
+# That which this process sees as its root: as in a container, version 2, then 1.
 CONTROL_GROUPS = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
+    ControlGroup(
+        Path("/sys/fs/cgroup/memory.max"),
+        Path("/sys/fs/cgroup/memory.current"),
+        Path("/sys/fs/cgroup/memory.stat"),
+        "inactive_file",
+    ),
+    ControlGroup(
+        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+        Path("/sys/fs/cgroup/memory/memory.stat"),
+        "total_inactive_file",
+    ),
 )
 _MBIND = {"x86_64": 237, "aarch64": 235}  # number of the system call, which the C library has no function for
 _MPOL_BIND = 2
@@ -95,8 +117,10 @@ def _meminfo(name: str) -> int:
 
 
 def _group_limits() -> list[tuple[int, int]]:
+    """Bytes that each control group may use, and that it uses and cannot give up."""
     limits = []
-    for limit, used in CONTROL_GROUPS:
-        if limit.exists() and (text := limit.read_text().strip()) != "max":
-            limits.append((int(text), int(used.read_text())))
+    for group in CONTROL_GROUPS:
+        if group.limit.exists() and (text := group.limit.read_text().strip()) != "max":
+            found = re.search(rf"^{group.reclaimable} (\d+)$", group.statistics.read_text(), re.MULTILINE)
+            limits.append((int(text), int(group.used.read_text()) - (int(found[1]) if found else 0)))
     return limits

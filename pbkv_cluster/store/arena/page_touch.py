@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 PIECE_BYTES = 16 << 20
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, of Linux 5.14: takes the pages, or returns an error instead of killing the process
 _HUGE = 14  # MADV_HUGEPAGE
-_NICE = 10  # of the thread, so that touching gives way to computing
+_NICE = 10  # of the thread, at least, so that touching gives way to computing
 
 
 class PageTouch:
@@ -74,7 +74,9 @@ class PageTouch:
                 self._touch(piece)
 
     def _run(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        thread = threading.get_native_id()
+        # A thread that gives way more than that already may not be made to give way less.
+        os.setpriority(os.PRIO_PROCESS, thread, max(_NICE, os.getpriority(os.PRIO_PROCESS, thread)))
         try:
             for piece in range(len(self._pieces)):
                 if self._stopping.is_set():

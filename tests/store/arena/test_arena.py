@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbkv_cluster.core.clock import ManualClock
-from pbkv_cluster.core.errors import InvalidArgument, ResourceExhausted
+from pbkv_cluster.core.errors import InvalidArgument, ResourceExhausted, Unavailable
 from pbkv_cluster.store.arena.arena import Arena, Region
 from pbkv_cluster.store.arena.arena_view import ArenaView
 from pbkv_cluster.store.arena.layout import DATA_OFFSET
@@ -90,6 +90,16 @@ def test_a_region_that_may_be_less_takes_what_there_is_but_no_more_than_its_part
     with pytest.raises(ResourceExhausted, match="no room"):
         arena.acquire("six", 100 * PAGE)
     arena.close()
+
+
+@pytest.mark.parametrize("pages", [1, 2, 4, 100])
+def test_a_restarted_worker_whose_region_may_be_less_keeps_it_whatever_it_asks_for(arena: Arena, pages: int) -> None:
+    region = arena.acquire("one", 3 * PAGE, may_be_less=True)
+    fill(arena, region, b"x")
+    again = arena.acquire("one", pages * PAGE, may_be_less=True)
+    assert (again.offset, again.size) == (region.offset, 3 * PAGE)
+    with mapped(arena, again) as memory:
+        assert memory[:] == b"x" * 3 * PAGE
 
 
 def test_the_capacity_is_whole_pages_and_the_file_has_that_length(clock: ManualClock) -> None:
@@ -237,7 +247,7 @@ def test_a_silent_worker_keeps_its_region_until_it_dies(arena: Arena, clock: Man
         assert try_lock(worker, region.offset, region.size)
         clock.advance(2 * arena.ttl_s)
         assert set(arena.regions()) == {"one"}
-        with pytest.raises(ResourceExhausted, match="one still uses"):
+        with pytest.raises(Unavailable, match="one still uses"):
             arena.acquire("one", 2 * PAGE)
         assert arena.acquire("two", PAGE).offset != region.offset
     finally:

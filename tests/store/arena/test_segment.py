@@ -147,14 +147,23 @@ def test_the_memory_of_a_node_that_exists_can_be_bound() -> None:
 
 
 def test_a_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit, used = tmp_path / "max", tmp_path / "current"
-    monkeypatch.setattr(machine, "CONTROL_GROUPS", ((limit, used),))
+    limit, used, statistics = tmp_path / "max", tmp_path / "current", tmp_path / "stat"
+    monkeypatch.setattr(machine, "CONTROL_GROUPS", (machine.ControlGroup(limit, used, statistics, "inactive_file"),))
     limit.write_text("max\n")
     free = machine.available_memory()
     assert 0 < free < machine.total_memory()
     limit.write_text("100000\n")
     used.write_text("60000\n")
+    statistics.write_text("file 30000\n")
     assert (machine.available_memory(), machine.total_memory()) == (40_000, 100_000)
+    statistics.write_text("total_inactive_file 7\nfile 30000\ninactive_file 20000\nactive_file 10000\n")
+    assert (machine.available_memory(), machine.total_memory()) == (60_000, 100_000)
+
+
+def test_the_control_group_of_this_machine_can_be_read() -> None:
+    for group in machine.CONTROL_GROUPS:
+        if group.limit.exists():
+            assert f"{group.reclaimable} " in group.statistics.read_text()
 
 
 # --- touching ---
@@ -179,6 +188,22 @@ def test_pages_are_touched_in_the_background_and_at_once_where_they_are_needed(m
         assert len(set(pinned)) == len(pinned), "a piece was pinned twice"
         assert arena.path.stat().st_blocks - empty == 30 * PAGE // 512
         os.close(file)
+
+
+def test_pages_are_touched_in_a_process_that_gives_way_to_all_others() -> None:
+    code = """
+import mmap, os
+from pbkv_cluster.store.arena.page_touch import PageTouch
+os.nice(15)
+if os.getuid() == 0:
+    os.setuid(65534)  # root may make a thread give way less
+touch = PageTouch(memoryview(mmap.mmap(-1, 1 << 20)))
+touch.start()
+touch._thread.join()
+print(touch.ready_bytes)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == (f"{1 << 20}\n", "")
 
 
 def test_a_lack_of_memory_is_an_error_and_no_signal() -> None:
