@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
@@ -47,7 +48,12 @@ async def result(trainer: ProcessTrainer, job: TrainingJob[int]) -> int | None:
 
 def trainings() -> list[psutil.Process]:
     """Training processes of this one; other tests may have left services of theirs."""
-    return [each for each in psutil.Process().children() if "training.process" in " ".join(each.cmdline())]
+    found = []
+    for process in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # one that ends meanwhile
+            if "training.process" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 async def pid_in(path: Path) -> int:

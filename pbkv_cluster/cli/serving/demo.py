@@ -24,8 +24,8 @@ _CLUSTER: dict[str, Any] = {
     "gateway.port": 0,
 }
 # Prompts are long, replies short and open workflows too many for the cache: the situation in which it matters most what a
-# cache keeps. The contexts of the agents in twelve open workflows are some 2,000 blocks; both workers have room for 1,600.
-_RANDOM: dict[str, Any] = {"engine.gpu_blocks": 700, "engine.host_blocks": 100}
+# cache keeps. The contexts of the agents in twelve open workflows are some 2,000 blocks; both workers have room for 1,280.
+_RANDOM: dict[str, Any] = {"engine.gpu_blocks": 560, "engine.host_blocks": 80}
 # Six open chats use about 900 blocks together; there is room for 480.
 _SMOLLM2: dict[str, Any] = {"engine.gpu_blocks": 160, "engine.host_blocks": 80}
 _SIZES = {"preamble": 48, "system": 200, "task": 500, "output": 8, "tool_result": 40}
@@ -39,7 +39,7 @@ _Play = Callable[[str, str], "ReplayReport"]  # policy and endpoint
 
 
 def demo(
-    workflows: Annotated[int | None, typer.Option(min=1, help="Workflows; default 24, of a real model 12.")] = None,
+    workflows: Annotated[int | None, typer.Option(min=1, help="Workflows; default 18, of a real model 12.")] = None,
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Workflows that run at a time; default 12, of a real model 6.")
     ] = None,
@@ -67,7 +67,7 @@ def demo(
     For each policy in turn, starts a cluster of two CPU workers with a small model and too little cache for all workflows.
     Everything but the policy is the same. Needs no GPU.
 
-    By default plays generated `review` workflows on a random model of 24 M parameters, which takes about two minutes. With
+    By default plays generated `review` workflows on a random model of 24 M parameters, which takes some four minutes. With
     --model smollm2 a real small LLM holds group chats of a newsroom, which takes some ten.
     """
     names = split_names(policies)
@@ -81,8 +81,8 @@ def demo(
 
     console = result_console(json_target)
     if model == "random":
-        sizes, play = _random(), _generated(workflows or 24, concurrency or 12, seed, console)
-        title = f"{workflows or 24} agent workflows, {concurrency or 12} at a time, seed {seed}"
+        sizes, play = _random(), _generated(workflows or 18, concurrency or 12, seed, console)
+        title = f"{workflows or 18} agent workflows, {concurrency or 12} at a time, seed {seed}"
     else:
         sizes, play = _smollm2(console), _newsroom(workflows or 12, concurrency or 6, seed, console)
         title = f"{workflows or 12} group chats, {concurrency or 6} at a time, seed {seed}"
