@@ -9,7 +9,8 @@ once.
 import logging
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from pbkv_cluster.core.clock import Clock
@@ -125,7 +126,8 @@ class Arena:
                 log.warning("an arena is left to the processes that use it, and a new one is made: %s", error)
                 os.close(file)
                 continue
-            self._lock(file)
+            with _closed_on_error(file, table):
+                _lock(file)
             table.repair()
             for place in table:
                 self._regions[place.owner] = Region(place.offset, place.size, self._clock.now() + self.ttl_s)
@@ -136,21 +138,12 @@ class Arena:
     def _made(self, name: str, capacity: int, memory: Memory) -> tuple[int, RegionTable]:
         capacity = capacity // memory.page_bytes * memory.page_bytes
         file = segment.create(name, capacity, memory)
-        try:
-            table = RegionTable(file, writable=True, capacity=capacity)
-            self._lock(file)
+        table = RegionTable(file, writable=True, capacity=capacity)
+        with _closed_on_error(file, table):
+            _lock(file)
             if memory.numa_node >= 0:
                 table.bind(bind_to_numa_node, memory.numa_node)
-        except BaseException:
-            os.close(file)
-            raise
         return file, table
-
-    def _lock(self, file: int) -> None:
-        """Only one host store may give out regions of an arena."""
-        if not try_lock(file, 0, PAGE):
-            os.close(file)
-            raise StartupError("host_store: another host store serves this node's arena")
 
     def _expire(self) -> None:
         now = self._clock.now()
@@ -222,3 +215,18 @@ class Arena:
 
 def _offset(region: Region) -> int:
     return region.offset
+
+
+@contextmanager
+def _closed_on_error(file: int, table: RegionTable) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.callback(os.close, file)
+        stack.callback(table.close)
+        yield
+        stack.pop_all()
+
+
+def _lock(file: int) -> None:
+    """Only one host store may give out regions of an arena."""
+    if not try_lock(file, 0, PAGE):
+        raise StartupError("host_store: another host store serves this node's arena")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import pytest
 
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.errors import FailedPrecondition, ResourceExhausted, StartupError
-from pbkv_cluster.store.arena import machine, page_touch
+from pbkv_cluster.store.arena import arena, machine, page_touch
 from pbkv_cluster.store.arena.arena import Arena
 from pbkv_cluster.store.arena.layout import ARENA_HEADER, ARENA_MAGIC, PAGE, RegionLayout
 from pbkv_cluster.store.arena.page_touch import PageTouch
@@ -83,6 +83,17 @@ def test_only_one_store_serves_an_arena() -> None:
     name = uuid.uuid4().hex
     with closing(Arena(name, PAGE, TTL_S, ManualClock())), pytest.raises(StartupError, match="another host store"):
         Arena(name, PAGE, TTL_S, ManualClock())
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_store_that_is_refused_closes_what_it_has_opened_once(is_there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = uuid.uuid4().hex
+    with closing(Arena(name, PAGE, TTL_S, ManualClock())) if is_there else nullcontext():
+        before = set(os.listdir("/proc/self/fd"))
+        monkeypatch.setattr(arena, "try_lock", lambda file, start, size: False)  # another store was faster
+        with pytest.raises(StartupError, match="another host store"):
+            Arena(name, PAGE, TTL_S, ManualClock())
+        assert set(os.listdir("/proc/self/fd")) == before
 
 
 def test_an_arena_is_gone_with_the_last_process_that_uses_it() -> None:
