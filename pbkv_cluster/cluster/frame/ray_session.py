@@ -4,6 +4,7 @@ Ray is imported inside the functions: the environment that it reads must be set 
 """
 
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,12 @@ _OWN_RAY_ENVIRONMENT = {
 
 def set_environment(config: Config) -> None:
     """Sets variables that every process of the cluster inherits, except those that the user has set."""
-    for name, value in (_CHILD_ENVIRONMENT | ({} if config.cluster.address else _OWN_RAY_ENVIRONMENT)).items():
+    variables = dict(_CHILD_ENVIRONMENT)
+    if not config.cluster.address:
+        # Ray gives its first process half a minute, which beside many busy ones may not be enough.
+        wait_s = str(math.ceil(config.cluster.start_timeout_s))
+        variables |= _OWN_RAY_ENVIRONMENT | {"RAY_gcs_server_port_wait_time_s": wait_s}
+    for name, value in variables.items():
         os.environ.setdefault(name, value)
 
 
