@@ -27,7 +27,6 @@ from benchmarks.report import Figure, Report
 from pbkv_cluster.core.config import CacheConfig, PredictorConfig
 from pbkv_cluster.core.errors import PbkvError
 from pbkv_cluster.predictor_service.access.prior import save_prior
-from pbkv_cluster.simulator.engine.result import SimulationResult
 from pbkv_cluster.simulator.engine.simulation import Setup, simulate
 from pbkv_cluster.simulator.evaluation.experiment import train_state
 from pbkv_cluster.simulator.evaluation.pressure import PressureScale
@@ -91,7 +90,7 @@ def _alone(
                 for ratio in ratios:
                     for way, setup in {"lru": Setup(0, cache=_LRU), **setups}.items():
                         sized = replace(setup, seed=seed, gpu_blocks=blocks, host_blocks=round(ratio * blocks))
-                        mine[way, ratio] += _recomputed(simulate(tokens, sized))
+                        mine[way, ratio] += simulate(tokens, sized).recomputed_tokens
             yield from _ratios(name, mine, taught, ratios)
             total.update(mine)
     yield from _ratios("all", total, taught, ratios)
@@ -141,10 +140,6 @@ def _parts(traces: Path, name: str) -> tuple[Trace, Trace]:
     parts = split(load_trace(traces / f"{name}.jsonl.gz"), SHARES, SALT)
     rest = tuple(chain.from_iterable(parts[part].workflows for part in SHARES if part != "train"))
     return parts["train"], replace(parts["show"], workflows=rest, starts_at=None)
-
-
-def _recomputed(result: SimulationResult) -> int:
-    return result.meter.available_tokens - sum(result.meter.delivered.values())
 
 
 def _ratios(name: str, tokens: Counter[tuple[str, float]], taught: Sequence[str], ratios: Sequence[float]) -> Iterator[Figure]:

@@ -14,7 +14,6 @@ from benchmarks.report import Figure, Report
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.simulator.engine.machines import machine
-from pbkv_cluster.simulator.engine.result import SimulationResult
 from pbkv_cluster.simulator.engine.simulation import Setup, simulate
 from pbkv_cluster.simulator.traces.files import Trace
 from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
@@ -74,15 +73,11 @@ def _compare(point: Point, count: int) -> tuple[float, float, float, float]:
     assert lru.latency is not None
     assert ours.latency is not None
     return (
-        _recomputed(ours) / max(1, _recomputed(lru)),
+        ours.recomputed_tokens / max(1, lru.recomputed_tokens),
         lru.time.shares()["prefill"],
         lru.ttft.mean / ours.ttft.mean,
         lru.latency.mean / ours.latency.mean,
     )
-
-
-def _recomputed(result: SimulationResult) -> int:
-    return result.meter.available_tokens - sum(result.meter.delivered.values())
 
 
 def _workload(point: Point, count: int) -> tuple[TokenSource, int]:

@@ -38,12 +38,6 @@ class GuardStat:
     evicted_by_lru: int
     evicted_by_policy: int
 
-    @property
-    def lru_share(self) -> float:
-        """Share of the evicted blocks that LRU chose."""
-        evicted = self.evicted_by_lru + self.evicted_by_policy
-        return self.evicted_by_lru / evicted if evicted else 0.0
-
 
 class CacheObserver:
     """Is told what happens in a cache, after it has happened unless said otherwise. This one does nothing."""

@@ -1,5 +1,6 @@
 """Runs an engine until all its requests have ended; and computes the same with plain `transformers`."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,12 @@ class Result:
     finished: FinishReason | None = None
     usage: Usage | None = None
     hidden: bytes = b""
+
+
+def ids(length: int, seed: int = 0) -> list[int]:
+    """A prompt of random tokens."""
+    generator = random.Random(seed)
+    return [generator.randrange(5, 4000) for _ in range(length)]
 
 
 def decode(ids: Sequence[int]) -> str:

@@ -1,6 +1,5 @@
 """Queueing, limits, cancellation, resumption and replay."""
 
-import random
 from dataclasses import replace
 from typing import Any
 
@@ -11,17 +10,12 @@ from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.step_events import FinishReason
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel
-from tests.gpu_worker.engine_harness import Result, collect, decode, make_engine, request, run
+from tests.gpu_worker.engine_harness import Result, collect, decode, ids, make_engine, request, run
 
 
 @pytest.fixture
 def model(models: dict[str, LoadedModel]) -> LoadedModel:
     return models["llama"]
-
-
-def ids(length: int, seed: int = 0) -> list[int]:
-    generator = random.Random(seed)
-    return [generator.randrange(5, 4000) for _ in range(length)]
 
 
 def test_cancelling_frees_blocks_at_once(model: LoadedModel) -> None:

@@ -8,7 +8,7 @@ import pytest
 from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel
-from tests.gpu_worker.engine_harness import Result, collect, make_engine, reference, request, run
+from tests.gpu_worker.engine_harness import Result, collect, ids, make_engine, reference, request, run
 
 WAITS = "admission_waits_for_prefix"
 
@@ -16,11 +16,6 @@ WAITS = "admission_waits_for_prefix"
 @pytest.fixture
 def model(models: dict[str, LoadedModel]) -> LoadedModel:
     return models["llama"]
-
-
-def ids(length: int, seed: int = 0) -> list[int]:
-    generator = random.Random(seed)
-    return [generator.randrange(5, 4000) for _ in range(length)]
 
 
 def fan_out(model: LoadedModel, shared: int, tails: list[int], workflow: str = "wf") -> list[StepRequest]:

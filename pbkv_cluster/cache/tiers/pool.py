@@ -60,7 +60,7 @@ class BlockPool:
     @property
     def used_slots(self) -> int:
         """Slots that hold a block or belong to a running sequence."""
-        return self.capacity - self.room - len(self._unbacked)
+        return self.capacity - self.room - self.unbacked_slots
 
     @property
     def unbacked_slots(self) -> int:

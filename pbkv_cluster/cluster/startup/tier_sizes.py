@@ -18,7 +18,8 @@ def tier_sizes(config: Config, redis_url: str) -> list[str]:
 
 
 def _line(config: Config, worker: WorkerEntry) -> str:
-    gpu, host = (f"{blocks:,} blocks ({blocks * worker.block_bytes / _GIB:.2f} GiB)" for blocks in _blocks(worker))
+    sizes = [(blocks, blocks * worker.block_bytes / _GIB) for blocks in (worker.gpu_blocks, worker.host_blocks)]
+    gpu, host = (f"{blocks:,} blocks ({gib:.2f} GiB)" for blocks, gib in sizes)
     line = f"{worker.worker_id}: GPU tier {gpu}, host tier {host}"
     if config.engine.host_blocks < 0:
         if worker.host_blocks >= 2 * worker.gpu_blocks:
@@ -29,10 +30,6 @@ def _line(config: Config, worker: WorkerEntry) -> str:
                 f"host_store.memory_share = {config.host_store.memory_share:g} of the memory and in what memory is free"
             )
     return line
-
-
-def _blocks(worker: WorkerEntry) -> tuple[int, int]:
-    return worker.gpu_blocks, worker.host_blocks
 
 
 async def _workers(config: Config, redis_url: str) -> list[WorkerEntry]:
