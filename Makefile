@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # The build of torch to install: a version, a local file or a URL.
 TORCH ?= $(shell grep '^torch==' constraints.txt)
+# How many processes run the tests side by side; 0 runs them in this one, where a debugger works.
+JOBS ?= 2
 # Arguments for the command of a target: make test ARGS="-k usage -x"
 ARGS ?=
 
@@ -19,7 +21,7 @@ supported := import sys; sys.exit(sys.version_info < (3, 11))
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo '  Variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH=$(TORCH) ARGS=$(ARGS)'
+	@echo '  Variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH=$(TORCH) JOBS=$(JOBS) ARGS=$(ARGS)'
 
 venv: $(stamp) ## make or update the virtual environment
 
@@ -30,7 +32,7 @@ serve: $(stamp) ## run a cluster on this machine with deploy/pbkv.yaml until int
 	@PBKV_CONFIG="$${PBKV_CONFIG:-deploy/pbkv.yaml}" $(bin)/pbkv serve $(ARGS)
 
 test: $(stamp) ## run the tests, except those marked slow
-	@$(bin)/python -m pytest -m "not slow" $(ARGS)
+	@$(bin)/python -m pytest -m "not slow" -n $(JOBS) $(ARGS)
 
 test-all: $(stamp) ## run all tests
 	@$(bin)/python -m pytest $(ARGS)

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import redis
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.store.cluster_index import RedisServer
 from pbkv_cluster.store.cluster_index.redis_check import check_redis
-from pbkv_cluster.store.cluster_index.redis_server import find_binary, free_port
+from pbkv_cluster.store.cluster_index.redis_server import find_binary, free_port, listen
 from tests.polling import wait_for
 
 
@@ -62,20 +63,29 @@ def test_a_user_who_may_not_write_is_refused(server: RedisServer) -> None:
     assert "cannot be written to" in refusal(url)
 
 
+def cluster_port() -> int:
+    """A port whose cluster bus, 10,000 above it, is free as well, and like it none that the kernel gives to others."""
+    while True:
+        port = free_port("127.0.0.1") - 10_000
+        with suppress(OSError), listen("127.0.0.1", port):
+            return port
+
+
 def test_cluster_mode_is_refused(tmp_path: Path) -> None:
-    port = free_port("127.0.0.1")
+    port = cluster_port()
     options = ["--bind", "127.0.0.1", "--port", str(port), "--cluster-enabled", "yes", "--save", "", "--dir", str(tmp_path)]
     process = subprocess.Popen([find_binary(), *options], stdout=subprocess.DEVNULL)
     try:
         with redis.Redis(port=port) as client:
 
             def answers() -> bool:
+                assert process.poll() is None, "the server has ended"
                 try:
                     return bool(client.ping())
                 except redis.ConnectionError:
                     return False
 
-            wait_for(answers, 10)
+            wait_for(answers)
         assert "runs in cluster mode, which is not supported" in refusal(f"redis://127.0.0.1:{port}/0")
     finally:
         process.kill()
