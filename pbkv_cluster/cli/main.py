@@ -8,6 +8,7 @@ import typer
 
 from pbkv_cluster import __version__
 from pbkv_cluster.cli.config import config_app
+from pbkv_cluster.cli.extras import extra_of
 from pbkv_cluster.cli.prediction.predictor import predictor_app
 from pbkv_cluster.cli.prediction.train import train
 from pbkv_cluster.cli.serving.demo import demo
@@ -68,6 +69,13 @@ def main(args: Sequence[str] | None = None) -> None:
         typer.echo("pbkv: " + "; ".join(line.strip() for line in str(error).splitlines()), err=True)
         bad_input = isinstance(error, ConfigError | InvalidArgument | TraceError)
         sys.exit(EXIT_BAD_INPUT if bad_input else EXIT_FAILED)
+    except ModuleNotFoundError as error:
+        extra = extra_of(error.name)
+        if extra is None:
+            raise
+        message = f"pbkv: this command needs {error.name}, which is not installed: pip install 'pbkv-cluster[{extra}]'"
+        typer.echo(message, err=True)
+        sys.exit(EXIT_FAILED)
     finally:
         interrupts.restore()
 

@@ -7,6 +7,7 @@ from typing import Self, Unpack
 
 from pbkv_cluster.client import requests
 from pbkv_cluster.client.arguments import known_arguments
+from pbkv_cluster.client.connection import AsyncConnection
 from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.requests import Prompt, StepOptions
 from pbkv_cluster.client.results import Collector, StepResult
@@ -14,24 +15,26 @@ from pbkv_cluster.core.errors import NotFound, PbkvError
 from pbkv_cluster.core.workflow.step_events import StepEvent
 from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.core.workflow.tool_call import ToolCall
-from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.convert import step_event_from_wire, tool_call_to_wire
-from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
+from pbkv_cluster.rpc.v1 import workflow_pb2
 
 
 class AsyncClient:
-    """A connection to a gateway; a context manager that closes it. Calls raise the errors of `core.errors`."""
+    """A connection to a gateway; a context manager that closes it. Calls raise the errors of `core.errors`.
+
+    A call that finds no gateway is tried again for some 1.5 s, unless it is a step that has been sent already.
+    """
 
     @known_arguments
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, *, timeout_s: float = 30.0) -> None:
         """Args:
         endpoint: the gateway's host:port. The first call connects to it.
+        timeout_s: seconds that a call may take that is not a step, with all its attempts; a step has a limit of its own.
 
         Raises:
-            InvalidArgument: `endpoint` is no host:port.
+            InvalidArgument: names the argument that is out of its range.
         """
-        self._channel = connect(endpoint, "endpoint")
-        self._stub = workflow_pb2_grpc.WorkflowServiceStub(self._channel)
+        self._connection = AsyncConnection(endpoint, timeout_s)
 
     @known_arguments
     async def start_workflow(
@@ -46,7 +49,7 @@ class AsyncClient:
         """Opens a workflow, or finds the open one of that id.
 
         Args:
-            workflow_id: at most 256 bytes; by default the gateway draws one.
+            workflow_id: at most 256 bytes; by default one is drawn.
             workload: name of the application; workflows of one workload are learnt from together.
             tenant: cached blocks are never shared between tenants.
             lease_s: seconds of silence after which the workflow is ended; 0: the gateway's default.
@@ -59,8 +62,8 @@ class AsyncClient:
         """
         request = requests.start_request(workflow_id, workload, tenant, lease_s, step_graph)
         with typed_errors():
-            opened = await self._stub.StartWorkflow(request)
-        return AsyncWorkflow(self._stub, opened.workflow_id, opened.lease_s)
+            opened = await self._connection.stub.StartWorkflow(request)
+        return AsyncWorkflow(self._connection, opened.workflow_id, opened.lease_s)
 
     async def status(self) -> workflow_pb2.GetClusterStatusResponse:
         """What runs where, and how well the cache does, since the gateway started.
@@ -69,11 +72,11 @@ class AsyncClient:
             Unavailable: the gateway is not reachable.
         """
         with typed_errors():
-            return await self._stub.GetClusterStatus(workflow_pb2.GetClusterStatusRequest())
+            return await self._connection.stub.GetClusterStatus(workflow_pb2.GetClusterStatusRequest())
 
     async def close(self) -> None:
         """Closes the connection; running steps are cancelled."""
-        await self._channel.close()
+        await self._connection.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -87,8 +90,8 @@ class AsyncClient:
 class AsyncWorkflow:
     """An open workflow; a context manager that ends it."""
 
-    def __init__(self, stub: "workflow_pb2_grpc.WorkflowServiceAsyncStub", workflow_id: str, lease_s: float) -> None:
-        self._stub = stub
+    def __init__(self, connection: AsyncConnection, workflow_id: str, lease_s: float) -> None:
+        self._connection = connection
         self.id = workflow_id
         self.lease_s = lease_s
 
@@ -111,7 +114,9 @@ class AsyncWorkflow:
             Unavailable: no worker or no gateway is reachable.
             DeadlineExceeded: the step took longer than `timeout_s`.
         """
-        call = self._stub.SubmitStep(requests.step_request(self.id, agent, prompt, options), timeout=options.get("timeout_s"))
+        call = self._connection.stub.SubmitStep(
+            requests.step_request(self.id, agent, prompt, options), timeout=options.get("timeout_s")
+        )
         try:
             with typed_errors():
                 async for message in call:
@@ -158,11 +163,11 @@ class AsyncWorkflow:
             Unavailable: the gateway is not reachable.
         """
         with typed_errors():
-            await self._stub.EndWorkflow(workflow_pb2.EndWorkflowRequest(workflow_id=self.id))
+            await self._connection.stub.EndWorkflow(workflow_pb2.EndWorkflowRequest(workflow_id=self.id))
 
     async def _report(self, tool: str, call_id: str, started: bool, expected_s: float | None) -> None:
         with typed_errors():
-            await self._stub.ReportToolCall(tool_call_to_wire(self.id, ToolCall(tool, call_id, expected_s), started))
+            await self._connection.stub.ReportToolCall(tool_call_to_wire(self.id, ToolCall(tool, call_id, expected_s), started))
 
     async def __aenter__(self) -> Self:
         return self

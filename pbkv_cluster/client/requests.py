@@ -50,12 +50,14 @@ def prompt_message(prompt: Prompt) -> types_pb2.Prompt:
 def start_request(
     workflow_id: str, workload: str, tenant: str, lease_s: float, step_graph: StepGraph | None
 ) -> workflow_pb2.StartWorkflowRequest:
-    """Raises:
-    InvalidArgument: a value cannot be written on the wire.
+    """The message that opens a workflow. An id is drawn here if there is none, so that the call may be made twice.
+
+    Raises:
+        InvalidArgument: a value cannot be written on the wire.
     """
     try:
         return workflow_pb2.StartWorkflowRequest(
-            workflow_id=workflow_id,
+            workflow_id=workflow_id or uuid.uuid4().hex,
             workload=workload,
             tenant=tenant,
             lease_s=lease_s,

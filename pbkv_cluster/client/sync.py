@@ -1,41 +1,35 @@
-"""The client for code without asyncio: the calls of `aio`, blocking. Safe to use from several threads."""
+"""The client for code without asyncio: the calls of `aio`, blocking. Safe to use from several threads, and after a fork.
+
+gRPC itself survives a fork that happens while other threads call it only with `GRPC_ENABLE_FORK_SUPPORT=1` in the environment
+when the process starts. Processes that are spawned need nothing.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self, Unpack
 
-import grpc
-
 from pbkv_cluster.client import requests
 from pbkv_cluster.client.arguments import known_arguments
+from pbkv_cluster.client.connection import Connection
 from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.requests import Prompt, StepOptions
 from pbkv_cluster.client.results import StepResult, collect
 from pbkv_cluster.core.errors import NotFound, PbkvError
-from pbkv_cluster.core.locations.addresses import parse_address
 from pbkv_cluster.core.workflow.step_events import StepEvent
 from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.core.workflow.tool_call import ToolCall
-from pbkv_cluster.rpc.channel import CHANNEL_OPTIONS
 from pbkv_cluster.rpc.convert import step_event_from_wire, tool_call_to_wire
-from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
+from pbkv_cluster.rpc.v1 import workflow_pb2
 
 
 class Client:
-    """A connection to a gateway; a context manager that closes it. Calls raise the errors of `core.errors`."""
+    """A connection to a gateway, used as `AsyncClient` is; a context manager that closes it."""
 
     @known_arguments
-    def __init__(self, endpoint: str) -> None:
-        """Args:
-        endpoint: the gateway's host:port. The first call connects to it.
-
-        Raises:
-            InvalidArgument: `endpoint` is no host:port.
-        """
-        parse_address("endpoint", endpoint)
-        self._channel = grpc.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
-        self._stub = workflow_pb2_grpc.WorkflowServiceStub(self._channel)
+    def __init__(self, endpoint: str, *, timeout_s: float = 30.0) -> None:
+        """Arguments and errors as for `AsyncClient`."""
+        self._connection = Connection(endpoint, timeout_s)
 
     @known_arguments
     def start_workflow(
@@ -50,8 +44,8 @@ class Client:
         """Opens a workflow, or finds the open one of that id. Arguments and errors as for `AsyncClient.start_workflow`."""
         request = requests.start_request(workflow_id, workload, tenant, lease_s, step_graph)
         with typed_errors():
-            opened = self._stub.StartWorkflow(request)
-        return Workflow(self._stub, opened.workflow_id, opened.lease_s)
+            opened = self._connection.stub.StartWorkflow(request)
+        return Workflow(self._connection, opened.workflow_id, opened.lease_s)
 
     def status(self) -> workflow_pb2.GetClusterStatusResponse:
         """What runs where, and how well the cache does, since the gateway started.
@@ -60,11 +54,11 @@ class Client:
             Unavailable: the gateway is not reachable.
         """
         with typed_errors():
-            return self._stub.GetClusterStatus(workflow_pb2.GetClusterStatusRequest())
+            return self._connection.stub.GetClusterStatus(workflow_pb2.GetClusterStatusRequest())
 
     def close(self) -> None:
         """Closes the connection; running steps are cancelled."""
-        self._channel.close()
+        self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -76,8 +70,8 @@ class Client:
 class Workflow:
     """An open workflow; a context manager that ends it."""
 
-    def __init__(self, stub: workflow_pb2_grpc.WorkflowServiceStub, workflow_id: str, lease_s: float) -> None:
-        self._stub = stub
+    def __init__(self, connection: Connection, workflow_id: str, lease_s: float) -> None:
+        self._connection = connection
         self.id = workflow_id
         self.lease_s = lease_s
 
@@ -87,7 +81,9 @@ class Workflow:
 
         Closing the iterator cancels the step. Arguments and errors as for `AsyncWorkflow.stream`.
         """
-        call = self._stub.SubmitStep(requests.step_request(self.id, agent, prompt, options), timeout=options.get("timeout_s"))
+        call = self._connection.stub.SubmitStep(
+            requests.step_request(self.id, agent, prompt, options), timeout=options.get("timeout_s")
+        )
         try:
             with typed_errors():
                 for message in call:
@@ -121,11 +117,11 @@ class Workflow:
             Unavailable: the gateway is not reachable.
         """
         with typed_errors():
-            self._stub.EndWorkflow(workflow_pb2.EndWorkflowRequest(workflow_id=self.id))
+            self._connection.stub.EndWorkflow(workflow_pb2.EndWorkflowRequest(workflow_id=self.id))
 
     def _report(self, tool: str, call_id: str, started: bool, expected_s: float | None) -> None:
         with typed_errors():
-            self._stub.ReportToolCall(tool_call_to_wire(self.id, ToolCall(tool, call_id, expected_s), started))
+            self._connection.stub.ReportToolCall(tool_call_to_wire(self.id, ToolCall(tool, call_id, expected_s), started))
 
     def __enter__(self) -> Self:
         return self

@@ -1,5 +1,7 @@
 """Channels between the processes of a cluster."""
 
+from collections.abc import Sequence
+
 from grpc import aio
 
 from pbkv_cluster.core.locations.addresses import parse_address
@@ -33,7 +35,7 @@ MESSAGE_OPTIONS: list[tuple[str, int]] = [
 ]
 
 # For every channel, including those of the Python client.
-CHANNEL_OPTIONS: list[tuple[str, int]] = [
+CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
     *MESSAGE_OPTIONS,
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 2_000),  # also the time limit of one attempt to connect
@@ -42,11 +44,11 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
 ]
 
 
-def connect(address: str, field: str = "address") -> aio.Channel:
+def connect(address: str, field: str = "address", options: Sequence[tuple[str, int | str]] = CHANNEL_OPTIONS) -> aio.Channel:
     """A channel to `address` (host:port). It connects on its first call, and again if the connection is lost.
 
     Raises:
         InvalidArgument: `address` is no host:port; names `field`. gRPC itself takes a port modulo 65,536.
     """
     parse_address(field, address)
-    return aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    return aio.insecure_channel(address, options=options)

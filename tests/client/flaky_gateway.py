@@ -1,0 +1,64 @@
+"""A gateway's front, without a cluster: it counts calls, and refuses some as a gateway does that is ending."""
+
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+
+import grpc
+
+from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
+
+
+class FlakyGateway(workflow_pb2_grpc.WorkflowServiceServicer):
+    def __init__(self, refusals: int = 0) -> None:
+        """`refusals` is the number of calls that are refused before one is taken."""
+        self.refusals = refusals
+        self.started: list[str] = []
+        self.steps = 0
+
+    def StartWorkflow(  # noqa: N802
+        self, request: workflow_pb2.StartWorkflowRequest, context: grpc.ServicerContext
+    ) -> workflow_pb2.StartWorkflowResponse:
+        self.started.append(request.workflow_id)
+        if len(self.started) <= self.refusals:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "ending")
+        return workflow_pb2.StartWorkflowResponse(workflow_id=request.workflow_id, lease_s=1)
+
+    def SubmitStep(  # noqa: N802
+        self, request: workflow_pb2.SubmitStepRequest, context: grpc.ServicerContext
+    ) -> Iterator[workflow_pb2.StepEvent]:
+        self.steps += 1
+        context.abort(grpc.StatusCode.UNAVAILABLE, "ending")
+
+    def ReportToolCall(  # noqa: N802
+        self, request: workflow_pb2.ReportToolCallRequest, context: grpc.ServicerContext
+    ) -> workflow_pb2.ReportToolCallResponse:
+        return workflow_pb2.ReportToolCallResponse()
+
+    def EndWorkflow(  # noqa: N802
+        self, request: workflow_pb2.EndWorkflowRequest, context: grpc.ServicerContext
+    ) -> workflow_pb2.EndWorkflowResponse:
+        return workflow_pb2.EndWorkflowResponse()
+
+    def GetClusterStatus(  # noqa: N802
+        self, request: workflow_pb2.GetClusterStatusRequest, context: grpc.ServicerContext
+    ) -> workflow_pb2.GetClusterStatusResponse:
+        """Answers nobody: returns when the caller has gone."""
+        gone = threading.Event()
+        context.add_callback(gone.set)
+        gone.wait()
+        return workflow_pb2.GetClusterStatusResponse()
+
+
+@contextmanager
+def served(gateway: FlakyGateway) -> Iterator[str]:
+    """Serves at the address that is returned until the context ends."""
+    server = grpc.server(futures.ThreadPoolExecutor(4))
+    workflow_pb2_grpc.add_WorkflowServiceServicer_to_server(gateway, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
