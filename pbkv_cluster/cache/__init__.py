@@ -13,6 +13,6 @@
 8. `sequence/remote`: steps of the same workflows on other workers, which the record, the policies and the owners hear of, too.
 
 Around these: `observer` and `guard/` compare the policy with LRU in shadows of the cache; `tiers/announcements` tells a
-listener which tiers hold each block; `restore` rebuilds the tree from blocks that have outlived a process; `integrity` checks
-everything, for tests.
+listener which tiers hold each block; `restore` rebuilds the tree from blocks that have outlived a process; `inventory` lists
+what is cached, for operators; `integrity` checks everything, for tests.
 """

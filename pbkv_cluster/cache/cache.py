@@ -68,7 +68,8 @@ class KVCache:
         self.handles: set[CacheHandle] = set()  # open ones
         self.observer = CacheObserver()
         self._clock = clock
-        self._paths = Paths(self.tree, self.tiers, self.workflows, config.lfu_half_life_s)
+        self.half_life_s = config.lfu_half_life_s  # of the count of uses, see `aged_uses`
+        self._paths = Paths(self.tree, self.tiers, self.workflows, self.half_life_s)
         self._admission = Admission(self.tree, self.tiers, self.workflows, self._paths, self.popularity, compute_seconds)
         self._committer = Committer(self.tree, self.tiers, self._paths, config.write_through)
         self.remote = RemoteSteps(self.tree, self.workflows, self._paths, self.popularity)

@@ -11,6 +11,7 @@ from pbkv_cluster.cli.config import config_app
 from pbkv_cluster.cli.extras import extra_of
 from pbkv_cluster.cli.prediction.predictor import predictor_app
 from pbkv_cluster.cli.prediction.train import train
+from pbkv_cluster.cli.serving.cache import cache_app
 from pbkv_cluster.cli.serving.demo import demo
 from pbkv_cluster.cli.serving.hints import hints
 from pbkv_cluster.cli.serving.otel import otel
@@ -38,6 +39,7 @@ for command in (serve, submit, status, replay, demo, simulate, tune, train, cali
     app.command()(command)
 app.add_typer(predictor_app)
 app.add_typer(config_app)
+app.add_typer(cache_app)
 
 
 def _print_version(wanted: bool) -> None:

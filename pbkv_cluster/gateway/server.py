@@ -9,6 +9,7 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.usage import HitMeter
+from pbkv_cluster.gateway.cache_servicer import CacheServicer
 from pbkv_cluster.gateway.decisions import Decisions
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.gateway.routing.contexts import Contexts
@@ -28,7 +29,7 @@ from pbkv_cluster.gateway.workflow.lifecycle import WorkflowLifecycle
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
 from pbkv_cluster.gateway.workflow.step_teller import StepTeller
 from pbkv_cluster.rpc.server import RpcServer
-from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
+from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, workflow_pb2, workflow_pb2_grpc
 from pbkv_cluster.store.cluster_index import BlockIndex, Directory
 
 _TOKENIZER_THREADS = 2
@@ -104,6 +105,8 @@ class GatewayServer:
         descriptor = workflow_pb2.DESCRIPTOR.services_by_name["WorkflowService"]
         servicer = WorkflowServicer(self.workflows, self.submission, self.status)
         self._server.add(descriptor, workflow_pb2_grpc.add_WorkflowServiceServicer_to_server, servicer)
+        cache = store_pb2.DESCRIPTOR.services_by_name["StoreService"]
+        self._server.add(cache, store_pb2_grpc.add_StoreServiceServicer_to_server, CacheServicer(self._pool))
         await self._pool.refresh()
         await self.workflows.resume_all()
         address = await self._server.start(host, port)

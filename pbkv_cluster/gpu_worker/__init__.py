@@ -13,5 +13,6 @@
 
 Around these: `model/loading` (weights and namespace), `model/probe` and `model/trial` (whether the engine runs a model
 rightly), `model/rotary` (rotary factors that switch with a sequence's length), `model/hidden_state` (a summary of the prompt
-for the predictor), `predictor_link/` (forecasts and model updates in, access logs out).
+for the predictor), `predictor_link/` (forecasts and model updates in, access logs out), `cache_listing` (what is cached, and
+whether it is sound, for operators).
 """

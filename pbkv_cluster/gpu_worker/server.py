@@ -166,7 +166,7 @@ class WorkerServer:
         self._rpc.add(
             store_pb2.DESCRIPTOR.services_by_name["StoreService"],
             store_pb2_grpc.add_StoreServiceServicer_to_server,
-            StoreServicer(self.thread, namespace, memory),
+            StoreServicer(self.thread, namespace, memory, self._worker_id, self._clock),
         )
         return await self._rpc.start(host, port)
 

@@ -12,6 +12,7 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import FailedPrecondition
 from pbkv_cluster.core.tokens import count, pack
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.gpu_worker.cache_listing import check_cache, list_cache
 from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
@@ -172,8 +173,10 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
 class StoreServicer(store_pb2_grpc.StoreServiceServicer):
     """Serves the worker's own tiers."""
 
-    def __init__(self, thread: EngineThread, namespace: Namespace, memory: PoolMemory) -> None:
+    def __init__(self, thread: EngineThread, namespace: Namespace, memory: PoolMemory, worker_id: str, clock: Clock) -> None:
         self._thread = thread
+        self._worker_id = worker_id
+        self._clock = clock
         self._namespace = namespace
         self._memory = memory
 
@@ -195,6 +198,16 @@ class StoreServicer(store_pb2_grpc.StoreServiceServicer):
 
     async def Clear(self, request: store_pb2.ClearRequest, context: Any) -> store_pb2.ClearResponse:  # noqa: N802
         return store_pb2.ClearResponse(dropped_blocks=await self._thread.call(lambda engine: engine.cache.clear()))
+
+    async def ListCache(  # noqa: N802
+        self, request: store_pb2.ListCacheRequest, context: Any
+    ) -> store_pb2.ListCacheResponse:
+        return await list_cache(self._thread, request, self._worker_id, self._clock.now())
+
+    async def CheckCache(  # noqa: N802
+        self, request: store_pb2.CheckCacheRequest, context: Any
+    ) -> store_pb2.CheckCacheResponse:
+        return await check_cache(self._thread, self._memory.host)
 
 
 def _tokens(output: Output) -> worker_pb2.RunStepEvent.Tokens:

@@ -17,12 +17,11 @@ from pbkv_cluster.gpu_worker.kv import arena_region
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.services import HOST_STORE
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2, worker_pb2_grpc
-from pbkv_cluster.store.arena.arena import Arena, Region
+from pbkv_cluster.store.arena.arena import Region
 from pbkv_cluster.store.arena.layout import RegionLayout
 from pbkv_cluster.store.arena.region_lock import try_lock
-from tests.gpu_worker.worker_rig import Rig, config, host_store, serving, step
+from tests.gpu_worker.worker_rig import Rig, config, flip, host_store, serving, step, stored
 from tests.polling import eventually
-from tests.store.arena.arena_view import ArenaView
 
 ARENA = 16 << 20
 PROMPT = list(range(10, 80))  # four full blocks and some tokens
@@ -61,30 +60,6 @@ def llama(model_dirs: Mapping[str, Path]) -> Path:
 
 def settings(model: Path, write_through: bool = True, **engine: Any) -> Config:
     return config(model, engine={**POOLS, **engine}, cache={"write_through": write_through, "policy": "lru"})
-
-
-async def stored(arena: Arena, blocks: int) -> None:
-    """Waits until a worker's region has some blocks."""
-    view = ArenaView(arena.path)
-
-    def has() -> bool:
-        regions = list(view.regions().values())
-        return bool(regions) and len(list(regions[0].headers())) >= blocks
-
-    await eventually(has)
-    view.close()
-
-
-def flip(arena: Arena, layout: RegionLayout) -> None:
-    """Damages every payload of the only region."""
-    (region,) = arena.regions().values()
-    with arena.path.open("r+b") as file:
-        for slot in range(layout.slots):
-            place = region.offset + layout.payloads + slot * layout.payload_bytes + 100
-            file.seek(place)
-            byte = file.read(1)[0]
-            file.seek(place)
-            file.write(bytes([byte ^ 1]))
 
 
 @pytest.mark.slow

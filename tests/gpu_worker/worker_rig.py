@@ -31,7 +31,10 @@ from pbkv_cluster.rpc.v1 import (
     worker_pb2_grpc,
 )
 from pbkv_cluster.store.arena.arena import Arena
+from pbkv_cluster.store.arena.layout import RegionLayout
 from pbkv_cluster.store.server import HostStore
+from tests.polling import eventually
+from tests.store.arena.arena_view import ArenaView
 
 if TYPE_CHECKING:
     from pbkv_cluster.rpc.v1.store_pb2_grpc import StoreServiceAsyncStub
@@ -234,3 +237,27 @@ async def host_store(
         yield arena, await store.start("127.0.0.1")
     finally:
         await store.stop()
+
+
+async def stored(arena: Arena, blocks: int) -> None:
+    """Waits until a worker's region has some blocks."""
+    view = ArenaView(arena.path)
+
+    def has() -> bool:
+        regions = list(view.regions().values())
+        return bool(regions) and len(list(regions[0].headers())) >= blocks
+
+    await eventually(has)
+    view.close()
+
+
+def flip(arena: Arena, layout: RegionLayout) -> None:
+    """Damages every payload of the only region."""
+    (region,) = arena.regions().values()
+    with arena.path.open("r+b") as file:
+        for slot in range(layout.slots):
+            place = region.offset + layout.payloads + slot * layout.payload_bytes + 100
+            file.seek(place)
+            byte = file.read(1)[0]
+            file.seek(place)
+            file.write(bytes([byte ^ 1]))

@@ -46,6 +46,7 @@ class ScriptedWorker(store_pb2_grpc.StoreServiceServicer):
     at_once: bool = True
     answers: asyncio.Event = field(default_factory=asyncio.Event)
     prefetched: list[tuple[bytes, str]] = field(default_factory=list)
+    limits: list[int] = field(default_factory=list)  # of lists that were asked for
     server: RpcServer = field(default_factory=RpcServer)
 
     async def start(self) -> str:
@@ -54,6 +55,28 @@ class ScriptedWorker(store_pb2_grpc.StoreServiceServicer):
         service = store_pb2.DESCRIPTOR.services_by_name["StoreService"]
         self.server.add(service, store_pb2_grpc.add_StoreServiceServicer_to_server, self)
         return await self.server.start("127.0.0.1", 0)
+
+    async def ListCache(  # noqa: N802
+        self, request: store_pb2.ListCacheRequest, context: Any
+    ) -> store_pb2.ListCacheResponse:
+        self.limits.append(request.limit)
+        gpu = types_pb2.TierTokens(tier=types_pb2.TIER_GPU, tokens=16 * self.blocks)
+        host = types_pb2.TierTokens(tier=types_pb2.TIER_HOST, tokens=32)
+        return store_pb2.ListCacheResponse(
+            entries=[
+                store_pb2.CachedBlocks(
+                    name=name, worker_id=self.policy, tokens=gpu.tokens, tiers=tiers, agents=[self.policy], idle_s=self.blocks
+                )
+                for name, tiers in (("both", [gpu]), (self.policy, [gpu, host]))
+            ]
+        )
+
+    async def CheckCache(  # noqa: N802
+        self, request: store_pb2.CheckCacheRequest, context: Any
+    ) -> store_pb2.CheckCacheResponse:
+        return store_pb2.CheckCacheResponse(
+            checked_blocks=self.blocks, damaged_blocks=1, changed_blocks=2, damaged=[self.policy]
+        )
 
     async def Stat(self, request: store_pb2.StatRequest, context: Any) -> store_pb2.StatResponse:  # noqa: N802
         if self.fault is not None:
@@ -228,6 +251,36 @@ async def test_clear_reaches_every_worker(node: Node) -> None:
         await node.add(ScriptedWorker(blocks))
     assert (await node.stub.Clear(store_pb2.ClearRequest(), timeout=TIMEOUT_S)).dropped_blocks == 7
     assert (await node.stub.Clear(store_pb2.ClearRequest(), timeout=TIMEOUT_S)).dropped_blocks == 0
+
+
+async def test_lists_of_all_workers_are_put_together(node: Node) -> None:
+    workers = [ScriptedWorker(3, policy="lru"), ScriptedWorker(4, policy="pbkv")]
+    for worker in workers:
+        await node.add(worker)
+
+    async def listed(by: store_pb2.CacheGrouping, limit: int) -> list[tuple[str, str, int]]:
+        request = store_pb2.ListCacheRequest(by=by, limit=limit)
+        return [(e.name, e.worker_id, e.tokens) for e in (await node.stub.ListCache(request, timeout=TIMEOUT_S)).entries]
+
+    runs = await listed(store_pb2.CACHE_GROUPING_RUN, 3)
+    assert [tokens for *_, tokens in runs] == [64, 64, 48]
+    assert workers[0].limits == [3]
+    assert await listed(store_pb2.CACHE_GROUPING_WORKFLOW, 2) == [("both", "", 112), ("pbkv", "pbkv", 64)]
+    assert workers[0].limits == [3, 1000]  # the sum of an entry that is not among the first two of a worker counts, too
+    request = store_pb2.ListCacheRequest(by=store_pb2.CACHE_GROUPING_AGENT)
+    both, *others = (await node.stub.ListCache(request, timeout=TIMEOUT_S)).entries
+    assert list(both.agents) == ["lru", "pbkv"]
+    assert both.idle_s == 3
+    assert [(each.tier, each.tokens) for each in both.tiers] == [(types_pb2.TIER_GPU, 112)]
+    assert len(others) == 2
+
+
+async def test_checks_of_all_workers_are_added_up(node: Node) -> None:
+    for worker in (ScriptedWorker(3, policy="one"), ScriptedWorker(4, policy="two")):
+        await node.add(worker)
+    checked = await node.stub.CheckCache(store_pb2.CheckCacheRequest(), timeout=TIMEOUT_S)
+    assert (checked.checked_blocks, checked.changed_blocks, checked.damaged_blocks) == (7, 4, 2)
+    assert sorted(checked.damaged) == ["one", "two"]
 
 
 async def test_a_worker_s_error_is_passed_on(node: Node) -> None:

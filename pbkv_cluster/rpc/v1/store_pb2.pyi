@@ -1,11 +1,32 @@
 from pbkv_cluster.rpc.v1 import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class CacheGrouping(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CACHE_GROUPING_UNSPECIFIED: _ClassVar[CacheGrouping]
+    CACHE_GROUPING_RUN: _ClassVar[CacheGrouping]
+    CACHE_GROUPING_WORKFLOW: _ClassVar[CacheGrouping]
+    CACHE_GROUPING_AGENT: _ClassVar[CacheGrouping]
+
+class CacheOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CACHE_ORDER_UNSPECIFIED: _ClassVar[CacheOrder]
+    CACHE_ORDER_LARGEST: _ClassVar[CacheOrder]
+    CACHE_ORDER_HOTTEST: _ClassVar[CacheOrder]
+CACHE_GROUPING_UNSPECIFIED: CacheGrouping
+CACHE_GROUPING_RUN: CacheGrouping
+CACHE_GROUPING_WORKFLOW: CacheGrouping
+CACHE_GROUPING_AGENT: CacheGrouping
+CACHE_ORDER_UNSPECIFIED: CacheOrder
+CACHE_ORDER_LARGEST: CacheOrder
+CACHE_ORDER_HOTTEST: CacheOrder
 
 class TierStat(_message.Message):
     __slots__ = ("tier", "capacity_blocks", "used_blocks", "locked_blocks", "block_bytes", "ready_blocks")
@@ -129,3 +150,65 @@ class ClearResponse(_message.Message):
     DROPPED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     dropped_blocks: int
     def __init__(self, dropped_blocks: _Optional[int] = ...) -> None: ...
+
+class ListCacheRequest(_message.Message):
+    __slots__ = ("by", "order", "limit", "workflow_id", "agent_id")
+    BY_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    by: CacheGrouping
+    order: CacheOrder
+    limit: int
+    workflow_id: str
+    agent_id: str
+    def __init__(self, by: _Optional[_Union[CacheGrouping, str]] = ..., order: _Optional[_Union[CacheOrder, str]] = ..., limit: _Optional[int] = ..., workflow_id: _Optional[str] = ..., agent_id: _Optional[str] = ...) -> None: ...
+
+class CachedBlocks(_message.Message):
+    __slots__ = ("name", "worker_id", "start_tokens", "tokens", "tiers", "shared_tokens", "workflows", "agents", "in_use", "idle_s", "recent_uses")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    START_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TIERS_FIELD_NUMBER: _ClassVar[int]
+    SHARED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    WORKFLOWS_FIELD_NUMBER: _ClassVar[int]
+    AGENTS_FIELD_NUMBER: _ClassVar[int]
+    IN_USE_FIELD_NUMBER: _ClassVar[int]
+    IDLE_S_FIELD_NUMBER: _ClassVar[int]
+    RECENT_USES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    worker_id: str
+    start_tokens: int
+    tokens: int
+    tiers: _containers.RepeatedCompositeFieldContainer[_types_pb2.TierTokens]
+    shared_tokens: int
+    workflows: _containers.RepeatedScalarFieldContainer[str]
+    agents: _containers.RepeatedScalarFieldContainer[str]
+    in_use: bool
+    idle_s: float
+    recent_uses: float
+    def __init__(self, name: _Optional[str] = ..., worker_id: _Optional[str] = ..., start_tokens: _Optional[int] = ..., tokens: _Optional[int] = ..., tiers: _Optional[_Iterable[_Union[_types_pb2.TierTokens, _Mapping]]] = ..., shared_tokens: _Optional[int] = ..., workflows: _Optional[_Iterable[str]] = ..., agents: _Optional[_Iterable[str]] = ..., in_use: _Optional[bool] = ..., idle_s: _Optional[float] = ..., recent_uses: _Optional[float] = ...) -> None: ...
+
+class ListCacheResponse(_message.Message):
+    __slots__ = ("entries",)
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    entries: _containers.RepeatedCompositeFieldContainer[CachedBlocks]
+    def __init__(self, entries: _Optional[_Iterable[_Union[CachedBlocks, _Mapping]]] = ...) -> None: ...
+
+class CheckCacheRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CheckCacheResponse(_message.Message):
+    __slots__ = ("checked_blocks", "changed_blocks", "damaged_blocks", "damaged")
+    CHECKED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    DAMAGED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    DAMAGED_FIELD_NUMBER: _ClassVar[int]
+    checked_blocks: int
+    changed_blocks: int
+    damaged_blocks: int
+    damaged: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, checked_blocks: _Optional[int] = ..., changed_blocks: _Optional[int] = ..., damaged_blocks: _Optional[int] = ..., damaged: _Optional[_Iterable[str]] = ...) -> None: ...

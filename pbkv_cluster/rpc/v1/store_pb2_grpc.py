@@ -54,6 +54,16 @@ class StoreServiceStub:
                 request_serializer=pbkv_dot_v1_dot_store__pb2.ClearRequest.SerializeToString,
                 response_deserializer=pbkv_dot_v1_dot_store__pb2.ClearResponse.FromString,
                 _registered_method=True)
+        self.ListCache = channel.unary_unary(
+                '/pbkv.v1.StoreService/ListCache',
+                request_serializer=pbkv_dot_v1_dot_store__pb2.ListCacheRequest.SerializeToString,
+                response_deserializer=pbkv_dot_v1_dot_store__pb2.ListCacheResponse.FromString,
+                _registered_method=True)
+        self.CheckCache = channel.unary_unary(
+                '/pbkv.v1.StoreService/CheckCache',
+                request_serializer=pbkv_dot_v1_dot_store__pb2.CheckCacheRequest.SerializeToString,
+                response_deserializer=pbkv_dot_v1_dot_store__pb2.CheckCacheResponse.FromString,
+                _registered_method=True)
 
 
 class StoreServiceServicer:
@@ -87,6 +97,21 @@ class StoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCache(self, request, context):
+        """Lists what is cached: runs of blocks that are used together, or sums of each workflow or agent. While steps run, a run may
+        be missing or be listed as it was a moment ago.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckCache(self, request, context):
+        """Compares the bytes of blocks in host memory with their checksums. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StoreServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +134,16 @@ def add_StoreServiceServicer_to_server(servicer, server):
                     servicer.Clear,
                     request_deserializer=pbkv_dot_v1_dot_store__pb2.ClearRequest.FromString,
                     response_serializer=pbkv_dot_v1_dot_store__pb2.ClearResponse.SerializeToString,
+            ),
+            'ListCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCache,
+                    request_deserializer=pbkv_dot_v1_dot_store__pb2.ListCacheRequest.FromString,
+                    response_serializer=pbkv_dot_v1_dot_store__pb2.ListCacheResponse.SerializeToString,
+            ),
+            'CheckCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckCache,
+                    request_deserializer=pbkv_dot_v1_dot_store__pb2.CheckCacheRequest.FromString,
+                    response_serializer=pbkv_dot_v1_dot_store__pb2.CheckCacheResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +254,60 @@ class StoreService:
             '/pbkv.v1.StoreService/Clear',
             pbkv_dot_v1_dot_store__pb2.ClearRequest.SerializeToString,
             pbkv_dot_v1_dot_store__pb2.ClearResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pbkv.v1.StoreService/ListCache',
+            pbkv_dot_v1_dot_store__pb2.ListCacheRequest.SerializeToString,
+            pbkv_dot_v1_dot_store__pb2.ListCacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pbkv.v1.StoreService/CheckCache',
+            pbkv_dot_v1_dot_store__pb2.CheckCacheRequest.SerializeToString,
+            pbkv_dot_v1_dot_store__pb2.CheckCacheResponse.FromString,
             options,
             channel_credentials,
             insecure,

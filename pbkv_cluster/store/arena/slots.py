@@ -90,6 +90,16 @@ class SlotReader:
             return ReadResult.OVERWRITTEN
         return ReadResult.READ if checksum(target.data) == header.payload_sum else ReadResult.DAMAGED
 
+    def verify(self, slot: int, key: bytes) -> ReadResult:
+        """Compares a block's payload with its checksum where it lies; results as those of `read`."""
+        generation, header = self._header(slot)
+        if header is None or header.label.key != key:
+            return ReadResult.ABSENT
+        sound = checksum(self._payloads[slot].data) == header.payload_sum
+        if int(self._generations[slot]) != generation:
+            return ReadResult.OVERWRITTEN
+        return ReadResult.READ if sound else ReadResult.DAMAGED
+
     def _header(self, slot: int) -> tuple[int, SlotHeader | None]:
         generation = int(self._generations[slot])
         if generation % 2:

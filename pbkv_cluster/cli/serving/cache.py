@@ -1,0 +1,214 @@
+"""`pbkv cache`: what the caches of a cluster hold, whether it is sound, and how to empty them."""
+
+import asyncio
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
+from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pbkv_cluster.rpc.v1 import store_pb2
+
+cache_app = typer.Typer(name="cache", help="What the caches of a cluster hold.", no_args_is_help=True)
+
+_NAMELESS = "(no active one)"  # blocks that no active workflow, or none of its agents, is known to have used
+
+
+class By(StrEnum):
+    """What a line of `pbkv cache ls` stands for."""
+
+    RUN = "run"
+    WORKFLOW = "workflow"
+    AGENT = "agent"
+
+
+class Order(StrEnum):
+    """Which lines come first."""
+
+    LARGEST = "largest"
+    HOTTEST = "hottest"
+
+
+@cache_app.command()
+def stat(endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonTarget = None) -> None:
+    """Show how full the tiers of all workers are, and what the caches have decided."""
+    check_json_target(json_target)
+    answer = asyncio.run(_stat(endpoint))
+    value = _stat_json(answer)
+    console = result_console(json_target)
+    table = _table("tier", "used", "of", "blocks", "in use", "memory taken")
+    for tier in value["tiers"]:
+        size = tier["block_bytes"]
+        table.add_row(
+            tier["tier"],
+            _bytes(tier["used_blocks"] * size),
+            _bytes(tier["capacity_blocks"] * size),
+            f"{tier['used_blocks']:,} of {tier['capacity_blocks']:,}",
+            f"{tier['locked_blocks']:,}",
+            _bytes(tier["ready_blocks"] * size),
+        )
+    console.print(table)
+    console.print(f"policy {value['policy']}; decisions, in blocks: {_counts(value['decisions'])}")
+    write_json(value, json_target)
+
+
+@cache_app.command()
+def ls(
+    by: Annotated[By, typer.Option(help="What a line stands for: blocks that are used together, or a sum.")] = By.RUN,
+    order: Annotated[Order, typer.Option(help="First those with most tokens, or those used most lately.")] = Order.LARGEST,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Lines.")] = 20,
+    workflow: Annotated[str, typer.Option(metavar="ID", help="Only what this workflow has used.")] = "",
+    agent: Annotated[str, typer.Option(metavar="NAME", help="Only what this agent has used.")] = "",
+    endpoint: Endpoint = DEFAULT_ENDPOINT,
+    json_target: JsonTarget = None,
+) -> None:
+    """List what is cached: runs of blocks by their key, or sums by active workflow or agent."""
+    check_json_target(json_target)
+    entries = [_entry_json(entry) for entry in asyncio.run(_list(endpoint, by, order, limit, workflow, agent)).entries]
+    table = _table(str(by), "tokens", *(("after", "worker") if by is By.RUN else ()), "in", "shared", "used by", "idle", "uses")
+    for entry in entries:
+        names = (
+            [*entry["workflows"], *entry["agents"]] if by is By.RUN else entry["agents" if by is By.WORKFLOW else "workflows"]
+        )
+        table.add_row(
+            entry["name"] or _NAMELESS,
+            f"{entry['tokens']:,}",
+            *((f"{entry['start_tokens']:,}", entry["worker_id"]) if by is By.RUN else ()),
+            ", ".join(f"{tier} {tokens:,}" for tier, tokens in entry["tiers"].items()),
+            f"{entry['shared_tokens']:,}",
+            ", ".join(names) or "-",
+            "in use" if entry["in_use"] else f"{entry['idle_s']:.0f} s",
+            f"{entry['recent_uses']:.1f}",
+        )
+    console = result_console(json_target)
+    console.print(table if entries else "nothing is cached that fits")
+    write_json(entries, json_target)
+
+
+@cache_app.command()
+def clear(endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonTarget = None) -> None:
+    """Drop every cached block that no running step uses. Nothing fails by that; it is computed again."""
+    check_json_target(json_target)
+    dropped = asyncio.run(_clear(endpoint)).dropped_blocks
+    result_console(json_target).print(f"{dropped:,} blocks dropped")
+    write_json({"dropped_blocks": dropped}, json_target)
+
+
+@cache_app.command()
+def check(endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonTarget = None) -> None:
+    """Compare the blocks in host memory with their checksums. Exits with 1 if one is damaged.
+
+    A damaged block costs time, never a wrong token: it is found out when it is loaded, and computed again.
+    """
+    check_json_target(json_target)
+    answer = asyncio.run(_check(endpoint))
+    console = result_console(json_target)
+    console.print(
+        f"{answer.checked_blocks:,} blocks compared, {answer.damaged_blocks:,} damaged; "
+        f"{answer.changed_blocks:,} changed meanwhile"
+    )
+    for key in answer.damaged:
+        console.print(f"damaged: {key}")
+    write_json(
+        {
+            "checked_blocks": answer.checked_blocks,
+            "changed_blocks": answer.changed_blocks,
+            "damaged_blocks": answer.damaged_blocks,
+            "damaged": list(answer.damaged),
+        },
+        json_target,
+    )
+    if answer.damaged_blocks:
+        raise typer.Exit(1)
+
+
+async def _stat(endpoint: str) -> "store_pb2.StoreStat":
+    from pbkv_cluster.client.store import StoreClient
+
+    async with StoreClient(endpoint) as client:
+        return await client.stat()
+
+
+async def _list(endpoint: str, by: By, order: Order, limit: int, workflow: str, agent: str) -> "store_pb2.ListCacheResponse":
+    from pbkv_cluster.client.store import StoreClient
+
+    async with StoreClient(endpoint) as client:
+        return await client.list_cache(by=by, order=order, limit=limit, workflow=workflow, agent=agent)
+
+
+async def _clear(endpoint: str) -> "store_pb2.ClearResponse":
+    from pbkv_cluster.client.store import StoreClient
+
+    async with StoreClient(endpoint) as client:
+        return await client.clear()
+
+
+async def _check(endpoint: str) -> "store_pb2.CheckCacheResponse":
+    from pbkv_cluster.client.store import StoreClient
+
+    async with StoreClient(endpoint) as client:
+        return await client.check()
+
+
+def _stat_json(stat: "store_pb2.StoreStat") -> dict[str, Any]:
+    from pbkv_cluster.rpc.convert import tier_from_wire
+
+    return {
+        "policy": stat.policy,
+        "tiers": [
+            {
+                "tier": str(tier_from_wire(tier.tier)),
+                "capacity_blocks": tier.capacity_blocks,
+                "used_blocks": tier.used_blocks,
+                "locked_blocks": tier.locked_blocks,
+                "ready_blocks": tier.ready_blocks,
+                "block_bytes": tier.block_bytes,
+            }
+            for tier in stat.tiers
+        ],
+        "decisions": dict(sorted(stat.decisions.items())),
+    }
+
+
+def _entry_json(entry: "store_pb2.CachedBlocks") -> dict[str, Any]:
+    from pbkv_cluster.rpc.convert import tiers_from_wire
+
+    return {
+        "name": entry.name,
+        "worker_id": entry.worker_id,
+        "start_tokens": entry.start_tokens,
+        "tokens": entry.tokens,
+        "tiers": {str(tier): tokens for tier, tokens in tiers_from_wire(entry.tiers).items()},
+        "shared_tokens": entry.shared_tokens,
+        "workflows": list(entry.workflows),
+        "agents": list(entry.agents),
+        "in_use": entry.in_use,
+        "idle_s": entry.idle_s,
+        "recent_uses": entry.recent_uses,
+    }
+
+
+def _table(*columns: str) -> "Table":
+    from rich.table import Table
+
+    table = Table()
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:,.0f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} TiB"
+
+
+def _counts(decisions: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in decisions.items()) or "none"

@@ -1,0 +1,115 @@
+"""Lists and checks a worker's cache in portions, so that the engine's steps never wait long for it."""
+
+import asyncio
+from itertools import islice
+
+from pbkv_cluster.cache.inventory import CachedBlocks, Grouping, Inventory, Order
+from pbkv_cluster.core import checks
+from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.gpu_worker.engine.engine import Engine
+from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
+from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
+from pbkv_cluster.rpc.convert import tiers_to_wire
+from pbkv_cluster.rpc.v1 import store_pb2
+from pbkv_cluster.store.arena.slots import ReadResult
+
+_PORTION = 500  # nodes: about a millisecond
+_LIMIT = 20
+_MAX_LIMIT = 1000
+_MAX_DAMAGED = 100  # that are named
+
+_GROUPINGS = {
+    store_pb2.CACHE_GROUPING_UNSPECIFIED: Grouping.RUN,
+    store_pb2.CACHE_GROUPING_RUN: Grouping.RUN,
+    store_pb2.CACHE_GROUPING_WORKFLOW: Grouping.WORKFLOW,
+    store_pb2.CACHE_GROUPING_AGENT: Grouping.AGENT,
+}
+_ORDERS = {
+    store_pb2.CACHE_ORDER_UNSPECIFIED: Order.LARGEST,
+    store_pb2.CACHE_ORDER_LARGEST: Order.LARGEST,
+    store_pb2.CACHE_ORDER_HOTTEST: Order.HOTTEST,
+}
+
+
+async def list_cache(
+    thread: EngineThread, request: store_pb2.ListCacheRequest, worker_id: str, now: float
+) -> store_pb2.ListCacheResponse:
+    """The entries that a request asks for.
+
+    Args:
+        thread: the engine's.
+        request: see proto/pbkv/v1/store.proto.
+        worker_id: for the entries.
+        now: seconds, on the engine's clock.
+
+    Raises:
+        InvalidArgument: names the field that is out of its range.
+        Unavailable: the engine has ended.
+    """
+    by, order = _GROUPINGS.get(request.by), _ORDERS.get(request.order)
+    if by is None:
+        raise InvalidArgument("by", f"unknown: {request.by}")
+    if order is None:
+        raise InvalidArgument("order", f"unknown: {request.order}")
+    limit = checks.in_range("limit", request.limit, 0, _MAX_LIMIT) or _LIMIT
+    workflow, agent = checks.name("workflow_id", request.workflow_id), checks.name("agent_id", request.agent_id)
+    inventory = await thread.call(lambda engine: Inventory(engine.cache, by, order, limit, now, workflow, agent))
+    while await thread.call(lambda _: inventory.look(_PORTION)):
+        pass
+    entries = await thread.call(lambda _: inventory.entries())
+    return store_pb2.ListCacheResponse(entries=[_to_wire(entry, worker_id) for entry in entries])
+
+
+async def check_cache(thread: EngineThread, host: HostRegion | None) -> store_pb2.CheckCacheResponse:
+    """Compares the blocks of the host tier with their checksums, on another thread than the engine's.
+
+    Raises:
+        Unavailable: the engine has ended.
+    """
+    answer = store_pb2.CheckCacheResponse()
+    if host is None:
+        return answer
+    nodes = await thread.call(lambda engine: engine.cache.tree.walk())
+
+    def portion(engine: Engine) -> tuple[int, list[tuple[int, bytes]]]:
+        seen = list(islice(nodes, _PORTION))
+        tier = engine.cache.tiers[Tier.HOST].index
+        held = [(node, block) for node in seen for block in range(node.blocks) if node.holds(tier, block)]
+        return len(seen), [(node.slots[tier][block], node.key(block)) for node, block in held]
+
+    while True:
+        seen, blocks = await thread.call(portion)
+        await asyncio.to_thread(_check, host, blocks, answer)
+        if seen < _PORTION:
+            return answer
+
+
+def _check(host: HostRegion, blocks: list[tuple[int, bytes]], answer: store_pb2.CheckCacheResponse) -> None:
+    for slot, key in blocks:
+        match host.slots.verify(slot, key):
+            case ReadResult.READ:
+                answer.checked_blocks += 1
+            case ReadResult.DAMAGED:
+                answer.checked_blocks += 1
+                answer.damaged_blocks += 1
+                if len(answer.damaged) < _MAX_DAMAGED:
+                    answer.damaged.append(key.hex())
+            case _:
+                answer.changed_blocks += 1
+
+
+def _to_wire(entry: CachedBlocks, worker_id: str) -> store_pb2.CachedBlocks:
+    return store_pb2.CachedBlocks(
+        name=entry.name,
+        worker_id=worker_id,
+        start_tokens=entry.start_tokens,
+        tokens=entry.tokens,
+        tiers=tiers_to_wire(entry.tiers),
+        shared_tokens=entry.shared_tokens,
+        workflows=entry.workflows,
+        agents=entry.agents,
+        in_use=entry.in_use,
+        idle_s=entry.idle_s,
+        recent_uses=entry.recent_uses,
+    )

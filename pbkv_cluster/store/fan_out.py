@@ -1,0 +1,148 @@
+"""`StoreService` for several workers: each call is made to all of them at once, and the answers are put together."""
+
+import asyncio
+import heapq
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from grpc import aio
+
+from pbkv_cluster.core.errors import Unavailable
+from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.rpc.errors import from_rpc
+from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc
+
+T = TypeVar("T")
+# Only type checkers see the class of the stub.
+Call = Callable[["store_pb2_grpc.StoreServiceAsyncStub"], Awaitable[T]]
+
+_LIMIT = 20  # entries of a list, where the request has no limit
+_MAX_LIMIT = 1000  # that a worker returns
+_NAMES = 16  # workflows and agents that an entry names, at most
+_CHECK_TIMEOUT_S = 600.0  # reads all of a worker's host memory
+
+
+class WorkersServicer(store_pb2_grpc.StoreServiceServicer, ABC):
+    """Passes calls on to workers. A worker or a directory that does not answer makes a call UNAVAILABLE."""
+
+    def __init__(self, worker_timeout_s: float) -> None:
+        """`worker_timeout_s` is how many seconds a worker may take."""
+        self._worker_timeout_s = worker_timeout_s
+
+    @abstractmethod
+    async def worker_addresses(self) -> Sequence[str]:
+        """The workers that calls go to, host:port.
+
+        Raises:
+            Unavailable: they cannot be found out now.
+        """
+
+    async def Stat(self, request: store_pb2.StatRequest, context: Any) -> store_pb2.StatResponse:  # noqa: N802
+        answers = await self._call_workers(lambda stub: stub.Stat(request))
+        return store_pb2.StatResponse(store=_sum([answer.store for answer in answers]))
+
+    async def Prefetch(self, request: store_pb2.PrefetchRequest, context: Any) -> store_pb2.PrefetchResponse:  # noqa: N802
+        answers = await self._call_workers(lambda stub: stub.Prefetch(request))
+        return store_pb2.PrefetchResponse(
+            loaded_tokens=sum(answer.loaded_tokens for answer in answers),
+            resident_tokens=max((answer.resident_tokens for answer in answers), default=0),
+        )
+
+    async def Clear(self, request: store_pb2.ClearRequest, context: Any) -> store_pb2.ClearResponse:  # noqa: N802
+        answers = await self._call_workers(lambda stub: stub.Clear(request))
+        return store_pb2.ClearResponse(dropped_blocks=sum(answer.dropped_blocks for answer in answers))
+
+    async def ListCache(  # noqa: N802
+        self, request: store_pb2.ListCacheRequest, context: Any
+    ) -> store_pb2.ListCacheResponse:
+        summed = request.by in (store_pb2.CACHE_GROUPING_WORKFLOW, store_pb2.CACHE_GROUPING_AGENT)
+        asked = store_pb2.ListCacheRequest()
+        asked.CopyFrom(request)
+        if summed:  # what is first in the sum need not be among the first of each worker
+            asked.limit = max(request.limit, _MAX_LIMIT)
+        answers = await self._call_workers(lambda stub: stub.ListCache(asked))
+        entries: Iterable[store_pb2.CachedBlocks] = (entry for answer in answers for entry in answer.entries)
+        if summed:
+            entries = _by_name(entries)
+        hottest = request.order == store_pb2.CACHE_ORDER_HOTTEST
+        first = heapq.nlargest(
+            request.limit or _LIMIT, entries, key=lambda entry: entry.recent_uses if hottest else float(entry.tokens)
+        )
+        return store_pb2.ListCacheResponse(entries=first)
+
+    async def CheckCache(  # noqa: N802
+        self, request: store_pb2.CheckCacheRequest, context: Any
+    ) -> store_pb2.CheckCacheResponse:
+        answers = await self._call_workers(lambda stub: stub.CheckCache(request), _CHECK_TIMEOUT_S)
+        return store_pb2.CheckCacheResponse(
+            checked_blocks=sum(answer.checked_blocks for answer in answers),
+            changed_blocks=sum(answer.changed_blocks for answer in answers),
+            damaged_blocks=sum(answer.damaged_blocks for answer in answers),
+            damaged=[key for answer in answers for key in answer.damaged],
+        )
+
+    async def _call_workers(self, call: Call[T], timeout_s: float | None = None) -> list[T]:
+        addresses = sorted(await self.worker_addresses())
+        timeout_s = timeout_s or self._worker_timeout_s
+        return list(await asyncio.gather(*(_call_worker(address, call, timeout_s) for address in addresses)))
+
+
+async def _call_worker(address: str, call: Call[T], timeout_s: float) -> T:
+    async with connect(address) as channel:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await call(store_pb2_grpc.StoreServiceStub(channel))
+        except aio.AioRpcError as error:
+            cause = from_rpc(error)
+            if isinstance(cause, Unavailable):
+                raise Unavailable(f"the worker at {address} cannot be asked: {cause}") from error
+            raise cause from error
+        except TimeoutError as error:
+            raise Unavailable(f"the worker at {address} does not answer") from error
+
+
+def _sum(stats: list[store_pb2.StoreStat]) -> store_pb2.StoreStat:
+    tiers: dict[int, store_pb2.TierStat] = {}
+    decisions: Counter[str] = Counter()
+    for stat in stats:
+        decisions.update(stat.decisions)
+        for tier in stat.tiers:
+            total = tiers.setdefault(tier.tier, store_pb2.TierStat(tier=tier.tier))
+            total.capacity_blocks += tier.capacity_blocks
+            total.used_blocks += tier.used_blocks
+            total.locked_blocks += tier.locked_blocks
+            total.ready_blocks += tier.ready_blocks
+            total.block_bytes = tier.block_bytes
+    policies = sorted({stat.policy for stat in stats})
+    return store_pb2.StoreStat(tiers=tiers.values(), policy=",".join(policies), decisions=decisions)
+
+
+def _by_name(entries: Iterable[store_pb2.CachedBlocks]) -> Iterable[store_pb2.CachedBlocks]:
+    """One entry for each name: what is cached on several workers counts as often as it is cached."""
+    sums: dict[str, store_pb2.CachedBlocks] = {}
+    for entry in entries:
+        total = sums.get(entry.name)
+        if total is None:
+            sums[entry.name] = entry
+            continue
+        total.worker_id = ""
+        total.tokens += entry.tokens
+        total.shared_tokens += entry.shared_tokens
+        _add_tiers(total, entry)
+        for names, more in ((total.workflows, entry.workflows), (total.agents, entry.agents)):
+            names.extend([name for name in more if name not in names][: max(0, _NAMES - len(names))])
+        total.in_use = total.in_use or entry.in_use
+        total.idle_s = min(total.idle_s, entry.idle_s)
+        total.recent_uses = max(total.recent_uses, entry.recent_uses)
+    return sums.values()
+
+
+def _add_tiers(total: store_pb2.CachedBlocks, entry: store_pb2.CachedBlocks) -> None:
+    known = {each.tier: each for each in total.tiers}
+    for each in entry.tiers:
+        if each.tier in known:
+            known[each.tier].tokens += each.tokens
+        else:
+            total.tiers.append(each)
