@@ -9,9 +9,11 @@ import typer
 from pbkv_cluster import __version__
 from pbkv_cluster.cli.config import config_app
 from pbkv_cluster.cli.extras import extra_of
+from pbkv_cluster.cli.operation.agents import agents_app
+from pbkv_cluster.cli.operation.cache import cache_app
+from pbkv_cluster.cli.operation.workflows import workflows_app
 from pbkv_cluster.cli.prediction.predictor import predictor_app
 from pbkv_cluster.cli.prediction.train import train
-from pbkv_cluster.cli.serving.cache import cache_app
 from pbkv_cluster.cli.serving.demo import demo
 from pbkv_cluster.cli.serving.hints import hints
 from pbkv_cluster.cli.serving.otel import otel
@@ -37,9 +39,8 @@ app = typer.Typer(
 )
 for command in (serve, submit, status, replay, demo, simulate, tune, train, calibrate, otel, hints):
     app.command()(command)
-app.add_typer(predictor_app)
-app.add_typer(config_app)
-app.add_typer(cache_app)
+for commands in (predictor_app, config_app, cache_app, workflows_app, agents_app):
+    app.add_typer(commands)
 
 
 def _print_version(wanted: bool) -> None:

@@ -27,6 +27,7 @@ A workflow:
     workflow/events.py           their events, numbered
     workflow/step_teller.py      their steps, told to the workers that run others of them
     predictor_feed/              their events, to the predictor
+    inspection/                  their steps, and the reuse of each agent's prompts, for operators
 
 Everywhere: `server.py` puts the parts together, `checks.py` checks fields, `decisions.py` lists the reason codes,
 `status.py` reads the status of the cluster, `cache_servicer.py` answers what operators ask of all its caches.

@@ -11,6 +11,8 @@ from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.usage import HitMeter
 from pbkv_cluster.gateway.cache_servicer import CacheServicer
 from pbkv_cluster.gateway.decisions import Decisions
+from pbkv_cluster.gateway.inspection.agents import Agents
+from pbkv_cluster.gateway.inspection.servicer import InspectionServicer
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
@@ -29,7 +31,7 @@ from pbkv_cluster.gateway.workflow.lifecycle import WorkflowLifecycle
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
 from pbkv_cluster.gateway.workflow.step_teller import StepTeller
 from pbkv_cluster.rpc.server import RpcServer
-from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, workflow_pb2, workflow_pb2_grpc
+from pbkv_cluster.rpc.v1 import inspection_pb2, inspection_pb2_grpc, store_pb2, store_pb2_grpc, workflow_pb2, workflow_pb2_grpc
 from pbkv_cluster.store.cluster_index import BlockIndex, Directory
 
 _TOKENIZER_THREADS = 2
@@ -47,6 +49,7 @@ class GatewayServer:
         open_workflows = OpenWorkflows(clock, gateway.max_workflows, gateway.max_graph_bytes)
         admission = Admission(gateway.max_steps, gateway.max_step_bytes, decisions)
         infinite, meter, speed, lengths = InfiniteCache(gateway.available_blocks), HitMeter(), PrefillSpeed(), OutputLength()
+        agents = Agents()
         self._pool = WorkerPool(directory, clock)
         self._feed = EventFeed(directory, decisions)
         self._entries = EntryWriter(directory, decisions, clock, capacity=2 * gateway.max_workflows)
@@ -79,6 +82,7 @@ class GatewayServer:
                 lengths=lengths,
                 infinite=infinite,
                 meter=meter,
+                agents=agents,
                 events=events,
                 teller=self._teller,
                 contexts=contexts,
@@ -93,6 +97,7 @@ class GatewayServer:
             allow_forced_output=config.engine.allow_forced_output,
         )
         self.status = StatusReader(config, self._pool, open_workflows, admission, self._feed, meter, decisions, directory)
+        self._inspection = InspectionServicer(open_workflows, self._feed.history, agents, clock)
         self._background = Background()
         self._server = RpcServer()
 
@@ -105,6 +110,8 @@ class GatewayServer:
         descriptor = workflow_pb2.DESCRIPTOR.services_by_name["WorkflowService"]
         servicer = WorkflowServicer(self.workflows, self.submission, self.status)
         self._server.add(descriptor, workflow_pb2_grpc.add_WorkflowServiceServicer_to_server, servicer)
+        inspection = inspection_pb2.DESCRIPTOR.services_by_name["InspectionService"]
+        self._server.add(inspection, inspection_pb2_grpc.add_InspectionServiceServicer_to_server, self._inspection)
         cache = store_pb2.DESCRIPTOR.services_by_name["StoreService"]
         self._server.add(cache, store_pb2_grpc.add_StoreServiceServicer_to_server, CacheServicer(self._pool))
         await self._pool.refresh()

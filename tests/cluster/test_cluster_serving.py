@@ -1,12 +1,15 @@
 """The whole system over real gRPC, Ray and Redis: steps are served, share the cache, and survive the loss of any member."""
 
 import asyncio
+import json
 import os
 import random
 import signal
+from typing import Any
 
 import pytest
 
+from pbkv_cluster.cli.main import main
 from pbkv_cluster.cli.serving.serve import print_addresses
 from pbkv_cluster.client import Accepted, AsyncClient, Client, Finished, Tokens
 from pbkv_cluster.cluster.local import LocalCluster
@@ -51,6 +54,24 @@ def test_the_sync_client_serves_text_and_reuses_the_prompt(cluster: LocalCluster
     assert first.token_ids == second.token_ids
     assert second.usage.delivered.get(Tier.GPU, 0) >= 16 * ((second.usage.prompt_tokens - 1) // 16) > 0
     assert second.usage.available_tokens == second.usage.delivered[Tier.GPU]
+
+
+def test_operators_see_a_workflow_and_what_of_it_is_cached(cluster: LocalCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    def shown(*args: str) -> Any:
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main([*args, "--endpoint", cluster.gateway_address, "--json", "-"])
+        return json.loads(capsys.readouterr().out)
+
+    with Client(cluster.gateway_address) as client, client.start_workflow() as workflow:
+        step = workflow.run(agent="planner", prompt=ids(200, seed=77), max_tokens=4)
+        value = shown("workflows", "show", workflow.id)
+        assert [(each["agent"], each["prompt_tokens"], each["output_tokens"]) for each in value["path"]] == [
+            ("planner", 200, 4)
+        ]
+        assert value["cached"]["tiers"] == {"gpu": 192}
+        (entry,) = shown("cache", "ls", "--by", "run", "--workflow", workflow.id)
+        assert (entry["agents"], entry["worker_id"], entry["tokens"]) == (["planner"], step.worker_id, 192)
+        assert shown("cache", "check")["damaged_blocks"] == 0
 
 
 def test_the_password_of_redis_is_for_its_owner_alone(cluster: LocalCluster, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import HitMeter, Usage
 from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
 from pbkv_cluster.gateway.decisions import Decisions, Reason
+from pbkv_cluster.gateway.inspection.agents import Agents
 from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
 from pbkv_cluster.gateway.routing.load import WorkerLoad
@@ -169,6 +170,7 @@ async def run(scripts: list[list[Moment]]) -> Run:
         lengths=OutputLength(),
         infinite=InfiniteCache(100),
         meter=HitMeter(),
+        agents=Agents(),
         events=EventReporter(lambda event: None, clock),
         contexts=Contexts(),
         teller=teller,

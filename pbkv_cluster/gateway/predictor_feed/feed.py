@@ -7,6 +7,7 @@ import asyncio
 import logging
 import math
 from collections import deque
+from collections.abc import Sequence
 
 from grpc import aio
 
@@ -75,6 +76,10 @@ class EventFeed:
     def address(self) -> str:
         """host:port of the predictor; empty if it did not answer last time."""
         return self._link.state.address if self.reachable else ""
+
+    def history(self, workflow: str) -> Sequence[predictor_pb2.WorkflowEvent]:
+        """The events of an open workflow, in order, as far as they are kept; see `histories.py`."""
+        return self._histories.of(workflow)
 
     def put(self, event: WorkflowEvent) -> None:
         """Queues an event; over capacity, the oldest is dropped."""

@@ -5,7 +5,7 @@ steps in between, agents, call sites, lengths and tool calls are kept.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pbkv_cluster.rpc.v1 import predictor_pb2
 
@@ -95,6 +95,11 @@ class Histories:
         """Forgets a workflow."""
         if (history := self._histories.pop(workflow, None)) is not None:
             self.size_bytes -= history.size_bytes
+
+    def of(self, workflow: str) -> Sequence[predictor_pb2.WorkflowEvent]:
+        """The events of one workflow, in order; none if it is not known."""
+        history = self._histories.get(workflow)
+        return () if history is None else history.events
 
     def events(self) -> Iterator[predictor_pb2.WorkflowEvent]:
         """All events, those of each workflow in order."""

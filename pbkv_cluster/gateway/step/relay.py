@@ -21,6 +21,7 @@ from pbkv_cluster.core.usage import HitMeter, Usage
 from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
 from pbkv_cluster.gateway.decisions import Decisions, Reason
+from pbkv_cluster.gateway.inspection.agents import Agents, CallSite
 from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
 from pbkv_cluster.gateway.routing.load import StepLoad
@@ -55,6 +56,7 @@ class Relay:
     lengths: OutputLength
     infinite: InfiniteCache
     meter: HitMeter
+    agents: Agents
     events: EventReporter
     teller: StepTeller
     contexts: Contexts
@@ -161,6 +163,8 @@ class Relay:
             worker.speed.add(usage)
             self.lengths.add(usage)
             self.meter.add(usage)
+            site = CallSite(spec.workflow.workload, spec.agent, spec.call_site)
+            self.agents.add(site, spec.workflow.id, spec.prompt.packed, usage)
             output_keys = spec.prompt.output_keys(bytes(step.sent))
             self.infinite.remember(output_keys)
             if not spec.workflow.ended:

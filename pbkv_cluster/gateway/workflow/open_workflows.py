@@ -4,6 +4,7 @@ import heapq
 import itertools
 import math
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -98,6 +99,14 @@ class OpenWorkflows:
         if workflow is not None:
             workflow.renewed_at = self._clock.now()
         return workflow
+
+    def peek(self, workflow_id: str) -> OpenWorkflow | None:
+        """The open workflow of that id; its lease is not renewed."""
+        return self._workflows.get(workflow_id)
+
+    def all(self) -> Collection[OpenWorkflow]:
+        """Every open workflow."""
+        return self._workflows.values()
 
     def add(self, workflow: OpenWorkflow) -> None:
         """Raises:

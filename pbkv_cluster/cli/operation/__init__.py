@@ -1,0 +1,1 @@
+"""Commands for operators of a running cluster: its caches, its workflows and their agents."""

@@ -1,0 +1,67 @@
+"""What operators look at in a running cluster, through its gateway."""
+
+from types import TracebackType
+from typing import Self
+
+from pbkv_cluster.client.failures import typed_errors
+from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.rpc.v1 import inspection_pb2, inspection_pb2_grpc, workflow_pb2, workflow_pb2_grpc
+
+
+class InspectionClient:
+    """A connection to a gateway's `InspectionService`; a context manager that closes it. Raises the errors of `core.errors`."""
+
+    def __init__(self, endpoint: str) -> None:
+        """Args:
+        endpoint: the gateway's host:port. The first call connects to it.
+
+        Raises:
+            InvalidArgument: `endpoint` is no host:port.
+        """
+        self._channel = connect(endpoint, "endpoint")
+        self._stub: inspection_pb2_grpc.InspectionServiceAsyncStub = inspection_pb2_grpc.InspectionServiceStub(self._channel)
+
+    async def workflows(self, limit: int = 100, workload: str = "") -> inspection_pb2.ListWorkflowsResponse:
+        """Open workflows, at most 1,000, those that were heard of last first.
+
+        Raises:
+            InvalidArgument: names the field that is out of its range.
+            Unavailable: the gateway is not reachable.
+        """
+        with typed_errors():
+            return await self._stub.ListWorkflows(inspection_pb2.ListWorkflowsRequest(limit=limit, workload=workload))
+
+    async def workflow(self, workflow_id: str) -> inspection_pb2.GetWorkflowResponse:
+        """One open workflow with its steps.
+
+        Raises:
+            NotFound: it is not open.
+        """
+        with typed_errors():
+            return await self._stub.GetWorkflow(inspection_pb2.GetWorkflowRequest(workflow_id=workflow_id))
+
+    async def agents(self, limit: int = 100, workload: str = "") -> inspection_pb2.ListAgentsResponse:
+        """Agents with the reuse of their prompts, at most 1,000 call sites; arguments and errors as for `workflows`."""
+        with typed_errors():
+            return await self._stub.ListAgents(inspection_pb2.ListAgentsRequest(limit=limit, workload=workload))
+
+    async def end_workflow(self, workflow_id: str) -> None:
+        """Ends a workflow and cancels its steps.
+
+        Raises:
+            NotFound: it is not open.
+        """
+        with typed_errors():
+            request = workflow_pb2.EndWorkflowRequest(workflow_id=workflow_id)
+            await workflow_pb2_grpc.WorkflowServiceStub(self._channel).EndWorkflow(request)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

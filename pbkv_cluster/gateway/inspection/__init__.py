@@ -1,0 +1,1 @@
+"""What operators look at. `servicer` is the wire; `path` reads a workflow's steps from its events; `agents` counts by agent."""

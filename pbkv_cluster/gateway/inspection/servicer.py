@@ -1,0 +1,92 @@
+"""`InspectionService` on the wire."""
+
+import heapq
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pbkv_cluster.core import checks
+from pbkv_cluster.core.clock import Clock
+from pbkv_cluster.core.errors import NotFound
+from pbkv_cluster.gateway.inspection.agents import Agents, AgentStats, CallSite
+from pbkv_cluster.gateway.inspection.path import latest_step, path
+from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow, OpenWorkflows
+from pbkv_cluster.rpc.convert import tiers_to_wire
+from pbkv_cluster.rpc.v1 import inspection_pb2, inspection_pb2_grpc, predictor_pb2
+
+_WORKFLOWS = 100  # that are returned where a request has no limit
+_MAX_WORKFLOWS = 1000
+_AGENTS = 100
+_MAX_AGENTS = 1000
+
+# The events of one open workflow, in order, as far as they are kept.
+History = Callable[[str], Sequence[predictor_pb2.WorkflowEvent]]
+
+
+class InspectionServicer(inspection_pb2_grpc.InspectionServiceServicer):
+    """See proto/pbkv/v1/inspection.proto. Looking at a workflow does not renew its lease."""
+
+    def __init__(self, workflows: OpenWorkflows, history: History, agents: Agents, clock: Clock) -> None:
+        self._workflows = workflows
+        self._history = history
+        self._agents = agents
+        self._clock = clock
+
+    async def ListWorkflows(  # noqa: N802
+        self, request: inspection_pb2.ListWorkflowsRequest, context: Any
+    ) -> inspection_pb2.ListWorkflowsResponse:
+        limit = checks.in_range("limit", request.limit, 0, _MAX_WORKFLOWS) or _WORKFLOWS
+        workload = checks.name("workload", request.workload)
+        found = (each for each in self._workflows.all() if workload in ("", each.workload))
+        latest = heapq.nlargest(limit, found, key=lambda each: each.renewed_at)
+        return inspection_pb2.ListWorkflowsResponse(
+            workflows=[self._summary(each, self._history(each.id)) for each in latest], open=len(self._workflows)
+        )
+
+    async def GetWorkflow(  # noqa: N802
+        self, request: inspection_pb2.GetWorkflowRequest, context: Any
+    ) -> inspection_pb2.GetWorkflowResponse:
+        name = checks.required_name("workflow_id", request.workflow_id)
+        workflow = self._workflows.peek(name)
+        if workflow is None:
+            raise NotFound(f"no open workflow {name!r}")
+        events = self._history(name)
+        return inspection_pb2.GetWorkflowResponse(summary=self._summary(workflow, events), steps=path(events))
+
+    async def ListAgents(  # noqa: N802
+        self, request: inspection_pb2.ListAgentsRequest, context: Any
+    ) -> inspection_pb2.ListAgentsResponse:
+        limit = checks.in_range("limit", request.limit, 0, _MAX_AGENTS) or _AGENTS
+        found = self._agents.first(limit, checks.name("workload", request.workload))
+        return inspection_pb2.ListAgentsResponse(agents=[_agent(site, stats) for site, stats in found])
+
+    def _summary(self, workflow: OpenWorkflow, events: Sequence[predictor_pb2.WorkflowEvent]) -> inspection_pb2.WorkflowSummary:
+        agent, tool = latest_step(events)
+        return inspection_pb2.WorkflowSummary(
+            workflow_id=workflow.id,
+            workload=workflow.workload,
+            started_s=workflow.started_at,
+            idle_s=0.0 if workflow.running else max(0.0, self._clock.now() - workflow.renewed_at),
+            lease_s=workflow.lease_s,
+            steps=workflow.steps,
+            running_steps=len(workflow.running),
+            agent_id=agent,
+            tool=tool,
+            worker_ids=sorted(workflow.served_by or ()),
+        )
+
+
+def _agent(site: CallSite, stats: AgentStats) -> inspection_pb2.AgentSummary:
+    meter = stats.meter
+    return inspection_pb2.AgentSummary(
+        workload=site.workload,
+        agent_id=site.agent,
+        call_site=site.call_site,
+        steps=meter.steps,
+        prompt_tokens=meter.prompt_tokens,
+        available_tokens=meter.available_tokens,
+        captured=tiers_to_wire(meter.captured),
+        delivered=tiers_to_wire(meter.delivered),
+        generated_tokens=meter.generated_tokens,
+        parting_pairs=len(stats.partings),
+        parting_tokens=stats.parting_tokens,
+    )
