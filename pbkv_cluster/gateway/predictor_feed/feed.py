@@ -76,6 +76,11 @@ class EventFeed:
         """host:port of the predictor; empty if it did not answer last time."""
         return self._link.state.address if self.reachable else ""
 
+    @property
+    def queued(self) -> int:
+        """Events that wait to be sent."""
+        return len(self._queue)
+
     def put(self, event: WorkflowEvent) -> None:
         """Queues an event; over capacity, the oldest is dropped."""
         message = convert.event_to_wire(event)
