@@ -22,6 +22,8 @@ A cluster starts through these files:
     membership/members.py           the members: gateway, predictor, host stores, workers
     membership/member.py            what a member is, and the context that it is made from
     membership/redis_connection.py  a member's directory and block index
+    membership/metrics_endpoint.py  serves a member's metrics, and tells the directory where
+    membership/head.py              tells Prometheus where all of these are, and how the members do
     membership/announcer.py         renews a member's directory entry
     membership/member_board.py      the directory's entries of all members, up or down
     membership/problem_report.py    tells the directory what does not work at a member that serves

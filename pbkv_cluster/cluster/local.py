@@ -5,13 +5,16 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from pbkv_cluster.cluster.frame import ray_session
+from pbkv_cluster.cluster.frame.member_thread import MemberThread
 from pbkv_cluster.cluster.frame.ray_messages import RayMessages
 from pbkv_cluster.cluster.frame.ray_processes import RayProcesses
+from pbkv_cluster.cluster.membership.head import Head
 from pbkv_cluster.cluster.membership.member import MakeMember, MemberContext
 from pbkv_cluster.cluster.membership.member_board import MemberBoard
 from pbkv_cluster.cluster.membership.members import GatewayMember, HostStoreMember, PredictorMember, WorkerMember
@@ -26,7 +29,7 @@ from pbkv_cluster.cluster.startup.tier_sizes import tier_sizes
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
-from pbkv_cluster.rpc.services import GATEWAY, PREDICTOR
+from pbkv_cluster.rpc.services import DISCOVERY_PATH, GATEWAY, PREDICTOR
 from pbkv_cluster.store.cluster_index import RedisServer
 from pbkv_cluster.store.cluster_index.redis_server import free_port
 
@@ -38,6 +41,7 @@ log = logging.getLogger(__name__)
 
 _LOOPBACK = "127.0.0.1"
 _HEALTH_S = 1.0
+_STOP_HEAD_S = 5.0
 _WORKER_PREFIX = "worker-"
 
 
@@ -69,6 +73,7 @@ class LocalCluster:
         self.gateway_address = ""
         self.redis_url = ""  # with the password: not for logs
         self.redis_url_file: Path | None = None  # holds the URL, for its owner's eyes; None: Redis was not started here
+        self.discovery_url = ""  # where Prometheus finds the members (http_sd); empty: metrics are off
         self.dashboard_url = ""  # Ray's dashboard; empty: none
 
     def __enter__(self) -> Self:
@@ -171,20 +176,24 @@ class LocalCluster:
 
         deadline = time.monotonic() + self._config.cluster.start_timeout_s
         actors = ActorGroup(self._config.cluster.start_timeout_s)
+
+        def launch(name: str, make: MakeMember, gpus: float = 0, node_id: str | None = None) -> None:
+            actors.launch(MemberSpec(name, make, replace(context, name=name), gpus, node_id))
+
         self._stack.callback(self._stop_members, actors)
         gpus = ray_session.gpus_per_worker(self._config)
         # Members that keep their address as long as the cluster runs, or their state in a file, stay on this node.
         this_node = ray_session.this_node_id()
         here: dict[str, MakeMember] = {PREDICTOR: PredictorMember, **self._edges, GATEWAY: GatewayMember}
         for name, make in here.items():
-            actors.launch(MemberSpec(name, make, context, node_id=this_node))
+            launch(name, make, node_id=this_node)
         nodes = ray_session.node_ids()
         host_store = functools.partial(HostStoreMember, workers=-(-self._config.cluster.workers // len(nodes)))
         for number, node in enumerate(nodes):
-            actors.launch(MemberSpec(f"host-store-{number}", host_store, context, node_id=node))
+            launch(f"host-store-{number}", host_store, node_id=node)
         for number in range(self._config.cluster.workers):
             name = f"{_WORKER_PREFIX}{number}"
-            actors.launch(MemberSpec(name, functools.partial(WorkerMember, worker_id=name), context, gpus=gpus))
+            launch(name, functools.partial(WorkerMember, worker_id=name), gpus)
         actors.await_ready(lambda name: stages.done(f"{name} ready"))
         board = MemberBoard(self.redis_url, self.name, self._config.redis.lease_s)
         self._stack.callback(board.stop)
@@ -193,10 +202,21 @@ class LocalCluster:
         self._supervisor = actors.supervise(standby, board.show)
         self._stack.callback(self._supervisor.stop)
         self._supervisor.start()
+        if self._config.metrics.enabled:
+            self._start_head(context, self._supervisor)
         self.gateway_address = self.addresses[GATEWAY]
         await_acquaintance(self.gateway_address, self._config.cluster.workers, deadline - time.monotonic())
         for line in tier_sizes(self._config, self.redis_url):
             self._report(line)
+
+    def _start_head(self, context: MemberContext, supervisor: "Supervisor") -> None:
+        here = replace(context, host=context.host or ray_session.this_node_address(), node_id=ray_session.this_node_id())
+        head = MemberThread(
+            lambda: Head(here, supervisor.entries, supervisor.standby_pid),
+            lambda error: self._report(f"problem: Prometheus cannot find the members any more: {error}"),
+        )
+        self._stack.callback(head.stop, _STOP_HEAD_S)
+        self.discovery_url = f"http://{head.started.result()}{DISCOVERY_PATH}"
 
     def _stop_members(self, actors: "ActorGroup") -> None:
         try:

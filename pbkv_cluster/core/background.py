@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,11 @@ async def first_failure(*parts: asyncio.Future[Any]) -> None:
     for part in done:
         part.result()
     raise RuntimeError("a part that should run for ever has ended")
+
+
+async def first_failure_of(*waits: Callable[[], Awaitable[None]]) -> None:
+    """The same for parts that say how to wait for their failure."""
+    await first_failure(*(asyncio.ensure_future(wait()) for wait in waits))
 
 
 async def cancel(*tasks: asyncio.Task[Any]) -> None:

@@ -30,5 +30,6 @@ A workflow:
     inspection/                  their steps, and the reuse of each agent's prompts, for operators
 
 Everywhere: `server.py` puts the parts together, `checks.py` checks fields, `decisions.py` lists the reason codes,
-`status.py` reads the status of the cluster, `cache_servicer.py` answers what operators ask of all its caches.
+`meter.py` adds up what steps cost, `status.py` reads the status of the cluster, `figures.py` the gateway's metrics,
+`cache_servicer.py` answers what operators ask of all its caches.
 """

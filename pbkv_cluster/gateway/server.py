@@ -8,11 +8,12 @@ from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.text.codec import TextCodec
-from pbkv_cluster.core.usage import HitMeter
 from pbkv_cluster.gateway.cache_servicer import CacheServicer
 from pbkv_cluster.gateway.decisions import Decisions
+from pbkv_cluster.gateway.figures import GatewayFigures
 from pbkv_cluster.gateway.inspection.agents import Agents
 from pbkv_cluster.gateway.inspection.servicer import InspectionServicer
+from pbkv_cluster.gateway.meter import GatewayMeter
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
@@ -40,7 +41,7 @@ _TOKENIZER_THREADS = 2
 class GatewayServer:
     """The gateway of a cluster. Make, `start` and `stop` it within one event loop.
 
-    Front doors call `workflows`, `submission` and `status`.
+    Front doors call `workflows`, `submission` and `status`; `figures` has its metrics.
     """
 
     def __init__(self, config: Config, directory: Directory, index: BlockIndex, codec: TextCodec, clock: Clock) -> None:
@@ -48,8 +49,9 @@ class GatewayServer:
         decisions = Decisions()
         open_workflows = OpenWorkflows(clock, gateway.max_workflows, gateway.max_graph_bytes)
         admission = Admission(gateway.max_steps, gateway.max_step_bytes, decisions)
-        infinite, meter, speed, lengths = InfiniteCache(gateway.available_blocks), HitMeter(), PrefillSpeed(), OutputLength()
         agents = Agents()
+        infinite, speed, lengths = InfiniteCache(gateway.available_blocks), PrefillSpeed(), OutputLength()
+        meter = GatewayMeter(config.metrics.max_workloads)
         self._pool = WorkerPool(directory, clock)
         self._feed = EventFeed(directory, decisions)
         self._entries = EntryWriter(directory, decisions, clock, capacity=2 * gateway.max_workflows)
@@ -58,7 +60,7 @@ class GatewayServer:
         self._teller = StepTeller(self._pool, decisions, clock)
         contexts = Contexts()
         self.workflows = WorkflowLifecycle(
-            gateway, open_workflows, self._entries, self._pool, events, self._teller, contexts, decisions, clock
+            gateway, open_workflows, self._entries, self._pool, events, self._teller, contexts, decisions, meter, clock
         )
         placement = Placement(
             self._pool,
@@ -98,6 +100,7 @@ class GatewayServer:
         )
         self.status = StatusReader(config, self._pool, open_workflows, admission, self._feed, meter, decisions, directory)
         self._inspection = InspectionServicer(open_workflows, self._feed.history, agents, clock)
+        self.figures = GatewayFigures(self._pool, open_workflows, admission, self._feed, meter, decisions, directory)
         self._background = Background()
         self._server = RpcServer()
 

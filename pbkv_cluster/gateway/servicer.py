@@ -110,6 +110,7 @@ def _status_response(status: ClusterStatus) -> workflow_pb2.GetClusterStatusResp
         predictor_reachable=status.predictor_reachable,
         predictor_address=status.predictor_address,
         index_reachable=status.index_reachable,
+        discovery_url=status.discovery_url,
         totals=_totals(status.totals),
         decisions=status.decisions,
         members=[

@@ -10,11 +10,13 @@ from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.usage import HitMeter
 from pbkv_cluster.gateway.decisions import Decisions
+from pbkv_cluster.gateway.meter import GatewayMeter
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.gateway.routing.worker import Worker, WorkerReport
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.step.admission import Admission
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
+from pbkv_cluster.rpc.services import DISCOVERY_PATH, HEAD
 from pbkv_cluster.store.cluster_index import Directory, MemberEntry, ProblemsEntry
 
 
@@ -43,6 +45,7 @@ class ClusterStatus:
     totals: HitMeter
     decisions: Mapping[str, int]  # the gateway's, by reason code
     log_path: str  # file that this process writes its log to; empty: none
+    discovery_url: str = ""  # where Prometheus finds the metrics of all members; empty: nowhere
     members: tuple[MemberEntry, ...] = ()  # by name; empty: nobody watches them, or the index is not reachable
     problems: tuple[ProblemsEntry, ...] = ()  # of members that serve nevertheless, and what they count
 
@@ -56,7 +59,7 @@ class StatusReader:
     workflows: OpenWorkflows
     admission: Admission
     feed: EventFeed
-    meter: HitMeter
+    meter: GatewayMeter
     decisions: Decisions
     directory: Directory
 
@@ -73,12 +76,20 @@ class StatusReader:
             predictor_reachable=self.feed.reachable,
             predictor_address=self.feed.address,
             index_reachable=self.pool.index_reachable,
-            totals=deepcopy(self.meter),
+            totals=deepcopy(self.meter.totals),
             decisions={str(reason): count for reason, count in self.decisions.items()},
+            discovery_url=await self._discovery_url(),
             members=await self._members(),
             problems=await self._problems(),
             log_path=_log_path(),
         )
+
+    async def _discovery_url(self) -> str:
+        try:
+            address = await self.directory.service_address(HEAD)
+        except Unavailable:
+            return ""  # `index_reachable` tells
+        return f"http://{address}{DISCOVERY_PATH}" if address else ""
 
     async def _members(self) -> tuple[MemberEntry, ...]:
         try:

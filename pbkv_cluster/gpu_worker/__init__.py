@@ -14,5 +14,5 @@
 Around these: `model/loading` (weights and namespace), `model/probe` and `model/trial` (whether the engine runs a model
 rightly), `model/rotary` (rotary factors that switch with a sequence's length), `model/hidden_state` (a summary of the prompt
 for the predictor), `predictor_link/` (forecasts and model updates in, access logs out), `cache_listing` (what is cached, and
-whether it is sound, for operators).
+whether it is sound, for operators), `figures` (the worker's metrics) and `pool_memory` (what it tells of its tiers' memory).
 """

@@ -17,11 +17,13 @@ from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
+from pbkv_cluster.gpu_worker.figures import WorkerFigures
 from pbkv_cluster.gpu_worker.kv.arena_region import ArenaRegion
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel, load_model
 from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner, pick_device
+from pbkv_cluster.gpu_worker.pool_memory import PoolMemory
 from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
-from pbkv_cluster.gpu_worker.servicer import PoolMemory, StoreServicer, WorkerServicer
+from pbkv_cluster.gpu_worker.servicer import StoreServicer, WorkerServicer
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.services import Services
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, worker_pb2, worker_pb2_grpc
@@ -72,12 +74,19 @@ class WorkerServer:
         self._predictor_link: PredictorLink | None = None
         self._thread: EngineThread | None = None
         self._runner: TorchRunner | None = None
+        self._figures: WorkerFigures | None = None
 
     @property
     def thread(self) -> EngineThread:
         """The engine's thread: the way to look at the engine and its cache while they run."""
         assert self._thread is not None, "the worker was not started"
         return self._thread
+
+    @property
+    def figures(self) -> WorkerFigures:
+        """The worker's metrics."""
+        assert self._figures is not None, "the worker was not started"
+        return self._figures
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -118,7 +127,11 @@ class WorkerServer:
         if self._predictor is not None:
             self._predictor_link = self._link_to_predictor(self._predictor, engine)
         self._thread.start()
-        address = await self._serve(host, port, model)
+        memory_of_tiers = PoolMemory(model.shape.block_bytes, runner.host, pins=device.type == "cuda")
+        self._figures = WorkerFigures(
+            self._thread, memory_of_tiers, runner.copies, self._predictor_link, lambda: self.problems, self._clock
+        )
+        address = await self._serve(host, port, model.namespace(), memory_of_tiers)
         return WorkerFacts(
             address,
             model.namespace(),
@@ -156,8 +169,7 @@ class WorkerServer:
         link.start()
         return link
 
-    async def _serve(self, host: str, port: int, model: LoadedModel) -> str:
-        namespace, memory = model.namespace(), PoolMemory(model.shape.block_bytes, self._runner.host if self._runner else None)
+    async def _serve(self, host: str, port: int, namespace: Namespace, memory: PoolMemory) -> str:
         self._rpc.add(
             worker_pb2.DESCRIPTOR.services_by_name["WorkerService"],
             worker_pb2_grpc.add_WorkerServiceServicer_to_server,

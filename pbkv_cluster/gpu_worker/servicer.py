@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from pbkv_cluster.cache.observer import GuardStat
@@ -11,12 +11,11 @@ from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import FailedPrecondition
 from pbkv_cluster.core.tokens import count, pack
-from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.cache_listing import check_cache, list_cache
 from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
-from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
+from pbkv_cluster.gpu_worker.pool_memory import PoolMemory
 from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
 from pbkv_cluster.rpc.convert import (
     finish_reason_to_wire,
@@ -29,18 +28,6 @@ from pbkv_cluster.rpc.convert import (
     usage_to_wire,
 )
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc, workflow_pb2
-
-
-@dataclass(frozen=True, slots=True)
-class PoolMemory:
-    """What there is to say of the memory that blocks lie in."""
-
-    block_bytes: int
-    host: HostRegion | None  # None: there is no host tier
-
-    def ready_blocks(self, tier: Tier, capacity: int) -> int:
-        """Slots of a tier whose memory has been taken from the machine."""
-        return self.host.ready_blocks if tier is Tier.HOST and self.host is not None else capacity
 
 
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):

@@ -18,5 +18,6 @@ An event passes these files until a forecast leaves:
 
 Between broadcasts `service` has the models learn from the moments whose outcomes are known by then. The network of PBKV
 (`network/`) is trained elsewhere, by `training/jobs` in a `training/process`. `state/` saves what has been learnt, `jit`
-compiles loops, `predictor/warm_up` compiles them at start-up, and `access/` learns how workflows use their blocks.
+compiles loops, `predictor/warm_up` compiles them at start-up, and `access/` learns how workflows use their blocks. `figures`
+reads the metrics; `workload/forecast_scores` tell how forecasts have done.
 """

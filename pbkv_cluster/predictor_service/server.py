@@ -10,6 +10,7 @@ from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.predictor_service.access.learner import AccessLearner
 from pbkv_cluster.predictor_service.access.prior import load_prior
+from pbkv_cluster.predictor_service.figures import PredictorFigures
 from pbkv_cluster.predictor_service.predictor import Predictor
 from pbkv_cluster.predictor_service.predictor.warm_up import warm_up
 from pbkv_cluster.predictor_service.service import PredictorService
@@ -51,6 +52,7 @@ class PredictorServer:
         self.service = PredictorService(config, clock or SystemClock(), predictor, lease_s=lease_s)
         self._warm_up_config = config if predictor is None else None
         self.learner = AccessLearner(config.access_interval_s, load_prior(config.prior))
+        self.figures = PredictorFigures(self.service, self.learner, lambda: self.problems)
         self._trainer = self.service.predictor.trainer = ProcessTrainer()
         self._state_path = state_path
         self._saved = b""

@@ -58,6 +58,8 @@ class PredictorService:
         self._workflows = OpenWorkflows(clock, lease_s, max_workflows, max_ended)
         self._broadcaster = Broadcaster(config.subscriber_queue, self._workflows, self._forecast)
         self._failure = ""
+        self.accepted = self.ignored = 0  # events
+        self.forecasts_made = 0  # for the broadcast
         self.instance = secrets.randbelow(2**64 - 1) + 1  # tells senders of events that open workflows are not known any more
         # Workers ignore epochs below those they have seen. Counting on from the microseconds at start-up keeps a restarted
         # predictor ahead, since no predictor makes a million batches a second.
@@ -73,6 +75,11 @@ class PredictorService:
         """Open subscriptions."""
         return len(self._broadcaster)
 
+    @property
+    def subscribers_behind(self) -> int:
+        """Times that a subscriber was too slow, and is sent a snapshot."""
+        return self._broadcaster.fell_behind
+
     def report(self, events: Sequence[WorkflowEvent]) -> Reported:
         """Takes events; each workflow's must be in order.
 
@@ -84,6 +91,8 @@ class PredictorService:
         for event in events:
             check_event(event)
         accepted = sum([self._take(event).accepted for event in events])
+        self.accepted += accepted
+        self.ignored += len(events) - accepted
         self._forget(self._workflows.drop_excess())
         self._broadcaster.wake()
         return Reported(accepted, len(events) - accepted)
@@ -132,7 +141,9 @@ class PredictorService:
     def flush(self) -> int:
         """Drops silent workflows, and broadcasts the forecasts of those that have changed. Returns how many were made."""
         self._forget(self._workflows.drop_silent())
-        return self._broadcaster.flush()
+        made = self._broadcaster.flush()
+        self.forecasts_made += made
+        return made
 
     async def run(self) -> None:
         """Broadcasts until cancelled: at once after a quiet time, else once in each broadcast interval. Learns in between."""

@@ -5,6 +5,8 @@ from typing import Protocol
 
 PREDICTOR = "predictor"
 GATEWAY = "gateway"
+HEAD = "head"  # the process that runs the cluster; it speaks HTTP
+DISCOVERY_PATH = "/discovery"  # where it tells Prometheus of all members
 HOST_STORE = "host_store"  # the one on this process's node
 
 

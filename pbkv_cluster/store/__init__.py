@@ -5,6 +5,7 @@ Host memory, as a worker meets it:
     server.py                        a node's host store: an arena, and the gRPC server in front of it
     servicer.py                      its RPCs: give a worker a region; pass other calls on to all workers of the node
     fan_out.py                       calls to several workers at once, and the sum of their answers
+    figures.py                       the host store's metrics
     arena/arena.py                   the node's shared memory in regions, one per worker: given out, renewed, expired, freed
     arena/segment.py                 that memory: a file without a name, made or found again
     arena/machine.py                 what the machine offers: free memory, huge pages, NUMA nodes

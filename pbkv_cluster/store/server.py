@@ -3,6 +3,7 @@
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc
 from pbkv_cluster.store.arena.arena import Arena
+from pbkv_cluster.store.figures import HostStoreFigures
 from pbkv_cluster.store.servicer import HostStoreServicer, WorkerAddresses
 
 
@@ -16,6 +17,7 @@ class HostStore:
         worker_timeout_s: seconds that a worker may take to answer a call that is passed on to it.
         """
         self._arena = arena
+        self.figures = HostStoreFigures(arena)
         self._server = RpcServer()
         self._server.add(
             store_pb2.DESCRIPTOR.services_by_name["StoreService"],

@@ -13,10 +13,11 @@ from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.errors import InvalidArgument, PbkvError, Unavailable
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import pack
-from pbkv_cluster.core.usage import HitMeter, Usage
+from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.inspection.agents import Agents
+from pbkv_cluster.gateway.meter import GatewayMeter
 from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
 from pbkv_cluster.gateway.routing.load import WorkerLoad
@@ -169,8 +170,8 @@ async def run(scripts: list[list[Moment]]) -> Run:
         speed=PrefillSpeed(),
         lengths=OutputLength(),
         infinite=InfiniteCache(100),
-        meter=HitMeter(),
         agents=Agents(),
+        meter=GatewayMeter(8),
         events=EventReporter(lambda event: None, clock),
         contexts=Contexts(),
         teller=teller,

@@ -63,6 +63,8 @@ def print_addresses(cluster: "LocalCluster") -> None:
         typer.echo(f'           with its password: export PBKV_REDIS_URL="$(cat {cluster.redis_url_file})"')
     if MEMBER in cluster.addresses:
         typer.echo(f"spans      {cluster.addresses[MEMBER]} (OTLP over gRPC)")
+    if cluster.discovery_url:
+        typer.echo(f"metrics    {cluster.discovery_url} (Prometheus, http_sd)")
     if cluster.dashboard_url:
         typer.echo(f"dashboard  {cluster.dashboard_url}")
     typer.echo(f'try        pbkv submit --endpoint {cluster.gateway_address} --agent writer "Once upon a time"')

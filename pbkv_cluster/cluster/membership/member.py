@@ -15,6 +15,7 @@ class MemberContext:
     redis_url: str = field(repr=False)  # with the password
     host: str  # address that the member binds and advertises
     node_id: str
+    name: str = ""  # of the member
     state_dir: str = ""  # folder for state that must survive a restart; empty: none
 
 

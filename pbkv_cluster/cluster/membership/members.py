@@ -10,11 +10,13 @@ from pathlib import Path
 
 from pbkv_cluster.cluster.membership.announcer import Announcer
 from pbkv_cluster.cluster.membership.member import MemberContext
+from pbkv_cluster.cluster.membership.metrics_endpoint import MetricsEndpoint, PutFigures
 from pbkv_cluster.cluster.membership.problem_report import ProblemReport
 from pbkv_cluster.cluster.membership.redis_connection import RedisConnection
-from pbkv_cluster.core.background import first_failure
+from pbkv_cluster.core.background import first_failure_of
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import Config
+from pbkv_cluster.core.metrics.metric import Source
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.text.tokenizers_only import use_tokenizers_only
 from pbkv_cluster.core.usage import Tier
@@ -40,7 +42,7 @@ class _MemberBase:
 
     async def wait(self) -> None:
         """Runs until a part of the member fails, then raises its error."""
-        await first_failure(*(asyncio.ensure_future(wait()) for wait in self._failures))
+        await first_failure_of(*self._failures)
 
     async def stop(self) -> None:
         await self._stack.aclose()
@@ -49,6 +51,15 @@ class _MemberBase:
         entry = ServiceEntry(name, address, os.getpid())
         directory = self._redis.directory
         await self._announce(lambda: directory.announce_service(entry), lambda: directory.withdraw_service(entry))
+
+    async def _serve_metrics(self, put: PutFigures, kind: Source) -> None:
+        """Serves the metrics of this member, unless that is switched off."""
+        if not self._context.config.metrics.enabled:
+            return
+        name = self._context.name or kind
+        endpoint = MetricsEndpoint(put, self._redis.directory, name, kind, self._context.node_id)
+        self._add_part(endpoint.stop, endpoint.wait)
+        await endpoint.start(self._context.host)
 
     async def _report_problems(self, name: str, problems: Callable[[], Sequence[str]]) -> None:
         """Keeps the directory informed of what does not work as it should."""
@@ -82,6 +93,7 @@ class PredictorMember(_MemberBase):
         collect_rarely()
         await self._announce_service(PREDICTOR, address)
         await self._report_problems(PREDICTOR, lambda: server.problems)
+        await self._serve_metrics(server.figures.put, Source.PREDICTOR)
         return address
 
 
@@ -116,6 +128,7 @@ class HostStoreMember(_MemberBase):
         entry = NodeEntry(self._context.node_id, self._context.host, address, arena.capacity)
         directory = self._redis.directory
         await self._announce(lambda: directory.announce_node(entry), lambda: directory.withdraw_node(entry.node_id))
+        await self._serve_metrics(store.figures.put, Source.HOST_STORE)
         return address
 
     async def _workers(self) -> dict[str, str]:
@@ -185,6 +198,7 @@ class WorkerMember(_MemberBase):
         self._add_part(self._publisher.stop, self._publisher.wait)
         await self._publisher.start()
         await self._report_problems(self._worker_id, lambda: worker.problems)
+        await self._serve_metrics(worker.figures.put, Source.WORKER)
         return facts.address
 
     def _changed(self, key: bytes, tiers: frozenset[Tier]) -> None:
@@ -208,6 +222,7 @@ class GatewayMember(_MemberBase):
         self._add_part(server.stop, server.wait)
         address = await server.start(self._context.host, config.gateway.port)
         await self._announce_service(GATEWAY, address)
+        await self._serve_metrics(server.figures.put, Source.GATEWAY)
         return address
 
 

@@ -103,6 +103,8 @@ def _check_ports(config: Config) -> None:
 def _ports(config: Config) -> Iterator[tuple[str, int]]:
     """The configured ports by field; 0: any free one."""
     yield "gateway.port", config.gateway.port
+    if config.metrics.enabled:
+        yield "metrics.port", config.metrics.port
     if config.otel.enabled:
         yield "otel.port", config.otel.port
         if config.otel.http_port >= 0:

@@ -228,6 +228,21 @@ class OtelConfig(Section):
     max_waiting_spans: int = Field(4096, ge=1, description="most spans of one workflow that wait; further ones are refused")
 
 
+class MetricsConfig(Section):
+    """Metrics for Prometheus: every member serves its own, and one endpoint tells where."""
+
+    enabled: bool = Field(True, description="serve metrics")
+    port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="port where `pbkv serve` tells Prometheus where the metrics of all members are; 0 takes a free one",
+    )
+    max_workloads: int = Field(
+        32, ge=0, le=1024, description="workloads that are told apart in metrics; further ones are counted together"
+    )
+
+
 class Config(Section):
     """The whole configuration."""
 
@@ -240,3 +255,4 @@ class Config(Section):
     redis: RedisConfig = RedisConfig()
     host_store: HostStoreConfig = HostStoreConfig()
     otel: OtelConfig = OtelConfig()
+    metrics: MetricsConfig = MetricsConfig()

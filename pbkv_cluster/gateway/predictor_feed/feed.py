@@ -81,6 +81,11 @@ class EventFeed:
         """The events of an open workflow, in order, as far as they are kept; see `histories.py`."""
         return self._histories.of(workflow)
 
+    @property
+    def queued(self) -> int:
+        """Events that wait to be sent."""
+        return len(self._queue)
+
     def put(self, event: WorkflowEvent) -> None:
         """Queues an event; over capacity, the oldest is dropped."""
         message = convert.event_to_wire(event)

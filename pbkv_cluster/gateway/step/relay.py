@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from pbkv_cluster.core.background import check_cancelled
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.core.usage import HitMeter, Usage
+from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.inspection.agents import Agents, CallSite
+from pbkv_cluster.gateway.meter import GatewayMeter
 from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
 from pbkv_cluster.gateway.routing.load import StepLoad
@@ -55,8 +56,8 @@ class Relay:
     speed: PrefillSpeed
     lengths: OutputLength
     infinite: InfiniteCache
-    meter: HitMeter
     agents: Agents
+    meter: GatewayMeter
     events: EventReporter
     teller: StepTeller
     contexts: Contexts
@@ -162,9 +163,9 @@ class Relay:
             self.speed.add(usage)
             worker.speed.add(usage)
             self.lengths.add(usage)
-            self.meter.add(usage)
             site = CallSite(spec.workflow.workload, spec.agent, spec.call_site)
             self.agents.add(site, spec.workflow.id, spec.prompt.packed, usage)
+            self.meter.step_finished(usage, spec.workflow.workload)
             output_keys = spec.prompt.output_keys(bytes(step.sent))
             self.infinite.remember(output_keys)
             if not spec.workflow.ended:

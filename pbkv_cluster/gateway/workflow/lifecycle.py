@@ -12,6 +12,7 @@ from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.gateway import checks
 from pbkv_cluster.gateway.decisions import Decisions, Reason
+from pbkv_cluster.gateway.meter import GatewayMeter
 from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.worker import Worker
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
@@ -40,6 +41,7 @@ class WorkflowLifecycle:
     teller: StepTeller
     contexts: Contexts
     decisions: Decisions
+    meter: GatewayMeter
     clock: Clock
 
     async def start(self, request: WorkflowRequest) -> OpenWorkflow:
@@ -156,6 +158,8 @@ class WorkflowLifecycle:
         if workflow.ended:
             return
         self.workflows.remove(workflow)
+        silent_s = self.clock.now() - workflow.renewed_at  # since the last call, if the lease has ended it
+        self.meter.workflow_ended(max(self.clock.wall() - workflow.started_at - silent_s, 0.0))
         self.entries.write_soon(workflow)  # at once: a lookup that comes before its removal must not find it again
         for step in list(workflow.running):
             step.cancel()

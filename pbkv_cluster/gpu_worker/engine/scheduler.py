@@ -44,6 +44,11 @@ class Scheduler:
         """Sequences that have not been admitted."""
         return len(self._waiting) + len(self._held)
 
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens of these, whether they are cached or not."""
+        return sum(sequence.total for _, _, sequence in (*self._waiting, *self._held))
+
     def add(self, sequence: Sequence) -> None:
         """Queues a sequence. One that was preempted is queued by its first arrival."""
         heapq.heappush(self._waiting, (-sequence.request.priority, sequence.arrival, sequence))

@@ -46,6 +46,11 @@ class HostRegion:
         return min(self.layout.slots, max(0, self._touch.ready_bytes - self.layout.payloads) // self.layout.payload_bytes)
 
     @property
+    def ready_bytes(self) -> int:
+        """Memory that has been taken, and pinned where that is done."""
+        return self._touch.ready_bytes
+
+    @property
     def problem(self) -> str:
         """Why not all slots can be used; empty: they can."""
         return self._touch.problem

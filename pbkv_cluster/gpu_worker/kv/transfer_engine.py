@@ -19,6 +19,20 @@ from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
 _WEIGHT = 0.2  # of the latest measurement
 
 
+class CopyMeter:
+    """What has been copied, by target, since the start. Each target has a thread of its own, which alone writes its sums."""
+
+    def __init__(self) -> None:
+        self.blocks = dict.fromkeys((Tier.HOST, Tier.GPU), 0)
+        self.seconds = dict.fromkeys((Tier.HOST, Tier.GPU), 0.0)
+        self.damaged_blocks = 0  # of the host, found when they were to be loaded
+
+    def add(self, target: Tier, blocks: int, seconds: float) -> None:
+        """Takes in a transfer."""
+        self.blocks[target] += blocks
+        self.seconds[target] += seconds
+
+
 class ThreadedTransferEngine:
     """Two lanes, one to the host and one to the GPU, each with a thread that takes its transfers in order.
 
@@ -43,6 +57,7 @@ class ThreadedTransferEngine:
         self._done: deque[Transfer] = deque()  # by the lanes' threads, in the order of completion
         self._error: BaseException | None = None
         self._block_seconds: dict[Tier, Ewma] = {}  # by target
+        self.meter = CopyMeter()
 
     def submit(self, transfer: Transfer) -> bool:
         """See `TransferEngine.submit`. Those of `after` were submitted earlier, so waiting for them cannot end in a circle."""
@@ -94,7 +109,9 @@ class ThreadedTransferEngine:
             carry = self._load if transfer.target is Tier.GPU else self._store
             transfer.failed = new_slots(carry(transfer, lost, fence))
             measured = self._block_seconds.setdefault(transfer.target, Ewma(_WEIGHT, initial=0.0))
-            measured.add((perf_counter() - start) / len(transfer))
+            seconds = perf_counter() - start
+            measured.add(seconds / len(transfer))
+            self.meter.add(transfer.target, len(transfer) - len(transfer.failed), seconds)
         except BaseException as error:
             self._error = error
             raise
@@ -132,12 +149,14 @@ class ThreadedTransferEngine:
         for batch in _batches(transfer, self._copies.batch):
             sources, targets = [], []
             for source, target, _ in batch:
-                if source not in lost and _has_memory(self._region, source) and slots.is_sound(source, self._verifies()):
-                    sources.append(source)
-                    targets.append(target)
-                else:
-                    slots.clear(source)
-                    yield target
+                if source not in lost and _has_memory(self._region, source):
+                    if slots.is_sound(source, self._verifies()):
+                        sources.append(source)
+                        targets.append(target)
+                        continue
+                    self.meter.damaged_blocks += 1
+                slots.clear(source)
+                yield target
             self._copies.to_gpu(sources, targets, fence)
 
     def _verifies(self) -> bool:

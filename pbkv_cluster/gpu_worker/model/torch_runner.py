@@ -18,7 +18,7 @@ from pbkv_cluster.gpu_worker.engine.sequence import Chunk
 from pbkv_cluster.gpu_worker.kv.block_copies import BlockCopies, CpuCopies, CudaCopies, pin_for
 from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
 from pbkv_cluster.gpu_worker.kv.storage import KvStorage
-from pbkv_cluster.gpu_worker.kv.transfer_engine import ThreadedTransferEngine
+from pbkv_cluster.gpu_worker.kv.transfer_engine import CopyMeter, ThreadedTransferEngine
 from pbkv_cluster.gpu_worker.model.forward import forward
 from pbkv_cluster.gpu_worker.model.hidden_state import HiddenProjection, captured
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel
@@ -73,6 +73,11 @@ class TorchRunner:
         self._project: HiddenProjection | None = None
         if config.hidden_dims and model.hidden:
             self._project = HiddenProjection(model.hidden, config.hidden_dims, device)
+
+    @property
+    def copies(self) -> CopyMeter | None:
+        """What has been copied between the tiers; None: there is no host tier."""
+        return None if self._transfers is None else self._transfers.meter
 
     @property
     def host_layout(self) -> RegionLayout:

@@ -10,6 +10,7 @@ class ForecastConsumer:
     def __init__(self, thread: EngineThread) -> None:
         self._thread = thread
         self.applied = 0  # forecasts that changed a workflow of this worker
+        self.made_at = 0.0  # of the latest forecast, in seconds since the epoch by the predictor's clock; 0: there was none
 
     async def consume(self, forecasts: Forecasts) -> None:
         """Returns when the cache has taken them.
@@ -18,4 +19,5 @@ class ForecastConsumer:
             Unavailable: the engine has ended.
         """
         if each := list(forecasts):
+            self.made_at = max(self.made_at, *(forecast.made_at for forecast in each))
             self.applied += await self._thread.call(lambda engine: sum(engine.cache.apply(forecast) for forecast in each))

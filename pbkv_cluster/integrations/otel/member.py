@@ -1,17 +1,18 @@
 """The OTLP receiver as a member of a cluster, if `otel.enabled` is set."""
 
-import asyncio
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from pbkv_cluster.cluster.membership.announcer import Announcer
 from pbkv_cluster.cluster.membership.member import MemberContext
+from pbkv_cluster.cluster.membership.metrics_endpoint import MetricsEndpoint
 from pbkv_cluster.cluster.membership.problem_report import ProblemReport
 from pbkv_cluster.cluster.membership.redis_connection import RedisConnection
-from pbkv_cluster.core.background import first_failure
+from pbkv_cluster.core.background import first_failure_of
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import OtelConfig
 from pbkv_cluster.core.errors import StartupError
+from pbkv_cluster.core.metrics.metric import Source
 from pbkv_cluster.rpc.services import Services
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class OtelMember:
         self._redis = RedisConnection(context)
         self._receiver: OtelReceiver | None = None
         self._announcer: Announcer | None = None
+        self._metrics: MetricsEndpoint | None = None
 
     def prepare(self) -> None:
         import_module("pbkv_cluster.integrations.otel.receiver")
@@ -42,16 +44,22 @@ class OtelMember:
         report = ProblemReport(directory, MEMBER, reasons=receiver.reasons)
         self._announcer = Announcer(report.announce, report.withdraw, directory.renewal_interval_s)
         await self._announcer.start()
+        if self._context.config.metrics.enabled:
+            name = self._context.name or MEMBER
+            self._metrics = MetricsEndpoint(receiver.figures.put, directory, name, Source.OTEL, self._context.node_id)
+            await self._metrics.start(self._context.host)
         return address
 
     async def wait(self) -> None:
         assert self._receiver is not None, "the member was not started"
         assert self._announcer is not None, "the member was not started"
-        await first_failure(asyncio.ensure_future(self._receiver.wait()), asyncio.ensure_future(self._announcer.wait()))
+        parts = (self._receiver, self._announcer, self._metrics)
+        await first_failure_of(*(part.wait for part in parts if part is not None))
 
     async def stop(self) -> None:
-        if self._announcer is not None:
-            await self._announcer.stop()
+        for part in (self._metrics, self._announcer):
+            if part is not None:
+                await part.stop()
         if self._receiver is not None:
             await self._receiver.stop()
         await self._redis.close()

@@ -16,6 +16,7 @@ from pbkv_cluster.core.config import OtelConfig
 from pbkv_cluster.gateway.decisions import Decisions
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.integrations.otel.collector import SpanCollector
+from pbkv_cluster.integrations.otel.figures import OtelFigures
 from pbkv_cluster.integrations.otel.otlp_http import OtlpHttpServer
 from pbkv_cluster.integrations.otel.reading.spans import Problems, read_spans
 from pbkv_cluster.rpc.server import RpcServer
@@ -53,6 +54,7 @@ class OtelReceiver:
         self.collector = SpanCollector(config, clock)
         self.decisions: Decisions = Counter()  # of the feed: dropped events
         self._feed = EventFeed(services, self.decisions)
+        self.figures = OtelFigures(self.collector.notices.counts, self.decisions, self._feed)
         self._rpc = RpcServer()
         self._http = OtlpHttpServer(self.export)
         self._background = Background()

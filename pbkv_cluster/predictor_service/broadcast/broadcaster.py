@@ -29,6 +29,7 @@ class Broadcaster:
         self._changed: dict[str, Workers] = {}  # workflows since the last broadcast, and the workers to tell
         self._subscriptions: dict[Subscription, None] = {}
         self.due = asyncio.Event()  # set by `wake`
+        self.fell_behind = 0  # times that a subscriber has
 
     def __len__(self) -> int:
         """Open subscriptions."""
@@ -72,6 +73,7 @@ class Broadcaster:
                 workers = enumerate(map(changed.__getitem__, forecasts.workflows))
                 wanted = [at for at, each in workers if may_be_on(subscription.name, each)]
             if wanted and subscription.offer(forecasts, wanted) is Offer.FELL_BEHIND:
+                self.fell_behind += 1
                 log.warning("subscriber %r fell behind: it is sent a snapshot", subscription.name)
         return len(forecasts)
 

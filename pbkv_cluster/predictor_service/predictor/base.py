@@ -6,14 +6,32 @@ Order of calls: `restore` once, before any other; then `observe` for each event,
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from pbkv_cluster.core.forecasts.batch import Forecasts
 from pbkv_cluster.core.workflow.events import WorkflowEvent
 from pbkv_cluster.predictor_service.predictor.explanation import Explanation
 from pbkv_cluster.predictor_service.state.file import read_state, write_state
 from pbkv_cluster.predictor_service.training.jobs import AtOnce, Trainer
+from pbkv_cluster.predictor_service.workload.forecast_scores import ForecastScores
+
+
+class WorkloadQuality(NamedTuple):
+    """How well one workload is predicted."""
+
+    scored: int  # forecasts
+    accuracy: float  # share of the latest of these whose likeliest outcome came
+    predictability: float  # how much a step's agent tells of the next one, 0 to 1
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastQuality:
+    """How well forecasts have done since the start."""
+
+    scores: ForecastScores
+    workloads: dict[str, WorkloadQuality] = field(default_factory=dict)  # by name, those that are known now
 
 
 class Predictor(ABC):
@@ -59,6 +77,10 @@ class Predictor(ABC):
         """Why the forecast of a workflow is what it is; None if it was never observed. By default the forecast alone."""
         forecast = self.forecast([workflow], 0, 0.0)[0]
         return Explanation(forecast.steps, forecast.predictability, begun=forecast.step + 1)
+
+    def quality(self) -> ForecastQuality | None:
+        """How well forecasts have done; None, as by default: that is not measured."""
+        return None
 
     def train(self) -> None:  # noqa: B027  # most have learnt everything by then
         """Submits all training that waits for more events, because no more will come."""

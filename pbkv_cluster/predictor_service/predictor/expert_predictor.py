@@ -12,13 +12,14 @@ from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.experts import Floats
 from pbkv_cluster.predictor_service.experts.mixture import Phase
 from pbkv_cluster.predictor_service.predictor.agent_forecasts import AgentForecasts, agent_forecasts
-from pbkv_cluster.predictor_service.predictor.base import Predictor
+from pbkv_cluster.predictor_service.predictor.base import ForecastQuality, Predictor, WorkloadQuality
 from pbkv_cluster.predictor_service.predictor.explanation import Explanation, Opinion
 from pbkv_cluster.predictor_service.predictor.learnt_events import LearntEvents
 from pbkv_cluster.predictor_service.predictor.prediction_state import PredictionState
 from pbkv_cluster.predictor_service.state import encoding
 from pbkv_cluster.predictor_service.state.file import StateRefused
 from pbkv_cluster.predictor_service.workflow.situation import END
+from pbkv_cluster.predictor_service.workload.forecast_scores import ForecastScores
 from pbkv_cluster.predictor_service.workload.recognizer import Recognizer
 from pbkv_cluster.predictor_service.workload.workload_model import WorkloadModel
 from pbkv_cluster.predictor_service.workload.workloads import Workloads
@@ -46,7 +47,8 @@ class ExpertPredictor(Predictor):
         self._states: dict[str, PredictionState] = {}  # of the open workflows
         self._learnt = LearntEvents()  # of workflows that are not open here
         WorkloadModel(config, self._experts)  # refuses unknown experts at once
-        self.workloads = Workloads(lambda: WorkloadModel(config, self._experts), max_workloads)
+        self._scores = ForecastScores()
+        self.workloads = Workloads(lambda: WorkloadModel(config, self._experts, self._scores), max_workloads)
         self._recognizer = Recognizer(self.workloads)
         self._unlearnt: dict[WorkloadModel, None] = {}  # models that may have something to learn
 
@@ -113,6 +115,16 @@ class ExpertPredictor(Predictor):
                 self._unlearnt[model] = None  # last, so that the models take turns
             model.train(self.trainer)
         return bool(self._unlearnt)
+
+    def quality(self) -> ForecastQuality:
+        models = zip(self.workloads.names, self.workloads.models(), strict=True)
+        return ForecastQuality(
+            self._scores,
+            {
+                name: WorkloadQuality(model.accuracy.scored, model.accuracy.value, model.predictability.value)
+                for name, model in models
+            },
+        )
 
     def train(self) -> None:
         for model in self.workloads.models():

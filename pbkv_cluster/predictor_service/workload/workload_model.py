@@ -11,6 +11,7 @@ from pbkv_cluster.predictor_service.experts.labels import Labels
 from pbkv_cluster.predictor_service.experts.mixture import Mixture, Phase
 from pbkv_cluster.predictor_service.training.jobs import Trainer
 from pbkv_cluster.predictor_service.workflow.situation import Situation
+from pbkv_cluster.predictor_service.workload.forecast_scores import ForecastScores, RecentAccuracy
 from pbkv_cluster.predictor_service.workload.moment import Moment
 from pbkv_cluster.predictor_service.workload.piece_counts import PieceCounts
 from pbkv_cluster.predictor_service.workload.predictability import Predictability
@@ -23,16 +24,19 @@ _LEARNING_BATCH = 16  # moments: a millisecond or two
 class WorkloadModel:
     """Forecasts and learns for one workload. Learning waits for `learn`, so that forecasts need not wait for it."""
 
-    def __init__(self, config: PredictorConfig, experts: Sequence[str]) -> None:
+    def __init__(self, config: PredictorConfig, experts: Sequence[str], scores: ForecastScores | None = None) -> None:
         """Args:
             config: of the experts.
             experts: their names.
+            scores: those of the whole predictor, which forecasts of this workload count in, too.
 
         Raises:
             InvalidArgument: there is no expert of such a name.
         """
         self._config = config
         self._names = tuple(experts)
+        self._scores = scores or ForecastScores()
+        self.accuracy = RecentAccuracy()
         self._waiting: list[Moment] = []  # all outcomes known, not learnt from yet
         self._start(Labels(config.max_agents))
 
@@ -116,7 +120,10 @@ class WorkloadModel:
         if moments:
             targets = [tuple(map(self.labels.column, moment.outcomes)) for moment in moments]
             phases = np.fromiter((moment.phase for moment in moments), np.intp, len(moments))
-            self.mixture.update(self.expert_forecasts(moments), phases, np.array(targets))
+            forecasts, outcomes = self.expert_forecasts(moments), np.array(targets)
+            next_step = self.mixture.join(np.ascontiguousarray(forecasts[:, :, :1]), phases)
+            self.accuracy.add(self._scores.add(next_step[:, 0], outcomes[:, 0]))
+            self.mixture.update(forecasts, phases, outcomes)
             for number, expert in enumerate(self.experts):
                 each = zip(moments, targets, strict=True)
                 expert.learn([TrainingExample(moment.features[number], target) for moment, target in each])

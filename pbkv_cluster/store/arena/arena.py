@@ -111,6 +111,15 @@ class Arena:
         self._expire()
         return dict(self._regions)
 
+    def region_bytes(self) -> dict[str, int]:
+        """Sizes of the regions, by owner. Unlike `regions` it changes nothing, and may be called while another call runs."""
+        return {owner: region.size for owner, region in tuple(self._regions.items())}
+
+    @property
+    def taken_bytes(self) -> int:
+        """Memory that regions have taken from the machine."""
+        return max(0, os.fstat(self._file).st_blocks * 512 - self._start)
+
     def close(self) -> None:
         """Closes the file. Workers that have it mapped keep their memory."""
         if self._file >= 0:
@@ -188,8 +197,7 @@ class Arena:
     def _memory_left(self) -> int:
         """Bytes that the machine can give beyond what has been promised."""
         promised = sum(region.size for region in self._regions.values())
-        taken = os.fstat(self._file).st_blocks * 512 - self._start
-        return self._available() - max(0, promised - taken)
+        return self._available() - max(0, promised - self.taken_bytes)
 
     def _reserve(self, size: int) -> int:
         """Finds the first gap that is large enough. Returns its offset."""

@@ -5,16 +5,17 @@ nothing: workers announce themselves again (`IndexPublisher`), and readers get `
 
 Keys of one cluster, all under `pbkv:{cluster}:`
 
-    worker:{id}, node:{id}, service:{name}, member:{name}, problem:{member}, workflow:{id}
-                                                            a directory entry as JSON, with a time to live
-    workers, nodes, services, members, problems, workflows  sorted sets of those ids by the time at which each expires
-    blocks:{worker}:{incarnation}                           hash of block key to tiers, with the worker's time to live
+    worker:{id}, node:{id}, service:{name}, member:{name}, endpoint:{member}, problem:{member}, workflow:{id}
+                                       a directory entry as JSON, with a time to live
+    workers, nodes, services and so on sorted sets of those ids by the time at which each expires
+    blocks:{worker}:{incarnation}      hash of block key to tiers, with the worker's time to live
 """
 
 from pbkv_cluster.store.cluster_index.block_index import BlockIndex, Match
 from pbkv_cluster.store.cluster_index.client import connect
 from pbkv_cluster.store.cluster_index.directory import Directory, cluster_names
 from pbkv_cluster.store.cluster_index.entries import (
+    EndpointEntry,
     MemberEntry,
     NodeEntry,
     ProblemsEntry,
@@ -28,6 +29,7 @@ from pbkv_cluster.store.cluster_index.redis_server import RedisServer
 __all__ = [
     "BlockIndex",
     "Directory",
+    "EndpointEntry",
     "IndexPublisher",
     "Match",
     "MemberEntry",

@@ -6,6 +6,7 @@ from redis.asyncio import Redis
 
 from pbkv_cluster.store.cluster_index.client import redis_errors
 from pbkv_cluster.store.cluster_index.entries import (
+    EndpointEntry,
     MemberEntry,
     NodeEntry,
     ProblemsEntry,
@@ -48,6 +49,7 @@ class Directory:
         self._nodes = ExpiringTable(redis, prefix, "node", NodeEntry)
         self._services = ExpiringTable(redis, prefix, "service", ServiceEntry)
         self._members = ExpiringTable(redis, prefix, "member", MemberEntry)
+        self._endpoints = ExpiringTable(redis, prefix, "endpoint", EndpointEntry)
         self._problems = ExpiringTable(redis, prefix, "problem", ProblemsEntry)
         self._workflows = ExpiringTable(redis, prefix, "workflow", WorkflowEntry)
 
@@ -59,7 +61,15 @@ class Directory:
     @property
     def malformed(self) -> int:
         """Entries that this directory has skipped because it could not read them."""
-        tables = (self._workers, self._nodes, self._services, self._members, self._problems, self._workflows)
+        tables = (
+            self._workers,
+            self._nodes,
+            self._services,
+            self._members,
+            self._endpoints,
+            self._problems,
+            self._workflows,
+        )
         return sum(table.malformed for table in tables)
 
     async def announce_worker(self, entry: WorkerEntry) -> None:
@@ -107,6 +117,17 @@ class Directory:
     async def members(self) -> list[MemberEntry]:
         """By name. Empty if nobody watches the members."""
         return sorted([entry async for entry in self._members.entries()], key=lambda entry: entry.name)
+
+    async def announce_endpoint(self, entry: EndpointEntry) -> None:
+        await self._endpoints.put(entry.member, entry, self.ttl_s)
+
+    async def withdraw_endpoint(self, entry: EndpointEntry) -> None:
+        """Removes an endpoint, unless another process has taken its member's name since."""
+        await self._endpoints.remove(entry.member, lambda present: present == entry)
+
+    async def endpoints(self) -> list[EndpointEntry]:
+        """Where each process serves its metrics, by member."""
+        return sorted([entry async for entry in self._endpoints.entries()], key=lambda entry: entry.member)
 
     async def announce_problems(self, entry: ProblemsEntry) -> None:
         await self._problems.put(entry.member, entry, self.ttl_s)

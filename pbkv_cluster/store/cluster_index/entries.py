@@ -84,6 +84,16 @@ class ProblemsEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class EndpointEntry:
+    """Where a process serves its metrics."""
+
+    member: _Id
+    kind: _Id  # such as worker
+    node_id: _Name
+    address: _Address  # of its HTTP server
+
+
+@dataclass(frozen=True, slots=True)
 class MemberEntry:
     """A member as the process that started the cluster sees it, whether the member serves or not."""
 

@@ -1,0 +1,39 @@
+"""What a metric is."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What a metric's values mean, in the words of Prometheus."""
+
+    COUNTER = "counter"  # only grows, from 0 at the start of its process
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Source(StrEnum):
+    """Who has a metric: a kind of member, the process that runs the cluster, or all of these."""
+
+    ALL = "all"
+    HEAD = "head"
+    GATEWAY = "gateway"
+    WORKER = "worker"
+    PREDICTOR = "predictor"
+    HOST_STORE = "host-store"
+    OTEL = "otel"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric.
+
+    Names follow the conventions of Prometheus: `pbkv_` first, then the thing, then the base unit (`_seconds`, `_bytes`,
+    `_tokens`, `_blocks`); counters end in `_total`.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    sources: tuple[Source, ...] = ()

@@ -1,0 +1,243 @@
+"""All metrics by name. `docs/metrics.md` is written from this file; a member may expose no other.
+
+Every label has a bounded number of values: `tier`, `source` and `target` are gpu, host, remote or disk; `reason` is a reason
+code; `worker` and `member` are members of the cluster; `workload` is the name that clients give to an application, of which the
+first `metrics.max_workloads` are told apart and the rest are `other`. No label is the id of a workflow, a prompt, an agent or a
+tenant.
+"""
+
+from pbkv_cluster.core.metrics.metric import Kind, Metric, Source
+
+_METRICS: list[Metric] = []
+_ALL, _HEAD, _GATEWAY, _WORKER, _PREDICTOR, _HOST_STORE, _OTEL = Source
+
+
+def _counter(name: str, description: str, *sources: Source, labels: tuple[str, ...] = ()) -> Metric:
+    return _add(Metric(name, Kind.COUNTER, description, labels, sources))
+
+
+def _gauge(name: str, description: str, *sources: Source, labels: tuple[str, ...] = ()) -> Metric:
+    return _add(Metric(name, Kind.GAUGE, description, labels, sources))
+
+
+def _histogram(name: str, description: str, *sources: Source, labels: tuple[str, ...] = ()) -> Metric:
+    return _add(Metric(name, Kind.HISTOGRAM, description, labels, sources))
+
+
+def _add(metric: Metric) -> Metric:
+    _METRICS.append(metric)
+    return metric
+
+
+# --- every process ---
+
+BUILD_INFO = _gauge("pbkv_build_info", "1; the version is a label", _ALL, labels=("version",))
+
+# --- the process that runs the cluster ---
+
+MEMBER_UP = _gauge("pbkv_member_up", "1 while a member serves, 0 while it is being restarted", _HEAD, labels=("member",))
+MEMBER_RESTARTS = _counter(
+    "pbkv_member_restarts_total", "Times that a member has ended and was restarted", _HEAD, labels=("member",)
+)
+STANDBY_READY = _gauge("pbkv_standby_ready", "1 while a standby is ready to take the place of the next member that ends", _HEAD)
+
+# --- reachability ---
+
+REDIS_REACHABLE = _gauge("pbkv_redis_reachable", "1 if Redis answered the last call", _HEAD, _GATEWAY)
+PREDICTOR_REACHABLE = _gauge(
+    "pbkv_predictor_reachable", "1 if the predictor answered the last call, or its broadcast arrives", _GATEWAY, _WORKER, _OTEL
+)
+PROBLEMS = _gauge(
+    "pbkv_problems",
+    "Things that do not work as they should while the member serves; `pbkv status` says which",
+    _WORKER,
+    _PREDICTOR,
+)
+DIRECTORY_MALFORMED = _counter(
+    "pbkv_directory_malformed_entries_total", "Entries in Redis that were skipped because they could not be read", _GATEWAY
+)
+
+# --- hit rate: prompt tokens, of steps that have finished ---
+
+STEPS = _counter("pbkv_steps_total", "Steps by outcome: finished, cancelled, failed, refused", _GATEWAY, labels=("outcome",))
+PROMPT_TOKENS = _counter("pbkv_prompt_tokens_total", "Prompt tokens", _GATEWAY)
+AVAILABLE_TOKENS = _counter("pbkv_available_tokens_total", "Prompt tokens that an infinite cache would have had", _GATEWAY)
+CAPTURED_TOKENS = _counter(
+    "pbkv_captured_tokens_total",
+    "Prompt tokens that a tier of the chosen worker had when the step arrived",
+    _GATEWAY,
+    labels=("tier",),
+)
+DELIVERED_TOKENS = _counter(
+    "pbkv_delivered_tokens_total",
+    "Prompt tokens that a tier delivered, so that they were not computed",
+    _GATEWAY,
+    labels=("tier",),
+)
+COMPUTED_TOKENS = _counter("pbkv_computed_tokens_total", "Tokens computed in prefill, those computed again included", _GATEWAY)
+GENERATED_TOKENS = _counter("pbkv_generated_tokens_total", "Output tokens", _GATEWAY)
+WORKLOAD_STEPS = _counter("pbkv_workload_steps_total", "Steps that have finished", _GATEWAY, labels=("workload",))
+WORKLOAD_PROMPT_TOKENS = _counter("pbkv_workload_prompt_tokens_total", "Prompt tokens", _GATEWAY, labels=("workload",))
+WORKLOAD_AVAILABLE_TOKENS = _counter(
+    "pbkv_workload_available_tokens_total",
+    "Prompt tokens that an infinite cache would have had",
+    _GATEWAY,
+    labels=("workload",),
+)
+WORKLOAD_DELIVERED_TOKENS = _counter(
+    "pbkv_workload_delivered_tokens_total", "Prompt tokens that any tier delivered", _GATEWAY, labels=("workload",)
+)
+
+# --- latency, as clients see it ---
+
+TTFT_SECONDS = _histogram("pbkv_ttft_seconds", "From a step's arrival to its first output token", _GATEWAY)
+STEP_SECONDS = _histogram("pbkv_step_seconds", "From a step's arrival to its end", _GATEWAY)
+WORKFLOW_SECONDS = _histogram("pbkv_workflow_seconds", "From a workflow's start to its end, pauses included", _GATEWAY)
+PHASE_SECONDS = _counter(
+    "pbkv_step_phase_seconds_total",
+    "Time of finished steps on their worker, by phase: queue, load, prefill, decode",
+    _GATEWAY,
+    labels=("phase",),
+)
+
+# --- gateway ---
+
+OPEN_WORKFLOWS = _gauge("pbkv_open_workflows", "Open workflows that the member knows", _GATEWAY, _WORKER, _PREDICTOR)
+STEPS_IN_FLIGHT = _gauge("pbkv_steps_in_flight", "Steps that were let in and have not ended", _GATEWAY)
+GATEWAY_DECISIONS = _counter(
+    "pbkv_gateway_decisions_total", "Decisions; those on routing begin with route_", _GATEWAY, labels=("reason",)
+)
+WORKER_STEPS = _gauge("pbkv_worker_steps_in_flight", "Steps that the gateway has on a worker", _GATEWAY, labels=("worker",))
+WORKER_TOKENS = _gauge(
+    "pbkv_worker_tokens_in_flight",
+    "Tokens that these were expected to compute and generate when placed",
+    _GATEWAY,
+    labels=("worker",),
+)
+WORKER_REACHABLE = _gauge("pbkv_worker_reachable", "0 while a worker does not answer the gateway", _GATEWAY, labels=("worker",))
+EVENTS_QUEUED = _gauge("pbkv_events_queued", "Workflow events that wait for the predictor", _GATEWAY, _OTEL)
+EVENTS_DROPPED = _counter("pbkv_events_dropped_total", "Workflow events that the predictor will never get", _GATEWAY, _OTEL)
+
+# --- worker: engine ---
+
+ENGINE_BATCHES = _counter("pbkv_engine_batches_total", "Forward passes of the model", _WORKER)
+RUNNING_STEPS = _gauge("pbkv_running_steps", "Steps that have been admitted to the cache", _WORKER)
+WAITING_STEPS = _gauge("pbkv_waiting_steps", "Steps in the worker's queue", _WORKER)
+WAITING_TOKENS = _gauge("pbkv_waiting_tokens", "Tokens of these steps, cached ones included", _WORKER)
+PREFILL_RATE = _gauge("pbkv_prefill_tokens_per_second", "Measured speed of prefill; 0 before the first", _WORKER)
+SCHEDULER_DECISIONS = _counter("pbkv_scheduler_decisions_total", "Decisions on sequences", _WORKER, labels=("reason",))
+
+# --- worker: cache ---
+
+CACHE_BLOCKS = _counter(
+    "pbkv_cache_blocks_total",
+    "Blocks evicted, demoted, loaded, dropped or prefetched, by reason code",
+    _WORKER,
+    labels=("reason",),
+)
+CACHE_NODES = _gauge("pbkv_cache_nodes", "Nodes of the prefix tree", _WORKER)
+TIER_CAPACITY_BYTES = _gauge("pbkv_tier_capacity_bytes", "Size of a tier", _WORKER, labels=("tier",))
+TIER_USED_BYTES = _gauge("pbkv_tier_used_bytes", "Blocks of a tier that are cached or in use", _WORKER, labels=("tier",))
+TIER_LOCKED_BYTES = _gauge("pbkv_tier_locked_bytes", "Blocks of a tier that running sequences use", _WORKER, labels=("tier",))
+TIER_READY_BYTES = _gauge(
+    "pbkv_tier_ready_bytes", "Blocks of a tier whose memory has been taken from the machine", _WORKER, labels=("tier",)
+)
+PINNED_BYTES = _gauge("pbkv_pinned_bytes", "Host memory that is pinned for copies to and from a GPU", _WORKER)
+DAMAGED_BLOCKS = _counter(
+    "pbkv_damaged_blocks_total", "Blocks of the host tier that did not pass their check when loaded", _WORKER
+)
+TRANSFER_BYTES = _counter("pbkv_transfer_bytes_total", "Bytes copied between tiers", _WORKER, labels=("source", "target"))
+TRANSFER_SECONDS = _counter(
+    "pbkv_transfer_seconds_total",
+    "Time for which these copies ran; bytes per second of it are the bandwidth",
+    _WORKER,
+    labels=("source", "target"),
+)
+TRANSFERS_IN_FLIGHT = _gauge("pbkv_transfers_in_flight", "Copies between tiers that are not done", _WORKER)
+
+# --- worker: guard. What the cache had, beside what LRU and the policy alone would have had ---
+
+GUARD_LRU_ACTIVE = _gauge("pbkv_guard_lru_active", "1 while the policy costs more than LRU, so that LRU evicts", _WORKER)
+GUARD_SWITCHES = _counter("pbkv_guard_switches_total", "Changes from the policy to LRU, and back", _WORKER)
+GUARD_PROMPT_TOKENS = _counter("pbkv_guard_prompt_tokens_total", "Prompt tokens of the steps that were compared", _WORKER)
+GUARD_HIT_TOKENS = _counter(
+    "pbkv_guard_hit_tokens_total",
+    "Of these, found in any tier by the cache, and by LRU or the policy alone, had either evicted from the start",
+    _WORKER,
+    labels=("order",),
+)
+GUARD_GPU_HIT_TOKENS = _counter("pbkv_guard_gpu_hit_tokens_total", "The same, found on the GPU", _WORKER, labels=("order",))
+GUARD_EVICTED_BLOCKS = _counter(
+    "pbkv_guard_evicted_blocks_total", "Blocks that left the GPU, by whose order", _WORKER, labels=("order",)
+)
+GUARD_SAVED_SECONDS = _gauge(
+    "pbkv_guard_saved_seconds", "Prefill and loads that LRU alone would have cost more since the start; below 0: less", _WORKER
+)
+
+# --- worker: prediction ---
+
+FORECASTS_APPLIED = _counter("pbkv_forecasts_applied_total", "Forecasts that changed a workflow of this worker", _WORKER)
+FORECAST_AGE_SECONDS = _gauge("pbkv_forecast_age_seconds", "Since the latest forecast that has arrived was made", _WORKER)
+ACCESS_LOGS = _counter(
+    "pbkv_access_logs_total", "Access logs of ended workflows: sent, dropped, refused", _WORKER, labels=("outcome",)
+)
+MODEL_UPDATES = _counter("pbkv_model_updates_total", "Updates of the access models that were applied", _WORKER)
+
+# --- predictor ---
+
+PREDICTOR_EVENTS = _counter(
+    "pbkv_predictor_events_total", "Workflow events: accepted, ignored", _PREDICTOR, labels=("outcome",)
+)
+FORECASTS_MADE = _counter("pbkv_forecasts_made_total", "Forecasts made for the broadcast", _PREDICTOR)
+SUBSCRIBERS = _gauge("pbkv_forecast_subscribers", "Open subscriptions to the broadcast", _PREDICTOR)
+SUBSCRIBERS_BEHIND = _counter(
+    "pbkv_forecast_subscribers_behind_total", "Times that a subscriber was too slow for its queue", _PREDICTOR
+)
+FORECASTS_SCORED = _counter(
+    "pbkv_forecasts_scored_total", "Forecasts of a next step, or the end, compared with what came", _PREDICTOR
+)
+FORECASTS_CORRECT = _counter("pbkv_forecasts_correct_total", "Of these, those whose likeliest outcome came", _PREDICTOR)
+CALIBRATION_SCORED = _counter(
+    "pbkv_forecast_calibration_scored_total",
+    "The same forecasts by the probability of their likeliest outcome, up to the label",
+    _PREDICTOR,
+    labels=("probability",),
+)
+CALIBRATION_CORRECT = _counter(
+    "pbkv_forecast_calibration_correct_total",
+    "Of these, those whose likeliest outcome came",
+    _PREDICTOR,
+    labels=("probability",),
+)
+CONFIDENCE = _counter(
+    "pbkv_forecast_confidence_total", "Sum of the probabilities of the likeliest outcomes: as many should have come", _PREDICTOR
+)
+WORKLOAD_ACCURACY = _gauge(
+    "pbkv_workload_forecast_accuracy_ratio",
+    "Share of a workload's latest forecasts whose likeliest outcome came",
+    _PREDICTOR,
+    labels=("workload",),
+)
+WORKLOAD_PREDICTABILITY = _gauge(
+    "pbkv_workload_predictability_ratio",
+    "How much a step's agent tells of the next one, 0 to 1",
+    _PREDICTOR,
+    labels=("workload",),
+)
+LEARNT_LOGS = _counter(
+    "pbkv_predictor_access_logs_total", "Access logs: learnt, refused, dropped", _PREDICTOR, labels=("outcome",)
+)
+
+# --- host store ---
+
+ARENA_CAPACITY_BYTES = _gauge("pbkv_arena_capacity_bytes", "Size of the node's arena", _HOST_STORE)
+ARENA_REGION_BYTES = _gauge("pbkv_arena_region_bytes", "Region of a worker in the arena", _HOST_STORE, labels=("worker",))
+ARENA_TAKEN_BYTES = _gauge("pbkv_arena_taken_bytes", "Memory of the arena that has been taken from the machine", _HOST_STORE)
+
+# --- receiver of spans ---
+
+OTEL_NOTICES = _counter(
+    "pbkv_otel_notices_total", "Spans, steps and workflows that were dropped or not understood", _OTEL, labels=("reason",)
+)
+
+ALL: tuple[Metric, ...] = tuple(_METRICS)

@@ -1,0 +1,118 @@
+"""The HTTP server for metrics and spans, under bad and hostile input."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+import pytest
+
+from pbkv_cluster.core.errors import StartupError, Unavailable
+from pbkv_cluster.rpc.http_server import HttpAnswer, HttpServer, Route, plain
+from tests.polling import eventually
+
+HOST = "127.0.0.1"
+
+
+async def echo(headers: Mapping[str, str], body: bytes) -> HttpAnswer:
+    return plain(200, f"{headers.get('x', '')} {body.decode()}")
+
+
+async def away(headers: Mapping[str, str], body: bytes) -> HttpAnswer:
+    raise Unavailable("Redis is away")
+
+
+async def defect(headers: Mapping[str, str], body: bytes) -> HttpAnswer:
+    raise ZeroDivisionError
+
+
+ROUTES = {
+    "/get": Route("GET", echo),
+    "/post": Route("POST", echo, 1000),
+    "/away": Route("GET", away),
+    "/bug": Route("GET", defect),
+}
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[HttpServer]:
+    running = HttpServer(ROUTES, max_connections=8)
+    await running.start(HOST, 0)
+    yield running
+    await running.stop()
+
+
+async def send(server: HttpServer, request: bytes) -> bytes:
+    """Sends bytes on a connection of its own, and reads until it is closed."""
+    reader, writer = await asyncio.open_connection(HOST, int(server.address.rpartition(":")[2]))
+    try:
+        writer.write(request)
+        await writer.drain()
+        return await asyncio.wait_for(reader.read(), 20)
+    except ConnectionResetError:  # it was refused while we were still sending
+        return b""
+    finally:
+        writer.close()
+
+
+def status(answer: bytes) -> int:
+    return int(answer.split(maxsplit=2)[1])
+
+
+async def test_a_request_is_answered(server: HttpServer) -> None:
+    got = await send(server, b"GET /get?a=b HTTP/1.1\r\nHost: x\r\nX: y\r\nConnection: close\r\n\r\n")
+    assert status(got) == 200
+    assert got.endswith(b"\r\n\r\ny ")
+    posted = await send(server, b"POST /post HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi")
+    assert posted.endswith(b" hi")
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 TLS\r\n\r\n", 400),
+        (b"GET /get\r\n\r\n", 400),
+        (b"GET /get HTTP/1.1\r\n\r\n", 400),  # without a host
+        (b"GET /get HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400),
+        (b"GET /get HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"GET /get HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"GET /get HTTP/1.1\r\nHost: x\r\nBad Header\r\n\r\n", 400),
+        (b"GET /get HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (b"GET /get HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
+        (b"GET /get HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 100_000 + b"\r\n\r\n", 431),
+        (b"GET /../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"GET /get/ HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"GET http://elsewhere/get HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"DELETE /get HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        (b"GET /post HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        (b"GET /get HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx", 413),
+        (b"POST /post HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\n" + b"x" * 2000, 413),
+        (b"GET /away HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 503),
+        (b"GET /bug HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 500),
+    ],
+)
+async def test_a_bad_request_gets_an_error_and_disturbs_no_other(server: HttpServer, request_: bytes, expected: int) -> None:
+    assert status(await send(server, request_)) == expected
+    assert status(await send(server, b"GET /get HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")) == 200
+
+
+async def test_connections_are_bounded_and_a_silent_one_holds_up_nobody(server: HttpServer) -> None:
+    port = int(server.address.rpartition(":")[2])
+    silent = [await asyncio.open_connection(HOST, port) for _ in range(8)]
+    try:
+        refused = await send(server, b"GET /get HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert refused == b"" or status(refused) == 503  # empty: the connection was reset before the answer was read
+        silent.pop()[1].close()
+        request = b"GET /get HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+        async def served() -> bool:
+            return (await send(server, request)).startswith(b"HTTP/1.1 200 ")
+
+        await eventually(served)  # when the server has seen the end of the one that was closed
+    finally:
+        for _, writer in silent:
+            writer.close()
+
+
+async def test_a_port_in_use_is_a_clear_error(server: HttpServer) -> None:
+    with pytest.raises(StartupError, match="cannot listen"):
+        await HttpServer(ROUTES).start(HOST, int(server.address.rpartition(":")[2]))
