@@ -102,7 +102,8 @@ def run_unit(job: Job, workload: str, seed: int, file: RowFile) -> None:
     mix = Mix(job.scene.workflows, job.scene.concurrency, job.scene.think_scale)
     tokens = TokenSource(make_workload([trace], mix, seed))
     known = [row for key, row in rows.items() if (key.workload, key.seed) == (workload, seed) and key.policy not in job.again]
-    comparison = Comparison(tokens, setup, job.scene.host_ratio, known=known)
+    sized = [row for row in file.sized(job.scene) if (row.workload, row.seed) == (workload, seed)]
+    comparison = Comparison(tokens, setup, job.scene.host_ratio, known=known, sized=sized)
     trained: Setup | None = None
     started = set[Key]()
     while missing := [each for each in job.missing(workload, seed, rows) if each[0] not in started]:

@@ -42,6 +42,9 @@ def _ours(line: Pooled, scene: Scene, what: str) -> Iterator[Figure]:
     if line.recomputed is not None:
         goal = _RECOMPUTED.get(scene.host_ratio, {}).get(at) if trained else None
         yield Figure(f"{what}: recomputed tokens over LRU's", line.recomputed, "x", at_most=goal)
+    for which, found in (("best", line.recomputed_best), ("worst", line.recomputed_worst)):
+        if found is not None:
+            yield Figure(f"{what}: recomputed tokens over LRU's, {which} workload, {found[1]}", found[0], "x")
     if line.gap_closed is not None:
         goal = _GAP if trained and scene.host_ratio else None
         yield Figure(f"{what}: gap in recomputed tokens closed", line.gap_closed, "", at_least=goal)

@@ -25,6 +25,8 @@ class Pooled(NamedTuple):
     pressure: float
     cells: int
     recomputed: float | None  # tokens over LRU's; None if LRU recomputes nothing
+    recomputed_best: tuple[float, str] | None  # the lowest such ratio of a workload, its seeds together, and its name
+    recomputed_worst: tuple[float, str] | None  # the highest
     gap_closed: float | None  # of what LRU recomputes beyond the bound, share that is saved; None if LRU is the bound
     worst_any: float  # hits in any tier over LRU's: the lowest mean ratio of a workload over its seeds
     worst_workload: str
@@ -54,11 +56,16 @@ def pool(found: Sequence[Cell]) -> Pooled | None:
         return None
     row = found[0].row
     worst_any, worst_workload = min((ratio, name) for name, ratio in _by_workload(found, "hit_any"))
+    recomputed = [
+        (ratio, name) for name, own in _workloads(found) if (ratio := _ratio_of_sums(own, "recomputed_tokens")) is not None
+    ]
     return Pooled(
         policy=row.policy,
         pressure=row.pressure,
         cells=len(found),
         recomputed=_ratio_of_sums(found, "recomputed_tokens"),
+        recomputed_best=min(recomputed, default=None),
+        recomputed_worst=max(recomputed, default=None),
         gap_closed=_gap_closed(found),
         worst_any=worst_any,
         worst_workload=worst_workload,
@@ -78,8 +85,13 @@ def mean_ratio(found: Sequence[Cell], figure: str) -> float:
 
 def _by_workload(found: Sequence[Cell], figure: str) -> Iterator[tuple[str, float]]:
     """For each workload, by name, the mean over its seeds of a figure divided by LRU's."""
+    for workload, own in _workloads(found):
+        yield workload, mean_ratio(own, figure)
+
+
+def _workloads(found: Sequence[Cell]) -> Iterator[tuple[str, list[Cell]]]:
     for workload in sorted({cell.row.workload for cell in found}):
-        yield workload, mean_ratio([cell for cell in found if cell.row.workload == workload], figure)
+        yield workload, [cell for cell in found if cell.row.workload == workload]
 
 
 def _ratio_of_sums(found: Sequence[Cell], figure: str) -> float | None:

@@ -6,7 +6,7 @@ Each run appends its row. Of two rows of the same run the later one counts, so r
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,6 +75,12 @@ class RowFile:
             if own == scene:
                 found[key_of(row, disturbed)] = row
         return found
+
+    def sized(self, scene: Scene) -> list[Row]:
+        """LRU's rows of the scene, whatever the host ratio: they tell which capacities give which pressure."""
+        ratios = {float(json.loads(line)["scene"]["host_ratio"]) for _, line in self._lines()}
+        alike = (replace(scene, host_ratio=ratio) for ratio in sorted(ratios))
+        return [row for each in alike for row in self.rows(each).values() if row.policy == BASELINE]
 
     def append(self, scene: Scene, disturbed: str, row: Row) -> None:
         entry: dict[str, Any] = {"scene": asdict(scene), "disturbed": key_of(row, disturbed).disturbed, "row": row.to_json()}

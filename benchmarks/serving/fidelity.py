@@ -108,7 +108,7 @@ async def _replayed(config: Config, workflows: Sequence[TraceWorkflow]) -> Outco
 
 
 def _simulated(config: Config, workflows: Sequence[TraceWorkflow], cost: CostModel) -> Outcome:
-    workload = Workload("fidelity", tuple(arrival_of(workflow) for workflow in workflows), _CONCURRENCY)
+    workload = Workload("fidelity", tuple(arrival_of(workflow, _TIME_SCALE) for workflow in workflows), _CONCURRENCY)
     setup = Setup(
         config.engine.gpu_blocks,
         config.engine.host_blocks,
@@ -126,9 +126,9 @@ def _simulated(config: Config, workflows: Sequence[TraceWorkflow], cost: CostMod
     return Outcome(result.meter, result.ttft.mean, result.latency.mean + paused)
 
 
-def arrival_of(workflow: TraceWorkflow) -> Arrival:
-    """The workflow with the pauses and tool calls of a replay."""
-    pauses = tuple(step.pause_s * _TIME_SCALE for step in workflow.steps)
+def arrival_of(workflow: TraceWorkflow, time_scale: float) -> Arrival:
+    """The workflow with the pauses and tool calls of a replay whose pauses are scaled."""
+    pauses = tuple(step.pause_s * time_scale for step in workflow.steps)
     calls = tuple(ToolCall(step.tool or UNNAMED) for step in workflow.steps[:-1])
     return Arrival(workflow.id, workflow, pauses, tool_calls=calls)
 

@@ -14,7 +14,7 @@ def outcome(gpu: int, host: int, seconds: float = 1.0) -> Outcome:
 
 def test_a_workflow_has_the_pauses_and_tool_calls_of_its_replay() -> None:
     workflow = next(each for each in generate(20) if any(step.tool for step in each.steps[:-1]))
-    found = arrival_of(workflow)
+    found = arrival_of(workflow, 0.05)
     assert len(found.tool_calls) == len(workflow.steps) - 1
     for step, call, pause in zip(workflow.steps, found.tool_calls, found.pauses, strict=False):
         assert call.tool == step.tool or not step.tool

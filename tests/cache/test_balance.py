@@ -1,5 +1,7 @@
 """What a step costs, and when the guard is sure that one of two policies costs more."""
 
+import itertools
+import math
 import random
 from collections.abc import Mapping
 from math import inf
@@ -44,6 +46,21 @@ def test_one_large_loss_does_not_tell(loss: float, others: list[float]) -> None:
     assert not balance.add(loss)
     assert balance.excess == 1.0
     assert not any(balance.add(1e-3 * loss * each) for each in others)
+
+
+def test_many_small_losses_show_behind_a_few_large_differences() -> None:
+    balance, large = Balance(2.5, 1000), itertools.cycle((30.0, -30.0))
+    differences = [next(large) if number % 10 == 5 else 1.0 for number in range(60)]
+    assert any(balance.add(each) for each in differences)
+    assert sum(differences) < 2.5 * math.sqrt(sum(each * each for each in differences)), "their sum alone does not tell"
+
+
+@given(loss=st.floats(0.1, 10.0), gain=st.floats(12.0, 1000.0))
+def test_a_policy_that_often_loses_little_and_now_and_then_gains_much_is_kept(loss: float, gain: float) -> None:
+    balance = Balance(2.5, 1000)
+    for _ in range(50):
+        assert not balance.add(-gain * loss)
+        assert not any(balance.add(loss) for _ in range(10))
 
 
 def test_policies_that_cost_the_same_are_hardly_ever_switched() -> None:

@@ -29,7 +29,7 @@ def found(winner: float, held_out: float) -> Tuning:
     best: Values = {"cache.policy": "pbkv-paper", "cache.gamma": 0.5, "predictor.horizon": 2}
     cell = CellName("tiny", 0.5, 0.51, 64)
     trials = Trial(present, (1.0,)), Trial(best, (winner,))
-    return Tuning(Objective.HIT, (cell,), trials, (cell,), Trial(present, (1.0,)), Trial(best, (held_out,)))
+    return Tuning(Objective.TOKENS, (cell,), trials, (cell,), Trial(present, (1.0,)), Trial(best, (held_out,)))
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, result: Tuning | BaseException) -> None:

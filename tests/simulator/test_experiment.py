@@ -72,6 +72,15 @@ def test_without_an_oracle_no_gap_is_known() -> None:
     assert row.hit_any > row.hit_gpu
 
 
+def test_rows_of_another_host_ratio_tell_the_capacity() -> None:
+    tokens, runs = source(24), list[int]()
+    other = Comparison(tokens, Setup(0), 1.0).row("lru", 0.8)
+    told = Comparison(tokens, Setup(0), 0.3, on_run=lambda: runs.append(1), sized=[other]).row("lru", 0.8)
+    assert len(runs) == 1, "no search"
+    assert told == Comparison(tokens, Setup(0), 0.3).row("lru", 0.8)
+    assert told.host_blocks < other.host_blocks
+
+
 def test_the_bound_is_that_of_the_total_memory() -> None:
     plan = Plan(("lru", "oracle", "retired-lru"), (0.8,), host_ratio=0.3, mix=SMALL)
     lru, oracle, other = compare([trace(24)], plan, Setup(0))

@@ -1,6 +1,7 @@
 """The search for settings finds those that matter, and rejects those that suit only the tasks that were searched on."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from pbkv_cluster.simulator.engine.simulation import Setup
 from pbkv_cluster.simulator.traces.files import Trace
 from pbkv_cluster.simulator.traces.split import part_of
 from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep, TraceWorkflow
+from pbkv_cluster.simulator.tuning.bench import Bench
 from pbkv_cluster.simulator.tuning.knobs import Choice, all_knobs, knobs_of, spread, values_of, with_values
 from pbkv_cluster.simulator.tuning.objective import Objective
 from pbkv_cluster.simulator.tuning.plan import TuningPlan
@@ -93,6 +95,24 @@ def test_policies_and_cells_share_a_budget() -> None:
     assert {trial.values["cache.policy"] for trial in found.trials} == set(wanted.policies)
     reach = [len(trial.scores) for trial in found.trials]
     assert reach == sorted(reach, reverse=True)
+
+
+def test_with_a_host_tier_the_fewer_tokens_are_recomputed_the_better() -> None:
+    draws = random.Random(3)
+    trace = Trace("made", tuple(popular(f"w{number}", draws, 1.0, 16) for number in range(80)))
+    wanted = plan(host_ratio=1.0, pressures=(0.3,))
+    bench = Bench(FORGETFUL, Setup(0), (), wanted, lambda runs: None)
+    [cell] = bench.cells([trace], [80])
+    rows = []
+    for half_life in (0.5, 5.0, 50.0):
+        values = {"cache.policy": "lfu", "cache.lfu_half_life_s": half_life}
+        setup = replace(Setup(0), cache=with_values(FORGETFUL, values).cache)
+        row = cell.comparison.row("lfu", 0.3, setup)
+        rows.append((row.recomputed_tokens, row.hit_gpu, bench.trial(values, [cell]).score))
+    recomputed, gpu, scores = zip(*rows, strict=True)
+    assert len(set(recomputed)) == len(set(scores)) == 3
+    assert len(set(gpu)) < 3, "the GPU's hits do not tell them apart"
+    assert sorted(scores, reverse=True) == [score for _, score in sorted(zip(recomputed, scores, strict=True))]
 
 
 def test_latency_can_be_the_objective() -> None:

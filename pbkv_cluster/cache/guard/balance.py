@@ -9,9 +9,31 @@ probability of at most exp(-z^2 / 2), however the differences are distributed (d
 inequalities for martingales and ratios, Annals of Probability 27(1), 1999). No number of steps has to pass first: the first k
 differences together give at most sqrt(k). And the way back is the same test with the sign reversed, so that two policies that
 cost about the same are not switched back and forth.
+
+A few long prompts can make up nearly all of the spread, and hide that step after step costs more. The bound holds for any odd
+function of the differences as well, so their square roots, with the same signs, are put to the same test: that one is sooner sure
+of many losses, the other of large ones. It alone could turn away from a policy that often loses little and now and then gains
+much, so it counts only while the differences themselves have the same sum's sign.
 """
 
 import math
+
+
+class _Statistic:
+    """T of one series."""
+
+    def __init__(self, factor: float) -> None:
+        self._factor = factor
+        self._squares = 0.0
+        self.sum = 0.0
+
+    def add(self, value: float) -> None:
+        self.sum = self._factor * self.sum + value
+        self._squares = self._factor**2 * self._squares + value * value
+
+    @property
+    def t(self) -> float:
+        return self.sum / math.sqrt(self._squares) if self._squares else 0.0
 
 
 class Balance:
@@ -24,23 +46,23 @@ class Balance:
         """
         self._confidence = confidence
         self._factor = 1 - 1 / steps
-        self._sum = self._squares = 0.0
-        self.lru_active = False  # the cache should evict by LRU
+        self.restart(lru_active=False)
 
     def restart(self, lru_active: bool) -> None:
         """Forgets all steps."""
-        self._sum = self._squares = 0.0
-        self.lru_active = lru_active
+        self._differences, self._roots = _Statistic(self._factor), _Statistic(self._factor)
+        self.lru_active = lru_active  # the cache should evict by LRU
 
     @property
     def excess(self) -> float:
         """T: by how many standard deviations the policy costs more than LRU; below 0: less."""
-        return self._sum / math.sqrt(self._squares) if self._squares else 0.0
+        by_sum, by_roots = self._differences.t, self._roots.t
+        return max(by_sum, by_roots, key=abs) if by_sum * by_roots > 0 else by_sum
 
     def add(self, difference: float) -> bool:
         """Counts a step, by how much more the policy cost than LRU, in any unit. True if that changes `lru_active`."""
-        self._sum = self._factor * self._sum + difference
-        self._squares = self._factor**2 * self._squares + difference * difference
+        self._differences.add(difference)
+        self._roots.add(math.copysign(math.sqrt(abs(difference)), difference))
         excess = self.excess
         changed = excess < -self._confidence if self.lru_active else excess > self._confidence
         self.lru_active ^= changed

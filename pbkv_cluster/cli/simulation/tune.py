@@ -37,8 +37,9 @@ def tune(
         ),
     ] = None,
     objective: Annotated[
-        Objective, typer.Option(help="What to improve over LRU: GPU hit rate, or mean latency of a workflow.")
-    ] = Objective.HIT,
+        Objective,
+        typer.Option(help="What to improve over LRU: tokens that any tier delivers, or mean latency of a workflow."),
+    ] = Objective.TOKENS,
     pressure: Annotated[
         str, typer.Option(metavar="P,Q", help="GPU capacities, as shares of an infinite cache's hits that LRU gets with them.")
     ] = ".45,.65",

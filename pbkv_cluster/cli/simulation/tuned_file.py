@@ -40,7 +40,7 @@ def summary(found: "Tuning", config: Config) -> Iterator[str]:
     """The outcome of the search, in a few lines."""
     present = found.held_out_present
     what = {
-        "hit": "GPU hits over LRU's",
+        "tokens": "Tokens that any tier delivered, over LRU's",
         "latency": "LRU's workflow latency over this",
     }[found.objective.value]
     runs = sum(len(trial.scores) for trial in found.trials)

@@ -31,6 +31,7 @@ class Comparison:
         host_ratio: float = 0.0,
         on_run: Callable[[], None] = lambda: None,
         known: Iterable[Row] = (),
+        sized: Iterable[Row] = (),
     ) -> None:
         """Args:
         tokens: the workload.
@@ -38,6 +39,8 @@ class Comparison:
         host_ratio: host blocks per GPU block.
         on_run: called after each run.
         known: rows of an earlier comparison of the same workload, seed and host ratio, which are not made again.
+        sized: LRU's rows of the same workload and seed with any host ratio. Pressure is that of the GPU alone, so they tell
+            which capacities give it.
         """
         self._tokens = tokens
         self._setup = setup
@@ -47,9 +50,10 @@ class Comparison:
         self._bases: dict[float, _Base] = {}
         self._references: dict[tuple[str, int], SimulationResult] = {}  # by LRU or the oracle, and blocks
         self._rows: dict[tuple[str, int], Row] = {}  # likewise: pressures can share a capacity
-        for row in known:
+        for row in (*sized, *known):
             if row.policy == BASELINE:
                 self._bases[row.pressure] = _Base(row.capacity_blocks, row.pressure_measured, row.hit_infinite)
+        for row in known:
             if row.policy in (BASELINE, BOUND):
                 self._rows[row.policy, row.capacity_blocks] = row
 

@@ -70,7 +70,7 @@ class Bench:
             for pressure in self._plan.pressures:
                 lru = comparison.row(BASELINE, pressure)
                 name = CellName(trace.name, pressure, lru.pressure_measured, lru.capacity_blocks)
-                if lru.hit_gpu:
+                if lru.hit_any:
                     found.setdefault((number, lru.capacity_blocks), Cell(name, comparison, lru))
         if not found:
             raise InvalidArgument("pressure", "LRU hits nothing at any: there is nothing to compare with")
@@ -92,7 +92,7 @@ class Bench:
     def _score(self, cell: Cell, row: Row) -> float:
         if self._plan.objective is Objective.LATENCY:
             return cell.lru.latency_mean_s / row.latency_mean_s
-        return row.hit_gpu / cell.lru.hit_gpu
+        return row.hit_any / cell.lru.hit_any
 
     def _setup_of(self, config: Config) -> Setup:
         setup = replace(self._setup, cache=config.cache, predictor=config.predictor)

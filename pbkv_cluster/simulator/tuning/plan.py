@@ -16,7 +16,7 @@ class TuningPlan:
     policies: tuple[str, ...]
     pressures: tuple[float, ...]
     budget: int = 40  # runs of candidates; runs that find capacities, and runs on held-out tasks, are not counted
-    objective: Objective = Objective.HIT
+    objective: Objective = Objective.TOKENS
     hold_out: float = 0.3  # share of the tasks on which the winner is tested
     train: float = 0.0  # share of the tasks on which predictor and access model are trained before all runs
     seed: int = 0
