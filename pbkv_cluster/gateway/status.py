@@ -15,7 +15,7 @@ from pbkv_cluster.gateway.routing.worker import Worker, WorkerReport
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.step.admission import Admission
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
-from pbkv_cluster.store.cluster_index import Directory, MemberEntry, ProblemsEntry
+from pbkv_cluster.store.cluster_index import Directory, MemberEntry, NodeStateEntry, ProblemsEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class ClusterStatus:
     decisions: Mapping[str, int]  # the gateway's, by reason code
     log_path: str  # file that this process writes its log to; empty: none
     members: tuple[MemberEntry, ...] = ()  # by name; empty: nobody watches them, or the index is not reachable
+    nodes: tuple[NodeStateEntry, ...] = ()  # by host; empty likewise
     problems: tuple[ProblemsEntry, ...] = ()  # of members that serve nevertheless, and what they count
 
 
@@ -76,6 +77,7 @@ class StatusReader:
             totals=deepcopy(self.meter),
             decisions={str(reason): count for reason, count in self.decisions.items()},
             members=await self._members(),
+            nodes=await self._nodes(),
             problems=await self._problems(),
             log_path=_log_path(),
         )
@@ -83,6 +85,12 @@ class StatusReader:
     async def _members(self) -> tuple[MemberEntry, ...]:
         try:
             return tuple(await self.directory.members())
+        except Unavailable:
+            return ()  # `index_reachable` tells
+
+    async def _nodes(self) -> tuple[NodeStateEntry, ...]:
+        try:
+            return tuple(await self.directory.node_states())
         except Unavailable:
             return ()  # `index_reachable` tells
 

@@ -23,8 +23,9 @@ from pbkv_cluster.cluster.frame.standby import Standby
 from pbkv_cluster.cluster.frame.supervisor import RunningMember, Supervisor
 
 ray.init("local", _node_ip_address="127.0.0.2", include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False)
-member = RunningMember(MemberSpec("gateway", None, None), launch("gateway"), "127.0.0.1:1", 1)
-standby = Standby([], None, ray.get_runtime_context().get_node_id())
+node = ray.get_runtime_context().get_node_id()
+member = RunningMember(MemberSpec("gateway", None, None, node), launch("gateway", node), "127.0.0.1:1", 1)
+standby = Standby([], None, node)
 supervisor = Supervisor([member], standby, lambda entries: print(entries[0].last_failure, flush=True))
 supervisor.start()
 threading.Event().wait()

@@ -5,9 +5,9 @@ nothing: workers announce themselves again (`IndexPublisher`), and readers get `
 
 Keys of one cluster, all under `pbkv:{cluster}:`
 
-    worker:{id}, node:{id}, service:{name}, member:{name}, problem:{member}, workflow:{id}
+    worker:{id}, node:{id}, service:{name}, member:{name}, problem:{member}, workflow:{id}, node-state:{id}, node-request:{id}
                                                             a directory entry as JSON, with a time to live
-    workers, nodes, services, members, problems, workflows  sorted sets of those ids by the time at which each expires
+    workers, nodes and so on                                sorted sets of those ids by the time at which each expires
     blocks:{worker}:{incarnation}                           hash of block key to tiers, with the worker's time to live
 """
 
@@ -17,6 +17,9 @@ from pbkv_cluster.store.cluster_index.directory import Directory, cluster_names
 from pbkv_cluster.store.cluster_index.entries import (
     MemberEntry,
     NodeEntry,
+    NodeRequest,
+    NodeState,
+    NodeStateEntry,
     ProblemsEntry,
     ServiceEntry,
     WorkerEntry,
@@ -32,6 +35,9 @@ __all__ = [
     "Match",
     "MemberEntry",
     "NodeEntry",
+    "NodeRequest",
+    "NodeState",
+    "NodeStateEntry",
     "ProblemsEntry",
     "RedisServer",
     "ServiceEntry",
