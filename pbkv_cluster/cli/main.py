@@ -9,6 +9,10 @@ import typer
 from pbkv_cluster import __version__
 from pbkv_cluster.cli.config import config_app
 from pbkv_cluster.cli.extras import extra_of
+from pbkv_cluster.cli.operation.attach import attach
+from pbkv_cluster.cli.operation.clusters import clusters
+from pbkv_cluster.cli.operation.down import down
+from pbkv_cluster.cli.operation.node import node_app
 from pbkv_cluster.cli.prediction.predictor import predictor_app
 from pbkv_cluster.cli.prediction.train import train
 from pbkv_cluster.cli.serving.cache import cache_app
@@ -35,8 +39,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, submit, status, replay, demo, simulate, tune, train, calibrate, otel, hints):
+for command in (serve, attach, down, clusters, submit, status, replay, demo, simulate, tune, train, calibrate, otel, hints):
     app.command()(command)
+app.add_typer(node_app)
 app.add_typer(predictor_app)
 app.add_typer(config_app)
 app.add_typer(cache_app)
