@@ -10,7 +10,11 @@ from pbkv_cluster import __version__
 from pbkv_cluster.cli.config import config_app
 from pbkv_cluster.cli.extras import extra_of
 from pbkv_cluster.cli.operation.agents import agents_app
+from pbkv_cluster.cli.operation.attach import attach
 from pbkv_cluster.cli.operation.cache import cache_app
+from pbkv_cluster.cli.operation.clusters import clusters
+from pbkv_cluster.cli.operation.down import down
+from pbkv_cluster.cli.operation.node import node_app
 from pbkv_cluster.cli.operation.workflows import workflows_app
 from pbkv_cluster.cli.prediction.predictor import predictor_app
 from pbkv_cluster.cli.prediction.train import train
@@ -37,9 +41,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, submit, status, replay, demo, simulate, tune, train, calibrate, otel, hints):
+for command in (serve, attach, down, clusters, submit, status, replay, demo, simulate, tune, train, calibrate, otel, hints):
     app.command()(command)
-for commands in (predictor_app, config_app, cache_app, workflows_app, agents_app):
+for commands in (predictor_app, config_app, cache_app, workflows_app, agents_app, node_app):
     app.add_typer(commands)
 
 

@@ -31,7 +31,7 @@ Assignments = Annotated[
     ),
 ]
 Endpoint = Annotated[str, typer.Option(metavar="HOST:PORT", help="Gateway of a running cluster.")]
-Workers = Annotated[int | None, typer.Option(help="GPU workers (cluster.workers).", show_default=False)]
+Workers = Annotated[int | None, typer.Option(help="Workers on each node (cluster.workers).", show_default=False)]
 Model = Annotated[
     str | None, typer.Option(metavar="PATH", help="Local directory or hub id of the model (model.path).", show_default=False)
 ]
@@ -41,6 +41,11 @@ Policy = Annotated[
 ]
 GpuBlocks = Annotated[
     int | None, typer.Option(help="Blocks of 16 tokens in a worker's GPU pool (engine.gpu_blocks).", show_default=False)
+]
+
+Cluster = Annotated[str, typer.Argument(metavar="NAME", help="Name of the cluster, if several run on this machine.")]
+ClusterProcess = Annotated[
+    int, typer.Option("--pid", min=0, help="Its process, if several clusters have the name.", show_default=False)
 ]
 
 PredictorAddress = Annotated[

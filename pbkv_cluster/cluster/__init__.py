@@ -7,8 +7,12 @@ A cluster starts through these files:
     startup/stages.py               tells the stages of the start, with their times
     startup/interrupts.py           SIGTERM as Ctrl-C, also while the cluster stops
     startup/state_dir.py            folder for a member's state, removed even after a kill
+    startup/run_record.py           what other commands know of this process, and which clusters run on this machine
+    startup/shutdown.py             ends a cluster from another process, and all that is left of it
+    startup/process_tree.py         the processes below another one
     startup/private_file.py         files that only their owner may read
     frame/ray_session.py            starts Ray on this machine, or joins a Ray cluster
+    frame/ray_nodes.py              the nodes of the Ray cluster, as Ray sees them
     frame/ray_processes.py          whether the Ray that was started here still runs
     frame/actor_group.py            the members as actors: launch, wait until ready, supervise, stop
     startup/acquaintance.py         waits until all members know each other
@@ -26,6 +30,11 @@ A cluster starts through these files:
     membership/head.py              tells Prometheus where all of these are, and how the members do
     membership/announcer.py         renews a member's directory entry
     membership/member_board.py      the directory's entries of all members, up or down
+    nodes/node_plan.py              what each node gets: a host store, workers
+    nodes/node_follower.py          starts members on nodes that join, ends those of nodes that are drained or lost
+    nodes/node.py                   one node: its members, and how far its drain is
+    nodes/node_requests.py          what operators ask of nodes
+    nodes/running_steps.py          whether the workers of a node still have steps
     membership/problem_report.py    tells the directory what does not work at a member that serves
     membership/problem_watch.py     prints what members have told there
 """

@@ -1,6 +1,8 @@
-"""A cluster that lives as long as the process that starts it: on Ray started here, or on a Ray cluster that it joins."""
+"""A cluster that lives as long as the process that starts it: on Ray started here, or on a Ray cluster that it joins.
 
-import functools
+In a Ray cluster it follows the nodes that join and leave.
+"""
+
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -10,19 +12,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from pbkv_cluster.cluster.frame import ray_session
+from pbkv_cluster.cluster.frame import ray_nodes, ray_session
 from pbkv_cluster.cluster.frame.member_thread import MemberThread
 from pbkv_cluster.cluster.frame.ray_messages import RayMessages
 from pbkv_cluster.cluster.frame.ray_processes import RayProcesses
 from pbkv_cluster.cluster.membership.head import Head
 from pbkv_cluster.cluster.membership.member import MakeMember, MemberContext
 from pbkv_cluster.cluster.membership.member_board import MemberBoard
-from pbkv_cluster.cluster.membership.members import GatewayMember, HostStoreMember, PredictorMember, WorkerMember
+from pbkv_cluster.cluster.membership.members import WORKER_PREFIX, GatewayMember, HostStoreMember, PredictorMember
 from pbkv_cluster.cluster.membership.problem_watch import ProblemWatch
+from pbkv_cluster.cluster.nodes.node_requests import NodeRequests
 from pbkv_cluster.cluster.startup import preflight
 from pbkv_cluster.cluster.startup.acquaintance import await_acquaintance
 from pbkv_cluster.cluster.startup.interrupts import Interrupts
 from pbkv_cluster.cluster.startup.private_file import write_private
+from pbkv_cluster.cluster.startup.run_record import RunRecord
 from pbkv_cluster.cluster.startup.stages import Stages
 from pbkv_cluster.cluster.startup.state_dir import StateDir
 from pbkv_cluster.cluster.startup.tier_sizes import tier_sizes
@@ -36,13 +40,13 @@ from pbkv_cluster.store.cluster_index.redis_server import free_port
 if TYPE_CHECKING:
     from pbkv_cluster.cluster.frame.actor_group import ActorGroup
     from pbkv_cluster.cluster.frame.supervisor import Supervisor
+    from pbkv_cluster.cluster.nodes.node_follower import NodeFollower
 
 log = logging.getLogger(__name__)
 
 _LOOPBACK = "127.0.0.1"
 _HEALTH_S = 1.0
 _STOP_HEAD_S = 5.0
-_WORKER_PREFIX = "worker-"
 
 
 class LocalCluster:
@@ -53,17 +57,21 @@ class LocalCluster:
         config: Config,
         edges: Mapping[str, MakeMember] | None = None,
         report: Callable[[str], None] = log.info,
+        record: RunRecord | None = None,
     ) -> None:
         """Args:
         config: of the cluster.
         edges: more members by name, from packages above this one; they run on this node.
-        report: takes a line for each stage of the start.
+        report: takes a line for each stage of the start, and for what happens to nodes later.
+        record: what other commands are to know of this process; None: nothing.
         """
+        self._record = record
         self._report = report
         self._config = config
         self._edges = dict(edges or {})
         self._stack = ExitStack()
         self._supervisor: Supervisor | None = None
+        self._follower: NodeFollower | None = None
         self._redis: RedisServer | None = None
         self._ray_processes: RayProcesses | None = None  # None: not started here
         self._ray_is_lost = False
@@ -148,6 +156,8 @@ class LocalCluster:
         ray_session.set_environment(self._config)
         state_dir = StateDir.create()
         self._stack.callback(state_dir.close)
+        if self._record is not None:
+            self._record = self._record.write(state_dir.path)
         self._stack.callback(self._messages.release)
         # Ray first: in a Ray cluster that is joined, it tells under which address the other nodes reach this one.
         self.dashboard_url = ray_session.start(self._config)
@@ -158,7 +168,7 @@ class LocalCluster:
         joined = bool(self._config.cluster.address)
         self._ray_processes = None if joined else RayProcesses()
         host = self._config.cluster.host or ("" if joined else _LOOPBACK)
-        here = host or ray_session.this_node_address()
+        here = host or ray_nodes.this_node_address()
         redis = self._redis = RedisServer.resolve(self._config.redis.url, host=here)
         self._stack.callback(redis.stop)
         self.redis_url = redis.url
@@ -168,34 +178,33 @@ class LocalCluster:
         preflight.check_name_is_free(self._config)  # again: starting Ray takes seconds
         stages.done("Redis found" if self._config.redis.url else "Redis started")
         self._launch(MemberContext(self._config, redis.url, host, "", str(state_dir.path)), stages)
+        if self._record is not None:
+            self._record = replace(self._record, gateway=self.gateway_address, redis_url=redis.url).write(state_dir.path)
 
     def _launch(self, context: MemberContext, stages: Stages) -> None:
         from pbkv_cluster.cluster.frame.actor_group import ActorGroup
         from pbkv_cluster.cluster.frame.actors import MemberSpec
         from pbkv_cluster.cluster.frame.standby import Standby
+        from pbkv_cluster.cluster.nodes.node import Node
+        from pbkv_cluster.cluster.nodes.node_follower import NodeFollower
+        from pbkv_cluster.cluster.nodes.node_plan import NodePlan
 
-        deadline = time.monotonic() + self._config.cluster.start_timeout_s
-        actors = ActorGroup(self._config.cluster.start_timeout_s)
-
-        def launch(name: str, make: MakeMember, gpus: float = 0, node_id: str | None = None) -> None:
-            actors.launch(MemberSpec(name, make, replace(context, name=name), gpus, node_id))
-
+        config = self._config
+        deadline = time.monotonic() + config.cluster.start_timeout_s
+        actors = ActorGroup(config.cluster.start_timeout_s)
         self._stack.callback(self._stop_members, actors)
-        gpus = ray_session.gpus_per_worker(self._config)
+        nodes = ray_nodes.living()
+        plan = NodePlan(context, nodes)
         # Members that keep their address as long as the cluster runs, or their state in a file, stay on this node.
-        this_node = ray_session.this_node_id()
+        this_node = ray_nodes.this_node_id()
         here: dict[str, MakeMember] = {PREDICTOR: PredictorMember, **self._edges, GATEWAY: GatewayMember}
         for name, make in here.items():
-            launch(name, make, node_id=this_node)
-        nodes = ray_session.node_ids()
-        host_store = functools.partial(HostStoreMember, workers=-(-self._config.cluster.workers // len(nodes)))
-        for number, node in enumerate(nodes):
-            launch(f"host-store-{number}", host_store, node_id=node)
-        for number in range(self._config.cluster.workers):
-            name = f"{_WORKER_PREFIX}{number}"
-            launch(name, functools.partial(WorkerMember, worker_id=name), gpus)
+            actors.launch(MemberSpec(name, make, context, this_node))
+        placed = [(Node.placed(node, specs), specs) for node in nodes for specs in [plan.members_of(node)]]
+        for spec in [spec for _, specs in placed for spec in specs]:
+            actors.launch(spec)
         actors.await_ready(lambda name: stages.done(f"{name} ready"))
-        board = MemberBoard(self.redis_url, self.name, self._config.redis.lease_s)
+        board = MemberBoard(self.redis_url, self.name, config.redis.lease_s)
         self._stack.callback(board.stop)
         board.start()
         standby = Standby([*here.values(), HostStoreMember], context, this_node)
@@ -205,12 +214,18 @@ class LocalCluster:
         if self._config.metrics.enabled:
             self._start_head(context, self._supervisor)
         self.gateway_address = self.addresses[GATEWAY]
-        await_acquaintance(self.gateway_address, self._config.cluster.workers, deadline - time.monotonic())
-        for line in tier_sizes(self._config, self.redis_url):
+        workers = sum(map(plan.workers_of, nodes))
+        await_acquaintance(self.gateway_address, workers, deadline - time.monotonic())
+        for line in tier_sizes(config, self.redis_url):
             self._report(line)
+        requests = NodeRequests(self.redis_url, self.name, config.redis.lease_s)
+        known, drain_s = [node for node, _ in placed], config.cluster.drain_timeout_s
+        self._follower = NodeFollower(plan, self._supervisor, known, drain_s, requests.take, board.show_nodes, self._report)
+        self._stack.callback(self._follower.stop)
+        self._follower.start()
 
     def _start_head(self, context: MemberContext, supervisor: "Supervisor") -> None:
-        here = replace(context, host=context.host or ray_session.this_node_address(), node_id=ray_session.this_node_id())
+        here = replace(context, host=context.host or ray_nodes.this_node_address(), node_id=ray_nodes.this_node_id())
         head = MemberThread(
             lambda: Head(here, supervisor.entries, supervisor.standby_pid),
             lambda error: self._report(f"problem: Prometheus cannot find the members any more: {error}"),
@@ -246,8 +261,10 @@ class LocalCluster:
         if self._supervisor is None:
             return
         self._supervisor.check_alive()
+        if self._follower is not None:
+            self._follower.check_alive()
         limit_s = self._config.cluster.start_timeout_s
-        workers = [name for name in self.addresses if name.startswith(_WORKER_PREFIX)]
+        workers = [name for name in self.addresses if name.startswith(WORKER_PREFIX)]
         for what, names in (("the gateway", [GATEWAY]), ("every worker", workers)):
             down_s = min(map(self._supervisor.down_s, names), default=0.0)
             if down_s > limit_s:

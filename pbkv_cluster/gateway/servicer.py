@@ -119,6 +119,12 @@ def _status_response(status: ClusterStatus) -> workflow_pb2.GetClusterStatusResp
             )
             for member in status.members
         ],
+        nodes=[
+            workflow_pb2.GetClusterStatusResponse.Node(
+                node_id=node.node_id, host=node.host, state=node.state, reason=node.reason
+            )
+            for node in status.nodes
+        ],
         problems=[
             workflow_pb2.GetClusterStatusResponse.Problem(member=entry.member, problem=problem)
             for entry in status.problems

@@ -17,7 +17,7 @@ from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.step.admission import Admission
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
 from pbkv_cluster.rpc.services import DISCOVERY_PATH, HEAD
-from pbkv_cluster.store.cluster_index import Directory, MemberEntry, ProblemsEntry
+from pbkv_cluster.store.cluster_index import Directory, MemberEntry, NodeStateEntry, ProblemsEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class ClusterStatus:
     log_path: str  # file that this process writes its log to; empty: none
     discovery_url: str = ""  # where Prometheus finds the metrics of all members; empty: nowhere
     members: tuple[MemberEntry, ...] = ()  # by name; empty: nobody watches them, or the index is not reachable
+    nodes: tuple[NodeStateEntry, ...] = ()  # by host; empty likewise
     problems: tuple[ProblemsEntry, ...] = ()  # of members that serve nevertheless, and what they count
 
 
@@ -80,6 +81,7 @@ class StatusReader:
             decisions={str(reason): count for reason, count in self.decisions.items()},
             discovery_url=await self._discovery_url(),
             members=await self._members(),
+            nodes=await self._nodes(),
             problems=await self._problems(),
             log_path=_log_path(),
         )
@@ -94,6 +96,12 @@ class StatusReader:
     async def _members(self) -> tuple[MemberEntry, ...]:
         try:
             return tuple(await self.directory.members())
+        except Unavailable:
+            return ()  # `index_reachable` tells
+
+    async def _nodes(self) -> tuple[NodeStateEntry, ...]:
+        try:
+            return tuple(await self.directory.node_states())
         except Unavailable:
             return ()  # `index_reachable` tells
 

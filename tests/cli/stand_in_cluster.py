@@ -18,7 +18,11 @@ class StandInCluster:
     running: ClassVar[int] = 0
 
     def __init__(
-        self, config: Config, edges: Mapping[str, Any] | None = None, report: Callable[[str], None] | None = None
+        self,
+        config: Config,
+        edges: Mapping[str, Any] | None = None,
+        report: Callable[[str], None] | None = None,
+        record: Any = None,
     ) -> None:
         self.config = config
         self.edges = dict(edges or {})

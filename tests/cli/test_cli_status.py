@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pbkv_cluster.cli.serving.status import degraded, guard_line, member_line, print_status, reasons_line, status_json
+from pbkv_cluster.cli.serving.status import (
+    degraded,
+    guard_line,
+    member_line,
+    nodes_line,
+    print_status,
+    reasons_line,
+    status_json,
+)
 from pbkv_cluster.rpc.v1 import store_pb2, workflow_pb2
 from tests.cli.conftest import Pbkv
 
@@ -166,3 +174,27 @@ def test_a_member_that_is_being_restarted_is_degraded() -> None:
 def test_a_cluster_without_workers_is_degraded() -> None:
     response = workflow_pb2.GetClusterStatusResponse(index_reachable=True, predictor_reachable=False)
     assert degraded(response) == ["the predictor is not reachable", "there is no worker"]
+
+
+def test_a_member_that_starts_for_the_first_time_is_degraded_until_it_serves() -> None:
+    response = workflow_pb2.GetClusterStatusResponse(index_reachable=True, predictor_reachable=True)
+    response.workers.add(worker_id="worker-0", reachable=True)
+    response.members.add(name="worker-1", restarts=0)
+    assert degraded(response) == ["worker-1 is being started"]
+    response.members[0].last_failure = "no memory"
+    assert degraded(response) == ["worker-1 is being started: no memory"]
+
+
+def test_nodes_are_shown_where_there_is_something_to_tell() -> None:
+    response = workflow_pb2.GetClusterStatusResponse()
+    assert nodes_line(response) == ""
+    response.nodes.add(node_id="n0", host="10.0.0.1", state="serving")
+    assert nodes_line(response) == ""
+    response.nodes.add(node_id="n1", host="10.0.0.2", state="drained", reason="new memory")
+    assert nodes_line(response) == "nodes: 10.0.0.1 serving, 10.0.0.2 drained (new memory)"
+    assert status_json(response)["nodes"][1] == {
+        "node_id": "n1",
+        "host": "10.0.0.2",
+        "state": "drained",
+        "reason": "new memory",
+    }

@@ -21,10 +21,14 @@ import ray
 from pbkv_cluster.cluster.frame.actors import MemberSpec, launch
 from pbkv_cluster.cluster.frame.standby import Standby
 from pbkv_cluster.cluster.frame.supervisor import RunningMember, Supervisor
+from pbkv_cluster.cluster.membership.member import MemberContext
+from pbkv_cluster.core.config import Config
 
 ray.init("local", _node_ip_address="127.0.0.2", include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False)
-member = RunningMember(MemberSpec("gateway", None, None), launch("gateway"), "127.0.0.1:1", 1)
-standby = Standby([], None, ray.get_runtime_context().get_node_id())
+node = ray.get_runtime_context().get_node_id()
+context = MemberContext(Config(), "", "127.0.0.2", node)
+member = RunningMember(MemberSpec("gateway", None, context, node), launch("gateway", node), "127.0.0.1:1", 1)
+standby = Standby([], None, node)
 supervisor = Supervisor([member], standby, lambda entries: print(entries[0].last_failure, flush=True))
 supervisor.start()
 threading.Event().wait()

@@ -13,9 +13,12 @@ from pbkv_cluster.cluster.frame import supervisor as module
 from pbkv_cluster.cluster.frame.actors import MemberSpec
 from pbkv_cluster.cluster.frame.standby import Standby
 from pbkv_cluster.cluster.frame.supervisor import RunningMember, Supervisor
+from pbkv_cluster.cluster.membership.member import MemberContext
+from pbkv_cluster.core.config import Config
 from tests.polling import wait_for
 
 SOON_S = 20.0
+CONTEXT = MemberContext(Config(), "", "", "")
 LOST = ray.exceptions.ActorUnavailableError("lost contact", None)
 DIED = ray.exceptions.ActorDiedError()
 
@@ -62,7 +65,7 @@ class Script:
         monkeypatch.setattr(module, "ray", scripted)
         monkeypatch.setattr(module, "launch", self._launch)
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
-        spec: Any = MemberSpec("gateway", None, None)  # type: ignore[arg-type]  # no member is made
+        spec: Any = MemberSpec("gateway", None, CONTEXT, "node")  # type: ignore[arg-type]  # no member is made
         self.supervisor = Supervisor([RunningMember(spec, self.actors[0], "127.0.0.1:1", 1)], self.standby, lambda _: None)
 
     def _wait(self, calls: Sequence[Future[Any]], timeout: float) -> tuple[list[Future[Any]], None]:
@@ -140,3 +143,34 @@ def test_a_member_that_failed_is_replaced_at_its_end_without_a_pause(script: Scr
     script.end("end", DIED)
     wait_for(lambda: len(script.actors) == 2, SOON_S)
     assert not actor.killed
+
+
+def test_a_member_that_is_added_starts_until_it_serves(script: Script) -> None:
+    spec: Any = MemberSpec("worker-7", None, CONTEXT, "node")  # type: ignore[arg-type]
+    script.supervisor.add([spec])
+    assert {entry.name: entry.up for entry in script.supervisor.entries()} == {"gateway": True, "worker-7": False}
+    first = script.end("serve", ("", "no memory", 2))
+    wait_for(lambda: first.killed, SOON_S)
+    script.end("end", DIED)
+    script.poll()
+    script.now += 100.0
+    wait_for(lambda: len(script.actors) == 3, SOON_S)
+    script.end("serve", ("127.0.0.1:3", "", 3))
+    assert script.supervisor.pids(SOON_S, lambda: None) == {"gateway": 1, "worker-7": 3}
+    assert [entry.restarts for entry in script.supervisor.entries()] == [0, 0]
+
+
+def test_a_member_that_is_removed_is_not_started_again(script: Script) -> None:
+    spec: Any = MemberSpec("worker-7", None, CONTEXT, "node")  # type: ignore[arg-type]
+    script.supervisor.add([spec])
+    script.end("serve", ("127.0.0.1:3", "", 3))
+    script.supervisor.pids(SOON_S, lambda: None)
+    (removed,) = script.supervisor.remove(["worker-7", "nobody"])
+    assert (removed.spec.name, removed.pid) == ("worker-7", 3)
+    script.end("failure", DIED)
+    script.poll()
+    script.now += 100.0
+    script.poll()
+    assert len(script.actors) == 2
+    assert script.supervisor.addresses() == {"gateway": "127.0.0.1:1"}
+    assert script.supervisor.down_s("worker-7") == 0.0

@@ -105,7 +105,7 @@ def test_with_a_host_tier_the_fewer_tokens_are_recomputed_the_better() -> None:
     [cell] = bench.cells([trace], [80])
     rows = []
     for half_life in (0.5, 5.0, 50.0):
-        values = {"cache.policy": "lfu", "cache.lfu_half_life_s": half_life}
+        values: dict[str, float | int | str] = {"cache.policy": "lfu", "cache.lfu_half_life_s": half_life}
         setup = replace(Setup(0), cache=with_values(FORGETFUL, values).cache)
         row = cell.comparison.row("lfu", 0.3, setup)
         rows.append((row.recomputed_tokens, row.hit_gpu, bench.trial(values, [cell]).score))

@@ -11,9 +11,9 @@ differences together give at most sqrt(k). And the way back is the same test wit
 cost about the same are not switched back and forth.
 
 A few long prompts can make up nearly all of the spread, and hide that step after step costs more. The bound holds for any odd
-function of the differences as well, so their square roots, with the same signs, are put to the same test: that one is sooner sure
-of many losses, the other of large ones. It alone could turn away from a policy that often loses little and now and then gains
-much, so it counts only while the differences themselves have the same sum's sign.
+function of the differences as well, so their square roots, with the same signs, are put to the same test: that one is sooner
+sure of many losses, the other of large ones. It alone could turn away from a policy that often loses little and now and then
+gains much, so it counts only while the differences themselves have the same sum's sign.
 """
 
 import math

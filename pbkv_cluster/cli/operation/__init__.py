@@ -1,1 +1,1 @@
-"""Commands for operators of a running cluster: its caches, its workflows and their agents."""
+"""Commands for operators: processes of clusters on this machine, a cluster's nodes, caches, workflows and agents."""

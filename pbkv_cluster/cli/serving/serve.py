@@ -1,10 +1,13 @@
 """`pbkv serve`: starts a cluster and serves until it is interrupted."""
 
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pbkv_cluster.cli.options import Assignments, ConfigFile, GpuBlocks, Model, Policy, Workers, load_settings
+from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.core.locations.urls import without_password
 
 if TYPE_CHECKING:
@@ -27,8 +30,11 @@ def serve(
     port: Annotated[
         int | None, typer.Option(help="Port that clients connect to; 0: any free port (gateway.port).", show_default=False)
     ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Serve in the background, also after this shell has ended; see attach, down.")
+    ] = False,
 ) -> None:
-    """Start a cluster and serve until Ctrl-C."""
+    """Start a cluster and serve until Ctrl-C, or with --detach until `pbkv down`."""
     settings = load_settings(
         config,
         assignments,
@@ -41,16 +47,47 @@ def serve(
             "gateway.port": port,
         },
     )
-    from pbkv_cluster.cluster.local import LocalCluster
+    if detach:
+        _detach(settings.config)
+    else:
+        typer.echo("starting the cluster; Ctrl-C stops it", err=True)
+        _serve(settings.config)
 
-    typer.echo("starting the cluster; Ctrl-C stops it", err=True)
-    with LocalCluster(settings.config, _edges(settings.config), lambda line: typer.echo(line, err=True)) as cluster:
+
+def _serve(config: "Config", log_path: str = "", on_ready: Callable[[], None] = lambda: None) -> None:
+    from pbkv_cluster.cluster.local import LocalCluster
+    from pbkv_cluster.cluster.startup.run_record import RunRecord
+
+    def report(line: str) -> None:
+        typer.echo(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}" if log_path else line, err=True)
+
+    record = RunRecord.of_this_process(config.cluster.name, log_path)
+    with LocalCluster(config, _edges(config), report, record) as cluster:
         try:
             print_addresses(cluster)
+            on_ready()
             cluster.wait()
         except KeyboardInterrupt:  # before `wait` handles it
             pass
-        typer.echo("stopping", err=True)
+        report("stopping")
+
+
+def _detach(config: "Config") -> None:
+    from pbkv_cluster.cli.operation.detached import detach
+    from pbkv_cluster.cli.operation.log_file import log_path
+    from pbkv_cluster.cluster.startup.run_record import running
+
+    name = config.cluster.name
+    if present := [each for each in running() if each.name == name]:
+        raise StartupError(f"cluster.name: a cluster {name!r} runs here already (process {present[0].pid}); see `pbkv attach`")
+    log = log_path(name)
+    detached = detach(log)
+    if detached is not None:  # in the process that serves
+        _serve(config, str(log), detached.ready)
+        return
+    typer.echo(f"log        {log}")
+    typer.echo(f"attach     pbkv attach {name}")
+    typer.echo(f"stop       pbkv down {name}")
 
 
 def print_addresses(cluster: "LocalCluster") -> None:

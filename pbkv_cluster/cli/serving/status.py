@@ -44,7 +44,7 @@ def degraded(response: "Status") -> list[str]:
     if not response.workers:
         problems.append("there is no worker")
     problems += [f"{worker.worker_id} is not reachable" for worker in response.workers if not worker.reachable]
-    problems += [f"{member.name} is being restarted: {member.last_failure}" for member in response.members if not member.up]
+    problems += [down_line(member) for member in response.members if not member.up]
     return problems + [f"{each.member}: {each.problem}" for each in response.problems]
 
 
@@ -84,6 +84,9 @@ def status_json(response: "Status") -> dict[str, Any]:
                 "last_failure": member.last_failure,
             }
             for member in response.members
+        ],
+        "nodes": [
+            {"node_id": node.node_id, "host": node.host, "state": node.state, "reason": node.reason} for node in response.nodes
         ],
         "degraded": degraded(response),
         "workers": [
@@ -168,6 +171,21 @@ def access_line(worker: "Status.Worker") -> str:
     return f"learnt from {learnt:,} workflows that have ended, by {updates:,} updates"
 
 
+def down_line(member: "Status.Member") -> str:
+    """What keeps a member from serving."""
+    if member.restarts:
+        return f"{member.name} is being restarted: {member.last_failure}"
+    return f"{member.name} is being started" + (f": {member.last_failure}" if member.last_failure else "")
+
+
+def nodes_line(response: "Status") -> str:
+    """What each node does; empty where there is one, which serves."""
+    if len(response.nodes) == 1 and response.nodes[0].state == "serving":
+        return ""
+    nodes = (f"{node.host} {node.state}" + (f" ({node.reason})" if node.reason else "") for node in response.nodes)
+    return f"nodes: {', '.join(nodes)}" if response.nodes else ""
+
+
 def member_line(member: "Status.Member") -> str:
     """How often a member has ended, and why it did last."""
     state = "" if member.up else " and is not back"
@@ -192,6 +210,8 @@ def print_status(response: "Status", console: "Console") -> None:
         f"predictor {up[response.predictor_reachable]}, index {up[response.index_reachable]}, "
         f"{response.open_workflows} open workflows, {response.running_steps} running steps"
     )
+    if line := nodes_line(response):
+        console.print(Text(line))
     for member in response.members:
         if member.restarts:
             console.print(Text(member_line(member), style="" if member.up else "bold red"))

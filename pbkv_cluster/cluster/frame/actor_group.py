@@ -27,12 +27,13 @@ class ActorGroup:
         self._deadline = time.monotonic() + timeout_s
         self._members: dict[str, RunningMember] = {}
         self._starting: dict[Any, str] = {}  # pending calls of `serve`, by name
+        self._supervisor: Supervisor | None = None  # knows the members from when it supervises them
 
     def launch(self, spec: MemberSpec) -> None:
         """Adds a member, and starts it without waiting for it."""
-        actor = launch(spec.name, spec.gpus, spec.node_id)
+        actor = launch(spec.name, spec.node_id, spec.gpus)
         self._members[spec.name] = RunningMember(spec, actor, address="", pid=0)
-        self._starting[actor.serve.remote(spec.make, spec.context, self._timeout_s)] = spec.name
+        self._starting[actor.serve.remote(spec.make, spec.named_context, self._timeout_s)] = spec.name
 
     def await_ready(self, on_ready: Callable[[str], None]) -> None:
         """Waits until all members serve; calls `on_ready` with the name of each that does.
@@ -57,7 +58,8 @@ class ActorGroup:
 
     def supervise(self, standby: Standby, on_change: Callable[[Sequence[MemberEntry]], None]) -> Supervisor:
         """A supervisor of all members, not yet started. They must be ready."""
-        return Supervisor(list(self._members.values()), standby, on_change)
+        self._supervisor = Supervisor(list(self._members.values()), standby, on_change)
+        return self._supervisor
 
     def stop(self, first: str) -> None:
         """Stops the member called `first`, then all others, and ends the actors. May be called again.
@@ -66,11 +68,16 @@ class ActorGroup:
         """
         if not ray.is_initialized():
             return
-        actors = {name: member.actor for name, member in self._members.items()}
-        for names in ((first,), [name for name in actors if name != first]):
-            stopping = [actors[name].stop.remote() for name in names if name in actors]
-            if stopping:
-                ray.wait(stopping, num_returns=len(stopping), timeout=_STOP_S)
-        for actor in actors.values():
-            ray.kill(actor, no_restart=True)
+        members = list(self._members.values()) if self._supervisor is None else self._supervisor.remove_all()
         self._members.clear()
+        stop_members([each for each in members if each.spec.name == first])
+        stop_members([each for each in members if each.spec.name != first])
+
+
+def stop_members(members: Sequence[RunningMember]) -> None:
+    """Stops members in good order, side by side, and ends their actors. Those that do not answer in time are killed."""
+    stopping = [member.actor.stop.remote() for member in members]
+    if stopping:
+        ray.wait(stopping, num_returns=len(stopping), timeout=_STOP_S)
+    for member in members:
+        ray.kill(member.actor, no_restart=True)

@@ -31,14 +31,20 @@ _TELL_S = 0.2  # for the cause of a failure to reach the process that started th
 class MemberSpec:
     """A member, and where it runs.
 
-    `gpus` is the number of GPUs that it uses. A member with a `node_id` stays on that node; Ray spreads the others over nodes.
+    `gpus` is the number of GPUs that it uses. `on_standby`: the standby of its node may take its place.
     """
 
     name: str
     make: MakeMember
     context: MemberContext
+    node_id: str
     gpus: float = 0
-    node_id: str | None = None
+    on_standby: bool = True
+
+    @property
+    def named_context(self) -> MemberContext:
+        """The context, with the member's name in it."""
+        return replace(self.context, name=self.name)
 
 
 class MemberActor:
@@ -117,21 +123,20 @@ def _in_words(error: BaseException) -> str:
     return str(error) if isinstance(error, PbkvError) else f"{type(error).__name__}: {error}"
 
 
-def launch(name: str | None, gpus: float = 0, node_id: str | None = None) -> Any:
+def launch(name: str | None, node_id: str, gpus: float = 0) -> Any:
     """Creates an actor without waiting for it. Returns its Ray handle.
 
     Args:
         name: of the actor, in the namespace of the driver; Ray refuses a second one of the same name. None: it has none.
+        node_id: the node to run on.
         gpus: number of GPUs that it uses.
-        node_id: the node to run on; by default Ray chooses and spreads actors over nodes.
     """
-    strategy: Any = NodeAffinitySchedulingStrategy(node_id, soft=False) if node_id else "SPREAD"
     actor = ray.remote(MemberActor).options(
         name=name,
         num_cpus=0,
         num_gpus=gpus,
         max_restarts=0,
         max_concurrency=8,
-        scheduling_strategy=strategy,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
     )
     return actor.remote()

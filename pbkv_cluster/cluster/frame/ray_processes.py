@@ -2,8 +2,8 @@
 
 import os
 import signal
-from pathlib import Path
 
+from pbkv_cluster.cluster.startup.process_tree import processes
 from pbkv_cluster.core.errors import Unavailable
 
 _VITAL = {"raylet", "gcs_server"}
@@ -13,7 +13,8 @@ class RayProcesses:
     """Ray's vital processes among the children of this process."""
 
     def __init__(self) -> None:
-        self._names = {pid: name for pid, name in _children() if name in _VITAL}
+        ours = (process for process in processes() if process.parent == os.getpid())
+        self._names = {process.id.pid: process.name for process in ours if process.name in _VITAL}
 
     def check_alive(self) -> None:
         """Raises:
@@ -33,17 +34,3 @@ class RayProcesses:
 
 def _lost(name: str, pid: int, how: str) -> Unavailable:
     return Unavailable(f"Ray's {name} (process {pid}) {how}: members that fail are not restarted any more")
-
-
-def _children() -> list[tuple[int, str]]:
-    """Process id and name of each child of this process."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            pid, _, rest = path.read_text().partition(" (")
-        except OSError:  # it has ended
-            continue
-        name, _, fields = rest.rpartition(") ")
-        if int(fields.split()[1]) == os.getpid():
-            found.append((int(pid), name))
-    return found

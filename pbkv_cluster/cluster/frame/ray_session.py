@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pbkv_cluster.cluster.frame import ray_nodes
 from pbkv_cluster.cluster.startup.private_file import make_private
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import StartupError, Unavailable
@@ -92,47 +93,8 @@ def check_alive() -> None:
     Unavailable: the Ray cluster does not answer, or has lost this node.
     """
     try:
-        alive = this_node_id() in node_ids()
+        alive = ray_nodes.this_node_id() in {node.node_id for node in ray_nodes.living()}
     except Exception as error:  # of Ray, of several kinds
         raise Unavailable(f"the Ray cluster is lost: {error}") from error
     if not alive:
         raise Unavailable("the Ray cluster has lost this node: its raylet has died")
-
-
-def node_ids() -> list[str]:
-    """Ids of the living nodes."""
-    import ray
-
-    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-
-
-def this_node_id() -> str:
-    import ray
-
-    return str(ray.get_runtime_context().get_node_id())
-
-
-def this_node_address() -> str:
-    """Address under which the other nodes reach this one."""
-    import ray
-
-    return str(ray.util.get_node_ip_address())
-
-
-def gpus_per_worker(config: Config) -> float:
-    """GPUs that a worker asks Ray for: one if the cluster has any and the configuration names no other device.
-
-    Raises:
-        StartupError: there are fewer GPUs than workers.
-    """
-    import ray
-
-    device, workers = config.engine.device, config.cluster.workers
-    if device not in ("auto", "cuda"):
-        return 0
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    if gpus == 0 and device == "auto":
-        return 0
-    if gpus < workers:
-        raise StartupError(f"cluster.workers: {workers} workers need a GPU each, there are {gpus} (engine.device: {device})")
-    return 1

@@ -46,7 +46,7 @@ class Standby:
     def launch_if_due(self) -> None:
         """Launches an actor if there is none, unless the last one has ended just now."""
         if self._actor is None and time.monotonic() >= self._launch_at:
-            self._actor = launch(None, node_id=self.node_id)
+            self._actor = launch(None, self.node_id)
             self._preparing = self._actor.prepare.remote(self._makes, self._context)
             self._ending = self._actor.end.remote()
 

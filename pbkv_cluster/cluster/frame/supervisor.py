@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any
@@ -57,6 +57,8 @@ class _Supervised:
 class Supervisor:
     """Watches members from a thread, by calls that only end with their processes, and starts each again that has ended.
 
+    Members can be added and removed from any thread.
+
     A member is started again when Ray has said that its process has ended, so there are never two of it. Of a process that was
     killed Ray says so some milliseconds before it has ended; then the start waits for a second (`_RETRY_S`).
     """
@@ -78,7 +80,7 @@ class Supervisor:
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
 
     def start(self) -> None:
-        for member in self._members.values():
+        for member in self._members.values():  # nobody else knows them yet
             member.call = member.running.actor.failure.remote()
         self._on_change(self.entries())
         self._thread.start()
@@ -96,18 +98,46 @@ class Supervisor:
         if self._error is not None:
             raise Unavailable(f"members are not restarted any more: {type(self._error).__name__}: {self._error}")
 
+    def add(self, specs: Sequence[MemberSpec]) -> None:
+        """Starts members, each until it serves."""
+        with self._changed:
+            for spec in specs:
+                running = RunningMember(spec, launch(spec.name, spec.node_id, spec.gpus), address="", pid=0)
+                entry = MemberEntry(spec.name, up=False, restarts=0, last_failure="")
+                member = self._members[spec.name] = _Supervised(running, entry, down_since=time.monotonic())
+                self._serve(member)
+        self._on_change(self.entries())
+
+    def remove(self, names: Collection[str]) -> list[RunningMember]:
+        """Supervises these members no longer. Returns them; the caller ends their actors."""
+        with self._changed:
+            removed = [self._members.pop(name).running for name in names if name in self._members]
+            self._changed.notify_all()
+        self._on_change(self.entries())
+        return removed
+
+    def remove_all(self) -> list[RunningMember]:
+        """Supervises nobody any longer; says so to nobody."""
+        with self._changed:
+            removed = [member.running for member in self._members.values()]
+            self._members.clear()
+        return removed
+
     def entries(self) -> list[MemberEntry]:
         """The members, in the order of their start."""
-        return [member.entry for member in self._members.values()]
+        with self._changed:
+            return [member.entry for member in self._members.values()]
 
     def down_s(self, name: str) -> float:
-        """Seconds for which a member has been down; 0 if it serves."""
-        since = self._members[name].down_since
+        """Seconds for which a member has been down; 0 if it serves, or is none of ours."""
+        with self._changed:
+            since = self._members[name].down_since if name in self._members else None
         return 0.0 if since is None else time.monotonic() - since
 
     def addresses(self) -> dict[str, str]:
-        """Addresses of the members by name; of one that is being restarted, its last one."""
-        return {name: member.running.address for name, member in self._members.items()}
+        """Addresses of the members by name; of one that is being restarted, its last one; of a new one, none yet."""
+        with self._changed:
+            return {name: member.running.address for name, member in self._members.items()}
 
     def standby_pid(self) -> int:
         """Process id of the standby that is ready; 0: there is none."""
@@ -149,22 +179,25 @@ class Supervisor:
             self._standby.kill()
 
     def _step(self) -> None:
-        if self._all_up():  # until then, it would take computing time from those that start
-            self._standby.launch_if_due()
-        for call in self._wait_calls():
-            owner = next((member for member in self._members.values() if member.call == call), None)
-            if owner is not None:
-                self._ended(owner, call)
-            elif call in self._standby.calls:
-                self._standby.ended(call)
-        for member in self._members.values():
-            if member.retry is not None and time.monotonic() >= member.retry_at:
-                retry, member.retry = member.retry, None
-                retry()
+        with self._changed:
+            if self._all_up():  # until then, it would take computing time from those that start
+                self._standby.launch_if_due()
+            calls = [member.call for member in self._members.values() if member.call is not None] + self._standby.calls
+        for call in self._wait_calls(calls):
+            with self._changed:
+                owner = next((member for member in self._members.values() if member.call == call), None)
+                if owner is not None:
+                    self._ended(owner, call)
+                elif call in self._standby.calls:
+                    self._standby.ended(call)
+        with self._changed:
+            for member in self._members.values():
+                if member.retry is not None and time.monotonic() >= member.retry_at:
+                    retry, member.retry = member.retry, None
+                    retry()
 
-    def _wait_calls(self) -> list[Any]:
+    def _wait_calls(self, calls: list[Any]) -> list[Any]:
         """Waits a while for pending calls to end. Returns those that have."""
-        calls = [member.call for member in self._members.values() if member.call is not None] + self._standby.calls
         try:
             if calls:
                 done, _ = ray.wait(calls, timeout=_POLL_S)
@@ -225,14 +258,18 @@ class Supervisor:
         if self._stopping.is_set():
             return
         spec = member.running.spec
-        fits = spec.node_id == self._standby.node_id and not spec.gpus
-        actor = (self._standby.take() if fits else None) or launch(None, spec.gpus, spec.node_id)
-        member.running.actor = actor
-        member.state, member.call = _State.STARTING, actor.serve.remote(spec.make, spec.context, _START_S)
+        fits = spec.on_standby and spec.node_id == self._standby.node_id
+        member.running.actor = (self._standby.take() if fits else None) or launch(None, spec.node_id, spec.gpus)
+        self._serve(member)
+
+    def _serve(self, member: _Supervised) -> None:
+        spec = member.running.spec
+        call = member.running.actor.serve.remote(spec.make, spec.named_context, _START_S)
+        member.state, member.call = _State.STARTING, call
 
     def _cannot_start(self, member: _Supervised, problem: str) -> None:
         if problem != member.entry.last_failure:
-            log.warning("%s cannot start again: %s", member.entry.name, problem)
+            log.warning("%s cannot start: %s", member.entry.name, problem)
             self._change(member, last_failure=problem)
         self._kill(member)  # its process may be alive, and serve, even if the call was lost
 
@@ -240,7 +277,8 @@ class Supervisor:
         member.state, member.retry, member.retry_at = _State.WAITING, call, time.monotonic() + _RETRY_S
 
     def _is_up(self, member: _Supervised, address: str, pid: int) -> None:
-        log.warning("%s is back at %s after %.1f s", member.entry.name, address, self.down_s(member.entry.name))
+        verb = "is back" if member.entry.restarts else "serves"
+        log.warning("%s %s at %s after %.1f s", member.entry.name, verb, address, self.down_s(member.entry.name))
         member.running.address, member.running.pid, member.down_since = address, pid, None
         member.state, member.call = _State.UP, member.running.actor.failure.remote()
         self._change(member, up=True)

@@ -1,17 +1,18 @@
-"""The entries of all members in the directory, as the process that started the cluster sees them."""
+"""The entries of all members and nodes in the directory, as the process that started the cluster sees them."""
 
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.store.cluster_index import Directory, MemberEntry, connect
+from pbkv_cluster.store.cluster_index import Directory, MemberEntry, NodeStateEntry, connect
 
 log = logging.getLogger(__name__)
 
 _RENEWALS_PER_TTL = 3
+
+_Entry = MemberEntry | NodeStateEntry
 
 
 class MemberBoard:
@@ -24,7 +25,9 @@ class MemberBoard:
         ttl_s: seconds after which an entry is gone if this process no longer renews it.
         """
         self._redis_url, self._cluster, self._ttl_s = redis_url, cluster, ttl_s
-        self._entries: Sequence[MemberEntry] = ()
+        self._members: dict[str, _Entry] = {}
+        self._nodes: dict[str, _Entry] = {}
+        self._announced: dict[str, _Entry] = {}  # used by the thread alone
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="member-board", daemon=True)
@@ -33,9 +36,16 @@ class MemberBoard:
         self._thread.start()
 
     def show(self, entries: Sequence[MemberEntry]) -> None:
-        """Announces these entries from now on; returns at once."""
-        self._entries = entries
+        """Announces these members from now on, and no others; returns at once."""
+        self._members = {f"member {entry.name}": entry for entry in entries}
         self._wake.set()
+
+    def show_nodes(self, entries: Sequence[NodeStateEntry]) -> None:
+        """Announces these nodes from now on, and no others; returns at once."""
+        nodes: dict[str, _Entry] = {f"node {entry.node_id}": entry for entry in entries}
+        if nodes != self._nodes:
+            self._nodes = nodes
+            self._wake.set()
 
     def stop(self) -> None:
         """Withdraws the entries. May be called again."""
@@ -48,15 +58,34 @@ class MemberBoard:
         while not self._stopping:
             self._wake.wait(self._ttl_s / _RENEWALS_PER_TTL)
             self._wake.clear()
-            asyncio.run(self._each_entry(Directory.announce_member))
-        asyncio.run(self._each_entry(Directory.withdraw_member))
+            present = self._members | self._nodes
+            gone = [entry for name, entry in self._announced.items() if name not in present]
+            asyncio.run(self._tell(present.values(), gone))
+            self._announced = present
+        asyncio.run(self._tell((), self._announced.values()))
 
-    async def _each_entry(self, call: Any) -> None:
+    async def _tell(self, present: Iterable[_Entry], gone: Iterable[_Entry]) -> None:
         redis = connect(self._redis_url)
         directory = Directory(redis, self._cluster, self._ttl_s)
         try:
-            await asyncio.gather(*(call(directory, entry) for entry in self._entries))
+            await asyncio.gather(
+                *(_announce(directory, each) for each in present), *(_withdraw(directory, each) for each in gone)
+            )
         except Unavailable as error:
             log.info("the directory does not answer: %s", error)
         finally:
             await redis.aclose()
+
+
+async def _announce(directory: Directory, entry: _Entry) -> None:
+    if isinstance(entry, MemberEntry):
+        await directory.announce_member(entry)
+    else:
+        await directory.announce_node_state(entry)
+
+
+async def _withdraw(directory: Directory, entry: _Entry) -> None:
+    if isinstance(entry, MemberEntry):
+        await directory.withdraw_member(entry)
+    else:
+        await directory.withdraw_node_state(entry)

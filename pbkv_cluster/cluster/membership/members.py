@@ -23,6 +23,8 @@ from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.rpc.services import GATEWAY, HOST_STORE, PREDICTOR
 from pbkv_cluster.store.cluster_index import Directory, IndexPublisher, NodeEntry, ServiceEntry, WorkerEntry
 
+WORKER_PREFIX = "worker-"  # of workers' names; a number follows
+
 
 class _MemberBase:
     """What all members share: a connection to Redis, an entry in the directory, and parts that run until one fails."""

@@ -14,7 +14,7 @@ from typing import Self
 
 log = logging.getLogger(__name__)
 
-_PREFIX = "pbkv-state-"
+PREFIX = "pbkv-state-"
 
 
 class StateDir:
@@ -28,13 +28,13 @@ class StateDir:
     def create(cls) -> Self:
         """Makes a folder, and removes those of processes that have ended."""
         temporary = Path(tempfile.gettempdir())
-        for path in temporary.glob(f"{_PREFIX}*"):
+        for path in temporary.glob(f"{PREFIX}*"):
             lock = _try_lock(path)
             if lock is not None:
                 log.info("removing %s, left by a process that has ended", path)
                 cls(path, lock).close()
         while True:
-            path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=temporary))
+            path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=temporary))
             lock = _try_lock(path)
             if lock is not None:
                 return cls(path, lock)
@@ -46,6 +46,21 @@ class StateDir:
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._lock)
             self._lock = -1
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a folder belongs to a process that runs."""
+    try:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given up at once
+    except OSError:
+        return True
+    finally:
+        os.close(folder)
+    return False
 
 
 def _try_lock(path: Path) -> int | None:

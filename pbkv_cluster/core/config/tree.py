@@ -19,7 +19,17 @@ class ClusterConfig(Section):
         "",
         description="address that the services bind and advertise; empty: loopback, or the node's own address in a joined cluster",
     )
-    workers: int = Field(1, ge=1, le=1024, description="number of GPU workers")
+    workers: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="workers on each node; 0: one for each GPU of the node, or one on the CPU if there is no GPU",
+    )
+    drain_timeout_s: float = Field(
+        120.0,
+        ge=0,
+        description="seconds that running steps may take to end on a node that is drained; then they go on elsewhere",
+    )
     ray_node_ip: str = Field(
         "127.0.0.2", description="address of a Ray cluster started here (127.0.0.1 would be rewritten by Ray)"
     )

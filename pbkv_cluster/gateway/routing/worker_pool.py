@@ -3,6 +3,8 @@
 A worker that a step has lost is *suspect*: it gets no steps until it answers a probe. So a dead process costs one step a
 retry, not every step, and a worker that only lost its connection is back at the next poll.
 
+A worker on a node that is drained gets no steps either, unless there is no other; those that run there go on.
+
 A directory that is suddenly empty is not believed for the duration of one lease: a Redis that restarts comes back empty, and
 the workers, which are all well, take a moment to announce themselves again.
 """
@@ -16,7 +18,7 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.gateway.routing.router import WorkerKey
 from pbkv_cluster.gateway.routing.worker import Worker, key_of
-from pbkv_cluster.store.cluster_index import Directory
+from pbkv_cluster.store.cluster_index import Directory, NodeState
 
 _POLL_S = 0.5
 
@@ -38,6 +40,7 @@ class WorkerPool:
         self._clock = clock
         self._empty_since: float | None = None  # on the clock's `now`; None while the directory lists a worker
         self._workers: dict[WorkerKey, Worker] = {}
+        self._draining: frozenset[str] = frozenset()  # ids of nodes
         self._leaving: set[Worker] = set()  # gone from the directory; may still run steps
         self._poll_now = asyncio.Event()
         self._changed = asyncio.Event()
@@ -45,7 +48,8 @@ class WorkerPool:
 
     def live(self) -> list[Worker]:
         """Workers that steps can go to now."""
-        return [worker for worker in self._workers.values() if not worker.suspect]
+        live = [worker for worker in self._workers.values() if not worker.suspect]
+        return [worker for worker in live if worker.entry.node_id not in self._draining] or live
 
     def known(self) -> list[Worker]:
         """Every worker in the directory, suspects included."""
@@ -97,10 +101,12 @@ class WorkerPool:
         """Takes over the directory's present state. While the directory is away, the known workers stay."""
         try:
             entries = {key_of(entry): entry for entry in await self._directory.workers()}
+            states = await self._directory.node_states()
         except Unavailable:
             self.index_reachable = False
             return
         self.index_reachable = True
+        self._draining = frozenset(each.node_id for each in states if each.state is NodeState.DRAINING)
         if not entries and not self._overdue():
             return
         left, joined = self._workers.keys() - entries.keys(), entries.keys() - self._workers.keys()

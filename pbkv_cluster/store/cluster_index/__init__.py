@@ -5,10 +5,10 @@ nothing: workers announce themselves again (`IndexPublisher`), and readers get `
 
 Keys of one cluster, all under `pbkv:{cluster}:`
 
-    worker:{id}, node:{id}, service:{name}, member:{name}, endpoint:{member}, problem:{member}, workflow:{id}
-                                       a directory entry as JSON, with a time to live
-    workers, nodes, services and so on sorted sets of those ids by the time at which each expires
-    blocks:{worker}:{incarnation}      hash of block key to tiers, with the worker's time to live
+    worker:{id}, node:{id}, service:{name}, member:{name}, endpoint:{member}, problem:{member}, workflow:{id}, node-state:{id},
+    node-request:{id}               a directory entry as JSON, with a time to live
+    workers, nodes and so on        sorted sets of those ids by the time at which each expires
+    blocks:{worker}:{incarnation}   hash of block key to tiers, with the worker's time to live
 """
 
 from pbkv_cluster.store.cluster_index.block_index import BlockIndex, Match
@@ -18,6 +18,9 @@ from pbkv_cluster.store.cluster_index.entries import (
     EndpointEntry,
     MemberEntry,
     NodeEntry,
+    NodeRequest,
+    NodeState,
+    NodeStateEntry,
     ProblemsEntry,
     ServiceEntry,
     WorkerEntry,
@@ -34,6 +37,9 @@ __all__ = [
     "Match",
     "MemberEntry",
     "NodeEntry",
+    "NodeRequest",
+    "NodeState",
+    "NodeStateEntry",
     "ProblemsEntry",
     "RedisServer",
     "ServiceEntry",

@@ -9,6 +9,8 @@ from pbkv_cluster.store.cluster_index.entries import (
     EndpointEntry,
     MemberEntry,
     NodeEntry,
+    NodeRequest,
+    NodeStateEntry,
     ProblemsEntry,
     ServiceEntry,
     WorkerEntry,
@@ -50,6 +52,8 @@ class Directory:
         self._services = ExpiringTable(redis, prefix, "service", ServiceEntry)
         self._members = ExpiringTable(redis, prefix, "member", MemberEntry)
         self._endpoints = ExpiringTable(redis, prefix, "endpoint", EndpointEntry)
+        self._node_states = ExpiringTable(redis, prefix, "node-state", NodeStateEntry)
+        self._node_requests = ExpiringTable(redis, prefix, "node-request", NodeRequest)
         self._problems = ExpiringTable(redis, prefix, "problem", ProblemsEntry)
         self._workflows = ExpiringTable(redis, prefix, "workflow", WorkflowEntry)
 
@@ -61,16 +65,8 @@ class Directory:
     @property
     def malformed(self) -> int:
         """Entries that this directory has skipped because it could not read them."""
-        tables = (
-            self._workers,
-            self._nodes,
-            self._services,
-            self._members,
-            self._endpoints,
-            self._problems,
-            self._workflows,
-        )
-        return sum(table.malformed for table in tables)
+        known = (self._workers, self._nodes, self._services, self._members, self._endpoints, self._problems, self._workflows)
+        return sum(table.malformed for table in (*known, self._node_states, self._node_requests))
 
     async def announce_worker(self, entry: WorkerEntry) -> None:
         await self._workers.put(entry.worker_id, entry, self.ttl_s)
@@ -128,6 +124,25 @@ class Directory:
     async def endpoints(self) -> list[EndpointEntry]:
         """Where each process serves its metrics, by member."""
         return sorted([entry async for entry in self._endpoints.entries()], key=lambda entry: entry.member)
+
+    async def announce_node_state(self, entry: NodeStateEntry) -> None:
+        await self._node_states.put(entry.node_id, entry, self.ttl_s)
+
+    async def withdraw_node_state(self, entry: NodeStateEntry) -> None:
+        await self._node_states.remove(entry.node_id)
+
+    async def node_states(self) -> list[NodeStateEntry]:
+        """By host. Empty if nobody watches the nodes."""
+        return sorted([entry async for entry in self._node_states.entries()], key=lambda entry: (entry.host, entry.node_id))
+
+    async def request_of_node(self, entry: NodeRequest) -> None:
+        """Replaces an earlier request to the same node."""
+        await self._node_requests.put(entry.node_id, entry, self.ttl_s)
+
+    async def take_node_requests(self) -> list[NodeRequest]:
+        """The requests that nobody has taken yet, each once."""
+        found = [entry async for entry in self._node_requests.entries()]
+        return [entry for entry in found if await self._node_requests.remove(entry.node_id)]
 
     async def announce_problems(self, entry: ProblemsEntry) -> None:
         await self._problems.put(entry.member, entry, self.ttl_s)

@@ -1,6 +1,7 @@
 """Directory entries, one for each member or workflow of a cluster, and their JSON."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Annotated, Generic, TypeVar
 
 from pydantic import AfterValidator, AllowInfNan, Field, TypeAdapter, ValidationError
@@ -101,6 +102,35 @@ class MemberEntry:
     up: bool
     restarts: int
     last_failure: str  # why it ended last, or cannot start again; empty: it never has
+
+
+class NodeState(StrEnum):
+    """What a node does in the cluster."""
+
+    STARTING = "starting"  # its members are being started
+    SERVING = "serving"
+    DRAINING = "draining"  # it gets no new steps; its members end when the running ones have, or when the time is up
+    DRAINED = "drained"  # none of its members is left
+    UNUSED = "unused"  # it has nothing that a worker could run on
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStateEntry:
+    """A node as the process that started the cluster sees it."""
+
+    node_id: _Id
+    host: _Name
+    state: NodeState
+    reason: _Name = ""  # why it is drained or unused
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRequest:
+    """What an operator wants of a node, until the process that started the cluster has taken note of it."""
+
+    node_id: _Id
+    drain: bool  # false: it is to serve again
+    reason: _Name = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,9 @@ from pbkv_cluster.core.workflow.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.store.cluster_index import (
     Directory,
     NodeEntry,
+    NodeRequest,
+    NodeState,
+    NodeStateEntry,
     ProblemsEntry,
     RedisServer,
     ServiceEntry,
@@ -55,6 +58,25 @@ async def test_members_are_found_as_announced_until_withdrawn(directory: Directo
     assert await directory.nodes() == []
     assert await directory.service("gateway") is None
     assert await directory.service_address("gateway") is None
+
+
+async def test_states_of_nodes_are_listed_by_host(directory: Directory) -> None:
+    states = [NodeStateEntry("b", "10.0.0.1", NodeState.SERVING), NodeStateEntry("a", "10.0.0.2", NodeState.DRAINED, "old")]
+    for entry in reversed(states):
+        await directory.announce_node_state(entry)
+    assert await directory.node_states() == states
+    await directory.withdraw_node_state(states[0])
+    assert await directory.node_states() == [states[1]]
+
+
+async def test_a_request_to_a_node_is_taken_once_and_a_later_one_replaces_it(directory: Directory) -> None:
+    requests = [NodeRequest("a", drain=True, reason="old"), NodeRequest("a", drain=False), NodeRequest("b", drain=True)]
+    for request in requests:
+        await directory.request_of_node(request)
+    taken = await asyncio.gather(directory.take_node_requests(), directory.take_node_requests())
+    assert sorted([each.node_id for one in taken for each in one]) == ["a", "b"]
+    assert requests[0] not in [each for one in taken for each in one]
+    assert await directory.take_node_requests() == []
 
 
 async def test_clusters_do_not_see_each_other(redis: Redis, directory: Directory) -> None:

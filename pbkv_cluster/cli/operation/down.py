@@ -1,0 +1,32 @@
+"""`pbkv down`: ends a cluster from any shell of its machine."""
+
+from typing import Annotated
+
+import typer
+
+from pbkv_cluster.cli.options import Cluster, ClusterProcess
+from pbkv_cluster.core.errors import NotFound
+
+
+def down(
+    name: Cluster = "",
+    pid: ClusterProcess = 0,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="What has not ended in good order by then is killed.")
+    ] = 60.0,
+) -> None:
+    """Stop a cluster that was started on this machine, with all its processes on every node.
+
+    A Ray cluster that it has joined goes on. If there is no such cluster, there is nothing to do, and that is no error.
+    """
+    from pbkv_cluster.cluster.startup.run_record import find
+    from pbkv_cluster.cluster.startup.shutdown import end
+
+    try:
+        cluster = find(name, pid)
+    except NotFound as error:
+        typer.echo(f"nothing to stop: {error}")
+        return
+    typer.echo(f"stopping cluster {cluster.name} (process {cluster.pid})")
+    end(cluster, timeout, lambda line: typer.echo(line, err=True))
+    typer.echo("stopped")

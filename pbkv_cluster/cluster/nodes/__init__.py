@@ -1,0 +1,1 @@
+"""Which members run on which node, while nodes join and leave."""

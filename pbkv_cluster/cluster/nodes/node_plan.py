@@ -1,0 +1,58 @@
+"""What each node of the cluster gets: a host store and its workers, or nothing."""
+
+import functools
+import itertools
+from collections.abc import Collection
+
+from pbkv_cluster.cluster.frame.actors import MemberSpec
+from pbkv_cluster.cluster.frame.ray_nodes import RayNode
+from pbkv_cluster.cluster.membership.member import MemberContext
+from pbkv_cluster.cluster.membership.members import WORKER_PREFIX, HostStoreMember, WorkerMember
+from pbkv_cluster.core.errors import StartupError
+
+
+class NodePlan:
+    """Names are never used twice, so that what the directory still knows of a lost node is nobody else's."""
+
+    def __init__(self, context: MemberContext, nodes: Collection[RayNode]) -> None:
+        """Args:
+        context: of the members.
+        nodes: those of the cluster's start. Where one of them has a GPU, workers use GPUs, unless the configuration names
+            another device. KV from a CPU is none for a GPU, so there is no mixture.
+
+        Raises:
+            StartupError: a node has fewer GPUs than it is to have workers.
+        """
+        device = context.config.engine.device
+        self._on_gpus = device == "cuda" or (device == "auto" and any(node.gpus for node in nodes))
+        self._per_node = context.config.cluster.workers
+        self._context = context
+        self._host_stores, self._workers = itertools.count(), itertools.count()
+        for node in nodes:
+            if self._on_gpus and 0 < node.gpus < self._per_node:
+                raise StartupError(
+                    f"cluster.workers: {self._per_node} workers need a GPU each, node {node.host} has {node.gpus} "
+                    f"(engine.device: {device})"
+                )
+
+    def workers_of(self, node: RayNode) -> int:
+        """The number of workers that the node gets: `cluster.workers`, or one for each of its GPUs where that is 0 or more
+        than it has. Where workers use no GPU, 0 stands for one.
+        """
+        if not self._on_gpus:
+            return self._per_node or 1
+        return min(self._per_node or node.gpus, node.gpus)
+
+    def members_of(self, node: RayNode) -> list[MemberSpec]:
+        """New members for a node, none if it gets no worker."""
+        count = self.workers_of(node)
+        if not count:
+            return []
+        host_store = functools.partial(HostStoreMember, workers=count)
+        members = [MemberSpec(f"host-store-{next(self._host_stores)}", host_store, self._context, node.node_id)]
+        for number in itertools.islice(self._workers, count):
+            name = f"{WORKER_PREFIX}{number}"
+            make = functools.partial(WorkerMember, worker_id=name)
+            # The standby has no model loaded, and is kept for members without which nothing goes on.
+            members.append(MemberSpec(name, make, self._context, node.node_id, float(self._on_gpus), on_standby=False))
+        return members
