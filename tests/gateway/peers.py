@@ -29,6 +29,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
 
     id: str
     incarnation: str = "1"
+    node: str = "node"
     hidden: bytes = b""  # sent with Finished
     hold_chars: int = 0  # characters held back until the end
     stop_at: int = -1  # waits for `go` before this token
@@ -56,7 +57,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
 
     def record(self) -> WorkerEntry:
         return WorkerEntry(
-            self.id, self.incarnation, "node", self.address, os.getpid(), NAMESPACE, VOCAB, CONTEXT, 64, 64, 4096
+            self.id, self.incarnation, self.node, self.address, os.getpid(), NAMESPACE, VOCAB, CONTEXT, 64, 64, 4096
         )
 
     async def RunStep(  # noqa: N802
