@@ -1,4 +1,4 @@
-"""Time and memory of the bookkeeping of prefix tree and cache, without any KV.
+"""Time and memory of the bookkeeping of prefix tree and cache, without any KV; and of the cluster's index.
 
 4,096 sequences of 4,096 tokens share their first half. Each belongs to a workflow of its own, so that owners are recorded, and
 all blocks are in a tier. Times are medians over single operations. Most are measured under policy `lru`, whose values cost
@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import TypeVar
 
 from benchmarks.report import Figure, Report
+from benchmarks.serving import cluster_index
 from benchmarks.timing import seconds
 from pbkv_cluster.cache import factory
 from pbkv_cluster.cache.cache import KVCache
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> Report:
         insert(cache, prompt, f"workflow-{number}")
     root, known = cache.tree.root(SPACE), _random.choices(prompts, k=samples)
     halves = [prompt[: SHARED * TOKEN_BYTES] + _tokens(TOKENS - SHARED) for prompt in known]
-    announced = make_cache((samples + 2) * full_blocks(TOKENS), on_change=lambda key, tiers: None)
+    announced = make_cache((samples + 2) * full_blocks(TOKENS), on_change=lambda key, residency: None)
     insert(announced, prompts[0], "workflow")
     numbers = itertools.count()
     figures = [
@@ -70,6 +71,7 @@ def run(arguments: argparse.Namespace) -> Report:
     figures += [_evictions(leaves, demote, min(samples, leaves // 2)) for demote in (False, True) for leaves in sizes]
     figures += [_rekeying(10_000, samples), *_steps(samples)]
     figures += [_bytes_a_block(64 if quick else 256, guard) for guard in (False, True)]
+    figures += cluster_index.figures(quick)
     return Report(
         "index",
         f"{sequences:,} sequences of {TOKENS:,} tokens sharing {SHARED:,}, an owner each; {samples} samples",

@@ -26,6 +26,7 @@ from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast
+from pbkv_cluster.core.residency import Residency
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, blocks_for, full_blocks
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.remote_steps import RemoteStepEvent
@@ -284,9 +285,13 @@ class KVCache:
         """What the guard has seen and done; None where there is none."""
         return self.observer.stat()
 
-    def residency(self) -> Mapping[bytes, frozenset[Tier]]:
-        """Every cached block's key and the tiers that hold it."""
-        return {node.key(block): kinds for node in self.tree.walk() for block, kinds in enumerate(self.tiers.kinds(node))}
+    def residency(self) -> Mapping[bytes, Residency]:
+        """Every cached block's key, and where it lies."""
+        return {
+            node.key(block): residency
+            for node in self.tree.walk()
+            for block, residency in enumerate(self.tiers.residencies(node))
+        }
 
     def check_integrity(self) -> None:
         """Raises:

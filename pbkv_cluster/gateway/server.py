@@ -33,7 +33,7 @@ from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
 from pbkv_cluster.gateway.workflow.step_teller import StepTeller
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.v1 import inspection_pb2, inspection_pb2_grpc, store_pb2, store_pb2_grpc, workflow_pb2, workflow_pb2_grpc
-from pbkv_cluster.store.cluster_index import BlockIndex, Directory
+from pbkv_cluster.store.cluster_index import BlockIndex, Directory, IndexMirror
 
 _TOKENIZER_THREADS = 2
 
@@ -62,9 +62,10 @@ class GatewayServer:
         self.workflows = WorkflowLifecycle(
             gateway, open_workflows, self._entries, self._pool, events, self._teller, contexts, decisions, meter, clock
         )
+        self.mirror = IndexMirror(index, directory, clock)
         placement = Placement(
             self._pool,
-            index,
+            self.mirror,
             speed,
             contexts,
             decisions,
@@ -121,6 +122,7 @@ class GatewayServer:
         await self.workflows.resume_all()
         address = await self._server.start(host, port)
         self._background.start(self._pool.run(), "workers")
+        self._background.start(self.mirror.run(), "index mirror")
         self._background.start(self._feed.run(), "events")
         self._background.start(self._entries.run(), "directory entries")
         self._background.start(self.workflows.run_leases(), "leases")

@@ -13,6 +13,7 @@ from pbkv_cluster.core.background import first_failure
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import Config
+from pbkv_cluster.core.residency import Residency
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.engine import Engine
@@ -182,8 +183,8 @@ class WorkerServer:
         )
         return await self._rpc.start(host, port)
 
-    async def residency(self) -> Mapping[bytes, frozenset[Tier]]:
-        """The key of every cached block, and the tiers that hold it.
+    async def residency(self) -> Mapping[bytes, Residency]:
+        """The key of every cached block, and where it lies.
 
         Raises:
             Unavailable: the engine has ended.

@@ -26,5 +26,9 @@ The index in Redis, as a block enters it:
     cluster_index/directory.py       members and workflows of the cluster: announce, withdraw, list
     cluster_index/entries.py         what a directory entry contains, and its JSON
     cluster_index/expiring_table.py  one table of entries that expire (`entry_put.lua`, `entry_remove.lua`)
-    cluster_index/block_index.py     block key to tiers for each worker; how much of a prompt each holds (`match.lua`)
+    cluster_index/block_index.py     where each worker holds which block; how much of a prompt each holds (`match.lua`)
+    cluster_index/change_stream.py   all changes of that, in order, for those who keep a copy
+    cluster_index/mirror.py          such a copy, which repairs itself
+    block_map.py                     what the copy is: who holds what, asked at every placement and admission
+    block_source.py                  where a block's bytes lie, and the contract of what reads them from there
 """

@@ -22,6 +22,7 @@ from pbkv_cluster.core.blocks import Namespace, block_keys
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
+from pbkv_cluster.core.residency import Residency
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, count, pack
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.access_log import AccessLog
@@ -66,7 +67,7 @@ class Driver:
         self.random = random.Random(seed)
         self.engine = engine
         self.clock = ManualClock()
-        self.tiers: dict[bytes, frozenset[Tier]] = {}
+        self.residency: dict[bytes, Residency] = {}
         config = CacheConfig(policy=policy, guard=guard, write_through=write_through)
         self.cache = make_cache(capacity, config, engine, self.clock, self._changed)
         engine.watch(self.cache.tiers.pools)
@@ -82,11 +83,11 @@ class Driver:
     def _learn(self, ended: AccessLog) -> None:
         self.cache.workflows.learnt(self.learner.export(self.learner.learn(ended.steps)))
 
-    def _changed(self, key: bytes, tiers: frozenset[Tier]) -> None:
-        if tiers:
-            self.tiers[key] = tiers
+    def _changed(self, key: bytes, residency: Residency) -> None:
+        if residency.tiers:
+            self.residency[key] = residency
         else:
-            self.tiers.pop(key, None)
+            self.residency.pop(key, None)
 
     def prompt(self) -> bytes:
         # Few distinct tokens at few branching points: prefixes meet and part inside blocks and at their edges.
@@ -185,7 +186,7 @@ class Driver:
         active = {node.key(block) for node in self.cache.tree.walk() if not node.retired for block in range(node.held[GPU])}
         result = self.cache.prefetch(space, tokens)
         assert result.loaded <= result.resident
-        assert all(Tier.GPU in self.tiers[key] for key in active), "a prefetch evicted an active block"
+        assert all(Tier.GPU in self.residency[key].tiers for key in active), "a prefetch evicted an active block"
 
     def clear(self) -> None:
         self.cache.clear()
@@ -233,7 +234,7 @@ class Driver:
                 assert rank == expected, "a value changed, and nobody was told"
 
     def check_announcements(self) -> None:
-        assert self.tiers == dict(self.cache.residency()), "listeners were told something else than the truth"
+        assert self.residency == dict(self.cache.residency()), "listeners were told something else than the truth"
 
     def end(self) -> None:
         """Everything ends, and the cache is empty again."""
@@ -294,7 +295,8 @@ def test_how_late_transfers_are_changes_nothing_but_time(policy: str, capacity: 
         for driver in (early, late):
             driver.step()
         assert late.cache.tiers.decisions == early.cache.tiers.decisions
-        assert late.tiers == early.tiers
+        held = [{key: each.tiers for key, each in driver.residency.items()} for driver in (late, early)]
+    assert held[0] == held[1]
     for driver in (early, late):
         driver.end()
 

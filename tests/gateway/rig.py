@@ -4,7 +4,7 @@ import asyncio
 import atexit
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,9 +16,10 @@ from grpc import aio
 
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import Config
+from pbkv_cluster.core.residency import Residency
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.tokens import unpack
-from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.gateway.server import GatewayServer
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.channel import connect
@@ -115,6 +116,16 @@ class Rig:
         await self.directory.announce_worker(worker.record())
         self.workers.append(worker)
         return worker
+
+    async def announce_blocks(
+        self, worker_id: str, keys: Iterable[bytes], tier: Tier = Tier.GPU, incarnation: str = "1"
+    ) -> None:
+        """A worker announces that it has these blocks and no others; returns when the gateway knows."""
+        blocks = {key: Residency(frozenset({tier})).pack() for key in keys}
+        await self.index.announce(worker_id, incarnation, blocks)
+        await until(
+            lambda: self.gateway.mirror.blocks.blocks((worker_id, incarnation)) == blocks, "the gateway knows the blocks"
+        )
 
     async def add_predictor(self) -> ScriptedPredictor:
         predictor = ScriptedPredictor()

@@ -7,7 +7,8 @@ from pbkv_cluster.core.blocks import Namespace, block_keys
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, pack
 from pbkv_cluster.gateway.decisions import Reason
 from pbkv_cluster.gateway.routing.contexts import Contexts
-from pbkv_cluster.gateway.routing.router import Candidate, Costs, WorkerKey, choose
+from pbkv_cluster.gateway.routing.router import Candidate, Costs, choose
+from pbkv_cluster.store.block_map import WorkerKey
 
 SPACE = Namespace("m", "r", "f", "l")
 ONE, TWO = ("one", "1"), ("one", "2")  # incarnations of one worker

@@ -1,5 +1,6 @@
 """Routing with a real index, and the status of the cluster."""
 
+import asyncio
 from dataclasses import replace
 
 from pbkv_cluster.core.blocks import block_keys
@@ -13,14 +14,34 @@ from tests.gateway.rig import running
 async def test_a_step_goes_where_its_prefix_is_cached() -> None:
     async with running(*(ScriptedWorker(f"w{n}") for n in range(3))) as rig:
         keys = block_keys(replace(NAMESPACE, salt="acme"), pack(list(b"x" * 64)))
-        await rig.index.announce("w0", "1", {key: {Tier.HOST} for key in keys})
-        await rig.index.announce("w2", "1", {key: {Tier.GPU} for key in keys})
+        await rig.announce_blocks("w0", keys, Tier.HOST)
+        await rig.announce_blocks("w2", keys)
         prompt = types_pb2.Prompt(text="x" * 64 + "what now?")
         acme, other = await rig.start_workflow(tenant="acme"), await rig.start_workflow(tenant="other")
         assert (await rig.run(acme, prompt=prompt)).usage.worker_id == "w2", "the GPU before the host"
         assert (await rig.run(other, prompt=prompt)).usage.worker_id == "w0", "another tenant's blocks do not count"
         decisions = (await rig.status()).decisions
         assert (decisions["route_prefix"], decisions["route_least_loaded"]) == (1, 1)
+
+
+async def test_a_step_goes_where_it_can_copy_its_prefix() -> None:
+    """The worker that holds the prefix is busy; its sibling can read it there, and a worker of another node cannot."""
+    workers = ScriptedWorker("holder", stop_at=0), ScriptedWorker("a-stranger", node_id="other"), ScriptedWorker("sibling")
+    async with running(*workers, engine={"max_running": 1}) as rig:
+        keys = block_keys(NAMESPACE, pack(list(b"x" * 64)))
+        for worker in ("a-stranger", "sibling"):
+            await rig.announce_blocks(worker, [])
+        await rig.announce_blocks("holder", keys, Tier.HOST)
+        prompt, sampling = types_pb2.Prompt(text="x" * 64 + "what now?"), types_pb2.Sampling(max_tokens=50)
+        first, second = await rig.start_workflow(), await rig.start_workflow()
+        waiting = asyncio.create_task(rig.run(first, prompt=prompt, sampling=sampling))
+        await workers[0].stopped.wait()
+        assert (await rig.run(second, prompt=prompt, sampling=sampling)).usage.worker_id == "sibling"
+        decisions = (await rig.status()).decisions
+        assert decisions["route_prefix"] == 1, "the first went to the holder"
+        assert (await rig.gateway.mirror.match(keys, [("sibling", "1"), ("a-stranger", "1")])) == [(0, 0, 4), (0, 0, 0)]
+        workers[0].go.set()
+        assert (await waiting).usage.worker_id == "holder"
 
 
 async def test_a_workflow_stays_where_it_was_while_nothing_is_announced() -> None:

@@ -127,3 +127,11 @@ def test_a_prefix_that_is_being_computed_counts_half() -> None:
     fleet = [worker("gpu", gpu=496), worker("pending", pending=1024)]
     assert choose(fleet, COSTS).worker_id == "pending"
     assert choose([fleet[0]._replace(gpu_tokens=528), fleet[1]], COSTS).worker_id == "gpu"
+
+
+def test_a_prefix_that_can_be_copied_is_worth_less_than_ones_own_and_more_than_none() -> None:
+    sibling = worker("sibling")._replace(sibling_tokens=160)
+    assert saved_s(worker("w"), COSTS) < saved_s(sibling, COSTS) < saved_s(worker("w", host=160), COSTS)
+    assert choose([worker("a"), sibling], COSTS) == ("sibling", Reason.ROUTE_SIBLING_PREFIX)
+    assert choose([worker("a", host=160), sibling], COSTS).reason is Reason.ROUTE_PREFIX
+    assert sibling.cached_tokens == 160

@@ -4,7 +4,6 @@ from itertools import chain
 
 from pbkv_cluster.core.blocks import block_keys
 from pbkv_cluster.core.tokens import pack
-from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gateway.decisions import Reason
 from pbkv_cluster.rpc.v1 import types_pb2
 from tests.gateway.peers import NAMESPACE, ScriptedWorker
@@ -15,7 +14,7 @@ TEXT = "x" * 64
 
 async def step_on(rig: Rig, workflow: str, worker: str, text: str) -> None:
     keys = block_keys(NAMESPACE, pack(list(text.encode())))
-    await rig.index.announce(worker, "1", {key: {Tier.GPU} for key in keys})
+    await rig.announce_blocks(worker, keys)
     assert (await rig.run(workflow, prompt=types_pb2.Prompt(text=text))).usage.worker_id == worker
 
 

@@ -11,7 +11,6 @@ from pbkv_cluster.core.blocks import block_keys
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.tokens import pack
-from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.access_log import StepLog
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.model.random_model import build
@@ -105,7 +104,7 @@ async def test_a_workflow_on_two_workers_has_one_record(tmp_path: Path) -> None:
         prompt = list(range(40))
         for number, place in enumerate(places):
             keys = block_keys(first.facts.namespace, pack(prompt))
-            await rig.index.announce(place, "1", {key: {Tier.GPU} for key in keys})  # so the step goes there
+            await rig.announce_blocks(place, keys)  # so the step goes there
             answer = await rig.run(
                 workflow,
                 agent_id=f"agent-{number % 2}",

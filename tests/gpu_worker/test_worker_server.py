@@ -15,6 +15,7 @@ from grpc import StatusCode, aio
 from pbkv_cluster.core.clock import ManualClock, SystemClock
 from pbkv_cluster.core.errors import InvalidArgument, StartupError, Unavailable
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
+from pbkv_cluster.core.residency import Residency
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, unpack
 from pbkv_cluster.core.usage import Tier
@@ -413,17 +414,17 @@ async def test_a_worker_has_no_arena_to_lease(llama: Path) -> None:
 
 
 async def test_every_change_of_a_block_is_reported(llama: Path) -> None:
-    reported: dict[bytes, frozenset[Tier]] = {}
+    reported: dict[bytes, Residency] = {}
     async with serving(config(llama, engine={"gpu_blocks": 12, "host_blocks": 8}), on_change=reported.__setitem__) as rig:
         for seed in (1, 2, 1, 3, 4, 2):
             await rig.run(step(prompt(90, seed=seed), workflow_id=f"w{seed}"))
             if seed == 3:
                 await rig.retire("w1")
         residency = await rig.worker.residency()
-        assert residency == {key: tiers for key, tiers in reported.items() if tiers}
-        assert {Tier.GPU, Tier.HOST} == set().union(*residency.values())
+        assert residency == {key: each for key, each in reported.items() if each.tiers}
+        assert {Tier.GPU, Tier.HOST} == set().union(*(each.tiers for each in residency.values()))
         await rig.clear()
-        assert not any(reported.values())
+        assert not any(each.tiers for each in reported.values())
 
 
 # --- the predictor ---

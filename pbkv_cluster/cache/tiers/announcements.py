@@ -1,35 +1,42 @@
-"""Tells a listener which tiers hold each block."""
+"""Tells a listener where each block lies."""
 
 from collections.abc import Callable, Sequence
 
-from pbkv_cluster.cache.tree.node import ABSENT, Node
+from pbkv_cluster.cache.tree.node import ABSENT, GPU, Node
+from pbkv_cluster.core.residency import Residency
 from pbkv_cluster.core.usage import Tier
 
-ChangeListener = Callable[[bytes, frozenset[Tier]], None]
-"""Told the key of each block whose tiers have changed, and the tiers that hold it now or that it is on its way to."""
+ChangeListener = Callable[[bytes, Residency], None]
+"""Told the key of each block that has entered or left a tier, and where it lies now or is on its way to."""
 
 
 class Announcements:
-    """Which tiers hold a node's blocks, as sets of their kinds."""
+    """Where a node's blocks lie: the kinds of their tiers, and their slots in the fastest tier after the GPU."""
 
     def __init__(self, kinds: Sequence[Tier], listener: ChangeListener | None) -> None:
         self._listener = listener
-        # One set for each combination of tiers: bit n of its index stands for tier n.
+        # One for each combination of tiers: bit n of its index stands for tier n.
         self._sets = [
             frozenset(kind for number, kind in enumerate(kinds) if bits >> number & 1) for bits in range(1 << len(kinds))
         ]
+        self._without_slot = [Residency(kinds) for kinds in self._sets]
 
     def announce(self, node: Node, start: int, stop: int) -> None:
-        """Tells the listener which tiers hold a node's blocks from `start` to `stop`."""
+        """Tells the listener where a node's blocks from `start` to `stop` lie."""
         if self._listener is not None:
-            for block, kinds in enumerate(self.kinds(node, start, stop), start):
-                self._listener(node.key(block), kinds)
+            for block, residency in enumerate(self.residencies(node, start, stop), start):
+                self._listener(node.key(block), residency)
 
-    def kinds(self, node: Node, start: int, stop: int) -> list[frozenset[Tier]]:
-        """The tiers that hold each of a node's blocks from `start` to `stop`."""
-        bits = [0] * (stop - start)
+    def residencies(self, node: Node, start: int, stop: int) -> list[Residency]:
+        """Where each of a node's blocks from `start` to `stop` lies."""
+        bits, shared = [0] * (stop - start), [ABSENT] * (stop - start)
         for number, slots in enumerate(node.slots):
             if slots:
-                bit = 1 << number
-                bits = [known if slot == ABSENT else known | bit for known, slot in zip(bits, slots[start:stop], strict=True)]
-        return [self._sets[each] for each in bits]
+                bit, own = 1 << number, slots[start:stop]
+                bits = [known if slot == ABSENT else known | bit for known, slot in zip(bits, own, strict=True)]
+                if number != GPU:
+                    shared = [slot if known == ABSENT else known for known, slot in zip(shared, own, strict=True)]
+        return [
+            self._without_slot[each] if slot == ABSENT else Residency(self._sets[each], slot)
+            for each, slot in zip(bits, shared, strict=True)
+        ]

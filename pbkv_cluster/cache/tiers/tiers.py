@@ -27,6 +27,7 @@ from pbkv_cluster.cache.tiers.transfer import TransferEngine
 from pbkv_cluster.cache.tree.node import GPU, NO_SLOTS, Node, Slots, new_slots
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
 from pbkv_cluster.core.clock import Clock
+from pbkv_cluster.core.residency import Residency
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.core.usage import Tier
 
@@ -234,6 +235,6 @@ class Tiers:
             self._engine.erase(tier.kind, tier.pool.vacant())
         return dropped
 
-    def kinds(self, node: Node) -> Sequence[frozenset[Tier]]:
-        """The tiers that hold each of a node's blocks."""
-        return self._announcements.kinds(node, 0, node.blocks)
+    def residencies(self, node: Node) -> Sequence[Residency]:
+        """Where each of a node's blocks lies."""
+        return self._announcements.residencies(node, 0, node.blocks)

@@ -17,9 +17,9 @@ from pbkv_cluster.core.background import first_failure_of
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.metrics.metric import Source
+from pbkv_cluster.core.residency import Residency
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.text.tokenizers_only import use_tokenizers_only
-from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.rpc.services import GATEWAY, HOST_STORE, PREDICTOR
 from pbkv_cluster.store.cluster_index import Directory, IndexPublisher, NodeEntry, ServiceEntry, WorkerEntry
 
@@ -203,9 +203,9 @@ class WorkerMember(_MemberBase):
         await self._serve_metrics(worker.figures.put, Source.WORKER)
         return facts.address
 
-    def _changed(self, key: bytes, tiers: frozenset[Tier]) -> None:
+    def _changed(self, key: bytes, residency: Residency) -> None:
         if self._publisher is not None:  # until then, the publisher's first snapshot covers it
-            self._publisher.record(key, tiers)
+            self._publisher.record(key, residency)
 
 
 class GatewayMember(_MemberBase):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
-from pbkv_cluster.gateway.routing.router import WorkerKey
+from pbkv_cluster.store.block_map import WorkerKey
 
 CAPACITY_BYTES = 64 << 20  # of the keys of all workflows
 _KEY_BYTES = 8  # of each block key: they are compared within one workflow

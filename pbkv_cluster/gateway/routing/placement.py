@@ -1,4 +1,4 @@
-"""Finds the worker for a step: asks the index what is cached where, and waits while no worker is reachable."""
+"""Finds the worker for a step: asks the index's mirror what is cached where, and waits while no worker is reachable."""
 
 import asyncio
 from collections.abc import Collection, Sequence
@@ -8,11 +8,12 @@ from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.routing.contexts import Contexts
-from pbkv_cluster.gateway.routing.router import CachedTokens, Costs, WorkerKey, candidates, choose, choose_blind
+from pbkv_cluster.gateway.routing.router import CachedTokens, Costs, candidates, choose, choose_blind
 from pbkv_cluster.gateway.routing.speeds import PrefillSpeed
 from pbkv_cluster.gateway.routing.worker import Worker
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
-from pbkv_cluster.store.cluster_index import BlockIndex, Match
+from pbkv_cluster.store.block_map import Match, WorkerKey
+from pbkv_cluster.store.cluster_index import IndexMirror
 
 
 class Placed(NamedTuple):
@@ -28,7 +29,7 @@ class Placement:
     def __init__(
         self,
         pool: WorkerPool,
-        index: BlockIndex,
+        mirror: IndexMirror,
         speed: PrefillSpeed,
         contexts: Contexts,
         decisions: Decisions,
@@ -41,7 +42,7 @@ class Placement:
         worker_wait_s: seconds that a step waits for a first worker.
         """
         self._pool = pool
-        self._index = index
+        self._mirror = mirror
         self._speed = speed
         self._contexts = contexts
         self._decisions = decisions
@@ -82,14 +83,12 @@ class Placement:
             last: the worker that ran the workflow's latest step; None: there is none.
             workflow: id of the workflow, for where its contexts lie; empty: unknown.
         """
-        matches = await self._match(workers, keys)
+        known = await self._match(workers, keys)
+        matches = known or [Match(0, 0)] * len(workers)
         contexts = self._contexts.tokens(workflow, keys) if len(workers) > 1 else {}
-        cached = [
-            CachedTokens(match.gpu_blocks * BLOCK_TOKENS, (match.blocks - match.gpu_blocks) * BLOCK_TOKENS)
-            for match in matches or [Match(0, 0)] * len(workers)
-        ]
+        cached = [_cached_tokens(match, worker) for match, worker in zip(matches, workers, strict=True)]
         found = candidates(workers, cached, keys, contexts, last)
-        if matches is None:
+        if known is None:
             choice = choose_blind(found)
         else:
             choice = choose(found, Costs(self._speed.seconds_per_token, self._parallelism))
@@ -101,14 +100,23 @@ class Placement:
         """What each worker has cached of the prompt; None while the index is away."""
         if len(workers) == 1:
             return [Match(0, 0)]
-        # While the pool finds the index away, no step waits for it to time out.
-        if not self._pool.index_reachable:
+        # No step waits for Redis to time out: not while the mirror waits for it, nor while the pool finds it away at the start.
+        if self._mirror.has_lost_redis or not (self._mirror.is_current or self._pool.index_reachable):
             return None
         try:
-            return await self._index.match(keys, [worker.key for worker in workers])
+            return await self._mirror.match(keys, [worker.key for worker in workers])
         except Unavailable:
             self._pool.index_lost()
             return None
+
+
+def _cached_tokens(match: Match, worker: Worker) -> CachedTokens:
+    return CachedTokens(
+        match.gpu_blocks * BLOCK_TOKENS,
+        (match.blocks - match.gpu_blocks) * BLOCK_TOKENS,
+        # A worker without a host tier reads no others.
+        match.sibling_blocks * BLOCK_TOKENS if worker.entry.host_blocks else 0,
+    )
 
 
 async def _first(*events: asyncio.Event) -> None:

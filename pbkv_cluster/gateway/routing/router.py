@@ -10,12 +10,12 @@ from typing import NamedTuple, Protocol
 from pbkv_cluster.gateway.decisions import Reason
 from pbkv_cluster.gateway.routing.load import WorkerLoad
 from pbkv_cluster.gateway.routing.speeds import StepSpeed
-
-WorkerKey = tuple[str, str]
-"""Worker id and incarnation. One that has restarted has another key: its GPU holds nothing of what it held before."""
+from pbkv_cluster.store.block_map import WorkerKey
 
 # Of a token on the GPU. A block in host memory still has to be loaded, so it saves a little less.
 HOST_TOKEN_VALUE = 0.8
+# Of a token that other workers of the node hold in host memory: it is copied, too, and may be gone when it is.
+SIBLING_TOKEN_VALUE = 0.7
 # Of a token that another step is computing there: on average half of them are still to come, and have to be waited for.
 PENDING_TOKEN_VALUE = 0.5
 # Probability that a context of the workflow is read again, where it lies, by one of its next steps.
@@ -43,6 +43,7 @@ class CachedTokens(NamedTuple):
 
     gpu: int
     host: int
+    sibling: int = 0  # after these, in the host memory of other workers of its node
 
 
 class Candidate(NamedTuple):
@@ -51,17 +52,18 @@ class Candidate(NamedTuple):
     worker_id: str
     gpu_tokens: int  # of the prompt's cached prefix
     host_tokens: int
-    pending_tokens: int  # after the cached prefix; another step is computing them there
+    pending_tokens: int  # after what it has cached or can copy; another step is computing them there
     queued_tokens: int  # that the steps of this gateway still have to compute and generate there
     token_s: float | None  # mean seconds of recent steps there, for each token; None: no step has ended there yet
     served_last: bool  # it ran this workflow's latest step
     context_tokens: int = 0  # of other contexts of the workflow, which lie there
-    duplicate_tokens: int = 0  # of the prompt, that another worker has cached and this one would compute
+    duplicate_tokens: int = 0  # of the prompt, that another worker has cached and this one would compute or copy
+    sibling_tokens: int = 0  # after its cached prefix, that it can copy from other workers of its node
 
     @property
     def cached_tokens(self) -> int:
-        """Tokens of the prompt that it has cached, or another step is computing there."""
-        return self.gpu_tokens + self.host_tokens + self.pending_tokens
+        """Tokens of the prompt that it need not compute: it or its node has them, or another step is computing them there."""
+        return self.gpu_tokens + self.host_tokens + self.sibling_tokens + self.pending_tokens
 
 
 class Costs(NamedTuple):
@@ -98,20 +100,22 @@ def candidates(
             worker_id=worker.key[0],
             gpu_tokens=there.gpu,
             host_tokens=there.host,
-            pending_tokens=max(worker.steps.pending_tokens(keys) - there.gpu - there.host, 0),
+            pending_tokens=max(worker.steps.pending_tokens(keys) - there.gpu - there.host - there.sibling, 0),
             queued_tokens=worker.steps.tokens,
             token_s=worker.speed.seconds_per_token,
             served_last=worker.key == last,
             context_tokens=contexts.get(worker.key, 0),
             duplicate_tokens=most - there.gpu - there.host,
+            sibling_tokens=there.sibling,
         )
         for worker, there in zip(workers, cached, strict=True)
     ]
 
 
 def saved_s(candidate: Candidate, costs: Costs) -> float:
-    """Seconds of prefill that the worker's cache saves."""
-    tokens = candidate.gpu_tokens + HOST_TOKEN_VALUE * candidate.host_tokens + PENDING_TOKEN_VALUE * candidate.pending_tokens
+    """Seconds of prefill that the worker's cache saves, and those of its node's other workers."""
+    copied = HOST_TOKEN_VALUE * candidate.host_tokens + SIBLING_TOKEN_VALUE * candidate.sibling_tokens
+    tokens = candidate.gpu_tokens + copied + PENDING_TOKEN_VALUE * candidate.pending_tokens
     return tokens * costs.seconds_per_token
 
 
@@ -159,6 +163,8 @@ def choose(candidates: Sequence[Candidate], costs: Costs) -> Choice:
         reason = Reason.ROUTE_QUEUE if longer_queue else Reason.ROUTE_CONTEXT
     elif best.gpu_tokens or best.host_tokens:
         reason = Reason.ROUTE_PREFIX
+    elif best.sibling_tokens:
+        reason = Reason.ROUTE_SIBLING_PREFIX
     elif best.pending_tokens:
         reason = Reason.ROUTE_PENDING_PREFIX
     elif best.context_tokens and not best.served_last:

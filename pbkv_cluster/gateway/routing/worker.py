@@ -17,12 +17,12 @@ from pbkv_cluster.core.workflow.step_events import FinishReason, Tokens
 from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.gateway.routing.load import WorkerLoad
-from pbkv_cluster.gateway.routing.router import WorkerKey
 from pbkv_cluster.gateway.routing.speeds import StepSpeed
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.channel import MAX_MESSAGE_BYTES, connect
 from pbkv_cluster.rpc.errors import from_rpc
 from pbkv_cluster.rpc.v1 import store_pb2, types_pb2, worker_pb2, worker_pb2_grpc
+from pbkv_cluster.store.block_map import WorkerKey
 from pbkv_cluster.store.cluster_index import WorkerEntry
 
 if TYPE_CHECKING:

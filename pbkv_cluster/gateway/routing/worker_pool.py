@@ -16,8 +16,8 @@ from pbkv_cluster.core.background import wait_for
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.gateway.routing.router import WorkerKey
 from pbkv_cluster.gateway.routing.worker import Worker, key_of
+from pbkv_cluster.store.block_map import WorkerKey
 from pbkv_cluster.store.cluster_index import Directory, NodeState
 
 _POLL_S = 0.5

@@ -27,7 +27,6 @@ from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
 from pbkv_cluster.gateway.routing.load import StepLoad
 from pbkv_cluster.gateway.routing.placement import Placement
-from pbkv_cluster.gateway.routing.router import WorkerKey
 from pbkv_cluster.gateway.routing.speeds import OutputLength, PrefillSpeed
 from pbkv_cluster.gateway.routing.worker import FailureKind, StepOutcome, StepStream, Worker, WorkerFailure
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
@@ -35,6 +34,7 @@ from pbkv_cluster.gateway.step.state import StepState
 from pbkv_cluster.gateway.step.step import Step, StepSpec
 from pbkv_cluster.gateway.workflow.events import EventReporter
 from pbkv_cluster.gateway.workflow.step_teller import StepTeller
+from pbkv_cluster.store.block_map import WorkerKey
 
 _MAX_REFUSALS = 2  # workers with full queues before the step fails
 

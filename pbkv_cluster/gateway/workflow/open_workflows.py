@@ -13,7 +13,7 @@ from xxhash import xxh3_64_intdigest
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import ResourceExhausted
 from pbkv_cluster.core.workflow.step_graph import StepGraph
-from pbkv_cluster.gateway.routing.router import WorkerKey
+from pbkv_cluster.store.block_map import WorkerKey
 
 _MAX_TOOL_CALLS = 262_144  # of all workflows, remembered to recognise repeats; some 200 bytes each
 

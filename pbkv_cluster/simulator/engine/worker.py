@@ -5,13 +5,13 @@ import math
 from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.gateway.routing.load import WorkerLoad
-from pbkv_cluster.gateway.routing.router import WorkerKey
 from pbkv_cluster.gateway.routing.speeds import StepSpeed
 from pbkv_cluster.gpu_worker.engine.engine import Output
 from pbkv_cluster.simulator.engine.engine import SimulatedEngine
 from pbkv_cluster.simulator.engine.runner import SimulatedRunner
 from pbkv_cluster.simulator.engine.setup import Setup
 from pbkv_cluster.simulator.policies.adversary import adversary_of
+from pbkv_cluster.store.block_map import WorkerKey
 
 _UNBOUNDED = 1 << 30  # steps in the queue: the simulation never refuses a client
 

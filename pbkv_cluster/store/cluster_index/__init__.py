@@ -1,17 +1,20 @@
 """The cluster's state in Redis: who its members are (`Directory`) and which worker holds which block (`BlockIndex`).
 
 All of it expires, so a member that dies without notice disappears by itself. Redis never holds KV bytes, and losing it loses
-nothing: workers announce themselves again (`IndexPublisher`), and readers get `Unavailable` and do without.
+nothing: workers announce themselves again (`IndexPublisher`), and readers get `Unavailable` and do without. Who asks often
+keeps a copy in its own memory (`IndexMirror`).
 
-Keys of one cluster, all under `pbkv:{cluster}:`
+Keys of one cluster, all under `pbkv:{CLUSTER}:`, braces included
 
     worker:{id}, node:{id}, service:{name}, member:{name}, endpoint:{member}, problem:{member}, workflow:{id}, node-state:{id},
     node-request:{id}               a directory entry as JSON, with a time to live
     workers, nodes and so on        sorted sets of those ids by the time at which each expires
-    blocks:{worker}:{incarnation}   hash of block key to tiers, with the worker's time to live
+    blocks:{worker}:{incarnation}   hash of block key to packed residency, with a time to live
+    changes                         stream of all that changes in these hashes
 """
 
-from pbkv_cluster.store.cluster_index.block_index import BlockIndex, Match
+from pbkv_cluster.store.block_map import Match
+from pbkv_cluster.store.cluster_index.block_index import BlockIndex
 from pbkv_cluster.store.cluster_index.client import connect
 from pbkv_cluster.store.cluster_index.directory import Directory, cluster_names
 from pbkv_cluster.store.cluster_index.entries import (
@@ -26,6 +29,7 @@ from pbkv_cluster.store.cluster_index.entries import (
     WorkerEntry,
     WorkflowEntry,
 )
+from pbkv_cluster.store.cluster_index.mirror import IndexMirror
 from pbkv_cluster.store.cluster_index.publisher import IndexPublisher
 from pbkv_cluster.store.cluster_index.redis_server import RedisServer
 
@@ -33,6 +37,7 @@ __all__ = [
     "BlockIndex",
     "Directory",
     "EndpointEntry",
+    "IndexMirror",
     "IndexPublisher",
     "Match",
     "MemberEntry",

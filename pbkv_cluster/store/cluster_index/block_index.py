@@ -1,83 +1,86 @@
-"""Which worker holds which block, and in which of its tiers."""
+"""Which worker holds which block, in which of its tiers and in which slot."""
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import cast
 
 from redis.asyncio import Redis
 from redis.typing import EncodableT
 
 from pbkv_cluster.core.blocks import KEY_BYTES
-from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.store.cluster_index.client import lua, redis_errors, ttl_ms
+from pbkv_cluster.core.residency import PACKED_BYTES
+from pbkv_cluster.store.block_map import Match, WorkerKey
+from pbkv_cluster.store.cluster_index.change_stream import CHANGE_BYTES, ENTRIES_MAX, ENTRY_CHANGES_MAX, stream_key, worker_name
+from pbkv_cluster.store.cluster_index.client import key_prefix, lua, redis_errors, ttl_ms
 
-# No letter for REMOTE: blocks on another node are announced by that node.
-_LETTERS = {Tier.GPU: b"g", Tier.HOST: b"h", Tier.DISK: b"d"}
 # A field that cannot be a block key. It marks a hash that has all blocks of its worker, not only those that the worker has
-# published since Redis came back empty.
-_COMPLETE = b""
-_CHUNK = 1000  # fields per transaction, which bounds the time for which one command occupies the server
-
-
-class Match(NamedTuple):
-    """How much of a sequence of blocks a worker holds: lengths of the leading runs, in blocks."""
-
-    gpu_blocks: int  # on the GPU; at most `blocks`
-    blocks: int  # in any tier
+# published since Redis came back empty; its value is the number of the worker's latest change.
+_NUMBER = ""
+_PAGE = 1000  # fields that one command writes or reads, which bounds the time for which it occupies the server
 
 
 class BlockIndex:
     """The index of a cluster: one hash per incarnation of a worker, gone `ttl_s` seconds after the worker last wrote to it.
 
-    Every method raises Unavailable when Redis does not answer.
+    Residencies are packed (`Residency.pack`); 0 stands for a block that is gone. Whatever is written is told to the change
+    stream, too. Every method raises Unavailable when Redis does not answer.
     """
 
     def __init__(self, redis: Redis, cluster: str, ttl_s: float) -> None:
-        self._redis = redis
-        self._prefix = f"pbkv:{cluster}:blocks:"
+        self.redis = redis
+        self.cluster = cluster
+        self.ttl_s = ttl_s
+        self._prefix = f"{key_prefix(cluster)}blocks:"
+        self._stream = stream_key(cluster)
         self._ttl_ms = ttl_ms(ttl_s)
         self._match = redis.register_script(lua("match"))
+        self._publish = redis.register_script(lua("publish"))
+        self._announce = redis.register_script(lua("announce"))
+        self._drop = redis.register_script(lua("drop"))
 
-    async def announce(self, worker_id: str, incarnation: str, blocks: Mapping[bytes, Set[Tier]]) -> None:
+    async def announce(self, worker_id: str, incarnation: str, blocks: Mapping[bytes, int]) -> None:
         """Replaces all blocks of a worker at once: readers see either the old ones or the new ones."""
         key = self._key(worker_id, incarnation)
         draft = key + ":draft"
         with redis_errors():
-            await self._redis.unlink(draft)
-            await self._write(draft, blocks)
-            async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.hset(draft, _COMPLETE, b"")
-                pipe.unlink(key)
-                pipe.rename(draft, key)
-                pipe.pexpire(key, self._ttl_ms)
-                await pipe.execute()
+            await self.redis.unlink(draft)
+            for page in _pages(blocks, _PAGE):
+                fields: dict[EncodableT, EncodableT] = {
+                    block: packed.to_bytes(PACKED_BYTES, "little") for block, packed in page.items() if packed
+                }
+                # One transaction: a hash whose writer died before it set the time to live would stay for ever.
+                async with self.redis.pipeline(transaction=True) as pipe:
+                    if fields:
+                        pipe.hset(draft, mapping=fields)
+                    pipe.pexpire(draft, self._ttl_ms)
+                    await pipe.execute()
+            name = worker_name(worker_id, incarnation)
+            await self._announce(keys=[key, draft, self._stream], args=[name, self._ttl_ms, ENTRIES_MAX])
 
-    async def publish(self, worker_id: str, incarnation: str, changes: Mapping[bytes, Set[Tier]]) -> bool:
-        """Enters changed blocks with the tiers that hold them now, none for a block that is gone, and renews the worker.
+    async def publish(self, worker_id: str, incarnation: str, changes: Mapping[bytes, int]) -> bool:
+        """Enters changed blocks, and renews the worker.
 
         Returns:
-            False if the index lacks other blocks of the worker: it lost them, or they were never announced.
+            False if the index lacks other blocks of the worker: it lost them, or they were never announced. Then the changes
+            have not been entered either, or not all of them.
         """
-        with redis_errors():
-            return await self._write(self._key(worker_id, incarnation), changes)
+        pages = [b"".join(_encode(page)) for page in _pages(changes, ENTRY_CHANGES_MAX)]
+        return all([await self._write(worker_id, incarnation, page) for page in pages])
 
     async def renew(self, worker_id: str, incarnation: str) -> bool:
         """Renews a worker; False if the index lacks blocks of it, as in `publish`."""
-        key = self._key(worker_id, incarnation)
-        with redis_errors():
-            async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.pexpire(key, self._ttl_ms)
-                pipe.hexists(key, _COMPLETE)
-                _, complete = await pipe.execute()
-        return bool(complete)
+        return await self._write(worker_id, incarnation, b"")
 
     async def drop(self, worker_id: str, incarnation: str) -> None:
         """Removes a worker and its blocks."""
         key = self._key(worker_id, incarnation)
         with redis_errors():
-            await self._redis.unlink(key, key + ":draft")
+            await self._drop(
+                keys=[key, key + ":draft", self._stream],
+                args=[worker_name(worker_id, incarnation), self._ttl_ms, ENTRIES_MAX],
+            )
 
-    async def match(self, keys: Sequence[bytes], workers: Sequence[tuple[str, str]]) -> list[Match]:
+    async def match(self, keys: Sequence[bytes], workers: Sequence[WorkerKey]) -> list[Match]:
         """How much of a sequence each worker holds, in one round trip to Redis.
 
         Args:
@@ -97,42 +100,47 @@ class BlockIndex:
             found = await self._match(keys=[self._key(*worker) for worker in workers], args=[b"".join(keys), KEY_BYTES])
         return [Match(gpu, blocks) for gpu, blocks in zip(found[::2], found[1::2], strict=True)]
 
-    async def _write(self, key: str, changes: Mapping[bytes, Set[Tier]]) -> bool:
-        complete = True
-        for chunk in _chunks(changes):
-            held: dict[EncodableT, EncodableT] = {
-                block: letters for block, tiers in chunk.items() if (letters := encode_tiers(tiers))
-            }
-            gone = [block for block in chunk if block not in held]
-            # One transaction: a hash whose writer died before it set the time to live would stay for ever.
-            async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.hexists(key, _COMPLETE)
-                if held:
-                    pipe.hset(key, mapping=held)
-                if gone:
-                    pipe.hdel(key, *gone)
-                pipe.pexpire(key, self._ttl_ms)
-                results = await pipe.execute()
-            complete = complete and bool(results[0])
-        return complete
+    async def number(self, worker: WorkerKey) -> int | None:
+        """The number of a worker's latest change; None if not all of its blocks are here."""
+        with redis_errors():
+            number = await self.redis.hget(self._key(*worker), _NUMBER)
+        return None if number is None else int(cast(bytes, number))
+
+    async def pages(self, worker: WorkerKey) -> AsyncIterator[dict[bytes, int]]:
+        """A worker's blocks, a part at a time: all that are here throughout. What changes meanwhile may be missed."""
+        key, cursor = self._key(*worker), 0
+        while True:
+            with redis_errors():
+                cursor, found = await self.redis.hscan(key, cursor, count=_PAGE)
+            page = cast(dict[bytes, bytes], found)
+            yield {block: int.from_bytes(packed, "little") for block, packed in page.items() if len(block) == KEY_BYTES}
+            if cursor == 0:
+                return
+
+    async def _write(self, worker_id: str, incarnation: str, changes: bytes) -> bool:
+        name = worker_name(worker_id, incarnation)
+        args: list[str | bytes | int] = [name, changes, KEY_BYTES, CHANGE_BYTES, self._ttl_ms, ENTRIES_MAX]
+        with redis_errors():
+            return bool(await self._publish(keys=[self._key(worker_id, incarnation), self._stream], args=args))
 
     def _key(self, worker_id: str, incarnation: str) -> str:
-        return f"{self._prefix}{worker_id}:{incarnation}"
+        return self._prefix + worker_name(worker_id, incarnation)
 
 
-def encode_tiers(tiers: Set[Tier]) -> bytes:
-    """One letter per tier, fastest first; empty for a block that this worker does not hold itself."""
-    return b"".join(letter for tier, letter in _LETTERS.items() if tier in tiers)
+def _pages(blocks: Mapping[bytes, int], size: int) -> Iterator[dict[bytes, int]]:
+    items = iter(blocks.items())
+    while page := dict(islice(items, size)):
+        _check(page)
+        yield page
 
 
-def _chunks(changes: Mapping[bytes, Set[Tier]]) -> Iterator[dict[bytes, Set[Tier]]]:
-    items = iter(changes.items())
-    while chunk := dict(islice(items, _CHUNK)):
-        _check(chunk)
-        yield chunk
+def _encode(changes: Mapping[bytes, int]) -> Iterator[bytes]:
+    for key, packed in changes.items():
+        yield key
+        yield packed.to_bytes(PACKED_BYTES, "little")
 
 
-def _check(keys: Sequence[bytes] | Mapping[bytes, Set[Tier]]) -> None:
+def _check(keys: Sequence[bytes] | Mapping[bytes, int]) -> None:
     for key in keys:
         if len(key) != KEY_BYTES:
             raise ValueError(f"a block key has {KEY_BYTES} bytes, got {len(key)}")

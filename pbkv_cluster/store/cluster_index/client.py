@@ -42,6 +42,11 @@ def redis_errors() -> Iterator[None]:
         raise Unavailable(f"Redis: {error or type(error).__name__}") from error
 
 
+def key_prefix(cluster: str) -> str:
+    """What the keys of a cluster begin with. The braces keep them all on one server where Redis spreads keys over several."""
+    return f"pbkv:{{{cluster}}}:"
+
+
 def lua(name: str) -> str:
     """The text of a Lua script of this package."""
     return resources.files(__package__).joinpath(f"{name}.lua").read_text()

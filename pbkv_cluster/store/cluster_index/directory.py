@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from redis.asyncio import Redis
 
-from pbkv_cluster.store.cluster_index.client import redis_errors
+from pbkv_cluster.store.cluster_index.client import key_prefix, redis_errors
 from pbkv_cluster.store.cluster_index.entries import (
     EndpointEntry,
     MemberEntry,
@@ -29,8 +29,8 @@ async def cluster_names(redis: Redis) -> list[str]:
         Unavailable: Redis does not answer.
     """
     with redis_errors():
-        keys = {key async for key in redis.scan_iter(match="pbkv:*:services", count=_SCAN_PAGE)}
-    return sorted(key.decode(errors="replace").split(":")[1] for key in keys)
+        keys = {key async for key in redis.scan_iter(match=key_prefix("*") + "services", count=_SCAN_PAGE)}
+    return sorted(key.decode(errors="replace").split(":")[1].strip("{}") for key in keys)
 
 
 class Directory:
@@ -45,7 +45,7 @@ class Directory:
         cluster: name of the cluster, prefix of its keys.
         ttl_s: seconds after which a member's entry is gone if it is not renewed.
         """
-        prefix = f"pbkv:{cluster}:"
+        prefix = key_prefix(cluster)
         self.ttl_s = ttl_s
         self._workers = ExpiringTable(redis, prefix, "worker", WorkerEntry)
         self._nodes = ExpiringTable(redis, prefix, "node", NodeEntry)
@@ -74,6 +74,9 @@ class Directory:
     async def withdraw_worker(self, worker_id: str, incarnation: str | None = None) -> None:
         """Removes a worker; with `incarnation` only that one, so a late leaver does not remove its successor."""
         await self._workers.remove(worker_id, None if incarnation is None else lambda entry: entry.incarnation == incarnation)
+
+    async def worker(self, worker_id: str) -> WorkerEntry | None:
+        return await self._workers.get(worker_id)
 
     async def workers(self) -> list[WorkerEntry]:
         """By worker id."""

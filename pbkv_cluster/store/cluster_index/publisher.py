@@ -5,20 +5,20 @@ import inspect
 import logging
 import random
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Set
+from collections.abc import Awaitable, Callable, Mapping
 
 from pbkv_cluster.core.background import cancel
 from pbkv_cluster.core.blocks import KEY_BYTES
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.core.residency import Residency
 from pbkv_cluster.store.cluster_index.block_index import BlockIndex
 from pbkv_cluster.store.cluster_index.directory import Directory
 from pbkv_cluster.store.cluster_index.entries import WorkerEntry
 
 log = logging.getLogger(__name__)
 
-Blocks = Mapping[bytes, Set[Tier]]
+Blocks = Mapping[bytes, Residency]
 Snapshot = Callable[[], Blocks | Awaitable[Blocks]]
 
 
@@ -46,7 +46,7 @@ class IndexPublisher:
             directory: where the worker is announced.
             index: where its blocks are announced.
             worker: the worker's entry.
-            snapshot: returns all blocks that the worker holds, each with its tiers; may be a coroutine function. The result
+            snapshot: returns all blocks that the worker holds, and where each lies; may be a coroutine function. The result
                 must contain every change recorded before the call. Raising Unavailable means: try again later.
             flush_interval_s: seconds between two batches of changes.
             max_pending: limit of buffered changes; beyond it, they are dropped and a snapshot is announced.
@@ -64,16 +64,14 @@ class IndexPublisher:
         self._max_pending = max_pending
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
-        self._pending: dict[bytes, Set[Tier]] = {}
+        self._pending: dict[bytes, int] = {}  # packed residencies
         self._stale = True  # the index may lack blocks
         self._renew_at = 0.0
         self._failures = 0  # attempts since Redis was lost
         self._task: asyncio.Task[None] | None = None
 
-    def record(self, key: bytes, tiers: Set[Tier]) -> None:
-        """Buffers a change: the tiers that hold a block now, none if it is gone. Thread-safe; the caller must not change the
-        set afterwards.
-        """
+    def record(self, key: bytes, residency: Residency) -> None:
+        """Buffers a change: where a block lies now. Thread-safe."""
         if len(key) != KEY_BYTES:
             raise ValueError(f"a block key has {KEY_BYTES} bytes, got {len(key)}")
         with self._lock:
@@ -81,7 +79,7 @@ class IndexPublisher:
                 self._pending.clear()
                 self._stale = True
                 self.overflows += 1
-            self._pending[key] = tiers
+            self._pending[key] = residency.pack()
 
     async def start(self) -> None:
         """Announces the worker and all its blocks, then keeps them current. If Redis is down, they appear once it is back."""
@@ -158,10 +156,11 @@ class IndexPublisher:
         blocks = self._snapshot()
         if inspect.isawaitable(blocks):
             blocks = await blocks
-        await self._index.announce(self._worker.worker_id, self._worker.incarnation, blocks)
+        packed = {key: residency.pack() for key, residency in blocks.items()}
+        await self._index.announce(self._worker.worker_id, self._worker.incarnation, packed)
         self.announcements += 1
 
-    def _take(self) -> dict[bytes, Set[Tier]]:
+    def _take(self) -> dict[bytes, int]:
         with self._lock:
             taken, self._pending = self._pending, {}
         return taken

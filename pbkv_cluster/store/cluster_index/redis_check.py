@@ -11,6 +11,7 @@ from redis.retry import Retry
 
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.core.locations.urls import without_credentials
+from pbkv_cluster.store.cluster_index.client import key_prefix
 
 TIMEOUT_S = 0.8  # of each operation: a server that is this slow would slow down every step
 _PROBE_MS = 1000
@@ -71,7 +72,7 @@ def _check_kind(client: "redis.Redis", shown: str) -> None:
 
 
 def _check_writes(client: "redis.Redis", shown: str, cluster: str) -> None:
-    key = f"pbkv:{cluster}:probe:{socket.gethostname()}:{uuid.uuid4().hex}"
+    key = f"{key_prefix(cluster)}probe:{socket.gethostname()}:{uuid.uuid4().hex}"
     try:
         client.eval(_PROBE, 1, key, str(_PROBE_MS))
     except redis.exceptions.ResponseError as error:

@@ -1,9 +1,13 @@
 """What the tests of the index share."""
 
+from collections.abc import Mapping, Set
+
 import redis
 from redis.asyncio import Redis
 
 from pbkv_cluster.core.blocks import Namespace
+from pbkv_cluster.core.residency import Residency
+from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.cluster_index import RedisServer, WorkerEntry
 from pbkv_cluster.store.cluster_index.client import redis_errors
 
@@ -36,8 +40,18 @@ def port_of(server: RedisServer) -> int:
     return int(server.url.rpartition(":")[2].partition("/")[0])
 
 
+def packed(blocks: Mapping[bytes, Set[Tier]]) -> dict[bytes, int]:
+    """Blocks and the tiers that hold them, as they are entered in the index."""
+    return {key: Residency(frozenset(tiers)).pack() for key, tiers in blocks.items()}
+
+
+async def kept(client: Redis) -> list[bytes]:
+    """What is in Redis, but for the change stream, which ends a while after the last change."""
+    return [key async for key in client.scan_iter() if not key.endswith(b":changes")]
+
+
 async def stored_blocks(client: Redis, worker_id: str, incarnation: str) -> int:
     """Number of blocks of a worker that are in Redis, from the hash itself; the empty field is the mark of a complete one."""
     with redis_errors():
-        fields = await client.hkeys(f"pbkv:test:blocks:{worker_id}:{incarnation}")
+        fields = await client.hkeys(f"pbkv:{{test}}:blocks:{worker_id}:{incarnation}")
     return sum(1 for field in fields if field != b"")

@@ -130,14 +130,14 @@ async def test_an_expired_member_leaves_while_others_stay(redis: Redis, director
 
     await eventually(one_left)
     await directory.announce_worker(worker_entry("stays"))
-    assert await redis.zcard("pbkv:test:workers") == 1  # the next announcement removed the expired id
+    assert await redis.zcard("pbkv:{test}:workers") == 1  # the next announcement removed the expired id
 
 
 async def test_workflows_are_renewed_and_ended(redis: Redis, directory: Directory) -> None:
     await directory.put_workflow(workflow())
-    await redis.pexpire("pbkv:test:workflow:w1", 1000)
+    await redis.pexpire("pbkv:{test}:workflow:w1", 1000)
     await directory.put_workflow(replace(workflow(), steps=3))
-    assert await redis.pttl("pbkv:test:workflow:w1") > 1000
+    assert await redis.pttl("pbkv:{test}:workflow:w1") > 1000
     assert await directory.workflow("w1") == replace(workflow(), steps=3)
     assert [entry async for entry in directory.workflows()] == [replace(workflow(), steps=3)]
 
@@ -160,7 +160,7 @@ async def test_many_workflows_are_listed_once_each(directory: Directory) -> None
 async def test_fields_of_a_newer_writer_are_ignored(redis: Redis, directory: Directory) -> None:
     await directory.announce_worker(worker_entry())
     newer = asdict(worker_entry()) | {"zone": "eu-1", "namespace": asdict(worker_entry().namespace) | {"quantised": True}}
-    await redis.set("pbkv:test:worker:worker-0", json.dumps(newer))
+    await redis.set("pbkv:{test}:worker:worker-0", json.dumps(newer))
     assert await directory.workers() == [worker_entry()]
     assert directory.malformed == 0
 
@@ -171,11 +171,11 @@ async def test_a_malformed_entry_is_skipped(
 ) -> None:
     await directory.announce_worker(worker_entry("good"))
     await directory.announce_worker(worker_entry("bad"))
-    await redis.set("pbkv:test:worker:bad", payload.encode("latin-1"))
+    await redis.set("pbkv:{test}:worker:bad", payload.encode("latin-1"))
     with caplog.at_level(logging.WARNING):
         assert await directory.workers() == [worker_entry("good")]
     assert directory.malformed == 1
-    assert "pbkv:test:worker:bad" in caplog.text
+    assert "pbkv:{test}:worker:bad" in caplog.text
     await directory.announce_worker(worker_entry("bad"))
     assert len(await directory.workers()) == 2
 
@@ -196,7 +196,7 @@ async def test_an_entry_is_believed_only_within_bounds(
     redis: Redis, directory: Directory, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], problem: str
 ) -> None:
     await directory.announce_worker(worker_entry())
-    await redis.set("pbkv:test:worker:worker-0", json.dumps(asdict(worker_entry()) | changes))
+    await redis.set("pbkv:{test}:worker:worker-0", json.dumps(asdict(worker_entry()) | changes))
     for _ in range(2):
         assert await directory.workers() == []
     assert directory.malformed == 2
@@ -208,14 +208,14 @@ async def test_an_entry_is_believed_only_within_bounds(
 async def test_a_workflow_with_an_impossible_lease_is_skipped(redis: Redis, directory: Directory, lease_s: str) -> None:
     await directory.put_workflow(workflow("w"))
     text = json.dumps(asdict(workflow("w")) | {"lease_s": "L"}).replace('"L"', lease_s)
-    await redis.set("pbkv:test:workflow:w", text)
+    await redis.set("pbkv:{test}:workflow:w", text)
     assert await directory.workflow("w") is None
     assert [entry async for entry in directory.workflows()] == []
 
 
 async def test_an_id_that_is_not_text_is_skipped(redis: Redis, directory: Directory, caplog: pytest.LogCaptureFixture) -> None:
     await directory.announce_worker(worker_entry("good"))
-    await redis.zadd("pbkv:test:workers", {b"\xff\xfe": 2e12})
+    await redis.zadd("pbkv:{test}:workers", {b"\xff\xfe": 2e12})
     assert await directory.workers() == [worker_entry("good")]
     assert directory.malformed == 1
     assert "its id is not UTF-8" in caplog.text
@@ -223,7 +223,7 @@ async def test_an_id_that_is_not_text_is_skipped(redis: Redis, directory: Direct
 
 async def test_an_entry_that_is_too_large_is_not_parsed(redis: Redis, directory: Directory) -> None:
     await directory.announce_worker(worker_entry())
-    await redis.set("pbkv:test:worker:worker-0", b" " * (5 << 20))
+    await redis.set("pbkv:{test}:worker:worker-0", b" " * (5 << 20))
     assert await directory.workers() == []
 
 

@@ -12,18 +12,19 @@ from redis.asyncio import Redis
 
 from pbkv_cluster.core.blocks import block_keys
 from pbkv_cluster.core.errors import Unavailable
+from pbkv_cluster.core.residency import NOWHERE, Residency
 from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.cluster_index import BlockIndex, Directory, IndexPublisher, Match, RedisServer, connect
 from tests.polling import eventually
-from tests.store.cluster_index.helpers import NAMESPACE, port_of, stored_blocks, worker_entry
+from tests.store.cluster_index.helpers import NAMESPACE, kept, port_of, stored_blocks, worker_entry
 
-GPU, HOST, GONE = frozenset({Tier.GPU}), frozenset({Tier.HOST}), frozenset[Tier]()
+GPU, HOST, GONE = Residency(frozenset({Tier.GPU})), Residency(frozenset({Tier.HOST}), 3), NOWHERE
 KEYS = block_keys(NAMESPACE, random.Random(5).randbytes(50 * BLOCK_BYTES))
 WORKER = worker_entry()
 HOLDER = (WORKER.worker_id, WORKER.incarnation)
 
-Blocks = Mapping[bytes, frozenset[Tier]]
+Blocks = Mapping[bytes, Residency]
 
 
 class Cluster:
@@ -33,7 +34,7 @@ class Cluster:
         self._redis = redis
         self.directory = Directory(redis, "test", ttl_s)
         self.index = BlockIndex(redis, "test", ttl_s)
-        self.blocks: dict[bytes, frozenset[Tier]] = {}
+        self.blocks: dict[bytes, Residency] = {}
 
     def publisher(
         self, snapshot: Callable[[], Blocks | Awaitable[Blocks]] | None = None, max_pending: int = 1000
@@ -50,15 +51,15 @@ class Cluster:
         finally:
             await publisher.stop()
 
-    def hold(self, publisher: IndexPublisher, keys: list[bytes], tiers: frozenset[Tier]) -> None:
+    def hold(self, publisher: IndexPublisher, keys: list[bytes], residency: Residency) -> None:
         for key in keys:
-            self.blocks[key] = tiers
-            publisher.record(key, tiers)
+            self.blocks[key] = residency
+            publisher.record(key, residency)
 
     async def announced(self) -> bool:
         """Whether the index agrees with what the worker holds."""
         try:
-            held = {key: tiers for key, tiers in self.blocks.items() if tiers}
+            held = {key: residency for key, residency in self.blocks.items() if residency.tiers}
             run = next((i for i, key in enumerate(KEYS) if key not in held), len(KEYS))
             gpu = next((i for i, key in enumerate(KEYS) if held.get(key) != GPU), len(KEYS))
             return (
@@ -95,7 +96,7 @@ async def test_withdraws_when_stopped(redis: Redis, cluster: Cluster) -> None:
         await publisher.start()
     await publisher.stop()
     await publisher.stop()
-    assert await redis.dbsize() == 0
+    assert await kept(redis) == []
 
 
 async def test_leaves_its_successor_alone_when_stopped(cluster: Cluster) -> None:
@@ -120,8 +121,8 @@ async def test_renews_the_worker_and_its_blocks(redis: Redis) -> None:
     cluster = Cluster(redis, ttl_s=1.5)
     cluster.blocks = dict.fromkeys(KEYS[:10], GPU)
     async with cluster.running():
-        (key,) = [each async for each in redis.scan_iter("pbkv:test:blocks:*")]
-        for name in (key, b"pbkv:test:worker:worker-0"):
+        (key,) = [each async for each in redis.scan_iter("pbkv:{test}:blocks:*")]
+        for name in (key, b"pbkv:{test}:worker:worker-0"):
             await redis.pexpire(name, 50_000)  # longer than the time to live: only a renewal shortens it
 
             async def renewed(name: bytes = name) -> bool:
@@ -234,7 +235,7 @@ async def test_a_defect_is_logged_and_raised_by_stop(redis: Redis, cluster: Clus
     await eventually(lambda: "its publisher failed" in caplog.text)
     with pytest.raises(IndexError):
         await publisher.stop()
-    assert await redis.dbsize() == 0
+    assert await kept(redis) == []
 
 
 async def test_keys_of_a_wrong_length_are_refused_at_once(cluster: Cluster) -> None:

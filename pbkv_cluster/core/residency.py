@@ -1,0 +1,32 @@
+"""Where one worker holds a block, as a value and as a number."""
+
+from typing import NamedTuple
+
+from pbkv_cluster.core.usage import Tier
+
+PACKED_BYTES = 5  # of a packed residency
+_BITS = {Tier.GPU: 1, Tier.HOST: 2, Tier.DISK: 4}  # the tiers that a worker has itself
+_WIDTH = 3
+
+ON_GPU = _BITS[Tier.GPU]
+READABLE = _BITS[Tier.HOST] | _BITS[Tier.DISK]  # by other processes
+_SETS = [frozenset(tier for tier, bit in _BITS.items() if bits & bit) for bits in range(1 << _WIDTH)]
+
+
+class Residency(NamedTuple):
+    """The tiers of a worker that hold a block, and where other processes can read it."""
+
+    tiers: frozenset[Tier]
+    slot: int = -1  # in the fastest of them after the GPU, which nobody else can read; -1: only the GPU holds it
+
+    def pack(self) -> int:
+        """The same as a number: a bit for each tier, and the slot. 0 if no tier of the worker holds the block."""
+        return sum(_BITS.get(tier, 0) for tier in self.tiers) | (self.slot + 1) << _WIDTH if self.tiers else 0
+
+
+NOWHERE = Residency(frozenset())
+
+
+def unpack(packed: int) -> Residency:
+    """The residency that `Residency.pack` has packed."""
+    return Residency(_SETS[packed & (1 << _WIDTH) - 1], (packed >> _WIDTH) - 1)

@@ -1,0 +1,169 @@
+"""Which worker holds which block, in this process's memory: asked at every placement and admission.
+
+Whoever knows of changes writes it (`cluster_index/mirror.py`, on an event loop); any thread may ask.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from pbkv_cluster.core.residency import ON_GPU, READABLE, unpack
+from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.store.block_source import BlockPlace
+
+WorkerKey = tuple[str, str]
+"""Worker id and incarnation. One that has restarted has another key: its GPU holds nothing of what it held before."""
+
+MAX_BYTES = 1 << 30
+BYTES_A_BLOCK = 120  # of a block on one worker: key, number and entry of the dictionary; measured by `benchmarks index`
+
+
+class Match(NamedTuple):
+    """How much of a sequence of blocks a worker holds: lengths of the leading runs, in blocks."""
+
+    gpu_blocks: int  # on the GPU; at most `blocks`
+    blocks: int  # in any tier
+    sibling_blocks: int = 0  # after these, that other workers of its node hold where it can read them
+
+
+class _Held:
+    """What one worker holds."""
+
+    __slots__ = ("blocks", "node", "worker")
+
+    def __init__(self, worker: WorkerKey, node: str, blocks: dict[bytes, int]) -> None:
+        self.worker = worker
+        self.node = node
+        self.blocks = blocks  # packed residencies
+
+    def run(self, keys: Sequence[bytes], most: int, bits: int) -> int:
+        """Length of the leading run in some tiers, at most `most`, by bisection: what holds a block holds its ancestors."""
+        get = self.blocks.get
+        if not most or not (get(keys[0], 0) & bits):
+            return 0
+        low, high = 1, most
+        while low < high:
+            middle = (low + high + 1) // 2
+            if get(keys[middle - 1], 0) & bits:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+
+class BlockMap:
+    """Packed residencies by block key, for each worker; bounded in bytes. What does not fit is left out, and counted."""
+
+    def __init__(self, bits: int = ON_GPU | READABLE, max_bytes: int = MAX_BYTES) -> None:
+        """Args:
+        bits: tiers that matter here, as in packed residencies; blocks in no such tier are left out.
+        max_bytes: of memory.
+        """
+        self.left_out = 0  # blocks
+        self._bits = bits
+        self._blocks_max = max_bytes // BYTES_A_BLOCK
+        self._held: dict[WorkerKey, _Held] = {}
+        self._by_node: dict[str, tuple[_Held, ...]] = {}  # replaced as a whole, as other threads may be reading it
+
+    def __len__(self) -> int:
+        """Blocks, one that several workers hold counted for each."""
+        return sum(len(held.blocks) for held in self._held.values())
+
+    @property
+    def workers(self) -> Collection[WorkerKey]:
+        return self._held.keys()
+
+    def blocks(self, worker: WorkerKey) -> Mapping[bytes, int]:
+        """The packed residencies of a worker's blocks."""
+        held = self._held.get(worker)
+        return {} if held is None else held.blocks
+
+    # --- changes ---
+
+    def replace(self, worker: WorkerKey, node: str, blocks: Iterable[tuple[bytes, int]]) -> None:
+        """All that a worker holds, instead of what it or an earlier process of it was known to hold.
+
+        Args:
+            worker: id and incarnation.
+            node: id of its node.
+            blocks: key and packed residency of each.
+        """
+        for other in [each for each in self._held if each[0] == worker[0]]:
+            self.remove(other)
+        self._held[worker] = _Held(worker, node, {})
+        self.change(worker, blocks)
+        self._sort()
+
+    def change(self, worker: WorkerKey, blocks: Iterable[tuple[bytes, int]]) -> None:
+        """Changed blocks of a known worker; 0 for one that is gone."""
+        held, bits = self._held[worker].blocks, self._bits
+        room = self._blocks_max - len(self)
+        for key, packed in blocks:
+            if not packed & bits:
+                room += held.pop(key, None) is not None
+            elif key in held or room > 0:
+                room -= key not in held
+                held[key] = packed
+            else:
+                self.left_out += 1
+
+    def remove(self, worker: WorkerKey) -> None:
+        """Forgets a worker, if it is known."""
+        if self._held.pop(worker, None) is not None:
+            self._sort()
+
+    def forget(self, key: bytes, place: BlockPlace) -> None:
+        """A block turned out not to be where it was said to be."""
+        for held in self._by_node.get(place.node, ()):
+            if held.worker[0] == place.region and unpack(held.blocks.get(key, 0)).slot == place.slot:
+                held.blocks.pop(key, None)
+
+    def _sort(self) -> None:
+        by_node: dict[str, list[_Held]] = {}
+        for held in self._held.values():
+            by_node.setdefault(held.node, []).append(held)
+        self._by_node = {node: tuple(each) for node, each in by_node.items()}
+
+    # --- questions ---
+
+    def match(self, keys: Sequence[bytes], workers: Sequence[WorkerKey]) -> list[Match]:
+        """How much of a sequence each worker holds, and how much more it can read from other workers of its node.
+
+        What its siblings hold is an estimate: the longest of them, taken to be readable as a whole if its first block is.
+
+        Args:
+            keys: block keys of the sequence, first to last.
+            workers: worker id and incarnation of each.
+        """
+        runs: dict[WorkerKey, tuple[int, int]] = {}
+        for worker, held in self._held.items():
+            blocks = held.run(keys, len(keys), -1)
+            runs[worker] = held.run(keys, blocks, ON_GPU), blocks
+        matches = []
+        for worker in workers:
+            gpu, blocks = runs.get(worker, (0, 0))
+            known = self._held.get(worker)
+            others = self._by_node.get(known.node, ()) if known is not None else ()
+            longest = blocks
+            for other in others:
+                length = runs[other.worker][1]
+                if length > longest and other.blocks.get(keys[blocks], 0) & READABLE:
+                    longest = length
+            matches.append(Match(gpu, blocks, longest - blocks))
+        return matches
+
+    def places(self, key: bytes, node: str, besides: str = "") -> Iterator[BlockPlace]:
+        """Where other processes can read a block on a node.
+
+        Args:
+            key: of the block.
+            node: id of the node.
+            besides: id of a worker that is left out.
+        """
+        for held in self._by_node.get(node, ()):
+            if (packed := held.blocks.get(key, 0)) & READABLE and held.worker[0] != besides:
+                tiers, slot = unpack(packed)
+                yield BlockPlace(node, held.worker[0], slot, Tier.HOST if Tier.HOST in tiers else Tier.DISK)
+
+    def is_readable(self, key: bytes, node: str, besides: str = "") -> bool:
+        """Whether some process of a node other than `besides` holds a block where others can read it."""
+        return next(self.places(key, node, besides), None) is not None
