@@ -143,7 +143,7 @@ def _config(contender: str, ratio: float, state: Path) -> Config:
                 "prior": "off" if contender == "cold" else "default",
                 "state_path": str(state) if ours else "",
             },
-            "gateway": {"port": 0},
+            "gateway": {"port": 0, "http_port": -1},
         }
     )
 

@@ -37,7 +37,7 @@ _TOKENIZER_THREADS = 2
 class GatewayServer:
     """The gateway of a cluster. Make, `start` and `stop` it within one event loop.
 
-    Front doors call `workflows`, `submission` and `status`.
+    Front doors call `workflows`, `submission` and `status`; some need the tokenizer and the workers as well.
     """
 
     def __init__(self, config: Config, directory: Directory, index: BlockIndex, codec: TextCodec, clock: Clock) -> None:
@@ -46,7 +46,8 @@ class GatewayServer:
         open_workflows = OpenWorkflows(clock, gateway.max_workflows, gateway.max_graph_bytes)
         admission = Admission(gateway.max_steps, gateway.max_step_bytes, decisions)
         infinite, meter, speed, lengths = InfiniteCache(gateway.available_blocks), HitMeter(), PrefillSpeed(), OutputLength()
-        self._pool = WorkerPool(directory, clock)
+        self.codec = codec
+        self.pool = self._pool = WorkerPool(directory, clock)
         self._feed = EventFeed(directory, decisions)
         self._entries = EntryWriter(directory, decisions, clock, capacity=2 * gateway.max_workflows)
         self._executor = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenizer")

@@ -129,6 +129,7 @@ def _status_response(status: ClusterStatus) -> workflow_pb2.GetClusterStatusResp
             if entry.reasons
         ],
         log_path=status.log_path,
+        http_address=status.http_address,
     )
 
 

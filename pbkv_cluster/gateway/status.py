@@ -15,6 +15,7 @@ from pbkv_cluster.gateway.routing.worker import Worker, WorkerReport
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.step.admission import Admission
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
+from pbkv_cluster.rpc.services import GATEWAY_HTTP
 from pbkv_cluster.store.cluster_index import Directory, MemberEntry, ProblemsEntry
 
 
@@ -44,6 +45,7 @@ class ClusterStatus:
     decisions: Mapping[str, int]  # the gateway's, by reason code
     log_path: str  # file that this process writes its log to; empty: none
     members: tuple[MemberEntry, ...] = ()  # by name; empty: nobody watches them, or the index is not reachable
+    http_address: str = ""  # host:port of the gateway's HTTP API; empty: not served, or the index is not reachable
     problems: tuple[ProblemsEntry, ...] = ()  # of members that serve nevertheless, and what they count
 
 
@@ -78,6 +80,7 @@ class StatusReader:
             members=await self._members(),
             problems=await self._problems(),
             log_path=_log_path(),
+            http_address=await self._http_address(),
         )
 
     async def _members(self) -> tuple[MemberEntry, ...]:
@@ -85,6 +88,13 @@ class StatusReader:
             return tuple(await self.directory.members())
         except Unavailable:
             return ()  # `index_reachable` tells
+
+    async def _http_address(self) -> str:
+        try:
+            entry = await self.directory.service(GATEWAY_HTTP)
+        except Unavailable:
+            return ""  # `index_reachable` tells
+        return "" if entry is None else entry.address
 
     async def _problems(self) -> tuple[ProblemsEntry, ...]:
         try:

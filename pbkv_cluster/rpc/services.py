@@ -5,6 +5,7 @@ from typing import Protocol
 
 PREDICTOR = "predictor"
 GATEWAY = "gateway"
+GATEWAY_HTTP = "gateway-http"  # the gateway's port for clients of OpenAI's and Anthropic's APIs
 HOST_STORE = "host_store"  # the one on this process's node
 
 
