@@ -31,6 +31,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     incarnation: str = "1"
     context: int = CONTEXT  # tokens
     say: Callable[[str], str] | None = None  # answers a prompt with a text, instead of letters
+    unsaid: str = ""  # end of that text whose tokens are sent, but whose text is not
     hidden: bytes = b""  # sent with Finished
     hold_chars: int = 0  # characters held back until the end
     stop_at: int = -1  # waits for `go` before this token
@@ -76,7 +77,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
                 types_pb2.FINISH_REASON_LENGTH if len(answer) == request.sampling.max_tokens else types_pb2.FINISH_REASON_STOP
             )
             whole = list(answer)
-        text = "".join(map(chr, whole))
+        text = "".join(map(chr, whole)).removesuffix(self.unsaid)
         sent_chars = 0
         try:
             for position in range(sent, len(whole)):

@@ -9,10 +9,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pbkv_cluster.gateway.http.anthropic.errors import anthropic_error
+from pbkv_cluster.gateway.http.anthropic.messages import Messages
+from pbkv_cluster.gateway.http.anthropic.messages_request import CountRequest, MessagesRequest
 from pbkv_cluster.gateway.http.generation.answering import Answering
+from pbkv_cluster.gateway.http.generation.counting import Counter
+from pbkv_cluster.gateway.http.generation.generation import Generations
 from pbkv_cluster.gateway.http.openai.chat import ChatCompletions
 from pbkv_cluster.gateway.http.openai.chat_request import ChatRequest
+from pbkv_cluster.gateway.http.openai.completions import CompletionRequest, Completions
+from pbkv_cluster.gateway.http.openai.responses import Responses
+from pbkv_cluster.gateway.http.openai.responses_request import ResponsesRequest
 from pbkv_cluster.gateway.http.openai.served_model import ServedModel
+from pbkv_cluster.gateway.http.openai.tokenize import Tokenize, TokenizeRequest
 from pbkv_cluster.gateway.http.sessions.sessions import Sessions
 from pbkv_cluster.gateway.http.wire.body import BodyReader
 from pbkv_cluster.gateway.http.wire.endpoint import Endpoint, openai_error
@@ -55,16 +64,42 @@ class _Service:
 
 
 def make_app(
-    answering: Answering, bodies: BodyReader, model: ServedModel, pool: WorkerPool, sessions: Sessions
+    generations: Generations, bodies: BodyReader, model: ServedModel, pool: WorkerPool
 ) -> tuple[Starlette, dict[str, Any]]:
     """The application, and its OpenAPI document."""
-    service = _Service(model, pool, sessions)
+    service = _Service(model, pool, generations.sessions)
+    answering = Answering(generations)
+    counter = Counter(generations.submission.prompts, pool)
     chat = ChatCompletions(answering, bodies, model)
+    completions = Completions(answering, bodies, model)
+    responses = Responses(answering, bodies, model)
+    messages = Messages(answering, counter, generations.tools, bodies, model)
+    tokenize = Tokenize(counter, generations.tools, bodies, model)
     endpoints = [
         Endpoint("GET", "/health", "Whether steps can be served", service.health),
         Endpoint("GET", "/v1/models", "The model", service.models),
         Endpoint("GET", "/v1/models/{model}", "The model", service.one_model, parameters=("model",)),
         Endpoint("POST", "/v1/chat/completions", "Answers a conversation", chat.serve, ChatRequest, streams=True),
+        Endpoint("POST", "/v1/completions", "Goes on with a text", completions.serve, CompletionRequest, streams=True),
+        Endpoint("POST", "/v1/responses", "Answers a conversation", responses.serve, ResponsesRequest, streams=True),
+        Endpoint(
+            "POST",
+            "/v1/messages",
+            "Answers a conversation, as Anthropic's API",
+            messages.serve,
+            MessagesRequest,
+            streams=True,
+            error_shape=anthropic_error,
+        ),
+        Endpoint(
+            "POST",
+            "/v1/messages/count_tokens",
+            "Tokens of a conversation, as Anthropic's API",
+            messages.count,
+            CountRequest,
+            error_shape=anthropic_error,
+        ),
+        Endpoint("POST", "/tokenize", "Tokens of a prompt", tokenize.serve, TokenizeRequest),
         Endpoint("DELETE", "/v1/workflows/{workflow}", "Ends a workflow", service.end_workflow, parameters=("workflow",)),
     ]
     described = document(endpoints)

@@ -10,7 +10,6 @@ from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.core.locations.addresses import join_address
 from pbkv_cluster.gateway.http.app import make_app
-from pbkv_cluster.gateway.http.generation.answering import Answering
 from pbkv_cluster.gateway.http.generation.generation import Generations
 from pbkv_cluster.gateway.http.openai.served_model import ServedModel
 from pbkv_cluster.gateway.http.sessions.sessions import Sessions
@@ -38,11 +37,10 @@ class HttpServer:
         tools = ToolWriter(tool_format(config.model.tool_format, template.source), template.knows_tools)
         sessions = Sessions(gateway.workflows, settings.http_recognition_bytes)
         app, self.openapi = make_app(
-            Answering(Generations(gateway.submission, sessions, gateway.codec, tools)),
+            Generations(gateway.submission, sessions, gateway.codec, tools),
             BodyReader(settings.http_max_body_bytes, settings.max_step_bytes),
             ServedModel(settings.http_model or model_name(config.model.path)),
             gateway.pool,
-            sessions,
         )
         uvicorn_config = uvicorn.Config(
             app,

@@ -103,7 +103,8 @@ class Generation:
             sampling=sampling,
             priority=ask.hints.priority,
         )
-        written, text, calls = bytearray(), "", list[FunctionCall]()
+        written, text = bytearray(), ""
+        shown, calls = "", list[FunctionCall]()
         pieces: list[str | FunctionCall] = []
         async for event in self._with.submission.run(self._steps[choice], request):
             match event:
@@ -120,12 +121,13 @@ class Generation:
                     pieces = parser.finish()
             for piece in pieces:
                 if isinstance(piece, str):
+                    shown += piece
                     yield TextPart(choice, piece)
                 elif ask.parallel_calls or not calls:
                     calls.append(piece)
                     yield CallPart(choice, len(calls) - 1, piece)
             if isinstance(event, Finished):
-                await self._with.sessions.answered(attribution, text, calls)
+                await self._with.sessions.answered(attribution, shown, calls)
                 cut = event.reason is FinishReason.LENGTH
                 stop = "" if cut else self._stop_string(bytes(written), text)
                 yield Ended(choice, cut, stop, len(calls), event.usage)

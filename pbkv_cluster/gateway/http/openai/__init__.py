@@ -8,5 +8,6 @@ completions.py       /v1/completions
 responses_request.py the body of a response
 responses.py         /v1/responses
 response_events.py   its stream
+tokenize.py          /tokenize, as vLLM has it
 usage.py             usage as these answers write it
 """

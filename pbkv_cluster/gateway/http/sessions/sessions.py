@@ -74,7 +74,7 @@ class Sessions:
     async def answered(self, attribution: Attribution, text: str, calls: Sequence[FunctionCall]) -> None:
         """A step has answered; the tool calls that it asks for begin."""
         if attribution.beginnings:
-            whole = chains.extended(attribution.beginnings, "" if calls else text, calls)
+            whole = chains.extended(attribution.beginnings, text, calls)
             self._prefixes.add(attribution.tenant, whole, attribution.workflow)
         for call in self._pauses.begin(attribution.workflow, attribution.agent, calls):
             name = call.tool.encode()[: checks.MAX_NAME_BYTES].decode(errors="ignore")

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from pbkv_cluster.gateway.http.wire.problems import Problem, problem_of
 from pbkv_cluster.gateway.http.wire.replies import ClientGone, json_reply
 
-REQUEST_ID = "x-request-id"
+REQUEST_IDS = ("x-request-id", "request-id")  # OpenAI's and Anthropic's
 ErrorShape = Callable[[Problem, str], Any]  # the problem and the request's id to the body of an answer
 
 
@@ -47,7 +47,8 @@ class Endpoint:
             return Response(status_code=499)  # nobody reads it
         except Exception as error:  # noqa: BLE001  # `problem_of` logs what is a defect
             reply = error_reply(error, self.error_shape, request_id)
-        reply.headers[REQUEST_ID] = request_id
+        for name in REQUEST_IDS:
+            reply.headers[name] = request_id
         return reply
 
 

@@ -49,6 +49,8 @@ class Problem:
     @property
     def headers(self) -> dict[str, str]:
         """Of the answer."""
+        if self.status == 413:
+            return {"connection": "close"}  # the rest of the body is not read
         return {"retry-after": str(RETRY_AFTER_S)} if self.status in (429, 503) else {}
 
 
