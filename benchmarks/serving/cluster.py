@@ -17,7 +17,7 @@ CONFIG = Config.model_validate(
     {
         "cluster": {"name": "benchmark", "workers": 2},
         "engine": {"device": "cpu", "gpu_blocks": 1024, "host_blocks": 1024},
-        "gateway": {"port": 0},
+        "gateway": {"port": 0, "http_port": -1},
     }
 )
 

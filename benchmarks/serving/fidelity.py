@@ -74,7 +74,7 @@ def _config(policy: str, workers: int) -> Config:
                 "allow_forced_output": True,
             },
             "cache": {"policy": policy, "host_policy": policy},
-            "gateway": {"port": 0},
+            "gateway": {"port": 0, "http_port": -1},
         }
     )
 

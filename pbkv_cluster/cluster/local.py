@@ -32,6 +32,7 @@ from pbkv_cluster.cluster.startup.state_dir import StateDir
 from pbkv_cluster.cluster.startup.tier_sizes import tier_sizes
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import Unavailable
+from pbkv_cluster.core.locations.addresses import join_address
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
 from pbkv_cluster.rpc.services import DISCOVERY_PATH, GATEWAY, PREDICTOR
 from pbkv_cluster.store.cluster_index import RedisServer
@@ -79,6 +80,7 @@ class LocalCluster:
         self._messages = RayMessages()
         self.name = config.cluster.name
         self.gateway_address = ""
+        self.http_address = ""  # of the gateway's port for OpenAI's and Anthropic's APIs; empty: not served
         self.redis_url = ""  # with the password: not for logs
         self.redis_url_file: Path | None = None  # holds the URL, for its owner's eyes; None: Redis was not started here
         self.discovery_url = ""  # where Prometheus finds the members (http_sd); empty: metrics are off
@@ -174,7 +176,12 @@ class LocalCluster:
         self.redis_url = redis.url
         if not self._config.redis.url:
             self.redis_url_file = write_private(state_dir.path / "redis.url", redis.url)
-        self._config = _with_gateway_port(self._config, here)
+        if self._config.gateway.http_port >= 0 and (missing := preflight.missing_for_http()):
+            stages.done(f"no HTTP API, because {missing} is missing: pip install 'pbkv-cluster[http]'")
+            self._config = _with_gateway(self._config, {"http_port": -1})
+        self._config = _with_gateway_ports(self._config, here)
+        if self._config.gateway.http_port >= 0:
+            self.http_address = join_address(here, self._config.gateway.http_port)
         preflight.check_name_is_free(self._config)  # again: starting Ray takes seconds
         stages.done("Redis found" if self._config.redis.url else "Redis started")
         self._launch(MemberContext(self._config, redis.url, host, "", str(state_dir.path)), stages)
@@ -284,12 +291,16 @@ def _check_names(config: Config) -> None:
     PREDICTORS.get(config.predictor.model)
 
 
-def _with_gateway_port(config: Config, host: str) -> Config:
-    """The configuration with a free port in place of port 0, so that a gateway that restarts keeps its port.
+def _with_gateway_ports(config: Config, host: str) -> Config:
+    """The configuration with free ports in place of port 0, so that a gateway that restarts keeps its ports.
 
     Raises:
         StartupError: nothing can listen on `host`.
     """
-    if config.gateway.port:
-        return config
-    return config.model_copy(update={"gateway": config.gateway.model_copy(update={"port": free_port(host)})})
+    return _with_gateway(
+        config, {name: free_port(host) for name in ("port", "http_port") if getattr(config.gateway, name) == 0}
+    )
+
+
+def _with_gateway(config: Config, ports: Mapping[str, int]) -> Config:
+    return config.model_copy(update={"gateway": config.gateway.model_copy(update=dict(ports))})

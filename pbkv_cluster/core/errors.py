@@ -14,6 +14,10 @@ class InvalidArgument(PbkvError):
         self.problem = problem
 
 
+class PromptTooLong(InvalidArgument):
+    """The prompt leaves no room for output in the model's context."""
+
+
 class NotFound(PbkvError):
     """What the caller named does not exist, or no longer exists."""
 

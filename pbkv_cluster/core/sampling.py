@@ -1,7 +1,7 @@
 """Sampling parameters: how the next tokens of a step are chosen."""
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pbkv_cluster.core import checks
 from pbkv_cluster.core.errors import InvalidArgument
@@ -54,6 +54,10 @@ class SamplingOptions:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     forced_output: bytes | None = None
+
+    def reseeded(self, number: int) -> "SamplingOptions":
+        """The same for another answer to the same prompt: a given seed counts on from there."""
+        return self if self.seed is None else replace(self, seed=(self.seed + number) % 2**64)
 
     def complete(self) -> SamplingParams:
         """Fills in the defaults of `SamplingParams`; a seed that is left out is drawn.

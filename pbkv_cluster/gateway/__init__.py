@@ -18,6 +18,8 @@ A step passes these files in this order:
     routing/load.py              the steps on one worker: their tokens, the prefixes that they compute
     routing/speeds.py            measured speeds, and lengths of outputs
 
+    http/                        another front door: OpenAI's and Anthropic's APIs
+
 A workflow:
 
     workflow/requests.py         start of a workflow, report of a tool call, as plain values

@@ -41,7 +41,8 @@ _TOKENIZER_THREADS = 2
 class GatewayServer:
     """The gateway of a cluster. Make, `start` and `stop` it within one event loop.
 
-    Front doors call `workflows`, `submission` and `status`; `figures` has its metrics.
+    Front doors call `workflows`, `submission` and `status`; some need the tokenizer and the workers as well. `figures` has its
+    metrics.
     """
 
     def __init__(self, config: Config, directory: Directory, index: BlockIndex, codec: TextCodec, clock: Clock) -> None:
@@ -52,7 +53,8 @@ class GatewayServer:
         agents = Agents()
         infinite, speed, lengths = InfiniteCache(gateway.available_blocks), PrefillSpeed(), OutputLength()
         meter = GatewayMeter(config.metrics.max_workloads)
-        self._pool = WorkerPool(directory, clock)
+        self.codec = codec
+        self.pool = self._pool = WorkerPool(directory, clock)
         self._feed = EventFeed(directory, decisions)
         self._entries = EntryWriter(directory, decisions, clock, capacity=2 * gateway.max_workflows)
         self._executor = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenizer")

@@ -136,6 +136,7 @@ def _status_response(status: ClusterStatus) -> workflow_pb2.GetClusterStatusResp
             if entry.reasons
         ],
         log_path=status.log_path,
+        http_address=status.http_address,
     )
 
 

@@ -16,7 +16,7 @@ from pbkv_cluster.gateway.routing.worker import Worker, WorkerReport
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.step.admission import Admission
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
-from pbkv_cluster.rpc.services import DISCOVERY_PATH, HEAD
+from pbkv_cluster.rpc.services import DISCOVERY_PATH, GATEWAY_HTTP, HEAD
 from pbkv_cluster.store.cluster_index import Directory, MemberEntry, NodeStateEntry, ProblemsEntry
 
 
@@ -48,6 +48,7 @@ class ClusterStatus:
     discovery_url: str = ""  # where Prometheus finds the metrics of all members; empty: nowhere
     members: tuple[MemberEntry, ...] = ()  # by name; empty: nobody watches them, or the index is not reachable
     nodes: tuple[NodeStateEntry, ...] = ()  # by host; empty likewise
+    http_address: str = ""  # host:port of the gateway's HTTP API; empty: not served, or the index is not reachable
     problems: tuple[ProblemsEntry, ...] = ()  # of members that serve nevertheless, and what they count
 
 
@@ -84,6 +85,7 @@ class StatusReader:
             nodes=await self._nodes(),
             problems=await self._problems(),
             log_path=_log_path(),
+            http_address=await self._http_address(),
         )
 
     async def _discovery_url(self) -> str:
@@ -104,6 +106,13 @@ class StatusReader:
             return tuple(await self.directory.node_states())
         except Unavailable:
             return ()  # `index_reachable` tells
+
+    async def _http_address(self) -> str:
+        try:
+            entry = await self.directory.service(GATEWAY_HTTP)
+        except Unavailable:
+            return ""  # `index_reachable` tells
+        return "" if entry is None else entry.address
 
     async def _problems(self) -> tuple[ProblemsEntry, ...]:
         try:

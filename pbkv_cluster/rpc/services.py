@@ -7,6 +7,7 @@ PREDICTOR = "predictor"
 GATEWAY = "gateway"
 HEAD = "head"  # the process that runs the cluster; it speaks HTTP
 DISCOVERY_PATH = "/discovery"  # where it tells Prometheus of all members
+GATEWAY_HTTP = "gateway-http"  # the gateway's port for clients of OpenAI's and Anthropic's APIs
 HOST_STORE = "host_store"  # the one on this process's node
 
 

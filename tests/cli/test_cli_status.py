@@ -102,6 +102,11 @@ def test_says_where_logs_are(pbkv: Pbkv, endpoint: str) -> None:
     assert json.loads(pbkv("status", "--endpoint", endpoint, "--json", "-").out)["log_path"] == "/var/ray/logs/a.err"
 
 
+def test_says_where_http_clients_connect(pbkv: Pbkv, endpoint: str) -> None:
+    assert "OpenAI's API at http://127.0.0.1:26180/v1" in pbkv("status", "--endpoint", endpoint).out
+    assert json.loads(pbkv("status", "--endpoint", endpoint, "--json", "-").out)["http_address"] == "127.0.0.1:26180"
+
+
 def test_json_can_go_to_a_file_as_everywhere(pbkv: Pbkv, endpoint: str, tmp_path: Path) -> None:
     target = tmp_path / "status.json"
     done = pbkv("status", "--endpoint", endpoint, "--json", str(target))

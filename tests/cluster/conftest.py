@@ -47,6 +47,7 @@ def cluster(small_model: Path) -> Iterator[LocalCluster]:
         "engine.host_blocks": 600,
         "engine.allow_forced_output": True,
         "gateway.port": 0,
+        "gateway.http_port": 0,
         "redis.lease_s": 3.0,
         "otel.port": 0,
         "otel.http_port": 0,

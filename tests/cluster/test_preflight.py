@@ -21,7 +21,9 @@ from pbkv_cluster.store.cluster_index.redis_server import free_port, listen
 
 
 def config(**flags: Any) -> Config:
-    return load(flags={"gateway.port": 0, **{name.replace("__", "."): value for name, value in flags.items()}}).config
+    return load(
+        flags={"gateway.port": 0, "gateway.http_port": 0, **{name.replace("__", "."): value for name, value in flags.items()}}
+    ).config
 
 
 @pytest.fixture

@@ -69,8 +69,25 @@ def test_several_templates_without_a_default_need_a_name() -> None:
 
 
 @pytest.mark.parametrize("source", [None, "", {}])
-def test_a_model_without_a_template(source: Any) -> None:
-    assert refusal(source, USER) == "this model has no chat template; send text or token_ids"
+def test_a_model_without_a_template_gets_each_message_after_its_role(source: Any) -> None:
+    conversation = (ChatMessage("system", "Be brief."), USER)
+    assert template(source).render(conversation) == "System: Be brief.\n\nUser: Why is the sky blue?\n\nAssistant:"
+    assert not template(source).knows_tools
+
+
+TOOL = {"type": "function", "function": {"name": "search", "description": "", "parameters": {}}}
+WITH_TOOLS = (
+    "{% for tool in tools or [] %}<tool>{{ tool.function.name }}{% endfor %}"
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+    "{% for call in m.tool_calls or [] %}<call>{{ call.function.name }}{% endfor %}{% endfor %}"
+)
+
+
+def test_tools_are_given_to_a_template_that_knows_them() -> None:
+    assert template(WITH_TOOLS).knows_tools
+    assert template(WITH_TOOLS).render([USER], [TOOL]) == "<tool>search<user>Why is the sky blue?"
+    assert not template(TOOLS).knows_tools, "it prints calls, but no tools"
+    assert not template(STRINGS).knows_tools
 
 
 @pytest.mark.parametrize("source", ["{% for m in messages %}", "{{ messages", "{% nonsense %}"])

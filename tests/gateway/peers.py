@@ -2,14 +2,14 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
 from pbkv_cluster.core.blocks import Namespace
-from pbkv_cluster.core.tokens import count, pack
+from pbkv_cluster.core.tokens import count, pack, unpack
 from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.core.workflow.events import WorkflowEvent
 from pbkv_cluster.core.workflow.tool_call import ToolCall
@@ -30,6 +30,9 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     id: str
     incarnation: str = "1"
     node_id: str = "node"
+    context: int = CONTEXT  # tokens
+    say: Callable[[str], str] | None = None  # answers a prompt with a text, instead of letters
+    unsaid: str = ""  # end of that text whose tokens are sent, but whose text is not
     hidden: bytes = b""  # sent with Finished
     hold_chars: int = 0  # characters held back until the end
     stop_at: int = -1  # waits for `go` before this token
@@ -57,7 +60,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
 
     def record(self) -> WorkerEntry:
         return WorkerEntry(
-            self.id, self.incarnation, self.node_id, self.address, os.getpid(), NAMESPACE, VOCAB, CONTEXT, 64, 64, 4096
+            self.id, self.incarnation, self.node_id, self.address, os.getpid(), NAMESPACE, VOCAB, self.context, 64, 64, 4096
         )
 
     async def RunStep(  # noqa: N802
@@ -68,7 +71,14 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
             await context.abort(self.fail_with, "scripted")
         sent = count(request.sent.data)
         whole = answer_tokens(request.sampling)
-        text = "".join(map(chr, whole))
+        ended = types_pb2.FINISH_REASON_LENGTH
+        if self.say is not None:
+            answer = self.say(bytes(unpack(request.prompt.data)).decode()).encode()[: request.sampling.max_tokens]
+            ended = (
+                types_pb2.FINISH_REASON_LENGTH if len(answer) == request.sampling.max_tokens else types_pb2.FINISH_REASON_STOP
+            )
+            whole = list(answer)
+        text = "".join(map(chr, whole)).removesuffix(self.unsaid)
         sent_chars = 0
         try:
             for position in range(sent, len(whole)):
@@ -94,9 +104,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
             prefill_s=0.001,
             worker_id=self.id,
         )
-        finished = worker_pb2.RunStepEvent.Finished(
-            reason=types_pb2.FINISH_REASON_LENGTH, usage=convert.usage_to_wire(usage), hidden=self.hidden
-        )
+        finished = worker_pb2.RunStepEvent.Finished(reason=ended, usage=convert.usage_to_wire(usage), hidden=self.hidden)
         yield worker_pb2.RunStepEvent(finished=finished)
 
     async def TellSteps(  # noqa: N802

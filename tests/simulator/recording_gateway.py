@@ -151,6 +151,7 @@ def cluster_status() -> workflow_pb2.GetClusterStatusResponse:
         predictor_reachable=True,
         index_reachable=False,
         log_path="/var/ray/logs/a.err",
+        http_address="127.0.0.1:26180",
     )
     tier = store_pb2.TierStat(
         tier=types_pb2.TIER_GPU, capacity_blocks=4096, used_blocks=1500, locked_blocks=7, block_bytes=8192, ready_blocks=1024

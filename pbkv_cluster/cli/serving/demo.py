@@ -22,6 +22,7 @@ _CLUSTER: dict[str, Any] = {
     "engine.device": "cpu",
     "engine.allow_forced_output": True,
     "gateway.port": 0,
+    "gateway.http_port": -1,
 }
 # Prompts are long, replies short and open workflows too many for the cache: the situation in which it matters most what a
 # cache keeps. The contexts of the agents in twelve open workflows are some 2,000 blocks; both workers have room for 1,280.

@@ -79,6 +79,7 @@ def replay(
             {
                 "engine.allow_forced_output": True,
                 "gateway.port": 0,
+                "gateway.http_port": -1,
                 "cache.policy": policy,
                 "cluster.workers": workers,
                 "model.path": model,

@@ -95,6 +95,8 @@ def print_addresses(cluster: "LocalCluster") -> None:
     from pbkv_cluster.integrations.otel.member import MEMBER
 
     typer.echo(f"gateway    {cluster.gateway_address}")
+    if cluster.http_address:
+        typer.echo(f"http       http://{cluster.http_address}/v1 (OpenAI's API; Anthropic's without /v1)")
     typer.echo(f"redis      {without_password(cluster.redis_url)}")
     if cluster.redis_url_file is not None:
         typer.echo(f'           with its password: export PBKV_REDIS_URL="$(cat {cluster.redis_url_file})"')

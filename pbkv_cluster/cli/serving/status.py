@@ -127,6 +127,7 @@ def status_json(response: "Status") -> dict[str, Any]:
             "captured_rate": rate(sum(captured.values())),
             "delivered_rate": rate(sum(delivered.values())),
         },
+        "http_address": response.http_address,
         "decisions": dict(sorted(response.decisions.items())),
         "problems": [{"member": each.member, "problem": each.problem} for each in response.problems],
         "reasons": {each.member: dict(sorted(each.times.items())) for each in response.reasons},
@@ -220,6 +221,8 @@ def print_status(response: "Status", console: "Console") -> None:
     for reasons in response.reasons:
         if line := reasons_line(reasons):
             console.print(Text(line, style="bold yellow"))
+    if response.http_address:
+        console.print(Text(f"OpenAI's API at http://{response.http_address}/v1, Anthropic's at http://{response.http_address}"))
     if response.log_path:
         folder = response.log_path.rpartition("/")[0]
         console.print(Text(f"logs in {folder} of each node, the gateway's in {response.log_path}"), soft_wrap=True)

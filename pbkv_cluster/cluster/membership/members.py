@@ -20,7 +20,7 @@ from pbkv_cluster.core.metrics.metric import Source
 from pbkv_cluster.core.residency import Residency
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.text.tokenizers_only import use_tokenizers_only
-from pbkv_cluster.rpc.services import GATEWAY, HOST_STORE, PREDICTOR
+from pbkv_cluster.rpc.services import GATEWAY, GATEWAY_HTTP, HOST_STORE, PREDICTOR
 from pbkv_cluster.store.cluster_index import Directory, IndexPublisher, NodeEntry, ServiceEntry, WorkerEntry
 
 WORKER_PREFIX = "worker-"  # of workers' names; a number follows
@@ -213,6 +213,8 @@ class GatewayMember(_MemberBase):
 
     def prepare(self) -> None:
         import_module("pbkv_cluster.gateway.server")
+        if self._context.config.gateway.http_port >= 0:
+            import_module("pbkv_cluster.gateway.http.server")
         _load_codec(_with_model(self._context.config))
 
     async def start(self) -> str:
@@ -223,6 +225,12 @@ class GatewayMember(_MemberBase):
         server = GatewayServer(config, self._redis.directory, self._redis.blocks, codec, SystemClock())
         self._add_part(server.stop, server.wait)
         address = await server.start(self._context.host, config.gateway.port)
+        if config.gateway.http_port >= 0:
+            from pbkv_cluster.gateway.http.server import HttpServer
+
+            http = HttpServer(config, server)
+            self._add_part(http.stop)
+            await self._announce_service(GATEWAY_HTTP, await http.start(self._context.host, config.gateway.http_port))
         await self._announce_service(GATEWAY, address)
         await self._serve_metrics(server.figures.put, Source.GATEWAY)
         return address

@@ -42,6 +42,11 @@ def check(config: Config) -> None:
         find_binary()  # raises, and says what to install
 
 
+def missing_for_http() -> str:
+    """The package that the gateway's HTTP API needs and that is not installed; empty: none."""
+    return next((name for name in ("starlette", "uvicorn") if find_spec(name) is None), "")
+
+
 def check_name_is_free(config: Config) -> None:
     """Two clusters of one name in one Redis would take each other's workers for their own.
 
@@ -105,6 +110,8 @@ def _ports(config: Config) -> Iterator[tuple[str, int]]:
     yield "gateway.port", config.gateway.port
     if config.metrics.enabled:
         yield "metrics.port", config.metrics.port
+    if config.gateway.http_port >= 0:
+        yield "gateway.http_port", config.gateway.http_port
     if config.otel.enabled:
         yield "otel.port", config.otel.port
         if config.otel.http_port >= 0:

@@ -50,6 +50,11 @@ class ModelConfig(Section):
     )
     revision: str = Field("main", min_length=1, description="revision on the hub")
     chat_template: str = Field("", description="name of the chat template, if the model has several; empty: its default")
+    tool_format: str = Field(
+        "auto",
+        min_length=1,
+        description="how the model writes tool calls: auto (by its chat template), hermes, qwen, llama3_json, mistral, none, or package.module:Class",
+    )
     dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = Field(
         "auto", description="data type of weights and KV; auto: float32 on a CPU, otherwise the checkpoint's"
     )
@@ -173,6 +178,16 @@ class GatewayConfig(Section):
     """The gateway, which clients connect to."""
 
     port: int = Field(26100, ge=0, le=65535, description="port that clients connect to; 0 takes a free one")
+    http_port: int = Field(
+        26180, ge=-1, le=65535, description="port of the OpenAI-compatible HTTP API; 0 takes a free one, -1: none"
+    )
+    http_model: str = Field("", description="name of the model for HTTP clients; empty: the last part of model.path")
+    http_max_body_bytes: int = Field(16 << 20, ge=1024, description="most bytes of the body of one HTTP request")
+    http_max_connections: int = Field(4096, ge=1, description="most HTTP connections; further ones are closed")
+    http_read_timeout_s: float = Field(60.0, gt=0, description="seconds within which a whole HTTP request must arrive")
+    http_recognition_bytes: int = Field(
+        64 << 20, ge=0, description="most bytes kept to recognise conversations whose clients name no workflow"
+    )
     max_steps: int = Field(4096, ge=1, description="most steps in flight; further ones are refused")
     max_step_bytes: int = Field(
         1 << 30, ge=64 << 20, description="most bytes of the requests of steps in flight; further ones are refused"

@@ -2,20 +2,26 @@
 
 Templates are programs that come with a model. Some know only content that is a string, some only lists of parts, and some drop
 messages whose role they do not know; most say nothing when they meet what they do not know. So each rendered prompt is compared
-with the conversation.
+with the conversation. For a model without a template, each message is written after its role.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from functools import cached_property
 from typing import Any
 
 from pbkv_cluster.core.errors import InvalidArgument, StartupError
-from pbkv_cluster.core.text.chat_message import ChatMessage, parse_arguments
+from pbkv_cluster.core.text.chat_message import ChatMessage, FunctionCall, parse_arguments
 
 _FIELD = "prompt.messages"
 _SHORT_CHARACTERS = 24  # a text below this length may be in a prompt by chance
 _THINKING_ENDS = "</think>"
+# Of a model without a template: each message after its role, as many base models have seen conversations written.
+_PLAIN = (
+    "{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
 _PART_KEYS = ("{'type': 'text'", '{"type": "text"', '{"type":"text"')  # of a list that was printed instead of read
 
 
@@ -35,10 +41,39 @@ class ChatTemplate:
         if self._source is not None:
             self._check_syntax()
 
-    def render(self, messages: Sequence[ChatMessage]) -> str:
+    @property
+    def source(self) -> str:
+        """The template itself; empty: the model has several and no default."""
+        return self._source or ""
+
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether it prints the tools of a conversation, the calls of them, and their results."""
+        mark = f"Mark{_SHORT_CHARACTERS:08d}"
+        tool = {
+            "type": "function",
+            "function": {"name": f"{mark}Tool", "description": mark, "parameters": {"type": "object", "properties": {}}},
+        }
+        conversation = (
+            ChatMessage("user", f"{mark}Question"),
+            # Some templates take only ids of nine letters and digits.
+            ChatMessage("assistant", "", tool_calls=(FunctionCall(f"{mark}Call", "{}", "abcdefghi"),)),
+            ChatMessage("tool", f"{mark}Result", name=f"{mark}Call", tool_call_id="abcdefghi"),
+        )
+        try:
+            prompt = self.render(conversation, [tool])
+        except InvalidArgument:
+            return False
+        return f"{mark}Tool" in prompt
+
+    def render(self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """The prompt, up to where the assistant's answer begins.
 
         Content is given to the template as strings, and as lists of parts if it takes only these.
+
+        Args:
+            messages: of the conversation.
+            tools: that the assistant may call, as chat completion APIs write them: `{"type": "function", "function": ...}`.
 
         Raises:
             InvalidArgument: there is no template, or it refuses the messages, fails on them or loses a part of them.
@@ -46,17 +81,17 @@ class ChatTemplate:
         if self._source is None:
             raise InvalidArgument(_FIELD, self._missing)
         try:
-            return self._complete(messages, as_parts=False)
+            return self._complete(messages, tools, as_parts=False)
         except InvalidArgument:
             try:
-                return self._complete(messages, as_parts=True)
+                return self._complete(messages, tools, as_parts=True)
             except InvalidArgument:
                 pass
             raise
 
-    def _complete(self, messages: Sequence[ChatMessage], as_parts: bool) -> str:
+    def _complete(self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]], as_parts: bool) -> str:
         texts = [message.text for message in messages]
-        prompt = self._apply(messages, texts, as_parts)
+        prompt = self._apply(messages, texts, tools, as_parts)
         if as_parts and any(key in prompt and not any(key in text for text in texts) for key in _PART_KEYS):
             raise InvalidArgument(_FIELD, "the model's chat template prints lists of parts as they are")
         printed = _Printed(prompt)
@@ -66,10 +101,12 @@ class ChatTemplate:
             for call in message.tool_calls:
                 if call.name not in prompt:
                     raise InvalidArgument(_FIELD, f"the model's chat template leaves out the tool calls of message {position}")
-        self._check_short(messages, texts, as_parts)
+        self._check_short(messages, texts, tools, as_parts)
         return prompt
 
-    def _check_short(self, messages: Sequence[ChatMessage], texts: Sequence[str], as_parts: bool) -> None:
+    def _check_short(
+        self, messages: Sequence[ChatMessage], texts: Sequence[str], tools: Sequence[Mapping[str, Any]], as_parts: bool
+    ) -> None:
         """Replaces short texts by longer ones that occur nowhere else, to see whether the template prints them."""
         marks = {
             position: f"Mark{position:08d}of{len(messages):08d}End"
@@ -79,21 +116,28 @@ class ChatTemplate:
         if not marks:
             return
         try:
-            prompt = self._apply(messages, [marks.get(position, text) for position, text in enumerate(texts)], as_parts)
+            marked = [marks.get(position, text) for position, text in enumerate(texts)]
+            prompt = self._apply(messages, marked, tools, as_parts)
         except InvalidArgument:
             return  # it looks into the texts: what can be said has been said
         for position, mark in marks.items():
             if mark not in prompt:
                 raise _lost(position, messages[position])
 
-    def _apply(self, messages: Sequence[ChatMessage], texts: Sequence[str], as_parts: bool) -> str:
+    def _apply(
+        self, messages: Sequence[ChatMessage], texts: Sequence[str], tools: Sequence[Mapping[str, Any]], as_parts: bool
+    ) -> str:
         from jinja2 import TemplateError
 
         # Each time anew: templates may change what they are given.
         chat = [_fields(message, text, as_parts, at) for at, (message, text) in enumerate(zip(messages, texts, strict=True))]
         try:
             prompt: str = self._tokenizer.apply_chat_template(
-                chat, chat_template=self._source, tokenize=False, add_generation_prompt=True
+                chat,
+                tools=deepcopy(list(tools)) or None,
+                chat_template=self._source,
+                tokenize=False,
+                add_generation_prompt=True,
             )
         except TemplateError as error:
             raise InvalidArgument(_FIELD, f"the model's chat template refuses them: {error}") from error
@@ -124,12 +168,12 @@ def _choose(templates: str | Mapping[str, str] | None, name: str) -> tuple[str |
             raise StartupError(f"model.chat_template: the model has no template {name!r}; it has {_names(named)}")
         return named[name], ""
     if "default" in named:
-        return named["default"] or None, "this model has no chat template; send text or token_ids"
+        return named["default"] or _PLAIN, ""
     if len(named) == 1:
         return next(iter(named.values())), ""
     if named:
         return None, f"this model has several chat templates and no default; set model.chat_template to one of {_names(named)}"
-    return None, "this model has no chat template; send text or token_ids"
+    return _PLAIN, ""
 
 
 def _names(named: Mapping[str, str]) -> str:

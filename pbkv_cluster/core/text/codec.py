@@ -48,13 +48,18 @@ class TextCodec:
         """Packed token ids of a prompt, with the special tokens that the model expects around it."""
         return pack(self._tokenizer.encode(text))
 
-    def encode_chat(self, messages: Sequence[ChatMessage]) -> bytes:
+    @property
+    def template(self) -> ChatTemplate:
+        """The chat template."""
+        return self._template
+
+    def encode_chat(self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]] = ()) -> bytes:
         """Packed token ids of a conversation in the model's chat template, up to where the assistant's answer begins.
 
         Raises:
-            InvalidArgument: the model has no chat template, or the template refuses the messages or loses a part of them.
+            InvalidArgument: the template refuses the messages or loses a part of them, or there are several and no default.
         """
-        return pack(self._tokenizer.encode(self._template.render(messages), add_special_tokens=False))
+        return pack(self._tokenizer.encode(self._template.render(messages, tools), add_special_tokens=False))
 
     def count(self, text: str) -> int:
         """Number of tokens of a text, without special tokens around it."""

@@ -1,13 +1,14 @@
 """Turns prompts of any form into packed tokens with their block keys."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.blocks import Namespace, block_keys, chain_keys
-from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.errors import InvalidArgument, PromptTooLong
 from pbkv_cluster.core.text.chat_message import check_messages
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.text.prompt_pieces import prompt_pieces
@@ -92,7 +93,7 @@ class PromptReader:
             raise InvalidArgument(field, "must hold at least one token")
         length = tokens.count(packed)
         if length >= limits.max_context_tokens:
-            raise InvalidArgument(
+            raise PromptTooLong(
                 field,
                 f"{length} tokens leave no room for output in a context of {limits.max_context_tokens}; "
                 f"at most {limits.max_context_tokens - 1} fit",
@@ -115,17 +116,18 @@ class PromptReader:
 
     def _pack_chat(self, chat: ChatPrompt, limits: ModelLimits) -> bytes:
         check_messages(chat.messages)
-        self._check_size("prompt.messages", [text for message in chat.messages for text in message.texts], limits)
-        return self._codec.encode_chat(chat.messages)
+        texts = [text for message in chat.messages for text in message.texts]
+        self._check_size("prompt.messages", [*texts, *map(json.dumps, chat.tools)], limits)
+        return self._codec.encode_chat(chat.messages, chat.tools)
 
     def _check_size(self, field: str, texts: Sequence[str], limits: ModelLimits) -> None:
         """Refuses texts that cannot fit in the context before they are tokenised, or rendered, as a whole."""
         context = limits.max_context_tokens
         size = sum(len(text.encode()) for text in texts)
         if size > _MAX_TOKEN_BYTES * context:
-            raise InvalidArgument(field, f"{size} bytes cannot fit in a context of {context} tokens")
+            raise PromptTooLong(field, f"{size} bytes cannot fit in a context of {context} tokens")
         if has_more_tokens(texts, context, self._codec.count):
-            raise InvalidArgument(field, f"has more tokens than fit in a context of {context}; at most {context - 1} fit")
+            raise PromptTooLong(field, f"has more tokens than fit in a context of {context}; at most {context - 1} fit")
 
 
 def _beginning(prompt: Prompt) -> str | None:

@@ -1,6 +1,8 @@
 """A step as a front door submits it: plain values, nothing filled in and little checked."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pbkv_cluster.core.sampling import SamplingOptions
 from pbkv_cluster.core.text.chat_message import ChatMessage
@@ -16,6 +18,7 @@ class ChatPrompt:
     """Rendered with the model's chat template."""
 
     messages: tuple[ChatMessage, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()  # that the assistant may call, see `ChatTemplate.render`
 
 
 @dataclass(frozen=True, slots=True)

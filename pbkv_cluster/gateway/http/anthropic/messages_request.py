@@ -1,0 +1,174 @@
+"""The body of a message: its blocks, as messages of a conversation."""
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pbkv_cluster.core.text.chat_message import ChatMessage, FunctionCall
+from pbkv_cluster.gateway.http.openai import fields
+from pbkv_cluster.gateway.http.openai.chat_request import tool_json
+from pbkv_cluster.gateway.http.openai.fields import Ignored, Neutral
+from pbkv_cluster.gateway.http.wire.body import Body
+from pbkv_cluster.gateway.http.wire.problems import InvalidField
+
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "container": (),
+    "context_management": (),
+    "mcp_servers": ([],),
+    "output_config": ({},),
+    "output_format": (),
+    "thinking": ({"type": "disabled"},),
+    "top_k": (),
+}
+
+
+class TextBlock(Body):
+    """Text."""
+
+    type: Literal["text"]
+    text: str
+    cache_control: Ignored = None
+    citations: Ignored = None
+
+
+class ToolUseBlock(Body):
+    """A tool call that the model has made."""
+
+    type: Literal["tool_use"]
+    id: str
+    name: Annotated[str, Field(min_length=1)]
+    input: dict[str, Any]
+    cache_control: Ignored = None
+    caller: Ignored = None
+
+
+class ToolResultBlock(Body):
+    """The result of a tool call."""
+
+    type: Literal["tool_result"]
+    tool_use_id: str
+    content: str | list[TextBlock] | None = None
+    is_error: bool | None = None
+    cache_control: Ignored = None
+
+
+class ThinkingBlock(Body):
+    """What a model has thought; it is not told again."""
+
+    type: Literal["thinking", "redacted_thinking"]
+    thinking: Ignored = None
+    signature: Ignored = None
+    data: Ignored = None
+
+
+Block = Annotated[TextBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock, Field(discriminator="type")]
+
+
+class Message(Body):
+    """A message of the conversation."""
+
+    role: Literal["user", "assistant", "system"]
+    content: str | list[Block]
+
+    def plain(self) -> list[ChatMessage]:
+        """As messages of the conversation: each tool result is one of its own, before the text."""
+        if isinstance(self.content, str):
+            return [ChatMessage(self.role, self.content)]
+        texts = tuple(block.text for block in self.content if isinstance(block, TextBlock))
+        calls = tuple(
+            FunctionCall(block.name, json.dumps(block.input, ensure_ascii=False), block.id)
+            for block in self.content
+            if isinstance(block, ToolUseBlock)
+        )
+        found = [_result(block) for block in self.content if isinstance(block, ToolResultBlock)]
+        if texts or calls or not found:
+            found.append(ChatMessage(self.role, texts, tool_calls=calls))
+        return found
+
+
+class Tool(Body):
+    """A tool of the client. Tools that Anthropic's servers run are not supported."""
+
+    type: Literal["custom"] | None = None
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    description: str | None = None
+    input_schema: dict[str, Any]
+    cache_control: Ignored = None
+    strict: Ignored = None
+    input_examples: Ignored = None
+    eager_input_streaming: Ignored = None
+
+
+class ToolChoice(Body):
+    """Whether the model may call tools."""
+
+    type: Literal["auto", "none", "any", "tool"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class CountRequest(Body):
+    """Body of /v1/messages/count_tokens."""
+
+    model: str
+    messages: Annotated[list[Message], Field(min_length=1, max_length=65_536)]
+    system: str | list[TextBlock] | None = None
+    tools: Annotated[list[Tool], Field(max_length=1024)] | None = None
+    tool_choice: ToolChoice | None = None
+    container: Neutral = None
+    context_management: Neutral = None
+    mcp_servers: Neutral = None
+    output_config: Neutral = None
+    output_format: Neutral = None
+    thinking: Neutral = None
+    top_k: Neutral = None
+    cache_control: Ignored = None
+    inference_geo: Ignored = None
+    service_tier: Ignored = None
+
+    def conversation(self) -> tuple[ChatMessage, ...]:
+        """The system prompt and the messages."""
+        system = self.system if isinstance(self.system, str | None) else "\n".join(block.text for block in self.system)
+        said = [message for each in self.messages for message in each.plain()]
+        return (ChatMessage("system", system), *said) if system else tuple(said)
+
+    def offered(self) -> tuple[dict[str, Any], ...]:
+        """The tools that the model is told of.
+
+        Raises:
+            InvalidField: the choice demands a call, which nothing enforces here.
+        """
+        kind = self.tool_choice.type if self.tool_choice else "auto"
+        if kind in ("any", "tool"):
+            raise InvalidField(
+                "tool_choice", "tool_choice: only auto and none are supported: a call cannot be enforced", "unsupported_value"
+            )
+        if kind == "none":
+            return ()
+        return tuple(tool_json(tool.name, tool.description, tool.input_schema) for tool in self.tools or ())
+
+    def check(self) -> None:
+        """Raises:
+        InvalidField: a field has a value that is not supported.
+        """
+        fields.refuse(self, _NEUTRAL)
+
+
+class MessagesRequest(CountRequest):
+    """Body of /v1/messages."""
+
+    max_tokens: fields.MaxTokens
+    temperature: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    top_p: fields.TopP | None = None
+    stop_sequences: Annotated[list[fields.StopString], Field(max_length=16)] | None = None
+    stream: bool | None = None
+    metadata: fields.Metadata | None = None
+    nvext: fields.Nvext | None = None
+
+
+def _result(block: ToolResultBlock) -> ChatMessage:
+    content = block.content or ""
+    return ChatMessage(
+        "tool", content if isinstance(content, str) else tuple(part.text for part in content), tool_call_id=block.tool_use_id
+    )

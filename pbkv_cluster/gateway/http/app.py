@@ -1,0 +1,125 @@
+"""The paths of the HTTP API, and the application that serves them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pbkv_cluster.gateway.http.anthropic.errors import anthropic_error
+from pbkv_cluster.gateway.http.anthropic.messages import Messages
+from pbkv_cluster.gateway.http.anthropic.messages_request import CountRequest, MessagesRequest
+from pbkv_cluster.gateway.http.generation.answering import Answering
+from pbkv_cluster.gateway.http.generation.counting import Counter
+from pbkv_cluster.gateway.http.generation.generation import Generations
+from pbkv_cluster.gateway.http.openai.chat import ChatCompletions
+from pbkv_cluster.gateway.http.openai.chat_request import ChatRequest
+from pbkv_cluster.gateway.http.openai.completions import CompletionRequest, Completions
+from pbkv_cluster.gateway.http.openai.responses import Responses
+from pbkv_cluster.gateway.http.openai.responses_request import ResponsesRequest
+from pbkv_cluster.gateway.http.openai.served_model import ServedModel
+from pbkv_cluster.gateway.http.openai.tokenize import Tokenize, TokenizeRequest
+from pbkv_cluster.gateway.http.sessions.sessions import Sessions
+from pbkv_cluster.gateway.http.wire.body import BodyReader
+from pbkv_cluster.gateway.http.wire.endpoint import Endpoint, openai_error
+from pbkv_cluster.gateway.http.wire.openapi import document
+from pbkv_cluster.gateway.http.wire.problems import Problem
+from pbkv_cluster.gateway.http.wire.replies import json_reply
+from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
+
+
+@dataclass(frozen=True, slots=True)
+class _Service:
+    """What is served beside the models' answers."""
+
+    model: ServedModel
+    pool: WorkerPool
+    sessions: Sessions
+
+    async def health(self, request: Request) -> Response:
+        """200 while a worker is reachable."""
+        workers = len(self.pool.live())
+        return json_reply(
+            {"status": "ok" if workers else "no worker is reachable", "workers": workers}, 200 if workers else 503
+        )
+
+    async def models(self, request: Request) -> Response:
+        return json_reply({"object": "list", "data": [self._model()]})
+
+    async def one_model(self, request: Request) -> Response:
+        self.model.check(request.path_params["model"])
+        return json_reply(self._model())
+
+    async def end_workflow(self, request: Request) -> Response:
+        workflow = request.path_params["workflow"]
+        await self.sessions.end(workflow)
+        return json_reply({"id": workflow, "object": "workflow.ended"})
+
+    def _model(self) -> dict[str, Any]:
+        limits = self.pool.limits()
+        return self.model.to_json(None if limits is None else limits.max_context_tokens)
+
+
+def make_app(
+    generations: Generations, bodies: BodyReader, model: ServedModel, pool: WorkerPool
+) -> tuple[Starlette, dict[str, Any]]:
+    """The application, and its OpenAPI document."""
+    service = _Service(model, pool, generations.sessions)
+    answering = Answering(generations)
+    counter = Counter(generations.submission.prompts, pool)
+    chat = ChatCompletions(answering, bodies, model)
+    completions = Completions(answering, bodies, model)
+    responses = Responses(answering, bodies, model)
+    messages = Messages(answering, counter, generations.tools, bodies, model)
+    tokenize = Tokenize(counter, generations.tools, bodies, model)
+    endpoints = [
+        Endpoint("GET", "/health", "Whether steps can be served", service.health),
+        Endpoint("GET", "/v1/models", "The model", service.models),
+        Endpoint("GET", "/v1/models/{model}", "The model", service.one_model, parameters=("model",)),
+        Endpoint("POST", "/v1/chat/completions", "Answers a conversation", chat.serve, ChatRequest, streams=True),
+        Endpoint("POST", "/v1/completions", "Goes on with a text", completions.serve, CompletionRequest, streams=True),
+        Endpoint("POST", "/v1/responses", "Answers a conversation", responses.serve, ResponsesRequest, streams=True),
+        Endpoint(
+            "POST",
+            "/v1/messages",
+            "Answers a conversation, as Anthropic's API",
+            messages.serve,
+            MessagesRequest,
+            streams=True,
+            error_shape=anthropic_error,
+        ),
+        Endpoint(
+            "POST",
+            "/v1/messages/count_tokens",
+            "Tokens of a conversation, as Anthropic's API",
+            messages.count,
+            CountRequest,
+            error_shape=anthropic_error,
+        ),
+        Endpoint("POST", "/tokenize", "Tokens of a prompt", tokenize.serve, TokenizeRequest),
+        Endpoint("DELETE", "/v1/workflows/{workflow}", "Ends a workflow", service.end_workflow, parameters=("workflow",)),
+    ]
+    described = document(endpoints)
+
+    async def openapi(request: Request) -> Response:
+        return json_reply(described)
+
+    endpoints.append(Endpoint("GET", "/openapi.json", "This document", openapi))
+    return _application(endpoints), described
+
+
+def _application(endpoints: Sequence[Endpoint]) -> Starlette:
+    return Starlette(
+        routes=[endpoint.route() for endpoint in endpoints],
+        exception_handlers={HTTPException: _http_error},
+    )
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """An unknown path, or a path with another method."""
+    assert isinstance(error, HTTPException)
+    problem = Problem(error.status_code, "invalid_request_error", f"{request.method} {request.url.path}: {error.detail}")
+    return json_reply(openai_error(problem, ""), error.status_code, error.headers)

@@ -1,0 +1,195 @@
+"""The body of a chat completion."""
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pbkv_cluster.core.text.chat_message import ChatMessage, FunctionCall
+from pbkv_cluster.gateway.http.openai import fields
+from pbkv_cluster.gateway.http.openai.fields import Ignored, Neutral
+from pbkv_cluster.gateway.http.wire.body import Body
+from pbkv_cluster.gateway.http.wire.problems import InvalidField
+
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "audio": (),
+    "frequency_penalty": (0,),
+    "function_call": (),
+    "functions": (),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "prediction": (),
+    "presence_penalty": (0,),
+    "reasoning_effort": ("none",),
+    "response_format": ({"type": "text"},),
+    "top_logprobs": (0,),
+    "verbosity": (),
+    "web_search_options": (),
+}
+
+
+class TextPart(Body):
+    """A part of a message. Images, audio and files are not supported."""
+
+    type: Literal["text"]
+    text: str
+    cache_control: Ignored = None
+
+
+class CalledFunction(Body):
+    """The function of a tool call, and its arguments as JSON."""
+
+    name: Annotated[str, Field(min_length=1)]
+    arguments: str
+
+
+class ToolCall(Body):
+    """A tool call in an assistant's message."""
+
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: Ignored = None
+
+
+class Message(Body):
+    """A message of the conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    refusal: str | None = None
+    annotations: Ignored = None
+    reasoning_content: Ignored = None
+    audio: None = None
+    function_call: None = None
+
+    def plain(self, position: int) -> ChatMessage:
+        """As a plain value.
+
+        Raises:
+            InvalidField: it says nothing.
+        """
+        if self.content is None and not self.tool_calls and self.refusal is None:
+            raise InvalidField(f"messages[{position}].content", f"messages[{position}] has neither content nor tool calls")
+        content = self.content if self.content is not None else self.refusal or ""
+        return ChatMessage(
+            role="system" if self.role == "developer" else self.role,
+            content=content if isinstance(content, str) else tuple(part.text for part in content),
+            name=self.name or "",
+            tool_call_id=self.tool_call_id or "",
+            tool_calls=tuple(
+                FunctionCall(call.function.name, _arguments(call, position), call.id) for call in self.tool_calls or ()
+            ),
+        )
+
+
+class Function(Body):
+    """A function that the model may call."""
+
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: Ignored = None
+
+
+class Tool(Body):
+    """A tool. Only functions are supported."""
+
+    type: Literal["function"]
+    function: Function
+
+    def plain(self) -> dict[str, Any]:
+        """As chat templates take it."""
+        return tool_json(self.function.name, self.function.description, self.function.parameters)
+
+
+def tool_json(name: str, description: str | None, parameters: dict[str, Any] | None) -> dict[str, Any]:
+    """A function as chat templates take it."""
+    function = {
+        "name": name,
+        "description": description or "",
+        "parameters": parameters or {"type": "object", "properties": {}},
+    }
+    return {"type": "function", "function": function}
+
+
+class ChatRequest(Body):
+    """Body of /v1/chat/completions."""
+
+    model: str
+    messages: Annotated[list[Message], Field(min_length=1, max_length=65_536)]
+    max_tokens: fields.MaxTokens | None = None
+    max_completion_tokens: fields.MaxTokens | None = None
+    temperature: fields.Temperature | None = None
+    top_p: fields.TopP | None = None
+    seed: fields.Seed | None = None
+    stop: fields.Stop | None = None
+    n: fields.Choices | None = None
+    stream: bool | None = None
+    stream_options: fields.StreamOptions | None = None
+    tools: Annotated[list[Tool], Field(max_length=1024)] | None = None
+    tool_choice: Annotated[Any, Field(description="auto or none; a call cannot be enforced")] = None
+    parallel_tool_calls: bool | None = None
+    ignore_eos: bool | None = None
+    metadata: fields.Metadata | None = None
+    prompt_cache_key: str | None = None
+    nvext: fields.Nvext | None = None
+    audio: Neutral = None
+    frequency_penalty: Neutral = None
+    function_call: Neutral = None
+    functions: Neutral = None
+    logit_bias: Neutral = None
+    logprobs: Neutral = None
+    modalities: Neutral = None
+    prediction: Neutral = None
+    presence_penalty: Neutral = None
+    reasoning_effort: Neutral = None
+    response_format: Neutral = None
+    top_logprobs: Neutral = None
+    verbosity: Neutral = None
+    web_search_options: Neutral = None
+    prompt_cache_retention: Ignored = None
+    safety_identifier: Ignored = None
+    service_tier: Ignored = None
+    store: Ignored = None
+    user: Ignored = None
+
+    def check(self) -> None:
+        """Raises:
+        InvalidField: a field has a value that is not supported.
+        """
+        fields.refuse(self, _NEUTRAL)
+
+
+def offered(tools: "list[dict[str, Any]]", choice: Any) -> tuple[dict[str, Any], ...]:
+    """The tools that a model is told of.
+
+    Args:
+        tools: of the request.
+        choice: its `tool_choice`.
+
+    Raises:
+        InvalidField: the choice demands a call, which nothing enforces here.
+    """
+    if choice == "none":
+        return ()
+    if choice not in (None, "auto"):
+        raise InvalidField(
+            "tool_choice", "tool_choice: only auto and none are supported: a call cannot be enforced", "unsupported_value"
+        )
+    return tuple(tools)
+
+
+def _arguments(call: ToolCall, position: int) -> str:
+    text = call.function.arguments
+    try:
+        if isinstance(json.loads(text or "{}"), dict):
+            return text
+    except (ValueError, RecursionError):
+        pass
+    field = f"messages[{position}].tool_calls.function.arguments"
+    raise InvalidField(field, f"{field}: must be a JSON object")

@@ -1,0 +1,161 @@
+"""/v1/completions: prompts that are text or token ids."""
+
+import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pbkv_cluster.core import tokens
+from pbkv_cluster.gateway.http.generation.answering import Answering
+from pbkv_cluster.gateway.http.generation.ask import Ask
+from pbkv_cluster.gateway.http.generation.parts import Ended, Part, TextPart
+from pbkv_cluster.gateway.http.generation.whole import Choice
+from pbkv_cluster.gateway.http.openai import fields
+from pbkv_cluster.gateway.http.openai.chat import DONE, error_event, finish_reason
+from pbkv_cluster.gateway.http.openai.fields import Ignored, Neutral
+from pbkv_cluster.gateway.http.openai.served_model import ServedModel
+from pbkv_cluster.gateway.http.openai.usage import usage_json
+from pbkv_cluster.gateway.http.sessions.hints import read_hints
+from pbkv_cluster.gateway.http.wire.body import Body, BodyReader, parse
+from pbkv_cluster.gateway.http.wire.problems import InvalidField
+from pbkv_cluster.gateway.http.wire.replies import sse
+
+_DEFAULT_TOKENS = 16  # as in OpenAI's API
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "best_of": (1,),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "logprobs": (),
+    "presence_penalty": (0,),
+    "suffix": ("",),
+}
+
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+
+
+class CompletionRequest(Body):
+    """Body of /v1/completions."""
+
+    model: str
+    prompt: str | TokenIds | list[str] | list[TokenIds]
+    max_tokens: fields.MaxTokens | None = None
+    temperature: fields.Temperature | None = None
+    top_p: fields.TopP | None = None
+    seed: fields.Seed | None = None
+    stop: fields.Stop | None = None
+    n: fields.Choices | None = None
+    stream: bool | None = None
+    stream_options: fields.StreamOptions | None = None
+    ignore_eos: bool | None = None
+    metadata: fields.Metadata | None = None
+    prompt_cache_key: str | None = None
+    nvext: fields.Nvext | None = None
+    best_of: Neutral = None
+    echo: Neutral = None
+    frequency_penalty: Neutral = None
+    logit_bias: Neutral = None
+    logprobs: Neutral = None
+    presence_penalty: Neutral = None
+    suffix: Neutral = None
+    user: Ignored = None
+
+
+class Completions:
+    """Serves completions."""
+
+    def __init__(self, answering: Answering, bodies: BodyReader, model: ServedModel) -> None:
+        self._answering = answering
+        self._bodies = bodies
+        self._model = model
+
+    async def serve(self, request: Request) -> Response:
+        """Raises:
+        PbkvError: the request is wrong, or a step could not be run.
+        """
+        body = await self._bodies.read(request)
+        asked = parse(CompletionRequest, body)
+        self._model.check(asked.model)
+        ask = _to_ask(asked, dict(request.headers), len(body))
+        answer = _Answer(self._model.name)
+        if not asked.stream:
+            return await self._answering.whole(request, ask, answer.whole)
+        with_usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
+        return await self._answering.stream(
+            request, ask, lambda parts: answer.stream(parts, with_usage=with_usage), error_event
+        )
+
+
+def one_prompt(prompt: str | list[int] | list[str] | list[list[int]]) -> str | list[int]:
+    """The prompt, which may be the only one of a list.
+
+    Raises:
+        InvalidField: there are several.
+    """
+    if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
+        return prompt
+    if len(prompt) != 1:
+        raise InvalidField("prompt", f"prompt: one request takes one prompt, got {len(prompt)}", "unsupported_value")
+    return prompt[0]  # type: ignore[return-value]
+
+
+def _to_ask(asked: CompletionRequest, headers: dict[str, str], size_bytes: int) -> Ask:
+    fields.refuse(asked, _NEUTRAL)
+    prompt = one_prompt(asked.prompt)
+    return Ask(
+        sampling=fields.sampling(
+            asked.max_tokens or _DEFAULT_TOKENS,
+            asked.temperature,
+            asked.top_p,
+            asked.seed,
+            asked.stop,
+            ignore_eos=asked.ignore_eos,
+        ),
+        size_bytes=size_bytes,
+        hints=read_hints(headers, asked.metadata, asked.prompt_cache_key or "", fields.Nvext.priority(asked.nvext)),
+        text=prompt if isinstance(prompt, str) else None,
+        token_ids=None if isinstance(prompt, str) else tokens.pack(prompt),
+        choices=asked.n or 1,
+    )
+
+
+class _Answer:
+    """One answer, as it is written."""
+
+    def __init__(self, model: str) -> None:
+        self._head = {
+            "id": f"cmpl-{secrets.token_hex(12)}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    def whole(self, choices: list[Choice]) -> dict[str, Any]:
+        return {
+            **self._head,
+            "choices": [_choice(index, choice.text, finish_reason(choice.end)) for index, choice in enumerate(choices)],
+            "usage": usage_json(choice.end.usage for choice in choices),
+        }
+
+    async def stream(self, parts: AsyncIterator[Part], *, with_usage: bool) -> AsyncIterator[bytes]:
+        ended: dict[int, Ended] = {}
+        blank = {"usage": None} if with_usage else {}
+        async for part in parts:
+            match part:
+                case TextPart():
+                    yield sse({**self._head, "choices": [_choice(part.choice, part.text, None)], **blank})
+                case Ended():
+                    ended[part.choice] = part
+                    yield sse({**self._head, "choices": [_choice(part.choice, "", finish_reason(part))], **blank})
+        if with_usage:
+            usage = usage_json(ended[choice].usage for choice in sorted(ended))
+            yield sse({**self._head, "choices": [], "usage": usage})
+        yield DONE
+
+
+def _choice(index: int, text: str, reason: str | None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}

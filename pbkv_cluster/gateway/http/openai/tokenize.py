@@ -1,0 +1,58 @@
+"""/tokenize: the tokens of a prompt or of a conversation, as vLLM answers it."""
+
+from typing import Annotated
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pbkv_cluster.gateway.http.generation.counting import Counter
+from pbkv_cluster.gateway.http.openai import fields
+from pbkv_cluster.gateway.http.openai.chat_request import Message, Tool
+from pbkv_cluster.gateway.http.openai.fields import Neutral
+from pbkv_cluster.gateway.http.openai.served_model import ServedModel
+from pbkv_cluster.gateway.http.tools.conversation import ToolWriter
+from pbkv_cluster.gateway.http.wire.body import Body, BodyReader, parse
+from pbkv_cluster.gateway.http.wire.problems import InvalidField
+from pbkv_cluster.gateway.http.wire.replies import json_reply
+from pbkv_cluster.gateway.step.request import Prompt, TextPrompt
+
+
+class TokenizeRequest(Body):
+    """Body of /tokenize: a prompt or messages."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    tools: list[Tool] | None = None
+    add_special_tokens: Neutral = None
+    add_generation_prompt: Neutral = None
+
+
+class Tokenize:
+    """Serves tokens."""
+
+    def __init__(self, counter: Counter, tools: ToolWriter, bodies: BodyReader, model: ServedModel) -> None:
+        self._counter = counter
+        self._tools = tools
+        self._bodies = bodies
+        self._model = model
+
+    async def serve(self, request: Request) -> Response:
+        """Raises:
+        PbkvError: the request is wrong, or no worker is reachable.
+        """
+        asked = parse(TokenizeRequest, await self._bodies.read(request))
+        if asked.model is not None:
+            self._model.check(asked.model)
+        fields.refuse(asked, {"add_special_tokens": (True,), "add_generation_prompt": (True,)})
+        found = await self._counter.tokenize(self._prompt(asked))
+        return json_reply({"count": len(found.token_ids), "max_model_len": found.max_context_tokens, "tokens": found.token_ids})
+
+    def _prompt(self, asked: TokenizeRequest) -> Prompt:
+        if (asked.prompt is None) is (asked.messages is None):
+            raise InvalidField("prompt", "prompt: give either prompt or messages")
+        if asked.prompt is not None:
+            return TextPrompt(asked.prompt)
+        messages = [message.plain(position) for position, message in enumerate(asked.messages or ())]
+        return self._tools.prompt(messages, [tool.plain() for tool in asked.tools or ()])

@@ -1,0 +1,126 @@
+"""The workflow and the agent of each request, and the pauses and ends of workflows that follow from requests."""
+
+import uuid
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from pbkv_cluster.core import checks
+from pbkv_cluster.core.errors import NotFound, Unavailable
+from pbkv_cluster.core.text.chat_message import ChatMessage, FunctionCall
+from pbkv_cluster.core.workflow.tool_call import ToolCall
+from pbkv_cluster.gateway.http.sessions import chains
+from pbkv_cluster.gateway.http.sessions.chains import Beginning
+from pbkv_cluster.gateway.http.sessions.hints import Hints
+from pbkv_cluster.gateway.http.sessions.prefix_table import PrefixTable
+from pbkv_cluster.gateway.http.sessions.tool_pauses import ToolPauses
+from pbkv_cluster.gateway.workflow.lifecycle import WorkflowLifecycle
+from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow
+from pbkv_cluster.gateway.workflow.requests import WorkflowRequest
+
+_MAX_SESSIONS = 65_536  # of Dynamo, whose workflow is remembered
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """Whose step a request is."""
+
+    workflow: str
+    agent: str
+    tenant: str
+    beginnings: Sequence[Beginning]  # of the prompt; empty: the client has named the workflow
+
+
+class Sessions:
+    """Attributes requests to workflows and agents.
+
+    The workflow is, in this order: the one that the client names; its session, or the session that this one is a child of; its
+    cache key; its trace; an open workflow that the prompt continues; a new one.
+    """
+
+    def __init__(self, workflows: WorkflowLifecycle, capacity_bytes: int) -> None:
+        """Args:
+        workflows: of the gateway.
+        capacity_bytes: of what is remembered to recognise conversations by.
+        """
+        self._workflows = workflows
+        self._prefixes = PrefixTable(capacity_bytes)
+        self._pauses = ToolPauses()
+        self._roots: OrderedDict[tuple[str, str], str] = OrderedDict()  # tenant and session to workflow
+
+    async def attribute(
+        self, hints: Hints, messages: Sequence[ChatMessage], text: str, tools: Sequence[Mapping[str, Any]]
+    ) -> Attribution:
+        """The workflow and the agent of a request, opened if need be; ends the tool calls that it brings the results of.
+
+        Raises:
+            PbkvError: a name is too long, the workflow has another tenant, or no more may be opened.
+        """
+        agent = hints.agent or chains.agent_name(messages, tools)
+        beginnings: Sequence[Beginning] = ()
+        if named := self._named(hints):
+            workflow = await self._open(named, hints)
+        else:
+            beginnings = chains.of_messages(messages) if messages else chains.of_text(text)
+            workflow = self._recognised(hints, beginnings, agent) or await self._open(uuid.uuid4().hex, hints)
+            if beginnings:
+                self._prefixes.add(hints.tenant, beginnings[-1], workflow.id, agent)
+        for call in self._pauses.end(workflow.id, agent, messages):
+            await self._report(workflow.id, ToolCall(call.tool, call.call_id), started=False)
+        return Attribution(workflow.id, agent, hints.tenant, beginnings)
+
+    async def answered(self, attribution: Attribution, text: str, calls: Sequence[FunctionCall]) -> None:
+        """A step has answered; the tool calls that it asks for begin."""
+        if attribution.beginnings:
+            whole = chains.extended(attribution.beginnings, text, calls)
+            self._prefixes.add(attribution.tenant, whole, attribution.workflow)
+        for call in self._pauses.begin(attribution.workflow, attribution.agent, calls):
+            name = call.tool.encode()[: checks.MAX_NAME_BYTES].decode(errors="ignore")
+            await self._report(attribution.workflow, ToolCall(name, call.call_id), started=True)
+
+    async def over(self, hints: Hints, attribution: Attribution) -> None:
+        """A request is over. If it was the last of a session that is no other's child, its workflow ends."""
+        if hints.final and not hints.parent_session:
+            with suppress(NotFound, Unavailable):  # it ended while the step ran, or ends by its lease
+                await self.end(attribution.workflow)
+
+    async def end(self, workflow_id: str) -> None:
+        """Ends a workflow.
+
+        Raises:
+            NotFound: there is no such workflow.
+            Unavailable: whether there is one cannot be told now.
+        """
+        await self._workflows.end(workflow_id)
+        self._pauses.forget(workflow_id)
+
+    def _named(self, hints: Hints) -> str:
+        """The id of the workflow that the client names in one way or another; empty: it does not."""
+        if hints.workflow:
+            return hints.workflow
+        if hints.session:
+            parent = hints.parent_session or hints.session
+            root = self._roots.get((hints.tenant, parent), parent)
+            self._roots[hints.tenant, hints.session] = root
+            self._roots.move_to_end((hints.tenant, hints.session))
+            if len(self._roots) > _MAX_SESSIONS:
+                self._roots.popitem(last=False)
+            return root
+        return hints.cache_key or (f"trace-{hints.trace}" if hints.trace else "")
+
+    async def _open(self, workflow_id: str, hints: Hints) -> OpenWorkflow:
+        return await self._workflows.start(WorkflowRequest(workflow_id, hints.workload, hints.tenant))
+
+    def _recognised(self, hints: Hints, beginnings: Sequence[Beginning], agent: str) -> OpenWorkflow | None:
+        """The open workflow that a prompt continues."""
+        for workflow_id in self._prefixes.find(hints.tenant, beginnings, agent):
+            workflow = self._workflows.workflows.get(workflow_id)
+            if workflow is not None and workflow.tenant == hints.tenant and hints.workload in ("", workflow.workload):
+                return workflow
+        return None
+
+    async def _report(self, workflow_id: str, call: ToolCall, *, started: bool) -> None:
+        with suppress(NotFound, Unavailable):  # the workflow has ended, and its tool calls with it
+            await self._workflows.report_tool(workflow_id, call, started)

@@ -1,0 +1,109 @@
+"""A request's body: read within bounds, then checked against a model."""
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import Request
+
+from pbkv_cluster.core.errors import PbkvError, ResourceExhausted
+from pbkv_cluster.gateway.http.wire.problems import BodyTooLarge, InvalidField, NotJson, UnsupportedMediaType
+
+M = TypeVar("M", bound="Body")
+
+_MAX_ITEMS_IN_MESSAGE = 200  # characters of a wrong value that are shown
+
+
+class Body(BaseModel):
+    """A JSON object of a request. Fields that no dialect knows are refused: a misspelt one would change nothing in silence."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class BodyReader:
+    """Reads bodies, of which all that are being read take a bounded number of bytes together."""
+
+    def __init__(self, max_bytes: int, max_total_bytes: int) -> None:
+        """Args:
+        max_bytes: of one body.
+        max_total_bytes: of all that are being read.
+        """
+        self._max_bytes = max_bytes
+        self._max_total_bytes = max_total_bytes
+        self._total_bytes = 0
+
+    async def read(self, request: Request) -> bytes:
+        """The body as it is.
+
+        Raises:
+            PbkvError: it is too large, not said to be JSON, or there is no room for it now.
+            ClientDisconnect: the client went away.
+        """
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        # A page in a browser can send other kinds to this server without asking, but not this one.
+        if kind != "application/json" and not kind.endswith("+json"):
+            raise UnsupportedMediaType(f"content-type must be application/json, got {kind[:64] or 'none'}")
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self._max_bytes:
+            raise self._too_large()
+        body = bytearray()
+        taken = 0
+        try:
+            async for chunk in request.stream():
+                taken += len(chunk)
+                self._total_bytes += len(chunk)
+                if taken > self._max_bytes:
+                    raise self._too_large()
+                if self._total_bytes > self._max_total_bytes:
+                    raise ResourceExhausted(f"bodies that are being read have {self._max_total_bytes} bytes already")
+                body += chunk
+        finally:
+            self._total_bytes -= taken
+        return bytes(body)
+
+    def _too_large(self) -> PbkvError:
+        return BodyTooLarge(f"the body has more than {self._max_bytes} bytes (gateway.http_max_body_bytes)")
+
+
+def parse(model: type[M], body: bytes) -> M:
+    """The body as a model.
+
+    Raises:
+        NotJson: it is not JSON.
+        InvalidField: a field is missing, unknown or wrong; names it.
+    """
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise _problem(error) from None
+
+
+def _problem(error: ValidationError) -> PbkvError:
+    errors = error.errors(include_url=False, include_context=False)
+    # Of a field that may be one of several things, the one whose check went deepest is the one that was meant.
+    worst = max(errors, key=lambda each: len(_path(each["loc"])))
+    if worst["type"] == "json_invalid":
+        return NotJson(f"the body is not JSON: {worst['msg']}")
+    path = _path(worst["loc"])
+    if worst["type"] == "extra_forbidden":
+        return InvalidField(path, f"unknown field {path!r}", code="unknown_parameter")
+    if worst["type"] == "missing":
+        return InvalidField(path, f"{path} is required", code="missing_required_parameter")
+    return InvalidField(path, f"{path or 'the body'}: {worst['msg']}{_shown(worst)}", code="invalid_value")
+
+
+def _shown(problem: Any) -> str:
+    value = problem.get("input")
+    if isinstance(value, str | int | float | bool) or value is None:
+        return f", got {value!r}"[:_MAX_ITEMS_IN_MESSAGE]
+    return ""
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """`messages[0].content` of a location; names of union members, which pydantic puts between, are left out."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part.isidentifier() and part not in ("str", "int", "float", "bool", "none") and part[:1].islower():
+            path += f".{part}" if path else part
+    return path

@@ -1,0 +1,58 @@
+"""One path of the HTTP API."""
+
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from pbkv_cluster.gateway.http.wire.problems import Problem, problem_of
+from pbkv_cluster.gateway.http.wire.replies import ClientGone, json_reply
+
+REQUEST_IDS = ("x-request-id", "request-id")  # OpenAI's and Anthropic's
+ErrorShape = Callable[[Problem, str], Any]  # the problem and the request's id to the body of an answer
+
+
+def openai_error(problem: Problem, request_id: str) -> Any:
+    """An error as OpenAI's API writes it."""
+    return {"error": {"message": problem.message, "type": problem.type, "param": problem.param, "code": problem.code}}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A path, what serves it, and what the OpenAPI document says of it."""
+
+    method: str
+    path: str
+    summary: str
+    serve: Callable[[Request], Awaitable[Response]]
+    body: type[BaseModel] | None = None  # None: it takes none
+    streams: bool = False  # it can answer with server-sent events
+    error_shape: ErrorShape = openai_error
+    parameters: tuple[str, ...] = ()  # in the path
+
+    def route(self) -> Route:
+        """For Starlette; errors are answered in the dialect's shape."""
+        return Route(self.path, self._guarded, methods=[self.method])
+
+    async def _guarded(self, request: Request) -> Response:
+        request_id = f"req_{secrets.token_hex(12)}"
+        try:
+            reply = await self.serve(request)
+        except (ClientGone, ClientDisconnect):
+            return Response(status_code=499)  # nobody reads it
+        except Exception as error:  # noqa: BLE001  # `problem_of` logs what is a defect
+            reply = error_reply(error, self.error_shape, request_id)
+        for name in REQUEST_IDS:
+            reply.headers[name] = request_id
+        return reply
+
+
+def error_reply(error: Exception, shape: ErrorShape, request_id: str) -> Response:
+    """An error as an answer."""
+    problem = problem_of(error)
+    return json_reply(shape(problem, request_id), problem.status, problem.headers)
