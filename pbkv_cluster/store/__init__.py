@@ -28,6 +28,11 @@ Blocks of others:
     peers/wire.py                    requests and answers, to the byte
     peers/stream.py                  a socket with time limits
 
+The disk, as a worker meets it:
+
+    disk/disk_slots.py               slots in one preallocated file, laid out as a region of the arena
+    disk/write_behind.py             writes them on a thread of its own, from a bounded buffer
+
 The index in Redis, as a block enters it:
 
     cluster_index/redis_server.py    the Redis server: a running one, or one that this process starts
