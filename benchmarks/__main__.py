@@ -8,6 +8,7 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
+from benchmarks.peers import benchmark as peers
 from benchmarks.policies import benchmark as policies
 from benchmarks.predictor import benchmark as predictor
 from benchmarks.prior import benchmark as prior
@@ -15,7 +16,8 @@ from benchmarks.report import Report, machine, show
 from benchmarks.serving import group_chat
 
 NAMES = ("index", "engine", "copies", "idle", "gateway", "restart")  # in this order: idle comes before the cluster's first step
-LONG = {  # ten minutes to hours: they run only if they are named
+LONG = {  # they take long, or need more than this environment: they run only if they are named
+    "peers": "benchmarks.peers.benchmark",
     "fidelity": "benchmarks.serving.fidelity",
     "regimes": "benchmarks.regimes.benchmark",
     "policies": "benchmarks.policies.benchmark",
@@ -31,6 +33,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {known}; by default all but {', '.join(LONG)}")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file as well")
     parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer repetitions, to see that it runs")
+    peers.add_options(parser)
     policies.add_options(parser)
     predictor.add_options(parser)
     prior.add_options(parser)

@@ -170,12 +170,13 @@ class KVCache:
 
     # --- transfers ---
 
-    def restore(self, kind: Tier, blocks: Iterable[StoredBlock]) -> int:
-        """Finds blocks in a slower tier that an earlier process has stored there; to be called before anything else.
+    def restore(self, blocks: Mapping[Tier, Iterable[StoredBlock]]) -> int:
+        """Finds blocks in slower tiers that an earlier process has stored there; to be called before anything else.
 
         Returns the blocks that can be matched again.
         """
-        nodes = restore(self.tree, self.tiers[kind], blocks, self._clock.now())
+        stored = {self.tiers[kind]: each for kind, each in blocks.items()}
+        nodes = restore(self.tree, list(self.tiers), stored, self._clock.now())
         for node in nodes:
             self.tiers.offer(node)
             self.tiers.note(node, 0, node.blocks)

@@ -8,7 +8,6 @@ from pbkv_cluster.cache.observer import GuardStat
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.metrics import names
 from pbkv_cluster.core.metrics.figures import Figures
-from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.kv.transfer_engine import CopyMeter
@@ -72,10 +71,9 @@ class WorkerFigures:
 
     def _put_copies(self, figures: Figures, copies: CopyMeter) -> None:
         figures.put(names.DAMAGED_BLOCKS, copies.damaged_blocks)
-        for source, target in ((Tier.GPU, Tier.HOST), (Tier.HOST, Tier.GPU)):
-            size = copies.blocks[target] * self.memory.block_bytes
-            figures.put(names.TRANSFER_BYTES, size, source.value, target.value)
-            figures.put(names.TRANSFER_SECONDS, copies.seconds[target], source.value, target.value)
+        for (source, target), blocks in copies.blocks.items():
+            figures.put(names.TRANSFER_BYTES, blocks * self.memory.block_bytes, source.value, target.value)
+            figures.put(names.TRANSFER_SECONDS, copies.seconds[source, target], source.value, target.value)
 
     def _put_predictor(self, figures: Figures, predictor: PredictorLink) -> None:
         figures.put(names.PREDICTOR_REACHABLE, predictor.is_connected)

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -93,7 +94,10 @@ class WorkerServer:
     def problems(self) -> tuple[str, ...]:
         """What does not work as it should while the worker serves; empty: all does."""
         host = self._runner.host if self._runner is not None else None
-        problems = (part.problem for part in (self._arena, host) if part is not None)
+        disk = self._runner.disk.disk if self._runner is not None and self._runner.disk is not None else None
+        problems = [part.problem for part in (self._arena, host, disk) if part is not None]
+        if self._config.engine.disk_bytes and self._runner is not None and disk is None:
+            problems.append("there is no disk tier, because there is no host tier through which blocks would go there")
         return tuple(problem for problem in problems if problem)
 
     async def start(self, host: str, port: int = 0) -> WorkerFacts:
@@ -109,7 +113,7 @@ class WorkerServer:
         self._runner = runner = TorchRunner(model, self._config.engine, device)
         memory = await self._take_host_memory(self._arena, runner) if self._arena else None
         huge_pages = self._config.host_store.huge_pages == "transparent"
-        await asyncio.to_thread(runner.allocate, memory, huge_pages)
+        await asyncio.to_thread(runner.allocate, memory, huge_pages, self._disk_path())
         engine = Engine(
             runner,
             self._config.engine,
@@ -121,8 +125,11 @@ class WorkerServer:
             codec.special_tokens,
         )
         if runner.host is not None:
-            restored = engine.cache.restore(Tier.HOST, runner.host.stored())
-            log.info("%d blocks of an earlier process found in host memory", restored)
+            stored = {Tier.HOST: runner.host.stored()}
+            if runner.disk is not None:
+                stored[Tier.DISK] = runner.disk.stored(self._clock.wall())
+            restored = await asyncio.to_thread(engine.cache.restore, stored)
+            log.info("%d blocks of an earlier process found in host memory and on disk", restored)
             runner.host.start()
         self._thread = EngineThread(engine, asyncio.get_running_loop())
         if self._predictor is not None:
@@ -154,6 +161,12 @@ class WorkerServer:
             # All that the region has room for: an earlier process's blocks are found only where the layout is as it made it.
             runner.host_blocks = layout.slots_in(len(memory) if memory else 0)
         return memory if runner.host_blocks else None
+
+    def _disk_path(self) -> Path | None:
+        """The file of this worker's disk tier; None: it has none."""
+        engine = self._config.engine
+        name = f"{self._config.cluster.name}-{self._worker_id}.blocks".replace("/", "_")
+        return Path(engine.disk_path, name) if engine.disk_bytes else None
 
     def _load(self) -> tuple[torch.device, LoadedModel, TextCodec]:
         device = pick_device(self._config.engine.device)

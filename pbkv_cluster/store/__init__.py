@@ -14,6 +14,24 @@ Host memory, as a worker meets it:
     arena/page_touch.py              takes a region's memory in the background, once its owner has it mapped
     arena/layout.py                  where everything is in the arena, to the byte
     arena/slots.py                   writes and reads the slots of a region, which describe themselves
+    arena/arena_view.py              all regions of an arena, as any process of the node reads them
+
+Blocks of others:
+
+    block_source.py                  where a block lies, and what reads it from there
+    peers/source.py                  reads blocks of other nodes: finds each node's server, keeps connections to it
+    peers/transport.py               what carries blocks from node to node, as an interface
+    peers/transports.py              the transports by name: a plug-in may take the place of TCP
+    peers/tcp.py                     the reader's end of a TCP connection: requests, payloads, checksums
+    peers/server.py                  serves an arena over TCP, a thread for each connection, all of it bounded
+    peers/handshake.py               both sides prove that they are of one cluster, and agree on a version
+    peers/wire.py                    requests and answers, to the byte
+    peers/stream.py                  a socket with time limits
+
+The disk, as a worker meets it:
+
+    disk/disk_slots.py               slots in one preallocated file, laid out as a region of the arena
+    disk/write_behind.py             writes them on a thread of its own, from a bounded buffer
 
 The index in Redis, as a block enters it:
 

@@ -12,7 +12,7 @@ from pbkv_cluster.cache.restore import StoredBlock
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.tiers.pool import SlotState
 from pbkv_cluster.cache.tiers.transfer import Transfer
-from pbkv_cluster.cache.tree.node import Slots, new_slots
+from pbkv_cluster.cache.tree.node import ABSENT, Slots, new_slots
 from pbkv_cluster.core.blocks import BlockLabel, chain_keys
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier
@@ -189,7 +189,7 @@ def test_what_has_been_cleared_is_not_found_again(write_through: bool, seed: int
 
 
 @pytest.mark.parametrize("write_through", [False, True])
-@pytest.mark.parametrize("capacity", [CAPACITIES[1], CAPACITIES[2]], ids=named)
+@pytest.mark.parametrize("capacity", [CAPACITIES[1], CAPACITIES[2], CAPACITIES[3]], ids=named)
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32))
 def test_a_restarted_cache_has_every_block_whose_path_was_kept(
@@ -199,11 +199,16 @@ def test_a_restarted_cache_has_every_block_whose_path_was_kept(
     first = Driver(seed, capacity, "pbkv-paper", False, engine, write_through)
     for _ in range(100):
         first.step()
-    stored = [StoredBlock(slot, label, first.random.random()) for (_, slot), label in engine.labels.items()]
-    first.random.shuffle(stored)
+    slower = [tier for tier in capacity if tier is not Tier.GPU]
+    by_tier: dict[Tier, list[StoredBlock]] = {tier: [] for tier in slower}
+    for (tier, slot), label in engine.labels.items():
+        by_tier[tier].append(StoredBlock(slot, label, first.random.random()))
+    for blocks in by_tier.values():
+        first.random.shuffle(blocks)
+    stored = [block for blocks in by_tier.values() for block in blocks]
     second = Driver(seed + 1, capacity, "pbkv-paper", True, engine, write_through)
     second.seen = first.seen
-    found = second.cache.restore(Tier.HOST, stored)
+    found = second.cache.restore(by_tier)
     second.cache.check_integrity()
     second.check_announcements()
     whole = set[bytes]()
@@ -218,8 +223,9 @@ def test_a_restarted_cache_has_every_block_whose_path_was_kept(
     assert set(second.cache.residency()) == whole
     assert len(whole) == found
     for node in second.cache.tree.walk():
-        for block, slot in enumerate(node.slots[1]):
-            assert engine.content[Tier.HOST, slot] == node.key(block)
+        for tier, slots in zip(slower, node.slots[1:], strict=True):
+            for block, slot in enumerate(slots):
+                assert slot == ABSENT or engine.content[tier, slot] == node.key(block)
     for _ in range(100):  # and it is a cache like any other
         second.step()
     second.end()
@@ -231,7 +237,7 @@ def test_of_two_copies_the_newer_is_taken_and_a_wrong_label_is_left_out() -> Non
     fresh = Driver(0, CAPACITIES[2], "lru", False, TaggedEngine())
     wrong = label._replace(key=label.key[::-1])
     assert (
-        fresh.cache.restore(Tier.HOST, [StoredBlock(3, label, 9.0), StoredBlock(5, label, 1.0), StoredBlock(6, wrong, 0.0)])
+        fresh.cache.restore({Tier.HOST: [StoredBlock(3, label, 9.0), StoredBlock(5, label, 1.0), StoredBlock(6, wrong, 0.0)]})
         == 1
     )
     (node,) = fresh.cache.tree.walk()

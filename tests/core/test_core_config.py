@@ -230,3 +230,16 @@ def test_no_message_quotes_the_file_around_a_mistake(write: Write) -> None:
         load(write("redis: {url: redis://:s3cret@db:6379, url: [}"))
     assert "s3cret" not in str(error.value)
     assert "s3cret" not in repr(load(flags={"redis.url": "redis://:s3cret@db"}).config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"engine.disk_bytes": 1 << 30}, "disk_bytes needs disk_path"),
+        ({"engine.disk_bytes": 1 << 30, "engine.disk_path": "/d", "engine.host_blocks": 0}, "host_blocks must not be 0"),
+    ],
+)
+def test_a_disk_tier_needs_a_folder_and_a_host_tier(fields: dict[str, object], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        load(flags=fields)
+    assert load(flags={**fields, "engine.disk_path": "/d", "engine.host_blocks": -1}).config.engine.disk_bytes == 1 << 30

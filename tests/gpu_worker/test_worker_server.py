@@ -25,10 +25,10 @@ from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner
 from pbkv_cluster.gpu_worker.server import WorkerServer
 from pbkv_cluster.rpc.services import HOST_STORE, FixedServices
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2, worker_pb2, workflow_pb2
+from pbkv_cluster.store.arena.arena_view import ArenaView
 from pbkv_cluster.store.arena.layout import RegionLayout
 from tests.gpu_worker.worker_rig import PATIENCE_S, Rig, ScriptedPredictor, config, host_store, serving, step
 from tests.polling import eventually
-from tests.store.arena.arena_view import ArenaView
 
 LENGTH, STOP = types_pb2.FINISH_REASON_LENGTH, types_pb2.FINISH_REASON_STOP
 SAMPLED = {"temperature": 1.0, "top_p": 0.95, "seed": 42}

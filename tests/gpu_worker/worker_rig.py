@@ -31,10 +31,10 @@ from pbkv_cluster.rpc.v1 import (
     worker_pb2_grpc,
 )
 from pbkv_cluster.store.arena.arena import Arena
+from pbkv_cluster.store.arena.arena_view import ArenaView
 from pbkv_cluster.store.arena.layout import RegionLayout
 from pbkv_cluster.store.server import HostStore
 from tests.polling import eventually
-from tests.store.arena.arena_view import ArenaView
 
 if TYPE_CHECKING:
     from pbkv_cluster.rpc.v1.store_pb2_grpc import StoreServiceAsyncStub

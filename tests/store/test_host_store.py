@@ -159,7 +159,7 @@ async def serving_node(worker_timeout_s: float = 10.0) -> AsyncIterator[Node]:
     arena = Arena(uuid.uuid4().hex, 8 * PAGE, TTL_S, clock)
     file = arena.path.stat()
     workers: dict[str, str] = {}
-    store = HostStore(arena, directory_of(workers), worker_timeout_s)
+    store = HostStore(arena, directory_of(workers), worker_timeout_s=worker_timeout_s)
     address = await store.start("127.0.0.1")
     async with connect(address) as channel:
         node = Node(arena, clock, address, store_pb2_grpc.StoreServiceStub(channel), workers)

@@ -19,7 +19,7 @@ class Evictor:
         order: EvictionOrder,
         in_flight: TransfersInFlight,
         announce: Callable[[Node, int, int], None],
-        load_pays: Callable[[CacheTier], bool],
+        pays: Callable[[CacheTier, CacheTier, int], bool],
         labelled: bool,
     ) -> None:
         """Args:
@@ -28,7 +28,7 @@ class Evictor:
         order: told of nodes that become candidates or change in size.
         in_flight: takes the demotions.
         announce: told of the blocks of a node, from one to another, whose tiers have changed.
-        load_pays: whether to load blocks from a tier is as fast as to compute them; nothing is demoted to one where it is not.
+        pays: whether so many blocks may be demoted from one tier to another.
         labelled: whether copies to slower tiers are to carry labels.
         """
         self._tree = tree
@@ -36,7 +36,7 @@ class Evictor:
         self._order = order
         self._in_flight = in_flight
         self._announce = announce
-        self._load_pays = load_pays
+        self._pays = pays
         self._labelled = labelled
         self.decisions = in_flight.decisions
 
@@ -84,10 +84,12 @@ class Evictor:
         return slots
 
     def write_through(self, tier: CacheTier, node: Node, blocks: Sequence[int]) -> None:
-        """Copies blocks of a node to the slower tier while they stay in this one, where that is worth it."""
-        if tier.slower is not None:
+        """Copies blocks of a node to all slower tiers while they stay in this one, where that is worth it."""
+        while tier.slower is not None:
             self._copy_down(tier, tier.slower, node, blocks, "write_through")
             self.submit_demotions(tier)
+            tier = tier.slower
+            blocks = [block for block in blocks if node.holds(tier.index, block)]
 
     def _copy_down(self, tier: CacheTier, slower: CacheTier, node: Node, blocks: Sequence[int], reason: str) -> Sequence[int]:
         """Plans copies to the slower tier of blocks that no slower tier holds yet, where that is worth it.
@@ -97,7 +99,7 @@ class Evictor:
         """
         pool = slower.pool
         kept, homeless = self._last_copies(tier, node, blocks), blocks[:0]
-        if kept and not self._load_pays(slower):
+        if kept and not self._pays(tier, slower, len(kept)):
             self.decisions[tier.codes.demote_skipped] += len(kept)
             return kept
         if pool.room < len(kept):

@@ -69,7 +69,7 @@ class Tiers:
         self._announcements = Announcements(tuple(capacity), on_change)
         self.note = self._announcements.announce  # to be called when other blocks of a node lie on the GPU
         self.order = EvictionOrder(self._tiers)
-        self._evictor = Evictor(tree, self._tiers, self.order, self.in_flight, self.note, self.load_pays, engine.labelled)
+        self._evictor = Evictor(tree, self._tiers, self.order, self.in_flight, self.note, self.demotion_pays, engine.labelled)
         self.decisions = self._evictor.decisions  # blocks, by reason code
         self.evicted_by_policy = 0  # blocks of the GPU
         self.evicted_by_lru = 0  # blocks of the GPU, while `lru_active`
@@ -195,6 +195,16 @@ class Tiers:
         """Whether to load a block from a tier takes no longer than to compute it."""
         return self._engine.seconds(tier.kind, self.gpu.kind, 1) <= self._compute_seconds(BLOCK_TOKENS)
 
+    def demotion_pays(self, source: CacheTier, target: CacheTier, blocks: int) -> bool:
+        """Whether blocks may go from one tier to a slower one: they can be loaded as fast as computed, and, beyond the host,
+        which is made room in while a step waits, to take them keeps nobody waiting for longer than to compute them would.
+        """
+        if not self.load_pays(target):
+            return False
+        if source is self.gpu:
+            return True
+        return self._engine.seconds(source.kind, target.kind, blocks) <= self._compute_seconds(blocks * BLOCK_TOKENS)
+
     def by_tier(self, path: Sequence[Node], blocks: int) -> dict[Tier, int]:
         """The first blocks of a path, counted by the fastest tier that holds each. Tiers that hold none are left out."""
         counts = [0] * len(self._tiers)
@@ -211,7 +221,7 @@ class Tiers:
     # --- to slower tiers ---
 
     def write_through(self, node: Node, start: int) -> None:
-        """Copies a node's blocks from `start` on, which the GPU holds, to the next tier, as far as that is worth it there."""
+        """Copies a node's blocks from `start` on, which the GPU holds, to all slower tiers, where they are worth it there."""
         self._evictor.write_through(self.gpu, node, range(start, node.blocks))
 
     # --- all tiers ---

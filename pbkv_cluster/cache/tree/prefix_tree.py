@@ -55,17 +55,21 @@ class PrefixTree:
 
     def add_child(self, parent: Node, tokens: bytes, gpu_slots: Slots, output: bool) -> Node:
         """Adds a leaf whose blocks the GPU holds. `parent` must not have a child with the same first block."""
-        return self._add_child(Node(tokens, parent, self._tiers, output), parent, GPU, gpu_slots)
+        child = self._add_child(Node(tokens, parent, self._tiers, output), parent)
+        self.place(child, GPU, 0, gpu_slots)
+        return child
 
-    def add_stored(self, parent: Node, tokens: bytes, keys: bytes, tier: int, slots: Slots) -> Node:
-        """Adds a leaf whose blocks a slower tier holds. `parent` must not have a child with the same first block."""
-        return self._add_child(Node(tokens, parent, self._tiers, keys=keys), parent, tier, slots)
+    def add_stored(self, parent: Node, tokens: bytes, keys: bytes) -> Node:
+        """Adds a leaf, and slower tiers hold each of its blocks, as `place` must be told before anything else.
 
-    def _add_child(self, child: Node, parent: Node, tier: int, slots: Slots) -> Node:
+        `parent` must not have a child with the same first block.
+        """
+        return self._add_child(Node(tokens, parent, self._tiers, keys=keys), parent)
+
+    def _add_child(self, child: Node, parent: Node) -> Node:
         parent.children[child.first_block()] = child
         parent.writer = None
         self.nodes += 1
-        self.place(child, tier, 0, slots)
         return child
 
     def append(self, node: Node, tokens: bytes, gpu_slots: Slots) -> None:

@@ -110,11 +110,14 @@ class HostStoreMember(_MemberBase):
     def prepare(self) -> None:
         import_module("pbkv_cluster.store.arena.arena")
         import_module("pbkv_cluster.store.server")
+        import_module("pbkv_cluster.store.peers.transports")
 
     async def start(self) -> str:
         from pbkv_cluster.store.arena.arena import Arena
         from pbkv_cluster.store.arena.machine import total_memory
         from pbkv_cluster.store.arena.segment import Memory
+        from pbkv_cluster.store.peers.handshake import new_token
+        from pbkv_cluster.store.peers.transports import make_transport
         from pbkv_cluster.store.server import HostStore
 
         config = self._context.config.host_store
@@ -124,10 +127,12 @@ class HostStoreMember(_MemberBase):
         arena = Arena(
             name, capacity, config.lease_s, SystemClock(), self._meant_for, Memory(config.huge_pages, config.numa_node)
         )
-        store = HostStore(arena, self._workers)
+        token = new_token()
+        peers = make_transport(config.peer_transport).serve(arena.path, token, tls=None)
+        store = HostStore(arena, self._workers, peers)
         self._add_part(store.stop)
-        address = await store.start(self._context.host)
-        entry = NodeEntry(self._context.node_id, self._context.host, address, arena.capacity)
+        address = await store.start(self._context.host, peer_port=config.peer_port)
+        entry = NodeEntry(self._context.node_id, self._context.host, address, arena.capacity, store.peer_address, token.hex())
         directory = self._redis.directory
         await self._announce(lambda: directory.announce_node(entry), lambda: directory.withdraw_node(entry.node_id))
         await self._serve_metrics(store.figures.put, Source.HOST_STORE)

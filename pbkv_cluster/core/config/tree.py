@@ -81,7 +81,11 @@ class EngineConfig(Section):
         ge=-1,
         description="blocks in the host tier; -1: twice gpu_blocks, or what there is room for (host_store.memory_share)",
     )
-    verify_share: float = Field(1.0, ge=0, le=1, description="share of loaded blocks that are compared with their checksum")
+    disk_path: str = Field("", description="folder for the file of each worker's disk tier, on a disk that is local and fast")
+    disk_bytes: int = Field(0, ge=0, description="bytes of that file, taken at the start; 0: no disk tier")
+    verify_share: float = Field(
+        1.0, ge=0, le=1, description="share of blocks loaded from host memory that are compared with their checksum"
+    )
     max_batch_tokens: int = Field(2048, ge=16, description="most tokens in one forward pass")
     prefill_chunk_tokens: int = Field(1024, ge=16, description="most tokens of one prompt in one forward pass")
     max_running: int = Field(64, ge=1, description="most sequences that run at once")
@@ -101,13 +105,23 @@ class EngineConfig(Section):
             raise ValueError("prefill_chunk_tokens must not exceed max_batch_tokens")
         return self
 
+    @model_validator(mode="after")
+    def _disk_has_a_place(self) -> "EngineConfig":
+        if self.disk_bytes and not self.disk_path:
+            raise ValueError("disk_bytes needs disk_path, the folder that the disk tier's files go to")
+        if self.disk_bytes and not self.host_blocks:
+            raise ValueError("disk_bytes needs a host tier, through which blocks go to the disk: host_blocks must not be 0")
+        return self
+
 
 class CacheConfig(Section):
     """Which blocks the cache keeps."""
 
     policy: str = Field("pbkv", min_length=1, description="reuse policy of all tiers, by name or package.module:Class")
     host_policy: str = Field("", description="another reuse policy for the host tier; empty: the same")
-    write_through: bool = Field(False, description="copy blocks to host memory when they are complete, not when evicted")
+    write_through: bool = Field(
+        False, description="copy blocks to host memory, and to the disk, when they are complete, not when evicted"
+    )
     gamma: float = Field(0.7, gt=0, le=1, description="discount of a forecast's reuse score for each further step")
     forecast_half_life_s: float = Field(
         60.0, gt=0, description="policy `pbkv-paper`: seconds after which a forecast counts half"
@@ -228,6 +242,10 @@ class HostStoreConfig(Section):
     memory_bytes: int = Field(0, ge=0, description="that memory in bytes; 0: memory_share")
     huge_pages: Literal["none", "transparent", "reserved"] = Field("none", description="huge pages for that memory")
     numa_node: int = Field(-1, ge=-1, le=1023, description="NUMA node that the memory is taken from; -1: any")
+    peer_port: int = Field(0, ge=0, le=65535, description="port at which other nodes read blocks; 0 takes a free one")
+    peer_transport: str = Field(
+        "tcp", min_length=1, description="what carries blocks between nodes: tcp, or package.module:Class"
+    )
     lease_s: float = Field(30.0, gt=0, description="seconds after which a silent worker's host memory is given to others")
 
 

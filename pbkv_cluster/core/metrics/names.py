@@ -144,7 +144,7 @@ TIER_READY_BYTES = _gauge(
 )
 PINNED_BYTES = _gauge("pbkv_pinned_bytes", "Host memory that is pinned for copies to and from a GPU", _WORKER)
 DAMAGED_BLOCKS = _counter(
-    "pbkv_damaged_blocks_total", "Blocks of the host tier that did not pass their check when loaded", _WORKER
+    "pbkv_damaged_blocks_total", "Blocks of host and disk that did not pass their check when loaded", _WORKER
 )
 TRANSFER_BYTES = _counter("pbkv_transfer_bytes_total", "Bytes copied between tiers", _WORKER, labels=("source", "target"))
 TRANSFER_SECONDS = _counter(

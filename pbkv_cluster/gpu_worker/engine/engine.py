@@ -64,8 +64,11 @@ class Engine:
         self._special_tokens = special_tokens or {}
         self.policy = cache_config.policy
         self._prefill_rate = PrefillRate()
+        capacity = {Tier.GPU: runner.gpu_blocks, Tier.HOST: runner.host_blocks}
+        if runner.disk_blocks:  # otherwise it would only cost each node of the tree some bytes
+            capacity[Tier.DISK] = runner.disk_blocks
         self.cache = make_cache(
-            {Tier.GPU: runner.gpu_blocks, Tier.HOST: runner.host_blocks},
+            capacity,
             cache_config,
             runner.transfer_engine,
             clock,

@@ -12,6 +12,7 @@ class Runner(Protocol):
 
     gpu_blocks: int
     host_blocks: int
+    disk_blocks: int
     vocabulary: int  # token ids are below this
     max_context: int  # most tokens of prompt and output together that the model supports
     eos: frozenset[int]

@@ -28,6 +28,10 @@ class BlockCopies(Protocol):
         """Copies to the GPU, after what `fence` stands for."""
         ...
 
+    def from_memory(self, payloads: Sequence["npt.NDArray[np.uint8]"], gpu_slots: Sequence[int], fence: Any) -> None:
+        """Copies payloads that lie in any memory of this process to the GPU, after what `fence` stands for."""
+        ...
+
 
 def pin_for(device: torch.device) -> Callable[[int, int], None]:
     """What makes host memory, given by address and size, fit for fast copies to a device. It raises ResourceExhausted.
@@ -78,6 +82,10 @@ class CpuCopies:
         for source, target in zip(host_slots, gpu_slots, strict=True):
             self._gpu[target] = self._host[source]
 
+    def from_memory(self, payloads: Sequence["npt.NDArray[np.uint8]"], gpu_slots: Sequence[int], fence: None) -> None:
+        for payload, target in zip(payloads, gpu_slots, strict=True):
+            self._gpu[target] = payload
+
 
 class CudaCopies:
     """A copy stream for each direction, next to the stream that computes. Unmeasured on a GPU."""
@@ -106,6 +114,17 @@ class CudaCopies:
 
     def to_gpu(self, host_slots: Sequence[int], gpu_slots: Sequence[int], fence: torch.cuda.Event) -> None:
         self._copy(self._storage.host, host_slots, self._storage.gpu, gpu_slots, self._cuda.memcpyHostToDevice, self._in, fence)
+
+    def from_memory(
+        self, payloads: Sequence["npt.NDArray[np.uint8]"], gpu_slots: Sequence[int], fence: torch.cuda.Event
+    ) -> None:
+        with torch.cuda.device(self._storage.device):
+            self._in.wait_event(fence)
+            for payload, slot in zip(payloads, gpu_slots, strict=True):
+                target = self._storage.gpu.data_ptr() + slot * self._bytes
+                kind = self._cuda.memcpyHostToDevice
+                self._cuda.memcpyAsync(target, payload.ctypes.data, self._bytes, kind, self._in.cuda_stream)
+            self._in.synchronize()
 
     def _copy(
         self,

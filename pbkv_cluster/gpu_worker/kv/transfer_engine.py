@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeAlias
 
 from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.cache.tree.node import Slots, new_slots
@@ -14,27 +14,42 @@ from pbkv_cluster.core.errors import ResourceExhausted
 from pbkv_cluster.core.ewma import Ewma
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.kv.block_copies import BlockCopies
+from pbkv_cluster.gpu_worker.kv.disk_copies import DiskCopies
 from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
 
+Lane: TypeAlias = tuple[Tier, Tier]
+"""Source and target."""
+
 _WEIGHT = 0.2  # of the latest measurement
+_LANES: Sequence[Lane] = ((Tier.GPU, Tier.HOST), (Tier.HOST, Tier.GPU))
+_DISK_LANES: Sequence[Lane] = ((Tier.HOST, Tier.DISK), (Tier.DISK, Tier.GPU))
 
 
 class CopyMeter:
-    """What has been copied, by target, since the start. Each target has a thread of its own, which alone writes its sums."""
+    """What has been copied since the start, by lane. Each lane has a thread of its own, which alone writes its sums."""
 
-    def __init__(self) -> None:
-        self.blocks = dict.fromkeys((Tier.HOST, Tier.GPU), 0)
-        self.seconds = dict.fromkeys((Tier.HOST, Tier.GPU), 0.0)
-        self.damaged_blocks = 0  # of the host, found when they were to be loaded
+    def __init__(self, lanes: Iterable[Lane]) -> None:
+        self.blocks = dict.fromkeys(lanes, 0)
+        self.seconds = dict.fromkeys(self.blocks, 0.0)
+        self._damaged = dict.fromkeys(self.blocks, 0)
 
-    def add(self, target: Tier, blocks: int, seconds: float) -> None:
+    @property
+    def damaged_blocks(self) -> int:
+        """Blocks whose bytes did not have their checksum when they were to be loaded."""
+        return sum(self._damaged.values())
+
+    def add(self, lane: Lane, blocks: int, seconds: float) -> None:
         """Takes in a transfer."""
-        self.blocks[target] += blocks
-        self.seconds[target] += seconds
+        self.blocks[lane] += blocks
+        self.seconds[lane] += seconds
+
+    def add_damaged(self, lane: Lane) -> None:
+        """Takes in a damaged block."""
+        self._damaged[lane] += 1
 
 
 class ThreadedTransferEngine:
-    """Two lanes, one to the host and one to the GPU, each with a thread that takes its transfers in order.
+    """A lane for each pair of tiers, with a thread that takes its transfers in order.
 
     A block gets its header and checksum when it is stored. When it is loaded, the header is checked always and the checksum of
     the bytes as often as configured; a block that does not pass is emptied from its slot and reported as failed.
@@ -42,27 +57,34 @@ class ThreadedTransferEngine:
 
     labelled = True
 
-    def __init__(self, copies: BlockCopies, region: HostRegion, verify_share: float = 1.0) -> None:
+    def __init__(
+        self, copies: BlockCopies, region: HostRegion, verify_share: float = 1.0, disk: DiskCopies | None = None
+    ) -> None:
         """Args:
         copies: between the pools of the device.
         region: the host tier.
-        verify_share: share of the loads whose bytes are compared with their checksum.
+        verify_share: share of the loads from the host whose bytes are compared with their checksum.
+        disk: the disk tier; None: there is none.
         """
+        self._disk = disk
         self._copies = copies
         self._region = region
         self._verify_share = verify_share
         self._verify_due = 0.0
-        self._lanes = {tier: ThreadPoolExecutor(1, f"copies-to-{tier.value}") for tier in (Tier.HOST, Tier.GPU)}
+        lanes = _LANES if disk is None else (*_LANES, *_DISK_LANES)
+        self._lanes = {
+            (source, target): ThreadPoolExecutor(1, f"copies-{source.value}-to-{target.value}") for source, target in lanes
+        }
         self._open: dict[Transfer, Future[None]] = {}
         self._done: deque[Transfer] = deque()  # by the lanes' threads, in the order of completion
         self._error: BaseException | None = None
-        self._block_seconds: dict[Tier, Ewma] = {}  # by target
-        self.meter = CopyMeter()
+        self._block_seconds: dict[Lane, Ewma] = {}
+        self.meter = CopyMeter(lanes)
 
     def submit(self, transfer: Transfer) -> bool:
         """See `TransferEngine.submit`. Those of `after` were submitted earlier, so waiting for them cannot end in a circle."""
         earlier = {each: self._open[each] for each in transfer.after if each in self._open}
-        lane = self._lanes[transfer.target]
+        lane = self._lanes[transfer.source, transfer.target]
         self._open[transfer] = lane.submit(self._carry_out, transfer, earlier, self._copies.fence())
         return False
 
@@ -83,15 +105,21 @@ class ThreadedTransferEngine:
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         """See `TransferEngine.seconds`: with those that wait before it. 0 before the first transfer that way."""
-        measured = self._block_seconds.get(target)
+        measured = self._block_seconds.get((source, target))
         if measured is None:
             return 0.0
-        queued = sum(len(transfer) for transfer in self._open if transfer.target is target)
+        queued = sum(len(transfer) for transfer in self._open if transfer.target is target and transfer.source is source)
+        if target is Tier.DISK and self._disk is not None:
+            return self._disk.disk.seconds(blocks + queued)
         return measured.value * (blocks + queued)
 
     def erase(self, tier: Tier, slots: Slots) -> None:
         """See `TransferEngine.erase`. No transfer runs meanwhile, so that no header has two writers."""
         self.wait(tuple(self._open))
+        if tier is Tier.DISK:
+            if self._disk is not None:
+                self._disk.erase(slots)
+            return
         for slot in slots:
             self._region.slots.clear(slot)
 
@@ -99,6 +127,8 @@ class ThreadedTransferEngine:
         """Ends the threads, after the copies that have begun."""
         for lane in self._lanes.values():
             lane.shutdown(cancel_futures=True)
+        if self._disk is not None:
+            self._disk.disk.close()
 
     def _carry_out(self, transfer: Transfer, earlier: Mapping[Transfer, Future[None]], fence: Any) -> None:
         try:
@@ -106,16 +136,22 @@ class ThreadedTransferEngine:
                 future.result()
             start = perf_counter()
             lost = {slot for each in earlier for slot in each.failed}
-            carry = self._load if transfer.target is Tier.GPU else self._store
-            transfer.failed = new_slots(carry(transfer, lost, fence))
-            measured = self._block_seconds.setdefault(transfer.target, Ewma(_WEIGHT, initial=0.0))
-            seconds = perf_counter() - start
-            measured.add(seconds / len(transfer))
-            self.meter.add(transfer.target, len(transfer) - len(transfer.failed), seconds)
+            transfer.failed = new_slots(self._carry(transfer, lost, fence))
+            lane, seconds = (transfer.source, transfer.target), perf_counter() - start
+            self._block_seconds.setdefault(lane, Ewma(_WEIGHT, initial=0.0)).add(seconds / len(transfer))
+            self.meter.add(lane, len(transfer) - len(transfer.failed), seconds)
         except BaseException as error:
             self._error = error
             raise
         self._done.append(transfer)
+
+    def _carry(self, transfer: Transfer, lost: set[int], fence: Any) -> Iterator[int]:
+        """Copies the blocks of a transfer, and yields the target slots that get none."""
+        if self._disk is not None and transfer.target is Tier.DISK:
+            return self._disk.store(transfer, lost)
+        if self._disk is not None and transfer.source is Tier.DISK:
+            return self._disk.load(transfer, lost, fence, self.meter.add_damaged)
+        return (self._load if transfer.target is Tier.GPU else self._store)(transfer, lost, fence)
 
     def _store(self, transfer: Transfer, lost: set[int], fence: Any) -> Iterator[int]:
         """Copies to the host, except for blocks that are `lost` already. Yields the target slots that get no block."""
@@ -154,7 +190,7 @@ class ThreadedTransferEngine:
                         sources.append(source)
                         targets.append(target)
                         continue
-                    self.meter.damaged_blocks += 1
+                    self.meter.add_damaged((Tier.HOST, Tier.GPU))
                 slots.clear(source)
                 yield target
             self._copies.to_gpu(sources, targets, fence)

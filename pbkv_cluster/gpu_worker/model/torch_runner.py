@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from pbkv_cluster.gpu_worker.attention import Span, choose
 from pbkv_cluster.gpu_worker.engine.sampler import sample
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk
 from pbkv_cluster.gpu_worker.kv.block_copies import BlockCopies, CpuCopies, CudaCopies, pin_for
+from pbkv_cluster.gpu_worker.kv.disk_copies import DiskCopies
 from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
 from pbkv_cluster.gpu_worker.kv.storage import KvStorage
 from pbkv_cluster.gpu_worker.kv.transfer_engine import CopyMeter, ThreadedTransferEngine
@@ -24,6 +26,8 @@ from pbkv_cluster.gpu_worker.model.hidden_state import HiddenProjection, capture
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel
 from pbkv_cluster.store.arena.layout import RegionLayout
 from pbkv_cluster.store.arena.machine import available_memory
+from pbkv_cluster.store.disk.disk_slots import DiskSlots, open_disk
+from pbkv_cluster.store.disk.write_behind import WriteBehind
 
 _GPU_BLOCKS_MIN = 8
 _CPU_CONTEXTS = 64  # of full length, that the pool of a CPU has room for
@@ -65,7 +69,10 @@ class TorchRunner:
             )
         self._device = device
         self._verify_share = config.verify_share
+        self._disk_bytes = config.disk_bytes
+        self.disk_blocks = 0  # set by `allocate`
         self.host: HostRegion | None = None  # set by `allocate`, if there is a host tier
+        self.disk: DiskCopies | None = None  # set by `allocate`, if there is a disk tier
         self._transfers: ThreadedTransferEngine | None = None
         self.vocabulary = model.vocabulary
         self.max_context = model.max_context
@@ -84,19 +91,20 @@ class TorchRunner:
         """Of the host tier's region."""
         return RegionLayout(self.host_blocks, self.model.shape.block_bytes)
 
-    def allocate(self, memory: memoryview | None = None, huge_pages: bool = False) -> None:
-        """Allocates the pools, and finds the blocks again that an earlier process has left in the memory of the host tier.
+    def allocate(self, memory: memoryview | None = None, huge_pages: bool = False, disk_path: Path | None = None) -> None:
+        """Allocates the pools, and finds the blocks again that an earlier process has left in the host tier and on the disk.
 
         Args:
             memory: for the host tier, as long as `host_layout` says; by default the process's own.
             huge_pages: ask for transparent huge pages for the host tier.
+            disk_path: the file of the disk tier; None: there is none. There is none without a host tier either.
 
         Raises:
             StartupError: the pools do not fit.
         """
+        model = replace(self.model.namespace(), salt="", is_long=False).digest()
         try:
             if self.host_blocks:
-                model = replace(self.model.namespace(), salt="", is_long=False).digest()
                 self.host = HostRegion(self.host_layout, model, time.time, memory, huge_pages, pin_for(self._device))
             payloads = self.host.slots.payloads if self.host is not None else None
             self.storage = KvStorage(self.model.shape, self.gpu_blocks, self.host_blocks, self._device, payloads)
@@ -105,7 +113,16 @@ class TorchRunner:
         self.transfer_engine: TransferEngine = NullTransferEngine()
         if self.host is not None:
             copies: BlockCopies = CudaCopies(self.storage) if self._device.type == "cuda" else CpuCopies(self.storage)
-            self.transfer_engine = self._transfers = ThreadedTransferEngine(copies, self.host, self._verify_share)
+            if disk_path is not None:
+                self.disk = DiskCopies(copies, self.host, WriteBehind(self._open_disk(disk_path, model)))
+            self.transfer_engine = self._transfers = ThreadedTransferEngine(copies, self.host, self._verify_share, self.disk)
+
+    def _open_disk(self, path: Path, model: bytes) -> DiskSlots:
+        size = self.model.shape.block_bytes
+        self.disk_blocks = RegionLayout(0, size).slots_in(self._disk_bytes)
+        if not self.disk_blocks:
+            raise StartupError(f"engine.disk_bytes: {self._disk_bytes} bytes have no room for a block of {size}")
+        return open_disk(path, RegionLayout(self.disk_blocks, size), model)
 
     def close(self) -> None:
         """Ends the threads that copy. The pools stay."""

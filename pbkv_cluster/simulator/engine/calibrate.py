@@ -33,6 +33,7 @@ class TimedRunner:
         self._clock = clock
         self.gpu_blocks = runner.gpu_blocks
         self.host_blocks = runner.host_blocks
+        self.disk_blocks = runner.disk_blocks
         self.vocabulary = runner.vocabulary
         self.max_context = runner.max_context
         self.eos = runner.eos

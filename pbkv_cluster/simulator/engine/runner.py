@@ -78,6 +78,7 @@ class SimulatedRunner:
         """
         self.gpu_blocks = gpu_blocks
         self.host_blocks = host_blocks
+        self.disk_blocks = 0
         self.cost = cost
         self.transfer_engine = SimulatedTransferEngine(cost, clock)
         self._clock = clock

@@ -100,6 +100,24 @@ class SlotReader:
             return ReadResult.OVERWRITTEN
         return ReadResult.READ if sound else ReadResult.DAMAGED
 
+    def packed_header(self, slot: int, key: bytes) -> bytes | None:
+        """The header of a slot as it lies in memory, with its generation; None unless it holds this block now."""
+        if slot >= self.layout.slots:
+            return None
+        generation, header = self._header(slot)
+        if header is None or header.label.key != key or header.length != self.layout.payload_bytes:
+            return None
+        return (generation.to_bytes(GENERATION_BYTES, "little") + header.pack()).ljust(SLOT_BYTES, b"\0")
+
+    def generation(self, slot: int) -> int:
+        """A number that changes whenever the slot is written; odd while it is."""
+        return int(self._generations[slot])
+
+    def payload(self, slot: int) -> memoryview:
+        """The bytes that lie in a slot, whatever they are. To be believed, the generation must be the same before and after."""
+        start = self.layout.payloads + slot * self.layout.payload_bytes
+        return self._memory[start : start + self.layout.payload_bytes]
+
     def _header(self, slot: int) -> tuple[int, SlotHeader | None]:
         generation = int(self._generations[slot])
         if generation % 2:

@@ -64,6 +64,8 @@ class NodeEntry:
     host: _Name
     address: _Address  # of its host store
     arena_bytes: _Count
+    peer_address: _Address  # of the server of its blocks
+    peer_token: Annotated[str, Field(pattern="^([0-9a-f]{2})+$")] = field(repr=False)  # which readers of blocks must know
 
 
 @dataclass(frozen=True, slots=True)

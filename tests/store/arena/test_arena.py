@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.errors import InvalidArgument, ResourceExhausted, Unavailable
 from pbkv_cluster.store.arena.arena import Arena, Region
+from pbkv_cluster.store.arena.arena_view import ArenaView
 from pbkv_cluster.store.arena.layout import DATA_OFFSET
 from pbkv_cluster.store.arena.region_lock import try_lock
-from tests.store.arena.arena_view import ArenaView
 
 PAGE = mmap.PAGESIZE
 PAGES = 12

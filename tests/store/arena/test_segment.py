@@ -16,12 +16,12 @@ from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.errors import FailedPrecondition, ResourceExhausted, StartupError
 from pbkv_cluster.store.arena import arena, machine, page_touch
 from pbkv_cluster.store.arena.arena import Arena
+from pbkv_cluster.store.arena.arena_view import ArenaView
 from pbkv_cluster.store.arena.layout import ARENA_HEADER, ARENA_MAGIC, PAGE, RegionLayout
 from pbkv_cluster.store.arena.page_touch import PageTouch
 from pbkv_cluster.store.arena.segment import HugePages, Memory
 from pbkv_cluster.store.arena.slots import RegionSlots
 from tests.polling import wait_for
-from tests.store.arena.arena_view import ArenaView
 from tests.store.arena.blocks import MODEL, label, mapped, payload
 
 TTL_S = 10.0

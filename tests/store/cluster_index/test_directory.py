@@ -27,7 +27,14 @@ from pbkv_cluster.store.cluster_index.entries import EntryCodec, MalformedEntry
 from tests.polling import eventually
 from tests.store.cluster_index.helpers import worker_entry
 
-NODE = NodeEntry(node_id="node-0", host="127.0.0.1", address="127.0.0.1:7100", arena_bytes=1 << 30)
+NODE = NodeEntry(
+    node_id="node-0",
+    host="127.0.0.1",
+    address="127.0.0.1:7100",
+    arena_bytes=1 << 30,
+    peer_address="127.0.0.1:7101",
+    peer_token="00ff",
+)
 GATEWAY = ServiceEntry(name="gateway", address="127.0.0.1:7000", pid=17)
 
 

@@ -11,7 +11,10 @@ from pbkv_cluster.store.arena.slots import SlotReader
 
 
 class ArenaView:
-    """All regions of an arena, to read. The memory stays readable after the host store and the owners have ended."""
+    """All regions of an arena, to read. The memory stays readable after the host store and the owners have ended.
+
+    Not safe for threads; the readers that it returns are.
+    """
 
     def __init__(self, path: Path) -> None:
         """Args:
@@ -42,6 +45,11 @@ class ArenaView:
         found = {place.owner: self._reader(place) for place in self._table if place.size}
         return {owner: reader for owner, reader in found.items() if reader is not None}
 
+    def region(self, owner: str) -> SlotReader | None:
+        """The slots of one region; None if it has not been given out, or not formatted yet. Raises as `regions` does."""
+        places = (place for place in self._table if place.owner == owner and place.size)
+        return next((self._reader(place) for place in places), None)
+
     def close(self) -> None:
         """Closes the file. The memory is given back when nobody refers to the readers any more."""
         self._table.close()
@@ -57,5 +65,7 @@ class ArenaView:
         if layout is None:
             return None
         reader = SlotReader(memory, layout)
+        for gone in self._readers.keys() - set(self._table):
+            del self._readers[gone]
         self._readers[place] = header, reader
         return reader
