@@ -288,11 +288,8 @@ class KVCache:
 
     def residency(self) -> Mapping[bytes, Residency]:
         """Every cached block's key, and where it lies."""
-        return {
-            node.key(block): residency
-            for node in self.tree.walk()
-            for block, residency in enumerate(self.tiers.residencies(node))
-        }
+        placed = ((node, block, where) for node in self.tree.walk() for block, where in enumerate(self.tiers.residencies(node)))
+        return {node.key(block): where for node, block, where in placed}
 
     def check_integrity(self) -> None:
         """Raises:
