@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pbkv_cluster.core.errors import InvalidArgument
@@ -55,6 +55,7 @@ def test_text_that_holds_no_call_is_kept_as_it_is(name: str, text: str, cuts: li
 
 
 @given(cuts=st.lists(st.integers(0, 400), max_size=8))
+@example(cuts=[11])  # between a text and the blank after it
 def test_hermes_finds_several_calls_and_the_text_around(cuts: list[int]) -> None:
     form = tool_format("hermes", "")
     calls = [FunctionCall("search", '{"q": 1}'), FunctionCall("write_file", '{"path": "<a>"}')]

@@ -35,6 +35,7 @@ class _TagParser(CallParser):
         self._held = ""
         self._inside = False  # between the tags
         self._called = False  # a call was found
+        self._in_text = False  # text was the latest that was found: blanks after it belong to it, however the text was cut
 
     def push(self, text: str) -> list[Piece]:
         self._held += text
@@ -47,20 +48,21 @@ class _TagParser(CallParser):
             part, self._held = self._held[:at], self._held[at + len(tag) :]
             if self._inside:
                 found.append(self._form.call(part) or f"{_OPENS}{part}{_CLOSES}")
-                self._called = True
-            elif part.strip():
+                self._called, self._in_text = True, False
+            elif part.strip() or (part and self._in_text):
                 found.append(part)
             self._inside = not self._inside
         if not self._inside:
             sure = len(self._held) - overlap(self._held, _OPENS)
             # Blank text may be what stands between two calls.
-            if self._held[:sure].strip():
+            if self._held[:sure].strip() or (sure and self._in_text):
                 found.append(self._held[:sure])
                 self._held = self._held[sure:]
+                self._in_text = True
         return found
 
     def finish(self) -> list[Piece]:
         rest, self._held = self._held, ""
         if self._inside:  # the closing tag may have been cut off
             return [self._form.call(rest) or _OPENS + rest]
-        return [rest] if rest.strip() or (rest and not self._called) else []
+        return [rest] if rest.strip() or (rest and (self._in_text or not self._called)) else []
