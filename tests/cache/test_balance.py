@@ -31,9 +31,9 @@ def test_a_step_costs_what_has_to_be_computed_and_what_is_loaded() -> None:
 @given(confidence=st.floats(1.0, 5.0), loss=st.floats(1e-3, 1e6), equal=st.integers(0, 100))
 def test_a_few_steps_that_all_cost_more_are_enough_and_fewer_are_not(confidence: float, loss: float, equal: int) -> None:
     balance = Balance(confidence, 10_000)
-    assert not any(balance.add(0.0) for _ in range(equal))
+    assert not any(balance.add(1.0, 1.0) for _ in range(equal))
     steps = 1
-    while not balance.add(loss):
+    while not balance.add(1.0 + loss, 1.0):
         steps += 1
     assert confidence**2 - 1 <= steps <= confidence**2 + 2
     assert balance.lru_active
@@ -43,30 +43,32 @@ def test_a_few_steps_that_all_cost_more_are_enough_and_fewer_are_not(confidence:
 def test_one_large_loss_does_not_tell(loss: float, others: list[float]) -> None:
     """However large it is: it could as well have been the other way round."""
     balance = Balance(3.0, 1000)
-    assert not balance.add(loss)
+    assert not balance.add(loss, 0.0)
     assert balance.excess == 1.0
-    assert not any(balance.add(1e-3 * loss * each) for each in others)
+    assert not any(balance.add(1e-3 * loss * each, 0.0) for each in others)
 
 
 def test_many_small_losses_show_behind_a_few_large_differences() -> None:
     balance, large = Balance(2.5, 1000), itertools.cycle((30.0, -30.0))
     differences = [next(large) if number % 10 == 5 else 1.0 for number in range(60)]
-    assert any(balance.add(each) for each in differences)
+    assert any(balance.add(2.0 + each, 2.0) for each in differences)
     assert sum(differences) < 2.5 * math.sqrt(sum(each * each for each in differences)), "their sum alone does not tell"
+    immaterial = Balance(2.5, 1000)
+    assert not any(immaterial.add(1e4 + each, 1e4) for each in differences)
 
 
 @given(loss=st.floats(0.1, 10.0), gain=st.floats(12.0, 1000.0))
 def test_a_policy_that_often_loses_little_and_now_and_then_gains_much_is_kept(loss: float, gain: float) -> None:
     balance = Balance(2.5, 1000)
     for _ in range(50):
-        assert not balance.add(-gain * loss)
-        assert not any(balance.add(loss) for _ in range(10))
+        assert not balance.add(0.0, gain * loss)
+        assert not any(balance.add(loss, 0.0) for _ in range(10))
 
 
 def test_policies_that_cost_the_same_are_hardly_ever_switched() -> None:
     source, balance, changes = random.Random(1), Balance(3.0, 1000), 0
     for _ in range(20_000):
-        if balance.add(source.choice((-1, 1)) * source.paretovariate(1.2)):
+        if balance.add(source.choice((-1, 1)) * source.paretovariate(1.2), 0.0):
             balance.restart(balance.lru_active)
             changes += 1
     assert changes <= 4
@@ -75,7 +77,7 @@ def test_policies_that_cost_the_same_are_hardly_ever_switched() -> None:
 def test_the_way_back_is_as_sure_as_the_way_there() -> None:
     balance = Balance(3.0, 1000)
     balance.restart(lru_active=True)
-    assert not any(balance.add(difference) for difference in (5.0, -5.0) * 500)
+    assert not any(balance.add(difference, 0.0) for difference in (5.0, -5.0) * 500)
     balance.restart(lru_active=True)
-    assert [balance.add(-5.0) for _ in range(20)].index(True) in range(8, 11)
+    assert [balance.add(0.0, 5.0) for _ in range(20)].index(True) in range(8, 11)
     assert not balance.lru_active

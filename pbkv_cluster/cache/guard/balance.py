@@ -13,10 +13,13 @@ cost about the same are not switched back and forth.
 A few long prompts can make up nearly all of the spread, and hide that step after step costs more. The bound holds for any odd
 function of the differences as well, so their square roots, with the same signs, are put to the same test: that one is sooner
 sure of many losses, the other of large ones. It alone could turn away from a policy that often loses little and now and then
-gains much, so it counts only while the differences themselves have the same sum's sign.
+gains much, or for the sake of a few tokens, so it counts only while the sum of the differences has the same sign, and is at
+least a hundredth of what LRU has cost.
 """
 
 import math
+
+_MATERIAL = 0.01  # of LRU's costs
 
 
 class _Statistic:
@@ -51,16 +54,20 @@ class Balance:
     def restart(self, lru_active: bool) -> None:
         """Forgets all steps."""
         self._differences, self._roots = _Statistic(self._factor), _Statistic(self._factor)
+        self._lru_cost = 0.0
         self.lru_active = lru_active  # the cache should evict by LRU
 
     @property
     def excess(self) -> float:
         """T: by how many standard deviations the policy costs more than LRU; below 0: less."""
         by_sum, by_roots = self._differences.t, self._roots.t
-        return max(by_sum, by_roots, key=abs) if by_sum * by_roots > 0 else by_sum
+        material = abs(self._differences.sum) >= _MATERIAL * self._lru_cost
+        return max(by_sum, by_roots, key=abs) if material and by_sum * by_roots > 0 else by_sum
 
-    def add(self, difference: float) -> bool:
-        """Counts a step, by how much more the policy cost than LRU, in any unit. True if that changes `lru_active`."""
+    def add(self, policy_cost: float, lru_cost: float) -> bool:
+        """Counts a step, by what it cost under the policy and under LRU, in one unit. True if that changes `lru_active`."""
+        difference = policy_cost - lru_cost
+        self._lru_cost = self._factor * self._lru_cost + lru_cost
         self._differences.add(difference)
         self._roots.add(math.copysign(math.sqrt(abs(difference)), difference))
         excess = self.excess

@@ -124,7 +124,7 @@ class Guard(CacheObserver):
             self._saved_s += lru_cost.seconds - own_cost.seconds
         if self._policy_shadow is not None and not self._policy_shadow.has_dropped:
             return
-        if self._balance.add(policy_cost.tokens - lru_cost.tokens):
+        if self._balance.add(policy_cost.tokens, lru_cost.tokens):
             if self._balance.lru_active:
                 self.fall_back()
             else:
