@@ -16,7 +16,7 @@ supported := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo serve test test-all test-rayup test-models lint format proto bench docs clean
+.PHONY: help venv demo serve test test-all test-rayup test-models test-frameworks lint format proto bench docs clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +42,11 @@ test-rayup: $(stamp) ## run `ray up`, a workload and the shutdown on hosts made 
 
 test-models: $(stamp) ## run every family of models against transformers and write docs/models.md (slow)
 	@$(bin)/python -m tests.gpu_worker.model_families --out docs/models.md $(ARGS)
+
+test-frameworks: $(stamp) ## run graphs of LangGraph, AutoGen and OpenAI's Agents SDK against the HTTP API (slow)
+	@test -x $(VENV)-frameworks/bin/python || $(PYTHON) -m venv $(VENV)-frameworks
+	@$(VENV)-frameworks/bin/python -m pip --disable-pip-version-check install --quiet -r tests/gateway/http/graphs/requirements.txt
+	@PBKV_FRAMEWORKS_PYTHON=$(abspath $(VENV)-frameworks/bin/python) $(bin)/python -m pytest tests/gateway/http/test_frameworks.py $(ARGS)
 
 lint: $(stamp) ## check style, types, layers, and that the generated code is up to date
 	@$(bin)/ruff check

@@ -14,7 +14,7 @@ from tests.gateway.peers import ScriptedPredictor, ScriptedWorker
 from tests.gateway.rig import Rig, running, until
 
 MODEL = "scripted"
-CONTEXT = 4096
+CONTEXT = 16_384
 KEY = "none"
 
 

@@ -109,7 +109,7 @@ async def test_stop_strings_and_parts_reach_the_engine() -> None:
             "messages[0].content[0].image_url",
             "unknown_parameter",
         ),
-        ({"messages": [{"role": "user", "content": "x" * 5000}]}, "messages", "context_length_exceeded"),
+        ({"messages": [{"role": "user", "content": "x" * 20_000}]}, "messages", "context_length_exceeded"),
         ({"extra_body": {"best_of_all": 3}}, "best_of_all", "unknown_parameter"),
         ({"extra_headers": {"x-pbkv-agent": "x" * 300}}, "x-pbkv-agent", "invalid_value"),
     ],
