@@ -14,7 +14,15 @@ from benchmarks.prior import benchmark as prior
 from benchmarks.report import Report, machine, show
 from benchmarks.serving import group_chat
 
-NAMES = ("index", "engine", "copies", "idle", "gateway", "restart")  # in this order: idle comes before the cluster's first step
+NAMES = (
+    "index",
+    "engine",
+    "copies",
+    "idle",
+    "gateway",
+    "restart",
+    "metrics",
+)  # in this order: idle comes before the cluster's first step
 LONG = {  # ten minutes to hours: they run only if they are named
     "fidelity": "benchmarks.serving.fidelity",
     "regimes": "benchmarks.regimes.benchmark",
