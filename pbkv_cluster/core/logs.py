@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 _RENDERED = ("message", "asctime")  # left in a record by handlers of others that have written it before
 
 
-def set_up_logs(config: LoggingConfig, member: str = "", stream: TextIO | None = None) -> None:
+def set_up_logs(config: LoggingConfig, member: str = "", stream: TextIO | None = None, least: int = logging.DEBUG) -> None:
     """Makes this process write its log as configured, whoever logs in it. May be called again.
 
     Args:
         config: format and level.
         member: name of the process in its cluster; empty: none.
         stream: where to; by default standard error.
+        least: severity below which nothing is logged, whatever is configured.
     """
     from structlog import contextvars, dev, processors, stdlib
 
@@ -60,7 +61,7 @@ def set_up_logs(config: LoggingConfig, member: str = "", stream: TextIO | None =
     root = logging.getLogger()
     root.handlers[:] = [other for other in root.handlers if not isinstance(other, _OurHandler)]
     root.addHandler(handler)
-    root.setLevel(config.level.upper())
+    root.setLevel(max(logging.getLevelNamesMapping()[config.level.upper()], least))
 
 
 class _OurHandler(logging.StreamHandler[TextIO]):

@@ -86,3 +86,11 @@ def test_setting_up_again_replaces_what_was_set_up() -> None:
     log.warning("once")
     assert first.getvalue() == ""
     assert len(records(second)) == 1
+
+
+def test_a_process_that_reports_by_itself_logs_what_is_severe() -> None:
+    stream = io.StringIO()
+    set_up_logs(LoggingConfig(format="json", level="debug"), "head", stream, least=logging.WARNING)
+    log.info("no")
+    log.warning("yes")
+    assert [record["event"] for record in records(stream)] == ["yes"]
