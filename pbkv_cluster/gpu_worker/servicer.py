@@ -10,6 +10,7 @@ from pbkv_cluster.core import checks
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import FailedPrecondition
+from pbkv_cluster.core.logs import bind
 from pbkv_cluster.core.tokens import count, pack
 from pbkv_cluster.gpu_worker.cache_listing import check_cache, list_cache
 from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
@@ -62,6 +63,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self, request: worker_pb2.RunStepRequest, context: Any
     ) -> AsyncIterator[worker_pb2.RunStepEvent]:
         step = self._step(request)
+        bind(workflow=request.workflow_id, step=request.step, agent=request.agent_id)
         # If a call is cancelled while it writes, its generator ends only when it is garbage collected. The step must end now.
         context.add_done_callback(lambda _: self._thread.post(lambda engine: engine.cancel(step.id)))
         if request.remote_steps:

@@ -80,7 +80,7 @@ def test_a_scrape_equals_status_and_usage_records(cluster: LocalCluster) -> None
     cluster.pids()
     wait_for(lambda: members_are_up(cluster))
     address = discover(cluster.discovery_url)["gateway"]["address"]
-    before, usage, after = scrape(address), work(cluster, 7100, "trips"), scrape(address)
+    before, usage, after = scrape(address), work(cluster, 7100, "compared"), scrape(address)
     meter = HitMeter()
     for each in usage:
         meter.add(each)
@@ -92,7 +92,7 @@ def test_a_scrape_equals_status_and_usage_records(cluster: LocalCluster) -> None
     for metric, by_tier in (("captured", meter.captured), ("delivered", meter.delivered)):
         found = {tier: growth(before, after, f"pbkv_{metric}_tokens_total", tier=tier) for tier in ("gpu", "host")}
         assert {tier: tokens for tier, tokens in found.items() if tokens} == by_tier
-    assert after.value("pbkv_workload_prompt_tokens_total", workload="trips") == meter.prompt_tokens
+    assert after.value("pbkv_workload_prompt_tokens_total", workload="compared") == meter.prompt_tokens
     assert growth(before, after, "pbkv_ttft_seconds_count") == growth(before, after, "pbkv_step_seconds_count") == 9
     assert growth(before, after, "pbkv_step_seconds_sum") == pytest.approx(sum(each.total_s for each in usage))
     assert growth(before, after, "pbkv_workflow_seconds_count") == 3

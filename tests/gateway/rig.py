@@ -190,10 +190,11 @@ async def running(
     clock: Clock | None = None,
     redis_url: str = "",
     engine: Mapping[str, object] | None = None,
+    logging: Mapping[str, object] | None = None,
     **gateway: object,
 ) -> AsyncIterator[Rig]:
     """A gateway over the given workers; further arguments are fields of its configuration."""
-    config = Config.model_validate({"gateway": gateway, "engine": engine or {}})
+    config = Config.model_validate({"gateway": gateway, "engine": engine or {}, "logging": logging or {}})
     async with AsyncExitStack() as stack:
         redis = connect_redis(redis_url or shared_redis())
         stack.push_async_callback(redis.aclose)

@@ -1,6 +1,5 @@
 """`pbkv serve --detach`: the cluster runs in a process that outlives the shell that started it."""
 
-import logging
 import os
 import select
 import signal
@@ -61,7 +60,6 @@ def detach(log: Path) -> Detached | None:
     os.dup2(file.fileno(), 2)
     file.close()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     return Detached(tell)
 
 

@@ -1,5 +1,6 @@
 """`pbkv serve`: starts a cluster and serves until it is interrupted."""
 
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
@@ -57,6 +58,10 @@ def serve(
 def _serve(config: "Config", log_path: str = "", on_ready: Callable[[], None] = lambda: None) -> None:
     from pbkv_cluster.cluster.local import LocalCluster
     from pbkv_cluster.cluster.startup.run_record import RunRecord
+    from pbkv_cluster.core.logs import set_up_logs
+    from pbkv_cluster.rpc.services import HEAD
+
+    set_up_logs(config.logging, HEAD, least=logging.WARNING)  # it reports what is worth knowing by itself
 
     def report(line: str) -> None:
         typer.echo(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}" if log_path else line, err=True)

@@ -18,10 +18,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pbkv_cluster.cluster.frame.member_thread import MemberThread, prepare
 from pbkv_cluster.cluster.membership.member import MakeMember, MemberContext
+from pbkv_cluster.core.config import LoggingConfig
 from pbkv_cluster.core.errors import PbkvError
+from pbkv_cluster.core.logs import set_up_logs
 
 log = logging.getLogger(__name__)
 
+_STANDBY = "standby"  # in its log
 _EXIT_FAILED = 70  # exit status of a process whose member failed
 _STOP_S = 15.0
 _TELL_S = 0.2  # for the cause of a failure to reach the process that started the cluster
@@ -51,7 +54,7 @@ class MemberActor:
     """Runs one member, once it is told which."""
 
     def __init__(self) -> None:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        set_up_logs(LoggingConfig())  # until it is told the cluster's
         self._failure: Future[str] = Future()
         self._member: MemberThread | None = None
         self._loading = threading.Lock()  # two threads that import the same modules may see them half-made
@@ -63,6 +66,7 @@ class MemberActor:
             makes: make members that this actor may come to serve.
             context: theirs, as in `serve`.
         """
+        set_up_logs(context.config.logging, _STANDBY)
         with self._loading:
             for make in makes:
                 prepare(make, _here(context))
@@ -79,6 +83,7 @@ class MemberActor:
         Returns:
             Its address, why it cannot start (empty if it can), and the process id.
         """
+        set_up_logs(context.config.logging, context.name)
         address = problem = ""
         with self._loading:
             here = _here(context)

@@ -286,6 +286,14 @@ class MetricsConfig(Section):
     )
 
 
+class LoggingConfig(Section):
+    """The logs of all processes."""
+
+    format: Literal["console", "json"] = Field("console", description="one record a line: as text for people, or as JSON")
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severity that is logged")
+    prompts: bool = Field(False, description="log the text of every prompt; never otherwise")
+
+
 class Config(Section):
     """The whole configuration."""
 
@@ -299,3 +307,4 @@ class Config(Section):
     host_store: HostStoreConfig = HostStoreConfig()
     otel: OtelConfig = OtelConfig()
     metrics: MetricsConfig = MetricsConfig()
+    logging: LoggingConfig = LoggingConfig()

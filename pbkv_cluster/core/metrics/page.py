@@ -33,6 +33,10 @@ sum by (order) (rate(pbkv_guard_hit_tokens_total[5m])) / on () group_left sum(ra
 The last one compares what the cache had with what LRU alone would have had (`order="lru"`). Counters begin at 0 with their
 process.
 
+[deploy/alerts.yaml](../deploy/alerts.yaml) has alerts, each of which says what it means and what to do first, and
+[deploy/grafana-dashboard.json](../deploy/grafana-dashboard.json) a dashboard for Grafana. `make test-prometheus` tests both
+with a real Prometheus.
+
 This page is written by `python -m pbkv_cluster.core.metrics.page` from `pbkv_cluster/core/metrics/names.py`.
 """
 

@@ -194,7 +194,7 @@ class EventFeed:
         self._telling = max(self._telling - 1, 0)
         self._decisions[Reason.EVENT_DROPPED] += 1
         if not self._refusing:
-            log.warning("the predictor refuses events: %s", problem)
+            log.warning("the predictor refuses events: %s", problem, extra={"reason": Reason.EVENT_DROPPED.value})
         self._refusing = True
 
     def _requeue(self, stream: EventStream) -> None:

@@ -11,6 +11,7 @@ Gateway and worker keep to these rules, so that no token and no character is mis
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -35,6 +36,8 @@ from pbkv_cluster.gateway.step.step import Step, StepSpec
 from pbkv_cluster.gateway.workflow.events import EventReporter
 from pbkv_cluster.gateway.workflow.step_teller import StepTeller
 from pbkv_cluster.store.block_map import WorkerKey
+
+log = logging.getLogger(__name__)
 
 _MAX_REFUSALS = 2  # workers with full queues before the step fails
 
@@ -181,6 +184,10 @@ class Relay:
             PbkvError: it may not; this is for the client.
         """
         attempts.failed.add(worker.key)
+        reason = Reason.WORKER_REFUSED if failure.kind is FailureKind.FULL else Reason.WORKER_LOST
+        if failure.kind is not FailureKind.REFUSED:
+            lost = {"worker": worker.id, "reason": reason.value}
+            log.warning("a step goes on elsewhere, if it may: %s", failure.details, extra=lost)
         others = any(each.key not in attempts.failed for each in self.pool.live())
         match failure.kind:
             case FailureKind.FULL:

@@ -1,11 +1,13 @@
 """The submission of a step, from the request to its last event. Every front door calls this."""
 
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from pbkv_cluster.core.logs import bind
 from pbkv_cluster.core.sampling import SamplingOptions, SamplingParams
 from pbkv_cluster.core.text.words import hashed_words
 from pbkv_cluster.core.workflow.events import EventKind
@@ -18,12 +20,16 @@ from pbkv_cluster.gateway.routing.worker_pool import ModelLimits, WorkerPool
 from pbkv_cluster.gateway.step.admission import Admission
 from pbkv_cluster.gateway.step.prompt_reader import PromptReader
 from pbkv_cluster.gateway.step.relay import Relay
-from pbkv_cluster.gateway.step.request import StepRequest
+from pbkv_cluster.gateway.step.request import ChatPrompt, Prompt, StepRequest, TextPrompt, TokenPrompt
 from pbkv_cluster.gateway.step.state import StepState
 from pbkv_cluster.gateway.step.step import Step, StepSpec
 from pbkv_cluster.gateway.workflow.events import EventReporter
 from pbkv_cluster.gateway.workflow.lifecycle import WorkflowLifecycle
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow
+
+log = logging.getLogger(__name__)
+
+_MAX_LOGGED_CHARACTERS = 65_536  # of a prompt
 
 
 @dataclass(slots=True)
@@ -49,6 +55,7 @@ class Submission:
     decisions: Decisions
     clock: Clock
     allow_forced_output: bool
+    logs_prompts: bool = False
 
     def admit(self, size_bytes: int) -> Step:
         """Lets a step in; `close` it when its call is over.
@@ -74,9 +81,12 @@ class Submission:
             if step.is_final:  # closed while its request was read
                 return
             self._open(step, spec)
+            self._log_prompt(request.prompt)
             async for event in self.relay.run(step, spec):
                 yield event
-        except Exception:
+        except Exception as error:
+            if step.spec is not None:  # else it never was a step, and its client alone is to blame
+                log.warning("a step failed: %s", error, extra={"reason": Reason.STEP_FAILED.value})
             step.fail()
             raise
         finally:
@@ -164,6 +174,7 @@ class Submission:
         workflow = spec.workflow
         step.spec = spec
         workflow.steps += 1
+        bind(workflow=workflow.id, step=spec.number, agent=spec.agent)
         self.events.report(
             workflow,
             EventKind.STEP_STARTED,
@@ -176,6 +187,18 @@ class Submission:
             words=() if spec.number else hashed_words(self.prompts.beginning(spec.prompt)),
         )
         self.workflows.write_soon(workflow)
+
+    def _log_prompt(self, prompt: Prompt) -> None:
+        if not self.logs_prompts:
+            return
+        match prompt:
+            case TextPrompt(text):
+                shown = text
+            case ChatPrompt(messages):
+                shown = "\n".join(f"{message.role}: {message.text}" for message in messages)
+            case TokenPrompt(packed):
+                shown = f"{tokens.count(packed)} token ids"
+        log.info("a step begins", extra={"prompt": shown[:_MAX_LOGGED_CHARACTERS]})
 
 
 def _check_open(workflow: OpenWorkflow) -> None:

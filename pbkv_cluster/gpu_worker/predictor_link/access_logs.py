@@ -103,7 +103,8 @@ class AccessReporter:
                 raise
             self._link.connected()
             if len(logs) == 1:
-                log.warning("the predictor refuses the access log of workflow %r: %s", logs[0].workflow, error.details())
+                fields = {"workflow": logs[0].workflow, "reason": "access_log_refused"}
+                log.warning("the predictor refuses an access log: %s", error.details(), extra=fields)
             return False
         self._link.connected()
         self.decisions["access_log_sent"] += len(logs)

@@ -56,7 +56,7 @@ class Notices:
             return
         logged.add(cause)
         last = "; further causes are only counted" if len(logged) == _MAX_LOGGED else ""
-        log.warning("%s: %s (logged once%s)", reason, cause, last)
+        log.warning("%s (logged once%s)", cause, last, extra={"reason": reason.value})
 
     def summary(self) -> str:
         """The counts of what the application may want to mend; empty if there is nothing."""

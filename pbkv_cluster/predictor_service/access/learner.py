@@ -133,7 +133,7 @@ class AccessLearner:
             self._version = await self._on_thread(self._learnt, each)
         except ValueError as error:
             self.refused += 1
-            log.warning("nothing is learnt from workflow %r: %s", each.workflow, error)
+            log.warning("nothing is learnt from an ended workflow: %s", error, extra={"workflow": each.workflow})
         else:
             self.learnt += 1
             self._changed.set()

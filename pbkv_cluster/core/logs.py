@@ -1,0 +1,75 @@
+"""How a process of the cluster writes its log: one record a line, as text for people or as JSON.
+
+Modules log by the standard library, `logging.getLogger(__name__)`, so that a program that only uses the client keeps its own
+format. Fields that belong to a record are given as `extra`, or bound to all records of a call by `bind`:
+
+    log.warning("a step failed: %s", error, extra={"reason": Reason.STEP_FAILED})
+
+Names of fields: `workflow`, `step`, `agent`, `worker`, `reason` (a reason code), `member`. What a prompt or an output says is
+never logged, unless `logging.prompts` is set.
+"""
+
+import logging
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+from pbkv_cluster.core.config import LoggingConfig
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor, WrappedLogger
+
+_RENDERED = ("message", "asctime")  # left in a record by handlers of others that have written it before
+
+
+def set_up_logs(config: LoggingConfig, member: str = "", stream: TextIO | None = None, least: int = logging.DEBUG) -> None:
+    """Makes this process write its log as configured, whoever logs in it. May be called again.
+
+    Args:
+        config: format and level.
+        member: name of the process in its cluster; empty: none.
+        stream: where to; by default standard error.
+        least: severity below which nothing is logged, whatever is configured.
+    """
+    from structlog import contextvars, dev, processors, stdlib
+
+    def complete(logger: "WrappedLogger", method: str, event: "EventDict") -> "EventDict":
+        for rendered in _RENDERED:
+            event.pop(rendered, None)
+        if member:
+            event["member"] = member
+        return event
+
+    shared: list[Processor] = [
+        contextvars.merge_contextvars,
+        stdlib.add_log_level,
+        stdlib.add_logger_name,
+        stdlib.ExtraAdder(),
+        complete,
+        processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[Processor]
+    if config.format == "json":
+        last = [processors.format_exc_info, processors.JSONRenderer(default=str, ensure_ascii=False)]
+    else:
+        last = [dev.ConsoleRenderer(colors=False, pad_event_to=0, exception_formatter=dev.plain_traceback)]
+    handler = _OurHandler(stream or sys.stderr)
+    handler.setFormatter(
+        stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared, processors=[stdlib.ProcessorFormatter.remove_processors_meta, *last]
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [other for other in root.handlers if not isinstance(other, _OurHandler)]
+    root.addHandler(handler)
+    root.setLevel(max(logging.getLevelNamesMapping()[config.level.upper()], least))
+
+
+class _OurHandler(logging.StreamHandler[TextIO]):
+    """Told from handlers that others have added, such as those of a test."""
+
+
+def bind(**fields: object) -> None:
+    """Adds fields to all records that the present task logs from now on."""
+    from structlog.contextvars import bind_contextvars
+
+    bind_contextvars(**fields)
