@@ -49,4 +49,5 @@ The index in Redis, as a block enters it:
     cluster_index/mirror.py          such a copy, which repairs itself
     block_map.py                     what the copy is: who holds what, asked at every placement and admission
     block_source.py                  where a block's bytes lie, and the contract of what reads them from there
+    sibling_source.py                reads those of the node's other workers, in the arena
 """

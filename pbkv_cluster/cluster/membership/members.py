@@ -17,11 +17,12 @@ from pbkv_cluster.core.background import first_failure_of
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.metrics.metric import Source
-from pbkv_cluster.core.residency import Residency
+from pbkv_cluster.core.residency import READABLE, Residency
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.text.tokenizers_only import use_tokenizers_only
 from pbkv_cluster.rpc.services import GATEWAY, GATEWAY_HTTP, HOST_STORE, PREDICTOR
-from pbkv_cluster.store.cluster_index import Directory, IndexPublisher, NodeEntry, ServiceEntry, WorkerEntry
+from pbkv_cluster.store.block_map import BlockMap
+from pbkv_cluster.store.cluster_index import Directory, IndexMirror, IndexPublisher, NodeEntry, ServiceEntry, WorkerEntry
 
 WORKER_PREFIX = "worker-"  # of workers' names; a number follows
 
@@ -171,13 +172,19 @@ class WorkerMember(_MemberBase):
     async def start(self) -> str:
         from pbkv_cluster.gpu_worker.server import WorkerServer
 
+        directory, blocks = self._redis.directory, BlockMap(READABLE)
+        mirror = IndexMirror(self._redis.blocks, directory, SystemClock(), blocks, besides=self._worker_id)
+        self._add_part(mirror.stop, mirror.wait)
+        mirror.start()
         worker = WorkerServer(
             await asyncio.to_thread(_with_model, self._context.config),
             self._worker_id,
             SystemClock(),
-            predictor=self._redis.directory,
-            host_store=_NodeServices(self._redis.directory, self._context.node_id),
+            predictor=directory,
+            host_store=_NodeServices(directory, self._context.node_id),
             on_change=self._changed,
+            blocks=blocks,
+            node_id=self._context.node_id,
         )
         self._add_part(worker.stop, worker.wait)
         facts = await worker.start(self._context.host)
@@ -195,7 +202,7 @@ class WorkerMember(_MemberBase):
             block_bytes=facts.block_bytes,
         )
         self._publisher = IndexPublisher(
-            self._redis.directory,
+            directory,
             self._redis.blocks,
             entry,
             worker.residency,
