@@ -19,6 +19,7 @@ _EXTRAS = {
         "transformers",
     ),
     "http": ("starlette", "uvicorn"),
+    "kv-events": ("zmq",),
     "otel": ("opentelemetry",),
 }
 

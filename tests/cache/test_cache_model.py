@@ -19,7 +19,7 @@ from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere
 from pbkv_cluster.cache.tiers.pool import SlotState
 from pbkv_cluster.cache.tree.node import GPU
-from pbkv_cluster.core.blocks import Namespace, block_keys
+from pbkv_cluster.core.blocks import BlockLabel, Namespace, block_keys
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
@@ -86,11 +86,12 @@ class Driver:
     def _learn(self, ended: AccessLog) -> None:
         self.cache.workflows.learnt(self.learner.export(self.learner.learn(ended.steps)))
 
-    def _changed(self, key: bytes, residency: Residency) -> None:
+    def _changed(self, label: BlockLabel, residency: Residency) -> None:
+        assert label.is_consistent
         if residency.tiers:
-            self.residency[key] = residency
+            self.residency[label.key] = residency
         else:
-            self.residency.pop(key, None)
+            self.residency.pop(label.key, None)
 
     def prompt(self) -> bytes:
         # Few distinct tokens at few branching points: prefixes meet and part inside blocks and at their edges.
