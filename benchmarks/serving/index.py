@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> Report:
         insert(cache, prompt, f"workflow-{number}")
     root, known = cache.tree.root(SPACE), _random.choices(prompts, k=samples)
     halves = [prompt[: SHARED * TOKEN_BYTES] + _tokens(TOKENS - SHARED) for prompt in known]
-    announced = make_cache((samples + 2) * full_blocks(TOKENS), on_change=lambda key, residency: None)
+    announced = make_cache((samples + 2) * full_blocks(TOKENS), on_change=lambda label, residency: None)
     insert(announced, prompts[0], "workflow")
     numbers = itertools.count()
     figures = [

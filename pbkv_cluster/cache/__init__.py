@@ -3,6 +3,7 @@
 `cache.KVCache` is the whole; `factory.make_cache` makes one, with a guard. A step passes these files:
 
 1. `step_identity`: which step asks for blocks. `sequence/admission`: its four phases, from match to block table.
+   `sequence/fetch`: blocks that other workers have, as `tiers/elsewhere` says.
 2. `tree/prefix_tree`: the longest cached prefix. `tree/node`: a run of blocks, its owners, and its slot in each tier.
 3. `owners`: the active workflows; tells the policies of the step and ranks nodes anew.
 4. `tiers/tiers`: room on the GPU, and loads from slower tiers. `tiers/evictor`: what leaves a tier, and where it goes.

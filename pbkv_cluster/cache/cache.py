@@ -13,11 +13,13 @@ from pbkv_cluster.cache.policies.base import ReusePolicy, make_policies
 from pbkv_cluster.cache.restore import StoredBlock, restore
 from pbkv_cluster.cache.sequence.admission import Admission
 from pbkv_cluster.cache.sequence.commit import Committer
+from pbkv_cluster.cache.sequence.fetch import Fetcher
 from pbkv_cluster.cache.sequence.handle import CacheHandle, Prefetched
 from pbkv_cluster.cache.sequence.paths import Paths
 from pbkv_cluster.cache.sequence.remote import RemoteSteps
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.announcements import ChangeListener
+from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tiers.transfer import TransferEngine
 from pbkv_cluster.cache.tree.node import GPU, new_slots
@@ -48,6 +50,7 @@ class KVCache:
         on_change: ChangeListener | None = None,
         compute_seconds: Callable[[int], float] = lambda tokens: float("inf"),
         policies: Sequence[ReusePolicy] | None = None,
+        elsewhere: Elsewhere = NOWHERE,
     ) -> None:
         """Args:
         capacity: blocks of each tier, the GPU first, then ever slower ones; all but the GPU's may be 0.
@@ -57,13 +60,14 @@ class KVCache:
         on_change: told of every block that enters or leaves a tier.
         compute_seconds: how long the prefill of a number of tokens takes; a load that takes longer is not made.
         policies: of each tier; None: those that `config` names.
+        elsewhere: what other processes hold.
 
         Raises:
             InvalidArgument: an unknown policy.
         """
         self.tree = PrefixTree(len(capacity))
         self.policies = make_policies(len(capacity), config) if policies is None else policies  # of each tier
-        self.tiers = Tiers(self.tree, capacity, self.policies, engine, clock, compute_seconds, on_change)
+        self.tiers = Tiers(self.tree, capacity, self.policies, engine, clock, compute_seconds, on_change, elsewhere)
         self.workflows = ActiveWorkflows(list(dict.fromkeys(self.policies)), self.tiers, clock)
         self.popularity = PrefixPopularity(_POPULARITY_BLOCKS * capacity[Tier.GPU])
         self.handles: set[CacheHandle] = set()  # open ones
@@ -71,8 +75,9 @@ class KVCache:
         self._clock = clock
         self.half_life_s = config.lfu_half_life_s  # of the count of uses, see `aged_uses`
         self._paths = Paths(self.tree, self.tiers, self.workflows, self.half_life_s)
-        self._admission = Admission(self.tree, self.tiers, self.workflows, self._paths, self.popularity, compute_seconds)
         self._committer = Committer(self.tree, self.tiers, self._paths, config.write_through)
+        fetcher = Fetcher(self.tiers, self._committer, elsewhere, compute_seconds)
+        self._admission = Admission(self.tree, self.tiers, self.workflows, self._paths, self.popularity, fetcher)
         self.remote = RemoteSteps(self.tree, self.workflows, self._paths, self.popularity)
         self._lease_s = config.workflow_lease_s
 
@@ -80,8 +85,6 @@ class KVCache:
     def policy(self) -> ReusePolicy:
         """The reuse policy of the GPU tier."""
         return self.policies[0]
-
-    # --- sequences ---
 
     def captured(self, namespace: Namespace, tokens: bytes) -> dict[Tier, int]:
         """Tokens of a prompt that each tier holds and a sequence could use now. Changes nothing."""
@@ -105,6 +108,7 @@ class KVCache:
         reserve: int = 0,
         again: bool = False,
         shadow_of: CacheHandle | None = None,
+        ahead: int | None = None,
     ) -> CacheHandle | None:
         """Finds the longest cached prefix, brings it to the GPU, and keeps it there. See `Admission` for the phases.
 
@@ -114,13 +118,14 @@ class KVCache:
             reserve: blocks that running sequences will still need.
             again: it was open before, and closed unfinished: the guard does not count its hits a second time.
             shadow_of: another cache's handle on the same step, whose record of the workflow serves both.
+            ahead: tokens that are to be computed before its own; None: nothing is to be fetched for it from elsewhere.
 
         Returns:
             None when the GPU has no room for the whole of `tokens`, one block more, and the reserve.
         """
         for workflow in self.workflows.silent(self._lease_s):  # its end was not told, or it was retired before its last step
             self._end(workflow, logged=False)
-        handle = self._admission.open(step, tokens, reserve, shadow_of, self._clock.now)
+        handle = self._admission.open(step, tokens, reserve, shadow_of, self._clock.now, ahead)
         if handle is not None:
             self.handles.add(handle)
             handle.owner.running += 1
@@ -151,7 +156,7 @@ class KVCache:
         self.observer.blocks_committed(handle, tokens, computed)
 
     def close(self, handle: CacheHandle) -> None:
-        """Ends a sequence's hold. Committed blocks stay cached; the others are freed."""
+        """Ends a sequence's hold. Committed blocks stay cached, the others are freed."""
         self.observer.step_closing(handle)
         node = handle.table.node
         self.tiers.give(handle.table.clear())
@@ -253,8 +258,6 @@ class KVCache:
         self.workflows.retire(workflow, logged)
         self.observer.workflow_retired(workflow)
 
-    # --- operators ---
-
     def prefetch(self, namespace: Namespace, tokens: bytes) -> Prefetched:
         """Brings the cached prefix of a prompt to the GPU, into free space and that of retired blocks only."""
         match = self.tree.match(self.tree.root(namespace), tokens)
@@ -288,12 +291,9 @@ class KVCache:
 
     def residency(self) -> Mapping[bytes, Residency]:
         """Every cached block's key, and where it lies."""
-        placed = ((node, block, where) for node in self.tree.walk() for block, where in enumerate(self.tiers.residencies(node)))
-        return {node.key(block): where for node, block, where in placed}
+        return self.tiers.residency()
 
     def check_integrity(self) -> None:
-        """Raises:
-        AssertionError: tree, tiers, owners and block tables contradict each other.
-        """
+        """Raises AssertionError where tree, tiers, owners and block tables contradict each other."""
         check_cache(self.tree, self.tiers, self.workflows, [handle.table for handle in self.handles])
         self.observer.check_integrity()

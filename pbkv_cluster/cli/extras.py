@@ -20,6 +20,7 @@ _EXTRAS = {
         "transformers",
     ),
     "http": ("starlette", "uvicorn"),
+    "kv-events": ("zmq",),
     "otel": ("opentelemetry",),
 }
 

@@ -13,6 +13,7 @@ class Tier(StrEnum):
 
     GPU = "gpu"
     HOST = "host"
+    SIBLING = "sibling"  # host memory of another worker of the same node
     REMOTE = "remote"
     DISK = "disk"
 

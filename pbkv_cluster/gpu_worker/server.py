@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from pbkv_cluster.cache.tiers.announcements import ChangeListener
+from pbkv_cluster.cache.tiers.elsewhere import NOWHERE
 from pbkv_cluster.core.background import first_failure
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
@@ -21,6 +22,7 @@ from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.figures import WorkerFigures
 from pbkv_cluster.gpu_worker.kv.arena_region import ArenaRegion
+from pbkv_cluster.gpu_worker.kv.other_workers import OtherWorkers
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel, load_model
 from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner, pick_device
 from pbkv_cluster.gpu_worker.pool_memory import PoolMemory
@@ -29,6 +31,8 @@ from pbkv_cluster.gpu_worker.servicer import StoreServicer, WorkerServicer
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.services import Services
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, worker_pb2, worker_pb2_grpc
+from pbkv_cluster.store.block_map import BlockMap
+from pbkv_cluster.store.sibling_source import SiblingSource
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +61,8 @@ class WorkerServer:
         predictor: Services | None = None,
         host_store: Services | None = None,
         on_change: ChangeListener | None = None,
+        blocks: BlockMap | None = None,
+        node_id: str = "",
     ) -> None:
         """Args:
         config: of the cluster.
@@ -65,11 +71,15 @@ class WorkerServer:
         predictor: finds the predictor; None: there is none, and so there are no forecasts.
         host_store: finds the node's host store; None: the host tier is the process's own memory.
         on_change: called, on the engine's thread, for every block that enters or leaves a tier.
+        blocks: tells which workers hold what; None: nothing is fetched from others.
+        node_id: of the worker's node, as in `blocks`.
         """
         self._config = config
         self._worker_id = worker_id
         self._clock = clock
         self._on_change = on_change
+        self._blocks = blocks
+        self._node_id = node_id
         self._rpc = RpcServer()
         self._arena = ArenaRegion(worker_id, host_store) if host_store else None
         self._predictor = predictor
@@ -113,7 +123,8 @@ class WorkerServer:
         self._runner = runner = TorchRunner(model, self._config.engine, device)
         memory = await self._take_host_memory(self._arena, runner) if self._arena else None
         huge_pages = self._config.host_store.huge_pages == "transparent"
-        await asyncio.to_thread(runner.allocate, memory, huge_pages, self._disk_path())
+        others = self._other_workers(runner)
+        await asyncio.to_thread(runner.allocate, memory, huge_pages, self._disk_path(), others)
         engine = Engine(
             runner,
             self._config.engine,
@@ -123,6 +134,7 @@ class WorkerServer:
             self._on_change,
             self._worker_id,
             codec.special_tokens,
+            others or NOWHERE,
         )
         if runner.host is not None:
             stored = {Tier.HOST: runner.host.stored()}
@@ -167,6 +179,14 @@ class WorkerServer:
         engine = self._config.engine
         name = f"{self._config.cluster.name}-{self._worker_id}.blocks".replace("/", "_")
         return Path(engine.disk_path, name) if engine.disk_bytes else None
+
+    def _other_workers(self, runner: TorchRunner) -> OtherWorkers | None:
+        """The workers whose blocks this one can read: those of its node, where its host tier is a part of the arena."""
+        file = self._arena.file if self._arena is not None else None
+        if self._blocks is None or file is None or not self._config.engine.read_siblings:
+            return None
+        siblings = SiblingSource(file, runner.model_digest, runner.host_layout.payload_bytes)
+        return OtherWorkers(self._blocks, self._node_id, self._worker_id, {Tier.SIBLING: siblings})
 
     def _load(self) -> tuple[torch.device, LoadedModel, TextCodec]:
         device = pick_device(self._config.engine.device)

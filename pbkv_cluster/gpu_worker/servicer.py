@@ -235,6 +235,6 @@ def _store_stat(engine: Engine, memory: PoolMemory) -> store_pb2.StoreStat:
     return store_pb2.StoreStat(
         tiers=tiers,
         policy=engine.policy,
-        decisions=cache.tiers.decisions + engine.scheduler.decisions,
+        decisions=engine.decisions,
         guard=None if guard is None else _guard_to_wire(guard),
     )

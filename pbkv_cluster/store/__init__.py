@@ -19,6 +19,7 @@ Host memory, as a worker meets it:
 Blocks of others:
 
     block_source.py                  where a block lies, and what reads it from there
+    sibling_source.py                reads blocks of the node's other workers, in the arena
     peers/source.py                  reads blocks of other nodes: finds each node's server, keeps connections to it
     peers/transport.py               what carries blocks from node to node, as an interface
     peers/transports.py              the transports by name: a plug-in may take the place of TCP
@@ -48,5 +49,7 @@ The index in Redis, as a block enters it:
     cluster_index/change_stream.py   all changes of that, in order, for those who keep a copy
     cluster_index/mirror.py          such a copy, which repairs itself
     block_map.py                     what the copy is: who holds what, asked at every placement and admission
-    block_source.py                  where a block's bytes lie, and the contract of what reads them from there
+    kv_events/messages.py            events of a cache, as other systems write and read them
+    kv_events/event_publisher.py     publishes a worker's
+    kv_events/event_subscriber.py    follows those of any engine, for the map of blocks
 """

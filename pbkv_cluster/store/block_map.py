@@ -62,11 +62,13 @@ class BlockMap:
         self._bits = bits
         self._blocks_max = max_bytes // BYTES_A_BLOCK
         self._held: dict[WorkerKey, _Held] = {}
-        self._by_node: dict[str, tuple[_Held, ...]] = {}  # replaced as a whole, as other threads may be reading it
+        # Both are replaced as a whole, as other threads may be reading them.
+        self._all: tuple[_Held, ...] = ()
+        self._by_node: dict[str, tuple[_Held, ...]] = {}
 
     def __len__(self) -> int:
         """Blocks, one that several workers hold counted for each."""
-        return sum(len(held.blocks) for held in self._held.values())
+        return sum(len(held.blocks) for held in self._all)
 
     @property
     def workers(self) -> Collection[WorkerKey]:
@@ -121,6 +123,7 @@ class BlockMap:
         by_node: dict[str, list[_Held]] = {}
         for held in self._held.values():
             by_node.setdefault(held.node, []).append(held)
+        self._all = tuple(self._held.values())
         self._by_node = {node: tuple(each) for node, each in by_node.items()}
 
     # --- questions ---
@@ -151,19 +154,14 @@ class BlockMap:
             matches.append(Match(gpu, blocks, longest - blocks))
         return matches
 
-    def places(self, key: bytes, node: str, besides: str = "") -> Iterator[BlockPlace]:
-        """Where other processes can read a block on a node.
+    def places(self, key: bytes, besides: str = "") -> Iterator[BlockPlace]:
+        """Where other processes can read a block.
 
         Args:
             key: of the block.
-            node: id of the node.
             besides: id of a worker that is left out.
         """
-        for held in self._by_node.get(node, ()):
+        for held in self._all:
             if (packed := held.blocks.get(key, 0)) & READABLE and held.worker[0] != besides:
                 tiers, slot = unpack(packed)
-                yield BlockPlace(node, held.worker[0], slot, Tier.HOST if Tier.HOST in tiers else Tier.DISK)
-
-    def is_readable(self, key: bytes, node: str, besides: str = "") -> bool:
-        """Whether some process of a node other than `besides` holds a block where others can read it."""
-        return next(self.places(key, node, besides), None) is not None
+                yield BlockPlace(held.node, held.worker[0], slot, Tier.HOST if Tier.HOST in tiers else Tier.DISK)

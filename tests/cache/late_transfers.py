@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pbkv_cluster.cache.tiers.pool import BlockPool
 from pbkv_cluster.cache.tiers.transfer import Transfer, TransferState
 from pbkv_cluster.cache.tree.node import Slots
+from pbkv_cluster.core.blocks import BlockLabel
 from pbkv_cluster.core.usage import Tier
 
 GARBAGE = b"garbage"
@@ -45,6 +46,9 @@ class TaggedEngine:
 
     def _copy(self, transfer: Transfer) -> None:
         assert len(set(transfer.target_slots)) == len(transfer)
+        if transfer.patience_s is not None:
+            self.content.update(((transfer.target, slot), label.key) for slot, label in _pairs(transfer))
+            return
         read = [self.content[transfer.source, slot] for slot in transfer.source_slots]
         for slot, content in zip(transfer.target_slots, read, strict=True):
             assert content != GARBAGE, "a source was reused before it was read"
@@ -107,6 +111,10 @@ class LateEngine(TaggedEngine):
         self._copy(transfer)
         self._open.remove(transfer)
         self._completed.append(transfer)
+
+
+def _pairs(transfer: Transfer) -> Iterable[tuple[int, BlockLabel]]:
+    return zip(transfer.target_slots, transfer.labels, strict=True)
 
 
 def _with_earlier(transfer: Transfer) -> Iterator[Transfer]:

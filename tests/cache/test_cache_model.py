@@ -16,9 +16,10 @@ from pbkv_cluster.cache.guard.guard import Guard
 from pbkv_cluster.cache.policies.base import make_policy
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.step_identity import StepIdentity
+from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere
 from pbkv_cluster.cache.tiers.pool import SlotState
 from pbkv_cluster.cache.tree.node import GPU
-from pbkv_cluster.core.blocks import Namespace, block_keys
+from pbkv_cluster.core.blocks import BlockLabel, Namespace, block_keys
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
@@ -31,6 +32,7 @@ from pbkv_cluster.reuse.model.access_model import AccessModel
 from tests.cache.late_transfers import LateEngine, TaggedEngine
 
 SPACES = (Namespace("m", "r", "f", "l"), Namespace("m", "r", "f", "l", salt="tenant"))
+COMPUTE_S = 0.6  # as the cache believes, whatever is to be computed
 AGENTS = ("planner", "coder", "tester")
 GRAPH = StepGraph((StepNode("planner"), StepNode("coder", ("planner", "tester"), Join.OR), StepNode("tester", ("coder",))))
 
@@ -63,13 +65,14 @@ class Driver:
         guard: bool,
         engine: TaggedEngine,
         write_through: bool = False,
+        elsewhere: Elsewhere = NOWHERE,
     ) -> None:
         self.random = random.Random(seed)
         self.engine = engine
         self.clock = ManualClock()
         self.residency: dict[bytes, Residency] = {}
         config = CacheConfig(policy=policy, guard=guard, write_through=write_through)
-        self.cache = make_cache(capacity, config, engine, self.clock, self._changed)
+        self.cache = make_cache(capacity, config, engine, self.clock, self._changed, lambda tokens: COMPUTE_S, elsewhere)
         engine.watch(self.cache.tiers.pools)
         self.drifts = make_policy(policy, config).drifts
         self.learner = AccessModel()
@@ -83,11 +86,12 @@ class Driver:
     def _learn(self, ended: AccessLog) -> None:
         self.cache.workflows.learnt(self.learner.export(self.learner.learn(ended.steps)))
 
-    def _changed(self, key: bytes, residency: Residency) -> None:
+    def _changed(self, label: BlockLabel, residency: Residency) -> None:
+        assert label.is_consistent
         if residency.tiers:
-            self.residency[key] = residency
+            self.residency[label.key] = residency
         else:
-            self.residency.pop(key, None)
+            self.residency.pop(label.key, None)
 
     def prompt(self) -> bytes:
         # Few distinct tokens at few branching points: prefixes meet and part inside blocks and at their edges.
@@ -115,12 +119,13 @@ class Driver:
         name = f"w{step.workflow}"
         graph = GRAPH if step.workflow < 2 else None
         identity = StepIdentity(space, name, step.agent, step.number, step.prompt_tokens, graph)
-        handle = self.cache.open(identity, tokens)
+        handle = self.cache.open(identity, tokens, ahead=0)
         if handle is None:
             assert room < len(tokens) // BLOCK_BYTES + 2
             return False
-        assert handle.delivered == captured
+        assert handle.delivered == captured | handle.fetched
         keys = block_keys(space, tokens)[: handle.committed]
+        self.seen.update(keys[len(keys) - sum(handle.fetched.values()) // BLOCK_TOKENS :] if handle.fetched else ())
         self.check_bytes(handle, keys)
         assert set(keys) <= self.seen
         assert handle.committed * BLOCK_TOKENS < count(tokens)

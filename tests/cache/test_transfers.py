@@ -196,7 +196,7 @@ class TestChains:
     def setup_method(self) -> None:
         self.gpu, self.host = BlockPool(Tier.GPU, 4), BlockPool(Tier.HOST, 4)
         self.engine = HeldEngine()
-        self.transfers = TransfersInFlight(self.engine, {Tier.GPU: self.gpu, Tier.HOST: self.host})
+        self.transfers = TransfersInFlight(self.engine, {Tier.GPU: self.gpu, Tier.HOST: self.host}, ManualClock())
 
     def complete(self, transfer: Transfer) -> None:
         self.engine.complete(transfer)
@@ -227,7 +227,7 @@ class TestChains:
         assert self.host.state(source[0]) is FREE
 
     def test_a_transfer_that_is_done_at_once_holds_nothing_back(self) -> None:
-        transfers = TransfersInFlight(NullTransferEngine(), {Tier.GPU: self.gpu, Tier.HOST: self.host})
+        transfers = TransfersInFlight(NullTransferEngine(), {Tier.GPU: self.gpu, Tier.HOST: self.host}, ManualClock())
         source, target = self.gpu.take(1), self.host.take(1)
         transfers.submit(self.gpu, source, self.host, target)
         self.gpu.release(source)

@@ -123,7 +123,7 @@ def test_flipped_bytes_are_found_as_often_as_configured_and_the_slot_is_dropped(
     failed = rig.carry_out(load([0, 1, 2, 3], [3, 4, 5, 6]))
     assert len(failed) == found
     assert rig.engine.meter.damaged_blocks == found
-    assert rig.engine.meter.blocks == {Tier.HOST: 4, Tier.GPU: 4 - found}
+    assert rig.engine.meter.blocks == {(Tier.GPU, Tier.HOST): 4, (Tier.HOST, Tier.GPU): 4 - found}
     assert len(list(rig.region.stored())) == 4 - found
     assert len(rig.carry_out(load([0, 1, 2, 3], [3, 4, 5, 6]))) >= found, "they stay lost"
 

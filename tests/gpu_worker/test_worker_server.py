@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from grpc import StatusCode, aio
 
+from pbkv_cluster.core.blocks import BlockLabel
 from pbkv_cluster.core.clock import ManualClock, SystemClock
 from pbkv_cluster.core.errors import InvalidArgument, StartupError, Unavailable
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
@@ -415,7 +416,11 @@ async def test_a_worker_has_no_arena_to_lease(llama: Path) -> None:
 
 async def test_every_change_of_a_block_is_reported(llama: Path) -> None:
     reported: dict[bytes, Residency] = {}
-    async with serving(config(llama, engine={"gpu_blocks": 12, "host_blocks": 8}), on_change=reported.__setitem__) as rig:
+
+    def report(label: BlockLabel, residency: Residency) -> None:
+        reported[label.key] = residency
+
+    async with serving(config(llama, engine={"gpu_blocks": 12, "host_blocks": 8}), on_change=report) as rig:
         for seed in (1, 2, 1, 3, 4, 2):
             await rig.run(step(prompt(90, seed=seed), workflow_id=f"w{seed}"))
             if seed == 3:

@@ -17,6 +17,7 @@ from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast
+from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.tool_call import ToolCall
 
 BASELINE = "lru"
@@ -112,8 +113,8 @@ class Guard(CacheObserver):
 
     def step_opened(self, step: StepIdentity, tokens: bytes, handle: CacheHandle, again: bool) -> None:
         own = handle.delivered
-        lru = self._lru_shadow.open(step, tokens, handle)
-        policy = own if self._policy_shadow is None else self._policy_shadow.open(step, tokens, handle)
+        lru = _with_fetched(self._lru_shadow.open(step, tokens, handle), handle)
+        policy = own if self._policy_shadow is None else _with_fetched(self._policy_shadow.open(step, tokens, handle), handle)
         if again:
             return
         self._prompt_tokens += step.prompt_tokens
@@ -180,3 +181,17 @@ class Guard(CacheObserver):
     def check_integrity(self) -> None:
         for shadow in self.shadows:
             shadow.cache.check_integrity()
+
+
+def _with_fetched(delivered: Mapping[Tier, int], handle: CacheHandle) -> Mapping[Tier, int]:
+    """What a shadow would have had of a step if it, too, had fetched what other workers held.
+
+    Known to be with them is what the cache has fetched. A shadow's prefix that ends there goes on in what they hold.
+    """
+    if not handle.fetched:
+        return delivered
+    reach, end = sum(delivered.values()), sum(handle.delivered.values())
+    if not end - sum(handle.fetched.values()) <= reach < end:
+        return delivered
+    slowest = next(reversed(handle.fetched))
+    return {**delivered, slowest: delivered.get(slowest, 0) + end - reach}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from pbkv_cluster.cache.owners import ActiveWorkflows
+from pbkv_cluster.cache.sequence.fetch import Fetcher
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.sequence.paths import Paths
 from pbkv_cluster.cache.sequence.recorded_step import UNRECORDED, RecordedStep
@@ -22,7 +23,8 @@ class Admission:
     1. match: find the longest cached prefix, and lock it.
     2. reserve: check that the GPU has room for the rest; else unlock the prefix, and nothing has happened.
     3. begin: tell the workflow, its record and the policies of the step, before anything is evicted for it.
-    4. attach: load the part of the prefix that lies in slower tiers, and enter all of it in the block table.
+    4. attach: load the part of the prefix that lies in slower tiers, enter all of it in the block table, and begin to fetch
+       what other workers have after it.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class Admission:
         workflows: ActiveWorkflows,
         paths: Paths,
         popularity: PrefixPopularity,
-        compute_seconds: Callable[[int], float],
+        fetcher: Fetcher,
     ) -> None:
         """Args:
         tree: that prefixes are found in.
@@ -40,14 +42,14 @@ class Admission:
         workflows: that steps belong to.
         paths: of the tree.
         popularity: is shown every prompt of which a record is kept.
-        compute_seconds: how long the prefill of a number of tokens takes.
+        fetcher: gets blocks from other workers.
         """
         self._tree = tree
         self._tiers = tiers
         self._workflows = workflows
         self._paths = paths
         self._popularity = popularity
-        self._compute_seconds = compute_seconds
+        self._fetcher = fetcher
 
     def cached(self, namespace: Namespace, tokens: bytes) -> dict[Tier, int]:
         """Tokens of a prompt that each tier holds and a sequence could use now. Changes nothing."""
@@ -55,7 +57,13 @@ class Admission:
         return _in_tokens(self._tiers.by_tier(match.path, match.blocks))
 
     def open(
-        self, step: StepIdentity, tokens: bytes, reserve: int, shadow_of: CacheHandle | None, now: Callable[[], float]
+        self,
+        step: StepIdentity,
+        tokens: bytes,
+        reserve: int,
+        shadow_of: CacheHandle | None,
+        now: Callable[[], float],
+        ahead: int | None,
     ) -> CacheHandle | None:
         """Admits a step; see `KVCache.open`."""
         root = self._tree.root(step.namespace)
@@ -65,7 +73,11 @@ class Admission:
             return None
         began_at = now()
         handle = self._begin(step, tokens, root, shadow_of, began_at)
-        self._attach(handle, match, on_gpu, began_at)
+        is_whole = self._attach(handle, match, on_gpu, began_at)
+        if ahead is not None and is_whole:
+            handle.fetched = _in_tokens(self._fetcher.fetch(handle, bytes(tokens), _usable_blocks(tokens), ahead, began_at))
+            handle.delivered = {**handle.delivered, **handle.fetched}
+        handle.waits_for = self._tiers.gpu.pool.writers(handle.table.slots)
         return handle
 
     def _match(self, root: Node, tokens: bytes) -> Match:
@@ -95,20 +107,23 @@ class Admission:
         self._workflows.step_began(owner, step, recorded.position, now)
         return CacheHandle(owner, root, recorded, records)
 
-    def _attach(self, handle: CacheHandle, match: Match, on_gpu: int, now: float) -> None:
-        """Loads what the GPU lacks and enters the prefix in the table. The GPU holds `on_gpu` blocks of it so far."""
-        path = match.path
+    def _attach(self, handle: CacheHandle, match: Match, on_gpu: int, now: float) -> bool:
+        """Loads what the GPU lacks and enters the prefix in the table. The GPU holds `on_gpu` blocks of it so far.
+
+        Returns whether all of it is entered, and not only what the GPU has held.
+        """
+        path, is_whole = match.path, True
         delivered: Mapping[Tier, int] = {self._tiers.gpu.kind: on_gpu} if on_gpu else {}
         if on_gpu < match.blocks:
             by_tier = self._tiers.by_tier(path, match.blocks)
             if self._load(path, by_tier, match.blocks - on_gpu):
                 delivered = by_tier
             else:
-                path = self._paths.cut_to_gpu(path)
+                path, is_whole = self._paths.cut_to_gpu(path), False
         for node in path:
             self._enter(handle, node, now)
-        handle.waits_for = self._tiers.gpu.pool.writers(handle.table.slots)
         handle.delivered = _in_tokens(delivered)
+        return is_whole
 
     def _load(self, path: list[Node], by_tier: Mapping[Tier, int], blocks: int) -> bool:
         """Loads the blocks of a path that the GPU lacks, if that is faster than to compute them.
@@ -118,7 +133,7 @@ class Admission:
             by_tier: its blocks, by the fastest tier that holds each.
             blocks: that the GPU lacks.
         """
-        if self._tiers.load_seconds(by_tier) > self._compute_seconds(blocks * BLOCK_TOKENS):
+        if not self._tiers.pays(by_tier, blocks):
             self._tiers.decisions["load_skipped_slower"] += blocks
             return False
         slots = self._tiers.take(blocks)

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 
 from pbkv_cluster.cache.tree.node import ABSENT, GPU, Node
+from pbkv_cluster.core.blocks import BlockLabel
 from pbkv_cluster.core.residency import Residency
 from pbkv_cluster.core.usage import Tier
 
-ChangeListener = Callable[[bytes, Residency], None]
-"""Told the key of each block that has entered or left a tier, and where it lies now or is on its way to."""
+ChangeListener = Callable[[BlockLabel, Residency], None]
+"""Told of each block that has entered or left a tier, and where it lies now or is on its way to."""
 
 
 class Announcements:
@@ -24,8 +25,9 @@ class Announcements:
     def announce(self, node: Node, start: int, stop: int) -> None:
         """Tells the listener where a node's blocks from `start` to `stop` lie."""
         if self._listener is not None:
-            for block, residency in enumerate(self.residencies(node, start, stop), start):
-                self._listener(node.key(block), residency)
+            labels = node.labels(range(start, stop))
+            for label, residency in zip(labels, self.residencies(node, start, stop), strict=True):
+                self._listener(label, residency)
 
     def residencies(self, node: Node, start: int, stop: int) -> list[Residency]:
         """Where each of a node's blocks from `start` to `stop` lies."""

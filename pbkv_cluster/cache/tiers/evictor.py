@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 
+from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere
 from pbkv_cluster.cache.tiers.in_flight import TransfersInFlight
 from pbkv_cluster.cache.tiers.order import EvictionOrder
 from pbkv_cluster.cache.tiers.tier import CacheTier
 from pbkv_cluster.cache.tree.node import ABSENT, GPU, Node, Slots, new_slots
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
+
+_HOT_OWNERS = 2  # active workflows
 
 
 class Evictor:
@@ -21,6 +24,7 @@ class Evictor:
         announce: Callable[[Node, int, int], None],
         pays: Callable[[CacheTier, CacheTier, int], bool],
         labelled: bool,
+        elsewhere: Elsewhere,
     ) -> None:
         """Args:
         tree: whose blocks lie in the tiers.
@@ -30,6 +34,7 @@ class Evictor:
         announce: told of the blocks of a node, from one to another, whose tiers have changed.
         pays: whether so many blocks may be demoted from one tier to another.
         labelled: whether copies to slower tiers are to carry labels.
+        elsewhere: what other workers hold, and this one need not keep as well.
         """
         self._tree = tree
         self._tiers = tiers
@@ -38,6 +43,7 @@ class Evictor:
         self._announce = announce
         self._pays = pays
         self._labelled = labelled
+        self._elsewhere = elsewhere
         self.decisions = in_flight.decisions
 
     def evict(self, tier: CacheTier, node: Node, wanted: int) -> Slots:
@@ -98,20 +104,22 @@ class Evictor:
             The blocks that no slower tier holds or will hold.
         """
         pool = slower.pool
-        kept, homeless = self._last_copies(tier, node, blocks), blocks[:0]
+        kept, near = self._without_second_copies(node, self._last_copies(tier, node, blocks))
+        homeless = kept[:0]
         if kept and not self._pays(tier, slower, len(kept)):
             self.decisions[tier.codes.demote_skipped] += len(kept)
-            return kept
+            return [*kept, *near]
         if pool.room < len(kept):
             self._make_room(slower, node, kept)
             kept = self._last_copies(tier, node, blocks)  # again: copies further down may have had to go
+            kept = kept[: len(kept) - len(near)]
         if pool.free_slots < len(kept):
             self._in_flight.wait_for_slots(pool, min(len(kept), pool.room))
             kept, homeless = kept[: pool.free_slots], kept[pool.free_slots :]
         count = len(kept)
         self.decisions[reason] += count
         if not count:
-            return homeless
+            return [*homeless, *near]
         slots, sources = pool.take(count), node.slots[tier.index]
         if tier.dropped:
             tier.dropped.difference_update(slots)
@@ -125,7 +133,22 @@ class Evictor:
             for block, slot in zip(kept, slots, strict=True):
                 tier.demotions[slot] = sources[block]
                 self._tree.place(node, slower.index, block, new_slots((slot,)))
-        return homeless
+        return [*homeless, *near]
+
+    def _without_second_copies(self, node: Node, blocks: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+        """Blocks that are to be copied to host memory, and those that need not be: another worker of the node has them there.
+
+        Only blocks at the end of a path are left out, since what follows a block cannot be matched without it; and none that
+        several active workflows have used, which are worth a copy of this worker's own.
+        """
+        if self._elsewhere is NOWHERE or node.children or len(node.owners) >= _HOT_OWNERS:
+            return blocks, blocks[:0]
+        stop, last = len(blocks), node.blocks - 1
+        while stop and blocks[stop - 1] == last and self._elsewhere.is_near(node.key(last)):
+            stop, last = stop - 1, last - 1
+        if stop < len(blocks):
+            self.decisions["second_copy_skipped"] += len(blocks) - stop
+        return blocks[:stop], blocks[stop:]
 
     def _last_copies(self, tier: CacheTier, node: Node, blocks: Sequence[int]) -> Sequence[int]:
         """Those of a tier's blocks that no slower tier holds."""

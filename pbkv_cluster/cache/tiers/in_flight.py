@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pbkv_cluster.cache.tiers.pool import BlockPool
 from pbkv_cluster.cache.tiers.transfer import Transfer, TransferEngine, TransferState
-from pbkv_cluster.cache.tree.node import Slots, new_slots
+from pbkv_cluster.cache.tree.node import NO_SLOTS, Slots, new_slots
 from pbkv_cluster.core.blocks import BlockLabel
+from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.usage import Tier
 
 _DONE = TransferState.DONE  # an attribute of an enum is slow to read in Python 3.11
@@ -15,9 +16,11 @@ _DONE = TransferState.DONE  # an attribute of an enum is slow to read in Python 
 class TransfersInFlight:
     """Hands transfers to the engine, and tells the pools when each begins and ends."""
 
-    def __init__(self, engine: TransferEngine, pools: Mapping[Tier, BlockPool]) -> None:
+    def __init__(self, engine: TransferEngine, pools: Mapping[Tier, BlockPool], clock: Clock) -> None:
         self._engine = engine
         self._pools = pools
+        self._clock = clock
+        self._due: dict[Transfer, float] = {}  # fetches, and when their blocks are given up
         self._open: dict[Transfer, None] = {}  # in the order in which they were submitted
         self.decisions: Counter[str] = Counter()  # blocks, by reason code
 
@@ -49,18 +52,47 @@ class TransfersInFlight:
         source.begin(source_slots)
         target.begin(target_slots, transfer)
 
+    def fetch(self, source: Tier, target_slots: Slots, labels: Sequence[BlockLabel], patience_s: float) -> None:
+        """Gets blocks from other workers to the GPU.
+
+        Args:
+            source: kind of memory in which they lie.
+            target_slots: of the GPU.
+            labels: of the blocks.
+            patience_s: seconds; those that have not arrived by then are given up.
+        """
+        transfer = Transfer(source, NO_SLOTS, Tier.GPU, target_slots, (), labels, patience_s)
+        if self._engine.submit(transfer):
+            transfer.state = _DONE
+            return
+        self._open[transfer] = None
+        self._due[transfer] = self._clock.now() + patience_s
+        self._pools[Tier.GPU].begin(target_slots, transfer)
+
     def poll(self) -> None:
-        """Takes note of the transfers that have been completed."""
+        """Takes note of the transfers that have been completed, and gives up the blocks of fetches that are late."""
         if self._open:
             for transfer in self._engine.completed():
                 self._end(transfer)
+        if self._due:
+            now = self._clock.now()
+            for transfer in [each for each, due in self._due.items() if now >= due]:
+                self._give_up(transfer)
+
+    def _give_up(self, transfer: Transfer) -> None:
+        """Whoever waits for the blocks of a fetch is to compute them. It is carried to the end all the same."""
+        del self._due[transfer]
+        self.decisions["fetch_late"] += self._pools[transfer.target].spoil(transfer)
 
     def wait(self, transfers: Iterable[Transfer]) -> None:
         """Blocks until some transfers are done."""
         if late := [transfer for transfer in transfers if not transfer.done]:
             self._engine.wait(late)
             self.poll()
-            assert all(transfer.done for transfer in late), "the engine did not report a transfer that it was told to wait for"
+            for transfer in late:
+                if transfer in self._due:
+                    self._give_up(transfer)
+                assert transfer.done or transfer.patience_s is not None, "a transfer that was waited for was not reported"
 
     def wait_for_slots(self, pool: BlockPool, count: int) -> None:
         """Blocks until a pool has `count` free slots. It must have room for them.
@@ -70,10 +102,10 @@ class TransfersInFlight:
         assert count <= pool.room
         if count > pool.free_slots:
             self.poll()
-        for transfer in list(self._open):
+        for transfer in sorted(self._open, key=lambda each: each.patience_s is not None):
             if count <= pool.free_slots:
                 return
-            if pool.kind in (transfer.source, transfer.target):
+            while pool.kind in (transfer.source, transfer.target) and not transfer.done:
                 self.wait((transfer,))
 
     def _end(self, transfer: Transfer) -> None:
@@ -81,9 +113,12 @@ class TransfersInFlight:
         assert all(earlier.done for earlier in transfer.after), "a transfer was completed before one that it depends on"
         del self._open[transfer]
         transfer.state, transfer.after = _DONE, ()  # so that no chain of ended transfers stays in memory
-        self._pools[transfer.source].end(transfer.source_slots)
+        self._due.pop(transfer, None)
+        if transfer.patience_s is None:
+            self._pools[transfer.source].end(transfer.source_slots)
         self._pools[transfer.target].end(transfer.target_slots, True, transfer.failed, transfer.unbacked)
         if transfer.failed:
-            self.decisions["load_failed" if transfer.target is Tier.GPU else "store_failed"] += len(transfer.failed)
+            reason = "load_failed" if transfer.target is Tier.GPU else "store_failed"
+            self.decisions[reason if transfer.patience_s is None else "fetch_failed"] += len(transfer.failed)
             if transfer.unbacked:
                 self.decisions["slot_unbacked"] += len(transfer.unbacked)

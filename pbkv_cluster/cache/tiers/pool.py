@@ -126,6 +126,12 @@ class BlockPool:
                 freed = new_slots((slot,))
                 self._free.extend(self._backed(freed) if self._without_memory else freed)
 
+    def spoil(self, transfer: Transfer) -> int:
+        """Those that wait for what a transfer writes are to wait no longer. Returns the number of its slots still arriving."""
+        late = [slot for slot in transfer.target_slots if self._arriving.get(slot) is transfer]
+        self.spoiled.update(late)
+        return len(late)
+
     def writers(self, slots: Slots) -> list[Transfer]:
         """The transfers that write these slots, each once."""
         if not self._arriving:

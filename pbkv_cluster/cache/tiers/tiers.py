@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from pbkv_cluster.cache.policies.base import ReusePolicy
 from pbkv_cluster.cache.tiers.announcements import Announcements, ChangeListener
+from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere
 from pbkv_cluster.cache.tiers.evictor import Evictor
 from pbkv_cluster.cache.tiers.in_flight import TransfersInFlight
 from pbkv_cluster.cache.tiers.order import EvictionOrder
@@ -44,6 +45,7 @@ class Tiers:
         clock: Clock,
         compute_seconds: Callable[[int], float],
         on_change: ChangeListener | None = None,
+        elsewhere: Elsewhere = NOWHERE,
     ) -> None:
         """Args:
         tree: the tree whose blocks lie here.
@@ -53,6 +55,7 @@ class Tiers:
         clock: for the policies.
         compute_seconds: how long the prefill of a number of tokens takes.
         on_change: told of every block that enters or leaves a tier.
+        elsewhere: what other processes hold.
         """
         self.tree = tree
         self._tiers = [
@@ -63,13 +66,15 @@ class Tiers:
             tier.slower = next((other for other in self._tiers[tier.index + 1 :] if other.pool.capacity), None)
         self.gpu = self._tiers[GPU]
         self.pools = [tier.pool for tier in self]
-        self.in_flight = TransfersInFlight(engine, {tier.kind: tier.pool for tier in self})
+        self.in_flight = TransfersInFlight(engine, {tier.kind: tier.pool for tier in self}, clock)
         self._engine = engine
         self._compute_seconds = compute_seconds
         self._announcements = Announcements(tuple(capacity), on_change)
         self.note = self._announcements.announce  # to be called when other blocks of a node lie on the GPU
         self.order = EvictionOrder(self._tiers)
-        self._evictor = Evictor(tree, self._tiers, self.order, self.in_flight, self.note, self.demotion_pays, engine.labelled)
+        self._evictor = Evictor(
+            tree, self._tiers, self.order, self.in_flight, self.note, self.demotion_pays, engine.labelled, elsewhere
+        )
         self.decisions = self._evictor.decisions  # blocks, by reason code
         self.evicted_by_policy = 0  # blocks of the GPU
         self.evicted_by_lru = 0  # blocks of the GPU, while `lru_active`
@@ -191,9 +196,19 @@ class Tiers:
         gpu = self.gpu.kind
         return sum(self._engine.seconds(tier, gpu, blocks) for tier, blocks in by_tier.items() if tier is not gpu)
 
+    def pays(self, by_tier: Mapping[Tier, int], blocks: int, ahead: int = 0) -> bool:
+        """Whether blocks are copied to the GPU, from so many tiers, no later than they are computed.
+
+        Args:
+            by_tier: blocks to copy from each tier; the copies before them are counted.
+            blocks: that would have to be computed otherwise.
+            ahead: tokens that would be computed before them.
+        """
+        return self.load_seconds(by_tier) <= self._compute_seconds(ahead + blocks * BLOCK_TOKENS)
+
     def load_pays(self, tier: CacheTier) -> bool:
         """Whether to load a block from a tier takes no longer than to compute it."""
-        return self._engine.seconds(tier.kind, self.gpu.kind, 1) <= self._compute_seconds(BLOCK_TOKENS)
+        return self.pays({tier.kind: 1}, 1)
 
     def demotion_pays(self, source: CacheTier, target: CacheTier, blocks: int) -> bool:
         """Whether blocks may go from one tier to a slower one: they can be loaded as fast as computed, and, beyond the host,
@@ -245,6 +260,11 @@ class Tiers:
             self._engine.erase(tier.kind, tier.pool.vacant())
         return dropped
 
-    def residencies(self, node: Node) -> Sequence[Residency]:
-        """Where each of a node's blocks lies."""
-        return self._announcements.residencies(node, 0, node.blocks)
+    def residency(self) -> Mapping[bytes, Residency]:
+        """Every cached block's key, and where it lies."""
+        residencies = self._announcements.residencies
+        return {
+            node.key(block): residency
+            for node in self.tree.walk()
+            for block, residency in enumerate(residencies(node, 0, node.blocks))
+        }

@@ -29,9 +29,23 @@ _SUBMITTED, _DONE = TransferState.SUBMITTED, TransferState.DONE  # an attribute 
 
 
 class Transfer:
-    """Copies of whole blocks, pairwise, from slots of one tier to slots of another."""
+    """Copies of whole blocks, pairwise, from slots of one tier to slots of another.
 
-    __slots__ = ("after", "failed", "labels", "source", "source_slots", "state", "target", "target_slots", "unbacked")
+    Or a fetch: its blocks lie with other workers, so it has no source slots, and the engine finds them by their labels.
+    """
+
+    __slots__ = (
+        "after",
+        "failed",
+        "labels",
+        "patience_s",
+        "source",
+        "source_slots",
+        "state",
+        "target",
+        "target_slots",
+        "unbacked",
+    )
 
     def __init__(
         self,
@@ -41,21 +55,23 @@ class Transfer:
         target_slots: Slots,
         after: Sequence[Transfer] = (),
         labels: Sequence[BlockLabel] = (),
+        patience_s: float | None = None,
     ) -> None:
-        assert len(source_slots) == len(target_slots)
+        assert len(source_slots) == (len(target_slots) if patience_s is None else 0)
         self.source = source
         self.source_slots = source_slots
         self.target = target
         self.target_slots = target_slots
         self.after = after  # transfers that write the source slots; they have to be carried out before this one
-        self.labels = labels  # of the blocks, to be stored with them; none: the target tier keeps none
+        self.labels = labels  # of the blocks, to be stored with them, or to find them by; none: the target tier keeps none
+        self.patience_s = patience_s  # of a fetch: seconds after which its blocks are computed instead. None: it is none
         self.failed = NO_SLOTS  # target slots that did not get their blocks; the engine sets it before it reports completion
         self.unbacked = NO_SLOTS  # those of them that the machine has no memory for
         self.state = _SUBMITTED
 
     def __len__(self) -> int:
         """Blocks."""
-        return len(self.source_slots)
+        return len(self.target_slots)
 
     @property
     def done(self) -> bool:
@@ -90,7 +106,10 @@ class TransferEngine(Protocol):
         ...
 
     def wait(self, transfers: Iterable[Transfer]) -> None:
-        """Blocks until some submitted transfers have been completed. `completed` still has to report them."""
+        """Blocks until some submitted transfers have been completed. `completed` still has to report them.
+
+        It need not wait for a fetch for longer than its patience.
+        """
         ...
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:

@@ -147,6 +147,10 @@ class Node:
             self._hash()
         return self.keys[start : start + KEY_BYTES]
 
+    def last_key(self) -> bytes:
+        """The block key of its last block; of a root, the namespace."""
+        return self.key(self.blocks - 1) if self.blocks else self.keys
+
     def labels(self, blocks: Iterable[int]) -> Iterator[BlockLabel]:
         """What some of its blocks are, wherever their bytes lie."""
         root: Node = self

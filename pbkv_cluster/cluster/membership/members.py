@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pbkv_cluster.cluster.membership.announcer import Announcer
 from pbkv_cluster.cluster.membership.member import MemberContext
@@ -14,14 +15,19 @@ from pbkv_cluster.cluster.membership.metrics_endpoint import MetricsEndpoint, Pu
 from pbkv_cluster.cluster.membership.problem_report import ProblemReport
 from pbkv_cluster.cluster.membership.redis_connection import RedisConnection
 from pbkv_cluster.core.background import first_failure_of
+from pbkv_cluster.core.blocks import BlockLabel
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.metrics.metric import Source
-from pbkv_cluster.core.residency import Residency
+from pbkv_cluster.core.residency import READABLE, Residency
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.text.tokenizers_only import use_tokenizers_only
 from pbkv_cluster.rpc.services import GATEWAY, GATEWAY_HTTP, HOST_STORE, PREDICTOR
-from pbkv_cluster.store.cluster_index import Directory, IndexPublisher, NodeEntry, ServiceEntry, WorkerEntry
+from pbkv_cluster.store.block_map import BlockMap
+from pbkv_cluster.store.cluster_index import Directory, IndexMirror, IndexPublisher, NodeEntry, ServiceEntry, WorkerEntry
+
+if TYPE_CHECKING:
+    from pbkv_cluster.store.kv_events.event_publisher import KvEventPublisher
 
 WORKER_PREFIX = "worker-"  # of workers' names; a number follows
 
@@ -164,6 +170,7 @@ class WorkerMember(_MemberBase):
         super().__init__(context)
         self._worker_id = worker_id
         self._publisher: IndexPublisher | None = None
+        self._events: KvEventPublisher | None = None  # where there are such events
 
     def prepare(self) -> None:
         import_module("pbkv_cluster.gpu_worker.server")
@@ -171,13 +178,20 @@ class WorkerMember(_MemberBase):
     async def start(self) -> str:
         from pbkv_cluster.gpu_worker.server import WorkerServer
 
+        self._publish_events()
+        directory, blocks = self._redis.directory, BlockMap(READABLE)
+        mirror = IndexMirror(self._redis.blocks, directory, SystemClock(), blocks, besides=self._worker_id)
+        self._add_part(mirror.stop, mirror.wait)
+        mirror.start()
         worker = WorkerServer(
             await asyncio.to_thread(_with_model, self._context.config),
             self._worker_id,
             SystemClock(),
-            predictor=self._redis.directory,
-            host_store=_NodeServices(self._redis.directory, self._context.node_id),
+            predictor=directory,
+            host_store=_NodeServices(directory, self._context.node_id),
             on_change=self._changed,
+            blocks=blocks,
+            node_id=self._context.node_id,
         )
         self._add_part(worker.stop, worker.wait)
         facts = await worker.start(self._context.host)
@@ -195,7 +209,7 @@ class WorkerMember(_MemberBase):
             block_bytes=facts.block_bytes,
         )
         self._publisher = IndexPublisher(
-            self._redis.directory,
+            directory,
             self._redis.blocks,
             entry,
             worker.residency,
@@ -208,9 +222,29 @@ class WorkerMember(_MemberBase):
         await self._serve_metrics(worker.figures.put, Source.WORKER)
         return facts.address
 
-    def _changed(self, key: bytes, residency: Residency) -> None:
+    def _publish_events(self) -> None:
+        events = self._context.config.kv_events
+        if not events.endpoint:
+            return
+        from pbkv_cluster.store.kv_events.event_publisher import KvEventPublisher
+
+        number = self._worker_id.removeprefix(WORKER_PREFIX)
+        rank = int(number) if number.isdecimal() else 0
+        events = events.of_worker(rank)
+        self._events = publisher = KvEventPublisher(
+            events.endpoint, events.replay_endpoint, events.topic, events.buffer_bytes, rank
+        )
+
+        async def stop() -> None:
+            await asyncio.to_thread(publisher.stop)
+
+        self._add_part(stop)
+
+    def _changed(self, label: BlockLabel, residency: Residency) -> None:
         if self._publisher is not None:  # until then, the publisher's first snapshot covers it
-            self._publisher.record(key, residency)
+            self._publisher.record(label.key, residency)
+        if self._events is not None:
+            self._events.record(label, residency)
 
 
 class GatewayMember(_MemberBase):

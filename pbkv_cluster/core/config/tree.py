@@ -1,5 +1,6 @@
 """The configuration tree. Each field's description is its documentation; `pbkv config show` prints them with their values."""
 
+import re
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -86,6 +87,7 @@ class EngineConfig(Section):
     verify_share: float = Field(
         1.0, ge=0, le=1, description="share of blocks loaded from host memory that are compared with their checksum"
     )
+    read_siblings: bool = Field(True, description="fetch blocks from the host memory of the node's other workers")
     max_batch_tokens: int = Field(2048, ge=16, description="most tokens in one forward pass")
     prefill_chunk_tokens: int = Field(1024, ge=16, description="most tokens of one prompt in one forward pass")
     max_running: int = Field(64, ge=1, description="most sequences that run at once")
@@ -233,6 +235,35 @@ class RedisConfig(Section):
         return redis_url(value) if value else value
 
 
+class KvEventsConfig(Section):
+    """Events of the workers' caches over ZeroMQ, as vLLM publishes them, for routers and other observers."""
+
+    endpoint: str = Field(
+        "", description="where they are published, e.g. tcp://127.0.0.1:5557 (worker n adds n to the port); empty: nowhere"
+    )
+    replay_endpoint: str = Field("", description="where those that were missed are sent again; worker n adds n to the port")
+    topic: str = Field("kv-events", description="topic of all messages")
+    buffer_bytes: int = Field(64 << 20, ge=0, description="bytes of the latest events of a worker that can be sent again")
+
+    @field_validator("endpoint", "replay_endpoint")
+    @classmethod
+    def _has_a_port(cls, value: str, info: ValidationInfo) -> str:
+        if value and not re.fullmatch(r"tcp://[^:/]+:\d{1,5}", value):
+            raise ValueError(f"must be like tcp://127.0.0.1:5557, got {value!r}")
+        return value
+
+    def of_worker(self, number: int) -> "KvEventsConfig":
+        """With the ports of a worker."""
+        return self.model_copy(
+            update={"endpoint": _shifted(self.endpoint, number), "replay_endpoint": _shifted(self.replay_endpoint, number)}
+        )
+
+
+def _shifted(endpoint: str, number: int) -> str:
+    address, _, port = endpoint.rpartition(":")
+    return f"{address}:{int(port) + number}" if endpoint else ""
+
+
 class HostStoreConfig(Section):
     """The host memory of each node."""
 
@@ -304,6 +335,7 @@ class Config(Section):
     predictor: PredictorConfig = PredictorConfig()
     gateway: GatewayConfig = GatewayConfig()
     redis: RedisConfig = RedisConfig()
+    kv_events: KvEventsConfig = KvEventsConfig()
     host_store: HostStoreConfig = HostStoreConfig()
     otel: OtelConfig = OtelConfig()
     metrics: MetricsConfig = MetricsConfig()

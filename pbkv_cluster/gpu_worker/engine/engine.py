@@ -1,11 +1,13 @@
 """The engine of one worker: requests in, tokens out. A plain object without threads or network, run step by step."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, replace
 
 from pbkv_cluster.cache.factory import make_cache
 from pbkv_cluster.cache.tiers.announcements import ChangeListener
+from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere
 from pbkv_cluster.core import checks
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
@@ -45,6 +47,7 @@ class Engine:
         on_change: ChangeListener | None = None,
         worker_id: str = "",
         special_tokens: Mapping[int, str] | None = None,
+        elsewhere: Elsewhere = NOWHERE,
     ) -> None:
         """Args:
         runner: executes the batches.
@@ -55,6 +58,7 @@ class Engine:
         on_change: called for every block that enters or leaves a tier.
         worker_id: for the usage records.
         special_tokens: what stop strings write for tokens that `decode` leaves out.
+        elsewhere: what other workers hold; the runner's transfer engine can fetch it.
         """
         self._runner = runner
         self._config = config
@@ -62,6 +66,7 @@ class Engine:
         self._decode = decode
         self._worker_id = worker_id
         self._special_tokens = special_tokens or {}
+        self._elsewhere = elsewhere
         self.policy = cache_config.policy
         self._prefill_rate = PrefillRate()
         capacity = {Tier.GPU: runner.gpu_blocks, Tier.HOST: runner.host_blocks}
@@ -74,6 +79,7 @@ class Engine:
             clock,
             on_change,
             compute_seconds=self._prefill_rate.seconds,
+            elsewhere=elsewhere,
         )
         self.scheduler = Scheduler(self.cache, config, clock, self._prefill_rate.seconds)
         # A sequence must fit in the pool together with the block that its next token begins.
@@ -82,6 +88,11 @@ class Engine:
         self._arrivals = 0
         self._sequences: dict[str, Sequence] = {}
         self._ready: list[Output] = []
+
+    @property
+    def decisions(self) -> Counter[str]:
+        """What cache, scheduler and fetches have decided, by reason code."""
+        return self.cache.tiers.decisions + self.scheduler.decisions + self._elsewhere.decisions
 
     @property
     def busy(self) -> bool:

@@ -84,6 +84,7 @@ class Scheduler:
         for handle in self._cache.broken():
             sequence = next(each for each in self.running if each.handle is handle)
             self.decisions["preempt_load_failed"] += 1
+            sequence.fetch_failed = sequence.fetch_failed or bool(handle.fetched)
             if not sequence.usage.computed_tokens:  # so that what it is told to have got is what it gets now
                 sequence.first_scheduled_at = None
             self._preempt(sequence)
@@ -180,6 +181,7 @@ class Scheduler:
             bytes(sequence.tokens),
             reserve=sum(_outstanding(other) for other in self.running) + sum(_needed(entry[2]) for entry in self._held),
             again=sequence.first_scheduled_at is not None,
+            ahead=None if sequence.fetch_failed else sum(other.total - other.computed - 1 for other in self.running),
         )
         if handle is None:
             return False

@@ -44,6 +44,7 @@ class Sequence:
     computed: int = 0  # tokens whose KV is in the pool
     handle: CacheHandle | None = None  # while it runs
     prefix_wait: "PrefixWait | None" = None  # the latest
+    fetch_failed: bool = False  # blocks that were fetched for it have not arrived: what is not in the cache is computed
     first_scheduled_at: float | None = None
     first_token_at: float | None = None
     hidden: bytes = b""  # see `model/hidden_state.py`; empty: unknown

@@ -38,6 +38,11 @@ class ArenaRegion:
         """Why the worker has no region, or why it may lose it; empty: all is well."""
         return self._without or self._not_renewed
 
+    @property
+    def file(self) -> int | None:
+        """The arena's file, open until `stop`; None if the worker has no region."""
+        return self._region[0] if self._region is not None else None
+
     async def take(self, size: int, may_be_less: bool = False) -> memoryview | None:
         """Reserves and maps `size` bytes. If it may be less: as many as there is room for, or, whatever their number, those of
         the region that an earlier process of this worker has left.

@@ -1,14 +1,13 @@
 """Copies of blocks between the GPU pool and host slots, made on the transfer engine's threads: one class for each device."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from pbkv_cluster.core.errors import ResourceExhausted, StartupError
 from pbkv_cluster.gpu_worker.kv.storage import KvStorage
+from pbkv_cluster.store.arena.slots import Bytes
 
 
 class BlockCopies(Protocol):
@@ -28,8 +27,26 @@ class BlockCopies(Protocol):
         """Copies to the GPU, after what `fence` stands for."""
         ...
 
-    def from_memory(self, payloads: Sequence["npt.NDArray[np.uint8]"], gpu_slots: Sequence[int], fence: Any) -> None:
+    def from_memory(self, payloads: Sequence[Bytes], gpu_slots: Sequence[int], fence: Any) -> None:
         """Copies payloads that lie in any memory of this process to the GPU, after what `fence` stands for."""
+        ...
+
+    def landing(self) -> "Landing":
+        """Memory of its own for one thread that reads blocks of other processes."""
+        ...
+
+
+class Landing(Protocol):
+    """Where bytes that are read from elsewhere arrive, before they are in the GPU pool."""
+
+    blocks: int  # that have room at once
+
+    def rows(self, gpu_slots: Sequence[int]) -> Sequence[Bytes]:
+        """Memory for blocks on their way to these slots."""
+        ...
+
+    def deliver(self, arrived: Mapping[int, int], fence: Any) -> None:
+        """Copies to the GPU, after what `fence` stands for: rows by their number, each to a slot. Returns when that is done."""
         ...
 
 
@@ -82,9 +99,27 @@ class CpuCopies:
         for source, target in zip(host_slots, gpu_slots, strict=True):
             self._gpu[target] = self._host[source]
 
-    def from_memory(self, payloads: Sequence["npt.NDArray[np.uint8]"], gpu_slots: Sequence[int], fence: None) -> None:
+    def from_memory(self, payloads: Sequence[Bytes], gpu_slots: Sequence[int], fence: None) -> None:
         for payload, target in zip(payloads, gpu_slots, strict=True):
             self._gpu[target] = payload
+
+    def landing(self) -> "CpuLanding":
+        return CpuLanding(self._gpu)
+
+
+class CpuLanding:
+    """The pool itself: nobody computes on a slot before its block has arrived."""
+
+    blocks = 16
+
+    def __init__(self, gpu: Bytes) -> None:
+        self._gpu = gpu
+
+    def rows(self, gpu_slots: Sequence[int]) -> Sequence[Bytes]:
+        return [self._gpu[slot] for slot in gpu_slots]
+
+    def deliver(self, arrived: Mapping[int, int], fence: None) -> None:
+        """What has arrived is there."""
 
 
 class CudaCopies:
@@ -115,9 +150,7 @@ class CudaCopies:
     def to_gpu(self, host_slots: Sequence[int], gpu_slots: Sequence[int], fence: torch.cuda.Event) -> None:
         self._copy(self._storage.host, host_slots, self._storage.gpu, gpu_slots, self._cuda.memcpyHostToDevice, self._in, fence)
 
-    def from_memory(
-        self, payloads: Sequence["npt.NDArray[np.uint8]"], gpu_slots: Sequence[int], fence: torch.cuda.Event
-    ) -> None:
+    def from_memory(self, payloads: Sequence[Bytes], gpu_slots: Sequence[int], fence: torch.cuda.Event) -> None:
         with torch.cuda.device(self._storage.device):
             self._in.wait_event(fence)
             for payload, slot in zip(payloads, gpu_slots, strict=True):
@@ -125,6 +158,9 @@ class CudaCopies:
                 kind = self._cuda.memcpyHostToDevice
                 self._cuda.memcpyAsync(target, payload.ctypes.data, self._bytes, kind, self._in.cuda_stream)
             self._in.synchronize()
+
+    def landing(self) -> "CudaLanding":
+        return CudaLanding(self._cuda, self._storage)
 
     def _copy(
         self,
@@ -149,6 +185,36 @@ class CudaCopies:
             stream.synchronize()
 
 
-def _rows(pool: torch.Tensor) -> "npt.NDArray[np.uint8]":
+class CudaLanding:
+    """Pinned memory, and a copy stream. Unmeasured on a GPU."""
+
+    blocks = 32
+
+    def __init__(self, cuda: Any, storage: KvStorage) -> None:
+        self._cuda = cuda
+        self._storage = storage
+        self._bytes = storage.shape.block_bytes
+        self._pinned = torch.empty(self.blocks, self._bytes, dtype=torch.uint8, pin_memory=True)
+        self._stream: torch.cuda.Stream = torch.cuda.Stream(storage.device)  # type: ignore[no-untyped-call]
+
+    def rows(self, gpu_slots: Sequence[int]) -> Sequence[Bytes]:
+        return list(self._pinned.numpy()[: len(gpu_slots)])
+
+    def deliver(self, arrived: Mapping[int, int], fence: torch.cuda.Event) -> None:
+        with torch.cuda.device(self._storage.device):
+            self._stream.wait_event(fence)
+            for row, slot in arrived.items():
+                self._cuda.memcpyAsync(
+                    self._storage.gpu.data_ptr() + slot * self._bytes,
+                    self._pinned.data_ptr() + row * self._bytes,
+                    self._bytes,
+                    self._cuda.memcpyHostToDevice,
+                    self._stream.cuda_stream,
+                )
+            self._stream.synchronize()
+
+
+def _rows(pool: torch.Tensor) -> Bytes:
     """A pool as bytes, a row for each block."""
-    return pool.view(torch.uint8).numpy()
+    rows: Bytes = pool.view(torch.uint8).numpy()
+    return rows

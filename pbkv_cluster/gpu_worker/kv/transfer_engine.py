@@ -1,5 +1,6 @@
 """Carries transfers out on threads of its own, while the engine computes."""
 
+import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.kv.block_copies import BlockCopies
 from pbkv_cluster.gpu_worker.kv.disk_copies import DiskCopies
 from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
+from pbkv_cluster.gpu_worker.kv.other_workers import OtherWorkers
 
 Lane: TypeAlias = tuple[Tier, Tier]
 """Source and target."""
@@ -49,7 +51,7 @@ class CopyMeter:
 
 
 class ThreadedTransferEngine:
-    """A lane for each pair of tiers, with a thread that takes its transfers in order.
+    """A lane for each pair of tiers, with a thread that takes its transfers in order; others' memory counts as a tier.
 
     A block gets its header and checksum when it is stored. When it is loaded, the header is checked always and the checksum of
     the bytes as often as configured; a block that does not pass is emptied from its slot and reported as failed.
@@ -58,20 +60,28 @@ class ThreadedTransferEngine:
     labelled = True
 
     def __init__(
-        self, copies: BlockCopies, region: HostRegion, verify_share: float = 1.0, disk: DiskCopies | None = None
+        self,
+        copies: BlockCopies,
+        region: HostRegion,
+        verify_share: float = 1.0,
+        disk: DiskCopies | None = None,
+        others: OtherWorkers | None = None,
     ) -> None:
         """Args:
         copies: between the pools of the device.
         region: the host tier.
         verify_share: share of the loads from the host whose bytes are compared with their checksum.
         disk: the disk tier; None: there is none.
+        others: what is fetched comes from them; None: nothing is fetched.
         """
         self._disk = disk
         self._copies = copies
         self._region = region
         self._verify_share = verify_share
         self._verify_due = 0.0
-        lanes = _LANES if disk is None else (*_LANES, *_DISK_LANES)
+        self._others = others
+        self._landings = {tier: copies.landing() for tier in (others.tiers_read if others is not None else ())}
+        lanes = [*_LANES, *(_DISK_LANES if disk is not None else ()), *((tier, Tier.GPU) for tier in self._landings)]
         self._lanes = {
             (source, target): ThreadPoolExecutor(1, f"copies-{source.value}-to-{target.value}") for source, target in lanes
         }
@@ -101,7 +111,8 @@ class ThreadedTransferEngine:
         """See `TransferEngine.wait`."""
         for transfer in transfers:
             if transfer in self._open:
-                self._open[transfer].result()
+                with contextlib.suppress(TimeoutError):  # of a fetch
+                    self._open[transfer].result(transfer.patience_s)
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         """See `TransferEngine.seconds`: with those that wait before it. 0 before the first transfer that way."""
@@ -147,6 +158,8 @@ class ThreadedTransferEngine:
 
     def _carry(self, transfer: Transfer, lost: set[int], fence: Any) -> Iterator[int]:
         """Copies the blocks of a transfer, and yields the target slots that get none."""
+        if transfer.patience_s is not None:
+            return self._fetch(transfer, fence)
         if self._disk is not None and transfer.target is Tier.DISK:
             return self._disk.store(transfer, lost)
         if self._disk is not None and transfer.source is Tier.DISK:
@@ -194,6 +207,17 @@ class ThreadedTransferEngine:
                 slots.clear(source)
                 yield target
             self._copies.to_gpu(sources, targets, fence)
+
+    def _fetch(self, transfer: Transfer, fence: Any) -> Iterator[int]:
+        """Copies blocks of other workers to the GPU. Yields the target slots that get no block."""
+        assert self._others is not None
+        landing = self._landings[transfer.source]
+        pairs = zip(transfer.target_slots, transfer.labels, strict=True)
+        while batch := list(islice(pairs, landing.blocks)):
+            slots = [slot for slot, _ in batch]
+            read = self._others.read(transfer.source, [label.key for _, label in batch], landing.rows(slots))
+            landing.deliver({row: slot for row, slot in enumerate(slots) if read[row]}, fence)
+            yield from (slot for slot, arrived in zip(slots, read, strict=True) if not arrived)
 
     def _verifies(self) -> bool:
         """Whether the next block is compared with its checksum."""

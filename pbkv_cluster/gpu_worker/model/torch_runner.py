@@ -19,6 +19,7 @@ from pbkv_cluster.gpu_worker.engine.sequence import Chunk
 from pbkv_cluster.gpu_worker.kv.block_copies import BlockCopies, CpuCopies, CudaCopies, pin_for
 from pbkv_cluster.gpu_worker.kv.disk_copies import DiskCopies
 from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
+from pbkv_cluster.gpu_worker.kv.other_workers import OtherWorkers
 from pbkv_cluster.gpu_worker.kv.storage import KvStorage
 from pbkv_cluster.gpu_worker.kv.transfer_engine import CopyMeter, ThreadedTransferEngine
 from pbkv_cluster.gpu_worker.model.forward import forward
@@ -91,18 +92,30 @@ class TorchRunner:
         """Of the host tier's region."""
         return RegionLayout(self.host_blocks, self.model.shape.block_bytes)
 
-    def allocate(self, memory: memoryview | None = None, huge_pages: bool = False, disk_path: Path | None = None) -> None:
+    @property
+    def model_digest(self) -> bytes:
+        """Of what the blocks of all namespaces of this model share."""
+        return replace(self.model.namespace(), salt="", is_long=False).digest()
+
+    def allocate(
+        self,
+        memory: memoryview | None = None,
+        huge_pages: bool = False,
+        disk_path: Path | None = None,
+        others: OtherWorkers | None = None,
+    ) -> None:
         """Allocates the pools, and finds the blocks again that an earlier process has left in the host tier and on the disk.
 
         Args:
             memory: for the host tier, as long as `host_layout` says; by default the process's own.
             huge_pages: ask for transparent huge pages for the host tier.
             disk_path: the file of the disk tier; None: there is none. There is none without a host tier either.
+            others: workers whose blocks can be fetched; without a host tier, none are.
 
         Raises:
             StartupError: the pools do not fit.
         """
-        model = replace(self.model.namespace(), salt="", is_long=False).digest()
+        model = self.model_digest
         try:
             if self.host_blocks:
                 self.host = HostRegion(self.host_layout, model, time.time, memory, huge_pages, pin_for(self._device))
@@ -115,7 +128,9 @@ class TorchRunner:
             copies: BlockCopies = CudaCopies(self.storage) if self._device.type == "cuda" else CpuCopies(self.storage)
             if disk_path is not None:
                 self.disk = DiskCopies(copies, self.host, WriteBehind(self._open_disk(disk_path, model)))
-            self.transfer_engine = self._transfers = ThreadedTransferEngine(copies, self.host, self._verify_share, self.disk)
+            self.transfer_engine = self._transfers = ThreadedTransferEngine(
+                copies, self.host, self._verify_share, self.disk, others
+            )
 
     def _open_disk(self, path: Path, model: bytes) -> DiskSlots:
         size = self.model.shape.block_bytes

@@ -14,6 +14,7 @@ class Tier(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TIER_HOST: _ClassVar[Tier]
     TIER_REMOTE: _ClassVar[Tier]
     TIER_DISK: _ClassVar[Tier]
+    TIER_SIBLING: _ClassVar[Tier]
 
 class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -26,6 +27,7 @@ TIER_GPU: Tier
 TIER_HOST: Tier
 TIER_REMOTE: Tier
 TIER_DISK: Tier
+TIER_SIBLING: Tier
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_STOP: FinishReason
 FINISH_REASON_LENGTH: FinishReason

@@ -29,16 +29,20 @@ _LATE = 2  # times to live without a sign of life, after which a worker is forgo
 class IndexMirror:
     """Keeps a `BlockMap` as the index is, for as long as Redis answers. Belongs to one event loop."""
 
-    def __init__(self, index: BlockIndex, directory: Directory, clock: Clock, blocks: BlockMap | None = None) -> None:
+    def __init__(
+        self, index: BlockIndex, directory: Directory, clock: Clock, blocks: BlockMap | None = None, besides: str = ""
+    ) -> None:
         """Args:
         index: that is mirrored.
         directory: of the same cluster; tells on which node a worker is.
         clock: for times to live.
         blocks: the copy; by default one of all blocks.
+        besides: id of a worker whose blocks are left out.
         """
         self.blocks = BlockMap() if blocks is None else blocks
         self.repairs = 0  # times that a worker's blocks were read again because a change was missed
         self.is_current = False  # false before the first copy is complete, and while Redis does not answer
+        self._besides = besides
         self._index = index
         self._directory = directory
         self._clock = clock
@@ -97,7 +101,8 @@ class IndexMirror:
         else:
             await self.stream.skip()  # first: what changes while the blocks are read comes after this
             for entry in await self._directory.workers():
-                await self._copy((entry.worker_id, entry.incarnation))
+                if entry.worker_id != self._besides:
+                    await self._copy((entry.worker_id, entry.incarnation))
         self._heard_at = dict.fromkeys(self._numbers, self._clock.now())
         self._quiet_since = self._clock.now()
         self._is_warm = self.is_current = True
@@ -118,6 +123,8 @@ class IndexMirror:
 
     async def _take(self, change: Change) -> None:
         worker = change.worker
+        if worker[0] == self._besides:
+            return
         if change.dropped:
             self._forget(worker)
             return

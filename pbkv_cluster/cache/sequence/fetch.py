@@ -1,0 +1,104 @@
+"""How a sequence gets blocks that follow its cached prefix and lie with other workers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+
+from pbkv_cluster.cache.sequence.commit import Committer
+from pbkv_cluster.cache.sequence.handle import CacheHandle
+from pbkv_cluster.cache.tiers.elsewhere import Elsewhere
+from pbkv_cluster.cache.tiers.tiers import Tiers
+from pbkv_cluster.core.blocks import BlockLabel, chain_keys
+from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS
+from pbkv_cluster.core.usage import Tier
+
+# Of a fetch, if computing would take less or more.
+PATIENCE_MIN_S, PATIENCE_MAX_S = 0.5, 10.0
+
+
+class Fetcher:
+    """Fetches blocks to the GPU, where that is faster than to compute them.
+
+    They enter the tree at once, as if they had been computed, with slots that arrive: who matches them meanwhile waits for the
+    same transfer. Blocks that do not arrive, or not in about the time that it takes to compute them, are dropped, and computed.
+    """
+
+    def __init__(
+        self, tiers: Tiers, committer: Committer, elsewhere: Elsewhere, compute_seconds: Callable[[int], float]
+    ) -> None:
+        """Args:
+        tiers: that take the blocks.
+        committer: enters them in the tree.
+        elsewhere: knows where they are.
+        compute_seconds: how long the prefill of a number of tokens takes.
+        """
+        self._tiers = tiers
+        self._committer = committer
+        self._elsewhere = elsewhere
+        self._compute_seconds = compute_seconds
+
+    def fetch(self, handle: CacheHandle, tokens: bytes, usable: int, ahead: int, now: float) -> dict[Tier, int]:
+        """Begins to fetch what follows the blocks in a handle's table, which must be committed.
+
+        Args:
+            handle: that there is room on the GPU for.
+            tokens: of the sequence.
+            usable: blocks of the sequence that may come from elsewhere than from computing.
+            ahead: tokens that are to be computed before those of this sequence.
+            now: seconds.
+
+        Returns:
+            The blocks that are fetched, by kind of memory.
+        """
+        start = handle.committed
+        keys: list[bytes] = []
+        kinds = self._worth_fetching(self._elsewhere.tiers(self._keys(handle, tokens, usable, keys)), ahead)
+        if not kinds:
+            return {}
+        slots = self._tiers.take(len(kinds))
+        assert slots is not None, "room was checked"
+        labels = _labels(handle, tokens, keys[: len(kinds)])
+        at = 0
+        for kind, run in groupby(kinds):
+            stop = at + len(list(run))
+            patience_s = max(PATIENCE_MIN_S, min(self._compute_seconds(ahead + stop * BLOCK_TOKENS), PATIENCE_MAX_S))
+            self._tiers.in_flight.fetch(kind, slots[at:stop], labels[at:stop], patience_s)
+            at = stop
+        handle.table.extend(slots)
+        self._committer.commit(handle, tokens, start + len(kinds), now)
+        self._tiers.decisions["fetch"] += len(kinds)
+        return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+
+    def _keys(self, handle: CacheHandle, tokens: bytes, usable: int, keys: list[bytes]) -> Iterator[bytes]:
+        """The keys of the blocks after those in a handle's table, each also added to `keys`."""
+        key = handle.table.node.last_key()
+        for block in range(handle.committed, usable):
+            (key,) = chain_keys(key, tokens[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES])
+            keys.append(key)
+            yield key
+
+    def _worth_fetching(self, kinds: Sequence[Tier], ahead: int) -> Sequence[Tier]:
+        """As many of the first blocks as are faster to fetch than to compute: whole runs from one kind of memory."""
+        blocks = len(kinds)
+        while blocks:
+            by_kind = {kind: kinds[:blocks].count(kind) for kind in dict.fromkeys(kinds[:blocks])}
+            if self._tiers.pays(by_kind, blocks, ahead):
+                break
+            last = kinds[blocks - 1]
+            while blocks and kinds[blocks - 1] is last:
+                blocks -= 1
+        if blocks < len(kinds):
+            self._tiers.decisions["fetch_skipped_slower"] += len(kinds) - blocks
+        return kinds[:blocks]
+
+
+def _labels(handle: CacheHandle, tokens: bytes, keys: Sequence[bytes]) -> list[BlockLabel]:
+    """Of the blocks after those in a handle's table."""
+    node = handle.table.node
+    parent = node.last_key()
+    while node.parent is not None:
+        node = node.parent
+    labels = []
+    for block, key in enumerate(keys, handle.committed):
+        labels.append(BlockLabel(node.keys, parent, key, tokens[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]))
+        parent = key
+    return labels

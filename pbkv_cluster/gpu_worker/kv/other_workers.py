@@ -1,0 +1,89 @@
+"""The blocks of other workers, as this worker's cache and its copy threads see them."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from pbkv_cluster.core.errors import Unavailable
+from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.store.arena.slots import Bytes, ReadResult
+from pbkv_cluster.store.block_map import BlockMap
+from pbkv_cluster.store.block_source import BlockPlace, BlockSource
+
+_REST_S = 5.0  # for which a source that did not answer is left alone
+
+
+class OtherWorkers:
+    """Knows from the map of blocks who has what, and reads it from the source for its kind of memory.
+
+    A block that is not where the map says is forgotten there until its worker tells of it again. Every thread may call this.
+    """
+
+    def __init__(
+        self,
+        blocks: BlockMap,
+        node: str,
+        worker_id: str,
+        sources: Mapping[Tier, BlockSource],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Args:
+        blocks: kept up to date by somebody else.
+        node: id of this worker's node.
+        worker_id: this worker's.
+        sources: for each kind of memory that can be read, the fastest first.
+        now: seconds.
+        """
+        self.tiers_read = tuple(sources)
+        self.decisions: Counter[str] = Counter()  # see `Elsewhere`
+        self._blocks = blocks
+        self._node = node
+        self._worker_id = worker_id
+        self._sources = sources
+        self._now = now
+        self._rests_until: dict[Tier, float] = {}
+
+    def tiers(self, keys: Iterable[bytes]) -> Sequence[Tier]:
+        """See `Elsewhere.tiers`."""
+        now, found = self._now(), list[Tier]()
+        usable = [tier for tier in self.tiers_read if self._rests_until.get(tier, 0.0) <= now]
+        if usable and self._blocks:
+            for key in keys:
+                kinds = {self._kind(place) for place in self._blocks.places(key, self._worker_id)}
+                tier = next((tier for tier in usable if tier in kinds), None)
+                if tier is None:
+                    break
+                found.append(tier)
+        return found
+
+    def is_near(self, key: bytes) -> bool:
+        """See `Elsewhere.is_near`."""
+        places = self._blocks.places(key, self._worker_id)
+        return Tier.SIBLING in self._sources and any(self._kind(place) is Tier.SIBLING for place in places)
+
+    def read(self, tier: Tier, keys: Sequence[bytes], targets: Sequence[Bytes]) -> list[bool]:
+        """Reads blocks from one kind of memory. Returns whether each was read; blocks until then."""
+        places = [self._place(tier, key) for key in keys]
+        wanted = [(key, place, target) for key, place, target in zip(keys, places, targets, strict=True) if place is not None]
+        try:
+            results = self._sources[tier].read([(key, place) for key, place, _ in wanted], [target for *_, target in wanted])
+        except Unavailable:
+            self._rests_until[tier] = self._now() + _REST_S
+            self.decisions[f"{tier.value}_unavailable"] += len(wanted)
+            return [False] * len(keys)
+        read = set[bytes]()
+        for (key, place, _), result in zip(wanted, results, strict=True):
+            if result is ReadResult.READ:
+                read.add(key)
+            else:
+                self.decisions[f"{tier.value}_{result.value}"] += 1
+                self._blocks.forget(key, place)
+        self.decisions[f"{tier.value}_absent"] += len(keys) - len(wanted)
+        return [key in read for key in keys]
+
+    def _place(self, tier: Tier, key: bytes) -> BlockPlace | None:
+        places = self._blocks.places(key, self._worker_id)
+        return next((place for place in places if self._kind(place) is tier), None)
+
+    def _kind(self, place: BlockPlace) -> Tier:
+        return Tier.SIBLING if place.node == self._node and place.tier is Tier.HOST else Tier.REMOTE

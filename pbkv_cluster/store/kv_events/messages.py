@@ -1,0 +1,135 @@
+"""KV events and their encoding: what vLLM and SGLang publish, and what routers such as llm-d's read.
+
+A message has three frames: topic, number (8 bytes, big-endian), and a batch in MessagePack: an array of time, events and the
+rank of the publisher. An event is a map with a `type`; older publishers write it as an array, the type first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+NUMBER_BYTES = 8
+END = -1  # the number of the last answer to a replay
+_STORED, _REMOVED, _CLEARED = "BlockStored", "BlockRemoved", "AllBlocksCleared"
+_STORED_FIELDS = ("block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id", "medium")
+_REMOVED_FIELDS = ("block_hashes", "medium")
+
+
+class MalformedBatch(ValueError):
+    """A message that is not a batch of events."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockStored:
+    """Consecutive blocks have entered a tier."""
+
+    keys: Sequence[bytes]
+    parent: bytes | None  # key of the block before the first; None: there is none
+    token_ids: Sequence[int]
+    block_tokens: int
+    medium: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRemoved:
+    """Blocks have left a tier."""
+
+    keys: Sequence[bytes]
+    medium: str
+
+
+@dataclass(frozen=True, slots=True)
+class AllBlocksCleared:
+    """The publisher holds nothing any more."""
+
+
+Event = BlockStored | BlockRemoved | AllBlocksCleared
+
+
+def encode(events: Sequence[Event], time: float, rank: int) -> bytes:
+    """A batch.
+
+    Args:
+        events: in the order in which they happened.
+        time: seconds since the epoch.
+        rank: of the publisher.
+    """
+    return bytes(msgpack.packb([time, [_to_map(event) for event in events], rank]))
+
+
+def decode(payload: bytes) -> list[Event]:
+    """The events of a batch; those of unknown types are left out.
+
+    Raises:
+        MalformedBatch: it is none.
+    """
+    try:
+        _, events, *_ = msgpack.unpackb(payload, strict_map_key=False)
+        decoded = [_from_wire(event) for event in events]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, msgpack.UnpackException) as error:
+        raise MalformedBatch(f"not a batch of KV events: {error}") from error
+    return [event for event in decoded if event is not None]
+
+
+def number_of(frame: bytes) -> int:
+    """The number in a frame.
+
+    Raises:
+        MalformedBatch: the frame has another length.
+    """
+    if len(frame) != NUMBER_BYTES:
+        raise MalformedBatch(f"a number has {NUMBER_BYTES} bytes, got {len(frame)}")
+    return int.from_bytes(frame, "big", signed=True)
+
+
+def frame_of(number: int) -> bytes:
+    """A number as a frame."""
+    return number.to_bytes(NUMBER_BYTES, "big", signed=True)
+
+
+def _to_map(event: Event) -> dict[str, Any]:
+    match event:
+        case BlockStored(keys, parent, token_ids, block_tokens, medium):
+            return {
+                "type": _STORED,
+                "block_hashes": list(keys),
+                "parent_block_hash": parent,
+                "token_ids": list(token_ids),
+                "block_size": block_tokens,
+                "lora_id": None,
+                "medium": medium,
+            }
+        case BlockRemoved(keys, medium):
+            return {"type": _REMOVED, "block_hashes": list(keys), "medium": medium}
+        case AllBlocksCleared():
+            return {"type": _CLEARED}
+
+
+def _from_wire(event: Any) -> Event | None:
+    if isinstance(event, list):
+        kind, *values = event
+        names = {_STORED: _STORED_FIELDS, _REMOVED: _REMOVED_FIELDS}.get(kind, ())
+        event = {"type": kind, **dict(zip(names, values, strict=False))}
+    match event["type"]:
+        case "BlockStored":
+            parent = event.get("parent_block_hash")
+            return BlockStored(
+                [_key(each) for each in event["block_hashes"]],
+                None if parent is None else _key(parent),
+                list(event.get("token_ids") or ()),
+                int(event["block_size"]),
+                str(event.get("medium") or "GPU"),
+            )
+        case "BlockRemoved":
+            return BlockRemoved([_key(each) for each in event["block_hashes"]], str(event.get("medium") or "GPU"))
+        case "AllBlocksCleared":
+            return AllBlocksCleared()
+        case _:
+            return None
+
+
+def _key(value: Any) -> bytes:
+    """A block's hash, which some engines write as a number."""
+    return value if isinstance(value, bytes) else (int(value) & (1 << 64) - 1).to_bytes(8, "big")
