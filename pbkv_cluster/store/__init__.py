@@ -18,7 +18,6 @@ Host memory, as a worker meets it:
 
 Blocks of others:
 
-    block_source.py                  where a block lies, and what reads it from there
     peers/source.py                  reads blocks of other nodes: finds each node's server, keeps connections to it
     peers/transport.py               what carries blocks from node to node, as an interface
     peers/transports.py              the transports by name: a plug-in may take the place of TCP
