@@ -180,12 +180,7 @@ class KVCache:
 
         Returns the blocks that can be matched again.
         """
-        stored = {self.tiers[kind]: each for kind, each in blocks.items()}
-        nodes = restore(self.tree, list(self.tiers), stored, self._clock.now())
-        for node in nodes:
-            self.tiers.offer(node)
-            self.tiers.note(node, 0, node.blocks)
-        return sum(node.blocks for node in nodes)
+        return restore(self.tree, self.tiers, blocks, self._clock.now())
 
     def poll(self) -> None:
         """Takes note of the transfers that have been completed; to be called before each batch."""

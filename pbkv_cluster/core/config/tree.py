@@ -274,9 +274,7 @@ class HostStoreConfig(Section):
     huge_pages: Literal["none", "transparent", "reserved"] = Field("none", description="huge pages for that memory")
     numa_node: int = Field(-1, ge=-1, le=1023, description="NUMA node that the memory is taken from; -1: any")
     peer_port: int = Field(0, ge=0, le=65535, description="port at which other nodes read blocks; 0 takes a free one")
-    peer_transport: str = Field(
-        "tcp", min_length=1, description="what carries blocks between nodes: tcp, or package.module:Class"
-    )
+    peer_transport: str = Field("tcp", min_length=1, description="carries blocks between nodes: tcp, or package.module:Class")
     lease_s: float = Field(30.0, gt=0, description="seconds after which a silent worker's host memory is given to others")
 
 
