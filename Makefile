@@ -16,7 +16,7 @@ supported := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo serve test test-all test-models lint format proto bench docs clean
+.PHONY: help venv demo serve test test-all test-rayup test-models lint format proto bench docs clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +36,9 @@ test: $(stamp) ## run the tests, except those marked slow
 
 test-all: $(stamp) ## run all tests
 	@$(bin)/python -m pytest $(ARGS)
+
+test-rayup: $(stamp) ## run `ray up`, a workload and the shutdown on hosts made of network namespaces (slow; needs root, ssh, sshd, rsync)
+	@$(bin)/python -m pytest tests/cluster/test_ray_up.py $(ARGS)
 
 test-models: $(stamp) ## run every family of models against transformers and write docs/models.md (slow)
 	@$(bin)/python -m tests.gpu_worker.model_families --out docs/models.md $(ARGS)

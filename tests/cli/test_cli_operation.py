@@ -5,8 +5,8 @@ import json
 import os
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,7 +36,8 @@ def listed() -> Iterator[Listed]:
 
     def make(name: str, log: str = "", redis_url: str = "") -> StateDir:
         folders.append(StateDir.create())
-        RunRecord(name, os.getpid(), time.time(), log, "127.0.0.1:5", redis_url).write(folders[-1].path)
+        record = replace(RunRecord.of_this_process(name, log), gateway="127.0.0.1:5", redis_url=redis_url)
+        record.write(folders[-1].path)
         return folders[-1]
 
     yield make

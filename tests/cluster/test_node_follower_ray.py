@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from pbkv_cluster.client import AsyncClient, Tokens
+from pbkv_cluster.client import AsyncClient
 from pbkv_cluster.cluster.startup.run_record import running
 from pbkv_cluster.rpc.v1 import workflow_pb2
 from tests.cluster.conftest import END_S, expect_none_left
+from tests.cluster.long_steps import run_steps
 from tests.cluster.test_cluster_lifecycle import await_gateway, serve
 from tests.polling import eventually
 
@@ -67,24 +68,6 @@ def serving(status: Status, *wanted: str) -> bool:
     return up == {*wanted} and hosts(status).items() >= dict.fromkeys(wanted, "serving").items()
 
 
-async def run_steps(client: AsyncClient, count: int, started: asyncio.Semaphore) -> list[tuple[int, str]]:
-    """Long steps, side by side. Returns the number of tokens of each, and the worker that finished it."""
-
-    async def step(number: int) -> tuple[int, str]:
-        tokens = 0
-        async with await client.start_workflow() as workflow:
-            stream = workflow.stream(agent="a", prompt=[5 + number] * 100, max_tokens=TOKENS, ignore_eos=True)
-            async for event in stream:
-                if isinstance(event, Tokens):
-                    if not tokens:
-                        started.release()
-                    tokens += len(event.token_ids)
-                last = event
-        return tokens, last.usage.worker_id  # type: ignore[union-attr]
-
-    return await asyncio.gather(*map(step, range(count)))
-
-
 def workers_at(status: Status, host: str) -> set[str]:
     return {worker.worker_id for worker in status.workers if worker.address.startswith(f"{host}:")}
 
@@ -117,7 +100,7 @@ async def scenario(ray_nodes: Any, endpoint: str, name: str) -> None:
         victim = workers_at(status, "127.0.0.10")
 
         started = asyncio.Semaphore(0)
-        steps = asyncio.create_task(run_steps(client, 9, started))
+        steps = asyncio.create_task(run_steps(client, 9, TOKENS, started.release))
         for _ in range(9):
             await started.acquire()
         running_there = {worker.worker_id for worker in (await client.status()).workers if worker.running}
@@ -131,7 +114,7 @@ async def scenario(ray_nodes: Any, endpoint: str, name: str) -> None:
 
         drained = workers_at(status, "127.0.0.11")
         started = asyncio.Semaphore(0)
-        steps = asyncio.create_task(run_steps(client, 4, started))
+        steps = asyncio.create_task(run_steps(client, 4, TOKENS, started.release))
         for _ in range(4):
             await started.acquire()
         command = [sys.executable, "-m", "pbkv_cluster.cli", "node", "drain", "127.0.0.11", "--cluster", name]
@@ -143,4 +126,4 @@ async def scenario(ray_nodes: Any, endpoint: str, name: str) -> None:
         assert hosts(status) == {"127.0.0.2": "serving", "127.0.0.11": "drained"}
         await see(client, lambda status: not workers_at(status, "127.0.0.11"), "the drained node's workers have left")
         assert not {member.name for member in status.members} & drained
-        assert {worker for _, worker in await run_steps(client, 2, started)} == workers_at(status, "127.0.0.2")
+        assert {worker for _, worker in await run_steps(client, 2, TOKENS, started.release)} == workers_at(status, "127.0.0.2")

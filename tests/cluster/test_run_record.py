@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,13 @@ def test_a_record_is_for_its_owner_alone(temporary: Path) -> None:
         assert file.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_process_of_another_container_is_none_of_ours(temporary: Path) -> None:
+    with server("one"):
+        record = find("one")
+        replace(record, pid_namespace=1).write(Path(record.folder))
+        assert running() == []
+
+
 def test_what_is_no_record_is_no_cluster(temporary: Path) -> None:
     for name, text in (("a", "{"), ("b", "[]"), ("c", '{"name": "x"}')):
         folder = temporary / f"pbkv-state-{name}"
@@ -119,5 +127,5 @@ def test_what_does_not_end_is_killed_and_told(mark: str) -> None:
 
 
 def test_a_record_says_nothing_of_the_password_when_it_is_printed() -> None:
-    record = RunRecord("one", 1, 0.0, "", "127.0.0.1:1", "redis://:secret@127.0.0.1:1/0")
+    record = replace(RunRecord.of_this_process("one", ""), redis_url="redis://:secret@127.0.0.1:1/0")
     assert "secret" not in repr(record)

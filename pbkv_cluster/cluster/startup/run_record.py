@@ -21,6 +21,7 @@ class RunRecord:
 
     name: str  # of the cluster
     pid: int
+    pid_namespace: int  # in another one, the number is another process's
     started_at: float  # seconds since the epoch
     log_path: str  # what it prints goes there; empty: to its terminal
     gateway: str = ""  # host:port; empty: it has not started yet
@@ -30,7 +31,7 @@ class RunRecord:
     @classmethod
     def of_this_process(cls, name: str, log_path: str) -> Self:
         """Of a cluster that is about to start."""
-        return cls(name, os.getpid(), time.time(), log_path)
+        return cls(name, os.getpid(), _pid_namespace(), time.time(), log_path)
 
     @property
     def runs(self) -> bool:
@@ -47,7 +48,7 @@ class RunRecord:
 
 
 def running() -> list[RunRecord]:
-    """Every `pbkv serve` of this user that runs on this machine, the oldest first."""
+    """Every `pbkv serve` of this user that runs on this machine, the oldest first. Those in other containers are not ours."""
     records = map(_read, Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
     found = [record for record in records if record is not None and record.runs]
     return sorted(found, key=lambda record: record.started_at)
@@ -82,6 +83,11 @@ def _read(folder: Path) -> RunRecord | None:
     try:
         if folder.is_symlink() or folder.stat().st_uid != os.getuid() or path.stat().st_uid != os.getuid():
             return None
-        return RunRecord(**json.loads(path.read_text()))
+        record = RunRecord(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return None
+    return record if record.pid_namespace == _pid_namespace() else None
+
+
+def _pid_namespace() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino
