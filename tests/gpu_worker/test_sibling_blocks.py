@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.store.arena.arena_view import ArenaView
 
 from pbkv_cluster.cache.sequence import fetch
 from pbkv_cluster.core.config import Config
@@ -20,6 +19,7 @@ from pbkv_cluster.gpu_worker.kv import other_workers
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.v1 import store_pb2_grpc, worker_pb2_grpc
 from pbkv_cluster.store.arena.arena import Arena
+from pbkv_cluster.store.arena.arena_view import ArenaView
 from pbkv_cluster.store.arena.layout import RegionLayout
 from pbkv_cluster.store.block_map import BlockMap
 from tests.gpu_worker.test_restored_worker import ARENA, POOLS, WORKER, At
