@@ -150,3 +150,9 @@ def test_a_port_of_an_ipv6_host_can_be_taken() -> None:
         port = server.getsockname()[1]
         with pytest.raises(StartupError, match=rf"^gateway\.port: cannot listen on \[::1\]:{port}: the port is in use"):
             preflight.check(config(cluster__host="::1", gateway__port=port))
+
+
+def test_an_unknown_tool_format_is_told_before_anything_starts() -> None:
+    with pytest.raises(InvalidArgument, match=r"model\.tool_format: 'xml' is unknown; choose one of hermes, llama3_json"):
+        preflight.check(config(model__tool_format="xml"))
+    preflight.check(config(model__tool_format="pbkv_cluster.gateway.http.tools.hermes:HermesFormat"))

@@ -13,6 +13,7 @@ from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import InvalidArgument, StartupError
 from pbkv_cluster.core.locations.addresses import join_address, parse_address
 from pbkv_cluster.core.locations.model_path import local_model
+from pbkv_cluster.gateway.http.tools.formats import tool_format
 from pbkv_cluster.predictor_service.experts import EXPERTS
 from pbkv_cluster.rpc.services import GATEWAY
 from pbkv_cluster.store.cluster_index import Directory, ServiceEntry, connect
@@ -32,6 +33,7 @@ def check(config: Config) -> None:
     if config.model.path:
         local_model(config.model.path)
     _check_experts(config)
+    tool_format(config.model.tool_format, template="")
     _check_state_path(config.predictor.state_path)
     _check_ports(config)
     _check_ray(config)
