@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from benchmarks.report import Figure
 from pbkv_cluster.core.blocks import KEY_BYTES, Namespace, block_keys
-from pbkv_cluster.core.residency import Residency
+from pbkv_cluster.core.locations.residency import Residency
 from pbkv_cluster.core.tokens import TOKEN_BYTES
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.block_map import BlockMap, WorkerKey

@@ -28,7 +28,7 @@ from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast
-from pbkv_cluster.core.residency import Residency
+from pbkv_cluster.core.locations.residency import Residency
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, blocks_for, full_blocks
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.remote_steps import RemoteStepEvent
@@ -173,8 +173,6 @@ class KVCache:
             self.tiers.drop_spoiled()
         self.observer.step_closed(handle)
 
-    # --- transfers ---
-
     def restore(self, blocks: Mapping[Tier, Iterable[StoredBlock]]) -> int:
         """Finds blocks in slower tiers that an earlier process has stored there; to be called before anything else.
 
@@ -202,8 +200,6 @@ class KVCache:
     def wait(self, handle: CacheHandle) -> None:
         """Blocks until a handle is ready."""
         self.tiers.in_flight.wait(handle.waits_for)
-
-    # --- workflows ---
 
     def retire(self, workflow: str) -> None:
         """The workflow has ended and owns nothing any more."""

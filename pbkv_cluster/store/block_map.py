@@ -6,7 +6,7 @@ Whoever knows of changes writes it (`cluster_index/mirror.py`, on an event loop)
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from pbkv_cluster.core.residency import ON_GPU, READABLE, unpack
+from pbkv_cluster.core.locations.residency import ON_GPU, READABLE, unpack
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.block_source import BlockPlace
 

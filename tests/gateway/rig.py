@@ -16,7 +16,7 @@ from grpc import aio
 
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import Config
-from pbkv_cluster.core.residency import Residency
+from pbkv_cluster.core.locations.residency import Residency
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.tokens import unpack
 from pbkv_cluster.core.usage import Tier, Usage

@@ -12,7 +12,7 @@ import pytest
 
 from pbkv_cluster.cache.sequence import fetch
 from pbkv_cluster.core.config import Config
-from pbkv_cluster.core.residency import READABLE
+from pbkv_cluster.core.locations.residency import READABLE
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.prefill_rate import PrefillRate
 from pbkv_cluster.gpu_worker.kv import other_workers

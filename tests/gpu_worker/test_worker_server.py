@@ -16,7 +16,7 @@ from pbkv_cluster.core.blocks import BlockLabel
 from pbkv_cluster.core.clock import ManualClock, SystemClock
 from pbkv_cluster.core.errors import InvalidArgument, StartupError, Unavailable
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
-from pbkv_cluster.core.residency import Residency
+from pbkv_cluster.core.locations.residency import Residency
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, unpack
 from pbkv_cluster.core.usage import Tier

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from pbkv_cluster.cache.tree.node import ABSENT, GPU, Node
 from pbkv_cluster.core.blocks import BlockLabel
-from pbkv_cluster.core.residency import Residency
+from pbkv_cluster.core.locations.residency import Residency
 from pbkv_cluster.core.usage import Tier
 
 ChangeListener = Callable[[BlockLabel, Residency], None]

@@ -18,8 +18,8 @@ from pbkv_cluster.core.background import first_failure_of
 from pbkv_cluster.core.blocks import BlockLabel
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import Config
+from pbkv_cluster.core.locations.residency import READABLE, Residency
 from pbkv_cluster.core.metrics.metric import Source
-from pbkv_cluster.core.residency import READABLE, Residency
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.text.tokenizers_only import use_tokenizers_only
 from pbkv_cluster.rpc.services import GATEWAY, GATEWAY_HTTP, HOST_STORE, PREDICTOR

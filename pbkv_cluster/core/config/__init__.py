@@ -1,18 +1,17 @@
 """Configuration: one typed `tree` of sections, read from defaults, a YAML file, the environment and flags (`sources`)."""
 
 from pbkv_cluster.core.config.sources import Origin, Settings, load
+from pbkv_cluster.core.config.stores import HostStoreConfig, RedisConfig
 from pbkv_cluster.core.config.tree import (
     CacheConfig,
     ClusterConfig,
     Config,
     EngineConfig,
     GatewayConfig,
-    HostStoreConfig,
     LoggingConfig,
     ModelConfig,
     OtelConfig,
     PredictorConfig,
-    RedisConfig,
 )
 
 __all__ = [

@@ -1,1 +1,1 @@
-"""Where things are, as text: addresses of services, URLs, paths of models. Checked and shown here, never opened."""
+"""Where things are: addresses, URLs and paths of models as text, checked and never opened; and in which tiers a block lies."""

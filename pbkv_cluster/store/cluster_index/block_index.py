@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from redis.typing import EncodableT
 
 from pbkv_cluster.core.blocks import KEY_BYTES
-from pbkv_cluster.core.residency import PACKED_BYTES
+from pbkv_cluster.core.locations.residency import PACKED_BYTES
 from pbkv_cluster.store.block_map import Match, WorkerKey
 from pbkv_cluster.store.cluster_index.change_stream import CHANGE_BYTES, ENTRIES_MAX, ENTRY_CHANGES_MAX, stream_key, worker_name
 from pbkv_cluster.store.cluster_index.client import key_prefix, lua, redis_errors, ttl_ms

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 from redis.asyncio import Redis
 
 from pbkv_cluster.core.blocks import KEY_BYTES
-from pbkv_cluster.core.residency import PACKED_BYTES
+from pbkv_cluster.core.locations.residency import PACKED_BYTES
 from pbkv_cluster.store.block_map import WorkerKey
 from pbkv_cluster.store.cluster_index.client import key_prefix, redis_errors
 

@@ -11,7 +11,7 @@ from pbkv_cluster.core.background import cancel
 from pbkv_cluster.core.blocks import KEY_BYTES
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.core.residency import Residency
+from pbkv_cluster.core.locations.residency import Residency
 from pbkv_cluster.store.cluster_index.block_index import BlockIndex
 from pbkv_cluster.store.cluster_index.directory import Directory
 from pbkv_cluster.store.cluster_index.entries import WorkerEntry

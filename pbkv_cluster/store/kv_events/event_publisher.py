@@ -11,7 +11,7 @@ import zmq
 
 from pbkv_cluster.core.blocks import BlockLabel
 from pbkv_cluster.core.errors import StartupError
-from pbkv_cluster.core.residency import Residency
+from pbkv_cluster.core.locations.residency import Residency
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, unpack
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.kv_events.messages import (

@@ -8,7 +8,7 @@ import zmq
 import zmq.asyncio
 
 from pbkv_cluster.core.clock import Clock
-from pbkv_cluster.core.residency import Residency, unpack
+from pbkv_cluster.core.locations.residency import Residency, unpack
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.block_map import BlockMap, WorkerKey
 from pbkv_cluster.store.kv_events.messages import (

@@ -6,7 +6,7 @@ import redis
 from redis.asyncio import Redis
 
 from pbkv_cluster.core.blocks import Namespace
-from pbkv_cluster.core.residency import Residency
+from pbkv_cluster.core.locations.residency import Residency
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.cluster_index import RedisServer, WorkerEntry
 from pbkv_cluster.store.cluster_index.client import redis_errors

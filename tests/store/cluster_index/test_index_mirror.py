@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from pbkv_cluster.core.blocks import block_keys
 from pbkv_cluster.core.clock import Clock, ManualClock, SystemClock
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.core.residency import NOWHERE, READABLE, Residency, unpack
+from pbkv_cluster.core.locations.residency import NOWHERE, READABLE, Residency, unpack
 from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.block_map import BYTES_A_BLOCK, BlockMap, Match, WorkerKey

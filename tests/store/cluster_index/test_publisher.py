@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from pbkv_cluster.core.blocks import block_keys
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.core.residency import NOWHERE, Residency
+from pbkv_cluster.core.locations.residency import NOWHERE, Residency
 from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.cluster_index import BlockIndex, Directory, IndexPublisher, Match, RedisServer, connect

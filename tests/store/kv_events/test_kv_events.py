@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pbkv_cluster.core.blocks import BlockLabel, Namespace, chain_keys
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.errors import StartupError
-from pbkv_cluster.core.residency import NOWHERE, Residency, unpack
+from pbkv_cluster.core.locations.residency import NOWHERE, Residency, unpack
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.block_map import BlockMap
