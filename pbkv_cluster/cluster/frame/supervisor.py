@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from pbkv_cluster.cluster.frame.actors import MemberSpec, launch
-from pbkv_cluster.cluster.frame.causes import in_words
+from pbkv_cluster.cluster.frame.causes import NODE_LOST, in_words
 from pbkv_cluster.cluster.frame.standby import Standby
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.store.cluster_index import MemberEntry
@@ -218,9 +218,12 @@ class Supervisor:
             error = caught
         match member.state:
             case _State.UP:
-                self._is_down(member, str(answer) if error is None else in_words(error))
+                cause = str(answer) if error is None else in_words(error)
+                self._is_down(member, cause)
                 if error is None:
                     self._await_end(member)
+                elif cause == NODE_LOST:  # whoever follows the nodes removes the member
+                    self._try_later(member, lambda: self._restart(member))
                 elif isinstance(error, ray.exceptions.ActorUnavailableError):
                     self._kill(member)  # it may still serve, where Ray does not reach it
                 else:
