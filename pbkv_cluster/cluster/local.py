@@ -24,6 +24,7 @@ from pbkv_cluster.cluster.membership.problem_watch import ProblemWatch
 from pbkv_cluster.cluster.nodes.node_requests import NodeRequests
 from pbkv_cluster.cluster.startup import preflight
 from pbkv_cluster.cluster.startup.acquaintance import await_acquaintance
+from pbkv_cluster.cluster.startup.gateway_ports import with_free_ports, without_http
 from pbkv_cluster.cluster.startup.interrupts import Interrupts
 from pbkv_cluster.cluster.startup.private_file import write_private
 from pbkv_cluster.cluster.startup.run_record import RunRecord
@@ -36,7 +37,6 @@ from pbkv_cluster.core.locations.addresses import join_address
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
 from pbkv_cluster.rpc.services import DISCOVERY_PATH, GATEWAY, PREDICTOR
 from pbkv_cluster.store.cluster_index import RedisServer
-from pbkv_cluster.store.cluster_index.redis_server import free_port
 
 if TYPE_CHECKING:
     from pbkv_cluster.cluster.frame.actor_group import ActorGroup
@@ -178,8 +178,8 @@ class LocalCluster:
             self.redis_url_file = write_private(state_dir.path / "redis.url", redis.url)
         if self._config.gateway.http_port >= 0 and (missing := preflight.missing_for_http()):
             stages.done(f"no HTTP API, because {missing} is missing: pip install 'pbkv-cluster[http]'")
-            self._config = _with_gateway(self._config, {"http_port": -1})
-        self._config = _with_gateway_ports(self._config, here)
+            self._config = without_http(self._config)
+        self._config = with_free_ports(self._config, here)
         if self._config.gateway.http_port >= 0:
             self.http_address = join_address(here, self._config.gateway.http_port)
         preflight.check_name_is_free(self._config)  # again: starting Ray takes seconds
@@ -289,18 +289,3 @@ def _check_names(config: Config) -> None:
 
     make_policies(2, config.cache)
     PREDICTORS.get(config.predictor.model)
-
-
-def _with_gateway_ports(config: Config, host: str) -> Config:
-    """The configuration with free ports in place of port 0, so that a gateway that restarts keeps its ports.
-
-    Raises:
-        StartupError: nothing can listen on `host`.
-    """
-    return _with_gateway(
-        config, {name: free_port(host) for name in ("port", "http_port") if getattr(config.gateway, name) == 0}
-    )
-
-
-def _with_gateway(config: Config, ports: Mapping[str, int]) -> Config:
-    return config.model_copy(update={"gateway": config.gateway.model_copy(update=dict(ports))})

@@ -24,6 +24,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folders of this test's clusters alone; Ray's sockets need short paths."""
     monkeypatch.setenv("RAY_TMPDIR", tempfile.gettempdir())
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("PBKV_GATEWAY_HTTP_PORT", "0")  # other tests have clusters at the same time
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path
 

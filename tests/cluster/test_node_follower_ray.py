@@ -30,6 +30,7 @@ def ray_nodes(mark: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")
     monkeypatch.setenv("RAY_worker_niceness", "0")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PBKV_GATEWAY_HTTP_PORT", "0")  # other tests have clusters at the same time
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # whatever tokens the user of this machine has
     monkeypatch.setenv("RAY_gcs_server_port_wait_time_s", "180")
     from ray.cluster_utils import Cluster
