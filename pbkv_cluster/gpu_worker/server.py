@@ -32,6 +32,7 @@ from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.services import Services
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, worker_pb2, worker_pb2_grpc
 from pbkv_cluster.store.block_map import BlockMap
+from pbkv_cluster.store.block_source import BlockSource
 from pbkv_cluster.store.sibling_source import SiblingSource
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class WorkerServer:
         on_change: ChangeListener | None = None,
         blocks: BlockMap | None = None,
         node_id: str = "",
+        peers: BlockSource | None = None,
     ) -> None:
         """Args:
         config: of the cluster.
@@ -73,6 +75,7 @@ class WorkerServer:
         on_change: called, on the engine's thread, for every block that enters or leaves a tier.
         blocks: tells which workers hold what; None: nothing is fetched from others.
         node_id: of the worker's node, as in `blocks`.
+        peers: reads the blocks of other nodes; None: they are not read.
         """
         self._config = config
         self._worker_id = worker_id
@@ -80,6 +83,7 @@ class WorkerServer:
         self._on_change = on_change
         self._blocks = blocks
         self._node_id = node_id
+        self._peers = peers
         self._rpc = RpcServer()
         self._arena = ArenaRegion(worker_id, host_store) if host_store else None
         self._predictor = predictor
@@ -181,12 +185,18 @@ class WorkerServer:
         return Path(engine.disk_path, name) if engine.disk_bytes else None
 
     def _other_workers(self, runner: TorchRunner) -> OtherWorkers | None:
-        """The workers whose blocks this one can read: those of its node, where its host tier is a part of the arena."""
-        file = self._arena.file if self._arena is not None else None
-        if self._blocks is None or file is None or not self._config.engine.read_siblings:
+        """The workers whose blocks this one can read: those of its node, where its host tier is a part of the arena, and those
+        of other nodes.
+        """
+        file, engine = self._arena.file if self._arena is not None else None, self._config.engine
+        sources: dict[Tier, BlockSource] = {}
+        if file is not None and engine.read_siblings:
+            sources[Tier.SIBLING] = SiblingSource(file, runner.model_digest, runner.host_layout.payload_bytes)
+        if self._peers is not None and engine.read_peers:
+            sources[Tier.REMOTE] = self._peers
+        if self._blocks is None or not sources:
             return None
-        siblings = SiblingSource(file, runner.model_digest, runner.host_layout.payload_bytes)
-        return OtherWorkers(self._blocks, self._node_id, self._worker_id, {Tier.SIBLING: siblings})
+        return OtherWorkers(self._blocks, self._node_id, self._worker_id, sources)
 
     def _load(self) -> tuple[torch.device, LoadedModel, TextCodec]:
         device = pick_device(self._config.engine.device)

@@ -1,9 +1,11 @@
-"""Members of one node with a real Redis: what one worker announces, its sibling fetches."""
+"""Members of one node and of two, with a real Redis: what one worker announces, another fetches."""
 
 import asyncio
 from contextlib import AsyncExitStack
 from itertools import count
 from pathlib import Path
+
+import pytest
 
 from pbkv_cluster.cluster.membership.member import MemberContext
 from pbkv_cluster.cluster.membership.members import HostStoreMember, WorkerMember
@@ -23,7 +25,10 @@ from tests.polling import eventually
 PROMPT = list(range(10, 300))
 
 
-async def test_a_worker_fetches_what_its_sibling_has_announced(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("nodes", "tier"), [(("node-0", "node-0"), Tier.SIBLING), (("node-0", "node-1"), Tier.REMOTE)], ids=["sibling", "node"]
+)
+async def test_a_worker_fetches_what_another_has_announced(nodes: tuple[str, str], tier: Tier, tmp_path: Path) -> None:
     build(tmp_path, "llama", **SMALL)
     settings = config(
         tmp_path,
@@ -33,13 +38,14 @@ async def test_a_worker_fetches_what_its_sibling_has_announced(tmp_path: Path) -
     )
     async with AsyncExitStack() as stack:
         server = stack.enter_context(RedisServer.resolve(""))
-        context = MemberContext(settings, server.url, "127.0.0.1", "node-0")
-        store = HostStoreMember(context, workers=2)
-        stack.push_async_callback(store.stop)
-        await store.start()
+        contexts = {node: MemberContext(settings, server.url, "127.0.0.1", node) for node in nodes}
+        for context in contexts.values():
+            store = HostStoreMember(context, workers=2)
+            stack.push_async_callback(store.stop)
+            await store.start()
         rigs = []
-        for name in ("one", "two"):
-            worker = WorkerMember(context, name)
+        for name, node in zip(("one", "two"), nodes, strict=True):
+            worker = WorkerMember(contexts[node], name)
             stack.push_async_callback(worker.stop)
             channel = await stack.enter_async_context(connect(await worker.start()))
             stubs = worker_pb2_grpc.WorkerServiceStub(channel), store_pb2_grpc.StoreServiceStub(channel)
@@ -51,14 +57,14 @@ async def test_a_worker_fetches_what_its_sibling_has_announced(tmp_path: Path) -
         async def fetched() -> bool:
             """The second computes until it has been told what the first has."""
             answers.append(await two.run(step(PROMPT)))
-            if answers[-1].usage.delivered.get(Tier.SIBLING):
+            if answers[-1].usage.delivered.get(tier):
                 return True
             await two.clear()
             return False
 
         await eventually(fetched, 60.0)
         assert all(answer.tokens == first.tokens for answer in answers)
-        assert (await two.decisions())["fetch"] == len(PROMPT) // 16
+        assert (await two.decisions())["fetch"] >= len(PROMPT) // 16
 
 
 async def test_a_worker_publishes_what_its_cache_holds(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pbkv_cluster.cluster.membership.announcer import Announcer
 from pbkv_cluster.cluster.membership.member import MemberContext
 from pbkv_cluster.cluster.membership.metrics_endpoint import MetricsEndpoint, PutFigures
+from pbkv_cluster.cluster.membership.peer_addresses import PeerAddresses
 from pbkv_cluster.cluster.membership.problem_report import ProblemReport
 from pbkv_cluster.cluster.membership.redis_connection import RedisConnection
 from pbkv_cluster.core.background import first_failure_of
@@ -177,12 +178,18 @@ class WorkerMember(_MemberBase):
 
     async def start(self) -> str:
         from pbkv_cluster.gpu_worker.server import WorkerServer
+        from pbkv_cluster.store.peers.source import PeerSource
+        from pbkv_cluster.store.peers.transports import make_transport
 
         self._publish_events()
         directory, blocks = self._redis.directory, BlockMap(READABLE)
         mirror = IndexMirror(self._redis.blocks, directory, SystemClock(), blocks, besides=self._worker_id)
         self._add_part(mirror.stop, mirror.wait)
         mirror.start()
+        addresses = PeerAddresses(directory)
+        self._add_part(addresses.stop, addresses.wait)
+        addresses.start()
+        peers = PeerSource(addresses.find, make_transport(self._context.config.host_store.peer_transport))
         worker = WorkerServer(
             await asyncio.to_thread(_with_model, self._context.config),
             self._worker_id,
@@ -192,8 +199,11 @@ class WorkerMember(_MemberBase):
             on_change=self._changed,
             blocks=blocks,
             node_id=self._context.node_id,
+            peers=peers,
         )
         self._add_part(worker.stop, worker.wait)
+        # Before the worker, whose copies may be waiting for another node.
+        self._add_part(lambda: asyncio.to_thread(peers.close))
         facts = await worker.start(self._context.host)
         entry = WorkerEntry(
             worker_id=self._worker_id,

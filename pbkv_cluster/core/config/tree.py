@@ -88,6 +88,7 @@ class EngineConfig(Section):
         1.0, ge=0, le=1, description="share of blocks loaded from host memory that are compared with their checksum"
     )
     read_siblings: bool = Field(True, description="fetch blocks from the host memory of the node's other workers")
+    read_peers: bool = Field(True, description="fetch blocks from the host memory of other nodes")
     max_batch_tokens: int = Field(2048, ge=16, description="most tokens in one forward pass")
     prefill_chunk_tokens: int = Field(1024, ge=16, description="most tokens of one prompt in one forward pass")
     max_running: int = Field(64, ge=1, description="most sequences that run at once")

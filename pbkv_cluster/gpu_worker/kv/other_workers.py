@@ -85,5 +85,8 @@ class OtherWorkers:
         places = self._blocks.places(key, self._worker_id)
         return next((place for place in places if self._kind(place) is tier), None)
 
-    def _kind(self, place: BlockPlace) -> Tier:
-        return Tier.SIBLING if place.node == self._node and place.tier is Tier.HOST else Tier.REMOTE
+    def _kind(self, place: BlockPlace) -> Tier | None:
+        """The kind of memory that a block would be read from; None: nobody reads what lies only on the disk of another."""
+        if place.tier is not Tier.HOST:
+            return None
+        return Tier.SIBLING if place.node == self._node else Tier.REMOTE
