@@ -13,6 +13,7 @@ from pbkv_cluster.core.config.tree import (
     OtelConfig,
     PredictorConfig,
     RedisConfig,
+    TelemetryConfig,
 )
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "PredictorConfig",
     "RedisConfig",
     "Settings",
+    "TelemetryConfig",
     "load",
 ]
