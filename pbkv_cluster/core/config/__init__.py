@@ -1,5 +1,6 @@
 """Configuration: one typed `tree` of sections, read from defaults, a YAML file, the environment and flags (`sources`)."""
 
+from pbkv_cluster.core.config.monitoring import LoggingConfig, OtelConfig, TelemetryConfig
 from pbkv_cluster.core.config.sources import Origin, Settings, load
 from pbkv_cluster.core.config.tree import (
     CacheConfig,
@@ -8,12 +9,9 @@ from pbkv_cluster.core.config.tree import (
     EngineConfig,
     GatewayConfig,
     HostStoreConfig,
-    LoggingConfig,
     ModelConfig,
-    OtelConfig,
     PredictorConfig,
     RedisConfig,
-    TelemetryConfig,
 )
 
 __all__ = [
