@@ -137,6 +137,7 @@ def test_ray_up_a_workload_a_loss_a_new_host_and_the_shutdown(network: Network, 
     assert "stopped" in network.at(head, "pbkv down", SOON_S)
     assert "nothing to stop" in network.at(head, "pbkv down")
     ray(network, "down", config)
+    network.at(later, "ray stop", SOON_S)  # its raylet would end by itself, but not Ray's monitor of logs
     for host in (head, later):
         wait_for(lambda host=host: not network.processes(host), SOON_S, lambda host=host: f"{host}: {network.processes(host)}")  # type: ignore[misc]
         left = network.at(host, 'ls "$TMPDIR"').split()
