@@ -20,7 +20,18 @@ START_S = 120
 
 
 def serve(small_model: Path, *flags: str) -> subprocess.Popen[str]:
-    command = [*SERVE, "--model", str(small_model), "--gpu-blocks", "100", "--port", "0", *flags]
+    command = [
+        *SERVE,
+        "--model",
+        str(small_model),
+        "--gpu-blocks",
+        "100",
+        "--port",
+        "0",
+        "--set",
+        "gateway.http_port=0",
+        *flags,
+    ]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
