@@ -11,7 +11,7 @@ from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.step.admission import Admission
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
-from pbkv_cluster.store.cluster_index import Directory
+from pbkv_cluster.store.cluster_index import Directory, IndexMirror
 
 
 @dataclass(slots=True)
@@ -25,6 +25,7 @@ class GatewayFigures:
     meter: GatewayMeter
     decisions: Decisions
     directory: Directory
+    mirror: IndexMirror
 
     async def put(self, figures: Figures) -> None:
         """Adds them to a scrape."""
@@ -36,6 +37,9 @@ class GatewayFigures:
         figures.put(names.STEPS_IN_FLIGHT, len(self.admission))
         figures.put(names.REDIS_REACHABLE, self.pool.index_reachable)
         figures.put(names.PREDICTOR_REACHABLE, self.feed.reachable)
+        figures.put(names.INDEX_BLOCKS, len(self.mirror.blocks))
+        figures.put(names.INDEX_CURRENT, self.mirror.is_current)
+        figures.put(names.INDEX_REPAIRS, self.mirror.repairs)
         figures.put(names.EVENTS_QUEUED, self.feed.queued)
         figures.put(names.EVENTS_DROPPED, self.decisions[Reason.EVENT_DROPPED])
         figures.put(names.DIRECTORY_MALFORMED, self.directory.malformed)

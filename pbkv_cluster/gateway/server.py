@@ -104,7 +104,9 @@ class GatewayServer:
         )
         self.status = StatusReader(config, self._pool, open_workflows, admission, self._feed, meter, decisions, directory)
         self._inspection = InspectionServicer(open_workflows, self._feed.history, agents, clock)
-        self.figures = GatewayFigures(self._pool, open_workflows, admission, self._feed, meter, decisions, directory)
+        self.figures = GatewayFigures(
+            self._pool, open_workflows, admission, self._feed, meter, decisions, directory, self.mirror
+        )
         self._background = Background()
         self._server = RpcServer()
 

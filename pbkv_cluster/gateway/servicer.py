@@ -36,7 +36,7 @@ class WorkflowServicer(workflow_pb2_grpc.WorkflowServiceServicer):
     async def SubmitStep(  # noqa: N802
         self, request: workflow_pb2.SubmitStepRequest, context: _Context
     ) -> AsyncIterator[workflow_pb2.StepEvent]:
-        step = self._submission.admit(request.ByteSize())
+        step = self._submission.admit(request.ByteSize(), context.invocation_metadata())
         # NOTE: if the client cancels while an event is on its way to it, the generator stays suspended. The callback frees the
         # step at once, whatever state the generator is in.
         context.add_done_callback(lambda _: self._submission.close(step))  # type: ignore[arg-type]  # the stubs want a class

@@ -9,15 +9,17 @@ from pbkv_cluster.cache.observer import GuardStat
 from pbkv_cluster.core import checks
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
-from pbkv_cluster.core.errors import FailedPrecondition
-from pbkv_cluster.core.logs import bind
+from pbkv_cluster.core.errors import FailedPrecondition, PbkvError
+from pbkv_cluster.core.logs.fields import bind
 from pbkv_cluster.core.tokens import count, pack
+from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.gpu_worker.cache_listing import check_cache, list_cache
 from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
 from pbkv_cluster.gpu_worker.pool_memory import PoolMemory
 from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
+from pbkv_cluster.rpc import tracing
 from pbkv_cluster.rpc.convert import (
     finish_reason_to_wire,
     packed_from_wire,
@@ -28,6 +30,7 @@ from pbkv_cluster.rpc.convert import (
     tool_call_from_wire,
     usage_to_wire,
 )
+from pbkv_cluster.rpc.tracing import NO_SPAN, Span
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc, workflow_pb2
 
 
@@ -68,19 +71,42 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         context.add_done_callback(lambda _: self._thread.post(lambda engine: engine.cancel(step.id)))
         if request.remote_steps:
             self._hear(request)
+        span = tracing.start("worker", context.invocation_metadata())
         outputs = self._thread.stream(step)
+        failure = "cancelled"
         try:
             async for output in outputs:
                 if output.tokens or output.text:
                     yield worker_pb2.RunStepEvent(tokens=_tokens(output))
                 if output.finished is not None:
                     assert output.usage is not None
+                    failure = ""
+                    self._trace(span, output.usage)
                     finished = worker_pb2.RunStepEvent.Finished(
                         reason=finish_reason_to_wire(output.finished), usage=usage_to_wire(output.usage), hidden=output.hidden
                     )
                     yield worker_pb2.RunStepEvent(finished=finished)
+        except PbkvError as error:
+            failure = str(error)
+            raise
         finally:
+            span.end(failure)
             await outputs.aclose()
+
+    def _trace(self, span: Span, usage: Usage) -> None:
+        """Adds the parts of a step that has finished, as its usage record has them."""
+        if span is NO_SPAN:
+            return
+        end = self._clock.wall()
+        first_token = end - usage.decode_s
+        scheduled = first_token - usage.prefill_s
+        span.part("queue", scheduled - usage.load_s - usage.queue_s, usage.queue_s)
+        span.part("load", scheduled - usage.load_s, usage.load_s)
+        span.part("prefill", scheduled, usage.prefill_s)
+        span.part("decode", first_token, usage.decode_s)
+        span.set(computed_tokens=usage.computed_tokens, preemptions=usage.preemptions)
+        for tier, tokens in usage.delivered.items():
+            span.set(**{f"delivered_{tier.value}_tokens": tokens})
 
     def _step(self, request: worker_pb2.RunStepRequest) -> StepRequest:
         checks.not_empty("request_id", request.request_id)

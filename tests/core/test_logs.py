@@ -10,7 +10,8 @@ import pytest
 from structlog.contextvars import clear_contextvars
 
 from pbkv_cluster.core.config import LoggingConfig
-from pbkv_cluster.core.logs import bind, set_up_logs
+from pbkv_cluster.core.logs.fields import bind
+from pbkv_cluster.core.logs.setup import set_up_logs
 
 log = logging.getLogger("pbkv_cluster.somewhere")
 
@@ -39,7 +40,7 @@ def records(stream: io.StringIO) -> list[dict[str, Any]]:
 def test_a_record_of_json_is_one_line_with_its_fields() -> None:
     stream = set_up(format="json")
     bind(workflow="w\n1", step=3)
-    log.warning("it took %.1f s:\n%s", 1.5, "why", extra={"reason": "route_prefix"})
+    log.warning("it took %.1f s:\n%s", 1.5, "why", extra={"reason": "route_prefix", "_ray_timestamp_ns": 7})
     (record,) = records(stream)
     assert record.pop("timestamp").endswith("Z")
     assert record == {

@@ -153,9 +153,9 @@ class Rig:
     async def end_workflow(self, workflow_id: str) -> None:
         await self.stub.EndWorkflow(workflow_pb2.EndWorkflowRequest(workflow_id=workflow_id))
 
-    def submit(self, workflow_id: str, **fields: Any) -> Any:
+    def submit(self, workflow_id: str, metadata: tuple[tuple[str, str], ...] | None = None, **fields: Any) -> Any:
         """The call of a step; its output has four tokens unless `fields` say otherwise."""
-        return self.stub.SubmitStep(step_request(workflow_id, **fields), timeout=PATIENCE_S)
+        return self.stub.SubmitStep(step_request(workflow_id, **fields), timeout=PATIENCE_S, metadata=metadata)
 
     async def run(self, workflow_id: str, **fields: Any) -> Answer:
         return await read(self.submit(workflow_id, **fields))

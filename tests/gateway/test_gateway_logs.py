@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from pbkv_cluster.core.config import LoggingConfig
-from pbkv_cluster.core.logs import set_up_logs
+from pbkv_cluster.core.logs.setup import set_up_logs
 from pbkv_cluster.rpc.v1 import types_pb2
 from tests.gateway.peers import ScriptedWorker
 from tests.gateway.rig import refused, running

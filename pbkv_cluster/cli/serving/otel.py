@@ -35,7 +35,7 @@ def otel(
     flags = {"redis.url": redis, "otel.port": port, "otel.http_port": http_port, "cluster.host": host}
     settings = load_settings(config, assignments, flags)
     check_predictor(predictor, settings.config.redis.url)
-    from pbkv_cluster.core.logs import set_up_logs
+    from pbkv_cluster.core.logs.setup import set_up_logs
 
     set_up_logs(settings.config.logging)
     asyncio.run(_serve(settings.config, predictor))

@@ -58,7 +58,7 @@ def serve(
 def _serve(config: "Config", log_path: str = "", on_ready: Callable[[], None] = lambda: None) -> None:
     from pbkv_cluster.cluster.local import LocalCluster
     from pbkv_cluster.cluster.startup.run_record import RunRecord
-    from pbkv_cluster.core.logs import set_up_logs
+    from pbkv_cluster.core.logs.setup import set_up_logs
     from pbkv_cluster.rpc.services import HEAD
 
     set_up_logs(config.logging, HEAD, least=logging.WARNING)  # it reports what is worth knowing by itself

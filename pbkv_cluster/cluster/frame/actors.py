@@ -20,7 +20,8 @@ from pbkv_cluster.cluster.frame.member_thread import MemberThread, prepare
 from pbkv_cluster.cluster.membership.member import MakeMember, MemberContext
 from pbkv_cluster.core.config import LoggingConfig
 from pbkv_cluster.core.errors import PbkvError
-from pbkv_cluster.core.logs import set_up_logs
+from pbkv_cluster.core.logs.setup import set_up_logs
+from pbkv_cluster.rpc.tracing import set_up_tracing, stop_tracing
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ class MemberActor:
         address = problem = ""
         with self._loading:
             here = _here(context)
+            set_up_tracing(context.config.telemetry, context.name)
             self._member = MemberThread(lambda: make(here), self._exit)
             try:
                 address = self._member.started.result(timeout_s)
@@ -109,6 +111,7 @@ class MemberActor:
         """Stops the member in good order."""
         if self._member is not None:
             self._member.stop(_STOP_S)
+        stop_tracing()
 
     def _exit(self, error: BaseException) -> None:
         """Ends the process, so that another takes its place."""

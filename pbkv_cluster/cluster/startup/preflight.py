@@ -34,6 +34,7 @@ def check(config: Config) -> None:
         local_model(config.model.path)
     _check_experts(config)
     tool_format(config.model.tool_format, template="")
+    _check_telemetry(config)
     _check_state_path(config.predictor.state_path)
     _check_ports(config)
     _check_ray(config)
@@ -78,6 +79,11 @@ def _check_experts(config: Config) -> None:
     if config.predictor.model == "mixture":
         for name in config.predictor.experts.split(","):
             EXPERTS.get(name.strip())
+
+
+def _check_telemetry(config: Config) -> None:
+    if config.telemetry.otlp_endpoint and find_spec("opentelemetry.exporter.otlp.proto.grpc") is None:
+        raise StartupError("telemetry.otlp_endpoint needs more packages: pip install 'pbkv-cluster[telemetry]'")
 
 
 def _check_state_path(text: str) -> None:

@@ -12,6 +12,7 @@ from pbkv_cluster.core.config.tree import (
     ModelConfig,
     OtelConfig,
     PredictorConfig,
+    TelemetryConfig,
 )
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "PredictorConfig",
     "RedisConfig",
     "Settings",
+    "TelemetryConfig",
     "load",
 ]

@@ -6,7 +6,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from pbkv_cluster.core.config.section import Section, checked
 from pbkv_cluster.core.config.stores import HostStoreConfig, KvEventsConfig, RedisConfig
-from pbkv_cluster.core.locations.addresses import check_host
+from pbkv_cluster.core.locations.addresses import check_host, parse_address
 
 
 class ClusterConfig(Section):
@@ -268,6 +268,19 @@ class LoggingConfig(Section):
     prompts: bool = Field(False, description="log the text of every prompt; never otherwise")
 
 
+class TelemetryConfig(Section):
+    """Traces of steps, for an OpenTelemetry collector."""
+
+    otlp_endpoint: str = Field(
+        "", description="host:port of a collector (OTLP over gRPC) that gets the spans of every step; empty: none"
+    )
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        return checked(lambda: str(parse_address("otlp_endpoint", value))) if value else value
+
+
 class Config(Section):
     """The whole configuration."""
 
@@ -283,3 +296,4 @@ class Config(Section):
     otel: OtelConfig = OtelConfig()
     metrics: MetricsConfig = MetricsConfig()
     logging: LoggingConfig = LoggingConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()

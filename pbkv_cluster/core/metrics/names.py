@@ -115,6 +115,11 @@ WORKER_TOKENS = _gauge(
     labels=("worker",),
 )
 WORKER_REACHABLE = _gauge("pbkv_worker_reachable", "0 while a worker does not answer the gateway", _GATEWAY, labels=("worker",))
+INDEX_BLOCKS = _gauge("pbkv_index_blocks", "Blocks in the gateway's copy of the cluster index", _GATEWAY)
+INDEX_CURRENT = _gauge("pbkv_index_current", "1 while that copy is complete and follows Redis", _GATEWAY)
+INDEX_REPAIRS = _counter(
+    "pbkv_index_repairs_total", "Times that a worker's blocks were read again because a change was missed", _GATEWAY
+)
 EVENTS_QUEUED = _gauge("pbkv_events_queued", "Workflow events that wait for the predictor", _GATEWAY, _OTEL)
 EVENTS_DROPPED = _counter("pbkv_events_dropped_total", "Workflow events that the predictor will never get", _GATEWAY, _OTEL)
 

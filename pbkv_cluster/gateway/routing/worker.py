@@ -171,6 +171,7 @@ class Worker:
         priority: int,
         step_graph: StepGraph | None,
         remote_steps: RemoteSteps | None,
+        metadata: Sequence[tuple[str, str]] = (),
     ) -> StepStream:
         """Sends a step to the worker; returns at once.
 
@@ -179,8 +180,7 @@ class Worker:
             parent_step: number of the step that this one follows; None: it is the first.
             prompt: packed token ids.
             sent: packed output tokens that the client has from a lost worker. The worker goes on after them.
-            remote_steps: what the worker is to be told of the workflow's steps elsewhere; left out where the message would be
-                too large.
+            remote_steps: what the worker is to be told of steps elsewhere; left out where the message would be too large.
         """
         request = worker_pb2.RunStepRequest(
             request_id=request_id,
@@ -201,7 +201,7 @@ class Worker:
             # The next call that tells the worker more is refused, and then it is told everything.
             if request.ByteSize() > MAX_MESSAGE_BYTES:
                 request.ClearField("remote_steps")
-        return StepStream(self.stub.RunStep(request))
+        return StepStream(self.stub.RunStep(request, metadata=metadata or None))
 
     async def probe(self) -> bool:
         """Whether the worker answers."""

@@ -137,6 +137,7 @@ class Relay:
             priority=spec.priority,
             step_graph=workflow.step_graph,
             remote_steps=remote_steps,
+            metadata=step.span.metadata(),
         )
         step.place(worker, stream)
         return stream

@@ -13,6 +13,7 @@ from pbkv_cluster.gateway.routing.worker import StepStream, Worker
 from pbkv_cluster.gateway.step.prompt_reader import TokenizedPrompt
 from pbkv_cluster.gateway.step.state import NEXT_STATES, IllegalTransition, StepState
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow
+from pbkv_cluster.rpc.tracing import NO_SPAN, Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Step:
         self.hidden = b""  # of the prompt's last token, as the worker reports it at the end
         self.first_token_at: float | None = None  # on the clock's `now`
         self.retries = 0
+        self.span: Span = NO_SPAN  # of its whole time
 
     @property
     def state(self) -> StepState:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
-from pbkv_cluster.core.logs import bind
+from pbkv_cluster.core.logs.fields import bind
 from pbkv_cluster.core.sampling import SamplingOptions, SamplingParams
 from pbkv_cluster.core.text.words import hashed_words
 from pbkv_cluster.core.workflow.events import EventKind
@@ -26,6 +26,8 @@ from pbkv_cluster.gateway.step.step import Step, StepSpec
 from pbkv_cluster.gateway.workflow.events import EventReporter
 from pbkv_cluster.gateway.workflow.lifecycle import WorkflowLifecycle
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow
+from pbkv_cluster.rpc import tracing
+from pbkv_cluster.rpc.tracing import NO_SPAN, CallMetadata
 
 log = logging.getLogger(__name__)
 
@@ -57,17 +59,19 @@ class Submission:
     allow_forced_output: bool
     logs_prompts: bool = False
 
-    def admit(self, size_bytes: int) -> Step:
+    def admit(self, size_bytes: int, metadata: CallMetadata = None) -> Step:
         """Lets a step in; `close` it when its call is over.
 
         Args:
             size_bytes: of its request, as it came in.
+            metadata: that came with the call, which may have a trace's context.
 
         Raises:
             ResourceExhausted: too many steps are in flight, or they are too large.
         """
         step = Step(self.clock.now(), self._settle)
         self.admission.admit(step, size_bytes)
+        step.span = tracing.start("step", metadata)
         return step
 
     async def run(self, step: Step, request: StepRequest) -> AsyncIterator[StepEvent]:
@@ -99,6 +103,7 @@ class Submission:
     def _settle(self, step: Step) -> None:
         """Frees what a step holds that has reached a final state, and reports its end."""
         self.admission.release(step)
+        self._end_span(step)
         if step.worker is not None:
             self.pool.release(step.worker, step)
         workflow, spec = step.workflow, step.spec
@@ -126,6 +131,20 @@ class Submission:
                 words=hashed_words(step.beginning),
                 hidden=step.hidden,
             )
+
+    @staticmethod
+    def _end_span(step: Step) -> None:
+        if step.span is NO_SPAN:
+            return
+        if (spec := step.spec) is not None:
+            step.span.set(workflow=spec.workflow.id, step=spec.number, agent=spec.agent, workload=spec.workflow.workload)
+            step.span.set(prompt_tokens=spec.prompt.tokens, available_tokens=spec.available_tokens, retries=step.retries)
+            step.span.set(
+                worker=step.worker.id if step.worker is not None else "", output_tokens=tokens.count(bytes(step.sent))
+            )
+        if step.worker is not None:
+            step.span.set(worker=step.worker.id)
+        step.span.end("" if step.state is StepState.FINISHED else step.state.value)
 
     async def _read(self, step: Step, request: StepRequest) -> StepSpec:
         """Checks a request and fills in what it leaves out."""

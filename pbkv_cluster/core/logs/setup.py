@@ -1,13 +1,4 @@
-"""How a process of the cluster writes its log: one record a line, as text for people or as JSON.
-
-Modules log by the standard library, `logging.getLogger(__name__)`, so that a program that only uses the client keeps its own
-format. Fields that belong to a record are given as `extra`, or bound to all records of a call by `bind`:
-
-    log.warning("a step failed: %s", error, extra={"reason": Reason.STEP_FAILED})
-
-Names of fields: `workflow`, `step`, `agent`, `worker`, `reason` (a reason code), `member`. What a prompt or an output says is
-never logged, unless `logging.prompts` is set.
-"""
+"""Sets up how this process writes its log."""
 
 import logging
 import sys
@@ -18,7 +9,7 @@ from pbkv_cluster.core.config import LoggingConfig
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
 
-_RENDERED = ("message", "asctime")  # left in a record by handlers of others that have written it before
+_FOREIGN = ("message", "asctime", "_ray_timestamp_ns")  # left in a record by others that have handled it before
 
 
 def set_up_logs(config: LoggingConfig, member: str = "", stream: TextIO | None = None, least: int = logging.DEBUG) -> None:
@@ -33,8 +24,8 @@ def set_up_logs(config: LoggingConfig, member: str = "", stream: TextIO | None =
     from structlog import contextvars, dev, processors, stdlib
 
     def complete(logger: "WrappedLogger", method: str, event: "EventDict") -> "EventDict":
-        for rendered in _RENDERED:
-            event.pop(rendered, None)
+        for foreign in _FOREIGN:
+            event.pop(foreign, None)
         if member:
             event["member"] = member
         return event
@@ -66,10 +57,3 @@ def set_up_logs(config: LoggingConfig, member: str = "", stream: TextIO | None =
 
 class _OurHandler(logging.StreamHandler[TextIO]):
     """Told from handlers that others have added, such as those of a test."""
-
-
-def bind(**fields: object) -> None:
-    """Adds fields to all records that the present task logs from now on."""
-    from structlog.contextvars import bind_contextvars
-
-    bind_contextvars(**fields)
