@@ -13,10 +13,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from pbkv_cluster.cluster.frame import ray_nodes, ray_session
-from pbkv_cluster.cluster.frame.member_thread import MemberThread
 from pbkv_cluster.cluster.frame.ray_messages import RayMessages
 from pbkv_cluster.cluster.frame.ray_processes import RayProcesses
-from pbkv_cluster.cluster.membership.head import Head
 from pbkv_cluster.cluster.membership.member import MakeMember, MemberContext
 from pbkv_cluster.cluster.membership.member_board import MemberBoard
 from pbkv_cluster.cluster.membership.members import WORKER_PREFIX, GatewayMember, HostStoreMember, PredictorMember
@@ -35,7 +33,7 @@ from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.locations.addresses import join_address
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
-from pbkv_cluster.rpc.services import DISCOVERY_PATH, GATEWAY, PREDICTOR
+from pbkv_cluster.rpc.services import GATEWAY, PREDICTOR
 from pbkv_cluster.store.cluster_index import RedisServer
 
 if TYPE_CHECKING:
@@ -47,7 +45,6 @@ log = logging.getLogger(__name__)
 
 _LOOPBACK = "127.0.0.1"
 _HEALTH_S = 1.0
-_STOP_HEAD_S = 5.0
 
 
 class LocalCluster:
@@ -191,6 +188,7 @@ class LocalCluster:
     def _launch(self, context: MemberContext, stages: Stages) -> None:
         from pbkv_cluster.cluster.frame.actor_group import ActorGroup
         from pbkv_cluster.cluster.frame.actors import MemberSpec
+        from pbkv_cluster.cluster.frame.head_thread import HeadThread
         from pbkv_cluster.cluster.frame.standby import Standby
         from pbkv_cluster.cluster.nodes.node import Node
         from pbkv_cluster.cluster.nodes.node_follower import NodeFollower
@@ -219,7 +217,9 @@ class LocalCluster:
         self._stack.callback(self._supervisor.stop)
         self._supervisor.start()
         if self._config.metrics.enabled:
-            self._start_head(context, self._supervisor)
+            head = HeadThread(context, self._supervisor, self._report)
+            self._stack.callback(head.stop)
+            self.discovery_url = head.discovery_url
         self.gateway_address = self.addresses[GATEWAY]
         workers = sum(map(plan.workers_of, nodes))
         await_acquaintance(self.gateway_address, workers, deadline - time.monotonic())
@@ -230,15 +230,6 @@ class LocalCluster:
         self._follower = NodeFollower(plan, self._supervisor, known, drain_s, requests.take, board.show_nodes, self._report)
         self._stack.callback(self._follower.stop)
         self._follower.start()
-
-    def _start_head(self, context: MemberContext, supervisor: "Supervisor") -> None:
-        here = replace(context, host=context.host or ray_nodes.this_node_address(), node_id=ray_nodes.this_node_id())
-        head = MemberThread(
-            lambda: Head(here, supervisor.entries, supervisor.standby_pid),
-            lambda error: self._report(f"problem: Prometheus cannot find the members any more: {error}"),
-        )
-        self._stack.callback(head.stop, _STOP_HEAD_S)
-        self.discovery_url = f"http://{head.started.result()}{DISCOVERY_PATH}"
 
     def _stop_members(self, actors: "ActorGroup") -> None:
         try:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pbkv_cluster.core.residency import READABLE
 
 from pbkv_cluster.core.config import Config
-from pbkv_cluster.core.residency import READABLE
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.prefill_rate import PrefillRate
 from pbkv_cluster.store.arena.layout import RegionLayout

@@ -1,5 +1,6 @@
 """Configuration: one typed `tree` of sections, read from defaults, a YAML file, the environment and flags (`sources`)."""
 
+from pbkv_cluster.core.config.monitoring import LoggingConfig, OtelConfig, TelemetryConfig
 from pbkv_cluster.core.config.sources import Origin, Settings, load
 from pbkv_cluster.core.config.stores import HostStoreConfig, RedisConfig
 from pbkv_cluster.core.config.tree import (
@@ -8,11 +9,8 @@ from pbkv_cluster.core.config.tree import (
     Config,
     EngineConfig,
     GatewayConfig,
-    LoggingConfig,
     ModelConfig,
-    OtelConfig,
     PredictorConfig,
-    TelemetryConfig,
 )
 
 __all__ = [
