@@ -199,7 +199,7 @@ class GatewayConfig(Section):
     http_port: int = Field(
         26180, ge=-1, le=65535, description="port of the OpenAI-compatible HTTP API; 0 takes a free one, -1: none"
     )
-    http_model: str = Field("", description="name of the model for HTTP clients; empty: the last part of model.path")
+    http_model: str = Field("", description="name of the model for HTTP clients; empty: the last part of its path (model.path)")
     http_max_body_bytes: int = Field(16 << 20, ge=1024, description="most bytes of the body of one HTTP request")
     http_max_connections: int = Field(4096, ge=1, description="most HTTP connections; further ones are closed")
     http_read_timeout_s: float = Field(60.0, gt=0, description="seconds within which a whole HTTP request must arrive")
