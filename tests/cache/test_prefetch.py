@@ -14,7 +14,7 @@ from pbkv_cluster.cache.prefetch.planner import QueuedPrompt
 from pbkv_cluster.cache.prefetch.usefulness import Usefulness
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchCount, PrefetchSource
-from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
+from pbkv_cluster.cache.tiers.transfer import NullTransferEngine, Transfer
 from pbkv_cluster.cache.tree.node import GPU, Node
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import ManualClock
@@ -35,6 +35,25 @@ class _Bus(NullTransferEngine):
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         return BLOCK_S * blocks
+
+
+class _LostBus(_Bus):
+    """What is loaded to the GPU does not arrive."""
+
+    def __init__(self) -> None:
+        self.open: list[Transfer] = []
+
+    def submit(self, transfer: Transfer) -> bool:
+        if transfer.target is not Tier.GPU:
+            return True
+        self.open.append(transfer)
+        return False
+
+    def completed(self) -> Sequence[Transfer]:
+        done, self.open = self.open, []
+        for transfer in done:
+            transfer.failed = transfer.target_slots
+        return done
 
 
 class LateBus(LateEngine):
@@ -151,10 +170,10 @@ def test_random_histories_have_prefetches() -> None:
 class Rig:
     """A cache of 12 GPU and 40 host blocks. Workflow `w` has three blocks, `text(w)`, of one agent, `a-w`."""
 
-    def __init__(self, mode: str = "queue", policy: str = "pbkv-paper", guard: bool = False) -> None:
+    def __init__(self, mode: str, policy: str, guard: bool, bus: _Bus) -> None:
         self.clock = ManualClock()
         config = CacheConfig.model_validate({"policy": policy, "guard": guard, "prefetch": mode})
-        self.cache = make_cache({Tier.GPU: 12, Tier.HOST: 40}, config, _Bus(), self.clock)
+        self.cache = make_cache({Tier.GPU: 12, Tier.HOST: 40}, config, bus, self.clock)
         self.epoch = 0
 
     def run(self, name: str, number: int = 0) -> int:
@@ -195,8 +214,8 @@ def rig() -> Rig:
     return filled()
 
 
-def filled(mode: str = "queue", policy: str = "pbkv-paper", guard: bool = False) -> Rig:
-    rig = Rig(mode, policy, guard)
+def filled(mode: str = "queue", policy: str = "pbkv-paper", guard: bool = False, bus: _Bus | None = None) -> Rig:
+    rig = Rig(mode, policy, guard, bus or _Bus())
     for name in ("early", "b", "c", "d", "e"):
         rig.run(name)
         rig.forecast(name, 0.05)
@@ -279,6 +298,21 @@ def test_blocks_of_an_ended_workflow_that_were_not_used_are_wasted(rig: Rig) -> 
     for name in "fghi":
         rig.run(name)
     assert (rig.total.used, rig.total.wasted) == (0, 3)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_blocks_that_do_not_arrive_are_cancelled_and_leave_nothing_behind(ends: bool) -> None:
+    rig = filled(bus=_LostBus())
+    assert rig.ahead("early") == 3
+    if ends:
+        rig.cache.retire("early")
+    rig.cache.check_integrity()
+    rig.cache.poll()
+    rig.cache.check_integrity()
+    assert (rig.total.cancelled, rig.total.pending) == (3, 0)
+    assert rig.cache.captured(SPACE, text("early")) == {}, "a damaged block is matched"
+    rig.cache.clear()
+    assert not any(pool.used_slots for pool in rig.cache.tiers.pools)
 
 
 def test_a_useless_source_pauses_and_is_tried_again() -> None:

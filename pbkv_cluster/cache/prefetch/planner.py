@@ -15,7 +15,7 @@ from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, count
 
 QUEUED_MAX = 8  # steps at the head of the queue that are looked at
-_LIKELY = 0.3  # expected uses soon, at least
+_LIKELY = 0.15  # expected uses soon, at least
 
 
 class QueuedPrompt(NamedTuple):
