@@ -126,7 +126,7 @@ class PrefetchingDriver(Driver):
             assert not refs, "a block in use was evicted"
             if self.mode == "conservative":
                 assert retired, "an active block was evicted"
-            elif not retired and not by_lru:
+            elif not retired and not by_lru and not policy.drifts:  # else it is what it was worth when it was last ranked
                 half = policy.halved(max(self._values(prompts, now), default=policy.certain_value(now)))
                 assert half is not None
                 assert value < half, "what is worth more than half was evicted"
