@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -98,6 +99,8 @@ def run_unit(job: Job, workload: str, seed: int, file: RowFile) -> None:
     rows = file.rows(job.scene)
     trace, training = _parts(load_trace(job.trace_path(workload)), job.scene)
     cost = machine(job.scene.machine).cost() if job.scene.machine else CostModel()
+    if job.scene.host_gb_per_s:
+        cost = replace(cost, host_bytes_per_s=1e9 * job.scene.host_gb_per_s)
     setup = Setup(0, seed=seed, workers=job.scene.workers, predictor=job.predictor, cost=cost)
     mix = Mix(job.scene.workflows, job.scene.concurrency, job.scene.think_scale)
     tokens = TokenSource(make_workload([trace], mix, seed))

@@ -20,6 +20,9 @@ _GAP = 0.65  # of recomputed tokens, at least, at any pressure, where there is h
 _GPU_GAP: _Goals = {0.25: 0.70, 0.45: 0.75, 0.65: 0.84, 0.8: 0.90}  # at least, with the GPU alone
 _ONLINE_GPU_GAP: _Goals = {0.25: 0.76, 0.45: 0.66, 0.65: 0.63, 0.8: 0.63}
 _GPU_RATIO: _Goals = {0.25: 1.48, 0.45: 1.54, 0.65: 1.40, 0.8: 1.22}
+_PREFETCH_GPU_RATIO: _Goals = {0.25: 2.0, 0.45: 1.6, 0.65: 1.35}  # GPU hits over LRU's with prefetch, at least
+_PREFETCH_GPU_BEST = 2.55  # likewise, of the best workload, at the highest pressure
+PREFETCH_WORST = 0.99  # hits with prefetch over those without, of any run
 _WORST = 0.99  # of LRU's hits in any tier, on any workload
 _WORST_UNDER_NOISE, _WORST_UNDER_ADVERSARY = 0.99, 0.98  # likewise, whatever the policy
 
@@ -35,6 +38,11 @@ def with_goals(line: Pooled, scene: Scene, disturbance: Disturbance) -> Iterator
         yield Figure(name, line.worst_any, "x", at_least=least)
     elif line.policy == _OURS:
         yield from _ours(line, scene, what)
+        if disturbance.prefetch != "off":
+            goal = _PREFETCH_GPU_RATIO.get(line.pressure)
+            yield Figure(f"{what} ({disturbance}): GPU hits over LRU's", line.gpu, "x", at_least=goal)
+            best = _PREFETCH_GPU_BEST if line.pressure == min(_PREFETCH_GPU_RATIO) else None
+            yield Figure(f"{what} ({disturbance}): GPU hits over LRU's, best workload", line.gpu_best, "x", at_least=best)
 
 
 def _ours(line: Pooled, scene: Scene, what: str) -> Iterator[Figure]:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 from benchmarks.policies.row_file import Key, Rows, Scene
 from pbkv_cluster.cache.policies import POLICIES
@@ -25,6 +26,7 @@ QUICK_WORKLOADS = ("chatdev_cli", "metagpt_code")
 POLICY_NAMES = ("lru", "oracle", "retired-lru", "lfu", "kvflow", "continuum", "pbkv-paper", "pbkv")
 PRESSURES = (0.25, 0.45, 0.65, 0.8)
 SEEDS = (0, 1)
+Prefetch = Literal["off", "conservative", "queue"]
 WHOLE = "whole"  # the part that is the whole trace
 
 
@@ -36,14 +38,16 @@ class Disturbance:
     adversary: bool = False
     guard: bool = True
     predictor: str = ""  # "": the default one
+    prefetch: Prefetch = "off"
 
     def __str__(self) -> str:
         parts = [f"noise {self.noise:g}" * bool(self.noise), "adversary" * self.adversary, "unguarded" * (not self.guard)]
         parts.append(f"predictor {self.predictor}" * bool(self.predictor))
+        parts.append(f"prefetch {self.prefetch}" * (self.prefetch != "off"))
         return ", ".join(filter(None, parts))
 
     def on(self, setup: Setup) -> Setup:
-        cache = setup.cache.model_copy(update={"guard": self.guard})
+        cache = setup.cache.model_copy(update={"guard": self.guard, "prefetch": self.prefetch})
         return replace(setup, noise=self.noise, adversary=self.adversary, cache=cache)
 
 
@@ -102,6 +106,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--host-ratio", type=float, default=2.0, metavar="R", help="host blocks for each on the GPU; default 2")
     group.add_argument("--workers", type=int, default=1, metavar="N", help="workers, between which steps are routed; default 1")
     group.add_argument("--machine", default="", metavar="NAME", help="machine to simulate, such as h100-70b")
+    group.add_argument(
+        "--host-gb-per-s", type=float, default=0.0, metavar="X", help="between GPU and host memory; default: the machine's"
+    )
+    group.add_argument("--concurrency", type=int, default=32, metavar="N", help="workflows that run at a time; default 32")
+    group.add_argument(
+        "--think-scale", type=float, default=8.0, metavar="X", help="factor of the added pauses, median 2 s; default 8"
+    )
+    group.add_argument(
+        "--prefetch",
+        action="append",
+        choices=get_args(Prefetch),
+        help="of all policies; may be repeated, to compare; default off",
+    )
+    group.add_argument("--workflows", type=int, default=150, metavar="N", help="in each run; default 150")
     group.add_argument("--seeds", type=int, default=len(SEEDS), metavar="N", help="seeds 0 to N - 1; default 2")
     group.add_argument("--online", action="store_true", help="no training; every workflow of the trace once")
     group.add_argument(
@@ -141,6 +159,8 @@ def job_of(arguments: argparse.Namespace) -> Job:
         raise ValueError(f"--noise: must be from 0 to 1, got {arguments.noise}")
     if min(arguments.seeds, arguments.processes, arguments.workers) < 1:
         raise ValueError("--seeds, --processes and --workers: must be at least 1")
+    if arguments.think_scale < 0 or arguments.host_gb_per_s < 0 or min(arguments.concurrency, arguments.workflows) < 1:
+        raise ValueError("--think-scale, --host-gb-per-s, --concurrency and --workflows: must not be below 0, 0, 1 and 1")
     if not 0 <= arguments.host_ratio < math.inf:
         raise ValueError(f"--host-ratio: must be finite and not negative, got {arguments.host_ratio}")
     if arguments.machine and arguments.machine not in machine_names():
@@ -148,20 +168,34 @@ def job_of(arguments: argparse.Namespace) -> Job:
     if arguments.again and not named:
         raise ValueError("--again: needs --policies, to say which")
     part = WHOLE if arguments.online else arguments.part
-    workflows = 40 if quick else None if arguments.online else 150
+    workflows = 40 if quick else None if arguments.online else arguments.workflows
     if arguments.predictor:
         try:
             PREDICTORS.get(arguments.predictor)
         except InvalidArgument as error:
             raise ValueError(f"--predictor: {error.problem}") from error
-    disturbance = Disturbance(arguments.noise, arguments.adversary, predictor=arguments.predictor)
+    plain = Disturbance(arguments.noise, arguments.adversary, predictor=arguments.predictor)
+    compared = tuple(replace(plain, prefetch=mode) for mode in dict.fromkeys(arguments.prefetch or ["off"]))
+    if arguments.no_guard:
+        if len(compared) > 1:
+            raise ValueError("--no-guard: compares one kind of --prefetch only")
+        compared = (compared[0], replace(compared[0], guard=False))
     return Job(
-        Scene(part, workflows, 32, 8.0, arguments.host_ratio, arguments.workers, arguments.machine),
+        Scene(
+            part,
+            workflows,
+            arguments.concurrency,
+            arguments.think_scale,
+            arguments.host_ratio,
+            arguments.workers,
+            arguments.machine,
+            arguments.host_gb_per_s,
+        ),
         workloads,
         tuple(dict.fromkeys((BASELINE, BOUND, *(named or POLICY_NAMES)))),
         _pressures(arguments.pressures) or ((0.45,) if quick else PRESSURES),
         (0,) if quick else tuple(range(arguments.seeds)),
-        (disturbance, replace(disturbance, guard=False)) if arguments.no_guard else (disturbance,),
+        compared,
         arguments.traces,
         frozenset(named) if arguments.again else frozenset(),
     )

@@ -34,6 +34,7 @@ class Pooled(NamedTuple):
     latency_best: float  # likewise: the lowest mean ratio of a workload over its seeds
     ttft: float  # mean time to the first token over LRU's
     gpu: float  # GPU hits over LRU's: mean of the ratios
+    gpu_best: float  # likewise: the highest mean ratio of a workload over its seeds
     gpu_gap_closed: float | None  # share of what the oracle gains on LRU in GPU hits; None if that is nothing
     guard_lru_share: float | None
 
@@ -73,6 +74,7 @@ def pool(found: Sequence[Cell]) -> Pooled | None:
         latency_best=min(ratio for _, ratio in _by_workload(found, "latency_mean_s")),
         ttft=_ratio_of_sums(found, "ttft_mean_s") or 0.0,
         gpu=mean_ratio(found, "hit_gpu"),
+        gpu_best=max(ratio for _, ratio in _by_workload(found, "hit_gpu")),
         gpu_gap_closed=_gpu_gap_closed(found),
         guard_lru_share=means([cell.row for cell in found], "guard_lru_share"),
     )
@@ -121,6 +123,16 @@ def guard_cost(rows: Rows, policy: str, pressure: float, guarded: str, unguarded
     if not both:
         return None
     return mean_ratio([without[each] for each in both], "hit_any") - mean_ratio([with_guard[each] for each in both], "hit_any")
+
+
+def worst_beside(rows: Rows, policy: str, pressure: float, disturbed: str, plain: str, figure: str) -> float | None:
+    """A figure of a disturbed policy over that of the same policy with another disturbance: the lowest ratio of a cell."""
+    ratios = [
+        getattr(cell.row, figure) / getattr(other, figure)
+        for cell in cells(rows, policy, pressure, disturbed)
+        if (other := rows.get(Key(cell.row.workload, cell.row.seed, pressure, policy, plain))) is not None
+    ]
+    return min(ratios, default=None)
 
 
 def left_out(rows: Rows, pressures: Iterable[float]) -> Iterator[Row]:

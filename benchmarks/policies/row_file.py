@@ -24,6 +24,7 @@ class Scene:
     host_ratio: float  # host blocks for each block on the GPU
     workers: int = 1
     machine: str = ""  # that is simulated; "": the default cost model
+    host_gb_per_s: float = 0.0  # between GPU and host memory; 0: the machine's
 
 
 class Key(NamedTuple):

@@ -1,14 +1,15 @@
 """Reports on the benchmark of policies: tables of all policies, the cells that were left out, and the figures with goals."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.policies.goals import with_goals
+from benchmarks.policies.goals import PREFETCH_WORST, with_goals
 from benchmarks.policies.job import WHOLE, Disturbance
-from benchmarks.policies.pooled import Pooled, above_oracle, cells, guard_cost, left_out, pool
+from benchmarks.policies.pooled import Pooled, above_oracle, cells, guard_cost, left_out, pool, worst_beside
 from benchmarks.policies.row_file import Key, Rows, Scene
 from benchmarks.report import Figure, Report
 from pbkv_cluster.simulator.evaluation.experiment import BASELINE, BOUND, Row
@@ -34,7 +35,7 @@ def policy_report(
         scene: of all rows.
         policies: that were run.
         pressures: at which they were run.
-        disturbances: under which they were run; if there are two, with the guard and without it.
+        disturbances: under which they were run; if one is without the guard, it is the second of two.
         rows: all rows.
         failed: names of units of work that ended with an error.
     """
@@ -49,8 +50,9 @@ def policy_report(
             for line in lines:
                 details += _details(line, str(disturbance))
                 figures += with_goals(line, scene, disturbance)
-    if len(disturbances) > 1:
+    if any(not disturbance.guard for disturbance in disturbances):
         figures += _guard_costs(rows, policies, pressures, disturbances)
+    figures += _beside_no_prefetch(rows, policies, pressures, disturbances)
     figures += _oracle_check(rows, console)
     for row in sorted(left_out(rows, pressures), key=lambda row: (row.workload, row.seed, row.pressure)):
         console.print(f"left out: {_cell(row)}: LRU gets {100 * row.pressure_measured:.0f} % at the nearest capacity")
@@ -74,6 +76,7 @@ def _time(scene: Scene) -> str:
 
 def _memory(scene: Scene) -> str:
     memory = f"{scene.host_ratio:g} host blocks for each on the GPU" if scene.host_ratio else "GPU tier only"
+    memory += f" at {scene.host_gb_per_s:g} GB/s" * bool(scene.host_ratio and scene.host_gb_per_s)
     return f"{scene.workers} workers, {memory}" if scene.workers > 1 else memory
 
 
@@ -117,6 +120,7 @@ def _details(line: Pooled, disturbed: str) -> Iterator[Figure]:
         ("workflow latency over LRU's, best workload", line.latency_best, "x"),
         ("first token over LRU's", line.ttft, "x"),
         ("GPU hits over LRU's", line.gpu, "x"),
+        ("GPU hits over LRU's, best workload", line.gpu_best, "x"),
         ("gap in GPU hits closed", line.gpu_gap_closed, ""),
         ("evicted by LRU", line.guard_lru_share, ""),
         ("cells", line.cells, ""),
@@ -134,6 +138,20 @@ def _guard_costs(
             cost = guard_cost(rows, policy, pressure, guarded, unguarded)
             if cost is not None and policy not in (BASELINE, BOUND):
                 yield Figure(f"{policy} at {100 * pressure:g} %: the guard takes, of hits in any tier over LRU's", cost, "x")
+
+
+def _beside_no_prefetch(
+    rows: Rows, policies: Sequence[str], pressures: Sequence[float], disturbances: Sequence[Disturbance]
+) -> Iterator[Figure]:
+    for disturbance in disturbances:
+        plain = str(replace(disturbance, prefetch="off"))
+        for policy in policies if disturbance.prefetch != "off" else ():
+            for pressure in pressures:
+                for figure, what in (("hit_gpu", "GPU hits"), ("hit_any", "hits in any tier")):
+                    worst = worst_beside(rows, policy, pressure, str(disturbance), plain, figure)
+                    if worst is not None and policy not in (BASELINE, BOUND):
+                        name = f"{policy} at {100 * pressure:g} % ({disturbance}): {what} over those without, worst cell"
+                        yield Figure(name, worst, "x", at_least=PREFETCH_WORST)
 
 
 def _oracle_check(rows: Rows, console: Console) -> Iterator[Figure]:

@@ -10,6 +10,7 @@ from pbkv_cluster.cache.integrity import check_cache
 from pbkv_cluster.cache.observer import CacheObserver, GuardStat
 from pbkv_cluster.cache.owners import ActiveWorkflows
 from pbkv_cluster.cache.policies.base import ReusePolicy, make_policies
+from pbkv_cluster.cache.prefetch.prefetcher import Prefetcher
 from pbkv_cluster.cache.restore import StoredBlock, restore
 from pbkv_cluster.cache.sequence.admission import Admission
 from pbkv_cluster.cache.sequence.commit import Committer
@@ -20,6 +21,7 @@ from pbkv_cluster.cache.sequence.remote import RemoteSteps
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.announcements import ChangeListener
 from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere
+from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchSource
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tiers.transfer import TransferEngine
 from pbkv_cluster.cache.tree.node import GPU, new_slots
@@ -78,6 +80,7 @@ class KVCache:
         self._committer = Committer(self.tree, self.tiers, self._paths, config.write_through)
         fetcher = Fetcher(self.tiers, self._committer, elsewhere, compute_seconds)
         self._admission = Admission(self.tree, self.tiers, self.workflows, self._paths, self.popularity, fetcher)
+        self.prefetcher = Prefetcher(self.tree, self.tiers, self.workflows, self._paths, config, clock)
         self.remote = RemoteSteps(self.tree, self.workflows, self._paths, self.popularity)
         self._lease_s = config.workflow_lease_s
 
@@ -99,6 +102,7 @@ class KVCache:
             tokens: its prompt; empty: it was withdrawn.
         """
         self.workflows.step_queued(workflow, number, tokens)
+        self.prefetcher.wake()
         self.observer.step_queued(workflow, number, tokens)
 
     def open(
@@ -257,7 +261,7 @@ class KVCache:
             return Prefetched(0, 0)
         on_gpu = sum(node.held[GPU] for node in path)
         slots = self.tiers.take(match.blocks - on_gpu, retired_only=True) or new_slots()
-        self.tiers.load(path, slots)
+        self.tiers.load(path, slots, PrefetchSource.REQUEST)
         self.tiers.decisions["prefetch"] += len(slots)
         self._paths.unlock(path)
         return Prefetched(len(slots) * BLOCK_TOKENS, (on_gpu + len(slots)) * BLOCK_TOKENS)

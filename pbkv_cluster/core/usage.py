@@ -37,6 +37,7 @@ class Usage:
     preemptions: int = 0
     retries: int = 0
     worker_id: str = ""
+    prefetched_tokens: int = 0  # of those that the GPU delivered, those that had been prefetched
 
     def settle(self) -> None:
         """Restores delivered <= captured <= available, which concurrent steps can break.

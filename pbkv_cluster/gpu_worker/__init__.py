@@ -7,7 +7,8 @@
 3. `engine/scheduler`: admits it to the cache (`pbkv_cluster.cache`) and fills the batches.
 4. `engine/runner`: the contract; `model/torch_runner`: a batch through the model (`model/forward`). `attention/`: reads and
    writes `kv/storage`.
-5. `kv/transfer_engine`: copies blocks between GPU and host memory, as the cache decides, by `kv/block_copies`;
+5. `kv/transfer_engine`: copies blocks between GPU and host memory, as the cache decides, by `kv/block_copies`, urgent ones
+   first (`kv/copy_lane`);
    `kv/host_region`: the host tier, in the worker's region of the arena, which `kv/arena_region` leases;
    `kv/other_workers`: who else has a block, and how it is read from there.
 6. `engine/sampler`: the next token. `engine/text_stream`: its text, without what may become a stop string.

@@ -6,12 +6,13 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from pbkv_cluster.cache.observer import GuardStat
+from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchCount
 from pbkv_cluster.core import checks
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import FailedPrecondition, PbkvError
 from pbkv_cluster.core.logs.fields import bind
-from pbkv_cluster.core.tokens import count, pack
+from pbkv_cluster.core.tokens import BLOCK_TOKENS, count, pack
 from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.gpu_worker.cache_listing import check_cache, list_cache
 from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
@@ -244,6 +245,16 @@ def _guard_to_wire(guard: GuardStat) -> store_pb2.GuardStat:
     )
 
 
+def _prefetch_to_wire(count: PrefetchCount, block_bytes: int) -> store_pb2.PrefetchStat:
+    return store_pb2.PrefetchStat(
+        loaded_tokens=count.loaded * BLOCK_TOKENS,
+        used_tokens=count.used * BLOCK_TOKENS,
+        wasted_tokens=count.wasted * BLOCK_TOKENS,
+        cancelled_tokens=count.cancelled * BLOCK_TOKENS,
+        loaded_bytes=count.loaded * block_bytes,
+    )
+
+
 def _store_stat(engine: Engine, memory: PoolMemory) -> store_pb2.StoreStat:
     cache = engine.cache
     tiers = [
@@ -263,4 +274,5 @@ def _store_stat(engine: Engine, memory: PoolMemory) -> store_pb2.StoreStat:
         policy=engine.policy,
         decisions=engine.decisions,
         guard=None if guard is None else _guard_to_wire(guard),
+        prefetch=_prefetch_to_wire(cache.tiers.prefetched.total, memory.block_bytes),
     )

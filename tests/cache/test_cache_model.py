@@ -6,6 +6,7 @@ Each history runs with transfers that are done at once, and with transfers that 
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -66,12 +67,13 @@ class Driver:
         engine: TaggedEngine,
         write_through: bool = False,
         elsewhere: Elsewhere = NOWHERE,
+        prefetch: Literal["off", "conservative", "queue"] = "queue",
     ) -> None:
         self.random = random.Random(seed)
         self.engine = engine
         self.clock = ManualClock()
         self.residency: dict[bytes, Residency] = {}
-        config = CacheConfig(policy=policy, guard=guard, write_through=write_through)
+        config = CacheConfig(policy=policy, guard=guard, write_through=write_through, prefetch=prefetch)
         self.cache = make_cache(capacity, config, engine, self.clock, self._changed, lambda tokens: COMPUTE_S, elsewhere)
         engine.watch(self.cache.tiers.pools)
         self.drifts = make_policy(policy, config).drifts

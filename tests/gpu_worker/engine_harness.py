@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -69,6 +69,7 @@ def make_engine(
     late: int | None = None,
     write_through: bool = False,
     pools: list[KvStorage] | None = None,
+    prefetch: Literal["off", "conservative", "queue"] = "queue",
     **fields: Any,
 ) -> Engine:
     """An engine on the CPU. Its transfers are carried out by threads, or as late as may be if `late` gives a seed for that.
@@ -76,7 +77,7 @@ def make_engine(
     The engine's pools are added to `pools`.
     """
     config = EngineConfig(**{"gpu_blocks": 64, "host_blocks": 32, "device": "cpu", "allow_forced_output": True, **fields})
-    cache_config = CacheConfig(policy=policy, write_through=write_through)
+    cache_config = CacheConfig(policy=policy, write_through=write_through, prefetch=prefetch)
     runner = TorchRunner(model, config, torch.device("cpu"))
     runner.allocate()
     if pools is not None:

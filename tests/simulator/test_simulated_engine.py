@@ -94,7 +94,7 @@ class _VirtualRunner:
         self._real = real
         self._simulated = simulated
         self.transfer_engine: TransferEngine = _VirtualTransferEngine(real.transfer_engine, simulated.transfer_engine)
-        self.gpu_blocks, self.host_blocks = real.gpu_blocks, real.host_blocks
+        self.gpu_blocks, self.host_blocks, self.disk_blocks = real.gpu_blocks, real.host_blocks, real.disk_blocks
         self.vocabulary, self.max_context, self.eos = real.vocabulary, real.max_context, real.eos
 
     def run(self, chunks: list[Chunk]) -> list[int]:

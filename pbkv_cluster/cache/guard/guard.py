@@ -38,6 +38,8 @@ class Guard(CacheObserver):
     under one policy their hits differ by less than half a percent. (A shadow that saw outputs at their ends only had 3 to 5 %
     more hits than the cache, since it had more room meanwhile.)
 
+    What was prefetched counts as loaded by the step: a policy is not better because its blocks were fetched back in time.
+
     A shadow of the policy can cost several times as much as one of LRU, so it exists only while it is needed. It starts empty,
     and until it has been full once nothing is compared. A guard that never falls back changes nothing in the cache.
 
@@ -120,7 +122,10 @@ class Guard(CacheObserver):
         self._prompt_tokens += step.prompt_tokens
         for hits, delivered in ((self._own, own), (self._lru, lru), (self._policy, policy)):
             hits.add(delivered)
-        own_cost, lru_cost, policy_cost = (self._meter.cost(step.prompt_tokens, each) for each in (own, lru, policy))
+        loaded = _without_prefetch(own, handle.prefetched_tokens)
+        if policy is own:
+            policy = loaded
+        own_cost, lru_cost, policy_cost = (self._meter.cost(step.prompt_tokens, each) for each in (loaded, lru, policy))
         if math.isfinite(lru_cost.seconds) and math.isfinite(own_cost.seconds):
             self._saved_s += lru_cost.seconds - own_cost.seconds
         if self._policy_shadow is not None and not self._policy_shadow.has_dropped:
@@ -195,3 +200,11 @@ def _with_fetched(delivered: Mapping[Tier, int], handle: CacheHandle) -> Mapping
         return delivered
     slowest = next(reversed(handle.fetched))
     return {**delivered, slowest: delivered.get(slowest, 0) + end - reach}
+
+
+def _without_prefetch(delivered: Mapping[Tier, int], tokens: int) -> Mapping[Tier, int]:
+    """What each tier would have delivered if `tokens` of those on the GPU had not been prefetched."""
+    if not tokens:
+        return delivered
+    gpu, host = (delivered.get(tier, 0) for tier in (Tier.GPU, Tier.HOST))
+    return {**delivered, Tier.GPU: gpu - tokens, Tier.HOST: host + tokens}

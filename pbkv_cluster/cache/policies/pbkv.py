@@ -29,6 +29,7 @@ from pbkv_cluster.reuse.record.segment import Segment
 
 _PRIOR_WORKFLOWS = 60.0  # weight of the prior on how many workflows use a block
 _ZERO = np.array(0.0)
+_SOON = int(np.searchsorted(HORIZONS, 8.0))  # the horizon that is soon enough to be prefetched for
 _EDGES = (*(BIN_STARTS - 1).tolist(), 30)  # of the bins, in steps
 
 
@@ -91,6 +92,16 @@ class Pbkv(ReusePolicy):
     def due(self) -> list[str]:
         return self.outlook.due
 
+    def halved(self, value: float) -> float:
+        return value / 2
+
+    def certain_value(self, now: float) -> float:
+        return float(self._density(np.zeros(len(HORIZONS))))
+
+    def soon_used(self, nodes: Sequence[Node], now: float) -> Sequence[float]:
+        soon: list[float] = (1.0 - self._unused(nodes, now)[:, _SOON]).tolist()
+        return soon
+
     def value(self, node: Node, now: float) -> float:
         return self.values((node,), now)[0]
 
@@ -107,6 +118,11 @@ class Pbkv(ReusePolicy):
         return [values[at] for at in range(len(nodes))]
 
     def _values(self, nodes: Sequence[Node], now: float) -> list[float]:
+        values: list[float] = self._density(self._unused(nodes, now)).tolist()
+        return values
+
+    def _unused(self, nodes: Sequence[Node], now: float) -> Floats:
+        """The probability that nodes are not used within each horizon, the last axis."""
         unused = self.outlook.unused([node.owners for node in nodes], now)  # a row for each node
         uses, delays = np.array(self.first_uses([node.entry for node in nodes], now)).T[:, :, None]
         after = HORIZONS - delays
@@ -116,8 +132,7 @@ class Pbkv(ReusePolicy):
         for at, node in enumerate(nodes):
             if node.entry is not None and node.entry.workflows >= 2:
                 self._multiply_others(node, node.entry, now, unused[at])
-        values: list[float] = self._density(unused).tolist()
-        return values
+        return unused
 
     def _density(self, unused: Floats) -> Floats:
         """Hits a second for blocks that are not used within each horizon, the last axis, with these probabilities."""

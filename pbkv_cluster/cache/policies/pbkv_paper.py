@@ -7,6 +7,7 @@ the probability that w has not ended by then. The sum over workflows protects pr
 """
 
 import math
+from collections.abc import Sequence
 
 from pbkv_cluster.cache.policies.base import POLICIES, ReusePolicy, current_forecast
 from pbkv_cluster.cache.tree.node import Node, Owner
@@ -43,6 +44,15 @@ class PbkvPaper(ReusePolicy):
         top = max(parts)
         return top + math.log2(sum(2.0 ** (part - top) for part in parts))
 
+    def halved(self, value: float) -> float:
+        return value - 1.0
+
+    def certain_value(self, now: float) -> float:
+        return now / self._half_life  # a score of 1
+
+    def soon_used(self, nodes: Sequence[Node], now: float) -> Sequence[float]:
+        return [math.fsum(_one_step(owner, segment) for owner, segment in node.owners.items()) for node in nodes]
+
     def _score(self, owner: Owner, segment: Segment) -> tuple[float, float]:
         """One workflow's share of the score, and the time from which it decays."""
         forecast = current_forecast(owner)
@@ -54,3 +64,11 @@ class PbkvPaper(ReusePolicy):
             score += discount * step.survival * reach
             discount *= self._gamma
         return score, owner.forecast_at
+
+
+def _one_step(owner: Owner, segment: Segment) -> float:
+    """V(c) of one workflow: the probability that its next step's agent has used the block, A_w(c) . P_w."""
+    forecast = current_forecast(owner)
+    if forecast is None or not forecast.steps:
+        return 0.0
+    return sum(forecast.steps[0].agents.get(agent, 0.0) for agent in segment.agents)

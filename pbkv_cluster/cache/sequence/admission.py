@@ -78,6 +78,8 @@ class Admission:
             handle.fetched = _in_tokens(self._fetcher.fetch(handle, bytes(tokens), _usable_blocks(tokens), ahead, began_at))
             handle.delivered = {**handle.delivered, **handle.fetched}
         handle.waits_for = self._tiers.gpu.pool.writers(handle.table.slots)
+        for transfer in handle.waits_for:
+            transfer.expedite()
         return handle
 
     def _match(self, root: Node, tokens: bytes) -> Match:
@@ -113,13 +115,15 @@ class Admission:
         Returns whether all of it is entered, and not only what the GPU has held.
         """
         path, is_whole = match.path, True
-        delivered: Mapping[Tier, int] = {self._tiers.gpu.kind: on_gpu} if on_gpu else {}
+        delivered = by_tier = self._tiers.by_tier(path, match.blocks)
         if on_gpu < match.blocks:
-            by_tier = self._tiers.by_tier(path, match.blocks)
             if self._load(path, by_tier, match.blocks - on_gpu):
                 delivered = by_tier
             else:
                 path, is_whole = self._paths.cut_to_gpu(path), False
+                delivered = self._tiers.by_tier(path, on_gpu)
+        late = on_gpu - delivered.get(self._tiers.gpu.kind, 0)
+        handle.prefetched_tokens = (sum(node.prefetched for node in path) - late) * BLOCK_TOKENS
         for node in path:
             self._enter(handle, node, now)
         handle.delivered = _in_tokens(delivered)

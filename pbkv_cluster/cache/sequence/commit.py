@@ -78,7 +78,10 @@ class Committer:
         self._tree.lock_child(child)
         held = child.held[GPU]
         self._tiers.give(table.replace(child.slots[GPU][:held]))
-        handle.waits_for += self._tiers.gpu.pool.writers(child.slots[GPU][:held])
+        writers = self._tiers.gpu.pool.writers(child.slots[GPU][:held])
+        for transfer in writers:
+            transfer.expedite()
+        handle.waits_for += writers
         if held < child.blocks:
             self._tiers.hold(child, held, table.slots[own.start + held : own.start + child.blocks])
         self._paths.use(child, handle, own.segment, now)

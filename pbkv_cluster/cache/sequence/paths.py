@@ -68,6 +68,7 @@ class Paths:
         node.last_access = now
         node.uses = aged_uses(node.uses, now, self._half_life_s)
         node.writer = None
+        self._tiers.prefetched.used(node)
         owner = handle.owner
         if owner not in self._workflows:
             return  # the workflow ended while its step ran

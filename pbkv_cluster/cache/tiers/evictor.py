@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere
 from pbkv_cluster.cache.tiers.in_flight import TransfersInFlight
 from pbkv_cluster.cache.tiers.order import EvictionOrder
+from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchLedger
 from pbkv_cluster.cache.tiers.tier import CacheTier
 from pbkv_cluster.cache.tree.node import ABSENT, GPU, Node, Slots, new_slots
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
@@ -25,6 +26,7 @@ class Evictor:
         pays: Callable[[CacheTier, CacheTier, int], bool],
         labelled: bool,
         elsewhere: Elsewhere,
+        ledger: PrefetchLedger,
     ) -> None:
         """Args:
         tree: whose blocks lie in the tiers.
@@ -35,6 +37,7 @@ class Evictor:
         pays: whether so many blocks may be demoted from one tier to another.
         labelled: whether copies to slower tiers are to carry labels.
         elsewhere: what other workers hold, and this one need not keep as well.
+        ledger: told of prefetched blocks that leave the GPU.
         """
         self._tree = tree
         self._tiers = tiers
@@ -44,6 +47,7 @@ class Evictor:
         self._pays = pays
         self._labelled = labelled
         self._elsewhere = elsewhere
+        self._ledger = ledger
         self.decisions = in_flight.decisions
 
     def evict(self, tier: CacheTier, node: Node, wanted: int) -> Slots:
@@ -58,6 +62,8 @@ class Evictor:
         if tier.index == GPU:
             stop = node.held[GPU]
             blocks: Sequence[int] = range(stop - wanted if stop > wanted else 0, stop)
+            if node.prefetched:
+                self._ledger.leaving(node, blocks[0], tier.pool.spoiled)
         elif copies := node.copies(tier.index):
             return self._evict_copies(tier, node, min(wanted, copies))
         else:
@@ -205,6 +211,8 @@ class Evictor:
         for child in list(node.children.values()) if node.children else ():
             self._cut(child, 0)
             self._tree.remove_leaf(child)
+        if node.prefetched:
+            self._ledger.leaving(node, blocks, self._tiers[GPU].pool.spoiled)
         for tier in self._tiers if any(node.held) else ():
             if node.held[tier.index]:
                 self._release(tier, self._tree.unplace(node, tier.index, blocks, node.blocks))

@@ -34,23 +34,30 @@ class TransfersInFlight:
         target: BlockPool,
         target_slots: Slots,
         labels: Sequence[BlockLabel] = (),
-    ) -> None:
-        """Copies blocks, pairwise. The source slots may be released as soon as this returns, and not sooner."""
+        urgent: bool = True,
+    ) -> Transfer | None:
+        """Copies blocks, pairwise. The source slots may be released as soon as this returns, and not sooner.
+
+        Returns:
+            The transfer; None: all sources are known to be damaged.
+        """
         if source.spoiled and not source.spoiled.isdisjoint(source_slots):
             sound = [number for number, slot in enumerate(source_slots) if slot not in source.spoiled]
             target.spoiled |= set(target_slots) - {target_slots[number] for number in sound}
             if not sound:
-                return
+                return None
             source_slots = new_slots(source_slots[number] for number in sound)
             target_slots = new_slots(target_slots[number] for number in sound)
             labels = [labels[number] for number in sound] if labels else ()
-        transfer = Transfer(source.kind, source_slots, target.kind, target_slots, source.writers(source_slots), labels)
+        after = source.writers(source_slots)
+        transfer = Transfer(source.kind, source_slots, target.kind, target_slots, after, labels, urgent=urgent)
         if self._engine.submit(transfer):
             transfer.state = _DONE
-            return
+            return transfer
         self._open[transfer] = None
         source.begin(source_slots)
         target.begin(target_slots, transfer)
+        return transfer
 
     def fetch(self, source: Tier, target_slots: Slots, labels: Sequence[BlockLabel], patience_s: float) -> None:
         """Gets blocks from other workers to the GPU.

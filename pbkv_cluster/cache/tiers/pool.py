@@ -138,6 +138,10 @@ class BlockPool:
             return []
         return list(dict.fromkeys(self._arriving[slot] for slot in slots if slot in self._arriving))
 
+    def arriving(self, slots: Slots) -> int:
+        """How many of these slots transfers write to."""
+        return sum(slot in self._arriving for slot in slots) if self._arriving else 0
+
     def _backed(self, slots: Slots) -> Slots:
         """Those of the slots, which become free, that have memory. The others are given up."""
         given_up = self._without_memory & set(slots)

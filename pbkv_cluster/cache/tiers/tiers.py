@@ -16,21 +16,28 @@ A decision takes effect in the tree at once, while its bytes may still be on the
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
+from pbkv_cluster.cache.eviction import EvictionQueue, Rank
 from pbkv_cluster.cache.policies.base import ReusePolicy
 from pbkv_cluster.cache.tiers.announcements import Announcements, ChangeListener
+from pbkv_cluster.cache.tiers.by_tier import blocks_by_tier
 from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere
 from pbkv_cluster.cache.tiers.evictor import Evictor
 from pbkv_cluster.cache.tiers.in_flight import TransfersInFlight
 from pbkv_cluster.cache.tiers.order import EvictionOrder
+from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchLedger, PrefetchSource
 from pbkv_cluster.cache.tiers.tier import CacheTier
-from pbkv_cluster.cache.tiers.transfer import TransferEngine
+from pbkv_cluster.cache.tiers.transfer import Transfer, TransferEngine
 from pbkv_cluster.cache.tree.node import GPU, NO_SLOTS, Node, Slots, new_slots
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.locations.residency import Residency
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.core.usage import Tier
+
+MayEvict: TypeAlias = Callable[[Node, Rank], bool]
+"""Whether a node may leave the GPU, given its rank there."""
 
 
 class Tiers:
@@ -72,8 +79,17 @@ class Tiers:
         self._announcements = Announcements(tuple(capacity), on_change)
         self.note = self._announcements.announce  # to be called when other blocks of a node lie on the GPU
         self.order = EvictionOrder(self._tiers)
+        self.prefetched = PrefetchLedger()
         self._evictor = Evictor(
-            tree, self._tiers, self.order, self.in_flight, self.note, self.demotion_pays, engine.labelled, elsewhere
+            tree,
+            self._tiers,
+            self.order,
+            self.in_flight,
+            self.note,
+            self.demotion_pays,
+            engine.labelled,
+            elsewhere,
+            self.prefetched,
         )
         self.decisions = self._evictor.decisions  # blocks, by reason code
         self.evicted_by_policy = 0  # blocks of the GPU
@@ -101,25 +117,36 @@ class Tiers:
         if missing > 0:
             if missing > self.tree.evictable[GPU] and not retired_only:
                 return None
-            missing -= self._make_gpu_room(missing, retired_only)
+            if retired_only:
+                missing -= self._make_gpu_room(missing, self.gpu.queue, lambda node, rank: node.retired)
+            else:
+                missing -= self._make_gpu_room(missing, self.gpu.active_queue)
             assert missing <= 0 or retired_only, "evictable blocks were miscounted"
             count -= max(0, missing)
         if count > pool.free_slots:
             self.in_flight.wait_for_slots(pool, count)
         return pool.take(count)
 
+    def take_spare(self, count: int, may_evict: MayEvict) -> Slots:
+        """Takes up to `count` GPU slots that are free now, and waits for none.
+
+        Where there are fewer, blocks are evicted as long as the next to go may. Their slots can be free at once, or later.
+        """
+        pool = self.gpu.pool
+        if count > pool.room:
+            self._make_gpu_room(count - pool.room, self.gpu.active_queue, may_evict)
+        return pool.take(min(count, pool.free_slots))
+
     def give(self, slots: Slots) -> None:
         """Gives back GPU slots that no node holds."""
         self.gpu.pool.release(slots)
 
-    def _make_gpu_room(self, wanted: int, retired_only: bool) -> int:
-        """Evicts at least `wanted` blocks, or as many as there are. Returns their number."""
-        by_lru = self.gpu.lru_active and not retired_only
-        queue = self.gpu.queue if retired_only else self.gpu.active_queue
+    def _make_gpu_room(self, wanted: int, queue: EvictionQueue, may_evict: MayEvict | None = None) -> int:
+        """Evicts at least `wanted` blocks in the order of a queue, or as many as there are and may go. Returns their number."""
         evicted, missing = NO_SLOTS, wanted
         while missing > 0:
             found = queue.first()
-            if found is None or (retired_only and not found[0].retired):
+            if found is None or (may_evict is not None and not may_evict(*found)):
                 break
             slots = self._evictor.evict(self.gpu, found[0], missing)
             evicted = evicted + slots if evicted else slots
@@ -127,7 +154,7 @@ class Tiers:
         if self.gpu.demotions:
             self._evictor.submit_demotions(self.gpu)
         self.gpu.pool.release(evicted)  # not sooner: only now do the transfers that read them hold them back
-        if by_lru:
+        if queue is self.gpu.lru:
             self.evicted_by_lru += len(evicted)
         else:
             self.evicted_by_policy += len(evicted)
@@ -169,9 +196,11 @@ class Tiers:
         self.tree.place(node, GPU, start, slots)
         self.note(node, start, start + len(slots))
 
-    def load(self, path: Sequence[Node], slots: Slots) -> None:
+    def load(self, path: Sequence[Node], slots: Slots, source: PrefetchSource | None = None) -> list[Transfer]:
         """Copies the first blocks of a path that the GPU lacks into `slots`, as many as these are, each from the fastest tier
         that has it. The slower tiers keep their copies, which are the first to be evicted there.
+
+        With `source`, it is a prefetch. Returns the transfers.
         """
         pairs = [(new_slots(), new_slots()) for _ in self._tiers]
         taken = 0
@@ -185,11 +214,16 @@ class Tiers:
                     sources.extend(node.slots[tier][first:stop])
                     targets.extend(own[first - start : stop - start])
                 self.hold(node, start, own)
+                if source is not None:
+                    self.prefetched.loaded(node, count, source)
                 taken += count
         assert taken == len(slots)
-        for tier, (sources, targets) in enumerate(pairs):
-            if sources:
-                self.in_flight.submit(self.pools[tier], sources, self.gpu.pool, targets)
+        made = [
+            self.in_flight.submit(self.pools[tier], sources, self.gpu.pool, targets, urgent=source is None)
+            for tier, (sources, targets) in enumerate(pairs)
+            if sources
+        ]
+        return [transfer for transfer in made if transfer is not None]
 
     def load_seconds(self, by_tier: Mapping[Tier, int]) -> float:
         """How long it takes to load so many blocks from each tier. Those on the GPU are there already."""
@@ -221,17 +255,8 @@ class Tiers:
         return self._engine.seconds(source.kind, target.kind, blocks) <= self._compute_seconds(blocks * BLOCK_TOKENS)
 
     def by_tier(self, path: Sequence[Node], blocks: int) -> dict[Tier, int]:
-        """The first blocks of a path, counted by the fastest tier that holds each. Tiers that hold none are left out."""
-        counts = [0] * len(self._tiers)
-        for node in path:
-            own = min(blocks, node.blocks)
-            if own <= node.held[GPU]:
-                counts[GPU] += own
-            else:
-                for tier, first, stop in node.runs(0, own):
-                    counts[tier] += stop - first
-            blocks -= own
-        return {tier.kind: count for tier, count in zip(self, counts, strict=True) if count}
+        """The first blocks of a path, counted by the fastest tier that holds each; see `blocks_by_tier`."""
+        return blocks_by_tier(self._tiers, path, blocks)
 
     # --- to slower tiers ---
 

@@ -45,6 +45,7 @@ class Transfer:
         "target",
         "target_slots",
         "unbacked",
+        "urgent",
     )
 
     def __init__(
@@ -56,6 +57,7 @@ class Transfer:
         after: Sequence[Transfer] = (),
         labels: Sequence[BlockLabel] = (),
         patience_s: float | None = None,
+        urgent: bool = True,
     ) -> None:
         assert len(source_slots) == (len(target_slots) if patience_s is None else 0)
         self.source = source
@@ -67,7 +69,10 @@ class Transfer:
         self.patience_s = patience_s  # of a fetch: seconds after which its blocks are computed instead. None: it is none
         self.failed = NO_SLOTS  # target slots that did not get their blocks; the engine sets it before it reports completion
         self.unbacked = NO_SLOTS  # those of them that the machine has no memory for
+        self.urgent = urgent  # a sequence or another transfer may wait for it; the others come later
         self.state = _SUBMITTED
+        for each in after:
+            each.expedite()
 
     def __len__(self) -> int:
         """Blocks."""
@@ -77,13 +82,21 @@ class Transfer:
     def done(self) -> bool:
         return self.state is _DONE
 
+    def expedite(self) -> None:
+        """Something waits for it from now on, and so for those that it comes after."""
+        if not self.urgent:
+            self.urgent = True
+            for each in self.after:
+                each.expedite()
+
 
 class TransferEngine(Protocol):
     """Carries out transfers between the pools of one process. Only the thread that owns the cache calls it.
 
     Until a transfer is done, the cache does not use its source slots for anything else, and no step computes on its target
     slots. So an engine may copy at any time between `submit` and the report of completion, and several transfers in any order,
-    as long as it carries out and reports those in `Transfer.after` first.
+    as long as it carries out and reports those in `Transfer.after` first. Transfers that are not `urgent` are prefetches: those
+    that are go before them. One can become urgent while it waits.
 
     A block may turn out to be damaged, or its target to have no memory. Such blocks are named in `Transfer.failed`, with those
     that another transfer was to copy from there, and slots without memory in `Transfer.unbacked`, too. Only a transfer that is

@@ -102,6 +102,8 @@ class Node:
         "output",
         "owners",
         "parent",
+        "prefetched",
+        "prefetched_for",
         "refs",
         "slots",
         "tokens",
@@ -119,6 +121,8 @@ class Node:
         self.held_children = [0] * tiers  # children of which each tier, or a faster one, holds blocks
         self.slots: list[Slots] = [NO_SLOTS] * tiers
         self.held = [0] * tiers  # blocks that each tier holds
+        self.prefetched = 0  # of the blocks that the GPU holds, how many of the last were prefetched and not used since
+        self.prefetched_for = ""  # why, see `PrefetchLedger`
         self.refs = 0  # running sequences whose path passes through this node
         self.owners: dict[Owner, Segment] = {}  # active workflows only, with the segment of each; none: retired
         self.entry: PrefixStat | None = None  # popularity of its prefix, where known

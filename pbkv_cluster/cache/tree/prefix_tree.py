@@ -106,6 +106,8 @@ class PrefixTree:
         upper.last_access = node.last_access
         upper.entry = node.entry
         upper.uses = node.uses
+        upper.prefetched, upper.prefetched_for = max(0, node.prefetched - node.held[GPU]), node.prefetched_for
+        node.prefetched -= upper.prefetched
         for owner, segment in node.owners.items():
             upper.owners[owner] = segment
             owner.nodes[upper] = None

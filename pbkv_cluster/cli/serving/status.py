@@ -7,6 +7,7 @@ import typer
 
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, share, write_json
+from pbkv_cluster.cli.serving.prefetch_lines import prefetch_json, prefetch_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,10 +28,8 @@ def status(
     response = asyncio.run(_fetch(endpoint))
     print_status(response, result_console(json_target))
     write_json(status_json(response), json_target)
-    problems = degraded(response) if check else []
-    for problem in problems:
-        typer.echo(f"pbkv: {problem}", err=True)
-    if problems:
+    if check and (problems := degraded(response)):
+        typer.echo("\n".join(f"pbkv: {problem}" for problem in problems), err=True)
         raise typer.Exit(1)
 
 
@@ -110,6 +109,7 @@ def status_json(response: "Status") -> dict[str, Any]:
                 },
                 "decisions": dict(sorted(worker.store.decisions.items())),
                 "guard": _guard_json(worker.store),
+                "prefetch": prefetch_json(worker.store.prefetch),
                 "access_updates_applied": worker.access_updates_applied,
                 "access_workflows": worker.access_workflows,
             }
@@ -232,6 +232,8 @@ def print_status(response: "Status", console: "Console") -> None:
     for worker in response.workers:
         if worker.store.HasField("guard"):
             console.print(Text(f"{worker.worker_id}: {guard_line(worker.store.guard)}"))
+        if worker.store.prefetch.loaded_tokens:
+            console.print(Text(f"{worker.worker_id}: {prefetch_line(worker.store.prefetch)}"))
         if worker.access_updates_applied:
             console.print(Text(f"{worker.worker_id}: {access_line(worker)}"))
     console.print(_rates_table(response))

@@ -6,6 +6,7 @@ from collections.abc import Sequence as Ids
 from dataclasses import dataclass, replace
 
 from pbkv_cluster.cache.factory import make_cache
+from pbkv_cluster.cache.prefetch.planner import QUEUED_MAX, QueuedPrompt
 from pbkv_cluster.cache.tiers.announcements import ChangeListener
 from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere
 from pbkv_cluster.core import checks
@@ -20,6 +21,8 @@ from pbkv_cluster.gpu_worker.engine.runner import Runner
 from pbkv_cluster.gpu_worker.engine.scheduler import Scheduler
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk, Sequence, StepRequest
 from pbkv_cluster.gpu_worker.engine.text_stream import TextStream
+
+_IDLE_S, _IDLE_MIN_S = 0.05, 0.01  # that loads may take at a time while nothing runs; between two looks
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ class Engine:
         # A sequence must fit in the pool together with the block that its next token begins.
         self.max_context = min(runner.max_context, (runner.gpu_blocks - 1) * BLOCK_TOKENS)
         self.steps = 0
+        self.decode_s = 0.0  # that the latest batch of decodes alone took; 0: there was none
         self._arrivals = 0
         self._sequences: dict[str, Sequence] = {}
         self._ready: list[Output] = []
@@ -147,10 +151,16 @@ class Engine:
         chunks = self.scheduler.schedule()
         if chunks:
             self.steps += 1
+            decodes = all(_is_decode(chunk) for chunk in chunks)
+            if decodes:
+                self.prefetch(self.decode_s)
             start = self._clock.now()
             tokens = iter(self._runner.run(chunks))
             now = self._clock.now()
-            self._measure(chunks, now - start)
+            if decodes:
+                self.decode_s = now - start
+            else:
+                self._measure(chunks, now - start)
             for chunk in chunks:
                 prefilled = chunk.count if chunk.sequence.first_token_at is None or not chunk.final else chunk.count - 1
                 chunk.sequence.usage.computed_tokens += prefilled
@@ -159,6 +169,27 @@ class Engine:
                     self._take(chunk.sequence, next(tokens), now)
         outputs, self._ready = self._ready, []
         return outputs
+
+    def prefetch(self, seconds: float) -> int:
+        """Starts loads of blocks that will be wanted on the GPU, as many as take so many seconds. Returns the blocks."""
+        due_at = self.cache.prefetcher.due_at
+        if due_at is None or self._clock.now() < due_at:
+            return 0
+        self.cache.poll()
+        return self.cache.prefetcher.run(seconds, [QueuedPrompt(*each) for each in self.scheduler.next_prompts(QUEUED_MAX)])
+
+    @property
+    def idle_s(self) -> float | None:
+        """Seconds after which an idle engine should be asked to prefetch; None: not at all."""
+        due_at = self.cache.prefetcher.due_at
+        if due_at is None or not self.cache.workflows.all():
+            return None
+        return max(_IDLE_MIN_S, due_at - self._clock.now())
+
+    def prefetch_idle(self) -> None:
+        """Prefetches while nothing runs."""
+        if self.idle_s is not None:
+            self.prefetch(_IDLE_S)
 
     def _check(self, request: StepRequest) -> None:
         tokens = count(request.prompt)
@@ -218,3 +249,7 @@ class Engine:
         prefill = sum(chunk.count for chunk in chunks if chunk.count > 1)
         if prefill > 2 * (len(chunks) - 1):  # then the decodes of the batch hardly count
             self._prefill_rate.add(prefill, seconds)
+
+
+def _is_decode(chunk: Chunk) -> bool:
+    return chunk.count == 1 and chunk.final and chunk.sequence.first_token_at is not None

@@ -100,7 +100,9 @@ class EngineThread:
     def _run(self) -> None:
         try:
             while self._commands():
-                if self._engine.busy:
+                if not self._engine.busy:
+                    self._engine.prefetch_idle()
+                else:
                     outputs = self._engine.step()
                     if outputs:
                         self.deliver(self._hand_out, outputs)
@@ -109,10 +111,13 @@ class EngineThread:
             self.deliver(self._fail_all, error)
 
     def _commands(self) -> bool:
-        """Runs the commands that are queued; while the engine is idle, waits for one. Returns False to stop the thread."""
+        """Runs the commands that are queued; while the engine is idle, waits for one, but no longer than it may prefetch.
+
+        Returns False to stop the thread.
+        """
         while True:
             try:
-                command = self._inbox.get(block=not self._engine.busy)
+                command = self._inbox.get(not self._engine.busy, self._engine.idle_s)
             except queue.Empty:
                 return True
             if command is None:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from pbkv_cluster.cache.cache import KVCache
+from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import EngineConfig
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for, full_blocks
+from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.prefix_wait import find_wait
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk, Sequence
 
@@ -48,6 +50,11 @@ class Scheduler:
     def waiting_tokens(self) -> int:
         """Tokens of these, whether they are cached or not."""
         return sum(sequence.total for _, _, sequence in (*self._waiting, *self._held))
+
+    def next_prompts(self, most: int) -> list[tuple[Namespace, bytes]]:
+        """Namespaces and tokens of the sequences at the head of the queue, in the order of admission."""
+        waiting = self._held + self._waiting if self._held else self._waiting
+        return [(each.namespace, bytes(each.tokens)) for _, _, each in heapq.nsmallest(most, waiting)] if waiting else []
 
     def add(self, sequence: Sequence) -> None:
         """Queues a sequence. One that was preempted is queued by its first arrival."""
@@ -196,6 +203,7 @@ class Scheduler:
             for tier, tokens in handle.delivered.items():
                 usage.delivered[tier] = min(tokens, left)  # of the prompt only: a lost worker's output may be cached too
                 left -= usage.delivered[tier]
+            usage.prefetched_tokens = min(handle.prefetched_tokens, usage.delivered.get(Tier.GPU, 0))
         return True
 
     def _grow(self, sequence: Sequence, count: int) -> bool:

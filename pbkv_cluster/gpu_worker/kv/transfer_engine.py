@@ -3,7 +3,8 @@
 import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from itertools import islice
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -15,6 +16,7 @@ from pbkv_cluster.core.errors import ResourceExhausted
 from pbkv_cluster.core.ewma import Ewma
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.kv.block_copies import BlockCopies
+from pbkv_cluster.gpu_worker.kv.copy_lane import CopyLane
 from pbkv_cluster.gpu_worker.kv.disk_copies import DiskCopies
 from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
 from pbkv_cluster.gpu_worker.kv.other_workers import OtherWorkers
@@ -51,7 +53,7 @@ class CopyMeter:
 
 
 class ThreadedTransferEngine:
-    """A lane for each pair of tiers, with a thread that takes its transfers in order; others' memory counts as a tier.
+    """A lane for each pair of tiers, with a thread that takes its urgent transfers first; others' memory counts as a tier.
 
     A block gets its header and checksum when it is stored. When it is loaded, the header is checked always and the checksum of
     the bytes as often as configured; a block that does not pass is emptied from its slot and reported as failed.
@@ -82,9 +84,7 @@ class ThreadedTransferEngine:
         self._others = others
         self._landings = {tier: copies.landing() for tier in (others.tiers_read if others is not None else ())}
         lanes = [*_LANES, *(_DISK_LANES if disk is not None else ()), *((tier, Tier.GPU) for tier in self._landings)]
-        self._lanes = {
-            (source, target): ThreadPoolExecutor(1, f"copies-{source.value}-to-{target.value}") for source, target in lanes
-        }
+        self._lanes = {(source, target): CopyLane(f"copies-{source.value}-to-{target.value}") for source, target in lanes}
         self._open: dict[Transfer, Future[None]] = {}
         self._done: deque[Transfer] = deque()  # by the lanes' threads, in the order of completion
         self._error: BaseException | None = None
@@ -95,7 +95,7 @@ class ThreadedTransferEngine:
         """See `TransferEngine.submit`. Those of `after` were submitted earlier, so waiting for them cannot end in a circle."""
         earlier = {each: self._open[each] for each in transfer.after if each in self._open}
         lane = self._lanes[transfer.source, transfer.target]
-        self._open[transfer] = lane.submit(self._carry_out, transfer, earlier, self._copies.fence())
+        self._open[transfer] = lane.submit(transfer, partial(self._carry_out, transfer, earlier, self._copies.fence()))
         return False
 
     def completed(self) -> Sequence[Transfer]:
@@ -111,6 +111,7 @@ class ThreadedTransferEngine:
         """See `TransferEngine.wait`."""
         for transfer in transfers:
             if transfer in self._open:
+                transfer.expedite()
                 with contextlib.suppress(TimeoutError):  # of a fetch
                     self._open[transfer].result(transfer.patience_s)
 
@@ -137,7 +138,7 @@ class ThreadedTransferEngine:
     def close(self) -> None:
         """Ends the threads, after the copies that have begun."""
         for lane in self._lanes.values():
-            lane.shutdown(cancel_futures=True)
+            lane.close()
         if self._disk is not None:
             self._disk.disk.close()
 

@@ -21,6 +21,7 @@ def usage_to_wire(usage: Usage) -> types_pb2.Usage:
         total_s=usage.total_s,
         preemptions=usage.preemptions,
         retries=usage.retries,
+        prefetched_tokens=usage.prefetched_tokens,
         worker_id=usage.worker_id,
     )
 
@@ -41,5 +42,6 @@ def usage_from_wire(message: types_pb2.Usage) -> Usage:
         total_s=message.total_s,
         preemptions=message.preemptions,
         retries=message.retries,
+        prefetched_tokens=message.prefetched_tokens,
         worker_id=message.worker_id,
     )

@@ -45,7 +45,7 @@ class TierStat(_message.Message):
     def __init__(self, tier: _Optional[_Union[_types_pb2.Tier, str]] = ..., capacity_blocks: _Optional[int] = ..., used_blocks: _Optional[int] = ..., locked_blocks: _Optional[int] = ..., block_bytes: _Optional[int] = ..., ready_blocks: _Optional[int] = ...) -> None: ...
 
 class StoreStat(_message.Message):
-    __slots__ = ("tiers", "policy", "decisions", "guard")
+    __slots__ = ("tiers", "policy", "decisions", "guard", "prefetch")
     class DecisionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -57,11 +57,27 @@ class StoreStat(_message.Message):
     POLICY_FIELD_NUMBER: _ClassVar[int]
     DECISIONS_FIELD_NUMBER: _ClassVar[int]
     GUARD_FIELD_NUMBER: _ClassVar[int]
+    PREFETCH_FIELD_NUMBER: _ClassVar[int]
     tiers: _containers.RepeatedCompositeFieldContainer[TierStat]
     policy: str
     decisions: _containers.ScalarMap[str, int]
     guard: GuardStat
-    def __init__(self, tiers: _Optional[_Iterable[_Union[TierStat, _Mapping]]] = ..., policy: _Optional[str] = ..., decisions: _Optional[_Mapping[str, int]] = ..., guard: _Optional[_Union[GuardStat, _Mapping]] = ...) -> None: ...
+    prefetch: PrefetchStat
+    def __init__(self, tiers: _Optional[_Iterable[_Union[TierStat, _Mapping]]] = ..., policy: _Optional[str] = ..., decisions: _Optional[_Mapping[str, int]] = ..., guard: _Optional[_Union[GuardStat, _Mapping]] = ..., prefetch: _Optional[_Union[PrefetchStat, _Mapping]] = ...) -> None: ...
+
+class PrefetchStat(_message.Message):
+    __slots__ = ("loaded_tokens", "used_tokens", "wasted_tokens", "cancelled_tokens", "loaded_bytes")
+    LOADED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    USED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    WASTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LOADED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    loaded_tokens: int
+    used_tokens: int
+    wasted_tokens: int
+    cancelled_tokens: int
+    loaded_bytes: int
+    def __init__(self, loaded_tokens: _Optional[int] = ..., used_tokens: _Optional[int] = ..., wasted_tokens: _Optional[int] = ..., cancelled_tokens: _Optional[int] = ..., loaded_bytes: _Optional[int] = ...) -> None: ...
 
 class CacheHits(_message.Message):
     __slots__ = ("gpu_tokens", "tokens")

@@ -135,7 +135,7 @@ class StepGraph(_message.Message):
     def __init__(self, nodes: _Optional[_Iterable[_Union[StepGraph.Node, _Mapping]]] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("prompt_tokens", "available_tokens", "captured", "delivered", "computed_tokens", "generated_tokens", "queue_s", "load_s", "prefill_s", "decode_s", "ttft_s", "total_s", "preemptions", "retries", "worker_id")
+    __slots__ = ("prompt_tokens", "available_tokens", "captured", "delivered", "computed_tokens", "generated_tokens", "queue_s", "load_s", "prefill_s", "decode_s", "ttft_s", "total_s", "preemptions", "retries", "worker_id", "prefetched_tokens")
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     AVAILABLE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CAPTURED_FIELD_NUMBER: _ClassVar[int]
@@ -151,6 +151,7 @@ class Usage(_message.Message):
     PREEMPTIONS_FIELD_NUMBER: _ClassVar[int]
     RETRIES_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    PREFETCHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     prompt_tokens: int
     available_tokens: int
     captured: _containers.RepeatedCompositeFieldContainer[TierTokens]
@@ -166,4 +167,5 @@ class Usage(_message.Message):
     preemptions: int
     retries: int
     worker_id: str
-    def __init__(self, prompt_tokens: _Optional[int] = ..., available_tokens: _Optional[int] = ..., captured: _Optional[_Iterable[_Union[TierTokens, _Mapping]]] = ..., delivered: _Optional[_Iterable[_Union[TierTokens, _Mapping]]] = ..., computed_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., queue_s: _Optional[float] = ..., load_s: _Optional[float] = ..., prefill_s: _Optional[float] = ..., decode_s: _Optional[float] = ..., ttft_s: _Optional[float] = ..., total_s: _Optional[float] = ..., preemptions: _Optional[int] = ..., retries: _Optional[int] = ..., worker_id: _Optional[str] = ...) -> None: ...
+    prefetched_tokens: int
+    def __init__(self, prompt_tokens: _Optional[int] = ..., available_tokens: _Optional[int] = ..., captured: _Optional[_Iterable[_Union[TierTokens, _Mapping]]] = ..., delivered: _Optional[_Iterable[_Union[TierTokens, _Mapping]]] = ..., computed_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., queue_s: _Optional[float] = ..., load_s: _Optional[float] = ..., prefill_s: _Optional[float] = ..., decode_s: _Optional[float] = ..., ttft_s: _Optional[float] = ..., total_s: _Optional[float] = ..., preemptions: _Optional[int] = ..., retries: _Optional[int] = ..., worker_id: _Optional[str] = ..., prefetched_tokens: _Optional[int] = ...) -> None: ...

@@ -5,6 +5,7 @@ cache notices one in 16 of them, when a sequence needs another block and when a 
 calls in the same order and at the same times as the engine would. In between it only moves the clock.
 """
 
+import math
 from collections.abc import Sequence as Ids
 from collections.abc import Set
 
@@ -95,11 +96,19 @@ class SimulatedEngine(Engine):
             ):
                 begun = True  # the engine has to run it: a sequence must be preempted, or was admitted, or blocks are copied
                 break
+            if self._prefetches():
+                begun = True  # a batch whose blocks are being copied
+                break
             time, batches = self._cost.decode_until(
-                until, self._time.now(), len(running), context + done * len(running), min(spans[phase], left - done)
+                min(until, self._prefetch_at()),
+                self._time.now(),
+                len(running),
+                context + done * len(running),
+                min(spans[phase], left - done),
             )
             self._time.advance_to(time)
             done += batches
+            self.decode_s = self._cost.decode_seconds(len(running), context + (done - 1) * len(running))
             if waits:  # the engine tries an admission before each batch; none succeeds until a block opens or fills
                 self.scheduler.deferred(batches - 1)
             for sequence in filling.get(phase, ()):
@@ -111,6 +120,15 @@ class SimulatedEngine(Engine):
             del sequence.tokens[sequence.total * TOKEN_BYTES :]
         self.steps += done
         return not begun and self._time.now() >= until
+
+    def _prefetches(self) -> bool:
+        """Prefetches, as the engine does before a batch of decodes. Returns whether loads are under way."""
+        self.prefetch(self.decode_s)
+        return self._transfers.busy
+
+    def _prefetch_at(self) -> float:
+        due_at = self.cache.prefetcher.due_at
+        return math.inf if due_at is None else due_at
 
     def _admits(self, running: list[Sequence], done: int) -> bool:
         """Whether the first waiting request fits now, and was admitted to the next batch."""

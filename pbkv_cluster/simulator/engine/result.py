@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, fields
 
 from pbkv_cluster.cache.observer import GuardStat
+from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchCount
 from pbkv_cluster.core.usage import HitMeter, Tier, Usage
 from pbkv_cluster.simulator.spread import Spread
 
@@ -58,6 +59,7 @@ class SimulationResult:
     decisions: Counter[str]
     preemptions: int
     worker_changes: int  # steps that ran on another worker than their workflow's step before
+    prefetched: PrefetchCount  # blocks, of all workers
     guards: tuple[GuardStat, ...]  # of each worker; empty: the policy ran without a guard
     steps: tuple[StepRecord, ...]  # in the order in which they ended
     seconds: float

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
+from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchCount
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.sampling import SamplingParams
@@ -147,6 +148,7 @@ class _Simulation:
             decisions,
             self._preemptions,
             self._worker_changes,
+            sum((worker.cache.tiers.prefetched.total for worker in self._workers), PrefetchCount()),
             tuple(guard for guard in guards if guard is not None),
             tuple(self._records),
             self._clock.now(),

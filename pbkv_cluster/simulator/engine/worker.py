@@ -39,7 +39,7 @@ class SimulatedWorker:
         name = adversary_of(setup.policy) if setup.adversary else setup.policy
         cache = setup.cache.model_copy(update={"policy": name})
         if setup.policy == "oracle":  # in all tiers, and itself: others are measured against it
-            cache = cache.model_copy(update={"host_policy": name, "guard": False})
+            cache = cache.model_copy(update={"host_policy": name, "guard": False, "prefetch": "off"})
         self.engine = SimulatedEngine(
             SimulatedRunner(setup.gpu_blocks, setup.host_blocks, setup.cost, self.clock, begun),
             setup.engine.model_copy(update={"allow_forced_output": True, "max_waiting": _UNBOUNDED}),
@@ -57,7 +57,11 @@ class SimulatedWorker:
         return self.engine.cache
 
     def idle_until(self, time: float) -> None:
-        """Lets an idle worker's clock catch up with the cluster's."""
+        """Lets an idle worker's clock catch up with the cluster's. Meanwhile it prefetches, as in service."""
+        engine = self.engine
+        while not engine.busy and (seconds := engine.idle_s) is not None and self.clock.now() + seconds < time:
+            self.clock.advance(seconds)
+            engine.prefetch_idle()
         if self.clock.now() < time:
             self.clock.advance_to(time)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.simulator.engine.result import SimulationResult
 
 SECONDS = ("ttft_mean_s", "ttft_p90_s", "step_mean_s", "step_p90_s", "latency_mean_s", "latency_p90_s")
@@ -43,6 +44,8 @@ class Row:
     worker_changes: int  # steps on another worker than their workflow's step before
     pressure_measured: float  # share of the infinite cache's GPU hits that LRU got
     time_shares: Mapping[str, float]  # of all workflows' time, with pauses: tool, queue, load, prefill, decode
+    prefetched_tokens: int = 0  # loaded to the GPU ahead of their use
+    prefetch_used_tokens: int = 0  # of those, tokens that steps used while they lay there
     guard_lru_share: float | None = None  # share of the evicted GPU blocks that LRU chose; None: there was no guard
     over_lru: Mapping[str, float | None] | None = None  # figures divided by LRU's, which is None where that is 0
     bound_tokens: int | None = None  # recomputed at least, whatever the policy; None: the oracle has not run
@@ -75,6 +78,8 @@ def figures(result: SimulationResult) -> dict[str, Any]:
         "hit_any": result.hit_any,
         "hit_gpu": result.hit_gpu,
         "preemptions": result.preemptions,
+        "prefetched_tokens": result.prefetched.loaded * BLOCK_TOKENS,
+        "prefetch_used_tokens": result.prefetched.used * BLOCK_TOKENS,
         "time_shares": result.time.shares(),
         "guard_lru_share": result.guard_lru_share,
         "worker_changes": result.worker_changes,

@@ -1,0 +1,134 @@
+"""Loads blocks to the GPU ahead of their use, and keeps within what the bus can carry meanwhile."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from pbkv_cluster.cache.owners import ActiveWorkflows
+from pbkv_cluster.cache.prefetch.planner import PrefetchPlanner, QueuedPrompt
+from pbkv_cluster.cache.prefetch.usefulness import Usefulness
+from pbkv_cluster.cache.sequence.paths import Paths
+from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchSource
+from pbkv_cluster.cache.tiers.tiers import Tiers
+from pbkv_cluster.cache.tiers.transfer import Transfer
+from pbkv_cluster.cache.tree.node import GPU, Node
+from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
+from pbkv_cluster.core.clock import Clock
+from pbkv_cluster.core.config import CacheConfig
+
+_INTERVAL_S, _INTERVAL_MAX_S = 0.25, 2.0  # from a look that found nothing to do to the next; doubled each time
+_UNMEASURED = 16  # blocks, while no load has been measured
+_MOST = 1024  # blocks, each time
+
+
+class Prefetcher:
+    """Prefetches for one cache. Its thread asks between two batches."""
+
+    def __init__(
+        self, tree: PrefixTree, tiers: Tiers, workflows: ActiveWorkflows, paths: Paths, config: CacheConfig, clock: Clock
+    ) -> None:
+        self._tree = tree
+        self._tiers = tiers
+        self._paths = paths
+        self._planner = PrefetchPlanner(tree, tiers, workflows)
+        self._mode = config.prefetch if tiers.gpu.slower is not None else "off"
+        self._clock = clock
+        self._useful = {source: Usefulness() for source in (PrefetchSource.QUEUE, PrefetchSource.FORECAST)}
+        self._in_flight: list[Transfer] = []
+        self._due_at, self._interval_s = 0.0, _INTERVAL_S
+        self._locked: list[Node] = []
+
+    @property
+    def due_at(self) -> float | None:
+        """When it is worth asking again, at the earliest; None: it never is."""
+        return None if self._mode == "off" else self._due_at
+
+    @property
+    def swaps(self) -> bool:
+        """Whether blocks of active workflows may leave the GPU for prefetched ones, as far as the latter are useful."""
+        return self._mode == "queue"
+
+    def wake(self) -> None:
+        """Something has happened that may make a prefetch worth while."""
+        self._due_at, self._interval_s = 0.0, _INTERVAL_S
+
+    def run(self, seconds: float, prompts: Sequence[QueuedPrompt]) -> int:
+        """Starts the loads that are worth making now.
+
+        Nothing is started while earlier ones are under way, so that a step never waits for more than one budget.
+
+        Args:
+            seconds: that the loads may take: of the batch that is about to run.
+            prompts: of the steps that wait, in the order in which they will be admitted.
+
+        Returns:
+            Blocks.
+        """
+        now = self._clock.now()
+        self._in_flight = [transfer for transfer in self._in_flight if not transfer.done]
+        if self._mode == "off" or now < self._due_at or self._in_flight:
+            return 0
+        budget = self.budget(seconds)
+        left = budget - self._load_queued(budget, prompts, now)
+        left -= self._load_likely(left, now)
+        for node in self._locked:
+            self._paths.unlock_node(node)
+        self._locked.clear()
+        self._in_flight = [transfer for transfer in self._in_flight if not transfer.done]
+        if left < budget:
+            self._due_at, self._interval_s = now, _INTERVAL_S
+        else:
+            self._due_at, self._interval_s = now + self._interval_s, min(2 * self._interval_s, _INTERVAL_MAX_S)
+        return budget - left
+
+    def budget(self, seconds: float) -> int:
+        """Blocks that can be loaded within so many seconds."""
+        slower = self._tiers.gpu.slower
+        assert slower is not None
+        waiting, one = (self._tiers.load_seconds({slower.kind: blocks}) for blocks in (0, 1))
+        if one <= waiting:
+            return _UNMEASURED
+        return min(_MOST, max(0, int((seconds - waiting) / (one - waiting) + 1e-9)))
+
+    def _load_queued(self, budget: int, prompts: Sequence[QueuedPrompt], now: float) -> int:
+        done, value = 0, self._planner.queued_value(now)
+        for match in self._planner.queued(prompts):
+            path = self._paths.lock_match(match)
+            if path:
+                self._locked.append(path[-1])
+            for node in path:
+                if node.held[GPU] < node.blocks:
+                    if done < budget:
+                        done += self._load(node, budget - done, value, PrefetchSource.QUEUE, now)
+                    if node.held[GPU] < node.blocks:
+                        return done
+        return done
+
+    def _load_likely(self, budget: int, now: float) -> int:
+        done = 0
+        for node, value in self._planner.likely(now) if budget > 0 else ():
+            self._tree.lock(node)
+            self._locked.append(node)
+            done += self._load(node, budget - done, value, PrefetchSource.FORECAST, now)
+            if done >= budget:
+                break
+        return done
+
+    def _load(self, node: Node, most: int, value: float | None, source: PrefetchSource, now: float) -> int:
+        """Loads blocks of a locked node, as many as there is room for. Returns their number."""
+        wanted = min(most, node.blocks - node.held[GPU])
+        if not self._pays(node):
+            return 0
+        count = self._tiers.prefetched.count(source)
+        allowance = self._useful[source].allowance(count, now) if self.swaps else 0
+        swaps = allowance is None or allowance >= wanted
+        slots = self._tiers.take_spare(wanted, partial(self._planner.may_evict, value, source, swaps))
+        if not slots:
+            return 0
+        if source is PrefetchSource.QUEUE:
+            node.last_access = now  # it is about to be used: LRU must not take it first
+        self._in_flight += self._tiers.load([node], slots, source)
+        self._tiers.decisions[f"prefetch_{source.value}"] += len(slots)
+        return len(slots)
+
+    def _pays(self, node: Node) -> bool:
+        return all(self._tiers.load_pays(tier) for tier in self._tiers if tier.index != GPU and node.held[tier.index])

@@ -1,0 +1,81 @@
+"""What becomes of prefetched blocks: each ends as used, wasted or cancelled."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from pbkv_cluster.cache.tree.node import GPU, Node
+
+
+class PrefetchSource(StrEnum):
+    """Why blocks were prefetched."""
+
+    QUEUE = "queue"  # a queued step will use them
+    FORECAST = "forecast"  # an active workflow is likely to use them soon
+    REQUEST = "request"  # a client asked for them
+
+
+@dataclass(slots=True)
+class PrefetchCount:
+    """Prefetched blocks. Those that are neither used nor wasted nor cancelled lie on the GPU, or are on their way to it."""
+
+    loaded: int = 0
+    used: int = 0  # by a step, while the GPU held them
+    wasted: int = 0  # they left the GPU before that
+    cancelled: int = 0  # they did not arrive
+
+    @property
+    def pending(self) -> int:
+        """Blocks whose end is not known yet."""
+        return self.loaded - self.used - self.wasted - self.cancelled
+
+    def __add__(self, other: "PrefetchCount") -> "PrefetchCount":
+        return PrefetchCount(
+            self.loaded + other.loaded,
+            self.used + other.used,
+            self.wasted + other.wasted,
+            self.cancelled + other.cancelled,
+        )
+
+
+class PrefetchLedger:
+    """Counts prefetched blocks by their sources. A node has blocks of one source at a time, the earliest that is not settled.
+
+    The blocks of a node that count as prefetched are the last that the GPU holds, since it holds a leading run.
+    """
+
+    def __init__(self) -> None:
+        self._counts = {source: PrefetchCount() for source in PrefetchSource}
+
+    def count(self, source: PrefetchSource) -> PrefetchCount:
+        """The blocks of one source so far."""
+        return replace(self._counts[source])
+
+    @property
+    def total(self) -> PrefetchCount:
+        """The blocks of all sources so far."""
+        return sum(self._counts.values(), PrefetchCount())
+
+    def loaded(self, node: Node, blocks: int, source: PrefetchSource) -> None:
+        """The last blocks that the GPU holds of a node have been prefetched."""
+        if not node.prefetched:
+            node.prefetched_for = source
+        node.prefetched += blocks
+        self._counts[PrefetchSource(node.prefetched_for)].loaded += blocks
+
+    def used(self, node: Node) -> None:
+        """A step uses all of a node."""
+        if node.prefetched:
+            self._counts[PrefetchSource(node.prefetched_for)].used += node.prefetched
+            node.prefetched = 0
+
+    def leaving(self, node: Node, start: int, spoiled: Collection[int]) -> None:
+        """The GPU is about to lose a node's blocks from `start` on, of which those in `spoiled` slots have not arrived."""
+        held = node.held[GPU]
+        unused = min(node.prefetched, held - start)
+        if unused > 0:
+            lost = sum(slot in spoiled for slot in node.slots[GPU][held - unused : held]) if spoiled else 0
+            count = self._counts[PrefetchSource(node.prefetched_for)]
+            count.cancelled += lost
+            count.wasted += unused - lost
+            node.prefetched -= unused
