@@ -38,7 +38,7 @@ def with_goals(line: Pooled, scene: Scene, disturbance: Disturbance) -> Iterator
         yield Figure(name, line.worst_any, "x", at_least=least)
     elif line.policy == _OURS:
         yield from _ours(line, scene, what)
-        if disturbance.prefetch != "off":
+        if disturbance.prefetch != "none":
             goal = _PREFETCH_GPU_RATIO.get(line.pressure)
             yield Figure(f"{what} ({disturbance}): GPU hits over LRU's", line.gpu, "x", at_least=goal)
             best = _PREFETCH_GPU_BEST if line.pressure == min(_PREFETCH_GPU_RATIO) else None

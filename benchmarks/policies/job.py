@@ -26,7 +26,7 @@ QUICK_WORKLOADS = ("chatdev_cli", "metagpt_code")
 POLICY_NAMES = ("lru", "oracle", "retired-lru", "lfu", "kvflow", "continuum", "pbkv-paper", "pbkv")
 PRESSURES = (0.25, 0.45, 0.65, 0.8)
 SEEDS = (0, 1)
-Prefetch = Literal["off", "conservative", "queue"]
+Prefetch = Literal["none", "conservative", "queue"]
 WHOLE = "whole"  # the part that is the whole trace
 
 
@@ -38,12 +38,12 @@ class Disturbance:
     adversary: bool = False
     guard: bool = True
     predictor: str = ""  # "": the default one
-    prefetch: Prefetch = "off"
+    prefetch: Prefetch = "none"
 
     def __str__(self) -> str:
         parts = [f"noise {self.noise:g}" * bool(self.noise), "adversary" * self.adversary, "unguarded" * (not self.guard)]
         parts.append(f"predictor {self.predictor}" * bool(self.predictor))
-        parts.append(f"prefetch {self.prefetch}" * (self.prefetch != "off"))
+        parts.append(f"prefetch {self.prefetch}" * (self.prefetch != "none"))
         return ", ".join(filter(None, parts))
 
     def on(self, setup: Setup) -> Setup:
@@ -175,7 +175,7 @@ def job_of(arguments: argparse.Namespace) -> Job:
         except InvalidArgument as error:
             raise ValueError(f"--predictor: {error.problem}") from error
     plain = Disturbance(arguments.noise, arguments.adversary, predictor=arguments.predictor)
-    compared = tuple(replace(plain, prefetch=mode) for mode in dict.fromkeys(arguments.prefetch or ["off"]))
+    compared = tuple(replace(plain, prefetch=mode) for mode in dict.fromkeys(arguments.prefetch or ["none"]))
     if arguments.no_guard:
         if len(compared) > 1:
             raise ValueError("--no-guard: compares one kind of --prefetch only")

@@ -144,8 +144,8 @@ def _beside_no_prefetch(
     rows: Rows, policies: Sequence[str], pressures: Sequence[float], disturbances: Sequence[Disturbance]
 ) -> Iterator[Figure]:
     for disturbance in disturbances:
-        plain = str(replace(disturbance, prefetch="off"))
-        for policy in policies if disturbance.prefetch != "off" else ():
+        plain = str(replace(disturbance, prefetch="none"))
+        for policy in policies if disturbance.prefetch != "none" else ():
             for pressure in pressures:
                 for figure, what in (("hit_gpu", "GPU hits"), ("hit_any", "hits in any tier")):
                     worst = worst_beside(rows, policy, pressure, str(disturbance), plain, figure)

@@ -67,7 +67,7 @@ class Driver:
         engine: TaggedEngine,
         write_through: bool = False,
         elsewhere: Elsewhere = NOWHERE,
-        prefetch: Literal["off", "conservative", "queue"] = "queue",
+        prefetch: Literal["none", "conservative", "queue"] = "queue",
     ) -> None:
         self.random = random.Random(seed)
         self.engine = engine

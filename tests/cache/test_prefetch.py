@@ -25,7 +25,7 @@ from pbkv_cluster.core.usage import Tier
 from tests.cache.late_transfers import LateEngine, TaggedEngine
 from tests.cache.test_cache_model import AGENTS, SPACES, Driver
 
-Mode = Literal["off", "conservative", "queue"]
+Mode = Literal["none", "conservative", "queue"]
 SPACE = Namespace("m", "r", "f", "l")
 BLOCK_S = 0.01
 
@@ -287,7 +287,7 @@ def test_a_policy_without_a_scale_prepares_queued_steps_only(policy: str) -> Non
 
 
 def test_nothing_is_prefetched_when_it_is_off() -> None:
-    rig = filled("off")
+    rig = filled("none")
     assert rig.cache.prefetcher.due_at is None
     assert rig.ahead("early") == 0
 

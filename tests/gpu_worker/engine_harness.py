@@ -69,7 +69,7 @@ def make_engine(
     late: int | None = None,
     write_through: bool = False,
     pools: list[KvStorage] | None = None,
-    prefetch: Literal["off", "conservative", "queue"] = "queue",
+    prefetch: Literal["none", "conservative", "queue"] = "queue",
     **fields: Any,
 ) -> Engine:
     """An engine on the CPU. Its transfers are carried out by threads, or as late as may be if `late` gives a seed for that.

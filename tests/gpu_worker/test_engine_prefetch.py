@@ -39,7 +39,7 @@ def make(model: LoadedModel, prefetch: str, late: int | None = None) -> Engine:
 
 @pytest.mark.parametrize("late", [None, 0, 1])
 def test_tokens_are_the_same_with_prefetch_and_without(model: LoadedModel, late: int | None) -> None:
-    plain = play(model, make(model, "off"))
+    plain = play(model, make(model, "none"))
     engine = make(model, "queue", late)
     results = play(model, engine)
     assert {name: result.tokens for name, result in results.items()} == {name: result.tokens for name, result in plain.items()}
@@ -75,7 +75,7 @@ def test_a_step_that_is_cancelled_leaves_no_prefetched_block_behind(model: Loade
 
 
 def test_an_engine_without_prefetch_loads_nothing_ahead(model: LoadedModel) -> None:
-    engine = make(model, "off")
+    engine = make(model, "none")
     play(model, engine)
     assert engine.cache.tiers.prefetched.total == PrefetchCount()
     assert engine.idle_s is None

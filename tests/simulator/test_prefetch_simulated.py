@@ -20,7 +20,7 @@ def run(mode: str, setup: Setup = SETUP) -> SimulationResult:
 
 
 def test_more_is_found_on_the_gpu_with_prefetch() -> None:
-    off, on = run("off"), run("queue")
+    off, on = run("none"), run("queue")
     assert not off.prefetched.loaded
     assert on.prefetched.used > 0
     assert on.hit_gpu > off.hit_gpu
@@ -30,6 +30,6 @@ def test_more_is_found_on_the_gpu_with_prefetch() -> None:
 @pytest.mark.parametrize("disturbed", [{"noise": 1.0}, {"adversary": True}])
 def test_random_and_wrong_forecasts_cost_no_more_than_a_percent(disturbed: dict[str, Any]) -> None:
     setup = replace(SETUP, **disturbed)
-    off, on = run("off", setup), run("queue", setup)
+    off, on = run("none", setup), run("queue", setup)
     assert on.hit_gpu >= 0.99 * off.hit_gpu
     assert on.hit_any >= 0.99 * off.hit_any

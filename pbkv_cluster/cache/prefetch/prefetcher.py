@@ -30,17 +30,18 @@ class Prefetcher:
         self._tiers = tiers
         self._paths = paths
         self._planner = PrefetchPlanner(tree, tiers, workflows)
-        self._mode = config.prefetch if tiers.gpu.slower is not None else "off"
+        self._mode = config.prefetch if tiers.gpu.slower is not None else "none"
         self._clock = clock
         self._useful = {source: Usefulness() for source in (PrefetchSource.QUEUE, PrefetchSource.FORECAST)}
         self._in_flight: list[Transfer] = []
         self._due_at, self._interval_s = 0.0, _INTERVAL_S
         self._locked: list[Node] = []
+        self._room_comes = False  # slots were made room in, and are free as soon as what they held has been copied
 
     @property
     def due_at(self) -> float | None:
         """When it is worth asking again, at the earliest; None: it never is."""
-        return None if self._mode == "off" else self._due_at
+        return None if self._mode == "none" else self._due_at
 
     @property
     def swaps(self) -> bool:
@@ -65,16 +66,19 @@ class Prefetcher:
         """
         now = self._clock.now()
         self._in_flight = [transfer for transfer in self._in_flight if not transfer.done]
-        if self._mode == "off" or now < self._due_at or self._in_flight:
+        if self._mode == "none" or now < self._due_at or self._in_flight:
             return 0
         budget = self.budget(seconds)
+        if not budget:  # the next batch may take longer: nothing was looked for, so nothing is put off
+            return 0
+        self._room_comes = False
         left = budget - self._load_queued(budget, prompts, now)
         left -= self._load_likely(left, now)
         for node in self._locked:
             self._paths.unlock_node(node)
         self._locked.clear()
         self._in_flight = [transfer for transfer in self._in_flight if not transfer.done]
-        if left < budget:
+        if left < budget or self._room_comes:
             self._due_at, self._interval_s = now, _INTERVAL_S
         else:
             self._due_at, self._interval_s = now + self._interval_s, min(2 * self._interval_s, _INTERVAL_MAX_S)
@@ -123,6 +127,7 @@ class Prefetcher:
         swaps = allowance is None or allowance >= wanted
         slots = self._tiers.take_spare(wanted, partial(self._planner.may_evict, value, source, swaps))
         if not slots:
+            self._room_comes = self._room_comes or self._tiers.gpu.pool.room > 0
             return 0
         if source is PrefetchSource.QUEUE:
             node.last_access = now  # it is about to be used: LRU must not take it first

@@ -123,8 +123,8 @@ class CacheConfig(Section):
 
     policy: str = Field("pbkv", min_length=1, description="reuse policy of all tiers, by name or package.module:Class")
     host_policy: str = Field("", description="another reuse policy for the host tier; empty: the same")
-    prefetch: Literal["off", "conservative", "queue"] = Field(
-        "off",
+    prefetch: Literal["none", "conservative", "queue"] = Field(
+        "none",
         description="load blocks to the GPU ahead of their use. conservative: into free space and that of ended workflows; "
         "queue: those of queued steps first, and in place of blocks worth less than half, while this is seen to be useful",
     )

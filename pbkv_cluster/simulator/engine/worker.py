@@ -39,7 +39,7 @@ class SimulatedWorker:
         name = adversary_of(setup.policy) if setup.adversary else setup.policy
         cache = setup.cache.model_copy(update={"policy": name})
         if setup.policy == "oracle":  # in all tiers, and itself: others are measured against it
-            cache = cache.model_copy(update={"host_policy": name, "guard": False, "prefetch": "off"})
+            cache = cache.model_copy(update={"host_policy": name, "guard": False, "prefetch": "none"})
         self.engine = SimulatedEngine(
             SimulatedRunner(setup.gpu_blocks, setup.host_blocks, setup.cost, self.clock, begun),
             setup.engine.model_copy(update={"allow_forced_output": True, "max_waiting": _UNBOUNDED}),

@@ -147,7 +147,7 @@ class Comparison:
 
     def _simulate(self, policy: str, blocks: int, setup: Setup) -> SimulationResult:
         if policy in (BASELINE, BOUND):  # LRU on every tier, as a cache without us would be; the oracle sees to itself
-            cache = setup.cache.model_copy(update={"host_policy": BASELINE, "prefetch": "off"})
+            cache = setup.cache.model_copy(update={"host_policy": BASELINE, "prefetch": "none"})
             setup = replace(setup, adversary=False, noise=0.0, cache=cache)
         reference = self._reference(BASELINE, blocks) if policy == BOUND else None
         sized = replace(setup, policy=policy, gpu_blocks=blocks, host_blocks=self._host_blocks(blocks))
