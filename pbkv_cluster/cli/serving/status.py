@@ -75,6 +75,7 @@ def status_json(response: "Status") -> dict[str, Any]:
         "running_steps": response.running_steps,
         "log_path": response.log_path,
         "discovery_url": response.discovery_url,
+        "dashboard_url": response.dashboard_url,
         "members": [
             {
                 "name": member.name,
@@ -228,6 +229,8 @@ def print_status(response: "Status", console: "Console") -> None:
         console.print(Text(f"logs in {folder} of each node, the gateway's in {response.log_path}"), soft_wrap=True)
     if response.discovery_url:
         console.print(Text(f"metrics: {response.discovery_url} (Prometheus, http_sd)"), soft_wrap=True)
+    if response.dashboard_url:
+        console.print(Text(f"dashboard: {response.dashboard_url}"), soft_wrap=True)
     console.print(_workers_table(response))
     for worker in response.workers:
         if worker.store.HasField("guard"):
