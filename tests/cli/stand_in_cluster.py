@@ -33,6 +33,7 @@ class StandInCluster:
         self.gateway_address = ""
         self.redis_url = "redis://:s3cret@127.0.0.1:1"
         self.redis_url_file = Path("/state/redis.url")
+        self.http_address = ""
         self.discovery_url = "http://127.0.0.1:4/discovery"
         self.dashboard_url = "http://127.0.0.1:2/" if dashboard else ""
         self.ray_dashboard_url = ""

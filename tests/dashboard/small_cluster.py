@@ -96,6 +96,10 @@ class SmallCluster:
         self._states[name] = MemberEntry(name, up, restarts, last_failure)
         self._board.show(list(self._states.values()))
 
+    def _stop_members(self) -> None:
+        for name in reversed(list(self.members)):
+            self.stop(name)
+
     def _start(self) -> None:
         self._redis = RedisServer.resolve("", host=_LOOPBACK)
         self._stack.callback(self._redis.stop)
@@ -103,7 +107,7 @@ class SmallCluster:
         self._board.start()
         self._stack.callback(self._board.stop)
         self._board.show(list(self._states.values()))
-        self._stack.callback(lambda: [self.stop(name) for name in reversed(list(self.members))])
+        self._stack.callback(self._stop_members)
         for name in ("predictor", "gateway", "host-store-0", "worker-0", "head", "dashboard"):
             address = self.start(name)
             if name == "gateway":

@@ -8,7 +8,7 @@ export function el(tag, attributes = {}, ...children) {
     else if (name === "style") Object.assign(node.style, value);
     else node.setAttribute(name, value === true ? "" : value);
   }
-  for (const child of children.flat()) {
+  for (const child of children.flat(Infinity)) {
     if (child !== null && child !== undefined && child !== false) node.append(child instanceof Node ? child : String(child));
   }
   return node;
@@ -19,7 +19,7 @@ export const byId = (id) => document.getElementById(id);
 // Replaces what is in a place, unless that would show the same: what has the focus or is selected stays so.
 export function show(place, ...nodes) {
   const fresh = document.createElement("div");
-  fresh.append(...nodes.flat().filter(Boolean));
+  fresh.append(...nodes.flat(Infinity).filter(Boolean));
   if (fresh.innerHTML === place.innerHTML) return;
   const focused = place.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
   place.replaceChildren(...fresh.childNodes);
@@ -34,7 +34,7 @@ export function table(caption, columns, rows) {
     columns.map(([title, cell, options = {}]) =>
       el("td", { class: options.number && "n", "data-label": title, "data-figure": options.figure?.(row) }, el("span", {}, cell(row))));
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
-    el("table", { class: "cards" },
+    el("table", { class: columns.length > 4 && "cards" },
       el("caption", { class: "hidden" }, caption),
       el("thead", {}, el("tr", {}, columns.map(([title, , options = {}]) => el("th", { scope: "col", class: options.number && "n" }, title)))),
       el("tbody", {}, rows.map((row) => el("tr", {}, cells(row))))));

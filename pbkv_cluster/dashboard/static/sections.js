@@ -8,7 +8,8 @@ const number = { number: true };
 
 export function showSnapshot(snapshot) {
   byId("cluster").textContent = snapshot.cluster ?? "";
-  byId("model").textContent = snapshot.model ?? "";
+  byId("model").textContent = (snapshot.model ?? "").split("/").at(-1);
+  byId("model").title = snapshot.model ?? "";
   show(byId("trouble"), (snapshot.trouble ?? []).map((text) => el("p", { class: "trouble" }, text)));
   if (!snapshot.members) return;
   show(byId("totals"), totals(snapshot.totals));

@@ -32,7 +32,7 @@ export function showVerdict(found, when) {
     el("p", { class: "why" }, why),
     el("div", { class: "bar-frame" },
       bar("Prompt tokens", parts, found.prompt),
-      lru !== null && el("span", { class: lru > 0.6 ? "mark right" : "mark", style: { left: `${100 * lru}%` } }, el("b", {}, `LRU would have had ${percent(lru)}`))),
+      lru !== null && el("span", { class: lru > 0.45 ? "mark right" : "mark", style: { left: `${100 * lru}%` } }, el("b", {}, `LRU would have had ${percent(lru)}`))),
     legend(parts),
     el("dl", { class: "tiles" },
       tile("Delivered", percent(delivered / found.prompt), `of ${short(found.prompt)} prompt tokens`),
