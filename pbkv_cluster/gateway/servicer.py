@@ -111,6 +111,7 @@ def _status_response(status: ClusterStatus) -> workflow_pb2.GetClusterStatusResp
         predictor_address=status.predictor_address,
         index_reachable=status.index_reachable,
         discovery_url=status.discovery_url,
+        dashboard_url=status.dashboard_url,
         totals=_totals(status.totals),
         decisions=status.decisions,
         members=[

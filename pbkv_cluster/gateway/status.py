@@ -16,7 +16,7 @@ from pbkv_cluster.gateway.routing.worker import Worker, WorkerReport
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.step.admission import Admission
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
-from pbkv_cluster.rpc.services import DISCOVERY_PATH, GATEWAY_HTTP, HEAD
+from pbkv_cluster.rpc.services import DASHBOARD, DISCOVERY_PATH, GATEWAY_HTTP, HEAD
 from pbkv_cluster.store.cluster_index import Directory, MemberEntry, NodeStateEntry, ProblemsEntry
 
 
@@ -46,6 +46,7 @@ class ClusterStatus:
     decisions: Mapping[str, int]  # the gateway's, by reason code
     log_path: str  # file that this process writes its log to; empty: none
     discovery_url: str = ""  # where Prometheus finds the metrics of all members; empty: nowhere
+    dashboard_url: str = ""  # page for operators; empty: none
     members: tuple[MemberEntry, ...] = ()  # by name; empty: nobody watches them, or the index is not reachable
     nodes: tuple[NodeStateEntry, ...] = ()  # by host; empty likewise
     http_address: str = ""  # host:port of the gateway's HTTP API; empty: not served, or the index is not reachable
@@ -80,7 +81,8 @@ class StatusReader:
             index_reachable=self.pool.index_reachable,
             totals=deepcopy(self.meter.totals),
             decisions={str(reason): count for reason, count in self.decisions.items()},
-            discovery_url=await self._discovery_url(),
+            discovery_url=await self._url(HEAD, DISCOVERY_PATH),
+            dashboard_url=await self._url(DASHBOARD, "/"),
             members=await self._members(),
             nodes=await self._nodes(),
             problems=await self._problems(),
@@ -88,12 +90,13 @@ class StatusReader:
             http_address=await self._http_address(),
         )
 
-    async def _discovery_url(self) -> str:
+    async def _url(self, service: str, path: str) -> str:
+        """Of a service that speaks HTTP; empty if it is not announced."""
         try:
-            address = await self.directory.service_address(HEAD)
+            address = await self.directory.service_address(service)
         except Unavailable:
             return ""  # `index_reachable` tells
-        return f"http://{address}{DISCOVERY_PATH}" if address else ""
+        return f"http://{address}{path}" if address else ""
 
     async def _members(self) -> tuple[MemberEntry, ...]:
         try:

@@ -6,6 +6,7 @@ from typing import Protocol
 PREDICTOR = "predictor"
 GATEWAY = "gateway"
 HEAD = "head"  # the process that runs the cluster; it speaks HTTP
+DASHBOARD = "dashboard"  # the pages for operators; HTTP, too
 DISCOVERY_PATH = "/discovery"  # where it tells Prometheus of all members
 GATEWAY_HTTP = "gateway-http"  # the gateway's port for clients of OpenAI's and Anthropic's APIs
 HOST_STORE = "host_store"  # the one on this process's node

@@ -23,6 +23,7 @@ class StandInCluster:
         edges: Mapping[str, Any] | None = None,
         report: Callable[[str], None] | None = None,
         record: Any = None,
+        dashboard: Any = None,
     ) -> None:
         self.config = config
         self.edges = dict(edges or {})
@@ -32,7 +33,10 @@ class StandInCluster:
         self.gateway_address = ""
         self.redis_url = "redis://:s3cret@127.0.0.1:1"
         self.redis_url_file = Path("/state/redis.url")
-        self.dashboard_url = "http://127.0.0.1:2"
+        self.http_address = ""
+        self.discovery_url = "http://127.0.0.1:4/discovery"
+        self.dashboard_url = "http://127.0.0.1:2/" if dashboard else ""
+        self.ray_dashboard_url = ""
         self.waited = False
         self._context = serving_in_thread(self.gateway)
 

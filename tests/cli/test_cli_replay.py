@@ -171,4 +171,13 @@ def test_serve_prints_how_to_submit_and_waits(pbkv: Pbkv, clusters: list[StandIn
     assert cluster.waited
     assert StandInCluster.running == 0
     assert f"pbkv submit --endpoint {cluster.gateway_address}" in done.out
-    assert cluster.dashboard_url in done.out
+    assert f"dashboard  {cluster.dashboard_url}" in done.out
+
+
+@pytest.mark.parametrize(("setting", "why"), [("dashboard.enabled=false", ""), ("metrics.enabled=false", "metrics.enabled")])
+def test_serve_starts_without_a_dashboard(pbkv: Pbkv, clusters: list[StandInCluster], setting: str, why: str) -> None:
+    done = pbkv("serve", "--set", setting)
+    assert (done.code, clusters[0].dashboard_url) == (0, "")
+    assert ("no dashboard" in done.err) == bool(why)
+    assert why in done.err
+    assert "dashboard  " not in done.out

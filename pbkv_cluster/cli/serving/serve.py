@@ -67,7 +67,7 @@ def _serve(config: "Config", log_path: str = "", on_ready: Callable[[], None] = 
         typer.echo(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}" if log_path else line, err=True)
 
     record = RunRecord.of_this_process(config.cluster.name, log_path)
-    with LocalCluster(config, _edges(config), report, record) as cluster:
+    with LocalCluster(config, _edges(config), report, record, _dashboard(config)) as cluster:
         try:
             print_addresses(cluster)
             on_ready()
@@ -111,6 +111,8 @@ def print_addresses(cluster: "LocalCluster") -> None:
         typer.echo(f"metrics    {cluster.discovery_url} (Prometheus, http_sd)")
     if cluster.dashboard_url:
         typer.echo(f"dashboard  {cluster.dashboard_url}")
+    if cluster.ray_dashboard_url:
+        typer.echo(f"ray        {cluster.ray_dashboard_url}")
     typer.echo(f'try        pbkv submit --endpoint {cluster.gateway_address} --agent writer "Once upon a time"')
     typer.echo(f"           pbkv status --endpoint {cluster.gateway_address}")
 
@@ -122,3 +124,18 @@ def _edges(config: "Config") -> "dict[str, MakeMember]":
     from pbkv_cluster.integrations.otel.member import MEMBER, OtelMember
 
     return {MEMBER: OtelMember}
+
+
+def _dashboard(config: "Config") -> "MakeMember | None":
+    """Makes the pages for operators; None if they are switched off or cannot be served here, which is said."""
+    if not config.dashboard.enabled:
+        return None
+    if not config.metrics.enabled:
+        typer.echo("no dashboard: metrics are switched off (metrics.enabled)", err=True)
+        return None
+    from pbkv_cluster.dashboard.member import Dashboard, missing_packages
+
+    if missing := missing_packages():
+        typer.echo(f"no dashboard: {missing}", err=True)
+        return None
+    return Dashboard

@@ -75,6 +75,7 @@ def status_json(response: "Status") -> dict[str, Any]:
         "running_steps": response.running_steps,
         "log_path": response.log_path,
         "discovery_url": response.discovery_url,
+        "dashboard_url": response.dashboard_url,
         "members": [
             {
                 "name": member.name,
@@ -213,9 +214,8 @@ def print_status(response: "Status", console: "Console") -> None:
     )
     if line := nodes_line(response):
         console.print(Text(line))
-    for member in response.members:
-        if member.restarts:
-            console.print(Text(member_line(member), style="" if member.up else "bold red"))
+    for member in (each for each in response.members if each.restarts):
+        console.print(Text(member_line(member), style="" if member.up else "bold red"))
     for each in response.problems:
         console.print(Text(f"{each.member}: {each.problem}", style="bold red"))
     for reasons in response.reasons:
@@ -226,8 +226,9 @@ def print_status(response: "Status", console: "Console") -> None:
     if response.log_path:
         folder = response.log_path.rpartition("/")[0]
         console.print(Text(f"logs in {folder} of each node, the gateway's in {response.log_path}"), soft_wrap=True)
-    if response.discovery_url:
-        console.print(Text(f"metrics: {response.discovery_url} (Prometheus, http_sd)"), soft_wrap=True)
+    for name, url in (("dashboard", response.dashboard_url), ("metrics (Prometheus, http_sd)", response.discovery_url)):
+        if url:
+            console.print(Text(f"{name}: {url}"), soft_wrap=True)
     console.print(_workers_table(response))
     for worker in response.workers:
         if worker.store.HasField("guard"):

@@ -111,6 +111,10 @@ def _check_ports(config: Config) -> None:
             raise StartupError(f"{field}: {port} is the port of {other} too")
         if host:
             _check_port(field, host, port)
+    if config.metrics.enabled and config.dashboard.enabled and (port := config.dashboard.port):
+        if port in taken:
+            raise StartupError(f"dashboard.port: {port} is the port of {taken[port]} too")
+        _check_port("dashboard.port", config.dashboard.host, port)
 
 
 def _ports(config: Config) -> Iterator[tuple[str, int]]:
@@ -132,7 +136,8 @@ def _check_port(field: str, host: str, port: int) -> None:
     except OSError as error:
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
             raise StartupError(f"{field}: cannot listen on {join_address(host, port)}: {_reason(error)}") from None
-        raise StartupError(f"cluster.host: nothing can listen on {host} here: {_reason(error)}") from None
+        setting = "dashboard.host" if field == "dashboard.port" else "cluster.host"
+        raise StartupError(f"{setting}: nothing can listen on {host} here: {_reason(error)}") from None
 
 
 def _check_ray(config: Config) -> None:

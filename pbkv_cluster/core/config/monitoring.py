@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from pbkv_cluster.core.config.section import Section, checked
-from pbkv_cluster.core.locations.addresses import parse_address
+from pbkv_cluster.core.locations.addresses import check_host, parse_address
 
 
 class OtelConfig(Section):
@@ -64,3 +64,23 @@ class TelemetryConfig(Section):
     @classmethod
     def _is_an_address(cls, value: str) -> str:
         return checked(lambda: str(parse_address("otlp_endpoint", value))) if value else value
+
+
+class DashboardConfig(Section):
+    """Pages for operators, served by the process that runs the cluster; they need metrics."""
+
+    enabled: bool = Field(True, description="serve the dashboard, if the packages of the extra `dashboard` are installed")
+    host: str = Field(
+        "127.0.0.1",
+        description="address that the dashboard binds; it has no passwords, so bind others only behind a proxy that has",
+    )
+    port: int = Field(0, ge=0, le=65535, description="port of the dashboard; 0 takes a free one")
+    history_path: str = Field("", description="file that keeps its history over restarts (SQLite); empty: it is kept in memory")
+    history_bytes: int = Field(
+        2 << 20, ge=2 << 20, le=1 << 30, description="bytes for its history; 2 MiB hold some 20 hours: a row each half minute"
+    )
+
+    @field_validator("host")
+    @classmethod
+    def _is_a_host(cls, value: str) -> str:
+        return check_host("host", value)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from pbkv_cluster.core.config.monitoring import LoggingConfig, MetricsConfig, OtelConfig, TelemetryConfig
+from pbkv_cluster.core.config.monitoring import DashboardConfig, LoggingConfig, MetricsConfig, OtelConfig, TelemetryConfig
 from pbkv_cluster.core.config.section import Section, checked
 from pbkv_cluster.core.config.stores import HostStoreConfig, KvEventsConfig, RedisConfig
 from pbkv_cluster.core.locations.addresses import check_host
@@ -243,5 +243,6 @@ class Config(Section):
     host_store: HostStoreConfig = HostStoreConfig()
     otel: OtelConfig = OtelConfig()
     metrics: MetricsConfig = MetricsConfig()
+    dashboard: DashboardConfig = DashboardConfig()
     logging: LoggingConfig = LoggingConfig()
     telemetry: TelemetryConfig = TelemetryConfig()

@@ -125,7 +125,7 @@ class GetClusterStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetClusterStatusResponse(_message.Message):
-    __slots__ = ("cluster", "model", "workers", "open_workflows", "running_steps", "predictor_reachable", "index_reachable", "totals", "decisions", "predictor_address", "problems", "log_path", "http_address", "reasons", "discovery_url", "members", "nodes")
+    __slots__ = ("cluster", "model", "workers", "open_workflows", "running_steps", "predictor_reachable", "index_reachable", "totals", "decisions", "predictor_address", "problems", "log_path", "http_address", "reasons", "discovery_url", "dashboard_url", "members", "nodes")
     class Worker(_message.Message):
         __slots__ = ("worker_id", "node_id", "address", "reachable", "store", "running", "waiting", "access_updates_applied", "access_workflows", "predictor_reachable")
         WORKER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -231,6 +231,7 @@ class GetClusterStatusResponse(_message.Message):
     HTTP_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     REASONS_FIELD_NUMBER: _ClassVar[int]
     DISCOVERY_URL_FIELD_NUMBER: _ClassVar[int]
+    DASHBOARD_URL_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     cluster: str
@@ -248,6 +249,7 @@ class GetClusterStatusResponse(_message.Message):
     http_address: str
     reasons: _containers.RepeatedCompositeFieldContainer[GetClusterStatusResponse.Reasons]
     discovery_url: str
+    dashboard_url: str
     members: _containers.RepeatedCompositeFieldContainer[GetClusterStatusResponse.Member]
     nodes: _containers.RepeatedCompositeFieldContainer[GetClusterStatusResponse.Node]
-    def __init__(self, cluster: _Optional[str] = ..., model: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[GetClusterStatusResponse.Worker, _Mapping]]] = ..., open_workflows: _Optional[int] = ..., running_steps: _Optional[int] = ..., predictor_reachable: _Optional[bool] = ..., index_reachable: _Optional[bool] = ..., totals: _Optional[_Union[GetClusterStatusResponse.Totals, _Mapping]] = ..., decisions: _Optional[_Mapping[str, int]] = ..., predictor_address: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[GetClusterStatusResponse.Problem, _Mapping]]] = ..., log_path: _Optional[str] = ..., http_address: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[GetClusterStatusResponse.Reasons, _Mapping]]] = ..., discovery_url: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GetClusterStatusResponse.Member, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[GetClusterStatusResponse.Node, _Mapping]]] = ...) -> None: ...
+    def __init__(self, cluster: _Optional[str] = ..., model: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[GetClusterStatusResponse.Worker, _Mapping]]] = ..., open_workflows: _Optional[int] = ..., running_steps: _Optional[int] = ..., predictor_reachable: _Optional[bool] = ..., index_reachable: _Optional[bool] = ..., totals: _Optional[_Union[GetClusterStatusResponse.Totals, _Mapping]] = ..., decisions: _Optional[_Mapping[str, int]] = ..., predictor_address: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[GetClusterStatusResponse.Problem, _Mapping]]] = ..., log_path: _Optional[str] = ..., http_address: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[GetClusterStatusResponse.Reasons, _Mapping]]] = ..., discovery_url: _Optional[str] = ..., dashboard_url: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GetClusterStatusResponse.Member, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[GetClusterStatusResponse.Node, _Mapping]]] = ...) -> None: ...

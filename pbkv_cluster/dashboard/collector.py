@@ -1,0 +1,186 @@
+"""Asks the cluster, once for all who look: every second while somebody does, else every five, for the history."""
+
+import asyncio
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from pbkv_cluster.core.background import wait_for
+from pbkv_cluster.core.clock import Clock
+from pbkv_cluster.core.errors import PbkvError, Unavailable
+from pbkv_cluster.core.metrics.metric import Source
+from pbkv_cluster.dashboard import summary
+from pbkv_cluster.dashboard.columns import RowMaker
+from pbkv_cluster.dashboard.history import History
+from pbkv_cluster.dashboard.history_file import HistoryFile
+from pbkv_cluster.dashboard.metrics_text import Scrape, Scrapes, scrape
+from pbkv_cluster.dashboard.notices import Notices
+from pbkv_cluster.dashboard.viewers import Viewers
+from pbkv_cluster.dashboard.workflows import WorkflowReader
+from pbkv_cluster.rpc.services import GATEWAY, PREDICTOR
+from pbkv_cluster.store.cluster_index import Directory, EndpointEntry, MemberEntry, ProblemsEntry, WorkerEntry
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+_WATCHED_S = 1.0
+_UNWATCHED_S = 5.0
+_ROUNDS_PER_LISTING = 5  # listing agents and the cache takes longer than the rest
+
+
+@dataclass(slots=True)
+class _Cluster:
+    """What the directory tells."""
+
+    endpoints: list[EndpointEntry]
+    members: list[MemberEntry]
+    problems: list[ProblemsEntry]
+    workers: list[WorkerEntry]
+    gateway: str
+    predictor: str
+
+
+class Collector:
+    """Runs until it is stopped; what it has found goes to the viewers and the history."""
+
+    def __init__(self, name: str, directory: Directory, clock: Clock, viewers: Viewers, history: History) -> None:
+        """Args:
+        name: of the cluster.
+        directory: of the cluster.
+        clock: for the times of rows and notices.
+        viewers: get a snapshot of each round.
+        history: gets a row of each round.
+        """
+        self._name, self._directory, self._clock = name, directory, clock
+        self._viewers, self._history = viewers, history
+        self._file: HistoryFile | None = None
+        self._reader = WorkflowReader()
+        self._notices = Notices()
+        self._rows = RowMaker()
+        self._round = 0
+        self._known: _Cluster | None = None
+        self._agents: list[Json] = []
+        self._workflows: Json = {"open": 0, "shown": []}
+        self._cached: dict[str, dict[str, int]] = {}
+        self._retired: dict[str, dict[str, int]] = {}
+
+    def continue_from(self, file: HistoryFile) -> None:
+        """Takes the history of earlier clusters from a file, and writes rows to it from now on.
+
+        Raises:
+            StartupError: the file cannot be read.
+        """
+        self._file = file
+        for row in file.rows():
+            self._history.add(row)
+        self._rows = RowMaker(self._history.last)
+
+    async def detail(self, workflow: str) -> Json:
+        """One open workflow; see `WorkflowReader.detail`."""
+        return await self._reader.detail(workflow)
+
+    async def run(self) -> None:
+        """Collects until it is cancelled."""
+        self._keep(self._rows.start(self._clock.wall()))
+        try:
+            while True:
+                before = self._clock.now()
+                watched = self._viewers.count > 0
+                await self._collect(watched)
+                spent = self._clock.now() - before
+                await wait_for(self._viewers.came, max(0.0, (_WATCHED_S if watched else _UNWATCHED_S) - spent))
+                self._viewers.came.clear()
+        finally:
+            await self._reader.close()
+
+    async def _collect(self, watched: bool) -> None:
+        now = self._clock.wall()
+        trouble = []
+        try:
+            self._known = await self._look_up()
+        except Unavailable as error:
+            trouble.append(f"Redis does not answer, so members may have moved: {error}")
+        known = self._known
+        if known is None:
+            self._viewers.show(json.dumps({"time": now, "cluster": self._name, "trouble": trouble}))
+            return
+        scrapes = await _scrape_all(known.endpoints)
+        self._notices.look(now, known.members, known.problems, scrapes)
+        self._keep(self._rows.make(now, scrapes))
+        if watched:
+            trouble += await self._look_closer(known)
+            self._viewers.show(json.dumps(self._snapshot(now, known, scrapes, trouble)))
+            self._round += 1
+        else:
+            self._round = 0
+
+    async def _look_up(self) -> _Cluster:
+        directory = self._directory
+        endpoints, members, problems, workers, gateway, predictor = await asyncio.gather(
+            directory.endpoints(),
+            directory.members(),
+            directory.problems(),
+            directory.workers(),
+            directory.service_address(GATEWAY),
+            directory.service_address(PREDICTOR),
+        )
+        return _Cluster(endpoints, members, problems, workers, gateway or "", predictor or "")
+
+    async def _look_closer(self, known: _Cluster) -> list[str]:
+        """Workflows now, and from time to time agents and the cache. Returns what is not known, and why."""
+        try:
+            await self._reader.find(known.gateway, known.predictor)
+            if self._round % _ROUNDS_PER_LISTING == 0:
+                self._cached, self._retired = await self._reader.cached_by_workflow(known.workers)
+                self._agents = await self._reader.agents()
+            self._workflows = await self._reader.workflows()
+        except (PbkvError, TimeoutError) as error:
+            return [f"The gateway does not answer: {error or 'it takes too long'}"]
+        return []
+
+    def _snapshot(self, now: float, known: _Cluster, scrapes: Scrapes, trouble: list[str]) -> Json:
+        gateway = summary.only(Source.GATEWAY, known.endpoints, scrapes)
+        predictor = summary.only(Source.PREDICTOR, known.endpoints, scrapes)
+        stores = [each.member for each in known.endpoints if each.kind == Source.HOST_STORE]
+        shown = [{**each, "cached": self._cached.get(each["id"], {})} for each in self._workflows["shown"]]
+        return {
+            "time": now,
+            "cluster": self._name,
+            "model": known.workers[0].namespace.model if known.workers else "",
+            "trouble": trouble,
+            "totals": summary.totals(gateway) if gateway.series else None,
+            "workers": [
+                summary.worker(entry, scrapes.get(entry.worker_id), self._retired.get(entry.worker_id))
+                for entry in known.workers
+            ],
+            "arenas": {name: summary.arena(scrapes[name]) for name in stores if name in scrapes},
+            "prediction": summary.prediction(predictor, gateway) if predictor.series else None,
+            "members": summary.members(known.members, known.endpoints, known.problems, scrapes),
+            "workflows": {"open": self._workflows["open"], "shown": shown},
+            "agents": self._agents,
+            "notices": self._notices.latest(),
+        }
+
+    def _keep(self, row: Any) -> None:
+        if self._history.add(row) and self._file is not None:
+            try:
+                self._file.add(row)
+            except OSError as error:
+                log.warning("history is not written any more: %s", error)
+                self._notices.note(self._clock.wall(), "bad", f"History is not written any more: {error}")
+                self._file = None
+
+
+async def _scrape_all(endpoints: list[EndpointEntry]) -> dict[str, Scrape]:
+    answers = await asyncio.gather(*(_scrape(endpoint) for endpoint in endpoints))
+    return {each.member: answer for each, answer in zip(endpoints, answers, strict=True) if answer is not None}
+
+
+async def _scrape(endpoint: EndpointEntry) -> Scrape | None:
+    try:
+        return await scrape(endpoint.address)
+    except Unavailable as error:
+        log.debug("%s: %s", endpoint.member, error)
+        return None

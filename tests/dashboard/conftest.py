@@ -1,0 +1,15 @@
+"""One small cluster with a dashboard for all tests of this folder."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.dashboard.small_cluster import SmallCluster
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallCluster]:
+    folder = tmp_path_factory.mktemp("dashboard")
+    (folder / "model").mkdir()
+    with SmallCluster(folder / "model", dashboard__history_path=str(folder / "history.sqlite")) as running:
+        yield running

@@ -1,0 +1,101 @@
+"""The dashboard of a real cluster over HTTP: its figures are those of metrics and status; bad requests get a clear 4xx."""
+
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from pbkv_cluster.client import Client
+from tests.dashboard.small_cluster import SmallCluster, run_workflows, tokens
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+@contextmanager
+def snapshots(cluster: SmallCluster) -> Iterator[Iterator[dict[str, Any]]]:
+    with urllib.request.urlopen(f"{cluster.url}api/events", timeout=60) as stream:
+        yield (json.loads(line[6:]) for line in stream if line.startswith(b"data: "))
+
+
+def get(cluster: SmallCluster, path: str) -> Any:
+    with urllib.request.urlopen(cluster.url + path, timeout=60) as answer:
+        return json.load(answer)
+
+
+def test_what_is_shown_equals_status(cluster: SmallCluster) -> None:
+    run_workflows(cluster.gateway_address, 3)
+    with Client(cluster.gateway_address) as client:
+        status = client.status()
+    with snapshots(cluster) as each:
+        shown = next(found for found in each if found["totals"] and found["totals"]["steps"] == status.totals.steps)
+    totals = status.totals
+    assert shown["totals"]["prompt"] == totals.prompt_tokens
+    assert shown["totals"]["available"] == totals.available_tokens > 0
+    assert sum(shown["totals"]["delivered"].values()) == sum(tier.tokens for tier in totals.delivered) > 0
+    (worker,) = shown["workers"]
+    gpu = status.workers[0].store.tiers[0]
+    assert worker["tiers"]["gpu"]["capacity"] == gpu.capacity_blocks * gpu.block_bytes
+    assert worker["tiers"]["gpu"]["used"] == gpu.used_blocks * gpu.block_bytes > 0
+    assert {member["name"] for member in shown["members"]} == {"gateway", "predictor", "host-store-0", "worker-0", "head"}
+    assert all(member["up"] and member["answers"] for member in shown["members"])
+    assert status.dashboard_url == cluster.url
+    window = get(cluster, "api/history?seconds=3600")["window"]
+    assert (window["steps"], window["prompt"]) == (totals.steps, totals.prompt_tokens)
+    assert window["guard_prompt"] == status.workers[0].store.guard.prompt_tokens
+
+
+def test_an_open_workflow_is_shown_with_its_path_and_explained(cluster: SmallCluster) -> None:
+    name = f"flow {HOSTILE} &?#/"
+    with Client(cluster.gateway_address) as client, client.start_workflow(name, workload=HOSTILE) as workflow:
+        for agent in ("planner", HOSTILE):
+            workflow.run(agent=agent, prompt=tokens(64, 5), max_tokens=2)
+        with snapshots(cluster) as each:
+            shown = next(flow for found in each for flow in found["workflows"]["shown"] if flow["steps"] == 2)
+        assert (shown["id"], shown["workload"], shown["path"]) == (name, HOSTILE, ["planner", HOSTILE])
+        detail = get(cluster, f"api/workflow?{urllib.parse.urlencode({'id': name})}")
+        assert [step["prompt"] for step in detail["steps_kept"]] == [64, 64]
+        assert sum(run["tokens"] for run in detail["cached"]) > 0
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        get(cluster, f"api/workflow?{urllib.parse.urlencode({'id': name})}")
+    assert caught.value.code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        *((f"api/history?seconds={text}", 400) for text in ("0", "-1", "nan", "inf", "1e99", "x", "")),
+        ("api/workflow", 400),
+        (f"api/workflow?id={'x' * 300}", 400),
+        ("nothing", 404),
+        ("static/../server.py", 404),
+        ("static/%2e%2e/server.py", 404),
+    ],
+)
+def test_a_bad_request_is_refused(cluster: SmallCluster, path: str, code: int) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        get(cluster, path)
+    assert caught.value.code == code
+    assert "Traceback" not in caught.value.read().decode()
+
+
+def test_every_answer_forbids_foreign_scripts(cluster: SmallCluster) -> None:
+    for path in ("", "static/main.js", "api/history"):
+        with urllib.request.urlopen(cluster.url + path, timeout=60) as answer:
+            policy = answer.headers["content-security-policy"]
+        assert "default-src 'self'" in policy
+        assert "unsafe" not in policy
+
+
+def test_history_outlives_the_dashboard(cluster: SmallCluster) -> None:
+    run_workflows(cluster.gateway_address, 1, seed=100)
+    before = get(cluster, "api/history?seconds=3600")["window"]["prompt"]
+    cluster.stop("dashboard")
+    cluster.start("dashboard")
+    with snapshots(cluster) as each:
+        next(each)
+    assert get(cluster, "api/history?seconds=3600")["window"]["prompt"] >= before > 0
