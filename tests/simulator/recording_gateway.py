@@ -33,7 +33,7 @@ class RecordingGateway(workflow_pb2_grpc.WorkflowServiceServicer):
         self.calls: defaultdict[str, list[Call]] = defaultdict(list)
         self.steps: defaultdict[str, list[workflow_pb2.SubmitStepRequest]] = defaultdict(list)
         self.started: list[workflow_pb2.StartWorkflowRequest] = []
-        self.failures: dict[tuple[str, str], PbkvError] = {}  # by workflow and call: start, end, or a step's position
+        self.failures: dict[tuple[str, str], PbkvError] = {}  # by workflow, or #0 for the first, and call
         self.hold_until = 1  # steps that must be in flight before the first gets its reply
         self.most_open = 0
         self.disobedient = False  # answers one token less than forced
@@ -46,7 +46,7 @@ class RecordingGateway(workflow_pb2_grpc.WorkflowServiceServicer):
     async def StartWorkflow(  # noqa: N802
         self, request: workflow_pb2.StartWorkflowRequest, context: Any
     ) -> workflow_pb2.StartWorkflowResponse:
-        name = request.workflow_id or f"drawn-{len(self.started)}"
+        name = request.workflow_id
         self._fail(name, "start")
         self.started.append(request)
         self.calls[name].append(Call("start"))
@@ -94,8 +94,11 @@ class RecordingGateway(workflow_pb2_grpc.WorkflowServiceServicer):
         return status
 
     def _fail(self, workflow: str, call: str) -> None:
-        if (workflow, call) in self.failures:
-            raise self.failures[workflow, call]
+        names = [request.workflow_id for request in self.started]
+        by_number = f"#{names.index(workflow) if workflow in names else len(names)}"
+        for name in (workflow, by_number):
+            if (name, call) in self.failures:
+                raise self.failures[name, call]
 
     async def _hold(self) -> None:
         if self._released is None:

@@ -78,7 +78,7 @@ async def test_chats_are_played_and_what_was_said_is_kept() -> None:
 
 async def test_a_failed_step_ends_its_chat_and_no_other() -> None:
     gateway = RecordingGateway()
-    gateway.failures["drawn-0", "1"] = ResourceExhausted("no room")
+    gateway.failures["#0", "1"] = ResourceExhausted("no room")
     async with serving(gateway) as address, AsyncClient(address) as client:
         chats = GroupChats(client, concurrency=1, max_tokens=4, sleep=_no_sleep)
         report = await chats.run(2)
