@@ -37,10 +37,18 @@ def records(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
+def handled_by_ray(record: logging.LogRecord) -> bool:
+    """Adds the field that Ray's record factory gives every record of its processes."""
+    record._ray_timestamp_ns = 7
+    return True
+
+
 def test_a_record_of_json_is_one_line_with_its_fields() -> None:
     stream = set_up(format="json")
     bind(workflow="w\n1", step=3)
-    log.warning("it took %.1f s:\n%s", 1.5, "why", extra={"reason": "route_prefix", "_ray_timestamp_ns": 7})
+    log.addFilter(handled_by_ray)
+    log.warning("it took %.1f s:\n%s", 1.5, "why", extra={"reason": "route_prefix"})
+    log.removeFilter(handled_by_ray)
     (record,) = records(stream)
     assert record.pop("timestamp").endswith("Z")
     assert record == {

@@ -9,7 +9,7 @@ import torch
 
 from pbkv_cluster.cache.tiers.transfer import Transfer, TransferEngine
 from pbkv_cluster.cache.tree.node import Slots
-from pbkv_cluster.core.clock import SystemClock
+from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import pack
@@ -70,6 +70,7 @@ def make_engine(
     write_through: bool = False,
     pools: list[KvStorage] | None = None,
     prefetch: Literal["none", "conservative", "queue"] = "queue",
+    clock: Clock | None = None,
     **fields: Any,
 ) -> Engine:
     """An engine on the CPU. Its transfers are carried out by threads, or as late as may be if `late` gives a seed for that.
@@ -83,9 +84,9 @@ def make_engine(
     if pools is not None:
         pools.append(runner.storage)
     if late is None:
-        return Engine(runner, config, cache_config, SystemClock(), decode, worker_id="w")
+        return Engine(runner, config, cache_config, clock or SystemClock(), decode, worker_id="w")
     runner.transfer_engine = transfers = LateTorchEngine(runner.transfer_engine, runner.storage, late)
-    engine = Engine(runner, config, cache_config, SystemClock(), decode, worker_id="w")
+    engine = Engine(runner, config, cache_config, clock or SystemClock(), decode, worker_id="w")
     transfers.watch(engine.cache.tiers.pools)
     return engine
 

@@ -3,12 +3,14 @@
 from concurrent.futures import Future
 from functools import partial
 from threading import Event
+from typing import Literal
 
 import pytest
 
 from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchCount
 from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.cache.tree.node import new_slots
+from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.kv.copy_lane import CopyLane
@@ -33,8 +35,16 @@ def play(model: LoadedModel, engine: Engine) -> dict[str, Result]:
     return results
 
 
-def make(model: LoadedModel, prefetch: str, late: int | None = None) -> Engine:
-    return make_engine(model, late=late, prefetch=prefetch, gpu_blocks=40, host_blocks=64, max_running=1)  # type: ignore[arg-type]
+class BusyClock(ManualClock):
+    """Moves on by 10 ms whenever it is read, so that the machine's speed does not decide when a prefetch is due."""
+
+    def now(self) -> float:
+        self.advance(0.01)
+        return super().now()
+
+
+def make(model: LoadedModel, prefetch: Literal["none", "queue"], late: int | None = None) -> Engine:
+    return make_engine(model, late=late, prefetch=prefetch, clock=BusyClock(), gpu_blocks=40, host_blocks=64, max_running=1)
 
 
 @pytest.mark.parametrize("late", [None, 0, 1])

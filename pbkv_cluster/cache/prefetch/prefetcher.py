@@ -36,7 +36,6 @@ class Prefetcher:
         self._in_flight: list[Transfer] = []
         self._due_at, self._interval_s = 0.0, _INTERVAL_S
         self._locked: list[Node] = []
-        self._room_comes = False  # slots were made room in, and are free as soon as what they held has been copied
 
     @property
     def due_at(self) -> float | None:
@@ -71,14 +70,13 @@ class Prefetcher:
         budget = self.budget(seconds)
         if not budget:  # the next batch may take longer: nothing was looked for, so nothing is put off
             return 0
-        self._room_comes = False
         left = budget - self._load_queued(budget, prompts, now)
         left -= self._load_likely(left, now)
         for node in self._locked:
             self._paths.unlock_node(node)
         self._locked.clear()
         self._in_flight = [transfer for transfer in self._in_flight if not transfer.done]
-        if left < budget or self._room_comes:
+        if left < budget:
             self._due_at, self._interval_s = now, _INTERVAL_S
         else:
             self._due_at, self._interval_s = now + self._interval_s, min(2 * self._interval_s, _INTERVAL_MAX_S)
@@ -127,7 +125,6 @@ class Prefetcher:
         swaps = allowance is None or allowance >= wanted
         slots = self._tiers.take_spare(wanted, partial(self._planner.may_evict, value, source, swaps))
         if not slots:
-            self._room_comes = self._room_comes or self._tiers.gpu.pool.room > 0
             return 0
         if source is PrefetchSource.QUEUE:
             node.last_access = now  # it is about to be used: LRU must not take it first
