@@ -159,7 +159,7 @@ class AsyncWorkflow:
         """Ends the workflow and cancels its steps.
 
         Raises:
-            NotFound: it has ended already.
+            NotFound: it has ended already; also where a gateway ended it and died before its answer.
             Unavailable: the gateway is not reachable.
         """
         with typed_errors():

@@ -42,7 +42,7 @@ class Scrape:
 def parse(text: str) -> Scrape:
     """Takes in samples of our own metrics and of the process; whatever else there is, is skipped."""
     scrape = Scrape()
-    for line in text.splitlines():
+    for line in text.split("\n"):  # the format has no other end of line
         if not line.startswith(("pbkv_", "process_")):
             continue
         series, _, number = line.rpartition(" ")

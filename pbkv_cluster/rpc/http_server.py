@@ -92,7 +92,7 @@ class HttpServer:
                 await _send(h11.Connection(h11.SERVER), writer, full)
             else:
                 await self._serve_requests(reader, writer)
-        except (OSError, TimeoutError, h11.RemoteProtocolError) as error:
+        except (OSError, TimeoutError, h11.ProtocolError) as error:
             log.info("a connection is closed: %s", error or type(error).__name__)
         except asyncio.CancelledError:
             log.debug("a connection ends with its server")
@@ -134,7 +134,7 @@ class HttpServer:
                     if route is None:
                         return plain(404, f"there is only {', '.join(self._routes)}")
                     if request.method != route.method.encode():
-                        return plain(405, f"there is only {route.method}")
+                        return plain(405, "" if request.method == b"HEAD" else f"there is only {route.method}")
                 case h11.Data() as data:
                     assert route is not None
                     body += data.data

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -91,11 +91,14 @@ def test_a_histogram_counts_what_is_at_most_each_bound(durations: list[float]) -
 
 
 @given(st.lists(st.text(max_size=300), max_size=50), st.integers(0, 10))
+@example(["x" * 128 + "a", "x" * 128 + "b", "", UNNAMED, OTHER], 10)
 def test_labels_are_bounded_in_number_and_length_and_never_change(values: list[str], most: int) -> None:
     labels = BoundedLabels(most)
     first = {value: labels.label(value) for value in values}
     assert {value: labels.label(value) for value in values} == first
     assert len(set(first.values()) - {OTHER}) <= most
     assert all(label and len(label.encode()) <= 128 for label in first.values())
+    named = [label for label in first.values() if label != OTHER]
+    assert len(set(named)) == len(named), "two values have one label"
     if "" in first:
         assert first[""] in (UNNAMED, OTHER)

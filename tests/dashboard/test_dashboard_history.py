@@ -35,6 +35,7 @@ def test_metrics_are_read_with_all_that_labels_may_hold() -> None:
     found = parse('# HELP x y\npbkv_a{workload="a\\"b\\\\c\\n,}",tier="gpu"} 2.5e+06\npbkv_b 1\nother 3\n')
     assert found.value("pbkv_a", workload='a"b\\c\n,}', tier="gpu") == 2.5e6
     assert found.by("pbkv_a", "tier") == {"gpu": 2.5e6}
+    assert parse('pbkv_a{workload="a\u2028b\x0cc"} 1\n').value("pbkv_a", workload="a\u2028b\x0cc") == 1
     assert (found.value("pbkv_b"), found.value("pbkv_c"), found.has("other")) == (1, 0, False)
 
 

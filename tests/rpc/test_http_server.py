@@ -84,6 +84,7 @@ async def test_a_request_is_answered(server: HttpServer) -> None:
         (b"GET http://elsewhere/get HTTP/1.1\r\nHost: x\r\n\r\n", 404),
         (b"DELETE /get HTTP/1.1\r\nHost: x\r\n\r\n", 405),
         (b"GET /post HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        (b"HEAD /get HTTP/1.1\r\nHost: x\r\n\r\n", 405),
         (b"GET /get HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx", 413),
         (b"POST /post HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\n" + b"x" * 2000, 413),
         (b"GET /away HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 503),

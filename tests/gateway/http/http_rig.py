@@ -37,6 +37,12 @@ class HttpRig:
     def anthropic(self, **headers: str) -> AsyncAnthropic:
         return AsyncAnthropic(base_url=self.url, api_key=KEY, max_retries=0, default_headers=headers)
 
+    async def workflow(self) -> str:
+        """The one workflow that the predictor is told of, once it has been told of one."""
+        await until(lambda: bool(self.predictor.events), "the predictor is told of a workflow")
+        (workflow,) = {event.workflow for event in self.predictor.events}
+        return workflow
+
     async def events(self, workflow: str, *kinds: EventKind, least: int = 1) -> list[WorkflowEvent]:
         """The workflow's events of these kinds, once there are that many."""
 

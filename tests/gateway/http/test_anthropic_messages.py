@@ -71,7 +71,7 @@ async def test_tool_use_and_its_result(stream: bool) -> None:
         answer = await client.messages.create(messages=messages, **asked)
         assert answer.content[0].type == "text"
         assert answer.content[0].text == "Whales sing."
-        (workflow,) = {event.workflow for event in http.predictor.events}
+        workflow = await http.workflow()
         await http.events(workflow, EventKind.TOOL_FINISHED)
 
 

@@ -17,6 +17,7 @@ import pytest
 from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from tests.gateway.http.http_rig import MODEL, HttpRig, http_running
 from tests.gateway.peers import ScriptedWorker
+from tests.gateway.rig import until
 
 GRAPHS = Path(__file__).parent / "graphs"
 TASK = "Write an article about the songs of whales."
@@ -67,8 +68,13 @@ async def newsroom() -> AsyncIterator[HttpRig]:
 
 async def steps_of(http: HttpRig, agents: list[str]) -> dict[str, list[WorkflowEvent]]:
     """Started steps by workflow, once there are as many as the graphs have told of."""
-    workflows = {event.workflow for event in http.predictor.events}
     await http.rig.sees(lambda status: status.totals.steps == len(agents), f"{len(agents)} steps")
+
+    def heard() -> int:
+        return sum(event.kind is EventKind.STEP_STARTED for event in http.predictor.events)
+
+    await until(lambda: heard() >= len(agents), f"the predictor is told of {len(agents)} steps")
+    workflows = {event.workflow for event in http.predictor.events}
     return {workflow: await http.events(workflow, EventKind.STEP_STARTED) for workflow in workflows}
 
 

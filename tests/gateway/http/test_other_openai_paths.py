@@ -113,7 +113,7 @@ async def test_function_calls_of_responses(stream: bool) -> None:
         said.append({"type": "function_call_output", "call_id": call.call_id, "output": "They sing."})
         answer, _ = await respond(client, stream, input=said, tools=[FUNCTION])
         assert answer.output_text == "Whales sing."
-        (workflow,) = {event.workflow for event in http.predictor.events}
+        workflow = await http.workflow()
         kinds = [event.kind for event in await http.events(workflow, *EventKind, least=8)]
         assert kinds.index(EventKind.TOOL_STARTED) < kinds.index(EventKind.TOOL_FINISHED)
 

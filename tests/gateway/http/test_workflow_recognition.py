@@ -4,7 +4,7 @@ from typing import Any
 
 import openai
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, BadRequestError
 
 from pbkv_cluster.core.workflow.events import EventKind
 from tests.gateway.http.http_rig import MODEL, HttpRig, http_running
@@ -100,6 +100,22 @@ async def test_tenants_are_never_connected() -> None:
         async with http.openai(**{"x-pbkv-tenant": "b"}) as client:
             second, _, _ = await ask(client, [system(PLANNER), user(TASK), assistant(plan), user("Go on.")])
         assert first != second
+
+
+async def test_tenants_that_use_one_cache_key_have_workflows_of_their_own() -> None:
+    found = []
+    async with http_running(ScriptedWorker("w0", say=say)) as http:
+        for tenant in ("a", "b", ""):
+            async with http.openai(**({"x-pbkv-tenant": tenant} if tenant else {})) as client:
+                found.append((await ask(client, [user(TASK)], prompt_cache_key="support"))[0])
+    assert len(set(found)) == 3
+
+
+async def test_a_refused_request_leaves_no_workflow_open() -> None:
+    async with http_running(ScriptedWorker("w0", say=say)) as http, http.openai() as client:
+        with pytest.raises(BadRequestError, match="tokens"):
+            await client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "long " * 20_000}])
+        await http.rig.sees(lambda status: status.open_workflows == 0, "no open workflow")
 
 
 async def test_an_agent_has_one_name_whatever_the_numbers_in_its_prompt() -> None:

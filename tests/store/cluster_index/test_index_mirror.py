@@ -235,12 +235,28 @@ async def _history(url: str, operations: list[tuple[str, int, dict[bytes, int]]]
                 await client.xtrim(stream_key("history"), maxlen=0, approximate=False)
             elif kind == "flush":
                 await client.flushall()
+                await _next_millisecond(client)
                 await cluster.renew()
             else:
                 await eventually(lambda: mirror.is_current)
         await cluster.renew()
         await eventually(lambda: cluster.equals(mirror), 10.0)
     await client.aclose()
+
+
+async def _next_millisecond(client: Redis) -> None:
+    """A server that has come back empty is later than the one before it, and so are the ids of its stream, by a millisecond."""
+
+    async def now() -> int:
+        seconds, microseconds = await client.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    first = await now()
+
+    async def later() -> bool:
+        return await now() > first
+
+    await eventually(later)
 
 
 async def test_siblings_are_counted_where_they_can_be_read() -> None:

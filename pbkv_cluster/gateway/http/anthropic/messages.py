@@ -33,7 +33,7 @@ class Messages:
         PbkvError: the request is wrong, or a step could not be run.
         """
         body = await self._bodies.read(request)
-        asked = parse(MessagesRequest, body)
+        asked = await parse(MessagesRequest, body)
         self._model.check(asked.model)
         ask = _to_ask(asked, dict(request.headers), len(body))
         writer = MessageWriter(self._model.name)
@@ -45,7 +45,7 @@ class Messages:
         """Raises:
         PbkvError: the request is wrong, or no worker is reachable.
         """
-        asked = parse(CountRequest, await self._bodies.read(request))
+        asked = await parse(CountRequest, await self._bodies.read(request))
         self._model.check(asked.model)
         asked.check()
         found = await self._counter.tokenize(self._tools.prompt(asked.conversation(), asked.offered()))

@@ -9,7 +9,7 @@ from pbkv_cluster.core.text.chat_message import ChatMessage, FunctionCall
 from pbkv_cluster.gateway.http.openai import fields
 from pbkv_cluster.gateway.http.openai.chat_request import tool_json
 from pbkv_cluster.gateway.http.openai.fields import Ignored, Neutral
-from pbkv_cluster.gateway.http.wire.body import Body
+from pbkv_cluster.gateway.http.wire.body import Body, Items
 from pbkv_cluster.gateway.http.wire.problems import InvalidField
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -48,7 +48,7 @@ class ToolResultBlock(Body):
 
     type: Literal["tool_result"]
     tool_use_id: str
-    content: str | list[TextBlock] | None = None
+    content: str | Items[TextBlock] | None = None
     is_error: bool | None = None
     cache_control: Ignored = None
 
@@ -69,7 +69,7 @@ class Message(Body):
     """A message of the conversation."""
 
     role: Literal["user", "assistant", "system"]
-    content: str | list[Block]
+    content: str | Items[Block]
 
     def plain(self) -> list[ChatMessage]:
         """As messages of the conversation: each tool result is one of its own, before the text."""
@@ -112,9 +112,9 @@ class CountRequest(Body):
     """Body of /v1/messages/count_tokens."""
 
     model: str
-    messages: Annotated[list[Message], Field(min_length=1, max_length=65_536)]
-    system: str | list[TextBlock] | None = None
-    tools: Annotated[list[Tool], Field(max_length=1024)] | None = None
+    messages: Annotated[Items[Message], Field(min_length=1, max_length=65_536)]
+    system: str | Items[TextBlock] | None = None
+    tools: Annotated[Items[Tool], Field(max_length=1024)] | None = None
     tool_choice: ToolChoice | None = None
     container: Neutral = None
     context_management: Neutral = None
@@ -161,7 +161,7 @@ class MessagesRequest(CountRequest):
     max_tokens: fields.MaxTokens
     temperature: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     top_p: fields.TopP | None = None
-    stop_sequences: Annotated[list[fields.StopString], Field(max_length=16)] | None = None
+    stop_sequences: Annotated[Items[fields.StopString], Field(max_length=16)] | None = None
     stream: bool | None = None
     metadata: fields.Metadata | None = None
     nvext: fields.Nvext | None = None

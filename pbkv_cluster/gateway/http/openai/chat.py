@@ -39,7 +39,7 @@ class ChatCompletions:
         PbkvError: the request is wrong, or a step could not be run.
         """
         body = await self._bodies.read(request)
-        asked = parse(ChatRequest, body)
+        asked = await parse(ChatRequest, body)
         self._model.check(asked.model)
         ask = to_ask(asked, dict(request.headers), len(body))
         answer = _Answer(self._model.name)

@@ -8,7 +8,7 @@ from pydantic import Field
 from pbkv_cluster.core.text.chat_message import ChatMessage, FunctionCall
 from pbkv_cluster.gateway.http.openai import fields
 from pbkv_cluster.gateway.http.openai.fields import Ignored, Neutral
-from pbkv_cluster.gateway.http.wire.body import Body
+from pbkv_cluster.gateway.http.wire.body import Body, Items
 from pbkv_cluster.gateway.http.wire.problems import InvalidField
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -57,10 +57,10 @@ class Message(Body):
     """A message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | Items[TextPart] | None = None
     name: str | None = None
     tool_call_id: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Items[ToolCall] | None = None
     refusal: str | None = None
     annotations: Ignored = None
     reasoning_content: Ignored = None
@@ -121,7 +121,7 @@ class ChatRequest(Body):
     """Body of /v1/chat/completions."""
 
     model: str
-    messages: Annotated[list[Message], Field(min_length=1, max_length=65_536)]
+    messages: Annotated[Items[Message], Field(min_length=1, max_length=65_536)]
     max_tokens: fields.MaxTokens | None = None
     max_completion_tokens: fields.MaxTokens | None = None
     temperature: fields.Temperature | None = None
@@ -131,7 +131,7 @@ class ChatRequest(Body):
     n: fields.Choices | None = None
     stream: bool | None = None
     stream_options: fields.StreamOptions | None = None
-    tools: Annotated[list[Tool], Field(max_length=1024)] | None = None
+    tools: Annotated[Items[Tool], Field(max_length=1024)] | None = None
     tool_choice: Annotated[Any, Field(description="auto or none; a call cannot be enforced")] = None
     parallel_tool_calls: bool | None = None
     ignore_eos: bool | None = None

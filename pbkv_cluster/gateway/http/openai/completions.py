@@ -20,7 +20,7 @@ from pbkv_cluster.gateway.http.openai.fields import Ignored, Neutral
 from pbkv_cluster.gateway.http.openai.served_model import ServedModel
 from pbkv_cluster.gateway.http.openai.usage import usage_json
 from pbkv_cluster.gateway.http.sessions.hints import read_hints
-from pbkv_cluster.gateway.http.wire.body import Body, BodyReader, parse
+from pbkv_cluster.gateway.http.wire.body import Body, BodyReader, Items, parse
 from pbkv_cluster.gateway.http.wire.problems import InvalidField
 from pbkv_cluster.gateway.http.wire.replies import sse
 
@@ -35,14 +35,14 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "suffix": ("",),
 }
 
-TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+TokenIds = Annotated[Items[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 
 
 class CompletionRequest(Body):
     """Body of /v1/completions."""
 
     model: str
-    prompt: str | TokenIds | list[str] | list[TokenIds]
+    prompt: str | TokenIds | Items[str] | Items[TokenIds]
     max_tokens: fields.MaxTokens | None = None
     temperature: fields.Temperature | None = None
     top_p: fields.TopP | None = None
@@ -78,7 +78,7 @@ class Completions:
         PbkvError: the request is wrong, or a step could not be run.
         """
         body = await self._bodies.read(request)
-        asked = parse(CompletionRequest, body)
+        asked = await parse(CompletionRequest, body)
         self._model.check(asked.model)
         ask = _to_ask(asked, dict(request.headers), len(body))
         answer = _Answer(self._model.name)

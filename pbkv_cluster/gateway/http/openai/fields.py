@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pbkv_cluster.core.sampling import SamplingOptions
-from pbkv_cluster.gateway.http.wire.body import Body
+from pbkv_cluster.gateway.http.wire.body import Body, Items
 from pbkv_cluster.gateway.http.wire.problems import InvalidField
 
 ANY_LENGTH = 2**31 - 1  # as many tokens as fit in the context
@@ -22,7 +22,7 @@ MaxTokens = Annotated[int, Field(ge=1, le=ANY_LENGTH)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 Choices = Annotated[int, Field(ge=1, le=MAX_CHOICES)]
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
-Stop = StopString | Annotated[list[StopString], Field(max_length=16)]
+Stop = StopString | Annotated[Items[StopString], Field(max_length=16)]
 Neutral = Annotated[Any, Field(description="not implemented: only the value that changes nothing is accepted")]
 Ignored = Annotated[Any, Field(description="accepted; has no effect")]
 Metadata = Annotated[dict[str, Any], Field(description="workflow, agent, call_site and workload name the step's")]

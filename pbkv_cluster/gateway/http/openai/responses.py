@@ -38,7 +38,7 @@ class Responses:
         PbkvError: the request is wrong, or a step could not be run.
         """
         body = await self._bodies.read(request)
-        asked = parse(ResponsesRequest, body)
+        asked = await parse(ResponsesRequest, body)
         self._model.check(asked.model)
         ask = _to_ask(asked, dict(request.headers), len(body))
         answer = _Answer(asked)

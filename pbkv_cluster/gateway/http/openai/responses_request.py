@@ -10,7 +10,7 @@ from pbkv_cluster.core.text.chat_message import ChatMessage, FunctionCall
 from pbkv_cluster.gateway.http.openai import fields
 from pbkv_cluster.gateway.http.openai.chat_request import tool_json
 from pbkv_cluster.gateway.http.openai.fields import Ignored, Neutral
-from pbkv_cluster.gateway.http.wire.body import Body
+from pbkv_cluster.gateway.http.wire.body import Body, Items
 from pbkv_cluster.gateway.http.wire.problems import InvalidField
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -47,7 +47,7 @@ class MessageItem(Body):
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Annotated[Text | Refusal, Field(union_mode="left_to_right")]]
+    content: str | Items[Annotated[Text | Refusal, Field(union_mode="left_to_right")]]
     id: Ignored = None
     status: Ignored = None
     phase: Ignored = None
@@ -69,7 +69,7 @@ class ResultItem(Body):
 
     type: Literal["function_call_output"]
     call_id: str
-    output: str | list[Text]
+    output: str | Items[Text]
     id: Ignored = None
     status: Ignored = None
 
@@ -113,13 +113,13 @@ class ResponsesRequest(Body):
     """Body of /v1/responses."""
 
     model: str
-    input: str | Annotated[list[Item], Field(min_length=1, max_length=65_536)]
+    input: str | Annotated[Items[Item], Field(min_length=1, max_length=65_536)]
     instructions: str | None = None
     max_output_tokens: fields.MaxTokens | None = None
     temperature: fields.Temperature | None = None
     top_p: fields.TopP | None = None
     stream: bool | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=1024)] | None = None
+    tools: Annotated[Items[FunctionTool], Field(max_length=1024)] | None = None
     tool_choice: Annotated[Any, Field(description="auto or none; a call cannot be enforced")] = None
     parallel_tool_calls: bool | None = None
     metadata: fields.Metadata | None = None

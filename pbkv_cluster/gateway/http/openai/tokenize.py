@@ -12,7 +12,7 @@ from pbkv_cluster.gateway.http.openai.chat_request import Message, Tool
 from pbkv_cluster.gateway.http.openai.fields import Neutral
 from pbkv_cluster.gateway.http.openai.served_model import ServedModel
 from pbkv_cluster.gateway.http.tools.conversation import ToolWriter
-from pbkv_cluster.gateway.http.wire.body import Body, BodyReader, parse
+from pbkv_cluster.gateway.http.wire.body import Body, BodyReader, Items, parse
 from pbkv_cluster.gateway.http.wire.problems import InvalidField
 from pbkv_cluster.gateway.http.wire.replies import json_reply
 from pbkv_cluster.gateway.step.request import Prompt, TextPrompt
@@ -23,8 +23,8 @@ class TokenizeRequest(Body):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
-    tools: list[Tool] | None = None
+    messages: Annotated[Items[Message], Field(min_length=1)] | None = None
+    tools: Items[Tool] | None = None
     add_special_tokens: Neutral = None
     add_generation_prompt: Neutral = None
 
@@ -42,7 +42,7 @@ class Tokenize:
         """Raises:
         PbkvError: the request is wrong, or no worker is reachable.
         """
-        asked = parse(TokenizeRequest, await self._bodies.read(request))
+        asked = await parse(TokenizeRequest, await self._bodies.read(request))
         if asked.model is not None:
             self._model.check(asked.model)
         fields.refuse(asked, {"add_special_tokens": (True,), "add_generation_prompt": (True,)})

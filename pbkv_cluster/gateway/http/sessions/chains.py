@@ -18,6 +18,7 @@ MIN_CHARACTERS = 16  # of a beginning that identifies a conversation; many begin
 
 _SYSTEM = "system"
 _PIECE_CHARACTERS = 64  # of a prompt that is one text
+_PIECES = 4096  # of such a prompt that are looked at
 _WORDS = 4  # of a system prompt, in the name of its agent
 _NUMBERS = re.compile(r"\d+")  # dates, times and counts in a system prompt do not make another agent
 
@@ -35,8 +36,8 @@ def of_messages(messages: Iterable[ChatMessage]) -> list[Beginning]:
 
 
 def of_text(text: str) -> list[Beginning]:
-    """The beginnings of a prompt that is one text, up to the last that has a whole number of pieces."""
-    whole = len(text) // _PIECE_CHARACTERS * _PIECE_CHARACTERS
+    """The beginnings of a prompt that is one text, up to the last that has a whole number of pieces; at most 4,096."""
+    whole = min(len(text) // _PIECE_CHARACTERS, _PIECES) * _PIECE_CHARACTERS
     return _chain(text[start : start + _PIECE_CHARACTERS] for start in range(0, whole, _PIECE_CHARACTERS))
 
 

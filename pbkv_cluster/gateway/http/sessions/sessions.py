@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from xxhash import xxh3_64_hexdigest
+
 from pbkv_cluster.core import checks
 from pbkv_cluster.core.errors import NotFound, Unavailable
 from pbkv_cluster.core.text.chat_message import ChatMessage, FunctionCall
@@ -31,6 +33,7 @@ class Attribution:
     agent: str
     tenant: str
     beginnings: Sequence[Beginning]  # of the prompt; empty: the client has named the workflow
+    opened: bool = False  # the workflow was opened for this request, and the client does not know its id yet
 
 
 class Sessions:
@@ -60,16 +63,19 @@ class Sessions:
         """
         agent = hints.agent or chains.agent_name(messages, tools)
         beginnings: Sequence[Beginning] = ()
+        opened = False
         if named := self._named(hints):
             workflow = await self._open(named, hints)
         else:
             beginnings = chains.of_messages(messages) if messages else chains.of_text(text)
-            workflow = self._recognised(hints, beginnings, agent) or await self._open(uuid.uuid4().hex, hints)
+            found = self._recognised(hints, beginnings, agent)
+            opened = found is None
+            workflow = found or await self._open(uuid.uuid4().hex, hints)
             if beginnings:
                 self._prefixes.add(hints.tenant, beginnings[-1], workflow.id, agent)
         for call in self._pauses.end(workflow.id, agent, messages):
             await self._report(workflow.id, ToolCall(call.tool, call.call_id), started=False)
-        return Attribution(workflow.id, agent, hints.tenant, beginnings)
+        return Attribution(workflow.id, agent, hints.tenant, beginnings, opened)
 
     async def answered(self, attribution: Attribution, text: str, calls: Sequence[FunctionCall]) -> None:
         """A step has answered; the tool calls that it asks for begin."""
@@ -81,8 +87,13 @@ class Sessions:
             await self._report(attribution.workflow, ToolCall(name, call.call_id), started=True)
 
     async def over(self, hints: Hints, attribution: Attribution) -> None:
-        """A request is over. If it was the last of a session that is no other's child, its workflow ends."""
-        if hints.final and not hints.parent_session:
+        """A request is over. If it was the last of a session that is no other's child, its workflow ends.
+
+        So does a workflow that was opened for it, if its step has been refused.
+        """
+        workflow = self._workflows.workflows.peek(attribution.workflow)
+        refused = attribution.opened and workflow is not None and not workflow.steps
+        if refused or (hints.final and not hints.parent_session):
             with suppress(NotFound, Unavailable):  # it ended while the step ran, or ends by its lease
                 await self.end(attribution.workflow)
 
@@ -107,8 +118,8 @@ class Sessions:
             self._roots.move_to_end((hints.tenant, hints.session))
             if len(self._roots) > _MAX_SESSIONS:
                 self._roots.popitem(last=False)
-            return root
-        return hints.cache_key or (f"trace-{hints.trace}" if hints.trace else "")
+            return _of_tenant(root, hints.tenant)
+        return _of_tenant(hints.cache_key or (f"trace-{hints.trace}" if hints.trace else ""), hints.tenant)
 
     async def _open(self, workflow_id: str, hints: Hints) -> OpenWorkflow:
         return await self._workflows.start(WorkflowRequest(workflow_id, hints.workload, hints.tenant))
@@ -124,3 +135,8 @@ class Sessions:
     async def _report(self, workflow_id: str, call: ToolCall, *, started: bool) -> None:
         with suppress(NotFound, Unavailable):  # the workflow has ended, and its tool calls with it
             await self._workflows.report_tool(workflow_id, call, started)
+
+
+def _of_tenant(name: str, tenant: str) -> str:
+    """The id of a workflow that a client has named without meaning to name one: another tenant may use the same name."""
+    return f"{name}@{xxh3_64_hexdigest(tenant.encode())}" if name and tenant else name

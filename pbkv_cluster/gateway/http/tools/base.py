@@ -68,7 +68,12 @@ class ToolFormat(ABC):
                 return None
         if not isinstance(arguments, dict):
             return None
-        return FunctionCall(name, json.dumps(arguments, ensure_ascii=False), self.new_call_id())
+        written = json.dumps(arguments, ensure_ascii=False)
+        try:
+            (name + written).encode()
+        except UnicodeEncodeError:  # half of a surrogate pair: no answer could contain it
+            return None
+        return FunctionCall(name, written, self.new_call_id())
 
 
 def overlap(text: str, tag: str) -> int:

@@ -1,8 +1,9 @@
 """A request's body: read within bounds, then checked against a model."""
 
-from typing import Any, TypeVar
+import asyncio
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
 from pbkv_cluster.core.errors import PbkvError, ResourceExhausted
@@ -11,6 +12,12 @@ from pbkv_cluster.gateway.http.wire.problems import BodyTooLarge, InvalidField, 
 M = TypeVar("M", bound="Body")
 
 _MAX_ITEMS_IN_MESSAGE = 200  # characters of a wrong value that are shown
+_MAX_FIELDS = 200_000  # of all objects of a body together; each that is unknown costs some hundred bytes
+_ON_THREAD_BYTES = 64 << 10  # bodies from this size on are checked on a thread
+
+T = TypeVar("T")
+Items = Annotated[list[T], Field(fail_fast=True)]
+"""A list in a body. Its check ends at the first wrong item: an error for each would cost a thousand times the body's size."""
 
 
 class Body(BaseModel):
@@ -64,13 +71,22 @@ class BodyReader:
         return BodyTooLarge(f"the body has more than {self._max_bytes} bytes (gateway.http_max_body_bytes)")
 
 
-def parse(model: type[M], body: bytes) -> M:
+async def parse(model: type[M], body: bytes) -> M:
     """The body as a model.
 
     Raises:
         NotJson: it is not JSON.
         InvalidField: a field is missing, unknown or wrong; names it.
+        BodyTooLarge: it has too many fields.
     """
+    if len(body) < _ON_THREAD_BYTES:
+        return _parse(model, body)
+    return await asyncio.to_thread(_parse, model, body)
+
+
+def _parse(model: type[M], body: bytes) -> M:
+    if body.count(b":") > _MAX_FIELDS and body.count(b'":') + body.count(b'" :') > _MAX_FIELDS:
+        raise BodyTooLarge(f"the body has more than {_MAX_FIELDS} fields")
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
