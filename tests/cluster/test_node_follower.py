@@ -10,9 +10,8 @@ import pytest
 from pbkv_cluster.cluster.frame.actors import MemberSpec
 from pbkv_cluster.cluster.frame.ray_nodes import RayNode
 from pbkv_cluster.cluster.membership.member import MemberContext
-from pbkv_cluster.cluster.nodes import node_follower as module
 from pbkv_cluster.cluster.nodes.node import Node
-from pbkv_cluster.cluster.nodes.node_follower import NodeFollower
+from pbkv_cluster.cluster.nodes.node_follower import NodeFollower, Surroundings
 from pbkv_cluster.cluster.nodes.node_plan import NodePlan
 from pbkv_cluster.core.config import load
 from pbkv_cluster.store.cluster_index import NodeRequest, NodeStateEntry
@@ -23,7 +22,7 @@ DRAIN_S = 100.0
 class Script:
     """Two nodes with one worker each, which serve."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.now = 1000.0
         self.living = [RayNode("n0", "10.0.0.1", 0), RayNode("n1", "10.0.0.2", 0)]
         self.draining: dict[str, float] = {}
@@ -33,11 +32,13 @@ class Script:
         self.stopped: list[str] = []
         self.said: list[str] = []
         self.shown: dict[str, NodeStateEntry] = {}
-        ray_nodes = SimpleNamespace(living=lambda: list(self.living), draining=lambda: dict(self.draining))
-        monkeypatch.setattr(module, "ray_nodes", ray_nodes)
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
-        monkeypatch.setattr(module, "stop_members", self.stopped.extend)
-        monkeypatch.setattr(module, "running_steps", lambda addresses: self.steps)
+        around = Surroundings(
+            living=lambda: list(self.living),
+            draining=lambda: dict(self.draining),
+            stop_members=self.stopped.extend,
+            running_steps=lambda addresses: self.steps,
+            now=lambda: self.now,
+        )
         plan = NodePlan(MemberContext(load().config, "redis://127.0.0.1:1/0", "", ""), self.living)
         nodes = []
         for ray_node in self.living:
@@ -45,7 +46,7 @@ class Script:
             nodes.append(Node.placed(ray_node, specs))
             self.add(specs)
         supervisor: Any = self
-        self.follower = NodeFollower(plan, supervisor, nodes, DRAIN_S, self.take, self.show, self.said.append)
+        self.follower = NodeFollower(plan, supervisor, nodes, DRAIN_S, self.take, self.show, self.said.append, around)
         self.serve()
 
     def add(self, specs: list[MemberSpec]) -> None:
@@ -80,8 +81,8 @@ class Script:
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    return Script(monkeypatch)
+def script() -> Script:
+    return Script()
 
 
 def test_members_start_on_a_node_that_joins(script: Script) -> None:

@@ -39,7 +39,7 @@ def records(stream: io.StringIO) -> list[dict[str, Any]]:
 
 def handled_by_ray(record: logging.LogRecord) -> bool:
     """Adds the field that Ray's record factory gives every record of its processes."""
-    record._ray_timestamp_ns = 7
+    record.__dict__["_ray_timestamp_ns"] = 7
     return True
 
 

@@ -4,6 +4,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from pbkv_cluster.cluster.frame import ray_nodes
 from pbkv_cluster.cluster.frame.actor_group import stop_members
@@ -22,6 +24,17 @@ _GATEWAYS_HEAR_S = 2.0  # a gateway reads the nodes' states twice a second
 _STOP_S = 5.0  # before Ray ends a node, for its members to end in good order
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a follower sees and does outside the process: Ray's nodes, members, their steps, and the time."""
+
+    living: Callable[[], list[RayNode]] = ray_nodes.living
+    draining: Callable[[], dict[str, float]] = ray_nodes.draining
+    stop_members: Callable[[list[Any]], None] = stop_members
+    running_steps: Callable[[list[str]], int] = running_steps
+    now: Callable[[], float] = time.monotonic  # seconds
+
+
 class NodeFollower:
     """Compares what Ray says of the nodes with what runs on them, once a second, from a thread of its own.
 
@@ -38,6 +51,7 @@ class NodeFollower:
         requests: Callable[[], Sequence[NodeRequest]],
         show: Callable[[Sequence[NodeStateEntry]], None],
         report: Callable[[str], None],
+        around: Surroundings | None = None,
     ) -> None:
         """Args:
         plan: what a node gets that joins.
@@ -47,7 +61,9 @@ class NodeFollower:
         requests: what operators have asked since the last call.
         show: takes the state of every node, after each comparison.
         report: takes one line for each thing that has happened.
+        around: by default the real ones.
         """
+        self._around = around or Surroundings()
         self._plan, self._supervisor, self._drain_timeout_s = plan, supervisor, drain_timeout_s
         self._requests, self._show, self._report = requests, show, report
         self._nodes = {node.ray.node_id: node for node in nodes}
@@ -73,8 +89,8 @@ class NodeFollower:
 
     def poll(self) -> None:
         """One comparison."""
-        living = {node.node_id: node for node in ray_nodes.living()}
-        leaving = ray_nodes.draining()
+        living = {node.node_id: node for node in self._around.living()}
+        leaving = self._around.draining()
         wanted = {request.node_id: request for request in self._requests()}
         for node in [node for node_id, node in self._nodes.items() if node_id not in living]:
             self._lost(node)
@@ -88,9 +104,14 @@ class NodeFollower:
         self._show([node.entry() for node in self._nodes.values()])
 
     def _run(self) -> None:
+        from ray.exceptions import RayError
+
         try:
             while not self._stopping.is_set():
-                self.poll()
+                try:
+                    self.poll()
+                except (RayError, Unavailable) as error:  # the next comparison sees what this one has missed
+                    log.warning("the nodes cannot be looked at now: %s", error)
                 self._stopping.wait(_POLL_S)
         except BaseException as error:  # told by `check_alive`
             log.critical("the follower of nodes failed", exc_info=error)
@@ -105,7 +126,7 @@ class NodeFollower:
     def _lost(self, node: Node) -> None:
         del self._nodes[node.ray.node_id]
         names = ", ".join(node.members)
-        stop_members(self._supervisor.remove(node.members))  # they may live on, where Ray does not reach them
+        self._around.stop_members(self._supervisor.remove(node.members))  # they may live on, where Ray does not reach them
         self._report(f"{node.title} has left" if not names else f"{node.title} is lost, and with it {names}")
 
     def _take_note(self, node: Node, ray_ends_in_s: float | None, request: NodeRequest | None) -> None:
@@ -123,7 +144,7 @@ class NodeFollower:
                 self._start(node.ray, "is used again")
 
     def _drain(self, node: Node, reason: str, timeout_s: float) -> None:
-        now = time.monotonic()
+        now = self._around.now()
         node.state, node.reason = NodeState.DRAINING, reason
         node.placed_until, node.deadline = now + _GATEWAYS_HEAR_S, now + timeout_s
         self._report(f"{node.title} gets no new steps: {reason}")
@@ -132,12 +153,12 @@ class NodeFollower:
         if node.state is NodeState.STARTING and up.issuperset(node.members):
             node.state = NodeState.SERVING
         elif node.state is NodeState.DRAINING and self._has_drained(node, up):
-            stop_members(self._supervisor.remove(node.members))
+            self._around.stop_members(self._supervisor.remove(node.members))
             node.state, node.members = NodeState.DRAINED, []
             self._report(f"{node.title} is drained")
 
     def _has_drained(self, node: Node, up: set[str]) -> bool:
-        now = time.monotonic()
+        now = self._around.now()
         if now >= node.deadline:
             return True
         addresses = self._supervisor.addresses()

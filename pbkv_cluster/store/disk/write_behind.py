@@ -82,7 +82,8 @@ class WriteBehind:
 
     def clear(self, slot: int) -> None:
         """Empties a slot. Waits for what is to be written there."""
-        self.flush()
+        with self._changed:
+            self._changed.wait_for(lambda: slot not in self._latest)
         try:
             self.disk.clear(slot)
         except OSError as error:

@@ -137,7 +137,7 @@ class PeerServer:
             if self._tls is not None:
                 stream.wrap(self._tls, server_side=True)
             handshake.accept(stream, self._token)
-            while True:
+            while not self._stopping.is_set():
                 self._answer(stream, RequestSize.unpack(stream.receive(REQUEST.size, self._limits.idle_s)))
         except Malformed as error:
             self._count("refused_connections")
