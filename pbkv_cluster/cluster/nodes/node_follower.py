@@ -162,4 +162,6 @@ class NodeFollower:
         if now >= node.deadline:
             return True
         addresses = self._supervisor.addresses()
-        return now >= node.placed_until and not running_steps([addresses[name] for name in node.workers if name in up])
+        return now >= node.placed_until and not self._around.running_steps(
+            [addresses[name] for name in node.workers if name in up]
+        )
