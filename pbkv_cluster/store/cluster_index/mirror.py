@@ -152,6 +152,9 @@ class IndexMirror:
         blocks: dict[bytes, int] = {}
         async for page in self._index.pages(worker):
             blocks.update(page)
+        if await self._index.number(worker) is None:  # it has gone meanwhile
+            self._forget(worker)
+            return
         self.blocks.replace(worker, entry.node_id, blocks.items())
         for other in [each for each in self._numbers if each[0] == worker[0]]:
             self._forget_number(other)

@@ -227,6 +227,8 @@ async def _history(url: str, operations: list[tuple[str, int, dict[bytes, int]]]
             elif kind == "publish" and worker in cluster.blocks:
                 await cluster.publish(worker, blocks)
             elif kind == "drop" and worker in cluster.blocks:
+                await cluster.renew()
+                await eventually(lambda: cluster.equals(mirror), 10.0)  # else it may read the worker's blocks just now
                 await cluster.index.drop(*worker)
                 del cluster.blocks[worker]
                 # Told at once, or else not before its time to live is over.
