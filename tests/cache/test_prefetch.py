@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.cache.factory import make_cache
 from pbkv_cluster.cache.guard.guard import Guard
+from pbkv_cluster.cache.policies.base import ForesightPolicy
 from pbkv_cluster.cache.prefetch.planner import QueuedPrompt
 from pbkv_cluster.cache.prefetch.usefulness import Usefulness
 from pbkv_cluster.cache.step_identity import StepIdentity
@@ -127,14 +128,15 @@ class PrefetchingDriver(Driver):
             if self.mode == "conservative":
                 assert retired, "an active block was evicted"
             elif not retired and not by_lru and not policy.drifts:  # else it is what it was worth when it was last ranked
+                assert isinstance(policy, ForesightPolicy)
                 half = policy.halved(max(self._values(prompts, now), default=policy.certain_value(now)))
-                assert half is not None
                 assert value < half, "what is worth more than half was evicted"
 
     def _values(self, prompts: Sequence[QueuedPrompt], now: float) -> list[float]:
         """The values of what the last prefetch may have been for."""
         likely = [self.cache.policy.value(node, now) for node in self.cache.tree.walk() if node.prefetched]
-        return [*likely, self.cache.policy.certain_value(now)] if prompts else likely
+        policy = self.cache.policy
+        return [*likely, policy.certain_value(now)] if prompts and isinstance(policy, ForesightPolicy) else likely
 
     def _keys(self, node: Node) -> set[bytes]:
         return {node.key(block) for block in range(node.held[GPU])}

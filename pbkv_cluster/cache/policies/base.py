@@ -79,21 +79,28 @@ class ReusePolicy(ABC):
             now: seconds, on the clock of `Node.last_access` and `Owner.forecast_at`.
         """
 
-    def halved(self, value: float) -> float | None:
-        """The value of what is worth half as much; None: values are an order and nothing else, so nothing is prefetched."""
-        return None
-
-    def certain_value(self, now: float) -> float:
-        """The value of a node that is certain to be used at once. Only for policies that have `halved`."""
-        raise NotImplementedError
-
-    def soon_used(self, nodes: Sequence[Node], now: float) -> Sequence[float]:
-        """The expected uses of nodes in the next step, or very soon. Only for policies that have `halved`."""
-        raise NotImplementedError
-
     def values(self, nodes: Sequence[Node], now: float) -> Sequence[float]:
         """The values of several nodes. Overridden by policies for which that is cheaper than one by one."""
         return [self.value(node, now) for node in nodes]
+
+
+class ForesightPolicy(ReusePolicy):
+    """A policy whose values are more than an order: they say by how much a node is worth more, and which is used soon.
+
+    Under others, blocks are prefetched for queued steps alone.
+    """
+
+    @abstractmethod
+    def halved(self, value: float) -> float:
+        """The value of what is worth half as much."""
+
+    @abstractmethod
+    def certain_value(self, now: float) -> float:
+        """The value of a node that is certain to be used at once."""
+
+    @abstractmethod
+    def soon_used(self, nodes: Sequence[Node], now: float) -> Sequence[float]:
+        """The expected uses of nodes in the next step, or very soon."""
 
 
 POLICIES: Registry[ReusePolicy] = Registry("cache.policy")

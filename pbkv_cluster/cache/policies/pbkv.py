@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
-from pbkv_cluster.cache.policies.base import POLICIES, ReusePolicy
+from pbkv_cluster.cache.policies.base import POLICIES, ForesightPolicy, ReusePolicy
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tree.node import Node, Owner
 from pbkv_cluster.core.config import CacheConfig
@@ -34,7 +34,7 @@ _EDGES = (*(BIN_STARTS - 1).tolist(), 30)  # of the bins, in steps
 
 
 @POLICIES.register("pbkv")
-class Pbkv(ReusePolicy):
+class Pbkv(ForesightPolicy):
     """Evicts first what has the fewest expected hits for each second that it is kept.
 
     Before anything is learnt all hazards are one half, which orders blocks by the recency of their workflows' steps; the guard

@@ -9,7 +9,7 @@ the probability that w has not ended by then. The sum over workflows protects pr
 import math
 from collections.abc import Sequence
 
-from pbkv_cluster.cache.policies.base import POLICIES, ReusePolicy, current_forecast
+from pbkv_cluster.cache.policies.base import POLICIES, ForesightPolicy, current_forecast
 from pbkv_cluster.cache.tree.node import Node, Owner
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.reuse.record.segment import Segment
@@ -18,7 +18,7 @@ _PRIOR = 0.5  # score of a workflow without a forecast: probability that it uses
 
 
 @POLICIES.register("pbkv-paper")
-class PbkvPaper(ReusePolicy):
+class PbkvPaper(ForesightPolicy):
     """The lookahead score, which decays with the age of each forecast.
 
     The decay is our only addition: a workflow's share of the score halves every `cache.forecast_half_life_s` seconds after its

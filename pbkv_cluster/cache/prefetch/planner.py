@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from pbkv_cluster.cache.eviction import Rank
 from pbkv_cluster.cache.owners import ActiveWorkflows
+from pbkv_cluster.cache.policies.base import ForesightPolicy
 from pbkv_cluster.cache.prefetch.missing import MissingNodes
 from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchSource
 from pbkv_cluster.cache.tiers.tiers import Tiers
@@ -63,8 +64,8 @@ class PrefetchPlanner:
         None where the policy's values are not trusted. What would be the next to leave the GPU is left out, and what is worth
         less. After each node the caller has loaded as much of it as it wanted to.
         """
-        policy = self._tiers.gpu.policy
-        if self._tiers.lru_active or policy.halved(0.0) is None:
+        policy = self._foresight()
+        if policy is None:
             return
         nodes = self._missing.take()
         if not nodes:
@@ -87,8 +88,8 @@ class PrefetchPlanner:
 
     def queued_value(self, now: float) -> float | None:
         """The value of what a queued step will use."""
-        policy = self._tiers.gpu.policy
-        return None if self._tiers.lru_active or policy.halved(0.0) is None else policy.certain_value(now)
+        policy = self._foresight()
+        return None if policy is None else policy.certain_value(now)
 
     def may_evict(self, value: float | None, source: PrefetchSource, swaps: bool, node: Node, rank: Rank) -> bool:
         """Whether a node may leave the GPU for one of some value.
@@ -104,8 +105,13 @@ class PrefetchPlanner:
             return source is PrefetchSource.QUEUE and (swaps or node.retired)
         if node.retired and rank.value <= value:
             return True
-        half = self._tiers.gpu.policy.halved(value)
-        return swaps and half is not None and rank.value < half
+        policy = self._foresight()
+        return swaps and policy is not None and rank.value < policy.halved(value)
+
+    def _foresight(self) -> ForesightPolicy | None:
+        """The GPU's policy, if its values can be trusted and mean something."""
+        policy = self._tiers.gpu.policy
+        return policy if isinstance(policy, ForesightPolicy) and not self._tiers.lru_active else None
 
 
 def _parent_is_there(node: Node) -> bool:
