@@ -1,24 +1,15 @@
 """What operators look at in a running cluster, through its gateway."""
 
-from types import TracebackType
-from typing import Self
-
 from pbkv_cluster.client.failures import typed_errors
-from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.client.operator_connection import OperatorConnection
 from pbkv_cluster.rpc.v1 import inspection_pb2, inspection_pb2_grpc, workflow_pb2, workflow_pb2_grpc
 
 
-class InspectionClient:
-    """A connection to a gateway's `InspectionService`; a context manager that closes it. Raises the errors of `core.errors`."""
+class InspectionClient(OperatorConnection):
+    """Calls of `InspectionService`."""
 
     def __init__(self, endpoint: str) -> None:
-        """Args:
-        endpoint: the gateway's host:port. The first call connects to it.
-
-        Raises:
-            InvalidArgument: `endpoint` is no host:port.
-        """
-        self._channel = connect(endpoint, "endpoint")
+        super().__init__(endpoint)
         self._stub: inspection_pb2_grpc.InspectionServiceAsyncStub = inspection_pb2_grpc.InspectionServiceStub(self._channel)
 
     async def workflows(self, limit: int = 100, workload: str = "") -> inspection_pb2.ListWorkflowsResponse:
@@ -54,14 +45,3 @@ class InspectionClient:
         with typed_errors():
             request = workflow_pb2.EndWorkflowRequest(workflow_id=workflow_id)
             await workflow_pb2_grpc.WorkflowServiceStub(self._channel).EndWorkflow(request)
-
-    async def close(self) -> None:
-        await self._channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()

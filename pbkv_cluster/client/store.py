@@ -1,24 +1,15 @@
 """What operators ask of all caches of a cluster, through its gateway."""
 
-from types import TracebackType
-from typing import Self
-
 from pbkv_cluster.client.failures import typed_errors
-from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.client.operator_connection import OperatorConnection
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc
 
 
-class StoreClient:
-    """A connection to a gateway's `StoreService`; a context manager that closes it. Calls raise the errors of `core.errors`."""
+class StoreClient(OperatorConnection):
+    """Calls of `StoreService`."""
 
     def __init__(self, endpoint: str) -> None:
-        """Args:
-        endpoint: the gateway's host:port. The first call connects to it.
-
-        Raises:
-            InvalidArgument: `endpoint` is no host:port.
-        """
-        self._channel = connect(endpoint, "endpoint")
+        super().__init__(endpoint)
         self._stub: store_pb2_grpc.StoreServiceAsyncStub = store_pb2_grpc.StoreServiceStub(self._channel)
 
     async def stat(self) -> store_pb2.StoreStat:
@@ -61,14 +52,3 @@ class StoreClient:
         """Compares the blocks in host memory with their checksums."""
         with typed_errors():
             return await self._stub.CheckCache(store_pb2.CheckCacheRequest())
-
-    async def close(self) -> None:
-        await self._channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
