@@ -1,6 +1,5 @@
 """The dashboard as a part of the process that runs the cluster, so that it outlives every member that it shows."""
 
-import os
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,7 +57,6 @@ class Dashboard:
         from pbkv_cluster.dashboard.server import DashboardServer
         from pbkv_cluster.dashboard.viewers import Viewers
         from pbkv_cluster.rpc.services import DASHBOARD
-        from pbkv_cluster.store.cluster_index import ServiceEntry
 
         config, directory, clock = self._context.config.dashboard, self._redis.directory, SystemClock()
         viewers, history = Viewers(), History(config.history_bytes)
@@ -69,12 +67,7 @@ class Dashboard:
         self._server = DashboardServer(collector, viewers, history, clock)
         address = await self._server.start(config.host, config.port)
         self._background.start(collector.run(), "dashboard collector")
-        entry = ServiceEntry(DASHBOARD, address, os.getpid())
-        self._announcer = Announcer(
-            lambda: directory.announce_service(entry),
-            lambda: directory.withdraw_service(entry),
-            directory.renewal_interval_s,
-        )
+        self._announcer = Announcer.of_service(directory, DASHBOARD, address)
         await self._announcer.start()
         return address
 

@@ -2,10 +2,13 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable
+from typing import Self
 
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.errors import Unavailable
+from pbkv_cluster.store.cluster_index import Directory, ServiceEntry
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +23,16 @@ class Announcer:
         self._withdraw = withdraw
         self._interval_s = interval_s
         self._background = Background()
+
+    @classmethod
+    def of_service(cls, directory: Directory, name: str, address: str) -> Self:
+        """For a service of this process at `address`."""
+        entry = ServiceEntry(name, address, os.getpid())
+        return cls(
+            lambda: directory.announce_service(entry),
+            lambda: directory.withdraw_service(entry),
+            directory.renewal_interval_s,
+        )
 
     async def start(self) -> None:
         await self._try(self._announce)

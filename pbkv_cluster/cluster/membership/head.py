@@ -4,7 +4,6 @@ It is this process because it outlives every member: when the gateway is down, P
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 
 from pbkv_cluster.cluster.membership.announcer import Announcer
@@ -18,7 +17,7 @@ from pbkv_cluster.core.metrics.figures import Figures
 from pbkv_cluster.core.metrics.metric import Source
 from pbkv_cluster.rpc.http_server import HttpAnswer, Route
 from pbkv_cluster.rpc.services import DISCOVERY_PATH, HEAD
-from pbkv_cluster.store.cluster_index import EndpointEntry, MemberEntry, ServiceEntry
+from pbkv_cluster.store.cluster_index import EndpointEntry, MemberEntry
 
 
 class Head:
@@ -50,12 +49,7 @@ class Head:
             StartupError: the port cannot be bound.
         """
         address = await self._endpoint.start(self._context.host, self._context.config.metrics.port)
-        directory, entry = self._redis.directory, ServiceEntry(HEAD, address, os.getpid())
-        self._announcer = Announcer(
-            lambda: directory.announce_service(entry),
-            lambda: directory.withdraw_service(entry),
-            directory.renewal_interval_s,
-        )
+        self._announcer = Announcer.of_service(self._redis.directory, HEAD, address)
         await self._announcer.start()
         return address
 
