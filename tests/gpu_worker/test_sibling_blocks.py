@@ -23,7 +23,7 @@ from pbkv_cluster.store.arena.arena_view import ArenaView
 from pbkv_cluster.store.arena.layout import RegionLayout
 from pbkv_cluster.store.block_map import BlockMap
 from tests.gpu_worker.test_restored_worker import ARENA, POOLS, WORKER, At
-from tests.gpu_worker.worker_rig import Rig, config, host_store, serving, step, stored
+from tests.gpu_worker.worker_rig import Rig, config, flip, host_store, serving, step, stored
 
 PROMPT = list(range(10, 80))  # four full blocks and some tokens
 
@@ -108,7 +108,7 @@ async def test_flipped_bytes_are_a_miss_and_are_counted(llama: Path) -> None:
         first = await both.first.run(step(PROMPT))
         await stored(both.arena, 4)
         await both.tell()
-        _flip(both, "first")
+        flip(both.arena, RegionLayout(POOLS["host_blocks"], both.first.facts.block_bytes), "first")
         second = await both.second.run(step(PROMPT))
         assert second.tokens == first.tokens
         assert second.usage.delivered == {}
@@ -206,15 +206,3 @@ async def test_blocks_of_a_worker_that_was_killed_are_still_read_and_never_wrong
             answer = await second.run(step(PROMPT))
             assert answer.tokens == first.tokens
             assert answer.usage.delivered == {Tier.SIBLING: 64}
-
-
-def _flip(both: Node, owner: str) -> None:
-    region = both.arena.regions()[owner]
-    layout = RegionLayout(POOLS["host_blocks"], both.first.facts.block_bytes)
-    with both.arena.path.open("r+b") as file:
-        for slot in range(layout.slots):
-            place = region.offset + layout.payloads + slot * layout.payload_bytes + 100
-            file.seek(place)
-            byte = file.read(1)[0]
-            file.seek(place)
-            file.write(bytes([byte ^ 1]))

@@ -251,9 +251,10 @@ async def stored(arena: Arena, blocks: int) -> None:
     view.close()
 
 
-def flip(arena: Arena, layout: RegionLayout) -> None:
-    """Damages every payload of the only region."""
-    (region,) = arena.regions().values()
+def flip(arena: Arena, layout: RegionLayout, owner: str = "") -> None:
+    """Damages every payload of a worker's region, by default of the only one."""
+    regions = arena.regions()
+    (region,) = [regions[owner]] if owner else regions.values()
     with arena.path.open("r+b") as file:
         for slot in range(layout.slots):
             place = region.offset + layout.payloads + slot * layout.payload_bytes + 100
