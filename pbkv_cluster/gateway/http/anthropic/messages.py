@@ -36,10 +36,7 @@ class Messages:
         asked = await parse(MessagesRequest, body)
         self._model.check(asked.model)
         ask = _to_ask(asked, dict(request.headers), len(body))
-        writer = MessageWriter(self._model.name)
-        if not asked.stream:
-            return await self._answering.whole(request, ask, writer.whole)
-        return await self._answering.stream(request, ask, writer.stream, error_event)
+        return await self._answering.answer(request, ask, MessageWriter(self._model.name), error_event, asked.stream)
 
     async def count(self, request: Request) -> Response:
         """Raises:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -18,39 +19,51 @@ STEP = "x-pbkv-step"
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 
 
+class Answer(Protocol):
+    """Writes one answer in the words of an API."""
+
+    def whole(self, choices: list[Choice]) -> object:
+        """As one JSON value."""
+        ...
+
+    def stream(self, parts: AsyncIterator[Part]) -> AsyncIterator[bytes]:
+        """As server-sent events."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Answering:
     """Runs generations for requests, and cancels them when their clients go away."""
 
     generations: Generations
 
-    async def whole(self, request: Request, ask: Ask, render: Callable[[list[Choice]], object]) -> Response:
-        """The answer as one JSON value.
+    async def answer(
+        self, request: Request, ask: Ask, answer: Answer, on_error: Callable[[Exception], bytes], stream: bool | None
+    ) -> Response:
+        """The answer, as a stream if that was asked for. Errors before its first part are raised: they have their own status.
+
+        Args:
+            request: that is answered.
+            ask: what it asks for.
+            answer: writes the answer.
+            on_error: writes an error after the answer has begun.
+            stream: whether it was asked for as a stream.
 
         Raises:
             PbkvError: the request is wrong, or a step could not be run.
             ClientGone: the client went away.
         """
+        return await (self._stream(request, ask, answer, on_error) if stream else self._whole(request, ask, answer))
+
+    async def _whole(self, request: Request, ask: Ask, answer: Answer) -> Response:
         generation = self.generations.begin(ask)
         try:
             choices = await until_gone(request.receive, collect(generation.parts(), ask.choices))
         finally:
             generation.close()
-        return json_reply(render(choices), headers=_headers(choices[0].started))
+        return json_reply(answer.whole(choices), headers=_headers(choices[0].started))
 
-    async def stream(
-        self,
-        request: Request,
-        ask: Ask,
-        render: Callable[[AsyncIterator[Part]], AsyncIterator[bytes]],
-        on_error: Callable[[Exception], bytes],
-    ) -> Response:
-        """The answer as server-sent events. Errors before the first part are raised, so that they have a status of their own.
-
-        Raises:
-            PbkvError: the request is wrong, or a step could not be run.
-            ClientGone: the client went away.
-        """
+    async def _stream(self, request: Request, ask: Ask, answer: Answer, on_error: Callable[[Exception], bytes]) -> Response:
         generation = self.generations.begin(ask)
         parts = generation.parts()
         try:
@@ -59,7 +72,7 @@ class Answering:
             generation.close()
             raise
         headers = _headers(first if isinstance(first, Started) else None)
-        return EventStream(render(_again(first, parts)), on_error, generation.close, headers)
+        return EventStream(answer.stream(_again(first, parts)), on_error, generation.close, headers)
 
 
 async def _first(parts: AsyncIterator[Part]) -> Part:

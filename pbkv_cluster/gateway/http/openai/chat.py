@@ -42,13 +42,8 @@ class ChatCompletions:
         asked = await parse(ChatRequest, body)
         self._model.check(asked.model)
         ask = to_ask(asked, dict(request.headers), len(body))
-        answer = _Answer(self._model.name)
-        if not asked.stream:
-            return await self._answering.whole(request, ask, answer.whole)
-        with_usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
-        return await self._answering.stream(
-            request, ask, lambda parts: answer.stream(parts, with_usage=with_usage), error_event
-        )
+        answer = _Answer(self._model.name, with_usage=fields.StreamOptions.with_usage(asked.stream_options))
+        return await self._answering.answer(request, ask, answer, error_event, asked.stream)
 
 
 def to_ask(asked: ChatRequest, headers: dict[str, str], size_bytes: int) -> Ask:
@@ -85,7 +80,9 @@ def finish_reason(ended: Ended) -> str:
 class _Answer:
     """One answer, as it is written."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, *, with_usage: bool) -> None:
+        """`with_usage`: see `StreamOptions`."""
+        self._with_usage = with_usage
         self._head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
 
     def whole(self, choices: list[Choice]) -> dict[str, Any]:
@@ -104,28 +101,28 @@ class _Answer:
             "usage": usage_json(choice.end.usage for choice in choices),
         }
 
-    async def stream(self, parts: AsyncIterator[Part], *, with_usage: bool) -> AsyncIterator[bytes]:
+    async def stream(self, parts: AsyncIterator[Part]) -> AsyncIterator[bytes]:
         ended: dict[int, Ended] = {}
         async for part in parts:
             match part:
                 case Started():
-                    yield self._chunk(part.choice, {"role": "assistant", "content": ""}, with_usage)
+                    yield self._chunk(part.choice, {"role": "assistant", "content": ""})
                 case TextPart():
-                    yield self._chunk(part.choice, {"content": part.text}, with_usage)
+                    yield self._chunk(part.choice, {"content": part.text})
                 case CallPart():
-                    yield self._chunk(part.choice, {"tool_calls": [{"index": part.index, **call_json(part.call)}]}, with_usage)
+                    yield self._chunk(part.choice, {"tool_calls": [{"index": part.index, **call_json(part.call)}]})
                 case Ended():
                     ended[part.choice] = part
-                    yield self._chunk(part.choice, {}, with_usage, finish_reason(part))
-        if with_usage:
+                    yield self._chunk(part.choice, {}, finish_reason(part))
+        if self._with_usage:
             usage = usage_json(ended[choice].usage for choice in sorted(ended))
             yield sse({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage})
         yield DONE
 
-    def _chunk(self, index: int, delta: dict[str, Any], with_usage: bool, reason: str | None = None) -> bytes:
+    def _chunk(self, index: int, delta: dict[str, Any], reason: str | None = None) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
         chunk = {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
-        return sse({**chunk, "usage": None} if with_usage else chunk)
+        return sse({**chunk, "usage": None} if self._with_usage else chunk)
 
 
 def _message(choice: Choice) -> dict[str, Any]:

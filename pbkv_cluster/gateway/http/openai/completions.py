@@ -81,13 +81,8 @@ class Completions:
         asked = await parse(CompletionRequest, body)
         self._model.check(asked.model)
         ask = _to_ask(asked, dict(request.headers), len(body))
-        answer = _Answer(self._model.name)
-        if not asked.stream:
-            return await self._answering.whole(request, ask, answer.whole)
-        with_usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
-        return await self._answering.stream(
-            request, ask, lambda parts: answer.stream(parts, with_usage=with_usage), error_event
-        )
+        answer = _Answer(self._model.name, with_usage=fields.StreamOptions.with_usage(asked.stream_options))
+        return await self._answering.answer(request, ask, answer, error_event, asked.stream)
 
 
 def one_prompt(prompt: str | list[int] | list[str] | list[list[int]]) -> str | list[int]:
@@ -126,7 +121,9 @@ def _to_ask(asked: CompletionRequest, headers: dict[str, str], size_bytes: int) 
 class _Answer:
     """One answer, as it is written."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, *, with_usage: bool) -> None:
+        """`with_usage`: see `StreamOptions`."""
+        self._with_usage = with_usage
         self._head = {
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
@@ -141,9 +138,9 @@ class _Answer:
             "usage": usage_json(choice.end.usage for choice in choices),
         }
 
-    async def stream(self, parts: AsyncIterator[Part], *, with_usage: bool) -> AsyncIterator[bytes]:
+    async def stream(self, parts: AsyncIterator[Part]) -> AsyncIterator[bytes]:
         ended: dict[int, Ended] = {}
-        blank = {"usage": None} if with_usage else {}
+        blank = {"usage": None} if self._with_usage else {}
         async for part in parts:
             match part:
                 case TextPart():
@@ -151,7 +148,7 @@ class _Answer:
                 case Ended():
                     ended[part.choice] = part
                     yield sse({**self._head, "choices": [_choice(part.choice, "", finish_reason(part))], **blank})
-        if with_usage:
+        if self._with_usage:
             usage = usage_json(ended[choice].usage for choice in sorted(ended))
             yield sse({**self._head, "choices": [], "usage": usage})
         yield DONE

@@ -56,6 +56,11 @@ class StreamOptions(Body):
     include_obfuscation: Ignored = None
     continuous_usage_stats: Literal[False] | None = None
 
+    @staticmethod
+    def with_usage(options: "StreamOptions | None") -> bool:
+        """Whether a stream ends with an event that has the usage."""
+        return options is not None and bool(options.include_usage)
+
 
 def refuse(body: Body, neutral: Mapping[str, tuple[Any, ...]]) -> None:
     """Refuses fields that are not implemented.

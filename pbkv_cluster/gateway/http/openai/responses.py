@@ -41,10 +41,7 @@ class Responses:
         asked = await parse(ResponsesRequest, body)
         self._model.check(asked.model)
         ask = _to_ask(asked, dict(request.headers), len(body))
-        answer = _Answer(asked)
-        if not asked.stream:
-            return await self._answering.whole(request, ask, answer.whole)
-        return await self._answering.stream(request, ask, answer.stream, _error_event)
+        return await self._answering.answer(request, ask, _Answer(asked), _error_event, asked.stream)
 
 
 def _to_ask(asked: ResponsesRequest, headers: dict[str, str], size_bytes: int) -> Ask:
