@@ -55,11 +55,21 @@ class SiblingSource:
             return None
         mapped = self._regions.get(owner)
         if mapped is None or mapped.place != place or bytes(mapped.memory[: REGION_HEADER.size]) != mapped.header:
-            self._regions[owner] = mapped = self._map(place)
+            self._regions.pop(owner, None)
+            mapped = self._map(place)
+            if mapped is None:
+                return None
+            self._regions[owner] = mapped
         return mapped.reader
 
-    def _map(self, place: RegionPlace) -> _Mapped:
-        memory = memoryview(mmap.mmap(self._file, place.size, mmap.MAP_SHARED, mmap.PROT_READ, offset=place.offset))
+    def _map(self, place: RegionPlace) -> _Mapped | None:
+        """None: it cannot be mapped, as this process has too many mappings, or the file has become shorter."""
+        try:
+            mapping = mmap.mmap(self._file, place.size, mmap.MAP_SHARED, mmap.PROT_READ, offset=place.offset)
+        except (OSError, ValueError) as error:
+            log.warning("blocks of worker %s are not read: %s", place.owner, error)
+            return None
+        memory = memoryview(mapping)
         header = bytes(memory[: REGION_HEADER.size])
         reader = None
         try:

@@ -330,3 +330,9 @@ def test_a_useless_source_pauses_and_is_tried_again() -> None:
     assert useful.allowance(still_bad, 100.0) == 512
     good = PrefetchCount(loaded=1000, used=450, wasted=550)
     assert useful.allowance(good, 101.0) is None
+
+
+def test_blocks_that_never_arrived_do_not_use_up_a_trial() -> None:
+    useful = Usefulness()
+    assert useful.allowance(PrefetchCount(loaded=512, cancelled=500), 0.0) == 500
+    assert useful.allowance(PrefetchCount(loaded=1012, cancelled=1000), 1.0) == 500

@@ -43,6 +43,15 @@ def handled_by_ray(record: logging.LogRecord) -> bool:
     return True
 
 
+def test_a_record_of_text_is_one_line_and_does_not_steer_a_terminal() -> None:
+    stream = set_up(format="console")
+    log.warning("agent %s:\u2028é", "a\n2026 [error] forged\x1b[2J")
+    line = stream.getvalue()
+    assert line.count("\n") == 1
+    assert line.endswith("\n")
+    assert r"agent a\n2026 [error] forged\x1b[2J:\u2028é" in line
+
+
 def test_a_record_of_json_is_one_line_with_its_fields() -> None:
     stream = set_up(format="json")
     bind(workflow="w\n1", step=3)

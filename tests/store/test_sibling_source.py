@@ -15,6 +15,7 @@ from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.arena.arena import Arena
 from pbkv_cluster.store.arena.layout import RegionLayout
+from pbkv_cluster.store.arena.region_table import RegionTable
 from pbkv_cluster.store.arena.slots import ReadResult, RegionSlots
 from pbkv_cluster.store.block_source import BlockPlace
 from pbkv_cluster.store.sibling_source import SiblingSource
@@ -73,6 +74,16 @@ def test_what_is_not_there_is_absent(node: Node) -> None:
     for where in (place("one", 4), place("one", 8), place("one", -1), place("nobody", 3)):
         assert read(source, (label(1), where)) == [ReadResult.ABSENT]
     assert read(source, (label(2), place("one", 3))) == [ReadResult.ABSENT]
+
+
+def test_a_region_that_cannot_be_mapped_is_absent_and_no_other(node: Node) -> None:
+    node.region("one").write(3, label(1), payload(1, PAYLOAD))
+    node.region("two").write(3, label(2), payload(2, PAYLOAD))
+    ends = sorted(each.offset for each in RegionTable(node.file, writable=False) if each.size)
+    os.truncate(node.file, ends[-1])
+    found = read(node.source(), (label(1), place("one", 3)), (label(2), place("two", 3)))
+    assert ReadResult.ABSENT in found
+    assert len(set(found)) == 2
 
 
 @pytest.mark.parametrize(("layout", "model"), [(LAYOUT, b"another model..."), (RegionLayout(8, 2 * PAYLOAD), MODEL)])

@@ -17,7 +17,7 @@ class Usefulness:
     def __init__(self) -> None:
         self._seen = PrefetchCount()  # at the last update
         self._used = self._settled = 0.0  # decayed blocks
-        self._loaded_before = 0  # when the present trial began
+        self._arrived_before = 0  # blocks, when the present trial began
         self._pause_s = _PAUSE_S
         self._paused_until = 0.0
 
@@ -41,7 +41,7 @@ class Usefulness:
             self._restart(count)
         share = self.share
         if share is None:
-            return max(0, 2 * _TRIAL - (count.loaded - self._loaded_before))
+            return max(0, 2 * _TRIAL - (count.loaded - count.cancelled - self._arrived_before))
         if share >= _USED_MIN:
             self._pause_s = _PAUSE_S
             return None
@@ -59,4 +59,4 @@ class Usefulness:
 
     def _restart(self, count: PrefetchCount) -> None:
         self._used = self._settled = 0.0
-        self._loaded_before = count.loaded - count.pending
+        self._arrived_before = count.used + count.wasted

@@ -198,7 +198,7 @@ def _table(*columns: str) -> "Table":
 
     table = Table()
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")  # a key that is cut cannot be asked about
     return table
 
 

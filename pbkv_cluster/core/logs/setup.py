@@ -42,7 +42,7 @@ def set_up_logs(config: LoggingConfig, member: str = "", stream: TextIO | None =
     if config.format == "json":
         last = [processors.format_exc_info, processors.JSONRenderer(default=str, ensure_ascii=False)]
     else:
-        last = [dev.ConsoleRenderer(colors=False, pad_event_to=0, exception_formatter=dev.plain_traceback)]
+        last = [_visible, dev.ConsoleRenderer(colors=False, pad_event_to=0, exception_formatter=dev.plain_traceback)]
     handler = _OurHandler(stream or sys.stderr)
     handler.setFormatter(
         stdlib.ProcessorFormatter(
@@ -53,6 +53,14 @@ def set_up_logs(config: LoggingConfig, member: str = "", stream: TextIO | None =
     root.handlers[:] = [other for other in root.handlers if not isinstance(other, _OurHandler)]
     root.addHandler(handler)
     root.setLevel(max(logging.getLevelNamesMapping()[config.level.upper()], least))
+
+
+def _visible(logger: "WrappedLogger", method: str, event: "EventDict") -> "EventDict":
+    """Escapes what would break a line of text or steer a terminal; names that clients choose are part of messages."""
+    event["event"] = "".join(
+        mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in str(event["event"])
+    )
+    return event
 
 
 class _OurHandler(logging.StreamHandler[TextIO]):

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.usage import Tier
@@ -10,7 +10,7 @@ from pbkv_cluster.store.arena.slots import Bytes, ReadResult
 from pbkv_cluster.store.block_map import BlockMap
 from pbkv_cluster.store.block_source import BlockPlace, BlockSource
 
-_REST_S = 5.0  # for which a source that did not answer is left alone
+_REST_S = 5.0  # for which a node that did not answer is left alone
 
 
 class OtherWorkers:
@@ -41,16 +41,15 @@ class OtherWorkers:
         self._worker_id = worker_id
         self._sources = sources
         self._now = now
-        self._rests_until: dict[Tier, float] = {}
+        self._rests_until: dict[tuple[Tier, str], float] = {}  # by kind of memory and node
 
     def tiers(self, keys: Iterable[bytes]) -> Sequence[Tier]:
         """See `Elsewhere.tiers`."""
-        now, found = self._now(), list[Tier]()
-        usable = [tier for tier in self.tiers_read if self._rests_until.get(tier, 0.0) <= now]
-        if usable and self._blocks:
+        found = list[Tier]()
+        if self.tiers_read and self._blocks:
             for key in keys:
-                kinds = {self._kind(place) for place in self._blocks.places(key, self._worker_id)}
-                tier = next((tier for tier in usable if tier in kinds), None)
+                kinds = {tier for tier, _ in self._places(key)}
+                tier = next((tier for tier in self.tiers_read if tier in kinds), None)
                 if tier is None:
                     break
                 found.append(tier)
@@ -63,27 +62,38 @@ class OtherWorkers:
 
     def read(self, tier: Tier, keys: Sequence[bytes], targets: Sequence[Bytes]) -> list[bool]:
         """Reads blocks from one kind of memory. Returns whether each was read; blocks until then."""
-        places = [self._place(tier, key) for key in keys]
-        wanted = [(key, place, target) for key, place, target in zip(keys, places, targets, strict=True) if place is not None]
-        try:
-            results = self._sources[tier].read([(key, place) for key, place, _ in wanted], [target for *_, target in wanted])
-        except Unavailable:
-            self._rests_until[tier] = self._now() + _REST_S
-            self.decisions[f"{tier.value}_unavailable"] += len(wanted)
-            return [False] * len(keys)
-        read = set[bytes]()
-        for (key, place, _), result in zip(wanted, results, strict=True):
-            if result is ReadResult.READ:
-                read.add(key)
+        is_read = [False] * len(keys)
+        by_node: dict[str, list[tuple[int, BlockPlace]]] = {}
+        for number, key in enumerate(keys):
+            place = next((place for kind, place in self._places(key) if kind is tier), None)
+            if place is None:
+                self.decisions[f"{tier.value}_absent"] += 1
             else:
-                self.decisions[f"{tier.value}_{result.value}"] += 1
-                self._blocks.forget(key, place)
-        self.decisions[f"{tier.value}_absent"] += len(keys) - len(wanted)
-        return [key in read for key in keys]
+                by_node.setdefault(place.node, []).append((number, place))
+        for node, wanted in by_node.items():
+            try:
+                results = self._sources[tier].read(
+                    [(keys[number], place) for number, place in wanted], [targets[number] for number, _ in wanted]
+                )
+            except Unavailable:
+                self._rests_until[tier, node] = self._now() + _REST_S
+                self.decisions[f"{tier.value}_unavailable"] += len(wanted)
+                continue
+            for (number, place), result in zip(wanted, results, strict=True):
+                if result is ReadResult.READ:
+                    is_read[number] = True
+                else:
+                    self.decisions[f"{tier.value}_{result.value}"] += 1
+                    self._blocks.forget(keys[number], place)
+        return is_read
 
-    def _place(self, tier: Tier, key: bytes) -> BlockPlace | None:
-        places = self._blocks.places(key, self._worker_id)
-        return next((place for place in places if self._kind(place) is tier), None)
+    def _places(self, key: bytes) -> Iterator[tuple[Tier, BlockPlace]]:
+        """Where a block can be read now, and from which kind of memory."""
+        now = self._now()
+        for place in self._blocks.places(key, self._worker_id):
+            tier = self._kind(place)
+            if tier is not None and self._rests_until.get((tier, place.node), now) <= now:
+                yield tier, place
 
     def _kind(self, place: BlockPlace) -> Tier | None:
         """The kind of memory that a block would be read from; None: nobody reads what lies only on the disk of another."""
