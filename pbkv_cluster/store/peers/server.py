@@ -96,7 +96,7 @@ class PeerServer:
         with self._lock:
             connections = dict(self._connections)
         for stream, thread in connections.items():
-            stream.close()
+            stream.end()
             thread.join()
         self._view.close()
 
@@ -117,14 +117,19 @@ class PeerServer:
                 has_room = len(self._connections) < self._limits.connections
                 if has_room:
                     self._connections[stream] = thread
-            if has_room:
+            if not has_room:
+                self._refuse(stream, name, f"there are {self._limits.connections} connections")
+                continue
+            try:
                 thread.start()
-            else:
-                self._refuse(stream, name)
+            except RuntimeError as error:  # the system gives no more threads
+                with self._lock:
+                    del self._connections[stream]
+                self._refuse(stream, name, str(error))
 
-    def _refuse(self, stream: Stream, name: str) -> None:
+    def _refuse(self, stream: Stream, name: str, reason: str) -> None:
         self._count("refused_connections")
-        log.warning("a reader of blocks, %s, is refused: there are %d connections", name, self._limits.connections)
+        log.warning("a reader of blocks, %s, is refused: %s", name, reason)
         try:
             if self._tls is None:  # with TLS it would have to be waited for
                 handshake.refuse(stream)

@@ -85,9 +85,11 @@ class PeerSource:
         """
         with self._lock:
             self._is_closed = True
-            connections = [*self._in_use, *(each for node in self._nodes.values() for each in node.idle)]
+            for connection in self._in_use:
+                connection.end()
+            idle = [connection for node in self._nodes.values() for connection in node.idle]
             self._nodes.clear()
-        for connection in connections:
+        for connection in idle:
             connection.close()
 
     def _request(

@@ -7,7 +7,7 @@ import time
 
 
 class Stream:
-    """Not safe for threads, but for `close`, which ends what another thread waits for."""
+    """Not safe for threads, but for `end`, which ends what another thread waits for."""
 
     def __init__(self, connection: socket.socket, timeout_s: float) -> None:
         """Args:
@@ -25,7 +25,11 @@ class Stream:
         Raises:
             OSError: the other side cannot be trusted, or does not trust this one.
         """
-        self._socket = tls.wrap_socket(self._socket, server_side=server_side, server_hostname=server_hostname)
+        # The handshake is made later, so that `end` reaches it.
+        self._socket = wrapped = tls.wrap_socket(
+            self._socket, server_side=server_side, server_hostname=server_hostname, do_handshake_on_connect=False
+        )
+        wrapped.do_handshake()
 
     def send(self, piece: bytes | memoryview) -> None:
         """Raises:
@@ -59,8 +63,12 @@ class Stream:
             filled += received
         self._socket.settimeout(self.timeout_s)
 
-    def close(self) -> None:
-        """Ends the connection, at once."""
+    def end(self) -> None:
+        """Ends the connection, at once; the thread that uses it closes it."""
         with contextlib.suppress(OSError):  # the other side was faster
-            self._socket.shutdown(socket.SHUT_RDWR)
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # that of TLS would be in the way of the other thread
+
+    def close(self) -> None:
+        """Ends the connection, and frees it."""
+        self.end()
         self._socket.close()

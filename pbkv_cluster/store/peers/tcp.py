@@ -65,6 +65,10 @@ class TcpConnection:
             raise Unavailable(f"{self._peer} serves as many blocks as it can")
         raise Unavailable(f"{self._peer} answers what is no answer")
 
+    def end(self) -> None:
+        """See `BlockConnection.end`."""
+        self._stream.end()
+
     def close(self) -> None:
         """See `BlockConnection.close`."""
         self._stream.close()

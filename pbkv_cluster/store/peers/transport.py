@@ -55,8 +55,12 @@ class BlockConnection(Protocol):
         """
         ...
 
+    def end(self) -> None:
+        """Ends a `fetch` of another thread, which then closes the connection."""
+        ...
+
     def close(self) -> None:
-        """Ends the connection; any thread may call it, and a `fetch` of another thread ends with it."""
+        """Ends and frees the connection, which no other thread uses."""
         ...
 
 

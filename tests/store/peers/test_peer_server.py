@@ -107,13 +107,19 @@ def test_another_version_of_a_reader_is_refused(caplog: pytest.LogCaptureFixture
         wait_for(lambda: "it is no reader of version 1" in caplog.text)
 
 
-def test_tls_is_used_by_both_or_by_none(tmp_path: Path) -> None:
+def certified(tmp_path: Path) -> tuple[ssl.SSLContext, Path]:
+    """What a node shows, and the certificate that whoever trusts it knows."""
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
     names = ["-subj", "/CN=node", "-addext", "subjectAltName=IP:127.0.0.1"]
     subprocess.run([*command, "-keyout", key, "-out", certificate, *names], check=True, capture_output=True)
     own = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     own.load_cert_chain(certificate, key)
+    return own, certificate
+
+
+def test_tls_is_used_by_both_or_by_none(tmp_path: Path) -> None:
+    own, certificate = certified(tmp_path)
     trusts = ssl.create_default_context(cafile=str(certificate))
     with serving(tls=own) as node, reading({"n": node.peer}, tls=trusts) as source:
         targets = room(LAYOUT.slots)
@@ -203,6 +209,29 @@ def test_a_stopped_server_ends_its_connections_and_threads() -> None:
         assert {thread.name for thread in threading.enumerate()} <= before
         with pytest.raises(Unavailable):
             TcpConnection(node.peer, 1.0)
+
+
+@pytest.mark.timeout(60)
+def test_a_server_stops_at_once_while_a_reader_is_silent_in_the_handshake(tmp_path: Path) -> None:
+    own, _ = certified(tmp_path)
+    with serving(tls=own, limits=Limits(timeout_s=3600.0)) as node, stranger(node.peer, greeting=False) as stream:
+        wait_for(lambda: node.server.connections == 1)
+        node.server.stop()
+        assert is_closed(stream)
+
+
+def test_a_server_that_gets_no_more_threads_refuses_and_serves_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as node:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", _no_thread)
+            with pytest.raises(Unavailable):
+                TcpConnection(node.peer, 30.0)
+        assert node.server.connections == 0
+        assert still_serves(node)
+
+
+def _no_thread(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 def test_memory_stays_flat_however_much_is_served() -> None:
