@@ -17,5 +17,6 @@ Between two steps, `prefetch/` loads blocks to the GPU ahead of their use. `tier
 
 Around these: `observer` and `guard/` compare the policy with LRU in shadows of the cache; `tiers/announcements` tells a
 listener which tiers hold each block; `restore` rebuilds the tree from blocks that have outlived a process; `inventory` lists
-what is cached, for operators; `integrity` checks everything, for tests.
+what is cached, and `explanation` tells of one block what it is worth, for operators; `decisions/` keeps the last decisions
+about blocks; `integrity` checks everything, for tests.
 """

@@ -6,10 +6,12 @@ they fill up, so that other sequences can match them at once. When it closes the
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from pbkv_cluster.cache.decisions.log import DecisionLog
 from pbkv_cluster.cache.integrity import check_cache
 from pbkv_cluster.cache.observer import CacheObserver, GuardStat
 from pbkv_cluster.cache.owners import ActiveWorkflows
 from pbkv_cluster.cache.policies.base import ReusePolicy, make_policies
+from pbkv_cluster.cache.prefetch.on_request import RequestedPrefetch
 from pbkv_cluster.cache.prefetch.prefetcher import Prefetcher
 from pbkv_cluster.cache.restore import StoredBlock, restore
 from pbkv_cluster.cache.sequence.admission import Admission
@@ -21,17 +23,15 @@ from pbkv_cluster.cache.sequence.remote import RemoteSteps
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.announcements import ChangeListener
 from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere
-from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchSource
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tiers.transfer import TransferEngine
-from pbkv_cluster.cache.tree.node import GPU, new_slots
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.core.locations.residency import Residency
-from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, blocks_for, full_blocks
+from pbkv_cluster.core.tokens import BLOCK_BYTES, blocks_for, full_blocks
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.remote_steps import RemoteStepEvent
 from pbkv_cluster.core.workflow.tool_call import ToolCall
@@ -53,6 +53,7 @@ class KVCache:
         compute_seconds: Callable[[int], float] = lambda tokens: float("inf"),
         policies: Sequence[ReusePolicy] | None = None,
         elsewhere: Elsewhere = NOWHERE,
+        log: DecisionLog | None = None,
     ) -> None:
         """Args:
         capacity: blocks of each tier, the GPU first, then ever slower ones; all but the GPU's may be 0.
@@ -63,13 +64,14 @@ class KVCache:
         compute_seconds: how long the prefill of a number of tokens takes; a load that takes longer is not made.
         policies: of each tier; None: those that `config` names.
         elsewhere: what other processes hold.
+        log: told of every decision about blocks; None: there is none.
 
         Raises:
             InvalidArgument: an unknown policy.
         """
         self.tree = PrefixTree(len(capacity))
         self.policies = make_policies(len(capacity), config) if policies is None else policies  # of each tier
-        self.tiers = Tiers(self.tree, capacity, self.policies, engine, clock, compute_seconds, on_change, elsewhere)
+        self.tiers = Tiers(self.tree, capacity, self.policies, engine, clock, compute_seconds, on_change, elsewhere, log)
         self.workflows = ActiveWorkflows(list(dict.fromkeys(self.policies)), self.tiers, clock)
         self.popularity = PrefixPopularity(_POPULARITY_BLOCKS * capacity[Tier.GPU])
         self.handles: set[CacheHandle] = set()  # open ones
@@ -81,6 +83,7 @@ class KVCache:
         fetcher = Fetcher(self.tiers, self._committer, elsewhere, compute_seconds)
         self._admission = Admission(self.tree, self.tiers, self.workflows, self._paths, self.popularity, fetcher)
         self.prefetcher = Prefetcher(self.tree, self.tiers, self.workflows, self._paths, config, clock)
+        self._requested = RequestedPrefetch(self.tree, self.tiers, self.workflows, self._paths)
         self.remote = RemoteSteps(self.tree, self.workflows, self._paths, self.popularity)
         self._lease_s = config.workflow_lease_s
 
@@ -255,16 +258,11 @@ class KVCache:
 
     def prefetch(self, namespace: Namespace, tokens: bytes) -> Prefetched:
         """Brings the cached prefix of a prompt to the GPU, into free space and that of retired blocks only."""
-        match = self.tree.match(self.tree.root(namespace), tokens)
-        path = self._paths.lock_match(match)
-        if not path:
-            return Prefetched(0, 0)
-        on_gpu = sum(node.held[GPU] for node in path)
-        slots = self.tiers.take(match.blocks - on_gpu, retired_only=True) or new_slots()
-        self.tiers.load(path, slots, PrefetchSource.REQUEST)
-        self.tiers.decisions["prefetch"] += len(slots)
-        self._paths.unlock(path)
-        return Prefetched(len(slots) * BLOCK_TOKENS, (on_gpu + len(slots)) * BLOCK_TOKENS)
+        return self._requested.prompt(namespace, tokens)
+
+    def prefetch_workflow(self, workflow: str) -> Prefetched:
+        """Brings what an active workflow has used to the GPU, what is worth most first, into the same space."""
+        return self._requested.workflow(workflow, self._clock.now())
 
     def clear(self) -> int:
         """Drops all that no running sequence uses. Returns the blocks dropped."""

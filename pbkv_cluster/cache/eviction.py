@@ -10,7 +10,7 @@ turn, so that no node is kept for long by what it was worth once.
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from pbkv_cluster.cache.tree.node import Node
 
@@ -29,6 +29,9 @@ class Rank(NamedTuple):
     value: float
     last_access: float
 
+
+Entry: TypeAlias = tuple[Rank, int, int, Node]
+"""Of a queue: rank, number of the entry, version, node."""
 
 Ranking = Callable[[Sequence[Node]], Iterable[Rank]]
 """Gives candidates their ranks, in order."""
@@ -56,7 +59,7 @@ class EvictionQueue:
         self.rank = rank
         self._number = number
         self._is_candidate = is_candidate
-        self._heap: list[tuple[Rank, int, int, Node]] = []
+        self._heap: list[Entry] = []
         self._pushed = 0
         self._deferred = deferred
         self._pending: dict[Node, None] = {}  # offered and not ranked yet
@@ -128,13 +131,30 @@ class EvictionQueue:
             heapq.heappush(heap, aside)
         return found
 
+    def snapshot(self) -> list[Entry]:
+        """All entries, in no order, also those that no longer count: see `counts`. Changes no rank.
+
+        Nodes that wait to be ranked have the rank that they would be given now.
+        """
+        if self._deferred is None or not self._pending:
+            return self._heap.copy()
+        waiting = [node for node in self._pending if self._is_candidate(node, self.tier)]
+        ranked = [
+            (rank, 0, node.versions[self._number], node) for node, rank in zip(waiting, self._deferred(waiting), strict=True)
+        ]
+        return [entry for entry in self._heap if entry[3] not in self._pending] + ranked
+
+    def counts(self, entry: Entry) -> bool:
+        """Whether an entry is the latest of its node, which the tier can lose blocks of."""
+        return entry[2] == entry[3].versions[self._number] and self._is_candidate(entry[3], self.tier)
+
     def entries(self) -> Iterator[tuple[Node, Rank]]:
         """Every candidate and the rank that it was last given, in no order. Slow: for tests."""
         if self._pending:
             self._rank_pending()
-        for rank, _, version, node in self._heap:
-            if version == node.versions[self._number] and self._is_candidate(node, self.tier):
-                yield node, rank
+        for entry in self._heap:
+            if self.counts(entry):
+                yield entry[3], entry[0]
 
     def _rebuild(self) -> None:
         number = self._number  # most entries are stale: their versions are compared first, since that needs no call

@@ -77,7 +77,7 @@ class Inventory:
         portion = list(islice(self._nodes, nodes))
         for node in portion:
             if any(node.held):  # otherwise it has left the cache since the walk came upon it
-                self._see(node)
+                self.see(node)
         return len(portion) == nodes
 
     def entries(self) -> list[CachedBlocks]:
@@ -86,7 +86,8 @@ class Inventory:
             return [entry for *_, entry in sorted(self._runs, reverse=True)]
         return heapq.nlargest(self._limit, self._sums.values(), key=self._rank)
 
-    def _see(self, node: Node) -> None:
+    def see(self, node: Node) -> None:
+        """Looks at one node that the cache holds."""
         # Where no policy needs records, agents are not known.
         agents = sorted({agent for segment in node.owners.values() for agent in segment.agents} - {""})
         workflows = [owner.id for owner in sorted(node.owners, key=lambda owner: owner.active_at, reverse=True)]
@@ -135,6 +136,14 @@ class Inventory:
 
     def _rank(self, entry: CachedBlocks) -> float:
         return entry.tokens if self._order is Order.LARGEST else entry.recent_uses
+
+
+def run_of(cache: KVCache, node: Node, now: float) -> CachedBlocks:
+    """The entry of one node."""
+    inventory = Inventory(cache, Grouping.RUN, Order.LARGEST, 1, now)
+    inventory.see(node)
+    (entry,) = inventory.entries()
+    return entry
 
 
 def _ancestors(node: Node) -> Iterator[Node]:

@@ -59,6 +59,7 @@ def restore(tree: PrefixTree, tiers: Tiers, blocks: Mapping[Tier, Iterable[Store
     for node in nodes:
         tiers.offer(node)
         tiers.note(node, 0, node.blocks)
+        tiers.log.note("restore", node, range(node.blocks))
     return sum(node.blocks for node in nodes)
 
 

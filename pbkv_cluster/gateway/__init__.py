@@ -29,7 +29,7 @@ A workflow:
     workflow/events.py           their events, numbered
     workflow/step_teller.py      their steps, told to the workers that run others of them
     predictor_feed/              their events, to the predictor
-    inspection/                  their steps, and the reuse of each agent's prompts, for operators
+    inspection/                  for operators: their steps, the reuse of each agent's prompts, whether the index is right
 
 Everywhere: `server.py` puts the parts together, `checks.py` checks fields, `decisions.py` lists the reason codes,
 `meter.py` adds up what steps cost, `status.py` reads the status of the cluster, `figures.py` the gateway's metrics,

@@ -12,6 +12,7 @@ from pbkv_cluster.gateway.cache_servicer import CacheServicer
 from pbkv_cluster.gateway.decisions import Decisions
 from pbkv_cluster.gateway.figures import GatewayFigures
 from pbkv_cluster.gateway.inspection.agents import Agents
+from pbkv_cluster.gateway.inspection.index_check import IndexCheck
 from pbkv_cluster.gateway.inspection.servicer import InspectionServicer
 from pbkv_cluster.gateway.meter import GatewayMeter
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
@@ -36,6 +37,7 @@ from pbkv_cluster.rpc.v1 import inspection_pb2, inspection_pb2_grpc, store_pb2, 
 from pbkv_cluster.store.cluster_index import BlockIndex, Directory, IndexMirror
 
 _TOKENIZER_THREADS = 2
+_INDEX_PAUSE_S = 1.0  # more than transfers between tiers take
 
 
 class GatewayServer:
@@ -74,10 +76,12 @@ class GatewayServer:
             parallelism=config.engine.max_running,
             worker_wait_s=gateway.worker_wait_s,
         )
+        prompts = PromptReader(codec, self._executor)
+        self._caches = CacheServicer(self._pool, prompts, open_workflows)
         self.submission = Submission(
             admission=admission,
             workflows=self.workflows,
-            prompts=PromptReader(codec, self._executor),
+            prompts=prompts,
             pool=self._pool,
             placement=placement,
             relay=Relay(
@@ -103,7 +107,8 @@ class GatewayServer:
             logs_prompts=config.logging.prompts,
         )
         self.status = StatusReader(config, self._pool, open_workflows, admission, self._feed, meter, decisions, directory)
-        self._inspection = InspectionServicer(open_workflows, self._feed.history, agents, clock)
+        index_check = IndexCheck(index, self._pool, _INDEX_PAUSE_S + 2 * config.redis.flush_interval_s)
+        self._inspection = InspectionServicer(open_workflows, self._feed.history, agents, index_check, clock)
         self.figures = GatewayFigures(
             self._pool, open_workflows, admission, self._feed, meter, decisions, directory, self.mirror
         )
@@ -122,7 +127,7 @@ class GatewayServer:
         inspection = inspection_pb2.DESCRIPTOR.services_by_name["InspectionService"]
         self._server.add(inspection, inspection_pb2_grpc.add_InspectionServiceServicer_to_server, self._inspection)
         cache = store_pb2.DESCRIPTOR.services_by_name["StoreService"]
-        self._server.add(cache, store_pb2_grpc.add_StoreServiceServicer_to_server, CacheServicer(self._pool))
+        self._server.add(cache, store_pb2_grpc.add_StoreServiceServicer_to_server, self._caches)
         await self._pool.refresh()
         await self.workflows.resume_all()
         address = await self._server.start(host, port)

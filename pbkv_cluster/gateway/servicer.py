@@ -5,16 +5,15 @@ from typing import Any
 
 from grpc import aio
 
-from pbkv_cluster.core import checks
-from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.usage import HitMeter
 from pbkv_cluster.gateway.status import ClusterStatus, StatusReader, WorkerStatus
-from pbkv_cluster.gateway.step.request import ChatPrompt, Prompt, StepRequest, TextPrompt, TokenPrompt
+from pbkv_cluster.gateway.step.prompt_wire import prompt_from_wire
+from pbkv_cluster.gateway.step.request import StepRequest
 from pbkv_cluster.gateway.step.submission import Submission
 from pbkv_cluster.gateway.workflow.lifecycle import WorkflowLifecycle
 from pbkv_cluster.gateway.workflow.requests import WorkflowRequest
 from pbkv_cluster.rpc import convert
-from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2, workflow_pb2_grpc
+from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 
 _Context = aio.ServicerContext[Any, Any]
 
@@ -72,32 +71,17 @@ def _workflow_request(message: workflow_pb2.StartWorkflowRequest) -> WorkflowReq
     )
 
 
-_MAX_MESSAGES = 65_536  # in one prompt; each has a token at least
-
-
 def _step_request(message: workflow_pb2.SubmitStepRequest) -> StepRequest:
-    checks.count("prompt.messages", len(message.prompt.messages.messages), _MAX_MESSAGES)
     return StepRequest(
         workflow_id=message.workflow_id,
         agent=message.agent_id,
-        prompt=_prompt(message.prompt),
+        prompt=prompt_from_wire(message.prompt),
         call_site=message.call_site,
         parent_step=message.parent_step if message.HasField("parent_step") else None,
         sampling=convert.sampling_options_from_wire(message.sampling),
         priority=message.priority,
         tenant=message.tenant,
     )
-
-
-def _prompt(message: types_pb2.Prompt) -> Prompt:
-    match message.WhichOneof("form"):
-        case "text":
-            return TextPrompt(message.text)
-        case "messages":
-            return ChatPrompt(convert.chat_from_wire(message.messages))
-        case "token_ids":
-            return TokenPrompt(convert.packed_from_wire(message.token_ids, "prompt.token_ids"))
-    raise InvalidArgument("prompt", "one of text, messages and token_ids must be set")
 
 
 def _status_response(status: ClusterStatus) -> workflow_pb2.GetClusterStatusResponse:

@@ -2,7 +2,8 @@
 
 `server.WorkerServer` puts it together. A step passes these files:
 
-1. `servicer`: the wire. `engine/engine_thread`: carries calls and outputs between the event loop and the engine's thread.
+1. `servicer` and `store_servicer`: the wire. `engine/engine_thread`: carries calls and outputs between the event loop and
+   the engine's thread.
 2. `engine/engine`: checks the request, and turns it into an `engine/sequence`.
 3. `engine/scheduler`: admits it to the cache (`pbkv_cluster.cache`) and fills the batches.
 4. `engine/runner`: the contract; `model/torch_runner`: a batch through the model (`model/forward`). `attention/`: reads and
@@ -15,6 +16,7 @@
 
 Around these: `model/loading` (weights and namespace), `model/probe` and `model/trial` (whether the engine runs a model
 rightly), `model/rotary` (rotary factors that switch with a sequence's length), `model/hidden_state` (a summary of the prompt
-for the predictor), `predictor_link/` (forecasts and model updates in, access logs out), `cache_listing` (what is cached, and
-whether it is sound, for operators), `figures` (the worker's metrics) and `pool_memory` (what it tells of its tiers' memory).
+for the predictor), `predictor_link/` (forecasts and model updates in, access logs out), for operators `cache_listing` (what is
+cached, and whether it is sound), `cache_explaining` (why a block lies where it does), `block_pages` (what the cluster index
+should say) and `store_stat`, `figures` (the worker's metrics) and `pool_memory` (what it tells of its tiers' memory).
 """

@@ -1,10 +1,13 @@
 """Lists and checks a worker's cache in portions, so that the engine's steps never wait long for it."""
 
 import asyncio
+from collections.abc import Sequence
 from itertools import islice
 
+from pbkv_cluster.cache.decisions.log import Decision
 from pbkv_cluster.cache.inventory import CachedBlocks, Grouping, Inventory, Order
 from pbkv_cluster.core import checks
+from pbkv_cluster.core.blocks import KEY_BYTES
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.engine import Engine
@@ -58,7 +61,20 @@ async def list_cache(
     while await thread.call(lambda _: inventory.look(_PORTION)):
         pass
     entries = await thread.call(lambda _: inventory.entries())
-    return store_pb2.ListCacheResponse(entries=[_to_wire(entry, worker_id) for entry in entries])
+    answer = store_pb2.ListCacheResponse(entries=[entry_to_wire(entry, worker_id) for entry in entries])
+    if request.last_decisions and by is Grouping.RUN:
+        decisions = await thread.call(lambda engine: engine.cache.tiers.log.latest_first())
+        await asyncio.to_thread(_add_last_decisions, answer, decisions, worker_id, now)
+    return answer
+
+
+def _add_last_decisions(answer: store_pb2.ListCacheResponse, decisions: Sequence[Decision], worker_id: str, now: float) -> None:
+    wanted = {bytes.fromhex(entry.name): entry for entry in answer.entries}
+    for decision in decisions:
+        for key in [key for key in wanted if decision.is_about(key)]:
+            wanted.pop(key).last_decision.CopyFrom(decision_to_wire(decision, worker_id, now))
+        if not wanted:
+            return
 
 
 async def check_cache(thread: EngineThread, host: HostRegion | None) -> store_pb2.CheckCacheResponse:
@@ -99,7 +115,8 @@ def _check(host: HostRegion, blocks: list[tuple[int, bytes]], answer: store_pb2.
                 answer.changed_blocks += 1
 
 
-def _to_wire(entry: CachedBlocks, worker_id: str) -> store_pb2.CachedBlocks:
+def entry_to_wire(entry: CachedBlocks, worker_id: str) -> store_pb2.CachedBlocks:
+    """One entry of a list."""
     return store_pb2.CachedBlocks(
         name=entry.name,
         worker_id=worker_id,
@@ -112,4 +129,18 @@ def _to_wire(entry: CachedBlocks, worker_id: str) -> store_pb2.CachedBlocks:
         in_use=entry.in_use,
         idle_s=entry.idle_s,
         recent_uses=entry.recent_uses,
+    )
+
+
+def decision_to_wire(decision: Decision, worker_id: str, now: float) -> store_pb2.CacheDecision:
+    """One decision; `now` in seconds, on the engine's clock."""
+    return store_pb2.CacheDecision(
+        worker_id=worker_id,
+        reason=decision.reason,
+        age_s=max(0.0, now - decision.at),
+        blocks=decision.blocks,
+        key=decision.keys[-KEY_BYTES:].hex(),
+        value=decision.value,
+        by_lru=decision.by_lru,
+        workflows=decision.workflows,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from pbkv_cluster.cache.decisions.log import DecisionLog
 from pbkv_cluster.cache.tiers.announcements import ChangeListener
 from pbkv_cluster.cache.tiers.elsewhere import NOWHERE
 from pbkv_cluster.core.background import first_failure
@@ -27,7 +28,8 @@ from pbkv_cluster.gpu_worker.model.loading import LoadedModel, load_model
 from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner, pick_device
 from pbkv_cluster.gpu_worker.pool_memory import PoolMemory
 from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
-from pbkv_cluster.gpu_worker.servicer import StoreServicer, WorkerServicer
+from pbkv_cluster.gpu_worker.servicer import WorkerServicer
+from pbkv_cluster.gpu_worker.store_servicer import StoreServicer
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.services import Services
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, worker_pb2, worker_pb2_grpc
@@ -139,6 +141,7 @@ class WorkerServer:
             self._worker_id,
             codec.special_tokens,
             others or NOWHERE,
+            DecisionLog(self._clock, self._config.cache.decision_log_bytes),
         )
         if runner.host is not None:
             stored = {Tier.HOST: runner.host.stored()}

@@ -1,25 +1,24 @@
-"""The worker's gRPC services: messages in, commands to the engine."""
+"""`WorkerService` on the wire: messages in, commands to the engine. `store_servicer` has the worker's other service."""
 
 import itertools
 from collections.abc import AsyncIterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
-from pbkv_cluster.cache.observer import GuardStat
-from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchCount
 from pbkv_cluster.core import checks
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
-from pbkv_cluster.core.errors import FailedPrecondition, PbkvError
+from pbkv_cluster.core.errors import PbkvError
 from pbkv_cluster.core.logs.fields import bind
-from pbkv_cluster.core.tokens import BLOCK_TOKENS, count, pack
+from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Usage
-from pbkv_cluster.gpu_worker.cache_listing import check_cache, list_cache
+from pbkv_cluster.gpu_worker.block_pages import block_pages, find_unbacked
 from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
 from pbkv_cluster.gpu_worker.pool_memory import PoolMemory
 from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
+from pbkv_cluster.gpu_worker.store_stat import store_stat
 from pbkv_cluster.rpc import tracing
 from pbkv_cluster.rpc.convert import (
     finish_reason_to_wire,
@@ -27,12 +26,11 @@ from pbkv_cluster.rpc.convert import (
     remote_steps_from_wire,
     sampling_from_wire,
     step_graph_from_wire,
-    tier_to_wire,
     tool_call_from_wire,
     usage_to_wire,
 )
 from pbkv_cluster.rpc.tracing import NO_SPAN, Span
-from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc, workflow_pb2
+from pbkv_cluster.rpc.v1 import types_pb2, worker_pb2, worker_pb2_grpc, workflow_pb2
 
 
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
@@ -175,104 +173,25 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 status.store.decisions.update(predictor.access_logs.decisions)
         return status
 
+    async def ListBlocks(  # noqa: N802
+        self, request: worker_pb2.ListBlocksRequest, context: Any
+    ) -> AsyncIterator[worker_pb2.BlockPage]:
+        async for page in block_pages(self._thread):
+            yield page
+
+    async def FindUnbacked(self, request: worker_pb2.BlockPage, context: Any) -> worker_pb2.BlockPage:  # noqa: N802
+        return await find_unbacked(self._memory.host, request)
+
     def _status(self, engine: Engine) -> worker_pb2.GetWorkerStatusResponse:
         return worker_pb2.GetWorkerStatusResponse(
             worker_id=self._worker_id,
             running=len(engine.scheduler.running),
             waiting=engine.scheduler.waiting,
-            store=_store_stat(engine, self._memory),
+            store=store_stat(engine, self._memory),
             engine_steps=engine.steps,
             prefill_tokens_per_s=engine.prefill_tokens_per_s,
         )
 
 
-class StoreServicer(store_pb2_grpc.StoreServiceServicer):
-    """Serves the worker's own tiers."""
-
-    def __init__(self, thread: EngineThread, namespace: Namespace, memory: PoolMemory, worker_id: str, clock: Clock) -> None:
-        self._thread = thread
-        self._worker_id = worker_id
-        self._clock = clock
-        self._namespace = namespace
-        self._memory = memory
-
-    async def Stat(self, request: store_pb2.StatRequest, context: Any) -> store_pb2.StatResponse:  # noqa: N802
-        return store_pb2.StatResponse(store=await self._thread.call(lambda engine: _store_stat(engine, self._memory)))
-
-    async def Prefetch(  # noqa: N802
-        self, request: store_pb2.PrefetchRequest, context: Any
-    ) -> store_pb2.PrefetchResponse:
-        tokens = packed_from_wire(request.prompt, "prompt")
-        namespace = self._namespace.of_tenant(request.tenant, count(tokens))
-        done = await self._thread.call(lambda engine: engine.cache.prefetch(namespace, tokens))
-        return store_pb2.PrefetchResponse(loaded_tokens=done.loaded, resident_tokens=done.resident)
-
-    async def LeaseArena(  # noqa: N802
-        self, request: store_pb2.LeaseArenaRequest, context: Any
-    ) -> store_pb2.LeaseArenaResponse:
-        raise FailedPrecondition("a worker has no arena; ask the node's host store")
-
-    async def Clear(self, request: store_pb2.ClearRequest, context: Any) -> store_pb2.ClearResponse:  # noqa: N802
-        return store_pb2.ClearResponse(dropped_blocks=await self._thread.call(lambda engine: engine.cache.clear()))
-
-    async def ListCache(  # noqa: N802
-        self, request: store_pb2.ListCacheRequest, context: Any
-    ) -> store_pb2.ListCacheResponse:
-        return await list_cache(self._thread, request, self._worker_id, self._clock.now())
-
-    async def CheckCache(  # noqa: N802
-        self, request: store_pb2.CheckCacheRequest, context: Any
-    ) -> store_pb2.CheckCacheResponse:
-        return await check_cache(self._thread, self._memory.host)
-
-
 def _tokens(output: Output) -> worker_pb2.RunStepEvent.Tokens:
     return worker_pb2.RunStepEvent.Tokens(token_ids=types_pb2.PackedTokens(data=pack(output.tokens)), text=output.text)
-
-
-def _guard_to_wire(guard: GuardStat) -> store_pb2.GuardStat:
-    hits, lru, policy = (store_pb2.CacheHits(**asdict(each)) for each in (guard.hits, guard.lru_hits, guard.policy_hits))
-    return store_pb2.GuardStat(
-        lru_active=guard.lru_active,
-        switches=guard.switches,
-        prompt_tokens=guard.prompt_tokens,
-        hits=hits,
-        lru_hits=lru,
-        policy_hits=policy,
-        evicted_by_lru=guard.evicted_by_lru,
-        evicted_by_policy=guard.evicted_by_policy,
-        saved_s=guard.saved_s,
-    )
-
-
-def _prefetch_to_wire(count: PrefetchCount, block_bytes: int) -> store_pb2.PrefetchStat:
-    return store_pb2.PrefetchStat(
-        loaded_tokens=count.loaded * BLOCK_TOKENS,
-        used_tokens=count.used * BLOCK_TOKENS,
-        wasted_tokens=count.wasted * BLOCK_TOKENS,
-        cancelled_tokens=count.cancelled * BLOCK_TOKENS,
-        loaded_bytes=count.loaded * block_bytes,
-    )
-
-
-def _store_stat(engine: Engine, memory: PoolMemory) -> store_pb2.StoreStat:
-    cache = engine.cache
-    tiers = [
-        store_pb2.TierStat(
-            tier=tier_to_wire(tier.kind),
-            capacity_blocks=tier.pool.capacity,
-            used_blocks=cache.used_blocks(tier.kind),
-            locked_blocks=cache.locked_blocks(tier.kind),
-            block_bytes=memory.block_bytes,
-            ready_blocks=memory.ready_blocks(tier.kind, tier.pool.capacity),
-        )
-        for tier in cache.tiers
-    ]
-    guard = cache.guard()
-    return store_pb2.StoreStat(
-        tiers=tiers,
-        policy=engine.policy,
-        decisions=engine.decisions,
-        guard=None if guard is None else _guard_to_wire(guard),
-        prefetch=_prefetch_to_wire(cache.tiers.prefetched.total, memory.block_bytes),
-    )

@@ -72,6 +72,19 @@ class WorkersServicer(store_pb2_grpc.StoreServiceServicer, ABC):
         )
         return store_pb2.ListCacheResponse(entries=first)
 
+    async def ExplainCache(  # noqa: N802
+        self, request: store_pb2.ExplainCacheRequest, context: Any
+    ) -> store_pb2.ExplainCacheResponse:
+        answers = await self._call_workers(lambda stub: stub.ExplainCache(request))
+        keys = list(dict.fromkeys(key for answer in answers for key in answer.keys))
+        if len(keys) > 1:  # each worker may know another block whose key begins so
+            return store_pb2.ExplainCacheResponse(keys=keys[:_NAMES])
+        decisions = heapq.nsmallest(
+            request.limit or _LIMIT, (each for answer in answers for each in answer.decisions), key=lambda each: each.age_s
+        )
+        blocks = [block for answer in answers for block in answer.blocks]
+        return store_pb2.ExplainCacheResponse(keys=keys, blocks=blocks, decisions=decisions)
+
     async def CheckCache(  # noqa: N802
         self, request: store_pb2.CheckCacheRequest, context: Any
     ) -> store_pb2.CheckCacheResponse:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import pytest
 
 from pbkv_cluster.cache.cache import KVCache
+from pbkv_cluster.cache.decisions.log import DecisionLog
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.in_flight import TransfersInFlight
 from pbkv_cluster.cache.tiers.pool import BlockPool, SlotState
@@ -196,7 +197,9 @@ class TestChains:
     def setup_method(self) -> None:
         self.gpu, self.host = BlockPool(Tier.GPU, 4), BlockPool(Tier.HOST, 4)
         self.engine = HeldEngine()
-        self.transfers = TransfersInFlight(self.engine, {Tier.GPU: self.gpu, Tier.HOST: self.host}, ManualClock())
+        clock = ManualClock()
+        pools = {Tier.GPU: self.gpu, Tier.HOST: self.host}
+        self.transfers = TransfersInFlight(self.engine, pools, clock, DecisionLog(clock, 0))
 
     def complete(self, transfer: Transfer) -> None:
         self.engine.complete(transfer)
@@ -227,7 +230,9 @@ class TestChains:
         assert self.host.state(source[0]) is FREE
 
     def test_a_transfer_that_is_done_at_once_holds_nothing_back(self) -> None:
-        transfers = TransfersInFlight(NullTransferEngine(), {Tier.GPU: self.gpu, Tier.HOST: self.host}, ManualClock())
+        clock = ManualClock()
+        pools = {Tier.GPU: self.gpu, Tier.HOST: self.host}
+        transfers = TransfersInFlight(NullTransferEngine(), pools, clock, DecisionLog(clock, 0))
         source, target = self.gpu.take(1), self.host.take(1)
         transfers.submit(self.gpu, source, self.host, target)
         self.gpu.release(source)

@@ -56,6 +56,11 @@ class Store(store_pb2_grpc.StoreServiceServicer):
         )
         return store_pb2.ListCacheResponse(entries=[entry])
 
+    async def ExplainCache(  # noqa: N802
+        self, request: store_pb2.ExplainCacheRequest, context: Any
+    ) -> store_pb2.ExplainCacheResponse:
+        return store_pb2.ExplainCacheResponse()
+
     async def CheckCache(  # noqa: N802
         self, request: store_pb2.CheckCacheRequest, context: Any
     ) -> store_pb2.CheckCacheResponse:

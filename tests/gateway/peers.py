@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from pbkv_cluster.core.blocks import Namespace
+from pbkv_cluster.core.blocks import KEY_BYTES, Namespace
 from pbkv_cluster.core.tokens import count, pack, unpack
 from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.core.workflow.events import WorkflowEvent
@@ -47,6 +47,9 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     tool_calls: list[tuple[str, ToolCall, bool]] = field(default_factory=list)  # workflow, call, whether it has started
     tool_call_go: asyncio.Event | None = None  # reports of tool calls wait for it
     sees_predictor: bool = False
+    blocks: dict[bytes, int] = field(default_factory=dict)  # that its cache holds, packed residencies by key
+    unbacked: set[bytes] = field(default_factory=set)  # keys of blocks that are in no slot
+    mends: bool = False  # they are, once it has been asked
     cancelled: int = 0
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
     go: asyncio.Event = field(default_factory=asyncio.Event)
@@ -113,6 +116,19 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.tellings.append((request.after, [(step.step, step.WhichOneof("event")) for step in request.remote_steps]))
         heard, self.deaf = self.deaf == 0, max(self.deaf - 1, 0)
         return worker_pb2.TellStepsResponse(heard=heard)
+
+    async def ListBlocks(  # noqa: N802
+        self, request: worker_pb2.ListBlocksRequest, context: Any
+    ) -> AsyncIterator[worker_pb2.BlockPage]:
+        if self.blocks:
+            yield worker_pb2.BlockPage(keys=b"".join(self.blocks), residencies=self.blocks.values())
+
+    async def FindUnbacked(self, request: worker_pb2.BlockPage, context: Any) -> worker_pb2.BlockPage:  # noqa: N802
+        keys = [request.keys[at : at + KEY_BYTES] for at in range(0, len(request.keys), KEY_BYTES)]
+        found = [(key, packed) for key, packed in zip(keys, request.residencies, strict=True) if key in self.unbacked]
+        if self.mends:
+            self.unbacked.clear()
+        return worker_pb2.BlockPage(keys=b"".join(key for key, _ in found), residencies=[packed for _, packed in found])
 
     async def RetireWorkflow(  # noqa: N802
         self, request: worker_pb2.RetireWorkflowRequest, context: Any

@@ -132,7 +132,7 @@ class Rig:
 
     async def prefetch(self, prompt: Sequence[int], tenant: str = "") -> tuple[int, int]:
         """Returns the numbers of tokens loaded, and of tokens then on the GPU."""
-        request = store_pb2.PrefetchRequest(prompt=packed(prompt), tenant=tenant)
+        request = store_pb2.PrefetchRequest(prompt=types_pb2.Prompt(token_ids=packed(prompt)), tenant=tenant)
         done = await self.store.Prefetch(request, timeout=PATIENCE_S)
         return done.loaded_tokens, done.resident_tokens
 

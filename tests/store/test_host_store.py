@@ -46,6 +46,7 @@ class ScriptedWorker(store_pb2_grpc.StoreServiceServicer):
     at_once: bool = True
     answers: asyncio.Event = field(default_factory=asyncio.Event)
     prefetched: list[tuple[bytes, str]] = field(default_factory=list)
+    keys: dict[str, str] = field(default_factory=dict)  # of blocks, by the beginning that is asked for; any other is "ab"
     limits: list[int] = field(default_factory=list)  # of lists that were asked for
     server: RpcServer = field(default_factory=RpcServer)
 
@@ -71,6 +72,14 @@ class ScriptedWorker(store_pb2_grpc.StoreServiceServicer):
             ]
         )
 
+    async def ExplainCache(  # noqa: N802
+        self, request: store_pb2.ExplainCacheRequest, context: Any
+    ) -> store_pb2.ExplainCacheResponse:
+        key = self.keys.get(request.block, "ab")
+        decisions = [store_pb2.CacheDecision(worker_id=self.policy, reason="load", age_s=self.blocks, key=key)]
+        blocks = [store_pb2.CachedBlock(worker_id=self.policy)]
+        return store_pb2.ExplainCacheResponse(keys=[key], blocks=blocks, decisions=decisions)
+
     async def CheckCache(  # noqa: N802
         self, request: store_pb2.CheckCacheRequest, context: Any
     ) -> store_pb2.CheckCacheResponse:
@@ -92,7 +101,7 @@ class ScriptedWorker(store_pb2_grpc.StoreServiceServicer):
         return store_pb2.StatResponse(store=store_pb2.StoreStat(tiers=tiers, policy=self.policy, decisions=decisions))
 
     async def Prefetch(self, request: store_pb2.PrefetchRequest, context: Any) -> store_pb2.PrefetchResponse:  # noqa: N802
-        self.prefetched.append((packed_from_wire(request.prompt, "prompt"), request.tenant))
+        self.prefetched.append((packed_from_wire(request.prompt.token_ids, "prompt.token_ids"), request.tenant))
         return store_pb2.PrefetchResponse(loaded_tokens=self.loaded, resident_tokens=self.loaded + self.blocks)
 
     async def Clear(self, request: store_pb2.ClearRequest, context: Any) -> store_pb2.ClearResponse:  # noqa: N802
@@ -236,7 +245,7 @@ async def test_regions_are_bounded_in_number(node: Node, monkeypatch: pytest.Mon
 
 async def test_prefetch_reaches_every_worker(node: Node) -> None:
     prompt = types_pb2.PackedTokens(data=pack(range(40)))
-    request = store_pb2.PrefetchRequest(prompt=prompt, tenant="acme")
+    request = store_pb2.PrefetchRequest(prompt=types_pb2.Prompt(token_ids=prompt), tenant="acme")
     nothing = await node.stub.Prefetch(request, timeout=TIMEOUT_S)
     assert (nothing.loaded_tokens, nothing.resident_tokens) == (0, 0)
     for worker in (ScriptedWorker(blocks=16, loaded=32), ScriptedWorker(blocks=32, loaded=0)):
@@ -275,6 +284,19 @@ async def test_lists_of_all_workers_are_put_together(node: Node) -> None:
     assert len(others) == 2
 
 
+async def test_explanations_of_all_workers_are_put_together(node: Node) -> None:
+    for worker in (ScriptedWorker(3, policy="one", keys={"a": "aa"}), ScriptedWorker(2, policy="two")):
+        await node.add(worker)
+    found = await node.stub.ExplainCache(store_pb2.ExplainCacheRequest(block="ab"), timeout=TIMEOUT_S)
+    assert (list(found.keys), sorted(block.worker_id for block in found.blocks)) == (["ab"], ["one", "two"])
+    assert [decision.worker_id for decision in found.decisions] == ["two", "one"]  # the latest first
+    last = await node.stub.ExplainCache(store_pb2.ExplainCacheRequest(block="ab", limit=1), timeout=TIMEOUT_S)
+    assert [decision.worker_id for decision in last.decisions] == ["two"]
+    # A beginning that is unambiguous on each worker, but not on both together.
+    several = await node.stub.ExplainCache(store_pb2.ExplainCacheRequest(block="a"), timeout=TIMEOUT_S)
+    assert (sorted(several.keys), list(several.blocks), list(several.decisions)) == (["aa", "ab"], [], [])
+
+
 async def test_checks_of_all_workers_are_added_up(node: Node) -> None:
     for worker in (ScriptedWorker(3, policy="one"), ScriptedWorker(4, policy="two")):
         await node.add(worker)
@@ -285,8 +307,9 @@ async def test_checks_of_all_workers_are_added_up(node: Node) -> None:
 
 async def test_a_worker_s_error_is_passed_on(node: Node) -> None:
     await node.add(ScriptedWorker(blocks=1))
-    with pytest.raises(aio.AioRpcError, match=r"prompt\.data: 3 bytes") as error:
-        await node.stub.Prefetch(store_pb2.PrefetchRequest(prompt=types_pb2.PackedTokens(data=b"abc")), timeout=TIMEOUT_S)
+    prompt = types_pb2.Prompt(token_ids=types_pb2.PackedTokens(data=b"abc"))
+    with pytest.raises(aio.AioRpcError, match=r"prompt\.token_ids\.data: 3 bytes") as error:
+        await node.stub.Prefetch(store_pb2.PrefetchRequest(prompt=prompt), timeout=TIMEOUT_S)
     assert error.value.code() is StatusCode.INVALID_ARGUMENT
 
 

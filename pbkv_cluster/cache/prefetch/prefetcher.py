@@ -7,7 +7,7 @@ from pbkv_cluster.cache.owners import ActiveWorkflows
 from pbkv_cluster.cache.prefetch.planner import PrefetchPlanner, QueuedPrompt
 from pbkv_cluster.cache.prefetch.usefulness import Usefulness
 from pbkv_cluster.cache.sequence.paths import Paths
-from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchSource
+from pbkv_cluster.cache.tiers.prefetch_ledger import LOAD_REASONS, PrefetchSource
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.cache.tree.node import GPU, Node
@@ -129,7 +129,7 @@ class Prefetcher:
         if source is PrefetchSource.QUEUE:
             node.last_access = now  # it is about to be used: LRU must not take it first
         self._in_flight += self._tiers.load([node], slots, source)
-        self._tiers.decisions[f"prefetch_{source.value}"] += len(slots)
+        self._tiers.decisions[LOAD_REASONS[source]] += len(slots)
         return len(slots)
 
     def _pays(self, node: Node) -> bool:

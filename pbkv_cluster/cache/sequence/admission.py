@@ -8,6 +8,7 @@ from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.sequence.paths import Paths
 from pbkv_cluster.cache.sequence.recorded_step import UNRECORDED, RecordedStep
 from pbkv_cluster.cache.step_identity import StepIdentity
+from pbkv_cluster.cache.tiers.prefetch_ledger import LOAD_REASONS
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tree.node import GPU, Node
 from pbkv_cluster.cache.tree.prefix_tree import Match, PrefixTree
@@ -139,11 +140,13 @@ class Admission:
         """
         if not self._tiers.pays(by_tier, blocks):
             self._tiers.decisions["load_skipped_slower"] += blocks
+            for node in path:
+                self._tiers.log.note("load_skipped_slower", node, range(node.held[GPU], node.blocks))
             return False
         slots = self._tiers.take(blocks)
         assert slots is not None, "room was checked"
         self._tiers.load(path, slots)
-        self._tiers.decisions["load"] += blocks
+        self._tiers.decisions[LOAD_REASONS[None]] += blocks
         return True
 
     def _enter(self, handle: CacheHandle, node: Node, now: float) -> None:

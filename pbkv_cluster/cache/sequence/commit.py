@@ -24,7 +24,9 @@ class Committer:
         self._paths = paths
         self._write_through = write_through
 
-    def commit(self, handle: CacheHandle, tokens: bytes | bytearray, computed: int, now: float) -> None:
+    def commit(
+        self, handle: CacheHandle, tokens: bytes | bytearray, computed: int, now: float, reason: str = "compute"
+    ) -> None:
         """Commits a sequence's blocks up to block `computed`.
 
         Args:
@@ -32,6 +34,7 @@ class Committer:
             tokens: of the sequence, from its start.
             computed: blocks.
             now: seconds.
+            reason: code of why the GPU has those that the tree lacks.
         """
         if handle.records:
             handle.recorded.extend(tokens, computed)
@@ -44,11 +47,11 @@ class Committer:
                 part = bytes(tokens[own.start * BLOCK_BYTES : own.stop * BLOCK_BYTES])
             child = table.node.children.get(part[:BLOCK_BYTES])
             if child is None:
-                self._write(handle, own, part, now)
+                self._write(handle, own, part, now, reason)
             else:
                 self._follow(handle, own, child, part, now)
 
-    def _write(self, handle: CacheHandle, own: BlockRange, part: bytes, now: float) -> None:
+    def _write(self, handle: CacheHandle, own: BlockRange, part: bytes, now: float, reason: str) -> None:
         """Enters a range that the tree does not hold: at the end of the last node if that is still this sequence's alone, else
         as a new one.
         """
@@ -63,6 +66,7 @@ class Committer:
             self._tree.lock_child(node)
             self._paths.use(node, handle, own.segment, now)
             node.writer = handle
+        self._tiers.log.note(reason, node, range(first, node.blocks))
         if self._write_through:
             self._tiers.write_through(node, first)
         self._tiers.note(node, first, node.blocks)

@@ -51,7 +51,9 @@ class Fetcher:
         """
         start = handle.committed
         keys: list[bytes] = []
-        kinds = self._worth_fetching(self._elsewhere.tiers(self._keys(handle, tokens, usable, keys)), ahead)
+        found = self._elsewhere.tiers(self._keys(handle, tokens, usable, keys))
+        kinds = self._worth_fetching(found, ahead)
+        self._tiers.log.note_keys("fetch_skipped_slower", keys[len(kinds) : len(found)])
         if not kinds:
             return {}
         slots = self._tiers.take(len(kinds))
@@ -64,7 +66,7 @@ class Fetcher:
             self._tiers.in_flight.fetch(kind, slots[at:stop], labels[at:stop], patience_s)
             at = stop
         handle.table.extend(slots)
-        self._committer.commit(handle, tokens, start + len(kinds), now)
+        self._committer.commit(handle, tokens, start + len(kinds), now, "fetch")
         self._tiers.decisions["fetch"] += len(kinds)
         return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
 

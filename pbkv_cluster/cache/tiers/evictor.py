@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from pbkv_cluster.cache.decisions.log import DecisionLog
+from pbkv_cluster.cache.eviction import Rank
 from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere
 from pbkv_cluster.cache.tiers.in_flight import TransfersInFlight
 from pbkv_cluster.cache.tiers.order import EvictionOrder
@@ -27,6 +29,7 @@ class Evictor:
         labelled: bool,
         elsewhere: Elsewhere,
         ledger: PrefetchLedger,
+        log: DecisionLog,
     ) -> None:
         """Args:
         tree: whose blocks lie in the tiers.
@@ -38,6 +41,7 @@ class Evictor:
         labelled: whether copies to slower tiers are to carry labels.
         elsewhere: what other workers hold, and this one need not keep as well.
         ledger: told of prefetched blocks that leave the GPU.
+        log: told of every decision.
         """
         self._tree = tree
         self._tiers = tiers
@@ -48,13 +52,14 @@ class Evictor:
         self._labelled = labelled
         self._elsewhere = elsewhere
         self._ledger = ledger
+        self._log = log
         self.decisions = in_flight.decisions
 
-    def evict(self, tier: CacheTier, node: Node, wanted: int) -> Slots:
+    def evict(self, tier: CacheTier, node: Node, wanted: int, rank: Rank) -> Slots:
         """Takes up to `wanted` of a node's blocks out of a tier, the last ones first.
 
         If faster tiers hold some of them as well, only such copies are taken. Other blocks go to the slower tier if they are
-        worth it there, and are dropped if not.
+        worth it there, and are dropped if not. `rank` is the node's in the tier, which made it the victim.
 
         Returns:
             The slots, to be released once the demotions have been submitted.
@@ -65,32 +70,35 @@ class Evictor:
             if node.prefetched:
                 self._ledger.leaving(node, blocks[0], tier.pool.spoiled)
         elif copies := node.copies(tier.index):
-            return self._evict_copies(tier, node, min(wanted, copies))
+            return self._evict_copies(tier, node, min(wanted, copies), rank)
         else:
             held = node.slots[tier.index]
             blocks = [block for block in range(node.blocks) if held[block] != ABSENT][-wanted:]
         codes, retired = tier.codes, node.retired
         if codes.evict:
             self.decisions[codes.evict[retired]] += len(blocks)
-        homeless = blocks if tier.slower is None else self._copy_down(tier, tier.slower, node, blocks, tier.codes.demote)
+            self._log.note(codes.evict[retired], node, blocks, rank, tier.lru_active)
+        homeless = blocks if tier.slower is None else self._copy_down(tier, tier.slower, node, blocks, codes.demote, rank)
         stop = blocks[-1] + 1
         slots = self._tree.unplace(node, tier.index, blocks[0], stop)
         if not homeless or homeless[0] > blocks[0]:
             self._announce(node, blocks[0], homeless[0] if homeless else stop)
         if homeless:
             self.decisions[codes.drop[retired]] += len(homeless)
-            self._cut(node, homeless[0])
+            self._cut(node, homeless[0], codes.drop[retired], rank)
         self._settle(node)
         return slots
 
-    def _evict_copies(self, tier: CacheTier, node: Node, wanted: int) -> Slots:
+    def _evict_copies(self, tier: CacheTier, node: Node, wanted: int, rank: Rank) -> Slots:
         self.decisions[tier.codes.drop_copy] += wanted
         stop = node.blocks if any(node.held[1 : tier.index]) else node.held[GPU]  # beyond it there are none
-        slots, block = new_slots(), stop
+        slots, block, gone = new_slots(), stop, list[int]()
         while len(slots) < wanted:
             block -= 1
             if node.is_copy(tier.index, block):
                 slots.extend(self._tree.unplace(node, tier.index, block, block + 1))
+                gone.append(block)
+        self._log.note(tier.codes.drop_copy, node, gone[::-1], rank, tier.lru_active)
         self._announce(node, block, stop)
         self._settle(node)
         return slots
@@ -103,7 +111,15 @@ class Evictor:
             tier = tier.slower
             blocks = [block for block in blocks if node.holds(tier.index, block)]
 
-    def _copy_down(self, tier: CacheTier, slower: CacheTier, node: Node, blocks: Sequence[int], reason: str) -> Sequence[int]:
+    def _copy_down(
+        self,
+        tier: CacheTier,
+        slower: CacheTier,
+        node: Node,
+        blocks: Sequence[int],
+        reason: str,
+        rank: Rank | None = None,
+    ) -> Sequence[int]:
         """Plans copies to the slower tier of blocks that no slower tier holds yet, where that is worth it.
 
         Returns:
@@ -114,6 +130,7 @@ class Evictor:
         homeless = kept[:0]
         if kept and not self._pays(tier, slower, len(kept)):
             self.decisions[tier.codes.demote_skipped] += len(kept)
+            self._log.note(tier.codes.demote_skipped, node, kept, rank, tier.lru_active)
             return [*kept, *near]
         if pool.room < len(kept):
             self._make_room(slower, node, kept)
@@ -126,6 +143,7 @@ class Evictor:
         self.decisions[reason] += count
         if not count:
             return [*homeless, *near]
+        self._log.note(reason, node, kept, rank, tier.lru_active)
         slots, sources = pool.take(count), node.slots[tier.index]
         if tier.dropped:
             tier.dropped.difference_update(slots)
@@ -154,6 +172,7 @@ class Evictor:
             stop, last = stop - 1, last - 1
         if stop < len(blocks):
             self.decisions["second_copy_skipped"] += len(blocks) - stop
+            self._log.note("second_copy_skipped", node, blocks[stop:])
         return blocks[:stop], blocks[stop:]
 
     def _last_copies(self, tier: CacheTier, node: Node, blocks: Sequence[int]) -> Sequence[int]:
@@ -172,7 +191,7 @@ class Evictor:
                 found = tier.active_queue.first(besides=node)
             if found is None or (found[0] is not node and found[1] >= rank):
                 return
-            slots = self.evict(tier, found[0], len(blocks) - pool.room)
+            slots = self.evict(tier, found[0], len(blocks) - pool.room, found[1])
             self.submit_demotions(tier)
             self._release(tier, slots)
 
@@ -206,11 +225,12 @@ class Evictor:
                 faster.dropped |= faster.demotions.keys() & set(slots)
         tier.pool.release(slots)
 
-    def _cut(self, node: Node, blocks: int) -> None:
-        """Drops all of a node after its first `blocks` blocks, and all its descendants."""
+    def _cut(self, node: Node, blocks: int, reason: str, rank: Rank | None = None) -> None:
+        """Drops all of a node after its first `blocks` blocks, and all its descendants, for one reason."""
         for child in list(node.children.values()) if node.children else ():
-            self._cut(child, 0)
+            self._cut(child, 0, reason)
             self._tree.remove_leaf(child)
+        self._log.note(reason, node, range(blocks, node.blocks), rank, rank is not None and self._tiers[GPU].lru_active)
         if node.prefetched:
             self._ledger.leaving(node, blocks, self._tiers[GPU].pool.spoiled)
         for tier in self._tiers if any(node.held) else ():
@@ -242,7 +262,7 @@ class Evictor:
             blocks = node.blocks if node.refs else self._first_spoiled(node)
             if blocks < node.blocks:
                 dropped += node.blocks - blocks
-                self._cut(node, blocks)
+                self._cut(node, blocks, "drop_spoiled")
                 self._settle(node)
                 self._order.offer(node)  # what is left of it has lost its children
         self.decisions["drop_spoiled"] += dropped
@@ -263,6 +283,6 @@ class Evictor:
         for node in reversed(list(self._tree.walk())):  # children before their parents
             if node.refs == 0:
                 dropped += node.blocks
-                self._cut(node, 0)
+                self._cut(node, 0, "clear")
                 self._tree.remove_leaf(node)
         return dropped

@@ -1,8 +1,9 @@
 """The transfers that have been submitted and are not done, and the slots that they keep busy."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from pbkv_cluster.cache.decisions.log import DecisionLog
 from pbkv_cluster.cache.tiers.pool import BlockPool
 from pbkv_cluster.cache.tiers.transfer import Transfer, TransferEngine, TransferState
 from pbkv_cluster.cache.tree.node import NO_SLOTS, Slots, new_slots
@@ -16,8 +17,9 @@ _DONE = TransferState.DONE  # an attribute of an enum is slow to read in Python 
 class TransfersInFlight:
     """Hands transfers to the engine, and tells the pools when each begins and ends."""
 
-    def __init__(self, engine: TransferEngine, pools: Mapping[Tier, BlockPool], clock: Clock) -> None:
+    def __init__(self, engine: TransferEngine, pools: Mapping[Tier, BlockPool], clock: Clock, log: DecisionLog) -> None:
         self._engine = engine
+        self._log = log
         self._pools = pools
         self._clock = clock
         self._due: dict[Transfer, float] = {}  # fetches, and when their blocks are given up
@@ -89,7 +91,9 @@ class TransfersInFlight:
     def _give_up(self, transfer: Transfer) -> None:
         """Whoever waits for the blocks of a fetch is to compute them. It is carried to the end all the same."""
         del self._due[transfer]
-        self.decisions["fetch_late"] += self._pools[transfer.target].spoil(transfer)
+        pool = self._pools[transfer.target]
+        self.decisions["fetch_late"] += pool.spoil(transfer)
+        self._log.note_keys("fetch_late", _keys(transfer, pool.spoiled))
 
     def wait(self, transfers: Iterable[Transfer]) -> None:
         """Blocks until some transfers are done."""
@@ -127,5 +131,12 @@ class TransfersInFlight:
         if transfer.failed:
             reason = "load_failed" if transfer.target is Tier.GPU else "store_failed"
             self.decisions[reason if transfer.patience_s is None else "fetch_failed"] += len(transfer.failed)
+            if transfer.patience_s is not None:
+                self._log.note_keys("fetch_failed", _keys(transfer, transfer.failed))
             if transfer.unbacked:
                 self.decisions["slot_unbacked"] += len(transfer.unbacked)
+
+
+def _keys(transfer: Transfer, slots: Collection[int]) -> list[bytes]:
+    """Of the blocks that a fetch was to write to some slots."""
+    return [label.key for slot, label in zip(transfer.target_slots, transfer.labels, strict=True) if slot in slots]

@@ -1,6 +1,6 @@
 """What becomes of prefetched blocks: each ends as used, wasted or cancelled."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -13,6 +13,15 @@ class PrefetchSource(StrEnum):
     QUEUE = "queue"  # a queued step will use them
     FORECAST = "forecast"  # an active workflow is likely to use them soon
     REQUEST = "request"  # a client asked for them
+
+
+LOAD_REASONS: Mapping[PrefetchSource | None, str] = {
+    None: "load",
+    PrefetchSource.QUEUE: "prefetch_queue",
+    PrefetchSource.FORECAST: "prefetch_forecast",
+    PrefetchSource.REQUEST: "prefetch",
+}
+"""Reason codes of loads to the GPU; None: for a step that is being admitted."""
 
 
 @dataclass(slots=True)

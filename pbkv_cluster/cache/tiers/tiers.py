@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
+from pbkv_cluster.cache.decisions.log import DecisionLog
 from pbkv_cluster.cache.eviction import EvictionQueue, Rank
 from pbkv_cluster.cache.policies.base import ReusePolicy
 from pbkv_cluster.cache.tiers.announcements import Announcements, ChangeListener
@@ -26,7 +27,7 @@ from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere
 from pbkv_cluster.cache.tiers.evictor import Evictor
 from pbkv_cluster.cache.tiers.in_flight import TransfersInFlight
 from pbkv_cluster.cache.tiers.order import EvictionOrder
-from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchLedger, PrefetchSource
+from pbkv_cluster.cache.tiers.prefetch_ledger import LOAD_REASONS, PrefetchLedger, PrefetchSource
 from pbkv_cluster.cache.tiers.tier import CacheTier
 from pbkv_cluster.cache.tiers.transfer import Transfer, TransferEngine
 from pbkv_cluster.cache.tree.node import GPU, NO_SLOTS, Node, Slots, new_slots
@@ -53,6 +54,7 @@ class Tiers:
         compute_seconds: Callable[[int], float],
         on_change: ChangeListener | None = None,
         elsewhere: Elsewhere = NOWHERE,
+        log: DecisionLog | None = None,
     ) -> None:
         """Args:
         tree: the tree whose blocks lie here.
@@ -63,6 +65,7 @@ class Tiers:
         compute_seconds: how long the prefill of a number of tokens takes.
         on_change: told of every block that enters or leaves a tier.
         elsewhere: what other processes hold.
+        log: told of every decision about blocks; None: there is none.
         """
         self.tree = tree
         self._tiers = [
@@ -73,7 +76,8 @@ class Tiers:
             tier.slower = next((other for other in self._tiers[tier.index + 1 :] if other.pool.capacity), None)
         self.gpu = self._tiers[GPU]
         self.pools = [tier.pool for tier in self]
-        self.in_flight = TransfersInFlight(engine, {tier.kind: tier.pool for tier in self}, clock)
+        self.log = DecisionLog(clock, 0) if log is None else log
+        self.in_flight = TransfersInFlight(engine, {tier.kind: tier.pool for tier in self}, clock, self.log)
         self._engine = engine
         self._compute_seconds = compute_seconds
         self._announcements = Announcements(tuple(capacity), on_change)
@@ -90,6 +94,7 @@ class Tiers:
             engine.labelled,
             elsewhere,
             self.prefetched,
+            self.log,
         )
         self.decisions = self._evictor.decisions  # blocks, by reason code
         self.evicted_by_policy = 0  # blocks of the GPU
@@ -148,7 +153,7 @@ class Tiers:
             found = queue.first()
             if found is None or (may_evict is not None and not may_evict(*found)):
                 break
-            slots = self._evictor.evict(self.gpu, found[0], missing)
+            slots = self._evictor.evict(self.gpu, found[0], missing, found[1])
             evicted = evicted + slots if evicted else slots
             missing -= len(slots)
         if self.gpu.demotions:
@@ -214,6 +219,7 @@ class Tiers:
                     sources.extend(node.slots[tier][first:stop])
                     targets.extend(own[first - start : stop - start])
                 self.hold(node, start, own)
+                self.log.note(LOAD_REASONS[source], node, range(start, start + count))
                 if source is not None:
                     self.prefetched.loaded(node, count, source)
                 taken += count
@@ -227,8 +233,7 @@ class Tiers:
 
     def load_seconds(self, by_tier: Mapping[Tier, int]) -> float:
         """How long it takes to load so many blocks from each tier. Those on the GPU are there already."""
-        gpu = self.gpu.kind
-        return sum(self._engine.seconds(tier, gpu, blocks) for tier, blocks in by_tier.items() if tier is not gpu)
+        return sum(self._engine.seconds(tier, Tier.GPU, blocks) for tier, blocks in by_tier.items() if tier is not Tier.GPU)
 
     def pays(self, by_tier: Mapping[Tier, int], blocks: int, ahead: int = 0) -> bool:
         """Whether blocks are copied to the GPU, from so many tiers, no later than they are computed.
@@ -287,9 +292,10 @@ class Tiers:
 
     def residency(self) -> Mapping[bytes, Residency]:
         """Every cached block's key, and where it lies."""
-        residencies = self._announcements.residencies
         return {
-            node.key(block): residency
-            for node in self.tree.walk()
-            for block, residency in enumerate(residencies(node, 0, node.blocks))
+            node.key(block): residency for node in self.tree.walk() for block, residency in enumerate(self.residencies(node))
         }
+
+    def residencies(self, node: Node) -> list[Residency]:
+        """Where each block of a node lies."""
+        return self._announcements.residencies(node, 0, node.blocks)

@@ -146,6 +146,9 @@ class CacheConfig(Section):
         le=1,
         description="policy `pbkv`: prior probability that a new workflow uses a given block of an ended one",
     )
+    decision_log_bytes: int = Field(
+        4 << 20, ge=0, description="memory for the last decisions about blocks, which `pbkv explain` shows; 0: none are kept"
+    )
     guard: bool = Field(True, description="evict by LRU while the policy would cost more; has no effect with policy `lru`")
     guard_confidence: float = Field(
         2.5,

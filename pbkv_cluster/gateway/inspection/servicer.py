@@ -1,6 +1,7 @@
 """`InspectionService` on the wire."""
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from pbkv_cluster.core import checks
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import NotFound
 from pbkv_cluster.gateway.inspection.agents import Agents, AgentStats, CallSite
+from pbkv_cluster.gateway.inspection.index_check import IndexCheck, Problem
 from pbkv_cluster.gateway.inspection.path import latest_step, path
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow, OpenWorkflows
 from pbkv_cluster.rpc.convert import tiers_to_wire
@@ -17,6 +19,7 @@ _WORKFLOWS = 100  # that are returned where a request has no limit
 _MAX_WORKFLOWS = 1000
 _AGENTS = 100
 _MAX_AGENTS = 1000
+_DIFFERENCES = 100  # that are named
 
 # The events of one open workflow, in order, as far as they are kept.
 History = Callable[[str], Sequence[predictor_pb2.WorkflowEvent]]
@@ -25,10 +28,11 @@ History = Callable[[str], Sequence[predictor_pb2.WorkflowEvent]]
 class InspectionServicer(inspection_pb2_grpc.InspectionServiceServicer):
     """See proto/pbkv/v1/inspection.proto. Looking at a workflow does not renew its lease."""
 
-    def __init__(self, workflows: OpenWorkflows, history: History, agents: Agents, clock: Clock) -> None:
+    def __init__(self, workflows: OpenWorkflows, history: History, agents: Agents, index: IndexCheck, clock: Clock) -> None:
         self._workflows = workflows
         self._history = history
         self._agents = agents
+        self._index = index
         self._clock = clock
 
     async def ListWorkflows(  # noqa: N802
@@ -58,6 +62,26 @@ class InspectionServicer(inspection_pb2_grpc.InspectionServiceServicer):
         limit = checks.in_range("limit", request.limit, 0, _MAX_AGENTS) or _AGENTS
         found = self._agents.first(limit, checks.name("workload", request.workload))
         return inspection_pb2.ListAgentsResponse(agents=[_agent(site, stats) for site, stats in found])
+
+    async def CheckIndex(  # noqa: N802
+        self, request: inspection_pb2.CheckIndexRequest, context: Any
+    ) -> inspection_pb2.CheckIndexResponse:
+        report = await self._index.run()
+        problems = Counter(each.problem for each in report.lasting)
+        return inspection_pb2.CheckIndexResponse(
+            indexed_blocks=report.indexed_blocks,
+            held_blocks=report.held_blocks,
+            unbacked_blocks=problems[Problem.UNBACKED],
+            missing_blocks=problems[Problem.MISSING],
+            misplaced_blocks=problems[Problem.MISPLACED],
+            changing_blocks=report.changing_blocks,
+            differences=[
+                inspection_pb2.CheckIndexResponse.Difference(
+                    worker_id=each.worker_id, key=each.key.hex(), problem=each.problem.value
+                )
+                for each in report.lasting[:_DIFFERENCES]
+            ],
+        )
 
     def _summary(self, workflow: OpenWorkflow, events: Sequence[predictor_pb2.WorkflowEvent]) -> inspection_pb2.WorkflowSummary:
         agent, tool = latest_step(events)

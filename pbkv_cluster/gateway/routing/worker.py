@@ -1,4 +1,4 @@
-"""The link to one worker. No other module of the gateway knows the messages of `WorkerService`."""
+"""The link to one worker. Only `inspection/index_check` knows messages of `WorkerService`, too."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, replace
 
+from pbkv_cluster.cache.decisions.log import DecisionLog
 from pbkv_cluster.cache.factory import make_cache
 from pbkv_cluster.cache.prefetch.planner import QUEUED_MAX, QueuedPrompt
 from pbkv_cluster.cache.tiers.announcements import ChangeListener
@@ -51,6 +52,7 @@ class Engine:
         worker_id: str = "",
         special_tokens: Mapping[int, str] | None = None,
         elsewhere: Elsewhere = NOWHERE,
+        log: DecisionLog | None = None,
     ) -> None:
         """Args:
         runner: executes the batches.
@@ -62,6 +64,7 @@ class Engine:
         worker_id: for the usage records.
         special_tokens: what stop strings write for tokens that `decode` leaves out.
         elsewhere: what other workers hold; the runner's transfer engine can fetch it.
+        log: told of every decision of the cache about blocks; None: there is none.
         """
         self._runner = runner
         self._config = config
@@ -83,6 +86,7 @@ class Engine:
             on_change,
             compute_seconds=self._prefill_rate.seconds,
             elsewhere=elsewhere,
+            log=log,
         )
         self.scheduler = Scheduler(self.cache, config, clock, self._prefill_rate.seconds)
         # A sequence must fit in the pool together with the block that its next token begins.

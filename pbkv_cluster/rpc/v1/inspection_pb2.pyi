@@ -122,3 +122,34 @@ class AgentSummary(_message.Message):
     parting_pairs: int
     parting_tokens: int
     def __init__(self, workload: _Optional[str] = ..., agent_id: _Optional[str] = ..., call_site: _Optional[str] = ..., steps: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., available_tokens: _Optional[int] = ..., captured: _Optional[_Iterable[_Union[_types_pb2.TierTokens, _Mapping]]] = ..., delivered: _Optional[_Iterable[_Union[_types_pb2.TierTokens, _Mapping]]] = ..., generated_tokens: _Optional[int] = ..., parting_pairs: _Optional[int] = ..., parting_tokens: _Optional[int] = ...) -> None: ...
+
+class CheckIndexRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CheckIndexResponse(_message.Message):
+    __slots__ = ("indexed_blocks", "held_blocks", "unbacked_blocks", "missing_blocks", "misplaced_blocks", "changing_blocks", "differences")
+    class Difference(_message.Message):
+        __slots__ = ("worker_id", "key", "problem")
+        WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        PROBLEM_FIELD_NUMBER: _ClassVar[int]
+        worker_id: str
+        key: str
+        problem: str
+        def __init__(self, worker_id: _Optional[str] = ..., key: _Optional[str] = ..., problem: _Optional[str] = ...) -> None: ...
+    INDEXED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    HELD_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    UNBACKED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    MISPLACED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    CHANGING_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
+    indexed_blocks: int
+    held_blocks: int
+    unbacked_blocks: int
+    missing_blocks: int
+    misplaced_blocks: int
+    changing_blocks: int
+    differences: _containers.RepeatedCompositeFieldContainer[CheckIndexResponse.Difference]
+    def __init__(self, indexed_blocks: _Optional[int] = ..., held_blocks: _Optional[int] = ..., unbacked_blocks: _Optional[int] = ..., missing_blocks: _Optional[int] = ..., misplaced_blocks: _Optional[int] = ..., changing_blocks: _Optional[int] = ..., differences: _Optional[_Iterable[_Union[CheckIndexResponse.Difference, _Mapping]]] = ...) -> None: ...

@@ -49,6 +49,11 @@ class InspectionServiceStub:
                 request_serializer=pbkv_dot_v1_dot_inspection__pb2.ListAgentsRequest.SerializeToString,
                 response_deserializer=pbkv_dot_v1_dot_inspection__pb2.ListAgentsResponse.FromString,
                 _registered_method=True)
+        self.CheckIndex = channel.unary_unary(
+                '/pbkv.v1.InspectionService/CheckIndex',
+                request_serializer=pbkv_dot_v1_dot_inspection__pb2.CheckIndexRequest.SerializeToString,
+                response_deserializer=pbkv_dot_v1_dot_inspection__pb2.CheckIndexResponse.FromString,
+                _registered_method=True)
 
 
 class InspectionServiceServicer:
@@ -75,6 +80,14 @@ class InspectionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckIndex(self, request, context):
+        """Compares the cluster index with what the workers hold, twice, and returns the differences that last. UNAVAILABLE: Redis or
+        a worker does not answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InspectionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +105,11 @@ def add_InspectionServiceServicer_to_server(servicer, server):
                     servicer.ListAgents,
                     request_deserializer=pbkv_dot_v1_dot_inspection__pb2.ListAgentsRequest.FromString,
                     response_serializer=pbkv_dot_v1_dot_inspection__pb2.ListAgentsResponse.SerializeToString,
+            ),
+            'CheckIndex': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckIndex,
+                    request_deserializer=pbkv_dot_v1_dot_inspection__pb2.CheckIndexRequest.FromString,
+                    response_serializer=pbkv_dot_v1_dot_inspection__pb2.CheckIndexResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +193,33 @@ class InspectionService:
             '/pbkv.v1.InspectionService/ListAgents',
             pbkv_dot_v1_dot_inspection__pb2.ListAgentsRequest.SerializeToString,
             pbkv_dot_v1_dot_inspection__pb2.ListAgentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckIndex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pbkv.v1.InspectionService/CheckIndex',
+            pbkv_dot_v1_dot_inspection__pb2.CheckIndexRequest.SerializeToString,
+            pbkv_dot_v1_dot_inspection__pb2.CheckIndexResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,10 @@ class InspectionServiceStub:
     """Returns one open workflow with its steps. NOT_FOUND: it is not open."""
     ListAgents: _grpc.UnaryUnaryMultiCallable[_inspection_pb2.ListAgentsRequest, _inspection_pb2.ListAgentsResponse]
     """Returns agents with the reuse of their prompts, those that have had most prompt tokens computed again first."""
+    CheckIndex: _grpc.UnaryUnaryMultiCallable[_inspection_pb2.CheckIndexRequest, _inspection_pb2.CheckIndexResponse]
+    """Compares the cluster index with what the workers hold, twice, and returns the differences that last. UNAVAILABLE: Redis or
+    a worker does not answer.
+    """
 
 @_typing.type_check_only
 class InspectionServiceAsyncStub(InspectionServiceStub):
@@ -47,6 +51,10 @@ class InspectionServiceAsyncStub(InspectionServiceStub):
     """Returns one open workflow with its steps. NOT_FOUND: it is not open."""
     ListAgents: _aio.UnaryUnaryMultiCallable[_inspection_pb2.ListAgentsRequest, _inspection_pb2.ListAgentsResponse]  # type: ignore[assignment]
     """Returns agents with the reuse of their prompts, those that have had most prompt tokens computed again first."""
+    CheckIndex: _aio.UnaryUnaryMultiCallable[_inspection_pb2.CheckIndexRequest, _inspection_pb2.CheckIndexResponse]  # type: ignore[assignment]
+    """Compares the cluster index with what the workers hold, twice, and returns the differences that last. UNAVAILABLE: Redis or
+    a worker does not answer.
+    """
 
 class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -72,5 +80,15 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inspection_pb2.ListAgentsResponse, _abc.Awaitable[_inspection_pb2.ListAgentsResponse]]:
         """Returns agents with the reuse of their prompts, those that have had most prompt tokens computed again first."""
+
+    @_abc_1.abstractmethod
+    def CheckIndex(
+        self,
+        request: _inspection_pb2.CheckIndexRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inspection_pb2.CheckIndexResponse, _abc.Awaitable[_inspection_pb2.CheckIndexResponse]]:
+        """Compares the cluster index with what the workers hold, twice, and returns the differences that last. UNAVAILABLE: Redis or
+        a worker does not answer.
+        """
 
 def add_InspectionServiceServicer_to_server(servicer: InspectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

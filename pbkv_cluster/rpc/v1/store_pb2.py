@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from pbkv_cluster.rpc.v1 import types_pb2 as pbkv_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13pbkv/v1/store.proto\x12\x07pbkv.v1\x1a\x13pbkv/v1/types.proto\"\x97\x01\n\x08TierStat\x12\x1b\n\x04tier\x18\x01 \x01(\x0e\x32\r.pbkv.v1.Tier\x12\x17\n\x0f\x63\x61pacity_blocks\x18\x02 \x01(\x03\x12\x13\n\x0bused_blocks\x18\x03 \x01(\x03\x12\x15\n\rlocked_blocks\x18\x04 \x01(\x03\x12\x13\n\x0b\x62lock_bytes\x18\x05 \x01(\x03\x12\x14\n\x0cready_blocks\x18\x06 \x01(\x03\"\xf1\x01\n\tStoreStat\x12 \n\x05tiers\x18\x01 \x03(\x0b\x32\x11.pbkv.v1.TierStat\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x34\n\tdecisions\x18\x03 \x03(\x0b\x32!.pbkv.v1.StoreStat.DecisionsEntry\x12!\n\x05guard\x18\x04 \x01(\x0b\x32\x12.pbkv.v1.GuardStat\x12\'\n\x08prefetch\x18\x05 \x01(\x0b\x32\x15.pbkv.v1.PrefetchStat\x1a\x30\n\x0e\x44\x65\x63isionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x81\x01\n\x0cPrefetchStat\x12\x15\n\rloaded_tokens\x18\x01 \x01(\x03\x12\x13\n\x0bused_tokens\x18\x02 \x01(\x03\x12\x15\n\rwasted_tokens\x18\x03 \x01(\x03\x12\x18\n\x10\x63\x61ncelled_tokens\x18\x04 \x01(\x03\x12\x14\n\x0cloaded_bytes\x18\x05 \x01(\x03\"/\n\tCacheHits\x12\x12\n\ngpu_tokens\x18\x01 \x01(\x03\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\"\xfd\x01\n\tGuardStat\x12\x12\n\nlru_active\x18\x01 \x01(\x08\x12\x10\n\x08switches\x18\x02 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x03\x12 \n\x04hits\x18\x04 \x01(\x0b\x32\x12.pbkv.v1.CacheHits\x12$\n\x08lru_hits\x18\x05 \x01(\x0b\x32\x12.pbkv.v1.CacheHits\x12\'\n\x0bpolicy_hits\x18\x06 \x01(\x0b\x32\x12.pbkv.v1.CacheHits\x12\x16\n\x0e\x65victed_by_lru\x18\x07 \x01(\x03\x12\x19\n\x11\x65victed_by_policy\x18\x08 \x01(\x03\x12\x0f\n\x07saved_s\x18\t \x01(\x01\"\r\n\x0bStatRequest\"1\n\x0cStatResponse\x12!\n\x05store\x18\x01 \x01(\x0b\x32\x12.pbkv.v1.StoreStat\"H\n\x0fPrefetchRequest\x12%\n\x06prompt\x18\x01 \x01(\x0b\x32\x15.pbkv.v1.PackedTokens\x12\x0e\n\x06tenant\x18\x02 \x01(\t\"B\n\x10PrefetchResponse\x12\x15\n\rloaded_tokens\x18\x01 \x01(\x03\x12\x17\n\x0fresident_tokens\x18\x02 \x01(\x03\"P\n\x11LeaseArenaRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\x12\x13\n\x0bmay_be_less\x18\x04 \x01(\x08J\x04\x08\x02\x10\x03\"R\n\x12LeaseArenaResponse\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\x12\x0f\n\x07lease_s\x18\x04 \x01(\x01\"\x0e\n\x0c\x43learRequest\"\'\n\rClearResponse\x12\x16\n\x0e\x64ropped_blocks\x18\x01 \x01(\x03\"\x90\x01\n\x10ListCacheRequest\x12\"\n\x02\x62y\x18\x01 \x01(\x0e\x32\x16.pbkv.v1.CacheGrouping\x12\"\n\x05order\x18\x02 \x01(\x0e\x32\x13.pbkv.v1.CacheOrder\x12\r\n\x05limit\x18\x03 \x01(\x05\x12\x13\n\x0bworkflow_id\x18\x04 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x05 \x01(\t\"\xe8\x01\n\x0c\x43\x61\x63hedBlocks\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x14\n\x0cstart_tokens\x18\x03 \x01(\x03\x12\x0e\n\x06tokens\x18\x04 \x01(\x03\x12\"\n\x05tiers\x18\x05 \x03(\x0b\x32\x13.pbkv.v1.TierTokens\x12\x15\n\rshared_tokens\x18\x06 \x01(\x03\x12\x11\n\tworkflows\x18\x07 \x03(\t\x12\x0e\n\x06\x61gents\x18\x08 \x03(\t\x12\x0e\n\x06in_use\x18\t \x01(\x08\x12\x0e\n\x06idle_s\x18\n \x01(\x01\x12\x13\n\x0brecent_uses\x18\x0b \x01(\x01\";\n\x11ListCacheResponse\x12&\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x15.pbkv.v1.CachedBlocks\"\x13\n\x11\x43heckCacheRequest\"m\n\x12\x43heckCacheResponse\x12\x16\n\x0e\x63hecked_blocks\x18\x01 \x01(\x03\x12\x16\n\x0e\x63hanged_blocks\x18\x02 \x01(\x03\x12\x16\n\x0e\x64\x61maged_blocks\x18\x03 \x01(\x03\x12\x0f\n\x07\x64\x61maged\x18\x04 \x03(\t*~\n\rCacheGrouping\x12\x1e\n\x1a\x43\x41\x43HE_GROUPING_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43\x41\x43HE_GROUPING_RUN\x10\x01\x12\x1b\n\x17\x43\x41\x43HE_GROUPING_WORKFLOW\x10\x02\x12\x18\n\x14\x43\x41\x43HE_GROUPING_AGENT\x10\x03*[\n\nCacheOrder\x12\x1b\n\x17\x43\x41\x43HE_ORDER_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x41\x43HE_ORDER_LARGEST\x10\x01\x12\x17\n\x13\x43\x41\x43HE_ORDER_HOTTEST\x10\x02\x32\x8e\x03\n\x0cStoreService\x12\x33\n\x04Stat\x12\x14.pbkv.v1.StatRequest\x1a\x15.pbkv.v1.StatResponse\x12?\n\x08Prefetch\x12\x18.pbkv.v1.PrefetchRequest\x1a\x19.pbkv.v1.PrefetchResponse\x12\x45\n\nLeaseArena\x12\x1a.pbkv.v1.LeaseArenaRequest\x1a\x1b.pbkv.v1.LeaseArenaResponse\x12\x36\n\x05\x43lear\x12\x15.pbkv.v1.ClearRequest\x1a\x16.pbkv.v1.ClearResponse\x12\x42\n\tListCache\x12\x19.pbkv.v1.ListCacheRequest\x1a\x1a.pbkv.v1.ListCacheResponse\x12\x45\n\nCheckCache\x12\x1a.pbkv.v1.CheckCacheRequest\x1a\x1b.pbkv.v1.CheckCacheResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13pbkv/v1/store.proto\x12\x07pbkv.v1\x1a\x13pbkv/v1/types.proto\"\x97\x01\n\x08TierStat\x12\x1b\n\x04tier\x18\x01 \x01(\x0e\x32\r.pbkv.v1.Tier\x12\x17\n\x0f\x63\x61pacity_blocks\x18\x02 \x01(\x03\x12\x13\n\x0bused_blocks\x18\x03 \x01(\x03\x12\x15\n\rlocked_blocks\x18\x04 \x01(\x03\x12\x13\n\x0b\x62lock_bytes\x18\x05 \x01(\x03\x12\x14\n\x0cready_blocks\x18\x06 \x01(\x03\"\xf1\x01\n\tStoreStat\x12 \n\x05tiers\x18\x01 \x03(\x0b\x32\x11.pbkv.v1.TierStat\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x34\n\tdecisions\x18\x03 \x03(\x0b\x32!.pbkv.v1.StoreStat.DecisionsEntry\x12!\n\x05guard\x18\x04 \x01(\x0b\x32\x12.pbkv.v1.GuardStat\x12\'\n\x08prefetch\x18\x05 \x01(\x0b\x32\x15.pbkv.v1.PrefetchStat\x1a\x30\n\x0e\x44\x65\x63isionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x81\x01\n\x0cPrefetchStat\x12\x15\n\rloaded_tokens\x18\x01 \x01(\x03\x12\x13\n\x0bused_tokens\x18\x02 \x01(\x03\x12\x15\n\rwasted_tokens\x18\x03 \x01(\x03\x12\x18\n\x10\x63\x61ncelled_tokens\x18\x04 \x01(\x03\x12\x14\n\x0cloaded_bytes\x18\x05 \x01(\x03\"/\n\tCacheHits\x12\x12\n\ngpu_tokens\x18\x01 \x01(\x03\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\"\xfd\x01\n\tGuardStat\x12\x12\n\nlru_active\x18\x01 \x01(\x08\x12\x10\n\x08switches\x18\x02 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x03\x12 \n\x04hits\x18\x04 \x01(\x0b\x32\x12.pbkv.v1.CacheHits\x12$\n\x08lru_hits\x18\x05 \x01(\x0b\x32\x12.pbkv.v1.CacheHits\x12\'\n\x0bpolicy_hits\x18\x06 \x01(\x0b\x32\x12.pbkv.v1.CacheHits\x12\x16\n\x0e\x65victed_by_lru\x18\x07 \x01(\x03\x12\x19\n\x11\x65victed_by_policy\x18\x08 \x01(\x03\x12\x0f\n\x07saved_s\x18\t \x01(\x01\"\r\n\x0bStatRequest\"1\n\x0cStatResponse\x12!\n\x05store\x18\x01 \x01(\x0b\x32\x12.pbkv.v1.StoreStat\"W\n\x0fPrefetchRequest\x12\x1f\n\x06prompt\x18\x01 \x01(\x0b\x32\x0f.pbkv.v1.Prompt\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\"B\n\x10PrefetchResponse\x12\x15\n\rloaded_tokens\x18\x01 \x01(\x03\x12\x17\n\x0fresident_tokens\x18\x02 \x01(\x03\"P\n\x11LeaseArenaRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\x12\x13\n\x0bmay_be_less\x18\x04 \x01(\x08J\x04\x08\x02\x10\x03\"R\n\x12LeaseArenaResponse\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\x12\x0f\n\x07lease_s\x18\x04 \x01(\x01\"\x0e\n\x0c\x43learRequest\"\'\n\rClearResponse\x12\x16\n\x0e\x64ropped_blocks\x18\x01 \x01(\x03\"\xa8\x01\n\x10ListCacheRequest\x12\"\n\x02\x62y\x18\x01 \x01(\x0e\x32\x16.pbkv.v1.CacheGrouping\x12\"\n\x05order\x18\x02 \x01(\x0e\x32\x13.pbkv.v1.CacheOrder\x12\r\n\x05limit\x18\x03 \x01(\x05\x12\x13\n\x0bworkflow_id\x18\x04 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x05 \x01(\t\x12\x16\n\x0elast_decisions\x18\x06 \x01(\x08\"\x97\x02\n\x0c\x43\x61\x63hedBlocks\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x14\n\x0cstart_tokens\x18\x03 \x01(\x03\x12\x0e\n\x06tokens\x18\x04 \x01(\x03\x12\"\n\x05tiers\x18\x05 \x03(\x0b\x32\x13.pbkv.v1.TierTokens\x12\x15\n\rshared_tokens\x18\x06 \x01(\x03\x12\x11\n\tworkflows\x18\x07 \x03(\t\x12\x0e\n\x06\x61gents\x18\x08 \x03(\t\x12\x0e\n\x06in_use\x18\t \x01(\x08\x12\x0e\n\x06idle_s\x18\n \x01(\x01\x12\x13\n\x0brecent_uses\x18\x0b \x01(\x01\x12-\n\rlast_decision\x18\x0c \x01(\x0b\x32\x16.pbkv.v1.CacheDecision\"\x9f\x01\n\rCacheDecision\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x61ge_s\x18\x03 \x01(\x01\x12\x0e\n\x06\x62locks\x18\x04 \x01(\x05\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\x12\n\x05value\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06\x62y_lru\x18\x07 \x01(\x08\x12\x11\n\tworkflows\x18\x08 \x03(\tB\x08\n\x06_value\";\n\x11ListCacheResponse\x12&\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x15.pbkv.v1.CachedBlocks\"\x13\n\x11\x43heckCacheRequest\"m\n\x12\x43heckCacheResponse\x12\x16\n\x0e\x63hecked_blocks\x18\x01 \x01(\x03\x12\x16\n\x0e\x63hanged_blocks\x18\x02 \x01(\x03\x12\x16\n\x0e\x64\x61maged_blocks\x18\x03 \x01(\x03\x12\x0f\n\x07\x64\x61maged\x18\x04 \x03(\t\"U\n\x13\x45xplainCacheRequest\x12\x0f\n\x05\x62lock\x18\x01 \x01(\tH\x00\x12\x15\n\x0bworkflow_id\x18\x02 \x01(\tH\x00\x12\r\n\x05limit\x18\x03 \x01(\x05\x42\x07\n\x05\x61\x62out\"u\n\x14\x45xplainCacheResponse\x12\x0c\n\x04keys\x18\x01 \x03(\t\x12$\n\x06\x62locks\x18\x02 \x03(\x0b\x32\x14.pbkv.v1.CachedBlock\x12)\n\tdecisions\x18\x03 \x03(\x0b\x32\x16.pbkv.v1.CacheDecision\"\x9a\x02\n\x0b\x43\x61\x63hedBlock\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\"\n\x03run\x18\x02 \x01(\x0b\x32\x15.pbkv.v1.CachedBlocks\x12\x0e\n\x06policy\x18\x03 \x01(\t\x12*\n\x06places\x18\x04 \x03(\x0b\x32\x1a.pbkv.v1.CachedBlock.Place\x1a\x97\x01\n\x05Place\x12\x1b\n\x04tier\x18\x01 \x01(\x0e\x32\r.pbkv.v1.Tier\x12\x0c\n\x04slot\x18\x02 \x01(\x05\x12\r\n\x05value\x18\x03 \x01(\x01\x12\x10\n\x08standing\x18\x04 \x01(\t\x12\r\n\x05\x61head\x18\x05 \x01(\x03\x12\x12\n\ncandidates\x18\x06 \x01(\x03\x12\x0f\n\x07is_copy\x18\x07 \x01(\x08\x12\x0e\n\x06\x62y_lru\x18\x08 \x01(\x08*~\n\rCacheGrouping\x12\x1e\n\x1a\x43\x41\x43HE_GROUPING_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43\x41\x43HE_GROUPING_RUN\x10\x01\x12\x1b\n\x17\x43\x41\x43HE_GROUPING_WORKFLOW\x10\x02\x12\x18\n\x14\x43\x41\x43HE_GROUPING_AGENT\x10\x03*[\n\nCacheOrder\x12\x1b\n\x17\x43\x41\x43HE_ORDER_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x41\x43HE_ORDER_LARGEST\x10\x01\x12\x17\n\x13\x43\x41\x43HE_ORDER_HOTTEST\x10\x02\x32\xdb\x03\n\x0cStoreService\x12\x33\n\x04Stat\x12\x14.pbkv.v1.StatRequest\x1a\x15.pbkv.v1.StatResponse\x12?\n\x08Prefetch\x12\x18.pbkv.v1.PrefetchRequest\x1a\x19.pbkv.v1.PrefetchResponse\x12\x45\n\nLeaseArena\x12\x1a.pbkv.v1.LeaseArenaRequest\x1a\x1b.pbkv.v1.LeaseArenaResponse\x12\x36\n\x05\x43lear\x12\x15.pbkv.v1.ClearRequest\x1a\x16.pbkv.v1.ClearResponse\x12\x42\n\tListCache\x12\x19.pbkv.v1.ListCacheRequest\x1a\x1a.pbkv.v1.ListCacheResponse\x12\x45\n\nCheckCache\x12\x1a.pbkv.v1.CheckCacheRequest\x1a\x1b.pbkv.v1.CheckCacheResponse\x12K\n\x0c\x45xplainCache\x12\x1c.pbkv.v1.ExplainCacheRequest\x1a\x1d.pbkv.v1.ExplainCacheResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,10 +34,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STORESTAT_DECISIONSENTRY']._loaded_options = None
   _globals['_STORESTAT_DECISIONSENTRY']._serialized_options = b'8\001'
-  _globals['_CACHEGROUPING']._serialized_start=1894
-  _globals['_CACHEGROUPING']._serialized_end=2020
-  _globals['_CACHEORDER']._serialized_start=2022
-  _globals['_CACHEORDER']._serialized_end=2113
+  _globals['_CACHEGROUPING']._serialized_start=2633
+  _globals['_CACHEGROUPING']._serialized_end=2759
+  _globals['_CACHEORDER']._serialized_start=2761
+  _globals['_CACHEORDER']._serialized_end=2852
   _globals['_TIERSTAT']._serialized_start=54
   _globals['_TIERSTAT']._serialized_end=205
   _globals['_STORESTAT']._serialized_start=208
@@ -55,27 +55,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATRESPONSE']._serialized_start=903
   _globals['_STATRESPONSE']._serialized_end=952
   _globals['_PREFETCHREQUEST']._serialized_start=954
-  _globals['_PREFETCHREQUEST']._serialized_end=1026
-  _globals['_PREFETCHRESPONSE']._serialized_start=1028
-  _globals['_PREFETCHRESPONSE']._serialized_end=1094
-  _globals['_LEASEARENAREQUEST']._serialized_start=1096
-  _globals['_LEASEARENAREQUEST']._serialized_end=1176
-  _globals['_LEASEARENARESPONSE']._serialized_start=1178
-  _globals['_LEASEARENARESPONSE']._serialized_end=1260
-  _globals['_CLEARREQUEST']._serialized_start=1262
-  _globals['_CLEARREQUEST']._serialized_end=1276
-  _globals['_CLEARRESPONSE']._serialized_start=1278
-  _globals['_CLEARRESPONSE']._serialized_end=1317
-  _globals['_LISTCACHEREQUEST']._serialized_start=1320
-  _globals['_LISTCACHEREQUEST']._serialized_end=1464
-  _globals['_CACHEDBLOCKS']._serialized_start=1467
-  _globals['_CACHEDBLOCKS']._serialized_end=1699
-  _globals['_LISTCACHERESPONSE']._serialized_start=1701
-  _globals['_LISTCACHERESPONSE']._serialized_end=1760
-  _globals['_CHECKCACHEREQUEST']._serialized_start=1762
-  _globals['_CHECKCACHEREQUEST']._serialized_end=1781
-  _globals['_CHECKCACHERESPONSE']._serialized_start=1783
-  _globals['_CHECKCACHERESPONSE']._serialized_end=1892
-  _globals['_STORESERVICE']._serialized_start=2116
-  _globals['_STORESERVICE']._serialized_end=2514
+  _globals['_PREFETCHREQUEST']._serialized_end=1041
+  _globals['_PREFETCHRESPONSE']._serialized_start=1043
+  _globals['_PREFETCHRESPONSE']._serialized_end=1109
+  _globals['_LEASEARENAREQUEST']._serialized_start=1111
+  _globals['_LEASEARENAREQUEST']._serialized_end=1191
+  _globals['_LEASEARENARESPONSE']._serialized_start=1193
+  _globals['_LEASEARENARESPONSE']._serialized_end=1275
+  _globals['_CLEARREQUEST']._serialized_start=1277
+  _globals['_CLEARREQUEST']._serialized_end=1291
+  _globals['_CLEARRESPONSE']._serialized_start=1293
+  _globals['_CLEARRESPONSE']._serialized_end=1332
+  _globals['_LISTCACHEREQUEST']._serialized_start=1335
+  _globals['_LISTCACHEREQUEST']._serialized_end=1503
+  _globals['_CACHEDBLOCKS']._serialized_start=1506
+  _globals['_CACHEDBLOCKS']._serialized_end=1785
+  _globals['_CACHEDECISION']._serialized_start=1788
+  _globals['_CACHEDECISION']._serialized_end=1947
+  _globals['_LISTCACHERESPONSE']._serialized_start=1949
+  _globals['_LISTCACHERESPONSE']._serialized_end=2008
+  _globals['_CHECKCACHEREQUEST']._serialized_start=2010
+  _globals['_CHECKCACHEREQUEST']._serialized_end=2029
+  _globals['_CHECKCACHERESPONSE']._serialized_start=2031
+  _globals['_CHECKCACHERESPONSE']._serialized_end=2140
+  _globals['_EXPLAINCACHEREQUEST']._serialized_start=2142
+  _globals['_EXPLAINCACHEREQUEST']._serialized_end=2227
+  _globals['_EXPLAINCACHERESPONSE']._serialized_start=2229
+  _globals['_EXPLAINCACHERESPONSE']._serialized_end=2346
+  _globals['_CACHEDBLOCK']._serialized_start=2349
+  _globals['_CACHEDBLOCK']._serialized_end=2631
+  _globals['_CACHEDBLOCK_PLACE']._serialized_start=2480
+  _globals['_CACHEDBLOCK_PLACE']._serialized_end=2631
+  _globals['_STORESERVICE']._serialized_start=2855
+  _globals['_STORESERVICE']._serialized_end=3330
 # @@protoc_insertion_point(module_scope)

@@ -120,12 +120,14 @@ class StatResponse(_message.Message):
     def __init__(self, store: _Optional[_Union[StoreStat, _Mapping]] = ...) -> None: ...
 
 class PrefetchRequest(_message.Message):
-    __slots__ = ("prompt", "tenant")
+    __slots__ = ("prompt", "tenant", "workflow_id")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
-    prompt: _types_pb2.PackedTokens
+    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    prompt: _types_pb2.Prompt
     tenant: str
-    def __init__(self, prompt: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., tenant: _Optional[str] = ...) -> None: ...
+    workflow_id: str
+    def __init__(self, prompt: _Optional[_Union[_types_pb2.Prompt, _Mapping]] = ..., tenant: _Optional[str] = ..., workflow_id: _Optional[str] = ...) -> None: ...
 
 class PrefetchResponse(_message.Message):
     __slots__ = ("loaded_tokens", "resident_tokens")
@@ -168,21 +170,23 @@ class ClearResponse(_message.Message):
     def __init__(self, dropped_blocks: _Optional[int] = ...) -> None: ...
 
 class ListCacheRequest(_message.Message):
-    __slots__ = ("by", "order", "limit", "workflow_id", "agent_id")
+    __slots__ = ("by", "order", "limit", "workflow_id", "agent_id", "last_decisions")
     BY_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    LAST_DECISIONS_FIELD_NUMBER: _ClassVar[int]
     by: CacheGrouping
     order: CacheOrder
     limit: int
     workflow_id: str
     agent_id: str
-    def __init__(self, by: _Optional[_Union[CacheGrouping, str]] = ..., order: _Optional[_Union[CacheOrder, str]] = ..., limit: _Optional[int] = ..., workflow_id: _Optional[str] = ..., agent_id: _Optional[str] = ...) -> None: ...
+    last_decisions: bool
+    def __init__(self, by: _Optional[_Union[CacheGrouping, str]] = ..., order: _Optional[_Union[CacheOrder, str]] = ..., limit: _Optional[int] = ..., workflow_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., last_decisions: _Optional[bool] = ...) -> None: ...
 
 class CachedBlocks(_message.Message):
-    __slots__ = ("name", "worker_id", "start_tokens", "tokens", "tiers", "shared_tokens", "workflows", "agents", "in_use", "idle_s", "recent_uses")
+    __slots__ = ("name", "worker_id", "start_tokens", "tokens", "tiers", "shared_tokens", "workflows", "agents", "in_use", "idle_s", "recent_uses", "last_decision")
     NAME_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     START_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -194,6 +198,7 @@ class CachedBlocks(_message.Message):
     IN_USE_FIELD_NUMBER: _ClassVar[int]
     IDLE_S_FIELD_NUMBER: _ClassVar[int]
     RECENT_USES_FIELD_NUMBER: _ClassVar[int]
+    LAST_DECISION_FIELD_NUMBER: _ClassVar[int]
     name: str
     worker_id: str
     start_tokens: int
@@ -205,7 +210,28 @@ class CachedBlocks(_message.Message):
     in_use: bool
     idle_s: float
     recent_uses: float
-    def __init__(self, name: _Optional[str] = ..., worker_id: _Optional[str] = ..., start_tokens: _Optional[int] = ..., tokens: _Optional[int] = ..., tiers: _Optional[_Iterable[_Union[_types_pb2.TierTokens, _Mapping]]] = ..., shared_tokens: _Optional[int] = ..., workflows: _Optional[_Iterable[str]] = ..., agents: _Optional[_Iterable[str]] = ..., in_use: _Optional[bool] = ..., idle_s: _Optional[float] = ..., recent_uses: _Optional[float] = ...) -> None: ...
+    last_decision: CacheDecision
+    def __init__(self, name: _Optional[str] = ..., worker_id: _Optional[str] = ..., start_tokens: _Optional[int] = ..., tokens: _Optional[int] = ..., tiers: _Optional[_Iterable[_Union[_types_pb2.TierTokens, _Mapping]]] = ..., shared_tokens: _Optional[int] = ..., workflows: _Optional[_Iterable[str]] = ..., agents: _Optional[_Iterable[str]] = ..., in_use: _Optional[bool] = ..., idle_s: _Optional[float] = ..., recent_uses: _Optional[float] = ..., last_decision: _Optional[_Union[CacheDecision, _Mapping]] = ...) -> None: ...
+
+class CacheDecision(_message.Message):
+    __slots__ = ("worker_id", "reason", "age_s", "blocks", "key", "value", "by_lru", "workflows")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    AGE_S_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    BY_LRU_FIELD_NUMBER: _ClassVar[int]
+    WORKFLOWS_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    reason: str
+    age_s: float
+    blocks: int
+    key: str
+    value: float
+    by_lru: bool
+    workflows: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, worker_id: _Optional[str] = ..., reason: _Optional[str] = ..., age_s: _Optional[float] = ..., blocks: _Optional[int] = ..., key: _Optional[str] = ..., value: _Optional[float] = ..., by_lru: _Optional[bool] = ..., workflows: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListCacheResponse(_message.Message):
     __slots__ = ("entries",)
@@ -228,3 +254,54 @@ class CheckCacheResponse(_message.Message):
     damaged_blocks: int
     damaged: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, checked_blocks: _Optional[int] = ..., changed_blocks: _Optional[int] = ..., damaged_blocks: _Optional[int] = ..., damaged: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ExplainCacheRequest(_message.Message):
+    __slots__ = ("block", "workflow_id", "limit")
+    BLOCK_FIELD_NUMBER: _ClassVar[int]
+    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    block: str
+    workflow_id: str
+    limit: int
+    def __init__(self, block: _Optional[str] = ..., workflow_id: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class ExplainCacheResponse(_message.Message):
+    __slots__ = ("keys", "blocks", "decisions")
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    DECISIONS_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedScalarFieldContainer[str]
+    blocks: _containers.RepeatedCompositeFieldContainer[CachedBlock]
+    decisions: _containers.RepeatedCompositeFieldContainer[CacheDecision]
+    def __init__(self, keys: _Optional[_Iterable[str]] = ..., blocks: _Optional[_Iterable[_Union[CachedBlock, _Mapping]]] = ..., decisions: _Optional[_Iterable[_Union[CacheDecision, _Mapping]]] = ...) -> None: ...
+
+class CachedBlock(_message.Message):
+    __slots__ = ("worker_id", "run", "policy", "places")
+    class Place(_message.Message):
+        __slots__ = ("tier", "slot", "value", "standing", "ahead", "candidates", "is_copy", "by_lru")
+        TIER_FIELD_NUMBER: _ClassVar[int]
+        SLOT_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        STANDING_FIELD_NUMBER: _ClassVar[int]
+        AHEAD_FIELD_NUMBER: _ClassVar[int]
+        CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+        IS_COPY_FIELD_NUMBER: _ClassVar[int]
+        BY_LRU_FIELD_NUMBER: _ClassVar[int]
+        tier: _types_pb2.Tier
+        slot: int
+        value: float
+        standing: str
+        ahead: int
+        candidates: int
+        is_copy: bool
+        by_lru: bool
+        def __init__(self, tier: _Optional[_Union[_types_pb2.Tier, str]] = ..., slot: _Optional[int] = ..., value: _Optional[float] = ..., standing: _Optional[str] = ..., ahead: _Optional[int] = ..., candidates: _Optional[int] = ..., is_copy: _Optional[bool] = ..., by_lru: _Optional[bool] = ...) -> None: ...
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    PLACES_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    run: CachedBlocks
+    policy: str
+    places: _containers.RepeatedCompositeFieldContainer[CachedBlock.Place]
+    def __init__(self, worker_id: _Optional[str] = ..., run: _Optional[_Union[CachedBlocks, _Mapping]] = ..., policy: _Optional[str] = ..., places: _Optional[_Iterable[_Union[CachedBlock.Place, _Mapping]]] = ...) -> None: ...

@@ -64,6 +64,11 @@ class StoreServiceStub:
                 request_serializer=pbkv_dot_v1_dot_store__pb2.CheckCacheRequest.SerializeToString,
                 response_deserializer=pbkv_dot_v1_dot_store__pb2.CheckCacheResponse.FromString,
                 _registered_method=True)
+        self.ExplainCache = channel.unary_unary(
+                '/pbkv.v1.StoreService/ExplainCache',
+                request_serializer=pbkv_dot_v1_dot_store__pb2.ExplainCacheRequest.SerializeToString,
+                response_deserializer=pbkv_dot_v1_dot_store__pb2.ExplainCacheResponse.FromString,
+                _registered_method=True)
 
 
 class StoreServiceServicer:
@@ -77,7 +82,8 @@ class StoreServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Prefetch(self, request, context):
-        """Loads the longest cached prefix of a prompt to the GPU, into free space and that of retired blocks only.
+        """Loads to the GPU the longest cached prefix of a prompt, or what an open workflow is expected to use next, into free space
+        and that of retired blocks only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,6 +113,14 @@ class StoreServiceServicer:
 
     def CheckCache(self, request, context):
         """Compares the bytes of blocks in host memory with their checksums. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainCache(self, request, context):
+        """Explains a block: where it lies, who has used it, what it is worth, and the last decisions about it. Or returns the last
+        decisions about the blocks of a workflow.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,6 +158,11 @@ def add_StoreServiceServicer_to_server(servicer, server):
                     servicer.CheckCache,
                     request_deserializer=pbkv_dot_v1_dot_store__pb2.CheckCacheRequest.FromString,
                     response_serializer=pbkv_dot_v1_dot_store__pb2.CheckCacheResponse.SerializeToString,
+            ),
+            'ExplainCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainCache,
+                    request_deserializer=pbkv_dot_v1_dot_store__pb2.ExplainCacheRequest.FromString,
+                    response_serializer=pbkv_dot_v1_dot_store__pb2.ExplainCacheResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -308,6 +327,33 @@ class StoreService:
             '/pbkv.v1.StoreService/CheckCache',
             pbkv_dot_v1_dot_store__pb2.CheckCacheRequest.SerializeToString,
             pbkv_dot_v1_dot_store__pb2.CheckCacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pbkv.v1.StoreService/ExplainCache',
+            pbkv_dot_v1_dot_store__pb2.ExplainCacheRequest.SerializeToString,
+            pbkv_dot_v1_dot_store__pb2.ExplainCacheResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,7 +36,9 @@ class StoreServiceStub:
     Stat: _grpc.UnaryUnaryMultiCallable[_store_pb2.StatRequest, _store_pb2.StatResponse]
     """Returns what the tiers hold and what the cache has decided."""
     Prefetch: _grpc.UnaryUnaryMultiCallable[_store_pb2.PrefetchRequest, _store_pb2.PrefetchResponse]
-    """Loads the longest cached prefix of a prompt to the GPU, into free space and that of retired blocks only."""
+    """Loads to the GPU the longest cached prefix of a prompt, or what an open workflow is expected to use next, into free space
+    and that of retired blocks only.
+    """
     LeaseArena: _grpc.UnaryUnaryMultiCallable[_store_pb2.LeaseArenaRequest, _store_pb2.LeaseArenaResponse]
     """Gives a worker a region of the node's arena, or renews its region. Served by host stores only."""
     Clear: _grpc.UnaryUnaryMultiCallable[_store_pb2.ClearRequest, _store_pb2.ClearResponse]
@@ -47,6 +49,10 @@ class StoreServiceStub:
     """
     CheckCache: _grpc.UnaryUnaryMultiCallable[_store_pb2.CheckCacheRequest, _store_pb2.CheckCacheResponse]
     """Compares the bytes of blocks in host memory with their checksums. Changes nothing."""
+    ExplainCache: _grpc.UnaryUnaryMultiCallable[_store_pb2.ExplainCacheRequest, _store_pb2.ExplainCacheResponse]
+    """Explains a block: where it lies, who has used it, what it is worth, and the last decisions about it. Or returns the last
+    decisions about the blocks of a workflow.
+    """
 
 @_typing.type_check_only
 class StoreServiceAsyncStub(StoreServiceStub):
@@ -54,7 +60,9 @@ class StoreServiceAsyncStub(StoreServiceStub):
     Stat: _aio.UnaryUnaryMultiCallable[_store_pb2.StatRequest, _store_pb2.StatResponse]  # type: ignore[assignment]
     """Returns what the tiers hold and what the cache has decided."""
     Prefetch: _aio.UnaryUnaryMultiCallable[_store_pb2.PrefetchRequest, _store_pb2.PrefetchResponse]  # type: ignore[assignment]
-    """Loads the longest cached prefix of a prompt to the GPU, into free space and that of retired blocks only."""
+    """Loads to the GPU the longest cached prefix of a prompt, or what an open workflow is expected to use next, into free space
+    and that of retired blocks only.
+    """
     LeaseArena: _aio.UnaryUnaryMultiCallable[_store_pb2.LeaseArenaRequest, _store_pb2.LeaseArenaResponse]  # type: ignore[assignment]
     """Gives a worker a region of the node's arena, or renews its region. Served by host stores only."""
     Clear: _aio.UnaryUnaryMultiCallable[_store_pb2.ClearRequest, _store_pb2.ClearResponse]  # type: ignore[assignment]
@@ -65,6 +73,10 @@ class StoreServiceAsyncStub(StoreServiceStub):
     """
     CheckCache: _aio.UnaryUnaryMultiCallable[_store_pb2.CheckCacheRequest, _store_pb2.CheckCacheResponse]  # type: ignore[assignment]
     """Compares the bytes of blocks in host memory with their checksums. Changes nothing."""
+    ExplainCache: _aio.UnaryUnaryMultiCallable[_store_pb2.ExplainCacheRequest, _store_pb2.ExplainCacheResponse]  # type: ignore[assignment]
+    """Explains a block: where it lies, who has used it, what it is worth, and the last decisions about it. Or returns the last
+    decisions about the blocks of a workflow.
+    """
 
 class StoreServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -81,7 +93,9 @@ class StoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _store_pb2.PrefetchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_store_pb2.PrefetchResponse, _abc.Awaitable[_store_pb2.PrefetchResponse]]:
-        """Loads the longest cached prefix of a prompt to the GPU, into free space and that of retired blocks only."""
+        """Loads to the GPU the longest cached prefix of a prompt, or what an open workflow is expected to use next, into free space
+        and that of retired blocks only.
+        """
 
     @_abc_1.abstractmethod
     def LeaseArena(
@@ -116,5 +130,15 @@ class StoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_store_pb2.CheckCacheResponse, _abc.Awaitable[_store_pb2.CheckCacheResponse]]:
         """Compares the bytes of blocks in host memory with their checksums. Changes nothing."""
+
+    @_abc_1.abstractmethod
+    def ExplainCache(
+        self,
+        request: _store_pb2.ExplainCacheRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_store_pb2.ExplainCacheResponse, _abc.Awaitable[_store_pb2.ExplainCacheResponse]]:
+        """Explains a block: where it lies, who has used it, what it is worth, and the last decisions about it. Or returns the last
+        decisions about the blocks of a workflow.
+        """
 
 def add_StoreServiceServicer_to_server(servicer: StoreServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -154,3 +154,15 @@ class GetWorkerStatusResponse(_message.Message):
     access_workflows: int
     predictor_reachable: bool
     def __init__(self, worker_id: _Optional[str] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., store: _Optional[_Union[_store_pb2.StoreStat, _Mapping]] = ..., forecasts_applied: _Optional[int] = ..., engine_steps: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., access_updates_applied: _Optional[int] = ..., access_workflows: _Optional[int] = ..., predictor_reachable: _Optional[bool] = ...) -> None: ...
+
+class ListBlocksRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class BlockPage(_message.Message):
+    __slots__ = ("keys", "residencies")
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    RESIDENCIES_FIELD_NUMBER: _ClassVar[int]
+    keys: bytes
+    residencies: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, keys: _Optional[bytes] = ..., residencies: _Optional[_Iterable[int]] = ...) -> None: ...

@@ -60,6 +60,16 @@ class WorkerServiceStub:
                 request_serializer=pbkv_dot_v1_dot_worker__pb2.GetWorkerStatusRequest.SerializeToString,
                 response_deserializer=pbkv_dot_v1_dot_worker__pb2.GetWorkerStatusResponse.FromString,
                 _registered_method=True)
+        self.ListBlocks = channel.unary_stream(
+                '/pbkv.v1.WorkerService/ListBlocks',
+                request_serializer=pbkv_dot_v1_dot_worker__pb2.ListBlocksRequest.SerializeToString,
+                response_deserializer=pbkv_dot_v1_dot_worker__pb2.BlockPage.FromString,
+                _registered_method=True)
+        self.FindUnbacked = channel.unary_unary(
+                '/pbkv.v1.WorkerService/FindUnbacked',
+                request_serializer=pbkv_dot_v1_dot_worker__pb2.BlockPage.SerializeToString,
+                response_deserializer=pbkv_dot_v1_dot_worker__pb2.BlockPage.FromString,
+                _registered_method=True)
 
 
 class WorkerServiceServicer:
@@ -99,6 +109,20 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListBlocks(self, request, context):
+        """Returns every cached block and where it lies, a page at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindUnbacked(self, request, context):
+        """Of the blocks that are said to lie in slots of host memory, returns those that do not lie there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -126,6 +150,16 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.GetWorkerStatus,
                     request_deserializer=pbkv_dot_v1_dot_worker__pb2.GetWorkerStatusRequest.FromString,
                     response_serializer=pbkv_dot_v1_dot_worker__pb2.GetWorkerStatusResponse.SerializeToString,
+            ),
+            'ListBlocks': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListBlocks,
+                    request_deserializer=pbkv_dot_v1_dot_worker__pb2.ListBlocksRequest.FromString,
+                    response_serializer=pbkv_dot_v1_dot_worker__pb2.BlockPage.SerializeToString,
+            ),
+            'FindUnbacked': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindUnbacked,
+                    request_deserializer=pbkv_dot_v1_dot_worker__pb2.BlockPage.FromString,
+                    response_serializer=pbkv_dot_v1_dot_worker__pb2.BlockPage.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -263,6 +297,60 @@ class WorkerService:
             '/pbkv.v1.WorkerService/GetWorkerStatus',
             pbkv_dot_v1_dot_worker__pb2.GetWorkerStatusRequest.SerializeToString,
             pbkv_dot_v1_dot_worker__pb2.GetWorkerStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBlocks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pbkv.v1.WorkerService/ListBlocks',
+            pbkv_dot_v1_dot_worker__pb2.ListBlocksRequest.SerializeToString,
+            pbkv_dot_v1_dot_worker__pb2.BlockPage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindUnbacked(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pbkv.v1.WorkerService/FindUnbacked',
+            pbkv_dot_v1_dot_worker__pb2.BlockPage.SerializeToString,
+            pbkv_dot_v1_dot_worker__pb2.BlockPage.FromString,
             options,
             channel_credentials,
             insecure,

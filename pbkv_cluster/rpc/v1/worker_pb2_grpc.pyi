@@ -41,6 +41,10 @@ class WorkerServiceStub:
     ReportToolCall: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.ReportToolCallRequest, _workflow_pb2.ReportToolCallResponse]
     """Tells that a workflow waits for a tool, or no longer does, so that the worker knows how soon its next step may come."""
     GetWorkerStatus: _grpc.UnaryUnaryMultiCallable[_worker_pb2.GetWorkerStatusRequest, _worker_pb2.GetWorkerStatusResponse]
+    ListBlocks: _grpc.UnaryStreamMultiCallable[_worker_pb2.ListBlocksRequest, _worker_pb2.BlockPage]
+    """Returns every cached block and where it lies, a page at a time."""
+    FindUnbacked: _grpc.UnaryUnaryMultiCallable[_worker_pb2.BlockPage, _worker_pb2.BlockPage]
+    """Of the blocks that are said to lie in slots of host memory, returns those that do not lie there."""
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
@@ -54,6 +58,10 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     ReportToolCall: _aio.UnaryUnaryMultiCallable[_workflow_pb2.ReportToolCallRequest, _workflow_pb2.ReportToolCallResponse]  # type: ignore[assignment]
     """Tells that a workflow waits for a tool, or no longer does, so that the worker knows how soon its next step may come."""
     GetWorkerStatus: _aio.UnaryUnaryMultiCallable[_worker_pb2.GetWorkerStatusRequest, _worker_pb2.GetWorkerStatusResponse]  # type: ignore[assignment]
+    ListBlocks: _aio.UnaryStreamMultiCallable[_worker_pb2.ListBlocksRequest, _worker_pb2.BlockPage]  # type: ignore[assignment]
+    """Returns every cached block and where it lies, a page at a time."""
+    FindUnbacked: _aio.UnaryUnaryMultiCallable[_worker_pb2.BlockPage, _worker_pb2.BlockPage]  # type: ignore[assignment]
+    """Of the blocks that are said to lie in slots of host memory, returns those that do not lie there."""
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -94,5 +102,21 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.GetWorkerStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.GetWorkerStatusResponse, _abc.Awaitable[_worker_pb2.GetWorkerStatusResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListBlocks(
+        self,
+        request: _worker_pb2.ListBlocksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_worker_pb2.BlockPage], _abc.AsyncIterator[_worker_pb2.BlockPage]]:
+        """Returns every cached block and where it lies, a page at a time."""
+
+    @_abc_1.abstractmethod
+    def FindUnbacked(
+        self,
+        request: _worker_pb2.BlockPage,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.BlockPage, _abc.Awaitable[_worker_pb2.BlockPage]]:
+        """Of the blocks that are said to lie in slots of host memory, returns those that do not lie there."""
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -100,6 +100,11 @@ class SlotReader:
             return ReadResult.OVERWRITTEN
         return ReadResult.READ if sound else ReadResult.DAMAGED
 
+    def holds(self, slot: int, key: bytes) -> bool:
+        """Whether a slot seems to hold a block: its header says so. The payload is not looked at."""
+        header = self.header(slot) if 0 <= slot < self.layout.slots else None
+        return header is not None and header.label.key == key
+
     def packed_header(self, slot: int, key: bytes) -> bytes | None:
         """The header of a slot as it lies in memory, with its generation; None unless it holds this block now."""
         if slot >= self.layout.slots:

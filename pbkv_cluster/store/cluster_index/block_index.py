@@ -106,6 +106,15 @@ class BlockIndex:
             number = await self.redis.hget(self._key(*worker), _NUMBER)
         return None if number is None else int(cast(bytes, number))
 
+    async def residencies(self, worker: WorkerKey, keys: Sequence[bytes]) -> list[int]:
+        """Where some blocks of a worker lie, packed; 0: the index does not have the block."""
+        found: list[int] = []
+        for start in range(0, len(keys), _PAGE):
+            with redis_errors():
+                page = await self.redis.hmget(self._key(*worker), list(keys[start : start + _PAGE]))
+            found += [0 if packed is None else int.from_bytes(cast(bytes, packed), "little") for packed in page]
+        return found
+
     async def pages(self, worker: WorkerKey) -> AsyncIterator[dict[bytes, int]]:
         """A worker's blocks, a part at a time: all that are here throughout. What changes meanwhile may be missed."""
         key, cursor = self._key(*worker), 0
