@@ -3,7 +3,12 @@
     serving/       commands that start a cluster or talk to a running one: serve, demo, submit, replay, status, otel, hints
     simulation/    commands in virtual time: simulate, tune, calibrate
     prediction/    commands about forecasts: train, predictor eval, predictor explain
-    config.py      config show
+    operation/     commands for operators: explain, cache, workflows, agents, node, clusters, attach, down
+    doctor/        what keeps a cluster from running well, and the remedy
+    top/           a cluster in the terminal, live
+    config.py      config show, config validate
+    page.py        writes docs/commands.md
+    prompt.py      the options by which commands take a prompt
     options.py     options that several commands share
     completion.py  what a shell completes as the values of options
     output.py      how results are printed and written

@@ -1,13 +1,15 @@
-"""`pbkv config show`: every field of the configuration, its value, and the source of the value."""
+"""`pbkv config`: every field of the configuration with its value, and whether a configuration file is right."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
-from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.errors import ConfigError, InvalidArgument
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,6 +49,49 @@ def show(
         return
     _print_table(rows, result_console(json_target))
     write_json([row._asdict() for row in rows], json_target)
+
+
+@config_app.command()
+def validate(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="YAML configuration file; by default the one that PBKV_CONFIG names."),
+    ] = None,
+    json_target: JsonTarget = None,
+) -> None:
+    """Say all that is wrong with a configuration file at once. Exits with 2 if anything is.
+
+    Looks at the file alone, and neither at the environment nor at the machine; `pbkv doctor` does.
+    """
+    check_json_target(json_target)
+    named = file or Path(os.environ.get("PBKV_CONFIG", ""))
+    if named == Path():
+        raise InvalidArgument("FILE", "is missing; give it, or set PBKV_CONFIG")
+    problems = _problems(named)
+    console = result_console(json_target)
+    for problem in problems or [f"{named} is right"]:
+        console.print(problem, highlight=False, markup=False, soft_wrap=True)
+    write_json({"file": str(named), "problems": problems}, json_target)
+    if problems:
+        raise typer.Exit(2)
+
+
+def _problems(file: Path) -> list[str]:
+    """What is wrong with a configuration file: fields, values, and names of policies."""
+    from pbkv_cluster.cache.policies.base import make_policy
+    from pbkv_cluster.core.config import load
+
+    try:
+        config = load(file).config.cache
+    except ConfigError as error:
+        return str(error).splitlines()
+    problems = []
+    for field, name in (("cache.policy", config.policy), ("cache.host_policy", config.host_policy)):
+        try:
+            make_policy(name or config.policy, config, field)
+        except InvalidArgument as error:
+            problems.append(str(error))
+    return problems
 
 
 def _rows(settings: "Settings") -> Iterator[_Row]:

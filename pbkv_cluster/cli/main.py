@@ -8,12 +8,14 @@ import typer
 
 from pbkv_cluster import __version__
 from pbkv_cluster.cli.config import config_app
+from pbkv_cluster.cli.doctor.command import doctor
 from pbkv_cluster.cli.extras import extra_of
 from pbkv_cluster.cli.operation.agents import agents_app
 from pbkv_cluster.cli.operation.attach import attach
 from pbkv_cluster.cli.operation.cache import cache_app
 from pbkv_cluster.cli.operation.clusters import clusters
 from pbkv_cluster.cli.operation.down import down
+from pbkv_cluster.cli.operation.explain import explain
 from pbkv_cluster.cli.operation.node import node_app
 from pbkv_cluster.cli.operation.workflows import workflows_app
 from pbkv_cluster.cli.prediction.predictor import predictor_app
@@ -28,12 +30,21 @@ from pbkv_cluster.cli.serving.submit import submit
 from pbkv_cluster.cli.simulation.calibrate import calibrate
 from pbkv_cluster.cli.simulation.simulate import simulate
 from pbkv_cluster.cli.simulation.tune import tune
+from pbkv_cluster.cli.top.command import top
 from pbkv_cluster.cluster.startup.interrupts import Interrupts
 from pbkv_cluster.core.errors import ConfigError, InvalidArgument, PbkvError
 from pbkv_cluster.simulator.traces.step_traces import TraceError
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
+EXIT_CODES = {
+    0: "success",
+    EXIT_FAILED: "it failed, or found what it looks for: nobody answers, what was named does not exist, `cache check` found a "
+    "damaged block, `doctor` an error, `status --check` a part that is not well",
+    EXIT_BAD_INPUT: "wrong usage, argument, configuration or input file; nothing was done",
+    130: "interrupted by Ctrl-C or SIGTERM",
+}
+"""Of every command; docs/commands.md has them, too."""
 
 app = typer.Typer(
     name="pbkv",
@@ -41,7 +52,25 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, attach, down, clusters, submit, status, replay, demo, simulate, tune, train, calibrate, otel, hints):
+for command in (
+    serve,
+    attach,
+    down,
+    clusters,
+    submit,
+    status,
+    explain,
+    top,
+    doctor,
+    replay,
+    demo,
+    simulate,
+    tune,
+    train,
+    calibrate,
+    otel,
+    hints,
+):
     app.command()(command)
 for commands in (predictor_app, config_app, cache_app, workflows_app, agents_app, node_app):
     app.add_typer(commands)
@@ -63,7 +92,7 @@ def _pbkv(
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs one command and exits: 0 success, 1 failure, 2 wrong usage or input, 130 interrupted by Ctrl-C or SIGTERM.
+    """Runs one command and exits with one of EXIT_CODES.
 
     Args:
         args: arguments after `pbkv`; by default those of the process.

@@ -36,6 +36,15 @@ class InspectionClient(OperatorConnection):
         with typed_errors():
             return await self._stub.ListAgents(inspection_pb2.ListAgentsRequest(limit=limit, workload=workload))
 
+    async def check_index(self) -> inspection_pb2.CheckIndexResponse:
+        """Compares the cluster index with what the workers hold.
+
+        Raises:
+            Unavailable: the gateway, Redis or a worker is not reachable.
+        """
+        with typed_errors():
+            return await self._stub.CheckIndex(inspection_pb2.CheckIndexRequest())
+
     async def end_workflow(self, workflow_id: str) -> None:
         """Ends a workflow and cancels its steps.
 

@@ -1,7 +1,10 @@
 """What operators ask of all caches of a cluster, through its gateway."""
 
+from collections.abc import Sequence
+
 from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.operator_connection import OperatorConnection
+from pbkv_cluster.client.requests import Prompt, prompt_message
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc
 
 
@@ -18,7 +21,14 @@ class StoreClient(OperatorConnection):
             return (await self._stub.Stat(store_pb2.StatRequest())).store
 
     async def list_cache(
-        self, *, by: str = "run", order: str = "largest", limit: int = 20, workflow: str = "", agent: str = ""
+        self,
+        *,
+        by: str = "run",
+        order: str = "largest",
+        limit: int = 20,
+        workflow: str = "",
+        agent: str = "",
+        last_decisions: bool = False,
     ) -> store_pb2.ListCacheResponse:
         """What is cached.
 
@@ -28,6 +38,7 @@ class StoreClient(OperatorConnection):
             limit: of entries, at most 1,000.
             workflow: only what it has used; empty: all.
             agent: only what it has used; empty: all.
+            last_decisions: tell the last decision about each run.
 
         Raises:
             InvalidArgument: names the field that is out of its range.
@@ -39,6 +50,7 @@ class StoreClient(OperatorConnection):
             limit=limit,
             workflow_id=workflow,
             agent_id=agent,
+            last_decisions=last_decisions,
         )
         with typed_errors():
             return await self._stub.ListCache(request)
@@ -52,3 +64,44 @@ class StoreClient(OperatorConnection):
         """Compares the blocks in host memory with their checksums."""
         with typed_errors():
             return await self._stub.CheckCache(store_pb2.CheckCacheRequest())
+
+    async def explain_block(self, key: str, limit: int = 20) -> store_pb2.ExplainCacheResponse:
+        """Where a block lies, what it is worth, and the last decisions about it.
+
+        Args:
+            key: block key in hex, or its beginning.
+            limit: of decisions, at most 1,000.
+
+        Raises:
+            InvalidArgument: it is no block key, or the limit is out of its range.
+            Unavailable: the gateway or a worker is not reachable.
+        """
+        with typed_errors():
+            return await self._stub.ExplainCache(store_pb2.ExplainCacheRequest(block=key, limit=limit))
+
+    async def decisions_about(self, workflow: str, limit: int = 20) -> Sequence[store_pb2.CacheDecision]:
+        """The last decisions about the blocks of a workflow, the latest first; arguments and errors as for `explain_block`."""
+        with typed_errors():
+            request = store_pb2.ExplainCacheRequest(workflow_id=workflow, limit=limit)
+            return (await self._stub.ExplainCache(request)).decisions
+
+    async def prefetch(
+        self, prompt: Prompt | None = None, *, tenant: str = "", workflow: str = ""
+    ) -> store_pb2.PrefetchResponse:
+        """Loads to the GPUs what is cached of a prompt, or what an open workflow uses, as far as there is room for it.
+
+        Args:
+            prompt: as for a step.
+            tenant: of the prompt.
+            workflow: instead of a prompt.
+
+        Raises:
+            InvalidArgument: the prompt cannot be understood.
+            NotFound: the workflow is not open.
+            Unavailable: the gateway or a worker is not reachable.
+        """
+        request = store_pb2.PrefetchRequest(tenant=tenant, workflow_id=workflow)
+        if prompt is not None:
+            request.prompt.CopyFrom(prompt_message(prompt))
+        with typed_errors():
+            return await self._stub.Prefetch(request)

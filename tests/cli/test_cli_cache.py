@@ -4,12 +4,14 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pbkv_cluster.core.errors import NotFound
 from pbkv_cluster.rpc.server import RpcServer
-from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2
+from pbkv_cluster.rpc.v1 import inspection_pb2, inspection_pb2_grpc, store_pb2, store_pb2_grpc, types_pb2
 from tests.cli.conftest import Pbkv
 
 
@@ -19,6 +21,9 @@ class Store(store_pb2_grpc.StoreServiceServicer):
     damaged = 0
 
     def __init__(self) -> None:
+        self.prefetches: list[store_pb2.PrefetchRequest] = []
+        self.explained: list[store_pb2.ExplainCacheRequest] = []
+        self.explanations: dict[str, store_pb2.ExplainCacheResponse] = {}  # by block
         self.asked: list[store_pb2.ListCacheRequest] = []
 
     async def Stat(self, request: store_pb2.StatRequest, context: Any) -> store_pb2.StatResponse:  # noqa: N802
@@ -28,7 +33,8 @@ class Store(store_pb2_grpc.StoreServiceServicer):
         return store_pb2.StatResponse(store=store_pb2.StoreStat(tiers=[tier], policy="pbkv", decisions={"load": 3}))
 
     async def Prefetch(self, request: store_pb2.PrefetchRequest, context: Any) -> store_pb2.PrefetchResponse:  # noqa: N802
-        return store_pb2.PrefetchResponse()
+        self.prefetches.append(request)
+        return store_pb2.PrefetchResponse(loaded_tokens=1024, resident_tokens=2048)
 
     async def LeaseArena(  # noqa: N802
         self, request: store_pb2.LeaseArenaRequest, context: Any
@@ -59,7 +65,8 @@ class Store(store_pb2_grpc.StoreServiceServicer):
     async def ExplainCache(  # noqa: N802
         self, request: store_pb2.ExplainCacheRequest, context: Any
     ) -> store_pb2.ExplainCacheResponse:
-        return store_pb2.ExplainCacheResponse()
+        self.explained.append(request)
+        return self.explanations.get(request.block, store_pb2.ExplainCacheResponse())
 
     async def CheckCache(  # noqa: N802
         self, request: store_pb2.CheckCacheRequest, context: Any
@@ -68,13 +75,45 @@ class Store(store_pb2_grpc.StoreServiceServicer):
         return store_pb2.CheckCacheResponse(checked_blocks=10, changed_blocks=1, damaged_blocks=self.damaged, damaged=damaged)
 
 
+class Inspection(inspection_pb2_grpc.InspectionServiceServicer):
+    """Knows no workflow, and an index that may be wrong."""
+
+    def __init__(self) -> None:
+        self.index = inspection_pb2.CheckIndexResponse(indexed_blocks=20, held_blocks=21, changing_blocks=1)
+
+    async def ListWorkflows(  # noqa: N802
+        self, request: inspection_pb2.ListWorkflowsRequest, context: Any
+    ) -> inspection_pb2.ListWorkflowsResponse:
+        return inspection_pb2.ListWorkflowsResponse()
+
+    async def GetWorkflow(  # noqa: N802
+        self, request: inspection_pb2.GetWorkflowRequest, context: Any
+    ) -> inspection_pb2.GetWorkflowResponse:
+        raise NotFound(f"no open workflow {request.workflow_id!r}")
+
+    async def ListAgents(  # noqa: N802
+        self, request: inspection_pb2.ListAgentsRequest, context: Any
+    ) -> inspection_pb2.ListAgentsResponse:
+        return inspection_pb2.ListAgentsResponse()
+
+    async def CheckIndex(  # noqa: N802
+        self, request: inspection_pb2.CheckIndexRequest, context: Any
+    ) -> inspection_pb2.CheckIndexResponse:
+        return self.index
+
+
 @pytest.fixture
 def store() -> Store:
     return Store()
 
 
 @pytest.fixture
-def endpoint(store: Store) -> Iterator[str]:
+def inspection() -> Inspection:
+    return Inspection()
+
+
+@pytest.fixture
+def endpoint(store: Store, inspection: Inspection) -> Iterator[str]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -83,6 +122,8 @@ def endpoint(store: Store) -> Iterator[str]:
         server = RpcServer()
         service = store_pb2.DESCRIPTOR.services_by_name["StoreService"]
         server.add(service, store_pb2_grpc.add_StoreServiceServicer_to_server, store)
+        service = inspection_pb2.DESCRIPTOR.services_by_name["InspectionService"]
+        server.add(service, inspection_pb2_grpc.add_InspectionServiceServicer_to_server, inspection)
         await server.start("127.0.0.1", 0)
         return server
 
@@ -139,9 +180,79 @@ def test_check_fails_where_a_block_is_damaged(pbkv: Pbkv, endpoint: str, store: 
     assert "ab" * 16 in damaged.out
 
 
-@pytest.mark.parametrize("command", ["stat", "ls", "clear", "check"])
-def test_no_cluster_is_said_in_one_line(pbkv: Pbkv, command: str) -> None:
-    refused = pbkv("cache", command, "--endpoint", "127.0.0.1:1")
-    assert refused.code == 1
-    assert refused.err.startswith("pbkv: failed to connect")
-    assert refused.err.count("\n") == 1
+def test_check_fails_where_the_index_is_wrong_for_good_and_not_for_changes(
+    pbkv: Pbkv, endpoint: str, inspection: Inspection
+) -> None:
+    changing = pbkv("cache", "check", "--endpoint", endpoint)
+    assert (changing.code, "20 blocks against 21 that workers hold" in changing.out) == (0, True)
+    for count in ("unbacked_blocks", "missing_blocks", "misplaced_blocks"):
+        difference = inspection_pb2.CheckIndexResponse.Difference(worker_id="w1", key="cd" * 16, problem=count[:-7])
+        inspection.index = inspection_pb2.CheckIndexResponse(differences=[difference], **{count: 1})
+        wrong = pbkv("cache", "check", "--endpoint", endpoint)
+        assert (wrong.code, f"{count[:-7]}: {'cd' * 16} of w1" in wrong.out) == (1, True)
+
+
+def test_a_prompt_or_a_workflow_is_prefetched(pbkv: Pbkv, endpoint: str, store: Store, tmp_path: Path) -> None:
+    done = pbkv("cache", "prefetch", "hello", "--tenant", "acme", "--endpoint", endpoint)
+    assert (done.code, done.out) == (0, "1,024 tokens loaded; 2,048 are on a GPU now\n")
+    talk = tmp_path / "talk.json"
+    talk.write_text('[{"role": "user", "content": "hi"}]')
+    assert pbkv("cache", "prefetch", "--messages", str(talk), "--endpoint", endpoint).code == 0
+    assert pbkv("cache", "prefetch", "hi", "--chat", "--endpoint", endpoint).code == 0
+    written = json.loads(pbkv("cache", "prefetch", "--workflow", "w", "--endpoint", endpoint, "--json", "-").out)
+    assert written == {"loaded_tokens": 1024, "resident_tokens": 2048}
+    text, messages, chat, workflow = store.prefetches
+    assert (text.prompt.text, text.tenant, text.workflow_id) == ("hello", "acme", "")
+    assert messages.prompt == chat.prompt
+    assert (workflow.workflow_id, workflow.HasField("prompt")) == ("w", False)
+    both = pbkv("cache", "prefetch", "hello", "--workflow", "w", "--endpoint", endpoint)
+    assert (both.code, both.err) == (2, "pbkv: --workflow: cannot be combined with a prompt or its options\n")
+
+
+KEY = "ab12" * 8
+
+
+def test_a_block_is_explained_in_words(pbkv: Pbkv, endpoint: str, store: Store) -> None:
+    run = store_pb2.CachedBlocks(name=KEY, worker_id="w1", start_tokens=32, tokens=64, agents=["coder"], idle_s=7)
+    places = [
+        store_pb2.CachedBlock.Place(tier=types_pb2.TIER_GPU, slot=3, value=0.5, standing="candidate", ahead=4, candidates=9),
+        store_pb2.CachedBlock.Place(tier=types_pb2.TIER_HOST, slot=8, value=12.0, standing="needed", by_lru=True, is_copy=True),
+    ]
+    decisions = [
+        store_pb2.CacheDecision(worker_id="w1", reason="evict_active", age_s=9, blocks=3, key=KEY, value=0.25, workflows=["w"]),
+        store_pb2.CacheDecision(worker_id="w1", reason="compute", age_s=300, blocks=1, key=KEY),
+        store_pb2.CacheDecision(worker_id="w1", reason="of_a_later_version", age_s=300, blocks=1, key=KEY),
+    ]
+    block = store_pb2.CachedBlock(worker_id="w1", run=run, policy="pbkv", places=places)
+    store.explanations["ab12"] = store_pb2.ExplainCacheResponse(keys=[KEY], blocks=[block], decisions=decisions)
+    shown = pbkv("explain", "ab12", "--limit", "7", "--endpoint", endpoint)
+    assert shown.code == 0, shown.err
+    for what in (
+        f"Block {KEY}",
+        "w1: in a run of tokens 32 to 96, used by coder, last used 7 s ago",
+        "gpu slot 3: value 0.5 by pbkv; 4 of 9 runs of blocks that can leave the tier go before it",
+        "host slot 8: by LRU, which evicts now, a copy of what a faster tier holds; it stays: blocks after it",
+        "ab12ab12ab12 and 2 before it",
+        "left the GPU, as what was worth least there",
+        "5 min ago",
+        "of_a_later_version",
+    ):
+        assert what in shown.out, what
+    assert store.explained[0].limit == 7
+    written = json.loads(pbkv("explain", "ab12", "--endpoint", endpoint, "--json", "-").out)
+    assert [each["what"] for each in written["decisions"]] == ["evicted", "stored", ""]
+    assert written["caches"][0]["places"][0]["ahead"] == 4
+
+
+def test_what_cannot_be_explained_is_said_in_one_line(pbkv: Pbkv, endpoint: str, store: Store) -> None:
+    store.explanations["ab"] = store_pb2.ExplainCacheResponse(keys=[KEY, "ab" * 16])
+    several = pbkv("explain", "ab", "--endpoint", endpoint)
+    assert several.code == 2
+    assert several.err == f"pbkv: BLOCK: 'ab' is the beginning of several keys: {KEY}, {'ab' * 16}\n"
+    for subject, problem in (
+        ("no workflow", "'no workflow' is neither an open workflow nor the beginning of a block key"),
+        ("cd" * 17, f"'{'cd' * 17}' is neither an open workflow nor the beginning of a block key"),
+        ("cd", "'cd' is neither an open workflow nor the beginning of a block key that a cache knows"),
+    ):
+        unknown = pbkv("explain", subject, "--endpoint", endpoint)
+        assert (unknown.code, unknown.err) == (1, f"pbkv: {problem}\n")

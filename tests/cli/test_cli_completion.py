@@ -31,3 +31,9 @@ def test_values_of_options(words: str, values: list[str]) -> None:
 
 def test_every_field_of_the_configuration_is_completed() -> None:
     assert completed("pbkv config show --set ") == [f"{path}=" for path, _ in fields()]
+
+
+def test_a_shell_can_be_set_up_for_it() -> None:
+    shown = CliRunner().invoke(app, ["--help"]).stdout
+    assert "--install-completion" in shown
+    assert "--show-completion" in shown

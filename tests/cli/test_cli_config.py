@@ -153,3 +153,44 @@ def test_an_unknown_variable_is_refused(capsys: pytest.CaptureFixture[str], monk
     code, error = fails(capsys, "config", "show")
     assert code == 2
     assert "did you mean PBKV_ENGINE_THREADS?" in error
+
+
+def test_validate_says_all_that_is_wrong_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text("engine:\n  gpu_blocks: many\n  gpu_block: 3\nnowhere: 1\nredis:\n  lease_s: -1\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["config", "validate", str(path), "--json", str(tmp_path / "found.json")])
+    assert ended.value.code == 2
+    lines = capsys.readouterr().out.splitlines()
+    begins = (
+        "engine.gpu_block (from ",
+        f"{path}: nowhere: must be a section",
+        "engine.gpu_blocks (from ",
+        "redis.lease_s (from ",
+    )
+    for begin in begins:
+        assert [line for line in lines if line.startswith(begin)], begin
+    assert json.loads((tmp_path / "found.json").read_text()) == {"file": str(path), "problems": lines}
+
+
+def test_validate_accepts_a_right_file_whatever_the_environment_says(
+    file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PBKV_ENGINE_GPU_BLOCKS", "many")
+    assert run("config", "validate", str(file)) == f"{file} is right\n"
+    monkeypatch.setenv("PBKV_CONFIG", str(file))
+    assert run("config", "validate") == f"{file} is right\n"
+
+
+def test_validate_knows_the_names_of_policies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("cache: {policy: nosuch, host_policy: neither}")
+    with pytest.raises(SystemExit) as ended:
+        main(["config", "validate", str(path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert (ended.value.code, [line.partition(":")[0] for line in lines]) == (2, ["cache.policy", "cache.host_policy"])
+
+
+def test_validate_wants_a_file(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PBKV_CONFIG", raising=False)
+    assert fails(capsys, "config", "validate") == (2, "pbkv: FILE: is missing; give it, or set PBKV_CONFIG\n")

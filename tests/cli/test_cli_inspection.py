@@ -63,11 +63,3 @@ def test_agents_are_listed_by_call_site(pbkv: Pbkv, endpoint: str) -> None:
         ("planner", "outline", 7),
         ("coder", "", 8),
     }
-
-
-@pytest.mark.parametrize("args", [["workflows", "ls"], ["workflows", "show", "w"], ["workflows", "end", "w"], ["agents", "ls"]])
-def test_no_cluster_is_said_in_one_line(pbkv: Pbkv, args: list[str]) -> None:
-    refused = pbkv(*args, "--endpoint", "127.0.0.1:1")
-    assert refused.code == 1
-    assert refused.err.startswith("pbkv: failed to connect")
-    assert refused.err.count("\n") == 1

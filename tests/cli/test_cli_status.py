@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from pbkv_cluster.cli.serving.guard_lines import guard_line
 from pbkv_cluster.cli.serving.status import (
     degraded,
-    guard_line,
     member_line,
     nodes_line,
     print_status,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pbkv_cluster.cli.extras import _EXTRAS, extra_of
+from pbkv_cluster.cli.extras import EXTRAS, extra_of
 from tests.cli.conftest import DEADLINE_S
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,7 +19,7 @@ import sys
 
 class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {sorted(sum(_EXTRAS.values(), ()))!r}:
+        if name.partition(".")[0] in {sorted(sum(EXTRAS.values(), ()))!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Missing())
@@ -65,13 +65,10 @@ def test_a_missing_module_of_ours_is_a_defect() -> None:
 def test_the_table_knows_every_package_of_the_extras() -> None:
     imported_as = importlib.metadata.packages_distributions()
     known = {
-        _normal(distribution)
-        for packages in _EXTRAS.values()
-        for each in packages
-        for distribution in imported_as.get(each, ())
+        _normal(distribution) for packages in EXTRAS.values() for each in packages for distribution in imported_as.get(each, ())
     }
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    wanted = {_normal(re.split(r"[^\w.-]", requirement)[0]) for extra in _EXTRAS for requirement in extras[extra]}
+    wanted = {_normal(re.split(r"[^\w.-]", requirement)[0]) for extra in EXTRAS for requirement in extras[extra]}
     assert wanted
     assert wanted <= known
 

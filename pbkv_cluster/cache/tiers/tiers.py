@@ -292,9 +292,7 @@ class Tiers:
 
     def residency(self) -> Mapping[bytes, Residency]:
         """Every cached block's key, and where it lies."""
-        return {
-            node.key(block): residency for node in self.tree.walk() for block, residency in enumerate(self.residencies(node))
-        }
+        return {node.key(block): each for node in self.tree.walk() for block, each in enumerate(self.residencies(node))}
 
     def residencies(self, node: Node) -> list[Residency]:
         """Where each block of a node lies."""

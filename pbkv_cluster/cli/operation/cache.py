@@ -1,4 +1,4 @@
-"""`pbkv cache`: what the caches of a cluster hold, whether it is sound, and how to empty them."""
+"""`pbkv cache`: what the caches of a cluster hold, whether it is sound, and how to fill and empty them."""
 
 import asyncio
 from enum import StrEnum
@@ -8,11 +8,13 @@ import typer
 
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
+from pbkv_cluster.cli.prompt import Chat, Messages, Prompt, PromptText, read_prompt
+from pbkv_cluster.core.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pbkv_cluster.rpc.v1 import store_pb2
+    from pbkv_cluster.rpc.v1 import inspection_pb2, store_pb2
 
 cache_app = typer.Typer(name="cache", help="What the caches of a cluster hold.", no_args_is_help=True)
 
@@ -69,7 +71,7 @@ def ls(
 ) -> None:
     """List what is cached: runs of blocks by their key, or sums by active workflow or agent."""
     check_json_target(json_target)
-    entries = [_entry_json(entry) for entry in asyncio.run(_list(endpoint, by, order, limit, workflow, agent)).entries]
+    entries = [entry_json(entry) for entry in asyncio.run(_list(endpoint, by, order, limit, workflow, agent)).entries]
     table = _table(str(by), "tokens", *(("after", "worker") if by is By.RUN else ()), "in", "shared", "used by", "idle", "uses")
     for entry in entries:
         names = (
@@ -100,30 +102,73 @@ def clear(endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonTarget = None)
 
 
 @cache_app.command()
-def check(endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonTarget = None) -> None:
-    """Compare the blocks in host memory with their checksums. Exits with 1 if one is damaged.
+def prefetch(
+    prompt: PromptText = None,
+    workflow: Annotated[
+        str,
+        typer.Option(metavar="ID", help="Instead of a prompt: what this open workflow has used, as far as it is worth most."),
+    ] = "",
+    messages: Messages = None,
+    chat: Chat = False,
+    tenant: Annotated[str, typer.Option(metavar="NAME", help="Whose blocks the prompt shares.")] = "",
+    endpoint: Endpoint = DEFAULT_ENDPOINT,
+    json_target: JsonTarget = None,
+) -> None:
+    """Load to the GPUs what is cached of a prompt, or of a workflow, before a step asks for it.
 
-    A damaged block costs time, never a wrong token: it is found out when it is loaded, and computed again.
+    Takes free space and that of ended workflows only, so it never costs an active workflow its blocks.
     """
     check_json_target(json_target)
-    answer = asyncio.run(_check(endpoint))
+    if workflow and (prompt is not None or messages is not None or chat or tenant):
+        raise InvalidArgument("--workflow", "cannot be combined with a prompt or its options")
+    content = None if workflow else read_prompt(prompt, messages, chat)
+    done = asyncio.run(_prefetch(endpoint, content, tenant, workflow))
+    result_console(json_target).print(f"{done.loaded_tokens:,} tokens loaded; {done.resident_tokens:,} are on a GPU now")
+    write_json({"loaded_tokens": done.loaded_tokens, "resident_tokens": done.resident_tokens}, json_target)
+
+
+@cache_app.command()
+def check(endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonTarget = None) -> None:
+    """Compare blocks in host memory with their checksums, and the cluster index with what the workers hold.
+
+    Exits with 1 if a block is damaged, or if the index differs at two looks in the same way: what differs at one of them only
+    is a change on its way. Neither costs a wrong token: a damaged or absent block is found out when it is read, and computed.
+    """
+    check_json_target(json_target)
+    blocks, index = asyncio.run(_check(endpoint))
+    value = {
+        "checked_blocks": blocks.checked_blocks,
+        "changed_blocks": blocks.changed_blocks,
+        "damaged_blocks": blocks.damaged_blocks,
+        "damaged": list(blocks.damaged),
+        "index": {
+            "indexed_blocks": index.indexed_blocks,
+            "held_blocks": index.held_blocks,
+            "unbacked_blocks": index.unbacked_blocks,
+            "missing_blocks": index.missing_blocks,
+            "misplaced_blocks": index.misplaced_blocks,
+            "changing_blocks": index.changing_blocks,
+            "differences": [
+                {"worker_id": each.worker_id, "key": each.key, "problem": each.problem} for each in index.differences
+            ],
+        },
+    }
     console = result_console(json_target)
     console.print(
-        f"{answer.checked_blocks:,} blocks compared, {answer.damaged_blocks:,} damaged; "
-        f"{answer.changed_blocks:,} changed meanwhile"
+        f"{blocks.checked_blocks:,} blocks compared, {blocks.damaged_blocks:,} damaged; "
+        f"{blocks.changed_blocks:,} changed meanwhile"
     )
-    for key in answer.damaged:
-        console.print(f"damaged: {key}")
-    write_json(
-        {
-            "checked_blocks": answer.checked_blocks,
-            "changed_blocks": answer.changed_blocks,
-            "damaged_blocks": answer.damaged_blocks,
-            "damaged": list(answer.damaged),
-        },
-        json_target,
+    for key in blocks.damaged:
+        console.print(f"damaged: {key}", highlight=False)
+    console.print(
+        f"index: {index.indexed_blocks:,} blocks against {index.held_blocks:,} that workers hold; "
+        f"{index.unbacked_blocks:,} lie in no slot, {index.missing_blocks:,} are missing, "
+        f"{index.misplaced_blocks:,} lie elsewhere; {index.changing_blocks:,} changed meanwhile"
     )
-    if answer.damaged_blocks:
+    for each in index.differences:
+        console.print(f"{each.problem}: {each.key} of {each.worker_id}", highlight=False)
+    write_json(value, json_target)
+    if blocks.damaged_blocks or index.unbacked_blocks or index.missing_blocks or index.misplaced_blocks:
         raise typer.Exit(1)
 
 
@@ -148,11 +193,19 @@ async def _clear(endpoint: str) -> "store_pb2.ClearResponse":
         return await client.clear()
 
 
-async def _check(endpoint: str) -> "store_pb2.CheckCacheResponse":
+async def _prefetch(endpoint: str, prompt: Prompt | None, tenant: str, workflow: str) -> "store_pb2.PrefetchResponse":
     from pbkv_cluster.client.store import StoreClient
 
     async with StoreClient(endpoint) as client:
-        return await client.check()
+        return await client.prefetch(prompt, tenant=tenant, workflow=workflow)
+
+
+async def _check(endpoint: str) -> "tuple[store_pb2.CheckCacheResponse, inspection_pb2.CheckIndexResponse]":
+    from pbkv_cluster.client.inspection import InspectionClient
+    from pbkv_cluster.client.store import StoreClient
+
+    async with StoreClient(endpoint) as client, InspectionClient(endpoint) as inspection:
+        return await client.check(), await inspection.check_index()
 
 
 def _stat_json(stat: "store_pb2.StoreStat") -> dict[str, Any]:
@@ -175,7 +228,8 @@ def _stat_json(stat: "store_pb2.StoreStat") -> dict[str, Any]:
     }
 
 
-def _entry_json(entry: "store_pb2.CachedBlocks") -> dict[str, Any]:
+def entry_json(entry: "store_pb2.CachedBlocks") -> dict[str, Any]:
+    """A line of `pbkv cache ls` as JSON values."""
     from pbkv_cluster.rpc.convert import tiers_from_wire
 
     return {

@@ -29,7 +29,7 @@ def ls(
 
     check_json_target(json_target)
     answer = asyncio.run(_list(endpoint, limit, workload))
-    found = [_summary_json(each) for each in answer.workflows]
+    found = [summary_json(each) for each in answer.workflows]
     console = result_console(json_target)
     table = Table("workflow", "workload", "open for", "steps", "latest agent", "now", "workers")
     now = time.time()
@@ -41,7 +41,7 @@ def ls(
             opened,
             str(each["steps"]),
             each["agent"] or "-",
-            _doing(each),
+            doing(each),
             ", ".join(each["workers"]),
         )
     console.print(table if found else "no workflow is open")
@@ -58,12 +58,12 @@ def show(workflow: Id, endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonT
     check_json_target(json_target)
     answer, cached = asyncio.run(_show(endpoint, workflow))
     value = {
-        **_summary_json(answer.summary),
+        **summary_json(answer.summary),
         "path": [_step_json(step) for step in answer.steps],
         "cached": _cached_json(cached),
     }
     console = result_console(json_target)
-    console.print(f"{workflow}: workload {value['workload'] or '-'}, {value['steps']} steps, {_doing(value)}")
+    console.print(f"{workflow}: workload {value['workload'] or '-'}, {value['steps']} steps, {doing(value)}")
     table = Table("step", "agent", "call site", "after", "seconds", "prompt", "output", "tools")
     for step in value["path"]:
         table.add_row(
@@ -112,7 +112,8 @@ async def _end(endpoint: str, workflow: str) -> None:
         await client.end_workflow(workflow)
 
 
-def _doing(value: dict[str, Any]) -> str:
+def doing(value: dict[str, Any]) -> str:
+    """What a workflow, as JSON values, does now."""
     if value["running_steps"]:
         return f"{value['running_steps']} running"
     if value["tool"]:
@@ -120,7 +121,8 @@ def _doing(value: dict[str, Any]) -> str:
     return f"silent for {value['idle_s']:.0f} of {value['lease_s']:.0f} s"
 
 
-def _summary_json(summary: "inspection_pb2.WorkflowSummary") -> dict[str, Any]:
+def summary_json(summary: "inspection_pb2.WorkflowSummary") -> dict[str, Any]:
+    """An open workflow as JSON values."""
     return {
         "workflow_id": summary.workflow_id,
         "workload": summary.workload,

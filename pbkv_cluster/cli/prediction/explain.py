@@ -32,12 +32,18 @@ def explain(
     The JSON holds all agents that are forecast.
     """
     check_json_target(json_target)
-    response = asyncio.run(_fetch(endpoint, workflow))
+    response = asyncio.run(fetch_forecast(endpoint, workflow))
     _print(workflow, response, result_console(json_target))
     write_json(explanation_json(workflow, response), json_target)
 
 
-async def _fetch(endpoint: str, workflow: str) -> "Explained":
+async def fetch_forecast(endpoint: str, workflow: str) -> "Explained":
+    """Asks the predictor, whose address the gateway knows.
+
+    Raises:
+        Unavailable: the gateway or the predictor does not answer.
+        NotFound: the predictor knows no such workflow.
+    """
     from pbkv_cluster.client import AsyncClient
     from pbkv_cluster.client.failures import typed_errors
     from pbkv_cluster.rpc.channel import connect
@@ -81,7 +87,7 @@ def _print(workflow: str, response: "Explained", console: "Console") -> None:
     moment = "no step has begun" if not begun else f"after step {begun - 1}, its output {_known(response)}"
     of = f" of workload {response.workload}" if response.workload else ""
     console.print(Text(f"Workflow {workflow}{of}: {moment}; predictability {response.predictability:.2f}"), soft_wrap=True)
-    console.print(_forecast_table(response))
+    console.print(forecast_table(response))
     if response.experts:
         console.print(_experts_table(response))
 
@@ -90,7 +96,8 @@ def _known(response: "Explained") -> str:
     return "known" if response.output_known else "not known yet"
 
 
-def _forecast_table(response: "Explained") -> "Table":
+def forecast_table(response: "Explained") -> "Table":
+    """The forecast for people: a line for each step ahead."""
     from rich.table import Table
     from rich.text import Text
 

@@ -7,6 +7,7 @@ import typer
 
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, share, write_json
+from pbkv_cluster.cli.serving.guard_lines import guard_json, guard_line
 from pbkv_cluster.cli.serving.prefetch_lines import prefetch_json, prefetch_line
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def status(
 ) -> None:
     """Show a cluster's workers, cache tiers, hit rates and decisions."""
     check_json_target(json_target)
-    response = asyncio.run(_fetch(endpoint))
+    response = asyncio.run(fetch_status(endpoint))
     print_status(response, result_console(json_target))
     write_json(status_json(response), json_target)
     if check and (problems := degraded(response)):
@@ -47,7 +48,10 @@ def degraded(response: "Status") -> list[str]:
     return problems + [f"{each.member}: {each.problem}" for each in response.problems]
 
 
-async def _fetch(endpoint: str) -> "Status":
+async def fetch_status(endpoint: str) -> "Status":
+    """Raises:
+    Unavailable: no gateway answers.
+    """
     from pbkv_cluster.client import AsyncClient
 
     async with AsyncClient(endpoint) as client:
@@ -109,7 +113,7 @@ def status_json(response: "Status") -> dict[str, Any]:
                     for tier in worker.store.tiers
                 },
                 "decisions": dict(sorted(worker.store.decisions.items())),
-                "guard": _guard_json(worker.store),
+                "guard": guard_json(worker.store),
                 "prefetch": prefetch_json(worker.store.prefetch),
                 "access_updates_applied": worker.access_updates_applied,
                 "access_workflows": worker.access_workflows,
@@ -133,38 +137,6 @@ def status_json(response: "Status") -> dict[str, Any]:
         "problems": [{"member": each.member, "problem": each.problem} for each in response.problems],
         "reasons": {each.member: dict(sorted(each.times.items())) for each in response.reasons},
     }
-
-
-def _guard_json(store: "store_pb2.StoreStat") -> dict[str, int | float | bool] | None:
-    if not store.HasField("guard"):
-        return None
-    guard = store.guard
-    found: dict[str, int | float | bool] = {
-        "lru_active": guard.lru_active,
-        "switches": guard.switches,
-        "prompt_tokens": guard.prompt_tokens,
-        "saved_s": guard.saved_s,
-        "evicted_by_lru": guard.evicted_by_lru,
-        "evicted_by_policy": guard.evicted_by_policy,
-    }
-    for name, hits in (("hit", guard.hits), ("lru_hit", guard.lru_hits), ("policy_shadow_hit", guard.policy_hits)):
-        found |= {f"{name}_tokens": hits.tokens, f"{name}_gpu_tokens": hits.gpu_tokens}
-    return found
-
-
-def guard_line(guard: "store_pb2.GuardStat") -> str:
-    """Whether a worker's guard follows the policy or LRU, what all tiers and the GPU had, and what each would have had."""
-    state = "the policy costs more than LRU, so LRU evicts" if guard.lru_active else "follows the policy"
-    if not guard.prompt_tokens:
-        return f"guard: {state}"
-    own, lru, policy = (
-        f"{100 * hits.tokens / guard.prompt_tokens:.1f} % ({100 * hits.gpu_tokens / guard.prompt_tokens:.1f} % on the GPU)"
-        for hits in (guard.hits, guard.lru_hits, guard.policy_hits)
-    )
-    return (
-        f"guard: {state}; of {guard.prompt_tokens:,} prompt tokens the cache had {own}; "
-        f"LRU would have had {lru}, the policy {policy}; {guard.saved_s:+,.1f} s saved over LRU"
-    )
 
 
 def access_line(worker: "Status.Worker") -> str:

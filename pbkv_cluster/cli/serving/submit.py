@@ -1,49 +1,30 @@
 """`pbkv submit`: runs one step of a workflow and streams its text."""
 
 import asyncio
-import json
-import sys
 from contextlib import AsyncExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
 from pbkv_cluster.cli.output import share
-from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.cli.prompt import Chat, Messages, Prompt, PromptText, read_prompt
 
 if TYPE_CHECKING:
     from pbkv_cluster.client import Finished, StepOptions
     from pbkv_cluster.core.usage import Usage
 
-_Prompt = str | list[dict[str, Any]]
-
 
 def submit(
-    prompt: Annotated[
-        str | None, typer.Argument(help="Prompt; by default, or if it is -, read from standard input.", show_default=False)
-    ] = None,
+    prompt: PromptText = None,
     endpoint: Endpoint = DEFAULT_ENDPOINT,
     agent: Annotated[str, typer.Option(help="The agent that calls the model.")] = "cli",
     workflow: Annotated[
         str,
         typer.Option(help="Workflow to add the step to, which stays open; by default a new one, which ends with the step."),
     ] = "",
-    messages: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="A conversation instead of a prompt: a JSON list of {role, content}, as chat completion APIs take it.",
-            show_default=False,
-        ),
-    ] = None,
-    chat: Annotated[
-        bool,
-        typer.Option(
-            "--chat", help="The prompt is a user's message: put it in the model's chat template, as instruct models expect."
-        ),
-    ] = False,
+    messages: Messages = None,
+    chat: Chat = False,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer in tokens.", show_default=False)] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.", show_default=False)] = None,
     top_p: Annotated[
@@ -65,11 +46,7 @@ def submit(
         options["seed"] = seed
     if stop:
         options["stop"] = stop
-    content = _read_prompt(prompt, messages)
-    if chat:
-        if not isinstance(content, str):
-            raise InvalidArgument("--chat", "cannot be combined with --messages, which is a conversation already")
-        content = [{"role": "user", "content": content}]
+    content = read_prompt(prompt, messages, chat)
     finished, printed = asyncio.run(_run(endpoint, workflow, agent, content, options))
     ending = describe_ending(finished, printed, isinstance(content, str))
     if ending:
@@ -78,7 +55,7 @@ def submit(
         typer.echo(describe(finished.usage), err=True)
 
 
-async def _run(endpoint: str, workflow_id: str, agent: str, prompt: _Prompt, options: "StepOptions") -> "tuple[Finished, bool]":
+async def _run(endpoint: str, workflow_id: str, agent: str, prompt: Prompt, options: "StepOptions") -> "tuple[Finished, bool]":
     """How the step ended, and whether it printed anything."""
     from pbkv_cluster.client import AsyncClient, Finished, Tokens
     from pbkv_cluster.core.errors import Unavailable
@@ -144,39 +121,3 @@ def describe(usage: "Usage") -> str:
             f"decode {usage.decode_s:.3f} s",
         )
     )
-
-
-def _read_prompt(prompt: str | None, messages: Path | None) -> _Prompt:
-    if messages is not None:
-        if prompt is not None:
-            raise InvalidArgument("--messages", "cannot be combined with a prompt")
-        return _read_messages(messages)
-    if prompt not in (None, "-"):
-        return str(prompt)
-    if sys.stdin.isatty() and prompt is None:
-        raise InvalidArgument("PROMPT", "is missing; give it as an argument, on standard input or as --messages FILE")
-    try:
-        return sys.stdin.read()
-    except UnicodeDecodeError as error:
-        raise InvalidArgument("PROMPT", f"standard input is not text: {error}") from error
-
-
-def _read_messages(file: Path) -> list[dict[str, Any]]:
-    from pbkv_cluster.core.text.chat_message import ChatMessage
-
-    try:
-        messages: Any = json.loads(file.read_text())
-    except OSError as error:
-        raise InvalidArgument("--messages", f"cannot read {file}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InvalidArgument("--messages", f"{file} is not JSON: {error}") from error
-    if not isinstance(messages, list) or not messages:
-        raise InvalidArgument("--messages", f"{file} must hold a list of messages that is not empty")
-    for number, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise InvalidArgument("--messages", f"{file}: message {number} must be an object with a role and a content")
-        try:
-            ChatMessage.from_mapping(message, number)
-        except InvalidArgument as error:
-            raise InvalidArgument("--messages", f"{file}: {error.problem}") from error
-    return messages

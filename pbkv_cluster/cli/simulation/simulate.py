@@ -44,7 +44,7 @@ def simulate(
     think_scale: Annotated[
         float, typer.Option(min=0, help="Factor of a random pause, median 2 s, that is added to each recorded one.")
     ] = 8.0,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of runs, with seeds 0, 1, …")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of runs, with seeds 0, 1 and so on.")] = 1,
     workflows: Annotated[
         int | None,
         typer.Option(min=1, help="Workflows in each run; by default those of the trace. Beyond these, copies are run."),

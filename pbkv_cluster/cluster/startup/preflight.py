@@ -1,17 +1,16 @@
 """What can be checked in milliseconds before anything is started: a wrong setting is told at once, by its name."""
 
 import asyncio
-import errno
 import os
 import shutil
 import socket
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from pbkv_cluster.cluster.startup.ports import port_problems, reason
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import InvalidArgument, StartupError
-from pbkv_cluster.core.locations.addresses import join_address, parse_address
+from pbkv_cluster.core.locations.addresses import parse_address
 from pbkv_cluster.core.locations.model_path import local_model
 from pbkv_cluster.gateway.http.tools.formats import tool_format
 from pbkv_cluster.predictor_service.experts import EXPERTS
@@ -19,8 +18,6 @@ from pbkv_cluster.rpc.services import GATEWAY
 from pbkv_cluster.store.cluster_index import Directory, ServiceEntry, connect
 from pbkv_cluster.store.cluster_index.redis_check import TIMEOUT_S, check_redis
 from pbkv_cluster.store.cluster_index.redis_server import find_binary, listen
-
-_LOOPBACK = "127.0.0.1"
 
 
 def check(config: Config) -> None:
@@ -36,7 +33,8 @@ def check(config: Config) -> None:
     tool_format(config.model.tool_format, template="")
     _check_telemetry(config)
     _check_state_path(config.predictor.state_path)
-    _check_ports(config)
+    for _, problem in port_problems(config):
+        raise StartupError(problem)
     _check_ray(config)
     if config.redis.url:
         check_redis(config.redis.url, config.cluster.name)
@@ -102,44 +100,6 @@ def _check_state_path(text: str) -> None:
         raise StartupError(f"predictor.state_path: the folder {str(folder)!r} cannot be written to")
 
 
-def _check_ports(config: Config) -> None:
-    """Ports of this node. Where it joins a cluster, only Ray tells the address to bind, unless the configuration does."""
-    host = config.cluster.host or ("" if config.cluster.address else _LOOPBACK)
-    taken: dict[int, str] = {}
-    for field, port in _ports(config):
-        if port and (other := taken.setdefault(port, field)) != field:
-            raise StartupError(f"{field}: {port} is the port of {other} too")
-        if host:
-            _check_port(field, host, port)
-    if config.metrics.enabled and config.dashboard.enabled and (port := config.dashboard.port):
-        if port in taken:
-            raise StartupError(f"dashboard.port: {port} is the port of {taken[port]} too")
-        _check_port("dashboard.port", config.dashboard.host, port)
-
-
-def _ports(config: Config) -> Iterator[tuple[str, int]]:
-    """The configured ports by field; 0: any free one."""
-    yield "gateway.port", config.gateway.port
-    if config.metrics.enabled:
-        yield "metrics.port", config.metrics.port
-    if config.gateway.http_port >= 0:
-        yield "gateway.http_port", config.gateway.http_port
-    if config.otel.enabled:
-        yield "otel.port", config.otel.port
-        if config.otel.http_port >= 0:
-            yield "otel.http_port", config.otel.http_port
-
-
-def _check_port(field: str, host: str, port: int) -> None:
-    try:
-        listen(host, port).close()
-    except OSError as error:
-        if error.errno in (errno.EADDRINUSE, errno.EACCES):
-            raise StartupError(f"{field}: cannot listen on {join_address(host, port)}: {_reason(error)}") from None
-        setting = "dashboard.host" if field == "dashboard.port" else "cluster.host"
-        raise StartupError(f"{setting}: nothing can listen on {host} here: {_reason(error)}") from None
-
-
 def _check_ray(config: Config) -> None:
     """That this node has the address of a Ray that is started here, or that something answers where one is joined."""
     cluster = config.cluster
@@ -148,7 +108,7 @@ def _check_ray(config: Config) -> None:
             listen(cluster.ray_node_ip, 0).close()
         except OSError as error:
             raise StartupError(
-                f"cluster.ray_node_ip: nothing can listen on {cluster.ray_node_ip} here: {_reason(error)}"
+                f"cluster.ray_node_ip: nothing can listen on {cluster.ray_node_ip} here: {reason(error)}"
             ) from None
         return
     text = cluster.address.removeprefix("ray://")
@@ -160,11 +120,4 @@ def _check_ray(config: Config) -> None:
     except InvalidArgument as error:
         raise StartupError(str(error)) from None
     except OSError as error:
-        raise StartupError(f"cluster.address: no Ray cluster answers at {text}: {_reason(error)}") from None
-
-
-def _reason(error: OSError) -> str:
-    """The reason alone; `socket.create_server` puts the address into its text."""
-    if error.errno == errno.EADDRINUSE:
-        return "the port is in use"
-    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
+        raise StartupError(f"cluster.address: no Ray cluster answers at {text}: {reason(error)}") from None

@@ -45,7 +45,7 @@ def load(file: Path | None = None, env: Mapping[str, str] | None = None, flags: 
         flags: values by field path; None: the flag was not given.
 
     Raises:
-        ConfigError: a value is invalid, or a field is unknown. The message names the field and the source.
+        ConfigError: values are invalid, or fields unknown. The message has a line for each, with the field and the source.
     """
     env = env or {}
     if file is None and env.get(ENV_FILE):
@@ -53,13 +53,20 @@ def load(file: Path | None = None, env: Mapping[str, str] | None = None, flags: 
     values: dict[str, Any] = {}
     origins: dict[str, Origin] = {}
     paths = {path for path, _ in fields()}
-    for source in (_from_file(file, paths), _from_env(env, paths), _from_flags(flags or {}, paths)):
+    problems: list[str] = []
+    for source in (
+        _from_file(file, paths, problems),
+        _from_env(env, paths, problems),
+        _from_flags(flags or {}, paths, problems),
+    ):
         for path, (value, origin) in source.items():
             values[path], origins[path] = value, origin
     try:
         config = Config.model_validate(_nest(values))
     except ValidationError as error:
-        raise ConfigError(_explain(error, origins)) from None
+        problems += _explain(error, origins)
+    if problems:
+        raise ConfigError("\n".join(problems))
     return Settings(config, {path: origins.get(path, Origin("default")) for path in sorted(paths)})
 
 
@@ -106,7 +113,8 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _from_file(file: Path | None, paths: set[str]) -> _Source:
+def _from_file(file: Path | None, paths: set[str], problems: list[str]) -> _Source:
+    """What a file sets. What is wrong in it is added to `problems`, unless nothing in it can be understood."""
     if file is None:
         return {}
     try:
@@ -126,11 +134,12 @@ def _from_file(file: Path | None, paths: set[str]) -> _Source:
     found: _Source = {}
     for section, entries in tree.items():
         if not isinstance(entries, dict | None) or not (entries or section in Config.model_fields):
-            raise ConfigError(f"{file}: {section}: must be a section of fields; sections are {', '.join(Config.model_fields)}")
+            problems.append(f"{file}: {section}: must be a section of fields; sections are {', '.join(Config.model_fields)}")
+            continue
         for name, value in (entries or {}).items():
             path = f"{section}.{name}"
-            _check_known(path, str(file), paths)
-            found[path] = (value, Origin(str(file)))
+            if _is_known(path, str(file), paths, problems):
+                found[path] = (value, Origin(str(file)))
     return found
 
 
@@ -144,30 +153,32 @@ def _yaml_problem(error: Exception) -> str:
     return str(error)
 
 
-def _from_env(env: Mapping[str, str], paths: set[str]) -> _Source:
+def _from_env(env: Mapping[str, str], paths: set[str], problems: list[str]) -> _Source:
     known = {env_name(path): path for path in paths}
     found: _Source = {}
     for name, value in env.items():
         if not name.startswith(ENV_PREFIX) or name == ENV_FILE:
             continue
-        if name not in known:
-            raise ConfigError(f"the environment variable {name} names no field{_nearest(name, known)}")
-        found[known[name]] = (value, Origin(name))
+        if name in known:
+            found[known[name]] = (value, Origin(name))
+        else:
+            problems.append(f"the environment variable {name} names no field{_nearest(name, known)}")
     return found
 
 
-def _from_flags(flags: Mapping[str, Any], paths: set[str]) -> _Source:
+def _from_flags(flags: Mapping[str, Any], paths: set[str], problems: list[str]) -> _Source:
     found: _Source = {}
     for path, value in flags.items():
-        _check_known(path, "flag", paths)
-        if value is not None:
+        if _is_known(path, "flag", paths, problems) and value is not None:
             found[path] = (value, Origin("flag"))
     return found
 
 
-def _check_known(path: str, source: str, paths: set[str]) -> None:
-    if path not in paths:
-        raise ConfigError(f"{path} (from {source}): there is no such field{_nearest(path, paths)}")
+def _is_known(path: str, source: str, paths: set[str], problems: list[str]) -> bool:
+    if path in paths:
+        return True
+    problems.append(f"{path} (from {source}): there is no such field{_nearest(path, paths)}")
+    return False
 
 
 def _nearest(name: str, known: Mapping[str, str] | set[str]) -> str:
@@ -185,7 +196,7 @@ def _nest(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return tree
 
 
-def _explain(error: ValidationError, origins: Mapping[str, Origin]) -> str:
+def _explain(error: ValidationError, origins: Mapping[str, Origin]) -> list[str]:
     lines = []
     for problem in error.errors():
         path = ".".join(str(part) for part in problem["loc"])
@@ -194,7 +205,7 @@ def _explain(error: ValidationError, origins: Mapping[str, Origin]) -> str:
         got = "" if isinstance(problem["input"], BaseModel | dict) else f", got {_cut(repr(shown(path, problem['input'])))}"
         source = f" (from {', '.join(set_by)})" if set_by else ""
         lines.append(f"{path}{source}: {problem['msg'].removeprefix('Value error, ')}{got}")
-    return "\n".join(lines)
+    return lines
 
 
 def _cut(text: str) -> str:
