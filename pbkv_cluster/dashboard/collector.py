@@ -77,6 +77,10 @@ class Collector:
             self._history.add(row)
         self._rows = RowMaker(self._history.last)
 
+    async def block(self, key: str) -> Json:
+        """One block; see `WorkflowReader.block`."""
+        return await self._reader.block(key)
+
     async def detail(self, workflow: str) -> Json:
         """One open workflow; see `WorkflowReader.detail`."""
         return await self._reader.detail(workflow)

@@ -62,6 +62,7 @@ class DashboardServer:
             Route("/api/events", self._events),
             Route("/api/history", self._answer_history),
             Route("/api/workflow", self._answer_workflow),
+            Route("/api/block", self._answer_block),
         ]
         app = Starlette(routes=routes, middleware=[Middleware(_SafeHeaders)], exception_handlers={PbkvError: _refuse})
         config = uvicorn.Config(
@@ -138,6 +139,9 @@ class DashboardServer:
         if not workflow:
             raise InvalidArgument("id", "names the workflow")
         return JSONResponse(await self._collector.detail(workflow))
+
+    async def _answer_block(self, request: Request) -> Response:
+        return JSONResponse(await self._collector.block(request.query_params.get("key", "")))
 
 
 class _Server(uvicorn.Server):

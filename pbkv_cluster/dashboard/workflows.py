@@ -9,12 +9,13 @@ from typing import Any
 
 from grpc import aio
 
+from pbkv_cluster.cache.decisions.reasons import reason_of
 from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.inspection import InspectionClient
 from pbkv_cluster.client.store import StoreClient
 from pbkv_cluster.core.errors import NotFound, PbkvError, Unavailable
 from pbkv_cluster.rpc.channel import connect
-from pbkv_cluster.rpc.convert import tiers_from_wire
+from pbkv_cluster.rpc.convert import tier_from_wire, tiers_from_wire
 from pbkv_cluster.rpc.v1 import inspection_pb2, predictor_pb2, predictor_pb2_grpc, store_pb2
 from pbkv_cluster.store.cluster_index import WorkerEntry
 
@@ -102,8 +103,8 @@ class WorkflowReader:
             InvalidArgument: this cannot be the id of a workflow.
         """
         async with asyncio.timeout(_TIMEOUT_S):
-            found, forecast, runs = await asyncio.gather(
-                self._inspector().workflow(workflow), self._explain(workflow), self._runs(workflow)
+            found, forecast, (runs, decisions) = await asyncio.gather(
+                self._inspector().workflow(workflow), self._explain(workflow), self._cached(workflow)
             )
         return {
             **_summary(found.summary),
@@ -117,7 +118,25 @@ class WorkflowReader:
             else [{"name": expert.name, "weight": expert.weights[0] if expert.weights else 0.0} for expert in forecast.experts],
             "predictability": None if forecast is None else forecast.predictability,
             "cached": runs,
+            "decisions": decisions,
         }
+
+    async def block(self, key: str) -> Json:
+        """Where a block lies, what it is worth there, and the last decisions about it.
+
+        Raises:
+            NotFound: no cache knows it, or has decided anything about it lately.
+            Unavailable: the gateway or a worker does not answer.
+            InvalidArgument: this cannot be the key of a block.
+        """
+        self._inspector()
+        assert self._store is not None
+        async with asyncio.timeout(_TIMEOUT_S):
+            found = await self._store.explain_block(key)
+        if len(found.keys) != 1:
+            raise NotFound(f"no cache knows a block {key!r}")
+        places = [_place(block, place) for block in found.blocks for place in block.places]
+        return {"key": found.keys[0], "places": places, "decisions": [_decision(each) for each in found.decisions]}
 
     async def cached_by_workflow(self, workers: Sequence[WorkerEntry]) -> tuple[dict[str, Tokens], dict[str, Tokens]]:
         """Cached tokens by tier: of each active workflow over all workers, and, by worker, what no active workflow has used.
@@ -158,13 +177,15 @@ class WorkflowReader:
             known = self._known[summary.workflow_id] = moment, {"path": path, "next": next_step}
         return {**_summary(summary), **known[1]}
 
-    async def _runs(self, workflow: str) -> list[Json]:
+    async def _cached(self, workflow: str) -> tuple[list[Json], list[Json]]:
+        """The largest runs of a workflow's cached blocks, and the last decisions about its blocks."""
         assert self._store is not None
         try:
-            listed = await self._store.list_cache(by="run", order="largest", limit=_RUNS, workflow=workflow)
+            listed = await self._store.list_cache(limit=_RUNS, workflow=workflow, last_decisions=True)
+            decisions = await self._store.decisions_about(workflow)
         except Unavailable:
-            return []  # a worker is away; its state is told elsewhere
-        return [
+            return [], []  # a worker is away; its state is told elsewhere
+        runs = [
             {
                 "key": run.name,
                 "worker": run.worker_id,
@@ -175,9 +196,11 @@ class WorkflowReader:
                 "workflows": len(run.workflows),
                 "in_use": run.in_use,
                 "idle_s": run.idle_s,
+                "last": _decision(run.last_decision) if run.HasField("last_decision") else None,
             }
             for run in listed.entries
         ]
+        return runs, [_decision(each) for each in decisions]
 
     async def _explain(self, workflow: str) -> predictor_pb2.ExplainResponse | None:
         """The forecast; None if the predictor is away or does not know the workflow yet."""
@@ -229,6 +252,34 @@ def _step(step: inspection_pb2.StepSummary) -> Json:
         "prompt": step.prompt_tokens,
         "output": step.output_tokens,
         "tools": list(step.tools),
+    }
+
+
+def _decision(decision: store_pb2.CacheDecision) -> Json:
+    reason = reason_of(decision.reason)
+    return {
+        "worker": decision.worker_id,
+        "what": decision.reason if reason is None else str(reason.kind),
+        "why": "" if reason is None else reason.words,
+        "code": decision.reason,
+        "age_s": decision.age_s,
+        "blocks": decision.blocks,
+        "key": decision.key,
+        "value": decision.value if decision.HasField("value") else None,
+        "by_lru": decision.by_lru,
+    }
+
+
+def _place(block: store_pb2.CachedBlock, place: store_pb2.CachedBlock.Place) -> Json:
+    return {
+        "worker": block.worker_id,
+        "tier": str(tier_from_wire(place.tier)),
+        "policy": "LRU" if place.by_lru else block.policy,
+        "value": None if place.by_lru else place.value,
+        "standing": place.standing,
+        "ahead": place.ahead,
+        "candidates": place.candidates,
+        "copy": place.is_copy,
     }
 
 

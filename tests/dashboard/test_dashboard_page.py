@@ -72,6 +72,9 @@ def test_names_of_clients_are_text_and_a_workflow_opens_by_keyboard(page: Any, c
         page.keyboard.press("Enter")
         page.wait_for_selector("dialog[open] table")
         assert page.text_content("#detail-title") == HOSTILE
+        page.click("dialog [aria-label='Cached runs of blocks'] button")
+        page.wait_for_selector("#detail-block [aria-label='Where the block lies']")
+        assert "computed by a step" in page.text_content("#detail-block")
         page.keyboard.press("Escape")
         page.wait_for_selector("dialog[open]", state="detached")
     assert page.query_selector("main img, main script") is None

@@ -60,6 +60,12 @@ def test_an_open_workflow_is_shown_with_its_path_and_explained(cluster: SmallClu
         detail = get(cluster, f"api/workflow?{urllib.parse.urlencode({'id': name})}")
         assert [step["prompt"] for step in detail["steps_kept"]] == [64, 64]
         assert sum(run["tokens"] for run in detail["cached"]) > 0
+        run = detail["cached"][0]
+        assert (run["last"]["what"], run["last"]["code"]) == ("stored", "compute")
+        assert {decision["code"] for decision in detail["decisions"]} == {"compute"}
+        block = get(cluster, f"api/block?key={run['key']}")
+        assert (block["key"], [place["tier"] for place in block["places"]]) == (run["key"], ["gpu"])
+        assert block["decisions"][0]["why"] == "computed by a step, and entered on the GPU"
     with pytest.raises(urllib.error.HTTPError) as caught:
         get(cluster, f"api/workflow?{urllib.parse.urlencode({'id': name})}")
     assert caught.value.code == 404
@@ -70,6 +76,8 @@ def test_an_open_workflow_is_shown_with_its_path_and_explained(cluster: SmallClu
     [
         *((f"api/history?seconds={text}", 400) for text in ("0", "-1", "nan", "inf", "1e99", "x", "")),
         ("api/workflow", 400),
+        *((f"api/block?key={text}", 400) for text in ("", "xyz", "0" * 33, "%3Cscript%3E")),
+        (f"api/block?key={'00' * 16}", 404),
         (f"api/workflow?id={'x' * 300}", 400),
         ("nothing", 404),
         ("static/../server.py", 404),
