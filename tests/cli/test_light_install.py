@@ -56,6 +56,14 @@ def test_what_needs_a_server_names_the_extra(args: list[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_live_view_names_its_extra_in_one_line_and_its_figures_need_none() -> None:
+    done = plain("top", *NOBODY)
+    assert done.returncode == 1
+    wanted = "pbkv: this command needs textual, which is not installed: pip install 'pbkv-cluster[top]'\n"
+    assert done.stderr == wanted
+    assert "failed to connect" in plain("top", *NOBODY, "--json", "-").stderr
+
+
 def test_a_missing_module_of_ours_is_a_defect() -> None:
     assert extra_of("pbkv_cluster.cli.nowhere") is None
     assert extra_of(None) is None
