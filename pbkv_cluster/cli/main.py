@@ -31,6 +31,8 @@ from pbkv_cluster.cli.simulation.calibrate import calibrate
 from pbkv_cluster.cli.simulation.simulate import simulate
 from pbkv_cluster.cli.simulation.tune import tune
 from pbkv_cluster.cli.top.command import top
+from pbkv_cluster.cli.traces.report import report
+from pbkv_cluster.cli.traces.trace import trace_app
 from pbkv_cluster.cluster.startup.interrupts import Interrupts
 from pbkv_cluster.core.errors import ConfigError, InvalidArgument, PbkvError
 from pbkv_cluster.simulator.traces.step_traces import TraceError
@@ -64,6 +66,7 @@ for command in (
     doctor,
     replay,
     demo,
+    report,
     simulate,
     tune,
     train,
@@ -72,7 +75,7 @@ for command in (
     hints,
 ):
     app.command()(command)
-for commands in (predictor_app, config_app, cache_app, workflows_app, agents_app, node_app):
+for commands in (predictor_app, config_app, cache_app, workflows_app, agents_app, node_app, trace_app):
     app.add_typer(commands)
 
 

@@ -3,7 +3,8 @@
 Only GPUs are simulated, by a cost model that moves clocks. Schedulers, caches, policies, router and predictor are a cluster's.
 The folders, in the order in which a comparison of policies uses them:
 
-- `traces/` reads recorded workflows (`files` recognises the format) and splits them by task (`split`).
+- `traces/` reads recorded workflows (`files` recognises the format; `format` has the fields of ours) and splits them by task
+  (`split`); `check` says all that is wrong with a file, `writing` writes one.
 - `workload/` makes of them what is run: which workflows arrive and when (`workload`); how long they pause and what they
   announce of it (`tools`); their token ids (`prompts`, `token_source`), predictor events (`events`) and access logs
   (`access_logs`). `generator` invents workflows.
@@ -16,6 +17,7 @@ The folders, in the order in which a comparison of policies uses them:
 - `evaluation/` compares policies: `pressure` finds cache sizes, `comparison` makes a `row` of each run of one workload,
   `experiment` runs a plan of workloads, pressures and seeds, `plot` draws it.
 - `tuning/` searches settings with these comparisons.
+- `report/` says whether a cache pays for a trace at all.
 
 `replay/` submits the same workflows to a running cluster instead, and reports what its cache did.
 """

@@ -76,7 +76,7 @@ def test_reads_a_real_trace_whole(name: str) -> None:
 
 
 def test_keeps_what_later_code_uses(tmp_path: Path) -> None:
-    system, task = Segment(SegmentKind.SYSTEM, "s", 5), Segment(SegmentKind.TASK, "t", 7)
+    system, task = Segment(SegmentKind.SYSTEM, "s", 5), Segment(SegmentKind.TASK, "t", 7, pseudo=True)
     first = TraceStep("coder", (system, task), "w/0", 3, call_site="coding", tool="run", pause_s=1.5, words=(1, 2))
     last = TraceStep("coder", (system, task), "w/1", 3, words=(1, 2))
     content = lines(record(), record(step=1, tool_s=None, action=None, phase=""))

@@ -21,6 +21,13 @@ class StepRecord:
     started_at: float  # admitted to the batch
     ended_at: float
     delivered: tuple[tuple[Tier, int], ...]  # tokens by tier
+    available_tokens: int  # that an infinite cache would have had
+    ttft_s: float
+
+    @property
+    def recomputed_tokens(self) -> int:
+        """Tokens that were computed, but that an infinite cache would have had."""
+        return self.available_tokens - sum(tokens for _, tokens in self.delivered)
 
 
 @dataclass(slots=True)

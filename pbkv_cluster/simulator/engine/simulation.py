@@ -274,12 +274,11 @@ class _Simulation:
         self._ttfts.append(usage.ttft_s)
         self._totals.append(usage.total_s)
         self._preemptions += usage.preemptions
-        started = running.submitted_at + usage.queue_s
         delivered = tuple(sorted(usage.delivered.items()))
         assert running.worker is not None
-        self._records.append(
-            StepRecord(running.arrival, running.position, running.worker.number, running.submitted_at, started, now, delivered)
-        )
+        where = running.arrival, running.position, running.worker.number
+        times = running.submitted_at, running.submitted_at + usage.queue_s, now
+        self._records.append(StepRecord(*where, *times, delivered, usage.available_tokens, usage.ttft_s))
 
 
 def _step_id(arrival: int, position: int) -> str:

@@ -6,6 +6,9 @@ from typing import Any
 
 MAX_TEXT_BYTES = 256  # longest name of a workflow or an agent that the gateway accepts
 MAX_LIST = 1 << 16  # entries of a list: above those of any prompt, whether its entries are segments, blocks or words
+# Of one prompt or reply: above any context window, but low enough that a corrupt count cannot fill the memory.
+MAX_TOKENS = 16 << 20
+_MAX_TOKEN_ID = 2**31
 
 
 class FieldError(Exception):
@@ -56,16 +59,42 @@ class Fields:
             raise FieldError(self.path(name), f"must be from 0 to {most}, got {_shown(value)}")
         return value
 
+    def optional_count(self, name: str, most: int) -> int | None:
+        """A whole number as in `count`, or None if the field is absent or null."""
+        return None if self.value.get(name) is None else self.count(name, most)
+
+    def optional_flag(self, name: str) -> bool:
+        """True or false; false if the field is absent or null."""
+        value = self.value.get(name)
+        if not isinstance(value, bool | None):
+            raise FieldError(self.path(name), f"must be true, false or null, got {_shown(value)}")
+        return bool(value)
+
     def optional_seconds(self, name: str) -> float:
         """Seconds from 0 to 1e9; 0.0 if the field is absent or null."""
+        return self.optional_time(name, "1e9") or 0.0
+
+    def optional_time(self, name: str, most: str = "1e11") -> float | None:
+        """Seconds from 0 to `most`; None if the field is absent or null."""
         value = self.value.get(name)
         if value is None:
-            return 0.0
+            return None
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise FieldError(self.path(name), f"must be a number of seconds or null, got {_shown(value)}")
-        if not 0 <= value <= 1e9 or math.isnan(value):
-            raise FieldError(self.path(name), f"must be from 0 to 1e9 seconds, got {_shown(value)}")
+        if not 0 <= value <= float(most) or math.isnan(value):
+            raise FieldError(self.path(name), f"must be from 0 to {most} seconds, got {_shown(value)}")
         return float(value)
+
+    def optional_token_ids(self, name: str) -> None:
+        """Checks a list of token ids, which may be absent or null. Nothing reads them."""
+        value = self.value.get(name)
+        if value is None:
+            return
+        if not isinstance(value, list) or len(value) > MAX_TOKENS:
+            raise FieldError(self.path(name), f"must be a list of at most {MAX_TOKENS} token ids")
+        for position, entry in enumerate(value):
+            if isinstance(entry, bool) or not isinstance(entry, int) or not 0 <= entry < _MAX_TOKEN_ID:
+                raise FieldError(f"{self.path(name)}[{position}]", f"must be a token id, got {_shown(entry)}")
 
     def optional_numbers(self, name: str, below: int) -> tuple[int, ...]:
         """Whole numbers from 0 to `below` - 1; none if the field is absent or null."""

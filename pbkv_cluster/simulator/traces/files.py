@@ -26,10 +26,15 @@ def load_trace(path: Path) -> Trace:
         TraceError: the file cannot be read, has none of these formats, or breaks its format.
     """
     name = path.name.split(".")[0]
-    if _kind(path) is _Kind.REQUESTS:
+    if kind_of(path) is Kind.REQUESTS:
         timed = sorted(read_requests(path), key=lambda entry: entry.starts_at)
         return Trace(name, tuple(entry.workflow for entry in timed), tuple(entry.starts_at for entry in timed))
-    return Trace(name, tuple(read_trace(path)))
+    workflows = list(read_trace(path))
+    arrivals = [each.arrival_s for each in workflows if each.arrival_s is not None]
+    if len(arrivals) < len(workflows):
+        return Trace(name, tuple(workflows))
+    workflows.sort(key=lambda each: each.arrival_s or 0.0)
+    return Trace(name, tuple(workflows), tuple(at - min(arrivals) for at in sorted(arrivals)))
 
 
 def read_trace(path: Path) -> Iterator[TraceWorkflow]:
@@ -38,17 +43,19 @@ def read_trace(path: Path) -> Iterator[TraceWorkflow]:
     Raises:
         TraceError: as `load_trace` does. Workflows before a line that breaks the format have been returned.
     """
-    match _kind(path):
-        case _Kind.SESSIONS:
+    match kind_of(path):
+        case Kind.SESSIONS:
             yield from read_sessions(path)
-        case _Kind.REQUESTS:
+        case Kind.REQUESTS:
             for entry in read_requests(path):
                 yield entry.workflow
-        case _Kind.STEPS:
+        case Kind.STEPS:
             yield from read_workflows(path)
 
 
-class _Kind(Enum):
+class Kind(Enum):
+    """A format of traces."""
+
     STEPS = "step trace"
     SESSIONS = "coding-agent sessions"
     REQUESTS = "chat requests"
@@ -62,14 +69,18 @@ _STEP_FIELDS = frozenset({"workflow_id", "workload", "step", "prompt_segments", 
 # What traces of others begin with, and what can be done with them.
 _FOREIGN = {
     "TIMESTAMP": "arrival times without prompts; give it as --arrivals, together with a trace of workflows",
-    "resourceSpans": f"OpenTelemetry spans; send them to `pbkv otel`, or convert them: {_ACCEPTED}",
-    "messages": f"conversations as text, without ids of their prompts' parts; {_ACCEPTED}",
-    "conversations": f"conversations as text, without ids of their prompts' parts; {_ACCEPTED}",
+    "resourceSpans": f"OpenTelemetry spans; send them to `pbkv otel`, or `pbkv trace convert --from otlp` them; {_ACCEPTED}",
+    "messages": f"conversations as text; convert them (`pbkv trace convert --from sharegpt`): {_ACCEPTED}",
+    "conversations": f"conversations as text; convert them (`pbkv trace convert --from sharegpt`): {_ACCEPTED}",
 }
 
 
-def _kind(path: Path) -> _Kind:
-    """What the first line of a file shows."""
+def kind_of(path: Path) -> Kind:
+    """The format of a file, by its first line.
+
+    Raises:
+        TraceError: it cannot be read, or has none of these formats.
+    """
     for number, line in read_lines(path):
         try:
             first = json.loads(line)
@@ -78,14 +89,14 @@ def _kind(path: Path) -> _Kind:
         if not isinstance(first, dict):
             raise TraceError(f"{path}, line {number}: must be an object; {_ACCEPTED}")
         if "requests" in first:
-            return _Kind.SESSIONS
+            return Kind.SESSIONS
         if "hash_ids" in first:
-            return _Kind.REQUESTS
+            return Kind.REQUESTS
         if _STEP_FIELDS & first.keys():
-            return _Kind.STEPS
+            return Kind.STEPS
         for key, what in _FOREIGN.items():
             if key in first:
                 raise TraceError(f"{path}: has {what}")
         known = ", ".join(map(repr, list(first)[:8])) or "none"
         raise TraceError(f"{path}, line {number}: is of no known format (its fields are {known}); {_ACCEPTED}")
-    return _Kind.STEPS
+    return Kind.STEPS

@@ -11,10 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from pbkv_cluster.simulator.traces.fields import FieldError, Fields, bounded_list
+from pbkv_cluster.simulator.traces.fields import MAX_TOKENS, FieldError, Fields, bounded_list
 from pbkv_cluster.simulator.traces.step_traces import (
     MAX_STEPS,
-    MAX_TOKENS,
     Segment,
     SegmentKind,
     TraceError,
@@ -47,7 +46,7 @@ def read_sessions(path: Path) -> Iterator[TraceWorkflow]:
     Raises:
         TraceError: the file cannot be read, or a line breaks the format.
     """
-    return _parse(path, lambda fields: _session(fields, path.name.split(".")[0]))
+    return _parse(path, lambda fields: read_session(fields, path.name.split(".")[0]))
 
 
 def read_requests(path: Path) -> Iterator[TimedWorkflow]:
@@ -60,7 +59,7 @@ def read_requests(path: Path) -> Iterator[TimedWorkflow]:
     """
     name = path.name.split(".")[0]
     numbered = iter(range(_MAX_ID))
-    return _parse(path, lambda fields: _request(fields, name, next(numbered)))
+    return _parse(path, lambda fields: read_request(fields, name, next(numbered)))
 
 
 def read_arrivals(path: Path) -> Iterator[float]:
@@ -103,7 +102,12 @@ def _parse(path: Path, build: Callable[[Fields], T]) -> Iterator[T]:
         raise TraceError(f"{path}: holds no lines")
 
 
-def _session(fields: Fields, workload: str) -> TraceWorkflow:
+def read_session(fields: Fields, workload: str) -> TraceWorkflow:
+    """The session of one line.
+
+    Raises:
+        FieldError: the line breaks the format.
+    """
     name = fields.text("id")
     block = fields.count("block_size", 1 << 16)
     if block == 0:
@@ -165,7 +169,12 @@ def _ranges(fields: Fields) -> list[tuple[int, int]]:
     return found
 
 
-def _request(fields: Fields, workload: str, number: int) -> TimedWorkflow:
+def read_request(fields: Fields, workload: str, number: int) -> TimedWorkflow:
+    """The request of one line.
+
+    Raises:
+        FieldError: the line breaks the format.
+    """
     tokens = fields.count("input_length", MAX_TOKENS)
     ids = _list(fields, "hash_ids")
     full = len(ids) * REQUEST_BLOCK_TOKENS

@@ -10,49 +10,26 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from pbkv_cluster.core.errors import PbkvError
 from pbkv_cluster.core.text.words import WORD_BITS
-from pbkv_cluster.simulator.traces.fields import MAX_TEXT_BYTES, FieldError, Fields
+from pbkv_cluster.simulator.traces.fields import MAX_TEXT_BYTES, MAX_TOKENS, FieldError, Fields
+from pbkv_cluster.simulator.traces.format import LINE_NAMES, SEGMENT_NAMES, SegmentKind, segment_kind
+
+__all__ = ["Segment", "SegmentKind", "TraceError", "TraceStep", "TraceWorkflow", "read_lines", "read_workflows"]
 
 log = logging.getLogger(__name__)
 
-# Of one prompt or reply: above any context window, but low enough that a corrupt count cannot fill the memory.
-MAX_TOKENS = 16 << 20
 MAX_LINE_BYTES = 16 << 20  # a session of a thousand requests takes a tenth of it
 MAX_STEPS = 1 << 16  # of one workflow
 _MAX_UNKNOWN_FIELDS = 16  # that are named in a warning
 
-# Fields of a line and of a segment; those that nothing reads tell how the trace was made.
-_LINE_FIELDS = frozenset(
-    (
-        *("workflow_id", "workload", "task_group", "task_words", "step", "agent", "phase", "action", "words"),
-        *("prompt_segments", "prompt_tokens", "output_tokens", "output_id", "tool_s", "start_s", "end_s"),
-        *("logged_prompt_tokens", "logged_output_tokens"),
-    )
-)
-_SEGMENT_FIELDS = frozenset(("kind", "id", "tokens", "pseudo"))
-
 
 class TraceError(PbkvError):
     """A trace cannot be used. The message names the file and, where known, the line and the field."""
-
-
-class SegmentKind(StrEnum):
-    """Role of a segment in its prompt."""
-
-    SYSTEM = "system"
-    SHARED = "shared"
-    HISTORY = "history"
-    TOOL = "tool"
-    TASK = "task"
-
-
-_KINDS = {kind.value: kind for kind in SegmentKind}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +39,7 @@ class Segment:
     kind: SegmentKind
     id: str
     tokens: int
+    pseudo: bool = False  # nobody knows its text, so that what it shares with other segments is unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +69,7 @@ class TraceWorkflow:
     workload: str
     steps: tuple[TraceStep, ...]
     group: str = ""  # the task, which several runs can share; by default the run's own id
+    arrival_s: float | None = None  # seconds from a moment that is the same for the whole trace; None: not logged
 
     def __post_init__(self) -> None:
         if not self.group:
@@ -109,65 +88,116 @@ def read_workflows(path: Path) -> Iterator[TraceWorkflow]:
     Fields that the format does not have are ignored, and named in a warning at the end: a misspelt optional field would
     otherwise be missed by nobody.
     """
-    seen: set[str] = set()
-    for workflow, records in groupby(_records(path), key=lambda record: record.workflow):
+    order = LineOrder()
+    empty = True
+    for _, records in groupby(_records(path), key=lambda record: record.workflow):
         steps: list[TraceStep] = []
-        workload = group = ""
+        first: Record | None = None
         for record in records:
-            if workflow in seen:
-                problem = f"workflow_id: {workflow!r} goes on after another workflow; its lines must stand together"
+            if problem := order.problem(record):
                 raise TraceError(f"{path}, line {record.line}: {problem}")
-            if record.position != len(steps):
-                problem = f"step: must be {len(steps)}, the next of its workflow, got {record.position}"
-                raise TraceError(f"{path}, line {record.line}: {problem}")
-            if len(steps) == MAX_STEPS:
-                raise TraceError(f"{path}, line {record.line}: step: a workflow may have at most {MAX_STEPS} steps")
-            if steps and record.group not in ("", group):
-                problem = f"task_group: must be {group!r}, as in the workflow's first line, got {record.group!r}"
-                raise TraceError(f"{path}, line {record.line}: {problem}")
-            workload, group = record.workload, record.group if not steps else group
+            first = first or record
             steps.append(record.step)
-        seen.add(workflow)
-        yield TraceWorkflow(workflow, workload, tuple(steps), group)
-    if not seen:
+        assert first is not None, "a group has at least one line"
+        empty = False
+        yield TraceWorkflow(first.workflow, first.workload, tuple(steps), first.group, first.arrival_s)
+    if empty:
         raise TraceError(f"{path}: holds no steps")
 
 
-class _Record(NamedTuple):
+class Record(NamedTuple):
+    """One line."""
+
     line: int
     workflow: str
     workload: str
     group: str
     position: int
+    arrival_s: float | None
     step: TraceStep
 
 
-def _records(path: Path) -> Iterator[_Record]:
+class LineOrder:
+    """Checks that lines follow each other as they must: those of a workflow together, in the order of its steps."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+        self._workflow = ""  # of the line before
+        self._next = 0
+        self._first: Record | None = None  # line of that workflow; None: it could not be read
+
+    def problem(self, record: Record) -> str:
+        """What is wrong with a line where it stands; empty: nothing. It is the line before the next one in any case."""
+        if problem := self._place(record.workflow, record.position):
+            return problem
+        if record.position == 0:
+            self._first = record
+        first = self._first
+        if first is None or first is record:
+            return ""
+        if record.workload != first.workload:
+            return f"workload: must be {first.workload!r}, as in the workflow's first line, got {record.workload!r}"
+        if record.group not in ("", first.group):
+            return f"task_group: must be {first.group!r}, as in the workflow's first line, got {record.group!r}"
+        return ""
+
+    def pass_over(self, workflow: str, position: int) -> None:
+        """Notes a line that is wrong in itself."""
+        self._place(workflow, position)
+
+    def _place(self, workflow: str, position: int) -> str:
+        expected = self._next
+        returns = workflow != self._workflow and workflow in self._seen
+        if workflow != self._workflow:
+            self._seen.add(workflow)
+            self._workflow, self._first, expected = workflow, None, 0
+        self._next = position + 1
+        if returns:
+            return f"workflow_id: {workflow!r} goes on after another workflow; its lines must stand together"
+        if position != expected:
+            return f"step: must be {expected}, the next of its workflow, got {position}"
+        if expected == MAX_STEPS:
+            return f"step: a workflow may have at most {MAX_STEPS} steps"
+        return ""
+
+
+def _records(path: Path) -> Iterator[Record]:
     unknown: Counter[str] = Counter()
     for number, line in read_lines(path):
         try:
             fields = Fields(json.loads(line))
-            _count_unknown(fields, unknown)
-            position = fields.count("step", MAX_TOKENS)
-            workflow, workload = fields.text("workflow_id"), fields.text("workload")
-            record = _Record(number, workflow, workload, fields.optional_text("task_group"), position, _step(fields, position))
+            count_unknown(fields, unknown)
+            record = read_record(fields, number)
         except FieldError as error:
             raise TraceError(f"{path}, line {number}: {error}") from None
         except (ValueError, RecursionError) as error:
             raise TraceError(f"{path}, line {number}: not a line of JSON: {error}") from error
         yield record
     if unknown:
-        named = ", ".join(f"{name} ({times:,} times)" for name, times in unknown.most_common(_MAX_UNKNOWN_FIELDS))
+        named = ", ".join(f"{name} ({times:,} times)" for name, times in unknown.most_common())
         log.warning("%s: fields that this format does not have were ignored: %s", path, named)
 
 
-def _count_unknown(fields: Fields, unknown: Counter[str]) -> None:
-    for name in fields.value.keys() - _LINE_FIELDS:
+def read_record(fields: Fields, line: int) -> Record:
+    """One line, apart from its place among others.
+
+    Raises:
+        FieldError: it breaks the format.
+    """
+    position = fields.count("step", MAX_TOKENS)
+    workflow, workload = fields.text("workflow_id"), fields.text("workload")
+    group, arrival_s = fields.optional_text("task_group"), fields.optional_time("arrival_s")
+    return Record(line, workflow, workload, group, position, arrival_s, _step(fields, position))
+
+
+def count_unknown(fields: Fields, unknown: Counter[str]) -> None:
+    """Counts the fields of a line that the format does not have, by name; a bounded number of names."""
+    for name in fields.value.keys() - LINE_NAMES:
         _count(unknown, name)
     segments = fields.value.get("prompt_segments")
     for segment in segments if isinstance(segments, list) else ():
         if isinstance(segment, dict):
-            for name in segment.keys() - _SEGMENT_FIELDS:
+            for name in segment.keys() - SEGMENT_NAMES:
                 _count(unknown, f"prompt_segments[].{name}")
 
 
@@ -231,7 +261,4 @@ def _step(fields: Fields, position: int) -> TraceStep:
 
 
 def _segment(fields: Fields) -> Segment:
-    kind = _KINDS.get(fields.text("kind"))
-    if kind is None:
-        raise FieldError(fields.path("kind"), f"{fields.text('kind')!r} is unknown; must be one of {', '.join(_KINDS)}")
-    return Segment(kind, fields.text("id"), fields.count("tokens", MAX_TOKENS))
+    return Segment(segment_kind(fields), fields.text("id"), fields.count("tokens", MAX_TOKENS), fields.optional_flag("pseudo"))
