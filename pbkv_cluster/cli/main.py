@@ -31,6 +31,7 @@ from pbkv_cluster.cli.simulation.calibrate import calibrate
 from pbkv_cluster.cli.simulation.simulate import simulate
 from pbkv_cluster.cli.simulation.tune import tune
 from pbkv_cluster.cli.top.command import top
+from pbkv_cluster.cli.traces.record import record
 from pbkv_cluster.cli.traces.report import report
 from pbkv_cluster.cli.traces.trace import trace_app
 from pbkv_cluster.cluster.startup.interrupts import Interrupts
@@ -66,6 +67,7 @@ for command in (
     doctor,
     replay,
     demo,
+    record,
     report,
     simulate,
     tune,

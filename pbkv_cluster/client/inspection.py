@@ -1,5 +1,7 @@
 """What operators look at in a running cluster, through its gateway."""
 
+from collections.abc import AsyncIterable, AsyncIterator
+
 from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.operator_connection import OperatorConnection
 from pbkv_cluster.rpc.v1 import inspection_pb2, inspection_pb2_grpc, workflow_pb2, workflow_pb2_grpc
@@ -44,6 +46,27 @@ class InspectionClient(OperatorConnection):
         """
         with typed_errors():
             return await self._stub.CheckIndex(inspection_pb2.CheckIndexRequest())
+
+    async def watch(self, with_token_ids: bool = False) -> AsyncIterator[inspection_pb2.WatchedEvent]:
+        """What workflows do from now on, without end. The watch has begun when this returns.
+
+        Args:
+            with_token_ids: events of steps have the token ids of prompt and output, too.
+
+        Raises:
+            ResourceExhausted: too many watch, or events are read too slowly; the second while iterating.
+            Unavailable: the gateway is not reachable, or no longer.
+        """
+        call = self._stub.WatchWorkflows(inspection_pb2.WatchWorkflowsRequest(with_token_ids=with_token_ids))
+        with typed_errors():
+            await call.initial_metadata()
+        return self._events(call)
+
+    @staticmethod
+    async def _events(call: AsyncIterable[inspection_pb2.WatchedEvent]) -> AsyncIterator[inspection_pb2.WatchedEvent]:
+        with typed_errors():
+            async for event in call:
+                yield event
 
     async def end_workflow(self, workflow_id: str) -> None:
         """Ends a workflow and cancels its steps.

@@ -8,12 +8,14 @@ from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.text.codec import TextCodec
+from pbkv_cluster.core.workflow.events import WorkflowEvent
 from pbkv_cluster.gateway.cache_servicer import CacheServicer
 from pbkv_cluster.gateway.decisions import Decisions
 from pbkv_cluster.gateway.figures import GatewayFigures
 from pbkv_cluster.gateway.inspection.agents import Agents
 from pbkv_cluster.gateway.inspection.index_check import IndexCheck
 from pbkv_cluster.gateway.inspection.servicer import InspectionServicer
+from pbkv_cluster.gateway.inspection.watchers import Watchers
 from pbkv_cluster.gateway.meter import GatewayMeter
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.gateway.routing.contexts import Contexts
@@ -60,7 +62,13 @@ class GatewayServer:
         self._feed = EventFeed(directory, decisions)
         self._entries = EntryWriter(directory, decisions, clock, capacity=2 * gateway.max_workflows)
         self._executor = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenizer")
-        events = EventReporter(self._feed.put, clock)
+        watchers = Watchers(clock)
+
+        def report(event: WorkflowEvent) -> None:
+            self._feed.put(event)
+            watchers.event(event)
+
+        events = EventReporter(report, clock)
         self._teller = StepTeller(self._pool, decisions, clock)
         contexts = Contexts()
         self.workflows = WorkflowLifecycle(
@@ -92,6 +100,7 @@ class GatewayServer:
                 infinite=infinite,
                 meter=meter,
                 agents=agents,
+                watchers=watchers,
                 events=events,
                 teller=self._teller,
                 contexts=contexts,
@@ -108,7 +117,7 @@ class GatewayServer:
         )
         self.status = StatusReader(config, self._pool, open_workflows, admission, self._feed, meter, decisions, directory)
         index_check = IndexCheck(index, self._pool, _INDEX_PAUSE_S + 2 * config.redis.flush_interval_s)
-        self._inspection = InspectionServicer(open_workflows, self._feed.history, agents, index_check, clock)
+        self._inspection = InspectionServicer(open_workflows, self._feed.history, agents, index_check, watchers, clock)
         self.figures = GatewayFigures(
             self._pool, open_workflows, admission, self._feed, meter, decisions, directory, self.mirror
         )

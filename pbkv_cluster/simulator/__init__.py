@@ -5,6 +5,7 @@ The folders, in the order in which a comparison of policies uses them:
 
 - `traces/` reads recorded workflows (`files` recognises the format; `format` has the fields of ours) and splits them by task
   (`split`); `check` says all that is wrong with a file, `writing` writes one.
+- `recording/` writes traces of a running cluster, and of calls that were logged as text.
 - `workload/` makes of them what is run: which workflows arrive and when (`workload`); how long they pause and what they
   announce of it (`tools`); their token ids (`prompts`, `token_source`), predictor events (`events`) and access logs
   (`access_logs`). `generator` invents workflows.

@@ -17,6 +17,7 @@ from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.inspection.agents import Agents
+from pbkv_cluster.gateway.inspection.watchers import Watchers
 from pbkv_cluster.gateway.meter import GatewayMeter
 from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
@@ -171,6 +172,7 @@ async def run(scripts: list[list[Moment]]) -> Run:
         lengths=OutputLength(),
         infinite=InfiniteCache(100),
         agents=Agents(),
+        watchers=Watchers(clock),
         meter=GatewayMeter(8),
         events=EventReporter(lambda event: None, clock),
         contexts=Contexts(),

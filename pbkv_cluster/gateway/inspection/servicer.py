@@ -2,7 +2,7 @@
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from pbkv_cluster.core import checks
@@ -11,6 +11,7 @@ from pbkv_cluster.core.errors import NotFound
 from pbkv_cluster.gateway.inspection.agents import Agents, AgentStats, CallSite
 from pbkv_cluster.gateway.inspection.index_check import IndexCheck, Problem
 from pbkv_cluster.gateway.inspection.path import latest_step, path
+from pbkv_cluster.gateway.inspection.watchers import Watchers
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow, OpenWorkflows
 from pbkv_cluster.rpc.convert import tiers_to_wire
 from pbkv_cluster.rpc.v1 import inspection_pb2, inspection_pb2_grpc, predictor_pb2
@@ -28,11 +29,20 @@ History = Callable[[str], Sequence[predictor_pb2.WorkflowEvent]]
 class InspectionServicer(inspection_pb2_grpc.InspectionServiceServicer):
     """See proto/pbkv/v1/inspection.proto. Looking at a workflow does not renew its lease."""
 
-    def __init__(self, workflows: OpenWorkflows, history: History, agents: Agents, index: IndexCheck, clock: Clock) -> None:
+    def __init__(
+        self,
+        workflows: OpenWorkflows,
+        history: History,
+        agents: Agents,
+        index: IndexCheck,
+        watchers: Watchers,
+        clock: Clock,
+    ) -> None:
         self._workflows = workflows
         self._history = history
         self._agents = agents
         self._index = index
+        self._watchers = watchers
         self._clock = clock
 
     async def ListWorkflows(  # noqa: N802
@@ -82,6 +92,17 @@ class InspectionServicer(inspection_pb2_grpc.InspectionServiceServicer):
                 for each in report.lasting[:_DIFFERENCES]
             ],
         )
+
+    async def WatchWorkflows(  # noqa: N802
+        self, request: inspection_pb2.WatchWorkflowsRequest, context: Any
+    ) -> AsyncIterator[inspection_pb2.WatchedEvent]:
+        watch = self._watchers.open(request.with_token_ids)
+        try:
+            await context.send_initial_metadata(())
+            async for event in watch:
+                yield event
+        finally:
+            self._watchers.close(watch)
 
     def _summary(self, workflow: OpenWorkflow, events: Sequence[predictor_pb2.WorkflowEvent]) -> inspection_pb2.WorkflowSummary:
         agent, tool = latest_step(events)

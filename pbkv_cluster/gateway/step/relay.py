@@ -23,6 +23,7 @@ from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.inspection.agents import Agents, CallSite
+from pbkv_cluster.gateway.inspection.watchers import Watchers
 from pbkv_cluster.gateway.meter import GatewayMeter
 from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
@@ -60,6 +61,7 @@ class Relay:
     lengths: OutputLength
     infinite: InfiniteCache
     agents: Agents
+    watchers: Watchers
     meter: GatewayMeter
     events: EventReporter
     teller: StepTeller
@@ -173,7 +175,9 @@ class Relay:
             output_keys = spec.prompt.output_keys(bytes(step.sent))
             self.infinite.remember(output_keys)
             if not spec.workflow.ended:
-                self.contexts.note(spec.workflow.id, spec.agent, worker.key, [*spec.prompt.keys, *output_keys])
+                keys = [*spec.prompt.keys, *output_keys]
+                self.contexts.note(spec.workflow.id, spec.agent, worker.key, keys)
+                self.watchers.step(site, spec.workflow.id, spec.prompt.packed, bytes(step.sent), keys, usage)
         self.teller.ended(spec.workflow, spec.number, bytes(step.sent))
         # Before the client gets Finished, so that its next step comes after this one's end in every account.
         step.transition(StepState.FINISHED)

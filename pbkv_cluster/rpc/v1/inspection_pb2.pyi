@@ -153,3 +153,53 @@ class CheckIndexResponse(_message.Message):
     changing_blocks: int
     differences: _containers.RepeatedCompositeFieldContainer[CheckIndexResponse.Difference]
     def __init__(self, indexed_blocks: _Optional[int] = ..., held_blocks: _Optional[int] = ..., unbacked_blocks: _Optional[int] = ..., missing_blocks: _Optional[int] = ..., misplaced_blocks: _Optional[int] = ..., changing_blocks: _Optional[int] = ..., differences: _Optional[_Iterable[_Union[CheckIndexResponse.Difference, _Mapping]]] = ...) -> None: ...
+
+class WatchWorkflowsRequest(_message.Message):
+    __slots__ = ("with_token_ids",)
+    WITH_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    with_token_ids: bool
+    def __init__(self, with_token_ids: _Optional[bool] = ...) -> None: ...
+
+class WatchedEvent(_message.Message):
+    __slots__ = ("workflow_id", "workload", "time_s", "step", "tool", "end")
+    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    TIME_S_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    workflow_id: str
+    workload: str
+    time_s: float
+    step: WatchedStep
+    tool: str
+    end: WorkflowEnd
+    def __init__(self, workflow_id: _Optional[str] = ..., workload: _Optional[str] = ..., time_s: _Optional[float] = ..., step: _Optional[_Union[WatchedStep, _Mapping]] = ..., tool: _Optional[str] = ..., end: _Optional[_Union[WorkflowEnd, _Mapping]] = ...) -> None: ...
+
+class WorkflowEnd(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WatchedStep(_message.Message):
+    __slots__ = ("agent_id", "call_site", "started_s", "prompt_tokens", "output_tokens", "available_tokens", "delivered_tokens", "block_keys", "prompt", "output")
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    CALL_SITE_FIELD_NUMBER: _ClassVar[int]
+    STARTED_S_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DELIVERED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_KEYS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    agent_id: str
+    call_site: str
+    started_s: float
+    prompt_tokens: int
+    output_tokens: int
+    available_tokens: int
+    delivered_tokens: int
+    block_keys: bytes
+    prompt: _types_pb2.PackedTokens
+    output: _types_pb2.PackedTokens
+    def __init__(self, agent_id: _Optional[str] = ..., call_site: _Optional[str] = ..., started_s: _Optional[float] = ..., prompt_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., available_tokens: _Optional[int] = ..., delivered_tokens: _Optional[int] = ..., block_keys: _Optional[bytes] = ..., prompt: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., output: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ...) -> None: ...

@@ -54,6 +54,11 @@ class InspectionServiceStub:
                 request_serializer=pbkv_dot_v1_dot_inspection__pb2.CheckIndexRequest.SerializeToString,
                 response_deserializer=pbkv_dot_v1_dot_inspection__pb2.CheckIndexResponse.FromString,
                 _registered_method=True)
+        self.WatchWorkflows = channel.unary_stream(
+                '/pbkv.v1.InspectionService/WatchWorkflows',
+                request_serializer=pbkv_dot_v1_dot_inspection__pb2.WatchWorkflowsRequest.SerializeToString,
+                response_deserializer=pbkv_dot_v1_dot_inspection__pb2.WatchedEvent.FromString,
+                _registered_method=True)
 
 
 class InspectionServiceServicer:
@@ -88,6 +93,14 @@ class InspectionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchWorkflows(self, request, context):
+        """Streams what workflows do from now on, without text. Initial metadata come as soon as the watch has begun.
+        RESOURCE_EXHAUSTED: too many watch, or this client reads too slowly.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InspectionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -110,6 +123,11 @@ def add_InspectionServiceServicer_to_server(servicer, server):
                     servicer.CheckIndex,
                     request_deserializer=pbkv_dot_v1_dot_inspection__pb2.CheckIndexRequest.FromString,
                     response_serializer=pbkv_dot_v1_dot_inspection__pb2.CheckIndexResponse.SerializeToString,
+            ),
+            'WatchWorkflows': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchWorkflows,
+                    request_deserializer=pbkv_dot_v1_dot_inspection__pb2.WatchWorkflowsRequest.FromString,
+                    response_serializer=pbkv_dot_v1_dot_inspection__pb2.WatchedEvent.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -220,6 +238,33 @@ class InspectionService:
             '/pbkv.v1.InspectionService/CheckIndex',
             pbkv_dot_v1_dot_inspection__pb2.CheckIndexRequest.SerializeToString,
             pbkv_dot_v1_dot_inspection__pb2.CheckIndexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchWorkflows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pbkv.v1.InspectionService/WatchWorkflows',
+            pbkv_dot_v1_dot_inspection__pb2.WatchWorkflowsRequest.SerializeToString,
+            pbkv_dot_v1_dot_inspection__pb2.WatchedEvent.FromString,
             options,
             channel_credentials,
             insecure,

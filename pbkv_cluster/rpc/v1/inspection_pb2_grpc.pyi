@@ -41,6 +41,10 @@ class InspectionServiceStub:
     """Compares the cluster index with what the workers hold, twice, and returns the differences that last. UNAVAILABLE: Redis or
     a worker does not answer.
     """
+    WatchWorkflows: _grpc.UnaryStreamMultiCallable[_inspection_pb2.WatchWorkflowsRequest, _inspection_pb2.WatchedEvent]
+    """Streams what workflows do from now on, without text. Initial metadata come as soon as the watch has begun.
+    RESOURCE_EXHAUSTED: too many watch, or this client reads too slowly.
+    """
 
 @_typing.type_check_only
 class InspectionServiceAsyncStub(InspectionServiceStub):
@@ -54,6 +58,10 @@ class InspectionServiceAsyncStub(InspectionServiceStub):
     CheckIndex: _aio.UnaryUnaryMultiCallable[_inspection_pb2.CheckIndexRequest, _inspection_pb2.CheckIndexResponse]  # type: ignore[assignment]
     """Compares the cluster index with what the workers hold, twice, and returns the differences that last. UNAVAILABLE: Redis or
     a worker does not answer.
+    """
+    WatchWorkflows: _aio.UnaryStreamMultiCallable[_inspection_pb2.WatchWorkflowsRequest, _inspection_pb2.WatchedEvent]  # type: ignore[assignment]
+    """Streams what workflows do from now on, without text. Initial metadata come as soon as the watch has begun.
+    RESOURCE_EXHAUSTED: too many watch, or this client reads too slowly.
     """
 
 class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -89,6 +97,16 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_inspection_pb2.CheckIndexResponse, _abc.Awaitable[_inspection_pb2.CheckIndexResponse]]:
         """Compares the cluster index with what the workers hold, twice, and returns the differences that last. UNAVAILABLE: Redis or
         a worker does not answer.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchWorkflows(
+        self,
+        request: _inspection_pb2.WatchWorkflowsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inspection_pb2.WatchedEvent], _abc.AsyncIterator[_inspection_pb2.WatchedEvent]]:
+        """Streams what workflows do from now on, without text. Initial metadata come as soon as the watch has begun.
+        RESOURCE_EXHAUSTED: too many watch, or this client reads too slowly.
         """
 
 def add_InspectionServiceServicer_to_server(servicer: InspectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,141 @@
+"""Open workflows of a recording. Each is written when it has ended, or is cut when there is no room for all of them."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from pbkv_cluster.simulator.recording.trace_file import TraceFile
+from pbkv_cluster.simulator.traces.fields import MAX_TEXT_BYTES
+from pbkv_cluster.simulator.traces.step_traces import MAX_STEPS, Segment, TraceStep, TraceWorkflow
+from pbkv_cluster.simulator.traces.writing import encoded, line_of
+
+OPEN_BYTES = 256 << 20  # of the lines of all open workflows
+UNNAMED = "unnamed"  # workload of workflows that have none
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedStep:
+    """A step that has ended. Times are seconds since the epoch."""
+
+    agent: str
+    prompt: tuple[Segment, ...]
+    output_id: str
+    output_tokens: int
+    started_s: float
+    ended_s: float
+    call_site: str = ""
+    available_tokens: int | None = None
+    delivered_tokens: int | None = None
+    prompt_token_ids: Sequence[int] | None = None
+    output_token_ids: Sequence[int] | None = None
+
+
+@dataclass(slots=True)
+class _Open:
+    """An open workflow: all its lines but the last step's, whose pause is not known yet."""
+
+    name: str  # in the trace
+    workload: str
+    lines: list[bytes] = field(default_factory=list)
+    size_bytes: int = 0
+    last: RecordedStep | None = None
+    tool: str = ""
+    cut: bool = False  # was written before its end: the rest is left out
+
+
+class Recorder:
+    """Takes steps, and writes workflows to a file."""
+
+    def __init__(self, file: TraceFile, open_bytes: int = OPEN_BYTES) -> None:
+        """Args:
+        file: to write to; its owner closes it.
+        open_bytes: of lines of open workflows.
+        """
+        self._file = file
+        self._open_bytes = open_bytes
+        self._size_bytes = 0
+        self._workflows: OrderedDict[str, _Open] = OrderedDict()  # silent for longest first
+        self.written = 0  # workflows
+        self.steps = 0  # written
+        self.cut = 0  # workflows that were written before their end
+        self.full = False  # the file
+
+    def step(self, workflow: str, workload: str, step: RecordedStep) -> None:
+        """A step has ended. Of parallel steps, the one that ends first is first in the trace."""
+        found = self._workflows.get(workflow)
+        if found is None:
+            found = self._workflows[workflow] = _Open(self._name(workflow), workload or UNNAMED)
+        self._workflows.move_to_end(workflow)
+        if found.cut or self.full:
+            return
+        self._complete(found, step.started_s)
+        found.last = step
+        if len(found.lines) + 1 >= MAX_STEPS:
+            self._cut(found)
+        while self._size_bytes > self._open_bytes:
+            self._cut(next(each for each in self._workflows.values() if each.size_bytes))
+
+    def tool(self, workflow: str, tool: str) -> None:
+        """A workflow waits for a tool; the first one after a step counts."""
+        found = self._workflows.get(workflow)
+        if found is not None and found.last is not None:
+            found.tool = found.tool or tool
+
+    def end(self, workflow: str) -> None:
+        """A workflow has ended."""
+        found = self._workflows.pop(workflow, None)
+        if found is not None and not found.cut:
+            self._write(found)
+
+    def finish(self) -> None:
+        """The recording ends: writes what is open as it is."""
+        for each in self._workflows.values():
+            if not each.cut:
+                self.cut += 1
+                self._write(each)
+        self._workflows.clear()
+
+    def _name(self, workflow: str) -> str:
+        """The workflow's id, or another one if a workflow of this id is in the file already."""
+        for number in count(1):
+            suffix = f"~{number}" if number > 1 else ""
+            name = workflow.encode()[: MAX_TEXT_BYTES - len(suffix)].decode(errors="ignore") + suffix
+            if name not in self._file.workflows:
+                return name
+        raise AssertionError("numbers do not end")
+
+    def _cut(self, each: _Open) -> None:
+        self.cut += 1
+        self._write(each)
+        each.lines, each.last, each.cut = [], None, True
+
+    def _complete(self, found: _Open, next_s: float | None) -> None:
+        """Makes a line of the last step, now that it is known when the next one starts; None: there is none."""
+        last = found.last
+        if last is None:
+            return
+        pause = 0.0 if next_s is None else round(max(0.0, next_s - last.ended_s), 6)
+        step = TraceStep(last.agent, last.prompt, last.output_id, last.output_tokens, last.call_site, found.tool, pause)
+        first = not found.lines
+        made = TraceWorkflow(found.name, found.workload, (step,), arrival_s=round(last.started_s, 6) if first else None)
+        line = line_of(made, 0) | {"step": len(found.lines)}
+        for key in ("available_tokens", "delivered_tokens", "prompt_token_ids", "output_token_ids"):
+            if (value := getattr(last, key)) is not None:
+                line[key] = value
+        found.lines.append(encoded(line))
+        found.size_bytes += len(found.lines[-1])
+        self._size_bytes += len(found.lines[-1])
+        found.last, found.tool = None, ""
+
+    def _write(self, found: _Open) -> None:
+        self._complete(found, None)
+        self._size_bytes -= found.size_bytes
+        found.size_bytes = 0
+        if not found.lines or self.full:
+            return
+        if not self._file.write(found.name, b"".join(found.lines)):
+            self.full = True
+            return
+        self.written += 1
+        self.steps += len(found.lines)

@@ -1,0 +1,63 @@
+"""`pbkv record` against a real gateway with a scripted worker."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from pbkv_cluster.rpc.v1.types_pb2 import Prompt
+from pbkv_cluster.simulator.traces.files import load_trace
+from tests.cli.conftest import LoopThread, Pbkv
+from tests.gateway.peers import ScriptedWorker
+from tests.gateway.rig import Rig, running
+
+
+@asynccontextmanager
+async def busy_gateway() -> AsyncIterator[str]:
+    """A gateway on which workflows run one after the other, again and again, until they are no longer wanted."""
+    async with running(ScriptedWorker("w1")) as rig:
+        playing = asyncio.create_task(_play(rig))
+        try:
+            yield rig.address
+        finally:
+            playing.cancel()
+            await asyncio.gather(playing, return_exceptions=True)
+
+
+async def _play(rig: Rig) -> None:
+    while True:
+        name = await rig.start_workflow(workload="shop")
+        for agent in ("planner", "coder"):
+            await rig.run(name, agent_id=agent, prompt=Prompt(text=f"{agent}: a prompt of more than sixteen letters"))
+        await rig.end_workflow(name)
+
+
+def test_records_until_there_are_enough_workflows(pbkv: Pbkv, loop_thread: LoopThread, tmp_path: Path) -> None:
+    gateway = busy_gateway()
+    address = loop_thread.run(gateway.__aenter__())
+    path = tmp_path / "mine.jsonl.gz"
+    try:
+        outcome = pbkv("record", "--out", str(path), "--endpoint", address, "--workflows", "3")
+    finally:
+        loop_thread.run(gateway.__aexit__(None, None, None))
+    assert outcome.code == 0, outcome.err
+    trace = load_trace(path)
+    whole = [each for each in trace.workflows if [step.agent for step in each.steps] == ["planner", "coder"]]
+    assert len(whole) >= 2  # the first and the last may be cut
+    assert trace.starts_at is not None
+    assert "workflows" in outcome.err
+    assert pbkv("trace", "check", str(path)).code == 0
+
+
+def test_says_so_where_there_is_no_cluster(pbkv: Pbkv, tmp_path: Path) -> None:
+    outcome = pbkv("record", "--out", str(tmp_path / "t.jsonl"), "--endpoint", "127.0.0.1:9", "--duration", "60")
+    assert outcome.code == 1
+    assert outcome.err.splitlines()[-1].startswith("pbkv: ")
+
+
+def test_does_not_overwrite_a_recording(pbkv: Pbkv, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text("{}\n")
+    outcome = pbkv("record", "--out", str(path))
+    assert outcome.code == 2
+    assert "is there already" in outcome.err
