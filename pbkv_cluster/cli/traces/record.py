@@ -2,15 +2,17 @@
 
 import asyncio
 import signal
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
 from pbkv_cluster.cli.output import check_target
+from pbkv_cluster.cli.traces.secret import Secret, ids_of
 from pbkv_cluster.core.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -18,13 +20,37 @@ if TYPE_CHECKING:
     from pbkv_cluster.simulator.recording.recorder import Recorder
 
 _MB = 1_000_000
+_LOOPBACK = "127.0.0.1"
 _POLL_S = 0.2
-_SECRET_MAX = 64
+_READ_AHEAD = 64  # calls
+
+T = TypeVar("T")
 
 
 def record(
     out: Annotated[Path, typer.Option(metavar="FILE", help="Trace to write, .jsonl or .jsonl.gz.")],
     endpoint: Endpoint = DEFAULT_ENDPOINT,
+    otlp: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            metavar="PORT",
+            help="Instead of a cluster, record spans that applications send to this port (OTLP over HTTP); 0: any free one.",
+            show_default=False,
+        ),
+    ] = None,
+    access_log: Annotated[
+        Path | None,
+        typer.Option(
+            "--access-log",
+            metavar="FILE|-",
+            help="Instead of a cluster, read a log of requests and responses of OpenAI's API; - is standard input.",
+        ),
+    ] = None,
+    silence: Annotated[
+        float, typer.Option(min=0, metavar="S", help="Seconds without a span after which a trace has ended.")
+    ] = 60,
     duration: Annotated[
         float | None, typer.Option(min=0, metavar="S", help="Seconds after which it ends; by default with Ctrl-C.")
     ] = None,
@@ -34,27 +60,36 @@ def record(
     with_tokens: Annotated[
         bool, typer.Option("--with-tokens", help="Write the token ids of prompts and replies, too: they tell their text.")
     ] = False,
-    secret: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Key of the ids: equal texts have equal ids in all recordings under it. By default new."
-        ),
-    ] = None,
+    secret: Secret = None,
 ) -> None:
-    """Write a trace of a running cluster for `pbkv report`: no text, but keyed hashes, lengths, agents and times.
+    """Write a trace for `pbkv report`: no text, but keyed hashes, lengths, agents and times.
+
+    It comes from a running cluster, from OpenTelemetry spans (--otlp), or from an access log (--access-log).
 
     Workflows are written when they end; those that are open at the end of the recording, as far as they have got.
     """
     check_target(out, "--out")
-    ids = _ids(secret)
+    if otlp is not None and access_log is not None:
+        raise InvalidArgument("--otlp", "cannot be given together with --access-log: record one source at a time")
+    if with_tokens and (otlp is not None or access_log is not None):
+        raise InvalidArgument("--with-tokens", "only a cluster has the token ids of its prompts")
+    ids = ids_of(secret)
 
     from pbkv_cluster.simulator.recording.recorder import Recorder
     from pbkv_cluster.simulator.recording.trace_file import TraceFile
 
     with TraceFile(out, int(max_mb * _MB), append) as file:
         recorder = Recorder(file)
+
+        def source() -> Awaitable[None]:
+            if otlp is not None:
+                return _spans(otlp, recorder, ids, silence)
+            if access_log is not None:
+                return _log(access_log, recorder, ids)
+            return _cluster(endpoint, recorder, ids, with_tokens)
+
         try:
-            asyncio.run(_until_over(recorder, duration, workflows, lambda: _cluster(endpoint, recorder, ids, with_tokens)))
+            asyncio.run(_until_over(recorder, duration, workflows, source))
         finally:
             recorder.finish()
             cut = f", {recorder.cut:,} of them cut" if recorder.cut else ""
@@ -103,15 +138,57 @@ async def _cluster(endpoint: str, recorder: "Recorder", ids: "Ids", with_tokens:
             recording.add(event)
 
 
-def _ids(path: Path | None) -> "Ids":
-    from pbkv_cluster.simulator.recording.ids import keyed_ids
+async def _spans(port: int, recorder: "Recorder", ids: "Ids", silence_s: float) -> None:
+    from pbkv_cluster.core.clock import SystemClock
+    from pbkv_cluster.integrations.otel.recording.live import OtlpRecording
 
-    if path is None:
-        return keyed_ids()
+    recording = OtlpRecording(recorder, ids, SystemClock(), silence_s)
+    address = await recording.serve(_LOOPBACK, port)
+    typer.echo(f"recording spans sent to http://{address}/v1/traces; Ctrl-C ends it", err=True)
     try:
-        key = path.read_bytes().strip()
-    except OSError as error:
-        raise InvalidArgument("--secret", f"cannot read {path}: {error.strerror}") from error
-    if not 16 <= len(key) <= _SECRET_MAX:
-        raise InvalidArgument("--secret", f"must have 16 to {_SECRET_MAX} bytes, {path} has {len(key)}")
-    return keyed_ids(key)
+        await recording.run()
+    finally:
+        await recording.stop()
+
+
+async def _log(path: Path, recorder: "Recorder", ids: "Ids") -> None:
+    """Reads a log to its end, call by call. Then all of its workflows have ended."""
+    from pbkv_cluster.simulator.conversion.access_log import access_log
+    from pbkv_cluster.simulator.conversion.conversion import name_of
+    from pbkv_cluster.simulator.recording.conversation import CALIBRATION_CALLS, steps_of
+
+    # A pipe may be written slowly, and its first calls are not to be lost when the recording ends.
+    source = Path("/dev/stdin") if str(path) == "-" else path
+    calls = steps_of(access_log(source), ids, CALIBRATION_CALLS if source.is_file() else 1)
+    async for call, step in _from_thread(calls):
+        workflow = name_of(call.workflow, "workflow")
+        recorder.step(workflow, name_of(call.workload, "unnamed"), step)
+        if call.tool:
+            recorder.tool(workflow, name_of(call.tool, "tool"))
+    recorder.end_all()
+
+
+async def _from_thread(values: "Iterator[T]") -> "AsyncIterator[T]":
+    """The values of an iterator that blocks. Its thread is left behind if nobody wants more of them."""
+    loop, queue = asyncio.get_running_loop(), asyncio.Queue[tuple[T | None, BaseException | None]](_READ_AHEAD)
+
+    def read() -> None:
+        error: BaseException | None = None
+        try:
+            for value in values:
+                if loop.is_closed():
+                    return
+                asyncio.run_coroutine_threadsafe(queue.put((value, None)), loop).result()
+        except Exception as raised:  # noqa: BLE001  # raised again by who reads the queue
+            error = raised
+        if not loop.is_closed():  # else whoever would have been told is no longer there
+            asyncio.run_coroutine_threadsafe(queue.put((None, error)), loop)
+
+    threading.Thread(target=read, name="access log", daemon=True).start()
+    while True:
+        value, error = await queue.get()
+        if error is not None:
+            raise error
+        if value is None:
+            return
+        yield value

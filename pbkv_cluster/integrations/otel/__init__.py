@@ -14,4 +14,5 @@ The way of a span:
     workflow                      the spans of one workflow in order of time, as workflow events
     receiver                      events to the predictor
     member                        the receiver as a process of a cluster
+    recording                     spans as a trace instead, with hashes of their texts
 """

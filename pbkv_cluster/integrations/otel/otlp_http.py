@@ -15,7 +15,7 @@ from pbkv_cluster.rpc.http_server import HttpAnswer, HttpServer, Route, plain
 Export = Callable[[ExportTraceServiceRequest], ExportTraceServiceResponse]
 
 PATH = "/v1/traces"
-_PROTOBUF, _JSON = "application/x-protobuf", "application/json"
+_PROTOBUF, JSON = "application/x-protobuf", "application/json"
 _MAX_BODY_BYTES = 64 << 20  # as over gRPC, before and after decompression
 _NO_ID = bytes(1)
 _GZIP = 16 + zlib.MAX_WBITS
@@ -47,14 +47,14 @@ class OtlpHttpServer:
 
     async def _answer(self, headers: Mapping[str, str], body: bytes) -> HttpAnswer:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind not in (_PROTOBUF, _JSON):
-            return plain(415, f"content-type must be {_PROTOBUF} or {_JSON}, got {kind or 'none'}")
+        if kind not in (_PROTOBUF, JSON):
+            return plain(415, f"content-type must be {_PROTOBUF} or {JSON}, got {kind or 'none'}")
         try:
-            request = _decode(kind, _decompress(headers.get("content-encoding", ""), body))
+            request = decode(kind, _decompress(headers.get("content-encoding", ""), body))
         except InvalidArgument as error:
             return plain(400, str(error))
         response = self._export(request)
-        if kind == _JSON:
+        if kind == JSON:
             return HttpAnswer(200, kind, json_format.MessageToJson(response, indent=None).encode())
         return HttpAnswer(200, kind, response.SerializeToString())
 
@@ -74,7 +74,12 @@ def _decompress(encoding: str, body: bytes) -> bytes:
     return data
 
 
-def _decode(kind: str, body: bytes) -> ExportTraceServiceRequest:
+def decode(kind: str, body: bytes) -> ExportTraceServiceRequest:
+    """A request of OTLP over HTTP.
+
+    Raises:
+        InvalidArgument: the body is none.
+    """
     request = ExportTraceServiceRequest()
     try:
         if kind == _PROTOBUF:

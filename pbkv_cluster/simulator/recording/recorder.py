@@ -16,14 +16,14 @@ UNNAMED = "unnamed"  # workload of workflows that have none
 
 @dataclass(frozen=True, slots=True)
 class RecordedStep:
-    """A step that has ended. Times are seconds since the epoch."""
+    """A step that has ended. Times are seconds since any moment that is the same for all steps; None: unknown."""
 
     agent: str
     prompt: tuple[Segment, ...]
     output_id: str
     output_tokens: int
-    started_s: float
-    ended_s: float
+    started_s: float | None
+    ended_s: float | None
     call_site: str = ""
     available_tokens: int | None = None
     delivered_tokens: int | None = None
@@ -88,6 +88,11 @@ class Recorder:
         if found is not None and not found.cut:
             self._write(found)
 
+    def end_all(self) -> None:
+        """Nothing more comes: all open workflows have ended."""
+        for workflow in list(self._workflows):
+            self.end(workflow)
+
     def finish(self) -> None:
         """The recording ends: writes what is open as it is."""
         for each in self._workflows.values():
@@ -115,10 +120,10 @@ class Recorder:
         last = found.last
         if last is None:
             return
-        pause = 0.0 if next_s is None else round(max(0.0, next_s - last.ended_s), 6)
+        pause = 0.0 if next_s is None or last.ended_s is None else round(max(0.0, next_s - last.ended_s), 6)
         step = TraceStep(last.agent, last.prompt, last.output_id, last.output_tokens, last.call_site, found.tool, pause)
-        first = not found.lines
-        made = TraceWorkflow(found.name, found.workload, (step,), arrival_s=round(last.started_s, 6) if first else None)
+        arrival_s = last.started_s if not found.lines else None
+        made = TraceWorkflow(found.name, found.workload, (step,), arrival_s=arrival_s and round(arrival_s, 6))
         line = line_of(made, 0) | {"step": len(found.lines)}
         for key in ("available_tokens", "delivered_tokens", "prompt_token_ids", "output_token_ids"):
             if (value := getattr(last, key)) is not None:

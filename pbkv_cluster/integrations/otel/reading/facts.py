@@ -12,6 +12,7 @@ from pbkv_cluster.integrations.otel.reading.attributes import Attributes
 from pbkv_cluster.integrations.otel.reading.dialects import DIALECTS, Dialect, Role, all_names
 from pbkv_cluster.integrations.otel.reading.messages import messages_at, words_of
 from pbkv_cluster.integrations.otel.reasons import Reason
+from pbkv_cluster.simulator.recording.calls import Message, messages_of
 
 _USER = "user"
 _MAX_SHOWN = 80  # characters of a name in a log
@@ -87,18 +88,31 @@ class Facts:
         """Hashed words of the task and of the answer, from the span's attributes or, if they have none, its events."""
         if self.role is not Role.STEP:
             return (), ()
-        inputs = [(source.key, messages_at(self._attributes, source)) for source in self._names.input_messages]
-        outputs = [(source.key, messages_at(self._attributes, source)) for source in self._names.output_messages]
+        inputs, outputs = self._sources(whole=False)
+        return self._first_words(inputs, _USER), self._first_words(outputs, None)
+
+    def texts(self) -> tuple[tuple[Message, ...], str]:
+        """The prompt and the answer as text, as far as the span has them."""
+        if self.role is not Role.STEP:
+            return (), ""
+        inputs, outputs = self._sources(whole=True)
+        answer = self._first_messages(outputs)
+        return self._first_messages(inputs), answer[0].text if answer else ""
+
+    def _sources(self, whole: bool) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
+        """Messages of the prompt and of the answer, with the attribute that has them; None where it is absent."""
+        inputs = [(source.key, messages_at(self._attributes, source, whole)) for source in self._names.input_messages]
+        outputs = [(source.key, messages_at(self._attributes, source, whole)) for source in self._names.output_messages]
         conventions = dialects.CONVENTIONS
         for event in self._span.events:
             inside = Attributes(event.attributes)
-            inputs += [(source.key, messages_at(inside, source)) for source in conventions.input_messages]
-            outputs += [(source.key, messages_at(inside, source)) for source in conventions.output_messages]
+            inputs += [(source.key, messages_at(inside, source, whole)) for source in conventions.input_messages]
+            outputs += [(source.key, messages_at(inside, source, whole)) for source in conventions.output_messages]
             if event.name == dialects.USER_MESSAGE_EVENT:
                 inputs.append((event.name, [{"role": _USER, "content": inside.value("content")}]))
             elif event.name == dialects.CHOICE_EVENT:
                 outputs.append((event.name, inside.value("message")))
-        return self._first_words(inputs, _USER), self._first_words(outputs, None)
+        return inputs, outputs
 
     def _find_role(self, note: Warn) -> Role:
         unknown = []
@@ -129,6 +143,15 @@ class Facts:
         except InvalidArgument as error:
             self._warn(Reason.TOKENS_UNREADABLE, str(error))
             return 0
+
+    def _first_messages(self, sources: Iterable[tuple[str, Any]]) -> tuple[Message, ...]:
+        for key, value in sources:
+            try:
+                if found := messages_of(value, key):
+                    return found
+            except InvalidArgument as error:
+                self._warn(Reason.TEXT_UNREADABLE, str(error))
+        return ()
 
     def _first_words(self, sources: Iterable[tuple[str, Any]], role: str | None) -> tuple[int, ...]:
         for key, messages in sources:

@@ -1,4 +1,4 @@
-"""Hashed words of the messages of a model call. The text itself does not leave this module."""
+"""Messages of a model call, and hashed words of them. Only a recording asks for the text itself, and hashes it as well."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,11 +8,12 @@ from pbkv_cluster.core.text.words import TEXT_CHARACTERS, hashed_words
 from pbkv_cluster.integrations.otel.reading.attributes import Attributes, json_value
 from pbkv_cluster.integrations.otel.reading.dialects import Form, Messages
 
-_MAX_NUMBERED = 256  # messages, and parts of one
+_MAX_NUMBERED = 256  # messages, and parts of one, that are looked at for words
+_MAX_WHOLE = 1 << 16  # likewise, of whole prompts
 
 
-def messages_at(attributes: Attributes, source: Messages) -> Any:
-    """What `source` names, for `words_of`; None if it is absent."""
+def messages_at(attributes: Attributes, source: Messages, whole: bool = False) -> Any:
+    """What `source` names; None if it is absent. Unless it is wanted whole, as much as `words_of` needs."""
     match source.form:
         case Form.MESSAGES:
             return attributes.value(source.key)
@@ -20,7 +21,7 @@ def messages_at(attributes: Attributes, source: Messages) -> Any:
             text = attributes.text(source.key)
             return [{"content": text}] if text else None
         case Form.NUMBERED:
-            return list(_numbered(attributes, source)) or None
+            return list(_numbered(attributes, source, whole)) or None
 
 
 def words_of(key: str, messages: Any, role: str | None = None) -> tuple[int, ...]:
@@ -48,24 +49,24 @@ def words_of(key: str, messages: Any, role: str | None = None) -> tuple[int, ...
     return ()
 
 
-def _numbered(attributes: Attributes, source: Messages) -> Iterator[dict[str, str]]:
-    for number in range(_MAX_NUMBERED):
+def _numbered(attributes: Attributes, source: Messages, whole: bool) -> Iterator[dict[str, str]]:
+    for number in range(_MAX_WHOLE if whole else _MAX_NUMBERED):
         prefix = f"{source.key}.{number}"
         role = attributes.text(f"{prefix}.{source.role}")
         content = attributes.text(f"{prefix}.{source.content}")
         if not content and source.parts:
-            content = _joined_parts(attributes, f"{prefix}.{source.parts}", source.part_text)
+            content = _joined_parts(attributes, f"{prefix}.{source.parts}", source.part_text, whole)
         if not role and not content:
             return
         yield {"role": role, "content": content}
 
 
-def _joined_parts(attributes: Attributes, prefix: str, name: str) -> str:
+def _joined_parts(attributes: Attributes, prefix: str, name: str, whole: bool) -> str:
     parts: list[str] = []
     for number in range(_MAX_NUMBERED):
         text = attributes.text(f"{prefix}.{number}.{name}")
         parts.append(text)
-        if not text or sum(map(len, parts)) > TEXT_CHARACTERS:
+        if not text or (not whole and sum(map(len, parts)) > TEXT_CHARACTERS):
             break
     return " ".join(filter(None, parts))
 

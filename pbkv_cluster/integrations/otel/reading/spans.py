@@ -11,6 +11,7 @@ from pbkv_cluster.integrations.otel.reading.attributes import Attributes
 from pbkv_cluster.integrations.otel.reading.dialects import SERVICE_NAME, Role
 from pbkv_cluster.integrations.otel.reading.facts import Facts
 from pbkv_cluster.integrations.otel.reasons import Notices, Reason
+from pbkv_cluster.simulator.recording.calls import Message
 
 _TRACE_BYTES, _SPAN_BYTES = 16, 8
 _NO_SERVICE = "unknown_service"  # what SDKs call an application whose name is not set
@@ -36,6 +37,8 @@ class Span:
     output_tokens: int = 0
     task: tuple[int, ...] = ()  # hashed words of the user's first message
     output: tuple[int, ...] = ()  # hashed words of the answer
+    messages: tuple[Message, ...] = ()  # the prompt, if its text was asked for
+    reply: str = ""  # likewise
 
     @property
     def is_step(self) -> bool:
@@ -80,8 +83,8 @@ class Problems:
             self.messages.append(problem)
 
 
-def read_spans(request: ExportTraceServiceRequest, problems: Problems) -> Iterator[Span]:
-    """Yields the spans of a request. Malformed ones are rejected in `problems`."""
+def read_spans(request: ExportTraceServiceRequest, problems: Problems, with_text: bool = False) -> Iterator[Span]:
+    """Yields the spans of a request, with the text of prompts and answers if asked. Malformed ones go to `problems`."""
     for resource in request.resource_spans:
         count = sum(len(scope.spans) for scope in resource.scope_spans)
         try:
@@ -95,12 +98,12 @@ def read_spans(request: ExportTraceServiceRequest, problems: Problems) -> Iterat
         for scope in resource.scope_spans:
             for span in scope.spans:
                 try:
-                    yield _read(span, service, problems)
+                    yield _read(span, service, problems, with_text)
                 except InvalidArgument as error:
                     problems.reject(Reason.SPAN_MALFORMED, f"span {span.name[:80]!r}: {error}")
 
 
-def _read(span: trace_pb2.Span, service: str, problems: Problems) -> Span:
+def _read(span: trace_pb2.Span, service: str, problems: Problems, with_text: bool) -> Span:
     _check_id("trace_id", span.trace_id, _TRACE_BYTES)
     _check_id("span_id", span.span_id, _SPAN_BYTES)
     if span.parent_span_id:
@@ -112,6 +115,7 @@ def _read(span: trace_pb2.Span, service: str, problems: Problems) -> Span:
     facts = Facts(span, problems.warn, problems.notices.note)
     prompt_tokens, output_tokens = facts.tokens()
     task, output = facts.words()
+    messages, reply = facts.texts() if with_text else ((), "")
     return Span(
         trace=span.trace_id.hex(),
         id=span.span_id.hex(),
@@ -128,6 +132,8 @@ def _read(span: trace_pb2.Span, service: str, problems: Problems) -> Span:
         output_tokens=output_tokens,
         task=task,
         output=output,
+        messages=messages,
+        reply=reply,
     )
 
 

@@ -1,0 +1,84 @@
+"""`pbkv trace convert`: traces and logs of others as step traces."""
+
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pbkv_cluster.cli.output import check_target
+from pbkv_cluster.cli.traces.secret import Secret, ids_of
+
+if TYPE_CHECKING:
+    from pbkv_cluster.simulator.conversion.conversion import Converted
+    from pbkv_cluster.simulator.recording.ids import Ids
+    from pbkv_cluster.simulator.recording.trace_file import TraceFile
+    from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
+
+_MB = 1_000_000
+
+
+class Source(StrEnum):
+    """Formats that are converted."""
+
+    MOONCAKE = "mooncake"
+    AZURE = "azure"
+    BURSTGPT = "burstgpt"
+    SHAREGPT = "sharegpt"
+    ACCESS_LOG = "access-log"
+    OTLP = "otlp"
+    LANGFUSE = "langfuse"
+    PHOENIX = "phoenix"
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="File of another format, plain or .gz.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Step trace to write, .jsonl or .jsonl.gz.")],
+    kind: Annotated[Source, typer.Option("--from", help="What IN is.")],
+    max_mb: Annotated[float, typer.Option(min=0, help="Megabytes that OUT may have.")] = 1000,
+    secret: Secret = None,
+) -> None:
+    """Convert traces and logs of others, as far as they hold lengths and agents. Says what is missing and what is assumed."""
+    check_target(out, "OUT")
+    ids = ids_of(secret)
+
+    from pbkv_cluster.simulator.recording.trace_file import TraceFile
+
+    with TraceFile(out, int(max_mb * _MB)) as file:
+        try:
+            done, notes = _convert(kind, source, ids, file)
+        except BaseException:
+            if not file.size_bytes:
+                out.unlink(missing_ok=True)
+            raise
+    typer.echo(f"{out}: {done.workflows:,} workflows, {done.steps:,} steps, {done.prompt_tokens:,} prompt tokens")
+    if done.pseudo_tokens:
+        share = 100 * done.pseudo_tokens / done.prompt_tokens
+        typer.echo(f"lengths only: nobody knows the text of {share:.0f} % of the prompt tokens, nor what they share")
+    for note in notes:
+        typer.echo(f"- {note}")
+    if done.is_full:
+        typer.echo(f"pbkv: the rest does not fit into {max_mb:g} MB (--max-mb)", err=True)
+        raise typer.Exit(1)
+
+
+def _convert(kind: Source, source: Path, ids: "Ids", file: "TraceFile") -> "tuple[Converted, tuple[str, ...]]":
+    from pbkv_cluster.simulator.conversion.conversion import convert_calls, convert_workflows
+    from pbkv_cluster.simulator.conversion.converters import CONVERTERS, MOONCAKE_NOTES, OTLP_NOTES
+
+    if kind is Source.MOONCAKE:
+        return convert_workflows(_requests(source), file), MOONCAKE_NOTES
+    if kind is Source.OTLP:
+        from pbkv_cluster.integrations.otel.recording.files import otlp_calls
+
+        return convert_calls(otlp_calls(source), ids, file), OTLP_NOTES
+    converter = CONVERTERS[kind.value]
+    return convert_calls(converter.read(source), ids, file), converter.notes
+
+
+def _requests(source: Path) -> "Iterator[tuple[TraceWorkflow, float]]":
+    from pbkv_cluster.simulator.traces.serving_traces import read_requests
+
+    for each in read_requests(source):
+        yield each.workflow, each.starts_at

@@ -1,0 +1,131 @@
+"""`pbkv trace convert`, and `pbkv record` from logs: what it writes, and what it says of it."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from pbkv_cluster.cli.traces.convert import Source
+from pbkv_cluster.simulator.conversion.converters import CONVERTERS
+from pbkv_cluster.simulator.traces.files import load_trace
+from tests.cli.conftest import Pbkv
+
+AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(f"2023-11-16 18:17:0{at}.0,{300 + at},44\n" for at in range(4))
+
+
+def log(requests: int) -> str:
+    lines = []
+    for at in range(requests):
+        messages = [{"role": "system", "content": "You plan. " * 99}, {"role": "user", "content": f"{at}" * 40}]
+        usage = {"prompt_tokens": 250, "completion_tokens": 1}
+        response = {"choices": [{"message": {"content": "yes"}}], "usage": usage}
+        lines.append({"time": 1000.0 + at, "request": {"model": "m", "messages": messages}, "response": response})
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def test_every_source_has_a_converter() -> None:
+    assert {source.value for source in Source} == {*CONVERTERS, "mooncake", "otlp"}
+
+
+def test_lengths_alone_are_marked_and_reported_as_unknown(pbkv: Pbkv, tmp_path: Path) -> None:
+    source, out = tmp_path / "azure.csv", tmp_path / "t.jsonl.gz"
+    source.write_text(AZURE)
+    outcome = pbkv("trace", "convert", "--from", "azure", str(source), str(out))
+    assert outcome.code == 0, outcome.err
+    assert "lengths only: nobody knows the text of 100 % of the prompt tokens" in outcome.out
+    report = pbkv("report", str(out), "--jobs", "1", "--gpu", "1", "--host", "0")
+    assert report.code == 0, report.err
+    assert "lengths only" in report.out
+
+
+def test_mooncake_shares_its_blocks(pbkv: Pbkv, tmp_path: Path) -> None:
+    source, out = tmp_path / "m.jsonl", tmp_path / "t.jsonl"
+    requests = [{"timestamp": 500 * at, "input_length": 1000, "output_length": 9, "hash_ids": [4, at]} for at in range(3)]
+    source.write_text("".join(json.dumps(each) + "\n" for each in requests))
+    assert pbkv("trace", "convert", "--from", "mooncake", str(source), str(out)).code == 0
+    assert load_trace(out).workflows[0].steps[0].prompt == load_trace(source).workflows[0].steps[0].prompt
+    assert load_trace(out).starts_at == (0.0, 0.5, 1.0)
+
+
+def test_a_failed_conversion_leaves_no_file(pbkv: Pbkv, tmp_path: Path) -> None:
+    source, out = tmp_path / "azure.csv", tmp_path / "t.jsonl.gz"
+    source.write_text("a,b\n1,2\n")
+    outcome = pbkv("trace", "convert", "--from", "azure", str(source), str(out))
+    assert outcome.code == 2
+    assert "ContextTokens: is missing" in outcome.err
+    assert not out.exists()
+
+
+def test_a_secret_makes_ids_agree(pbkv: Pbkv, tmp_path: Path) -> None:
+    source, secret = tmp_path / "log.jsonl", tmp_path / "key"
+    source.write_text(log(2))
+    secret.write_text("a key of sixteen bytes")
+    outs = [tmp_path / f"{number}.jsonl" for number in range(3)]
+    for out, options in zip(outs, (("--secret", str(secret)), ("--secret", str(secret)), ()), strict=True):
+        assert pbkv("trace", "convert", "--from", "access-log", *options, str(source), str(out)).code == 0
+    same, again, other = (load_trace(out).workflows[0].steps[0].prompt for out in outs)
+    assert same == again != other
+    secret.write_text("short")
+    assert "--secret: must have 16" in pbkv("record", "--out", str(tmp_path / "x.jsonl"), "--secret", str(secret)).err
+
+
+def test_records_an_access_log(pbkv: Pbkv, tmp_path: Path) -> None:
+    source, out = tmp_path / "log.jsonl", tmp_path / "t.jsonl.gz"
+    source.write_text(log(5))
+    outcome = pbkv("record", "--access-log", str(source), "--out", str(out))
+    assert outcome.code == 0, outcome.err
+    workflows = load_trace(out).workflows
+    assert len(workflows) == 5
+    assert len({each.steps[0].prompt[0].id for each in workflows}) == 1
+    source.write_text(log(1) + "{}\n")
+    failed = pbkv("record", "--access-log", str(source), "--out", str(tmp_path / "u.jsonl"))
+    assert failed.code == 2
+    assert "line 2: request: must be an object" in failed.err
+
+
+def test_ctrl_c_ends_a_recording_whose_log_is_still_written(pbkv: Pbkv, tmp_path: Path) -> None:
+    pipe, out, over = tmp_path / "pipe", tmp_path / "t.jsonl", threading.Event()
+    os.mkfifo(pipe)
+
+    def write() -> None:
+        with pipe.open("w") as file:
+            file.write(log(3))
+            file.write("\n" * (1 << 20))  # far more than a pipe holds: once it is written, the calls have been read
+            file.flush()
+            os.kill(os.getpid(), signal.SIGINT)
+            over.wait(60)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        outcome = pbkv("record", "--access-log", str(pipe), "--out", str(out))
+    finally:
+        over.set()
+        writer.join(60)
+    assert outcome.code == 0, outcome.err
+    assert "3 workflows, 3 of them cut" in outcome.err
+    assert len(load_trace(out).workflows) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--otlp", "0", "--access-log", "x"), "record one source at a time"),
+        (("--otlp", "0", "--with-tokens"), "only a cluster has the token ids"),
+    ],
+)
+def test_options_that_exclude_each_other_are_named(pbkv: Pbkv, tmp_path: Path, options: tuple[str, ...], problem: str) -> None:
+    outcome = pbkv("record", "--out", str(tmp_path / "t.jsonl"), *options)
+    assert outcome.code == 2
+    assert problem in outcome.err
+
+
+def test_records_spans_until_its_time_is_over(pbkv: Pbkv, tmp_path: Path) -> None:
+    out = tmp_path / "t.jsonl"
+    outcome = pbkv("record", "--otlp", "0", "--out", str(out), "--duration", "0.5")
+    assert outcome.code == 0, outcome.err
+    assert "/v1/traces" in outcome.err
+    assert "0 workflows" in outcome.err
