@@ -7,7 +7,7 @@ from typing import Any
 from pbkv_cluster.simulator.engine.simulation import Setup
 from pbkv_cluster.simulator.report.findings import Comparison, Findings, comparisons, findings, focus
 from pbkv_cluster.simulator.report.potential import Potential, potential
-from pbkv_cluster.simulator.report.sampling import Sample, pseudo_share, sample
+from pbkv_cluster.simulator.report.sampling import Bounds, Sample, pseudo_share, sample
 from pbkv_cluster.simulator.report.sweep import POLICIES, Size, sizes, sweep
 from pbkv_cluster.simulator.traces.files import Trace
 from pbkv_cluster.simulator.workload.token_source import TokenSource
@@ -137,7 +137,7 @@ def assess(
     Raises:
         InvalidArgument: an option is out of its range.
     """
-    taken = sample(trace, options.most_workflows, options.seed)
+    taken = sample(trace, Bounds(options.most_workflows), options.seed)
     workload, assumptions = _workload(taken, options)
     tokens = TokenSource(workload)
     could = potential(tokens, setup)
@@ -176,6 +176,8 @@ def _workload(taken: Sample, options: ReportOptions) -> tuple[Workload, tuple[st
     if not taken.is_whole:
         how = "the first to arrive" if trace.starts_at is not None else "drawn at random"
         assumed.append(f"{count:,} of {taken.of_workflows:,} workflows were run, {how}.")
+    if taken.cut:
+        assumed.append(f"{taken.cut:,} workflows were too long, and were run without their last steps.")
     think = options.think_scale
     logged = any(step.pause_s for workflow in trace.workflows for step in workflow.steps)
     several = any(len(workflow.steps) > 1 for workflow in trace.workflows)
