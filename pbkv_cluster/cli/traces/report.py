@@ -129,7 +129,7 @@ def _sizes_table(found: "Assessment") -> "Table":
     from pbkv_cluster.simulator.report.page import size_name
 
     table = _table(
-        "Recomputed tokens, and LRU's mean seconds over `pbkv`'s. Memory: the GPU's in percent of the open contexts",
+        "Recomputed tokens, and LRU's mean seconds over pbkv's. Memory: the GPU's in percent of the open contexts",
         ("memory", "GB", "LRU", "pbkv", "clairvoyant", "1st token", "workflow"),
     )
     for each in found.comparisons:
@@ -161,5 +161,6 @@ def _table(title: str, columns: tuple[str, ...]) -> "Table":
 
     table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if not number else "right", no_wrap=column not in ("workload", "agent"))
+        left = not number or column == "agent"
+        table.add_column(column, justify="left" if left else "right", no_wrap=column not in ("workload", "agent"))
     return table

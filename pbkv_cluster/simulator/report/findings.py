@@ -19,7 +19,7 @@ class Verdict(StrEnum):
 
     UNKNOWN = "unknown"  # the trace does not say what prompts share
     NOTHING = "nothing"  # no policy makes a difference that anybody would notice
-    LITTLE = "little"  # it could be made, but `pbkv` does not make it
+    LITTLE = "little"  # it could be made, but pbkv does not make it
     PAYS = "pays"
 
 
@@ -92,7 +92,7 @@ def findings(
     rate = potential.available_tokens / max(1, potential.prompt_tokens)
     unknown = f"The trace holds lengths only for {100 * pseudo_share:.0f} % of the prompt tokens: what they share is unknown."
     if pseudo_share > 1 - _NOTHING_SHARED:
-        return Findings(Verdict.UNKNOWN, (unknown, "Record prompts as hashes (`pbkv record`) to find out."))
+        return Findings(Verdict.UNKNOWN, (unknown, "Record prompts as hashes (pbkv record) to find out."))
     doubts = (unknown,) if pseudo_share else ()
     if rate < _NOTHING_SHARED:
         shared = f"Nothing to save: no shared prefixes. An infinite cache would have {100 * rate:.1f} % of the prompt tokens."
@@ -121,19 +121,19 @@ def _judge(
     if not best.noticeable:
         text = (
             f"Little: a policy that knows the future would make first tokens {_faster(most.best_ttft)} and workflows "
-            f"{_faster(most.best_latency)} ({_at(most, context_share)}), but `pbkv` does not ({prefill})."
+            f"{_faster(most.best_latency)} ({_at(most, context_share)}), but pbkv does not ({prefill})."
         )
         return Verdict.LITTLE, (text, *_tokens(focus(found), context_share))
     text = (
-        f"It pays where memory is short: with {_at(best, context_share)}, `pbkv` makes first tokens {_faster(best.ttft)} and "
-        f"workflows {_faster(best.latency)} than LRU; {prefill}."
+        f"It pays where memory is short. With {_at(best, context_share)}, and compared with LRU, pbkv makes "
+        f"first tokens {_faster(best.ttft)} and workflows {_faster(best.latency)}; {prefill}."
     )
     return Verdict.PAYS, (text, *_tokens(best, context_share), *_where_not(found))
 
 
 def _tokens(each: Comparison, context_share: dict[Size, float]) -> Iterator[str]:
     yield (
-        f"With {_at(each, context_share)}, LRU recomputes {each.lru.recomputed_tokens:,} tokens, `pbkv` "
+        f"With {_at(each, context_share)}, LRU recomputes {each.lru.recomputed_tokens:,} tokens, pbkv "
         f"{each.pbkv.recomputed_tokens:,}, clairvoyance {each.clairvoyant.recomputed_tokens:,} of "
         f"{each.lru.available_tokens:,} that could be kept."
     )
@@ -148,7 +148,7 @@ def _where_worse(found: Sequence[Comparison], context_share: dict[Size, float]) 
     for each in found:
         if min(each.ttft, each.latency) < _WORSE:
             yield (
-                f"`pbkv` is worse than LRU with {_at(each, context_share)}: first tokens {_faster(each.ttft)}, "
+                f"pbkv is worse than LRU with {_at(each, context_share)}: first tokens {_faster(each.ttft)}, "
                 f"workflows {_faster(each.latency)}."
             )
 

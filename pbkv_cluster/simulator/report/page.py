@@ -21,7 +21,7 @@ body { margin: 0 auto; padding: 1.5rem; max-width: 70rem; background: var(--pape
 h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 .soft, caption { color: var(--soft); } .verdict { background: var(--box); border: 1px solid var(--line); border-radius: 8px;
   padding: .75rem 1.25rem; } .verdict p { margin: .4rem 0; } .verdict p:first-child { font-weight: 600; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: 1rem; }
 svg { width: 100%; height: auto; } svg.stack { height: .8rem; min-width: 8rem; display: block; }
 .title { fill: var(--ink); font-size: 13px; font-weight: 600; } .tick { fill: var(--soft); font-size: 11px; }
 .grid { stroke: var(--line); stroke-width: 1; }
@@ -30,7 +30,8 @@ svg { width: 100%; height: auto; } svg.stack { height: .8rem; min-width: 8rem; d
 .key { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin: 0 .3em 0 1em; vertical-align: -.05em; }
 .table { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: .25rem 0; } th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line);
-  text-align: right; white-space: nowrap; } th:first-child, td:first-child { text-align: left; }
+  text-align: right; white-space: nowrap; }
+th:first-child, td:first-child, .agents :is(th, td):nth-child(2) { text-align: left; }
 """
 
 
@@ -85,7 +86,7 @@ def notes(found: Assessment) -> list[str]:
         "Scheduler, cache, policies and predictor are those of production; the GPU is a cost model that moves a clock. Nothing "
         "here was measured on hardware.",
         "Open contexts: blocks of the latest prompt and reply of every agent of every open workflow, at their peak. "
-        "Clairvoyant: evicts what is used last of all; no real policy can. `pbkv` starts with its prior and learns on the way.",
+        "Clairvoyant: evicts what is used last of all; no real policy can. pbkv starts with its prior and learns on the way.",
         *([machine] if machine else []),
         *found.assumptions,
     ]
@@ -166,7 +167,7 @@ def _sizes(found: Assessment) -> str:
         )
         for each in found.comparisons
     ]
-    caption = "What it costs, and what it brings. Last columns: LRU's mean seconds over `pbkv`'s; above 1, `pbkv` is faster."
+    caption = "What it costs, and what it brings. Last columns: LRU's mean seconds over pbkv's; above 1, pbkv is faster."
     return _table(caption, head, rows)
 
 
@@ -176,7 +177,7 @@ def _agents(found: Assessment) -> str:
         f"Reusable: shares of the prompt tokens, from the same workflow and from others. Then tokens that are recomputed with "
         f"{size_name(found, found.focus)}, where the policy matters most."
     )
-    return "<h2>By workload and agent</h2>" + _table(caption, head, agent_rows(found))
+    return f'<h2>By workload and agent</h2><div class="agents">{_table(caption, head, agent_rows(found))}</div>'
 
 
 def _outcomes(each: Comparison) -> tuple[Outcome, Outcome, Outcome]:
