@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,11 @@ class Inspection(inspection_pb2_grpc.InspectionServiceServicer):
         self, request: inspection_pb2.CheckIndexRequest, context: Any
     ) -> inspection_pb2.CheckIndexResponse:
         return self.index
+
+    async def WatchWorkflows(  # noqa: N802
+        self, request: inspection_pb2.WatchWorkflowsRequest, context: Any
+    ) -> AsyncIterator[inspection_pb2.WatchedEvent]:
+        yield inspection_pb2.WatchedEvent()
 
 
 @pytest.fixture
