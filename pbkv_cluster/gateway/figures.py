@@ -10,6 +10,7 @@ from pbkv_cluster.gateway.meter import GatewayMeter
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.step.admission import Admission
+from pbkv_cluster.gateway.step.limits import Limit
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
 from pbkv_cluster.store.cluster_index import Directory, IndexMirror
 
@@ -35,6 +36,7 @@ class GatewayFigures:
         figures.put_each(names.GATEWAY_DECISIONS, {reason.value: self.decisions[reason] for reason in Reason})
         figures.put(names.OPEN_WORKFLOWS, len(self.workflows))
         figures.put(names.STEPS_IN_FLIGHT, len(self.admission))
+        figures.put_each(names.STEPS_REFUSED, {limit.value: self.admission.refused[limit] for limit in Limit})
         figures.put(names.REDIS_REACHABLE, self.pool.index_reachable)
         figures.put(names.PREDICTOR_REACHABLE, self.feed.reachable)
         figures.put(names.INDEX_BLOCKS, len(self.mirror.blocks))

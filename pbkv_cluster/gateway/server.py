@@ -51,7 +51,7 @@ class GatewayServer:
         gateway = config.gateway
         decisions = Decisions()
         open_workflows = OpenWorkflows(clock, gateway.max_workflows, gateway.max_graph_bytes)
-        admission = Admission(gateway.max_steps, gateway.max_step_bytes, decisions)
+        admission = Admission(gateway.max_steps, gateway.max_step_bytes, config.limits, decisions, clock)
         agents = Agents()
         infinite, speed, lengths = InfiniteCache(gateway.available_blocks), PrefillSpeed(), OutputLength()
         meter = GatewayMeter(config.metrics.max_workloads)
@@ -85,6 +85,7 @@ class GatewayServer:
             pool=self._pool,
             placement=placement,
             relay=Relay(
+                admission=admission,
                 pool=self._pool,
                 placement=placement,
                 speed=speed,

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from pbkv_cluster.core.config.limits import LimitsConfig
 from pbkv_cluster.core.config.monitoring import DashboardConfig, LoggingConfig, MetricsConfig, OtelConfig, TelemetryConfig
 from pbkv_cluster.core.config.section import Section, checked
 from pbkv_cluster.core.config.stores import HostStoreConfig, KvEventsConfig, RedisConfig
@@ -241,6 +242,7 @@ class Config(Section):
     cache: CacheConfig = CacheConfig()
     predictor: PredictorConfig = PredictorConfig()
     gateway: GatewayConfig = GatewayConfig()
+    limits: LimitsConfig = LimitsConfig()
     redis: RedisConfig = RedisConfig()
     kv_events: KvEventsConfig = KvEventsConfig()
     host_store: HostStoreConfig = HostStoreConfig()

@@ -104,6 +104,12 @@ PHASE_SECONDS = _counter(
 
 OPEN_WORKFLOWS = _gauge("pbkv_open_workflows", "Open workflows that the member knows", _GATEWAY, _WORKER, _PREDICTOR)
 STEPS_IN_FLIGHT = _gauge("pbkv_steps_in_flight", "Steps that were let in and have not ended", _GATEWAY)
+STEPS_REFUSED = _counter(
+    "pbkv_steps_refused_total",
+    "Steps that were not let in, by the setting whose limit was reached",
+    _GATEWAY,
+    labels=("limit",),
+)
 GATEWAY_DECISIONS = _counter(
     "pbkv_gateway_decisions_total", "Decisions; those on routing begin with route_", _GATEWAY, labels=("reason",)
 )

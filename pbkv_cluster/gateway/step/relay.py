@@ -31,6 +31,7 @@ from pbkv_cluster.gateway.routing.placement import Placement
 from pbkv_cluster.gateway.routing.speeds import OutputLength, PrefillSpeed
 from pbkv_cluster.gateway.routing.worker import FailureKind, StepOutcome, StepStream, Worker, WorkerFailure
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
+from pbkv_cluster.gateway.step.admission import Admission
 from pbkv_cluster.gateway.step.state import StepState
 from pbkv_cluster.gateway.step.step import Step, StepSpec
 from pbkv_cluster.gateway.workflow.events import EventReporter
@@ -54,6 +55,7 @@ class _Attempts:
 class Relay:
     """Between front doors and workers."""
 
+    admission: Admission
     pool: WorkerPool
     placement: Placement
     speed: PrefillSpeed
@@ -154,6 +156,7 @@ class Relay:
                     skip = max(skip - len(event.text), 0)
                     if first_output and step.first_token_at is not None:
                         self.infinite.remember(spec.prompt.keys)
+                        self.admission.has_output(step)
                     if text or event.packed:
                         yield Tokens(event.packed, text)
                 case StepOutcome():

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.clock import Clock
-from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from pbkv_cluster.core.logs.fields import bind
 from pbkv_cluster.core.sampling import SamplingOptions, SamplingParams
 from pbkv_cluster.core.text.words import hashed_words
@@ -92,6 +92,8 @@ class Submission:
             if step.spec is not None:  # else it never was a step, and its client alone is to blame
                 log.warning("a step failed: %s", error, extra={"reason": Reason.STEP_FAILED.value})
             step.fail()
+            if isinstance(error, ResourceExhausted) and error.retry_after_s is None:
+                error.retry_after_s = self.admission.retry_after_s()
             raise
         finally:
             step.cancel()
@@ -159,8 +161,10 @@ class Submission:
         if request.parent_step is not None and not 0 <= request.parent_step < workflow.steps:
             raise InvalidArgument("parent_step", f"must be an earlier step of the workflow, which has {workflow.steps}")
         tenant = tenant or workflow.tenant
+        self.admission.charge(step, tenant, workflow.id)
         limits = await self._limits(step, workflow)
         prompt = await self.prompts.read(request.prompt, limits, tenant)
+        self.admission.queue(step, prompt.tokens)
         sampling = _fit_sampling(sampling, prompt.tokens, limits)
         _check_open(workflow)
         number = workflow.steps
