@@ -69,6 +69,8 @@ class GatewayFigures:
         figures.put_histogram(names.TTFT_SECONDS, meter.ttft)
         figures.put_histogram(names.STEP_SECONDS, meter.steps)
         figures.put_histogram(names.WORKFLOW_SECONDS, meter.workflows)
+        for tenant, waits in meter.queue_waits.items():
+            figures.put_histogram(names.QUEUE_SECONDS, waits, tenant)
         phases = {"queue": meter.queue_s, "load": meter.load_s, "prefill": meter.prefill_s, "decode": meter.decode_s}
         figures.put_each(names.PHASE_SECONDS, phases)
 

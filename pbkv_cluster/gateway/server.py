@@ -7,6 +7,7 @@ from typing import NoReturn
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import Config
+from pbkv_cluster.core.config.weights import parse_weights
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.gateway.cache_servicer import CacheServicer
 from pbkv_cluster.gateway.decisions import Decisions
@@ -54,7 +55,7 @@ class GatewayServer:
         admission = Admission(gateway.max_steps, gateway.max_step_bytes, config.limits, decisions, clock)
         agents = Agents()
         infinite, speed, lengths = InfiniteCache(gateway.available_blocks), PrefillSpeed(), OutputLength()
-        meter = GatewayMeter(config.metrics.max_workloads)
+        meter = GatewayMeter(config.metrics.max_workloads, parse_weights(config.engine.tenant_weights))
         self.codec = codec
         self.pool = self._pool = WorkerPool(directory, clock)
         self._feed = EventFeed(directory, decisions)

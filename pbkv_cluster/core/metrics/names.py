@@ -93,6 +93,12 @@ WORKLOAD_DELIVERED_TOKENS = _counter(
 TTFT_SECONDS = _histogram("pbkv_ttft_seconds", "From a step's arrival to its first output token", _GATEWAY)
 STEP_SECONDS = _histogram("pbkv_step_seconds", "From a step's arrival to its end", _GATEWAY)
 WORKFLOW_SECONDS = _histogram("pbkv_workflow_seconds", "From a workflow's start to its end, pauses included", _GATEWAY)
+QUEUE_SECONDS = _histogram(
+    "pbkv_queue_seconds",
+    "Wait of finished steps in their worker's queue, by tenant: those in engine.tenant_weights, unnamed, other",
+    _GATEWAY,
+    labels=("tenant",),
+)
 PHASE_SECONDS = _counter(
     "pbkv_step_phase_seconds_total",
     "Time of finished steps on their worker, by phase: queue, load, prefill, decode",

@@ -142,9 +142,7 @@ class Admission:
         """Leaves room for other tenants; the step itself does not count yet."""
         wait = tenant.durations.until_one_ends(tenant.steps)
         if not has_fair_room(tenant.steps, len(self._steps) - 1, self._max_steps):
-            message = (
-                f"{tenant.name} has {tenant.steps} of {len(self._steps) - 1} steps in flight, and leaves the rest to others"
-            )
+            message = f"{tenant.name} has {tenant.steps} of {len(self._steps) - 1} steps in flight, and leaves room to others"
             raise LimitExceeded(f"{message} ({Limit.STEPS})", Limit.STEPS, wait)
         if not has_fair_room(tenant.size_bytes, self._bytes - held.size_bytes, self._max_bytes):
             message = f"steps of {tenant.name} have {tenant.size_bytes} bytes in flight, and leave room to others"

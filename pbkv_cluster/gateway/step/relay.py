@@ -140,6 +140,7 @@ class Relay:
             step_graph=workflow.step_graph,
             remote_steps=remote_steps,
             metadata=step.span.metadata(),
+            timeout_s=None if step.deadline is None else max(step.deadline - self.clock.now(), 0.0),
         )
         step.place(worker, stream)
         return stream
@@ -172,7 +173,7 @@ class Relay:
             self.lengths.add(usage)
             site = CallSite(spec.workflow.workload, spec.agent, spec.call_site)
             self.agents.add(site, spec.workflow.id, spec.prompt.packed, usage)
-            self.meter.step_finished(usage, spec.workflow.workload)
+            self.meter.step_finished(usage, spec.workflow.workload, spec.tenant)
             output_keys = spec.prompt.output_keys(bytes(step.sent))
             self.infinite.remember(output_keys)
             if not spec.workflow.ended:

@@ -51,3 +51,26 @@ async def test_a_request_for_more_answers_than_the_limit_allows_is_refused_as_a_
             await client.chat.completions.create(**ASKED, n=3)
         assert len(http.rig.gateway.submission.admission) == 0
         assert len((await client.chat.completions.create(**ASKED, n=2)).choices) == 2
+
+
+async def test_a_step_ends_when_its_client_no_longer_waits() -> None:
+    worker = ScriptedWorker("w0", stop_at=0)
+    async with http_running(worker) as http, http.openai(**{"x-pbkv-timeout": "0.3"}) as client:
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.chat.completions.create(**ASKED)
+        assert (caught.value.status_code, caught.value.code) == (504, "timeout")
+        worker.stop_at = 1
+        with pytest.raises(openai.APIError, match="has not ended within"):
+            async for _ in await client.chat.completions.create(**ASKED, stream=True):
+                pass
+        await until(lambda: worker.cancelled == len(worker.requests), "the worker drops what has come to it")
+        assert len(http.rig.gateway.submission.admission) == 0
+        assert (await http.rig.status()).decisions["step_expired"] == 2
+
+
+@pytest.mark.parametrize("seconds", ["soon", "0", "-1", "nan", "inf", "1e9"])
+async def test_a_time_out_must_be_seconds(seconds: str) -> None:
+    async with http_running(ScriptedWorker("w0")) as http, http.openai(**{"x-pbkv-timeout": seconds}) as client:
+        with pytest.raises(openai.BadRequestError, match="must be seconds") as caught:
+            await client.chat.completions.create(**ASKED)
+        assert caught.value.param == "x-pbkv-timeout"
