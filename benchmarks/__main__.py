@@ -21,6 +21,7 @@ LONG = {  # they take long, or need more than this environment: they run only if
     "peers": "benchmarks.peers.benchmark",
     "fidelity": "benchmarks.serving.fidelity",
     "regimes": "benchmarks.regimes.benchmark",
+    "order": "benchmarks.policies.order",
     "policies": "benchmarks.policies.benchmark",
     "predictor": "benchmarks.predictor.benchmark",
     "prior": "benchmarks.prior.benchmark",

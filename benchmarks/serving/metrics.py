@@ -59,7 +59,7 @@ def _accounting(step_s: float, rounds: int) -> list[Figure]:
         return _of_each(lambda: plain.add(usage))
 
     def with_metrics() -> float:
-        return _of_each(lambda: meter.step_finished(usage, "workload"))
+        return _of_each(lambda: meter.step_finished(usage, "workload", ""))
 
     found = in_turn(rounds, without=without, with_metrics=with_metrics)
     added = median(after - before for before, after in zip(found["without"], found["with_metrics"], strict=True))

@@ -27,7 +27,19 @@ class FailedPrecondition(PbkvError):
 
 
 class ResourceExhausted(PbkvError):
-    """A bounded queue is full: try again later."""
+    """A bounded queue is full: try again later, by an estimate after `retry_after_s` seconds (None: nobody knows)."""
+
+    def __init__(self, problem: str, retry_after_s: float | None = None) -> None:
+        super().__init__(problem)
+        self.retry_after_s = retry_after_s
+
+
+class LimitExceeded(ResourceExhausted):
+    """What the caller has in flight has reached a limit; `limit` names the setting."""
+
+    def __init__(self, problem: str, limit: str, retry_after_s: float | None = None) -> None:
+        super().__init__(problem, retry_after_s)
+        self.limit = limit
 
 
 class Unavailable(PbkvError):

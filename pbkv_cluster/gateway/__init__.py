@@ -5,7 +5,8 @@ A step passes these files in this order:
     servicer.py                  the wire: `WorkflowService` messages to plain values and back; it alone knows them
     step/request.py              `StepRequest`: a step as any front door submits it
     step/submission.py           from the request to the last event: checks, number in the workflow, clean-up
-    step/admission.py            bound on steps in flight
+    step/admission.py            bounds on steps in flight
+    step/limits.py               what each tenant and workflow has in flight
     step/step.py, step/state.py  the step: what it is to do, its state
     step/prompt_reader.py        prompt to tokens and block keys
     routing/infinite_cache.py    available tokens of the prompt

@@ -22,8 +22,9 @@ class Reason(StrEnum):
     STEP_RETRIED = "step_retried"  # it went to another worker
     STEP_CANCELLED = "step_cancelled"  # by its client or by the end of its workflow
     STEP_FAILED = "step_failed"  # its client got an error
+    STEP_EXPIRED = "step_expired"  # its deadline passed
     WORKER_REFUSED = "worker_refused"  # a worker's queue was full
-    STEP_REFUSED = "step_refused"  # too many steps in flight
+    STEP_REFUSED = "step_refused"  # too many steps in flight, or tokens queued: of all, of its tenant or of its workflow
     WORKFLOW_REFUSED = "workflow_refused"  # too many open workflows
     WORKFLOW_RESUMED = "workflow_resumed"  # found in the directory after a restart
     WORKFLOW_LEASE_EXPIRED = "workflow_lease_expired"

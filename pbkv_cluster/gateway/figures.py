@@ -10,6 +10,7 @@ from pbkv_cluster.gateway.meter import GatewayMeter
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.step.admission import Admission
+from pbkv_cluster.gateway.step.limits import Limit
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
 from pbkv_cluster.store.cluster_index import Directory, IndexMirror
 
@@ -35,6 +36,7 @@ class GatewayFigures:
         figures.put_each(names.GATEWAY_DECISIONS, {reason.value: self.decisions[reason] for reason in Reason})
         figures.put(names.OPEN_WORKFLOWS, len(self.workflows))
         figures.put(names.STEPS_IN_FLIGHT, len(self.admission))
+        figures.put_each(names.STEPS_REFUSED, {limit.value: self.admission.refused[limit] for limit in Limit})
         figures.put(names.REDIS_REACHABLE, self.pool.index_reachable)
         figures.put(names.PREDICTOR_REACHABLE, self.feed.reachable)
         figures.put(names.INDEX_BLOCKS, len(self.mirror.blocks))
@@ -67,6 +69,8 @@ class GatewayFigures:
         figures.put_histogram(names.TTFT_SECONDS, meter.ttft)
         figures.put_histogram(names.STEP_SECONDS, meter.steps)
         figures.put_histogram(names.WORKFLOW_SECONDS, meter.workflows)
+        for tenant, waits in meter.queue_waits.items():
+            figures.put_histogram(names.QUEUE_SECONDS, waits, tenant)
         phases = {"queue": meter.queue_s, "load": meter.load_s, "prefill": meter.prefill_s, "decode": meter.decode_s}
         figures.put_each(names.PHASE_SECONDS, phases)
 

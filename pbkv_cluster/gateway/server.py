@@ -7,6 +7,7 @@ from typing import NoReturn
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import Config
+from pbkv_cluster.core.config.weights import parse_weights
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.workflow.events import WorkflowEvent
 from pbkv_cluster.gateway.cache_servicer import CacheServicer
@@ -53,10 +54,10 @@ class GatewayServer:
         gateway = config.gateway
         decisions = Decisions()
         open_workflows = OpenWorkflows(clock, gateway.max_workflows, gateway.max_graph_bytes)
-        admission = Admission(gateway.max_steps, gateway.max_step_bytes, decisions)
+        admission = Admission(gateway.max_steps, gateway.max_step_bytes, config.limits, decisions, clock)
         agents = Agents()
         infinite, speed, lengths = InfiniteCache(gateway.available_blocks), PrefillSpeed(), OutputLength()
-        meter = GatewayMeter(config.metrics.max_workloads)
+        meter = GatewayMeter(config.metrics.max_workloads, parse_weights(config.engine.tenant_weights))
         self.codec = codec
         self.pool = self._pool = WorkerPool(directory, clock)
         self._feed = EventFeed(directory, decisions)
@@ -93,6 +94,7 @@ class GatewayServer:
             pool=self._pool,
             placement=placement,
             relay=Relay(
+                admission=admission,
                 pool=self._pool,
                 placement=placement,
                 speed=speed,

@@ -39,7 +39,7 @@ class WorkflowServicer(workflow_pb2_grpc.WorkflowServiceServicer):
         # NOTE: if the client cancels while an event is on its way to it, the generator stays suspended. The callback frees the
         # step at once, whatever state the generator is in.
         context.add_done_callback(lambda _: self._submission.close(step))  # type: ignore[arg-type]  # the stubs want a class
-        async for event in self._submission.run(step, _step_request(request)):
+        async for event in self._submission.run(step, _step_request(request, context.time_remaining())):
             yield convert.step_event_to_wire(event)
 
     async def ReportToolCall(  # noqa: N802
@@ -71,7 +71,7 @@ def _workflow_request(message: workflow_pb2.StartWorkflowRequest) -> WorkflowReq
     )
 
 
-def _step_request(message: workflow_pb2.SubmitStepRequest) -> StepRequest:
+def _step_request(message: workflow_pb2.SubmitStepRequest, timeout_s: float | None) -> StepRequest:
     return StepRequest(
         workflow_id=message.workflow_id,
         agent=message.agent_id,
@@ -81,6 +81,7 @@ def _step_request(message: workflow_pb2.SubmitStepRequest) -> StepRequest:
         sampling=convert.sampling_options_from_wire(message.sampling),
         priority=message.priority,
         tenant=message.tenant,
+        timeout_s=timeout_s,
     )
 
 

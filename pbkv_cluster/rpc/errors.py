@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from grpc import aio
 from pbkv_cluster.core import errors
 
 log = logging.getLogger(__name__)
+
+_PUSHBACK = "grpc-retry-pushback-ms"  # see gRPC's proposal A6
 
 _STATUS: dict[type[errors.PbkvError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
@@ -37,12 +40,25 @@ def from_rpc(error: aio.AioRpcError | grpc.RpcError) -> errors.PbkvError:
         case grpc.StatusCode.FAILED_PRECONDITION:
             return errors.FailedPrecondition(details)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return errors.ResourceExhausted(details)
+            return errors.ResourceExhausted(details, _pushback_s(error))
         case grpc.StatusCode.UNAVAILABLE:
             return errors.Unavailable(details)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return errors.DeadlineExceeded(details)
     return errors.PbkvError(f"{code.name}: {details}")
+
+
+def _pushback(error: Exception) -> tuple[tuple[str, str], ...]:
+    """Trailing metadata that says when to try again; gRPC's own retries keep to it."""
+    if isinstance(error, errors.ResourceExhausted) and error.retry_after_s is not None:
+        return ((_PUSHBACK, str(math.ceil(1000 * error.retry_after_s))),)
+    return ()
+
+
+def _pushback_s(error: aio.AioRpcError | grpc.RpcError) -> float | None:
+    metadata: Any = error.trailing_metadata() if callable(getattr(error, "trailing_metadata", None)) else None
+    value = next((value for key, value in metadata or () if key == _PUSHBACK), None)
+    return int(value) / 1000 if isinstance(value, str) and value.isdecimal() else None
 
 
 class ErrorInterceptor(aio.ServerInterceptor):
@@ -154,6 +170,6 @@ async def _abort(context: aio.ServicerContext[Any, Any], error: Exception, metho
         raise error
     for kind, status in _STATUS.items():
         if isinstance(error, kind):
-            await context.abort(status, str(error))
+            await context.abort(status, str(error), _pushback(error))
     log.error("%s failed", method, exc_info=error)
     await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")

@@ -43,8 +43,8 @@ def test_names_are_unique_and_keep_to_the_conventions() -> None:
 
 def test_no_label_is_an_id_of_a_client() -> None:
     labels = {label for metric in names.ALL for label in metric.labels}
-    bounded = {"tier", "source", "target", "reason", "outcome", "phase", "order", "probability", "version"}
-    assert labels - bounded == {"worker", "member", "workload"}
+    bounded = {"tier", "source", "target", "reason", "outcome", "phase", "order", "probability", "version", "limit"}
+    assert labels - bounded == {"worker", "member", "workload", "tenant"}
 
 
 def test_what_is_put_is_what_prometheus_reads() -> None:

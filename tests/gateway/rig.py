@@ -191,10 +191,13 @@ async def running(
     redis_url: str = "",
     engine: Mapping[str, object] | None = None,
     logging: Mapping[str, object] | None = None,
+    limits: Mapping[str, object] | None = None,
     **gateway: object,
 ) -> AsyncIterator[Rig]:
     """A gateway over the given workers; further arguments are fields of its configuration."""
-    config = Config.model_validate({"gateway": gateway, "engine": engine or {}, "logging": logging or {}})
+    config = Config.model_validate(
+        {"gateway": gateway, "engine": engine or {}, "logging": logging or {}, "limits": limits or {}}
+    )
     async with AsyncExitStack() as stack:
         redis = connect_redis(redis_url or shared_redis())
         stack.push_async_callback(redis.aclose)

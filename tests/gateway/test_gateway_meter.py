@@ -24,7 +24,7 @@ def usage(number: int) -> Usage:
 def test_a_thousand_workloads_have_a_bounded_number_of_series_and_lose_no_token() -> None:
     meter, expected = GatewayMeter(32), HitMeter()
     for number in range(1000):
-        meter.step_finished(usage(number), f"workload {number}")
+        meter.step_finished(usage(number), f"workload {number}", "")
         expected.add(usage(number))
     assert len(meter.workloads) == 33
     assert meter.totals == expected
@@ -42,7 +42,16 @@ def test_a_thousand_workloads_have_a_bounded_number_of_series_and_lose_no_token(
 def test_only_steps_with_output_have_a_time_to_the_first_token() -> None:
     meter = GatewayMeter(0)
     for number in range(6):
-        meter.step_finished(usage(number), "")
+        meter.step_finished(usage(number), "", "")
     assert (meter.ttft.count, meter.steps.count) == (4, 6)
     assert (meter.prefill_s, meter.decode_s) == (3.0, 0.0)
     assert list(meter.workloads) == ["other"]
+
+
+def test_waits_are_told_apart_for_the_tenants_that_the_configuration_names() -> None:
+    meter = GatewayMeter(0, ["paying", "other"])
+    for tenant in ("paying", "paying", "", *(f"t{number}" for number in range(100)), "other"):
+        meter.step_finished(Usage(queue_s=2.0), "", tenant)
+    named = {tenant: waits.count for tenant, waits in meter.queue_waits.items()}
+    assert (named.pop("paying"), named.pop("other"), len(named)) == (2, 100, 2)
+    assert set(named.values()) == {1}, "the tenant without a name, and one whose name means something else"

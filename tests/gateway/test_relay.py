@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.core.blocks import Namespace, block_keys
 from pbkv_cluster.core.clock import ManualClock
+from pbkv_cluster.core.config import LimitsConfig
 from pbkv_cluster.core.errors import InvalidArgument, PbkvError, Unavailable
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import pack
@@ -24,6 +25,7 @@ from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
 from pbkv_cluster.gateway.routing.load import WorkerLoad
 from pbkv_cluster.gateway.routing.speeds import OutputLength, PrefillSpeed, StepSpeed
 from pbkv_cluster.gateway.routing.worker import FailureKind, StepOutcome, Worker, WorkerFailure
+from pbkv_cluster.gateway.step.admission import Admission
 from pbkv_cluster.gateway.step.prompt_reader import TokenizedPrompt
 from pbkv_cluster.gateway.step.relay import Relay
 from pbkv_cluster.gateway.step.state import StepState
@@ -166,6 +168,7 @@ async def run(scripts: list[list[Moment]]) -> Run:
     step = done.step
     teller = CountingTeller(pool, Decisions(), clock)
     relay = Relay(
+        admission=Admission(1, 1, LimitsConfig(), done.decisions, clock),
         pool=pool,
         placement=pool,
         speed=PrefillSpeed(),

@@ -1,5 +1,6 @@
 """Configuration: one typed `tree` of sections, read from defaults, a YAML file, the environment and flags (`sources`)."""
 
+from pbkv_cluster.core.config.limits import LimitsConfig
 from pbkv_cluster.core.config.monitoring import LoggingConfig, OtelConfig, TelemetryConfig
 from pbkv_cluster.core.config.sources import Origin, Settings, load
 from pbkv_cluster.core.config.stores import HostStoreConfig, RedisConfig
@@ -20,6 +21,7 @@ __all__ = [
     "EngineConfig",
     "GatewayConfig",
     "HostStoreConfig",
+    "LimitsConfig",
     "LoggingConfig",
     "ModelConfig",
     "Origin",

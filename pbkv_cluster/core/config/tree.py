@@ -4,9 +4,11 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from pbkv_cluster.core.config.limits import LimitsConfig
 from pbkv_cluster.core.config.monitoring import DashboardConfig, LoggingConfig, MetricsConfig, OtelConfig, TelemetryConfig
 from pbkv_cluster.core.config.section import Section, checked
 from pbkv_cluster.core.config.stores import HostStoreConfig, KvEventsConfig, RedisConfig
+from pbkv_cluster.core.config.weights import parse_weights
 from pbkv_cluster.core.locations.addresses import check_host
 
 
@@ -94,6 +96,19 @@ class EngineConfig(Section):
     prefill_chunk_tokens: int = Field(1024, ge=16, description="most tokens of one prompt in one forward pass")
     max_running: int = Field(64, ge=1, description="most sequences that run at once")
     max_waiting: int = Field(1024, ge=1, description="most sequences in the queue; further steps are refused")
+    order: Literal["cached", "arrival"] = Field(
+        "cached",
+        description="which of a tenant's waiting steps go first: those with more of their prompt cached, or those that came first",
+    )
+    cached_ahead_s: float = Field(
+        30.0,
+        ge=0,
+        description="order `cached`: seconds of waiting that a step whose whole prompt is cached need not have waited",
+    )
+    ageing_s: float = Field(10.0, ge=0, description="seconds of waiting that weigh as much as one level of priority")
+    tenant_weights: str = Field(
+        "", description="shares of tenants while several wait, as TENANT=WEIGHT,TENANT=WEIGHT; all others have weight 1"
+    )
     hidden_dims: int = Field(
         64,
         ge=0,
@@ -102,6 +117,12 @@ class EngineConfig(Section):
     )
     threads: int = Field(1, ge=1, description="torch threads of a worker on a CPU")
     allow_forced_output: bool = Field(False, description="accept sampling.forced_output, which replays recorded workflows")
+
+    @field_validator("tenant_weights")
+    @classmethod
+    def _has_weights(cls, value: str) -> str:
+        parse_weights(value)
+        return value
 
     @model_validator(mode="after")
     def _chunk_fits_batch(self) -> "EngineConfig":
@@ -241,6 +262,7 @@ class Config(Section):
     cache: CacheConfig = CacheConfig()
     predictor: PredictorConfig = PredictorConfig()
     gateway: GatewayConfig = GatewayConfig()
+    limits: LimitsConfig = LimitsConfig()
     redis: RedisConfig = RedisConfig()
     kv_events: KvEventsConfig = KvEventsConfig()
     host_store: HostStoreConfig = HostStoreConfig()

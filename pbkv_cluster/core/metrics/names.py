@@ -93,6 +93,12 @@ WORKLOAD_DELIVERED_TOKENS = _counter(
 TTFT_SECONDS = _histogram("pbkv_ttft_seconds", "From a step's arrival to its first output token", _GATEWAY)
 STEP_SECONDS = _histogram("pbkv_step_seconds", "From a step's arrival to its end", _GATEWAY)
 WORKFLOW_SECONDS = _histogram("pbkv_workflow_seconds", "From a workflow's start to its end, pauses included", _GATEWAY)
+QUEUE_SECONDS = _histogram(
+    "pbkv_queue_seconds",
+    "Wait of finished steps in their worker's queue, by tenant: those in engine.tenant_weights, unnamed, other",
+    _GATEWAY,
+    labels=("tenant",),
+)
 PHASE_SECONDS = _counter(
     "pbkv_step_phase_seconds_total",
     "Time of finished steps on their worker, by phase: queue, load, prefill, decode",
@@ -104,6 +110,12 @@ PHASE_SECONDS = _counter(
 
 OPEN_WORKFLOWS = _gauge("pbkv_open_workflows", "Open workflows that the member knows", _GATEWAY, _WORKER, _PREDICTOR)
 STEPS_IN_FLIGHT = _gauge("pbkv_steps_in_flight", "Steps that were let in and have not ended", _GATEWAY)
+STEPS_REFUSED = _counter(
+    "pbkv_steps_refused_total",
+    "Steps that were not let in, by the setting whose limit was reached",
+    _GATEWAY,
+    labels=("limit",),
+)
 GATEWAY_DECISIONS = _counter(
     "pbkv_gateway_decisions_total", "Decisions; those on routing begin with route_", _GATEWAY, labels=("reason",)
 )

@@ -172,15 +172,15 @@ class Worker:
         step_graph: StepGraph | None,
         remote_steps: RemoteSteps | None,
         metadata: Sequence[tuple[str, str]] = (),
+        timeout_s: float | None = None,
     ) -> StepStream:
         """Sends a step to the worker; returns at once.
 
         Args:
-            step: number in the workflow, from 0.
             parent_step: number of the step that this one follows; None: it is the first.
-            prompt: packed token ids.
             sent: packed output tokens that the client has from a lost worker. The worker goes on after them.
             remote_steps: what the worker is to be told of steps elsewhere; left out where the message would be too large.
+            timeout_s: seconds after which the worker drops the step, in its queue or running, even if this gateway hangs.
         """
         request = worker_pb2.RunStepRequest(
             request_id=request_id,
@@ -201,7 +201,7 @@ class Worker:
             # The next call that tells the worker more is refused, and then it is told everything.
             if request.ByteSize() > MAX_MESSAGE_BYTES:
                 request.ClearField("remote_steps")
-        return StepStream(self.stub.RunStep(request, metadata=metadata or None))
+        return StepStream(self.stub.RunStep(request, metadata=metadata or None, timeout=timeout_s))
 
     async def probe(self) -> bool:
         """Whether the worker answers."""

@@ -32,6 +32,7 @@ from pbkv_cluster.gateway.routing.placement import Placement
 from pbkv_cluster.gateway.routing.speeds import OutputLength, PrefillSpeed
 from pbkv_cluster.gateway.routing.worker import FailureKind, StepOutcome, StepStream, Worker, WorkerFailure
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
+from pbkv_cluster.gateway.step.admission import Admission
 from pbkv_cluster.gateway.step.state import StepState
 from pbkv_cluster.gateway.step.step import Step, StepSpec
 from pbkv_cluster.gateway.workflow.events import EventReporter
@@ -55,6 +56,7 @@ class _Attempts:
 class Relay:
     """Between front doors and workers."""
 
+    admission: Admission
     pool: WorkerPool
     placement: Placement
     speed: PrefillSpeed
@@ -140,6 +142,7 @@ class Relay:
             step_graph=workflow.step_graph,
             remote_steps=remote_steps,
             metadata=step.span.metadata(),
+            timeout_s=None if step.deadline is None else max(step.deadline - self.clock.now(), 0.0),
         )
         step.place(worker, stream)
         return stream
@@ -156,6 +159,7 @@ class Relay:
                     skip = max(skip - len(event.text), 0)
                     if first_output and step.first_token_at is not None:
                         self.infinite.remember(spec.prompt.keys)
+                        self.admission.has_output(step)
                     if text or event.packed:
                         yield Tokens(event.packed, text)
                 case StepOutcome():
@@ -171,7 +175,7 @@ class Relay:
             self.lengths.add(usage)
             site = CallSite(spec.workflow.workload, spec.agent, spec.call_site)
             self.agents.add(site, spec.workflow.id, spec.prompt.packed, usage)
-            self.meter.step_finished(usage, spec.workflow.workload)
+            self.meter.step_finished(usage, spec.workflow.workload, spec.tenant)
             output_keys = spec.prompt.output_keys(bytes(step.sent))
             self.infinite.remember(output_keys)
             if not spec.workflow.ended:

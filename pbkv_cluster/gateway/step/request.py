@@ -31,7 +31,7 @@ Prompt = TextPrompt | ChatPrompt | TokenPrompt
 
 @dataclass(frozen=True, slots=True)
 class StepRequest:
-    """One step of a workflow. It has no deadline: a front door whose client gives one closes the step when it is over."""
+    """One step of a workflow."""
 
     workflow_id: str
     agent: str
@@ -41,3 +41,4 @@ class StepRequest:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     priority: int = 0  # higher goes first among the waiting
     tenant: str = ""  # empty: the workflow's
+    timeout_s: float | None = None  # seconds from its arrival after which nobody waits for it; None: for as long as its call

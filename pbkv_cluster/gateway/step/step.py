@@ -54,6 +54,8 @@ class Step:
         self.hidden = b""  # of the prompt's last token, as the worker reports it at the end
         self.first_token_at: float | None = None  # on the clock's `now`
         self.retries = 0
+        self.deadline: float | None = None  # on the clock's `now`: when nobody waits for it any more
+        self.expired = False  # it was given up at its deadline
         self.span: Span = NO_SPAN  # of its whole time
 
     @property
@@ -88,6 +90,12 @@ class Step:
     def fail(self) -> None:
         """Gives the step up. No effect once its state is final."""
         if not self.is_final:
+            self.transition(StepState.FAILED)
+
+    def expire(self) -> None:
+        """Gives the step up because its deadline has passed. No effect once its state is final."""
+        if not self.is_final:
+            self.expired = True
             self.transition(StepState.FAILED)
 
     def place(self, worker: Worker, stream: StepStream) -> None:

@@ -1,12 +1,20 @@
 """The submission of a step, from the request to its last event. Every front door calls this."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.clock import Clock
-from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from pbkv_cluster.core.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from pbkv_cluster.core.logs.fields import bind
 from pbkv_cluster.core.sampling import SamplingOptions, SamplingParams
 from pbkv_cluster.core.text.words import hashed_words
@@ -80,21 +88,39 @@ class Submission:
         Raises:
             PbkvError: the request is wrong, or the step could not be run.
         """
+        timer = self._set_deadline(step, request.timeout_s)
         try:
             spec = await self._read(step, request)
-            if step.is_final:  # closed while its request was read
-                return
-            self._open(step, spec)
-            self._log_prompt(request.prompt)
-            async for event in self.relay.run(step, spec):
-                yield event
+            if not step.is_final:  # closed, or expired, while its request was read
+                self._open(step, spec)
+                self._log_prompt(request.prompt)
+                async for event in self.relay.run(step, spec):
+                    yield event
+            if step.expired:
+                raise DeadlineExceeded(f"the step has not ended within {request.timeout_s:g} s")
         except Exception as error:
             if step.spec is not None:  # else it never was a step, and its client alone is to blame
                 log.warning("a step failed: %s", error, extra={"reason": Reason.STEP_FAILED.value})
             step.fail()
+            if isinstance(error, ResourceExhausted) and error.retry_after_s is None:
+                error.retry_after_s = self.admission.retry_after_s()
             raise
         finally:
+            if timer is not None:
+                timer.cancel()
             step.cancel()
+
+    def _set_deadline(self, step: Step, timeout_s: float | None) -> asyncio.TimerHandle | None:
+        """Has a step end at its deadline, wherever it is by then."""
+        if timeout_s is None:
+            return None
+        step.deadline = step.arrived_at + timeout_s
+        return asyncio.get_running_loop().call_later(step.deadline - self.clock.now(), self._expire, step)
+
+    def _expire(self, step: Step) -> None:
+        if not step.is_final:
+            self.decisions[Reason.STEP_EXPIRED] += 1
+            step.expire()
 
     def close(self, step: Step) -> None:
         """Cancels the step unless it has ended, and frees what it holds at once. Harmless when repeated."""
@@ -159,8 +185,10 @@ class Submission:
         if request.parent_step is not None and not 0 <= request.parent_step < workflow.steps:
             raise InvalidArgument("parent_step", f"must be an earlier step of the workflow, which has {workflow.steps}")
         tenant = tenant or workflow.tenant
+        self.admission.charge(step, tenant, workflow.id)
         limits = await self._limits(step, workflow)
         prompt = await self.prompts.read(request.prompt, limits, tenant)
+        self.admission.queue(step, prompt.tokens)
         sampling = _fit_sampling(sampling, prompt.tokens, limits)
         _check_open(workflow)
         number = workflow.steps

@@ -14,6 +14,7 @@ from pbkv_cluster.core import checks
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
+from pbkv_cluster.core.fair_room import has_fair_room
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, TOKEN_BYTES, check_ids, count, unpack
 from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.core.workflow.step_events import FinishReason
@@ -118,11 +119,16 @@ class Engine:
         Raises:
             InvalidArgument: a token is outside the vocabulary, or the prompt is empty or too long.
             FailedPrecondition: the request forces its output, and `engine.allow_forced_output` is off.
-            ResourceExhausted: the queue is full.
+            ResourceExhausted: the queue is full, or the tenant has taken its share of it.
         """
         self._check(request)
         if self.scheduler.waiting >= self._config.max_waiting:
             raise ResourceExhausted(f"the worker's queue is full ({self._config.max_waiting} steps, engine.max_waiting)")
+        own = self.scheduler.waiting_of(request.namespace.salt)
+        if not has_fair_room(own, self.scheduler.waiting, self._config.max_waiting):
+            raise ResourceExhausted(
+                f"{own} steps of the tenant wait, and leave room in the queue to others (engine.max_waiting)"
+            )
         room = self.max_context - count(request.prompt)
         if request.sampling.max_tokens > room:
             request = replace(request, sampling=replace(request.sampling, max_tokens=room))

@@ -1,6 +1,5 @@
 """Continuous batching: chooses which tokens of which sequences go through the model next."""
 
-import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -9,16 +8,17 @@ from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import EngineConfig
+from pbkv_cluster.core.config.weights import parse_weights
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for, full_blocks
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.prefix_wait import find_wait
+from pbkv_cluster.gpu_worker.engine.queue.order import Order
+from pbkv_cluster.gpu_worker.engine.queue.step_queue import StepQueue
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk, Sequence
-
-_Queued = tuple[int, int, Sequence]  # in the order of admission: by falling priority, then by arrival
 
 
 class Scheduler:
-    """Fills a batch with decodes, then chunks of prefills, then newly admitted sequences.
+    """Fills a batch with decodes, then chunks of prefills, then newly admitted sequences, in the order of the queue (`queue`).
 
     When blocks run out, the sequence that was admitted last is preempted: it gives its blocks back and waits again. A sequence
     whose prefix a running one computes now waits for it while others are admitted, if that is faster (see `prefix_wait`). One
@@ -37,38 +37,46 @@ class Scheduler:
         self._config = config
         self._clock = clock
         self.running: list[Sequence] = []  # in order of admission
-        self._waiting: list[_Queued] = []  # a heap
-        self._held: list[_Queued] = []  # out of the queue while they wait for a prefix
+        self._queue = StepQueue[Sequence](parse_weights(config.tenant_weights))
+        self._order = Order(config)
+        self._held: list[Sequence] = []  # out of the queue while they wait for a prefix
         self.decisions: Counter[str] = Counter()
 
     @property
     def waiting(self) -> int:
         """Sequences that have not been admitted."""
-        return len(self._waiting) + len(self._held)
+        return len(self._queue) + len(self._held)
+
+    def waiting_of(self, tenant: str) -> int:
+        """Those of one tenant."""
+        return self._queue.waiting_of(tenant) + sum(sequence.tenant == tenant for sequence in self._held)
 
     @property
     def waiting_tokens(self) -> int:
         """Tokens of these, whether they are cached or not."""
-        return sum(sequence.total for _, _, sequence in (*self._waiting, *self._held))
+        return sum(sequence.total for sequence in (*self._queue, *self._held))
 
     def next_prompts(self, most: int) -> list[tuple[Namespace, bytes]]:
         """Namespaces and tokens of the sequences at the head of the queue, in the order of admission."""
-        waiting = self._held + self._waiting if self._held else self._waiting
-        return [(each.namespace, bytes(each.tokens)) for _, _, each in heapq.nsmallest(most, waiting)] if waiting else []
+        waiting = [*self._held[:most], *self._queue.first(most - len(self._held))]
+        return [(each.namespace, bytes(each.tokens)) for each in waiting]
 
     def add(self, sequence: Sequence) -> None:
-        """Queues a sequence. One that was preempted is queued by its first arrival."""
-        heapq.heappush(self._waiting, (-sequence.request.priority, sequence.arrival, sequence))
+        """Queues a sequence. One that was preempted keeps its rank."""
+        if sequence.rank is None:
+            cached = sum(sequence.usage.captured.values()) / sequence.prompt_tokens
+            sequence.rank = self._order.rank(sequence.arrived_at, sequence.arrival, sequence.request.priority, cached)
+        self._queue.add(sequence, sequence.tenant, sequence.rank)
         self._cache.queued(sequence.request.workflow, sequence.request.step, bytes(sequence.tokens))
 
     def remove(self, sequence: Sequence) -> None:
         """Removes a running or waiting sequence, and frees its blocks."""
         if sequence in self.running:
+            self._charge_outputs()
             self.running.remove(sequence)
         else:
-            self._held = [entry for entry in self._held if entry[2] is not sequence]
-            self._waiting = [entry for entry in self._waiting if entry[2] is not sequence]
-            heapq.heapify(self._waiting)
+            self._held = [each for each in self._held if each is not sequence]
+            self._queue.remove(sequence, sequence.tenant)
             self._cache.queued(sequence.request.workflow, sequence.request.step, b"")
         self._release(sequence)
 
@@ -131,15 +139,17 @@ class Scheduler:
     def admissions(self) -> Iterator[Sequence]:
         """Admits waiting sequences one at a time, until none waits or one does not fit."""
         self._end_waits()
-        while self._waiting and len(self.running) < self._config.max_running:
-            sequence = self._waiting[0][2]
+        while self._queue and len(self.running) < self._config.max_running:
+            if not self._queue.decided:
+                self._charge_outputs()
+            sequence = self._queue.head()
             if self._begins_wait(sequence):
-                self._held.append(heapq.heappop(self._waiting))
+                self._held.append(self._queue.take())
                 continue
             if not self._admit(sequence):
                 self.deferred(1)
                 return
-            heapq.heappop(self._waiting)
+            self._queue.take()
             sequence.prefix_wait = None
             self.running.append(sequence)
             yield sequence
@@ -166,12 +176,21 @@ class Scheduler:
             return
         now, held = self._clock.now(), self._held
         self._held = []
-        for entry in held:
-            wait = entry[2].prefix_wait
+        for sequence in held:
+            wait = sequence.prefix_wait
             if wait is None or wait.is_over(now):
-                heapq.heappush(self._waiting, entry)
+                assert sequence.rank is not None
+                self._queue.add(sequence, sequence.tenant, sequence.rank)
             else:
-                self._held.append(entry)
+                self._held.append(sequence)
+
+    def _charge_outputs(self) -> None:
+        """Counts what running sequences have generated since the last time to their tenants."""
+        for sequence in self.running:
+            tokens = sequence.generated - sequence.charged
+            if tokens > 0:
+                sequence.charged += tokens
+                self._queue.shares.charge(sequence.tenant, tokens)
 
     def _cached_tokens(self, sequence: Sequence) -> int:
         return sum(self._cache.captured(sequence.namespace, bytes(sequence.tokens)).values())
@@ -186,7 +205,7 @@ class Scheduler:
         sequence.handle = handle = self._cache.open(
             sequence.step,
             bytes(sequence.tokens),
-            reserve=sum(_outstanding(other) for other in self.running) + sum(_needed(entry[2]) for entry in self._held),
+            reserve=sum(_outstanding(other) for other in self.running) + sum(map(_needed, self._held)),
             again=sequence.first_scheduled_at is not None,
             ahead=None if sequence.fetch_failed else sum(other.total - other.computed - 1 for other in self.running),
         )
@@ -196,6 +215,7 @@ class Scheduler:
         usage.load_s += now - start
         sequence.computed = handle.committed * BLOCK_TOKENS
         if sequence.first_scheduled_at is None:
+            self._queue.shares.charge(sequence.tenant, sequence.total - sequence.computed)
             sequence.first_scheduled_at = now
             usage.queue_s = start - sequence.arrived_at
             left = sequence.prompt_tokens

@@ -9,6 +9,7 @@ from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import TOKEN_BYTES, count
 from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.core.workflow.step_graph import StepGraph
+from pbkv_cluster.gpu_worker.engine.queue.step_queue import Rank
 from pbkv_cluster.gpu_worker.engine.text_stream import TextStream
 
 
@@ -44,6 +45,8 @@ class Sequence:
     computed: int = 0  # tokens whose KV is in the pool
     handle: CacheHandle | None = None  # while it runs
     prefix_wait: "PrefixWait | None" = None  # the latest
+    rank: Rank | None = None  # in the queue, once it has been there
+    charged: int = 0  # output tokens that have been counted to the tenant
     fetch_failed: bool = False  # blocks that were fetched for it have not arrived: what is not in the cache is computed
     first_scheduled_at: float | None = None
     first_token_at: float | None = None
@@ -53,6 +56,12 @@ class Sequence:
         self.tokens = bytearray(self.request.prompt + self.request.sent)
         self.prompt_tokens = count(self.request.prompt)
         self.total = self.prompt_tokens + count(self.request.sent)
+        self.charged = self.generated  # elsewhere, by a worker that was lost
+
+    @property
+    def tenant(self) -> str:
+        """Whose step it is; empty: the tenant without a name."""
+        return self.request.namespace.salt
 
     @property
     def namespace(self) -> Namespace:

@@ -102,6 +102,7 @@ class Generation:
             call_site=ask.hints.call_site,
             sampling=sampling,
             priority=ask.hints.priority,
+            timeout_s=ask.hints.timeout_s,
         )
         written, text = bytearray(), ""
         shown, calls = "", list[FunctionCall]()

@@ -13,12 +13,14 @@ AGENT = "x-pbkv-agent"
 CALL_SITE = "x-pbkv-call-site"
 WORKLOAD = "x-pbkv-workload"
 TENANT = "x-pbkv-tenant"
+TIMEOUT = "x-pbkv-timeout"
 SESSION = "x-dynamo-session-id"
 PARENT_SESSION = "x-dynamo-parent-session-id"
 SESSION_FINAL = "x-dynamo-session-final"
 TRACE = "traceparent"
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_TIMEOUT_MAX_S = 86_400.0
 _NO_TRACE = "0" * 32
 _METADATA = ("workflow", "agent", "call_site", "workload")
 
@@ -38,6 +40,7 @@ class Hints:
     workload: str = ""
     tenant: str = ""
     priority: int = 0
+    timeout_s: float | None = None  # after which the client no longer waits; None: it has not said
 
 
 def read_hints(
@@ -70,6 +73,7 @@ def read_hints(
         workload=_text(headers, WORKLOAD) or said.get("workload", ""),
         tenant=_text(headers, TENANT),
         priority=priority or 0,
+        timeout_s=_seconds(headers, TIMEOUT),
     )
 
 
@@ -78,6 +82,19 @@ def _text(headers: Mapping[str, str], name: str) -> str:
         return checks.name(name, headers.get(name, "").encode("latin-1").decode().strip())
     except UnicodeDecodeError:
         raise InvalidArgument(name, "must be UTF-8") from None
+
+
+def _seconds(headers: Mapping[str, str], name: str) -> float | None:
+    value = headers.get(name, "").strip()
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= _TIMEOUT_MAX_S:
+        raise InvalidArgument(name, f"must be seconds, above 0 and at most {_TIMEOUT_MAX_S:.0f}, got {value[:64]!r}")
+    return seconds
 
 
 def _flag(headers: Mapping[str, str], name: str) -> bool:

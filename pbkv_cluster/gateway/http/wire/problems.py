@@ -1,13 +1,14 @@
 """Errors as HTTP statuses, with the types and codes of OpenAI's API; each dialect writes them in its own shape."""
 
 import logging
+import math
 from dataclasses import dataclass
 
 from pbkv_cluster.core import errors
 
 log = logging.getLogger(__name__)
 
-RETRY_AFTER_S = 1
+RETRY_AFTER_S = 1  # where nobody knows better
 
 
 class InvalidField(errors.InvalidArgument):
@@ -45,13 +46,14 @@ class Problem:
     message: str
     param: str | None = None  # the field that is wrong
     code: str | None = None
+    retry_after_s: float | None = None  # an estimate; None: nobody knows
 
     @property
     def headers(self) -> dict[str, str]:
         """Of the answer."""
         if self.status == 413:
             return {"connection": "close"}  # the rest of the body is not read
-        return {"retry-after": str(RETRY_AFTER_S)} if self.status in (429, 503) else {}
+        return {"retry-after": str(max(math.ceil(self.retry_after_s or 0), RETRY_AFTER_S))} if self.status in (429, 503) else {}
 
 
 _INVALID = "invalid_request_error"
@@ -91,7 +93,8 @@ def problem_of(error: Exception) -> Problem:
         case errors.FailedPrecondition():
             return Problem(400, _INVALID, text, None, "unsupported_value")
         case errors.ResourceExhausted():
-            return Problem(429, "rate_limit_error", text, None, "overloaded")
+            code = "rate_limit_exceeded" if isinstance(error, errors.LimitExceeded) else "overloaded"
+            return Problem(429, "rate_limit_error", text, None, code, error.retry_after_s)
         case errors.Unavailable():
             return Problem(503, "server_error", text, None, "unavailable")
         case errors.DeadlineExceeded():
