@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
+from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, percent, result_console, write_json
 from pbkv_cluster.core.errors import Unavailable
 
@@ -22,6 +22,7 @@ _SHOWN = 3  # agents of each step
 _TIMEOUT_S = 10.0
 
 
+@connected
 def explain(
     workflow: Annotated[str, typer.Argument(metavar="WORKFLOW", help="Id of an open workflow.")],
     endpoint: Endpoint = DEFAULT_ENDPOINT,

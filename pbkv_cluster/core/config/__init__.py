@@ -1,6 +1,7 @@
 """Configuration: one typed `tree` of sections, read from defaults, a YAML file, the environment and flags (`sources`)."""
 
 from pbkv_cluster.core.config.monitoring import LoggingConfig, OtelConfig, TelemetryConfig
+from pbkv_cluster.core.config.security import SecurityConfig
 from pbkv_cluster.core.config.sources import Origin, Settings, load
 from pbkv_cluster.core.config.stores import HostStoreConfig, RedisConfig
 from pbkv_cluster.core.config.tree import (
@@ -26,6 +27,7 @@ __all__ = [
     "OtelConfig",
     "PredictorConfig",
     "RedisConfig",
+    "SecurityConfig",
     "Settings",
     "TelemetryConfig",
     "load",

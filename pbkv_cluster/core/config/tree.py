@@ -6,6 +6,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from pbkv_cluster.core.config.monitoring import DashboardConfig, LoggingConfig, MetricsConfig, OtelConfig, TelemetryConfig
 from pbkv_cluster.core.config.section import Section, checked
+from pbkv_cluster.core.config.security import SecurityConfig
 from pbkv_cluster.core.config.stores import HostStoreConfig, KvEventsConfig, RedisConfig
 from pbkv_cluster.core.locations.addresses import check_host
 
@@ -241,6 +242,7 @@ class Config(Section):
     cache: CacheConfig = CacheConfig()
     predictor: PredictorConfig = PredictorConfig()
     gateway: GatewayConfig = GatewayConfig()
+    security: SecurityConfig = SecurityConfig()
     redis: RedisConfig = RedisConfig()
     kv_events: KvEventsConfig = KvEventsConfig()
     host_store: HostStoreConfig = HostStoreConfig()

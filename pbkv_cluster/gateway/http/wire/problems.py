@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass
 
 from pbkv_cluster.core import errors
+from pbkv_cluster.core.security.headers import CHALLENGE
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class Problem:
         """Of the answer."""
         if self.status == 413:
             return {"connection": "close"}  # the rest of the body is not read
+        if self.status == 401:
+            return {"connection": "close", "www-authenticate": CHALLENGE}  # nor is this body
         return {"retry-after": str(RETRY_AFTER_S)} if self.status in (429, 503) else {}
 
 
@@ -92,6 +95,10 @@ def problem_of(error: Exception) -> Problem:
             return Problem(400, _INVALID, text, None, "unsupported_value")
         case errors.ResourceExhausted():
             return Problem(429, "rate_limit_error", text, None, "overloaded")
+        case errors.Unauthenticated():
+            return Problem(401, _INVALID, text, None, "invalid_api_key")
+        case errors.PermissionDenied():
+            return Problem(403, _INVALID, text, None, "permission_denied")
         case errors.Unavailable():
             return Problem(503, "server_error", text, None, "unavailable")
         case errors.DeadlineExceeded():
