@@ -182,7 +182,7 @@ class LocalCluster:
         here = host or ray_nodes.this_node_address()
         if warning := open_to_all(self._config, here):
             self._report(warning)
-        redis = self._redis = RedisServer.resolve(self._config.redis.url, host=here)
+        redis = self._redis = RedisServer.resolve(self._config.redis.url, host=here, cluster=self.name)
         self._stack.callback(redis.stop)
         self.redis_url = redis.url
         if not self._config.redis.url:

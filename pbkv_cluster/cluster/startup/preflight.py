@@ -63,7 +63,7 @@ def check_name_is_free(config: Config) -> None:
     name, ttl_s = config.cluster.name, config.redis.lease_s
 
     async def gateway() -> ServiceEntry | None:
-        redis = connect(config.redis.url)
+        redis = connect(config.redis.url, name)
         try:
             return await Directory(redis, name, ttl_s).service(GATEWAY)
         finally:
