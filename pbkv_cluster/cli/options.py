@@ -103,8 +103,17 @@ def connected(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def secure(config: "SecurityConfig") -> None:
-    """Has a command that is a part of a cluster serve and connect as members do, with the key that it was given."""
+def connect_as_member(config: "SecurityConfig") -> None:
+    """Has a command show the cluster's own certificate, which members ask each other for, and the key that it was given."""
+    if config.tls_certificate:
+        from pbkv_cluster.core.security.tls import Tls
+        from pbkv_cluster.rpc.security import Access, set_up_access, this_process
+
+        set_up_access(Access(this_process().access.api_key, Tls.of(config)))
+
+
+def serve_as_member(config: "SecurityConfig") -> None:
+    """Has a command serve and connect as members do, with the key that it was given in place of the cluster key."""
     if config.credentials or config.tls_certificate:
         from pbkv_cluster.rpc.security import set_up_security, this_process
 

@@ -41,7 +41,9 @@ class Served:
     keys: Path
 
     def pbkv(self, *arguments: str, key: str = OPERATOR, ca: str = "") -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "PBKV_API_KEY": key, "PBKV_TLS_CA": ca or self.own.ca}
+        shown = {"CERTIFICATE": self.own.certificate, "KEY": self.own.key, "CA": self.own.ca}
+        settings = {f"PBKV_SECURITY_TLS_{name}": value for name, value in shown.items()}
+        env = {**os.environ, **settings, "PBKV_API_KEY": key, "PBKV_TLS_CA": ca or self.own.ca}
         command = [*PBKV, *arguments, "--endpoint", self.addresses["gateway"]]
         return subprocess.run(command, capture_output=True, text=True, timeout=START_S, env=env)
 
@@ -123,8 +125,10 @@ def test_every_port_asks_for_a_key(served: Served, tmp_path: Path) -> None:
         cached = [client.start_workflow().run(agent="a", prompt=PROMPT, max_tokens=2).usage for client in (red, red, blue)]
         assert [sum(usage.delivered.values()) > 0 for usage in cached] == [False, True, False]
         mine = red.start_workflow("mine")
+        mine.run(agent="a", prompt=PROMPT, max_tokens=2)
         with pytest.raises(NotFound):
             Workflow(Connection(gateway, 30.0, Access(BLUE, Tls(ca=ca))), "mine", 60.0).end()
+        assert served.pbkv("predictor", "explain", "mine").returncode == 0, "the predictor takes the cluster's certificate"
         mine.end()
 
     # A member, which takes nobody without a certificate of the cluster.

@@ -14,9 +14,9 @@ from pbkv_cluster.cli.options import (
     PredictorAddress,
     RedisUrl,
     check_predictor,
+    connect_as_member,
     connected,
     load_settings,
-    secure,
 )
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def hints(
     """Print KV hints of what is likely to be reused, whenever a forecast changes."""
     settings = load_settings(config, assignments, {"redis.url": redis})
     check_predictor(predictor, settings.config.redis.url)
-    secure(settings.config.security)
+    connect_as_member(settings.config.security)
     asyncio.run(_stream(settings.config, predictor, workflow, encoding, prefetch_probability, limit))
 
 

@@ -14,7 +14,7 @@ from pbkv_cluster.cli.options import (
     check_predictor,
     connected,
     load_settings,
-    secure,
+    serve_as_member,
 )
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def otel(
     from pbkv_cluster.core.logs.setup import set_up_logs
 
     set_up_logs(settings.config.logging)
-    secure(settings.config.security)
+    serve_as_member(settings.config.security)
     asyncio.run(_serve(settings.config, predictor))
 
 

@@ -33,7 +33,7 @@ class Keyring:
         self._clock = clock or SystemClock()
         self._own: Callers = {digest(cluster_key): OPERATOR} if cluster_key else {}
         self._version = _version(path)
-        self._callers = {**read_key_file(path), **self._own}
+        self._callers = {**self._own, **read_key_file(path)}
         self._look_at = self._clock.now() + LOOK_S
 
     def caller(self, api_key: str) -> Caller:
@@ -59,7 +59,7 @@ class Keyring:
             return
         self._version = version
         try:
-            self._callers = {**read_key_file(self._path), **self._own}
+            self._callers = {**self._own, **read_key_file(self._path)}
         except ConfigError as error:
             log.error("%s; the keys of before stay", error)
         else:
