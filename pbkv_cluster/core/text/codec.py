@@ -70,6 +70,19 @@ class TextCodec:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
+    def token_text(self, token: int) -> str:
+        """What one token adds to a text; of one that is a part of a character, the replacement character."""
+        if token in self.special_tokens:
+            return self.special_tokens[token]
+        # After another token, because some decoders leave out the space before the first word that they see.
+        return self.decode([self._letter, token])[len(self.decode([self._letter])) :]
+
+    @cached_property
+    def _letter(self) -> int:
+        """A token that is a text by itself."""
+        letter: int = self._tokenizer.encode("a", add_special_tokens=False)[-1]
+        return letter
+
     @cached_property
     def special_tokens(self) -> Mapping[int, str]:
         """What is written for each token that `decode` leaves out."""

@@ -157,7 +157,7 @@ class Relay:
                     if first_output and step.first_token_at is not None:
                         self.infinite.remember(spec.prompt.keys)
                     if text or event.packed:
-                        yield Tokens(event.packed, text)
+                        yield Tokens(event.packed, text, event.logprobs)
                 case StepOutcome():
                     self._finish(step, spec, worker, event)
                     yield Finished(event.reason, event.usage)

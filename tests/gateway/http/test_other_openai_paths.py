@@ -62,7 +62,7 @@ async def test_completions_have_defaults_of_their_own_and_continue_one_another()
         ({"prompt": [70_000]}, "prompt"),
         ({"prompt": [-1]}, "prompt[0]"),
         ({"prompt": ""}, "prompt"),
-        ({"logprobs": 2}, "logprobs"),
+        ({"logprobs": 21}, "logprobs"),
         ({"echo": True}, "echo"),
         ({"suffix": "x"}, "suffix"),
     ],

@@ -17,13 +17,11 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "function_call": (),
     "functions": (),
     "logit_bias": ({},),
-    "logprobs": (False,),
     "modalities": (["text"],),
     "prediction": (),
     "presence_penalty": (0,),
     "reasoning_effort": ("none",),
     "response_format": ({"type": "text"},),
-    "top_logprobs": (0,),
     "verbosity": (),
     "web_search_options": (),
 }
@@ -131,6 +129,8 @@ class ChatRequest(Body):
     n: fields.Choices | None = None
     stream: bool | None = None
     stream_options: fields.StreamOptions | None = None
+    logprobs: bool | None = None
+    top_logprobs: fields.TopLogprobs | None = None
     tools: Annotated[Items[Tool], Field(max_length=1024)] | None = None
     tool_choice: Annotated[Any, Field(description="auto or none; a call cannot be enforced")] = None
     parallel_tool_calls: bool | None = None
@@ -143,13 +143,11 @@ class ChatRequest(Body):
     function_call: Neutral = None
     functions: Neutral = None
     logit_bias: Neutral = None
-    logprobs: Neutral = None
     modalities: Neutral = None
     prediction: Neutral = None
     presence_penalty: Neutral = None
     reasoning_effort: Neutral = None
     response_format: Neutral = None
-    top_logprobs: Neutral = None
     verbosity: Neutral = None
     web_search_options: Neutral = None
     prompt_cache_retention: Ignored = None
@@ -163,6 +161,12 @@ class ChatRequest(Body):
         InvalidField: a field has a value that is not supported.
         """
         fields.refuse(self, _NEUTRAL)
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidField("top_logprobs", "top_logprobs: logprobs must be true")
+
+    def wanted_logprobs(self) -> int | None:
+        """Number of likeliest tokens that are told for each; None: no log-probabilities are."""
+        return self.top_logprobs or 0 if self.logprobs else None
 
 
 def offered(tools: "list[dict[str, Any]]", choice: Any) -> tuple[dict[str, Any], ...]:
