@@ -53,13 +53,13 @@ class TextCodec:
         """The chat template."""
         return self._template
 
-    def encode_chat(self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]] = ()) -> bytes:
-        """Packed token ids of a conversation in the model's chat template, up to where the assistant's answer begins.
+    def encode_chat(self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]] = (), answer: str = "") -> bytes:
+        """Packed token ids of a conversation in the model's chat template, up to the end of the assistant's `answer` so far.
 
         Raises:
             InvalidArgument: the template refuses the messages or loses a part of them, or there are several and no default.
         """
-        return pack(self._tokenizer.encode(self._template.render(messages, tools), add_special_tokens=False))
+        return pack(self._tokenizer.encode(self._template.render(messages, tools) + answer, add_special_tokens=False))
 
     def count(self, text: str) -> int:
         """Number of tokens of a text, without special tokens around it."""

@@ -134,7 +134,7 @@ async def test_a_response_that_is_cut_says_so(stream: bool) -> None:
         ({"background": True}, "background"),
         ({"tools": [{"type": "web_search"}]}, "tools[0]"),
         ({"text": {"format": {"type": "json_object"}}}, "text"),
-        ({"tool_choice": "required", "tools": [FUNCTION]}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "name": "other"}, "tools": [FUNCTION]}, "tool_choice"),
         ({"input": [{"type": "file_search_call"}]}, "input[0]"),
         ({"input": []}, "input"),
     ],

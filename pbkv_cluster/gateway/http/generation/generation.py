@@ -85,12 +85,22 @@ class Generation:
             return TextPrompt(ask.text)
         if ask.token_ids is not None:
             return TokenPrompt(ask.token_ids)
-        return self._with.tools.prompt(ask.messages, ask.tools)
+        return self._with.tools.prompt(ask.messages, ask.tools, self._call_start())
 
     def _parser(self) -> CallParser:
         if not self._ask.tools:
             return PlainParser()
-        return self._with.tools.form.parser([tool["function"]["name"] for tool in self._ask.tools])
+        parser = self._with.tools.form.parser(self._tool_names())
+        parser.push(self._call_start())  # which is held back, as any beginning of a call
+        return parser
+
+    def _tool_names(self) -> list[str]:
+        return [tool["function"]["name"] for tool in self._ask.tools]
+
+    def _call_start(self) -> str:
+        """What the answer begins with before the model says a word."""
+        forced = self._ask.forced
+        return "" if forced is None else self._with.tools.form.call_start(forced.name)
 
     async def _choice(self, choice: int, prompt: Prompt, attribution: Attribution) -> AsyncIterator[Part]:
         ask, parser = self._ask, self._parser()
@@ -133,8 +143,10 @@ class Generation:
             if isinstance(event, Finished):
                 if shown_tokens:  # of what is no text, such as tool calls
                     yield TextPart(choice, "", shown_tokens)
-                await self._with.sessions.answered(attribution, shown, calls)
                 cut = event.reason is FinishReason.LENGTH
+                if ask.forced is not None and (calls or not cut):
+                    ask.forced.check_called(calls[0] if calls else None, self._tool_names())
+                await self._with.sessions.answered(attribution, shown, calls)
                 stop = "" if cut else self._stop_string(bytes(written), text)
                 yield Ended(choice, cut, stop, len(calls), event.usage)
 

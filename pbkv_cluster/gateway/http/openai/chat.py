@@ -14,7 +14,7 @@ from pbkv_cluster.gateway.http.generation.ask import Ask
 from pbkv_cluster.gateway.http.generation.parts import CallPart, Ended, Part, Started, TextPart
 from pbkv_cluster.gateway.http.generation.whole import Choice
 from pbkv_cluster.gateway.http.openai import fields
-from pbkv_cluster.gateway.http.openai.chat_request import ChatRequest, offered
+from pbkv_cluster.gateway.http.openai.chat_request import ChatRequest, forced_call, offered
 from pbkv_cluster.gateway.http.openai.logprobs import chat_logprobs
 from pbkv_cluster.gateway.http.openai.served_model import ServedModel
 from pbkv_cluster.gateway.http.openai.usage import usage_json
@@ -52,6 +52,7 @@ def to_ask(asked: ChatRequest, headers: dict[str, str], size_bytes: int) -> Ask:
     InvalidArgument: a field has a value that is not supported.
     """
     asked.check()
+    tools = [tool.plain() for tool in asked.tools or ()]
     max_tokens = asked.max_completion_tokens or asked.max_tokens or fields.ANY_LENGTH
     return Ask(
         sampling=fields.sampling(
@@ -60,7 +61,8 @@ def to_ask(asked: ChatRequest, headers: dict[str, str], size_bytes: int) -> Ask:
         size_bytes=size_bytes,
         hints=read_hints(headers, asked.metadata, asked.prompt_cache_key or "", fields.Nvext.priority(asked.nvext)),
         messages=tuple(message.plain(position) for position, message in enumerate(asked.messages)),
-        tools=offered([tool.plain() for tool in asked.tools or ()], asked.tool_choice),
+        tools=offered(tools, asked.tool_choice),
+        forced=forced_call(tools, asked.tool_choice),
         choices=asked.n or 1,
         parallel_calls=asked.parallel_tool_calls is not False,
     )

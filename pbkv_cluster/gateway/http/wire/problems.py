@@ -37,6 +37,10 @@ class NoSuchModel(errors.NotFound):
     """The model that a request names is not the one that is served."""
 
 
+class NoToolCall(errors.PbkvError):
+    """The model has not written the tool call that the request demands."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What a client is told of an error."""
@@ -89,6 +93,8 @@ def problem_of(error: Exception) -> Problem:
             return Problem(413, _INVALID, text, None, "request_too_large")
         case NoSuchModel():
             return Problem(404, _INVALID, text, "model", "model_not_found")
+        case NoToolCall():  # the request is right; with another seed, it may succeed
+            return Problem(422, _INVALID, text, "tool_choice", "no_tool_call")
         case errors.NotFound():
             return Problem(404, _INVALID, text, None, "not_found")
         case errors.FailedPrecondition():
