@@ -5,7 +5,6 @@ A cluster starts through these files:
     local.py                        `LocalCluster`: starts Redis, Ray and all members, and stops them with its process
     startup/preflight.py            checks all that takes milliseconds before anything is started
     startup/ports.py                the ports that a configuration names, and whether they can be had
-    startup/exposure.py             warns where others than this machine's users need no API key
     startup/gateway_ports.py        free ports for the gateway where the configuration leaves them open
     startup/stages.py               tells the stages of the start, with their times
     startup/interrupts.py           SIGTERM as Ctrl-C, also while the cluster stops

@@ -23,7 +23,6 @@ from pbkv_cluster.cluster.membership.problem_watch import ProblemWatch
 from pbkv_cluster.cluster.nodes.node_requests import NodeRequests
 from pbkv_cluster.cluster.startup import preflight
 from pbkv_cluster.cluster.startup.acquaintance import await_acquaintance
-from pbkv_cluster.cluster.startup.exposure import open_to_all
 from pbkv_cluster.cluster.startup.gateway_ports import with_free_ports, without_http
 from pbkv_cluster.cluster.startup.interrupts import Interrupts
 from pbkv_cluster.cluster.startup.private_file import write_private
@@ -34,6 +33,7 @@ from pbkv_cluster.cluster.startup.tier_sizes import tier_sizes
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.locations.addresses import join_address
+from pbkv_cluster.core.security.exposure import open_to_all
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
 from pbkv_cluster.rpc.security import set_up_security, stop_security
 from pbkv_cluster.rpc.services import GATEWAY, PREDICTOR

@@ -11,12 +11,12 @@ import pytest
 from pbkv_cluster.cluster.frame import ray_session
 from pbkv_cluster.cluster.local import LocalCluster
 from pbkv_cluster.cluster.startup import preflight
-from pbkv_cluster.cluster.startup.exposure import open_to_all
 from pbkv_cluster.cluster.startup.private_file import make_private, write_private
 from pbkv_cluster.cluster.startup.stages import Stages
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import Config, load
 from pbkv_cluster.core.errors import ConfigError, InvalidArgument, StartupError
+from pbkv_cluster.core.security.exposure import open_to_all
 from pbkv_cluster.store.cluster_index import Directory, RedisServer, ServiceEntry, connect
 from pbkv_cluster.store.cluster_index.redis_server import free_port, listen
 from tests.certificates import Authority
