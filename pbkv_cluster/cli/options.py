@@ -1,7 +1,9 @@
 """Options that several commands share, and the configuration that they make."""
 
+import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +15,7 @@ from pbkv_cluster.core.locations.addresses import parse_address
 from pbkv_cluster.core.locations.urls import without_password
 
 if TYPE_CHECKING:
-    from pbkv_cluster.core.config import Settings
+    from pbkv_cluster.core.config import SecurityConfig, Settings
 
 DEFAULT_ENDPOINT = "127.0.0.1:26100"
 
@@ -54,6 +56,68 @@ PredictorAddress = Annotated[
 RedisUrl = Annotated[
     str | None, typer.Option("--redis", metavar="URL", help="Redis of a running cluster (redis.url).", show_default=False)
 ]
+
+
+_ApiKey = Annotated[
+    str,
+    typer.Option(
+        "--api-key",
+        envvar="PBKV_API_KEY",
+        metavar="KEY",
+        help="API key, where the cluster asks for one. Other users of this machine can see it; in the environment they cannot.",
+        show_default=False,
+        show_envvar=True,
+    ),
+]
+_TlsCa = Annotated[
+    str,
+    typer.Option(
+        "--tls-ca",
+        envvar="PBKV_TLS_CA",
+        metavar="FILE",
+        help="Certificates that the cluster's may be signed by, or `system`: those of this machine. By default no TLS.",
+        show_default=False,
+    ),
+]
+_ACCESS = {"api_key": _ApiKey, "tls_ca": _TlsCa}
+
+
+def connected(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options --api-key and --tls-ca, which hold for all connections that it makes."""
+
+    @wraps(command)
+    def run(*, api_key: str = "", tls_ca: str = "", **values: Any) -> None:
+        if api_key or tls_ca:
+            from pbkv_cluster.client.connection import access
+            from pbkv_cluster.rpc.security import set_up_access
+
+            set_up_access(access(api_key, tls_ca))
+        command(**values)
+
+    signature = inspect.signature(command)
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default="", annotation=kind) for name, kind in _ACCESS.items()
+    ]
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])  # type: ignore[attr-defined]
+    run.__annotations__ = {**command.__annotations__, **_ACCESS}
+    return run
+
+
+def connect_as_member(config: "SecurityConfig") -> None:
+    """Has a command show the cluster's own certificate, which members ask each other for, and the key that it was given."""
+    if config.tls_certificate:
+        from pbkv_cluster.core.security.tls import Tls
+        from pbkv_cluster.rpc.security import Access, set_up_access, this_process
+
+        set_up_access(Access(this_process().access.api_key, Tls.of(config)))
+
+
+def serve_as_member(config: "SecurityConfig") -> None:
+    """Has a command serve and connect as members do, with the key that it was given in place of the cluster key."""
+    if config.credentials or config.tls_certificate:
+        from pbkv_cluster.rpc.security import set_up_security, this_process
+
+        set_up_security(config, this_process().access.api_key)
 
 
 def load_settings(file: Path | None, assignments: Sequence[str] | None, flags: Mapping[str, Any]) -> "Settings":

@@ -7,7 +7,7 @@ from typing import Self, Unpack
 
 from pbkv_cluster.client import requests
 from pbkv_cluster.client.arguments import known_arguments
-from pbkv_cluster.client.connection import AsyncConnection
+from pbkv_cluster.client.connection import AsyncConnection, access
 from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.requests import Prompt, StepOptions
 from pbkv_cluster.client.results import Collector, StepResult
@@ -26,15 +26,17 @@ class AsyncClient:
     """
 
     @known_arguments
-    def __init__(self, endpoint: str, *, timeout_s: float = 30.0) -> None:
+    def __init__(self, endpoint: str, *, timeout_s: float = 30.0, api_key: str = "", tls_ca: str = "") -> None:
         """Args:
         endpoint: the gateway's host:port. The first call connects to it.
         timeout_s: seconds that a call may take that is not a step, with all its attempts; a step has a limit of its own.
+        api_key: that of a tenant, or of an operator, where the cluster asks for one.
+        tls_ca: file of the certificates that the gateway's may be signed by, or "system": those of this machine; empty: no TLS.
 
         Raises:
             InvalidArgument: names the argument that is out of its range.
         """
-        self._connection = AsyncConnection(endpoint, timeout_s)
+        self._connection = AsyncConnection(endpoint, timeout_s, access(api_key, tls_ca))
 
     @known_arguments
     async def start_workflow(

@@ -4,11 +4,11 @@ import json
 import math
 import os
 
-import grpc
-
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument
 from pbkv_cluster.core.locations.addresses import parse_address
-from pbkv_cluster.rpc.channel import CHANNEL_OPTIONS, connect
+from pbkv_cluster.core.security.tls import Tls
+from pbkv_cluster.rpc.channel import CHANNEL_OPTIONS, connect, connect_blocking
+from pbkv_cluster.rpc.security import Access, this_process
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 
 _SERVICE = workflow_pb2.DESCRIPTOR.services_by_name["WorkflowService"].full_name
@@ -27,10 +27,11 @@ _RETRY = {
 class Connection:
     """For code without asyncio; may be used by several threads, and by processes forked after it was made."""
 
-    def __init__(self, endpoint: str, timeout_s: float) -> None:
+    def __init__(self, endpoint: str, timeout_s: float, access: Access) -> None:
         """Args:
         endpoint: host:port; the first call connects to it.
         timeout_s: seconds that a call may take, with all its attempts, if it is not a step.
+        access: what the connection shows.
 
         Raises:
             InvalidArgument: names the argument that is out of its range.
@@ -38,6 +39,7 @@ class Connection:
         parse_address("endpoint", endpoint)
         self._endpoint = endpoint
         self._options = _options(timeout_s)
+        self._access = access
         self._open()
 
     @property
@@ -52,7 +54,7 @@ class Connection:
             self._channel.close()
 
     def _open(self) -> None:
-        self._channel = grpc.insecure_channel(self._endpoint, options=self._options)
+        self._channel = connect_blocking(self._endpoint, self._options, self._access)
         self._stub = workflow_pb2_grpc.WorkflowServiceStub(self._channel)
         self._pid = os.getpid()
 
@@ -60,9 +62,9 @@ class Connection:
 class AsyncConnection:
     """For asyncio, whose event loop belongs to one process."""
 
-    def __init__(self, endpoint: str, timeout_s: float) -> None:
+    def __init__(self, endpoint: str, timeout_s: float, access: Access) -> None:
         """Arguments and errors as for `Connection`."""
-        self._channel = connect(endpoint, "endpoint", _options(timeout_s))
+        self._channel = connect(endpoint, "endpoint", _options(timeout_s), access)
         self._stub: workflow_pb2_grpc.WorkflowServiceAsyncStub = workflow_pb2_grpc.WorkflowServiceStub(self._channel)
         self._pid = os.getpid()
 
@@ -79,6 +81,17 @@ class AsyncConnection:
 
     async def close(self) -> None:
         await self._channel.close()
+
+
+def access(api_key: str, tls_ca: str) -> Access:
+    """What a client's arguments say that it shows; without any, what this process does.
+
+    Raises:
+        InvalidArgument: `tls_ca` holds no certificates, or the key has characters that no key has.
+    """
+    if not (api_key.isascii() and (api_key.isprintable() or not api_key)):
+        raise InvalidArgument("api_key", "must have printable ASCII characters only")
+    return Access(api_key, Tls.of_client(tls_ca)) if api_key or tls_ca else this_process().access
 
 
 def _options(timeout_s: float) -> list[tuple[str, int | str]]:

@@ -31,6 +31,7 @@ class StepOptions(TypedDict, total=False):
     stop: str | Sequence[str]  # the output ends before any of these
     ignore_eos: bool  # go on past the model's end-of-sequence token
     forced_output: bytes | Sequence[int]  # token ids to decode instead of choosing; for replay
+    top_logprobs: int  # tell log-probabilities of each output token and of this many likeliest, at most 20; default: none
     timeout_s: float  # seconds that the whole step may take; default: no limit
 
 
@@ -105,6 +106,7 @@ def _sampling(options: StepOptions) -> types_pb2.Sampling:
         stop=[stop] if isinstance(stop, str) else stop,
         ignore_eos=options.get("ignore_eos", False),
         forced_output=packed,
+        top_logprobs=options.get("top_logprobs"),
     )
 
 

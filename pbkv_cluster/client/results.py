@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.errors import Unavailable
+from pbkv_cluster.core.logprobs import TokenLogprobs
 from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
 
@@ -19,6 +20,7 @@ class StepResult:
     finish_reason: FinishReason
     step: int  # number in the workflow, from 0
     worker_id: str  # the worker that finished it
+    logprobs: tuple[TokenLogprobs, ...] = ()  # of each token, if they were asked for
 
 
 @dataclass(slots=True)
@@ -29,6 +31,7 @@ class Collector:
     _finished: Finished | None = None
     _text: list[str] = field(default_factory=list)
     _packed: bytearray = field(default_factory=bytearray)
+    _logprobs: list[TokenLogprobs] = field(default_factory=list)
 
     def add(self, event: StepEvent) -> None:
         match event:
@@ -37,6 +40,7 @@ class Collector:
             case Tokens():
                 self._text.append(event.text)
                 self._packed += event.packed
+                self._logprobs += event.logprobs
             case Finished():
                 self._finished = event
 
@@ -48,7 +52,8 @@ class Collector:
             raise Unavailable("the stream ended before the step did")
         usage, reason = self._finished.usage, self._finished.reason
         token_ids = tuple(tokens.unpack(bytes(self._packed)))
-        return StepResult("".join(self._text), token_ids, usage, reason, self._accepted.step, usage.worker_id)
+        logprobs = tuple(self._logprobs)
+        return StepResult("".join(self._text), token_ids, usage, reason, self._accepted.step, usage.worker_id, logprobs)
 
 
 def collect(events: Iterable[StepEvent]) -> StepResult:

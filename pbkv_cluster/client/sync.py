@@ -11,7 +11,7 @@ from typing import Self, Unpack
 
 from pbkv_cluster.client import requests
 from pbkv_cluster.client.arguments import known_arguments
-from pbkv_cluster.client.connection import Connection
+from pbkv_cluster.client.connection import Connection, access
 from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.requests import Prompt, StepOptions
 from pbkv_cluster.client.results import StepResult, collect
@@ -27,9 +27,9 @@ class Client:
     """A connection to a gateway, used as `AsyncClient` is; a context manager that closes it."""
 
     @known_arguments
-    def __init__(self, endpoint: str, *, timeout_s: float = 30.0) -> None:
+    def __init__(self, endpoint: str, *, timeout_s: float = 30.0, api_key: str = "", tls_ca: str = "") -> None:
         """Arguments and errors as for `AsyncClient`."""
-        self._connection = Connection(endpoint, timeout_s)
+        self._connection = Connection(endpoint, timeout_s, access(api_key, tls_ca))
 
     @known_arguments
     def start_workflow(

@@ -4,6 +4,7 @@ In a Ray cluster it follows the nodes that join and leave.
 """
 
 import logging
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -32,7 +33,9 @@ from pbkv_cluster.cluster.startup.tier_sizes import tier_sizes
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.locations.addresses import join_address
+from pbkv_cluster.core.security.exposure import open_to_all
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
+from pbkv_cluster.rpc.security import set_up_security, stop_security
 from pbkv_cluster.rpc.services import GATEWAY, PREDICTOR
 from pbkv_cluster.store.cluster_index import RedisServer
 
@@ -45,6 +48,7 @@ log = logging.getLogger(__name__)
 
 _LOOPBACK = "127.0.0.1"
 _HEALTH_S = 1.0
+_KEY_BYTES = 32
 
 
 class LocalCluster:
@@ -155,6 +159,10 @@ class LocalCluster:
         preflight.check(self._config)
         _check_names(self._config)
         stages.done("settings, ports, model and Redis checked")
+        security = self._config.security
+        cluster_key = secrets.token_urlsafe(_KEY_BYTES) if security.credentials else ""
+        set_up_security(security, cluster_key)
+        self._stack.callback(stop_security)
         self._interrupts.catch()
         ray_session.set_environment(self._config)
         state_dir = StateDir.create()
@@ -172,7 +180,9 @@ class LocalCluster:
         self._ray_processes = None if joined else RayProcesses()
         host = self._config.cluster.host or ("" if joined else _LOOPBACK)
         here = host or ray_nodes.this_node_address()
-        redis = self._redis = RedisServer.resolve(self._config.redis.url, host=here)
+        if warning := open_to_all(self._config, here):
+            self._report(warning)
+        redis = self._redis = RedisServer.resolve(self._config.redis.url, host=here, cluster=self.name)
         self._stack.callback(redis.stop)
         self.redis_url = redis.url
         if not self._config.redis.url:
@@ -185,7 +195,9 @@ class LocalCluster:
             self.http_address = join_address(here, self._config.gateway.http_port)
         preflight.check_name_is_free(self._config)  # again: starting Ray takes seconds
         stages.done("Redis found" if self._config.redis.url else "Redis started")
-        self._launch(MemberContext(self._config, redis.url, host, "", str(state_dir.path)), stages)
+        self._launch(
+            MemberContext(self._config, redis.url, host, "", cluster_key=cluster_key, state_dir=str(state_dir.path)), stages
+        )
         if self._record is not None:
             self._record = replace(self._record, gateway=self.gateway_address, redis_url=redis.url).write(state_dir.path)
 

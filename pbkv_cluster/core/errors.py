@@ -50,6 +50,14 @@ class DeadlineExceeded(PbkvError):
     """The caller's time limit has passed."""
 
 
+class Unauthenticated(PbkvError):
+    """The caller has shown no API key, or one that nobody has."""
+
+
+class PermissionDenied(PbkvError):
+    """The caller is known, and may not do this."""
+
+
 class ConfigError(PbkvError):
     """The configuration is wrong; the message names the field and the source of its value."""
 

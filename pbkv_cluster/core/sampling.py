@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from pbkv_cluster.core import checks
 from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.logprobs import MAX_TOP
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_BYTES = 1024  # of one
@@ -21,6 +22,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     forced_output: bytes | None = None  # packed ids that are taken instead of sampling
+    top_logprobs: int | None = None  # likeliest tokens whose log-probabilities are told, with the chosen one's; None: none is
 
     def __post_init__(self) -> None:
         """Raises:
@@ -41,6 +43,8 @@ class SamplingParams:
             checks.text_bytes("sampling.stop", text, MAX_STOP_BYTES)
         if self.forced_output is not None and (not self.forced_output or len(self.forced_output) % 4):
             raise InvalidArgument("sampling.forced_output", "must hold at least one packed int32 token id")
+        if self.top_logprobs is not None:
+            checks.in_range("sampling.top_logprobs", self.top_logprobs, 0, MAX_TOP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,7 @@ class SamplingOptions:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     forced_output: bytes | None = None
+    top_logprobs: int | None = None
 
     def reseeded(self, number: int) -> "SamplingOptions":
         """The same for another answer to the same prompt: a given seed counts on from there."""
@@ -74,4 +79,5 @@ class SamplingOptions:
             stop=self.stop,
             ignore_eos=self.ignore_eos,
             forced_output=self.forced_output,
+            top_logprobs=self.top_logprobs,
         )

@@ -4,9 +4,11 @@ import asyncio
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.locations.addresses import parse_address
+from pbkv_cluster.rpc.security import this_process
 
 _TIMEOUT_S = 5.0  # a worker answers between two batches
 _MAX_BYTES = 4 << 20
@@ -81,9 +83,13 @@ async def scrape(address: str) -> Scrape:
 
 async def _get(host: str, port: int, path: str) -> bytes:
     """The whole answer, which the server ends by closing the connection."""
-    reader, writer = await asyncio.open_connection(host, port, limit=_MAX_BYTES)
+    access = this_process().access
+    tls = access.tls
+    context: dict[str, Any] = {} if tls is None else {"ssl": tls.client_context(), "server_hostname": tls.name or host}
+    key = f"Authorization: Bearer {access.api_key}\r\n" if access.api_key else ""
+    reader, writer = await asyncio.open_connection(host, port, limit=_MAX_BYTES, **context)
     try:
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{key}Connection: close\r\n\r\n".encode())
         answer = bytearray()
         while data := await reader.read(1 << 16):
             answer += data

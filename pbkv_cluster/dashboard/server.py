@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
@@ -20,12 +21,14 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pbkv_cluster.core.clock import Clock
-from pbkv_cluster.core.errors import InvalidArgument, NotFound, PbkvError, StartupError
+from pbkv_cluster.core.errors import InvalidArgument, NotFound, PbkvError, PermissionDenied, StartupError, Unauthenticated
 from pbkv_cluster.core.locations.addresses import join_address
+from pbkv_cluster.core.security.headers import BROWSER_CHALLENGE, api_key_of
 from pbkv_cluster.dashboard import series
 from pbkv_cluster.dashboard.collector import Collector
 from pbkv_cluster.dashboard.history import History
 from pbkv_cluster.dashboard.viewers import MOST, Viewers
+from pbkv_cluster.rpc.security import this_process
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +67,16 @@ class DashboardServer:
             Route("/api/workflow", self._answer_workflow),
             Route("/api/block", self._answer_block),
         ]
-        app = Starlette(routes=routes, middleware=[Middleware(_SafeHeaders)], exception_handlers={PbkvError: _refuse})
+        app = Starlette(
+            routes=routes,
+            middleware=[Middleware(_SafeHeaders), Middleware(_ForOperators)],
+            exception_handlers={PbkvError: _refuse},
+        )
+        tls = this_process().tls
         config = uvicorn.Config(
             app,
+            ssl_certfile=tls.certificate if tls else None,
+            ssl_keyfile=tls.key if tls else None,
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -165,6 +175,25 @@ class _SafeHeaders:
             await send(message)
 
         await self._app(scope, receive, send_more)
+
+
+class _ForOperators:
+    """Asks for the API key of an operator, if keys are asked for; browsers ask their users for it as a password."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._keyring = this_process().keyring
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer: ASGIApp = self._app
+        if self._keyring is not None and scope["type"] == "http":
+            try:
+                self._keyring.caller(api_key_of(Headers(scope=scope))).check_operator("the dashboard")
+            except Unauthenticated as error:
+                answer = JSONResponse({"error": str(error)}, 401, {"www-authenticate": BROWSER_CHALLENGE})
+            except PermissionDenied as error:
+                answer = JSONResponse({"error": str(error)}, 403)
+        await answer(scope, receive, send)
 
 
 async def _refuse(request: Request, error: Any) -> Response:

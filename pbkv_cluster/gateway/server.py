@@ -41,6 +41,7 @@ from pbkv_cluster.store.cluster_index import BlockIndex, Directory, IndexMirror
 
 _TOKENIZER_THREADS = 2
 _INDEX_PAUSE_S = 1.0  # more than transfers between tiers take
+_FOR_TENANTS = ("StartWorkflow", "SubmitStep", "ReportToolCall", "EndWorkflow")
 
 
 class GatewayServer:
@@ -124,7 +125,7 @@ class GatewayServer:
             self._pool, open_workflows, admission, self._feed, meter, decisions, directory, self.mirror
         )
         self._background = Background()
-        self._server = RpcServer()
+        self._server = RpcServer(is_public=True)
 
     async def start(self, host: str, port: int) -> str:
         """Serves; port 0 takes a free one. Returns the address, host:port. Workers may join later.
@@ -134,7 +135,7 @@ class GatewayServer:
         """
         descriptor = workflow_pb2.DESCRIPTOR.services_by_name["WorkflowService"]
         servicer = WorkflowServicer(self.workflows, self.submission, self.status)
-        self._server.add(descriptor, workflow_pb2_grpc.add_WorkflowServiceServicer_to_server, servicer)
+        self._server.add(descriptor, workflow_pb2_grpc.add_WorkflowServiceServicer_to_server, servicer, _FOR_TENANTS)
         inspection = inspection_pb2.DESCRIPTOR.services_by_name["InspectionService"]
         self._server.add(inspection, inspection_pb2_grpc.add_InspectionServiceServicer_to_server, self._inspection)
         cache = store_pb2.DESCRIPTOR.services_by_name["StoreService"]

@@ -16,6 +16,7 @@ from pbkv_cluster.gateway.routing.worker import Worker, WorkerReport
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.step.admission import Admission
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
+from pbkv_cluster.rpc.security import this_process
 from pbkv_cluster.rpc.services import DASHBOARD, DISCOVERY_PATH, GATEWAY_HTTP, HEAD
 from pbkv_cluster.store.cluster_index import Directory, MemberEntry, NodeStateEntry, ProblemsEntry
 
@@ -96,7 +97,7 @@ class StatusReader:
             address = await self.directory.service_address(service)
         except Unavailable:
             return ""  # `index_reachable` tells
-        return f"http://{address}{path}" if address else ""
+        return f"{this_process().http}://{address}{path}" if address else ""
 
     async def _members(self) -> tuple[MemberEntry, ...]:
         try:

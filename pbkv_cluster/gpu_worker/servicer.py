@@ -22,6 +22,7 @@ from pbkv_cluster.gpu_worker.store_stat import store_stat
 from pbkv_cluster.rpc import tracing
 from pbkv_cluster.rpc.convert import (
     finish_reason_to_wire,
+    logprobs_to_wire,
     packed_from_wire,
     remote_steps_from_wire,
     sampling_from_wire,
@@ -194,4 +195,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
 
 
 def _tokens(output: Output) -> worker_pb2.RunStepEvent.Tokens:
-    return worker_pb2.RunStepEvent.Tokens(token_ids=types_pb2.PackedTokens(data=pack(output.tokens)), text=output.text)
+    return worker_pb2.RunStepEvent.Tokens(
+        token_ids=types_pb2.PackedTokens(data=pack(output.tokens)),
+        text=output.text,
+        logprobs=logprobs_to_wire(output.logprobs),
+    )

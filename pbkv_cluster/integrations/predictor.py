@@ -26,7 +26,7 @@ async def find_predictor(address: str, config: Config) -> AsyncIterator[Services
     if address:
         yield FixedServices({PREDICTOR: address})
         return
-    redis = connect(config.redis.url)
+    redis = connect(config.redis.url, config.cluster.name)
     try:
         directory = Directory(redis, config.cluster.name, config.redis.lease_s)
         if await directory.service_address(PREDICTOR) is None:

@@ -3,6 +3,9 @@
 v1                                     generated from proto/pbkv/v1
 convert, access_logs                   messages to values and back
 errors                                 errors to gRPC statuses and back
-server, channel                        the two ends of a connection
+security                               what a process shows to others, and asks of them
+server, authentication                 one end of a connection, and who may call it
+channel, metadata_channel              the other end, and what goes with its calls
+http_server                            HTTP for what is small: metrics, discovery, spans
 services, service_link                 finding a service, and staying connected to it
 """

@@ -1,10 +1,16 @@
 """Channels between the processes of a cluster."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
 
+import grpc
 from grpc import aio
 
 from pbkv_cluster.core.locations.addresses import parse_address
+from pbkv_cluster.core.security.tls import Tls
+from pbkv_cluster.rpc.metadata_channel import Metadata, MetadataChannel
+from pbkv_cluster.rpc.security import Access, this_process
 
 MAX_MESSAGE_BYTES = 64 << 20
 
@@ -44,11 +50,52 @@ CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
 ]
 
 
-def connect(address: str, field: str = "address", options: Sequence[tuple[str, int | str]] = CHANNEL_OPTIONS) -> aio.Channel:
+def connect(
+    address: str,
+    field: str = "address",
+    options: Sequence[tuple[str, int | str]] = CHANNEL_OPTIONS,
+    access: Access | None = None,
+) -> aio.Channel:
     """A channel to `address` (host:port). It connects on its first call, and again if the connection is lost.
+
+    Args:
+        address: of the server.
+        field: its name, for the error.
+        options: of gRPC.
+        access: what the connection shows; None: that of this process.
 
     Raises:
         InvalidArgument: `address` is no host:port; names `field`. gRPC itself takes a port modulo 65,536.
     """
     parse_address(field, address)
-    return aio.insecure_channel(address, options=options)
+    access = access or this_process().access
+    if access.tls is None:
+        channel = aio.insecure_channel(address, options=options)
+    else:
+        channel = aio.secure_channel(address, _credentials(access.tls), options=[*options, *_name(access.tls)])
+    return cast(aio.Channel, MetadataChannel(channel, _metadata(access))) if access.api_key else channel
+
+
+def connect_blocking(
+    address: str, options: Sequence[tuple[str, int | str]] = CHANNEL_OPTIONS, access: Access | None = None
+) -> grpc.Channel:
+    """The same without asyncio, for an address that has been checked."""
+    access = access or this_process().access
+    if access.tls is None:
+        channel = grpc.insecure_channel(address, options=options)
+    else:
+        channel = grpc.secure_channel(address, _credentials(access.tls), options=[*options, *_name(access.tls)])
+    return cast(grpc.Channel, MetadataChannel(channel, _metadata(access))) if access.api_key else channel
+
+
+def _credentials(tls: Tls) -> grpc.ChannelCredentials:
+    own = (Path(tls.key).read_bytes(), Path(tls.certificate).read_bytes()) if tls.certificate else (None, None)
+    return grpc.ssl_channel_credentials(tls.trusted(), *own)
+
+
+def _name(tls: Tls) -> list[tuple[str, str]]:
+    return [("grpc.ssl_target_name_override", tls.name)] if tls.name else []
+
+
+def _metadata(access: Access) -> Metadata:
+    return (("authorization", f"Bearer {access.api_key}"),)

@@ -24,6 +24,8 @@ _STATUS: dict[type[errors.PbkvError], grpc.StatusCode] = {
     errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
 }
 
 
@@ -45,6 +47,10 @@ def from_rpc(error: aio.AioRpcError | grpc.RpcError) -> errors.PbkvError:
             return errors.Unavailable(details)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return errors.DeadlineExceeded(details)
+        case grpc.StatusCode.UNAUTHENTICATED:
+            return errors.Unauthenticated(details)
+        case grpc.StatusCode.PERMISSION_DENIED:
+            return errors.PermissionDenied(details)
     return errors.PbkvError(f"{code.name}: {details}")
 
 

@@ -7,13 +7,16 @@ their bodies, their duration and the number of connections are bounded.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from enum import Enum
 from typing import NamedTuple
 
 import h11
 
 from pbkv_cluster import __version__
-from pbkv_cluster.core.errors import StartupError, Unavailable
+from pbkv_cluster.core.errors import PermissionDenied, StartupError, Unauthenticated, Unavailable
 from pbkv_cluster.core.locations.addresses import join_address
+from pbkv_cluster.core.security.headers import CHALLENGE, api_key_of
+from pbkv_cluster.rpc.security import this_process
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +36,21 @@ class HttpAnswer(NamedTuple):
     body: bytes
 
 
+class Audience(Enum):
+    """Who may ask for a path, where API keys are asked for."""
+
+    EVERYBODY = "everybody"
+    TENANTS = "tenants"  # and operators
+    OPERATORS = "operators"
+
+
 class Route(NamedTuple):
     """What one path takes."""
 
     method: str
     answer: Handler
     max_body_bytes: int = 0
+    audience: Audience = Audience.OPERATORS
 
 
 def plain(status: int, text: str) -> HttpAnswer:
@@ -55,6 +67,7 @@ class HttpServer:
         max_connections: open at a time; further ones are told so and closed.
         """
         self._routes = routes
+        self._security = this_process()
         self._max_connections = max_connections
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
@@ -67,7 +80,7 @@ class HttpServer:
             StartupError: the address cannot be bound.
         """
         try:
-            self._server = await asyncio.start_server(self._serve, host, port)
+            self._server = await asyncio.start_server(self._serve, host, port, **self._security.server_options())
         except OSError as error:
             raise StartupError(f"cannot listen on {join_address(host, port)}: {error.strerror}") from error
         self.address = join_address(host, self._server.sockets[0].getsockname()[1])
@@ -81,6 +94,22 @@ class HttpServer:
                 task.cancel()
             await asyncio.gather(*self._connections, return_exceptions=True)
             await self._server.wait_closed()
+
+    def _refusal(self, route: Route, request: h11.Request) -> HttpAnswer | None:
+        """Why the caller may not ask for a path; None: it may."""
+        keyring = self._security.keyring
+        if keyring is None or route.audience is Audience.EVERYBODY:
+            return None
+        headers = {name.decode(): value.decode("latin-1") for name, value in request.headers}
+        try:
+            caller = keyring.caller(api_key_of(headers))
+            if route.audience is Audience.OPERATORS:
+                caller.check_operator(request.target.decode("ascii", "replace"))
+        except Unauthenticated as error:
+            return plain(401, str(error))
+        except PermissionDenied as error:
+            return plain(403, str(error))
+        return None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -135,6 +164,8 @@ class HttpServer:
                         return plain(404, f"there is only {', '.join(self._routes)}")
                     if request.method != route.method.encode():
                         return plain(405, "" if request.method == b"HEAD" else f"there is only {route.method}")
+                    if refusal := self._refusal(route, request):
+                        return refusal
                 case h11.Data() as data:
                     assert route is not None
                     body += data.data
@@ -163,6 +194,8 @@ async def _send(connection: h11.Connection, writer: asyncio.StreamWriter, answer
     headers = [("Content-Type", answer.kind), ("Content-Length", str(len(answer.body))), ("Server", f"pbkv/{__version__}")]
     if connection.their_state is not h11.DONE:
         headers.append(("Connection", "close"))
+    if answer.status == 401:
+        headers.append(("WWW-Authenticate", CHALLENGE))
     response = h11.Response(status_code=answer.status, headers=headers)
     for event in (response, h11.Data(data=answer.body), h11.EndOfMessage()):
         writer.write(connection.send(event) or b"")

@@ -1,8 +1,10 @@
-"""The gRPC server of every process: typed errors, health, reflection, and a port that it shares with no other process."""
+"""The gRPC server of every process: API keys, TLS, typed errors, health, reflection, and a port of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
+import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -10,8 +12,10 @@ from grpc_reflection.v1alpha import reflection
 
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.core.locations.addresses import MAX_PORT, join_address
+from pbkv_cluster.rpc.authentication import AuthenticationInterceptor
 from pbkv_cluster.rpc.channel import MESSAGE_OPTIONS
 from pbkv_cluster.rpc.errors import ErrorInterceptor
+from pbkv_cluster.rpc.security import this_process
 
 # Calls that wait until the event loop takes them. Beyond this gRPC itself drops calls, at random, and a client sees CANCELLED;
 # the default is 1,000. A call that has been taken is refused with a status and a reason.
@@ -28,22 +32,37 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
 class RpcServer:
     """Serves the services that were added. Its health is SERVING from `start` until `stop`."""
 
-    def __init__(self) -> None:
-        self._server = aio.server(interceptors=[ErrorInterceptor()], options=SERVER_OPTIONS)
+    def __init__(self, *, is_public: bool = False) -> None:
+        """`is_public`: clients outside the cluster call it, too, which have no certificates of their own."""
+        self._security = this_process()
+        self._is_public = is_public
+        self._for_tenants: set[str] = set()
+        interceptors: list[aio.ServerInterceptor] = [ErrorInterceptor()]
+        if self._security.keyring is not None:
+            interceptors.insert(0, AuthenticationInterceptor(self._security.keyring, self._for_tenants))
+        self._server = aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
         self._health = health.aio.HealthServicer()
         self._names = [health.SERVICE_NAME, reflection.SERVICE_NAME]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self.address = ""
 
-    def add(self, descriptor: ServiceDescriptor, register: Callable[[Any, aio.Server], None], servicer: object) -> None:
+    def add(
+        self,
+        descriptor: ServiceDescriptor,
+        register: Callable[[Any, aio.Server], None],
+        servicer: object,
+        for_tenants: Iterable[str] = (),
+    ) -> None:
         """Adds a service.
 
         Args:
             descriptor: the service's, from its `_pb2` module.
             register: the generated `add_…Servicer_to_server`.
             servicer: the implementation, with asynchronous methods.
+            for_tenants: methods that tenants may call; the others are for operators, and for members.
         """
         register(servicer, self._server)
+        self._for_tenants.update(f"/{descriptor.full_name}/{method}" for method in for_tenants)
         self._names.append(descriptor.full_name)
 
     async def start(self, host: str, port: int) -> str:
@@ -57,7 +76,7 @@ class RpcServer:
             raise StartupError(f"cannot listen on {wanted}: a port is from 0 to {MAX_PORT}")
         reflection.enable_server_reflection(self._names, self._server)
         try:
-            bound = self._server.add_insecure_port(wanted)
+            bound = self._bind(wanted)
         except RuntimeError as error:
             raise StartupError(f"cannot listen on {wanted}: is the port in use? ({error})") from error
         await self._server.start()
@@ -65,6 +84,15 @@ class RpcServer:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         self.address = join_address(host, bound)
         return self.address
+
+    def _bind(self, wanted: str) -> int:
+        tls = self._security.tls
+        if tls is None:
+            return self._server.add_insecure_port(wanted)
+        own = [(Path(tls.key).read_bytes(), Path(tls.certificate).read_bytes())]
+        mutual = bool(tls.ca) and not self._is_public
+        credentials = grpc.ssl_server_credentials(own, tls.trusted() if mutual else None, require_client_auth=mutual)
+        return self._server.add_secure_port(wanted, credentials)
 
     async def stop(self, grace_s: float = 1.0) -> None:
         """Reports NOT_SERVING, refuses new calls, and cancels calls that still run after `grace_s` seconds."""

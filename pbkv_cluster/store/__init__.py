@@ -40,6 +40,8 @@ The index in Redis, as a block enters it:
     cluster_index/redis_check.py     whether a running server can hold the cluster's state
     cluster_index/redis_process.py   a server process that is started again whenever it dies
     cluster_index/redis_launcher.py  script that becomes a server which the kernel ends with us
+    redis_connection/connection.py   connections to a server that may change, by Sentinels or in a Redis Cluster
+    redis_connection/primary.py      which server it is now
     cluster_index/client.py          Redis clients, and their errors as `Unavailable`
     cluster_index/publisher.py       announces a worker and its blocks for as long as the worker runs
     cluster_index/directory.py       members and workflows of the cluster: announce, withdraw, list

@@ -88,6 +88,11 @@ def test_passwords_are_masked(file: Path, form: list[str], monkeypatch: pytest.M
         ("redis://:p@db:1/2?x=1", "redis://:***@db:1/2?x=1"),
         ("rediss://me:p@q@db", "rediss://me:***@db"),
         ("redis://db?password=p&db=3", "redis://db?password=***&db=3"),
+        (
+            "redis+sentinel://me:p@one:1,two/main?sentinel_password=q",
+            "redis+sentinel://me:***@one:1,two/main?sentinel_password=***",
+        ),
+        ("redis+cluster://:p@one:1,two:99999", MASK),
         ("redis://[broken:p@db", MASK),
     ],
 )

@@ -47,7 +47,7 @@ def workflow(request: pytest.FixtureRequest) -> Any:
         ("agent_id", "agent"),
         ("messages", "prompt"),
         ("lease_s", None),  # of another call
-        ("logprobs", None),
+        ("logprobs", "top_logprobs"),
         ("", None),
     ],
 )

@@ -15,9 +15,11 @@ from pbkv_cluster.cluster.startup.private_file import make_private, write_privat
 from pbkv_cluster.cluster.startup.stages import Stages
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import Config, load
-from pbkv_cluster.core.errors import InvalidArgument, StartupError
+from pbkv_cluster.core.errors import ConfigError, InvalidArgument, StartupError
+from pbkv_cluster.core.security.exposure import open_to_all
 from pbkv_cluster.store.cluster_index import Directory, RedisServer, ServiceEntry, connect
 from pbkv_cluster.store.cluster_index.redis_server import free_port, listen
+from tests.certificates import Authority
 
 
 def config(**flags: Any) -> Config:
@@ -156,3 +158,31 @@ def test_an_unknown_tool_format_is_told_before_anything_starts() -> None:
     with pytest.raises(InvalidArgument, match=r"model\.tool_format: 'xml' is unknown; choose one of hermes, llama3_json"):
         preflight.check(config(model__tool_format="xml"))
     preflight.check(config(model__tool_format="pbkv_cluster.gateway.http.tools.hermes:HermesFormat"))
+
+
+def test_files_of_security_are_read_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^security\.credentials: cannot read .*keys\.yaml: No such file"):
+        preflight.check(config(security__credentials=str(tmp_path / "keys.yaml")))
+    own = Authority(tmp_path).sign("member")
+    with pytest.raises(ConfigError, match=r"^security\.tls_certificate, security\.tls_key: "):
+        preflight.check(config(security__tls_certificate=own.certificate, security__tls_key=own.ca))
+    preflight.check(config(security__tls_certificate=own.certificate, security__tls_key=own.key, security__tls_ca=own.ca))
+    with pytest.raises(ConfigError, match=r"security \(from flag\): tls_certificate and tls_key need each other"):
+        config(security__tls_certificate=own.certificate)
+
+
+@pytest.mark.parametrize(
+    ("host", "dashboard", "warned"),
+    [
+        ("127.0.0.1", "127.0.0.1", ""),
+        ("::1", "localhost", ""),
+        ("10.0.0.1", "127.0.0.1", "10.0.0.1"),
+        ("127.0.0.2", "0.0.0.0", "0.0.0.0"),
+        ("10.0.0.1", "::", "10.0.0.1 or ::"),
+    ],
+)
+def test_a_cluster_that_others_can_use_is_warned_of(tmp_path: Path, host: str, dashboard: str, warned: str) -> None:
+    open_cluster = config(dashboard__host=dashboard)
+    assert open_to_all(open_cluster, host).startswith(f"warning: everybody who can reach {warned} can use") is bool(warned)
+    assert (open_to_all(open_cluster, host) == "") is not bool(warned)
+    assert open_to_all(config(dashboard__host=dashboard, security__credentials="keys.yaml"), host) == ""

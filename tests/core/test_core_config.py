@@ -206,6 +206,13 @@ def test_a_file_of_any_size_is_not_read_whole(write: Write) -> None:
         "redis://:s3cret@db:99999/0",
         "redis://:s3cret@db/zero",
         "redis://:s3cret@",
+        "redis://:s3cret@one:1,two:2",
+        "redis+other://:s3cret@one",
+        "unix+cluster://:s3cret@one",
+        "redis+cluster://:s3cret@one:1,two:99999",
+        "redis+cluster://:s3cret@one,,two",
+        "redis+sentinel://:s3cret@one/main/zero",
+        "redis+sentinel://:s3cret@one/main/0/0",
         "redis://:s3/cret@db",
         "http://:s3cret@db",
         "s3cret@db",
@@ -219,7 +226,16 @@ def test_a_wrong_url_of_redis_is_named_without_its_password(write: Write, url: s
 
 
 @pytest.mark.parametrize(
-    "url", ["", "redis://db", "redis://me:p@[::1]:6379/3", "rediss://db:6380?ssl_cert_reqs=none", "unix:///run/redis.sock?db=1"]
+    "url",
+    [
+        "",
+        "redis://db",
+        "redis://me:p@[::1]:6379/3",
+        "rediss://db:6380?ssl_cert_reqs=none",
+        "unix:///run/redis.sock?db=1",
+        "redis+sentinel://me:p@one:26379,two/main/3",
+        "rediss+cluster://:p@[::1]:7000,two:7001?ssl_ca_certs=/ca.pem",
+    ],
 )
 def test_urls_of_redis(url: str) -> None:
     assert load(flags={"redis.url": url}).config.redis.url == url

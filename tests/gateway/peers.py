@@ -91,7 +91,14 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
                         return
                     await self.go.wait()
                 upto = max(position + 1 - self.hold_chars, sent_chars)
-                yield tokens_event([whole[position]], text[sent_chars:upto])
+                event = tokens_event([whole[position]], text[sent_chars:upto])
+                if request.sampling.HasField("top_logprobs"):
+                    event.tokens.logprobs.add(
+                        logprob=-position / 2,
+                        top_ids=range(65, 65 + request.sampling.top_logprobs),
+                        top_logprobs=[-float(rank) for rank in range(request.sampling.top_logprobs)],
+                    )
+                yield event
                 sent_chars = upto
         except asyncio.CancelledError:
             self.cancelled += 1

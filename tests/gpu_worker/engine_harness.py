@@ -11,6 +11,7 @@ from pbkv_cluster.cache.tiers.transfer import Transfer, TransferEngine
 from pbkv_cluster.cache.tree.node import Slots
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
+from pbkv_cluster.core.logprobs import TokenLogprobs
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier, Usage
@@ -31,6 +32,7 @@ class Result:
     finished: FinishReason | None = None
     usage: Usage | None = None
     hidden: bytes = b""
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
 
 
 def ids(length: int, seed: int = 0) -> list[int]:
@@ -119,6 +121,7 @@ def collect(engine: Engine, results: dict[str, Result], steps: int | None = None
             assert result.finished is None, "an output after the last one"
             result.tokens.extend(output.tokens)
             result.text += output.text
+            result.logprobs.extend(output.logprobs)
             result.finished, result.usage, result.hidden = output.finished, output.usage, output.hidden
         engine.cache.check_integrity()
 

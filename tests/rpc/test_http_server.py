@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 
 import pytest
 
 from pbkv_cluster.core.errors import StartupError, Unavailable
-from pbkv_cluster.rpc.http_server import HttpAnswer, HttpServer, Route, plain
+from pbkv_cluster.rpc.http_server import Audience, HttpAnswer, HttpServer, Route, plain
 from tests.polling import eventually
+from tests.secured import CLUSTER_KEY, OPERATOR, RED, secured
 
 HOST = "127.0.0.1"
 
@@ -117,3 +119,27 @@ async def test_connections_are_bounded_and_a_silent_one_holds_up_nobody(server: 
 async def test_a_port_in_use_is_a_clear_error(server: HttpServer) -> None:
     with pytest.raises(StartupError, match="cannot listen"):
         await HttpServer(ROUTES).start(HOST, int(server.address.rpartition(":")[2]))
+
+
+@pytest.mark.parametrize(
+    ("audience", "key", "status"),
+    [
+        (Audience.EVERYBODY, "", 200),
+        (Audience.TENANTS, "", 401),
+        (Audience.TENANTS, "x" * 30, 401),
+        (Audience.TENANTS, RED, 200),
+        (Audience.OPERATORS, RED, 403),
+        (Audience.OPERATORS, OPERATOR, 200),
+        (Audience.OPERATORS, CLUSTER_KEY, 200),
+    ],
+)
+async def test_a_path_is_for_its_audience(tmp_path: Path, audience: Audience, key: str, status: int) -> None:
+    with secured(tmp_path):
+        server = HttpServer({"/": Route("GET", echo, audience=audience)})
+        await server.start(HOST, 0)
+        answer = await send(
+            server, f"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
+        )
+        assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+        assert (b"WWW-Authenticate: Bearer" in answer) is (status == 401)
+        await server.stop()

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pbkv_cluster.core.logprobs import TokenLogprobs
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
@@ -12,6 +13,7 @@ EVENTS: list[StepEvent] = [
     Accepted(7, "w0", 12),
     Tokens(pack([1, 2]), "ab"),
     Tokens(b"", "c"),
+    Tokens(pack([1, 2]), "d", (TokenLogprobs(-0.5, ((1, -0.25), (3, -2.0))), TokenLogprobs(-1.0))),
     *(Finished(reason, Usage(prompt_tokens=3, captured={Tier.HOST: 16}, worker_id="w1")) for reason in FinishReason),
 ]
 

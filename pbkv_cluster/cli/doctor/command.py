@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 
 from pbkv_cluster.cli.doctor.finding import Finding, Level
-from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings
+from pbkv_cluster.cli.options import Assignments, ConfigFile, connected, load_settings
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
 
 _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
 
 
+@connected
 def doctor(
     config: ConfigFile = None,
     assignments: Assignments = None,

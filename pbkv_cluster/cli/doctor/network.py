@@ -1,5 +1,6 @@
 """Ports of this machine, the Redis that a configuration names, and the clock."""
 
+import asyncio
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -55,27 +56,31 @@ def check_redis(config: "Config") -> Iterator[Finding]:
     except StartupError as problem:
         yield error("redis", str(problem), "start it, or correct redis.url")
         return
-    facts, moved_s = _facts(url)
+    facts, moved_s = asyncio.run(_facts(url, config.cluster.name))
     shown = without_credentials(url)
     yield from redis_findings(facts, shown)
     yield clock_finding(moved_s, shown)
 
 
-def _facts(url: str) -> tuple[Mapping[str, Any], float]:
+async def _facts(url: str, cluster: str) -> tuple[Mapping[str, Any], float]:
     """What a server tells of itself, and by how many seconds its clock is ahead of ours."""
-    import redis
     from redis.exceptions import ResponseError
 
+    from pbkv_cluster.store.cluster_index import connect
+
     facts: dict[str, Any] = {}
-    with redis.Redis.from_url(url, socket_timeout=2.0, socket_connect_timeout=2.0) as client:
+    client = connect(url, cluster, timeout_s=2.0)
+    try:
         for section in ("server", "memory"):
             try:
-                facts |= dict(client.info(section))
+                facts |= dict(await client.info(section))
             except ResponseError:  # INFO is forbidden to this user; what is not known is not judged
                 facts["redis_version"] = ""
         before = time.time()
-        seconds, micros = client.time()
+        seconds, micros = await client.time()
         return facts, seconds + micros / 1e6 - (before + time.time()) / 2
+    finally:
+        await client.aclose()
 
 
 def redis_findings(facts: Mapping[str, Any], shown: str) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
+from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def _agents() -> None:
 
 
 @agents_app.command()
+@connected
 def ls(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Lines.")] = 50,
     workload: Annotated[str, typer.Option(metavar="NAME", help="Only agents of this workload.")] = "",

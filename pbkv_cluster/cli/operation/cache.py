@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
+from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
 from pbkv_cluster.cli.prompt import Chat, Messages, Prompt, PromptText, read_prompt
 from pbkv_cluster.core.errors import InvalidArgument
@@ -37,6 +37,7 @@ class Order(StrEnum):
 
 
 @cache_app.command()
+@connected
 def stat(endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonTarget = None) -> None:
     """Show how full the tiers of all workers are, and what the caches have decided."""
     check_json_target(json_target)
@@ -60,6 +61,7 @@ def stat(endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonTarget = None) 
 
 
 @cache_app.command()
+@connected
 def ls(
     by: Annotated[By, typer.Option(help="What a line stands for: blocks that are used together, or a sum.")] = By.RUN,
     order: Annotated[Order, typer.Option(help="First those with most tokens, or those used most lately.")] = Order.LARGEST,
@@ -93,6 +95,7 @@ def ls(
 
 
 @cache_app.command()
+@connected
 def clear(endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonTarget = None) -> None:
     """Drop every cached block that no running step uses. Nothing fails by that; it is computed again."""
     check_json_target(json_target)
@@ -102,6 +105,7 @@ def clear(endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonTarget = None)
 
 
 @cache_app.command()
+@connected
 def prefetch(
     prompt: PromptText = None,
     workflow: Annotated[
@@ -128,6 +132,7 @@ def prefetch(
 
 
 @cache_app.command()
+@connected
 def check(endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonTarget = None) -> None:
     """Compare blocks in host memory with their checksums, and the cluster index with what the workers hold.
 

@@ -8,7 +8,7 @@ import typer
 from pbkv_cluster.cli.operation.cache import entry_json
 from pbkv_cluster.cli.operation.decisions import SHORT_KEY, ago, decision_json, decisions_table, value
 from pbkv_cluster.cli.operation.workflows import doing, summary_json
-from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
+from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, PbkvError
 
@@ -26,6 +26,7 @@ _STANDINGS = {
 }
 
 
+@connected
 def explain(
     subject: Annotated[
         str, typer.Argument(metavar="BLOCK|WORKFLOW", help="Key of a block, or its beginning; or id of an open workflow.")

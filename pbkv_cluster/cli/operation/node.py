@@ -87,9 +87,10 @@ def _with_directory(name: str, redis_url: str | None, call: "Callable[[Directory
             raise Unavailable(f"cluster {name!r} has not started yet")
 
     async def run(url: str) -> T:
-        redis = connect(url)
+        cluster = name or ClusterConfig().name
+        redis = connect(url, cluster)
         try:
-            return await call(Directory(redis, name or ClusterConfig().name, _TTL_S))
+            return await call(Directory(redis, cluster, _TTL_S))
         finally:
             await redis.aclose()
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
+from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ Id = Annotated[str, typer.Argument(metavar="WORKFLOW", help="Id of an open workf
 
 
 @workflows_app.command()
+@connected
 def ls(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Lines.")] = 50,
     workload: Annotated[str, typer.Option(metavar="NAME", help="Only workflows of this workload.")] = "",
@@ -51,6 +52,7 @@ def ls(
 
 
 @workflows_app.command()
+@connected
 def show(workflow: Id, endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonTarget = None) -> None:
     """Show the steps of an open workflow and what of it is cached. `pbkv predictor explain` shows what is expected next."""
     from rich.table import Table
@@ -83,6 +85,7 @@ def show(workflow: Id, endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonT
 
 
 @workflows_app.command()
+@connected
 def end(workflow: Id, endpoint: Endpoint = DEFAULT_ENDPOINT) -> None:
     """End an open workflow: its running steps are cancelled, and what only it has used is no longer kept for it."""
     asyncio.run(_end(endpoint, workflow))

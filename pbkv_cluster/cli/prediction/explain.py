@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
+from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, ConfigFile, Endpoint, connect_as_member, connected, load_settings
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, percent, result_console, write_json
 from pbkv_cluster.core.errors import Unavailable
 
@@ -22,9 +22,11 @@ _SHOWN = 3  # agents of each step
 _TIMEOUT_S = 10.0
 
 
+@connected
 def explain(
     workflow: Annotated[str, typer.Argument(metavar="WORKFLOW", help="Id of an open workflow.")],
     endpoint: Endpoint = DEFAULT_ENDPOINT,
+    config: ConfigFile = None,
     json_target: JsonTarget = None,
 ) -> None:
     """Show which agents are expected next in an open workflow: the forecast, and what each expert contributes.
@@ -32,6 +34,7 @@ def explain(
     The JSON holds all agents that are forecast.
     """
     check_json_target(json_target)
+    connect_as_member(load_settings(config, None, {}).config.security)  # the predictor itself is asked
     response = asyncio.run(fetch_forecast(endpoint, workflow))
     _print(workflow, response, result_console(json_target))
     write_json(explanation_json(workflow, response), json_target)

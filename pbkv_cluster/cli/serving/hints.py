@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pbkv_cluster.cli.options import Assignments, ConfigFile, PredictorAddress, RedisUrl, check_predictor, load_settings
+from pbkv_cluster.cli.options import (
+    Assignments,
+    ConfigFile,
+    PredictorAddress,
+    RedisUrl,
+    check_predictor,
+    connect_as_member,
+    connected,
+    load_settings,
+)
 
 if TYPE_CHECKING:
     from pbkv_cluster.core.config import Config
@@ -22,6 +31,7 @@ class Format(StrEnum):
     MSGPACK = "msgpack"
 
 
+@connected
 def hints(
     config: ConfigFile = None,
     assignments: Assignments = None,
@@ -39,6 +49,7 @@ def hints(
     """Print KV hints of what is likely to be reused, whenever a forecast changes."""
     settings = load_settings(config, assignments, {"redis.url": redis})
     check_predictor(predictor, settings.config.redis.url)
+    connect_as_member(settings.config.security)
     asyncio.run(_stream(settings.config, predictor, workflow, encoding, prefetch_probability, limit))
 
 

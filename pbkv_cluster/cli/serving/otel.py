@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pbkv_cluster.cli.options import Assignments, ConfigFile, PredictorAddress, RedisUrl, check_predictor, load_settings
+from pbkv_cluster.cli.options import (
+    Assignments,
+    ConfigFile,
+    PredictorAddress,
+    RedisUrl,
+    check_predictor,
+    connected,
+    load_settings,
+    serve_as_member,
+)
 
 if TYPE_CHECKING:
     from pbkv_cluster.core.config import Config
@@ -14,6 +23,7 @@ if TYPE_CHECKING:
 _LOOPBACK = "127.0.0.1"
 
 
+@connected
 def otel(
     config: ConfigFile = None,
     assignments: Assignments = None,
@@ -38,6 +48,7 @@ def otel(
     from pbkv_cluster.core.logs.setup import set_up_logs
 
     set_up_logs(settings.config.logging)
+    serve_as_member(settings.config.security)
     asyncio.run(_serve(settings.config, predictor))
 
 
@@ -46,6 +57,7 @@ async def _serve(config: "Config", address: str) -> None:
     from pbkv_cluster.core.clock import SystemClock
     from pbkv_cluster.integrations.otel.member import make_receiver
     from pbkv_cluster.integrations.predictor import find_predictor
+    from pbkv_cluster.rpc.security import this_process
 
     interrupted = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -56,7 +68,7 @@ async def _serve(config: "Config", address: str) -> None:
             served = await receiver.start(config.cluster.host or _LOOPBACK)
             typer.echo(f"spans  {served} (OTLP over gRPC)")
             if receiver.http_address:
-                typer.echo(f"       http://{receiver.http_address}/v1/traces (OTLP over HTTP)")
+                typer.echo(f"       {this_process().http}://{receiver.http_address}/v1/traces (OTLP over HTTP)")
             tasks: list[asyncio.Task[Any]] = [asyncio.create_task(receiver.wait()), asyncio.create_task(interrupted.wait())]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             await cancel(*tasks)

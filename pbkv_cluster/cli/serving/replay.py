@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from pbkv_cluster.cli.options import Assignments, ConfigFile, GpuBlocks, Model, Policy, Workers, load_settings
+from pbkv_cluster.cli.options import Assignments, ConfigFile, GpuBlocks, Model, Policy, Workers, connected, load_settings
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
 from pbkv_cluster.core.errors import InvalidArgument
 
 
+@connected
 def replay(
     file: Annotated[
         Path,

@@ -98,10 +98,11 @@ def _detach(config: "Config") -> None:
 def print_addresses(cluster: "LocalCluster") -> None:
     """Prints where the parts of a cluster are; no passwords."""
     from pbkv_cluster.integrations.otel.member import MEMBER
+    from pbkv_cluster.rpc.security import this_process
 
     typer.echo(f"gateway    {cluster.gateway_address}")
     if cluster.http_address:
-        typer.echo(f"http       http://{cluster.http_address}/v1 (OpenAI's API; Anthropic's without /v1)")
+        typer.echo(f"http       {this_process().http}://{cluster.http_address}/v1 (OpenAI's API; Anthropic's without /v1)")
     typer.echo(f"redis      {without_password(cluster.redis_url)}")
     if cluster.redis_url_file is not None:
         typer.echo(f'           with its password: export PBKV_REDIS_URL="$(cat {cluster.redis_url_file})"')

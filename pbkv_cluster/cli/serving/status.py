@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
+from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, share, write_json
+from pbkv_cluster.cli.serving.address_lines import address_lines
 from pbkv_cluster.cli.serving.guard_lines import guard_json, guard_line
 from pbkv_cluster.cli.serving.prefetch_lines import prefetch_json, prefetch_line
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     Status = workflow_pb2.GetClusterStatusResponse
 
 
+@connected
 def status(
     endpoint: Endpoint = DEFAULT_ENDPOINT,
     json_target: JsonTarget = None,
@@ -193,14 +195,8 @@ def print_status(response: "Status", console: "Console") -> None:
     for reasons in response.reasons:
         if line := reasons_line(reasons):
             console.print(Text(line, style="bold yellow"))
-    if response.http_address:
-        console.print(Text(f"OpenAI's API at http://{response.http_address}/v1, Anthropic's at http://{response.http_address}"))
-    if response.log_path:
-        folder = response.log_path.rpartition("/")[0]
-        console.print(Text(f"logs in {folder} of each node, the gateway's in {response.log_path}"), soft_wrap=True)
-    for name, url in (("dashboard", response.dashboard_url), ("metrics (Prometheus, http_sd)", response.discovery_url)):
-        if url:
-            console.print(Text(f"{name}: {url}"), soft_wrap=True)
+    for line in address_lines(response):
+        console.print(Text(line), soft_wrap=True)
     console.print(_workers_table(response))
     for worker in response.workers:
         if worker.store.HasField("guard"):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
+from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import share
 from pbkv_cluster.cli.prompt import Chat, Messages, Prompt, PromptText, read_prompt
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pbkv_cluster.core.usage import Usage
 
 
+@connected
 def submit(
     prompt: PromptText = None,
     endpoint: Endpoint = DEFAULT_ENDPOINT,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
+from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, write_json
 from pbkv_cluster.core.locations.addresses import parse_address
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pbkv_cluster.cli.top.reader import Snapshot
 
 
+@connected
 def top(
     interval: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="From one look to the next.")] = 1.0,
     endpoint: Endpoint = DEFAULT_ENDPOINT,

@@ -21,6 +21,7 @@ from pbkv_cluster.cluster.membership.member import MakeMember, MemberContext
 from pbkv_cluster.core.config import LoggingConfig
 from pbkv_cluster.core.errors import PbkvError
 from pbkv_cluster.core.logs.setup import set_up_logs
+from pbkv_cluster.rpc.security import set_up_security
 from pbkv_cluster.rpc.tracing import set_up_tracing, stop_tracing
 
 log = logging.getLogger(__name__)
@@ -89,8 +90,9 @@ class MemberActor:
         with self._loading:
             here = _here(context)
             set_up_tracing(context.config.telemetry, context.name)
-            self._member = MemberThread(lambda: make(here), self._exit)
             try:
+                set_up_security(context.config.security, context.cluster_key)
+                self._member = MemberThread(lambda: make(here), self._exit)
                 address = self._member.started.result(timeout_s)
             except TimeoutError:
                 problem = f"not ready after {timeout_s:.0f} s (cluster.start_timeout_s)"

@@ -9,6 +9,7 @@ from pbkv_cluster.cluster.frame.member_thread import MemberThread
 from pbkv_cluster.cluster.frame.supervisor import Supervisor
 from pbkv_cluster.cluster.membership.head import Head
 from pbkv_cluster.cluster.membership.member import MakeMember, Member, MemberContext
+from pbkv_cluster.rpc.security import this_process
 from pbkv_cluster.rpc.services import DISCOVERY_PATH
 
 _STOP_S = 5.0
@@ -41,9 +42,10 @@ class HeadThread:
             address = self._serve(
                 lambda: Head(here, supervisor.entries, supervisor.standby_pid), "Prometheus cannot find the members any more"
             )
-            self.discovery_url = f"http://{address}{DISCOVERY_PATH}"
+            self.discovery_url = f"{this_process().http}://{address}{DISCOVERY_PATH}"
             if dashboard is not None:
-                self.dashboard_url = f"http://{self._serve(lambda: dashboard(here), 'the dashboard has failed')}/"
+                address = self._serve(lambda: dashboard(here), "the dashboard has failed")
+                self.dashboard_url = f"{this_process().http}://{address}/"
         except BaseException:
             self.stop()
             raise

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pbkv_cluster.cluster.membership.announcer import Announcer
 from pbkv_cluster.cluster.membership.member import MemberContext
-from pbkv_cluster.cluster.membership.metrics_endpoint import MetricsEndpoint
+from pbkv_cluster.cluster.membership.metrics_endpoint import MetricsEndpoint, metrics_audience
 from pbkv_cluster.cluster.membership.redis_connection import RedisConnection
 from pbkv_cluster.core.background import first_failure_of
 from pbkv_cluster.core.errors import Unavailable
@@ -16,6 +16,7 @@ from pbkv_cluster.core.metrics import names
 from pbkv_cluster.core.metrics.figures import Figures
 from pbkv_cluster.core.metrics.metric import Source
 from pbkv_cluster.rpc.http_server import HttpAnswer, Route
+from pbkv_cluster.rpc.security import this_process
 from pbkv_cluster.rpc.services import DISCOVERY_PATH, HEAD
 from pbkv_cluster.store.cluster_index import EndpointEntry, MemberEntry
 
@@ -35,7 +36,7 @@ class Head:
         self._members = members
         self._standby_pid = standby_pid
         self._redis = RedisConnection(context)
-        discovery = {DISCOVERY_PATH: Route("GET", self._discover)}
+        discovery = {DISCOVERY_PATH: Route("GET", self._discover, audience=metrics_audience())}
         self._endpoint = MetricsEndpoint(self._put, self._redis.directory, HEAD, Source.HEAD, context.node_id, discovery)
         self._announcer: Announcer | None = None
 
@@ -89,6 +90,7 @@ class Head:
         return {
             "targets": [entry.address],
             "labels": {
+                "__scheme__": this_process().http,
                 "instance": entry.member,
                 "kind": entry.kind,
                 "node": entry.node_id,

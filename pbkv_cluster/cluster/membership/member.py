@@ -16,6 +16,7 @@ class MemberContext:
     host: str  # address that the member binds and advertises
     node_id: str
     name: str = ""  # of the member
+    cluster_key: str = field(default="", repr=False)  # the API key that members show each other
     state_dir: str = ""  # folder for state that must survive a restart; empty: none
 
 

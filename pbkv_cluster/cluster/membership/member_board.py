@@ -65,7 +65,7 @@ class MemberBoard:
         asyncio.run(self._tell((), self._announced.values()))
 
     async def _tell(self, present: Iterable[_Entry], gone: Iterable[_Entry]) -> None:
-        redis = connect(self._redis_url)
+        redis = connect(self._redis_url, self._cluster)
         directory = Directory(redis, self._cluster, self._ttl_s)
         try:
             await asyncio.gather(

@@ -23,6 +23,7 @@ from pbkv_cluster.core.locations.residency import READABLE, Residency
 from pbkv_cluster.core.metrics.metric import Source
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.text.tokenizers_only import use_tokenizers_only
+from pbkv_cluster.rpc.security import this_process
 from pbkv_cluster.rpc.services import GATEWAY, GATEWAY_HTTP, HOST_STORE, PREDICTOR
 from pbkv_cluster.store.block_map import BlockMap
 from pbkv_cluster.store.cluster_index import Directory, IndexMirror, IndexPublisher, NodeEntry, ServiceEntry, WorkerEntry
@@ -135,7 +136,7 @@ class HostStoreMember(_MemberBase):
             name, capacity, config.lease_s, SystemClock(), self._meant_for, Memory(config.huge_pages, config.numa_node)
         )
         token = new_token()
-        peers = make_transport(config.peer_transport).serve(arena.path, token, tls=None)
+        peers = make_transport(config.peer_transport).serve(arena.path, token, this_process().for_members())
         store = HostStore(arena, self._workers, peers)
         self._add_part(store.stop)
         address = await store.start(self._context.host, peer_port=config.peer_port)
@@ -182,16 +183,18 @@ class WorkerMember(_MemberBase):
         from pbkv_cluster.store.peers.transports import make_transport
 
         self._publish_events()
+        config = self._context.config
         directory, blocks = self._redis.directory, BlockMap(READABLE)
         mirror = IndexMirror(self._redis.blocks, directory, SystemClock(), blocks, besides=self._worker_id)
         self._add_part(mirror.stop, mirror.wait)
         mirror.start()
-        addresses = PeerAddresses(directory)
+        addresses = PeerAddresses(directory, config.security.tls_name)
         self._add_part(addresses.stop, addresses.wait)
         addresses.start()
-        peers = PeerSource(addresses.find, make_transport(self._context.config.host_store.peer_transport))
+        transport = make_transport(config.host_store.peer_transport)
+        peers = PeerSource(addresses.find, transport, tls=this_process().to_members())
         worker = WorkerServer(
-            await asyncio.to_thread(_with_model, self._context.config),
+            await asyncio.to_thread(_with_model, config),
             self._worker_id,
             SystemClock(),
             predictor=directory,
@@ -219,11 +222,7 @@ class WorkerMember(_MemberBase):
             block_bytes=facts.block_bytes,
         )
         self._publisher = IndexPublisher(
-            directory,
-            self._redis.blocks,
-            entry,
-            worker.residency,
-            flush_interval_s=self._context.config.redis.flush_interval_s,
+            directory, self._redis.blocks, entry, worker.residency, flush_interval_s=config.redis.flush_interval_s
         )
         # Added last, so stopped first: no step is sent to a worker that is stopping.
         self._add_part(self._publisher.stop, self._publisher.wait)

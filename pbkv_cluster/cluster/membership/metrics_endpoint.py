@@ -6,10 +6,17 @@ from pbkv_cluster import __version__
 from pbkv_cluster.cluster.membership.announcer import Announcer
 from pbkv_cluster.core.metrics import names
 from pbkv_cluster.core.metrics.figures import CONTENT_TYPE, Figures
-from pbkv_cluster.rpc.http_server import HttpAnswer, HttpServer, Route
+from pbkv_cluster.rpc.http_server import Audience, HttpAnswer, HttpServer, Route
+from pbkv_cluster.rpc.security import this_process
 from pbkv_cluster.store.cluster_index import Directory, EndpointEntry
 
 METRICS_PATH = "/metrics"
+
+
+def metrics_audience() -> Audience:
+    """Who may read metrics, and where they are."""
+    return Audience.EVERYBODY if this_process().open_metrics else Audience.OPERATORS
+
 
 PutFigures = Callable[[Figures], Awaitable[None]]
 """Adds a process's metrics to a scrape; may raise Unavailable."""
@@ -38,7 +45,7 @@ class MetricsEndpoint:
         self._put = put
         self._directory = directory
         self._member, self._kind, self._node_id = member, kind, node_id
-        self._server = HttpServer({METRICS_PATH: Route("GET", self._answer), **(routes or {})})
+        self._server = HttpServer({METRICS_PATH: Route("GET", self._answer, audience=metrics_audience()), **(routes or {})})
         self._announcer: Announcer | None = None
 
     async def start(self, host: str, port: int = 0) -> str:

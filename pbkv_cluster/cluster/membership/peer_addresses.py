@@ -15,8 +15,13 @@ log = logging.getLogger(__name__)
 class PeerAddresses:
     """Read again as often as members renew their entries; `find` may be called by any thread."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, name: str = "") -> None:
+        """Args:
+        directory: of the cluster.
+        name: in the certificates of the servers; empty: the host of each one's address.
+        """
         self._directory = directory
+        self._name = name
         self._found: Mapping[str, PeerAddress] = {}  # by node; replaced as a whole
         self._background = Background()
 
@@ -39,7 +44,9 @@ class PeerAddresses:
         while True:
             try:
                 nodes = await self._directory.nodes()
-                self._found = {node.node_id: PeerAddress(node.peer_address, bytes.fromhex(node.peer_token)) for node in nodes}
+                self._found = {
+                    node.node_id: PeerAddress(node.peer_address, bytes.fromhex(node.peer_token), self._name) for node in nodes
+                }
             except Unavailable as error:  # those of before stay; a server that has gone does not answer
                 log.debug("the addresses of other nodes cannot be read: %s", error)
             await asyncio.sleep(self._directory.renewal_interval_s)

@@ -34,7 +34,7 @@ class ProblemWatch:
         self._told = present
 
     async def _read(self) -> set[str]:
-        redis = connect(self._redis_url)
+        redis = connect(self._redis_url, self._cluster)
         try:
             entries = await Directory(redis, self._cluster, self._ttl_s).problems()
         finally:

@@ -9,7 +9,7 @@ class RedisConnection:
 
     def __init__(self, context: MemberContext) -> None:
         cluster, ttl_s = context.config.cluster.name, context.config.redis.lease_s
-        self._redis = connect(context.redis_url)
+        self._redis = connect(context.redis_url, cluster)
         self.directory = Directory(self._redis, cluster, ttl_s)
         self.blocks = BlockIndex(self._redis, cluster, ttl_s)
 

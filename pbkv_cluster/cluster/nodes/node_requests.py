@@ -20,7 +20,7 @@ class NodeRequests:
             return []
 
     async def _take(self) -> list[NodeRequest]:
-        redis = connect(self._redis_url)
+        redis = connect(self._redis_url, self._cluster)
         try:
             return await Directory(redis, self._cluster, self._ttl_s).take_node_requests()
         finally:

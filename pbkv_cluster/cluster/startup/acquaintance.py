@@ -5,7 +5,7 @@ import time
 import grpc
 
 from pbkv_cluster.core.errors import StartupError
-from pbkv_cluster.rpc.channel import CHANNEL_OPTIONS
+from pbkv_cluster.rpc.channel import connect_blocking
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 
 _POLL_S = 0.05
@@ -21,7 +21,7 @@ def await_acquaintance(gateway_address: str, workers: int, timeout_s: float) -> 
         StartupError: that takes longer than `timeout_s` seconds; says who does not know whom.
     """
     deadline = time.monotonic() + timeout_s
-    with grpc.insecure_channel(gateway_address, options=CHANNEL_OPTIONS) as channel:
+    with connect_blocking(gateway_address) as channel:
         stub = workflow_pb2_grpc.WorkflowServiceStub(channel)
         while True:
             try:

@@ -8,10 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pbkv_cluster.cluster.startup.ports import port_problems, reason
-from pbkv_cluster.core.config import Config
+from pbkv_cluster.core.config import Config, SecurityConfig
 from pbkv_cluster.core.errors import InvalidArgument, StartupError
 from pbkv_cluster.core.locations.addresses import parse_address
 from pbkv_cluster.core.locations.model_path import local_model
+from pbkv_cluster.core.security.key_file import read_key_file
+from pbkv_cluster.core.security.tls import Tls
 from pbkv_cluster.gateway.http.tools.formats import tool_format
 from pbkv_cluster.predictor_service.experts import EXPERTS
 from pbkv_cluster.rpc.services import GATEWAY
@@ -25,10 +27,12 @@ def check(config: Config) -> None:
 
     Raises:
         InvalidArgument: a setting names something unknown.
+        ConfigError: a file of `security` cannot be used; names the setting.
         StartupError: something is missing, taken or not reachable; names the setting.
     """
     if config.model.path:
         local_model(config.model.path)
+    _check_security(config.security)
     _check_experts(config)
     tool_format(config.model.tool_format, template="")
     _check_telemetry(config)
@@ -59,7 +63,7 @@ def check_name_is_free(config: Config) -> None:
     name, ttl_s = config.cluster.name, config.redis.lease_s
 
     async def gateway() -> ServiceEntry | None:
-        redis = connect(config.redis.url)
+        redis = connect(config.redis.url, name)
         try:
             return await Directory(redis, name, ttl_s).service(GATEWAY)
         finally:
@@ -77,6 +81,14 @@ def _check_experts(config: Config) -> None:
     if config.predictor.model == "mixture":
         for name in config.predictor.experts.split(","):
             EXPERTS.get(name.strip())
+
+
+def _check_security(config: SecurityConfig) -> None:
+    """Certificates and API keys, which every member reads."""
+    if (tls := Tls.of(config)) is not None:
+        tls.check()
+    if config.credentials:
+        read_key_file(Path(config.credentials))
 
 
 def _check_telemetry(config: Config) -> None:

@@ -33,7 +33,7 @@ def _line(config: Config, worker: WorkerEntry) -> str:
 
 
 async def _workers(config: Config, redis_url: str) -> list[WorkerEntry]:
-    redis = connect(redis_url)
+    redis = connect(redis_url, config.cluster.name)
     try:
         return await Directory(redis, config.cluster.name, config.redis.lease_s).workers()
     finally:

@@ -2,6 +2,7 @@
 
 from pbkv_cluster.core.config.limits import LimitsConfig
 from pbkv_cluster.core.config.monitoring import LoggingConfig, OtelConfig, TelemetryConfig
+from pbkv_cluster.core.config.security import SecurityConfig
 from pbkv_cluster.core.config.sources import Origin, Settings, load
 from pbkv_cluster.core.config.stores import HostStoreConfig, RedisConfig
 from pbkv_cluster.core.config.tree import (
@@ -28,6 +29,7 @@ __all__ = [
     "OtelConfig",
     "PredictorConfig",
     "RedisConfig",
+    "SecurityConfig",
     "Settings",
     "TelemetryConfig",
     "load",

@@ -72,7 +72,7 @@ class DashboardConfig(Section):
     enabled: bool = Field(True, description="serve the dashboard, if the packages of the extra `dashboard` are installed")
     host: str = Field(
         "127.0.0.1",
-        description="address that the dashboard binds; it has no passwords, so bind others only behind a proxy that has",
+        description="address that the dashboard binds; without API keys (security.credentials) it asks for no password",
     )
     port: int = Field(0, ge=0, le=65535, description="port of the dashboard; 0 takes a free one")
     history_path: str = Field("", description="file that keeps its history over restarts (SQLite); empty: it is kept in memory")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
@@ -45,29 +44,3 @@ def checked(check: Callable[[], str]) -> str:
         return check()
     except InvalidArgument as error:
         raise ValueError(error.problem) from None
-
-
-def redis_url(url: str) -> str:
-    """Checks a URL of Redis; a ValueError says what it must be."""
-    form = "redis://[[USER]:PASSWORD@]HOST:PORT[/DB], rediss://… or unix://PATH"
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port  # raises for a port that is none
-    except ValueError:
-        raise ValueError(
-            f"must be {form}; a port is from 0 to 65535, and / # ? @ in a password are written as %2F and so on"
-        ) from None
-    if parts.scheme not in ("redis", "rediss", "unix"):
-        raise ValueError(f"must be {form}")
-    if "@" in parts.path + parts.fragment or (port == 0):
-        raise ValueError(f"must be {form}; characters such as / # ? @ in a password are written as %2F and so on")
-    if parts.scheme == "unix":
-        if not parts.path:
-            raise ValueError("must name the socket's path, as in unix:///run/redis.sock")
-        return url
-    if not host:
-        raise ValueError(f"must name a host: {form}")
-    database = parts.path.strip("/")
-    if database and not database.isdigit():
-        raise ValueError(f"the database after the slash must be a number, in {form}")
-    return url

@@ -5,20 +5,27 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from pbkv_cluster.core.config.section import Section, redis_url
+from pbkv_cluster.core.config.section import Section, checked
+from pbkv_cluster.core.locations.redis_url import parse_redis_url
 
 
 class RedisConfig(Section):
     """The cluster-wide index."""
 
-    url: str = Field("", repr=False, description="URL of a running Redis server; empty: one is started for this cluster")
+    url: str = Field(
+        "",
+        repr=False,
+        description="URL of a running Redis (docs/deploy.md), with Sentinels or in cluster mode, too; empty: one is started for this cluster",
+    )
     lease_s: float = Field(10.0, gt=0, description="seconds after which a silent node or worker is removed, with its blocks")
     flush_interval_s: float = Field(0.05, gt=0, description="seconds; block changes within this time are announced together")
 
     @field_validator("url")
     @classmethod
     def _is_a_url_of_redis(cls, value: str) -> str:
-        return redis_url(value) if value else value
+        if value:
+            checked(lambda: parse_redis_url("url", value).plain)
+        return value
 
 
 class KvEventsConfig(Section):

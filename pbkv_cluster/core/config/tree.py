@@ -7,6 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pbkv_cluster.core.config.limits import LimitsConfig
 from pbkv_cluster.core.config.monitoring import DashboardConfig, LoggingConfig, MetricsConfig, OtelConfig, TelemetryConfig
 from pbkv_cluster.core.config.section import Section, checked
+from pbkv_cluster.core.config.security import SecurityConfig
 from pbkv_cluster.core.config.stores import HostStoreConfig, KvEventsConfig, RedisConfig
 from pbkv_cluster.core.config.weights import parse_weights
 from pbkv_cluster.core.locations.addresses import check_host
@@ -263,6 +264,7 @@ class Config(Section):
     predictor: PredictorConfig = PredictorConfig()
     gateway: GatewayConfig = GatewayConfig()
     limits: LimitsConfig = LimitsConfig()
+    security: SecurityConfig = SecurityConfig()
     redis: RedisConfig = RedisConfig()
     kv_events: KvEventsConfig = KvEventsConfig()
     host_store: HostStoreConfig = HostStoreConfig()

@@ -13,7 +13,9 @@ def without_password(url: str) -> str:
     """
     try:
         parts = urlsplit(url)
-        password, _ = parts.password, parts.port
+        password = parts.password
+        for host in parts.netloc.rpartition("@")[2].split(","):
+            _ = urlsplit(f"//{host}").port  # raises for one that is none
     except ValueError:
         return MASK
     netloc = parts.netloc

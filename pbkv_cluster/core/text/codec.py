@@ -53,13 +53,13 @@ class TextCodec:
         """The chat template."""
         return self._template
 
-    def encode_chat(self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]] = ()) -> bytes:
-        """Packed token ids of a conversation in the model's chat template, up to where the assistant's answer begins.
+    def encode_chat(self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]] = (), answer: str = "") -> bytes:
+        """Packed token ids of a conversation in the model's chat template, up to the end of the assistant's `answer` so far.
 
         Raises:
             InvalidArgument: the template refuses the messages or loses a part of them, or there are several and no default.
         """
-        return pack(self._tokenizer.encode(self._template.render(messages, tools), add_special_tokens=False))
+        return pack(self._tokenizer.encode(self._template.render(messages, tools) + answer, add_special_tokens=False))
 
     def count(self, text: str) -> int:
         """Number of tokens of a text, without special tokens around it."""
@@ -69,6 +69,19 @@ class TextCodec:
         """The text of output tokens, without special tokens."""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
+
+    def token_text(self, token: int) -> str:
+        """What one token adds to a text; of one that is a part of a character, the replacement character."""
+        if token in self.special_tokens:
+            return self.special_tokens[token]
+        # After another token, because some decoders leave out the space before the first word that they see.
+        return self.decode([self._letter, token])[len(self.decode([self._letter])) :]
+
+    @cached_property
+    def _letter(self) -> int:
+        """A token that is a text by itself."""
+        letter: int = self._tokenizer.encode("a", add_special_tokens=False)[-1]
+        return letter
 
     @cached_property
     def special_tokens(self) -> Mapping[int, str]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pbkv_cluster.core import tokens
+from pbkv_cluster.core.logprobs import TokenLogprobs
 from pbkv_cluster.core.usage import Usage
 
 
@@ -31,6 +32,7 @@ class Tokens:
 
     packed: bytes  # token ids, see `core.tokens`
     text: str
+    logprobs: tuple[TokenLogprobs, ...] = ()  # of each token, if they were asked for
 
     @property
     def token_ids(self) -> tuple[int, ...]:

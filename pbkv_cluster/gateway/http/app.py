@@ -76,7 +76,7 @@ def make_app(
     messages = Messages(answering, counter, generations.tools, bodies, model)
     tokenize = Tokenize(counter, generations.tools, bodies, model)
     endpoints = [
-        Endpoint("GET", "/health", "Whether steps can be served", service.health),
+        Endpoint("GET", "/health", "Whether steps can be served", service.health, needs_key=False),
         Endpoint("GET", "/v1/models", "The model", service.models),
         Endpoint("GET", "/v1/models/{model}", "The model", service.one_model, parameters=("model",)),
         Endpoint("POST", "/v1/chat/completions", "Answers a conversation", chat.serve, ChatRequest, streams=True),

@@ -18,6 +18,7 @@ from pbkv_cluster.gateway.http.tools.formats import tool_format
 from pbkv_cluster.gateway.http.wire.body import BodyReader
 from pbkv_cluster.gateway.http.wire.connection import BoundedProtocol
 from pbkv_cluster.gateway.server import GatewayServer
+from pbkv_cluster.rpc.security import this_process
 
 _KEEP_ALIVE_S = 75  # that a connection may be idle between two requests
 _MAX_HEADER_BYTES = 64 << 10
@@ -68,7 +69,9 @@ class HttpServer:
             StartupError: the address cannot be bound.
         """
         try:
-            self._server = await asyncio.get_running_loop().create_server(self._connect, host, port, backlog=2048)
+            self._server = await asyncio.get_running_loop().create_server(
+                self._connect, host, port, backlog=2048, **this_process().server_options()
+            )
         except OSError as error:
             raise StartupError(f"cannot listen on {join_address(host, port)}: {error.strerror}") from error
         self.address = join_address(host, self._server.sockets[0].getsockname()[1])

@@ -112,7 +112,7 @@ class StepStream:
             async for message in self._messages:
                 match message.WhichOneof("event"):
                     case "tokens":
-                        return Tokens(message.tokens.token_ids.data, message.tokens.text)
+                        return convert.tokens_from_wire(message.tokens)
                     case "finished":
                         self._finished = True
                         end = message.finished

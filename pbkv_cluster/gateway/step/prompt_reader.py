@@ -117,8 +117,8 @@ class PromptReader:
     def _pack_chat(self, chat: ChatPrompt, limits: ModelLimits) -> bytes:
         check_messages(chat.messages)
         texts = [text for message in chat.messages for text in message.texts]
-        self._check_size("prompt.messages", [*texts, *map(json.dumps, chat.tools)], limits)
-        return self._codec.encode_chat(chat.messages, chat.tools)
+        self._check_size("prompt.messages", [*texts, *map(json.dumps, chat.tools), chat.answer], limits)
+        return self._codec.encode_chat(chat.messages, chat.tools, chat.answer)
 
     def _check_size(self, field: str, texts: Sequence[str], limits: ModelLimits) -> None:
         """Refuses texts that cannot fit in the context before they are tokenised, or rendered, as a whole."""

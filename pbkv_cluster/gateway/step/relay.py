@@ -161,7 +161,7 @@ class Relay:
                         self.infinite.remember(spec.prompt.keys)
                         self.admission.has_output(step)
                     if text or event.packed:
-                        yield Tokens(event.packed, text)
+                        yield Tokens(event.packed, text, event.logprobs)
                 case StepOutcome():
                     self._finish(step, spec, worker, event)
                     yield Finished(event.reason, event.usage)

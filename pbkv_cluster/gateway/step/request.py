@@ -19,6 +19,7 @@ class ChatPrompt:
 
     messages: tuple[ChatMessage, ...]
     tools: tuple[Mapping[str, Any], ...] = ()  # that the assistant may call, see `ChatTemplate.render`
+    answer: str = ""  # beginning of the assistant's answer, after which the model goes on
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from pbkv_cluster.core.errors import (
 )
 from pbkv_cluster.core.logs.fields import bind
 from pbkv_cluster.core.sampling import SamplingOptions, SamplingParams
+from pbkv_cluster.core.security.caller import current_caller
 from pbkv_cluster.core.text.words import hashed_words
 from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.core.workflow.step_events import StepEvent
@@ -176,7 +177,7 @@ class Submission:
         """Checks a request and fills in what it leaves out."""
         agent = checks.required_name("agent_id", request.agent)
         call_site = checks.name("call_site", request.call_site)
-        tenant = checks.name("tenant", request.tenant)
+        tenant = current_caller().tenant_of(checks.name("tenant", request.tenant))
         sampling = _complete_sampling(request.sampling, self.allow_forced_output)
         workflow = await self.workflows.find(request.workflow_id)
         if not step.is_final:  # from now on it keeps its workflow open, however long it takes to read its prompt

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import GatewayConfig
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
+from pbkv_cluster.core.security.caller import current_caller
 from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.gateway import checks
@@ -50,6 +51,7 @@ class WorkflowLifecycle:
         Raises:
             InvalidArgument: a name is too long, the lease is out of its range, or the open workflow has another tenant or
                 step graph.
+            PermissionDenied: the tenant is not the caller's.
             ResourceExhausted: too many workflows are open, or their step graphs are too large.
         """
         if request.step_graph is not None:
@@ -57,7 +59,7 @@ class WorkflowLifecycle:
         asked = OpenWorkflow(
             checks.name("workflow_id", request.workflow_id) or uuid.uuid4().hex,
             checks.name("workload", request.workload),
-            checks.name("tenant", request.tenant),
+            current_caller().tenant_of(checks.name("tenant", request.tenant)),
             checks.lease("lease_s", request.lease_s) or self.config.workflow_lease_s,
             self.clock.wall(),
             self.clock.now(),
@@ -66,6 +68,8 @@ class WorkflowLifecycle:
         if request.workflow_id:
             try:
                 return _same(await self.find(asked.id), asked)
+            except _AnothersWorkflow:
+                raise _taken(asked.id) from None
             except (NotFound, Unavailable):
                 # While the directory is away, a workflow that was open before a restart of the gateway starts over.
                 pass
@@ -81,15 +85,16 @@ class WorkflowLifecycle:
 
         Raises:
             InvalidArgument: the id is empty or too long.
-            NotFound: there is none.
+            NotFound: there is none, or it is another tenant's than the caller's.
             Unavailable: it is not open in this process, and the directory does not answer.
         """
         checks.required_name("workflow_id", workflow_id)
-        if (workflow := self.workflows.get(workflow_id)) is not None:
+        if (workflow := self._known(workflow_id)) is not None:
             return workflow
         entry = await self.entries.find(workflow_id)
-        if (workflow := self.workflows.get(workflow_id)) is not None:
+        if (workflow := self._known(workflow_id)) is not None:
             return workflow
+        _check_tenant(workflow_id, entry.tenant)
         return self._resume(entry)
 
     async def resume_all(self) -> None:
@@ -171,6 +176,12 @@ class WorkflowLifecycle:
         finally:
             self.teller.drop(workflow)
 
+    def _known(self, workflow_id: str) -> OpenWorkflow | None:
+        """The workflow if it is open in this process, its lease renewed; another tenant's is not, before its lease is."""
+        if (workflow := self.workflows.peek(workflow_id)) is not None:
+            _check_tenant(workflow_id, workflow.tenant)
+        return self.workflows.get(workflow_id)
+
     def _served(self, workflow: OpenWorkflow) -> list[Worker]:
         """The workers that may have run steps of the workflow."""
         return [each for each in self.pool.known() if workflow.served_by is None or each.id in workflow.served_by]
@@ -210,6 +221,22 @@ class WorkflowLifecycle:
             self.decisions[Reason.RETIRE_FAILED] += 1
 
 
+class _AnothersWorkflow(NotFound):
+    """It is open, but not for the caller, who is told that there is none."""
+
+
+def _check_tenant(workflow_id: str, tenant: str) -> None:
+    """Raises:
+    NotFound: the workflow is another tenant's than the caller's.
+    """
+    if not current_caller().may_use(tenant):
+        raise _AnothersWorkflow(f"no open workflow {workflow_id!r}")
+
+
+def _taken(workflow_id: str) -> InvalidArgument:
+    return InvalidArgument("tenant", f"workflow {workflow_id!r} is open under another tenant")
+
+
 def _same(workflow: OpenWorkflow, asked: OpenWorkflow) -> OpenWorkflow:
     """The open workflow, if the tenant and the step graph asked for are its own or were left out.
 
@@ -217,7 +244,7 @@ def _same(workflow: OpenWorkflow, asked: OpenWorkflow) -> OpenWorkflow:
         InvalidArgument: they are not.
     """
     if asked.tenant not in ("", workflow.tenant):
-        raise InvalidArgument("tenant", f"workflow {workflow.id!r} is open under another tenant")
+        raise _taken(workflow.id)
     if asked.step_graph not in (None, workflow.step_graph):
         raise InvalidArgument("step_graph", f"workflow {workflow.id!r} is open without it, or with another")
     return workflow

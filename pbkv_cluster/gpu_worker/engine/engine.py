@@ -15,7 +15,8 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from pbkv_cluster.core.fair_room import has_fair_room
-from pbkv_cluster.core.tokens import BLOCK_TOKENS, TOKEN_BYTES, check_ids, count, unpack
+from pbkv_cluster.core.logprobs import TokenLogprobs
+from pbkv_cluster.core.tokens import BLOCK_TOKENS, check_ids, count, unpack
 from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.core.workflow.step_events import FinishReason
 from pbkv_cluster.gpu_worker.engine.prefill_rate import PrefillRate
@@ -37,6 +38,7 @@ class Output:
     finished: FinishReason | None = None
     usage: Usage | None = None  # with `finished`
     hidden: bytes = b""  # with `finished`; see `model/hidden_state.py`
+    logprobs: tuple[TokenLogprobs, ...] = ()  # of each token, if they were asked for
 
 
 class Engine:
@@ -217,17 +219,15 @@ class Engine:
             check_ids(field, packed, self._runner.vocabulary)
 
     def _take(self, sequence: Sequence, token: int, now: float) -> None:
-        forced = sequence.request.sampling.forced_output
-        if forced is not None:
-            at = sequence.generated * TOKEN_BYTES
-            token = int.from_bytes(forced[at : at + TOKEN_BYTES], "little", signed=True)
+        if (forced := sequence.forced_token) is not None:
+            token = forced
         if sequence.first_token_at is None:
             sequence.first_token_at = now
         sequence.append(token)
         text = sequence.text.push(token)
         finished = self._finish_reason(sequence, token)
         if finished is None:
-            self._ready.append(Output(sequence.request.id, (token,), text))
+            self._ready.append(Output(sequence.request.id, (token,), text, logprobs=_logprobs(sequence)))
             self.scheduler.lengthened(sequence)
         else:
             self.scheduler.remove(sequence)
@@ -253,12 +253,17 @@ class Engine:
         usage.decode_s = now - first
         usage.settle()
         text += sequence.text.finish()
-        self._ready.append(Output(sequence.request.id, tokens, text, reason, usage, sequence.hidden))
+        logprobs = _logprobs(sequence) if tokens else ()
+        self._ready.append(Output(sequence.request.id, tokens, text, reason, usage, sequence.hidden, logprobs))
 
     def _measure(self, chunks: list[Chunk], seconds: float) -> None:
         prefill = sum(chunk.count for chunk in chunks if chunk.count > 1)
         if prefill > 2 * (len(chunks) - 1):  # then the decodes of the batch hardly count
             self._prefill_rate.add(prefill, seconds)
+
+
+def _logprobs(sequence: Sequence) -> tuple[TokenLogprobs, ...]:
+    return () if sequence.logprobs is None else (sequence.logprobs,)
 
 
 def _is_decode(chunk: Chunk) -> bool:

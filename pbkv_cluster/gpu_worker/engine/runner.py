@@ -27,7 +27,8 @@ class Runner(Protocol):
 
         The caller makes sure that these slots are ready: nothing is still being loaded into them.
 
-        A runner with a real model may set `hidden` of sequences whose prompts end in this batch.
+        A runner with a real model may set `hidden` of sequences whose prompts end in this batch. It sets `logprobs` of those
+        that ask for them.
 
         Returns:
             The next token of each final chunk, in order, chosen by its sampling parameters; `forced_output` is not looked at.

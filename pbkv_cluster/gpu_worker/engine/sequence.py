@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.core.blocks import Namespace
+from pbkv_cluster.core.logprobs import TokenLogprobs
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import TOKEN_BYTES, count
 from pbkv_cluster.core.usage import Usage
@@ -50,6 +51,7 @@ class Sequence:
     fetch_failed: bool = False  # blocks that were fetched for it have not arrived: what is not in the cache is computed
     first_scheduled_at: float | None = None
     first_token_at: float | None = None
+    logprobs: TokenLogprobs | None = None  # of its latest token, if they were asked for
     hidden: bytes = b""  # see `model/hidden_state.py`; empty: unknown
 
     def __post_init__(self) -> None:
@@ -90,6 +92,15 @@ class Sequence:
     def generated(self) -> int:
         """Output tokens so far, including those of a worker that was lost."""
         return self.total - self.prompt_tokens
+
+    @property
+    def forced_token(self) -> int | None:
+        """The next output token, where the request forces it."""
+        forced = self.request.sampling.forced_output
+        if forced is None:
+            return None
+        at = self.generated * TOKEN_BYTES
+        return int.from_bytes(forced[at : at + TOKEN_BYTES], "little", signed=True)
 
     def append(self, token: int) -> None:
         """Adds an output token."""

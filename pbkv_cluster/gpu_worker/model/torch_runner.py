@@ -14,6 +14,7 @@ from pbkv_cluster.core.config import EngineConfig
 from pbkv_cluster.core.errors import ResourceExhausted, StartupError
 from pbkv_cluster.core.tokens import TOKEN_BYTES, as_array, blocks_for
 from pbkv_cluster.gpu_worker.attention import Span, choose
+from pbkv_cluster.gpu_worker.engine.logprobs import next_logprobs
 from pbkv_cluster.gpu_worker.engine.sampler import sample
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk
 from pbkv_cluster.gpu_worker.kv.block_copies import BlockCopies, CpuCopies, CudaCopies, pin_for
@@ -152,7 +153,15 @@ class TorchRunner:
         final = [chunk.sequence for chunk in chunks if chunk.final]
         if not final:
             return []
-        return sample(logits, [sequence.request.sampling for sequence in final], [sequence.generated for sequence in final])
+        sampling = [sequence.request.sampling for sequence in final]
+        tokens = sample(logits, sampling, [sequence.generated for sequence in final])
+        if any(each.top_logprobs is not None for each in sampling):
+            forced = [sequence.forced_token for sequence in final]
+            taken = [token if other is None else other for token, other in zip(tokens, forced, strict=True)]
+            found = next_logprobs(logits, taken, [each.top_logprobs for each in sampling])
+            for sequence, logprobs in zip(final, found, strict=True):
+                sequence.logprobs = logprobs
+        return tokens
 
     @torch.inference_mode()
     def logits(self, chunks: Sequence[Chunk]) -> torch.Tensor:

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
 
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.rpc.http_server import HttpAnswer, HttpServer, Route, plain
+from pbkv_cluster.rpc.http_server import Audience, HttpAnswer, HttpServer, Route, plain
 
 Export = Callable[[ExportTraceServiceRequest], ExportTraceServiceResponse]
 
@@ -26,7 +26,7 @@ class OtlpHttpServer:
 
     def __init__(self, export: Export) -> None:
         self._export = export
-        self._server = HttpServer({PATH: Route("POST", self._answer, _MAX_BODY_BYTES)})
+        self._server = HttpServer({PATH: Route("POST", self._answer, _MAX_BODY_BYTES, Audience.TENANTS)})
 
     @property
     def address(self) -> str:

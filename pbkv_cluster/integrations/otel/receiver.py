@@ -55,7 +55,7 @@ class OtelReceiver:
         self.decisions: Decisions = Counter()  # of the feed: dropped events
         self._feed = EventFeed(services, self.decisions)
         self.figures = OtelFigures(self.collector.notices.counts, self.decisions, self._feed)
-        self._rpc = RpcServer()
+        self._rpc = RpcServer(is_public=True)
         self._http = OtlpHttpServer(self.export)
         self._background = Background()
 
@@ -76,7 +76,7 @@ class OtelReceiver:
             StartupError: a port cannot be bound.
         """
         descriptor = trace_service_pb2.DESCRIPTOR.services_by_name["TraceService"]
-        self._rpc.add(descriptor, trace_service_pb2_grpc.add_TraceServiceServicer_to_server, _TraceServicer(self))
+        self._rpc.add(descriptor, trace_service_pb2_grpc.add_TraceServiceServicer_to_server, _TraceServicer(self), ("Export",))
         address = await self._rpc.start(host, self._config.port)
         if self._config.http_port >= 0:
             await self._http.start(host, self._config.http_port)

@@ -7,6 +7,7 @@ sense.
 from pbkv_cluster.rpc.convert.chat import chat_from_wire, chat_to_wire
 from pbkv_cluster.rpc.convert.events import event_from_wire, event_to_wire
 from pbkv_cluster.rpc.convert.forecasts import forecasts_from_wire, forecasts_to_wire
+from pbkv_cluster.rpc.convert.logprobs import logprobs_from_wire, logprobs_to_wire
 from pbkv_cluster.rpc.convert.remote_steps import remote_steps_from_wire, remote_steps_to_wire
 from pbkv_cluster.rpc.convert.sampling import sampling_from_wire, sampling_options_from_wire, sampling_to_wire
 from pbkv_cluster.rpc.convert.step_events import (
@@ -14,6 +15,7 @@ from pbkv_cluster.rpc.convert.step_events import (
     finish_reason_to_wire,
     step_event_from_wire,
     step_event_to_wire,
+    tokens_from_wire,
 )
 from pbkv_cluster.rpc.convert.step_graphs import step_graph_from_wire, step_graph_to_wire
 from pbkv_cluster.rpc.convert.tiers import tier_from_wire, tier_to_wire, tiers_from_wire, tiers_to_wire
@@ -30,6 +32,8 @@ __all__ = [
     "finish_reason_to_wire",
     "forecasts_from_wire",
     "forecasts_to_wire",
+    "logprobs_from_wire",
+    "logprobs_to_wire",
     "packed_from_wire",
     "remote_steps_from_wire",
     "remote_steps_to_wire",
@@ -44,6 +48,7 @@ __all__ = [
     "tier_to_wire",
     "tiers_from_wire",
     "tiers_to_wire",
+    "tokens_from_wire",
     "tool_call_from_wire",
     "tool_call_to_wire",
     "usage_from_wire",

@@ -14,6 +14,7 @@ def sampling_to_wire(params: SamplingParams) -> types_pb2.Sampling:
         stop=params.stop,
         ignore_eos=params.ignore_eos,
         forced_output=None if params.forced_output is None else types_pb2.PackedTokens(data=params.forced_output),
+        top_logprobs=params.top_logprobs,
     )
 
 
@@ -30,6 +31,7 @@ def sampling_options_from_wire(message: types_pb2.Sampling) -> SamplingOptions:
         stop=tuple(message.stop),
         ignore_eos=message.ignore_eos,
         forced_output=forced,
+        top_logprobs=message.top_logprobs if message.HasField("top_logprobs") else None,
     )
 
 

@@ -1,8 +1,9 @@
 """Between the events of a step and their messages on the wire."""
 
 from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
+from pbkv_cluster.rpc.convert.logprobs import logprobs_from_wire, logprobs_to_wire
 from pbkv_cluster.rpc.convert.usage import usage_from_wire, usage_to_wire
-from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
+from pbkv_cluster.rpc.v1 import types_pb2, worker_pb2, workflow_pb2
 
 _REASON_TO_WIRE: dict[FinishReason, types_pb2.FinishReason] = {
     FinishReason.UNSPECIFIED: types_pb2.FINISH_REASON_UNSPECIFIED,
@@ -32,10 +33,16 @@ def step_event_to_wire(event: StepEvent) -> workflow_pb2.StepEvent:
             # The one message per token: to set fields in place costs a third of making three messages.
             message = messages()
             message.tokens.token_ids.data, message.tokens.text = event.packed, event.text
+            if event.logprobs:
+                message.tokens.logprobs.extend(logprobs_to_wire(event.logprobs))
             return message
         case Finished():
             usage = usage_to_wire(event.usage)
             return messages(finished=messages.Finished(reason=_REASON_TO_WIRE[event.reason], usage=usage))
+
+
+def tokens_from_wire(message: workflow_pb2.StepEvent.Tokens | worker_pb2.RunStepEvent.Tokens) -> Tokens:
+    return Tokens(message.token_ids.data, message.text, logprobs_from_wire(message.logprobs) if message.logprobs else ())
 
 
 def step_event_from_wire(message: workflow_pb2.StepEvent) -> StepEvent | None:
@@ -44,7 +51,7 @@ def step_event_from_wire(message: workflow_pb2.StepEvent) -> StepEvent | None:
         case "accepted":
             return Accepted(message.accepted.step, message.accepted.worker_id, message.accepted.prompt_tokens)
         case "tokens":
-            return Tokens(message.tokens.token_ids.data, message.tokens.text)
+            return tokens_from_wire(message.tokens)
         case "finished":
             reason = finish_reason_from_wire(message.finished.reason)
             return Finished(reason, usage_from_wire(message.finished.usage))

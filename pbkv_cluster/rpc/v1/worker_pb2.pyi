@@ -96,12 +96,14 @@ class TellStepsResponse(_message.Message):
 class RunStepEvent(_message.Message):
     __slots__ = ("tokens", "finished")
     class Tokens(_message.Message):
-        __slots__ = ("token_ids", "text")
+        __slots__ = ("token_ids", "text", "logprobs")
         TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
         TEXT_FIELD_NUMBER: _ClassVar[int]
+        LOGPROBS_FIELD_NUMBER: _ClassVar[int]
         token_ids: _types_pb2.PackedTokens
         text: str
-        def __init__(self, token_ids: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
+        logprobs: _containers.RepeatedCompositeFieldContainer[_types_pb2.TokenLogprobs]
+        def __init__(self, token_ids: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., text: _Optional[str] = ..., logprobs: _Optional[_Iterable[_Union[_types_pb2.TokenLogprobs, _Mapping]]] = ...) -> None: ...
     class Finished(_message.Message):
         __slots__ = ("reason", "usage", "hidden")
         REASON_FIELD_NUMBER: _ClassVar[int]

@@ -1,36 +1,58 @@
 """Clients of Redis, their errors, and how scripts and times to live are passed to it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
+from typing import Any
 
 import redis.exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from pbkv_cluster.core.errors import Unavailable
+from pbkv_cluster.core.locations.redis_url import RedisKind, RedisUrl, parse_redis_url
+from pbkv_cluster.store.redis_connection.connection import FollowingConnection, FollowingTlsConnection
+from pbkv_cluster.store.redis_connection.primary import ClusterPrimary, FindPrimary, SentinelPrimary
 
 
-def connect(url: str, *, timeout_s: float = 1.0, max_connections: int = 32) -> Redis:
+def connect(url: str, cluster: str = "", *, timeout_s: float = 1.0, max_connections: int = 32) -> Redis:
     """A client of the index; close it with `aclose()`. It connects on first use.
 
     Args:
-        url: of a Redis server, e.g. `RedisServer.url`.
+        url: of a Redis, as `core.locations.redis_url` has it, e.g. `RedisServer.url`.
+        cluster: name of the cluster of ours; where Redis is in cluster mode, it decides which server has the keys.
         timeout_s: seconds after which a server that does not answer counts as lost; also the wait for a free connection.
         max_connections: commands in flight at once; further ones wait.
+
+    Raises:
+        InvalidArgument: it is no such URL.
     """
-    pool = BlockingConnectionPool.from_url(
-        url,
-        decode_responses=False,
-        max_connections=max_connections,
-        timeout=timeout_s,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        # One immediate retry, for a connection that died while it was idle. Callers decide how to wait out an outage.
-        retry=Retry(NoBackoff(), 1),
-    )
-    return Redis.from_pool(pool)
+    parsed = parse_redis_url("redis.url", url)
+    options: dict[str, Any] = {
+        **parse_url(parsed.plain),
+        "decode_responses": False,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+    }
+    if parsed.kind is not RedisKind.SERVER:
+        uses_tls = options.pop("connection_class", None) is not None
+        options["connection_class"] = FollowingTlsConnection if uses_tls else FollowingConnection
+        options["find_primary"] = _finder(parsed, cluster, options, uses_tls)
+    # One immediate retry, for a connection that died while it was idle. Callers decide how to wait out an outage.
+    options["retry"] = Retry(NoBackoff(), 1)
+    return Redis.from_pool(BlockingConnectionPool(max_connections=max_connections, timeout=timeout_s, **options))
+
+
+def _finder(url: RedisUrl, cluster: str, options: Mapping[str, Any], uses_tls: bool) -> FindPrimary:
+    """Looks up the primary, over connections like those to the primary."""
+    own = {name: value for name, value in options.items() if name not in ("connection_class", "host", "port", "db")}
+    connection = {**own, "ssl": uses_tls, "retry": Retry(NoBackoff(), 0)}
+    if url.kind is RedisKind.CLUSTER:
+        return ClusterPrimary(url.hosts, key_prefix(cluster), connection)
+    without_login = {name: value for name, value in connection.items() if name not in ("username", "password")}
+    return SentinelPrimary(url.hosts, url.name, {**without_login, **url.sentinel_options})
 
 
 @contextmanager

@@ -41,12 +41,13 @@ class RedisServer:
         self._process = process  # None: somebody else's server
 
     @classmethod
-    def resolve(cls, url: str, *, host: str = "127.0.0.1", clock: Clock | None = None) -> Self:
+    def resolve(cls, url: str, *, host: str = "127.0.0.1", cluster: str = "", clock: Clock | None = None) -> Self:
         """The server at `url`, or a new one if `url` is empty. Blocks until it answers.
 
         Args:
             url: of a running server; empty: start one.
             host: address on which a new server listens; the default serves this machine only.
+            cluster: name of the cluster of ours, as for `connect`.
             clock: by default the machine's.
 
         Raises:
@@ -54,7 +55,7 @@ class RedisServer:
         """
         if not url:
             return cls.start(host=host, clock=clock)
-        check_redis(url)
+        check_redis(url, cluster)
         return cls(url)
 
     @classmethod

@@ -43,7 +43,7 @@ class TcpConnection:
             raise Unavailable(f"no blocks can be read from {peer.address}: {error}") from error
         try:
             if tls is not None:
-                stream.wrap(tls, server_hostname=host)
+                stream.wrap(tls, server_hostname=peer.name or host)
             handshake.greet(stream, peer.token)
         except (OSError, Unavailable) as error:
             stream.close()

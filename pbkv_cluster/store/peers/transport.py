@@ -20,6 +20,7 @@ class PeerAddress:
 
     address: str  # host:port
     token: bytes = field(repr=False)  # which proves that both sides are of one cluster
+    name: str = ""  # in its certificate; empty: the host of its address
 
 
 class BlockServer(Protocol):
@@ -73,7 +74,7 @@ class Transport(Protocol):
         Args:
             arena: path of the arena, as the host store gives it.
             token: that readers must know.
-            tls: certificate and key of this node; None: no TLS.
+            tls: certificate and key of this node, and whose certificates readers must show; None: no TLS.
         """
         ...
 
@@ -83,7 +84,7 @@ class Transport(Protocol):
         Args:
             peer: the server.
             timeout_s: within which it must answer.
-            tls: what certificates are trusted; None: no TLS.
+            tls: what certificates are trusted, and which is shown; None: no TLS.
 
         Raises:
             Unavailable: there is no server of this cluster there, or it has no room.

@@ -96,7 +96,12 @@ async def test_the_stop_sequence_is_told() -> None:
             "invalid_request_error",
             "thinking",
         ),
-        ({"tool_choice": {"type": "any"}, "tools": [TOOL]}, anthropic.BadRequestError, "invalid_request_error", "tool_choice"),
+        (
+            {"tool_choice": {"type": "tool", "name": "other"}, "tools": [TOOL]},
+            anthropic.BadRequestError,
+            "invalid_request_error",
+            "tool_choice",
+        ),
         ({"messages": [{"role": "robot", "content": ""}]}, anthropic.BadRequestError, "invalid_request_error", "role"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},

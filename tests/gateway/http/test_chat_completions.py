@@ -92,10 +92,12 @@ async def test_stop_strings_and_parts_reach_the_engine() -> None:
 @pytest.mark.parametrize(
     ("fields", "param", "code"),
     [
-        ({"logprobs": True}, "logprobs", "unsupported_parameter"),
+        ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
         ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "unsupported_parameter"),
-        ({"tool_choice": "required"}, "tool_choice", "unsupported_value"),
+        ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
+        ({"tool_choice": "any"}, "tool_choice", "unsupported_value"),
         ({"temperature": 7}, "temperature", "invalid_value"),
         ({"max_tokens": 0}, "max_tokens", "invalid_value"),
         ({"max_tokens": "5"}, "max_tokens", "invalid_value"),

@@ -1,9 +1,6 @@
 """Redis servers that cannot hold a cluster's state are refused by name, and their passwords are never shown."""
 
-import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import redis
@@ -11,8 +8,7 @@ import redis
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.store.cluster_index import RedisServer
 from pbkv_cluster.store.cluster_index.redis_check import check_redis
-from pbkv_cluster.store.cluster_index.redis_server import find_binary, free_port, listen
-from tests.polling import wait_for
+from pbkv_cluster.store.cluster_index.redis_server import free_port
 
 
 @pytest.fixture(scope="module")
@@ -61,35 +57,6 @@ def test_a_user_who_may_not_write_is_refused(server: RedisServer) -> None:
         client.acl_setuser("reader", enabled=True, passwords=["+abc123def"], commands=["+ping", "+info"], keys=["*"])
     url = server.url.replace("://:", "://reader:")
     assert "cannot be written to" in refusal(url)
-
-
-def cluster_port() -> int:
-    """A port whose cluster bus, 10,000 above it, is free as well, and like it none that the kernel gives to others."""
-    while True:
-        port = free_port("127.0.0.1") - 10_000
-        with suppress(OSError), listen("127.0.0.1", port):
-            return port
-
-
-def test_cluster_mode_is_refused(tmp_path: Path) -> None:
-    port = cluster_port()
-    options = ["--bind", "127.0.0.1", "--port", str(port), "--cluster-enabled", "yes", "--save", "", "--dir", str(tmp_path)]
-    process = subprocess.Popen([find_binary(), *options], stdout=subprocess.DEVNULL)
-    try:
-        with redis.Redis(port=port) as client:
-
-            def answers() -> bool:
-                assert process.poll() is None, "the server has ended"
-                try:
-                    return bool(client.ping())
-                except redis.ConnectionError:
-                    return False
-
-            wait_for(answers)
-        assert "runs in cluster mode, which is not supported" in refusal(f"redis://127.0.0.1:{port}/0")
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_a_server_on_an_ipv6_host() -> None:

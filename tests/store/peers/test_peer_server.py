@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.core.errors import StartupError, Unavailable
 from pbkv_cluster.core.locations.addresses import parse_address
+from pbkv_cluster.core.security.tls import Tls
 from pbkv_cluster.store.arena.layout import GENERATION_BYTES, SLOT_BYTES, RegionLayout, SlotHeader
 from pbkv_cluster.store.arena.slots import ReadResult, SlotReader
 from pbkv_cluster.store.peers import handshake
@@ -23,6 +24,7 @@ from pbkv_cluster.store.peers.stream import Stream
 from pbkv_cluster.store.peers.tcp import TcpConnection
 from pbkv_cluster.store.peers.transport import PeerAddress
 from pbkv_cluster.store.peers.wire import OK, REQUEST, STATUS, VERSION, Malformed, RequestSize
+from tests.certificates import Authority
 from tests.polling import wait_for
 from tests.store.arena.blocks import label, payload
 from tests.store.peers.node import BYTES, LAYOUT, TOKEN, Node, reading, room, serving, wanted
@@ -129,6 +131,23 @@ def test_tls_is_used_by_both_or_by_none(tmp_path: Path) -> None:
             with pytest.raises(Unavailable, match="no blocks can be read from"):
                 TcpConnection(node.peer, 1.0, other)
         assert source.read(wanted([1]), room(1)) == [READ]
+
+
+def test_readers_show_certificates_too_and_names_stand_for_addresses(tmp_path: Path) -> None:
+    member = Authority(tmp_path).sign("member", "DNS:pbkv.internal")
+    stranger = Authority(tmp_path, "other").sign("stranger")
+    ours = Tls(member.certificate, member.key, member.ca)
+    with serving(tls=ours.server_context(mutual=True)) as node:
+        named = PeerAddress(node.peer.address, node.peer.token, "pbkv.internal")
+        with reading({"n": named}, tls=ours.client_context()) as source:
+            assert source.read(wanted([1]), room(1)) == [READ]
+        for peer, tls in (
+            (node.peer, ours),  # its address is not in the certificate
+            (named, Tls(ca=member.ca)),
+            (named, Tls(stranger.certificate, stranger.key, member.ca)),
+        ):
+            with pytest.raises(Unavailable, match="no blocks can be read from"):
+                TcpConnection(peer, 5.0, tls.client_context())
 
 
 # --- nonsense ---

@@ -6,6 +6,7 @@ from pbkv_cluster.gateway.http.wire.problems import Problem
 
 _TYPES = {
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",

@@ -57,5 +57,6 @@ def _to_ask(asked: MessagesRequest, headers: dict[str, str], size_bytes: int) ->
         hints=read_hints(headers, asked.metadata, "", fields.Nvext.priority(asked.nvext)),
         messages=asked.conversation(),
         tools=asked.offered(),
+        forced=asked.forced_call(),
         parallel_calls=not (asked.tool_choice and asked.tool_choice.disable_parallel_tool_use),
     )

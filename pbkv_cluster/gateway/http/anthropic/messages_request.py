@@ -9,6 +9,7 @@ from pbkv_cluster.core.text.chat_message import ChatMessage, FunctionCall
 from pbkv_cluster.gateway.http.openai import fields
 from pbkv_cluster.gateway.http.openai.chat_request import tool_json
 from pbkv_cluster.gateway.http.openai.fields import Ignored, Neutral
+from pbkv_cluster.gateway.http.tools.forced import ForcedCall
 from pbkv_cluster.gateway.http.wire.body import Body, Items
 from pbkv_cluster.gateway.http.wire.problems import InvalidField
 
@@ -134,19 +135,23 @@ class CountRequest(Body):
         return (ChatMessage("system", system), *said) if system else tuple(said)
 
     def offered(self) -> tuple[dict[str, Any], ...]:
-        """The tools that the model is told of.
-
-        Raises:
-            InvalidField: the choice demands a call, which nothing enforces here.
-        """
-        kind = self.tool_choice.type if self.tool_choice else "auto"
-        if kind in ("any", "tool"):
-            raise InvalidField(
-                "tool_choice", "tool_choice: only auto and none are supported: a call cannot be enforced", "unsupported_value"
-            )
-        if kind == "none":
+        """The tools that the model is told of."""
+        if self.tool_choice is not None and self.tool_choice.type == "none":
             return ()
         return tuple(tool_json(tool.name, tool.description, tool.input_schema) for tool in self.tools or ())
+
+    def forced_call(self) -> ForcedCall | None:
+        """The call that the request demands; None: the model decides.
+
+        Raises:
+            InvalidField: there is no such tool.
+        """
+        if self.tool_choice is None or self.tool_choice.type not in ("any", "tool"):
+            return None
+        if self.tool_choice.type == "tool" and not self.tool_choice.name:
+            raise InvalidField("tool_choice.name", "tool_choice.name: names the tool")
+        name = (self.tool_choice.name or "") if self.tool_choice.type == "tool" else ""
+        return ForcedCall.of(name, [tool.name for tool in self.tools or ()])
 
     def check(self) -> None:
         """Raises:

@@ -1,7 +1,7 @@
 """Runs the steps of one request, and finds tool calls in their text."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 from pbkv_cluster.core import tokens
@@ -10,7 +10,7 @@ from pbkv_cluster.core.text.chat_message import FunctionCall
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, Tokens
 from pbkv_cluster.gateway.http.generation.ask import Ask
-from pbkv_cluster.gateway.http.generation.parts import CallPart, Ended, Part, Started, TextPart
+from pbkv_cluster.gateway.http.generation.parts import CallPart, Ended, Part, ShownToken, Started, TextPart
 from pbkv_cluster.gateway.http.sessions.sessions import Attribution, Sessions
 from pbkv_cluster.gateway.http.tools.base import CallParser
 from pbkv_cluster.gateway.http.tools.conversation import ToolWriter
@@ -85,12 +85,22 @@ class Generation:
             return TextPrompt(ask.text)
         if ask.token_ids is not None:
             return TokenPrompt(ask.token_ids)
-        return self._with.tools.prompt(ask.messages, ask.tools)
+        return self._with.tools.prompt(ask.messages, ask.tools, self._call_start())
 
     def _parser(self) -> CallParser:
         if not self._ask.tools:
             return PlainParser()
-        return self._with.tools.form.parser([tool["function"]["name"] for tool in self._ask.tools])
+        parser = self._with.tools.form.parser(self._tool_names())
+        parser.push(self._call_start())  # which is held back, as any beginning of a call
+        return parser
+
+    def _tool_names(self) -> list[str]:
+        return [tool["function"]["name"] for tool in self._ask.tools]
+
+    def _call_start(self) -> str:
+        """What the answer begins with before the model says a word."""
+        forced = self._ask.forced
+        return "" if forced is None else self._with.tools.form.call_start(forced.name)
 
     async def _choice(self, choice: int, prompt: Prompt, attribution: Attribution) -> AsyncIterator[Part]:
         ask, parser = self._ask, self._parser()
@@ -107,6 +117,7 @@ class Generation:
         written, text = bytearray(), ""
         shown, calls = "", list[FunctionCall]()
         pieces: list[str | FunctionCall] = []
+        shown_tokens: list[ShownToken] | None = None if sampling.top_logprobs is None else []
         async for event in self._with.submission.run(self._steps[choice], request):
             match event:
                 case Accepted():
@@ -115,6 +126,8 @@ class Generation:
                 case Tokens():
                     written += event.packed
                     text += event.text
+                    if shown_tokens is not None:
+                        shown_tokens += self._shown(event)
                     pieces = parser.push(event.text)
                 case Finished():
                     if event.reason is FinishReason.CANCELLED:
@@ -123,15 +136,28 @@ class Generation:
             for piece in pieces:
                 if isinstance(piece, str):
                     shown += piece
-                    yield TextPart(choice, piece)
+                    yield TextPart(choice, piece, shown_tokens)
+                    shown_tokens = None if shown_tokens is None else []
                 elif ask.parallel_calls or not calls:
                     calls.append(piece)
                     yield CallPart(choice, len(calls) - 1, piece)
             if isinstance(event, Finished):
-                await self._with.sessions.answered(attribution, shown, calls)
+                if shown_tokens:  # of what is no text, such as tool calls
+                    yield TextPart(choice, "", shown_tokens)
                 cut = event.reason is FinishReason.LENGTH
+                if ask.forced is not None and (calls or not cut):
+                    ask.forced.check_called(calls[0] if calls else None, self._tool_names())
+                await self._with.sessions.answered(attribution, shown, calls)
                 stop = "" if cut else self._stop_string(bytes(written), text)
                 yield Ended(choice, cut, stop, len(calls), event.usage)
+
+    def _shown(self, event: Tokens) -> Iterator[ShownToken]:
+        """The tokens of an event, without those that are no text, such as the end of the output."""
+        codec = self._with.codec
+        for token, each in zip(event.token_ids, event.logprobs, strict=False):
+            if token not in codec.special_tokens:
+                top = [(codec.token_text(other), logprob) for other, logprob in each.top]
+                yield ShownToken(codec.token_text(token), each.logprob, top)
 
     def _stop_string(self, written: bytes, text: str) -> str:
         """The stop string that ended a text: its tokens were generated, but its text was not sent."""

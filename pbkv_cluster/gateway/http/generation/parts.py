@@ -1,6 +1,8 @@
 """The parts of an answer: one `Started` for each choice, text and calls, one `Ended`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pbkv_cluster.core.text.chat_message import FunctionCall
 from pbkv_cluster.core.usage import Usage
@@ -17,12 +19,21 @@ class Started:
     prompt_tokens: int
 
 
+class ShownToken(NamedTuple):
+    """An output token with the log-probabilities that were asked for."""
+
+    text: str
+    logprob: float
+    top: Sequence[tuple[str, float]]  # the likeliest tokens in its place
+
+
 @dataclass(frozen=True, slots=True)
 class TextPart:
     """More text of a choice."""
 
     choice: int
     text: str
+    tokens: Sequence[ShownToken] | None = None  # generated since the part before; None: they were not asked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from pbkv_cluster.core.text.chat_message import FunctionCall
-from pbkv_cluster.gateway.http.generation.parts import CallPart, Ended, Part, Started, TextPart
+from pbkv_cluster.gateway.http.generation.parts import CallPart, Ended, Part, ShownToken, Started, TextPart
 
 
 @dataclass(slots=True)
@@ -12,6 +12,7 @@ class Choice:
     """One answer."""
 
     texts: list[str] = field(default_factory=list)
+    tokens: list[ShownToken] | None = None  # None: their log-probabilities were not asked for
     calls: list[FunctionCall] = field(default_factory=list)
     started: Started | None = None
     ended: Ended | None = None
@@ -41,6 +42,8 @@ async def collect(parts: AsyncIterator[Part], choices: int) -> list[Choice]:
                 choice.started = part
             case TextPart():
                 choice.texts.append(part.text)
+                if part.tokens is not None:
+                    choice.tokens = [*(choice.tokens or ()), *part.tokens]
             case CallPart():
                 choice.calls.append(part.call)
             case Ended():

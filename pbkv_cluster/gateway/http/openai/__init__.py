@@ -5,6 +5,7 @@ served_model.py      the name of the model
 chat_request.py      the body of a chat completion
 chat.py              /v1/chat/completions
 completions.py       /v1/completions
+logprobs.py          log-probabilities of the tokens of both
 responses_request.py the body of a response
 responses.py         /v1/responses
 response_events.py   its stream

@@ -14,7 +14,8 @@ from pbkv_cluster.gateway.http.generation.ask import Ask
 from pbkv_cluster.gateway.http.generation.parts import CallPart, Ended, Part, Started, TextPart
 from pbkv_cluster.gateway.http.generation.whole import Choice
 from pbkv_cluster.gateway.http.openai import fields
-from pbkv_cluster.gateway.http.openai.chat_request import ChatRequest, offered
+from pbkv_cluster.gateway.http.openai.chat_request import ChatRequest, forced_call, offered
+from pbkv_cluster.gateway.http.openai.logprobs import chat_logprobs
 from pbkv_cluster.gateway.http.openai.served_model import ServedModel
 from pbkv_cluster.gateway.http.openai.usage import usage_json
 from pbkv_cluster.gateway.http.sessions.hints import read_hints
@@ -51,15 +52,17 @@ def to_ask(asked: ChatRequest, headers: dict[str, str], size_bytes: int) -> Ask:
     InvalidArgument: a field has a value that is not supported.
     """
     asked.check()
+    tools = [tool.plain() for tool in asked.tools or ()]
     max_tokens = asked.max_completion_tokens or asked.max_tokens or fields.ANY_LENGTH
     return Ask(
         sampling=fields.sampling(
-            max_tokens, asked.temperature, asked.top_p, asked.seed, asked.stop, ignore_eos=asked.ignore_eos
+            max_tokens, asked.temperature, asked.top_p, asked.seed, asked.stop, asked.ignore_eos, asked.wanted_logprobs()
         ),
         size_bytes=size_bytes,
         hints=read_hints(headers, asked.metadata, asked.prompt_cache_key or "", fields.Nvext.priority(asked.nvext)),
         messages=tuple(message.plain(position) for position, message in enumerate(asked.messages)),
-        tools=offered([tool.plain() for tool in asked.tools or ()], asked.tool_choice),
+        tools=offered(tools, asked.tool_choice),
+        forced=forced_call(tools, asked.tool_choice),
         choices=asked.n or 1,
         parallel_calls=asked.parallel_tool_calls is not False,
     )
@@ -93,7 +96,7 @@ class _Answer:
                 {
                     "index": index,
                     "message": _message(choice),
-                    "logprobs": None,
+                    "logprobs": chat_logprobs(choice.tokens),
                     "finish_reason": finish_reason(choice.end),
                 }
                 for index, choice in enumerate(choices)
@@ -108,7 +111,7 @@ class _Answer:
                 case Started():
                     yield self._chunk(part.choice, {"role": "assistant", "content": ""})
                 case TextPart():
-                    yield self._chunk(part.choice, {"content": part.text})
+                    yield self._chunk(part.choice, {"content": part.text}, logprobs=chat_logprobs(part.tokens))
                 case CallPart():
                     yield self._chunk(part.choice, {"tool_calls": [{"index": part.index, **call_json(part.call)}]})
                 case Ended():
@@ -119,8 +122,10 @@ class _Answer:
             yield sse({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage})
         yield DONE
 
-    def _chunk(self, index: int, delta: dict[str, Any], reason: str | None = None) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+    def _chunk(
+        self, index: int, delta: dict[str, Any], reason: str | None = None, logprobs: dict[str, Any] | None = None
+    ) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         chunk = {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
         return sse({**chunk, "usage": None} if self._with_usage else chunk)
 

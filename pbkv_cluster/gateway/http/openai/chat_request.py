@@ -8,6 +8,7 @@ from pydantic import Field
 from pbkv_cluster.core.text.chat_message import ChatMessage, FunctionCall
 from pbkv_cluster.gateway.http.openai import fields
 from pbkv_cluster.gateway.http.openai.fields import Ignored, Neutral
+from pbkv_cluster.gateway.http.tools.forced import ForcedCall
 from pbkv_cluster.gateway.http.wire.body import Body, Items
 from pbkv_cluster.gateway.http.wire.problems import InvalidField
 
@@ -17,13 +18,11 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "function_call": (),
     "functions": (),
     "logit_bias": ({},),
-    "logprobs": (False,),
     "modalities": (["text"],),
     "prediction": (),
     "presence_penalty": (0,),
     "reasoning_effort": ("none",),
     "response_format": ({"type": "text"},),
-    "top_logprobs": (0,),
     "verbosity": (),
     "web_search_options": (),
 }
@@ -131,8 +130,10 @@ class ChatRequest(Body):
     n: fields.Choices | None = None
     stream: bool | None = None
     stream_options: fields.StreamOptions | None = None
+    logprobs: bool | None = None
+    top_logprobs: fields.TopLogprobs | None = None
     tools: Annotated[Items[Tool], Field(max_length=1024)] | None = None
-    tool_choice: Annotated[Any, Field(description="auto or none; a call cannot be enforced")] = None
+    tool_choice: Annotated[Any, Field(description="auto, none, required, or a function by its name")] = None
     parallel_tool_calls: bool | None = None
     ignore_eos: bool | None = None
     metadata: fields.Metadata | None = None
@@ -143,13 +144,11 @@ class ChatRequest(Body):
     function_call: Neutral = None
     functions: Neutral = None
     logit_bias: Neutral = None
-    logprobs: Neutral = None
     modalities: Neutral = None
     prediction: Neutral = None
     presence_penalty: Neutral = None
     reasoning_effort: Neutral = None
     response_format: Neutral = None
-    top_logprobs: Neutral = None
     verbosity: Neutral = None
     web_search_options: Neutral = None
     prompt_cache_retention: Ignored = None
@@ -163,6 +162,12 @@ class ChatRequest(Body):
         InvalidField: a field has a value that is not supported.
         """
         fields.refuse(self, _NEUTRAL)
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidField("top_logprobs", "top_logprobs: logprobs must be true")
+
+    def wanted_logprobs(self) -> int | None:
+        """Number of likeliest tokens that are told for each; None: no log-probabilities are."""
+        return self.top_logprobs or 0 if self.logprobs else None
 
 
 def offered(tools: "list[dict[str, Any]]", choice: Any) -> tuple[dict[str, Any], ...]:
@@ -171,17 +176,34 @@ def offered(tools: "list[dict[str, Any]]", choice: Any) -> tuple[dict[str, Any],
     Args:
         tools: of the request.
         choice: its `tool_choice`.
+    """
+    return () if choice == "none" else tuple(tools)
+
+
+def forced_call(tools: "list[dict[str, Any]]", choice: Any) -> ForcedCall | None:
+    """The call that a request demands; None: the model decides.
+
+    Args:
+        tools: of the request.
+        choice: its `tool_choice`.
 
     Raises:
-        InvalidField: the choice demands a call, which nothing enforces here.
+        InvalidField: the choice is none, or there is no such tool.
     """
-    if choice == "none":
-        return ()
-    if choice not in (None, "auto"):
-        raise InvalidField(
-            "tool_choice", "tool_choice: only auto and none are supported: a call cannot be enforced", "unsupported_value"
-        )
-    return tuple(tools)
+    match choice:
+        case None | "auto" | "none":
+            return None
+        case "required":
+            name = ""
+        case {"type": "function", "function": {"name": str(name), **more}, **rest} if name and not more and not rest:
+            pass
+        case {"type": "function", "name": str(name), **rest} if name and not rest:  # as responses have it
+            pass
+        case _:
+            raise InvalidField(
+                "tool_choice", "tool_choice: must be auto, none, required, or name a function", "unsupported_value"
+            )
+    return ForcedCall.of(name, [tool["function"]["name"] for tool in tools])
 
 
 def _arguments(call: ToolCall, position: int) -> str:

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from pbkv_cluster.gateway.http.generation.whole import Choice
 from pbkv_cluster.gateway.http.openai import fields
 from pbkv_cluster.gateway.http.openai.chat import DONE, error_event, finish_reason
 from pbkv_cluster.gateway.http.openai.fields import Ignored, Neutral
+from pbkv_cluster.gateway.http.openai.logprobs import completion_logprobs
 from pbkv_cluster.gateway.http.openai.served_model import ServedModel
 from pbkv_cluster.gateway.http.openai.usage import usage_json
 from pbkv_cluster.gateway.http.sessions.hints import read_hints
@@ -30,7 +32,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "echo": (False,),
     "frequency_penalty": (0,),
     "logit_bias": ({},),
-    "logprobs": (),
     "presence_penalty": (0,),
     "suffix": ("",),
 }
@@ -55,11 +56,11 @@ class CompletionRequest(Body):
     metadata: fields.Metadata | None = None
     prompt_cache_key: str | None = None
     nvext: fields.Nvext | None = None
+    logprobs: fields.TopLogprobs | None = None
     best_of: Neutral = None
     echo: Neutral = None
     frequency_penalty: Neutral = None
     logit_bias: Neutral = None
-    logprobs: Neutral = None
     presence_penalty: Neutral = None
     suffix: Neutral = None
     user: Ignored = None
@@ -108,7 +109,8 @@ def _to_ask(asked: CompletionRequest, headers: dict[str, str], size_bytes: int) 
             asked.top_p,
             asked.seed,
             asked.stop,
-            ignore_eos=asked.ignore_eos,
+            asked.ignore_eos,
+            asked.logprobs,
         ),
         size_bytes=size_bytes,
         hints=read_hints(headers, asked.metadata, asked.prompt_cache_key or "", fields.Nvext.priority(asked.nvext)),
@@ -134,17 +136,23 @@ class _Answer:
     def whole(self, choices: list[Choice]) -> dict[str, Any]:
         return {
             **self._head,
-            "choices": [_choice(index, choice.text, finish_reason(choice.end)) for index, choice in enumerate(choices)],
+            "choices": [
+                _choice(index, choice.text, finish_reason(choice.end), completion_logprobs(choice.tokens, 0))
+                for index, choice in enumerate(choices)
+            ],
             "usage": usage_json(choice.end.usage for choice in choices),
         }
 
     async def stream(self, parts: AsyncIterator[Part]) -> AsyncIterator[bytes]:
         ended: dict[int, Ended] = {}
         blank = {"usage": None} if self._with_usage else {}
+        offsets: Counter[int] = Counter()  # characters of each choice's tokens so far
         async for part in parts:
             match part:
                 case TextPart():
-                    yield sse({**self._head, "choices": [_choice(part.choice, part.text, None)], **blank})
+                    logprobs = completion_logprobs(part.tokens, offsets[part.choice])
+                    offsets[part.choice] += sum(len(token.text) for token in part.tokens or ())
+                    yield sse({**self._head, "choices": [_choice(part.choice, part.text, None, logprobs)], **blank})
                 case Ended():
                     ended[part.choice] = part
                     yield sse({**self._head, "choices": [_choice(part.choice, "", finish_reason(part))], **blank})
@@ -154,5 +162,5 @@ class _Answer:
         yield DONE
 
 
-def _choice(index: int, text: str, reason: str | None) -> dict[str, Any]:
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+def _choice(index: int, text: str, reason: str | None, logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from pbkv_cluster.core.logprobs import MAX_TOP
 from pbkv_cluster.core.sampling import SamplingOptions
 from pbkv_cluster.gateway.http.wire.body import Body, Items
 from pbkv_cluster.gateway.http.wire.problems import InvalidField
@@ -21,6 +22,7 @@ TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 MaxTokens = Annotated[int, Field(ge=1, le=ANY_LENGTH)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 Choices = Annotated[int, Field(ge=1, le=MAX_CHOICES)]
+TopLogprobs = Annotated[int, Field(ge=0, le=MAX_TOP)]
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 Stop = StopString | Annotated[Items[StopString], Field(max_length=16)]
 Neutral = Annotated[Any, Field(description="not implemented: only the value that changes nothing is accepted")]
@@ -87,6 +89,7 @@ def sampling(
     seed: int | None,
     stop: str | list[str] | None,
     ignore_eos: bool | None = None,
+    top_logprobs: int | None = None,
 ) -> SamplingOptions:
     """Sampling with the defaults of OpenAI's API, where a model answers at temperature 1."""
     return SamplingOptions(
@@ -96,4 +99,5 @@ def sampling(
         seed=None if seed is None else seed % 2**64,
         stop=() if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
         ignore_eos=bool(ignore_eos),
+        top_logprobs=top_logprobs,
     )

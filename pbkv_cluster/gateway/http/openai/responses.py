@@ -14,7 +14,7 @@ from pbkv_cluster.gateway.http.generation.ask import Ask
 from pbkv_cluster.gateway.http.generation.parts import Part
 from pbkv_cluster.gateway.http.generation.whole import Choice
 from pbkv_cluster.gateway.http.openai import fields
-from pbkv_cluster.gateway.http.openai.chat_request import offered
+from pbkv_cluster.gateway.http.openai.chat_request import forced_call, offered
 from pbkv_cluster.gateway.http.openai.response_events import ResponseEvents, call_item, message_item
 from pbkv_cluster.gateway.http.openai.responses_request import ResponsesRequest
 from pbkv_cluster.gateway.http.openai.served_model import ServedModel
@@ -52,6 +52,7 @@ def _to_ask(asked: ResponsesRequest, headers: dict[str, str], size_bytes: int) -
         hints=read_hints(headers, asked.metadata, asked.prompt_cache_key or "", fields.Nvext.priority(asked.nvext)),
         messages=asked.messages(),
         tools=offered(asked.offered(), asked.tool_choice),
+        forced=forced_call(asked.offered(), asked.tool_choice),
         parallel_calls=asked.parallel_tool_calls is not False,
     )
 

@@ -120,7 +120,7 @@ class ResponsesRequest(Body):
     top_p: fields.TopP | None = None
     stream: bool | None = None
     tools: Annotated[Items[FunctionTool], Field(max_length=1024)] | None = None
-    tool_choice: Annotated[Any, Field(description="auto or none; a call cannot be enforced")] = None
+    tool_choice: Annotated[Any, Field(description="auto, none, required, or a function by its name")] = None
     parallel_tool_calls: bool | None = None
     metadata: fields.Metadata | None = None
     prompt_cache_key: str | None = None

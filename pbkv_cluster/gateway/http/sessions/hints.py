@@ -7,6 +7,7 @@ from typing import Any
 
 from pbkv_cluster.core import checks
 from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.security.caller import current_caller
 
 WORKFLOW = "x-pbkv-workflow"
 AGENT = "x-pbkv-agent"
@@ -56,6 +57,7 @@ def read_hints(
 
     Raises:
         InvalidArgument: a value is too long or no text; names its header or field.
+        PermissionDenied: the tenant is not the caller's.
     """
     said = {name: value for name in _METADATA if isinstance(value := (metadata or {}).get(name), str)}
     for name, value in said.items():
@@ -71,7 +73,7 @@ def read_hints(
         agent=_text(headers, AGENT) or said.get("agent", ""),
         call_site=_text(headers, CALL_SITE) or said.get("call_site", ""),
         workload=_text(headers, WORKLOAD) or said.get("workload", ""),
-        tenant=_text(headers, TENANT),
+        tenant=current_caller().tenant_of(_text(headers, TENANT)),
         priority=priority or 0,
         timeout_s=_seconds(headers, TIMEOUT),
     )

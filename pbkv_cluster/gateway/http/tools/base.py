@@ -45,6 +45,13 @@ class ToolFormat(ABC):
     def call_text(self, call: FunctionCall) -> str:
         """A call as the model would have written it."""
 
+    @abstractmethod
+    def call_start(self, name: str) -> str:
+        """How an answer begins that is a call: up to the arguments of the tool of that name; if that is empty, up to the name.
+
+        It does not end with a blank, with which tokenizers begin the next word.
+        """
+
     def new_call_id(self) -> str:
         """An id for a call that the model has written without one."""
         return f"call_{secrets.token_hex(12)}"

@@ -17,12 +17,14 @@ class ToolWriter:
     form: ToolFormat
     knows_tools: bool  # the chat template prints tools, calls and results itself
 
-    def prompt(self, messages: Sequence[ChatMessage], tools: Sequence[dict[str, Any]]) -> ChatPrompt:
-        """Raises:
-        InvalidArgument: there are tools, and the model calls none.
+    def prompt(self, messages: Sequence[ChatMessage], tools: Sequence[dict[str, Any]], answer: str = "") -> ChatPrompt:
+        """The prompt, with the beginning of the assistant's answer.
+
+        Raises:
+            InvalidArgument: there are tools, and the model calls none.
         """
         if self.knows_tools and not isinstance(self.form, NoToolFormat):
-            return ChatPrompt(tuple(messages), tuple(tools))
+            return ChatPrompt(tuple(messages), tuple(tools), answer)
         written = [self._as_text(message) for message in messages]
         if tools:
             told = self.form.instructions(tools)
@@ -30,7 +32,7 @@ class ToolWriter:
                 written[0] = replace(written[0], content=f"{written[0].text}\n\n{told}")
             else:
                 written.insert(0, ChatMessage("system", told))
-        return ChatPrompt(tuple(written))
+        return ChatPrompt(tuple(written), answer=answer)
 
     def _as_text(self, message: ChatMessage) -> ChatMessage:
         """A message without calls and without the role of a tool, which not every template has."""

@@ -28,6 +28,10 @@ class HermesFormat(ToolFormat):
     def call_text(self, call: FunctionCall) -> str:
         return f'{_OPENS}\n{{"name": {json.dumps(call.name)}, "arguments": {call.arguments or "{}"}}}\n{_CLOSES}'
 
+    def call_start(self, name: str) -> str:
+        begins = f'{_OPENS}\n{{"name": "'
+        return f'{_OPENS}\n{{"name": {json.dumps(name)}, "arguments":' if name else begins
+
 
 class _TagParser(CallParser):
     def __init__(self, form: ToolFormat) -> None:

@@ -20,6 +20,9 @@ class NoToolFormat(ToolFormat):
     def call_text(self, call: FunctionCall) -> str:
         raise InvalidArgument("messages", "this server's model calls no tools (model.tool_format is none)")
 
+    def call_start(self, name: str) -> str:
+        raise InvalidArgument("tool_choice", "this server's model calls no tools (model.tool_format is none)")
+
 
 class PlainParser(CallParser):
     """Passes text on."""

@@ -31,6 +31,9 @@ class Llama3Format(ToolFormat):
     def call_text(self, call: FunctionCall) -> str:
         return f'{{"name": {json.dumps(call.name)}, "parameters": {call.arguments or "{}"}}}'
 
+    def call_start(self, name: str) -> str:
+        return f'{{"name": {json.dumps(name)}, "parameters":' if name else '{"name": "'
+
 
 class MistralFormat(ToolFormat):
     """`[TOOL_CALLS] [{"name": …, "arguments": {…}}, …]`; the tag may be a special token, which is no part of the text."""
@@ -46,6 +49,10 @@ class MistralFormat(ToolFormat):
 
     def call_text(self, call: FunctionCall) -> str:
         return f'{_MISTRAL_TAG} [{{"name": {json.dumps(call.name)}, "arguments": {call.arguments or "{}"}}}]'
+
+    def call_start(self, name: str) -> str:
+        begins = f'{_MISTRAL_TAG} [{{"name": "'
+        return f'{_MISTRAL_TAG} [{{"name": {json.dumps(name)}, "arguments":' if name else begins
 
     def new_call_id(self) -> str:
         return "".join(secrets.choice(_MISTRAL_ID) for _ in range(_MISTRAL_ID_LENGTH))

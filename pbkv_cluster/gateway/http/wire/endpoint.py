@@ -10,8 +10,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from pbkv_cluster.core.security.caller import note_caller
+from pbkv_cluster.core.security.headers import api_key_of
 from pbkv_cluster.gateway.http.wire.problems import Problem, problem_of
 from pbkv_cluster.gateway.http.wire.replies import ClientGone, json_reply
+from pbkv_cluster.rpc.security import this_process
 
 REQUEST_IDS = ("x-request-id", "request-id")  # OpenAI's and Anthropic's
 ErrorShape = Callable[[Problem, str], Any]  # the problem and the request's id to the body of an answer
@@ -34,6 +37,7 @@ class Endpoint:
     streams: bool = False  # it can answer with server-sent events
     error_shape: ErrorShape = openai_error
     parameters: tuple[str, ...] = ()  # in the path
+    needs_key: bool = True  # where API keys are asked for
 
     def route(self) -> Route:
         """For Starlette; errors are answered in the dialect's shape."""
@@ -42,6 +46,8 @@ class Endpoint:
     async def _guarded(self, request: Request) -> Response:
         request_id = f"req_{secrets.token_hex(12)}"
         try:
+            if self.needs_key and (keyring := this_process().keyring) is not None:
+                note_caller(keyring.caller(api_key_of(request.headers)))
             reply = await self.serve(request)
         except (ClientGone, ClientDisconnect):
             return Response(status_code=499)  # nobody reads it

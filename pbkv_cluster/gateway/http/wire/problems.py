@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 
 from pbkv_cluster.core import errors
+from pbkv_cluster.core.security.headers import CHALLENGE
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,10 @@ class NoSuchModel(errors.NotFound):
     """The model that a request names is not the one that is served."""
 
 
+class NoToolCall(errors.PbkvError):
+    """The model has not written the tool call that the request demands."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What a client is told of an error."""
@@ -53,6 +58,8 @@ class Problem:
         """Of the answer."""
         if self.status == 413:
             return {"connection": "close"}  # the rest of the body is not read
+        if self.status == 401:
+            return {"connection": "close", "www-authenticate": CHALLENGE}  # nor is this body
         return {"retry-after": str(max(math.ceil(self.retry_after_s or 0), RETRY_AFTER_S))} if self.status in (429, 503) else {}
 
 
@@ -88,6 +95,8 @@ def problem_of(error: Exception) -> Problem:
             return Problem(413, _INVALID, text, None, "request_too_large")
         case NoSuchModel():
             return Problem(404, _INVALID, text, "model", "model_not_found")
+        case NoToolCall():  # the request is right; with another seed, it may succeed
+            return Problem(422, _INVALID, text, "tool_choice", "no_tool_call")
         case errors.NotFound():
             return Problem(404, _INVALID, text, None, "not_found")
         case errors.FailedPrecondition():
@@ -95,6 +104,10 @@ def problem_of(error: Exception) -> Problem:
         case errors.ResourceExhausted():
             code = "rate_limit_exceeded" if isinstance(error, errors.LimitExceeded) else "overloaded"
             return Problem(429, "rate_limit_error", text, None, code, error.retry_after_s)
+        case errors.Unauthenticated():
+            return Problem(401, _INVALID, text, None, "invalid_api_key")
+        case errors.PermissionDenied():
+            return Problem(403, _INVALID, text, None, "permission_denied")
         case errors.Unavailable():
             return Problem(503, "server_error", text, None, "unavailable")
         case errors.DeadlineExceeded():

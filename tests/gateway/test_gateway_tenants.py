@@ -1,0 +1,113 @@
+"""API keys at the gateway: each tenant sees its own workflows and blocks, and nothing of others."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+from pbkv_cluster.client import AsyncClient, AsyncWorkflow
+from pbkv_cluster.client.connection import AsyncConnection
+from pbkv_cluster.client.inspection import InspectionClient
+from pbkv_cluster.core.errors import InvalidArgument, NotFound, PermissionDenied, Unauthenticated
+from pbkv_cluster.rpc.security import Access, set_up_access
+from tests.certificates import Authority
+from tests.gateway.peers import ScriptedWorker
+from tests.gateway.rig import Rig, refused, running
+from tests.secured import BLUE, OPERATOR, RED, secured
+
+
+@asynccontextmanager
+async def keyed(folder: Path, **settings: str | bool) -> AsyncIterator[tuple[Rig, ScriptedWorker]]:
+    with secured(folder, **settings):
+        worker = ScriptedWorker("w0")
+        async with running(worker) as rig:
+            yield rig, worker
+
+
+async def test_a_key_decides_the_tenant_of_blocks(tmp_path: Path) -> None:
+    async with keyed(tmp_path) as (rig, worker):
+        for key, asked, tenant in ((RED, "", "red"), (RED, "red", "red"), (BLUE, "", "blue"), (OPERATOR, "green", "green")):
+            async with AsyncClient(rig.address, api_key=key) as client:
+                await (await client.start_workflow(tenant=asked)).run(agent="a", prompt="hello", max_tokens=2)
+            assert worker.requests[-1].tenant == tenant
+
+
+async def test_nobody_gets_in_without_a_key(tmp_path: Path) -> None:
+    async with keyed(tmp_path) as (rig, _):
+        for key, problem in (("x" * 30, "not known"), ("", "needed")):
+            set_up_access(Access())
+            async with AsyncClient(rig.address, api_key=key) as client:
+                with pytest.raises(Unauthenticated, match=problem):
+                    await client.status()
+                with pytest.raises(Unauthenticated, match=problem):
+                    await client.start_workflow()
+
+
+async def test_a_tenant_cannot_touch_anothers_workflow(tmp_path: Path) -> None:
+    async with (
+        keyed(tmp_path) as (rig, worker),
+        AsyncClient(rig.address, api_key=RED) as red,
+        AsyncClient(rig.address, api_key=BLUE) as blue,
+    ):
+        mine = await red.start_workflow("mine")
+        await mine.run(agent="a", prompt="hello", max_tokens=2)
+        before = len(worker.requests)
+        theirs = AsyncWorkflow(AsyncConnection(rig.address, 30.0, Access(BLUE)), "mine", 60.0)  # its id is all that it takes
+        with pytest.raises(NotFound, match="no open workflow 'mine'"):
+            await theirs.run(agent="a", prompt="hello", max_tokens=2)
+        with pytest.raises(NotFound):
+            async with theirs.tool("search"):
+                pass
+        with pytest.raises(NotFound):
+            await theirs.end()
+        with pytest.raises(InvalidArgument, match="tenant: workflow 'mine' is open under another tenant"):
+            await blue.start_workflow("mine")
+        with pytest.raises(PermissionDenied, match="another tenant than 'red'"):
+            await blue.start_workflow("mine", tenant="red")
+        assert len(worker.requests) == before
+        await mine.run(agent="a", prompt="hello again", max_tokens=2)
+        await mine.end()
+
+
+async def test_a_gateway_that_starts_again_keeps_tenants_apart(tmp_path: Path) -> None:
+    async with keyed(tmp_path) as (rig, _):
+        async with AsyncClient(rig.address, api_key=RED) as red:
+            mine = await red.start_workflow("mine")
+            await mine.run(agent="a", prompt="hello", max_tokens=2)
+            await rig.recorded("mine", 1)
+        await rig.restart_gateway()
+        async with AsyncClient(rig.address, api_key=BLUE) as blue:
+            with pytest.raises(InvalidArgument, match="another tenant"):
+                await blue.start_workflow("mine")
+        async with AsyncClient(rig.address, api_key=RED) as red:
+            await (await red.start_workflow("mine")).end()
+
+
+async def test_what_concerns_all_tenants_is_for_operators(tmp_path: Path) -> None:
+    async with keyed(tmp_path) as (rig, _):
+        async with AsyncClient(rig.address, api_key=RED) as red:
+            with pytest.raises(PermissionDenied, match="GetClusterStatus needs the API key of an operator"):
+                await red.status()
+        set_up_access(Access(RED))
+        async with InspectionClient(rig.address) as inspection:
+            with pytest.raises(PermissionDenied):
+                await inspection.workflows()
+        async with AsyncClient(rig.address, api_key=OPERATOR) as operator:
+            assert len((await operator.status()).workers) == 1
+
+
+async def test_a_client_trusts_what_it_is_told_to(tmp_path: Path) -> None:
+    own = Authority(tmp_path).sign("gateway")
+    async with keyed(tmp_path, tls_certificate=own.certificate, tls_key=own.key, tls_ca=own.ca) as (rig, worker):
+        async with AsyncClient(rig.address, api_key=RED, tls_ca=own.ca) as client:
+            await (await client.start_workflow()).run(agent="a", prompt="hello", max_tokens=2)
+        assert worker.requests[-1].tenant == "red", "gateway and worker have met over TLS, too"
+
+
+async def test_without_credentials_nothing_has_changed(tmp_path: Path) -> None:
+    async with running(ScriptedWorker("w0")) as rig, AsyncClient(rig.address, api_key=RED) as client:
+        await (await client.start_workflow("w", tenant="any")).run(agent="a", prompt="hello", max_tokens=2)
+        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "tenant: workflow 'w' is open under another tenant"):
+            await rig.start_workflow(workflow_id="w", tenant="other")

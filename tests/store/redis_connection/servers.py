@@ -1,0 +1,172 @@
+"""Real redis-servers for a test: alone, as primary and replica with Sentinels, as a Redis Cluster, and one behind TLS."""
+
+import asyncio
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from pbkv_cluster.store.cluster_index.redis_server import find_binary, free_port, listen
+from tests.polling import wait_for
+
+HOST = "127.0.0.1"
+START_S = 60.0
+BUS = 10_000  # the port of a node's cluster bus lies so far above its own
+
+
+@dataclass(eq=False)
+class Server:
+    """One process."""
+
+    port: int
+    process: "subprocess.Popen[bytes]" = field(repr=False)
+
+    @property
+    def address(self) -> str:
+        return f"{HOST}:{self.port}"
+
+    def client(self, **options: Any) -> Any:
+        return redis.Redis(host=HOST, port=self.port, decode_responses=True, socket_timeout=5.0, **options)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def answers(self) -> bool:
+        assert self.process.poll() is None, "the server has ended"
+        try:
+            with self.client() as client:
+                client.ping()
+        except redis.AuthenticationError:
+            return True
+        except redis.RedisError:
+            return False
+        return True
+
+
+@contextmanager
+def serving(folder: Path, *settings: str, port: int = 0, sentinel: bool = False) -> Iterator[Server]:
+    """A server with a configuration file of its own, which Sentinels and nodes of a Redis Cluster write to."""
+    port = port or free_port(HOST)
+    home = folder / str(port)
+    home.mkdir()
+    lines = [f"port {port}", f"bind {HOST}", f"dir {home}", "protected-mode no", *settings]
+    if not sentinel:
+        lines += ['save ""', "appendonly no"]
+    (home / "redis.conf").write_text("\n".join(lines) + "\n")
+    with (home / "log").open("wb") as log:
+        command = [find_binary(), str(home / "redis.conf"), *(["--sentinel"] if sentinel else [])]
+        server = Server(port, subprocess.Popen(command, stdout=log, stderr=log))
+    try:
+        wait_for(server.answers, START_S)
+        yield server
+    finally:
+        server.kill()
+
+
+@dataclass
+class Watched:
+    """A primary, its replica, and three Sentinels that watch them."""
+
+    primary: Server
+    replica: Server
+    sentinels: list[Server]
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(sentinel.address for sentinel in self.sentinels)
+        return f"redis+sentinel://app:secret-of-app@{hosts}/main/0"
+
+
+_USERS = ("user app on >secret-of-app ~* &* +@all", "user default on >secret ~* &* +@all")
+
+
+@contextmanager
+def watched(folder: Path) -> Iterator[Watched]:
+    with ExitStack() as stack:
+        primary = stack.enter_context(serving(folder, *_USERS, "masterauth secret"))
+        replication = (f"replicaof {HOST} {primary.port}", "masterauth secret", "repl-diskless-sync-delay 0")
+        replica = stack.enter_context(serving(folder, *_USERS, *replication))
+        watch = (
+            f"sentinel monitor main {HOST} {primary.port} 2",
+            "sentinel auth-pass main secret",
+            "sentinel down-after-milliseconds main 1000",
+            "sentinel failover-timeout main 5000",
+        )
+        sentinels = [stack.enter_context(serving(folder, *watch, sentinel=True)) for _ in range(3)]
+        found = Watched(primary, replica, sentinels)
+
+        def know_each_other() -> bool:
+            for each in sentinels:
+                with each.client() as client:
+                    state = client.sentinel_master("main")
+                    if state["num-other-sentinels"] != 2 or state["num-slaves"] != 1:
+                        return False
+            with replica.client(password="secret") as client:
+                return bool(client.info("replication")["master_link_status"] == "up")
+
+        wait_for(know_each_other, START_S)
+        yield found
+
+
+@contextmanager
+def cluster(folder: Path, nodes: int = 3) -> Iterator[list[Server]]:
+    """A Redis Cluster whose nodes have equal parts of the slots."""
+    with ExitStack() as stack:
+        settings = ("cluster-enabled yes", "cluster-node-timeout 5000")
+        started = [stack.enter_context(serving(folder, *settings, port=_port_with_bus())) for _ in range(nodes)]
+        for number, node in enumerate(started):
+            with node.client() as client:
+                client.execute_command("CLUSTER", "ADDSLOTS", *range(16384 * number // nodes, 16384 * (number + 1) // nodes))
+                for other in started[:number]:
+                    client.execute_command("CLUSTER", "MEET", HOST, other.port)
+
+        def agree() -> bool:
+            for node in started:
+                with node.client() as client:
+                    if client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
+                        return False
+                    if len(client.execute_command("CLUSTER SLOTS")) != nodes:
+                        return False
+            return True
+
+        wait_for(agree, START_S)
+        yield started
+
+
+def _port_with_bus() -> int:
+    """A port whose cluster bus is free as well, and like it none that the kernel gives to others."""
+    while True:
+        port = free_port(HOST) - BUS
+        with suppress(OSError), listen(HOST, port):
+            return port
+
+
+@asynccontextmanager
+async def behind_tls(server: Server, context: ssl.SSLContext) -> AsyncIterator[int]:
+    """The port at which what arrives over TLS is passed on to a server: the one that tests bring does not speak TLS itself."""
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        except OSError:  # the other side has gone
+            pass
+        finally:
+            writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_connection(HOST, server.port)
+        await asyncio.gather(copy(reader, inner_writer), copy(inner_reader, writer))
+
+    proxy = await asyncio.start_server(serve, HOST, 0, ssl=context)
+    try:
+        yield proxy.sockets[0].getsockname()[1]
+    finally:
+        proxy.close()
