@@ -60,6 +60,9 @@ class InspectionClient(OperatorConnection):
         call = self._stub.WatchWorkflows(inspection_pb2.WatchWorkflowsRequest(with_token_ids=with_token_ids))
         with typed_errors():
             await call.initial_metadata()
+            if call.done():  # it has failed: metadata that never came are none
+                async for _ in call:
+                    pass
         return self._events(call)
 
     @staticmethod

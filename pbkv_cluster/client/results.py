@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.core.logprobs import TokenLogprobs
 from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.core.workflow.logprobs import TokenLogprobs
 from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from pbkv_cluster.core import checks
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.logprobs import MAX_TOP
+from pbkv_cluster.core.workflow.logprobs import MAX_TOP
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_BYTES = 1024  # of one

@@ -22,6 +22,7 @@ NEEDED: dict[str, list[str]] = {
     "pbkv workflows show": ["w"],
     "pbkv workflows end": ["w"],
     "pbkv cache prefetch": ["hello"],
+    "pbkv record": ["--out", "TMP/trace.jsonl"],
 }
 # Doctor goes on, and tells of the address among its findings; its own tests cover that.
 WITH_ENDPOINT = [name for name, each in COMMANDS.items() if "endpoint" in inspect.signature(each).parameters]
@@ -56,8 +57,8 @@ def test_every_flag_of_every_command_is_documented_and_alike() -> None:
 
 
 @pytest.mark.parametrize("command", ONE_LINE)
-def test_a_wrong_address_is_said_in_one_line(pbkv: Pbkv, command: str) -> None:
-    args = [*command.split()[1:], *NEEDED.get(command, [])]
+def test_a_wrong_address_is_said_in_one_line(pbkv: Pbkv, command: str, tmp_path: Path) -> None:
+    args = [*command.split()[1:], *(each.replace("TMP", str(tmp_path)) for each in NEEDED.get(command, []))]
     for address, code, words in ((NOBODY, 1, "failed to connect"), ("nonsense", 2, "endpoint: must be HOST:PORT")):
         refused = pbkv(*args, "--endpoint", address)
         assert refused.code == code, refused.err
@@ -75,3 +76,10 @@ def test_a_replay_to_a_wrong_address_is_said_in_one_line(pbkv: Pbkv, tmp_path: P
 
 def test_commands_with_an_endpoint_were_found() -> None:
     assert len(ONE_LINE) >= 14
+
+
+@pytest.mark.parametrize("command", WITH_ENDPOINT)
+def test_who_connects_may_show_a_key_and_check_a_certificate(command: str) -> None:
+    names = {flag.names for flag in flags(COMMANDS[command])}
+    assert any("--api-key" in each for each in names), command
+    assert any("--tls-ca" in each for each in names), command

@@ -11,10 +11,10 @@ from pbkv_cluster.cache.tiers.transfer import Transfer, TransferEngine
 from pbkv_cluster.cache.tree.node import Slots
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
-from pbkv_cluster.core.logprobs import TokenLogprobs
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier, Usage
+from pbkv_cluster.core.workflow.logprobs import TokenLogprobs
 from pbkv_cluster.core.workflow.step_events import FinishReason
 from pbkv_cluster.gpu_worker.attention import IMPLEMENTATION
 from pbkv_cluster.gpu_worker.engine.engine import Engine

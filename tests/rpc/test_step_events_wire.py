@@ -2,9 +2,9 @@
 
 import pytest
 
-from pbkv_cluster.core.logprobs import TokenLogprobs
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier, Usage
+from pbkv_cluster.core.workflow.logprobs import TokenLogprobs
 from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
 from pbkv_cluster.rpc.convert import step_event_from_wire, step_event_to_wire
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint
+from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import check_target
 from pbkv_cluster.cli.traces.secret import Secret, ids_of
 from pbkv_cluster.core.errors import InvalidArgument
@@ -18,6 +18,7 @@ from pbkv_cluster.core.errors import InvalidArgument
 if TYPE_CHECKING:
     from pbkv_cluster.simulator.recording.ids import Ids
     from pbkv_cluster.simulator.recording.recorder import Recorder
+    from pbkv_cluster.simulator.recording.trace_file import TraceFile
 
 _MB = 1_000_000
 _LOOPBACK = "127.0.0.1"
@@ -27,6 +28,7 @@ _READ_AHEAD = 64  # calls
 T = TypeVar("T")
 
 
+@connected
 def record(
     out: Annotated[Path, typer.Option(metavar="FILE", help="Trace to write, .jsonl or .jsonl.gz.")],
     endpoint: Endpoint = DEFAULT_ENDPOINT,
@@ -88,16 +90,22 @@ def record(
                 return _log(access_log, recorder, ids)
             return _cluster(endpoint, recorder, ids, with_tokens)
 
+        has_failed = True
         try:
             asyncio.run(_until_over(recorder, duration, workflows, source))
+            has_failed = False
         finally:
             recorder.finish()
-            cut = f", {recorder.cut:,} of them cut" if recorder.cut else ""
-            typer.echo(
-                f"{out}: {recorder.written:,} workflows{cut}, {recorder.steps:,} steps, {file.size_bytes:,} bytes", err=True
-            )
-            if recorder.full:
-                typer.echo(f"the recording has ended: {out} may have {max_mb:g} MB (--max-mb)", err=True)
+            if recorder.written or not has_failed:
+                _tell(out, recorder, file, max_mb)
+
+
+def _tell(out: Path, recorder: "Recorder", file: "TraceFile", max_mb: float) -> None:
+    """Says what has been recorded."""
+    cut = f", {recorder.cut:,} of them cut" if recorder.cut else ""
+    typer.echo(f"{out}: {recorder.written:,} workflows{cut}, {recorder.steps:,} steps, {file.size_bytes:,} bytes", err=True)
+    if recorder.full:
+        typer.echo(f"the recording has ended: {out} may have {max_mb:g} MB (--max-mb)", err=True)
 
 
 async def _until_over(

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pbkv_cluster.core import tokens
-from pbkv_cluster.core.logprobs import TokenLogprobs
 from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.core.workflow.logprobs import TokenLogprobs
 
 
 class FinishReason(StrEnum):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from pbkv_cluster.core.logprobs import TokenLogprobs
+from pbkv_cluster.core.workflow.logprobs import TokenLogprobs
 
 
 def next_logprobs(logits: torch.Tensor, tokens: Sequence[int], wanted: Sequence[int | None]) -> list[TokenLogprobs | None]:

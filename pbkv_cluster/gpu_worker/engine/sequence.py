@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.core.blocks import Namespace
-from pbkv_cluster.core.logprobs import TokenLogprobs
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import TOKEN_BYTES, count
 from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.core.workflow.logprobs import TokenLogprobs
 from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.gpu_worker.engine.queue.step_queue import Rank
 from pbkv_cluster.gpu_worker.engine.text_stream import TextStream

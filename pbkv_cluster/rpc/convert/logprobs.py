@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from pbkv_cluster.core.logprobs import TokenLogprobs
+from pbkv_cluster.core.workflow.logprobs import TokenLogprobs
 from pbkv_cluster.rpc.v1 import types_pb2
 
 

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from pbkv_cluster.client import AsyncClient
-from pbkv_cluster.core.logprobs import TokenLogprobs
+from pbkv_cluster.core.workflow.logprobs import TokenLogprobs
 from pbkv_cluster.gateway.http.generation.parts import ShownToken
 from pbkv_cluster.gateway.http.openai.logprobs import chat_logprobs, completion_logprobs
 from tests.gateway.http.http_rig import MODEL, http_running

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pbkv_cluster.core.logprobs import MAX_TOP
 from pbkv_cluster.core.sampling import SamplingOptions
+from pbkv_cluster.core.workflow.logprobs import MAX_TOP
 from pbkv_cluster.gateway.http.wire.body import Body, Items
 from pbkv_cluster.gateway.http.wire.problems import InvalidField
 
