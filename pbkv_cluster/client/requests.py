@@ -31,6 +31,7 @@ class StepOptions(TypedDict, total=False):
     stop: str | Sequence[str]  # the output ends before any of these
     ignore_eos: bool  # go on past the model's end-of-sequence token
     forced_output: bytes | Sequence[int]  # token ids to decode instead of choosing; for replay
+    step_id: str  # at most 256 bytes; a step that is submitted again with its id is not run again; default: drawn
     timeout_s: float  # seconds that the whole step may take; default: no limit
 
 
@@ -81,6 +82,7 @@ def step_request(workflow_id: str, agent: str, prompt: Prompt, options: StepOpti
             sampling=_sampling(options),
             priority=options.get("priority", 0),
             tenant=options.get("tenant", ""),
+            step_id=options.get("step_id") or uuid.uuid4().hex,
         )
     except (TypeError, ValueError) as error:
         # Protobuf's own message names the field, for a value of the wrong type and for one out of its range.

@@ -14,6 +14,11 @@ from pbkv_cluster.core import errors
 
 log = logging.getLogger(__name__)
 
+# Trailing metadata of a call that a server of ours ended with UNAVAILABLE: whether the same call is worth another try. Without
+# it, gRPC itself gives the status: the server, or the way to it, is gone.
+_ANSWER = "pbkv-answer"
+_FINAL, _AGAIN = "final", "again"
+
 _STATUS: dict[type[errors.PbkvError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
@@ -39,10 +44,20 @@ def from_rpc(error: aio.AioRpcError | grpc.RpcError) -> errors.PbkvError:
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return errors.ResourceExhausted(details)
         case grpc.StatusCode.UNAVAILABLE:
-            return errors.Unavailable(details)
+            return errors.Unavailable(details) if _answer(error) == _FINAL else errors.TryAgain(details)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return errors.DeadlineExceeded(details)
     return errors.PbkvError(f"{code.name}: {details}")
+
+
+def is_unanswered(error: aio.AioRpcError | grpc.RpcError) -> bool:
+    """Whether a call failed because its server, or the way to it, is gone."""
+    return error.code() is grpc.StatusCode.UNAVAILABLE and not _answer(error)
+
+
+def _answer(error: aio.AioRpcError | grpc.RpcError) -> str:
+    metadata: Any = error.trailing_metadata() if callable(getattr(error, "trailing_metadata", None)) else ()
+    return next((str(value) for key, value in metadata or () if key == _ANSWER), "")
 
 
 class ErrorInterceptor(aio.ServerInterceptor):
@@ -154,6 +169,8 @@ async def _abort(context: aio.ServicerContext[Any, Any], error: Exception, metho
         raise error
     for kind, status in _STATUS.items():
         if isinstance(error, kind):
-            await context.abort(status, str(error))
+            answer = _AGAIN if isinstance(error, errors.TryAgain) else _FINAL
+            unavailable = status is grpc.StatusCode.UNAVAILABLE
+            await context.abort(status, str(error), ((_ANSWER, answer),) if unavailable else ())
     log.error("%s failed", method, exc_info=error)
     await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")

@@ -99,7 +99,8 @@ def print_addresses(cluster: "LocalCluster") -> None:
     """Prints where the parts of a cluster are; no passwords."""
     from pbkv_cluster.integrations.otel.member import MEMBER
 
-    typer.echo(f"gateway    {cluster.gateway_address}")
+    gateways = ",".join(cluster.gateway_addresses)
+    typer.echo(f"gateway    {gateways}")
     if cluster.http_address:
         typer.echo(f"http       http://{cluster.http_address}/v1 (OpenAI's API; Anthropic's without /v1)")
     typer.echo(f"redis      {without_password(cluster.redis_url)}")
@@ -113,8 +114,8 @@ def print_addresses(cluster: "LocalCluster") -> None:
         typer.echo(f"dashboard  {cluster.dashboard_url}")
     if cluster.ray_dashboard_url:
         typer.echo(f"ray        {cluster.ray_dashboard_url}")
-    typer.echo(f'try        pbkv submit --endpoint {cluster.gateway_address} --agent writer "Once upon a time"')
-    typer.echo(f"           pbkv status --endpoint {cluster.gateway_address}")
+    typer.echo(f'try        pbkv submit --endpoint {gateways} --agent writer "Once upon a time"')
+    typer.echo(f"           pbkv status --endpoint {gateways}")
 
 
 def _edges(config: "Config") -> "dict[str, MakeMember]":

@@ -14,8 +14,7 @@ from pbkv_cluster.core.locations.addresses import parse_address
 from pbkv_cluster.core.locations.model_path import local_model
 from pbkv_cluster.gateway.http.tools.formats import tool_format
 from pbkv_cluster.predictor_service.experts import EXPERTS
-from pbkv_cluster.rpc.services import GATEWAY
-from pbkv_cluster.store.cluster_index import Directory, ServiceEntry, connect
+from pbkv_cluster.store.cluster_index import Directory, GatewayEntry, connect
 from pbkv_cluster.store.cluster_index.redis_check import TIMEOUT_S, check_redis
 from pbkv_cluster.store.cluster_index.redis_server import find_binary, listen
 
@@ -58,17 +57,16 @@ def check_name_is_free(config: Config) -> None:
         return  # a server of our own is empty
     name, ttl_s = config.cluster.name, config.redis.lease_s
 
-    async def gateway() -> ServiceEntry | None:
+    async def gateways() -> list[GatewayEntry]:
         redis = connect(config.redis.url)
         try:
-            return await Directory(redis, name, ttl_s).service(GATEWAY)
+            return await Directory(redis, name, ttl_s).gateways()
         finally:
             await redis.aclose()
 
-    found = asyncio.run(gateway())
-    if found is not None:
+    if found := asyncio.run(gateways()):
         raise StartupError(
-            f"cluster.name: a cluster {name!r} with its gateway at {found.address} uses this Redis; choose another name "
+            f"cluster.name: a cluster {name!r} with its gateway at {found[0].address} uses this Redis; choose another name "
             f"(if it was killed, its name is free again after redis.lease_s, {ttl_s:g} s)"
         )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from pbkv_cluster.core.sampling import SamplingOptions
 from pbkv_cluster.core.text.chat_message import ChatMessage
+from pbkv_cluster.core.workflow.resumption import Resumption
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +42,5 @@ class StepRequest:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     priority: int = 0  # higher goes first among the waiting
     tenant: str = ""  # empty: the workflow's
+    step_id: str = ""  # requests of a workflow with the same are one step; empty: this one is
+    resume: Resumption | None = None  # what the client has of the step; only with `step_id`

@@ -8,7 +8,13 @@ from pbkv_cluster.rpc.convert.chat import chat_from_wire, chat_to_wire
 from pbkv_cluster.rpc.convert.events import event_from_wire, event_to_wire
 from pbkv_cluster.rpc.convert.forecasts import forecasts_from_wire, forecasts_to_wire
 from pbkv_cluster.rpc.convert.remote_steps import remote_steps_from_wire, remote_steps_to_wire
-from pbkv_cluster.rpc.convert.sampling import sampling_from_wire, sampling_options_from_wire, sampling_to_wire
+from pbkv_cluster.rpc.convert.resumptions import resumption_from_wire, resumption_to_wire
+from pbkv_cluster.rpc.convert.sampling import (
+    sampling_from_wire,
+    sampling_options_from_wire,
+    sampling_options_to_wire,
+    sampling_to_wire,
+)
 from pbkv_cluster.rpc.convert.step_events import (
     finish_reason_from_wire,
     finish_reason_to_wire,
@@ -33,8 +39,11 @@ __all__ = [
     "packed_from_wire",
     "remote_steps_from_wire",
     "remote_steps_to_wire",
+    "resumption_from_wire",
+    "resumption_to_wire",
     "sampling_from_wire",
     "sampling_options_from_wire",
+    "sampling_options_to_wire",
     "sampling_to_wire",
     "step_event_from_wire",
     "step_event_to_wire",
