@@ -9,6 +9,7 @@ from pbkv_cluster.client import AsyncClient
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.core.workflow.step_events import Accepted, Tokens
+from pbkv_cluster.predictor_service.events.open_workflows import OpenWorkflows as PredictorWorkflows
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
 from tests.gateway.pair import Pair, pair
 from tests.gateway.peers import ScriptedWorker, answer_tokens
@@ -159,6 +160,28 @@ async def test_gateways_that_race_for_a_workflow_agree_on_its_holder() -> None:
         assert all(answer.token_ids == WHOLE[:4] for answer in answers)
         held_by_a = [both.rig.gateway.workflows.workflows.peek(workflow) is not None for workflow in workflows]
         assert [both.b.holds(workflow) for workflow in workflows] == [not held for held in held_by_a]
+
+
+async def test_the_predictor_takes_the_steps_in_order_though_both_gateways_fight_for_the_workflow() -> None:
+    async with pair(ScriptedWorker("w0")) as both:
+        workflow = await both.a.start()
+        for _ in range(6):
+            both.a.gateway.peers.lose(both.b.gateway.peers.me)
+            both.b.gateway.peers.lose(both.a.gateway.peers.me)
+            answers = await asyncio.gather(*(side.run(workflow) for side in (both.a, both.b, both.b, both.a)))
+            assert all(answer.token_ids == WHOLE[:4] for answer in answers)
+        await both.b.end(workflow)
+        await until(lambda: any(event.kind is EventKind.WORKFLOW_ENDED for event in both.predictor.events), "the end has come")
+        known = PredictorWorkflows(both.rig.clock, lease_s=600.0, max_workflows=9, max_ended=9)
+        taken = []
+        for event in both.predictor.events:
+            if (outcome := known.judge(event)).accepted:
+                known.record(event, outcome)
+                taken.append(event)
+        started = [(event.sequence >> 32, event.step) for event in taken if event.kind is EventKind.STEP_STARTED]
+        assert started == sorted(set(started)), "by holder, and each holder's in the order of their numbers"
+        assert len({holder for holder, _ in started}) > 1, "the workflow has changed hands"
+        assert taken[-1].kind is EventKind.WORKFLOW_ENDED
 
 
 async def test_the_workflows_of_a_gateway_that_is_gone_for_good_end_by_their_leases() -> None:

@@ -19,6 +19,10 @@ from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow
 _MAX_STEPS_AHEAD = 4096  # that a lost gateway may have started after it had written the workflow's entry for the last time
 
 
+class WorkflowMoved(TryAgain):
+    """Another gateway has taken the workflow over while the request was read. Nothing has been done for the step."""
+
+
 @dataclass(slots=True)
 class RequestReader:
     """Makes the `StepSpec` of a step."""
@@ -98,10 +102,10 @@ class RequestReader:
 def check_open(workflow: OpenWorkflow) -> None:
     """Raises:
     NotFound: the workflow has ended.
-    TryAgain: another gateway holds it by now.
+    WorkflowMoved: another gateway holds it by now.
     """
     if workflow.moved:
-        raise TryAgain(f"workflow {workflow.id!r} has moved to another gateway: try again")
+        raise WorkflowMoved(f"workflow {workflow.id!r} has moved to another gateway: try again")
     if workflow.ended:
         raise NotFound(f"workflow {workflow.id!r} has ended")
 

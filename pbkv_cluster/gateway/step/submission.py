@@ -23,7 +23,7 @@ from pbkv_cluster.gateway.step.forwarding import Forwarding
 from pbkv_cluster.gateway.step.prompt_reader import PromptReader
 from pbkv_cluster.gateway.step.relay import Relay
 from pbkv_cluster.gateway.step.request import ChatPrompt, Prompt, StepRequest, TextPrompt, TokenPrompt
-from pbkv_cluster.gateway.step.request_reader import RequestReader
+from pbkv_cluster.gateway.step.request_reader import RequestReader, WorkflowMoved
 from pbkv_cluster.gateway.step.state import StepState
 from pbkv_cluster.gateway.step.step import Step, StepSpec
 from pbkv_cluster.gateway.workflow.events import EventReporter
@@ -106,26 +106,41 @@ class Submission:
     async def _serve(self, step: Step, request: StepRequest, passed_on: bool) -> AsyncIterator[StepEvent]:
         """Runs the step here, or has the gateway run it that holds the workflow."""
         sampling = self.reader.check(request)
-        received: Received | None = None  # while it runs elsewhere
+        received: Received | None = None  # if it has run elsewhere
         for _ in range(_ATTEMPTS):
             try:
                 workflow = await self.workflows.find(request.workflow_id)
             except HeldElsewhere as elsewhere:
                 if passed_on:
                     raise elsewhere.moved() from None
-                holder = elsewhere.holder
+                if received is None:
+                    request = replace(request, step_id=request.step_id or uuid.uuid4().hex)
+                    sampling = self.reader.check(request)
+                    received = Received.after(request.resume)
+                events = self.forwarding.run(step, request, elsewhere.holder, received)
             else:
-                break
-            if received is None:
-                request = replace(request, step_id=request.step_id or uuid.uuid4().hex)
-                sampling = self.reader.check(request)
-                received = Received.after(request.resume)
-            async for event in self.forwarding.run(step, request, holder, received):
-                yield event
+                events = self._run_here(step, workflow, request, sampling, received)
+            try:
+                async for event in events:
+                    yield event
+            except WorkflowMoved:
+                if passed_on:
+                    raise
+                self._leave(step)
+                continue
             if step.is_final:
                 return
-        else:
-            raise TryAgain(f"workflow {request.workflow_id!r} moves from gateway to gateway")
+        raise TryAgain(f"workflow {request.workflow_id!r} moves from gateway to gateway")
+
+    async def _run_here(
+        self,
+        step: Step,
+        workflow: OpenWorkflow,
+        request: StepRequest,
+        sampling: SamplingParams,
+        received: Received | None,
+    ) -> AsyncIterator[StepEvent]:
+        """Runs a step of a workflow that this gateway holds; `received`: what the client has, if the step has run elsewhere."""
         if step.is_final:
             return
         step.workflow = workflow  # from now on it keeps its workflow open, however long it takes to read its prompt
@@ -136,6 +151,14 @@ class Submission:
         async for event in run(step, workflow, request, sampling):
             if received is None or received.take(event):
                 yield event
+
+    def _leave(self, step: Step) -> None:
+        """A step is not one of its workflow yet, and will not be here."""
+        if step.workflow is not None:
+            step.workflow.running.discard(step)
+            if (noted := self.noted.pop(step, None)) is not None:
+                self.answers.settle(step.workflow, *noted)
+        step.workflow = None
 
     async def _run_once(
         self, step: Step, workflow: OpenWorkflow, request: StepRequest, sampling: SamplingParams
