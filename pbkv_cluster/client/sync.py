@@ -46,7 +46,7 @@ class Client:
         return Workflow(self._connection, opened.workflow_id, opened.lease_s)
 
     def status(self) -> workflow_pb2.GetClusterStatusResponse:
-        """What runs where, and how well the cache does, since the gateway started.
+        """What runs where, and how well the cache does, since the gateways started.
 
         Raises:
             Unavailable: the gateway is not reachable.

@@ -33,7 +33,7 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True)
 class ClusterStatus:
-    """What runs where, and how well the cache does, since the gateway started."""
+    """What runs where, and how well the cache does, since this gateway started."""
 
     cluster: str
     model: str

@@ -1,5 +1,6 @@
 """Two gateways of one cluster, `a` and `b`, in one process, over scripted workers and a scripted predictor."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pbkv_cluster.gateway.server import GatewayServer
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.v1 import workflow_pb2
 from pbkv_cluster.rpc.v1 import workflow_pb2_grpc as workflow_grpc
+from pbkv_cluster.store.cluster_index import GatewayEntry
 from tests.gateway.peers import ScriptedPredictor, ScriptedWorker
 from tests.gateway.rig import PATIENCE_S, Answer, Rig, codec, read, running, step_request
 
@@ -65,4 +67,7 @@ async def pair(*workers: ScriptedWorker, **settings: Any) -> AsyncIterator[Pair]
         channel = connect(address)
         rig.stack.push_async_callback(channel.close)
         second = Side(gateway, address, workflow_grpc.WorkflowServiceStub(channel))
+        for side, name in ((first, "gateway"), (second, "gateway-1")):
+            entry = GatewayEntry(name, side.gateway.peers.incarnation, "node", side.address, "", os.getpid())
+            await rig.directory.announce_gateway(entry)
         yield Pair(rig, first, second, predictor)

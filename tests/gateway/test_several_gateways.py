@@ -6,7 +6,9 @@ import grpc
 import pytest
 
 from pbkv_cluster.client import AsyncClient
+from pbkv_cluster.client.inspection import InspectionClient
 from pbkv_cluster.core.clock import ManualClock
+from pbkv_cluster.core.errors import NotFound
 from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.core.workflow.step_events import Accepted, Tokens
 from pbkv_cluster.predictor_service.events.open_workflows import OpenWorkflows as PredictorWorkflows
@@ -60,6 +62,37 @@ async def test_a_workflow_that_is_opened_at_both_at_the_same_time_is_one() -> No
             assert both.a.holds(f"w{number}") != both.b.holds(f"w{number}")
             answers = await asyncio.gather(*(side.run(f"w{number}") for side in (both.a, both.b)))
             assert sorted(answer.accepted[0].step for answer in answers) == [0, 1]
+
+
+async def test_any_gateway_tells_of_the_whole_cluster() -> None:
+    async with pair(ScriptedWorker("w0")) as both:
+        here, there = await both.a.start(workload="x"), await both.b.start(workload="x")
+        for side, workflow, times in ((both.a, here, 2), (both.b, there, 3)):
+            for _ in range(times):
+                await side.run(workflow)
+        for side in (both.a, both.b):
+            status = await side.stub.GetClusterStatus(workflow_pb2.GetClusterStatusRequest())
+            assert (status.open_workflows, status.totals.steps, status.totals.generated_tokens) == (2, 5, 20)
+            assert status.decisions["route_only_worker"] == 5
+            assert [(each.name, each.reachable, each.open_workflows) for each in status.gateways] == [
+                ("gateway", True, 1),
+                ("gateway-1", True, 1),
+            ]
+            async with InspectionClient(side.address) as inspection:
+                listed = await inspection.workflows(workload="x")
+                assert (listed.open, [each.workflow_id for each in listed.workflows]) == (2, [there, here])
+                assert len((await inspection.workflows(limit=1)).workflows) == 1
+                (agent,) = (await inspection.agents()).agents
+                assert (agent.steps, agent.prompt_tokens) == (5, 5 * len("what comes next?"))
+                assert [len((await inspection.workflow(each)).steps) for each in (here, there)] == [2, 3]
+                with pytest.raises(NotFound):
+                    await inspection.workflow("nobody's")
+        async with InspectionClient(both.b.address) as inspection:
+            await inspection.end_workflow(here)
+            assert (await inspection.workflows()).open == 1
+        await both.a.gateway.stop()
+        status = await both.b.stub.GetClusterStatus(workflow_pb2.GetClusterStatusRequest())
+        assert [each.reachable for each in status.gateways] == [False, True]
 
 
 async def test_errors_and_refusals_of_the_holder_reach_the_client_of_the_other() -> None:

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 
 import grpc
 
+from pbkv_cluster.core.sampling import SamplingOptions
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.workflow.events import EventKind
+from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, Tokens
+from pbkv_cluster.gateway.step.request import StepRequest, TextPrompt
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
 from tests.gateway.pair import pair
 from tests.gateway.peers import ScriptedWorker, answer_tokens
@@ -168,3 +171,23 @@ async def test_what_cannot_be_gone_on_with_is_refused_by_name() -> None:
         for problem, step_id, resume in wrong:
             async with refused(grpc.StatusCode.INVALID_ARGUMENT, problem):
                 await rig.run(workflow, step_id=step_id, sampling=EIGHT, resume=resume)
+
+
+async def test_closing_a_call_ends_the_call_and_not_the_step() -> None:
+    worker = ScriptedWorker("w0", stop_at=3)
+    async with running(worker) as rig:
+        workflow = await rig.start_workflow()
+        submission = rig.gateway.submission
+        request = StepRequest(
+            workflow, "agent", TextPrompt("hi"), sampling=SamplingOptions(max_tokens=8, seed=5), step_id="one"
+        )
+        step = submission.admit(0)
+        events = aiter(submission.run(step, request))
+        assert [type(await anext(events)) for _ in range(4)] == [Accepted, Tokens, Tokens, Tokens]
+        submission.close(step)
+        (last,) = [event async for event in events]
+        assert isinstance(last, Finished)
+        assert last.reason is FinishReason.CANCELLED
+        worker.stop_at = -1
+        again = await rig.run(workflow, step_id="one", sampling=EIGHT)
+        assert (again.token_ids, again.finished[0].reason) == (WHOLE, types_pb2.FINISH_REASON_LENGTH)
