@@ -71,7 +71,7 @@ class EntryWriter:
         # Takes its turn with the writes, so that a workflow whose removal is in flight is not found once more.
         async with self._turn:
             waiting = self._waiting.get(workflow_id)
-            if waiting is not None and waiting.ended:
+            if waiting is not None and waiting.ended and not waiting.moved:
                 entry = None
             elif self._away:
                 raise Unavailable(f"whether workflow {workflow_id!r} is open cannot be looked up: the directory is away")
@@ -120,7 +120,7 @@ class EntryWriter:
     async def _flush(self, workflow_id: str) -> None:
         async with self._turn:
             workflow = self._waiting.pop(workflow_id, None)
-            if workflow is None:
+            if workflow is None or workflow.moved:
                 return
             workflow.written_at = self._clock.now()
             try:

@@ -151,7 +151,10 @@ class WorkflowLifecycle:
             Unavailable: this gateway does not hold it, and the directory does not answer.
             HeldElsewhere: another gateway holds it.
         """
-        await self._end(await self.find(workflow_id))
+        workflow = await self.find(workflow_id)
+        if not await self.entries.holds(workflow):  # else the gateway that does would keep it open, and nobody would be told
+            workflow = await self.find(workflow_id)
+        await self._end(workflow)
 
     def renew(self, workflow: OpenWorkflow) -> None:
         """Starts the workflow's lease anew. Not every renewal is written: most often a step soon writes the entry anyway."""
