@@ -11,7 +11,7 @@ import typer
 
 from pbkv_cluster.cli.completion import complete_assignment, complete_policy
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.locations.addresses import parse_address
+from pbkv_cluster.core.locations.addresses import ADDRESS_VARIABLE, parse_address
 from pbkv_cluster.core.locations.urls import without_password
 
 if TYPE_CHECKING:
@@ -32,7 +32,12 @@ Assignments = Annotated[
         autocompletion=complete_assignment,
     ),
 ]
-Endpoint = Annotated[str, typer.Option(metavar="HOST:PORT", help="Gateway of a running cluster.")]
+Endpoint = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST:PORT", envvar=ADDRESS_VARIABLE, help="Gateway of a running cluster, or several with commas between them."
+    ),
+]
 Workers = Annotated[int | None, typer.Option(help="Workers on each node (cluster.workers).", show_default=False)]
 Model = Annotated[
     str | None, typer.Option(metavar="PATH", help="Local directory or hub id of the model (model.path).", show_default=False)

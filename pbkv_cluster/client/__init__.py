@@ -5,7 +5,8 @@
         step = workflow.run(agent="planner", prompt="Plan a trip.", max_tokens=32)
         print(step.text, step.usage.delivered)
 
-`AsyncClient` is the same for asyncio. Calls raise the errors of `pbkv_cluster.core.errors`.
+`AsyncClient` is the same for asyncio. Both take the addresses of several gateways, and go on at another when one is gone, in
+the middle of a step, too. Calls raise the errors of `pbkv_cluster.core.errors`.
 """
 
 from pbkv_cluster.client.aio import AsyncClient, AsyncWorkflow

@@ -1,34 +1,37 @@
 """The client for asyncio."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Self, Unpack
 
 from pbkv_cluster.client import requests
 from pbkv_cluster.client.arguments import known_arguments
 from pbkv_cluster.client.connection import AsyncConnection, access
-from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.requests import Prompt, StepOptions
 from pbkv_cluster.client.results import Collector, StepResult
 from pbkv_cluster.core.errors import NotFound, PbkvError
 from pbkv_cluster.core.workflow.step_events import StepEvent
 from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.core.workflow.tool_call import ToolCall
-from pbkv_cluster.rpc.convert import step_event_from_wire, tool_call_to_wire
+from pbkv_cluster.rpc.convert import tool_call_to_wire
 from pbkv_cluster.rpc.v1 import workflow_pb2
 
 
 class AsyncClient:
-    """A connection to a gateway; a context manager that closes it. Calls raise the errors of `core.errors`.
+    """A connection to the gateways of a cluster; a context manager that closes it. Calls raise the errors of `core.errors`.
 
-    A call that finds no gateway is tried again for some 1.5 s, unless it is a step that has been sent already.
+    A call whose gateway is gone is made again, at the next gateway, if there are several; for some 1.5 s, and a step whose
+    output has begun to come for some 12 s. A step goes on from what has come: nothing is missing or repeated.
     """
 
     @known_arguments
-    def __init__(self, endpoint: str, *, timeout_s: float = 30.0, api_key: str = "", tls_ca: str = "") -> None:
+    def __init__(
+        self, endpoint: str | Sequence[str] = "", *, timeout_s: float = 30.0, api_key: str = "", tls_ca: str = ""
+    ) -> None:
         """Args:
-        endpoint: the gateway's host:port. The first call connects to it.
+        endpoint: host:port of a gateway, or of several: a sequence, or a text with commas. By default those that the
+            environment's PBKV_ADDRESS names, or 127.0.0.1:26100. The first call connects.
         timeout_s: seconds that a call may take that is not a step, with all its attempts; a step has a limit of its own.
         api_key: that of a tenant, or of an operator, where the cluster asks for one.
         tls_ca: file of the certificates that the gateway's may be signed by, or "system": those of this machine; empty: no TLS.
@@ -63,18 +66,19 @@ class AsyncClient:
             Unavailable: the gateway is not reachable.
         """
         request = requests.start_request(workflow_id, workload, tenant, lease_s, step_graph)
-        with typed_errors():
-            opened = await self._connection.stub.StartWorkflow(request)
+        opened = await self._connection.call("StartWorkflow", request)
         return AsyncWorkflow(self._connection, opened.workflow_id, opened.lease_s)
 
     async def status(self) -> workflow_pb2.GetClusterStatusResponse:
-        """What runs where, and how well the cache does, since the gateway started.
+        """What runs where, and how well the cache does, since the gateways started.
 
         Raises:
             Unavailable: the gateway is not reachable.
         """
-        with typed_errors():
-            return await self._connection.stub.GetClusterStatus(workflow_pb2.GetClusterStatusRequest())
+        answer: workflow_pb2.GetClusterStatusResponse = await self._connection.call(
+            "GetClusterStatus", workflow_pb2.GetClusterStatusRequest()
+        )
+        return answer
 
     async def close(self) -> None:
         """Closes the connection; running steps are cancelled."""
@@ -116,17 +120,10 @@ class AsyncWorkflow:
             Unavailable: no worker or no gateway is reachable.
             DeadlineExceeded: the step took longer than `timeout_s`.
         """
-        call = self._connection.stub.SubmitStep(
-            requests.step_request(self.id, agent, prompt, options), timeout=options.get("timeout_s")
-        )
-        try:
-            with typed_errors():
-                async for message in call:
-                    event = step_event_from_wire(message)
-                    if event is not None:
-                        yield event
-        finally:
-            call.cancel()
+        request = requests.step_request(self.id, agent, prompt, options)
+        async with aclosing(self._connection.step(request, options.get("timeout_s"))) as events:
+            async for event in events:
+                yield event
 
     @known_arguments
     async def run(self, *, agent: str, prompt: Prompt, **options: Unpack[StepOptions]) -> StepResult:
@@ -164,12 +161,10 @@ class AsyncWorkflow:
             NotFound: it has ended already; also where a gateway ended it and died before its answer.
             Unavailable: the gateway is not reachable.
         """
-        with typed_errors():
-            await self._connection.stub.EndWorkflow(workflow_pb2.EndWorkflowRequest(workflow_id=self.id))
+        await self._connection.call("EndWorkflow", workflow_pb2.EndWorkflowRequest(workflow_id=self.id))
 
     async def _report(self, tool: str, call_id: str, started: bool, expected_s: float | None) -> None:
-        with typed_errors():
-            await self._connection.stub.ReportToolCall(tool_call_to_wire(self.id, ToolCall(tool, call_id, expected_s), started))
+        await self._connection.call("ReportToolCall", tool_call_to_wire(self.id, ToolCall(tool, call_id, expected_s), started))
 
     async def __aenter__(self) -> Self:
         return self

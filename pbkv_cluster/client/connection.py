@@ -1,86 +1,179 @@
-"""A client's connection to its gateway: one of each process that uses it, and the calls that are tried again."""
+"""A client's connections to the gateways: one set of each process that uses it, and the calls that are made again.
 
-import json
+A client stays with a gateway until a call fails there; then it goes on with the next of its list.
+"""
+
+import asyncio
 import math
 import os
+import threading
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Any
 
+import grpc
+from google.protobuf.message import Message
+from grpc import aio
+
+from pbkv_cluster.client.attempts import Attempts, StepAttempts
+from pbkv_cluster.client.endpoints import parse_endpoints
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument
-from pbkv_cluster.core.locations.addresses import parse_address
 from pbkv_cluster.core.security.tls import Tls
-from pbkv_cluster.rpc.channel import CHANNEL_OPTIONS, connect, connect_blocking
+from pbkv_cluster.core.workflow.step_events import StepEvent
+from pbkv_cluster.rpc.channel import connect, connect_blocking
 from pbkv_cluster.rpc.security import Access, this_process
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
-
-_SERVICE = workflow_pb2.DESCRIPTOR.services_by_name["WorkflowService"].full_name
-# Calls that do nothing more when they are made twice. A step that has been sent is not sent again: it might run twice.
-_SAFE_TWICE = ("StartWorkflow", "ReportToolCall", "EndWorkflow", "GetClusterStatus")
-# Five attempts are the most that gRPC makes. With these pauses they span some 1.5 s, in which a standby gateway takes over.
-_RETRY = {
-    "maxAttempts": 5,
-    "initialBackoff": "0.1s",
-    "maxBackoff": "1s",
-    "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
-}
 
 
 class Connection:
     """For code without asyncio; may be used by several threads, and by processes forked after it was made."""
 
-    def __init__(self, endpoint: str, timeout_s: float, access: Access) -> None:
+    def __init__(self, endpoint: str | Sequence[str], timeout_s: float, access: Access) -> None:
         """Args:
-        endpoint: host:port; the first call connects to it.
+        endpoint: see `parse_endpoints`; the first call connects.
         timeout_s: seconds that a call may take, with all its attempts, if it is not a step.
         access: what the connection shows.
 
         Raises:
             InvalidArgument: names the argument that is out of its range.
         """
-        parse_address("endpoint", endpoint)
-        self._endpoint = endpoint
-        self._options = _options(timeout_s)
+        self._endpoints = parse_endpoints(endpoint)
+        self._timeout_s = _checked(timeout_s)
         self._access = access
+        self._lock = threading.Lock()
+        self._current = 0  # position in the endpoints
         self._open()
 
-    @property
-    def stub(self) -> workflow_pb2_grpc.WorkflowServiceStub:
-        """Of a channel of this very process: the channel of the one that it was forked from is not usable here."""
-        if os.getpid() != self._pid:
-            self._open()
-        return self._stub
+    def call(self, method: str, request: Message) -> Any:
+        """Makes a call that does nothing more when it is made twice; returns its answer.
+
+        Raises:
+            PbkvError: it has failed.
+        """
+        attempts = Attempts(len(self._endpoints), self._timeout_s)
+        while True:
+            current, stub = self._stub()
+            try:
+                return getattr(stub, method)(request, timeout=attempts.timeout_s)
+            except grpc.RpcError as error:
+                pause_s = attempts.pause_s(error)
+            self._leave(current)
+            time.sleep(pause_s)
+
+    def step(self, request: workflow_pb2.SubmitStepRequest, timeout_s: float | None) -> Iterator[StepEvent]:
+        """The events of a step, wherever it runs. Closing the iterator cancels it.
+
+        Raises:
+            PbkvError: it has failed.
+        """
+        attempts = StepAttempts(request, len(self._endpoints), timeout_s)
+        while True:
+            current, stub = self._stub()
+            call = stub.SubmitStep(attempts.message(), timeout=attempts.timeout_s)
+            try:
+                for message in call:
+                    event = attempts.take(message)
+                    if event is not None:
+                        yield event
+            except grpc.RpcError as error:
+                pause_s = attempts.pause_s(error)
+            else:
+                return
+            finally:
+                call.cancel()
+            self._leave(current)
+            time.sleep(pause_s)
 
     def close(self) -> None:
         if os.getpid() == self._pid:
-            self._channel.close()
+            for channel in self._channels:
+                channel.close()
+
+    def _stub(self) -> tuple[int, workflow_pb2_grpc.WorkflowServiceStub]:
+        """The present gateway, on a channel of this very process: those of one that was forked are not usable."""
+        if os.getpid() != self._pid:
+            self._open()
+        current = self._current
+        return current, self._stubs[current]
+
+    def _leave(self, current: int) -> None:
+        """A gateway does not serve; unless another thread has left it, go on with the next one."""
+        with self._lock:
+            if self._current == current:
+                self._current = (current + 1) % len(self._endpoints)
 
     def _open(self) -> None:
-        self._channel = connect_blocking(self._endpoint, self._options, self._access)
-        self._stub = workflow_pb2_grpc.WorkflowServiceStub(self._channel)
+        self._lock = threading.Lock()
+        self._channels = [connect_blocking(each, access=self._access) for each in self._endpoints]
+        self._stubs = [workflow_pb2_grpc.WorkflowServiceStub(channel) for channel in self._channels]
         self._pid = os.getpid()
 
 
 class AsyncConnection:
     """For asyncio, whose event loop belongs to one process."""
 
-    def __init__(self, endpoint: str, timeout_s: float, access: Access) -> None:
+    def __init__(self, endpoint: str | Sequence[str], timeout_s: float, access: Access) -> None:
         """Arguments and errors as for `Connection`."""
-        self._channel = connect(endpoint, "endpoint", _options(timeout_s), access)
-        self._stub: workflow_pb2_grpc.WorkflowServiceAsyncStub = workflow_pb2_grpc.WorkflowServiceStub(self._channel)
+        endpoints = parse_endpoints(endpoint)
+        self._timeout_s = _checked(timeout_s)
+        self._current = 0
+        self._channels: list[aio.Channel] = [connect(each, "endpoint", access=access) for each in endpoints]
+        self._stubs: list[workflow_pb2_grpc.WorkflowServiceAsyncStub] = [
+            workflow_pb2_grpc.WorkflowServiceStub(channel) for channel in self._channels
+        ]
         self._pid = os.getpid()
 
-    @property
-    def stub(self) -> "workflow_pb2_grpc.WorkflowServiceAsyncStub":
-        """Raises:
-        FailedPrecondition: this process has been forked since the connection was made.
+    async def call(self, method: str, request: Message) -> Any:
+        """As `Connection.call`.
+
+        Raises:
+            FailedPrecondition: this process has been forked since the connection was made.
         """
+        self._check_process()
+        attempts = Attempts(len(self._stubs), self._timeout_s)
+        while True:
+            current = self._current
+            try:
+                return await getattr(self._stubs[current], method)(request, timeout=attempts.timeout_s)
+            except aio.AioRpcError as error:
+                pause_s = attempts.pause_s(error)
+            self._leave(current)
+            await asyncio.sleep(pause_s)
+
+    async def step(self, request: workflow_pb2.SubmitStepRequest, timeout_s: float | None) -> AsyncGenerator[StepEvent, None]:
+        """As `Connection.step`; errors as for `call`."""
+        self._check_process()
+        attempts = StepAttempts(request, len(self._stubs), timeout_s)
+        while True:
+            current = self._current
+            call = self._stubs[current].SubmitStep(attempts.message(), timeout=attempts.timeout_s)
+            try:
+                async for message in call:
+                    event = attempts.take(message)
+                    if event is not None:
+                        yield event
+            except aio.AioRpcError as error:
+                pause_s = attempts.pause_s(error)
+            else:
+                return
+            finally:
+                call.cancel()
+            self._leave(current)
+            await asyncio.sleep(pause_s)
+
+    async def close(self) -> None:
+        for channel in self._channels:
+            await channel.close()
+
+    def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise FailedPrecondition(
                 f"this AsyncClient belongs to process {self._pid}: make one in each process, or use Client"
             )
-        return self._stub
 
-    async def close(self) -> None:
-        await self._channel.close()
+    def _leave(self, current: int) -> None:
+        if self._current == current:
+            self._current = (current + 1) % len(self._stubs)
 
 
 def access(api_key: str, tls_ca: str) -> Access:
@@ -94,9 +187,7 @@ def access(api_key: str, tls_ca: str) -> Access:
     return Access(api_key, Tls.of_client(tls_ca)) if api_key or tls_ca else this_process().access
 
 
-def _options(timeout_s: float) -> list[tuple[str, int | str]]:
+def _checked(timeout_s: float) -> float:
     if not 0 < timeout_s < math.inf:
         raise InvalidArgument("timeout_s", f"must be positive, got {timeout_s}")
-    names = [{"service": _SERVICE, "method": method} for method in _SAFE_TWICE]
-    config = {"methodConfig": [{"name": names, "timeout": f"{timeout_s:.3f}s", "retryPolicy": _RETRY}]}
-    return [*CHANNEL_OPTIONS, ("grpc.service_config", json.dumps(config))]
+    return timeout_s

@@ -1,6 +1,6 @@
 """What operators look at in a running cluster, through its gateway."""
 
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
 from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.operator_connection import OperatorConnection
@@ -10,7 +10,7 @@ from pbkv_cluster.rpc.v1 import inspection_pb2, inspection_pb2_grpc, workflow_pb
 class InspectionClient(OperatorConnection):
     """Calls of `InspectionService`."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str | Sequence[str] = "") -> None:
         super().__init__(endpoint)
         self._stub: inspection_pb2_grpc.InspectionServiceAsyncStub = inspection_pb2_grpc.InspectionServiceStub(self._channel)
 

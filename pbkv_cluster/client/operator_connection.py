@@ -1,22 +1,24 @@
 """A connection of an operator's command to a gateway."""
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+from pbkv_cluster.client.endpoints import first_listening, parse_endpoints
 from pbkv_cluster.rpc.channel import connect
 
 
 class OperatorConnection:
     """A context manager that closes the connection. Calls raise the errors of `core.errors`."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str | Sequence[str]) -> None:
         """Args:
-        endpoint: the gateway's host:port. The first call connects to it.
+        endpoint: see `parse_endpoints`. Of several, the first at which a gateway listens now is called.
 
         Raises:
-            InvalidArgument: `endpoint` is no host:port.
+            InvalidArgument: `endpoint` names none.
         """
-        self._channel = connect(endpoint, "endpoint")
+        self._channel = connect(first_listening(parse_endpoints(endpoint)), "endpoint")
 
     async def close(self) -> None:
         await self._channel.close()

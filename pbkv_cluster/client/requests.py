@@ -32,6 +32,7 @@ class StepOptions(TypedDict, total=False):
     ignore_eos: bool  # go on past the model's end-of-sequence token
     forced_output: bytes | Sequence[int]  # token ids to decode instead of choosing; for replay
     top_logprobs: int  # tell log-probabilities of each output token and of this many likeliest, at most 20; default: none
+    step_id: str  # at most 256 bytes; a step that is submitted again with its id is not run again; default: drawn
     timeout_s: float  # seconds that the whole step may take; default: no limit
 
 
@@ -82,6 +83,7 @@ def step_request(workflow_id: str, agent: str, prompt: Prompt, options: StepOpti
             sampling=_sampling(options),
             priority=options.get("priority", 0),
             tenant=options.get("tenant", ""),
+            step_id=options.get("step_id") or uuid.uuid4().hex,
         )
     except (TypeError, ValueError) as error:
         # Protobuf's own message names the field, for a value of the wrong type and for one out of its range.

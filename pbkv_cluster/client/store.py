@@ -11,7 +11,7 @@ from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc
 class StoreClient(OperatorConnection):
     """Calls of `StoreService`."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str | Sequence[str] = "") -> None:
         super().__init__(endpoint)
         self._stub: store_pb2_grpc.StoreServiceAsyncStub = store_pb2_grpc.StoreServiceStub(self._channel)
 

@@ -4,7 +4,7 @@ gRPC itself survives a fork that happens while other threads call it only with `
 when the process starts. Processes that are spawned need nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self, Unpack
@@ -12,22 +12,23 @@ from typing import Self, Unpack
 from pbkv_cluster.client import requests
 from pbkv_cluster.client.arguments import known_arguments
 from pbkv_cluster.client.connection import Connection, access
-from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.requests import Prompt, StepOptions
 from pbkv_cluster.client.results import StepResult, collect
 from pbkv_cluster.core.errors import NotFound, PbkvError
 from pbkv_cluster.core.workflow.step_events import StepEvent
 from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.core.workflow.tool_call import ToolCall
-from pbkv_cluster.rpc.convert import step_event_from_wire, tool_call_to_wire
+from pbkv_cluster.rpc.convert import tool_call_to_wire
 from pbkv_cluster.rpc.v1 import workflow_pb2
 
 
 class Client:
-    """A connection to a gateway, used as `AsyncClient` is; a context manager that closes it."""
+    """A connection to the gateways of a cluster, used as `AsyncClient` is; a context manager that closes it."""
 
     @known_arguments
-    def __init__(self, endpoint: str, *, timeout_s: float = 30.0, api_key: str = "", tls_ca: str = "") -> None:
+    def __init__(
+        self, endpoint: str | Sequence[str] = "", *, timeout_s: float = 30.0, api_key: str = "", tls_ca: str = ""
+    ) -> None:
         """Arguments and errors as for `AsyncClient`."""
         self._connection = Connection(endpoint, timeout_s, access(api_key, tls_ca))
 
@@ -43,18 +44,19 @@ class Client:
     ) -> "Workflow":
         """Opens a workflow, or finds the open one of that id. Arguments and errors as for `AsyncClient.start_workflow`."""
         request = requests.start_request(workflow_id, workload, tenant, lease_s, step_graph)
-        with typed_errors():
-            opened = self._connection.stub.StartWorkflow(request)
+        opened = self._connection.call("StartWorkflow", request)
         return Workflow(self._connection, opened.workflow_id, opened.lease_s)
 
     def status(self) -> workflow_pb2.GetClusterStatusResponse:
-        """What runs where, and how well the cache does, since the gateway started.
+        """What runs where, and how well the cache does, since the gateways started.
 
         Raises:
             Unavailable: the gateway is not reachable.
         """
-        with typed_errors():
-            return self._connection.stub.GetClusterStatus(workflow_pb2.GetClusterStatusRequest())
+        answer: workflow_pb2.GetClusterStatusResponse = self._connection.call(
+            "GetClusterStatus", workflow_pb2.GetClusterStatusRequest()
+        )
+        return answer
 
     def close(self) -> None:
         """Closes the connection; running steps are cancelled."""
@@ -81,17 +83,8 @@ class Workflow:
 
         Closing the iterator cancels the step. Arguments and errors as for `AsyncWorkflow.stream`.
         """
-        call = self._connection.stub.SubmitStep(
-            requests.step_request(self.id, agent, prompt, options), timeout=options.get("timeout_s")
-        )
-        try:
-            with typed_errors():
-                for message in call:
-                    event = step_event_from_wire(message)
-                    if event is not None:
-                        yield event
-        finally:
-            call.cancel()
+        request = requests.step_request(self.id, agent, prompt, options)
+        yield from self._connection.step(request, options.get("timeout_s"))
 
     @known_arguments
     def run(self, *, agent: str, prompt: Prompt, **options: Unpack[StepOptions]) -> StepResult:
@@ -116,12 +109,10 @@ class Workflow:
             NotFound: it has ended already.
             Unavailable: the gateway is not reachable.
         """
-        with typed_errors():
-            self._connection.stub.EndWorkflow(workflow_pb2.EndWorkflowRequest(workflow_id=self.id))
+        self._connection.call("EndWorkflow", workflow_pb2.EndWorkflowRequest(workflow_id=self.id))
 
     def _report(self, tool: str, call_id: str, started: bool, expected_s: float | None) -> None:
-        with typed_errors():
-            self._connection.stub.ReportToolCall(tool_call_to_wire(self.id, ToolCall(tool, call_id, expected_s), started))
+        self._connection.call("ReportToolCall", tool_call_to_wire(self.id, ToolCall(tool, call_id, expected_s), started))
 
     def __enter__(self) -> Self:
         return self

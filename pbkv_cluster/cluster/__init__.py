@@ -5,7 +5,7 @@ A cluster starts through these files:
     local.py                        `LocalCluster`: starts Redis, Ray and all members, and stops them with its process
     startup/preflight.py            checks all that takes milliseconds before anything is started
     startup/ports.py                the ports that a configuration names, and whether they can be had
-    startup/gateway_ports.py        free ports for the gateway where the configuration leaves them open
+    startup/gateway_ports.py        free ports for the gateways where the configuration leaves them open
     startup/stages.py               tells the stages of the start, with their times
     startup/interrupts.py           SIGTERM as Ctrl-C, also while the cluster stops
     startup/state_dir.py            folder for a member's state, removed even after a kill
@@ -26,14 +26,16 @@ A cluster starts through these files:
     frame/actors.py                 the actor, a thin shell around one member
     frame/member_thread.py          runs a member on an event loop in a thread of its own
     frame/head_thread.py            runs the head's endpoint and the dashboard in the process that started the cluster
-    membership/members.py           the members: gateway, predictor, host stores, workers
+    membership/members.py           the members: gateways, predictor, host stores, workers
     membership/member.py            what a member is, and the context that it is made from
+    membership/member_base.py       what all members share
     membership/redis_connection.py  a member's directory and block index
     membership/metrics_endpoint.py  serves a member's metrics, and tells the directory where
     membership/head.py              tells Prometheus where all of these are, and how the members do
     membership/announcer.py         renews a member's directory entry
     membership/member_board.py      the directory's entries of all members, up or down
-    nodes/node_plan.py              what each node gets: a host store, workers
+    nodes/node_plan.py              what each node gets: a host store, workers, perhaps a gateway
+    nodes/gateway_plan.py           where the gateways run, and their ports
     nodes/node_follower.py          starts members on nodes that join, ends those of nodes that are drained or lost
     nodes/node.py                   one node: its members, and how far its drain is
     nodes/node_requests.py          what operators ask of nodes

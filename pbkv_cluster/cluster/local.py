@@ -34,14 +34,14 @@ from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.locations.addresses import join_address
 from pbkv_cluster.core.security.exposure import open_to_all
-from pbkv_cluster.predictor_service.predictor import PREDICTORS
 from pbkv_cluster.rpc.security import set_up_security, stop_security
-from pbkv_cluster.rpc.services import GATEWAY, PREDICTOR
+from pbkv_cluster.rpc.services import GATEWAY, PREDICTOR, is_gateway
 from pbkv_cluster.store.cluster_index import RedisServer
 
 if TYPE_CHECKING:
     from pbkv_cluster.cluster.frame.actor_group import ActorGroup
     from pbkv_cluster.cluster.frame.supervisor import Supervisor
+    from pbkv_cluster.cluster.nodes.gateway_plan import GatewayPlan
     from pbkv_cluster.cluster.nodes.node_follower import NodeFollower
 
 log = logging.getLogger(__name__)
@@ -83,8 +83,8 @@ class LocalCluster:
         self._interrupts = Interrupts()
         self._messages = RayMessages()
         self.name = config.cluster.name
-        self.gateway_address = ""
-        self.http_address = ""  # of the gateway's port for OpenAI's and Anthropic's APIs; empty: not served
+        self.gateway_address = ""  # of the first gateway
+        self.http_address = ""  # of the first gateway's port for OpenAI's and Anthropic's APIs; empty: not served
         self.redis_url = ""  # with the password: not for logs
         self.redis_url_file: Path | None = None  # holds the URL, for its owner's eyes; None: Redis was not started here
         self.discovery_url = ""  # where Prometheus finds the members (http_sd); empty: metrics are off
@@ -126,8 +126,13 @@ class LocalCluster:
 
     @property
     def addresses(self) -> dict[str, str]:
-        """Addresses of all members by name; of one that is being restarted, its last one. Only the gateway's never changes."""
+        """Addresses of all members by name; of one that is being restarted, its last one. Only gateways' never change."""
         return {} if self._supervisor is None else self._supervisor.addresses()
+
+    @property
+    def gateway_addresses(self) -> list[str]:
+        """host:port of all gateways for clients, the first one's first; of one that is being restarted, its last one."""
+        return [address for name, address in self.addresses.items() if is_gateway(name) and address]
 
     @property
     def standby_pid(self) -> int:
@@ -155,9 +160,11 @@ class LocalCluster:
             self._interrupts.restore()
 
     def _start(self) -> None:
+        from pbkv_cluster.cluster.nodes.gateway_plan import GatewayPlan
+
         stages = Stages(self._report)
         preflight.check(self._config)
-        _check_names(self._config)
+        preflight.check_plug_ins(self._config)
         stages.done("settings, ports, model and Redis checked")
         security = self._config.security
         cluster_key = secrets.token_urlsafe(_KEY_BYTES) if security.credentials else ""
@@ -190,18 +197,18 @@ class LocalCluster:
         if self._config.gateway.http_port >= 0 and (missing := preflight.missing_for_http()):
             stages.done(f"no HTTP API, because {missing} is missing: pip install 'pbkv-cluster[http]'")
             self._config = without_http(self._config)
-        self._config = with_free_ports(self._config, here)
+        given, self._config = self._config, with_free_ports(self._config, here)
         if self._config.gateway.http_port >= 0:
             self.http_address = join_address(here, self._config.gateway.http_port)
         preflight.check_name_is_free(self._config)  # again: starting Ray takes seconds
         stages.done("Redis found" if self._config.redis.url else "Redis started")
-        self._launch(
-            MemberContext(self._config, redis.url, host, "", cluster_key=cluster_key, state_dir=str(state_dir.path)), stages
-        )
+        context = MemberContext(self._config, redis.url, host, "", cluster_key=cluster_key, state_dir=str(state_dir.path))
+        self._launch(context, GatewayPlan(context, given, ray_nodes.this_node_id(), here), stages)
         if self._record is not None:
-            self._record = replace(self._record, gateway=self.gateway_address, redis_url=redis.url).write(state_dir.path)
+            gateways = ",".join(self.gateway_addresses)
+            self._record = replace(self._record, gateway=gateways, redis_url=redis.url).write(state_dir.path)
 
-    def _launch(self, context: MemberContext, stages: Stages) -> None:
+    def _launch(self, context: MemberContext, gateways: "GatewayPlan", stages: Stages) -> None:
         from pbkv_cluster.cluster.frame.actor_group import ActorGroup
         from pbkv_cluster.cluster.frame.actors import MemberSpec
         from pbkv_cluster.cluster.frame.head_thread import HeadThread
@@ -215,12 +222,14 @@ class LocalCluster:
         actors = ActorGroup(config.cluster.start_timeout_s)
         self._stack.callback(self._stop_members, actors)
         nodes = ray_nodes.living()
-        plan = NodePlan(context, nodes)
+        plan = NodePlan(context, nodes, gateways)
         # Members that keep their address as long as the cluster runs, or their state in a file, stay on this node.
         this_node = ray_nodes.this_node_id()
-        here: dict[str, MakeMember] = {PREDICTOR: PredictorMember, **self._edges, GATEWAY: GatewayMember}
-        for name, make in here.items():
-            actors.launch(MemberSpec(name, make, context, this_node))
+        here: dict[str, MakeMember] = {PREDICTOR: PredictorMember, **self._edges}
+        specs = [MemberSpec(name, make, context, this_node) for name, make in here.items()]
+        others = [node for node in nodes if node.node_id != this_node and plan.workers_of(node)]
+        for spec in specs + gateways.here(len(others)):
+            actors.launch(spec)
         placed = [(Node.placed(node, specs), specs) for node in nodes for specs in [plan.members_of(node)]]
         for spec in [spec for _, specs in placed for spec in specs]:
             actors.launch(spec)
@@ -228,7 +237,7 @@ class LocalCluster:
         board = MemberBoard(self.redis_url, self.name, config.redis.lease_s)
         self._stack.callback(board.stop)
         board.start()
-        standby = Standby([*here.values(), HostStoreMember], context, this_node)
+        standby = Standby([*here.values(), GatewayMember, HostStoreMember], context, this_node)
         self._supervisor = actors.supervise(standby, board.show)
         self._stack.callback(self._supervisor.stop)
         self._supervisor.start()
@@ -238,7 +247,8 @@ class LocalCluster:
             self.discovery_url, self.dashboard_url = head.discovery_url, head.dashboard_url
         self.gateway_address = self.addresses[GATEWAY]
         workers = sum(map(plan.workers_of, nodes))
-        await_acquaintance(self.gateway_address, workers, deadline - time.monotonic())
+        for address in self.gateway_addresses:
+            await_acquaintance(address, workers, deadline - time.monotonic())
         for line in tier_sizes(config, self.redis_url):
             self._report(line)
         requests = NodeRequests(self.redis_url, self.name, config.redis.lease_s)
@@ -250,7 +260,7 @@ class LocalCluster:
     def _stop_members(self, actors: "ActorGroup") -> None:
         try:
             if not self._ray_is_lost:  # without Ray, its processes have ended, or end now
-                actors.stop(first=GATEWAY)  # so that clients learn of the end from the gateway
+                actors.stop(first=is_gateway)  # so that clients learn of the end from the gateways
         except KeyboardInterrupt:
             log.warning("interrupted again: the members are killed")
         finally:
@@ -279,20 +289,9 @@ class LocalCluster:
             self._follower.check_alive()
         limit_s = self._config.cluster.start_timeout_s
         workers = [name for name in self.addresses if name.startswith(WORKER_PREFIX)]
-        for what, names in (("the gateway", [GATEWAY]), ("every worker", workers)):
+        gateways = [name for name in self.addresses if is_gateway(name)]
+        for what, names in (("every gateway", gateways), ("every worker", workers)):
             down_s = min(map(self._supervisor.down_s, names), default=0.0)
             if down_s > limit_s:
                 causes = {entry.name: entry.last_failure for entry in self._supervisor.entries()}
                 raise Unavailable(f"{what} has been down for {down_s:.0f} s (cluster.start_timeout_s): {causes[names[0]]}")
-
-
-def _check_names(config: Config) -> None:
-    """Finds unknown names before anything is started.
-
-    Raises:
-        InvalidArgument: there is no policy or predictor of the configured name.
-    """
-    from pbkv_cluster.cache.policies.base import make_policies  # slow to import
-
-    make_policies(2, config.cache)
-    PREDICTORS.get(config.predictor.model)

@@ -46,6 +46,12 @@ class Unavailable(PbkvError):
     """Something that the request needs is not available now: try again later."""
 
 
+class TryAgain(Unavailable):
+    """The gateway that was called has gone or is going, or the workflow has just moved to another: the same call may succeed at
+    once, there or elsewhere.
+    """
+
+
 class DeadlineExceeded(PbkvError):
     """The caller's time limit has passed."""
 

@@ -18,8 +18,8 @@ from pbkv_cluster.dashboard.metrics_text import Scrape, Scrapes, scrape
 from pbkv_cluster.dashboard.notices import Notices
 from pbkv_cluster.dashboard.viewers import Viewers
 from pbkv_cluster.dashboard.workflows import WorkflowReader
-from pbkv_cluster.rpc.services import GATEWAY, PREDICTOR
-from pbkv_cluster.store.cluster_index import Directory, EndpointEntry, MemberEntry, ProblemsEntry, WorkerEntry
+from pbkv_cluster.rpc.services import PREDICTOR
+from pbkv_cluster.store.cluster_index import Directory, EndpointEntry, GatewayEntry, MemberEntry, ProblemsEntry, WorkerEntry
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class _Cluster:
     members: list[MemberEntry]
     problems: list[ProblemsEntry]
     workers: list[WorkerEntry]
-    gateway: str
+    gateway: str  # address of one of them; empty: there is none
     predictor: str
 
 
@@ -122,15 +122,15 @@ class Collector:
 
     async def _look_up(self) -> _Cluster:
         directory = self._directory
-        endpoints, members, problems, workers, gateway, predictor = await asyncio.gather(
+        endpoints, members, problems, workers, gateways, predictor = await asyncio.gather(
             directory.endpoints(),
             directory.members(),
             directory.problems(),
             directory.workers(),
-            directory.service_address(GATEWAY),
+            directory.gateways(),
             directory.service_address(PREDICTOR),
         )
-        return _Cluster(endpoints, members, problems, workers, gateway or "", predictor or "")
+        return _Cluster(endpoints, members, problems, workers, _one_that_is_up(gateways, members), predictor or "")
 
     async def _look_closer(self, known: _Cluster) -> list[str]:
         """Workflows now, and from time to time agents and the cache. Returns what is not known, and why."""
@@ -145,8 +145,8 @@ class Collector:
         return []
 
     def _snapshot(self, now: float, known: _Cluster, scrapes: Scrapes, trouble: list[str]) -> Json:
-        gateway = summary.only(Source.GATEWAY, known.endpoints, scrapes)
-        predictor = summary.only(Source.PREDICTOR, known.endpoints, scrapes)
+        gateway = summary.all_of(Source.GATEWAY, known.endpoints, scrapes)
+        predictor = summary.all_of(Source.PREDICTOR, known.endpoints, scrapes)
         stores = [each.member for each in known.endpoints if each.kind == Source.HOST_STORE]
         shown = [{**each, "cached": self._cached.get(each["id"], {})} for each in self._workflows["shown"]]
         return {
@@ -175,6 +175,13 @@ class Collector:
                 log.warning("history is not written any more: %s", error)
                 self._notices.note(self._clock.wall(), "bad", f"History is not written any more: {error}")
                 self._file = None
+
+
+def _one_that_is_up(gateways: list[GatewayEntry], members: list[MemberEntry]) -> str:
+    """The address of the first gateway that serves, as far as is known; empty if there is no gateway."""
+    down = {member.name for member in members if not member.up}
+    found = sorted(gateways, key=lambda gateway: gateway.name in down)
+    return found[0].address if found else ""
 
 
 async def _scrape_all(endpoints: list[EndpointEntry]) -> dict[str, Scrape]:

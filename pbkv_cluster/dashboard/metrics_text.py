@@ -15,14 +15,14 @@ _MAX_BYTES = 4 << 20
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _ESCAPE = re.compile(r"\\(.)")
 
-_Labels = tuple[tuple[str, str], ...]
+Labels = tuple[tuple[str, str], ...]
 
 
 @dataclass(slots=True)
 class Scrape:
     """What a process has counted. Names are those of `core.metrics.names`; histograms have `_bucket`, `_sum` and `_count`."""
 
-    series: dict[str, dict[_Labels, float]] = field(default_factory=dict)
+    series: dict[str, dict[Labels, float]] = field(default_factory=dict)
 
     def value(self, name: str, **labels: str) -> float:
         """One series; 0 if there is none."""

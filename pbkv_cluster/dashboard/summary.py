@@ -7,14 +7,14 @@ from pbkv_cluster.core.metrics import names
 from pbkv_cluster.core.metrics.metric import Source
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.dashboard.metrics_text import Scrape, Scrapes
+from pbkv_cluster.dashboard.metrics_text import Labels, Scrape, Scrapes
 from pbkv_cluster.store.cluster_index import EndpointEntry, MemberEntry, ProblemsEntry, WorkerEntry
 
 Json = dict[str, Any]
 
 
 def totals(gateway: Scrape) -> Json:
-    """What the gateway has counted since it started: steps, and tokens."""
+    """What the gateways have counted since they started: steps, and tokens."""
     return {
         "steps": gateway.value(names.STEPS.name, outcome="finished"),
         "refused": gateway.value(names.STEPS.name, outcome="refused"),
@@ -142,6 +142,14 @@ def members(
     return found
 
 
-def only(kind: Source, endpoints: Sequence[EndpointEntry], scrapes: Scrapes) -> Scrape:
-    """The answer of the one member of a kind; an empty one if it has not answered."""
-    return next((scrapes[each.member] for each in endpoints if each.kind == kind and each.member in scrapes), Scrape())
+def all_of(kind: Source, endpoints: Sequence[EndpointEntry], scrapes: Scrapes) -> Scrape:
+    """The answers of all members of a kind, added up; an empty one if none has answered."""
+    series: dict[str, dict[Labels, float]] = {}
+    for each in endpoints:
+        if each.kind != kind or each.member not in scrapes:
+            continue
+        for name, values in scrapes[each.member].series.items():
+            into = series.setdefault(name, {})
+            for labels, value in values.items():
+                into[labels] = into.get(labels, 0.0) + value
+    return Scrape(series)

@@ -1,12 +1,16 @@
-"""The gateway: workflows and their steps in, steps to workers, their output back, events to the predictor.
+"""A gateway: workflows and their steps in, steps to workers, their output back, events to the predictor.
 
 A step passes these files in this order:
 
-    servicer.py                  the wire: `WorkflowService` messages to plain values and back; it alone knows them
+    servicer.py                  the wire: `WorkflowService` messages to plain values and back
     step/request.py              `StepRequest`: a step as any front door submits it
-    step/submission.py           from the request to the last event: checks, number in the workflow, clean-up
-    step/admission.py            bounds on steps in flight
-    step/limits.py               what each tenant and workflow has in flight
+    step/request_wire.py         its message, also between gateways
+    step/submission.py           from the request to the last event: number in the workflow, clean-up
+    step/forwarding.py           passes it on, if another gateway holds its workflow
+    step/answers.py              runs it once, if it has an id and is submitted again
+    step/request_reader.py       checks the request and fills in what it leaves out
+    step/admission/admission.py          bounds on steps in flight
+    step/admission/limits.py             what each tenant and workflow has in flight
     step/step.py, step/state.py  the step: what it is to do, its state
     step/prompt_reader.py        prompt to tokens and block keys
     routing/infinite_cache.py    available tokens of the prompt
@@ -24,9 +28,12 @@ A step passes these files in this order:
 A workflow:
 
     workflow/requests.py         start of a workflow, report of a tool call, as plain values
-    workflow/lifecycle.py        start, find, resume, renew, end
+    workflow/calls.py            calls about workflows, here or at the gateway that holds them
+    workflow/lifecycle.py        start, find, take over, renew, end
+    workflow/adoption.py         takes over those of gateways that are gone for good
     workflow/open_workflows.py   the open workflows in memory, and their leases
-    workflow/entry_writer.py     their entries in the directory
+    workflow/entry_writer.py     their entries in the directory, which say who holds them
+    peers/                       the other gateways
     workflow/events.py           their events, numbered
     workflow/step_teller.py      their steps, told to the workers that run others of them
     predictor_feed/              their events, to the predictor

@@ -1,10 +1,10 @@
 """Checks of a client's request. Each raises `InvalidArgument` with the field's name as on the wire."""
 
-from pbkv_cluster.core.checks import name, required_name, seconds
+from pbkv_cluster.core.checks import name, not_empty, required_name, seconds
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.workflow.step_graph import StepGraph
 
-__all__ = ["lease", "name", "required_name", "seconds", "step_graph"]
+__all__ = ["lease", "name", "not_empty", "required_name", "seconds", "step_graph"]
 
 MIN_LEASE_S = 0.001
 MAX_LEASE_S = 7 * 86_400.0

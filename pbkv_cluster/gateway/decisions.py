@@ -26,7 +26,11 @@ class Reason(StrEnum):
     WORKER_REFUSED = "worker_refused"  # a worker's queue was full
     STEP_REFUSED = "step_refused"  # too many steps in flight, or tokens queued: of all, of its tenant or of its workflow
     WORKFLOW_REFUSED = "workflow_refused"  # too many open workflows
-    WORKFLOW_RESUMED = "workflow_resumed"  # found in the directory after a restart
+    WORKFLOW_RESUMED = "workflow_resumed"  # taken over from a gateway that is gone, or from this one before a restart
+    WORKFLOW_MOVED = "workflow_moved"  # another gateway has taken it over from this one
+    CALL_PASSED_ON = "call_passed_on"  # to the gateway that holds the workflow
+    STEP_RESUMED = "step_resumed"  # submitted again by its id, and run on from the output that there was
+    STEP_JOINED = "step_joined"  # submitted again by its id: while it ran, or after its end, and not run again
     WORKFLOW_LEASE_EXPIRED = "workflow_lease_expired"
     RETIRE_FAILED = "retire_failed"  # a worker did not answer the call that ends a workflow
     TOOL_CALL_UNHEARD = "tool_call_unheard"  # a worker did not answer in time when it was told of a tool call

@@ -9,8 +9,8 @@ from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.meter import GatewayMeter
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
-from pbkv_cluster.gateway.step.admission import Admission
-from pbkv_cluster.gateway.step.limits import Limit
+from pbkv_cluster.gateway.step.admission.admission import Admission
+from pbkv_cluster.gateway.step.admission.limits import Limit
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
 from pbkv_cluster.store.cluster_index import Directory, IndexMirror
 

@@ -18,6 +18,8 @@ from pbkv_cluster.gateway.inspection.index_check import IndexCheck
 from pbkv_cluster.gateway.inspection.servicer import InspectionServicer
 from pbkv_cluster.gateway.inspection.watchers import Watchers
 from pbkv_cluster.gateway.meter import GatewayMeter
+from pbkv_cluster.gateway.peers.everywhere import Everywhere
+from pbkv_cluster.gateway.peers.peers import Peers
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
@@ -26,16 +28,22 @@ from pbkv_cluster.gateway.routing.speeds import OutputLength, PrefillSpeed
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.servicer import WorkflowServicer
 from pbkv_cluster.gateway.status import StatusReader
-from pbkv_cluster.gateway.step.admission import Admission
+from pbkv_cluster.gateway.step.admission.admission import Admission
+from pbkv_cluster.gateway.step.answers import Answers
+from pbkv_cluster.gateway.step.forwarding import Forwarding
 from pbkv_cluster.gateway.step.prompt_reader import PromptReader
 from pbkv_cluster.gateway.step.relay import Relay
+from pbkv_cluster.gateway.step.request_reader import RequestReader
 from pbkv_cluster.gateway.step.submission import Submission
+from pbkv_cluster.gateway.workflow.adoption import Adoption
+from pbkv_cluster.gateway.workflow.calls import WorkflowCalls
 from pbkv_cluster.gateway.workflow.entry_writer import EntryWriter
 from pbkv_cluster.gateway.workflow.events import EventReporter
 from pbkv_cluster.gateway.workflow.lifecycle import WorkflowLifecycle
-from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
+from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow, OpenWorkflows
 from pbkv_cluster.gateway.workflow.step_teller import StepTeller
 from pbkv_cluster.rpc.server import RpcServer
+from pbkv_cluster.rpc.services import GATEWAY
 from pbkv_cluster.rpc.v1 import inspection_pb2, inspection_pb2_grpc, store_pb2, store_pb2_grpc, workflow_pb2, workflow_pb2_grpc
 from pbkv_cluster.store.cluster_index import BlockIndex, Directory, IndexMirror
 
@@ -45,14 +53,31 @@ _FOR_TENANTS = ("StartWorkflow", "SubmitStep", "ReportToolCall", "EndWorkflow")
 
 
 class GatewayServer:
-    """The gateway of a cluster. Make, `start` and `stop` it within one event loop.
+    """A gateway of a cluster. Make, `start` and `stop` it within one event loop.
 
     Front doors call `workflows`, `submission` and `status`; some need the tokenizer and the workers as well. `figures` has its
     metrics.
     """
 
-    def __init__(self, config: Config, directory: Directory, index: BlockIndex, codec: TextCodec, clock: Clock) -> None:
+    def __init__(
+        self,
+        config: Config,
+        directory: Directory,
+        index: BlockIndex,
+        codec: TextCodec,
+        clock: Clock,
+        name: str = GATEWAY,
+    ) -> None:
+        """Args:
+        config: of the cluster.
+        directory: of the cluster.
+        index: of the cluster.
+        codec: the model's tokenizer.
+        clock: for leases and times.
+        name: of this gateway, which no other has at the same time.
+        """
         gateway = config.gateway
+        self._directory = directory
         decisions = Decisions()
         open_workflows = OpenWorkflows(clock, gateway.max_workflows, gateway.max_graph_bytes)
         admission = Admission(gateway.max_steps, gateway.max_step_bytes, config.limits, decisions, clock)
@@ -62,7 +87,8 @@ class GatewayServer:
         self.codec = codec
         self.pool = self._pool = WorkerPool(directory, clock)
         self._feed = EventFeed(directory, decisions)
-        self._entries = EntryWriter(directory, decisions, clock, capacity=2 * gateway.max_workflows)
+        self.peers = Peers(name)
+        self._entries = EntryWriter(directory, self.peers, decisions, clock, capacity=2 * gateway.max_workflows)
         self._executor = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         watchers = Watchers(clock)
 
@@ -73,9 +99,28 @@ class GatewayServer:
         events = EventReporter(report, clock)
         self._teller = StepTeller(self._pool, decisions, clock)
         contexts = Contexts()
-        self.workflows = WorkflowLifecycle(
-            gateway, open_workflows, self._entries, self._pool, events, self._teller, contexts, decisions, meter, clock
+        answers = Answers(gateway.step_record_bytes)
+
+        def forget(workflow: OpenWorkflow) -> None:
+            answers.drop(workflow)
+            if workflow.moved:
+                self._feed.forget(workflow.id)
+
+        self.lifecycle = WorkflowLifecycle(
+            config=gateway,
+            peers=self.peers,
+            workflows=open_workflows,
+            entries=self._entries,
+            pool=self._pool,
+            events=events,
+            teller=self._teller,
+            contexts=contexts,
+            decisions=decisions,
+            meter=meter,
+            clock=clock,
+            forget=forget,
         )
+        self.workflows = WorkflowCalls(self.lifecycle, self.peers, decisions)
         self.mirror = IndexMirror(index, directory, clock)
         placement = Placement(
             self._pool,
@@ -87,13 +132,15 @@ class GatewayServer:
             worker_wait_s=gateway.worker_wait_s,
         )
         prompts = PromptReader(codec, self._executor)
-        self._caches = CacheServicer(self._pool, prompts, open_workflows)
+        self._caches = CacheServicer(self._pool, prompts, open_workflows, self._entries)
         self.submission = Submission(
             admission=admission,
-            workflows=self.workflows,
+            workflows=self.lifecycle,
             prompts=prompts,
+            reader=RequestReader(admission, prompts, self._pool, placement, infinite, config.engine.allow_forced_output),
             pool=self._pool,
-            placement=placement,
+            forwarding=Forwarding(self.peers, decisions),
+            answers=answers,
             relay=Relay(
                 admission=admission,
                 pool=self._pool,
@@ -111,16 +158,19 @@ class GatewayServer:
                 clock=clock,
                 retry_limit=gateway.retry_limit,
             ),
-            infinite=infinite,
             events=events,
             decisions=decisions,
             clock=clock,
-            allow_forced_output=config.engine.allow_forced_output,
             logs_prompts=config.logging.prompts,
         )
-        self.status = StatusReader(config, self._pool, open_workflows, admission, self._feed, meter, decisions, directory)
+        everywhere = Everywhere(directory, self.peers)
+        self.status = StatusReader(
+            config, self._pool, open_workflows, admission, self._feed, meter, decisions, directory, everywhere
+        )
         index_check = IndexCheck(index, self._pool, _INDEX_PAUSE_S + 2 * config.redis.flush_interval_s)
-        self._inspection = InspectionServicer(open_workflows, self._feed.history, agents, index_check, watchers, clock)
+        self._inspection = InspectionServicer(
+            open_workflows, self._feed.history, agents, index_check, watchers, clock, everywhere
+        )
         self.figures = GatewayFigures(
             self._pool, open_workflows, admission, self._feed, meter, decisions, directory, self.mirror
         )
@@ -141,13 +191,16 @@ class GatewayServer:
         cache = store_pb2.DESCRIPTOR.services_by_name["StoreService"]
         self._server.add(cache, store_pb2_grpc.add_StoreServiceServicer_to_server, self._caches)
         await self._pool.refresh()
-        await self.workflows.resume_all()
-        address = await self._server.start(host, port)
+        address = await self._server.start(host, port, self.peers.serve_at)
+        await self.lifecycle.take_over_all(self.peers.is_gone)
         self._background.start(self._pool.run(), "workers")
         self._background.start(self.mirror.run(), "index mirror")
         self._background.start(self._feed.run(), "events")
         self._background.start(self._entries.run(), "directory entries")
-        self._background.start(self.workflows.run_leases(), "leases")
+        self._background.start(self.lifecycle.run_leases(), "leases")
+        self._background.start(
+            Adoption(self._directory, self.peers, self.lifecycle).run(), "workflows of gateways that are gone"
+        )
         return address
 
     async def wait(self) -> NoReturn:
@@ -159,6 +212,7 @@ class GatewayServer:
         async with AsyncExitStack() as stack:  # in reverse order, and the others even if one fails
             stack.callback(self._executor.shutdown, wait=False, cancel_futures=True)
             stack.push_async_callback(self._pool.close)
+            stack.push_async_callback(self.peers.close)
             stack.push_async_callback(self._teller.close)
             stack.push_async_callback(self._background.stop)
             stack.push_async_callback(self._feed.finish)

@@ -1,16 +1,19 @@
 """`WorkflowService` on the wire: messages to plain values, a call to the part that serves it, plain values to messages."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from grpc import aio
 
 from pbkv_cluster.core.usage import HitMeter
+from pbkv_cluster.gateway.peers.everywhere import TIMEOUT_S
+from pbkv_cluster.gateway.peers.link import is_passed_on
+from pbkv_cluster.gateway.peers.merging import merge_status
 from pbkv_cluster.gateway.status import ClusterStatus, StatusReader, WorkerStatus
-from pbkv_cluster.gateway.step.prompt_wire import prompt_from_wire
-from pbkv_cluster.gateway.step.request import StepRequest
+from pbkv_cluster.gateway.step.request_wire import step_request_from_wire
 from pbkv_cluster.gateway.step.submission import Submission
-from pbkv_cluster.gateway.workflow.lifecycle import WorkflowLifecycle
+from pbkv_cluster.gateway.workflow.calls import WorkflowCalls
 from pbkv_cluster.gateway.workflow.requests import WorkflowRequest
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
@@ -21,7 +24,7 @@ _Context = aio.ServicerContext[Any, Any]
 class WorkflowServicer(workflow_pb2_grpc.WorkflowServiceServicer):
     """See proto/pbkv/v1/workflow.proto."""
 
-    def __init__(self, workflows: WorkflowLifecycle, submission: Submission, status: StatusReader) -> None:
+    def __init__(self, workflows: WorkflowCalls, submission: Submission, status: StatusReader) -> None:
         self._workflows = workflows
         self._submission = submission
         self._status = status
@@ -29,7 +32,7 @@ class WorkflowServicer(workflow_pb2_grpc.WorkflowServiceServicer):
     async def StartWorkflow(  # noqa: N802
         self, request: workflow_pb2.StartWorkflowRequest, context: _Context
     ) -> workflow_pb2.StartWorkflowResponse:
-        workflow = await self._workflows.start(_workflow_request(request))
+        workflow = await self._workflows.start(_workflow_request(request), passed_on=is_passed_on(context))
         return workflow_pb2.StartWorkflowResponse(workflow_id=workflow.id, lease_s=workflow.lease_s)
 
     async def SubmitStep(  # noqa: N802
@@ -39,26 +42,32 @@ class WorkflowServicer(workflow_pb2_grpc.WorkflowServiceServicer):
         # NOTE: if the client cancels while an event is on its way to it, the generator stays suspended. The callback frees the
         # step at once, whatever state the generator is in.
         context.add_done_callback(lambda _: self._submission.close(step))  # type: ignore[arg-type]  # the stubs want a class
-        async for event in self._submission.run(step, _step_request(request, context.time_remaining())):
+        asked = replace(step_request_from_wire(request), timeout_s=context.time_remaining())
+        async for event in self._submission.run(step, asked, passed_on=is_passed_on(context)):
             yield convert.step_event_to_wire(event)
 
     async def ReportToolCall(  # noqa: N802
         self, request: workflow_pb2.ReportToolCallRequest, context: _Context
     ) -> workflow_pb2.ReportToolCallResponse:
         call, started = convert.tool_call_from_wire(request)
-        await self._workflows.report_tool(request.workflow_id, call, started)
+        await self._workflows.report_tool(request.workflow_id, call, started, passed_on=is_passed_on(context))
         return workflow_pb2.ReportToolCallResponse()
 
     async def EndWorkflow(  # noqa: N802
         self, request: workflow_pb2.EndWorkflowRequest, context: _Context
     ) -> workflow_pb2.EndWorkflowResponse:
-        await self._workflows.end(request.workflow_id)
+        await self._workflows.end(request.workflow_id, passed_on=is_passed_on(context))
         return workflow_pb2.EndWorkflowResponse()
 
     async def GetClusterStatus(  # noqa: N802
         self, request: workflow_pb2.GetClusterStatusRequest, context: _Context
     ) -> workflow_pb2.GetClusterStatusResponse:
-        return _status_response(await self._status.read())
+        response = _status_response(await self._status.read())
+        if not is_passed_on(context):
+            everywhere = self._status.everywhere
+            others = await everywhere.ask(lambda peer: peer.status(TIMEOUT_S))
+            merge_status(response, everywhere.peers.incarnation, await everywhere.gateways(), others)
+        return response
 
 
 def _workflow_request(message: workflow_pb2.StartWorkflowRequest) -> WorkflowRequest:
@@ -68,20 +77,6 @@ def _workflow_request(message: workflow_pb2.StartWorkflowRequest) -> WorkflowReq
         tenant=message.tenant,
         lease_s=message.lease_s,
         step_graph=convert.step_graph_from_wire(message.step_graph) if message.HasField("step_graph") else None,
-    )
-
-
-def _step_request(message: workflow_pb2.SubmitStepRequest, timeout_s: float | None) -> StepRequest:
-    return StepRequest(
-        workflow_id=message.workflow_id,
-        agent=message.agent_id,
-        prompt=prompt_from_wire(message.prompt),
-        call_site=message.call_site,
-        parent_step=message.parent_step if message.HasField("parent_step") else None,
-        sampling=convert.sampling_options_from_wire(message.sampling),
-        priority=message.priority,
-        tenant=message.tenant,
-        timeout_s=timeout_s,
     )
 
 

@@ -11,13 +11,14 @@ from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.usage import HitMeter
 from pbkv_cluster.gateway.decisions import Decisions
 from pbkv_cluster.gateway.meter import GatewayMeter
+from pbkv_cluster.gateway.peers.everywhere import Everywhere
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.gateway.routing.worker import Worker, WorkerReport
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
-from pbkv_cluster.gateway.step.admission import Admission
+from pbkv_cluster.gateway.step.admission.admission import Admission
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
 from pbkv_cluster.rpc.security import this_process
-from pbkv_cluster.rpc.services import DASHBOARD, DISCOVERY_PATH, GATEWAY_HTTP, HEAD
+from pbkv_cluster.rpc.services import DASHBOARD, DISCOVERY_PATH, HEAD
 from pbkv_cluster.store.cluster_index import Directory, MemberEntry, NodeStateEntry, ProblemsEntry
 
 
@@ -33,7 +34,7 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True)
 class ClusterStatus:
-    """What runs where, and how well the cache does, since the gateway started."""
+    """What runs where, and how well the cache does, since this gateway started."""
 
     cluster: str
     model: str
@@ -66,9 +67,10 @@ class StatusReader:
     meter: GatewayMeter
     decisions: Decisions
     directory: Directory
+    everywhere: Everywhere
 
     async def read(self) -> ClusterStatus:
-        """The status now; a worker that does not answer within a second has no report."""
+        """The status now, as this gateway knows it by itself; a worker that does not answer within a second has no report."""
         known = sorted(self.pool.known(), key=lambda worker: worker.key)
         workers = await asyncio.gather(*map(_status, known))
         return ClusterStatus(
@@ -112,11 +114,9 @@ class StatusReader:
             return ()  # `index_reachable` tells
 
     async def _http_address(self) -> str:
-        try:
-            entry = await self.directory.service(GATEWAY_HTTP)
-        except Unavailable:
-            return ""  # `index_reachable` tells
-        return "" if entry is None else entry.address
+        """Of this gateway."""
+        mine = (each for each in await self.everywhere.gateways() if self.everywhere.is_me(each))
+        return next((each.http_address for each in mine), "")
 
     async def _problems(self) -> tuple[ProblemsEntry, ...]:
         try:

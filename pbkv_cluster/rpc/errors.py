@@ -16,6 +16,10 @@ from pbkv_cluster.core import errors
 log = logging.getLogger(__name__)
 
 _PUSHBACK = "grpc-retry-pushback-ms"  # see gRPC's proposal A6
+# Trailing metadata of a call that a server of ours ended with UNAVAILABLE: whether the same call is worth another try. Without
+# it, gRPC itself gives the status: the server, or the way to it, is gone.
+_ANSWER = "pbkv-answer"
+_FINAL, _AGAIN = "final", "again"
 
 _STATUS: dict[type[errors.PbkvError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
@@ -44,7 +48,7 @@ def from_rpc(error: aio.AioRpcError | grpc.RpcError) -> errors.PbkvError:
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return errors.ResourceExhausted(details, _pushback_s(error))
         case grpc.StatusCode.UNAVAILABLE:
-            return errors.Unavailable(details)
+            return errors.Unavailable(details) if _answer(error) == _FINAL else errors.TryAgain(details)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return errors.DeadlineExceeded(details)
         case grpc.StatusCode.UNAUTHENTICATED:
@@ -54,17 +58,32 @@ def from_rpc(error: aio.AioRpcError | grpc.RpcError) -> errors.PbkvError:
     return errors.PbkvError(f"{code.name}: {details}")
 
 
-def _pushback(error: Exception) -> tuple[tuple[str, str], ...]:
-    """Trailing metadata that says when to try again; gRPC's own retries keep to it."""
+def _trailing(error: Exception) -> tuple[tuple[str, str], ...]:
+    """Metadata that says whether the call is worth another try, and when; to the second, gRPC's own retries keep."""
+    if isinstance(error, errors.Unavailable):
+        return ((_ANSWER, _AGAIN if isinstance(error, errors.TryAgain) else _FINAL),)
     if isinstance(error, errors.ResourceExhausted) and error.retry_after_s is not None:
         return ((_PUSHBACK, str(math.ceil(1000 * error.retry_after_s))),)
     return ()
 
 
+def is_unanswered(error: aio.AioRpcError | grpc.RpcError) -> bool:
+    """Whether a call failed because its server, or the way to it, is gone."""
+    return error.code() is grpc.StatusCode.UNAVAILABLE and not _answer(error)
+
+
+def _answer(error: aio.AioRpcError | grpc.RpcError) -> str:
+    return _trailing_value(error, _ANSWER)
+
+
 def _pushback_s(error: aio.AioRpcError | grpc.RpcError) -> float | None:
-    metadata: Any = error.trailing_metadata() if callable(getattr(error, "trailing_metadata", None)) else None
-    value = next((value for key, value in metadata or () if key == _PUSHBACK), None)
-    return int(value) / 1000 if isinstance(value, str) and value.isdecimal() else None
+    value = _trailing_value(error, _PUSHBACK)
+    return int(value) / 1000 if value.isdecimal() else None
+
+
+def _trailing_value(error: aio.AioRpcError | grpc.RpcError, name: str) -> str:
+    metadata: Any = error.trailing_metadata() if callable(getattr(error, "trailing_metadata", None)) else ()
+    return next((str(value) for key, value in metadata or () if key == name), "")
 
 
 class ErrorInterceptor(aio.ServerInterceptor):
@@ -176,6 +195,6 @@ async def _abort(context: aio.ServicerContext[Any, Any], error: Exception, metho
         raise error
     for kind, status in _STATUS.items():
         if isinstance(error, kind):
-            await context.abort(status, str(error), _pushback(error))
+            await context.abort(status, str(error), _trailing(error))
     log.error("%s failed", method, exc_info=error)
     await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")

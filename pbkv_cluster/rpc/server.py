@@ -65,8 +65,13 @@ class RpcServer:
         self._for_tenants.update(f"/{descriptor.full_name}/{method}" for method in for_tenants)
         self._names.append(descriptor.full_name)
 
-    async def start(self, host: str, port: int) -> str:
+    async def start(self, host: str, port: int, on_bound: Callable[[str], None] = lambda address: None) -> str:
         """Binds and serves; port 0 takes a free one. Returns the address, host:port.
+
+        Args:
+            host: to bind.
+            port: to bind.
+            on_bound: told the address before the first call is taken.
 
         Raises:
             StartupError: the address cannot be bound.
@@ -79,10 +84,11 @@ class RpcServer:
             bound = self._bind(wanted)
         except RuntimeError as error:
             raise StartupError(f"cannot listen on {wanted}: is the port in use? ({error})") from error
+        self.address = join_address(host, bound)
+        on_bound(self.address)
         await self._server.start()
         for name in ("", *self._names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        self.address = join_address(host, bound)
         return self.address
 
     def _bind(self, wanted: str) -> int:

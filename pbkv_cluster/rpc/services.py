@@ -4,12 +4,21 @@ from collections.abc import Mapping
 from typing import Protocol
 
 PREDICTOR = "predictor"
-GATEWAY = "gateway"
+GATEWAY = "gateway"  # name of the first gateway; further ones are gateway-1 and so on
 HEAD = "head"  # the process that runs the cluster; it speaks HTTP
 DASHBOARD = "dashboard"  # the pages for operators; HTTP, too
 DISCOVERY_PATH = "/discovery"  # where it tells Prometheus of all members
-GATEWAY_HTTP = "gateway-http"  # the gateway's port for clients of OpenAI's and Anthropic's APIs
 HOST_STORE = "host_store"  # the one on this process's node
+
+
+def gateway_name(number: int) -> str:
+    """The name of a gateway, counted from 0."""
+    return f"{GATEWAY}-{number}" if number else GATEWAY
+
+
+def is_gateway(member: str) -> bool:
+    """Whether a member of that name is a gateway."""
+    return member == GATEWAY or member.startswith(f"{GATEWAY}-")
 
 
 class Services(Protocol):

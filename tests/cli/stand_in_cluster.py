@@ -40,6 +40,10 @@ class StandInCluster:
         self.waited = False
         self._context = serving_in_thread(self.gateway)
 
+    @property
+    def gateway_addresses(self) -> list[str]:
+        return [self.gateway_address]
+
     def __enter__(self) -> Self:
         assert not StandInCluster.running, "clusters run one after the other"
         self.gateway_address = self._context.__enter__()

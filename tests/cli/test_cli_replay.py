@@ -137,7 +137,10 @@ def test_demo_compares_policies_on_the_same_work(pbkv: Pbkv, clusters: list[Stan
     done = pbkv("demo", "--workflows", "3", "--concurrency", "2", "--seed", "5")
     assert done.code == 0, done.err
     assert [cluster.config.cache.policy for cluster in clusters] == ["lru", "pbkv"]
-    first, second = ({name: list(steps) for name, steps in cluster.gateway.steps.items()} for cluster in clusters)
+    first, second = (
+        {name: [(step.agent_id, step.prompt, step.sampling) for step in steps] for name, steps in cluster.gateway.steps.items()}
+        for cluster in clusters
+    )
     assert first == second
     assert len(first) == 3
     assert "pbkv / lru" in done.out

@@ -8,14 +8,8 @@ import pytest
 from rich.console import Console
 
 from pbkv_cluster.cli.serving.guard_lines import guard_line
-from pbkv_cluster.cli.serving.status import (
-    degraded,
-    member_line,
-    nodes_line,
-    print_status,
-    reasons_line,
-    status_json,
-)
+from pbkv_cluster.cli.serving.status import degraded, print_status, status_json
+from pbkv_cluster.cli.serving.status_lines import member_line, nodes_line, reasons_line
 from pbkv_cluster.rpc.v1 import store_pb2, workflow_pb2
 from tests.cli.conftest import Pbkv
 

@@ -11,11 +11,15 @@ from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 
 
 class FlakyGateway(workflow_pb2_grpc.WorkflowServiceServicer):
-    def __init__(self, refusals: int = 0) -> None:
-        """`refusals` is the number of calls that are refused before one is taken."""
+    def __init__(self, refusals: int = 0, *, final: bool = False) -> None:
+        """Args:
+        refusals: number of calls that are refused before one is taken.
+        final: steps are refused as those are that no gateway can run.
+        """
+        self.final = final
         self.refusals = refusals
         self.started: list[str] = []
-        self.steps = 0
+        self.steps: list[str] = []  # ids
 
     def StartWorkflow(  # noqa: N802
         self, request: workflow_pb2.StartWorkflowRequest, context: grpc.ServicerContext
@@ -28,7 +32,9 @@ class FlakyGateway(workflow_pb2_grpc.WorkflowServiceServicer):
     def SubmitStep(  # noqa: N802
         self, request: workflow_pb2.SubmitStepRequest, context: grpc.ServicerContext
     ) -> Iterator[workflow_pb2.StepEvent]:
-        self.steps += 1
+        self.steps.append(request.step_id)
+        if self.final:
+            context.set_trailing_metadata((("pbkv-answer", "final"),))
         context.abort(grpc.StatusCode.UNAVAILABLE, "ending")
 
     def ReportToolCall(  # noqa: N802

@@ -82,11 +82,53 @@ async def test_the_same_with_asyncio() -> None:
     assert gateway.started == [workflow.id] * 3
 
 
-def test_a_step_is_sent_once() -> None:
+def test_a_step_that_its_gateway_ends_is_sent_again_under_the_same_id() -> None:
     gateway = FlakyGateway()
     with served(gateway) as address, Client(address) as client, pytest.raises(Unavailable):
         client.start_workflow().run(agent="a", prompt="hello")
-    assert gateway.steps == 1
+    assert len(gateway.steps) == 5
+    assert len(set(gateway.steps)) == 1
+    assert gateway.steps[0]
+
+
+def test_a_step_that_a_gateway_says_cannot_be_run_is_not_sent_again() -> None:
+    gateway = FlakyGateway(final=True)
+    with served(gateway) as address, Client(address) as client, pytest.raises(Unavailable):
+        client.start_workflow().run(agent="a", prompt="hello")
+    assert len(gateway.steps) == 1
+
+
+def test_the_next_gateway_of_a_list_is_called_where_one_is_not_there() -> None:
+    gateway = FlakyGateway()
+    with served(gateway) as address:
+        for endpoint in ([NOBODY, address], f"{NOBODY}, {address}"):
+            with Client(endpoint) as client:
+                client.start_workflow("mine")
+                client.start_workflow("mine")
+    assert gateway.started == ["mine"] * 4
+
+
+async def test_the_next_gateway_is_called_with_asyncio() -> None:
+    gateway = FlakyGateway()
+    with served(gateway) as address:
+        async with AsyncClient([NOBODY, address]) as client:
+            await client.start_workflow("mine")
+    assert gateway.started == ["mine"]
+
+
+def test_the_environment_names_gateways_where_a_program_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = FlakyGateway()
+    with served(gateway) as address:
+        monkeypatch.setenv("PBKV_ADDRESS", f"{NOBODY},{address}")
+        with Client() as client:
+            client.start_workflow("mine")
+    assert gateway.started == ["mine"]
+
+
+@pytest.mark.parametrize("endpoint", ["localhost", ["127.0.0.1:1", "nobody"], "127.0.0.1:1,", [f"h:{n}" for n in range(1, 99)]])
+def test_a_gateway_that_has_no_address_is_refused_by_name(endpoint: Any) -> None:
+    with pytest.raises(InvalidArgument, match=r"^endpoint: "):
+        Client(endpoint)
 
 
 def test_a_call_that_nobody_answers_ends_in_time() -> None:

@@ -17,7 +17,7 @@ from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import Config, load
 from pbkv_cluster.core.errors import ConfigError, InvalidArgument, StartupError
 from pbkv_cluster.core.security.exposure import open_to_all
-from pbkv_cluster.store.cluster_index import Directory, RedisServer, ServiceEntry, connect
+from pbkv_cluster.store.cluster_index import Directory, GatewayEntry, RedisServer, connect
 from pbkv_cluster.store.cluster_index.redis_server import free_port, listen
 from tests.certificates import Authority
 
@@ -114,7 +114,8 @@ def test_redis_and_the_cluster_s_name_are_checked() -> None:
 
         async def announce() -> None:
             redis = connect(server.url)
-            await Directory(redis, "taken", 60.0).announce_service(ServiceEntry("gateway", "127.0.0.1:7", 1))
+            entry = GatewayEntry("gateway", "first", "node", "127.0.0.1:7", "", 1)
+            await Directory(redis, "taken", 60.0).announce_gateway(entry)
             await redis.aclose()
 
         asyncio.run(announce())

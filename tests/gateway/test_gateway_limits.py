@@ -13,8 +13,8 @@ from pbkv_cluster.core.config import LimitsConfig
 from pbkv_cluster.core.errors import LimitExceeded
 from pbkv_cluster.core.fair_room import has_fair_room
 from pbkv_cluster.gateway.decisions import Decisions
-from pbkv_cluster.gateway.step.admission import Admission
-from pbkv_cluster.gateway.step.limits import Limit
+from pbkv_cluster.gateway.step.admission.admission import Admission
+from pbkv_cluster.gateway.step.admission.limits import Limit
 from pbkv_cluster.gateway.step.step import Step
 from pbkv_cluster.rpc.errors import from_rpc
 from pbkv_cluster.rpc.v1 import types_pb2

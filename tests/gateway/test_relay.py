@@ -25,7 +25,7 @@ from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
 from pbkv_cluster.gateway.routing.load import WorkerLoad
 from pbkv_cluster.gateway.routing.speeds import OutputLength, PrefillSpeed, StepSpeed
 from pbkv_cluster.gateway.routing.worker import FailureKind, StepOutcome, Worker, WorkerFailure
-from pbkv_cluster.gateway.step.admission import Admission
+from pbkv_cluster.gateway.step.admission.admission import Admission
 from pbkv_cluster.gateway.step.prompt_reader import TokenizedPrompt
 from pbkv_cluster.gateway.step.relay import Relay
 from pbkv_cluster.gateway.step.state import StepState

@@ -100,7 +100,8 @@ def print_addresses(cluster: "LocalCluster") -> None:
     from pbkv_cluster.integrations.otel.member import MEMBER
     from pbkv_cluster.rpc.security import this_process
 
-    typer.echo(f"gateway    {cluster.gateway_address}")
+    gateways = ",".join(cluster.gateway_addresses)
+    typer.echo(f"gateway    {gateways}")
     if cluster.http_address:
         typer.echo(f"http       {this_process().http}://{cluster.http_address}/v1 (OpenAI's API; Anthropic's without /v1)")
     typer.echo(f"redis      {without_password(cluster.redis_url)}")
@@ -114,8 +115,8 @@ def print_addresses(cluster: "LocalCluster") -> None:
         typer.echo(f"dashboard  {cluster.dashboard_url}")
     if cluster.ray_dashboard_url:
         typer.echo(f"ray        {cluster.ray_dashboard_url}")
-    typer.echo(f'try        pbkv submit --endpoint {cluster.gateway_address} --agent writer "Once upon a time"')
-    typer.echo(f"           pbkv status --endpoint {cluster.gateway_address}")
+    typer.echo(f'try        pbkv submit --endpoint {gateways} --agent writer "Once upon a time"')
+    typer.echo(f"           pbkv status --endpoint {gateways}")
 
 
 def _edges(config: "Config") -> "dict[str, MakeMember]":

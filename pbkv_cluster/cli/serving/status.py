@@ -10,6 +10,14 @@ from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_consol
 from pbkv_cluster.cli.serving.address_lines import address_lines
 from pbkv_cluster.cli.serving.guard_lines import guard_json, guard_line
 from pbkv_cluster.cli.serving.prefetch_lines import prefetch_json, prefetch_line
+from pbkv_cluster.cli.serving.status_lines import (
+    access_line,
+    down_line,
+    gateway_lines,
+    member_line,
+    nodes_line,
+    reasons_line,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,6 +53,7 @@ def degraded(response: "Status") -> list[str]:
         problems.append("the predictor is not reachable")
     if not response.workers:
         problems.append("there is no worker")
+    problems += [f"{gateway.name} is not reachable" for gateway in response.gateways if not gateway.reachable]
     problems += [f"{worker.worker_id} is not reachable" for worker in response.workers if not worker.reachable]
     problems += [down_line(member) for member in response.members if not member.up]
     return problems + [f"{each.member}: {each.problem}" for each in response.problems]
@@ -79,6 +88,18 @@ def status_json(response: "Status") -> dict[str, Any]:
         "index_reachable": response.index_reachable,
         "open_workflows": response.open_workflows,
         "running_steps": response.running_steps,
+        "gateways": [
+            {
+                "name": gateway.name,
+                "node_id": gateway.node_id,
+                "address": gateway.address,
+                "http_address": gateway.http_address,
+                "reachable": gateway.reachable,
+                "open_workflows": gateway.open_workflows,
+                "running_steps": gateway.running_steps,
+            }
+            for gateway in response.gateways
+        ],
         "log_path": response.log_path,
         "discovery_url": response.discovery_url,
         "dashboard_url": response.dashboard_url,
@@ -141,41 +162,6 @@ def status_json(response: "Status") -> dict[str, Any]:
     }
 
 
-def access_line(worker: "Status.Worker") -> str:
-    """How much a worker's access model has learnt from."""
-    learnt, updates = worker.access_workflows, worker.access_updates_applied
-    return f"learnt from {learnt:,} workflows that have ended, by {updates:,} updates"
-
-
-def down_line(member: "Status.Member") -> str:
-    """What keeps a member from serving."""
-    if member.restarts:
-        return f"{member.name} is being restarted: {member.last_failure}"
-    return f"{member.name} is being started" + (f": {member.last_failure}" if member.last_failure else "")
-
-
-def nodes_line(response: "Status") -> str:
-    """What each node does; empty where there is one, which serves."""
-    if len(response.nodes) == 1 and response.nodes[0].state == "serving":
-        return ""
-    nodes = (f"{node.host} {node.state}" + (f" ({node.reason})" if node.reason else "") for node in response.nodes)
-    return f"nodes: {', '.join(nodes)}" if response.nodes else ""
-
-
-def member_line(member: "Status.Member") -> str:
-    """How often a member has ended, and why it did last."""
-    state = "" if member.up else " and is not back"
-    return f"{member.name}: restarted {member.restarts} times{state}, last because {member.last_failure}"
-
-
-def reasons_line(reasons: "Status.Reasons") -> str:
-    """What a member has dropped or not understood so far; empty if there is nothing that one may want to mend."""
-    from pbkv_cluster.integrations.otel.reasons import EXPECTED
-
-    counts = [f"{reason} {times:,}" for reason, times in sorted(reasons.times.items()) if reason not in EXPECTED]
-    return f"{reasons.member}: dropped or not understood so far: {', '.join(counts)}; its log says why" if counts else ""
-
-
 def print_status(response: "Status", console: "Console") -> None:
     """Prints a status for people."""
     from rich.text import Text
@@ -195,6 +181,8 @@ def print_status(response: "Status", console: "Console") -> None:
     for reasons in response.reasons:
         if line := reasons_line(reasons):
             console.print(Text(line, style="bold yellow"))
+    for line, well in gateway_lines(response):
+        console.print(Text(line, style="" if well else "bold red"))
     for line in address_lines(response):
         console.print(Text(line), soft_wrap=True)
     console.print(_workers_table(response))
@@ -241,7 +229,7 @@ def _rates_table(response: "Status") -> "Table":
 
     totals = response.totals
     prompt = totals.prompt_tokens
-    table = Table("tokens", "hit rate", "by tier", title=f"{totals.steps:,} steps since the gateway started")
+    table = Table("tokens", "hit rate", "by tier", title=f"{totals.steps:,} steps since the gateways started")
     table.add_row("available", share(totals.available_tokens, prompt), "")
     for label, wire in (("captured", totals.captured), ("delivered", totals.delivered)):
         tiers = tiers_from_wire(wire)
@@ -254,7 +242,10 @@ def _decisions_table(response: "Status") -> "Table":
     from rich.table import Table
 
     table = Table("decided by", "reason", "times", title="Decisions")
-    sources = [("gateway", response.decisions), *((worker.worker_id, worker.store.decisions) for worker in response.workers)]
+    sources = [
+        ("gateways" if len(response.gateways) > 1 else "gateway", response.decisions),
+        *((worker.worker_id, worker.store.decisions) for worker in response.workers),
+    ]
     sources += [(each.member, each.times) for each in response.reasons]
     for name, decisions in sources:
         for reason, times in sorted(decisions.items()):

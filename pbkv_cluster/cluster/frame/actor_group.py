@@ -61,8 +61,8 @@ class ActorGroup:
         self._supervisor = Supervisor(list(self._members.values()), standby, on_change)
         return self._supervisor
 
-    def stop(self, first: str) -> None:
-        """Stops the member called `first`, then all others, and ends the actors. May be called again.
+    def stop(self, first: Callable[[str], bool]) -> None:
+        """Stops the members whose names are `first`, then all others, and ends the actors. May be called again.
 
         Whoever supervises them must have stopped before.
         """
@@ -70,8 +70,8 @@ class ActorGroup:
             return
         members = list(self._members.values()) if self._supervisor is None else self._supervisor.remove_all()
         self._members.clear()
-        stop_members([each for each in members if each.spec.name == first])
-        stop_members([each for each in members if each.spec.name != first])
+        stop_members([each for each in members if first(each.spec.name)])
+        stop_members([each for each in members if not first(each.spec.name)])
 
 
 def stop_members(members: Sequence[RunningMember]) -> None:

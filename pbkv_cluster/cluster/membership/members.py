@@ -1,21 +1,15 @@
-"""The members of a cluster: gateway, predictor, host stores and workers, each connected to the others."""
+"""The members of a cluster: gateways, predictor, host stores and workers, each connected to the others."""
 
 import asyncio
 import os
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pbkv_cluster.cluster.membership.announcer import Announcer
 from pbkv_cluster.cluster.membership.member import MemberContext
-from pbkv_cluster.cluster.membership.metrics_endpoint import MetricsEndpoint, PutFigures
+from pbkv_cluster.cluster.membership.member_base import MemberBase
 from pbkv_cluster.cluster.membership.peer_addresses import PeerAddresses
-from pbkv_cluster.cluster.membership.problem_report import ProblemReport
-from pbkv_cluster.cluster.membership.redis_connection import RedisConnection
-from pbkv_cluster.core.background import first_failure_of
 from pbkv_cluster.core.blocks import BlockLabel
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import Config
@@ -24,9 +18,16 @@ from pbkv_cluster.core.metrics.metric import Source
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.text.tokenizers_only import use_tokenizers_only
 from pbkv_cluster.rpc.security import this_process
-from pbkv_cluster.rpc.services import GATEWAY, GATEWAY_HTTP, HOST_STORE, PREDICTOR
+from pbkv_cluster.rpc.services import GATEWAY, HOST_STORE, PREDICTOR
 from pbkv_cluster.store.block_map import BlockMap
-from pbkv_cluster.store.cluster_index import Directory, IndexMirror, IndexPublisher, NodeEntry, ServiceEntry, WorkerEntry
+from pbkv_cluster.store.cluster_index import (
+    Directory,
+    GatewayEntry,
+    IndexMirror,
+    IndexPublisher,
+    NodeEntry,
+    WorkerEntry,
+)
 
 if TYPE_CHECKING:
     from pbkv_cluster.store.kv_events.event_publisher import KvEventPublisher
@@ -34,55 +35,7 @@ if TYPE_CHECKING:
 WORKER_PREFIX = "worker-"  # of workers' names; a number follows
 
 
-class _MemberBase:
-    """What all members share: a connection to Redis, an entry in the directory, and parts that run until one fails."""
-
-    def __init__(self, context: MemberContext) -> None:
-        self._context = context
-        self._redis = RedisConnection(context)
-        self._stack = AsyncExitStack()  # stops the parts in reverse order, even if one of them raises
-        self._stack.push_async_callback(self._redis.close)
-        self._failures: list[Callable[[], Awaitable[None]]] = []  # each runs until its part fails, then raises
-
-    def _add_part(self, stop: Callable[[], Awaitable[None]], wait: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Registers a part that is about to start: how to stop it, and how to wait for its failure."""
-        self._stack.push_async_callback(stop)
-        if wait is not None:
-            self._failures.append(wait)
-
-    async def wait(self) -> None:
-        """Runs until a part of the member fails, then raises its error."""
-        await first_failure_of(*self._failures)
-
-    async def stop(self) -> None:
-        await self._stack.aclose()
-
-    async def _announce_service(self, name: str, address: str) -> None:
-        entry = ServiceEntry(name, address, os.getpid())
-        directory = self._redis.directory
-        await self._announce(lambda: directory.announce_service(entry), lambda: directory.withdraw_service(entry))
-
-    async def _serve_metrics(self, put: PutFigures, kind: Source) -> None:
-        """Serves the metrics of this member, unless that is switched off."""
-        if not self._context.config.metrics.enabled:
-            return
-        name = self._context.name or kind
-        endpoint = MetricsEndpoint(put, self._redis.directory, name, kind, self._context.node_id)
-        self._add_part(endpoint.stop, endpoint.wait)
-        await endpoint.start(self._context.host)
-
-    async def _report_problems(self, name: str, problems: Callable[[], Sequence[str]]) -> None:
-        """Keeps the directory informed of what does not work as it should."""
-        report = ProblemReport(self._redis.directory, name, problems)
-        await self._announce(report.announce, report.withdraw)
-
-    async def _announce(self, announce: Callable[[], Awaitable[None]], withdraw: Callable[[], Awaitable[None]]) -> None:
-        announcer = Announcer(announce, withdraw, self._redis.directory.renewal_interval_s)
-        self._add_part(announcer.stop, announcer.wait)
-        await announcer.start()
-
-
-class PredictorMember(_MemberBase):
+class PredictorMember(MemberBase):
     """The predictor service."""
 
     def prepare(self) -> None:
@@ -107,7 +60,7 @@ class PredictorMember(_MemberBase):
         return address
 
 
-class HostStoreMember(_MemberBase):
+class HostStoreMember(MemberBase):
     """The host store of a node."""
 
     def __init__(self, context: MemberContext, workers: int = 1) -> None:
@@ -165,7 +118,7 @@ class _NodeServices:
         return next((node.address for node in await self._directory.nodes() if node.node_id == self._node_id), None)
 
 
-class WorkerMember(_MemberBase):
+class WorkerMember(MemberBase):
     """A GPU worker, with its blocks in the index."""
 
     def __init__(self, context: MemberContext, worker_id: str) -> None:
@@ -256,8 +209,8 @@ class WorkerMember(_MemberBase):
             self._events.record(label, residency)
 
 
-class GatewayMember(_MemberBase):
-    """The front door."""
+class GatewayMember(MemberBase):
+    """A front door."""
 
     def prepare(self) -> None:
         import_module("pbkv_cluster.gateway.server")
@@ -270,16 +223,19 @@ class GatewayMember(_MemberBase):
 
         config = await asyncio.to_thread(_with_model, self._context.config)
         codec = await asyncio.to_thread(_load_codec, config)
-        server = GatewayServer(config, self._redis.directory, self._redis.blocks, codec, SystemClock())
+        name = self._context.name or GATEWAY
+        directory = self._redis.directory
+        server = GatewayServer(config, directory, self._redis.blocks, codec, SystemClock(), name)
         self._add_part(server.stop, server.wait)
-        address = await server.start(self._context.host, config.gateway.port)
+        address, http_address = await server.start(self._context.host, config.gateway.port), ""
         if config.gateway.http_port >= 0:
             from pbkv_cluster.gateway.http.server import HttpServer
 
             http = HttpServer(config, server)
             self._add_part(http.stop)
-            await self._announce_service(GATEWAY_HTTP, await http.start(self._context.host, config.gateway.http_port))
-        await self._announce_service(GATEWAY, address)
+            http_address = await http.start(self._context.host, config.gateway.http_port)
+        entry = GatewayEntry(name, server.peers.incarnation, self._context.node_id, address, http_address, os.getpid())
+        await self._announce(lambda: directory.announce_gateway(entry), lambda: directory.withdraw_gateway(entry))
         await self._serve_metrics(server.figures.put, Source.GATEWAY)
         return address
 

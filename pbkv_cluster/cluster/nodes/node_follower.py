@@ -125,6 +125,7 @@ class NodeFollower:
 
     def _lost(self, node: Node) -> None:
         del self._nodes[node.ray.node_id]
+        self._plan.left(node.members)
         names = ", ".join(node.members)
         self._around.stop_members(self._supervisor.remove(node.members))  # they may live on, where Ray does not reach them
         self._report(f"{node.title} has left" if not names else f"{node.title} is lost, and with it {names}")
@@ -154,6 +155,7 @@ class NodeFollower:
             node.state = NodeState.SERVING
         elif node.state is NodeState.DRAINING and self._has_drained(node, up):
             self._around.stop_members(self._supervisor.remove(node.members))
+            self._plan.left(node.members)
             node.state, node.members = NodeState.DRAINED, []
             self._report(f"{node.title} is drained")
 

@@ -1,4 +1,4 @@
-"""What each node of the cluster gets: a host store and its workers, or nothing."""
+"""What each node of the cluster gets: a host store, its workers and perhaps a gateway, or nothing."""
 
 import functools
 import itertools
@@ -8,17 +8,19 @@ from pbkv_cluster.cluster.frame.actors import MemberSpec
 from pbkv_cluster.cluster.frame.ray_nodes import RayNode
 from pbkv_cluster.cluster.membership.member import MemberContext
 from pbkv_cluster.cluster.membership.members import WORKER_PREFIX, HostStoreMember, WorkerMember
+from pbkv_cluster.cluster.nodes.gateway_plan import GatewayPlan
 from pbkv_cluster.core.errors import StartupError
 
 
 class NodePlan:
     """Names are never used twice, so that what the directory still knows of a lost node is nobody else's."""
 
-    def __init__(self, context: MemberContext, nodes: Collection[RayNode]) -> None:
+    def __init__(self, context: MemberContext, nodes: Collection[RayNode], gateways: GatewayPlan | None = None) -> None:
         """Args:
         context: of the members.
         nodes: those of the cluster's start. Where one of them has a GPU, workers use GPUs, unless the configuration names
             another device. KV from a CPU is none for a GPU, so there is no mixture.
+        gateways: plans those of the nodes; None: the nodes get none.
 
         Raises:
             StartupError: a node has fewer GPUs than it is to have workers.
@@ -27,6 +29,7 @@ class NodePlan:
         self._on_gpus = device == "cuda" or (device == "auto" and any(node.gpus for node in nodes))
         self._per_node = context.config.cluster.workers
         self._context = context
+        self._gateways = gateways
         self._host_stores, self._workers = itertools.count(), itertools.count()
         for node in nodes:
             if self._on_gpus and 0 < node.gpus < self._per_node:
@@ -55,4 +58,9 @@ class NodePlan:
             make = functools.partial(WorkerMember, worker_id=name)
             # The standby has no model loaded, and is kept for members without which nothing goes on.
             members.append(MemberSpec(name, make, self._context, node.node_id, float(self._on_gpus), on_standby=False))
-        return members
+        return members if self._gateways is None else members + self._gateways.of_node(node)
+
+    def left(self, names: Collection[str]) -> None:
+        """Members of these names run no longer, since their node has left."""
+        if self._gateways is not None:
+            self._gateways.left(names)

@@ -1,7 +1,12 @@
-"""The gateway's ports, chosen before it starts, so that one that restarts keeps them."""
+"""The gateways' ports, chosen before they start, so that one that restarts keeps them.
+
+Gateways on different nodes have the same ports. Further ones on one node have the next ports: two cannot share one.
+"""
 
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.store.cluster_index.redis_server import free_port
+
+_PORTS = ("port", "http_port")
 
 
 def with_free_ports(config: Config, host: str) -> Config:
@@ -10,8 +15,19 @@ def with_free_ports(config: Config, host: str) -> Config:
     Raises:
         StartupError: nothing can listen on `host`.
     """
-    zero = [name for name in ("port", "http_port") if getattr(config.gateway, name) == 0]
+    zero = [name for name in _PORTS if getattr(config.gateway, name) == 0]
     return _with_gateway(config, {name: free_port(host) for name in zero})
+
+
+def with_next_ports(config: Config, position: int) -> Config:
+    """The configuration of a further gateway on a node; port 0 stays 0.
+
+    Args:
+        config: as it was given.
+        position: of the gateway on its node, from 0.
+    """
+    given = {name: getattr(config.gateway, name) for name in _PORTS}
+    return _with_gateway(config, {name: port + position for name, port in given.items() if port > 0})
 
 
 def without_http(config: Config) -> Config:

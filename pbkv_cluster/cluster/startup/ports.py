@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.locations.addresses import join_address
+from pbkv_cluster.rpc.services import gateway_name
 
 _LOOPBACK = "127.0.0.1"
 
@@ -23,11 +24,16 @@ class Port(NamedTuple):
 def ports(config: Config) -> Iterator[Port]:
     """The configured ports. A node that joins a cluster is told the address to bind by Ray, if not by the configuration."""
     host = config.cluster.host or ("" if config.cluster.address else _LOOPBACK)
-    yield Port("gateway.port", host, config.gateway.port)
+    gateway = config.gateway
+    # In a cluster that is joined, only Ray tells how many of them are on this node.
+    here = max(1, gateway.replicas) if not config.cluster.address else 1
+    for position in range(here):
+        of = f" (of {gateway_name(position)})" if position else ""
+        yield Port(f"gateway.port{of}", host, gateway.port and gateway.port + position)
+        if gateway.http_port >= 0:
+            yield Port(f"gateway.http_port{of}", host, gateway.http_port and gateway.http_port + position)
     if config.metrics.enabled:
         yield Port("metrics.port", host, config.metrics.port)
-    if config.gateway.http_port >= 0:
-        yield Port("gateway.http_port", host, config.gateway.http_port)
     if config.otel.enabled:
         yield Port("otel.port", host, config.otel.port)
         if config.otel.http_port >= 0:

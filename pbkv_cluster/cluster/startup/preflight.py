@@ -16,8 +16,8 @@ from pbkv_cluster.core.security.key_file import read_key_file
 from pbkv_cluster.core.security.tls import Tls
 from pbkv_cluster.gateway.http.tools.formats import tool_format
 from pbkv_cluster.predictor_service.experts import EXPERTS
-from pbkv_cluster.rpc.services import GATEWAY
-from pbkv_cluster.store.cluster_index import Directory, ServiceEntry, connect
+from pbkv_cluster.predictor_service.predictor import PREDICTORS
+from pbkv_cluster.store.cluster_index import Directory, GatewayEntry, connect
 from pbkv_cluster.store.cluster_index.redis_check import TIMEOUT_S, check_redis
 from pbkv_cluster.store.cluster_index.redis_server import find_binary, listen
 
@@ -47,6 +47,18 @@ def check(config: Config) -> None:
         find_binary()  # raises, and says what to install
 
 
+def check_plug_ins(config: Config) -> None:
+    """Policies and predictors by their names; apart from the rest, as importing the policies takes longer than a moment.
+
+    Raises:
+        InvalidArgument: there is none of the configured name.
+    """
+    from pbkv_cluster.cache.policies.base import make_policies
+
+    make_policies(2, config.cache)
+    PREDICTORS.get(config.predictor.model)
+
+
 def missing_for_http() -> str:
     """The package that the gateway's HTTP API needs and that is not installed; empty: none."""
     return next((name for name in ("starlette", "uvicorn") if find_spec(name) is None), "")
@@ -62,17 +74,16 @@ def check_name_is_free(config: Config) -> None:
         return  # a server of our own is empty
     name, ttl_s = config.cluster.name, config.redis.lease_s
 
-    async def gateway() -> ServiceEntry | None:
+    async def gateways() -> list[GatewayEntry]:
         redis = connect(config.redis.url, name)
         try:
-            return await Directory(redis, name, ttl_s).service(GATEWAY)
+            return await Directory(redis, name, ttl_s).gateways()
         finally:
             await redis.aclose()
 
-    found = asyncio.run(gateway())
-    if found is not None:
+    if found := asyncio.run(gateways()):
         raise StartupError(
-            f"cluster.name: a cluster {name!r} with its gateway at {found.address} uses this Redis; choose another name "
+            f"cluster.name: a cluster {name!r} with its gateway at {found[0].address} uses this Redis; choose another name "
             f"(if it was killed, its name is free again after redis.lease_s, {ttl_s:g} s)"
         )
 

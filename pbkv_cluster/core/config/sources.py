@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from pbkv_cluster.core.config.tree import Config
 from pbkv_cluster.core.errors import ConfigError
+from pbkv_cluster.core.locations.addresses import ADDRESS_VARIABLE
 from pbkv_cluster.core.locations.urls import MASK, without_password
 
 ENV_PREFIX = "PBKV_"
@@ -158,7 +159,7 @@ def _from_env(env: Mapping[str, str], paths: set[str], problems: list[str]) -> _
     known = {env_name(path): path for path in paths}
     found: _Source = {}
     for name, value in env.items():
-        if not name.startswith(ENV_PREFIX) or name in (ENV_FILE, *ENV_CLIENT):
+        if not name.startswith(ENV_PREFIX) or name in (ENV_FILE, ADDRESS_VARIABLE, *ENV_CLIENT):
             continue
         if name in known:
             found[known[name]] = (value, Origin(name))

@@ -225,6 +225,12 @@ class PredictorConfig(Section):
 class GatewayConfig(Section):
     """The gateway, which clients connect to."""
 
+    replicas: int = Field(
+        1,
+        ge=0,
+        le=64,
+        description="number of gateways, on different nodes as far as there are; more on the node of `serve` have the next ports. 0: one on each node",
+    )
     port: int = Field(26100, ge=0, le=65535, description="port that clients connect to; 0 takes a free one")
     http_port: int = Field(
         26180, ge=-1, le=65535, description="port of the OpenAI-compatible HTTP API; 0 takes a free one, -1: none"
@@ -247,11 +253,24 @@ class GatewayConfig(Section):
     workflow_lease_s: float = Field(
         600.0, gt=0, description="seconds of silence after which a workflow ends, unless its client asks for another time"
     )
+    step_record_bytes: int = Field(
+        64 << 20,
+        ge=0,
+        description="most bytes of the output of steps that is kept for clients that submit a step again by its id",
+    )
     retry_limit: int = Field(3, ge=0, description="times that a step may lose its worker before it fails")
     worker_wait_s: float = Field(60.0, gt=0, description="seconds that a step waits while no worker is reachable")
     available_blocks: int = Field(
         2_000_000, ge=0, description="block keys remembered to measure what an infinite cache would hit"
     )
+
+    @model_validator(mode="after")
+    def _ports_suffice(self) -> "GatewayConfig":
+        further = max(self.replicas, 1) - 1
+        for name, port in (("port", self.port), ("http_port", self.http_port)):
+            if port + further > 65535:
+                raise ValueError(f"{name} leaves no ports for {self.replicas} replicas, which have the next ones")
+        return self
 
 
 class Config(Section):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from pbkv_cluster.core.errors import InvalidArgument
 
 MAX_PORT = 65_535
+ADDRESS_VARIABLE = "PBKV_ADDRESS"  # of the environment: the gateways that a client calls, where a program names none
 
 
 class Address(NamedTuple):

@@ -38,8 +38,8 @@ function totals(found) {
     ["generated", found.generated, null, ""],
   ];
   return [
-    el("h3", {}, `Since the gateway started: ${count(found.steps)} steps, ${count(found.failed)} failed, ${count(found.refused)} refused`),
-    table("Tokens since the gateway started", [
+    el("h3", {}, `Since the gateways started: ${count(found.steps)} steps, ${count(found.failed)} failed, ${count(found.refused)} refused`),
+    table("Tokens since the gateways started", [
       ["tokens", ([name]) => name],
       ["count", ([, value]) => count(value), { number: true, figure: ([name]) => name }],
       ["hit rate", ([, , share]) => (share === null ? "" : percent(share)), number],

@@ -12,6 +12,9 @@ from pbkv_cluster.gateway.inspection.agents import Agents, AgentStats, CallSite
 from pbkv_cluster.gateway.inspection.index_check import IndexCheck, Problem
 from pbkv_cluster.gateway.inspection.path import latest_step, path
 from pbkv_cluster.gateway.inspection.watchers import Watchers
+from pbkv_cluster.gateway.peers.everywhere import TIMEOUT_S, Everywhere
+from pbkv_cluster.gateway.peers.link import is_passed_on
+from pbkv_cluster.gateway.peers.merging import merge_agents, merge_workflows
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow, OpenWorkflows
 from pbkv_cluster.rpc.convert import tiers_to_wire
 from pbkv_cluster.rpc.v1 import inspection_pb2, inspection_pb2_grpc, predictor_pb2
@@ -37,7 +40,9 @@ class InspectionServicer(inspection_pb2_grpc.InspectionServiceServicer):
         index: IndexCheck,
         watchers: Watchers,
         clock: Clock,
+        everywhere: Everywhere,
     ) -> None:
+        self._everywhere = everywhere
         self._workflows = workflows
         self._history = history
         self._agents = agents
@@ -52,9 +57,13 @@ class InspectionServicer(inspection_pb2_grpc.InspectionServiceServicer):
         workload = checks.name("workload", request.workload)
         found = (each for each in self._workflows.all() if workload in ("", each.workload))
         latest = heapq.nlargest(limit, found, key=lambda each: each.renewed_at)
-        return inspection_pb2.ListWorkflowsResponse(
+        own = inspection_pb2.ListWorkflowsResponse(
             workflows=[self._summary(each, self._history(each.id)) for each in latest], open=len(self._workflows)
         )
+        if is_passed_on(context):
+            return own
+        others = await self._everywhere.ask(lambda peer: peer.list_workflows(request, TIMEOUT_S))
+        return merge_workflows(own, others.values(), limit)
 
     async def GetWorkflow(  # noqa: N802
         self, request: inspection_pb2.GetWorkflowRequest, context: Any
@@ -62,6 +71,9 @@ class InspectionServicer(inspection_pb2_grpc.InspectionServiceServicer):
         name = checks.required_name("workflow_id", request.workflow_id)
         workflow = self._workflows.peek(name)
         if workflow is None:
+            others = {} if is_passed_on(context) else await self._everywhere.ask(lambda peer: peer.workflow(request, TIMEOUT_S))
+            for found in others.values():
+                return found
             raise NotFound(f"no open workflow {name!r}")
         events = self._history(name)
         return inspection_pb2.GetWorkflowResponse(summary=self._summary(workflow, events), steps=path(events))
@@ -71,7 +83,11 @@ class InspectionServicer(inspection_pb2_grpc.InspectionServiceServicer):
     ) -> inspection_pb2.ListAgentsResponse:
         limit = checks.in_range("limit", request.limit, 0, _MAX_AGENTS) or _AGENTS
         found = self._agents.first(limit, checks.name("workload", request.workload))
-        return inspection_pb2.ListAgentsResponse(agents=[_agent(site, stats) for site, stats in found])
+        own = inspection_pb2.ListAgentsResponse(agents=[_agent(site, stats) for site, stats in found])
+        if is_passed_on(context):
+            return own
+        others = await self._everywhere.ask(lambda peer: peer.list_agents(request, TIMEOUT_S))
+        return merge_agents(own, others.values(), limit)
 
     async def CheckIndex(  # noqa: N802
         self, request: inspection_pb2.CheckIndexRequest, context: Any

@@ -81,6 +81,10 @@ class EventFeed:
         """The events of an open workflow, in order, as far as they are kept; see `histories.py`."""
         return self._histories.of(workflow)
 
+    def forget(self, workflow: str) -> None:
+        """Another gateway tells of this workflow now."""
+        self._histories.drop(workflow)
+
     @property
     def queued(self) -> int:
         """Events that wait to be sent."""

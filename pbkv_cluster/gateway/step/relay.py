@@ -32,7 +32,7 @@ from pbkv_cluster.gateway.routing.placement import Placement
 from pbkv_cluster.gateway.routing.speeds import OutputLength, PrefillSpeed
 from pbkv_cluster.gateway.routing.worker import FailureKind, StepOutcome, StepStream, Worker, WorkerFailure
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
-from pbkv_cluster.gateway.step.admission import Admission
+from pbkv_cluster.gateway.step.admission.admission import Admission
 from pbkv_cluster.gateway.step.state import StepState
 from pbkv_cluster.gateway.step.step import Step, StepSpec
 from pbkv_cluster.gateway.workflow.events import EventReporter

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pbkv_cluster.core import tokens
 from pbkv_cluster.core.sampling import SamplingOptions
 from pbkv_cluster.core.text.chat_message import ChatMessage
+from pbkv_cluster.core.workflow.resumption import Resumption
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +45,16 @@ class StepRequest:
     priority: int = 0  # higher goes first among the waiting
     tenant: str = ""  # empty: the workflow's
     timeout_s: float | None = None  # seconds from its arrival after which nobody waits for it; None: for as long as its call
+    step_id: str = ""  # requests of a workflow with the same are one step; empty: this one is
+    resume: Resumption | None = None  # what the client has of the step; only with `step_id`
+
+
+def shown(prompt: Prompt) -> str:
+    """A prompt as a log shows it, where logs may."""
+    match prompt:
+        case TextPrompt(text):
+            return text
+        case ChatPrompt(messages):
+            return "\n".join(f"{message.role}: {message.text}" for message in messages)
+        case TokenPrompt(packed):
+            return f"{tokens.count(packed)} token ids"

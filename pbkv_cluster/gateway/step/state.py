@@ -8,10 +8,12 @@ class StepState(StrEnum):
     """Where a step is.
 
     state      meaning                                    next states
-    accepted   let in; being read, or without a worker    placed, failed, cancelled
+    accepted   let in; being read, or without a worker;   placed, finished, failed, cancelled
+               or run by another call, or by the gateway
+               that holds its workflow
     placed     sent to a worker, which has sent nothing   accepted, streaming, finished, failed, cancelled
     streaming  its worker sends output                    accepted, finished, failed, cancelled
-    finished   a worker has finished it                   -
+    finished   it has been answered                       -
     failed     it was refused, or could not be run        -
     cancelled  its client left, or its workflow ended     -
 
@@ -32,7 +34,7 @@ class StepState(StrEnum):
 
 _ENDS = frozenset({StepState.FAILED, StepState.CANCELLED})
 NEXT_STATES: Mapping[StepState, frozenset[StepState]] = {
-    StepState.ACCEPTED: _ENDS | {StepState.PLACED},
+    StepState.ACCEPTED: _ENDS | {StepState.PLACED, StepState.FINISHED},
     StepState.PLACED: _ENDS | {StepState.ACCEPTED, StepState.STREAMING, StepState.FINISHED},
     StepState.STREAMING: _ENDS | {StepState.ACCEPTED, StepState.FINISHED},
     StepState.FINISHED: frozenset(),

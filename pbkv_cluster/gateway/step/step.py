@@ -3,17 +3,26 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.text.words import TEXT_CHARACTERS
 from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.core.workflow.step_events import Tokens
-from pbkv_cluster.gateway.routing.worker import StepStream, Worker
+from pbkv_cluster.gateway.routing.worker import Worker
 from pbkv_cluster.gateway.step.prompt_reader import TokenizedPrompt
 from pbkv_cluster.gateway.step.state import NEXT_STATES, IllegalTransition, StepState
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow
 from pbkv_cluster.rpc.tracing import NO_SPAN, Span
+
+
+class Cancellable(Protocol):
+    """What somebody else does for a step."""
+
+    def cancel(self) -> None:
+        """Has what the step holds there freed. Harmless when repeated."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +56,9 @@ class Step:
         self.workflow: OpenWorkflow | None = None  # None until it is found
         self.spec: StepSpec | None = None  # None until the request is read
         self.worker: Worker | None = None  # the latest
-        self.stream: StepStream | None = None  # from that worker
-        self.sent = bytearray()  # packed output that the client has
-        self.sent_chars = 0  # text that the client has
+        self.stream: Cancellable | None = None  # from that worker, or from the gateway that holds the workflow
+        self.sent = bytearray()  # packed output that has been passed on
+        self.sent_chars = 0  # text that has been passed on
         self.beginning = ""  # of that text, as much as STEP_FINISHED has words of
         self.hidden = b""  # of the prompt's last token, as the worker reports it at the end
         self.first_token_at: float | None = None  # on the clock's `now`
@@ -98,7 +107,7 @@ class Step:
             self.expired = True
             self.transition(StepState.FAILED)
 
-    def place(self, worker: Worker, stream: StepStream) -> None:
+    def place(self, worker: Worker, stream: Cancellable) -> None:
         """Notes that the step has been sent to `worker`."""
         self.worker, self.stream = worker, stream
         self.transition(StepState.PLACED)
@@ -132,3 +141,16 @@ class Step:
         usage.worker_id = self.worker.id if self.worker is not None else ""
         usage.settle()
         return usage
+
+    def end_span(self) -> None:
+        """Ends the step's span, with what is known of it by now."""
+        if self.span is NO_SPAN:
+            return
+        worker = "" if self.worker is None else self.worker.id
+        if (spec := self.spec) is not None:
+            self.span.set(workflow=spec.workflow.id, step=spec.number, agent=spec.agent, workload=spec.workflow.workload)
+            self.span.set(prompt_tokens=spec.prompt.tokens, available_tokens=spec.available_tokens, retries=self.retries)
+            self.span.set(worker=worker, output_tokens=tokens.count(bytes(self.sent)))
+        elif worker:
+            self.span.set(worker=worker)
+        self.span.end("" if self.state is StepState.FINISHED else self.state.value)

@@ -2,45 +2,42 @@
 
 import asyncio
 import logging
+import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.clock import Clock
-from pbkv_cluster.core.errors import (
-    DeadlineExceeded,
-    FailedPrecondition,
-    InvalidArgument,
-    NotFound,
-    ResourceExhausted,
-    Unavailable,
-)
+from pbkv_cluster.core.errors import DeadlineExceeded, ResourceExhausted, TryAgain
 from pbkv_cluster.core.logs.fields import bind
-from pbkv_cluster.core.sampling import SamplingOptions, SamplingParams
+from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.security.caller import current_caller
 from pbkv_cluster.core.text.words import hashed_words
 from pbkv_cluster.core.workflow.events import EventKind
-from pbkv_cluster.core.workflow.step_events import StepEvent
-from pbkv_cluster.gateway import checks
+from pbkv_cluster.core.workflow.resumption import Received
+from pbkv_cluster.core.workflow.step_events import Finished, FinishReason, StepEvent, Tokens
 from pbkv_cluster.gateway.decisions import Decisions, Reason
-from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
-from pbkv_cluster.gateway.routing.placement import Placement
-from pbkv_cluster.gateway.routing.worker_pool import ModelLimits, WorkerPool
-from pbkv_cluster.gateway.step.admission import Admission
+from pbkv_cluster.gateway.peers.peers import HeldElsewhere
+from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
+from pbkv_cluster.gateway.step.admission.admission import Admission
+from pbkv_cluster.gateway.step.answers import Answer, Answers
+from pbkv_cluster.gateway.step.forwarding import Forwarding
 from pbkv_cluster.gateway.step.prompt_reader import PromptReader
 from pbkv_cluster.gateway.step.relay import Relay
-from pbkv_cluster.gateway.step.request import ChatPrompt, Prompt, StepRequest, TextPrompt, TokenPrompt
+from pbkv_cluster.gateway.step.request import Prompt, StepRequest, shown
+from pbkv_cluster.gateway.step.request_reader import RequestReader, WorkflowMoved
 from pbkv_cluster.gateway.step.state import StepState
 from pbkv_cluster.gateway.step.step import Step, StepSpec
 from pbkv_cluster.gateway.workflow.events import EventReporter
 from pbkv_cluster.gateway.workflow.lifecycle import WorkflowLifecycle
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow
 from pbkv_cluster.rpc import tracing
-from pbkv_cluster.rpc.tracing import NO_SPAN, CallMetadata
+from pbkv_cluster.rpc.tracing import CallMetadata
 
 log = logging.getLogger(__name__)
 
 _MAX_LOGGED_CHARACTERS = 65_536  # of a prompt
+_ATTEMPTS = 8  # to find the gateway that holds the workflow, while it moves
 
 
 @dataclass(slots=True)
@@ -58,15 +55,16 @@ class Submission:
     admission: Admission
     workflows: WorkflowLifecycle
     prompts: PromptReader
+    reader: RequestReader
     pool: WorkerPool
-    placement: Placement
     relay: Relay
-    infinite: InfiniteCache
+    forwarding: Forwarding
+    answers: Answers
     events: EventReporter
     decisions: Decisions
     clock: Clock
-    allow_forced_output: bool
     logs_prompts: bool = False
+    noted: dict[Step, tuple[str, Answer]] = field(default_factory=dict, init=False)  # id and output of each that has an id
 
     def admit(self, size_bytes: int, metadata: CallMetadata = None) -> Step:
         """Lets a step in; `close` it when its call is over.
@@ -83,25 +81,29 @@ class Submission:
         step.span = tracing.start("step", metadata)
         return step
 
-    async def run(self, step: Step, request: StepRequest) -> AsyncIterator[StepEvent]:
+    async def run(self, step: Step, request: StepRequest, *, passed_on: bool = False) -> AsyncIterator[StepEvent]:
         """The events of the step.
+
+        Args:
+            step: from `admit`.
+            request: what it is to do.
+            passed_on: the call comes from another gateway, which takes this one for the holder of the workflow.
 
         Raises:
             PbkvError: the request is wrong, or the step could not be run.
         """
         timer = self._set_deadline(step, request.timeout_s)
         try:
-            spec = await self._read(step, request)
-            if not step.is_final:  # closed, or expired, while its request was read
-                self._open(step, spec)
-                self._log_prompt(request.prompt)
-                async for event in self.relay.run(step, spec):
-                    yield event
+            async for event in self._serve(step, request, passed_on):
+                yield event
             if step.expired:
                 raise DeadlineExceeded(f"the step has not ended within {request.timeout_s:g} s")
         except Exception as error:
             if step.spec is not None:  # else it never was a step, and its client alone is to blame
                 log.warning("a step failed: %s", error, extra={"reason": Reason.STEP_FAILED.value})
+            # At its deadline only this call gives up; another one of the same step goes on.
+            if (noted := self.noted.get(step)) is not None and not step.expired:
+                noted[1].fail(error)
             step.fail()
             if isinstance(error, ResourceExhausted) and error.retry_after_s is None:
                 error.retry_after_s = self.admission.retry_after_s()
@@ -123,6 +125,114 @@ class Submission:
             self.decisions[Reason.STEP_EXPIRED] += 1
             step.expire()
 
+    async def _serve(self, step: Step, request: StepRequest, passed_on: bool) -> AsyncIterator[StepEvent]:
+        """Runs the step here, or has the gateway run it that holds the workflow."""
+        sampling = self.reader.check(request)
+        # Another gateway, which it may be passed on to, knows the tenant from the request alone.
+        request = replace(request, tenant=current_caller().tenant_of(request.tenant))
+        received: Received | None = None  # if it has run elsewhere
+        for _ in range(_ATTEMPTS):
+            try:
+                workflow = await self.workflows.find(request.workflow_id)
+            except HeldElsewhere as elsewhere:
+                if passed_on:
+                    raise elsewhere.moved() from None
+                if received is None:
+                    request = replace(request, step_id=request.step_id or uuid.uuid4().hex)
+                    sampling = self.reader.check(request)
+                    received = Received.after(request.resume)
+                events = self.forwarding.run(step, request, elsewhere.holder, received)
+            else:
+                events = self._run_here(step, workflow, request, sampling, received)
+            try:
+                async for event in events:
+                    yield event
+            except WorkflowMoved:
+                if passed_on:
+                    raise
+                self._leave(step)
+                continue
+            if step.is_final:
+                return
+        raise TryAgain(f"workflow {request.workflow_id!r} moves from gateway to gateway")
+
+    async def _run_here(
+        self,
+        step: Step,
+        workflow: OpenWorkflow,
+        request: StepRequest,
+        sampling: SamplingParams,
+        received: Received | None,
+    ) -> AsyncIterator[StepEvent]:
+        """Runs a step of a workflow that this gateway holds; `received`: what the client has, if the step has run elsewhere."""
+        if step.is_final:
+            return
+        step.workflow = workflow  # from now on it keeps its workflow open, however long it takes to read its prompt
+        workflow.running.add(step)
+        if received is not None:
+            request = replace(request, resume=received.resumption())
+        run = self._run_once if request.step_id else self._run
+        async for event in run(step, workflow, request, sampling):
+            if received is None or received.take(event):
+                yield event
+
+    def _leave(self, step: Step) -> None:
+        """A step is not one of its workflow yet, and will not be here."""
+        if step.workflow is not None:
+            step.workflow.running.discard(step)
+            if (noted := self.noted.pop(step, None)) is not None:
+                self.answers.settle(step.workflow, *noted)
+        step.workflow = None
+
+    async def _run_once(
+        self, step: Step, workflow: OpenWorkflow, request: StepRequest, sampling: SamplingParams
+    ) -> AsyncIterator[StepEvent]:
+        """The events of a step with an id: run by this call, or by another one that has the same id."""
+        answer = self.answers.of(workflow, request.step_id)
+        received = Received.after(request.resume)
+        if request.resume is not None:
+            answer.check(request.resume)
+        if not answer.is_idle:
+            self.decisions[Reason.STEP_JOINED] += 1
+        while not answer.is_idle:
+            async for event in answer.follow(received):
+                if received.take(event):
+                    yield event
+            if answer.finished is not None:
+                if not step.is_final:
+                    step.transition(StepState.FINISHED)
+                return
+        if step.is_final:
+            return
+        if answer.runs_it is not None or request.resume is not None:
+            self.decisions[Reason.STEP_RESUMED] += 1
+        self.answers.begin(workflow, request.step_id, answer, step, request.resume)
+        self.noted[step] = request.step_id, answer
+        async for event in self._run(step, workflow, request, sampling):
+            if answer.runs_it is not step:  # it was cancelled, and another call has gone on
+                return
+            if isinstance(event, Finished) and event.reason is FinishReason.CANCELLED:
+                yield event  # the end of this call, not of the step
+                return
+            up_to_date = (len(received.packed), received.characters) == (len(answer.packed), answer.characters)
+            answer.add(event)
+            output = event if up_to_date or not isinstance(event, Tokens) else answer.missing(received)
+            if output is not None and received.take(output):
+                yield output
+
+    async def _run(
+        self, step: Step, workflow: OpenWorkflow, request: StepRequest, sampling: SamplingParams
+    ) -> AsyncIterator[StepEvent]:
+        noted = self.noted.get(step)
+        number = None if noted is None else noted[1].number
+        spec = await self.reader.read(step, workflow, request, sampling, number)
+        if step.is_final:  # closed while its request was read
+            return
+        self._open(step, spec, known=number is not None)
+        self._log_prompt(request.prompt)
+        async for event in self.relay.run(step, spec):
+            yield event
+
     def close(self, step: Step) -> None:
         """Cancels the step unless it has ended, and frees what it holds at once. Harmless when repeated."""
         step.cancel()
@@ -130,12 +240,14 @@ class Submission:
     def _settle(self, step: Step) -> None:
         """Frees what a step holds that has reached a final state, and reports its end."""
         self.admission.release(step)
-        self._end_span(step)
+        step.end_span()
         if step.worker is not None:
             self.pool.release(step.worker, step)
         workflow, spec = step.workflow, step.spec
         if workflow is None:
             return
+        if (noted := self.noted.pop(step, None)) is not None:
+            self.answers.settle(workflow, *noted)
         workflow.running.discard(step)
         if not workflow.ended:
             self.workflows.renew(workflow)
@@ -159,70 +271,16 @@ class Submission:
                 hidden=step.hidden,
             )
 
-    @staticmethod
-    def _end_span(step: Step) -> None:
-        if step.span is NO_SPAN:
-            return
-        if (spec := step.spec) is not None:
-            step.span.set(workflow=spec.workflow.id, step=spec.number, agent=spec.agent, workload=spec.workflow.workload)
-            step.span.set(prompt_tokens=spec.prompt.tokens, available_tokens=spec.available_tokens, retries=step.retries)
-            step.span.set(
-                worker=step.worker.id if step.worker is not None else "", output_tokens=tokens.count(bytes(step.sent))
-            )
-        if step.worker is not None:
-            step.span.set(worker=step.worker.id)
-        step.span.end("" if step.state is StepState.FINISHED else step.state.value)
-
-    async def _read(self, step: Step, request: StepRequest) -> StepSpec:
-        """Checks a request and fills in what it leaves out."""
-        agent = checks.required_name("agent_id", request.agent)
-        call_site = checks.name("call_site", request.call_site)
-        tenant = current_caller().tenant_of(checks.name("tenant", request.tenant))
-        sampling = _complete_sampling(request.sampling, self.allow_forced_output)
-        workflow = await self.workflows.find(request.workflow_id)
-        if not step.is_final:  # from now on it keeps its workflow open, however long it takes to read its prompt
-            step.workflow = workflow
-            workflow.running.add(step)
-        if request.parent_step is not None and not 0 <= request.parent_step < workflow.steps:
-            raise InvalidArgument("parent_step", f"must be an earlier step of the workflow, which has {workflow.steps}")
-        tenant = tenant or workflow.tenant
-        self.admission.charge(step, tenant, workflow.id)
-        limits = await self._limits(step, workflow)
-        prompt = await self.prompts.read(request.prompt, limits, tenant)
-        self.admission.queue(step, prompt.tokens)
-        sampling = _fit_sampling(sampling, prompt.tokens, limits)
-        _check_open(workflow)
-        number = workflow.steps
-        latest_step = number - 1 if number else None
-        return StepSpec(
-            workflow=workflow,
-            number=number,
-            agent=agent,
-            call_site=call_site,
-            parent_step=latest_step if request.parent_step is None else request.parent_step,
-            tenant=tenant,
-            priority=request.priority,
-            prompt=prompt,
-            sampling=sampling,
-            available_tokens=self.infinite.match(prompt.keys, prompt.tokens),
-        )
-
-    async def _limits(self, step: Step, workflow: OpenWorkflow) -> ModelLimits:
-        """What the model takes; waits for a first worker, whose entry says it."""
-        if (limits := self.pool.limits()) is None:
-            await self.placement.wait((), step.ended)
-            _check_open(workflow)
-            limits = self.pool.limits()
-        if limits is None:
-            raise Unavailable("no worker is reachable")
-        return limits
-
-    def _open(self, step: Step, spec: StepSpec) -> None:
-        """Makes the step one of its workflow."""
+    def _open(self, step: Step, spec: StepSpec, *, known: bool) -> None:
+        """Makes the step one of its workflow; `known`: it is one already, and goes on."""
         workflow = spec.workflow
         step.spec = spec
-        workflow.steps += 1
         bind(workflow=workflow.id, step=spec.number, agent=spec.agent)
+        if known:
+            return
+        if (noted := self.noted.get(step)) is not None:
+            noted[1].number = spec.number
+        workflow.steps = max(workflow.steps, spec.number + 1)
         self.events.report(
             workflow,
             EventKind.STEP_STARTED,
@@ -239,49 +297,4 @@ class Submission:
     def _log_prompt(self, prompt: Prompt) -> None:
         if not self.logs_prompts:
             return
-        match prompt:
-            case TextPrompt(text):
-                shown = text
-            case ChatPrompt(messages):
-                shown = "\n".join(f"{message.role}: {message.text}" for message in messages)
-            case TokenPrompt(packed):
-                shown = f"{tokens.count(packed)} token ids"
-        log.info("a step begins", extra={"prompt": shown[:_MAX_LOGGED_CHARACTERS]})
-
-
-def _check_open(workflow: OpenWorkflow) -> None:
-    """Raises:
-    NotFound: the workflow has ended.
-    """
-    if workflow.ended:
-        raise NotFound(f"workflow {workflow.id!r} has ended")
-
-
-def _complete_sampling(options: SamplingOptions, allow_forced_output: bool) -> SamplingParams:
-    """Complete parameters, the seed included, so that a retry repeats the same tokens.
-
-    Raises:
-        InvalidArgument: a value is out of its range.
-        FailedPrecondition: forced output, where this server does not replay.
-    """
-    params = options.complete()
-    if params.forced_output is not None and not allow_forced_output:
-        raise FailedPrecondition("sampling.forced_output: this server does not replay (engine.allow_forced_output)")
-    return params
-
-
-def _fit_sampling(params: SamplingParams, prompt_tokens: int, limits: ModelLimits) -> SamplingParams:
-    """Parameters that the model can follow after a prompt of `prompt_tokens`.
-
-    `max_tokens` is cut to what fits in the context: the answer then ends with LENGTH, as at any other limit, and a client need
-    not know how long its prompt is in tokens.
-
-    Raises:
-        InvalidArgument: forced output holds ids outside the vocabulary.
-    """
-    max_tokens = min(params.max_tokens, limits.max_context_tokens - prompt_tokens)
-    forced = params.forced_output
-    if forced is not None:
-        tokens.check_ids("sampling.forced_output", forced, limits.vocab_size)
-        forced = forced[: max_tokens * tokens.TOKEN_BYTES]
-    return replace(params, max_tokens=max_tokens, forced_output=forced)
+        log.info("a step begins", extra={"prompt": shown(prompt)[:_MAX_LOGGED_CHARACTERS]})

@@ -1,4 +1,7 @@
-"""Entries of workflows in the directory, from which a gateway that restarts finds the open workflows again.
+"""Entries of workflows in the directory, from which gateways find the workflows that another one, now gone, has held.
+
+An entry names the gateway that holds the workflow. Every write is a compare-and-set: it succeeds only while that gateway is the
+one that writes, or the one that the workflow is taken from. A refused write tells a gateway that it has lost the workflow.
 
 The start and the end of a workflow are written before the call returns; changes in between are written in the background.
 While the directory is away nothing fails: the latest write for each workflow waits until it is back. Every write holds the
@@ -6,11 +9,13 @@ whole entry, so a directory that comes back empty fills up again.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import NotFound, Unavailable
 from pbkv_cluster.gateway.decisions import Decisions, Reason
+from pbkv_cluster.gateway.peers.peers import Peers
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow
 from pbkv_cluster.store.cluster_index import Directory, WorkflowEntry
 
@@ -21,11 +26,17 @@ _GATHER_S = 0.02  # changes of a workflow within this time are one write
 class EntryWriter:
     """Writes entries one after the other, so that an older write never overtakes a newer one."""
 
-    def __init__(self, directory: Directory, decisions: Decisions, clock: Clock, capacity: int) -> None:
+    def __init__(self, directory: Directory, peers: Peers, decisions: Decisions, clock: Clock, capacity: int) -> None:
         """Args:
+        directory: that of the cluster.
+        peers: know which gateway this is.
+        decisions: counts what is written later, or never.
+        clock: for the times of writes.
         capacity: writes that may wait; beyond it the oldest are dropped (the entry then expires with its lease).
         """
         self._directory = directory
+        self._peers = peers
+        self.on_moved: Callable[[OpenWorkflow], None] = lambda workflow: None  # a workflow is held by another gateway now
         self._decisions = decisions
         self._clock = clock
         self._capacity = capacity
@@ -60,7 +71,7 @@ class EntryWriter:
         # Takes its turn with the writes, so that a workflow whose removal is in flight is not found once more.
         async with self._turn:
             waiting = self._waiting.get(workflow_id)
-            if waiting is not None and waiting.ended:
+            if waiting is not None and waiting.ended and not waiting.moved:
                 entry = None
             elif self._away:
                 raise Unavailable(f"whether workflow {workflow_id!r} is open cannot be looked up: the directory is away")
@@ -69,6 +80,27 @@ class EntryWriter:
         if entry is None:
             raise NotFound(f"workflow {workflow_id!r} is not open: it was never started, has ended, or its lease is over")
         return entry
+
+    async def holds(self, workflow: OpenWorkflow) -> bool:
+        """Whether this gateway still holds a workflow, as far as the directory tells."""
+        if workflow.ended:
+            return False
+        try:
+            entry = await self._directory.workflow(workflow.id)
+        except Unavailable:
+            return True
+        if entry is not None and entry.holder != self._peers.me:
+            self.on_moved(workflow)
+        return not workflow.ended
+
+    async def take_over(self, entry: WorkflowEntry) -> WorkflowEntry | None:
+        """Makes this gateway the holder of a workflow. Returns the new entry; None if another gateway was faster.
+
+        Raises:
+            Unavailable: the directory does not answer.
+        """
+        taken = replace(entry, holder=self._peers.me, taken=entry.taken + 1)
+        return taken if await self._directory.put_workflow(taken, taken_from=entry.holder) else None
 
     def entries(self) -> AsyncIterator[WorkflowEntry]:
         """The entries of all open workflows. Iterating raises Unavailable while the directory does not answer."""
@@ -88,14 +120,14 @@ class EntryWriter:
     async def _flush(self, workflow_id: str) -> None:
         async with self._turn:
             workflow = self._waiting.pop(workflow_id, None)
-            if workflow is None:
+            if workflow is None or workflow.moved:
                 return
             workflow.written_at = self._clock.now()
             try:
                 if workflow.ended:
-                    await self._directory.remove_workflow(workflow.id)
-                else:
-                    await self._directory.put_workflow(_entry(workflow))
+                    await self._directory.remove_workflow(workflow.id, self._peers.me)
+                elif not await self._directory.put_workflow(self._entry(workflow)):
+                    self.on_moved(workflow)
             except asyncio.CancelledError:
                 self._put_back(workflow)
                 raise
@@ -110,14 +142,15 @@ class EntryWriter:
         self._waiting.setdefault(workflow.id, workflow)
         self._wake.set()
 
-
-def _entry(workflow: OpenWorkflow) -> WorkflowEntry:
-    return WorkflowEntry(
-        workflow.id,
-        workflow.workload,
-        workflow.tenant,
-        workflow.lease_s,
-        workflow.started_at,
-        workflow.steps,
-        workflow.step_graph,
-    )
+    def _entry(self, workflow: OpenWorkflow) -> WorkflowEntry:
+        return WorkflowEntry(
+            workflow.id,
+            self._peers.me,
+            workflow.taken,
+            workflow.workload,
+            workflow.tenant,
+            workflow.lease_s,
+            workflow.started_at,
+            workflow.steps,
+            workflow.step_graph,
+        )

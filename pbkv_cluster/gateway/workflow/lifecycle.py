@@ -1,19 +1,21 @@
-"""The life of workflows: start, resumption, tool calls, end by the client or by the lease."""
+"""The life of the workflows that this gateway holds: start, take-over, tool calls, end by the client or by the lease."""
 
 import asyncio
 import logging
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import GatewayConfig
-from pbkv_cluster.core.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
+from pbkv_cluster.core.errors import InvalidArgument, NotFound, ResourceExhausted, TryAgain, Unavailable
 from pbkv_cluster.core.security.caller import current_caller
 from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.gateway import checks
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.meter import GatewayMeter
+from pbkv_cluster.gateway.peers.peers import HeldElsewhere, Peers
 from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.worker import Worker
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
@@ -22,19 +24,25 @@ from pbkv_cluster.gateway.workflow.events import EventReporter
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow, OpenWorkflows
 from pbkv_cluster.gateway.workflow.requests import WorkflowRequest
 from pbkv_cluster.gateway.workflow.step_teller import StepTeller
-from pbkv_cluster.store.cluster_index import WorkflowEntry
+from pbkv_cluster.store.cluster_index import Holder, WorkflowEntry
 
 log = logging.getLogger(__name__)
 
 _LEASE_TICK_S = 0.25
 _RENEWAL_SHARE = 0.25  # of a lease that may pass before a renewal is written to the directory
+_EVENTS_BITS = 32  # of an event's number; those above count how often the workflow has been taken over
+_ATTEMPTS = 8  # to take a workflow over while others do the same
 
 
 @dataclass(slots=True)
 class WorkflowLifecycle:
-    """Every call about workflows except their steps."""
+    """Every call about workflows except their steps.
+
+    One that another gateway holds raises `HeldElsewhere`, unless that gateway is known to be gone: then it is taken over.
+    """
 
     config: GatewayConfig
+    peers: Peers
     workflows: OpenWorkflows
     entries: EntryWriter
     pool: WorkerPool
@@ -44,6 +52,10 @@ class WorkflowLifecycle:
     decisions: Decisions
     meter: GatewayMeter
     clock: Clock
+    forget: Callable[[OpenWorkflow], None]  # what others keep of a workflow that this gateway holds no longer
+
+    def __post_init__(self) -> None:
+        self.entries.on_moved = self._moved
 
     async def start(self, request: WorkflowRequest) -> OpenWorkflow:
         """Opens a workflow, or finds the open one of that id.
@@ -53,6 +65,7 @@ class WorkflowLifecycle:
                 step graph.
             PermissionDenied: the tenant is not the caller's.
             ResourceExhausted: too many workflows are open, or their step graphs are too large.
+            HeldElsewhere: another gateway holds it.
         """
         if request.step_graph is not None:
             checks.step_graph(request.step_graph)
@@ -71,43 +84,51 @@ class WorkflowLifecycle:
             except _AnothersWorkflow:
                 raise _taken(asked.id) from None
             except (NotFound, Unavailable):
-                # While the directory is away, a workflow that was open before a restart of the gateway starts over.
+                # While the directory is away, a workflow that another gateway has held starts over.
                 pass
         if (found := self.workflows.get(asked.id)) is not None:
             return _same(found, asked)
         self._add(asked)
         self.events.report(asked, EventKind.WORKFLOW_STARTED, graph=asked.step_graph)
         await self.entries.write(asked)
+        if asked.moved:  # another gateway has opened it at the same time
+            return await self.find(asked.id)
         return asked
 
     async def find(self, workflow_id: str) -> OpenWorkflow:
-        """The open workflow of that id, its lease renewed. One that was open before a restart of the gateway is resumed.
+        """The open workflow of that id, its lease renewed. One whose gateway is gone is taken over.
 
         Raises:
             InvalidArgument: the id is empty or too long.
             NotFound: there is none, or it is another tenant's than the caller's.
-            Unavailable: it is not open in this process, and the directory does not answer.
+            Unavailable: this gateway does not hold it, and the directory does not answer.
+            HeldElsewhere: another gateway holds it.
         """
         checks.required_name("workflow_id", workflow_id)
-        if (workflow := self._known(workflow_id)) is not None:
-            return workflow
-        entry = await self.entries.find(workflow_id)
-        if (workflow := self._known(workflow_id)) is not None:
-            return workflow
-        _check_tenant(workflow_id, entry.tenant)
-        return self._resume(entry)
+        for _ in range(_ATTEMPTS):
+            if (workflow := self._known(workflow_id)) is not None:
+                return workflow
+            entry = await self.entries.find(workflow_id)
+            if (workflow := self._known(workflow_id)) is not None:
+                return workflow
+            _check_tenant(workflow_id, entry.tenant)
+            if not self.peers.is_gone(entry.holder):
+                raise HeldElsewhere(entry.holder)
+            if (workflow := await self._take_over(entry)) is not None:
+                return workflow
+        raise TryAgain(f"workflow {workflow_id!r} moves from gateway to gateway")
 
-    async def resume_all(self) -> None:
-        """Resumes every workflow in the directory, so that those that stay silent are ended and retired.
+    async def take_over_all(self, gone: Callable[[Holder], bool]) -> None:
+        """Takes over every workflow whose holder is gone, so that those that stay silent are ended and retired.
 
         What cannot be read because the directory is away is looked up when a call names it.
         """
         try:
             async for entry in self.entries.entries():
-                if self.workflows.get(entry.workflow_id) is None:
-                    self.entries.write_soon(self._resume(entry))  # its lease starts anew in the directory too
+                if self.workflows.peek(entry.workflow_id) is None and gone(entry.holder):
+                    await self._take_over(entry)
         except (Unavailable, ResourceExhausted) as error:
-            log.warning("not all open workflows are resumed now: %s", error)
+            log.warning("not all open workflows are taken over now: %s", error)
 
     async def report_tool(self, workflow_id: str, call: ToolCall, started: bool) -> None:
         """Reports a tool call to the predictor, and to the workers that have run steps of the workflow. Repeats are harmless.
@@ -115,6 +136,7 @@ class WorkflowLifecycle:
         Raises:
             InvalidArgument: the id of the workflow is empty or too long.
             NotFound: there is no such workflow.
+            HeldElsewhere: another gateway holds it.
         """
         workflow = await self.find(workflow_id)
         if self.workflows.note_tool_call(workflow, call.tool, call.call_id, started):
@@ -131,9 +153,13 @@ class WorkflowLifecycle:
         Raises:
             InvalidArgument: the id is empty or too long.
             NotFound: there is no such workflow.
-            Unavailable: it is not open in this process, and the directory does not answer.
+            Unavailable: this gateway does not hold it, and the directory does not answer.
+            HeldElsewhere: another gateway holds it.
         """
-        await self._end(await self.find(workflow_id))
+        workflow = await self.find(workflow_id)
+        if not await self.entries.holds(workflow):  # else the gateway that does would keep it open, and nobody would be told
+            workflow = await self.find(workflow_id)
+        await self._end(workflow)
 
     def renew(self, workflow: OpenWorkflow) -> None:
         """Starts the workflow's lease anew. Not every renewal is written: most often a step soon writes the entry anyway."""
@@ -153,7 +179,7 @@ class WorkflowLifecycle:
                 self.entries.write_soon(workflow)
             for workflow in silent:
                 # Ending the workflows before it took time, in which a call may have renewed this one.
-                if not workflow.silent(self.clock.now()):
+                if not workflow.silent(self.clock.now()) or not await self.entries.holds(workflow):
                     continue
                 self.decisions[Reason.WORKFLOW_LEASE_EXPIRED] += 1
                 await self._end(workflow)
@@ -169,6 +195,7 @@ class WorkflowLifecycle:
         for step in list(workflow.running):
             step.cancel()
         self.events.report(workflow, EventKind.WORKFLOW_ENDED)
+        self.forget(workflow)
         self.contexts.drop(workflow.id)  # at once: a workflow of that id may be opened while the workers are told
         retired = (self._retire(workflow, worker) for worker in self._served(workflow))
         try:
@@ -186,26 +213,41 @@ class WorkflowLifecycle:
         """The workers that may have run steps of the workflow."""
         return [each for each in self.pool.known() if workflow.served_by is None or each.id in workflow.served_by]
 
-    def _resume(self, entry: WorkflowEntry) -> OpenWorkflow:
-        """Opens a workflow that was open before a restart of the gateway."""
-        age_us = int(max(self.clock.wall() - entry.started_at, 0.0) * 1e6)
+    async def _take_over(self, entry: WorkflowEntry) -> OpenWorkflow | None:
+        """Makes this gateway the holder of a workflow; None if another one was faster, or another call to this one."""
+        taken = await self.entries.take_over(entry)
+        if taken is None or self.workflows.peek(entry.workflow_id) is not None:
+            return None
         workflow = OpenWorkflow(
-            entry.workflow_id,
-            entry.workload,
-            entry.tenant,
-            entry.lease_s,
-            entry.started_at,
+            taken.workflow_id,
+            taken.workload,
+            taken.tenant,
+            taken.lease_s,
+            taken.started_at,
             self.clock.now(),
-            steps=entry.steps,
-            # The number of events sent is lost. Less than one a microsecond has been, so this sequence is new.
-            events=age_us,
+            written_at=self.clock.now(),
+            steps=taken.steps,
+            # The number of events sent is lost. These are above all that an earlier holder has sent, or still sends.
+            events=taken.taken << _EVENTS_BITS,
             served_by=None,
-            step_graph=entry.step_graph,
+            step_graph=taken.step_graph,
+            taken=taken.taken,
         )
         self._add(workflow)
         self.events.recall_start(workflow)
         self.decisions[Reason.WORKFLOW_RESUMED] += 1
         return workflow
+
+    def _moved(self, workflow: OpenWorkflow) -> None:
+        """Another gateway has taken a workflow over. Steps that run here go on, and only their clients are told of them."""
+        if workflow.ended:
+            return
+        self.workflows.remove(workflow)
+        workflow.moved = True
+        self.contexts.drop(workflow.id)
+        self.teller.drop(workflow)
+        self.forget(workflow)
+        self.decisions[Reason.WORKFLOW_MOVED] += 1
 
     def _add(self, workflow: OpenWorkflow) -> None:
         try:

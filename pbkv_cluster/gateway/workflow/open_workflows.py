@@ -39,8 +39,10 @@ class OpenWorkflow:
     events: int = 0  # sent so far; also the sequence of the next one
     running: set[RunningStep] = field(default_factory=set)
     last_worker: WorkerKey | None = None  # that got the latest step
-    served_by: set[str] | None = field(default_factory=set)  # ids of workers; None: unknown, since the gateway restarted
-    ended: bool = False
+    served_by: set[str] | None = field(default_factory=set)  # ids of workers; None: unknown, another gateway held it before
+    ended: bool = False  # or held by another gateway now
+    moved: bool = False  # held by another gateway now
+    taken: int = 0  # times that a gateway has taken it over
     step_graph: StepGraph | None = None  # declared by the client
     serial: int = -1  # counts the workflows of this process; -1: not open yet
 

@@ -6,6 +6,11 @@ from pbkv_cluster.rpc.v1 import types_pb2
 
 
 def sampling_to_wire(params: SamplingParams) -> types_pb2.Sampling:
+    return sampling_options_to_wire(params)
+
+
+def sampling_options_to_wire(params: SamplingOptions | SamplingParams) -> types_pb2.Sampling:
+    """What is None is left out."""
     return types_pb2.Sampling(
         max_tokens=params.max_tokens,
         temperature=params.temperature,

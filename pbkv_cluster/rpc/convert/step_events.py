@@ -1,7 +1,7 @@
 """Between the events of a step and their messages on the wire."""
 
 from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
-from pbkv_cluster.rpc.convert.logprobs import logprobs_from_wire, logprobs_to_wire
+from pbkv_cluster.rpc.convert.tokens import logprobs_from_wire, logprobs_to_wire
 from pbkv_cluster.rpc.convert.usage import usage_from_wire, usage_to_wire
 from pbkv_cluster.rpc.v1 import types_pb2, worker_pb2, workflow_pb2
 

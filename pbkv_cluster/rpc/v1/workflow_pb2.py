@@ -26,7 +26,7 @@ from pbkv_cluster.rpc.v1 import types_pb2 as pbkv_dot_v1_dot_types__pb2
 from pbkv_cluster.rpc.v1 import store_pb2 as pbkv_dot_v1_dot_store__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16pbkv/v1/workflow.proto\x12\x07pbkv.v1\x1a\x13pbkv/v1/types.proto\x1a\x13pbkv/v1/store.proto\"\x86\x01\n\x14StartWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x10\n\x08workload\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x0f\n\x07lease_s\x18\x04 \x01(\x01\x12&\n\nstep_graph\x18\x05 \x01(\x0b\x32\x12.pbkv.v1.StepGraph\"=\n\x15StartWorkflowResponse\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0f\n\x07lease_s\x18\x02 \x01(\x01\"\xdf\x01\n\x11SubmitStepRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x11\n\tcall_site\x18\x03 \x01(\t\x12\x18\n\x0bparent_step\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x1f\n\x06prompt\x18\x05 \x01(\x0b\x32\x0f.pbkv.v1.Prompt\x12#\n\x08sampling\x18\x06 \x01(\x0b\x32\x11.pbkv.v1.Sampling\x12\x10\n\x08priority\x18\x07 \x01(\x05\x12\x0e\n\x06tenant\x18\x08 \x01(\tB\x0e\n\x0c_parent_step\"\xa5\x03\n\tStepEvent\x12/\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1b.pbkv.v1.StepEvent.AcceptedH\x00\x12+\n\x06tokens\x18\x02 \x01(\x0b\x32\x19.pbkv.v1.StepEvent.TokensH\x00\x12/\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1b.pbkv.v1.StepEvent.FinishedH\x00\x1a\x42\n\x08\x41\x63\x63\x65pted\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x03\x1aj\n\x06Tokens\x12(\n\ttoken_ids\x18\x01 \x01(\x0b\x32\x15.pbkv.v1.PackedTokens\x12\x0c\n\x04text\x18\x02 \x01(\t\x12(\n\x08logprobs\x18\x03 \x03(\x0b\x32\x16.pbkv.v1.TokenLogprobs\x1aP\n\x08\x46inished\x12%\n\x06reason\x18\x01 \x01(\x0e\x32\x15.pbkv.v1.FinishReason\x12\x1d\n\x05usage\x18\x02 \x01(\x0b\x32\x0e.pbkv.v1.UsageB\x07\n\x05\x65vent\"\xef\x01\n\x15ReportToolCallRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x33\n\x05phase\x18\x03 \x01(\x0e\x32$.pbkv.v1.ReportToolCallRequest.Phase\x12\x17\n\nexpected_s\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07\x63\x61ll_id\x18\x05 \x01(\t\"E\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_STARTED\x10\x01\x12\x12\n\x0ePHASE_FINISHED\x10\x02\x42\r\n\x0b_expected_s\"\x18\n\x16ReportToolCallResponse\")\n\x12\x45ndWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\"\x15\n\x13\x45ndWorkflowResponse\"\x19\n\x17GetClusterStatusRequest\"\xf0\x0b\n\x18GetClusterStatusResponse\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x39\n\x07workers\x18\x03 \x03(\x0b\x32(.pbkv.v1.GetClusterStatusResponse.Worker\x12\x16\n\x0eopen_workflows\x18\x04 \x01(\x05\x12\x15\n\rrunning_steps\x18\x05 \x01(\x05\x12\x1b\n\x13predictor_reachable\x18\x06 \x01(\x08\x12\x17\n\x0findex_reachable\x18\x07 \x01(\x08\x12\x38\n\x06totals\x18\x08 \x01(\x0b\x32(.pbkv.v1.GetClusterStatusResponse.Totals\x12\x43\n\tdecisions\x18\t \x03(\x0b\x32\x30.pbkv.v1.GetClusterStatusResponse.DecisionsEntry\x12\x19\n\x11predictor_address\x18\n \x01(\t\x12;\n\x08problems\x18\x0c \x03(\x0b\x32).pbkv.v1.GetClusterStatusResponse.Problem\x12\x10\n\x08log_path\x18\r \x01(\t\x12\x14\n\x0chttp_address\x18\x0e \x01(\t\x12:\n\x07reasons\x18\x0f \x03(\x0b\x32).pbkv.v1.GetClusterStatusResponse.Reasons\x12\x15\n\rdiscovery_url\x18\x10 \x01(\t\x12\x15\n\rdashboard_url\x18\x15 \x01(\t\x12\x39\n\x07members\x18\x14 \x03(\x0b\x32(.pbkv.v1.GetClusterStatusResponse.Member\x12\x35\n\x05nodes\x18\x1e \x03(\x0b\x32&.pbkv.v1.GetClusterStatusResponse.Node\x1a\xec\x01\n\x06Worker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x11\n\treachable\x18\x04 \x01(\x08\x12!\n\x05store\x18\x05 \x01(\x0b\x32\x12.pbkv.v1.StoreStat\x12\x0f\n\x07running\x18\x06 \x01(\x05\x12\x0f\n\x07waiting\x18\x07 \x01(\x05\x12\x1e\n\x16\x61\x63\x63\x65ss_updates_applied\x18\x08 \x01(\x04\x12\x18\n\x10\x61\x63\x63\x65ss_workflows\x18\t \x01(\x04\x12\x1b\n\x13predictor_reachable\x18\n \x01(\x08\x1a*\n\x07Problem\x12\x0e\n\x06member\x18\x01 \x01(\t\x12\x0f\n\x07problem\x18\x02 \x01(\t\x1a\x8c\x01\n\x07Reasons\x12\x0e\n\x06member\x18\x01 \x01(\t\x12\x43\n\x05times\x18\x02 \x03(\x0b\x32\x34.pbkv.v1.GetClusterStatusResponse.Reasons.TimesEntry\x1a,\n\nTimesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\xca\x01\n\x06Totals\x12\r\n\x05steps\x18\x01 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x02 \x01(\x03\x12\x18\n\x10\x61vailable_tokens\x18\x03 \x01(\x03\x12%\n\x08\x63\x61ptured\x18\x04 \x03(\x0b\x32\x13.pbkv.v1.TierTokens\x12&\n\tdelivered\x18\x05 \x03(\x0b\x32\x13.pbkv.v1.TierTokens\x12\x17\n\x0f\x63omputed_tokens\x18\x06 \x01(\x03\x12\x18\n\x10generated_tokens\x18\x07 \x01(\x03\x1aJ\n\x06Member\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02up\x18\x02 \x01(\x08\x12\x10\n\x08restarts\x18\x03 \x01(\x05\x12\x14\n\x0clast_failure\x18\x04 \x01(\t\x1a\x44\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x1a\x30\n\x0e\x44\x65\x63isionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x32\x97\x03\n\x0fWorkflowService\x12N\n\rStartWorkflow\x12\x1d.pbkv.v1.StartWorkflowRequest\x1a\x1e.pbkv.v1.StartWorkflowResponse\x12>\n\nSubmitStep\x12\x1a.pbkv.v1.SubmitStepRequest\x1a\x12.pbkv.v1.StepEvent0\x01\x12Q\n\x0eReportToolCall\x12\x1e.pbkv.v1.ReportToolCallRequest\x1a\x1f.pbkv.v1.ReportToolCallResponse\x12H\n\x0b\x45ndWorkflow\x12\x1b.pbkv.v1.EndWorkflowRequest\x1a\x1c.pbkv.v1.EndWorkflowResponse\x12W\n\x10GetClusterStatus\x12 .pbkv.v1.GetClusterStatusRequest\x1a!.pbkv.v1.GetClusterStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16pbkv/v1/workflow.proto\x12\x07pbkv.v1\x1a\x13pbkv/v1/types.proto\x1a\x13pbkv/v1/store.proto\"\x86\x01\n\x14StartWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x10\n\x08workload\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x0f\n\x07lease_s\x18\x04 \x01(\x01\x12&\n\nstep_graph\x18\x05 \x01(\x0b\x32\x12.pbkv.v1.StepGraph\"=\n\x15StartWorkflowResponse\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0f\n\x07lease_s\x18\x02 \x01(\x01\"\x95\x02\n\x11SubmitStepRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x11\n\tcall_site\x18\x03 \x01(\t\x12\x18\n\x0bparent_step\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x1f\n\x06prompt\x18\x05 \x01(\x0b\x32\x0f.pbkv.v1.Prompt\x12#\n\x08sampling\x18\x06 \x01(\x0b\x32\x11.pbkv.v1.Sampling\x12\x10\n\x08priority\x18\x07 \x01(\x05\x12\x0e\n\x06tenant\x18\x08 \x01(\t\x12\x0f\n\x07step_id\x18\t \x01(\t\x12#\n\x06resume\x18\n \x01(\x0b\x32\x13.pbkv.v1.ResumptionB\x0e\n\x0c_parent_step\"f\n\nResumption\x12\x11\n\x04step\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12(\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x15.pbkv.v1.PackedTokens\x12\x12\n\ncharacters\x18\x03 \x01(\x03\x42\x07\n\x05_step\"\xa5\x03\n\tStepEvent\x12/\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1b.pbkv.v1.StepEvent.AcceptedH\x00\x12+\n\x06tokens\x18\x02 \x01(\x0b\x32\x19.pbkv.v1.StepEvent.TokensH\x00\x12/\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1b.pbkv.v1.StepEvent.FinishedH\x00\x1a\x42\n\x08\x41\x63\x63\x65pted\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x03\x1aj\n\x06Tokens\x12(\n\ttoken_ids\x18\x01 \x01(\x0b\x32\x15.pbkv.v1.PackedTokens\x12\x0c\n\x04text\x18\x02 \x01(\t\x12(\n\x08logprobs\x18\x03 \x03(\x0b\x32\x16.pbkv.v1.TokenLogprobs\x1aP\n\x08\x46inished\x12%\n\x06reason\x18\x01 \x01(\x0e\x32\x15.pbkv.v1.FinishReason\x12\x1d\n\x05usage\x18\x02 \x01(\x0b\x32\x0e.pbkv.v1.UsageB\x07\n\x05\x65vent\"\xef\x01\n\x15ReportToolCallRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x33\n\x05phase\x18\x03 \x01(\x0e\x32$.pbkv.v1.ReportToolCallRequest.Phase\x12\x17\n\nexpected_s\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07\x63\x61ll_id\x18\x05 \x01(\t\"E\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_STARTED\x10\x01\x12\x12\n\x0ePHASE_FINISHED\x10\x02\x42\r\n\x0b_expected_s\"\x18\n\x16ReportToolCallResponse\")\n\x12\x45ndWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\"\x15\n\x13\x45ndWorkflowResponse\"\x19\n\x17GetClusterStatusRequest\"\xc1\r\n\x18GetClusterStatusResponse\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x39\n\x07workers\x18\x03 \x03(\x0b\x32(.pbkv.v1.GetClusterStatusResponse.Worker\x12\x16\n\x0eopen_workflows\x18\x04 \x01(\x05\x12\x15\n\rrunning_steps\x18\x05 \x01(\x05\x12\x1b\n\x13predictor_reachable\x18\x06 \x01(\x08\x12\x17\n\x0findex_reachable\x18\x07 \x01(\x08\x12\x38\n\x06totals\x18\x08 \x01(\x0b\x32(.pbkv.v1.GetClusterStatusResponse.Totals\x12\x43\n\tdecisions\x18\t \x03(\x0b\x32\x30.pbkv.v1.GetClusterStatusResponse.DecisionsEntry\x12\x19\n\x11predictor_address\x18\n \x01(\t\x12;\n\x08problems\x18\x0c \x03(\x0b\x32).pbkv.v1.GetClusterStatusResponse.Problem\x12\x10\n\x08log_path\x18\r \x01(\t\x12\x14\n\x0chttp_address\x18\x0e \x01(\t\x12:\n\x07reasons\x18\x0f \x03(\x0b\x32).pbkv.v1.GetClusterStatusResponse.Reasons\x12\x15\n\rdiscovery_url\x18\x10 \x01(\t\x12\x15\n\rdashboard_url\x18\x15 \x01(\t\x12;\n\x08gateways\x18\x16 \x03(\x0b\x32).pbkv.v1.GetClusterStatusResponse.Gateway\x12\x39\n\x07members\x18\x14 \x03(\x0b\x32(.pbkv.v1.GetClusterStatusResponse.Member\x12\x35\n\x05nodes\x18\x1e \x03(\x0b\x32&.pbkv.v1.GetClusterStatusResponse.Node\x1a\xec\x01\n\x06Worker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x11\n\treachable\x18\x04 \x01(\x08\x12!\n\x05store\x18\x05 \x01(\x0b\x32\x12.pbkv.v1.StoreStat\x12\x0f\n\x07running\x18\x06 \x01(\x05\x12\x0f\n\x07waiting\x18\x07 \x01(\x05\x12\x1e\n\x16\x61\x63\x63\x65ss_updates_applied\x18\x08 \x01(\x04\x12\x18\n\x10\x61\x63\x63\x65ss_workflows\x18\t \x01(\x04\x12\x1b\n\x13predictor_reachable\x18\n \x01(\x08\x1a*\n\x07Problem\x12\x0e\n\x06member\x18\x01 \x01(\t\x12\x0f\n\x07problem\x18\x02 \x01(\t\x1a\x8c\x01\n\x07Reasons\x12\x0e\n\x06member\x18\x01 \x01(\t\x12\x43\n\x05times\x18\x02 \x03(\x0b\x32\x34.pbkv.v1.GetClusterStatusResponse.Reasons.TimesEntry\x1a,\n\nTimesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\xca\x01\n\x06Totals\x12\r\n\x05steps\x18\x01 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x02 \x01(\x03\x12\x18\n\x10\x61vailable_tokens\x18\x03 \x01(\x03\x12%\n\x08\x63\x61ptured\x18\x04 \x03(\x0b\x32\x13.pbkv.v1.TierTokens\x12&\n\tdelivered\x18\x05 \x03(\x0b\x32\x13.pbkv.v1.TierTokens\x12\x17\n\x0f\x63omputed_tokens\x18\x06 \x01(\x03\x12\x18\n\x10generated_tokens\x18\x07 \x01(\x03\x1a\x91\x01\n\x07Gateway\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x14\n\x0chttp_address\x18\x04 \x01(\t\x12\x11\n\treachable\x18\x05 \x01(\x08\x12\x16\n\x0eopen_workflows\x18\x06 \x01(\x05\x12\x15\n\rrunning_steps\x18\x07 \x01(\x05\x1aJ\n\x06Member\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02up\x18\x02 \x01(\x08\x12\x10\n\x08restarts\x18\x03 \x01(\x05\x12\x14\n\x0clast_failure\x18\x04 \x01(\t\x1a\x44\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x1a\x30\n\x0e\x44\x65\x63isionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x32\x97\x03\n\x0fWorkflowService\x12N\n\rStartWorkflow\x12\x1d.pbkv.v1.StartWorkflowRequest\x1a\x1e.pbkv.v1.StartWorkflowResponse\x12>\n\nSubmitStep\x12\x1a.pbkv.v1.SubmitStepRequest\x1a\x12.pbkv.v1.StepEvent0\x01\x12Q\n\x0eReportToolCall\x12\x1e.pbkv.v1.ReportToolCallRequest\x1a\x1f.pbkv.v1.ReportToolCallResponse\x12H\n\x0b\x45ndWorkflow\x12\x1b.pbkv.v1.EndWorkflowRequest\x1a\x1c.pbkv.v1.EndWorkflowResponse\x12W\n\x10GetClusterStatus\x12 .pbkv.v1.GetClusterStatusRequest\x1a!.pbkv.v1.GetClusterStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,45 +42,49 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTWORKFLOWRESPONSE']._serialized_start=214
   _globals['_STARTWORKFLOWRESPONSE']._serialized_end=275
   _globals['_SUBMITSTEPREQUEST']._serialized_start=278
-  _globals['_SUBMITSTEPREQUEST']._serialized_end=501
-  _globals['_STEPEVENT']._serialized_start=504
-  _globals['_STEPEVENT']._serialized_end=925
-  _globals['_STEPEVENT_ACCEPTED']._serialized_start=660
-  _globals['_STEPEVENT_ACCEPTED']._serialized_end=726
-  _globals['_STEPEVENT_TOKENS']._serialized_start=728
-  _globals['_STEPEVENT_TOKENS']._serialized_end=834
-  _globals['_STEPEVENT_FINISHED']._serialized_start=836
-  _globals['_STEPEVENT_FINISHED']._serialized_end=916
-  _globals['_REPORTTOOLCALLREQUEST']._serialized_start=928
-  _globals['_REPORTTOOLCALLREQUEST']._serialized_end=1167
-  _globals['_REPORTTOOLCALLREQUEST_PHASE']._serialized_start=1083
-  _globals['_REPORTTOOLCALLREQUEST_PHASE']._serialized_end=1152
-  _globals['_REPORTTOOLCALLRESPONSE']._serialized_start=1169
-  _globals['_REPORTTOOLCALLRESPONSE']._serialized_end=1193
-  _globals['_ENDWORKFLOWREQUEST']._serialized_start=1195
-  _globals['_ENDWORKFLOWREQUEST']._serialized_end=1236
-  _globals['_ENDWORKFLOWRESPONSE']._serialized_start=1238
-  _globals['_ENDWORKFLOWRESPONSE']._serialized_end=1259
-  _globals['_GETCLUSTERSTATUSREQUEST']._serialized_start=1261
-  _globals['_GETCLUSTERSTATUSREQUEST']._serialized_end=1286
-  _globals['_GETCLUSTERSTATUSRESPONSE']._serialized_start=1289
-  _globals['_GETCLUSTERSTATUSRESPONSE']._serialized_end=2809
-  _globals['_GETCLUSTERSTATUSRESPONSE_WORKER']._serialized_start=1985
-  _globals['_GETCLUSTERSTATUSRESPONSE_WORKER']._serialized_end=2221
-  _globals['_GETCLUSTERSTATUSRESPONSE_PROBLEM']._serialized_start=2223
-  _globals['_GETCLUSTERSTATUSRESPONSE_PROBLEM']._serialized_end=2265
-  _globals['_GETCLUSTERSTATUSRESPONSE_REASONS']._serialized_start=2268
-  _globals['_GETCLUSTERSTATUSRESPONSE_REASONS']._serialized_end=2408
-  _globals['_GETCLUSTERSTATUSRESPONSE_REASONS_TIMESENTRY']._serialized_start=2364
-  _globals['_GETCLUSTERSTATUSRESPONSE_REASONS_TIMESENTRY']._serialized_end=2408
-  _globals['_GETCLUSTERSTATUSRESPONSE_TOTALS']._serialized_start=2411
-  _globals['_GETCLUSTERSTATUSRESPONSE_TOTALS']._serialized_end=2613
-  _globals['_GETCLUSTERSTATUSRESPONSE_MEMBER']._serialized_start=2615
-  _globals['_GETCLUSTERSTATUSRESPONSE_MEMBER']._serialized_end=2689
-  _globals['_GETCLUSTERSTATUSRESPONSE_NODE']._serialized_start=2691
-  _globals['_GETCLUSTERSTATUSRESPONSE_NODE']._serialized_end=2759
-  _globals['_GETCLUSTERSTATUSRESPONSE_DECISIONSENTRY']._serialized_start=2761
-  _globals['_GETCLUSTERSTATUSRESPONSE_DECISIONSENTRY']._serialized_end=2809
-  _globals['_WORKFLOWSERVICE']._serialized_start=2812
-  _globals['_WORKFLOWSERVICE']._serialized_end=3219
+  _globals['_SUBMITSTEPREQUEST']._serialized_end=555
+  _globals['_RESUMPTION']._serialized_start=557
+  _globals['_RESUMPTION']._serialized_end=659
+  _globals['_STEPEVENT']._serialized_start=662
+  _globals['_STEPEVENT']._serialized_end=1083
+  _globals['_STEPEVENT_ACCEPTED']._serialized_start=818
+  _globals['_STEPEVENT_ACCEPTED']._serialized_end=884
+  _globals['_STEPEVENT_TOKENS']._serialized_start=886
+  _globals['_STEPEVENT_TOKENS']._serialized_end=992
+  _globals['_STEPEVENT_FINISHED']._serialized_start=994
+  _globals['_STEPEVENT_FINISHED']._serialized_end=1074
+  _globals['_REPORTTOOLCALLREQUEST']._serialized_start=1086
+  _globals['_REPORTTOOLCALLREQUEST']._serialized_end=1325
+  _globals['_REPORTTOOLCALLREQUEST_PHASE']._serialized_start=1241
+  _globals['_REPORTTOOLCALLREQUEST_PHASE']._serialized_end=1310
+  _globals['_REPORTTOOLCALLRESPONSE']._serialized_start=1327
+  _globals['_REPORTTOOLCALLRESPONSE']._serialized_end=1351
+  _globals['_ENDWORKFLOWREQUEST']._serialized_start=1353
+  _globals['_ENDWORKFLOWREQUEST']._serialized_end=1394
+  _globals['_ENDWORKFLOWRESPONSE']._serialized_start=1396
+  _globals['_ENDWORKFLOWRESPONSE']._serialized_end=1417
+  _globals['_GETCLUSTERSTATUSREQUEST']._serialized_start=1419
+  _globals['_GETCLUSTERSTATUSREQUEST']._serialized_end=1444
+  _globals['_GETCLUSTERSTATUSRESPONSE']._serialized_start=1447
+  _globals['_GETCLUSTERSTATUSRESPONSE']._serialized_end=3176
+  _globals['_GETCLUSTERSTATUSRESPONSE_WORKER']._serialized_start=2204
+  _globals['_GETCLUSTERSTATUSRESPONSE_WORKER']._serialized_end=2440
+  _globals['_GETCLUSTERSTATUSRESPONSE_PROBLEM']._serialized_start=2442
+  _globals['_GETCLUSTERSTATUSRESPONSE_PROBLEM']._serialized_end=2484
+  _globals['_GETCLUSTERSTATUSRESPONSE_REASONS']._serialized_start=2487
+  _globals['_GETCLUSTERSTATUSRESPONSE_REASONS']._serialized_end=2627
+  _globals['_GETCLUSTERSTATUSRESPONSE_REASONS_TIMESENTRY']._serialized_start=2583
+  _globals['_GETCLUSTERSTATUSRESPONSE_REASONS_TIMESENTRY']._serialized_end=2627
+  _globals['_GETCLUSTERSTATUSRESPONSE_TOTALS']._serialized_start=2630
+  _globals['_GETCLUSTERSTATUSRESPONSE_TOTALS']._serialized_end=2832
+  _globals['_GETCLUSTERSTATUSRESPONSE_GATEWAY']._serialized_start=2835
+  _globals['_GETCLUSTERSTATUSRESPONSE_GATEWAY']._serialized_end=2980
+  _globals['_GETCLUSTERSTATUSRESPONSE_MEMBER']._serialized_start=2982
+  _globals['_GETCLUSTERSTATUSRESPONSE_MEMBER']._serialized_end=3056
+  _globals['_GETCLUSTERSTATUSRESPONSE_NODE']._serialized_start=3058
+  _globals['_GETCLUSTERSTATUSRESPONSE_NODE']._serialized_end=3126
+  _globals['_GETCLUSTERSTATUSRESPONSE_DECISIONSENTRY']._serialized_start=3128
+  _globals['_GETCLUSTERSTATUSRESPONSE_DECISIONSENTRY']._serialized_end=3176
+  _globals['_WORKFLOWSERVICE']._serialized_start=3179
+  _globals['_WORKFLOWSERVICE']._serialized_end=3586
 # @@protoc_insertion_point(module_scope)

@@ -32,7 +32,7 @@ class StartWorkflowResponse(_message.Message):
     def __init__(self, workflow_id: _Optional[str] = ..., lease_s: _Optional[float] = ...) -> None: ...
 
 class SubmitStepRequest(_message.Message):
-    __slots__ = ("workflow_id", "agent_id", "call_site", "parent_step", "prompt", "sampling", "priority", "tenant")
+    __slots__ = ("workflow_id", "agent_id", "call_site", "parent_step", "prompt", "sampling", "priority", "tenant", "step_id", "resume")
     WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     CALL_SITE_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,8 @@ class SubmitStepRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
+    STEP_ID_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FIELD_NUMBER: _ClassVar[int]
     workflow_id: str
     agent_id: str
     call_site: str
@@ -49,7 +51,19 @@ class SubmitStepRequest(_message.Message):
     sampling: _types_pb2.Sampling
     priority: int
     tenant: str
-    def __init__(self, workflow_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., call_site: _Optional[str] = ..., parent_step: _Optional[int] = ..., prompt: _Optional[_Union[_types_pb2.Prompt, _Mapping]] = ..., sampling: _Optional[_Union[_types_pb2.Sampling, _Mapping]] = ..., priority: _Optional[int] = ..., tenant: _Optional[str] = ...) -> None: ...
+    step_id: str
+    resume: Resumption
+    def __init__(self, workflow_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., call_site: _Optional[str] = ..., parent_step: _Optional[int] = ..., prompt: _Optional[_Union[_types_pb2.Prompt, _Mapping]] = ..., sampling: _Optional[_Union[_types_pb2.Sampling, _Mapping]] = ..., priority: _Optional[int] = ..., tenant: _Optional[str] = ..., step_id: _Optional[str] = ..., resume: _Optional[_Union[Resumption, _Mapping]] = ...) -> None: ...
+
+class Resumption(_message.Message):
+    __slots__ = ("step", "token_ids", "characters")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    CHARACTERS_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    token_ids: _types_pb2.PackedTokens
+    characters: int
+    def __init__(self, step: _Optional[int] = ..., token_ids: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., characters: _Optional[int] = ...) -> None: ...
 
 class StepEvent(_message.Message):
     __slots__ = ("accepted", "tokens", "finished")
@@ -127,7 +141,7 @@ class GetClusterStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetClusterStatusResponse(_message.Message):
-    __slots__ = ("cluster", "model", "workers", "open_workflows", "running_steps", "predictor_reachable", "index_reachable", "totals", "decisions", "predictor_address", "problems", "log_path", "http_address", "reasons", "discovery_url", "dashboard_url", "members", "nodes")
+    __slots__ = ("cluster", "model", "workers", "open_workflows", "running_steps", "predictor_reachable", "index_reachable", "totals", "decisions", "predictor_address", "problems", "log_path", "http_address", "reasons", "discovery_url", "dashboard_url", "gateways", "members", "nodes")
     class Worker(_message.Message):
         __slots__ = ("worker_id", "node_id", "address", "reachable", "store", "running", "waiting", "access_updates_applied", "access_workflows", "predictor_reachable")
         WORKER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +203,23 @@ class GetClusterStatusResponse(_message.Message):
         computed_tokens: int
         generated_tokens: int
         def __init__(self, steps: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., available_tokens: _Optional[int] = ..., captured: _Optional[_Iterable[_Union[_types_pb2.TierTokens, _Mapping]]] = ..., delivered: _Optional[_Iterable[_Union[_types_pb2.TierTokens, _Mapping]]] = ..., computed_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ...) -> None: ...
+    class Gateway(_message.Message):
+        __slots__ = ("name", "node_id", "address", "http_address", "reachable", "open_workflows", "running_steps")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        NODE_ID_FIELD_NUMBER: _ClassVar[int]
+        ADDRESS_FIELD_NUMBER: _ClassVar[int]
+        HTTP_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+        REACHABLE_FIELD_NUMBER: _ClassVar[int]
+        OPEN_WORKFLOWS_FIELD_NUMBER: _ClassVar[int]
+        RUNNING_STEPS_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        node_id: str
+        address: str
+        http_address: str
+        reachable: bool
+        open_workflows: int
+        running_steps: int
+        def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., http_address: _Optional[str] = ..., reachable: _Optional[bool] = ..., open_workflows: _Optional[int] = ..., running_steps: _Optional[int] = ...) -> None: ...
     class Member(_message.Message):
         __slots__ = ("name", "up", "restarts", "last_failure")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -234,6 +265,7 @@ class GetClusterStatusResponse(_message.Message):
     REASONS_FIELD_NUMBER: _ClassVar[int]
     DISCOVERY_URL_FIELD_NUMBER: _ClassVar[int]
     DASHBOARD_URL_FIELD_NUMBER: _ClassVar[int]
+    GATEWAYS_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     cluster: str
@@ -252,6 +284,7 @@ class GetClusterStatusResponse(_message.Message):
     reasons: _containers.RepeatedCompositeFieldContainer[GetClusterStatusResponse.Reasons]
     discovery_url: str
     dashboard_url: str
+    gateways: _containers.RepeatedCompositeFieldContainer[GetClusterStatusResponse.Gateway]
     members: _containers.RepeatedCompositeFieldContainer[GetClusterStatusResponse.Member]
     nodes: _containers.RepeatedCompositeFieldContainer[GetClusterStatusResponse.Node]
-    def __init__(self, cluster: _Optional[str] = ..., model: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[GetClusterStatusResponse.Worker, _Mapping]]] = ..., open_workflows: _Optional[int] = ..., running_steps: _Optional[int] = ..., predictor_reachable: _Optional[bool] = ..., index_reachable: _Optional[bool] = ..., totals: _Optional[_Union[GetClusterStatusResponse.Totals, _Mapping]] = ..., decisions: _Optional[_Mapping[str, int]] = ..., predictor_address: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[GetClusterStatusResponse.Problem, _Mapping]]] = ..., log_path: _Optional[str] = ..., http_address: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[GetClusterStatusResponse.Reasons, _Mapping]]] = ..., discovery_url: _Optional[str] = ..., dashboard_url: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GetClusterStatusResponse.Member, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[GetClusterStatusResponse.Node, _Mapping]]] = ...) -> None: ...
+    def __init__(self, cluster: _Optional[str] = ..., model: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[GetClusterStatusResponse.Worker, _Mapping]]] = ..., open_workflows: _Optional[int] = ..., running_steps: _Optional[int] = ..., predictor_reachable: _Optional[bool] = ..., index_reachable: _Optional[bool] = ..., totals: _Optional[_Union[GetClusterStatusResponse.Totals, _Mapping]] = ..., decisions: _Optional[_Mapping[str, int]] = ..., predictor_address: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[GetClusterStatusResponse.Problem, _Mapping]]] = ..., log_path: _Optional[str] = ..., http_address: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[GetClusterStatusResponse.Reasons, _Mapping]]] = ..., discovery_url: _Optional[str] = ..., dashboard_url: _Optional[str] = ..., gateways: _Optional[_Iterable[_Union[GetClusterStatusResponse.Gateway, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[GetClusterStatusResponse.Member, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[GetClusterStatusResponse.Node, _Mapping]]] = ...) -> None: ...

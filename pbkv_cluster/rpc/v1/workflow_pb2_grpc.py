@@ -74,6 +74,8 @@ class WorkflowServiceServicer:
     def SubmitStep(self, request, context):
         """Runs one model call. The stream carries one Accepted, then tokens as they are produced, and finally one Finished.
         Cancelling the call frees everything that the step holds.
+        A step with an id runs once, however often it is submitted: a later call joins the one that runs, or gets the record of
+        the one that has finished, or goes on with one that has lost its gateway or its client (see `resume`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,7 +96,7 @@ class WorkflowServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetClusterStatus(self, request, context):
-        """Returns the cluster's workers, and the cache's hits since the gateway started.
+        """Returns the cluster's workers, and the cache's hits since the gateways started.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,13 +36,15 @@ class WorkflowServiceStub:
     SubmitStep: _grpc.UnaryStreamMultiCallable[_workflow_pb2.SubmitStepRequest, _workflow_pb2.StepEvent]
     """Runs one model call. The stream carries one Accepted, then tokens as they are produced, and finally one Finished.
     Cancelling the call frees everything that the step holds.
+    A step with an id runs once, however often it is submitted: a later call joins the one that runs, or gets the record of
+    the one that has finished, or goes on with one that has lost its gateway or its client (see `resume`).
     """
     ReportToolCall: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.ReportToolCallRequest, _workflow_pb2.ReportToolCallResponse]
     """Reports that a tool call of the workflow starts or finishes. Repeated reports are harmless."""
     EndWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.EndWorkflowRequest, _workflow_pb2.EndWorkflowResponse]
     """Ends the workflow and cancels its running steps. Blocks that no other active workflow has used are retired."""
     GetClusterStatus: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.GetClusterStatusRequest, _workflow_pb2.GetClusterStatusResponse]
-    """Returns the cluster's workers, and the cache's hits since the gateway started."""
+    """Returns the cluster's workers, and the cache's hits since the gateways started."""
 
 @_typing.type_check_only
 class WorkflowServiceAsyncStub(WorkflowServiceStub):
@@ -52,13 +54,15 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     SubmitStep: _aio.UnaryStreamMultiCallable[_workflow_pb2.SubmitStepRequest, _workflow_pb2.StepEvent]  # type: ignore[assignment]
     """Runs one model call. The stream carries one Accepted, then tokens as they are produced, and finally one Finished.
     Cancelling the call frees everything that the step holds.
+    A step with an id runs once, however often it is submitted: a later call joins the one that runs, or gets the record of
+    the one that has finished, or goes on with one that has lost its gateway or its client (see `resume`).
     """
     ReportToolCall: _aio.UnaryUnaryMultiCallable[_workflow_pb2.ReportToolCallRequest, _workflow_pb2.ReportToolCallResponse]  # type: ignore[assignment]
     """Reports that a tool call of the workflow starts or finishes. Repeated reports are harmless."""
     EndWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_pb2.EndWorkflowRequest, _workflow_pb2.EndWorkflowResponse]  # type: ignore[assignment]
     """Ends the workflow and cancels its running steps. Blocks that no other active workflow has used are retired."""
     GetClusterStatus: _aio.UnaryUnaryMultiCallable[_workflow_pb2.GetClusterStatusRequest, _workflow_pb2.GetClusterStatusResponse]  # type: ignore[assignment]
-    """Returns the cluster's workers, and the cache's hits since the gateway started."""
+    """Returns the cluster's workers, and the cache's hits since the gateways started."""
 
 class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -77,6 +81,8 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_workflow_pb2.StepEvent], _abc.AsyncIterator[_workflow_pb2.StepEvent]]:
         """Runs one model call. The stream carries one Accepted, then tokens as they are produced, and finally one Finished.
         Cancelling the call frees everything that the step holds.
+        A step with an id runs once, however often it is submitted: a later call joins the one that runs, or gets the record of
+        the one that has finished, or goes on with one that has lost its gateway or its client (see `resume`).
         """
 
     @_abc_1.abstractmethod
@@ -101,6 +107,6 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workflow_pb2.GetClusterStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workflow_pb2.GetClusterStatusResponse, _abc.Awaitable[_workflow_pb2.GetClusterStatusResponse]]:
-        """Returns the cluster's workers, and the cache's hits since the gateway started."""
+        """Returns the cluster's workers, and the cache's hits since the gateways started."""
 
 def add_WorkflowServiceServicer_to_server(servicer: WorkflowServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

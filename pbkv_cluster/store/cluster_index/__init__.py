@@ -6,8 +6,9 @@ keeps a copy in its own memory (`IndexMirror`).
 
 Keys of one cluster, all under `pbkv:{CLUSTER}:`, braces included
 
-    worker:{id}, node:{id}, service:{name}, member:{name}, endpoint:{member}, problem:{member}, workflow:{id}, node-state:{id},
-    node-request:{id}               a directory entry as JSON, with a time to live
+    worker:{id}, node:{id}, service:{name}, gateway:{name}, member:{name}, endpoint:{member}, problem:{member}, workflow:{id},
+    node-state:{id}, node-request:{id}
+                                    a directory entry as JSON, with a time to live
     workers, nodes and so on        sorted sets of those ids by the time at which each expires
     blocks:{worker}:{incarnation}   hash of block key to packed residency, with a time to live
     changes                         stream of all that changes in these hashes
@@ -19,6 +20,8 @@ from pbkv_cluster.store.cluster_index.client import connect
 from pbkv_cluster.store.cluster_index.directory import Directory, cluster_names
 from pbkv_cluster.store.cluster_index.entries import (
     EndpointEntry,
+    GatewayEntry,
+    Holder,
     MemberEntry,
     NodeEntry,
     NodeRequest,
@@ -37,6 +40,8 @@ __all__ = [
     "BlockIndex",
     "Directory",
     "EndpointEntry",
+    "GatewayEntry",
+    "Holder",
     "IndexMirror",
     "IndexPublisher",
     "Match",

@@ -1,5 +1,6 @@
 """Who is in the cluster: workers, nodes, services, all members that belong to it, and running workflows."""
 
+import json
 from collections.abc import AsyncIterator
 
 from redis.asyncio import Redis
@@ -7,6 +8,8 @@ from redis.asyncio import Redis
 from pbkv_cluster.store.cluster_index.client import key_prefix, redis_errors
 from pbkv_cluster.store.cluster_index.entries import (
     EndpointEntry,
+    GatewayEntry,
+    Holder,
     MemberEntry,
     NodeEntry,
     NodeRequest,
@@ -50,6 +53,7 @@ class Directory:
         self._workers = ExpiringTable(redis, prefix, "worker", WorkerEntry)
         self._nodes = ExpiringTable(redis, prefix, "node", NodeEntry)
         self._services = ExpiringTable(redis, prefix, "service", ServiceEntry)
+        self._gateways = ExpiringTable(redis, prefix, "gateway", GatewayEntry)
         self._members = ExpiringTable(redis, prefix, "member", MemberEntry)
         self._endpoints = ExpiringTable(redis, prefix, "endpoint", EndpointEntry)
         self._node_states = ExpiringTable(redis, prefix, "node-state", NodeStateEntry)
@@ -66,7 +70,7 @@ class Directory:
     def malformed(self) -> int:
         """Entries that this directory has skipped because it could not read them."""
         known = (self._workers, self._nodes, self._services, self._members, self._endpoints, self._problems, self._workflows)
-        return sum(table.malformed for table in (*known, self._node_states, self._node_requests))
+        return sum(table.malformed for table in (*known, self._gateways, self._node_states, self._node_requests))
 
     async def announce_worker(self, entry: WorkerEntry) -> None:
         await self._workers.put(entry.worker_id, entry, self.ttl_s)
@@ -106,6 +110,17 @@ class Directory:
         """The service's host:port; None if it is not announced."""
         entry = await self.service(name)
         return entry.address if entry else None
+
+    async def announce_gateway(self, entry: GatewayEntry) -> None:
+        await self._gateways.put(entry.name, entry, self.ttl_s)
+
+    async def withdraw_gateway(self, entry: GatewayEntry) -> None:
+        """Removes a gateway, unless another process has taken its name since."""
+        await self._gateways.remove(entry.name, lambda present: present == entry)
+
+    async def gateways(self) -> list[GatewayEntry]:
+        """By name."""
+        return sorted([entry async for entry in self._gateways.entries()], key=lambda entry: entry.name)
 
     async def announce_member(self, entry: MemberEntry) -> None:
         await self._members.put(entry.name, entry, self.ttl_s)
@@ -157,17 +172,28 @@ class Directory:
         """Of the members that have any, by name."""
         return sorted([entry async for entry in self._problems.entries()], key=lambda entry: entry.member)
 
-    async def put_workflow(self, entry: WorkflowEntry) -> None:
-        """Enters or renews a workflow for the `lease_s` seconds of its own lease."""
-        await self._workflows.put(entry.workflow_id, entry, entry.lease_s)
+    async def put_workflow(self, entry: WorkflowEntry, taken_from: Holder | None = None) -> bool:
+        """Enters or renews a workflow for the `lease_s` seconds of its own lease; False if another gateway holds it.
+
+        Args:
+            entry: of the workflow, with its holder from now on.
+            taken_from: the gateway that has held it so far; None: `entry.holder`.
+        """
+        over = _mark(taken_from or entry.holder)
+        return await self._workflows.put(entry.workflow_id, entry, entry.lease_s, over)
 
     async def workflow(self, workflow_id: str) -> WorkflowEntry | None:
         return await self._workflows.get(workflow_id)
 
-    async def remove_workflow(self, workflow_id: str) -> bool:
-        """Ends a workflow; False if it had ended already."""
-        return await self._workflows.remove(workflow_id)
+    async def remove_workflow(self, workflow_id: str, holder: Holder) -> bool:
+        """Ends a workflow; False if it had ended already, or if another gateway holds it."""
+        return await self._workflows.remove(workflow_id, containing=_mark(holder))
 
     def workflows(self) -> AsyncIterator[WorkflowEntry]:
         """The running workflows, page by page, in no order."""
         return self._workflows.entries()
+
+
+def _mark(holder: Holder) -> bytes:
+    """What the JSON of an entry contains if that gateway holds the workflow. No text in it does: quotes are escaped there."""
+    return f'"incarnation":{json.dumps(holder.incarnation)}'.encode()

@@ -70,10 +70,22 @@ class NodeEntry:
 
 @dataclass(frozen=True, slots=True)
 class ServiceEntry:
-    """A process of which a cluster has one: the gateway, the predictor."""
+    """A process of which a cluster has one, such as the predictor."""
 
     name: _Id
     address: _Address  # of its gRPC server
+    pid: _Count
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayEntry:
+    """A gateway. Its incarnation differs each time that its process starts."""
+
+    name: _Id
+    incarnation: _Id
+    node_id: _Name
+    address: _Address  # of its gRPC server
+    http_address: Annotated[str, Field(max_length=checks.MAX_NAME_BYTES)]  # host:port of its HTTP API; empty: not served
     pid: _Count
 
 
@@ -136,10 +148,21 @@ class NodeRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Holder:
+    """The gateway that holds a workflow: it alone numbers the steps, and tells the workers and the predictor of them."""
+
+    gateway: _Id  # its name
+    incarnation: _Id
+    address: _Address
+
+
+@dataclass(frozen=True, slots=True)
 class WorkflowEntry:
     """A running workflow. It ends after `lease_s` seconds of silence."""
 
     workflow_id: _Id
+    holder: Holder
+    taken: _Count  # times that another gateway, or another incarnation, has taken the workflow over
     workload: _Name
     tenant: _Name
     lease_s: _Seconds

@@ -33,18 +33,26 @@ class ExpiringTable(Generic[E]):
         self._put = redis.register_script(lua("entry_put"))
         self._remove = redis.register_script(lua("entry_remove"))
 
-    async def put(self, entry_id: str, entry: E, ttl_s: float) -> None:
-        """Writes or renews an entry for `ttl_s` seconds."""
+    async def put(self, entry_id: str, entry: E, ttl_s: float, over: bytes = b"") -> bool:
+        """Writes or renews an entry for `ttl_s` seconds; False if another is there that does not contain `over`.
+
+        Args:
+            entry_id: names the entry.
+            entry: what to write.
+            ttl_s: seconds that it lives.
+            over: a part of the JSON of an entry that may be replaced; by default any may.
+        """
+        args: list[str | bytes | int] = [entry_id, self._codec.encode(entry), ttl_ms(ttl_s), over]
         with redis_errors():
-            await self._put(keys=[self._key(entry_id), self._table], args=[entry_id, self._codec.encode(entry), ttl_ms(ttl_s)])
+            return bool(await self._put(keys=[self._key(entry_id), self._table], args=args))
 
     async def get(self, entry_id: str) -> E | None:
         """The entry; None if it is absent, has expired or cannot be read."""
         payload = await self._payload(entry_id)
         return None if payload is None else self._decode(entry_id, payload)
 
-    async def remove(self, entry_id: str, only_if: Callable[[E], bool] | None = None) -> bool:
-        """Removes an entry, or only one that satisfies `only_if`; False if there was none."""
+    async def remove(self, entry_id: str, only_if: Callable[[E], bool] | None = None, containing: bytes = b"") -> bool:
+        """Removes an entry, or only one that satisfies `only_if` or has `containing` in its JSON; False if there was none."""
         expected = b""
         if only_if is not None:
             payload = await self._payload(entry_id)
@@ -53,7 +61,7 @@ class ExpiringTable(Generic[E]):
                 return False
             expected = payload
         with redis_errors():
-            return bool(await self._remove(keys=[self._key(entry_id), self._table], args=[entry_id, expected]))
+            return bool(await self._remove(keys=[self._key(entry_id), self._table], args=[entry_id, expected, containing]))
 
     async def entries(self) -> AsyncIterator[E]:
         """Each entry that is present throughout the iteration, once, in no order. One that comes or goes meanwhile may be

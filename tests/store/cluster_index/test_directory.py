@@ -13,6 +13,7 @@ from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.workflow.step_graph import Join, StepGraph, StepNode
 from pbkv_cluster.store.cluster_index import (
     Directory,
+    Holder,
     NodeEntry,
     NodeRequest,
     NodeState,
@@ -35,11 +36,12 @@ NODE = NodeEntry(
     peer_address="127.0.0.1:7101",
     peer_token="00ff",
 )
+HOLDER = Holder("gateway", "first", "127.0.0.1:7000")
 GATEWAY = ServiceEntry(name="gateway", address="127.0.0.1:7000", pid=17)
 
 
 def workflow(workflow_id: str = "w1", lease_s: float = 60.0) -> WorkflowEntry:
-    return WorkflowEntry(workflow_id, "swe-agent", "acme", lease_s, started_at=1_790_000_000.123456, steps=0)
+    return WorkflowEntry(workflow_id, HOLDER, 0, "swe-agent", "acme", lease_s, started_at=1_790_000_000.123456, steps=0)
 
 
 @pytest.fixture
@@ -148,8 +150,8 @@ async def test_workflows_are_renewed_and_ended(redis: Redis, directory: Director
     assert await directory.workflow("w1") == replace(workflow(), steps=3)
     assert [entry async for entry in directory.workflows()] == [replace(workflow(), steps=3)]
 
-    assert await directory.remove_workflow("w1")
-    assert not await directory.remove_workflow("w1")
+    assert await directory.remove_workflow("w1", HOLDER)
+    assert not await directory.remove_workflow("w1", HOLDER)
     assert await directory.workflow("w1") is None
     assert [entry async for entry in directory.workflows()] == []
 
@@ -252,7 +254,7 @@ async def test_without_redis_every_call_is_unavailable() -> None:
         directory.workers(),
         directory.service("gateway"),
         directory.workflow("w1"),
-        directory.remove_workflow("w1"),
+        directory.remove_workflow("w1", HOLDER),
     ):
         with pytest.raises(Unavailable, match="Redis"):
             await call

@@ -18,8 +18,7 @@ from pbkv_cluster.gateway.http.sessions.chains import Beginning
 from pbkv_cluster.gateway.http.sessions.hints import Hints
 from pbkv_cluster.gateway.http.sessions.prefix_table import PrefixTable
 from pbkv_cluster.gateway.http.sessions.tool_pauses import ToolPauses
-from pbkv_cluster.gateway.workflow.lifecycle import WorkflowLifecycle
-from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow
+from pbkv_cluster.gateway.workflow.calls import WorkflowCalls
 from pbkv_cluster.gateway.workflow.requests import WorkflowRequest
 
 _MAX_SESSIONS = 65_536  # of Dynamo, whose workflow is remembered
@@ -43,7 +42,7 @@ class Sessions:
     cache key; its trace; an open workflow that the prompt continues; a new one.
     """
 
-    def __init__(self, workflows: WorkflowLifecycle, capacity_bytes: int) -> None:
+    def __init__(self, workflows: WorkflowCalls, capacity_bytes: int) -> None:
         """Args:
         workflows: of the gateway.
         capacity_bytes: of what is remembered to recognise conversations by.
@@ -72,10 +71,10 @@ class Sessions:
             opened = found is None
             workflow = found or await self._open(uuid.uuid4().hex, hints)
             if beginnings:
-                self._prefixes.add(hints.tenant, beginnings[-1], workflow.id, agent)
-        for call in self._pauses.end(workflow.id, agent, messages):
-            await self._report(workflow.id, ToolCall(call.tool, call.call_id), started=False)
-        return Attribution(workflow.id, agent, hints.tenant, beginnings, opened)
+                self._prefixes.add(hints.tenant, beginnings[-1], workflow, agent)
+        for call in self._pauses.end(workflow, agent, messages):
+            await self._report(workflow, ToolCall(call.tool, call.call_id), started=False)
+        return Attribution(workflow, agent, hints.tenant, beginnings, opened)
 
     async def answered(self, attribution: Attribution, text: str, calls: Sequence[FunctionCall]) -> None:
         """A step has answered; the tool calls that it asks for begin."""
@@ -121,15 +120,15 @@ class Sessions:
             return _of_tenant(root, hints.tenant)
         return _of_tenant(hints.cache_key or (f"trace-{hints.trace}" if hints.trace else ""), hints.tenant)
 
-    async def _open(self, workflow_id: str, hints: Hints) -> OpenWorkflow:
-        return await self._workflows.start(WorkflowRequest(workflow_id, hints.workload, hints.tenant))
+    async def _open(self, workflow_id: str, hints: Hints) -> str:
+        return (await self._workflows.start(WorkflowRequest(workflow_id, hints.workload, hints.tenant))).id
 
-    def _recognised(self, hints: Hints, beginnings: Sequence[Beginning], agent: str) -> OpenWorkflow | None:
-        """The open workflow that a prompt continues."""
+    def _recognised(self, hints: Hints, beginnings: Sequence[Beginning], agent: str) -> str | None:
+        """The id of the open workflow that a prompt continues."""
         for workflow_id in self._prefixes.find(hints.tenant, beginnings, agent):
             workflow = self._workflows.workflows.get(workflow_id)
             if workflow is not None and workflow.tenant == hints.tenant and hints.workload in ("", workflow.workload):
-                return workflow
+                return workflow.id
         return None
 
     async def _report(self, workflow_id: str, call: ToolCall, *, started: bool) -> None:

@@ -8,7 +8,7 @@ from pbkv_cluster.core.config.limits import LimitsConfig
 from pbkv_cluster.core.errors import LimitExceeded
 from pbkv_cluster.core.fair_room import has_fair_room
 from pbkv_cluster.gateway.decisions import Decisions, Reason
-from pbkv_cluster.gateway.step.limits import Account, Accounts, Limit
+from pbkv_cluster.gateway.step.admission.limits import Account, Accounts, Limit
 from pbkv_cluster.gateway.step.step import Step
 
 
