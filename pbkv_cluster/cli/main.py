@@ -25,6 +25,7 @@ from pbkv_cluster.cli.serving.hints import hints
 from pbkv_cluster.cli.serving.otel import otel
 from pbkv_cluster.cli.serving.replay import replay
 from pbkv_cluster.cli.serving.serve import serve
+from pbkv_cluster.cli.serving.sidecar import sidecar
 from pbkv_cluster.cli.serving.status import status
 from pbkv_cluster.cli.serving.submit import submit
 from pbkv_cluster.cli.simulation.calibrate import calibrate
@@ -75,6 +76,7 @@ for command in (
     calibrate,
     otel,
     hints,
+    sidecar,
 ):
     app.command()(command)
 for commands in (predictor_app, config_app, cache_app, workflows_app, agents_app, node_app, trace_app):

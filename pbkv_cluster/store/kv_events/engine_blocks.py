@@ -41,10 +41,10 @@ class BlockEvents(Protocol):
 class EngineBlocks:
     """The blocks of one engine; bounded in bytes. What does not fit is left out, and counted."""
 
-    def __init__(self, max_bytes: int, on_dropped: Callable[[int, int], None] = lambda dropped, held: None) -> None:
+    def __init__(self, max_bytes: int, on_dropped: Callable[[float], None] = lambda share: None) -> None:
         """Args:
         max_bytes: of memory.
-        on_dropped: told how many blocks have left the engine's last tier, and how many it held before.
+        on_dropped: told the share of the engine's blocks that have left its last tier.
         """
         self.left_out = 0  # blocks, for want of room
         self.orphans = 0  # blocks whose prefix is not known, since an event was missed or left out
@@ -64,11 +64,9 @@ class EngineBlocks:
 
     def clear(self) -> None:
         self.left_out = self.orphans = 0
-        held = len(self)
         self._prefix_keys.clear()
         self._tiers.clear()
-        if held:
-            self._on_dropped(held, held)
+        self._on_dropped(1.0)
 
     def stored(self, event: BlockStored) -> None:
         bit = _MEDIA.get(event.medium.upper(), 0)
@@ -94,7 +92,7 @@ class EngineBlocks:
                 del self._prefix_keys[key]
                 dropped += 1
         if dropped:
-            self._on_dropped(dropped, held)
+            self._on_dropped(dropped / held)
 
     def match(self, packed: bytes, first_extra: bytes = b"") -> Held:
         """How much of a prompt the engine holds.

@@ -77,11 +77,11 @@ def test_a_block_told_of_again_in_another_tier_needs_no_tokens() -> None:
 
 
 def test_memory_is_bounded_and_those_who_ask_are_told_what_is_dropped() -> None:
-    told: list[tuple[int, int]] = []
-    blocks = EngineBlocks(3 * BYTES_A_BLOCK, lambda dropped, held: told.append((dropped, held)))
+    told: list[float] = []
+    blocks = EngineBlocks(3 * BYTES_A_BLOCK, told.append)
     blocks.stored(stored((1, 2, 3, 4, 5), blocks=5))
     assert (len(blocks), blocks.left_out, blocks.is_complete) == (3, 2, False)
     assert blocks.match(pack([1, 2, 3, 4, 5])) == Held(3, 0)
     blocks.removed(BlockRemoved([a_hash((1, 2, 3)), b"unheard"], "GPU"))
     blocks.clear()
-    assert told == [(1, 3), (2, 2)]
+    assert told == [1 / 3, 1.0]
