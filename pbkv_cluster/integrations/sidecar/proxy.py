@@ -3,8 +3,8 @@
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
@@ -22,6 +22,7 @@ from pbkv_cluster.integrations.sidecar.engines.engine import Engine
 from pbkv_cluster.integrations.sidecar.engines.placement import Placed, Placement
 from pbkv_cluster.integrations.sidecar.engines.prompts import PromptReader
 from pbkv_cluster.integrations.sidecar.engines.upstream import EngineAway, Incoming, Outgoing
+from pbkv_cluster.integrations.sidecar.in_flight import InFlight
 from pbkv_cluster.integrations.sidecar.reading.answers import AnswerReader, Told
 from pbkv_cluster.integrations.sidecar.reading.asked import Asked, Kind, read_request
 from pbkv_cluster.integrations.sidecar.relayed import Relayed, is_event_stream
@@ -50,7 +51,7 @@ class Proxy:
     forecasts: ForecastBook
     hints: HintWriter
     decisions: Decisions
-    max_steps: int
+    in_flight: InFlight
     passed: int = 0  # requests that are no steps
     _homes: OrderedDict[str, Engine] = field(default_factory=OrderedDict)  # of responses that later requests may refer to
 
@@ -63,6 +64,36 @@ class Proxy:
         """
         check_json(request)
         body = await self.bodies.read_any(request)
+        with self._admitted(len(body)) as admitted:
+            return await self._step(request, kind, body, admitted)
+
+    async def other(self, request: Request) -> Response:
+        """Any other request, as it is.
+
+        Raises:
+            PbkvError: no engine answers it.
+            ClientGone: the client went away.
+        """
+        body = await self.bodies.read_any(request)
+        with self._admitted(len(body)) as admitted:
+            return await self._pass(request, body, self._home(request.path_params.get("response", "")), admitted)
+
+    @contextmanager
+    def _admitted(self, size_bytes: int) -> Iterator[object]:
+        """Lets a request in. If it is answered, the end of its answer has to release it.
+
+        Raises:
+            ResourceExhausted: too many are in flight, or they are too large.
+        """
+        admitted = object()
+        self.in_flight.admit(admitted, size_bytes)
+        try:
+            yield admitted
+        except BaseException:
+            self.in_flight.release(admitted)
+            raise
+
+    async def _step(self, request: Request, kind: Kind, body: bytes, admitted: object) -> Response:
         headers = dict(request.headers)
         if len(body) < _ON_THREAD_BYTES:
             asked = read_request(kind, body, headers)
@@ -70,7 +101,7 @@ class Proxy:
             asked = await asyncio.to_thread(read_request, kind, body, headers)
         step = await self._begin(asked)
         if step is None:
-            return await self._pass(request, body, self._home(asked.previous_response))
+            return await self._pass(request, body, self._home(asked.previous_response), admitted)
         try:
             answer = await until_gone(request.receive, self._ask(request, body, step))
         except BaseException as error:
@@ -84,24 +115,14 @@ class Proxy:
                 self.steps.output_began(step)
 
         async def on_end(outcome: Outcome) -> None:
+            self.in_flight.release(admitted)
             await self._end(step, outcome, reader.finish())
 
         assert step.placed is not None, "an engine has answered"
         told = answer_headers(step.workflow.id, step.attribution.agent, step.number)
         return Relayed(answer, on_piece, on_end, {**told, ENGINE: step.placed.engine.name})
 
-    async def other(self, request: Request) -> Response:
-        """Any other request, as it is.
-
-        Raises:
-            PbkvError: no engine answers it.
-            ClientGone: the client went away.
-        """
-        body = await self.bodies.read_any(request)
-        response = request.path_params.get("response", "")
-        return await self._pass(request, body, self._home(response))
-
-    async def _pass(self, request: Request, body: bytes, home: Engine | None) -> Response:
+    async def _pass(self, request: Request, body: bytes, home: Engine | None, admitted: object) -> Response:
         self.passed += 1
 
         async def ask() -> tuple[Incoming, Engine]:
@@ -115,7 +136,7 @@ class Proxy:
         answer, engine = await until_gone(request.receive, ask())
 
         async def on_end(outcome: Outcome) -> None:
-            pass
+            self.in_flight.release(admitted)
 
         return Relayed(answer, lambda piece: None, on_end, {ENGINE: engine.name})
 
@@ -123,9 +144,6 @@ class Proxy:
         """The request as a step; None: it cannot be one, and is passed on all the same."""
         if not (asked.messages or asked.text or asked.packed):
             return None
-        if self.steps.in_flight >= self.max_steps:
-            self.decisions[Reason.STEP_REFUSED] += 1
-            raise ResourceExhausted(f"{self.max_steps} steps are in flight already (gateway.max_steps)")
         try:
             attribution = await self.sessions.attribute(asked.hints, asked.messages, asked.text, asked.tools)
         except ResourceExhausted as error:

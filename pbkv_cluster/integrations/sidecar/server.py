@@ -23,6 +23,7 @@ from pbkv_cluster.integrations.sidecar.engines.fleet import Fleet
 from pbkv_cluster.integrations.sidecar.engines.placement import Placement
 from pbkv_cluster.integrations.sidecar.engines.prompts import PromptReader
 from pbkv_cluster.integrations.sidecar.figures import SidecarFigures
+from pbkv_cluster.integrations.sidecar.in_flight import InFlight
 from pbkv_cluster.integrations.sidecar.proxy import Proxy
 from pbkv_cluster.integrations.sidecar.status import SidecarStatus
 from pbkv_cluster.integrations.sidecar.workflow.forecasts import ForecastBook
@@ -71,7 +72,7 @@ class SidecarServer:
             forecasts=self.forecasts,
             hints=HintWriter(HintMaker(config.cache.gamma, config.cache.forecast_half_life_s)),
             decisions=decisions,
-            max_steps=bounds.max_steps,
+            in_flight=InFlight(bounds.max_steps, bounds.max_step_bytes, decisions),
         )
         figures = SidecarFigures(self.proxy, self.fleet, self.feed)
         status = SidecarStatus(self.proxy, self.fleet, self.feed)

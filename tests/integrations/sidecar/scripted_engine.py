@@ -33,7 +33,7 @@ class ScriptedEngine:
     status: int = 200  # of answers
     break_after: int = -1  # events of a stream, after which it breaks the connection; -1: never
     stop_after: int = -1  # events of a stream, after which it waits for `go`
-    tells_cached: bool = True
+    calls: list[dict[str, Any]] = field(default_factory=list)  # of tools, in whole answers
     bodies: list[dict[str, Any]] = field(default_factory=list)
     raw: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)  # method, target, headers, body
     go: asyncio.Event = field(default_factory=asyncio.Event)
@@ -48,6 +48,7 @@ class ScriptedEngine:
             Route("/health", self._health),
             Route("/v1/chat/completions", self._answer, methods=["POST"]),
             Route("/v1/completions", self._answer, methods=["POST"]),
+            Route("/v1/responses", self._respond, methods=["POST"]),
             Route("/{rest:path}", self._other, methods=["GET", "POST", "DELETE"]),
         ]
         self._port = HttpPort(Starlette(routes=routes), GatewayConfig())
@@ -99,6 +100,12 @@ class ScriptedEngine:
         await self._note(request)
         return Response(b'{"object": "list",\n "data": [{"id": "m"}]}', media_type="application/json", headers={"x-own": "1"})
 
+    async def _respond(self, request: Request) -> Response:
+        self.bodies.append(json.loads(await self._note(request)))
+        output = [{"type": "message", "content": [{"type": "output_text", "text": self.say}]}]
+        answer = {"id": f"resp_{self.url[-4:]}_{self.prompts}", "object": "response", "output": output}
+        return Response(json.dumps(answer), media_type="application/json")
+
     async def _answer(self, request: Request) -> Response:
         body = json.loads(await self._note(request))
         self.bodies.append(body)
@@ -106,15 +113,15 @@ class ScriptedEngine:
             return Response(b'{"error": {"message": "scripted"}}', self.status, media_type="application/json")
         prompt, cached = self._compute(body)
         usage: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": 3, "total_tokens": prompt + 3}
-        if self.tells_cached:
-            usage["prompt_tokens_details"] = {"cached_tokens": cached}
+        usage["prompt_tokens_details"] = {"cached_tokens": cached}
         if not body.get("stream"):
             return Response(json.dumps(self._whole(body, usage), indent=1), media_type="application/json")
         return StreamingResponse(self._stream(body, usage), media_type="text/event-stream")
 
     def _whole(self, body: dict[str, Any], usage: dict[str, Any]) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
-        choice |= {"message": {"role": "assistant", "content": self.say}} if "messages" in body else {"text": self.say}
+        message = {"role": "assistant", "content": self.say, "tool_calls": self.calls}
+        choice |= {"message": message} if "messages" in body else {"text": self.say}
         return {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
 
     async def _stream(self, body: dict[str, Any], usage: dict[str, Any]) -> AsyncIterator[bytes]:
