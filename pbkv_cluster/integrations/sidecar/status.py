@@ -49,6 +49,6 @@ def _engine(engine: Engine) -> dict[str, Any]:
         "exact": engine.is_exact,
         "kv_events": None
         if events is None
-        else {"gaps": events.gaps, "restarts": events.restarts, "malformed": events.malformed},
+        else {"batches": events.batches, "gaps": events.gaps, "restarts": events.restarts, "malformed": events.malformed},
         "hints": list(engine.config.hints),
     }

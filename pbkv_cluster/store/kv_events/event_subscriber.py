@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _REPLAY_S = 5.0  # for an answer
 _BACK_OFF_S = 30.0  # after a replay that has failed
+_ALL = 1 << 62  # above every number of a batch
 
 
 class _Batch(NamedTuple):
@@ -40,7 +41,7 @@ class KvEventSubscriber:
     | number of a batch | then |
     |---|---|
     | the next | its events are entered |
-    | a later one | those between are asked for again, and the last one too; `is_exact` is false from then on if some are lost |
+    | a later one | those between are asked for again, and the last one too; if some are lost, `is_exact` is false from then |
     | the last one's, with the same content | it is the same batch |
     | that or a lower one | the engine has restarted |
 
@@ -56,7 +57,8 @@ class KvEventSubscriber:
         replay_endpoint: where to ask for what was missed; empty: nowhere.
         topic: that messages must begin with.
         """
-        self.is_exact = True  # no event was missed since the engine's start, or since it was last empty
+        self.is_exact = False  # every event was heard since the engine's start, or since it was last empty
+        self.batches = 0
         self.gaps = 0
         self.restarts = 0
         self.malformed = 0
@@ -79,6 +81,7 @@ class KvEventSubscriber:
             socket.setsockopt(zmq.SUBSCRIBE, self._topic)
             socket.setsockopt(zmq.LINGER, 0)
             socket.connect(self._endpoint)
+            await self._repair(context, _ALL)  # what the engine has told before
             while True:
                 frames = await socket.recv_multipart()
                 try:
@@ -101,8 +104,6 @@ class KvEventSubscriber:
         if number > self._following:
             self.gaps += 1
             await self._repair(context, number)
-            if number > self._following:
-                self.is_exact = False
         self._enter(number, payload, events)
 
     @property
@@ -114,7 +115,7 @@ class KvEventSubscriber:
         log.warning("the engine at %s has restarted: its blocks are forgotten", self._endpoint)
         self.restarts += 1
         self._blocks.clear()
-        self._last, self.is_exact, self._doubted = None, True, False
+        self._last, self.is_exact, self._doubted = None, False, False
 
     async def _repair(self, context: zmq.asyncio.Context, stop: int) -> None:
         """Enters what can be had of the batches before one."""
@@ -153,10 +154,15 @@ class KvEventSubscriber:
                 else:
                     self._restarted()
                     restarted = True
-            elif not restarted and number == self._following < stop:  # what comes after is on its way here
+            elif not restarted and self._following <= number < stop:  # what comes after is on its way here
                 self._enter(number, payload, decode(payload))
 
     def _enter(self, number: int, payload: bytes, events: list[Event]) -> None:
+        self.batches += 1
+        if number != self._following:
+            self.is_exact = False
+        elif number == 0:
+            self.is_exact = True
         for event in events:
             match event:
                 case AllBlocksCleared():
