@@ -76,6 +76,8 @@ def sidecar(
         return
     if json_target is not None:
         raise InvalidArgument("--json", "goes with --status")
+    if not settings.sidecar.engines:
+        raise InvalidArgument("sidecar.engines", "must name an engine (--engine http://HOST:PORT)")
     from pbkv_cluster.core.logs.setup import set_up_logs
 
     set_up_logs(settings.logging)

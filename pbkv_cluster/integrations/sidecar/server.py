@@ -5,7 +5,6 @@ from collections import Counter
 from pbkv_cluster.core.background import Background, first_failure_of
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import Config
-from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.gateway.decisions import Decisions
 from pbkv_cluster.gateway.http.sessions.sessions import Sessions
@@ -38,17 +37,14 @@ class SidecarServer:
 
     def __init__(self, config: Config, services: Services, clock: Clock) -> None:
         """Args:
-        config: `sidecar`, and the bounds of `gateway`.
+        config: `sidecar` with at least one engine, and the bounds of `gateway`.
         services: finds the predictor.
         clock: measures time.
 
         Raises:
-            InvalidArgument: there is no engine.
             StartupError: the tokenizer cannot be loaded.
         """
         settings, bounds = config.sidecar, config.gateway
-        if not settings.engines:
-            raise InvalidArgument("sidecar.engines", "must name an engine (--engine http://HOST:PORT)")
         decisions: Decisions = Counter()
         self.meter = GatewayMeter(config.metrics.max_workloads)
         self.feed = EventFeed(services, decisions)
