@@ -34,7 +34,8 @@ class Relayed(Response):
         """
         super().__init__(None, answer.status)
         added = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-        self.raw_headers = [*answer.headers, *added]
+        ours = {name for name, _ in added}  # an engine that is a gateway of ours has such headers, too
+        self.raw_headers = [*((name, value) for name, value in answer.headers if name.lower() not in ours), *added]
         self._answer = answer
         self._on_piece = on_piece
         self._on_end = on_end

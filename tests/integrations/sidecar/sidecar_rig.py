@@ -1,6 +1,6 @@
 """A sidecar over scripted engines, a predictor that keeps what it is told, and OpenAI's own client."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -76,7 +76,8 @@ class SidecarRig:
 
 @asynccontextmanager
 async def sidecar(
-    *engines: ScriptedEngine | str,
+    *scripted: ScriptedEngine | str,
+    engines: Sequence[dict[str, Any]] = (),
     services: Services | None = None,
     clock: Clock | None = None,
     engine: dict[str, Any] | None = None,
@@ -86,7 +87,8 @@ async def sidecar(
     """A sidecar in front of engines, which are started, or of those at URLs.
 
     Args:
-        engines: scripted ones, or URLs.
+        scripted: engines, or URLs of some.
+        engines: others, as the configuration names them.
         services: find another predictor than a scripted one.
         clock: for leases.
         engine: fields of each engine's configuration.
@@ -94,8 +96,8 @@ async def sidecar(
         fields: of `sidecar`.
     """
     async with AsyncExitStack() as stack:
-        entries = []
-        for each in engines:
+        entries = [*engines]
+        for each in scripted:
             url, events = (each, "") if isinstance(each, str) else ("", "")
             if isinstance(each, ScriptedEngine):
                 if not each.url:

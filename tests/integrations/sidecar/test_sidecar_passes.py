@@ -27,7 +27,9 @@ async def test_openais_client_does_not_see_that_a_sidecar_is_there() -> None:
     ):
         for api in (client, direct):
             assert [model.id for model in (await api.models.list()).data] == [MODEL]
-            answer = await api.chat.completions.create(model=MODEL, messages=CHAT, max_tokens=40)
+            raw = await api.chat.completions.with_raw_response.create(model=MODEL, messages=CHAT, max_tokens=40)
+            assert len(raw.headers.get_list("x-pbkv-workflow")) == 1
+            answer = raw.parse()
             assert answer.choices[0].message.content == "They sing."
             stream = await api.chat.completions.create(
                 model=MODEL, messages=CHAT, max_tokens=40, stream=True, stream_options={"include_usage": True}
