@@ -291,9 +291,7 @@ ENGINE_EXACT = _gauge(
 KV_EVENT_GAPS = _counter(
     "pbkv_kv_event_gaps_total", "Times that KV events of an engine were missed", _SIDECAR, labels=("worker",)
 )
-KV_EVENT_RESTARTS = _counter(
-    "pbkv_kv_event_restarts_total", "Times that an engine's events began anew", _SIDECAR, labels=("worker",)
-)
+KV_EVENT_RESTARTS = _counter("pbkv_kv_event_restarts_total", "Restarts of an engine", _SIDECAR, labels=("worker",))
 KV_EVENT_MALFORMED = _counter(
     "pbkv_kv_event_malformed_total", "Messages of an engine that are no KV events", _SIDECAR, labels=("worker",)
 )

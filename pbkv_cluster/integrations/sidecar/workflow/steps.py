@@ -166,7 +166,7 @@ class Steps:
         self.prompts.check(step.prompt, told.prompt_tokens)
         self.output_length.add(usage)
         self.infinite.remember(step.prompt.keys)
-        self.meter.step_finished(usage, step.workflow.workload)
+        self.meter.step_finished(usage, step.workflow.workload, step.workflow.tenant)
 
     def _usage(self, step: PassingStep) -> Usage:
         """What the step has cost; where the engine does not say it, as expected."""
