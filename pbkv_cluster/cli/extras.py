@@ -26,6 +26,7 @@ EXTRAS = {
     "otel": ("opentelemetry",),
     "dashboard": ("starlette", "uvicorn"),
     "top": ("textual",),
+    "sidecar": ("httpcore2",),
 }
 PURPOSES = {
     "server": "cluster on this machine",
@@ -34,6 +35,7 @@ PURPOSES = {
     "otel": "receiver of OpenTelemetry spans",
     "dashboard": "dashboard",
     "top": "`pbkv top`",
+    "sidecar": "proxy in front of vLLM or SGLang",
 }
 """What each extra brings."""
 

@@ -10,6 +10,9 @@ from pbkv_cluster import __version__
 from pbkv_cluster.cli.config import config_app
 from pbkv_cluster.cli.doctor.command import doctor
 from pbkv_cluster.cli.extras import extra_of
+from pbkv_cluster.cli.integrations.hints import hints
+from pbkv_cluster.cli.integrations.otel import otel
+from pbkv_cluster.cli.integrations.sidecar import sidecar
 from pbkv_cluster.cli.operation.agents import agents_app
 from pbkv_cluster.cli.operation.attach import attach
 from pbkv_cluster.cli.operation.cache import cache_app
@@ -21,8 +24,6 @@ from pbkv_cluster.cli.operation.workflows import workflows_app
 from pbkv_cluster.cli.prediction.predictor import predictor_app
 from pbkv_cluster.cli.prediction.train import train
 from pbkv_cluster.cli.serving.demo import demo
-from pbkv_cluster.cli.serving.hints import hints
-from pbkv_cluster.cli.serving.otel import otel
 from pbkv_cluster.cli.serving.replay import replay
 from pbkv_cluster.cli.serving.serve import serve
 from pbkv_cluster.cli.serving.status import status
@@ -75,6 +76,7 @@ for command in (
     calibrate,
     otel,
     hints,
+    sidecar,
 ):
     app.command()(command)
 for commands in (predictor_app, config_app, cache_app, workflows_app, agents_app, node_app, trace_app):

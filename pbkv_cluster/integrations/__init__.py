@@ -1,1 +1,1 @@
-"""Interfaces to other software: OpenTelemetry spans in (`otel`), KV hints out (`kv_hints`)."""
+"""Interfaces to other software: OpenTelemetry spans in (`otel`), KV hints out (`kv_hints`), foreign engines (`sidecar`)."""

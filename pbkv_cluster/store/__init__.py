@@ -53,5 +53,6 @@ The index in Redis, as a block enters it:
     block_map.py                     what the copy is: who holds what, asked at every placement and admission
     kv_events/messages.py            events of a cache, as other systems write and read them
     kv_events/event_publisher.py     publishes a worker's
-    kv_events/event_subscriber.py    follows those of any engine, for the map of blocks
+    kv_events/event_subscriber.py    follows those of any engine
+    kv_events/engine_blocks.py       what that engine holds, by the tokens of its blocks
 """

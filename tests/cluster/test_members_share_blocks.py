@@ -10,13 +10,14 @@ import pytest
 from pbkv_cluster.cluster.membership.member import MemberContext
 from pbkv_cluster.cluster.membership.members import HostStoreMember, WorkerMember
 from pbkv_cluster.core.clock import SystemClock
+from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.model.random_model import build
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.v1 import store_pb2_grpc, worker_pb2_grpc
-from pbkv_cluster.store.block_map import BlockMap
 from pbkv_cluster.store.cluster_index import RedisServer
 from pbkv_cluster.store.cluster_index.redis_server import free_port
+from pbkv_cluster.store.kv_events.engine_blocks import EngineBlocks
 from pbkv_cluster.store.kv_events.event_subscriber import KvEventSubscriber
 from tests.gpu_worker.conftest import SMALL
 from tests.gpu_worker.worker_rig import Answer, Rig, config, step
@@ -78,8 +79,8 @@ async def test_a_worker_publishes_what_its_cache_holds(tmp_path: Path) -> None:
         channel = await stack.enter_async_context(connect(await worker.start()))
         stubs = worker_pb2_grpc.WorkerServiceStub(channel), store_pb2_grpc.StoreServiceStub(channel)
         rig = Rig(None, None, channel, *stubs)  # type: ignore[arg-type]
-        blocks = BlockMap()
-        subscriber = KvEventSubscriber(endpoint, blocks, ("w", "1"), "node-0", SystemClock(), replay_endpoint=replay)
+        blocks = EngineBlocks(1 << 20)
+        subscriber = KvEventSubscriber(endpoint, blocks, SystemClock(), replay_endpoint=replay)
         task = asyncio.create_task(subscriber.run())
         stack.callback(task.cancel)
         prompts = count(start=1)
@@ -87,8 +88,9 @@ async def test_a_worker_publishes_what_its_cache_holds(tmp_path: Path) -> None:
         async def told() -> bool:
             await rig.run(step([next(prompts)] * 40))
             used = (await rig.stat(Tier.GPU)).used_blocks
-            return subscriber.is_exact and len(blocks) == used > 0
+            return subscriber.is_exact and blocks.is_complete and len(blocks) == used > 0
 
         await eventually(told, 60.0)
+        assert blocks.match(pack([next(prompts) - 1] * 40)).gpu_tokens == 32
         await rig.clear()
         await eventually(lambda: len(blocks) == 0)

@@ -3,6 +3,7 @@
 from pbkv_cluster.core.config.limits import LimitsConfig
 from pbkv_cluster.core.config.monitoring import LoggingConfig, OtelConfig, TelemetryConfig
 from pbkv_cluster.core.config.security import SecurityConfig
+from pbkv_cluster.core.config.sidecar import SidecarConfig, SidecarEngine
 from pbkv_cluster.core.config.sources import Origin, Settings, load
 from pbkv_cluster.core.config.stores import HostStoreConfig, RedisConfig
 from pbkv_cluster.core.config.tree import (
@@ -31,6 +32,8 @@ __all__ = [
     "RedisConfig",
     "SecurityConfig",
     "Settings",
+    "SidecarConfig",
+    "SidecarEngine",
     "TelemetryConfig",
     "load",
 ]

@@ -88,9 +88,10 @@ def env_name(path: str) -> str:
 
 
 def value_of(config: Config, path: str) -> Any:
-    """The value of the field at `path`."""
+    """The value of the field at `path`; sections in a list are mappings."""
     section, name = path.split(".")
-    return getattr(getattr(config, section), name)
+    value = getattr(getattr(config, section), name)
+    return [item.model_dump(mode="json") for item in value] if isinstance(value, tuple) else value
 
 
 def shown(path: str, value: Any) -> Any:

@@ -8,6 +8,7 @@ from pbkv_cluster.core.config.limits import LimitsConfig
 from pbkv_cluster.core.config.monitoring import DashboardConfig, LoggingConfig, MetricsConfig, OtelConfig, TelemetryConfig
 from pbkv_cluster.core.config.section import Section, checked
 from pbkv_cluster.core.config.security import SecurityConfig
+from pbkv_cluster.core.config.sidecar import SidecarConfig
 from pbkv_cluster.core.config.stores import HostStoreConfig, KvEventsConfig, RedisConfig
 from pbkv_cluster.core.config.weights import parse_weights
 from pbkv_cluster.core.locations.addresses import check_host
@@ -288,6 +289,7 @@ class Config(Section):
     kv_events: KvEventsConfig = KvEventsConfig()
     host_store: HostStoreConfig = HostStoreConfig()
     otel: OtelConfig = OtelConfig()
+    sidecar: SidecarConfig = SidecarConfig()
     metrics: MetricsConfig = MetricsConfig()
     dashboard: DashboardConfig = DashboardConfig()
     logging: LoggingConfig = LoggingConfig()

@@ -22,6 +22,7 @@ class Source(StrEnum):
     PREDICTOR = "predictor"
     HOST_STORE = "host-store"
     OTEL = "otel"
+    SIDECAR = "sidecar"
 
 
 @dataclass(frozen=True, slots=True)

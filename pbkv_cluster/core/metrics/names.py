@@ -1,15 +1,15 @@
 """All metrics by name. `docs/metrics.md` is written from this file; a member may expose no other.
 
 Every label has a bounded number of values: `tier`, `source` and `target` are gpu, host, remote or disk; `reason` is a reason
-code; `worker` and `member` are members of the cluster; `workload` is the name that clients give to an application, of which the
-first `metrics.max_workloads` are told apart and the rest are `other`. No label is the id of a workflow, a prompt, an agent or a
-tenant.
+code; `worker` and `member` are members of the cluster, and `worker` is an engine at a sidecar; `workload` is the name that
+clients give to an application, of which the first `metrics.max_workloads` are told apart and the rest are `other`. No label is
+the id of a workflow, a prompt, an agent or a tenant.
 """
 
 from pbkv_cluster.core.metrics.metric import Kind, Metric, Source
 
 _METRICS: list[Metric] = []
-_ALL, _HEAD, _GATEWAY, _WORKER, _PREDICTOR, _HOST_STORE, _OTEL = Source
+_ALL, _HEAD, _GATEWAY, _WORKER, _PREDICTOR, _HOST_STORE, _OTEL, _SIDECAR = Source
 
 
 def _counter(name: str, description: str, *sources: Source, labels: tuple[str, ...] = ()) -> Metric:
@@ -45,7 +45,12 @@ STANDBY_READY = _gauge("pbkv_standby_ready", "1 while a standby is ready to take
 
 REDIS_REACHABLE = _gauge("pbkv_redis_reachable", "1 if Redis answered the last call", _HEAD, _GATEWAY)
 PREDICTOR_REACHABLE = _gauge(
-    "pbkv_predictor_reachable", "1 if the predictor answered the last call, or its broadcast arrives", _GATEWAY, _WORKER, _OTEL
+    "pbkv_predictor_reachable",
+    "1 if the predictor answered the last call, or its broadcast arrives",
+    _GATEWAY,
+    _SIDECAR,
+    _WORKER,
+    _OTEL,
 )
 PROBLEMS = _gauge(
     "pbkv_problems",
@@ -59,9 +64,13 @@ DIRECTORY_MALFORMED = _counter(
 
 # --- hit rate: prompt tokens, of steps that have finished ---
 
-STEPS = _counter("pbkv_steps_total", "Steps by outcome: finished, cancelled, failed, refused", _GATEWAY, labels=("outcome",))
-PROMPT_TOKENS = _counter("pbkv_prompt_tokens_total", "Prompt tokens", _GATEWAY)
-AVAILABLE_TOKENS = _counter("pbkv_available_tokens_total", "Prompt tokens that an infinite cache would have had", _GATEWAY)
+STEPS = _counter(
+    "pbkv_steps_total", "Steps by outcome: finished, cancelled, failed, refused", _GATEWAY, _SIDECAR, labels=("outcome",)
+)
+PROMPT_TOKENS = _counter("pbkv_prompt_tokens_total", "Prompt tokens", _GATEWAY, _SIDECAR)
+AVAILABLE_TOKENS = _counter(
+    "pbkv_available_tokens_total", "Prompt tokens that an infinite cache would have had", _GATEWAY, _SIDECAR
+)
 CAPTURED_TOKENS = _counter(
     "pbkv_captured_tokens_total",
     "Prompt tokens that a tier of the chosen worker had when the step arrived",
@@ -72,10 +81,11 @@ DELIVERED_TOKENS = _counter(
     "pbkv_delivered_tokens_total",
     "Prompt tokens that a tier delivered, so that they were not computed",
     _GATEWAY,
+    _SIDECAR,
     labels=("tier",),
 )
 COMPUTED_TOKENS = _counter("pbkv_computed_tokens_total", "Tokens computed in prefill, those computed again included", _GATEWAY)
-GENERATED_TOKENS = _counter("pbkv_generated_tokens_total", "Output tokens", _GATEWAY)
+GENERATED_TOKENS = _counter("pbkv_generated_tokens_total", "Output tokens", _GATEWAY, _SIDECAR)
 WORKLOAD_STEPS = _counter("pbkv_workload_steps_total", "Steps that have finished", _GATEWAY, labels=("workload",))
 WORKLOAD_PROMPT_TOKENS = _counter("pbkv_workload_prompt_tokens_total", "Prompt tokens", _GATEWAY, labels=("workload",))
 WORKLOAD_AVAILABLE_TOKENS = _counter(
@@ -90,9 +100,11 @@ WORKLOAD_DELIVERED_TOKENS = _counter(
 
 # --- latency, as clients see it ---
 
-TTFT_SECONDS = _histogram("pbkv_ttft_seconds", "From a step's arrival to its first output token", _GATEWAY)
-STEP_SECONDS = _histogram("pbkv_step_seconds", "From a step's arrival to its end", _GATEWAY)
-WORKFLOW_SECONDS = _histogram("pbkv_workflow_seconds", "From a workflow's start to its end, pauses included", _GATEWAY)
+TTFT_SECONDS = _histogram("pbkv_ttft_seconds", "From a step's arrival to its first output token", _GATEWAY, _SIDECAR)
+STEP_SECONDS = _histogram("pbkv_step_seconds", "From a step's arrival to its end", _GATEWAY, _SIDECAR)
+WORKFLOW_SECONDS = _histogram(
+    "pbkv_workflow_seconds", "From a workflow's start to its end, pauses included", _GATEWAY, _SIDECAR
+)
 QUEUE_SECONDS = _histogram(
     "pbkv_queue_seconds",
     "Wait of finished steps in their worker's queue, by tenant: those in engine.tenant_weights, unnamed, other",
@@ -108,8 +120,8 @@ PHASE_SECONDS = _counter(
 
 # --- gateway ---
 
-OPEN_WORKFLOWS = _gauge("pbkv_open_workflows", "Open workflows that the member knows", _GATEWAY, _WORKER, _PREDICTOR)
-STEPS_IN_FLIGHT = _gauge("pbkv_steps_in_flight", "Steps that were let in and have not ended", _GATEWAY)
+OPEN_WORKFLOWS = _gauge("pbkv_open_workflows", "Open workflows that the member knows", _GATEWAY, _SIDECAR, _WORKER, _PREDICTOR)
+STEPS_IN_FLIGHT = _gauge("pbkv_steps_in_flight", "Steps that were let in and have not ended", _GATEWAY, _SIDECAR)
 STEPS_REFUSED = _counter(
     "pbkv_steps_refused_total",
     "Steps that were not let in, by the setting whose limit was reached",
@@ -117,23 +129,30 @@ STEPS_REFUSED = _counter(
     labels=("limit",),
 )
 GATEWAY_DECISIONS = _counter(
-    "pbkv_gateway_decisions_total", "Decisions; those on routing begin with route_", _GATEWAY, labels=("reason",)
+    "pbkv_gateway_decisions_total", "Decisions; those on routing begin with route_", _GATEWAY, _SIDECAR, labels=("reason",)
 )
-WORKER_STEPS = _gauge("pbkv_worker_steps_in_flight", "Steps that the gateway has on a worker", _GATEWAY, labels=("worker",))
+WORKER_STEPS = _gauge(
+    "pbkv_worker_steps_in_flight", "Steps that the gateway has on a worker", _GATEWAY, _SIDECAR, labels=("worker",)
+)
 WORKER_TOKENS = _gauge(
     "pbkv_worker_tokens_in_flight",
     "Tokens that these were expected to compute and generate when placed",
     _GATEWAY,
+    _SIDECAR,
     labels=("worker",),
 )
-WORKER_REACHABLE = _gauge("pbkv_worker_reachable", "0 while a worker does not answer the gateway", _GATEWAY, labels=("worker",))
+WORKER_REACHABLE = _gauge(
+    "pbkv_worker_reachable", "0 while a worker does not answer the gateway", _GATEWAY, _SIDECAR, labels=("worker",)
+)
 INDEX_BLOCKS = _gauge("pbkv_index_blocks", "Blocks in the gateway's copy of the cluster index", _GATEWAY)
 INDEX_CURRENT = _gauge("pbkv_index_current", "1 while that copy is complete and follows Redis", _GATEWAY)
 INDEX_REPAIRS = _counter(
     "pbkv_index_repairs_total", "Times that a worker's blocks were read again because a change was missed", _GATEWAY
 )
-EVENTS_QUEUED = _gauge("pbkv_events_queued", "Workflow events that wait for the predictor", _GATEWAY, _OTEL)
-EVENTS_DROPPED = _counter("pbkv_events_dropped_total", "Workflow events that the predictor will never get", _GATEWAY, _OTEL)
+EVENTS_QUEUED = _gauge("pbkv_events_queued", "Workflow events that wait for the predictor", _GATEWAY, _SIDECAR, _OTEL)
+EVENTS_DROPPED = _counter(
+    "pbkv_events_dropped_total", "Workflow events that the predictor will never get", _GATEWAY, _SIDECAR, _OTEL
+)
 
 # --- worker: engine ---
 
@@ -255,6 +274,26 @@ ARENA_TAKEN_BYTES = _gauge("pbkv_arena_taken_bytes", "Memory of the arena that h
 
 OTEL_NOTICES = _counter(
     "pbkv_otel_notices_total", "Spans, steps and workflows that were dropped or not understood", _OTEL, labels=("reason",)
+)
+
+# --- sidecar ---
+
+SIDECAR_PASSED = _counter("pbkv_sidecar_passed_total", "Requests that are no steps, passed on as they were", _SIDECAR)
+SIDECAR_FORECASTS = _counter("pbkv_sidecar_forecasts_total", "Forecasts of open workflows that have arrived", _SIDECAR)
+SIDECAR_HINTS = _counter("pbkv_sidecar_hints_total", "Fields added to requests, by name", _SIDECAR, labels=("reason",))
+SIDECAR_MISMATCHES = _counter(
+    "pbkv_sidecar_token_mismatches_total", "Prompts of which an engine has counted other tokens than the tokenizer", _SIDECAR
+)
+ENGINE_BLOCKS = _gauge("pbkv_engine_blocks", "Blocks that an engine is known to hold", _SIDECAR, labels=("worker",))
+ENGINE_EXACT = _gauge(
+    "pbkv_engine_exact", "1 while all blocks that an engine holds are known, and no others", _SIDECAR, labels=("worker",)
+)
+KV_EVENT_GAPS = _counter(
+    "pbkv_kv_event_gaps_total", "Times that KV events of an engine were missed", _SIDECAR, labels=("worker",)
+)
+KV_EVENT_RESTARTS = _counter("pbkv_kv_event_restarts_total", "Restarts of an engine", _SIDECAR, labels=("worker",))
+KV_EVENT_MALFORMED = _counter(
+    "pbkv_kv_event_malformed_total", "Messages of an engine that are no KV events", _SIDECAR, labels=("worker",)
 )
 
 ALL: tuple[Metric, ...] = tuple(_METRICS)

@@ -48,6 +48,7 @@ _TITLES = {
     Source.PREDICTOR: "Predictor",
     Source.HOST_STORE: "Host stores",
     Source.OTEL: "Receiver of spans",
+    Source.SIDECAR: "Sidecar",
 }
 
 

@@ -25,8 +25,8 @@ class TextCodec:
         self._template = ChatTemplate(tokenizer, chat_template)
 
     @classmethod
-    def load(cls, path: str, revision: str = "main", chat_template: str = "") -> "TextCodec":
-        """Loads the tokenizer of the model at `path` (a local directory or a hub id).
+    def load(cls, path: str, revision: str = "main", chat_template: str = "", field: str = "model.path") -> "TextCodec":
+        """Loads the tokenizer of the model at `path` (a local directory or a hub id), which a setting names.
 
         Raises:
             StartupError: there is no tokenizer, or it is malformed, or it has no such chat template.
@@ -39,9 +39,9 @@ class TextCodec:
         # Errors of the tokenizers library are plain Exceptions, and files that are not what they should be lead to any other.
         except Exception as error:
             problem = str(error) if isinstance(error, OSError | ValueError) else f"it is malformed ({error})"
-            raise StartupError(f"model.path: no tokenizer can be loaded from {path!r}: {problem}") from error
+            raise StartupError(f"{field}: no tokenizer can be loaded from {path!r}: {problem}") from error
         if not usable:
-            raise StartupError(f"model.path: the tokenizer in {path!r} is malformed: it has no token for the letter a")
+            raise StartupError(f"{field}: the tokenizer in {path!r} is malformed: it has no token for the letter a")
         return cls(tokenizer, chat_template)
 
     def encode(self, text: str) -> bytes:

@@ -18,7 +18,11 @@ _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 def hashed_words(text: str) -> tuple[int, ...]:
     """Hashes, below 2^20, of the words in a text's first characters, in order and with repetitions. Case does not matter."""
+    return all_hashed_words(text[:TEXT_CHARACTERS])[:WORDS]
+
+
+def all_hashed_words(text: str) -> tuple[int, ...]:
+    """The same of all words of a text."""
     mask = (1 << WORD_BITS) - 1
     # Words are found before their case is folded: folding can add characters, some of which are not part of a word.
-    found = _WORD.findall(text[:TEXT_CHARACTERS])[:WORDS]
-    return tuple(xxh3_64_intdigest(word.casefold().encode()) & mask for word in found)
+    return tuple(xxh3_64_intdigest(word.casefold().encode()) & mask for word in _WORD.findall(text))

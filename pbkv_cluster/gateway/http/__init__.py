@@ -1,6 +1,7 @@
 """The front door for clients of OpenAI's and Anthropic's APIs. A request passes these files in this order:
 
-server.py                  the parts put together, the port
+server.py                  the parts put together
+wire/port.py               the port
 wire/connection.py         the connection: time-outs, and a bound on their number
 app.py                     the path
 wire/endpoint.py           errors in the dialect's shape

@@ -4,7 +4,7 @@ An agent's context is the prompt and output of its latest step. The worker that 
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
@@ -56,7 +56,9 @@ class Contexts:
         if contexts is not None:
             self.size_bytes -= sum(len(context.keys) for context in contexts.values())
 
-    def tokens(self, workflow: str, keys: Sequence[bytes]) -> dict[WorkerKey, int]:
+    def tokens(
+        self, workflow: str, keys: Sequence[bytes], weight: Callable[[str], float] = lambda agent: 1.0
+    ) -> dict[WorkerKey, int]:
         """Tokens of other contexts of a workflow that lie on each worker, beyond what they share with a prompt.
 
         Blocks that several contexts share count once, and blocks of the prompt not at all: they will lie where its step runs.
@@ -64,16 +66,17 @@ class Contexts:
         Args:
             workflow: its id.
             keys: of the prompt's full blocks.
+            weight: for how much an agent's context counts; 1 if it is read again with `router.REUSE_PROBABILITY`.
         """
         prompt = b"".join(key[:_KEY_BYTES] for key in keys)
         found: dict[WorkerKey, int] = {}
         counted: dict[WorkerKey, list[bytes]] = {}
-        for worker, blocks in self._workflows.get(workflow, OrderedDict[str, _Context]()).values():
+        for agent, (worker, blocks) in self._workflows.get(workflow, OrderedDict[str, _Context]()).items():
             others = counted.setdefault(worker, [prompt])
             shared = max(_common(blocks, other) for other in others)
             others.append(blocks)
             new = (len(blocks) // _KEY_BYTES - shared) * BLOCK_TOKENS
-            found[worker] = found.get(worker, 0) + new
+            found[worker] = found.get(worker, 0) + round(new * weight(agent))
         return found
 
     def _remove(self, contexts: OrderedDict[str, _Context], agent: str) -> None:

@@ -80,14 +80,14 @@ class WorkflowLifecycle:
         )
         if request.workflow_id:
             try:
-                return _same(await self.find(asked.id), asked)
+                return same_workflow(await self.find(asked.id), asked)
             except _AnothersWorkflow:
                 raise _taken(asked.id) from None
             except (NotFound, Unavailable):
                 # While the directory is away, a workflow that another gateway has held starts over.
                 pass
         if (found := self.workflows.get(asked.id)) is not None:
-            return _same(found, asked)
+            return same_workflow(found, asked)
         self._add(asked)
         self.events.report(asked, EventKind.WORKFLOW_STARTED, graph=asked.step_graph)
         await self.entries.write(asked)
@@ -279,7 +279,7 @@ def _taken(workflow_id: str) -> InvalidArgument:
     return InvalidArgument("tenant", f"workflow {workflow_id!r} is open under another tenant")
 
 
-def _same(workflow: OpenWorkflow, asked: OpenWorkflow) -> OpenWorkflow:
+def same_workflow(workflow: OpenWorkflow, asked: OpenWorkflow) -> OpenWorkflow:
     """The open workflow, if the tenant and the step graph asked for are its own or were left out.
 
     Raises:

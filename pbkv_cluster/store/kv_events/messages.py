@@ -15,6 +15,9 @@ END = -1  # the number of the last answer to a replay
 _STORED, _REMOVED, _CLEARED = "BlockStored", "BlockRemoved", "AllBlocksCleared"
 _STORED_FIELDS = ("block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id", "medium")
 _REMOVED_FIELDS = ("block_hashes", "medium")
+# Groups of layers in which every block of a prefix is needed to continue it. In others, such as sliding windows, engines keep
+# the last ones alone, and their blocks do not tell how long a cached prefix is.
+_WHOLE_PREFIX = (None, "full_attention", "mla_attention", "sink_full_attention", "unknown")
 
 
 class MalformedBatch(ValueError):
@@ -30,6 +33,7 @@ class BlockStored:
     token_ids: Sequence[int]
     block_tokens: int
     medium: str
+    extra: Sequence[bytes] = ()  # of each block, what distinguishes it beside its tokens: salt, adapter, images; empty: nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,24 +116,50 @@ def _from_wire(event: Any) -> Event | None:
         kind, *values = event
         names = {_STORED: _STORED_FIELDS, _REMOVED: _REMOVED_FIELDS}.get(kind, ())
         event = {"type": kind, **dict(zip(names, values, strict=False))}
+    group = event.get("group_idx") or 0
     match event["type"]:
         case "BlockStored":
+            if event.get("kv_cache_spec_kind") not in _WHOLE_PREFIX:
+                return None
             parent = event.get("parent_block_hash")
+            keys = [_key(each, group) for each in event["block_hashes"]]
             return BlockStored(
-                [_key(each) for each in event["block_hashes"]],
-                None if parent is None else _key(parent),
+                keys,
+                None if parent is None else _key(parent, group),
                 list(event.get("token_ids") or ()),
                 int(event["block_size"]),
                 str(event.get("medium") or "GPU"),
+                _extra(event, len(keys)),
             )
         case "BlockRemoved":
-            return BlockRemoved([_key(each) for each in event["block_hashes"]], str(event.get("medium") or "GPU"))
+            return BlockRemoved([_key(each, group) for each in event["block_hashes"]], str(event.get("medium") or "GPU"))
         case "AllBlocksCleared":
             return AllBlocksCleared()
         case _:
             return None
 
 
-def _key(value: Any) -> bytes:
-    """A block's hash, which some engines write as a number."""
-    return value if isinstance(value, bytes) else (int(value) & (1 << 64) - 1).to_bytes(8, "big")
+def extra_of(values: Sequence[Any]) -> bytes:
+    """What distinguishes a block beside its tokens, as `BlockStored.extra` has it.
+
+    Args:
+        values: as vLLM hashes them: the name of an adapter, items of other media, the cache salt; none: nothing does.
+    """
+    return bytes(msgpack.packb(list(values))) if values else b""
+
+
+def _extra(event: dict[str, Any], blocks: int) -> Sequence[bytes]:
+    """vLLM tells it of each block; earlier versions told the adapter alone, and SGLang tells its salt."""
+    if (told := event.get("extra_keys")) is not None:
+        found = [extra_of(each or ()) for each in told]
+    else:
+        adapter = [name] if (name := event.get("lora_name") or event.get("lora_id")) else []
+        salt = [salt] if (salt := event.get("cache_salt")) and event.get("parent_block_hash") is None else []
+        found = [extra_of([*adapter, *salt]), *[extra_of(adapter)] * (blocks - 1)][:blocks]
+    return found if any(found) else ()
+
+
+def _key(value: Any, group: int) -> bytes:
+    """A block's hash, which some engines write as a number; the same block of another group of layers has another key."""
+    key = value if isinstance(value, bytes) else (int(value) & (1 << 64) - 1).to_bytes(8, "big")
+    return key + group.to_bytes(2, "big") if group else key

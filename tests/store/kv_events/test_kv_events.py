@@ -1,23 +1,24 @@
-"""KV events over real sockets: what a publisher's cache holds, a subscriber's map of blocks comes to hold."""
+"""KV events over real sockets: what a publisher's cache holds, its subscriber comes to know."""
 
 import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgpack
 import pytest
 import zmq
+import zmq.asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pbkv_cluster.core.blocks import BlockLabel, Namespace, chain_keys
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.errors import StartupError
-from pbkv_cluster.core.locations.residency import NOWHERE, Residency, unpack
+from pbkv_cluster.core.locations.residency import NOWHERE, Residency
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.store.block_map import BlockMap
 from pbkv_cluster.store.kv_events.event_publisher import KvEventPublisher
 from pbkv_cluster.store.kv_events.event_subscriber import KvEventSubscriber
 from pbkv_cluster.store.kv_events.messages import (
@@ -27,6 +28,7 @@ from pbkv_cluster.store.kv_events.messages import (
     MalformedBatch,
     decode,
     encode,
+    extra_of,
     frame_of,
     number_of,
 )
@@ -34,7 +36,7 @@ from tests.polling import eventually
 
 ANY = "tcp://127.0.0.1:*"
 SPACE = Namespace("m", "r", "f", "l").digest()
-WORKER = ("engine", "1")
+TIERS = {"GPU": Tier.GPU, "CPU": Tier.HOST}
 GPU, HOST = Residency(frozenset({Tier.GPU})), Residency(frozenset({Tier.HOST}), 3)
 BOTH = Residency(frozenset({Tier.GPU, Tier.HOST}), 3)
 
@@ -52,35 +54,44 @@ def labels(number: int) -> list[BlockLabel]:
 LABELS = labels(8)
 
 
+class Recorded:
+    """The tiers of each block, by its hash."""
+
+    def __init__(self) -> None:
+        self.held: dict[bytes, frozenset[Tier]] = {}
+
+    def clear(self) -> None:
+        self.held.clear()
+
+    def stored(self, event: BlockStored) -> None:
+        for key in event.keys:
+            self.held[key] = self.held.get(key, frozenset()) | {TIERS[event.medium]}
+
+    def removed(self, event: BlockRemoved) -> None:
+        for key in event.keys:
+            self.held[key] = self.held.get(key, frozenset()) - {TIERS[event.medium]}
+            if not self.held[key]:
+                del self.held[key]
+
+
 @asynccontextmanager
-async def following(publisher: KvEventPublisher, replay: bool = True) -> AsyncIterator[tuple[BlockMap, KvEventSubscriber]]:
-    blocks = BlockMap()
-    subscriber = KvEventSubscriber(
-        publisher.endpoint,
-        blocks,
-        WORKER,
-        "elsewhere",
-        SystemClock(),
-        replay_endpoint=publisher.replay_endpoint if replay else "",
-        topic="kv-events",
-    )
+async def following(endpoint: str, replay_endpoint: str = "") -> AsyncIterator[tuple[Recorded, KvEventSubscriber]]:
+    blocks = Recorded()
+    subscriber = KvEventSubscriber(endpoint, blocks, SystemClock(), replay_endpoint=replay_endpoint, topic="kv-events")
     task = asyncio.create_task(subscriber.run())
     try:
         yield blocks, subscriber
     finally:
+        assert not task.done()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-def held(blocks: BlockMap) -> dict[bytes, frozenset[Tier]]:
-    return {key: unpack(packed).tiers for key, packed in blocks.blocks(WORKER).items()}
 
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_subscriber_comes_to_hold_what_the_publisher_does(seed: int) -> None:
     generator = random.Random(seed)
     publisher, truth = KvEventPublisher(ANY, ANY), dict[bytes, frozenset[Tier]]()
-    async with following(publisher) as (blocks, subscriber):
+    async with following(publisher.endpoint, publisher.replay_endpoint) as (blocks, subscriber):
 
         def change() -> None:
             for label in generator.sample(LABELS, 4):
@@ -89,11 +100,11 @@ async def test_a_subscriber_comes_to_hold_what_the_publisher_does(seed: int) -> 
                 truth[label.key] = residency.tiers
 
         def agree() -> bool:
-            return subscriber.is_exact and held(blocks) == {key: tiers for key, tiers in truth.items() if tiers}
+            return subscriber.is_exact and blocks.held == {key: tiers for key, tiers in truth.items() if tiers}
 
         def subscribed() -> bool:
             change()  # before the subscription has arrived, this is lost; it is sent again
-            return bool(held(blocks))
+            return bool(blocks.held)
 
         await eventually(subscribed)
         for _ in range(5):
@@ -108,59 +119,212 @@ async def test_who_comes_late_is_sent_what_was_missed() -> None:
         publisher.record(label, GPU)
     await eventually(lambda: publisher.number == 0)
 
-    async def told(blocks: BlockMap, number: int) -> bool:
+    async def told(blocks: Recorded, number: int) -> bool:
         publisher.record(LABELS[7], GPU if number % 2 else HOST)
-        return bool(held(blocks))
+        return bool(blocks.held)
 
-    async with following(publisher) as (blocks, subscriber):
+    async with following(publisher.endpoint, publisher.replay_endpoint) as (blocks, subscriber):
         numbers = iter(range(1000))
         await eventually(lambda: told(blocks, next(numbers)))
-        assert {label.key for label in LABELS[:4]} <= held(blocks).keys()
-        assert (subscriber.gaps, subscriber.is_exact) == (1, True)
-    async with following(publisher, replay=False) as (blocks, subscriber):
+        assert {label.key for label in LABELS[:4]} <= blocks.held.keys()
+        assert subscriber.is_exact
+    async with following(publisher.endpoint) as (blocks, subscriber):
         await eventually(lambda: told(blocks, next(numbers)))
-        assert LABELS[0].key not in held(blocks)
+        assert LABELS[0].key not in blocks.held
         assert not subscriber.is_exact, "what was missed cannot be had"
     publisher.stop()
 
 
-async def test_a_restarted_engine_holds_nothing_of_what_it_held() -> None:
-    with zmq.Context() as context, context.socket(zmq.PUB) as socket:
-        socket.setsockopt(zmq.LINGER, 0)
-        port = socket.bind_to_random_port("tcp://127.0.0.1")
-        blocks = BlockMap()
-        subscriber = KvEventSubscriber(f"tcp://127.0.0.1:{port}", blocks, WORKER, "elsewhere", SystemClock())
-        task = asyncio.create_task(subscriber.run())
+class Engine:
+    """Publishes one block, whose hash is the batch's number, in each batch; it can die, and be followed by another."""
 
-        async def sees(number: int, key: int) -> bool:
-            stored = {"type": "BlockStored", "block_hashes": [key], "token_ids": [], "block_size": 16}
-            socket.send_multipart([b"", frame_of(number), msgpack.packb([0.0, [stored], None])])
-            return held(blocks) == {key.to_bytes(8, "big"): frozenset({Tier.GPU})}
+    def __init__(self) -> None:
+        self._contexts: tuple[zmq.Context[zmq.Socket[bytes]], zmq.asyncio.Context] = (zmq.Context(), zmq.asyncio.Context())
+        self._ports = [0, 0]
+        self._sockets: list[Any] = []
+        self._answering: asyncio.Task[None] | None = None
+        self._life = 0
+        self.sent: list[bytes] = []
+        self.buffered_from = 0
+        self.endpoints = ["", ""]
+        self.start()
 
-        await eventually(lambda: sees(5, 1))
+    async def restart(self) -> None:
+        """Ends this life; in the next one, the same ports tell of other blocks, from batch 0 on."""
+        self.die()
+
+        def started() -> bool:
+            try:
+                self.start()
+            except zmq.ZMQError:  # its ports are freed in the background
+                self.die()
+                return False
+            return True
+
+        await eventually(started)
+
+    def start(self) -> None:
+        self._life += 1
+        self.sent.clear()
+        for at, kind in enumerate((zmq.PUB, zmq.ROUTER)):
+            socket: Any = self._contexts[at].socket(kind)
+            socket.setsockopt(zmq.LINGER, 0)
+            self._sockets.append(socket)
+            if self._ports[at]:
+                socket.bind(f"tcp://127.0.0.1:{self._ports[at]}")
+            else:
+                self._ports[at] = socket.bind_to_random_port("tcp://127.0.0.1")
+            self.endpoints[at] = f"tcp://127.0.0.1:{self._ports[at]}"
+
+        self._answering = asyncio.create_task(self._answer(self._sockets[1]))
+
+    def die(self) -> None:
+        if self._answering is not None:
+            self._answering.cancel()
+        for socket in self._sockets:
+            socket.close()
+        self._sockets.clear()
+
+    def close(self) -> None:
+        self.die()
+        for context in self._contexts:
+            context.term()
+
+    def key(self, number: int, life: int | None = None) -> bytes:
+        return (1000 * (life or self._life) + number).to_bytes(8, "big")
+
+    def store(self, *, lost: bool = False) -> None:
+        """Publishes the next batch; a lost one does not arrive."""
+        number = len(self.sent)
+        stored = BlockStored([self.key(number)], None, [number] * 16, 16, "GPU")
+        self.sent.append(encode([stored], 1000.0 * self._life + number, 0))
+        if not lost:
+            self.repeat()
+
+    def repeat(self) -> None:
+        """Publishes the latest batch, again."""
+        self._sockets[0].send_multipart([b"kv-events", frame_of(len(self.sent) - 1), self.sent[-1]])
+
+    async def _answer(self, socket: zmq.asyncio.Socket) -> None:
+        """Sends again what subscribers ask for, for ever."""
+        while True:
+            client, *_, asked = await socket.recv_multipart()
+            for number in range(max(number_of(asked), self.buffered_from), len(self.sent)):
+                await socket.send_multipart([client, b"", b"kv-events", frame_of(number), self.sent[number]])
+            await socket.send_multipart([client, b"", b"kv-events", frame_of(-1), b""])
+
+    def all_keys(self, since: int = 0) -> set[bytes]:
+        return {self.key(number) for number in range(since, len(self.sent))}
+
+
+@asynccontextmanager
+async def engine() -> AsyncIterator[Engine]:
+    publisher = Engine()
+    try:
+        yield publisher
+    finally:
+        publisher.close()
+
+
+async def arrives(publisher: Engine, blocks: Recorded) -> None:
+    """The latest batch, sent until the subscription is there."""
+
+    def there() -> bool:
+        publisher.repeat()
+        return publisher.key(len(publisher.sent) - 1) in blocks.held
+
+    await eventually(there)
+
+
+async def test_a_gap_is_filled_and_nothing_is_entered_twice() -> None:
+    async with engine() as publisher, following(*publisher.endpoints) as (blocks, subscriber):
+        publisher.store()
+        await arrives(publisher, blocks)
+        for _ in range(3):
+            publisher.store(lost=True)
+        publisher.store()
+        await eventually(lambda: blocks.held.keys() == publisher.all_keys())
+        assert (subscriber.is_exact, subscriber.gaps, subscriber.restarts) == (True, 1, 0)
+
+
+async def test_what_cannot_be_had_any_more_ends_exactness_until_the_engine_restarts() -> None:
+    async with engine() as publisher, following(*publisher.endpoints) as (blocks, subscriber):
+        publisher.store()
+        await arrives(publisher, blocks)
+        publisher.store(lost=True)
+        publisher.store(lost=True)
+        publisher.buffered_from = 2
+        publisher.store()
+        await eventually(lambda: publisher.key(3) in blocks.held)
         assert not subscriber.is_exact
-        await eventually(lambda: sees(0, 2))
-        assert subscriber.is_exact, "nothing of its new life was missed"
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        publisher.buffered_from = 0
+        await publisher.restart()
+        publisher.store()
+        await arrives(publisher, blocks)
+        assert blocks.held.keys() == publisher.all_keys()
+        assert (subscriber.is_exact, subscriber.restarts) == (True, 1)
+
+
+@pytest.mark.parametrize("batches", [1, 3, 6])
+async def test_a_restarted_engine_is_known_whatever_number_it_has_reached(batches: int) -> None:
+    """A lower number than before, the same one, or a higher one, which looks like a gap."""
+    async with engine() as publisher, following(*publisher.endpoints) as (blocks, subscriber):
+        for _ in range(3):
+            publisher.store()
+        await arrives(publisher, blocks)
+        await publisher.restart()
+        for _ in range(batches - 1):
+            publisher.store(lost=True)
+        publisher.store()
+        await arrives(publisher, blocks)
+        assert blocks.held.keys() == publisher.all_keys(), "all of its new life, and nothing of the one before"
+        assert (subscriber.is_exact, subscriber.restarts) == (True, 1)
+
+
+@pytest.mark.parametrize("replay", [True, False])
+async def test_an_engine_that_was_away_must_prove_that_it_has_not_restarted(replay: bool) -> None:
+    """Its next batch has just the number that is expected. Without a proof, what it held is forgotten."""
+    replays = slice(None) if replay else slice(1)
+    async with engine() as publisher, following(*publisher.endpoints[replays]) as (blocks, subscriber):
+        publisher.store()
+        await arrives(publisher, blocks)
+        subscriber.doubt()
+        publisher.store()
+        await arrives(publisher, blocks)
+        if replay:
+            assert blocks.held.keys() == publisher.all_keys()
+            assert (subscriber.is_exact, subscriber.restarts) == (True, 0)
+        else:
+            assert blocks.held.keys() == publisher.all_keys(since=1)
+            assert not subscriber.is_exact
+        await publisher.restart()
+        publisher.store(lost=True)
+        publisher.store(lost=True)
+        subscriber.doubt()
+        publisher.store()
+        await arrives(publisher, blocks)
+        assert blocks.held.keys() == publisher.all_keys(since=0 if replay else 2)
+        assert subscriber.is_exact is replay
 
 
 async def test_malformed_messages_are_skipped_and_counted() -> None:
     with zmq.Context() as context, context.socket(zmq.PUB) as socket:
         socket.setsockopt(zmq.LINGER, 0)
         port = socket.bind_to_random_port("tcp://127.0.0.1")
-        subscriber = KvEventSubscriber(f"tcp://127.0.0.1:{port}", BlockMap(), WORKER, "elsewhere", SystemClock())
-        task = asyncio.create_task(subscriber.run())
+        async with following(f"tcp://127.0.0.1:{port}") as (_, subscriber):
 
-        async def counted() -> bool:
-            for frames in ([b""], [b"", b"12", b""], [b"", frame_of(0), b"\xc1"], [b"", frame_of(0), msgpack.packb(7)]):
-                socket.send_multipart(frames)
-            return subscriber.malformed >= 4
+            async def counted() -> bool:
+                topic = b"kv-events"
+                for frames in (
+                    [topic],
+                    [topic, b"12", b""],
+                    [topic, frame_of(0), b"\xc1"],
+                    [topic, frame_of(0), msgpack.packb(7)],
+                ):
+                    socket.send_multipart(frames)
+                return subscriber.malformed >= 4
 
-        await eventually(counted)
-        assert not task.done()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+            await eventually(counted)
 
 
 def test_an_address_in_use_is_named() -> None:
@@ -193,6 +357,8 @@ def test_events_of_other_engines_are_understood() -> None:
         [
             ["BlockStored", [7, -1], None, [1, 2], 2, None],
             {"type": "BlockStored", "block_hashes": [b"k"], "block_size": 16, "medium": "CPU_PINNED", "cache_salt": "x"},
+            {"type": "BlockStored", "block_hashes": [b"w"], "block_size": 16, "kv_cache_spec_kind": "sliding_window"},
+            {"type": "BlockRemoved", "block_hashes": [b"w"], "group_idx": 1},
             {"type": "Unheard", "of": 1},
             ["AllBlocksCleared"],
         ],
@@ -201,7 +367,8 @@ def test_events_of_other_engines_are_understood() -> None:
     ]
     assert decode(msgpack.packb(batch)) == [
         BlockStored([(7).to_bytes(8, "big"), b"\xff" * 8], None, [1, 2], 2, "GPU"),
-        BlockStored([b"k"], None, [], 16, "CPU_PINNED"),
+        BlockStored([b"k"], None, [], 16, "CPU_PINNED", [extra_of(["x"])]),
+        BlockRemoved([b"w\0\1"], "GPU"),
         AllBlocksCleared(),
     ]
     for bad in (b"", b"\xc1", msgpack.packb({}), msgpack.packb([1.0, [{"type": "BlockStored"}]])):

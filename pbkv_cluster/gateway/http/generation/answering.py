@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,11 +11,8 @@ from pbkv_cluster.gateway.http.generation.ask import Ask
 from pbkv_cluster.gateway.http.generation.generation import Generations
 from pbkv_cluster.gateway.http.generation.parts import Part, Started
 from pbkv_cluster.gateway.http.generation.whole import Choice, collect
-from pbkv_cluster.gateway.http.sessions import hints
+from pbkv_cluster.gateway.http.sessions.hints import answer_headers
 from pbkv_cluster.gateway.http.wire.replies import EventStream, json_reply, until_gone
-
-STEP = "x-pbkv-step"
-_PRINTABLE = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 
 
 class Answer(Protocol):
@@ -86,11 +82,4 @@ async def _again(first: Part, parts: AsyncIterator[Part]) -> AsyncIterator[Part]
 
 
 def _headers(started: Started | None) -> dict[str, str]:
-    """What the client is told of its step. Characters that a header cannot hold are percent-encoded."""
-    if started is None:
-        return {}
-    return {
-        hints.WORKFLOW: quote(started.workflow, safe=_PRINTABLE),
-        hints.AGENT: quote(started.agent, safe=_PRINTABLE),
-        STEP: str(started.step),
-    }
+    return {} if started is None else answer_headers(started.workflow, started.agent, started.step)

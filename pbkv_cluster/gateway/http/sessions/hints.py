@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from pbkv_cluster.core import checks
 from pbkv_cluster.core.errors import InvalidArgument
@@ -19,10 +20,12 @@ SESSION = "x-dynamo-session-id"
 PARENT_SESSION = "x-dynamo-parent-session-id"
 SESSION_FINAL = "x-dynamo-session-final"
 TRACE = "traceparent"
+STEP = "x-pbkv-step"  # of answers
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 _TIMEOUT_MAX_S = 86_400.0
 _NO_TRACE = "0" * 32
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 _METADATA = ("workflow", "agent", "call_site", "workload")
 
 
@@ -77,6 +80,11 @@ def read_hints(
         priority=priority or 0,
         timeout_s=_seconds(headers, TIMEOUT),
     )
+
+
+def answer_headers(workflow: str, agent: str, step: int) -> dict[str, str]:
+    """What a client is told of its step. Characters that a header cannot hold are percent-encoded."""
+    return {WORKFLOW: quote(workflow, safe=_PRINTABLE), AGENT: quote(agent, safe=_PRINTABLE), STEP: str(step)}
 
 
 def _text(headers: Mapping[str, str], name: str) -> str:

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from xxhash import xxh3_64_hexdigest
 
@@ -18,10 +18,38 @@ from pbkv_cluster.gateway.http.sessions.chains import Beginning
 from pbkv_cluster.gateway.http.sessions.hints import Hints
 from pbkv_cluster.gateway.http.sessions.prefix_table import PrefixTable
 from pbkv_cluster.gateway.http.sessions.tool_pauses import ToolPauses
-from pbkv_cluster.gateway.workflow.calls import WorkflowCalls
+from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
 from pbkv_cluster.gateway.workflow.requests import WorkflowRequest
 
 _MAX_SESSIONS = 65_536  # of Dynamo, whose workflow is remembered
+
+
+class Started(Protocol):
+    """A workflow that is open."""
+
+    @property
+    def id(self) -> str: ...
+
+
+class Workflows(Protocol):
+    """Opens and ends workflows. `WorkflowCalls` is one, for those of a cluster."""
+
+    @property
+    def workflows(self) -> OpenWorkflows:
+        """Those that are held here."""
+        ...
+
+    async def start(self, request: WorkflowRequest) -> Started:
+        """Opens a workflow, or finds the open one of that id."""
+        ...
+
+    async def report_tool(self, workflow_id: str, call: ToolCall, started: bool) -> None:
+        """A tool call of a workflow has started or ended."""
+        ...
+
+    async def end(self, workflow_id: str) -> None:
+        """Ends a workflow."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +70,9 @@ class Sessions:
     cache key; its trace; an open workflow that the prompt continues; a new one.
     """
 
-    def __init__(self, workflows: WorkflowCalls, capacity_bytes: int) -> None:
+    def __init__(self, workflows: Workflows, capacity_bytes: int) -> None:
         """Args:
-        workflows: of the gateway.
+        workflows: of the gateway, or of what else serves the requests.
         capacity_bytes: of what is remembered to recognise conversations by.
         """
         self._workflows = workflows

@@ -45,10 +45,16 @@ class BodyReader:
             PbkvError: it is too large, not said to be JSON, or there is no room for it now.
             ClientDisconnect: the client went away.
         """
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        # A page in a browser can send other kinds to this server without asking, but not this one.
-        if kind != "application/json" and not kind.endswith("+json"):
-            raise UnsupportedMediaType(f"content-type must be application/json, got {kind[:64] or 'none'}")
+        check_json(request)
+        return await self.read_any(request)
+
+    async def read_any(self, request: Request) -> bytes:
+        """A body of whatever kind.
+
+        Raises:
+            PbkvError: it is too large, or there is no room for it now.
+            ClientDisconnect: the client went away.
+        """
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_bytes:
             raise self._too_large()
@@ -69,6 +75,17 @@ class BodyReader:
 
     def _too_large(self) -> PbkvError:
         return BodyTooLarge(f"the body has more than {self._max_bytes} bytes (gateway.http_max_body_bytes)")
+
+
+def check_json(request: Request) -> None:
+    """A page in a browser can send other kinds of bodies to this server without asking, but not JSON.
+
+    Raises:
+        UnsupportedMediaType: the body is not said to be JSON.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise UnsupportedMediaType(f"content-type must be application/json, got {kind[:64] or 'none'}")
 
 
 async def parse(model: type[M], body: bytes) -> M:

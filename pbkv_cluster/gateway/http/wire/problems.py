@@ -34,6 +34,10 @@ class BodyTooLarge(errors.PbkvError):
     """The body has too many bytes."""
 
 
+class BadGateway(errors.PbkvError):
+    """A server that the request was passed on to has broken the connection, or answered with what is no HTTP."""
+
+
 class NoSuchModel(errors.NotFound):
     """The model that a request names is not the one that is served."""
 
@@ -108,6 +112,8 @@ def problem_of(error: Exception) -> Problem:
             return Problem(401, _INVALID, text, None, "invalid_api_key")
         case errors.PermissionDenied():
             return Problem(403, _INVALID, text, None, "permission_denied")
+        case BadGateway():
+            return Problem(502, "server_error", text, None, "bad_gateway")
         case errors.Unavailable():
             return Problem(503, "server_error", text, None, "unavailable")
         case errors.DeadlineExceeded():

@@ -1,0 +1,1 @@
+"""Commands that speak with software of others."""

@@ -1,0 +1,96 @@
+"""The paths of the sidecar. What an engine serves below /v1 goes to an engine; its paths for operators do not."""
+
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from pbkv_cluster import __version__
+from pbkv_cluster.core.metrics import names
+from pbkv_cluster.core.metrics.figures import CONTENT_TYPE, Figures
+from pbkv_cluster.gateway.http.wire.endpoint import error_reply, openai_error
+from pbkv_cluster.gateway.http.wire.problems import Problem
+from pbkv_cluster.gateway.http.wire.replies import ClientGone, json_reply
+from pbkv_cluster.integrations.sidecar.figures import SidecarFigures
+from pbkv_cluster.integrations.sidecar.proxy import Proxy
+from pbkv_cluster.integrations.sidecar.reading.asked import Kind
+from pbkv_cluster.integrations.sidecar.status import SidecarStatus
+
+STATUS_PATH = "/pbkv/status"
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+# Paths of vLLM and SGLang beside /v1 that clients use. Others sleep, wake, flush or reload an engine.
+_ALONGSIDE = ("/tokenize", "/detokenize", "/version", "/rerank", "/score", "/pooling")
+
+Serve = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Service:
+    """What the sidecar answers itself."""
+
+    proxy: Proxy
+    figures: SidecarFigures
+    status: SidecarStatus
+
+    async def health(self, request: Request) -> Response:
+        """200 while an engine answers."""
+        engines = len(self.proxy.placement.reachable())
+        told = {"status": "ok" if engines else "no engine answers", "engines": engines}
+        return json_reply(told, 200 if engines else 503)
+
+    async def metrics(self, request: Request) -> Response:
+        figures = Figures()
+        figures.put(names.BUILD_INFO, 1, __version__)
+        self.figures.put(figures)
+        figures.put_process()
+        return Response(figures.text(), media_type=CONTENT_TYPE)
+
+    async def tell_status(self, request: Request) -> Response:
+        return json_reply(self.status.to_json())
+
+    async def end_workflow(self, request: Request) -> Response:
+        workflow = request.path_params["workflow"]
+        await self.proxy.sessions.end(workflow)
+        return json_reply({"id": workflow, "object": "workflow.ended"})
+
+
+def make_app(proxy: Proxy, figures: SidecarFigures, status: SidecarStatus) -> Starlette:
+    """The application."""
+    service = _Service(proxy, figures, status)
+    own = [
+        _route("/health", service.health, ["GET"]),
+        _route("/metrics", service.metrics, ["GET"]),
+        _route(STATUS_PATH, service.tell_status, ["GET"]),
+        _route("/v1/workflows/{workflow}", service.end_workflow, ["DELETE"]),
+    ]
+    steps = [_route(kind.value, partial(proxy.step, kind=kind), ["POST"]) for kind in Kind]
+    others = ["/v1/responses/{response}", "/v1/responses/{response}/{rest:path}", "/v1/{rest:path}", *_ALONGSIDE]
+    passed = [_route(path, proxy.other, _METHODS) for path in others]
+    return Starlette(routes=[*own, *steps, *passed], exception_handlers={HTTPException: _http_error})
+
+
+def _route(path: str, serve: Serve, methods: list[str]) -> Route:
+    async def guarded(request: Request) -> Response:
+        try:
+            return await serve(request)
+        except (ClientGone, ClientDisconnect):
+            return Response(status_code=499)  # nobody reads it
+        except Exception as error:  # noqa: BLE001  # `problem_of` logs what is a defect
+            return error_reply(error, openai_error, f"req_{secrets.token_hex(12)}")
+
+    return Route(path, guarded, methods=methods)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """An unknown path, or a path with another method."""
+    assert isinstance(error, HTTPException)
+    problem = Problem(error.status_code, "invalid_request_error", f"{request.method} {request.url.path}: {error.detail}")
+    shown: Any = openai_error(problem, "")
+    return json_reply(shown, error.status_code, error.headers)
