@@ -99,11 +99,13 @@ class Siblings:
             return True
 
     def read(self, key: bytes, target: Bytes) -> ReadResult:
-        """Copies a block from the first region that has it whole; unless the result is READ, what is in `target` is worth
-        nothing.
+        """Copies a block from the first region that has it whole, after another look if none is known to have it.
+
+        Unless the result is READ, what is in `target` is worth nothing.
         """
-        with self._lock:
-            places = [(region, slot) for region in self._regions.values() if (slot := region.slots.get(key)) is not None]
+        places = self._places(key)
+        if not places and self.look():
+            places = self._places(key)
         result = ReadResult.ABSENT
         for region, slot in places:
             result = region.reader.read(slot, key, target)
@@ -113,6 +115,10 @@ class Siblings:
                 if region.slots.get(key) == slot:
                     del region.slots[key]
         return result
+
+    def _places(self, key: bytes) -> list[tuple[_Region, int]]:
+        with self._lock:
+            return [(region, slot) for region in self._regions.values() if (slot := region.slots.get(key)) is not None]
 
     def close(self) -> None:
         """No block may be read any more."""

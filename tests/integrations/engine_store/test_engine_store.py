@@ -30,6 +30,12 @@ def test_what_one_engine_stores_all_others_read(here: StoreSettings) -> None:
         assert one.owner != two.owner
 
 
+def test_what_others_have_is_read_without_being_looked_for_first(here: StoreSettings) -> None:
+    with engine(here) as one, engine(here) as two:
+        put(one, 1, 2)
+        assert got(two, 1, 2) == [1, 2]
+
+
 def test_what_a_sibling_has_is_not_stored_twice(here: StoreSettings) -> None:
     with engine(here) as one, engine(here) as two:
         put(one, 1, 2)

@@ -1,0 +1,134 @@
+"""A vLLM engine in a process of its own, run by the Python of vLLM's environment; takes commands as lines of JSON.
+
+    python engine_process.py '{"model": "...", ...}'
+
+Each line is [name of a method of `Engine`, arguments by name]; the answer is a line of JSON that begins with ANSWER.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+from typing import Any
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    VLLM_CPU_KVCACHE_SPACE="1",
+    VLLM_NO_USAGE_STATS="1",
+    VLLM_HOST_IP="127.0.0.1",
+    GLOO_SOCKET_IFNAME="lo",
+    VLLM_LOGGING_LEVEL="WARNING",
+)
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+from vllm import LLM, SamplingParams
+
+logging.basicConfig(level=logging.INFO)  # of our own loggers, in all processes of the engine
+
+ANSWER = "ANSWER "
+
+
+class Engine:
+    """One `LLM`. All sampling is greedy."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._llm = LLM(
+            skip_tokenizer_init=True,
+            enforce_eager=True,
+            dtype="float32",
+            enable_prefix_caching=True,
+            block_size=32,
+            disable_log_stats=False,
+            **options,
+        )
+
+    def generate(self, prompts: list[list[int]], tokens: int, salt: str = "") -> dict[str, Any]:
+        """Output tokens of each prompt, and how many of its tokens were cached, by vLLM or by the store."""
+        extra = {"cache_salt": salt} if salt else {}
+        sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False)
+        inputs: Any = [{"prompt_token_ids": prompt, **extra} for prompt in prompts]
+        outputs = self._llm.generate(inputs, sampling, use_tqdm=False)
+        return {
+            "tokens": [list(output.outputs[0].token_ids) for output in outputs],
+            "cached": [output.num_cached_tokens for output in outputs],
+        }
+
+    def reset(self, store: bool = False) -> bool:
+        """Empties vLLM's own prefix cache, and the store's region, too, if asked to."""
+        return bool(self._llm.reset_prefix_cache(reset_connector=store))
+
+    def metrics(self) -> dict[str, float]:
+        """vLLM's counters and gauges; those with an outcome by name:outcome."""
+        return {
+            metric.name + (f":{metric.labels['outcome']}" if "outcome" in metric.labels else ""): metric.value
+            for metric in self._llm.get_metrics()
+            if hasattr(metric, "value")
+        }
+
+    def abort_while_loading(self, prompt: list[int]) -> bool:
+        """Ends a request right after its load has begun. Returns whether it had."""
+        engine = self._llm.llm_engine
+        sampling = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True, detokenize=False)
+        engine.add_request("aborted", {"prompt_token_ids": prompt}, sampling)
+        worker = self._worker()
+        started: list[int] = []
+        original = worker._store.load
+
+        def load(keys: Any, *rest: Any) -> Any:
+            started.append(len(keys))
+            return original(keys, *rest)
+
+        worker._store.load = load
+        try:
+            engine.step()
+        finally:
+            del worker._store.load
+        engine.abort_request(["aborted"])
+        while engine.has_unfinished_requests():
+            engine.step()
+        return bool(started)
+
+    def spoil(self) -> int:
+        """Changes a byte of every block in this engine's region. Returns their number."""
+        region = self._worker()._store.region
+        slots = [residency.slot for residency in region.residencies().values()]
+        for slot in slots:
+            region._payloads[slot][-1] ^= 1
+        return len(slots)
+
+    def kill_at_next_load(self, pid: int) -> bool:
+        """Kills a process when the first block of the next load arrives."""
+        layout = self._worker()._layout
+        original = layout.write
+
+        def write(block_id: int, payload: Any) -> None:
+            layout.write = original
+            os.kill(pid, signal.SIGKILL)
+            original(block_id, payload)
+
+        layout.write = write
+        return True
+
+    def store(self) -> dict[str, Any]:
+        """This engine's region."""
+        store = self._worker()._store
+        return {"owner": store.owner, "found": store.region.found, "counts": dict(store.counts), "problem": store.problem}
+
+    def _worker(self) -> Any:
+        from vllm.distributed.kv_transfer import get_kv_transfer_group
+
+        connector: Any = get_kv_transfer_group()
+        return connector._worker_side
+
+
+def main() -> None:
+    engine = Engine(json.loads(sys.argv[1]))
+    print(ANSWER + json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        name, arguments = json.loads(line)
+        print(ANSWER + json.dumps(getattr(engine, name)(**arguments)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
