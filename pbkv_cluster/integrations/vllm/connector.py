@@ -48,16 +48,16 @@ class PbkvConnector(KVConnectorBase_V1, SupportsHMA):
         super().__init__(vllm_config, role, kv_cache_config)
         self._options = options
         self._block_count: int = kv_cache_config.num_blocks
-        self._scheduler_side: SchedulerSide | None = None
-        self._worker_side: WorkerSide | None = None
+        self.scheduler_side: SchedulerSide | None = None
+        self.worker_side: WorkerSide | None = None
         if role is KVConnectorRole.SCHEDULER:
             tokens = vllm_config.cache_config.block_size
             events = make_block_events(vllm_config, tokens)
-            self._scheduler_side = SchedulerSide(options, tokens, generate_block_hash_extra_keys, events)
+            self.scheduler_side = SchedulerSide(options, tokens, generate_block_hash_extra_keys, events)
         else:
             parallel = vllm_config.parallel_config
             is_first = parallel.rank == 0
-            self._worker_side = WorkerSide(options.store, self._namespace, reports=is_first)
+            self.worker_side = WorkerSide(options.store, self._namespace, reports=is_first)
 
     @property
     def requires_kv_delivery(self) -> bool:
@@ -99,9 +99,9 @@ class PbkvConnector(KVConnectorBase_V1, SupportsHMA):
         return self._worker.take_report()
 
     def get_kv_connector_stats(self) -> KVConnectorStats | None:
-        if self._worker_side is None:  # vLLM asks the scheduler's, too
+        if self.worker_side is None:  # vLLM asks the scheduler's, too
             return None
-        stats = self._worker_side.take_stats()
+        stats = self.worker_side.take_stats()
         return PbkvStats(data=stats) if stats is not None else None
 
     # --- in the scheduler ---
@@ -139,7 +139,7 @@ class PbkvConnector(KVConnectorBase_V1, SupportsHMA):
     # --- in both ---
 
     def shutdown(self) -> None:
-        for side in (self._scheduler_side, self._worker_side):
+        for side in (self.scheduler_side, self.worker_side):
             if side is not None:
                 side.shutdown()
 
@@ -155,13 +155,13 @@ class PbkvConnector(KVConnectorBase_V1, SupportsHMA):
 
     @property
     def _worker(self) -> WorkerSide:
-        assert self._worker_side is not None
-        return self._worker_side
+        assert self.worker_side is not None
+        return self.worker_side
 
     @property
     def _scheduler(self) -> SchedulerSide:
-        assert self._scheduler_side is not None
-        return self._scheduler_side
+        assert self.scheduler_side is not None
+        return self.scheduler_side
 
     def _namespace(self, layout: str) -> Namespace:
         tensor, pipeline = get_tp_group(), get_pp_group()

@@ -12,7 +12,7 @@ import xxhash
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.integrations.vllm.options import Refused
 
-_WHOLE_BYTES = 8 << 30  # of all weights; of larger ones, samples are read
+WHOLE_BYTES = 8 << 30  # of all weights; of larger ones, samples are read
 _SAMPLE_BYTES = 64 << 10
 _SAMPLE_EVERY = 16 << 20
 _NOT_THE_MODEL = frozenset({"_name_or_path", "_commit_hash", "transformers_version"})  # of its configuration
@@ -72,7 +72,7 @@ def weights_revision(model: str, commit: str | None) -> str:
 def fingerprint(folder: Path) -> str:
     """Digest of a checkpoint's weights: all of them up to 8 GiB; of larger ones 64 KiB of every 16 MiB, and the ends."""
     files = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern)})
-    is_whole = sum(file.stat().st_size for file in files) <= _WHOLE_BYTES
+    is_whole = sum(file.stat().st_size for file in files) <= WHOLE_BYTES
     digest = xxhash.xxh3_128()
     for file in files:
         size = file.stat().st_size

@@ -38,8 +38,8 @@ class WorkerSide:
         self._settings = settings
         self._name = name
         self._reports = reports
-        self._layout: BlockLayout | None = None
-        self._store: EngineStore | None = None
+        self.layout: BlockLayout | None = None
+        self.store: EngineStore | None = None
         self._plan = StepPlan()
         self._loads: dict[str, _Load] = {}
         self._failed_blocks: set[int] = set()
@@ -54,28 +54,28 @@ class WorkerSide:
             Refused: the layout is one that the connector does not know.
         """
         self.shutdown()  # of an earlier cache
-        self._layout = BlockLayout(kv_caches, blocks)
-        namespace = self._name(self._layout.description)
-        self._store = EngineStore(self._settings, namespace, self._layout.block_bytes)
-        log.info("blocks of %d bytes in namespace %s", self._layout.block_bytes, namespace)
+        self.layout = BlockLayout(kv_caches, blocks)
+        namespace = self._name(self.layout.description)
+        self.store = EngineStore(self._settings, namespace, self.layout.block_bytes)
+        log.info("blocks of %d bytes in namespace %s", self.layout.block_bytes, namespace)
 
     def get_handshake_metadata(self) -> WorkerIntroduction | None:
         """What the scheduler must know; None: there is no KV cache yet."""
-        if self._store is None:
+        if self.store is None:
             return None
-        return WorkerIntroduction(self._store.namespace, self._store.block_bytes)
+        return WorkerIntroduction(self.store.namespace, self.store.block_bytes)
 
     # --- a step, in the order of vLLM's calls ---
 
     def bind(self, plan: StepPlan) -> None:
         """The plan of the step."""
         self._plan = plan
-        if plan.clear and self._store is not None:
-            self._store.clear()
+        if plan.clear and self.store is not None:
+            self.store.clear()
 
     def start_load_kv(self) -> None:
         """Starts the loads of this step; nobody waits for them but the requests that they belong to."""
-        store, layout = self._store, self._layout
+        store, layout = self.store, self.layout
         if store is None or layout is None:
             return
         for plan in self._plan.loads:
@@ -86,7 +86,7 @@ class WorkerSide:
 
     def wait_for_save(self) -> None:
         """Copies the step's new blocks to the store. They may be overwritten afterwards, so nothing need be held for them."""
-        store, layout = self._store, self._layout
+        store, layout = self.store, self.layout
         if store is None or layout is None or not self._plan.saves:
             return
         began = time.monotonic()
@@ -114,14 +114,14 @@ class WorkerSide:
 
     def take_report(self) -> WorkerReport | None:
         """What has come to the region and left it; None if nothing has, or nobody asks."""
-        if self._store is None or not self._reports:
+        if self.store is None or not self._reports:
             return None
-        changes = [(change.key, change.is_stored) for change in self._store.take_changes()]
+        changes = [(change.key, change.is_stored) for change in self.store.take_changes()]
         return WorkerReport(changes) if changes else None
 
     def take_stats(self) -> dict[str, object] | None:
         """Figures since the last call, see `stats`; None if nothing has happened."""
-        store = self._store
+        store = self.store
         if store is None:
             return None
         now = Counter(store.counts)
@@ -143,9 +143,9 @@ class WorkerSide:
 
     def shutdown(self) -> None:
         """Ends the store of this process; its blocks stay."""
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+        if self.store is not None:
+            self.store.close()
+            self.store = None
 
 
 def _save(store: EngineStore, layout: BlockLayout, plan: SavePlan) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import mmap
 import threading
 import uuid
 from collections.abc import Iterator
@@ -12,8 +13,11 @@ import numpy as np
 
 from pbkv_cluster.integrations.engine_store import EngineStore, Namespace, StoreSettings
 from pbkv_cluster.integrations.engine_store.node_store.files import StoreFiles
+from pbkv_cluster.integrations.engine_store.node_store.launcher import running_address
 from pbkv_cluster.integrations.engine_store.node_store.process import serve
-from pbkv_cluster.store.arena.slots import Bytes
+from pbkv_cluster.store.arena.layout import RegionLayout
+from pbkv_cluster.store.arena.slots import Bytes, SlotReader
+from pbkv_cluster.store.region_lease import lease_region
 from tests.polling import wait_for
 
 BLOCK = 64 << 10
@@ -51,6 +55,30 @@ def engine(of: StoreSettings, rank: str = "0/1", reads_only: bool = False) -> It
         yield store
     finally:
         store.close()
+
+
+def damage(name: str, owner: str, block_bytes: int, only: int | None = None) -> int:
+    """Changes the last byte of blocks in an engine's region, and nothing else.
+
+    Args:
+        name: of the node's store.
+        owner: of the region.
+        block_bytes: of each block.
+        only: number of the one that is changed, in the order of slots; by default all are.
+
+    Returns:
+        How many were changed.
+    """
+    address = running_address(name)
+    assert address is not None
+    region = asyncio.run(lease_region(address, owner, 0))
+    with open(region.path, "r+b") as file, mmap.mmap(file.fileno(), region.bytes, offset=region.offset) as memory:
+        layout = RegionLayout(RegionLayout(0, block_bytes).slots_in(region.bytes), block_bytes)
+        with memoryview(memory) as view:
+            slots = [slot for slot, _ in SlotReader(view, layout).headers()]
+        for slot in slots if only is None else slots[only : only + 1]:
+            memory[layout.payloads + (slot + 1) * block_bytes - 1] ^= 1
+        return len(slots) if only is None else 1
 
 
 def key(number: int) -> bytes:

@@ -73,33 +73,25 @@ class Engine:
         engine.add_request("aborted", {"prompt_token_ids": prompt}, sampling)
         worker = self._worker()
         started: list[int] = []
-        original = worker._store.load
+        original = worker.store.load
 
         def load(keys: Any, *rest: Any) -> Any:
             started.append(len(keys))
             return original(keys, *rest)
 
-        worker._store.load = load
+        worker.store.load = load
         try:
             engine.step()
         finally:
-            del worker._store.load
+            del worker.store.load
         engine.abort_request(["aborted"])
         while engine.has_unfinished_requests():
             engine.step()
         return bool(started)
 
-    def spoil(self) -> int:
-        """Changes a byte of every block in this engine's region. Returns their number."""
-        region = self._worker()._store.region
-        slots = [residency.slot for residency in region.residencies().values()]
-        for slot in slots:
-            region._payloads[slot][-1] ^= 1
-        return len(slots)
-
     def kill_at_next_load(self, pid: int) -> bool:
         """Kills a process when the first block of the next load arrives."""
-        layout = self._worker()._layout
+        layout = self._worker().layout
         original = layout.write
 
         def write(block_id: int, payload: Any) -> None:
@@ -112,14 +104,20 @@ class Engine:
 
     def store(self) -> dict[str, Any]:
         """This engine's region."""
-        store = self._worker()._store
-        return {"owner": store.owner, "found": store.region.found, "counts": dict(store.counts), "problem": store.problem}
+        store = self._worker().store
+        return {
+            "owner": store.owner,
+            "block_bytes": store.block_bytes,
+            "found": store.region.found,
+            "counts": dict(store.counts),
+            "problem": store.problem,
+        }
 
     def _worker(self) -> Any:
         from vllm.distributed.kv_transfer import get_kv_transfer_group
 
         connector: Any = get_kv_transfer_group()
-        return connector._worker_side
+        return connector.worker_side
 
 
 def main() -> None:

@@ -194,9 +194,9 @@ def test_a_layout_without_blocks_is_refused() -> None:
         BlockLayout(layers(3, 5, 7), BLOCKS)
 
 
-@pytest.mark.parametrize("whole_bytes", [namespaces._WHOLE_BYTES, 0])
+@pytest.mark.parametrize("whole_bytes", [namespaces.WHOLE_BYTES, 0])
 def test_other_weights_have_another_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_bytes: int) -> None:
-    monkeypatch.setattr(namespaces, "_WHOLE_BYTES", whole_bytes)
+    monkeypatch.setattr(namespaces, "WHOLE_BYTES", whole_bytes)
     file = tmp_path / "model.safetensors"
     content = bytearray(40 << 20)
     found = set()
