@@ -148,7 +148,7 @@ class EngineStore:
 
         future = self._stores.submit(len(keys) * self.block_bytes, store)
         if future is None:
-            self.counts["store_refused"] += len(keys)
+            self._outcomes.add("store_refused", len(keys))
             return done([False] * len(keys))
         return future
 
@@ -167,10 +167,10 @@ class EngineStore:
                 region.use([label.key for label in labels])
                 missing = [label for label in labels if not self._link.finds_near(label.key)]
                 writes = {write.label.key: write for write in region.begin(missing)}
-                self.counts["stored_already"] += len(labels) - len(missing)
-                self.counts["store_no_room"] += len(missing) - len(writes)
+                self._outcomes.add("stored_already", len(labels) - len(missing))
+                self._outcomes.add("store_no_room", len(missing) - len(writes))
                 return [writes.get(label.key) for label in labels]
-            self.counts["store_no_room"] += len(keys)
+            self._outcomes.add("store_no_room", len(keys))
         return [None] * len(keys)
 
     def commit(self, writes: Sequence[BlockWrite], ready: Callable[[], object] | None = None) -> "Future[bool]":
@@ -195,7 +195,7 @@ class EngineStore:
 
         future = self._stores.submit(len(writes) * self.block_bytes, check_in) if writes else done(True)
         if future is None:
-            self.counts["store_refused"] += len(writes)
+            self._outcomes.add("store_refused", len(writes))
             self.abandon(writes)
             return done(False)
         return future
@@ -285,7 +285,7 @@ class EngineStore:
     def _check_in(self, writes: Sequence[BlockWrite]) -> None:
         for write in writes:
             write.region.commit([write])
-        self.counts["stored"] += len(writes)
+        self._outcomes.add("stored", len(writes))
 
     def _changed(self, label: BlockLabel, residency: Residency) -> None:
         self._changes.append(StoreChange(label.namespace, engine_key(label), bool(residency.tiers)))

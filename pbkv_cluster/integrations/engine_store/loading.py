@@ -57,7 +57,7 @@ class Loader:
         for piece in pieces:
             copy = self._queue.submit(len(piece) * self._places.block_bytes, self._piece(labels, piece, deliver, results))
             if copy is None:
-                self._outcomes.counts["load_refused"] += len(piece)
+                self._outcomes.add("load_refused", len(piece))
                 done()
             else:
                 copy.add_done_callback(done)
@@ -96,7 +96,7 @@ class _Piece:
             if self._other_nodes is not None and self._other_nodes.find(label.key):
                 far.append((number, label))
             else:
-                self._outcomes.counts[f"load_{result.value}"] += 1
+                self._outcomes.add(f"load_{result.value}", 1)
         if far and self._other_nodes is not None:
             with self._outcomes.contained("load_unavailable", len(far)):
                 self._load_far(self._other_nodes, far)
@@ -118,7 +118,7 @@ class _Piece:
         found = other_nodes.read([label.key for _, label in far], list(memory))
         for (number, label), payload, result in zip(far, memory, found, strict=True):
             if result is not ReadResult.READ:
-                self._outcomes.counts[f"load_{result.value}"] += 1
+                self._outcomes.add(f"load_{result.value}", 1)
                 continue
             self._hand_over(number, payload, "remote")
             for write in self._region.begin([label]) if self._region is not None else ():
@@ -129,4 +129,4 @@ class _Piece:
         with self._outcomes.contained("load_failed"):
             self._deliver(number, payload)
             self._results[number] = True
-            self._outcomes.counts[f"loaded_{source}"] += 1
+            self._outcomes.add(f"loaded_{source}", 1)

@@ -22,6 +22,7 @@ from pbkv_cluster.integrations.engine_store.own_region import OnChange, OwnRegio
 from pbkv_cluster.integrations.engine_store.settings import StoreSettings
 from pbkv_cluster.integrations.engine_store.siblings import Siblings
 from pbkv_cluster.rpc.v1 import store_pb2
+from pbkv_cluster.store.arena.region_lock import unlock
 from pbkv_cluster.store.arena.slots import SlotReader
 from pbkv_cluster.store.cluster_index import Directory, NodeEntry, connect
 from pbkv_cluster.store.region_lease import lease_region, map_region
@@ -58,7 +59,7 @@ class NodeLink:
         self._region_bytes = region_bytes
         self._on_change = on_change
         self._problem = "the node's store has not been found yet"
-        self._file = -1  # of the arena, with the lock on the region
+        self._leased: tuple[int, store_pb2.LeaseArenaResponse] | None = None  # with the open file that holds its lock
         self._attached = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
@@ -141,10 +142,11 @@ class NodeLink:
             if not leased.bytes:
                 raise ResourceExhausted("the node's arena has no memory left")
             try:
-                self._file, memory = map_region(leased, owner)
+                file, memory = map_region(leased, owner)
             except Unavailable as error:
                 log.debug("region %s is in use: %s", owner, error)
                 continue
+            self._leased = file, leased
             self.owner = owner
             self.region = OwnRegion(memory, self.block_bytes, self._model, self._changed)
             log.info(
@@ -199,9 +201,11 @@ class NodeLink:
             region.close()
         if siblings is not None:
             siblings.close()
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        if self._leased is not None:
+            file, leased = self._leased
+            self._leased = None
+            unlock(file, leased.offset, leased.bytes)  # explicitly: the mapping keeps a duplicate of the file open
+            os.close(file)
 
     def _changed(self, label: BlockLabel, residency: Residency) -> None:
         self._on_change(label, residency)

@@ -1,6 +1,7 @@
 """What became of blocks, and of errors that must not reach the engine."""
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,14 @@ class Outcomes:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
         self._told: set[str] = set()
+
+    def add(self, outcome: str, blocks: int = 1) -> None:
+        """Counts blocks. Any thread may."""
+        if blocks:
+            with self._lock:
+                self.counts[outcome] += blocks
 
     @contextmanager
     def contained(self, outcome: str, blocks: int = 1) -> Iterator[None]:
@@ -38,7 +46,7 @@ class Outcomes:
 
     def failed(self, outcome: str, blocks: int, error: Exception) -> None:
         """Counts and logs an error."""
-        self.counts[outcome] += blocks
+        self.add(outcome, blocks)
         if outcome in self._told:
             log.debug("%s: %s", outcome, error)
             return

@@ -21,7 +21,8 @@ class BlockLayout:
         Raises:
             Refused: in some tensor, blocks are not to be found.
         """
-        parts = [part for name in sorted(kv_caches) for part in _by_block(name, kv_caches[name], blocks)]
+        found = [part for name in sorted(kv_caches) for part in _by_block(name, kv_caches[name], blocks)]
+        parts = list({part.data_ptr(): part for part in found}.values())  # some layers share the KV of others
         self.device = parts[0].device
         # As bytes, but in the tensors' own memory.
         self._parts = [part.view(torch.uint8) for part in parts]

@@ -53,7 +53,15 @@ class PbkvConnector(KVConnectorBase_V1, SupportsHMA):
         if role is KVConnectorRole.SCHEDULER:
             tokens = vllm_config.cache_config.block_size
             events = make_block_events(vllm_config, tokens)
-            self.scheduler_side = SchedulerSide(options, tokens, generate_block_hash_extra_keys, events)
+            transfer = vllm_config.kv_transfer_config
+            self.scheduler_side = SchedulerSide(
+                options,
+                tokens,
+                generate_block_hash_extra_keys,
+                events,
+                loads=transfer.is_kv_consumer,
+                saves=transfer.is_kv_producer,
+            )
         else:
             parallel = vllm_config.parallel_config
             is_first = parallel.rank == 0

@@ -50,14 +50,25 @@ class _Known:
 class SchedulerSide:
     """Belongs to the scheduler's thread. Until the workers have introduced themselves, nothing is found or stored."""
 
-    def __init__(self, options: ConnectorOptions, block_tokens: int, extra_keys: ExtraKeys, events: BlockEvents | None) -> None:
+    def __init__(
+        self,
+        options: ConnectorOptions,
+        block_tokens: int,
+        extra_keys: ExtraKeys,
+        events: BlockEvents | None,
+        loads: bool = True,
+        saves: bool = True,
+    ) -> None:
         """Args:
         options: of the connector.
         block_tokens: of vLLM's blocks.
         extra_keys: vLLM's function, see `RequestKeys`.
         events: for vLLM's KV events; None: they are off.
+        loads: whether this engine takes blocks from the store.
+        saves: whether it puts any there.
         """
         self._options = options
+        self._may_load, self._may_save = loads, saves
         self._block_tokens = block_tokens
         self._extra_keys = extra_keys
         self._events = events
@@ -86,7 +97,7 @@ class SchedulerSide:
         """Tokens that can be loaded after those that vLLM has; they are loaded while other requests run."""
         known = self._of(request)
         first = known.found_after = num_computed_tokens // self._block_tokens
-        if self._store is None or known.load_failed:
+        if self._store is None or known.load_failed or not self._may_load:
             return 0, False
         # The last token is always computed: its output is wanted.
         keys = known.keys.first((request.num_tokens - 1) // self._block_tokens)[first:]
@@ -108,7 +119,7 @@ class SchedulerSide:
         """The plan of this step."""
         plan = StepPlan(self._loads, [], output.total_num_scheduled_tokens > 0, self._clear)
         self._loads, self._clear = [], False
-        if self._store is None or output.kv_connector_block_state is None:
+        if self._store is None or output.kv_connector_block_state is None or not self._may_save:
             return plan
         for request_id, tokens in output.num_scheduled_tokens.items():
             known = self._known.get(request_id)

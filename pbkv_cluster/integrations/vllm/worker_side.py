@@ -124,21 +124,21 @@ class WorkerSide:
         store = self.store
         if store is None:
             return None
+        region = store.region
         now = Counter(store.counts)
+        now["evicted"] = 0 if region is None else region.evicted
         blocks = {outcome: count - self._counted[outcome] for outcome, count in now.items() if count != self._counted[outcome]}
         if not (blocks or self._load_seconds or self._save_seconds):
             return None
         self._counted = now
         loads, self._load_seconds = self._load_seconds, []
         saves, self._save_seconds = self._save_seconds, []
-        region = store.region
         return {
             "blocks": blocks,
             "block_bytes": store.block_bytes,
             "load_seconds": loads,
             "save_seconds": saves,
             "held_blocks": 0 if region is None else len(region),
-            "evicted_blocks": 0 if region is None else region.evicted,
         }
 
     def shutdown(self) -> None:

@@ -36,7 +36,12 @@ READ = {
     ("vllm.v1.outputs", "KVConnectorOutput"): {"finished_recving", "invalid_block_ids", "kv_connector_worker_meta"},
     ("vllm.v1.kv_cache_interface", "KVCacheConfig"): {"kv_cache_groups", "num_blocks"},
     ("vllm.v1.kv_cache_interface", "KVCacheGroupSpec"): {"kv_cache_spec"},
-    ("vllm.config.kv_transfer", "KVTransferConfig"): {"kv_connector_extra_config", "kv_load_failure_policy"},
+    ("vllm.config.kv_transfer", "KVTransferConfig"): {
+        "is_kv_consumer",
+        "is_kv_producer",
+        "kv_connector_extra_config",
+        "kv_load_failure_policy",
+    },
     ("vllm.v1.metrics.cache_hit_source", "CacheHitSource"): {"HOST"},
     ("vllm.distributed.kv_events", "BlockStored"): {
         "block_hashes",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pbkv_cluster.gpu_worker.model.smollm2 import smollm2
 from pbkv_cluster.integrations.vllm.options import Refused
 from tests.integrations.engine_store.engines import damage
 from tests.integrations.vllm.engines import PYTHON, VOCABULARY, VllmEngine, prompt, store_process, vllm
@@ -24,6 +25,25 @@ HIT = 672  # tokens of LONG in full blocks of 32
 # Room for seven of these prompts, so that some leave vLLM's own cache, and requests are preempted.
 POOL: dict[str, Any] = {"num_gpu_blocks_override": 160, "max_num_seqs": 8}
 OUTPUTS = 40
+
+NOUNS = [
+    "apple",
+    "bridge",
+    "candle",
+    "desert",
+    "engine",
+    "forest",
+    "garden",
+    "hammer",
+    "island",
+    "jacket",
+    "kettle",
+    "ladder",
+    "mirror",
+    "needle",
+    "ocean",
+    "pencil",
+]
 
 Reference = list[list[int]]
 
@@ -222,6 +242,26 @@ def test_what_cannot_be_served_is_refused_at_the_start(model: Path, logs: Path, 
     with vllm(model, log, kv_transfer_config=config) as engine, pytest.raises(AssertionError, match="the engine has ended"):
         engine.wait()
     assert message in log.read_text()
+
+
+def test_a_real_small_model_says_the_same(logs: Path, store: dict[str, Any]) -> None:
+    from transformers import AutoTokenizer
+
+    path = smollm2()
+    tokenizer: Any = AutoTokenizer.from_pretrained(path)
+    task = "Tell me, in one sentence each, what these are: " + ", ".join(f"{noun}s" for noun in NOUNS)
+    chat = [{"role": "user", "content": task}]
+    ids = list(tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"])
+    hit = (len(ids) - 1) // 32 * 32
+    assert hit > 128
+    with vllm(path, logs / "smollm2.log") as alone, vllm(path, logs / "smollm2-store.log", store) as engine:
+        alone.wait()
+        engine.wait()
+        expected, _ = alone.generate(ids, tokens=48)
+        assert len(set(expected[0])) > 16
+        assert engine.generate(ids, tokens=48) == (expected, [0])
+        assert engine("reset")
+        assert engine.generate(ids, tokens=48) == (expected, [hit])
 
 
 def spoil(engine: VllmEngine, store: dict[str, Any]) -> None:

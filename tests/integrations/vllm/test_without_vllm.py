@@ -189,6 +189,11 @@ def test_layouts_that_differ_are_told_apart() -> None:
     assert len(described) == 7
 
 
+def test_layers_that_share_their_kv_are_copied_once() -> None:
+    shared = layers(BLOCKS, 2, 4)
+    assert BlockLayout({**shared, "layer 2": shared["layer 0"]}, BLOCKS).block_bytes == BlockLayout(shared, BLOCKS).block_bytes
+
+
 def test_a_layout_without_blocks_is_refused() -> None:
     with pytest.raises(Refused, match=r"layer 0 has shape \(3, 5, 7\)"):
         BlockLayout(layers(3, 5, 7), BLOCKS)
