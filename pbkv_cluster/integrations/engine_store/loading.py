@@ -98,7 +98,7 @@ class _Piece:
             else:
                 self._outcomes.add(f"load_{result.value}", 1)
         if far and self._other_nodes is not None:
-            with self._outcomes.contained("load_unavailable", len(far)):
+            with self._outcomes.contained("load_failed", len(far)):
                 self._load_far(self._other_nodes, far)
 
     def _load_near(self, number: int, key: bytes, staging: Bytes) -> ReadResult:
@@ -118,7 +118,7 @@ class _Piece:
         found = other_nodes.read([label.key for _, label in far], list(memory))
         for (number, label), payload, result in zip(far, memory, found, strict=True):
             if result is not ReadResult.READ:
-                self._outcomes.add(f"load_{result.value}", 1)
+                self._outcomes.add("load_unavailable" if result is None else f"load_{result.value}")
                 continue
             self._hand_over(number, payload, "remote")
             for write in self._region.begin([label]) if self._region is not None else ():

@@ -55,7 +55,9 @@ class NodeLink:
         self.owner = ""
         self._settings = settings
         self._kind, self._model = kind, kind.digest()
-        self._base = f"engine:{self._model.hex()[:16]}:{rank}"
+        # The index needs names that no other node has; a restarted engine must have the one that it had.
+        place = f"{socket.gethostname()}/{settings.endpoint or settings.name}"
+        self._base = f"engine:{self._model.hex()[:16]}:{rank}@{place}"
         self._region_bytes = region_bytes
         self._on_change = on_change
         self._problem = "the node's store has not been found yet"

@@ -4,12 +4,15 @@ Engines are no workers of a cluster: no step goes to them. So those whose blocks
 the name `CLUSTER.engines.KIND`, in the same Redis; where the nodes' host stores are, the cluster's own directory says.
 """
 
+import logging
 import os
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 
 from pbkv_cluster.core.blocks import BlockLabel, Namespace
 from pbkv_cluster.core.clock import SystemClock
+from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.locations.residency import READABLE, Residency
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.arena.slots import Bytes, ReadResult
@@ -20,9 +23,12 @@ from pbkv_cluster.store.peers.addresses import PeerAddresses
 from pbkv_cluster.store.peers.source import PeerSource
 from pbkv_cluster.store.peers.tcp import TcpTransport
 
+log = logging.getLogger(__name__)
+
 LEASE_S = 10.0  # of an engine's entries, as of all members
 NODE_PREFIX = "store:"  # of the ids of nodes that engines' own stores announce
 _FLUSH_S = 0.05
+_REST_S = 5.0  # for which a node that did not answer is left alone
 Blocks = Callable[[], Mapping[bytes, Residency]]
 
 
@@ -47,6 +53,7 @@ class OtherNodes:
         self._addresses = PeerAddresses(Directory(self._redis, cluster, LEASE_S))
         self._source = PeerSource(self._addresses.find, TcpTransport())
         self._publisher: IndexPublisher | None = None
+        self._rests_until: dict[str, float] = {}  # nodes that have not answered
 
     def start(self) -> None:
         """Follows the index from now on."""
@@ -90,20 +97,30 @@ class OtherNodes:
         """Whether the host memory of another node has a block, as far as is known."""
         return self._place(key) is not None
 
-    def read(self, keys: Sequence[bytes], targets: Sequence[Bytes]) -> list[ReadResult]:
-        """Copies blocks; see `BlockSource.read`. One that is not where it was said to be is forgotten until it is told again.
+    def read(self, keys: Sequence[bytes], targets: Sequence[Bytes]) -> list[ReadResult | None]:
+        """Copies blocks; see `BlockSource.read`. None: the block's node does not answer, and is left alone for a while.
 
-        Raises:
-            Unavailable: a node does not answer.
+        A block that is not where it was said to be is forgotten until it is told again.
         """
-        results = [ReadResult.ABSENT] * len(keys)
-        places = {number: place for number, key in enumerate(keys) if (place := self._place(key)) is not None}
-        wanted = [(keys[number], place) for number, place in places.items()]
-        found = self._source.read(wanted, [targets[number] for number in places])
-        for (number, place), result in zip(places.items(), found, strict=True):
-            results[number] = result
-            if result is not ReadResult.READ:
-                self._blocks.forget(keys[number], place)
+        results: list[ReadResult | None] = [ReadResult.ABSENT] * len(keys)
+        by_node: dict[str, dict[int, BlockPlace]] = {}
+        for number, key in enumerate(keys):
+            place = self._place(key)
+            if place is not None:
+                by_node.setdefault(place.node, {})[number] = place
+        for node, places in by_node.items():
+            wanted = [(keys[number], place) for number, place in places.items()]
+            found: Sequence[ReadResult | None]
+            try:
+                found = self._source.read(wanted, [targets[number] for number in places])
+            except Unavailable as error:
+                log.warning("blocks of node %s cannot be read, it is left alone for %.0f s: %s", node, _REST_S, error)
+                self._rests_until[node] = time.monotonic() + _REST_S
+                found = [None] * len(places)
+            for (number, place), result in zip(places.items(), found, strict=True):
+                results[number] = result
+                if result not in (ReadResult.READ, None):
+                    self._blocks.forget(keys[number], place)
         return results
 
     async def stop(self) -> None:
@@ -116,5 +133,9 @@ class OtherNodes:
         await self._redis.aclose()
 
     def _place(self, key: bytes) -> BlockPlace | None:
-        places = self._blocks.places(key)
-        return next((place for place in places if place.node != self._node_id and place.tier is Tier.HOST), None)
+        return next((place for place in self._blocks.places(key) if self._is_readable(place)), None)
+
+    def _is_readable(self, place: BlockPlace) -> bool:
+        if place.node == self._node_id or place.tier is not Tier.HOST or self._addresses.find(place.node) is None:
+            return False
+        return self._rests_until.get(place.node, 0.0) <= time.monotonic()
