@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,7 @@ class VllmEngine:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
+                start_new_session=True,
                 env={
                     **os.environ,
                     "PYTHONPATH": str(Path(pbkv_cluster.__file__).parents[1]),
@@ -78,7 +80,9 @@ class VllmEngine:
         return self._process.wait(60.0)
 
     def kill(self) -> None:
-        self._process.kill()
+        """Ends the engine with all its processes, but not the node's store, whose session is another one."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def _answer(self) -> Any:
