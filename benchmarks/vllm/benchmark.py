@@ -54,14 +54,18 @@ def run(arguments: argparse.Namespace) -> Report:
             first = next(seeds[name]) * TOGETHER
             found = call([tokens(first + number, SHORT)[0] for number in range(TOGETHER)], OUTPUT)
             assert found["cached"] == 0
+            cpu[name].append(float(found["cpu"]))
             return float(found["seconds"])
 
+        cpu: dict[str, list[float]] = {"alone": [], "ours": []}
         in_turn(2, alone=lambda: plain(alone, "alone"), ours=lambda: plain(ours, "ours"))  # to warm up
+        for samples in cpu.values():
+            samples.clear()
         fresh = in_turn(2 * rounds, alone=lambda: plain(alone, "alone"), ours=lambda: plain(ours, "ours"))
     processed = TOGETHER * (SHORT + OUTPUT)
     details = [
         Figure(f"{what}, {name}, round {number}", seconds, "s")
-        for what, samples in (("again", again), ("new", fresh))
+        for what, samples in (("again", again), ("new", fresh), ("new in processor time", cpu))
         for name, found in samples.items()
         for number, seconds in enumerate(found)
     ]
@@ -76,6 +80,7 @@ def run(arguments: argparse.Namespace) -> Report:
             Figure("new prompts, vLLM alone", processed / median(fresh["alone"]), "tokens/s"),
             Figure("new prompts, with the connector", processed / median(fresh["ours"]), "tokens/s"),
             Figure("throughput with the connector over vLLM alone", ratio(fresh, "alone", "ours"), "x", at_least=0.98),
+            Figure("the same in processor time, all threads of an engine", ratio(cpu, "alone", "ours"), "x", at_least=0.98),
         ),
         tuple(details),
     )

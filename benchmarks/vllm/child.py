@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 os.environ.update(
@@ -34,11 +34,12 @@ def main() -> None:
         llm.reset_prefix_cache()
         sampling = SamplingParams(temperature=0, max_tokens=request["tokens"], ignore_eos=True, detokenize=False)
         prompts: Any = [{"prompt_token_ids": prompt} for prompt in request["prompts"]]
-        start = perf_counter()
+        start, cpu = perf_counter(), process_time()
         outputs = llm.generate(prompts, sampling, use_tqdm=False)
-        seconds = perf_counter() - start
+        seconds, cpu = perf_counter() - start, process_time() - cpu
         tokens = [list(output.outputs[0].token_ids) for output in outputs]
-        answer({"seconds": seconds, "tokens": tokens, "cached": sum(output.num_cached_tokens or 0 for output in outputs)})
+        cached = sum(output.num_cached_tokens or 0 for output in outputs)
+        answer({"seconds": seconds, "cpu": cpu, "tokens": tokens, "cached": cached})
 
 
 def answer(what: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ os.environ.update(
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 from vllm import LLM, SamplingParams
+from vllm.config import KVEventsConfig
 
 logging.basicConfig(level=logging.INFO)  # of our own loggers, in all processes of the engine
 
@@ -33,6 +34,9 @@ class Engine:
     """One `LLM`. All sampling is greedy."""
 
     def __init__(self, options: dict[str, Any]) -> None:
+        self._events: list[Any] = []
+        if has_events := options.pop("kv_events", False):
+            options["kv_events_config"] = KVEventsConfig(enable_kv_cache_events=True, publisher="null")
         self._llm = LLM(
             skip_tokenizer_init=True,
             enforce_eager=True,
@@ -42,6 +46,9 @@ class Engine:
             disable_log_stats=False,
             **options,
         )
+        if has_events:
+            core: Any = self._llm.llm_engine.engine_core
+            core.engine_core.scheduler.kv_event_publisher.publish = lambda batch: self._events.extend(batch.events)
 
     def generate(self, prompts: list[list[int]], tokens: int, salt: str = "") -> dict[str, Any]:
         """Output tokens of each prompt, and how many of its tokens were cached, by vLLM or by the store."""
@@ -57,6 +64,19 @@ class Engine:
     def reset(self, store: bool = False) -> bool:
         """Empties vLLM's own prefix cache, and the store's region, too, if asked to."""
         return bool(self._llm.reset_prefix_cache(reset_connector=store))
+
+    def events(self) -> list[dict[str, Any]]:
+        """vLLM's KV events since the last call, those of removed blocks without tokens."""
+        taken, self._events = self._events, []
+        return [
+            {
+                "type": type(event).__name__,
+                "medium": event.medium,
+                "hashes": [str(each) for each in event.block_hashes],
+                "tokens": list(getattr(event, "token_ids", ())),
+            }
+            for event in taken
+        ]
 
     def metrics(self) -> dict[str, float]:
         """vLLM's counters and gauges; those with an outcome by name:outcome."""

@@ -48,6 +48,8 @@ class VllmEngine:
                     "PYTHONPATH": str(Path(pbkv_cluster.__file__).parents[1]),
                     "OMP_NUM_THREADS": "1",
                     "VLLM_ENABLE_V1_MULTIPROCESSING": str(int(is_multiprocess)),
+                    # vLLM gives each rank a NUMA node of its own unless it is told otherwise.
+                    **({"VLLM_CPU_OMP_THREADS_BIND": "0|1"} if options.get("tensor_parallel_size", 1) > 1 else {}),
                 },
             )
 

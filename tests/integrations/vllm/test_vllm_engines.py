@@ -95,7 +95,7 @@ def expected(model: Path, logs: Path) -> Reference:
 @pytest.fixture(scope="module")
 def engine(model: Path, logs: Path, store: dict[str, Any], expected: Reference) -> Iterator[VllmEngine]:
     """An engine with the connector. The tests of this module use it in their order."""
-    with vllm(model, logs / "one.log", store, **POOL) as running:
+    with vllm(model, logs / "one.log", store, kv_events=True, **POOL) as running:
         yield running.wait()
 
 
@@ -114,6 +114,23 @@ def test_cold_warm_and_loaded(engine: VllmEngine, expected: Reference) -> None:
     assert engine("reset")
     assert engine.generate(LONG, tokens=OUTPUTS) == ([expected[0]], [HIT])
     assert engine.outcomes()["loaded_own"] == HIT // 32
+
+
+def test_blocks_of_the_store_are_told_as_kv_events(engine: VllmEngine) -> None:
+    fresh, short = prompt(200, 200), prompt(201, 40)
+    engine("events")
+    engine.generate(fresh, tokens=1)
+    engine.generate(short)  # what has come to the store is told with a later step
+    told: dict[str, dict[tuple[int, ...], str]] = {"GPU": {}, "CPU": {}}
+    for event in engine("events"):
+        for number, block in enumerate(event["hashes"]):
+            told[event["medium"]][tuple(event["tokens"][number * 32 : number * 32 + 32])] = block
+    blocks = [tuple(fresh[start : start + 32]) for start in range(0, 192, 32)]
+    assert [told["CPU"][each] for each in blocks] == [told["GPU"][each] for each in blocks]
+    assert engine("reset", store=True)
+    engine.generate(short)
+    gone = {block for event in engine("events") if event["type"] == "BlockRemoved" for block in event["hashes"]}
+    assert {told["CPU"][each] for each in blocks} <= gone
 
 
 def test_evicted_and_preempted_requests(engine: VllmEngine, expected: Reference) -> None:
@@ -244,12 +261,22 @@ def test_what_cannot_be_served_is_refused_at_the_start(model: Path, logs: Path, 
     assert message in log.read_text()
 
 
+def test_ranks_each_have_their_own_blocks(model: Path, logs: Path, store: dict[str, Any], expected: Reference) -> None:
+    with vllm(model, logs / "ranks.log", store, is_multiprocess=True, tensor_parallel_size=2, **POOL) as engine:
+        engine.wait()
+        tokens, cached = engine.generate(LONG, tokens=OUTPUTS)
+        assert (tokens, cached) == ([expected[0]], [0])
+        assert engine("reset")
+        assert engine.generate(LONG, tokens=OUTPUTS) == (tokens, [HIT])
+        assert engine.outcomes()["loaded_own"] == 2 * HIT // 32
+
+
 def test_a_real_small_model_says_the_same(logs: Path, store: dict[str, Any]) -> None:
     from transformers import AutoTokenizer
 
     path = smollm2()
     tokenizer: Any = AutoTokenizer.from_pretrained(path)
-    task = "Tell me, in one sentence each, what these are: " + ", ".join(f"{noun}s" for noun in NOUNS)
+    task = " ".join(f"Explain in one sentence what a {noun} is made of, and who would need one." for noun in NOUNS)
     chat = [{"role": "user", "content": task}]
     ids = list(tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"])
     hit = (len(ids) - 1) // 32 * 32
