@@ -76,6 +76,7 @@ class Engine:
                 "tokens": list(getattr(event, "token_ids", ())),
             }
             for event in taken
+            if hasattr(event, "medium")  # not that all of vLLM's own cache has been cleared
         ]
 
     def metrics(self) -> dict[str, float]:
