@@ -187,7 +187,7 @@ class NodeLink:
             await other_nodes.publish(self.owner, self._host_store, self.region.residencies, self.block_bytes)
 
     async def _nodes(self) -> list[NodeEntry]:
-        redis = connect(self._settings.redis_url)
+        redis = connect(self._settings.redis_url, self._settings.cluster)
         try:
             return await Directory(redis, self._settings.cluster, LEASE_S).nodes()
         finally:

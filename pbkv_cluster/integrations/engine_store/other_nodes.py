@@ -42,15 +42,16 @@ class OtherNodes:
         kind: what the blocks of all engines that share them have in common.
         node_id: of this node, as its host store announces it.
         """
-        self._redis = connect(redis_url)
         self._kind = kind
         self._node_id = node_id
         name = f"{cluster}.engines.{kind.digest().hex()}"
+        self._redis = connect(redis_url, name)
+        self._cluster = connect(redis_url, cluster)  # in cluster mode, the keys of another name may be on another server
         self._engines = Directory(self._redis, name, LEASE_S)
         self._index = BlockIndex(self._redis, name, LEASE_S)
         self._blocks = BlockMap(READABLE)
         self._mirror = IndexMirror(self._index, self._engines, SystemClock(), self._blocks)
-        self._addresses = PeerAddresses(Directory(self._redis, cluster, LEASE_S))
+        self._addresses = PeerAddresses(Directory(self._cluster, cluster, LEASE_S))
         self._source = PeerSource(self._addresses.find, TcpTransport())
         self._publisher: IndexPublisher | None = None
         self._rests_until: dict[str, float] = {}  # nodes that have not answered
@@ -131,6 +132,7 @@ class OtherNodes:
         await self._addresses.stop()
         self._source.close()
         await self._redis.aclose()
+        await self._cluster.aclose()
 
     def _place(self, key: bytes) -> BlockPlace | None:
         return next((place for place in self._blocks.places(key) if self._is_readable(place)), None)

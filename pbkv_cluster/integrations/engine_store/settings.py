@@ -6,9 +6,10 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator
 
-from pbkv_cluster.core.config.section import Section, redis_url
+from pbkv_cluster.core.config.section import Section, checked
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.locations.addresses import parse_address
+from pbkv_cluster.core.locations.redis_url import parse_redis_url
 
 REDIS_VARIABLE = "PBKV_REDIS_URL"
 
@@ -54,12 +55,11 @@ class StoreSettings(Section):
     @field_validator("endpoint")
     @classmethod
     def _is_an_address(cls, value: str) -> str:
-        try:
-            return str(parse_address("endpoint", value.removeprefix("grpc://"))) if value else ""
-        except InvalidArgument as error:
-            raise ValueError(error.problem) from error
+        return checked(lambda: str(parse_address("endpoint", value.removeprefix("grpc://")))) if value else ""
 
     @field_validator("redis_url")
     @classmethod
     def _is_a_url_of_redis(cls, value: str) -> str:
-        return redis_url(value) if value else ""
+        if value:
+            checked(lambda: parse_redis_url("redis_url", value).plain)
+        return value

@@ -56,7 +56,7 @@ async def serve(settings: StoreSettings, stopped: asyncio.Event) -> None:
         stack.push_async_callback(store.stop)
         address = await store.start("127.0.0.1") if peers is None else await store.start(settings.host)
         if peers is not None:
-            redis = connect(settings.redis_url)
+            redis = connect(settings.redis_url, settings.cluster)
             stack.push_async_callback(redis.aclose)
             directory = Directory(redis, settings.cluster, LEASE_S)
             node_id = f"{NODE_PREFIX}{socket.gethostname()}:{settings.name}"
