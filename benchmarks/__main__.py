@@ -14,6 +14,7 @@ from benchmarks.predictor import benchmark as predictor
 from benchmarks.prior import benchmark as prior
 from benchmarks.report import Report, machine, show
 from benchmarks.serving import group_chat
+from benchmarks.vllm import benchmark as vllm
 
 # In this order: idle comes before the cluster's first step.
 NAMES = ("index", "engine", "copies", "idle", "gateway", "restart", "metrics")
@@ -26,6 +27,7 @@ LONG = {  # they take long, or need more than this environment: they run only if
     "predictor": "benchmarks.predictor.benchmark",
     "prior": "benchmarks.prior.benchmark",
     "groupchat": "benchmarks.serving.group_chat",
+    "vllm": "benchmarks.vllm.benchmark",
 }
 
 
@@ -40,6 +42,7 @@ def main() -> None:
     predictor.add_options(parser)
     prior.add_options(parser)
     group_chat.add_options(parser)
+    vllm.add_options(parser)
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - {*NAMES, *LONG}:
         parser.error(f"{', '.join(sorted(unknown))}: there are only {known}")

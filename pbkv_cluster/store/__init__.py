@@ -4,6 +4,7 @@ Host memory, as a worker meets it:
 
     server.py                        a node's host store: an arena, and the gRPC server in front of it
     servicer.py                      its RPCs: give a worker a region; pass other calls on to all workers of the node
+    region_lease.py                  gets a region from the host store, maps and locks it
     fan_out.py                       calls to several workers at once, and the sum of their answers
     figures.py                       the host store's metrics
     arena/arena.py                   the node's shared memory in regions, one per worker: given out, renewed, expired, freed
@@ -23,6 +24,7 @@ Blocks of others:
     peers/source.py                  reads blocks of other nodes: finds each node's server, keeps connections to it
     peers/transport.py               what carries blocks from node to node, as an interface
     peers/transports.py              the transports by name: a plug-in may take the place of TCP
+    peers/addresses.py               where the servers of other nodes are, as the directory says
     peers/tcp.py                     the reader's end of a TCP connection: requests, payloads, checksums
     peers/server.py                  serves an arena over TCP, a thread for each connection, all of it bounded
     peers/handshake.py               both sides prove that they are of one cluster, and agree on a version

@@ -26,11 +26,13 @@ class HostStore:
         self.figures = HostStoreFigures(arena)
         self._peers = peers
         self.peer_address = ""  # of the server of blocks, once it is started
+        servicer = HostStoreServicer(arena, workers, worker_timeout_s)
+        self.regions = servicer.regions
         self._server = RpcServer()
         self._server.add(
             store_pb2.DESCRIPTOR.services_by_name["StoreService"],
             store_pb2_grpc.add_StoreServiceServicer_to_server,
-            HostStoreServicer(arena, workers, worker_timeout_s),
+            servicer,
         )
 
     async def start(self, host: str, port: int = 0, peer_port: int = 0) -> str:

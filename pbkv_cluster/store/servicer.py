@@ -6,7 +6,7 @@ from typing import Any
 
 from pbkv_cluster.core import checks
 from pbkv_cluster.rpc.v1 import store_pb2
-from pbkv_cluster.store.arena.arena import Arena
+from pbkv_cluster.store.arena.arena import Arena, Region
 from pbkv_cluster.store.fan_out import WorkersServicer
 
 # The addresses of this node's workers by id, as the cluster's directory has them; raises Unavailable.
@@ -38,6 +38,10 @@ class HostStoreServicer(WorkersServicer):
 
     async def worker_addresses(self) -> Sequence[str]:
         """Of every worker that has a region and is in the directory."""
-        async with self._arena_in_use:
-            regions = await asyncio.to_thread(self._arena.regions)
+        regions = await self.regions()
         return [address for worker_id, address in (await self._workers()).items() if worker_id in regions]
+
+    async def regions(self) -> Mapping[str, Region]:
+        """The arena's regions that have not expired, by owner."""
+        async with self._arena_in_use:
+            return await asyncio.to_thread(self._arena.regions)

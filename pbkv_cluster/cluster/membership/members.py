@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from pbkv_cluster.cluster.membership.member import MemberContext
 from pbkv_cluster.cluster.membership.member_base import MemberBase
-from pbkv_cluster.cluster.membership.peer_addresses import PeerAddresses
 from pbkv_cluster.core.blocks import BlockLabel
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import Config
@@ -28,6 +27,7 @@ from pbkv_cluster.store.cluster_index import (
     NodeEntry,
     WorkerEntry,
 )
+from pbkv_cluster.store.peers.addresses import PeerAddresses
 
 if TYPE_CHECKING:
     from pbkv_cluster.store.kv_events.event_publisher import KvEventPublisher

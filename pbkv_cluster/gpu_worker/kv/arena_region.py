@@ -2,24 +2,19 @@
 
 import asyncio
 import logging
-import mmap
 import os
-
-from grpc import aio
 
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.errors import PbkvError, Unavailable
-from pbkv_cluster.rpc.channel import connect
-from pbkv_cluster.rpc.errors import from_rpc
 from pbkv_cluster.rpc.services import HOST_STORE, Services
-from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc
-from pbkv_cluster.store.arena.region_lock import try_lock, unlock
+from pbkv_cluster.rpc.v1 import store_pb2
+from pbkv_cluster.store.arena.region_lock import unlock
+from pbkv_cluster.store.region_lease import lease_region, map_region
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 20
 PAUSE_S = 0.5
-_TIMEOUT_S = 60.0  # reserving many gigabytes takes a while
 
 
 class ArenaRegion:
@@ -89,12 +84,7 @@ class ArenaRegion:
         address = await self._host_store.service_address(HOST_STORE)
         if address is None:
             raise Unavailable("the node's host store has not been announced")
-        async with connect(address) as channel:
-            try:
-                request = store_pb2.LeaseArenaRequest(worker_id=self._worker_id, bytes=size, may_be_less=may_be_less)
-                region = await store_pb2_grpc.StoreServiceStub(channel).LeaseArena(request, timeout=_TIMEOUT_S)
-            except aio.AioRpcError as error:
-                raise from_rpc(error) from error
+        region = await lease_region(address, self._worker_id, size, may_be_less)
         self._lease_s = region.lease_s
         return region
 
@@ -113,12 +103,6 @@ class ArenaRegion:
             await asyncio.sleep(self._lease_s / 3 or PAUSE_S)
 
     def _map(self, region: store_pb2.LeaseArenaResponse) -> memoryview:
-        try:
-            file = os.open(region.path, os.O_RDWR)
-        except OSError as error:  # the host store has ended since
-            raise Unavailable(f"the arena cannot be opened: {error.strerror}") from error
-        if not try_lock(file, region.offset, region.bytes):
-            os.close(file)
-            raise Unavailable(f"another process still uses the region of {self._worker_id}")
+        file, memory = map_region(region, self._worker_id)
         self._region = file, region
-        return memoryview(mmap.mmap(file, region.bytes, offset=region.offset))
+        return memory

@@ -56,6 +56,12 @@ class SlotReader:
         payloads = np.frombuffer(memory, np.uint8, layout.slots * layout.payload_bytes, layout.payloads)
         self._payloads: Bytes = payloads.reshape(layout.slots, layout.payload_bytes)
 
+    @property
+    def model(self) -> bytes:
+        """Digest of what the blocks of all its namespaces share, as the region's header has it."""
+        model: bytes = REGION_HEADER.unpack_from(self._memory)[-1]
+        return model
+
     def header(self, slot: int) -> SlotHeader | None:
         """What a slot holds now; None if nothing, or nothing that can be believed."""
         return self._header(slot)[1]
@@ -117,6 +123,10 @@ class SlotReader:
     def generation(self, slot: int) -> int:
         """A number that changes whenever the slot is written; odd while it is."""
         return int(self._generations[slot])
+
+    def generations(self) -> "npt.NDArray[np.uint64]":
+        """A copy of all slots' numbers: those that differ from an earlier copy tell which slots have been written since."""
+        return self._generations.copy()
 
     def payload(self, slot: int) -> memoryview:
         """The bytes that lie in a slot, whatever they are. To be believed, the generation must be the same before and after."""
