@@ -15,6 +15,7 @@ from benchmarks.prior import benchmark as prior
 from benchmarks.report import Report, machine, show
 from benchmarks.serving import group_chat
 from benchmarks.vllm import benchmark as vllm
+from benchmarks.vllm_policy import benchmark as vllm_policy
 
 # In this order: idle comes before the cluster's first step.
 NAMES = ("index", "engine", "copies", "idle", "gateway", "restart", "metrics")
@@ -28,6 +29,7 @@ LONG = {  # they take long, or need more than this environment: they run only if
     "prior": "benchmarks.prior.benchmark",
     "groupchat": "benchmarks.serving.group_chat",
     "vllm": "benchmarks.vllm.benchmark",
+    "vllm-policy": "benchmarks.vllm_policy.benchmark",
 }
 
 
@@ -43,6 +45,7 @@ def main() -> None:
     prior.add_options(parser)
     group_chat.add_options(parser)
     vllm.add_options(parser)
+    vllm_policy.add_options(parser)
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - {*NAMES, *LONG}:
         parser.error(f"{', '.join(sorted(unknown))}: there are only {known}")

@@ -21,7 +21,7 @@ import msgpack
 
 from pbkv_cluster.core import checks
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.forecasts.forecast import Forecast
+from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
 
 PROTOCOL_VERSION = "0.1"
 ACTION_VERSION = "1.0"
@@ -125,6 +125,31 @@ class HintMaker:
         ]
 
 
+def forecast_of(action_type: str, payload: Mapping[str, Any]) -> Forecast | None:
+    """The forecast that a hint was made of; None: it says less than a forecast (`prefetch`, or an action of others).
+
+    Raises:
+        InvalidArgument: a field of the payload is missing, or not what `HintMaker` writes there; names the field.
+    """
+    if action_type not in (RETAIN, DEMOTE):
+        return None
+    workflow = _text(payload, "session_id", "payload.session_id")
+    epoch = _number(payload, "epoch")
+    if action_type == DEMOTE:
+        return Forecast(workflow, int(epoch), _number(payload, "made_at_s"), (), ended=True)
+    steps = payload.get("steps")
+    if not isinstance(steps, list):
+        raise InvalidArgument("payload.steps", f"must be a list, got {type(steps).__name__}")
+    return Forecast(
+        workflow,
+        int(epoch),
+        _number(payload, "made_at_s"),
+        tuple(_step(step, f"payload.steps[{number}]") for number, step in enumerate(steps)),
+        _number(payload, "predictability"),
+        int(_number(payload, "after_step")) if "after_step" in payload else -1,
+    )
+
+
 def to_json(envelope: KvHintsEnvelope) -> str:
     """JSON on one line."""
     return json.dumps(asdict(envelope), ensure_ascii=False, allow_nan=False)
@@ -194,6 +219,23 @@ def _text(values: Mapping[str, Any], name: str, field: str) -> str:
     if not isinstance(text, str) or not text:
         raise InvalidArgument(field, "must be a string that is not empty")
     return text
+
+
+def _number(values: Mapping[str, Any], name: str, prefix: str = "payload") -> float:
+    number = values.get(name)
+    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        raise InvalidArgument(f"{prefix}.{name}", f"must be a finite number, got {number!r}")
+    return number
+
+
+def _step(value: Any, field: str) -> StepForecast:
+    step = _mapping(value, field)
+    agents = _mapping(step.get("agents"), f"{field}.agents")
+    named = {agent: _number(agents, agent, f"{field}.agents") for agent in agents}
+    survival = _number(step, "survival", field)
+    if not all(0.0 <= probability <= 1.0 for probability in (survival, *named.values())):
+        raise InvalidArgument(field, "must hold probabilities, from 0 to 1")
+    return StepForecast(named, survival)
 
 
 def _share(part: float, whole: float) -> float:

@@ -39,7 +39,7 @@ def test_commands_exist(document: Path) -> None:
 def test_benchmarks_exist(document: Path) -> None:
     from benchmarks.__main__ import LONG, NAMES
 
-    for name in re.findall(r"python -m benchmarks ([a-z]+)", document.read_text()):
+    for name in re.findall(r"python -m benchmarks ([a-z-]+)", document.read_text()):
         assert name in (*NAMES, *LONG), f"{document.name} speaks of benchmark {name}"
 
 

@@ -1,5 +1,6 @@
 """Configuration: one typed `tree` of sections, read from defaults, a YAML file, the environment and flags (`sources`)."""
 
+from pbkv_cluster.core.config.engines import PluginsConfig, VllmConfig
 from pbkv_cluster.core.config.limits import LimitsConfig
 from pbkv_cluster.core.config.monitoring import LoggingConfig, OtelConfig, TelemetryConfig
 from pbkv_cluster.core.config.security import SecurityConfig
@@ -28,6 +29,7 @@ __all__ = [
     "ModelConfig",
     "Origin",
     "OtelConfig",
+    "PluginsConfig",
     "PredictorConfig",
     "RedisConfig",
     "SecurityConfig",
@@ -35,5 +37,6 @@ __all__ = [
     "SidecarConfig",
     "SidecarEngine",
     "TelemetryConfig",
+    "VllmConfig",
     "load",
 ]

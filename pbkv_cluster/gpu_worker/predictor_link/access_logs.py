@@ -3,14 +3,13 @@
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from grpc import StatusCode, aio
 
 from pbkv_cluster.core.workflow.access_log import AccessLog
-from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.rpc.access_logs import MAX_BATCH_RUNS, MAX_STEPS, log_to_wire
 from pbkv_cluster.rpc.service_link import ServiceLink, Verdict
 from pbkv_cluster.rpc.services import PREDICTOR, Services
@@ -26,13 +25,20 @@ _TIMEOUT_S = 10.0
 _BATCH_STEPS = 512  # in one request; a log with more travels alone
 
 
+class Deliverer(Protocol):
+    """The engine's thread, as seen from here."""
+
+    def deliver(self, call: Callable[..., None], *args: object) -> None:
+        """Runs `call` on the event loop; does not wait for it."""
+
+
 class AccessReporter:
     """Keeps logs until the predictor has taken them; beyond a bound the oldest are dropped.
 
     `workflow_ended` is called on the engine's thread, everything else on the event loop.
     """
 
-    def __init__(self, services: Services, thread: EngineThread) -> None:
+    def __init__(self, services: Services, thread: Deliverer) -> None:
         self._thread = thread
         self._link = ServiceLink(services, PREDICTOR, self._exchange, purpose="access logs")
         self._queue: deque[AccessLog] = deque()

@@ -49,7 +49,12 @@ class VersionedModels:
 
     def parts_since(self, version: int, limit: int) -> list[bytes]:
         """What has changed since a version, as updates of at most some `limit` bytes each, to be applied in order."""
-        return [part.to_bytes() for update in self._updates(version) for part in update.parts(limit)]
+        return [part.to_bytes() for part in self.updates_since(version, limit)]
+
+    def updates_since(self, version: int, limit: int) -> Iterator[AccessUpdate]:
+        """The same before it is packed."""
+        for update in self._updates(version):
+            yield from update.parts(limit)
 
     def dump(self) -> bytes:
         """All that was learnt, without the prior."""
