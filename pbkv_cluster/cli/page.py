@@ -1,16 +1,15 @@
-"""Writes the page about the command line, `docs/commands.md`, from the commands themselves."""
+"""Writes docs/commands.md from the commands: `python -m pbkv_cluster.cli.page [FILE]`, by default to standard output."""
 
 import inspect
-import sys
 from collections.abc import Callable, Iterator
 from enum import Enum
-from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import typer
 from typer.models import ArgumentInfo
 
 from pbkv_cluster.cli.main import EXIT_CODES, app
+from pbkv_cluster.core.text.markdown import code, table, write_page
 
 _HEAD = """\
 # Commands
@@ -20,10 +19,7 @@ from the commands themselves.
 
 ## Exit codes
 
-| code | meaning |
-|---|---|
 {codes}
-
 A command that fails says why in one line on standard error, which begins with `pbkv: `. That is so too if no cluster answers at
 the address that it was given.
 
@@ -51,7 +47,7 @@ class Flag(NamedTuple):
 
 def page() -> str:
     """The page, in Markdown."""
-    codes = "\n".join(f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items())
+    codes = table(("code", "meaning"), ((str(number), meaning) for number, meaning in EXIT_CODES.items()))
     return _HEAD.format(codes=codes) + "".join(_section(name, function) for name, function in commands(app))
 
 
@@ -70,22 +66,22 @@ def flags(function: Callable[..., Any]) -> Iterator[Flag]:
     for name, parameter in inspect.signature(function).parameters.items():
         kind, info = get_args(parameter.annotation)
         is_argument = isinstance(info, ArgumentInfo)
-        word = f"`{info.metavar or _value(kind, name)}`"
+        word = code(info.metavar or _value(kind, name))
         if is_argument:
             names = word
         else:
             given = [each for each in (info.default, *(info.param_decls or ())) if str(each).startswith("--")]
-            declared = ", ".join(f"`{each}`" for each in given or (f"--{name.replace('_', '-')}",))
+            declared = ", ".join(code(each) for each in given or (f"--{name.replace('_', '-')}",))
             names = declared if kind is bool else f"{declared} {word}"
-        yield Flag(names, _default(parameter.default), _cell(info.help), is_argument)
+        yield Flag(names, _default(parameter.default), _plain(info.help), is_argument)
 
 
 def _section(name: str, function: Callable[..., Any]) -> str:
-    rows = [f"| {each.names} | {each.default} | {each.help} |\n" for each in flags(function)]
-    table = "\n| flag | default | meaning |\n|---|---|---|\n" + "".join(rows) if rows else ""
+    rows = [(each.names, each.default, each.help) for each in flags(function)]
+    listed = f"\n{table(('flag', 'default', 'meaning'), rows)}" if rows else ""
     given = [(each.names.strip("`"), each.default) for each in flags(function) if each.is_argument]
     arguments = [names if default == "required" else f"[{names}]" for names, default in given]
-    return f"\n## {name}\n\n`{' '.join([name, *arguments])}`\n\n{_plain(inspect.getdoc(function))}\n{table}"
+    return f"\n## {name}\n\n`{' '.join([name, *arguments])}`\n\n{_plain(inspect.getdoc(function))}\n{listed}"
 
 
 def _value(kind: Any, name: str) -> str:
@@ -101,7 +97,7 @@ def _default(value: Any) -> str:
         return "required"
     if value in (None, "", False):
         return ""
-    return f"`{value.value if isinstance(value, Enum) else value}`"
+    return code(str(value.value if isinstance(value, Enum) else value))
 
 
 def _plain(text: str | None) -> str:
@@ -110,9 +106,5 @@ def _plain(text: str | None) -> str:
     return "\n\n".join(" ".join(line.strip() for line in each.splitlines()) for each in paragraphs)
 
 
-def _cell(text: str | None) -> str:
-    return _plain(text).replace("|", "\\|")
-
-
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(page())
+    write_page(page())

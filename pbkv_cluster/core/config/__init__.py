@@ -1,4 +1,7 @@
-"""Configuration: one typed `tree` of sections, read from defaults, a YAML file, the environment and flags (`sources`)."""
+"""Configuration: one typed `tree` of sections, read from defaults, a YAML file, the environment and flags (`sources`).
+
+`section` has what all sections share, `stores` and `monitoring` hold some of them, and `page` writes docs/configuration.md.
+"""
 
 from pbkv_cluster.core.config.engines import PluginsConfig, VllmConfig
 from pbkv_cluster.core.config.limits import LimitsConfig

@@ -1,11 +1,8 @@
 """Writes docs/metrics.md from the names: `python -m pbkv_cluster.core.metrics.page [FILE]`, by default to standard output."""
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-
 from pbkv_cluster.core.metrics import names
 from pbkv_cluster.core.metrics.metric import Metric, Source
+from pbkv_cluster.core.text.markdown import code, table, write_page
 
 _HEAD = """\
 # Metrics
@@ -59,33 +56,18 @@ def page() -> str:
 
 
 def _section(source: Source) -> str:
-    rows = "\n".join(_rows(source))
+    rows = [_row(metric) for metric in names.ALL if source in metric.sources]
     more = (
         "\nAnd what the operating system knows of it: `process_resident_memory_bytes` and so on.\n"
         if source is Source.ALL
         else ""
     )
-    return f"\n## {_TITLES[source]}\n\n| metric | kind | labels | meaning |\n|---|---|---|---|\n{rows}\n{more}"
+    return f"\n## {_TITLES[source]}\n\n{table(('metric', 'kind', 'labels', 'meaning'), rows)}{more}"
 
 
-def _rows(source: Source) -> Iterator[str]:
-    for metric in names.ALL:
-        if source in metric.sources:
-            yield _row(metric)
-
-
-def _row(metric: Metric) -> str:
-    labels = ", ".join(f"`{label}`" for label in metric.labels)
-    return f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |"
-
-
-def main() -> None:
-    """Writes the page."""
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(page())
-    else:
-        sys.stdout.write(page())
+def _row(metric: Metric) -> tuple[str, ...]:
+    return code(metric.name), str(metric.kind), ", ".join(code(label) for label in metric.labels), metric.help
 
 
 if __name__ == "__main__":
-    main()
+    write_page(page())
