@@ -1,4 +1,4 @@
-"""What the documents name exists: linked files, make targets, commands, settings; their examples run."""
+"""What the documents name exists: linked pages, make targets, benchmarks, settings, metrics, files; their examples run."""
 
 import gzip
 import re
@@ -7,35 +7,61 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pbkv_cluster.core.config.sources import fields
+from pbkv_cluster.core.config.sources import ENV_FILE, env_name, fields
+from pbkv_cluster.core.metrics import names
+from pbkv_cluster.core.metrics.metric import Kind
 from tests.cli.agent_traces import write_trace
+from tests.docs.pages import DOCUMENTS, ROOT, anchors, inline_code, title
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
+CODE = ("pbkv_cluster", "tests", "benchmarks", "proto", "deploy", "docs")
+FILES = [f"/{file.relative_to(ROOT)}" for folder in CODE for file in (ROOT / folder).rglob("*.*")]
+PARTS_OF_HISTOGRAMS = ("", "_bucket", "_sum", "_count")
+METRICS = {
+    metric.name + part for metric in names.ALL for part in (PARTS_OF_HISTOGRAMS if metric.kind is Kind.HISTOGRAM else ("",))
+}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=title)
 def test_links_lead_somewhere(document: Path) -> None:
-    for target in re.findall(r"\]\((?!https?://|#)([^)#\s]+)", document.read_text()):
-        assert (document.parent / target).exists(), f"{document.name} links to {target}"
+    for path, anchor in re.findall(r"\]\((?!https?://)([^)#\s]*)(?:#([^)\s]+))?\)", document.read_text()):
+        target = document.parent / path if path else document
+        assert target.exists(), f"{title(document)} links to {path}"
+        if anchor:
+            assert anchor in anchors(target), f"{title(document)} links to {path}#{anchor}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_guide_leads_to_every_document() -> None:
+    linked = set(re.findall(r"\]\(([\w-]+\.md)", (ROOT / "docs" / "README.md").read_text()))
+    assert linked == {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=title)
+def test_metrics_exist(document: Path) -> None:
+    named = set(re.findall(r"\bpbkv_(?!cluster\b)\w+(?![\w*])", document.read_text()))
+    assert named - METRICS == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=title)
+def test_variables_exist(document: Path) -> None:
+    known = {ENV_FILE, *(env_name(path) for path, _ in fields())}
+    assert set(re.findall(r"\bPBKV_[A-Z_]+\b(?!\*)", document.read_text())) - {"PBKV_"} <= known
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=title)
+def test_files_exist(document: Path) -> None:
+    """Of this repository: a path may leave out the folders that it begins with."""
+    for name in inline_code(document):
+        if re.fullmatch(r"(?:[\w-]+/)+[\w.-]+\.(?:py|md|ya?ml|json|proto|lua)", name):
+            assert any(file.endswith(f"/{name}") for file in FILES), f"{title(document)} names {name}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=title)
 def test_make_targets_exist(document: Path) -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"`make ([\w-]+)", document.read_text())) <= targets
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_commands_exist(document: Path) -> None:
-    from pbkv_cluster.cli.main import app
-
-    shown = CliRunner().invoke(app, ["--help"]).output
-    for command in set(re.findall(r"`pbkv ([a-z]+)", document.read_text())):
-        assert re.search(rf"\b{command}\b", shown), f"{document.name} speaks of pbkv {command}"
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=title)
 def test_benchmarks_exist(document: Path) -> None:
     from benchmarks.__main__ import LONG, NAMES
 
@@ -69,7 +95,7 @@ def test_examples_of_the_document_on_prediction_run(tmp_path: Path, monkeypatch:
     assert (tmp_path / "trained" / "predictor.state").exists()
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=title)
 def test_settings_exist(document: Path) -> None:
     known = {path for path, _ in fields()}
     sections = {path.split(".")[0] for path in known}
