@@ -3,11 +3,12 @@
 import gzip
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
 
-from pbkv_cluster.core.config.sources import ENV_FILE, env_name, fields
+from pbkv_cluster.core.config.sources import ENV_CLIENT, ENV_FILE, env_name, fields
 from pbkv_cluster.core.metrics import names
 from pbkv_cluster.core.metrics.metric import Kind
 from tests.cli.agent_traces import write_trace
@@ -43,7 +44,7 @@ def test_metrics_exist(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=title)
 def test_variables_exist(document: Path) -> None:
-    known = {ENV_FILE, *(env_name(path) for path, _ in fields())}
+    known = {ENV_FILE, *ENV_CLIENT, *(env_name(path) for path, _ in fields())}
     assert set(re.findall(r"\bPBKV_[A-Z_]+\b(?!\*)", document.read_text())) - {"PBKV_"} <= known
 
 
@@ -74,6 +75,17 @@ def test_the_document_on_prediction_names_every_expert() -> None:
 
     text = (ROOT / "docs" / "prediction.md").read_text()
     assert set(re.findall(r"^\| `([\w-]+)` \| ", text.split("## Experts")[1], re.MULTILINE)) >= {*EXPERTS.names()}
+
+
+def test_the_document_on_tuning_names_every_policy_and_mode_of_prefetch() -> None:
+    from pbkv_cluster.cache.policies import POLICIES
+    from pbkv_cluster.core.config import CacheConfig
+
+    _, policies, prefetch = re.split(r"^## (?:Policies|Prefetch)$", (ROOT / "docs" / "tune.md").read_text(), flags=re.MULTILINE)
+    first = re.compile(r"^\| `([\w-]+)` \| ", re.MULTILINE)
+    served = {name for name in POLICIES.names() if POLICIES.get(name).__module__.startswith("pbkv_cluster.cache.")}
+    assert {*first.findall(policies)} == served, "others, such as the oracle, are of the simulator and of tests"
+    assert (*first.findall(prefetch),) == get_args(CacheConfig.model_fields["prefetch"].annotation)
 
 
 def test_examples_of_the_document_on_prediction_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

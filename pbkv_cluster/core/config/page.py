@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from pbkv_cluster.core.config.sources import ENV_FILE, ENV_PREFIX, MAX_FILE_BYTES, env_name
+from pbkv_cluster.core.config.sources import ENV_CLIENT, ENV_FILE, ENV_PREFIX, MAX_FILE_BYTES, env_name
 from pbkv_cluster.core.config.tree import Config
 from pbkv_cluster.core.text.markdown import code, table, write_page
 
@@ -23,7 +23,8 @@ which the last one counts:
 3. an environment variable: `{prefix}`, section and name in capitals, such as `{example}`;
 4. a flag of a command: its own, such as `--gpu-blocks`, or `--set engine.gpu_blocks=2048`.
 
-Unknown settings, variables that begin with `{prefix}` and name none, and values out of range are refused, all of them at once.
+Unknown settings, variables that begin with `{prefix}` and name none, and values out of range are refused, all of them at once;
+{client} are no settings, but what clients are given.
 `pbkv config show` prints each value and its source, `pbkv config validate FILE` says what is wrong with a file, and
 `pbkv doctor` whether this machine can do what a configuration wants. Other users of a machine can see flags of a process, so a
 password belongs in the file or in a variable. A cluster reads its configuration once, when it starts.
@@ -71,7 +72,11 @@ class Setting(NamedTuple):
 def page() -> str:
     """The page, in Markdown."""
     head = _HEAD.format(
-        env_file=ENV_FILE, prefix=ENV_PREFIX, example=env_name("engine.gpu_blocks"), file_mib=MAX_FILE_BYTES >> 20
+        env_file=ENV_FILE,
+        prefix=ENV_PREFIX,
+        client=" and ".join(map(code, ENV_CLIENT)),
+        example=env_name("engine.gpu_blocks"),
+        file_mib=MAX_FILE_BYTES >> 20,
     )
     return head + "".join(_section(name, kind) for name, kind in _sections())
 
