@@ -42,6 +42,7 @@ _UNITS = {
     "dims": "values",
     "horizon": "steps",
     "overhead": "seconds",
+    "replicas": "gateways",
     "running": "sequences",
     "s": "seconds",
     "share": "share",
@@ -74,7 +75,7 @@ def page() -> str:
     head = _HEAD.format(
         env_file=ENV_FILE,
         prefix=ENV_PREFIX,
-        client=" and ".join(map(code, ENV_CLIENT)),
+        client=", ".join(map(code, ENV_CLIENT)),
         example=env_name("engine.gpu_blocks"),
         file_mib=MAX_FILE_BYTES >> 20,
     )

@@ -18,7 +18,7 @@ from pbkv_cluster.core.locations.urls import MASK, without_password
 
 ENV_PREFIX = "PBKV_"
 ENV_FILE = "PBKV_CONFIG"  # the YAML file, if no flag names one
-ENV_CLIENT = ("PBKV_API_KEY", "PBKV_TLS_CA")  # what clients are given; no fields
+ENV_CLIENT = (ADDRESS_VARIABLE, "PBKV_API_KEY", "PBKV_TLS_CA")  # what clients are given; no fields
 MAX_FILE_BYTES = 1 << 20
 _MAX_SHOWN = 200  # characters of a wrong value in a message
 
@@ -160,7 +160,7 @@ def _from_env(env: Mapping[str, str], paths: set[str], problems: list[str]) -> _
     known = {env_name(path): path for path in paths}
     found: _Source = {}
     for name, value in env.items():
-        if not name.startswith(ENV_PREFIX) or name in (ENV_FILE, ADDRESS_VARIABLE, *ENV_CLIENT):
+        if not name.startswith(ENV_PREFIX) or name in (ENV_FILE, *ENV_CLIENT):
             continue
         if name in known:
             found[known[name]] = (value, Origin(name))
