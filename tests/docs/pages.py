@@ -52,10 +52,19 @@ def anchors(document: Path) -> set[str]:
 
 def shell_commands(text: str) -> Iterator[list[str]]:
     """The words of each `pbkv` command in a block of shell, also of one that another command is given in quotes or after --."""
+    open_line = ""
     for line in text.replace("\\\n", " ").splitlines():
-        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        open_line += line
+        lexer = shlex.shlex(open_line, posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
-        yield from _commands(list(lexer))
+        try:
+            words = list(lexer)
+        except ValueError:  # a quotation goes on in the next line
+            open_line += " "
+            continue
+        open_line = ""
+        yield from _commands(words)
+    assert not open_line, f"a quotation does not end: {open_line}"
 
 
 def pbkv_commands(document: Path) -> Iterator[list[str]]:

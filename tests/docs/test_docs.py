@@ -16,6 +16,7 @@ from tests.docs.pages import DOCUMENTS, ROOT, anchors, inline_code, title
 
 CODE = ("pbkv_cluster", "tests", "benchmarks", "proto", "deploy", "docs")
 FILES = [f"/{file.relative_to(ROOT)}" for folder in CODE for file in (ROOT / folder).rglob("*.*")]
+OF_TESTS = ("PBKV_ENGINES_FOLDER", "PBKV_VLLM_PYTHON")  # variables
 PARTS_OF_HISTOGRAMS = ("", "_bucket", "_sum", "_count")
 METRICS = {
     metric.name + part for metric in names.ALL for part in (PARTS_OF_HISTOGRAMS if metric.kind is Kind.HISTOGRAM else ("",))
@@ -38,13 +39,14 @@ def test_the_guide_leads_to_every_document() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=title)
 def test_metrics_exist(document: Path) -> None:
-    named = set(re.findall(r"\bpbkv_(?!cluster\b)\w+(?![\w*])", document.read_text()))
+    """Those of other programs have a prefix: `vllm:pbkv_...`."""
+    named = set(re.findall(r"(?<![\w:])pbkv_(?!cluster\b)\w+(?![\w*])", document.read_text()))
     assert named - METRICS == set()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=title)
 def test_variables_exist(document: Path) -> None:
-    known = {ENV_FILE, *ENV_CLIENT, *(env_name(path) for path, _ in fields())}
+    known = {ENV_FILE, *ENV_CLIENT, *OF_TESTS, *(env_name(path) for path, _ in fields())}
     assert set(re.findall(r"\bPBKV_[A-Z_]+\b(?!\*)", document.read_text())) - {"PBKV_"} <= known
 
 

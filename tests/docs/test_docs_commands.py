@@ -53,6 +53,7 @@ def test_commands_are_found_and_wrong_ones_refused() -> None:
         "ssh host 'pbkv node ls'\n"
         "exec -- pbkv cache stat --json - > file\n"
         "pbkv submit \\\n  --agent a 'b c'\n"
+        "vllm serve '{\n}' && pbkv top\n"
     )
     found = list(shell_commands(text))
     assert found == [
@@ -61,6 +62,7 @@ def test_commands_are_found_and_wrong_ones_refused() -> None:
         ["node", "ls"],
         ["cache", "stat", "--json", "-"],
         ["submit", "--agent", "a", "b c"],
+        ["top"],
     ]
     for words in found:
         parse(words)

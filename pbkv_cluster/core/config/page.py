@@ -43,14 +43,14 @@ _UNITS = {
     "horizon": "steps",
     "overhead": "seconds",
     "replicas": "gateways",
-    "running": "sequences",
+    "running": "steps",
     "s": "seconds",
     "share": "share",
     "spans": "spans",
     "steps": "steps",
     "threads": "threads",
     "tokens": "tokens",
-    "waiting": "sequences",
+    "waiting": "steps",
     "workers": "workers",
     "workflows": "workflows",
     "workloads": "workloads",
@@ -98,25 +98,52 @@ def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
 
 
 def _section(name: str, kind: type[BaseModel]) -> str:
-    rows = [
-        (code(each.path), code(env_name(each.path)), each.kind, code(each.default), each.unit, each.description)
-        for each in (_setting(f"{name}.{field}", info) for field, info in kind.model_fields.items())
-    ]
+    fields = [(_setting(f"{name}.{field}", info), info) for field, info in kind.model_fields.items()]
+    rows = [(code(each.path), code(env_name(each.path)), *_words(each)) for each, _ in fields]
     head = ("setting", "variable", "type", "default", "unit", "meaning")
-    return f"\n## {name}\n\n{inspect.getdoc(kind)}\n\n{table(head, rows)}"
+    lists = "".join(_list_of_sections(each.path, info) for each, info in fields)
+    return f"\n## {name}\n\n{inspect.getdoc(kind)}\n\n{table(head, rows)}{lists}"
+
+
+def _list_of_sections(path: str, field: FieldInfo) -> str:
+    """The fields of each section in a list; empty: the field is none."""
+    item = _item(field)
+    if not (isinstance(item, type) and issubclass(item, BaseModel)):
+        return ""
+    rows = [(code(name), *_words(_setting(name, info))) for name, info in item.model_fields.items()]
+    return f"\nEach of `{path}`:\n\n{table(('field', 'type', 'default', 'unit', 'meaning'), rows)}"
+
+
+def _words(setting: Setting) -> tuple[str, ...]:
+    return setting.kind, code(setting.default), setting.unit, setting.description
 
 
 def _setting(path: str, field: FieldInfo) -> Setting:
     is_number = field.annotation in (int, float)
     unit = _UNITS.get(path.rpartition(".")[2].rpartition("_")[2], "") if is_number else ""
-    return Setting(path, _kind(field), json.dumps(field.default), unit, field.description or "")
+    default = "" if field.is_required() else json.dumps(field.default)
+    return Setting(path, _kind(field), default, unit, field.description or "")
+
+
+def _item(field: FieldInfo) -> Any:
+    """What a list is of; None: the field is no list."""
+    return get_args(field.annotation)[0] if get_origin(field.annotation) is tuple else None
 
 
 def _kind(field: FieldInfo) -> str:
+    item = _item(field)
     if get_origin(field.annotation) is Literal:
-        return " or ".join(code(str(each)) for each in get_args(field.annotation))
+        return _choices(field.annotation)
+    if get_origin(item) is Literal:
+        return f"list of {_choices(item)}"
+    if item is not None:
+        return "list, see below"
     assert isinstance(field.annotation, type)
     return ", ".join([_TYPES[field.annotation], *_bounds(field.metadata)])
+
+
+def _choices(kind: Any) -> str:
+    return " or ".join(code(str(each)) for each in get_args(kind))
 
 
 def _bounds(metadata: list[Any]) -> Iterator[str]:

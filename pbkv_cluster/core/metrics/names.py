@@ -2,8 +2,8 @@
 
 Every label has a bounded number of values: `tier`, `source` and `target` are gpu, host, sibling, remote or disk; `reason` is a
 reason code; `worker` and `member` are members of the cluster, and `worker` is an engine at a sidecar; `workload` is the name
-that clients give to an application, of which the first `metrics.max_workloads` are told apart and the rest are `other`. No label
-is the id of a workflow, a prompt, an agent or a tenant.
+that clients give to an application, of which the first `metrics.max_workloads` are told apart and the rest are `other`. No
+label is the id of a workflow, a prompt, an agent or a tenant.
 """
 
 from pbkv_cluster.core.metrics.metric import Kind, Metric, Source
