@@ -23,7 +23,7 @@ def config(url: str) -> str:
     """That of deploy/, for this cluster, and faster."""
     text = (DEPLOY / "prometheus.yaml").read_text()
     for before, after in (
-        ("http://127.0.0.1:26101/discovery", url),
+        ("http://127.0.0.1:26161/discovery", url),
         ("refresh_interval: 10s", "refresh_interval: 1s"),
         ("scrape_interval: 15s", "scrape_interval: 1s"),
         ("alerts.yaml", str(DEPLOY / "alerts.yaml")),

@@ -10,7 +10,7 @@ _HEAD = """\
 Every process of a cluster serves its own metrics to Prometheus, on a port of its own: `GET /metrics`. One more endpoint says
 where they all are, `pbkv serve` prints it and `pbkv status` shows it: `GET /discovery` answers in the format of
 [http_sd](https://prometheus.io/docs/prometheus/latest/http_sd/), and follows members that come, go and start again. With
-`metrics.port: 26101` in the configuration, it is where [deploy/prometheus.yaml](../deploy/prometheus.yaml) looks for it. The
+`metrics.port: 26161` in the configuration, it is where [deploy/prometheus.yaml](../deploy/prometheus.yaml) looks for it. The
 process that runs the cluster (`pbkv serve`) answers there, because it outlives all members. All bind the address of the
 services (`cluster.host`), loopback by default. `metrics.enabled: false` switches everything off.
 
