@@ -217,11 +217,13 @@ class WorkerServer:
         return link
 
     async def _serve(self, host: str, port: int, namespace: Namespace, memory: PoolMemory) -> str:
+        servicer = WorkerServicer(self.thread, namespace, self._worker_id, self._predictor_link, memory, self._clock)
         self._rpc.add(
             worker_pb2.DESCRIPTOR.services_by_name["WorkerService"],
             worker_pb2_grpc.add_WorkerServiceServicer_to_server,
-            WorkerServicer(self.thread, namespace, self._worker_id, self._predictor_link, memory, self._clock),
+            servicer,
         )
+        self._rpc.before_stop(servicer.step_calls.finish)
         self._rpc.add(
             store_pb2.DESCRIPTOR.services_by_name["StoreService"],
             store_pb2_grpc.add_StoreServiceServicer_to_server,

@@ -1,7 +1,7 @@
 """`WorkerService` on the wire: messages in, commands to the engine. `store_servicer` has the worker's other service."""
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from pbkv_cluster.rpc.convert import (
     tool_call_from_wire,
     usage_to_wire,
 )
+from pbkv_cluster.rpc.step_calls import StepCalls
 from pbkv_cluster.rpc.tracing import NO_SPAN, Span
 from pbkv_cluster.rpc.v1 import types_pb2, worker_pb2, worker_pb2_grpc, workflow_pb2
 
@@ -61,10 +62,16 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self._predictor = predictor
         self._memory = memory
         self._numbers = itertools.count()
+        self.step_calls = StepCalls(self.RunStep)
+
+    def RunSteps(  # noqa: N802
+        self, requests: AsyncIterator[worker_pb2.RunStepsRequest], context: Any
+    ) -> AsyncIterator[worker_pb2.RunStepsResponse]:
+        return self.step_calls.serve(requests, context)
 
     async def RunStep(  # noqa: N802
         self, request: worker_pb2.RunStepRequest, context: Any
-    ) -> AsyncIterator[worker_pb2.RunStepEvent]:
+    ) -> AsyncGenerator[worker_pb2.RunStepEvent, None]:
         step = self._step(request)
         bind(workflow=request.workflow_id, step=request.step, agent=request.agent_id)
         # If a call is cancelled while it writes, its generator ends only when it is garbage collected. The step must end now.

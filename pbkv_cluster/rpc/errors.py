@@ -37,6 +37,20 @@ def from_rpc(error: aio.AioRpcError | grpc.RpcError) -> errors.PbkvError:
     """The error that the other side raised, as far as the status shows it."""
     code = error.code() if callable(getattr(error, "code", None)) else grpc.StatusCode.UNKNOWN
     details = (error.details() if callable(getattr(error, "details", None)) else None) or code.name
+    return from_status(code, details, _pushback_s(error), is_final=_answer(error) == _FINAL)
+
+
+def from_status(
+    code: grpc.StatusCode, details: str, retry_after_s: float | None = None, *, is_final: bool = False
+) -> errors.PbkvError:
+    """The error that a status stands for.
+
+    Args:
+        code: of the status.
+        details: of the status.
+        retry_after_s: seconds after which RESOURCE_EXHAUSTED may be over; None: unknown.
+        is_final: the server itself has answered UNAVAILABLE, and the same call would fail again.
+    """
     match code:
         case grpc.StatusCode.INVALID_ARGUMENT:
             field, _, problem = details.partition(": ")
@@ -46,9 +60,9 @@ def from_rpc(error: aio.AioRpcError | grpc.RpcError) -> errors.PbkvError:
         case grpc.StatusCode.FAILED_PRECONDITION:
             return errors.FailedPrecondition(details)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return errors.ResourceExhausted(details, _pushback_s(error))
+            return errors.ResourceExhausted(details, retry_after_s)
         case grpc.StatusCode.UNAVAILABLE:
-            return errors.Unavailable(details) if _answer(error) == _FINAL else errors.TryAgain(details)
+            return errors.Unavailable(details) if is_final else errors.TryAgain(details)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return errors.DeadlineExceeded(details)
         case grpc.StatusCode.UNAUTHENTICATED:
@@ -84,6 +98,15 @@ def _pushback_s(error: aio.AioRpcError | grpc.RpcError) -> float | None:
 def _trailing_value(error: aio.AioRpcError | grpc.RpcError, name: str) -> str:
     metadata: Any = error.trailing_metadata() if callable(getattr(error, "trailing_metadata", None)) else ()
     return next((str(value) for key, value in metadata or () if key == name), "")
+
+
+def to_status(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
+    """The status and the details of an error that a method has raised. Any other than a `PbkvError` is a defect: logged."""
+    for kind, status in _STATUS.items():
+        if isinstance(error, kind):
+            return status, str(error)
+    log.error("%s failed", method, exc_info=error)
+    return grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
 
 
 class ErrorInterceptor(aio.ServerInterceptor):
@@ -193,8 +216,4 @@ async def _check_cancelled(context: aio.ServicerContext[Any, Any]) -> None:
 async def _abort(context: aio.ServicerContext[Any, Any], error: Exception, method: str) -> None:
     if isinstance(error, aio.AbortError | aio.UsageError):
         raise error
-    for kind, status in _STATUS.items():
-        if isinstance(error, kind):
-            await context.abort(status, str(error), _trailing(error))
-    log.error("%s failed", method, exc_info=error)
-    await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+    await context.abort(*to_status(error, method), _trailing(error))

@@ -44,7 +44,12 @@ class RpcServer:
         self._health = health.aio.HealthServicer()
         self._names = [health.SERVICE_NAME, reflection.SERVICE_NAME]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._before_stop: list[Callable[[], None]] = []
         self.address = ""
+
+    def before_stop(self, call: Callable[[], None]) -> None:
+        """Has `stop` make a call first, which has streams end that would go on for ever."""
+        self._before_stop.append(call)
 
     def add(
         self,
@@ -103,6 +108,8 @@ class RpcServer:
     async def stop(self, grace_s: float = 1.0) -> None:
         """Reports NOT_SERVING, refuses new calls, and cancels calls that still run after `grace_s` seconds."""
         await self._health.enter_graceful_shutdown()
+        for call in self._before_stop:
+            call()
         await self._server.stop(grace_s)
 
     async def wait(self) -> None:

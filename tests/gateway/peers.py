@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from pbkv_cluster.core.workflow.events import WorkflowEvent
 from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.server import RpcServer
+from pbkv_cluster.rpc.step_calls import StepCalls
 from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc, workflow_pb2
 from pbkv_cluster.store.cluster_index import WorkerEntry
 
@@ -66,9 +67,14 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
             self.id, self.incarnation, self.node_id, self.address, os.getpid(), NAMESPACE, VOCAB, self.context, 64, 64, 4096
         )
 
+    def RunSteps(  # noqa: N802
+        self, requests: AsyncIterator[worker_pb2.RunStepsRequest], context: Any
+    ) -> AsyncIterator[worker_pb2.RunStepsResponse]:
+        return StepCalls(self.RunStep).serve(requests, context)
+
     async def RunStep(  # noqa: N802
         self, request: worker_pb2.RunStepRequest, context: Any
-    ) -> AsyncIterator[worker_pb2.RunStepEvent]:
+    ) -> AsyncGenerator[worker_pb2.RunStepEvent, None]:
         self.requests.append(request)
         if self.fail_with is not None:
             await context.abort(self.fail_with, "scripted")

@@ -24,7 +24,8 @@ from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
 from pbkv_cluster.gateway.routing.load import WorkerLoad
 from pbkv_cluster.gateway.routing.speeds import OutputLength, PrefillSpeed, StepSpeed
-from pbkv_cluster.gateway.routing.worker import FailureKind, StepOutcome, Worker, WorkerFailure
+from pbkv_cluster.gateway.routing.step_link import FailureKind, StepOutcome, WorkerFailure
+from pbkv_cluster.gateway.routing.worker import Worker
 from pbkv_cluster.gateway.step.admission.admission import Admission
 from pbkv_cluster.gateway.step.prompt_reader import TokenizedPrompt
 from pbkv_cluster.gateway.step.relay import Relay

@@ -1,26 +1,22 @@
-"""The link to one worker. Only `inspection/index_check` knows messages of `WorkerService`, too."""
+"""The link to one worker. Only `step_link` and `inspection/index_check` know messages of `WorkerService`, too."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
-import grpc
 from grpc import aio
 
-from pbkv_cluster.core.errors import PbkvError, Unavailable
+from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.sampling import SamplingParams
-from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.core.workflow.remote_steps import RemoteStepEvent
-from pbkv_cluster.core.workflow.step_events import FinishReason, Tokens
 from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.gateway.routing.load import WorkerLoad
 from pbkv_cluster.gateway.routing.speeds import StepSpeed
+from pbkv_cluster.gateway.routing.step_link import StepLink, StepStream
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.channel import MAX_MESSAGE_BYTES, connect
-from pbkv_cluster.rpc.errors import from_rpc
 from pbkv_cluster.rpc.v1 import store_pb2, types_pb2, worker_pb2, worker_pb2_grpc
 from pbkv_cluster.store.block_map import WorkerKey
 from pbkv_cluster.store.cluster_index import WorkerEntry
@@ -33,37 +29,6 @@ _STATUS_TIMEOUT_S = 1.0
 _RETIRE_TIMEOUT_S = 2.0
 _TELL_TIMEOUT_S = 2.0
 _TOOL_CALL_TIMEOUT_S = 0.25  # the client waits for it, and a worker that misses it loses a hint only
-
-# How a stream ends when its worker, or the way to it, is gone. ABORTED and CANCELLED come from a server that shuts down.
-_LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED})
-
-
-class FailureKind(StrEnum):
-    """Why a worker did not finish a step."""
-
-    LOST = "lost"  # the worker, or the connection to it, is gone
-    FULL = "full"  # its queue is full
-    DEFECT = "defect"  # it failed inside
-    REFUSED = "refused"  # it finds the step wrong
-
-
-class WorkerFailure(Exception):
-    """A worker did not finish a step."""
-
-    def __init__(self, kind: FailureKind, error: PbkvError, details: str) -> None:
-        super().__init__(details)
-        self.kind = kind
-        self.error = error  # for the client, if the step is not run elsewhere
-        self.details = details  # in the worker's words
-
-
-@dataclass(frozen=True, slots=True)
-class StepOutcome:
-    """The end of a step on its worker."""
-
-    reason: FinishReason
-    usage: Usage  # as far as the worker knows it
-    hidden: bytes  # projected hidden state of the prompt's last token; empty: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,45 +51,6 @@ class RemoteSteps(NamedTuple):
     now: float  # seconds, on the clock of the events
 
 
-class StepStream:
-    """A step on a worker. Iterate once: Tokens, then one StepOutcome.
-
-    Iterating raises WorkerFailure where the worker does not finish the step, and `asyncio.CancelledError` after `cancel`.
-    """
-
-    def __init__(self, call: Any) -> None:
-        self._call = call
-        self._messages = aiter(call)
-        self._finished = False
-
-    def cancel(self) -> None:
-        """Has the worker free what the step holds. Harmless when repeated."""
-        self._call.cancel()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Tokens | StepOutcome:
-        if self._finished:
-            await self._call.code()  # lets the worker close its side; hanging up would look like a cancelled step
-            raise StopAsyncIteration
-        try:
-            async for message in self._messages:
-                match message.WhichOneof("event"):
-                    case "tokens":
-                        return convert.tokens_from_wire(message.tokens)
-                    case "finished":
-                        self._finished = True
-                        end = message.finished
-                        return StepOutcome(
-                            convert.finish_reason_from_wire(end.reason), convert.usage_from_wire(end.usage), end.hidden
-                        )
-        except aio.AioRpcError as error:
-            raise _failure(error) from error
-        problem = "the stream ended unfinished"
-        raise WorkerFailure(FailureKind.LOST, Unavailable(problem), problem)
-
-
 @dataclass(eq=False, slots=True)
 class Worker:
     """One incarnation of a worker."""
@@ -136,7 +62,11 @@ class Worker:
     speed: StepSpeed = field(default_factory=StepSpeed)
     suspect: bool = False
     closed: bool = False  # its channel is closed, or is about to be
+    _link: StepLink = field(init=False)
     _calls: int = 0  # short calls in flight
+
+    def __post_init__(self) -> None:
+        self._link = StepLink(self.stub)
 
     @classmethod
     def open(cls, entry: WorkerEntry) -> Self:
@@ -201,7 +131,7 @@ class Worker:
             # The next call that tells the worker more is refused, and then it is told everything.
             if request.ByteSize() > MAX_MESSAGE_BYTES:
                 request.ClearField("remote_steps")
-        return StepStream(self.stub.RunStep(request, metadata=metadata or None, timeout=timeout_s))
+        return self._link.run(request, metadata, timeout_s)
 
     async def probe(self) -> bool:
         """Whether the worker answers."""
@@ -261,6 +191,7 @@ class Worker:
 
     async def close(self) -> None:
         self.closed = True
+        await self._link.close()
         await self.channel.close()
 
     @contextmanager
@@ -285,16 +216,3 @@ def _to_wire(remote_steps: RemoteSteps) -> list[worker_pb2.RemoteStep]:
 
 def key_of(entry: WorkerEntry) -> WorkerKey:
     return entry.worker_id, entry.incarnation
-
-
-def _failure(error: aio.AioRpcError) -> WorkerFailure:
-    match error.code():
-        case code if code in _LOST:
-            kind = FailureKind.LOST
-        case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            kind = FailureKind.FULL
-        case grpc.StatusCode.INTERNAL:
-            kind = FailureKind.DEFECT
-        case _:
-            kind = FailureKind.REFUSED
-    return WorkerFailure(kind, from_rpc(error), error.details() or "")

@@ -40,6 +40,11 @@ class WorkerServiceStub:
                 request_serializer=pbkv_dot_v1_dot_worker__pb2.RunStepRequest.SerializeToString,
                 response_deserializer=pbkv_dot_v1_dot_worker__pb2.RunStepEvent.FromString,
                 _registered_method=True)
+        self.RunSteps = channel.stream_stream(
+                '/pbkv.v1.WorkerService/RunSteps',
+                request_serializer=pbkv_dot_v1_dot_worker__pb2.RunStepsRequest.SerializeToString,
+                response_deserializer=pbkv_dot_v1_dot_worker__pb2.RunStepsResponse.FromString,
+                _registered_method=True)
         self.RetireWorkflow = channel.unary_unary(
                 '/pbkv.v1.WorkerService/RetireWorkflow',
                 request_serializer=pbkv_dot_v1_dot_worker__pb2.RetireWorkflowRequest.SerializeToString,
@@ -77,6 +82,14 @@ class WorkerServiceServicer:
 
     def RunStep(self, request, context):
         """Runs one step. Cancelling the call frees its blocks at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RunSteps(self, request_iterator, context):
+        """Runs steps of one caller over one stream, each as RunStep would: what several of them produce together travels in one message.
+        A stream that breaks ends its steps. Once the caller has ended its side, the stream ends with the last of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,6 +143,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.RunStep,
                     request_deserializer=pbkv_dot_v1_dot_worker__pb2.RunStepRequest.FromString,
                     response_serializer=pbkv_dot_v1_dot_worker__pb2.RunStepEvent.SerializeToString,
+            ),
+            'RunSteps': grpc.stream_stream_rpc_method_handler(
+                    servicer.RunSteps,
+                    request_deserializer=pbkv_dot_v1_dot_worker__pb2.RunStepsRequest.FromString,
+                    response_serializer=pbkv_dot_v1_dot_worker__pb2.RunStepsResponse.SerializeToString,
             ),
             'RetireWorkflow': grpc.unary_unary_rpc_method_handler(
                     servicer.RetireWorkflow,
@@ -189,6 +207,33 @@ class WorkerService:
             '/pbkv.v1.WorkerService/RunStep',
             pbkv_dot_v1_dot_worker__pb2.RunStepRequest.SerializeToString,
             pbkv_dot_v1_dot_worker__pb2.RunStepEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunSteps(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/pbkv.v1.WorkerService/RunSteps',
+            pbkv_dot_v1_dot_worker__pb2.RunStepsRequest.SerializeToString,
+            pbkv_dot_v1_dot_worker__pb2.RunStepsResponse.FromString,
             options,
             channel_credentials,
             insecure,

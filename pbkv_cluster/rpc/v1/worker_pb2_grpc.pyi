@@ -34,6 +34,10 @@ class WorkerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> WorkerServiceAsyncStub: ...
     RunStep: _grpc.UnaryStreamMultiCallable[_worker_pb2.RunStepRequest, _worker_pb2.RunStepEvent]
     """Runs one step. Cancelling the call frees its blocks at once."""
+    RunSteps: _grpc.StreamStreamMultiCallable[_worker_pb2.RunStepsRequest, _worker_pb2.RunStepsResponse]
+    """Runs steps of one caller over one stream, each as RunStep would: what several of them produce together travels in one message.
+    A stream that breaks ends its steps. Once the caller has ended its side, the stream ends with the last of them.
+    """
     RetireWorkflow: _grpc.UnaryUnaryMultiCallable[_worker_pb2.RetireWorkflowRequest, _worker_pb2.RetireWorkflowResponse]
     """Ends the workflow: blocks that no other active workflow has used are retired. What is told of its steps after that is ignored."""
     TellSteps: _grpc.UnaryUnaryMultiCallable[_worker_pb2.TellStepsRequest, _worker_pb2.TellStepsResponse]
@@ -51,6 +55,10 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     RunStep: _aio.UnaryStreamMultiCallable[_worker_pb2.RunStepRequest, _worker_pb2.RunStepEvent]  # type: ignore[assignment]
     """Runs one step. Cancelling the call frees its blocks at once."""
+    RunSteps: _aio.StreamStreamMultiCallable[_worker_pb2.RunStepsRequest, _worker_pb2.RunStepsResponse]  # type: ignore[assignment]
+    """Runs steps of one caller over one stream, each as RunStep would: what several of them produce together travels in one message.
+    A stream that breaks ends its steps. Once the caller has ended its side, the stream ends with the last of them.
+    """
     RetireWorkflow: _aio.UnaryUnaryMultiCallable[_worker_pb2.RetireWorkflowRequest, _worker_pb2.RetireWorkflowResponse]  # type: ignore[assignment]
     """Ends the workflow: blocks that no other active workflow has used are retired. What is told of its steps after that is ignored."""
     TellSteps: _aio.UnaryUnaryMultiCallable[_worker_pb2.TellStepsRequest, _worker_pb2.TellStepsResponse]  # type: ignore[assignment]
@@ -71,6 +79,16 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.RunStepEvent], _abc.AsyncIterator[_worker_pb2.RunStepEvent]]:
         """Runs one step. Cancelling the call frees its blocks at once."""
+
+    @_abc_1.abstractmethod
+    def RunSteps(
+        self,
+        request_iterator: _MaybeAsyncIterator[_worker_pb2.RunStepsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_worker_pb2.RunStepsResponse], _abc.AsyncIterator[_worker_pb2.RunStepsResponse]]:
+        """Runs steps of one caller over one stream, each as RunStep would: what several of them produce together travels in one message.
+        A stream that breaks ends its steps. Once the caller has ended its side, the stream ends with the last of them.
+        """
 
     @_abc_1.abstractmethod
     def RetireWorkflow(
