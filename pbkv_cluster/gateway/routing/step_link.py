@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _MESSAGE_BYTES = 1 << 20  # of the steps that travel together, unless one is larger alone
 _FRAME_BYTES = 1 << 10  # of a message besides its one step, at most
+_LEAST_S = 1e-3  # of a limit: 0 would be none
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 # How a step ends when its worker, or the way to it, is gone. ABORTED and CANCELLED come from a server that shuts down.
 _LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED})
@@ -140,7 +141,9 @@ class StepLink:
             timeout_s: seconds after which the worker drops it; None: never.
         """
         headers = [worker_pb2.RunStepsRequest.Header(key=key, value=value) for key, value in metadata]
-        begin = worker_pb2.RunStepsRequest.Begin(step=step, metadata=headers, timeout_s=timeout_s or 0.0)
+        begin = worker_pb2.RunStepsRequest.Begin(
+            step=step, metadata=headers, timeout_s=0.0 if timeout_s is None else max(timeout_s, _LEAST_S)
+        )
         stream = StepStream()
         if (size := begin.ByteSize()) > MAX_MESSAGE_BYTES - _FRAME_BYTES:  # it would end all others, too
             problem = f"a step of {size:,} bytes is too large for a message"
