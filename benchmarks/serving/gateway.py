@@ -14,8 +14,10 @@ from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+import psutil
+
 from benchmarks.report import Figure, Report
-from benchmarks.serving.cluster import CONFIG, running
+from benchmarks.serving.cluster import CONFIG, Running, running
 from benchmarks.timing import percentile
 from pbkv_cluster.client import AsyncClient
 from pbkv_cluster.client.aio import AsyncWorkflow
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from pbkv_cluster.rpc.v1.worker_pb2_grpc import WorkerServiceAsyncStub
 
 SHORT, LONG = 32, 4096
+WORKFLOWS = 48
 _WARM_UP = 10
 _SETTLE_S = 0.3  # for the first step's blocks to reach the index
 _numbers = itertools.count()
@@ -41,7 +44,10 @@ def run(arguments: argparse.Namespace) -> Report:
     with asyncio.Runner() as runner:
         for tokens in (SHORT, LONG):
             figures += runner.run(_measure(cluster.gateway, cluster.redis_url, tokens, rounds))
-    sizes = f"2 workers with the small model, one token of output, {rounds} pairs of steps one after the other"
+        for tokens in (1, 32):
+            figures += runner.run(_throughput(cluster, tokens, rounds=1 if quick else 64 // tokens))
+    pairs = f"2 workers with the small model, one token of output, {rounds} pairs of steps one after the other"
+    sizes = f"{pairs}; then {WORKFLOWS} workflows at once"
     return Report("gateway", sizes, tuple(figures))
 
 
@@ -65,6 +71,31 @@ async def _measure(gateway: str, redis_url: str, tokens: int, rounds: int) -> li
         Figure(f"{what}: gateway adds, p99", percentile(added, 0.99) * 1e3, "ms"),
         Figure(f"{what}: step straight to the worker, p50", median(direct) * 1e3, "ms"),
         Figure(f"{what}: step straight to the worker, p99", percentile(direct, 0.99) * 1e3, "ms"),
+    ]
+
+
+async def _throughput(cluster: Running, tokens: int, rounds: int) -> list[Figure]:
+    """Steps of many workflows at once: how many a second, and processor time of the gateway for each token of output."""
+    gateway = psutil.Process(cluster.pids()["gateway"])
+
+    async def workflow(client: AsyncClient, number: int, steps: int) -> None:
+        drawn = random.Random(number)
+        prompt = [drawn.randrange(1000) for _ in range(SHORT)]
+        async with await client.start_workflow() as workflow:
+            for _ in range(steps):
+                async for _ in workflow.stream(agent="agent", prompt=prompt, max_tokens=tokens):
+                    pass
+
+    async with AsyncClient(cluster.gateway) as client:
+        await asyncio.gather(*(workflow(client, number, 1) for number in range(WORKFLOWS)))
+        before, start = sum(gateway.cpu_times()[:2]), perf_counter()
+        await asyncio.gather(*(workflow(client, number, rounds) for number in range(WORKFLOWS)))
+        took_s, spent_s = perf_counter() - start, sum(gateway.cpu_times()[:2]) - before
+    what, steps = f"{WORKFLOWS} workflows, {tokens} tokens each", WORKFLOWS * rounds
+    spent_us = spent_s / steps / tokens * 1e6
+    return [
+        Figure(f"{what}: steps a second", steps / took_s, "/s"),
+        Figure(f"{what}: gateway's processor time per token", spent_us, "µs", at_most=30 if tokens > 1 else None),
     ]
 
 
