@@ -103,7 +103,8 @@ def test_a_plain_installation_says_what_each_extra_would_bring() -> None:
     found = json.loads(done.stdout)
     extras = {each["remedy"] for each in found if each["check"] == "extras"}
     assert extras == {
-        f"pip install 'pbkv-cluster[{extra}]'" for extra in ("server", "http", "kv-events", "otel", "dashboard", "top")
+        f"pip install 'pbkv-cluster[{extra}]'"
+        for extra in ("server", "http", "kv-events", "otel", "dashboard", "top", "sidecar")
     }
     assert {each["check"]: each["level"] for each in found}["gpu"] == "warning"
 

@@ -44,7 +44,10 @@ class BusyClock(ManualClock):
 
 
 def make(model: LoadedModel, prefetch: Literal["none", "queue"], late: int | None = None) -> Engine:
-    return make_engine(model, late=late, prefetch=prefetch, clock=BusyClock(), gpu_blocks=40, host_blocks=64, max_running=1)
+    """Steps run in the order in which they came, so that one that waits has something to be loaded for."""
+    return make_engine(
+        model, late=late, prefetch=prefetch, clock=BusyClock(), gpu_blocks=40, host_blocks=64, max_running=1, order="arrival"
+    )
 
 
 @pytest.mark.parametrize("late", [None, 0, 1])

@@ -7,7 +7,7 @@ import pytest
 from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.cache.observer import Hits
 from pbkv_cluster.cache.policies.lru import Lru, RetiredLru
-from pbkv_cluster.core.config import CacheConfig
+from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.tool_call import ToolCall
@@ -154,9 +154,12 @@ def test_shadows_tell_what_each_policy_would_have_hit(policy: str, host_blocks: 
 
 def test_the_guard_stops_an_adversary() -> None:
     tokens = source(60)
-    lru = simulate(tokens, Setup(90, 60))
+    # Steps that find more cached do not go first: that alone would spare an adversary the half of its loss.
+    engine = EngineConfig(order="arrival")
+    lru = simulate(tokens, Setup(90, 60, engine=engine))
     guarded, alone = (
-        simulate(tokens, Setup(90, 60, "lru", adversary=True, cache=CacheConfig(guard=guard))) for guard in (True, False)
+        simulate(tokens, Setup(90, 60, "lru", adversary=True, engine=engine, cache=CacheConfig(guard=guard)))
+        for guard in (True, False)
     )
     assert guarded.guard is not None
     assert guarded.guard.switches == 1

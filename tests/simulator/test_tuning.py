@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbkv_cluster.cache.policies import POLICIES
-from pbkv_cluster.core.config import Config
+from pbkv_cluster.core.config import Config, EngineConfig
 from pbkv_cluster.core.config.sources import fields
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.simulator.engine.simulation import Setup
@@ -25,7 +25,10 @@ from pbkv_cluster.simulator.workload.workload import Mix
 from tests.simulator.simulated import trace as generated
 
 # Forgets at once, so that it is LRU. The guard would switch to LRU and hide the effect of settings.
-FORGETFUL = Config.model_validate({"cache": {"policy": "lfu", "lfu_half_life_s": 0.5, "guard": False}})
+SETUP = Setup(0, engine=EngineConfig(order="arrival"))
+FORGETFUL = Config.model_validate(
+    {"cache": {"policy": "lfu", "lfu_half_life_s": 0.5, "guard": False}, "engine": {"order": "arrival"}}
+)
 
 
 def popular(name: str, draws: random.Random, shape: float, templates: int) -> TraceWorkflow:
@@ -53,7 +56,7 @@ def test_a_setting_that_matters_is_found() -> None:
     draws = random.Random(1)
     trace = Trace("made", tuple(popular(f"w{number}", draws, 1.0, 16) for number in range(160)))
     runs: list[int] = []
-    found = tune([trace], plan(), FORGETFUL, Setup(0), on_run=runs.append)
+    found = tune([trace], plan(), FORGETFUL, SETUP, on_run=runs.append)
     assert found.accepted
     half_life = found.chosen["cache.lfu_half_life_s"]
     assert isinstance(half_life, float)
@@ -63,7 +66,7 @@ def test_a_setting_that_matters_is_found() -> None:
     assert found.trials[0].values == {"cache.policy": "lfu", "cache.lfu_half_life_s": 0.5}
     assert sum(len(trial.scores) for trial in found.trials) == 5
     assert max(runs) == 7, "two more are on held-out tasks"
-    assert found == tune([trace], plan(), FORGETFUL, Setup(0))
+    assert found == tune([trace], plan(), FORGETFUL, SETUP)
 
 
 def test_a_winner_that_loses_on_held_out_tasks_is_rejected() -> None:
@@ -72,7 +75,7 @@ def test_a_winner_that_loses_on_held_out_tasks_is_rejected() -> None:
     shares = {"fit": 0.7, "held out": 0.3}
     kinds = [part_of(name, shares, "tune/0") == "fit" for name in names]
     workflows = [popular(name, draws, 0.7, 30) if fit else burst(name) for name, fit in zip(names, kinds, strict=True)]
-    found = tune([Trace("made", tuple(workflows))], plan(), FORGETFUL, Setup(0))
+    found = tune([Trace("made", tuple(workflows))], plan(), FORGETFUL, SETUP)
     assert found.held_out_winner is not None, "it was better on the tasks searched on"
     assert found.held_out_winner.score < found.held_out_present.score
     assert not found.accepted
@@ -82,7 +85,7 @@ def test_a_winner_that_loses_on_held_out_tasks_is_rejected() -> None:
 def test_policies_and_cells_share_a_budget() -> None:
     traces = [generated(14, seed) for seed in (1, 2)]
     wanted = plan(("retired-lru", "continuum", "pbkv-paper"), pressures=(0.7, 0.8), budget=20, train=0.2)
-    found = tune(traces, wanted, with_values(Config(), {"cache.policy": "pbkv-paper"}), Setup(0))
+    found = tune(traces, wanted, with_values(Config(), {"cache.policy": "pbkv-paper"}), SETUP)
     assert len(found.cells) == 4
     assert {cell.workload for cell in found.cells} == {"made-1", "made-2"}
     assert 17 <= sum(len(trial.scores) for trial in found.trials) <= 20
@@ -101,12 +104,12 @@ def test_with_a_host_tier_the_fewer_tokens_are_recomputed_the_better() -> None:
     draws = random.Random(3)
     trace = Trace("made", tuple(popular(f"w{number}", draws, 1.0, 16) for number in range(80)))
     wanted = plan(host_ratio=1.0, pressures=(0.3,))
-    bench = Bench(FORGETFUL, Setup(0), (), wanted, lambda runs: None)
+    bench = Bench(FORGETFUL, SETUP, (), wanted, lambda runs: None)
     [cell] = bench.cells([trace], [80])
     rows = []
     for half_life in (0.5, 5.0, 50.0):
         values: dict[str, float | int | str] = {"cache.policy": "lfu", "cache.lfu_half_life_s": half_life}
-        setup = replace(Setup(0), cache=with_values(FORGETFUL, values).cache)
+        setup = replace(SETUP, cache=with_values(FORGETFUL, values).cache)
         row = cell.comparison.row("lfu", 0.3, setup)
         rows.append((row.recomputed_tokens, row.hit_gpu, bench.trial(values, [cell]).score))
     recomputed, gpu, scores = zip(*rows, strict=True)
@@ -116,7 +119,7 @@ def test_with_a_host_tier_the_fewer_tokens_are_recomputed_the_better() -> None:
 
 
 def test_latency_can_be_the_objective() -> None:
-    found = tune([generated(16)], plan(("continuum",), objective=Objective.LATENCY, pressures=(0.8,)), Config(), Setup(0))
+    found = tune([generated(16)], plan(("continuum",), objective=Objective.LATENCY, pressures=(0.8,)), Config(), SETUP)
     assert all(0.2 < score < 5 for trial in found.trials for score in trial.scores)
 
 
@@ -150,7 +153,7 @@ def test_a_wrong_plan_is_refused(changes: dict[str, Any], field: str) -> None:
 def test_what_cannot_be_tuned_is_refused(wanted: TuningPlan, workflows: int, named: str) -> None:
     config = with_values(Config(), {"cache.policy": wanted.policies[0]})
     with pytest.raises(InvalidArgument, match=named):
-        tune([generated(workflows)], wanted, config, Setup(0))
+        tune([generated(workflows)], wanted, config, SETUP)
 
 
 @given(st.integers(1, 12), st.randoms(use_true_random=False))
