@@ -11,9 +11,8 @@ from pbkv_cluster.core.security.caller import note_caller
 from pbkv_cluster.core.security.headers import api_key_of
 from pbkv_cluster.core.security.keyring import Keyring
 
-_HEALTH = (
-    "/grpc.health.v1.Health/"  # whoever asks for it, such as Kubernetes, has no key; it says nothing but whether this serves
-)
+# Whoever asks for it, such as Kubernetes, has no key; it says nothing but whether this serves, and holds nothing open.
+_HEALTH = "/grpc.health.v1.Health/Check"
 
 
 class AuthenticationInterceptor(aio.ServerInterceptor):
@@ -33,7 +32,7 @@ class AuthenticationInterceptor(aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         method = handler_call_details.method
-        if method.startswith(_HEALTH):
+        if method == _HEALTH:
             return await continuation(handler_call_details)
         headers = {name: value for name, value in handler_call_details.invocation_metadata or () if isinstance(value, str)}
         try:

@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pbkv_cluster.cli.options import Assignments, ConfigFile, RedisUrl, load_settings, split_names
+from pbkv_cluster.cli.options import (
+    Assignments,
+    ConfigFile,
+    RedisUrl,
+    connect_as_member,
+    connected,
+    load_settings,
+    split_names,
+)
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, share, write_json
 from pbkv_cluster.core.errors import InvalidArgument, Unavailable
 from pbkv_cluster.core.locations.addresses import join_address, parse_address
+from pbkv_cluster.core.security.exposure import is_loopback
 
 if TYPE_CHECKING:
     from pbkv_cluster.core.config import Config
@@ -20,6 +29,7 @@ _LOOPBACK = "127.0.0.1"
 _ANSWER_S = 10.0
 
 
+@connected
 def sidecar(
     config: ConfigFile = None,
     assignments: Assignments = None,
@@ -78,9 +88,18 @@ def sidecar(
         raise InvalidArgument("--json", "goes with --status")
     if not settings.sidecar.engines:
         raise InvalidArgument("sidecar.engines", "must name an engine (--engine http://HOST:PORT)")
+    here = settings.cluster.host or _LOOPBACK
+    if not is_loopback(here):
+        if settings.security.credentials or settings.security.tls_certificate:
+            problem = (
+                f"a sidecar asks for no key and speaks no TLS, and {here} is not the loopback: put a proxy that does in front"
+            )
+            raise InvalidArgument("cluster.host", f"{problem}, or leave the settings of security out")
+        typer.echo(f"warning: everybody who can reach {here} can use the engines through this sidecar", err=True)
     from pbkv_cluster.core.logs.setup import set_up_logs
 
     set_up_logs(settings.logging)
+    connect_as_member(settings.security)
     asyncio.run(_serve(settings, predictor))
 
 

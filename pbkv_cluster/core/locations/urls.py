@@ -23,11 +23,9 @@ def without_password(url: str) -> str:
         user, _, host = netloc.rpartition("@")
         netloc = f"{user.partition(':')[0]}:{MASK}@{host}"
     query = parts.query
-    if "password" in query.lower():
-        masked = [
-            (key, MASK if "password" in key.lower() else value) for key, value in parse_qsl(query, keep_blank_values=True)
-        ]
-        query = urlencode(masked, safe="*")
+    parameters = parse_qsl(query, keep_blank_values=True)  # unescaped, as Redis reads them
+    if any("password" in key.lower() for key, _ in parameters):
+        query = urlencode([(key, MASK if "password" in key.lower() else value) for key, value in parameters], safe="*")
     if "@" in parts.path + query + parts.fragment:  # the password may contain what ended the host's part of the URL
         return f"{parts.scheme}://{MASK}" if parts.scheme else MASK
     return urlunsplit(parts._replace(netloc=netloc, query=query))

@@ -15,7 +15,7 @@ def open_to_all(config: Config, host: str) -> str:
     """
     if config.security.credentials:
         return ""
-    reachable = sorted({each for each in _hosts(config, host) if not _is_loopback(each)})
+    reachable = sorted({each for each in _hosts(config, host) if not is_loopback(each)})
     if not reachable:
         return ""
     return (
@@ -30,7 +30,8 @@ def _hosts(config: Config, host: str) -> Iterator[str]:
         yield config.dashboard.host
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

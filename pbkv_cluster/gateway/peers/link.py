@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc import aio
 
+from pbkv_cluster.core.security.caller import Caller, current_caller, note_caller
 from pbkv_cluster.core.workflow.step_events import StepEvent
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.channel import connect
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pbkv_cluster.rpc.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
 
 _PASSED_ON = "pbkv-passed-on"  # metadata of a call that comes from another gateway
+_TENANT = "pbkv-tenant-bin"  # the tenant whose call it is; absent: an operator's, or no keys are asked for
 _TIMEOUT_S = 10.0  # of a call that is not a step
 # How a call ends whose server is killed, or shuts down.
 _GONE = frozenset({grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED})
@@ -28,8 +30,17 @@ class PeerLost(Exception):
 
 
 def is_passed_on(context: aio.ServicerContext[Any, Any]) -> bool:
-    """Whether a call comes from another gateway. Such a call is served here or refused: it does not go round in circles."""
-    return any(key == _PASSED_ON for key, _ in context.invocation_metadata() or ())
+    """Whether a call comes from another gateway. Such a call is served here or refused: it does not go round in circles.
+
+    It runs for the tenant whose call the other gateway passes on.
+    """
+    metadata = dict(context.invocation_metadata() or ())
+    if _PASSED_ON not in metadata:
+        return False
+    tenant = metadata.get(_TENANT)
+    if isinstance(tenant, bytes) and current_caller().is_operator:  # nobody else may speak for another
+        note_caller(Caller(tenant.decode()))
+    return True
 
 
 class PeerLink:
@@ -116,9 +127,10 @@ class PeerStream:
             raise _failure(error) from error
 
 
-def passed_on(*metadata: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+def passed_on(*metadata: tuple[str, str]) -> tuple[tuple[str, str | bytes], ...]:
     """Metadata of a call to another gateway."""
-    return (*metadata, (_PASSED_ON, "1"))
+    tenant = current_caller().tenant
+    return (*metadata, (_PASSED_ON, "1"), *([(_TENANT, tenant.encode())] if tenant else []))
 
 
 def _failure(error: aio.AioRpcError) -> Exception:

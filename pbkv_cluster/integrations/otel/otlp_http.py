@@ -26,7 +26,7 @@ class OtlpHttpServer:
 
     def __init__(self, export: Export) -> None:
         self._export = export
-        self._server = HttpServer({PATH: Route("POST", self._answer, _MAX_BODY_BYTES, Audience.TENANTS)})
+        self._server = HttpServer({PATH: Route("POST", self._answer, _MAX_BODY_BYTES, Audience.OPERATORS)})
 
     @property
     def address(self) -> str:

@@ -76,7 +76,7 @@ class OtelReceiver:
             StartupError: a port cannot be bound.
         """
         descriptor = trace_service_pb2.DESCRIPTOR.services_by_name["TraceService"]
-        self._rpc.add(descriptor, trace_service_pb2_grpc.add_TraceServiceServicer_to_server, _TraceServicer(self), ("Export",))
+        self._rpc.add(descriptor, trace_service_pb2_grpc.add_TraceServiceServicer_to_server, _TraceServicer(self))
         address = await self._rpc.start(host, self._config.port)
         if self._config.http_port >= 0:
             await self._http.start(host, self._config.http_port)

@@ -6,11 +6,12 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pbkv_cluster.core.errors import NotFound, ResourceExhausted
+from pbkv_cluster.core.errors import InvalidArgument, NotFound, ResourceExhausted
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.http.sessions.hints import answer_headers
 from pbkv_cluster.gateway.http.sessions.sessions import Attribution, Sessions
@@ -228,7 +229,10 @@ class Proxy:
 
 
 def _outgoing(request: Request, body: bytes) -> Outgoing:
-    target = request.scope["raw_path"]
+    target: bytes = request.scope["raw_path"]
+    # A proxy on the way to the engine, or the engine, may take such a path for another one, that operators alone may use.
+    if not {".", ".."}.isdisjoint(unquote(target.decode("latin-1")).split("/")):
+        raise InvalidArgument("path", "must have no segment that is . or ..")
     if query := request.scope["query_string"]:
         target += b"?" + query
     return Outgoing(request.method, target, request.headers.raw, body)
