@@ -139,7 +139,7 @@ class GatewayServer:
             prompts=prompts,
             reader=RequestReader(admission, prompts, self._pool, placement, infinite, config.engine.allow_forced_output),
             pool=self._pool,
-            forwarding=Forwarding(self.peers, decisions),
+            forwarding=Forwarding(self.peers, decisions, clock),
             answers=answers,
             relay=Relay(
                 admission=admission,

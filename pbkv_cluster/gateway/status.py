@@ -78,7 +78,7 @@ class StatusReader:
             model=self.config.model.path or (known[0].entry.namespace.model if known else ""),
             workers=tuple(workers),
             open_workflows=len(self.workflows),
-            running_steps=len(self.admission),
+            running_steps=self.admission.running_here,
             predictor_reachable=self.feed.reachable,
             predictor_address=self.feed.address,
             index_reachable=self.pool.index_reachable,

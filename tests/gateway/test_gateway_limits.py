@@ -197,3 +197,17 @@ def test_who_holds_nothing_finds_room_however_many_flood_a_queue(capacity: int, 
     assert sum(held) <= capacity
     assert has_fair_room(0, sum(held), capacity) or capacity < 1 + 8 * tenants
     assert tenants > 1 or held[0] >= capacity * 8 // 9
+
+
+def test_a_step_that_is_read_again_counts_once() -> None:
+    admission = Admission(10, 1000, LimitsConfig(tenant_steps=1, tenant_queued_tokens=50), Decisions(), ManualClock())
+    step = Step(0.0, lambda step: None)
+    admission.admit(step, 10)
+    for _ in range(2):
+        admission.charge(step, "a", "w")
+        admission.queue(step, 40)
+    admission.release(step)
+    other = Step(0.0, lambda step: None)
+    admission.admit(other, 10)
+    admission.charge(other, "a", "w")
+    admission.queue(other, 50)

@@ -19,6 +19,7 @@ CHAT = ChatPrompt(
         ChatMessage("tool", "found", tool_call_id="c1"),
     ),
     (TOOL,),
+    "I shall",
 )
 SAMPLING = SamplingOptions(max_tokens=7, temperature=0.5, top_p=0.25, seed=2**64 - 1, stop=("a", "b"), ignore_eos=True)
 REQUESTS = [

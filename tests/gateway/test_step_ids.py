@@ -4,16 +4,22 @@ import asyncio
 from collections.abc import Sequence
 
 import grpc
+import pytest
 
 from pbkv_cluster.core.sampling import SamplingOptions
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.workflow.events import EventKind
+from pbkv_cluster.core.workflow.logprobs import TokenLogprobs
+from pbkv_cluster.core.workflow.resumption import Received, Resumption
 from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, Tokens
+from pbkv_cluster.gateway.step.answers import Answer as StepOutput
 from pbkv_cluster.gateway.step.request import StepRequest, TextPrompt
+from pbkv_cluster.gateway.step.request_reader import WorkflowMoved
+from pbkv_cluster.gateway.step.step import Step
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
 from tests.gateway.pair import pair
 from tests.gateway.peers import ScriptedWorker, answer_tokens
-from tests.gateway.rig import Answer, read, refused, running, until
+from tests.gateway.rig import PATIENCE_S, Answer, read, refused, running, until
 
 EIGHT = types_pb2.Sampling(max_tokens=8, seed=5)
 WHOLE = answer_tokens(EIGHT)
@@ -183,7 +189,12 @@ async def test_closing_a_call_ends_the_call_and_not_the_step() -> None:
         )
         step = submission.admit(0)
         events = aiter(submission.run(step, request))
-        assert [type(await anext(events)) for _ in range(4)] == [Accepted, Tokens, Tokens, Tokens]
+        assert isinstance(await anext(events), Accepted)
+        sent = b""
+        while len(sent) < len(pack(WHOLE[:3])):
+            output = await anext(events)
+            assert isinstance(output, Tokens)
+            sent += output.packed
         submission.close(step)
         (last,) = [event async for event in events]
         assert isinstance(last, Finished)
@@ -191,3 +202,75 @@ async def test_closing_a_call_ends_the_call_and_not_the_step() -> None:
         worker.stop_at = -1
         again = await rig.run(workflow, step_id="one", sampling=EIGHT)
         assert (again.token_ids, again.finished[0].reason) == (WHOLE, types_pb2.FINISH_REASON_LENGTH)
+
+
+async def test_calls_that_follow_a_step_count_like_any_other() -> None:
+    worker = ScriptedWorker("w0", stop_at=1)
+    async with running(worker, limits={"tenant_steps": 2}) as rig:
+        workflow = await rig.start_workflow(tenant="a")
+        calls = [asyncio.create_task(read(rig.submit(workflow, step_id="one", sampling=EIGHT))) for _ in range(2)]
+        await until(lambda: len(rig.gateway.submission.admission) == 2, "two calls are in flight")
+        await worker.stopped.wait()
+        async with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "tenant 'a' has 2 steps"):
+            await rig.run(workflow, step_id="one", sampling=EIGHT)
+        worker.go.set()
+        for answer in await asyncio.gather(*calls):
+            assert answer.token_ids == WHOLE
+
+
+async def test_a_step_that_another_gateway_runs_counts_at_both_and_runs_at_one() -> None:
+    worker = ScriptedWorker("w0", stop_at=1)
+    async with pair(worker) as both:
+        workflow = await both.a.start()
+        call = asyncio.create_task(read(both.b.submit(workflow, sampling=EIGHT)))
+        await worker.stopped.wait()
+        admissions = [side.gateway.submission.admission for side in (both.a, both.b)]
+        assert [len(each) for each in admissions] == [1, 1]
+        assert [each.running_here for each in admissions] == [1, 0]
+        worker.go.set()
+        assert (await call).token_ids == WHOLE
+
+
+async def test_the_deadline_of_a_step_goes_with_it_to_another_gateway() -> None:
+    worker = ScriptedWorker("w0", stop_at=1)
+    async with pair(worker) as both:
+        workflow = await both.a.start()
+        call = asyncio.create_task(read(both.b.submit(workflow, sampling=EIGHT)))
+        await worker.stopped.wait()
+        held = both.a.gateway.workflows.workflows.peek(workflow)
+        assert held is not None
+        (step,) = held.running
+        assert isinstance(step, Step)
+        assert step.deadline is not None
+        worker.go.set()
+        await call
+
+
+async def test_who_follows_a_step_that_moves_does_not_wait_for_ever() -> None:
+    output = StepOutput()
+    output.begin(Step(0.0, lambda step: None), None)
+
+    async def follow() -> None:
+        async for _ in output.follow(Received()):
+            pass
+
+    following = asyncio.create_task(follow())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    output.fail(WorkflowMoved("moved"))
+    with pytest.raises(WorkflowMoved):
+        await asyncio.wait_for(following, PATIENCE_S)
+
+
+def test_log_probabilities_are_kept_with_the_tokens_that_they_belong_to() -> None:
+    output = StepOutput()
+    output.begin(Step(0.0, lambda step: None), Resumption(0, pack([1, 2]), 2))
+    known = tuple(TokenLogprobs(-float(number), ()) for number in (3, 4, 5))
+    output.add(Tokens(pack([3, 4, 5]), "cde", known))
+    whole, rest, tail = (output.missing(Received(0, bytearray(pack(list(range(1, have + 1)))), have)) for have in (0, 2, 4))
+    assert whole is not None
+    assert whole.logprobs == (), "of the first two none are known"
+    assert rest is not None
+    assert rest.logprobs == known
+    assert tail is not None
+    assert (tail.packed, tail.logprobs) == (pack([5]), known[2:])

@@ -91,10 +91,8 @@ def sidecar(
     here = settings.cluster.host or _LOOPBACK
     if not is_loopback(here):
         if settings.security.credentials or settings.security.tls_certificate:
-            problem = (
-                f"a sidecar asks for no key and speaks no TLS, and {here} is not the loopback: put a proxy that does in front"
-            )
-            raise InvalidArgument("cluster.host", f"{problem}, or leave the settings of security out")
+            problem = f"a sidecar asks for no key and speaks no TLS, and {here} is not the loopback"
+            raise InvalidArgument("cluster.host", f"{problem}: put a proxy that does in front, or leave `security` out")
         typer.echo(f"warning: everybody who can reach {here} can use the engines through this sidecar", err=True)
     from pbkv_cluster.core.logs.setup import set_up_logs
 

@@ -94,9 +94,11 @@ class PeerLink:
         with self._errors():
             return await self._inspection.ListAgents(request, timeout=timeout_s, metadata=passed_on())
 
-    def submit(self, request: workflow_pb2.SubmitStepRequest, metadata: Sequence[tuple[str, str]]) -> "PeerStream":
-        """Sends a step; returns at once."""
-        return PeerStream(self._stub.SubmitStep(request, metadata=passed_on(*metadata)))
+    def submit(
+        self, request: workflow_pb2.SubmitStepRequest, metadata: Sequence[tuple[str, str]], timeout_s: float | None
+    ) -> "PeerStream":
+        """Sends a step, which the other gateway gives up after `timeout_s` seconds (None: never); returns at once."""
+        return PeerStream(self._stub.SubmitStep(request, metadata=passed_on(*metadata), timeout=timeout_s))
 
     @staticmethod
     @contextmanager

@@ -17,9 +17,10 @@ _MAX_LINKS = 64  # more than there are gateways; beyond it, the one that has not
 class HeldElsewhere(Exception):
     """Another gateway holds the workflow."""
 
-    def __init__(self, holder: Holder) -> None:
+    def __init__(self, holder: Holder, tenant: str) -> None:
         super().__init__(f"{holder.gateway} at {holder.address} holds the workflow")
         self.holder = holder
+        self.tenant = tenant  # of the workflow
 
     def moved(self) -> TryAgain:
         """The error for another gateway, which took this one for the holder."""

@@ -68,10 +68,12 @@ class StepStream:
     """
 
     def __init__(self) -> None:
-        self._events: deque[worker_pb2.RunStepEvent] = deque()  # as many as the step's output has, at most
-        self._end: BaseException | None = None  # after these
+        # As values: a part of a message would keep all of it in memory, the output of other steps included.
+        self._waiting: list[Tokens] = []
+        self._outcome: StepOutcome | None = None  # after these
+        self._end: BaseException | None = None  # after all
         self._changed = asyncio.Event()
-        self._has_outcome = False
+        self._has_ended = False  # the outcome has been taken
         self._connection: _Connection | None = None  # None: the worker has no more to say
         self._call = 0
 
@@ -79,38 +81,38 @@ class StepStream:
         """Has the worker free what the step holds. Harmless when repeated."""
         if self._connection is not None:
             self._connection.cancel(self._call)
-        if not self._has_outcome:
+        if not self._has_ended:
             self.close(asyncio.CancelledError())
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Tokens | StepOutcome:
-        if self._has_outcome:
+        if self._has_ended:
             raise StopAsyncIteration
-        while not self._events:
+        while True:
+            if self._waiting:
+                waiting, self._waiting = self._waiting, []
+                return waiting[0] if len(waiting) == 1 else _joined(waiting)
+            if self._outcome is not None:
+                self._has_ended = True
+                return self._outcome
             if self._end is not None:
                 raise self._end
             self._changed.clear()
             await self._changed.wait()
-        first = self._events.popleft()
-        if first.WhichOneof("event") == "finished":
-            self._has_outcome = True
-            end = first.finished
-            return StepOutcome(convert.finish_reason_from_wire(end.reason), convert.usage_from_wire(end.usage), end.hidden)
-        tokens = [convert.tokens_from_wire(first.tokens)]
-        while self._events and self._events[0].WhichOneof("event") == "tokens":
-            tokens.append(convert.tokens_from_wire(self._events.popleft().tokens))
-        if len(tokens) == 1:
-            return tokens[0]
-        logprobs = tuple(chain.from_iterable(each.logprobs for each in tokens))
-        return Tokens(b"".join(each.packed for each in tokens), "".join(each.text for each in tokens), logprobs)
 
     def opened(self, connection: "_Connection", call: int) -> None:
         self._connection, self._call = connection, call
 
     def take(self, event: worker_pb2.RunStepEvent) -> None:
-        self._events.append(event)
+        match event.WhichOneof("event"):
+            case "tokens":
+                self._waiting.append(convert.tokens_from_wire(event.tokens))
+            case "finished":
+                end = event.finished
+                reason, usage = convert.finish_reason_from_wire(end.reason), convert.usage_from_wire(end.usage)
+                self._outcome = StepOutcome(reason, usage, end.hidden)
         self._changed.set()
 
     def close(self, end: BaseException) -> None:
@@ -119,8 +121,14 @@ class StepStream:
         if not isinstance(self._end, asyncio.CancelledError):
             self._end = end
         if isinstance(end, asyncio.CancelledError):
-            self._events.clear()
+            self._waiting.clear()
+            self._outcome = None
         self._changed.set()
+
+
+def _joined(parts: Sequence[Tokens]) -> Tokens:
+    logprobs = tuple(chain.from_iterable(each.logprobs for each in parts))
+    return Tokens(b"".join(each.packed for each in parts), "".join(each.text for each in parts), logprobs)
 
 
 class StepLink:

@@ -10,13 +10,16 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+from pbkv_cluster.core import tokens
 from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.workflow.logprobs import TokenLogprobs
 from pbkv_cluster.core.workflow.resumption import Received, Resumption
 from pbkv_cluster.core.workflow.step_events import Accepted, Finished, StepEvent, Tokens
 from pbkv_cluster.gateway.step.step import Step
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow
 
 _ANSWER_BYTES = 1024  # of one besides its output, about
+_LOGPROB_BYTES = 128  # of a token that has some, and of each likeliest token that they name, about
 
 
 @dataclass(eq=False, slots=True)
@@ -31,6 +34,8 @@ class Answer:
     packed: bytearray = field(default_factory=bytearray)
     characters: int = 0
     _texts: list[str] = field(default_factory=list)
+    _logprobs: list[TokenLogprobs] = field(default_factory=list)  # of the latest tokens; of those before them none are known
+    _logprobs_bytes: int = 0
     _followers: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -42,7 +47,7 @@ class Answer:
     @property
     def size_bytes(self) -> int:
         """About what it takes in memory."""
-        return len(self.packed) + 4 * self.characters + _ANSWER_BYTES
+        return len(self.packed) + 4 * self.characters + self._logprobs_bytes + _ANSWER_BYTES
 
     def check(self, resume: Resumption) -> None:
         """Raises:
@@ -57,6 +62,8 @@ class Answer:
         self.runs_it = step
         if resume is not None and len(resume.packed) > len(self.packed):
             self.packed[:] = resume.packed
+            self._logprobs.clear()
+            self._logprobs_bytes = 0
         step.sent += self.packed
         step.sent_chars = self.characters
 
@@ -69,6 +76,8 @@ class Answer:
                 self.packed += event.packed
                 self._texts.append(event.text)
                 self.characters += len(event.text)
+                self._logprobs += event.logprobs
+                self._logprobs_bytes += _LOGPROB_BYTES * sum(1 + len(each.top) for each in event.logprobs)
             case Finished():
                 self.finished = event
         self.notify()
@@ -88,7 +97,9 @@ class Answer:
         """The output that a client lacks; None: nothing."""
         packed = bytes(self.packed[len(received.packed) :])
         text = self._text()[received.characters :] if received.characters < self.characters else ""
-        return Tokens(packed, text) if packed or text else None
+        wanted = tokens.count(packed)
+        logprobs = tuple(self._logprobs[-wanted:]) if 0 < wanted <= len(self._logprobs) else ()
+        return Tokens(packed, text, logprobs) if packed or text else None
 
     async def follow(self, received: Received) -> AsyncIterator[StepEvent]:
         """What a client lacks, until the step has ended, or nobody runs it. Who iterates tells `received` of each event.

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
 from pbkv_cluster.core.background import check_cancelled
+from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import TryAgain
 from pbkv_cluster.core.workflow.resumption import Received
 from pbkv_cluster.core.workflow.step_events import Finished, StepEvent
@@ -26,6 +27,7 @@ class Forwarding:
 
     peers: Peers
     decisions: Decisions
+    clock: Clock
 
     async def run(self, step: Step, request: StepRequest, holder: Holder, received: Received) -> AsyncIterator[StepEvent]:
         """The events of a step that another gateway runs.
@@ -38,8 +40,12 @@ class Forwarding:
         """
         self.decisions[Reason.CALL_PASSED_ON] += 1
         link = await self.peers.link(holder.incarnation, holder.address)
+        if step.is_final:  # cancelled, or expired, meanwhile
+            return
         message = step_request_to_wire(replace(request, resume=received.resumption()))
-        stream = step.stream = link.submit(message, step.span.metadata())
+        timeout_s = None if step.deadline is None else max(step.deadline - self.clock.now(), 0.0)
+        stream = step.stream = link.submit(message, step.span.metadata(), timeout_s)
+        step.runs_elsewhere = True
         try:
             async for event in stream:
                 if step.is_final:  # cancelled while the event was on its way
@@ -58,3 +64,5 @@ class Forwarding:
             check_cancelled()
             if not step.is_final:
                 raise TryAgain("the gateway is stopping") from None
+        finally:
+            step.runs_elsewhere = False

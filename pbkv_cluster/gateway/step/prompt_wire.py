@@ -18,8 +18,9 @@ def prompt_to_wire(prompt: Prompt) -> types_pb2.Prompt:
     match prompt:
         case TextPrompt(text):
             return types_pb2.Prompt(text=text)
-        case ChatPrompt(messages, tools):
+        case ChatPrompt(messages, tools, answer):
             chat = convert.chat_to_wire(messages)
+            chat.answer = answer
             chat.tools.extend(map(json.dumps, tools))
             return types_pb2.Prompt(messages=chat)
         case TokenPrompt(packed):
@@ -36,7 +37,8 @@ def prompt_from_wire(message: types_pb2.Prompt) -> Prompt:
         case "messages":
             checks.count("prompt.messages", len(message.messages.messages), _MAX_MESSAGES)
             checks.count("prompt.messages.tools", len(message.messages.tools), _MAX_TOOLS)
-            return ChatPrompt(convert.chat_from_wire(message.messages), tuple(map(_tool, message.messages.tools)))
+            chat = message.messages
+            return ChatPrompt(convert.chat_from_wire(chat), tuple(map(_tool, chat.tools)), chat.answer)
         case "token_ids":
             return TokenPrompt(convert.packed_from_wire(message.token_ids, "prompt.token_ids"))
     raise InvalidArgument("prompt", "one of text, messages and token_ids must be set")

@@ -65,13 +65,12 @@ class RequestReader:
         Raises:
             InvalidArgument: a field is out of its range.
             NotFound: the workflow has ended.
-            LimitExceeded: its tenant, or its workflow, has too much in flight.
+            LimitExceeded: its tenant, or its workflow, has too many tokens queued.
             Unavailable: there is no worker.
         """
         if request.parent_step is not None and not 0 <= request.parent_step < workflow.steps:
             raise InvalidArgument("parent_step", f"must be an earlier step of the workflow, which has {workflow.steps}")
         tenant = request.tenant or workflow.tenant
-        self.admission.charge(step, tenant, workflow.id)
         limits = await self._limits(step, workflow)
         prompt = await self.prompts.read(request.prompt, limits, tenant)
         self.admission.queue(step, prompt.tokens)

@@ -65,6 +65,7 @@ class Step:
         self.retries = 0
         self.deadline: float | None = None  # on the clock's `now`: when nobody waits for it any more
         self.expired = False  # it was given up at its deadline
+        self.runs_elsewhere = False  # another gateway runs it
         self.span: Span = NO_SPAN  # of its whole time
 
     @property

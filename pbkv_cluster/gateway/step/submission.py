@@ -130,7 +130,7 @@ class Submission:
         sampling = self.reader.check(request)
         # Another gateway, which it may be passed on to, knows the tenant from the request alone.
         request = replace(request, tenant=current_caller().tenant_of(request.tenant))
-        received: Received | None = None  # if it has run elsewhere
+        received = Received.after(request.resume) if request.step_id else None  # so that it can go on elsewhere
         for _ in range(_ATTEMPTS):
             try:
                 workflow = await self.workflows.find(request.workflow_id)
@@ -141,6 +141,7 @@ class Submission:
                     request = replace(request, step_id=request.step_id or uuid.uuid4().hex)
                     sampling = self.reader.check(request)
                     received = Received.after(request.resume)
+                self.admission.charge(step, request.tenant or elsewhere.tenant, request.workflow_id)
                 events = self.forwarding.run(step, request, elsewhere.holder, received)
             else:
                 events = self._run_here(step, workflow, request, sampling, received)
@@ -164,9 +165,10 @@ class Submission:
         sampling: SamplingParams,
         received: Received | None,
     ) -> AsyncIterator[StepEvent]:
-        """Runs a step of a workflow that this gateway holds; `received`: what the client has, if the step has run elsewhere."""
+        """Runs a step of a workflow that this gateway holds; `received`: what its client has, if it has an id."""
         if step.is_final:
             return
+        self.admission.charge(step, request.tenant or workflow.tenant, workflow.id)
         step.workflow = workflow  # from now on it keeps its workflow open, however long it takes to read its prompt
         workflow.running.add(step)
         if received is not None:
@@ -181,6 +183,7 @@ class Submission:
         if step.workflow is not None:
             step.workflow.running.discard(step)
             if (noted := self.noted.pop(step, None)) is not None:
+                noted[1].fail(WorkflowMoved(f"workflow {step.workflow.id!r} has moved"))  # for those who follow
                 self.answers.settle(step.workflow, *noted)
         step.workflow = None
 
@@ -253,10 +256,8 @@ class Submission:
             self.workflows.renew(workflow)
         if spec is None:
             return
-        if step.state is StepState.CANCELLED:
-            self.decisions[Reason.STEP_CANCELLED] += 1
-        elif step.state is StepState.FAILED:
-            self.decisions[Reason.STEP_FAILED] += 1
+        if step.state is not StepState.FINISHED:
+            self.decisions[Reason.STEP_FAILED if step.state is StepState.FAILED else Reason.STEP_CANCELLED] += 1
         if not workflow.ended:
             self.events.report(
                 workflow,
@@ -295,6 +296,5 @@ class Submission:
         self.workflows.write_soon(workflow)
 
     def _log_prompt(self, prompt: Prompt) -> None:
-        if not self.logs_prompts:
-            return
-        log.info("a step begins", extra={"prompt": shown(prompt)[:_MAX_LOGGED_CHARACTERS]})
+        if self.logs_prompts:
+            log.info("a step begins", extra={"prompt": shown(prompt)[:_MAX_LOGGED_CHARACTERS]})

@@ -113,7 +113,7 @@ class WorkflowLifecycle:
                 return workflow
             _check_tenant(workflow_id, entry.tenant)
             if not self.peers.is_gone(entry.holder):
-                raise HeldElsewhere(entry.holder)
+                raise HeldElsewhere(entry.holder, entry.tenant)
             if (workflow := await self._take_over(entry)) is not None:
                 return workflow
         raise TryAgain(f"workflow {workflow_id!r} moves from gateway to gateway")

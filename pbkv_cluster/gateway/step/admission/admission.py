@@ -64,13 +64,18 @@ class Admission:
         self._steps[step] = _Held(size_bytes)
         self._bytes += size_bytes
 
+    @property
+    def running_here(self) -> int:
+        """Steps in flight that no other gateway runs."""
+        return sum(not step.runs_elsewhere for step in self._steps)
+
     def charge(self, step: Step, tenant: str, workflow: str) -> None:
-        """Counts a step to its tenant and its workflow, before its prompt is read. Does nothing if the step is over.
+        """Counts a step to its tenant and its workflow, before its prompt is read. Does nothing if it is counted, or over.
 
         Raises:
             LimitExceeded: one of them has too many steps in flight, or too many tokens queued.
         """
-        if (held := self._steps.get(step)) is None:
+        if (held := self._steps.get(step)) is None or held.accounts:
             return
         accounts = self._accounts.of(tenant, workflow)
         try:
@@ -93,6 +98,7 @@ class Admission:
         """
         if (held := self._steps.get(step)) is None:
             return
+        self._unqueue(held)  # its prompt may have been read before, if its workflow has come back to this gateway
         for account in held.accounts:
             try:
                 account.check_tokens(prompt_tokens)
