@@ -55,6 +55,9 @@ class WorkerFigures:
         figures.put(names.OPEN_WORKFLOWS, len(cache.workflows.all()))
         figures.put(names.CACHE_NODES, cache.tree.nodes)
         figures.put(names.TRANSFERS_IN_FLIGHT, len(cache.tiers.in_flight))
+        ahead = cache.tiers.prefetched.total
+        counts = {"loaded": ahead.loaded, "used": ahead.used, "wasted": ahead.wasted, "cancelled": ahead.cancelled}
+        figures.put_each(names.PREFETCHED_BLOCKS, counts)
         self._put_tiers(figures, cache)
         guard = cache.guard()
         if guard is not None:

@@ -125,6 +125,14 @@ async def test_every_counter_of_a_status_is_a_metric(cluster: LocalCluster) -> N
             name = {1: "gpu", 2: "host"}[tier.tier]
             assert scraped.value("pbkv_tier_capacity_bytes", tier=name) == tier.capacity_blocks * tier.block_bytes
             assert scraped.value("pbkv_tier_used_bytes", tier=name) == tier.used_blocks * tier.block_bytes
+        blocks = {outcome: times * 16 for outcome, times in scraped.by("pbkv_prefetched_blocks_total", "outcome").items()}
+        prefetch = worker.store.prefetch
+        assert blocks.get("loaded", 0) == prefetch.loaded_tokens
+        assert [blocks.get(each, 0) for each in ("used", "wasted", "cancelled")] == [
+            prefetch.used_tokens,
+            prefetch.wasted_tokens,
+            prefetch.cancelled_tokens,
+        ]
         guard = worker.store.guard
         assert scraped.value("pbkv_guard_prompt_tokens_total") == guard.prompt_tokens
         assert scraped.value("pbkv_guard_hit_tokens_total", order="cache") == guard.hits.tokens

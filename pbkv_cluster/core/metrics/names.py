@@ -179,8 +179,9 @@ TIER_READY_BYTES = _gauge(
     "pbkv_tier_ready_bytes", "Blocks of a tier whose memory has been taken from the machine", _WORKER, labels=("tier",)
 )
 PINNED_BYTES = _gauge("pbkv_pinned_bytes", "Host memory that is pinned for copies to and from a GPU", _WORKER)
-DAMAGED_BLOCKS = _counter(
-    "pbkv_damaged_blocks_total", "Blocks of host and disk that did not pass their check when loaded", _WORKER
+DAMAGED_BLOCKS = _counter("pbkv_damaged_blocks_total", "Blocks of host and disk that failed their check when loaded", _WORKER)
+PREFETCHED_BLOCKS = _counter(
+    "pbkv_prefetched_blocks_total", "Blocks loaded ahead; of these used, wasted, cancelled", _WORKER, labels=("outcome",)
 )
 TRANSFER_BYTES = _counter("pbkv_transfer_bytes_total", "Bytes copied between tiers", _WORKER, labels=("source", "target"))
 TRANSFER_SECONDS = _counter(
