@@ -12,6 +12,8 @@
     options.py     options that several commands share
     completion.py  what a shell completes as the values of options
     output.py      how results are printed and written
+    console.py     the terminal that they are printed to: names that others have chosen are printed, never obeyed
+    plain_text.py  how such names are escaped
 
 Heavy packages (Ray, torch, gRPC) are imported inside the commands that use them, so that `pbkv --help` answers at once.
 """

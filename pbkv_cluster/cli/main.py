@@ -21,6 +21,7 @@ from pbkv_cluster.cli.operation.down import down
 from pbkv_cluster.cli.operation.explain import explain
 from pbkv_cluster.cli.operation.node import node_app
 from pbkv_cluster.cli.operation.workflows import workflows_app
+from pbkv_cluster.cli.plain_text import plain
 from pbkv_cluster.cli.prediction.predictor import predictor_app
 from pbkv_cluster.cli.prediction.train import train
 from pbkv_cluster.cli.serving.demo import demo
@@ -109,7 +110,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         app(args=None if args is None else list(args), prog_name="pbkv")
     except PbkvError as error:
-        typer.echo("pbkv: " + "; ".join(line.strip() for line in str(error).splitlines()), err=True)
+        typer.echo("pbkv: " + plain("; ".join(line.strip() for line in str(error).splitlines())), err=True)
         bad_input = isinstance(error, ConfigError | InvalidArgument | TraceError)
         sys.exit(EXIT_BAD_INPUT if bad_input else EXIT_FAILED)
     except ModuleNotFoundError as error:

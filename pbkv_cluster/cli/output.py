@@ -78,10 +78,13 @@ def _write(text: str, path: Path, reported: Path, option: str) -> None:
 
 
 def result_console(json_target: str | None) -> "Console":
-    """A console for tables and progress: on standard error if the JSON goes to standard output."""
-    from rich.console import Console
+    """A console for tables and progress: on standard error if the JSON goes to standard output.
 
-    return Console(stderr=json_target == "-")
+    It prints strings as they are, without markup, and escapes what a terminal would obey (see `plain_text`).
+    """
+    from pbkv_cluster.cli.console import PlainConsole
+
+    return PlainConsole(stderr=json_target == "-")
 
 
 def share(tokens: int, of: int) -> str:

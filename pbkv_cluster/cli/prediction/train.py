@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings
-from pbkv_cluster.cli.output import percent
+from pbkv_cluster.cli.output import percent, result_console
 from pbkv_cluster.core.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -45,8 +45,6 @@ def train(
     Writes the state that a predictor service would have after all these workflows, for predictor.state_path. First, it reports
     how well held-back tasks are forecast by a predictor trained on the others, and by an untrained one.
     """
-    from rich.console import Console
-
     from pbkv_cluster.predictor_service.state.file import access_path
     from pbkv_cluster.simulator.traces.files import load_trace
 
@@ -58,7 +56,7 @@ def train(
     workflows = [workflow for path in files for workflow in load_trace(path).workflows]
     if not workflows:
         raise InvalidArgument("TRACE", "there are no workflows to learn from")
-    console = Console()
+    console = result_console(None)
     if hold_back:
         _report(predictor, workflows, hold_back, console)
     began = time.perf_counter()

@@ -137,7 +137,7 @@ def _newsroom(chats: int, concurrency: int, seed: int, console: "Console") -> _P
         for chat in sorted(ended, key=lambda each: each.number)[:_SHOWN_CHATS]:
             if chat.number not in printed:
                 printed.add(chat.number)
-                console.print(f"\n[bold]{chat.assignment}[/bold]")
+                console.print(f"\n{chat.assignment}", style="bold")
                 for turn in chat.turns:
                     console.print(f"  {turn.speaker}: {turn.text}", highlight=False, markup=False)
         return report

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from pbkv_cluster.cli.plain_text import plain
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -109,6 +111,6 @@ def on_new_cluster(config: "Config", label: str, console: "Console", run: "Calla
 def report_failures(report: "ReplayReport") -> None:
     """Prints the first failures on standard error."""
     for failure in report.failures[:_SHOWN_FAILURES]:
-        typer.echo(f"pbkv: failed: {failure}", err=True)
+        typer.echo(f"pbkv: failed: {plain(str(failure))}", err=True)
     if len(report.failures) > _SHOWN_FAILURES:
         typer.echo(f"pbkv: and {len(report.failures) - _SHOWN_FAILURES} more failures", err=True)

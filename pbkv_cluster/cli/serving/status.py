@@ -7,6 +7,7 @@ import typer
 
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, share, write_json
+from pbkv_cluster.cli.plain_text import plain
 from pbkv_cluster.cli.serving.address_lines import address_lines
 from pbkv_cluster.cli.serving.guard_lines import guard_json, guard_line
 from pbkv_cluster.cli.serving.prefetch_lines import prefetch_json, prefetch_line
@@ -40,7 +41,7 @@ def status(
     print_status(response, result_console(json_target))
     write_json(status_json(response), json_target)
     if check and (problems := degraded(response)):
-        typer.echo("\n".join(f"pbkv: {problem}" for problem in problems), err=True)
+        typer.echo("\n".join(f"pbkv: {plain(problem)}" for problem in problems), err=True)
         raise typer.Exit(1)
 
 
@@ -166,11 +167,16 @@ def print_status(response: "Status", console: "Console") -> None:
     """Prints a status for people."""
     from rich.text import Text
 
-    up = {True: "reachable", False: "[bold red]not reachable[/]"}
+    up = {True: ("reachable", ""), False: ("not reachable", "bold red")}
     console.print(Text(f"cluster {response.cluster}, model {response.model}"))
     console.print(
-        f"predictor {up[response.predictor_reachable]}, index {up[response.index_reachable]}, "
-        f"{response.open_workflows} open workflows, {response.running_steps} running steps"
+        Text.assemble(
+            "predictor ",
+            up[response.predictor_reachable],
+            ", index ",
+            up[response.index_reachable],
+            f", {response.open_workflows} open workflows, {response.running_steps} running steps",
+        )
     )
     if line := nodes_line(response):
         console.print(Text(line))

@@ -10,6 +10,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Footer, Static
 
+from pbkv_cluster.cli.plain_text import plain
 from pbkv_cluster.cli.top.reader import Reader, Snapshot
 from pbkv_cluster.cli.top.rows import ORDERS, WORKER_COLUMNS, WORKFLOW_COLUMNS, head_lines, worker_rows, workflow_rows
 from pbkv_cluster.core.errors import PbkvError
@@ -95,10 +96,10 @@ class TopApp(App[None]):
 
     def _show(self) -> None:
         state = self.query_one("#state", Static)
-        state.update(Text(self._state(), overflow="ellipsis", no_wrap=True))
+        state.update(Text(plain(self._state()), overflow="ellipsis", no_wrap=True))
         state.set_class(bool(self.problem), "lost")
         if self.snapshot is not None:
-            self.query_one("#head", Static).update(Text("\n".join(head_lines(self.snapshot))))
+            self.query_one("#head", Static).update(Text(plain("\n".join(head_lines(self.snapshot)))))
             _fill(self.query_one("#workers", DataTable), worker_rows(self.snapshot))
             _fill(self.query_one("#workflows", DataTable), workflow_rows(self.snapshot, self.order))
 
@@ -116,6 +117,6 @@ def _fill(table: "DataTable[Text]", rows: Iterable[Sequence[str]]) -> None:
     row, top = table.cursor_row, table.scroll_y
     table.clear()
     for each in rows:
-        table.add_row(*map(Text, each))  # as text only: names are chosen by clients
+        table.add_row(*(Text(plain(cell)) for cell in each))  # as text only: names are chosen by clients
     table.move_cursor(row=row, animate=False, scroll=False)
     table.scroll_to(y=top, animate=False)

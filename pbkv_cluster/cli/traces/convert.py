@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pbkv_cluster.cli.output import check_target
+from pbkv_cluster.cli.plain_text import plain
 from pbkv_cluster.cli.traces.secret import Secret, ids_of
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def convert(
         share = 100 * done.pseudo_tokens / done.prompt_tokens
         typer.echo(f"lengths only: nobody knows the text of {share:.0f} % of the prompt tokens, nor what they share")
     for note in notes:
-        typer.echo(f"- {note}")
+        typer.echo(f"- {plain(note)}")
     if done.is_full:
         typer.echo(f"pbkv: the rest does not fit into {max_mb:g} MB (--max-mb)", err=True)
         raise typer.Exit(1)

@@ -93,10 +93,10 @@ def report(
 
         described = name or str(cost_model)
         found = assess(trace, setup, described, machine_of(name).gpu_blocks if name else None, options, show)
-    _print(console, found)
-    write_json(found.to_json(), json_target)
-    if html is not None:
+    if html is not None:  # files first: a minute of work is not lost where the terminal cannot be written
         write_atomically(page(found), html, "--html")
+    write_json(found.to_json(), json_target)
+    _print(console, found)
 
 
 def _numbers(option: str, text: str, *, above_zero: bool) -> tuple[float, ...]:
@@ -111,9 +111,11 @@ def _numbers(option: str, text: str, *, above_zero: bool) -> tuple[float, ...]:
 
 
 def _print(console: "Console", found: "Assessment") -> None:
+    from rich.text import Text
+
     from pbkv_cluster.simulator.report.page import notes, potential_text, subtitle
 
-    console.print(f"[bold]{found.name}[/bold]: {subtitle(found)}", highlight=False)
+    console.print(Text.assemble((found.name, "bold"), f": {subtitle(found)}"))
     console.print()
     for text in found.findings.reasons:
         console.print(text, highlight=False)

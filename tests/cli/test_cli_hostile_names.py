@@ -1,0 +1,85 @@
+"""Names that clients choose are printed as they are: no markup, no emoji, nothing that a terminal obeys."""
+
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+from rich.text import Text
+
+from pbkv_cluster.cli.console import PlainConsole
+from pbkv_cluster.cli.plain_text import plain
+from pbkv_cluster.rpc.v1.types_pb2 import Prompt
+from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep, TraceWorkflow
+from pbkv_cluster.simulator.traces.writing import lines_of
+from tests.cli.conftest import LoopThread, Pbkv
+from tests.gateway.peers import ScriptedWorker
+from tests.gateway.rig import Rig, running
+
+NAMES = ("[/x]", "[planner]", ":smile:", "\x1b]0;own\x1b\\")
+SHOWN = ("[/x]", "[planner]", ":smile:", "\\x1b]0;own\\x1b\\")
+
+
+@pytest.fixture
+def busy(loop_thread: LoopThread) -> Iterator[str]:
+    """Address of a gateway whose open workflows, workloads, agents and call sites have hostile names."""
+    gateway = AsyncExitStack()
+
+    async def start() -> Rig:
+        rig = await gateway.enter_async_context(running(ScriptedWorker("w1")))
+        for name in NAMES:
+            await rig.start_workflow(workflow_id=name, workload=name)
+            await rig.run(name, agent_id=name, call_site=name, prompt=Prompt(text="a prompt of its own"))
+        return rig
+
+    yield loop_thread.run(start()).address
+    loop_thread.run(gateway.aclose())
+
+
+@pytest.mark.parametrize("command", [("workflows", "ls"), ("agents", "ls")])
+def test_a_cluster_s_names_are_shown(pbkv: Pbkv, busy: str, command: tuple[str, ...]) -> None:
+    done = pbkv(*command, "--endpoint", busy)
+    assert done.code == 0, done.err
+    assert "\x1b" not in done.out + done.err
+    for shown in SHOWN:
+        assert shown in done.out
+
+
+def test_a_name_in_an_error_is_shown(pbkv: Pbkv, busy: str) -> None:
+    done = pbkv("workflows", "show", "\x1b[2J", "--endpoint", busy)
+    assert done.code == 1
+    assert r"\x1b[2J" in done.err
+
+
+def test_a_trace_s_names_are_shown_and_its_files_written(pbkv: Pbkv, tmp_path: Path) -> None:
+    trace, page = tmp_path / "[b].jsonl", tmp_path / "report.html"
+    prompt = (Segment(SegmentKind.TASK, "t", 200),)
+    workflows = [
+        TraceWorkflow(str(number), name, (TraceStep(name, prompt, f"o{number}", 8),)) for number, name in enumerate(NAMES)
+    ]
+    trace.write_bytes(b"".join(lines_of(workflows)))
+    done = pbkv("report", str(trace), "--jobs", "1", "--gpu", "1", "--host", "0", "--html", str(page))
+    assert done.code == 0, done.err
+    assert "\x1b" not in done.out
+    for shown in ("[b]: ", *SHOWN):
+        assert shown in done.out
+    assert page.is_file()
+
+
+@pytest.mark.parametrize(("name", "shown"), list(zip(NAMES, SHOWN, strict=True)))
+def test_every_way_to_print_shows_a_name(capsys: pytest.CaptureFixture[str], name: str, shown: str) -> None:
+    table = Table(name, title=name)
+    table.add_row(name)
+    table.add_row(Text(name))
+    console = PlainConsole()
+    for each in (name, Text(name, style="bold"), table):
+        console.print(each)
+    out = capsys.readouterr().out
+    assert out.count(shown) == 6
+    assert "\x1b" not in out
+
+
+def test_lines_and_letters_are_left_as_they_are() -> None:
+    assert plain("Zürich\n\t東京") == "Zürich\n\t東京"
+    assert plain("\u202eevil\ud800") == r"\u202eevil\ud800"
