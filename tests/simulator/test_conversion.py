@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pbkv_cluster.core.text.chat_message import ChatMessage
+from pbkv_cluster.gateway.http.sessions.chains import agent_name, is_of_prompt
 from pbkv_cluster.simulator.conversion.conversion import Converted, convert_calls
 from pbkv_cluster.simulator.conversion.converters import CONVERTERS
 from pbkv_cluster.simulator.recording.calls import ASSISTANT, Call, Message
@@ -185,6 +188,27 @@ def test_phoenix_knows_agents_and_sessions(tmp_path: Path, flat: bool) -> None:
     steps = trace.workflows[0].steps
     assert [step.agent for step in steps] == ["planner", "planner"]
     assert common(*steps) == steps[0].prompt_tokens
+
+
+def test_agents_that_nobody_names_are_told_apart_without_words_of_their_prompts(tmp_path: Path) -> None:
+    other = [{"role": "system", "content": "You are an accountant of the crown."}, CHAT[1]]
+    prompts = [CHAT[:2], other, CHAT[1:2]]
+    lines = [log_line(float(at), prompts[at % 3], "Yes.") for at in range(6)]
+    source = written(tmp_path / "log.jsonl", lines)
+    _, trace = convert("access-log", source, tmp_path / "t.jsonl")
+    agents = [step.agent for each in trace.workflows for step in each.steps]
+    assert len(set(agents)) == 3
+    assert {re.sub("[0-9a-f]{10}$", "#", agent) for agent in agents} == {"agent-#", "assistant"}
+    for word in ("careful", "you-are", "crown"):
+        assert word not in (tmp_path / "t.jsonl").read_text()
+    _, again = convert("access-log", source, tmp_path / "again.jsonl")  # under another secret
+    assert {step.agent for each in again.workflows for step in each.steps} & set(agents) == {"assistant"}
+
+
+@pytest.mark.parametrize("system", ["You are a planner", "!", "1 2 3", "İstanbul " * 9, "x" * 99, "国" * 40])
+def test_names_made_of_prompts_are_known_as_such(system: str) -> None:
+    assert is_of_prompt(agent_name([ChatMessage("system", system)], ()))
+    assert not any(map(is_of_prompt, ("planner", "assistant", "news-writer", "a_b-123abc", "agent-0123456789")))
 
 
 def test_no_text_is_left(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from pbkv_cluster.core.blocks import Namespace, block_keys
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
+from pbkv_cluster.rpc.v1 import inspection_pb2
+from pbkv_cluster.simulator.recording.cluster import ClusterRecording
 from pbkv_cluster.simulator.recording.ids import keyed_ids
 from pbkv_cluster.simulator.recording.known_blocks import KnownBlocks
 from pbkv_cluster.simulator.recording.recorder import RecordedStep, Recorder
@@ -164,3 +166,21 @@ def test_nothing_but_the_fields_of_the_format_is_written(tmp_path: Path) -> None
     (line,) = gzip.decompress(path.read_bytes()).splitlines()
     expected = {"workflow_id", "workload", "step", "agent", "prompt_segments", "prompt_tokens", "output_id", "output_tokens"}
     assert set(json.loads(line)) == {*expected, "arrival_s"}
+
+
+def test_agents_of_a_cluster_that_are_named_by_their_prompts_are_hashed(tmp_path: Path) -> None:
+    path, ids = tmp_path / "t.jsonl", keyed_ids()
+    with TraceFile(path, 1 << 20) as file:
+        recorder = Recorder(file)
+        recording = ClusterRecording(recorder, KnownBlocks(ids), ids)
+        for agent in ("planner", "you-are-a-secret-1a2b3c", "you-are-a-secret-1a2b3c", "assistant"):
+            event = inspection_pb2.WatchedEvent(workflow_id="w", workload="app", time_s=2.0)
+            event.step.agent_id, event.step.prompt_tokens, event.step.output_tokens, event.step.started_s = agent, 5, 1, 1.0
+            recording.add(event)
+        recorder.finish()
+    (workflow,) = load_trace(path).workflows
+    planner, one, other, assistant = (step.agent for step in workflow.steps)
+    assert (planner, assistant) == ("planner", "assistant")
+    assert one == other
+    assert one.startswith("agent-")
+    assert "secret" not in path.read_text()

@@ -68,6 +68,9 @@ def record(
 
     It comes from a running cluster, from OpenTelemetry spans (--otlp), or from an access log (--access-log).
 
+    Names are written as clients give them. An agent that no client names is recognised by its system prompt, whose first words
+    are its name; it is written under a keyed hash, as is one whose given name has the form of such names (words-1a2b3c).
+
     Workflows are written when they end; those that are open at the end of the recording, as far as they have got.
     """
     check_target(out, "--out")
@@ -138,7 +141,7 @@ async def _cluster(endpoint: str, recorder: "Recorder", ids: "Ids", with_tokens:
     from pbkv_cluster.simulator.recording.cluster import ClusterRecording
     from pbkv_cluster.simulator.recording.known_blocks import KnownBlocks
 
-    recording = ClusterRecording(recorder, KnownBlocks(ids))
+    recording = ClusterRecording(recorder, KnownBlocks(ids), ids)
     async with InspectionClient(endpoint) as client:
         events = await client.watch(with_tokens)
         typer.echo(f"recording the cluster at {endpoint}; Ctrl-C ends it", err=True)

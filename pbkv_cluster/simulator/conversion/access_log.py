@@ -69,6 +69,7 @@ class _AccessLog:
             ended_s=started_s if duration is None else started_s + seconds_of(duration, place, "duration_s"),
             call_site=hints.call_site,
             tool=tool,
+            recognised=not hints.agent and chains.is_of_prompt(agent),
         )
 
     def _attribute(self, hints: Hints, messages: Sequence[Message], reply: str | None) -> tuple[str, str]:

@@ -2,7 +2,9 @@
 
 from pbkv_cluster.core.blocks import KEY_BYTES
 from pbkv_cluster.core.tokens import as_array
+from pbkv_cluster.gateway.http.sessions.chains import is_of_prompt
 from pbkv_cluster.rpc.v1 import inspection_pb2
+from pbkv_cluster.simulator.recording.ids import Ids, keyed_agent
 from pbkv_cluster.simulator.recording.known_blocks import KnownBlocks
 from pbkv_cluster.simulator.recording.recorder import RecordedStep, Recorder
 
@@ -10,8 +12,10 @@ from pbkv_cluster.simulator.recording.recorder import RecordedStep, Recorder
 class ClusterRecording:
     """Feeds a recorder with the events of `InspectionService.WatchWorkflows`."""
 
-    def __init__(self, recorder: Recorder, blocks: KnownBlocks) -> None:
+    def __init__(self, recorder: Recorder, blocks: KnownBlocks, ids: Ids) -> None:
+        """`ids` are for agents that are named by words of their prompts."""
         self._recorder = recorder
+        self._ids = ids
         self._blocks = blocks
         self._steps = 0
 
@@ -39,7 +43,7 @@ class ClusterRecording:
             event.workflow_id,
             event.workload,
             RecordedStep(
-                step.agent_id,
+                keyed_agent(step.agent_id, self._ids) if is_of_prompt(step.agent_id) else step.agent_id,
                 hashed.prompt,
                 hashed.output_id,
                 step.output_tokens,

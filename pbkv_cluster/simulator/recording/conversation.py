@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 
 from pbkv_cluster.simulator.recording.calls import ASSISTANT, SYSTEM, TOOL, Call, Message, bytes_per_token
-from pbkv_cluster.simulator.recording.ids import Ids
+from pbkv_cluster.simulator.recording.ids import Ids, keyed_agent
 from pbkv_cluster.simulator.recording.recorder import RecordedStep
 from pbkv_cluster.simulator.traces.fields import MAX_TOKENS
 from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind
@@ -44,7 +44,7 @@ class TextSteps:
         if output_tokens is None:
             output_tokens = self._tokens(call.reply or "")
         return RecordedStep(
-            agent=call.agent,
+            agent=keyed_agent(call.agent, self._ids) if call.recognised else call.agent,
             prompt=prompt,
             output_id=self._reply_id(call.reply) if call.reply else self._ids("reply", str(self._steps)),
             output_tokens=min(MAX_TOKENS, output_tokens),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 SECRET_BYTES = 32
 _ID_BYTES = 10
+_AGENT_DIGITS = 10
 
 Ids = Callable[..., str]
 """An id for some parts, each text or bytes: equal for equal parts, different for others."""
@@ -24,3 +25,8 @@ def keyed_ids(secret: bytes | None = None) -> Ids:
         return digest.hexdigest()
 
     return of
+
+
+def keyed_agent(name: str, ids: Ids) -> str:
+    """A name for an agent that no client has named: the one that it was recognised by tells words of its system prompt."""
+    return f"agent-{ids('agent', name)[:_AGENT_DIGITS]}"

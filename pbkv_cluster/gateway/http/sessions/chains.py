@@ -20,6 +20,9 @@ _SYSTEM = "system"
 _PIECE_CHARACTERS = 64  # of a prompt that is one text
 _PIECES = 4096  # of such a prompt that are looked at
 _WORDS = 4  # of a system prompt, in the name of its agent
+_WORD_CHARACTERS = 16
+_HASH_DIGITS = 6
+_OF_PROMPT = re.compile(rf"(?:[^\W_]{{1,{_WORD_CHARACTERS}}}-){{0,{_WORDS}}}[0-9a-f]{{{_HASH_DIGITS}}}")
 _NUMBERS = re.compile(r"\d+")  # dates, times and counts in a system prompt do not make another agent
 
 
@@ -55,9 +58,16 @@ def agent_name(messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any
     system = "\n".join(message.text for message in messages if message.role == _SYSTEM).strip()
     if not system:
         names = sorted(tool["function"]["name"] for tool in tools)
-        return f"{ASSISTANT}-{xxh3_64_hexdigest(json.dumps(names).encode())[:6]}" if names else ASSISTANT
+        return f"{ASSISTANT}-{xxh3_64_hexdigest(json.dumps(names).encode())[:_HASH_DIGITS]}" if names else ASSISTANT
     words = re.findall(r"[^\W_]+", system.casefold())[:_WORDS]
-    return "-".join([*(word[:16] for word in words), xxh3_64_hexdigest(_NUMBERS.sub("#", system).encode())[:6]])
+    return "-".join(
+        [*(word[:_WORD_CHARACTERS] for word in words), xxh3_64_hexdigest(_NUMBERS.sub("#", system).encode())[:_HASH_DIGITS]]
+    )
+
+
+def is_of_prompt(agent: str) -> bool:
+    """Whether a name has the form of those that `agent_name` makes of prompts and tools, as a client's own name may, too."""
+    return _OF_PROMPT.fullmatch(agent) is not None
 
 
 def _content(text: str, calls: Sequence[FunctionCall]) -> str:
