@@ -110,6 +110,27 @@ def test_ctrl_c_ends_a_recording_whose_log_is_still_written(pbkv: Pbkv, tmp_path
     assert len(load_trace(out).workflows) == 3
 
 
+def test_enough_silent_workflows_end_a_recording_whose_log_is_still_written(pbkv: Pbkv, tmp_path: Path) -> None:
+    pipe, out, over = tmp_path / "pipe", tmp_path / "t.jsonl", threading.Event()
+    os.mkfifo(pipe)
+
+    def write() -> None:
+        with pipe.open("w") as file:
+            file.write(log(4))  # a second between two
+            file.flush()
+            over.wait(60)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        outcome = pbkv("record", "--access-log", str(pipe), "--out", str(out), "--workflows", "2", "--silence", "2")
+    finally:
+        over.set()
+        writer.join(60)
+    assert outcome.code == 0, outcome.err
+    assert "4 workflows, 2 of them cut" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [

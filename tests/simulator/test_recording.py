@@ -184,3 +184,23 @@ def test_agents_of_a_cluster_that_are_named_by_their_prompts_are_hashed(tmp_path
     assert one == other
     assert one.startswith("agent-")
     assert "secret" not in path.read_text()
+
+
+def test_workflows_of_one_step_each_are_cut_where_there_is_no_room_for_all(tmp_path: Path) -> None:
+    with TraceFile(tmp_path / "t.jsonl", 1 << 20) as file:
+        recorder = Recorder(file, open_bytes=4000)
+        for number in range(50):
+            recorder.step(f"w{number}", "app", step(number, float(number)))
+        assert 40 <= recorder.written == recorder.cut < 50
+        recorder.end_all()
+        assert recorder.written == 50
+
+
+def test_silent_workflows_end(tmp_path: Path) -> None:
+    with TraceFile(tmp_path / "t.jsonl", 1 << 20) as file:
+        recorder = Recorder(file)
+        for number in range(4):
+            recorder.step(f"w{number}", "app", step(number, float(number)))  # ends a second later
+        recorder.step("w0", "app", step(9, 9.0))
+        recorder.end_silent(3.0)
+        assert (file.workflows, recorder.cut) == ({"w1", "w2"}, 0)

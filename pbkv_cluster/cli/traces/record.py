@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _MB = 1_000_000
 _LOOPBACK = "127.0.0.1"
 _POLL_S = 0.2
+_SPAN_SILENCE_S = 60.0
+_CALL_SILENCE_S = 600.0  # whoever reads an answer takes longer than a program
 _READ_AHEAD = 64  # calls
 
 T = TypeVar("T")
@@ -51,8 +53,15 @@ def record(
         ),
     ] = None,
     silence: Annotated[
-        float, typer.Option(min=0, metavar="S", help="Seconds without a span after which a trace has ended.")
-    ] = 60,
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="S",
+            help="Seconds without a span after which a trace has ended, or in the time of an access log without a call after "
+            "which a workflow has; by default 60 of a span, 600 of a call.",
+            show_default=False,
+        ),
+    ] = None,
     duration: Annotated[
         float | None, typer.Option(min=0, metavar="S", help="Seconds after which it ends; by default with Ctrl-C.")
     ] = None,
@@ -88,9 +97,9 @@ def record(
 
         def source() -> Awaitable[None]:
             if otlp is not None:
-                return _spans(otlp, recorder, ids, silence)
+                return _spans(otlp, recorder, ids, _SPAN_SILENCE_S if silence is None else silence)
             if access_log is not None:
-                return _log(access_log, recorder, ids)
+                return _log(access_log, recorder, ids, _CALL_SILENCE_S if silence is None else silence)
             return _cluster(endpoint, recorder, ids, with_tokens)
 
         has_failed = True
@@ -162,8 +171,8 @@ async def _spans(port: int, recorder: "Recorder", ids: "Ids", silence_s: float) 
         await recording.stop()
 
 
-async def _log(path: Path, recorder: "Recorder", ids: "Ids") -> None:
-    """Reads a log to its end, call by call. Then all of its workflows have ended."""
+async def _log(path: Path, recorder: "Recorder", ids: "Ids", silence_s: float) -> None:
+    """Reads a log call by call, and ends workflows that are silent for long. At its end, all of its workflows have ended."""
     from pbkv_cluster.simulator.conversion.access_log import access_log
     from pbkv_cluster.simulator.conversion.conversion import name_of
     from pbkv_cluster.simulator.recording.conversation import CALIBRATION_CALLS, steps_of
@@ -171,11 +180,15 @@ async def _log(path: Path, recorder: "Recorder", ids: "Ids") -> None:
     # A pipe may be written slowly, and its first calls are not to be lost when the recording ends.
     source = Path("/dev/stdin") if str(path) == "-" else path
     calls = steps_of(access_log(source), ids, CALIBRATION_CALLS if source.is_file() else 1)
+    now = 0.0  # of the log
     async for call, step in _from_thread(calls):
         workflow = name_of(call.workflow, "workflow")
         recorder.step(workflow, name_of(call.workload, "unnamed"), step)
         if call.tool:
             recorder.tool(workflow, name_of(call.tool, "tool"))
+        if call.started_s is not None:
+            now = max(now, call.started_s)
+            recorder.end_silent(now - silence_s)
     recorder.end_all()
 
 

@@ -10,7 +10,8 @@ from pbkv_cluster.simulator.traces.fields import MAX_TEXT_BYTES
 from pbkv_cluster.simulator.traces.step_traces import MAX_STEPS, Segment, TraceStep, TraceWorkflow
 from pbkv_cluster.simulator.traces.writing import encoded, line_of
 
-OPEN_BYTES = 256 << 20  # of the lines of all open workflows
+OPEN_BYTES = 256 << 20  # of the lines and last steps of all open workflows
+_STEP_BYTES, _SEGMENT_BYTES, _TOKEN_ID_BYTES = 512, 192, 40  # that the last step takes in memory, about
 UNNAMED = "unnamed"  # workload of workflows that have none
 
 
@@ -30,6 +31,12 @@ class RecordedStep:
     prompt_token_ids: Sequence[int] | None = None
     output_token_ids: Sequence[int] | None = None
 
+    @property
+    def size_bytes(self) -> int:
+        """About what it takes in memory."""
+        token_ids = len(self.prompt_token_ids or ()) + len(self.output_token_ids or ())
+        return _STEP_BYTES + _SEGMENT_BYTES * len(self.prompt) + _TOKEN_ID_BYTES * token_ids
+
 
 @dataclass(slots=True)
 class _Open:
@@ -38,9 +45,10 @@ class _Open:
     name: str  # in the trace
     workload: str
     lines: list[bytes] = field(default_factory=list)
-    size_bytes: int = 0
+    size_bytes: int = 0  # with the last step's
     last: RecordedStep | None = None
     tool: str = ""
+    heard_s: float | None = None  # when its last step ended; None: unknown
     cut: bool = False  # was written before its end: the rest is left out
 
 
@@ -50,7 +58,7 @@ class Recorder:
     def __init__(self, file: TraceFile, open_bytes: int = OPEN_BYTES) -> None:
         """Args:
         file: to write to; its owner closes it.
-        open_bytes: of lines of open workflows.
+        open_bytes: of lines and last steps of open workflows.
         """
         self._file = file
         self._open_bytes = open_bytes
@@ -67,10 +75,12 @@ class Recorder:
         if found is None:
             found = self._workflows[workflow] = _Open(self._name(workflow), workload or UNNAMED)
         self._workflows.move_to_end(workflow)
+        found.heard_s = step.started_s if step.ended_s is None else step.ended_s
         if found.cut or self.full:
             return
         self._complete(found, step.started_s)
         found.last = step
+        self._grow(found, step.size_bytes)
         if len(found.lines) + 1 >= MAX_STEPS:
             self._cut(found)
         while self._size_bytes > self._open_bytes:
@@ -87,6 +97,14 @@ class Recorder:
         found = self._workflows.pop(workflow, None)
         if found is not None and not found.cut:
             self._write(found)
+
+    def end_silent(self, since_s: float) -> None:
+        """Ends workflows whose last step ended at `since_s` or before, in order of arrival, up to the first that goes on."""
+        while self._workflows:
+            workflow, found = next(iter(self._workflows.items()))
+            if found.heard_s is None or found.heard_s > since_s:
+                return
+            self.end(workflow)
 
     def end_all(self) -> None:
         """Nothing more comes: all open workflows have ended."""
@@ -129,14 +147,16 @@ class Recorder:
             if (value := getattr(last, key)) is not None:
                 line[key] = value
         found.lines.append(encoded(line))
-        found.size_bytes += len(found.lines[-1])
-        self._size_bytes += len(found.lines[-1])
+        self._grow(found, len(found.lines[-1]) - last.size_bytes)
         found.last, found.tool = None, ""
+
+    def _grow(self, found: _Open, size_bytes: int) -> None:
+        found.size_bytes += size_bytes
+        self._size_bytes += size_bytes
 
     def _write(self, found: _Open) -> None:
         self._complete(found, None)
-        self._size_bytes -= found.size_bytes
-        found.size_bytes = 0
+        self._grow(found, -found.size_bytes)
         if not found.lines or self.full:
             return
         if not self._file.write(found.name, b"".join(found.lines)):
