@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from pbkv_cluster.rpc.v1.types_pb2 import Prompt
 from pbkv_cluster.simulator.traces.files import load_trace
 from tests.cli.conftest import LoopThread, Pbkv
+from tests.gateway.pair import Pair, pair
 from tests.gateway.peers import ScriptedWorker
 from tests.gateway.rig import Rig, running
 
@@ -61,3 +62,36 @@ def test_does_not_overwrite_a_recording(pbkv: Pbkv, tmp_path: Path) -> None:
     outcome = pbkv("record", "--out", str(path))
     assert outcome.code == 2
     assert "is there already" in outcome.err
+
+
+def test_records_the_workflows_of_all_gateways_once(pbkv: Pbkv, loop_thread: LoopThread, tmp_path: Path) -> None:
+    both, path = AsyncExitStack(), tmp_path / "t.jsonl"
+
+    async def play(gateways: Pair) -> None:
+        while True:
+            opened = [(side, await side.start(workload=name)) for side, name in ((gateways.a, "a"), (gateways.b, "b"))]
+            for side, workflow in opened:
+                for each in (gateways.a, gateways.b):  # one of them passes the step on
+                    await each.run(workflow, agent_id="planner")
+                await side.end(workflow)
+
+    async def start() -> tuple[str, asyncio.Task[None]]:
+        gateways = await both.enter_async_context(pair(ScriptedWorker("w1")))
+        return gateways.b.address, asyncio.create_task(play(gateways))
+
+    async def stop(playing: asyncio.Task[None]) -> None:
+        playing.cancel()
+        await asyncio.gather(playing, return_exceptions=True)
+        await both.aclose()
+
+    address, playing = loop_thread.run(start())
+    try:
+        outcome = pbkv("record", "--out", str(path), "--endpoint", address, "--workflows", "6")
+    finally:
+        loop_thread.run(stop(playing))
+    assert outcome.code == 0, outcome.err
+    assert "warning" not in outcome.err
+    workflows = load_trace(path).workflows
+    assert {each.workload for each in workflows} == {"a", "b"}
+    assert max(len(each.steps) for each in workflows) == 2
+    assert sum(len(each.steps) == 2 for each in workflows) >= 4

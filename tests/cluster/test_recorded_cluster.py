@@ -47,7 +47,7 @@ async def record(cluster: LocalCluster, path: Path, with_token_ids: bool) -> dic
     draws = random.Random(str(path))
     with TraceFile(path, 1 << 24) as file:
         recorder = Recorder(file)
-        recording = ClusterRecording(recorder, KnownBlocks(keyed_ids()))
+        recording = ClusterRecording(recorder, KnownBlocks(keyed_ids()), keyed_ids())
         async with InspectionClient(cluster.gateway_address) as inspection, AsyncClient(cluster.gateway_address) as client:
             events = await inspection.watch(with_token_ids)
             playing = asyncio.create_task(play(client, usages, draws.choices(range(100, 900), k=70), draws))

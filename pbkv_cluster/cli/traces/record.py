@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -13,9 +14,10 @@ import typer
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import check_target
 from pbkv_cluster.cli.traces.secret import Secret, ids_of
-from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.errors import InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
+    from pbkv_cluster.rpc.v1.inspection_pb2 import WatchedEvent
     from pbkv_cluster.simulator.recording.ids import Ids
     from pbkv_cluster.simulator.recording.recorder import Recorder
     from pbkv_cluster.simulator.recording.trace_file import TraceFile
@@ -147,15 +149,47 @@ async def _until_over(
 
 async def _cluster(endpoint: str, recorder: "Recorder", ids: "Ids", with_tokens: bool) -> None:
     from pbkv_cluster.client.inspection import InspectionClient
+    from pbkv_cluster.core.background import cancel
     from pbkv_cluster.simulator.recording.cluster import ClusterRecording
     from pbkv_cluster.simulator.recording.known_blocks import KnownBlocks
 
     recording = ClusterRecording(recorder, KnownBlocks(ids), ids)
-    async with InspectionClient(endpoint) as client:
-        events = await client.watch(with_tokens)
-        typer.echo(f"recording the cluster at {endpoint}; Ctrl-C ends it", err=True)
+
+    async def take(events: "AsyncIterator[WatchedEvent]") -> None:
         async for event in events:
             recording.add(event)
+
+    async with AsyncExitStack() as clients:
+
+        async def watch(address: str) -> asyncio.Task[None]:
+            client = await clients.enter_async_context(InspectionClient(address))
+            return asyncio.create_task(take(await client.watch(with_tokens)))
+
+        addresses, watches, lost = await _gateways(endpoint), [], []
+        for address in addresses:
+            try:
+                watches.append(await watch(address))
+            except Unavailable:
+                lost.append(address)
+        if not watches:
+            watches.append(await watch(endpoint))
+        if lost:
+            recorded = f"{len(watches)} of {len(addresses)} gateways: cannot reach {', '.join(lost)}"
+            typer.echo(f"warning: records {recorded}", err=True)
+        typer.echo(f"recording the cluster at {endpoint}; Ctrl-C ends it", err=True)
+        try:
+            await asyncio.gather(*watches)
+        finally:
+            await cancel(*watches)
+
+
+async def _gateways(endpoint: str) -> list[str]:
+    """Addresses of the cluster's gateways, if it has several: each tells of the workflows that it holds."""
+    from pbkv_cluster.client import AsyncClient
+
+    async with AsyncClient(endpoint) as client:
+        status = await client.status()
+    return [each.address for each in status.gateways] if len(status.gateways) > 1 else []
 
 
 async def _spans(port: int, recorder: "Recorder", ids: "Ids", silence_s: float) -> None:
