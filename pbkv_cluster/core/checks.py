@@ -16,7 +16,10 @@ def not_empty(field: str, value: Sized) -> None:
 
 def text_bytes(field: str, text: str, most: int) -> str:
     """A text of at most `most` bytes in UTF-8."""
-    size = len(text.encode())
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:  # JSON can hold half of a surrogate pair
+        raise InvalidArgument(field, "is not valid Unicode") from None
     if size > most:
         raise InvalidArgument(field, f"at most {most} bytes, got {size}")
     return text

@@ -37,6 +37,7 @@ def test_a_value_within_bounds_is_returned(check: Callable[..., Any], arguments:
     [
         (checks.not_empty, ([],), "must not be empty"),
         (checks.text_bytes, ("é" * 5, 8), "at most 8 bytes, got 10"),
+        (checks.text_bytes, ("\ud800", 8), "is not valid Unicode"),
         (checks.name, ("é" * 129,), "at most 256 bytes, got 258"),
         (checks.required_name, ("",), "must not be empty"),
         (checks.required_name, ("n" * 257,), "at most 256 bytes, got 257"),

@@ -254,6 +254,10 @@ def test_texts_share_whole_pieces_and_never_more(beginning: str, ends: tuple[str
         ("access-log", '{"time": 1, "request": {}}\n', "line 1: request: must have messages"),
         ("access-log", '{"time": true, "request": {"messages": []}}\n', "line 1: time: must be a time"),
         ("access-log", '{"time": 1, "request": {"messages": [5]}}\n', "request.messages[0]: must be a message"),
+        ("access-log", '{"time": "1969-12-31", "request": {"messages": []}}\n', "line 1: time: must be a time"),
+        ("access-log", '{"time": 1, "headers": {"x-pbkv-agent": "\\ud800"}, "request": {"messages": []}}\n', "must be UTF-8"),
+        ("access-log", '{"time": 1, "request": {"metadata": {"agent": "\\ud800"}, "messages": []}}\n', "agent"),
+        ("access-log", json.dumps({"time": 1, "request": {"messages": [""] * 65537}}), "line 1: a prompt of 65,537 segments"),
         ("langfuse", '{"type": "GENERATION"}\n', "traceId: is missing"),
         ("phoenix", '{"span_kind": "LLM"}\n', "context.trace_id: is missing"),
         ("phoenix", '{"span_kind": "CHAIN", "context": {"trace_id": "t"}}\n', "no call of a model"),
@@ -270,6 +274,22 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, kind: str, content: str, p
         convert_calls(CONVERTERS[kind].read(source), keyed_ids(), file)
     assert problem in str(raised.value)
     assert file.size_bytes == 0
+
+
+@pytest.mark.parametrize("kind", sorted(CONVERTERS))
+def test_a_file_that_is_not_there_or_not_zipped_is_named(tmp_path: Path, kind: str) -> None:
+    for source in (tmp_path / "none.json", written(tmp_path / "in.json.gz", "[]\n")):
+        with pytest.raises(TraceError, match=source.name):
+            list(CONVERTERS[kind].read(source))
+
+
+def test_an_access_log_may_have_any_characters(tmp_path: Path) -> None:
+    messages = [{"role": "system", "content": "Du bist \ud800"}, {"role": "user", "content": "\udfff" * 99}]
+    lines = [log_line(1.0, messages, "\ud800"), log_line(2.0, messages, "ja", headers={"x-pbkv-agent": "Zürich 東京"})]
+    _, trace = convert("access-log", written(tmp_path / "log.jsonl", lines), tmp_path / "t.jsonl")
+    agents = {step.agent for each in trace.workflows for step in each.steps}
+    assert len(agents) == 2
+    assert "Zürich 東京" in agents
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

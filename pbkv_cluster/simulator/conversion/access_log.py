@@ -49,7 +49,7 @@ class _AccessLog:
     def call(self, place: str, record: dict[str, Any]) -> Call:
         request = _object(record, place, "request")
         response = _object(record, place, "response") if record.get("response") is not None else {}
-        headers = {str(name).lower(): str(value) for name, value in _object(record, place, "headers", {}).items()}
+        headers = {str(name).lower(): _on_the_wire(str(value)) for name, value in _object(record, place, "headers", {}).items()}
         hints = read_hints(headers, _object(request, place, "metadata", {}), _text(request.get("prompt_cache_key")))
         messages = _messages(request)
         reply, tool = _reply(response)
@@ -69,6 +69,7 @@ class _AccessLog:
             ended_s=started_s if duration is None else started_s + seconds_of(duration, place, "duration_s"),
             call_site=hints.call_site,
             tool=tool,
+            place=place,
             recognised=not hints.agent and chains.is_of_prompt(agent),
         )
 
@@ -128,6 +129,11 @@ def _tokens(usage: Mapping[str, Any], place: str, *names: str) -> int | None:
         if usage.get(name) is not None:
             return count_of(usage[name], place, f"response.usage.{name}")
     return None
+
+
+def _on_the_wire(value: str) -> str:
+    """A header as a server gets it: its bytes, each as one character."""
+    return value.encode(errors="surrogatepass").decode("latin-1")
 
 
 def _text(value: Any) -> str:

@@ -74,6 +74,7 @@ def _call(place: str, record: dict[str, Any]) -> Call:
         reply=message_text(output) if output else None,
         prompt_tokens=_tokens(place, usage, record, "input", "promptTokens", "prompt_tokens", "inputUsage"),
         output_tokens=_tokens(place, usage, record, "output", "completionTokens", "completion_tokens", "outputUsage"),
+        place=place,
         started_s=None if start is None else seconds_of(start, place, "startTime"),
         ended_s=None if end is None else seconds_of(end, place, "endTime"),
         tool=next(tool_names(output), ""),

@@ -55,6 +55,7 @@ def _call(place: str, record: dict[str, Any]) -> Call:
         reply=str(reply) if reply else None,
         prompt_tokens=_tokens(place, record, "llm.token_count.prompt"),
         output_tokens=_tokens(place, record, "llm.token_count.completion"),
+        place=place,
         started_s=_time(place, record, "start_time"),
         ended_s=_time(place, record, "end_time"),
     )

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pbkv_cluster.simulator.traces.fields import MAX_TIME_S
 from pbkv_cluster.simulator.traces.step_traces import TraceError, read_lines
 
 LIST_BYTES_MAX = 256 << 20  # of a file that is one JSON value, which is read as a whole
@@ -71,12 +72,12 @@ def csv_records(path: Path) -> Iterator[Record]:
 
 
 def seconds_of(value: Any, place: str, field: str) -> float:
-    """A time in seconds since 1970: a number, or a date and time in ISO 8601.
+    """A time in seconds since 1970, which a trace can hold: a number, or a date and time in ISO 8601.
 
     Raises:
         TraceError: it is neither.
     """
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1e11:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_TIME_S:
         return float(value)
     if isinstance(value, str):
         text = value.strip().replace("Z", "+00:00")
@@ -89,7 +90,9 @@ def seconds_of(value: Any, place: str, field: str) -> float:
         except ValueError:
             pass
         else:
-            return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+            seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+            if 0 <= seconds <= MAX_TIME_S:
+                return seconds
     raise TraceError(f"{place}: {field}: must be a time, got {str(value)[:60]!r}")
 
 
@@ -119,11 +122,17 @@ def _first_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         yield from read_lines(path)
     except TraceError:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            first = file.read(1)
-        if first != b"[":
+        if not _begins_a_list(path):
             raise
-        yield 1, first
+        yield 1, b"["
+
+
+def _begins_a_list(path: Path) -> bool:
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            return file.read(1) == b"["
+    except (OSError, EOFError, zlib.error):
+        return False
 
 
 def _is_whole(line: bytes) -> bool:

@@ -26,4 +26,4 @@ def sharegpt(path: Path) -> Iterator[Call]:
         for at, message in enumerate(messages):
             if message.role == ASSISTANT and at:
                 workflow = str(record.get("id") or number)
-                yield Call(workflow, "sharegpt", ASSISTANT, messages[:at], message.text)
+                yield Call(workflow, "sharegpt", ASSISTANT, messages[:at], message.text, place=place)

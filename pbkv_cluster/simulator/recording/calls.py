@@ -34,6 +34,7 @@ class Call:
     ended_s: float | None = None
     call_site: str = ""
     tool: str = ""  # that the reply calls
+    place: str = ""  # in the log, for errors
     recognised: bool = False  # nobody has named the agent: its name was made of its system prompt
 
     @property

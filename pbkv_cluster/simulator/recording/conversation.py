@@ -11,8 +11,8 @@ from itertools import chain, islice
 from pbkv_cluster.simulator.recording.calls import ASSISTANT, SYSTEM, TOOL, Call, Message, bytes_per_token
 from pbkv_cluster.simulator.recording.ids import Ids, keyed_agent
 from pbkv_cluster.simulator.recording.recorder import RecordedStep
-from pbkv_cluster.simulator.traces.fields import MAX_TOKENS
-from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind
+from pbkv_cluster.simulator.traces.fields import MAX_LIST, MAX_TOKENS
+from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceError
 
 PIECE_CHARACTERS = 256
 MARKUP_TOKENS = 4  # around a message, as in the recorded traces of frameworks
@@ -72,9 +72,23 @@ class TextSteps:
 
 
 def steps_of(calls: Iterable[Call], ids: Ids, sample: int = CALIBRATION_CALLS) -> Iterator[tuple[Call, RecordedStep]]:
-    """The step of each call. The first `sample` calls tell the length of tokens; no more calls than these are held."""
+    """The step of each call. The first `sample` calls tell the length of tokens; no more calls than these are held.
+
+    Raises:
+        TraceError: a prompt is longer than a trace can hold.
+    """
     rest = iter(calls)
     first = list(islice(rest, sample))
     texts = TextSteps(ids, bytes_per_token(first))
     for call in chain(first, rest):
-        yield call, texts.step(call)
+        yield call, _checked(call, texts.step(call))
+
+
+def _checked(call: Call, step: RecordedStep) -> RecordedStep:
+    tokens = sum(segment.tokens for segment in step.prompt)
+    if len(step.prompt) > MAX_LIST or tokens > MAX_TOKENS:
+        raise TraceError(
+            f"{call.place or f'workflow {call.workflow}'}: a prompt of {len(step.prompt):,} segments and {tokens:,} tokens "
+            f"is more than a trace can hold, {MAX_LIST:,} and {MAX_TOKENS:,}"
+        )
+    return step

@@ -8,6 +8,7 @@ MAX_TEXT_BYTES = 256  # longest name of a workflow or an agent that the gateway 
 MAX_LIST = 1 << 16  # entries of a list: above those of any prompt, whether its entries are segments, blocks or words
 # Of one prompt or reply: above any context window, but low enough that a corrupt count cannot fill the memory.
 MAX_TOKENS = 16 << 20
+MAX_TIME_S = 1e11
 _MAX_TOKEN_ID = 2**31
 
 

@@ -60,9 +60,8 @@ def agent_name(messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any
         names = sorted(tool["function"]["name"] for tool in tools)
         return f"{ASSISTANT}-{xxh3_64_hexdigest(json.dumps(names).encode())[:_HASH_DIGITS]}" if names else ASSISTANT
     words = re.findall(r"[^\W_]+", system.casefold())[:_WORDS]
-    return "-".join(
-        [*(word[:_WORD_CHARACTERS] for word in words), xxh3_64_hexdigest(_NUMBERS.sub("#", system).encode())[:_HASH_DIGITS]]
-    )
+    digest = xxh3_64_hexdigest(_NUMBERS.sub("#", system).encode(errors="surrogatepass"))
+    return "-".join([*(word[:_WORD_CHARACTERS] for word in words), digest[:_HASH_DIGITS]])
 
 
 def is_of_prompt(agent: str) -> bool:
@@ -91,4 +90,4 @@ def _chain(contents: Iterable[str]) -> list[Beginning]:
 
 
 def _next(last: Beginning, content: str) -> Beginning:
-    return Beginning(xxh3_64_intdigest(content.encode(), seed=last.key), last.characters + len(content))
+    return Beginning(xxh3_64_intdigest(content.encode(errors="surrogatepass"), seed=last.key), last.characters + len(content))
