@@ -75,6 +75,23 @@ def test_redis_is_asked_for_version_memory_and_clock(pbkv: Pbkv, server: RedisSe
     assert "maxmemory-policy is allkeys-lru" in memory["found"]
 
 
+def test_a_redis_that_may_not_tell_the_time_is_a_warning(pbkv: Pbkv, server: RedisServer) -> None:
+    with redis.Redis.from_url(server.url) as client:
+        client.acl_setuser("default", enabled=True, commands=["-time"])
+    code, found = findings(pbkv, "--set", f"redis.url={server.url}")
+    assert (code, found["clock"][0]["level"], found["clock"][0]["remedy"]) == (0, "warning", "allow the user TIME")
+
+
+def test_a_redis_that_is_lost_while_it_is_asked_is_an_error(
+    pbkv: Pbkv, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pbkv_cluster.store.cluster_index.redis_check.check_redis", lambda url: server.stop())
+    code, found = findings(pbkv, "--set", f"redis.url={server.url}")
+    (problem,) = found["redis"]
+    assert (code, problem["level"]) == (1, "error")
+    assert "has answered, and does no more" in problem["found"]
+
+
 def test_a_redis_that_does_not_answer_is_an_error_without_the_password(pbkv: Pbkv) -> None:
     code, found = findings(pbkv, "--set", "redis.url=redis://:s3cret@127.0.0.1:1")
     (problem,) = found["redis"]

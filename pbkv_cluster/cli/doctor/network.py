@@ -56,14 +56,21 @@ def check_redis(config: "Config") -> Iterator[Finding]:
     except StartupError as problem:
         yield error("redis", str(problem), "start it, or correct redis.url")
         return
-    facts, moved_s = asyncio.run(_facts(url, config.cluster.name))
+    from redis.exceptions import RedisError
+
     shown = without_credentials(url)
+    try:
+        facts, moved_s = asyncio.run(_facts(url, config.cluster.name))
+    except (RedisError, OSError) as problem:
+        lost = f"{shown} has answered, and does no more: {problem or type(problem).__name__}"
+        yield error("redis", lost, "look at its log, and at the network to it")
+        return
     yield from redis_findings(facts, shown)
     yield clock_finding(moved_s, shown)
 
 
-async def _facts(url: str, cluster: str) -> tuple[Mapping[str, Any], float]:
-    """What a server tells of itself, and by how many seconds its clock is ahead of ours."""
+async def _facts(url: str, cluster: str) -> tuple[Mapping[str, Any], float | None]:
+    """What a server tells of itself, and by how many seconds its clock is ahead of ours; None: it may not tell."""
     from redis.exceptions import ResponseError
 
     from pbkv_cluster.store.cluster_index import connect
@@ -77,7 +84,10 @@ async def _facts(url: str, cluster: str) -> tuple[Mapping[str, Any], float]:
             except ResponseError:  # INFO is forbidden to this user; what is not known is not judged
                 facts["redis_version"] = ""
         before = time.time()
-        seconds, micros = await client.time()
+        try:
+            seconds, micros = await client.time()
+        except ResponseError:  # TIME is forbidden to this user
+            return facts, None
         return facts, seconds + micros / 1e6 - (before + time.time()) / 2
     finally:
         await client.aclose()
@@ -115,8 +125,10 @@ def redis_findings(facts: Mapping[str, Any], shown: str) -> Iterator[Finding]:
         yield ok("redis memory", f"{used >> 20:,} of {most >> 20:,} MiB used, policy {policy}")
 
 
-def clock_finding(moved_s: float, shown: str) -> Finding:
-    """`moved_s` is by how many seconds Redis's clock is ahead of this machine's."""
+def clock_finding(moved_s: float | None, shown: str) -> Finding:
+    """`moved_s` is by how many seconds Redis's clock is ahead of this machine's; None: unknown."""
+    if moved_s is None:
+        return warning("clock", f"Redis at {shown} does not tell the time", "allow the user TIME")
     said = f"{abs(moved_s):.2f} s {'behind' if moved_s > 0 else 'ahead of'} that of Redis at {shown}"
     if abs(moved_s) <= _CLOCK_S:
         return ok("clock", said)
