@@ -1,5 +1,6 @@
 """Calls of a model from spans that are all there: workflows by conversation or trace, agents by the spans around a call."""
 
+from bisect import bisect_left
 from collections.abc import Iterator
 
 from pbkv_cluster.integrations.otel.ancestry import Ancestry
@@ -18,7 +19,9 @@ def calls_of(spans: list[Span]) -> Iterator[Call]:
     for span in unique:
         if conversation := ancestry.conversation_of(span):
             conversations.setdefault(span.trace, conversation)
-    tools = sorted((span.start_ns, span.trace, span.tool) for span in unique if span.is_tool)
+    tools: dict[str, list[tuple[int, str]]] = {}  # by trace, in order of time
+    for span in sorted((span for span in unique if span.is_tool), key=lambda span: (span.start_ns, span.tool)):
+        tools.setdefault(span.trace, []).append((span.start_ns, span.tool))
     steps = sorted(
         (span for span in unique if span.is_step and not ancestry.within_step(span)), key=lambda span: (span.start_ns, span.id)
     )
@@ -27,8 +30,10 @@ def calls_of(spans: list[Span]) -> Iterator[Call]:
     called: dict[tuple[str, str], str] = {}
     for span in steps:  # the first tool between two steps of a trace is what the workflow waits for
         if (before := latest.get(span.trace)) is not None:
-            named = (tool for start, trace, tool in tools if trace == span.trace and after[trace] <= start <= span.start_ns)
-            called[before.trace, before.id] = next(named, "")
+            found = tools.get(span.trace, [])
+            first = bisect_left(found, (after[span.trace], ""))
+            if first < len(found) and found[first][0] <= span.start_ns:
+                called[before.trace, before.id] = found[first][1]
         latest[span.trace], after[span.trace] = span, span.end_ns
     for span in steps:
         yield Call(
