@@ -1,6 +1,7 @@
 """The connector in vLLM's scheduler: which blocks are loaded, and which are stored, in which step. It moves no bytes."""
 
 import logging
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,6 +14,8 @@ from pbkv_cluster.integrations.vllm.options import ConnectorOptions, Refused
 from pbkv_cluster.integrations.vllm.request_keys import ExtraKeys, Request, RequestKeys
 
 log = logging.getLogger(__name__)
+
+_EPOCH_BYTES = 16
 
 
 class BlockState(Protocol):
@@ -77,6 +80,7 @@ class SchedulerSide:
         self._known: dict[str, _Known] = {}
         self._loads: list[LoadPlan] = []
         self._clear = False
+        self._epoch = b""  # of the weights: those of the start have none, and all engines that began with them agree
 
     def meet(self, workers: Mapping[tuple[int, int], WorkerIntroduction]) -> None:
         """The workers, by pipeline and tensor rank. From now on, what all of them can read is found.
@@ -149,8 +153,15 @@ class SchedulerSide:
         self._known.pop(request.request_id, None)
 
     def reset_cache(self) -> bool:
-        """The next step drops all blocks of this engine's regions. Those of other engines stay, and are found."""
+        """The next step drops all blocks of this engine's regions, and the keys of all further requests are others.
+
+        vLLM asks for it when the weights have been replaced, of which the namespace knows nothing: no block from before is
+        found any more, neither an own one nor another engine's, and no other engine finds a new one. Requests that run now,
+        on KV of both weights, store nothing more, unless they are preempted and begin anew.
+        """
         self._clear = True
+        self._epoch = secrets.token_bytes(_EPOCH_BYTES)
+        self._known.clear()
         return True
 
     def take_events(self) -> Iterable[object]:
@@ -168,7 +179,7 @@ class SchedulerSide:
     def _of(self, request: Request) -> _Known:
         known = self._known.get(request.request_id)
         if known is None:
-            keys = RequestKeys(request, self._block_tokens, self._extra_keys)
+            keys = RequestKeys(request, self._block_tokens, self._extra_keys, self._epoch)
             known = self._known[request.request_id] = _Known(request, keys)
         return known
 
