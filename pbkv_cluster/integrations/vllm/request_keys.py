@@ -21,6 +21,7 @@ class Request(Protocol):
     request_id: str
     num_computed_tokens: int
     num_prompt_tokens: int
+    lora_request: Any  # None: it uses no adapter
 
     @property
     def num_tokens(self) -> int:

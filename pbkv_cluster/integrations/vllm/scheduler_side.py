@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.integrations.engine_store import EngineStore
+from pbkv_cluster.integrations.vllm.adapters import AdapterDigests
 from pbkv_cluster.integrations.vllm.block_events import BlockEvents
 from pbkv_cluster.integrations.vllm.messages import LoadPlan, SavePlan, StepPlan, WorkerIntroduction
 from pbkv_cluster.integrations.vllm.options import ConnectorOptions, Refused
@@ -44,6 +45,7 @@ class _Known:
 
     request: Request
     keys: RequestKeys
+    is_shared: bool  # false: its KV cannot be told from others; it neither loads nor stores
     found_after: int = 0  # blocks that vLLM had itself when the store was asked last
     stored: int = 0  # first blocks that have been offered to the store
     loading: frozenset[int] = field(default=frozenset())  # blocks of vLLM's pool that are being loaded
@@ -80,6 +82,7 @@ class SchedulerSide:
         self._known: dict[str, _Known] = {}
         self._loads: list[LoadPlan] = []
         self._clear = False
+        self._adapters = AdapterDigests()
         self._epoch = b""  # of the weights: those of the start have none, and all engines that began with them agree
 
     def meet(self, workers: Mapping[tuple[int, int], WorkerIntroduction]) -> None:
@@ -101,7 +104,7 @@ class SchedulerSide:
         """Tokens that can be loaded after those that vLLM has; they are loaded while other requests run."""
         known = self._of(request)
         first = known.found_after = num_computed_tokens // self._block_tokens
-        if self._store is None or known.load_failed or not self._may_load:
+        if self._store is None or known.load_failed or not (self._may_load and known.is_shared):
             return 0, False
         # The last token is always computed: its output is wanted.
         keys = known.keys.first((request.num_tokens - 1) // self._block_tokens)[first:]
@@ -127,7 +130,7 @@ class SchedulerSide:
             return plan
         for request_id, tokens in output.num_scheduled_tokens.items():
             known = self._known.get(request_id)
-            if known is None:
+            if known is None or not known.is_shared:
                 continue
             blocks = self._full_blocks(known.request, tokens)
             if blocks > known.stored:
@@ -179,8 +182,10 @@ class SchedulerSide:
     def _of(self, request: Request) -> _Known:
         known = self._known.get(request.request_id)
         if known is None:
-            keys = RequestKeys(request, self._block_tokens, self._extra_keys, self._epoch)
-            known = self._known[request.request_id] = _Known(request, keys)
+            lora = request.lora_request
+            adapter = b"" if lora is None else self._adapters.of(lora.lora_path)
+            keys = RequestKeys(request, self._block_tokens, self._extra_keys, self._epoch + (adapter or b""))
+            known = self._known[request.request_id] = _Known(request, keys, is_shared=adapter is not None)
         return known
 
     def _full_blocks(self, request: Request, scheduled: int) -> int:

@@ -1,6 +1,9 @@
 """Which blocks the scheduler's side plans to load and to store, with the store of a real node."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -84,3 +87,36 @@ def test_what_runs_during_a_reset_stores_nothing_more_until_it_begins_anew(engin
     assert not one.compute(request).saves
     assert one.found(request) == 0  # it was preempted, and is scheduled again
     assert len(one.compute(request).saves[0].keys) == 3
+
+
+def adapter_at(path: Path) -> Any:
+    return SimpleNamespace(lora_name="adapter", lora_path=str(path), name="adapter", adapter_id=1)
+
+
+def test_an_adapter_is_told_by_its_files_and_not_by_its_path(engines: tuple[Engine, Engine], tmp_path: Path) -> None:
+    one, _ = engines
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.write_bytes(b"first")
+    one.compute(asked("first", one, adapter_at(tmp_path)))
+    wait_for(lambda: one.found(FakeRequest("again", TOKENS, lora_request=adapter_at(tmp_path))) == 12)
+    assert one.found(FakeRequest("plain", TOKENS)) == 0
+    weights.write_bytes(b"other weights")
+    assert one.found(FakeRequest("changed", TOKENS, lora_request=adapter_at(tmp_path))) == 0
+    weights.write_bytes(b"first")
+    assert one.found(FakeRequest("back", TOKENS, lora_request=adapter_at(tmp_path))) == 12
+
+
+def test_an_adapter_whose_files_are_not_here_is_neither_stored_nor_loaded(
+    engines: tuple[Engine, Engine], tmp_path: Path
+) -> None:
+    one, _ = engines
+    assert not one.compute(asked("first", one, adapter_at(tmp_path / "owner" / "name"))).saves
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert not one.compute(asked("second", one, adapter_at(tmp_path))).saves, "a folder without weights"
+
+
+def asked(name: str, engine: Engine, lora: Any) -> FakeRequest:
+    """A request that has asked for its blocks, and found none."""
+    request = FakeRequest(name, TOKENS, lora_request=lora)
+    assert engine.found(request) == 0
+    return request

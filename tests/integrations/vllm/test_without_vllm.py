@@ -101,6 +101,7 @@ class FakeRequest:
     request_id: str = "request"
     num_computed_tokens: int = 0
     num_prompt_tokens: int = 0
+    lora_request: Any = None
 
     @property
     def num_tokens(self) -> int:
