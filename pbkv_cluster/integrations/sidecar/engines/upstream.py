@@ -17,11 +17,16 @@ _OF_CONNECTION = frozenset(
 # vLLM's server closes connections that are idle for 5 seconds, and a request must not meet one that is being closed.
 _KEEP_ALIVE_S = 3.0
 _MAX_CONNECTIONS = 4096
+_NOT_REACHED = (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.PoolTimeout)
 _CLOSED = (httpcore2.ReadError, httpcore2.WriteError, httpcore2.RemoteProtocolError)
 
 
 class EngineAway(PbkvError):
-    """The engine was not reached, or closed the connection before it answered: another one can be asked."""
+    """The engine was not reached, and so knows nothing of the request: another one can be asked."""
+
+
+class NoAnswer(PbkvError):
+    """The connection broke before the answer. The engine may have the request, may work on it, and may be well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +102,7 @@ class Upstream:
             answer_timeout_s: without a byte, if another than usual.
 
         Raises:
-            EngineAway: see there.
+            EngineAway, NoAnswer: see there.
             DeadlineExceeded: the engine has not answered in time.
         """
         origin = self._url
@@ -114,8 +119,10 @@ class Upstream:
             response = await self._pool.handle_async_request(sent)
         except httpcore2.ReadTimeout:
             raise DeadlineExceeded(f"engine {self._name} has not answered in {timeouts['read']:g} s") from None
-        except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.RemoteProtocolError) as error:
+        except _NOT_REACHED as error:
             raise EngineAway(f"engine {self._name} is away: {_why(error)}") from error
+        except (*_CLOSED, httpcore2.WriteTimeout) as error:
+            raise NoAnswer(f"engine {self._name} has not answered: {_why(error)}") from error
         kept = [(name, value) for name, value in response.headers if name.lower() not in _OF_CONNECTION]
         return Incoming(response.status, kept, response, self._name)
 
