@@ -145,11 +145,13 @@ class SchedulerSide:
         if report is not None and self._events is not None:
             self._events.changed(report.changes)
         failed: set[int] = output.invalid_block_ids or set()
-        for request_id in output.finished_recving or ():
-            known = self._known.get(request_id)
-            if known is not None:
+        if failed:  # a rank tells it when its own load has ended, and vLLM that the request's has once those of all ranks have
+            for known in self._known.values():
                 known.load_failed = known.load_failed or not failed.isdisjoint(known.loading)
-                known.loading = frozenset()
+        for request_id in output.finished_recving or ():
+            finished = self._known.get(request_id)
+            if finished is not None:
+                finished.loading = frozenset()
 
     def request_finished(self, request: Request) -> None:
         """A request has ended, in whatever way. What has been planned for it goes on by itself."""

@@ -12,6 +12,7 @@ from pbkv_cluster.integrations.vllm.options import ConnectorOptions
 from tests.integrations.engine_store.engines import BLOCK, SPACE, block, node, settings
 from tests.integrations.vllm.stand_in import (
     BLOCK_TOKENS,
+    Blocks,
     FakeRequest,
     SchedulerSide,
     StepPlan,
@@ -87,6 +88,25 @@ def test_what_runs_during_a_reset_stores_nothing_more_until_it_begins_anew(engin
     assert not one.compute(request).saves
     assert one.found(request) == 0  # it was preempted, and is scheduled again
     assert len(one.compute(request).saves[0].keys) == 3
+
+
+def report(failed: set[int], *finished: str) -> Any:
+    """What the workers have told after a step, taken together by vLLM."""
+    return SimpleNamespace(kv_connector_worker_meta=None, invalid_block_ids=failed, finished_recving=set(finished))
+
+
+@pytest.mark.parametrize("failed", [set(), {1}, {50}], ids=["none", "one of its blocks", "another's"])
+def test_a_load_that_failed_in_one_rank_is_not_tried_again_though_others_end_later(
+    engines: tuple[Engine, Engine], failed: set[int]
+) -> None:
+    one, _ = engines
+    one.compute(asked("first", one, None))
+    request = FakeRequest("second", TOKENS)
+    wait_for(lambda: one.found(request) == 12)
+    one.side.update_state_after_alloc(request, Blocks([0, 1, 2, 3]), 12)
+    one.side.update_connector_output(report(failed))
+    one.side.update_connector_output(report(set(), "second"))
+    assert one.found(request) == (0 if failed == {1} else 12)
 
 
 def adapter_at(path: Path) -> Any:
