@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pbkv_cluster.integrations.engine_store import EngineStore, Namespace, StoreSettings
+from pbkv_cluster.integrations.engine_store.own_region import BlockWrite
 from pbkv_cluster.store.arena.slots import Bytes
 from tests.integrations.engine_store.engines import BLOCK, SPACE, block, damage, engine, got, key, keys, node, put, settings
 from tests.polling import wait_for
@@ -147,6 +148,36 @@ def test_writes_of_the_caller_are_found_once_they_are_committed(here: StoreSetti
         store.abandon([second])
         assert store.leading(keys(1, 2)) == 1
         assert put(store, 2) == [True]
+
+
+@pytest.mark.parametrize("by_caller", [True, False])
+def test_a_failure_midway_costs_only_the_blocks_after_it_and_no_slot(
+    here: StoreSettings, monkeypatch: pytest.MonkeyPatch, by_caller: bool
+) -> None:
+    with engine(here) as store:
+        region = store.region
+        assert region is not None
+        commit, slots = region.commit, region.layout.slots
+
+        def fail_at_third(writes: list[BlockWrite]) -> None:
+            if len(region) == 2:
+                raise OSError("scripted")
+            commit(writes)
+
+        monkeypatch.setattr(region, "commit", fail_at_third)
+        if by_caller:
+            writes = [write for write in store.begin(keys(1, 2, 3, 4)) if write is not None]
+            for number, write in enumerate(writes, 1):
+                write.payload[:] = block(number)
+            assert not store.commit(writes).result(10.0)
+        else:
+            assert put(store, 1, 2, 3, 4) == [False] * 4
+        monkeypatch.undo()
+        assert got(store, 1, 2, 3, 4) == [1, 2, None, None]
+        others = range(10, 10 + slots - 2)
+        assert put(store, *others) == [True] * len(others)
+        assert len(region) == slots
+        assert got(store, 1, 2, *others) == [1, 2, *others], "no two blocks have the same slot"
 
 
 def test_what_does_not_fit_in_the_queue_is_refused_at_once() -> None:
