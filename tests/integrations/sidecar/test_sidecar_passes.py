@@ -76,6 +76,16 @@ async def test_requests_and_answers_are_the_same_bytes() -> None:
             assert passed.headers["x-pbkv-engine"] == engine.url.removeprefix("http://")
 
 
+async def test_headers_that_connection_names_pass_in_no_direction() -> None:
+    engine = ScriptedEngine(headers={"Connection": "X-Hop, keep-alive", "X-Hop": "1", "X-Own": "1"})
+    async with sidecar(engine) as rig:
+        sent = {"connection": "keep-alive, X-Mine", "x-mine": "1", "x-kept": "1"}
+        answer = await rig.http.get(f"{rig.url}/v1/models", headers=sent)
+        assert {"x-hop", "x-own"} & answer.headers.keys() == {"x-own"}
+        _, _, got, _ = engine.raw[-1]
+        assert {"x-mine", "x-kept"} & got.keys() == {"x-kept"}
+
+
 async def test_paths_for_the_engines_operators_are_not_there() -> None:
     engine = ScriptedEngine()
     async with sidecar(engine) as rig:

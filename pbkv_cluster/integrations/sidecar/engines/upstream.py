@@ -109,7 +109,11 @@ class Upstream:
         url = httpcore2.URL(scheme=origin.scheme, host=origin.host, port=origin.port, target=request.target)
         headers = [
             (b"host", self._name.encode()),
-            *((name, value) for name, value in request.headers if name not in _OF_CONNECTION | {b"host", b"content-length"}),
+            *(
+                (name, value)
+                for name, value in _of_message(request.headers)
+                if name.lower() not in (b"host", b"content-length")
+            ),
         ]
         if request.body or request.method in ("POST", "PUT", "PATCH"):
             headers.append((b"content-length", b"%d" % len(request.body)))
@@ -123,12 +127,18 @@ class Upstream:
             raise EngineAway(f"engine {self._name} is away: {_why(error)}") from error
         except (*_CLOSED, httpcore2.WriteTimeout) as error:
             raise NoAnswer(f"engine {self._name} has not answered: {_why(error)}") from error
-        kept = [(name, value) for name, value in response.headers if name.lower() not in _OF_CONNECTION]
-        return Incoming(response.status, kept, response, self._name)
+        return Incoming(response.status, _of_message(response.headers), response, self._name)
 
     async def close(self) -> None:
         """Closes all connections."""
         await self._pool.aclose()
+
+
+def _of_message(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """The headers without those of the connection, to which `Connection` adds by name (RFC 9110, 7.6.1)."""
+    listed = b",".join(value for name, value in headers if name.lower() == b"connection")
+    gone = _OF_CONNECTION | {name.strip().lower() for name in listed.split(b",")}
+    return [(name, value) for name, value in headers if name.lower() not in gone]
 
 
 def _why(error: Exception) -> str:
