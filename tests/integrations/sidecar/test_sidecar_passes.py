@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import unquote
 
 import openai
 import pytest
@@ -89,10 +90,11 @@ async def test_headers_that_connection_names_pass_in_no_direction() -> None:
 async def test_paths_for_the_engines_operators_are_not_there() -> None:
     engine = ScriptedEngine()
     async with sidecar(engine) as rig:
-        for path in ("/reset_prefix_cache", "/sleep", "/", "/docs"):
+        adapters = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/load_lora_adapter/", "/v1/load%5Flora_adapter")
+        for path in ("/reset_prefix_cache", "/sleep", "/", "/docs", *adapters):
             answer = await rig.http.post(f"{rig.url}{path}")
             assert answer.status_code == 404
-            assert path in answer.json()["error"]["message"]
+            assert unquote(path) in answer.json()["error"]["message"]
     assert not engine.raw
 
 
