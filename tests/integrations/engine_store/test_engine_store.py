@@ -1,6 +1,7 @@
 """What engines of one node keep in its arena: found by all of them, believed only if it is right, and never an error."""
 
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from threading import Event, Thread
@@ -217,13 +218,15 @@ def test_without_a_store_everything_is_a_miss_and_nothing_fails() -> None:
 def test_an_engine_can_end_while_its_store_does_not_answer() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"127.0.0.1:{silent.getsockname()[1]}"
+        before = set(threading.enumerate())
         store = EngineStore(settings(endpoint=endpoint, start_timeout_s=0.1), SPACE, BLOCK)
         asking, _ = silent.accept()
         closing = Thread(target=store.close, daemon=True)
         closing.start()
         closing.join(30.0)  # a store that is asked for a region has twice as long for its answer
         assert not closing.is_alive()
-        assert not store._link._thread.is_alive(), "it was told to end, and not left behind"
+        links = [thread for thread in threading.enumerate() if thread.name == "pbkv-node-link"]
+        assert not set(links) - before, "it was told to end, and not left behind"
         asking.close()
 
 
