@@ -139,10 +139,14 @@ class EngineStore:
                 names = [block_key(self._digest(namespace or self.namespace), key) for key in keys]
                 writes = self.begin(keys, parent, namespace)
                 begun = [write for write in writes if write is not None]
-                for write, source in zip(writes, sources, strict=True):
-                    if write is not None:
-                        write.payload[:] = source
-                self._check_in(begun)
+                try:
+                    for write, source in zip(writes, sources, strict=True):
+                        if write is not None:
+                            write.payload[:] = source
+                    self._check_in(begun)
+                except BaseException:
+                    self.abandon(begun)
+                    raise
                 return [self._link.finds(name) for name in names]
             return [False] * len(keys)
 
@@ -201,7 +205,7 @@ class EngineStore:
         return future
 
     def abandon(self, writes: Sequence[BlockWrite]) -> None:
-        """Blocks that were begun will not be written."""
+        """Blocks that were begun will not be written. Nothing happens to those that were committed already."""
         with self._outcomes.contained("store_failed", len(writes)):
             for write in writes:
                 write.region.abandon([write])

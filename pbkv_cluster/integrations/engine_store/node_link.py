@@ -12,7 +12,6 @@ import threading
 import uuid
 from pathlib import Path
 
-from pbkv_cluster.core.background import wait_for
 from pbkv_cluster.core.blocks import BlockLabel, Namespace
 from pbkv_cluster.core.errors import PbkvError, ResourceExhausted, Unavailable
 from pbkv_cluster.core.locations.residency import Residency
@@ -31,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _RENEW_S = 5.0
 _RETRY_S = 0.5  # before there is a region
+_STOP_S = 5.0  # that the end of the engine waits for this thread
 _MAX_ENGINES = 64  # of one kind and rank on a node
 
 
@@ -63,8 +63,7 @@ class NodeLink:
         self._problem = "the node's store has not been found yet"
         self._leased: tuple[int, store_pb2.LeaseArenaResponse] | None = None  # with the open file that holds its lock
         self._attached = threading.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopping = asyncio.Event()
+        self._following: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
         self._thread = threading.Thread(target=self._run, name="pbkv-node-link", daemon=True)
 
     @property
@@ -88,17 +87,21 @@ class NodeLink:
             log.warning("the engine starts without the store: %s", self._problem)
 
     def stop(self) -> None:
-        """Gives the region back to its next process, and ends the thread."""
-        if self._loop is not None and self._thread.is_alive():
+        """Gives the region back to its next process, and ends the thread, also while it waits for an answer."""
+        if self._following is not None and self._thread.is_alive():
+            loop, task = self._following
             with contextlib.suppress(RuntimeError):  # it has just ended
-                self._loop.call_soon_threadsafe(self._stopping.set)
-            self._thread.join()
+                loop.call_soon_threadsafe(task.cancel)
+            self._thread.join(_STOP_S)
 
     def _run(self) -> None:
-        asyncio.run(self._follow())
+        with contextlib.suppress(asyncio.CancelledError):
+            asyncio.run(self._follow())
 
     async def _follow(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        task: asyncio.Task[None] | None = asyncio.current_task()
+        assert task is not None
+        self._following = asyncio.get_running_loop(), task
         try:
             while True:
                 try:
@@ -111,8 +114,7 @@ class NodeLink:
                         log.warning("%s", self._problem)
                 if self.siblings is not None:
                     self._attached.set()
-                if await wait_for(self._stopping, _RENEW_S if self._attached.is_set() else _RETRY_S):
-                    return
+                await asyncio.sleep(_RENEW_S if self._attached.is_set() else _RETRY_S)
         except Exception:
             log.exception("the link to the node's store has failed; the engine goes on without it")
             self._problem = "the link to the node's store has failed"
@@ -197,17 +199,19 @@ class NodeLink:
         other_nodes, self.other_nodes = self.other_nodes, None
         region, self.region = self.region, None
         siblings, self.siblings = self.siblings, None
-        if other_nodes is not None:
-            await other_nodes.stop()
-        if region is not None:
-            region.close()
-        if siblings is not None:
-            siblings.close()
-        if self._leased is not None:
-            file, leased = self._leased
-            self._leased = None
-            unlock(file, leased.offset, leased.bytes)  # explicitly: the mapping keeps a duplicate of the file open
-            os.close(file)
+        try:
+            if other_nodes is not None:
+                await other_nodes.stop()
+        finally:  # also if the thread is told to end just now
+            if region is not None:
+                region.close()
+            if siblings is not None:
+                siblings.close()
+            if self._leased is not None:
+                file, leased = self._leased
+                self._leased = None
+                unlock(file, leased.offset, leased.bytes)  # explicitly: the mapping keeps a duplicate of the file open
+                os.close(file)
 
     def _changed(self, label: BlockLabel, residency: Residency) -> None:
         self._on_change(label, residency)

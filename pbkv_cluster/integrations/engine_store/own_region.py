@@ -63,7 +63,7 @@ class OwnRegion:
         self._payloads: Bytes = np.frombuffer(self._slots.payloads, np.uint8).reshape(slots, block_bytes)
         self._lock = threading.Lock()  # for all that follows
         self._held: dict[bytes, _Held] = {}
-        self._writing: set[bytes] = set()
+        self._writing: dict[bytes, BlockWrite] = {}
         self._order = EvictionOrder()
         self.evicted = 0
         found = sorted(self._slots.headers(), key=lambda each: each[1].stored_at)
@@ -109,9 +109,9 @@ class OwnRegion:
                 slot = self._slot()
                 if slot is None:
                     break
-                self._writing.add(label.key)
                 self._slots.begin(slot)
-                writes.append(BlockWrite(self, label, slot, self._payloads[slot]))
+                write = self._writing[label.key] = BlockWrite(self, label, slot, self._payloads[slot])
+                writes.append(write)
         return writes
 
     def commit(self, writes: Iterable[BlockWrite]) -> None:
@@ -121,7 +121,7 @@ class OwnRegion:
             self._slots.end(write.slot, write.label)
         with self._lock:
             for write in done:
-                self._writing.discard(write.label.key)
+                del self._writing[write.label.key]
                 self._held[write.label.key] = _Held(write.label, write.slot)
                 self._order.add(write.label.key, write.label.parent)
             for write in reversed(done):
@@ -130,12 +130,13 @@ class OwnRegion:
             self._on_change(write.label, Residency(_IN_HOST, write.slot))
 
     def abandon(self, writes: Iterable[BlockWrite]) -> None:
-        """The blocks will not come: their slots are free again."""
+        """The blocks will not come: their slots are free again. Nothing happens to those that were committed already."""
         with self._lock:
             for write in writes:
-                self._slots.clear(write.slot)
-                self._writing.discard(write.label.key)
-                self._free.append(write.slot)
+                if self._writing.get(write.label.key) is write:
+                    self._slots.clear(write.slot)
+                    del self._writing[write.label.key]
+                    self._free.append(write.slot)
 
     def clear(self, namespaces: frozenset[bytes] | None = None) -> int:
         """Drops all blocks, or those of some namespaces (digests), but for those that are just being read. Returns how many."""

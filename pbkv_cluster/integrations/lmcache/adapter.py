@@ -56,7 +56,7 @@ class PbkvL2Adapter(L2AdapterInterface):
     def submit_store_task(self, keys: list[ObjectKey], objects: list[MemoryObj]) -> int:
         def store() -> L2StoreResult:
             buffers = [_buffer(each) for each in objects]
-            stored = self._stores.put(keys, buffers)
+            stored = self._stores.put(keys, buffers, [_dtypes(each.get_dtypes()) for each in objects])
             done = [(key, len(buffer)) for key, buffer, is_there in zip(keys, buffers, stored, strict=True) if is_there]
             if done:
                 self._notify_keys_stored([key for key, _ in done], [size for _, size in done])
@@ -69,11 +69,13 @@ class PbkvL2Adapter(L2AdapterInterface):
 
     def submit_lookup_and_lock_task(self, keys: list[ObjectKey], group_layout_descs: dict[int, MemoryLayoutDesc]) -> int:
         sizes = {group: _size(layout) for group, layout in group_layout_descs.items()}
+        dtypes = {group: _dtypes(layout.dtypes) for group, layout in group_layout_descs.items()}
 
         def look_up() -> Bitmap:
             known = [number for number, key in enumerate(keys) if key.object_group_id in sizes]
             asked = [keys[number] for number in known]
-            held = self._stores.held(asked, [sizes[key.object_group_id] for key in asked])
+            groups = [key.object_group_id for key in asked]
+            held = self._stores.held(asked, [sizes[group] for group in groups], [dtypes[group] for group in groups])
             return _bitmap(len(keys), [number for number, is_there in zip(known, held, strict=True) if is_there])
 
         return self._lookup_tasks.submit(look_up, lambda: Bitmap(len(keys)))
@@ -86,7 +88,8 @@ class PbkvL2Adapter(L2AdapterInterface):
 
     def submit_load_task(self, keys: list[ObjectKey], objects: list[MemoryObj]) -> int:
         def load_objects() -> Bitmap:
-            loaded = self._stores.get(keys, [_buffer(each) for each in objects])
+            dtypes = [_dtypes(each.get_dtypes()) for each in objects]
+            loaded = self._stores.get(keys, [_buffer(each) for each in objects], dtypes)
             found = [number for number, is_there in enumerate(loaded) if is_there]
             if found:
                 self._notify_keys_accessed([keys[number] for number in found])
@@ -110,6 +113,11 @@ class PbkvL2Adapter(L2AdapterInterface):
 def _buffer(memory: MemoryObj) -> memoryview:
     """The bytes of an object, without what its allocator has added to align it."""
     return memoryview(memory.byte_array)[: memory.get_size()]
+
+
+def _dtypes(dtypes: Sequence[object]) -> str:
+    """Data types of an object's tensors, as the store names them."""
+    return " ".join(map(str, dtypes))
 
 
 def _size(layout: MemoryLayoutDesc) -> int:

@@ -27,7 +27,7 @@ from pbkv_cluster.core.config import load
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.integrations.engine_store import EngineStore, StoreSettings
 from pbkv_cluster.integrations.engine_versions import check_version
-from pbkv_cluster.integrations.sglang.pages import HostPool, Pages, bytes_of
+from pbkv_cluster.integrations.sglang.pages import HostPool, Pages, bytes_of, data_types
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class PbkvHiCache(HiCacheStorage):
         namespace = Namespace(
             config.model_name or "",
             self._revision,
-            str(page.dtype),
+            f"{page.dtype} {data_types(pool)}",
             f"sglang/{name}/{getattr(pool, 'layout', '')}/{config.should_split_heads}",
             pool.page_size,
             f"{rank}.pp{config.pp_rank}/{config.pp_size}.cp{config.attn_cp_rank}/{config.attn_cp_size}",

@@ -39,6 +39,20 @@ def bytes_of(tensor: torch.Tensor) -> Bytes:
     return found
 
 
+def data_types(pool: HostPool) -> str:
+    """All data types that a pool and the device's pool behind it name, as text.
+
+    The page's own does not do: SGLang keeps KV of every kind of 8 bits as uint8.
+    """
+    owners = {"host": pool, "device": getattr(pool, "device_pool", None)}
+    return " ".join(
+        f"{place}.{name}={value}"
+        for place, owner in owners.items()
+        for name, value in sorted(getattr(owner, "__dict__", {}).items())
+        if isinstance(value, torch.dtype)
+    )
+
+
 class Pages:
     """Reads and writes pages of one pool."""
 

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pbkv_cluster import __version__
+from pbkv_cluster.core.errors import NotFound
 from pbkv_cluster.core.metrics import names
 from pbkv_cluster.core.metrics.figures import CONTENT_TYPE, Figures
 from pbkv_cluster.gateway.http.wire.endpoint import error_reply, openai_error
@@ -27,6 +28,8 @@ STATUS_PATH = "/pbkv/status"
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 # Paths of vLLM and SGLang beside /v1 that clients use. Others sleep, wake, flush or reload an engine.
 _ALONGSIDE = ("/tokenize", "/detokenize", "/version", "/rerank", "/score", "/pooling")
+# Paths below /v1 that change what an engine serves.
+_OPERATORS = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 
 Serve = Callable[[Request], Awaitable[Response]]
 
@@ -70,10 +73,15 @@ def make_app(proxy: Proxy, figures: SidecarFigures, status: SidecarStatus) -> St
         _route(STATUS_PATH, service.tell_status, ["GET"]),
         _route("/v1/workflows/{workflow}", service.end_workflow, ["DELETE"]),
     ]
+    refused = [_route(path + end, _refuse, _METHODS) for path in _OPERATORS for end in ("", "/")]
     steps = [_route(kind.value, partial(proxy.step, kind=kind), ["POST"]) for kind in Kind]
     others = ["/v1/responses/{response}", "/v1/responses/{response}/{rest:path}", "/v1/{rest:path}", *_ALONGSIDE]
     passed = [_route(path, proxy.other, _METHODS) for path in others]
-    return Starlette(routes=[*own, *steps, *passed], exception_handlers={HTTPException: _http_error})
+    return Starlette(routes=[*own, *refused, *steps, *passed], exception_handlers={HTTPException: _http_error})
+
+
+async def _refuse(request: Request) -> Response:
+    raise NotFound(f"{request.url.path} is for the engine's operators, and not passed on")
 
 
 def _route(path: str, serve: Serve, methods: list[str]) -> Route:

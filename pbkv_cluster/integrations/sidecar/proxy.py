@@ -22,7 +22,7 @@ from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
 from pbkv_cluster.integrations.sidecar.engines.engine import Engine
 from pbkv_cluster.integrations.sidecar.engines.placement import Placed, Placement
 from pbkv_cluster.integrations.sidecar.engines.prompts import PromptReader
-from pbkv_cluster.integrations.sidecar.engines.upstream import EngineAway, Incoming, Outgoing
+from pbkv_cluster.integrations.sidecar.engines.upstream import EngineAway, Incoming, NoAnswer, Outgoing
 from pbkv_cluster.integrations.sidecar.in_flight import InFlight
 from pbkv_cluster.integrations.sidecar.reading.answers import AnswerReader, Told
 from pbkv_cluster.integrations.sidecar.reading.asked import Asked, Kind, read_request
@@ -35,8 +35,17 @@ log = logging.getLogger(__name__)
 
 ENGINE = "x-pbkv-engine"  # header of answers
 _TRY_ANOTHER = (502, 503)  # statuses of an engine, or of what is in front of it, that cannot serve now
+_IDEMPOTENT = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")  # RFC 9110, 9.2.2
 _ON_THREAD_BYTES = 64 << 10  # bodies from this size on are read on a thread
 _MAX_RESPONSES = 65_536  # whose engine is remembered
+
+
+@dataclass(slots=True)
+class _Tries:
+    """Of one request."""
+
+    may_repeat: bool  # once, though an engine may have it already: steps change nothing but caches
+    engines: list[Engine] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -127,10 +136,10 @@ class Proxy:
         self.passed += 1
 
         async def ask() -> tuple[Incoming, Engine]:
-            tried: list[Engine] = []
+            tries = _Tries(may_repeat=request.method in _IDEMPOTENT)
             while True:
-                engine = home if home is not None and not tried else self.placement.live(tried)[0]
-                answer = await self._send(engine, _outgoing(request, body), tried)
+                engine = home if home is not None and not tries.engines else self.placement.live(tries.engines)[0]
+                answer = await self._send(engine, _outgoing(request, body), tries)
                 if answer is not None:
                     return answer, engine
 
@@ -163,40 +172,46 @@ class Proxy:
 
     async def _ask(self, request: Request, body: bytes, step: PassingStep) -> Incoming:
         """The answer of the engine that serves the step: if one cannot, of another."""
-        tried: list[Engine] = []
+        tries = _Tries(may_repeat=True)
         workflow, agent, asked = step.workflow, step.attribution.agent, step.asked
         while True:
-            if (home := self._home(asked.previous_response)) is not None and not tried:
+            if (home := self._home(asked.previous_response)) is not None and not tries.engines:
                 placed = Placed(home, 0)
             else:
                 weight = self.forecasts.weight(workflow.id)
-                placed = self.placement.choose(step.prompt, workflow.id, workflow.last_worker, weight, tried)
+                placed = self.placement.choose(step.prompt, workflow.id, workflow.last_worker, weight, tries.engines)
             self.steps.place(step, placed)
             engine = placed.engine
             hinted = HintedStep(workflow.id, agent, self.forecasts.of(workflow.id))
             outgoing = _outgoing(request, self.hints.body(body, asked, engine.config, hinted))
-            answer = await self._send(engine, outgoing, tried)
+            answer = await self._send(engine, outgoing, tries)
             if answer is not None:
                 return answer
             self.decisions[Reason.STEP_RETRIED] += 1
 
-    async def _send(self, engine: Engine, outgoing: Outgoing, tried: list[Engine]) -> Incoming | None:
+    async def _send(self, engine: Engine, outgoing: Outgoing, tries: _Tries) -> Incoming | None:
         """The answer of an engine; None: it cannot serve now, and another one can be asked.
 
         Raises:
-            BadGateway: it was not reached, and there is no other.
+            BadGateway: it was not reached, and there is no other; or it may have the request, which must not be repeated.
             DeadlineExceeded: it has not answered in time.
         """
-        tried.append(engine)
+        tries.engines.append(engine)
         try:
             answer = await engine.upstream.send(outgoing)
         except EngineAway as error:
             engine.lost(str(error))
             self.decisions[Reason.WORKER_LOST] += 1
-            if not self._others(tried):
+            if not self._others(tries.engines):
                 raise BadGateway(str(error)) from error
             return None
-        if answer.status in _TRY_ANOTHER and self._others(tried):
+        except NoAnswer as error:
+            # One request that kills its server must not go through all of them.
+            if not tries.may_repeat or not self._others(tries.engines):
+                raise BadGateway(str(error)) from error
+            tries.may_repeat = False
+            return None
+        if answer.status in _TRY_ANOTHER and self._others(tries.engines):
             await answer.close()
             self.decisions[Reason.WORKER_REFUSED] += 1
             return None

@@ -9,6 +9,7 @@ vLLM makes one connector for its scheduler, and one in each worker. Between them
     options.py          the options of the connector, and what it refuses at the start: versions, models, settings
     scheduler_side.py   per step: what to load, what to store, from which blocks
     request_keys.py     the keys of a request's blocks: tokens, and all else that decides their KV
+    adapters.py         what tells a LoRA adapter from others
     worker_side.py      per step: starts loads, copies new blocks to the store, reports what has arrived and what has failed
     block_layout.py     the KV of one block across all layers, as bytes and back; on any device
     namespaces.py       what else decides a block's bytes: weights, configuration, dtype, layout, rank

@@ -16,7 +16,7 @@ WHOLE_BYTES = 8 << 30  # of all weights; of larger ones, samples are read
 _SAMPLE_BYTES = 64 << 10
 _SAMPLE_EVERY = 16 << 20
 _NOT_THE_MODEL = frozenset({"_name_or_path", "_commit_hash", "transformers_version"})  # of its configuration
-_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "*.pt")
+_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "*.pt", "*.pth")
 
 
 def namespace(config: Any, version: str, layout: str, rank: str, revision: str) -> Namespace:
@@ -59,7 +59,7 @@ def weights_revision(model: str, commit: str | None) -> str:
         commit: of the hub's repository; None: unknown.
 
     Raises:
-        Refused: neither is known.
+        Refused: neither is known, or the folder has no weights.
     """
     folder = Path(model)
     if folder.is_dir():
@@ -70,8 +70,17 @@ def weights_revision(model: str, commit: str | None) -> str:
 
 
 def fingerprint(folder: Path) -> str:
-    """Digest of a checkpoint's weights: all of them up to 8 GiB; of larger ones 64 KiB of every 16 MiB, and the ends."""
+    """Digest of a checkpoint's weights: all of them up to 8 GiB; of larger ones 64 KiB of every 16 MiB, and the ends.
+
+    Raises:
+        Refused: there are none, so that all such folders would be alike.
+    """
     files = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern)})
+    if not files:
+        raise Refused(
+            f"model_revision: no weights found in {str(folder)!r} ({', '.join(_WEIGHTS)}); "
+            "set it in kv_connector_extra_config to what tells these weights from others"
+        )
     is_whole = sum(file.stat().st_size for file in files) <= WHOLE_BYTES
     digest = xxhash.xxh3_128()
     for file in files:

@@ -21,6 +21,7 @@ class Request(Protocol):
     request_id: str
     num_computed_tokens: int
     num_prompt_tokens: int
+    lora_request: Any  # None: it uses no adapter
 
     @property
     def num_tokens(self) -> int:
@@ -36,12 +37,14 @@ class Request(Protocol):
 class RequestKeys:
     """Computed once for each block, as tokens come."""
 
-    def __init__(self, request: Request, block_tokens: int, extra_keys: ExtraKeys) -> None:
+    def __init__(self, request: Request, block_tokens: int, extra_keys: ExtraKeys, seed: bytes = b"") -> None:
         """Args:
         request: whose tokens they are; tokens are only ever added.
         block_tokens: of a block.
         extra_keys: vLLM's `generate_block_hash_extra_keys`: LoRA, multi-modal inputs, cache salt, prompt embeddings.
+        seed: what else the keys depend on; keys of different seeds never meet.
         """
+        self._seed = seed
         self._request = request
         self._block_tokens = block_tokens
         self._extra_keys = extra_keys
@@ -59,7 +62,7 @@ class RequestKeys:
         start = len(self._keys) * self._block_tokens
         tokens = pack(self._request.all_token_ids[start : blocks * self._block_tokens])
         size = len(tokens) // (blocks - len(self._keys))
-        key = self._keys[-1] if self._keys else b""
+        key = self._keys[-1] if self._keys else self._seed
         for number in range(len(self._keys), blocks):
             first = number * self._block_tokens
             extra, self._next_input = self._extra_keys(self._request, first, first + self._block_tokens, self._next_input)

@@ -1,18 +1,22 @@
 """The connector in vLLM's scheduler: which blocks are loaded, and which are stored, in which step. It moves no bytes."""
 
 import logging
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.integrations.engine_store import EngineStore
+from pbkv_cluster.integrations.vllm.adapters import AdapterDigests
 from pbkv_cluster.integrations.vllm.block_events import BlockEvents
 from pbkv_cluster.integrations.vllm.messages import LoadPlan, SavePlan, StepPlan, WorkerIntroduction
 from pbkv_cluster.integrations.vllm.options import ConnectorOptions, Refused
 from pbkv_cluster.integrations.vllm.request_keys import ExtraKeys, Request, RequestKeys
 
 log = logging.getLogger(__name__)
+
+_EPOCH_BYTES = 16
 
 
 class BlockState(Protocol):
@@ -41,6 +45,7 @@ class _Known:
 
     request: Request
     keys: RequestKeys
+    is_shared: bool  # false: its KV cannot be told from others; it neither loads nor stores
     found_after: int = 0  # blocks that vLLM had itself when the store was asked last
     stored: int = 0  # first blocks that have been offered to the store
     loading: frozenset[int] = field(default=frozenset())  # blocks of vLLM's pool that are being loaded
@@ -77,6 +82,8 @@ class SchedulerSide:
         self._known: dict[str, _Known] = {}
         self._loads: list[LoadPlan] = []
         self._clear = False
+        self._adapters = AdapterDigests()
+        self._epoch = b""  # of the weights: those of the start have none, and all engines that began with them agree
 
     def meet(self, workers: Mapping[tuple[int, int], WorkerIntroduction]) -> None:
         """The workers, by pipeline and tensor rank. From now on, what all of them can read is found.
@@ -97,7 +104,7 @@ class SchedulerSide:
         """Tokens that can be loaded after those that vLLM has; they are loaded while other requests run."""
         known = self._of(request)
         first = known.found_after = num_computed_tokens // self._block_tokens
-        if self._store is None or known.load_failed or not self._may_load:
+        if self._store is None or known.load_failed or not (self._may_load and known.is_shared):
             return 0, False
         # The last token is always computed: its output is wanted.
         keys = known.keys.first((request.num_tokens - 1) // self._block_tokens)[first:]
@@ -123,7 +130,7 @@ class SchedulerSide:
             return plan
         for request_id, tokens in output.num_scheduled_tokens.items():
             known = self._known.get(request_id)
-            if known is None:
+            if known is None or not known.is_shared:
                 continue
             blocks = self._full_blocks(known.request, tokens)
             if blocks > known.stored:
@@ -138,19 +145,28 @@ class SchedulerSide:
         if report is not None and self._events is not None:
             self._events.changed(report.changes)
         failed: set[int] = output.invalid_block_ids or set()
-        for request_id in output.finished_recving or ():
-            known = self._known.get(request_id)
-            if known is not None:
+        if failed:  # a rank tells it when its own load has ended, and vLLM that the request's has once those of all ranks have
+            for known in self._known.values():
                 known.load_failed = known.load_failed or not failed.isdisjoint(known.loading)
-                known.loading = frozenset()
+        for request_id in output.finished_recving or ():
+            finished = self._known.get(request_id)
+            if finished is not None:
+                finished.loading = frozenset()
 
     def request_finished(self, request: Request) -> None:
         """A request has ended, in whatever way. What has been planned for it goes on by itself."""
         self._known.pop(request.request_id, None)
 
     def reset_cache(self) -> bool:
-        """The next step drops all blocks of this engine's regions. Those of other engines stay, and are found."""
+        """The next step drops all blocks of this engine's regions, and the keys of all further requests are others.
+
+        vLLM asks for it when the weights have been replaced, of which the namespace knows nothing: no block from before is
+        found any more, neither an own one nor another engine's, and no other engine finds a new one. Requests that run now,
+        on KV of both weights, store nothing more, unless they are preempted and begin anew.
+        """
         self._clear = True
+        self._epoch = secrets.token_bytes(_EPOCH_BYTES)
+        self._known.clear()
         return True
 
     def take_events(self) -> Iterable[object]:
@@ -168,8 +184,10 @@ class SchedulerSide:
     def _of(self, request: Request) -> _Known:
         known = self._known.get(request.request_id)
         if known is None:
-            keys = RequestKeys(request, self._block_tokens, self._extra_keys)
-            known = self._known[request.request_id] = _Known(request, keys)
+            lora = request.lora_request
+            adapter = b"" if lora is None else self._adapters.of(lora.lora_path)
+            keys = RequestKeys(request, self._block_tokens, self._extra_keys, self._epoch + (adapter or b""))
+            known = self._known[request.request_id] = _Known(request, keys, is_shared=adapter is not None)
         return known
 
     def _full_blocks(self, request: Request, scheduled: int) -> int:

@@ -85,11 +85,12 @@ class KvEventSubscriber:
             while True:
                 frames = await socket.recv_multipart()
                 try:
+                    if len(frames) != 3:
+                        raise MalformedBatch(f"a message has three frames, got {len(frames)}")
                     _, number, payload = frames
                     await self._take(context, number_of(number), payload, decode(payload))
-                except ValueError as error:
-                    self.malformed += 1
-                    log.warning("a KV event of %s cannot be read: %s", self._endpoint, error)
+                except MalformedBatch as error:
+                    self._reject(self._endpoint, error)
 
     async def _take(self, context: zmq.asyncio.Context, number: int, payload: bytes, events: list[Event]) -> None:
         last = self._last
@@ -105,6 +106,12 @@ class KvEventSubscriber:
             self.gaps += 1
             await self._repair(context, number)
         self._enter(number, payload, events)
+
+    def _reject(self, endpoint: str, error: MalformedBatch) -> None:
+        """Nobody knows what the events were that cannot be read, and so what the engine holds."""
+        self.malformed += 1
+        self.is_exact = False
+        log.warning("a KV event of %s cannot be read: %s", endpoint, error)
 
     @property
     def _following(self) -> int:
@@ -125,7 +132,10 @@ class KvEventSubscriber:
         try:
             async with asyncio.timeout(_REPLAY_S):
                 await self._replay(context, stop)
-        except (TimeoutError, zmq.ZMQError, MalformedBatch) as error:
+        except MalformedBatch as error:
+            self._replay_from = now + _BACK_OFF_S
+            self._reject(self._replay_endpoint, error)
+        except (TimeoutError, zmq.ZMQError) as error:
             self._replay_from = now + _BACK_OFF_S
             log.warning("%s does not send again what was missed: %r", self._replay_endpoint, error)
 
@@ -144,7 +154,10 @@ class KvEventSubscriber:
         """Enters the answers to one request up to a number; false if they are of another life, to be asked for anew."""
         restarted = False
         while True:
-            *_, number_frame, payload = await socket.recv_multipart()
+            frames = await socket.recv_multipart()
+            if len(frames) < 2:
+                raise MalformedBatch(f"an answer has a number and a batch, got {len(frames)} frame")
+            *_, number_frame, payload = frames
             number = number_of(number_frame)
             if number == END:
                 return not restarted

@@ -11,6 +11,7 @@ from typing import Any
 import msgpack
 
 NUMBER_BYTES = 8
+_MIN_TOKEN, _MAX_TOKEN = -(1 << 31), (1 << 31) - 1  # what packed tokens can hold
 END = -1  # the number of the last answer to a replay
 _STORED, _REMOVED, _CLEARED = "BlockStored", "BlockRemoved", "AllBlocksCleared"
 _STORED_FIELDS = ("block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id", "medium")
@@ -72,7 +73,7 @@ def decode(payload: bytes) -> list[Event]:
     try:
         _, events, *_ = msgpack.unpackb(payload, strict_map_key=False)
         decoded = [_from_wire(event) for event in events]
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, msgpack.UnpackException) as error:
         raise MalformedBatch(f"not a batch of KV events: {error}") from error
     return [event for event in decoded if event is not None]
 
@@ -126,8 +127,8 @@ def _from_wire(event: Any) -> Event | None:
             return BlockStored(
                 keys,
                 None if parent is None else _key(parent, group),
-                list(event.get("token_ids") or ()),
-                int(event["block_size"]),
+                _tokens(event.get("token_ids")),
+                _block_tokens(event["block_size"]),
                 str(event.get("medium") or "GPU"),
                 _extra(event, len(keys)),
             )
@@ -137,6 +138,19 @@ def _from_wire(event: Any) -> Event | None:
             return AllBlocksCleared()
         case _:
             return None
+
+
+def _tokens(told: Any) -> list[int]:
+    tokens = list(told or ())
+    if tokens and not (set(map(type, tokens)) == {int} and min(tokens) >= _MIN_TOKEN and max(tokens) <= _MAX_TOKEN):
+        raise ValueError("token_ids: must be integers of 32 bits")
+    return tokens
+
+
+def _block_tokens(told: Any) -> int:
+    if type(told) is not int or not 0 < told <= _MAX_TOKEN:
+        raise ValueError(f"block_size: must be a positive number of tokens, got {told!r}")
+    return told
 
 
 def extra_of(values: Sequence[Any]) -> bytes:

@@ -1,13 +1,16 @@
 """What engines of one node keep in its arena: found by all of them, believed only if it is right, and never an error."""
 
+import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from threading import Event
+from threading import Event, Thread
 
 import numpy as np
 import pytest
 
 from pbkv_cluster.integrations.engine_store import EngineStore, Namespace, StoreSettings
+from pbkv_cluster.integrations.engine_store.own_region import BlockWrite
 from pbkv_cluster.store.arena.slots import Bytes
 from tests.integrations.engine_store.engines import BLOCK, SPACE, block, damage, engine, got, key, keys, node, put, settings
 from tests.polling import wait_for
@@ -149,6 +152,36 @@ def test_writes_of_the_caller_are_found_once_they_are_committed(here: StoreSetti
         assert put(store, 2) == [True]
 
 
+@pytest.mark.parametrize("by_caller", [True, False])
+def test_a_failure_midway_costs_only_the_blocks_after_it_and_no_slot(
+    here: StoreSettings, monkeypatch: pytest.MonkeyPatch, by_caller: bool
+) -> None:
+    with engine(here) as store:
+        region = store.region
+        assert region is not None
+        commit, slots = region.commit, region.layout.slots
+
+        def fail_at_third(writes: list[BlockWrite]) -> None:
+            if len(region) == 2:
+                raise OSError("scripted")
+            commit(writes)
+
+        monkeypatch.setattr(region, "commit", fail_at_third)
+        if by_caller:
+            writes = [write for write in store.begin(keys(1, 2, 3, 4)) if write is not None]
+            for number, write in enumerate(writes, 1):
+                write.payload[:] = block(number)
+            assert not store.commit(writes).result(10.0)
+        else:
+            assert put(store, 1, 2, 3, 4) == [False] * 4
+        monkeypatch.undo()
+        assert got(store, 1, 2, 3, 4) == [1, 2, None, None]
+        others = range(10, 10 + slots - 2)
+        assert put(store, *others) == [True] * len(others)
+        assert len(region) == slots
+        assert got(store, 1, 2, *others) == [1, 2, *others], "no two blocks have the same slot"
+
+
 def test_what_does_not_fit_in_the_queue_is_refused_at_once() -> None:
     with node(settings(pending_bytes=2 * BLOCK, threads=1)) as here, engine(here) as store:
         go_on = Event()
@@ -180,6 +213,21 @@ def test_without_a_store_everything_is_a_miss_and_nothing_fails() -> None:
         assert store.leading(keys(1)) == store.clear() == 0
         store.touch(keys(1))
         assert store.counts["store_no_room"] == 2
+
+
+def test_an_engine_can_end_while_its_store_does_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"127.0.0.1:{silent.getsockname()[1]}"
+        before = set(threading.enumerate())
+        store = EngineStore(settings(endpoint=endpoint, start_timeout_s=0.1), SPACE, BLOCK)
+        asking, _ = silent.accept()
+        closing = Thread(target=store.close, daemon=True)
+        closing.start()
+        closing.join(30.0)  # a store that is asked for a region has twice as long for its answer
+        assert not closing.is_alive()
+        links = [thread for thread in threading.enumerate() if thread.name == "pbkv-node-link"]
+        assert not set(links) - before, "it was told to end, and not left behind"
+        asking.close()
 
 
 def test_a_store_that_comes_later_is_found(here: StoreSettings) -> None:

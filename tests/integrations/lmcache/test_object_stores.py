@@ -14,6 +14,7 @@ from tests.integrations.engine_store.engines import node, settings
 from tests.polling import wait_for
 
 SIZE = 32 << 10
+BF16 = ["torch.bfloat16"]
 
 
 @dataclass
@@ -43,26 +44,47 @@ def test_objects_come_back_by_their_whole_key(stores: ObjectStores) -> None:
     key = Key(b"a" * 8)
     others = [replace(key, kv_rank=1), replace(key, cache_salt="s"), replace(key, chunk_hash=b"b" * 8)]
     keys = [key, *others]
-    assert stores.put(keys, [_object(number) for number in range(4)]) == [True] * 4
+    assert stores.put(keys, [_object(number) for number in range(4)], BF16 * 4) == [True] * 4
     targets = [bytearray(SIZE) for _ in keys]
-    assert stores.get(keys, [memoryview(target) for target in targets]) == [True] * 4
+    assert stores.get(keys, [memoryview(target) for target in targets], BF16 * 4) == [True] * 4
     assert [target[0] for target in targets] == [0, 1, 2, 3]
     unknown = [replace(key, cache_salt="t"), replace(key, model_name="n"), replace(key, object_group_id=1)]
-    assert stores.held([key, *unknown], [SIZE] * 4) == [True, False, False, False]
+    assert stores.held([key, *unknown], [SIZE] * 4, BF16 * 4) == [True, False, False, False]
 
 
 def test_an_object_of_another_length_is_another_object(stores: ObjectStores) -> None:
     key = Key(b"a" * 8)
-    assert stores.put([key], [_object(1)]) == [True]
-    assert stores.held([key], [SIZE * 2]) == [False]
-    assert stores.get([key], [memoryview(bytearray(SIZE * 2))]) == [False]
+    assert stores.put([key], [_object(1)], BF16) == [True]
+    assert stores.held([key], [SIZE * 2], BF16) == [False]
+    assert stores.get([key], [memoryview(bytearray(SIZE * 2))], BF16) == [False]
+
+
+def test_an_object_of_another_data_type_is_another_object(stores: ObjectStores) -> None:
+    key, target = Key(b"a" * 8), memoryview(bytearray(SIZE))
+    assert stores.put([key], [_object(1)], BF16) == [True]
+    assert stores.held([key] * 2, [SIZE] * 2, ["torch.float16", *BF16]) == [False, True]
+    assert stores.get([key], [target], ["torch.float16"]) == [False]
+    assert stores.put([key], [_object(2)], ["torch.float16"]) == [True]
+    assert stores.get([key], [target], BF16) == [True]
+    assert target[0] == 1
+
+
+def test_bytes_whose_type_nobody_tells_are_not_stored(caplog: pytest.LogCaptureFixture) -> None:
+    with node(settings(region_bytes=1 << 20, arena_bytes=8 << 20)) as of:
+        for revision, stored in (("", False), ("weights, fp8_e4m3", True)):
+            stores = ObjectStores(of, revision)
+            assert (
+                stores.put([Key(b"a" * 8)] * 2, [_object(1)] * 2, ["torch.uint8", "torch.bfloat16 torch.int8"]) == [stored] * 2
+            )
+            stores.close()
+    assert sum("set revision" in record.message for record in caplog.records) == 2
 
 
 def test_objects_of_too_many_kinds_are_not_stored(stores: ObjectStores, caplog: pytest.LogCaptureFixture) -> None:
     keys = [Key(b"a" * 8, model_name=f"m{number}") for number in range(MAX_STORES + 2)]
-    held = stores.held(keys, [SIZE] * len(keys))
+    held = stores.held(keys, [SIZE] * len(keys), BF16 * len(keys))
     assert held == [False] * len(keys)
-    assert stores.put(keys[-1:], [_object(1)]) == [False]
+    assert stores.put(keys[-1:], [_object(1)], BF16) == [False]
     assert sum("are not stored" in record.message for record in caplog.records) == 2
 
 

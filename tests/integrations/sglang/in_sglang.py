@@ -147,6 +147,10 @@ def check_storage(name: str) -> None:
     wait_for(lambda: bool(two.batch_exists(["a", "b", "c"]) == 2))  # a store looks at its siblings only now and then
     assert two.exists("a")
     assert rank.batch_exists(["a"]) == 0  # another rank's pages hold other heads
+    fp8 = storage()
+    fp8.register_mem_pool_host(Pool(4, device_dtype=torch.float8_e5m2))
+    assert fp8.batch_get_v1(["a"], indices(0)) == [False]  # other values of the same bytes
+    fp8.close()
     assert two.batch_get_v1(["a", "c"], indices(3, 0)) == [True, False]
     assert torch.equal(other.get_data_page(3 * 32), values[0])
 

@@ -1,5 +1,7 @@
 """A host pool as SGLang has them, in each of its layouts."""
 
+from types import SimpleNamespace
+
 import torch
 
 from tests.integrations.engine_store.engines import BLOCK
@@ -15,8 +17,9 @@ class Pool:
     page_size = PAGE
     dtype = DTYPE
 
-    def __init__(self, pages: int, layout: str = "page_first") -> None:
+    def __init__(self, pages: int, layout: str = "page_first", device_dtype: torch.dtype = DTYPE) -> None:
         self.layout = layout
+        self.device_pool = SimpleNamespace(dtype=device_dtype, store_dtype=DTYPE)
         shape = (2, LAYERS, pages * PAGE, HEADS, DIM) if layout == "layer_first" else (2, pages * PAGE, LAYERS, HEADS, DIM)
         self.kv_buffer = torch.zeros(shape, dtype=DTYPE)
 

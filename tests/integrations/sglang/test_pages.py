@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pbkv_cluster.integrations.engine_store import EngineStore
-from pbkv_cluster.integrations.sglang.pages import Pages
+from pbkv_cluster.integrations.sglang.pages import Pages, data_types
 from tests.integrations.engine_store.engines import SPACE, node, settings
 from tests.integrations.sglang.pools import PAGE_BYTES, Pool, indices
 
@@ -64,3 +64,11 @@ def test_a_pool_that_fails_costs_its_pages_and_leaves_no_slot_behind(store: Engi
         pages.write(["a"], indices(5), None)  # the pool has no such page
     assert pages.leading(["a"]) == 0
     assert pages.write(["a"], indices(0), None) == [True]
+
+
+def test_kinds_of_8_bits_are_told_apart_though_their_pages_look_alike() -> None:
+    kinds = [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.uint8]
+    pools = [Pool(2, device_dtype=kind) for kind in kinds]
+    assert len({pool.get_dummy_flat_data_page().dtype for pool in pools}) == 1
+    assert len({data_types(pool) for pool in pools}) == len(kinds)
+    assert data_types(pools[0]) == data_types(Pool(4, device_dtype=kinds[0]))

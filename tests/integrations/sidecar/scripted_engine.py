@@ -33,6 +33,7 @@ class ScriptedEngine:
     status: int = 200  # of answers
     break_after: int = -1  # events of a stream, after which it breaks the connection; -1: never
     stop_after: int = -1  # events of a stream, after which it waits for `go`
+    headers: dict[str, str] = field(default_factory=lambda: {"x-own": "1"})  # of answers on paths that are no steps
     calls: list[dict[str, Any]] = field(default_factory=list)  # of tools, in whole answers
     bodies: list[dict[str, Any]] = field(default_factory=list)
     raw: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)  # method, target, headers, body
@@ -98,7 +99,7 @@ class ScriptedEngine:
 
     async def _other(self, request: Request) -> Response:
         await self._note(request)
-        return Response(b'{"object": "list",\n "data": [{"id": "m"}]}', media_type="application/json", headers={"x-own": "1"})
+        return Response(b'{"object": "list",\n "data": [{"id": "m"}]}', media_type="application/json", headers=self.headers)
 
     async def _respond(self, request: Request) -> Response:
         self.bodies.append(json.loads(await self._note(request)))

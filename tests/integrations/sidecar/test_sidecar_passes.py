@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import unquote
 
 import openai
 import pytest
@@ -74,13 +77,24 @@ async def test_requests_and_answers_are_the_same_bytes() -> None:
             assert passed.headers["x-pbkv-engine"] == engine.url.removeprefix("http://")
 
 
+async def test_headers_that_connection_names_pass_in_no_direction() -> None:
+    engine = ScriptedEngine(headers={"Connection": "X-Hop, keep-alive", "X-Hop": "1", "X-Own": "1"})
+    async with sidecar(engine) as rig:
+        sent = {"connection": "keep-alive, X-Mine", "x-mine": "1", "x-kept": "1"}
+        answer = await rig.http.get(f"{rig.url}/v1/models", headers=sent)
+        assert {"x-hop", "x-own"} & answer.headers.keys() == {"x-own"}
+        _, _, got, _ = engine.raw[-1]
+        assert {"x-mine", "x-kept"} & got.keys() == {"x-kept"}
+
+
 async def test_paths_for_the_engines_operators_are_not_there() -> None:
     engine = ScriptedEngine()
     async with sidecar(engine) as rig:
-        for path in ("/reset_prefix_cache", "/sleep", "/", "/docs"):
+        adapters = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/load_lora_adapter/", "/v1/load%5Flora_adapter")
+        for path in ("/reset_prefix_cache", "/sleep", "/", "/docs", *adapters):
             answer = await rig.http.post(f"{rig.url}{path}")
             assert answer.status_code == 404
-            assert path in answer.json()["error"]["message"]
+            assert unquote(path) in answer.json()["error"]["message"]
     assert not engine.raw
 
 
@@ -117,6 +131,53 @@ async def test_an_engine_that_is_away_costs_nothing_while_another_is_there() -> 
         assert [answer.status_code for answer in answers] == [200] * 4
         assert {answer.json()["choices"][0]["message"]["content"] for answer in answers} == {"second"}
         assert rig.server.proxy.decisions["step_retried"] <= 1
+
+
+@asynccontextmanager
+async def silent_engines(number: int) -> AsyncIterator[tuple[list[str], list[bytes]]]:
+    """Engines that are well, but close the connection once they have a request. Their URLs, and the requests' first lines."""
+    asked = list[bytes]()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = await reader.readline()
+        length = 0
+        while header := (await reader.readline()).strip().lower():
+            if header.startswith(b"content-length:"):
+                length = int(header.partition(b":")[2])
+        await reader.readexactly(length)
+        if line.startswith(b"GET /health "):
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        else:
+            asked.append(line)
+        writer.close()
+
+    servers = [await asyncio.start_server(serve, "127.0.0.1", 0) for _ in range(number)]
+    try:
+        yield [f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}" for server in servers], asked
+    finally:
+        for server in servers:
+            server.close()
+
+
+async def test_what_an_engine_may_have_is_repeated_once_if_it_is_a_step_and_never_otherwise() -> None:
+    async with silent_engines(3) as (urls, asked), sidecar(*urls, health_interval_s=60.0) as rig:
+        assert (await rig.chat("A question?")).status_code == 502
+        assert len(asked) == 2
+        assert (await rig.http.post(f"{rig.url}/v1/embeddings", json={"input": "a"})).status_code == 502
+        assert len(asked) == 3
+        assert (await rig.http.get(f"{rig.url}/v1/models")).status_code == 502
+        assert len(asked) == 5
+        assert len(rig.server.fleet.live()) == 3, "an engine that was reached is not lost"
+        assert not rig.server.proxy.decisions["worker_lost"]
+
+
+async def test_a_step_whose_engine_breaks_off_before_its_answer_is_answered_by_another() -> None:
+    engine = ScriptedEngine()
+    async with silent_engines(1) as (urls, asked), sidecar(*urls, engine, health_interval_s=60.0) as rig:
+        for number in range(3):
+            assert (await rig.chat(f"Question {number}?")).status_code == 200
+        assert engine.prompts == 3
+        assert asked
 
 
 @pytest.mark.parametrize("status", [502, 503])

@@ -127,10 +127,6 @@ def test_blocks_of_the_store_are_told_as_kv_events(engine: VllmEngine) -> None:
             told[event["medium"]][tuple(event["tokens"][number * 32 : number * 32 + 32])] = block
     blocks = [tuple(fresh[start : start + 32]) for start in range(0, 192, 32)]
     assert [told["CPU"][each] for each in blocks] == [told["GPU"][each] for each in blocks]
-    assert engine("reset", store=True)
-    engine.generate(short)
-    gone = {block for event in engine("events") if event["type"] == "BlockRemoved" for block in event["hashes"]}
-    assert {told["CPU"][each] for each in blocks} <= gone
 
 
 def test_evicted_and_preempted_requests(engine: VllmEngine, expected: Reference) -> None:
@@ -192,15 +188,6 @@ def test_damaged_blocks_of_another_engine_are_computed(
     assert engine.outcomes()["loaded_sibling"] == HIT // 32
 
 
-def test_the_store_of_another_engine_is_emptied_alone(engine: VllmEngine, other: VllmEngine, expected: Reference) -> None:
-    fresh = prompt(100, 200)
-    engine.generate(fresh)
-    assert other("reset", store=True)
-    assert other.generate(fresh)[1] == [192]
-    assert engine("reset", store=True)
-    assert engine.generate(fresh)[1] == [0]
-
-
 def test_a_store_that_dies_while_blocks_are_loaded(
     engine: VllmEngine, other: VllmEngine, store: dict[str, Any], expected: Reference
 ) -> None:
@@ -217,17 +204,38 @@ def test_a_store_that_dies_while_blocks_are_loaded(
 
 
 def test_a_restarted_engine_finds_its_blocks(
-    engine: VllmEngine, model: Path, logs: Path, store: dict[str, Any], expected: Reference
+    engine: VllmEngine, other: VllmEngine, model: Path, logs: Path, store: dict[str, Any]
 ) -> None:
-    owner = engine("store")["owner"]
+    owner, fresh = engine("store")["owner"], prompt(102, 200)
+    tokens, _ = engine.generate(fresh)
     engine.stop()
-    with vllm(model, logs / "restarted.log", store, **POOL) as restarted:
+    with vllm(model, logs / "restarted.log", store, kv_events=True, **POOL) as restarted:
         restarted.wait()
         facts = restarted("store")
         assert facts["owner"] == owner
-        assert facts["found"] >= HIT // 32
-        assert restarted.generate(LONG, tokens=OUTPUTS) == ([expected[0]], [HIT])
-        assert restarted.outcomes()["loaded_own"] == HIT // 32
+        assert facts["found"] >= 192 // 32
+        assert restarted.generate(fresh) == (tokens, [192])
+        assert restarted.outcomes()["loaded_own"] == 192 // 32
+        assert_a_reset_shares_nothing(restarted, other)
+
+
+def assert_a_reset_shares_nothing(engine: VllmEngine, other: VllmEngine) -> None:
+    """A reset of the connector empties the engine's region, and its blocks have keys of their own from then on."""
+    fresh, short = prompt(100, 200), prompt(101, 40)
+    engine("events")
+    engine.generate(fresh)
+    engine.generate(short)
+    stored = {each for event in engine("events") if event["type"] == "BlockStored" for each in event["hashes"]}
+    assert other.generate(fresh)[1] == [192]
+    assert engine("reset", store=True)
+    assert engine.generate(fresh)[1] == [0], "the other engine's blocks may be of other weights"
+    engine.generate(short)
+    gone = {each for event in engine("events") if event["type"] == "BlockRemoved" for each in event["hashes"]}
+    assert gone & stored
+    assert engine("reset")
+    assert engine.generate(fresh)[1] == [192]
+    assert other("reset", store=True)
+    assert other.generate(fresh)[1] == [0]
 
 
 def test_an_engine_of_another_model_finds_nothing(

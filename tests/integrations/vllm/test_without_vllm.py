@@ -101,6 +101,7 @@ class FakeRequest:
     request_id: str = "request"
     num_computed_tokens: int = 0
     num_prompt_tokens: int = 0
+    lora_request: Any = None
 
     @property
     def num_tokens(self) -> int:
@@ -221,3 +222,16 @@ def test_weights_that_are_not_known_are_refused() -> None:
     assert weights_revision("owner/name", "abc") == "owner/name@abc"
     with pytest.raises(Refused, match=r"model_revision.*owner/name"):
         weights_revision("owner/name", None)
+
+
+def test_a_folder_without_weights_is_refused_and_one_of_any_known_kind_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(Refused, match=r"model_revision: no weights found in .*set it in kv_connector_extra_config"):
+        weights_revision(str(tmp_path), "abc")
+    found = set()
+    for name in ("consolidated.00.pth", "model.pt", "model.bin", "model.gguf", "model.safetensors"):
+        (tmp_path / name).write_bytes(b"weights")
+        found.add(fingerprint(tmp_path))
+    (tmp_path / "consolidated.00.pth").write_bytes(b"Weights")
+    found.add(fingerprint(tmp_path))
+    assert len(found) == 6

@@ -50,12 +50,19 @@ def record(file: Path) -> list[dict[str, Any]]:
     names = [key.to_bytes(8, "big", signed=True).hex() if numbers else key.hex() for key in keys]
     media = [each.value for each in module["StorageMedium"]] if "StorageMedium" in module else ["GPU", "CPU", "STORAGE"]
     stored = {"block_size": 16, "lora_id": None, "lora_name": None}
-    extra = {"extra_keys": [("salt",), None], "group_idx": 0, "locality": "LOCAL", "session_id": "trip", "cache_salt": "salt"}
+    extra: dict[str, Any] = {
+        "extra_keys": [("salt",), None],
+        "group_idx": 0,
+        "locality": "LOCAL",
+        "session_id": "trip",
+        "cache_salt": "salt",
+    }
 
     def made(kind: str, **fields: Any) -> Any:
         known = module[kind].__struct_fields__
         return module[kind](**{name: value for name, value in fields.items() if name in known})
 
+    told = [each and [*each] for each in extra["extra_keys"]] if "extra_keys" in module["BlockStored"].__struct_fields__ else []
     batches = []
     for medium in media[:3]:
         events = [
@@ -75,7 +82,7 @@ def record(file: Path) -> list[dict[str, Any]]:
         kept = medium if "medium" in module["BlockRemoved"].__struct_fields__ else "GPU"
         meant = [
             {"kind": "stored", "keys": names[:2], "parent": None, "tokens": [*range(32)], "medium": kept},
-            {"kind": "stored", "keys": names[2:], "parent": names[1], "tokens": [7] * 16, "medium": kept},
+            {"kind": "stored", "keys": names[2:], "parent": names[1], "tokens": [7] * 16, "medium": kept, "extra": told},
             {"kind": "removed", "keys": names[:1], "medium": kept},
             {"kind": "cleared"},
         ]

@@ -371,6 +371,67 @@ def test_events_of_other_engines_are_understood() -> None:
         BlockRemoved([b"w\0\1"], "GPU"),
         AllBlocksCleared(),
     ]
-    for bad in (b"", b"\xc1", msgpack.packb({}), msgpack.packb([1.0, [{"type": "BlockStored"}]])):
-        with pytest.raises(MalformedBatch):
-            decode(bad)
+
+
+def stored(**fields: object) -> bytes:
+    """A batch with one event, some of whose fields are others."""
+    event = {"type": "BlockStored", "block_hashes": [b"k"], "token_ids": [1, 2], "block_size": 2, **fields}
+    return bytes(msgpack.packb([1.0, [event]]))
+
+
+NO_BATCHES = [
+    b"",
+    b"\xc1",
+    msgpack.packb({}),
+    msgpack.packb([1.0, [{"type": "BlockStored"}]]),
+    stored(token_ids=[1 << 32]),
+    stored(token_ids=[1.5]),
+    stored(token_ids=["5"]),
+    stored(block_size=float("inf")),
+    stored(block_size=0),
+    stored(block_size=1 << 40),
+    stored(block_hashes=[float("inf")]),
+    stored(group_idx=1 << 20),
+]
+
+
+@pytest.mark.parametrize("bad", NO_BATCHES)
+def test_what_is_no_batch_is_refused(bad: bytes) -> None:
+    with pytest.raises(MalformedBatch):
+        decode(bad)
+
+
+async def test_an_event_that_cannot_be_read_ends_exactness_and_not_the_subscriber() -> None:
+    async with engine() as publisher, following(*publisher.endpoints) as (blocks, subscriber):
+        publisher.store()
+        await arrives(publisher, blocks)
+        assert subscriber.is_exact
+        publisher.sent.append(stored(token_ids=[1 << 32] * 2))
+        publisher.repeat()
+        await eventually(lambda: subscriber.malformed > 0)
+        assert not subscriber.is_exact
+        publisher.store()
+        await arrives(publisher, blocks)
+        assert not subscriber.is_exact
+
+
+@pytest.mark.parametrize(
+    "answer", [[], [b"kv-events", frame_of(0), stored(block_size=float("inf"))], [b"kv-events", b"12", b""]]
+)
+async def test_a_replay_that_cannot_be_read_ends_no_subscriber(answer: list[bytes]) -> None:
+    """Also the first one, before any event."""
+    with zmq.asyncio.Context() as context, context.socket(zmq.ROUTER) as router, context.socket(zmq.PUB) as socket:
+        router.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.LINGER, 0)
+        ports = [each.bind_to_random_port("tcp://127.0.0.1") for each in (socket, router)]
+        async with following(*(f"tcp://127.0.0.1:{port}" for port in ports)) as (blocks, subscriber):
+            client, *_ = await router.recv_multipart()
+            await router.send_multipart([client, b"", *answer])
+            await eventually(lambda: subscriber.malformed == 1)
+
+            async def told() -> bool:
+                await socket.send_multipart([b"kv-events", frame_of(1), stored()])
+                return b"k" in blocks.held
+
+            await eventually(told)
+            assert not subscriber.is_exact

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pbkv_cluster.store.kv_events.messages import AllBlocksCleared, BlockRemoved, BlockStored, Event, decode
+from pbkv_cluster.store.kv_events.messages import AllBlocksCleared, BlockRemoved, BlockStored, Event, decode, extra_of
 
 RECORDED = sorted(Path(__file__).parent.glob("*.json"))
 
@@ -20,7 +20,8 @@ def meant(event: dict[str, Any]) -> Event:
     match event["kind"]:
         case "stored":
             parent = None if event["parent"] is None else bytes.fromhex(event["parent"])
-            return BlockStored(keys, parent, event["tokens"], 16, event["medium"])
+            extra = [extra_of(each or ()) for each in event.get("extra", ())]
+            return BlockStored(keys, parent, event["tokens"], 16, event["medium"], extra or ())
         case "removed":
             return BlockRemoved(keys, event["medium"])
         case _:

@@ -9,7 +9,7 @@ from pbkv_cluster.core.config import SidecarConfig
 from pbkv_cluster.core.errors import DeadlineExceeded
 from pbkv_cluster.gateway.http.wire.problems import BadGateway
 from pbkv_cluster.integrations.sidecar.engines.engine import Engine
-from pbkv_cluster.integrations.sidecar.engines.upstream import EngineAway, Outgoing
+from pbkv_cluster.integrations.sidecar.engines.upstream import EngineAway, NoAnswer, Outgoing
 
 HEALTH = Outgoing("GET", b"/health", (), b"")  # vLLM and SGLang answer it with 200, without asking for a key
 _MAX_HEALTH_BYTES = 65_536
@@ -61,7 +61,7 @@ class Fleet:
                         break
             finally:
                 await answer.close()
-        except (EngineAway, BadGateway, DeadlineExceeded) as error:
+        except (EngineAway, NoAnswer, BadGateway, DeadlineExceeded) as error:
             engine.lost(str(error))
             return
         if answer.status >= 500:

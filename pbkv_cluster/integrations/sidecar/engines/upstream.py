@@ -17,11 +17,16 @@ _OF_CONNECTION = frozenset(
 # vLLM's server closes connections that are idle for 5 seconds, and a request must not meet one that is being closed.
 _KEEP_ALIVE_S = 3.0
 _MAX_CONNECTIONS = 4096
+_NOT_REACHED = (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.PoolTimeout)
 _CLOSED = (httpcore2.ReadError, httpcore2.WriteError, httpcore2.RemoteProtocolError)
 
 
 class EngineAway(PbkvError):
-    """The engine was not reached, or closed the connection before it answered: another one can be asked."""
+    """The engine was not reached, and so knows nothing of the request: another one can be asked."""
+
+
+class NoAnswer(PbkvError):
+    """The connection broke before the answer. The engine may have the request, may work on it, and may be well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +102,18 @@ class Upstream:
             answer_timeout_s: without a byte, if another than usual.
 
         Raises:
-            EngineAway: see there.
+            EngineAway, NoAnswer: see there.
             DeadlineExceeded: the engine has not answered in time.
         """
         origin = self._url
         url = httpcore2.URL(scheme=origin.scheme, host=origin.host, port=origin.port, target=request.target)
         headers = [
             (b"host", self._name.encode()),
-            *((name, value) for name, value in request.headers if name not in _OF_CONNECTION | {b"host", b"content-length"}),
+            *(
+                (name, value)
+                for name, value in _of_message(request.headers)
+                if name.lower() not in (b"host", b"content-length")
+            ),
         ]
         if request.body or request.method in ("POST", "PUT", "PATCH"):
             headers.append((b"content-length", b"%d" % len(request.body)))
@@ -114,14 +123,22 @@ class Upstream:
             response = await self._pool.handle_async_request(sent)
         except httpcore2.ReadTimeout:
             raise DeadlineExceeded(f"engine {self._name} has not answered in {timeouts['read']:g} s") from None
-        except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.RemoteProtocolError) as error:
+        except _NOT_REACHED as error:
             raise EngineAway(f"engine {self._name} is away: {_why(error)}") from error
-        kept = [(name, value) for name, value in response.headers if name.lower() not in _OF_CONNECTION]
-        return Incoming(response.status, kept, response, self._name)
+        except (*_CLOSED, httpcore2.WriteTimeout) as error:
+            raise NoAnswer(f"engine {self._name} has not answered: {_why(error)}") from error
+        return Incoming(response.status, _of_message(response.headers), response, self._name)
 
     async def close(self) -> None:
         """Closes all connections."""
         await self._pool.aclose()
+
+
+def _of_message(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """The headers without those of the connection, to which `Connection` adds by name (RFC 9110, 7.6.1)."""
+    listed = b",".join(value for name, value in headers if name.lower() == b"connection")
+    gone = _OF_CONNECTION | {name.strip().lower() for name in listed.split(b",")}
+    return [(name, value) for name, value in headers if name.lower() not in gone]
 
 
 def _why(error: Exception) -> str:
