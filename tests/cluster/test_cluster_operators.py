@@ -15,7 +15,7 @@ from pbkv_cluster.cli.top.app import TopApp
 from pbkv_cluster.client import Client, Workflow
 from pbkv_cluster.cluster.local import LocalCluster
 from pbkv_cluster.store.cluster_index import Directory, connect
-from tests.polling import eventually
+from tests.polling import eventually, wait_for
 
 AGENTS = ("planner", "coder", "planner")
 
@@ -43,6 +43,8 @@ def take_steps(client: Client, name: str, seed: int) -> Workflow:
 def test_a_workflow_and_its_blocks_are_explained(cluster: LocalCluster, capsys: pytest.CaptureFixture[str]) -> None:
     with Client(cluster.gateway_address) as client:
         workflow = take_steps(client, "explained", 1)
+        # The predictor hears of the workflow while it runs.
+        wait_for(lambda: bool(pbkv(capsys, cluster, "explain", "explained")["expected"]), why=lambda: "nothing is expected")
         found = pbkv(capsys, cluster, "explain", "explained")
         assert found["path"] == list(AGENTS)
         assert found["workflow"]["workload"] == "operators"
