@@ -188,7 +188,7 @@ def print_status(response: "Status", console: "Console") -> None:
         if line := reasons_line(reasons):
             console.print(Text(line, style="bold yellow"))
     for line, well in gateway_lines(response):
-        console.print(Text(line, style="" if well else "bold red"))
+        console.print(Text(line, style="" if well else "bold red"), soft_wrap=True)
     for line in address_lines(response):
         console.print(Text(line), soft_wrap=True)
     console.print(_workers_table(response))

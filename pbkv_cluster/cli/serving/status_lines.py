@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from pbkv_cluster.cli.serving.address_lines import http_scheme
+
 if TYPE_CHECKING:
     from pbkv_cluster.rpc.v1 import workflow_pb2
 
@@ -45,11 +47,9 @@ def reasons_line(reasons: "Status.Reasons") -> str:
 
 def gateway_lines(response: "Status") -> list[tuple[str, bool]]:
     """Where clients of each gateway's APIs connect, and whether it answers."""
-    if not response.gateways and response.http_address:
-        return [(f"OpenAI's API at http://{response.http_address}/v1, Anthropic's at http://{response.http_address}", True)]
-    lines = []
+    scheme, lines = http_scheme(), []
     for each in response.gateways:
         load = f"{each.open_workflows} open workflows, {each.running_steps} running steps"
-        http = f", OpenAI's API at http://{each.http_address}/v1, Anthropic's without /v1" if each.http_address else ""
+        http = f", OpenAI's API at {scheme}://{each.http_address}/v1, Anthropic's without /v1" if each.http_address else ""
         lines.append((f"{each.name} at {each.address}{http}: {load if each.reachable else 'not reachable'}", each.reachable))
     return lines
