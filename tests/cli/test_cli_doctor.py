@@ -11,12 +11,19 @@ import redis
 
 from pbkv_cluster.cli.doctor import machine, network, software
 from pbkv_cluster.cli.doctor.finding import Finding, Level
+from pbkv_cluster.cluster.startup import run_record
 from pbkv_cluster.store.cluster_index import RedisServer
 from tests.cli.conftest import Pbkv
 from tests.cli.test_light_install import plain
 
 FREE = ("--set", "gateway.port=0", "--set", "gateway.http_port=0")
 GIB = 1 << 30
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests, and the user, may run clusters on this machine, whose ports are no errors."""
+    monkeypatch.setattr(run_record, "running", list)
 
 
 def findings(pbkv: Pbkv, *args: str) -> tuple[int | str | None, dict[str, list[dict[str, Any]]]]:
