@@ -3,6 +3,7 @@
 import os
 import signal
 import tempfile
+import threading
 from pathlib import Path
 
 import psutil
@@ -41,6 +42,28 @@ def test_a_name_has_one_store() -> None:
     with node(here):
         assert StoreFiles(here.name).take() is None
     assert StoreFiles(here.name).address() is None
+
+
+def test_who_looks_for_a_store_is_not_in_the_way_of_one_that_starts() -> None:
+    files = StoreFiles(settings().name)
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            files.address()
+
+    lookers = [threading.Thread(target=look) for _ in range(4)]
+    for looker in lookers:
+        looker.start()
+    try:
+        for _ in range(500):
+            file = files.take()
+            assert file is not None, "somebody who looked has been taken for a store"
+            os.close(file)
+    finally:
+        stop.set()
+        for looker in lookers:
+            looker.join()
 
 
 def test_a_folder_that_others_can_write_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,14 @@
 The lock is held by the store's process while it lives, so an address is believed only while somebody serves it.
 """
 
-import fcntl
 import os
 import tempfile
 from pathlib import Path
 
 from pbkv_cluster.core.errors import StartupError
+from pbkv_cluster.store.arena.region_lock import is_locked, try_lock
+
+_LOCKED = 1  # bytes of the file
 
 
 class StoreFiles:
@@ -35,10 +37,8 @@ class StoreFiles:
 
     def take(self) -> int | None:
         """Locks the name for this process until the returned file is closed; None if another process has it."""
-        file = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        file = self._open()
+        if not try_lock(file, 0, _LOCKED):
             os.close(file)
             return None
         self._address.unlink(missing_ok=True)
@@ -52,21 +52,16 @@ class StoreFiles:
 
     def address(self) -> str | None:
         """Where the store serves, host:port; empty while it is starting; None if none runs."""
-        file = self._take_shared()
-        if file is not None:
+        file = self._open()
+        try:
+            if not is_locked(file, 0, _LOCKED):
+                return None
+        finally:
             os.close(file)
-            return None
         try:
             return self._address.read_text()
         except FileNotFoundError:
             return ""
 
-    def _take_shared(self) -> int | None:
-        """The lock, so that two who look at the same time do not take each other for the store; None if the store has it."""
-        file = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
-            return None
-        return file
+    def _open(self) -> int:
+        return os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
