@@ -1,11 +1,11 @@
 """`pbkv otel`: receives OpenTelemetry spans of agent applications for a running cluster."""
 
 import asyncio
-import signal
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pbkv_cluster.cli.interrupts import catch_interrupts, run_until
 from pbkv_cluster.cli.options import (
     Assignments,
     ConfigFile,
@@ -53,15 +53,12 @@ def otel(
 
 
 async def _serve(config: "Config", address: str) -> None:
-    from pbkv_cluster.core.background import cancel
     from pbkv_cluster.core.clock import SystemClock
     from pbkv_cluster.integrations.otel.member import make_receiver
     from pbkv_cluster.integrations.predictor import find_predictor
     from pbkv_cluster.rpc.security import this_process
 
-    interrupted = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
+    interrupted = catch_interrupts()
     async with find_predictor(address, config) as predictor:
         receiver = make_receiver(config.otel, predictor, SystemClock())
         try:
@@ -69,11 +66,7 @@ async def _serve(config: "Config", address: str) -> None:
             typer.echo(f"spans  {served} (OTLP over gRPC)")
             if receiver.http_address:
                 typer.echo(f"       {this_process().http}://{receiver.http_address}/v1/traces (OTLP over HTTP)")
-            tasks: list[asyncio.Task[Any]] = [asyncio.create_task(receiver.wait()), asyncio.create_task(interrupted.wait())]
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            await cancel(*tasks)
-            for task in done:
-                task.result()
+            await run_until(interrupted.wait(), receiver.wait())
             typer.echo("stopping", err=True)
         finally:
             await receiver.stop()

@@ -1,13 +1,13 @@
 """`pbkv sidecar`: a proxy in front of engines that are not ours."""
 
 import asyncio
-import signal
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pbkv_cluster.cli.interrupts import catch_interrupts, run_until
 from pbkv_cluster.cli.options import (
     Assignments,
     ConfigFile,
@@ -114,14 +114,11 @@ def _engines(urls: Sequence[str], events: Sequence[str], replays: Sequence[str],
 
 
 async def _serve(config: "Config", predictor: str) -> None:
-    from pbkv_cluster.core.background import cancel
     from pbkv_cluster.core.clock import SystemClock
     from pbkv_cluster.integrations.sidecar.server import SidecarServer
     from pbkv_cluster.integrations.sidecar.workflow.forecasts import predictor_of
 
-    interrupted = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
+    interrupted = catch_interrupts()
     clock = SystemClock()
     async with predictor_of(config, predictor, clock) as services:
         server = SidecarServer(config, services, clock)
@@ -130,11 +127,7 @@ async def _serve(config: "Config", predictor: str) -> None:
             typer.echo(f"sidecar  http://{address}/v1 (OpenAI's API; metrics at /metrics)")
             for engine in server.fleet.engines:
                 typer.echo(f"engine   {engine.config.url}{'' if engine.is_live else ' (does not answer yet)'}")
-            tasks: list[asyncio.Task[Any]] = [asyncio.create_task(server.wait()), asyncio.create_task(interrupted.wait())]
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            await cancel(*tasks)
-            for task in done:
-                task.result()
+            await run_until(interrupted.wait(), server.wait())
             typer.echo("stopping", err=True)
         finally:
             await server.stop()

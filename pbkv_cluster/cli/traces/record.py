@@ -1,16 +1,16 @@
 """`pbkv record`: writes a trace of what happens now."""
 
 import asyncio
-import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from pbkv_cluster.cli.interrupts import catch_interrupts, run_until
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import check_target
 from pbkv_cluster.cli.traces.secret import Secret, ids_of
@@ -97,7 +97,7 @@ def record(
     with TraceFile(out, int(max_mb * _MB), append) as file:
         recorder = Recorder(file)
 
-        def source() -> Awaitable[None]:
+        def source() -> Coroutine[Any, Any, None]:
             if otlp is not None:
                 return _spans(otlp, recorder, ids, _SPAN_SILENCE_S if silence is None else silence)
             if access_log is not None:
@@ -123,14 +123,10 @@ def _tell(out: Path, recorder: "Recorder", file: "TraceFile", max_mb: float) -> 
 
 
 async def _until_over(
-    recorder: "Recorder", duration: float | None, workflows: int | None, source: Callable[[], Awaitable[None]]
+    recorder: "Recorder", duration: float | None, workflows: int | None, source: Callable[[], Coroutine[Any, Any, None]]
 ) -> None:
     """Runs a source until it ends, or the recording is to end."""
-    from pbkv_cluster.core.background import cancel
-
-    interrupted = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
+    interrupted = catch_interrupts()
 
     async def over() -> None:
         end = None if duration is None else time.monotonic() + duration
@@ -139,12 +135,7 @@ async def _until_over(
                 return
             await asyncio.sleep(_POLL_S)
 
-    running = asyncio.ensure_future(source())
-    ending = asyncio.create_task(over())
-    done, _ = await asyncio.wait([running, ending], return_when=asyncio.FIRST_COMPLETED)
-    await cancel(running, ending)
-    for task in done:
-        task.result()
+    await run_until(over(), source())
 
 
 async def _cluster(endpoint: str, recorder: "Recorder", ids: "Ids", with_tokens: bool) -> None:

@@ -26,7 +26,8 @@ def unlock(file: int, offset: int, size: int) -> None:
 def is_locked(file: int, offset: int, size: int) -> bool:
     """Whether another open file has a region locked. Who looks locks nothing, and is in nobody's way."""
     answer = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, offset, size))
-    return struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK
+    kind: int = struct.unpack_from("h", answer)[0]
+    return kind != fcntl.F_UNLCK
 
 
 def _flock(kind: int, offset: int, size: int) -> bytes:

@@ -1,0 +1,25 @@
+"""Commands that run until somebody interrupts them."""
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+
+def catch_interrupts() -> asyncio.Event:
+    """From now on SIGINT and SIGTERM set the returned event, instead of ending the process. On an event loop."""
+    interrupted = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
+    return interrupted
+
+
+async def run_until(end: Coroutine[Any, Any, Any], running: Coroutine[Any, Any, None]) -> None:
+    """Runs something until it ends, or until `end` returns; the other is cancelled. Raises the error of what has failed."""
+    from pbkv_cluster.core.background import cancel
+
+    tasks = [asyncio.create_task(running), asyncio.create_task(end)]
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    await cancel(*tasks)
+    for task in done:
+        task.result()
