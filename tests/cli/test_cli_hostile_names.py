@@ -12,10 +12,10 @@ from pbkv_cluster.cli.console import PlainConsole
 from pbkv_cluster.cli.plain_text import plain
 from pbkv_cluster.rpc.v1.types_pb2 import Prompt
 from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep, TraceWorkflow
-from pbkv_cluster.simulator.traces.writing import lines_of
 from tests.cli.conftest import LoopThread, Pbkv
 from tests.gateway.peers import ScriptedWorker
 from tests.gateway.rig import Rig, running
+from tests.simulator.simulated import lines_of
 
 NAMES = ("[/x]", "[planner]", ":smile:", "\x1b]0;own\x1b\\")
 SHOWN = ("[/x]", "[planner]", ":smile:", "\\x1b]0;own\\x1b\\")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep, TraceWorkflow
-from pbkv_cluster.simulator.traces.writing import lines_of
 from tests.cli.agent_traces import write_generated_trace
 from tests.cli.conftest import Pbkv
+from tests.simulator.simulated import lines_of
 
 QUICK = ("--jobs", "1", "--gpu", ".3,1", "--host", "0")
 

@@ -91,6 +91,49 @@ async def test_a_step_that_is_cancelled_before_it_was_sent_leaves_nothing_behind
         assert ids == answer_tokens(step(2).sampling)
 
 
+class _Stalled:
+    """A worker, and its one stream, that takes nothing until it may."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.written: list[worker_pb2.RunStepsRequest] = []
+
+    def RunSteps(self) -> "_Stalled":  # noqa: N802
+        return self
+
+    async def write(self, request: worker_pb2.RunStepsRequest) -> None:
+        await self.go.wait()
+        self.written.append(request)
+
+    async def __aiter__(self) -> AsyncIterator[worker_pb2.RunStepsResponse]:
+        await asyncio.Event().wait()
+        yield worker_pb2.RunStepsResponse()
+
+    def cancel(self) -> None:
+        pass
+
+
+async def test_what_is_cancelled_while_a_worker_takes_nothing_is_never_sent() -> None:
+    worker = _Stalled()
+    link = StepLink(worker)  # type: ignore[arg-type]
+    first = link.run(step(0))
+    await asyncio.sleep(0)  # it is being written
+    for seed in range(1, 100):
+        link.run(step(seed)).cancel()
+    first.cancel()
+    last = link.run(step(100))
+    worker.go.set()
+    await eventually(lambda: len(worker.written) == 2)
+    actions = [action for request in worker.written for action in request.actions]
+    assert [(action.WhichOneof("what"), action.begin.step.sampling.seed) for action in actions] == [
+        ("begin", 0),
+        ("cancel", 0),
+        ("begin", 100),
+    ]
+    last.cancel()
+    await link.close()
+
+
 @pytest.mark.parametrize(
     ("code", "kind"),
     [

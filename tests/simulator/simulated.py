@@ -1,9 +1,10 @@
 """Small workloads for the simulator's tests."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pbkv_cluster.simulator.traces.files import Trace
 from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep, TraceWorkflow
+from pbkv_cluster.simulator.traces.writing import encoded, line_of
 from pbkv_cluster.simulator.workload.generator import Sizes, generate
 from pbkv_cluster.simulator.workload.prompts import PromptBuilder
 from pbkv_cluster.simulator.workload.token_source import TokenSource
@@ -45,3 +46,10 @@ def workload_of(workflows: Sequence[TraceWorkflow], concurrency: int, pause_s: f
         Arrival(f"{number}", workflow, (pause_s,) * len(workflow.steps)) for number, workflow in enumerate(workflows)
     )
     return TokenSource(Workload("given", arrivals, concurrency), PromptBuilder())
+
+
+def lines_of(workflows: Iterable[TraceWorkflow]) -> Iterator[bytes]:
+    """The lines of a step trace of some workflows."""
+    for workflow in workflows:
+        for position in range(len(workflow.steps)):
+            yield encoded(line_of(workflow, position))

@@ -14,8 +14,9 @@ from pbkv_cluster.simulator.traces.check import TraceCheck
 from pbkv_cluster.simulator.traces.files import load_trace
 from pbkv_cluster.simulator.traces.format import LINE_FIELDS, SEGMENT_FIELDS, TYPES
 from pbkv_cluster.simulator.traces.step_traces import MAX_LINE_BYTES, TraceError
-from pbkv_cluster.simulator.traces.writing import encoded, line_of, lines_of
+from pbkv_cluster.simulator.traces.writing import encoded, line_of
 from pbkv_cluster.simulator.workload.generator import generate
+from tests.simulator.simulated import lines_of
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "traces.md"
 

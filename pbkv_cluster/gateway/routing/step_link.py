@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -175,7 +174,9 @@ class _Connection:
         self._call = call
         self._numbers = itertools.count()
         self._streams: dict[int, StepStream] = {}  # by number of the call
-        self._actions: deque[worker_pb2.RunStepsRequest.Action] = deque()  # to be sent
+        # To be sent. As many bytes as the steps in flight have: what is cancelled before it was sent leaves.
+        self._begins: dict[int, worker_pb2.RunStepsRequest.Begin] = {}  # by number of the call, in order
+        self._cancels: list[int] = []  # of calls that were sent
         self._wake = asyncio.Event()
         self.has_ended = False
         self._reading = asyncio.create_task(self._read(), name="output of steps")
@@ -185,35 +186,41 @@ class _Connection:
         number = next(self._numbers)
         self._streams[number] = stream
         stream.opened(self, number)
-        self._send(worker_pb2.RunStepsRequest.Action(call=number, begin=begin))
+        self._begins[number] = begin
+        self._wake.set()
 
     def cancel(self, number: int) -> None:
-        if self._streams.pop(number, None) is not None:
-            self._send(worker_pb2.RunStepsRequest.Action(call=number, cancel=worker_pb2.RunStepsRequest.Cancel()))
+        if self._streams.pop(number, None) is not None and self._begins.pop(number, None) is None:
+            self._cancels.append(number)
+            self._wake.set()
 
     async def close(self) -> None:
         self._fail(asyncio.CancelledError())
         self._call.cancel()
         await cancel(self._reading, self._writing)
 
-    def _send(self, action: worker_pb2.RunStepsRequest.Action) -> None:
-        self._actions.append(action)
-        self._wake.set()
-
     async def _write(self) -> None:
         with suppress(aio.AioRpcError, asyncio.InvalidStateError):  # the reader learns why the stream has ended
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                while self._actions:
+                while self._begins or self._cancels:
                     await self._call.write(self._next_request())
 
     def _next_request(self) -> worker_pb2.RunStepsRequest:
-        request, size = worker_pb2.RunStepsRequest(), 0
-        while self._actions and (not size or size + self._actions[0].ByteSize() <= _MESSAGE_BYTES):
-            action = self._actions.popleft()
-            size += action.ByteSize()
-            request.actions.append(action)
+        cancel, size = worker_pb2.RunStepsRequest.Cancel(), 0
+        request = worker_pb2.RunStepsRequest(
+            actions=[worker_pb2.RunStepsRequest.Action(call=number, cancel=cancel) for number in self._cancels]
+        )
+        self._cancels.clear()
+        while self._begins:
+            number, begin = next(iter(self._begins.items()))
+            step_bytes = begin.ByteSize()
+            if request.actions and size + step_bytes > _MESSAGE_BYTES:
+                break
+            size += step_bytes
+            request.actions.add(call=number, begin=begin)
+            del self._begins[number]
         return request
 
     async def _read(self) -> None:

@@ -1,17 +1,9 @@
 """Lines of a step trace, from the values that reading one gives."""
 
 import json
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pbkv_cluster.simulator.traces.step_traces import TraceStep, TraceWorkflow
-
-
-def lines_of(workflows: Iterable[TraceWorkflow]) -> Iterator[bytes]:
-    """The lines of some workflows, each with its newline."""
-    for workflow in workflows:
-        for position in range(len(workflow.steps)):
-            yield encoded(line_of(workflow, position))
 
 
 def encoded(line: dict[str, Any]) -> bytes:
