@@ -121,12 +121,15 @@ class _Stream:
         task.add_done_callback(lambda done: self._ended(call, done, context))
 
     async def _serve(self, call: int, begin: worker_pb2.RunStepsRequest.Begin, context: "_Context") -> None:
+        limit = asyncio.timeout(begin.timeout_s or None)
         try:
-            async with asyncio.timeout(begin.timeout_s or None), aclosing(self._run(begin.step, context)) as events:
+            async with limit, aclosing(self._run(begin.step, context)) as events:
                 async for event in events:
                     await self._has_room.wait()
                     self._tell(worker_pb2.RunStepsResponse.Event(call=call, event=event))
         except TimeoutError:
+            if not limit.expired():  # another one's
+                raise
             raise DeadlineExceeded(f"the step has not ended within {begin.timeout_s:g} s") from None
 
     def _ended(self, call: int, task: asyncio.Task[None], context: "_Context") -> None:

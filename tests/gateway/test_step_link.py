@@ -277,6 +277,23 @@ async def test_a_caller_that_takes_nothing_makes_its_steps_wait() -> None:
     await stream.aclose()  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("timeout_s", "code"), [(0.05, grpc.StatusCode.DEADLINE_EXCEEDED), (0.0, grpc.StatusCode.INTERNAL)])
+async def test_a_step_s_own_deadline_is_told_from_other_time_outs(timeout_s: float, code: grpc.StatusCode) -> None:
+    async def run(request: object, context: object) -> AsyncIterator[worker_pb2.RunStepEvent]:
+        if not timeout_s:
+            raise TimeoutError("something inside")
+        await asyncio.Event().wait()
+        yield worker_pb2.RunStepEvent()
+
+    requests = _Requests()
+    begin = worker_pb2.RunStepsRequest.Begin(step=step(), timeout_s=timeout_s)
+    requests.queue.put_nowait(worker_pb2.RunStepsRequest(actions=[worker_pb2.RunStepsRequest.Action(call=1, begin=begin)]))
+    stream = StepCalls(run).serve(aiter(requests), _Context())  # type: ignore[arg-type]
+    (event,) = (await anext(stream)).events
+    assert event.end.code == code.value[0]
+    await stream.aclose()  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("nonsense", ["no action", "a number twice"])
 async def test_nonsense_is_refused_by_name(nonsense: str) -> None:
     worker = ScriptedWorker("w0", stop_at=2)
