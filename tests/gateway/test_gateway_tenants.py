@@ -3,19 +3,26 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
+from grpc import aio
 
 from pbkv_cluster.client import AsyncClient, AsyncWorkflow
 from pbkv_cluster.client.connection import AsyncConnection
 from pbkv_cluster.client.inspection import InspectionClient
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, PermissionDenied, Unauthenticated
 from pbkv_cluster.rpc.security import Access, set_up_access
+from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 from tests.certificates import Authority
+from tests.gateway.pair import pair
 from tests.gateway.peers import ScriptedWorker
 from tests.gateway.rig import Rig, refused, running
 from tests.secured import BLUE, OPERATOR, RED, secured
+
+if TYPE_CHECKING:
+    from pbkv_cluster.rpc.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
 
 
 @asynccontextmanager
@@ -111,3 +118,33 @@ async def test_without_credentials_nothing_has_changed(tmp_path: Path) -> None:
         await (await client.start_workflow("w", tenant="any")).run(agent="a", prompt="hello", max_tokens=2)
         async with refused(grpc.StatusCode.INVALID_ARGUMENT, "tenant: workflow 'w' is open under another tenant"):
             await rig.start_workflow(workflow_id="w", tenant="other")
+
+
+async def test_a_tenant_is_the_same_at_every_gateway(tmp_path: Path) -> None:
+    worker = ScriptedWorker("w0")
+    with secured(tmp_path):
+        async with (
+            pair(worker) as both,
+            AsyncClient(both.a.address, api_key=RED) as red_at_a,
+            AsyncClient(both.b.address, api_key=RED) as red_at_b,
+        ):
+            await (await red_at_a.start_workflow("mine")).run(agent="a", prompt="hello", max_tokens=2)
+            await (await red_at_b.start_workflow("mine")).run(agent="a", prompt="hello again", max_tokens=2)
+            assert [request.tenant for request in worker.requests] == ["red", "red"]
+            theirs = AsyncWorkflow(AsyncConnection(both.b.address, 30.0, Access(BLUE)), "mine", 60.0)
+            with pytest.raises(NotFound):
+                await theirs.run(agent="a", prompt="hello", max_tokens=2)
+            with pytest.raises(NotFound):
+                await theirs.end()
+
+
+@pytest.mark.parametrize(("key", "tenant"), [(OPERATOR, "blue"), (BLUE, "red")], ids=["passed on", "forged"])
+async def test_a_call_that_is_passed_on_runs_for_who_has_made_it(tmp_path: Path, key: str, tenant: str) -> None:
+    async with keyed(tmp_path) as (rig, _), AsyncClient(rig.address, api_key=RED) as red:
+        mine = await red.start_workflow("mine")
+        metadata = (("authorization", f"Bearer {key}"), ("pbkv-passed-on", "1"), ("pbkv-tenant-bin", tenant.encode()))
+        async with aio.insecure_channel(rig.address) as channel:
+            stub: WorkflowServiceAsyncStub = workflow_pb2_grpc.WorkflowServiceStub(channel)
+            async with refused(grpc.StatusCode.NOT_FOUND):
+                await stub.EndWorkflow(workflow_pb2.EndWorkflowRequest(workflow_id="mine"), metadata=metadata)
+        await mine.run(agent="a", prompt="still open", max_tokens=2)

@@ -128,7 +128,6 @@ class Submission:
     async def _serve(self, step: Step, request: StepRequest, passed_on: bool) -> AsyncIterator[StepEvent]:
         """Runs the step here, or has the gateway run it that holds the workflow."""
         sampling = self.reader.check(request)
-        # Another gateway, which it may be passed on to, knows the tenant from the request alone.
         request = replace(request, tenant=current_caller().tenant_of(request.tenant))
         received = Received.after(request.resume) if request.step_id else None  # so that it can go on elsewhere
         for _ in range(_ATTEMPTS):

@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from pbkv_cluster.core.errors import TryAgain
-from pbkv_cluster.core.security.caller import current_caller
 from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.peers.link import PeerLink, PeerLost
@@ -49,8 +48,6 @@ class WorkflowCalls:
 
     async def start(self, request: WorkflowRequest, *, passed_on: bool = False) -> StartedWorkflow:
         """Opens a workflow, or finds the open one of that id."""
-        # Another gateway, which it may be passed on to, knows the tenant from the request alone.
-        request = replace(request, tenant=current_caller().tenant_of(request.tenant))
 
         async def here() -> StartedWorkflow:
             workflow = await self.lifecycle.start(request)
