@@ -36,6 +36,7 @@ class Reason(StrEnum):
     TOOL_CALL_UNHEARD = "tool_call_unheard"  # a worker did not answer in time when it was told of a tool call
     STEP_UNHEARD = "step_unheard"  # a worker did not take what it was told of a workflow's steps elsewhere
     RECORD_DEFERRED = "record_deferred"  # the directory is away: a workflow's entry is written later
+    RECORDS_REWRITTEN = "records_rewritten"  # the directory had lost entries: those of all open workflows were written again
     RECORD_DROPPED = "record_dropped"  # too many entries wait to be written; the oldest was dropped
     EVENT_DROPPED = "event_dropped"  # the predictor refused an event, or is away and the queue was full
 

@@ -197,6 +197,7 @@ class GatewayServer:
         self._background.start(self.mirror.run(), "index mirror")
         self._background.start(self._feed.run(), "events")
         self._background.start(self._entries.run(), "directory entries")
+        self._background.start(self._entries.watch(self.lifecycle.workflows.all), "losses of the directory")
         self._background.start(self.lifecycle.run_leases(), "leases")
         self._background.start(
             Adoption(self._directory, self.peers, self.lifecycle).run(), "workflows of gateways that are gone"

@@ -9,10 +9,11 @@ import pytest
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.rpc.v1 import types_pb2
-from pbkv_cluster.store.cluster_index import RedisServer
+from pbkv_cluster.store.cluster_index import RedisServer, connect
 from tests.gateway.peers import ScriptedWorker, answer_tokens
 from tests.gateway.rig import Answer, Rig, read, refused, running, until
 from tests.gateway.wire import broken_wire
+from tests.polling import eventually
 
 EIGHT = types_pb2.Sampling(max_tokens=8, seed=11)
 
@@ -189,6 +190,30 @@ async def test_a_redis_that_comes_back_empty_is_filled_again() -> None:
         await rig.sees(lambda status: status.index_reachable, "the index is back")
         assert len((await rig.run(workflow)).token_ids) == 4, "workers that are well are not forgotten with it"
         assert (await rig.recorded(workflow, steps=2)).workload == "w"
+
+
+async def test_a_workflow_that_says_nothing_is_written_again_when_redis_has_lost_it() -> None:
+    async with AsyncExitStack() as stack:
+        redis = RedisServer.start()
+        stack.callback(redis.stop)
+        rig = await stack.enter_async_context(running(redis_url=redis.url))
+        workflow = await rig.start_workflow(workload="w")
+        own = await stack.enter_async_context(connect(redis.url))
+
+        async def written() -> bool:
+            return await rig.directory.workflow(workflow) is not None
+
+        async def stamped() -> bool:
+            return bool([key async for key in own.scan_iter(match="pbkv:*stamp:*")])
+
+        await eventually(written)
+        await eventually(stamped)
+        await own.flushall()
+        assert not await written()
+        await eventually(written)
+        assert (await rig.status()).decisions["records_rewritten"] == 1
+        await rig.end_workflow(workflow)
+        assert not await written()
 
 
 async def test_an_empty_directory_is_believed_after_one_lease() -> None:

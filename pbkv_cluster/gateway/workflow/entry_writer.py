@@ -5,11 +5,12 @@ one that writes, or the one that the workflow is taken from. A refused write tel
 
 The start and the end of a workflow are written before the call returns; changes in between are written in the background.
 While the directory is away nothing fails: the latest write for each workflow waits until it is back. Every write holds the
-whole entry, so a directory that comes back empty fills up again.
+whole entry. A directory that has lost entries is given those of all open workflows again, since the one that says nothing for
+a while, in a long step or tool call, would else be lost with its gateway.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 
 from pbkv_cluster.core.clock import Clock
@@ -20,6 +21,7 @@ from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow
 from pbkv_cluster.store.cluster_index import Directory, WorkflowEntry
 
 _RETRY_S = 0.25
+_WATCH_S = 1.0
 _GATHER_S = 0.02  # changes of a workflow within this time are one write
 
 
@@ -116,6 +118,23 @@ class EntryWriter:
                 await self._flush(next(iter(self._waiting)))
                 if self._away:
                     await asyncio.sleep(_RETRY_S)
+
+    async def watch(self, all_open: Callable[[], Iterable[OpenWorkflow]]) -> None:
+        """Writes the entries of all open workflows again whenever the directory has lost any, for ever."""
+        written, number = "", 0
+        while True:
+            number += 1
+            try:
+                before = await self._directory.exchange_stamp(self._peers.me.incarnation, str(number))
+            except Unavailable:
+                written = "unknown"  # it may have been written or not; and a directory that was away may have lost anything
+            else:
+                if before != written:
+                    self._decisions[Reason.RECORDS_REWRITTEN] += 1
+                    for workflow in list(all_open()):
+                        self.write_soon(workflow)
+                written = str(number)
+            await asyncio.sleep(_WATCH_S)
 
     async def _flush(self, workflow_id: str) -> None:
         async with self._turn:

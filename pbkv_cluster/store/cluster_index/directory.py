@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from typing import cast
 
 from redis.asyncio import Redis
 
@@ -21,6 +22,7 @@ from pbkv_cluster.store.cluster_index.entries import (
 )
 from pbkv_cluster.store.cluster_index.expiring_table import ExpiringTable
 
+_STAMP_S = 600  # that a stamp lives; a gateway writes one a second
 _RENEWALS_PER_TTL = 3
 _SCAN_PAGE = 1000
 
@@ -60,6 +62,8 @@ class Directory:
         self._node_requests = ExpiringTable(redis, prefix, "node-request", NodeRequest)
         self._problems = ExpiringTable(redis, prefix, "problem", ProblemsEntry)
         self._workflows = ExpiringTable(redis, prefix, "workflow", WorkflowEntry)
+        self._redis = redis
+        self._stamp_prefix = f"{prefix}stamp:"
 
     @property
     def renewal_interval_s(self) -> float:
@@ -171,6 +175,16 @@ class Directory:
     async def problems(self) -> list[ProblemsEntry]:
         """Of the members that have any, by name."""
         return sorted([entry async for entry in self._problems.entries()], key=lambda entry: entry.member)
+
+    async def exchange_stamp(self, incarnation: str, stamp: str) -> str:
+        """Writes a stamp of a gateway's process, and returns the one before; empty: there was none.
+
+        If it is not the one that was written last, what was written since may be lost: Redis has come back empty, or a replica
+        has taken its place.
+        """
+        with redis_errors():
+            before = await self._redis.set(f"{self._stamp_prefix}{incarnation}", stamp, ex=_STAMP_S, get=True)
+        return "" if before is None else cast(bytes, before).decode(errors="replace")
 
     async def put_workflow(self, entry: WorkflowEntry, taken_from: Holder | None = None) -> bool:
         """Enters or renews a workflow for the `lease_s` seconds of its own lease; False if another gateway holds it.
