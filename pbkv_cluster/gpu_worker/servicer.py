@@ -62,7 +62,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self._predictor = predictor
         self._memory = memory
         self._numbers = itertools.count()
-        self.step_calls = StepCalls(self.RunStep)
+        self.step_calls = StepCalls("RunSteps", self.RunStep, worker_pb2.RunStepsResponse)
 
     def RunSteps(  # noqa: N802
         self, requests: AsyncIterator[worker_pb2.RunStepsRequest], context: Any

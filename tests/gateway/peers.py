@@ -70,7 +70,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     def RunSteps(  # noqa: N802
         self, requests: AsyncIterator[worker_pb2.RunStepsRequest], context: Any
     ) -> AsyncIterator[worker_pb2.RunStepsResponse]:
-        return StepCalls(self.RunStep).serve(requests, context)
+        return StepCalls("RunSteps", self.RunStep, worker_pb2.RunStepsResponse).serve(requests, context)
 
     async def RunStep(  # noqa: N802
         self, request: worker_pb2.RunStepRequest, context: Any
