@@ -26,13 +26,14 @@ from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast
+from pbkv_cluster.core.garbage import collect_rarely
 from pbkv_cluster.core.tokens import TOKEN_BYTES
 from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
-from pbkv_cluster.predictor_service.server import PredictorServer, collect_rarely
+from pbkv_cluster.predictor_service.server import PredictorServer
 from pbkv_cluster.rpc.services import PREDICTOR, FixedServices
 from pbkv_cluster.simulator.prediction.training import train_predictor
 from pbkv_cluster.simulator.prediction.trial import Events
