@@ -23,10 +23,10 @@ from benchmarks.report import Figure, Report
 from benchmarks.serving.index import insert, make_cache
 from benchmarks.timing import percentile
 from pbkv_cluster.cache.cache import KVCache
+from pbkv_cluster.cluster.membership.garbage import collect_rarely
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast
-from pbkv_cluster.core.garbage import collect_rarely
 from pbkv_cluster.core.tokens import TOKEN_BYTES
 from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.gateway.predictor_feed.feed import EventFeed

@@ -17,14 +17,14 @@ from grpc import aio
 
 from pbkv_cluster.client.attempts import Attempts, StepAttempts
 from pbkv_cluster.client.endpoints import parse_endpoints
-from pbkv_cluster.client.step_output import StepOutput
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument
 from pbkv_cluster.core.security.tls import Tls
 from pbkv_cluster.core.workflow.step_events import StepEvent
 from pbkv_cluster.rpc.channel import connect, connect_blocking
 from pbkv_cluster.rpc.convert import step_event_from_wire
 from pbkv_cluster.rpc.security import Access, this_process
-from pbkv_cluster.rpc.step_streams import StepStreams
+from pbkv_cluster.rpc.steps.step_output import StepOutput
+from pbkv_cluster.rpc.steps.step_streams import StepStreams
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 
 

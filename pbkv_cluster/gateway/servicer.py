@@ -16,7 +16,7 @@ from pbkv_cluster.gateway.step.submission import Submission
 from pbkv_cluster.gateway.workflow.calls import WorkflowCalls
 from pbkv_cluster.gateway.workflow.requests import WorkflowRequest
 from pbkv_cluster.rpc import convert
-from pbkv_cluster.rpc.step_calls import StepCalls
+from pbkv_cluster.rpc.steps.step_calls import StepCalls
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 
 _Context = aio.ServicerContext[Any, Any]

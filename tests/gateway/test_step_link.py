@@ -12,7 +12,7 @@ from pbkv_cluster.core.tokens import pack, unpack
 from pbkv_cluster.core.workflow.step_events import FinishReason, Tokens
 from pbkv_cluster.gateway.routing.step_link import FailureKind, StepLink, StepOutcome, StepStream, WorkerFailure
 from pbkv_cluster.rpc.channel import MAX_MESSAGE_BYTES, connect
-from pbkv_cluster.rpc.step_calls import StepCalls
+from pbkv_cluster.rpc.steps.step_calls import StepCalls
 from pbkv_cluster.rpc.v1 import types_pb2, worker_pb2, worker_pb2_grpc
 from tests.gateway.peers import ScriptedWorker, answer_tokens
 from tests.polling import eventually

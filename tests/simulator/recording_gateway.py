@@ -12,7 +12,7 @@ from pbkv_cluster.core.tokens import as_array, count, pack
 from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.rpc.convert import tiers_to_wire, usage_to_wire
 from pbkv_cluster.rpc.server import RpcServer
-from pbkv_cluster.rpc.step_calls import StepCalls
+from pbkv_cluster.rpc.steps.step_calls import StepCalls
 from pbkv_cluster.rpc.v1 import store_pb2, types_pb2, workflow_pb2, workflow_pb2_grpc
 
 TTFT_S = 0.25

@@ -7,12 +7,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pbkv_cluster.cluster.membership.garbage import collect_rarely
 from pbkv_cluster.cluster.membership.member import MemberContext
 from pbkv_cluster.cluster.membership.member_base import MemberBase
 from pbkv_cluster.core.blocks import BlockLabel
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import Config
-from pbkv_cluster.core.garbage import collect_rarely
 from pbkv_cluster.core.locations.residency import READABLE, Residency
 from pbkv_cluster.core.metrics.metric import Source
 from pbkv_cluster.core.text.codec import TextCodec

@@ -14,7 +14,7 @@ from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.core.workflow.step_events import FinishReason, Tokens
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.errors import from_status
-from pbkv_cluster.rpc.step_streams import CallEnd, StepStreams
+from pbkv_cluster.rpc.steps.step_streams import CallEnd, StepStreams
 from pbkv_cluster.rpc.v1 import worker_pb2
 
 if TYPE_CHECKING:

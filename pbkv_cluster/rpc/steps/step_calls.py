@@ -1,8 +1,4 @@
-"""The server's side of `RunSteps` and `SubmitSteps`: many steps over one stream, each run by the method that serves one.
-
-A call of its own for each step costs both processes far more than the step's messages do, and so does a message for each token.
-The caller's side is `step_streams`.
-"""
+"""The server's side of `RunSteps` and `SubmitSteps`: many steps over one stream, each run by the method that serves one."""
 
 import asyncio
 from collections import deque

@@ -10,7 +10,7 @@ from grpc import aio
 from pbkv_cluster.core.errors import ResourceExhausted
 from pbkv_cluster.core.workflow.step_events import StepEvent
 from pbkv_cluster.rpc.convert import step_event_from_wire
-from pbkv_cluster.rpc.step_streams import CallEnd, StepStreams
+from pbkv_cluster.rpc.steps.step_streams import CallEnd, StepStreams
 from pbkv_cluster.rpc.v1 import workflow_pb2
 
 

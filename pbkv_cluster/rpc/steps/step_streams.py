@@ -1,7 +1,4 @@
-"""The caller's side of `RunSteps` and `SubmitSteps`: the steps that a server runs, all of them over one stream.
-
-The server's side is `step_calls`.
-"""
+"""The caller's side of `RunSteps` and `SubmitSteps`: the steps that a server runs, all of them over one stream."""
 
 import asyncio
 import itertools

@@ -11,7 +11,7 @@ from pbkv_cluster.client import Accepted, AsyncClient, Tokens
 from pbkv_cluster.core.errors import DeadlineExceeded, LimitExceeded, ResourceExhausted, TryAgain, Unavailable
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.rpc.channel import MAX_MESSAGE_BYTES
-from pbkv_cluster.rpc.step_calls import StepCalls
+from pbkv_cluster.rpc.steps.step_calls import StepCalls
 from pbkv_cluster.rpc.v1 import workflow_pb2
 from tests.client.flaky_gateway import FlakyGateway, served
 from tests.polling import eventually
