@@ -23,6 +23,7 @@ from benchmarks.report import Figure, Report
 from benchmarks.serving.index import insert, make_cache
 from benchmarks.timing import percentile
 from pbkv_cluster.cache.cache import KVCache
+from pbkv_cluster.cluster.membership.garbage import collect_rarely
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast
@@ -32,7 +33,7 @@ from pbkv_cluster.gateway.predictor_feed.feed import EventFeed
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
 from pbkv_cluster.predictor_service.predictor import PREDICTORS
-from pbkv_cluster.predictor_service.server import PredictorServer, collect_rarely
+from pbkv_cluster.predictor_service.server import PredictorServer
 from pbkv_cluster.rpc.services import PREDICTOR, FixedServices
 from pbkv_cluster.simulator.prediction.training import train_predictor
 from pbkv_cluster.simulator.prediction.trial import Events

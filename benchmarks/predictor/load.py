@@ -11,11 +11,11 @@ from statistics import median
 
 from benchmarks.report import Figure, Report
 from benchmarks.timing import seconds
+from pbkv_cluster.cluster.membership.garbage import collect_rarely
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.experts import EXPERTS
 from pbkv_cluster.predictor_service.predictor import PREDICTORS, Predictor
-from pbkv_cluster.predictor_service.server import collect_rarely
 from pbkv_cluster.simulator.prediction.training import train_predictor
 from pbkv_cluster.simulator.prediction.trial import Events
 

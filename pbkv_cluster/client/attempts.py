@@ -8,7 +8,7 @@ import grpc
 from pbkv_cluster.core.errors import DeadlineExceeded, TryAgain, Unavailable
 from pbkv_cluster.core.workflow.resumption import Received
 from pbkv_cluster.core.workflow.step_events import StepEvent
-from pbkv_cluster.rpc.convert import resumption_to_wire, step_event_from_wire
+from pbkv_cluster.rpc.convert import resumption_to_wire
 from pbkv_cluster.rpc.errors import from_rpc
 from pbkv_cluster.rpc.v1 import workflow_pb2
 
@@ -86,13 +86,12 @@ class StepAttempts:
             self._request.resume.CopyFrom(resumption_to_wire(resumption))
         return self._request
 
-    def take(self, message: workflow_pb2.StepEvent) -> StepEvent | None:
-        """The event in a message; None: it is known already, or of a kind that this version does not know."""
-        event = step_event_from_wire(message)
-        if event is None or not self._received.take(event):
-            return None
+    def take(self, event: StepEvent) -> bool:
+        """Notes an event; False: it is known already."""
+        if not self._received.take(event):
+            return False
         self._attempts.progressed()
-        return event
+        return True
 
     def pause_s(self, error: grpc.RpcError) -> float:
         """See `Attempts.pause_s`."""

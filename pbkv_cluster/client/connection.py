@@ -21,7 +21,10 @@ from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument
 from pbkv_cluster.core.security.tls import Tls
 from pbkv_cluster.core.workflow.step_events import StepEvent
 from pbkv_cluster.rpc.channel import connect, connect_blocking
+from pbkv_cluster.rpc.convert import step_event_from_wire
 from pbkv_cluster.rpc.security import Access, this_process
+from pbkv_cluster.rpc.steps.step_output import StepOutput
+from pbkv_cluster.rpc.steps.step_streams import StepStreams
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 
 
@@ -72,8 +75,8 @@ class Connection:
             call = stub.SubmitStep(attempts.message(), timeout=attempts.timeout_s)
             try:
                 for message in call:
-                    event = attempts.take(message)
-                    if event is not None:
+                    event = step_event_from_wire(message)
+                    if event is not None and attempts.take(event):
                         yield event
             except grpc.RpcError as error:
                 pause_s = attempts.pause_s(error)
@@ -121,6 +124,8 @@ class AsyncConnection:
         self._stubs: list[workflow_pb2_grpc.WorkflowServiceAsyncStub] = [
             workflow_pb2_grpc.WorkflowServiceStub(channel) for channel in self._channels
         ]
+        # The steps at each of them, over one stream.
+        self._steps = [StepStreams(stub.SubmitSteps, workflow_pb2.SubmitStepsRequest) for stub in self._stubs]
         self._pid = os.getpid()
 
     async def call(self, method: str, request: Message) -> Any:
@@ -146,22 +151,23 @@ class AsyncConnection:
         attempts = StepAttempts(request, len(self._stubs), timeout_s)
         while True:
             current = self._current
-            call = self._stubs[current].SubmitStep(attempts.message(), timeout=attempts.timeout_s)
+            output = StepOutput(self._steps[current], attempts.message(), attempts.timeout_s)
             try:
-                async for message in call:
-                    event = attempts.take(message)
-                    if event is not None:
+                async for event in output:
+                    if attempts.take(event):
                         yield event
             except aio.AioRpcError as error:
                 pause_s = attempts.pause_s(error)
             else:
                 return
             finally:
-                call.cancel()
+                output.cancel()
             self._leave(current)
             await asyncio.sleep(pause_s)
 
     async def close(self) -> None:
+        for steps in self._steps:
+            await steps.close()
         for channel in self._channels:
             await channel.close()
 

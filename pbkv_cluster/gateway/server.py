@@ -49,7 +49,7 @@ from pbkv_cluster.store.cluster_index import BlockIndex, Directory, IndexMirror
 
 _TOKENIZER_THREADS = 2
 _INDEX_PAUSE_S = 1.0  # more than transfers between tiers take
-_FOR_TENANTS = ("StartWorkflow", "SubmitStep", "ReportToolCall", "EndWorkflow")
+_FOR_TENANTS = ("StartWorkflow", "SubmitStep", "SubmitSteps", "ReportToolCall", "EndWorkflow")
 
 
 class GatewayServer:
@@ -186,6 +186,7 @@ class GatewayServer:
         descriptor = workflow_pb2.DESCRIPTOR.services_by_name["WorkflowService"]
         servicer = WorkflowServicer(self.workflows, self.submission, self.status)
         self._server.add(descriptor, workflow_pb2_grpc.add_WorkflowServiceServicer_to_server, servicer, _FOR_TENANTS)
+        self._server.before_stop(servicer.step_calls.finish)
         inspection = inspection_pb2.DESCRIPTOR.services_by_name["InspectionService"]
         self._server.add(inspection, inspection_pb2_grpc.add_InspectionServiceServicer_to_server, self._inspection)
         cache = store_pb2.DESCRIPTOR.services_by_name["StoreService"]

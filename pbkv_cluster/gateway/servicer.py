@@ -1,6 +1,6 @@
 """`WorkflowService` on the wire: messages to plain values, a call to the part that serves it, plain values to messages."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from pbkv_cluster.gateway.step.submission import Submission
 from pbkv_cluster.gateway.workflow.calls import WorkflowCalls
 from pbkv_cluster.gateway.workflow.requests import WorkflowRequest
 from pbkv_cluster.rpc import convert
+from pbkv_cluster.rpc.steps.step_calls import StepCalls
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 
 _Context = aio.ServicerContext[Any, Any]
@@ -28,6 +29,7 @@ class WorkflowServicer(workflow_pb2_grpc.WorkflowServiceServicer):
         self._workflows = workflows
         self._submission = submission
         self._status = status
+        self.step_calls = StepCalls("SubmitSteps", self.SubmitStep, workflow_pb2.SubmitStepsResponse, keeps_deadlines=True)
 
     async def StartWorkflow(  # noqa: N802
         self, request: workflow_pb2.StartWorkflowRequest, context: _Context
@@ -37,7 +39,7 @@ class WorkflowServicer(workflow_pb2_grpc.WorkflowServiceServicer):
 
     async def SubmitStep(  # noqa: N802
         self, request: workflow_pb2.SubmitStepRequest, context: _Context
-    ) -> AsyncIterator[workflow_pb2.StepEvent]:
+    ) -> AsyncGenerator[workflow_pb2.StepEvent, None]:
         step = self._submission.admit(request.ByteSize(), context.invocation_metadata())
         # NOTE: if the client cancels while an event is on its way to it, the generator stays suspended. The callback frees the
         # step at once, whatever state the generator is in.
@@ -45,6 +47,11 @@ class WorkflowServicer(workflow_pb2_grpc.WorkflowServiceServicer):
         asked = replace(step_request_from_wire(request), timeout_s=context.time_remaining())
         async for event in self._submission.run(step, asked, passed_on=is_passed_on(context)):
             yield convert.step_event_to_wire(event)
+
+    def SubmitSteps(  # noqa: N802
+        self, requests: AsyncIterator[workflow_pb2.SubmitStepsRequest], context: _Context
+    ) -> AsyncIterator[workflow_pb2.SubmitStepsResponse]:
+        return self.step_calls.serve(requests, context)
 
     async def ReportToolCall(  # noqa: N802
         self, request: workflow_pb2.ReportToolCallRequest, context: _Context

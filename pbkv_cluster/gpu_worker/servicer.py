@@ -30,7 +30,7 @@ from pbkv_cluster.rpc.convert import (
     tool_call_from_wire,
     usage_to_wire,
 )
-from pbkv_cluster.rpc.step_calls import StepCalls
+from pbkv_cluster.rpc.steps.step_calls import StepCalls
 from pbkv_cluster.rpc.tracing import NO_SPAN, Span
 from pbkv_cluster.rpc.v1 import types_pb2, worker_pb2, worker_pb2_grpc, workflow_pb2
 
@@ -62,7 +62,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self._predictor = predictor
         self._memory = memory
         self._numbers = itertools.count()
-        self.step_calls = StepCalls(self.RunStep)
+        self.step_calls = StepCalls("RunSteps", self.RunStep, worker_pb2.RunStepsResponse)
 
     def RunSteps(  # noqa: N802
         self, requests: AsyncIterator[worker_pb2.RunStepsRequest], context: Any

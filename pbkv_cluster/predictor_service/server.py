@@ -1,7 +1,6 @@
 """Puts the predictor together: service and broadcast, access learner, training, saved state, and the gRPC server."""
 
 import asyncio
-import gc
 import logging
 from pathlib import Path
 
@@ -138,14 +137,3 @@ class PredictorServer:
         if not task.cancelled() and (error := task.exception()):
             log.critical("%s failed", task.get_name(), exc_info=error)
             self.service.close(f"the predictor has failed: {type(error).__name__}: {error}")
-
-
-def collect_rarely() -> None:
-    """Makes full garbage collections rare; for a process that runs nothing but a predictor, once it has started.
-
-    Open workflows and what has been learnt live long and have no cycles. A full collection takes a tenth of a second for some
-    hundred workflows, during which no forecast is made.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(5_000, 20, 100)

@@ -6,6 +6,7 @@ errors                                 errors to gRPC statuses and back
 security                               what a process shows to others, and asks of them
 server, authentication                 one end of a connection, and who may call it
 channel, metadata_channel              the other end, and what goes with its calls
+steps                                  many steps over one stream
 http_server                            HTTP for what is small: metrics, discovery, spans
 services, service_link                 finding a service, and staying connected to it
 """

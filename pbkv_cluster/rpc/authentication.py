@@ -1,6 +1,7 @@
 """Asks every call for an API key, and notes whose it is."""
 
 from collections.abc import Awaitable, Callable, Collection
+from contextvars import ContextVar
 from typing import Any
 
 import grpc
@@ -13,6 +14,19 @@ from pbkv_cluster.core.security.keyring import Keyring
 
 # Whoever asks for it, such as Kubernetes, has no key; it says nothing but whether this serves, and holds nothing open.
 _HEALTH = "/grpc.health.v1.Health/Check"
+
+_check: ContextVar[Callable[[], None] | None] = ContextVar("check", default=None)
+
+
+def check_again() -> None:
+    """Looks up the API key of the present call again, for what it begins long after its own beginning, and notes the caller.
+
+    Raises:
+        Unauthenticated: the key is nobody's any more.
+        PermissionDenied: it is that of a tenant now, and only operators may make the call.
+    """
+    if (check := _check.get()) is not None:
+        check()
 
 
 class AuthenticationInterceptor(aio.ServerInterceptor):
@@ -35,13 +49,19 @@ class AuthenticationInterceptor(aio.ServerInterceptor):
         if method == _HEALTH:
             return await continuation(handler_call_details)
         headers = {name: value for name, value in handler_call_details.invocation_metadata or () if isinstance(value, str)}
-        try:
-            caller = self._keyring.caller(api_key_of(headers))
+        api_key = api_key_of(headers)
+
+        def check() -> None:
+            caller = self._keyring.caller(api_key)
             if method not in self._for_tenants:
                 caller.check_operator(method)
+            note_caller(caller)  # gRPC handles each call in a task of its own, this part included
+
+        try:
+            check()
         except PbkvError as error:
             return _refusal(error)
-        note_caller(caller)  # gRPC handles each call in a task of its own, this part included
+        _check.set(check)
         return await continuation(handler_call_details)
 
 

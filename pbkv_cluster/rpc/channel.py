@@ -37,6 +37,8 @@ def keep_alive(interval_s: float) -> list[tuple[str, int]]:
 MESSAGE_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 1 << 20),
     *keep_alive(_KEEP_ALIVE_S),
 ]
 

@@ -72,7 +72,7 @@ def from_status(
     return errors.PbkvError(f"{code.name}: {details}")
 
 
-def _trailing(error: Exception) -> tuple[tuple[str, str], ...]:
+def trailing_metadata(error: Exception) -> tuple[tuple[str, str], ...]:
     """Metadata that says whether the call is worth another try, and when; to the second, gRPC's own retries keep."""
     if isinstance(error, errors.Unavailable):
         return ((_ANSWER, _AGAIN if isinstance(error, errors.TryAgain) else _FINAL),)
@@ -216,4 +216,4 @@ async def _check_cancelled(context: aio.ServicerContext[Any, Any]) -> None:
 async def _abort(context: aio.ServicerContext[Any, Any], error: Exception, method: str) -> None:
     if isinstance(error, aio.AbortError | aio.UsageError):
         raise error
-    await context.abort(*to_status(error, method), _trailing(error))
+    await context.abort(*to_status(error, method), trailing_metadata(error))

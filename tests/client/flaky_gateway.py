@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import grpc
 
-from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
+from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2, workflow_pb2_grpc
 
 
 class FlakyGateway(workflow_pb2_grpc.WorkflowServiceServicer):
@@ -36,6 +36,18 @@ class FlakyGateway(workflow_pb2_grpc.WorkflowServiceServicer):
         if self.final:
             context.set_trailing_metadata((("pbkv-answer", "final"),))
         context.abort(grpc.StatusCode.UNAVAILABLE, "ending")
+
+    def SubmitSteps(  # noqa: N802
+        self, request_iterator: Iterator[workflow_pb2.SubmitStepsRequest], context: grpc.ServicerContext
+    ) -> Iterator[workflow_pb2.SubmitStepsResponse]:
+        for request in request_iterator:
+            for action in request.actions:
+                self.steps.append(action.begin.step.step_id)
+                trailing = [types_pb2.Header(key="pbkv-answer", value="final")] if self.final else []
+                end = types_pb2.CallEnd(code=grpc.StatusCode.UNAVAILABLE.value[0], details="ending", trailing=trailing)
+                yield workflow_pb2.SubmitStepsResponse(
+                    events=[workflow_pb2.SubmitStepsResponse.Event(call=action.call, end=end)]
+                )
 
     def ReportToolCall(  # noqa: N802
         self, request: workflow_pb2.ReportToolCallRequest, context: grpc.ServicerContext

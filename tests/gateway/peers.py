@@ -15,7 +15,7 @@ from pbkv_cluster.core.workflow.events import WorkflowEvent
 from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.server import RpcServer
-from pbkv_cluster.rpc.step_calls import StepCalls
+from pbkv_cluster.rpc.steps.step_calls import StepCalls
 from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc, workflow_pb2
 from pbkv_cluster.store.cluster_index import WorkerEntry
 
@@ -70,7 +70,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     def RunSteps(  # noqa: N802
         self, requests: AsyncIterator[worker_pb2.RunStepsRequest], context: Any
     ) -> AsyncIterator[worker_pb2.RunStepsResponse]:
-        return StepCalls(self.RunStep).serve(requests, context)
+        return StepCalls("RunSteps", self.RunStep, worker_pb2.RunStepsResponse).serve(requests, context)
 
     async def RunStep(  # noqa: N802
         self, request: worker_pb2.RunStepRequest, context: Any

@@ -1,5 +1,6 @@
 """API keys at the gateway: each tenant sees its own workflows and blocks, and nothing of others."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.certificates import Authority
 from tests.gateway.pair import pair
 from tests.gateway.peers import ScriptedWorker
 from tests.gateway.rig import Rig, refused, running
+from tests.polling import eventually
 from tests.secured import BLUE, OPERATOR, RED, secured
 
 if TYPE_CHECKING:
@@ -50,6 +52,27 @@ async def test_nobody_gets_in_without_a_key(tmp_path: Path) -> None:
                     await client.status()
                 with pytest.raises(Unauthenticated, match=problem):
                     await client.start_workflow()
+
+
+async def test_a_key_that_is_withdrawn_begins_no_more_steps_on_a_stream_that_is_open(tmp_path: Path) -> None:
+    async with keyed(tmp_path) as (rig, worker), AsyncClient(rig.address, api_key=RED) as red:
+        worker.stop_at = 1
+        workflow = await red.start_workflow()
+        running_step = asyncio.create_task(workflow.run(agent="a", prompt="hello", max_tokens=4))
+        await worker.stopped.wait()
+        (tmp_path / "keys.yaml").write_text(f"[{{key: {OPERATOR}, operator: true}}]")
+
+        async def is_refused() -> bool:
+            try:
+                async with asyncio.timeout(0.5):
+                    await workflow.run(agent="a", prompt="hello", max_tokens=4)
+            except (Unauthenticated, TimeoutError) as error:
+                return isinstance(error, Unauthenticated)
+            return False
+
+        await eventually(is_refused)
+        worker.go.set()
+        assert len((await running_step).token_ids) == 4, "what has begun goes on"
 
 
 async def test_a_tenant_cannot_touch_anothers_workflow(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pbkv_cluster.core.tokens import pack, unpack
 from pbkv_cluster.core.workflow.step_events import FinishReason, Tokens
 from pbkv_cluster.gateway.routing.step_link import FailureKind, StepLink, StepOutcome, StepStream, WorkerFailure
 from pbkv_cluster.rpc.channel import MAX_MESSAGE_BYTES, connect
-from pbkv_cluster.rpc.step_calls import StepCalls
+from pbkv_cluster.rpc.steps.step_calls import StepCalls
 from pbkv_cluster.rpc.v1 import types_pb2, worker_pb2, worker_pb2_grpc
 from tests.gateway.peers import ScriptedWorker, answer_tokens
 from tests.polling import eventually
@@ -234,7 +234,7 @@ class _Context:
 
 async def test_a_stream_ends_with_its_last_step_when_the_worker_stops_and_takes_no_more() -> None:
     worker = ScriptedWorker("w0", stop_at=2)
-    calls, requests = StepCalls(worker.RunStep), _Requests()
+    calls, requests = StepCalls("RunSteps", worker.RunStep, worker_pb2.RunStepsResponse), _Requests()
     requests.begin(1, step())
     seen = list[worker_pb2.RunStepsResponse.Event]()
 
@@ -264,7 +264,7 @@ async def test_a_caller_that_takes_nothing_makes_its_steps_wait() -> None:
 
     requests = _Requests()
     requests.begin(1, step())
-    stream = StepCalls(endless).serve(aiter(requests), _Context())  # type: ignore[arg-type]
+    stream = StepCalls("RunSteps", endless, worker_pb2.RunStepsResponse).serve(aiter(requests), _Context())  # type: ignore[arg-type]
     await anext(stream)
     before = -1
     while made != before:  # until it makes no more
@@ -288,7 +288,7 @@ async def test_a_step_s_own_deadline_is_told_from_other_time_outs(timeout_s: flo
     requests = _Requests()
     begin = worker_pb2.RunStepsRequest.Begin(step=step(), timeout_s=timeout_s)
     requests.queue.put_nowait(worker_pb2.RunStepsRequest(actions=[worker_pb2.RunStepsRequest.Action(call=1, begin=begin)]))
-    stream = StepCalls(run).serve(aiter(requests), _Context())  # type: ignore[arg-type]
+    stream = StepCalls("RunSteps", run, worker_pb2.RunStepsResponse).serve(aiter(requests), _Context())  # type: ignore[arg-type]
     (event,) = (await anext(stream)).events
     assert event.end.code == code.value[0]
     await stream.aclose()  # type: ignore[attr-defined]
@@ -297,7 +297,7 @@ async def test_a_step_s_own_deadline_is_told_from_other_time_outs(timeout_s: flo
 @pytest.mark.parametrize("nonsense", ["no action", "a number twice"])
 async def test_nonsense_is_refused_by_name(nonsense: str) -> None:
     worker = ScriptedWorker("w0", stop_at=2)
-    calls, requests = StepCalls(worker.RunStep), _Requests()
+    calls, requests = StepCalls("RunSteps", worker.RunStep, worker_pb2.RunStepsResponse), _Requests()
     if nonsense == "no action":
         requests.queue.put_nowait(worker_pb2.RunStepsRequest(actions=[worker_pb2.RunStepsRequest.Action(call=1)]))
     else:

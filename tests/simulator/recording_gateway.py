@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from pbkv_cluster.core.tokens import as_array, count, pack
 from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.rpc.convert import tiers_to_wire, usage_to_wire
 from pbkv_cluster.rpc.server import RpcServer
+from pbkv_cluster.rpc.steps.step_calls import StepCalls
 from pbkv_cluster.rpc.v1 import store_pb2, types_pb2, workflow_pb2, workflow_pb2_grpc
 
 TTFT_S = 0.25
@@ -56,7 +57,7 @@ class RecordingGateway(workflow_pb2_grpc.WorkflowServiceServicer):
 
     async def SubmitStep(  # noqa: N802
         self, request: workflow_pb2.SubmitStepRequest, context: Any
-    ) -> AsyncIterator[workflow_pb2.StepEvent]:
+    ) -> AsyncGenerator[workflow_pb2.StepEvent, None]:
         name, position = request.workflow_id, len(self.steps[request.workflow_id])
         self.steps[name].append(request)
         self.calls[name].append(Call("step", request.agent_id))
@@ -69,6 +70,11 @@ class RecordingGateway(workflow_pb2_grpc.WorkflowServiceServicer):
             yield workflow_pb2.StepEvent(tokens=tokens)
         finished = workflow_pb2.StepEvent.Finished(reason=types_pb2.FINISH_REASON_LENGTH, usage=usage_to_wire(usage))
         yield workflow_pb2.StepEvent(finished=finished)
+
+    def SubmitSteps(  # noqa: N802
+        self, requests: AsyncIterator[workflow_pb2.SubmitStepsRequest], context: Any
+    ) -> AsyncIterator[workflow_pb2.SubmitStepsResponse]:
+        return StepCalls("SubmitSteps", self.SubmitStep, workflow_pb2.SubmitStepsResponse).serve(requests, context)
 
     async def ReportToolCall(  # noqa: N802
         self, request: workflow_pb2.ReportToolCallRequest, context: Any

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pbkv_cluster.cluster.membership.garbage import collect_rarely
 from pbkv_cluster.cluster.membership.member import MemberContext
 from pbkv_cluster.cluster.membership.member_base import MemberBase
 from pbkv_cluster.core.blocks import BlockLabel
@@ -45,7 +46,7 @@ class PredictorMember(MemberBase):
         warm_up(self._context.config.predictor)
 
     async def start(self) -> str:
-        from pbkv_cluster.predictor_service.server import PredictorServer, collect_rarely
+        from pbkv_cluster.predictor_service.server import PredictorServer
 
         config = self._context.config.predictor
         state_dir = self._context.state_dir
@@ -180,6 +181,7 @@ class WorkerMember(MemberBase):
         # Added last, so stopped first: no step is sent to a worker that is stopping.
         self._add_part(self._publisher.stop, self._publisher.wait)
         await self._publisher.start()
+        collect_rarely()
         await self._report_problems(self._worker_id, lambda: worker.problems)
         await self._serve_metrics(worker.figures.put, Source.WORKER)
         return facts.address
@@ -234,6 +236,7 @@ class GatewayMember(MemberBase):
             http = HttpServer(config, server)
             self._add_part(http.stop)
             http_address = await http.start(self._context.host, config.gateway.http_port)
+        collect_rarely()
         entry = GatewayEntry(name, server.peers.incarnation, self._context.node_id, address, http_address, os.getpid())
         await self._announce(lambda: directory.announce_gateway(entry), lambda: directory.withdraw_gateway(entry))
         await self._serve_metrics(server.figures.put, Source.GATEWAY)

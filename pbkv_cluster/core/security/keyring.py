@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 from pathlib import Path
 
 from pbkv_cluster.core.clock import Clock, SystemClock
@@ -17,6 +18,7 @@ LOOK_S = 1.0  # between two looks at whether the file has changed
 class Keyring:
     """Those of a file, which is read again when it changes, and the cluster key. May be used by several threads.
 
+    A large file takes seconds to parse, so that is done on a thread, and the keys of before count until then.
     A file that has become wrong, or has gone, changes nothing but the log: the keys of before stay.
     """
 
@@ -35,6 +37,7 @@ class Keyring:
         self._version = _version(path)
         self._callers = {**self._own, **read_key_file(path)}
         self._look_at = self._clock.now() + LOOK_S
+        self._reading = threading.Lock()  # held by the thread that reads the file
 
     def caller(self, api_key: str) -> Caller:
         """Whose key it is.
@@ -54,16 +57,24 @@ class Keyring:
 
     def _look(self) -> None:
         self._look_at = self._clock.now() + LOOK_S
+        if not self._reading.acquire(blocking=False):
+            return
         version = _version(self._path)
         if version == self._version:
+            self._reading.release()
             return
         self._version = version
+        threading.Thread(target=self._read, name="API keys", daemon=True).start()
+
+    def _read(self) -> None:
         try:
             self._callers = {**self._own, **read_key_file(self._path)}
         except ConfigError as error:
             log.error("%s; the keys of before stay", error)
         else:
             log.info("security.credentials: %d API keys are read again", len(self._callers) - len(self._own))
+        finally:
+            self._reading.release()
 
 
 def _version(path: Path) -> tuple[int, ...]:

@@ -93,6 +93,7 @@ class StepHistory:
     size_bytes: int = 0  # of events and paths
     _events: list[_Told] = field(default_factory=list)
     _heard: dict[str, int] = field(default_factory=dict)  # by worker: index of the latest event that it was told
+    _skipped: dict[str, int] = field(default_factory=dict)  # by worker: events that need not be looked at for what it is told
     _workers: dict[str, None] = field(default_factory=dict)  # that have run steps
     _running: dict[int, _Running] = field(default_factory=dict)  # by number
     _paths: dict[bytes, _Path] = field(default_factory=dict)  # roots of the trie
@@ -166,7 +167,11 @@ class StepHistory:
             worker: its id.
             limit_bytes: of the message.
         """
-        first = self._heard.get(worker, self.first_index - 1) + 1 - self.first_index
+        heard = self._heard.get(worker, self.first_index - 1) + 1 - self.first_index
+        first = max(heard, self._skipped.get(worker, 0))
+        while first < len(self._events) and self._events[first].worker == worker:
+            first += 1
+        self._skipped[worker] = first
         events, size_bytes = list[RemoteStepEvent](), 0
         for each in itertools.islice(self._events, first, None):
             if each.worker == worker:
@@ -189,6 +194,7 @@ class StepHistory:
     def forget(self, worker: str) -> None:
         """What a worker was told may not have arrived: it will be told everything."""
         self._heard.pop(worker, None)
+        self._skipped.pop(worker, None)
 
     def _note(self, worker: str, event: RemoteStepEvent) -> None:
         told = _Told(worker, event)

@@ -10,8 +10,9 @@ a while, in a long step or tool call, would else be lost with its gateway.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import NotFound, Unavailable
@@ -23,6 +24,7 @@ from pbkv_cluster.store.cluster_index import Directory, WorkflowEntry
 _RETRY_S = 0.25
 _WATCH_S = 1.0
 _GATHER_S = 0.02  # changes of a workflow within this time are one write
+_TOGETHER = 64  # writes that are sent together
 
 
 class EntryWriter:
@@ -53,7 +55,7 @@ class EntryWriter:
         if self._away:
             self._decisions[Reason.RECORD_DEFERRED] += 1
         else:
-            await self._flush(workflow.id)
+            await self._flush([workflow.id])
 
     def write_soon(self, workflow: OpenWorkflow) -> None:
         """Has a workflow's entry written soon."""
@@ -115,7 +117,7 @@ class EntryWriter:
             await asyncio.sleep(_GATHER_S)
             self._wake.clear()
             while self._waiting:
-                await self._flush(next(iter(self._waiting)))
+                await self._flush(list(islice(self._waiting, _TOGETHER)))
                 if self._away:
                     await asyncio.sleep(_RETRY_S)
 
@@ -136,29 +138,39 @@ class EntryWriter:
                 written = str(number)
             await asyncio.sleep(_WATCH_S)
 
-    async def _flush(self, workflow_id: str) -> None:
+    async def _flush(self, workflow_ids: Sequence[str]) -> None:
         async with self._turn:
-            workflow = self._waiting.pop(workflow_id, None)
-            if workflow is None or workflow.moved:
+            taken = [self._waiting.pop(each, None) for each in workflow_ids]
+            workflows = [each for each in taken if each is not None and not each.moved]
+            if not workflows:
                 return
-            workflow.written_at = self._clock.now()
+            for workflow in workflows:
+                workflow.written_at = self._clock.now()
             try:
-                if workflow.ended:
-                    await self._directory.remove_workflow(workflow.id, self._peers.me)
-                elif not await self._directory.put_workflow(self._entry(workflow)):
-                    self.on_moved(workflow)
+                await self._write(workflows)
             except asyncio.CancelledError:
-                self._put_back(workflow)
+                self._put_back(workflows)
                 raise
             except Unavailable:
-                self._put_back(workflow)
+                self._put_back(workflows)
                 self._away = True
-                self._decisions[Reason.RECORD_DEFERRED] += 1
+                self._decisions[Reason.RECORD_DEFERRED] += len(workflows)
             else:
                 self._away = False
 
-    def _put_back(self, workflow: OpenWorkflow) -> None:
-        self._waiting.setdefault(workflow.id, workflow)
+    async def _write(self, workflows: Sequence[OpenWorkflow]) -> None:
+        still_open = [each for each in workflows if not each.ended]
+        for workflow in workflows:
+            if workflow.ended:
+                await self._directory.remove_workflow(workflow.id, self._peers.me)
+        if still_open:
+            held = await self._directory.renew_workflows([self._entry(each) for each in still_open])
+            for workflow in (each for each, is_held in zip(still_open, held, strict=True) if not is_held):
+                self.on_moved(workflow)
+
+    def _put_back(self, workflows: Sequence[OpenWorkflow]) -> None:
+        for workflow in workflows:
+            self._waiting.setdefault(workflow.id, workflow)
         self._wake.set()
 
     def _entry(self, workflow: OpenWorkflow) -> WorkflowEntry:

@@ -121,25 +121,15 @@ class RunStepEvent(_message.Message):
 
 class RunStepsRequest(_message.Message):
     __slots__ = ("actions",)
-    class Header(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: str
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     class Begin(_message.Message):
         __slots__ = ("step", "metadata", "timeout_s")
         STEP_FIELD_NUMBER: _ClassVar[int]
         METADATA_FIELD_NUMBER: _ClassVar[int]
         TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
         step: RunStepRequest
-        metadata: _containers.RepeatedCompositeFieldContainer[RunStepsRequest.Header]
+        metadata: _containers.RepeatedCompositeFieldContainer[_types_pb2.Header]
         timeout_s: float
-        def __init__(self, step: _Optional[_Union[RunStepRequest, _Mapping]] = ..., metadata: _Optional[_Iterable[_Union[RunStepsRequest.Header, _Mapping]]] = ..., timeout_s: _Optional[float] = ...) -> None: ...
-    class Cancel(_message.Message):
-        __slots__ = ()
-        def __init__(self) -> None: ...
+        def __init__(self, step: _Optional[_Union[RunStepRequest, _Mapping]] = ..., metadata: _Optional[_Iterable[_Union[_types_pb2.Header, _Mapping]]] = ..., timeout_s: _Optional[float] = ...) -> None: ...
     class Action(_message.Message):
         __slots__ = ("call", "begin", "cancel")
         CALL_FIELD_NUMBER: _ClassVar[int]
@@ -147,21 +137,14 @@ class RunStepsRequest(_message.Message):
         CANCEL_FIELD_NUMBER: _ClassVar[int]
         call: int
         begin: RunStepsRequest.Begin
-        cancel: RunStepsRequest.Cancel
-        def __init__(self, call: _Optional[int] = ..., begin: _Optional[_Union[RunStepsRequest.Begin, _Mapping]] = ..., cancel: _Optional[_Union[RunStepsRequest.Cancel, _Mapping]] = ...) -> None: ...
+        cancel: _types_pb2.CallCancel
+        def __init__(self, call: _Optional[int] = ..., begin: _Optional[_Union[RunStepsRequest.Begin, _Mapping]] = ..., cancel: _Optional[_Union[_types_pb2.CallCancel, _Mapping]] = ...) -> None: ...
     ACTIONS_FIELD_NUMBER: _ClassVar[int]
     actions: _containers.RepeatedCompositeFieldContainer[RunStepsRequest.Action]
     def __init__(self, actions: _Optional[_Iterable[_Union[RunStepsRequest.Action, _Mapping]]] = ...) -> None: ...
 
 class RunStepsResponse(_message.Message):
     __slots__ = ("events",)
-    class End(_message.Message):
-        __slots__ = ("code", "details")
-        CODE_FIELD_NUMBER: _ClassVar[int]
-        DETAILS_FIELD_NUMBER: _ClassVar[int]
-        code: int
-        details: str
-        def __init__(self, code: _Optional[int] = ..., details: _Optional[str] = ...) -> None: ...
     class Event(_message.Message):
         __slots__ = ("call", "event", "end")
         CALL_FIELD_NUMBER: _ClassVar[int]
@@ -169,8 +152,8 @@ class RunStepsResponse(_message.Message):
         END_FIELD_NUMBER: _ClassVar[int]
         call: int
         event: RunStepEvent
-        end: RunStepsResponse.End
-        def __init__(self, call: _Optional[int] = ..., event: _Optional[_Union[RunStepEvent, _Mapping]] = ..., end: _Optional[_Union[RunStepsResponse.End, _Mapping]] = ...) -> None: ...
+        end: _types_pb2.CallEnd
+        def __init__(self, call: _Optional[int] = ..., event: _Optional[_Union[RunStepEvent, _Mapping]] = ..., end: _Optional[_Union[_types_pb2.CallEnd, _Mapping]] = ...) -> None: ...
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     events: _containers.RepeatedCompositeFieldContainer[RunStepsResponse.Event]
     def __init__(self, events: _Optional[_Iterable[_Union[RunStepsResponse.Event, _Mapping]]] = ...) -> None: ...

@@ -100,6 +100,45 @@ class StepEvent(_message.Message):
     finished: StepEvent.Finished
     def __init__(self, accepted: _Optional[_Union[StepEvent.Accepted, _Mapping]] = ..., tokens: _Optional[_Union[StepEvent.Tokens, _Mapping]] = ..., finished: _Optional[_Union[StepEvent.Finished, _Mapping]] = ...) -> None: ...
 
+class SubmitStepsRequest(_message.Message):
+    __slots__ = ("actions",)
+    class Begin(_message.Message):
+        __slots__ = ("step", "metadata", "timeout_s")
+        STEP_FIELD_NUMBER: _ClassVar[int]
+        METADATA_FIELD_NUMBER: _ClassVar[int]
+        TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+        step: SubmitStepRequest
+        metadata: _containers.RepeatedCompositeFieldContainer[_types_pb2.Header]
+        timeout_s: float
+        def __init__(self, step: _Optional[_Union[SubmitStepRequest, _Mapping]] = ..., metadata: _Optional[_Iterable[_Union[_types_pb2.Header, _Mapping]]] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+    class Action(_message.Message):
+        __slots__ = ("call", "begin", "cancel")
+        CALL_FIELD_NUMBER: _ClassVar[int]
+        BEGIN_FIELD_NUMBER: _ClassVar[int]
+        CANCEL_FIELD_NUMBER: _ClassVar[int]
+        call: int
+        begin: SubmitStepsRequest.Begin
+        cancel: _types_pb2.CallCancel
+        def __init__(self, call: _Optional[int] = ..., begin: _Optional[_Union[SubmitStepsRequest.Begin, _Mapping]] = ..., cancel: _Optional[_Union[_types_pb2.CallCancel, _Mapping]] = ...) -> None: ...
+    ACTIONS_FIELD_NUMBER: _ClassVar[int]
+    actions: _containers.RepeatedCompositeFieldContainer[SubmitStepsRequest.Action]
+    def __init__(self, actions: _Optional[_Iterable[_Union[SubmitStepsRequest.Action, _Mapping]]] = ...) -> None: ...
+
+class SubmitStepsResponse(_message.Message):
+    __slots__ = ("events",)
+    class Event(_message.Message):
+        __slots__ = ("call", "event", "end")
+        CALL_FIELD_NUMBER: _ClassVar[int]
+        EVENT_FIELD_NUMBER: _ClassVar[int]
+        END_FIELD_NUMBER: _ClassVar[int]
+        call: int
+        event: StepEvent
+        end: _types_pb2.CallEnd
+        def __init__(self, call: _Optional[int] = ..., event: _Optional[_Union[StepEvent, _Mapping]] = ..., end: _Optional[_Union[_types_pb2.CallEnd, _Mapping]] = ...) -> None: ...
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[SubmitStepsResponse.Event]
+    def __init__(self, events: _Optional[_Iterable[_Union[SubmitStepsResponse.Event, _Mapping]]] = ...) -> None: ...
+
 class ReportToolCallRequest(_message.Message):
     __slots__ = ("workflow_id", "tool", "phase", "expected_s", "call_id")
     class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):

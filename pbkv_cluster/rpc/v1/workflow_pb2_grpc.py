@@ -44,6 +44,11 @@ class WorkflowServiceStub:
                 request_serializer=pbkv_dot_v1_dot_workflow__pb2.SubmitStepRequest.SerializeToString,
                 response_deserializer=pbkv_dot_v1_dot_workflow__pb2.StepEvent.FromString,
                 _registered_method=True)
+        self.SubmitSteps = channel.stream_stream(
+                '/pbkv.v1.WorkflowService/SubmitSteps',
+                request_serializer=pbkv_dot_v1_dot_workflow__pb2.SubmitStepsRequest.SerializeToString,
+                response_deserializer=pbkv_dot_v1_dot_workflow__pb2.SubmitStepsResponse.FromString,
+                _registered_method=True)
         self.ReportToolCall = channel.unary_unary(
                 '/pbkv.v1.WorkflowService/ReportToolCall',
                 request_serializer=pbkv_dot_v1_dot_workflow__pb2.ReportToolCallRequest.SerializeToString,
@@ -76,6 +81,14 @@ class WorkflowServiceServicer:
         Cancelling the call frees everything that the step holds.
         A step with an id runs once, however often it is submitted: a later call joins the one that runs, or gets the record of
         the one that has finished, or goes on with one that has lost its gateway or its client (see `resume`).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitSteps(self, request_iterator, context):
+        """Runs steps of one client over one stream, each as SubmitStep would: what several of them produce together travels in one
+        message. A stream that breaks ends its calls. Once the client has ended its side, the stream ends with the last of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,6 +127,11 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     servicer.SubmitStep,
                     request_deserializer=pbkv_dot_v1_dot_workflow__pb2.SubmitStepRequest.FromString,
                     response_serializer=pbkv_dot_v1_dot_workflow__pb2.StepEvent.SerializeToString,
+            ),
+            'SubmitSteps': grpc.stream_stream_rpc_method_handler(
+                    servicer.SubmitSteps,
+                    request_deserializer=pbkv_dot_v1_dot_workflow__pb2.SubmitStepsRequest.FromString,
+                    response_serializer=pbkv_dot_v1_dot_workflow__pb2.SubmitStepsResponse.SerializeToString,
             ),
             'ReportToolCall': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportToolCall,
@@ -185,6 +203,33 @@ class WorkflowService:
             '/pbkv.v1.WorkflowService/SubmitStep',
             pbkv_dot_v1_dot_workflow__pb2.SubmitStepRequest.SerializeToString,
             pbkv_dot_v1_dot_workflow__pb2.StepEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitSteps(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/pbkv.v1.WorkflowService/SubmitSteps',
+            pbkv_dot_v1_dot_workflow__pb2.SubmitStepsRequest.SerializeToString,
+            pbkv_dot_v1_dot_workflow__pb2.SubmitStepsResponse.FromString,
             options,
             channel_credentials,
             insecure,

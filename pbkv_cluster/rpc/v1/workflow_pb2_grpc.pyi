@@ -39,6 +39,10 @@ class WorkflowServiceStub:
     A step with an id runs once, however often it is submitted: a later call joins the one that runs, or gets the record of
     the one that has finished, or goes on with one that has lost its gateway or its client (see `resume`).
     """
+    SubmitSteps: _grpc.StreamStreamMultiCallable[_workflow_pb2.SubmitStepsRequest, _workflow_pb2.SubmitStepsResponse]
+    """Runs steps of one client over one stream, each as SubmitStep would: what several of them produce together travels in one
+    message. A stream that breaks ends its calls. Once the client has ended its side, the stream ends with the last of them.
+    """
     ReportToolCall: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.ReportToolCallRequest, _workflow_pb2.ReportToolCallResponse]
     """Reports that a tool call of the workflow starts or finishes. Repeated reports are harmless."""
     EndWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.EndWorkflowRequest, _workflow_pb2.EndWorkflowResponse]
@@ -56,6 +60,10 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     Cancelling the call frees everything that the step holds.
     A step with an id runs once, however often it is submitted: a later call joins the one that runs, or gets the record of
     the one that has finished, or goes on with one that has lost its gateway or its client (see `resume`).
+    """
+    SubmitSteps: _aio.StreamStreamMultiCallable[_workflow_pb2.SubmitStepsRequest, _workflow_pb2.SubmitStepsResponse]  # type: ignore[assignment]
+    """Runs steps of one client over one stream, each as SubmitStep would: what several of them produce together travels in one
+    message. A stream that breaks ends its calls. Once the client has ended its side, the stream ends with the last of them.
     """
     ReportToolCall: _aio.UnaryUnaryMultiCallable[_workflow_pb2.ReportToolCallRequest, _workflow_pb2.ReportToolCallResponse]  # type: ignore[assignment]
     """Reports that a tool call of the workflow starts or finishes. Repeated reports are harmless."""
@@ -83,6 +91,16 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         Cancelling the call frees everything that the step holds.
         A step with an id runs once, however often it is submitted: a later call joins the one that runs, or gets the record of
         the one that has finished, or goes on with one that has lost its gateway or its client (see `resume`).
+        """
+
+    @_abc_1.abstractmethod
+    def SubmitSteps(
+        self,
+        request_iterator: _MaybeAsyncIterator[_workflow_pb2.SubmitStepsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_workflow_pb2.SubmitStepsResponse], _abc.AsyncIterator[_workflow_pb2.SubmitStepsResponse]]:
+        """Runs steps of one client over one stream, each as SubmitStep would: what several of them produce together travels in one
+        message. A stream that breaks ends its calls. Once the client has ended its side, the stream ends with the last of them.
         """
 
     @_abc_1.abstractmethod

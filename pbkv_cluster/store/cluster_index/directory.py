@@ -1,7 +1,7 @@
 """Who is in the cluster: workers, nodes, services, all members that belong to it, and running workflows."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import cast
 
 from redis.asyncio import Redis
@@ -20,7 +20,7 @@ from pbkv_cluster.store.cluster_index.entries import (
     WorkerEntry,
     WorkflowEntry,
 )
-from pbkv_cluster.store.cluster_index.expiring_table import ExpiringTable
+from pbkv_cluster.store.cluster_index.expiring_table import ExpiringTable, Put
 
 _STAMP_S = 600  # that a stamp lives; a gateway writes one a second
 _RENEWALS_PER_TTL = 3
@@ -195,6 +195,12 @@ class Directory:
         """
         over = _mark(taken_from or entry.holder)
         return await self._workflows.put(entry.workflow_id, entry, entry.lease_s, over)
+
+    async def renew_workflows(self, entries: Sequence[WorkflowEntry]) -> list[bool]:
+        """Writes entries of workflows, each as `put_workflow` would, in one round trip."""
+        return await self._workflows.put_all(
+            [Put(entry.workflow_id, entry, entry.lease_s, _mark(entry.holder)) for entry in entries]
+        )
 
     async def workflow(self, workflow_id: str) -> WorkflowEntry | None:
         return await self._workflows.get(workflow_id)

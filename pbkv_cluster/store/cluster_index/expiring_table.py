@@ -1,8 +1,9 @@
 """A table of entries in Redis, each of which expires unless it is written again."""
 
 import logging
-from collections.abc import AsyncIterator, Callable
-from typing import Generic, TypeVar, cast
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
 
 from redis.asyncio import Redis
 
@@ -14,6 +15,16 @@ E = TypeVar("E")
 _PAGE = 500
 _MAX_TOLD = 1000  # malformed entries that are logged
 _MAX_SHOWN = 256  # of an id in the log
+
+
+@dataclass(frozen=True, slots=True)
+class Put(Generic[E]):
+    """One entry to be written; see `ExpiringTable.put`."""
+
+    entry_id: str
+    entry: E
+    ttl_s: float
+    over: bytes = b""
 
 
 class ExpiringTable(Generic[E]):
@@ -42,9 +53,24 @@ class ExpiringTable(Generic[E]):
             ttl_s: seconds that it lives.
             over: a part of the JSON of an entry that may be replaced; by default any may.
         """
-        args: list[str | bytes | int] = [entry_id, self._codec.encode(entry), ttl_ms(ttl_s), over]
+        (written,) = await self.put_all([Put(entry_id, entry, ttl_s, over)])
+        return written
+
+    async def put_all(self, puts: Sequence["Put[E]"]) -> list[bool]:
+        """The same for several entries, in one round trip. If it fails, some of them may have been written."""
         with redis_errors():
-            return bool(await self._put(keys=[self._key(entry_id), self._table], args=args))
+            if len(puts) == 1:
+                keys, args = self._arguments(puts[0])
+                return [bool(await self._put(keys, args))]
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for put in puts:
+                    keys, args = self._arguments(put)
+                    await self._put(keys, args, client=pipeline)
+                return [bool(written) for written in await pipeline.execute()]
+
+    def _arguments(self, put: "Put[E]") -> tuple[list[str], list[Any]]:
+        payload = self._codec.encode(put.entry)
+        return [self._key(put.entry_id), self._table], [put.entry_id, payload, ttl_ms(put.ttl_s), put.over]
 
     async def get(self, entry_id: str) -> E | None:
         """The entry; None if it is absent, has expired or cannot be read."""

@@ -1,7 +1,4 @@
-"""The server's side of `RunSteps`: many steps over one stream, each run by the method that serves `RunStep`.
-
-A call of its own for each step costs both processes far more than the step's messages do, and so does a message for each token.
-"""
+"""The server's side of `RunSteps` and `SubmitSteps`: many steps over one stream, each run by the method that serves one."""
 
 import asyncio
 from collections import deque
@@ -13,10 +10,12 @@ import grpc
 
 from pbkv_cluster.core.background import cancel
 from pbkv_cluster.core.errors import DeadlineExceeded
-from pbkv_cluster.rpc.errors import to_status
-from pbkv_cluster.rpc.v1 import worker_pb2
+from pbkv_cluster.rpc.authentication import check_again
+from pbkv_cluster.rpc.errors import to_status, trailing_metadata
+from pbkv_cluster.rpc.v1 import types_pb2, worker_pb2, workflow_pb2
 
-RunStep = Callable[[worker_pb2.RunStepRequest, Any], AsyncGenerator[worker_pb2.RunStepEvent, None]]
+RunStep = Callable[[Any, Any], AsyncGenerator[Any, None]]
+Response = type[worker_pb2.RunStepsResponse] | type[workflow_pb2.SubmitStepsResponse]
 _MESSAGE_BYTES = 1 << 20  # of the events that travel together, unless one is larger alone
 _WAITING_BYTES = 4 << 20  # of events that a slow caller has not taken; beyond that its steps wait
 
@@ -24,16 +23,22 @@ _WAITING_BYTES = 4 << 20  # of events that a slow caller has not taken; beyond t
 class StepCalls:
     """The streams that are open."""
 
-    def __init__(self, run: RunStep) -> None:
-        """`run` serves a step; its context has `invocation_metadata`, `add_done_callback` and `abort` alone."""
+    def __init__(self, method: str, run: RunStep, response: Response, *, keeps_deadlines: bool = False) -> None:
+        """Args:
+        method: name of the method, for the log.
+        run: serves a step; its context has `invocation_metadata`, `time_remaining`, `add_done_callback` and `abort` alone.
+        response: the messages that are sent.
+        keeps_deadlines: `run` ends a step at its deadline itself.
+        """
+        self._method = method
         self._run = run
+        self._response = response
+        self._keeps_deadlines = keeps_deadlines
         self._streams: set[_Stream] = set()
 
-    async def serve(
-        self, requests: AsyncIterator[worker_pb2.RunStepsRequest], context: Any
-    ) -> AsyncIterator[worker_pb2.RunStepsResponse]:
+    async def serve(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         """Serves one stream."""
-        stream = _Stream(self._run)
+        stream = _Stream(self._method, self._run, self._response, self._keeps_deadlines)
         self._streams.add(stream)
         # A generator whose call is cancelled while it writes ends only when it is garbage collected. The steps must end now.
         context.add_done_callback(lambda _: stream.cancel())
@@ -55,17 +60,21 @@ class StepCalls:
 class _Stream:
     """The steps of one caller."""
 
-    def __init__(self, run: RunStep) -> None:
+    def __init__(self, method: str, run: RunStep, response: Response, keeps_deadlines: bool) -> None:
+        self._method = method
         self._run = run
+        self._response = response
+        self._keeps_deadlines = keeps_deadlines
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by number of the call
-        self._events: deque[worker_pb2.RunStepsResponse.Event] = deque()
-        self._bytes = 0  # of these
+        self._responses: deque[Any] = deque()  # to be sent; the last takes more events
+        self._sizes: deque[int] = deque()  # bytes of the events in each
+        self._bytes = 0  # of all of them
         self._changed = asyncio.Event()  # there are events, or the end is near
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._is_finishing = False
 
-    async def read(self, requests: AsyncIterator[worker_pb2.RunStepsRequest]) -> None:
+    async def read(self, requests: AsyncIterator[Any]) -> None:
         try:
             async for request in requests:
                 for action in request.actions:
@@ -73,24 +82,19 @@ class _Stream:
         finally:
             self.finish()
 
-    async def next(self, reading: asyncio.Task[None]) -> worker_pb2.RunStepsResponse | None:
+    async def next(self, reading: asyncio.Task[None]) -> Any:
         """Events, as soon as there are any; None at the end. Raises what `reading` has raised."""
-        while not self._events:
+        while not self._responses:
             if reading.done() and not reading.cancelled() and (error := reading.exception()) is not None:
                 raise error
             if self._is_finishing and not self._tasks:
                 return None
             self._changed.clear()
             await self._changed.wait()
-        response, size = worker_pb2.RunStepsResponse(), 0
-        while self._events and (not size or size + self._events[0].ByteSize() <= _MESSAGE_BYTES):
-            event = self._events.popleft()
-            size += event.ByteSize()
-            response.events.append(event)
-        self._bytes -= size
+        self._bytes -= self._sizes.popleft()
         if self._bytes <= _WAITING_BYTES:
             self._has_room.set()
-        return response
+        return self._responses.popleft()
 
     def finish(self) -> None:
         self._is_finishing = True
@@ -101,7 +105,7 @@ class _Stream:
         for task in self._tasks.values():
             task.cancel()
 
-    def _act(self, action: worker_pb2.RunStepsRequest.Action) -> None:
+    def _act(self, action: Any) -> None:
         match action.WhichOneof("what"):
             case "cancel":
                 if (task := self._tasks.get(action.call)) is not None:
@@ -109,35 +113,45 @@ class _Stream:
             case "begin" if action.call in self._tasks:
                 self._tell_end(action.call, grpc.StatusCode.INVALID_ARGUMENT, "call: is the number of a step that runs")
             case "begin" if self._is_finishing:
-                self._tell_end(action.call, grpc.StatusCode.UNAVAILABLE, "the worker is stopping")
+                self._tell_end(action.call, grpc.StatusCode.UNAVAILABLE, "the server is stopping")
             case "begin":
                 self._begin(action.call, action.begin)
             case _:
                 self._tell_end(action.call, grpc.StatusCode.INVALID_ARGUMENT, "actions: one of begin and cancel must be set")
 
-    def _begin(self, call: int, begin: worker_pb2.RunStepsRequest.Begin) -> None:
-        context = _Context(tuple((header.key, header.value) for header in begin.metadata))
+    def _begin(self, call: int, begin: Any) -> None:
+        context = _Context(tuple((header.key, header.value) for header in begin.metadata), begin.timeout_s or None)
         self._tasks[call] = task = asyncio.create_task(self._serve(call, begin, context), name="step")
         task.add_done_callback(lambda done: self._ended(call, done, context))
 
-    async def _serve(self, call: int, begin: worker_pb2.RunStepsRequest.Begin, context: "_Context") -> None:
-        limit = asyncio.timeout(begin.timeout_s or None)
+    async def _serve(self, call: int, begin: Any, context: "_Context") -> None:
+        check_again()  # the stream may have begun long ago
+        if self._keeps_deadlines or not begin.timeout_s:
+            await self._pass_on(call, begin, context)
+            return
+        limit = asyncio.timeout(begin.timeout_s)
         try:
-            async with limit, aclosing(self._run(begin.step, context)) as events:
-                async for event in events:
-                    await self._has_room.wait()
-                    self._tell(worker_pb2.RunStepsResponse.Event(call=call, event=event))
+            async with limit:
+                await self._pass_on(call, begin, context)
         except TimeoutError:
             if not limit.expired():  # another one's
                 raise
             raise DeadlineExceeded(f"the step has not ended within {begin.timeout_s:g} s") from None
+
+    async def _pass_on(self, call: int, begin: Any, context: "_Context") -> None:
+        async with aclosing(self._run(begin.step, context)) as events:
+            async for event in events:
+                if not self._has_room.is_set():
+                    await self._has_room.wait()
+                self._add(event.ByteSize()).add(call=call, event=event)
 
     def _ended(self, call: int, task: asyncio.Task[None], context: "_Context") -> None:
         """Tells the caller of a step's end; here, as a task that is cancelled before it runs never begins."""
         del self._tasks[call]
         context.done()
         if task.cancelled():
-            self._tell_end(call, grpc.StatusCode.CANCELLED, "the step was cancelled")
+            # By this server, which stops: a caller that has cancelled it no longer listens.
+            self._tell_end(call, grpc.StatusCode.UNAVAILABLE, "the step was cancelled on the server")
             return
         match task.exception():
             case None:
@@ -145,20 +159,26 @@ class _Stream:
             case _Abort() as abort:
                 self._tell_end(call, abort.code, abort.details)
             case Exception() as error:
-                self._tell_end(call, *to_status(error, "RunSteps"))
+                self._tell_end(call, *to_status(error, self._method), trailing_metadata(error))
             case error:
                 raise error
 
-    def _tell_end(self, call: int, code: grpc.StatusCode, details: str) -> None:
-        end = worker_pb2.RunStepsResponse.End(code=code.value[0], details=details)
-        self._tell(worker_pb2.RunStepsResponse.Event(call=call, end=end))
+    def _tell_end(self, call: int, code: grpc.StatusCode, details: str, trailing: tuple[tuple[str, str], ...] = ()) -> None:
+        headers = [types_pb2.Header(key=key, value=value) for key, value in trailing]
+        end = types_pb2.CallEnd(code=code.value[0], details=details, trailing=headers)
+        self._add(end.ByteSize()).add(call=call, end=end)
 
-    def _tell(self, event: worker_pb2.RunStepsResponse.Event) -> None:
-        self._events.append(event)
-        self._bytes += event.ByteSize()
+    def _add(self, size: int) -> Any:
+        """Makes room for an event of so many bytes; returns the events to which it is to be added."""
+        if not self._responses or self._sizes[-1] + size > _MESSAGE_BYTES:
+            self._responses.append(self._response())
+            self._sizes.append(0)
+        self._sizes[-1] += size
+        self._bytes += size
         if self._bytes > _WAITING_BYTES:
             self._has_room.clear()
         self._changed.set()
+        return self._responses[-1].events
 
 
 class _Abort(Exception):
@@ -171,14 +191,19 @@ class _Abort(Exception):
 
 
 class _Context:
-    """What the method that serves `RunStep` needs of gRPC's context."""
+    """What the method that serves a step needs of gRPC's context."""
 
-    def __init__(self, metadata: tuple[tuple[str, str], ...]) -> None:
+    def __init__(self, metadata: tuple[tuple[str, str], ...], timeout_s: float | None) -> None:
         self._metadata = metadata
+        self._timeout_s = timeout_s
         self._callbacks: list[Callable[[Any], None]] = []
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return self._metadata
+
+    def time_remaining(self) -> float | None:
+        """Asked for as the step begins."""
+        return self._timeout_s
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         self._callbacks.append(callback)
