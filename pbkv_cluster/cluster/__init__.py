@@ -14,6 +14,7 @@ A cluster starts through these files:
     startup/process_tree.py         the processes below another one
     startup/private_file.py         files that only their owner may read
     frame/ray_session.py            starts Ray on this machine, or joins a Ray cluster
+    frame/lean_ray.py               leaves out Ray's processes that one machine does not need
     frame/ray_nodes.py              the nodes of the Ray cluster, as Ray sees them
     frame/ray_processes.py          whether the Ray that was started here still runs
     frame/actor_group.py            the members as actors: launch, wait until ready, supervise, stop

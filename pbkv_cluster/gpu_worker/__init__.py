@@ -14,9 +14,10 @@
    `kv/other_workers`: who else has a block, and how it is read from there.
 6. `engine/sampler`: the next token. `engine/text_stream`: its text, without what may become a stop string.
 
-Around these: `model/loading` (weights and namespace), `model/probe` and `model/trial` (whether the engine runs a model
-rightly), `model/rotary` (rotary factors that switch with a sequence's length), `model/hidden_state` (a summary of the prompt
-for the predictor), `predictor_link/` (forecasts and model updates in, access logs out), for operators `cache_listing` (what is
-cached, and whether it is sound), `cache_explaining` (why a block lies where it does), `block_pages` (what the cluster index
-should say) and `store_stat`, `figures` (the worker's metrics) and `pool_memory` (what it tells of its tiers' memory).
+Around these: `model/loading` (weights and namespace), `model/inference_only` (keeps out what a worker does not need),
+`model/probe` and `model/trial` (whether the engine runs a model rightly), `model/rotary` (rotary factors that switch with
+a sequence's length), `model/hidden_state` (a summary of the prompt for the predictor), `predictor_link/` (forecasts and
+model updates in, access logs out), for operators `cache_listing` (what is cached, and whether it is sound),
+`cache_explaining` (why a block lies where it does), `block_pages` (what the cluster index should say) and `store_stat`,
+`figures` (the worker's metrics) and `pool_memory` (what it tells of its tiers' memory).
 """

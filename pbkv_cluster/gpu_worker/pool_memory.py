@@ -15,7 +15,7 @@ class PoolMemory:
     pins: bool = False  # the host tier's memory is pinned as it is taken
 
     def ready_blocks(self, tier: Tier, capacity: int) -> int:
-        """Slots of a tier whose memory has been taken from the machine."""
+        """Slots of a tier whose memory has been taken from the machine. All of the GPU tier's count as such, on a CPU too."""
         return self.host.ready_blocks if tier is Tier.HOST and self.host is not None else capacity
 
     @property

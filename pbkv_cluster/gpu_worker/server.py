@@ -149,7 +149,8 @@ class WorkerServer:
                 stored[Tier.DISK] = runner.disk.stored(self._clock.wall())
             restored = await asyncio.to_thread(engine.cache.restore, stored)
             log.info("%d blocks of an earlier process found in host memory and on disk", restored)
-            runner.host.start()
+            if device.type == "cuda":  # it must be pinned; elsewhere memory that no block needs is left to the machine
+                runner.host.start()
         self._thread = EngineThread(engine, asyncio.get_running_loop())
         if self._predictor is not None:
             self._predictor_link = self._link_to_predictor(self._predictor, engine)

@@ -23,7 +23,7 @@ def line(text: str, *words: str) -> str:
 def test_shows_workers_tiers_and_lost_workers(pbkv: Pbkv, endpoint: str) -> None:
     out = pbkv("status", "--endpoint", endpoint).out
     assert "predictor reachable, index not reachable, 3 open workflows, 2 running steps" in out
-    assert "gpu 1,500 of 4,096 (25% ready)" in line(out, "worker-0", "127.0.0.1:1", "2 running", "pbkv-paper")
+    assert "gpu 1,500 of 4,096 (25% taken)" in line(out, "worker-0", "127.0.0.1:1", "2 running", "pbkv-paper")
     assert "not reachable" in line(out, "worker-1", "127.0.0.1:2")
 
 

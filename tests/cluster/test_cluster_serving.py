@@ -7,6 +7,7 @@ import random
 import signal
 from typing import Any
 
+import psutil
 import pytest
 
 from pbkv_cluster.cli.main import main
@@ -94,6 +95,13 @@ def test_chat_messages_and_token_ids_are_prompts_too(cluster: LocalCluster) -> N
     assert chat.usage.prompt_tokens > 2
     assert tokens.usage.prompt_tokens == 20
     assert len(tokens.token_ids) == 4
+
+
+def test_ray_runs_only_what_one_machine_needs(cluster: LocalCluster) -> None:
+    commands = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    assert any("raylet" in command for command in commands)
+    unwanted = ("monitor.py", "dashboard/dashboard.py")  # of the autoscaler, of logs, and of Ray's own pages
+    assert [command for command in commands if any(name in command for name in unwanted)] == []
 
 
 async def test_a_cluster_that_is_ready_knows_all_its_members(cluster: LocalCluster) -> None:

@@ -16,12 +16,12 @@ from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.kv import arena_region
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.services import HOST_STORE
-from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2, worker_pb2_grpc
+from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, worker_pb2_grpc
 from pbkv_cluster.store.arena.arena import Region
 from pbkv_cluster.store.arena.layout import RegionLayout
+from pbkv_cluster.store.arena.page_touch import PIECE_BYTES
 from pbkv_cluster.store.arena.region_lock import try_lock
 from tests.gpu_worker.worker_rig import Rig, config, flip, host_store, serving, step, stored
-from tests.polling import eventually
 
 ARENA = 16 << 20
 PROMPT = list(range(10, 80))  # four full blocks and some tokens
@@ -177,13 +177,15 @@ async def test_another_tenant_and_another_model_find_nothing_and_damage_is_compu
             assert (await rig.run(step(PROMPT, tenant="acme"))).usage.delivered == {}
 
 
-async def test_the_region_s_memory_is_taken_while_the_worker_serves(llama: Path) -> None:
-    async with host_store(ARENA) as (_, address), serving(settings(llama), host_store=At(address)) as rig:
-
-        async def ready() -> bool:
-            tiers = {tier.tier: tier for tier in (await rig.status()).store.tiers}
-            assert tiers[types_pb2.TIER_GPU].ready_blocks == POOLS["gpu_blocks"]
-            return tiers[types_pb2.TIER_HOST].ready_blocks == POOLS["host_blocks"]
-
-        await eventually(ready)
+async def test_without_a_gpu_the_region_s_memory_is_taken_as_it_is_used(llama: Path) -> None:
+    blocks = 5 * PIECE_BYTES // (16 << 10)
+    pools = settings(llama, host_blocks=blocks)
+    async with host_store(8 * PIECE_BYTES) as (_, address), serving(pools, host_store=At(address)) as rig:
+        tier = await rig.stat(Tier.HOST)
+        assert tier.capacity_blocks == blocks
+        assert tier.block_bytes * tier.ready_blocks <= 2 * PIECE_BYTES  # the headers' pieces
+        for token in range(5, 12):
+            await rig.run(step([token] * 170, workflow_id=str(token)))
+        tier = await rig.stat(Tier.HOST)
+        assert 0 < tier.used_blocks <= tier.ready_blocks < blocks
         assert rig.worker.problems == ()

@@ -205,9 +205,9 @@ def print_status(response: "Status", console: "Console") -> None:
 
 
 def _tier_use(tier: "store_pb2.TierStat") -> str:
-    """Blocks in use, and how much of the tier's memory has been taken from the machine, while that goes on."""
+    """Blocks in use, and how much of the tier's memory has been taken from the machine, where it is not all of it."""
     use = f"{_tier_name(tier)} {tier.used_blocks:,} of {tier.capacity_blocks:,}"
-    return use if tier.ready_blocks >= tier.capacity_blocks else f"{use} ({tier.ready_blocks / tier.capacity_blocks:.0%} ready)"
+    return use if tier.ready_blocks >= tier.capacity_blocks else f"{use} ({tier.ready_blocks / tier.capacity_blocks:.0%} taken)"
 
 
 def _workers_table(response: "Status") -> "Table":

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from pbkv_cluster.cluster.frame import ray_nodes
+from pbkv_cluster.cluster.frame.lean_ray import lean_start
 from pbkv_cluster.cluster.startup.private_file import make_private
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import StartupError, Unavailable
 
 _OBJECT_STORE_BYTES = 80 << 20  # Ray's minimum: none of our data goes through it
 _CHILD_ENVIRONMENT = {
+    "MALLOC_ARENA_MAX": "2",  # by default the C library keeps a heap for each of a process's many threads
     "OMP_NUM_THREADS": "1",  # two torch threads beside a busy core are many times slower
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -67,13 +69,14 @@ def start(config: Config) -> str:
         if cluster.address:
             context = ray.init(address=cluster.address, **quiet)
         else:
-            context = ray.init(
-                address="local",
-                _node_ip_address=cluster.ray_node_ip,
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                **quiet,
-            )
+            with lean_start():
+                context = ray.init(
+                    address="local",
+                    _node_ip_address=cluster.ray_node_ip,
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    **quiet,
+                )
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         hint = " (a Ray cluster with a token wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)" if cluster.address else ""
         raise StartupError(f"cluster.address: Ray cannot be started or joined: {error}{hint}") from error

@@ -10,7 +10,7 @@ from pbkv_cluster.store.arena.slots import RegionSlots
 
 
 class HostRegion:
-    """Slots, and the memory behind them, which is taken from the machine while the worker already serves."""
+    """Slots, and the memory behind them, which is taken from the machine while the worker already serves, or as it is used."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class HostRegion:
         return self._touch.problem
 
     def start(self) -> None:
-        """Takes the memory of an arena's region in the background. The process's own is taken as it is used."""
+        """Takes the memory of an arena's region in the background. Otherwise, it is taken as it is used."""
         if self._shared:
             self._touch.start()
 

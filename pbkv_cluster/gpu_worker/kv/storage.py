@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
@@ -51,9 +52,9 @@ class KvStorage:
         """
         self.shape = shape
         self.device = device
-        self.gpu = torch.zeros(gpu_blocks, shape.block_elements, dtype=shape.dtype, device=device)
+        self.gpu = _zeros(gpu_blocks, shape, device)
         if host_memory is None or not host_blocks:
-            self.host = torch.zeros(host_blocks, shape.block_elements, dtype=shape.dtype)
+            self.host = _zeros(host_blocks, shape, torch.device("cpu"))
         else:
             elements = host_blocks * shape.block_elements
             self.host = torch.frombuffer(host_memory, dtype=shape.dtype, count=elements).view(host_blocks, -1)
@@ -94,3 +95,11 @@ class KvStorage:
             with torch.inference_mode(False):  # so that it can be written to in either mode
                 self._gathered = self._halves.new_empty(2, blocks + blocks // 2, self._halves.shape[1])
         return self._gathered[:, :blocks]
+
+
+def _zeros(blocks: int, shape: KvShape, device: torch.device) -> torch.Tensor:
+    """A pool. Memory of the host is taken from the machine as it is used: `torch.zeros` would take all of it now."""
+    if device.type != "cpu" or not blocks:
+        return torch.zeros(blocks, shape.block_elements, dtype=shape.dtype, device=device)
+    pool = torch.from_numpy(np.zeros(blocks * shape.block_bytes, np.uint8))
+    return pool.view(shape.dtype).view(blocks, shape.block_elements)

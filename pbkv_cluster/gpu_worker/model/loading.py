@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pbkv_cluster.core.locations.model_path import local_model
 from pbkv_cluster.gpu_worker.attention import IMPLEMENTATION, choose, install
 from pbkv_cluster.gpu_worker.kv.storage import KvShape
 from pbkv_cluster.gpu_worker.model.end_tokens import end_tokens
+from pbkv_cluster.gpu_worker.model.inference_only import WithoutReferences, use_inference_only
 from pbkv_cluster.gpu_worker.model.probe import probe
 from pbkv_cluster.gpu_worker.model.refusal import refusal
 from pbkv_cluster.gpu_worker.model.rotary import RotarySwitch, find_rotary_switch
@@ -60,6 +62,7 @@ def load_model(config: ModelConfig, device: torch.device, attention: str = "auto
         StartupError: there is no such model, or the engine cannot run it.
         InvalidArgument: an unknown attention back end.
     """
+    use_inference_only()
     install()
     directory = resolve(config.path, config.revision)
     module = _weights(config, directory, device)
@@ -88,11 +91,8 @@ def load_model(config: ModelConfig, device: torch.device, attention: str = "auto
 
 def _weights(config: ModelConfig, directory: Path, device: torch.device) -> Any:
     """The model on its device, with all of the checkpoint's weights and no others."""
-    from transformers import AutoModelForCausalLM
-
-    auto: Any = AutoModelForCausalLM
     try:
-        module, report = auto.from_pretrained(directory, dtype=_dtype(config, device), output_loading_info=True)
+        module, report = _from_pretrained(directory, _dtype(config, device))
     except Exception as error:
         raise StartupError(
             f"model.path: no causal language model can be loaded from {config.path!r}: {_loading_problem(error)}"
@@ -111,6 +111,22 @@ def _weights(config: ModelConfig, directory: Path, device: torch.device) -> Any:
         if not bool(torch.isfinite(parameter).all()):
             raise StartupError(f"model.path: {config.path!r} has damaged weights: {name} holds values that are not finite")
     return module
+
+
+def _from_pretrained(directory: Path, dtype: torch.dtype | str) -> tuple[Any, Any]:
+    """The model, and a report on its weights."""
+    from transformers import AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    load = partial(auto.from_pretrained, directory, dtype=dtype, output_loading_info=True)
+    try:
+        with WithoutReferences():
+            module, report = load()
+    except RuntimeError as error:
+        if "meta" not in str(error):
+            raise
+        module, report = load()  # it combines its tables with tensors that have shapes only; no weights are read yet
+    return module, report
 
 
 def _loading_problem(error: Exception) -> str:
