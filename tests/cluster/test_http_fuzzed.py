@@ -11,7 +11,7 @@ from pbkv_cluster.cluster.local import LocalCluster
 from tests.gateway.http.fuzzing import fuzz
 
 REQUESTS = int(os.environ.get("PBKV_FUZZED_REQUESTS", "100_000"))
-EXAMPLES = 250  # of a round, for each path and kind
+EXAMPLES = 100  # of a round, for each path and kind
 GROWTH_BYTES = 64 << 20  # that the gateway may keep of all requests after the first tenth
 
 

@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pbkv_cluster.core.workflow.tenant_ids import of_tenant
 from pbkv_cluster.gateway.http.anthropic.answers import MESSAGE, TOKEN_COUNT
 from pbkv_cluster.gateway.http.anthropic.errors import ANTHROPIC
 from pbkv_cluster.gateway.http.anthropic.messages import Messages
@@ -24,6 +25,7 @@ from pbkv_cluster.gateway.http.openai.responses import Responses
 from pbkv_cluster.gateway.http.openai.responses_request import ResponsesRequest
 from pbkv_cluster.gateway.http.openai.served_model import ServedModel
 from pbkv_cluster.gateway.http.openai.tokenize import Tokenize, TokenizeRequest
+from pbkv_cluster.gateway.http.sessions.hints import read_hints
 from pbkv_cluster.gateway.http.sessions.sessions import Sessions
 from pbkv_cluster.gateway.http.wire.body import Body, BodyReader
 from pbkv_cluster.gateway.http.wire.endpoint import OPENAI, Dialect, Endpoint, openai_error
@@ -60,7 +62,7 @@ class _Service:
 
     async def end_workflow(self, request: Request) -> Response:
         workflow = request.path_params["workflow"]
-        await self.sessions.end(workflow)
+        await self.sessions.end(of_tenant(workflow, read_hints(request.headers).tenant))
         return json_reply({"id": workflow, "object": "workflow.ended"})
 
     def _model(self) -> dict[str, Any]:

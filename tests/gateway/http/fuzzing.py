@@ -72,7 +72,7 @@ def _quick(document: Mapping[str, Any]) -> dict[str, Any]:
         for operation in operations.values():
             for parameter in operation["parameters"]:
                 if parameter["name"] == hints.TIMEOUT:
-                    parameter["schema"]["minimum"] = TIMEOUT_S
+                    parameter["schema"] = {"type": "number", "minimum": TIMEOUT_S, "maximum": hints.MAX_TIMEOUT_S}
     return quick
 
 
@@ -96,6 +96,7 @@ def _run(
     @seed(number)
     @settings(
         max_examples=examples,
+        deadline=None,
         database=None,
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),

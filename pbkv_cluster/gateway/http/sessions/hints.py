@@ -21,7 +21,7 @@ PARENT_SESSION = "x-dynamo-parent-session-id"
 SESSION_FINAL = "x-dynamo-session-final"
 TRACE = "traceparent"
 STEP = "x-pbkv-step"  # of answers
-TIMEOUT_MAX_S = 86_400.0
+MAX_TIMEOUT_S = 86_400.0
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 _NO_TRACE = "0" * 32
@@ -99,11 +99,11 @@ def _seconds(headers: Mapping[str, str], name: str) -> float | None:
     if not value:
         return None
     try:
-        seconds = float(value)
+        seconds = 0.0 if "_" in value else float(value)  # Python's numbers may have underscores, others may not
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds <= TIMEOUT_MAX_S:
-        raise InvalidArgument(name, f"must be seconds, above 0 and at most {TIMEOUT_MAX_S:.0f}, got {value[:64]!r}")
+    if not 0 < seconds <= MAX_TIMEOUT_S:
+        raise InvalidArgument(name, f"must be seconds, above 0 and at most {MAX_TIMEOUT_S:.0f}, got {value[:64]!r}")
     return seconds
 
 

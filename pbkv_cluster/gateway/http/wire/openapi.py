@@ -11,6 +11,7 @@ from pbkv_cluster.gateway.http.sessions import hints
 from pbkv_cluster.gateway.http.wire.endpoint import Endpoint
 from pbkv_cluster.gateway.http.wire.schemas import COUNT, TEXT, one_of
 
+_FLAG = "^([tT][rR][uU][eE]|[fF][aA][lL][sS][eE]|1|0|)$"
 _NAME = {"type": "string", "maxLength": MAX_NAME_BYTES}
 _HEADERS = {
     hints.WORKFLOW: ("id of the workflow", _NAME),
@@ -20,11 +21,11 @@ _HEADERS = {
     hints.TENANT: ("whose cached blocks these are", _NAME),
     hints.TIMEOUT: (
         "seconds after which the client no longer waits",
-        {"type": "number", "exclusiveMinimum": 0, "maximum": hints.TIMEOUT_MAX_S},
+        {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": hints.MAX_TIMEOUT_S}, one_of("")]},
     ),
     hints.SESSION: ("session of Dynamo: one chain of steps", _NAME),
     hints.PARENT_SESSION: ("session that this one is a child of", _NAME),
-    hints.SESSION_FINAL: ("whether this is the session's last step", one_of("true", "false", "1", "0")),
+    hints.SESSION_FINAL: ("whether this is the session's last step", {"type": "string", "pattern": _FLAG}),
     hints.TRACE: ("W3C trace context", TEXT),
 }
 _ANSWER_HEADERS = {
