@@ -21,7 +21,7 @@ supported := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo serve test test-all test-rayup test-prometheus test-models test-frameworks test-vllm test-dashboard screenshots lint format proto bench docs clean
+.PHONY: help venv demo serve test test-all test-rayup test-prometheus test-models test-http test-frameworks test-vllm test-dashboard screenshots lint format proto bench docs clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +50,9 @@ test-prometheus: $(stamp) $(prometheus) ## run the tests that need a real Promet
 
 test-models: $(stamp) ## run every family of models against transformers and write docs/models.md (slow)
 	@$(bin)/python -m tests.gpu_worker.model_families --out docs/models.md $(ARGS)
+
+test-http: $(stamp) ## send 100,000 requests made from its OpenAPI document to the HTTP API of a real cluster (slow; PBKV_FUZZED_REQUESTS)
+	@$(bin)/python -m pytest -s tests/cluster/test_http_fuzzed.py $(ARGS)
 
 test-frameworks: $(stamp) ## run graphs of LangGraph, AutoGen and OpenAI's Agents SDK against the HTTP API (slow)
 	@test -x $(VENV)-frameworks/bin/python || $(PYTHON) -m venv $(VENV)-frameworks

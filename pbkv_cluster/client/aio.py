@@ -54,7 +54,7 @@ class AsyncClient:
         """Opens a workflow, or finds the open one of that id.
 
         Args:
-            workflow_id: at most 256 bytes; by default one is drawn.
+            workflow_id: at most 256 bytes, 239 with a tenant, whose ids are its own; by default one is drawn.
             workload: name of the application; workflows of one workload are learnt from together.
             tenant: cached blocks are never shared between tenants.
             lease_s: seconds of silence after which the workflow is ended; 0: the gateway's default.

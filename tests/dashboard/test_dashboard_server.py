@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import requests
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pbkv_cluster.client import Client
 from tests.dashboard.small_cluster import SmallCluster, run_workflows, tokens
@@ -89,6 +92,32 @@ def test_a_bad_request_is_refused(cluster: SmallCluster, path: str, code: int) -
         get(cluster, path)
     assert caught.value.code == code
     assert "Traceback" not in caught.value.read().decode()
+
+
+@settings(max_examples=150, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(
+    path=st.sampled_from(["api/history", "api/workflow", "api/block", "", "static/main.js"]),
+    name=st.sampled_from(["seconds", "id", "key", "x"]),
+    value=st.binary(max_size=8)
+    | st.sampled_from(
+        [b"\0", b"\xff", b"\xed\xa0\x80", b"1e-320", b"5e-324", b"1_0", b" 7 ", b"0" * 32, b"f" * 32, b"x" * 9000]
+    )
+    | st.floats().map(lambda number: str(number).encode()),
+    times=st.integers(1, 3),
+)
+def test_no_query_is_a_defect(cluster: SmallCluster, path: str, name: str, value: bytes, times: int) -> None:
+    query = "&".join([f"{name}={urllib.parse.quote_from_bytes(value)}"] * times)
+    answer = requests.get(f"{cluster.url}{path}?{query}", timeout=60)
+    assert answer.status_code < 500, answer.text
+
+
+@settings(max_examples=50, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(query=st.binary(max_size=8))
+def test_discovery_and_metrics_take_any_query(cluster: SmallCluster, query: bytes) -> None:
+    with Client(cluster.gateway_address) as client:
+        discovery = client.status().discovery_url
+    for url in (discovery, discovery.removesuffix("discovery") + "metrics"):
+        assert requests.get(f"{url}?{urllib.parse.quote_from_bytes(query)}", timeout=60).status_code < 500
 
 
 def test_every_answer_forbids_foreign_scripts(cluster: SmallCluster) -> None:

@@ -16,7 +16,7 @@ from tests.docs.pages import DOCUMENTS, ROOT, anchors, inline_code, title
 
 CODE = ("pbkv_cluster", "tests", "benchmarks", "proto", "deploy", "docs")
 FILES = [f"/{file.relative_to(ROOT)}" for folder in CODE for file in (ROOT / folder).rglob("*.*")]
-OF_TESTS = ("PBKV_ENGINES_FOLDER", "PBKV_VLLM_PYTHON")  # variables
+OF_TESTS = ("PBKV_FUZZED_REQUESTS", "PBKV_ENGINES_FOLDER", "PBKV_VLLM_PYTHON")  # variables
 PARTS_OF_HISTOGRAMS = ("", "_bucket", "_sum", "_count")
 METRICS = {
     metric.name + part for metric in names.ALL for part in (PARTS_OF_HISTOGRAMS if metric.kind is Kind.HISTOGRAM else ("",))

@@ -12,6 +12,7 @@ from pbkv_cluster.core.errors import DeadlineExceeded, InvalidArgument, NotFound
 from pbkv_cluster.core.tokens import pack, unpack
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.events import EventKind
+from pbkv_cluster.core.workflow.tenant_ids import of_tenant
 from pbkv_cluster.store.cluster_index import ProblemsEntry
 from tests.gateway.peers import ScriptedWorker
 from tests.gateway.rig import running, until
@@ -58,7 +59,7 @@ async def test_every_option_reaches_the_worker() -> None:
     worker = ScriptedWorker("w0")
     async with running(worker, engine={"allow_forced_output": True}) as rig, AsyncClient(rig.address) as client:
         workflow = await client.start_workflow("mine", workload="w", tenant="t", lease_s=30.0)
-        assert (workflow.id, workflow.lease_s) == ("mine", 30.0)
+        assert (workflow.id, workflow.lease_s) == (of_tenant("mine", "t"), 30.0)
         await workflow.run(agent="first", prompt="p", max_tokens=1)
         await workflow.run(
             agent="second",

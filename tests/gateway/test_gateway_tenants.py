@@ -13,13 +13,13 @@ from grpc import aio
 from pbkv_cluster.client import AsyncClient, AsyncWorkflow
 from pbkv_cluster.client.connection import AsyncConnection
 from pbkv_cluster.client.inspection import InspectionClient
-from pbkv_cluster.core.errors import InvalidArgument, NotFound, PermissionDenied, Unauthenticated
+from pbkv_cluster.core.errors import NotFound, PermissionDenied, Unauthenticated
 from pbkv_cluster.rpc.security import Access, set_up_access
 from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 from tests.certificates import Authority
 from tests.gateway.pair import pair
 from tests.gateway.peers import ScriptedWorker
-from tests.gateway.rig import Rig, refused, running
+from tests.gateway.rig import Rig, refused, running, until
 from tests.polling import eventually
 from tests.secured import BLUE, OPERATOR, RED, secured
 
@@ -84,16 +84,15 @@ async def test_a_tenant_cannot_touch_anothers_workflow(tmp_path: Path) -> None:
         mine = await red.start_workflow("mine")
         await mine.run(agent="a", prompt="hello", max_tokens=2)
         before = len(worker.requests)
-        theirs = AsyncWorkflow(AsyncConnection(rig.address, 30.0, Access(BLUE)), "mine", 60.0)  # its id is all that it takes
-        with pytest.raises(NotFound, match="no open workflow 'mine'"):
-            await theirs.run(agent="a", prompt="hello", max_tokens=2)
-        with pytest.raises(NotFound):
-            async with theirs.tool("search"):
-                pass
-        with pytest.raises(NotFound):
-            await theirs.end()
-        with pytest.raises(InvalidArgument, match="tenant: workflow 'mine' is open under another tenant"):
-            await blue.start_workflow("mine")
+        for name in ("mine", mine.id):  # its id is all that it takes
+            theirs = AsyncWorkflow(AsyncConnection(rig.address, 30.0, Access(BLUE)), name, 60.0)
+            with pytest.raises(NotFound, match="is not open: it was never started"):
+                await theirs.run(agent="a", prompt="hello", max_tokens=2)
+            with pytest.raises(NotFound):
+                async with theirs.tool("search"):
+                    pass
+            with pytest.raises(NotFound):
+                await theirs.end()
         with pytest.raises(PermissionDenied, match="another tenant than 'red'"):
             await blue.start_workflow("mine", tenant="red")
         assert len(worker.requests) == before
@@ -101,18 +100,39 @@ async def test_a_tenant_cannot_touch_anothers_workflow(tmp_path: Path) -> None:
         await mine.end()
 
 
+async def test_two_tenants_that_choose_the_same_id_have_two_workflows(tmp_path: Path) -> None:
+    async with keyed(tmp_path) as (rig, worker):
+        predictor = await rig.add_predictor()
+        async with AsyncClient(rig.address, api_key=RED) as red, AsyncClient(rig.address, api_key=BLUE) as blue:
+            of_red, of_blue = await red.start_workflow("same"), await blue.start_workflow("same")
+            assert len({"same", of_red.id, of_blue.id}) == 3
+            for workflow in (of_red, of_blue):  # a step with an id runs once for each of them
+                await workflow.run(agent="a", prompt="hello", max_tokens=2, step_id="one")
+            assert [(each.workflow_id, each.tenant) for each in worker.requests] == [(of_red.id, "red"), (of_blue.id, "blue")]
+            await of_red.end()
+            again = AsyncWorkflow(AsyncConnection(rig.address, 30.0, Access(BLUE)), "same", 60.0)
+            await again.run(agent="a", prompt="hello again", max_tokens=2)
+        await until(lambda: len(predictor.events) >= 9, f"the predictor is told of all: {predictor.events}")
+        assert {event.workflow for event in predictor.events} == {of_red.id, of_blue.id}
+        assert worker.retired == [of_red.id]
+        set_up_access(Access(OPERATOR))
+        async with InspectionClient(rig.address) as inspection:
+            assert [each.workflow_id for each in (await inspection.workflows()).workflows] == [of_blue.id]
+
+
 async def test_a_gateway_that_starts_again_keeps_tenants_apart(tmp_path: Path) -> None:
     async with keyed(tmp_path) as (rig, _):
         async with AsyncClient(rig.address, api_key=RED) as red:
             mine = await red.start_workflow("mine")
             await mine.run(agent="a", prompt="hello", max_tokens=2)
-            await rig.recorded("mine", 1)
+            await rig.recorded(mine.id, 1)
         await rig.restart_gateway()
         async with AsyncClient(rig.address, api_key=BLUE) as blue:
-            with pytest.raises(InvalidArgument, match="another tenant"):
-                await blue.start_workflow("mine")
+            assert (await blue.start_workflow("mine")).id != mine.id
         async with AsyncClient(rig.address, api_key=RED) as red:
-            await (await red.start_workflow("mine")).end()
+            found = await red.start_workflow("mine")
+            assert found.id == mine.id
+            await found.end()
 
 
 async def test_what_concerns_all_tenants_is_for_operators(tmp_path: Path) -> None:
@@ -139,8 +159,8 @@ async def test_a_client_trusts_what_it_is_told_to(tmp_path: Path) -> None:
 async def test_without_credentials_nothing_has_changed(tmp_path: Path) -> None:
     async with running(ScriptedWorker("w0")) as rig, AsyncClient(rig.address, api_key=RED) as client:
         await (await client.start_workflow("w", tenant="any")).run(agent="a", prompt="hello", max_tokens=2)
-        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "tenant: workflow 'w' is open under another tenant"):
-            await rig.start_workflow(workflow_id="w", tenant="other")
+        assert await rig.start_workflow(workflow_id="w") == "w"
+        assert (await rig.status()).open_workflows == 2
 
 
 async def test_a_tenant_is_the_same_at_every_gateway(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import grpc
 
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.workflow.events import EventKind
+from pbkv_cluster.core.workflow.tenant_ids import of_tenant
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
 from tests.gateway.peers import ScriptedWorker
 from tests.gateway.rig import Answer, read, refused, running, until
@@ -137,14 +138,16 @@ async def test_a_restarted_gateway_ends_the_workflows_that_stay_silent() -> None
 
 async def test_a_workflow_belongs_to_its_tenant() -> None:
     async with running() as rig:
-        await rig.start_workflow(workflow_id="mine", tenant="acme")
-        await rig.start_workflow(workflow_id="plain")
+        mine = await rig.start_workflow(workflow_id="mine", tenant="acme")
+        of_none = of_tenant("plain", "acme")
+        assert await rig.start_workflow(workflow_id=of_none) == of_none
         for _ in range(2):
-            for workflow_id, tenant in (("mine", "other"), ("plain", "acme")):
+            for workflow_id in ("plain", of_none):
                 async with refused(grpc.StatusCode.INVALID_ARGUMENT, "tenant: "):
-                    await rig.start_workflow(workflow_id=workflow_id, tenant=tenant)
-            assert await rig.start_workflow(workflow_id="mine", tenant="acme") == "mine"
-            assert await rig.start_workflow(workflow_id="mine") == "mine"
+                    await rig.start_workflow(workflow_id=workflow_id, tenant="acme")
+            assert await rig.start_workflow(workflow_id="mine", tenant="acme") == mine
+            assert await rig.start_workflow(workflow_id=mine) == mine
+            assert (await rig.status()).open_workflows <= 2
             await rig.restart_gateway()
 
 

@@ -11,6 +11,7 @@ from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.errors import NotFound
 from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.core.workflow.step_events import Accepted, Tokens
+from pbkv_cluster.core.workflow.tenant_ids import of_tenant
 from pbkv_cluster.predictor_service.events.open_workflows import OpenWorkflows as PredictorWorkflows
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
 from tests.gateway.pair import Pair, pair
@@ -97,13 +98,14 @@ async def test_any_gateway_tells_of_the_whole_cluster() -> None:
 
 async def test_errors_and_refusals_of_the_holder_reach_the_client_of_the_other() -> None:
     async with pair(ScriptedWorker("w0")) as both:
-        await both.a.start(workflow_id="mine", tenant="acme")
+        mine = await both.a.start(workflow_id="mine", tenant="acme")
+        of_none = await both.a.start(workflow_id=of_tenant("plain", "acme"))
         async with refused(grpc.StatusCode.INVALID_ARGUMENT, "tenant: "):
-            await both.b.start(workflow_id="mine", tenant="other")
+            await both.b.start(workflow_id=of_none, tenant="acme")
         async with refused(grpc.StatusCode.INVALID_ARGUMENT, "parent_step: "):
-            await both.b.run("mine", parent_step=9)
-        assert await both.b.start(workflow_id="mine", tenant="acme") == "mine"
-        assert both.a.holds("mine")
+            await both.b.run(mine, parent_step=9)
+        assert await both.b.start(workflow_id="mine", tenant="acme") == mine
+        assert both.a.holds(mine)
 
 
 async def test_cancelling_at_the_other_gateway_frees_the_worker() -> None:

@@ -1,6 +1,6 @@
 """The paths of the HTTP API, and the application that serves them."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +9,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pbkv_cluster.gateway.http.anthropic.errors import anthropic_error
+from pbkv_cluster.core.workflow.tenant_ids import of_tenant
+from pbkv_cluster.gateway.http.anthropic.answers import MESSAGE, TOKEN_COUNT
+from pbkv_cluster.gateway.http.anthropic.errors import ANTHROPIC
 from pbkv_cluster.gateway.http.anthropic.messages import Messages
 from pbkv_cluster.gateway.http.anthropic.messages_request import CountRequest, MessagesRequest
 from pbkv_cluster.gateway.http.generation.answering import Answering
 from pbkv_cluster.gateway.http.generation.counting import Counter
 from pbkv_cluster.gateway.http.generation.generation import Generations
+from pbkv_cluster.gateway.http.openai import answers
 from pbkv_cluster.gateway.http.openai.chat import ChatCompletions
 from pbkv_cluster.gateway.http.openai.chat_request import ChatRequest
 from pbkv_cluster.gateway.http.openai.completions import CompletionRequest, Completions
@@ -22,13 +25,17 @@ from pbkv_cluster.gateway.http.openai.responses import Responses
 from pbkv_cluster.gateway.http.openai.responses_request import ResponsesRequest
 from pbkv_cluster.gateway.http.openai.served_model import ServedModel
 from pbkv_cluster.gateway.http.openai.tokenize import Tokenize, TokenizeRequest
+from pbkv_cluster.gateway.http.sessions.hints import read_hints
 from pbkv_cluster.gateway.http.sessions.sessions import Sessions
-from pbkv_cluster.gateway.http.wire.body import BodyReader
-from pbkv_cluster.gateway.http.wire.endpoint import Endpoint, openai_error
+from pbkv_cluster.gateway.http.wire.body import Body, BodyReader
+from pbkv_cluster.gateway.http.wire.endpoint import OPENAI, Dialect, Endpoint, openai_error
 from pbkv_cluster.gateway.http.wire.openapi import document
 from pbkv_cluster.gateway.http.wire.problems import Problem
 from pbkv_cluster.gateway.http.wire.replies import json_reply
+from pbkv_cluster.gateway.http.wire.schemas import COUNT, TEXT, Schema, one_of, record
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
+
+_HEALTH = record(status=TEXT, workers=COUNT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,7 @@ class _Service:
 
     async def end_workflow(self, request: Request) -> Response:
         workflow = request.path_params["workflow"]
-        await self.sessions.end(workflow)
+        await self.sessions.end(of_tenant(workflow, read_hints(request.headers).tenant))
         return json_reply({"id": workflow, "object": "workflow.ended"})
 
     def _model(self) -> dict[str, Any]:
@@ -75,40 +82,75 @@ def make_app(
     responses = Responses(answering, bodies, model)
     messages = Messages(answering, counter, generations.tools, bodies, model)
     tokenize = Tokenize(counter, generations.tools, bodies, model)
+    described: dict[str, Any] = {}
+
+    async def openapi(request: Request) -> Response:
+        return json_reply(described)
+
     endpoints = [
-        Endpoint("GET", "/health", "Whether steps can be served", service.health, needs_key=False),
-        Endpoint("GET", "/v1/models", "The model", service.models),
-        Endpoint("GET", "/v1/models/{model}", "The model", service.one_model, parameters=("model",)),
-        Endpoint("POST", "/v1/chat/completions", "Answers a conversation", chat.serve, ChatRequest, streams=True),
-        Endpoint("POST", "/v1/completions", "Goes on with a text", completions.serve, CompletionRequest, streams=True),
-        Endpoint("POST", "/v1/responses", "Answers a conversation", responses.serve, ResponsesRequest, streams=True),
         Endpoint(
-            "POST",
+            "GET",
+            "/health",
+            "Whether steps can be served",
+            service.health,
+            _HEALTH,
+            needs_key=False,
+            answer_statuses=(200, 503),
+        ),
+        Endpoint("GET", "/openapi.json", "This document", openapi, record(openapi=TEXT, paths=record())),
+        Endpoint("GET", "/v1/models", "The model", service.models, answers.MODELS),
+        Endpoint(
+            "GET", "/v1/models/{model}", "The model", service.one_model, answers.MODEL, problems=(404,), parameters=("model",)
+        ),
+        _steps("/v1/chat/completions", "Answers a conversation", chat.serve, answers.CHAT_COMPLETION, ChatRequest),
+        _steps("/v1/completions", "Goes on with a text", completions.serve, answers.COMPLETION, CompletionRequest),
+        _steps("/v1/responses", "Answers a conversation", responses.serve, answers.RESPONSE, ResponsesRequest),
+        _steps(
             "/v1/messages",
             "Answers a conversation, as Anthropic's API",
             messages.serve,
+            MESSAGE,
             MessagesRequest,
-            streams=True,
-            error_shape=anthropic_error,
+            ANTHROPIC,
         ),
         Endpoint(
             "POST",
             "/v1/messages/count_tokens",
             "Tokens of a conversation, as Anthropic's API",
             messages.count,
+            TOKEN_COUNT,
             CountRequest,
-            error_shape=anthropic_error,
+            problems=(404, 503),
+            dialect=ANTHROPIC,
         ),
-        Endpoint("POST", "/tokenize", "Tokens of a prompt", tokenize.serve, TokenizeRequest),
-        Endpoint("DELETE", "/v1/workflows/{workflow}", "Ends a workflow", service.end_workflow, parameters=("workflow",)),
+        Endpoint(
+            "POST", "/tokenize", "Tokens of a prompt", tokenize.serve, answers.TOKENS, TokenizeRequest, problems=(404, 503)
+        ),
+        Endpoint(
+            "DELETE",
+            "/v1/workflows/{workflow}",
+            "Ends a workflow",
+            service.end_workflow,
+            record(id=TEXT, object=one_of("workflow.ended")),
+            problems=(400, 404, 503),
+            parameters=("workflow",),
+        ),
     ]
-    described = document(endpoints)
-
-    async def openapi(request: Request) -> Response:
-        return json_reply(described)
-
-    endpoints.append(Endpoint("GET", "/openapi.json", "This document", openapi))
+    described |= document(endpoints)
     return _application(endpoints), described
+
+
+def _steps(
+    path: str,
+    summary: str,
+    serve: Callable[[Request], Awaitable[Response]],
+    answer: Schema,
+    body: type[Body],
+    dialect: Dialect = OPENAI,
+) -> Endpoint:
+    """A path whose requests become steps."""
+    problems = (404, 422, 429, 503, 504)
+    return Endpoint("POST", path, summary, serve, answer, body, streams=True, problems=problems, dialect=dialect)
 
 
 def _application(endpoints: Sequence[Endpoint]) -> Starlette:

@@ -7,6 +7,8 @@ from xxhash import xxh3_64_intdigest
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, NotFound, TryAgain, Unavailable
 from pbkv_cluster.core.sampling import SamplingOptions, SamplingParams
+from pbkv_cluster.core.security.caller import current_caller
+from pbkv_cluster.core.workflow.tenant_ids import of_tenant
 from pbkv_cluster.gateway import checks
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
 from pbkv_cluster.gateway.routing.placement import Placement
@@ -101,6 +103,17 @@ class RequestReader:
         if limits is None:
             raise Unavailable("no worker is reachable")
         return limits
+
+
+def of_caller(request: StepRequest) -> StepRequest:
+    """The request with the tenant of its call, and with the id that all of the cluster knows the tenant's workflow by.
+
+    Raises:
+        PermissionDenied: the request names another tenant.
+    """
+    caller = current_caller()
+    workflow_id = of_tenant(request.workflow_id, caller.tenant)
+    return replace(request, workflow_id=workflow_id, tenant=caller.tenant_of(request.tenant))
 
 
 def check_open(workflow: OpenWorkflow) -> None:

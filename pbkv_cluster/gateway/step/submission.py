@@ -11,7 +11,6 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import DeadlineExceeded, ResourceExhausted, TryAgain
 from pbkv_cluster.core.logs.fields import bind
 from pbkv_cluster.core.sampling import SamplingParams
-from pbkv_cluster.core.security.caller import current_caller
 from pbkv_cluster.core.text.words import hashed_words
 from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.core.workflow.resumption import Received
@@ -25,7 +24,7 @@ from pbkv_cluster.gateway.step.forwarding import Forwarding
 from pbkv_cluster.gateway.step.prompt_reader import PromptReader
 from pbkv_cluster.gateway.step.relay import Relay
 from pbkv_cluster.gateway.step.request import Prompt, StepRequest, shown
-from pbkv_cluster.gateway.step.request_reader import RequestReader, WorkflowMoved
+from pbkv_cluster.gateway.step.request_reader import RequestReader, WorkflowMoved, of_caller
 from pbkv_cluster.gateway.step.state import StepState
 from pbkv_cluster.gateway.step.step import Step, StepSpec
 from pbkv_cluster.gateway.workflow.events import EventReporter
@@ -128,7 +127,7 @@ class Submission:
     async def _serve(self, step: Step, request: StepRequest, passed_on: bool) -> AsyncIterator[StepEvent]:
         """Runs the step here, or has the gateway run it that holds the workflow."""
         sampling = self.reader.check(request)
-        request = replace(request, tenant=current_caller().tenant_of(request.tenant))
+        request = of_caller(request)
         received = Received.after(request.resume) if request.step_id else None  # so that it can go on elsewhere
         for _ in range(_ATTEMPTS):
             try:

@@ -11,6 +11,7 @@ from pbkv_cluster.core.config import GatewayConfig
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, ResourceExhausted, TryAgain, Unavailable
 from pbkv_cluster.core.security.caller import current_caller
 from pbkv_cluster.core.workflow.events import EventKind
+from pbkv_cluster.core.workflow.tenant_ids import of_tenant
 from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.gateway import checks
 from pbkv_cluster.gateway.decisions import Decisions, Reason
@@ -69,10 +70,11 @@ class WorkflowLifecycle:
         """
         if request.step_graph is not None:
             checks.step_graph(request.step_graph)
+        tenant = current_caller().tenant_of(checks.name("tenant", request.tenant))
         asked = OpenWorkflow(
-            checks.name("workflow_id", request.workflow_id) or uuid.uuid4().hex,
+            checks.name("workflow_id", of_tenant(request.workflow_id or uuid.uuid4().hex, tenant)),
             checks.name("workload", request.workload),
-            current_caller().tenant_of(checks.name("tenant", request.tenant)),
+            tenant,
             checks.lease("lease_s", request.lease_s) or self.config.workflow_lease_s,
             self.clock.wall(),
             self.clock.now(),
@@ -104,7 +106,7 @@ class WorkflowLifecycle:
             Unavailable: this gateway does not hold it, and the directory does not answer.
             HeldElsewhere: another gateway holds it.
         """
-        checks.required_name("workflow_id", workflow_id)
+        workflow_id = checks.required_name("workflow_id", of_tenant(workflow_id, current_caller().tenant))
         for _ in range(_ATTEMPTS):
             if (workflow := self._known(workflow_id)) is not None:
                 return workflow

@@ -16,6 +16,8 @@ from pbkv_cluster import __version__
 from pbkv_cluster.core.errors import NotFound
 from pbkv_cluster.core.metrics import names
 from pbkv_cluster.core.metrics.figures import CONTENT_TYPE, Figures
+from pbkv_cluster.core.workflow.tenant_ids import of_tenant
+from pbkv_cluster.gateway.http.sessions.hints import read_hints
 from pbkv_cluster.gateway.http.wire.endpoint import error_reply, openai_error
 from pbkv_cluster.gateway.http.wire.problems import Problem
 from pbkv_cluster.gateway.http.wire.replies import ClientGone, json_reply
@@ -60,7 +62,7 @@ class _Service:
 
     async def end_workflow(self, request: Request) -> Response:
         workflow = request.path_params["workflow"]
-        await self.proxy.sessions.end(workflow)
+        await self.proxy.sessions.end(of_tenant(workflow, read_hints(request.headers).tenant))
         return json_reply({"id": workflow, "object": "workflow.ended"})
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.events import EventKind
+from pbkv_cluster.core.workflow.tenant_ids import of_tenant
 from tests.gateway.http.http_rig import MODEL, http_running
 from tests.gateway.peers import ScriptedWorker
 from tests.gateway.rig import until
@@ -214,10 +215,10 @@ async def test_headers_name_workflow_agent_call_site_and_workload() -> None:
         raw = await client.chat.completions.with_raw_response.create(
             model=MODEL, messages=USER, max_tokens=1, extra_headers=named
         )
-        assert raw.headers["x-pbkv-workflow"] == "trip"
+        assert raw.headers["x-pbkv-workflow"] == of_tenant("trip", "acme")
         assert raw.headers["x-pbkv-agent"] == "planner"
         assert raw.headers["x-pbkv-step"] == "0"
-        (started,) = await http.events("trip", EventKind.STEP_STARTED)
+        (started,) = await http.events(of_tenant("trip", "acme"), EventKind.STEP_STARTED)
         assert (started.agent, started.call_site, started.workload) == ("planner", "draft", "trips")
         assert worker.requests[0].tenant == "acme"
 

@@ -74,16 +74,37 @@ async def test_conversations_of_two_tenants_are_two_workflows(tmp_path: Path) ->
         assert first == of_red != of_blue
 
 
-async def test_a_tenant_cannot_join_or_end_anothers_workflow(tmp_path: Path) -> None:
+async def test_a_tenant_can_neither_join_nor_end_anothers_workflow(tmp_path: Path) -> None:
     async with keyed(tmp_path) as (rig, worker):
-        await chat(rig, RED, **{"x-pbkv-workflow": "mine"})
-        with pytest.raises(openai.BadRequestError, match="x-pbkv-tenant: workflow 'mine' is open under another tenant"):
-            await chat(rig, BLUE, **{"x-pbkv-workflow": "mine"})
+        for key in (RED, BLUE, RED):
+            await chat(rig, key, **{"x-pbkv-workflow": "same"})
+        of_red, of_blue, again = (request.workflow_id for request in worker.requests)
+        assert of_red == again != of_blue
+        await chat(rig, BLUE, **{"x-pbkv-workflow": of_red})
+        assert worker.requests[-1].workflow_id not in (of_red, of_blue)
         async with httpx2.AsyncClient(base_url=rig.url) as client:
-            for key, status in (("", 401), (BLUE, 404), (RED, 200)):
-                answer = await client.delete("/v1/workflows/mine", headers={"x-api-key": key})
-                assert answer.status_code == status
-        assert len(worker.requests) == 1
+            for name, key, status in (
+                ("same", "", 401),
+                ("same", RED, 200),
+                ("same", RED, 404),
+                (of_blue, RED, 404),
+                (of_blue, BLUE, 200),
+                ("same", OPERATOR, 404),
+            ):
+                answer = await client.delete(f"/v1/workflows/{name}", headers={"x-api-key": key})
+                assert answer.status_code == status, (name, key)
+
+
+async def test_without_keys_the_tenant_that_is_named_has_ids_of_its_own() -> None:
+    worker = ScriptedWorker("w0")
+    async with http_running(worker) as rig:
+        for tenant in ("red", "blue", ""):
+            await chat(rig, "none", **{"x-pbkv-workflow": "same", "x-pbkv-tenant": tenant})
+        assert len({request.workflow_id for request in worker.requests}) == 3
+        async with httpx2.AsyncClient(base_url=rig.url) as client:
+            for tenant, status in (("red", 200), ("red", 404), ("blue", 200), ("", 200)):
+                answer = await client.delete("/v1/workflows/same", headers={"x-pbkv-tenant": tenant})
+                assert answer.status_code == status, tenant
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/openapi.json"])

@@ -68,6 +68,30 @@ async def test_what_is_no_request_is_refused(path: str, body: bytes, status: int
     assert answer["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e999"])
+@pytest.mark.parametrize(
+    ("path", "fields", "wrong"),
+    [
+        ("/v1/responses", b'"input": "x", "metadata": {"a": [%s]}', "metadata"),
+        (
+            "/v1/responses",
+            b'"input": "x", "tools": [{"type": "function", "name": "f", "parameters": {"a": %s}}]',
+            "tools[0].param",
+        ),
+        ("/v1/chat/completions", b'"messages": [{"role": "user", "content": "x"}], "user": %s', "user"),
+        ("/v1/messages", b'"messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "metadata": {"a": %s}', "metadata"),
+    ],
+)
+async def test_what_is_no_number_of_json_is_refused_wherever_it_stands(
+    path: str, fields: bytes, wrong: str, number: bytes
+) -> None:
+    async with http_running(ScriptedWorker("w0")) as http:
+        status, answer = await answered(http, request(b'{"model": "%s", %s}' % (MODEL.encode(), fields % number), path))
+    assert status == 400, answer
+    assert answer["error"]["message"].startswith(wrong), answer
+    assert "NaN or beyond a float" in answer["error"]["message"]
+
+
 async def test_a_large_body_is_refused_whether_its_length_is_told_or_not() -> None:
     async with http_running(ScriptedWorker("w0"), http_max_body_bytes=4096) as http:
         told = await answered(http, request(b"x", content_length=str(50 << 20)))

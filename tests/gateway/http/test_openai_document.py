@@ -56,7 +56,7 @@ def test_the_tables_are_complete() -> None:
     text = DOCUMENT.read_text()
     for name in TOOL_FORMATS.names():
         assert f"`{name}`" in text
-    said = [value for name, value in vars(hints).items() if name.isupper() and not name.startswith("_")]
+    said = [value for name, value in vars(hints).items() if name.isupper() and name[0] != "_" and isinstance(value, str)]
     assert len(said) == 11
     for header in said:
         assert f"`{header}`" in text

@@ -9,6 +9,7 @@ from httpx2 import RemoteProtocolError
 from pbkv_cluster.core.clock import ManualClock, SystemClock
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
+from pbkv_cluster.core.workflow.tenant_ids import of_tenant
 from pbkv_cluster.integrations.sidecar.workflow.forecasts import predictor_of
 from tests.integrations.sidecar.scripted_engine import ScriptedEngine
 from tests.integrations.sidecar.sidecar_rig import SidecarRig, sidecar
@@ -66,9 +67,12 @@ async def test_who_names_a_workflow_gets_it_and_its_last_step_ends_it() -> None:
         await rig.chat(TASK, headers=final)
         await events(rig, "s-1", EventKind.WORKFLOW_ENDED)
         assert len(rig.server.proxy.workflows) == 1
-        refused = await rig.chat(TASK, headers={"x-pbkv-workflow": "w-1", "x-pbkv-tenant": "another"})
-        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "x-pbkv-tenant")
-        assert engine.prompts == 2
+        of_another = {"x-pbkv-tenant": "another"}
+        answer = await rig.chat(TASK, headers={"x-pbkv-workflow": "w-1", **of_another})
+        assert answer.headers["x-pbkv-workflow"] == of_tenant("w-1", "another")
+        for expected in (200, 404):
+            assert (await rig.http.delete(f"{rig.url}/v1/workflows/w-1", headers=of_another)).status_code == expected
+        assert [each.id for each in rig.server.proxy.workflows.all()] == ["w-1"]
 
 
 async def test_tool_calls_begin_with_an_answer_and_end_with_their_result() -> None:
@@ -157,9 +161,9 @@ async def test_hints_are_added_where_they_are_switched_on_and_the_clients_own_st
         await rig.chat(TASK, nvext=nvext, headers=HINTED, priority=1, session_id="mine")
     added = {
         "cache_salt": "acme",
-        "kv_transfer_params": {"pbkv": {"workflow": "w", "agent": "planner"}},
+        "kv_transfer_params": {"pbkv": {"workflow": of_tenant("w", "acme"), "agent": "planner"}},
         "priority": priority,
-        "session_id": "w",
+        "session_id": of_tenant("w", "acme"),
     }
     assert engine.bodies == [{**plain.bodies[0], **added}, {**plain.bodies[0], **added, "priority": 1, "session_id": "mine"}]
 

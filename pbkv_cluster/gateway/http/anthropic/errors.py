@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from pbkv_cluster.gateway.http.wire.endpoint import Dialect
 from pbkv_cluster.gateway.http.wire.problems import Problem
+from pbkv_cluster.gateway.http.wire.schemas import TEXT, one_of, or_null, record
 
 _TYPES = {
     401: "authentication_error",
@@ -20,3 +22,8 @@ def anthropic_error(problem: Problem, request_id: str) -> dict[str, Any]:
     default = "invalid_request_error" if problem.status < 500 else "api_error"
     error = {"type": _TYPES.get(problem.status, default), "message": problem.message}
     return {"type": "error", "error": error, "request_id": request_id or None}
+
+
+ANTHROPIC = Dialect(
+    anthropic_error, record(type=one_of("error"), error=record(type=TEXT, message=TEXT), request_id=or_null(TEXT))
+)

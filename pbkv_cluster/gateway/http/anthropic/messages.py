@@ -44,13 +44,11 @@ class Messages:
         """
         asked = await parse(CountRequest, await self._bodies.read(request))
         self._model.check(asked.model)
-        asked.check()
         found = await self._counter.tokenize(self._tools.prompt(asked.conversation(), asked.offered()))
         return json_reply({"input_tokens": len(found.token_ids)})
 
 
 def _to_ask(asked: MessagesRequest, headers: dict[str, str], size_bytes: int) -> Ask:
-    asked.check()
     return Ask(
         sampling=fields.sampling(asked.max_tokens, asked.temperature, asked.top_p, None, asked.stop_sequences),
         size_bytes=size_bytes,

@@ -10,18 +10,8 @@ from pbkv_cluster.gateway.http.openai import fields
 from pbkv_cluster.gateway.http.openai.chat_request import tool_json
 from pbkv_cluster.gateway.http.openai.fields import Ignored, Neutral
 from pbkv_cluster.gateway.http.tools.forced import ForcedCall
-from pbkv_cluster.gateway.http.wire.body import Body, Items
+from pbkv_cluster.gateway.http.wire.body import Body, Items, JsonObject
 from pbkv_cluster.gateway.http.wire.problems import InvalidField
-
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "container": (),
-    "context_management": (),
-    "mcp_servers": ([],),
-    "output_config": ({},),
-    "output_format": (),
-    "thinking": ({"type": "disabled"},),
-    "top_k": (),
-}
 
 
 class TextBlock(Body):
@@ -39,7 +29,7 @@ class ToolUseBlock(Body):
     type: Literal["tool_use"]
     id: str
     name: Annotated[str, Field(min_length=1)]
-    input: dict[str, Any]
+    input: JsonObject
     cache_control: Ignored = None
     caller: Ignored = None
 
@@ -94,7 +84,7 @@ class Tool(Body):
     type: Literal["custom"] | None = None
     name: Annotated[str, Field(min_length=1, max_length=256)]
     description: str | None = None
-    input_schema: dict[str, Any]
+    input_schema: JsonObject
     cache_control: Ignored = None
     strict: Ignored = None
     input_examples: Ignored = None
@@ -117,13 +107,13 @@ class CountRequest(Body):
     system: str | Items[TextBlock] | None = None
     tools: Annotated[Items[Tool], Field(max_length=1024)] | None = None
     tool_choice: ToolChoice | None = None
-    container: Neutral = None
-    context_management: Neutral = None
-    mcp_servers: Neutral = None
-    output_config: Neutral = None
-    output_format: Neutral = None
-    thinking: Neutral = None
-    top_k: Neutral = None
+    container: Annotated[Any, Neutral()] = None
+    context_management: Annotated[Any, Neutral()] = None
+    mcp_servers: Annotated[Any, Neutral([])] = None
+    output_config: Annotated[Any, Neutral({})] = None
+    output_format: Annotated[Any, Neutral()] = None
+    thinking: Annotated[Any, Neutral({"type": "disabled"})] = None
+    top_k: Annotated[Any, Neutral()] = None
     cache_control: Ignored = None
     inference_geo: Ignored = None
     service_tier: Ignored = None
@@ -152,12 +142,6 @@ class CountRequest(Body):
             raise InvalidField("tool_choice.name", "tool_choice.name: names the tool")
         name = (self.tool_choice.name or "") if self.tool_choice.type == "tool" else ""
         return ForcedCall.of(name, [tool.name for tool in self.tools or ()])
-
-    def check(self) -> None:
-        """Raises:
-        InvalidField: a field has a value that is not supported.
-        """
-        fields.refuse(self, _NEUTRAL)
 
 
 class MessagesRequest(CountRequest):

@@ -11,4 +11,5 @@ responses.py         /v1/responses
 response_events.py   its stream
 tokenize.py          /tokenize, as vLLM has it
 usage.py             usage as these answers write it
+answers.py           what the OpenAPI document says of these answers
 """

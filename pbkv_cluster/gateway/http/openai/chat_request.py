@@ -3,29 +3,14 @@
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from pbkv_cluster.core.text.chat_message import ChatMessage, FunctionCall
 from pbkv_cluster.gateway.http.openai import fields
 from pbkv_cluster.gateway.http.openai.fields import Ignored, Neutral
 from pbkv_cluster.gateway.http.tools.forced import ForcedCall
-from pbkv_cluster.gateway.http.wire.body import Body, Items
+from pbkv_cluster.gateway.http.wire.body import Body, Items, JsonObject
 from pbkv_cluster.gateway.http.wire.problems import InvalidField
-
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "audio": (),
-    "frequency_penalty": (0,),
-    "function_call": (),
-    "functions": (),
-    "logit_bias": ({},),
-    "modalities": (["text"],),
-    "prediction": (),
-    "presence_penalty": (0,),
-    "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
-    "verbosity": (),
-    "web_search_options": (),
-}
 
 
 class TextPart(Body):
@@ -40,7 +25,7 @@ class CalledFunction(Body):
     """The function of a tool call, and its arguments as JSON."""
 
     name: Annotated[str, Field(min_length=1)]
-    arguments: str
+    arguments: fields.Arguments
 
 
 class ToolCall(Body):
@@ -53,7 +38,17 @@ class ToolCall(Body):
 
 
 class Message(Body):
-    """A message of the conversation."""
+    """A message of the conversation, which has content, tool calls or a refusal."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["content"], "properties": {"content": {"type": ["string", "array"]}}},
+                {"required": ["tool_calls"], "properties": {"tool_calls": {"type": "array", "minItems": 1}}},
+                {"required": ["refusal"], "properties": {"refusal": {"type": "string"}}},
+            ]
+        }
+    )
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Items[TextPart] | None = None
@@ -91,7 +86,7 @@ class Function(Body):
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: JsonObject | None = None
     strict: Ignored = None
 
 
@@ -133,24 +128,24 @@ class ChatRequest(Body):
     logprobs: bool | None = None
     top_logprobs: fields.TopLogprobs | None = None
     tools: Annotated[Items[Tool], Field(max_length=1024)] | None = None
-    tool_choice: Annotated[Any, Field(description="auto, none, required, or a function by its name")] = None
+    tool_choice: fields.ToolChoice = None
     parallel_tool_calls: bool | None = None
     ignore_eos: bool | None = None
     metadata: fields.Metadata | None = None
     prompt_cache_key: str | None = None
     nvext: fields.Nvext | None = None
-    audio: Neutral = None
-    frequency_penalty: Neutral = None
-    function_call: Neutral = None
-    functions: Neutral = None
-    logit_bias: Neutral = None
-    modalities: Neutral = None
-    prediction: Neutral = None
-    presence_penalty: Neutral = None
-    reasoning_effort: Neutral = None
-    response_format: Neutral = None
-    verbosity: Neutral = None
-    web_search_options: Neutral = None
+    audio: Annotated[Any, Neutral()] = None
+    frequency_penalty: Annotated[Any, Neutral(0)] = None
+    function_call: Annotated[Any, Neutral()] = None
+    functions: Annotated[Any, Neutral()] = None
+    logit_bias: Annotated[Any, Neutral({})] = None
+    modalities: Annotated[Any, Neutral(["text"])] = None
+    prediction: Annotated[Any, Neutral()] = None
+    presence_penalty: Annotated[Any, Neutral(0)] = None
+    reasoning_effort: Annotated[Any, Neutral("none")] = None
+    response_format: Annotated[Any, Neutral({"type": "text"})] = None
+    verbosity: Annotated[Any, Neutral()] = None
+    web_search_options: Annotated[Any, Neutral()] = None
     prompt_cache_retention: Ignored = None
     safety_identifier: Ignored = None
     service_tier: Ignored = None
@@ -159,9 +154,8 @@ class ChatRequest(Body):
 
     def check(self) -> None:
         """Raises:
-        InvalidField: a field has a value that is not supported.
+        InvalidField: fields contradict each other.
         """
-        fields.refuse(self, _NEUTRAL)
         if self.top_logprobs and not self.logprobs:
             raise InvalidField("top_logprobs", "top_logprobs: logprobs must be true")
 

@@ -27,14 +27,6 @@ from pbkv_cluster.gateway.http.wire.problems import InvalidField
 from pbkv_cluster.gateway.http.wire.replies import sse
 
 _DEFAULT_TOKENS = 16  # as in OpenAI's API
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "best_of": (1,),
-    "echo": (False,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-    "presence_penalty": (0,),
-    "suffix": ("",),
-}
 
 TokenIds = Annotated[Items[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 
@@ -57,12 +49,12 @@ class CompletionRequest(Body):
     prompt_cache_key: str | None = None
     nvext: fields.Nvext | None = None
     logprobs: fields.TopLogprobs | None = None
-    best_of: Neutral = None
-    echo: Neutral = None
-    frequency_penalty: Neutral = None
-    logit_bias: Neutral = None
-    presence_penalty: Neutral = None
-    suffix: Neutral = None
+    best_of: Annotated[Any, Neutral(1)] = None
+    echo: Annotated[Any, Neutral(False)] = None
+    frequency_penalty: Annotated[Any, Neutral(0)] = None
+    logit_bias: Annotated[Any, Neutral({})] = None
+    presence_penalty: Annotated[Any, Neutral(0)] = None
+    suffix: Annotated[Any, Neutral("")] = None
     user: Ignored = None
 
 
@@ -100,7 +92,6 @@ def one_prompt(prompt: str | list[int] | list[str] | list[list[int]]) -> str | l
 
 
 def _to_ask(asked: CompletionRequest, headers: dict[str, str], size_bytes: int) -> Ask:
-    fields.refuse(asked, _NEUTRAL)
     prompt = one_prompt(asked.prompt)
     return Ask(
         sampling=fields.sampling(

@@ -1,18 +1,18 @@
 """Fields that several of OpenAI's requests have.
 
-A field of the API that this service does not implement is accepted at the value that changes nothing, and refused by name
-at any other. Fields that say nothing about the answer (`user`, `store`, …) are accepted and have no effect.
+A field of the API that this service does not implement is `Neutral`: accepted at the values that change nothing, and refused
+by name at any other. Fields that say nothing about the answer (`user`, `store`, …) are accepted and have no effect.
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import no_info_after_validator_function
 
 from pbkv_cluster.core.sampling import SamplingOptions
 from pbkv_cluster.core.workflow.logprobs import MAX_TOP
-from pbkv_cluster.gateway.http.wire.body import Body, Items
-from pbkv_cluster.gateway.http.wire.problems import InvalidField
+from pbkv_cluster.gateway.http.wire.body import UNSUPPORTED, AnyJson, Body, Items, JsonObject
 
 ANY_LENGTH = 2**31 - 1  # as many tokens as fit in the context
 MAX_CHOICES = 16
@@ -25,9 +25,61 @@ Choices = Annotated[int, Field(ge=1, le=MAX_CHOICES)]
 TopLogprobs = Annotated[int, Field(ge=0, le=MAX_TOP)]
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 Stop = StopString | Annotated[Items[StopString], Field(max_length=16)]
-Neutral = Annotated[Any, Field(description="not implemented: only the value that changes nothing is accepted")]
-Ignored = Annotated[Any, Field(description="accepted; has no effect")]
-Metadata = Annotated[dict[str, Any], Field(description="workflow, agent, call_site and workload name the step's")]
+Ignored = Annotated[AnyJson, Field(description="accepted; has no effect")]
+Arguments = Annotated[str, Field(description="a JSON object", json_schema_extra={"contentMediaType": "application/json"})]
+Metadata = Annotated[JsonObject, Field(description="workflow, agent, call_site and workload name the step's")]
+
+ToolChoice = Annotated[
+    AnyJson,
+    Field(description="auto, none, required, or a function by its name"),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": [None, "auto", "none", "required"]},
+                {
+                    "type": "object",
+                    "properties": {
+                        "type": {"const": "function"},
+                        "function": {
+                            "type": "object",
+                            "properties": {"name": {"type": "string", "minLength": 1}},
+                            "required": ["name"],
+                            "additionalProperties": False,
+                        },
+                    },
+                    "required": ["type", "function"],
+                    "additionalProperties": False,
+                },
+                {
+                    "type": "object",
+                    "properties": {"type": {"const": "function"}, "name": {"type": "string", "minLength": 1}},
+                    "required": ["type", "name"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
+
+
+class Neutral:
+    """Of a field that is not implemented: null and the values that change nothing are accepted."""
+
+    def __init__(self, *values: Any) -> None:
+        """`values`: those beside null."""
+        self._values = values
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"enum": [None, *self._values], "description": "not implemented: only values that change nothing are accepted"}
+
+    def _check(self, value: Any) -> Any:
+        # True is no 1, as JSON has it.
+        if value is None or any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in self._values):
+            return value
+        raise PydanticCustomError(UNSUPPORTED, "not supported by this server")
 
 
 class AgentHints(Body):
@@ -62,24 +114,6 @@ class StreamOptions(Body):
     def with_usage(options: "StreamOptions | None") -> bool:
         """Whether a stream ends with an event that has the usage."""
         return options is not None and bool(options.include_usage)
-
-
-def refuse(body: Body, neutral: Mapping[str, tuple[Any, ...]]) -> None:
-    """Refuses fields that are not implemented.
-
-    Args:
-        body: of the request.
-        neutral: by field, the values beside null that change nothing.
-
-    Raises:
-        InvalidField: a field has another value.
-    """
-    for name, values in neutral.items():
-        value = getattr(body, name)
-        if value is not None and not any(
-            value == each and isinstance(value, bool) == isinstance(each, bool) for each in values
-        ):
-            raise InvalidField(name, f"{name} is not supported by this server", code="unsupported_parameter")
 
 
 def sampling(

@@ -45,7 +45,6 @@ class Responses:
 
 
 def _to_ask(asked: ResponsesRequest, headers: dict[str, str], size_bytes: int) -> Ask:
-    asked.check()
     return Ask(
         sampling=fields.sampling(asked.max_output_tokens or fields.ANY_LENGTH, asked.temperature, asked.top_p, None, None),
         size_bytes=size_bytes,

@@ -10,20 +10,8 @@ from pbkv_cluster.core.text.chat_message import ChatMessage, FunctionCall
 from pbkv_cluster.gateway.http.openai import fields
 from pbkv_cluster.gateway.http.openai.chat_request import tool_json
 from pbkv_cluster.gateway.http.openai.fields import Ignored, Neutral
-from pbkv_cluster.gateway.http.wire.body import Body, Items
+from pbkv_cluster.gateway.http.wire.body import Body, Items, JsonObject
 from pbkv_cluster.gateway.http.wire.problems import InvalidField
-
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "background": (False,),
-    "conversation": (),
-    "max_tool_calls": (),
-    "previous_response_id": (),
-    "prompt": (),
-    "reasoning": ({}, {"effort": "none"}),
-    "text": ({}, {"format": {"type": "text"}}),
-    "top_logprobs": (0,),
-    "truncation": ("disabled",),
-}
 
 
 class Text(Body):
@@ -59,7 +47,7 @@ class CallItem(Body):
     type: Literal["function_call"]
     call_id: str
     name: Annotated[str, Field(min_length=1)]
-    arguments: str
+    arguments: fields.Arguments
     id: Ignored = None
     status: Ignored = None
 
@@ -105,7 +93,7 @@ class FunctionTool(Body):
     type: Literal["function"]
     name: Annotated[str, Field(min_length=1, max_length=256)]
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: JsonObject | None = None
     strict: Ignored = None
 
 
@@ -120,20 +108,20 @@ class ResponsesRequest(Body):
     top_p: fields.TopP | None = None
     stream: bool | None = None
     tools: Annotated[Items[FunctionTool], Field(max_length=1024)] | None = None
-    tool_choice: Annotated[Any, Field(description="auto, none, required, or a function by its name")] = None
+    tool_choice: fields.ToolChoice = None
     parallel_tool_calls: bool | None = None
     metadata: fields.Metadata | None = None
     prompt_cache_key: str | None = None
     nvext: fields.Nvext | None = None
-    background: Neutral = None
-    conversation: Neutral = None
-    max_tool_calls: Neutral = None
-    previous_response_id: Neutral = None
-    prompt: Neutral = None
-    reasoning: Neutral = None
-    text: Neutral = None
-    top_logprobs: Neutral = None
-    truncation: Neutral = None
+    background: Annotated[Any, Neutral(False)] = None
+    conversation: Annotated[Any, Neutral()] = None
+    max_tool_calls: Annotated[Any, Neutral()] = None
+    previous_response_id: Annotated[Any, Neutral()] = None
+    prompt: Annotated[Any, Neutral()] = None
+    reasoning: Annotated[Any, Neutral({}, {"effort": "none"})] = None
+    text: Annotated[Any, Neutral({}, {"format": {"type": "text"}})] = None
+    top_logprobs: Annotated[Any, Neutral(0)] = None
+    truncation: Annotated[Any, Neutral("disabled")] = None
     include: Ignored = None
     prompt_cache_retention: Ignored = None
     safety_identifier: Ignored = None
@@ -141,12 +129,6 @@ class ResponsesRequest(Body):
     store: Ignored = None
     stream_options: Ignored = None
     user: Ignored = None
-
-    def check(self) -> None:
-        """Raises:
-        InvalidField: a field has a value that is not supported.
-        """
-        fields.refuse(self, _NEUTRAL)
 
     def messages(self) -> tuple[ChatMessage, ...]:
         """The conversation. Calls belong to the assistant's message before them.

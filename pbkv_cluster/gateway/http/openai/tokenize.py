@@ -1,13 +1,12 @@
 """/tokenize: the tokens of a prompt or of a conversation, as vLLM answers it."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from pbkv_cluster.gateway.http.generation.counting import Counter
-from pbkv_cluster.gateway.http.openai import fields
 from pbkv_cluster.gateway.http.openai.chat_request import Message, Tool
 from pbkv_cluster.gateway.http.openai.fields import Neutral
 from pbkv_cluster.gateway.http.openai.served_model import ServedModel
@@ -21,12 +20,21 @@ from pbkv_cluster.gateway.step.request import Prompt, TextPrompt
 class TokenizeRequest(Body):
     """Body of /tokenize: a prompt or messages."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["prompt"], "properties": {"prompt": {"type": "string"}, "messages": {"type": "null"}}},
+                {"required": ["messages"], "properties": {"messages": {"type": "array"}, "prompt": {"type": "null"}}},
+            ]
+        }
+    )
+
     model: str | None = None
     prompt: str | None = None
     messages: Annotated[Items[Message], Field(min_length=1)] | None = None
     tools: Items[Tool] | None = None
-    add_special_tokens: Neutral = None
-    add_generation_prompt: Neutral = None
+    add_special_tokens: Annotated[Any, Neutral(True)] = None
+    add_generation_prompt: Annotated[Any, Neutral(True)] = None
 
 
 class Tokenize:
@@ -45,7 +53,6 @@ class Tokenize:
         asked = await parse(TokenizeRequest, await self._bodies.read(request))
         if asked.model is not None:
             self._model.check(asked.model)
-        fields.refuse(asked, {"add_special_tokens": (True,), "add_generation_prompt": (True,)})
         found = await self._counter.tokenize(self._prompt(asked))
         return json_reply({"count": len(found.token_ids), "max_model_len": found.max_context_tokens, "tokens": found.token_ids})
 

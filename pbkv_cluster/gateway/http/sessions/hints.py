@@ -21,9 +21,9 @@ PARENT_SESSION = "x-dynamo-parent-session-id"
 SESSION_FINAL = "x-dynamo-session-final"
 TRACE = "traceparent"
 STEP = "x-pbkv-step"  # of answers
+MAX_TIMEOUT_S = 86_400.0
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
-_TIMEOUT_MAX_S = 86_400.0
 _NO_TRACE = "0" * 32
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 _METADATA = ("workflow", "agent", "call_site", "workload")
@@ -99,11 +99,11 @@ def _seconds(headers: Mapping[str, str], name: str) -> float | None:
     if not value:
         return None
     try:
-        seconds = float(value)
+        seconds = 0.0 if "_" in value else float(value)  # Python's numbers may have underscores, others may not
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds <= _TIMEOUT_MAX_S:
-        raise InvalidArgument(name, f"must be seconds, above 0 and at most {_TIMEOUT_MAX_S:.0f}, got {value[:64]!r}")
+    if not 0 < seconds <= MAX_TIMEOUT_S:
+        raise InvalidArgument(name, f"must be seconds, above 0 and at most {MAX_TIMEOUT_S:.0f}, got {value[:64]!r}")
     return seconds
 
 

@@ -7,11 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from xxhash import xxh3_64_hexdigest
-
 from pbkv_cluster.core import checks
 from pbkv_cluster.core.errors import NotFound, Unavailable
 from pbkv_cluster.core.text.chat_message import ChatMessage, FunctionCall
+from pbkv_cluster.core.workflow.tenant_ids import of_tenant
 from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.gateway.http.sessions import chains
 from pbkv_cluster.gateway.http.sessions.chains import Beginning
@@ -137,7 +136,7 @@ class Sessions:
     def _named(self, hints: Hints) -> str:
         """The id of the workflow that the client names in one way or another; empty: it does not."""
         if hints.workflow:
-            return hints.workflow
+            return of_tenant(hints.workflow, hints.tenant)
         if hints.session:
             parent = hints.parent_session or hints.session
             root = self._roots.get((hints.tenant, parent), parent)
@@ -145,8 +144,8 @@ class Sessions:
             self._roots.move_to_end((hints.tenant, hints.session))
             if len(self._roots) > _MAX_SESSIONS:
                 self._roots.popitem(last=False)
-            return _of_tenant(root, hints.tenant)
-        return _of_tenant(hints.cache_key or (f"trace-{hints.trace}" if hints.trace else ""), hints.tenant)
+            return of_tenant(root, hints.tenant)
+        return of_tenant(hints.cache_key or (f"trace-{hints.trace}" if hints.trace else ""), hints.tenant)
 
     async def _open(self, workflow_id: str, hints: Hints) -> str:
         return (await self._workflows.start(WorkflowRequest(workflow_id, hints.workload, hints.tenant))).id
@@ -162,8 +161,3 @@ class Sessions:
     async def _report(self, workflow_id: str, call: ToolCall, *, started: bool) -> None:
         with suppress(NotFound, Unavailable):  # the workflow has ended, and its tool calls with it
             await self._workflows.report_tool(workflow_id, call, started)
-
-
-def _of_tenant(name: str, tenant: str) -> str:
-    """The id of a workflow that a client has named without meaning to name one: another tenant may use the same name."""
-    return f"{name}@{xxh3_64_hexdigest(tenant.encode())}" if name and tenant else name

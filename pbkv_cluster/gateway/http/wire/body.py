@@ -1,9 +1,11 @@
 """A request's body: read within bounds, then checked against a model."""
 
 import asyncio
+import json
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
 from pbkv_cluster.core.errors import PbkvError, ResourceExhausted
@@ -15,9 +17,27 @@ _MAX_ITEMS_IN_MESSAGE = 200  # characters of a wrong value that are shown
 _MAX_FIELDS = 200_000  # of all objects of a body together; each that is unknown costs some hundred bytes
 _ON_THREAD_BYTES = 64 << 10  # bodies from this size on are checked on a thread
 
+UNSUPPORTED = "unsupported_parameter"  # kind of error of a validator, and code of the answer
+
 T = TypeVar("T")
 Items = Annotated[list[T], Field(fail_fast=True)]
 """A list in a body. Its check ends at the first wrong item: an error for each would cost a thousand times the body's size."""
+
+_to_json = json.JSONEncoder(allow_nan=False, check_circular=False).encode
+
+
+def _finite(value: T) -> T:
+    """Refuses NaN and numbers beyond a float, which the parser lets through where any value is allowed: they are no JSON."""
+    if isinstance(value, dict | list | float):
+        try:
+            _to_json(value)
+        except ValueError:
+            raise PydanticCustomError("not_json", "a number in it is NaN or beyond a float") from None
+    return value
+
+
+AnyJson = Annotated[Any, AfterValidator(_finite)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(_finite)]
 
 
 class Body(BaseModel):
@@ -119,6 +139,8 @@ def _problem(error: ValidationError) -> PbkvError:
     path = _path(worst["loc"])
     if worst["type"] == "extra_forbidden":
         return InvalidField(path, f"unknown field {path!r}", code="unknown_parameter")
+    if worst["type"] == UNSUPPORTED:
+        return InvalidField(path, f"{path} is {worst['msg']}", code=UNSUPPORTED)
     if worst["type"] == "missing":
         return InvalidField(path, f"{path} is required", code="missing_required_parameter")
     return InvalidField(path, f"{path or 'the body'}: {worst['msg']}{_shown(worst)}", code="invalid_value")

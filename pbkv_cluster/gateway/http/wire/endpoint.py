@@ -14,15 +14,27 @@ from pbkv_cluster.core.security.caller import note_caller
 from pbkv_cluster.core.security.headers import api_key_of
 from pbkv_cluster.gateway.http.wire.problems import Problem, problem_of
 from pbkv_cluster.gateway.http.wire.replies import ClientGone, json_reply
+from pbkv_cluster.gateway.http.wire.schemas import TEXT, Schema, or_null, record
 from pbkv_cluster.rpc.security import this_process
 
 REQUEST_IDS = ("x-request-id", "request-id")  # OpenAI's and Anthropic's
 ErrorShape = Callable[[Problem, str], Any]  # the problem and the request's id to the body of an answer
 
 
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How an API writes errors."""
+
+    error: ErrorShape
+    error_schema: Schema
+
+
 def openai_error(problem: Problem, request_id: str) -> Any:
     """An error as OpenAI's API writes it."""
     return {"error": {"message": problem.message, "type": problem.type, "param": problem.param, "code": problem.code}}
+
+
+OPENAI = Dialect(openai_error, record(error=record(message=TEXT, type=TEXT, param=or_null(TEXT), code=or_null(TEXT))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +45,14 @@ class Endpoint:
     path: str
     summary: str
     serve: Callable[[Request], Awaitable[Response]]
+    answer: Schema
     body: type[BaseModel] | None = None  # None: it takes none
+    problems: tuple[int, ...] = ()  # statuses of errors, beside those that follow from all else
     streams: bool = False  # it can answer with server-sent events
-    error_shape: ErrorShape = openai_error
+    dialect: Dialect = OPENAI
     parameters: tuple[str, ...] = ()  # in the path
     needs_key: bool = True  # where API keys are asked for
+    answer_statuses: tuple[int, ...] = (200,)
 
     def route(self) -> Route:
         """For Starlette; errors are answered in the dialect's shape."""
@@ -52,7 +67,7 @@ class Endpoint:
         except (ClientGone, ClientDisconnect):
             return Response(status_code=499)  # nobody reads it
         except Exception as error:  # noqa: BLE001  # `problem_of` logs what is a defect
-            reply = error_reply(error, self.error_shape, request_id)
+            reply = error_reply(error, self.dialect.error, request_id)
         for name in REQUEST_IDS:
             reply.headers[name] = request_id
         return reply
