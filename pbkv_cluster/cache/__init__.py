@@ -14,6 +14,7 @@
 8. `sequence/remote`: steps of the same workflows on other workers, which the record, the policies and the owners hear of, too.
 
 Between two steps, `prefetch/` loads blocks to the GPU ahead of their use. `tiers/prefetch_ledger` counts what becomes of them.
+`requests`: prefetches and block leases, as clients ask for them; `tiers/leases` ends each lease in time.
 
 Around these: `observer` and `guard/` compare the policy with LRU in shadows of the cache; `tiers/announcements` tells a
 listener which tiers hold each block; `restore` rebuilds the tree from blocks that have outlived a process; `inventory` lists

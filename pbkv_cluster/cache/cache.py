@@ -11,18 +11,19 @@ from pbkv_cluster.cache.integrity import check_cache
 from pbkv_cluster.cache.observer import CacheObserver, GuardStat
 from pbkv_cluster.cache.owners import ActiveWorkflows
 from pbkv_cluster.cache.policies.base import ReusePolicy, make_policies
-from pbkv_cluster.cache.prefetch.on_request import RequestedPrefetch
 from pbkv_cluster.cache.prefetch.prefetcher import Prefetcher
+from pbkv_cluster.cache.requests import ClientRequests
 from pbkv_cluster.cache.restore import StoredBlock, restore
 from pbkv_cluster.cache.sequence.admission import Admission
 from pbkv_cluster.cache.sequence.commit import Committer
 from pbkv_cluster.cache.sequence.fetch import Fetcher
-from pbkv_cluster.cache.sequence.handle import CacheHandle, Prefetched
+from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.sequence.paths import Paths
 from pbkv_cluster.cache.sequence.remote import RemoteSteps
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.announcements import ChangeListener
 from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere
+from pbkv_cluster.cache.tiers.leases import BlockLeases
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tiers.transfer import TransferEngine
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
@@ -80,10 +81,15 @@ class KVCache:
         self.half_life_s = config.lfu_half_life_s  # of the count of uses, see `aged_uses`
         self._paths = Paths(self.tree, self.tiers, self.workflows, self.half_life_s)
         self._committer = Committer(self.tree, self.tiers, self._paths, config.write_through)
-        fetcher = Fetcher(self.tiers, self._committer, elsewhere, compute_seconds)
+        fetcher = Fetcher(self.tree, self.tiers, self._committer, elsewhere, compute_seconds)
         self._admission = Admission(self.tree, self.tiers, self.workflows, self._paths, self.popularity, fetcher)
         self.prefetcher = Prefetcher(self.tree, self.tiers, self.workflows, self._paths, config, clock)
-        self._requested = RequestedPrefetch(self.tree, self.tiers, self.workflows, self._paths)
+        share, gpu_blocks = config.lease_share, capacity[Tier.GPU]
+        self.leases = BlockLeases(self.tree, self.tiers.offer, clock, gpu_blocks, share, self.tiers.decisions)
+        self.tiers.before_eviction = self.leases.expire
+        self.requests = ClientRequests(
+            self.tree, self.tiers, self.workflows, self._paths, fetcher, self.leases, lambda: self.observer
+        )
         self.remote = RemoteSteps(self.tree, self.workflows, self._paths, self.popularity)
         self._lease_s = config.workflow_lease_s
 
@@ -254,15 +260,8 @@ class KVCache:
 
     def _end(self, workflow: str, logged: bool) -> None:
         self.workflows.retire(workflow, logged)
+        self.leases.workflow_ended(workflow)
         self.observer.workflow_retired(workflow)
-
-    def prefetch(self, namespace: Namespace, tokens: bytes) -> Prefetched:
-        """Brings the cached prefix of a prompt to the GPU, into free space and that of retired blocks only."""
-        return self._requested.prompt(namespace, tokens)
-
-    def prefetch_workflow(self, workflow: str) -> Prefetched:
-        """Brings what an active workflow has used to the GPU, what is worth most first, into the same space."""
-        return self._requested.workflow(workflow, self._clock.now())
 
     def clear(self) -> int:
         """Drops all that no running sequence uses. Returns the blocks dropped."""

@@ -19,13 +19,13 @@ _PENDING_MAX = 1024  # nodes that wait to be ranked; some may have left the tree
 
 _REFRESHED_MAX = 16  # candidates that are ranked anew together with those that have been offered; never more than these are
 
-COPY, RETIRED, ACTIVE = range(3)  # groups of a rank
+COPY, RETIRED, ACTIVE, LEASED = range(4)  # groups of a rank
 
 
 class Rank(NamedTuple):
     """Order of eviction, lowest first."""
 
-    group: int  # copies of what a faster tier holds, then retired blocks, then active ones
+    group: int  # copies of what a faster tier holds, then retired blocks, then active ones, then leased ones
     value: float
     last_access: float
 

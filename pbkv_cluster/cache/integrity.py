@@ -1,5 +1,6 @@
 """Checks that the cache does not contradict itself. Slow: for tests."""
 
+from collections import Counter
 from collections.abc import Collection
 
 from pbkv_cluster.cache.owners import ActiveWorkflows
@@ -35,6 +36,8 @@ def check_cache(tree: PrefixTree, tiers: Tiers, workflows: ActiveWorkflows, tabl
                 used.extend(table.own_slots)
         tier.pool.check_integrity(used)
     assert sum(node.refs for node in nodes) == sum(len(_path(table)) for table in tables), "a lock leaked"
+    leased = Counter(tenant for node in nodes for tenant in node.tenants for _ in range(node.blocks))
+    assert tree.leased == leased, "leased blocks are miscounted"
     known = set(workflows.all())
     for node in nodes:
         assert set(node.owners) <= known, "a node is owned by an ended workflow"

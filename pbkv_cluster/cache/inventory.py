@@ -43,6 +43,7 @@ class CachedBlocks:
     in_use: bool = False
     idle_s: float = float("inf")  # since the last use
     recent_uses: float = 0.0  # each counts half as much after every half-life
+    leased_s: float = 0.0  # until its last block lease ends; 0: it has none
 
 
 class Inventory:
@@ -132,6 +133,7 @@ class Inventory:
         entry.agents = _joined(entry.agents, agents)
         entry.in_use = entry.in_use or node.refs > 0
         entry.idle_s = min(entry.idle_s, max(0.0, self._now - node.last_access))
+        entry.leased_s = max(entry.leased_s, self._cache.leases.seconds_left(node) if node.leases else 0.0)
         entry.recent_uses = max(entry.recent_uses, 2.0 ** (node.uses - self._now / self._cache.half_life_s))
 
     def _rank(self, entry: CachedBlocks) -> float:

@@ -69,6 +69,12 @@ class CacheObserver:
     def forecast_applied(self, forecast: Forecast) -> None:
         """A forecast of an active workflow was applied."""
 
+    def blocks_leased(self, namespace: Namespace, tokens: bytes, lease_id: str, seconds: float, workflow: str) -> None:
+        """A client has leased blocks; see `BlockLeases.lease`."""
+
+    def blocks_released(self, tenant: str, lease_id: str) -> None:
+        """A client has ended a lease."""
+
     def cleared(self) -> None:
         """All that no running sequence uses was dropped."""
 

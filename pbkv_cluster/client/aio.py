@@ -7,6 +7,7 @@ from typing import Self, Unpack
 
 from pbkv_cluster.client import requests
 from pbkv_cluster.client.arguments import known_arguments
+from pbkv_cluster.client.blocks import AsyncBlockLease, Prefetched, lease_request, prefetch_request, prefetched
 from pbkv_cluster.client.connection import AsyncConnection, access
 from pbkv_cluster.client.requests import Prompt, StepOptions
 from pbkv_cluster.client.results import Collector, StepResult
@@ -15,7 +16,7 @@ from pbkv_cluster.core.workflow.step_events import StepEvent
 from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.rpc.convert import tool_call_to_wire
-from pbkv_cluster.rpc.v1 import workflow_pb2
+from pbkv_cluster.rpc.v1 import store_pb2, workflow_pb2
 
 
 class AsyncClient:
@@ -67,7 +68,68 @@ class AsyncClient:
         """
         request = requests.start_request(workflow_id, workload, tenant, lease_s, step_graph)
         opened = await self._connection.call("StartWorkflow", request)
-        return AsyncWorkflow(self._connection, opened.workflow_id, opened.lease_s)
+        return AsyncWorkflow(self._connection, opened.workflow_id, opened.lease_s, tenant)
+
+    @known_arguments
+    async def prefetch(
+        self,
+        prompt: Prompt | None = None,
+        *,
+        workflow_id: str = "",
+        agent: str = "",
+        tenant: str = "",
+        within_s: float = 0.0,
+    ) -> Prefetched:
+        """Has what is cached of a prompt loaded to the GPU of the worker that a step with it would go to now.
+
+        It takes free space and that of ended workflows only. What other workers have of the prompt is copied as well, where
+        that is faster than to compute it.
+
+        Args:
+            prompt: as for a step.
+            workflow_id: that the step is of. Without a prompt, what it has used is loaded, what is worth most first.
+            agent: without a prompt: only what this agent has used, whose step is the next.
+            tenant: whose cached blocks the prompt shares; of a workflow, by default its own.
+            within_s: seconds within which a step will use the prompt, whose blocks are leased for so long, see `lease_blocks`.
+
+        Raises:
+            InvalidArgument: names the field that is out of its range.
+            NotFound: the workflow is not open.
+            Unavailable: the gateway or a worker is not reachable.
+        """
+        request = prefetch_request(prompt, tenant, workflow_id, agent, within_s)
+        return prefetched(await self._connection.call("Prefetch", request))
+
+    @known_arguments
+    async def lease_blocks(self, prompt: Prompt, *, lease_s: float, tenant: str = "", lease_id: str = "") -> AsyncBlockLease:
+        """Asks that what is cached of a prompt stays cached for a while. Leased blocks are the last to be evicted.
+
+        They are evicted all the same where steps need the room, and only so many are leased as the tenant's share allows: the
+        first of the prompt, see the answer.
+
+        Args:
+            prompt: as for a step.
+            lease_s: seconds until the lease expires, more than 0 and at most `cache.lease_max_s`.
+            tenant: whose cached blocks they are.
+            lease_id: at most 256 bytes; takes the place of the tenant's earlier lease with this id; by default one is drawn.
+
+        Raises:
+            InvalidArgument: names the field that is out of its range.
+            Unavailable: the gateway or a worker is not reachable.
+        """
+        request = lease_request(prompt, lease_s, tenant, "", lease_id)
+        answer: store_pb2.LeaseBlocksResponse = await self._connection.call("LeaseBlocks", request)
+        return AsyncBlockLease(self._connection, request.lease_id, tenant, answer.cached_tokens, answer.leased_tokens)
+
+    @known_arguments
+    async def release_blocks(self, lease_id: str, *, tenant: str = "") -> int:
+        """Ends a lease by its id. Returns the tokens that it was for and that are cached still; 0 if it has ended already.
+
+        Raises:
+            InvalidArgument: names the field that is out of its range.
+            Unavailable: the gateway or a worker is not reachable.
+        """
+        return await AsyncBlockLease(self._connection, lease_id, tenant, 0, 0).release()
 
     async def status(self) -> workflow_pb2.GetClusterStatusResponse:
         """What runs where, and how well the cache does, since the gateways started.
@@ -96,8 +158,9 @@ class AsyncClient:
 class AsyncWorkflow:
     """An open workflow; a context manager that ends it."""
 
-    def __init__(self, connection: AsyncConnection, workflow_id: str, lease_s: float) -> None:
+    def __init__(self, connection: AsyncConnection, workflow_id: str, lease_s: float, tenant: str = "") -> None:
         self._connection = connection
+        self._tenant = tenant
         self.id = workflow_id
         self.lease_s = lease_s
 
@@ -153,6 +216,36 @@ class AsyncWorkflow:
             yield
         finally:
             await self._report(name, call_id, False, None)
+
+    @known_arguments
+    async def prefetch(self, prompt: Prompt | None = None, *, agent: str = "", within_s: float = 0.0) -> Prefetched:
+        """Has blocks loaded to a GPU before a step of this workflow uses them, as `AsyncClient.prefetch` does.
+
+        Args:
+            prompt: that the next step will begin with; None: what the workflow has used, what is worth most first.
+            agent: without a prompt: only what this agent has used, whose step is the next.
+            within_s: seconds within which a step will use the prompt, whose blocks are leased for so long.
+
+        Raises:
+            InvalidArgument: names the field that is out of its range.
+            NotFound: the workflow has ended.
+            Unavailable: the gateway or a worker is not reachable.
+        """
+        request = prefetch_request(prompt, "", self.id, agent, within_s)
+        return prefetched(await self._connection.call("Prefetch", request))
+
+    @known_arguments
+    async def lease_blocks(self, prompt: Prompt, *, lease_s: float, lease_id: str = "") -> AsyncBlockLease:
+        """Leases what is cached of a prompt, as `AsyncClient.lease_blocks` does; at most until the workflow ends.
+
+        Arguments and errors as there.
+
+        Raises:
+            NotFound: the workflow has ended.
+        """
+        request = lease_request(prompt, lease_s, "", self.id, lease_id)
+        answer: store_pb2.LeaseBlocksResponse = await self._connection.call("LeaseBlocks", request)
+        return AsyncBlockLease(self._connection, request.lease_id, self._tenant, answer.cached_tokens, answer.leased_tokens)
 
     async def end(self) -> None:
         """Ends the workflow and cancels its steps.

@@ -25,7 +25,20 @@ from pbkv_cluster.rpc.convert import step_event_from_wire
 from pbkv_cluster.rpc.security import Access, this_process
 from pbkv_cluster.rpc.steps.step_output import StepOutput
 from pbkv_cluster.rpc.steps.step_streams import StepStreams
-from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
+from pbkv_cluster.rpc.v1 import store_pb2_grpc, workflow_pb2, workflow_pb2_grpc
+
+_OF_CACHES = frozenset(("Prefetch", "LeaseBlocks", "ReleaseBlocks"))  # calls of `StoreService`
+
+
+class _Gateway:
+    """The calls of one gateway's services, of the kind that the channel is of: blocking, or for asyncio."""
+
+    def __init__(self, channel: Any) -> None:
+        self._workflows = workflow_pb2_grpc.WorkflowServiceStub(channel)
+        self._caches = store_pb2_grpc.StoreServiceStub(channel)
+
+    def __getattr__(self, method: str) -> Any:
+        return getattr(self._caches if method in _OF_CACHES else self._workflows, method)
 
 
 class Connection:
@@ -92,7 +105,7 @@ class Connection:
             for channel in self._channels:
                 channel.close()
 
-    def _stub(self) -> tuple[int, workflow_pb2_grpc.WorkflowServiceStub]:
+    def _stub(self) -> tuple[int, _Gateway]:
         """The present gateway, on a channel of this very process: those of one that was forked are not usable."""
         if os.getpid() != self._pid:
             self._open()
@@ -108,7 +121,7 @@ class Connection:
     def _open(self) -> None:
         self._lock = threading.Lock()
         self._channels = [connect_blocking(each, access=self._access) for each in self._endpoints]
-        self._stubs = [workflow_pb2_grpc.WorkflowServiceStub(channel) for channel in self._channels]
+        self._stubs = [_Gateway(channel) for channel in self._channels]
         self._pid = os.getpid()
 
 
@@ -121,9 +134,7 @@ class AsyncConnection:
         self._timeout_s = _checked(timeout_s)
         self._current = 0
         self._channels: list[aio.Channel] = [connect(each, "endpoint", access=access) for each in endpoints]
-        self._stubs: list[workflow_pb2_grpc.WorkflowServiceAsyncStub] = [
-            workflow_pb2_grpc.WorkflowServiceStub(channel) for channel in self._channels
-        ]
+        self._stubs = [_Gateway(channel) for channel in self._channels]
         # The steps at each of them, over one stream.
         self._steps = [StepStreams(stub.SubmitSteps, workflow_pb2.SubmitStepsRequest) for stub in self._stubs]
         self._pid = os.getpid()

@@ -2,8 +2,7 @@
 
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
-from pbkv_cluster.client.failures import typed_errors
-from pbkv_cluster.client.operator_connection import OperatorConnection
+from pbkv_cluster.client.operator_connection import OperatorConnection, typed_errors
 from pbkv_cluster.rpc.v1 import inspection_pb2, inspection_pb2_grpc, workflow_pb2, workflow_pb2_grpc
 
 

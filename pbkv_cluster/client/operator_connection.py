@@ -1,11 +1,15 @@
-"""A connection of an operator's command to a gateway."""
+"""A connection of an operator's command to a gateway, and the errors of its calls."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
+import grpc
+
 from pbkv_cluster.client.endpoints import first_listening, parse_endpoints
 from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.rpc.errors import from_rpc
 
 
 class OperatorConnection:
@@ -30,3 +34,12 @@ class OperatorConnection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+@contextmanager
+def typed_errors() -> Iterator[None]:
+    """Raises a failed call as the error of `core.errors` that the gateway meant."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise from_rpc(error) from error

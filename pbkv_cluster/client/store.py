@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-from pbkv_cluster.client.failures import typed_errors
-from pbkv_cluster.client.operator_connection import OperatorConnection
-from pbkv_cluster.client.requests import Prompt, prompt_message
+from pbkv_cluster.client.operator_connection import OperatorConnection, typed_errors
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc
 
 
@@ -84,24 +82,3 @@ class StoreClient(OperatorConnection):
         with typed_errors():
             request = store_pb2.ExplainCacheRequest(workflow_id=workflow, limit=limit)
             return (await self._stub.ExplainCache(request)).decisions
-
-    async def prefetch(
-        self, prompt: Prompt | None = None, *, tenant: str = "", workflow: str = ""
-    ) -> store_pb2.PrefetchResponse:
-        """Loads to the GPUs what is cached of a prompt, or what an open workflow uses, as far as there is room for it.
-
-        Args:
-            prompt: as for a step.
-            tenant: of the prompt.
-            workflow: instead of a prompt.
-
-        Raises:
-            InvalidArgument: the prompt cannot be understood.
-            NotFound: the workflow is not open.
-            Unavailable: the gateway or a worker is not reachable.
-        """
-        request = store_pb2.PrefetchRequest(tenant=tenant, workflow_id=workflow)
-        if prompt is not None:
-            request.prompt.CopyFrom(prompt_message(prompt))
-        with typed_errors():
-            return await self._stub.Prefetch(request)

@@ -11,6 +11,7 @@ from typing import Self, Unpack
 
 from pbkv_cluster.client import requests
 from pbkv_cluster.client.arguments import known_arguments
+from pbkv_cluster.client.blocks import BlockLease, Prefetched, lease_request, prefetch_request, prefetched
 from pbkv_cluster.client.connection import Connection, access
 from pbkv_cluster.client.requests import Prompt, StepOptions
 from pbkv_cluster.client.results import StepResult, collect
@@ -19,7 +20,7 @@ from pbkv_cluster.core.workflow.step_events import StepEvent
 from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.rpc.convert import tool_call_to_wire
-from pbkv_cluster.rpc.v1 import workflow_pb2
+from pbkv_cluster.rpc.v1 import store_pb2, workflow_pb2
 
 
 class Client:
@@ -45,7 +46,33 @@ class Client:
         """Opens a workflow, or finds the open one of that id. Arguments and errors as for `AsyncClient.start_workflow`."""
         request = requests.start_request(workflow_id, workload, tenant, lease_s, step_graph)
         opened = self._connection.call("StartWorkflow", request)
-        return Workflow(self._connection, opened.workflow_id, opened.lease_s)
+        return Workflow(self._connection, opened.workflow_id, opened.lease_s, tenant)
+
+    @known_arguments
+    def prefetch(
+        self,
+        prompt: Prompt | None = None,
+        *,
+        workflow_id: str = "",
+        agent: str = "",
+        tenant: str = "",
+        within_s: float = 0.0,
+    ) -> Prefetched:
+        """Has what is cached of a prompt loaded to a GPU. Arguments and errors as for `AsyncClient.prefetch`."""
+        request = prefetch_request(prompt, tenant, workflow_id, agent, within_s)
+        return prefetched(self._connection.call("Prefetch", request))
+
+    @known_arguments
+    def lease_blocks(self, prompt: Prompt, *, lease_s: float, tenant: str = "", lease_id: str = "") -> BlockLease:
+        """Asks that what is cached of a prompt stays cached. Arguments and errors as for `AsyncClient.lease_blocks`."""
+        request = lease_request(prompt, lease_s, tenant, "", lease_id)
+        answer: store_pb2.LeaseBlocksResponse = self._connection.call("LeaseBlocks", request)
+        return BlockLease(self._connection, request.lease_id, tenant, answer.cached_tokens, answer.leased_tokens)
+
+    @known_arguments
+    def release_blocks(self, lease_id: str, *, tenant: str = "") -> int:
+        """Ends a lease by its id. Arguments and errors as for `AsyncClient.release_blocks`."""
+        return BlockLease(self._connection, lease_id, tenant, 0, 0).release()
 
     def status(self) -> workflow_pb2.GetClusterStatusResponse:
         """What runs where, and how well the cache does, since the gateways started.
@@ -72,8 +99,9 @@ class Client:
 class Workflow:
     """An open workflow; a context manager that ends it."""
 
-    def __init__(self, connection: Connection, workflow_id: str, lease_s: float) -> None:
+    def __init__(self, connection: Connection, workflow_id: str, lease_s: float, tenant: str = "") -> None:
         self._connection = connection
+        self._tenant = tenant
         self.id = workflow_id
         self.lease_s = lease_s
 
@@ -101,6 +129,18 @@ class Workflow:
             yield
         finally:
             self._report(name, call_id, False, None)
+
+    @known_arguments
+    def prefetch(self, prompt: Prompt | None = None, *, agent: str = "", within_s: float = 0.0) -> Prefetched:
+        """Has blocks loaded to a GPU before a step uses them. Arguments and errors as for `AsyncWorkflow.prefetch`."""
+        return prefetched(self._connection.call("Prefetch", prefetch_request(prompt, "", self.id, agent, within_s)))
+
+    @known_arguments
+    def lease_blocks(self, prompt: Prompt, *, lease_s: float, lease_id: str = "") -> BlockLease:
+        """Leases what is cached of a prompt. Arguments and errors as for `AsyncWorkflow.lease_blocks`."""
+        request = lease_request(prompt, lease_s, "", self.id, lease_id)
+        answer: store_pb2.LeaseBlocksResponse = self._connection.call("LeaseBlocks", request)
+        return BlockLease(self._connection, request.lease_id, self._tenant, answer.cached_tokens, answer.leased_tokens)
 
     def end(self) -> None:
         """Ends the workflow and cancels its steps.

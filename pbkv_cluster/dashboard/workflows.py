@@ -10,8 +10,8 @@ from typing import Any
 from grpc import aio
 
 from pbkv_cluster.cache.decisions.reasons import reason_of
-from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.inspection import InspectionClient
+from pbkv_cluster.client.operator_connection import typed_errors
 from pbkv_cluster.client.store import StoreClient
 from pbkv_cluster.core.errors import NotFound, PbkvError, Unavailable
 from pbkv_cluster.rpc.channel import connect

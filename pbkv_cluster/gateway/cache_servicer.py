@@ -1,46 +1,120 @@
-"""`StoreService` of the gateway: what operators ask of all caches of the cluster together."""
+"""`StoreService` of the gateway: what operators ask of all caches together, and clients of those that will run their steps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, Unavailable
+from pbkv_cluster.core.security.caller import current_caller
 from pbkv_cluster.gateway import checks
+from pbkv_cluster.gateway.routing.placement import Placement
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
-from pbkv_cluster.gateway.step.prompt_reader import PromptReader
+from pbkv_cluster.gateway.step.prompt_reader import PromptReader, TokenizedPrompt
 from pbkv_cluster.gateway.step.prompt_wire import prompt_from_wire
 from pbkv_cluster.gateway.workflow.entry_writer import EntryWriter
-from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
+from pbkv_cluster.gateway.workflow.lifecycle import check_tenant
+from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow, OpenWorkflows
 from pbkv_cluster.rpc.v1 import store_pb2, types_pb2
-from pbkv_cluster.store.fan_out import WorkersServicer
+from pbkv_cluster.store.fan_out import WorkersServicer, call_worker
 
 _WORKER_TIMEOUT_S = 30.0
 
 
 class CacheServicer(WorkersServicer):
-    """Passes calls on to every worker that the gateway knows."""
+    """Passes calls on to every worker that the gateway knows, or to the one that a step would go to."""
 
-    def __init__(self, pool: WorkerPool, prompts: PromptReader, workflows: OpenWorkflows, entries: EntryWriter) -> None:
+    def __init__(
+        self,
+        pool: WorkerPool,
+        placement: Placement,
+        prompts: PromptReader,
+        workflows: OpenWorkflows,
+        entries: EntryWriter,
+        lease_max_s: float,
+    ) -> None:
+        """Args:
+        pool: the workers.
+        placement: where a step would go.
+        prompts: reads prompts of any form.
+        workflows: that this gateway holds.
+        entries: of those that others hold.
+        lease_max_s: most seconds of a block lease.
+        """
         super().__init__(_WORKER_TIMEOUT_S)
         self._pool = pool
+        self._placement = placement
         self._prompts = prompts
         self._workflows = workflows
         self._entries = entries
+        self._lease_max_s = lease_max_s
 
     async def Prefetch(self, request: store_pb2.PrefetchRequest, context: Any) -> store_pb2.PrefetchResponse:  # noqa: N802
         workflow = checks.name("workflow_id", request.workflow_id)
-        if bool(workflow) == request.HasField("prompt"):
-            raise InvalidArgument("prompt", "either a prompt or a workflow_id must be set")
-        if workflow:
-            if self._workflows.peek(workflow) is None:
-                await self._entries.find(workflow)  # another gateway may hold it
+        agent = checks.name("agent_id", request.agent_id)
+        within_s = checks.seconds("within_s", request.within_s, self._lease_max_s)
+        if not workflow and not request.HasField("prompt"):
+            raise InvalidArgument("prompt", "a prompt or a workflow_id must be set")
+        tenant = await self._tenant(workflow, request.tenant)
+        if not request.HasField("prompt"):
+            if within_s:
+                raise InvalidArgument("within_s", "needs a prompt, whose blocks are leased")
             return await super().Prefetch(request, context)
+        if agent:
+            raise InvalidArgument("agent_id", "chooses among what a workflow has used, and is of no use with a prompt")
+        read = await self._read(request.prompt, tenant)
+        live = self._pool.live()
+        if not live:
+            raise Unavailable("there is no worker")
+        opened = self._workflows.peek(workflow)
+        last = None if opened is None else opened.last_worker
+        worker = (await self._placement.choose(live, read.keys, last, workflow, counted=False)).worker
+        if within_s:
+            _serves(opened, [worker.id])
+        asked = store_pb2.PrefetchRequest(prompt=_tokens(read), tenant=tenant, workflow_id=workflow, within_s=within_s)
+        return await call_worker(worker.entry.address, lambda stub: stub.Prefetch(asked), _WORKER_TIMEOUT_S)
+
+    async def LeaseBlocks(  # noqa: N802
+        self, request: store_pb2.LeaseBlocksRequest, context: Any
+    ) -> store_pb2.LeaseBlocksResponse:
+        lease_id = checks.required_name("lease_id", request.lease_id)
+        workflow = checks.name("workflow_id", request.workflow_id)
+        lease_s = checks.seconds("lease_s", request.lease_s, self._lease_max_s)
+        if not lease_s:
+            raise InvalidArgument("lease_s", "must be more than 0 seconds")
+        tenant = await self._tenant(workflow, request.tenant)
+        read = await self._read(request.prompt, tenant)
+        _serves(self._workflows.peek(workflow), [worker.id for worker in self._pool.known()])
+        asked = store_pb2.LeaseBlocksRequest(
+            lease_id=lease_id, prompt=_tokens(read), tenant=tenant, workflow_id=workflow, lease_s=lease_s
+        )
+        return await super().LeaseBlocks(asked, context)
+
+    async def ReleaseBlocks(  # noqa: N802
+        self, request: store_pb2.ReleaseBlocksRequest, context: Any
+    ) -> store_pb2.ReleaseBlocksResponse:
+        lease_id = checks.required_name("lease_id", request.lease_id)
+        tenant = await self._tenant("", request.tenant)
+        return await super().ReleaseBlocks(store_pb2.ReleaseBlocksRequest(lease_id=lease_id, tenant=tenant), context)
+
+    async def _tenant(self, workflow: str, asked: str) -> str:
+        """The tenant whose blocks a request is about.
+
+        Raises:
+            NotFound: the workflow is not open, or not the caller's.
+            PermissionDenied: the tenant is not the caller's.
+        """
+        tenant = current_caller().tenant_of(checks.name("tenant", asked))
+        if not workflow:
+            return tenant
+        opened = self._workflows.peek(workflow)
+        own = opened.tenant if opened is not None else (await self._entries.find(workflow)).tenant
+        check_tenant(workflow, own)
+        return tenant or own
+
+    async def _read(self, prompt: types_pb2.Prompt, tenant: str) -> TokenizedPrompt:
         limits = self._pool.limits()
         if limits is None:
             raise Unavailable("there is no worker")
-        tenant = checks.name("tenant", request.tenant)
-        read = await self._prompts.read(prompt_from_wire(request.prompt), limits, tenant)
-        prompt = types_pb2.Prompt(token_ids=types_pb2.PackedTokens(data=read.packed))
-        return await super().Prefetch(store_pb2.PrefetchRequest(prompt=prompt, tenant=tenant), context)
+        return await self._prompts.read(prompt_from_wire(prompt), limits, tenant)
 
     async def LeaseArena(  # noqa: N802
         self, request: store_pb2.LeaseArenaRequest, context: Any
@@ -55,3 +129,13 @@ class CacheServicer(WorkersServicer):
         if not addresses:
             raise Unavailable("there is no worker")
         return addresses
+
+
+def _tokens(read: TokenizedPrompt) -> types_pb2.Prompt:
+    return types_pb2.Prompt(token_ids=types_pb2.PackedTokens(data=read.packed))
+
+
+def _serves(workflow: OpenWorkflow | None, workers: Iterable[str]) -> None:
+    """Has workers told of the end of a workflow, with which leases end; not if another gateway holds it."""
+    if workflow is not None and workflow.served_by is not None:
+        workflow.served_by.update(workers)

@@ -50,6 +50,7 @@ from pbkv_cluster.store.cluster_index import BlockIndex, Directory, IndexMirror
 _TOKENIZER_THREADS = 2
 _INDEX_PAUSE_S = 1.0  # more than transfers between tiers take
 _FOR_TENANTS = ("StartWorkflow", "SubmitStep", "SubmitSteps", "ReportToolCall", "EndWorkflow")
+_CACHES_FOR_TENANTS = ("Prefetch", "LeaseBlocks", "ReleaseBlocks")
 
 
 class GatewayServer:
@@ -132,7 +133,7 @@ class GatewayServer:
             worker_wait_s=gateway.worker_wait_s,
         )
         prompts = PromptReader(codec, self._executor)
-        self._caches = CacheServicer(self._pool, prompts, open_workflows, self._entries)
+        self._caches = CacheServicer(self._pool, placement, prompts, open_workflows, self._entries, config.cache.lease_max_s)
         self.submission = Submission(
             admission=admission,
             workflows=self.lifecycle,
@@ -190,7 +191,7 @@ class GatewayServer:
         inspection = inspection_pb2.DESCRIPTOR.services_by_name["InspectionService"]
         self._server.add(inspection, inspection_pb2_grpc.add_InspectionServiceServicer_to_server, self._inspection)
         cache = store_pb2.DESCRIPTOR.services_by_name["StoreService"]
-        self._server.add(cache, store_pb2_grpc.add_StoreServiceServicer_to_server, self._caches)
+        self._server.add(cache, store_pb2_grpc.add_StoreServiceServicer_to_server, self._caches, _CACHES_FOR_TENANTS)
         await self._pool.refresh()
         address = await self._server.start(host, port, self.peers.serve_at)
         await self.lifecycle.take_over_all(self.peers.is_gone)

@@ -129,6 +129,7 @@ def entry_to_wire(entry: CachedBlocks, worker_id: str) -> store_pb2.CachedBlocks
         in_use=entry.in_use,
         idle_s=entry.idle_s,
         recent_uses=entry.recent_uses,
+        leased_s=entry.leased_s,
     )
 
 

@@ -54,6 +54,7 @@ class WorkerFigures:
         figures.put_each(names.CACHE_BLOCKS, blocks)
         figures.put(names.OPEN_WORKFLOWS, len(cache.workflows.all()))
         figures.put(names.CACHE_NODES, cache.tree.nodes)
+        figures.put(names.LEASED_BLOCKS, cache.leases.blocks)
         figures.put(names.TRANSFERS_IN_FLIGHT, len(cache.tiers.in_flight))
         ahead = cache.tiers.prefetched.total
         counts = {"loaded": ahead.loaded, "used": ahead.used, "wasted": ahead.wasted, "cancelled": ahead.cancelled}

@@ -1,7 +1,10 @@
 """`StoreService` of a worker on the wire."""
 
+import uuid
 from typing import Any
 
+from pbkv_cluster.cache.requests import Leased
+from pbkv_cluster.core import checks
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument
@@ -11,8 +14,8 @@ from pbkv_cluster.gpu_worker.cache_listing import check_cache, list_cache
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.pool_memory import PoolMemory
 from pbkv_cluster.gpu_worker.store_stat import store_stat
-from pbkv_cluster.rpc.convert import packed_from_wire
-from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc
+from pbkv_cluster.rpc.convert import packed_from_wire, tiers_to_wire
+from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2
 
 
 class StoreServicer(store_pb2_grpc.StoreServiceServicer):
@@ -31,15 +34,56 @@ class StoreServicer(store_pb2_grpc.StoreServiceServicer):
     async def Prefetch(  # noqa: N802
         self, request: store_pb2.PrefetchRequest, context: Any
     ) -> store_pb2.PrefetchResponse:
-        if request.workflow_id:
-            done = await self._thread.call(lambda engine: engine.cache.prefetch_workflow(request.workflow_id))
+        within_s = checks.seconds("within_s", request.within_s)
+        leased = 0
+        if request.HasField("prompt"):
+            namespace, tokens = self._prompt(request.prompt, request.tenant)
+            done = await self._thread.call(lambda engine: engine.cache.requests.prefetch(namespace, tokens))
+            if within_s:
+                lease_id = f"prefetch {uuid.uuid4().hex}"
+                leased = (await self._lease(namespace, tokens, lease_id, within_s, request.workflow_id)).leased
         else:
-            if request.prompt.WhichOneof("form") != "token_ids":
-                raise InvalidArgument("prompt", "a worker takes token_ids only, or a workflow_id; ask the gateway")
-            tokens = packed_from_wire(request.prompt.token_ids, "prompt.token_ids")
-            namespace = self._namespace.of_tenant(request.tenant, count(tokens))
-            done = await self._thread.call(lambda engine: engine.cache.prefetch(namespace, tokens))
-        return store_pb2.PrefetchResponse(loaded_tokens=done.loaded, resident_tokens=done.resident)
+            workflow, agent, now = request.workflow_id, request.agent_id, self._clock.now()
+            done = await self._thread.call(lambda engine: engine.cache.requests.prefetch_workflow(workflow, agent, now))
+        return store_pb2.PrefetchResponse(
+            loaded_tokens=done.loaded,
+            resident_tokens=done.resident,
+            tokens=done.tokens,
+            tiers=tiers_to_wire(done.tiers),
+            leased_tokens=leased,
+        )
+
+    async def LeaseBlocks(  # noqa: N802
+        self, request: store_pb2.LeaseBlocksRequest, context: Any
+    ) -> store_pb2.LeaseBlocksResponse:
+        lease_id = checks.required_name("lease_id", request.lease_id)
+        lease_s = checks.seconds("lease_s", request.lease_s)
+        namespace, tokens = self._prompt(request.prompt, request.tenant)
+        done = await self._lease(namespace, tokens, lease_id, lease_s, request.workflow_id)
+        return store_pb2.LeaseBlocksResponse(cached_tokens=done.cached, leased_tokens=done.leased)
+
+    async def ReleaseBlocks(  # noqa: N802
+        self, request: store_pb2.ReleaseBlocksRequest, context: Any
+    ) -> store_pb2.ReleaseBlocksResponse:
+        tenant, lease_id = request.tenant, checks.required_name("lease_id", request.lease_id)
+        released = await self._thread.call(lambda engine: engine.cache.requests.release(tenant, lease_id))
+        return store_pb2.ReleaseBlocksResponse(released_tokens=released)
+
+    def _prompt(self, prompt: types_pb2.Prompt, tenant: str) -> tuple[Namespace, bytes]:
+        """The namespace and the packed tokens of a prompt.
+
+        Raises:
+            InvalidArgument: it has another form.
+        """
+        if prompt.WhichOneof("form") != "token_ids":
+            raise InvalidArgument("prompt", "a worker takes token_ids only; ask the gateway")
+        tokens = packed_from_wire(prompt.token_ids, "prompt.token_ids")
+        return self._namespace.of_tenant(tenant, count(tokens)), tokens
+
+    async def _lease(self, namespace: Namespace, tokens: bytes, lease_id: str, seconds: float, workflow: str) -> Leased:
+        return await self._thread.call(
+            lambda engine: engine.cache.requests.lease(namespace, tokens, lease_id, seconds, workflow)
+        )
 
     async def LeaseArena(  # noqa: N802
         self, request: store_pb2.LeaseArenaRequest, context: Any

@@ -56,5 +56,10 @@ def store_stat(engine: Engine, memory: PoolMemory) -> store_pb2.StoreStat:
         policy=engine.policy,
         decisions=engine.decisions,
         guard=None if guard is None else _guard_to_wire(guard),
+        leases=store_pb2.LeaseStat(
+            leases=len(cache.leases),
+            leased_tokens=cache.leases.blocks * BLOCK_TOKENS,
+            limit_tokens=cache.leases.limit * BLOCK_TOKENS,
+        ),
         prefetch=_prefetch_to_wire(cache.tiers.prefetched.total, memory.block_bytes),
     )

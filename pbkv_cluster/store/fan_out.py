@@ -45,10 +45,26 @@ class WorkersServicer(store_pb2_grpc.StoreServiceServicer, ABC):
 
     async def Prefetch(self, request: store_pb2.PrefetchRequest, context: Any) -> store_pb2.PrefetchResponse:  # noqa: N802
         answers = await self._call_workers(lambda stub: stub.Prefetch(request))
-        return store_pb2.PrefetchResponse(
-            loaded_tokens=sum(answer.loaded_tokens for answer in answers),
-            resident_tokens=max((answer.resident_tokens for answer in answers), default=0),
+        most = max(answers, key=lambda answer: answer.resident_tokens, default=store_pb2.PrefetchResponse())
+        total = store_pb2.PrefetchResponse()
+        total.CopyFrom(most)  # where most of it is; several workers may have the same blocks
+        total.loaded_tokens = sum(answer.loaded_tokens for answer in answers)
+        return total
+
+    async def LeaseBlocks(  # noqa: N802
+        self, request: store_pb2.LeaseBlocksRequest, context: Any
+    ) -> store_pb2.LeaseBlocksResponse:
+        answers = await self._call_workers(lambda stub: stub.LeaseBlocks(request))
+        return store_pb2.LeaseBlocksResponse(
+            cached_tokens=max((answer.cached_tokens for answer in answers), default=0),
+            leased_tokens=max((answer.leased_tokens for answer in answers), default=0),
         )
+
+    async def ReleaseBlocks(  # noqa: N802
+        self, request: store_pb2.ReleaseBlocksRequest, context: Any
+    ) -> store_pb2.ReleaseBlocksResponse:
+        answers = await self._call_workers(lambda stub: stub.ReleaseBlocks(request))
+        return store_pb2.ReleaseBlocksResponse(released_tokens=max((answer.released_tokens for answer in answers), default=0))
 
     async def Clear(self, request: store_pb2.ClearRequest, context: Any) -> store_pb2.ClearResponse:  # noqa: N802
         answers = await self._call_workers(lambda stub: stub.Clear(request))
@@ -99,10 +115,16 @@ class WorkersServicer(store_pb2_grpc.StoreServiceServicer, ABC):
     async def _call_workers(self, call: Call[T], timeout_s: float | None = None) -> list[T]:
         addresses = sorted(await self.worker_addresses())
         timeout_s = timeout_s or self._worker_timeout_s
-        return list(await asyncio.gather(*(_call_worker(address, call, timeout_s) for address in addresses)))
+        return list(await asyncio.gather(*(call_worker(address, call, timeout_s) for address in addresses)))
 
 
-async def _call_worker(address: str, call: Call[T], timeout_s: float) -> T:
+async def call_worker(address: str, call: Call[T], timeout_s: float) -> T:
+    """The answer of one worker.
+
+    Raises:
+        Unavailable: it is not reachable, or does not answer in time.
+        PbkvError: it has refused the call.
+    """
     async with connect(address) as channel:
         try:
             async with asyncio.timeout(timeout_s):
@@ -119,8 +141,12 @@ async def _call_worker(address: str, call: Call[T], timeout_s: float) -> T:
 def _sum(stats: list[store_pb2.StoreStat]) -> store_pb2.StoreStat:
     tiers: dict[int, store_pb2.TierStat] = {}
     decisions: Counter[str] = Counter()
+    leases = store_pb2.LeaseStat()
     for stat in stats:
         decisions.update(stat.decisions)
+        leases.leases += stat.leases.leases
+        leases.leased_tokens += stat.leases.leased_tokens
+        leases.limit_tokens += stat.leases.limit_tokens
         for tier in stat.tiers:
             total = tiers.setdefault(tier.tier, store_pb2.TierStat(tier=tier.tier))
             total.capacity_blocks += tier.capacity_blocks
@@ -129,7 +155,9 @@ def _sum(stats: list[store_pb2.StoreStat]) -> store_pb2.StoreStat:
             total.ready_blocks += tier.ready_blocks
             total.block_bytes = tier.block_bytes
     policies = sorted({stat.policy for stat in stats})
-    return store_pb2.StoreStat(tiers=tiers.values(), policy=",".join(policies), decisions=decisions)
+    return store_pb2.StoreStat(
+        tiers=tiers.values(), policy=",".join(policies), decisions=decisions, leases=leases if stats else None
+    )
 
 
 def _by_name(entries: Iterable[store_pb2.CachedBlocks]) -> Iterable[store_pb2.CachedBlocks]:
@@ -149,6 +177,7 @@ def _by_name(entries: Iterable[store_pb2.CachedBlocks]) -> Iterable[store_pb2.Ca
         total.in_use = total.in_use or entry.in_use
         total.idle_s = min(total.idle_s, entry.idle_s)
         total.recent_uses = max(total.recent_uses, entry.recent_uses)
+        total.leased_s = max(total.leased_s, entry.leased_s)
     return sums.values()
 
 

@@ -191,9 +191,32 @@ class Driver:
     def prefetch(self) -> None:
         space, tokens = self.random.choice(SPACES), self.prompt()
         active = {node.key(block) for node in self.cache.tree.walk() if not node.retired for block in range(node.held[GPU])}
-        result = self.cache.prefetch(space, tokens)
-        assert result.loaded <= result.resident
+        result = self.cache.requests.prefetch(space, tokens)
+        assert result.loaded <= result.resident <= sum(result.tiers.values())
+        if sum(result.tiers.get(tier, 0) for tier in (Tier.SIBLING, Tier.REMOTE)):
+            self.seen.update(block_keys(space, tokens)[: result.resident // BLOCK_TOKENS])
         assert all(Tier.GPU in self.residency[key].tiers for key in active), "a prefetch evicted an active block"
+
+    def lease(self) -> None:
+        workflow = self.random.choice(("", f"w{self.random.randrange(4)}"))
+        space, name = self.random.choice(SPACES), str(self.random.randrange(5))
+        result = self.cache.requests.lease(space, self.prompt(), name, self.random.random() * 20, workflow)
+        assert result.leased <= result.cached
+
+    def release(self) -> None:
+        self.cache.requests.release(self.random.choice(SPACES).salt, str(self.random.randrange(5)))
+
+    def check_leases(self) -> None:
+        """After every action: no tenant has more than its share, and none has a lease that is over."""
+        leases, now = self.cache.leases, self.clock.now()
+        leased = leases.blocks
+        nodes = list(self.cache.tree.walk())
+        for space in SPACES:
+            own = sum(node.blocks for node in nodes if any(lease.tenant == space.salt for lease in node.leases))
+            assert own <= leases.limit, "a tenant has leased more than its share"
+            leased -= own
+        assert not leased
+        assert all(lease.expires_at > now for node in nodes for lease in node.leases), "a lease is over and counts"
 
     def clear(self) -> None:
         self.cache.clear()
@@ -214,6 +237,8 @@ class Driver:
             self.queue: 4,
             self.retire: 4,
             self.prefetch: 5,
+            self.lease: 3,
+            self.release: 1,
             self.clear: 1,
             self.fall_back: 3,
         }
@@ -221,6 +246,7 @@ class Driver:
         self.cache.poll()
         self.engine.spoil()
         self.cache.check_integrity()
+        self.check_leases()
         self.check_ranks()
         self.check_record()
 

@@ -89,7 +89,7 @@ def rig() -> Rig:
     rig.run(1)
     rig.cache.tiers.give(rig.fill_gpu())
     rig.complete_all()
-    assert rig.cache.prefetch(SPACE, prompt_of(1)).loaded == 48
+    assert rig.cache.requests.prefetch(SPACE, prompt_of(1)).loaded == 48
     assert len(rig.engine.open) == 1
     rig.engine.waited.clear()
     return rig
@@ -184,7 +184,7 @@ def test_a_sequence_that_goes_on_with_loaded_blocks_waits_for_them(rig: Rig) -> 
     taken = rig.cache.tiers.take(5)  # what is cached goes to host memory
     assert taken is not None
     rig.cache.tiers.give(taken)
-    assert rig.cache.prefetch(SPACE, prompt_of(1)).loaded == 48
+    assert rig.cache.requests.prefetch(SPACE, prompt_of(1)).loaded == 48
     rig.cache.commit(handle, first_block)
     assert not handle.ready
     rig.complete_all()

@@ -22,6 +22,8 @@ class Store(store_pb2_grpc.StoreServiceServicer):
 
     def __init__(self) -> None:
         self.prefetches: list[store_pb2.PrefetchRequest] = []
+        self.leases: list[store_pb2.LeaseBlocksRequest] = []
+        self.released: list[store_pb2.ReleaseBlocksRequest] = []
         self.explained: list[store_pb2.ExplainCacheRequest] = []
         self.explanations: dict[str, store_pb2.ExplainCacheResponse] = {}  # by block
         self.asked: list[store_pb2.ListCacheRequest] = []
@@ -34,7 +36,20 @@ class Store(store_pb2_grpc.StoreServiceServicer):
 
     async def Prefetch(self, request: store_pb2.PrefetchRequest, context: Any) -> store_pb2.PrefetchResponse:  # noqa: N802
         self.prefetches.append(request)
-        return store_pb2.PrefetchResponse(loaded_tokens=1024, resident_tokens=2048)
+        host = types_pb2.TierTokens(tier=types_pb2.TIER_HOST, tokens=1024)
+        return store_pb2.PrefetchResponse(loaded_tokens=1024, resident_tokens=2048, tokens=4096, tiers=[host])
+
+    async def LeaseBlocks(  # noqa: N802
+        self, request: store_pb2.LeaseBlocksRequest, context: Any
+    ) -> store_pb2.LeaseBlocksResponse:
+        self.leases.append(request)
+        return store_pb2.LeaseBlocksResponse(cached_tokens=2048, leased_tokens=1024)
+
+    async def ReleaseBlocks(  # noqa: N802
+        self, request: store_pb2.ReleaseBlocksRequest, context: Any
+    ) -> store_pb2.ReleaseBlocksResponse:
+        self.released.append(request)
+        return store_pb2.ReleaseBlocksResponse(released_tokens=512)
 
     async def LeaseArena(  # noqa: N802
         self, request: store_pb2.LeaseArenaRequest, context: Any
@@ -199,19 +214,35 @@ def test_check_fails_where_the_index_is_wrong_for_good_and_not_for_changes(
 
 def test_a_prompt_or_a_workflow_is_prefetched(pbkv: Pbkv, endpoint: str, store: Store, tmp_path: Path) -> None:
     done = pbkv("cache", "prefetch", "hello", "--tenant", "acme", "--endpoint", endpoint)
-    assert (done.code, done.out) == (0, "1,024 tokens loaded; 2,048 are on a GPU now\n")
+    assert (done.code, done.out) == (0, "1,024 tokens loaded; 2,048 are on a GPU now\ncached of 4,096: host 1,024; 0 leased\n")
     talk = tmp_path / "talk.json"
     talk.write_text('[{"role": "user", "content": "hi"}]')
     assert pbkv("cache", "prefetch", "--messages", str(talk), "--endpoint", endpoint).code == 0
     assert pbkv("cache", "prefetch", "hi", "--chat", "--endpoint", endpoint).code == 0
     written = json.loads(pbkv("cache", "prefetch", "--workflow", "w", "--endpoint", endpoint, "--json", "-").out)
-    assert written == {"loaded_tokens": 1024, "resident_tokens": 2048}
+    assert written == {
+        "loaded_tokens": 1024,
+        "resident_tokens": 2048,
+        "tokens": 4096,
+        "tiers": {"host": 1024},
+        "leased_tokens": 0,
+    }
     text, messages, chat, workflow = store.prefetches
     assert (text.prompt.text, text.tenant, text.workflow_id) == ("hello", "acme", "")
     assert messages.prompt == chat.prompt
     assert (workflow.workflow_id, workflow.HasField("prompt")) == ("w", False)
     both = pbkv("cache", "prefetch", "hello", "--workflow", "w", "--endpoint", endpoint)
     assert (both.code, both.err) == (2, "pbkv: --workflow: cannot be combined with a prompt or its options\n")
+
+
+def test_a_prompt_is_leased_and_released(pbkv: Pbkv, endpoint: str, store: Store) -> None:
+    done = pbkv("cache", "lease", "hello", "--seconds", "30", "--id", "mine", "--tenant", "acme", "--endpoint", endpoint)
+    assert (done.code, done.out) == (0, "1,024 of 2,048 cached tokens leased for 30 s, as mine\n")
+    (asked,) = store.leases
+    assert (asked.prompt.text, asked.lease_id, asked.tenant, asked.lease_s) == ("hello", "mine", "acme", 30.0)
+    ended = pbkv("cache", "release", "mine", "--tenant", "acme", "--endpoint", endpoint)
+    assert (ended.code, ended.out) == (0, "512 tokens released\n")
+    assert (store.released[0].lease_id, store.released[0].tenant) == ("mine", "acme")
 
 
 KEY = "ab12" * 8

@@ -22,6 +22,8 @@ NEEDED: dict[str, list[str]] = {
     "pbkv workflows show": ["w"],
     "pbkv workflows end": ["w"],
     "pbkv cache prefetch": ["hello"],
+    "pbkv cache lease": ["hello"],
+    "pbkv cache release": ["mine"],
     "pbkv record": ["--out", "TMP/trace.jsonl"],
 }
 # Doctor goes on, and tells of the address among its findings; its own tests cover that.

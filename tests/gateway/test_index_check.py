@@ -67,8 +67,8 @@ async def prefetch(rig: Rig, request: store_pb2.PrefetchRequest) -> store_pb2.Pr
 async def test_a_prefetch_that_cannot_be_understood_is_refused_by_name() -> None:
     text = types_pb2.Prompt(text="a")
     refused = [
-        (store_pb2.PrefetchRequest(), StatusCode.INVALID_ARGUMENT, "prompt: either a prompt or a workflow_id must be set"),
-        (store_pb2.PrefetchRequest(prompt=text, workflow_id="w"), StatusCode.INVALID_ARGUMENT, "prompt: either a prompt"),
+        (store_pb2.PrefetchRequest(), StatusCode.INVALID_ARGUMENT, "prompt: a prompt or a workflow_id must be set"),
+        (store_pb2.PrefetchRequest(prompt=text, workflow_id="w"), StatusCode.NOT_FOUND, "is not open"),
         (store_pb2.PrefetchRequest(prompt=types_pb2.Prompt()), StatusCode.INVALID_ARGUMENT, "prompt: one of text"),
         (store_pb2.PrefetchRequest(workflow_id="w"), StatusCode.NOT_FOUND, "workflow 'w' is not open"),
         (store_pb2.PrefetchRequest(prompt=text, tenant="t" * 257), StatusCode.INVALID_ARGUMENT, "tenant: at most 256 bytes"),

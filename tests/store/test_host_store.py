@@ -104,6 +104,16 @@ class ScriptedWorker(store_pb2_grpc.StoreServiceServicer):
         self.prefetched.append((packed_from_wire(request.prompt.token_ids, "prompt.token_ids"), request.tenant))
         return store_pb2.PrefetchResponse(loaded_tokens=self.loaded, resident_tokens=self.loaded + self.blocks)
 
+    async def LeaseBlocks(  # noqa: N802
+        self, request: store_pb2.LeaseBlocksRequest, context: Any
+    ) -> store_pb2.LeaseBlocksResponse:
+        return store_pb2.LeaseBlocksResponse(cached_tokens=self.blocks, leased_tokens=self.blocks // 2)
+
+    async def ReleaseBlocks(  # noqa: N802
+        self, request: store_pb2.ReleaseBlocksRequest, context: Any
+    ) -> store_pb2.ReleaseBlocksResponse:
+        return store_pb2.ReleaseBlocksResponse(released_tokens=self.blocks // 2)
+
     async def Clear(self, request: store_pb2.ClearRequest, context: Any) -> store_pb2.ClearResponse:  # noqa: N802
         dropped, self.blocks = self.blocks, 0
         return store_pb2.ClearResponse(dropped_blocks=dropped)

@@ -41,6 +41,7 @@ _REASONS = {
     "fetch_late": Reason(Kind.DROPPED, "given up: it did not arrive from another worker within the time to compute it"),
     "fetch_failed": Reason(Kind.DROPPED, "another worker no longer had it, or it was damaged"),
     "prefetch": Reason(Kind.PREFETCHED, "loaded to the GPU because a client asked for it"),
+    "prefetch_fetch": Reason(Kind.PREFETCHED, "fetched to the GPU from another worker because a client asked for it"),
     "prefetch_queue": Reason(Kind.PREFETCHED, "loaded to the GPU because a step that waits begins with it"),
     "prefetch_forecast": Reason(Kind.PREFETCHED, "loaded to the GPU because it is likely to be used soon"),
     "drop_spoiled": Reason(Kind.DROPPED, "its bytes, or those of a block before it, did not arrive"),

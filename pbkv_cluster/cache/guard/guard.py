@@ -165,6 +165,14 @@ class Guard(CacheObserver):
         if self._policy_shadow is not None:  # LRU uses none
             self._policy_shadow.cache.apply(forecast)
 
+    def blocks_leased(self, namespace: Namespace, tokens: bytes, lease_id: str, seconds: float, workflow: str) -> None:
+        for shadow in self.shadows:
+            shadow.cache.requests.lease(namespace, tokens, lease_id, seconds, workflow)
+
+    def blocks_released(self, tenant: str, lease_id: str) -> None:
+        for shadow in self.shadows:
+            shadow.cache.requests.release(tenant, lease_id)
+
     def cleared(self) -> None:
         for shadow in self.shadows:
             shadow.cache.clear()

@@ -101,6 +101,8 @@ class PrefetchPlanner:
             node: the next to leave, in the order of the tier.
             rank: its rank in this order.
         """
+        if node.leases:
+            return False
         if value is None:
             return source is PrefetchSource.QUEUE and (swaps or node.retired)
         if node.retired and rank.value <= value:

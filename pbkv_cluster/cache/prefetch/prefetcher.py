@@ -11,7 +11,7 @@ from pbkv_cluster.cache.tiers.prefetch_ledger import LOAD_REASONS, PrefetchSourc
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.cache.tree.node import GPU, Node
-from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
+from pbkv_cluster.cache.tree.prefix_tree import PrefixTree, lineage
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 
@@ -94,10 +94,10 @@ class Prefetcher:
     def _load_queued(self, budget: int, prompts: Sequence[QueuedPrompt], now: float) -> int:
         done, value = 0, self._planner.queued_value(now)
         for match in self._planner.queued(prompts):
-            path = self._paths.lock_match(match)
-            if path:
+            if path := self._paths.lock_match(match):
                 self._locked.append(path[-1])
-            for node in path:
+        for last in tuple(self._locked):  # only now: what one step will use must not leave for another's
+            for node in reversed(list(lineage(last))):
                 if node.held[GPU] < node.blocks:
                     if done < budget:
                         done += self._load(node, budget - done, value, PrefetchSource.QUEUE, now)

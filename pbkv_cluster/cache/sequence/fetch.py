@@ -1,4 +1,4 @@
-"""How a sequence gets blocks that follow its cached prefix and lie with other workers."""
+"""How blocks that follow a cached prefix, and lie with other workers, come to the GPU: for a sequence, or ahead of one."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
@@ -6,7 +6,10 @@ from itertools import groupby
 from pbkv_cluster.cache.sequence.commit import Committer
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.tiers.elsewhere import Elsewhere
+from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchSource
 from pbkv_cluster.cache.tiers.tiers import Tiers
+from pbkv_cluster.cache.tree.node import Node, Slots
+from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
 from pbkv_cluster.core.blocks import BlockLabel, chain_keys
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS
 from pbkv_cluster.core.usage import Tier
@@ -23,14 +26,21 @@ class Fetcher:
     """
 
     def __init__(
-        self, tiers: Tiers, committer: Committer, elsewhere: Elsewhere, compute_seconds: Callable[[int], float]
+        self,
+        tree: PrefixTree,
+        tiers: Tiers,
+        committer: Committer,
+        elsewhere: Elsewhere,
+        compute_seconds: Callable[[int], float],
     ) -> None:
         """Args:
+        tree: that takes blocks which no sequence has asked for yet.
         tiers: that take the blocks.
         committer: enters them in the tree.
         elsewhere: knows where they are.
         compute_seconds: how long the prefill of a number of tokens takes.
         """
+        self._tree = tree
         self._tiers = tiers
         self._committer = committer
         self._elsewhere = elsewhere
@@ -51,32 +61,57 @@ class Fetcher:
         """
         start = handle.committed
         keys: list[bytes] = []
-        found = self._elsewhere.tiers(self._keys(handle, tokens, usable, keys))
+        node = handle.table.node
+        found = self._elsewhere.tiers(_keys(node, start, tokens, usable, keys))
         kinds = self._worth_fetching(found, ahead)
         self._tiers.log.note_keys("fetch_skipped_slower", keys[len(kinds) : len(found)])
         if not kinds:
             return {}
         slots = self._tiers.take(len(kinds))
         assert slots is not None, "room was checked"
-        labels = _labels(handle, tokens, keys[: len(kinds)])
-        at = 0
-        for kind, run in groupby(kinds):
-            stop = at + len(list(run))
-            patience_s = max(PATIENCE_MIN_S, min(self._compute_seconds(ahead + stop * BLOCK_TOKENS), PATIENCE_MAX_S))
-            self._tiers.in_flight.fetch(kind, slots[at:stop], labels[at:stop], patience_s)
-            at = stop
+        self._submit(kinds, slots, _labels(node, start, tokens, keys[: len(kinds)]), ahead)
         handle.table.extend(slots)
         self._committer.commit(handle, tokens, start + len(kinds), now, "fetch")
         self._tiers.decisions["fetch"] += len(kinds)
         return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
 
-    def _keys(self, handle: CacheHandle, tokens: bytes, usable: int, keys: list[bytes]) -> Iterator[bytes]:
-        """The keys of the blocks after those in a handle's table, each also added to `keys`."""
-        key = handle.table.node.last_key()
-        for block in range(handle.committed, usable):
-            (key,) = chain_keys(key, tokens[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES])
-            keys.append(key)
-            yield key
+    def prefetch(self, node: Node, tokens: bytes, start: int) -> dict[Tier, int]:
+        """Begins to fetch what follows a locked node, or a root, into free space and that of retired blocks.
+
+        Args:
+            node: that the GPU holds with all above it, and the last that is cached of the prompt.
+            tokens: of the prompt.
+            start: blocks of it down to the end of the node.
+
+        Returns:
+            The blocks that are fetched, by kind of memory. No workflow has used them yet.
+        """
+        keys: list[bytes] = []
+        found = self._elsewhere.tiers(_keys(node, start, tokens, len(tokens) // BLOCK_BYTES, keys))
+        kinds = self._worth_fetching(found, 0)
+        slots = self._tiers.take(len(kinds), retired_only=True) if kinds else None
+        if not slots:
+            return {}
+        kinds = kinds[: len(slots)]
+        self._submit(kinds, slots, _labels(node, start, tokens, keys[: len(kinds)]), 0, urgent=False)
+        stop = start + len(kinds)
+        child = self._tree.add_child(node, tokens[start * BLOCK_BYTES : stop * BLOCK_BYTES], slots, output=False)
+        self._tiers.log.note("prefetch_fetch", child, range(child.blocks))
+        self._tiers.prefetched.loaded(child, child.blocks, PrefetchSource.REQUEST)
+        self._tiers.note(child, 0, child.blocks)
+        self._tiers.offer(child)
+        self._tiers.decisions["prefetch_fetch"] += child.blocks
+        return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+
+    def _submit(
+        self, kinds: Sequence[Tier], slots: Slots, labels: Sequence[BlockLabel], ahead: int, urgent: bool = True
+    ) -> None:
+        at = 0
+        for kind, run in groupby(kinds):
+            stop = at + len(list(run))
+            patience_s = max(PATIENCE_MIN_S, min(self._compute_seconds(ahead + stop * BLOCK_TOKENS), PATIENCE_MAX_S))
+            self._tiers.in_flight.fetch(kind, slots[at:stop], labels[at:stop], patience_s, urgent)
+            at = stop
 
     def _worth_fetching(self, kinds: Sequence[Tier], ahead: int) -> Sequence[Tier]:
         """As many of the first blocks as are faster to fetch than to compute: whole runs from one kind of memory."""
@@ -93,14 +128,22 @@ class Fetcher:
         return kinds[:blocks]
 
 
-def _labels(handle: CacheHandle, tokens: bytes, keys: Sequence[bytes]) -> list[BlockLabel]:
-    """Of the blocks after those in a handle's table."""
-    node = handle.table.node
+def _keys(node: Node, start: int, tokens: bytes, stop: int, keys: list[bytes]) -> Iterator[bytes]:
+    """The keys of blocks from `start`, which follow a node, to `stop`, each also added to `keys`."""
+    key = node.last_key()
+    for block in range(start, stop):
+        (key,) = chain_keys(key, tokens[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES])
+        keys.append(key)
+        yield key
+
+
+def _labels(node: Node, start: int, tokens: bytes, keys: Sequence[bytes]) -> list[BlockLabel]:
+    """Of the blocks from `start`, which follow a node."""
     parent = node.last_key()
     while node.parent is not None:
         node = node.parent
     labels = []
-    for block, key in enumerate(keys, handle.committed):
+    for block, key in enumerate(keys, start):
         labels.append(BlockLabel(node.keys, parent, key, tokens[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]))
         parent = key
     return labels

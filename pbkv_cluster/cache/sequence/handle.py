@@ -1,6 +1,4 @@
-"""What the cache hands out: a running sequence's hold on it, and the result of a prefetch."""
-
-from typing import NamedTuple
+"""What the cache hands out: a running sequence's hold on it."""
 
 from pbkv_cluster.cache.sequence.block_table import BlockTable
 from pbkv_cluster.cache.sequence.recorded_step import RecordedStep
@@ -35,10 +33,3 @@ class CacheHandle:
     def committed(self) -> int:
         """Blocks that belong to the tree."""
         return self.table.committed
-
-
-class Prefetched(NamedTuple):
-    """Tokens of a prompt."""
-
-    loaded: int
-    resident: int  # on the GPU now

@@ -163,9 +163,9 @@ class Evictor:
         """Blocks that are to be copied to host memory, and those that need not be: another worker of the node has them there.
 
         Only blocks at the end of a path are left out, since what follows a block cannot be matched without it; and none that
-        several active workflows have used, which are worth a copy of this worker's own.
+        several active workflows have used or that are leased, which are worth a copy of this worker's own.
         """
-        if self._elsewhere is NOWHERE or node.children or len(node.owners) >= _HOT_OWNERS:
+        if self._elsewhere is NOWHERE or node.children or node.leases or len(node.owners) >= _HOT_OWNERS:
             return blocks, blocks[:0]
         stop, last = len(blocks), node.blocks - 1
         while stop and blocks[stop - 1] == last and self._elsewhere.is_near(node.key(last)):
@@ -238,7 +238,7 @@ class Evictor:
                 self._release(tier, self._tree.unplace(node, tier.index, blocks, node.blocks))
         self._announce(node, blocks, node.blocks)
         if blocks:
-            node.truncate(blocks)
+            self._tree.truncate(node, blocks)
 
     def _settle(self, node: Node) -> None:
         """Removes a node of which no tier holds any block, and ranks anew what has become a candidate or changed in size."""

@@ -61,7 +61,9 @@ class TransfersInFlight:
         target.begin(target_slots, transfer)
         return transfer
 
-    def fetch(self, source: Tier, target_slots: Slots, labels: Sequence[BlockLabel], patience_s: float) -> None:
+    def fetch(
+        self, source: Tier, target_slots: Slots, labels: Sequence[BlockLabel], patience_s: float, urgent: bool = True
+    ) -> None:
         """Gets blocks from other workers to the GPU.
 
         Args:
@@ -69,8 +71,9 @@ class TransfersInFlight:
             target_slots: of the GPU.
             labels: of the blocks.
             patience_s: seconds; those that have not arrived by then are given up.
+            urgent: see `Transfer`.
         """
-        transfer = Transfer(source, NO_SLOTS, Tier.GPU, target_slots, (), labels, patience_s)
+        transfer = Transfer(source, NO_SLOTS, Tier.GPU, target_slots, (), labels, patience_s, urgent)
         if self._engine.submit(transfer):
             transfer.state = _DONE
             return

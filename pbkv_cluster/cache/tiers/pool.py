@@ -1,5 +1,6 @@
 """The slots of one tier and their states."""
 
+from collections import Counter
 from enum import Enum
 
 from pbkv_cluster.cache.tiers.transfer import Transfer
@@ -138,9 +139,11 @@ class BlockPool:
             return []
         return list(dict.fromkeys(self._arriving[slot] for slot in slots if slot in self._arriving))
 
-    def arriving(self, slots: Slots) -> int:
-        """How many of these slots transfers write to."""
-        return sum(slot in self._arriving for slot in slots) if self._arriving else 0
+    def arriving(self, slots: Slots) -> Counter[Tier]:
+        """Those of these slots that transfers write to, counted by the tiers that these copy from."""
+        if not self._arriving:
+            return Counter()
+        return Counter(self._arriving[slot].source for slot in slots if slot in self._arriving)
 
     def _backed(self, slots: Slots) -> Slots:
         """Those of the slots, which become free, that have memory. The others are given up."""

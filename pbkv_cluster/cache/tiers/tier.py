@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pbkv_cluster.cache.eviction import ACTIVE, COPY, RETIRED, EvictionQueue, Rank
+from pbkv_cluster.cache.eviction import ACTIVE, COPY, LEASED, RETIRED, EvictionQueue, Rank
 from pbkv_cluster.cache.policies.base import ReusePolicy
 from pbkv_cluster.cache.tiers.pool import BlockPool
 from pbkv_cluster.cache.tree.node import GPU, Node
@@ -66,33 +66,40 @@ class CacheTier:
 
     def rank(self, node: Node) -> Rank:
         """The rank of a candidate."""
-        group = ACTIVE if self._one_group else self._group(node)
-        return Rank(group, self.policy.value(node, self._clock.now()), node.last_access)
+        return Rank(self._group(node), self.policy.value(node, self._clock.now()), node.last_access)
 
     def ranks(self, nodes: Sequence[Node]) -> list[Rank]:
         """The ranks of several candidates."""
         values = self.policy.values(nodes, self._clock.now())
         if self._one_group:
-            return [Rank(ACTIVE, value, node.last_access) for node, value in zip(nodes, values, strict=True)]
+            return [
+                Rank(LEASED if node.leases else ACTIVE, value, node.last_access)
+                for node, value in zip(nodes, values, strict=True)
+            ]
         return [Rank(self._group(node), value, node.last_access) for node, value in zip(nodes, values, strict=True)]
 
     def rank_of_demoted(self, node: Node) -> Rank:
         """The rank that blocks of a node will have in the active queue once the faster tiers have none of them."""
         if self.lru_active:
-            return Rank(ACTIVE, node.last_access, node.last_access)
+            return Rank(LEASED if node.leases else ACTIVE, node.last_access, node.last_access)
         return Rank(self._group_alone(node), self.policy.value(node, self._clock.now()), node.last_access)
 
     def recency(self, node: Node) -> Rank:
         """The rank of a candidate under LRU."""
-        return Rank(COPY if self._has_copies(node) else ACTIVE, node.last_access, node.last_access)
+        group = COPY if self._has_copies(node) else LEASED if node.leases else ACTIVE
+        return Rank(group, node.last_access, node.last_access)
 
     def _group(self, node: Node) -> int:
+        if self._one_group:
+            return LEASED if node.leases else ACTIVE
         return COPY if self._has_copies(node) else self._group_alone(node)
 
     def _has_copies(self, node: Node) -> bool:
         return self.index != GPU and node.copies(self.index) > 0
 
     def _group_alone(self, node: Node) -> int:
+        if node.leases:
+            return LEASED
         return RETIRED if self.policy.retired_first and node.retired else ACTIVE
 
 

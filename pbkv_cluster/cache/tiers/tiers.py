@@ -63,9 +63,7 @@ class Tiers:
         engine: carries out the transfers.
         clock: for the policies.
         compute_seconds: how long the prefill of a number of tokens takes.
-        on_change: told of every block that enters or leaves a tier.
-        elsewhere: what other processes hold.
-        log: told of every decision about blocks; None: there is none.
+        on_change, elsewhere, log: see `KVCache`.
         """
         self.tree = tree
         self._tiers = [
@@ -84,6 +82,7 @@ class Tiers:
         self.note = self._announcements.announce  # to be called when other blocks of a node lie on the GPU
         self.order = EvictionOrder(self._tiers)
         self.prefetched = PrefetchLedger()
+        self.before_eviction: Callable[[], None] = lambda: None  # brings up to date what ranks depend on
         self._evictor = Evictor(
             tree,
             self._tiers,
@@ -123,7 +122,7 @@ class Tiers:
             if missing > self.tree.evictable[GPU] and not retired_only:
                 return None
             if retired_only:
-                missing -= self._make_gpu_room(missing, self.gpu.queue, lambda node, rank: node.retired)
+                missing -= self._make_gpu_room(missing, self.gpu.queue, lambda node, rank: node.retired and not node.leases)
             else:
                 missing -= self._make_gpu_room(missing, self.gpu.active_queue)
             assert missing <= 0 or retired_only, "evictable blocks were miscounted"
@@ -148,6 +147,7 @@ class Tiers:
 
     def _make_gpu_room(self, wanted: int, queue: EvictionQueue, may_evict: MayEvict | None = None) -> int:
         """Evicts at least `wanted` blocks in the order of a queue, or as many as there are and may go. Returns their number."""
+        self.before_eviction()
         evicted, missing = NO_SLOTS, wanted
         while missing > 0:
             found = queue.first()
@@ -267,6 +267,7 @@ class Tiers:
 
     def write_through(self, node: Node, start: int) -> None:
         """Copies a node's blocks from `start` on, which the GPU holds, to all slower tiers, where they are worth it there."""
+        self.before_eviction()
         self._evictor.write_through(self.gpu, node, range(start, node.blocks))
 
     # --- all tiers ---

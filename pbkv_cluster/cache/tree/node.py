@@ -1,4 +1,4 @@
-"""Nodes of the prefix tree, the workflows that own them, and the slots that hold their blocks."""
+"""Nodes of the prefix tree, the workflows that own them, the leases on them, and the slots that hold their blocks."""
 
 from __future__ import annotations
 
@@ -83,6 +83,22 @@ class Owner:
             yield node.owners[self]
 
 
+class BlockLease:
+    """One tenant's lease on a node and all above it. It ranks them last for eviction, and holds nothing in place."""
+
+    __slots__ = ("expires_at", "id", "node", "tenant", "workflow")
+
+    def __init__(self, tenant: str, lease_id: str, workflow: str, node: Node, expires_at: float) -> None:
+        self.tenant = tenant
+        self.id = lease_id  # unique among the tenant's
+        self.workflow = workflow  # with which it ends; empty: none
+        self.node = node  # a root, once all blocks have left the cache
+        self.expires_at = expires_at  # seconds, on the cache's clock
+
+
+NO_LEASES: frozenset[BlockLease] = frozenset()
+
+
 class Node:
     """A run of blocks that are always used together from the first on.
 
@@ -99,6 +115,7 @@ class Node:
         "held_children",
         "keys",
         "last_access",
+        "leases",
         "output",
         "owners",
         "parent",
@@ -123,6 +140,7 @@ class Node:
         self.held = [0] * tiers  # blocks that each tier holds
         self.prefetched = 0  # of the blocks that the GPU holds, how many of the last were prefetched and not used since
         self.prefetched_for = ""  # why, see `PrefetchLedger`
+        self.leases: frozenset[BlockLease] = NO_LEASES  # that it lies within
         self.refs = 0  # running sequences whose path passes through this node
         self.owners: dict[Owner, Segment] = {}  # active workflows only, with the segment of each; none: retired
         self.entry: PrefixStat | None = None  # popularity of its prefix, where known
@@ -135,6 +153,11 @@ class Node:
     @property
     def is_root(self) -> bool:
         return self.parent is None
+
+    @property
+    def tenants(self) -> set[str]:
+        """Those who have leased it."""
+        return {lease.tenant for lease in self.leases}
 
     @property
     def retired(self) -> bool:

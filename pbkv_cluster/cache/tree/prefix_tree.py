@@ -3,9 +3,10 @@
 The tree knows which blocks lie in which slots, who owns them and who uses them; it transfers and frees nothing itself.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
-from pbkv_cluster.cache.tree.node import ABSENT, GPU, NO_SLOTS, Node, Slots
+from pbkv_cluster.cache.tree.node import ABSENT, GPU, NO_LEASES, NO_SLOTS, BlockLease, Node, Slots
 from pbkv_cluster.core.blocks import KEY_BYTES, Namespace
 from pbkv_cluster.core.token_trie import Walk, cut, walk
 from pbkv_cluster.core.tokens import BLOCK_BYTES
@@ -27,6 +28,7 @@ class PrefixTree:
         self.nodes = 0
         self.evictable = [0] * tiers  # blocks in each tier that no running sequence uses
         self.held = [0] * tiers  # blocks in each tier
+        self.leased = Counter[str]()  # blocks, by the tenants that have leased them; see `BlockLease`
 
     def root(self, namespace: Namespace) -> Node:
         """The root of a namespace's tree."""
@@ -106,6 +108,7 @@ class PrefixTree:
         upper.last_access = node.last_access
         upper.entry = node.entry
         upper.uses = node.uses
+        upper.leases = node.leases
         upper.prefetched, upper.prefetched_for = max(0, node.prefetched - node.held[GPU]), node.prefetched_for
         node.prefetched -= upper.prefetched
         for owner, segment in node.owners.items():
@@ -120,12 +123,46 @@ class PrefixTree:
         assert not any(node.held)
         assert node.refs == 0
         assert node.parent is not None
+        for lease in node.leases:
+            lease.node = node.parent
+        self._shrink_leased(node, node.blocks)
+        node.leases = NO_LEASES
         del node.parent.children[node.first_block()]
         for owner in node.owners:
             owner.nodes.pop(node, None)
         node.owners.clear()
         node.parent = None
         self.nodes -= 1
+
+    def truncate(self, node: Node, blocks: int) -> None:
+        """Shortens a node to its first `blocks` blocks. No tier may hold what is cut off."""
+        self._shrink_leased(node, node.blocks - blocks)
+        node.truncate(blocks)
+
+    # --- leases ---
+
+    def lease(self, node: Node, lease: BlockLease) -> None:
+        """Extends a lease from a node's parent to it. No sequence adds blocks to the node any more."""
+        if lease.tenant not in node.tenants:
+            self.leased[lease.tenant] += node.blocks
+        node.leases |= {lease}
+        node.writer = None
+        lease.node = node
+
+    def end_lease(self, node: Node, lease: BlockLease) -> None:
+        """Takes a lease from a node."""
+        node.leases -= {lease}
+        if lease.tenant not in node.tenants:
+            self._shrink(lease.tenant, node.blocks)
+
+    def _shrink_leased(self, node: Node, blocks: int) -> None:
+        for tenant in node.tenants:
+            self._shrink(tenant, blocks)
+
+    def _shrink(self, tenant: str, blocks: int) -> None:
+        self.leased[tenant] -= blocks
+        if not self.leased[tenant]:
+            del self.leased[tenant]  # tenants are not counted for ever
 
     # --- which tier holds what ---
 

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pbkv_cluster.cli.operation.block_requests import lease, prefetch, release
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
-from pbkv_cluster.cli.prompt import Chat, Messages, Prompt, PromptText, read_prompt
-from pbkv_cluster.core.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,6 +55,11 @@ def stat(endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonTarget = None) 
             _bytes(tier["ready_blocks"] * size),
         )
     console.print(table)
+    leases = value["leases"]
+    console.print(
+        f"{leases['leases']:,} block leases on {leases['leased_tokens']:,} tokens, "
+        f"of {leases['limit_tokens']:,} that one tenant may have"
+    )
     console.print(f"policy {value['policy']}; decisions, in blocks: {_counts(value['decisions'])}")
     write_json(value, json_target)
 
@@ -104,31 +108,8 @@ def clear(endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonTarget = None)
     write_json({"dropped_blocks": dropped}, json_target)
 
 
-@cache_app.command()
-@connected
-def prefetch(
-    prompt: PromptText = None,
-    workflow: Annotated[
-        str,
-        typer.Option(metavar="ID", help="Instead of a prompt: what this open workflow has used, as far as it is worth most."),
-    ] = "",
-    messages: Messages = None,
-    chat: Chat = False,
-    tenant: Annotated[str, typer.Option(metavar="NAME", help="Whose blocks the prompt shares.")] = "",
-    endpoint: Endpoint = DEFAULT_ENDPOINT,
-    json_target: JsonTarget = None,
-) -> None:
-    """Load to the GPUs what is cached of a prompt, or of a workflow, before a step asks for it.
-
-    Takes free space and that of ended workflows only, so it never costs an active workflow its blocks.
-    """
-    check_json_target(json_target)
-    if workflow and (prompt is not None or messages is not None or chat or tenant):
-        raise InvalidArgument("--workflow", "cannot be combined with a prompt or its options")
-    content = None if workflow else read_prompt(prompt, messages, chat)
-    done = asyncio.run(_prefetch(endpoint, content, tenant, workflow))
-    result_console(json_target).print(f"{done.loaded_tokens:,} tokens loaded; {done.resident_tokens:,} are on a GPU now")
-    write_json({"loaded_tokens": done.loaded_tokens, "resident_tokens": done.resident_tokens}, json_target)
+for request in (prefetch, lease, release):
+    cache_app.command()(request)
 
 
 @cache_app.command()
@@ -198,13 +179,6 @@ async def _clear(endpoint: str) -> "store_pb2.ClearResponse":
         return await client.clear()
 
 
-async def _prefetch(endpoint: str, prompt: Prompt | None, tenant: str, workflow: str) -> "store_pb2.PrefetchResponse":
-    from pbkv_cluster.client.store import StoreClient
-
-    async with StoreClient(endpoint) as client:
-        return await client.prefetch(prompt, tenant=tenant, workflow=workflow)
-
-
 async def _check(endpoint: str) -> "tuple[store_pb2.CheckCacheResponse, inspection_pb2.CheckIndexResponse]":
     from pbkv_cluster.client.inspection import InspectionClient
     from pbkv_cluster.client.store import StoreClient
@@ -230,6 +204,11 @@ def _stat_json(stat: "store_pb2.StoreStat") -> dict[str, Any]:
             for tier in stat.tiers
         ],
         "decisions": dict(sorted(stat.decisions.items())),
+        "leases": {
+            "leases": stat.leases.leases,
+            "leased_tokens": stat.leases.leased_tokens,
+            "limit_tokens": stat.leases.limit_tokens,
+        },
     }
 
 
@@ -249,6 +228,7 @@ def entry_json(entry: "store_pb2.CachedBlocks") -> dict[str, Any]:
         "in_use": entry.in_use,
         "idle_s": entry.idle_s,
         "recent_uses": entry.recent_uses,
+        "leased_s": entry.leased_s,
     }
 
 

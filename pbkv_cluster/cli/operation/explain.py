@@ -199,9 +199,9 @@ def _print_block(found: dict[str, Any], console: "Console") -> None:
         stop = run["start_tokens"] + run["tokens"]
         users = ", ".join([*run["workflows"], *run["agents"]]) or "no active workflow"
         used = "in use" if run["in_use"] else f"last used {ago(run['idle_s'])}"
-        console.print(
-            Text(f"{cache['worker_id']}: in a run of tokens {run['start_tokens']:,} to {stop:,}, used by {users}, {used}")
-        )
+        leased = f", leased for another {run['leased_s']:.0f} s" if run["leased_s"] else ""
+        tokens = f"tokens {run['start_tokens']:,} to {stop:,}"
+        console.print(Text(f"{cache['worker_id']}: in a run of {tokens}, used by {users}, {used}{leased}"))
         for place in cache["places"]:
             console.print(Text(f"  {place['tier']} slot {place['slot']}: {_place(place, cache['policy'])}"))
     _print_decisions(found, console)

@@ -48,7 +48,7 @@ async def fetch_forecast(endpoint: str, workflow: str) -> "Explained":
         NotFound: the predictor knows no such workflow.
     """
     from pbkv_cluster.client import AsyncClient
-    from pbkv_cluster.client.failures import typed_errors
+    from pbkv_cluster.client.operator_connection import typed_errors
     from pbkv_cluster.rpc.channel import connect
     from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc
 

@@ -10,8 +10,8 @@ from grpc import aio
 from pbkv_cluster.cli.operation.workflows import summary_json
 from pbkv_cluster.cli.serving.status import status_json
 from pbkv_cluster.client import AsyncClient
-from pbkv_cluster.client.failures import typed_errors
 from pbkv_cluster.client.inspection import InspectionClient
+from pbkv_cluster.client.operator_connection import typed_errors
 from pbkv_cluster.core.errors import DeadlineExceeded, PbkvError, Unavailable
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.v1 import inspection_pb2, predictor_pb2, predictor_pb2_grpc

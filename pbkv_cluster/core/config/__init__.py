@@ -1,8 +1,9 @@
 """Configuration: one typed `tree` of sections, read from defaults, a YAML file, the environment and flags (`sources`).
 
-`section` has what all sections share, `stores` and `monitoring` hold some of them, and `page` writes docs/configuration.md.
+`section` has what all share, `cache`, `stores` and `monitoring` hold some of them, and `page` writes docs/configuration.md.
 """
 
+from pbkv_cluster.core.config.cache import CacheConfig
 from pbkv_cluster.core.config.engines import PluginsConfig, VllmConfig
 from pbkv_cluster.core.config.limits import LimitsConfig
 from pbkv_cluster.core.config.monitoring import LoggingConfig, OtelConfig, TelemetryConfig
@@ -11,7 +12,6 @@ from pbkv_cluster.core.config.sidecar import SidecarConfig, SidecarEngine
 from pbkv_cluster.core.config.sources import Origin, Settings, load
 from pbkv_cluster.core.config.stores import HostStoreConfig, RedisConfig
 from pbkv_cluster.core.config.tree import (
-    CacheConfig,
     ClusterConfig,
     Config,
     EngineConfig,

@@ -166,12 +166,10 @@ SCHEDULER_DECISIONS = _counter("pbkv_scheduler_decisions_total", "Decisions on s
 # --- worker: cache ---
 
 CACHE_BLOCKS = _counter(
-    "pbkv_cache_blocks_total",
-    "Blocks evicted, demoted, loaded, dropped or prefetched, by reason code",
-    _WORKER,
-    labels=("reason",),
+    "pbkv_cache_blocks_total", "Decisions about blocks, in blocks, by reason code", _WORKER, labels=("reason",)
 )
 CACHE_NODES = _gauge("pbkv_cache_nodes", "Nodes of the prefix tree", _WORKER)
+LEASED_BLOCKS = _gauge("pbkv_leased_blocks", "Cached blocks that clients have leased; once for each tenant", _WORKER)
 TIER_CAPACITY_BYTES = _gauge("pbkv_tier_capacity_bytes", "Size of a tier", _WORKER, labels=("tier",))
 TIER_USED_BYTES = _gauge("pbkv_tier_used_bytes", "Blocks of a tier that are cached or in use", _WORKER, labels=("tier",))
 TIER_LOCKED_BYTES = _gauge("pbkv_tier_locked_bytes", "Blocks of a tier that running sequences use", _WORKER, labels=("tier",))

@@ -73,7 +73,12 @@ class Placement:
         return [worker for worker in live if worker.key not in avoid] or live
 
     async def choose(
-        self, workers: Sequence[Worker], keys: Sequence[bytes], last: WorkerKey | None = None, workflow: str = ""
+        self,
+        workers: Sequence[Worker],
+        keys: Sequence[bytes],
+        last: WorkerKey | None = None,
+        workflow: str = "",
+        counted: bool = True,
     ) -> Placed:
         """The worker where a step should finish first.
 
@@ -82,6 +87,7 @@ class Placement:
             keys: of the prompt's full blocks.
             last: the worker that ran the workflow's latest step; None: there is none.
             workflow: id of the workflow, for where its contexts lie; empty: unknown.
+            counted: among the decisions; a step goes there.
         """
         known = await self._match(workers, keys)
         matches = known or [Match(0, 0)] * len(workers)
@@ -92,7 +98,7 @@ class Placement:
             choice = choose_blind(found)
         else:
             choice = choose(found, Costs(self._speed.seconds_per_token, self._parallelism))
-        self._decisions[choice.reason] += 1
+        self._decisions[choice.reason] += counted
         at = [worker.id for worker in workers].index(choice.worker_id)
         return Placed(workers[at], found[at].cached_tokens)
 

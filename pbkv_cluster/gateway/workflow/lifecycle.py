@@ -113,7 +113,7 @@ class WorkflowLifecycle:
             entry = await self.entries.find(workflow_id)
             if (workflow := self._known(workflow_id)) is not None:
                 return workflow
-            _check_tenant(workflow_id, entry.tenant)
+            check_tenant(workflow_id, entry.tenant)
             if not self.peers.is_gone(entry.holder):
                 raise HeldElsewhere(entry.holder, entry.tenant)
             if (workflow := await self._take_over(entry)) is not None:
@@ -208,7 +208,7 @@ class WorkflowLifecycle:
     def _known(self, workflow_id: str) -> OpenWorkflow | None:
         """The workflow if it is open in this process, its lease renewed; another tenant's is not, before its lease is."""
         if (workflow := self.workflows.peek(workflow_id)) is not None:
-            _check_tenant(workflow_id, workflow.tenant)
+            check_tenant(workflow_id, workflow.tenant)
         return self.workflows.get(workflow_id)
 
     def _served(self, workflow: OpenWorkflow) -> list[Worker]:
@@ -269,7 +269,7 @@ class _AnothersWorkflow(NotFound):
     """It is open, but not for the caller, who is told that there is none."""
 
 
-def _check_tenant(workflow_id: str, tenant: str) -> None:
+def check_tenant(workflow_id: str, tenant: str) -> None:
     """Raises:
     NotFound: the workflow is another tenant's than the caller's.
     """

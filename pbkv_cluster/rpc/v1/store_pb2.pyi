@@ -45,7 +45,7 @@ class TierStat(_message.Message):
     def __init__(self, tier: _Optional[_Union[_types_pb2.Tier, str]] = ..., capacity_blocks: _Optional[int] = ..., used_blocks: _Optional[int] = ..., locked_blocks: _Optional[int] = ..., block_bytes: _Optional[int] = ..., ready_blocks: _Optional[int] = ...) -> None: ...
 
 class StoreStat(_message.Message):
-    __slots__ = ("tiers", "policy", "decisions", "guard", "prefetch")
+    __slots__ = ("tiers", "policy", "decisions", "guard", "prefetch", "leases")
     class DecisionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -58,12 +58,24 @@ class StoreStat(_message.Message):
     DECISIONS_FIELD_NUMBER: _ClassVar[int]
     GUARD_FIELD_NUMBER: _ClassVar[int]
     PREFETCH_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
     tiers: _containers.RepeatedCompositeFieldContainer[TierStat]
     policy: str
     decisions: _containers.ScalarMap[str, int]
     guard: GuardStat
     prefetch: PrefetchStat
-    def __init__(self, tiers: _Optional[_Iterable[_Union[TierStat, _Mapping]]] = ..., policy: _Optional[str] = ..., decisions: _Optional[_Mapping[str, int]] = ..., guard: _Optional[_Union[GuardStat, _Mapping]] = ..., prefetch: _Optional[_Union[PrefetchStat, _Mapping]] = ...) -> None: ...
+    leases: LeaseStat
+    def __init__(self, tiers: _Optional[_Iterable[_Union[TierStat, _Mapping]]] = ..., policy: _Optional[str] = ..., decisions: _Optional[_Mapping[str, int]] = ..., guard: _Optional[_Union[GuardStat, _Mapping]] = ..., prefetch: _Optional[_Union[PrefetchStat, _Mapping]] = ..., leases: _Optional[_Union[LeaseStat, _Mapping]] = ...) -> None: ...
+
+class LeaseStat(_message.Message):
+    __slots__ = ("leases", "leased_tokens", "limit_tokens")
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    LEASED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    leases: int
+    leased_tokens: int
+    limit_tokens: int
+    def __init__(self, leases: _Optional[int] = ..., leased_tokens: _Optional[int] = ..., limit_tokens: _Optional[int] = ...) -> None: ...
 
 class PrefetchStat(_message.Message):
     __slots__ = ("loaded_tokens", "used_tokens", "wasted_tokens", "cancelled_tokens", "loaded_bytes")
@@ -120,22 +132,68 @@ class StatResponse(_message.Message):
     def __init__(self, store: _Optional[_Union[StoreStat, _Mapping]] = ...) -> None: ...
 
 class PrefetchRequest(_message.Message):
-    __slots__ = ("prompt", "tenant", "workflow_id")
+    __slots__ = ("prompt", "tenant", "workflow_id", "agent_id", "within_s")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    WITHIN_S_FIELD_NUMBER: _ClassVar[int]
     prompt: _types_pb2.Prompt
     tenant: str
     workflow_id: str
-    def __init__(self, prompt: _Optional[_Union[_types_pb2.Prompt, _Mapping]] = ..., tenant: _Optional[str] = ..., workflow_id: _Optional[str] = ...) -> None: ...
+    agent_id: str
+    within_s: float
+    def __init__(self, prompt: _Optional[_Union[_types_pb2.Prompt, _Mapping]] = ..., tenant: _Optional[str] = ..., workflow_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., within_s: _Optional[float] = ...) -> None: ...
 
 class PrefetchResponse(_message.Message):
-    __slots__ = ("loaded_tokens", "resident_tokens")
+    __slots__ = ("loaded_tokens", "resident_tokens", "tokens", "tiers", "leased_tokens")
     LOADED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     RESIDENT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TIERS_FIELD_NUMBER: _ClassVar[int]
+    LEASED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     loaded_tokens: int
     resident_tokens: int
-    def __init__(self, loaded_tokens: _Optional[int] = ..., resident_tokens: _Optional[int] = ...) -> None: ...
+    tokens: int
+    tiers: _containers.RepeatedCompositeFieldContainer[_types_pb2.TierTokens]
+    leased_tokens: int
+    def __init__(self, loaded_tokens: _Optional[int] = ..., resident_tokens: _Optional[int] = ..., tokens: _Optional[int] = ..., tiers: _Optional[_Iterable[_Union[_types_pb2.TierTokens, _Mapping]]] = ..., leased_tokens: _Optional[int] = ...) -> None: ...
+
+class LeaseBlocksRequest(_message.Message):
+    __slots__ = ("lease_id", "prompt", "tenant", "workflow_id", "lease_s")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    prompt: _types_pb2.Prompt
+    tenant: str
+    workflow_id: str
+    lease_s: float
+    def __init__(self, lease_id: _Optional[str] = ..., prompt: _Optional[_Union[_types_pb2.Prompt, _Mapping]] = ..., tenant: _Optional[str] = ..., workflow_id: _Optional[str] = ..., lease_s: _Optional[float] = ...) -> None: ...
+
+class LeaseBlocksResponse(_message.Message):
+    __slots__ = ("cached_tokens", "leased_tokens")
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LEASED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    cached_tokens: int
+    leased_tokens: int
+    def __init__(self, cached_tokens: _Optional[int] = ..., leased_tokens: _Optional[int] = ...) -> None: ...
+
+class ReleaseBlocksRequest(_message.Message):
+    __slots__ = ("lease_id", "tenant")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    tenant: str
+    def __init__(self, lease_id: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
+
+class ReleaseBlocksResponse(_message.Message):
+    __slots__ = ("released_tokens",)
+    RELEASED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    released_tokens: int
+    def __init__(self, released_tokens: _Optional[int] = ...) -> None: ...
 
 class LeaseArenaRequest(_message.Message):
     __slots__ = ("worker_id", "bytes", "may_be_less")
@@ -186,7 +244,7 @@ class ListCacheRequest(_message.Message):
     def __init__(self, by: _Optional[_Union[CacheGrouping, str]] = ..., order: _Optional[_Union[CacheOrder, str]] = ..., limit: _Optional[int] = ..., workflow_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., last_decisions: _Optional[bool] = ...) -> None: ...
 
 class CachedBlocks(_message.Message):
-    __slots__ = ("name", "worker_id", "start_tokens", "tokens", "tiers", "shared_tokens", "workflows", "agents", "in_use", "idle_s", "recent_uses", "last_decision")
+    __slots__ = ("name", "worker_id", "start_tokens", "tokens", "tiers", "shared_tokens", "workflows", "agents", "in_use", "idle_s", "recent_uses", "last_decision", "leased_s")
     NAME_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     START_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -199,6 +257,7 @@ class CachedBlocks(_message.Message):
     IDLE_S_FIELD_NUMBER: _ClassVar[int]
     RECENT_USES_FIELD_NUMBER: _ClassVar[int]
     LAST_DECISION_FIELD_NUMBER: _ClassVar[int]
+    LEASED_S_FIELD_NUMBER: _ClassVar[int]
     name: str
     worker_id: str
     start_tokens: int
@@ -211,7 +270,8 @@ class CachedBlocks(_message.Message):
     idle_s: float
     recent_uses: float
     last_decision: CacheDecision
-    def __init__(self, name: _Optional[str] = ..., worker_id: _Optional[str] = ..., start_tokens: _Optional[int] = ..., tokens: _Optional[int] = ..., tiers: _Optional[_Iterable[_Union[_types_pb2.TierTokens, _Mapping]]] = ..., shared_tokens: _Optional[int] = ..., workflows: _Optional[_Iterable[str]] = ..., agents: _Optional[_Iterable[str]] = ..., in_use: _Optional[bool] = ..., idle_s: _Optional[float] = ..., recent_uses: _Optional[float] = ..., last_decision: _Optional[_Union[CacheDecision, _Mapping]] = ...) -> None: ...
+    leased_s: float
+    def __init__(self, name: _Optional[str] = ..., worker_id: _Optional[str] = ..., start_tokens: _Optional[int] = ..., tokens: _Optional[int] = ..., tiers: _Optional[_Iterable[_Union[_types_pb2.TierTokens, _Mapping]]] = ..., shared_tokens: _Optional[int] = ..., workflows: _Optional[_Iterable[str]] = ..., agents: _Optional[_Iterable[str]] = ..., in_use: _Optional[bool] = ..., idle_s: _Optional[float] = ..., recent_uses: _Optional[float] = ..., last_decision: _Optional[_Union[CacheDecision, _Mapping]] = ..., leased_s: _Optional[float] = ...) -> None: ...
 
 class CacheDecision(_message.Message):
     __slots__ = ("worker_id", "reason", "age_s", "blocks", "key", "value", "by_lru", "workflows")

@@ -44,6 +44,16 @@ class StoreServiceStub:
                 request_serializer=pbkv_dot_v1_dot_store__pb2.PrefetchRequest.SerializeToString,
                 response_deserializer=pbkv_dot_v1_dot_store__pb2.PrefetchResponse.FromString,
                 _registered_method=True)
+        self.LeaseBlocks = channel.unary_unary(
+                '/pbkv.v1.StoreService/LeaseBlocks',
+                request_serializer=pbkv_dot_v1_dot_store__pb2.LeaseBlocksRequest.SerializeToString,
+                response_deserializer=pbkv_dot_v1_dot_store__pb2.LeaseBlocksResponse.FromString,
+                _registered_method=True)
+        self.ReleaseBlocks = channel.unary_unary(
+                '/pbkv.v1.StoreService/ReleaseBlocks',
+                request_serializer=pbkv_dot_v1_dot_store__pb2.ReleaseBlocksRequest.SerializeToString,
+                response_deserializer=pbkv_dot_v1_dot_store__pb2.ReleaseBlocksResponse.FromString,
+                _registered_method=True)
         self.LeaseArena = channel.unary_unary(
                 '/pbkv.v1.StoreService/LeaseArena',
                 request_serializer=pbkv_dot_v1_dot_store__pb2.LeaseArenaRequest.SerializeToString,
@@ -83,7 +93,24 @@ class StoreServiceServicer:
 
     def Prefetch(self, request, context):
         """Loads to the GPU the longest cached prefix of a prompt, or what an open workflow is expected to use next, into free space
-        and that of retired blocks only.
+        and that of retired blocks only. At a gateway, a prompt is prefetched by the worker that its step would go to now, which
+        also fetches what other workers have of it. Tenants may call this.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LeaseBlocks(self, request, context):
+        """Asks that the cached prefix of a prompt stays cached for at most some seconds, as far as the tenant's share of leases goes
+        (`cache.lease_share`). Leased blocks are the last to be evicted, and are evicted all the same where steps need the room.
+        A lease with the id of an earlier one takes its place. Tenants may call this.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseBlocks(self, request, context):
+        """Ends a block lease. Without effect if it has ended already. Tenants may call this.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,6 +165,16 @@ def add_StoreServiceServicer_to_server(servicer, server):
                     servicer.Prefetch,
                     request_deserializer=pbkv_dot_v1_dot_store__pb2.PrefetchRequest.FromString,
                     response_serializer=pbkv_dot_v1_dot_store__pb2.PrefetchResponse.SerializeToString,
+            ),
+            'LeaseBlocks': grpc.unary_unary_rpc_method_handler(
+                    servicer.LeaseBlocks,
+                    request_deserializer=pbkv_dot_v1_dot_store__pb2.LeaseBlocksRequest.FromString,
+                    response_serializer=pbkv_dot_v1_dot_store__pb2.LeaseBlocksResponse.SerializeToString,
+            ),
+            'ReleaseBlocks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseBlocks,
+                    request_deserializer=pbkv_dot_v1_dot_store__pb2.ReleaseBlocksRequest.FromString,
+                    response_serializer=pbkv_dot_v1_dot_store__pb2.ReleaseBlocksResponse.SerializeToString,
             ),
             'LeaseArena': grpc.unary_unary_rpc_method_handler(
                     servicer.LeaseArena,
@@ -219,6 +256,60 @@ class StoreService:
             '/pbkv.v1.StoreService/Prefetch',
             pbkv_dot_v1_dot_store__pb2.PrefetchRequest.SerializeToString,
             pbkv_dot_v1_dot_store__pb2.PrefetchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LeaseBlocks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pbkv.v1.StoreService/LeaseBlocks',
+            pbkv_dot_v1_dot_store__pb2.LeaseBlocksRequest.SerializeToString,
+            pbkv_dot_v1_dot_store__pb2.LeaseBlocksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseBlocks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pbkv.v1.StoreService/ReleaseBlocks',
+            pbkv_dot_v1_dot_store__pb2.ReleaseBlocksRequest.SerializeToString,
+            pbkv_dot_v1_dot_store__pb2.ReleaseBlocksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,8 +37,16 @@ class StoreServiceStub:
     """Returns what the tiers hold and what the cache has decided."""
     Prefetch: _grpc.UnaryUnaryMultiCallable[_store_pb2.PrefetchRequest, _store_pb2.PrefetchResponse]
     """Loads to the GPU the longest cached prefix of a prompt, or what an open workflow is expected to use next, into free space
-    and that of retired blocks only.
+    and that of retired blocks only. At a gateway, a prompt is prefetched by the worker that its step would go to now, which
+    also fetches what other workers have of it. Tenants may call this.
     """
+    LeaseBlocks: _grpc.UnaryUnaryMultiCallable[_store_pb2.LeaseBlocksRequest, _store_pb2.LeaseBlocksResponse]
+    """Asks that the cached prefix of a prompt stays cached for at most some seconds, as far as the tenant's share of leases goes
+    (`cache.lease_share`). Leased blocks are the last to be evicted, and are evicted all the same where steps need the room.
+    A lease with the id of an earlier one takes its place. Tenants may call this.
+    """
+    ReleaseBlocks: _grpc.UnaryUnaryMultiCallable[_store_pb2.ReleaseBlocksRequest, _store_pb2.ReleaseBlocksResponse]
+    """Ends a block lease. Without effect if it has ended already. Tenants may call this."""
     LeaseArena: _grpc.UnaryUnaryMultiCallable[_store_pb2.LeaseArenaRequest, _store_pb2.LeaseArenaResponse]
     """Gives a worker a region of the node's arena, or renews its region. Served by host stores only."""
     Clear: _grpc.UnaryUnaryMultiCallable[_store_pb2.ClearRequest, _store_pb2.ClearResponse]
@@ -61,8 +69,16 @@ class StoreServiceAsyncStub(StoreServiceStub):
     """Returns what the tiers hold and what the cache has decided."""
     Prefetch: _aio.UnaryUnaryMultiCallable[_store_pb2.PrefetchRequest, _store_pb2.PrefetchResponse]  # type: ignore[assignment]
     """Loads to the GPU the longest cached prefix of a prompt, or what an open workflow is expected to use next, into free space
-    and that of retired blocks only.
+    and that of retired blocks only. At a gateway, a prompt is prefetched by the worker that its step would go to now, which
+    also fetches what other workers have of it. Tenants may call this.
     """
+    LeaseBlocks: _aio.UnaryUnaryMultiCallable[_store_pb2.LeaseBlocksRequest, _store_pb2.LeaseBlocksResponse]  # type: ignore[assignment]
+    """Asks that the cached prefix of a prompt stays cached for at most some seconds, as far as the tenant's share of leases goes
+    (`cache.lease_share`). Leased blocks are the last to be evicted, and are evicted all the same where steps need the room.
+    A lease with the id of an earlier one takes its place. Tenants may call this.
+    """
+    ReleaseBlocks: _aio.UnaryUnaryMultiCallable[_store_pb2.ReleaseBlocksRequest, _store_pb2.ReleaseBlocksResponse]  # type: ignore[assignment]
+    """Ends a block lease. Without effect if it has ended already. Tenants may call this."""
     LeaseArena: _aio.UnaryUnaryMultiCallable[_store_pb2.LeaseArenaRequest, _store_pb2.LeaseArenaResponse]  # type: ignore[assignment]
     """Gives a worker a region of the node's arena, or renews its region. Served by host stores only."""
     Clear: _aio.UnaryUnaryMultiCallable[_store_pb2.ClearRequest, _store_pb2.ClearResponse]  # type: ignore[assignment]
@@ -94,8 +110,28 @@ class StoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_store_pb2.PrefetchResponse, _abc.Awaitable[_store_pb2.PrefetchResponse]]:
         """Loads to the GPU the longest cached prefix of a prompt, or what an open workflow is expected to use next, into free space
-        and that of retired blocks only.
+        and that of retired blocks only. At a gateway, a prompt is prefetched by the worker that its step would go to now, which
+        also fetches what other workers have of it. Tenants may call this.
         """
+
+    @_abc_1.abstractmethod
+    def LeaseBlocks(
+        self,
+        request: _store_pb2.LeaseBlocksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_store_pb2.LeaseBlocksResponse, _abc.Awaitable[_store_pb2.LeaseBlocksResponse]]:
+        """Asks that the cached prefix of a prompt stays cached for at most some seconds, as far as the tenant's share of leases goes
+        (`cache.lease_share`). Leased blocks are the last to be evicted, and are evicted all the same where steps need the room.
+        A lease with the id of an earlier one takes its place. Tenants may call this.
+        """
+
+    @_abc_1.abstractmethod
+    def ReleaseBlocks(
+        self,
+        request: _store_pb2.ReleaseBlocksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_store_pb2.ReleaseBlocksResponse, _abc.Awaitable[_store_pb2.ReleaseBlocksResponse]]:
+        """Ends a block lease. Without effect if it has ended already. Tenants may call this."""
 
     @_abc_1.abstractmethod
     def LeaseArena(
