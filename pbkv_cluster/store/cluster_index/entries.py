@@ -53,7 +53,8 @@ class WorkerEntry:
     max_context_tokens: _Positive
     gpu_blocks: _Count
     host_blocks: _Count
-    block_bytes: _Count
+    block_bytes: _Count  # 0: not known
+    engine: _Name = "pbkv"  # whose engine runs its steps, with the version where it is not ours
 
 
 @dataclass(frozen=True, slots=True)
