@@ -58,14 +58,16 @@ def _run(workers: list[str], pipe: Connection) -> None:
 async def _serve(workers: list[str], pipe: Connection) -> None:
     async with AsyncExitStack() as stack:
         channels = [await stack.enter_async_context(connect(worker, options=CHANNEL_OPTIONS)) for worker in workers]
-        calls = cycle([channel.unary_stream(f"/{_SERVICE}/RunStep") for channel in channels])  # bytes in, bytes out
+        calls: Iterator[Any] = cycle(
+            [channel.unary_stream(f"/{_SERVICE}/RunStep") for channel in channels]
+        )  # bytes in, bytes out
 
         async def run_step(request: bytes, context: Any) -> AsyncIterator[bytes]:
             async for event in next(calls)(request):
                 yield event
 
         server = aio.server(options=SERVER_OPTIONS)
-        handlers = {"RunStep": grpc.unary_stream_rpc_method_handler(run_step)}
+        handlers: dict[str, Any] = {"RunStep": grpc.unary_stream_rpc_method_handler(run_step)}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

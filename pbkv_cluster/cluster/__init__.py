@@ -29,7 +29,9 @@ A cluster starts through these files:
     frame/head_thread.py            runs the head's endpoint and the dashboard in the process that started the cluster
     membership/members.py           the members: gateways, predictor, host stores, workers
     membership/member.py            what a member is, and the context that it is made from
+    membership/vllm_host.py         starts the process of a worker with vLLM's engine
     membership/member_base.py       what all members share
+    membership/worker_member.py     what all workers share, whoever's engine they run
     membership/redis_connection.py  a member's directory and block index
     membership/metrics_endpoint.py  serves a member's metrics, and tells the directory where
     membership/head.py              tells Prometheus where all of these are, and how the members do

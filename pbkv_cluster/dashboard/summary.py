@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pbkv_cluster.core.metrics import names
-from pbkv_cluster.core.metrics.metric import Source
+from pbkv_cluster.core.metrics.metric import Metric, Source
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.dashboard.metrics_text import Labels, Scrape, Scrapes
@@ -36,7 +36,7 @@ def worker(entry: WorkerEntry, scrape: Scrape | None, retired: Mapping[str, int]
         scrape: None: it does not answer.
         retired: tokens by tier that no active workflow has used; None: not known.
     """
-    found: Json = {"name": entry.worker_id, "node": entry.node_id, "answers": scrape is not None}
+    found: Json = {"name": entry.worker_id, "engine": entry.engine, "node": entry.node_id, "answers": scrape is not None}
     if scrape is None:
         return found
     tiers = {}
@@ -46,7 +46,7 @@ def worker(entry: WorkerEntry, scrape: Scrape | None, retired: Mapping[str, int]
             tiers[str(tier)] = {
                 "capacity": capacity,
                 "used": scrape.value(names.TIER_USED_BYTES.name, tier=tier),
-                "locked": scrape.value(names.TIER_LOCKED_BYTES.name, tier=tier),
+                "locked": _known(scrape, names.TIER_LOCKED_BYTES, tier=tier),
                 "retired": None if retired is None else retired.get(tier, 0) // BLOCK_TOKENS * entry.block_bytes,
             }
     return {
@@ -54,12 +54,17 @@ def worker(entry: WorkerEntry, scrape: Scrape | None, retired: Mapping[str, int]
         "tiers": tiers,
         "running": scrape.value(names.RUNNING_STEPS.name),
         "waiting": scrape.value(names.WAITING_STEPS.name),
-        "waiting_tokens": scrape.value(names.WAITING_TOKENS.name),
+        "waiting_tokens": _known(scrape, names.WAITING_TOKENS),
         "prefill_rate": scrape.value(names.PREFILL_RATE.name),
-        "forecast_age": scrape.value(names.FORECAST_AGE_SECONDS.name) if scrape.has(names.FORECAST_AGE_SECONDS.name) else None,
+        "forecast_age": _known(scrape, names.FORECAST_AGE_SECONDS),
         "guard": _guard(scrape),
         "moved": scrape.by(names.CACHE_BLOCKS.name, "reason"),
     }
+
+
+def _known(scrape: Scrape, metric: Metric, **labels: str) -> float | None:
+    """One series; None where the worker's engine has no such metric."""
+    return scrape.value(metric.name, **labels) if scrape.has(metric.name) else None
 
 
 def _guard(scrape: Scrape) -> Json | None:

@@ -13,7 +13,7 @@ from pbkv_cluster.cache.decisions.reasons import reason_of
 from pbkv_cluster.client.inspection import InspectionClient
 from pbkv_cluster.client.operator_connection import typed_errors
 from pbkv_cluster.client.store import StoreClient
-from pbkv_cluster.core.errors import NotFound, PbkvError, Unavailable
+from pbkv_cluster.core.errors import FailedPrecondition, NotFound, PbkvError, Unavailable
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.convert import tier_from_wire, tiers_from_wire
 from pbkv_cluster.rpc.v1 import inspection_pb2, predictor_pb2, predictor_pb2_grpc, store_pb2
@@ -183,8 +183,8 @@ class WorkflowReader:
         try:
             listed = await self._store.list_cache(limit=_RUNS, workflow=workflow, last_decisions=True)
             decisions = await self._store.decisions_about(workflow)
-        except Unavailable:
-            return [], []  # a worker is away; its state is told elsewhere
+        except (Unavailable, FailedPrecondition):
+            return [], []  # a worker is away, whose state is told elsewhere, or its engine does not tell
         runs = [
             {
                 "key": run.name,

@@ -130,12 +130,19 @@ def _status_response(status: ClusterStatus) -> workflow_pb2.GetClusterStatusResp
 
 def _worker(status: WorkerStatus) -> workflow_pb2.GetClusterStatusResponse.Worker:
     message = workflow_pb2.GetClusterStatusResponse.Worker(
-        worker_id=status.worker_id, node_id=status.node_id, address=status.address, reachable=status.report is not None
+        worker_id=status.worker_id,
+        node_id=status.node_id,
+        address=status.address,
+        reachable=status.report is not None,
+        engine=status.engine,
     )
     if (report := status.report) is not None:
         message.store.CopyFrom(report.store)
         message.running, message.waiting = report.running, report.waiting
-        message.access_updates_applied, message.access_workflows = report.access_updates_applied, report.access_workflows
+        if report.access_updates_applied is not None:
+            message.access_updates_applied = report.access_updates_applied
+        if report.access_workflows is not None:
+            message.access_workflows = report.access_workflows
         message.predictor_reachable = report.predictor_reachable
     return message
 

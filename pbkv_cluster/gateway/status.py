@@ -29,6 +29,7 @@ class WorkerStatus:
     worker_id: str
     node_id: str
     address: str
+    engine: str  # whose engine runs its steps
     report: WorkerReport | None  # None: it does not answer
 
 
@@ -136,4 +137,4 @@ def _log_path() -> str:
 
 async def _status(worker: Worker) -> WorkerStatus:
     entry = worker.entry
-    return WorkerStatus(entry.worker_id, entry.node_id, entry.address, await worker.report())
+    return WorkerStatus(entry.worker_id, entry.node_id, entry.address, entry.engine, await worker.report())

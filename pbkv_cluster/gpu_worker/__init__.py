@@ -2,8 +2,8 @@
 
 `server.WorkerServer` puts it together. A step passes these files:
 
-1. `servicer` and `store_servicer`: the wire. `engine/engine_thread`: carries calls and outputs between the event loop and
-   the engine's thread.
+1. `servicer`, `step_wire` and `store_servicer`: the wire. `engine/engine_thread`: carries calls and outputs between the event
+   loop and the engine's thread.
 2. `engine/engine`: checks the request, and turns it into an `engine/sequence`.
 3. `engine/queue/`: where it waits. `engine/scheduler`: admits it to the cache (`pbkv_cluster.cache`) and fills the batches.
 4. `engine/runner`: the contract; `model/torch_runner`: a batch through the model (`model/forward`). `attention/`: reads and

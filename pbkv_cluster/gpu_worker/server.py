@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
+from pbkv_cluster.gpu_worker.facts import WorkerFacts
 from pbkv_cluster.gpu_worker.figures import WorkerFigures
 from pbkv_cluster.gpu_worker.kv.arena_region import ArenaRegion
 from pbkv_cluster.gpu_worker.kv.other_workers import OtherWorkers
@@ -38,19 +38,6 @@ from pbkv_cluster.store.block_source import BlockSource
 from pbkv_cluster.store.sibling_source import SiblingSource
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerFacts:
-    """What the rest of the cluster needs to know about a running worker."""
-
-    address: str
-    namespace: Namespace  # without a tenant
-    vocabulary: int
-    max_context: int  # tokens
-    gpu_blocks: int
-    host_blocks: int
-    block_bytes: int
 
 
 class WorkerServer:

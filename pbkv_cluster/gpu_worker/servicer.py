@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 from pbkv_cluster.core import checks
@@ -10,29 +9,20 @@ from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import PbkvError
 from pbkv_cluster.core.logs.fields import bind
-from pbkv_cluster.core.tokens import pack
-from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.gpu_worker.block_pages import block_pages, find_unbacked
-from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
+from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
-from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
 from pbkv_cluster.gpu_worker.pool_memory import PoolMemory
 from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
+from pbkv_cluster.gpu_worker.step_wire import output_to_wire, step_from_wire, trace_phases
 from pbkv_cluster.gpu_worker.store_stat import store_stat
 from pbkv_cluster.rpc import tracing
 from pbkv_cluster.rpc.convert import (
-    finish_reason_to_wire,
-    logprobs_to_wire,
-    packed_from_wire,
     remote_steps_from_wire,
-    sampling_from_wire,
-    step_graph_from_wire,
     tool_call_from_wire,
-    usage_to_wire,
 )
 from pbkv_cluster.rpc.steps.step_calls import StepCalls
-from pbkv_cluster.rpc.tracing import NO_SPAN, Span
-from pbkv_cluster.rpc.v1 import types_pb2, worker_pb2, worker_pb2_grpc, workflow_pb2
+from pbkv_cluster.rpc.v1 import worker_pb2, worker_pb2_grpc, workflow_pb2
 
 
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
@@ -72,7 +62,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     async def RunStep(  # noqa: N802
         self, request: worker_pb2.RunStepRequest, context: Any
     ) -> AsyncGenerator[worker_pb2.RunStepEvent, None]:
-        step = self._step(request)
+        step = step_from_wire(request, self._namespace, next(self._numbers))
         bind(workflow=request.workflow_id, step=request.step, agent=request.agent_id)
         # If a call is cancelled while it writes, its generator ends only when it is garbage collected. The step must end now.
         context.add_done_callback(lambda _: self._thread.post(lambda engine: engine.cancel(step.id)))
@@ -83,55 +73,17 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         failure = "cancelled"
         try:
             async for output in outputs:
-                if output.tokens or output.text:
-                    yield worker_pb2.RunStepEvent(tokens=_tokens(output))
-                if output.finished is not None:
-                    assert output.usage is not None
+                if output.usage is not None:
                     failure = ""
-                    self._trace(span, output.usage)
-                    finished = worker_pb2.RunStepEvent.Finished(
-                        reason=finish_reason_to_wire(output.finished), usage=usage_to_wire(output.usage), hidden=output.hidden
-                    )
-                    yield worker_pb2.RunStepEvent(finished=finished)
+                    trace_phases(span, output.usage, self._clock.wall())
+                for event in output_to_wire(output):
+                    yield event
         except PbkvError as error:
             failure = str(error)
             raise
         finally:
             span.end(failure)
             await outputs.aclose()
-
-    def _trace(self, span: Span, usage: Usage) -> None:
-        """Adds the parts of a step that has finished, as its usage record has them."""
-        if span is NO_SPAN:
-            return
-        end = self._clock.wall()
-        first_token = end - usage.decode_s
-        scheduled = first_token - usage.prefill_s
-        span.part("queue", scheduled - usage.load_s - usage.queue_s, usage.queue_s)
-        span.part("load", scheduled - usage.load_s, usage.load_s)
-        span.part("prefill", scheduled, usage.prefill_s)
-        span.part("decode", first_token, usage.decode_s)
-        span.set(computed_tokens=usage.computed_tokens, preemptions=usage.preemptions)
-        for tier, tokens in usage.delivered.items():
-            span.set(**{f"delivered_{tier.value}_tokens": tokens})
-
-    def _step(self, request: worker_pb2.RunStepRequest) -> StepRequest:
-        checks.not_empty("request_id", request.request_id)
-        checks.not_empty("workflow_id", request.workflow_id)
-        return StepRequest(
-            # The number tells a request from an earlier one with the same id that is still being cancelled.
-            id=f"{request.request_id}#{next(self._numbers)}",
-            workflow=request.workflow_id,
-            agent=request.agent_id,
-            step=request.step,
-            namespace=replace(self._namespace, salt=request.tenant),
-            prompt=packed_from_wire(request.prompt, "prompt"),
-            sampling=sampling_from_wire(request.sampling),
-            sent=packed_from_wire(request.sent, "sent"),
-            priority=request.priority,
-            graph=step_graph_from_wire(request.step_graph) if request.HasField("step_graph") else None,
-            parent=request.parent_step if request.HasField("parent_step") else None,
-        )
 
     async def RetireWorkflow(  # noqa: N802
         self, request: worker_pb2.RetireWorkflowRequest, context: Any
@@ -199,11 +151,3 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             engine_steps=engine.steps,
             prefill_tokens_per_s=engine.prefill_tokens_per_s,
         )
-
-
-def _tokens(output: Output) -> worker_pb2.RunStepEvent.Tokens:
-    return worker_pb2.RunStepEvent.Tokens(
-        token_ids=types_pb2.PackedTokens(data=pack(output.tokens)),
-        text=output.text,
-        logprobs=logprobs_to_wire(output.logprobs),
-    )

@@ -151,7 +151,8 @@ def _sum(stats: list[store_pb2.StoreStat]) -> store_pb2.StoreStat:
             total = tiers.setdefault(tier.tier, store_pb2.TierStat(tier=tier.tier))
             total.capacity_blocks += tier.capacity_blocks
             total.used_blocks += tier.used_blocks
-            total.locked_blocks += tier.locked_blocks
+            if tier.HasField("locked_blocks"):
+                total.locked_blocks += tier.locked_blocks
             total.ready_blocks += tier.ready_blocks
             total.block_bytes = tier.block_bytes
     policies = sorted({stat.policy for stat in stats})

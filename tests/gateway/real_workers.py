@@ -11,7 +11,8 @@ from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.workflow.access_log import StepLog
 from pbkv_cluster.gpu_worker.engine.engine import Engine
-from pbkv_cluster.gpu_worker.server import WorkerFacts, WorkerServer
+from pbkv_cluster.gpu_worker.facts import WorkerFacts
+from pbkv_cluster.gpu_worker.server import WorkerServer
 from pbkv_cluster.store.cluster_index import WorkerEntry
 from tests.gateway.rig import Rig
 

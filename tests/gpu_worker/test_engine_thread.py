@@ -14,8 +14,9 @@ from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.errors import InvalidArgument, ResourceExhausted, Unavailable
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.step_events import FinishReason
-from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
+from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
+from pbkv_cluster.gpu_worker.engine.output import Output
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk, StepRequest
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel
 from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner

@@ -17,7 +17,8 @@ from pbkv_cluster.core.forecasts.batch import Forecasts
 from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.core.tokens import pack, unpack
 from pbkv_cluster.core.usage import Tier, Usage
-from pbkv_cluster.gpu_worker.server import WorkerFacts, WorkerServer
+from pbkv_cluster.gpu_worker.facts import WorkerFacts
+from pbkv_cluster.gpu_worker.server import WorkerServer
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.server import RpcServer

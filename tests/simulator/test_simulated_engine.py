@@ -12,7 +12,8 @@ from pbkv_cluster.cache.tree.node import Slots
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig, ModelConfig
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
+from pbkv_cluster.gpu_worker.engine.engine import Engine
+from pbkv_cluster.gpu_worker.engine.output import Output
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk
 from pbkv_cluster.gpu_worker.model.loading import load_model
 from pbkv_cluster.gpu_worker.model.random_model import build

@@ -11,7 +11,7 @@ from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.tool_call import ToolCall
-from pbkv_cluster.gpu_worker.engine.engine import Output
+from pbkv_cluster.gpu_worker.engine.output import Output
 from pbkv_cluster.simulator.engine.cost_model import CostModel
 from pbkv_cluster.simulator.engine.engine import SimulatedEngine
 from pbkv_cluster.simulator.engine.result import SimulationResult, StepRecord

@@ -51,7 +51,7 @@ def stat(endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonTarget = None) 
             _bytes(tier["used_blocks"] * size),
             _bytes(tier["capacity_blocks"] * size),
             f"{tier['used_blocks']:,} of {tier['capacity_blocks']:,}",
-            f"{tier['locked_blocks']:,}",
+            "-" if tier["locked_blocks"] is None else f"{tier['locked_blocks']:,}",
             _bytes(tier["ready_blocks"] * size),
         )
     console.print(table)
@@ -197,7 +197,7 @@ def _stat_json(stat: "store_pb2.StoreStat") -> dict[str, Any]:
                 "tier": str(tier_from_wire(tier.tier)),
                 "capacity_blocks": tier.capacity_blocks,
                 "used_blocks": tier.used_blocks,
-                "locked_blocks": tier.locked_blocks,
+                "locked_blocks": tier.locked_blocks if tier.HasField("locked_blocks") else None,
                 "ready_blocks": tier.ready_blocks,
                 "block_bytes": tier.block_bytes,
             }

@@ -6,10 +6,12 @@ if TYPE_CHECKING:
     from pbkv_cluster.rpc.v1 import store_pb2
 
 
-def prefetch_json(stat: "store_pb2.PrefetchStat") -> dict[str, int]:
-    """The counts as JSON values: tokens, and bytes."""
+def prefetch_json(store: "store_pb2.StoreStat") -> dict[str, int] | None:
+    """The counts as JSON values: tokens, and bytes; None if the worker's engine prefetches nothing."""
+    if not store.HasField("prefetch"):
+        return None
     names = ("loaded_tokens", "used_tokens", "wasted_tokens", "cancelled_tokens", "loaded_bytes")
-    return {name: getattr(stat, name) for name in names}
+    return {name: getattr(store.prefetch, name) for name in names}
 
 
 def prefetch_line(stat: "store_pb2.PrefetchStat") -> str:

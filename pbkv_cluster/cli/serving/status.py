@@ -125,12 +125,13 @@ def status_json(response: "Status") -> dict[str, Any]:
                 "reachable": worker.reachable,
                 "running": worker.running,
                 "waiting": worker.waiting,
+                "engine": worker.engine,
                 "policy": worker.store.policy,
                 "tiers": {
                     _tier_name(tier): {
                         "capacity_blocks": tier.capacity_blocks,
                         "used_blocks": tier.used_blocks,
-                        "locked_blocks": tier.locked_blocks,
+                        "locked_blocks": tier.locked_blocks if tier.HasField("locked_blocks") else None,
                         "block_bytes": tier.block_bytes,
                         "ready_blocks": tier.ready_blocks,
                     }
@@ -138,9 +139,9 @@ def status_json(response: "Status") -> dict[str, Any]:
                 },
                 "decisions": dict(sorted(worker.store.decisions.items())),
                 "guard": guard_json(worker.store),
-                "prefetch": prefetch_json(worker.store.prefetch),
-                "access_updates_applied": worker.access_updates_applied,
-                "access_workflows": worker.access_workflows,
+                "prefetch": prefetch_json(worker.store),
+                "access_updates_applied": worker.access_updates_applied if worker.HasField("access_updates_applied") else None,
+                "access_workflows": worker.access_workflows if worker.HasField("access_workflows") else None,
             }
             for worker in response.workers
         ],
@@ -219,13 +220,18 @@ def _workers_table(response: "Status") -> "Table":
         steps = Text(f"{worker.running} running\n{worker.waiting} waiting")
         tiers = [_tier_use(tier) for tier in worker.store.tiers]
         table.add_row(
-            Text(f"{worker.worker_id}\n{worker.node_id}"),
+            Text("\n".join([worker.worker_id, worker.node_id, *_foreign(worker)])),
             Text(worker.address),
             steps if worker.reachable else Text("not reachable", style="bold red"),
             Text(worker.store.policy),
             Text("\n".join(tiers)),
         )
     return table
+
+
+def _foreign(worker: "Status.Worker") -> list[str]:
+    """The engine that runs a worker's steps, if it is not ours."""
+    return [worker.engine] if worker.engine not in ("", "pbkv") else []
 
 
 def _rates_table(response: "Status") -> "Table":

@@ -65,7 +65,7 @@ def _worker(worker: Mapping[str, Any]) -> tuple[str, ...]:
     if not worker["reachable"]:
         return (worker["worker_id"], "not reachable", *("-" for _ in WORKER_COLUMNS[2:]))
     guard, prefetch = worker["guard"], worker["prefetch"]
-    loaded = prefetch["loaded_tokens"]
+    loaded = 0 if prefetch is None else prefetch["loaded_tokens"]
     return (
         worker["worker_id"],
         f"{worker['running']:,}",

@@ -2,18 +2,16 @@
 
 import asyncio
 import os
-import uuid
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pbkv_cluster.cluster.membership.garbage import collect_rarely
 from pbkv_cluster.cluster.membership.member import MemberContext
 from pbkv_cluster.cluster.membership.member_base import MemberBase
-from pbkv_cluster.core.blocks import BlockLabel
+from pbkv_cluster.cluster.membership.worker_member import WorkerMemberBase, with_model
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import Config
-from pbkv_cluster.core.locations.residency import READABLE, Residency
+from pbkv_cluster.core.locations.residency import READABLE
 from pbkv_cluster.core.metrics.metric import Source
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.text.tokenizers_only import use_tokenizers_only
@@ -24,16 +22,9 @@ from pbkv_cluster.store.cluster_index import (
     Directory,
     GatewayEntry,
     IndexMirror,
-    IndexPublisher,
     NodeEntry,
-    WorkerEntry,
 )
 from pbkv_cluster.store.peers.addresses import PeerAddresses
-
-if TYPE_CHECKING:
-    from pbkv_cluster.store.kv_events.event_publisher import KvEventPublisher
-
-WORKER_PREFIX = "worker-"  # of workers' names; a number follows
 
 
 class PredictorMember(MemberBase):
@@ -119,14 +110,8 @@ class _NodeServices:
         return next((node.address for node in await self._directory.nodes() if node.node_id == self._node_id), None)
 
 
-class WorkerMember(MemberBase):
-    """A GPU worker, with its blocks in the index."""
-
-    def __init__(self, context: MemberContext, worker_id: str) -> None:
-        super().__init__(context)
-        self._worker_id = worker_id
-        self._publisher: IndexPublisher | None = None
-        self._events: KvEventPublisher | None = None  # where there are such events
+class WorkerMember(WorkerMemberBase):
+    """A GPU worker with our own engine."""
 
     def prepare(self) -> None:
         import_module("pbkv_cluster.gpu_worker.server")
@@ -148,7 +133,7 @@ class WorkerMember(MemberBase):
         transport = make_transport(config.host_store.peer_transport)
         peers = PeerSource(addresses.find, transport, tls=this_process().to_members())
         worker = WorkerServer(
-            await asyncio.to_thread(_with_model, config),
+            await asyncio.to_thread(with_model, config),
             self._worker_id,
             SystemClock(),
             predictor=directory,
@@ -162,53 +147,9 @@ class WorkerMember(MemberBase):
         # Before the worker, whose copies may be waiting for another node.
         self._add_part(lambda: asyncio.to_thread(peers.close))
         facts = await worker.start(self._context.host)
-        entry = WorkerEntry(
-            worker_id=self._worker_id,
-            incarnation=uuid.uuid4().hex,
-            node_id=self._context.node_id,
-            address=facts.address,
-            pid=os.getpid(),
-            namespace=facts.namespace,
-            vocab_size=facts.vocabulary,
-            max_context_tokens=facts.max_context,
-            gpu_blocks=facts.gpu_blocks,
-            host_blocks=facts.host_blocks,
-            block_bytes=facts.block_bytes,
-        )
-        self._publisher = IndexPublisher(
-            directory, self._redis.blocks, entry, worker.residency, flush_interval_s=config.redis.flush_interval_s
-        )
-        # Added last, so stopped first: no step is sent to a worker that is stopping.
-        self._add_part(self._publisher.stop, self._publisher.wait)
-        await self._publisher.start()
+        await self._announce_worker(facts, worker.residency, worker.figures.put, lambda: worker.problems)
         collect_rarely()
-        await self._report_problems(self._worker_id, lambda: worker.problems)
-        await self._serve_metrics(worker.figures.put, Source.WORKER)
         return facts.address
-
-    def _publish_events(self) -> None:
-        events = self._context.config.kv_events
-        if not events.endpoint:
-            return
-        from pbkv_cluster.store.kv_events.event_publisher import KvEventPublisher
-
-        number = self._worker_id.removeprefix(WORKER_PREFIX)
-        rank = int(number) if number.isdecimal() else 0
-        events = events.of_worker(rank)
-        self._events = publisher = KvEventPublisher(
-            events.endpoint, events.replay_endpoint, events.topic, events.buffer_bytes, rank
-        )
-
-        async def stop() -> None:
-            await asyncio.to_thread(publisher.stop)
-
-        self._add_part(stop)
-
-    def _changed(self, label: BlockLabel, residency: Residency) -> None:
-        if self._publisher is not None:  # until then, the publisher's first snapshot covers it
-            self._publisher.record(label.key, residency)
-        if self._events is not None:
-            self._events.record(label, residency)
 
 
 class GatewayMember(MemberBase):
@@ -218,12 +159,12 @@ class GatewayMember(MemberBase):
         import_module("pbkv_cluster.gateway.server")
         if self._context.config.gateway.http_port >= 0:
             import_module("pbkv_cluster.gateway.http.server")
-        _load_codec(_with_model(self._context.config))
+        _load_codec(with_model(self._context.config))
 
     async def start(self) -> str:
         from pbkv_cluster.gateway.server import GatewayServer
 
-        config = await asyncio.to_thread(_with_model, self._context.config)
+        config = await asyncio.to_thread(with_model, self._context.config)
         codec = await asyncio.to_thread(_load_codec, config)
         name = self._context.name or GATEWAY
         directory = self._redis.directory
@@ -241,15 +182,6 @@ class GatewayMember(MemberBase):
         await self._announce(lambda: directory.announce_gateway(entry), lambda: directory.withdraw_gateway(entry))
         await self._serve_metrics(server.figures.put, Source.GATEWAY)
         return address
-
-
-def _with_model(config: Config) -> Config:
-    """The configuration with a model to load: the small random one if it names none."""
-    if config.model.path:
-        return config
-    from pbkv_cluster.gpu_worker.model.random_model import cached
-
-    return config.model_copy(update={"model": config.model.model_copy(update={"path": str(cached())})})
 
 
 def _load_codec(config: Config) -> TextCodec:

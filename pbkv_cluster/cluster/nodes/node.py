@@ -6,7 +6,7 @@ from typing import Self
 
 from pbkv_cluster.cluster.frame.actors import MemberSpec
 from pbkv_cluster.cluster.frame.ray_nodes import RayNode
-from pbkv_cluster.cluster.membership.members import WORKER_PREFIX
+from pbkv_cluster.cluster.membership.worker_member import WORKER_PREFIX
 from pbkv_cluster.store.cluster_index import NodeState, NodeStateEntry
 
 

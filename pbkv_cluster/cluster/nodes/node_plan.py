@@ -7,7 +7,9 @@ from collections.abc import Collection
 from pbkv_cluster.cluster.frame.actors import MemberSpec
 from pbkv_cluster.cluster.frame.ray_nodes import RayNode
 from pbkv_cluster.cluster.membership.member import MemberContext
-from pbkv_cluster.cluster.membership.members import WORKER_PREFIX, HostStoreMember, WorkerMember
+from pbkv_cluster.cluster.membership.members import HostStoreMember, WorkerMember
+from pbkv_cluster.cluster.membership.vllm_host import VllmHost
+from pbkv_cluster.cluster.membership.worker_member import WORKER_PREFIX
 from pbkv_cluster.cluster.nodes.gateway_plan import GatewayPlan
 from pbkv_cluster.core.errors import StartupError
 
@@ -52,10 +54,11 @@ class NodePlan:
         if not count:
             return []
         host_store = functools.partial(HostStoreMember, workers=count)
+        worker = VllmHost if self._context.config.engine.type == "vllm" else WorkerMember
         members = [MemberSpec(f"host-store-{next(self._host_stores)}", host_store, self._context, node.node_id)]
         for number in itertools.islice(self._workers, count):
             name = f"{WORKER_PREFIX}{number}"
-            make = functools.partial(WorkerMember, worker_id=name)
+            make = functools.partial(worker, worker_id=name)
             # The standby has no model loaded, and is kept for members without which nothing goes on.
             members.append(MemberSpec(name, make, self._context, node.node_id, float(self._on_gpus), on_standby=False))
         return members if self._gateways is None else members + self._gateways.of_node(node)

@@ -4,7 +4,7 @@ import asyncio
 
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.store.cluster_index import Directory, WorkerEntry, connect
+from pbkv_cluster.store.cluster_index import OUR_ENGINE, Directory, WorkerEntry, connect
 
 _GIB = 1 << 30
 
@@ -18,6 +18,9 @@ def tier_sizes(config: Config, redis_url: str) -> list[str]:
 
 
 def _line(config: Config, worker: WorkerEntry) -> str:
+    if worker.engine != OUR_ENGINE:
+        size = f" ({worker.gpu_blocks * worker.block_bytes / _GIB:.2f} GiB)" if worker.block_bytes else ""
+        return f"{worker.worker_id}: {worker.engine}, GPU tier {worker.gpu_blocks:,} blocks{size}"
     sizes = [(blocks, blocks * worker.block_bytes / _GIB) for blocks in (worker.gpu_blocks, worker.host_blocks)]
     gpu, host = (f"{blocks:,} blocks ({gib:.2f} GiB)" for blocks, gib in sizes)
     line = f"{worker.worker_id}: GPU tier {gpu}, host tier {host}"

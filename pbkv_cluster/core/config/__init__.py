@@ -1,9 +1,11 @@
 """Configuration: one typed `tree` of sections, read from defaults, a YAML file, the environment and flags (`sources`).
 
-`section` has what all share, `cache`, `stores` and `monitoring` hold some of them, and `page` writes docs/configuration.md.
+`section` has what all sections share, `cache`, `engine`, `stores` and `monitoring` hold some of them, and `page` writes
+docs/configuration.md.
 """
 
 from pbkv_cluster.core.config.cache import CacheConfig
+from pbkv_cluster.core.config.engine import EngineConfig
 from pbkv_cluster.core.config.engines import PluginsConfig, VllmConfig
 from pbkv_cluster.core.config.limits import LimitsConfig
 from pbkv_cluster.core.config.monitoring import LoggingConfig, OtelConfig, TelemetryConfig
@@ -14,7 +16,6 @@ from pbkv_cluster.core.config.stores import HostStoreConfig, RedisConfig
 from pbkv_cluster.core.config.tree import (
     ClusterConfig,
     Config,
-    EngineConfig,
     GatewayConfig,
     ModelConfig,
     PredictorConfig,

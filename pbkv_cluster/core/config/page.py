@@ -138,6 +138,8 @@ def _kind(field: FieldInfo) -> str:
         return f"list of {_choices(item)}"
     if item is not None:
         return "list, see below"
+    if get_origin(field.annotation) is dict:
+        return "mapping"
     assert isinstance(field.annotation, type)
     return ", ".join([_TYPES[field.annotation], *_bounds(field.metadata)])
 

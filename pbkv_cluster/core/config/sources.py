@@ -207,7 +207,8 @@ def _explain(error: ValidationError, origins: Mapping[str, Origin]) -> list[str]
         set_by = sorted({origin.name for field, origin in origins.items() if field == path or field.startswith(f"{path}.")})
         got = "" if isinstance(problem["input"], BaseModel | dict) else f", got {_cut(repr(shown(path, problem['input'])))}"
         source = f" (from {', '.join(set_by)})" if set_by else ""
-        lines.append(f"{path}{source}: {problem['msg'].removeprefix('Value error, ')}{got}")
+        where = f"{path}{source}: " if path else ""  # a rule about several sections names the fields itself
+        lines.append(f"{where}{problem['msg'].removeprefix('Value error, ')}{got}")
     return lines
 
 

@@ -50,11 +50,11 @@ function totals(found) {
 function memory(worker) {
   if (!worker.answers) return [el("h3", {}, worker.name), empty("It does not answer; its memory is not known.")];
   return Object.entries(worker.tiers).flatMap(([tier, { capacity, used, locked, retired }]) => {
-    const active = used - locked - (retired ?? 0);
+    const active = used - (locked ?? 0) - (retired ?? 0);
     const parts = [
-      ["running", "locked", locked],
+      ...(locked === null ? [] : [["running", "locked", locked]]),
       [retired === null ? "cached" : "open workflows", "active", Math.max(0, active)],
-      ["retired", "retired", Math.min(retired ?? 0, used - locked)],
+      ["retired", "retired", Math.min(retired ?? 0, used - (locked ?? 0))],
       ["free", "new", capacity - used],
     ].map(([name, kind, size]) => [name, kind, size, bytes(size)]);
     return [el("h3", {}, `${worker.name}, ${tier === "gpu" ? "GPU" : tier}: `, el("span", { "data-figure": `${worker.name}-${tier}` }, percent(used / capacity)), ` of ${bytes(capacity)}`),
@@ -65,9 +65,10 @@ function memory(worker) {
 function queue(workers) {
   return table("Load by worker", [
     ["worker", (worker) => worker.name],
+    ["engine", (worker) => worker.engine],
     ["running", (worker) => count(worker.running), number],
     ["waiting", (worker) => count(worker.waiting), number],
-    ["tokens waiting", (worker) => short(worker.waiting_tokens), number],
+    ["tokens waiting", (worker) => (worker.waiting_tokens === null ? "–" : short(worker.waiting_tokens)), number],
     ["prefill", (worker) => (worker.prefill_rate ? `${short(worker.prefill_rate)} tokens/s` : "not measured yet"), number],
   ], workers.filter((worker) => worker.answers));
 }

@@ -38,8 +38,8 @@ class WorkerReport:
     running: int  # steps on the device
     waiting: int  # steps in the queue
     store: store_pb2.StoreStat  # passed on as it is
-    access_updates_applied: int
-    access_workflows: int  # that its access model has learnt from
+    access_updates_applied: int | None  # None: it has no access model
+    access_workflows: int | None  # that its access model has learnt from; likewise
     predictor_reachable: bool  # it receives the predictor's broadcast
 
 
@@ -153,8 +153,8 @@ class Worker:
             answer.running,
             answer.waiting,
             answer.store,
-            answer.access_updates_applied,
-            answer.access_workflows,
+            answer.access_updates_applied if answer.HasField("access_updates_applied") else None,
+            answer.access_workflows if answer.HasField("access_workflows") else None,
             answer.predictor_reachable,
         )
 

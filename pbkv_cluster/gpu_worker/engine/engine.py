@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Ids
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pbkv_cluster.cache.decisions.log import DecisionLog
 from pbkv_cluster.cache.factory import make_cache
@@ -19,6 +19,7 @@ from pbkv_cluster.core.tokens import BLOCK_TOKENS, check_ids, count, unpack
 from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.core.workflow.logprobs import TokenLogprobs
 from pbkv_cluster.core.workflow.step_events import FinishReason
+from pbkv_cluster.gpu_worker.engine.output import Output
 from pbkv_cluster.gpu_worker.engine.prefill_rate import PrefillRate
 from pbkv_cluster.gpu_worker.engine.runner import Runner
 from pbkv_cluster.gpu_worker.engine.scheduler import Scheduler
@@ -26,19 +27,6 @@ from pbkv_cluster.gpu_worker.engine.sequence import Chunk, Sequence, StepRequest
 from pbkv_cluster.gpu_worker.engine.text_stream import TextStream
 
 _IDLE_S, _IDLE_MIN_S = 0.05, 0.01  # that loads may take at a time while nothing runs; between two looks
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """What one engine step produced for one request."""
-
-    request_id: str
-    tokens: tuple[int, ...]
-    text: str
-    finished: FinishReason | None = None
-    usage: Usage | None = None  # with `finished`
-    hidden: bytes = b""  # with `finished`; see `model/hidden_state.py`
-    logprobs: tuple[TokenLogprobs, ...] = ()  # of each token, if they were asked for
 
 
 class Engine:

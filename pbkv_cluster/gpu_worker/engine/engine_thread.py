@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeVar
 
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
+from pbkv_cluster.gpu_worker.engine.engine import Engine
+from pbkv_cluster.gpu_worker.engine.output import Output
 from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
 
 log = logging.getLogger(__name__)

@@ -9,19 +9,19 @@ log = logging.getLogger(__name__)
 _WORD = "pbkvturn"  # an answer that no template contains
 
 
-def end_tokens(module: Any, directory: Path, chat_template: str = "") -> frozenset[int]:
+def end_tokens(generation: Any, vocabulary: int, directory: Path, chat_template: str = "") -> frozenset[int]:
     """Ids of the tokens after which an output is complete.
 
     Args:
-        module: a causal language model of `transformers`.
+        generation: the model's generation configuration, as `transformers` has it.
+        vocabulary: number of the model's tokens.
         directory: of its checkpoint; it may be without a tokenizer.
         chat_template: name of one of its chat templates; empty: its default.
     """
-    ids = module.generation_config.eos_token_id
+    ids = generation.eos_token_id
     ends = set(ids if isinstance(ids, list) else [] if ids is None else [ids])
     if any((directory / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
         ends |= _tokenizer_ends(directory, chat_template)
-    vocabulary = module.config.get_text_config(decoder=True).vocab_size
     return frozenset(end for end in ends if 0 <= end < vocabulary)
 
 

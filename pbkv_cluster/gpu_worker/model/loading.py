@@ -83,7 +83,7 @@ def load_model(config: ModelConfig, device: torch.device, attention: str = "auto
         shape=probed.shape,
         vocabulary=text.vocab_size,
         max_context=max_context,
-        eos=end_tokens(module, directory, config.chat_template),
+        eos=end_tokens(module.generation_config, text.vocab_size, directory, config.chat_template),
         rotary=rotary,
         hidden=probed.hidden,
     )

@@ -182,7 +182,7 @@ class GetClusterStatusRequest(_message.Message):
 class GetClusterStatusResponse(_message.Message):
     __slots__ = ("cluster", "model", "workers", "open_workflows", "running_steps", "predictor_reachable", "index_reachable", "totals", "decisions", "predictor_address", "problems", "log_path", "http_address", "reasons", "discovery_url", "dashboard_url", "gateways", "members", "nodes")
     class Worker(_message.Message):
-        __slots__ = ("worker_id", "node_id", "address", "reachable", "store", "running", "waiting", "access_updates_applied", "access_workflows", "predictor_reachable")
+        __slots__ = ("worker_id", "node_id", "address", "reachable", "store", "running", "waiting", "access_updates_applied", "access_workflows", "predictor_reachable", "engine")
         WORKER_ID_FIELD_NUMBER: _ClassVar[int]
         NODE_ID_FIELD_NUMBER: _ClassVar[int]
         ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -193,6 +193,7 @@ class GetClusterStatusResponse(_message.Message):
         ACCESS_UPDATES_APPLIED_FIELD_NUMBER: _ClassVar[int]
         ACCESS_WORKFLOWS_FIELD_NUMBER: _ClassVar[int]
         PREDICTOR_REACHABLE_FIELD_NUMBER: _ClassVar[int]
+        ENGINE_FIELD_NUMBER: _ClassVar[int]
         worker_id: str
         node_id: str
         address: str
@@ -203,7 +204,8 @@ class GetClusterStatusResponse(_message.Message):
         access_updates_applied: int
         access_workflows: int
         predictor_reachable: bool
-        def __init__(self, worker_id: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., reachable: _Optional[bool] = ..., store: _Optional[_Union[_store_pb2.StoreStat, _Mapping]] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., access_updates_applied: _Optional[int] = ..., access_workflows: _Optional[int] = ..., predictor_reachable: _Optional[bool] = ...) -> None: ...
+        engine: str
+        def __init__(self, worker_id: _Optional[str] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., reachable: _Optional[bool] = ..., store: _Optional[_Union[_store_pb2.StoreStat, _Mapping]] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., access_updates_applied: _Optional[int] = ..., access_workflows: _Optional[int] = ..., predictor_reachable: _Optional[bool] = ..., engine: _Optional[str] = ...) -> None: ...
     class Problem(_message.Message):
         __slots__ = ("member", "problem")
         MEMBER_FIELD_NUMBER: _ClassVar[int]

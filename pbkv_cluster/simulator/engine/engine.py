@@ -12,7 +12,8 @@ from collections.abc import Set
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, TOKEN_BYTES, count
-from pbkv_cluster.gpu_worker.engine.engine import Engine, Output
+from pbkv_cluster.gpu_worker.engine.engine import Engine
+from pbkv_cluster.gpu_worker.engine.output import Output
 from pbkv_cluster.gpu_worker.engine.sequence import Sequence
 from pbkv_cluster.simulator.engine.runner import SimulatedRunner
 

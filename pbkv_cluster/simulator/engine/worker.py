@@ -6,7 +6,7 @@ from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.gateway.routing.load import WorkerLoad
 from pbkv_cluster.gateway.routing.speeds import StepSpeed
-from pbkv_cluster.gpu_worker.engine.engine import Output
+from pbkv_cluster.gpu_worker.engine.output import Output
 from pbkv_cluster.simulator.engine.engine import SimulatedEngine
 from pbkv_cluster.simulator.engine.runner import SimulatedRunner
 from pbkv_cluster.simulator.engine.setup import Setup

@@ -19,6 +19,7 @@ from pbkv_cluster.store.cluster_index.block_index import BlockIndex
 from pbkv_cluster.store.cluster_index.client import connect
 from pbkv_cluster.store.cluster_index.directory import Directory, cluster_names
 from pbkv_cluster.store.cluster_index.entries import (
+    OUR_ENGINE,
     EndpointEntry,
     GatewayEntry,
     Holder,
@@ -37,6 +38,7 @@ from pbkv_cluster.store.cluster_index.publisher import IndexPublisher
 from pbkv_cluster.store.cluster_index.redis_server import RedisServer
 
 __all__ = [
+    "OUR_ENGINE",
     "BlockIndex",
     "Directory",
     "EndpointEntry",

@@ -14,6 +14,7 @@ from pbkv_cluster.core.workflow.step_graph import StepGraph
 
 E = TypeVar("E")
 
+OUR_ENGINE = "pbkv"
 MAX_ENTRY_BYTES = 4 << 20  # a declared step graph is the largest part
 MAX_PROBLEMS = 16  # of one member
 MAX_REASONS = 64  # of one member
@@ -53,7 +54,8 @@ class WorkerEntry:
     max_context_tokens: _Positive
     gpu_blocks: _Count
     host_blocks: _Count
-    block_bytes: _Count
+    block_bytes: _Count  # 0: not known
+    engine: _Name = OUR_ENGINE  # whose engine runs its steps, with the version where it is not ours
 
 
 @dataclass(frozen=True, slots=True)

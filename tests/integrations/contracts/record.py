@@ -23,6 +23,16 @@ RELIED_ON = {
         f"{_VLLM}/cpu/policies/factory.py": ["CachePolicyFactory"],
         f"{_VLLM}/base.py": ["ReqContext", "OffloadKey"],
         "vllm/v1/kv_hints/protocol.py": ["KvHintsEnvelope", "KvHintAction"],
+        "vllm/v1/engine/async_llm.py": ["AsyncLLM"],
+        "vllm/v1/engine/exceptions.py": ["EngineDeadError", "EngineGenerateError"],
+        "vllm/v1/metrics/loggers.py": ["StatLoggerBase"],
+        "vllm/v1/metrics/stats.py": ["RequestStateStats", "SchedulerStats"],
+        "vllm/engine/arg_utils.py": ["AsyncEngineArgs", "EngineArgs"],
+        "vllm/exceptions.py": ["VLLMClientError"],
+        "vllm/inputs/engine.py": ["tokens_input"],
+        "vllm/logprobs.py": ["Logprob"],
+        "vllm/outputs.py": ["CompletionOutput", "RequestOutput"],
+        "vllm/sampling_params.py": ["RequestOutputKind", "SamplingParams"],
     },
     "sglang": {
         f"{_SGLANG}/hicache_storage.py": [

@@ -16,6 +16,13 @@ ROOT = Path(__file__).resolve().parents[3]
 OURS = ROOT / "pbkv_cluster" / "integrations"
 PLUG_INS = {  # our file and class, the engine, its file and class
     "vLLM's cache policy": ("vllm_policy/policy.py", "PbkvCachePolicy", "vllm", "cpu/policies/base.py", "CachePolicy"),
+    "vLLM's statistics": (
+        "vllm_worker/engine/llm.py",
+        "_LoadReader",
+        "vllm",
+        "v1/metrics/loggers.py",
+        "StatLoggerBase",
+    ),
     "SGLang's storage": ("sglang/hicache.py", "PbkvHiCache", "sglang", "hicache_storage.py", "HiCacheStorage"),
     "SGLang's eviction": ("sglang/plugin.py", "PbkvLfuStrategy", "sglang", "evict_policy.py", "EvictionStrategy"),
     "LMCache's second level": ("lmcache/adapter.py", "PbkvL2Adapter", "lmcache", "l2_adapters/base.py", "L2AdapterInterface"),

@@ -1,0 +1,148 @@
+"""What vLLM holds, as its KV events tell, under the block keys of the cluster.
+
+vLLM's blocks are larger than ours, a whole number of them, and it names them by hashes of its own. An event has the tokens of a
+block, the hash of the block before it, and of a first block the salt: that is all of which a block key is made.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import msgpack
+
+from pbkv_cluster.core.blocks import BlockLabel, Namespace, chain_keys
+from pbkv_cluster.core.locations.residency import NOWHERE, Residency
+from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, TOKEN_BYTES, pack
+from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.store.kv_events.messages import BlockRemoved, BlockStored
+
+BYTES_A_BLOCK = 900  # of labels, residency and entries of 16 tokens
+_MAX_BYTES = 2 << 30
+_TIERS = {"GPU": Tier.GPU, "CPU": Tier.HOST, "STORAGE": Tier.DISK}
+_IN = {tiers: Residency(tiers) for tiers in map(frozenset, ([Tier.GPU], [Tier.HOST], [Tier.GPU, Tier.HOST]))}
+
+Labels = tuple[BlockLabel, ...]
+
+
+class HeldBlocks:
+    """The blocks of one engine; bounded in bytes. What does not fit is left out, and counted."""
+
+    def __init__(
+        self, namespace: Namespace, on_change: Callable[[BlockLabel, Residency], None], max_bytes: int = _MAX_BYTES
+    ) -> None:
+        """Args:
+        namespace: of the model's blocks, without a tenant.
+        on_change: told of each block that enters or leaves a tier.
+        max_bytes: of memory.
+        """
+        self.left_out = 0  # blocks of 16 tokens, for want of room
+        self.orphans = 0  # blocks of vLLM whose prefix is not known
+        self._namespace = namespace
+        self._on_change = on_change
+        self._max_blocks = max_bytes // BYTES_A_BLOCK
+        self._labels: dict[bytes, Labels] = {}  # by vLLM's hash
+        self._residency: dict[bytes, Residency] = {}  # by block key
+
+    def __len__(self) -> int:
+        """Blocks of 16 tokens."""
+        return len(self._residency)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every block that was told of is here."""
+        return not self.left_out and not self.orphans
+
+    def residency(self) -> Mapping[bytes, Residency]:
+        """Every block, and where it lies."""
+        return dict(self._residency)
+
+    def count(self, tier: Tier) -> int:
+        """Blocks of 16 tokens in a tier."""
+        return sum(tier in residency.tiers for residency in self._residency.values())
+
+    def match(self, keys: Sequence[bytes]) -> dict[Tier, int]:
+        """Leading tokens of a prompt that are held, by the fastest tier that has each.
+
+        Args:
+            keys: of the prompt's full blocks.
+        """
+        found: dict[Tier, int] = {}
+        for key in keys:
+            residency = self._residency.get(key)
+            if residency is None:
+                break
+            tier = next(each for each in Tier if each in residency.tiers)
+            found[tier] = found.get(tier, 0) + BLOCK_TOKENS
+        return found
+
+    def clear(self) -> None:
+        self.left_out = self.orphans = 0
+        gone, self._labels = self._labels, {}
+        self._residency.clear()
+        for label in (label for labels in gone.values() for label in labels):
+            self._on_change(label, NOWHERE)
+
+    def stored(self, event: BlockStored) -> None:
+        tier = _TIERS.get(event.medium.upper())
+        if tier is None:
+            return
+        packed, size = pack(event.token_ids), event.block_tokens * TOKEN_BYTES
+        before = event.parent
+        for number, key in enumerate(event.keys):
+            labels = self._labels.get(key)
+            if labels is None:
+                extra = event.extra[number] if number < len(event.extra) else b""
+                labels = self._label(before, packed[number * size : (number + 1) * size], size, extra)
+                if labels is None:
+                    self.orphans += len(event.keys) - number
+                    return
+                if len(self) + len(labels) > self._max_blocks:
+                    self.left_out += len(labels) * (len(event.keys) - number)
+                    return
+                self._labels[key] = labels
+            self._move(labels, lambda tiers: tiers | {tier})
+            before = key
+
+    def removed(self, event: BlockRemoved) -> None:
+        tier = _TIERS.get(event.medium.upper())
+        for key in event.keys:
+            labels = self._labels.get(key)
+            if labels is not None and tier is not None:
+                self._move(labels, lambda tiers: tiers - {tier})
+                if labels[0].key not in self._residency:
+                    del self._labels[key]
+
+    def _move(self, labels: Labels, change: Callable[[frozenset[Tier]], frozenset[Tier]]) -> None:
+        for label in labels:
+            before = self._residency.get(label.key, NOWHERE)
+            tiers = change(before.tiers)
+            if tiers == before.tiers:
+                continue
+            if tiers:
+                now = self._residency[label.key] = _IN.get(tiers) or Residency(tiers)
+            else:
+                now = NOWHERE
+                del self._residency[label.key]
+            self._on_change(label, now)
+
+    def _label(self, before: bytes | None, packed: bytes, size: int, extra: bytes) -> Labels | None:
+        """The labels of a block of vLLM; None: its prefix is not known, or it is not of tokens alone."""
+        if len(packed) < size:
+            return None
+        if before is None:
+            tenant = _tenant(extra)
+            if tenant is None:
+                return None
+            root = parent = replace(self._namespace, salt=tenant).digest()
+        elif (known := self._labels.get(before)) is not None:
+            root, parent = known[-1].namespace, known[-1].key
+        else:
+            return None
+        keys = chain_keys(parent, packed)
+        tokens = [packed[at : at + BLOCK_BYTES] for at in range(0, size, BLOCK_BYTES)]
+        return tuple(map(BlockLabel, [root] * len(keys), [parent, *keys[:-1]], keys, tokens))
+
+
+def _tenant(extra: bytes) -> str | None:
+    """The tenant in what distinguishes a first block beside its tokens; None: it is something else, such as an image."""
+    values = msgpack.unpackb(extra) if extra else [""]
+    return values[0] if len(values) == 1 and isinstance(values[0], str) else None

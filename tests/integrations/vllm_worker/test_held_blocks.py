@@ -1,0 +1,111 @@
+"""What vLLM holds is known by the block keys of the cluster, whatever it calls its blocks."""
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pbkv_cluster.core.blocks import block_keys
+from pbkv_cluster.core.locations.residency import NOWHERE, Residency
+from pbkv_cluster.core.tokens import pack
+from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.integrations.vllm_worker.held_blocks import BYTES_A_BLOCK, HeldBlocks
+from pbkv_cluster.store.kv_events.messages import BlockRemoved, BlockStored
+from tests.integrations.vllm_worker.scripted import NAMESPACE, Rig, ScriptedEngine, stored
+
+PROMPT = list(range(100))  # three blocks of 32 tokens, six of 16, and some more
+KEYS = block_keys(NAMESPACE, pack(PROMPT))
+ON_GPU, IN_HOST = Residency(frozenset([Tier.GPU])), Residency(frozenset([Tier.HOST]))
+
+
+def rig() -> Rig:
+    return Rig(ScriptedEngine())
+
+
+def test_a_block_of_vllm_is_some_of_ours() -> None:
+    held = (it := rig()).held
+    held.stored(stored(PROMPT[:64], [b"one", b"two"]))
+    assert it.changes == [(key, ON_GPU) for key in KEYS[:4]]
+    assert held.match(KEYS) == {Tier.GPU: 64}
+    held.stored(stored(PROMPT[64:96], [b"three"], parent=b"two"))
+    assert held.match(KEYS) == {Tier.GPU: 96}
+    assert set(held.residency()) == set(KEYS)
+    held.removed(BlockRemoved([b"two"], "GPU"))
+    assert held.match(KEYS) == {Tier.GPU: 32}
+    assert it.changes[-2:] == [(key, NOWHERE) for key in KEYS[2:4]]
+
+
+def test_a_label_tells_what_leads_to_its_block() -> None:
+    labels = []
+    held = HeldBlocks(NAMESPACE, lambda label, residency: labels.append(label))
+    held.stored(stored(PROMPT[:64], [b"one", b"two"]))
+    assert all(label.is_consistent for label in labels)
+    assert [label.parent for label in labels] == [NAMESPACE.digest(), *KEYS[:3]]
+    assert {label.namespace for label in labels} == {NAMESPACE.digest()}
+
+
+def test_a_tenants_blocks_are_found_under_its_keys_alone() -> None:
+    held = rig().held
+    held.stored(stored(PROMPT[:32], [b"salted"], salt="tenant"))
+    held.stored(stored(PROMPT[32:64], [b"next"], parent=b"salted"))
+    assert held.match(KEYS) == {}
+    assert held.match(block_keys(replace(NAMESPACE, salt="tenant"), pack(PROMPT))) == {Tier.GPU: 64}
+
+
+def test_a_block_lies_in_several_tiers_until_the_last_one() -> None:
+    held = (it := rig()).held
+    held.stored(stored(PROMPT[:32], [b"one"]))
+    held.stored(stored(PROMPT[:32], [b"one"], medium="CPU"))
+    held.removed(BlockRemoved([b"one"], "GPU"))
+    assert held.match(KEYS) == {Tier.HOST: 32}
+    assert it.changes[-1] == (KEYS[1], IN_HOST)
+    assert held.count(Tier.GPU) == 0
+    held.removed(BlockRemoved([b"one"], "CPU"))
+    assert len(held) == 0
+
+
+def test_what_cannot_be_placed_is_counted_and_not_believed() -> None:
+    held = rig().held
+    held.stored(stored(PROMPT[32:64], [b"two"], parent=b"never told"))
+    held.stored(BlockStored([b"image"], None, PROMPT[:32], 32, "GPU", [b"\x92\xa5image\x00"]))
+    assert (len(held), held.orphans, held.is_complete) == (0, 2, False)
+    held.stored(stored(PROMPT[:32], [b"elsewhere"], medium="EXTERNAL"))
+    held.removed(BlockRemoved([b"never told"], "GPU"))
+    held.clear()
+    assert (len(held), held.orphans, held.is_complete) == (0, 0, True)
+
+
+def test_memory_is_bounded() -> None:
+    held = HeldBlocks(NAMESPACE, lambda label, residency: None, max_bytes=5 * BYTES_A_BLOCK)
+    held.stored(stored(PROMPT[:96], [b"one", b"two", b"three"]))
+    assert (len(held), held.left_out, held.is_complete) == (4, 2, False)
+
+
+def test_an_empty_cache_is_told_block_by_block() -> None:
+    held = (it := rig()).held
+    held.stored(stored(PROMPT[:64], [b"one", b"two"]))
+    held.clear()
+    assert it.changes[4:] == [(key, NOWHERE) for key in KEYS[:4]]
+    assert held.match(KEYS) == {}
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 2), st.sampled_from(["GPU", "CPU"])), max_size=30))
+def test_what_is_told_adds_up_to_what_is_held(moves: list[tuple[bool, int, str]]) -> None:
+    """Whoever has heard all changes knows the same as who asks now, and every medium counts for itself."""
+    told: dict[bytes, Residency] = {}
+    held = HeldBlocks(NAMESPACE, lambda label, residency: told.__setitem__(label.key, residency))
+    names = [b"one", b"two", b"three"]
+    for name, parent, at in zip(names, [None, *names], range(3), strict=False):  # so that all prefixes are known
+        held.stored(stored(PROMPT[32 * at : 32 * at + 32], [name], parent=parent, medium="STORAGE"))
+    model: dict[bytes, set[str]] = {name: {"STORAGE"} for name in names}
+    for enters, number, medium in moves:
+        parent = names[number - 1] if number else None
+        if enters:
+            held.stored(stored(PROMPT[32 * number : 32 * number + 32], [names[number]], parent=parent, medium=medium))
+            model[names[number]].add(medium)
+        else:
+            held.removed(BlockRemoved([names[number]], medium))
+            model[names[number]].discard(medium)
+    assert {key: residency for key, residency in told.items() if residency.tiers} == held.residency()
+    for tier, medium in ((Tier.GPU, "GPU"), (Tier.HOST, "CPU"), (Tier.DISK, "STORAGE")):
+        assert held.count(tier) == 2 * sum(medium in media for media in model.values())
