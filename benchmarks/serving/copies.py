@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.report import Figure, Report
+from benchmarks.serving import host_hit
 from benchmarks.serving.engine import Bench
 from benchmarks.timing import in_turn, ratio, seconds
 from pbkv_cluster.cache.tiers.transfer import Transfer
@@ -36,6 +37,7 @@ def run(arguments: argparse.Namespace) -> Report:
     torch.set_num_threads(1)
     blocks, rounds = (16, 3) if quick else (64, 15)
     figures = [*_copies(blocks, rounds), *_steps(2 if quick else 6)]
+    figures += host_hit.figures(random_model.cached("5m" if quick else "24m"), 2 if quick else 9)
     return Report(
         "copies", f"{blocks} blocks of {SHAPE.block_bytes >> 20} MiB at a time; one thread for each direction", tuple(figures)
     )

@@ -13,7 +13,7 @@ from pbkv_cluster.cache.owners import ActiveWorkflows
 from pbkv_cluster.cache.policies.base import ReusePolicy, make_policies
 from pbkv_cluster.cache.prefetch.prefetcher import Prefetcher
 from pbkv_cluster.cache.requests import ClientRequests
-from pbkv_cluster.cache.restore import StoredBlock, restore
+from pbkv_cluster.cache.restore import restore
 from pbkv_cluster.cache.sequence.admission import Admission
 from pbkv_cluster.cache.sequence.commit import Committer
 from pbkv_cluster.cache.sequence.fetch import Fetcher
@@ -27,7 +27,7 @@ from pbkv_cluster.cache.tiers.leases import BlockLeases
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tiers.transfer import TransferEngine
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
-from pbkv_cluster.core.blocks import Namespace
+from pbkv_cluster.core.blocks import Namespace, StoredBlock
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast
@@ -200,8 +200,12 @@ class KVCache:
             self.tiers.drop_spoiled()
 
     def is_ready(self, handle: CacheHandle) -> bool:
-        """Whether everything in a handle's table has arrived. Nothing may be computed on it before."""
+        """Whether everything in a handle's table has arrived. Before that, only `seconds_left` allows to compute on it."""
         return handle.ready and not (self.tiers.spoiled and self._is_broken(handle))
+
+    def seconds_left(self, handle: CacheHandle) -> float | None:
+        """How long until a handle is ready, if a step may begin before that; what it computes counts if the handle then is."""
+        return None if self.tiers.spoiled and self._is_broken(handle) else handle.seconds_left
 
     def broken(self) -> list[CacheHandle]:
         """Handles on blocks that did not arrive. Each must be closed; its sequence can be opened again at once."""

@@ -3,21 +3,12 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import NamedTuple
 
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tree.node import ABSENT, Slots, new_slots
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
-from pbkv_cluster.core.blocks import BlockLabel
+from pbkv_cluster.core.blocks import BlockLabel, StoredBlock
 from pbkv_cluster.core.usage import Tier
-
-
-class StoredBlock(NamedTuple):
-    """A block that was found in a slot."""
-
-    slot: int
-    label: BlockLabel
-    age_s: float  # since it was stored
 
 
 def restore(tree: PrefixTree, tiers: Tiers, blocks: Mapping[Tier, Iterable[StoredBlock]], now: float) -> int:

@@ -78,3 +78,11 @@ class BlockLabel(NamedTuple):
     def is_consistent(self) -> bool:
         """Whether the key follows from the parent and the tokens."""
         return chain_keys(self.parent, self.tokens) == [self.key]
+
+
+class StoredBlock(NamedTuple):
+    """A block that was found in a slot of a slower tier."""
+
+    slot: int
+    label: BlockLabel
+    age_s: float  # since it was stored

@@ -5,11 +5,12 @@
 1. `servicer`, `step_wire` and `store_servicer`: the wire. `engine/engine_thread`: carries calls and outputs between the event
    loop and the engine's thread.
 2. `engine/engine`: checks the request, and turns it into an `engine/sequence`.
-3. `engine/queue/`: where it waits. `engine/scheduler`: admits it to the cache (`pbkv_cluster.cache`) and fills the batches.
+3. `engine/queue/`: where it waits. `engine/scheduler`: admits it to the cache (`pbkv_cluster.cache`) and fills the batches;
+   `engine/loads`: whether it may be in one while its blocks are still being loaded.
 4. `engine/runner`: the contract; `model/torch_runner`: a batch through the model (`model/forward`). `attention/`: reads and
-   writes `kv/storage`.
-5. `kv/transfer_engine`: copies blocks between GPU and host memory, as the cache decides, by `kv/block_copies`, urgent ones
-   first (`kv/copy_lane`);
+   writes `kv/storage`, each layer when it has arrived (`attention/arriving`).
+5. `kv/transfer_engine`: copies blocks between GPU and host memory, as the cache decides, by `kv/block_copies` or
+   `kv/cuda_copies`, urgent ones first (`kv/copy_lane`) and layer by layer (`kv/layer_events`);
    `kv/host_region`: the host tier, in the worker's region of the arena, which `kv/arena_region` leases;
    `kv/other_workers`: who else has a block, and how it is read from there.
 6. `engine/sampler`: the next token. `engine/text_stream`: its text, without what may become a stop string.

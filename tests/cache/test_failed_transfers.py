@@ -8,12 +8,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pbkv_cluster.cache.restore import StoredBlock
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.tiers.pool import SlotState
 from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.cache.tree.node import ABSENT, Slots, new_slots
-from pbkv_cluster.core.blocks import BlockLabel, chain_keys
+from pbkv_cluster.core.blocks import BlockLabel, StoredBlock, chain_keys
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier
 from tests.cache.late_transfers import GARBAGE, LateEngine, TaggedEngine

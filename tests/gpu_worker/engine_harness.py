@@ -1,5 +1,6 @@
 """Runs an engine until all its requests have ended; and computes the same with plain `transformers`."""
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -47,22 +48,66 @@ def decode(ids: Sequence[int]) -> str:
 
 
 class LateTorchEngine(LateEngine):
-    """Copies real KV, as late as may be."""
+    """Copies real KV, as late as may be: a layer of a load when it is waited for, and the whole when the transfer is done."""
 
     labelled = True
 
-    def __init__(self, engine: TransferEngine, storage: KvStorage, seed: int) -> None:
+    def __init__(self, engine: TransferEngine, storage: KvStorage, seed: int, by_layer: bool) -> None:
+        """Args:
+        engine: makes the copies, each block at once.
+        storage: that is copied in.
+        seed: of what is left to chance.
+        by_layer: whether loads from the host arrive layer by layer.
+        """
         super().__init__(seed)
         self._engine = engine
         self._storage = storage
+        self._by_layer = by_layer
+        self.waits: list[int] = []  # for layers, in order
+        self.seconds_left: float | None = None  # of every load; None: 0, or infinite, at random
+        self.fails_at: int | None = None  # layer from which on loads bring nothing
+
+    def submit(self, transfer: Transfer) -> bool:
+        if self._by_layer and transfer.urgent and (transfer.source, transfer.target) == (Tier.HOST, Tier.GPU):
+            left = self._random.choice((0.0, math.inf)) if self.seconds_left is None else self.seconds_left
+            transfer.layers = LateLayers(self, transfer, left)
+        return super().submit(transfer)
+
+    def arrive(self, transfer: Transfer, layer: int) -> None:
+        """A step is about to read a layer of what a transfer writes."""
+        self.waits.append(layer)
+        if transfer in self._open and (self.fails_at is None or layer < self.fails_at):
+            self.wait(transfer.after)
+            host, gpu = (
+                pool.view(len(pool), self._storage.shape.layers, -1) for pool in (self._storage.host, self._storage.gpu)
+            )
+            gpu[list(transfer.target_slots), layer] = host[list(transfer.source_slots), layer]
 
     def _copy(self, transfer: Transfer) -> None:
         if not self._engine.submit(transfer):
             self._engine.wait((transfer,))
             assert list(self._engine.completed()) == [transfer]
+        if self.fails_at is not None and transfer.layers is not None:
+            transfer.failed = transfer.target_slots
+            self._fill(Tier.GPU, transfer.failed)
 
     def _fill(self, kind: Tier, slots: Slots) -> None:
-        self._storage.pools[kind][list(slots)] = 1000.0
+        self._storage.pools[kind][list(slots)] = math.nan
+
+
+class LateLayers:
+    """See `LateTorchEngine`."""
+
+    def __init__(self, engine: LateTorchEngine, transfer: Transfer, left: float) -> None:
+        self._engine = engine
+        self._transfer = transfer
+        self._left = left
+
+    def wait(self, layer: int) -> None:
+        self._engine.arrive(self._transfer, layer)
+
+    def seconds_left(self) -> float:
+        return self._left
 
 
 def make_engine(
@@ -73,13 +118,16 @@ def make_engine(
     pools: list[KvStorage] | None = None,
     prefetch: Literal["none", "conservative", "queue"] = "queue",
     clock: Clock | None = None,
+    transfers: list[LateTorchEngine] | None = None,
     **fields: Any,
 ) -> Engine:
     """An engine on the CPU. Its transfers are carried out by threads, or as late as may be if `late` gives a seed for that.
 
-    The engine's pools are added to `pools`.
+    The engine's pools are added to `pools`, and what makes its transfers late to `transfers`.
     """
-    config = EngineConfig(**{"gpu_blocks": 64, "host_blocks": 32, "device": "cpu", "allow_forced_output": True, **fields})
+    by_layer = fields.pop("load_by_layer", True)
+    defaults = {"gpu_blocks": 64, "host_blocks": 32, "device": "cpu", "allow_forced_output": True}
+    config = EngineConfig(**{**defaults, **fields, "load_by_layer": by_layer and late is None})
     cache_config = CacheConfig(policy=policy, write_through=write_through, prefetch=prefetch)
     runner = TorchRunner(model, config, torch.device("cpu"))
     runner.allocate()
@@ -87,9 +135,11 @@ def make_engine(
         pools.append(runner.storage)
     if late is None:
         return Engine(runner, config, cache_config, clock or SystemClock(), decode, worker_id="w")
-    runner.transfer_engine = transfers = LateTorchEngine(runner.transfer_engine, runner.storage, late)
+    runner.transfer_engine = late_engine = LateTorchEngine(runner.transfer_engine, runner.storage, late, by_layer)
     engine = Engine(runner, config, cache_config, clock or SystemClock(), decode, worker_id="w")
-    transfers.watch(engine.cache.tiers.pools)
+    late_engine.watch(engine.cache.tiers.pools)
+    if transfers is not None:
+        transfers.append(late_engine)
     return engine
 
 

@@ -2,7 +2,7 @@
 
 from pbkv_cluster.cache.sequence.block_table import BlockTable
 from pbkv_cluster.cache.sequence.recorded_step import RecordedStep
-from pbkv_cluster.cache.tiers.transfer import Transfer
+from pbkv_cluster.cache.tiers.transfer import LayerArrival, Transfer
 from pbkv_cluster.cache.tree.node import Node, Owner
 from pbkv_cluster.core.usage import Tier
 
@@ -24,10 +24,23 @@ class CacheHandle:
 
     @property
     def ready(self) -> bool:
-        """Whether everything in the table has arrived. Nothing may be computed on it before."""
+        """Whether everything in the table has arrived. Before that, a step may only compute on it by its `arrivals`."""
         if self.waits_for:
             self.waits_for = [transfer for transfer in self.waits_for if not transfer.done]
         return not self.waits_for
+
+    @property
+    def arrivals(self) -> list[LayerArrival] | None:
+        """What a step must wait for in each layer, since it has not arrived yet; None: some of it does not come by layers."""
+        arrivals = [transfer.layers for transfer in self.waits_for if not transfer.done]
+        by_layers = [each for each in arrivals if each is not None]
+        return by_layers if len(by_layers) == len(arrivals) else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long until it is ready, if all that has not arrived comes layer by layer."""
+        arrivals = self.arrivals
+        return None if arrivals is None else max((each.seconds_left() for each in arrivals), default=0.0)
 
     @property
     def committed(self) -> int:

@@ -28,6 +28,24 @@ class TransferState(Enum):
 _SUBMITTED, _DONE = TransferState.SUBMITTED, TransferState.DONE  # an attribute of an enum is slow to read in Python 3.11
 
 
+class LayerArrival(Protocol):
+    """A load that brings all its blocks layer by layer, so that a step that needs them can begin before it is done.
+
+    A block may turn out to be damaged after its layers have come. So what such a step computes counts only if the transfer is
+    done afterwards, and none of the step's blocks is in `Transfer.failed`.
+    """
+
+    def wait(self, layer: int) -> None:
+        """To be called before a step reads a layer: on return the layer is there, or will be before anything that is computed
+        from now on. It returns, too, if the transfer has ended without the layer.
+        """
+        ...
+
+    def seconds_left(self) -> float:
+        """How long the transfer takes until it is done, from recent measurements; infinite if there are none."""
+        ...
+
+
 class Transfer:
     """Copies of whole blocks, pairwise, from slots of one tier to slots of another.
 
@@ -38,6 +56,7 @@ class Transfer:
         "after",
         "failed",
         "labels",
+        "layers",
         "patience_s",
         "source",
         "source_slots",
@@ -67,6 +86,7 @@ class Transfer:
         self.after = after  # transfers that write the source slots; they have to be carried out before this one
         self.labels = labels  # of the blocks, to be stored with them, or to find them by; none: the target tier keeps none
         self.patience_s = patience_s  # of a fetch: seconds after which its blocks are computed instead. None: it is none
+        self.layers: LayerArrival | None = None  # the engine sets it when it takes a load that arrives layer by layer
         self.failed = NO_SLOTS  # target slots that did not get their blocks; the engine sets it before it reports completion
         self.unbacked = NO_SLOTS  # those of them that the machine has no memory for
         self.urgent = urgent  # a sequence or another transfer may wait for it; the others come later
@@ -94,9 +114,10 @@ class TransferEngine(Protocol):
     """Carries out transfers between the pools of one process. Only the thread that owns the cache calls it.
 
     Until a transfer is done, the cache does not use its source slots for anything else, and no step computes on its target
-    slots. So an engine may copy at any time between `submit` and the report of completion, and several transfers in any order,
-    as long as it carries out and reports those in `Transfer.after` first. Transfers that are not `urgent` are prefetches: those
-    that are go before them. One can become urgent while it waits.
+    slots, unless it waits for each layer of each of its transfers, which must have `Transfer.layers`. So an engine may
+    copy at any time between `submit` and the report of completion, and several transfers in any order, as long as it carries
+    out and reports those in `Transfer.after` first. Transfers that are not `urgent` are prefetches: those that are go before
+    them. One can become urgent while it waits.
 
     A block may turn out to be damaged, or its target to have no memory. Such blocks are named in `Transfer.failed`, with those
     that another transfer was to copy from there, and slots without memory in `Transfer.unbacked`, too. Only a transfer that is

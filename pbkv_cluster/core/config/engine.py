@@ -44,6 +44,9 @@ class EngineConfig(Section):
     verify_share: float = Field(
         1.0, ge=0, le=1, description="share of blocks loaded from host memory that are compared with their checksum"
     )
+    load_by_layer: bool = Field(
+        True, description="let a step begin while what it loads from host memory arrives, layer by layer"
+    )
     read_siblings: bool = Field(True, description="fetch blocks from the host memory of the node's other workers")
     read_peers: bool = Field(True, description="fetch blocks from the host memory of other nodes")
     max_batch_tokens: int = Field(2048, ge=16, description="most tokens in one forward pass; vLLM, too")

@@ -39,6 +39,7 @@ class _Decode(NamedTuple):
 
     rows: torch.Tensor
     slots: torch.Tensor  # [sequences * blocks]
+    empty: torch.Tensor  # rows of these blocks that hold no token: not even NaN that lies there may have an effect
     mask: torch.Tensor  # [sequences, 1, 1, blocks * 16], added to the scores
 
 
@@ -94,7 +95,11 @@ class SdpaBatch:
             hidden |= positions < lengths - window
         mask = self._storage.gpu.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
         rows = torch.tensor([single.row for single in group], device=device)
-        return _Decode(rows, to_device(slots.ravel(), device), mask[:, None, None, :])
+        # The sequence's last block, and where that is its only one, the copies of it that pad it.
+        ends = -(-lengths // BLOCK_TOKENS) * BLOCK_TOKENS
+        unwritten = (positions >= lengths) & ((positions < ends) | (positions % BLOCK_TOKENS >= lengths))
+        empty = unwritten.view(-1).nonzero().squeeze(1)
+        return _Decode(rows, to_device(slots.ravel(), device), empty, mask[:, None, None, :])
 
     def _prefill(
         self,
@@ -119,7 +124,7 @@ class SdpaBatch:
 
     def _decode(self, layer: int, plan: _Decode, query: torch.Tensor, scale: float | None, out: torch.Tensor) -> None:
         sequences = len(plan.rows)
-        k, v = self._storage.read(layer, plan.slots)
+        k, v = self._storage.read(layer, plan.slots, plan.empty)
         _, kv_heads, dim = k.shape
         k, v = (part.view(sequences, -1, kv_heads, dim).transpose(1, 2) for part in (k, v))
         # The query heads that share a KV head are laid out as query positions, so that K and V need no copy for each of them.

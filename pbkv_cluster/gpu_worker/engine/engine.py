@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Ids
 from dataclasses import replace
+from math import isfinite
 
 from pbkv_cluster.cache.decisions.log import DecisionLog
 from pbkv_cluster.cache.factory import make_cache
@@ -79,7 +80,7 @@ class Engine:
             elsewhere=elsewhere,
             log=log,
         )
-        self.scheduler = Scheduler(self.cache, config, clock, self._prefill_rate.seconds)
+        self.scheduler = Scheduler(self.cache, config, clock, self._prefill_rate.seconds, self._batch_seconds)
         # A sequence must fit in the pool together with the block that its next token begins.
         self.max_context = min(runner.max_context, (runner.gpu_blocks - 1) * BLOCK_TOKENS)
         self.steps = 0
@@ -154,19 +155,23 @@ class Engine:
             decodes = all(_is_decode(chunk) for chunk in chunks)
             if decodes:
                 self.prefetch(self.decode_s)
+            all_loaded = all(self.scheduler.loads.have_arrived(chunk.sequence) for chunk in chunks)
             start = self._clock.now()
             tokens = iter(self._runner.run(chunks))
+            results = [(chunk, next(tokens) if chunk.final else None) for chunk in chunks]
+            if not all_loaded:
+                results = [result for result in results if self._counts(result[0])]
             now = self._clock.now()
-            if decodes:
+            if decodes and all_loaded:
                 self.decode_s = now - start
-            else:
+            elif all_loaded:
                 self._measure(chunks, now - start)
-            for chunk in chunks:
+            for chunk, token in results:
                 prefilled = chunk.count if chunk.sequence.first_token_at is None or not chunk.final else chunk.count - 1
                 chunk.sequence.usage.computed_tokens += prefilled
                 self.scheduler.computed(chunk)
-                if chunk.final:
-                    self._take(chunk.sequence, next(tokens), now)
+                if token is not None:
+                    self._take(chunk.sequence, token, now)
         outputs, self._ready = self._ready, []
         return outputs
 
@@ -206,6 +211,14 @@ class Engine:
         ):
             check_ids(field, packed, self._runner.vocabulary)
 
+    def _counts(self, chunk: Chunk) -> bool:
+        """Whether what a chunk was computed on has arrived. If not, nothing of it is kept, and its sequence is queued again."""
+        if self.scheduler.loads.settle(chunk):
+            return True
+        if chunk.ends_prompt:
+            chunk.sequence.hidden = b""
+        return False
+
     def _take(self, sequence: Sequence, token: int, now: float) -> None:
         if (forced := sequence.forced_token) is not None:
             token = forced
@@ -243,6 +256,10 @@ class Engine:
         text += sequence.text.finish()
         logprobs = _logprobs(sequence) if tokens else ()
         self._ready.append(Output(sequence.request.id, tokens, text, reason, usage, sequence.hidden, logprobs))
+
+    def _batch_seconds(self, tokens: int) -> float:
+        prefill = self._prefill_rate.seconds(tokens)
+        return max(self.decode_s, prefill if isfinite(prefill) else 0.0)
 
     def _measure(self, chunks: list[Chunk], seconds: float) -> None:
         prefill = sum(chunk.count for chunk in chunks if chunk.count > 1)

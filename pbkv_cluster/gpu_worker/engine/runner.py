@@ -25,7 +25,8 @@ class Runner(Protocol):
     def run(self, chunks: Sequence[Chunk]) -> list[int]:
         """Runs the chunks through the model, and stores the KV of their tokens in the slots of their block tables.
 
-        The caller makes sure that these slots are ready: nothing is still being loaded into them.
+        Where blocks are still being loaded into these slots, each layer waits for `CacheHandle.arrivals`. The caller finds out
+        whether these blocks have turned out damaged.
 
         A runner with a real model may set `hidden` of sequences whose prompts end in this batch. It sets `logprobs` of those
         that ask for them.

@@ -11,6 +11,7 @@ from pbkv_cluster.core.config import EngineConfig
 from pbkv_cluster.core.config.weights import parse_weights
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for, full_blocks
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.gpu_worker.engine.loads import Loads
 from pbkv_cluster.gpu_worker.engine.prefix_wait import find_wait
 from pbkv_cluster.gpu_worker.engine.queue.order import Order
 from pbkv_cluster.gpu_worker.engine.queue.step_queue import StepQueue
@@ -21,16 +22,25 @@ class Scheduler:
     """Fills a batch with decodes, then chunks of prefills, then newly admitted sequences, in the order of the queue (`queue`).
 
     When blocks run out, the sequence that was admitted last is preempted: it gives its blocks back and waits again. A sequence
-    whose prefix a running one computes now waits for it while others are admitted, if that is faster (see `prefix_wait`). One
-    whose output takes it beyond the model's rotary switch is queued again, too: its KV is not valid in a sequence that long.
+    whose prefix a running one computes now waits for it while others are admitted, if that is faster (see `prefix_wait`), and
+    one whose prefix is being loaded waits unless it may begin before that (see `loads`). One whose output takes it beyond the
+    model's rotary switch is queued again, too: its KV is not valid in a sequence that long.
     """
 
-    def __init__(self, cache: KVCache, config: EngineConfig, clock: Clock, compute_seconds: Callable[[int], float]) -> None:
+    def __init__(
+        self,
+        cache: KVCache,
+        config: EngineConfig,
+        clock: Clock,
+        compute_seconds: Callable[[int], float],
+        batch_seconds: Callable[[int], float],
+    ) -> None:
         """Args:
         cache: that sequences are opened in.
         config: limits of the batches.
         clock: the engine's.
         compute_seconds: how long the prefill of a number of tokens takes.
+        batch_seconds: how long a batch of so many tokens takes at least.
         """
         self._cache = cache
         self.compute_seconds = compute_seconds
@@ -41,6 +51,7 @@ class Scheduler:
         self._order = Order(config)
         self._held: list[Sequence] = []  # out of the queue while they wait for a prefix
         self.decisions: Counter[str] = Counter()
+        self.loads = Loads(cache, batch_seconds, self.decisions)
 
     @property
     def waiting(self) -> int:
@@ -83,16 +94,19 @@ class Scheduler:
     def schedule(self) -> list[Chunk]:
         """The next batch; empty only when there is nothing to run.
 
-        A sequence whose prefix is still being loaded waits while others run. When no other can run, this blocks until it can.
+        When nothing else can run, sequences begin before their loads have arrived; where they cannot, this waits for the loads.
         """
         self._cache.poll()
         while True:
             self._recover()
             chunks = self._next_batch()
-            late = None if chunks else next((sequence.handle for sequence in self.running if not self._ready(sequence)), None)
-            if late is None:
+            late = [] if chunks else [each for each in self.running if not self.loads.have_arrived(each)]
+            if not late:
                 return chunks
-            self._cache.wait(late)
+            if chunks := self._next_batch(may_stall=True):
+                return chunks
+            assert late[0].handle is not None
+            self._cache.wait(late[0].handle)
 
     def _recover(self) -> None:
         """Queues sequences again whose loads have failed: they compute what is lost."""
@@ -104,27 +118,24 @@ class Scheduler:
                 sequence.first_scheduled_at = None
             self._preempt(sequence)
 
-    def _ready(self, sequence: Sequence) -> bool:
-        """Whether everything that was loaded for a running sequence has arrived."""
-        assert sequence.handle is not None
-        return self._cache.is_ready(sequence.handle)
-
-    def _next_batch(self) -> list[Chunk]:
+    def _next_batch(self, may_stall: bool = False) -> list[Chunk]:
         budget = self._config.max_batch_tokens
         chunks: list[Chunk] = []
         for sequence in self._by_need():
             if budget == 0:
                 break
-            if sequence.handle is None or not self._ready(sequence):
-                continue  # preempted by a sequence earlier in this loop, or waiting for its prefix
+            if sequence.handle is None:
+                continue  # preempted by a sequence earlier in this loop
             count = min(sequence.total - sequence.computed, self._config.prefill_chunk_tokens, budget)
+            if not self.loads.allow(sequence, self._config.max_batch_tokens - budget + count, may_stall):
+                continue  # waiting for its prefix
             if self._make_room(sequence, count, chunks):
                 chunks.append(Chunk(sequence, sequence.computed, count))
                 budget -= count
         for sequence in self.admissions() if budget else ():
-            if not self._ready(sequence):
-                continue
             count = min(sequence.total - sequence.computed, self._config.prefill_chunk_tokens, budget)
+            if not self.loads.allow(sequence, self._config.max_batch_tokens - budget + count, may_stall):
+                continue
             if count == 0 or not self._grow(sequence, count):
                 break
             chunks.append(Chunk(sequence, sequence.computed, count))

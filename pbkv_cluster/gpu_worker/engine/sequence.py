@@ -133,3 +133,8 @@ class Chunk:
     def final(self) -> bool:
         """Whether the sequence's next token follows from this chunk: it ends with the last token so far."""
         return self.start + self.count == self.sequence.total
+
+    @property
+    def ends_prompt(self) -> bool:
+        """Whether it holds the prompt's last token. Output that a lost worker has sent may follow it."""
+        return self.start < self.sequence.prompt_tokens <= self.start + self.count

@@ -1,11 +1,11 @@
-"""Copies of blocks between the GPU pool and host slots, made on the transfer engine's threads: one class for each device."""
+"""Copies of blocks between the GPU pool and host slots, on the transfer engine's threads: the contract, and its CPU twin."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 
-from pbkv_cluster.core.errors import ResourceExhausted, StartupError
+from pbkv_cluster.gpu_worker.kv.layer_events import LayerEvent
 from pbkv_cluster.gpu_worker.kv.storage import KvStorage
 from pbkv_cluster.store.arena.slots import Bytes
 
@@ -14,6 +14,7 @@ class BlockCopies(Protocol):
     """Copies whole blocks, pairwise, and returns when the bytes are there."""
 
     batch: int  # blocks that are best copied together
+    layers: int  # of a block
 
     def fence(self) -> Any:
         """Called on the engine's thread: stands for everything that has been computed so far."""
@@ -25,6 +26,13 @@ class BlockCopies(Protocol):
 
     def to_gpu(self, host_slots: Sequence[int], gpu_slots: Sequence[int], fence: Any) -> None:
         """Copies to the GPU, after what `fence` stands for."""
+        ...
+
+    def layers_to_gpu(self, host_slots: Sequence[int], gpu_slots: Sequence[int], fence: Any) -> Iterator[LayerEvent]:
+        """Copies to the GPU, after what `fence` stands for, first layer 0 of all blocks, then layer 1, and so on.
+
+        Yields each layer's event when its copy has been started. The copies are made when the last one has been.
+        """
         ...
 
     def from_memory(self, payloads: Sequence[Bytes], gpu_slots: Sequence[int], fence: Any) -> None:
@@ -50,43 +58,16 @@ class Landing(Protocol):
         ...
 
 
-def pin_for(device: torch.device) -> Callable[[int, int], None]:
-    """What makes host memory, given by address and size, fit for fast copies to a device. It raises ResourceExhausted.
-
-    Raises:
-        StartupError: CuPy is not installed.
-    """
-    if device.type != "cuda":
-        return lambda address, size: None
-    cuda = _cuda_runtime()
-
-    def pin(address: int, size: int) -> None:
-        try:
-            with torch.cuda.device(device):
-                cuda.hostRegister(address, size, 0)
-        except cuda.CUDARuntimeError as error:
-            raise ResourceExhausted(f"host memory cannot be pinned: {error}") from error
-
-    return pin
-
-
-def _cuda_runtime() -> Any:
-    try:
-        from cupy.cuda import runtime
-    except ImportError as error:
-        raise StartupError(
-            "a host tier on CUDA needs CuPy: install pbkv-cluster[gpu], or set engine.host_blocks to 0"
-        ) from error
-    return runtime
-
-
 class CpuCopies:
     """Both pools are host memory. numpy lets other threads run while it copies."""
 
     batch = 1  # so that a block is still in the processor's cache when its checksum is computed
 
     def __init__(self, storage: KvStorage) -> None:
+        self.layers = storage.shape.layers
         self._gpu, self._host = _rows(storage.gpu), _rows(storage.host)
+        elements = storage.shape.block_elements // self.layers
+        self._gpu_layers, self._host_layers = storage.gpu.view(-1, elements), storage.host.view(-1, elements)
 
     def fence(self) -> None:
         """What has been computed is in memory."""
@@ -99,12 +80,31 @@ class CpuCopies:
         for source, target in zip(host_slots, gpu_slots, strict=True):
             self._gpu[target] = self._host[source]
 
+    def layers_to_gpu(self, host_slots: Sequence[int], gpu_slots: Sequence[int], fence: None) -> Iterator[LayerEvent]:
+        sources, targets = (torch.tensor(slots, dtype=torch.int64) * self.layers for slots in (host_slots, gpu_slots))
+        for layer in range(self.layers):  # each in one call, so that no layer waits for Python's lock between its blocks
+            self._gpu_layers.index_copy_(0, targets + layer, self._host_layers.index_select(0, sources + layer))
+            yield _MADE
+
     def from_memory(self, payloads: Sequence[Bytes], gpu_slots: Sequence[int], fence: None) -> None:
         for payload, target in zip(payloads, gpu_slots, strict=True):
             self._gpu[target] = payload
 
-    def landing(self) -> "CpuLanding":
+    def landing(self) -> "Landing":
         return CpuLanding(self._gpu)
+
+
+class _Made:
+    """A copy that has been made."""
+
+    def wait(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+
+_MADE = _Made()
 
 
 class CpuLanding:
@@ -120,98 +120,6 @@ class CpuLanding:
 
     def deliver(self, arrived: Mapping[int, int], fence: None) -> None:
         """What has arrived is there."""
-
-
-class CudaCopies:
-    """A copy stream for each direction, next to the stream that computes. Unmeasured on a GPU."""
-
-    batch = 32
-
-    def __init__(self, storage: KvStorage) -> None:
-        """Raises:
-        StartupError: CuPy is not installed.
-        """
-        self._cuda = _cuda_runtime()
-        self._storage = storage
-        self._bytes = storage.shape.block_bytes
-        self._in: torch.cuda.Stream = torch.cuda.Stream(storage.device)  # type: ignore[no-untyped-call]
-        self._out: torch.cuda.Stream = torch.cuda.Stream(storage.device)  # type: ignore[no-untyped-call]
-
-    def fence(self) -> torch.cuda.Event:
-        event: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record(torch.cuda.current_stream(self._storage.device))
-        return event
-
-    def to_host(self, gpu_slots: Sequence[int], host_slots: Sequence[int], fence: torch.cuda.Event) -> None:
-        self._copy(
-            self._storage.gpu, gpu_slots, self._storage.host, host_slots, self._cuda.memcpyDeviceToHost, self._out, fence
-        )
-
-    def to_gpu(self, host_slots: Sequence[int], gpu_slots: Sequence[int], fence: torch.cuda.Event) -> None:
-        self._copy(self._storage.host, host_slots, self._storage.gpu, gpu_slots, self._cuda.memcpyHostToDevice, self._in, fence)
-
-    def from_memory(self, payloads: Sequence[Bytes], gpu_slots: Sequence[int], fence: torch.cuda.Event) -> None:
-        with torch.cuda.device(self._storage.device):
-            self._in.wait_event(fence)
-            for payload, slot in zip(payloads, gpu_slots, strict=True):
-                target = self._storage.gpu.data_ptr() + slot * self._bytes
-                kind = self._cuda.memcpyHostToDevice
-                self._cuda.memcpyAsync(target, payload.ctypes.data, self._bytes, kind, self._in.cuda_stream)
-            self._in.synchronize()
-
-    def landing(self) -> "CudaLanding":
-        return CudaLanding(self._cuda, self._storage)
-
-    def _copy(
-        self,
-        source: torch.Tensor,
-        sources: Sequence[int],
-        target: torch.Tensor,
-        targets: Sequence[int],
-        kind: int,
-        stream: torch.cuda.Stream,
-        fence: torch.cuda.Event,
-    ) -> None:
-        with torch.cuda.device(self._storage.device):
-            stream.wait_event(fence)
-            for first, second in zip(sources, targets, strict=True):
-                self._cuda.memcpyAsync(
-                    target.data_ptr() + second * self._bytes,
-                    source.data_ptr() + first * self._bytes,
-                    self._bytes,
-                    kind,
-                    stream.cuda_stream,
-                )
-            stream.synchronize()
-
-
-class CudaLanding:
-    """Pinned memory, and a copy stream. Unmeasured on a GPU."""
-
-    blocks = 32
-
-    def __init__(self, cuda: Any, storage: KvStorage) -> None:
-        self._cuda = cuda
-        self._storage = storage
-        self._bytes = storage.shape.block_bytes
-        self._pinned = torch.empty(self.blocks, self._bytes, dtype=torch.uint8, pin_memory=True)
-        self._stream: torch.cuda.Stream = torch.cuda.Stream(storage.device)  # type: ignore[no-untyped-call]
-
-    def rows(self, gpu_slots: Sequence[int]) -> Sequence[Bytes]:
-        return list(self._pinned.numpy()[: len(gpu_slots)])
-
-    def deliver(self, arrived: Mapping[int, int], fence: torch.cuda.Event) -> None:
-        with torch.cuda.device(self._storage.device):
-            self._stream.wait_event(fence)
-            for row, slot in arrived.items():
-                self._cuda.memcpyAsync(
-                    self._storage.gpu.data_ptr() + slot * self._bytes,
-                    self._pinned.data_ptr() + row * self._bytes,
-                    self._bytes,
-                    self._cuda.memcpyHostToDevice,
-                    self._stream.cuda_stream,
-                )
-            self._stream.synchronize()
 
 
 def _rows(pool: torch.Tensor) -> Bytes:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from pbkv_cluster.cache.restore import StoredBlock
 from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.cache.tree.node import Slots, new_slots
+from pbkv_cluster.core.blocks import StoredBlock
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.kv.block_copies import BlockCopies
 from pbkv_cluster.gpu_worker.kv.host_region import HostRegion

@@ -3,7 +3,7 @@
 import mmap
 from collections.abc import Callable, Iterator
 
-from pbkv_cluster.cache.restore import StoredBlock
+from pbkv_cluster.core.blocks import StoredBlock
 from pbkv_cluster.store.arena.layout import RegionLayout
 from pbkv_cluster.store.arena.page_touch import PageTouch
 from pbkv_cluster.store.arena.slots import RegionSlots

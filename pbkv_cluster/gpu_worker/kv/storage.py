@@ -80,14 +80,22 @@ class KvStorage:
         self._tokens.index_copy_(0, first, key.reshape(len(rows), -1))
         self._tokens.index_copy_(0, first + BLOCK_TOKENS, value.reshape(len(rows), -1))
 
-    def read(self, layer: int, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """K and V of whole blocks in one layer, each [len(slots) * 16, kv_heads, dim]. The next call overwrites them."""
+    def read(self, layer: int, slots: torch.Tensor, empty: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """K and V of whole blocks in one layer, each [len(slots) * 16, kv_heads, dim]. The next call overwrites them.
+
+        Args:
+            layer: index of the layer.
+            slots: of the blocks.
+            empty: rows of the result that hold no token; they are set to 0.
+        """
         rows = slots * (self.shape.layers * 2) + layer * 2
-        key, value = self._room(len(slots))
-        torch.index_select(self._halves, 0, rows, out=key)
-        torch.index_select(self._halves, 0, rows + 1, out=value)
-        kv_heads, dim = self.shape.kv_heads, self.shape.head_dim
-        return key.view(-1, kv_heads, dim), value.view(-1, kv_heads, dim)
+        room = self._room(len(slots))
+        torch.index_select(self._halves, 0, rows, out=room[0])
+        torch.index_select(self._halves, 0, rows + 1, out=room[1])
+        both = room.view(2, -1, self.shape.kv_heads, self.shape.head_dim)
+        if empty is not None:
+            both.index_fill_(1, empty, 0.0)
+        return both[0], both[1]
 
     def _room(self, blocks: int) -> torch.Tensor:
         """Buffer for `read`, [2, blocks, elements]. It is kept: fresh memory can cost more in page faults than the copy."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import islice
+from math import inf
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -19,13 +20,15 @@ from pbkv_cluster.gpu_worker.kv.block_copies import BlockCopies
 from pbkv_cluster.gpu_worker.kv.copy_lane import CopyLane
 from pbkv_cluster.gpu_worker.kv.disk_copies import DiskCopies
 from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
+from pbkv_cluster.gpu_worker.kv.layer_events import LayerEvent, LayerEvents
 from pbkv_cluster.gpu_worker.kv.other_workers import OtherWorkers
 
 Lane: TypeAlias = tuple[Tier, Tier]
 """Source and target."""
 
 _WEIGHT = 0.2  # of the latest measurement
-_LANES: Sequence[Lane] = ((Tier.GPU, Tier.HOST), (Tier.HOST, Tier.GPU))
+_LOADS: Lane = (Tier.HOST, Tier.GPU)
+_LANES: Sequence[Lane] = ((Tier.GPU, Tier.HOST), _LOADS)
 _DISK_LANES: Sequence[Lane] = ((Tier.HOST, Tier.DISK), (Tier.DISK, Tier.GPU))
 
 
@@ -57,6 +60,8 @@ class ThreadedTransferEngine:
 
     A block gets its header and checksum when it is stored. When it is loaded, the header is checked always and the checksum of
     the bytes as often as configured; a block that does not pass is emptied from its slot and reported as failed.
+
+    Loads from the host that a step waits for can arrive layer by layer. Checksums are compared last, while the step computes.
     """
 
     labelled = True
@@ -68,6 +73,7 @@ class ThreadedTransferEngine:
         verify_share: float = 1.0,
         disk: DiskCopies | None = None,
         others: OtherWorkers | None = None,
+        by_layer: bool = True,
     ) -> None:
         """Args:
         copies: between the pools of the device.
@@ -75,6 +81,7 @@ class ThreadedTransferEngine:
         verify_share: share of the loads from the host whose bytes are compared with their checksum.
         disk: the disk tier; None: there is none.
         others: what is fetched comes from them; None: nothing is fetched.
+        by_layer: whether loads from the host arrive layer by layer.
         """
         self._disk = disk
         self._copies = copies
@@ -82,6 +89,7 @@ class ThreadedTransferEngine:
         self._verify_share = verify_share
         self._verify_due = 0.0
         self._others = others
+        self._by_layer = by_layer
         self._landings = {tier: copies.landing() for tier in (others.tiers_read if others is not None else ())}
         lanes = [*_LANES, *(_DISK_LANES if disk is not None else ()), *((tier, Tier.GPU) for tier in self._landings)]
         self._lanes = {(source, target): CopyLane(f"copies-{source.value}-to-{target.value}") for source, target in lanes}
@@ -95,7 +103,10 @@ class ThreadedTransferEngine:
         """See `TransferEngine.submit`. Those of `after` were submitted earlier, so waiting for them cannot end in a circle."""
         earlier = {each: self._open[each] for each in transfer.after if each in self._open}
         lane = self._lanes[transfer.source, transfer.target]
-        self._open[transfer] = lane.submit(transfer, partial(self._carry_out, transfer, earlier, self._copies.fence()))
+        layers = None
+        if self._by_layer and transfer.urgent and (transfer.source, transfer.target) == _LOADS:
+            transfer.layers = layers = LayerEvents(self._copies.layers, partial(self._seconds_left, transfer))
+        self._open[transfer] = lane.submit(transfer, partial(self._carry_out, transfer, earlier, self._copies.fence(), layers))
         return False
 
     def completed(self) -> Sequence[Transfer]:
@@ -125,6 +136,11 @@ class ThreadedTransferEngine:
             return self._disk.disk.seconds(blocks + queued)
         return measured.value * (blocks + queued)
 
+    def _seconds_left(self, transfer: Transfer, arrived: float) -> float:
+        measured = self._block_seconds.get((transfer.source, transfer.target))
+        queued = sum(len(each) for each in self._open if (each.source, each.target) == (transfer.source, transfer.target))
+        return inf if measured is None else measured.value * (queued - arrived * len(transfer))
+
     def erase(self, tier: Tier, slots: Slots) -> None:
         """See `TransferEngine.erase`. No transfer runs meanwhile, so that no header has two writers."""
         self.wait(tuple(self._open))
@@ -142,22 +158,27 @@ class ThreadedTransferEngine:
         if self._disk is not None:
             self._disk.disk.close()
 
-    def _carry_out(self, transfer: Transfer, earlier: Mapping[Transfer, Future[None]], fence: Any) -> None:
+    def _carry_out(
+        self, transfer: Transfer, earlier: Mapping[Transfer, Future[None]], fence: Any, layers: LayerEvents | None
+    ) -> None:
         try:
             for future in earlier.values():
                 future.result()
             start = perf_counter()
             lost = {slot for each in earlier for slot in each.failed}
-            transfer.failed = new_slots(self._carry(transfer, lost, fence))
+            transfer.failed = new_slots(self._carry(transfer, lost, fence, layers))
             lane, seconds = (transfer.source, transfer.target), perf_counter() - start
             self._block_seconds.setdefault(lane, Ewma(_WEIGHT, initial=0.0)).add(seconds / len(transfer))
             self.meter.add(lane, len(transfer) - len(transfer.failed), seconds)
         except BaseException as error:
             self._error = error
             raise
+        finally:
+            if layers is not None:
+                layers.end()
         self._done.append(transfer)
 
-    def _carry(self, transfer: Transfer, lost: set[int], fence: Any) -> Iterator[int]:
+    def _carry(self, transfer: Transfer, lost: set[int], fence: Any, layers: LayerEvents | None) -> Iterator[int]:
         """Copies the blocks of a transfer, and yields the target slots that get none."""
         if transfer.patience_s is not None:
             return self._fetch(transfer, fence)
@@ -165,6 +186,8 @@ class ThreadedTransferEngine:
             return self._disk.store(transfer, lost)
         if self._disk is not None and transfer.source is Tier.DISK:
             return self._disk.load(transfer, lost, fence, self.meter.add_damaged)
+        if layers is not None:
+            return self._load_layers(transfer, lost, fence, layers)
         return (self._load if transfer.target is Tier.GPU else self._store)(transfer, lost, fence)
 
     def _store(self, transfer: Transfer, lost: set[int], fence: Any) -> Iterator[int]:
@@ -190,24 +213,53 @@ class ThreadedTransferEngine:
         transfer.unbacked = unbacked
 
     def _load(self, transfer: Transfer, lost: set[int], fence: Any) -> Iterator[int]:
-        """Copies to the GPU, except for blocks that are `lost` or damaged. Yields the target slots that get no block.
+        """Copies to the GPU, except for blocks that are `lost` or damaged. Yields the target slots that get no block."""
+        for batch in _batches(transfer, self._copies.batch):
+            sources, targets = [], []
+            for source, target, _ in batch:
+                if self._can_load(source, lost) and self._is_sound(source, self._verifies()):
+                    sources.append(source)
+                    targets.append(target)
+                else:
+                    yield target
+            self._copies.to_gpu(sources, targets, fence)
+
+    def _load_layers(self, transfer: Transfer, lost: set[int], fence: Any, layers: LayerEvents) -> Iterator[int]:
+        """Does the same layer by layer. The bytes are compared with their checksums while the device may still copy them."""
+        sources, targets = [], []
+        for source, target in zip(transfer.source_slots, transfer.target_slots, strict=True):
+            if self._can_load(source, lost) and self._is_sound(source, verify=False):
+                sources.append(source)
+                targets.append(target)
+            else:
+                yield target
+        last: LayerEvent | None = None
+        for last in self._copies.layers_to_gpu(sources, targets, fence):
+            layers.arrived(last)
+        for source, target in zip(sources, targets, strict=True):
+            if self._verifies() and not self._is_sound(source, verify=True):
+                yield target
+        if last is not None:
+            last.synchronize()
+
+    def _can_load(self, source: int, lost: set[int]) -> bool:
+        """Whether a block is not `lost` and its memory can be copied from. Otherwise its slot is emptied.
 
         The memory of a block that an earlier process has stored may not be pinned yet. It is now: CUDA does not copy what is
         pinned in part.
         """
-        slots = self._region.slots
-        for batch in _batches(transfer, self._copies.batch):
-            sources, targets = [], []
-            for source, target, _ in batch:
-                if source not in lost and _has_memory(self._region, source):
-                    if slots.is_sound(source, self._verifies()):
-                        sources.append(source)
-                        targets.append(target)
-                        continue
-                    self.meter.add_damaged((Tier.HOST, Tier.GPU))
-                slots.clear(source)
-                yield target
-            self._copies.to_gpu(sources, targets, fence)
+        if source not in lost and _has_memory(self._region, source):
+            return True
+        self._region.slots.clear(source)
+        return False
+
+    def _is_sound(self, source: int, verify: bool) -> bool:
+        """Whether a block can be believed. Otherwise it is counted, and its slot is emptied."""
+        if self._region.slots.is_sound(source, verify):
+            return True
+        self.meter.add_damaged(_LOADS)
+        self._region.slots.clear(source)
+        return False
 
     def _fetch(self, transfer: Transfer, fence: Any) -> Iterator[int]:
         """Copies blocks of other workers to the GPU. Yields the target slots that get no block."""

@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pbkv_cluster.cache.tiers.transfer import NullTransferEngine, TransferEngine
+from pbkv_cluster.cache.tiers.transfer import LayerArrival, NullTransferEngine, TransferEngine
 from pbkv_cluster.core.config import EngineConfig
 from pbkv_cluster.core.errors import ResourceExhausted, StartupError
 from pbkv_cluster.core.tokens import TOKEN_BYTES, as_array, blocks_for
 from pbkv_cluster.gpu_worker.attention import Span, choose
+from pbkv_cluster.gpu_worker.attention.arriving import arriving
 from pbkv_cluster.gpu_worker.engine.logprobs import next_logprobs
 from pbkv_cluster.gpu_worker.engine.sampler import sample
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk
-from pbkv_cluster.gpu_worker.kv.block_copies import BlockCopies, CpuCopies, CudaCopies, pin_for
+from pbkv_cluster.gpu_worker.kv.block_copies import BlockCopies, CpuCopies
+from pbkv_cluster.gpu_worker.kv.cuda_copies import CudaCopies, pin_for
 from pbkv_cluster.gpu_worker.kv.disk_copies import DiskCopies
 from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
 from pbkv_cluster.gpu_worker.kv.other_workers import OtherWorkers
@@ -71,6 +73,7 @@ class TorchRunner:
             )
         self._device = device
         self._verify_share = config.verify_share
+        self._by_layer = config.load_by_layer
         self._disk_bytes = config.disk_bytes
         self.disk_blocks = 0  # set by `allocate`
         self.host: HostRegion | None = None  # set by `allocate`, if there is a host tier
@@ -130,7 +133,7 @@ class TorchRunner:
             if disk_path is not None:
                 self.disk = DiskCopies(copies, self.host, WriteBehind(self._open_disk(disk_path, model)))
             self.transfer_engine = self._transfers = ThreadedTransferEngine(
-                copies, self.host, self._verify_share, self.disk, others
+                copies, self.host, self._verify_share, self.disk, others, self._by_layer
             )
 
     def _open_disk(self, path: Path, model: bytes) -> DiskSlots:
@@ -176,7 +179,7 @@ class TorchRunner:
         last = [int(end) for end, chunk in zip(ends, chunks, strict=True) if chunk.final]
         # Without a final chunk one row is computed all the same: a model's head needs at least one.
         rows = last or [int(ends[-1])]
-        paged = self._attention(self.storage, [_span(chunk) for chunk in chunks])
+        paged = arriving(self._attention(self.storage, [_span(chunk) for chunk in chunks]), _arrivals(chunks))
         project = self._project if any(_ends_prompt(chunk) for chunk in chunks) else None
         with captured(self.model.module) if project else nullcontext(list[torch.Tensor]()) as states:
             logits = forward(self.model.module, paged, ids, positions, lengths, rows, self.storage.device, self.model.rotary)
@@ -196,13 +199,19 @@ def _ids(chunk: Chunk) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
 
 
 def _ends_prompt(chunk: Chunk) -> bool:
-    """Whether the chunk holds the prompt's last token, for the first time. Output that a lost worker has sent may follow it."""
-    return chunk.start < chunk.sequence.prompt_tokens <= chunk.start + chunk.count and not chunk.sequence.hidden
+    """Whether the chunk holds the prompt's last token, for the first time."""
+    return chunk.ends_prompt and not chunk.sequence.hidden
 
 
 def _prompt_end(chunk: Chunk, end: int) -> int:
     """Row of the prompt's last token in a batch where the chunk ends at row `end`."""
     return end - (chunk.start + chunk.count - chunk.sequence.prompt_tokens)
+
+
+def _arrivals(chunks: Sequence[Chunk]) -> list[LayerArrival]:
+    """Loads of which the batch must wait for each layer."""
+    handles = [chunk.sequence.handle for chunk in chunks]
+    return list(dict.fromkeys(arrival for handle in handles if handle is not None for arrival in handle.arrivals or ()))
 
 
 def _span(chunk: Chunk) -> Span:
