@@ -6,8 +6,7 @@ of it; a node that a running sequence uses loses nothing.
 A decision takes effect in the tree at once, while its bytes may still be on their way:
 
 - A slot whose block has gone is not used again before the transfers that read or write it are done (`SlotState`).
-- A sequence does not compute before the transfers that write its slots are done (`CacheHandle.ready`), or it reads each layer
-  when that has come, and what it has computed counts if they end well (`CacheHandle.arrivals`).
+- A sequence computes when the transfers that write its slots are done (`CacheHandle.ready`), or layer by layer (`arrivals`).
 - Decisions do not depend on when transfers are done: leaving slots count as room, and if one is needed, `take` waits for it.
 - No transfer is recalled. A block that is wanted on the GPU again while its demotion runs is loaded from the slot in which it
   arrives, by a transfer that comes after the demotion; a block that is dropped or evicted while it arrives is carried to the
