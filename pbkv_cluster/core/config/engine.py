@@ -44,6 +44,7 @@ class EngineConfig(Section):
     verify_share: float = Field(
         1.0, ge=0, le=1, description="share of blocks loaded from host memory that are compared with their checksum"
     )
+    copies: Literal["auto", "kernel", "batch"] = Field("auto", description="how a GPU copies blocks; auto: the faster way")
     load_by_layer: bool = Field(
         True, description="let a step begin while what it loads from host memory arrives, layer by layer"
     )

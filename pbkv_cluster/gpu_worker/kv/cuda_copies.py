@@ -1,15 +1,21 @@
 """Copies of blocks between the GPU pool and pinned host memory, with CUDA. Unmeasured on a GPU."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from pbkv_cluster.core.errors import ResourceExhausted, StartupError
+from pbkv_cluster.gpu_worker.kv.copy_methods import METHODS, CopyMethod, CopyPart
 from pbkv_cluster.gpu_worker.kv.layer_events import LayerEvent
 from pbkv_cluster.gpu_worker.kv.storage import KvStorage
 from pbkv_cluster.store.arena.slots import Bytes
+
+TRIAL_BLOCKS = 32  # that `auto` copies to choose a method
+_TRIALS = 3
 
 
 def pin_for(device: torch.device) -> Callable[[int, int], None]:
@@ -20,19 +26,25 @@ def pin_for(device: torch.device) -> Callable[[int, int], None]:
     """
     if device.type != "cuda":
         return lambda address, size: None
-    cuda = _cuda_runtime()
+    cuda = cuda_runtime()
+    portable_and_mapped = 3
 
     def pin(address: int, size: int) -> None:
         try:
             with torch.cuda.device(device):
-                cuda.hostRegister(address, size, 0)
+                cuda.hostRegister(address, size, portable_and_mapped)
         except cuda.CUDARuntimeError as error:
             raise ResourceExhausted(f"host memory cannot be pinned: {error}") from error
 
     return pin
 
 
-def _cuda_runtime() -> Any:
+def cuda_runtime() -> Any:
+    """CuPy's binding of CUDA's runtime.
+
+    Raises:
+        StartupError: CuPy is not installed.
+    """
     try:
         from cupy.cuda import runtime
     except ImportError as error:
@@ -47,53 +59,58 @@ class CudaCopies:
 
     batch = 32
 
-    def __init__(self, storage: KvStorage) -> None:
-        """Raises:
-        StartupError: CuPy is not installed.
+    def __init__(self, storage: KvStorage, method: str = "auto") -> None:
+        """Args:
+        storage: for `auto`, its first `TRIAL_BLOCKS` blocks in host memory must be pinned, and those of the GPU free.
+        method: one of `METHODS`; auto: the one that copies these blocks fastest, layer by layer.
+
+        Raises:
+            StartupError: CuPy is not installed, or the GPU cannot use the method.
         """
         self.layers = storage.shape.layers
-        self._cuda = _cuda_runtime()
+        self._cuda = cuda_runtime()
         self._storage = storage
+        self._device = storage.device
         self._bytes = storage.shape.block_bytes
         self._in: torch.cuda.Stream = torch.cuda.Stream(storage.device)  # type: ignore[no-untyped-call]
         self._out: torch.cuda.Stream = torch.cuda.Stream(storage.device)  # type: ignore[no-untyped-call]
+        with torch.cuda.device(storage.device):
+            self._method = self._fastest() if method == "auto" else self._make(method)
 
     def fence(self) -> torch.cuda.Event:
         event: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record(torch.cuda.current_stream(self._storage.device))
+        event.record(torch.cuda.current_stream(self._device))
         return event
 
     def to_host(self, gpu_slots: Sequence[int], host_slots: Sequence[int], fence: torch.cuda.Event) -> None:
-        self._copy(
-            self._storage.gpu, gpu_slots, self._storage.host, host_slots, self._cuda.memcpyDeviceToHost, self._out, fence
-        )
+        if gpu_slots:
+            with self._on(self._out, fence):
+                self._plan(gpu_slots, host_slots, to_gpu=False)(0, self._bytes)
+                self._out.synchronize()
 
     def to_gpu(self, host_slots: Sequence[int], gpu_slots: Sequence[int], fence: torch.cuda.Event) -> None:
-        self._copy(self._storage.host, host_slots, self._storage.gpu, gpu_slots, self._cuda.memcpyHostToDevice, self._in, fence)
+        if gpu_slots:
+            with self._on(self._in, fence):
+                self._plan(host_slots, gpu_slots, to_gpu=True)(0, self._bytes)
+                self._in.synchronize()
 
     def layers_to_gpu(
         self, host_slots: Sequence[int], gpu_slots: Sequence[int], fence: torch.cuda.Event
     ) -> Iterator[LayerEvent]:
+        if not gpu_slots:
+            return
         size = self._bytes // self.layers
-        with torch.cuda.device(self._storage.device):
-            self._in.wait_event(fence)
+        with self._on(self._in, fence):
+            copy = self._plan(host_slots, gpu_slots, to_gpu=True)
         for layer in range(self.layers):
-            with torch.cuda.device(self._storage.device):
-                for source, target in zip(host_slots, gpu_slots, strict=True):
-                    self._cuda.memcpyAsync(
-                        self._storage.gpu.data_ptr() + target * self._bytes + layer * size,
-                        self._storage.host.data_ptr() + source * self._bytes + layer * size,
-                        size,
-                        self._cuda.memcpyHostToDevice,
-                        self._in.cuda_stream,
-                    )
+            with self._on(self._in):
+                copy(layer * size, size)
                 event: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 event.record(self._in)
-            yield CudaLayer(event, self._storage.device)
+            yield CudaLayer(event, self._device)
 
     def from_memory(self, payloads: Sequence[Bytes], gpu_slots: Sequence[int], fence: torch.cuda.Event) -> None:
-        with torch.cuda.device(self._storage.device):
-            self._in.wait_event(fence)
+        with self._on(self._in, fence):
             for payload, slot in zip(payloads, gpu_slots, strict=True):
                 target = self._storage.gpu.data_ptr() + slot * self._bytes
                 kind = self._cuda.memcpyHostToDevice
@@ -103,27 +120,48 @@ class CudaCopies:
     def landing(self) -> "CudaLanding":
         return CudaLanding(self._cuda, self._storage)
 
-    def _copy(
-        self,
-        source: torch.Tensor,
-        sources: Sequence[int],
-        target: torch.Tensor,
-        targets: Sequence[int],
-        kind: int,
-        stream: torch.cuda.Stream,
-        fence: torch.cuda.Event,
-    ) -> None:
-        with torch.cuda.device(self._storage.device):
-            stream.wait_event(fence)
-            for first, second in zip(sources, targets, strict=True):
-                self._cuda.memcpyAsync(
-                    target.data_ptr() + second * self._bytes,
-                    source.data_ptr() + first * self._bytes,
-                    self._bytes,
-                    kind,
-                    stream.cuda_stream,
-                )
-            stream.synchronize()
+    @contextmanager
+    def _on(self, stream: torch.cuda.Stream, fence: torch.cuda.Event | None = None) -> Iterator[None]:
+        """What is started comes after what `fence` stands for, on a stream."""
+        with torch.cuda.device(self._device), torch.cuda.stream(stream):
+            if fence is not None:
+                stream.wait_event(fence)
+            yield
+
+    def _plan(self, sources: Sequence[int], targets: Sequence[int], to_gpu: bool) -> CopyPart:
+        pairs = np.array([sources, targets], np.int64).T
+        host, gpu = self._storage.host.data_ptr(), self._storage.gpu.data_ptr()
+        source, target = (host, gpu) if to_gpu else (gpu, host)
+        return self._method(source, target, pairs, self._bytes, to_gpu)
+
+    def _make(self, name: str) -> CopyMethod:
+        if name == "kernel" and not self._maps_host_memory():
+            raise StartupError("engine.copies: this GPU does not address pinned host memory as the host does; use batch")
+        method: CopyMethod = METHODS[name](self._device)
+        return method
+
+    def _maps_host_memory(self) -> bool:
+        attribute = self._cuda.cudaDevAttrCanUseHostPointerForRegisteredMem
+        return bool(self._cuda.deviceGetAttribute(attribute, torch.cuda.current_device()))
+
+    def _fastest(self) -> CopyMethod:
+        names = [name for name in METHODS if name != "kernel" or self._maps_host_memory()]
+        slots = range(min(TRIAL_BLOCKS, len(self._storage.host), len(self._storage.gpu)))
+        taken: dict[float, CopyMethod] = {}
+        for name in names:
+            self._method = self._make(name)
+            taken[min(self._trial(slots) for _ in range(_TRIALS))] = self._method
+        return taken[min(taken)]
+
+    def _trial(self, slots: Sequence[int]) -> float:
+        """Milliseconds that some blocks take."""
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start.record(self._in)
+        for layer in self.layers_to_gpu(slots, slots, self.fence()):
+            layer.wait()
+        end.record(self._in)
+        end.synchronize()
+        return float(start.elapsed_time(end))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from pbkv_cluster.gpu_worker.engine.logprobs import next_logprobs
 from pbkv_cluster.gpu_worker.engine.sampler import sample
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk
 from pbkv_cluster.gpu_worker.kv.block_copies import BlockCopies, CpuCopies
-from pbkv_cluster.gpu_worker.kv.cuda_copies import CudaCopies, pin_for
+from pbkv_cluster.gpu_worker.kv.cuda_copies import TRIAL_BLOCKS, CudaCopies, pin_for
 from pbkv_cluster.gpu_worker.kv.disk_copies import DiskCopies
 from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
 from pbkv_cluster.gpu_worker.kv.other_workers import OtherWorkers
@@ -74,6 +74,7 @@ class TorchRunner:
         self._device = device
         self._verify_share = config.verify_share
         self._by_layer = config.load_by_layer
+        self._copies = config.copies
         self._disk_bytes = config.disk_bytes
         self.disk_blocks = 0  # set by `allocate`
         self.host: HostRegion | None = None  # set by `allocate`, if there is a host tier
@@ -129,12 +130,19 @@ class TorchRunner:
             raise StartupError(f"engine.gpu_blocks: {self.gpu_blocks} blocks do not fit in memory: {error}") from error
         self.transfer_engine: TransferEngine = NullTransferEngine()
         if self.host is not None:
-            copies: BlockCopies = CudaCopies(self.storage) if self._device.type == "cuda" else CpuCopies(self.storage)
+            copies = self._block_copies(self.host)
             if disk_path is not None:
                 self.disk = DiskCopies(copies, self.host, WriteBehind(self._open_disk(disk_path, model)))
             self.transfer_engine = self._transfers = ThreadedTransferEngine(
                 copies, self.host, self._verify_share, self.disk, others, self._by_layer
             )
+
+    def _block_copies(self, host: HostRegion) -> BlockCopies:
+        if self._device.type != "cuda":
+            return CpuCopies(self.storage)
+        for slot in range(min(TRIAL_BLOCKS, self.host_blocks)):
+            host.ensure(slot)
+        return CudaCopies(self.storage, self._copies)
 
     def _open_disk(self, path: Path, model: bytes) -> DiskSlots:
         size = self.model.shape.block_bytes

@@ -40,7 +40,9 @@ class PageTouch:
         self.size = len(memory)
         self._huge_pages = huge_pages
         self._pin = pin
-        self._pieces = bytearray(-(-self.size // PIECE_BYTES))  # 1: touched
+        # Pieces meet at addresses that are multiples of their size: who copies must know, since each is pinned on its own.
+        self._lead = self._address % PIECE_BYTES  # bytes of the first piece that lie before the mapping
+        self._pieces = bytearray(-(-(self._lead + self.size) // PIECE_BYTES))  # 1: touched
         self._touching = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="page-touch", daemon=True)
@@ -49,7 +51,8 @@ class PageTouch:
     @property
     def ready_bytes(self) -> int:
         """Bytes that have been touched and pinned, in pieces from anywhere in the mapping."""
-        return min(self.size, sum(self._pieces) * PIECE_BYTES)
+        touched = (self._span(piece) for piece, is_touched in enumerate(self._pieces) if is_touched)
+        return sum(stop - start for start, stop in touched)
 
     def start(self) -> None:
         """Touches all of the mapping, from its beginning, on a thread."""
@@ -69,7 +72,7 @@ class PageTouch:
         Raises:
             ResourceExhausted: the machine has no memory for them.
         """
-        for piece in range(start // PIECE_BYTES, -(-stop // PIECE_BYTES)):
+        for piece in range((self._lead + start) // PIECE_BYTES, -(-(self._lead + stop) // PIECE_BYTES)):
             if not self._pieces[piece]:
                 try:
                     self._touch(piece)
@@ -96,9 +99,14 @@ class PageTouch:
         if is_first:
             log.warning("%s", self.problem)
 
+    def _span(self, piece: int) -> tuple[int, int]:
+        """Where in the mapping a piece begins and ends."""
+        start = piece * PIECE_BYTES - self._lead
+        return max(0, start), min(self.size, start + PIECE_BYTES)
+
     def _touch(self, piece: int) -> None:
-        start = piece * PIECE_BYTES
-        size = min(PIECE_BYTES, self.size - start)
+        start, stop = self._span(piece)
+        size = stop - start
         with self._touching:
             if self._pieces[piece]:
                 return

@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from pbkv_cluster.core.clock import ManualClock
@@ -185,9 +186,11 @@ def test_pages_are_touched_in_the_background_and_at_once_where_they_are_needed(m
         region = arena.acquire("one", 30 * PAGE)
         empty = arena.path.stat().st_blocks
         file = os.open(arena.path, os.O_RDWR)
-        touch = PageTouch(mapped(file, region.offset, region.size), pin=lambda address, size: pinned.append((address, size)))
+        memory = mapped(file, region.offset, region.size)
+        touch = PageTouch(memory, pin=lambda address, size: pinned.append((address, size)))
         assert touch.ready_bytes == 0
-        touch.ensure(15 * PAGE, 17 * PAGE)  # the end of one piece, the beginning of the next
+        meet = 8 * PAGE - np.frombuffer(memory, np.uint8).ctypes.data % (4 * PAGE)  # where two pieces do
+        touch.ensure(meet - PAGE, meet + PAGE)
         assert touch.ready_bytes == 8 * PAGE
         assert arena.path.stat().st_blocks - empty == 8 * PAGE // 512
         touch.start()
@@ -195,6 +198,7 @@ def test_pages_are_touched_in_the_background_and_at_once_where_they_are_needed(m
         touch.stop()
         assert sum(size for _, size in pinned) == 30 * PAGE
         assert len(set(pinned)) == len(pinned), "a piece was pinned twice"
+        assert all(start // (4 * PAGE) == (start + size - 1) // (4 * PAGE) for start, size in pinned)
         assert arena.path.stat().st_blocks - empty == 30 * PAGE // 512
         os.close(file)
 
