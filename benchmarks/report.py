@@ -2,12 +2,15 @@
 
 import os
 import platform
+import sys
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+_PACKAGES = ("torch", "transformers", "grpcio", "cupy-cuda13x", "cupy-cuda12x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +49,9 @@ class Report:
 
 def machine() -> str:
     """The machine, its load, and the versions of packages that figures depend on, in one line."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "grpcio"))
-    return f"{_cpu()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; Python {platform.python_version()}, {packages}"
+    packages = ", ".join(f"{name} {found}" for name in _PACKAGES if (found := _version(name)))
+    hardware = f"{_gpu()}{_cpu()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    return f"{hardware}; Python {platform.python_version()}, {packages}"
 
 
 def show(report: Report) -> None:
@@ -62,6 +66,21 @@ def show(report: Report) -> None:
         table.add_row(figure.name, f"{figure.value:.4g}", figure.unit, figure.goal, verdict)
     console.print(table)
     console.print(f"{report.sizes}. {machine()}", soft_wrap=True)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _gpu() -> str:
+    """The GPU, where a benchmark has used one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return ""
+    return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, "
 
 
 def _cpu() -> str:

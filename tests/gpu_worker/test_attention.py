@@ -4,7 +4,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import pytest
@@ -154,6 +154,7 @@ def test_the_installed_torch_has_the_kernel_with_the_expected_signature() -> Non
 
     calls = 0
 
+    @wraps(varlen_attn)
     def checked(*args: Any, **kwargs: Any) -> torch.Tensor:
         nonlocal calls
         calls += 1

@@ -1,6 +1,8 @@
 """Attention with torch's variable-length flash kernels, on CUDA."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
+from inspect import signature
 from typing import Any
 
 import torch
@@ -51,6 +53,12 @@ class VarlenBatch:
             self._max_k,
             scale=scale,
             window_size=(-1 if window is None else window - 1, 0),
-            enable_gqa=query.shape[1] != k.shape[1],
+            **({"enable_gqa": True} if query.shape[1] != k.shape[1] and _asks_for_groups(self._kernel) else {}),
         )
         return attended
+
+
+@cache
+def _asks_for_groups(kernel: Callable[..., Any]) -> bool:
+    """Whether a kernel must be told that several query heads share a KV head. That of an older torch always takes them."""
+    return "enable_gqa" in signature(kernel).parameters
