@@ -26,6 +26,7 @@ LONG = {  # they take long, or need more than this environment: they run only if
     "prior": "benchmarks.prior.benchmark",
     "groupchat": "benchmarks.serving.group_chat",
     "vllm": "benchmarks.vllm.benchmark",
+    "engine-vllm": "benchmarks.vllm.engines",
     "vllm-policy": "benchmarks.vllm_policy.benchmark",
 }
 WITH_OPTIONS = ("gpu", "peers", "policies", "predictor", "prior", "groupchat", "vllm", "vllm-policy")

@@ -1,1 +1,4 @@
-"""vLLM with the connector beside vLLM alone, both in an environment of vLLM's."""
+"""vLLM with the connector beside vLLM alone (`benchmark`), and our engine beside vLLM's (`engines`).
+
+vLLM has an environment of its own, whose interpreter `--vllm` names.
+"""

@@ -92,10 +92,12 @@ class Engine:
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
 
-    def __call__(self, prompts: list[list[int]], output: int) -> dict[str, Any]:
-        """Runs prompts after vLLM's own cache has been emptied. Returns seconds, output tokens and cached tokens."""
+    def __call__(self, prompts: list[list[int]], output: int, is_cached: bool = False) -> dict[str, Any]:
+        """Runs prompts after vLLM's own cache has been emptied, or after it has computed just these. Returns seconds, output
+        tokens and cached tokens.
+        """
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"prompts": prompts, "tokens": output}) + "\n")
+        self._process.stdin.write(json.dumps({"prompts": prompts, "tokens": output, "is_cached": is_cached}) + "\n")
         self._process.stdin.flush()
         return self.answer()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,15 @@ def test_ports_of_the_span_receiver_are_checked_too(taken: int) -> None:
     free = free_port("127.0.0.1")
     with pytest.raises(StartupError, match=rf"^otel\.port: {free} is the port of gateway\.port too"):
         preflight.check(config(gateway__port=free, otel__enabled=True, otel__port=free, otel__http_port=-1))
+
+
+def test_vllm_must_be_there() -> None:
+    with pytest.raises(StartupError, match=r"^engine\.type: vLLM is not installed here; vllm\.python names"):
+        preflight.check(config(engine__type="vllm"))
+    with pytest.raises(StartupError, match=r"^vllm\.python: '/nowhere/python' is no program$"):
+        preflight.check(config(engine__type="vllm", vllm__python="/nowhere/python"))
+    preflight.check(config(engine__type="vllm", vllm__python=sys.executable))
+    preflight.check(config(engine__type="pbkv"))
 
 
 def test_a_host_that_is_not_here() -> None:

@@ -36,6 +36,7 @@ def check(config: Config) -> None:
     _check_experts(config)
     tool_format(config.model.tool_format, template="")
     _check_telemetry(config)
+    _check_vllm(config)
     _check_state_path(config.predictor.state_path)
     for _, problem in port_problems(config):
         raise StartupError(problem)
@@ -105,6 +106,16 @@ def _check_security(config: SecurityConfig) -> None:
 def _check_telemetry(config: Config) -> None:
     if config.telemetry.otlp_endpoint and find_spec("opentelemetry.exporter.otlp.proto.grpc") is None:
         raise StartupError("telemetry.otlp_endpoint needs more packages: pip install 'pbkv-cluster[telemetry]'")
+
+
+def _check_vllm(config: Config) -> None:
+    """That there is a vLLM on this node; in a Ray cluster that is joined, workers may all be elsewhere."""
+    if config.engine.type != "vllm" or config.cluster.address:
+        return
+    if (python := config.vllm.python) and shutil.which(python) is None:
+        raise StartupError(f"vllm.python: {python!r} is no program")
+    if not python and find_spec("vllm") is None:
+        raise StartupError("engine.type: vLLM is not installed here; vllm.python names an interpreter that has it")
 
 
 def _check_state_path(text: str) -> None:

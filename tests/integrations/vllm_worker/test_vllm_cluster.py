@@ -14,13 +14,15 @@ import pytest
 from pbkv_cluster.cli.main import main
 from pbkv_cluster.client import AsyncClient, Client, Finished, Tokens
 from pbkv_cluster.cluster.local import LocalCluster
+from pbkv_cluster.cluster.membership.member import MemberContext
+from pbkv_cluster.cluster.membership.vllm_host import VllmHost
 from pbkv_cluster.core.config import load
 from pbkv_cluster.core.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, StartupError
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.cluster_index import Directory, WorkerEntry, connect
 from tests.integrations.vllm.engines import vllm
-from tests.integrations.vllm_worker.conftest import MAX_CONTEXT, PYTHON, settings
+from tests.integrations.vllm_worker.conftest import ARGS, MAX_CONTEXT, PYTHON, settings
 from tests.polling import eventually
 
 pytestmark = [
@@ -145,7 +147,7 @@ async def test_sampling_parameters_are_followed(served: LocalCluster, model: Pat
         assert (await run(stop=[stop])).text == text[: text.index(stop)]
         with pytest.raises(FailedPrecondition, match=r"^sampling\.forced_output: "):
             await run(forced_output=[1, 2])
-        with pytest.raises(InvalidArgument, match=r"prompt: "):
+        with pytest.raises(InvalidArgument, match=r"^prompt\.token_ids: 4096 tokens leave no room"):
             await workflow.run(agent="a", prompt=[1] * MAX_CONTEXT, max_tokens=1)
 
 
@@ -209,6 +211,29 @@ async def test_operators_see_which_engine_it_is_and_what_it_holds(
         await asyncio.to_thread(main, ["cache", "check", "--endpoint", served.gateway_address])
 
 
+async def test_forecasts_of_all_workflows_reach_vllms_connector(served: LocalCluster, told: Path) -> None:
+    """With the workflow of each request, and its end with the next request of another."""
+
+    def lines() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in told.read_text().splitlines()]
+
+    async with AsyncClient(served.gateway_address) as client:
+        async with await client.start_workflow(tenant="told") as workflow:
+            for agent in ("planner", "coder"):
+                await workflow.run(agent=agent, prompt=PROMPTS[0], max_tokens=2)
+        named = [each["transfer"]["pbkv"] for each in lines() if each["salt"] == "told"]
+        assert named == [{"workflow": workflow.id, "agent": agent} for agent in ("planner", "coder")]
+
+        async def is_told_of_the_end() -> bool:
+            async with await client.start_workflow() as other:
+                runs = (other.run(agent="a", prompt=prompt(seed, 40), max_tokens=1) for seed in (500, 501, 502, 503))
+                await asyncio.gather(*runs)  # on both workers
+            return ["demote", workflow.id] in [hint for each in lines() for hint in each["hints"]]
+
+        await eventually(is_told_of_the_end)
+        assert ["retain", workflow.id] in [hint for each in lines() for hint in each["hints"]]
+
+
 @pytest.mark.parametrize("victim", ["the worker's process", "vLLM's engine"])
 async def test_a_lost_worker_costs_no_step(served: LocalCluster, expected: list[list[int]], victim: str) -> None:
     async with AsyncClient(served.gateway_address) as client, await client.start_workflow() as workflow:
@@ -218,12 +243,9 @@ async def test_a_lost_worker_costs_no_step(served: LocalCluster, expected: list[
         stream = workflow.stream(agent="a", prompt=PROMPTS[1], max_tokens=1000, ignore_eos=True)
         tokens: list[int] = []
         killed = False
-        worker_ids = set()
         async for event in stream:
             if isinstance(event, Tokens):
                 tokens += event.token_ids
-            if isinstance(event, Finished):
-                worker_ids.add(event.usage.worker_id)
             if len(tokens) > 5 and not killed:
                 os.kill(entry.pid if victim == "the worker's process" else engine_of(entry.pid), signal.SIGKILL)
                 killed = True
@@ -239,13 +261,20 @@ def engine_of(pid: int) -> int:
     return next(each.pid for each in psutil.Process(pid).children(recursive=True) if each.name() == "VLLM::EngineCore")
 
 
-def test_wrong_arguments_are_told_by_name(model: Path) -> None:
-    flags = settings(model, **{"cluster.workers": 1, "vllm.args": {"blok_size": 32}})
-    with (
-        pytest.raises(StartupError, match=r"worker-0 cannot start: vllm\.args\.blok_size: .* did you mean block_size\?"),
-        LocalCluster(load(flags=flags).config),
-    ):
-        pass
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        ({"blok_size": 32}, r"^vllm\.args\.blok_size: .* did you mean block_size\?$"),
+        ({"num_gpu_blocks_override": "many"}, r"^vllm\.args\.num_gpu_blocks_override: Input should be a valid integer"),
+    ],
+)
+async def test_wrong_arguments_are_told_by_name(model: Path, tmp_path: Path, args: dict[str, Any], problem: str) -> None:
+    config = load(flags=settings(model, **{"vllm.args": {**ARGS, **args}})).config
+    context = MemberContext(config, "redis://127.0.0.1:1", "127.0.0.1", "node-0", state_dir=str(tmp_path))
+    host = VllmHost(context, "worker-0")
+    with pytest.raises(StartupError, match=problem):
+        await host.start()
+    await host.stop()
 
 
 def test_the_client_needs_to_know_nothing(served: LocalCluster) -> None:
