@@ -29,7 +29,6 @@ A cluster starts through these files:
     frame/head_thread.py            runs the head's endpoint and the dashboard in the process that started the cluster
     membership/members.py           the members: gateways, predictor, host stores, workers
     membership/member.py            what a member is, and the context that it is made from
-    membership/vllm_host.py         starts the process of a worker with vLLM's engine
     membership/member_base.py       what all members share
     membership/worker_member.py     what all workers share, whoever's engine they run
     membership/redis_connection.py  a member's directory and block index
@@ -40,6 +39,7 @@ A cluster starts through these files:
     membership/member_board.py      the directory's entries of all members, up or down
     nodes/node_plan.py              what each node gets: a host store, workers, perhaps a gateway
     nodes/gateway_plan.py           where the gateways run, and their ports
+    nodes/vllm_host.py              starts the process of a worker with vLLM's engine
     nodes/node_follower.py          starts members on nodes that join, ends those of nodes that are drained or lost
     nodes/node.py                   one node: its members, and how far its drain is
     nodes/node_requests.py          what operators ask of nodes

@@ -7,7 +7,7 @@ from typing import NoReturn
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import Config
-from pbkv_cluster.core.config.weights import parse_weights
+from pbkv_cluster.core.config.engine import parse_weights
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.workflow.events import WorkflowEvent
 from pbkv_cluster.gateway.cache_servicer import CacheServicer

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import EngineConfig
-from pbkv_cluster.core.config.weights import parse_weights
+from pbkv_cluster.core.config.engine import parse_weights
 from pbkv_cluster.gpu_worker.engine.queue.order import MAX_PRIORITY, Order
 from pbkv_cluster.gpu_worker.engine.queue.step_queue import Rank, StepQueue
 

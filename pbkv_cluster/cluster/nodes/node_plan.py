@@ -8,9 +8,9 @@ from pbkv_cluster.cluster.frame.actors import MemberSpec
 from pbkv_cluster.cluster.frame.ray_nodes import RayNode
 from pbkv_cluster.cluster.membership.member import MemberContext
 from pbkv_cluster.cluster.membership.members import HostStoreMember, WorkerMember
-from pbkv_cluster.cluster.membership.vllm_host import VllmHost
 from pbkv_cluster.cluster.membership.worker_member import WORKER_PREFIX
 from pbkv_cluster.cluster.nodes.gateway_plan import GatewayPlan
+from pbkv_cluster.cluster.nodes.vllm_host import VllmHost
 from pbkv_cluster.core.errors import StartupError
 
 

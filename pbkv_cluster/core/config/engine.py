@@ -1,11 +1,11 @@
 """Settings of a worker's engine."""
 
+from math import inf
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pbkv_cluster.core.config.section import Section
-from pbkv_cluster.core.config.weights import parse_weights
 
 _NOT_FOR_VLLM = {
     "allow_forced_output": "outputs cannot be replayed",
@@ -105,3 +105,20 @@ class EngineConfig(Section):
         for name, instead in _NOT_FOR_VLLM.items():
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"engine.{name} is for engine.type = pbkv; with vllm, {instead}")
+
+
+def parse_weights(text: str) -> dict[str, float]:
+    """Weights by tenant; a ValueError says what is wrong."""
+    found: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        tenant, _, number = part.rpartition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = 0.0
+        if not tenant or not 0 < weight < inf:
+            raise ValueError(f"must be TENANT=WEIGHT,TENANT=WEIGHT with weights above 0, got {part!r}")
+        if tenant in found:
+            raise ValueError(f"names {tenant!r} twice")
+        found[tenant] = weight
+    return found

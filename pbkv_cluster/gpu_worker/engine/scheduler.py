@@ -8,7 +8,7 @@ from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import EngineConfig
-from pbkv_cluster.core.config.weights import parse_weights
+from pbkv_cluster.core.config.engine import parse_weights
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for, full_blocks
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.loads import Loads

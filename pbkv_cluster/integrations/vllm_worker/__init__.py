@@ -1,6 +1,6 @@
 """vLLM as a worker: `engine.type: vllm` puts vLLM's engine where ours would be, and the rest of the cluster sees no difference.
 
-The member (`cluster/membership/vllm_host`) starts a process with vLLM's interpreter, and restarts it like any worker's. In it:
+The member (`cluster/nodes/vllm_host`) starts a process with vLLM's interpreter, and restarts it like any worker's. In it:
 
     process.py         `python -m pbkv_cluster.integrations.vllm_worker.process`: takes its orders, tells its address, ends with
                        its parent

@@ -15,7 +15,7 @@ from pbkv_cluster.cli.main import main
 from pbkv_cluster.client import AsyncClient, Client, Finished, Tokens
 from pbkv_cluster.cluster.local import LocalCluster
 from pbkv_cluster.cluster.membership.member import MemberContext
-from pbkv_cluster.cluster.membership.vllm_host import VllmHost
+from pbkv_cluster.cluster.nodes.vllm_host import VllmHost
 from pbkv_cluster.core.config import load
 from pbkv_cluster.core.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, StartupError
 from pbkv_cluster.core.text.codec import TextCodec

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from pbkv_cluster.cluster.membership.member import MemberContext
-from pbkv_cluster.cluster.membership.vllm_host import PROCESS, VllmHost
+from pbkv_cluster.cluster.nodes.vllm_host import PROCESS, VllmHost
 from pbkv_cluster.core.config import load
 from pbkv_cluster.core.errors import StartupError, Unavailable
 from tests.polling import eventually
