@@ -17,6 +17,7 @@ from pbkv_cluster.integrations.engine_store.node_link import NodeLink
 from pbkv_cluster.integrations.engine_store.outcomes import Outcomes, StoreChange
 from pbkv_cluster.integrations.engine_store.own_region import BlockWrite, OwnRegion
 from pbkv_cluster.integrations.engine_store.settings import StoreSettings
+from pbkv_cluster.rpc.security import set_up_access
 
 _MAX_CHANGES = 100_000
 _MAX_DIGESTS = 10_000  # of namespaces; tenants may be many
@@ -52,6 +53,8 @@ class EngineStore:
         self._outcomes = Outcomes()
         self._changes: deque[StoreChange] = deque(maxlen=_MAX_CHANGES)
         self._digests: dict[Namespace, bytes] = {}
+        if (access := settings.access()) is not None:
+            set_up_access(access)
         self._stores = CopyQueue("pbkv-store", 1, settings.pending_bytes)
         region_bytes = 0 if reads_only else settings.region_bytes
         kind = replace(namespace, rank="", salt="")

@@ -15,6 +15,7 @@ from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.locations.residency import READABLE, Residency
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.rpc.security import this_process
 from pbkv_cluster.store.arena.slots import Bytes, ReadResult
 from pbkv_cluster.store.block_map import BlockMap
 from pbkv_cluster.store.block_source import BlockPlace
@@ -51,8 +52,9 @@ class OtherNodes:
         self._index = BlockIndex(self._redis, name, LEASE_S)
         self._blocks = BlockMap(READABLE)
         self._mirror = IndexMirror(self._index, self._engines, SystemClock(), self._blocks)
-        self._addresses = PeerAddresses(Directory(self._cluster, cluster, LEASE_S))
-        self._source = PeerSource(self._addresses.find, TcpTransport())
+        tls = this_process().access.tls
+        self._addresses = PeerAddresses(Directory(self._cluster, cluster, LEASE_S), tls.name if tls else "")
+        self._source = PeerSource(self._addresses.find, TcpTransport(), tls=tls.client_context() if tls else None)
         self._publisher: IndexPublisher | None = None
         self._rests_until: dict[str, float] = {}  # nodes that have not answered
 

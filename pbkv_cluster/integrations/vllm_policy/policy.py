@@ -17,13 +17,11 @@ from vllm.v1.kv_offload.cpu.policies.base import CachePolicy, ChunkStatus
 
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import Config, load
-from pbkv_cluster.core.security.tls import Tls
 from pbkv_cluster.integrations.engine_versions import check_version
 from pbkv_cluster.integrations.vllm_policy.advisor import Advisor
 from pbkv_cluster.integrations.vllm_policy.learning import BackgroundLearner, Knowledge
-from pbkv_cluster.integrations.vllm_policy.predictor_feed import PredictorFeed
+from pbkv_cluster.integrations.vllm_policy.predictor_feed import PredictorFeed, connect_as_configured
 from pbkv_cluster.predictor_service.access.prior import load_prior
-from pbkv_cluster.rpc.security import Access, set_up_access, this_process
 
 if "_offload_key_positions" not in {field.name for field in fields(ReqContext)}:
     raise ImportError(f"vLLM {vllm.__version__} does not tell its cache policies the order of a request's chunks")
@@ -52,8 +50,7 @@ class PbkvCachePolicy(CachePolicy):
         prior = load_prior(config.predictor.prior)
         if not config.vllm.predictor:
             return BackgroundLearner(prior)
-        if config.security.tls_certificate:  # the predictor asks for it, as it does of the cluster's members
-            set_up_access(Access(this_process().access.api_key, Tls.of(config.security)))
+        connect_as_configured(config.security, os.environ)
         return PredictorFeed(config.vllm.predictor, prior)
 
     def get(self, key: OffloadKey) -> ChunkStatus | None:

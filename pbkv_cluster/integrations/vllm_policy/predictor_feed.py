@@ -6,16 +6,19 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from grpc import aio
 
 from pbkv_cluster.core.background import Background
+from pbkv_cluster.core.config import SecurityConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast
+from pbkv_cluster.core.security.tls import Tls
 from pbkv_cluster.core.workflow.access_log import AccessLog
 from pbkv_cluster.gpu_worker.predictor_link.access_logs import AccessReporter
 from pbkv_cluster.reuse.model.access_model import AccessModel, AccessUpdate
 from pbkv_cluster.rpc.convert import forecasts_from_wire
+from pbkv_cluster.rpc.security import Access, set_up_access
 from pbkv_cluster.rpc.service_link import LinkState, ServiceLink, Verdict
 from pbkv_cluster.rpc.services import PREDICTOR, FixedServices
 from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc
@@ -25,6 +28,21 @@ log = logging.getLogger(__name__)
 SUBSCRIBER = "vllm-policy"
 _MAX_FORECASTS = 4096  # that wait to be taken; beyond, the oldest are dropped
 _MAX_UPDATES = 1024  # of at most 256 KiB each before compression; beyond, all are dropped and the whole model is sent again
+
+
+def connect_as_configured(security: SecurityConfig, env: Mapping[str, str]) -> None:
+    """Has this process show the predictor what it asks for: an operator's key, and the certificate of a member of its cluster.
+
+    Args:
+        security: of the cluster.
+        env: holds the key, in PBKV_API_KEY; in PBKV_TLS_CA what to trust where there is no certificate of its own.
+
+    Raises:
+        InvalidArgument: the file of PBKV_TLS_CA cannot be used.
+    """
+    tls = Tls.of(security) or Tls.of_client(env.get("PBKV_TLS_CA"), "PBKV_TLS_CA")
+    if tls is not None or env.get("PBKV_API_KEY"):
+        set_up_access(Access(env.get("PBKV_API_KEY", ""), tls))
 
 
 class PredictorFeed:

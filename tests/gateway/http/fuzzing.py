@@ -58,16 +58,19 @@ def _narrowed(document: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[st
     narrowed = deepcopy(dict(document))
     for schema in narrowed["components"]["schemas"].values():
         properties = schema.get("properties", {})
-        properties |= {name: deepcopy(field) for name, field in fields.items() if name in properties}
+        for name in properties.keys() & fields.keys():
+            can_be_left_out = name not in schema.get("required", ())
+            properties[name] = {"anyOf": [fields[name], {"type": "null"}]} if can_be_left_out else deepcopy(fields[name])
     return narrowed
 
 
 def _quick(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document for clients that want a short answer and wait for it, since 504 is right for those that do not."""
     limit = {"type": "integer", "minimum": 1, "maximum": MAX_TOKENS}
-    quick = _narrowed(document, {"arguments": {"enum": ["", "{}", '{"a": [1]}']}, **dict.fromkeys(_LIMITS, limit)})
+    quick = deepcopy(dict(document))
     for schema in quick["components"]["schemas"].values():
         schema["required"] = [*schema.get("required", ()), *({*_LIMITS} & {*schema.get("properties", ())})]
+    quick = _narrowed(quick, {"arguments": {"enum": ["", "{}", '{"a": [1]}']}, **dict.fromkeys(_LIMITS, limit)})
     for operations in quick["paths"].values():
         for operation in operations.values():
             for parameter in operation["parameters"]:

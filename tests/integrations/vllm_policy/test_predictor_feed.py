@@ -1,6 +1,7 @@
 """The policy's learners: a real predictor behind a thread of its own, and the thread that learns in vLLM's process."""
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -8,14 +9,17 @@ from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.workflow.access_log import AccessLog, Run, StepLog
 from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.integrations.vllm_policy.learning import BackgroundLearner, Knowledge
-from pbkv_cluster.integrations.vllm_policy.predictor_feed import PredictorFeed
+from pbkv_cluster.integrations.vllm_policy.predictor_feed import PredictorFeed, connect_as_configured
 from pbkv_cluster.predictor_service.access.prior import load_prior
 from pbkv_cluster.predictor_service.server import PredictorServer
 from pbkv_cluster.reuse.model.access_models import ANY, AccessModels
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.convert import event_to_wire
+from pbkv_cluster.rpc.security import Access, set_up_access
 from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc
+from tests.certificates import Authority
 from tests.polling import eventually, wait_for
+from tests.secured import OPERATOR, secured
 
 
 def _log(workflow: str) -> AccessLog:
@@ -71,6 +75,25 @@ async def test_forecasts_arrive_of_workflows_that_others_report(server: Predicto
         return "trip" in found
 
     await eventually(arrived)
+
+
+@pytest.mark.parametrize("tls", [True, False])
+async def test_a_predictor_of_a_secured_cluster_lets_the_policy_in(tmp_path: Path, tls: bool) -> None:
+    own = Authority(tmp_path).sign("member")
+    files = {"tls_certificate": own.certificate, "tls_key": own.key, "tls_ca": own.ca} if tls else {}
+    with secured(tmp_path, **files) as security:
+        server = PredictorServer(PredictorConfig(access_interval_s=0.01))
+        await server.start("127.0.0.1", 0)
+        set_up_access(Access())
+        connect_as_configured(security, {"PBKV_API_KEY": OPERATOR})
+        feed = PredictorFeed(server.address, load_prior("off"))
+        try:
+            reader = Reader(feed)
+            feed.report(_log("x"))
+            await eventually(lambda: ANY in reader.workloads())
+        finally:
+            feed.close()
+            await server.stop()
 
 
 def test_without_a_predictor_the_prior_serves_and_closing_does_not_wait() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pbkv_cluster
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.integrations.engine_store.node_store.files import StoreFiles
-from pbkv_cluster.integrations.engine_store.settings import REDIS_VARIABLE, StoreSettings
+from pbkv_cluster.integrations.engine_store.settings import CA_VARIABLE, FILES, KEY_VARIABLE, REDIS_VARIABLE, StoreSettings
 
 _PROCESS = "pbkv_cluster.integrations.engine_store.node_store.process"
 _START_S = 20.0
@@ -29,6 +29,8 @@ async def find_or_start(settings: StoreSettings) -> str:
     is_started = False
     while not (address := files.address()):
         if address is None and not is_started:
+            if settings.tls_ca and not settings.tls_certificate:
+                raise Unavailable(f"a store {settings.name!r} that engines reach by TLS needs tls_certificate and tls_key")
             _start(settings, files.log)
             is_started = True
         if time.monotonic() > deadline:
@@ -50,6 +52,7 @@ def _start(settings: StoreSettings, log_file: Path) -> None:
         "keep-s": settings.keep_s,
         "host": settings.host,
         "cluster": settings.cluster,
+        **{name.replace("_", "-"): getattr(settings, name) for name in FILES if getattr(settings, name)},
     }
     command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
     # The engine may have found this package in another way than by installation.
@@ -58,10 +61,15 @@ def _start(settings: StoreSettings, log_file: Path) -> None:
     with log_file.open("ab") as output:
         process = subprocess.Popen(
             command,
-            env={**os.environ, "PYTHONPATH": path, REDIS_VARIABLE: settings.redis_url},
+            env={**os.environ, "PYTHONPATH": path, **_secrets(settings)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,  # so that it outlives the engine, and what ends the engine's group
         )
     threading.Thread(target=process.wait, name="pbkv-node-store", daemon=True).start()  # takes note of its end
+
+
+def _secrets(settings: StoreSettings) -> dict[str, str]:
+    """What other users could see among the arguments of a command."""
+    return {REDIS_VARIABLE: settings.redis_url, KEY_VARIABLE: settings.api_key, CA_VARIABLE: ""}

@@ -22,7 +22,8 @@ from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.errors import PbkvError
 from pbkv_cluster.integrations.engine_store.node_store.files import StoreFiles
 from pbkv_cluster.integrations.engine_store.other_nodes import LEASE_S, NODE_PREFIX
-from pbkv_cluster.integrations.engine_store.settings import REDIS_VARIABLE, StoreSettings
+from pbkv_cluster.integrations.engine_store.settings import FILES, KEY_VARIABLE, REDIS_VARIABLE, StoreSettings
+from pbkv_cluster.rpc.security import set_up_security, this_process
 from pbkv_cluster.store.arena.arena import Arena
 from pbkv_cluster.store.arena.machine import total_memory
 from pbkv_cluster.store.cluster_index import Directory, NodeEntry, connect
@@ -51,7 +52,7 @@ async def serve(settings: StoreSettings, stopped: asyncio.Event) -> None:
         stack.callback(os.close, lock)
         arena = Arena(f"pbkv-store:{settings.name}:{os.getuid()}", capacity, settings.keep_s, SystemClock())
         token = new_token()
-        peers = TcpTransport().serve(arena.path, token, tls=None) if settings.redis_url else None
+        peers = TcpTransport().serve(arena.path, token, this_process().for_members()) if settings.redis_url else None
         store = HostStore(arena, _no_workers, peers)
         stack.push_async_callback(store.stop)
         address = await store.start("127.0.0.1") if peers is None else await store.start(settings.host)
@@ -90,18 +91,28 @@ async def _serve_until_signal(settings: StoreSettings) -> None:
     await serve(settings, stopped)
 
 
+def _secured(settings: StoreSettings) -> StoreSettings:
+    set_up_security(settings.security, settings.api_key)
+    return settings
+
+
 def main() -> None:
     """The command line."""
     defaults = StoreSettings()
-    parser = argparse.ArgumentParser(description=f"A host store for the engines of this node; its Redis is ${REDIS_VARIABLE}.")
+    parser = argparse.ArgumentParser(
+        description=f"A host store for the engines of this node; its Redis is ${REDIS_VARIABLE}, their key ${KEY_VARIABLE}."
+    )
     parser.add_argument("--name", default=defaults.name, help="engines that name the same one share it")
     parser.add_argument("--arena-bytes", type=int, default=0, help="for all engines; 0: half of the memory")
     parser.add_argument("--keep-s", type=float, default=defaults.keep_s, help="seconds that blocks of an ended engine are kept")
     parser.add_argument("--host", default=defaults.host, help="address to serve at; other nodes read blocks there")
+    for name in FILES:
+        what = StoreSettings.model_fields[name].description
+        parser.add_argument(f"--{name.replace('_', '-')}", default=getattr(defaults, name), help=what)
     parser.add_argument("--cluster", default=defaults.cluster, help="name of the cluster in Redis")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        asyncio.run(_serve_until_signal(StoreSettings.of(vars(parser.parse_args()))))
+        asyncio.run(_serve_until_signal(_secured(StoreSettings.of(vars(parser.parse_args())))))
     except PbkvError as error:
         raise SystemExit(f"pbkv store: {error}") from None
 
