@@ -23,7 +23,7 @@ from benchmarks.report import Figure, Report
 from benchmarks.serving.index import insert, make_cache
 from benchmarks.timing import percentile
 from pbkv_cluster.cache.cache import KVCache
-from pbkv_cluster.cluster.membership.garbage import collect_rarely
+from pbkv_cluster.cluster.membership.member_base import collect_rarely
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast

@@ -11,7 +11,7 @@ from statistics import median
 
 from benchmarks.report import Figure, Report
 from benchmarks.timing import seconds
-from pbkv_cluster.cluster.membership.garbage import collect_rarely
+from pbkv_cluster.cluster.membership.member_base import collect_rarely
 from pbkv_cluster.core.config import PredictorConfig
 from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.predictor_service.experts import EXPERTS

@@ -35,7 +35,6 @@ A cluster starts through these files:
     membership/metrics_endpoint.py  serves a member's metrics, and tells the directory where
     membership/head.py              tells Prometheus where all of these are, and how the members do
     membership/announcer.py         renews a member's directory entry
-    membership/garbage.py           when a member's process looks for garbage
     membership/member_board.py      the directory's entries of all members, up or down
     nodes/node_plan.py              what each node gets: a host store, workers, perhaps a gateway
     nodes/gateway_plan.py           where the gateways run, and their ports

@@ -5,9 +5,8 @@ import os
 from importlib import import_module
 from pathlib import Path
 
-from pbkv_cluster.cluster.membership.garbage import collect_rarely
 from pbkv_cluster.cluster.membership.member import MemberContext
-from pbkv_cluster.cluster.membership.member_base import MemberBase
+from pbkv_cluster.cluster.membership.member_base import MemberBase, collect_rarely
 from pbkv_cluster.cluster.membership.worker_member import WorkerMemberBase, with_model
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import Config
