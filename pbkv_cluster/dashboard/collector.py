@@ -14,7 +14,7 @@ from pbkv_cluster.dashboard import summary
 from pbkv_cluster.dashboard.columns import RowMaker
 from pbkv_cluster.dashboard.history import History
 from pbkv_cluster.dashboard.history_file import HistoryFile
-from pbkv_cluster.dashboard.metrics_text import Scrapes
+from pbkv_cluster.dashboard.metrics_text import Scrape, Scrapes
 from pbkv_cluster.dashboard.notices import Notices
 from pbkv_cluster.dashboard.scraper import Scraper
 from pbkv_cluster.dashboard.viewers import Viewers
@@ -29,6 +29,7 @@ Json = dict[str, Any]
 _WATCHED_S = 0.8  # so that with the round's own time, what happens is seen within a second
 _UNWATCHED_S = 5.0
 _ROUNDS_PER_LISTING = 6  # listing agents and the cache takes longer than the rest
+_SELDOM_ASKED = (Source.HEAD, Source.HOST_STORE)  # as often as that: whether they serve, the directory tells
 
 
 @dataclass(slots=True)
@@ -59,6 +60,7 @@ class Collector:
         self._file: HistoryFile | None = None
         self._reader = WorkflowReader()
         self._scraper = Scraper()
+        self._seldom: dict[str, Scrape] = {}  # by member
         self._notices = Notices()
         self._rows = RowMaker()
         self._round = 0
@@ -113,7 +115,7 @@ class Collector:
         if known is None:
             self._viewers.show(json.dumps({"time": now, "cluster": self._name, "trouble": trouble}))
             return
-        scrapes = await self._scraper.scrape_all(known.endpoints)
+        scrapes = await self._scrape(known.endpoints)
         self._notices.look(now, known.members, known.problems, scrapes)
         self._keep(self._rows.make(now, scrapes))
         if watched:
@@ -122,6 +124,16 @@ class Collector:
             self._round += 1
         else:
             self._round = 0
+
+    async def _scrape(self, endpoints: list[EndpointEntry]) -> dict[str, Scrape]:
+        """The metrics of all members; of those that only tell how much there is, the latest."""
+        seldom = [each for each in endpoints if each.kind in _SELDOM_ASKED]
+        if self._round % _ROUNDS_PER_LISTING == 0:
+            self._seldom = await self._scraper.scrape_all(seldom)
+        often = [each for each in endpoints if each.kind not in _SELDOM_ASKED]
+        self._scraper.keep({each.address for each in endpoints})
+        known = {each.member for each in seldom}
+        return {name: each for name, each in self._seldom.items() if name in known} | await self._scraper.scrape_all(often)
 
     async def _look_up(self) -> _Cluster:
         directory = self._directory

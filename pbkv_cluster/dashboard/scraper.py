@@ -27,8 +27,6 @@ class Scraper:
 
     async def scrape_all(self, endpoints: Collection[EndpointEntry]) -> dict[str, Scrape]:
         """The metrics of those members that answer, by name."""
-        for address in self._idle.keys() - {each.address for each in endpoints}:
-            self._close(address)
         answers = await asyncio.gather(*(self._known(each) for each in endpoints))
         return {each.member: answer for each, answer in zip(endpoints, answers, strict=True) if answer is not None}
 
@@ -49,6 +47,11 @@ class Scraper:
             return parse(body.decode())
         except ValueError as error:
             raise Unavailable(f"no metrics from {address}: {error}") from error
+
+    def keep(self, addresses: Collection[str]) -> None:
+        """Closes connections to all other addresses."""
+        for address in self._idle.keys() - set(addresses):
+            self._close(address)
 
     def close(self) -> None:
         """Closes all connections."""

@@ -59,7 +59,7 @@ async def test_a_connection_is_kept_and_closed_when_the_member_has_gone() -> Non
         found = await scraper.scrape_all([entry])
         assert found["worker-0"].value("pbkv_steps_total", outcome="finished") == 7
     assert between.connections == 1
-    assert await scraper.scrape_all([]) == {}
+    scraper.keep([])
     await scraper.scrape_all([entry])
     assert between.connections == 2
     scraper.close()
