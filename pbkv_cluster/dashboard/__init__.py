@@ -2,8 +2,7 @@
 
     member.py        `Dashboard`: puts the parts together, and tells the directory where they serve
     collector.py     asks the cluster once a round, however many look
-    scraper.py       asks members for their metrics
-    metrics_text.py  reads these
+    scraping/        asks members for their metrics, and reads these
     summary.py       the state of the cluster as the page takes it
     workflows.py     open workflows, agents and cached blocks, through gateway, predictor and workers
     notices.py       what has happened, in words

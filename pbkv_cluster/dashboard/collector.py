@@ -14,9 +14,9 @@ from pbkv_cluster.dashboard import summary
 from pbkv_cluster.dashboard.columns import RowMaker
 from pbkv_cluster.dashboard.history import History
 from pbkv_cluster.dashboard.history_file import HistoryFile
-from pbkv_cluster.dashboard.metrics_text import Scrape, Scrapes
 from pbkv_cluster.dashboard.notices import Notices
-from pbkv_cluster.dashboard.scraper import Scraper
+from pbkv_cluster.dashboard.scraping.metrics_text import Scrape, Scrapes
+from pbkv_cluster.dashboard.scraping.scraper import Scraper
 from pbkv_cluster.dashboard.viewers import Viewers
 from pbkv_cluster.dashboard.workflows import WorkflowReader
 from pbkv_cluster.rpc.services import PREDICTOR

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pytest
 
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.dashboard.scraper import Scraper
+from pbkv_cluster.dashboard.scraping.scraper import Scraper
 from pbkv_cluster.rpc.http_server import HttpAnswer, HttpServer, Route
 from pbkv_cluster.store.cluster_index import EndpointEntry
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.locations.addresses import parse_address
-from pbkv_cluster.dashboard.metrics_text import Scrape, parse
+from pbkv_cluster.dashboard.scraping.metrics_text import Scrape, parse
 from pbkv_cluster.rpc.security import this_process
 from pbkv_cluster.store.cluster_index import EndpointEntry
 
