@@ -30,6 +30,7 @@ class Running:
     gateway: str
     redis_url: str
     pipe: Connection  # to that process
+    dashboard: str = ""  # its URL; empty: there is none
 
     def pids(self) -> dict[str, int]:
         """Process ids of the members by name, and of the `standby`, when all of them are ready."""
@@ -51,15 +52,15 @@ def running() -> Running:
 
 
 @contextmanager
-def started(config: Config) -> Iterator[Running]:
-    """A cluster with a configuration of its own.
+def started(config: Config, with_dashboard: bool = False) -> Iterator[Running]:
+    """A cluster with a configuration of its own, and perhaps with pages for operators.
 
     Raises:
         RuntimeError: it cannot start; the message says why.
     """
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=_serve, args=(config, theirs), name="cluster")
+    process = spawn.Process(target=_serve, args=(config, theirs, with_dashboard), name="cluster")
     process.start()
     try:
         if not ours.poll(_START_S):
@@ -67,8 +68,8 @@ def started(config: Config) -> Iterator[Running]:
         found = ours.recv()
         if isinstance(found, str):
             raise RuntimeError(f"the cluster cannot start: {found}")
-        gateway, redis_url = found
-        yield Running(process.pid or 0, gateway, redis_url, ours)
+        gateway, redis_url, dashboard = found
+        yield Running(process.pid or 0, gateway, redis_url, ours, dashboard)
     finally:
         ours.close()
         process.join(_STOP_S)
@@ -76,13 +77,17 @@ def started(config: Config) -> Iterator[Running]:
             process.kill()
 
 
-def _serve(config: Config, pipe: Connection) -> None:
+def _serve(config: Config, pipe: Connection, with_dashboard: bool) -> None:
     from pbkv_cluster.cluster.local import LocalCluster
     from pbkv_cluster.core.errors import PbkvError
+    from pbkv_cluster.dashboard.member import Dashboard
 
     try:
-        with LocalCluster(config) as cluster, suppress(EOFError):  # until the other side closes
-            pipe.send((cluster.gateway_address, cluster.redis_url))
+        with (
+            LocalCluster(config, dashboard=Dashboard if with_dashboard else None) as cluster,
+            suppress(EOFError),
+        ):  # until the other side closes
+            pipe.send((cluster.gateway_address, cluster.redis_url, cluster.dashboard_url))
             while True:
                 pipe.recv()
                 while not (members := cluster.pids()) or not (standby := cluster.standby_pid):

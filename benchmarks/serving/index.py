@@ -12,7 +12,7 @@ import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from statistics import median
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import TypeVar
 
 from benchmarks.report import Figure, Report
@@ -20,6 +20,7 @@ from benchmarks.serving import cluster_index
 from benchmarks.timing import seconds
 from pbkv_cluster.cache import factory
 from pbkv_cluster.cache.cache import KVCache
+from pbkv_cluster.cache.decisions.log import DecisionLog
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.announcements import ChangeListener
 from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> Report:
     ]
     sizes = (1_000, 10_000) if quick else (1_000, 10_000, 100_000)
     figures += [_evictions(leaves, demote, min(samples, leaves // 2)) for demote in (False, True) for leaves in sizes]
-    figures += [_rekeying(10_000, samples), *_steps(samples)]
+    figures += [_rekeying(10_000, samples), *_steps(samples), *_decision_log(samples)]
     figures += [_bytes_a_block(64 if quick else 256, guard) for guard in (False, True)]
     figures += cluster_index.figures(quick)
     return Report(
@@ -148,6 +149,33 @@ def _steps(samples: int) -> Iterator[Figure]:
     yield Figure("step in a full cache, policy lru", alone, "µs")
     yield Figure("the same under pbkv: what it adds, an active workflow", (policy - alone) / active, "µs", at_most=150)
     yield Figure("what the guard adds to a step under pbkv", both - policy, "µs")
+
+
+def _decision_log(samples: int) -> Iterator[Figure]:
+    """What the log of decisions adds to a step in a full cache with a host tier, where every step evicts from both."""
+    resident = 16 * full_blocks(TOKENS - SHARED) + 256
+    caches = {
+        name: factory.make_cache(
+            {Tier.GPU: resident, Tier.HOST: resident},
+            CacheConfig(policy="pbkv", guard=True),
+            NullTransferEngine(),
+            SystemClock(),
+            lambda label, residency: None,  # as in a cluster, so blocks are hashed in both
+            log=DecisionLog(SystemClock(), max_bytes),
+        )
+        for name, max_bytes in (("without", 0), ("with", CacheConfig().decision_log_bytes))
+    }
+    taken: dict[str, list[float]] = {name: [] for name in caches}
+    warm = 256
+    for number, prompt in enumerate(_prompts(warm + samples)):
+        for name in (list(caches), list(caches)[::-1])[number % 2]:  # the second finds the prompt in the processor's cache
+            start = thread_time()
+            insert(caches[name], prompt, f"workflow-{number % 32}")
+            taken[name].append(thread_time() - start)
+    without, with_log = (median(times[warm:]) for times in taken.values())
+    yield Figure(
+        "bookkeeping of a step with the decision log, over without (processor time)", with_log / without, "x", at_most=1.02
+    )
 
 
 def _bytes_a_block(sequences: int, guard: bool) -> Figure:

@@ -32,6 +32,7 @@ A cluster starts through these files:
     membership/member_base.py       what all members share
     membership/worker_member.py     what all workers share, whoever's engine they run
     membership/redis_connection.py  a member's directory and block index
+    membership/blocking_directory.py  the directory for threads that are not asynchronous
     membership/metrics_endpoint.py  serves a member's metrics, and tells the directory where
     membership/head.py              tells Prometheus where all of these are, and how the members do
     membership/announcer.py         renews a member's directory entry

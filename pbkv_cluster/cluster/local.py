@@ -116,6 +116,7 @@ class LocalCluster:
         """
         try:
             problems = ProblemWatch(self.redis_url, self.name, self._config.redis.lease_s, self._report)
+            self._stack.callback(problems.close)
             while not self._interrupts.arrived.wait(_HEALTH_S):
                 self._check_ray()
                 if self._redis is not None:
@@ -253,6 +254,7 @@ class LocalCluster:
         for line in tier_sizes(config, self.redis_url):
             self._report(line)
         requests = NodeRequests(self.redis_url, self.name, config.redis.lease_s)
+        self._stack.callback(requests.close)
         known, drain_s = [node for node, _ in placed], config.cluster.drain_timeout_s
         self._follower = NodeFollower(plan, self._supervisor, known, drain_s, requests.take, board.show_nodes, self._report)
         self._stack.callback(self._follower.stop)

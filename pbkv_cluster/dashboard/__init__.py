@@ -2,7 +2,7 @@
 
     member.py        `Dashboard`: puts the parts together, and tells the directory where they serve
     collector.py     asks the cluster once a round, however many look
-    metrics_text.py  reads the metrics of a member
+    scraping/        asks members for their metrics, and reads these
     summary.py       the state of the cluster as the page takes it
     workflows.py     open workflows, agents and cached blocks, through gateway, predictor and workers
     notices.py       what has happened, in words

@@ -1,4 +1,4 @@
-"""Asks the cluster, once for all who look: every second while somebody does, else every five, for the history."""
+"""Asks the cluster, once for all who look: about every second while somebody does, else every five, for the history."""
 
 import asyncio
 import json
@@ -14,8 +14,9 @@ from pbkv_cluster.dashboard import summary
 from pbkv_cluster.dashboard.columns import RowMaker
 from pbkv_cluster.dashboard.history import History
 from pbkv_cluster.dashboard.history_file import HistoryFile
-from pbkv_cluster.dashboard.metrics_text import Scrape, Scrapes, scrape
 from pbkv_cluster.dashboard.notices import Notices
+from pbkv_cluster.dashboard.scraping.metrics_text import Scrape, Scrapes
+from pbkv_cluster.dashboard.scraping.scraper import Scraper
 from pbkv_cluster.dashboard.viewers import Viewers
 from pbkv_cluster.dashboard.workflows import WorkflowReader
 from pbkv_cluster.rpc.services import PREDICTOR
@@ -25,9 +26,10 @@ log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
-_WATCHED_S = 1.0
+_WATCHED_S = 0.8  # so that with the round's own time, what happens is seen within a second
 _UNWATCHED_S = 5.0
-_ROUNDS_PER_LISTING = 5  # listing agents and the cache takes longer than the rest
+_ROUNDS_PER_LISTING = 6  # listing agents and the cache takes longer than the rest
+_SELDOM_ASKED = (Source.HEAD, Source.HOST_STORE)  # as often as that: whether they serve, the directory tells
 
 
 @dataclass(slots=True)
@@ -57,6 +59,8 @@ class Collector:
         self._viewers, self._history = viewers, history
         self._file: HistoryFile | None = None
         self._reader = WorkflowReader()
+        self._scraper = Scraper()
+        self._seldom: dict[str, Scrape] = {}  # by member
         self._notices = Notices()
         self._rows = RowMaker()
         self._round = 0
@@ -97,6 +101,7 @@ class Collector:
                 await wait_for(self._viewers.came, max(0.0, (_WATCHED_S if watched else _UNWATCHED_S) - spent))
                 self._viewers.came.clear()
         finally:
+            self._scraper.close()
             await self._reader.close()
 
     async def _collect(self, watched: bool) -> None:
@@ -110,7 +115,7 @@ class Collector:
         if known is None:
             self._viewers.show(json.dumps({"time": now, "cluster": self._name, "trouble": trouble}))
             return
-        scrapes = await _scrape_all(known.endpoints)
+        scrapes = await self._scrape(known.endpoints)
         self._notices.look(now, known.members, known.problems, scrapes)
         self._keep(self._rows.make(now, scrapes))
         if watched:
@@ -119,6 +124,16 @@ class Collector:
             self._round += 1
         else:
             self._round = 0
+
+    async def _scrape(self, endpoints: list[EndpointEntry]) -> dict[str, Scrape]:
+        """The metrics of all members; of those that only tell how much there is, the latest."""
+        seldom = [each for each in endpoints if each.kind in _SELDOM_ASKED]
+        if self._round % _ROUNDS_PER_LISTING == 0:
+            self._seldom = await self._scraper.scrape_all(seldom)
+        often = [each for each in endpoints if each.kind not in _SELDOM_ASKED]
+        self._scraper.keep({each.address for each in endpoints})
+        known = {each.member for each in seldom}
+        return {name: each for name, each in self._seldom.items() if name in known} | await self._scraper.scrape_all(often)
 
     async def _look_up(self) -> _Cluster:
         directory = self._directory
@@ -182,16 +197,3 @@ def _one_that_is_up(gateways: list[GatewayEntry], members: list[MemberEntry]) ->
     down = {member.name for member in members if not member.up}
     found = sorted(gateways, key=lambda gateway: gateway.name in down)
     return found[0].address if found else ""
-
-
-async def _scrape_all(endpoints: list[EndpointEntry]) -> dict[str, Scrape]:
-    answers = await asyncio.gather(*(_scrape(endpoint) for endpoint in endpoints))
-    return {each.member: answer for each, answer in zip(endpoints, answers, strict=True) if answer is not None}
-
-
-async def _scrape(endpoint: EndpointEntry) -> Scrape | None:
-    try:
-        return await scrape(endpoint.address)
-    except Unavailable as error:
-        log.debug("%s: %s", endpoint.member, error)
-        return None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pbkv_cluster.core.metrics import names
 from pbkv_cluster.core.metrics.histogram import SECONDS
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.dashboard.metrics_text import Scrape, Scrapes
+from pbkv_cluster.dashboard.scraping.metrics_text import Scrape, Scrapes
 
 Row = NDArray[np.float64]
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pbkv_cluster.core.metrics import names
-from pbkv_cluster.dashboard.metrics_text import Scrapes
+from pbkv_cluster.dashboard.scraping.metrics_text import Scrapes
 from pbkv_cluster.store.cluster_index import MemberEntry, ProblemsEntry
 
 _MOST = 100

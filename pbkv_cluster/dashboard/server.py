@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 STATIC = Path(__file__).parent / "static"
 MAX_RANGE_S = 30 * 86_400.0
 _POINTS = 240  # of a chart
-_CHARTS_S = 2.0  # for which charts are given to all who ask for the same range
+_CHARTS_S = 4.0  # for which charts are given to all who ask for the same range: as long as a page waits to ask again
 _STOP_S = 1.0
 # Everything comes from here; uPlot sets styles from its script, which this allows.
 _HEADERS = [
@@ -119,11 +119,11 @@ class DashboardServer:
             return JSONResponse({"error": f"{MOST} viewers are connected already"}, 503)
         return StreamingResponse(self._stream(), media_type="text/event-stream")
 
-    async def _stream(self) -> AsyncIterator[str]:
-        yield "retry: 1000\n\n"
+    async def _stream(self) -> AsyncIterator[bytes]:
+        yield b"retry: 1000\n\n"
         async with contextlib.aclosing(self._viewers.follow()) as snapshots:
             async for snapshot in snapshots:
-                yield f"data: {snapshot}\n\n"
+                yield snapshot
 
     async def _answer_history(self, request: Request) -> Response:
         text = request.query_params.get("seconds", "3600")

@@ -7,7 +7,7 @@ from pbkv_cluster.core.metrics import names
 from pbkv_cluster.core.metrics.metric import Metric, Source
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.dashboard.metrics_text import Labels, Scrape, Scrapes
+from pbkv_cluster.dashboard.scraping.metrics_text import Labels, Scrape, Scrapes
 from pbkv_cluster.store.cluster_index import EndpointEntry, MemberEntry, ProblemsEntry, WorkerEntry
 
 Json = dict[str, Any]

@@ -14,14 +14,14 @@ class Viewers:
     def __init__(self) -> None:
         self.count = 0
         self.came = asyncio.Event()  # set when there is somebody after there was nobody
-        self._latest = ""
+        self._latest = b""
         self._number = 0
         self._turn = asyncio.Event()  # set, and replaced, with each snapshot
         self._closed = False
 
     def show(self, snapshot: str) -> None:
-        """Gives all viewers a snapshot: JSON in one line."""
-        self._latest = snapshot
+        """Gives all viewers a snapshot: JSON in one line. It is made a message once for all of them."""
+        self._latest = f"data: {snapshot}\n\n".encode()
         self._number += 1
         self._next_turn()
 
@@ -30,8 +30,8 @@ class Viewers:
         self._closed = True
         self._next_turn()
 
-    async def follow(self) -> AsyncGenerator[str]:
-        """Yields the next snapshot, and whenever there is another, the latest. Who follows is counted while it does."""
+    async def follow(self) -> AsyncGenerator[bytes]:
+        """Yields the next snapshot as a server-sent event, and then always the latest. Who follows is counted while it does."""
         if self.count >= MOST:
             raise ResourceExhausted(f"{MOST} viewers are connected already")
         self.count += 1

@@ -43,4 +43,5 @@ async def test_problems_are_told_while_they_last() -> None:
         assert await directory.problems() == []
         await redis.aclose()
     await asyncio.to_thread(watch.poll)  # without Redis nothing changes
+    await asyncio.to_thread(watch.close)
     assert len(lines) == 2

@@ -11,7 +11,7 @@ from pbkv_cluster.dashboard import series
 from pbkv_cluster.dashboard.columns import AT, BOUNDS, NAMES, RowMaker
 from pbkv_cluster.dashboard.history import MIN_BYTES, ROW_BYTES, History
 from pbkv_cluster.dashboard.history_file import HistoryFile
-from pbkv_cluster.dashboard.metrics_text import Scrape, parse
+from pbkv_cluster.dashboard.scraping.metrics_text import Scrape, parse
 
 
 def gateway(prompt: float, delivered: float, started: float = 1.0) -> dict[str, Scrape]:

@@ -1,7 +1,7 @@
 """Notices: each change once, in words."""
 
-from pbkv_cluster.dashboard.metrics_text import parse
 from pbkv_cluster.dashboard.notices import Notices
+from pbkv_cluster.dashboard.scraping.metrics_text import parse
 from pbkv_cluster.store.cluster_index import MemberEntry, ProblemsEntry
 
 WELL = MemberEntry("worker-0", True, 0, "")

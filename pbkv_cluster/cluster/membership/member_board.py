@@ -5,8 +5,9 @@ import logging
 import threading
 from collections.abc import Iterable, Sequence
 
+from pbkv_cluster.cluster.membership.blocking_directory import BlockingDirectory
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.store.cluster_index import Directory, MemberEntry, NodeStateEntry, connect
+from pbkv_cluster.store.cluster_index import Directory, MemberEntry, NodeStateEntry
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,8 @@ class MemberBoard:
         cluster: name of the cluster.
         ttl_s: seconds after which an entry is gone if this process no longer renews it.
         """
-        self._redis_url, self._cluster, self._ttl_s = redis_url, cluster, ttl_s
+        self._directory = BlockingDirectory(redis_url, cluster, ttl_s)  # used by the thread alone
+        self._ttl_s = ttl_s
         self._members: dict[str, _Entry] = {}
         self._nodes: dict[str, _Entry] = {}
         self._announced: dict[str, _Entry] = {}  # used by the thread alone
@@ -60,21 +62,21 @@ class MemberBoard:
             self._wake.clear()
             present = self._members | self._nodes
             gone = [entry for name, entry in self._announced.items() if name not in present]
-            asyncio.run(self._tell(present.values(), gone))
+            self._tell(present.values(), gone)
             self._announced = present
-        asyncio.run(self._tell((), self._announced.values()))
+        self._tell((), self._announced.values())
+        self._directory.close()
 
-    async def _tell(self, present: Iterable[_Entry], gone: Iterable[_Entry]) -> None:
-        redis = connect(self._redis_url, self._cluster)
-        directory = Directory(redis, self._cluster, self._ttl_s)
-        try:
+    def _tell(self, present: Iterable[_Entry], gone: Iterable[_Entry]) -> None:
+        async def tell(directory: Directory) -> None:
             await asyncio.gather(
                 *(_announce(directory, each) for each in present), *(_withdraw(directory, each) for each in gone)
             )
+
+        try:
+            self._directory.call(tell)
         except Unavailable as error:
             log.info("the directory does not answer: %s", error)
-        finally:
-            await redis.aclose()
 
 
 async def _announce(directory: Directory, entry: _Entry) -> None:

@@ -16,6 +16,9 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _FAMILIES = {Kind.COUNTER: CounterMetricFamily, Kind.GAUGE: GaugeMetricFamily, Kind.HISTOGRAM: HistogramMetricFamily}
 
 
+_PROCESS = ProcessCollector(registry=None)  # one for all scrapes: it looks up when the machine started
+
+
 class Figures:
     """Collects the values of metrics, each set of labels once."""
 
@@ -53,7 +56,7 @@ class Figures:
 
     def put_process(self) -> None:
         """Adds what the operating system knows of this process: `process_resident_memory_bytes` and so on."""
-        for family in ProcessCollector(registry=None).collect():
+        for family in _PROCESS.collect():
             self._families[Metric(family.name, Kind.GAUGE, family.documentation)] = family
 
     def text(self) -> bytes:

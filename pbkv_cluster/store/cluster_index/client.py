@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -69,6 +70,7 @@ def key_prefix(cluster: str) -> str:
     return f"pbkv:{{{cluster}}}:"
 
 
+@cache
 def lua(name: str) -> str:
     """The text of a Lua script of this package."""
     return resources.files(__package__).joinpath(f"{name}.lua").read_text()

@@ -1,0 +1,1 @@
+"""The metrics of members: how they are asked for, and read."""
