@@ -20,6 +20,7 @@ LONG = {  # they take long, or need more than this environment: they run only if
     "peers": "benchmarks.peers.benchmark",
     "fidelity": "benchmarks.serving.fidelity",
     "regimes": "benchmarks.regimes.benchmark",
+    "tools": "benchmarks.tools.benchmark",
     "order": "benchmarks.policies.order",
     "policies": "benchmarks.policies.benchmark",
     "predictor": "benchmarks.predictor.benchmark",
@@ -28,7 +29,7 @@ LONG = {  # they take long, or need more than this environment: they run only if
     "vllm": "benchmarks.vllm.benchmark",
     "vllm-policy": "benchmarks.vllm_policy.benchmark",
 }
-WITH_OPTIONS = ("gpu", "peers", "policies", "predictor", "prior", "groupchat", "vllm", "vllm-policy")
+WITH_OPTIONS = ("gpu", "peers", "policies", "predictor", "prior", "tools", "groupchat", "vllm", "vllm-policy")
 
 
 def main() -> None:
