@@ -21,6 +21,7 @@ LONG = {  # they take long, or need more than this environment: they run only if
     "dashboard": "benchmarks.serving.dashboard",
     "fidelity": "benchmarks.serving.fidelity",
     "regimes": "benchmarks.regimes.benchmark",
+    "tools": "benchmarks.tools.benchmark",
     "order": "benchmarks.policies.order",
     "policies": "benchmarks.policies.benchmark",
     "predictor": "benchmarks.predictor.benchmark",
@@ -30,7 +31,7 @@ LONG = {  # they take long, or need more than this environment: they run only if
     "engine-vllm": "benchmarks.vllm.engines",
     "vllm-policy": "benchmarks.vllm_policy.benchmark",
 }
-WITH_OPTIONS = ("gpu", "peers", "policies", "predictor", "prior", "groupchat", "vllm", "vllm-policy")
+WITH_OPTIONS = ("gpu", "peers", "policies", "predictor", "prior", "tools", "groupchat", "vllm", "vllm-policy")
 
 
 def main() -> None:

@@ -131,6 +131,19 @@ class EvictionQueue:
             heapq.heappush(heap, aside)
         return found
 
+    def in_order(self) -> Iterator[tuple[Node, Rank]]:
+        """The next victims, in order. None may be offered or evicted meanwhile."""
+        if self._pending:
+            self._rank_pending()
+        heap = self._heap
+        ahead = [(entry, 0) for entry in heap[:1]]  # a heap of those whose parents in the heap have been seen
+        while ahead:
+            entry, at = heapq.heappop(ahead)
+            for child in range(2 * at + 1, min(2 * at + 3, len(heap))):
+                heapq.heappush(ahead, (heap[child], child))
+            if self.counts(entry):
+                yield entry[3], entry[0]
+
     def snapshot(self) -> list[Entry]:
         """All entries, in no order, also those that no longer count: see `counts`. Changes no rank.
 

@@ -68,12 +68,15 @@ class Driver:
         write_through: bool = False,
         elsewhere: Elsewhere = NOWHERE,
         prefetch: Literal["none", "conservative", "queue"] = "queue",
+        demote_early: bool = False,
     ) -> None:
         self.random = random.Random(seed)
         self.engine = engine
         self.clock = ManualClock()
         self.residency: dict[bytes, Residency] = {}
-        config = CacheConfig(policy=policy, guard=guard, write_through=write_through, prefetch=prefetch)
+        config = CacheConfig(
+            policy=policy, guard=guard, write_through=write_through, prefetch=prefetch, demote_early=demote_early
+        )
         self.cache = make_cache(capacity, config, engine, self.clock, self._changed, lambda tokens: COMPUTE_S, elsewhere)
         engine.watch(self.cache.tiers.pools)
         self.drifts = make_policy(policy, config).drifts

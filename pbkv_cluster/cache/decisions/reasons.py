@@ -29,6 +29,7 @@ _REASONS = {
     "restore": Reason(Kind.STORED, "found where an earlier process of the worker had left it"),
     "write_through": Reason(Kind.KEPT, "copied to a slower tier as soon as it was complete"),
     "demote": Reason(Kind.KEPT, "moved from the GPU to the next slower tier, where it was worth its room"),
+    "demote_early": Reason(Kind.KEPT, "copied to the next slower tier, as it was next to leave the GPU"),
     "second_copy_skipped": Reason(Kind.REFUSED, "not kept in host memory: another worker of the node has it there"),
     "demote_skipped_slower": Reason(Kind.REFUSED, "not kept in a slower tier: to load it takes longer than to compute it"),
     "evict_active": Reason(Kind.EVICTED, "left the GPU, as what was worth least there"),

@@ -48,7 +48,7 @@ class Shadow:
         clock: the cache's.
         compute_seconds: the cache's.
         """
-        config = config.model_copy(update={"prefetch": "off"})
+        config = config.model_copy(update={"prefetch": "none", "demote_early": False})
         self.cache = KVCache(
             capacity, config, _ShadowTransfers(engine), clock, compute_seconds=compute_seconds, policies=policies
         )

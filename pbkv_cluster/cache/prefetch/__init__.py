@@ -5,4 +5,5 @@
    `missing`: a few workflows at a time, in turn.
 3. `usefulness`: which share of the latest prefetched blocks was used; what takes the place of other blocks is loaded only
    while that is good. The blocks are counted by `tiers/prefetch_ledger`.
+4. `early_demotion`: meanwhile, the other way, what is next to leave the GPU is copied to the next tier.
 """

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from pbkv_cluster.cache.owners import ActiveWorkflows
+from pbkv_cluster.cache.prefetch.early_demotion import EarlyDemotion
 from pbkv_cluster.cache.prefetch.planner import PrefetchPlanner, QueuedPrompt
 from pbkv_cluster.cache.prefetch.usefulness import Usefulness
 from pbkv_cluster.cache.sequence.paths import Paths
@@ -31,6 +32,8 @@ class Prefetcher:
         self._paths = paths
         self._planner = PrefetchPlanner(tree, tiers, workflows)
         self._mode = config.prefetch if tiers.gpu.slower is not None else "none"
+        demotes = config.demote_early and tiers.gpu.slower is not None
+        self._early = EarlyDemotion(tiers) if demotes else None
         self._clock = clock
         self._useful = {source: Usefulness() for source in (PrefetchSource.QUEUE, PrefetchSource.FORECAST)}
         self._in_flight: list[Transfer] = []
@@ -40,7 +43,7 @@ class Prefetcher:
     @property
     def due_at(self) -> float | None:
         """When it is worth asking again, at the earliest; None: it never is."""
-        return None if self._mode == "none" else self._due_at
+        return None if self._mode == "none" and self._early is None else self._due_at
 
     @property
     def swaps(self) -> bool:
@@ -52,34 +55,37 @@ class Prefetcher:
         self._due_at, self._interval_s = 0.0, _INTERVAL_S
 
     def run(self, seconds: float, prompts: Sequence[QueuedPrompt]) -> int:
-        """Starts the loads that are worth making now.
+        """Starts the loads that are worth making now, and early demotions, which have a way of their own.
 
-        Nothing is started while earlier ones are under way, so that a step never waits for more than one budget.
+        No load is started while earlier ones are under way, so that a step never waits for more than one budget.
 
         Args:
             seconds: that the loads may take: of the batch that is about to run.
             prompts: of the steps that wait, in the order in which they will be admitted.
 
         Returns:
-            Blocks.
+            Blocks that are loaded.
         """
         now = self._clock.now()
         self._in_flight = [transfer for transfer in self._in_flight if not transfer.done]
-        if self._mode == "none" or now < self._due_at or self._in_flight:
+        if self.due_at is None or now < self._due_at:
             return 0
-        budget = self.budget(seconds)
-        if not budget:  # the next batch may take longer: nothing was looked for, so nothing is put off
-            return 0
+        demoted = 0 if self._early is None else self._early.run(seconds, now)
+        budget = 0 if self._mode == "none" or self._in_flight else self.budget(seconds)
+        loaded = self._load_ahead(budget, prompts, now) if budget else 0
+        if demoted or loaded:
+            self._due_at, self._interval_s = now, _INTERVAL_S
+        elif budget or self._mode == "none":  # else the next batch may take longer: nothing was looked for, or put off
+            self._due_at, self._interval_s = now + self._interval_s, min(2 * self._interval_s, _INTERVAL_MAX_S)
+        return loaded
+
+    def _load_ahead(self, budget: int, prompts: Sequence[QueuedPrompt], now: float) -> int:
         left = budget - self._load_queued(budget, prompts, now)
         left -= self._load_likely(left, now)
         for node in self._locked:
             self._paths.unlock_node(node)
         self._locked.clear()
         self._in_flight = [transfer for transfer in self._in_flight if not transfer.done]
-        if left < budget:
-            self._due_at, self._interval_s = now, _INTERVAL_S
-        else:
-            self._due_at, self._interval_s = now + self._interval_s, min(2 * self._interval_s, _INTERVAL_MAX_S)
         return budget - left
 
     def budget(self, seconds: float) -> int:

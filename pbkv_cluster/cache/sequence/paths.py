@@ -69,6 +69,7 @@ class Paths:
         node.uses = aged_uses(node.uses, now, self._half_life_s)
         node.writer = None
         self._tiers.prefetched.used(node)
+        self._tiers.prefetched.early.wasted(node)
         owner = handle.owner
         if owner not in self._workflows:
             return  # the workflow ended while its step ran

@@ -69,6 +69,7 @@ class Evictor:
             blocks: Sequence[int] = range(stop - wanted if stop > wanted else 0, stop)
             if node.prefetched:
                 self._ledger.leaving(node, blocks[0], tier.pool.spoiled)
+            self._ledger.early.left(node, len(blocks))
         elif copies := node.copies(tier.index):
             return self._evict_copies(tier, node, min(wanted, copies), rank)
         else:
@@ -78,7 +79,7 @@ class Evictor:
         if codes.evict:
             self.decisions[codes.evict[retired]] += len(blocks)
             self._log.note(codes.evict[retired], node, blocks, rank, tier.lru_active)
-        homeless = blocks if tier.slower is None else self._copy_down(tier, tier.slower, node, blocks, codes.demote, rank)
+        homeless = blocks if tier.slower is None else self.copy_down(tier, tier.slower, node, blocks, codes.demote, rank)
         stop = blocks[-1] + 1
         slots = self._tree.unplace(node, tier.index, blocks[0], stop)
         if not homeless or homeless[0] > blocks[0]:
@@ -91,6 +92,7 @@ class Evictor:
 
     def _evict_copies(self, tier: CacheTier, node: Node, wanted: int, rank: Rank) -> Slots:
         self.decisions[tier.codes.drop_copy] += wanted
+        self._ledger.early.wasted(node)
         stop = node.blocks if any(node.held[1 : tier.index]) else node.held[GPU]  # beyond it there are none
         slots, block, gone = new_slots(), stop, list[int]()
         while len(slots) < wanted:
@@ -106,12 +108,12 @@ class Evictor:
     def write_through(self, tier: CacheTier, node: Node, blocks: Sequence[int]) -> None:
         """Copies blocks of a node to all slower tiers while they stay in this one, where that is worth it."""
         while tier.slower is not None:
-            self._copy_down(tier, tier.slower, node, blocks, "write_through")
+            self.copy_down(tier, tier.slower, node, blocks, "write_through")
             self.submit_demotions(tier)
             tier = tier.slower
             blocks = [block for block in blocks if node.holds(tier.index, block)]
 
-    def _copy_down(
+    def copy_down(
         self,
         tier: CacheTier,
         slower: CacheTier,
@@ -119,6 +121,7 @@ class Evictor:
         blocks: Sequence[int],
         reason: str,
         rank: Rank | None = None,
+        waits: bool = True,
     ) -> Sequence[int]:
         """Plans copies to the slower tier of blocks that no slower tier holds yet, where that is worth it.
 
@@ -126,7 +129,7 @@ class Evictor:
             The blocks that no slower tier holds or will hold.
         """
         pool = slower.pool
-        kept, near = self._without_second_copies(node, self._last_copies(tier, node, blocks))
+        kept, near = self._without_second_copies(node, self.last_copies(tier, node, blocks))
         homeless = kept[:0]
         if kept and not self._pays(tier, slower, len(kept)):
             self.decisions[tier.codes.demote_skipped] += len(kept)
@@ -134,10 +137,11 @@ class Evictor:
             return [*kept, *near]
         if pool.room < len(kept):
             self._make_room(slower, node, kept)
-            kept = self._last_copies(tier, node, blocks)  # again: copies further down may have had to go
+            kept = self.last_copies(tier, node, blocks)  # again: copies further down may have had to go
             kept = kept[: len(kept) - len(near)]
         if pool.free_slots < len(kept):
-            self._in_flight.wait_for_slots(pool, min(len(kept), pool.room))
+            if waits:
+                self._in_flight.wait_for_slots(pool, min(len(kept), pool.room))
             kept, homeless = kept[: pool.free_slots], kept[pool.free_slots :]
         count = len(kept)
         self.decisions[reason] += count
@@ -175,7 +179,7 @@ class Evictor:
             self._log.note("second_copy_skipped", node, blocks[stop:])
         return blocks[:stop], blocks[stop:]
 
-    def _last_copies(self, tier: CacheTier, node: Node, blocks: Sequence[int]) -> Sequence[int]:
+    def last_copies(self, tier: CacheTier, node: Node, blocks: Sequence[int]) -> Sequence[int]:
         """Those of a tier's blocks that no slower tier holds."""
         for slots in node.slots[tier.index + 1 :]:
             if slots:
@@ -233,6 +237,7 @@ class Evictor:
         self._log.note(reason, node, range(blocks, node.blocks), rank, rank is not None and self._tiers[GPU].lru_active)
         if node.prefetched:
             self._ledger.leaving(node, blocks, self._tiers[GPU].pool.spoiled)
+        self._ledger.early.wasted(node)
         for tier in self._tiers if any(node.held) else ():
             if node.held[tier.index]:
                 self._release(tier, self._tree.unplace(node, tier.index, blocks, node.blocks))

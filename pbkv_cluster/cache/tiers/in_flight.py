@@ -61,6 +61,10 @@ class TransfersInFlight:
         target.begin(target_slots, transfer)
         return transfer
 
+    def writes_to(self, tier: Tier) -> bool:
+        """Whether a transfer to a tier is under way."""
+        return any(transfer.target is tier for transfer in self._open)
+
     def fetch(
         self, source: Tier, target_slots: Slots, labels: Sequence[BlockLabel], patience_s: float, urgent: bool = True
     ) -> None:

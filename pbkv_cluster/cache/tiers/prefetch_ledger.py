@@ -1,4 +1,4 @@
-"""What becomes of prefetched blocks: each ends as used, wasted or cancelled."""
+"""What becomes of blocks that are copied ahead of need, to the GPU or from it: each ends as used, wasted or cancelled."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -47,6 +47,32 @@ class PrefetchCount:
         )
 
 
+class EarlyDemotionLedger:
+    """Counts blocks that were copied to the next tier before they left the GPU.
+
+    Each ends as used when it leaves the GPU, and as wasted when a step uses it there before that, or when its copy is dropped.
+    """
+
+    def __init__(self) -> None:
+        self.count = PrefetchCount()
+
+    def copied(self, node: Node, blocks: int) -> None:
+        """So many of a node's blocks have been copied."""
+        node.demoted_early += blocks
+        self.count.loaded += blocks
+
+    def left(self, node: Node, blocks: int) -> None:
+        """The GPU loses so many of a node's blocks, the last ones."""
+        used = min(node.demoted_early, blocks)
+        node.demoted_early -= used
+        self.count.used += used
+
+    def wasted(self, node: Node) -> None:
+        """A step uses a node on the GPU, or its copies are dropped."""
+        self.count.wasted += node.demoted_early
+        node.demoted_early = 0
+
+
 class PrefetchLedger:
     """Counts prefetched blocks by their sources. A node has blocks of one source at a time, the earliest that is not settled.
 
@@ -55,6 +81,7 @@ class PrefetchLedger:
 
     def __init__(self) -> None:
         self._counts = {source: PrefetchCount() for source in PrefetchSource}
+        self.early = EarlyDemotionLedger()
 
     def count(self, source: PrefetchSource) -> PrefetchCount:
         """The blocks of one source so far."""

@@ -95,7 +95,7 @@ class CacheTier:
         return COPY if self._has_copies(node) else self._group_alone(node)
 
     def _has_copies(self, node: Node) -> bool:
-        return self.index != GPU and node.copies(self.index) > 0
+        return self.index != GPU and not node.demoted_early and node.copies(self.index) > 0
 
     def _group_alone(self, node: Node) -> int:
         if node.leases:

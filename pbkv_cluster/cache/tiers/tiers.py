@@ -15,7 +15,7 @@ A decision takes effect in the tree at once, while its bytes may still be on the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from pbkv_cluster.cache.decisions.log import DecisionLog
@@ -81,9 +81,10 @@ class Tiers:
         self._announcements = Announcements(tuple(capacity), on_change)
         self.note = self._announcements.announce  # to be called when other blocks of a node lie on the GPU
         self.order = EvictionOrder(self._tiers)
+        self.offer, self.rerank = self.order.offer, self.order.rerank
         self.prefetched = PrefetchLedger()
         self.before_eviction: Callable[[], None] = lambda: None  # brings up to date what ranks depend on
-        self._evictor = Evictor(
+        self.evictor = Evictor(
             tree,
             self._tiers,
             self.order,
@@ -95,7 +96,7 @@ class Tiers:
             self.prefetched,
             self.log,
         )
-        self.decisions = self._evictor.decisions  # blocks, by reason code
+        self.decisions = self.evictor.decisions  # blocks, by reason code
         self.evicted_by_policy = 0  # blocks of the GPU
         self.evicted_by_lru = 0  # blocks of the GPU, while `lru_active`
 
@@ -153,11 +154,11 @@ class Tiers:
             found = queue.first()
             if found is None or (may_evict is not None and not may_evict(*found)):
                 break
-            slots = self._evictor.evict(self.gpu, found[0], missing, found[1])
+            slots = self.evictor.evict(self.gpu, found[0], missing, found[1])
             evicted = evicted + slots if evicted else slots
             missing -= len(slots)
         if self.gpu.demotions:
-            self._evictor.submit_demotions(self.gpu)
+            self.evictor.submit_demotions(self.gpu)
         self.gpu.pool.release(evicted)  # not sooner: only now do the transfers that read them hold them back
         if queue is self.gpu.lru:
             self.evicted_by_lru += len(evicted)
@@ -171,14 +172,6 @@ class Tiers:
         return any(self.decisions[code] for tier in self for code in tier.codes.drop)
 
     # --- order ---
-
-    def offer(self, node: Node) -> None:
-        """Ranks a node anew wherever it is a candidate for eviction."""
-        self.order.offer(node)
-
-    def rerank(self, nodes: Collection[Node]) -> None:
-        """Ranks nodes anew where what their workflows do may have changed their values."""
-        self.order.rerank(nodes)
 
     def keep_lru(self) -> None:
         """Keeps all tiers' candidates in the order of LRU, too, so that `lru_active` can change at any time without a scan."""
@@ -268,7 +261,12 @@ class Tiers:
     def write_through(self, node: Node, start: int) -> None:
         """Copies a node's blocks from `start` on, which the GPU holds, to all slower tiers, where they are worth it there."""
         self.before_eviction()
-        self._evictor.write_through(self.gpu, node, range(start, node.blocks))
+        self.evictor.write_through(self.gpu, node, range(start, node.blocks))
+
+    def demotion_seconds(self, blocks: int) -> float:
+        """How long it takes to copy so many blocks from the GPU to the next tier."""
+        assert self.gpu.slower is not None
+        return self._engine.seconds(self.gpu.kind, self.gpu.slower.kind, blocks)
 
     # --- all tiers ---
 
@@ -279,14 +277,14 @@ class Tiers:
 
     def drop_spoiled(self) -> None:
         """Drops such blocks, as far as no running sequence uses them."""
-        self._evictor.drop_spoiled()
+        self.evictor.drop_spoiled()
 
     def clear(self) -> int:
         """Drops all that no running sequence uses, so that no later process finds it, nor what was evicted earlier.
 
         Returns the blocks dropped, a block in two tiers counted once.
         """
-        dropped = self._evictor.clear()
+        dropped = self.evictor.clear()
         for tier in self._tiers[GPU + 1 :]:
             self._engine.erase(tier.kind, tier.pool.vacant())
         return dropped

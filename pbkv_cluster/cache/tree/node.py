@@ -110,6 +110,7 @@ class Node:
     __slots__ = (
         "blocks",
         "children",
+        "demoted_early",
         "entry",
         "held",
         "held_children",
@@ -141,6 +142,7 @@ class Node:
         self.prefetched = 0  # of the blocks that the GPU holds, how many of the last were prefetched and not used since
         self.prefetched_for = ""  # why, see `PrefetchLedger`
         self.leases: frozenset[BlockLease] = NO_LEASES  # that it lies within
+        self.demoted_early = 0  # of the blocks that the GPU holds, how many were copied early, see `EarlyDemotionLedger`
         self.refs = 0  # running sequences whose path passes through this node
         self.owners: dict[Owner, Segment] = {}  # active workflows only, with the segment of each; none: retired
         self.entry: PrefixStat | None = None  # popularity of its prefix, where known

@@ -111,6 +111,8 @@ class PrefixTree:
         upper.leases = node.leases
         upper.prefetched, upper.prefetched_for = max(0, node.prefetched - node.held[GPU]), node.prefetched_for
         node.prefetched -= upper.prefetched
+        upper.demoted_early = max(0, node.demoted_early - node.held[GPU])
+        node.demoted_early -= upper.demoted_early
         for owner, segment in node.owners.items():
             upper.owners[owner] = segment
             owner.nodes[upper] = None

@@ -6,11 +6,10 @@ docs/configuration.md.
 
 from pbkv_cluster.core.config.cache import CacheConfig
 from pbkv_cluster.core.config.engine import EngineConfig
-from pbkv_cluster.core.config.engines import PluginsConfig, VllmConfig
+from pbkv_cluster.core.config.engines import PluginsConfig, SidecarConfig, SidecarEngine, VllmConfig
 from pbkv_cluster.core.config.limits import LimitsConfig
 from pbkv_cluster.core.config.monitoring import LoggingConfig, OtelConfig, TelemetryConfig
 from pbkv_cluster.core.config.security import SecurityConfig
-from pbkv_cluster.core.config.sidecar import SidecarConfig, SidecarEngine
 from pbkv_cluster.core.config.sources import Origin, Settings, load
 from pbkv_cluster.core.config.stores import HostStoreConfig, RedisConfig
 from pbkv_cluster.core.config.tree import (

@@ -17,6 +17,10 @@ class CacheConfig(Section):
         description="load blocks to the GPU ahead of their use. conservative: into free space and that of ended workflows; "
         "queue: those of queued steps first, and in place of blocks worth less than half, while this is seen to be useful",
     )
+    demote_early: bool = Field(
+        False,
+        description="while the engine only decodes, copy blocks that are next to leave the GPU to host memory, so that steps do not wait for it",
+    )
     write_through: bool = Field(
         False, description="copy blocks to host memory, and to the disk, when they are complete, not when evicted"
     )

@@ -6,12 +6,11 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from pbkv_cluster.core.config.cache import CacheConfig
 from pbkv_cluster.core.config.engine import EngineConfig
-from pbkv_cluster.core.config.engines import PluginsConfig, VllmConfig
+from pbkv_cluster.core.config.engines import PluginsConfig, SidecarConfig, VllmConfig
 from pbkv_cluster.core.config.limits import LimitsConfig
 from pbkv_cluster.core.config.monitoring import DashboardConfig, LoggingConfig, MetricsConfig, OtelConfig, TelemetryConfig
 from pbkv_cluster.core.config.section import Section, checked
 from pbkv_cluster.core.config.security import SecurityConfig
-from pbkv_cluster.core.config.sidecar import SidecarConfig
 from pbkv_cluster.core.config.stores import HostStoreConfig, KvEventsConfig, RedisConfig
 from pbkv_cluster.core.locations.addresses import check_host
 

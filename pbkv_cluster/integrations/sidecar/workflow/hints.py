@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pbkv_cluster.core.config import SidecarEngine
-from pbkv_cluster.core.config.sidecar import Hint
+from pbkv_cluster.core.config.engines import Hint
 from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.integrations.kv_hints import HintMaker
 from pbkv_cluster.integrations.sidecar.reading.asked import Asked

@@ -1,0 +1,1 @@
+"""Prefetch on recorded workflows that wait for tools, side by side with none, in virtual time."""

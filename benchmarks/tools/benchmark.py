@@ -1,0 +1,120 @@
+"""First token and workflow latency with each mode of prefetch, on recorded workflows whose tool calls are announced.
+
+Policy `pbkv`, with what ships and nothing learnt before, ranks the blocks of both tiers, and knows from the announcements when
+a workflow comes back. So prefetch loads blocks before a tool call is expected to end. The logs of the traces leave out what
+tools take, so pauses are drawn beside what was logged.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from statistics import geometric_mean
+
+from benchmarks.policies.job import TRACES
+from benchmarks.report import Figure, Report
+from pbkv_cluster.core.config import CacheConfig
+from pbkv_cluster.core.tokens import BLOCK_TOKENS
+from pbkv_cluster.simulator.engine.machines import machine
+from pbkv_cluster.simulator.engine.result import SimulationResult
+from pbkv_cluster.simulator.engine.simulation import Setup, simulate
+from pbkv_cluster.simulator.traces.files import Trace, load_trace
+from pbkv_cluster.simulator.workload.token_source import TokenSource
+from pbkv_cluster.simulator.workload.workload import Mix, make_workload
+
+MACHINE = "h100-14b"
+WORKLOADS = ("sweagent", "autocoderover", "whowhen_magentic")
+# Bytes a second from and to host memory, and the share of forecasts that are random.
+SITUATIONS = ((5e9, 0.0), (25e9, 0.0), (5e9, 1.0))
+WORKFLOWS, CONCURRENCY = 24, 24
+SEED = 0
+MEMORY, HOST_RATIO = 0.3, 1.0  # GPU blocks over those of the contexts of all open workflows; host blocks over GPU blocks
+THINK_SCALE, TOOL_SHARE, ANNOUNCE_SIGMA = 4.0, 0.5, 0.5  # pauses of 8 s in the median, announced with a log-normal error
+COPY_DELAY = 0.1  # copies have streams of their own
+MODES: Mapping[str, Mapping[str, str | bool]] = {
+    "none": {},
+    "queue": {"prefetch": "queue"},
+    "early demotion": {"demote_early": True},
+    "queue and early demotion": {"prefetch": "queue", "demote_early": True},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One run."""
+
+    first_token_s: float
+    workflow_s: float
+    gpu_hits: float
+    used: float  # share of the prefetched blocks
+
+    @classmethod
+    def of(cls, result: SimulationResult) -> "Outcome":
+        assert result.ttft is not None
+        assert result.latency is not None
+        ahead = result.prefetched
+        return cls(result.ttft.mean, result.latency.mean, result.hit_gpu, ahead.used / max(1, ahead.loaded))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of this benchmark."""
+    parser.add_argument("--tool-workloads", default=",".join(WORKLOADS), metavar="NAMES", help="of `tools`: recorded workloads")
+
+
+def run(arguments: argparse.Namespace) -> Report:
+    """Runs every workload at every bandwidth in each way, prints each outcome, and returns the means."""
+    workflows = 4 if arguments.quick else WORKFLOWS
+    workloads = arguments.tool_workloads.split(",")[: 1 if arguments.quick else None]
+    gains: dict[tuple[float, str, str], list[tuple[float, float]]] = {}
+    details: list[Figure] = []
+    for workload, (bandwidth, noise) in product(workloads, SITUATIONS[:1] if arguments.quick else SITUATIONS):
+        without: Outcome | None = None
+        for mode, each in _outcomes(load_trace(TRACES / f"{workload}.jsonl.gz"), workflows, bandwidth, noise):
+            without = without or each
+            over = without.first_token_s / each.first_token_s, without.workflow_s / each.workflow_s
+            forecasts = "random" if noise else "made"
+            gains.setdefault((bandwidth, forecasts, mode), []).append(over)
+            where = f"{workload}, {bandwidth / 1e9:g} GB/s, forecasts {forecasts}, {mode}"
+            print(
+                f"{where}: first token {each.first_token_s:.3f} s ({over[0]:.3f}x), workflow {each.workflow_s:.2f} s "
+                f"({over[1]:.3f}x), GPU hits {each.gpu_hits:.1%}, prefetched and used {each.used:.0%}",
+                flush=True,
+            )
+            details.append(Figure(f"{where}: first token", each.first_token_s, "s"))
+            details.append(Figure(f"{where}: workflow", each.workflow_s, "s"))
+            details.append(Figure(f"{where}: GPU hits", each.gpu_hits, ""))
+    return Report("tools", _sizes(workflows, workloads), tuple(_figures(gains)), tuple(details))
+
+
+def _outcomes(trace: Trace, workflows: int, bandwidth: float, noise: float) -> Iterator[tuple[str, Outcome]]:
+    """The outcome of each mode on one workload."""
+    mix = Mix(workflows, CONCURRENCY, THINK_SCALE, announce_sigma=ANNOUNCE_SIGMA, tool_share=TOOL_SHARE)
+    tokens = TokenSource(make_workload([trace], mix, SEED))
+    contexts = [sum({s.agent: s.prompt_tokens + s.output_tokens for s in each.steps}.values()) for each in trace.workflows]
+    largest, _ = tokens.blocks()
+    blocks = round(max(MEMORY * CONCURRENCY * sum(contexts) / len(contexts) / BLOCK_TOKENS, 1.3 * largest))
+    cost = replace(machine(MACHINE).cost(), host_bytes_per_s=bandwidth, copy_delay=COPY_DELAY)
+    setup = Setup(blocks, round(HOST_RATIO * blocks), "pbkv", noise=noise, seed=SEED, cost=cost)
+    for mode, fields in MODES.items():
+        cache = CacheConfig.model_validate({"policy": "pbkv", **fields})
+        yield mode, Outcome.of(simulate(tokens, replace(setup, cache=cache)))
+
+
+def _figures(gains: Mapping[tuple[float, str, str], list[tuple[float, float]]]) -> Iterator[Figure]:
+    for (bandwidth, forecasts, mode), each in gains.items():
+        if mode == "none":
+            continue
+        where = f"{bandwidth / 1e9:g} GB/s, {'random forecasts, ' * (forecasts == 'random')}`{mode}`"
+        firsts, workflows = zip(*each, strict=True)
+        yield Figure(f"{where}: first token, none's over its, mean", geometric_mean(firsts), "x")
+        yield Figure(f"{where}: workflow, none's over its, mean", geometric_mean(workflows), "x")
+        goal = 0.99 if forecasts == "random" else None
+        yield Figure(f"{where}: workflow, none's over its, worst workload", min(workflows), "x", at_least=goal)
+
+
+def _sizes(workflows: int, workloads: Sequence[str]) -> str:
+    return (
+        f"{', '.join(workloads)}: {workflows} workflows each, {CONCURRENCY} at a time, {MACHINE}, seed {SEED}, "
+        f"GPU with {MEMORY:g} of the open contexts, host {HOST_RATIO:g} of it, "
+        f"pauses announced with sigma {ANNOUNCE_SIGMA:g}; virtual time, cost model"
+    )
