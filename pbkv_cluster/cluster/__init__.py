@@ -44,6 +44,6 @@ A cluster starts through these files:
     nodes/node.py                   one node: its members, and how far its drain is
     nodes/node_requests.py          what operators ask of nodes
     nodes/running_steps.py          whether the workers of a node still have steps
-    membership/problem_report.py    tells the directory what does not work at a member that serves
-    membership/problem_watch.py     prints what members have told there
+    membership/problems/problem_report.py  tells the directory what does not work at a member that serves
+    membership/problems/problem_watch.py   prints what members have told there
 """

@@ -19,7 +19,7 @@ from pbkv_cluster.cluster.frame.ray_processes import RayProcesses
 from pbkv_cluster.cluster.membership.member import MakeMember, MemberContext
 from pbkv_cluster.cluster.membership.member_board import MemberBoard
 from pbkv_cluster.cluster.membership.members import GatewayMember, HostStoreMember, PredictorMember
-from pbkv_cluster.cluster.membership.problem_watch import ProblemWatch
+from pbkv_cluster.cluster.membership.problems.problem_watch import ProblemWatch
 from pbkv_cluster.cluster.membership.worker_member import WORKER_PREFIX
 from pbkv_cluster.cluster.nodes.node_requests import NodeRequests
 from pbkv_cluster.cluster.startup import preflight

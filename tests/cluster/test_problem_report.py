@@ -2,8 +2,8 @@
 
 import asyncio
 
-from pbkv_cluster.cluster.membership.problem_report import ProblemReport
-from pbkv_cluster.cluster.membership.problem_watch import ProblemWatch
+from pbkv_cluster.cluster.membership.problems.problem_report import ProblemReport
+from pbkv_cluster.cluster.membership.problems.problem_watch import ProblemWatch
 from pbkv_cluster.store.cluster_index import Directory, ProblemsEntry, RedisServer, connect
 
 

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from pbkv_cluster.cluster.membership.announcer import Announcer
 from pbkv_cluster.cluster.membership.member import MemberContext
 from pbkv_cluster.cluster.membership.metrics_endpoint import MetricsEndpoint, PutFigures
-from pbkv_cluster.cluster.membership.problem_report import ProblemReport
+from pbkv_cluster.cluster.membership.problems.problem_report import ProblemReport
 from pbkv_cluster.cluster.membership.redis_connection import RedisConnection
 from pbkv_cluster.core.background import first_failure_of
 from pbkv_cluster.core.metrics.metric import Source

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from pbkv_cluster.cluster.membership.announcer import Announcer
 from pbkv_cluster.cluster.membership.member import MemberContext
 from pbkv_cluster.cluster.membership.metrics_endpoint import MetricsEndpoint
-from pbkv_cluster.cluster.membership.problem_report import ProblemReport
+from pbkv_cluster.cluster.membership.problems.problem_report import ProblemReport
 from pbkv_cluster.cluster.membership.redis_connection import RedisConnection
 from pbkv_cluster.core.background import first_failure_of
 from pbkv_cluster.core.clock import Clock, SystemClock
