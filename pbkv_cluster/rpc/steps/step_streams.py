@@ -18,6 +18,7 @@ from pbkv_cluster.rpc.v1 import types_pb2, worker_pb2, workflow_pb2
 Request = type[worker_pb2.RunStepsRequest] | type[workflow_pb2.SubmitStepsRequest]
 _MESSAGE_BYTES = 1 << 20  # of the steps that travel together, unless one is larger alone
 _FRAME_BYTES = 1 << 10  # of a message besides its one step, at most
+_ENDS_S = 1.0  # in which a server ends a stream that nothing is sent on any more
 _LEAST_S = 1e-3  # of a limit: 0 would be none
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _CANCEL = types_pb2.CallCancel()
@@ -101,6 +102,7 @@ class _Connection:
         self._cancels: list[int] = []  # of calls that were sent
         self._wake = asyncio.Event()
         self.has_ended = False
+        self._is_closing = False
         self._reading = asyncio.create_task(self._read(), name="output of steps")
         self._writing = asyncio.create_task(self._write(), name="steps to a server")
 
@@ -117,7 +119,14 @@ class _Connection:
             self._wake.set()
 
     async def close(self) -> None:
+        self._cancels += self._calls.keys() - self._begins.keys()
+        self._begins.clear()
         self._end(None)
+        self._is_closing = True
+        self._wake.set()
+        # The server ends the stream. If it were cancelled instead, gRPC's library would tell of its end later, perhaps when this
+        # event loop is closed; and while that fails, a process's other loops are not told of what they wait for.
+        await asyncio.wait((self._reading, self._writing), timeout=_ENDS_S)
         self._stream.cancel()
         await cancel(self._reading, self._writing)
 
@@ -128,6 +137,9 @@ class _Connection:
                 self._wake.clear()
                 while self._begins or self._cancels:
                     await self._stream.write(self._next_request())
+                if self._is_closing:
+                    await self._stream.done_writing()
+                    return
 
     def _next_request(self) -> Any:
         request: Any = self._request()
