@@ -107,8 +107,10 @@ async def test_every_counter_of_a_status_is_a_metric(cluster: LocalCluster) -> N
     work(cluster, 7200, "trips")
     async with AsyncClient(cluster.gateway_address) as client:
         status = await client.status()
+        members = scrape_all(cluster.discovery_url)
+        while (after := await client.status()).workers != status.workers:  # access logs are sent when all else is over
+            status, members = after, scrape_all(cluster.discovery_url)
     assert status.discovery_url == cluster.discovery_url
-    members = scrape_all(cluster.discovery_url)
     gateway = members["gateway"]
     assert gateway.by("pbkv_gateway_decisions_total", "reason") == dict(status.decisions)
     assert gateway.value("pbkv_prompt_tokens_total") == status.totals.prompt_tokens

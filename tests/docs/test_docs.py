@@ -83,7 +83,9 @@ def test_the_document_on_tuning_names_every_policy_and_mode_of_prefetch() -> Non
     from pbkv_cluster.cache.policies import POLICIES
     from pbkv_cluster.core.config import CacheConfig
 
-    _, policies, prefetch = re.split(r"^## (?:Policies|Prefetch)$", (ROOT / "docs" / "tune.md").read_text(), flags=re.MULTILINE)
+    _, policies, prefetch = re.split(
+        r"^## (?:Policies|Copies ahead of need)$", (ROOT / "docs" / "tune.md").read_text(), flags=re.MULTILINE
+    )
     first = re.compile(r"^\| `([\w-]+)` \| ", re.MULTILINE)
     served = {name for name in POLICIES.names() if POLICIES.get(name).__module__.startswith("pbkv_cluster.cache.")}
     assert {*first.findall(policies)} == served, "others, such as the oracle, are of the simulator and of tests"

@@ -148,6 +148,7 @@ async def test_without_redis_steps_go_on_by_affinity() -> None:
         stack.callback(redis.stop)
         rig = await stack.enter_async_context(running(ScriptedWorker("w0"), ScriptedWorker("w1"), redis_url=redis.url))
         workflow, home = await _two_workers_with_affinity(rig)
+        await until(lambda: rig.gateway.mirror.is_current, "the mirror has a copy")
         redis.stop()
         await until(lambda: rig.gateway.mirror.has_lost_redis, "the mirror knows that the index is away")
         for _ in range(3):
