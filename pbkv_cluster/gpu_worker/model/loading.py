@@ -62,7 +62,8 @@ def load_model(config: ModelConfig, device: torch.device, attention: str = "auto
         StartupError: there is no such model, or the engine cannot run it.
         InvalidArgument: an unknown attention back end.
     """
-    use_inference_only()
+    if device.type == "cpu":  # where a worker's memory is small, and no kernel of a model's is compiled
+        use_inference_only()
     install()
     directory = resolve(config.path, config.revision)
     module = _weights(config, directory, device)

@@ -124,8 +124,8 @@ class _Connection:
         self._end(None)
         self._is_closing = True
         self._wake.set()
-        # The server ends the stream. If it were cancelled instead, gRPC's library would tell of its end later, perhaps when this
-        # event loop is closed; and while that fails, a process's other loops are not told of what they wait for.
+        # The server ends the stream. If it were cancelled instead, gRPC's library would tell of its end later, perhaps when
+        # this event loop is closed; and while that fails, a process's other loops are not told of what they wait for.
         await asyncio.wait((self._reading, self._writing), timeout=_ENDS_S)
         self._stream.cancel()
         await cancel(self._reading, self._writing)
