@@ -89,6 +89,8 @@ class HeldBlocks:
         before = event.parent
         for number, key in enumerate(event.keys):
             labels = self._labels.get(key)
+            if labels is None and event.is_by_name:
+                continue  # vLLM does not say what it is
             if labels is None:
                 extra = event.extra[number] if number < len(event.extra) else b""
                 labels = self._label(before, packed[number * size : (number + 1) * size], size, extra)

@@ -5,7 +5,7 @@ its whole prefix is known without knowing how the engine hashes. Here a block's 
 made in the same way for the blocks of every engine and for prompts; the engine's hash only finds the block again when it goes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from xxhash import xxh3_128_digest
@@ -72,8 +72,14 @@ class EngineBlocks:
         bit = _MEDIA.get(event.medium.upper(), 0)
         if not bit:
             return
-        self.block_tokens = event.block_tokens
-        for key, prefix_key in zip(event.keys, self._named(event), strict=False):
+        if event.is_by_name:
+            named: Iterable[tuple[bytes, bytes]] = [
+                (key, self._prefix_keys[key]) for key in event.keys if key in self._prefix_keys
+            ]
+        else:
+            self.block_tokens = event.block_tokens
+            named = zip(event.keys, self._named(event), strict=False)
+        for key, prefix_key in named:
             self._prefix_keys[key] = prefix_key
             self._tiers[prefix_key] = self._tiers.get(prefix_key, 0) | bit
 

@@ -27,14 +27,22 @@ class MalformedBatch(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class BlockStored:
-    """Consecutive blocks have entered a tier."""
+    """Consecutive blocks have entered a tier.
+
+    vLLM's offloading names some blocks and tells no more of them: only those are understood that are known already.
+    """
 
     keys: Sequence[bytes]
     parent: bytes | None  # key of the block before the first; None: there is none
     token_ids: Sequence[int]
-    block_tokens: int
+    block_tokens: int  # 0: not told, nor are their tokens
     medium: str
     extra: Sequence[bytes] = ()  # of each block, what distinguishes it beside its tokens: salt, adapter, images; empty: nothing
+
+    @property
+    def is_by_name(self) -> bool:
+        """Whether nothing but the names of the blocks is told."""
+        return not self.block_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +132,12 @@ def _from_wire(event: Any) -> Event | None:
                 return None
             parent = event.get("parent_block_hash")
             keys = [_key(each, group) for each in event["block_hashes"]]
+            tokens = _tokens(event.get("token_ids"))
             return BlockStored(
                 keys,
                 None if parent is None else _key(parent, group),
-                _tokens(event.get("token_ids")),
-                _block_tokens(event["block_size"]),
+                tokens,
+                _block_tokens(event["block_size"], tokens),
                 str(event.get("medium") or "GPU"),
                 _extra(event, len(keys)),
             )
@@ -147,9 +156,9 @@ def _tokens(told: Any) -> list[int]:
     return tokens
 
 
-def _block_tokens(told: Any) -> int:
-    if type(told) is not int or not 0 < told <= _MAX_TOKEN:
-        raise ValueError(f"block_size: must be a positive number of tokens, got {told!r}")
+def _block_tokens(told: Any, tokens: Sequence[int]) -> int:
+    if type(told) is not int or not (1 if tokens else 0) <= told <= _MAX_TOKEN:
+        raise ValueError(f"block_size: must be a positive number of tokens, or 0 without tokens, got {told!r}")
     return told
 
 

@@ -75,6 +75,16 @@ def test_what_cannot_be_placed_is_counted_and_not_believed() -> None:
     assert (len(held), held.orphans, held.is_complete) == (0, 0, True)
 
 
+def test_of_blocks_that_are_told_by_name_alone_the_known_ones_are_entered() -> None:
+    """As vLLM's offloading tells of what it has in the CPU's memory."""
+    held = rig().held
+    held.stored(stored(PROMPT[:32], [b"one"]))
+    held.stored(BlockStored([b"unheard", b"one"], None, [], 0, "CPU"))
+    held.removed(BlockRemoved([b"one"], "GPU"))
+    assert held.match(KEYS) == {Tier.HOST: 32}
+    assert held.is_complete
+
+
 def test_memory_is_bounded() -> None:
     held = HeldBlocks(NAMESPACE, lambda label, residency: None, max_bytes=5 * BYTES_A_BLOCK)
     held.stored(stored(PROMPT[:96], [b"one", b"two", b"three"]))

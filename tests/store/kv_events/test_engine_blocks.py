@@ -76,6 +76,15 @@ def test_a_block_told_of_again_in_another_tier_needs_no_tokens() -> None:
     assert blocks.is_complete
 
 
+def test_of_blocks_that_are_told_by_name_alone_the_known_ones_are_entered() -> None:
+    blocks = EngineBlocks(ROOM)
+    blocks.stored(stored((1, 2), blocks=2))
+    blocks.stored(BlockStored([b"unheard", a_hash((1,)), a_hash((1, 2))], None, [], 0, "CPU"))
+    blocks.removed(BlockRemoved([a_hash((1, 2)), a_hash((1,))], "GPU"))
+    assert blocks.match(pack([1, 2])) == Held(0, 2)
+    assert blocks.is_complete
+
+
 def test_memory_is_bounded_and_those_who_ask_are_told_what_is_dropped() -> None:
     told: list[float] = []
     blocks = EngineBlocks(3 * BYTES_A_BLOCK, told.append)

@@ -358,6 +358,7 @@ def test_events_of_other_engines_are_understood() -> None:
             ["BlockStored", [7, -1], None, [1, 2], 2, None],
             {"type": "BlockStored", "block_hashes": [b"k"], "block_size": 16, "medium": "CPU_PINNED", "cache_salt": "x"},
             {"type": "BlockStored", "block_hashes": [b"w"], "block_size": 16, "kv_cache_spec_kind": "sliding_window"},
+            {"type": "BlockStored", "block_hashes": [b"n"], "token_ids": [], "block_size": 0, "medium": "CPU", "group_idx": 0},
             {"type": "BlockRemoved", "block_hashes": [b"w"], "group_idx": 1},
             {"type": "Unheard", "of": 1},
             ["AllBlocksCleared"],
@@ -368,6 +369,7 @@ def test_events_of_other_engines_are_understood() -> None:
     assert decode(msgpack.packb(batch)) == [
         BlockStored([(7).to_bytes(8, "big"), b"\xff" * 8], None, [1, 2], 2, "GPU"),
         BlockStored([b"k"], None, [], 16, "CPU_PINNED", [extra_of(["x"])]),
+        BlockStored([b"n"], None, [], 0, "CPU"),
         BlockRemoved([b"w\0\1"], "GPU"),
         AllBlocksCleared(),
     ]
