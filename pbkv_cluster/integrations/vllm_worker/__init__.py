@@ -6,6 +6,7 @@ The member (`cluster/nodes/vllm_host`) starts a process with vLLM's interpreter,
                        its parent
     member.py          what it announces: the worker in the directory, its blocks in the index
     server.py          `VllmServer`: the parts put together
+    environment.py     variables of the process, settings for plug-ins in vLLM, sockets
     servicer.py        the worker's service on the wire
     store_servicer.py  what operators ask of its cache
     steps.py           one step: a request for vLLM, and from what vLLM generates text, stop strings and the usage record

@@ -8,13 +8,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pbkv_cluster.core.background import Background, first_failure_of
 from pbkv_cluster.core.blocks import BlockLabel, Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import Config
-from pbkv_cluster.core.config.sources import ENV_FILE, ENV_PREFIX
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.core.locations.residency import Residency
 from pbkv_cluster.core.text.codec import TextCodec
@@ -23,6 +20,7 @@ from pbkv_cluster.gpu_worker.facts import WorkerFacts
 from pbkv_cluster.gpu_worker.model.end_tokens import end_tokens
 from pbkv_cluster.gpu_worker.model.loading import fingerprint, resolve
 from pbkv_cluster.integrations.kv_hints import HintMaker
+from pbkv_cluster.integrations.vllm_worker.environment import event_sockets, set_environment
 from pbkv_cluster.integrations.vllm_worker.figures import VllmFigures
 from pbkv_cluster.integrations.vllm_worker.held_blocks import HeldBlocks
 from pbkv_cluster.integrations.vllm_worker.hints import ForecastFeed, HintBook
@@ -36,7 +34,6 @@ from pbkv_cluster.store.kv_events.event_subscriber import KvEventSubscriber
 
 log = logging.getLogger(__name__)
 
-_FOR_PLUG_INS: Any = {"engine": {"type"}, "cache": True, "plugins": True, "predictor": True, "security": True, "vllm": True}
 _LAYOUT = "vllm"  # of the namespace: nobody but vLLM reads these blocks
 
 
@@ -99,12 +96,12 @@ class VllmServer:
             StartupError: vLLM, the model or the port is not available.
             InvalidArgument: this version of vLLM was not tested, or `vllm.args` is wrong; names the field.
         """
-        set_environment(self._config, host, self._folder)
+        events = event_sockets(self._folder)
+        set_environment(self._config, host, self._folder, os.environ)
         engine_module = await asyncio.to_thread(_import_engine)
         config = self._config
         directory = await asyncio.to_thread(resolve, config.model.path, config.model.revision)
         codec = await asyncio.to_thread(TextCodec.load, config.model.path, config.model.revision)
-        events = {name: f"ipc://{self._folder / name}" for name in ("endpoint", "replay_endpoint")}
         engine = self._engine = await asyncio.to_thread(
             engine_module.VllmEngine.start,
             config,
@@ -160,32 +157,6 @@ class VllmServer:
     async def stop(self) -> None:
         """Stops the server, the engine and everything that belongs to them. Running steps fail."""
         await self._stack.aclose()
-
-
-def set_environment(config: Config, host: str, folder: Path) -> None:
-    """Sets variables of this process that vLLM and its processes read, except those that the user has set.
-
-    What our plug-ins in vLLM read are the settings of the cluster, whatever their source was.
-    """
-    variables = {
-        "VLLM_HOST_IP": host,
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # this process has threads, which do not survive a fork
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # or several workers would share the first cores
-        "VLLM_LOGGING_LEVEL": config.logging.level.upper(),
-    }
-    if host.startswith("127."):
-        variables["GLOO_SOCKET_IFNAME"] = "lo"
-    for name, value in variables.items():
-        os.environ.setdefault(name, value)
-    os.environ["OMP_NUM_THREADS"] = str(config.engine.threads)
-    for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
-        del os.environ[name]
-    file = folder / "pbkv.yaml"
-    file.write_text(
-        yaml.safe_dump(config.model_dump(mode="json", include={"cache", "plugins", "predictor", "security", "vllm"}))
-    )
-    os.environ[ENV_FILE] = str(file)
 
 
 def _import_engine() -> Any:
