@@ -13,9 +13,10 @@ from pbkv_cluster.core.blocks import BlockLabel, Namespace, chain_keys
 from pbkv_cluster.core.locations.residency import NOWHERE, Residency
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, TOKEN_BYTES, pack
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.store.kv_events.copies import Copies
 from pbkv_cluster.store.kv_events.messages import BlockRemoved, BlockStored
 
-BYTES_A_BLOCK = 350  # of labels, residency and entries of 16 tokens, measured with CPython 3.11
+BYTES_A_BLOCK = 500  # of labels, residency and entries, where a block of vLLM has 16 tokens, measured with CPython 3.11
 _MAX_BYTES = 2 << 30
 _TIERS = {"GPU": Tier.GPU, "CPU": Tier.HOST, "STORAGE": Tier.DISK}
 _IN = {tiers: Residency(tiers) for tiers in map(frozenset, ([Tier.GPU], [Tier.HOST], [Tier.GPU, Tier.HOST]))}
@@ -40,6 +41,7 @@ class HeldBlocks:
         self._on_change = on_change
         self._max_blocks = max_bytes // BYTES_A_BLOCK
         self._labels: dict[bytes, Labels] = {}  # by vLLM's hash
+        self._copies = Copies()  # by vLLM's hash
         self._residency: dict[bytes, Residency] = {}  # by block key
 
     def __len__(self) -> int:
@@ -77,6 +79,7 @@ class HeldBlocks:
     def clear(self) -> None:
         self.left_out = self.orphans = 0
         gone, self._labels = self._labels, {}
+        self._copies.clear()
         self._residency.clear()
         for label in (label for labels in gone.values() for label in labels):
             self._on_change(label, NOWHERE)
@@ -101,16 +104,18 @@ class HeldBlocks:
                     self.left_out += len(labels) * (len(event.keys) - number)
                     return
                 self._labels[key] = labels
+            self._copies.add(key, tier)
             self._move(labels, lambda tiers: tiers | {tier})
             before = key
 
     def removed(self, event: BlockRemoved) -> None:
         tier = _TIERS.get(event.medium.upper())
+        if tier is None:
+            return
         for key in event.keys:
-            labels = self._labels.get(key)
-            if labels is not None and tier is not None:
-                self._move(labels, lambda tiers: tiers - {tier})
-                if labels[0].key not in self._residency:
+            if self._copies.remove(key, tier):
+                self._move(self._labels[key], lambda tiers: tiers - {tier})
+                if not self._copies.has(key):
                     del self._labels[key]
 
     def _move(self, labels: Labels, change: Callable[[frozenset[Tier]], frozenset[Tier]]) -> None:

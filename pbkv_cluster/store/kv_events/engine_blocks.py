@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 from xxhash import xxh3_128_digest
 
 from pbkv_cluster.core.tokens import TOKEN_BYTES, pack
+from pbkv_cluster.store.kv_events.copies import Copies
 from pbkv_cluster.store.kv_events.messages import BlockRemoved, BlockStored
 
 BYTES_A_BLOCK = 350  # of hash, prefix key, and their entries, measured with CPython 3.11
@@ -52,6 +53,7 @@ class EngineBlocks:
         self._on_dropped = on_dropped
         self._blocks_max = max_bytes // BYTES_A_BLOCK
         self._prefix_keys: dict[bytes, bytes] = {}  # by the engine's hash
+        self._copies = Copies()  # by the engine's hash
         self._tiers: dict[bytes, int] = {}  # bits, by prefix key
 
     def __len__(self) -> int:
@@ -65,6 +67,7 @@ class EngineBlocks:
     def clear(self) -> None:
         self.left_out = self.orphans = 0
         self._prefix_keys.clear()
+        self._copies.clear()
         self._tiers.clear()
         self._on_dropped(1.0)
 
@@ -81,20 +84,22 @@ class EngineBlocks:
             named = zip(event.keys, self._named(event), strict=False)
         for key, prefix_key in named:
             self._prefix_keys[key] = prefix_key
+            self._copies.add(key, bit)
             self._tiers[prefix_key] = self._tiers.get(prefix_key, 0) | bit
 
     def removed(self, event: BlockRemoved) -> None:
         bit = _MEDIA.get(event.medium.upper(), 0)
         held, dropped = len(self), 0
         for key in event.keys:
-            prefix_key = self._prefix_keys.get(key)
-            if prefix_key is None:
+            if not self._copies.remove(key, bit):
                 continue
+            prefix_key = self._prefix_keys[key]
             left = self._tiers.get(prefix_key, 0) & ~bit
             if left:
                 self._tiers[prefix_key] = left
             else:
                 self._tiers.pop(prefix_key, None)
+            if not self._copies.has(key):
                 del self._prefix_keys[key]
                 dropped += 1
         if dropped:

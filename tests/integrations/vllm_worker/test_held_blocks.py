@@ -1,5 +1,6 @@
 """What vLLM holds is known by the block keys of the cluster, whatever it calls its blocks."""
 
+from collections import Counter
 from dataclasses import replace
 
 from hypothesis import given
@@ -64,6 +65,24 @@ def test_a_block_lies_in_several_tiers_until_the_last_one() -> None:
     assert len(held) == 0
 
 
+def test_a_block_that_two_requests_have_computed_is_held_until_both_copies_are_gone() -> None:
+    held = (it := rig()).held
+    for _ in range(2):
+        held.stored(stored(PROMPT[:64], [b"one", b"two"]))
+    assert len(it.changes) == 4
+    held.removed(BlockRemoved([b"two", b"one"], "GPU"))
+    assert held.match(KEYS) == {Tier.GPU: 64}
+    held.stored(stored(PROMPT[64:96], [b"three"], parent=b"two"))
+    assert held.match(KEYS) == {Tier.GPU: 96}
+    held.removed(BlockRemoved([b"three", b"two", b"one"], "GPU"))
+    assert (len(held), held.is_complete) == (0, True)
+    held.stored(stored(PROMPT[:32], [b"one"]))
+    held.clear()
+    held.stored(stored(PROMPT[:32], [b"one"]))
+    held.removed(BlockRemoved([b"one"], "GPU"))
+    assert len(held) == 0
+
+
 def test_what_cannot_be_placed_is_counted_and_not_believed() -> None:
     held = rig().held
     held.stored(stored(PROMPT[32:64], [b"two"], parent=b"never told"))
@@ -107,15 +126,15 @@ def test_what_is_told_adds_up_to_what_is_held(moves: list[tuple[bool, int, str]]
     names = [b"one", b"two", b"three"]
     for name, parent, at in zip(names, [None, *names], range(3), strict=False):  # so that all prefixes are known
         held.stored(stored(PROMPT[32 * at : 32 * at + 32], [name], parent=parent, medium="STORAGE"))
-    model: dict[bytes, set[str]] = {name: {"STORAGE"} for name in names}
+    model = {name: Counter({"STORAGE": 1}) for name in names}  # copies: vLLM keeps one for each request that computed it
     for enters, number, medium in moves:
         parent = names[number - 1] if number else None
         if enters:
             held.stored(stored(PROMPT[32 * number : 32 * number + 32], [names[number]], parent=parent, medium=medium))
-            model[names[number]].add(medium)
+            model[names[number]][medium] += 1
         else:
             held.removed(BlockRemoved([names[number]], medium))
-            model[names[number]].discard(medium)
+            model[names[number]][medium] -= model[names[number]][medium] > 0
     assert {key: residency for key, residency in told.items() if residency.tiers} == held.residency()
     for tier, medium in ((Tier.GPU, "GPU"), (Tier.HOST, "CPU"), (Tier.DISK, "STORAGE")):
-        assert held.count(tier) == 2 * sum(medium in media for media in model.values())
+        assert held.count(tier) == 2 * sum(copies[medium] > 0 for copies in model.values())

@@ -76,6 +76,21 @@ def test_a_block_told_of_again_in_another_tier_needs_no_tokens() -> None:
     assert blocks.is_complete
 
 
+def test_a_block_that_two_requests_have_computed_is_held_until_both_copies_are_gone() -> None:
+    blocks = EngineBlocks(ROOM)
+    for _ in range(2):
+        blocks.stored(stored((1, 2), blocks=2))
+    blocks.removed(BlockRemoved([a_hash((1, 2)), a_hash((1,))], "GPU"))
+    assert blocks.match(pack([1, 2])) == Held(2, 0)
+    blocks.removed(BlockRemoved([a_hash((1, 2)), a_hash((1,))], "GPU"))
+    assert (len(blocks), blocks.match(pack([1, 2]))) == (0, Held(0, 0))
+    blocks.stored(stored((1, 2), blocks=2))
+    blocks.clear()
+    blocks.stored(stored((1, 2), blocks=2))
+    blocks.removed(BlockRemoved([a_hash((1, 2)), a_hash((1,))], "GPU"))
+    assert len(blocks) == 0
+
+
 def test_of_blocks_that_are_told_by_name_alone_the_known_ones_are_entered() -> None:
     blocks = EngineBlocks(ROOM)
     blocks.stored(stored((1, 2), blocks=2))
