@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vllm.distributed.kv_events import MEDIUM_CPU, BlockRemoved, BlockStored, KVCacheEvent
-from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
+from vllm.v1.core.kv_cache_utils import generate_block_hash_extra_keys, maybe_convert_block_hash, to_event_extra_keys
 
 _MAX_KNOWN = 200_000  # blocks; of one that is forgotten, the removal is not told
 
@@ -17,6 +17,7 @@ class BlockEvents:
         """`block_tokens`: of vLLM's blocks."""
         self._block_tokens = block_tokens
         self._known: OrderedDict[bytes, BlockStored] = OrderedDict()
+        self._told: set[bytes] = set()  # of them, those that are in the region as far as events tell
         self._events: list[KVCacheEvent] = []
 
     def planned(self, request: Any, first: int, keys: Sequence[bytes]) -> None:
@@ -28,6 +29,7 @@ class BlockEvents:
             start = number * self._block_tokens
             end = start + self._block_tokens
             lora = request.lora_request
+            extra, _ = generate_block_hash_extra_keys(request, start, end, 0)  # such as the salt: whose a block is
             self._known[key] = BlockStored(
                 block_hashes=[maybe_convert_block_hash(hashes[number])],
                 parent_block_hash=maybe_convert_block_hash(hashes[number - 1]) if number else None,
@@ -36,10 +38,12 @@ class BlockEvents:
                 lora_id=lora.adapter_id if lora else None,
                 lora_name=lora.name if lora else None,
                 medium=MEDIUM_CPU,
+                extra_keys=to_event_extra_keys([extra]),
             )
             self._known.move_to_end(key)
         while len(self._known) > _MAX_KNOWN:
-            self._known.popitem(last=False)
+            forgotten, _ = self._known.popitem(last=False)
+            self._told.discard(forgotten)
 
     def changed(self, changes: Iterable[tuple[bytes, bool]]) -> None:
         """Blocks that have come to the region (True) or left it, by key and in order."""
@@ -48,9 +52,12 @@ class BlockEvents:
             if known is None:
                 continue
             if is_stored:
-                self._events.append(known)
+                if key not in self._told:  # whoever follows the events counts them
+                    self._told.add(key)
+                    self._events.append(known)
             else:
                 del self._known[key]
+                self._told.discard(key)
                 self._events.append(BlockRemoved(block_hashes=known.block_hashes, medium=MEDIUM_CPU))
 
     def take(self) -> Iterable[KVCacheEvent]:

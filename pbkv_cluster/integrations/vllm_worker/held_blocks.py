@@ -95,7 +95,8 @@ class HeldBlocks:
             if labels is None and event.is_by_name:
                 continue  # vLLM does not say what it is
             if labels is None:
-                extra = event.extra[number] if number < len(event.extra) else b""
+                # vLLM says of its own blocks whose they are, and not every connector of those that it has.
+                extra = event.extra[number] if number < len(event.extra) else b"" if tier is Tier.GPU else None
                 labels = self._label(before, packed[number * size : (number + 1) * size], size, extra)
                 if labels is None:
                     self.orphans += len(event.keys) - number
@@ -131,12 +132,12 @@ class HeldBlocks:
                 del self._residency[label.key]
             self._on_change(label, now)
 
-    def _label(self, before: bytes | None, packed: bytes, size: int, extra: bytes) -> Labels | None:
-        """The labels of a block of vLLM; None: its prefix is not known, or it is not of tokens alone."""
+    def _label(self, before: bytes | None, packed: bytes, size: int, extra: bytes | None) -> Labels | None:
+        """The labels of a block of vLLM; None: its prefix or its tenant is not known, or it is not of tokens alone."""
         if len(packed) < size:
             return None
         if before is None:
-            tenant = _tenant(extra)
+            tenant = None if extra is None else _tenant(extra)
             if tenant is None:
                 return None
             root = parent = replace(self._namespace, salt=tenant).digest()

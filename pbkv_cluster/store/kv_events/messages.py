@@ -37,7 +37,7 @@ class BlockStored:
     token_ids: Sequence[int]
     block_tokens: int  # 0: not told, nor are their tokens
     medium: str
-    extra: Sequence[bytes] = ()  # of each block, what distinguishes it beside its tokens: salt, adapter, images; empty: nothing
+    extra: Sequence[bytes] = ()  # of each block, what distinguishes it beside its tokens: salt, adapter, images; (): not told
 
     @property
     def is_by_name(self) -> bool:
@@ -174,11 +174,10 @@ def extra_of(values: Sequence[Any]) -> bytes:
 def _extra(event: dict[str, Any], blocks: int) -> Sequence[bytes]:
     """vLLM tells it of each block; earlier versions told the adapter alone, and SGLang tells its salt."""
     if (told := event.get("extra_keys")) is not None:
-        found = [extra_of(each or ()) for each in told]
-    else:
-        adapter = [name] if (name := event.get("lora_name") or event.get("lora_id")) else []
-        salt = [salt] if (salt := event.get("cache_salt")) and event.get("parent_block_hash") is None else []
-        found = [extra_of([*adapter, *salt]), *[extra_of(adapter)] * (blocks - 1)][:blocks]
+        return [extra_of(each or ()) for each in told]
+    adapter = [name] if (name := event.get("lora_name") or event.get("lora_id")) else []
+    salt = [salt] if (salt := event.get("cache_salt")) and event.get("parent_block_hash") is None else []
+    found = [extra_of([*adapter, *salt]), *[extra_of(adapter)] * (blocks - 1)][:blocks]
     return found if any(found) else ()
 
 

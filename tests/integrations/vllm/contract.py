@@ -29,7 +29,7 @@ USED = {
     "vllm.distributed.kv_transfer.kv_connector.utils": ["get_current_attn_backends"],
     "vllm.distributed.parallel_state": ["get_pp_group", "get_tp_group"],
     "vllm.distributed.kv_events": ["MEDIUM_CPU", "BlockRemoved", "BlockStored", "KVCacheEvent"],
-    "vllm.v1.core.kv_cache_utils": ["generate_block_hash_extra_keys", "maybe_convert_block_hash"],
+    "vllm.v1.core.kv_cache_utils": ["generate_block_hash_extra_keys", "maybe_convert_block_hash", "to_event_extra_keys"],
     "vllm.v1.core.sched.output": ["KVConnectorBlockState", "SchedulerOutput"],
     "vllm.v1.core.kv_cache_manager": ["KVCacheBlocks"],
     "vllm.v1.metrics.cache_hit_source": ["CacheHitSource"],

@@ -74,6 +74,7 @@ class Engine:
                 "medium": event.medium,
                 "hashes": [str(each) for each in event.block_hashes],
                 "tokens": list(getattr(event, "token_ids", ())),
+                "extra": [list(each or ()) for each in getattr(event, "extra_keys", None) or ()],
             }
             for event in taken
             if hasattr(event, "medium")  # not that all of vLLM's own cache has been cleared

@@ -14,7 +14,7 @@ _BASES = {
         "KVConnectorWorkerMetadata",
     ),
     "vllm.distributed.kv_events": ("BlockRemoved", "BlockStored", "KVCacheEvent"),
-    "vllm.v1.core.kv_cache_utils": ("maybe_convert_block_hash",),
+    "vllm.v1.core.kv_cache_utils": ("generate_block_hash_extra_keys", "maybe_convert_block_hash", "to_event_extra_keys"),
 }
 BLOCK_TOKENS = 4
 

@@ -46,6 +46,7 @@ READ = {
     ("vllm.distributed.kv_events", "BlockStored"): {
         "block_hashes",
         "block_size",
+        "extra_keys",
         "lora_id",
         "lora_name",
         "medium",

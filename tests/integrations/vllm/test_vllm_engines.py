@@ -129,6 +129,18 @@ def test_blocks_of_the_store_are_told_as_kv_events(engine: VllmEngine) -> None:
     assert [told["CPU"][each] for each in blocks] == [told["GPU"][each] for each in blocks]
 
 
+def test_blocks_of_the_store_are_told_once_and_with_their_salt(engine: VllmEngine) -> None:
+    fresh = prompt(202, 70)
+    engine("events")
+    for _ in range(2):
+        engine.generate(fresh, tokens=1, salt="tenant")
+    engine.generate(prompt(203, 40))
+    told = [event for event in engine("events") if event["type"] == "BlockStored" and event["medium"] == "CPU"]
+    firsts = [event["extra"] for event in told if event["tokens"] == fresh[:32]]
+    seconds = [event["extra"] for event in told if event["tokens"] == fresh[32:64]]
+    assert (firsts, seconds) == ([[["tenant"]]], [[[]]])
+
+
 def test_evicted_and_preempted_requests(engine: VllmEngine, expected: Reference) -> None:
     before = engine.outcomes().get("loaded_own", 0)
     tokens, _ = engine.generate(*PROMPTS, tokens=OUTPUTS)

@@ -97,6 +97,6 @@ class Rig:
 def stored(
     tokens: Sequence[int], keys: Sequence[bytes], parent: bytes | None = None, medium: str = "GPU", salt: str = ""
 ) -> BlockStored:
-    """An event of full blocks of 32 tokens."""
+    """An event of full blocks of 32 tokens, which says of each whose it is."""
     extra = [extra_of([salt] if salt and parent is None else []), *[b""] * (len(keys) - 1)]
-    return BlockStored(list(keys), parent, list(tokens), 32, medium, extra if any(extra) else ())
+    return BlockStored(list(keys), parent, list(tokens), 32, medium, extra)

@@ -53,6 +53,22 @@ def test_a_tenants_blocks_are_found_under_its_keys_alone() -> None:
     assert held.match(block_keys(replace(NAMESPACE, salt="tenant"), pack(PROMPT))) == {Tier.GPU: 64}
 
 
+def test_a_block_is_under_no_tenant_only_if_that_is_told() -> None:
+    """The tier of a connector may have a tenant's block that the GPU has no more, and say no more of it than its tokens."""
+    held = rig().held
+    untold = replace(stored(PROMPT[:32], [b"salted"], medium="CPU"), extra=())
+    held.stored(untold)
+    assert (len(held), held.orphans) == (0, 1)
+    held.stored(stored(PROMPT[:32], [b"salted"], salt="tenant"))
+    held.stored(untold)
+    held.removed(BlockRemoved([b"salted"], "GPU"))
+    assert held.match(block_keys(replace(NAMESPACE, salt="tenant"), pack(PROMPT))) == {Tier.HOST: 32}
+    held.stored(replace(stored(PROMPT[:32], [b"own"]), extra=()))  # vLLM's own say it where there is something to say
+    held.removed(BlockRemoved([b"own"], "GPU"))
+    held.stored(stored(PROMPT[:32], [b"own"], medium="CPU"))
+    assert held.match(KEYS) == {Tier.HOST: 32}
+
+
 def test_a_block_lies_in_several_tiers_until_the_last_one() -> None:
     held = (it := rig()).held
     held.stored(stored(PROMPT[:32], [b"one"]))

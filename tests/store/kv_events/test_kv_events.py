@@ -359,6 +359,13 @@ def test_events_of_other_engines_are_understood() -> None:
             {"type": "BlockStored", "block_hashes": [b"k"], "block_size": 16, "medium": "CPU_PINNED", "cache_salt": "x"},
             {"type": "BlockStored", "block_hashes": [b"w"], "block_size": 16, "kv_cache_spec_kind": "sliding_window"},
             {"type": "BlockStored", "block_hashes": [b"n"], "token_ids": [], "block_size": 0, "medium": "CPU", "group_idx": 0},
+            {
+                "type": "BlockStored",
+                "block_hashes": [b"o", b"p"],
+                "token_ids": [1, 2],
+                "block_size": 1,
+                "extra_keys": [None, None],
+            },
             {"type": "BlockRemoved", "block_hashes": [b"w"], "group_idx": 1},
             {"type": "Unheard", "of": 1},
             ["AllBlocksCleared"],
@@ -370,6 +377,7 @@ def test_events_of_other_engines_are_understood() -> None:
         BlockStored([(7).to_bytes(8, "big"), b"\xff" * 8], None, [1, 2], 2, "GPU"),
         BlockStored([b"k"], None, [], 16, "CPU_PINNED", [extra_of(["x"])]),
         BlockStored([b"n"], None, [], 0, "CPU"),
+        BlockStored([b"o", b"p"], None, [1, 2], 1, "GPU", [b"", b""]),  # that nothing distinguishes them is told, too
         BlockRemoved([b"w\0\1"], "GPU"),
         AllBlocksCleared(),
     ]
