@@ -126,3 +126,35 @@ async def test_the_process_ends_when_its_parent_is_killed(tmp_path: Path) -> Non
     await parent.wait()
     await eventually((tmp_path / "python.stopped").exists)
     os.killpg(told(tmp_path)["pid"], signal.SIGKILL)  # what it has started
+
+
+async def test_a_process_that_still_loads_ends_with_its_parent(tmp_path: Path) -> None:
+    """Loading cannot be cancelled, and has processes of its own."""
+    code = (
+        "import asyncio, subprocess, time\n"
+        "from pbkv_cluster.integrations.vllm_worker import member, process\n"
+        "async def load(self):\n"
+        "    child = subprocess.Popen(['sleep', '600'])\n"
+        f"    open({str(tmp_path / 'child')!r}, 'w').write(f'{{child.pid}}\\n')\n"
+        "    await asyncio.to_thread(time.sleep, 600)\n"
+        "member.VllmMember.start = load\n"
+        "process._STOP_S = 0.2\n"
+        "process.main()\n"
+    )
+    orders = host(sys.executable)._orders()
+    loading = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
+    )
+    try:
+        assert loading.stdin is not None
+        loading.stdin.write(orders)
+        await loading.stdin.drain()
+        child = tmp_path / "child"
+        await eventually(lambda: child.exists() and child.read_text().endswith("\n"), 60)
+        loading.stdin.close()
+        assert await asyncio.wait_for(loading.wait(), 60) == -signal.SIGKILL
+        below = int(child.read_text())
+        await eventually(lambda: not psutil.pid_exists(below) or psutil.Process(below).status() == psutil.STATUS_ZOMBIE)
+    finally:
+        if loading.returncode is None:
+            os.killpg(loading.pid, signal.SIGKILL)
