@@ -61,8 +61,8 @@ class ScriptedEngine:
                     cached_tokens=self._cached,
                     logprobs=() if told is None else (TokenLogprobs(-0.5, ((token, -0.5),)),),
                     finished=(self.ends_with or reason) if is_last else "",
-                    times=PhaseTimes(1.0, 1.5, 2.5, 4.5) if is_last else None,
-                    preemptions=2 if is_last else 0,
+                    times=PhaseTimes(1.0, 1.5, 2.5, 2.5 + 0.25 * (number - 1)),
+                    preemptions=2,
                 )
                 if is_last:
                     return

@@ -144,7 +144,9 @@ async def test_sampling_parameters_are_followed(served: LocalCluster, model: Pat
         assert all(each.logprob == each.top[0][1] and len(each.top) == 3 for each in with_logprobs.logprobs)
         text = codec.decode(expected[0])
         stop = next(piece for piece in map(codec.token_text, expected[0][4:]) if text.count(piece) and piece.isprintable())
-        assert (await run(stop=[stop])).text == text[: text.index(stop)]
+        stopped = await run(stop=[stop])
+        assert stopped.text == text[: text.index(stop)]
+        assert stopped.usage.prefill_s > 0 < stopped.usage.decode_s
         with pytest.raises(FailedPrecondition, match=r"^sampling\.forced_output: "):
             await run(forced_output=[1, 2])
         with pytest.raises(InvalidArgument, match=r"^prompt\.token_ids: 4096 tokens leave no room"):

@@ -56,7 +56,7 @@ async def test_tokens_stream_and_the_usage_record_comes_last() -> None:
     usage = found[-1].usage
     assert usage is not None
     assert (usage.prompt_tokens, usage.computed_tokens, usage.generated_tokens) == (100, 36, 8)
-    assert (usage.queue_s, usage.prefill_s, usage.decode_s) == (0.5, 1.0, 2.0)
+    assert (usage.queue_s, usage.prefill_s, usage.decode_s) == (0.5, 1.0, 1.75)
     assert (usage.preemptions, usage.worker_id) == (2, "worker-0")
     (request,) = rig.engine.requests
     assert (request.tokens, request.salt, request.sampling["stop_token_ids"]) == (PROMPT, "", [END])
@@ -94,6 +94,10 @@ async def test_stop_strings(sampling: Any, text: str, tokens: int, reason: Finis
     found = await outputs(rig, step(**sampling))
     assert (text_of(found), len(ids_of(found)), found[-1].finished) == (text, tokens, reason)
     assert rig.engine.closed == ["step#0"]
+    usage = found[-1].usage
+    assert usage is not None
+    assert (usage.queue_s, usage.prefill_s, usage.decode_s) == (0.5, 1.0, 0.25 * (tokens - 1))
+    assert usage.preemptions == 2
 
 
 async def test_the_end_token_ends_a_step_unless_it_is_ignored() -> None:

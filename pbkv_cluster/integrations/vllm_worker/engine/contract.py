@@ -38,7 +38,7 @@ class EngineRequest:
 
 @dataclass(frozen=True, slots=True)
 class PhaseTimes:
-    """Readings of vLLM's clock, in seconds."""
+    """Readings of vLLM's clock, in seconds, so far."""
 
     queued: float
     scheduled: float
@@ -54,8 +54,8 @@ class Piece:
     cached_tokens: int  # of the prompt
     logprobs: tuple[TokenLogprobs, ...] = ()  # of each token, if they were asked for
     finished: str = ""  # vLLM's reason: stop, length, abort, error, ...; empty: it goes on
-    times: PhaseTimes | None = None  # with `finished`
-    preemptions: int = 0  # with `finished`
+    times: PhaseTimes | None = None  # None: not known
+    preemptions: int = 0  # so far
 
 
 @dataclass(slots=True)

@@ -198,7 +198,7 @@ def _piece(output: RequestOutput, most: int | None) -> Piece:
         logprobs = tuple(
             _logprobs(token, each, most) for token, each in zip(completion.token_ids, completion.logprobs, strict=True)
         )
-    times = output.metrics if output.finished else None
+    times = output.metrics  # so far: the worker may end a step at any piece, where a stop string is complete
     return Piece(
         tokens=completion.token_ids,
         cached_tokens=output.num_cached_tokens or 0,
