@@ -37,6 +37,7 @@ class HeldBlocks:
         """
         self.left_out = 0  # blocks of 16 tokens, for want of room
         self.orphans = 0  # blocks of vLLM whose prefix is not known
+        self.clears = 0  # times that all of them were forgotten
         self._namespace = namespace
         self._on_change = on_change
         self._max_blocks = max_bytes // BYTES_A_BLOCK
@@ -78,6 +79,7 @@ class HeldBlocks:
 
     def clear(self) -> None:
         self.left_out = self.orphans = 0
+        self.clears += 1
         gone, self._labels = self._labels, {}
         self._copies.clear()
         self._residency.clear()

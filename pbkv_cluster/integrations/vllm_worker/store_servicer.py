@@ -57,9 +57,11 @@ class VllmStoreServicer(store_pb2_grpc.StoreServiceServicer):
         raise FailedPrecondition("a worker has no arena; ask the node's host store")
 
     async def Clear(self, request: store_pb2.ClearRequest, context: Any) -> store_pb2.ClearResponse:  # noqa: N802
-        held = len(self._held)
+        held, clears = len(self._held), self._held.clears
         if not await self._engine.clear():
-            raise FailedPrecondition("vLLM empties its cache only while it runs no step")
+            raise FailedPrecondition("vLLM and its KV connector empty their caches only while vLLM runs no step")
+        if self._held.clears == clears:  # vLLM has not told of it, which it does with the next request only
+            self._held.clear()
         return store_pb2.ClearResponse(dropped_blocks=held)
 
     async def ListCache(  # noqa: N802

@@ -13,6 +13,7 @@ import pytest
 
 from pbkv_cluster.cli.main import main
 from pbkv_cluster.client import AsyncClient, Client, Finished, Tokens
+from pbkv_cluster.client.store import StoreClient
 from pbkv_cluster.cluster.local import LocalCluster
 from pbkv_cluster.cluster.membership.member import MemberContext
 from pbkv_cluster.cluster.nodes.vllm_host import VllmHost
@@ -211,6 +212,9 @@ async def test_operators_see_which_engine_it_is_and_what_it_holds(
         assert all(worker[absent] is None for worker in workers)
     with pytest.raises(SystemExit, match=r"^0$"):
         await asyncio.to_thread(main, ["cache", "check", "--endpoint", served.gateway_address])
+    async with StoreClient(served.gateway_address) as store:
+        assert (await store.clear()).dropped_blocks > 100
+        assert (await store.clear()).dropped_blocks == 0, "no request has told of it, and it is known all the same"
 
 
 async def test_forecasts_of_all_workflows_reach_vllms_connector(served: LocalCluster, told: Path) -> None:

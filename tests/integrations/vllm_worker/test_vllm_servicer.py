@@ -10,7 +10,7 @@ from grpc import aio
 
 from pbkv_cluster.core.blocks import block_keys
 from pbkv_cluster.core.clock import SystemClock
-from pbkv_cluster.core.locations.residency import Residency
+from pbkv_cluster.core.locations.residency import NOWHERE, Residency
 from pbkv_cluster.core.metrics.figures import Figures
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier
@@ -163,10 +163,14 @@ async def test_the_blocks_are_listed_as_the_index_has_them(served: Served) -> No
 async def test_operators_learn_what_vllm_cannot_tell(served: Served) -> None:
     served.rig.held.stored(stored(PROMPT[:64], [b"one", b"two"]))
     assert (await served.store.Clear(store_pb2.ClearRequest(), timeout=PATIENCE_S)).dropped_blocks == 4
+    # vLLM tells of it only with the next request.
+    assert (len(served.rig.held), served.rig.changes[4:]) == (0, [(key, NOWHERE) for key, _ in served.rig.changes[:4]])
+    assert (await served.store.Clear(store_pb2.ClearRequest(), timeout=PATIENCE_S)).dropped_blocks == 0
     assert (await served.store.CheckCache(store_pb2.CheckCacheRequest(), timeout=PATIENCE_S)).checked_blocks == 0
     served.rig.engine.clears = False
+    served.rig.held.stored(stored(PROMPT[:32], [b"one"]))
     for answer, why in (
-        (served.store.Clear(store_pb2.ClearRequest(), timeout=PATIENCE_S), "while it runs no step"),
+        (served.store.Clear(store_pb2.ClearRequest(), timeout=PATIENCE_S), "while vLLM runs no step"),
         (served.store.ListCache(store_pb2.ListCacheRequest(), timeout=PATIENCE_S), "which workflows use its blocks"),
         (served.store.ExplainCache(store_pb2.ExplainCacheRequest(), timeout=PATIENCE_S), "why it keeps a block"),
         (served.store.Prefetch(store_pb2.PrefetchRequest(), timeout=PATIENCE_S), "nothing ahead of its use"),
@@ -174,6 +178,7 @@ async def test_operators_learn_what_vllm_cannot_tell(served: Served) -> None:
         with pytest.raises(aio.AioRpcError, match=why) as caught:
             await answer
         assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert len(served.rig.held) == 2
 
 
 async def test_what_our_engine_learns_from_is_heard(served: Served) -> None:

@@ -123,8 +123,8 @@ class VllmEngine:
         await self._llm.abort(request_id)
 
     async def clear(self) -> bool:
-        """Empties the prefix cache; false if requests use it."""
-        return bool(await self._llm.reset_prefix_cache())
+        """Empties the prefix cache, and the tiers of a KV connector that can be emptied; false if requests use them."""
+        return bool(await self._llm.reset_prefix_cache(reset_connector=True))
 
     async def wait(self) -> NoReturn:
         """Runs until the engine has ended.
