@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from grpc import aio
 
-from pbkv_cluster.core.errors import Unavailable
+from pbkv_cluster.core.errors import PbkvError, Unavailable
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.errors import from_rpc
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc
@@ -21,11 +21,15 @@ Call = Callable[["store_pb2_grpc.StoreServiceAsyncStub"], Awaitable[T]]
 _LIMIT = 20  # entries of a list, where the request has no limit
 _MAX_LIMIT = 1000  # that a worker returns
 _NAMES = 16  # workflows and agents that an entry names, at most
+_ERRORS = 4  # of workers, that an error tells
 _CHECK_TIMEOUT_S = 600.0  # reads all of a worker's host memory
 
 
 class WorkersServicer(store_pb2_grpc.StoreServiceServicer, ABC):
-    """Passes calls on to workers. A worker or a directory that does not answer makes a call UNAVAILABLE."""
+    """Passes calls on to workers. A worker or a directory that does not answer makes a call UNAVAILABLE.
+
+    A call that one worker cannot serve fails after all others have served it; its error names that worker and how many have.
+    """
 
     def __init__(self, worker_timeout_s: float) -> None:
         """`worker_timeout_s` is how many seconds a worker may take."""
@@ -115,7 +119,12 @@ class WorkersServicer(store_pb2_grpc.StoreServiceServicer, ABC):
     async def _call_workers(self, call: Call[T], timeout_s: float | None = None) -> list[T]:
         addresses = sorted(await self.worker_addresses())
         timeout_s = timeout_s or self._worker_timeout_s
-        return list(await asyncio.gather(*(call_worker(address, call, timeout_s) for address in addresses)))
+        calls = (call_worker(address, call, timeout_s) for address in addresses)
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        failures = {address: each for address, each in zip(addresses, found, strict=True) if isinstance(each, BaseException)}
+        if failures:
+            raise _failure(failures, len(addresses))
+        return [each for each in found if not isinstance(each, BaseException)]
 
 
 async def call_worker(address: str, call: Call[T], timeout_s: float) -> T:
@@ -136,6 +145,26 @@ async def call_worker(address: str, call: Call[T], timeout_s: float) -> T:
             raise cause from error
         except TimeoutError as error:
             raise Unavailable(f"the worker at {address} does not answer") from error
+
+
+def _failure(failures: dict[str, BaseException], workers: int) -> BaseException:
+    """The error of a call that some of the workers could not serve: that of the first who refuses it, if any does."""
+    error = min(failures.values(), key=lambda each: isinstance(each, Unavailable))
+    if not isinstance(error, PbkvError):
+        return error
+    texts = {str(each) for each in failures.values()}
+    if len(failures) == workers and len(texts) == 1:  # what one says, all say
+        return error
+    told = sorted(failures.items(), key=lambda each: each[1] is not error)
+    named = [_named(address, each) for address, each in told[:_ERRORS]]
+    more = [f"{len(failures) - len(named)} others have failed, too"] if len(failures) > len(named) else []
+    done = f"{workers - len(failures)} of {workers} workers have done what was asked"
+    error.args = ("; ".join([*named, *more, done]),)
+    return error
+
+
+def _named(address: str, error: BaseException) -> str:
+    return str(error) if address in str(error) else f"{error} (the worker at {address})"
 
 
 def _sum(stats: list[store_pb2.StoreStat]) -> store_pb2.StoreStat:

@@ -16,7 +16,7 @@ import pytest
 from grpc import StatusCode, aio
 
 from pbkv_cluster.core.clock import ManualClock
-from pbkv_cluster.core.errors import StartupError, Unavailable
+from pbkv_cluster.core.errors import FailedPrecondition, StartupError, Unavailable
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.convert import packed_from_wire
@@ -115,6 +115,8 @@ class ScriptedWorker(store_pb2_grpc.StoreServiceServicer):
         return store_pb2.ReleaseBlocksResponse(released_tokens=self.blocks // 2)
 
     async def Clear(self, request: store_pb2.ClearRequest, context: Any) -> store_pb2.ClearResponse:  # noqa: N802
+        if self.fault is not None:
+            raise self.fault
         dropped, self.blocks = self.blocks, 0
         return store_pb2.ClearResponse(dropped_blocks=dropped)
 
@@ -270,6 +272,26 @@ async def test_clear_reaches_every_worker(node: Node) -> None:
         await node.add(ScriptedWorker(blocks))
     assert (await node.stub.Clear(store_pb2.ClearRequest(), timeout=TIMEOUT_S)).dropped_blocks == 7
     assert (await node.stub.Clear(store_pb2.ClearRequest(), timeout=TIMEOUT_S)).dropped_blocks == 0
+
+
+async def test_who_refuses_is_named_and_all_others_have_done_what_was_asked(node: Node) -> None:
+    workers = [ScriptedWorker(3), ScriptedWorker(4), ScriptedWorker(5)]
+    addresses = [await node.add(worker) for worker in workers]
+    workers[0].fault = FailedPrecondition("it runs a step")
+    with pytest.raises(aio.AioRpcError) as error:
+        await node.stub.Clear(store_pb2.ClearRequest(), timeout=TIMEOUT_S)
+    assert error.value.code() is StatusCode.FAILED_PRECONDITION
+    assert error.value.details() == (f"it runs a step (the worker at {addresses[0]}); 2 of 3 workers have done what was asked")
+    assert [worker.blocks for worker in workers] == [3, 0, 0]
+    workers[1].fault = Unavailable("it is busy")
+    with pytest.raises(aio.AioRpcError, match=f"it runs a step .*; .*{addresses[1]}.*; 1 of 3 workers") as error:
+        await node.stub.Clear(store_pb2.ClearRequest(), timeout=TIMEOUT_S)
+    assert error.value.code() is StatusCode.FAILED_PRECONDITION
+    for worker in workers:
+        worker.fault = FailedPrecondition("none does that")
+    with pytest.raises(aio.AioRpcError) as error:
+        await node.stub.Clear(store_pb2.ClearRequest(), timeout=TIMEOUT_S)
+    assert error.value.details() == "none does that"
 
 
 async def test_lists_of_all_workers_are_put_together(node: Node) -> None:
