@@ -1,13 +1,14 @@
 """`pbkv explain`: what is expected of a workflow and where its cache lies, or why a block lies where it does."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pbkv_cluster.cli.operation.cache import entry_json
 from pbkv_cluster.cli.operation.decisions import SHORT_KEY, ago, decision_json, decisions_table, value
-from pbkv_cluster.cli.operation.workflows import doing, summary_json
+from pbkv_cluster.cli.operation.workflows import CACHE_UNKNOWN, doing, summary_json
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, PbkvError
@@ -61,10 +62,13 @@ async def _explain(endpoint: str, subject: str, limit: int) -> dict[str, Any]:
             if not 0 < len(subject) <= _KEY_CHARACTERS or set(subject.lower()) - set("0123456789abcdef"):
                 raise NotFound(f"{subject!r} is neither an open workflow nor the beginning of a block key") from None
             return _block_json(subject, await store.explain_block(subject, limit))
-        runs = (await store.list_cache(workflow=subject, limit=_RUNS, last_decisions=True)).entries
-        decisions = await store.decisions_about(subject, limit)
-        forecast, problem = await _forecast(endpoint, subject)
-    return _workflow_json(workflow, runs, decisions, forecast, problem)
+        found = _workflow_json(workflow, *await _forecast(endpoint, subject))
+        try:
+            runs = (await store.list_cache(workflow=subject, limit=_RUNS, last_decisions=True)).entries
+            decisions = await store.decisions_about(subject, limit)
+        except CACHE_UNKNOWN as error:
+            return found | _cached_json((), ()) | {"cached_problem": str(error)}
+    return found | _cached_json(runs, decisions)
 
 
 async def _forecast(endpoint: str, workflow: str) -> tuple[list[dict[str, Any]], str]:
@@ -78,12 +82,18 @@ async def _forecast(endpoint: str, workflow: str) -> tuple[list[dict[str, Any]],
 
 
 def _workflow_json(
-    answer: "inspection_pb2.GetWorkflowResponse",
-    runs: "list[store_pb2.CachedBlocks] | Any",
-    decisions: "Any",
-    forecast: list[dict[str, Any]],
-    problem: str,
+    answer: "inspection_pb2.GetWorkflowResponse", forecast: list[dict[str, Any]], problem: str
 ) -> dict[str, Any]:
+    return {
+        "workflow": summary_json(answer.summary),
+        "path": [step.agent_id for step in answer.steps],
+        "expected": forecast,
+        "forecast_problem": problem,
+        "cached_problem": "",
+    }
+
+
+def _cached_json(runs: "Iterable[store_pb2.CachedBlocks]", decisions: "Iterable[store_pb2.CacheDecision]") -> dict[str, Any]:
     where: dict[str, dict[str, int]] = {}
     listed = []
     for run in runs:
@@ -94,10 +104,6 @@ def _workflow_json(
         entry["last_decision"] = decision_json(run.last_decision) if run.HasField("last_decision") else None
         listed.append(entry)
     return {
-        "workflow": summary_json(answer.summary),
-        "path": [step.agent_id for step in answer.steps],
-        "expected": forecast,
-        "forecast_problem": problem,
         "cached_tokens": {worker: where[worker] for worker in sorted(where)},
         "runs": listed,
         "decisions": [decision_json(each) for each in decisions],
@@ -157,6 +163,9 @@ def _print_workflow(found: dict[str, Any], console: "Console") -> None:
         console.print(expected)
     else:
         console.print(Text(f"expected: not known ({found['forecast_problem'] or 'there is no forecast of it yet'})"))
+    if found["cached_problem"]:
+        console.print(Text(f"cached: not known ({found['cached_problem']})"))
+        return
     if not found["runs"]:
         console.print("nothing of it is cached")
     else:

@@ -8,11 +8,14 @@ import typer
 
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
+from pbkv_cluster.core.errors import FailedPrecondition, Unavailable
 
 if TYPE_CHECKING:
     from pbkv_cluster.rpc.v1 import inspection_pb2, store_pb2
 
 workflows_app = typer.Typer(name="workflows", help="The open workflows of a cluster.", no_args_is_help=True)
+
+CACHE_UNKNOWN = (FailedPrecondition, Unavailable)  # the engine does not tell what is cached, or a worker is away
 
 Id = Annotated[str, typer.Argument(metavar="WORKFLOW", help="Id of an open workflow.")]
 
@@ -58,11 +61,12 @@ def show(workflow: Id, endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonT
     from rich.table import Table
 
     check_json_target(json_target)
-    answer, cached = asyncio.run(_show(endpoint, workflow))
+    answer, cached, problem = asyncio.run(_show(endpoint, workflow))
     value = {
         **summary_json(answer.summary),
         "path": [_step_json(step) for step in answer.steps],
-        "cached": _cached_json(cached),
+        "cached": None if cached is None else _cached_json(cached),
+        "cached_problem": problem,
     }
     console = result_console(json_target)
     console.print(f"{workflow}: workload {value['workload'] or '-'}, {value['steps']} steps, {doing(value)}")
@@ -79,8 +83,11 @@ def show(workflow: Id, endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonT
             ", ".join(step["tools"]) or "-",
         )
     console.print(table)
-    tiers = ", ".join(f"{tier} {tokens:,}" for tier, tokens in value["cached"]["tiers"].items()) or "nothing"
-    console.print(f"cached, in tokens: {tiers}; {value['cached']['shared_tokens']:,} shared with other workflows")
+    if (held := value["cached"]) is None:
+        console.print(f"cached: not known ({problem})", markup=False)
+    else:
+        tiers = ", ".join(f"{tier} {tokens:,}" for tier, tokens in held["tiers"].items()) or "nothing"
+        console.print(f"cached, in tokens: {tiers}; {held['shared_tokens']:,} shared with other workflows")
     write_json(value, json_target)
 
 
@@ -99,13 +106,19 @@ async def _list(endpoint: str, limit: int, workload: str) -> "inspection_pb2.Lis
         return await client.workflows(limit, workload)
 
 
-async def _show(endpoint: str, workflow: str) -> "tuple[inspection_pb2.GetWorkflowResponse, store_pb2.ListCacheResponse]":
+async def _show(
+    endpoint: str, workflow: str
+) -> "tuple[inspection_pb2.GetWorkflowResponse, store_pb2.ListCacheResponse | None, str]":
+    """A workflow, and what of it is cached, or why that is not known."""
     from pbkv_cluster.client.inspection import InspectionClient
     from pbkv_cluster.client.store import StoreClient
 
     async with InspectionClient(endpoint) as client, StoreClient(endpoint) as store:
         answer = await client.workflow(workflow)
-        return answer, await store.list_cache(by="workflow", workflow=workflow, limit=1)
+        try:
+            return answer, await store.list_cache(by="workflow", workflow=workflow, limit=1), ""
+        except CACHE_UNKNOWN as error:
+            return answer, None, str(error)
 
 
 async def _end(endpoint: str, workflow: str) -> None:

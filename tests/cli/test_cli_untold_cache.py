@@ -1,0 +1,61 @@
+"""Commands about a workflow, where the engine does not tell what of it is cached: the rest is shown, and why not that."""
+
+import json
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from pbkv_cluster.integrations.vllm_worker.store_servicer import VllmStoreServicer
+from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc
+from pbkv_cluster.rpc.v1.types_pb2 import Prompt
+from tests.cli.conftest import LoopThread, Pbkv
+from tests.gateway.peers import ScriptedWorker
+from tests.gateway.rig import Rig, running
+from tests.integrations.vllm_worker import scripted
+
+UNTOLD = "vLLM does not tell which workflows use its blocks"
+
+
+class VllmWorker(ScriptedWorker):
+    """A worker with the cache of vLLM's."""
+
+    async def start(self, port: int = 0) -> None:
+        engine = scripted.ScriptedEngine()
+        service = store_pb2.DESCRIPTOR.services_by_name["StoreService"]
+        cache = VllmStoreServicer(engine, scripted.Rig(engine).held)
+        self.server.add(service, store_pb2_grpc.add_StoreServiceServicer_to_server, cache)
+        await super().start(port)
+
+
+@pytest.fixture
+def busy(loop_thread: LoopThread) -> Iterator[str]:
+    """Address of a gateway with an open workflow `w`, whose agent is `planner`."""
+    gateway = AsyncExitStack()
+
+    async def start() -> Rig:
+        rig = await gateway.enter_async_context(running(VllmWorker("w1")))
+        await rig.start_workflow(workflow_id="w")
+        await rig.run("w", agent_id="planner", prompt=Prompt(text="a prompt"))
+        return rig
+
+    yield loop_thread.run(start()).address
+    loop_thread.run(gateway.aclose())
+
+
+def test_the_steps_of_a_workflow_are_shown(pbkv: Pbkv, busy: str) -> None:
+    done = pbkv("workflows", "show", "w", "--endpoint", busy)
+    assert done.code == 0, done.err
+    assert "planner" in done.out
+    assert f"cached: not known ({UNTOLD})" in done.out
+    found = json.loads(pbkv("workflows", "show", "w", "--endpoint", busy, "--json", "-").out)
+    assert (found["cached"], found["cached_problem"]) == (None, UNTOLD)
+
+
+def test_what_is_expected_of_a_workflow_is_explained(pbkv: Pbkv, busy: str) -> None:
+    done = pbkv("explain", "w", "--endpoint", busy)
+    assert done.code == 0, done.err
+    assert "path: planner" in done.out
+    assert f"cached: not known ({UNTOLD})" in done.out
+    found = json.loads(pbkv("explain", "w", "--endpoint", busy, "--json", "-").out)
+    assert (found["path"], found["cached_problem"], found["runs"]) == (["planner"], UNTOLD, [])
