@@ -7,16 +7,21 @@ from pydantic import Field, field_validator, model_validator
 
 from pbkv_cluster.core.config.section import Section
 
-_NOT_FOR_VLLM = {
+_VLLM_TOO = {"device", "gpu_memory_share", "max_batch_tokens", "max_running", "max_waiting", "threads", "type"}
+_INSTEAD_WITH_VLLM = {
+    "ageing_s": "waiting does not raise a step's priority",
     "allow_forced_output": "outputs cannot be replayed",
     "attention": "use vllm.args.attention_config",
+    "cached_ahead_s": "steps do not wait for what is cached",
     "disk_bytes": "use a KV connector (vllm.args.kv_transfer_config)",
+    "disk_path": "use a KV connector (vllm.args.kv_transfer_config)",
     "gpu_blocks": "use vllm.args.num_gpu_blocks_override",
     "host_blocks": "use a KV connector (vllm.args.kv_transfer_config)",
+    "order": "steps go by arrival, or by vllm.args.scheduling_policy",
     "prefill_chunk_tokens": "use vllm.args.long_prefill_token_threshold",
     "tenant_weights": "tenants have no shares",
 }
-"""Settings that vLLM would not follow, and what there is instead."""
+"""What there is instead of settings that vLLM would not follow."""
 
 
 class EngineConfig(Section):
@@ -84,12 +89,14 @@ class EngineConfig(Section):
 
     @model_validator(mode="after")
     def _chunk_fits_batch(self) -> "EngineConfig":
-        if self.prefill_chunk_tokens > self.max_batch_tokens:
+        if self.type == "pbkv" and self.prefill_chunk_tokens > self.max_batch_tokens:
             raise ValueError("prefill_chunk_tokens must not exceed max_batch_tokens")
         return self
 
     @model_validator(mode="after")
     def _disk_has_a_place(self) -> "EngineConfig":
+        if self.type != "pbkv":
+            return self
         if self.disk_bytes and not self.disk_path:
             raise ValueError("disk_bytes needs disk_path, the folder that the disk tier's files go to")
         if self.disk_bytes and not self.host_blocks:
@@ -102,8 +109,9 @@ class EngineConfig(Section):
         Raises:
             ValueError: something is; names it.
         """
-        for name, instead in _NOT_FOR_VLLM.items():
-            if getattr(self, name) != type(self).model_fields[name].default:
+        for name, field in type(self).model_fields.items():
+            if name not in _VLLM_TOO and getattr(self, name) != field.default:
+                instead = _INSTEAD_WITH_VLLM.get(name, "there is nothing like it")
                 raise ValueError(f"engine.{name} is for engine.type = pbkv; with vllm, {instead}")
 
 

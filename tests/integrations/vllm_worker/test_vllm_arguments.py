@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pbkv_cluster.core.config import load
+from pbkv_cluster.core.config import EngineConfig, load
 from pbkv_cluster.core.errors import ConfigError, FailedPrecondition, InvalidArgument
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.integrations.vllm_worker.engine.arguments import check_block_size, engine_arguments
@@ -27,13 +27,12 @@ def test_settings_of_ours_decide_what_they_are_about() -> None:
         model__dtype="bfloat16",
         model__max_context_tokens=4096,
         engine__max_running=7,
-        engine__max_batch_tokens=1024,
-        engine__prefill_chunk_tokens=1024,
+        engine__max_batch_tokens=512,
         engine__gpu_memory_share=0.5,
     )
     assert found["model"] == "/models/small"
     assert (found["dtype"], found["max_model_len"]) == ("bfloat16", 4096)
-    assert (found["max_num_seqs"], found["max_num_batched_tokens"]) == (7, 1024)
+    assert (found["max_num_seqs"], found["max_num_batched_tokens"]) == (7, 512)
     assert found["gpu_memory_utilization"] == 0.5
     assert "kv_cache_memory_bytes" not in found
     assert found["kv_events_config"] == {"publisher": "zmq"}
@@ -90,6 +89,37 @@ def test_blocks_that_are_not_whole_ones_of_ours_are_refused() -> None:
 def test_settings_that_vllm_would_not_follow_are_refused(flags: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         load(flags=flags)
+
+
+FOLLOWED = {"type", *(name for name, field in EngineConfig.model_fields.items() if "vLLM" in (field.description or ""))}
+REFUSED: dict[str, Any] = {
+    "ageing_s": 0,
+    "allow_forced_output": True,
+    "attention": "sdpa",
+    "cached_ahead_s": 0,
+    "copies": "batch",
+    "disk_bytes": 1 << 30,
+    "disk_path": "/disk",
+    "gpu_blocks": 64,
+    "hidden_dims": 0,
+    "host_blocks": 0,
+    "load_by_layer": False,
+    "order": "arrival",
+    "prefill_chunk_tokens": 512,
+    "read_peers": False,
+    "read_siblings": False,
+    "tenant_weights": "a=2",
+    "verify_share": 0,
+}
+
+
+@pytest.mark.parametrize("name", EngineConfig.model_fields)
+def test_a_setting_of_the_engine_is_followed_or_refused_by_its_name(name: str) -> None:
+    """Its description says which."""
+    assert (name in FOLLOWED) != (name in REFUSED)
+    if name in REFUSED:
+        with pytest.raises(ConfigError, match=rf"engine\.{name} is for engine\.type = pbkv; with vllm, "):
+            load(flags={"engine.type": "vllm", f"engine.{name}": REFUSED[name]})
 
 
 def test_sampling_is_mapped() -> None:
