@@ -37,7 +37,7 @@ class HeldBlocks:
         """
         self.left_out = 0  # blocks of 16 tokens, for want of room
         self.orphans = 0  # blocks of vLLM whose prefix is not known
-        self.clears = 0  # times that all of them were forgotten
+        self.times_emptied = 0
         self._namespace = namespace
         self._on_change = on_change
         self._max_blocks = max_bytes // BYTES_A_BLOCK
@@ -79,12 +79,20 @@ class HeldBlocks:
 
     def clear(self) -> None:
         self.left_out = self.orphans = 0
-        self.clears += 1
         gone, self._labels = self._labels, {}
         self._copies.clear()
         self._residency.clear()
         for label in (label for labels in gone.values() for label in labels):
             self._on_change(label, NOWHERE)
+
+    def emptied(self) -> bool:
+        """vLLM has emptied the GPU's cache; what its KV connector has stays. Returns whether that is nothing."""
+        self.times_emptied += 1
+        for key in self._copies.drop(Tier.GPU):
+            self._left(key, Tier.GPU)
+        if not self._labels:
+            self.left_out = self.orphans = 0
+        return not self._labels
 
     def stored(self, event: BlockStored) -> None:
         tier = _TIERS.get(event.medium.upper())
@@ -117,9 +125,13 @@ class HeldBlocks:
             return
         for key in event.keys:
             if self._copies.remove(key, tier):
-                self._move(self._labels[key], lambda tiers: tiers - {tier})
-                if not self._copies.has(key):
-                    del self._labels[key]
+                self._left(key, tier)
+
+    def _left(self, key: bytes, tier: Tier) -> None:
+        """No copy of a block is in a tier any more."""
+        self._move(self._labels[key], lambda tiers: tiers - {tier})
+        if not self._copies.has(key):
+            del self._labels[key]
 
     def _move(self, labels: Labels, change: Callable[[frozenset[Tier]], frozenset[Tier]]) -> None:
         for label in labels:

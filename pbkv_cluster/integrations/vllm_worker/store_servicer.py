@@ -57,12 +57,13 @@ class VllmStoreServicer(store_pb2_grpc.StoreServiceServicer):
         raise FailedPrecondition("a worker has no arena; ask the node's host store")
 
     async def Clear(self, request: store_pb2.ClearRequest, context: Any) -> store_pb2.ClearResponse:  # noqa: N802
-        held, clears = len(self._held), self._held.clears
+        held = self._held
+        blocks, times = held.count(Tier.GPU), held.times_emptied
         if not await self._engine.clear():
-            raise FailedPrecondition("vLLM and its KV connector empty their caches only while vLLM runs no step")
-        if self._held.clears == clears:  # vLLM has not told of it, which it does with the next request only
-            self._held.clear()
-        return store_pb2.ClearResponse(dropped_blocks=held)
+            raise FailedPrecondition("vLLM empties its cache only while it runs no step")
+        if held.times_emptied == times:  # vLLM has not told of it, which it does with the next request only
+            held.emptied()
+        return store_pb2.ClearResponse(dropped_blocks=blocks)
 
     async def ListCache(  # noqa: N802
         self, request: store_pb2.ListCacheRequest, context: Any

@@ -5,7 +5,7 @@ when it is stored and when it is removed. Its offloading tells of a block as oft
 medium when it was removed from there as often as it was stored.
 """
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 
 
 class Copies:
@@ -31,6 +31,10 @@ class Copies:
     def has(self, key: bytes) -> bool:
         """Whether there is a copy in any medium."""
         return any(key in counts for counts in self._counts.values())
+
+    def drop(self, medium: Hashable) -> Collection[bytes]:
+        """A medium is empty; returns the blocks that were in it."""
+        return self._counts.pop(medium, {}).keys()
 
     def clear(self) -> None:
         self._counts.clear()

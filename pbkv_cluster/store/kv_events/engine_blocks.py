@@ -34,6 +34,10 @@ class BlockEvents(Protocol):
         """The engine holds nothing."""
         ...
 
+    def emptied(self) -> bool:
+        """The engine says that it has emptied its cache; returns whether it holds nothing then."""
+        ...
+
     def stored(self, event: BlockStored) -> None: ...
 
     def removed(self, event: BlockRemoved) -> None: ...
@@ -70,6 +74,10 @@ class EngineBlocks:
         self._copies.clear()
         self._tiers.clear()
         self._on_dropped(1.0)
+
+    def emptied(self) -> bool:
+        self.clear()
+        return True
 
     def stored(self, event: BlockStored) -> None:
         bit = _MEDIA.get(event.medium.upper(), 0)

@@ -179,8 +179,8 @@ class KvEventSubscriber:
         for event in events:
             match event:
                 case AllBlocksCleared():
-                    self._blocks.clear()
-                    self.is_exact = True
+                    if self._blocks.emptied():
+                        self.is_exact = True
                 case BlockStored():
                     self._blocks.stored(event)
                 case _:

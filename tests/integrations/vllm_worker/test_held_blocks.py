@@ -110,6 +110,23 @@ def test_what_cannot_be_placed_is_counted_and_not_believed() -> None:
     assert (len(held), held.orphans, held.is_complete) == (0, 0, True)
 
 
+def test_what_a_connector_has_stays_when_vllm_empties_its_own_cache() -> None:
+    held = (it := rig()).held
+    held.stored(stored(PROMPT[:64], [b"one", b"two"]))
+    held.stored(stored(PROMPT[:64], [b"one", b"two"]))
+    held.stored(stored(PROMPT[:32], [b"one"], medium="CPU"))
+    assert not held.emptied()
+    assert held.match(KEYS) == {Tier.HOST: 32}
+    assert it.changes[-4:] == [*((key, IN_HOST) for key in KEYS[:2]), *((key, NOWHERE) for key in KEYS[2:4])]
+    held.stored(stored(PROMPT[32:64], [b"two"], parent=b"one"))
+    assert held.match(KEYS) == {Tier.HOST: 32, Tier.GPU: 32}
+    held.removed(BlockRemoved([b"one"], "CPU"))
+    held.stored(stored(PROMPT[64:96], [b"lost"], parent=b"never told"))
+    assert not held.is_complete
+    assert held.emptied()
+    assert (len(held), held.is_complete) == (0, True)
+
+
 def test_of_blocks_that_are_told_by_name_alone_the_known_ones_are_entered() -> None:
     """As vLLM's offloading tells of what it has in the CPU's memory."""
     held = rig().held

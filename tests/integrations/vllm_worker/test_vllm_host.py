@@ -141,13 +141,20 @@ async def test_a_process_that_still_loads_ends_with_its_parent(tmp_path: Path) -
         "process._STOP_S = 0.2\n"
         "process.main()\n"
     )
-    orders = host(sys.executable)._orders()
+    config = load(flags={"engine.type": "vllm", "model.path": "/models/small"}).config.model_dump(mode="json")
+    orders = {
+        "config": config,
+        "redis_url": "redis://127.0.0.1:1",
+        "host": "127.0.0.1",
+        "node_id": "node-0",
+        "name": "worker-0",
+    }
     loading = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
     )
     try:
         assert loading.stdin is not None
-        loading.stdin.write(orders)
+        loading.stdin.write(json.dumps(orders).encode() + b"\n")
         await loading.stdin.drain()
         child = tmp_path / "child"
         await eventually(lambda: child.exists() and child.read_text().endswith("\n"), 60)

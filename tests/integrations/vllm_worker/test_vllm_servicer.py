@@ -170,7 +170,7 @@ async def test_operators_learn_what_vllm_cannot_tell(served: Served) -> None:
     served.rig.engine.clears = False
     served.rig.held.stored(stored(PROMPT[:32], [b"one"]))
     for answer, why in (
-        (served.store.Clear(store_pb2.ClearRequest(), timeout=PATIENCE_S), "while vLLM runs no step"),
+        (served.store.Clear(store_pb2.ClearRequest(), timeout=PATIENCE_S), "while it runs no step"),
         (served.store.ListCache(store_pb2.ListCacheRequest(), timeout=PATIENCE_S), "which workflows use its blocks"),
         (served.store.ExplainCache(store_pb2.ExplainCacheRequest(), timeout=PATIENCE_S), "why it keeps a block"),
         (served.store.Prefetch(store_pb2.PrefetchRequest(), timeout=PATIENCE_S), "nothing ahead of its use"),

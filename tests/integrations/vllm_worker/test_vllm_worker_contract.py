@@ -20,7 +20,7 @@ CALLS = {  # methods that the worker calls on the engine, with the arguments tha
     "from_vllm_config": {"stat_loggers", "disable_log_stats"},
     "generate": {"priority", "kv_hints"},
     "abort": set[str](),
-    "reset_prefix_cache": {"reset_connector"},
+    "reset_prefix_cache": set[str](),
     "shutdown": set[str](),
     "errored": set[str](),
 }

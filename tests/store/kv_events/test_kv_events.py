@@ -63,6 +63,10 @@ class Recorded:
     def clear(self) -> None:
         self.held.clear()
 
+    def emptied(self) -> bool:
+        self.clear()
+        return True
+
     def stored(self, event: BlockStored) -> None:
         for key in event.keys:
             self.held[key] = self.held.get(key, frozenset()) | {TIERS[event.medium]}

@@ -89,5 +89,5 @@ class EngineContract(Protocol):
         ...
 
     async def clear(self) -> bool:
-        """Empties the prefix cache, and the tiers of a KV connector that can be emptied; false if requests use them."""
+        """Empties the prefix cache, and no tier of a KV connector; false if requests use it."""
         ...

@@ -123,8 +123,9 @@ class VllmEngine:
         await self._llm.abort(request_id)
 
     async def clear(self) -> bool:
-        """Empties the prefix cache, and the tiers of a KV connector that can be emptied; false if requests use them."""
-        return bool(await self._llm.reset_prefix_cache(reset_connector=True))
+        """Empties the prefix cache, and no tier of a KV connector; false if requests use it."""
+        # A connector resets its tiers for new weights: PbkvConnector would then share nothing with other engines any more.
+        return bool(await self._llm.reset_prefix_cache())
 
     async def wait(self) -> NoReturn:
         """Runs until the engine has ended.
