@@ -59,11 +59,14 @@ class Recorded:
 
     def __init__(self) -> None:
         self.held: dict[bytes, frozenset[Tier]] = {}
+        self.keeps = False  # a tier that is not emptied with the engine's own cache
 
     def clear(self) -> None:
         self.held.clear()
 
     def emptied(self) -> bool:
+        if self.keeps:
+            return False
         self.clear()
         return True
 
@@ -427,6 +430,22 @@ async def test_an_event_that_cannot_be_read_ends_exactness_and_not_the_subscribe
         publisher.store()
         await arrives(publisher, blocks)
         assert not subscriber.is_exact
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+async def test_a_view_is_exact_again_once_nothing_is_held(keeps: bool) -> None:
+    async with engine() as publisher, following(*publisher.endpoints) as (blocks, subscriber):
+        blocks.keeps = keeps
+        publisher.store()
+        await arrives(publisher, blocks)
+        publisher.sent.append(stored(token_ids=[1 << 32] * 2))
+        publisher.repeat()
+        await eventually(lambda: subscriber.malformed > 0)
+        before = subscriber.batches
+        publisher.sent.append(encode([AllBlocksCleared()], 1.0, 0))
+        publisher.repeat()
+        await eventually(lambda: subscriber.batches > before)
+        assert subscriber.is_exact is not keeps
 
 
 @pytest.mark.parametrize(
