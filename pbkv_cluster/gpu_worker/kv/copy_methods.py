@@ -78,7 +78,9 @@ class KernelCopies:
         kernel = cupy.RawKernel(KERNEL, "copy_parts")
 
         def launch(*arguments: int) -> None:
-            with cupy.cuda.ExternalStream(torch.cuda.current_stream(self._device).cuda_stream, self._device.index):
+            stream = torch.cuda.current_stream(self._device)
+            # Not the device's own index: "cuda", which is what `auto` stands for, has none.
+            with cupy.cuda.ExternalStream(stream.cuda_stream, stream.device_index):
                 kernel((_GRID,), (_THREADS,), tuple(np.int64(each) for each in arguments))
 
         return launch
