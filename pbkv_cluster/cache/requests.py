@@ -105,6 +105,7 @@ class ClientRequests:
             self._tree.lock(node)
             loaded += self._load(list(lineage(node))[::-1])
             self._paths.unlock_node(node)
+        nodes = [node for node in nodes if node.parent is not None]  # room for one can have cost another its place in the cache
         by_tier: dict[Tier, int] = {}
         for node in nodes:
             for tier, blocks in self._tiers.by_tier([node], node.blocks).items():
