@@ -43,8 +43,8 @@ class StoreServicer(store_pb2_grpc.StoreServiceServicer):
                 lease_id = f"prefetch {uuid.uuid4().hex}"
                 leased = (await self._lease(namespace, tokens, lease_id, within_s, request.workflow_id)).leased
         else:
-            workflow, agent, now = request.workflow_id, request.agent_id, self._clock.now()
-            done = await self._thread.call(lambda engine: engine.cache.requests.prefetch_workflow(workflow, agent, now))
+            workflow, agent = request.workflow_id, request.agent_id
+            done = await self._thread.call(lambda engine: engine.cache.requests.prefetch_workflow(workflow, agent))
         return store_pb2.PrefetchResponse(
             loaded_tokens=done.loaded,
             resident_tokens=done.resident,

@@ -276,9 +276,9 @@ def test_a_prefetch_from_another_worker_takes_free_and_retired_space_only() -> N
         rig.run(name)
     for name in ("e", "f", "g"):
         done = rig.cache.requests.prefetch(space(), text(name))
-        assert done.loaded <= 64, "what is free, or what another prefetch has brought and no step has used"
+        assert done.loaded == (64 if name == "e" else 0), "no space is free"
         rig.cache.check_integrity()
     assert [rig.cached(name) for name in ("a", "b", "c", "d")] == [TEXT] * 4
-    assert rig.cache.tiers.prefetched.total.wasted > 0
+    assert rig.cached("e") == TEXT
     rig.cache.retire("a")
     assert rig.cache.requests.prefetch(space(), text("h")).loaded == 64
