@@ -68,7 +68,7 @@ class CacheServicer(WorkersServicer):
         last = None if opened is None else opened.last_worker
         worker = (await self._placement.choose(live, read.keys, last, workflow, counted=False)).worker
         if within_s:
-            _serves(opened, [worker.id])
+            _has_leases(opened, [worker.id])
         asked = store_pb2.PrefetchRequest(prompt=_tokens(read), tenant=tenant, workflow_id=workflow, within_s=within_s)
         return await call_worker(worker.entry.address, lambda stub: stub.Prefetch(asked), _WORKER_TIMEOUT_S)
 
@@ -82,7 +82,7 @@ class CacheServicer(WorkersServicer):
             raise InvalidArgument("lease_s", "must be more than 0 seconds")
         tenant = await self._tenant(workflow, request.tenant)
         read = await self._read(request.prompt, tenant)
-        _serves(self._workflows.peek(workflow), [worker.id for worker in self._pool.known()])
+        _has_leases(self._workflows.peek(workflow), [worker.id for worker in self._pool.known()])
         asked = store_pb2.LeaseBlocksRequest(
             lease_id=lease_id, prompt=_tokens(read), tenant=tenant, workflow_id=workflow, lease_s=lease_s
         )
@@ -135,7 +135,10 @@ def _tokens(read: TokenizedPrompt) -> types_pb2.Prompt:
     return types_pb2.Prompt(token_ids=types_pb2.PackedTokens(data=read.packed))
 
 
-def _serves(workflow: OpenWorkflow | None, workers: Iterable[str]) -> None:
-    """Has workers told of the end of a workflow, with which leases end; not if another gateway holds it."""
-    if workflow is not None and workflow.served_by is not None:
-        workflow.served_by.update(workers)
+def _has_leases(workflow: OpenWorkflow | None, workers: Iterable[str]) -> None:
+    """Has workers told of the end of a workflow, with which leases end; not if another gateway holds it.
+
+    They have not run a step of it, and so are no subscribers to its forecasts.
+    """
+    if workflow is not None:
+        workflow.leased_on.update(workers)

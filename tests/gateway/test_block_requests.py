@@ -13,10 +13,11 @@ from pbkv_cluster.client.connection import AsyncConnection
 from pbkv_cluster.client.store import StoreClient
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.gpu_worker.model.random_model import build
 from pbkv_cluster.rpc.security import Access
 from tests.gateway.real_workers import SIZES, Real, real_workers
-from tests.gateway.rig import Rig, running
+from tests.gateway.rig import Rig, running, until
 from tests.secured import BLUE, OPERATOR, RED, secured
 
 PROMPT = list(range(5, 5 + 65))  # 4 blocks and a token
@@ -109,6 +110,21 @@ async def test_leases_end_with_their_workflow(tmp_path: Path) -> None:
         assert left == [0, 0]
         found = await decisions(rig)
         assert (found["lease_released"], found["lease_ended_with_workflow"]) == (4, 4)
+
+
+async def test_a_worker_with_a_lease_and_then_a_step_gets_the_forecasts_of_the_workflow(tmp_path: Path) -> None:
+    async with caches(tmp_path) as (rig, _), AsyncClient(rig.address) as client:
+        predictor = await rig.add_predictor()
+        workflow = await client.start_workflow()
+        await workflow.lease_blocks(PROMPT, lease_s=60.0)
+        await workflow.prefetch(PROMPT, within_s=60.0)
+        await workflow.run(agent="planner", prompt=PROMPT, max_tokens=1)
+
+        def placed() -> list[str | None]:
+            return [event.worker for event in predictor.of(workflow.id) if event.kind is EventKind.STEP_PLACED]
+
+        await until(lambda: bool(placed()), "the predictor is told which worker is to have the forecasts")
+        assert placed() == ["a"]
 
 
 async def test_the_client_without_asyncio_asks_for_the_same(tmp_path: Path) -> None:
