@@ -2,9 +2,10 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,6 +144,10 @@ async def test_the_client_without_asyncio_asks_for_the_same(tmp_path: Path) -> N
         await asyncio.to_thread(ask, rig.address)
 
 
+def asks_of(workflow: AsyncWorkflow) -> list[Callable[[], Awaitable[Any]]]:
+    return [workflow.prefetch, lambda: workflow.prefetch(PROMPT), lambda: workflow.lease_blocks(PROMPT, lease_s=60.0)]
+
+
 async def test_a_tenant_has_its_own_leases_and_blocks(tmp_path: Path) -> None:
     with secured(tmp_path):
         async with (
@@ -168,9 +173,16 @@ async def test_a_tenant_has_its_own_leases_and_blocks(tmp_path: Path) -> None:
                 with pytest.raises(PermissionDenied, match="another tenant than 'red'"):
                     await refused
             theirs = AsyncWorkflow(AsyncConnection(rig.address, 30.0, Access(BLUE)), "of-red", 60.0)
-            for hidden in (theirs.prefetch(), theirs.prefetch(PROMPT), theirs.lease_blocks(PROMPT, lease_s=60.0)):
-                with pytest.raises(NotFound, match="no open workflow 'of-red'"):
-                    await hidden
+            for ask in asks_of(theirs):
+                with pytest.raises(NotFound, match=r"workflow 'of-red@[0-9a-f]*' is not open"):
+                    await ask()
+            theirs = AsyncWorkflow(AsyncConnection(rig.address, 30.0, Access(BLUE)), workflow.id, 60.0)
+            for ask in asks_of(theirs):
+                with pytest.raises(NotFound, match=r"workflow 'of-red@.*' is not open"):
+                    await ask()
+            chosen = AsyncWorkflow(AsyncConnection(rig.address, 30.0, Access(RED)), "of-red", 60.0)
+            found = [await ask() for ask in asks_of(chosen)]
+            assert [each.resident_tokens for each in found[:2]] == [64, 64], "by the id that its tenant has chosen"
             assert await lease.release() == 64
 
 
