@@ -1,6 +1,7 @@
 """Block leases: what they keep, for how long, how much of it, and what they never hold up."""
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from pbkv_cluster.cache.factory import make_cache
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere, Nowhere
-from pbkv_cluster.cache.tiers.leases import LEASES_MAX
+from pbkv_cluster.cache.tiers.leases import LEASES_MAX, LEASES_TOGETHER
 from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import ManualClock
@@ -194,6 +195,37 @@ def test_the_number_of_leases_is_bounded() -> None:
     assert rig.lease("kept", lease_id="0") == TEXT, "renewed"
     rig.clock.advance(2e6)
     assert (len(rig.cache.leases), rig.cache.leases.blocks) == (0, 0)
+
+
+def test_tenants_share_the_number_of_leases() -> None:
+    rig = Rig(share=1.0)
+    greedy = ["red", "blue", "green", "white"]
+    for tenant in [*greedy, "last"]:
+        rig.run("kept", tenant)
+    rig.cache.leases._together = 10**6  # blocks: only their number is looked at here
+    for number in range(LEASES_MAX):
+        for tenant in greedy:
+            rig.cache.requests.lease(space(tenant), text("kept"), str(number), 1e6 + number)
+    assert len(rig.cache.leases) == LEASES_TOGETHER
+    fair = LEASES_TOGETHER // 5
+    asked = [rig.cache.requests.lease(space("last"), text("kept"), str(number), 1e6).leased for number in range(LEASES_MAX)]
+    assert sum(map(bool, asked)) == fair, "as many as each of the others has then"
+    held = Counter(lease.tenant for lease in rig.cache.leases)
+    assert max(held.values()) - min(held.values()) <= 1
+    assert len(rig.cache.leases) == LEASES_TOGETHER
+    rig.cache.check_integrity()
+
+
+def test_leases_that_end_together_rank_each_block_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    rig.run("kept")
+    for number in range(LEASES_MAX):
+        rig.lease("kept", 10.0, lease_id=str(number))
+    offered: list[object] = []
+    monkeypatch.setattr(rig.cache.leases, "_offer", offered.append)
+    rig.clock.advance(10.0)
+    assert len(rig.cache.leases) == 0
+    assert len(offered) == len(set(offered)) > 0
 
 
 def test_a_renewed_lease_ends_when_it_was_told_last() -> None:

@@ -53,6 +53,10 @@ async def test_a_prompt_is_on_the_gpu_before_its_step(tmp_path: Path) -> None:
         assert (done.loaded_tokens, done.resident_tokens, done.tokens) == (64, 64, 64)
         assert sum(done.tiers.values()) == 64
         assert done.leased_tokens == 64
+        assert (await workflow.prefetch(PROMPT, within_s=60.0)).leased_tokens == 64
+        async with StoreClient(rig.address) as store:
+            leases = (await store.stat()).leases
+        assert leases.leases == 1, "the same prompt has the same lease"
         await fill(client)
         step = await workflow.run(agent="planner", prompt=PROMPT, max_tokens=1)
         assert step.usage.delivered == {Tier.GPU: 64}
