@@ -240,6 +240,18 @@ def test_a_renewed_lease_ends_when_it_was_told_last() -> None:
     assert len(rig.cache.leases) == 0
 
 
+def test_renewals_take_no_memory() -> None:
+    rig = Rig()
+    rig.run("kept")
+    for number in range(1000):
+        rig.clock.advance(0.01)
+        rig.cache.requests.lease(space(), text("kept"), str(number % 3), 3600.0)
+        assert rig.cache.leases.entries <= 2 * len(rig.cache.leases) + 64
+    assert len(rig.cache.leases) == 3
+    rig.clock.advance(3600.0)
+    assert len(rig.cache.leases) == 0
+
+
 def test_steps_get_the_room_of_leased_blocks_where_there_is_no_other() -> None:
     rig = Rig(share=1.0)
     for name in ("a", "b", "c", "d"):

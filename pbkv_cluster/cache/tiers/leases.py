@@ -16,6 +16,7 @@ from pbkv_cluster.core.clock import Clock
 
 LEASES_MAX, LEASES_TOGETHER = 256, 1024  # of one tenant, and of all
 _TOGETHER = 0.5  # share of the GPU's blocks that all tenants together may have leased
+_SLACK = 64  # entries of ended leases that are not worth a rebuild
 
 
 class BlockLeases:
@@ -52,6 +53,11 @@ class BlockLeases:
     def __len__(self) -> int:
         self.expire()
         return len(self._leases)
+
+    @property
+    def entries(self) -> int:
+        """Entries of the queue of ends, those of ended leases included: at most 64 more than twice the leases."""
+        return len(self._due)
 
     @property
     def blocks(self) -> int:
@@ -104,6 +110,9 @@ class BlockLeases:
             self._leases[tenant, lease_id] = lease
             self._tenants[tenant] += 1
             heapq.heappush(self._due, (expires_at, next(self._number), lease))
+            if len(self._due) > 2 * len(self._leases) + _SLACK:
+                self._due = [entry for entry in self._due if self._is_open(entry[2])]
+                heapq.heapify(self._due)
         self._decisions["lease"] += leased
         self._decisions["lease_refused"] += match.blocks - leased
         return match.blocks, leased
@@ -136,10 +145,14 @@ class BlockLeases:
         over = list[BlockLease]()
         while self._due and self._due[0][0] <= self._clock.now():
             lease = heapq.heappop(self._due)[2]
-            if self._leases.get((lease.tenant, lease.id)) is lease:
+            if self._is_open(lease):
                 over.append(lease)
         if over:
             self._end(over, "lease_expired")
+
+    def _is_open(self, lease: BlockLease) -> bool:
+        """Whether it has neither ended nor begun anew."""
+        return self._leases.get((lease.tenant, lease.id)) is lease
 
     def _has_place(self, tenant: str) -> bool:
         """Whether a tenant may have one lease more. One of the tenant that has most is ended for it, the next to expire."""
