@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pbkv_cluster.cache.factory import make_cache
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere, Nowhere
-from pbkv_cluster.cache.tiers.leases import LEASES_MAX, LEASES_TOGETHER
+from pbkv_cluster.cache.tiers.leases import LEASES_MAX, LEASES_TOGETHER, BlockLeases
 from pbkv_cluster.cache.tiers.transfer import Transfer
+from pbkv_cluster.cache.tree.node import Node
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig
@@ -202,7 +203,6 @@ def test_tenants_share_the_number_of_leases() -> None:
     greedy = ["red", "blue", "green", "white"]
     for tenant in [*greedy, "last"]:
         rig.run("kept", tenant)
-    rig.cache.leases._together = 10**6  # blocks: only their number is looked at here
     for number in range(LEASES_MAX):
         for tenant in greedy:
             rig.cache.requests.lease(space(tenant), text("kept"), str(number), 1e6 + number)
@@ -216,15 +216,16 @@ def test_tenants_share_the_number_of_leases() -> None:
     rig.cache.check_integrity()
 
 
-def test_leases_that_end_together_rank_each_block_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leases_that_end_together_rank_each_block_once() -> None:
     rig = Rig()
     rig.run("kept")
+    offered: list[Node] = []
+    leases = BlockLeases(rig.cache.tree, offered.append, rig.clock, GPU, 1.0, Counter())
     for number in range(LEASES_MAX):
-        rig.lease("kept", 10.0, lease_id=str(number))
-    offered: list[object] = []
-    monkeypatch.setattr(rig.cache.leases, "_offer", offered.append)
+        assert leases.lease(space(), text("kept"), str(number), 10.0) == (TEXT, TEXT)
+    offered.clear()
     rig.clock.advance(10.0)
-    assert len(rig.cache.leases) == 0
+    assert len(leases) == 0
     assert len(offered) == len(set(offered)) > 0
 
 

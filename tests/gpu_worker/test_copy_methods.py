@@ -17,7 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbkv_cluster.gpu_worker.kv import copy_methods
-from pbkv_cluster.gpu_worker.kv.copy_methods import KERNEL, BatchedCopies, CopyMethod, KernelCopies, Numbers, within_pieces
+from pbkv_cluster.gpu_worker.kv.copy_methods import (
+    KERNEL,
+    BatchedCopies,
+    CopyMethod,
+    KernelCopies,
+    Numbers,
+    with_cupy,
+    within_pieces,
+)
 
 CPU = torch.device("cpu")
 BLOCKS, LAYERS, LAYER_BYTES = 9, 3, 48
@@ -186,6 +194,6 @@ def test_the_kernel_is_started_on_the_stream_of_its_device(name: str, monkeypatc
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(RawKernel=lambda *source: lambda *launch: None, cuda=cuda))
     monkeypatch.setattr(torch.cuda, "current_stream", current_stream)
     device = torch.device(name)
-    KernelCopies(device)._launch(0, 0, 0, 1, 1, 0, 1)
+    with_cupy(device)(0, 0, 0, 1, 1, 0, 1)
     index = device.index or 0
     assert started == [(70 + index, index)]
