@@ -79,16 +79,16 @@ class KVCache:
         self.observer = CacheObserver()
         self._clock = clock
         self.half_life_s = config.lfu_half_life_s  # of the count of uses, see `aged_uses`
-        self._paths = Paths(self.tree, self.tiers, self.workflows, self.half_life_s)
+        self._paths = Paths(self.tree, self.tiers, self.workflows, self.popularity, self.half_life_s)
         self._committer = Committer(self.tree, self.tiers, self._paths, config.write_through)
-        fetcher = Fetcher(self.tree, self.tiers, self._committer, elsewhere, compute_seconds)
+        fetcher = Fetcher(self.tree, self.tiers, self._paths, self._committer, elsewhere, compute_seconds)
         self._admission = Admission(self.tree, self.tiers, self.workflows, self._paths, self.popularity, fetcher)
         self.prefetcher = Prefetcher(self.tree, self.tiers, self.workflows, self._paths, config, clock)
         share, gpu_blocks = config.lease_share, capacity[Tier.GPU]
         self.leases = BlockLeases(self.tree, self.tiers.offer, clock, gpu_blocks, share, self.tiers.decisions)
         self.tiers.before_eviction = self.leases.expire
         self.requests = ClientRequests(
-            self.tree, self.tiers, self.workflows, self._paths, fetcher, self.leases, lambda: self.observer
+            self.tree, self.tiers, self.workflows, self._paths, fetcher, self.leases, lambda: self.observer, clock
         )
         self.remote = RemoteSteps(self.tree, self.workflows, self._paths, self.popularity)
         self._lease_s = config.workflow_lease_s

@@ -13,6 +13,7 @@ from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tree.node import GPU, Node
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree, lineage
 from pbkv_cluster.core.blocks import Namespace
+from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, full_blocks
 from pbkv_cluster.core.tokens import count as count_tokens
 from pbkv_cluster.core.usage import Tier
@@ -48,6 +49,7 @@ class ClientRequests:
         fetcher: Fetcher,
         leases: BlockLeases,
         observer: Callable[[], CacheObserver],
+        clock: Clock,
     ) -> None:
         """Args:
         tree: that prefixes are found in.
@@ -57,6 +59,7 @@ class ClientRequests:
         fetcher: gets blocks from other workers.
         leases: of the cache.
         observer: the cache's present one.
+        clock: the cache's.
         """
         self._tree = tree
         self._tiers = tiers
@@ -65,6 +68,7 @@ class ClientRequests:
         self._fetcher = fetcher
         self._leases = leases
         self._observer = observer
+        self._clock = clock
 
     def prefetch(self, namespace: Namespace, tokens: bytes) -> Prefetched:
         """Brings the cached prefix of a prompt to the GPU, and what other workers have after it."""
@@ -74,7 +78,7 @@ class ClientRequests:
         loaded = self._load(path)
         by_tier = dict(self._tiers.by_tier(path, matched))
         if all(node.held[GPU] == node.blocks for node in path):
-            fetched = self._fetcher.prefetch(path[-1] if path else root, tokens, matched)
+            fetched = self._fetcher.prefetch(path[-1] if path else root, tokens, matched, self._clock.now())
             loaded += sum(fetched.values())
             for tier, blocks in fetched.items():
                 by_tier[tier] = by_tier.get(tier, 0) + blocks
@@ -84,13 +88,12 @@ class ClientRequests:
         self._paths.unlock(path)
         return _prefetched(loaded, resident, full_blocks(count_tokens(tokens)), by_tier)
 
-    def prefetch_workflow(self, workflow: str, agent: str, now: float) -> Prefetched:
+    def prefetch_workflow(self, workflow: str, agent: str) -> Prefetched:
         """Brings what an active workflow has used to the GPU, what is worth most by the GPU's policy first.
 
         Args:
             workflow: its id; one that is not known here has nothing here.
             agent: only what this agent of it has used; empty: all.
-            now: seconds.
         """
         owner = self._workflows.find(workflow)
         nodes = [
@@ -99,12 +102,13 @@ class ClientRequests:
             if not agent or (owner is not None and agent in node.owners[owner].agents)
         ]
         missing = [node for node in nodes if node.held[GPU] < node.blocks]
-        values = self._tiers.gpu.policy.values(missing, now) if missing else ()
+        values = self._tiers.gpu.policy.values(missing, self._clock.now()) if missing else ()
         loaded = 0
         for _, _, node in sorted(zip(values, range(len(missing)), missing, strict=True), reverse=True):
             self._tree.lock(node)
             loaded += self._load(list(lineage(node))[::-1])
             self._paths.unlock_node(node)
+        nodes = [node for node in nodes if node.parent is not None]  # room for one can have cost another its place in the cache
         by_tier: dict[Tier, int] = {}
         for node in nodes:
             for tier, blocks in self._tiers.by_tier([node], node.blocks).items():
@@ -128,6 +132,9 @@ class ClientRequests:
         slots = self._tiers.take(sum(node.blocks - node.held[GPU] for node in path), retired_only=True)
         assert slots is not None, "only a take that may evict active blocks refuses"
         if slots:
+            now = self._clock.now()
+            for node in path:
+                self._paths.expect(node, now)
             self._tiers.load(path, slots, PrefetchSource.REQUEST)
             self._tiers.decisions[LOAD_REASONS[PrefetchSource.REQUEST]] += len(slots)
         return len(slots)

@@ -5,6 +5,7 @@ from typing import Any
 
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, Unavailable
 from pbkv_cluster.core.security.caller import current_caller
+from pbkv_cluster.core.workflow.tenant_ids import of_tenant
 from pbkv_cluster.gateway import checks
 from pbkv_cluster.gateway.routing.placement import Placement
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
@@ -48,7 +49,7 @@ class CacheServicer(WorkersServicer):
         self._lease_max_s = lease_max_s
 
     async def Prefetch(self, request: store_pb2.PrefetchRequest, context: Any) -> store_pb2.PrefetchResponse:  # noqa: N802
-        workflow = checks.name("workflow_id", request.workflow_id)
+        workflow = _workflow(request.workflow_id)
         agent = checks.name("agent_id", request.agent_id)
         within_s = checks.seconds("within_s", request.within_s, self._lease_max_s)
         if not workflow and not request.HasField("prompt"):
@@ -57,7 +58,9 @@ class CacheServicer(WorkersServicer):
         if not request.HasField("prompt"):
             if within_s:
                 raise InvalidArgument("within_s", "needs a prompt, whose blocks are leased")
-            return await super().Prefetch(request, context)
+            return await super().Prefetch(
+                store_pb2.PrefetchRequest(workflow_id=workflow, agent_id=agent, tenant=tenant), context
+            )
         if agent:
             raise InvalidArgument("agent_id", "chooses among what a workflow has used, and is of no use with a prompt")
         read = await self._read(request.prompt, tenant)
@@ -68,7 +71,7 @@ class CacheServicer(WorkersServicer):
         last = None if opened is None else opened.last_worker
         worker = (await self._placement.choose(live, read.keys, last, workflow, counted=False)).worker
         if within_s:
-            _serves(opened, [worker.id])
+            _has_leases(opened, [worker.id])
         asked = store_pb2.PrefetchRequest(prompt=_tokens(read), tenant=tenant, workflow_id=workflow, within_s=within_s)
         return await call_worker(worker.entry.address, lambda stub: stub.Prefetch(asked), _WORKER_TIMEOUT_S)
 
@@ -76,13 +79,13 @@ class CacheServicer(WorkersServicer):
         self, request: store_pb2.LeaseBlocksRequest, context: Any
     ) -> store_pb2.LeaseBlocksResponse:
         lease_id = checks.required_name("lease_id", request.lease_id)
-        workflow = checks.name("workflow_id", request.workflow_id)
+        workflow = _workflow(request.workflow_id)
         lease_s = checks.seconds("lease_s", request.lease_s, self._lease_max_s)
         if not lease_s:
             raise InvalidArgument("lease_s", "must be more than 0 seconds")
         tenant = await self._tenant(workflow, request.tenant)
         read = await self._read(request.prompt, tenant)
-        _serves(self._workflows.peek(workflow), [worker.id for worker in self._pool.known()])
+        _has_leases(self._workflows.peek(workflow), [worker.id for worker in self._pool.known()])
         asked = store_pb2.LeaseBlocksRequest(
             lease_id=lease_id, prompt=_tokens(read), tenant=tenant, workflow_id=workflow, lease_s=lease_s
         )
@@ -131,11 +134,19 @@ class CacheServicer(WorkersServicer):
         return addresses
 
 
+def _workflow(asked: str) -> str:
+    """The id by which all of the cluster knows a workflow of the caller's; empty: none."""
+    return checks.name("workflow_id", of_tenant(asked, current_caller().tenant))
+
+
 def _tokens(read: TokenizedPrompt) -> types_pb2.Prompt:
     return types_pb2.Prompt(token_ids=types_pb2.PackedTokens(data=read.packed))
 
 
-def _serves(workflow: OpenWorkflow | None, workers: Iterable[str]) -> None:
-    """Has workers told of the end of a workflow, with which leases end; not if another gateway holds it."""
-    if workflow is not None and workflow.served_by is not None:
-        workflow.served_by.update(workers)
+def _has_leases(workflow: OpenWorkflow | None, workers: Iterable[str]) -> None:
+    """Has workers told of the end of a workflow, with which leases end; not if another gateway holds it.
+
+    They have not run a step of it, and so are no subscribers to its forecasts.
+    """
+    if workflow is not None:
+        workflow.leased_on.update(workers)

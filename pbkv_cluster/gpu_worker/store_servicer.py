@@ -1,11 +1,10 @@
 """`StoreService` of a worker on the wire."""
 
-import uuid
 from typing import Any
 
 from pbkv_cluster.cache.requests import Leased
 from pbkv_cluster.core import checks
-from pbkv_cluster.core.blocks import Namespace
+from pbkv_cluster.core.blocks import Namespace, block_keys
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument
 from pbkv_cluster.core.tokens import count
@@ -40,11 +39,12 @@ class StoreServicer(store_pb2_grpc.StoreServiceServicer):
             namespace, tokens = self._prompt(request.prompt, request.tenant)
             done = await self._thread.call(lambda engine: engine.cache.requests.prefetch(namespace, tokens))
             if within_s:
-                lease_id = f"prefetch {uuid.uuid4().hex}"
+                # One lease for each prompt: a client that asks for it again has the lease begin anew, and no second one.
+                lease_id = f"prefetch {b''.join(block_keys(namespace, tokens)[-1:]).hex()}"
                 leased = (await self._lease(namespace, tokens, lease_id, within_s, request.workflow_id)).leased
         else:
-            workflow, agent, now = request.workflow_id, request.agent_id, self._clock.now()
-            done = await self._thread.call(lambda engine: engine.cache.requests.prefetch_workflow(workflow, agent, now))
+            workflow, agent = request.workflow_id, request.agent_id
+            done = await self._thread.call(lambda engine: engine.cache.requests.prefetch_workflow(workflow, agent))
         return store_pb2.PrefetchResponse(
             loaded_tokens=done.loaded,
             resident_tokens=done.resident,

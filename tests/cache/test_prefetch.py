@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pbkv_cluster.cache.factory import make_cache
 from pbkv_cluster.cache.guard.guard import Guard
 from pbkv_cluster.cache.policies.base import ForesightPolicy
-from pbkv_cluster.cache.prefetch.planner import QueuedPrompt
+from pbkv_cluster.cache.prefetch.planner import PrefetchPlanner, QueuedPrompt
 from pbkv_cluster.cache.prefetch.usefulness import Usefulness
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchCount, PrefetchSource
@@ -230,6 +230,17 @@ def test_a_likely_next_agent_has_its_blocks_back_before_its_step(rig: Rig) -> No
     assert rig.ahead() == 3
     assert rig.run("early", 1) == 3 * BLOCK_TOKENS
     assert (rig.total.used, rig.total.pending) == (3, 0)
+
+
+def test_what_has_left_the_cache_for_another_is_not_loaded(rig: Rig) -> None:
+    rig.run("f")
+    assert rig.on_gpu("early") < 3 > rig.on_gpu("b")
+    for name in ("early", "b"):
+        rig.forecast(name, 0.9)
+    likely = PrefetchPlanner(rig.cache.tree, rig.cache.tiers, rig.cache.workflows).likely(rig.clock.now())
+    assert next(likely).node.parent is not None
+    rig.cache.clear()
+    assert not list(likely)
 
 
 def test_unlikely_blocks_stay_in_host_memory(rig: Rig) -> None:

@@ -2,9 +2,10 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,10 +14,11 @@ from pbkv_cluster.client.connection import AsyncConnection
 from pbkv_cluster.client.store import StoreClient
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.gpu_worker.model.random_model import build
 from pbkv_cluster.rpc.security import Access
 from tests.gateway.real_workers import SIZES, Real, real_workers
-from tests.gateway.rig import Rig, running
+from tests.gateway.rig import Rig, running, until
 from tests.secured import BLUE, OPERATOR, RED, secured
 
 PROMPT = list(range(5, 5 + 65))  # 4 blocks and a token
@@ -51,6 +53,10 @@ async def test_a_prompt_is_on_the_gpu_before_its_step(tmp_path: Path) -> None:
         assert (done.loaded_tokens, done.resident_tokens, done.tokens) == (64, 64, 64)
         assert sum(done.tiers.values()) == 64
         assert done.leased_tokens == 64
+        assert (await workflow.prefetch(PROMPT, within_s=60.0)).leased_tokens == 64
+        async with StoreClient(rig.address) as store:
+            leases = (await store.stat()).leases
+        assert leases.leases == 1, "the same prompt has the same lease"
         await fill(client)
         step = await workflow.run(agent="planner", prompt=PROMPT, max_tokens=1)
         assert step.usage.delivered == {Tier.GPU: 64}
@@ -111,6 +117,21 @@ async def test_leases_end_with_their_workflow(tmp_path: Path) -> None:
         assert (found["lease_released"], found["lease_ended_with_workflow"]) == (4, 4)
 
 
+async def test_a_worker_with_a_lease_and_then_a_step_gets_the_forecasts_of_the_workflow(tmp_path: Path) -> None:
+    async with caches(tmp_path) as (rig, _), AsyncClient(rig.address) as client:
+        predictor = await rig.add_predictor()
+        workflow = await client.start_workflow()
+        await workflow.lease_blocks(PROMPT, lease_s=60.0)
+        await workflow.prefetch(PROMPT, within_s=60.0)
+        await workflow.run(agent="planner", prompt=PROMPT, max_tokens=1)
+
+        def placed() -> list[str | None]:
+            return [event.worker for event in predictor.of(workflow.id) if event.kind is EventKind.STEP_PLACED]
+
+        await until(lambda: bool(placed()), "the predictor is told which worker is to have the forecasts")
+        assert placed() == ["a"]
+
+
 async def test_the_client_without_asyncio_asks_for_the_same(tmp_path: Path) -> None:
     def ask(address: str) -> None:
         with Client(address) as client, client.start_workflow() as workflow:
@@ -125,6 +146,10 @@ async def test_the_client_without_asyncio_asks_for_the_same(tmp_path: Path) -> N
 
     async with caches(tmp_path) as (rig, _):
         await asyncio.to_thread(ask, rig.address)
+
+
+def asks_of(workflow: AsyncWorkflow) -> list[Callable[[], Awaitable[Any]]]:
+    return [workflow.prefetch, lambda: workflow.prefetch(PROMPT), lambda: workflow.lease_blocks(PROMPT, lease_s=60.0)]
 
 
 async def test_a_tenant_has_its_own_leases_and_blocks(tmp_path: Path) -> None:
@@ -152,9 +177,16 @@ async def test_a_tenant_has_its_own_leases_and_blocks(tmp_path: Path) -> None:
                 with pytest.raises(PermissionDenied, match="another tenant than 'red'"):
                     await refused
             theirs = AsyncWorkflow(AsyncConnection(rig.address, 30.0, Access(BLUE)), "of-red", 60.0)
-            for hidden in (theirs.prefetch(), theirs.prefetch(PROMPT), theirs.lease_blocks(PROMPT, lease_s=60.0)):
-                with pytest.raises(NotFound, match="no open workflow 'of-red'"):
-                    await hidden
+            for ask in asks_of(theirs):
+                with pytest.raises(NotFound, match=r"workflow 'of-red@[0-9a-f]*' is not open"):
+                    await ask()
+            theirs = AsyncWorkflow(AsyncConnection(rig.address, 30.0, Access(BLUE)), workflow.id, 60.0)
+            for ask in asks_of(theirs):
+                with pytest.raises(NotFound, match=r"workflow 'of-red@.*' is not open"):
+                    await ask()
+            chosen = AsyncWorkflow(AsyncConnection(rig.address, 30.0, Access(RED)), "of-red", 60.0)
+            found = [await ask() for ask in asks_of(chosen)]
+            assert [each.resident_tokens for each in found[:2]] == [64, 64], "by the id that its tenant has chosen"
             assert await lease.release() == 64
 
 

@@ -3,8 +3,11 @@
 import ctypes
 import shutil
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbkv_cluster.gpu_worker.kv import copy_methods
-from pbkv_cluster.gpu_worker.kv.copy_methods import KERNEL, BatchedCopies, CopyMethod, KernelCopies, Numbers, within_pieces
+from pbkv_cluster.gpu_worker.kv.copy_methods import (
+    KERNEL,
+    BatchedCopies,
+    CopyMethod,
+    KernelCopies,
+    Numbers,
+    with_cupy,
+    within_pieces,
+)
 
 CPU = torch.device("cpu")
 BLOCKS, LAYERS, LAYER_BYTES = 9, 3, 48
@@ -163,3 +174,26 @@ def test_the_attributes_of_a_batch_are_those_of_the_driver(monkeypatch: pytest.M
     assert given["first"] == ((1 << 30) + 2 * PITCH + LAYER_BYTES, (1 << 40) + 5 * PITCH + LAYER_BYTES)
     assert given["attributes"] == [1, 0, 0, 0, 0, 1], "in the stream's order, no hints, overlap with computing"
     assert given["rest"] == (0, 1, 77)
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:1"])
+def test_the_kernel_is_started_on_the_stream_of_its_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[int, int]] = []
+
+    @contextmanager
+    def external_stream(address: int, device: int) -> Iterator[None]:
+        assert isinstance(device, int), "CuPy does not take a device without an index"
+        started.append((address, device))
+        yield
+
+    def current_stream(device: torch.device) -> SimpleNamespace:
+        index = 0 if device.index is None else device.index
+        return SimpleNamespace(cuda_stream=70 + index, device_index=index)
+
+    cuda = SimpleNamespace(ExternalStream=external_stream)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(RawKernel=lambda *source: lambda *launch: None, cuda=cuda))
+    monkeypatch.setattr(torch.cuda, "current_stream", current_stream)
+    device = torch.device(name)
+    with_cupy(device)(0, 0, 0, 1, 1, 0, 1)
+    index = device.index or 0
+    assert started == [(70 + index, index)]

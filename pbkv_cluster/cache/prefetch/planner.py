@@ -78,6 +78,8 @@ class PrefetchPlanner:
         heapq.heapify(heap)
         while heap:
             _, _, node = heapq.heappop(heap)
+            if not _parent_is_there(node):
+                continue  # room for an earlier one has cost it, or what it follows, its place
             if first is not None and not first[0].retired and values[node] <= first[1].value:
                 continue
             yield NodeLoad(node, values[node])
@@ -117,5 +119,6 @@ class PrefetchPlanner:
 
 
 def _parent_is_there(node: Node) -> bool:
+    """Whether the GPU holds all that a node follows; not if the node has left the cache."""
     parent = node.parent
     return parent is not None and (parent.is_root or parent.held[GPU] == parent.blocks)

@@ -5,6 +5,7 @@ from itertools import groupby
 
 from pbkv_cluster.cache.sequence.commit import Committer
 from pbkv_cluster.cache.sequence.handle import CacheHandle
+from pbkv_cluster.cache.sequence.paths import Paths
 from pbkv_cluster.cache.tiers.elsewhere import Elsewhere
 from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchSource
 from pbkv_cluster.cache.tiers.tiers import Tiers
@@ -29,6 +30,7 @@ class Fetcher:
         self,
         tree: PrefixTree,
         tiers: Tiers,
+        paths: Paths,
         committer: Committer,
         elsewhere: Elsewhere,
         compute_seconds: Callable[[int], float],
@@ -36,12 +38,14 @@ class Fetcher:
         """Args:
         tree: that takes blocks which no sequence has asked for yet.
         tiers: that take the blocks.
+        paths: of the tree.
         committer: enters them in the tree.
         elsewhere: knows where they are.
         compute_seconds: how long the prefill of a number of tokens takes.
         """
         self._tree = tree
         self._tiers = tiers
+        self._paths = paths
         self._committer = committer
         self._elsewhere = elsewhere
         self._compute_seconds = compute_seconds
@@ -75,13 +79,14 @@ class Fetcher:
         self._tiers.decisions["fetch"] += len(kinds)
         return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
 
-    def prefetch(self, node: Node, tokens: bytes, start: int) -> dict[Tier, int]:
+    def prefetch(self, node: Node, tokens: bytes, start: int, now: float) -> dict[Tier, int]:
         """Begins to fetch what follows a locked node, or a root, into free space and that of retired blocks.
 
         Args:
             node: that the GPU holds with all above it, and the last that is cached of the prompt.
             tokens: of the prompt.
             start: blocks of it down to the end of the node.
+            now: seconds.
 
         Returns:
             The blocks that are fetched, by kind of memory. No workflow has used them yet.
@@ -96,6 +101,7 @@ class Fetcher:
         self._submit(kinds, slots, _labels(node, start, tokens, keys[: len(kinds)]), 0, urgent=False)
         stop = start + len(kinds)
         child = self._tree.add_child(node, tokens[start * BLOCK_BYTES : stop * BLOCK_BYTES], slots, output=False)
+        self._paths.expect(child, now)
         self._tiers.log.note("prefetch_fetch", child, range(child.blocks))
         self._tiers.prefetched.loaded(child, child.blocks, PrefetchSource.REQUEST)
         self._tiers.note(child, 0, child.blocks)

@@ -1,26 +1,38 @@
 """Paths of the prefix tree: splits, locks and uses of their nodes, and what must follow each in the queues and the owners."""
 
+import math
+
 from pbkv_cluster.cache.owners import ActiveWorkflows
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tree.node import GPU, Node, aged_uses
 from pbkv_cluster.cache.tree.prefix_tree import Match, PrefixTree
+from pbkv_cluster.reuse.record.prefix_popularity import PrefixPopularity, PrefixStat
 from pbkv_cluster.reuse.record.segment import Segment
 
 
 class Paths:
     """The tree, with the eviction queues and owners kept in step."""
 
-    def __init__(self, tree: PrefixTree, tiers: Tiers, workflows: ActiveWorkflows, half_life_s: float) -> None:
+    def __init__(
+        self,
+        tree: PrefixTree,
+        tiers: Tiers,
+        workflows: ActiveWorkflows,
+        popularity: PrefixPopularity,
+        half_life_s: float,
+    ) -> None:
         """Args:
         tree: whose paths they are.
         tiers: where their blocks lie.
         workflows: that may own nodes.
+        popularity: knows how many workflows have begun.
         half_life_s: of the count of uses, see `aged_uses`.
         """
         self._tree = tree
         self._tiers = tiers
         self._workflows = workflows
+        self._popularity = popularity
         self._half_life_s = half_life_s
 
     def lock_match(self, match: Match) -> list[Node]:
@@ -62,6 +74,18 @@ class Paths:
             self._tree.lock(held[-1])
         self.unlock(path)
         return held
+
+    def expect(self, node: Node, now: float) -> None:
+        """Notes that a client has asked for a node: what it wants soon must not be the next to leave.
+
+        A node that nobody has used is ranked as if one workflow had, just now.
+        """
+        node.last_access = now
+        if node.uses == -math.inf:
+            node.uses = aged_uses(node.uses, now, self._half_life_s)
+        if node.entry is None:
+            node.entry = PrefixStat(None, b"", self._popularity.workflow_count)
+            node.entry.count(0, 0)
 
     def use(self, node: Node, handle: CacheHandle, segment: Segment, now: float) -> None:
         """Notes that a sequence uses the node after its committed blocks, which lies in that segment of its record."""

@@ -125,16 +125,21 @@ class Evictor:
     ) -> Sequence[int]:
         """Plans copies to the slower tier of blocks that no slower tier holds yet, where that is worth it.
 
+        Blocks that are still on their way from other workers, and those after them, are not copied: the copy would come after
+        the fetch, and whoever needs the room would wait for both.
+
         Returns:
             The blocks that no slower tier holds or will hold.
         """
         pool = slower.pool
+        arrived = tier.pool.fetched(node.slots[tier.index], blocks)
+        blocks, late = blocks[:arrived], blocks[arrived:]
         kept, near = self._without_second_copies(node, self.last_copies(tier, node, blocks))
         homeless = kept[:0]
         if kept and not self._pays(tier, slower, len(kept)):
             self.decisions[tier.codes.demote_skipped] += len(kept)
             self._log.note(tier.codes.demote_skipped, node, kept, rank, tier.lru_active)
-            return [*kept, *near]
+            return [*kept, *near, *late]
         if pool.room < len(kept):
             self._make_room(slower, node, kept)
             kept = self.last_copies(tier, node, blocks)  # again: copies further down may have had to go
@@ -146,7 +151,7 @@ class Evictor:
         count = len(kept)
         self.decisions[reason] += count
         if not count:
-            return [*homeless, *near]
+            return [*homeless, *near, *late]
         self._log.note(reason, node, kept, rank, tier.lru_active)
         slots, sources = pool.take(count), node.slots[tier.index]
         if tier.dropped:
@@ -161,7 +166,7 @@ class Evictor:
             for block, slot in zip(kept, slots, strict=True):
                 tier.demotions[slot] = sources[block]
                 self._tree.place(node, slower.index, block, new_slots((slot,)))
-        return [*homeless, *near]
+        return [*homeless, *near, *late]
 
     def _without_second_copies(self, node: Node, blocks: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
         """Blocks that are to be copied to host memory, and those that need not be: another worker of the node has them there.

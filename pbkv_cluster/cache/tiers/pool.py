@@ -1,6 +1,7 @@
 """The slots of one tier and their states."""
 
 from collections import Counter
+from collections.abc import Sequence
 from enum import Enum
 
 from pbkv_cluster.cache.tiers.transfer import Transfer
@@ -144,6 +145,19 @@ class BlockPool:
         if not self._arriving:
             return Counter()
         return Counter(self._arriving[slot].source for slot in slots if slot in self._arriving)
+
+    def fetched(self, slots: Slots, blocks: Sequence[int]) -> int:
+        """How many of some blocks come before the first whose slot a fetch still writes.
+
+        Args:
+            slots: of all blocks of their node.
+            blocks: by number.
+        """
+        if not self._arriving:
+            return len(blocks)
+        writers = (self._arriving.get(slots[block]) for block in blocks)
+        late = (at for at, writer in enumerate(writers) if writer is not None and writer.patience_s is not None)
+        return next(late, len(blocks))
 
     def _backed(self, slots: Slots) -> Slots:
         """Those of the slots, which become free, that have memory. The others are given up."""

@@ -4,7 +4,7 @@ The tree knows which blocks lie in which slots, who owns them and who uses them;
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from pbkv_cluster.cache.tree.node import ABSENT, GPU, NO_LEASES, NO_SLOTS, BlockLease, Node, Slots
 from pbkv_cluster.core.blocks import KEY_BYTES, Namespace
@@ -151,11 +151,12 @@ class PrefixTree:
         node.writer = None
         lease.node = node
 
-    def end_lease(self, node: Node, lease: BlockLease) -> None:
-        """Takes a lease from a node."""
-        node.leases -= {lease}
-        if lease.tenant not in node.tenants:
-            self._shrink(lease.tenant, node.blocks)
+    def end_leases(self, node: Node, leases: Set[BlockLease]) -> None:
+        """Takes leases from a node."""
+        before = node.tenants
+        node.leases -= leases
+        for tenant in before - node.tenants:
+            self._shrink(tenant, node.blocks)
 
     def _shrink_leased(self, node: Node, blocks: int) -> None:
         for tenant in node.tenants:

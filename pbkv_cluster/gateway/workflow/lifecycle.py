@@ -212,8 +212,11 @@ class WorkflowLifecycle:
         return self.workflows.get(workflow_id)
 
     def _served(self, workflow: OpenWorkflow) -> list[Worker]:
-        """The workers that may have run steps of the workflow."""
-        return [each for each in self.pool.known() if workflow.served_by is None or each.id in workflow.served_by]
+        """The workers that may have run steps of the workflow, or have leases that end with it."""
+        if workflow.served_by is None:
+            return list(self.pool.known())
+        told = workflow.served_by | workflow.leased_on
+        return [each for each in self.pool.known() if each.id in told]
 
     async def _take_over(self, entry: WorkflowEntry) -> OpenWorkflow | None:
         """Makes this gateway the holder of a workflow; None if another one was faster, or another call to this one."""

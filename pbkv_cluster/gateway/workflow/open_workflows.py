@@ -40,6 +40,7 @@ class OpenWorkflow:
     running: set[RunningStep] = field(default_factory=set)
     last_worker: WorkerKey | None = None  # that got the latest step
     served_by: set[str] | None = field(default_factory=set)  # ids of workers; None: unknown, another gateway held it before
+    leased_on: set[str] = field(default_factory=set)  # ids of workers on which it has block leases, which end with it
     ended: bool = False  # or held by another gateway now
     moved: bool = False  # held by another gateway now
     taken: int = 0  # times that a gateway has taken it over

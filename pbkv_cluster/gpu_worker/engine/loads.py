@@ -1,7 +1,8 @@
 """Running sequences for which blocks are still being loaded: which of them may compute already, and whether that counts."""
 
+import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk, Sequence
@@ -11,7 +12,8 @@ class Loads:
     """A sequence computes when its blocks have arrived.
 
     If they come layer by layer, it may begin before that: in a batch that takes longer than they do, which hides the load; or
-    in one that would be empty without it. Elsewhere it would keep the other sequences of the batch waiting.
+    in one that would be empty without it, with others whose loads end no later. Elsewhere it would keep the other sequences of
+    the batch waiting.
     """
 
     def __init__(self, cache: KVCache, batch_seconds: Callable[[int], float], decisions: Counter[str]) -> None:
@@ -29,21 +31,27 @@ class Loads:
         assert sequence.handle is not None
         return self._cache.is_ready(sequence.handle)
 
-    def allow(self, sequence: Sequence, tokens: int, may_stall: bool) -> bool:
+    def soonest(self, late: Iterable[Sequence]) -> float:
+        """How long a batch has to wait for layers that takes one of these sequences: seconds; infinite if that is not known."""
+        handles = [sequence.handle for sequence in late if sequence.handle is not None]
+        left = [self._cache.seconds_left(handle) for handle in handles]
+        return min((each for each in left if each is not None), default=math.inf)
+
+    def allow(self, sequence: Sequence, tokens: int, stall: float = 0.0) -> bool:
         """Whether a running sequence may be in a batch.
 
         Args:
             sequence: that wants to be.
             tokens: of the batch, with those of the sequence.
-            may_stall: whether the batch may have to wait for layers.
+            stall: seconds for which the batch may have to wait for layers.
         """
         if self.have_arrived(sequence):
             return True
         assert sequence.handle is not None
         left = self._cache.seconds_left(sequence.handle)
-        if left is None or not (may_stall or left <= self._batch_seconds(tokens)):
+        if left is None or left > max(stall, self._batch_seconds(tokens)):
             return False
-        self._decisions["begin_before_loaded" if may_stall else "begin_hides_load"] += 1
+        self._decisions["begin_before_loaded" if stall else "begin_hides_load"] += 1
         return True
 
     def settle(self, chunk: Chunk) -> bool:

@@ -103,7 +103,7 @@ class Scheduler:
             late = [] if chunks else [each for each in self.running if not self.loads.have_arrived(each)]
             if not late:
                 return chunks
-            if chunks := self._next_batch(may_stall=True):
+            if chunks := self._next_batch(self.loads.soonest(late)):
                 return chunks
             assert late[0].handle is not None
             self._cache.wait(late[0].handle)
@@ -118,7 +118,7 @@ class Scheduler:
                 sequence.first_scheduled_at = None
             self._preempt(sequence)
 
-    def _next_batch(self, may_stall: bool = False) -> list[Chunk]:
+    def _next_batch(self, stall: float = 0.0) -> list[Chunk]:
         budget = self._config.max_batch_tokens
         chunks: list[Chunk] = []
         for sequence in self._by_need():
@@ -127,14 +127,14 @@ class Scheduler:
             if sequence.handle is None:
                 continue  # preempted by a sequence earlier in this loop
             count = min(sequence.total - sequence.computed, self._config.prefill_chunk_tokens, budget)
-            if not self.loads.allow(sequence, self._config.max_batch_tokens - budget + count, may_stall):
+            if not self.loads.allow(sequence, self._config.max_batch_tokens - budget + count, stall):
                 continue  # waiting for its prefix
             if self._make_room(sequence, count, chunks):
                 chunks.append(Chunk(sequence, sequence.computed, count))
                 budget -= count
         for sequence in self.admissions() if budget else ():
             count = min(sequence.total - sequence.computed, self._config.prefill_chunk_tokens, budget)
-            if not self.loads.allow(sequence, self._config.max_batch_tokens - budget + count, may_stall):
+            if not self.loads.allow(sequence, self._config.max_batch_tokens - budget + count, stall):
                 continue
             if count == 0 or not self._grow(sequence, count):
                 break

@@ -59,7 +59,7 @@ class KernelCopies:
         launch: starts the kernel, given its arguments; by default on the current stream, with CuPy.
         """
         self._device = device
-        self._launch = launch or self._with_cupy()
+        self._launch = launch or with_cupy(device)
 
     def __call__(self, source: int, target: int, pairs: Numbers, pitch: int, to_gpu: bool) -> CopyPart:
         slots = torch.from_numpy(np.ascontiguousarray(pairs))
@@ -72,16 +72,20 @@ class KernelCopies:
 
         return copy
 
-    def _with_cupy(self) -> Callable[..., None]:
-        import cupy
 
-        kernel = cupy.RawKernel(KERNEL, "copy_parts")
+def with_cupy(device: torch.device) -> Callable[..., None]:
+    """What starts the kernel on the current stream of a GPU, given its arguments."""
+    import cupy
 
-        def launch(*arguments: int) -> None:
-            with cupy.cuda.ExternalStream(torch.cuda.current_stream(self._device).cuda_stream, self._device.index):
-                kernel((_GRID,), (_THREADS,), tuple(np.int64(each) for each in arguments))
+    kernel = cupy.RawKernel(KERNEL, "copy_parts")
 
-        return launch
+    def launch(*arguments: int) -> None:
+        stream = torch.cuda.current_stream(device)
+        # Not the device's own index: "cuda", which is what `auto` stands for, has none.
+        with cupy.cuda.ExternalStream(stream.cuda_stream, stream.device_index):
+            kernel((_GRID,), (_THREADS,), tuple(np.int64(each) for each in arguments))
+
+    return launch
 
 
 class BatchedCopies:
