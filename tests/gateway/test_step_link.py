@@ -13,6 +13,7 @@ from pbkv_cluster.core.workflow.step_events import FinishReason, Tokens
 from pbkv_cluster.gateway.routing.step_link import FailureKind, StepLink, StepOutcome, StepStream, WorkerFailure
 from pbkv_cluster.rpc.channel import MAX_MESSAGE_BYTES, connect
 from pbkv_cluster.rpc.steps.step_calls import StepCalls
+from pbkv_cluster.rpc.steps.step_streams import MAX_ACTIONS
 from pbkv_cluster.rpc.v1 import types_pb2, worker_pb2, worker_pb2_grpc
 from tests.gateway.peers import ScriptedWorker, answer_tokens
 from tests.polling import eventually
@@ -131,6 +132,19 @@ async def test_what_is_cancelled_while_a_worker_takes_nothing_is_never_sent() ->
         ("begin", 100),
     ]
     last.cancel()
+    await link.close()
+
+
+async def test_a_message_has_no_more_actions_than_a_server_takes() -> None:
+    worker = _Stalled()
+    worker.go.set()
+    link = StepLink(worker)  # type: ignore[arg-type]
+    streams = [link.run(step(seed)) for seed in range(MAX_ACTIONS + 1)]
+    await eventually(lambda: sum(len(request.actions) for request in worker.written) == len(streams))
+    for stream in streams:
+        stream.cancel()
+    await eventually(lambda: sum(len(request.actions) for request in worker.written) == 2 * len(streams))
+    assert [len(request.actions) for request in worker.written] == [MAX_ACTIONS, 1] * 2
     await link.close()
 
 

@@ -16,6 +16,7 @@ from pbkv_cluster.rpc.channel import MAX_MESSAGE_BYTES
 from pbkv_cluster.rpc.v1 import types_pb2, worker_pb2, workflow_pb2
 
 Request = type[worker_pb2.RunStepsRequest] | type[workflow_pb2.SubmitStepsRequest]
+MAX_ACTIONS = 4096  # in one message
 _MESSAGE_BYTES = 1 << 20  # of the steps that travel together, unless one is larger alone
 _FRAME_BYTES = 1 << 10  # of a message besides its one step, at most
 _LEAST_S = 1e-3  # of a limit: 0 would be none
@@ -131,11 +132,11 @@ class _Connection:
 
     def _next_request(self) -> Any:
         request: Any = self._request()
-        for number in self._cancels:
+        for number in self._cancels[:MAX_ACTIONS]:
             request.actions.add(call=number, cancel=_CANCEL)
-        self._cancels.clear()
+        del self._cancels[:MAX_ACTIONS]
         size = 0
-        while self._begins:
+        while self._begins and len(request.actions) < MAX_ACTIONS:
             number, begin = next(iter(self._begins.items()))
             step_bytes = begin.ByteSize()
             if request.actions and size + step_bytes > _MESSAGE_BYTES:
