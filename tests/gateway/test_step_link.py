@@ -215,6 +215,23 @@ async def test_a_step_too_large_for_a_message_is_refused_and_disturbs_nobody() -
         assert (await output_of(running))[0] == answer_tokens(step(1).sampling)
 
 
+async def test_an_event_that_cannot_be_read_ends_its_step_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = ScriptedWorker("w0", stop_at=2)
+    async with linked(worker) as link:
+        first, second = link.run(step(1)), link.run(step(2))
+
+        def take(event: worker_pb2.RunStepEvent) -> None:
+            raise ValueError("nonsense")
+
+        monkeypatch.setattr(first, "take", take)
+        with pytest.raises(WorkerFailure, match="cannot be read: nonsense") as caught:
+            await output_of(first)
+        assert caught.value.kind is FailureKind.DEFECT
+        await eventually(lambda: worker.cancelled == 1)
+        worker.go.set()
+        assert (await output_of(second))[0] == answer_tokens(step(2).sampling)
+
+
 async def test_closing_the_link_cancels_its_steps() -> None:
     worker = ScriptedWorker("w0", stop_at=2)
     async with linked(worker) as link:
