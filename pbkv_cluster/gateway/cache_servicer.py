@@ -86,7 +86,9 @@ class CacheServicer(WorkersServicer):
         asked = store_pb2.LeaseBlocksRequest(
             lease_id=lease_id, prompt=_tokens(read), tenant=tenant, workflow_id=workflow, lease_s=lease_s
         )
-        return await super().LeaseBlocks(asked, context)
+        answer = await super().LeaseBlocks(asked, context)
+        answer.tenant = tenant
+        return answer
 
     async def ReleaseBlocks(  # noqa: N802
         self, request: store_pb2.ReleaseBlocksRequest, context: Any
