@@ -175,7 +175,7 @@ async def test_a_tenant_has_its_own_leases_and_blocks(tmp_path: Path) -> None:
                     await refused
             theirs = AsyncWorkflow(AsyncConnection(rig.address, 30.0, Access(BLUE)), "of-red", 60.0)
             for hidden in (theirs.prefetch(), theirs.prefetch(PROMPT), theirs.lease_blocks(PROMPT, lease_s=60.0)):
-                with pytest.raises(NotFound, match="workflow 'of-red.* is not open: it was never started"):
+                with pytest.raises(NotFound, match=r"workflow 'of-red.* is not open: it was never started"):
                     await hidden
             assert await lease.release() == 64
 

@@ -84,8 +84,8 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         schema = {"$ref": f"#/components/schemas/{endpoint.body.__name__}"}
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     for name in _HEADERS if endpoint.streams else endpoint.headers:
-        text, schema = _HEADERS[name]
-        operation["parameters"].append({"name": name, "in": "header", "description": text, "schema": schema})
+        text, kind = _HEADERS[name]
+        operation["parameters"].append({"name": name, "in": "header", "description": text, "schema": kind})
     return operation
 
 
