@@ -68,7 +68,7 @@ class AsyncClient:
         """
         request = requests.start_request(workflow_id, workload, tenant, lease_s, step_graph)
         opened = await self._connection.call("StartWorkflow", request)
-        return AsyncWorkflow(self._connection, opened.workflow_id, opened.lease_s, tenant)
+        return AsyncWorkflow(self._connection, opened.workflow_id, opened.lease_s)
 
     @known_arguments
     async def prefetch(
@@ -119,7 +119,7 @@ class AsyncClient:
         """
         request = lease_request(prompt, lease_s, tenant, "", lease_id)
         answer: store_pb2.LeaseBlocksResponse = await self._connection.call("LeaseBlocks", request)
-        return AsyncBlockLease(self._connection, request.lease_id, tenant, answer.cached_tokens, answer.leased_tokens)
+        return AsyncBlockLease(self._connection, request.lease_id, answer.tenant, answer.cached_tokens, answer.leased_tokens)
 
     @known_arguments
     async def release_blocks(self, lease_id: str, *, tenant: str = "") -> int:
@@ -158,9 +158,8 @@ class AsyncClient:
 class AsyncWorkflow:
     """An open workflow; a context manager that ends it."""
 
-    def __init__(self, connection: AsyncConnection, workflow_id: str, lease_s: float, tenant: str = "") -> None:
+    def __init__(self, connection: AsyncConnection, workflow_id: str, lease_s: float) -> None:
         self._connection = connection
-        self._tenant = tenant
         self.id = workflow_id
         self.lease_s = lease_s
 
@@ -245,7 +244,7 @@ class AsyncWorkflow:
         """
         request = lease_request(prompt, lease_s, "", self.id, lease_id)
         answer: store_pb2.LeaseBlocksResponse = await self._connection.call("LeaseBlocks", request)
-        return AsyncBlockLease(self._connection, request.lease_id, self._tenant, answer.cached_tokens, answer.leased_tokens)
+        return AsyncBlockLease(self._connection, request.lease_id, answer.tenant, answer.cached_tokens, answer.leased_tokens)
 
     async def end(self) -> None:
         """Ends the workflow and cancels its steps.

@@ -46,7 +46,7 @@ class Client:
         """Opens a workflow, or finds the open one of that id. Arguments and errors as for `AsyncClient.start_workflow`."""
         request = requests.start_request(workflow_id, workload, tenant, lease_s, step_graph)
         opened = self._connection.call("StartWorkflow", request)
-        return Workflow(self._connection, opened.workflow_id, opened.lease_s, tenant)
+        return Workflow(self._connection, opened.workflow_id, opened.lease_s)
 
     @known_arguments
     def prefetch(
@@ -67,7 +67,7 @@ class Client:
         """Asks that what is cached of a prompt stays cached. Arguments and errors as for `AsyncClient.lease_blocks`."""
         request = lease_request(prompt, lease_s, tenant, "", lease_id)
         answer: store_pb2.LeaseBlocksResponse = self._connection.call("LeaseBlocks", request)
-        return BlockLease(self._connection, request.lease_id, tenant, answer.cached_tokens, answer.leased_tokens)
+        return BlockLease(self._connection, request.lease_id, answer.tenant, answer.cached_tokens, answer.leased_tokens)
 
     @known_arguments
     def release_blocks(self, lease_id: str, *, tenant: str = "") -> int:
@@ -99,9 +99,8 @@ class Client:
 class Workflow:
     """An open workflow; a context manager that ends it."""
 
-    def __init__(self, connection: Connection, workflow_id: str, lease_s: float, tenant: str = "") -> None:
+    def __init__(self, connection: Connection, workflow_id: str, lease_s: float) -> None:
         self._connection = connection
-        self._tenant = tenant
         self.id = workflow_id
         self.lease_s = lease_s
 
@@ -140,7 +139,7 @@ class Workflow:
         """Leases what is cached of a prompt. Arguments and errors as for `AsyncWorkflow.lease_blocks`."""
         request = lease_request(prompt, lease_s, "", self.id, lease_id)
         answer: store_pb2.LeaseBlocksResponse = self._connection.call("LeaseBlocks", request)
-        return BlockLease(self._connection, request.lease_id, self._tenant, answer.cached_tokens, answer.leased_tokens)
+        return BlockLease(self._connection, request.lease_id, answer.tenant, answer.cached_tokens, answer.leased_tokens)
 
     def end(self) -> None:
         """Ends the workflow and cancels its steps.

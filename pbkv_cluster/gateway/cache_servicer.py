@@ -3,14 +3,17 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, Unavailable
 from pbkv_cluster.core.security.caller import current_caller
 from pbkv_cluster.core.workflow.tenant_ids import of_tenant
 from pbkv_cluster.gateway import checks
 from pbkv_cluster.gateway.routing.placement import Placement
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
+from pbkv_cluster.gateway.step.admission.admission import Admission
 from pbkv_cluster.gateway.step.prompt_reader import PromptReader, TokenizedPrompt
 from pbkv_cluster.gateway.step.prompt_wire import prompt_from_wire
+from pbkv_cluster.gateway.step.step import Step
 from pbkv_cluster.gateway.workflow.entry_writer import EntryWriter
 from pbkv_cluster.gateway.workflow.lifecycle import check_tenant
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow, OpenWorkflows
@@ -30,6 +33,8 @@ class CacheServicer(WorkersServicer):
         prompts: PromptReader,
         workflows: OpenWorkflows,
         entries: EntryWriter,
+        admission: Admission,
+        clock: Clock,
         lease_max_s: float,
     ) -> None:
         """Args:
@@ -38,6 +43,8 @@ class CacheServicer(WorkersServicer):
         prompts: reads prompts of any form.
         workflows: that this gateway holds.
         entries: of those that others hold.
+        admission: lets requests in whose prompts are to be read, as it does steps.
+        clock: of its steps.
         lease_max_s: most seconds of a block lease.
         """
         super().__init__(_WORKER_TIMEOUT_S)
@@ -46,6 +53,8 @@ class CacheServicer(WorkersServicer):
         self._prompts = prompts
         self._workflows = workflows
         self._entries = entries
+        self._admission = admission
+        self._clock = clock
         self._lease_max_s = lease_max_s
 
     async def Prefetch(self, request: store_pb2.PrefetchRequest, context: Any) -> store_pb2.PrefetchResponse:  # noqa: N802
@@ -63,7 +72,7 @@ class CacheServicer(WorkersServicer):
             )
         if agent:
             raise InvalidArgument("agent_id", "chooses among what a workflow has used, and is of no use with a prompt")
-        read = await self._read(request.prompt, tenant)
+        read = await self._read(request.prompt, tenant, workflow)
         live = self._pool.live()
         if not live:
             raise Unavailable("there is no worker")
@@ -84,12 +93,14 @@ class CacheServicer(WorkersServicer):
         if not lease_s:
             raise InvalidArgument("lease_s", "must be more than 0 seconds")
         tenant = await self._tenant(workflow, request.tenant)
-        read = await self._read(request.prompt, tenant)
+        read = await self._read(request.prompt, tenant, workflow)
         _has_leases(self._workflows.peek(workflow), [worker.id for worker in self._pool.known()])
         asked = store_pb2.LeaseBlocksRequest(
             lease_id=lease_id, prompt=_tokens(read), tenant=tenant, workflow_id=workflow, lease_s=lease_s
         )
-        return await super().LeaseBlocks(asked, context)
+        answer = await super().LeaseBlocks(asked, context)
+        answer.tenant = tenant
+        return answer
 
     async def ReleaseBlocks(  # noqa: N802
         self, request: store_pb2.ReleaseBlocksRequest, context: Any
@@ -113,11 +124,24 @@ class CacheServicer(WorkersServicer):
         check_tenant(workflow, own)
         return tenant or own
 
-    async def _read(self, prompt: types_pb2.Prompt, tenant: str) -> TokenizedPrompt:
+    async def _read(self, prompt: types_pb2.Prompt, tenant: str, workflow: str) -> TokenizedPrompt:
+        """Reads a prompt, which counts as a step's meanwhile.
+
+        Raises:
+            LimitExceeded: there are too many already.
+            InvalidArgument: it makes no sense.
+            Unavailable: there is no worker.
+        """
         limits = self._pool.limits()
         if limits is None:
             raise Unavailable("there is no worker")
-        return await self._prompts.read(prompt_from_wire(prompt), limits, tenant)
+        reading = Step(self._clock.now(), self._admission.release)
+        self._admission.admit(reading, prompt.ByteSize())
+        try:
+            self._admission.charge(reading, tenant, workflow)
+            return await self._prompts.read(prompt_from_wire(prompt), limits, tenant)
+        finally:
+            reading.cancel()
 
     async def LeaseArena(  # noqa: N802
         self, request: store_pb2.LeaseArenaRequest, context: Any

@@ -133,7 +133,9 @@ class GatewayServer:
             worker_wait_s=gateway.worker_wait_s,
         )
         prompts = PromptReader(codec, self._executor)
-        self._caches = CacheServicer(self._pool, placement, prompts, open_workflows, self._entries, config.cache.lease_max_s)
+        self._caches = CacheServicer(
+            self._pool, placement, prompts, open_workflows, self._entries, admission, clock, config.cache.lease_max_s
+        )
         self.submission = Submission(
             admission=admission,
             workflows=self.lifecycle,

@@ -2,6 +2,7 @@
 
 import asyncio
 import heapq
+import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -13,6 +14,8 @@ from pbkv_cluster.core.errors import PbkvError, Unavailable
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.errors import from_rpc
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 # Only type checkers see the class of the stub.
@@ -26,7 +29,8 @@ _CHECK_TIMEOUT_S = 600.0  # reads all of a worker's host memory
 
 
 class WorkersServicer(store_pb2_grpc.StoreServiceServicer, ABC):
-    """Passes calls on to workers. A worker or a directory that does not answer makes a call UNAVAILABLE.
+    """Passes calls on to workers. A worker or a directory that does not answer makes a call UNAVAILABLE; one of leases, only if
+    no worker answers.
 
     A call that one worker cannot serve fails after all others have served it; its error names that worker and how many have.
     """
@@ -58,7 +62,7 @@ class WorkersServicer(store_pb2_grpc.StoreServiceServicer, ABC):
     async def LeaseBlocks(  # noqa: N802
         self, request: store_pb2.LeaseBlocksRequest, context: Any
     ) -> store_pb2.LeaseBlocksResponse:
-        answers = await self._call_workers(lambda stub: stub.LeaseBlocks(request))
+        answers = await self._call_reachable(lambda stub: stub.LeaseBlocks(request))
         return store_pb2.LeaseBlocksResponse(
             cached_tokens=max((answer.cached_tokens for answer in answers), default=0),
             leased_tokens=max((answer.leased_tokens for answer in answers), default=0),
@@ -67,7 +71,7 @@ class WorkersServicer(store_pb2_grpc.StoreServiceServicer, ABC):
     async def ReleaseBlocks(  # noqa: N802
         self, request: store_pb2.ReleaseBlocksRequest, context: Any
     ) -> store_pb2.ReleaseBlocksResponse:
-        answers = await self._call_workers(lambda stub: stub.ReleaseBlocks(request))
+        answers = await self._call_reachable(lambda stub: stub.ReleaseBlocks(request))
         return store_pb2.ReleaseBlocksResponse(released_tokens=max((answer.released_tokens for answer in answers), default=0))
 
     async def Clear(self, request: store_pb2.ClearRequest, context: Any) -> store_pb2.ClearResponse:  # noqa: N802
@@ -125,6 +129,26 @@ class WorkersServicer(store_pb2_grpc.StoreServiceServicer, ABC):
         if failures:
             raise _failure(failures, len(addresses))
         return [each for each in found if not isinstance(each, BaseException)]
+
+    async def _call_reachable(self, call: Call[T]) -> list[T]:
+        """The answers of those that do not fail: what a lost worker has cached is lost, and no lease of it.
+
+        Raises:
+            PbkvError: all fail.
+        """
+        addresses = sorted(await self.worker_addresses())
+        calls = (call_worker(address, call, self._worker_timeout_s) for address in addresses)
+        answers: list[T] = []
+        errors: list[BaseException] = []
+        for address, answer in zip(addresses, await asyncio.gather(*calls, return_exceptions=True), strict=True):
+            if isinstance(answer, BaseException):
+                log.warning("the worker at %s is left out of a lease: %s", address, answer)
+                errors.append(answer)
+            else:
+                answers.append(answer)
+        if errors and not answers:
+            raise errors[0]
+        return answers
 
 
 async def call_worker(address: str, call: Call[T], timeout_s: float) -> T:

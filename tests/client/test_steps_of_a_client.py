@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from pbkv_cluster.client import Accepted, AsyncClient, Tokens
-from pbkv_cluster.core.errors import DeadlineExceeded, LimitExceeded, ResourceExhausted, TryAgain, Unavailable
+from pbkv_cluster.core.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    LimitExceeded,
+    ResourceExhausted,
+    TryAgain,
+    Unavailable,
+)
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.rpc.channel import MAX_MESSAGE_BYTES
 from pbkv_cluster.rpc.steps.step_calls import StepCalls
@@ -139,3 +146,16 @@ async def test_a_step_is_sent_again_under_the_same_id_where_that_may_help(final:
                 await workflow.run(agent="a", prompt="hello")
     assert len(gateway.steps) == times
     assert len(set(gateway.steps)) == 1
+
+
+async def test_a_step_in_another_event_loop_is_refused_at_once() -> None:
+    async with connected() as (gateway, client):
+        gateway.go.set()
+        workflow = await client.start_workflow("w")
+        await workflow.run(agent="a", prompt=[1])
+
+        async def elsewhere() -> None:
+            with pytest.raises(FailedPrecondition, match="another event loop"):
+                await workflow.run(agent="a", prompt=[1])
+
+        await asyncio.to_thread(asyncio.run, elsewhere())

@@ -17,6 +17,7 @@ from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.gpu_worker.model.random_model import build
 from pbkv_cluster.rpc.security import Access
+from tests.gateway.peers import ScriptedWorker
 from tests.gateway.real_workers import SIZES, Real, real_workers
 from tests.gateway.rig import Rig, running, until
 from tests.secured import BLUE, OPERATOR, RED, secured
@@ -150,6 +151,27 @@ async def test_the_client_without_asyncio_asks_for_the_same(tmp_path: Path) -> N
 
 def asks_of(workflow: AsyncWorkflow) -> list[Callable[[], Awaitable[Any]]]:
     return [workflow.prefetch, lambda: workflow.prefetch(PROMPT), lambda: workflow.lease_blocks(PROMPT, lease_s=60.0)]
+
+
+async def test_a_lease_of_a_workflow_is_released_by_who_does_not_know_its_tenant(tmp_path: Path) -> None:
+    async with caches(tmp_path) as (rig, _), AsyncClient(rig.address) as client, AsyncClient(rig.address) as other:
+        workflow = await client.start_workflow(tenant="red")
+        await workflow.run(agent="planner", prompt=PROMPT, max_tokens=1)
+        found = await other.start_workflow(workflow.id)
+        lease = await found.lease_blocks(PROMPT, lease_s=60.0)
+        assert (lease.tenant, lease.leased_tokens) == ("red", 64)
+        assert await lease.release() == 64
+
+
+async def test_a_lost_worker_fails_no_lease(tmp_path: Path) -> None:
+    async with caches(tmp_path) as (rig, _), AsyncClient(rig.address) as client:
+        workflow = await client.start_workflow()
+        await workflow.run(agent="planner", prompt=PROMPT, max_tokens=1)
+        await rig.add_worker(ScriptedWorker("lost"), address="127.0.0.1:1")
+        await rig.gateway.pool.refresh()
+        lease = await workflow.lease_blocks(PROMPT, lease_s=60.0)
+        assert lease.leased_tokens == 64
+        assert await lease.release() == 64
 
 
 async def test_a_tenant_has_its_own_leases_and_blocks(tmp_path: Path) -> None:

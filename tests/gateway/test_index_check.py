@@ -1,5 +1,8 @@
 """The cluster index against what workers hold: differences that last are told from changes on their way."""
 
+import asyncio
+from typing import Any
+
 import pytest
 from grpc import StatusCode, aio
 
@@ -78,6 +81,31 @@ async def test_a_prefetch_that_cannot_be_understood_is_refused_by_name() -> None
             with pytest.raises(aio.AioRpcError, match=problem) as error:
                 await prefetch(rig, request)
             assert error.value.code() is code
+
+
+async def test_a_prompt_to_prefetch_is_charged_to_its_tenant_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    go, reading = asyncio.Event(), asyncio.Event()
+    async with running(ScriptedWorker("w1"), limits={"tenant_steps": 1}) as rig:
+        read = rig.gateway.submission.prompts.read
+
+        async def slowly(prompt: Any, limits: Any, tenant: str) -> Any:
+            reading.set()
+            await go.wait()
+            return await read(prompt, limits, tenant)
+
+        monkeypatch.setattr(rig.gateway.submission.prompts, "read", slowly)
+        request = store_pb2.PrefetchRequest(prompt=types_pb2.Prompt(text="a"), tenant="red")
+        first = asyncio.create_task(prefetch(rig, request))
+        await asyncio.wait_for(reading.wait(), PATIENCE_S)
+        with pytest.raises(aio.AioRpcError, match=r"limits\.tenant_steps"):
+            await prefetch(rig, request)
+        lease = store_pb2.LeaseBlocksRequest(prompt=request.prompt, tenant="red", lease_id="l", lease_s=1.0)
+        async with connect(rig.address) as channel:
+            with pytest.raises(aio.AioRpcError, match=r"limits\.tenant_steps"):
+                await store_pb2_grpc.StoreServiceStub(channel).LeaseBlocks(lease, timeout=PATIENCE_S)
+        go.set()
+        await asyncio.wait([first])
+        assert len(rig.gateway.submission.admission) == 0
 
 
 async def test_without_a_worker_there_is_nothing_to_prefetch_to() -> None:

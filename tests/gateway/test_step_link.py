@@ -13,6 +13,7 @@ from pbkv_cluster.core.workflow.step_events import FinishReason, Tokens
 from pbkv_cluster.gateway.routing.step_link import FailureKind, StepLink, StepOutcome, StepStream, WorkerFailure
 from pbkv_cluster.rpc.channel import MAX_MESSAGE_BYTES, connect
 from pbkv_cluster.rpc.steps.step_calls import StepCalls
+from pbkv_cluster.rpc.steps.step_streams import MAX_ACTIONS
 from pbkv_cluster.rpc.v1 import types_pb2, worker_pb2, worker_pb2_grpc
 from tests.gateway.peers import ScriptedWorker, answer_tokens
 from tests.polling import eventually
@@ -134,6 +135,19 @@ async def test_what_is_cancelled_while_a_worker_takes_nothing_is_never_sent() ->
     await link.close()
 
 
+async def test_a_message_has_no_more_actions_than_a_server_takes() -> None:
+    worker = _Stalled()
+    worker.go.set()
+    link = StepLink(worker)  # type: ignore[arg-type]
+    streams = [link.run(step(seed)) for seed in range(MAX_ACTIONS + 1)]
+    await eventually(lambda: sum(len(request.actions) for request in worker.written) == len(streams))
+    for stream in streams:
+        stream.cancel()
+    await eventually(lambda: sum(len(request.actions) for request in worker.written) == 2 * len(streams))
+    assert [len(request.actions) for request in worker.written] == [MAX_ACTIONS, 1] * 2
+    await link.close()
+
+
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
@@ -199,6 +213,23 @@ async def test_a_step_too_large_for_a_message_is_refused_and_disturbs_nobody() -
         assert caught.value.kind is FailureKind.REFUSED
         worker.go.set()
         assert (await output_of(running))[0] == answer_tokens(step(1).sampling)
+
+
+async def test_an_event_that_cannot_be_read_ends_its_step_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = ScriptedWorker("w0", stop_at=2)
+    async with linked(worker) as link:
+        first, second = link.run(step(1)), link.run(step(2))
+
+        def take(event: worker_pb2.RunStepEvent) -> None:
+            raise ValueError("nonsense")
+
+        monkeypatch.setattr(first, "take", take)
+        with pytest.raises(WorkerFailure, match="cannot be read: nonsense") as caught:
+            await output_of(first)
+        assert caught.value.kind is FailureKind.DEFECT
+        await eventually(lambda: worker.cancelled == 1)
+        worker.go.set()
+        assert (await output_of(second))[0] == answer_tokens(step(2).sampling)
 
 
 async def test_closing_the_link_cancels_its_steps() -> None:

@@ -25,7 +25,7 @@ from pbkv_cluster.gateway.http.openai.responses import Responses
 from pbkv_cluster.gateway.http.openai.responses_request import ResponsesRequest
 from pbkv_cluster.gateway.http.openai.served_model import ServedModel
 from pbkv_cluster.gateway.http.openai.tokenize import Tokenize, TokenizeRequest
-from pbkv_cluster.gateway.http.sessions.hints import read_hints
+from pbkv_cluster.gateway.http.sessions.hints import TENANT, read_hints
 from pbkv_cluster.gateway.http.sessions.sessions import Sessions
 from pbkv_cluster.gateway.http.wire.body import Body, BodyReader
 from pbkv_cluster.gateway.http.wire.endpoint import OPENAI, Dialect, Endpoint, openai_error
@@ -134,6 +134,7 @@ def make_app(
             record(id=TEXT, object=one_of("workflow.ended")),
             problems=(400, 404, 503),
             parameters=("workflow",),
+            headers=(TENANT,),
         ),
     ]
     described |= document(endpoints)

@@ -27,6 +27,11 @@ _GATHER_S = 0.02  # changes of a workflow within this time are one write
 _TOGETHER = 64  # writes that are sent together
 
 
+def not_open(workflow_id: str) -> str:
+    """What a caller is told of a workflow that is not open, or not for that caller, who is not to learn which."""
+    return f"workflow {workflow_id!r} is not open: it was never started, has ended, or its lease is over"
+
+
 class EntryWriter:
     """Writes entries one after the other, so that an older write never overtakes a newer one."""
 
@@ -82,7 +87,7 @@ class EntryWriter:
             else:
                 entry = await self._directory.workflow(workflow_id)
         if entry is None:
-            raise NotFound(f"workflow {workflow_id!r} is not open: it was never started, has ended, or its lease is over")
+            raise NotFound(not_open(workflow_id))
         return entry
 
     async def holds(self, workflow: OpenWorkflow) -> bool:

@@ -20,7 +20,7 @@ from pbkv_cluster.gateway.peers.peers import HeldElsewhere, Peers
 from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.worker import Worker
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
-from pbkv_cluster.gateway.workflow.entry_writer import EntryWriter
+from pbkv_cluster.gateway.workflow.entry_writer import EntryWriter, not_open
 from pbkv_cluster.gateway.workflow.events import EventReporter
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow, OpenWorkflows
 from pbkv_cluster.gateway.workflow.requests import WorkflowRequest
@@ -277,7 +277,7 @@ def check_tenant(workflow_id: str, tenant: str) -> None:
     NotFound: the workflow is another tenant's than the caller's.
     """
     if not current_caller().may_use(tenant):
-        raise _AnothersWorkflow(f"no open workflow {workflow_id!r}")
+        raise _AnothersWorkflow(not_open(workflow_id))
 
 
 def _taken(workflow_id: str) -> InvalidArgument:

@@ -2,22 +2,28 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, NoReturn
 
 import grpc
 
+from pbkv_cluster.core import checks
 from pbkv_cluster.core.background import cancel
-from pbkv_cluster.core.errors import DeadlineExceeded
+from pbkv_cluster.core.errors import DeadlineExceeded, InvalidArgument, PbkvError, ResourceExhausted, Unavailable
 from pbkv_cluster.rpc.authentication import check_again
 from pbkv_cluster.rpc.errors import to_status, trailing_metadata
+from pbkv_cluster.rpc.steps.step_streams import MAX_ACTIONS
 from pbkv_cluster.rpc.v1 import types_pb2, worker_pb2, workflow_pb2
 
 RunStep = Callable[[Any, Any], AsyncGenerator[Any, None]]
 Response = type[worker_pb2.RunStepsResponse] | type[workflow_pb2.SubmitStepsResponse]
 _MESSAGE_BYTES = 1 << 20  # of the events that travel together, unless one is larger alone
-_WAITING_BYTES = 4 << 20  # of events that a slow caller has not taken; beyond that its steps wait
+_WAITING_BYTES = 4 << 20  # of events that a slow caller has not taken; beyond that its steps wait, and new ones
+_MAX_STEPS = 16_384  # of one stream at a time
+_METADATA_BYTES = 8192  # of one step, as gRPC allows a call
+_HEADER_BYTES = 32  # that a header takes besides its key and value, by the rule of HTTP/2 (RFC 9113, section 6.5.2)
+_FRAME_BYTES = 1 << 10  # of a message besides its one step, about
 
 
 class StepCalls:
@@ -77,8 +83,13 @@ class _Stream:
     async def read(self, requests: AsyncIterator[Any]) -> None:
         try:
             async for request in requests:
+                if len(request.actions) > MAX_ACTIONS:
+                    raise InvalidArgument("actions", f"at most {MAX_ACTIONS} in a message, got {len(request.actions)}")
+                size_bytes = request.ByteSize()
                 for action in request.actions:
-                    self._act(action)
+                    if not self._has_room.is_set() and not action.HasField("cancel"):
+                        await self._has_room.wait()
+                    self._act(action, size_bytes)
         finally:
             self.finish()
 
@@ -105,41 +116,60 @@ class _Stream:
         for task in self._tasks.values():
             task.cancel()
 
-    def _act(self, action: Any) -> None:
-        match action.WhichOneof("what"):
-            case "cancel":
-                if (task := self._tasks.get(action.call)) is not None:
-                    task.cancel()
-            case "begin" if action.call in self._tasks:
-                self._tell_end(action.call, grpc.StatusCode.INVALID_ARGUMENT, "call: is the number of a step that runs")
-            case "begin" if self._is_finishing:
-                self._tell_end(action.call, grpc.StatusCode.UNAVAILABLE, "the server is stopping")
-            case "begin":
-                self._begin(action.call, action.begin)
-            case _:
-                self._tell_end(action.call, grpc.StatusCode.INVALID_ARGUMENT, "actions: one of begin and cancel must be set")
+    def _act(self, action: Any, size_bytes: int) -> None:
+        """Does what the caller asks; `size_bytes`: of the message that the action came in."""
+        if action.WhichOneof("what") == "cancel":
+            if (task := self._tasks.get(action.call)) is not None:
+                task.cancel()
+            return
+        try:
+            if action.WhichOneof("what") is None:
+                raise InvalidArgument("actions", "one of begin and cancel must be set")
+            self._begin(action.call, action.begin, size_bytes)
+        except PbkvError as error:
+            self._tell_end(action.call, *to_status(error, self._method))
 
-    def _begin(self, call: int, begin: Any) -> None:
-        context = _Context(tuple((header.key, header.value) for header in begin.metadata), begin.timeout_s or None)
-        self._tasks[call] = task = asyncio.create_task(self._serve(call, begin, context), name="step")
+    def _begin(self, call: int, begin: Any, size_bytes: int) -> None:
+        """Has a step run.
+
+        Raises:
+            InvalidArgument: names what is wrong with it.
+            ResourceExhausted: too many run.
+            Unavailable: the server is stopping.
+        """
+        if call in self._tasks:
+            raise InvalidArgument("call", "is the number of a step that runs")
+        if self._is_finishing:
+            raise Unavailable("the server is stopping")
+        if len(self._tasks) >= _MAX_STEPS:
+            raise ResourceExhausted(f"the stream has {_MAX_STEPS} steps in flight already")
+        timeout_s = checks.seconds("timeout_s", begin.timeout_s) or None
+        context = _Context(_metadata(begin.metadata), timeout_s)
+        step = begin.step
+        if size_bytes > step.ByteSize() + _FRAME_BYTES:
+            # A part of a message keeps all of it in memory, for which nobody has been charged.
+            step = type(step)()
+            step.CopyFrom(begin.step)
+        self._tasks[call] = task = asyncio.create_task(self._serve(call, step, context), name="step")
         task.add_done_callback(lambda done: self._ended(call, done, context))
 
-    async def _serve(self, call: int, begin: Any, context: "_Context") -> None:
+    async def _serve(self, call: int, step: Any, context: "_Context") -> None:
         check_again()  # the stream may have begun long ago
-        if self._keeps_deadlines or not begin.timeout_s:
-            await self._pass_on(call, begin, context)
+        timeout_s = context.time_remaining()
+        if self._keeps_deadlines or timeout_s is None:
+            await self._pass_on(call, step, context)
             return
-        limit = asyncio.timeout(begin.timeout_s)
+        limit = asyncio.timeout(timeout_s)
         try:
             async with limit:
-                await self._pass_on(call, begin, context)
+                await self._pass_on(call, step, context)
         except TimeoutError:
             if not limit.expired():  # another one's
                 raise
-            raise DeadlineExceeded(f"the step has not ended within {begin.timeout_s:g} s") from None
+            raise DeadlineExceeded(f"the step has not ended within {timeout_s:g} s") from None
 
-    async def _pass_on(self, call: int, begin: Any, context: "_Context") -> None:
-        async with aclosing(self._run(begin.step, context)) as events:
+    async def _pass_on(self, call: int, step: Any, context: "_Context") -> None:
+        async with aclosing(self._run(step, context)) as events:
             async for event in events:
                 if not self._has_room.is_set():
                     await self._has_room.wait()
@@ -214,3 +244,12 @@ class _Context:
     def done(self) -> None:
         for callback in self._callbacks:
             callback(self)
+
+
+def _metadata(headers: Sequence[types_pb2.Header]) -> tuple[tuple[str, str], ...]:
+    """Raises:
+    InvalidArgument: they are too large.
+    """
+    if sum(len(each.key) + len(each.value) + _HEADER_BYTES for each in headers) > _METADATA_BYTES:
+        raise InvalidArgument("metadata", f"at most {_METADATA_BYTES} bytes, {_HEADER_BYTES} of them for each header")
+    return tuple((each.key, each.value) for each in headers)

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,17 +12,20 @@ import grpc
 from grpc import aio
 
 from pbkv_cluster.core.background import cancel
-from pbkv_cluster.core.errors import ResourceExhausted
+from pbkv_cluster.core.errors import FailedPrecondition, ResourceExhausted
 from pbkv_cluster.rpc.channel import MAX_MESSAGE_BYTES
 from pbkv_cluster.rpc.v1 import types_pb2, worker_pb2, workflow_pb2
 
 Request = type[worker_pb2.RunStepsRequest] | type[workflow_pb2.SubmitStepsRequest]
+MAX_ACTIONS = 4096  # in one message
 _MESSAGE_BYTES = 1 << 20  # of the steps that travel together, unless one is larger alone
 _FRAME_BYTES = 1 << 10  # of a message besides its one step, at most
 _ENDS_S = 1.0  # in which a server ends a stream that nothing is sent on any more
 _LEAST_S = 1e-3  # of a limit: 0 would be none
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _CANCEL = types_pb2.CallCancel()
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,7 @@ class StepStreams:
 
         Raises:
             ResourceExhausted: it is too large for a message, which would end all others, too.
+            FailedPrecondition: the stream belongs to another event loop.
         """
         begin = self._request.Begin(
             step=step,
@@ -81,6 +86,7 @@ class StepStreams:
             raise ResourceExhausted(f"a step of {size:,} bytes is too large for a message")
         if self._connection is None or self._connection.has_ended:
             self._connection = _Connection(self._open(), self._request)
+        self._connection.check_loop()
         return self._connection.begin(begin, call)
 
     async def close(self) -> None:
@@ -101,10 +107,18 @@ class _Connection:
         self._begins: dict[int, Any] = {}  # by number of the call, in order
         self._cancels: list[int] = []  # of calls that were sent
         self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
         self.has_ended = False
         self._is_closing = False
         self._reading = asyncio.create_task(self._read(), name="output of steps")
         self._writing = asyncio.create_task(self._write(), name="steps to a server")
+
+    def check_loop(self) -> None:
+        """Raises:
+        FailedPrecondition: another event loop runs, in which nothing would wake the stream.
+        """
+        if asyncio.get_running_loop() is not self._loop:
+            raise FailedPrecondition("the connection belongs to another event loop: make one in each")
 
     def begin(self, begin: Any, call: StepCall) -> Callable[[], None]:
         number = next(self._numbers)
@@ -143,11 +157,11 @@ class _Connection:
 
     def _next_request(self) -> Any:
         request: Any = self._request()
-        for number in self._cancels:
+        for number in self._cancels[:MAX_ACTIONS]:
             request.actions.add(call=number, cancel=_CANCEL)
-        self._cancels.clear()
+        del self._cancels[:MAX_ACTIONS]
         size = 0
-        while self._begins:
+        while self._begins and len(request.actions) < MAX_ACTIONS:
             number, begin = next(iter(self._begins.items()))
             step_bytes = begin.ByteSize()
             if request.actions and size + step_bytes > _MESSAGE_BYTES:
@@ -174,13 +188,18 @@ class _Connection:
         call = self._calls.get(event.call)
         if call is None:  # it was cancelled
             return
-        if event.HasField("event"):
-            call.take(event.event)
-        else:
+        if not event.HasField("event"):
             del self._calls[event.call]
             end = event.end
             trailing = tuple((header.key, header.value) for header in end.trailing)
             call.ended(CallEnd(_CODES.get(end.code, grpc.StatusCode.UNKNOWN), end.details, trailing))
+            return
+        try:
+            call.take(event.event)
+        except Exception as error:  # of whatever kind: the other calls have nothing to do with it
+            log.exception("an event of a step cannot be read")
+            self._cancel(event.call)
+            call.ended(CallEnd(grpc.StatusCode.INTERNAL, f"an event cannot be read: {error}"))
 
     def _end(self, end: CallEnd | None) -> None:
         self.has_ended = True

@@ -174,12 +174,14 @@ class LeaseBlocksRequest(_message.Message):
     def __init__(self, lease_id: _Optional[str] = ..., prompt: _Optional[_Union[_types_pb2.Prompt, _Mapping]] = ..., tenant: _Optional[str] = ..., workflow_id: _Optional[str] = ..., lease_s: _Optional[float] = ...) -> None: ...
 
 class LeaseBlocksResponse(_message.Message):
-    __slots__ = ("cached_tokens", "leased_tokens")
+    __slots__ = ("cached_tokens", "leased_tokens", "tenant")
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     LEASED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     cached_tokens: int
     leased_tokens: int
-    def __init__(self, cached_tokens: _Optional[int] = ..., leased_tokens: _Optional[int] = ...) -> None: ...
+    tenant: str
+    def __init__(self, cached_tokens: _Optional[int] = ..., leased_tokens: _Optional[int] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class ReleaseBlocksRequest(_message.Message):
     __slots__ = ("lease_id", "tenant")

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.errors import ConfigError, PermissionDenied, Unauthenticated
 from pbkv_cluster.core.security.caller import OPERATOR, Caller
 from pbkv_cluster.core.security.headers import api_key_of
 from pbkv_cluster.core.security.key_file import Callers, digest, read_key_file
-from pbkv_cluster.core.security.keyring import LOOK_S, Keyring
+from pbkv_cluster.core.security.keyring import Keyring
 from tests.polling import wait_for
 
 KEY = "0123456789abcdefghij"
 OTHER = "another-key-of-20-ch"
+LOOK_S = 0.01
 
 
 @pytest.fixture
@@ -82,36 +82,71 @@ def caller_of(keyring: Keyring, key: str) -> Caller | None:
 
 
 def test_no_call_waits_for_a_file_that_is_read_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, go = ManualClock(), threading.Event()
+    reads, go = threading.Event(), threading.Event()
     write(file, f"- {{key: {KEY}, tenant: red}}")
-    keyring = Keyring(file, clock=clock)
+    keyring = Keyring(file, look_s=LOOK_S)
 
     def slowly(path: Path) -> Callers:
+        reads.set()
         assert go.wait(30)
         return read_key_file(path)
 
     monkeypatch.setattr("pbkv_cluster.core.security.keyring.read_key_file", slowly)
     write(file, f"- {{key: {OTHER}, tenant: blue}}")
-    for _ in range(3):
-        clock.advance(LOOK_S)
-        assert keyring.caller(KEY) == Caller("red"), "the keys of before count while the file is read"
+    assert reads.wait(30)
+    assert keyring.caller(KEY) == Caller("red"), "the keys of before count while the file is read"
     go.set()
     wait_for(lambda: caller_of(keyring, OTHER) == Caller("blue"))
 
 
-def test_a_changed_file_is_read_again_within_a_second(file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    clock = ManualClock()
+def test_a_revoked_key_is_refused_though_no_call_came_meanwhile(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     write(file, f"- {{key: {KEY}, tenant: red}}")
-    keyring = Keyring(file, clock=clock)
+    keyring = Keyring(file, look_s=LOOK_S)
+    write(file, f"- {{key: {OTHER}, tenant: blue}}")
+    wait_for(lambda: "1 API keys are read again" in caplog.text)
+    with pytest.raises(Unauthenticated):
+        keyring.caller(KEY)
+
+
+def test_the_file_is_followed_whatever_goes_wrong(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(file, f"- {{key: {KEY}, tenant: red}}")
+    keyring = Keyring(file, look_s=LOOK_S)
+    failed = threading.Event()
+
+    def fail(path: Path) -> Callers:
+        failed.set()
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pbkv_cluster.core.security.keyring.read_key_file", fail)
+        write(file, f"- {{key: {OTHER}, tenant: green}}")
+        assert failed.wait(30)
+        assert keyring.caller(KEY) == Caller("red")
+    write(file, f"- {{key: {OTHER}, tenant: blue}}")
+    wait_for(lambda: caller_of(keyring, OTHER) == Caller("blue"))
+
+
+def test_nothing_is_left_of_a_keyring_that_is_not_used(file: Path) -> None:
+    write(file, f"- {{key: {KEY}, tenant: red}}")
+    before = set(threading.enumerate())
+    keyring = Keyring(file, look_s=LOOK_S)
+    (thread,) = set(threading.enumerate()) - before
+    del keyring
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_a_changed_file_is_read_again(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    write(file, f"- {{key: {KEY}, tenant: red}}")
+    keyring = Keyring(file, look_s=LOOK_S)
     assert keyring.caller(KEY) == Caller("red")
     write(file, f"- {{key: {OTHER}, tenant: blue}}")
-    clock.advance(LOOK_S)
     wait_for(lambda: caller_of(keyring, OTHER) == Caller("blue"))
     assert caller_of(keyring, KEY) is None
 
     def complains(times: int) -> bool:
-        clock.advance(LOOK_S)  # again and again, as the file before may still be read
         assert keyring.caller(OTHER) == Caller("blue"), "the keys of before stay"
         return caplog.text.count("the keys of before stay") == times
 
@@ -127,11 +162,9 @@ def test_a_changed_file_is_read_again_within_a_second(file: Path, caplog: pytest
 
 
 def test_the_cluster_key_outlives_changes_of_the_file(file: Path) -> None:
-    clock = ManualClock()
     write(file, f"- {{key: {KEY}, tenant: red}}")
-    keyring = Keyring(file, "cluster", clock)
+    keyring = Keyring(file, "cluster", LOOK_S)
     write(file, f"- {{key: {OTHER}, tenant: blue}}")
-    clock.advance(LOOK_S)
     wait_for(lambda: caller_of(keyring, OTHER) == Caller("blue"))
     assert keyring.caller("cluster") is OPERATOR
     with pytest.raises(Unauthenticated, match="needed"):

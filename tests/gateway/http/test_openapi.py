@@ -59,3 +59,9 @@ def test_the_document_names_every_path(served: tuple[str, dict[str, Any]]) -> No
         "/v1/messages/count_tokens",
         "/v1/workflows/{workflow}",
     }
+
+
+def test_the_document_says_that_ending_a_workflow_reads_its_tenant(served: tuple[str, dict[str, Any]]) -> None:
+    _, document = served
+    parameters = document["paths"]["/v1/workflows/{workflow}"]["delete"]["parameters"]
+    assert [(each["name"], each["in"]) for each in parameters] == [("workflow", "path"), ("x-pbkv-tenant", "header")]

@@ -51,6 +51,7 @@ class Endpoint:
     streams: bool = False  # it can answer with server-sent events
     dialect: Dialect = OPENAI
     parameters: tuple[str, ...] = ()  # in the path
+    headers: tuple[str, ...] = ()  # that it reads, where it does not stream; one that does reads all
     needs_key: bool = True  # where API keys are asked for
     answer_statuses: tuple[int, ...] = (200,)
 

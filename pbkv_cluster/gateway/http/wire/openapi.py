@@ -83,10 +83,9 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     if endpoint.body is not None:
         schema = {"$ref": f"#/components/schemas/{endpoint.body.__name__}"}
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-    if endpoint.streams:
-        operation["parameters"] += [
-            {"name": name, "in": "header", "description": text, "schema": schema} for name, (text, schema) in _HEADERS.items()
-        ]
+    for name in _HEADERS if endpoint.streams else endpoint.headers:
+        text, kind = _HEADERS[name]
+        operation["parameters"].append({"name": name, "in": "header", "description": text, "schema": kind})
     return operation
 
 

@@ -107,28 +107,32 @@ class Accounts:
     _tenants: dict[str, Account] = field(default_factory=dict)
     _workflows: dict[str, Account] = field(default_factory=dict)
 
-    def of(self, tenant: str, workflow: str) -> tuple[Account, Account]:
-        """The accounts of a step: its tenant's and its workflow's."""
+    def of(self, tenant: str, workflow: str) -> tuple[Account, ...]:
+        """The accounts of a step: its tenant's and its workflow's, if it has one."""
         config = self.config
         owner = self._tenants.get(tenant)
         if owner is None:
             name = f"tenant {tenant!r}" if tenant else "the tenant without a name"
             limits = (Limit.TENANT_STEPS, Limit.TENANT_TOKENS)
             owner = self._account(name, config.tenant_steps, config.tenant_queued_tokens, limits)
+        if not workflow:
+            return (owner,)
         run = self._workflows.get(workflow)
         if run is None:
             limits = (Limit.WORKFLOW_STEPS, Limit.WORKFLOW_TOKENS)
             run = self._account(f"workflow {workflow!r}", config.workflow_steps, config.workflow_queued_tokens, limits)
         return owner, run
 
-    def enter(self, tenant: str, workflow: str, accounts: tuple[Account, Account]) -> None:
+    def enter(self, tenant: str, workflow: str, accounts: tuple[Account, ...]) -> None:
         """Keeps the accounts of a step that has been let in."""
-        self._tenants[tenant], self._workflows[workflow] = accounts
+        self._tenants[tenant] = accounts[0]
+        if workflow:
+            self._workflows[workflow] = accounts[1]
 
     def leave(self, tenant: str, workflow: str) -> None:
         """Drops the accounts of a step that has ended, unless others are in flight."""
         for accounts, name in ((self._tenants, tenant), (self._workflows, workflow)):
-            if not accounts[name].steps:
+            if name in accounts and not accounts[name].steps:
                 del accounts[name]
 
     def _account(self, name: str, steps: int, tokens: int, limits: tuple[Limit, Limit]) -> Account:
