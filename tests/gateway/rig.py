@@ -14,6 +14,7 @@ import grpc
 import pytest
 from grpc import aio
 
+from pbkv_cluster.client.connection import AsyncConnection
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.locations.residency import Residency
@@ -23,6 +24,7 @@ from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.gateway.server import GatewayServer
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.channel import connect
+from pbkv_cluster.rpc.security import Access
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
 from pbkv_cluster.rpc.v1 import workflow_pb2_grpc as workflow_grpc
 from pbkv_cluster.store.cluster_index import BlockIndex, Directory, RedisServer, ServiceEntry, WorkflowEntry
@@ -240,3 +242,13 @@ async def refused(code: grpc.StatusCode, details: str = "") -> AsyncIterator[Non
         yield
     assert caught.value.code() is code, caught.value.details()
     assert (caught.value.details() or "").startswith(details), caught.value.details()
+
+
+@asynccontextmanager
+async def connection(address: str, key: str) -> AsyncIterator[AsyncConnection]:
+    """A client's connection that shows a key. One that is left open spoils the event loops of the tests that follow."""
+    made = AsyncConnection(address, PATIENCE_S, Access(key))
+    try:
+        yield made
+    finally:
+        await made.close()

@@ -10,16 +10,14 @@ from typing import Any
 import pytest
 
 from pbkv_cluster.client import AsyncClient, AsyncWorkflow, Client
-from pbkv_cluster.client.connection import AsyncConnection
 from pbkv_cluster.client.store import StoreClient
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.gpu_worker.model.random_model import build
-from pbkv_cluster.rpc.security import Access
 from tests.gateway.peers import ScriptedWorker
 from tests.gateway.real_workers import SIZES, Real, real_workers
-from tests.gateway.rig import Rig, running, until
+from tests.gateway.rig import Rig, connection, running, until
 from tests.secured import BLUE, OPERATOR, RED, secured
 
 PROMPT = list(range(5, 5 + 65))  # 4 blocks and a token
@@ -181,6 +179,8 @@ async def test_a_tenant_has_its_own_leases_and_blocks(tmp_path: Path) -> None:
             AsyncClient(rig.address, api_key=RED) as red,
             AsyncClient(rig.address, api_key=BLUE) as blue,
             AsyncClient(rig.address, api_key=OPERATOR) as operator,
+            connection(rig.address, RED) as of_red,
+            connection(rig.address, BLUE) as of_blue,
         ):
             workflow = await red.start_workflow("of-red")
             await workflow.run(agent="a", prompt=PROMPT, max_tokens=1)
@@ -198,15 +198,15 @@ async def test_a_tenant_has_its_own_leases_and_blocks(tmp_path: Path) -> None:
             ):
                 with pytest.raises(PermissionDenied, match="another tenant than 'red'"):
                     await refused
-            theirs = AsyncWorkflow(AsyncConnection(rig.address, 30.0, Access(BLUE)), "of-red", 60.0)
+            theirs = AsyncWorkflow(of_blue, "of-red", 60.0)
             for ask in asks_of(theirs):
                 with pytest.raises(NotFound, match=r"workflow 'of-red@[0-9a-f]*' is not open"):
                     await ask()
-            theirs = AsyncWorkflow(AsyncConnection(rig.address, 30.0, Access(BLUE)), workflow.id, 60.0)
+            theirs = AsyncWorkflow(of_blue, workflow.id, 60.0)
             for ask in asks_of(theirs):
                 with pytest.raises(NotFound, match=r"workflow 'of-red@.*' is not open"):
                     await ask()
-            chosen = AsyncWorkflow(AsyncConnection(rig.address, 30.0, Access(RED)), "of-red", 60.0)
+            chosen = AsyncWorkflow(of_red, "of-red", 60.0)
             found = [await ask() for ask in asks_of(chosen)]
             assert [each.resident_tokens for each in found[:2]] == [64, 64], "by the id that its tenant has chosen"
             assert await lease.release() == 64

@@ -11,7 +11,6 @@ import pytest
 from grpc import aio
 
 from pbkv_cluster.client import AsyncClient, AsyncWorkflow
-from pbkv_cluster.client.connection import AsyncConnection
 from pbkv_cluster.client.inspection import InspectionClient
 from pbkv_cluster.core.errors import NotFound, PermissionDenied, Unauthenticated
 from pbkv_cluster.rpc.security import Access, set_up_access
@@ -19,7 +18,7 @@ from pbkv_cluster.rpc.v1 import workflow_pb2, workflow_pb2_grpc
 from tests.certificates import Authority
 from tests.gateway.pair import pair
 from tests.gateway.peers import ScriptedWorker
-from tests.gateway.rig import Rig, refused, running, until
+from tests.gateway.rig import Rig, connection, refused, running, until
 from tests.polling import eventually
 from tests.secured import BLUE, OPERATOR, RED, secured
 
@@ -80,12 +79,13 @@ async def test_a_tenant_cannot_touch_anothers_workflow(tmp_path: Path) -> None:
         keyed(tmp_path) as (rig, worker),
         AsyncClient(rig.address, api_key=RED) as red,
         AsyncClient(rig.address, api_key=BLUE) as blue,
+        connection(rig.address, BLUE) as link,
     ):
         mine = await red.start_workflow("mine")
         await mine.run(agent="a", prompt="hello", max_tokens=2)
         before = len(worker.requests)
         for name in ("mine", mine.id):  # its id is all that it takes
-            theirs = AsyncWorkflow(AsyncConnection(rig.address, 30.0, Access(BLUE)), name, 60.0)
+            theirs = AsyncWorkflow(link, name, 60.0)
             with pytest.raises(NotFound, match="is not open: it was never started"):
                 await theirs.run(agent="a", prompt="hello", max_tokens=2)
             with pytest.raises(NotFound):
@@ -110,8 +110,8 @@ async def test_two_tenants_that_choose_the_same_id_have_two_workflows(tmp_path: 
                 await workflow.run(agent="a", prompt="hello", max_tokens=2, step_id="one")
             assert [(each.workflow_id, each.tenant) for each in worker.requests] == [(of_red.id, "red"), (of_blue.id, "blue")]
             await of_red.end()
-            again = AsyncWorkflow(AsyncConnection(rig.address, 30.0, Access(BLUE)), "same", 60.0)
-            await again.run(agent="a", prompt="hello again", max_tokens=2)
+            async with connection(rig.address, BLUE) as link:
+                await AsyncWorkflow(link, "same", 60.0).run(agent="a", prompt="hello again", max_tokens=2)
         await until(lambda: len(predictor.events) >= 9, f"the predictor is told of all: {predictor.events}")
         assert {event.workflow for event in predictor.events} == {of_red.id, of_blue.id}
         assert worker.retired == [of_red.id]
@@ -170,11 +170,12 @@ async def test_a_tenant_is_the_same_at_every_gateway(tmp_path: Path) -> None:
             pair(worker) as both,
             AsyncClient(both.a.address, api_key=RED) as red_at_a,
             AsyncClient(both.b.address, api_key=RED) as red_at_b,
+            connection(both.b.address, BLUE) as link,
         ):
             await (await red_at_a.start_workflow("mine")).run(agent="a", prompt="hello", max_tokens=2)
             await (await red_at_b.start_workflow("mine")).run(agent="a", prompt="hello again", max_tokens=2)
             assert [request.tenant for request in worker.requests] == ["red", "red"]
-            theirs = AsyncWorkflow(AsyncConnection(both.b.address, 30.0, Access(BLUE)), "mine", 60.0)
+            theirs = AsyncWorkflow(link, "mine", 60.0)
             with pytest.raises(NotFound):
                 await theirs.run(agent="a", prompt="hello", max_tokens=2)
             with pytest.raises(NotFound):
