@@ -79,7 +79,7 @@ def begin(call: int, **fields: Any) -> Action:
 
 
 async def test_a_caller_that_takes_no_answers_is_not_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_calls, "_WAITING_BYTES", 10_000)
+    monkeypatch.setattr(step_calls, "WAITING_BYTES", 10_000)
     async with calling(nothing) as caller:
         caller.send(Action(call=0))
         await caller.ends()
@@ -105,7 +105,7 @@ async def test_a_message_with_too_many_actions_ends_the_stream() -> None:
 
 
 async def test_a_stream_runs_a_bounded_number_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_calls, "_MAX_STEPS", 3)
+    monkeypatch.setattr(step_calls, "MAX_STEPS", 3)
     async with calling(forever) as caller:
         caller.send(*(begin(call) for call in range(4)))
         (end,) = await caller.ends()

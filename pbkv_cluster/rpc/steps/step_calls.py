@@ -19,8 +19,8 @@ from pbkv_cluster.rpc.v1 import types_pb2, worker_pb2, workflow_pb2
 RunStep = Callable[[Any, Any], AsyncGenerator[Any, None]]
 Response = type[worker_pb2.RunStepsResponse] | type[workflow_pb2.SubmitStepsResponse]
 _MESSAGE_BYTES = 1 << 20  # of the events that travel together, unless one is larger alone
-_WAITING_BYTES = 4 << 20  # of events that a slow caller has not taken; beyond that its steps wait, and new ones
-_MAX_STEPS = 16_384  # of one stream at a time
+WAITING_BYTES = 4 << 20  # of events that a slow caller has not taken; beyond that its steps wait, and new ones
+MAX_STEPS = 16_384  # of one stream at a time
 _METADATA_BYTES = 8192  # of one step, as gRPC allows a call
 _HEADER_BYTES = 32  # that a header takes besides its key and value, by the rule of HTTP/2 (RFC 9113, section 6.5.2)
 _FRAME_BYTES = 1 << 10  # of a message besides its one step, about
@@ -103,7 +103,7 @@ class _Stream:
             self._changed.clear()
             await self._changed.wait()
         self._bytes -= self._sizes.popleft()
-        if self._bytes <= _WAITING_BYTES:
+        if self._bytes <= WAITING_BYTES:
             self._has_room.set()
         return self._responses.popleft()
 
@@ -141,8 +141,8 @@ class _Stream:
             raise InvalidArgument("call", "is the number of a step that runs")
         if self._is_finishing:
             raise Unavailable("the server is stopping")
-        if len(self._tasks) >= _MAX_STEPS:
-            raise ResourceExhausted(f"the stream has {_MAX_STEPS} steps in flight already")
+        if len(self._tasks) >= MAX_STEPS:
+            raise ResourceExhausted(f"the stream has {MAX_STEPS} steps in flight already")
         timeout_s = checks.seconds("timeout_s", begin.timeout_s) or None
         context = _Context(_metadata(begin.metadata), timeout_s)
         step = begin.step
@@ -205,7 +205,7 @@ class _Stream:
             self._sizes.append(0)
         self._sizes[-1] += size
         self._bytes += size
-        if self._bytes > _WAITING_BYTES:
+        if self._bytes > WAITING_BYTES:
             self._has_room.clear()
         self._changed.set()
         return self._responses[-1].events
