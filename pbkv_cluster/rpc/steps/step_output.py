@@ -49,13 +49,9 @@ class StepOutput:
     async def __anext__(self) -> StepEvent:
         while not self._waiting:
             if self._has_ended:
-                if self._end is None:
-                    raise StopAsyncIteration
-                end, self._end = self._end, None
-                try:
-                    raise end
-                finally:
-                    del end  # else it keeps this frame, which would keep it, and all that its step has in memory
+                if self._end is not None:
+                    raise self._end
+                raise StopAsyncIteration
             self._changed.clear()
             await self._changed.wait()
         return self._waiting.popleft()
