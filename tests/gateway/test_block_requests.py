@@ -172,7 +172,6 @@ async def test_a_lost_worker_fails_no_lease(tmp_path: Path) -> None:
         assert await lease.release() == 64
 
 
-@pytest.mark.slow  # and not beside others: real workers of later tests in its process have been seen to wait for ever
 async def test_a_tenant_has_its_own_leases_and_blocks(tmp_path: Path) -> None:
     with secured(tmp_path):
         async with (

@@ -89,7 +89,6 @@ async def test_a_flood_of_one_tenant_leaves_another_its_share(tmp_path: Path, ga
 
 
 @pytest.mark.parametrize("runs", [False, True], ids=["queued", "running"])
-@pytest.mark.slow  # it waits for ever since deadlines of followed calls are kept
 async def test_a_deadline_drops_a_step_wherever_it_is(tmp_path: Path, gate: Gate, runs: bool) -> None:
     build(tmp_path, "llama", **SIZES)
     async with running() as rig, real_workers(rig, tmp_path, "a", max_running=1) as (worker,):
