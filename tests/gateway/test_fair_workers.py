@@ -62,8 +62,10 @@ async def placed(worker: Real, gate: Gate, steps: int) -> None:
 
     async def are_there() -> bool:
         answer = asyncio.create_task(worker.server.thread.call(held))
-        gate.permits.release()
-        running_steps, waiting, _ = await answer
+        while not answer.done():  # the engine may begin another batch before it looks at what has come
+            gate.permits.release()
+            await asyncio.wait({answer}, timeout=0.05)
+        running_steps, waiting, _ = answer.result()
         return running_steps + waiting == steps
 
     await eventually(are_there, PATIENCE_S, lambda: f"{steps} steps at the worker")
