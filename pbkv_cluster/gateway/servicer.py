@@ -1,5 +1,6 @@
 """`WorkflowService` on the wire: messages to plain values, a call to the part that serves it, plain values to messages."""
 
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from pbkv_cluster.gateway.peers.link import is_passed_on
 from pbkv_cluster.gateway.peers.merging import merge_status
 from pbkv_cluster.gateway.status import ClusterStatus, StatusReader, WorkerStatus
 from pbkv_cluster.gateway.step.request_wire import step_request_from_wire
+from pbkv_cluster.gateway.step.step import Step
 from pbkv_cluster.gateway.step.submission import Submission
 from pbkv_cluster.gateway.workflow.calls import WorkflowCalls
 from pbkv_cluster.gateway.workflow.requests import WorkflowRequest
@@ -42,11 +44,16 @@ class WorkflowServicer(workflow_pb2_grpc.WorkflowServiceServicer):
     ) -> AsyncGenerator[workflow_pb2.StepEvent, None]:
         step = self._submission.admit(request.ByteSize(), context.invocation_metadata())
         # NOTE: if the client cancels while an event is on its way to it, the generator stays suspended. The callback frees the
-        # step at once, whatever state the generator is in.
-        context.add_done_callback(lambda _: self._submission.close(step))  # type: ignore[arg-type]  # the stubs want a class
+        # step at once, whatever state the generator is in. gRPC keeps callbacks until a full garbage collection.
+        admitted = weakref.ref(step)
+        context.add_done_callback(lambda _: self._close(admitted()))  # type: ignore[arg-type]  # the stubs want a class
         asked = replace(step_request_from_wire(request), timeout_s=context.time_remaining())
         async for event in self._submission.run(step, asked, passed_on=is_passed_on(context)):
             yield convert.step_event_to_wire(event)
+
+    def _close(self, step: Step | None) -> None:
+        if step is not None:
+            self._submission.close(step)
 
     def SubmitSteps(  # noqa: N802
         self, requests: AsyncIterator[workflow_pb2.SubmitStepsRequest], context: _Context

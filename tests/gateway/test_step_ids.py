@@ -19,7 +19,7 @@ from pbkv_cluster.gateway.step.step import Step
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
 from tests.gateway.pair import pair
 from tests.gateway.peers import ScriptedWorker, answer_tokens
-from tests.gateway.rig import PATIENCE_S, Answer, read, refused, running, until
+from tests.gateway.rig import PATIENCE_S, Answer, read, refused, running, step_request, until
 
 EIGHT = types_pb2.Sampling(max_tokens=8, seed=5)
 WHOLE = answer_tokens(EIGHT)
@@ -251,7 +251,7 @@ async def test_who_follows_a_step_that_moves_does_not_wait_for_ever() -> None:
     output.begin(Step(0.0, lambda step: None), None)
 
     async def follow() -> None:
-        async for _ in output.follow(Received()):
+        async for _ in output.follow(Step(0.0, lambda step: None), Received()):
             pass
 
     following = asyncio.create_task(follow())
@@ -274,3 +274,26 @@ def test_log_probabilities_are_kept_with_the_tokens_that_they_belong_to() -> Non
     assert rest.logprobs == known
     assert tail is not None
     assert (tail.packed, tail.logprobs) == (pack([5]), known[2:])
+
+
+async def test_a_call_that_follows_a_step_ends_at_its_own_deadline() -> None:
+    worker = ScriptedWorker("w0", stop_at=1)
+    async with running(worker) as rig:
+        workflow = await rig.start_workflow()
+        first = asyncio.create_task(rig.run(workflow, step_id="same"))
+        await worker.stopped.wait()
+        stream: Any = rig.stub.SubmitSteps()
+        request = workflow_pb2.SubmitStepsRequest()
+        request.actions.add(call=1).begin.CopyFrom(
+            workflow_pb2.SubmitStepsRequest.Begin(step=step_request(workflow, step_id="same"), timeout_s=0.2)
+        )
+        await stream.write(request)
+        ends = list[types_pb2.CallEnd]()
+        async with asyncio.timeout(PATIENCE_S):
+            while not ends:
+                ends += [event.end for event in (await stream.read()).events if event.HasField("end")]
+        assert ends[0].code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+        assert not first.done()
+        worker.go.set()
+        assert (await first).finished
+        stream.cancel()

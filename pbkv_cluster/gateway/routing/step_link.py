@@ -39,8 +39,16 @@ class WorkerFailure(Exception):
     def __init__(self, kind: FailureKind, error: PbkvError, details: str) -> None:
         super().__init__(details)
         self.kind = kind
-        self.error = error  # for the client, if the step is not run elsewhere
+        self._error: PbkvError | None = error
         self.details = details  # in the worker's words
+
+    def taken_error(self) -> PbkvError:
+        """For the client, if the step is not run elsewhere. May be taken once, as it is to name this as its cause: two errors
+        that keep each other stay in memory, with all that the step has, until a full garbage collection.
+        """
+        error, self._error = self._error, None
+        assert error is not None
+        return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +96,12 @@ class StepStream:
                 self._has_ended = True
                 return self._outcome
             if self._end is not None:
-                raise self._end
+                self._has_ended = True
+                end, self._end = self._end, None
+                try:
+                    raise end
+                finally:
+                    del end  # else it keeps this frame, which would keep it, and all that its step has in memory
             self._changed.clear()
             await self._changed.wait()
 

@@ -30,7 +30,8 @@ class Answer:
     number: int | None = None  # of the step in the workflow
     accepted: Accepted | None = None
     finished: Finished | None = None
-    error: Exception | None = None  # why it has failed
+    failed: bool = False
+    error: Exception | None = None  # why; kept only for those who follow, as it keeps in memory what the step had
     packed: bytearray = field(default_factory=bytearray)
     characters: int = 0
     _texts: list[str] = field(default_factory=list)
@@ -42,7 +43,7 @@ class Answer:
     @property
     def is_idle(self) -> bool:
         """Whether nobody runs the step, which has not ended."""
-        return self.finished is None and self.error is None and (self.runs_it is None or self.runs_it.is_final)
+        return self.finished is None and not self.failed and (self.runs_it is None or self.runs_it.is_final)
 
     @property
     def size_bytes(self) -> int:
@@ -80,11 +81,13 @@ class Answer:
                 self._logprobs_bytes += _LOGPROB_BYTES * sum(1 + len(each.top) for each in event.logprobs)
             case Finished():
                 self.finished = event
+                self.runs_it = None  # its prompt is no part of what is kept
         self.notify()
 
     def fail(self, error: Exception) -> None:
         """The step cannot be run; so those who follow it are told."""
-        self.error = error
+        self.failed = True
+        self.error = error if self._followers else None
         self.notify()
 
     def notify(self) -> None:
@@ -101,17 +104,23 @@ class Answer:
         logprobs = tuple(self._logprobs[-wanted:]) if 0 < wanted <= len(self._logprobs) else ()
         return Tokens(packed, text, logprobs) if packed or text else None
 
-    async def follow(self, received: Received) -> AsyncIterator[StepEvent]:
+    async def follow(self, call: Step, received: Received) -> AsyncIterator[StepEvent]:
         """What a client lacks, until the step has ended, or nobody runs it. Who iterates tells `received` of each event.
+
+        Args:
+            call: that follows; nothing comes once it is over, for example at its deadline.
+            received: what its client has.
 
         Raises:
             PbkvError: the step has failed.
         """
         greeted = False
         self._followers += 1
+        call.stream = _Follower(self)
         try:
-            while True:
-                if self.error is not None:
+            while not call.is_final:
+                if self.failed:
+                    assert self.error is not None
                     raise self.error
                 changed = self._changed
                 if self.accepted is not None and not greeted:
@@ -128,11 +137,24 @@ class Answer:
                     await changed.wait()
         finally:
             self._followers -= 1
+            if not self._followers:
+                self.error = None
 
     def _text(self) -> str:
         if len(self._texts) > 1:
             self._texts[:] = ["".join(self._texts)]
         return self._texts[0] if self._texts else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Follower:
+    """A call that waits for what another one runs."""
+
+    answer: Answer
+
+    def cancel(self) -> None:
+        """Has it look up."""
+        self.answer.notify()
 
 
 class Answers:
@@ -158,7 +180,7 @@ class Answers:
     def settle(self, workflow: OpenWorkflow, step_id: str, answer: Answer) -> None:
         """The call that ran a step is over. A step that has failed is forgotten: it may be submitted anew."""
         answer.notify()
-        if workflow.ended or answer.error is not None:
+        if workflow.ended or answer.failed:
             self._forget(workflow, step_id)
             return
         self._kept[workflow, step_id] = answer.size_bytes

@@ -218,7 +218,11 @@ class Relay:
                 self.decisions[Reason.WORKER_LOST] += 1
                 if self._retry(step):
                     return
-        raise failure.error from failure
+        error = failure.taken_error()
+        try:
+            raise error from failure
+        finally:
+            del error  # else it keeps this frame, which would keep it, and all that the step has in memory
 
     def _retry(self, step: Step) -> bool:
         """Takes one of the step's retries; False if there is none left."""

@@ -196,12 +196,13 @@ class Submission:
         if not answer.is_idle:
             self.decisions[Reason.STEP_JOINED] += 1
         while not answer.is_idle:
-            async for event in answer.follow(received):
+            async for event in answer.follow(step, received):
                 if received.take(event):
                     yield event
+            if step.is_final:
+                return
             if answer.finished is not None:
-                if not step.is_final:
-                    step.transition(StepState.FINISHED)
+                step.transition(StepState.FINISHED)
                 return
         if step.is_final:
             return

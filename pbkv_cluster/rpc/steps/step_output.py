@@ -49,9 +49,13 @@ class StepOutput:
     async def __anext__(self) -> StepEvent:
         while not self._waiting:
             if self._has_ended:
-                if self._end is not None:
-                    raise self._end
-                raise StopAsyncIteration
+                if self._end is None:
+                    raise StopAsyncIteration
+                end, self._end = self._end, None
+                try:
+                    raise end
+                finally:
+                    del end  # else it keeps this frame, which would keep it, and all that its step has in memory
             self._changed.clear()
             await self._changed.wait()
         return self._waiting.popleft()
