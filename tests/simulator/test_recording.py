@@ -2,7 +2,9 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -103,6 +105,24 @@ def test_the_file_is_valid_after_each_workflow(tmp_path: Path, name: str) -> Non
     trace = load_trace(path)
     assert trace.starts_at == (0.0, 1.0, 2.0)
     assert [(each.tool, each.pause_s) for each in trace.workflows[0].steps] == [("search", 3.5), ("", 0.0)]
+
+
+TIMES = st.none() | st.floats() | st.floats(0, 2e9)
+
+
+@given(st.lists(st.tuples(TIMES, TIMES), min_size=1, max_size=5))
+def test_whatever_clocks_say_the_file_can_be_read(
+    tmp_path_factory: pytest.TempPathFactory, times: list[tuple[Any, Any]]
+) -> None:
+    path = tmp_path_factory.mktemp("recording") / "t.jsonl"
+    with TraceFile(path, 1 << 20) as file:
+        recorder = Recorder(file)
+        for number, (started, ended) in enumerate(times):
+            recorder.step("w", "app", replace(step(number, 0.0), started_s=started, ended_s=ended))
+        recorder.end("w")
+    assert list(TraceCheck(path).problems()) == []
+    (workflow,) = load_trace(path).workflows
+    assert len(workflow.steps) == len(times)
 
 
 def test_open_workflows_are_written_at_the_end(tmp_path: Path) -> None:

@@ -2,11 +2,11 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from pbkv_cluster.simulator.recording.trace_file import TraceFile
-from pbkv_cluster.simulator.traces.fields import MAX_TEXT_BYTES
+from pbkv_cluster.simulator.traces.fields import MAX_PAUSE_S, MAX_TEXT_BYTES, MAX_TIME_S
 from pbkv_cluster.simulator.traces.step_traces import MAX_STEPS, Segment, TraceStep, TraceWorkflow
 from pbkv_cluster.simulator.traces.writing import encoded, line_of
 
@@ -17,7 +17,10 @@ UNNAMED = "unnamed"  # workload of workflows that have none
 
 @dataclass(frozen=True, slots=True)
 class RecordedStep:
-    """A step that has ended. Times are seconds since any moment that is the same for all steps; None: unknown."""
+    """A step that has ended.
+
+    Times are seconds since any moment that is the same for all steps. None is unknown, as is a time that a trace cannot hold.
+    """
 
     agent: str
     prompt: tuple[Segment, ...]
@@ -75,6 +78,7 @@ class Recorder:
         if found is None:
             found = self._workflows[workflow] = _Open(self._name(workflow), workload or UNNAMED)
         self._workflows.move_to_end(workflow)
+        step = replace(step, started_s=_known(step.started_s), ended_s=_known(step.ended_s))
         found.heard_s = step.started_s if step.ended_s is None else step.ended_s
         if found.cut or self.full:
             return
@@ -139,6 +143,8 @@ class Recorder:
         if last is None:
             return
         pause = 0.0 if next_s is None or last.ended_s is None else round(max(0.0, next_s - last.ended_s), 6)
+        if pause > MAX_PAUSE_S:  # thirty years: one of the two times is not of this clock
+            pause = 0.0
         step = TraceStep(last.agent, last.prompt, last.output_id, last.output_tokens, last.call_site, found.tool, pause)
         arrival_s = last.started_s if not found.lines else None
         made = TraceWorkflow(found.name, found.workload, (step,), arrival_s=arrival_s and round(arrival_s, 6))
@@ -164,3 +170,8 @@ class Recorder:
             return
         self.written += 1
         self.steps += len(found.lines)
+
+
+def _known(time_s: float | None) -> float | None:
+    """A time, if a trace can hold it."""
+    return time_s if time_s is not None and 0.0 <= time_s <= MAX_TIME_S else None

@@ -1,6 +1,5 @@
 """Checked access to the fields of one decoded line of a trace."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ MAX_LIST = 1 << 16  # entries of a list: above those of any prompt, whether its 
 # Of one prompt or reply: above any context window, but low enough that a corrupt count cannot fill the memory.
 MAX_TOKENS = 16 << 20
 MAX_TIME_S = 1e11
+MAX_PAUSE_S = 1e9
 _MAX_TOKEN_ID = 2**31
 
 
@@ -73,18 +73,11 @@ class Fields:
 
     def optional_seconds(self, name: str) -> float:
         """Seconds from 0 to 1e9; 0.0 if the field is absent or null."""
-        return self.optional_time(name, "1e9") or 0.0
+        return self._optional_number(name, MAX_PAUSE_S, "1e9") or 0.0
 
-    def optional_time(self, name: str, most: str = "1e11") -> float | None:
-        """Seconds from 0 to `most`; None if the field is absent or null."""
-        value = self.value.get(name)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise FieldError(self.path(name), f"must be a number of seconds or null, got {_shown(value)}")
-        if not 0 <= value <= float(most) or math.isnan(value):
-            raise FieldError(self.path(name), f"must be from 0 to {most} seconds, got {_shown(value)}")
-        return float(value)
+    def optional_time(self, name: str) -> float | None:
+        """Seconds from 0 to 1e11; None if the field is absent or null."""
+        return self._optional_number(name, MAX_TIME_S, "1e11")
 
     def optional_token_ids(self, name: str) -> None:
         """Checks a list of token ids, which may be absent or null. Nothing reads them."""
@@ -112,6 +105,16 @@ class Fields:
         """A list of at most `MAX_LIST` objects."""
         values = bounded_list(self.path(name), self._required(name))
         return [Fields(entry, f"{self.path(name)}[{position}].") for position, entry in enumerate(values)]
+
+    def _optional_number(self, name: str, most: float, written: str) -> float | None:
+        value = self.value.get(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise FieldError(self.path(name), f"must be a number of seconds or null, got {_shown(value)}")
+        if not 0 <= value <= most:
+            raise FieldError(self.path(name), f"must be from 0 to {written} seconds, got {_shown(value)}")
+        return float(value)
 
     def _required(self, name: str) -> Any:
         if name not in self.value:
