@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _ESCAPE = re.compile(r"\\(.)")
@@ -40,10 +41,15 @@ def parse(text: str) -> Scrape:
         if not line.startswith(("pbkv_", "process_")):
             continue
         series, _, number = line.rpartition(" ")
-        name, _, rest = series.partition("{")
-        labels = tuple(sorted(_labels(rest))) if rest else ()
+        name, labels = _named(series)
         scrape.series.setdefault(name, {})[labels] = float(number)
     return scrape
+
+
+@lru_cache(maxsize=1 << 14)  # a member's series are the same in each answer: only their values change
+def _named(series: str) -> tuple[str, Labels]:
+    name, _, rest = series.partition("{")
+    return name, tuple(sorted(_labels(rest))) if rest else ()
 
 
 def _labels(text: str) -> Iterator[tuple[str, str]]:
