@@ -12,6 +12,7 @@ from pbkv_cluster.core.errors import NotFound
 from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.core.workflow.step_events import Accepted, Tokens
 from pbkv_cluster.core.workflow.tenant_ids import of_tenant
+from pbkv_cluster.gateway.workflow.adoption import Adoption
 from pbkv_cluster.predictor_service.events.open_workflows import OpenWorkflows as PredictorWorkflows
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
 from tests.gateway.pair import Pair, pair
@@ -230,3 +231,33 @@ async def test_the_workflows_of_a_gateway_that_is_gone_for_good_end_by_their_lea
         assert both.b.holds(workflow)
         clock.advance(11.0)
         await until(lambda: worker.retired == [workflow], "its blocks are retired")
+
+
+async def test_workflows_are_taken_from_a_gateway_that_two_looks_have_missed_and_from_no_other() -> None:
+    async with pair(ScriptedWorker("w0")) as both:
+        workflow, directory = await both.a.start(), both.rig.directory
+        await both.a.run(workflow)
+        (entry,) = (each for each in await directory.gateways() if each.address == both.a.address)
+        adoption = Adoption(directory, both.b.gateway.peers, both.b.gateway.lifecycle)
+        await adoption.look()
+        await adoption.look()
+        await directory.withdraw_gateway(entry)
+        await adoption.look()
+        await directory.announce_gateway(entry)
+        await adoption.look()
+        assert both.a.holds(workflow), "the directory had lost the gateway, not the cluster"
+        await directory.withdraw_gateway(entry)
+        await adoption.look()
+        await adoption.look()
+        assert both.b.holds(workflow)
+
+
+async def test_a_workflow_that_has_ended_is_not_taken_over() -> None:
+    async with pair(ScriptedWorker("w0")) as both:
+        workflow = await both.a.start()
+        await both.a.run(workflow)
+        entry = await both.rig.directory.workflow(workflow)
+        assert entry is not None
+        await both.a.end(workflow)
+        assert await both.b.gateway.lifecycle.entries.take_over(entry) is None
+        assert await both.rig.directory.workflow(workflow) is None

@@ -51,7 +51,8 @@ class EntryWriter:
         self._capacity = capacity
         self._waiting: dict[str, OpenWorkflow] = {}
         self._wake = asyncio.Event()  # writes wait
-        self._turn = asyncio.Lock()
+        self._turn = asyncio.Lock()  # of a write
+        self._in_flight: dict[str, OpenWorkflow] = {}  # what is being written
         self._away = False  # the directory did not answer the last write
 
     async def write(self, workflow: OpenWorkflow) -> None:
@@ -77,15 +78,13 @@ class EntryWriter:
             NotFound: there is no such workflow, or it has ended.
             Unavailable: the directory does not answer.
         """
-        # Takes its turn with the writes, so that a workflow whose removal is in flight is not found once more.
-        async with self._turn:
-            waiting = self._waiting.get(workflow_id)
-            if waiting is not None and waiting.ended and not waiting.moved:
-                entry = None
-            elif self._away:
-                raise Unavailable(f"whether workflow {workflow_id!r} is open cannot be looked up: the directory is away")
-            else:
-                entry = await self._directory.workflow(workflow_id)
+        # A workflow whose removal waits or is in flight is not to be found once more.
+        written = self._waiting.get(workflow_id) or self._in_flight.get(workflow_id)
+        if written is not None and written.ended and not written.moved:
+            raise NotFound(not_open(workflow_id))
+        if self._away:
+            raise Unavailable(f"whether workflow {workflow_id!r} is open cannot be looked up: the directory is away")
+        entry = await self._directory.workflow(workflow_id)
         if entry is None:
             raise NotFound(not_open(workflow_id))
         return entry
@@ -103,13 +102,13 @@ class EntryWriter:
         return not workflow.ended
 
     async def take_over(self, entry: WorkflowEntry) -> WorkflowEntry | None:
-        """Makes this gateway the holder of a workflow. Returns the new entry; None if another gateway was faster.
+        """Makes this gateway the holder of a workflow. Returns the new entry; None if another was faster, or it has ended.
 
         Raises:
             Unavailable: the directory does not answer.
         """
         taken = replace(entry, holder=self._peers.me, taken=entry.taken + 1)
-        return taken if await self._directory.put_workflow(taken, taken_from=entry.holder) else None
+        return taken if await self._directory.take_workflow(taken, entry.holder) else None
 
     def entries(self) -> AsyncIterator[WorkflowEntry]:
         """The entries of all open workflows. Iterating raises Unavailable while the directory does not answer."""
@@ -151,6 +150,7 @@ class EntryWriter:
                 return
             for workflow in workflows:
                 workflow.written_at = self._clock.now()
+            self._in_flight = {each.id: each for each in workflows}
             try:
                 await self._write(workflows)
             except asyncio.CancelledError:
@@ -162,6 +162,8 @@ class EntryWriter:
                 self._decisions[Reason.RECORD_DEFERRED] += len(workflows)
             else:
                 self._away = False
+            finally:
+                self._in_flight = {}
 
     async def _write(self, workflows: Sequence[OpenWorkflow]) -> None:
         still_open = [each for each in workflows if not each.ended]

@@ -186,15 +186,13 @@ class Directory:
             before = await self._redis.set(f"{self._stamp_prefix}{incarnation}", stamp, ex=_STAMP_S, get=True)
         return "" if before is None else cast(bytes, before).decode(errors="replace")
 
-    async def put_workflow(self, entry: WorkflowEntry, taken_from: Holder | None = None) -> bool:
-        """Enters or renews a workflow for the `lease_s` seconds of its own lease; False if another gateway holds it.
+    async def put_workflow(self, entry: WorkflowEntry) -> bool:
+        """Enters or renews a workflow for the `lease_s` seconds of its own lease; False if another gateway holds it."""
+        return await self._workflows.put(entry.workflow_id, entry, entry.lease_s, _mark(entry.holder))
 
-        Args:
-            entry: of the workflow, with its holder from now on.
-            taken_from: the gateway that has held it so far; None: `entry.holder`.
-        """
-        over = _mark(taken_from or entry.holder)
-        return await self._workflows.put(entry.workflow_id, entry, entry.lease_s, over)
+    async def take_workflow(self, entry: WorkflowEntry, taken_from: Holder) -> bool:
+        """Gives a workflow another holder, that of `entry`; False if `taken_from` holds it no more, or it has ended."""
+        return await self._workflows.put(entry.workflow_id, entry, entry.lease_s, _mark(taken_from), must_be_there=True)
 
     async def renew_workflows(self, entries: Sequence[WorkflowEntry]) -> list[bool]:
         """Writes entries of workflows, each as `put_workflow` would, in one round trip."""

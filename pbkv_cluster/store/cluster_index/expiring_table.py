@@ -25,6 +25,7 @@ class Put(Generic[E]):
     entry: E
     ttl_s: float
     over: bytes = b""
+    must_be_there: bool = False
 
 
 class ExpiringTable(Generic[E]):
@@ -44,7 +45,7 @@ class ExpiringTable(Generic[E]):
         self._put = redis.register_script(lua("entry_put"))
         self._remove = redis.register_script(lua("entry_remove"))
 
-    async def put(self, entry_id: str, entry: E, ttl_s: float, over: bytes = b"") -> bool:
+    async def put(self, entry_id: str, entry: E, ttl_s: float, over: bytes = b"", must_be_there: bool = False) -> bool:
         """Writes or renews an entry for `ttl_s` seconds; False if another is there that does not contain `over`.
 
         Args:
@@ -52,8 +53,9 @@ class ExpiringTable(Generic[E]):
             entry: what to write.
             ttl_s: seconds that it lives.
             over: a part of the JSON of an entry that may be replaced; by default any may.
+            must_be_there: with `over`: False if there is no such entry, too.
         """
-        (written,) = await self.put_all([Put(entry_id, entry, ttl_s, over)])
+        (written,) = await self.put_all([Put(entry_id, entry, ttl_s, over, must_be_there)])
         return written
 
     async def put_all(self, puts: Sequence["Put[E]"]) -> list[bool]:
@@ -70,7 +72,13 @@ class ExpiringTable(Generic[E]):
 
     def _arguments(self, put: "Put[E]") -> tuple[list[str], list[Any]]:
         payload = self._codec.encode(put.entry)
-        return [self._key(put.entry_id), self._table], [put.entry_id, payload, ttl_ms(put.ttl_s), put.over]
+        return [self._key(put.entry_id), self._table], [
+            put.entry_id,
+            payload,
+            ttl_ms(put.ttl_s),
+            put.over,
+            int(put.must_be_there),
+        ]
 
     async def get(self, entry_id: str) -> E | None:
         """The entry; None if it is absent, has expired or cannot be read."""
