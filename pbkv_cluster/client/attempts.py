@@ -5,7 +5,7 @@ import time
 
 import grpc
 
-from pbkv_cluster.core.errors import DeadlineExceeded, TryAgain, Unavailable
+from pbkv_cluster.core.errors import DeadlineExceeded, InvalidArgument, TryAgain, Unavailable
 from pbkv_cluster.core.workflow.resumption import Received
 from pbkv_cluster.core.workflow.step_events import StepEvent
 from pbkv_cluster.rpc.convert import resumption_to_wire
@@ -17,6 +17,14 @@ _PAUSES_S = (0.1, 0.2, 0.4, 0.8)
 _MORE_PAUSES_S = (*_PAUSES_S, *(1.0,) * 10)  # for a step whose output has begun to come
 
 
+def check_timeout(timeout_s: float) -> None:
+    """Raises:
+    InvalidArgument: it is not a positive, finite number of seconds.
+    """
+    if not isinstance(timeout_s, int | float) or not 0 < timeout_s < math.inf:
+        raise InvalidArgument("timeout_s", f"must be a positive number of seconds, got {timeout_s!r}")
+
+
 class Attempts:
     """The attempts at one call that may be made more than once."""
 
@@ -24,7 +32,12 @@ class Attempts:
         """Args:
         endpoints: number of gateways.
         timeout_s: for all attempts together; None: no limit.
+
+        Raises:
+            InvalidArgument: the time-out is not a positive number.
         """
+        if timeout_s is not None:
+            check_timeout(timeout_s)
         self._endpoints = endpoints
         self._deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         self._failures = 0

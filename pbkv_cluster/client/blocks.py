@@ -2,13 +2,14 @@
 
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from pbkv_cluster.client.connection import AsyncConnection, Connection
 from pbkv_cluster.client.requests import Prompt, prompt_message
-from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.errors import InvalidArgument, PbkvError
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.rpc.convert import tiers_from_wire
 from pbkv_cluster.rpc.v1 import store_pb2
@@ -48,7 +49,9 @@ class BlockLease:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.release()
+        # An error of the body matters more than one of ending the lease, which its time does in any case.
+        with suppress(*([] if error is None else [PbkvError])):
+            self.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,8 @@ class AsyncBlockLease:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.release()
+        with suppress(*([] if error is None else [PbkvError])):  # as in `BlockLease.__exit__`
+            await self.release()
 
 
 def prefetch_request(

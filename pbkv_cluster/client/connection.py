@@ -4,7 +4,6 @@ A client stays with a gateway until a call fails there; then it goes on with the
 """
 
 import asyncio
-import math
 import os
 import threading
 import time
@@ -15,7 +14,7 @@ import grpc
 from google.protobuf.message import Message
 from grpc import aio
 
-from pbkv_cluster.client.attempts import Attempts, StepAttempts
+from pbkv_cluster.client.attempts import Attempts, StepAttempts, check_timeout
 from pbkv_cluster.client.endpoints import parse_endpoints
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument
 from pbkv_cluster.core.security.tls import Tls
@@ -54,7 +53,8 @@ class Connection:
             InvalidArgument: names the argument that is out of its range.
         """
         self._endpoints = parse_endpoints(endpoint)
-        self._timeout_s = _checked(timeout_s)
+        check_timeout(timeout_s)
+        self._timeout_s = timeout_s
         self._access = access
         self._lock = threading.Lock()
         self._current = 0  # position in the endpoints
@@ -131,7 +131,8 @@ class AsyncConnection:
     def __init__(self, endpoint: str | Sequence[str], timeout_s: float, access: Access) -> None:
         """Arguments and errors as for `Connection`."""
         endpoints = parse_endpoints(endpoint)
-        self._timeout_s = _checked(timeout_s)
+        check_timeout(timeout_s)
+        self._timeout_s = timeout_s
         self._current = 0
         self._channels: list[aio.Channel] = [connect(each, "endpoint", access=access) for each in endpoints]
         self._stubs = [_Gateway(channel) for channel in self._channels]
@@ -202,9 +203,3 @@ def access(api_key: str, tls_ca: str) -> Access:
     if not (api_key.isascii() and (api_key.isprintable() or not api_key)):
         raise InvalidArgument("api_key", "must have printable ASCII characters only")
     return Access(api_key, Tls.of_client(tls_ca)) if api_key or tls_ca else this_process().access
-
-
-def _checked(timeout_s: float) -> float:
-    if not 0 < timeout_s < math.inf:
-        raise InvalidArgument("timeout_s", f"must be positive, got {timeout_s}")
-    return timeout_s

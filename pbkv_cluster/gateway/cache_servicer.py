@@ -3,17 +3,15 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, Unavailable
 from pbkv_cluster.core.security.caller import current_caller
 from pbkv_cluster.core.workflow.tenant_ids import of_tenant
 from pbkv_cluster.gateway import checks
 from pbkv_cluster.gateway.routing.placement import Placement
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
-from pbkv_cluster.gateway.step.admission.admission import Admission
-from pbkv_cluster.gateway.step.prompt_reader import PromptReader, TokenizedPrompt
+from pbkv_cluster.gateway.step.admission.counted_prompts import CountedPrompts
+from pbkv_cluster.gateway.step.prompt_reader import TokenizedPrompt
 from pbkv_cluster.gateway.step.prompt_wire import prompt_from_wire
-from pbkv_cluster.gateway.step.step import Step
 from pbkv_cluster.gateway.workflow.entry_writer import EntryWriter
 from pbkv_cluster.gateway.workflow.lifecycle import check_tenant
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow, OpenWorkflows
@@ -30,21 +28,17 @@ class CacheServicer(WorkersServicer):
         self,
         pool: WorkerPool,
         placement: Placement,
-        prompts: PromptReader,
+        prompts: CountedPrompts,
         workflows: OpenWorkflows,
         entries: EntryWriter,
-        admission: Admission,
-        clock: Clock,
         lease_max_s: float,
     ) -> None:
         """Args:
         pool: the workers.
         placement: where a step would go.
-        prompts: reads prompts of any form.
+        prompts: reads prompts, of which each counts as a step meanwhile.
         workflows: that this gateway holds.
         entries: of those that others hold.
-        admission: lets requests in whose prompts are to be read, as it does steps.
-        clock: of its steps.
         lease_max_s: most seconds of a block lease.
         """
         super().__init__(_WORKER_TIMEOUT_S)
@@ -53,8 +47,6 @@ class CacheServicer(WorkersServicer):
         self._prompts = prompts
         self._workflows = workflows
         self._entries = entries
-        self._admission = admission
-        self._clock = clock
         self._lease_max_s = lease_max_s
 
     async def Prefetch(self, request: store_pb2.PrefetchRequest, context: Any) -> store_pb2.PrefetchResponse:  # noqa: N802
@@ -125,23 +117,7 @@ class CacheServicer(WorkersServicer):
         return tenant or own
 
     async def _read(self, prompt: types_pb2.Prompt, tenant: str, workflow: str) -> TokenizedPrompt:
-        """Reads a prompt, which counts as a step's meanwhile.
-
-        Raises:
-            LimitExceeded: there are too many already.
-            InvalidArgument: it makes no sense.
-            Unavailable: there is no worker.
-        """
-        limits = self._pool.limits()
-        if limits is None:
-            raise Unavailable("there is no worker")
-        reading = Step(self._clock.now(), self._admission.release)
-        self._admission.admit(reading, prompt.ByteSize())
-        try:
-            self._admission.charge(reading, tenant, workflow)
-            return await self._prompts.read(prompt_from_wire(prompt), limits, tenant)
-        finally:
-            reading.cancel()
+        return await self._prompts.read(prompt_from_wire(prompt), prompt.ByteSize(), tenant, workflow)
 
     async def LeaseArena(  # noqa: N802
         self, request: store_pb2.LeaseArenaRequest, context: Any

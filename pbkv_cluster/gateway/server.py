@@ -29,6 +29,7 @@ from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.servicer import WorkflowServicer
 from pbkv_cluster.gateway.status import StatusReader
 from pbkv_cluster.gateway.step.admission.admission import Admission
+from pbkv_cluster.gateway.step.admission.counted_prompts import CountedPrompts
 from pbkv_cluster.gateway.step.answers import Answers
 from pbkv_cluster.gateway.step.forwarding import Forwarding
 from pbkv_cluster.gateway.step.prompt_reader import PromptReader
@@ -133,9 +134,8 @@ class GatewayServer:
             worker_wait_s=gateway.worker_wait_s,
         )
         prompts = PromptReader(codec, self._executor)
-        self._caches = CacheServicer(
-            self._pool, placement, prompts, open_workflows, self._entries, admission, clock, config.cache.lease_max_s
-        )
+        counted = CountedPrompts(admission, prompts, self._pool, clock)
+        self._caches = CacheServicer(self._pool, placement, counted, open_workflows, self._entries, config.cache.lease_max_s)
         self.submission = Submission(
             admission=admission,
             workflows=self.lifecycle,

@@ -20,6 +20,9 @@ _PUSHBACK = "grpc-retry-pushback-ms"  # see gRPC's proposal A6
 # it, gRPC itself gives the status: the server, or the way to it, is gone.
 _ANSWER = "pbkv-answer"
 _FINAL, _AGAIN = "final", "again"
+# Trailing metadata that tells errors of one status apart: the setting whose limit was reached, and a prompt that is too long.
+_LIMIT = "pbkv-limit"
+_KIND, _PROMPT_TOO_LONG = "pbkv-kind", "prompt-too-long"
 
 _STATUS: dict[type[errors.PbkvError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
@@ -37,7 +40,12 @@ def from_rpc(error: aio.AioRpcError | grpc.RpcError) -> errors.PbkvError:
     """The error that the other side raised, as far as the status shows it."""
     code = error.code() if callable(getattr(error, "code", None)) else grpc.StatusCode.UNKNOWN
     details = (error.details() if callable(getattr(error, "details", None)) else None) or code.name
-    return from_status(code, details, _pushback_s(error), is_final=_answer(error) == _FINAL)
+    made = from_status(code, details, _pushback_s(error), is_final=_answer(error) == _FINAL)
+    if isinstance(made, errors.ResourceExhausted) and (limit := _trailing_value(error, _LIMIT)):
+        return errors.LimitExceeded(details, limit, made.retry_after_s)
+    if isinstance(made, errors.InvalidArgument) and _trailing_value(error, _KIND) == _PROMPT_TOO_LONG:
+        return errors.PromptTooLong(made.field, made.problem)
+    return made
 
 
 def from_status(
@@ -73,12 +81,19 @@ def from_status(
 
 
 def trailing_metadata(error: Exception) -> tuple[tuple[str, str], ...]:
-    """Metadata that says whether the call is worth another try, and when; to the second, gRPC's own retries keep."""
+    """Metadata that says what the status does not: whether the call is worth another try, and when; gRPC's own retries keep to
+    the latter.
+    """
+    told = []
     if isinstance(error, errors.Unavailable):
-        return ((_ANSWER, _AGAIN if isinstance(error, errors.TryAgain) else _FINAL),)
+        told.append((_ANSWER, _AGAIN if isinstance(error, errors.TryAgain) else _FINAL))
     if isinstance(error, errors.ResourceExhausted) and error.retry_after_s is not None:
-        return ((_PUSHBACK, str(math.ceil(1000 * error.retry_after_s))),)
-    return ()
+        told.append((_PUSHBACK, str(math.ceil(1000 * error.retry_after_s))))
+    if isinstance(error, errors.LimitExceeded):
+        told.append((_LIMIT, error.limit))
+    if isinstance(error, errors.PromptTooLong):
+        told.append((_KIND, _PROMPT_TOO_LONG))
+    return tuple(told)
 
 
 def is_unanswered(error: aio.AioRpcError | grpc.RpcError) -> bool:

@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 
 from pbkv_cluster.client import AsyncClient, Client
-from pbkv_cluster.core.errors import DeadlineExceeded, InvalidArgument, Unavailable
+from pbkv_cluster.client.aio import AsyncWorkflow
+from pbkv_cluster.client.blocks import AsyncBlockLease, BlockLease
+from pbkv_cluster.client.connection import AsyncConnection, Connection
+from pbkv_cluster.client.sync import Workflow
+from pbkv_cluster.core.errors import DeadlineExceeded, InvalidArgument, PbkvError, Unavailable
+from pbkv_cluster.rpc.security import Access
 from tests.client.flaky_gateway import FlakyGateway, served
 
 NOBODY = "127.0.0.1:1"
@@ -139,8 +144,31 @@ def test_a_call_that_nobody_answers_ends_in_time() -> None:
 @pytest.mark.parametrize("timeout_s", [0, -1, math.nan, math.inf])
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 def test_a_time_limit_is_a_positive_number(kind: Any, timeout_s: float) -> None:
-    with pytest.raises(InvalidArgument, match=r"^timeout_s: must be positive"):
+    with pytest.raises(InvalidArgument, match=r"^timeout_s: must be a positive"):
         kind(NOBODY, timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, math.nan, math.inf, "1"])
+async def test_a_time_limit_of_a_step_is_one_too(timeout_s: Any) -> None:
+    with pytest.raises(InvalidArgument, match=r"^timeout_s: must be a positive"):
+        Workflow(Connection(NOBODY, 1.0, Access()), "w", 60.0).run(agent="a", prompt="p", timeout_s=timeout_s)
+    connection = AsyncConnection(NOBODY, 1.0, Access())
+    with pytest.raises(InvalidArgument, match=r"^timeout_s: must be a positive"):
+        await AsyncWorkflow(connection, "w", 60.0).run(agent="a", prompt="p", timeout_s=timeout_s)
+    await connection.close()
+
+
+async def test_leaving_a_lease_hides_no_error() -> None:
+    with pytest.raises(KeyError), BlockLease(Connection(NOBODY, 0.1, Access()), "id", "", 0, 0):
+        raise KeyError("of the body")
+    connection = AsyncConnection(NOBODY, 0.1, Access())
+    with pytest.raises(KeyError):
+        async with AsyncBlockLease(connection, "id", "", 0, 0):
+            raise KeyError("of the body")
+    with pytest.raises(PbkvError):
+        async with AsyncBlockLease(connection, "id", "", 0, 0):
+            pass
+    await connection.close()
 
 
 def test_a_client_works_in_processes_forked_from_its_own() -> None:

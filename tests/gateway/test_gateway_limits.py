@@ -1,5 +1,6 @@
 """Nobody has more in flight than its limits allow, refusals say which limit and when to try again, and others go on."""
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import LimitsConfig
-from pbkv_cluster.core.errors import LimitExceeded
+from pbkv_cluster.core.errors import LimitExceeded, NotFound
 from pbkv_cluster.core.fair_room import has_fair_room
 from pbkv_cluster.gateway.decisions import Decisions
 from pbkv_cluster.gateway.step.admission.admission import Admission
@@ -18,6 +19,7 @@ from pbkv_cluster.gateway.step.admission.limits import Limit
 from pbkv_cluster.gateway.step.step import Step
 from pbkv_cluster.rpc.errors import from_rpc
 from pbkv_cluster.rpc.v1 import types_pb2
+from pbkv_cluster.store.cluster_index import WorkflowEntry
 from tests.gateway.peers import ScriptedWorker
 from tests.gateway.rig import Rig, read, refused, running, until
 
@@ -109,6 +111,25 @@ async def test_one_tenant_leaves_room_for_others_in_a_full_gateway() -> None:
         worker.go.set()
         for call in calls:
             await read(call)
+
+
+async def test_a_flood_of_unknown_workflows_leaves_room_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, go = list[str](), asyncio.Event()
+
+    async def look_up(workflow_id: str) -> WorkflowEntry:
+        asked.append(workflow_id)
+        await go.wait()
+        raise NotFound(f"workflow {workflow_id!r} is not open")
+
+    async with running(ScriptedWorker("w0"), max_steps=18) as rig:
+        other = await rig.start_workflow(tenant="other")
+        monkeypatch.setattr(rig.gateway.lifecycle.entries, "find", look_up)
+        calls = [asyncio.ensure_future(rig.run(f"unknown {number}", tenant="flood")) for number in range(40)]
+        await until(lambda: sum(call.done() for call in calls) == 24, "those for which there is no room are refused")
+        assert len(asked) == 16
+        assert len((await rig.run(other)).token_ids) == 4
+        go.set()
+        await asyncio.wait(calls)
 
 
 OPERATIONS = st.lists(

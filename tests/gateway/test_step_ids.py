@@ -248,8 +248,8 @@ async def test_the_deadline_of_a_step_goes_with_it_to_another_gateway() -> None:
 
 
 async def test_who_follows_a_step_that_moves_does_not_wait_for_ever() -> None:
-    output = StepOutput()
-    output.begin(Step(0.0, lambda step: None), None)
+    output, step = StepOutput(), Step(0.0, lambda step: None)
+    output.begin(step, None)
 
     async def follow() -> None:
         async for _ in output.follow(Step(0.0, lambda step: None), Received()):

@@ -11,8 +11,8 @@ import pytest
 
 from pbkv_cluster.gateway.step.step import Step
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
-from tests.gateway.peers import ScriptedWorker
-from tests.gateway.rig import PATIENCE_S, running, step_request
+from tests.gateway.peers import ScriptedWorker, answer_tokens
+from tests.gateway.rig import PATIENCE_S, read, running, step_request
 from tests.polling import eventually
 
 
@@ -61,3 +61,19 @@ async def test_a_call_of_its_own_leaves_nothing() -> None:
     async with running(ScriptedWorker("w0")) as rig:
         await rig.run(await rig.start_workflow())
         await eventually(lambda: steps_in_memory() == 0, 2.0, lambda: "the step is kept")
+
+
+async def test_a_step_that_its_client_has_left_keeps_its_output_alone() -> None:
+    worker = ScriptedWorker("w0", stop_at=2)
+    async with running(worker) as rig:
+        workflow = await rig.start_workflow()
+        call = rig.submit(workflow, step_id="same", sampling=types_pb2.Sampling(max_tokens=8, seed=5))
+        reading = asyncio.ensure_future(read(call))
+        await worker.stopped.wait()
+        call.cancel()
+        await asyncio.wait({reading})
+        await eventually(lambda: steps_in_memory() == 0, 2.0, lambda: f"{steps_in_memory()} steps are kept")
+        worker.go.set()
+        answer = await rig.run(workflow, step_id="same", sampling=types_pb2.Sampling(max_tokens=8, seed=5))
+        assert answer.token_ids == answer_tokens(types_pb2.Sampling(max_tokens=8, seed=5))
+        assert (await rig.status()).decisions["step_resumed"] == 1

@@ -134,6 +134,9 @@ async def stream(channel: aio.Channel) -> None:
 
 MAPPED = [
     (errors.InvalidArgument("prompt.text", "too: long"), grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.PromptTooLong("prompt.text", "9 tokens: too many"), grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.LimitExceeded("too many steps", "limits.tenant_steps", 2.0), grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.TryAgain("it moves"), grpc.StatusCode.UNAVAILABLE),
     (errors.NotFound("no workflow 'w'"), grpc.StatusCode.NOT_FOUND),
     (errors.FailedPrecondition("not set up"), grpc.StatusCode.FAILED_PRECONDITION),
     (errors.ResourceExhausted("queue is full"), grpc.StatusCode.RESOURCE_EXHAUSTED),
@@ -162,6 +165,9 @@ async def test_an_error_arrives_as_it_was_raised(
     if isinstance(error, errors.InvalidArgument):
         assert isinstance(received, errors.InvalidArgument)
         assert received.field == error.field
+    if isinstance(error, errors.LimitExceeded):
+        assert isinstance(received, errors.LimitExceeded)
+        assert (received.limit, received.retry_after_s) == (error.limit, error.retry_after_s)
     assert caplog.records == []
 
 

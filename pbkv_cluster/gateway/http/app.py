@@ -34,6 +34,7 @@ from pbkv_cluster.gateway.http.wire.problems import Problem
 from pbkv_cluster.gateway.http.wire.replies import json_reply
 from pbkv_cluster.gateway.http.wire.schemas import COUNT, TEXT, Schema, one_of, record
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
+from pbkv_cluster.gateway.step.admission.counted_prompts import CountedPrompts
 
 _HEALTH = record(status=TEXT, workers=COUNT)
 
@@ -76,7 +77,8 @@ def make_app(
     """The application, and its OpenAPI document."""
     service = _Service(model, pool, generations.sessions)
     answering = Answering(generations)
-    counter = Counter(generations.submission.prompts, pool)
+    submission = generations.submission
+    counter = Counter(CountedPrompts(submission.admission, submission.prompts, pool, submission.clock))
     chat = ChatCompletions(answering, bodies, model)
     completions = Completions(answering, bodies, model)
     responses = Responses(answering, bodies, model)

@@ -6,6 +6,7 @@ kept as long as its workflow is open, and within a bound in bytes: the oldest go
 """
 
 import asyncio
+import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ _LOGPROB_BYTES = 128  # of a token that has some, and of each likeliest token th
 class Answer:
     """The output of one step so far."""
 
-    runs_it: Step | None = None  # the call that runs the step, or did last
+    call: weakref.ref[Step] | None = None  # that runs the step, or did last; its prompt is no part of what is kept
     number: int | None = None  # of the step in the workflow
     accepted: Accepted | None = None
     finished: Finished | None = None
@@ -41,9 +42,14 @@ class Answer:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
+    def runs_it(self) -> Step | None:
+        """The call that runs the step, or did last, if it is not gone."""
+        return None if self.call is None else self.call()
+
+    @property
     def is_idle(self) -> bool:
         """Whether nobody runs the step, which has not ended."""
-        return self.finished is None and not self.failed and (self.runs_it is None or self.runs_it.is_final)
+        return self.finished is None and not self.failed and ((step := self.runs_it) is None or step.is_final)
 
     @property
     def size_bytes(self) -> int:
@@ -60,7 +66,7 @@ class Answer:
 
     def begin(self, step: Step, resume: Resumption | None) -> None:
         """A call runs the step from now on, from the output that is known, here or to its client."""
-        self.runs_it = step
+        self.call = weakref.ref(step)
         if resume is not None and len(resume.packed) > len(self.packed):
             self.packed[:] = resume.packed
             self._logprobs.clear()
@@ -81,7 +87,6 @@ class Answer:
                 self._logprobs_bytes += _LOGPROB_BYTES * sum(1 + len(each.top) for each in event.logprobs)
             case Finished():
                 self.finished = event
-                self.runs_it = None  # its prompt is no part of what is kept
         self.notify()
 
     def fail(self, error: Exception) -> None:

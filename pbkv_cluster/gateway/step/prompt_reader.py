@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.blocks import Namespace, block_keys, chain_keys
 from pbkv_cluster.core.errors import InvalidArgument, PromptTooLong
+from pbkv_cluster.core.fair_turn import FairTurn
 from pbkv_cluster.core.text.chat_message import check_messages
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.text.prompt_pieces import prompt_pieces
@@ -22,7 +23,7 @@ from pbkv_cluster.gateway.step.request import ChatPrompt, Prompt, TextPrompt, To
 _MAX_TOKEN_BYTES = 256
 # Packed tokens up to this size are hashed in about the time that a hop to a thread and back takes.
 _INLINE_BYTES = 8192 * tokens.TOKEN_BYTES
-# Prompts from this size on wait for one another, so that a thread is left for the others.
+# Prompts from this size on wait for one another, tenant by tenant, so that a thread is left for the others.
 _LARGE_CHARACTERS = 65_536
 # Tokens decoded for the beginning of a prompt that came as tokens: at some four characters each, more than enough.
 _BEGINNING_TOKENS = 128
@@ -64,7 +65,7 @@ class PromptReader:
     def __init__(self, codec: TextCodec, executor: Executor) -> None:
         self._codec = codec
         self._executor = executor
-        self._one_large = asyncio.Semaphore()
+        self._one_large = FairTurn()
 
     async def read(self, prompt: Prompt, limits: ModelLimits, tenant: str) -> TokenizedPrompt:
         """Raises:
@@ -75,7 +76,7 @@ class PromptReader:
             return self._read(prompt, limits, tenant)
         if _characters(prompt) < _LARGE_CHARACTERS:
             return await self._read_on_thread(prompt, limits, tenant)
-        async with self._one_large:
+        async with self._one_large.of(tenant):
             return await self._read_on_thread(prompt, limits, tenant)
 
     def beginning(self, prompt: TokenizedPrompt) -> str:

@@ -66,11 +66,7 @@ class Submission:
     noted: dict[Step, tuple[str, Answer]] = field(default_factory=dict, init=False)  # id and output of each that has an id
 
     def admit(self, size_bytes: int, metadata: CallMetadata = None) -> Step:
-        """Lets a step in; `close` it when its call is over.
-
-        Args:
-            size_bytes: of its request, as it came in.
-            metadata: that came with the call, which may have a trace's context.
+        """Lets a step in, whose request came in as `size_bytes` with the metadata of its call; `close` it when that is over.
 
         Raises:
             ResourceExhausted: too many steps are in flight, or they are too large.
@@ -128,6 +124,8 @@ class Submission:
         """Runs the step here, or has the gateway run it that holds the workflow."""
         sampling = self.reader.check(request)
         request = of_caller(request)
+        if request.tenant:  # known before its workflow is, which may have to be looked up
+            self.admission.charge(step, request.tenant, request.workflow_id)
         received = Received.after(request.resume) if request.step_id else None  # so that it can go on elsewhere
         for _ in range(_ATTEMPTS):
             try:
@@ -206,7 +204,7 @@ class Submission:
                 return
         if step.is_final:
             return
-        if answer.runs_it is not None or request.resume is not None:
+        if answer.call is not None or request.resume is not None:
             self.decisions[Reason.STEP_RESUMED] += 1
         self.answers.begin(workflow, request.step_id, answer, step, request.resume)
         self.noted[step] = request.step_id, answer

@@ -1,5 +1,6 @@
 """Completions, responses, tokens and health, with OpenAI's own client."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -12,7 +13,7 @@ from pbkv_cluster.core.workflow.events import EventKind
 from tests.gateway.http.http_rig import CONTEXT, MODEL, http_running
 from tests.gateway.http.test_workflow_recognition import call_then_answer
 from tests.gateway.peers import ScriptedWorker
-from tests.gateway.rig import codec
+from tests.gateway.rig import PATIENCE_S, codec
 
 FUNCTION: Any = {"type": "function", "name": "search", "parameters": {"type": "object", "properties": {"q": {}}}}
 
@@ -156,6 +157,21 @@ async def test_tokens_of_prompts_and_conversations() -> None:
         for wrong in ({}, {"prompt": "a", "messages": [{"role": "user", "content": "hi"}]}, {"prompt": "x" * CONTEXT}):
             with pytest.raises(openai.BadRequestError):
                 await client.post(url, body=wrong, cast_to=object)
+
+
+async def test_tokens_are_counted_as_steps_are_let_in() -> None:
+    worker = ScriptedWorker("w0", stop_at=0)
+    async with http_running(worker, max_steps=1) as http, http.openai() as client:
+        asking = asyncio.ensure_future(client.completions.create(model=MODEL, prompt="a", max_tokens=2))
+        await asyncio.wait_for(worker.stopped.wait(), PATIENCE_S)
+        for path, body in (
+            ("/tokenize", {"prompt": "abc"}),
+            ("/v1/messages/count_tokens", {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}),
+        ):
+            with pytest.raises(openai.RateLimitError):
+                await client.post(f"{http.url}{path}", body=body, cast_to=object, options={"max_retries": 0})
+        worker.go.set()
+        await asking
 
 
 async def test_health_depends_on_workers() -> None:

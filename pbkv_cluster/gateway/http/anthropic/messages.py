@@ -42,9 +42,10 @@ class Messages:
         """Raises:
         PbkvError: the request is wrong, or no worker is reachable.
         """
-        asked = await parse(CountRequest, await self._bodies.read(request))
+        body = await self._bodies.read(request)
+        asked = await parse(CountRequest, body)
         self._model.check(asked.model)
-        found = await self._counter.tokenize(self._tools.prompt(asked.conversation(), asked.offered()))
+        found = await self._counter.tokenize(request, self._tools.prompt(asked.conversation(), asked.offered()), len(body))
         return json_reply({"input_tokens": len(found.token_ids)})
 
 

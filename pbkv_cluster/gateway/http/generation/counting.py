@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+from starlette.requests import Request
+
 from pbkv_cluster.core import tokens
-from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
-from pbkv_cluster.gateway.step.prompt_reader import PromptReader
+from pbkv_cluster.gateway.http.sessions.hints import read_hints
+from pbkv_cluster.gateway.step.admission.counted_prompts import CountedPrompts
 from pbkv_cluster.gateway.step.request import Prompt
 
 
@@ -21,15 +22,19 @@ class Tokenization:
 class Counter:
     """Tokenises prompts as the gateway does before it places a step."""
 
-    prompts: PromptReader
-    pool: WorkerPool
+    prompts: CountedPrompts
 
-    async def tokenize(self, prompt: Prompt) -> Tokenization:
-        """Raises:
-        InvalidArgument: the prompt is empty, or fits in no context.
-        Unavailable: no worker says what the model takes.
+    async def tokenize(self, request: Request, prompt: Prompt, size_bytes: int) -> Tokenization:
+        """Args:
+            request: names the tenant.
+            prompt: of it.
+            size_bytes: of the request's body.
+
+        Raises:
+            InvalidArgument: the prompt is empty, or fits in no context.
+            LimitExceeded: too many requests are in flight already, of all or of the tenant.
+            PermissionDenied: the tenant is not the caller's.
+            Unavailable: no worker says what the model takes.
         """
-        if (limits := self.pool.limits()) is None:
-            raise Unavailable("no worker is reachable")
-        read = await self.prompts.read(prompt, limits, "")
-        return Tokenization(tokens.unpack(read.packed), limits.max_context_tokens)
+        read = await self.prompts.read(prompt, size_bytes, read_hints(request.headers).tenant)
+        return Tokenization(tokens.unpack(read.packed), self.prompts.limits().max_context_tokens)

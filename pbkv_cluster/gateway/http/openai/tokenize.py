@@ -50,10 +50,11 @@ class Tokenize:
         """Raises:
         PbkvError: the request is wrong, or no worker is reachable.
         """
-        asked = await parse(TokenizeRequest, await self._bodies.read(request))
+        body = await self._bodies.read(request)
+        asked = await parse(TokenizeRequest, body)
         if asked.model is not None:
             self._model.check(asked.model)
-        found = await self._counter.tokenize(self._prompt(asked))
+        found = await self._counter.tokenize(request, self._prompt(asked), len(body))
         return json_reply({"count": len(found.token_ids), "max_model_len": found.max_context_tokens, "tokens": found.token_ids})
 
     def _prompt(self, asked: TokenizeRequest) -> Prompt:

@@ -1,14 +1,14 @@
 """The workflow and the agent of each request, and the pauses and ends of workflows that follow from requests."""
 
+import logging
 import uuid
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pbkv_cluster.core import checks
-from pbkv_cluster.core.errors import NotFound, Unavailable
+from pbkv_cluster.core.errors import NotFound, PbkvError
 from pbkv_cluster.core.text.chat_message import ChatMessage, FunctionCall
 from pbkv_cluster.core.workflow.tenant_ids import of_tenant
 from pbkv_cluster.core.workflow.tool_call import ToolCall
@@ -19,6 +19,8 @@ from pbkv_cluster.gateway.http.sessions.prefix_table import PrefixTable
 from pbkv_cluster.gateway.http.sessions.tool_pauses import ToolPauses
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
 from pbkv_cluster.gateway.workflow.requests import WorkflowRequest
+
+log = logging.getLogger(__name__)
 
 _MAX_SESSIONS = 65_536  # of Dynamo, whose workflow is remembered
 
@@ -120,8 +122,12 @@ class Sessions:
         workflow = self._workflows.workflows.peek(attribution.workflow)
         refused = attribution.opened and workflow is not None and not workflow.steps
         if refused or (hints.final and not hints.parent_session):
-            with suppress(NotFound, Unavailable):  # it ended while the step ran, or ends by its lease
+            try:
                 await self.end(attribution.workflow)
+            except NotFound:
+                log.debug("workflow %s ended while the step ran", attribution.workflow)
+            except PbkvError as error:
+                log.warning("workflow %s ends by its lease: %s", attribution.workflow, error)
 
     async def end(self, workflow_id: str) -> None:
         """Ends a workflow.
@@ -159,5 +165,10 @@ class Sessions:
         return None
 
     async def _report(self, workflow_id: str, call: ToolCall, *, started: bool) -> None:
-        with suppress(NotFound, Unavailable):  # the workflow has ended, and its tool calls with it
+        """Reports a tool call. The answer that asks for it, or the step that ends it, does not fail with the report."""
+        try:
             await self._workflows.report_tool(workflow_id, call, started)
+        except NotFound:
+            log.debug("workflow %s has ended, and its tool calls with it", workflow_id)
+        except PbkvError as error:
+            log.warning("a tool call of workflow %s is not reported: %s", workflow_id, error)
