@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbkv_cluster.core.fair_turn import FairTurn
+from pbkv_cluster.core.fairness.fair_turn import FairTurn
 
 
 async def served(names: Sequence[str], give_up: set[int]) -> list[int]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import LimitsConfig
 from pbkv_cluster.core.errors import LimitExceeded, NotFound
-from pbkv_cluster.core.fair_room import has_fair_room
+from pbkv_cluster.core.fairness.fair_room import has_fair_room
 from pbkv_cluster.gateway.decisions import Decisions
 from pbkv_cluster.gateway.step.admission.admission import Admission
 from pbkv_cluster.gateway.step.admission.limits import Limit

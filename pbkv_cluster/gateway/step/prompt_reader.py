@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.blocks import Namespace, block_keys, chain_keys
 from pbkv_cluster.core.errors import InvalidArgument, PromptTooLong
-from pbkv_cluster.core.fair_turn import FairTurn
+from pbkv_cluster.core.fairness.fair_turn import FairTurn
 from pbkv_cluster.core.text.chat_message import check_messages
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.text.prompt_pieces import prompt_pieces

@@ -15,7 +15,7 @@ from pbkv_cluster.core import checks
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
-from pbkv_cluster.core.fair_room import has_fair_room
+from pbkv_cluster.core.fairness.fair_room import has_fair_room
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, check_ids, count, unpack
 from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.core.workflow.logprobs import TokenLogprobs

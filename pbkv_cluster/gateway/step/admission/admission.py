@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config.limits import LimitsConfig
 from pbkv_cluster.core.errors import LimitExceeded
-from pbkv_cluster.core.fair_room import has_fair_room
+from pbkv_cluster.core.fairness.fair_room import has_fair_room
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.step.admission.limits import Account, Accounts, Limit
 from pbkv_cluster.gateway.step.step import Step
@@ -27,7 +27,7 @@ class Admission:
     """Lets steps in, each in up to three stages, the cheapest first: the call, its tenant and workflow, its prompt's tokens.
 
     At most `max_steps` are in flight at a time, with requests of at most `max_bytes` bytes together; one tenant alone leaves
-    some of that to others (`core.fair_room`).
+    some of that to others (`core.fairness.fair_room`).
     """
 
     def __init__(self, max_steps: int, max_bytes: int, limits: LimitsConfig, decisions: Decisions, clock: Clock) -> None:
