@@ -71,7 +71,7 @@ def _figures(workload: str, rate: float, count: int, order: str) -> tuple[float,
         now += draws.expovariate(rate)
         starts.append(now)
     trace = load_trace(TRACES / f"{workload}.jsonl.gz")
-    tokens = TokenSource(make_workload([trace], Mix(workflows=count), SEED, starts))
+    tokens = TokenSource(make_workload([trace], Mix(workflows=count, think_scale=1.0), SEED, starts))
     setup = Setup(
         gpu_blocks=max(GPU_BLOCKS, tokens.blocks()[0] + 2),
         host_blocks=HOST_BLOCKS,

@@ -43,6 +43,21 @@ COLUMNS = [
 SHORT = ("--pressure", ".8", "--think-scale", ".02", "--concurrency", "4")
 
 
+@pytest.mark.parametrize(("logged", "scale"), [(True, "0"), (False, "1")])
+def test_pauses_are_added_by_themselves_only_where_none_are_logged_and_that_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], logged: bool, scale: str
+) -> None:
+    file = write_generated_trace(tmp_path / "tiny.jsonl", workflows=12, pauses=logged)
+    rows = []
+    for options in ([], ["--think-scale", scale]):
+        target = tmp_path / "rows.json"
+        assert run(file, "--pressure", ".8", "--concurrency", "4", "--policies", "lru", *options, "--json", target) == 0
+        told = "no pauses are logged" in capsys.readouterr().err
+        assert told == (not logged and not options)
+        rows.append(target.read_text())
+    assert rows[0] == rows[1]
+
+
 def test_writes_a_row_for_each_run(trace_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     targets = [tmp_path / "one.json", tmp_path / "two.json"]
     for target in targets:

@@ -3,11 +3,13 @@
 import math
 import statistics
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.simulator.traces.files import Trace
+from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
 from pbkv_cluster.simulator.workload.workload import Mix, Workload, make_workload
 from tests.simulator.simulated import trace
 
@@ -22,8 +24,8 @@ def ids(workload: Workload) -> list[set[str]]:
 
 def test_the_seed_decides_order_and_pauses() -> None:
     traces = [trace(10)]
-    assert make_workload(traces, Mix(), 1) == make_workload(traces, Mix(), 1)
-    first, second = (make_workload(traces, Mix(), seed) for seed in (1, 2))
+    assert make_workload(traces, Mix(think_scale=1.0), 1) == make_workload(traces, Mix(think_scale=1.0), 1)
+    first, second = (make_workload(traces, Mix(think_scale=1.0), seed) for seed in (1, 2))
     assert [arrival.workflow.id for arrival in first.arrivals] != [arrival.workflow.id for arrival in second.arrivals]
     assert {arrival.workflow.id for arrival in first.arrivals} == {arrival.workflow.id for arrival in second.arrivals}
 
@@ -57,6 +59,20 @@ def test_a_pause_is_the_logged_one_and_more() -> None:
     )
 
 
+def test_pauses_are_added_by_themselves_only_where_no_trace_logs_any() -> None:
+    logged = trace(5)
+    silent = Trace("silent", tuple(_without_pauses(workflow) for workflow in logged.workflows))
+    single = Trace("single", tuple(replace(workflow, steps=workflow.steps[:1]) for workflow in silent.workflows))
+    assert make_workload([logged], Mix(), 0) == make_workload([logged], Mix(think_scale=0.0), 0)
+    assert make_workload([silent], Mix(), 0) == make_workload([silent], Mix(think_scale=1.0), 0)
+    assert make_workload([silent, logged], Mix(), 0) == make_workload([silent, logged], Mix(think_scale=0.0), 0)
+    assert make_workload([single], Mix(), 0) == make_workload([single], Mix(think_scale=0.0), 0)
+
+
+def _without_pauses(workflow: TraceWorkflow) -> TraceWorkflow:
+    return replace(workflow, steps=tuple(replace(step, pause_s=0.0) for step in workflow.steps))
+
+
 def test_a_drifting_mix_changes_half_way() -> None:
     workload = make_workload([trace(10, 1), trace(10, 2)], Mix(workflows=200, drift=True), 0)
     from_first = ["-1-" in arrival.workflow.id for arrival in workload.arrivals]
@@ -79,20 +95,22 @@ def test_tool_calls_are_announced_after_each_step_but_the_last_where_that_is_ask
 
 def test_announced_pauses_are_off_by_the_error_that_was_asked_for() -> None:
     def errors(sigma: float) -> list[float]:
-        arrivals = make_workload([trace(60, max_steps=20)], Mix(announce_sigma=sigma), 0).arrivals
+        arrivals = make_workload([trace(60, max_steps=20)], Mix(think_scale=1.0, announce_sigma=sigma), 0).arrivals
         pairs = [pair for arrival in arrivals for pair in zip(arrival.tool_calls, arrival.pauses, strict=False)]
         return [math.log((call.expected_s or 0.0) / pause) for call, pause in pairs]
 
     assert errors(0.0) == pytest.approx([0.0] * len(errors(0.0)))
     assert statistics.stdev(errors(0.5)) == pytest.approx(0.5, rel=0.15)
-    plain, announced = (make_workload([trace(20)], mix, 0).arrivals for mix in (Mix(), Mix(announce_sigma=0.5)))
+    plain, announced = (
+        make_workload([trace(20)], mix, 0).arrivals for mix in (Mix(think_scale=1.0), Mix(think_scale=1.0, announce_sigma=0.5))
+    )
     assert [arrival.pauses for arrival in plain] == [arrival.pauses for arrival in announced]
 
 
 def test_a_tool_determines_the_share_of_a_pause_that_was_asked_for() -> None:
     def drawn(share: float) -> dict[str, list[float]]:
         found = defaultdict[str, list[float]](list)
-        for arrival in make_workload([trace(60, max_steps=20)], Mix(tool_share=share), 0).arrivals:
+        for arrival in make_workload([trace(60, max_steps=20)], Mix(think_scale=1.0, tool_share=share), 0).arrivals:
             for step, pause in zip(arrival.workflow.steps, arrival.pauses, strict=True):
                 if step.tool:
                     found[f"{arrival.workflow.workload}/{step.tool}"].append(math.log(pause - step.pause_s))
@@ -121,3 +139,8 @@ def test_too_few_arrival_times_are_refused() -> None:
         make_workload([trace(4)], Mix(workflows=3), 0, starts=[0.0])
     with pytest.raises(InvalidArgument, match="traces"):
         make_workload([], Mix(), 0)
+
+
+def test_a_share_of_added_pauses_is_refused_where_none_are_added() -> None:
+    with pytest.raises(InvalidArgument, match="tool_share"):
+        make_workload([trace(4)], Mix(tool_share=0.5), 0)

@@ -105,7 +105,7 @@ def test_with_a_host_tier_the_fewer_tokens_are_recomputed_the_better() -> None:
     trace = Trace("made", tuple(popular(f"w{number}", draws, 1.0, 16) for number in range(80)))
     wanted = plan(host_ratio=1.0, pressures=(0.3,))
     bench = Bench(FORGETFUL, SETUP, (), wanted, lambda runs: None)
-    [cell] = bench.cells([trace], [80])
+    [cell] = bench.cells([(trace, replace(wanted.mix, workflows=80))])
     rows = []
     for half_life in (0.5, 5.0, 50.0):
         values: dict[str, float | int | str] = {"cache.policy": "lfu", "cache.lfu_half_life_s": half_life}

@@ -11,6 +11,7 @@ from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings, spl
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
 from pbkv_cluster.cli.simulation.cost_options import CostModelFile, MachineName, cost_of
 from pbkv_cluster.cli.simulation.policy_options import check_policies, parse_pressures, warn_missed_pressures
+from pbkv_cluster.cli.simulation.workload_options import ThinkScale, tell_assumed_pauses
 
 if TYPE_CHECKING:
     from pbkv_cluster.simulator.evaluation.experiment import Row
@@ -41,9 +42,7 @@ def simulate(
     concurrency: Annotated[int, typer.Option(min=1, help="Workflows that run at a time.")] = 32,
     host_ratio: Annotated[float, typer.Option(min=0, help="Blocks in host memory for each on the GPU; 0: none.")] = 2.0,
     workers: Annotated[int, typer.Option(min=1, help="GPUs, each with its own memory; steps are routed as in service.")] = 1,
-    think_scale: Annotated[
-        float, typer.Option(min=0, help="Factor of a random pause, median 2 s, that is added to each recorded one.")
-    ] = 8.0,
+    think_scale: ThinkScale = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of runs, with seeds 0, 1 and so on.")] = 1,
     workflows: Annotated[
         int | None,
@@ -123,6 +122,7 @@ def simulate(
     starts = None if arrivals is None else list(read_arrivals(arrivals))
     traces = [load_trace(path) for path in files]
     groups: list[list[Trace]] = [traces] if mix or drift else [[trace] for trace in traces]
+    tell_assumed_pauses(groups, think_scale)
     console = result_console(json_target)
     rows: list[Row] = []
     runs = 0

@@ -11,6 +11,7 @@ from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings, spl
 from pbkv_cluster.cli.output import check_json_target, check_target, result_console, write_atomically, write_json
 from pbkv_cluster.cli.simulation.cost_options import CostModelFile, MachineName, cost_of
 from pbkv_cluster.cli.simulation.policy_options import check_policies, parse_pressures, warn_missed_pressures
+from pbkv_cluster.cli.simulation.workload_options import ThinkScale, tell_assumed_pauses
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.simulator.tuning.objective import Objective
 
@@ -56,9 +57,7 @@ def tune(
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Workflows that run at a time.")] = 32,
     host_ratio: Annotated[float, typer.Option(min=0, help="Blocks in host memory for each on the GPU; 0: none.")] = 2.0,
-    think_scale: Annotated[
-        float, typer.Option(min=0, help="Factor of a random pause, median 2 s, that is added to each recorded one.")
-    ] = 8.0,
+    think_scale: ThinkScale = None,
     workflows: Annotated[
         int | None,
         typer.Option(min=1, help="Workflows in each run; by default those of the trace. Beyond these, copies are run."),
@@ -104,6 +103,7 @@ def tune(
     setup = Setup(gpu_blocks=0, cost=cost)
     traces = [load_trace(path) for path in files]
     training = [load_trace(path) for path in train or ()]
+    tell_assumed_pauses([[trace] for trace in traces], think_scale)
     console = result_console(target)
     with console.status("finding capacities") if console.is_terminal else nullcontext() as status:
 

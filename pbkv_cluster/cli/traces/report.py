@@ -10,6 +10,7 @@ import typer
 from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, check_target, result_console, write_atomically, write_json
 from pbkv_cluster.cli.simulation.cost_options import CostModelFile, MachineName, cost_of
+from pbkv_cluster.cli.simulation.workload_options import ThinkScale
 from pbkv_cluster.core.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -35,14 +36,7 @@ def report(
         int | None,
         typer.Option(min=1, help="Workflows that run at a time; by default as the trace logs, or else 32.", show_default=False),
     ] = None,
-    think_scale: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Factor of a random pause, median 2 s, that is added to each; by default 1 if the trace logs none, or else 0.",
-            show_default=False,
-        ),
-    ] = None,
+    think_scale: ThinkScale = None,
     gpu: Annotated[
         str, typer.Option(metavar="S,T", help="GPU memory to try, over what the contexts of open workflows take.")
     ] = ".3,.6,1",

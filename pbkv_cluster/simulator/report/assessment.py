@@ -11,13 +11,12 @@ from pbkv_cluster.simulator.report.sampling import Bounds, Sample, pseudo_share,
 from pbkv_cluster.simulator.report.sweep import POLICIES, Size, sizes, sweep
 from pbkv_cluster.simulator.traces.files import Trace
 from pbkv_cluster.simulator.workload.token_source import TokenSource
-from pbkv_cluster.simulator.workload.workload import Mix, Workload, make_workload
+from pbkv_cluster.simulator.workload.workload import Mix, Workload, assumed_think_scale, make_workload
 
 SHARES = (0.3, 0.6, 1.0)
 HOST_RATIOS = (0.0, 1.0)
 MOST_WORKFLOWS = 96
 _CONCURRENCY = 32
-_ASSUMED_PAUSES = 1.0  # factor of a random pause with a median of 2 s, for traces that log none
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class ReportOptions:
     host_ratios: tuple[float, ...] = HOST_RATIOS  # host memory over GPU memory
     most_workflows: int = MOST_WORKFLOWS
     concurrency: int | None = None  # workflows at a time; None: as the trace logs, or else a guess
-    think_scale: float | None = None  # factor of random pauses; None: 0 if the trace logs pauses, or else 1
+    think_scale: float | None = None  # factor of random pauses; None: as `assumed_think_scale` says
     jobs: int = 1
     seed: int = 0
 
@@ -179,10 +178,8 @@ def _workload(taken: Sample, options: ReportOptions) -> tuple[Workload, tuple[st
     if taken.cut:
         assumed.append(f"{taken.cut:,} workflows were too long, and were run without their last steps.")
     think = options.think_scale
-    logged = any(step.pause_s for workflow in trace.workflows for step in workflow.steps)
-    several = any(len(workflow.steps) > 1 for workflow in trace.workflows)
     if think is None:
-        think = 0.0 if logged or not several else _ASSUMED_PAUSES
+        think = assumed_think_scale([trace])
         if think:
             assumed.append("The trace logs no pauses: random ones with a median of 2 s were put between steps (--think-scale).")
     elif think:

@@ -1,6 +1,6 @@
 """Runs candidate settings in cells: workloads at pressures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from pbkv_cluster.simulator.tuning.objective import Objective
 from pbkv_cluster.simulator.tuning.plan import TuningPlan
 from pbkv_cluster.simulator.tuning.result import CellName, Trial
 from pbkv_cluster.simulator.workload.token_source import TokenSource
-from pbkv_cluster.simulator.workload.workload import make_workload
+from pbkv_cluster.simulator.workload.workload import Mix, make_workload
 
 
 class Cell(NamedTuple):
@@ -53,19 +53,18 @@ class Bench:
         self._runs = 0
         self._trained: dict[tuple[CacheConfig, PredictorConfig], Setup] = {}
 
-    def cells(self, traces: Sequence[Trace], sizes: Sequence[int]) -> list[Cell]:
-        """Every trace at every pressure. Pressures of one trace that need the same capacity share a cell.
+    def cells(self, workloads: Iterable[tuple[Trace, Mix]]) -> list[Cell]:
+        """Every workload at every pressure. Pressures of one workload that need the same capacity share a cell.
 
         Args:
-            traces: each is a workload of its own.
-            sizes: workflows in a run of each trace.
+            workloads: what each is made of, and how.
 
         Raises:
             InvalidArgument: LRU hits nothing in any.
         """
         found: dict[tuple[int, int], Cell] = {}
-        for number, (trace, size) in enumerate(zip(traces, sizes, strict=True)):
-            tokens = TokenSource(make_workload([trace], replace(self._plan.mix, workflows=size), self._plan.seed))
+        for number, (trace, mix) in enumerate(workloads):
+            tokens = TokenSource(make_workload([trace], mix, self._plan.seed))
             comparison = Comparison(tokens, self._setup, self._plan.host_ratio, lambda: self._on_run(self._runs))
             for pressure in self._plan.pressures:
                 lru = comparison.row(BASELINE, pressure)

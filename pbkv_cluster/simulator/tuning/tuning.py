@@ -18,6 +18,7 @@ from pbkv_cluster.simulator.tuning.halving import candidates_max, search
 from pbkv_cluster.simulator.tuning.knobs import Values, knobs_of, spread, values_of
 from pbkv_cluster.simulator.tuning.plan import TuningPlan
 from pbkv_cluster.simulator.tuning.result import Tuning
+from pbkv_cluster.simulator.workload.workload import Mix, assumed_think_scale
 
 _TRAIN, _FIT, _HELD_OUT = "train", "fit", "held out"
 
@@ -46,18 +47,26 @@ def tune(
     parts = [_parts(trace, plan) for trace in traces]
     trained_on = [*training, *(part[_TRAIN] for part in parts if _TRAIN in part)]
     bench = Bench(config, replace(setup, seed=plan.seed, engine=config.engine), trained_on, plan, on_run)
-    sizes = [plan.mix.workflows or len(trace.workflows) for trace in traces]  # a part alone may be too small to fill a cache
-    cells = bench.cells([part[_FIT] for part in parts], sizes)
+    mixes = [_mix(trace, plan.mix) for trace in traces]
+    cells = bench.cells((part[_FIT], mix) for part, mix in zip(parts, mixes, strict=True))
     Random(f"pbkv-tune/cells/{plan.seed}").shuffle(cells)  # the first cells decide most, and must not be all of one trace
     candidates = _candidates(plan, config, candidates_max(plan.budget, len(cells), len(plan.policies)))
     trials = search(candidates, cells, bench.extend)
-    held_out = bench.cells([part[_HELD_OUT] for part in parts], sizes)
+    held_out = bench.cells((part[_HELD_OUT], mix) for part, mix in zip(parts, mixes, strict=True))
     full = [trial for trial in trials if len(trial.scores) == len(cells)]
     winner = max(full, key=lambda trial: trial.score)  # of equals the first: the present settings
     present = bench.trial(trials[0].values, held_out)
     tested = bench.trial(winner.values, held_out) if winner is not trials[0] else None
     names, held_out_names = (tuple(cell.name for cell in each) for each in (cells, held_out))
     return Tuning(plan.objective, names, tuple(trials), held_out_names, present, tested)
+
+
+def _mix(trace: Trace, mix: Mix) -> Mix:
+    """How to make workloads of the parts of a trace: of as many workflows as the whole has, since a part alone may be too small
+    to fill a cache, and with pauses as they would be added to the whole.
+    """
+    think_scale = assumed_think_scale([trace]) if mix.think_scale is None else mix.think_scale
+    return replace(mix, workflows=mix.workflows or len(trace.workflows), think_scale=think_scale)
 
 
 def _parts(trace: Trace, plan: TuningPlan) -> dict[str, Trace]:

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pbkv_cluster.core.errors import InvalidArgument
@@ -40,7 +40,7 @@ class Mix:
 
     workflows: int | None = None  # None: as many as the traces have
     concurrency: int = 32
-    think_scale: float = 1.0  # factor of the log-normal part of a pause
+    think_scale: float | None = None  # factor of the log-normal part of a pause; None: as `assumed_think_scale` says
     drift: bool = False  # the first half of the traces prevails in the first half of the workload, the others later
     announce_sigma: float | None = None  # log-normal error of announced pauses; None: no pause is announced
     tool_share: float = 0.0  # share of the log-normal part's variance, in its logarithm, that the tool determines
@@ -53,12 +53,21 @@ class Mix:
             raise InvalidArgument("workflows", f"must be at least 1, got {self.workflows}")
         if self.concurrency < 1:
             raise InvalidArgument("concurrency", f"must be at least 1, got {self.concurrency}")
-        if not 0 <= self.think_scale < 1e6:
+        if self.think_scale is not None and not 0 <= self.think_scale < 1e6:
             raise InvalidArgument("think_scale", f"must be from 0 to 1e6, got {self.think_scale}")
         if self.announce_sigma is not None and not 0 <= self.announce_sigma <= 10:
             raise InvalidArgument("announce_sigma", f"must be from 0 to 10, got {self.announce_sigma}")
         if not 0 <= self.tool_share <= 1:
             raise InvalidArgument("tool_share", f"must be from 0 to 1, got {self.tool_share}")
+
+
+def assumed_think_scale(traces: Iterable[Trace]) -> float:
+    """The factor of the log-normal part of pauses where none is given: 0 if some trace logs a pause, and settings that suit the
+    trace shall suit its own pauses; 1 if none does, since workflows without pauses would hardly compete for the cache.
+    """
+    workflows = [workflow for trace in traces for workflow in trace.workflows]
+    logged = any(step.pause_s for workflow in workflows for step in workflow.steps)
+    return 0.0 if logged or all(len(workflow.steps) < 2 for workflow in workflows) else 1.0
 
 
 def make_workload(traces: Sequence[Trace], mix: Mix, seed: int, starts: Sequence[float] | None = None) -> Workload:
@@ -67,7 +76,7 @@ def make_workload(traces: Sequence[Trace], mix: Mix, seed: int, starts: Sequence
     Each trace's workflows are shuffled. When all have arrived they arrive again, as copies whose private texts, those of one
     workflow only, are replaced by new ones; texts that several workflows share stay the same. Traces get equal shares.
 
-    A pause is the logged one plus a log-normal time (median 2 s, sigma 1) times `mix.think_scale`, because logs of agent
+    A pause is the logged one plus a log-normal time (median 2 s, sigma 1) times `mix.think_scale`, because many logs of agent
     frameworks leave out tools and people that a service waits for. It depends on the seed, the arrival and the step alone.
 
     Args:
@@ -77,30 +86,34 @@ def make_workload(traces: Sequence[Trace], mix: Mix, seed: int, starts: Sequence
         starts: arrival times in seconds, for an open loop.
 
     Raises:
-        InvalidArgument: there is no trace, or there are fewer arrival times than workflows.
+        InvalidArgument: there is no trace, there are fewer arrival times than workflows, or a share of added pauses is to be
+            the tool's and none are added.
     """
     if not traces:
         raise InvalidArgument("traces", "must name at least one")
+    think_scale = assumed_think_scale(traces) if mix.think_scale is None else mix.think_scale
+    if mix.tool_share and not think_scale:
+        raise InvalidArgument("tool_share", "is a share of added pauses, and none are added: set think_scale above 0")
     name = "+".join(trace.name for trace in traces)
     own = traces[0].starts_at
     if starts is None and own is not None and len(traces) == 1:
         timed = list(zip(traces[0].workflows, own, strict=True))[: mix.workflows]
-        arrivals = tuple(_arrival(number, workflow, mix, seed, at) for number, (workflow, at) in enumerate(timed))
+        arrivals = tuple(_arrival(number, workflow, mix, think_scale, seed, at) for number, (workflow, at) in enumerate(timed))
         return Workload(name, arrivals, 0)
     wanted = mix.workflows or (len(starts) if starts is not None else sum(len(trace.workflows) for trace in traces))
     if starts is not None and len(starts) < wanted:
         raise InvalidArgument("starts", f"has {len(starts)} arrival times, fewer than {wanted} workflows need")
     drawn = _draw(traces, wanted, mix.drift, seed)
     arrivals = tuple(
-        _arrival(number, workflow, mix, seed, None if starts is None else starts[number])
+        _arrival(number, workflow, mix, think_scale, seed, None if starts is None else starts[number])
         for number, workflow in enumerate(drawn)
     )
     return Workload(name, arrivals, mix.concurrency if starts is None else 0)
 
 
-def _arrival(number: int, workflow: TraceWorkflow, mix: Mix, seed: int, starts_at: float | None) -> Arrival:
+def _arrival(number: int, workflow: TraceWorkflow, mix: Mix, think_scale: float, seed: int, starts_at: float | None) -> Arrival:
     own_seed = f"{seed}/{number}"
-    pauses = draw_pauses(workflow, mix.think_scale, mix.tool_share, own_seed)
+    pauses = draw_pauses(workflow, think_scale, mix.tool_share, own_seed)
     calls = announced_calls(workflow, pauses, mix.announce_sigma, own_seed)
     return Arrival(f"{number}:{workflow.id}", workflow, pauses, starts_at, calls)
 
