@@ -38,6 +38,7 @@ from pbkv_cluster.cli.traces.report import report
 from pbkv_cluster.cli.traces.trace import trace_app
 from pbkv_cluster.cluster.startup.interrupts import Interrupts
 from pbkv_cluster.core.errors import ConfigError, InvalidArgument, PbkvError
+from pbkv_cluster.core.locations.installation import install_command
 from pbkv_cluster.simulator.traces.step_traces import TraceError
 
 EXIT_FAILED = 1
@@ -117,7 +118,7 @@ def main(args: Sequence[str] | None = None) -> None:
         extra = extra_of(error.name)
         if extra is None:
             raise
-        message = f"pbkv: this command needs {error.name}, which is not installed: pip install 'pbkv-cluster[{extra}]'"
+        message = f"pbkv: this command needs {error.name}, which is not installed: {install_command(extra)}"
         typer.echo(message, err=True)
         sys.exit(EXIT_FAILED)
     finally:

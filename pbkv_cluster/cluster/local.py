@@ -197,7 +197,7 @@ class LocalCluster:
         if not self._config.redis.url:
             self.redis_url_file = write_private(state_dir.path / "redis.url", redis.url)
         if self._config.gateway.http_port >= 0 and (missing := preflight.missing_for_http()):
-            stages.done(f"no HTTP API, because {missing} is missing: pip install 'pbkv-cluster[http]'")
+            stages.done(f"no HTTP API, because {missing}")
             self._config = without_http(self._config)
         given, self._config = self._config, with_free_ports(self._config, here)
         if self._config.gateway.http_port >= 0:

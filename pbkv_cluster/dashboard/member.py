@@ -10,12 +10,12 @@ from pbkv_cluster.cluster.membership.redis_connection import RedisConnection
 from pbkv_cluster.core.background import Background, first_failure_of
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.errors import StartupError
+from pbkv_cluster.core.locations.installation import install_command
 
 if TYPE_CHECKING:
     from pbkv_cluster.dashboard.history_file import HistoryFile
     from pbkv_cluster.dashboard.server import DashboardServer
 
-MISSING = "it needs more packages: pip install 'pbkv-cluster[dashboard]'"
 _SERVER = "pbkv_cluster.dashboard.server"
 
 
@@ -26,7 +26,7 @@ def missing_packages() -> str:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("pbkv_cluster"):
             raise
-        return f"{MISSING} ({error})"
+        return f"it needs more packages: {install_command('dashboard')} ({error})"
     return ""
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pbkv_cluster.core.config import TelemetryConfig
 from pbkv_cluster.core.errors import StartupError
+from pbkv_cluster.core.locations.installation import install_command
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -128,9 +129,7 @@ def set_up_tracing(config: TelemetryConfig, member: str = "", processor: "SpanPr
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
-        raise StartupError(
-            f"telemetry.otlp_endpoint needs more packages: pip install 'pbkv-cluster[telemetry]' ({error})"
-        ) from error
+        raise StartupError(f"telemetry.otlp_endpoint needs more packages: {install_command('telemetry')} ({error})") from error
     resource = Resource.create({"service.name": _SERVICE, "service.instance.id": member})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(processor or BatchSpanProcessor(OTLPSpanExporter(endpoint=config.otlp_endpoint, insecure=True)))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pbkv_cluster.cli.extras import EXTRAS, extra_of
+from pbkv_cluster.core.locations.installation import install_command
 from tests.cli.conftest import DEADLINE_S
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,14 +53,15 @@ def test_what_needs_a_server_names_the_extra(args: list[str]) -> None:
     done = plain(*args)
     assert done.returncode == 1
     *_, told = done.stderr.splitlines()
-    assert re.fullmatch(r"pbkv: this command needs \w+, which is not installed: pip install 'pbkv-cluster\[server\]'", told)
+    remedy = re.escape(install_command("server"))
+    assert re.fullmatch(rf"pbkv: this command needs \w+, which is not installed: {remedy}", told)
     assert "Traceback" not in done.stderr
 
 
 def test_a_live_view_names_its_extra_in_one_line_and_its_figures_need_none() -> None:
     done = plain("top", *NOBODY)
     assert done.returncode == 1
-    wanted = "pbkv: this command needs textual, which is not installed: pip install 'pbkv-cluster[top]'\n"
+    wanted = f"pbkv: this command needs textual, which is not installed: {install_command('top')}\n"
     assert done.stderr == wanted
     assert "failed to connect" in plain("top", *NOBODY, "--json", "-").stderr
 

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from pbkv_cluster.core.locations.installation import install_command
 from pbkv_cluster.dashboard.member import missing_packages
 
 SERVER = "pbkv_cluster.dashboard.server"
@@ -15,7 +16,7 @@ def test_a_missing_package_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     told = missing_packages()
-    assert "pip install 'pbkv-cluster[dashboard]'" in told
+    assert install_command("dashboard") in told
     assert package in told
     assert "\n" not in told
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pbkv_cluster.cli.doctor.finding import Finding, error, ok, warning
 from pbkv_cluster.cli.extras import is_installed
 from pbkv_cluster.core.errors import StartupError
+from pbkv_cluster.core.locations.installation import install_command
 from pbkv_cluster.core.locations.urls import without_credentials
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def check_ports(config: "Config") -> Iterator[Finding]:
 def check_redis(config: "Config") -> Iterator[Finding]:
     """The Redis of the configuration, or whether one can be started."""
     if not is_installed("redis"):
-        yield warning("redis", "not looked at: the client is not installed", "pip install 'pbkv-cluster[server]'")
+        yield warning("redis", "not looked at: the client is not installed", install_command("server"))
         return
     from pbkv_cluster.store.cluster_index import redis_check, redis_server
 

@@ -10,8 +10,8 @@ from importlib import metadata
 from pbkv_cluster import __version__
 from pbkv_cluster.cli.doctor.finding import Finding, error, ok, warning
 from pbkv_cluster.cli.extras import EXTRAS, PURPOSES, is_installed
+from pbkv_cluster.core.locations.installation import DISTRIBUTION, install_command
 
-_DISTRIBUTION = "pbkv-cluster"
 _VERSIONS = ("torch", "ray", "transformers", "grpcio", "redis")
 _PYTHON = (3, 11), (3, 12)  # that are tested: the lowest and the highest
 # Of the last of four blocks with the tokens from 0 to 63, in the namespace below.
@@ -40,9 +40,9 @@ def _requirements() -> Iterator[Finding]:
     """Versions that are installed against those that the distribution asks for."""
     versions = [f"{name} {_version(name)}" for name in _VERSIONS if _version(name)]
     try:
-        texts = metadata.requires(_DISTRIBUTION) or []
+        texts = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
-        yield warning("versions", f"{_DISTRIBUTION} is not installed as a package", "pip install -e . in its folder")
+        yield warning("versions", f"{DISTRIBUTION} is not installed as a package", "pip install -e . in its folder")
         return
     old = []
     for text in texts:
@@ -60,7 +60,7 @@ def _extras() -> Iterator[Finding]:
         missing = [package for package in packages if not is_installed(package)]
         if missing:
             what = f"without extra `{extra}` there is no {PURPOSES[extra]} (missing: {', '.join(missing)})"
-            yield warning("extras", what, f"pip install '{_DISTRIBUTION}[{extra}]'")
+            yield warning("extras", what, install_command(extra))
     if all(is_installed(package) for packages in EXTRAS.values() for package in packages):
         yield ok("extras", f"installed: {', '.join(EXTRAS)}")
 

@@ -11,6 +11,7 @@ from typing import Any
 from pbkv_cluster.cluster.membership.member import MemberContext
 from pbkv_cluster.cluster.membership.worker_member import with_model
 from pbkv_cluster.core.errors import StartupError, Unavailable
+from pbkv_cluster.core.locations.installation import install_command
 
 PROCESS = "pbkv_cluster.integrations.vllm_worker.process"
 _STOP_S = 12.0  # for the process to end in good order
@@ -52,7 +53,7 @@ class VllmHost:
         status = await self._process.wait()
         raise StartupError(
             f"vllm.python: {' '.join(command)} has ended with status {status}; "
-            "pbkv-cluster[vllm-worker] must be installed there"
+            f"the extra vllm-worker must be installed there: {command[0]} -m {install_command('vllm-worker')}"
         )
 
     async def wait(self) -> None:

@@ -11,6 +11,7 @@ from pbkv_cluster.cluster.startup.ports import port_problems, reason
 from pbkv_cluster.core.config import Config, SecurityConfig
 from pbkv_cluster.core.errors import InvalidArgument, StartupError
 from pbkv_cluster.core.locations.addresses import parse_address
+from pbkv_cluster.core.locations.installation import install_command
 from pbkv_cluster.core.locations.model_path import local_model
 from pbkv_cluster.core.security.key_file import read_key_file
 from pbkv_cluster.core.security.tls import Tls
@@ -61,8 +62,9 @@ def check_plug_ins(config: Config) -> None:
 
 
 def missing_for_http() -> str:
-    """The package that the gateway's HTTP API needs and that is not installed; empty: none."""
-    return next((name for name in ("starlette", "uvicorn") if find_spec(name) is None), "")
+    """What the gateway's HTTP API needs and is not installed, and the remedy; empty: nothing."""
+    missing = next((name for name in ("starlette", "uvicorn") if find_spec(name) is None), "")
+    return f"{missing} is missing: {install_command('http')}" if missing else ""
 
 
 def check_name_is_free(config: Config) -> None:
@@ -105,7 +107,7 @@ def _check_security(config: SecurityConfig) -> None:
 
 def _check_telemetry(config: Config) -> None:
     if config.telemetry.otlp_endpoint and find_spec("opentelemetry.exporter.otlp.proto.grpc") is None:
-        raise StartupError("telemetry.otlp_endpoint needs more packages: pip install 'pbkv-cluster[telemetry]'")
+        raise StartupError(f"telemetry.otlp_endpoint needs more packages: {install_command('telemetry')}")
 
 
 def _check_vllm(config: Config) -> None:

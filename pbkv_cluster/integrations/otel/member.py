@@ -12,6 +12,7 @@ from pbkv_cluster.core.background import first_failure_of
 from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import OtelConfig
 from pbkv_cluster.core.errors import StartupError
+from pbkv_cluster.core.locations.installation import install_command
 from pbkv_cluster.core.metrics.metric import Source
 from pbkv_cluster.rpc.services import Services
 
@@ -74,5 +75,5 @@ def make_receiver(config: OtelConfig, services: Services, clock: Clock) -> "Otel
     try:
         from pbkv_cluster.integrations.otel.receiver import OtelReceiver
     except ImportError as error:
-        raise StartupError(f"OpenTelemetry spans need more packages: pip install 'pbkv-cluster[otel]' ({error})") from error
+        raise StartupError(f"OpenTelemetry spans need more packages: {install_command('otel')} ({error})") from error
     return OtelReceiver(config, services, clock)

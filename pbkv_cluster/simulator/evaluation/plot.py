@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument
+from pbkv_cluster.core.locations.installation import install_command
 from pbkv_cluster.simulator.evaluation.experiment import Row, means
 
 
@@ -14,7 +15,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        message = "--plot needs the package matplotlib, which is not installed: pip install 'pbkv-cluster[plot]'"
+        message = f"--plot needs the package matplotlib, which is not installed: {install_command('plot')}"
         raise FailedPrecondition(message) from error
 
 
