@@ -9,6 +9,7 @@ JOBS ?= 2
 # Arguments for the command of a target: make test ARGS="-k usage -x"
 ARGS ?=
 
+comma := ,
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check
 stamp := $(VENV)/.pbkv-installed
@@ -16,6 +17,8 @@ stamp := $(VENV)/.pbkv-installed
 vllm_python := $(or $(PBKV_VLLM_PYTHON),$(VENV)-vllm/bin/python)
 vllm_stamp := $(if $(PBKV_VLLM_PYTHON),,$(VENV)-vllm/.pbkv-installed)
 vllm_pip := $(VENV)-vllm/bin/python -m pip --disable-pip-version-check install --quiet
+# The extra with which GPUs keep a host tier, where there is a driver for them.
+gpu := $(if $(shell command -v nvidia-smi 2>/dev/null),$(comma)gpu)
 prometheus := build/prometheus/usr/bin/prometheus
 supported := import sys; sys.exit(sys.version_info < (3, 11))
 
@@ -120,5 +123,5 @@ $(stamp): pyproject.toml constraints.txt
 	@echo 'Installing $(TORCH)'
 	@$(pip) install --quiet -c $(VENV)/.constraints '$(TORCH)'
 	@echo 'Installing the packages of pyproject.toml and constraints.txt'
-	@$(pip) install --quiet -c $(VENV)/.constraints -e '.[server,dev,http,sidecar,kv-events,otel,dashboard,smollm2,top]'
+	@$(pip) install --quiet -c $(VENV)/.constraints -e '.[server,dev,http,sidecar,kv-events,otel,dashboard,smollm2,top$(gpu)]'
 	@touch $(stamp)

@@ -13,8 +13,16 @@ SAMPLE = Path(__file__).parents[1] / "deploy" / "pbkv.yaml"
 
 def test_it_loads() -> None:
     settings = load(SAMPLE)
-    assert settings.config.cluster.workers == 2
-    assert settings.origins["cluster.workers"].name == str(SAMPLE)
+    assert settings.config.metrics.port == 26161
+    assert settings.origins["metrics.port"].name == str(SAMPLE)
+
+
+def test_it_suits_any_machine() -> None:
+    """Workers, device and sizes are left to the machine, so that one with a single GPU starts, and a large one is used."""
+    config, default = load(SAMPLE).config, Config()
+    assert config.engine == default.engine
+    assert config.cluster.workers == default.cluster.workers == 0
+    assert (default.engine.device, default.engine.gpu_blocks, default.engine.host_blocks) == ("auto", 0, -1)
 
 
 def test_it_names_every_field_of_the_tree() -> None:

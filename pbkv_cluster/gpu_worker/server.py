@@ -99,6 +99,8 @@ class WorkerServer:
         host = self._runner.host if self._runner is not None else None
         disk = self._runner.disk.disk if self._runner is not None and self._runner.disk is not None else None
         problems = [part.problem for part in (self._arena, host, disk) if part is not None]
+        if self._runner is not None and self._runner.no_host_tier:
+            problems.append(f"there is no host tier: {self._runner.no_host_tier}")
         if self._config.engine.disk_bytes and self._runner is not None and disk is None:
             problems.append("there is no disk tier, because there is no host tier through which blocks would go there")
         return tuple(problem for problem in problems if problem)
@@ -159,10 +161,10 @@ class WorkerServer:
 
     async def _take_host_memory(self, arena: ArenaRegion, runner: TorchRunner) -> memoryview | None:
         """Memory for the host tier. If its size was not configured, the tier has what the node can give, or what an earlier
-        process of this worker had.
+        process of this worker had; where there can be no tier, none.
         """
-        is_configured = self._config.engine.host_blocks >= 0
         layout = runner.host_layout
+        is_configured = self._config.engine.host_blocks >= 0 or not layout.slots
         memory = await arena.take(layout.size if layout.slots else 0, may_be_less=not is_configured)
         if not is_configured and not arena.problem:
             # All that the region has room for: an earlier process's blocks are found only where the layout is as it made it.

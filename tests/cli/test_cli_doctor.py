@@ -4,14 +4,17 @@ import json
 import resource
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
 
-from pbkv_cluster.cli.doctor import machine, network, software
+from pbkv_cluster.cli.doctor import gpu, machine, network, software
 from pbkv_cluster.cli.doctor.finding import Finding, Level
 from pbkv_cluster.cluster.startup import run_record
+from pbkv_cluster.core.config import load
+from pbkv_cluster.core.locations.installation import install_command
 from pbkv_cluster.store.cluster_index import RedisServer
 from tests.cli.conftest import Pbkv
 from tests.cli.test_light_install import plain
@@ -127,8 +130,7 @@ def test_a_plain_installation_says_what_each_extra_would_bring() -> None:
     found = json.loads(done.stdout)
     extras = {each["remedy"] for each in found if each["check"] == "extras"}
     assert extras == {
-        f"pip install 'pbkv-cluster[{extra}]'"
-        for extra in ("server", "http", "kv-events", "otel", "dashboard", "top", "sidecar")
+        install_command(extra) for extra in ("server", "http", "kv-events", "otel", "dashboard", "top", "sidecar")
     }
     assert {each["check"]: each["level"] for each in found}["gpu"] == "warning"
 
@@ -146,12 +148,36 @@ def test_a_plain_installation_says_what_each_extra_would_bring() -> None:
         (machine.check_memlock(64 << 10, GIB, pins=False), Level.OK, "nothing is pinned"),
         (machine.check_memlock(resource.RLIM_INFINITY, GIB, pins=True), Level.OK, "any amount"),
         (network.clock_finding(0.5, "r"), Level.OK, "0.50 s behind"),
+        (gpu.check_cupy(0, ""), Level.OK, "nor needed"),
+        (gpu.check_cupy(-1, ""), Level.WARNING, "no host tier"),
+        (gpu.check_cupy(4096, ""), Level.ERROR, "no worker will start"),
+        (gpu.check_cupy(4096, "14.2.0"), Level.OK, "CuPy 14.2.0"),
         (network.clock_finding(-30.0, "r"), Level.WARNING, "30.00 s ahead of"),
     ],
 )
 def test_judgements(finding: Finding, level: Level, words: str) -> None:
     assert (finding.level, words in finding.found) == (level, True), finding
     assert bool(finding.remedy) is (level is not Level.OK)
+
+
+@pytest.mark.parametrize(
+    ("flags", "errors"),
+    [
+        ({"cluster.workers": 2}, ["cupy", "workers"]),
+        ({"cluster.workers": 0}, ["cupy"]),
+        ({"cluster.workers": 2, "cluster.address": "10.0.0.1:6379"}, ["cupy"]),
+        ({"cluster.workers": 2, "engine.device": "cpu"}, []),
+    ],
+)
+def test_what_keeps_workers_from_starting_on_gpus_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], errors: list[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda index: SimpleNamespace(name="GPU", total_memory=GIB))
+    monkeypatch.setattr(gpu, "is_installed", lambda package: package != "cupy")
+    found = gpu.check_gpu(load(flags={"engine.host_blocks": 4096, **flags}).config)
+    assert sorted(each.check for each in found if each.level is Level.ERROR) == errors
 
 
 @pytest.mark.parametrize(

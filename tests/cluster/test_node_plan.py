@@ -47,8 +47,9 @@ def test_a_node_that_joins_without_a_gpu_has_no_worker_where_others_have_gpus() 
 
 
 def test_a_node_of_the_start_with_too_few_gpus_is_refused_and_one_that_joins_has_as_many_as_it_can() -> None:
-    with pytest.raises(StartupError, match=r"cluster\.workers: 4 workers need a GPU each, node 10\.0\.0\.1 has 2"):
+    with pytest.raises(StartupError, match=r"cluster\.workers: 4 workers need a GPU each, node 10\.0\.0\.1 has 2") as refused:
         plan(node(0, gpus=4), node(1, gpus=2), workers=4)
+    assert "0 workers are one for each GPU" in str(refused.value)
     found = plan(node(0, gpus=4), workers=4)
     assert found.workers_of(node(1, gpus=2)) == 2
 

@@ -21,6 +21,7 @@ from tests.store.cluster_index.helpers import worker_entry
             ", all of its part of the node's arena: twice the GPU's does not fit in host_store.memory_share = 0.25 "
             "of the memory and in what memory is free",
         ),
+        (-1, 0, ": `pbkv status` has the problem, or there is no room in host_store.memory_share = 0.25 of the memory"),
         (50, 50, ""),
     ],
 )

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from pbkv_cluster.core.errors import StartupError
+from pbkv_cluster.core.locations.installation import install_command
 from pbkv_cluster.gpu_worker.kv import cuda_copies
 from pbkv_cluster.gpu_worker.kv.copy_methods import BatchedCopies, CopyMethod
 from pbkv_cluster.gpu_worker.kv.cuda_copies import CudaCopies
@@ -184,3 +186,13 @@ def test_a_gpu_that_does_not_map_host_memory_has_no_kernel(storage: KvStorage) -
     assert not any(note[0] == "kernel" for note in Notes.log)
     with pytest.raises(StartupError, match=r"engine\.copies"):
         CudaCopies(storage, "kernel")
+
+
+@pytest.mark.skipif(find_spec("cupy") is not None, reason="CuPy is installed")
+def test_without_cupy_a_gpu_has_no_host_tier_and_the_error_names_the_remedy() -> None:
+    reason = cuda_copies.no_host_tier(torch.device("cuda"))
+    assert reason.endswith(install_command("gpu"))
+    assert cuda_copies.no_host_tier(torch.device("cpu")) == ""
+    with pytest.raises(StartupError, match=r"^engine\.host_blocks: ") as refused:
+        cuda_copies.pin_for(torch.device("cuda"))
+    assert reason in str(refused.value)

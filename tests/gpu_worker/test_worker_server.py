@@ -22,6 +22,7 @@ from pbkv_cluster.core.tokens import BLOCK_TOKENS, unpack
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk
 from pbkv_cluster.gpu_worker.kv import arena_region as arena_module
+from pbkv_cluster.gpu_worker.model import torch_runner
 from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner
 from pbkv_cluster.gpu_worker.server import WorkerServer
 from pbkv_cluster.rpc.services import HOST_STORE, FixedServices
@@ -602,6 +603,23 @@ async def test_a_host_tier_whose_size_was_not_configured_has_what_fits(llama: Pa
         async with serving(settings, host_store=at(address)) as rig:
             assert rig.facts.host_blocks == 512
             assert "no room in the node's arena" in rig.worker.problems[0]
+
+
+async def test_a_gpu_that_can_have_no_host_tier_serves_without_where_its_size_is_left_to_the_machine(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with host_store(1 << 28) as (_, address):
+        settings = config(llama, engine={"gpu_blocks": 256, "host_blocks": -1})
+        async with serving(settings, host_store=at(address)) as rig:
+            assert rig.facts.host_blocks == 512, "an earlier process has had a tier, and leaves its region"
+        monkeypatch.setattr(torch_runner, "no_host_tier", lambda device: "the device has no CuPy")
+        async with serving(settings, host_store=at(address)) as rig:
+            assert rig.facts.host_blocks == 0
+            assert rig.worker.problems == ("there is no host tier: the device has no CuPy",)
+            await rig.run(step(prompt(120, seed=1), sampling={"max_tokens": 1}))
+        settings = config(llama, engine={"gpu_blocks": 256, "host_blocks": 64})
+        async with serving(settings, host_store=at(address)) as rig:
+            assert rig.facts.host_blocks == 64, "what was asked for is had, or refused by the copies"
 
 
 # --- starting ---

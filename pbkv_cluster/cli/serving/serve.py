@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pbkv_cluster.core.config import Config
 
 
+_RANDOM = "a small one with random weights, for trials: its answers are noise (--model names another)"
+
+
 def serve(
     config: ConfigFile = None,
     assignments: Assignments = None,
@@ -70,6 +73,7 @@ def _serve(config: "Config", log_path: str = "", on_ready: Callable[[], None] = 
     with LocalCluster(config, _edges(config), report, record, _dashboard(config)) as cluster:
         try:
             print_addresses(cluster)
+            typer.echo(f"model      {config.model.path or _RANDOM}")
             on_ready()
             cluster.wait()
         except KeyboardInterrupt:  # before `wait` handles it

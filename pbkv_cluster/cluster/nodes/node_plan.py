@@ -37,7 +37,7 @@ class NodePlan:
             if self._on_gpus and 0 < node.gpus < self._per_node:
                 raise StartupError(
                     f"cluster.workers: {self._per_node} workers need a GPU each, node {node.host} has {node.gpus} "
-                    f"(engine.device: {device})"
+                    f"(engine.device: {device}); 0 workers are one for each GPU, and engine.device: cpu uses none"
                 )
 
     def workers_of(self, node: RayNode) -> int:

@@ -24,7 +24,10 @@ def _line(config: Config, worker: WorkerEntry) -> str:
     sizes = [(blocks, blocks * worker.block_bytes / _GIB) for blocks in (worker.gpu_blocks, worker.host_blocks)]
     gpu, host = (f"{blocks:,} blocks ({gib:.2f} GiB)" for blocks, gib in sizes)
     line = f"{worker.worker_id}: GPU tier {gpu}, host tier {host}"
-    if config.engine.host_blocks < 0:
+    if config.engine.host_blocks < 0 and not worker.host_blocks:
+        share = f"host_store.memory_share = {config.host_store.memory_share:g}"
+        line += f": `pbkv status` has the problem, or there is no room in {share} of the memory"
+    elif config.engine.host_blocks < 0:
         if worker.host_blocks >= 2 * worker.gpu_blocks:
             line += ", twice the GPU's"
         else:

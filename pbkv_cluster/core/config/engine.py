@@ -42,7 +42,8 @@ class EngineConfig(Section):
     host_blocks: int = Field(
         -1,
         ge=-1,
-        description="blocks in the host tier; -1: twice gpu_blocks, or what there is room for (host_store.memory_share)",
+        description="blocks in the host tier, which on a GPU needs the extra `gpu`; -1: twice gpu_blocks, or what there is room for "
+        "(host_store.memory_share)",
     )
     disk_path: str = Field("", description="folder for the file of each worker's disk tier, on a disk that is local and fast")
     disk_bytes: int = Field(0, ge=0, description="bytes of that file, taken at the start; 0: no disk tier")

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 
 from pbkv_cluster.core.errors import ResourceExhausted, StartupError
+from pbkv_cluster.core.locations.installation import install_command
 from pbkv_cluster.gpu_worker.kv.copy_methods import METHODS, CopyMethod, CopyPart
 from pbkv_cluster.gpu_worker.kv.layer_events import LayerEvent
 from pbkv_cluster.gpu_worker.kv.storage import KvStorage
@@ -48,10 +50,17 @@ def cuda_runtime() -> Any:
     try:
         from cupy.cuda import runtime
     except ImportError as error:
-        raise StartupError(
-            "a host tier on CUDA needs CuPy: install pbkv-cluster[gpu], or set engine.host_blocks to 0"
-        ) from error
+        raise StartupError(f"engine.host_blocks: {_needs_cupy()}; with -1 or 0 workers serve without") from error
     return runtime
+
+
+def no_host_tier(device: torch.device) -> str:
+    """Why a device can have no host tier, and what to do; empty: it can."""
+    return _needs_cupy() if device.type == "cuda" and find_spec("cupy") is None else ""
+
+
+def _needs_cupy() -> str:
+    return f"a host tier on CUDA needs CuPy, which is not installed: {install_command('gpu')}"
 
 
 class CudaCopies:

@@ -19,7 +19,7 @@ from pbkv_cluster.gpu_worker.engine.logprobs import next_logprobs
 from pbkv_cluster.gpu_worker.engine.sampler import sample
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk
 from pbkv_cluster.gpu_worker.kv.block_copies import BlockCopies, CpuCopies
-from pbkv_cluster.gpu_worker.kv.cuda_copies import TRIAL_BLOCKS, CudaCopies, pin_for
+from pbkv_cluster.gpu_worker.kv.cuda_copies import TRIAL_BLOCKS, CudaCopies, no_host_tier, pin_for
 from pbkv_cluster.gpu_worker.kv.disk_copies import DiskCopies
 from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
 from pbkv_cluster.gpu_worker.kv.other_workers import OtherWorkers
@@ -66,7 +66,9 @@ class TorchRunner:
         self.model = model
         self._attention = choose(config.attention, device, model.shape.dtype)
         self.gpu_blocks = config.gpu_blocks or _blocks_that_fit(model, config, device)
-        self.host_blocks = 2 * self.gpu_blocks if config.host_blocks < 0 else config.host_blocks
+        # Where the size is left to the machine, a GPU that can have no host tier serves without.
+        self.no_host_tier = no_host_tier(device) if config.host_blocks < 0 else ""
+        self.host_blocks = config.host_blocks if config.host_blocks >= 0 else 0 if self.no_host_tier else 2 * self.gpu_blocks
         if self.gpu_blocks < _GPU_BLOCKS_MIN:
             raise StartupError(
                 f"engine.gpu_blocks: {self.gpu_blocks} blocks are too few, at least {_GPU_BLOCKS_MIN} are needed"
