@@ -5,10 +5,13 @@ import itertools
 import json
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import tomllib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import jsonschema
@@ -18,7 +21,10 @@ import yaml
 from typer.testing import CliRunner
 
 from pbkv_cluster.cli.main import app
+from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.config.sources import fields
+from pbkv_cluster.core.locations.model_path import local_model
+from tests.certificates import Authority
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
@@ -85,6 +91,84 @@ def test_commands_have_the_options_that_are_used(name: str) -> None:
             assert option in shown, f"{name}: pbkv {words[0]} {option}"
         for assignment in [after for word, after in itertools.pairwise(words) if word == "--set"]:
             assert assignment.partition("=")[0] in known, f"{name}: {assignment}"
+
+
+@pytest.mark.parametrize("name", [*RAY_UP, "kuberay.yaml"])
+def test_clusters_serve_a_real_model_and_have_time_to_fetch_it(name: str) -> None:
+    (serve,) = [words for words in commands(name) if words[0] == "serve" and "--address" in words]
+    model = serve[serve.index("--model") + 1]
+    assert local_model(model) is None, "an id on the hub, which needs no folder on the machines"
+    (wait_s,) = [word.partition("=")[2] for word in serve if word.startswith("cluster.start_timeout_s=")]
+    assert int(wait_s) > Config().cluster.start_timeout_s
+    assert not [word for word in serve if "gpu_blocks" in word or "host_blocks" in word], "the machine decides"
+
+
+def test_probes_need_no_key_and_no_certificate() -> None:
+    cluster, _ = yaml.safe_load_all((DEPLOY / "kuberay.yaml").read_text())
+    groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
+    for (container,) in [group["template"]["spec"]["containers"] for group in groups]:
+        for probe in ("readinessProbe", "livenessProbe"):
+            assert "pbkv" not in str(container[probe].get("exec", "")), (
+                "a command of ours asks for a key where clients must have one"
+            )
+    (head,) = groups[0]["template"]["spec"]["containers"]
+    assert head["readinessProbe"]["tcpSocket"]["port"] in {each["name"] for each in head["ports"]}
+    check = re.search(r"^HEALTHCHECK .*CMD (.+)$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    assert check is not None
+    assert json.loads(check[1])[2].startswith("python deploy/healthcheck.py ")
+
+
+class _Health(BaseHTTPRequestHandler):
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status if self.path == "/health" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_the_image_s_check_asks_the_gateway_with_and_without_tls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Health) as server:
+        if tls:
+            files = Authority(tmp_path).sign("container")
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(files.certificate, files.key)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        Thread(target=server.serve_forever, daemon=True).start()
+        assert check_health(server.server_port) == 0
+        monkeypatch.setattr(_Health, "status", 503)
+        assert check_health(server.server_port) == 1
+        server.shutdown()
+    assert check_health(server.server_port) == 1, "nobody listens any more"
+
+
+def check_health(port: int) -> int:
+    return subprocess.run([sys.executable, str(DEPLOY / "healthcheck.py"), "127.0.0.1", str(port)], timeout=60).returncode
+
+
+@pytest.mark.parametrize("driver", [False, True])
+def test_make_installs_the_extra_for_gpus_where_there_is_a_driver(tmp_path: Path, driver: bool) -> None:
+    for tool in ("make", "sh", "grep", "awk", "python3"):
+        (tmp_path / tool).symlink_to(shutil.which(tool) or pytest.skip(f"needs {tool}"))
+    if driver:
+        (tmp_path / "nvidia-smi").symlink_to("/bin/true")
+    done = subprocess.run(
+        ["make", "-n", "-C", str(ROOT), "venv", f"VENV={tmp_path}/venv", "SHELL=/bin/sh"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (extras,) = re.findall(r"-e '\.\[(.+)\]'", done.stdout)
+    assert ("gpu" in extras.split(",")) == driver
+    assert {*extras.split(",")} <= tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ].keys()
 
 
 def test_kubernetes_pods_have_no_rights_and_match_this_ray() -> None:

@@ -4,6 +4,7 @@ Only addresses, user and key of the file are replaced.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,12 @@ def write_config(path: Path, network: Network, head: str, workers: list[str]) ->
     config = yaml.safe_load((ROOT / "deploy" / "cluster.local.yaml").read_text())
     config["provider"] |= {"head_ip": head, "worker_ips": workers}
     config["auth"] = {"ssh_user": "root", "ssh_private_key": str(network.key)}
+    # The hosts have no network, so they run the small random model; and they are one machine, whose memory they share.
+    sizes = "--gpu-blocks 2048 --set engine.host_blocks=4096 --set host_store.memory_share=0.25"
+    config["head_start_ray_commands"] = [
+        re.sub(r"--model \S+ .*", sizes, command) if "pbkv serve" in command else command
+        for command in config["head_start_ray_commands"]
+    ]
     path.write_text(yaml.safe_dump(config))
     return path
 

@@ -120,5 +120,12 @@ def test_settings_exist(document: Path) -> None:
             assert name in known, f"{document.name} speaks of {name}"
 
 
+def test_nothing_is_installed_from_a_package_index_that_does_not_have_it() -> None:
+    """The project is installed from a checkout: the documents show it, and messages name the checkout (`install_command`)."""
+    written = [*DOCUMENTS, *(ROOT / "deploy").iterdir(), *(ROOT / "pbkv_cluster").rglob("*.py"), ROOT / "Makefile"]
+    named = re.compile(r"pbkv-cluster\[|pip install[^`\n]* '?pbkv-cluster\b")
+    assert [str(file.relative_to(ROOT)) for file in written if named.search(file.read_text())] == []
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
