@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 
 DEFAULT_ENDPOINT = "127.0.0.1:26100"
 
+
+def _gateway_here(context: typer.Context, endpoint: str) -> str:
+    """The gateway of the one cluster that this user runs on this machine, where no address was given; else the address."""
+    source = context.get_parameter_source("endpoint")
+    if context.resilient_parsing or source is None or source.name != "DEFAULT":
+        return endpoint
+    from pbkv_cluster.cluster.startup.run_record import running
+
+    found = [record.gateway for record in running() if record.gateway]
+    return found[0] if len(found) == 1 else endpoint
+
+
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="YAML configuration file; by default the one that PBKV_CONFIG names."),
@@ -35,7 +47,11 @@ Assignments = Annotated[
 Endpoint = Annotated[
     str,
     typer.Option(
-        metavar="HOST:PORT", envvar=ADDRESS_VARIABLE, help="Gateway of a running cluster, or several with commas between them."
+        metavar="HOST:PORT",
+        envvar=ADDRESS_VARIABLE,
+        help="Gateway of a running cluster, or several with commas between them. Where none is given and you run just one "
+        "cluster on this machine, that of this one.",
+        callback=_gateway_here,
     ),
 ]
 Workers = Annotated[int | None, typer.Option(help="Workers on each node (cluster.workers).", show_default=False)]

@@ -14,6 +14,7 @@ import pytest
 from pbkv_cluster.cli.operation.log_file import follow, last_lines, log_path, new_log
 from pbkv_cluster.cluster.startup.run_record import RunRecord
 from pbkv_cluster.cluster.startup.state_dir import StateDir
+from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.store.cluster_index import Directory, NodeRequest, NodeState, NodeStateEntry, RedisServer, connect
 from tests.cli.conftest import LoopThread, Pbkv
 from tests.polling import eventually
@@ -34,9 +35,9 @@ def listed() -> Iterator[Listed]:
     """Lists this process as a cluster."""
     folders: list[StateDir] = []
 
-    def make(name: str, log: str = "", redis_url: str = "") -> StateDir:
+    def make(name: str, log: str = "", redis_url: str = "", gateway: str = "127.0.0.1:5") -> StateDir:
         folders.append(StateDir.create())
-        record = replace(RunRecord.of_this_process(name, log), gateway="127.0.0.1:5", redis_url=redis_url)
+        record = replace(RunRecord.of_this_process(name, log), gateway=gateway, redis_url=redis_url)
         record.write(folders[-1].path)
         return folders[-1]
 
@@ -51,6 +52,26 @@ def test_without_a_cluster_each_command_says_so_in_one_line(pbkv: Pbkv) -> None:
     assert pbkv("clusters", "--json", "-") == (0, "[]\n", f"{nothing}\n")
     for arguments in (("attach",), ("node", "ls"), ("node", "drain", "10.0.0.1")):
         assert pbkv(*arguments) == (1, "", f"pbkv: {nothing}\n")
+
+
+async def refuse(endpoint: str) -> None:
+    raise Unavailable(f"asked {endpoint}")
+
+
+def test_without_an_address_the_one_cluster_of_this_machine_is_called(
+    pbkv: Pbkv, listed: Listed, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PBKV_ADDRESS", raising=False)
+    listed("starting", gateway="")
+    listed("mine", gateway=endpoint)
+    assert "worker-0" in pbkv("status").out
+    assert "127.0.0.1:1" in pbkv("status", "--endpoint", "127.0.0.1:1").err, "an address that is given is called"
+    monkeypatch.setenv("PBKV_ADDRESS", "127.0.0.1:2")
+    assert "127.0.0.1:2" in pbkv("status").err
+    monkeypatch.delenv("PBKV_ADDRESS")
+    listed("another")
+    monkeypatch.setattr("pbkv_cluster.cli.serving.status.fetch_status", refuse)
+    assert pbkv("status").err == "pbkv: asked 127.0.0.1:26100\n", "which of two is not guessed"
 
 
 def test_another_name_is_told_with_those_that_run(pbkv: Pbkv, listed: Listed) -> None:

@@ -61,6 +61,7 @@ def test_a_detached_cluster_outlives_its_shell_and_is_ended_by_name(small_model:
     assert done.returncode == 0, done.stderr
     assert f"pbkv attach {name}" in done.stdout
     assert f"pbkv down {name}" in done.stdout
+    assert f"model      {small_model}" in done.stdout
     (listed,) = json.loads(pbkv("clusters", "--json", "-").stdout)
     assert f"gateway    {listed['gateway']}" in done.stdout
     assert listed["log_path"] == str(folders / "state" / "pbkv" / f"{name}.log")

@@ -72,8 +72,8 @@ def _serve(config: "Config", log_path: str = "", on_ready: Callable[[], None] = 
     record = RunRecord.of_this_process(config.cluster.name, log_path)
     with LocalCluster(config, _edges(config), report, record, _dashboard(config)) as cluster:
         try:
-            print_addresses(cluster)
             typer.echo(f"model      {config.model.path or _RANDOM}")
+            print_addresses(cluster)
             on_ready()
             cluster.wait()
         except KeyboardInterrupt:  # before `wait` handles it

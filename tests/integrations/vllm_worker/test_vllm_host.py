@@ -77,7 +77,7 @@ async def test_the_process_gets_its_orders_and_ends_with_all_that_it_has_started
     ("body", "problem"),
     [
         (PROBLEM, r"^vllm\.args\.blok_size: vLLM has no such engine argument$"),
-        ("sys.exit(3)", r"^vllm\.python: .*vllm_worker\.process has ended with status 3; pbkv-cluster\[vllm-worker\] must be"),
+        ("sys.exit(3)", r"^vllm\.python: .*vllm_worker\.process has ended with status 3; .* -m pip install .*\[vllm-worker\]"),
     ],
 )
 async def test_why_it_cannot_start_is_told(tmp_path: Path, body: str, problem: str) -> None:
