@@ -225,6 +225,7 @@ class Engine:
         if sequence.first_token_at is None:
             sequence.first_token_at = now
         sequence.append(token)
+        self.scheduler.charge_output(sequence)
         text = sequence.text.push(token)
         finished = self._finish_reason(sequence, token)
         if finished is None:
