@@ -10,7 +10,7 @@
    `tiers/order` and `eviction`: which node is next to leave; `policies/`: the values behind that.
 5. `tiers/transfer`: what an engine is asked to copy. `tiers/in_flight` and `tiers/pool`: which slots are busy until it has.
 6. `sequence/handle` and `sequence/block_table`: what the step gets, and goes on with while it runs.
-7. `sequence/commit`: blocks that have been computed enter the tree.
+7. `sequence/commit`: blocks that have been computed enter the tree. `sequence/late_writes`: copies of those that were fetched.
 8. `sequence/remote`: steps of the same workflows on other workers, which the record, the policies and the owners hear of, too.
 
 Between two steps, `prefetch/` loads blocks to the GPU ahead of their use. `tiers/prefetch_ledger` counts what becomes of them.

@@ -18,6 +18,7 @@ from pbkv_cluster.cache.sequence.admission import Admission
 from pbkv_cluster.cache.sequence.commit import Committer
 from pbkv_cluster.cache.sequence.fetch import Fetcher
 from pbkv_cluster.cache.sequence.handle import CacheHandle
+from pbkv_cluster.cache.sequence.late_writes import LateWrites
 from pbkv_cluster.cache.sequence.paths import Paths
 from pbkv_cluster.cache.sequence.remote import RemoteSteps
 from pbkv_cluster.cache.step_identity import StepIdentity
@@ -72,7 +73,8 @@ class KVCache:
         """
         self.tree = PrefixTree(len(capacity))
         self.policies = make_policies(len(capacity), config) if policies is None else policies  # of each tier
-        self.tiers = Tiers(self.tree, capacity, self.policies, engine, clock, compute_seconds, on_change, elsewhere, log)
+        near = NOWHERE if config.write_through else elsewhere  # what follows a block is lost to a restarted worker without it
+        self.tiers = Tiers(self.tree, capacity, self.policies, engine, clock, compute_seconds, on_change, near, log)
         self.workflows = ActiveWorkflows(list(dict.fromkeys(self.policies)), self.tiers, clock)
         self.popularity = PrefixPopularity(_POPULARITY_BLOCKS * capacity[Tier.GPU])
         self.handles: set[CacheHandle] = set()  # open ones
@@ -81,7 +83,8 @@ class KVCache:
         self.half_life_s = config.lfu_half_life_s  # of the count of uses, see `aged_uses`
         self._paths = Paths(self.tree, self.tiers, self.workflows, self.popularity, self.half_life_s)
         self._committer = Committer(self.tree, self.tiers, self._paths, config.write_through)
-        fetcher = Fetcher(self.tree, self.tiers, self._paths, self._committer, elsewhere, compute_seconds)
+        self.late_writes = late = LateWrites(self.tree, self.tiers, config.write_through)
+        fetcher = Fetcher(self.tree, self.tiers, self._paths, self._committer, late, elsewhere, compute_seconds)
         self._admission = Admission(self.tree, self.tiers, self.workflows, self._paths, self.popularity, fetcher)
         self.prefetcher = Prefetcher(self.tree, self.tiers, self.workflows, self._paths, config, clock)
         share, gpu_blocks = config.lease_share, capacity[Tier.GPU]
@@ -198,6 +201,7 @@ class KVCache:
         self.tiers.in_flight.poll()
         if self.tiers.spoiled:
             self.tiers.drop_spoiled()
+        self.late_writes.run()
 
     def is_ready(self, handle: CacheHandle) -> bool:
         """Whether everything in a handle's table has arrived. Before that, only `seconds_left` allows to compute on it."""
@@ -217,6 +221,7 @@ class KVCache:
     def wait(self, handle: CacheHandle) -> None:
         """Blocks until a handle is ready."""
         self.tiers.in_flight.wait(handle.waits_for)
+        self.late_writes.run()
 
     def retire(self, workflow: str) -> None:
         """The workflow has ended and owns nothing any more."""

@@ -58,4 +58,5 @@ The index in Redis, as a block enters it:
     kv_events/event_subscriber.py    follows those of any engine
     kv_events/engine_blocks.py       what that engine holds, by the tokens of its blocks
     kv_events/copies.py              how many copies of a block it holds
+    kv_events/unknown_blocks.py      how many blocks it holds that are not known
 """

@@ -5,7 +5,7 @@ import os
 
 from grpc import aio
 
-from pbkv_cluster.core.errors import Unavailable
+from pbkv_cluster.core.errors import ResourceExhausted, Unavailable
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.errors import from_rpc
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc
@@ -39,6 +39,7 @@ def map_region(region: store_pb2.LeaseArenaResponse, owner: str) -> tuple[int, m
 
     Raises:
         Unavailable: the arena cannot be opened, or another process uses the region.
+        ResourceExhausted: the machine has no room to map it.
     """
     try:
         file = os.open(region.path, os.O_RDWR | os.O_CLOEXEC)
@@ -47,4 +48,8 @@ def map_region(region: store_pb2.LeaseArenaResponse, owner: str) -> tuple[int, m
     if not try_lock(file, region.offset, region.bytes):
         os.close(file)
         raise Unavailable(f"another process still uses the region of {owner}")
-    return file, memoryview(mmap.mmap(file, region.bytes, offset=region.offset))
+    try:
+        return file, memoryview(mmap.mmap(file, region.bytes, offset=region.offset))
+    except OSError as error:
+        os.close(file)
+        raise ResourceExhausted(f"the region of {owner} cannot be mapped: {error.strerror}") from error

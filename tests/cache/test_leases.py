@@ -216,6 +216,22 @@ def test_tenants_share_the_number_of_leases() -> None:
     rig.cache.check_integrity()
 
 
+def test_no_lease_of_another_is_ended_for_a_tenant_that_has_its_share() -> None:
+    rig = Rig(share=1.0)
+    rig.cache.leases.limit = TEXT
+    for tenant in ("red", "blue", "green", "white", "last"):
+        rig.run("kept", tenant)
+    for number in range(LEASES_MAX):
+        for tenant in ("red", "blue", "green", "white"):
+            rig.cache.requests.lease(space(tenant), text("kept"), str(number), 1e6)
+    assert rig.lease("kept", tenant="last") == TEXT
+    displaced = rig.cache.tiers.decisions["lease_displaced"]
+    assert displaced
+    rig.run("other", "last")
+    assert rig.lease("other", tenant="last") == 0
+    assert rig.cache.tiers.decisions["lease_displaced"] == displaced
+
+
 def test_leases_that_end_together_rank_each_block_once() -> None:
     rig = Rig()
     rig.run("kept")

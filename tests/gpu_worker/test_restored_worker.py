@@ -12,16 +12,21 @@ import pytest
 
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import Unavailable
+from pbkv_cluster.core.locations.residency import READABLE
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.gpu_worker.engine.prefill_rate import PrefillRate
 from pbkv_cluster.gpu_worker.kv import arena_region
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.services import HOST_STORE
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, worker_pb2_grpc
 from pbkv_cluster.store.arena.arena import Region
+from pbkv_cluster.store.arena.arena_view import ArenaView
 from pbkv_cluster.store.arena.layout import RegionLayout
 from pbkv_cluster.store.arena.page_touch import PIECE_BYTES
 from pbkv_cluster.store.arena.region_lock import try_lock
+from pbkv_cluster.store.block_map import BlockMap
 from tests.gpu_worker.worker_rig import Rig, config, flip, host_store, serving, step, stored
+from tests.polling import eventually
 
 ARENA = 16 << 20
 PROMPT = list(range(10, 80))  # four full blocks and some tokens
@@ -189,3 +194,33 @@ async def test_without_a_gpu_the_region_s_memory_is_taken_as_it_is_used(llama: P
         tier = await rig.stat(Tier.HOST)
         assert 0 < tier.used_blocks <= tier.ready_blocks < blocks
         assert rig.worker.problems == ()
+
+
+async def test_what_was_fetched_from_a_sibling_is_found_again_with_all_that_follows_it(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the sibling; and also what was only prefetched, without another call to the idle worker."""
+    monkeypatch.setattr(PrefillRate, "seconds", lambda self, tokens: 100.0 * tokens)
+    blocks, longer, other = BlockMap(READABLE), [*PROMPT[:64], *range(100, 130)], [*range(200, 233)]
+    async with host_store(ARENA) as (arena, address):
+
+        async def in_region(count: int) -> None:
+            view = ArenaView(arena.path)
+            await eventually(lambda: "w" in view.regions() and len(list(view.regions()["w"].headers())) >= count)
+            view.close()
+
+        async with serving(settings(llama), "sibling", host_store=At(address)) as sibling:
+            await sibling.run(step(PROMPT))
+            await sibling.run(step(other, workflow_id="other"))
+            held = await sibling.worker.residency()
+            blocks.replace(("sibling", "1"), "node", [(key, each.pack()) for key, each in held.items()])
+            async with serving(settings(llama), host_store=At(address), blocks=blocks, node_id="node") as rig:
+                first = await rig.run(step(longer))
+                assert first.usage.delivered == {Tier.SIBLING: 64}
+                await in_region(6)
+                assert await rig.prefetch(other) == (32, 32)
+                await in_region(8)
+        async with serving(settings(llama), host_store=At(address)) as rig:
+            again = await rig.run(step(longer))
+            assert (again.tokens, again.usage.delivered) == (first.tokens, {Tier.HOST: 80})
+            assert (await rig.run(step(other, workflow_id="other"))).usage.delivered == {Tier.HOST: 32}

@@ -68,7 +68,7 @@ class Committer:
             node.writer = handle
         self._tiers.log.note(reason, node, range(first, node.blocks))
         if self._write_through:
-            self._tiers.write_through(node, first)
+            self._tiers.write_through(node, first, node.blocks)
         self._tiers.note(node, first, node.blocks)
         table.hand_over(own, node)
 

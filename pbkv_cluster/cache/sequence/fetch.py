@@ -5,10 +5,12 @@ from itertools import groupby
 
 from pbkv_cluster.cache.sequence.commit import Committer
 from pbkv_cluster.cache.sequence.handle import CacheHandle
+from pbkv_cluster.cache.sequence.late_writes import LateWrites
 from pbkv_cluster.cache.sequence.paths import Paths
 from pbkv_cluster.cache.tiers.elsewhere import Elsewhere
 from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchSource
 from pbkv_cluster.cache.tiers.tiers import Tiers
+from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.cache.tree.node import Node, Slots
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
 from pbkv_cluster.core.blocks import BlockLabel, chain_keys
@@ -32,6 +34,7 @@ class Fetcher:
         tiers: Tiers,
         paths: Paths,
         committer: Committer,
+        late_writes: LateWrites,
         elsewhere: Elsewhere,
         compute_seconds: Callable[[int], float],
     ) -> None:
@@ -40,6 +43,7 @@ class Fetcher:
         tiers: that take the blocks.
         paths: of the tree.
         committer: enters them in the tree.
+        late_writes: copies them to slower tiers when they have arrived.
         elsewhere: knows where they are.
         compute_seconds: how long the prefill of a number of tokens takes.
         """
@@ -47,6 +51,7 @@ class Fetcher:
         self._tiers = tiers
         self._paths = paths
         self._committer = committer
+        self._late_writes = late_writes
         self._elsewhere = elsewhere
         self._compute_seconds = compute_seconds
 
@@ -73,9 +78,11 @@ class Fetcher:
             return {}
         slots = self._tiers.take(len(kinds))
         assert slots is not None, "room was checked"
-        self._submit(kinds, slots, _labels(node, start, tokens, keys[: len(kinds)]), ahead)
+        stop = start + len(kinds)
+        transfers = self._submit(kinds, slots, _labels(node, start, tokens, keys[: len(kinds)]), ahead)
+        self._late_writes.add(node, tokens[: stop * BLOCK_BYTES], start, transfers)
         handle.table.extend(slots)
-        self._committer.commit(handle, tokens, start + len(kinds), now, "fetch")
+        self._committer.commit(handle, tokens, stop, now, "fetch")
         self._tiers.decisions["fetch"] += len(kinds)
         return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
 
@@ -98,8 +105,9 @@ class Fetcher:
         if not slots:
             return {}
         kinds = kinds[: len(slots)]
-        self._submit(kinds, slots, _labels(node, start, tokens, keys[: len(kinds)]), 0, urgent=False)
         stop = start + len(kinds)
+        transfers = self._submit(kinds, slots, _labels(node, start, tokens, keys[: len(kinds)]), 0, urgent=False)
+        self._late_writes.add(node, tokens[: stop * BLOCK_BYTES], start, transfers)
         child = self._tree.add_child(node, tokens[start * BLOCK_BYTES : stop * BLOCK_BYTES], slots, output=False)
         self._paths.expect(child, now)
         self._tiers.log.note("prefetch_fetch", child, range(child.blocks))
@@ -111,13 +119,14 @@ class Fetcher:
 
     def _submit(
         self, kinds: Sequence[Tier], slots: Slots, labels: Sequence[BlockLabel], ahead: int, urgent: bool = True
-    ) -> None:
-        at = 0
+    ) -> list[Transfer]:
+        at, transfers = 0, list[Transfer]()
         for kind, run in groupby(kinds):
             stop = at + len(list(run))
             patience_s = max(PATIENCE_MIN_S, min(self._compute_seconds(ahead + stop * BLOCK_TOKENS), PATIENCE_MAX_S))
-            self._tiers.in_flight.fetch(kind, slots[at:stop], labels[at:stop], patience_s, urgent)
+            transfers.append(self._tiers.in_flight.fetch(kind, slots[at:stop], labels[at:stop], patience_s, urgent))
             at = stop
+        return transfers
 
     def _worth_fetching(self, kinds: Sequence[Tier], ahead: int) -> Sequence[Tier]:
         """As many of the first blocks as are faster to fetch than to compute: whole runs from one kind of memory."""

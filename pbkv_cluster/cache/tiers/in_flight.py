@@ -67,7 +67,7 @@ class TransfersInFlight:
 
     def fetch(
         self, source: Tier, target_slots: Slots, labels: Sequence[BlockLabel], patience_s: float, urgent: bool = True
-    ) -> None:
+    ) -> Transfer:
         """Gets blocks from other workers to the GPU.
 
         Args:
@@ -80,10 +80,11 @@ class TransfersInFlight:
         transfer = Transfer(source, NO_SLOTS, Tier.GPU, target_slots, (), labels, patience_s, urgent)
         if self._engine.submit(transfer):
             transfer.state = _DONE
-            return
+            return transfer
         self._open[transfer] = None
         self._due[transfer] = self._clock.now() + patience_s
         self._pools[Tier.GPU].begin(target_slots, transfer)
+        return transfer
 
     def poll(self) -> None:
         """Takes note of the transfers that have been completed, and gives up the blocks of fetches that are late."""

@@ -91,7 +91,7 @@ class BlockLeases:
         tenant = namespace.salt
         self.release(tenant, lease_id)
         match = self._tree.match(self._tree.root(namespace), tokens)
-        if not match.path or self._tenants[tenant] >= LEASES_MAX or not self._has_place(tenant):
+        if not match.path or not self._is_within_limit(match.path[0], tenant) or not self._has_place(tenant):
             self._decisions["lease_refused"] += match.blocks
             return match.blocks, 0
         expires_at = self._clock.now() + seconds
@@ -116,6 +116,11 @@ class BlockLeases:
         self._decisions["lease"] += leased
         self._decisions["lease_refused"] += match.blocks - leased
         return match.blocks, leased
+
+    def _is_within_limit(self, node: Node, tenant: str) -> bool:
+        """Whether a tenant's own limits let it lease any of a node; to be asked before another's lease is ended for it."""
+        has_room = tenant in node.tenants or self._tree.leased[tenant] < self.limit
+        return has_room and self._tenants[tenant] < LEASES_MAX
 
     def _within_limit(self, node: Node, blocks: int, tenant: str) -> Node | None:
         """The upper part of a node, with so many blocks at most, that a tenant may lease; None: none of it."""

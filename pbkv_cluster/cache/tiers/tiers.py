@@ -258,10 +258,10 @@ class Tiers:
 
     # --- to slower tiers ---
 
-    def write_through(self, node: Node, start: int) -> None:
-        """Copies a node's blocks from `start` on, which the GPU holds, to all slower tiers, where they are worth it there."""
+    def write_through(self, node: Node, start: int, stop: int) -> None:
+        """Copies some blocks of a node, which the GPU holds, to all slower tiers, where they are worth it there."""
         self.before_eviction()
-        self.evictor.write_through(self.gpu, node, range(start, node.blocks))
+        self.evictor.write_through(self.gpu, node, range(start, stop))
 
     def demotion_seconds(self, blocks: int) -> float:
         """How long it takes to copy so many blocks from the GPU to the next tier."""

@@ -185,15 +185,19 @@ class Engine:
 
     @property
     def idle_s(self) -> float | None:
-        """Seconds after which an idle engine should be asked to prefetch; None: not at all."""
+        """Seconds after which an idle engine has something to do; None: nothing."""
+        if self.cache.late_writes:
+            return _IDLE_MIN_S
         due_at = self.cache.prefetcher.due_at
         if due_at is None or not self.cache.workflows.all():
             return None
         return max(_IDLE_MIN_S, due_at - self._clock.now())
 
-    def prefetch_idle(self) -> None:
-        """Prefetches while nothing runs."""
-        if self.idle_s is not None:
+    def run_idle(self) -> None:
+        """Does what is due while nothing runs: prefetches, and copies of what has been fetched."""
+        if self.cache.late_writes:
+            self.cache.poll()
+        if self.cache.workflows.all():
             self.prefetch(_IDLE_S)
 
     def _check(self, request: StepRequest) -> None:
@@ -225,6 +229,7 @@ class Engine:
         if sequence.first_token_at is None:
             sequence.first_token_at = now
         sequence.append(token)
+        self.scheduler.charge_output(sequence)
         text = sequence.text.push(token)
         finished = self._finish_reason(sequence, token)
         if finished is None:

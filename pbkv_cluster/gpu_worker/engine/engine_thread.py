@@ -102,7 +102,7 @@ class EngineThread:
         try:
             while self._commands():
                 if not self._engine.busy:
-                    self._engine.prefetch_idle()
+                    self._engine.run_idle()
                 else:
                     outputs = self._engine.step()
                     if outputs:
@@ -112,7 +112,7 @@ class EngineThread:
             self.deliver(self._fail_all, error)
 
     def _commands(self) -> bool:
-        """Runs the commands that are queued; while the engine is idle, waits for one, but no longer than it may prefetch.
+        """Runs the commands that are queued; while the engine is idle, waits for one, or until it has something else to do.
 
         Returns False to stop the thread.
         """

@@ -83,7 +83,6 @@ class Scheduler:
     def remove(self, sequence: Sequence) -> None:
         """Removes a running or waiting sequence, and frees its blocks."""
         if sequence in self.running:
-            self._charge_outputs()
             self.running.remove(sequence)
         else:
             self._held = [each for each in self._held if each is not sequence]
@@ -151,8 +150,6 @@ class Scheduler:
         """Admits waiting sequences one at a time, until none waits or one does not fit."""
         self._end_waits()
         while self._queue and len(self.running) < self._config.max_running:
-            if not self._queue.decided:
-                self._charge_outputs()
             sequence = self._queue.head()
             if self._begins_wait(sequence):
                 self._held.append(self._queue.take())
@@ -194,14 +191,6 @@ class Scheduler:
                 self._queue.add(sequence, sequence.tenant, sequence.rank)
             else:
                 self._held.append(sequence)
-
-    def _charge_outputs(self) -> None:
-        """Counts what running sequences have generated since the last time to their tenants."""
-        for sequence in self.running:
-            tokens = sequence.generated - sequence.charged
-            if tokens > 0:
-                sequence.charged += tokens
-                self._queue.shares.charge(sequence.tenant, tokens)
 
     def _cached_tokens(self, sequence: Sequence) -> int:
         return sum(self._cache.captured(sequence.namespace, bytes(sequence.tokens)).values())
@@ -279,6 +268,10 @@ class Scheduler:
         sequence.computed = chunk.start + chunk.count
         if sequence.computed // BLOCK_TOKENS > sequence.handle.committed:
             self._cache.commit(sequence.handle, sequence.tokens, sequence.computed)
+
+    def charge_output(self, sequence: Sequence) -> None:
+        """Called for each output token of a running sequence, the last one too: its tenant has been served that much."""
+        self._queue.shares.charge(sequence.tenant, 1)
 
     def lengthened(self, sequence: Sequence) -> None:
         """Called when an output token has been added to a running sequence."""

@@ -47,7 +47,6 @@ class Sequence:
     handle: CacheHandle | None = None  # while it runs
     prefix_wait: "PrefixWait | None" = None  # the latest
     rank: Rank | None = None  # in the queue, once it has been there
-    charged: int = 0  # output tokens that have been counted to the tenant
     fetch_failed: bool = False  # blocks that were fetched for it have not arrived: what is not in the cache is computed
     first_scheduled_at: float | None = None
     first_token_at: float | None = None
@@ -58,7 +57,6 @@ class Sequence:
         self.tokens = bytearray(self.request.prompt + self.request.sent)
         self.prompt_tokens = count(self.request.prompt)
         self.total = self.prompt_tokens + count(self.request.sent)
-        self.charged = self.generated  # elsewhere, by a worker that was lost
 
     @property
     def tenant(self) -> str:

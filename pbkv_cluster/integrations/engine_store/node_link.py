@@ -129,13 +129,17 @@ class NodeLink:
                 return
             log.warning("the node has another arena: this engine's blocks are lost")
             await self._leave()
-        if self._region_bytes:
-            leased = await self._take_region(address)
-        else:
-            self.owner = f"{self._base}:reader-{uuid.uuid4().hex[:8]}"
-            leased = await lease_region(address, self.owner, 0)
-        # The path is valid while the host store runs; the file that this opens stays.
-        self.siblings = Siblings(Path(leased.path), self._is_same_kind, besides=self.owner)
+        try:
+            if self._region_bytes:
+                leased = await self._take_region(address)
+            else:
+                self.owner = f"{self._base}:reader-{uuid.uuid4().hex[:8]}"
+                leased = await lease_region(address, self.owner, 0)
+            # The path is valid while the host store runs; the file that this opens stays.
+            self.siblings = Siblings(Path(leased.path), self._is_same_kind, besides=self.owner)
+        except PbkvError:
+            await self._leave()  # the next attempt must not find the region in use by this one
+            raise
         self._host_store = address
 
     async def _take_region(self, address: str) -> store_pb2.LeaseArenaResponse:

@@ -88,8 +88,8 @@ class OtherNodes:
             block_bytes=block_bytes,
         )
         publisher = IndexPublisher(self._engines, self._index, entry, blocks, flush_interval_s=_FLUSH_S)
+        self._publisher = publisher  # sooner: what changes while it starts must be recorded
         await publisher.start()
-        self._publisher = publisher
 
     def record(self, label: BlockLabel, residency: Residency) -> None:
         """A block of this engine's region has come or gone. Any thread may tell."""

@@ -63,8 +63,8 @@ class Siblings:
             Unavailable: the file cannot be opened, or is no arena that can be read.
         """
         try:
-            self._view = ArenaView(arena)
             self.inode = os.stat(arena).st_ino
+            self._view = ArenaView(arena)
         except (OSError, FailedPrecondition) as error:
             raise Unavailable(f"the arena cannot be opened: {error}") from error
         self._is_same_kind = is_same_kind

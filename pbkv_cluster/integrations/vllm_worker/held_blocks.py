@@ -15,6 +15,7 @@ from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, TOKEN_BYTES, pac
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.kv_events.copies import Copies
 from pbkv_cluster.store.kv_events.messages import BlockRemoved, BlockStored
+from pbkv_cluster.store.kv_events.unknown_blocks import UnknownBlocks
 
 BYTES_A_BLOCK = 500  # of labels, residency and entries, where a block of vLLM has 16 tokens, measured with CPython 3.11
 _MAX_BYTES = 2 << 30
@@ -35,8 +36,7 @@ class HeldBlocks:
         on_change: told of each block that enters or leaves a tier.
         max_bytes: of memory.
         """
-        self.left_out = 0  # blocks of 16 tokens, for want of room
-        self.orphans = 0  # blocks of vLLM whose prefix is not known
+        self.unknown = UnknownBlocks()  # left out: blocks of 16 tokens; orphans: blocks of vLLM
         self.times_emptied = 0
         self._namespace = namespace
         self._on_change = on_change
@@ -52,7 +52,7 @@ class HeldBlocks:
     @property
     def is_complete(self) -> bool:
         """Whether every block that was told of is here."""
-        return not self.left_out and not self.orphans
+        return not self.unknown
 
     def residency(self) -> Mapping[bytes, Residency]:
         """Every block, and where it lies."""
@@ -78,7 +78,7 @@ class HeldBlocks:
         return found
 
     def clear(self) -> None:
-        self.left_out = self.orphans = 0
+        self.unknown.clear()
         gone, self._labels = self._labels, {}
         self._copies.clear()
         self._residency.clear()
@@ -90,9 +90,8 @@ class HeldBlocks:
         self.times_emptied += 1
         for key in self._copies.drop(Tier.GPU):
             self._left(key, Tier.GPU)
-        if not self._labels:
-            self.left_out = self.orphans = 0
-        return not self._labels
+        self.unknown.drop(Tier.GPU)
+        return not self._labels and not self.unknown
 
     def stored(self, event: BlockStored) -> None:
         tier = _TIERS.get(event.medium.upper())
@@ -109,10 +108,10 @@ class HeldBlocks:
                 extra = event.extra[number] if number < len(event.extra) else b"" if tier is Tier.GPU else None
                 labels = self._label(before, packed[number * size : (number + 1) * size], size, extra)
                 if labels is None:
-                    self.orphans += len(event.keys) - number
+                    self.unknown.orphan(len(event.keys) - number, tier)
                     return
                 if len(self) + len(labels) > self._max_blocks:
-                    self.left_out += len(labels) * (len(event.keys) - number)
+                    self.unknown.leave_out(len(labels) * (len(event.keys) - number), tier)
                     return
                 self._labels[key] = labels
             self._copies.add(key, tier)

@@ -61,7 +61,7 @@ class SimulatedWorker:
         engine = self.engine
         while not engine.busy and (seconds := engine.idle_s) is not None and self.clock.now() + seconds < time:
             self.clock.advance(seconds)
-            engine.prefetch_idle()
+            engine.run_idle()
         if self.clock.now() < time:
             self.clock.advance_to(time)
 

@@ -13,10 +13,13 @@ from xxhash import xxh3_128_digest
 from pbkv_cluster.core.tokens import TOKEN_BYTES, pack
 from pbkv_cluster.store.kv_events.copies import Copies
 from pbkv_cluster.store.kv_events.messages import BlockRemoved, BlockStored
+from pbkv_cluster.store.kv_events.unknown_blocks import UnknownBlocks
 
 BYTES_A_BLOCK = 350  # of hash, prefix key, and their entries, measured with CPython 3.11
-_ON_GPU = 1
-_MEDIA = {"GPU": _ON_GPU, "CPU": 2, "CPU_PINNED": 2, "STORAGE": 4, "DISK": 4, "EXTERNAL": 4}
+_ON_GPU, _PINNED = 1, 8
+_MEDIA = {"GPU": _ON_GPU, "CPU": 2, "CPU_PINNED": _PINNED, "STORAGE": 4, "DISK": 4, "EXTERNAL": 4}
+# What an engine empties together: vLLM its GPU, but no tier of a KV connector; SGLang also its own host memory.
+_EMPTIED_TOGETHER = (_ON_GPU, _PINNED)
 _NO_PREFIX = bytes(16)
 
 
@@ -35,7 +38,7 @@ class BlockEvents(Protocol):
         ...
 
     def emptied(self) -> bool:
-        """The engine says that it has emptied its cache; returns whether it holds nothing then."""
+        """The engine says that it has emptied its cache; returns whether it holds nothing then, in slower tiers either."""
         ...
 
     def stored(self, event: BlockStored) -> None: ...
@@ -51,8 +54,7 @@ class EngineBlocks:
         max_bytes: of memory.
         on_dropped: told the share of the engine's blocks that have left its last tier.
         """
-        self.left_out = 0  # blocks, for want of room
-        self.orphans = 0  # blocks whose prefix is not known, since an event was missed or left out
+        self.unknown = UnknownBlocks()  # for want of room, or since an event was missed or left out
         self.block_tokens = 0  # of a block; 0: none was told of yet
         self._on_dropped = on_dropped
         self._blocks_max = max_bytes // BYTES_A_BLOCK
@@ -66,18 +68,24 @@ class EngineBlocks:
     @property
     def is_complete(self) -> bool:
         """Whether every block that was told of is here."""
-        return not self.left_out and not self.orphans
+        return not self.unknown
 
     def clear(self) -> None:
-        self.left_out = self.orphans = 0
+        self.unknown.clear()
         self._prefix_keys.clear()
         self._copies.clear()
         self._tiers.clear()
         self._on_dropped(1.0)
 
     def emptied(self) -> bool:
-        self.clear()
-        return True
+        held, dropped = len(self), 0
+        for bit in _EMPTIED_TOGETHER:
+            dropped += sum(self._left(key, bit) for key in self._copies.drop(bit))
+            self.unknown.drop(bit)
+        is_empty = not self and not self.unknown
+        if is_empty or dropped:
+            self._on_dropped(1.0 if is_empty else dropped / held)
+        return is_empty
 
     def stored(self, event: BlockStored) -> None:
         bit = _MEDIA.get(event.medium.upper(), 0)
@@ -89,7 +97,7 @@ class EngineBlocks:
             ]
         else:
             self.block_tokens = event.block_tokens
-            named = zip(event.keys, self._named(event), strict=False)
+            named = zip(event.keys, self._named(event, bit), strict=False)
         for key, prefix_key in named:
             self._prefix_keys[key] = prefix_key
             self._copies.add(key, bit)
@@ -99,19 +107,23 @@ class EngineBlocks:
         bit = _MEDIA.get(event.medium.upper(), 0)
         held, dropped = len(self), 0
         for key in event.keys:
-            if not self._copies.remove(key, bit):
-                continue
-            prefix_key = self._prefix_keys[key]
-            left = self._tiers.get(prefix_key, 0) & ~bit
-            if left:
-                self._tiers[prefix_key] = left
-            else:
-                self._tiers.pop(prefix_key, None)
-            if not self._copies.has(key):
-                del self._prefix_keys[key]
-                dropped += 1
+            if self._copies.remove(key, bit):
+                dropped += self._left(key, bit)
         if dropped:
             self._on_dropped(dropped / held)
+
+    def _left(self, key: bytes, bit: int) -> bool:
+        """No copy of a block is in a tier any more. Returns whether none is in any."""
+        prefix_key = self._prefix_keys[key]
+        left = self._tiers.get(prefix_key, 0) & ~bit
+        if left:
+            self._tiers[prefix_key] = left
+        else:
+            self._tiers.pop(prefix_key, None)
+        if self._copies.has(key):
+            return False
+        del self._prefix_keys[key]
+        return True
 
     def match(self, packed: bytes, first_extra: bytes = b"") -> Held:
         """How much of a prompt the engine holds.
@@ -127,7 +139,7 @@ class EngineBlocks:
         on_gpu = self._run(keys, blocks, _ON_GPU)
         return Held(on_gpu * self.block_tokens, (blocks - on_gpu) * self.block_tokens)
 
-    def _named(self, event: BlockStored) -> Iterator[bytes]:
+    def _named(self, event: BlockStored, bit: int) -> Iterator[bytes]:
         """The prefix keys of stored blocks, as far as they are known and there is room.
 
         A block that is told of again, in another tier, may come without its tokens.
@@ -138,10 +150,10 @@ class EngineBlocks:
             known = self._prefix_keys.get(key)
             tokens = packed[number * size : (number + 1) * size]
             if known is None and (parent is None or len(tokens) < size):
-                self.orphans += len(event.keys) - number
+                self.unknown.orphan(len(event.keys) - number, bit)
                 return
             if known is None and len(self) >= self._blocks_max:
-                self.left_out += len(event.keys) - number
+                self.unknown.leave_out(len(event.keys) - number, bit)
                 return
             extra = event.extra[number] if number < len(event.extra) else b""
             parent = known or _next(parent or _NO_PREFIX, tokens, extra)

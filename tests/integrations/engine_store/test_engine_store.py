@@ -1,14 +1,18 @@
 """What engines of one node keep in its arena: found by all of them, believed only if it is right, and never an error."""
 
+import errno
+import pkgutil
 import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from threading import Event, Thread
+from typing import Any
 
 import numpy as np
 import pytest
 
+from pbkv_cluster.core.errors import ResourceExhausted, Unavailable
 from pbkv_cluster.integrations.engine_store import EngineStore, Namespace, StoreSettings
 from pbkv_cluster.integrations.engine_store.own_region import BlockWrite
 from pbkv_cluster.store.arena.slots import Bytes
@@ -235,6 +239,38 @@ def test_a_store_that_comes_later_is_found(here: StoreSettings) -> None:
     with node(late), engine(late) as store:
         wait_for(lambda: not store.problem)
         assert put(store, 1) == [True]
+
+
+@pytest.mark.parametrize(
+    ("part", "error"),
+    [
+        ("integrations.engine_store.node_link.OwnRegion", ResourceExhausted("no memory for the headers")),
+        ("integrations.engine_store.node_link.Siblings", Unavailable("the arena cannot be opened")),
+        ("store.region_lease.mmap.mmap", OSError(errno.ENOMEM, "no memory")),
+    ],
+)
+def test_a_region_that_could_not_be_used_is_taken_again_and_no_other(
+    here: StoreSettings, part: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = 3
+    module, _, name = f"pbkv_cluster.{part}".rpartition(".")
+    whole = pkgutil.resolve_name(f"pbkv_cluster.{part}")
+
+    def fails(*arguments: Any, **options: Any) -> Any:
+        nonlocal failures
+        if failures and threading.current_thread().name == "pbkv-node-link":
+            failures -= 1
+            raise error
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(pkgutil.resolve_name(module), name, fails)
+    with engine(here) as store:
+        wait_for(lambda: not store.problem)
+        assert not failures
+        assert store.owner.endswith(":0")
+        with engine(here) as second:
+            assert second.owner.endswith(":1")
+            assert put(store, 1) == put(second, 2) == [True]
 
 
 def test_wrong_arguments_are_counted_and_not_raised(here: StoreSettings) -> None:

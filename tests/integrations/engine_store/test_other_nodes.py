@@ -5,10 +5,14 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from pbkv_cluster.core.blocks import BlockLabel, Namespace
+from pbkv_cluster.core.locations.residency import Residency
+from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.integrations.engine_store import EngineStore, StoreSettings
-from pbkv_cluster.store.cluster_index import RedisServer
+from pbkv_cluster.integrations.engine_store.other_nodes import LEASE_S, OtherNodes
+from pbkv_cluster.store.cluster_index import BlockIndex, Directory, RedisServer, connect
 from tests.integrations.engine_store.engines import engine, got, keys, node, put, settings
-from tests.polling import wait_for
+from tests.polling import eventually, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +61,27 @@ def test_without_redis_the_node_alone_serves() -> None:
         wait_for(lambda: two.leading(keys(1)) == 1)
         assert got(two, 1) == [1]
         wait_for(lambda: "Redis" in one.problem)
+
+
+async def test_what_is_stored_while_an_engine_is_being_announced_is_announced_too(redis_url: str) -> None:
+    kind, held = Namespace("model", "revision", "float32", "layout"), Residency(frozenset({Tier.HOST}), 3)
+    label = BlockLabel(kind.digest(), kind.digest(), bytes(16), b"")
+    nodes = OtherNodes(redis_url, "announced", kind, "node")
+
+    def blocks() -> dict[bytes, Residency]:
+        nodes.record(label, held)  # just after the first look at the region
+        return {}
+
+    nodes.start()
+    await nodes.publish("engine", "127.0.0.1:1", blocks, 64)
+    name = f"announced.engines.{kind.digest().hex()}"
+    redis = connect(redis_url, name)
+
+    async def is_announced() -> bool:
+        (entry,) = await Directory(redis, name, LEASE_S).workers()
+        found = await BlockIndex(redis, name, LEASE_S).residencies(("engine", entry.incarnation), [label.key])
+        return found == [held.pack()]
+
+    await eventually(is_announced)
+    await nodes.stop()
+    await redis.aclose()

@@ -58,7 +58,7 @@ def test_a_block_is_under_no_tenant_only_if_that_is_told() -> None:
     held = rig().held
     untold = replace(stored(PROMPT[:32], [b"salted"], medium="CPU"), extra=())
     held.stored(untold)
-    assert (len(held), held.orphans) == (0, 1)
+    assert (len(held), held.unknown.orphans) == (0, 1)
     held.stored(stored(PROMPT[:32], [b"salted"], salt="tenant"))
     held.stored(untold)
     held.removed(BlockRemoved([b"salted"], "GPU"))
@@ -103,11 +103,11 @@ def test_what_cannot_be_placed_is_counted_and_not_believed() -> None:
     held = rig().held
     held.stored(stored(PROMPT[32:64], [b"two"], parent=b"never told"))
     held.stored(BlockStored([b"image"], None, PROMPT[:32], 32, "GPU", [b"\x92\xa5image\x00"]))
-    assert (len(held), held.orphans, held.is_complete) == (0, 2, False)
+    assert (len(held), held.unknown.orphans, held.is_complete) == (0, 2, False)
     held.stored(stored(PROMPT[:32], [b"elsewhere"], medium="EXTERNAL"))
     held.removed(BlockRemoved([b"never told"], "GPU"))
     held.clear()
-    assert (len(held), held.orphans, held.is_complete) == (0, 0, True)
+    assert (len(held), held.unknown.orphans, held.is_complete) == (0, 0, True)
 
 
 def test_what_a_connector_has_stays_when_vllm_empties_its_own_cache() -> None:
@@ -125,6 +125,9 @@ def test_what_a_connector_has_stays_when_vllm_empties_its_own_cache() -> None:
     assert not held.is_complete
     assert held.emptied()
     assert (len(held), held.is_complete) == (0, True)
+    held.stored(stored(PROMPT[64:96], [b"lost"], parent=b"never told", medium="CPU"))
+    assert not held.emptied(), "a connector still has what is not known"
+    assert not held.is_complete
 
 
 def test_of_blocks_that_are_told_by_name_alone_the_known_ones_are_entered() -> None:
@@ -140,7 +143,7 @@ def test_of_blocks_that_are_told_by_name_alone_the_known_ones_are_entered() -> N
 def test_memory_is_bounded() -> None:
     held = HeldBlocks(NAMESPACE, lambda label, residency: None, max_bytes=5 * BYTES_A_BLOCK)
     held.stored(stored(PROMPT[:96], [b"one", b"two", b"three"]))
-    assert (len(held), held.left_out, held.is_complete) == (4, 2, False)
+    assert (len(held), held.unknown.left_out, held.is_complete) == (4, 2, False)
 
 
 def test_an_empty_cache_is_told_block_by_block() -> None:

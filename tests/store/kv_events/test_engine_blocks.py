@@ -23,7 +23,11 @@ def stored(path: Path, tier: str = "GPU", blocks: int = 1) -> BlockStored:
 
 
 OPERATIONS = st.lists(
-    st.tuples(st.sampled_from(["store", "remove"]), st.sampled_from(["GPU", "CPU"]), st.lists(st.integers(0, 2), max_size=4)),
+    st.tuples(
+        st.sampled_from(["store", "store", "remove", "empty"]),
+        st.sampled_from(["GPU", "CPU"]),
+        st.lists(st.integers(0, 2), max_size=4),
+    ),
     max_size=60,
 )
 
@@ -41,6 +45,9 @@ def test_a_prompt_matches_what_a_cache_of_prefixes_holds(
                 if path[:end] not in held:
                     held.add(path[:end])
                     blocks.stored(stored(path[:end], tier))
+        elif kind == "empty":
+            truth["GPU"].clear()
+            assert blocks.emptied() is (not truth["CPU"])
         elif path in held and not any(other[: len(path)] == path and other != path for other in held):
             held.discard(path)
             blocks.removed(BlockRemoved([a_hash(path)], tier))
@@ -62,7 +69,7 @@ def test_blocks_that_other_things_than_tokens_distinguish_match_only_with_these(
 def test_what_follows_a_missed_event_is_not_believed_and_counted() -> None:
     blocks = EngineBlocks(ROOM)
     blocks.stored(BlockStored([b"2", b"3"], b"1", [2, 3], 1, "GPU"))
-    assert (len(blocks), blocks.orphans, blocks.is_complete) == (0, 2, False)
+    assert (len(blocks), blocks.unknown.orphans, blocks.is_complete) == (0, 2, False)
     blocks.clear()
     assert blocks.is_complete
 
@@ -100,11 +107,45 @@ def test_of_blocks_that_are_told_by_name_alone_the_known_ones_are_entered() -> N
     assert blocks.is_complete
 
 
+def test_what_a_connector_has_stays_when_vllm_empties_its_own_cache() -> None:
+    told: list[float] = []
+    blocks = EngineBlocks(ROOM, told.append)
+    blocks.stored(stored((1, 2, 3), blocks=3))
+    blocks.stored(stored((1, 2), "CPU", blocks=2))
+    assert not blocks.emptied()
+    assert blocks.match(pack([1, 2, 3])) == Held(0, 2)
+    blocks.removed(BlockRemoved([a_hash((1, 2)), a_hash((1,))], "CPU"))
+    assert blocks.emptied()
+    assert told == [1 / 3, 1.0, 1.0]
+
+
+def test_sglang_empties_its_host_memory_too() -> None:
+    blocks = EngineBlocks(ROOM)
+    blocks.stored(stored((1, 2), blocks=2))
+    blocks.stored(stored((1, 2), "CPU_PINNED", blocks=2))
+    blocks.stored(stored((1,), "DISK"))
+    assert not blocks.emptied()
+    assert blocks.match(pack([1, 2])) == Held(0, 1)
+    blocks.removed(BlockRemoved([a_hash((1,))], "DISK"))
+    blocks.stored(stored((1, 2), "CPU_PINNED", blocks=2))
+    assert blocks.emptied()
+
+
+def test_an_engine_is_not_called_empty_while_a_slower_tier_has_what_is_not_known() -> None:
+    blocks = EngineBlocks(ROOM)
+    blocks.stored(BlockStored([b"2"], b"1", [2], 1, "GPU"))
+    assert blocks.emptied()
+    assert blocks.is_complete
+    blocks.stored(BlockStored([b"2"], b"1", [2], 1, "CPU"))
+    assert not blocks.emptied()
+    assert not blocks.is_complete
+
+
 def test_memory_is_bounded_and_those_who_ask_are_told_what_is_dropped() -> None:
     told: list[float] = []
     blocks = EngineBlocks(3 * BYTES_A_BLOCK, told.append)
     blocks.stored(stored((1, 2, 3, 4, 5), blocks=5))
-    assert (len(blocks), blocks.left_out, blocks.is_complete) == (3, 2, False)
+    assert (len(blocks), blocks.unknown.left_out, blocks.is_complete) == (3, 2, False)
     assert blocks.match(pack([1, 2, 3, 4, 5])) == Held(3, 0)
     blocks.removed(BlockRemoved([a_hash((1, 2, 3)), b"unheard"], "GPU"))
     blocks.clear()

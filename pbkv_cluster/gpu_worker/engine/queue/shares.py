@@ -20,7 +20,7 @@ class Shares:
         """`weights`: of tenants; all others have 1."""
         self._weights = weights
         self._served: dict[str, float] = {}
-        self._level = 0.0  # where the tenant was that was chosen last: nobody who waits is below it
+        self._level = 0.0  # where the tenant was when it was chosen last: nobody who waits is below it
 
     def __len__(self) -> int:
         """Tenants that have a counter."""
@@ -30,13 +30,14 @@ class Shares:
         """Called when a tenant has a step that waits and had none before."""
         self._served[tenant] = max(self._served.get(tenant, 0.0), self._level)
 
-    def least(self, tenants: Iterable[str]) -> str:
-        """Of the tenants that wait, the one that has been served least; among equals the first."""
-        return min(tenants, key=self._served.__getitem__)
+    def next_of(self, tenants: Iterable[str]) -> str:
+        """Of all the tenants that wait, the one that has been served least, and so is next; among equals the first.
 
-    def chosen(self, tenant: str) -> None:
-        """Called when a step of the tenant is let go first."""
+        Who begins to wait from now on starts where it is now, whatever is charged to it until its step has been let go.
+        """
+        tenant = min(tenants, key=self._served.__getitem__)
         self._level = max(self._level, self._served[tenant])
+        return tenant
 
     def charge(self, tenant: str, tokens: int) -> None:
         """The tenant has been served so many tokens."""

@@ -61,11 +61,6 @@ class StepQueue(Generic[T]):
         self._replace(tenant, rest)
         return True
 
-    @property
-    def decided(self) -> bool:
-        """Whether it is decided which step is next."""
-        return self._next is not None
-
     def head(self) -> T:
         """The step that is next.
 
@@ -73,7 +68,7 @@ class StepQueue(Generic[T]):
             ValueError: none waits.
         """
         if self._next is None:
-            self._next = self.shares.least(self._heaps)
+            self._next = self.shares.next_of(self._heaps)
         return self._heaps[self._next][0][1]
 
     def take(self) -> T:
@@ -81,7 +76,6 @@ class StepQueue(Generic[T]):
         item = self.head()
         assert self._next is not None
         tenant = self._next
-        self.shares.chosen(tenant)
         heapq.heappop(self._heaps[tenant])
         self._replace(tenant, self._heaps[tenant])
         self.shares.forget(self._heaps)
