@@ -96,11 +96,17 @@ class PluginsConfig(Section):
 
 
 class VllmConfig(Section):
-    """vLLM: as a worker of a cluster (`python` and `args`, with `engine.type: vllm`), and the eviction policy of its CPU tier.
+    """vLLM: as a worker of a cluster (`workers`, `python`, `args`; `engine.type`), and the eviction policy of its CPU tier.
 
     The policy's other parameters are those of `cache` and `predictor.prior`.
     """
 
+    workers: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="with engine.type = mixed: workers of each node that run vLLM; 0: as many as its Ray resource `vllm` says",
+    )
     python: str = Field("", description="interpreter in whose environment vLLM is installed; empty: that of the cluster")
     args: dict[str, Any] = Field(
         {},
