@@ -62,8 +62,8 @@ test-frameworks: $(stamp) ## run graphs of LangGraph, AutoGen and OpenAI's Agent
 	@$(VENV)-frameworks/bin/python -m pip --disable-pip-version-check install --quiet -r tests/gateway/http/graphs/requirements.txt
 	@PBKV_FRAMEWORKS_PYTHON=$(abspath $(VENV)-frameworks/bin/python) $(bin)/python -m pytest tests/gateway/http/test_frameworks.py $(ARGS)
 
-test-vllm: $(stamp) $(vllm_stamp) ## run real vLLM engines on the CPU: with the connector, as workers, and their CPU tier with our policy (slow; 4 GB; PBKV_VLLM_PYTHON names another environment)
-	@PBKV_VLLM_PYTHON=$(abspath $(vllm_python)) $(bin)/python -m pytest tests/integrations/vllm tests/integrations/vllm_policy/test_in_vllm.py tests/integrations/vllm_worker $(ARGS)
+test-vllm: $(stamp) $(vllm_stamp) ## run real vLLM engines on the CPU: with the connector, as workers, behind the sidecar, and their CPU tier with our policy (slow; 4 GB; PBKV_VLLM_PYTHON names another environment)
+	@PBKV_VLLM_PYTHON=$(abspath $(vllm_python)) $(bin)/python -m pytest tests/integrations/vllm tests/integrations/vllm_policy/test_in_vllm.py tests/integrations/vllm_worker tests/integrations/sidecar/test_sidecar_vllm.py $(ARGS)
 
 test-dashboard: $(stamp) ## test the dashboard in a real browser, which is fetched into build/ (slow; Debian or Ubuntu)
 	@$(pip) install --quiet -c $(VENV)/.constraints -e '.[browser]'

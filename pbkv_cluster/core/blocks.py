@@ -36,6 +36,10 @@ class Namespace:
         is_long = 0 < self.rotary_switch < tokens
         return self if is_long is self.is_long else replace(self, is_long=is_long)
 
+    def of_any_engine(self) -> "Namespace":
+        """What equal tokens have in common whoever has computed them: to compare texts by it, not to find blocks."""
+        return replace(self, revision="", dtype="", layout="")
+
     def digest(self) -> bytes:
         """The parent key of the namespace's first blocks."""
         always = (self.model, self.revision, self.dtype, self.layout, self.block_tokens, self.rank, self.salt)

@@ -15,6 +15,7 @@ A step passes these files in this order:
     step/prompt_reader.py        prompt to tokens and block keys
     routing/infinite_cache.py    available tokens of the prompt
     step/relay.py                loop: place, pass output on, go on elsewhere when the worker is lost
+    routing/prompt_keys.py       block keys of its prompt, for the workers of each engine
     routing/placement.py         waits for workers, asks the index what each has cached
     routing/contexts.py          where the contexts of the workflow's agents lie
     routing/router.py            scores the candidates, in seconds

@@ -16,6 +16,7 @@ from pbkv_cluster.gateway.workflow.entry_writer import EntryWriter
 from pbkv_cluster.gateway.workflow.lifecycle import check_tenant
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow, OpenWorkflows
 from pbkv_cluster.rpc.v1 import store_pb2, types_pb2
+from pbkv_cluster.store.cluster_index import OUR_ENGINE
 from pbkv_cluster.store.fan_out import WorkersServicer, call_worker
 
 _WORKER_TIMEOUT_S = 30.0
@@ -70,7 +71,8 @@ class CacheServicer(WorkersServicer):
             raise Unavailable("there is no worker")
         opened = self._workflows.peek(workflow)
         last = None if opened is None else opened.last_worker
-        worker = (await self._placement.choose(live, read.keys, last, workflow, counted=False)).worker
+        able = [worker for worker in live if worker.entry.engine == OUR_ENGINE] or live  # or the refusal says why not
+        worker = (await self._placement.choose(able, read.keys, last, workflow, counted=False)).worker
         if within_s:
             _has_leases(opened, [worker.id])
         asked = store_pb2.PrefetchRequest(prompt=_tokens(read), tenant=tenant, workflow_id=workflow, within_s=within_s)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from grpc import aio
 
-from pbkv_cluster.core.errors import PbkvError, Unavailable
+from pbkv_cluster.core.errors import FailedPrecondition, PbkvError, Unavailable
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.errors import from_rpc
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc
@@ -33,6 +33,7 @@ class WorkersServicer(store_pb2_grpc.StoreServiceServicer, ABC):
     no worker answers.
 
     A call that one worker cannot serve fails after all others have served it; its error names that worker and how many have.
+    Workers whose engine has no such call are left out where others have it: of prefetches, leases, lists and explanations.
     """
 
     def __init__(self, worker_timeout_s: float) -> None:
@@ -52,7 +53,7 @@ class WorkersServicer(store_pb2_grpc.StoreServiceServicer, ABC):
         return store_pb2.StatResponse(store=_sum([answer.store for answer in answers]))
 
     async def Prefetch(self, request: store_pb2.PrefetchRequest, context: Any) -> store_pb2.PrefetchResponse:  # noqa: N802
-        answers = await self._call_workers(lambda stub: stub.Prefetch(request))
+        answers = await self._call_able(lambda stub: stub.Prefetch(request))
         most = max(answers, key=lambda answer: answer.resident_tokens, default=store_pb2.PrefetchResponse())
         total = store_pb2.PrefetchResponse()
         total.CopyFrom(most)  # where most of it is; several workers may have the same blocks
@@ -86,7 +87,7 @@ class WorkersServicer(store_pb2_grpc.StoreServiceServicer, ABC):
         asked.CopyFrom(request)
         if summed:  # what is first in the sum need not be among the first of each worker
             asked.limit = max(request.limit, _MAX_LIMIT)
-        answers = await self._call_workers(lambda stub: stub.ListCache(asked))
+        answers = await self._call_able(lambda stub: stub.ListCache(asked))
         entries: Iterable[store_pb2.CachedBlocks] = (entry for answer in answers for entry in answer.entries)
         if summed:
             entries = _by_name(entries)
@@ -99,7 +100,7 @@ class WorkersServicer(store_pb2_grpc.StoreServiceServicer, ABC):
     async def ExplainCache(  # noqa: N802
         self, request: store_pb2.ExplainCacheRequest, context: Any
     ) -> store_pb2.ExplainCacheResponse:
-        answers = await self._call_workers(lambda stub: stub.ExplainCache(request))
+        answers = await self._call_able(lambda stub: stub.ExplainCache(request))
         keys = list(dict.fromkeys(key for answer in answers for key in answer.keys))
         if len(keys) > 1:  # each worker may know another block whose key begins so
             return store_pb2.ExplainCacheResponse(keys=keys[:_NAMES])
@@ -121,14 +122,22 @@ class WorkersServicer(store_pb2_grpc.StoreServiceServicer, ABC):
         )
 
     async def _call_workers(self, call: Call[T], timeout_s: float | None = None) -> list[T]:
-        addresses = sorted(await self.worker_addresses())
-        timeout_s = timeout_s or self._worker_timeout_s
-        calls = (call_worker(address, call, timeout_s) for address in addresses)
-        found = await asyncio.gather(*calls, return_exceptions=True)
-        failures = {address: each for address, each in zip(addresses, found, strict=True) if isinstance(each, BaseException)}
-        if failures:
-            raise _failure(failures, len(addresses))
-        return [each for each in found if not isinstance(each, BaseException)]
+        found = await self._ask_all(call, timeout_s or self._worker_timeout_s)
+        if failures := {address: each for address, each in found.items() if isinstance(each, BaseException)}:
+            raise _failure(failures, len(found))
+        return [each for each in found.values() if not isinstance(each, BaseException)]
+
+    async def _call_able(self, call: Call[T]) -> list[T]:
+        """The answers of those whose engine has such a call.
+
+        Raises:
+            PbkvError: no engine has it, or another one has failed.
+        """
+        found = await self._ask_all(call, self._worker_timeout_s)
+        able = {address: each for address, each in found.items() if not isinstance(each, FailedPrecondition)} or found
+        if failures := {address: each for address, each in able.items() if isinstance(each, BaseException)}:
+            raise _failure(failures, len(able))
+        return [each for each in able.values() if not isinstance(each, BaseException)]
 
     async def _call_reachable(self, call: Call[T]) -> list[T]:
         """The answers of those that do not fail: what a lost worker has cached is lost, and no lease of it.
@@ -136,19 +145,24 @@ class WorkersServicer(store_pb2_grpc.StoreServiceServicer, ABC):
         Raises:
             PbkvError: all fail.
         """
-        addresses = sorted(await self.worker_addresses())
-        calls = (call_worker(address, call, self._worker_timeout_s) for address in addresses)
         answers: list[T] = []
         errors: list[BaseException] = []
-        for address, answer in zip(addresses, await asyncio.gather(*calls, return_exceptions=True), strict=True):
+        for address, answer in (await self._ask_all(call, self._worker_timeout_s)).items():
             if isinstance(answer, BaseException):
-                log.warning("the worker at %s is left out of a lease: %s", address, answer)
+                level = logging.DEBUG if isinstance(answer, FailedPrecondition) else logging.WARNING
+                log.log(level, "the worker at %s is left out of a lease: %s", address, answer)
                 errors.append(answer)
             else:
                 answers.append(answer)
         if errors and not answers:
             raise errors[0]
         return answers
+
+    async def _ask_all(self, call: Call[T], timeout_s: float) -> dict[str, T | BaseException]:
+        """What each worker answers, or why it does not, by its address."""
+        addresses = sorted(await self.worker_addresses())
+        calls = (call_worker(address, call, timeout_s) for address in addresses)
+        return dict(zip(addresses, await asyncio.gather(*calls, return_exceptions=True), strict=True))
 
 
 async def call_worker(address: str, call: Call[T], timeout_s: float) -> T:

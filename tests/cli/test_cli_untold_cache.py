@@ -1,4 +1,4 @@
-"""Commands about a workflow, where the engine does not tell what of it is cached: the rest is shown, and why not that."""
+"""Commands where the engine of a worker is not ours, and does not tell what is cached: the rest is shown, and why not that."""
 
 import json
 from collections.abc import Iterator
@@ -59,3 +59,20 @@ def test_what_is_expected_of_a_workflow_is_explained(pbkv: Pbkv, busy: str) -> N
     assert f"cached: not known ({UNTOLD})" in done.out
     found = json.loads(pbkv("explain", "w", "--endpoint", busy, "--json", "-").out)
     assert (found["path"], found["cached_problem"], found["runs"]) == (["planner"], UNTOLD, [])
+
+
+def test_the_status_of_a_mixed_cluster_says_which_worker_has_which_engine(pbkv: Pbkv, loop_thread: LoopThread) -> None:
+    gateway = AsyncExitStack()
+
+    async def start() -> str:
+        workers = ScriptedWorker("w0"), VllmWorker("w1", engine="vllm 0.32.0")
+        return (await gateway.enter_async_context(running(*workers))).address
+
+    address = loop_thread.run(start())
+    done = pbkv("status", "--endpoint", address)
+    found = json.loads(pbkv("status", "--endpoint", address, "--json", "-").out)["workers"]
+    loop_thread.run(gateway.aclose())
+    assert done.code == 0, done.err
+    first, second = done.out.index("w0"), done.out.index("w1")
+    assert first < done.out.index("pbkv", first) < second < done.out.index("vllm 0.32.0")
+    assert [(each["worker_id"], each["engine"]) for each in found] == [("w0", "pbkv"), ("w1", "vllm 0.32.0")]

@@ -61,6 +61,14 @@ def test_vllm_must_be_there() -> None:
     with pytest.raises(StartupError, match=r"^vllm\.python: '/nowhere/python' is no program$"):
         preflight.check(config(engine__type="vllm", vllm__python="/nowhere/python"))
     preflight.check(config(engine__type="vllm", vllm__python=sys.executable))
+
+
+def test_where_our_engine_and_vllm_are_together_their_numbers_must_be_known() -> None:
+    with pytest.raises(StartupError, match=r"^vllm\.workers: how many of the workers are to run vLLM"):
+        preflight.check(config(engine__type="mixed", vllm__python=sys.executable))
+    with pytest.raises(StartupError, match=r"^vllm\.python: '/nowhere/python' is no program$"):
+        preflight.check(config(engine__type="mixed", vllm__workers=1, vllm__python="/nowhere/python"))
+    preflight.check(config(engine__type="mixed", vllm__workers=1, vllm__python=sys.executable))
     preflight.check(config(engine__type="pbkv"))
 
 

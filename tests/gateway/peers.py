@@ -17,7 +17,7 @@ from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.steps.step_calls import StepCalls
 from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc, workflow_pb2
-from pbkv_cluster.store.cluster_index import WorkerEntry
+from pbkv_cluster.store.cluster_index import OUR_ENGINE, WorkerEntry
 
 VOCAB = 257
 CONTEXT = 256
@@ -32,6 +32,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     incarnation: str = "1"
     node_id: str = "node"
     context: int = CONTEXT  # tokens
+    namespace: Namespace = NAMESPACE
+    engine: str = OUR_ENGINE
     say: Callable[[str], str] | None = None  # answers a prompt with a text, instead of letters
     unsaid: str = ""  # end of that text whose tokens are sent, but whose text is not
     hidden: bytes = b""  # sent with Finished
@@ -64,7 +66,18 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
 
     def record(self) -> WorkerEntry:
         return WorkerEntry(
-            self.id, self.incarnation, self.node_id, self.address, os.getpid(), NAMESPACE, VOCAB, self.context, 64, 64, 4096
+            self.id,
+            self.incarnation,
+            self.node_id,
+            self.address,
+            os.getpid(),
+            self.namespace,
+            VOCAB,
+            self.context,
+            gpu_blocks=64,
+            host_blocks=64,
+            block_bytes=4096,
+            engine=self.engine,
         )
 
     def RunSteps(  # noqa: N802

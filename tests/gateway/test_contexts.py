@@ -1,5 +1,7 @@
 """Where the contexts of a workflow's agents lie, and what that makes of the choice of a worker."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,14 +32,14 @@ def test_blocks_of_the_latest_contexts_count_once_where_they_lie(
         contexts.note("w", agent, worker, keys(path))
         contexts.note("other", agent, worker, keys([9, *path]))
     latest = {agent: (worker, set(keys(path))) for agent, worker, path in steps}
-    found = contexts.tokens("w", keys(prompt))
+    found = contexts.tokens("w", dict.fromkeys((ONE, TWO), keys(prompt)))
     for name in (ONE, TWO):
         lying = set().union(*(blocks for worker, blocks in latest.values() if worker == name))
         assert found.get(name, 0) == len(lying - set(keys(prompt))) * BLOCK_TOKENS
     contexts.drop("w")
     contexts.drop("other")
     assert contexts.size_bytes == 0
-    assert contexts.tokens("w", keys(prompt)) == {}
+    assert contexts.tokens("w", {ONE: keys(prompt)}) == {}
 
 
 def test_contexts_are_bounded_in_bytes_and_agents() -> None:
@@ -45,10 +47,21 @@ def test_contexts_are_bounded_in_bytes_and_agents() -> None:
     for number in range(30):
         contexts.note(f"w{number % 5}", "a", ONE, keys([0] * 5))
     assert contexts.size_bytes == 8 * 20
-    assert [bool(contexts.tokens(f"w{number}", [])) for number in range(5)] == [False, True, True, True, True]
+    assert [bool(contexts.tokens(f"w{number}", {ONE: []})) for number in range(5)] == [False, True, True, True, True]
     for number in range(40):
         contexts.note("many", f"agent-{number}", ONE, keys([number]))
-    assert contexts.tokens("many", []) == {ONE: 16 * BLOCK_TOKENS}
+    assert contexts.tokens("many", {ONE: []}) == {ONE: 16 * BLOCK_TOKENS}
+
+
+def test_a_context_is_compared_with_the_prompts_keys_where_it_lies() -> None:
+    """Engines have other keys for equal tokens; a worker that no step can go to does not matter."""
+    other = block_keys(replace(SPACE, layout="other"), pack([0] * 2 * BLOCK_TOKENS))
+    there, gone = ("there", "1"), ("gone", "1")
+    contexts = Contexts()
+    contexts.note("w", "a", ONE, keys([0, 0]))
+    contexts.note("w", "b", there, other)
+    contexts.note("w", "c", gone, keys([5]))
+    assert contexts.tokens("w", {ONE: keys([0]), there: other[:1]}) == {ONE: BLOCK_TOKENS, there: BLOCK_TOKENS}
 
 
 def worker(name: str, gpu: int = 0, queued: int = 0, context: int = 0, duplicates: int = 0) -> Candidate:

@@ -44,6 +44,27 @@ async def test_a_step_goes_where_it_can_copy_its_prefix() -> None:
         assert (await waiting).usage.worker_id == "holder"
 
 
+async def test_each_engines_blocks_are_found_by_its_own_keys_alone() -> None:
+    """Workers of two engines: what one has cached is nothing to the other, even under the keys of the other."""
+    theirs = replace(NAMESPACE, layout="vllm")
+    ours, foreign = ScriptedWorker("ours"), ScriptedWorker("vllm", namespace=theirs, engine="vllm 0.32.0")
+    async with running(ours, foreign) as rig:
+        tokens = {letter: pack(list(letter.encode() * 64)) for letter in "abc"}
+        await rig.announce_blocks("ours", [*block_keys(NAMESPACE, tokens["a"]), *block_keys(theirs, tokens["b"])])
+        await rig.announce_blocks("vllm", [*block_keys(theirs, tokens["b"])[:2], *block_keys(NAMESPACE, tokens["a"])])
+        for letter, worker in (("a", "ours"), ("b", "vllm"), ("c", "ours")):
+            prompt = types_pb2.Prompt(text=letter * 64 + "what now?")
+            finished = await rig.run(await rig.start_workflow(), prompt=prompt)
+            assert finished.usage.worker_id == worker
+            assert finished.usage.available_tokens == 0
+            again = await rig.run(await rig.start_workflow(), prompt=prompt)
+            assert again.usage.available_tokens == 64, "whichever engine has computed it"
+        decisions = (await rig.status()).decisions
+        assert (decisions["route_prefix"], decisions["route_least_loaded"]) == (4, 2)
+        engines = {worker.worker_id: worker.engine for worker in (await rig.status()).workers}
+        assert engines == {"ours": "pbkv", "vllm": "vllm 0.32.0"}
+
+
 async def test_a_workflow_stays_where_it_was_while_nothing_is_announced() -> None:
     async with running(*(ScriptedWorker(f"w{n}") for n in range(3))) as rig:
         workflow = await rig.start_workflow()

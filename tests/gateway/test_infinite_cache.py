@@ -1,12 +1,14 @@
 """The infinite cache against a model that keeps whole sequences."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pbkv_cluster.core.blocks import Namespace, block_keys
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, pack
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
-from pbkv_cluster.gateway.step.prompt_reader import TokenizedPrompt
+from pbkv_cluster.gateway.routing.prompt_keys import PromptKeys
 
 NAMESPACE = Namespace("m", "1", "float32", "test")
 
@@ -16,11 +18,6 @@ SEQUENCES = st.lists(st.integers(0, 2), max_size=5).flatmap(
         lambda rest: [b for b in blocks for _ in range(BLOCK_TOKENS)] + [9] * rest
     )
 )
-
-
-def prompt_of(ids: list[int], salt: str = "") -> TokenizedPrompt:
-    namespace = Namespace("m", "1", "float32", "test", salt=salt)
-    return TokenizedPrompt(pack(ids), block_keys(namespace, pack(ids)), namespace)
 
 
 def common_blocks(ids: list[int], held: list[int]) -> int:
@@ -36,19 +33,19 @@ def test_available_is_the_longest_prefix_of_anything_computed_before(steps: list
     cache = InfiniteCache(capacity_blocks=10_000)
     computed: list[tuple[str, list[int]]] = []
     for ids, output, tenant in steps:
-        prompt = prompt_of(ids, tenant)
+        keys = PromptKeys(pack(ids), tenant)
         longest = max((common_blocks(ids, held) for owner, held in computed if owner == tenant), default=0)
         limit = max(len(ids) - 1, 0) // BLOCK_TOKENS
-        assert cache.match(prompt.keys, len(ids)) == min(longest, limit) * BLOCK_TOKENS
-        cache.remember(prompt.keys)
-        cache.remember(prompt.output_keys(pack(output)))
+        assert cache.match(keys.of(NAMESPACE), len(ids)) == min(longest, limit) * BLOCK_TOKENS
+        cache.remember(keys.of(NAMESPACE))
+        cache.remember(keys.of_output(NAMESPACE, pack(output)))
         computed.append((tenant, ids + output[:-1]))
 
 
 @given(SEQUENCES, SEQUENCES)
 def test_output_keys_go_on_where_the_prompts_end(ids: list[int], output: list[int]) -> None:
-    prompt = prompt_of(ids)
-    assert [*prompt.keys, *prompt.output_keys(pack(output))] == block_keys(NAMESPACE, pack(ids + output[:-1]))
+    keys = PromptKeys(pack(ids), "acme", [NAMESPACE])
+    assert keys.of_all(NAMESPACE, pack(output)) == block_keys(replace(NAMESPACE, salt="acme"), pack(ids + output[:-1]))
 
 
 @given(st.lists(st.lists(st.integers(0, 30), max_size=10), max_size=20), st.integers(0, 12))

@@ -8,7 +8,7 @@ from typing import Any, Self, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbkv_cluster.core.blocks import Namespace, block_keys
+from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import LimitsConfig
 from pbkv_cluster.core.errors import InvalidArgument, PbkvError, Unavailable
@@ -23,6 +23,7 @@ from pbkv_cluster.gateway.meter import GatewayMeter
 from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
 from pbkv_cluster.gateway.routing.load import WorkerLoad
+from pbkv_cluster.gateway.routing.prompt_keys import PromptKeys
 from pbkv_cluster.gateway.routing.speeds import OutputLength, PrefillSpeed, StepSpeed
 from pbkv_cluster.gateway.routing.step_link import FailureKind, StepOutcome, WorkerFailure
 from pbkv_cluster.gateway.routing.worker import Worker
@@ -99,6 +100,7 @@ class MemoryWorker:
     steps: WorkerLoad = field(default_factory=WorkerLoad)
     speed: StepSpeed = field(default_factory=StepSpeed)
     streams: list[Stream] = field(default_factory=list)
+    namespace: Namespace = NAMESPACE
 
     @property
     def key(self) -> tuple[str, str]:
@@ -186,7 +188,7 @@ async def run(scripts: list[list[Moment]]) -> Run:
         retry_limit=RETRY_LIMIT,
     )
     workflow = OpenWorkflow("w", "", "", 10.0, 0.0, 0.0)
-    prompt = TokenizedPrompt(PROMPT, block_keys(NAMESPACE, PROMPT), NAMESPACE)
+    prompt = TokenizedPrompt(PROMPT, PromptKeys(PROMPT, ""))
     step.spec = StepSpec(workflow, 0, "agent", "", None, "", 0, prompt, SamplingParams(), 0)
     try:
         async for event in relay.run(step, step.spec):

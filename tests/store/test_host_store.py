@@ -60,6 +60,8 @@ class ScriptedWorker(store_pb2_grpc.StoreServiceServicer):
     async def ListCache(  # noqa: N802
         self, request: store_pb2.ListCacheRequest, context: Any
     ) -> store_pb2.ListCacheResponse:
+        if self.fault is not None:
+            raise self.fault
         self.limits.append(request.limit)
         gpu = types_pb2.TierTokens(tier=types_pb2.TIER_GPU, tokens=16 * self.blocks)
         host = types_pb2.TierTokens(tier=types_pb2.TIER_HOST, tokens=32)
@@ -101,6 +103,8 @@ class ScriptedWorker(store_pb2_grpc.StoreServiceServicer):
         return store_pb2.StatResponse(store=store_pb2.StoreStat(tiers=tiers, policy=self.policy, decisions=decisions))
 
     async def Prefetch(self, request: store_pb2.PrefetchRequest, context: Any) -> store_pb2.PrefetchResponse:  # noqa: N802
+        if self.fault is not None:
+            raise self.fault
         self.prefetched.append((packed_from_wire(request.prompt.token_ids, "prompt.token_ids"), request.tenant))
         return store_pb2.PrefetchResponse(loaded_tokens=self.loaded, resident_tokens=self.loaded + self.blocks)
 
@@ -404,3 +408,19 @@ async def test_a_stopped_store_gives_no_regions() -> None:
             await store_pb2_grpc.StoreServiceStub(channel).LeaseArena(store_pb2.LeaseArenaRequest(worker_id="w", bytes=1))
     assert isinstance(error.value, aio.AioRpcError)
     assert error.value.code() is StatusCode.UNAVAILABLE
+
+
+async def test_workers_whose_engine_has_no_such_call_are_left_out_where_others_have_it(node: Node) -> None:
+    ours, foreign = ScriptedWorker(blocks=32, loaded=32), ScriptedWorker(0)
+    foreign.fault = FailedPrecondition("vLLM loads nothing ahead of its use")
+    await node.add(foreign)
+    request = store_pb2.PrefetchRequest(prompt=types_pb2.Prompt(token_ids=types_pb2.PackedTokens(data=pack(range(40)))))
+    with pytest.raises(aio.AioRpcError, match="vLLM loads nothing ahead of its use"):
+        await node.stub.Prefetch(request, timeout=TIMEOUT_S)
+    address = await node.add(ours)
+    assert (await node.stub.Prefetch(request, timeout=TIMEOUT_S)).loaded_tokens == 32
+    listed = await node.stub.ListCache(store_pb2.ListCacheRequest(), timeout=TIMEOUT_S)
+    assert {entry.worker_id for entry in listed.entries} == {ours.policy}
+    ours.fault = Unavailable("it is away")
+    with pytest.raises(aio.AioRpcError, match=f"the worker at {address} cannot be asked: it is away"):
+        await node.stub.Prefetch(request, timeout=TIMEOUT_S)

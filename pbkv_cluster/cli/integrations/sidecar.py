@@ -12,9 +12,9 @@ from pbkv_cluster.cli.options import (
     Assignments,
     ConfigFile,
     RedisUrl,
-    connect_as_member,
     connected,
     load_settings,
+    serve_as_member,
     split_names,
 )
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, share, write_json
@@ -81,6 +81,7 @@ def sidecar(
     if predictor:
         parse_address("--predictor", predictor)
     settings = load_settings(config, assignments, flags).config
+    serve_as_member(settings.security)
     if status:
         _print_status(_ask_status(join_address(settings.cluster.host or _LOOPBACK, settings.sidecar.port)), json_target)
         return
@@ -89,15 +90,11 @@ def sidecar(
     if not settings.sidecar.engines:
         raise InvalidArgument("sidecar.engines", "must name an engine (--engine http://HOST:PORT)")
     here = settings.cluster.host or _LOOPBACK
-    if not is_loopback(here):
-        if settings.security.credentials or settings.security.tls_certificate:
-            problem = f"a sidecar asks for no key and speaks no TLS, and {here} is not the loopback"
-            raise InvalidArgument("cluster.host", f"{problem}: put a proxy that does in front, or leave `security` out")
+    if not is_loopback(here) and not settings.security.credentials:
         typer.echo(f"warning: everybody who can reach {here} can use the engines through this sidecar", err=True)
     from pbkv_cluster.core.logs.setup import set_up_logs
 
     set_up_logs(settings.logging)
-    connect_as_member(settings.security)
     asyncio.run(_serve(settings, predictor))
 
 
@@ -117,6 +114,7 @@ async def _serve(config: "Config", predictor: str) -> None:
     from pbkv_cluster.core.clock import SystemClock
     from pbkv_cluster.integrations.sidecar.server import SidecarServer
     from pbkv_cluster.integrations.sidecar.workflow.forecasts import predictor_of
+    from pbkv_cluster.rpc.security import this_process
 
     interrupted = catch_interrupts()
     clock = SystemClock()
@@ -124,7 +122,7 @@ async def _serve(config: "Config", predictor: str) -> None:
         server = SidecarServer(config, services, clock)
         try:
             address = await server.start(config.cluster.host or _LOOPBACK, config.sidecar.port)
-            typer.echo(f"sidecar  http://{address}/v1 (OpenAI's API; metrics at /metrics)")
+            typer.echo(f"sidecar  {this_process().http}://{address}/v1 (OpenAI's API; metrics at /metrics)")
             for engine in server.fleet.engines:
                 typer.echo(f"engine   {engine.config.url}{'' if engine.is_live else ' (does not answer yet)'}")
             await run_until(interrupted.wait(), server.wait())
@@ -136,12 +134,16 @@ async def _serve(config: "Config", predictor: str) -> None:
 def _ask_status(address: str) -> dict[str, Any]:
     import json
     from urllib.error import URLError
-    from urllib.request import urlopen
+    from urllib.request import Request, urlopen
 
     from pbkv_cluster.integrations.sidecar.app import STATUS_PATH
+    from pbkv_cluster.rpc.security import this_process
 
+    security = this_process()
+    key = {"authorization": f"Bearer {security.access.api_key}"} if security.access.api_key else {}
     try:
-        with urlopen(f"http://{address}{STATUS_PATH}", timeout=_ANSWER_S) as answer:
+        request = Request(f"{security.http}://{address}{STATUS_PATH}", headers=key)
+        with urlopen(request, timeout=_ANSWER_S, context=security.to_members()) as answer:
             told: dict[str, Any] = json.loads(answer.read())
     except (URLError, OSError, ValueError) as error:
         raise Unavailable(f"no sidecar answers at {address}: {error}") from error

@@ -216,22 +216,18 @@ def _workers_table(response: "Status") -> "Table":
     from rich.text import Text
 
     table = Table("worker", "address", "steps", "policy", "blocks in use", title="Workers")
+    all_ours = {worker.engine for worker in response.workers} <= {"", "pbkv"}
     for worker in response.workers:
         steps = Text(f"{worker.running} running\n{worker.waiting} waiting")
         tiers = [_tier_use(tier) for tier in worker.store.tiers]
         table.add_row(
-            Text("\n".join([worker.worker_id, worker.node_id, *_foreign(worker)])),
+            Text("\n".join([worker.worker_id, worker.node_id, *([] if all_ours else [worker.engine])])),
             Text(worker.address),
             steps if worker.reachable else Text("not reachable", style="bold red"),
             Text(worker.store.policy),
             Text("\n".join(tiers)),
         )
     return table
-
-
-def _foreign(worker: "Status.Worker") -> list[str]:
-    """The engine that runs a worker's steps, if it is not ours."""
-    return [worker.engine] if worker.engine not in ("", "pbkv") else []
 
 
 def _rates_table(response: "Status") -> "Table":

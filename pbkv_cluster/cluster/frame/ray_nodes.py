@@ -4,6 +4,8 @@ import math
 import time
 from dataclasses import dataclass
 
+_VLLM = "vllm"  # a resource that nodes may be given: how many of their workers are to run vLLM
+
 
 @dataclass(frozen=True, slots=True)
 class RayNode:
@@ -12,6 +14,7 @@ class RayNode:
     node_id: str
     host: str
     gpus: int
+    vllm_workers: int = 0  # that it is meant for, by its Ray resource
 
 
 def living() -> list[RayNode]:
@@ -19,7 +22,12 @@ def living() -> list[RayNode]:
     import ray
 
     return [
-        RayNode(node["NodeID"], node["NodeManagerAddress"], int(node["Resources"].get("GPU", 0)))
+        RayNode(
+            node["NodeID"],
+            node["NodeManagerAddress"],
+            int(node["Resources"].get("GPU", 0)),
+            int(node["Resources"].get(_VLLM, 0)),
+        )
         for node in ray.nodes()
         if node["Alive"]
     ]

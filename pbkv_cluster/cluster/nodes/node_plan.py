@@ -2,11 +2,11 @@
 
 import functools
 import itertools
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from pbkv_cluster.cluster.frame.actors import MemberSpec
 from pbkv_cluster.cluster.frame.ray_nodes import RayNode
-from pbkv_cluster.cluster.membership.member import MemberContext
+from pbkv_cluster.cluster.membership.member import Member, MemberContext
 from pbkv_cluster.cluster.membership.members import HostStoreMember, WorkerMember
 from pbkv_cluster.cluster.membership.worker_member import WORKER_PREFIX
 from pbkv_cluster.cluster.nodes.gateway_plan import GatewayPlan
@@ -25,11 +25,12 @@ class NodePlan:
         gateways: plans those of the nodes; None: the nodes get none.
 
         Raises:
-            StartupError: a node has fewer GPUs than it is to have workers.
+            StartupError: a node has fewer GPUs than it is to have workers, or no worker for our engine where one is meant.
         """
         device = context.config.engine.device
         self._on_gpus = device == "cuda" or (device == "auto" and any(node.gpus for node in nodes))
         self._per_node = context.config.cluster.workers
+        self._engine, self._vllm = context.config.engine.type, context.config.vllm
         self._context = context
         self._gateways = gateways
         self._host_stores, self._workers = itertools.count(), itertools.count()
@@ -38,6 +39,11 @@ class NodePlan:
                 raise StartupError(
                     f"cluster.workers: {self._per_node} workers need a GPU each, node {node.host} has {node.gpus} "
                     f"(engine.device: {device}); 0 workers are one for each GPU, and engine.device: cpu uses none"
+                )
+            if (count := self.workers_of(node)) and 0 < count <= self._vllm.workers:
+                raise StartupError(
+                    f"vllm.workers: {self._vllm.workers} of {count} workers of node {node.host} leaves none for our engine "
+                    "(engine.type = mixed)"
                 )
 
     def workers_of(self, node: RayNode) -> int:
@@ -48,15 +54,25 @@ class NodePlan:
             return self._per_node or 1
         return min(self._per_node or node.gpus, node.gpus)
 
+    def vllm_workers_of(self, node: RayNode) -> int:
+        """How many of them run vLLM."""
+        if self._engine != "mixed":
+            return self.workers_of(node) if self._engine == "vllm" else 0
+        return min(self._vllm.workers or node.vllm_workers, self.workers_of(node))
+
     def members_of(self, node: RayNode) -> list[MemberSpec]:
         """New members for a node, none if it gets no worker."""
         count = self.workers_of(node)
         if not count:
             return []
-        host_store = functools.partial(HostStoreMember, workers=count)
-        worker = VllmHost if self._context.config.engine.type == "vllm" else WorkerMember
+        theirs = self.vllm_workers_of(node)
+        ours = count - theirs
+        # Of the host store's memory, vLLM takes a part with a KV connector only.
+        parts = ours + theirs if "kv_transfer_config" in self._vllm.args else ours
+        host_store = functools.partial(HostStoreMember, workers=max(parts, 1))
         members = [MemberSpec(f"host-store-{next(self._host_stores)}", host_store, self._context, node.node_id)]
-        for number in itertools.islice(self._workers, count):
+        kinds: list[Callable[..., Member]] = [*[WorkerMember] * ours, *[VllmHost] * theirs]
+        for worker, number in zip(kinds, self._workers, strict=False):  # in this order, which takes no number too many
             name = f"{WORKER_PREFIX}{number}"
             make = functools.partial(worker, worker_id=name)
             # The standby has no model loaded, and is kept for members without which nothing goes on.

@@ -112,8 +112,10 @@ def _check_telemetry(config: Config) -> None:
 
 def _check_vllm(config: Config) -> None:
     """That there is a vLLM on this node; in a Ray cluster that is joined, workers may all be elsewhere."""
-    if config.engine.type != "vllm" or config.cluster.address:
+    if config.engine.type == "pbkv" or config.cluster.address:
         return
+    if config.engine.type == "mixed" and not config.vllm.workers:
+        raise StartupError("vllm.workers: how many of the workers are to run vLLM (engine.type = mixed)?")
     if (python := config.vllm.python) and shutil.which(python) is None:
         raise StartupError(f"vllm.python: {python!r} is no program")
     if not python and find_spec("vllm") is None:

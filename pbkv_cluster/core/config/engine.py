@@ -25,9 +25,12 @@ _INSTEAD_WITH_VLLM = {
 
 
 class EngineConfig(Section):
-    """The engine of one worker. With vLLM, only the settings that say so count, and `vllm.args` has the rest."""
+    """The engine of one worker. On workers with vLLM, only the settings that say so count, and `vllm.args` has the rest."""
 
-    type: Literal["pbkv", "vllm"] = Field("pbkv", description="whose engine the workers run: this project's, or vLLM's")
+    type: Literal["pbkv", "vllm", "mixed"] = Field(
+        "pbkv",
+        description="whose engine the workers run: this project's, vLLM's, or some of each node's workers vLLM's (mixed)",
+    )
     device: str = Field(
         "auto", description="torch device; auto: cuda if there is one, otherwise cpu (vLLM: only how many workers a node gets)"
     )
@@ -90,13 +93,13 @@ class EngineConfig(Section):
 
     @model_validator(mode="after")
     def _chunk_fits_batch(self) -> "EngineConfig":
-        if self.type == "pbkv" and self.prefill_chunk_tokens > self.max_batch_tokens:
+        if self.type != "vllm" and self.prefill_chunk_tokens > self.max_batch_tokens:
             raise ValueError("prefill_chunk_tokens must not exceed max_batch_tokens")
         return self
 
     @model_validator(mode="after")
     def _disk_has_a_place(self) -> "EngineConfig":
-        if self.type != "pbkv":
+        if self.type == "vllm":
             return self
         if self.disk_bytes and not self.disk_path:
             raise ValueError("disk_bytes needs disk_path, the folder that the disk tier's files go to")
@@ -105,11 +108,15 @@ class EngineConfig(Section):
         return self
 
     def check_for_vllm(self) -> None:
-        """Checks that nothing is set which vLLM would not do.
+        """Checks that nothing is set which vLLM would not do where a step expects it.
 
         Raises:
             ValueError: something is; names it.
         """
+        if self.type == "mixed":  # the rest is for the workers with our engine
+            if self.allow_forced_output:
+                raise ValueError("engine.allow_forced_output is for engine.type = pbkv; with mixed, a step may go to vLLM")
+            return
         for name, field in type(self).model_fields.items():
             if name not in _VLLM_TOO and getattr(self, name) != field.default:
                 instead = _INSTEAD_WITH_VLLM.get(name, "there is nothing like it")

@@ -22,6 +22,7 @@ class SidecarEngine(Section):
     kv_events: str = Field("", description="where it publishes its KV events, e.g. tcp://10.0.0.7:5557; empty: nowhere")
     kv_replay: str = Field("", description="where it sends again those that were missed; empty: nowhere")
     hints: tuple[Hint, ...] = Field((), description="fields that the sidecar adds to its requests")
+    key_file: str = Field("", description="file with the API key that it is shown; empty: what the client has sent")
 
     @field_validator("url")
     @classmethod
@@ -59,7 +60,7 @@ class SidecarConfig(Section):
     """The sidecar. Bounds on its HTTP port, on steps and workflows are those of `gateway`."""
 
     port: int = Field(26190, ge=0, le=65535, description="port that clients connect to; 0 takes a free one")
-    engines: tuple[SidecarEngine, ...] = Field((), description="engines: url, kind, kv_events, kv_replay and hints of each")
+    engines: tuple[SidecarEngine, ...] = Field((), description="engines: url, kind, kv_events, kv_replay, hints, key_file")
     tokenizer: str = Field(
         "", description="local directory or hub id of the engines' tokenizer, to compare prompts with KV events; empty: by text"
     )
@@ -96,11 +97,17 @@ class PluginsConfig(Section):
 
 
 class VllmConfig(Section):
-    """vLLM: as a worker of a cluster (`python` and `args`, with `engine.type: vllm`), and the eviction policy of its CPU tier.
+    """vLLM: as a worker of a cluster (`workers`, `python`, `args`; `engine.type`), and the eviction policy of its CPU tier.
 
     The policy's other parameters are those of `cache` and `predictor.prior`.
     """
 
+    workers: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="with engine.type = mixed: workers of each node that run vLLM; 0: as many as its Ray resource `vllm` says",
+    )
     python: str = Field("", description="interpreter in whose environment vLLM is installed; empty: that of the cluster")
     args: dict[str, Any] = Field(
         {},

@@ -178,8 +178,16 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _engine_has_its_settings(self) -> "Config":
-        if self.engine.type == "vllm":
+        kind, ours, theirs = self.engine.type, self.cluster.workers, self.vllm.workers
+        if kind != "mixed" and theirs:
+            raise ValueError(f"vllm.workers is for engine.type = mixed; with {kind}, all workers have the same engine")
+        if kind == "pbkv" and (self.vllm.args or self.vllm.python):
+            raise ValueError("vllm.args and vllm.python are for workers with engine.type = vllm or mixed")
+        if kind != "pbkv":
             self.engine.check_for_vllm()
-        elif self.vllm.args or self.vllm.python:
-            raise ValueError("vllm.args and vllm.python are for workers with engine.type = vllm")
+        if ours and theirs >= ours:
+            raise ValueError(
+                f"vllm.workers leaves no worker for our engine: it must be below cluster.workers ({ours}); "
+                "engine.type = vllm gives vLLM all of them"
+            )
         return self

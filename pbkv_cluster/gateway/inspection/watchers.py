@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import ResourceExhausted
@@ -86,7 +86,9 @@ class Watchers:
         for watch in self._watches:
             watch.put(told)
 
-    def step(self, site: CallSite, workflow: str, prompt: bytes, output: bytes, keys: Sequence[bytes], usage: Usage) -> None:
+    def step(
+        self, site: CallSite, workflow: str, prompt: bytes, output: bytes, keys: Callable[[], Sequence[bytes]], usage: Usage
+    ) -> None:
         """Tells of a step that has ended.
 
         Args:
@@ -94,7 +96,7 @@ class Watchers:
             workflow: its id.
             prompt: packed.
             output: packed.
-            keys: of the full blocks of both.
+            keys: returns those of the full blocks of both, the same whatever engine has computed them.
             usage: of the step.
         """
         if not self._watches:
@@ -108,7 +110,7 @@ class Watchers:
             output_tokens=usage.generated_tokens,
             available_tokens=usage.available_tokens,
             delivered_tokens=sum(usage.delivered.values()),
-            block_keys=b"".join(keys),
+            block_keys=b"".join(keys()),
         )
         told = inspection_pb2.WatchedEvent(workflow_id=workflow, workload=site.workload, time_s=now, step=step)
         whole: inspection_pb2.WatchedEvent | None = None

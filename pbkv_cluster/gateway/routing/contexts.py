@@ -4,7 +4,7 @@ An agent's context is the prompt and output of its latest step. The worker that 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
@@ -57,7 +57,7 @@ class Contexts:
             self.size_bytes -= sum(len(context.keys) for context in contexts.values())
 
     def tokens(
-        self, workflow: str, keys: Sequence[bytes], weight: Callable[[str], float] = lambda agent: 1.0
+        self, workflow: str, keys: Mapping[WorkerKey, Sequence[bytes]], weight: Callable[[str], float] = lambda agent: 1.0
     ) -> dict[WorkerKey, int]:
         """Tokens of other contexts of a workflow that lie on each worker, beyond what they share with a prompt.
 
@@ -65,14 +65,16 @@ class Contexts:
 
         Args:
             workflow: its id.
-            keys: of the prompt's full blocks.
+            keys: of the prompt's full blocks, on each worker that matters.
             weight: for how much an agent's context counts; 1 if it is read again with `router.REUSE_PROBABILITY`.
         """
-        prompt = b"".join(key[:_KEY_BYTES] for key in keys)
         found: dict[WorkerKey, int] = {}
         counted: dict[WorkerKey, list[bytes]] = {}
         for agent, (worker, blocks) in self._workflows.get(workflow, OrderedDict[str, _Context]()).items():
-            others = counted.setdefault(worker, [prompt])
+            if worker not in keys:
+                continue
+            if (others := counted.get(worker)) is None:
+                others = counted[worker] = [b"".join(key[:_KEY_BYTES] for key in keys[worker])]
             shared = max(_common(blocks, other) for other in others)
             others.append(blocks)
             new = (len(blocks) // _KEY_BYTES - shared) * BLOCK_TOKENS

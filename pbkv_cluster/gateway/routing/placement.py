@@ -8,6 +8,7 @@ from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.routing.contexts import Contexts
+from pbkv_cluster.gateway.routing.prompt_keys import PromptKeys
 from pbkv_cluster.gateway.routing.router import CachedTokens, Costs, candidates, choose, choose_blind
 from pbkv_cluster.gateway.routing.speeds import PrefillSpeed
 from pbkv_cluster.gateway.routing.worker import Worker
@@ -75,7 +76,7 @@ class Placement:
     async def choose(
         self,
         workers: Sequence[Worker],
-        keys: Sequence[bytes],
+        prompt: PromptKeys,
         last: WorkerKey | None = None,
         workflow: str = "",
         counted: bool = True,
@@ -84,14 +85,16 @@ class Placement:
 
         Args:
             workers: at least one.
-            keys: of the prompt's full blocks.
+            prompt: the keys of its blocks.
             last: the worker that ran the workflow's latest step; None: there is none.
             workflow: id of the workflow, for where its contexts lie; empty: unknown.
             counted: among the decisions; a step goes there.
         """
+        keys = [prompt.of(worker.namespace) for worker in workers]
         known = await self._match(workers, keys)
         matches = known or [Match(0, 0)] * len(workers)
-        contexts = self._contexts.tokens(workflow, keys) if len(workers) > 1 else {}
+        by_worker = dict(zip((worker.key for worker in workers), keys, strict=True))
+        contexts = self._contexts.tokens(workflow, by_worker) if len(workers) > 1 else {}
         cached = [_cached_tokens(match, worker) for match, worker in zip(matches, workers, strict=True)]
         found = candidates(workers, cached, keys, contexts, last)
         if known is None:
@@ -102,18 +105,23 @@ class Placement:
         at = [worker.id for worker in workers].index(choice.worker_id)
         return Placed(workers[at], found[at].cached_tokens)
 
-    async def _match(self, workers: Sequence[Worker], keys: Sequence[bytes]) -> list[Match] | None:
-        """What each worker has cached of the prompt; None while the index is away."""
+    async def _match(self, workers: Sequence[Worker], keys: Sequence[Sequence[bytes]]) -> list[Match] | None:
+        """What each worker has cached of the prompt, whose keys on each are given; None while the index is away."""
         if len(workers) == 1:
             return [Match(0, 0)]
         # No step waits for Redis to time out: not while the mirror waits for it, nor while the pool finds it away at the start.
         if self._mirror.has_lost_redis or not (self._mirror.is_current or self._pool.index_reachable):
             return None
+        found: dict[WorkerKey, Match] = {}
         try:
-            return await self._mirror.match(keys, [worker.key for worker in workers])
+            for namespace in dict.fromkeys(worker.namespace for worker in workers):
+                alike = [number for number, worker in enumerate(workers) if worker.namespace == namespace]
+                theirs = [workers[number].key for number in alike]
+                found |= zip(theirs, await self._mirror.match(keys[alike[0]], theirs), strict=True)
         except Unavailable:
             self._pool.index_lost()
             return None
+        return [found[worker.key] for worker in workers]
 
 
 def _cached_tokens(match: Match, worker: Worker) -> CachedTokens:

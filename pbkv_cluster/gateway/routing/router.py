@@ -81,7 +81,7 @@ class Choice(NamedTuple):
 def candidates(
     workers: Sequence[RoutedWorker],
     cached: Sequence[CachedTokens],
-    keys: Sequence[bytes],
+    keys: Sequence[Sequence[bytes]],
     contexts: Mapping[WorkerKey, int],
     last: WorkerKey | None,
 ) -> list[Candidate]:
@@ -90,7 +90,7 @@ def candidates(
     Args:
         workers: with ids of their own.
         cached: of the prompt, on each worker.
-        keys: of the prompt's full blocks.
+        keys: of the prompt's full blocks, on each worker.
         contexts: tokens of the workflow's other contexts, by the worker where they lie.
         last: the worker that ran the workflow's latest step; None: there is none.
     """
@@ -100,7 +100,7 @@ def candidates(
             worker_id=worker.key[0],
             gpu_tokens=there.gpu,
             host_tokens=there.host,
-            pending_tokens=max(worker.steps.pending_tokens(keys) - there.gpu - there.host - there.sibling, 0),
+            pending_tokens=max(worker.steps.pending_tokens(theirs) - there.gpu - there.host - there.sibling, 0),
             queued_tokens=worker.steps.tokens,
             token_s=worker.speed.seconds_per_token,
             served_last=worker.key == last,
@@ -108,7 +108,7 @@ def candidates(
             duplicate_tokens=most - there.gpu - there.host,
             sibling_tokens=there.sibling,
         )
-        for worker, there in zip(workers, cached, strict=True)
+        for worker, there, theirs in zip(workers, cached, keys, strict=True)
     ]
 
 

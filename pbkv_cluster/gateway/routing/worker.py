@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from grpc import aio
 
+from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.workflow.remote_steps import RemoteStepEvent
@@ -80,6 +81,11 @@ class Worker:
     @property
     def key(self) -> WorkerKey:
         return key_of(self.entry)
+
+    @property
+    def namespace(self) -> Namespace:
+        """Of its blocks, without a tenant."""
+        return self.entry.namespace
 
     @property
     def idle(self) -> bool:

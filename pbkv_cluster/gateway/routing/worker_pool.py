@@ -10,6 +10,7 @@ the workers, which are all well, take a moment to announce themselves again.
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pbkv_cluster.core.background import wait_for
@@ -27,7 +28,7 @@ _POLL_S = 0.5
 class ModelLimits:
     """What the served model can take."""
 
-    namespace: Namespace  # of the workers' blocks, without a tenant
+    namespaces: Sequence[Namespace]  # of the workers' blocks, without a tenant; one for each engine
     vocab_size: int
     max_context_tokens: int  # prompt and output together
 
@@ -61,7 +62,7 @@ class WorkerPool:
         if not entries:
             return None
         return ModelLimits(
-            entries[0].namespace,
+            tuple(dict.fromkeys(entry.namespace for entry in entries)),
             min(entry.vocab_size for entry in entries),
             min(entry.max_context_tokens for entry in entries),
         )

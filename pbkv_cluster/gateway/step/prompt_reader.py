@@ -7,7 +7,6 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from pbkv_cluster.core import tokens
-from pbkv_cluster.core.blocks import Namespace, block_keys, chain_keys
 from pbkv_cluster.core.errors import InvalidArgument, PromptTooLong
 from pbkv_cluster.core.fairness.fair_turn import FairTurn
 from pbkv_cluster.core.text.chat_message import check_messages
@@ -15,6 +14,7 @@ from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.text.prompt_pieces import prompt_pieces
 from pbkv_cluster.core.text.token_bound import has_more_tokens
 from pbkv_cluster.core.text.words import TEXT_CHARACTERS
+from pbkv_cluster.gateway.routing.prompt_keys import PromptKeys
 from pbkv_cluster.gateway.routing.worker_pool import ModelLimits
 from pbkv_cluster.gateway.step.request import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 
@@ -34,29 +34,13 @@ class TokenizedPrompt:
     """A prompt as the workers take it."""
 
     packed: bytes
-    keys: Sequence[bytes]  # of its full blocks
-    namespace: Namespace  # of the tenant and the prompt's length
+    keys: PromptKeys  # of its full blocks
     pieces: tuple[int, ...] = ()  # see `core.text.prompt_pieces`
     beginning: str | None = None  # of the text that states the task; None: the prompt came as tokens
 
     @property
     def tokens(self) -> int:
         return tokens.count(self.packed)
-
-    def output_keys(self, output: bytes) -> list[bytes]:
-        """Keys of the full blocks that follow the prompt's own once `output` (packed) has been generated.
-
-        The last output token never went through the model, so it has no KV and fills no block. If output has taken the sequence
-        beyond the model's rotary switch, all of it has been computed again, and these blocks follow those from before.
-        """
-        sequence = self.packed + output[: -tokens.TOKEN_BYTES]
-        full = len(self.keys) * tokens.BLOCK_BYTES
-        last = self.keys[-1] if self.keys else self.namespace.digest()
-        namespace = self.namespace.of_length(tokens.count(sequence))
-        if namespace == self.namespace:
-            return chain_keys(last, sequence[full:])
-        before = sequence[full : namespace.rotary_switch * tokens.TOKEN_BYTES]
-        return [*chain_keys(last, before), *block_keys(namespace, sequence)]
 
 
 class PromptReader:
@@ -100,9 +84,8 @@ class PromptReader:
                 f"at most {limits.max_context_tokens - 1} fit",
             )
         tokens.check_ids(field, packed, limits.vocab_size)
-        namespace = limits.namespace.of_tenant(tenant, length)
-        keys = block_keys(namespace, packed)
-        return TokenizedPrompt(packed, keys, namespace, prompt_pieces(packed), _beginning(prompt))
+        keys = PromptKeys(packed, tenant, limits.namespaces)
+        return TokenizedPrompt(packed, keys, prompt_pieces(packed), _beginning(prompt))
 
     def _pack(self, prompt: Prompt, limits: ModelLimits) -> tuple[str, bytes]:
         """The field that the prompt has on the wire, and its packed tokens."""

@@ -118,10 +118,11 @@ class Relay:
     def _place(self, step: Step, spec: StepSpec, worker: Worker, cached_tokens: int) -> StepStream:
         workflow = spec.workflow
         output_tokens = self.lengths.expected(spec.sampling.max_tokens)
-        worker.steps.add(step, StepLoad.expected(spec.prompt.keys, spec.prompt.tokens, cached_tokens, output_tokens))
+        keys = spec.prompt.keys.of(worker.namespace)
+        worker.steps.add(step, StepLoad.expected(keys, spec.prompt.tokens, cached_tokens, output_tokens))
         workflow.last_worker = worker.key
         if not workflow.ended:
-            self.contexts.note(workflow.id, spec.agent, worker.key, spec.prompt.keys)
+            self.contexts.note(workflow.id, spec.agent, worker.key, keys)
         if not workflow.ended and (workflow.served_by is None or worker.id not in workflow.served_by):
             self.events.report(workflow, EventKind.STEP_PLACED, worker=worker.id)
         if workflow.served_by is not None:
@@ -159,7 +160,7 @@ class Relay:
                     text = step.add_output(event, skip, self.clock.now())
                     skip = max(skip - len(event.text), 0)
                     if first_output and step.first_token_at is not None:
-                        self.infinite.remember(spec.prompt.keys)
+                        self.infinite.remember(spec.prompt.keys.of(worker.namespace))
                         self.admission.has_output(step)
                     if text or event.packed:
                         yield Tokens(event.packed, text, event.logprobs)
@@ -177,12 +178,14 @@ class Relay:
             site = CallSite(spec.workflow.workload, spec.agent, spec.call_site)
             self.agents.add(site, spec.workflow.id, spec.prompt.packed, usage)
             self.meter.step_finished(usage, spec.workflow.workload, spec.tenant)
-            output_keys = spec.prompt.output_keys(bytes(step.sent))
-            self.infinite.remember(output_keys)
+            keys, output = spec.prompt.keys, bytes(step.sent)
+            self.infinite.remember(keys.of_output(worker.namespace, output))
             if not spec.workflow.ended:
-                keys = [*spec.prompt.keys, *output_keys]
-                self.contexts.note(spec.workflow.id, spec.agent, worker.key, keys)
-                self.watchers.step(site, spec.workflow.id, spec.prompt.packed, bytes(step.sent), keys, usage)
+                self.contexts.note(spec.workflow.id, spec.agent, worker.key, keys.of_all(worker.namespace, output))
+                of_any_engine = worker.namespace.of_any_engine()
+                self.watchers.step(
+                    site, spec.workflow.id, spec.prompt.packed, output, lambda: keys.of_all(of_any_engine, output), usage
+                )
         self.teller.ended(spec.workflow, spec.number, bytes(step.sent))
         # Before the client gets Finished, so that its next step comes after this one's end in every account.
         step.transition(StepState.FINISHED)

@@ -91,7 +91,7 @@ class RequestReader:
             priority=request.priority,
             prompt=prompt,
             sampling=sampling,
-            available_tokens=self.infinite.match(prompt.keys, prompt.tokens),
+            available_tokens=max(self.infinite.match(prompt.keys.of(each), prompt.tokens) for each in limits.namespaces),
         )
 
     async def _limits(self, step: Step, workflow: OpenWorkflow) -> ModelLimits:

@@ -16,6 +16,8 @@ from pbkv_cluster import __version__
 from pbkv_cluster.core.errors import NotFound
 from pbkv_cluster.core.metrics import names
 from pbkv_cluster.core.metrics.figures import CONTENT_TYPE, Figures
+from pbkv_cluster.core.security.caller import current_caller, note_caller
+from pbkv_cluster.core.security.headers import api_key_of
 from pbkv_cluster.core.workflow.tenant_ids import of_tenant
 from pbkv_cluster.gateway.http.sessions.hints import read_hints
 from pbkv_cluster.gateway.http.wire.endpoint import error_reply, openai_error
@@ -25,6 +27,7 @@ from pbkv_cluster.integrations.sidecar.figures import SidecarFigures
 from pbkv_cluster.integrations.sidecar.proxy import Proxy
 from pbkv_cluster.integrations.sidecar.reading.asked import Kind
 from pbkv_cluster.integrations.sidecar.status import SidecarStatus
+from pbkv_cluster.rpc.security import this_process
 
 STATUS_PATH = "/pbkv/status"
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -51,6 +54,8 @@ class _Service:
         return json_reply(told, 200 if engines else 503)
 
     async def metrics(self, request: Request) -> Response:
+        if not this_process().open_metrics:
+            current_caller().check_operator(f"GET {request.url.path}")
         figures = Figures()
         figures.put(names.BUILD_INFO, 1, __version__)
         self.figures.put(figures)
@@ -58,6 +63,7 @@ class _Service:
         return Response(figures.text(), media_type=CONTENT_TYPE)
 
     async def tell_status(self, request: Request) -> Response:
+        current_caller().check_operator(f"GET {request.url.path}")
         return json_reply(self.status.to_json())
 
     async def end_workflow(self, request: Request) -> Response:
@@ -70,8 +76,8 @@ def make_app(proxy: Proxy, figures: SidecarFigures, status: SidecarStatus) -> St
     """The application."""
     service = _Service(proxy, figures, status)
     own = [
-        _route("/health", service.health, ["GET"]),
-        _route("/metrics", service.metrics, ["GET"]),
+        _route("/health", service.health, ["GET"], needs_key=False),
+        _route("/metrics", service.metrics, ["GET"], needs_key=not this_process().open_metrics),
         _route(STATUS_PATH, service.tell_status, ["GET"]),
         _route("/v1/workflows/{workflow}", service.end_workflow, ["DELETE"]),
     ]
@@ -86,9 +92,11 @@ async def _refuse(request: Request) -> Response:
     raise NotFound(f"{request.url.path} is for the engine's operators, and not passed on")
 
 
-def _route(path: str, serve: Serve, methods: list[str]) -> Route:
+def _route(path: str, serve: Serve, methods: list[str], needs_key: bool = True) -> Route:
     async def guarded(request: Request) -> Response:
         try:
+            if needs_key and (keyring := this_process().keyring) is not None:
+                note_caller(keyring.caller(api_key_of(request.headers)))
             return await serve(request)
         except (ClientGone, ClientDisconnect):
             return Response(status_code=499)  # nobody reads it

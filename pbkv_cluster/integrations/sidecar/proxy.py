@@ -22,7 +22,7 @@ from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflows
 from pbkv_cluster.integrations.sidecar.engines.engine import Engine
 from pbkv_cluster.integrations.sidecar.engines.placement import Placed, Placement
 from pbkv_cluster.integrations.sidecar.engines.prompts import PromptReader
-from pbkv_cluster.integrations.sidecar.engines.upstream import EngineAway, Incoming, NoAnswer, Outgoing
+from pbkv_cluster.integrations.sidecar.engines.upstream import KEY_HEADERS, EngineAway, Incoming, NoAnswer, Outgoing
 from pbkv_cluster.integrations.sidecar.in_flight import InFlight
 from pbkv_cluster.integrations.sidecar.reading.answers import AnswerReader, Told
 from pbkv_cluster.integrations.sidecar.reading.asked import Asked, Kind, read_request
@@ -30,6 +30,7 @@ from pbkv_cluster.integrations.sidecar.relayed import Relayed, is_event_stream
 from pbkv_cluster.integrations.sidecar.workflow.forecasts import ForecastBook
 from pbkv_cluster.integrations.sidecar.workflow.hints import HintedStep, HintWriter, cache_salt
 from pbkv_cluster.integrations.sidecar.workflow.steps import Outcome, PassingStep, Steps
+from pbkv_cluster.rpc.security import this_process
 
 log = logging.getLogger(__name__)
 
@@ -250,4 +251,7 @@ def _outgoing(request: Request, body: bytes) -> Outgoing:
         raise InvalidArgument("path", "must have no segment that is . or ..")
     if query := request.scope["query_string"]:
         target += b"?" + query
-    return Outgoing(request.method, target, request.headers.raw, body)
+    headers = request.headers.raw
+    if this_process().keyring is not None:  # the key is one of the sidecar's, and no engine's business
+        headers = [(name, value) for name, value in headers if name.lower() not in KEY_HEADERS]
+    return Outgoing(request.method, target, headers, body)

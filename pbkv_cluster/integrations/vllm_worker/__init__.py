@@ -1,9 +1,10 @@
-"""vLLM as a worker: `engine.type: vllm` puts vLLM's engine where ours would be, and the rest of the cluster sees no difference.
+"""vLLM as a worker: `engine.type: vllm` puts vLLM's engine where ours would be, `mixed` puts it beside ours, and the rest of
+the cluster sees no difference.
 
 The member (`cluster/nodes/vllm_host`) starts a process with vLLM's interpreter, and restarts it like any worker's. In it:
 
-    process.py         `python -m pbkv_cluster.integrations.vllm_worker.process`: takes its orders, tells its address, ends with
-                       its parent
+    process.py         `python -m pbkv_cluster.integrations.vllm_worker.process`: takes its orders, tells its address
+    parent_death.py    its end, and that of vLLM's processes, with their parents
     member.py          what it announces: the worker in the directory, its blocks in the index
     server.py          `VllmServer`: the parts put together
     environment.py     variables of the process, settings for plug-ins in vLLM, sockets

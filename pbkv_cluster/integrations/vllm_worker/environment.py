@@ -30,7 +30,6 @@ def set_environment(config: Config, host: str, folder: Path, environment: Mutabl
     variables = {
         "VLLM_HOST_IP": host,
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # this process has threads, which do not survive a fork
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # or several workers would share the first cores
         "VLLM_LOGGING_LEVEL": config.logging.level.upper(),
     }
@@ -39,6 +38,8 @@ def set_environment(config: Config, host: str, folder: Path, environment: Mutabl
     for name, value in variables.items():
         environment.setdefault(name, value)
     environment["OMP_NUM_THREADS"] = str(config.engine.threads)
+    # This process has threads, which do not survive a fork; and what is forked would survive this process (`parent_death`).
+    environment["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     for name in [name for name in environment if name.startswith(ENV_PREFIX) and name not in _KEPT]:
         del environment[name]
     file = folder / "pbkv.yaml"

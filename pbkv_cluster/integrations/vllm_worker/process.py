@@ -1,8 +1,8 @@
 """The process of a vLLM worker: `python -m pbkv_cluster.integrations.vllm_worker.process`, started by `vllm_host`.
 
 It reads its orders from a line of JSON on standard input, and writes two lines on standard output: its address, or why it
-cannot start; later, why it has failed. It ends when standard input does, and with SIGTERM. Nobody may be there any more to kill
-it where that takes long, as while a model is loaded: so it kills itself, with the processes that vLLM has started.
+cannot start; later, why it has failed. It ends in good order when standard input does, and with SIGTERM. When the process that
+has started it ends, the kernel kills it, and with it those that vLLM has started (`parent_death`).
 """
 
 import asyncio
@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,16 +20,17 @@ from pbkv_cluster.cluster.membership.member import MemberContext
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import PbkvError
 from pbkv_cluster.core.logs.setup import set_up_logs
+from pbkv_cluster.integrations.vllm_worker.parent_death import end_with_parent
 from pbkv_cluster.rpc.security import set_up_security
 from pbkv_cluster.rpc.tracing import set_up_tracing, stop_tracing
 
 log = logging.getLogger(__name__)
 
 _FAILED = 70  # exit status
-_STOP_S = 12.0  # to end in good order after the end of the input
 
 
 def main() -> None:
+    end_with_parent()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what vLLM prints is no answer
     orders = json.loads(sys.stdin.readline())
@@ -91,14 +91,11 @@ def _at_end_of_input(call: Callable[[], object]) -> None:
         while os.read(0, 1):  # nothing more is said there
             pass
         call()
-        time.sleep(_STOP_S)
-        log.error("the worker does not end within %g s, and is killed", _STOP_S)
-        if os.getpgrp() == os.getpid():  # as it is started
-            os.killpg(0, signal.SIGKILL)
-        os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=read, name="orders", daemon=True).start()
 
 
 if __name__ == "__main__":
     main()
+elif __name__ == "__mp_main__":  # in a process of vLLM's, where `multiprocessing` imports what its parent runs
+    end_with_parent()

@@ -39,9 +39,10 @@ class SimulatedRouter:
             agent: that calls.
         """
         keys = tokens.keys[: count(tokens.prompt) // BLOCK_TOKENS]
-        contexts = self._contexts.tokens(workflow, keys) if len(self._workers) > 1 else {}
+        of_all = dict.fromkeys((worker.key for worker in self._workers), keys)
+        contexts = self._contexts.tokens(workflow, of_all) if len(of_all) > 1 else {}
         cached = [self._cached(worker, tokens.prompt) for worker in self._workers]
-        found = candidates(self._workers, cached, keys, contexts, None if last is None else last.key)
+        found = candidates(self._workers, cached, list(of_all.values()), contexts, None if last is None else last.key)
         choice = choose(found, Costs(self._speed.seconds_per_token, self._parallelism))
         self.decisions[choice.reason] += 1
         at = next(number for number, worker in enumerate(self._workers) if worker.id == choice.worker_id)

@@ -3,13 +3,16 @@
 import json
 import os
 import subprocess
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from httpx2 import AsyncClient, HTTPError
+from prometheus_client.parser import text_string_to_metric_families
 
+import pbkv_cluster
 from pbkv_cluster.gpu_worker.model.random_model import build
 from pbkv_cluster.store.cluster_index.redis_server import free_port
 from tests.integrations.sidecar.sidecar_rig import SidecarRig, sidecar
@@ -26,6 +29,13 @@ ENVIRONMENT = {
     "VLLM_HOST_IP": "127.0.0.1",
     "VLLM_NO_USAGE_STATS": "1",
 }
+CONNECTOR = {
+    "kv_connector": "PbkvConnector",
+    "kv_role": "kv_both",
+    "kv_connector_module_path": "pbkv_cluster.integrations.vllm",
+    "kv_load_failure_policy": "recompute",
+}
+STORE = {"name": f"test-{uuid.uuid4().hex}", "region_bytes": 64 << 20, "arena_bytes": 256 << 20, "keep_s": 30.0}
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
 )
@@ -47,7 +57,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def servers(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, Any]]]:
-    """Two of vLLM's servers, as `sidecar.engines` names them."""
+    """Two of vLLM's servers, as `sidecar.engines` names them. The second keeps its KV in the node's store."""
     logs = tmp_path_factory.mktemp("vllm")
     engines: list[dict[str, Any]] = []
     processes: list[subprocess.Popen[bytes]] = []
@@ -61,6 +71,10 @@ def servers(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[l
         }
         options = {"host": "127.0.0.1", "port": port, "model": model, "dtype": "float32", "block-size": 32}
         options |= {"max-model-len": 2048, "kv-events-config": json.dumps(kv_events)}
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | ENVIRONMENT
+        if number == 1:
+            options["kv-transfer-config"] = json.dumps(CONNECTOR | {"kv_connector_extra_config": STORE})
+            environment["PYTHONPATH"] = str(Path(pbkv_cluster.__file__).parents[1])
         given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
         with (logs / f"{number}.log").open("wb") as log:
             processes.append(
@@ -69,7 +83,7 @@ def servers(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[l
                         *(PYTHON, "-m", "vllm.entrypoints.openai.api_server", *given),
                         *("--enforce-eager", "--enable-prompt-tokens-details"),
                     ],
-                    env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | ENVIRONMENT,
+                    env=environment,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                 )
@@ -96,6 +110,15 @@ async def answers(http: AsyncClient, url: str) -> bool:
         return (await http.get(f"{url}/health")).status_code == 200
     except HTTPError:
         return False
+
+
+async def stored_blocks(url: str) -> float:
+    """Blocks that a server has put into the node's store, by its own metrics."""
+    async with AsyncClient() as http:
+        text = (await http.get(f"{url}/metrics")).text
+    samples = (each for family in text_string_to_metric_families(text) for each in family.samples)
+    blocks = (each for each in samples if each.name == "vllm:pbkv_blocks_total")
+    return sum(each.value for each in blocks if each.labels["outcome"] == "stored")
 
 
 async def ask(rig: SidecarRig, model: Path, system: str, question: str, **headers: str) -> tuple[str, int, int]:
@@ -131,3 +154,5 @@ async def test_vllms_own_events_and_tokens_decide(model: Path, servers: list[dic
         assert (await ask(rig, model, texts[1], "C?", **{"x-pbkv-tenant": "acme"}))[2] == 0
         assert rig.server.proxy.prompts.mismatches == 0
         assert all(each.is_exact for each in known)
+    assert await stored_blocks(servers[0]["url"]) == 0, "it has no connector"
+    assert await stored_blocks(servers[1]["url"]) > 4

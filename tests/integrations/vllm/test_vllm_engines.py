@@ -281,6 +281,30 @@ def test_what_cannot_be_served_is_refused_at_the_start(model: Path, logs: Path, 
     assert message in log.read_text()
 
 
+def test_a_hybrid_model_is_refused_at_the_start(tmp_path: Path, store: dict[str, Any]) -> None:
+    """Half of its layers see a window of tokens, so vLLM keeps their KV in a group of its own."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    config = Gemma3TextConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=128,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=64,
+        sliding_window=64,
+        max_position_embeddings=4096,
+        layer_types=["sliding_attention", "full_attention"],
+    )
+    Gemma3ForCausalLM(config).save_pretrained(tmp_path)
+    with (
+        vllm(tmp_path, tmp_path / "log", store) as engine,
+        pytest.raises(AssertionError, match=r"hybrid models are not supported: this one has 2 groups of KV cache"),
+    ):
+        engine.wait()
+
+
 def test_ranks_each_have_their_own_blocks(model: Path, logs: Path, store: dict[str, Any], expected: Reference) -> None:
     with vllm(model, logs / "ranks.log", store, is_multiprocess=True, tensor_parallel_size=2, **POOL) as engine:
         engine.wait()

@@ -81,7 +81,18 @@ def test_blocks_that_are_not_whole_ones_of_ours_are_refused() -> None:
         ({"engine.type": "vllm", "engine.gpu_blocks": 64}, r"^engine\.gpu_blocks is for .*\.num_gpu_blocks_override$"),
         ({"engine.type": "vllm", "engine.host_blocks": 64}, r"engine\.host_blocks is for .* KV connector"),
         ({"engine.type": "vllm", "engine.allow_forced_output": True}, r"engine\.allow_forced_output is for"),
-        ({"vllm.args": {"block_size": 32}}, r"vllm\.args and vllm\.python are for workers with engine\.type = vllm"),
+        ({"vllm.args": {"block_size": 32}}, r"vllm\.args and vllm\.python are for workers with engine\.type = vllm or mixed"),
+        ({"vllm.workers": 1}, r"vllm\.workers is for engine\.type = mixed; with pbkv, all workers have the same engine"),
+        ({"engine.type": "vllm", "vllm.workers": 1}, r"vllm\.workers is for engine\.type = mixed; with vllm, "),
+        (
+            {"engine.type": "mixed", "vllm.workers": 2, "cluster.workers": 2},
+            r"vllm\.workers leaves no worker for our engine: it must be below cluster\.workers \(2\); engine\.type = vllm",
+        ),
+        (
+            {"engine.type": "mixed", "vllm.workers": 1, "engine.allow_forced_output": True},
+            r"engine\.allow_forced_output is for engine\.type = pbkv; with mixed, a step may go to vLLM",
+        ),
+        ({"engine.type": "mixed", "engine.prefill_chunk_tokens": 4096}, r"prefill_chunk_tokens must not exceed"),
         ({"engine.type": "vllm", "vllm.args": "[1"}, r"vllm\.args \(from flag\): must be YAML"),
         ({"engine.type": "sglang"}, r"engine\.type \(from flag\)"),
     ],
@@ -141,3 +152,10 @@ def test_sampling_is_mapped() -> None:
 def test_forced_output_is_refused_by_its_name() -> None:
     with pytest.raises(FailedPrecondition, match=r"^sampling\.forced_output: "):
         vllm_sampling(SamplingParams(forced_output=b"\0\0\0\0"), 20, set())
+
+
+def test_beside_vllm_our_engine_has_all_its_settings() -> None:
+    flags = {"engine.type": "mixed", "vllm.workers": 1, "vllm.args": {"block_size": 32}, "vllm.python": "/opt/vllm/bin/python"}
+    of_ours = {"engine.host_blocks": 64, "engine.gpu_blocks": 32, "engine.tenant_weights": "a=2", "engine.read_siblings": False}
+    config = load(flags={**flags, **of_ours}).config
+    assert (config.engine.host_blocks, config.vllm.args) == (64, {"block_size": 32})

@@ -1,10 +1,8 @@
 """Real vLLM engines as the workers of a cluster: what clients, placement and operators see of them."""
 
 import asyncio
-import contextlib
 import json
 import os
-import random
 import signal
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,8 @@ from pbkv_cluster.core.config import load
 from pbkv_cluster.core.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, StartupError
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.store.cluster_index import Directory, WorkerEntry, connect
 from tests.integrations.vllm.engines import vllm
+from tests.integrations.vllm_worker.clusters import batches, both_up, engine_of, entries, prompt
 from tests.integrations.vllm_worker.conftest import ARGS, MAX_CONTEXT, PYTHON, settings
 from tests.polling import eventually
 
@@ -33,10 +31,6 @@ pytestmark = [
 ]
 
 TOKENS = 24
-
-
-def prompt(seed: int, length: int) -> list[int]:
-    return random.Random(seed).choices(range(10, 4000), k=length)
 
 
 PROMPTS = [prompt(seed, 150 + 40 * seed) for seed in range(4)]
@@ -54,21 +48,6 @@ def expected(model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list
 def served(expected: list[list[int]], cluster: LocalCluster) -> LocalCluster:
     """The cluster, after the engine alone has ended."""
     return cluster
-
-
-async def entries(cluster: LocalCluster) -> list[WorkerEntry]:
-    async with contextlib.AsyncExitStack() as stack:
-        redis = connect(cluster.redis_url)
-        stack.push_async_callback(redis.aclose)
-        return await Directory(redis, cluster.name, 60.0).workers()
-
-
-async def both_up(client: AsyncClient) -> None:
-    async def up() -> bool:
-        workers = (await client.status()).workers
-        return len(workers) == 2 and all(each.reachable and each.predictor_reachable for each in workers)
-
-    await eventually(up, 400)
 
 
 async def test_greedy_tokens_are_those_of_vllm_alone(served: LocalCluster, model: Path, expected: list[list[int]]) -> None:
@@ -180,19 +159,6 @@ async def test_steps_that_are_cancelled_or_late_end_in_vllm(served: LocalCluster
         assert await batches(served) - before < 100
 
 
-async def batches(cluster: LocalCluster) -> int:
-    """Of all engines, by their own statuses."""
-    from pbkv_cluster.rpc.channel import connect as channel_to
-    from pbkv_cluster.rpc.v1 import worker_pb2, worker_pb2_grpc
-
-    total = 0
-    for entry in await entries(cluster):
-        async with channel_to(entry.address) as channel:
-            stub = worker_pb2_grpc.WorkerServiceStub(channel)
-            total += (await stub.GetWorkerStatus(worker_pb2.GetWorkerStatusRequest(), timeout=10)).engine_steps
-    return total
-
-
 async def test_operators_see_which_engine_it_is_and_what_it_holds(
     served: LocalCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -258,13 +224,6 @@ async def test_a_lost_worker_costs_no_step(served: LocalCluster, expected: list[
         assert len(tokens) == 1000
         assert tokens[:TOKENS] == expected[1]
         await both_up(client)
-
-
-def engine_of(pid: int) -> int:
-    """vLLM's engine core below a worker's process."""
-    import psutil
-
-    return next(each.pid for each in psutil.Process(pid).children(recursive=True) if each.name() == "VLLM::EngineCore")
 
 
 @pytest.mark.parametrize(

@@ -39,11 +39,12 @@ def test_plug_ins_in_vllm_keep_their_secrets_and_addresses(tmp_path: Path) -> No
 
 
 def test_vllms_variables_are_set_but_for_those_that_the_user_has_set(tmp_path: Path) -> None:
-    environment = {"VLLM_LOGGING_LEVEL": "DEBUG"}
+    environment = {"VLLM_LOGGING_LEVEL": "DEBUG", "VLLM_WORKER_MULTIPROC_METHOD": "fork"}
     set_environment(load(flags={"engine.type": "vllm", "engine.threads": 3}).config, "127.0.0.1", tmp_path, environment)
     assert environment["VLLM_LOGGING_LEVEL"] == "DEBUG"
     assert (environment["VLLM_HOST_IP"], environment["GLOO_SOCKET_IFNAME"]) == ("127.0.0.1", "lo")
     assert environment["OMP_NUM_THREADS"] == "3"
+    assert environment["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn", "what is forked would not end with the worker"
 
 
 def test_a_folder_whose_sockets_would_have_too_long_paths_is_refused() -> None:

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -104,64 +102,3 @@ async def test_the_end_of_the_process_is_the_end_of_the_member(tmp_path: Path, b
     with pytest.raises(Unavailable, match=problem):
         await asyncio.wait_for(member.wait(), 30)
     await member.stop()
-
-
-async def test_the_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
-    """Nobody stops the member then: the process learns of it from the end of its input."""
-    script = interpreter(tmp_path, SERVES)
-    code = (
-        "import asyncio, sys\n"
-        "from pathlib import Path\n"
-        "from tests.integrations.vllm_worker.test_vllm_host import host\n"
-        "async def main():\n"
-        f"    member = host(Path({str(script)!r}))\n"
-        "    print(await member.start(), flush=True)\n"
-        "    await asyncio.Event().wait()\n"
-        "asyncio.run(main())\n"
-    )
-    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
-    assert parent.stdout is not None
-    assert await asyncio.wait_for(parent.stdout.readline(), 60) == b"127.0.0.1:1234\n"
-    os.kill(parent.pid, signal.SIGKILL)
-    await parent.wait()
-    await eventually((tmp_path / "python.stopped").exists)
-    os.killpg(told(tmp_path)["pid"], signal.SIGKILL)  # what it has started
-
-
-async def test_a_process_that_still_loads_ends_with_its_parent(tmp_path: Path) -> None:
-    """Loading cannot be cancelled, and has processes of its own."""
-    code = (
-        "import asyncio, subprocess, time\n"
-        "from pbkv_cluster.integrations.vllm_worker import member, process\n"
-        "async def load(self):\n"
-        "    child = subprocess.Popen(['sleep', '600'])\n"
-        f"    open({str(tmp_path / 'child')!r}, 'w').write(f'{{child.pid}}\\n')\n"
-        "    await asyncio.to_thread(time.sleep, 600)\n"
-        "member.VllmMember.start = load\n"
-        "process._STOP_S = 0.2\n"
-        "process.main()\n"
-    )
-    config = load(flags={"engine.type": "vllm", "model.path": "/models/small"}).config.model_dump(mode="json")
-    orders = {
-        "config": config,
-        "redis_url": "redis://127.0.0.1:1",
-        "host": "127.0.0.1",
-        "node_id": "node-0",
-        "name": "worker-0",
-    }
-    loading = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
-    )
-    try:
-        assert loading.stdin is not None
-        loading.stdin.write(json.dumps(orders).encode() + b"\n")
-        await loading.stdin.drain()
-        child = tmp_path / "child"
-        await eventually(lambda: child.exists() and child.read_text().endswith("\n"), 60)
-        loading.stdin.close()
-        assert await asyncio.wait_for(loading.wait(), 60) == -signal.SIGKILL
-        below = int(child.read_text())
-        await eventually(lambda: not psutil.pid_exists(below) or psutil.Process(below).status() == psutil.STATUS_ZOMBIE)
-    finally:
-        if loading.returncode is None:
-            os.killpg(loading.pid, signal.SIGKILL)

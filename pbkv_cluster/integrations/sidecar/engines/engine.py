@@ -1,9 +1,11 @@
 """One engine: what it is known to hold, its load and speed, and whether it is there."""
 
 import logging
+from pathlib import Path
 
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import SidecarConfig, SidecarEngine
+from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.gateway.routing.load import WorkerLoad
 from pbkv_cluster.gateway.routing.router import CachedTokens
 from pbkv_cluster.gateway.routing.speeds import StepSpeed
@@ -25,10 +27,13 @@ class Engine:
         config: of this engine.
         settings: of all.
         clock: for replays.
+
+        Raises:
+            StartupError: its file of a key cannot be read.
         """
         self.config = config
         self.name = config.name
-        self.upstream = Upstream(config.url, settings.connect_timeout_s, settings.answer_timeout_s)
+        self.upstream = Upstream(config.url, settings.connect_timeout_s, settings.answer_timeout_s, _key(config.key_file))
         self.steps = WorkerLoad()
         self.speed = StepSpeed()
         self.served = 0  # requests that it has answered
@@ -90,3 +95,15 @@ class Engine:
         if cached_tokens is not None:
             self.texts.correct(prompt.keys, cached_tokens)
         self.texts.add(prompt.keys)
+
+
+def _key(file: str) -> str:
+    if not file:
+        return ""
+    try:
+        key = Path(file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartupError(f"sidecar.engines.key_file: {file!r} cannot be read: {error}") from None
+    if not key.isascii() or not key.isprintable() or not key:
+        raise StartupError(f"sidecar.engines.key_file: {file!r} holds no key")
+    return key

@@ -59,8 +59,9 @@ class Placement:
         """
         live = self.live(avoid)
         cached = [engine.cached(prompt) for engine in live]
-        contexts = self._contexts.tokens(workflow, prompt.keys, weight) if len(live) > 1 else {}
-        found = candidates(live, cached, prompt.keys, contexts, last)
+        keys = dict.fromkeys((engine.key for engine in live), prompt.keys)
+        contexts = self._contexts.tokens(workflow, keys, weight) if len(live) > 1 else {}
+        found = candidates(live, cached, list(keys.values()), contexts, last)
         choice = choose(found, Costs(self.prefill.seconds_per_token, self._max_running))
         self._decisions[choice.reason] += 1
         at = [engine.name for engine in live].index(choice.worker_id)

@@ -10,6 +10,7 @@ from pbkv_cluster.gateway.http.wire.problems import BadGateway
 
 Headers = Sequence[tuple[bytes, bytes]]
 
+KEY_HEADERS = (b"authorization", b"x-api-key")  # of requests
 # Of one connection, not of the message (RFC 9110, 7.6.1); the length is that of the body that is sent.
 _OF_CONNECTION = frozenset(
     (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer", b"transfer-encoding")
@@ -78,12 +79,14 @@ class Incoming:
 class Upstream:
     """The HTTP port of one engine."""
 
-    def __init__(self, url: str, connect_timeout_s: float, answer_timeout_s: float) -> None:
+    def __init__(self, url: str, connect_timeout_s: float, answer_timeout_s: float, api_key: str = "") -> None:
         """Args:
         url: where it serves, without a path.
         connect_timeout_s: for a connection.
         answer_timeout_s: without a byte of an answer.
+        api_key: that the engine is shown, instead of what a request has; empty: that.
         """
+        self._key = f"Bearer {api_key}".encode() if api_key else b""
         self._url = httpcore2.URL(url)
         self._name = url.partition("://")[2]
         self._timeouts = {
@@ -112,9 +115,11 @@ class Upstream:
             *(
                 (name, value)
                 for name, value in _of_message(request.headers)
-                if name.lower() not in (b"host", b"content-length")
+                if name.lower() not in (b"host", b"content-length", *(KEY_HEADERS if self._key else ()))
             ),
         ]
+        if self._key:
+            headers.append((b"authorization", self._key))
         if request.body or request.method in ("POST", "PUT", "PATCH"):
             headers.append((b"content-length", b"%d" % len(request.body)))
         timeouts = self._timeouts if answer_timeout_s is None else {**self._timeouts, "read": answer_timeout_s}
