@@ -15,7 +15,7 @@ from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.security import Access
 from pbkv_cluster.rpc.v1 import types_pb2, worker_pb2, worker_pb2_grpc, workflow_pb2
 from tests.gateway.peers import ScriptedWorker
-from tests.gateway.rig import PATIENCE_S, Rig, read, refused, running, step_request
+from tests.gateway.rig import PATIENCE_S, Rig, read, refused, running, step_request, until
 from tests.gateway.straight import LONG, cluster, connected
 from tests.secured import BLUE, OPERATOR, RED, secured
 
@@ -120,11 +120,11 @@ async def test_a_step_begins_after_those_that_its_client_knows_to_have_ended() -
         first = rig.submit(workflow_id, step_id="first")
         await worker.stopped.wait()
         second = rig.submit(workflow_id, step_id="second", after=["first", "unknown"])
-        third = rig.submit(workflow_id, step_id="third")
-        await third.read()
-        assert len(worker.requests) == 2
+        third = rig.submit(workflow_id, step_id="third", agent_id="third")
+        await until(lambda: len(worker.requests) > 1, "a step that waits for no other runs")
+        assert [request.agent_id for request in worker.requests] == ["agent", "third"]
         worker.go.set()
-        assert [(await read(call)).usage.generated_tokens for call in (first, second)] == [4, 4]
+        assert [(await read(call)).usage.generated_tokens for call in (first, second, third)] == [4, 4, 4]
         assert len(worker.requests) == 3
         async with refused(grpc.StatusCode.INVALID_ARGUMENT, "after: at most 64 steps"):
             await rig.run(workflow_id, after=[str(number) for number in range(65)])
