@@ -1,10 +1,10 @@
 """`pbkv otel`: receives OpenTelemetry spans of agent applications for a running cluster."""
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pbkv_cluster.cli.event_loop import on_event_loop
 from pbkv_cluster.cli.interrupts import catch_interrupts, run_until
 from pbkv_cluster.cli.options import (
     Assignments,
@@ -49,7 +49,7 @@ def otel(
 
     set_up_logs(settings.config.logging)
     serve_as_member(settings.config.security)
-    asyncio.run(_serve(settings.config, predictor))
+    on_event_loop(_serve(settings.config, predictor))
 
 
 async def _serve(config: "Config", address: str) -> None:
