@@ -190,7 +190,7 @@ class AsyncConnection:
         """Sends a step."""
         streams, message = self._steps[current], attempts.message()
         message.after[:] = self._unsettled.latest(message.workflow_id)
-        if self._receiver is None or self._receiver.is_resting or message.HasField("resume"):
+        if self._receiver is None or not self._receiver.is_of_use or message.HasField("resume"):
             message.ClearField("receiver")
             return StepOutput(streams, message, attempts.timeout_s)
         return DirectOutput(streams, message, attempts.timeout_s, self._receiver, self._unsettled)

@@ -13,8 +13,11 @@ import pytest
 from pbkv_cluster.client import AsyncClient
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.security import Access
+from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.v1 import types_pb2, worker_pb2, worker_pb2_grpc, workflow_pb2
+from tests.certificates import Authority
 from tests.gateway.peers import ScriptedWorker
+from tests.gateway.real_workers import real_workers
 from tests.gateway.rig import PATIENCE_S, Rig, read, refused, running, step_request, until
 from tests.gateway.straight import LONG, cluster, connected
 from tests.secured import BLUE, OPERATOR, RED, secured
@@ -93,12 +96,63 @@ async def test_what_is_another_tenants_goes_to_no_receiver(small_model: Path, tm
                                 await anext(of_blue)
 
 
-async def test_clients_with_keys_get_their_output_straight(small_model: Path, tmp_path: Path) -> None:
-    with secured(tmp_path):
-        async with cluster(small_model) as (rig, _, _), AsyncClient(rig.address, api_key=OPERATOR) as client:
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+async def test_clients_with_keys_get_their_output_straight(small_model: Path, tmp_path: Path, tls: bool) -> None:
+    own = Authority(tmp_path).sign("member") if tls else None
+    # With `tls_ca`, members ask each other for certificates. A client has none.
+    settings = {"tls_certificate": own.certificate, "tls_key": own.key, "tls_ca": own.ca} if own else {}
+    with secured(tmp_path, **settings):
+        async with (
+            cluster(small_model) as (rig, _, _),
+            AsyncClient(rig.address, api_key=OPERATOR, tls_ca=own.ca if own else "") as client,
+        ):
             for tenant in ("red", "blue"):
                 workflow = await connected(rig, client, tenant)
                 assert len((await workflow.run(**LONG)).token_ids) == 300
+
+
+class _Impostor(worker_pb2_grpc.OutputServiceServicer):
+    """What a client finds where it takes a worker to be."""
+
+    def __init__(self) -> None:
+        self.shown: list[dict[str, str]] = []  # metadata of each call
+
+    async def ReceiveOutput(  # noqa: N802
+        self, requests: AsyncIterator[worker_pb2.ReceiveOutputRequest], context: Any
+    ) -> AsyncIterator[worker_pb2.ReceiveOutputResponse]:
+        self.shown.append(dict(context.invocation_metadata()))
+        async for request in requests:
+            yield worker_pb2.ReceiveOutputResponse(receiver=request.ticket)
+            for call in range(100):
+                finished = workflow_pb2.StepEvent.Finished(reason=types_pb2.FINISH_REASON_STOP)
+                events = [worker_pb2.ReceiveOutputResponse.Event(call=call, event=workflow_pb2.StepEvent(finished=finished))]
+                yield worker_pb2.ReceiveOutputResponse(events=events)
+
+
+async def test_an_impostor_sees_no_key_and_is_not_believed(small_model: Path, tmp_path: Path) -> None:
+    with secured(tmp_path):
+        impostor, server = _Impostor(), RpcServer(asks_for_keys=False)
+        descriptor = worker_pb2.DESCRIPTOR.services_by_name["OutputService"]
+        server.add(descriptor, worker_pb2_grpc.add_OutputServiceServicer_to_server, impostor)
+        address = await server.start("127.0.0.1", 0)
+
+        async def elsewhere(_: str) -> str:
+            return address
+
+        try:
+            async with (
+                running() as rig,
+                real_workers(rig, small_model, "a", reached_by=elsewhere),
+                AsyncClient(rig.address, api_key=RED) as client,
+            ):
+                workflow = await client.start_workflow()
+                steps = [await workflow.run(**LONG) for _ in range(3)]
+                await until(lambda: bool(impostor.shown), "the client has followed the invitation")
+                steps.append(await workflow.run(**LONG))
+        finally:
+            await server.stop(0)
+        assert {len(step.token_ids) for step in steps} == {300}
+        assert not any("authorization" in shown or RED in str(shown) for shown in impostor.shown)
 
 
 async def test_a_receiver_needs_an_id_of_the_step_and_one_of_its_own(small_model: Path) -> None:

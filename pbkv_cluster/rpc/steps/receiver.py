@@ -61,9 +61,9 @@ class Receiver:
         self._rests_until = 0.0
 
     @property
-    def is_resting(self) -> bool:
-        """Whether workers could not be reached lately."""
-        return time.monotonic() < self._rests_until
+    def is_of_use(self) -> bool:
+        """Whether output may come straight from some worker; not while none could be reached lately."""
+        return bool(self._connections) or not self._is_resting
 
     def begin(self, call: DirectCall) -> types_pb2.Receiver:
         """What a step's request is to name for the output to come to `call`, until `end`."""
@@ -78,7 +78,7 @@ class Receiver:
     def accept(self, invitation: Invitation) -> None:
         """Connects to a worker, in the background."""
         place = invitation.address, invitation.tenant
-        if place not in self._connections and len(self._connections) < MAX_CONNECTIONS and not self.is_resting:
+        if place not in self._connections and len(self._connections) < MAX_CONNECTIONS and not self._is_resting:
             task = asyncio.create_task(self._receive(invitation), name="output from a worker")
             self._connections[place] = task
             task.add_done_callback(lambda _: self._connections.pop(place, None))
@@ -134,6 +134,10 @@ class Receiver:
         for event in events:
             if (call := self._calls.get(event.call)) is not None:
                 call.take_direct(event.event, connection)
+
+    @property
+    def _is_resting(self) -> bool:
+        return time.monotonic() < self._rests_until
 
     def _rest(self) -> None:
         self._rests_until = time.monotonic() + min(_REST_S * 2**self._failures, _MOST_REST_S)
