@@ -1,11 +1,23 @@
-"""Commands that run until somebody interrupts them."""
+"""Commands that call the cluster do so on an event loop, and some of them until somebody interrupts them.
+
+`--help` is to come at once, so asyncio is imported when a command runs.
+"""
 
 import signal
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
+
+T = TypeVar("T")
+
+
+def on_event_loop(coroutine: Coroutine[Any, Any, T]) -> T:
+    """As `asyncio.run`."""
+    import asyncio
+
+    return asyncio.run(coroutine)
 
 
 def catch_interrupts() -> "asyncio.Event":

@@ -182,3 +182,17 @@ async def test_a_step_begins_after_those_that_its_client_knows_to_have_ended() -
         assert len(worker.requests) == 3
         async with refused(grpc.StatusCode.INVALID_ARGUMENT, "after: at most 64 steps"):
             await rig.run(workflow_id, after=[str(number) for number in range(65)])
+
+
+async def test_steps_that_wait_for_others_count_as_well() -> None:
+    worker = ScriptedWorker("w0", stop_at=1)
+    async with running(worker, limits={"workflow_steps": 1}) as rig:
+        workflow_id = await rig.start_workflow()
+        first = rig.submit(workflow_id, step_id="first")
+        await worker.stopped.wait()
+        second = rig.submit(workflow_id, step_id="second", after=["first"])
+        await rig.sees(lambda status: status.running_steps == 2, "a step that waits for the end of the one that counts")
+        async with refused(grpc.StatusCode.RESOURCE_EXHAUSTED):
+            await rig.run(workflow_id, step_id="third", after=["first"])
+        worker.go.set()
+        assert [(await read(call)).usage.generated_tokens for call in (first, second)] == [4, 4]

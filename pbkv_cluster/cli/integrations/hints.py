@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pbkv_cluster.cli.event_loop import on_event_loop
+from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.options import (
     Assignments,
     ConfigFile,

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pbkv_cluster.cli.event_loop import on_event_loop
-from pbkv_cluster.cli.interrupts import catch_interrupts, run_until
+from pbkv_cluster.cli.interrupts import catch_interrupts, on_event_loop, run_until
 from pbkv_cluster.cli.options import (
     Assignments,
     ConfigFile,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pbkv_cluster.cli.event_loop import on_event_loop
+from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.operation.cache import entry_json
 from pbkv_cluster.cli.operation.decisions import SHORT_KEY, ago, decision_json, decisions_table, value
 from pbkv_cluster.cli.operation.workflows import CACHE_UNKNOWN, doing, summary_json

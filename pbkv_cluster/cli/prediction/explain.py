@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pbkv_cluster.cli.event_loop import on_event_loop
+from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, ConfigFile, Endpoint, connect_as_member, connected, load_settings
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, percent, result_console, write_json
 from pbkv_cluster.core.errors import Unavailable

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pbkv_cluster.cli.event_loop import on_event_loop
+from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import share
 from pbkv_cluster.cli.prompt import Chat, Messages, Prompt, PromptText, read_prompt

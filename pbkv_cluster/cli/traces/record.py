@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from pbkv_cluster.cli.event_loop import on_event_loop
-from pbkv_cluster.cli.interrupts import catch_interrupts, run_until
+from pbkv_cluster.cli.interrupts import catch_interrupts, on_event_loop, run_until
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import check_target
 from pbkv_cluster.cli.traces.secret import Secret, ids_of

@@ -23,7 +23,7 @@ from pbkv_cluster.gateway.step.prompt_reader import PromptReader
 from pbkv_cluster.gateway.step.relay import ReceiverBehind, Relay
 from pbkv_cluster.gateway.step.reports import report_finished, report_started
 from pbkv_cluster.gateway.step.request import Prompt, StepRequest, shown
-from pbkv_cluster.gateway.step.request_reader import RequestReader, WorkflowMoved, of_caller
+from pbkv_cluster.gateway.step.request_reader import RequestReader, WorkflowMoved, check_open, of_caller
 from pbkv_cluster.gateway.step.state import StepState
 from pbkv_cluster.gateway.step.step import Step, StepSpec
 from pbkv_cluster.gateway.workflow.events import EventReporter
@@ -127,7 +127,7 @@ class Submission:
         sampling = self.reader.check(request)
         request = of_caller(request)
         self.in_flight.begin(step, request.workflow_id, request.step_id)
-        await self.in_flight.wait(step, request.workflow_id, request.after)
+        await self.in_flight.wait(step, request.workflow_id, request.after, is_counted=False)
         if request.tenant:  # known before its workflow is, which may have to be looked up
             self.admission.charge(step, request.tenant, request.workflow_id)
         received = Received.after(request.resume) if request.step_id else None  # so that it can go on elsewhere
@@ -166,9 +166,11 @@ class Submission:
         received: Received | None,
     ) -> AsyncIterator[GatewayEvent]:
         """Runs a step of a workflow that this gateway holds; `received`: what its client has, if it has an id."""
+        self.admission.charge(step, request.tenant or workflow.tenant, workflow.id)
+        await self.in_flight.wait(step, workflow.id, request.after, is_counted=True)
         if step.is_final:
             return
-        self.admission.charge(step, request.tenant or workflow.tenant, workflow.id)
+        check_open(workflow)
         step.workflow = workflow  # from now on it keeps its workflow open, however long it takes to read its prompt
         workflow.running.add(step)
         if received is not None:
