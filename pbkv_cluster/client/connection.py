@@ -183,7 +183,8 @@ class AsyncConnection:
                 return
             finally:
                 output.cancel()
-            self._leave(current)
+            if not output.has_lost_worker:
+                self._leave(current)
             await asyncio.sleep(pause_s)
 
     def _output(self, current: int, attempts: StepAttempts) -> StepOutput:

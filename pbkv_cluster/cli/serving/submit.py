@@ -63,7 +63,8 @@ async def _run(endpoint: str, workflow_id: str, agent: str, prompt: Prompt, opti
 
     finished: Finished | None = None
     printed = False
-    async with AsyncClient(endpoint) as client, AsyncExitStack() as stack:
+    # Not direct: one step is over before a receiver is connected.
+    async with AsyncClient(endpoint, direct=False) as client, AsyncExitStack() as stack:
         workflow = await client.start_workflow(workflow_id)
         if not workflow_id:
             await stack.enter_async_context(workflow)

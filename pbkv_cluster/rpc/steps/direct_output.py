@@ -42,6 +42,7 @@ class DirectOutput(StepOutput):
         self._unsettled = unsettled
         self._step = step.workflow_id, step.step_id
         self._is_settled = False  # the gateway's call is over
+        self._has_lost_worker = False
         self._connection: object | None = None  # to the worker that sends the output
         self._is_relayed = False  # the gateway does
         self._is_complete = False  # Finished has come
@@ -51,6 +52,10 @@ class DirectOutput(StepOutput):
         self._number = named.call
         step.receiver.CopyFrom(named)
         super().__init__(streams, step, timeout_s)
+
+    @property
+    def has_lost_worker(self) -> bool:
+        return self._has_lost_worker
 
     def cancel(self) -> None:
         self._receiver.end(self._number)
@@ -92,6 +97,8 @@ class DirectOutput(StepOutput):
         self._unsettled.settle(*self._step)
         is_on_its_way = self._is_handed_over and not self._is_complete
         if end is None or end.code is not grpc.StatusCode.OK or not is_on_its_way:
+            # Where output has come from the worker, the gateway itself has no other reason to be unavailable.
+            self._has_lost_worker = end is not None and not end.is_lost and self._connection is not None
             super().ended(end)
 
     def _add(self, event: StepEvent) -> None:
@@ -101,6 +108,7 @@ class DirectOutput(StepOutput):
         super()._add(event)
 
     def _give_up(self) -> None:
+        self._has_lost_worker = True
         self._close(call_error(grpc.StatusCode.UNAVAILABLE, "the way from the worker is lost"))
 
     def _close(self, end: BaseException | None) -> None:

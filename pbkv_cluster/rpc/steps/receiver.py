@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 MAX_CONNECTIONS = 1024  # to workers; more of them send their output through the gateway
 _CONNECT_S = 2.0
 _REST_S = 10.0  # without invitations, after the first that led nowhere; twice as long after each further one in a row
-_MOST_REST_S = 600.0
+_MOST_DOUBLINGS = 6
 _ENDS_S = 1.0  # in which a worker ends a stream that the client has ended
 
 _Place = tuple[str, str]  # address and tenant
@@ -140,5 +140,5 @@ class Receiver:
         return time.monotonic() < self._rests_until
 
     def _rest(self) -> None:
-        self._rests_until = time.monotonic() + min(_REST_S * 2**self._failures, _MOST_REST_S)
-        self._failures += 1
+        self._rests_until = time.monotonic() + _REST_S * 2**self._failures
+        self._failures = min(self._failures + 1, _MOST_DOUBLINGS)

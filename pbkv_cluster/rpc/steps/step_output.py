@@ -43,6 +43,11 @@ class StepOutput:
             if timeout_s is not None:
                 self._timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
 
+    @property
+    def has_lost_worker(self) -> bool:
+        """Whether it has ended because the way from the worker is lost, while the gateway answers."""
+        return False
+
     def __aiter__(self) -> Self:
         return self
 
