@@ -28,7 +28,13 @@ class AsyncClient:
 
     @known_arguments
     def __init__(
-        self, endpoint: str | Sequence[str] = "", *, timeout_s: float = 30.0, api_key: str = "", tls_ca: str = ""
+        self,
+        endpoint: str | Sequence[str] = "",
+        *,
+        timeout_s: float = 30.0,
+        api_key: str = "",
+        tls_ca: str = "",
+        direct: bool = True,
     ) -> None:
         """Args:
         endpoint: host:port of a gateway, or of several: a sequence, or a text with commas. By default those that the
@@ -36,11 +42,12 @@ class AsyncClient:
         timeout_s: seconds that a call may take that is not a step, with all its attempts; a step has a limit of its own.
         api_key: that of a tenant, or of an operator, where the cluster asks for one.
         tls_ca: file of the certificates that the gateway's may be signed by, or "system": those of this machine; empty: no TLS.
+        direct: take the output of steps straight from workers, where this process can reach them; else through the gateway.
 
         Raises:
             InvalidArgument: names the argument that is out of its range.
         """
-        self._connection = AsyncConnection(endpoint, timeout_s, access(api_key, tls_ca))
+        self._connection = AsyncConnection(endpoint, timeout_s, access(api_key, tls_ca), direct)
 
     @known_arguments
     async def start_workflow(

@@ -22,10 +22,15 @@ from pbkv_cluster.core.workflow.step_events import StepEvent
 from pbkv_cluster.rpc.channel import connect, connect_blocking
 from pbkv_cluster.rpc.convert import step_event_from_wire
 from pbkv_cluster.rpc.security import Access, this_process
+from pbkv_cluster.rpc.steps.direct_output import DirectOutput
+from pbkv_cluster.rpc.steps.receiver import Receiver
 from pbkv_cluster.rpc.steps.step_output import StepOutput
 from pbkv_cluster.rpc.steps.step_streams import StepStreams
+from pbkv_cluster.rpc.steps.unsettled import Unsettled
 from pbkv_cluster.rpc.v1 import store_pb2_grpc, workflow_pb2, workflow_pb2_grpc
 
+_AFTER_STEPS = frozenset(("ReportToolCall", "EndWorkflow"))  # calls that must not overtake the ends of a workflow's steps
+_SETTLES_S = 1.0  # in which gateways hear from workers of the ends of steps
 _OF_CACHES = frozenset(("Prefetch", "LeaseBlocks", "ReleaseBlocks"))  # calls of `StoreService`
 
 
@@ -128,8 +133,8 @@ class Connection:
 class AsyncConnection:
     """For asyncio, whose event loop belongs to one process."""
 
-    def __init__(self, endpoint: str | Sequence[str], timeout_s: float, access: Access) -> None:
-        """Arguments and errors as for `Connection`."""
+    def __init__(self, endpoint: str | Sequence[str], timeout_s: float, access: Access, direct: bool = True) -> None:
+        """Arguments and errors as for `Connection`; `direct`: output may come straight from workers."""
         endpoints = parse_endpoints(endpoint)
         check_timeout(timeout_s)
         self._timeout_s = timeout_s
@@ -138,6 +143,8 @@ class AsyncConnection:
         self._stubs = [_Gateway(channel) for channel in self._channels]
         # The steps at each of them, over one stream.
         self._steps = [StepStreams(stub.SubmitSteps, workflow_pb2.SubmitStepsRequest) for stub in self._stubs]
+        self._receiver = Receiver(access) if direct else None
+        self._unsettled = Unsettled()
         self._pid = os.getpid()
 
     async def call(self, method: str, request: Message) -> Any:
@@ -148,6 +155,8 @@ class AsyncConnection:
         """
         self._check_process()
         attempts = Attempts(len(self._stubs), self._timeout_s)
+        if method in _AFTER_STEPS:
+            await self._unsettled.wait(request.workflow_id, self._timeout_s)  # type: ignore[attr-defined]  # these have it
         while True:
             current = self._current
             try:
@@ -163,7 +172,7 @@ class AsyncConnection:
         attempts = StepAttempts(request, len(self._stubs), timeout_s)
         while True:
             current = self._current
-            output = StepOutput(self._steps[current], attempts.message(), attempts.timeout_s)
+            output = self._output(current, attempts)
             try:
                 async for event in output:
                     if attempts.take(event):
@@ -174,12 +183,25 @@ class AsyncConnection:
                 return
             finally:
                 output.cancel()
-            self._leave(current)
+            if not output.has_lost_worker:
+                self._leave(current)
             await asyncio.sleep(pause_s)
 
+    def _output(self, current: int, attempts: StepAttempts) -> StepOutput:
+        """Sends a step."""
+        streams, message = self._steps[current], attempts.message()
+        message.after[:] = self._unsettled.latest(message.workflow_id)
+        if self._receiver is None or not self._receiver.is_of_use or message.HasField("resume"):
+            message.ClearField("receiver")
+            return StepOutput(streams, message, attempts.timeout_s)
+        return DirectOutput(streams, message, attempts.timeout_s, self._receiver, self._unsettled)
+
     async def close(self) -> None:
+        await self._unsettled.wait(None, _SETTLES_S)
         for steps in self._steps:
             await steps.close()
+        if self._receiver is not None:
+            await self._receiver.close()
         for channel in self._channels:
             await channel.close()
 

@@ -11,10 +11,12 @@ A step passes these files in this order:
     step/request_reader.py       checks the request and fills in what it leaves out
     step/admission/admission.py          bounds on steps in flight
     step/admission/limits.py             what each tenant and workflow has in flight
+    step/admission/steps_in_flight.py    those that have an id: one may begin after the end of others
     step/step.py, step/state.py  the step: what it is to do, its state
     step/prompt_reader.py        prompt to tokens and block keys
     routing/infinite_cache.py    available tokens of the prompt
-    step/relay.py                loop: place, pass output on, go on elsewhere when the worker is lost
+    step/relay.py                loop: place, pass output on unless the worker does, go on elsewhere when the worker is lost
+    step/reports.py              tells the predictor of its beginning and end
     routing/prompt_keys.py       block keys of its prompt, for the workers of each engine
     routing/placement.py         waits for workers, asks the index what each has cached
     routing/contexts.py          where the contexts of the workflow's agents lie

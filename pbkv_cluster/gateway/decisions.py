@@ -20,6 +20,7 @@ class Reason(StrEnum):
     WORKER_WAIT = "worker_wait"  # a step had to wait because no worker was reachable
     WORKER_LOST = "worker_lost"  # a step lost its worker
     STEP_RETRIED = "step_retried"  # it went to another worker
+    STEP_DIRECT = "step_direct"  # its output went straight from the worker to its client
     STEP_CANCELLED = "step_cancelled"  # by its client or by the end of its workflow
     STEP_FAILED = "step_failed"  # its client got an error
     STEP_EXPIRED = "step_expired"  # its deadline passed

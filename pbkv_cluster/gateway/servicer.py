@@ -49,7 +49,8 @@ class WorkflowServicer(workflow_pb2_grpc.WorkflowServiceServicer):
         context.add_done_callback(lambda _: self._close(admitted()))  # type: ignore[arg-type]  # the stubs want a class
         asked = replace(step_request_from_wire(request), timeout_s=context.time_remaining())
         async for event in self._submission.run(step, asked, passed_on=is_passed_on(context)):
-            yield convert.step_event_to_wire(event)
+            if (message := convert.gateway_event_to_wire(event)) is not None:
+                yield message
 
     def _close(self, step: Step | None) -> None:
         if step is not None:

@@ -15,6 +15,7 @@
    `kv/host_region`: the host tier, in the worker's region of the arena, which `kv/arena_region` leases;
    `kv/other_workers`: who else has a block, and how it is read from there.
 6. `engine/sampler`: the next token. `engine/text_stream`: its text, without what may become a stop string.
+7. `direct/`: output on its way to clients that are connected to the worker; else it goes to the gateway.
 
 Around these: `model/loading` (weights and namespace), `model/inference_only` (keeps out what a worker does not need),
 `model/probe` and `model/trial` (whether the engine runs a model rightly), `model/rotary` (rotary factors that switch with

@@ -17,3 +17,4 @@ class WorkerFacts:
     host_blocks: int
     block_bytes: int  # 0: not known
     engine: str = "pbkv"  # whose engine runs its steps, with the version where it is not ours
+    output_address: str = ""  # where clients take the output of their steps; empty: nowhere

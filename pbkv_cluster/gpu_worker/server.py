@@ -18,6 +18,8 @@ from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.locations.residency import Residency
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.gpu_worker.direct.receivers import Receivers
+from pbkv_cluster.gpu_worker.direct.servicer import OutputServicer
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.facts import WorkerFacts
@@ -74,6 +76,8 @@ class WorkerServer:
         self._node_id = node_id
         self._peers = peers
         self._rpc = RpcServer()
+        self._receivers = Receivers(clock)
+        self._output_rpc = RpcServer(is_public=True, asks_for_keys=False)
         self._arena = ArenaRegion(worker_id, host_store) if host_store else None
         self._predictor = predictor
         self._predictor_link: PredictorLink | None = None
@@ -148,6 +152,7 @@ class WorkerServer:
         self._figures = WorkerFigures(
             self._thread, memory_of_tiers, runner.copies, self._predictor_link, lambda: self.problems, self._clock
         )
+        output_address = await self._serve_output(host) if self._config.gateway.direct_output else ""
         address = await self._serve(host, port, model.namespace(), memory_of_tiers)
         return WorkerFacts(
             address,
@@ -157,6 +162,7 @@ class WorkerServer:
             runner.gpu_blocks,
             runner.host_blocks,
             model.shape.block_bytes,
+            output_address=output_address,
         )
 
     async def _take_host_memory(self, arena: ArenaRegion, runner: TorchRunner) -> memoryview | None:
@@ -207,7 +213,9 @@ class WorkerServer:
         return link
 
     async def _serve(self, host: str, port: int, namespace: Namespace, memory: PoolMemory) -> str:
-        servicer = WorkerServicer(self.thread, namespace, self._worker_id, self._predictor_link, memory, self._clock)
+        servicer = WorkerServicer(
+            self.thread, namespace, self._worker_id, self._predictor_link, memory, self._receivers, self._clock
+        )
         self._rpc.add(
             worker_pb2.DESCRIPTOR.services_by_name["WorkerService"],
             worker_pb2_grpc.add_WorkerServiceServicer_to_server,
@@ -220,6 +228,14 @@ class WorkerServer:
             StoreServicer(self.thread, namespace, memory, self._worker_id, self._clock),
         )
         return await self._rpc.start(host, port)
+
+    async def _serve_output(self, host: str) -> str:
+        """A port of its own: the other one is for members, which may have to show certificates."""
+        descriptor = worker_pb2.DESCRIPTOR.services_by_name["OutputService"]
+        servicer = OutputServicer(self._receivers)
+        self._output_rpc.add(descriptor, worker_pb2_grpc.add_OutputServiceServicer_to_server, servicer)
+        self._output_rpc.before_stop(self._receivers.disconnect_all)
+        return await self._output_rpc.start(host, 0)
 
     async def residency(self) -> Mapping[bytes, Residency]:
         """The key of every cached block, and where it lies.
@@ -246,4 +262,5 @@ class WorkerServer:
                 stack.push_async_callback(self._thread.stop)
             if self._predictor_link is not None:
                 stack.push_async_callback(self._predictor_link.stop)
+            stack.push_async_callback(self._output_rpc.stop)
             stack.push_async_callback(self._rpc.stop)

@@ -10,6 +10,8 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import PbkvError
 from pbkv_cluster.core.logs.fields import bind
 from pbkv_cluster.gpu_worker.block_pages import block_pages, find_unbacked
+from pbkv_cluster.gpu_worker.direct.handover import Handover
+from pbkv_cluster.gpu_worker.direct.receivers import ReceiverKey, ReceiverLost, Receivers
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.pool_memory import PoolMemory
@@ -35,6 +37,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         worker_id: str,
         predictor: PredictorLink | None,
         memory: PoolMemory,
+        receivers: Receivers,
         clock: Clock,
     ) -> None:
         """Args:
@@ -43,6 +46,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         worker_id: for the status.
         predictor: link to it, if there is one.
         memory: where the blocks lie.
+        receivers: of clients that take their output here.
         clock: the engine's.
         """
         self._thread = thread
@@ -51,6 +55,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self._worker_id = worker_id
         self._predictor = predictor
         self._memory = memory
+        self._receivers = receivers
         self._numbers = itertools.count()
         self.step_calls = StepCalls("RunSteps", self.RunStep, worker_pb2.RunStepsResponse)
 
@@ -72,18 +77,42 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         outputs = self._thread.stream(step)
         failure = "cancelled"
         try:
+            handover = self._handover(request)
+            if handover is None and request.HasField("direct"):
+                yield self._invitation(request)
             async for output in outputs:
                 if output.usage is not None:
                     failure = ""
                     trace_phases(span, output.usage, self._clock.wall())
-                for event in output_to_wire(output):
-                    yield event
+                if handover is None:
+                    for event in output_to_wire(output):
+                        yield event
+                else:
+                    await handover.room()
+                    # The gateway first: it is to know of the end by the time that the client's next call is there.
+                    for event in handover.tell(output):
+                        yield event
+                    handover.send(output)
         except PbkvError as error:
             failure = str(error)
             raise
+        except ReceiverLost:
+            failure = "receiver lost"
+            yield worker_pb2.RunStepEvent(receiver_lost=worker_pb2.RunStepEvent.ReceiverLost())
         finally:
             span.end(failure)
             await outputs.aclose()
+
+    def _handover(self, request: worker_pb2.RunStepRequest) -> Handover | None:
+        """The way to the step's receiver, if it is connected."""
+        if not request.HasField("direct"):
+            return None
+        receiver = self._receivers.find(_receiver_key(request))
+        return None if receiver is None else Handover(receiver, request, self._worker_id, self._clock)
+
+    def _invitation(self, request: worker_pb2.RunStepRequest) -> worker_pb2.RunStepEvent:
+        ticket = self._receivers.invite(_receiver_key(request))
+        return worker_pb2.RunStepEvent(invitation=worker_pb2.RunStepEvent.Invitation(ticket=ticket))
 
     async def RetireWorkflow(  # noqa: N802
         self, request: worker_pb2.RetireWorkflowRequest, context: Any
@@ -151,3 +180,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             engine_steps=engine.steps,
             prefill_tokens_per_s=engine.prefill_tokens_per_s,
         )
+
+
+def _receiver_key(request: worker_pb2.RunStepRequest) -> ReceiverKey:
+    return ReceiverKey(request.tenant, request.direct.receiver.id)

@@ -7,6 +7,7 @@ from pbkv_cluster.core import checks
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.core.workflow.step_events import Tokens
 from pbkv_cluster.gpu_worker.engine.output import Output
 from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
 from pbkv_cluster.rpc.convert import (
@@ -52,20 +53,30 @@ def step_from_wire(request: worker_pb2.RunStepRequest, namespace: Namespace, num
 def output_to_wire(output: Output) -> Iterator[worker_pb2.RunStepEvent]:
     """The messages that tell of an output."""
     if output.tokens or output.text:
-        yield worker_pb2.RunStepEvent(
-            tokens=worker_pb2.RunStepEvent.Tokens(
-                token_ids=types_pb2.PackedTokens(data=pack(output.tokens)),
-                text=output.text,
-                logprobs=logprobs_to_wire(output.logprobs),
-            )
-        )
+        yield worker_pb2.RunStepEvent(tokens=tokens_to_wire(tokens_of(output)))
     if output.finished is not None:
-        assert output.usage is not None
-        yield worker_pb2.RunStepEvent(
-            finished=worker_pb2.RunStepEvent.Finished(
-                reason=finish_reason_to_wire(output.finished), usage=usage_to_wire(output.usage), hidden=output.hidden
-            )
+        yield finished_to_wire(output)
+
+
+def tokens_of(output: Output) -> Tokens:
+    return Tokens(pack(output.tokens), output.text, output.logprobs)
+
+
+def tokens_to_wire(output: Tokens) -> worker_pb2.RunStepEvent.Tokens:
+    return worker_pb2.RunStepEvent.Tokens(
+        token_ids=types_pb2.PackedTokens(data=output.packed), text=output.text, logprobs=logprobs_to_wire(output.logprobs)
+    )
+
+
+def finished_to_wire(output: Output) -> worker_pb2.RunStepEvent:
+    """The message that tells of the end, where an output is the last one."""
+    assert output.finished is not None
+    assert output.usage is not None
+    return worker_pb2.RunStepEvent(
+        finished=worker_pb2.RunStepEvent.Finished(
+            reason=finish_reason_to_wire(output.finished), usage=usage_to_wire(output.usage), hidden=output.hidden
         )
+    )
 
 
 def trace_phases(span: Span, usage: Usage, end: float) -> None:

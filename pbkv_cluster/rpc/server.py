@@ -32,13 +32,16 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
 class RpcServer:
     """Serves the services that were added. Its health is SERVING from `start` until `stop`."""
 
-    def __init__(self, *, is_public: bool = False) -> None:
-        """`is_public`: clients outside the cluster call it, too, which have no certificates of their own."""
+    def __init__(self, *, is_public: bool = False, asks_for_keys: bool = True) -> None:
+        """Args:
+        is_public: clients outside the cluster call it, too, which have no certificates of their own.
+        asks_for_keys: for API keys, where credentials are configured; otherwise its services know whom they serve.
+        """
         self._security = this_process()
         self._is_public = is_public
         self._for_tenants: set[str] = set()
         interceptors: list[aio.ServerInterceptor] = [ErrorInterceptor()]
-        if self._security.keyring is not None:
+        if self._security.keyring is not None and asks_for_keys:
             interceptors.insert(0, AuthenticationInterceptor(self._security.keyring, self._for_tenants))
         self._server = aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
         self._health = health.aio.HealthServicer()

@@ -1,7 +1,7 @@
 """Real workers, with a small random model, for a gateway's tests."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from copy import copy
 from pathlib import Path
@@ -53,8 +53,18 @@ class Real:
 
 
 @asynccontextmanager
-async def real_workers(rig: Rig, model: Path, *names: str, **fields: Any) -> AsyncIterator[list[Real]]:
-    """Workers with a small model; `fields` are those of their engine's configuration."""
+async def real_workers(
+    rig: Rig, model: Path, *names: str, reached_by: Callable[[str], Awaitable[str]] | None = None, **fields: Any
+) -> AsyncIterator[list[Real]]:
+    """Workers with a small model.
+
+    Args:
+        rig: that they belong to.
+        model: its folder.
+        names: one for each.
+        reached_by: returns the address by which clients reach the one at which a worker has their output; by default it itself.
+        fields: of their engine's configuration.
+    """
     engine = {"device": "cpu", "gpu_blocks": 64, "host_blocks": 0, **fields}
     config = Config.model_validate({"model": {"path": str(model), "dtype": "float64", "self_test": False}, "engine": engine})
     found = []
@@ -64,8 +74,20 @@ async def real_workers(rig: Rig, model: Path, *names: str, **fields: Any) -> Asy
         facts = await server.start("127.0.0.1")
         worker = Real(name, server, facts)
         await server.thread.call(lambda engine, logs=worker.logs: _log(engine, logs))  # type: ignore[misc]
+        output_address = facts.output_address if reached_by is None else await reached_by(facts.output_address)
         entry = WorkerEntry(
-            name, "1", "node", facts.address, os.getpid(), facts.namespace, facts.vocabulary, facts.max_context, 64, 0, 4096
+            worker_id=name,
+            incarnation="1",
+            node_id="node",
+            address=facts.address,
+            pid=os.getpid(),
+            namespace=facts.namespace,
+            vocab_size=facts.vocabulary,
+            max_context_tokens=facts.max_context,
+            gpu_blocks=64,
+            host_blocks=0,
+            block_bytes=4096,
+            output_address=output_address,
         )
         await rig.directory.announce_worker(entry)
         found.append(worker)

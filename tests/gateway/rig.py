@@ -222,6 +222,8 @@ def step_request(workflow_id: str, **fields: Any) -> workflow_pb2.SubmitStepRequ
     for name, value in fields.items():
         if hasattr(value, "DESCRIPTOR"):
             getattr(request, name).CopyFrom(value)
+        elif isinstance(value, list):
+            getattr(request, name).extend(value)
         else:
             setattr(request, name, value)
     return request

@@ -21,7 +21,7 @@ from tests.gateway.rig import Rig, connection, running, until
 from tests.secured import BLUE, OPERATOR, RED, secured
 
 PROMPT = list(range(5, 5 + 65))  # 4 blocks and a token
-POOLS = {"gpu_blocks": 40, "host_blocks": 200}
+POOLS: dict[str, Any] = {"gpu_blocks": 40, "host_blocks": 200}
 
 
 @asynccontextmanager

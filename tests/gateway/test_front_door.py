@@ -8,7 +8,7 @@ from pbkv_cluster.core.errors import InvalidArgument, NotFound
 from pbkv_cluster.core.sampling import SamplingOptions
 from pbkv_cluster.core.text.chat_message import ChatMessage
 from pbkv_cluster.core.workflow.events import EventKind
-from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
+from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, GatewayEvent, Tokens
 from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.gateway.step.request import ChatPrompt, Prompt, StepRequest, TextPrompt, TokenPrompt
 from pbkv_cluster.gateway.step.state import StepState
@@ -23,7 +23,7 @@ PROMPTS: list[tuple[Prompt, bytes]] = [
 ]
 
 
-async def events_of(rig: Rig, request: StepRequest) -> list[StepEvent]:
+async def events_of(rig: Rig, request: StepRequest) -> list[GatewayEvent]:
     step = rig.gateway.submission.admit(0)
     try:
         return [event async for event in rig.gateway.submission.run(step, request)]

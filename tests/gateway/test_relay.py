@@ -15,7 +15,7 @@ from pbkv_cluster.core.errors import InvalidArgument, PbkvError, Unavailable
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Usage
-from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
+from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, GatewayEvent, Tokens
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.inspection.agents import Agents
 from pbkv_cluster.gateway.inspection.watchers import Watchers
@@ -146,7 +146,7 @@ class Run:
     step: Step
     workers: list[MemoryWorker]
     ends: list[StepState]  # final states that the step reported
-    events: list[StepEvent] = field(default_factory=list)
+    events: list[GatewayEvent] = field(default_factory=list)
     decisions: Decisions = field(default_factory=Decisions)
     error: PbkvError | None = None
     lost: int = 0  # workers that the teller takes to be lost

@@ -49,6 +49,7 @@ async def output_of(stream: StepStream) -> tuple[list[int], str, StepOutcome]:
             ids += unpack(event.packed)
             text += event.text
         else:
+            assert isinstance(event, StepOutcome)
             outcome = event
     assert outcome is not None
     return ids, text, outcome

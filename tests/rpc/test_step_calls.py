@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.rpc.steps import step_calls
+from pbkv_cluster.rpc.steps import outbox, step_calls
 from pbkv_cluster.rpc.steps.step_calls import RunStep, StepCalls
 from pbkv_cluster.rpc.steps.step_streams import MAX_ACTIONS
 from pbkv_cluster.rpc.v1 import types_pb2
@@ -79,7 +79,7 @@ def begin(call: int, **fields: Any) -> Action:
 
 
 async def test_a_caller_that_takes_no_answers_is_not_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_calls, "WAITING_BYTES", 10_000)
+    monkeypatch.setattr(outbox, "WAITING_BYTES", 10_000)
     async with calling(nothing) as caller:
         caller.send(Action(call=0))
         await caller.ends()

@@ -1,6 +1,5 @@
 """`pbkv hints`: prints the predictor's forecasts as KV hints."""
 
-import asyncio
 import sys
 from contextlib import aclosing
 from enum import StrEnum
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.options import (
     Assignments,
     ConfigFile,
@@ -50,7 +50,7 @@ def hints(
     settings = load_settings(config, assignments, {"redis.url": redis})
     check_predictor(predictor, settings.config.redis.url)
     connect_as_member(settings.config.security)
-    asyncio.run(_stream(settings.config, predictor, workflow, encoding, prefetch_probability, limit))
+    on_event_loop(_stream(settings.config, predictor, workflow, encoding, prefetch_probability, limit))
 
 
 async def _stream(config: "Config", address: str, workflow: str, encoding: Format, probability: float, limit: int) -> None:

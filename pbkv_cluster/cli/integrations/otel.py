@@ -1,11 +1,10 @@
 """`pbkv otel`: receives OpenTelemetry spans of agent applications for a running cluster."""
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pbkv_cluster.cli.interrupts import catch_interrupts, run_until
+from pbkv_cluster.cli.interrupts import catch_interrupts, on_event_loop, run_until
 from pbkv_cluster.cli.options import (
     Assignments,
     ConfigFile,
@@ -49,7 +48,7 @@ def otel(
 
     set_up_logs(settings.config.logging)
     serve_as_member(settings.config.security)
-    asyncio.run(_serve(settings.config, predictor))
+    on_event_loop(_serve(settings.config, predictor))
 
 
 async def _serve(config: "Config", address: str) -> None:

@@ -1,13 +1,12 @@
 """`pbkv sidecar`: a proxy in front of engines that are not ours."""
 
-import asyncio
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pbkv_cluster.cli.interrupts import catch_interrupts, run_until
+from pbkv_cluster.cli.interrupts import catch_interrupts, on_event_loop, run_until
 from pbkv_cluster.cli.options import (
     Assignments,
     ConfigFile,
@@ -95,7 +94,7 @@ def sidecar(
     from pbkv_cluster.core.logs.setup import set_up_logs
 
     set_up_logs(settings.logging)
-    asyncio.run(_serve(settings, predictor))
+    on_event_loop(_serve(settings, predictor))
 
 
 def _engines(urls: Sequence[str], events: Sequence[str], replays: Sequence[str], kind: str, hints: str) -> list[dict[str, Any]]:

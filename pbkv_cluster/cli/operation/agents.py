@@ -1,10 +1,10 @@
 """`pbkv agents`: how well the prompts of each agent are reused, and where they stop sharing a prefix."""
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
 
@@ -35,7 +35,7 @@ def ls(
     from rich.table import Table
 
     check_json_target(json_target)
-    agents = [_agent_json(agent) for agent in asyncio.run(_list(endpoint, limit, workload)).agents]
+    agents = [_agent_json(agent) for agent in on_event_loop(_list(endpoint, limit, workload)).agents]
     table = Table(
         "agent", "call site", "workload", "steps", "prompt tokens", "reusable", "reused", "recomputed", "differ from token"
     )

@@ -1,11 +1,11 @@
 """`pbkv cache`: what the caches of a cluster hold, whether it is sound, and how to fill and empty them."""
 
-import asyncio
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.operation.block_requests import lease, prefetch, release
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
@@ -40,7 +40,7 @@ class Order(StrEnum):
 def stat(endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonTarget = None) -> None:
     """Show how full the tiers of all workers are, and what the caches have decided."""
     check_json_target(json_target)
-    answer = asyncio.run(_stat(endpoint))
+    answer = on_event_loop(_stat(endpoint))
     value = _stat_json(answer)
     console = result_console(json_target)
     table = _table("tier", "used", "of", "blocks", "in use", "memory taken")
@@ -77,7 +77,7 @@ def ls(
 ) -> None:
     """List what is cached: runs of blocks by their key, or sums by active workflow or agent."""
     check_json_target(json_target)
-    entries = [entry_json(entry) for entry in asyncio.run(_list(endpoint, by, order, limit, workflow, agent)).entries]
+    entries = [entry_json(entry) for entry in on_event_loop(_list(endpoint, by, order, limit, workflow, agent)).entries]
     table = _table(str(by), "tokens", *(("after", "worker") if by is By.RUN else ()), "in", "shared", "used by", "idle", "uses")
     for entry in entries:
         names = (
@@ -103,7 +103,7 @@ def ls(
 def clear(endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonTarget = None) -> None:
     """Drop every cached block that no running step uses. Nothing fails by that; it is computed again."""
     check_json_target(json_target)
-    dropped = asyncio.run(_clear(endpoint)).dropped_blocks
+    dropped = on_event_loop(_clear(endpoint)).dropped_blocks
     result_console(json_target).print(f"{dropped:,} blocks dropped")
     write_json({"dropped_blocks": dropped}, json_target)
 
@@ -121,7 +121,7 @@ def check(endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonTarget = None)
     is a change on its way. Neither costs a wrong token: a damaged or absent block is found out when it is read, and computed.
     """
     check_json_target(json_target)
-    blocks, index = asyncio.run(_check(endpoint))
+    blocks, index = on_event_loop(_check(endpoint))
     value = {
         "checked_blocks": blocks.checked_blocks,
         "changed_blocks": blocks.changed_blocks,

@@ -1,11 +1,11 @@
 """`pbkv explain`: what is expected of a workflow and where its cache lies, or why a block lies where it does."""
 
-import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.operation.cache import entry_json
 from pbkv_cluster.cli.operation.decisions import SHORT_KEY, ago, decision_json, decisions_table, value
 from pbkv_cluster.cli.operation.workflows import CACHE_UNKNOWN, doing, summary_json
@@ -42,7 +42,7 @@ def explain(
     `pbkv cache ls` prints keys of blocks. Caches remember their last decisions (cache.decision_log_bytes).
     """
     check_json_target(json_target)
-    found = asyncio.run(_explain(endpoint, subject, limit))
+    found = on_event_loop(_explain(endpoint, subject, limit))
     console = result_console(json_target)
     if "workflow" in found:
         _print_workflow(found, console)

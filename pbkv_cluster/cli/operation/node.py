@@ -1,12 +1,12 @@
 """`pbkv node`: the nodes of a cluster, and taking one out of service before it goes."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.options import RedisUrl
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
 from pbkv_cluster.core.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
@@ -94,11 +94,13 @@ def _with_directory(name: str, redis_url: str | None, call: "Callable[[Directory
         finally:
             await redis.aclose()
 
-    return asyncio.run(run(redis_url))
+    return on_event_loop(run(redis_url))
 
 
 async def _ask(directory: "Directory", text: str, drain: bool, reason: str, wanted: str, wait_s: float) -> None:
     """Asks something of a node, and waits until its state is as wanted."""
+    import asyncio
+
     from pbkv_cluster.store.cluster_index import NodeRequest
 
     node = _find(text, await directory.node_states())

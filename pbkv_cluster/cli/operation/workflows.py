@@ -1,11 +1,11 @@
 """`pbkv workflows`: the open workflows of a cluster, one of them with its steps and forecast, and how to end one."""
 
-import asyncio
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
 from pbkv_cluster.core.errors import FailedPrecondition, Unavailable
@@ -32,7 +32,7 @@ def ls(
     from rich.table import Table
 
     check_json_target(json_target)
-    answer = asyncio.run(_list(endpoint, limit, workload))
+    answer = on_event_loop(_list(endpoint, limit, workload))
     found = [summary_json(each) for each in answer.workflows]
     console = result_console(json_target)
     table = Table("workflow", "workload", "open for", "steps", "latest agent", "now", "workers")
@@ -61,7 +61,7 @@ def show(workflow: Id, endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonT
     from rich.table import Table
 
     check_json_target(json_target)
-    answer, cached, problem = asyncio.run(_show(endpoint, workflow))
+    answer, cached, problem = on_event_loop(_show(endpoint, workflow))
     value = {
         **summary_json(answer.summary),
         "path": [_step_json(step) for step in answer.steps],
@@ -95,7 +95,7 @@ def show(workflow: Id, endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonT
 @connected
 def end(workflow: Id, endpoint: Endpoint = DEFAULT_ENDPOINT) -> None:
     """End an open workflow: its running steps are cancelled, and what only it has used is no longer kept for it."""
-    asyncio.run(_end(endpoint, workflow))
+    on_event_loop(_end(endpoint, workflow))
     typer.echo(f"{workflow} has ended")
 
 

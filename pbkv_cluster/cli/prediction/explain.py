@@ -1,10 +1,10 @@
 """`pbkv predictor explain`: the forecast of an open workflow in a running cluster, and the experts behind it."""
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, ConfigFile, Endpoint, connect_as_member, connected, load_settings
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, percent, result_console, write_json
 from pbkv_cluster.core.errors import Unavailable
@@ -35,7 +35,7 @@ def explain(
     """
     check_json_target(json_target)
     connect_as_member(load_settings(config, None, {}).config.security)  # the predictor itself is asked
-    response = asyncio.run(fetch_forecast(endpoint, workflow))
+    response = on_event_loop(fetch_forecast(endpoint, workflow))
     _print(workflow, response, result_console(json_target))
     write_json(explanation_json(workflow, response), json_target)
 

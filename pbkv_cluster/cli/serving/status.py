@@ -1,10 +1,10 @@
 """`pbkv status`: the workers of a cluster, and how well its cache does."""
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, share, write_json
 from pbkv_cluster.cli.plain_text import plain
@@ -37,7 +37,7 @@ def status(
 ) -> None:
     """Show a cluster's workers, cache tiers, hit rates and decisions."""
     check_json_target(json_target)
-    response = asyncio.run(fetch_status(endpoint))
+    response = on_event_loop(fetch_status(endpoint))
     print_status(response, result_console(json_target))
     write_json(status_json(response), json_target)
     if check and (problems := degraded(response)):

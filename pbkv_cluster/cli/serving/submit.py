@@ -1,11 +1,11 @@
 """`pbkv submit`: runs one step of a workflow and streams its text."""
 
-import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import share
 from pbkv_cluster.cli.prompt import Chat, Messages, Prompt, PromptText, read_prompt
@@ -48,7 +48,7 @@ def submit(
     if stop:
         options["stop"] = stop
     content = read_prompt(prompt, messages, chat)
-    finished, printed = asyncio.run(_run(endpoint, workflow, agent, content, options))
+    finished, printed = on_event_loop(_run(endpoint, workflow, agent, content, options))
     ending = describe_ending(finished, printed, isinstance(content, str))
     if ending:
         typer.echo(f"pbkv: {ending}", err=True)
@@ -63,7 +63,8 @@ async def _run(endpoint: str, workflow_id: str, agent: str, prompt: Prompt, opti
 
     finished: Finished | None = None
     printed = False
-    async with AsyncClient(endpoint) as client, AsyncExitStack() as stack:
+    # Not direct: one step is over before a receiver is connected.
+    async with AsyncClient(endpoint, direct=False) as client, AsyncExitStack() as stack:
         workflow = await client.start_workflow(workflow_id)
         if not workflow_id:
             await stack.enter_async_context(workflow)

@@ -1,10 +1,10 @@
 """`pbkv top`: a cluster in the terminal, live."""
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, write_json
 from pbkv_cluster.core.locations.addresses import parse_address
@@ -27,7 +27,7 @@ def top(
     check_json_target(json_target)
     parse_address("endpoint", endpoint)
     if json_target is not None:
-        write_json(asyncio.run(_read(endpoint)).to_json(), json_target)
+        write_json(on_event_loop(_read(endpoint)).to_json(), json_target)
         return
     from pbkv_cluster.cli.top.app import TopApp
 

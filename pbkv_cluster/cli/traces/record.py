@@ -1,6 +1,5 @@
 """`pbkv record`: writes a trace of what happens now."""
 
-import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from pbkv_cluster.cli.interrupts import catch_interrupts, run_until
+from pbkv_cluster.cli.interrupts import catch_interrupts, on_event_loop, run_until
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import check_target
 from pbkv_cluster.cli.traces.secret import Secret, ids_of
@@ -106,7 +105,7 @@ def record(
 
         has_failed = True
         try:
-            asyncio.run(_until_over(recorder, duration, workflows, source))
+            on_event_loop(_until_over(recorder, duration, workflows, source))
             has_failed = False
         finally:
             recorder.finish()
@@ -126,6 +125,8 @@ async def _until_over(
     recorder: "Recorder", duration: float | None, workflows: int | None, source: Callable[[], Coroutine[Any, Any, None]]
 ) -> None:
     """Runs a source until it ends, or the recording is to end."""
+    import asyncio
+
     interrupted = catch_interrupts()
 
     async def over() -> None:
@@ -139,6 +140,8 @@ async def _until_over(
 
 
 async def _cluster(endpoint: str, recorder: "Recorder", ids: "Ids", with_tokens: bool) -> None:
+    import asyncio
+
     from pbkv_cluster.client.inspection import InspectionClient
     from pbkv_cluster.core.background import cancel
     from pbkv_cluster.simulator.recording.cluster import ClusterRecording
@@ -219,6 +222,8 @@ async def _log(path: Path, recorder: "Recorder", ids: "Ids", silence_s: float) -
 
 async def _from_thread(values: "Iterator[T]") -> "AsyncIterator[T]":
     """The values of an iterator that blocks. Its thread is left behind if nobody wants more of them."""
+    import asyncio
+
     loop, queue = asyncio.get_running_loop(), asyncio.Queue[tuple[T | None, BaseException | None]](_READ_AHEAD)
 
     def read() -> None:

@@ -85,6 +85,7 @@ class WorkerMemberBase(MemberBase):
             host_blocks=facts.host_blocks,
             block_bytes=facts.block_bytes,
             engine=facts.engine,
+            output_address=facts.output_address,
         )
         interval_s = self._context.config.redis.flush_interval_s
         self._publisher = IndexPublisher(

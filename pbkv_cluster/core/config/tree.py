@@ -138,6 +138,10 @@ class GatewayConfig(Section):
         ge=0,
         description="most bytes of the output of steps that is kept for clients that submit a step again by its id",
     )
+    direct_output: bool = Field(
+        True,
+        description="send the output of steps straight from workers to clients of ours that can reach them, see docs/deploy.md",
+    )
     retry_limit: int = Field(3, ge=0, description="times that a step may lose its worker before it fails")
     worker_wait_s: float = Field(60.0, gt=0, description="seconds that a step waits while no worker is reachable")
     available_blocks: int = Field(

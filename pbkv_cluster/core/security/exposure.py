@@ -2,11 +2,13 @@
 
 import ipaddress
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from pbkv_cluster.core.config import Config
+if TYPE_CHECKING:
+    from pbkv_cluster.core.config import Config
 
 
-def open_to_all(config: Config, host: str) -> str:
+def open_to_all(config: "Config", host: str) -> str:
     """A warning in one line; empty: there is nothing to warn of.
 
     Args:
@@ -24,7 +26,7 @@ def open_to_all(config: Config, host: str) -> str:
     )
 
 
-def _hosts(config: Config, host: str) -> Iterator[str]:
+def _hosts(config: "Config", host: str) -> Iterator[str]:
     yield host
     if config.metrics.enabled and config.dashboard.enabled:
         yield config.dashboard.host

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Self
 
-from pbkv_cluster.core.workflow.step_events import Accepted, StepEvent, Tokens
+from pbkv_cluster.core.workflow.step_events import Accepted, GatewayEvent, HandedOver, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Received:
             return cls()
         return cls(resumption.step, bytearray(resumption.packed), resumption.characters)
 
-    def take(self, event: StepEvent) -> bool:
+    def take(self, event: GatewayEvent) -> bool:
         """Notes an event. False if the client knows it: every call begins with an Accepted, of which it sees one."""
         match event:
             case Accepted():
@@ -40,6 +40,8 @@ class Received:
             case Tokens():
                 self.packed += event.packed
                 self.characters += len(event.text)
+            case HandedOver():
+                self.take(event.event)
         return True
 
     def resumption(self) -> Resumption | None:

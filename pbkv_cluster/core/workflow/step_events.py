@@ -1,4 +1,7 @@
-"""What a client sees of a running step: one Accepted, Tokens as they are generated, one Finished."""
+"""What a client sees of a running step: one Accepted, Tokens as they are generated, one Finished.
+
+Where a worker sends the client these itself, a gateway says so instead.
+"""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -48,3 +51,27 @@ class Finished:
 
 
 StepEvent = Accepted | Tokens | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """A receiver may connect to a worker, which sends it the output of later steps."""
+
+    address: str  # host:port
+    ticket: bytes
+    tenant: str  # whose steps these are
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """The client has had an event from the worker, and is not sent it again."""
+
+    event: StepEvent
+
+
+@dataclass(frozen=True, slots=True)
+class AllHandedOver:
+    """The client has had all events from the worker, and the gateway knows how the step has ended."""
+
+
+GatewayEvent = StepEvent | Invitation | HandedOver | AllHandedOver

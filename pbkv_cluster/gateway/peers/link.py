@@ -8,7 +8,7 @@ import grpc
 from grpc import aio
 
 from pbkv_cluster.core.security.caller import Caller, current_caller, note_caller
-from pbkv_cluster.core.workflow.step_events import StepEvent
+from pbkv_cluster.core.workflow.step_events import GatewayEvent
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.errors import from_rpc, is_unanswered
@@ -119,10 +119,10 @@ class PeerStream:
         """Has the other gateway free what the step holds. Harmless when repeated."""
         self._call.cancel()
 
-    async def __aiter__(self) -> AsyncIterator[StepEvent]:
+    async def __aiter__(self) -> AsyncIterator[GatewayEvent]:
         try:
             async for message in self._call:
-                event = convert.step_event_from_wire(message)
+                event = convert.gateway_event_from_wire(message)
                 if event is not None:
                     yield event
         except aio.AioRpcError as error:

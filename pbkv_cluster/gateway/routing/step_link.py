@@ -1,6 +1,7 @@
 """The steps that run on one worker: all of them over one stream, which is opened when it is needed."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,9 +10,9 @@ from typing import TYPE_CHECKING, Self
 
 import grpc
 
-from pbkv_cluster.core.errors import PbkvError, ResourceExhausted, Unavailable
+from pbkv_cluster.core.errors import PbkvError, ResourceExhausted, TryAgain, Unavailable
 from pbkv_cluster.core.usage import Usage
-from pbkv_cluster.core.workflow.step_events import FinishReason, Tokens
+from pbkv_cluster.core.workflow.step_events import FinishReason, HandedOver, Tokens
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.errors import from_status
 from pbkv_cluster.rpc.steps.step_streams import CallEnd, StepStreams
@@ -31,6 +32,7 @@ class FailureKind(StrEnum):
     FULL = "full"  # its queue is full
     DEFECT = "defect"  # it failed inside
     REFUSED = "refused"  # it finds the step wrong
+    RECEIVER_LOST = "receiver_lost"  # the client's receiver, to which the output went, is gone
 
 
 class WorkerFailure(Exception):
@@ -60,8 +62,18 @@ class StepOutcome:
     hidden: bytes  # projected hidden state of the prompt's last token; empty: not known
 
 
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """With which the step's receiver may connect to the worker; the output of this step comes here."""
+
+    value: bytes
+
+
 class StepStream:
     """A step on a worker. Iterate once: Tokens, then one StepOutcome. Tokens that are there together come as one.
+
+    Where the step names a receiver, either a Ticket comes before them, or in place of them HandedOver Tokens: the first output,
+    and the rest at the end.
 
     Iterating raises WorkerFailure where the worker does not finish the step, and `asyncio.CancelledError` after `cancel`.
     """
@@ -69,6 +81,7 @@ class StepStream:
     def __init__(self) -> None:
         # As values: a part of a message would keep all of it in memory, the output of other steps included.
         self._waiting: list[Tokens] = []
+        self._of_receiver: deque[Ticket | HandedOver] = deque()  # before these
         self._outcome: StepOutcome | None = None  # after these
         self._end: BaseException | None = None  # after all
         self._changed = asyncio.Event()
@@ -85,10 +98,12 @@ class StepStream:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Tokens | StepOutcome:
+    async def __anext__(self) -> Ticket | HandedOver | Tokens | StepOutcome:
         if self._has_ended:
             raise StopAsyncIteration
         while True:
+            if self._of_receiver:
+                return self._of_receiver.popleft()
             if self._waiting:
                 waiting, self._waiting = self._waiting, []
                 return waiting[0] if len(waiting) == 1 else _joined(waiting)
@@ -117,6 +132,13 @@ class StepStream:
                 end = event.finished
                 reason, usage = convert.finish_reason_from_wire(end.reason), convert.usage_from_wire(end.usage)
                 self._outcome = StepOutcome(reason, usage, end.hidden)
+            case "invitation":
+                self._of_receiver.append(Ticket(event.invitation.ticket))
+            case "handed_over":
+                self._of_receiver.append(HandedOver(convert.tokens_from_wire(event.handed_over)))
+            case "receiver_lost":
+                problem = "the client's receiver is gone"
+                self._close(WorkerFailure(FailureKind.RECEIVER_LOST, TryAgain(problem), problem))
         self._changed.set()
 
     def ended(self, end: CallEnd | None) -> None:
@@ -129,10 +151,11 @@ class StepStream:
     def _close(self, end: BaseException) -> None:
         """Nothing comes any more. A stream that was cancelled stays so."""
         self._cancel = None
-        if not isinstance(self._end, asyncio.CancelledError):
+        if self._end is None or isinstance(end, asyncio.CancelledError):  # the first says why
             self._end = end
         if isinstance(end, asyncio.CancelledError):
             self._waiting.clear()
+            self._of_receiver.clear()
             self._outcome = None
         self._changed.set()
 

@@ -10,6 +10,7 @@ from grpc import aio
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.sampling import SamplingParams
+from pbkv_cluster.core.workflow.receiver import Receiver
 from pbkv_cluster.core.workflow.remote_steps import RemoteStepEvent
 from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.core.workflow.tool_call import ToolCall
@@ -50,6 +51,15 @@ class RemoteSteps(NamedTuple):
     events: Sequence[RemoteStepEvent]
     after: int  # index of the event that it was told last; -1: none
     now: float  # seconds, on the clock of the events
+
+
+class Direct(NamedTuple):
+    """A receiver, and what it is told of besides the output."""
+
+    receiver: Receiver
+    age_s: float  # since the step arrived here
+    available_tokens: int
+    retries: int
 
 
 @dataclass(eq=False, slots=True)
@@ -107,6 +117,7 @@ class Worker:
         priority: int,
         step_graph: StepGraph | None,
         remote_steps: RemoteSteps | None,
+        direct: Direct | None = None,
         metadata: Sequence[tuple[str, str]] = (),
         timeout_s: float | None = None,
     ) -> StepStream:
@@ -116,6 +127,7 @@ class Worker:
             parent_step: number of the step that this one follows; None: it is the first.
             sent: packed output tokens that the client has from a lost worker. The worker goes on after them.
             remote_steps: what the worker is to be told of steps elsewhere; left out where the message would be too large.
+            direct: who gets the output in place of this gateway, if it is connected there.
             timeout_s: seconds after which the worker drops the step, in its queue or running, even if this gateway hangs.
         """
         request = worker_pb2.RunStepRequest(
@@ -130,6 +142,7 @@ class Worker:
             sent=types_pb2.PackedTokens(data=sent),
             priority=priority,
             step_graph=None if step_graph is None else convert.step_graph_to_wire(step_graph),
+            direct=None if direct is None else _direct_to_wire(direct),
         )
         if remote_steps is not None:
             request.remote_steps.extend(_to_wire(remote_steps))
@@ -218,6 +231,15 @@ class Worker:
 
 def _to_wire(remote_steps: RemoteSteps) -> list[worker_pb2.RemoteStep]:
     return convert.remote_steps_to_wire(remote_steps.events, remote_steps.now)
+
+
+def _direct_to_wire(direct: Direct) -> worker_pb2.RunStepRequest.Direct:
+    return worker_pb2.RunStepRequest.Direct(
+        receiver=convert.receiver_to_wire(direct.receiver),
+        age_s=direct.age_s,
+        available_tokens=direct.available_tokens,
+        retries=direct.retries,
+    )
 
 
 def key_of(entry: WorkerEntry) -> WorkerKey:

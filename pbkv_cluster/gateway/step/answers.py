@@ -15,7 +15,7 @@ from pbkv_cluster.core import tokens
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.workflow.logprobs import TokenLogprobs
 from pbkv_cluster.core.workflow.resumption import Received, Resumption
-from pbkv_cluster.core.workflow.step_events import Accepted, Finished, StepEvent, Tokens
+from pbkv_cluster.core.workflow.step_events import Accepted, Finished, GatewayEvent, HandedOver, StepEvent, Tokens
 from pbkv_cluster.gateway.step.step import Step
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow
 
@@ -29,6 +29,7 @@ class Answer:
 
     call: weakref.ref[Step] | None = None  # that runs the step, or did last; its prompt is no part of what is kept
     number: int | None = None  # of the step in the workflow
+    retries: int = 0  # workers that it has lost
     accepted: Accepted | None = None
     finished: Finished | None = None
     failed: bool = False
@@ -73,8 +74,9 @@ class Answer:
             self._logprobs_bytes = 0
         step.sent += self.packed
         step.sent_chars = self.characters
+        step.retries = self.retries
 
-    def add(self, event: StepEvent) -> None:
+    def add(self, event: GatewayEvent) -> None:
         """Notes what the step has sent."""
         match event:
             case Accepted():
@@ -87,6 +89,8 @@ class Answer:
                 self._logprobs_bytes += _LOGPROB_BYTES * sum(1 + len(each.top) for each in event.logprobs)
             case Finished():
                 self.finished = event
+            case HandedOver():
+                self.add(event.event)
         self.notify()
 
     def fail(self, error: Exception) -> None:

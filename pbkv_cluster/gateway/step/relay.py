@@ -1,4 +1,4 @@
-"""Runs a step on a worker and passes its output on; when the worker is lost, the step goes on at another.
+"""Places a step on a worker and passes its output on; when the worker is lost, the step goes on at another.
 
 Gateway and worker keep to these rules, so that no token and no character is missing or repeated:
 
@@ -8,6 +8,8 @@ Gateway and worker keep to these rules, so that no token and no character is mis
   here. So where `sent` is not empty, the worker decodes it once more and its text starts at the beginning of the output; the
   gateway leaves out as many characters as the client has. If `sent` ends the answer already, the worker sends one event with
   text and no tokens, and then the outcome.
+- Where the step's receiver is connected to the worker, the output goes there, from Accepted to Finished, and the gateway is
+  told of it. If the worker is lost then, only the client knows what it has, and goes on with the step (`ReceiverBehind`).
 """
 
 import asyncio
@@ -17,10 +19,18 @@ from dataclasses import dataclass, field
 
 from pbkv_cluster.core.background import check_cancelled
 from pbkv_cluster.core.clock import Clock
-from pbkv_cluster.core.errors import Unavailable
+from pbkv_cluster.core.errors import TryAgain, Unavailable
 from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.core.workflow.events import EventKind
-from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
+from pbkv_cluster.core.workflow.step_events import (
+    Accepted,
+    Finished,
+    FinishReason,
+    GatewayEvent,
+    HandedOver,
+    Invitation,
+    Tokens,
+)
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.inspection.agents import Agents, CallSite
 from pbkv_cluster.gateway.inspection.watchers import Watchers
@@ -30,8 +40,8 @@ from pbkv_cluster.gateway.routing.infinite_cache import InfiniteCache
 from pbkv_cluster.gateway.routing.load import StepLoad
 from pbkv_cluster.gateway.routing.placement import Placement
 from pbkv_cluster.gateway.routing.speeds import OutputLength, PrefillSpeed
-from pbkv_cluster.gateway.routing.step_link import FailureKind, StepOutcome, StepStream, WorkerFailure
-from pbkv_cluster.gateway.routing.worker import Worker
+from pbkv_cluster.gateway.routing.step_link import FailureKind, StepOutcome, StepStream, Ticket, WorkerFailure
+from pbkv_cluster.gateway.routing.worker import Direct, Worker
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.step.admission.admission import Admission
 from pbkv_cluster.gateway.step.state import StepState
@@ -43,6 +53,12 @@ from pbkv_cluster.store.block_map import WorkerKey
 log = logging.getLogger(__name__)
 
 _MAX_REFUSALS = 2  # workers with full queues before the step fails
+
+
+class ReceiverBehind(TryAgain):
+    """The worker, or the way from it to the client, was lost under a step whose output went there. The client goes on with it:
+    the step is no failure.
+    """
 
 
 @dataclass(slots=True)
@@ -73,13 +89,14 @@ class Relay:
     clock: Clock
     retry_limit: int
 
-    async def run(self, step: Step, spec: StepSpec) -> AsyncIterator[StepEvent]:
+    async def run(self, step: Step, spec: StepSpec) -> AsyncIterator[GatewayEvent]:
         """One Accepted, the output, one Finished; with reason CANCELLED if the workflow ends first.
 
         Raises:
             PbkvError: the worker refused the step, or too many workers were lost.
         """
         attempts = _Attempts()
+        greeted = False
         while not step.is_final:
             workers = await self.placement.wait(attempts.failed, step.ended)
             if not workers:
@@ -91,18 +108,26 @@ class Relay:
                 break
             if worker.closed:  # it left while the index was asked
                 continue
-            first = step.worker is None
-            stream = self._place(step, spec, worker, cached_tokens)  # in flight while the client gets Accepted
-            if first:
-                yield Accepted(spec.number, worker.id, spec.prompt.tokens)
+            accepted = Accepted(spec.number, worker.id, spec.prompt.tokens)
+            may_be_direct = spec.receiver is not None and bool(worker.entry.output_address)
+            stream = self._place(step, spec, worker, cached_tokens, may_be_direct)  # in flight while the client gets Accepted
+            if not greeted and not may_be_direct:
+                greeted = True
+                yield accepted
             lost: Worker | None = None
             try:
                 async for event in self._pass_on(step, spec, worker, stream):
+                    may_be_direct = may_be_direct and isinstance(event, HandedOver)
+                    if not greeted:
+                        greeted = True
+                        yield HandedOver(accepted) if may_be_direct else accepted
                     yield event
             except WorkerFailure as failure:
                 lost = worker if failure.kind is FailureKind.LOST else None
                 if not step.is_final:
                     self._judge(step, worker, attempts, failure)
+                    if may_be_direct and failure.kind is not FailureKind.FULL:
+                        raise ReceiverBehind(failure.details) from failure
                     step.transition(StepState.ACCEPTED)
             except asyncio.CancelledError:
                 # The stream of a cancelled step raises this too: then there is no cancel of the present task.
@@ -115,7 +140,7 @@ class Relay:
         if step.state is StepState.CANCELLED:
             yield Finished(FinishReason.CANCELLED, step.complete(Usage(), self.clock.now()))
 
-    def _place(self, step: Step, spec: StepSpec, worker: Worker, cached_tokens: int) -> StepStream:
+    def _place(self, step: Step, spec: StepSpec, worker: Worker, cached_tokens: int, may_be_direct: bool) -> StepStream:
         workflow = spec.workflow
         output_tokens = self.lengths.expected(spec.sampling.max_tokens)
         keys = spec.prompt.keys.of(worker.namespace)
@@ -143,30 +168,50 @@ class Relay:
             priority=spec.priority,
             step_graph=workflow.step_graph,
             remote_steps=remote_steps,
+            direct=self._direct(step, spec) if may_be_direct else None,
             metadata=step.span.metadata(),
             timeout_s=None if step.deadline is None else max(step.deadline - self.clock.now(), 0.0),
         )
         step.place(worker, stream)
         return stream
 
-    async def _pass_on(self, step: Step, spec: StepSpec, worker: Worker, stream: StepStream) -> AsyncIterator[StepEvent]:
+    def _direct(self, step: Step, spec: StepSpec) -> Direct:
+        assert spec.receiver is not None
+        return Direct(spec.receiver, self.clock.now() - step.arrived_at, spec.available_tokens, step.retries)
+
+    async def _pass_on(self, step: Step, spec: StepSpec, worker: Worker, stream: StepStream) -> AsyncIterator[GatewayEvent]:
         skip = step.sent_chars
+        direct = False
         async for event in stream:
             if step.is_final:  # cancelled while the event was on its way
                 return
             match event:
                 case Tokens():
-                    first_output = step.first_token_at is None
-                    text = step.add_output(event, skip, self.clock.now())
+                    text = self._note_output(step, spec, worker, event, skip)
                     skip = max(skip - len(event.text), 0)
-                    if first_output and step.first_token_at is not None:
-                        self.infinite.remember(spec.prompt.keys.of(worker.namespace))
-                        self.admission.has_output(step)
                     if text or event.packed:
                         yield Tokens(event.packed, text, event.logprobs)
+                case HandedOver(Tokens() as output):
+                    direct = True
+                    self._note_output(step, spec, worker, output, 0)
+                    yield event
+                case Ticket():
+                    yield Invitation(worker.entry.output_address, event.value, spec.tenant)
                 case StepOutcome():
                     self._finish(step, spec, worker, event)
-                    yield Finished(event.reason, event.usage)
+                    finished = Finished(event.reason, event.usage)
+                    if direct:
+                        self.decisions[Reason.STEP_DIRECT] += 1
+                    yield HandedOver(finished) if direct else finished
+
+    def _note_output(self, step: Step, spec: StepSpec, worker: Worker, output: Tokens, skip_chars: int) -> str:
+        """Notes output that the client gets; returns its text without the `skip_chars` that the client has already."""
+        first_output = step.first_token_at is None
+        text = step.add_output(output, skip_chars, self.clock.now())
+        if first_output and step.first_token_at is not None:
+            self.infinite.remember(spec.prompt.keys.of(worker.namespace))
+            self.admission.has_output(step)
+        return text
 
     def _finish(self, step: Step, spec: StepSpec, worker: Worker, outcome: StepOutcome) -> None:
         usage = step.complete(outcome.usage, self.clock.now())
@@ -196,6 +241,8 @@ class Relay:
         Raises:
             PbkvError: it may not; this is for the client.
         """
+        if failure.kind is FailureKind.RECEIVER_LOST:
+            return
         attempts.failed.add(worker.key)
         reason = Reason.WORKER_REFUSED if failure.kind is FailureKind.FULL else Reason.WORKER_LOST
         if failure.kind is not FailureKind.REFUSED:

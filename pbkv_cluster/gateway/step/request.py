@@ -7,6 +7,7 @@ from typing import Any
 from pbkv_cluster.core import tokens
 from pbkv_cluster.core.sampling import SamplingOptions
 from pbkv_cluster.core.text.chat_message import ChatMessage
+from pbkv_cluster.core.workflow.receiver import Receiver
 from pbkv_cluster.core.workflow.resumption import Resumption
 
 
@@ -47,6 +48,10 @@ class StepRequest:
     timeout_s: float | None = None  # seconds from its arrival after which nobody waits for it; None: for as long as its call
     step_id: str = ""  # requests of a workflow with the same are one step; empty: this one is
     resume: Resumption | None = None  # what the client has of the step; only with `step_id`
+    receiver: Receiver | None = None  # who takes the output straight from the worker, if it can; only with `step_id`
+    after: tuple[
+        str, ...
+    ] = ()  # ids of steps of the workflow that the client knows to have ended, and this gateway may not yet
 
 
 def shown(prompt: Prompt) -> str:

@@ -20,6 +20,7 @@ from pbkv_cluster.gateway.step.step import Step, StepSpec
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow
 
 _MAX_STEPS_AHEAD = 4096  # that a lost gateway may have started after it had written the workflow's entry for the last time
+MAX_AFTER = 64  # steps that one may name to begin after
 
 
 class WorkflowMoved(TryAgain):
@@ -48,8 +49,10 @@ class RequestReader:
         checks.name("call_site", request.call_site)
         checks.name("tenant", request.tenant)
         checks.name("step_id", request.step_id)
-        if request.resume is not None:
+        if request.resume is not None or request.receiver is not None:
             checks.not_empty("step_id", request.step_id)
+        if len(request.after) > MAX_AFTER:
+            raise InvalidArgument("after", f"at most {MAX_AFTER} steps, got {len(request.after)}")
         return _complete_sampling(request.sampling, request.step_id, self.allow_forced_output)
 
     async def read(
@@ -92,6 +95,8 @@ class RequestReader:
             prompt=prompt,
             sampling=sampling,
             available_tokens=max(self.infinite.match(prompt.keys.of(each), prompt.tokens) for each in limits.namespaces),
+            # A step that goes on from some output has text to leave out, of which the worker knows nothing.
+            receiver=None if step.sent or step.sent_chars else request.receiver,
         )
 
     async def _limits(self, step: Step, workflow: OpenWorkflow) -> ModelLimits:

@@ -18,6 +18,8 @@ def step_request_to_wire(request: StepRequest) -> workflow_pb2.SubmitStepRequest
         tenant=request.tenant,
         step_id=request.step_id,
         resume=None if request.resume is None else convert.resumption_to_wire(request.resume),
+        receiver=None if request.receiver is None else convert.receiver_to_wire(request.receiver),
+        after=request.after,
     )
 
 
@@ -36,4 +38,6 @@ def step_request_from_wire(message: workflow_pb2.SubmitStepRequest) -> StepReque
         tenant=message.tenant,
         step_id=message.step_id,
         resume=convert.resumption_from_wire(message.resume) if message.HasField("resume") else None,
+        receiver=convert.receiver_from_wire(message.receiver) if message.HasField("receiver") else None,
+        after=tuple(message.after),
     )

@@ -9,6 +9,7 @@ from pbkv_cluster.core import tokens
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.text.words import TEXT_CHARACTERS
 from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.core.workflow.receiver import Receiver
 from pbkv_cluster.core.workflow.step_events import Tokens
 from pbkv_cluster.gateway.routing.worker import Worker
 from pbkv_cluster.gateway.step.prompt_reader import TokenizedPrompt
@@ -39,6 +40,7 @@ class StepSpec:
     prompt: TokenizedPrompt
     sampling: SamplingParams
     available_tokens: int
+    receiver: Receiver | None = None  # who takes the output straight from the worker, if it can
 
 
 class Step:

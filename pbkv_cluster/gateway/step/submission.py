@@ -6,25 +6,24 @@ import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
-from pbkv_cluster.core import tokens
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import DeadlineExceeded, ResourceExhausted, TryAgain
 from pbkv_cluster.core.logs.fields import bind
 from pbkv_cluster.core.sampling import SamplingParams
-from pbkv_cluster.core.text.words import hashed_words
-from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.core.workflow.resumption import Received
-from pbkv_cluster.core.workflow.step_events import Finished, FinishReason, StepEvent, Tokens
+from pbkv_cluster.core.workflow.step_events import Finished, FinishReason, GatewayEvent, Tokens
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.peers.peers import HeldElsewhere
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.step.admission.admission import Admission
+from pbkv_cluster.gateway.step.admission.steps_in_flight import StepsInFlight
 from pbkv_cluster.gateway.step.answers import Answer, Answers
 from pbkv_cluster.gateway.step.forwarding import Forwarding
 from pbkv_cluster.gateway.step.prompt_reader import PromptReader
-from pbkv_cluster.gateway.step.relay import Relay
+from pbkv_cluster.gateway.step.relay import ReceiverBehind, Relay
+from pbkv_cluster.gateway.step.reports import report_finished, report_started
 from pbkv_cluster.gateway.step.request import Prompt, StepRequest, shown
-from pbkv_cluster.gateway.step.request_reader import RequestReader, WorkflowMoved, of_caller
+from pbkv_cluster.gateway.step.request_reader import RequestReader, WorkflowMoved, check_open, of_caller
 from pbkv_cluster.gateway.step.state import StepState
 from pbkv_cluster.gateway.step.step import Step, StepSpec
 from pbkv_cluster.gateway.workflow.events import EventReporter
@@ -63,6 +62,7 @@ class Submission:
     decisions: Decisions
     clock: Clock
     logs_prompts: bool = False
+    in_flight: StepsInFlight = field(default_factory=StepsInFlight, init=False)
     noted: dict[Step, tuple[str, Answer]] = field(default_factory=dict, init=False)  # id and output of each that has an id
 
     def admit(self, size_bytes: int, metadata: CallMetadata = None) -> Step:
@@ -76,7 +76,7 @@ class Submission:
         step.span = tracing.start("step", metadata)
         return step
 
-    async def run(self, step: Step, request: StepRequest, *, passed_on: bool = False) -> AsyncIterator[StepEvent]:
+    async def run(self, step: Step, request: StepRequest, *, passed_on: bool = False) -> AsyncIterator[GatewayEvent]:
         """The events of the step.
 
         Args:
@@ -93,6 +93,8 @@ class Submission:
                 yield event
             if step.expired:
                 raise DeadlineExceeded(f"the step has not ended within {request.timeout_s:g} s")
+        except ReceiverBehind:
+            raise
         except Exception as error:
             if step.spec is not None:  # else it never was a step, and its client alone is to blame
                 log.warning("a step failed: %s", error, extra={"reason": Reason.STEP_FAILED.value})
@@ -120,10 +122,12 @@ class Submission:
             self.decisions[Reason.STEP_EXPIRED] += 1
             step.expire()
 
-    async def _serve(self, step: Step, request: StepRequest, passed_on: bool) -> AsyncIterator[StepEvent]:
+    async def _serve(self, step: Step, request: StepRequest, passed_on: bool) -> AsyncIterator[GatewayEvent]:
         """Runs the step here, or has the gateway run it that holds the workflow."""
         sampling = self.reader.check(request)
         request = of_caller(request)
+        self.in_flight.begin(step, request.workflow_id, request.step_id)
+        await self.in_flight.wait(step, request.workflow_id, request.after, is_counted=False)
         if request.tenant:  # known before its workflow is, which may have to be looked up
             self.admission.charge(step, request.tenant, request.workflow_id)
         received = Received.after(request.resume) if request.step_id else None  # so that it can go on elsewhere
@@ -160,11 +164,13 @@ class Submission:
         request: StepRequest,
         sampling: SamplingParams,
         received: Received | None,
-    ) -> AsyncIterator[StepEvent]:
+    ) -> AsyncIterator[GatewayEvent]:
         """Runs a step of a workflow that this gateway holds; `received`: what its client has, if it has an id."""
+        self.admission.charge(step, request.tenant or workflow.tenant, workflow.id)
+        await self.in_flight.wait(step, workflow.id, request.after, is_counted=True)
         if step.is_final:
             return
-        self.admission.charge(step, request.tenant or workflow.tenant, workflow.id)
+        check_open(workflow)
         step.workflow = workflow  # from now on it keeps its workflow open, however long it takes to read its prompt
         workflow.running.add(step)
         if received is not None:
@@ -185,7 +191,7 @@ class Submission:
 
     async def _run_once(
         self, step: Step, workflow: OpenWorkflow, request: StepRequest, sampling: SamplingParams
-    ) -> AsyncIterator[StepEvent]:
+    ) -> AsyncIterator[GatewayEvent]:
         """The events of a step with an id: run by this call, or by another one that has the same id."""
         answer = self.answers.of(workflow, request.step_id)
         received = Received.after(request.resume)
@@ -194,9 +200,9 @@ class Submission:
         if not answer.is_idle:
             self.decisions[Reason.STEP_JOINED] += 1
         while not answer.is_idle:
-            async for event in answer.follow(step, received):
-                if received.take(event):
-                    yield event
+            async for output in answer.follow(step, received):
+                if received.take(output):
+                    yield output
             if step.is_final:
                 return
             if answer.finished is not None:
@@ -216,13 +222,15 @@ class Submission:
                 return
             up_to_date = (len(received.packed), received.characters) == (len(answer.packed), answer.characters)
             answer.add(event)
-            output = event if up_to_date or not isinstance(event, Tokens) else answer.missing(received)
-            if output is not None and received.take(output):
-                yield output
+            lacking: GatewayEvent | None = event
+            if isinstance(event, Tokens) and not up_to_date:
+                lacking = answer.missing(received)
+            if lacking is not None and received.take(lacking):
+                yield lacking
 
     async def _run(
         self, step: Step, workflow: OpenWorkflow, request: StepRequest, sampling: SamplingParams
-    ) -> AsyncIterator[StepEvent]:
+    ) -> AsyncIterator[GatewayEvent]:
         noted = self.noted.get(step)
         number = None if noted is None else noted[1].number
         spec = await self.reader.read(step, workflow, request, sampling, number)
@@ -239,6 +247,7 @@ class Submission:
 
     def _settle(self, step: Step) -> None:
         """Frees what a step holds that has reached a final state, and reports its end."""
+        self.in_flight.end(step)
         self.admission.release(step)
         step.end_span()
         if step.worker is not None:
@@ -247,6 +256,7 @@ class Submission:
         if workflow is None:
             return
         if (noted := self.noted.pop(step, None)) is not None:
+            noted[1].retries = step.retries
             self.answers.settle(workflow, *noted)
         workflow.running.discard(step)
         if not workflow.ended:
@@ -256,18 +266,7 @@ class Submission:
         if step.state is not StepState.FINISHED:
             self.decisions[Reason.STEP_FAILED if step.state is StepState.FAILED else Reason.STEP_CANCELLED] += 1
         if not workflow.ended:
-            self.events.report(
-                workflow,
-                EventKind.STEP_FINISHED,
-                agent=spec.agent,
-                call_site=spec.call_site,
-                step=spec.number,
-                parent_step=spec.parent_step,
-                prompt_tokens=spec.prompt.tokens,
-                output_tokens=tokens.count(bytes(step.sent)),
-                words=hashed_words(step.beginning),
-                hidden=step.hidden,
-            )
+            report_finished(self.events, step, spec)
 
     def _open(self, step: Step, spec: StepSpec, *, known: bool) -> None:
         """Makes the step one of its workflow; `known`: it is one already, and goes on."""
@@ -279,17 +278,7 @@ class Submission:
         if (noted := self.noted.get(step)) is not None:
             noted[1].number = spec.number
         workflow.steps = max(workflow.steps, spec.number + 1)
-        self.events.report(
-            workflow,
-            EventKind.STEP_STARTED,
-            agent=spec.agent,
-            call_site=spec.call_site,
-            step=spec.number,
-            parent_step=spec.parent_step,
-            prompt_tokens=spec.prompt.tokens,
-            pieces=spec.prompt.pieces,
-            words=() if spec.number else hashed_words(self.prompts.beginning(spec.prompt)),
-        )
+        report_started(self.events, spec, "" if spec.number else self.prompts.beginning(spec.prompt))
         self.workflows.write_soon(workflow)
 
     def _log_prompt(self, prompt: Prompt) -> None:

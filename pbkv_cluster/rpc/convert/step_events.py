@@ -1,6 +1,18 @@
-"""Between the events of a step and their messages on the wire."""
+"""Between the events of a step and their messages on the wire, and who takes them straight from a worker."""
 
-from pbkv_cluster.core.workflow.step_events import Accepted, Finished, FinishReason, StepEvent, Tokens
+from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.workflow.receiver import ID_BYTES, Receiver
+from pbkv_cluster.core.workflow.step_events import (
+    Accepted,
+    AllHandedOver,
+    Finished,
+    FinishReason,
+    GatewayEvent,
+    HandedOver,
+    Invitation,
+    StepEvent,
+    Tokens,
+)
 from pbkv_cluster.rpc.convert.tokens import logprobs_from_wire, logprobs_to_wire
 from pbkv_cluster.rpc.convert.usage import usage_from_wire, usage_to_wire
 from pbkv_cluster.rpc.v1 import types_pb2, worker_pb2, workflow_pb2
@@ -56,3 +68,42 @@ def step_event_from_wire(message: workflow_pb2.StepEvent) -> StepEvent | None:
             reason = finish_reason_from_wire(message.finished.reason)
             return Finished(reason, usage_from_wire(message.finished.usage))
     return None
+
+
+def gateway_event_to_wire(event: GatewayEvent) -> workflow_pb2.StepEvent | None:
+    """The message of an event; None: it needs none, as its client has had it from the worker."""
+    messages = workflow_pb2.StepEvent
+    match event:
+        case HandedOver(Finished()) | AllHandedOver():
+            return messages(handed_over=messages.HandedOver())
+        case HandedOver():
+            return None
+        case Invitation():
+            invitation = messages.Invitation(address=event.address, ticket=event.ticket, tenant=event.tenant)
+            return messages(invitation=invitation)
+        case _:
+            return step_event_to_wire(event)
+
+
+def gateway_event_from_wire(message: workflow_pb2.StepEvent) -> StepEvent | Invitation | AllHandedOver | None:
+    """As `step_event_from_wire`, for those that have named a receiver."""
+    match message.WhichOneof("event"):
+        case "invitation":
+            invitation = message.invitation
+            return Invitation(invitation.address, invitation.ticket, invitation.tenant)
+        case "handed_over":
+            return AllHandedOver()
+    return step_event_from_wire(message)
+
+
+def receiver_to_wire(receiver: Receiver) -> types_pb2.Receiver:
+    return types_pb2.Receiver(id=receiver.id, call=receiver.call)
+
+
+def receiver_from_wire(message: types_pb2.Receiver) -> Receiver:
+    """Raises:
+    InvalidArgument: its id is too short to be a secret, or too long.
+    """
+    if len(message.id) != ID_BYTES:
+        raise InvalidArgument("receiver.id", f"must have {ID_BYTES} bytes, got {len(message.id)}")
+    return Receiver(message.id, message.call)

@@ -1,7 +1,6 @@
 """The server's side of `RunSteps` and `SubmitSteps`: many steps over one stream, each run by the method that serves one."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, NoReturn
@@ -13,13 +12,11 @@ from pbkv_cluster.core.background import cancel
 from pbkv_cluster.core.errors import DeadlineExceeded, InvalidArgument, PbkvError, ResourceExhausted, Unavailable
 from pbkv_cluster.rpc.authentication import check_again
 from pbkv_cluster.rpc.errors import to_status, trailing_metadata
+from pbkv_cluster.rpc.steps.outbox import Outbox, Response
 from pbkv_cluster.rpc.steps.step_streams import MAX_ACTIONS
-from pbkv_cluster.rpc.v1 import types_pb2, worker_pb2, workflow_pb2
+from pbkv_cluster.rpc.v1 import types_pb2
 
 RunStep = Callable[[Any, Any], AsyncGenerator[Any, None]]
-Response = type[worker_pb2.RunStepsResponse] | type[workflow_pb2.SubmitStepsResponse]
-_MESSAGE_BYTES = 1 << 20  # of the events that travel together, unless one is larger alone
-WAITING_BYTES = 4 << 20  # of events that a slow caller has not taken; beyond that its steps wait, and new ones
 MAX_STEPS = 16_384  # of one stream at a time
 _METADATA_BYTES = 8192  # of one step, as gRPC allows a call
 _HEADER_BYTES = 32  # that a header takes besides its key and value, by the rule of HTTP/2 (RFC 9113, section 6.5.2)
@@ -69,15 +66,9 @@ class _Stream:
     def __init__(self, method: str, run: RunStep, response: Response, keeps_deadlines: bool) -> None:
         self._method = method
         self._run = run
-        self._response = response
         self._keeps_deadlines = keeps_deadlines
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by number of the call
-        self._responses: deque[Any] = deque()  # to be sent; the last takes more events
-        self._sizes: deque[int] = deque()  # bytes of the events in each
-        self._bytes = 0  # of all of them
-        self._changed = asyncio.Event()  # there are events, or the end is near
-        self._has_room = asyncio.Event()
-        self._has_room.set()
+        self._outbox = Outbox(response)
         self._is_finishing = False
 
     async def read(self, requests: AsyncIterator[Any]) -> None:
@@ -87,29 +78,25 @@ class _Stream:
                     raise InvalidArgument("actions", f"at most {MAX_ACTIONS} in a message, got {len(request.actions)}")
                 size_bytes = request.ByteSize()
                 for action in request.actions:
-                    if not self._has_room.is_set() and not action.HasField("cancel"):
-                        await self._has_room.wait()
+                    if not action.HasField("cancel"):
+                        await self._outbox.room()
                     self._act(action, size_bytes)
         finally:
             self.finish()
 
     async def next(self, reading: asyncio.Task[None]) -> Any:
         """Events, as soon as there are any; None at the end. Raises what `reading` has raised."""
-        while not self._responses:
+        while (response := self._outbox.take()) is None:
             if reading.done() and not reading.cancelled() and (error := reading.exception()) is not None:
                 raise error
             if self._is_finishing and not self._tasks:
                 return None
-            self._changed.clear()
-            await self._changed.wait()
-        self._bytes -= self._sizes.popleft()
-        if self._bytes <= WAITING_BYTES:
-            self._has_room.set()
-        return self._responses.popleft()
+            await self._outbox.changed()
+        return response
 
     def finish(self) -> None:
         self._is_finishing = True
-        self._changed.set()
+        self._outbox.wake()
 
     def cancel(self) -> None:
         self.finish()
@@ -171,9 +158,8 @@ class _Stream:
     async def _pass_on(self, call: int, step: Any, context: "_Context") -> None:
         async with aclosing(self._run(step, context)) as events:
             async for event in events:
-                if not self._has_room.is_set():
-                    await self._has_room.wait()
-                self._add(event.ByteSize()).add(call=call, event=event)
+                await self._outbox.room()
+                self._outbox.add(event.ByteSize()).add(call=call, event=event)
 
     def _ended(self, call: int, task: asyncio.Task[None], context: "_Context") -> None:
         """Tells the caller of a step's end; here, as a task that is cancelled before it runs never begins."""
@@ -196,19 +182,7 @@ class _Stream:
     def _tell_end(self, call: int, code: grpc.StatusCode, details: str, trailing: tuple[tuple[str, str], ...] = ()) -> None:
         headers = [types_pb2.Header(key=key, value=value) for key, value in trailing]
         end = types_pb2.CallEnd(code=code.value[0], details=details, trailing=headers)
-        self._add(end.ByteSize()).add(call=call, end=end)
-
-    def _add(self, size: int) -> Any:
-        """Makes room for an event of so many bytes; returns the events to which it is to be added."""
-        if not self._responses or self._sizes[-1] + size > _MESSAGE_BYTES:
-            self._responses.append(self._response())
-            self._sizes.append(0)
-        self._sizes[-1] += size
-        self._bytes += size
-        if self._bytes > WAITING_BYTES:
-            self._has_room.clear()
-        self._changed.set()
-        return self._responses[-1].events
+        self._outbox.add(end.ByteSize()).add(call=call, end=end)
 
 
 class _Abort(Exception):

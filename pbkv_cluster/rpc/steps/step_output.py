@@ -38,10 +38,15 @@ class StepOutput:
             self._cancel = streams.begin(step, self, timeout_s=timeout_s)
         except ResourceExhausted as error:
             self._cancel = lambda: None
-            self._close(_error(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)))
+            self._close(call_error(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)))
         else:
             if timeout_s is not None:
                 self._timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
+
+    @property
+    def has_lost_worker(self) -> bool:
+        """Whether it has ended because the way from the worker is lost, while the gateway answers."""
+        return False
 
     def __aiter__(self) -> Self:
         return self
@@ -68,8 +73,7 @@ class StepOutput:
     def take(self, event: workflow_pb2.StepEvent) -> None:
         value = step_event_from_wire(event)
         if value is not None:  # else of a kind that this version does not know
-            self._waiting.append(value)
-            self._changed.set()
+            self._add(value)
 
     def ended(self, end: CallEnd | None) -> None:
         if end is None:
@@ -77,11 +81,15 @@ class StepOutput:
         elif end.code is grpc.StatusCode.OK:
             self._close(None)
         else:
-            self._close(_error(end.code, end.details, end.trailing))
+            self._close(call_error(end.code, end.details, end.trailing))
+
+    def _add(self, event: StepEvent) -> None:
+        self._waiting.append(event)
+        self._changed.set()
 
     def _expire(self) -> None:
         self._cancel()
-        self._close(_error(grpc.StatusCode.DEADLINE_EXCEEDED, "the step has not ended in time"))
+        self._close(call_error(grpc.StatusCode.DEADLINE_EXCEEDED, "the step has not ended in time"))
 
     def _close(self, end: BaseException | None) -> None:
         if self._timer is not None:
@@ -91,5 +99,6 @@ class StepOutput:
             self._changed.set()
 
 
-def _error(code: grpc.StatusCode, details: str, trailing: tuple[tuple[str, str], ...] = ()) -> aio.AioRpcError:
+def call_error(code: grpc.StatusCode, details: str, trailing: tuple[tuple[str, str], ...] = ()) -> aio.AioRpcError:
+    """As a call of its own would raise."""
     return aio.AioRpcError(code, aio.Metadata(), aio.Metadata(*trailing), details)

@@ -207,3 +207,11 @@ class CallEnd(_message.Message):
     details: str
     trailing: _containers.RepeatedCompositeFieldContainer[Header]
     def __init__(self, code: _Optional[int] = ..., details: _Optional[str] = ..., trailing: _Optional[_Iterable[_Union[Header, _Mapping]]] = ...) -> None: ...
+
+class Receiver(_message.Message):
+    __slots__ = ("id", "call")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    id: bytes
+    call: int
+    def __init__(self, id: _Optional[bytes] = ..., call: _Optional[int] = ...) -> None: ...

@@ -9,8 +9,40 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class ReceiveOutputRequest(_message.Message):
+    __slots__ = ("ticket",)
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    ticket: bytes
+    def __init__(self, ticket: _Optional[bytes] = ...) -> None: ...
+
+class ReceiveOutputResponse(_message.Message):
+    __slots__ = ("receiver", "events")
+    class Event(_message.Message):
+        __slots__ = ("call", "event")
+        CALL_FIELD_NUMBER: _ClassVar[int]
+        EVENT_FIELD_NUMBER: _ClassVar[int]
+        call: int
+        event: _workflow_pb2.StepEvent
+        def __init__(self, call: _Optional[int] = ..., event: _Optional[_Union[_workflow_pb2.StepEvent, _Mapping]] = ...) -> None: ...
+    RECEIVER_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    receiver: bytes
+    events: _containers.RepeatedCompositeFieldContainer[ReceiveOutputResponse.Event]
+    def __init__(self, receiver: _Optional[bytes] = ..., events: _Optional[_Iterable[_Union[ReceiveOutputResponse.Event, _Mapping]]] = ...) -> None: ...
+
 class RunStepRequest(_message.Message):
-    __slots__ = ("request_id", "workflow_id", "agent_id", "step", "tenant", "prompt", "sampling", "sent", "priority", "step_graph", "parent_step", "remote_steps", "remote_after")
+    __slots__ = ("request_id", "workflow_id", "agent_id", "step", "tenant", "prompt", "sampling", "sent", "priority", "step_graph", "parent_step", "remote_steps", "remote_after", "direct")
+    class Direct(_message.Message):
+        __slots__ = ("receiver", "age_s", "available_tokens", "retries")
+        RECEIVER_FIELD_NUMBER: _ClassVar[int]
+        AGE_S_FIELD_NUMBER: _ClassVar[int]
+        AVAILABLE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+        RETRIES_FIELD_NUMBER: _ClassVar[int]
+        receiver: _types_pb2.Receiver
+        age_s: float
+        available_tokens: int
+        retries: int
+        def __init__(self, receiver: _Optional[_Union[_types_pb2.Receiver, _Mapping]] = ..., age_s: _Optional[float] = ..., available_tokens: _Optional[int] = ..., retries: _Optional[int] = ...) -> None: ...
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +56,7 @@ class RunStepRequest(_message.Message):
     PARENT_STEP_FIELD_NUMBER: _ClassVar[int]
     REMOTE_STEPS_FIELD_NUMBER: _ClassVar[int]
     REMOTE_AFTER_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     workflow_id: str
     agent_id: str
@@ -37,7 +70,8 @@ class RunStepRequest(_message.Message):
     parent_step: int
     remote_steps: _containers.RepeatedCompositeFieldContainer[RemoteStep]
     remote_after: int
-    def __init__(self, request_id: _Optional[str] = ..., workflow_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., step: _Optional[int] = ..., tenant: _Optional[str] = ..., prompt: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., sampling: _Optional[_Union[_types_pb2.Sampling, _Mapping]] = ..., sent: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., priority: _Optional[int] = ..., step_graph: _Optional[_Union[_types_pb2.StepGraph, _Mapping]] = ..., parent_step: _Optional[int] = ..., remote_steps: _Optional[_Iterable[_Union[RemoteStep, _Mapping]]] = ..., remote_after: _Optional[int] = ...) -> None: ...
+    direct: RunStepRequest.Direct
+    def __init__(self, request_id: _Optional[str] = ..., workflow_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., step: _Optional[int] = ..., tenant: _Optional[str] = ..., prompt: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., sampling: _Optional[_Union[_types_pb2.Sampling, _Mapping]] = ..., sent: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., priority: _Optional[int] = ..., step_graph: _Optional[_Union[_types_pb2.StepGraph, _Mapping]] = ..., parent_step: _Optional[int] = ..., remote_steps: _Optional[_Iterable[_Union[RemoteStep, _Mapping]]] = ..., remote_after: _Optional[int] = ..., direct: _Optional[_Union[RunStepRequest.Direct, _Mapping]] = ...) -> None: ...
 
 class RemoteStep(_message.Message):
     __slots__ = ("index", "step", "age_s", "length", "began", "ended")
@@ -94,7 +128,7 @@ class TellStepsResponse(_message.Message):
     def __init__(self, heard: _Optional[bool] = ...) -> None: ...
 
 class RunStepEvent(_message.Message):
-    __slots__ = ("tokens", "finished")
+    __slots__ = ("tokens", "finished", "invitation", "handed_over", "receiver_lost")
     class Tokens(_message.Message):
         __slots__ = ("token_ids", "text", "logprobs")
         TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -113,11 +147,25 @@ class RunStepEvent(_message.Message):
         usage: _types_pb2.Usage
         hidden: bytes
         def __init__(self, reason: _Optional[_Union[_types_pb2.FinishReason, str]] = ..., usage: _Optional[_Union[_types_pb2.Usage, _Mapping]] = ..., hidden: _Optional[bytes] = ...) -> None: ...
+    class Invitation(_message.Message):
+        __slots__ = ("ticket",)
+        TICKET_FIELD_NUMBER: _ClassVar[int]
+        ticket: bytes
+        def __init__(self, ticket: _Optional[bytes] = ...) -> None: ...
+    class ReceiverLost(_message.Message):
+        __slots__ = ()
+        def __init__(self) -> None: ...
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    INVITATION_FIELD_NUMBER: _ClassVar[int]
+    HANDED_OVER_FIELD_NUMBER: _ClassVar[int]
+    RECEIVER_LOST_FIELD_NUMBER: _ClassVar[int]
     tokens: RunStepEvent.Tokens
     finished: RunStepEvent.Finished
-    def __init__(self, tokens: _Optional[_Union[RunStepEvent.Tokens, _Mapping]] = ..., finished: _Optional[_Union[RunStepEvent.Finished, _Mapping]] = ...) -> None: ...
+    invitation: RunStepEvent.Invitation
+    handed_over: RunStepEvent.Tokens
+    receiver_lost: RunStepEvent.ReceiverLost
+    def __init__(self, tokens: _Optional[_Union[RunStepEvent.Tokens, _Mapping]] = ..., finished: _Optional[_Union[RunStepEvent.Finished, _Mapping]] = ..., invitation: _Optional[_Union[RunStepEvent.Invitation, _Mapping]] = ..., handed_over: _Optional[_Union[RunStepEvent.Tokens, _Mapping]] = ..., receiver_lost: _Optional[_Union[RunStepEvent.ReceiverLost, _Mapping]] = ...) -> None: ...
 
 class RunStepsRequest(_message.Message):
     __slots__ = ("actions",)

@@ -405,3 +405,81 @@ class WorkerService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class OutputServiceStub:
+    """For clients, on a port of its own, where no API key is asked for.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ReceiveOutput = channel.stream_stream(
+                '/pbkv.v1.OutputService/ReceiveOutput',
+                request_serializer=pbkv_dot_v1_dot_worker__pb2.ReceiveOutputRequest.SerializeToString,
+                response_deserializer=pbkv_dot_v1_dot_worker__pb2.ReceiveOutputResponse.FromString,
+                _registered_method=True)
+
+
+class OutputServiceServicer:
+    """For clients, on a port of its own, where no API key is asked for.
+    """
+
+    def ReceiveOutput(self, request_iterator, context):
+        """Sends the output of the client's steps as it is generated, until the client ends its side, on which it sends one message. The
+        first message of the worker has no events. A call that ends ends its steps; the client may go on with them at a gateway.
+        PERMISSION_DENIED: the ticket is unknown, has been used, or is too old.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_OutputServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ReceiveOutput': grpc.stream_stream_rpc_method_handler(
+                    servicer.ReceiveOutput,
+                    request_deserializer=pbkv_dot_v1_dot_worker__pb2.ReceiveOutputRequest.FromString,
+                    response_serializer=pbkv_dot_v1_dot_worker__pb2.ReceiveOutputResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'pbkv.v1.OutputService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('pbkv.v1.OutputService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class OutputService:
+    """For clients, on a port of its own, where no API key is asked for.
+    """
+
+    @staticmethod
+    def ReceiveOutput(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/pbkv.v1.OutputService/ReceiveOutput',
+            pbkv_dot_v1_dot_worker__pb2.ReceiveOutputRequest.SerializeToString,
+            pbkv_dot_v1_dot_worker__pb2.ReceiveOutputResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -138,3 +138,43 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Of the blocks that are said to lie in slots of host memory, returns those that do not lie there."""
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class OutputServiceStub:
+    """For clients, on a port of its own, where no API key is asked for."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> OutputServiceAsyncStub: ...
+    ReceiveOutput: _grpc.StreamStreamMultiCallable[_worker_pb2.ReceiveOutputRequest, _worker_pb2.ReceiveOutputResponse]
+    """Sends the output of the client's steps as it is generated, until the client ends its side, on which it sends one message. The
+    first message of the worker has no events. A call that ends ends its steps; the client may go on with them at a gateway.
+    PERMISSION_DENIED: the ticket is unknown, has been used, or is too old.
+    """
+
+@_typing.type_check_only
+class OutputServiceAsyncStub(OutputServiceStub):
+    """For clients, on a port of its own, where no API key is asked for."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ReceiveOutput: _aio.StreamStreamMultiCallable[_worker_pb2.ReceiveOutputRequest, _worker_pb2.ReceiveOutputResponse]  # type: ignore[assignment]
+    """Sends the output of the client's steps as it is generated, until the client ends its side, on which it sends one message. The
+    first message of the worker has no events. A call that ends ends its steps; the client may go on with them at a gateway.
+    PERMISSION_DENIED: the ticket is unknown, has been used, or is too old.
+    """
+
+class OutputServiceServicer(metaclass=_abc_1.ABCMeta):
+    """For clients, on a port of its own, where no API key is asked for."""
+
+    @_abc_1.abstractmethod
+    def ReceiveOutput(
+        self,
+        request_iterator: _MaybeAsyncIterator[_worker_pb2.ReceiveOutputRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_worker_pb2.ReceiveOutputResponse], _abc.AsyncIterator[_worker_pb2.ReceiveOutputResponse]]:
+        """Sends the output of the client's steps as it is generated, until the client ends its side, on which it sends one message. The
+        first message of the worker has no events. A call that ends ends its steps; the client may go on with them at a gateway.
+        PERMISSION_DENIED: the ticket is unknown, has been used, or is too old.
+        """
+
+def add_OutputServiceServicer_to_server(servicer: OutputServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

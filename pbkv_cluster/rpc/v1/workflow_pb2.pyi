@@ -32,7 +32,7 @@ class StartWorkflowResponse(_message.Message):
     def __init__(self, workflow_id: _Optional[str] = ..., lease_s: _Optional[float] = ...) -> None: ...
 
 class SubmitStepRequest(_message.Message):
-    __slots__ = ("workflow_id", "agent_id", "call_site", "parent_step", "prompt", "sampling", "priority", "tenant", "step_id", "resume")
+    __slots__ = ("workflow_id", "agent_id", "call_site", "parent_step", "prompt", "sampling", "priority", "tenant", "step_id", "resume", "receiver", "after")
     WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     CALL_SITE_FIELD_NUMBER: _ClassVar[int]
@@ -43,6 +43,8 @@ class SubmitStepRequest(_message.Message):
     TENANT_FIELD_NUMBER: _ClassVar[int]
     STEP_ID_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_NUMBER: _ClassVar[int]
+    RECEIVER_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
     workflow_id: str
     agent_id: str
     call_site: str
@@ -53,7 +55,9 @@ class SubmitStepRequest(_message.Message):
     tenant: str
     step_id: str
     resume: Resumption
-    def __init__(self, workflow_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., call_site: _Optional[str] = ..., parent_step: _Optional[int] = ..., prompt: _Optional[_Union[_types_pb2.Prompt, _Mapping]] = ..., sampling: _Optional[_Union[_types_pb2.Sampling, _Mapping]] = ..., priority: _Optional[int] = ..., tenant: _Optional[str] = ..., step_id: _Optional[str] = ..., resume: _Optional[_Union[Resumption, _Mapping]] = ...) -> None: ...
+    receiver: _types_pb2.Receiver
+    after: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, workflow_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., call_site: _Optional[str] = ..., parent_step: _Optional[int] = ..., prompt: _Optional[_Union[_types_pb2.Prompt, _Mapping]] = ..., sampling: _Optional[_Union[_types_pb2.Sampling, _Mapping]] = ..., priority: _Optional[int] = ..., tenant: _Optional[str] = ..., step_id: _Optional[str] = ..., resume: _Optional[_Union[Resumption, _Mapping]] = ..., receiver: _Optional[_Union[_types_pb2.Receiver, _Mapping]] = ..., after: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Resumption(_message.Message):
     __slots__ = ("step", "token_ids", "characters")
@@ -66,7 +70,7 @@ class Resumption(_message.Message):
     def __init__(self, step: _Optional[int] = ..., token_ids: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., characters: _Optional[int] = ...) -> None: ...
 
 class StepEvent(_message.Message):
-    __slots__ = ("accepted", "tokens", "finished")
+    __slots__ = ("accepted", "tokens", "finished", "invitation", "handed_over")
     class Accepted(_message.Message):
         __slots__ = ("step", "worker_id", "prompt_tokens")
         STEP_FIELD_NUMBER: _ClassVar[int]
@@ -92,13 +96,29 @@ class StepEvent(_message.Message):
         reason: _types_pb2.FinishReason
         usage: _types_pb2.Usage
         def __init__(self, reason: _Optional[_Union[_types_pb2.FinishReason, str]] = ..., usage: _Optional[_Union[_types_pb2.Usage, _Mapping]] = ...) -> None: ...
+    class Invitation(_message.Message):
+        __slots__ = ("address", "ticket", "tenant")
+        ADDRESS_FIELD_NUMBER: _ClassVar[int]
+        TICKET_FIELD_NUMBER: _ClassVar[int]
+        TENANT_FIELD_NUMBER: _ClassVar[int]
+        address: str
+        ticket: bytes
+        tenant: str
+        def __init__(self, address: _Optional[str] = ..., ticket: _Optional[bytes] = ..., tenant: _Optional[str] = ...) -> None: ...
+    class HandedOver(_message.Message):
+        __slots__ = ()
+        def __init__(self) -> None: ...
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    INVITATION_FIELD_NUMBER: _ClassVar[int]
+    HANDED_OVER_FIELD_NUMBER: _ClassVar[int]
     accepted: StepEvent.Accepted
     tokens: StepEvent.Tokens
     finished: StepEvent.Finished
-    def __init__(self, accepted: _Optional[_Union[StepEvent.Accepted, _Mapping]] = ..., tokens: _Optional[_Union[StepEvent.Tokens, _Mapping]] = ..., finished: _Optional[_Union[StepEvent.Finished, _Mapping]] = ...) -> None: ...
+    invitation: StepEvent.Invitation
+    handed_over: StepEvent.HandedOver
+    def __init__(self, accepted: _Optional[_Union[StepEvent.Accepted, _Mapping]] = ..., tokens: _Optional[_Union[StepEvent.Tokens, _Mapping]] = ..., finished: _Optional[_Union[StepEvent.Finished, _Mapping]] = ..., invitation: _Optional[_Union[StepEvent.Invitation, _Mapping]] = ..., handed_over: _Optional[_Union[StepEvent.HandedOver, _Mapping]] = ...) -> None: ...
 
 class SubmitStepsRequest(_message.Message):
     __slots__ = ("actions",)

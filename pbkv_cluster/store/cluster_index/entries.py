@@ -30,11 +30,16 @@ def _address(value: str) -> str:
     return str(parse_address("address", value))
 
 
+def _optional_address(value: str) -> str:
+    return _address(value) if value else ""
+
+
 # What the fields of an entry must be to be believed; checked where an entry is read.
 _Id = Annotated[str, AfterValidator(_id)]
 _Problem = Annotated[str, Field(max_length=MAX_PROBLEM_CHARACTERS)]
 _Name = Annotated[str, Field(max_length=checks.MAX_NAME_BYTES)]
 _Address = Annotated[str, AfterValidator(_address)]  # host:port
+_OptionalAddress = Annotated[str, AfterValidator(_optional_address)]
 _Count = Annotated[int, Field(ge=0, le=_MOST)]
 _Positive = Annotated[int, Field(ge=1, le=_MOST)]
 _Seconds = Annotated[float, AllowInfNan(False), Field(ge=0, le=1e12)]
@@ -56,6 +61,7 @@ class WorkerEntry:
     host_blocks: _Count
     block_bytes: _Count  # 0: not known
     engine: _Name = OUR_ENGINE  # whose engine runs its steps, with the version where it is not ours
+    output_address: _OptionalAddress = ""  # where clients take the output of their steps; empty: nowhere
 
 
 @dataclass(frozen=True, slots=True)
