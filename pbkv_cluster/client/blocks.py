@@ -24,6 +24,8 @@ class Prefetched:
     tokens: int  # in whole blocks
     tiers: Mapping[Tier, int]  # those that are cached, by the fastest tier that has them; on their way: by where they come from
     leased_tokens: int  # until `within_s` is over
+    lease_id: str  # for `release_blocks`, where they are no longer needed sooner; empty: there is no lease
+    tenant: str  # whose lease it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,8 @@ def prefetched(answer: store_pb2.PrefetchResponse) -> Prefetched:
         answer.tokens,
         tiers_from_wire(answer.tiers),
         answer.leased_tokens,
+        answer.lease_id,
+        answer.tenant,
     )
 
 
