@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
+from pbkv_cluster.cache.eviction import Rank
 from pbkv_cluster.cache.owners import ActiveWorkflows
 from pbkv_cluster.cache.prefetch.early_demotion import EarlyDemotion
 from pbkv_cluster.cache.prefetch.planner import PrefetchPlanner, QueuedPrompt
@@ -19,6 +20,7 @@ from pbkv_cluster.core.config import CacheConfig
 _INTERVAL_S, _INTERVAL_MAX_S = 0.25, 2.0  # from a look that found nothing to do to the next; doubled each time
 _UNMEASURED = 16  # blocks, while no load has been measured
 _MOST = 1024  # blocks, each time
+_VICTIMS = 32  # nodes that are next to leave the GPU and are ranked anew, each time
 
 
 class Prefetcher:
@@ -39,6 +41,7 @@ class Prefetcher:
         self._in_flight: list[Transfer] = []
         self._due_at, self._interval_s = 0.0, _INTERVAL_S
         self._locked: list[Node] = []
+        self._given_up: set[Node] = set()  # nodes that have lost blocks to the loads of this run
 
     @property
     def due_at(self) -> float | None:
@@ -80,6 +83,8 @@ class Prefetcher:
         return loaded
 
     def _load_ahead(self, budget: int, prompts: Sequence[QueuedPrompt], now: float) -> int:
+        self._given_up.clear()
+        self._tiers.gpu.active_queue.rank_next(_VICTIMS)  # by what they are worth now, as what is loaded for is
         left = budget - self._load_queued(budget, prompts, now)
         left -= self._load_likely(left, now)
         for node in self._locked:
@@ -124,12 +129,12 @@ class Prefetcher:
     def _load(self, node: Node, most: int, value: float | None, source: PrefetchSource, now: float) -> int:
         """Loads blocks of a locked node, as many as there is room for. Returns their number."""
         wanted = min(most, node.blocks - node.held[GPU])
-        if not self._pays(node):
+        if node in self._given_up or not self._pays(node):
             return 0
         count = self._tiers.prefetched.count(source)
         allowance = self._useful[source].allowance(count, now) if self.swaps else 0
         swaps = allowance is None or allowance >= wanted
-        slots = self._tiers.take_spare(wanted, partial(self._planner.may_evict, value, source, swaps))
+        slots = self._tiers.take_spare(wanted, partial(self._gives_up, value, source, swaps))
         if not slots:
             return 0
         if source is PrefetchSource.QUEUE:
@@ -137,6 +142,13 @@ class Prefetcher:
         self._in_flight += self._tiers.load([node], slots, source)
         self._tiers.decisions[LOAD_REASONS[source]] += len(slots)
         return len(slots)
+
+    def _gives_up(self, value: float | None, source: PrefetchSource, swaps: bool, node: Node, rank: Rank) -> bool:
+        """Lets a node go for another, see `PrefetchPlanner.may_evict`; then it is not loaded again at once."""
+        given_up = self._planner.may_evict(value, source, swaps, node, rank)
+        if given_up:
+            self._given_up.add(node)
+        return given_up
 
     def _pays(self, node: Node) -> bool:
         return all(self._tiers.load_pays(tier) for tier in self._tiers if tier.index != GPU and node.held[tier.index])

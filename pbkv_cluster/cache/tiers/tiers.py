@@ -139,22 +139,23 @@ class Tiers:
         """
         pool = self.gpu.pool
         if count > pool.room:
-            self._make_gpu_room(count - pool.room, self.gpu.active_queue, may_evict)
+            self._make_gpu_room(count - pool.room, self.gpu.active_queue, may_evict, waits=False)
         return pool.take(min(count, pool.free_slots))
 
     def give(self, slots: Slots) -> None:
         """Gives back GPU slots that no node holds."""
         self.gpu.pool.release(slots)
 
-    def _make_gpu_room(self, wanted: int, queue: EvictionQueue, may_evict: MayEvict | None = None) -> int:
-        """Evicts at least `wanted` blocks in the order of a queue, or as many as there are and may go. Returns their number."""
+    def _make_gpu_room(self, wanted: int, queue: EvictionQueue, may_evict: MayEvict | None = None, waits: bool = True) -> int:
+        """Evicts `wanted` blocks in the order of a queue, or as many as may go, see `Evictor.evict`. Returns their number."""
         self.before_eviction()
         evicted, missing = NO_SLOTS, wanted
         while missing > 0:
             found = queue.first()
             if found is None or (may_evict is not None and not may_evict(*found)):
                 break
-            slots = self.evictor.evict(self.gpu, found[0], missing, found[1])
+            if not (slots := self.evictor.evict(self.gpu, found[0], missing, found[1], waits)):
+                break
             evicted = evicted + slots if evicted else slots
             missing -= len(slots)
         if self.gpu.demotions:

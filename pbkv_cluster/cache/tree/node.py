@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from pbkv_cluster.core.blocks import KEY_BYTES, BlockLabel, chain_keys
@@ -177,7 +177,7 @@ class Node:
         return self.keys[start : start + KEY_BYTES]
 
     def last_key(self) -> bytes:
-        """The block key of its last block; of a root, the namespace."""
+        """Of its last block; of a root, the namespace."""
         return self.key(self.blocks - 1) if self.blocks else self.keys
 
     def labels(self, blocks: Iterable[int]) -> Iterator[BlockLabel]:
@@ -273,6 +273,16 @@ class Node:
         """Whether a tier holds a block."""
         own = self.slots[tier]
         return bool(own) and own[block] != ABSENT
+
+    def holds_before(self, tier: int, block: int) -> bool:
+        """Whether a tier holds any of the blocks before one."""
+        return any(slot != ABSENT for slot in self.slots[tier][:block])
+
+    def last_copies(self, tier: int, blocks: Sequence[int]) -> Sequence[int]:
+        """Those of a tier's blocks that no slower tier holds."""
+        for slots in filter(None, self.slots[tier + 1 :]):
+            blocks = [block for block in blocks if slots[block] == ABSENT]
+        return blocks
 
     def runs(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """The blocks from `start` to `stop` by the fastest tier that holds them: runs of (tier, first, end)."""

@@ -47,7 +47,9 @@ def prefetch(
     cached = ", ".join(f"{tier} {tokens:,}" for tier, tokens in tiers.items()) or "nothing"
     console = result_console(json_target)
     console.print(f"{done.loaded_tokens:,} tokens loaded; {done.resident_tokens:,} are on a GPU now")
-    console.print(f"cached of {done.tokens:,}: {cached}; {done.leased_tokens:,} leased{f', as {done.lease_id}' if done.lease_id else ''}")
+    console.print(
+        f"cached of {done.tokens:,}: {cached}; {done.leased_tokens:,} leased{f', as {done.lease_id}' if done.lease_id else ''}"
+    )
     value = {
         "loaded_tokens": done.loaded_tokens,
         "resident_tokens": done.resident_tokens,
