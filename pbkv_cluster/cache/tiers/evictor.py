@@ -206,11 +206,7 @@ class Evictor:
         pool, rank, last = tier.pool, tier.rank_of_demoted(node), blocks[-1]
         while pool.room < len(blocks):
             found = tier.active_queue.first()
-            if (
-                found is not None
-                and found[0] is node
-                and (node.copies(tier.index) or node.holds_before(tier.index, blocks[-1]))
-            ):
+            if found is not None and found[0] is node and (node.copies(tier.index) or node.holds_before(tier.index, last)):
                 found = tier.active_queue.first(besides=node)  # the tier needs these if it is to get the others
             if found is None or (found[0] is not node and found[1] >= rank):
                 return
