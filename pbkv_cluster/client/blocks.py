@@ -26,6 +26,7 @@ class Prefetched:
     leased_tokens: int  # until `within_s` is over
     lease_id: str  # for `release_blocks`, where they are no longer needed sooner; empty: there is no lease
     tenant: str  # whose lease it is
+    staged_tokens: int  # that are on their way to host memory, since the GPU has no room for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ def prefetched(answer: store_pb2.PrefetchResponse) -> Prefetched:
         answer.leased_tokens,
         answer.lease_id,
         answer.tenant,
+        answer.staged_tokens,
     )
 
 

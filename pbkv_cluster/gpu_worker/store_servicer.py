@@ -52,6 +52,7 @@ class StoreServicer(store_pb2_grpc.StoreServiceServicer):
             tiers=tiers_to_wire(done.tiers),
             leased_tokens=leased,
             lease_id=lease_id if leased else "",
+            staged_tokens=done.staged,
         )
 
     async def LeaseBlocks(  # noqa: N802

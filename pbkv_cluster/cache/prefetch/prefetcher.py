@@ -7,6 +7,7 @@ from pbkv_cluster.cache.eviction import Rank
 from pbkv_cluster.cache.owners import ActiveWorkflows
 from pbkv_cluster.cache.prefetch.early_demotion import EarlyDemotion
 from pbkv_cluster.cache.prefetch.planner import PrefetchPlanner, QueuedPrompt
+from pbkv_cluster.cache.prefetch.stager import Stager
 from pbkv_cluster.cache.prefetch.usefulness import Usefulness
 from pbkv_cluster.cache.sequence.paths import Paths
 from pbkv_cluster.cache.tiers.prefetch_ledger import LOAD_REASONS, PrefetchSource
@@ -16,6 +17,7 @@ from pbkv_cluster.cache.tree.node import GPU, Node
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree, lineage
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
+from pbkv_cluster.core.usage import Tier
 
 _INTERVAL_S, _INTERVAL_MAX_S = 0.25, 2.0  # from a look that found nothing to do to the next; doubled each time
 _UNMEASURED = 16  # blocks, while no load has been measured
@@ -27,7 +29,14 @@ class Prefetcher:
     """Prefetches for one cache. Its thread asks between two batches."""
 
     def __init__(
-        self, tree: PrefixTree, tiers: Tiers, workflows: ActiveWorkflows, paths: Paths, config: CacheConfig, clock: Clock
+        self,
+        tree: PrefixTree,
+        tiers: Tiers,
+        workflows: ActiveWorkflows,
+        paths: Paths,
+        stager: Stager,
+        config: CacheConfig,
+        clock: Clock,
     ) -> None:
         self._tree = tree
         self._tiers = tiers
@@ -36,6 +45,7 @@ class Prefetcher:
         self._mode = config.prefetch if tiers.gpu.slower is not None else "none"
         demotes = config.demote_early and tiers.gpu.slower is not None
         self._early = EarlyDemotion(tiers) if demotes else None
+        self._stager = stager if config.stage and tiers[Tier.HOST].pool.capacity else None
         self._clock = clock
         self._useful = {source: Usefulness() for source in (PrefetchSource.QUEUE, PrefetchSource.FORECAST)}
         self._in_flight: list[Transfer] = []
@@ -46,7 +56,7 @@ class Prefetcher:
     @property
     def due_at(self) -> float | None:
         """When it is worth asking again, at the earliest; None: it never is."""
-        return None if self._mode == "none" and self._early is None else self._due_at
+        return None if self._mode == "none" and self._early is None and self._stager is None else self._due_at
 
     @property
     def swaps(self) -> bool:
@@ -58,7 +68,7 @@ class Prefetcher:
         self._due_at, self._interval_s = 0.0, _INTERVAL_S
 
     def run(self, seconds: float, prompts: Sequence[QueuedPrompt]) -> int:
-        """Starts the loads that are worth making now, and early demotions, which have a way of their own.
+        """Starts the loads that are worth making now, early demotions, and what is staged, which have ways of their own.
 
         No load is started while earlier ones are under way, so that a step never waits for more than one budget.
 
@@ -76,7 +86,8 @@ class Prefetcher:
         demoted = 0 if self._early is None else self._early.run(seconds, now)
         budget = 0 if self._mode == "none" or self._in_flight else self.budget(seconds)
         loaded = self._load_ahead(budget, prompts, now) if budget else 0
-        if demoted or loaded:
+        staged = 0 if self._stager is None else self._stager.run(seconds, prompts, now)
+        if demoted or loaded or staged:
             self._due_at, self._interval_s = now, _INTERVAL_S
         elif budget or self._mode == "none":  # else the next batch may take longer: nothing was looked for, or put off
             self._due_at, self._interval_s = now + self._interval_s, min(2 * self._interval_s, _INTERVAL_MAX_S)

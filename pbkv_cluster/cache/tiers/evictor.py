@@ -36,7 +36,7 @@ class Evictor:
         tiers: from the fastest to the slowest.
         order: told of nodes that become candidates or change in size.
         in_flight: takes the demotions.
-        announce: told of the blocks of a node, from one to another, whose tiers have changed.
+        announce: told of the blocks of a node whose tiers have changed.
         pays: whether so many blocks may be demoted from one tier to another.
         labelled: whether copies to slower tiers are to carry labels.
         elsewhere: what other workers hold, and this one need not keep as well.
@@ -73,14 +73,14 @@ class Evictor:
         else:
             held = node.slots[tier.index]
             blocks = [block for block in range(node.blocks) if held[block] != ABSENT][-wanted:]
-        if not waits:
-            blocks = self.free_to_leave(tier, node, blocks)
-            if not blocks:
-                return new_slots()
+        if not waits and not (blocks := self.free_to_leave(tier, node, blocks)):
+            return new_slots()
         if tier.index == GPU:
             if node.prefetched:
                 self._ledger.leaving(node, blocks[0], tier.pool.spoiled)
             self._ledger.early.left(node, len(blocks))
+        elif tier.index == GPU + 1:
+            self._ledger.staging.lost(node, blocks, held, tier.pool.spoiled)
         codes, retired = tier.codes, node.retired
         if codes.evict:
             self.decisions[codes.evict[retired]] += len(blocks)
@@ -210,8 +210,7 @@ class Evictor:
                 found = tier.active_queue.first(besides=node)  # the tier needs these if it is to get the others
             if found is None or (found[0] is not node and found[1] >= rank):
                 return
-            slots = self.evict(tier, found[0], len(blocks) - pool.room, found[1], waits)
-            if not slots:
+            if not (slots := self.evict(tier, found[0], len(blocks) - pool.room, found[1], waits)):
                 return
             self.submit_demotions(tier)
             self._release(tier, slots)
@@ -251,6 +250,9 @@ class Evictor:
         if node.prefetched:
             self._ledger.leaving(node, blocks, self._tiers[GPU].pool.spoiled)
         self._ledger.early.wasted(node)
+        if node.staged is not None:  # in host memory, which comes after the GPU
+            host = self._tiers[GPU + 1]
+            self._ledger.staging.lost(node, range(blocks, node.blocks), node.slots[host.index], host.pool.spoiled)
         for tier in self._tiers if any(node.held) else ():
             if node.held[tier.index]:
                 self._release(tier, self._tree.unplace(node, tier.index, blocks, node.blocks))

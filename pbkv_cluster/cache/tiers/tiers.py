@@ -264,10 +264,9 @@ class Tiers:
         self.before_eviction()
         self.evictor.write_through(self.gpu, node, range(start, stop))
 
-    def demotion_seconds(self, blocks: int) -> float:
-        """How long it takes to copy so many blocks from the GPU to the next tier."""
-        assert self.gpu.slower is not None
-        return self._engine.seconds(self.gpu.kind, self.gpu.slower.kind, blocks)
+    def copy_seconds(self, source: Tier, target: Tier, blocks: int) -> float:
+        """How long it takes to copy so many blocks from one kind of memory to another, with the copies before them."""
+        return self._engine.seconds(source, target, blocks)
 
     # --- all tiers ---
 
