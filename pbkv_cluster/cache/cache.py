@@ -87,15 +87,13 @@ class KVCache:
         self.late_writes = late = LateWrites(self.tree, self.tiers, config.write_through)
         fetcher = Fetcher(self.tree, self.tiers, self._paths, self._committer, late, elsewhere, compute_seconds)
         self._admission = Admission(self.tree, self.tiers, self.workflows, self._paths, self.popularity, fetcher)
-        self.remote = RemoteSteps(self.tree, self.workflows, self._paths, self.popularity)
-        stager = Stager(self.tree, self.tiers, self.workflows, self._paths, fetcher, self.remote)
-        self.prefetcher = Prefetcher(self.tree, self.tiers, self.workflows, self._paths, stager, config, clock)
-        share, gpu_blocks = config.lease_share, capacity[Tier.GPU]
-        self.leases = BlockLeases(self.tree, self.tiers.offer, clock, gpu_blocks, share, self.tiers.decisions)
-        self.tiers.before_eviction = self.leases.expire
-        self.requests = ClientRequests(
-            self.tree, self.tiers, self.workflows, self._paths, fetcher, stager, self.leases, lambda: self.observer, clock
-        )
+        tree, tiers, workflows, paths = self.tree, self.tiers, self.workflows, self._paths
+        self.remote = RemoteSteps(tree, workflows, paths, self.popularity)
+        stager = Stager(tree, tiers, workflows, paths, fetcher, self.remote)
+        self.prefetcher = Prefetcher(tree, tiers, workflows, paths, stager, config, clock)
+        leases = self.leases = BlockLeases(tree, tiers.offer, clock, capacity[Tier.GPU], config.lease_share, tiers.decisions)
+        tiers.before_eviction = leases.expire
+        self.requests = ClientRequests(tree, tiers, workflows, paths, fetcher, stager, leases, lambda: self.observer, clock)
         self._lease_s = config.workflow_lease_s
 
     @property

@@ -79,7 +79,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
         descriptor = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"]
         self.server.add(descriptor, worker_pb2_grpc.add_WorkerServiceServicer_to_server, self)
         stores = store_pb2.DESCRIPTOR.services_by_name["StoreService"]
-        self.server.add(stores, store_pb2_grpc.add_StoreServiceServicer_to_server, ScriptedCaches())
+        self.server.add(stores, store_pb2_grpc.add_StoreServiceServicer_to_server, ScriptedCaches())  # type: ignore[abstract]
         self.address = await self.server.start("127.0.0.1", port)
 
     def record(self) -> WorkerEntry:
