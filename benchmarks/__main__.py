@@ -18,6 +18,7 @@ NAMES = ("index", "engine", "copies", "idle", "gateway", "restart", "metrics")
 LONG = {  # they take long, or need more than this environment: they run only if they are named
     "gpu": "benchmarks.gpu.benchmark",
     "peers": "benchmarks.peers.benchmark",
+    "arena": "benchmarks.serving.arena_start",
     "dashboard": "benchmarks.serving.dashboard",
     "fidelity": "benchmarks.serving.fidelity",
     "regimes": "benchmarks.regimes.benchmark",

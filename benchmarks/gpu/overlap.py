@@ -12,6 +12,7 @@ from benchmarks.report import Figure
 from benchmarks.timing import Samples, in_turn, ratio
 from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for
+from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.attention import Span
 from pbkv_cluster.gpu_worker.kv.block_copies import BlockCopies
 from pbkv_cluster.gpu_worker.kv.transfer_engine import ThreadedTransferEngine
@@ -19,7 +20,9 @@ from pbkv_cluster.gpu_worker.kv.transfer_engine import ThreadedTransferEngine
 _HIT_TOKENS = 16  # of a prompt whose other tokens are in host memory
 _CHUNK = 2048  # tokens of a prefill that go through the layers together
 _DECODES = 20  # steps in a measurement
-_PREFETCHED, _AHEAD = 16, 2  # blocks in a prefetch; prefetches that wait at most
+_PREFETCHED = 64  # blocks in a prefetch
+_AHEAD = 16  # prefetches that are under way or wait: more than the bus carries during a step, so that it is never idle
+_LANE = (Tier.HOST, Tier.GPU)
 
 
 class Overlap:
@@ -62,30 +65,56 @@ class Overlap:
         return result
 
     def prefetch(self, method: str) -> list[Figure]:
-        """Decode steps beside prefetches without a pause."""
-        engine = self._pools.engine(self._copies(method), 1.0)
-        open_: list[Transfer] = []
-        blocks = 0
+        """Decode steps beside prefetches without a pause, which have the bus to themselves."""
+        result: list[Figure] = []
+        for verify_share, words, goal, bus in ((0.0, "", 1.01, 0.9), (1.0, ", all checksums compared", None, None)):
+            engine = self._pools.engine(self._copies(method), verify_share)
+            found, speeds = self._beside_prefetches(engine)
+            engine.close()
+            if not result:
+                result.append(Figure(f"decodes of {self._sizes.sequences} sequences alone", median(found["alone"]) * 1e3, "ms"))
+            result += [
+                Figure(f"prefetched beside them{words}", median(speeds["beside"]) / 1e9, "GB/s"),
+                Figure(f"the same over prefetches alone{words}", ratio(speeds, "beside", "alone"), "x", at_least=bus),
+                Figure(f"decodes beside prefetches over alone{words}", ratio(found, "beside", "alone"), "x", at_most=goal),
+            ]
+        return result
+
+    def _beside_prefetches(self, engine: ThreadedTransferEngine) -> tuple[Samples, Samples]:
+        """Seconds of the decodes alone and beside prefetches; bytes a second of prefetches alone and beside decodes."""
+        open_ = set[Transfer]()
 
         def pump() -> None:
-            nonlocal blocks
-            for done in engine.completed():
-                open_.remove(done)
+            open_.difference_update(engine.completed())
             while len(open_) < _AHEAD:
-                transfer = self._pools.load(self._loaded[: min(_PREFETCHED, len(self._loaded))], urgent=False)
+                transfer = self._pools.load(self._loaded[:_PREFETCHED], urgent=False)
                 engine.submit(transfer)
-                open_.append(transfer)
-                blocks += len(transfer)
+                open_.add(transfer)
 
-        found = self._in_turn(alone=lambda: self._decode(lambda: None), beside=lambda: self._decode(pump))
-        engine.wait(tuple(open_))
-        engine.close()
-        seconds = sum(found["beside"]) * (1 + 1 / self._sizes.rounds)  # with the first round, which is not measured
-        return [
-            Figure(f"decodes of {self._sizes.sequences} sequences alone", median(found["alone"]) * 1e3, "ms"),
-            Figure("prefetched beside them", blocks * self._block_bytes / seconds / 1e9, "GB/s"),
-            Figure("decodes beside prefetches over alone", ratio(found, "beside", "alone"), "x", at_most=1.01),
-        ]
+        def drain() -> None:
+            engine.wait(tuple(open_))
+            open_.difference_update(engine.completed())
+
+        def timed(run: Callable[[], None]) -> tuple[float, float]:
+            before = engine.meter.blocks[_LANE]
+            seconds = self._device.seconds(run)
+            return seconds, (engine.meter.blocks[_LANE] - before) * self._block_bytes / seconds
+
+        def prefetch_alone() -> None:
+            pump()
+            drain()
+
+        seconds: dict[str, list[float]] = {"alone": [], "beside": []}
+        speeds: dict[str, list[float]] = {"alone": [], "beside": []}
+        for number in range(self._sizes.rounds + 1):
+            runs = timed(lambda: self._decode(lambda: None)), timed(prefetch_alone), timed(lambda: self._decode(pump))
+            drain()  # so that they delay nothing of the next round
+            if number:  # the first one warms up
+                seconds["alone"].append(runs[0][0])
+                speeds["alone"].append(runs[1][1])
+                seconds["beside"].append(runs[2][0])
+                speeds["beside"].append(runs[2][1])
+        return seconds, speeds
 
     def hit(self, method: str) -> list[Figure]:
         """A prompt whose blocks are in host memory, and the prefill of all of it."""

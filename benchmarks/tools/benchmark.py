@@ -58,6 +58,8 @@ class Outcome:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
+    parser.add_argument("--tool-seeds", default=str(SEED), metavar="A,B", help="of `tools`: of workloads and forecasts")
+    parser.add_argument("--tool-modes", default=",".join(MODES), metavar="A,B", help="of `tools`: none first")
     parser.add_argument("--tool-workloads", default=",".join(WORKLOADS), metavar="NAMES", help="of `tools`: recorded workloads")
 
 
@@ -65,16 +67,19 @@ def run(arguments: argparse.Namespace) -> Report:
     """Runs every workload at every bandwidth in each way, prints each outcome, and returns the means."""
     workflows = 4 if arguments.quick else WORKFLOWS
     workloads = arguments.tool_workloads.split(",")[: 1 if arguments.quick else None]
+    seeds = [int(seed) for seed in arguments.tool_seeds.split(",")][: 1 if arguments.quick else None]
+    modes = {mode: MODES[mode] for mode in arguments.tool_modes.split(",")}
     gains: dict[tuple[float, str, str], list[tuple[float, float]]] = {}
     details: list[Figure] = []
-    for workload, (bandwidth, noise) in product(workloads, SITUATIONS[:1] if arguments.quick else SITUATIONS):
+    for workload, (bandwidth, noise), seed in product(workloads, SITUATIONS[:1] if arguments.quick else SITUATIONS, seeds):
         without: Outcome | None = None
-        for mode, each in _outcomes(load_trace(TRACES / f"{workload}.jsonl.gz"), workflows, bandwidth, noise):
+        trace = load_trace(TRACES / f"{workload}.jsonl.gz")
+        for mode, each in _outcomes(trace, workflows, bandwidth, noise, seed, modes):
             without = without or each
             over = without.first_token_s / each.first_token_s, without.workflow_s / each.workflow_s
             forecasts = "random" if noise else "made"
             gains.setdefault((bandwidth, forecasts, mode), []).append(over)
-            where = f"{workload}, {bandwidth / 1e9:g} GB/s, forecasts {forecasts}, {mode}"
+            where = f"{workload}, {bandwidth / 1e9:g} GB/s, forecasts {forecasts}, seed {seed}, {mode}"
             print(
                 f"{where}: first token {each.first_token_s:.3f} s ({over[0]:.3f}x), workflow {each.workflow_s:.2f} s "
                 f"({over[1]:.3f}x), GPU hits {each.gpu_hits:.1%}, prefetched and used {each.used:.0%}",
@@ -83,19 +88,21 @@ def run(arguments: argparse.Namespace) -> Report:
             details.append(Figure(f"{where}: first token", each.first_token_s, "s"))
             details.append(Figure(f"{where}: workflow", each.workflow_s, "s"))
             details.append(Figure(f"{where}: GPU hits", each.gpu_hits, ""))
-    return Report("tools", _sizes(workflows, workloads), tuple(_figures(gains)), tuple(details))
+    return Report("tools", _sizes(workflows, workloads, seeds), tuple(_figures(gains)), tuple(details))
 
 
-def _outcomes(trace: Trace, workflows: int, bandwidth: float, noise: float) -> Iterator[tuple[str, Outcome]]:
+def _outcomes(
+    trace: Trace, workflows: int, bandwidth: float, noise: float, seed: int, modes: Mapping[str, Mapping[str, str | bool]]
+) -> Iterator[tuple[str, Outcome]]:
     """The outcome of each mode on one workload."""
     mix = Mix(workflows, CONCURRENCY, THINK_SCALE, announce_sigma=ANNOUNCE_SIGMA, tool_share=TOOL_SHARE)
-    tokens = TokenSource(make_workload([trace], mix, SEED))
+    tokens = TokenSource(make_workload([trace], mix, seed))
     contexts = [sum({s.agent: s.prompt_tokens + s.output_tokens for s in each.steps}.values()) for each in trace.workflows]
     largest, _ = tokens.blocks()
     blocks = round(max(MEMORY * CONCURRENCY * sum(contexts) / len(contexts) / BLOCK_TOKENS, 1.3 * largest))
     cost = replace(machine(MACHINE).cost(), host_bytes_per_s=bandwidth, copy_delay=COPY_DELAY)
-    setup = Setup(blocks, round(HOST_RATIO * blocks), "pbkv", noise=noise, seed=SEED, cost=cost)
-    for mode, fields in MODES.items():
+    setup = Setup(blocks, round(HOST_RATIO * blocks), "pbkv", noise=noise, seed=seed, cost=cost)
+    for mode, fields in modes.items():
         cache = CacheConfig.model_validate({"policy": "pbkv", **fields})
         yield mode, Outcome.of(simulate(tokens, replace(setup, cache=cache)))
 
@@ -112,9 +119,9 @@ def _figures(gains: Mapping[tuple[float, str, str], list[tuple[float, float]]]) 
         yield Figure(f"{where}: workflow, none's over its, worst workload", min(workflows), "x", at_least=goal)
 
 
-def _sizes(workflows: int, workloads: Sequence[str]) -> str:
+def _sizes(workflows: int, workloads: Sequence[str], seeds: Sequence[int]) -> str:
     return (
-        f"{', '.join(workloads)}: {workflows} workflows each, {CONCURRENCY} at a time, {MACHINE}, seed {SEED}, "
+        f"{', '.join(workloads)}: {workflows} workflows each, {CONCURRENCY} at a time, {MACHINE}, seeds {list(seeds)}, "
         f"GPU with {MEMORY:g} of the open contexts, host {HOST_RATIO:g} of it, "
         f"pauses announced with sigma {ANNOUNCE_SIGMA:g}; virtual time, cost model"
     )

@@ -12,6 +12,7 @@ from pbkv_cluster.cache.observer import CacheObserver, GuardStat
 from pbkv_cluster.cache.owners import ActiveWorkflows
 from pbkv_cluster.cache.policies.base import ReusePolicy, make_policies
 from pbkv_cluster.cache.prefetch.prefetcher import Prefetcher
+from pbkv_cluster.cache.prefetch.stager import Stager
 from pbkv_cluster.cache.requests import ClientRequests
 from pbkv_cluster.cache.restore import restore
 from pbkv_cluster.cache.sequence.admission import Admission
@@ -86,14 +87,13 @@ class KVCache:
         self.late_writes = late = LateWrites(self.tree, self.tiers, config.write_through)
         fetcher = Fetcher(self.tree, self.tiers, self._paths, self._committer, late, elsewhere, compute_seconds)
         self._admission = Admission(self.tree, self.tiers, self.workflows, self._paths, self.popularity, fetcher)
-        self.prefetcher = Prefetcher(self.tree, self.tiers, self.workflows, self._paths, config, clock)
-        share, gpu_blocks = config.lease_share, capacity[Tier.GPU]
-        self.leases = BlockLeases(self.tree, self.tiers.offer, clock, gpu_blocks, share, self.tiers.decisions)
-        self.tiers.before_eviction = self.leases.expire
-        self.requests = ClientRequests(
-            self.tree, self.tiers, self.workflows, self._paths, fetcher, self.leases, lambda: self.observer, clock
-        )
-        self.remote = RemoteSteps(self.tree, self.workflows, self._paths, self.popularity)
+        tree, tiers, workflows, paths = self.tree, self.tiers, self.workflows, self._paths
+        self.remote = RemoteSteps(tree, workflows, paths, self.popularity)
+        stager = Stager(tree, tiers, workflows, paths, fetcher, self.remote)
+        self.prefetcher = Prefetcher(tree, tiers, workflows, paths, stager, config, clock)
+        leases = self.leases = BlockLeases(tree, tiers.offer, clock, capacity[Tier.GPU], config.lease_share, tiers.decisions)
+        tiers.before_eviction = leases.expire
+        self.requests = ClientRequests(tree, tiers, workflows, paths, fetcher, stager, leases, lambda: self.observer, clock)
         self._lease_s = config.workflow_lease_s
 
     @property

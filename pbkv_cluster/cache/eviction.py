@@ -10,6 +10,7 @@ turn, so that no node is kept for long by what it was worth once.
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple, TypeAlias
 
 from pbkv_cluster.cache.tree.node import Node
@@ -143,6 +144,11 @@ class EvictionQueue:
                 heapq.heappush(ahead, (heap[child], child))
             if self.counts(entry):
                 yield entry[3], entry[0]
+
+    def rank_next(self, number: int) -> None:
+        """Ranks so many of the next victims anew, together, if time may have changed their values."""
+        if self._deferred is not None:
+            self._pending.update(dict.fromkeys(node for node, _ in islice(self.in_order(), number)))
 
     def snapshot(self) -> list[Entry]:
         """All entries, in no order, also those that no longer count: see `counts`. Changes no rank.

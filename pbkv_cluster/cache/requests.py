@@ -1,10 +1,11 @@
 """What clients ask of a cache besides steps: to load blocks ahead of their use, and to lease them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pbkv_cluster.cache.observer import CacheObserver
 from pbkv_cluster.cache.owners import ActiveWorkflows
+from pbkv_cluster.cache.prefetch.stager import Stager
 from pbkv_cluster.cache.sequence.fetch import Fetcher
 from pbkv_cluster.cache.sequence.paths import Paths
 from pbkv_cluster.cache.tiers.leases import BlockLeases
@@ -26,6 +27,7 @@ class Prefetched:
     loaded: int = 0  # that are on their way to the GPU now
     resident: int = 0  # that the GPU has, or will have when they have arrived
     tokens: int = 0  # in all
+    staged: int = 0  # that are on their way to host memory, since the GPU has no room for them
     tiers: Mapping[Tier, int] = field(default_factory=dict)  # by the fastest tier that has them; on their way: by the source
 
 
@@ -38,7 +40,7 @@ class Leased:
 
 
 class ClientRequests:
-    """The requests to one cache. Blocks are loaded into free space and that of retired blocks only."""
+    """The requests to one cache. Blocks are loaded and staged into free space and that of retired blocks only."""
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class ClientRequests:
         workflows: ActiveWorkflows,
         paths: Paths,
         fetcher: Fetcher,
+        stager: Stager,
         leases: BlockLeases,
         observer: Callable[[], CacheObserver],
         clock: Clock,
@@ -57,6 +60,7 @@ class ClientRequests:
         workflows: that have used blocks.
         paths: of the tree.
         fetcher: gets blocks from other workers.
+        stager: brings to host memory what the GPU has no room for.
         leases: of the cache.
         observer: the cache's present one.
         clock: the cache's.
@@ -66,6 +70,7 @@ class ClientRequests:
         self._workflows = workflows
         self._paths = paths
         self._fetcher = fetcher
+        self._stager = stager
         self._leases = leases
         self._observer = observer
         self._clock = clock
@@ -86,7 +91,10 @@ class ClientRequests:
         else:
             resident = sum(node.held[GPU] for node in path)
         self._paths.unlock(path)
-        return _prefetched(loaded, resident, full_blocks(count_tokens(tokens)), by_tier)
+        staged = self._stager.request(root, tokens, self._clock.now())
+        by_tier[Tier.REMOTE] = by_tier.get(Tier.REMOTE, 0) + staged.get(Tier.REMOTE, 0)
+        done = _prefetched(loaded, resident, full_blocks(count_tokens(tokens)), by_tier)
+        return replace(done, staged=sum(staged.values()) * BLOCK_TOKENS)
 
     def prefetch_workflow(self, workflow: str, agent: str) -> Prefetched:
         """Brings what an active workflow has used to the GPU, what is worth most by the GPU's policy first.
@@ -141,5 +149,5 @@ class ClientRequests:
 
 
 def _prefetched(loaded: int, resident: int, blocks: int, by_tier: Mapping[Tier, int]) -> Prefetched:
-    tiers = {tier: count * BLOCK_TOKENS for tier, count in by_tier.items()}
-    return Prefetched(loaded * BLOCK_TOKENS, resident * BLOCK_TOKENS, blocks * BLOCK_TOKENS, tiers)
+    tiers = {tier: count * BLOCK_TOKENS for tier, count in by_tier.items() if count}
+    return Prefetched(loaded * BLOCK_TOKENS, resident * BLOCK_TOKENS, blocks * BLOCK_TOKENS, tiers=tiers)

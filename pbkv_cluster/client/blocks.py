@@ -24,6 +24,9 @@ class Prefetched:
     tokens: int  # in whole blocks
     tiers: Mapping[Tier, int]  # those that are cached, by the fastest tier that has them; on their way: by where they come from
     leased_tokens: int  # until `within_s` is over
+    lease_id: str  # for `release_blocks`, where they are no longer needed sooner; empty: there is no lease
+    tenant: str  # whose lease it is
+    staged_tokens: int  # that are on their way to host memory, since the GPU has no room for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,9 @@ def prefetched(answer: store_pb2.PrefetchResponse) -> Prefetched:
         answer.tokens,
         tiers_from_wire(answer.tiers),
         answer.leased_tokens,
+        answer.lease_id,
+        answer.tenant,
+        answer.staged_tokens,
     )
 
 

@@ -76,7 +76,10 @@ class CacheServicer(WorkersServicer):
         if within_s:
             _has_leases(opened, [worker.id])
         asked = store_pb2.PrefetchRequest(prompt=_tokens(read), tenant=tenant, workflow_id=workflow, within_s=within_s)
-        return await call_worker(worker.entry.address, lambda stub: stub.Prefetch(asked), _WORKER_TIMEOUT_S)
+        answer = await call_worker(worker.entry.address, lambda stub: stub.Prefetch(asked), _WORKER_TIMEOUT_S)
+        if answer.lease_id:
+            answer.tenant = tenant
+        return answer
 
     async def LeaseBlocks(  # noqa: N802
         self, request: store_pb2.LeaseBlocksRequest, context: Any

@@ -135,7 +135,7 @@ class GatewayServer:
         )
         prompts = PromptReader(codec, self._executor)
         counted = CountedPrompts(admission, prompts, self._pool, clock)
-        self._caches = CacheServicer(self._pool, placement, counted, open_workflows, self._entries, config.cache.lease_max_s)
+        self.caches = CacheServicer(self._pool, placement, counted, open_workflows, self._entries, config.cache.lease_max_s)
         self.submission = Submission(
             admission=admission,
             workflows=self.lifecycle,
@@ -193,7 +193,7 @@ class GatewayServer:
         inspection = inspection_pb2.DESCRIPTOR.services_by_name["InspectionService"]
         self._server.add(inspection, inspection_pb2_grpc.add_InspectionServiceServicer_to_server, self._inspection)
         cache = store_pb2.DESCRIPTOR.services_by_name["StoreService"]
-        self._server.add(cache, store_pb2_grpc.add_StoreServiceServicer_to_server, self._caches, _CACHES_FOR_TENANTS)
+        self._server.add(cache, store_pb2_grpc.add_StoreServiceServicer_to_server, self.caches, _CACHES_FOR_TENANTS)
         await self._pool.refresh()
         address = await self._server.start(host, port, self.peers.serve_at)
         await self.lifecycle.take_over_all(self.peers.is_gone)

@@ -13,7 +13,8 @@
    `kv/cuda_copies` (in one of two ways: `kv/copy_methods`), urgent ones first (`kv/copy_lane`) and layer by layer
    (`kv/layer_events`);
    `kv/host_region`: the host tier, in the worker's region of the arena, which `kv/arena_region` leases;
-   `kv/other_workers`: who else has a block, and how it is read from there.
+   `kv/other_workers`: who else has a block, and how it is read from there;
+   `kv/host_arrivals`: what comes to the host tier from the disk and from others.
 6. `engine/sampler`: the next token. `engine/text_stream`: its text, without what may become a stop string.
 7. `direct/`: output on its way to clients that are connected to the worker; else it goes to the gateway.
 

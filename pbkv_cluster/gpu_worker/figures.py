@@ -1,10 +1,11 @@
 """The worker's metrics, read when they are asked for."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.cache.observer import GuardStat
+from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchCount, PrefetchSource
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.metrics import names
 from pbkv_cluster.core.metrics.figures import Figures
@@ -56,9 +57,10 @@ class WorkerFigures:
         figures.put(names.CACHE_NODES, cache.tree.nodes)
         figures.put(names.LEASED_BLOCKS, cache.leases.blocks)
         figures.put(names.TRANSFERS_IN_FLIGHT, len(cache.tiers.in_flight))
-        ahead = cache.tiers.prefetched.total
-        counts = {"loaded": ahead.loaded, "used": ahead.used, "wasted": ahead.wasted, "cancelled": ahead.cancelled}
-        figures.put_each(names.PREFETCHED_BLOCKS, counts)
+        ahead = cache.tiers.prefetched
+        figures.put_each(names.PREFETCHED_BLOCKS, _outcomes(ahead.total))
+        for reason in PrefetchSource:
+            figures.put_each(names.STAGED_BLOCKS, _outcomes(ahead.staging.count(reason)), reason.value)
         self._put_tiers(figures, cache)
         guard = cache.guard()
         if guard is not None:
@@ -100,3 +102,7 @@ def _put_guard(figures: Figures, guard: GuardStat) -> None:
         figures.put(names.GUARD_GPU_HIT_TOKENS, hits.gpu_tokens, order)
     figures.put_each(names.GUARD_EVICTED_BLOCKS, {"lru": guard.evicted_by_lru, "policy": guard.evicted_by_policy})
     figures.put(names.GUARD_SAVED_SECONDS, guard.saved_s)
+
+
+def _outcomes(count: PrefetchCount) -> Mapping[str, int]:
+    return {"loaded": count.loaded, "used": count.used, "wasted": count.wasted, "cancelled": count.cancelled}

@@ -34,13 +34,13 @@ class StoreServicer(store_pb2_grpc.StoreServiceServicer):
         self, request: store_pb2.PrefetchRequest, context: Any
     ) -> store_pb2.PrefetchResponse:
         within_s = checks.seconds("within_s", request.within_s)
-        leased = 0
+        leased, lease_id = 0, ""
         if request.HasField("prompt"):
             namespace, tokens = self._prompt(request.prompt, request.tenant)
             done = await self._thread.call(lambda engine: engine.cache.requests.prefetch(namespace, tokens))
             if within_s:
                 # One lease for each prompt: a client that asks for it again has the lease begin anew, and no second one.
-                lease_id = f"prefetch {b''.join(block_keys(namespace, tokens)[-1:]).hex()}"
+                lease_id = f"prefetch-{b''.join(block_keys(namespace, tokens)[-1:]).hex()}"
                 leased = (await self._lease(namespace, tokens, lease_id, within_s, request.workflow_id)).leased
         else:
             workflow, agent = request.workflow_id, request.agent_id
@@ -51,6 +51,8 @@ class StoreServicer(store_pb2_grpc.StoreServiceServicer):
             tokens=done.tokens,
             tiers=tiers_to_wire(done.tiers),
             leased_tokens=leased,
+            lease_id=lease_id if leased else "",
+            staged_tokens=done.staged,
         )
 
     async def LeaseBlocks(  # noqa: N802

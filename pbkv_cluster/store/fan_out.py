@@ -58,6 +58,7 @@ class WorkersServicer(store_pb2_grpc.StoreServiceServicer, ABC):
         total = store_pb2.PrefetchResponse()
         total.CopyFrom(most)  # where most of it is; several workers may have the same blocks
         total.loaded_tokens = sum(answer.loaded_tokens for answer in answers)
+        total.staged_tokens = sum(answer.staged_tokens for answer in answers)
         return total
 
     async def LeaseBlocks(  # noqa: N802

@@ -69,13 +69,14 @@ class Driver:
         elsewhere: Elsewhere = NOWHERE,
         prefetch: Literal["none", "conservative", "queue"] = "queue",
         demote_early: bool = False,
+        stage: bool = False,
     ) -> None:
         self.random = random.Random(seed)
         self.engine = engine
         self.clock = ManualClock()
         self.residency: dict[bytes, Residency] = {}
         config = CacheConfig(
-            policy=policy, guard=guard, write_through=write_through, prefetch=prefetch, demote_early=demote_early
+            policy=policy, guard=guard, write_through=write_through, prefetch=prefetch, demote_early=demote_early, stage=stage
         )
         self.cache = make_cache(capacity, config, engine, self.clock, self._changed, lambda tokens: COMPUTE_S, elsewhere)
         engine.watch(self.cache.tiers.pools)

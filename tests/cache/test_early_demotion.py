@@ -12,7 +12,7 @@ from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchCount
 from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.cache.tree.node import GPU
-from pbkv_cluster.core.blocks import Namespace
+from pbkv_cluster.core.blocks import Namespace, block_keys
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, count, pack
@@ -86,33 +86,43 @@ class Bus(LateEngine):
 class Rig:
     """A cache of 48 GPU blocks, 6 of which are to be free or to have a copy. Each workflow has a text of 4 blocks."""
 
-    def __init__(self, host: int = 80, policy: str = "lru", demote_early: bool = True) -> None:
+    def __init__(self, host: int = 80, policy: str = "lru", demote_early: bool = True, disk: int = 0) -> None:
         self.clock, self.bus = ManualClock(), Bus(0)
         config = CacheConfig(policy=policy, guard=False, demote_early=demote_early, decision_log_bytes=0)
-        self.cache = make_cache({Tier.GPU: 48, Tier.HOST: host}, config, self.bus, self.clock)
+        capacity = {Tier.GPU: 48, Tier.HOST: host} | ({Tier.DISK: disk} if disk else {})
+        self.cache = make_cache(capacity, config, self.bus, self.clock)
         self.bus.watch(self.cache.tiers.pools)
         self.steps = 0
 
     def run(self, name: str) -> None:
         self.clock.advance(1.0)
         self.steps += 1
-        text = pack([*random.Random(name).choices(range(1000), k=4 * BLOCK_TOKENS), 1])
+        text = text_of(name)
         handle = self.cache.open(StepIdentity(SPACE, name, "a", self.steps, count(text)), text)
         assert handle is not None
         assert self.cache.grow(handle, count(text))
         self.cache.commit(handle, text)
         self.cache.close(handle)
 
-    def idle(self) -> None:
+    def idle(self, seconds: float = 1.0) -> None:
         """The engine decodes for a while."""
         self.clock.advance(10.0)
-        self.cache.prefetcher.run(1.0, [])
+        self.cache.prefetcher.run(seconds, [])
         self.bus.catch_up()
         self.cache.poll()
 
     @property
     def count(self) -> PrefetchCount:
         return self.cache.tiers.prefetched.early.count
+
+    def tiers(self, name: str) -> list[set[Tier]]:
+        """Of each block of a workflow's text."""
+        residency = self.cache.residency()
+        return [set(residency[key].tiers) if key in residency else set() for key in block_keys(SPACE, text_of(name))]
+
+
+def text_of(name: str) -> bytes:
+    return pack([*random.Random(name).choices(range(1000), k=4 * BLOCK_TOKENS), 1])
 
 
 def filled(**fields: object) -> Rig:
@@ -171,6 +181,31 @@ def test_what_is_worth_less_than_what_the_host_has_is_not_copied() -> None:
         rig.cache.tool_call(name, ToolCall("t", name, 3600.0), True)
     rig.idle()
     assert rig.count.loaded == 0
+
+
+def test_a_block_with_a_copy_on_disk_takes_no_part_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Bus, "seconds", lambda self, source, target, blocks: 0.1 * blocks)
+    rig = Rig(host=4, disk=80)
+    for name in "abcdefghijklmnoapqrstuvwxyz":
+        rig.run(name)
+        rig.bus.catch_up()
+    rig.cache.poll()
+    assert rig.tiers("a")[0] == {Tier.GPU, Tier.DISK}  # it is the next to leave the GPU
+    rig.idle(seconds=0.25)  # the host makes room first, which nothing waits for
+    rig.idle(seconds=0.25)
+    assert rig.count.loaded > 0
+    assert Tier.HOST not in rig.tiers("a")[0]
+
+
+def test_where_the_host_has_few_free_slots_the_blocks_that_leave_next_are_copied() -> None:
+    rig = Rig(host=2)
+    for name in "abcdefghijkl":
+        rig.run(name)
+    rig.bus.catch_up()
+    rig.cache.poll()
+    assert [Tier.GPU in tiers for tiers in rig.tiers("a")] == [True, True, True, False]
+    rig.idle()
+    assert [Tier.HOST in tiers for tiers in rig.tiers("a")[:3]] == [False, True, True]
 
 
 def test_it_is_off_by_default() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pbkv_cluster.cache.factory import make_cache
@@ -66,6 +66,8 @@ class LateBus(LateEngine):
 
 
 class PromptBus(TaggedEngine):
+    waited = 0
+
     def catch_up(self) -> None:
         """It is never late."""
 
@@ -79,8 +81,11 @@ class PrefetchingDriver(Driver):
     loaded = 0  # blocks, ahead of use
     asked = 0  # blocks, by request
 
-    def __init__(self, seed: int, policy: str, guard: bool, mode: Mode, bus: LateBus | PromptBus) -> None:
-        super().__init__(seed, {Tier.GPU: 16, Tier.HOST: 80}, policy, guard, bus, prefetch=mode)
+    def __init__(
+        self, seed: int, policy: str, guard: bool, mode: Mode, bus: LateBus | PromptBus, host: int = 80, disk: int = 0
+    ) -> None:
+        capacity = {Tier.GPU: 16, Tier.HOST: host} | ({Tier.DISK: disk} if disk else {})
+        super().__init__(seed, capacity, policy, guard, bus, prefetch=mode)
         self.mode, self.bus = mode, bus
 
     def prompt(self) -> bytes:
@@ -114,9 +119,11 @@ class PrefetchingDriver(Driver):
         by_lru = gpu.lru_active
         nodes = list(self.cache.tree.walk())
         before = {node: (self._keys(node), policy.value(node, now), node.retired, node.refs) for node in nodes}
+        waited = self.bus.waited
         self.cache.prefetcher.wake()
         blocks = self.cache.prefetcher.run(seconds, prompts)
         assert blocks <= self.cache.prefetcher.budget(seconds), "it exceeds its budget"
+        assert self.bus.waited == waited, "it has waited"
         self.loaded += blocks
         on_gpu = {key for node in self.cache.tree.walk() for key in self._keys(node)}
         gained = on_gpu - {key for keys, *_ in before.values() for key in keys}
@@ -146,9 +153,13 @@ class PrefetchingDriver(Driver):
 @pytest.mark.parametrize("mode", ["conservative", "queue"])
 @pytest.mark.parametrize("late", [False, True])
 @settings(max_examples=4, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 2**32))
-def test_prefetch_keeps_its_budget_and_what_is_worth_more(policy: str, guard: bool, mode: Mode, late: bool, seed: int) -> None:
-    driver = PrefetchingDriver(seed, policy, guard, mode, LateBus(seed) if late else PromptBus())
+@given(seed=st.integers(0, 2**32), slower=st.sampled_from(((80, 0), (4, 0), (8, 16), (16, 32))))
+@example(seed=1058, slower=(4, 0))  # in which a rank is long out of date
+@example(seed=0, slower=(8, 16))  # in which the slots of the slower tiers are busy
+def test_prefetch_keeps_its_budget_and_what_is_worth_more(
+    policy: str, guard: bool, mode: Mode, late: bool, seed: int, slower: tuple[int, int]
+) -> None:
+    driver = PrefetchingDriver(seed, policy, guard, mode, LateBus(seed) if late else PromptBus(), *slower)
     for _ in range(100):
         driver.step()
     driver.end()

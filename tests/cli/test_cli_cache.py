@@ -226,6 +226,8 @@ def test_a_prompt_or_a_workflow_is_prefetched(pbkv: Pbkv, endpoint: str, store: 
         "tokens": 4096,
         "tiers": {"host": 1024},
         "leased_tokens": 0,
+        "lease_id": "",
+        "staged_tokens": 0,
     }
     text, messages, chat, workflow = store.prefetches
     assert (text.prompt.text, text.tenant, text.workflow_id) == ("hello", "acme", "")

@@ -16,12 +16,28 @@ from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.steps.step_calls import StepCalls
-from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc, workflow_pb2
+from pbkv_cluster.rpc.v1 import (
+    predictor_pb2,
+    predictor_pb2_grpc,
+    store_pb2,
+    store_pb2_grpc,
+    types_pb2,
+    worker_pb2,
+    worker_pb2_grpc,
+    workflow_pb2,
+)
 from pbkv_cluster.store.cluster_index import OUR_ENGINE, WorkerEntry
 
 VOCAB = 257
 CONTEXT = 256
 NAMESPACE = Namespace("scripted", "1", "float32", "test")
+
+
+class ScriptedCaches(store_pb2_grpc.StoreServiceServicer):
+    """A cache that has nothing."""
+
+    async def Prefetch(self, request: store_pb2.PrefetchRequest, context: Any) -> store_pb2.PrefetchResponse:  # noqa: N802
+        return store_pb2.PrefetchResponse(tokens=len(request.prompt.token_ids.data) // 64 * 16)
 
 
 @dataclass(eq=False)
@@ -62,6 +78,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     async def start(self, port: int = 0) -> None:
         descriptor = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"]
         self.server.add(descriptor, worker_pb2_grpc.add_WorkerServiceServicer_to_server, self)
+        stores = store_pb2.DESCRIPTOR.services_by_name["StoreService"]
+        self.server.add(stores, store_pb2_grpc.add_StoreServiceServicer_to_server, ScriptedCaches())  # type: ignore[abstract]
         self.address = await self.server.start("127.0.0.1", port)
 
     def record(self) -> WorkerEntry:

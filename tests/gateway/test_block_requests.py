@@ -56,6 +56,10 @@ async def test_a_prompt_is_on_the_gpu_before_its_step(tmp_path: Path) -> None:
         async with StoreClient(rig.address) as store:
             leases = (await store.stat()).leases
         assert leases.leases == 1, "the same prompt has the same lease"
+        assert await client.release_blocks(done.lease_id, tenant=done.tenant) == 64
+        assert await client.release_blocks(done.lease_id, tenant=done.tenant) == 0, "it has ended"
+        assert (await workflow.prefetch(PROMPT)).lease_id == ""
+        done = await workflow.prefetch(PROMPT, within_s=60.0)
         await fill(client)
         step = await workflow.run(agent="planner", prompt=PROMPT, max_tokens=1)
         assert step.usage.delivered == {Tier.GPU: 64}
@@ -159,6 +163,9 @@ async def test_a_lease_of_a_workflow_is_released_by_who_does_not_know_its_tenant
         lease = await found.lease_blocks(PROMPT, lease_s=60.0)
         assert (lease.tenant, lease.leased_tokens) == ("red", 64)
         assert await lease.release() == 64
+        loaded = await found.prefetch(PROMPT, within_s=60.0)
+        assert (loaded.tenant, loaded.leased_tokens) == ("red", 64)
+        assert await other.release_blocks(loaded.lease_id, tenant=loaded.tenant) == 64
 
 
 async def test_a_lost_worker_fails_no_lease(tmp_path: Path) -> None:

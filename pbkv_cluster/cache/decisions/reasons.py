@@ -45,6 +45,9 @@ _REASONS = {
     "prefetch_fetch": Reason(Kind.PREFETCHED, "fetched to the GPU from another worker because a client asked for it"),
     "prefetch_queue": Reason(Kind.PREFETCHED, "loaded to the GPU because a step that waits begins with it"),
     "prefetch_forecast": Reason(Kind.PREFETCHED, "loaded to the GPU because it is likely to be used soon"),
+    "stage_queue": Reason(Kind.PREFETCHED, "brought to host memory because a step that waits begins with it"),
+    "stage_forecast": Reason(Kind.PREFETCHED, "brought to host memory because it is likely to be used soon"),
+    "stage_request": Reason(Kind.PREFETCHED, "brought to host memory because a client asked for it"),
     "drop_spoiled": Reason(Kind.DROPPED, "its bytes, or those of a block before it, did not arrive"),
     "clear": Reason(Kind.DROPPED, "an operator emptied the cache"),
 }

@@ -122,7 +122,7 @@ class Guard(CacheObserver):
         self._prompt_tokens += step.prompt_tokens
         for hits, delivered in ((self._own, own), (self._lru, lru), (self._policy, policy)):
             hits.add(delivered)
-        loaded = _without_prefetch(own, handle.prefetched_tokens)
+        loaded = _without_staging(_without_prefetch(own, handle.prefetched_tokens), handle.staged)
         if policy is own:
             policy = loaded
         own_cost, lru_cost, policy_cost = (self._meter.cost(step.prompt_tokens, each) for each in (loaded, lru, policy))
@@ -199,14 +199,15 @@ class Guard(CacheObserver):
 def _with_fetched(delivered: Mapping[Tier, int], handle: CacheHandle) -> Mapping[Tier, int]:
     """What a shadow would have had of a step if it, too, had fetched what other workers held.
 
-    Known to be with them is what the cache has fetched. A shadow's prefix that ends there goes on in what they hold.
+    Known to be with them is what the cache has fetched or staged. A shadow's prefix that ends there goes on in what they hold.
     """
-    if not handle.fetched:
+    brought = {tier: tokens for tier, tokens in (*handle.staged.items(), *handle.fetched.items()) if tier is not Tier.DISK}
+    if not brought:
         return delivered
     reach, end = sum(delivered.values()), sum(handle.delivered.values())
-    if not end - sum(handle.fetched.values()) <= reach < end:
+    if not end - sum(brought.values()) <= reach < end:
         return delivered
-    slowest = next(reversed(handle.fetched))
+    slowest = next(reversed(brought))
     return {**delivered, slowest: delivered.get(slowest, 0) + end - reach}
 
 
@@ -216,3 +217,11 @@ def _without_prefetch(delivered: Mapping[Tier, int], tokens: int) -> Mapping[Tie
         return delivered
     gpu, host = (delivered.get(tier, 0) for tier in (Tier.GPU, Tier.HOST))
     return {**delivered, Tier.GPU: gpu - tokens, Tier.HOST: host + tokens}
+
+
+def _without_staging(delivered: Mapping[Tier, int], staged: Mapping[Tier, int]) -> Mapping[Tier, int]:
+    """What each tier would have delivered if what was staged had stayed where it lay, as far as host memory delivered it."""
+    for source, tokens in staged.items():
+        moved = min(tokens, delivered.get(Tier.HOST, 0))
+        delivered = {**delivered, Tier.HOST: delivered.get(Tier.HOST, 0) - moved, source: delivered.get(source, 0) + moved}
+    return delivered

@@ -102,7 +102,7 @@ class Shadow:
         """A step has begun or ended on another worker: the record that both caches use may have been cut anew."""
         owner = self.cache.workflows.find(workflow)
         if owner is not None and self.cache.workflows.recorded:
-            self.cache.remote.follow(owner, namespace, owner.record.path(position))
+            self.cache.remote.follow(owner, self.cache.tree.root(namespace), owner.record.path(position))
 
     def end(self) -> None:
         """Lets go of all workflows, which a policy that knows them from another cache, too, may still refer to."""

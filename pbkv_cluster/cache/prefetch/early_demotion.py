@@ -44,19 +44,27 @@ class EarlyDemotion:
         self._tiers.before_eviction()
         planned = list[tuple[Node, int]]()  # first, because a copy may evict from the next tier, which changes the order
         for number, (node, _) in enumerate(gpu.active_queue.in_order()):
-            if missing := node.held[GPU] - node.copies(slower.index):
+            if missing := len(node.last_copies(GPU, range(node.held[GPU]))):
                 planned.append((node, min(missing, lacking, budget)))
                 budget -= planned[-1][1]
             lacking -= node.held[GPU]
             if lacking <= 0 or budget <= 0 or number == _LOOKED_AT:
                 break
-        return sum(self._copy(node, blocks) for node, blocks in planned)
+        copied = 0
+        for node, blocks in planned:
+            done = self._copy(node, blocks)
+            copied += done
+            if done < blocks:
+                break  # what leaves the GPU later must not take the room of what leaves it sooner
+        return copied
 
     def _copy(self, node: Node, wanted: int) -> int:
         """Copies up to so many of a node's blocks that no slower tier has, the last ones first, as they leave the GPU."""
         gpu, slower, evictor = self._tiers.gpu, self._tiers.gpu.slower, self._tiers.evictor
         assert slower is not None
-        blocks = evictor.last_copies(gpu, node, range(node.held[GPU]))[-wanted:]
+        blocks = node.last_copies(GPU, range(node.held[GPU]))[-wanted:]
+        blocks = evictor.free_to_leave(gpu, node, blocks)
+        blocks = blocks[max(0, len(blocks) - slower.pool.free_slots) :]
         if not blocks:
             return 0
         before = node.held[slower.index]
@@ -70,7 +78,9 @@ class EarlyDemotion:
 
     def _budget(self, seconds: float) -> int:
         """Blocks that can be demoted within so many seconds."""
-        waiting, one = (self._tiers.demotion_seconds(blocks) for blocks in (0, 1))
+        gpu, slower = self._tiers.gpu, self._tiers.gpu.slower
+        assert slower is not None
+        waiting, one = (self._tiers.copy_seconds(gpu.kind, slower.kind, blocks) for blocks in (0, 1))
         if one <= waiting:
             return _UNMEASURED
         return min(_MOST, max(0, int((seconds - waiting) / (one - waiting) + 1e-9)))

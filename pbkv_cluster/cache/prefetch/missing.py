@@ -1,9 +1,10 @@
-"""Finds what active workflows have in slower tiers and not on the GPU."""
+"""Finds what active workflows have in slower tiers and not where it will be wanted."""
 
 from collections import deque
+from collections.abc import Callable
 
 from pbkv_cluster.cache.owners import ActiveWorkflows
-from pbkv_cluster.cache.tree.node import GPU, Node
+from pbkv_cluster.cache.tree.node import Node
 
 _LOOKED_AT = 512  # nodes, each time
 _FOUND = 64  # nodes, each time: their values are computed
@@ -12,12 +13,17 @@ _FOUND = 64  # nodes, each time: their values are computed
 class MissingNodes:
     """Looks at a few workflows each time, so that its cost does not depend on how many there are."""
 
-    def __init__(self, workflows: ActiveWorkflows) -> None:
+    def __init__(self, workflows: ActiveWorkflows, is_missing: Callable[[Node], bool]) -> None:
+        """Args:
+        workflows: whose nodes are looked at.
+        is_missing: whether a node is to be found.
+        """
         self._workflows = workflows
+        self._is_missing = is_missing
         self._turn: deque[str] = deque()  # ids of workflows that have not been looked at in this round
 
     def take(self) -> list[Node]:
-        """The latest nodes of the next workflows of which the GPU does not hold all blocks."""
+        """The latest nodes of the next workflows that are missing."""
         found: dict[Node, None] = {}
         left = _LOOKED_AT
         if not self._turn:
@@ -26,7 +32,7 @@ class MissingNodes:
             owner = self._workflows.find(self._turn.popleft())
             for node in reversed(owner.nodes) if owner is not None else ():
                 left -= 1
-                if node.held[GPU] < node.blocks:
+                if self._is_missing(node):
                     found[node] = None
                 if left <= 0 or len(found) >= _FOUND:
                     break

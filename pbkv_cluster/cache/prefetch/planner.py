@@ -16,7 +16,7 @@ from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, count
 
 QUEUED_MAX = 8  # steps at the head of the queue that are looked at
-_LIKELY = 0.15  # expected uses soon, at least
+LIKELY = 0.15  # expected uses soon, at least
 
 
 class QueuedPrompt(NamedTuple):
@@ -45,7 +45,7 @@ class PrefetchPlanner:
     def __init__(self, tree: PrefixTree, tiers: Tiers, workflows: ActiveWorkflows) -> None:
         self._tree = tree
         self._tiers = tiers
-        self._missing = MissingNodes(workflows)
+        self._missing = MissingNodes(workflows, lambda node: node.held[GPU] < node.blocks)
 
     def queued(self, prompts: Sequence[QueuedPrompt]) -> Iterator[Match]:
         """The cached prefixes of queued steps, in the order of admission, as far as they fit on the GPU together."""
@@ -73,7 +73,7 @@ class PrefetchPlanner:
         values = dict(zip(nodes, policy.values(nodes, now), strict=True))
         first = self._tiers.gpu.queue.first()
         soon = policy.soon_used(nodes, now)
-        rank = {node: (-each, number) for number, (node, each) in enumerate(zip(nodes, soon, strict=True)) if each >= _LIKELY}
+        rank = {node: (-each, number) for number, (node, each) in enumerate(zip(nodes, soon, strict=True)) if each >= LIKELY}
         heap = [(*rank[node], node) for node in rank if _parent_is_there(node)]
         heapq.heapify(heap)
         while heap:

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from functools import partial
 
+from pbkv_cluster.cache.eviction import Rank
 from pbkv_cluster.cache.owners import ActiveWorkflows
 from pbkv_cluster.cache.prefetch.early_demotion import EarlyDemotion
 from pbkv_cluster.cache.prefetch.planner import PrefetchPlanner, QueuedPrompt
+from pbkv_cluster.cache.prefetch.stager import Stager
 from pbkv_cluster.cache.prefetch.usefulness import Usefulness
 from pbkv_cluster.cache.sequence.paths import Paths
 from pbkv_cluster.cache.tiers.prefetch_ledger import LOAD_REASONS, PrefetchSource
@@ -15,17 +17,26 @@ from pbkv_cluster.cache.tree.node import GPU, Node
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree, lineage
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
+from pbkv_cluster.core.usage import Tier
 
 _INTERVAL_S, _INTERVAL_MAX_S = 0.25, 2.0  # from a look that found nothing to do to the next; doubled each time
 _UNMEASURED = 16  # blocks, while no load has been measured
 _MOST = 1024  # blocks, each time
+_VICTIMS = 32  # nodes that are next to leave the GPU and are ranked anew, each time
 
 
 class Prefetcher:
     """Prefetches for one cache. Its thread asks between two batches."""
 
     def __init__(
-        self, tree: PrefixTree, tiers: Tiers, workflows: ActiveWorkflows, paths: Paths, config: CacheConfig, clock: Clock
+        self,
+        tree: PrefixTree,
+        tiers: Tiers,
+        workflows: ActiveWorkflows,
+        paths: Paths,
+        stager: Stager,
+        config: CacheConfig,
+        clock: Clock,
     ) -> None:
         self._tree = tree
         self._tiers = tiers
@@ -34,16 +45,18 @@ class Prefetcher:
         self._mode = config.prefetch if tiers.gpu.slower is not None else "none"
         demotes = config.demote_early and tiers.gpu.slower is not None
         self._early = EarlyDemotion(tiers) if demotes else None
+        self._stager = stager if config.stage and tiers[Tier.HOST].pool.capacity else None
         self._clock = clock
         self._useful = {source: Usefulness() for source in (PrefetchSource.QUEUE, PrefetchSource.FORECAST)}
         self._in_flight: list[Transfer] = []
         self._due_at, self._interval_s = 0.0, _INTERVAL_S
         self._locked: list[Node] = []
+        self._given_up: set[Node] = set()  # nodes that have lost blocks to the loads of this run
 
     @property
     def due_at(self) -> float | None:
         """When it is worth asking again, at the earliest; None: it never is."""
-        return None if self._mode == "none" and self._early is None else self._due_at
+        return None if self._mode == "none" and self._early is None and self._stager is None else self._due_at
 
     @property
     def swaps(self) -> bool:
@@ -55,7 +68,7 @@ class Prefetcher:
         self._due_at, self._interval_s = 0.0, _INTERVAL_S
 
     def run(self, seconds: float, prompts: Sequence[QueuedPrompt]) -> int:
-        """Starts the loads that are worth making now, and early demotions, which have a way of their own.
+        """Starts the loads that are worth making now, early demotions, and what is staged, which have ways of their own.
 
         No load is started while earlier ones are under way, so that a step never waits for more than one budget.
 
@@ -73,13 +86,16 @@ class Prefetcher:
         demoted = 0 if self._early is None else self._early.run(seconds, now)
         budget = 0 if self._mode == "none" or self._in_flight else self.budget(seconds)
         loaded = self._load_ahead(budget, prompts, now) if budget else 0
-        if demoted or loaded:
+        staged = 0 if self._stager is None else self._stager.run(seconds, prompts, now)
+        if demoted or loaded or staged:
             self._due_at, self._interval_s = now, _INTERVAL_S
         elif budget or self._mode == "none":  # else the next batch may take longer: nothing was looked for, or put off
             self._due_at, self._interval_s = now + self._interval_s, min(2 * self._interval_s, _INTERVAL_MAX_S)
         return loaded
 
     def _load_ahead(self, budget: int, prompts: Sequence[QueuedPrompt], now: float) -> int:
+        self._given_up.clear()
+        self._tiers.gpu.active_queue.rank_next(_VICTIMS)  # by what they are worth now, as what is loaded for is
         left = budget - self._load_queued(budget, prompts, now)
         left -= self._load_likely(left, now)
         for node in self._locked:
@@ -124,12 +140,12 @@ class Prefetcher:
     def _load(self, node: Node, most: int, value: float | None, source: PrefetchSource, now: float) -> int:
         """Loads blocks of a locked node, as many as there is room for. Returns their number."""
         wanted = min(most, node.blocks - node.held[GPU])
-        if not self._pays(node):
+        if node in self._given_up or not self._pays(node):
             return 0
         count = self._tiers.prefetched.count(source)
         allowance = self._useful[source].allowance(count, now) if self.swaps else 0
         swaps = allowance is None or allowance >= wanted
-        slots = self._tiers.take_spare(wanted, partial(self._planner.may_evict, value, source, swaps))
+        slots = self._tiers.take_spare(wanted, partial(self._gives_up, value, source, swaps))
         if not slots:
             return 0
         if source is PrefetchSource.QUEUE:
@@ -137,6 +153,13 @@ class Prefetcher:
         self._in_flight += self._tiers.load([node], slots, source)
         self._tiers.decisions[LOAD_REASONS[source]] += len(slots)
         return len(slots)
+
+    def _gives_up(self, value: float | None, source: PrefetchSource, swaps: bool, node: Node, rank: Rank) -> bool:
+        """Lets a node go for another, see `PrefetchPlanner.may_evict`; then it is not loaded again at once."""
+        given_up = self._planner.may_evict(value, source, swaps, node, rank)
+        if given_up:
+            self._given_up.add(node)
+        return given_up
 
     def _pays(self, node: Node) -> bool:
         return all(self._tiers.load_pays(tier) for tier in self._tiers if tier.index != GPU and node.held[tier.index])

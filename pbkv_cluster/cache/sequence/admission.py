@@ -126,6 +126,9 @@ class Admission:
         late = on_gpu - delivered.get(self._tiers.gpu.kind, 0)
         handle.prefetched_tokens = (sum(node.prefetched for node in path) - late) * BLOCK_TOKENS
         for node in path:
+            if node.staged is not None:
+                tokens = handle.staged.get(node.staged.source, 0) + node.staged.blocks * BLOCK_TOKENS
+                handle.staged[node.staged.source] = tokens
             self._enter(handle, node, now)
         handle.delivered = _in_tokens(delivered)
         return is_whole

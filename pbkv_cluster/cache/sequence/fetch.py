@@ -117,6 +117,45 @@ class Fetcher:
         self._tiers.decisions["prefetch_fetch"] += child.blocks
         return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
 
+    def elsewhere(self, node: Node, tokens: bytes, start: int, most: int) -> tuple[Sequence[Tier], list[bytes]]:
+        """What follows a node, or a root, with other workers, and is worth fetching.
+
+        Args:
+            node: the last that is cached of a prompt.
+            tokens: of the prompt.
+            start: blocks of it down to the end of the node.
+            most: blocks that are looked for.
+
+        Returns:
+            Kinds of memory, and keys, of the next blocks.
+        """
+        keys: list[bytes] = []
+        found = self._elsewhere.tiers(_keys(node, start, tokens, min(len(tokens) // BLOCK_BYTES, start + most), keys))
+        kinds = self._worth_fetching(found, 0)
+        return kinds, keys[: len(kinds)]
+
+    def stage(self, node: Node, tokens: bytes, start: int, kind: Tier, keys: Sequence[bytes], slots: Slots) -> Node:
+        """Begins to bring what follows a locked node, or a root, to host memory.
+
+        Args:
+            node: the last that is cached of a prompt.
+            tokens: of the prompt.
+            start: blocks of it down to the end of the node.
+            kind: of memory in which the blocks lie.
+            keys: of the blocks.
+            slots: of host memory, as many.
+
+        Returns:
+            The node of the blocks, which nobody owns yet.
+        """
+        host, stop = self._tiers[Tier.HOST], start + len(keys)
+        labels = _labels(node, start, tokens, keys)
+        self._tiers.in_flight.fetch(kind, slots, labels, PATIENCE_MAX_S, urgent=False, target=Tier.HOST)
+        child = self._tree.add_stored(node, tokens[start * BLOCK_BYTES : stop * BLOCK_BYTES], b"".join(keys))
+        self._tree.place(child, host.index, 0, slots)
+        self._tiers.note(child, 0, child.blocks)
+        return child
+
     def _submit(
         self, kinds: Sequence[Tier], slots: Slots, labels: Sequence[BlockLabel], ahead: int, urgent: bool = True
     ) -> list[Transfer]:

@@ -10,7 +10,7 @@ from pbkv_cluster.core.usage import Tier
 class CacheHandle:
     """A running sequence's hold on its cached prefix, and its block table."""
 
-    __slots__ = ("delivered", "fetched", "owner", "prefetched_tokens", "recorded", "records", "table", "waits_for")
+    __slots__ = ("delivered", "fetched", "owner", "prefetched_tokens", "recorded", "records", "staged", "table", "waits_for")
 
     def __init__(self, owner: Owner, root: Node, recorded: RecordedStep, records: bool) -> None:
         self.owner = owner
@@ -20,6 +20,7 @@ class CacheHandle:
         self.waits_for: list[Transfer] = []  # transfers that write slots of the table; some may be done
         self.delivered: dict[Tier, int] = {}  # tokens found when the handle was opened, by tier
         self.fetched: dict[Tier, int] = {}  # those of them that other workers had
+        self.staged: dict[Tier, int] = {}  # those of them that were staged, by where they lay
         self.prefetched_tokens = 0  # those of them on the GPU that were prefetched
 
     @property

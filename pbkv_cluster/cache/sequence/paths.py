@@ -5,7 +5,8 @@ import math
 from pbkv_cluster.cache.owners import ActiveWorkflows
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.tiers.tiers import Tiers
-from pbkv_cluster.cache.tree.node import GPU, Node, aged_uses
+from pbkv_cluster.cache.tree.aged_uses import aged_uses
+from pbkv_cluster.cache.tree.node import GPU, Node
 from pbkv_cluster.cache.tree.prefix_tree import Match, PrefixTree
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixPopularity, PrefixStat
 from pbkv_cluster.reuse.record.segment import Segment
@@ -93,6 +94,7 @@ class Paths:
         node.uses = aged_uses(node.uses, now, self._half_life_s)
         node.writer = None
         self._tiers.prefetched.used(node)
+        self._tiers.prefetched.staging.used(node)
         self._tiers.prefetched.early.wasted(node)
         owner = handle.owner
         if owner not in self._workflows:

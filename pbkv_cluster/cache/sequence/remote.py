@@ -51,8 +51,9 @@ class RemoteSteps:
                 return None
             blocks = len(prompt) // BLOCK_BYTES
             position = owner.record.begin(event.number, event.agent, prompt, blocks, now, self._popularity)
-            self.follow(owner, namespace, owner.record.path(position))
+            self.follow(owner, self._tree.root(namespace), owner.record.path(position))
         owner.remote.add(event.number)
+        owner.remote_root = self._tree.root(namespace)
         step = StepIdentity(namespace, workflow, event.agent, event.number, blocks * BLOCK_TOKENS, None, event.parent)
         self._workflows.step_began(owner, step, position, now)
         return position
@@ -73,14 +74,14 @@ class RemoteSteps:
             if event.output:
                 owner.record.write(position, event.output)
             if event.output or namespace.is_long:  # output may have taken it beyond the rotary switch
-                self.follow(owner, namespace, owner.record.path(position))
+                self.follow(owner, self._tree.root(namespace), owner.record.path(position))
             owner.record.end(position, now)
         self._workflows.step_ended(owner, now)
         return position
 
-    def follow(self, owner: Owner, namespace: Namespace, segments: Sequence[Segment]) -> None:
+    def follow(self, owner: Owner, root: Node, segments: Sequence[Segment]) -> None:
         """Has a workflow own the nodes along a path of its record, as far as this cache holds them, cut as the path is."""
-        match = self._tree.match(self._tree.root(namespace), b"".join(segment.tokens for segment in segments))
+        match = self._tree.match(root, b"".join(segment.tokens for segment in segments))
         path = match.path
         if path and match.last_blocks < path[-1].blocks:
             path[-1] = self._paths.split(path[-1], match.last_blocks)

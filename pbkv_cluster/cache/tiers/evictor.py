@@ -36,7 +36,7 @@ class Evictor:
         tiers: from the fastest to the slowest.
         order: told of nodes that become candidates or change in size.
         in_flight: takes the demotions.
-        announce: told of the blocks of a node, from one to another, whose tiers have changed.
+        announce: told of the blocks of a node whose tiers have changed.
         pays: whether so many blocks may be demoted from one tier to another.
         labelled: whether copies to slower tiers are to carry labels.
         elsewhere: what other workers hold, and this one need not keep as well.
@@ -55,11 +55,12 @@ class Evictor:
         self._log = log
         self.decisions = in_flight.decisions
 
-    def evict(self, tier: CacheTier, node: Node, wanted: int, rank: Rank) -> Slots:
+    def evict(self, tier: CacheTier, node: Node, wanted: int, rank: Rank, waits: bool = True) -> Slots:
         """Takes up to `wanted` of a node's blocks out of a tier, the last ones first.
 
         If faster tiers hold some of them as well, only such copies are taken. Other blocks go to the slower tier if they are
-        worth it there, and are dropped if not. `rank` is the node's in the tier, which made it the victim.
+        worth it there, and are dropped if not. `rank` is the node's in the tier, which made it the victim. Without `waits`,
+        only those leave that need not wait for a slot of a slower tier.
 
         Returns:
             The slots, to be released once the demotions have been submitted.
@@ -67,19 +68,24 @@ class Evictor:
         if tier.index == GPU:
             stop = node.held[GPU]
             blocks: Sequence[int] = range(stop - wanted if stop > wanted else 0, stop)
-            if node.prefetched:
-                self._ledger.leaving(node, blocks[0], tier.pool.spoiled)
-            self._ledger.early.left(node, len(blocks))
         elif copies := node.copies(tier.index):
             return self._evict_copies(tier, node, min(wanted, copies), rank)
         else:
             held = node.slots[tier.index]
             blocks = [block for block in range(node.blocks) if held[block] != ABSENT][-wanted:]
+        if not waits and not (blocks := self.free_to_leave(tier, node, blocks)):
+            return new_slots()
+        if tier.index == GPU:
+            if node.prefetched:
+                self._ledger.leaving(node, blocks[0], tier.pool.spoiled)
+            self._ledger.early.left(node, len(blocks))
+        elif tier.index == GPU + 1:
+            self._ledger.staging.lost(node, blocks, held, tier.pool.spoiled)
         codes, retired = tier.codes, node.retired
         if codes.evict:
             self.decisions[codes.evict[retired]] += len(blocks)
             self._log.note(codes.evict[retired], node, blocks, rank, tier.lru_active)
-        homeless = blocks if tier.slower is None else self.copy_down(tier, tier.slower, node, blocks, codes.demote, rank)
+        homeless = blocks if tier.slower is None else self.copy_down(tier, tier.slower, node, blocks, codes.demote, rank, waits)
         stop = blocks[-1] + 1
         slots = self._tree.unplace(node, tier.index, blocks[0], stop)
         if not homeless or homeless[0] > blocks[0]:
@@ -89,6 +95,18 @@ class Evictor:
             self._cut(node, homeless[0], codes.drop[retired], rank)
         self._settle(node)
         return slots
+
+    def free_to_leave(self, tier: CacheTier, node: Node, blocks: Sequence[int]) -> Sequence[int]:
+        """Makes room in the slower tier for blocks of a node. Returns the last, as many as need not wait for a slot there."""
+        copied = node.last_copies(tier.index, blocks)
+        if tier.slower is None or not copied or not self._pays(tier, tier.slower, len(copied)):
+            return blocks
+        self._make_room(tier.slower, node, copied, waits=False)
+        pool = tier.slower.pool
+        if min(len(copied), pool.room) <= pool.free_slots:
+            return blocks
+        stays = copied[len(copied) - pool.free_slots - 1]
+        return [block for block in blocks if block > stays]
 
     def _evict_copies(self, tier: CacheTier, node: Node, wanted: int, rank: Rank) -> Slots:
         self.decisions[tier.codes.drop_copy] += wanted
@@ -134,19 +152,18 @@ class Evictor:
         pool = slower.pool
         arrived = tier.pool.fetched(node.slots[tier.index], blocks)
         blocks, late = blocks[:arrived], blocks[arrived:]
-        kept, near = self._without_second_copies(node, self.last_copies(tier, node, blocks))
+        kept, near = self._without_second_copies(node, node.last_copies(tier.index, blocks))
         homeless = kept[:0]
         if kept and not self._pays(tier, slower, len(kept)):
             self.decisions[tier.codes.demote_skipped] += len(kept)
             self._log.note(tier.codes.demote_skipped, node, kept, rank, tier.lru_active)
             return [*kept, *near, *late]
         if pool.room < len(kept):
-            self._make_room(slower, node, kept)
-            kept = self.last_copies(tier, node, blocks)  # again: copies further down may have had to go
+            self._make_room(slower, node, kept, waits)
+            kept = node.last_copies(tier.index, blocks)  # again: copies further down may have had to go
             kept = kept[: len(kept) - len(near)]
         if pool.free_slots < len(kept):
-            if waits:
-                self._in_flight.wait_for_slots(pool, min(len(kept), pool.room))
+            self._in_flight.wait_for_slots(pool, min(len(kept), pool.room))
             kept, homeless = kept[: pool.free_slots], kept[pool.free_slots :]
         count = len(kept)
         self.decisions[reason] += count
@@ -184,29 +201,19 @@ class Evictor:
             self._log.note("second_copy_skipped", node, blocks[stop:])
         return blocks[:stop], blocks[stop:]
 
-    def last_copies(self, tier: CacheTier, node: Node, blocks: Sequence[int]) -> Sequence[int]:
-        """Those of a tier's blocks that no slower tier holds."""
-        for slots in node.slots[tier.index + 1 :]:
-            if slots:
-                blocks = [block for block in blocks if slots[block] == ABSENT]
-        return blocks
-
-    def _make_room(self, tier: CacheTier, node: Node, blocks: Sequence[int]) -> None:
+    def _make_room(self, tier: CacheTier, node: Node, blocks: Sequence[int], waits: bool) -> None:
         """Makes room in a tier for blocks of `node`, as far as that evicts only what is worth less than they are."""
-        pool, rank = tier.pool, tier.rank_of_demoted(node)
+        pool, rank, last = tier.pool, tier.rank_of_demoted(node), blocks[-1]
         while pool.room < len(blocks):
             found = tier.active_queue.first()
-            if found is not None and found[0] is node and self._needs(node, tier, blocks):
-                found = tier.active_queue.first(besides=node)
+            if found is not None and found[0] is node and (node.copies(tier.index) or node.holds_before(tier.index, last)):
+                found = tier.active_queue.first(besides=node)  # the tier needs these if it is to get the others
             if found is None or (found[0] is not node and found[1] >= rank):
                 return
-            slots = self.evict(tier, found[0], len(blocks) - pool.room, found[1])
+            if not (slots := self.evict(tier, found[0], len(blocks) - pool.room, found[1], waits)):
+                return
             self.submit_demotions(tier)
             self._release(tier, slots)
-
-    def _needs(self, node: Node, tier: CacheTier, blocks: Sequence[int]) -> bool:
-        """Whether what a tier holds of a node must stay if it is to get `blocks`: their copies, or blocks before them."""
-        return node.copies(tier.index) > 0 or any(node.holds(tier.index, block) for block in range(blocks[-1]))
 
     def submit_demotions(self, tier: CacheTier) -> None:
         """Submits the copies from a tier to the slower one that have been planned."""
@@ -243,6 +250,9 @@ class Evictor:
         if node.prefetched:
             self._ledger.leaving(node, blocks, self._tiers[GPU].pool.spoiled)
         self._ledger.early.wasted(node)
+        if node.staged is not None:  # in host memory, which comes after the GPU
+            host = self._tiers[GPU + 1]
+            self._ledger.staging.lost(node, range(blocks, node.blocks), node.slots[host.index], host.pool.spoiled)
         for tier in self._tiers if any(node.held) else ():
             if node.held[tier.index]:
                 self._release(tier, self._tree.unplace(node, tier.index, blocks, node.blocks))
@@ -269,7 +279,8 @@ class Evictor:
         """
         dropped = 0
         for node in reversed(list(self._tree.walk())):  # children before their parents
-            blocks = node.blocks if node.refs else self._first_spoiled(node)
+            sound = (tier.pool.sound(slots) for tier, slots in zip(self._tiers, node.slots, strict=True) if slots)
+            blocks = node.blocks if node.refs else min(sound, default=0)
             if blocks < node.blocks:
                 dropped += node.blocks - blocks
                 self._cut(node, blocks, "drop_spoiled")
@@ -277,15 +288,6 @@ class Evictor:
                 self._order.offer(node)  # what is left of it has lost its children
         self.decisions["drop_spoiled"] += dropped
         return dropped
-
-    def _first_spoiled(self, node: Node) -> int:
-        """The first block of a node that some tier did not get; the number of its blocks if there is none."""
-        spoiled = [
-            slots.index(slot)
-            for tier, slots in zip(self._tiers, node.slots, strict=True)
-            for slot in tier.pool.spoiled & set(slots)
-        ]
-        return min(spoiled, default=node.blocks)
 
     def clear(self) -> int:
         """Drops all that no running sequence uses. Returns the blocks dropped, a block in two tiers counted once."""

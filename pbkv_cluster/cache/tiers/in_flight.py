@@ -65,25 +65,36 @@ class TransfersInFlight:
         """Whether a transfer to a tier is under way."""
         return any(transfer.target is tier for transfer in self._open)
 
+    def reads_from(self, tier: Tier) -> bool:
+        """Whether a transfer from a tier is under way."""
+        return any(transfer.source is tier for transfer in self._open)
+
     def fetch(
-        self, source: Tier, target_slots: Slots, labels: Sequence[BlockLabel], patience_s: float, urgent: bool = True
+        self,
+        source: Tier,
+        target_slots: Slots,
+        labels: Sequence[BlockLabel],
+        patience_s: float,
+        urgent: bool = True,
+        target: Tier = Tier.GPU,
     ) -> Transfer:
-        """Gets blocks from other workers to the GPU.
+        """Gets blocks from other workers.
 
         Args:
             source: kind of memory in which they lie.
-            target_slots: of the GPU.
+            target_slots: that take them.
             labels: of the blocks.
             patience_s: seconds; those that have not arrived by then are given up.
             urgent: see `Transfer`.
+            target: whose slots they are.
         """
-        transfer = Transfer(source, NO_SLOTS, Tier.GPU, target_slots, (), labels, patience_s, urgent)
+        transfer = Transfer(source, NO_SLOTS, target, target_slots, (), labels, patience_s, urgent)
         if self._engine.submit(transfer):
             transfer.state = _DONE
             return transfer
         self._open[transfer] = None
         self._due[transfer] = self._clock.now() + patience_s
-        self._pools[Tier.GPU].begin(target_slots, transfer)
+        self._pools[target].begin(target_slots, transfer)
         return transfer
 
     def poll(self) -> None:
@@ -102,6 +113,9 @@ class TransfersInFlight:
         pool = self._pools[transfer.target]
         self.decisions["fetch_late"] += pool.spoil(transfer)
         self._log.note_keys("fetch_late", _keys(transfer, pool.spoiled))
+        for other in self._open:  # what is loaded from where it should have arrived is late, too
+            if transfer in other.after:
+                self._pools[other.target].spoil(other)
 
     def wait(self, transfers: Iterable[Transfer]) -> None:
         """Blocks until some transfers are done."""

@@ -134,6 +134,10 @@ class BlockPool:
         self.spoiled.update(late)
         return len(late)
 
+    def sound(self, slots: Slots) -> int:
+        """How many of some slots come before the first that did not get its block."""
+        return min((slots.index(slot) for slot in self.spoiled & set(slots)), default=len(slots))
+
     def writers(self, slots: Slots) -> list[Transfer]:
         """The transfers that write these slots, each once."""
         if not self._arriving:

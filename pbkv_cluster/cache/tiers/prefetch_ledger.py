@@ -1,10 +1,12 @@
 """What becomes of blocks that are copied ahead of need, to the GPU or from it: each ends as used, wasted or cancelled."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pbkv_cluster.cache.tree.node import GPU, Node
+from pbkv_cluster.cache.tree.staged import Staged, mask_of
+from pbkv_cluster.core.usage import Tier
 
 
 class PrefetchSource(StrEnum):
@@ -73,6 +75,52 @@ class EarlyDemotionLedger:
         node.demoted_early = 0
 
 
+class StagingLedger:
+    """Counts blocks that were brought to host memory ahead of their use, by why they were.
+
+    Each ends as used when a step uses it, as wasted when it leaves host memory for a slower tier or the cache before that, and
+    as cancelled when it did not arrive.
+    """
+
+    def __init__(self) -> None:
+        self._counts = {reason: PrefetchCount() for reason in PrefetchSource}
+
+    def count(self, reason: PrefetchSource) -> PrefetchCount:
+        """The blocks of one reason so far."""
+        return replace(self._counts[reason])
+
+    def staged(self, node: Node, blocks: Iterable[int], reason: PrefetchSource, source: Tier) -> None:
+        """Blocks of a node, which has no others, are on their way from `source`."""
+        assert node.staged is None
+        node.staged = Staged(reason, source, mask_of(blocks))
+        self._counts[reason].loaded += node.staged.blocks
+
+    def used(self, node: Node) -> None:
+        """A step uses all of a node."""
+        if node.staged is not None:
+            self._counts[PrefetchSource(node.staged.reason)].used += node.staged.blocks
+            node.staged = None
+
+    def lost(self, node: Node, blocks: Iterable[int], slots: Sequence[int], spoiled: Collection[int]) -> None:
+        """Some blocks are about to leave host memory for a slower tier, or the cache.
+
+        Args:
+            node: theirs.
+            blocks: of it.
+            slots: of all its blocks in host memory; none: it holds none of them any more.
+            spoiled: slots of host memory that did not get their blocks.
+        """
+        staged = node.staged
+        if staged is None:
+            return
+        lost = [block for block in blocks if staged.mask >> block & 1]
+        absent = sum(slots[block] in spoiled for block in lost) if slots else 0
+        count = self._counts[PrefetchSource(staged.reason)]
+        count.cancelled += absent
+        count.wasted += len(lost) - absent
+        node.staged = staged.without(lost)
+
+
 class PrefetchLedger:
     """Counts prefetched blocks by their sources. A node has blocks of one source at a time, the earliest that is not settled.
 
@@ -82,6 +130,7 @@ class PrefetchLedger:
     def __init__(self) -> None:
         self._counts = {source: PrefetchCount() for source in PrefetchSource}
         self.early = EarlyDemotionLedger()
+        self.staging = StagingLedger()
 
     def count(self, source: PrefetchSource) -> PrefetchCount:
         """The blocks of one source so far."""

@@ -139,22 +139,23 @@ class Tiers:
         """
         pool = self.gpu.pool
         if count > pool.room:
-            self._make_gpu_room(count - pool.room, self.gpu.active_queue, may_evict)
+            self._make_gpu_room(count - pool.room, self.gpu.active_queue, may_evict, waits=False)
         return pool.take(min(count, pool.free_slots))
 
     def give(self, slots: Slots) -> None:
         """Gives back GPU slots that no node holds."""
         self.gpu.pool.release(slots)
 
-    def _make_gpu_room(self, wanted: int, queue: EvictionQueue, may_evict: MayEvict | None = None) -> int:
-        """Evicts at least `wanted` blocks in the order of a queue, or as many as there are and may go. Returns their number."""
+    def _make_gpu_room(self, wanted: int, queue: EvictionQueue, may_evict: MayEvict | None = None, waits: bool = True) -> int:
+        """Evicts `wanted` blocks in the order of a queue, or as many as may go, see `Evictor.evict`. Returns their number."""
         self.before_eviction()
         evicted, missing = NO_SLOTS, wanted
         while missing > 0:
             found = queue.first()
             if found is None or (may_evict is not None and not may_evict(*found)):
                 break
-            slots = self.evictor.evict(self.gpu, found[0], missing, found[1])
+            if not (slots := self.evictor.evict(self.gpu, found[0], missing, found[1], waits)):
+                break
             evicted = evicted + slots if evicted else slots
             missing -= len(slots)
         if self.gpu.demotions:
@@ -263,10 +264,9 @@ class Tiers:
         self.before_eviction()
         self.evictor.write_through(self.gpu, node, range(start, stop))
 
-    def demotion_seconds(self, blocks: int) -> float:
-        """How long it takes to copy so many blocks from the GPU to the next tier."""
-        assert self.gpu.slower is not None
-        return self._engine.seconds(self.gpu.kind, self.gpu.slower.kind, blocks)
+    def copy_seconds(self, source: Tier, target: Tier, blocks: int) -> float:
+        """How long it takes to copy so many blocks from one kind of memory to another, with the copies before them."""
+        return self._engine.seconds(source, target, blocks)
 
     # --- all tiers ---
 

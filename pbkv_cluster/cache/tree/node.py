@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
+from pbkv_cluster.cache.tree.staged import Staged
 from pbkv_cluster.core.blocks import KEY_BYTES, BlockLabel, chain_keys
 from pbkv_cluster.core.forecasts.forecast import Forecast
 from pbkv_cluster.core.tokens import BLOCK_BYTES
@@ -30,17 +31,6 @@ NO_SLOTS = new_slots()  # shared: replaced, never extended
 _ONE_ABSENT = new_slots((ABSENT,))
 
 
-def aged_uses(uses: float, now: float, half_life: float) -> float:
-    """A count of uses after one more, each use counting half as much every `half_life` seconds.
-
-    The count is kept as log2 of the sum over uses of 2^(time of the use / half-life): its order among nodes is that of the aged
-    counts at any time, and it changes only with a use. -inf before the first.
-    """
-    use = now / half_life
-    more, less = (uses, use) if uses > use else (use, uses)
-    return more + math.log2(1.0 + 2.0 ** (less - more))
-
-
 class Owner:
     """An active workflow, as the cache sees it."""
 
@@ -55,6 +45,7 @@ class Owner:
         "nodes",
         "record",
         "remote",
+        "remote_root",
         "running",
         "workload",
     )
@@ -74,6 +65,7 @@ class Owner:
         self.heard_at = 0.0  # when anything was heard of it last
         self.running = 0  # steps that run here
         self.remote: set[int] = set()  # numbers of the steps that run, or ran last, on other workers
+        self.remote_root: Node | None = None  # of the blocks that they use
         self.heard = -1  # index of the latest event that was told of them
         self.graph: StepGraph | None = None  # declared by the client
 
@@ -124,6 +116,7 @@ class Node:
         "prefetched_for",
         "refs",
         "slots",
+        "staged",
         "tokens",
         "uses",
         "versions",
@@ -142,12 +135,13 @@ class Node:
         self.prefetched = 0  # of the blocks that the GPU holds, how many of the last were prefetched and not used since
         self.prefetched_for = ""  # why, see `PrefetchLedger`
         self.leases: frozenset[BlockLease] = NO_LEASES  # that it lies within
+        self.staged: Staged | None = None  # of the blocks that slower tiers hold, those that were staged and not used since
         self.demoted_early = 0  # of the blocks that the GPU holds, how many were copied early, see `EarlyDemotionLedger`
         self.refs = 0  # running sequences whose path passes through this node
         self.owners: dict[Owner, Segment] = {}  # active workflows only, with the segment of each; none: retired
         self.entry: PrefixStat | None = None  # popularity of its prefix, where known
         self.last_access = 0.0
-        self.uses = -math.inf  # see `aged_uses`
+        self.uses = -math.inf  # see `tree/aged_uses`
         self.output = output  # generated, as opposed to read in a prompt
         self.writer: object = None  # the sequence that may still append in place
         self.versions = [0] * (2 * tiers)  # of its valid entry in each eviction queue: one per tier, then the LRU queue of each
@@ -177,7 +171,7 @@ class Node:
         return self.keys[start : start + KEY_BYTES]
 
     def last_key(self) -> bytes:
-        """The block key of its last block; of a root, the namespace."""
+        """Of its last block; of a root, the namespace."""
         return self.key(self.blocks - 1) if self.blocks else self.keys
 
     def labels(self, blocks: Iterable[int]) -> Iterator[BlockLabel]:
@@ -273,6 +267,16 @@ class Node:
         """Whether a tier holds a block."""
         own = self.slots[tier]
         return bool(own) and own[block] != ABSENT
+
+    def holds_before(self, tier: int, block: int) -> bool:
+        """Whether a tier holds any of the blocks before one."""
+        return any(slot != ABSENT for slot in self.slots[tier][:block])
+
+    def last_copies(self, tier: int, blocks: Sequence[int]) -> Sequence[int]:
+        """Those of a tier's blocks that no slower tier holds."""
+        for slots in filter(None, self.slots[tier + 1 :]):
+            blocks = [block for block in blocks if slots[block] == ABSENT]
+        return blocks
 
     def runs(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """The blocks from `start` to `stop` by the fastest tier that holds them: runs of (tier, first, end)."""

@@ -113,6 +113,8 @@ class PrefixTree:
         node.prefetched -= upper.prefetched
         upper.demoted_early = max(0, node.demoted_early - node.held[GPU])
         node.demoted_early -= upper.demoted_early
+        if node.staged is not None:
+            upper.staged, node.staged = node.staged.split(blocks)
         for owner, segment in node.owners.items():
             upper.owners[owner] = segment
             owner.nodes[upper] = None

@@ -46,14 +46,19 @@ def prefetch(
     tiers = {str(tier): tokens for tier, tokens in done.tiers.items()}
     cached = ", ".join(f"{tier} {tokens:,}" for tier, tokens in tiers.items()) or "nothing"
     console = result_console(json_target)
-    console.print(f"{done.loaded_tokens:,} tokens loaded; {done.resident_tokens:,} are on a GPU now")
-    console.print(f"cached of {done.tokens:,}: {cached}; {done.leased_tokens:,} leased")
+    staged = f", {done.staged_tokens:,} staged in host memory" if done.staged_tokens else ""
+    console.print(f"{done.loaded_tokens:,} tokens loaded{staged}; {done.resident_tokens:,} are on a GPU now")
+    console.print(
+        f"cached of {done.tokens:,}: {cached}; {done.leased_tokens:,} leased{f', as {done.lease_id}' if done.lease_id else ''}"
+    )
     value = {
         "loaded_tokens": done.loaded_tokens,
         "resident_tokens": done.resident_tokens,
         "tokens": done.tokens,
         "tiers": tiers,
         "leased_tokens": done.leased_tokens,
+        "lease_id": done.lease_id,
+        "staged_tokens": done.staged_tokens,
     }
     write_json(value, json_target)
 

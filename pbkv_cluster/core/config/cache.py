@@ -21,6 +21,11 @@ class CacheConfig(Section):
         False,
         description="while the engine only decodes, copy blocks that are next to leave the GPU to host memory, so that steps do not wait for it",
     )
+    stage: bool = Field(
+        False,
+        description="bring blocks that are likely to be used soon from the disk and from other nodes to host memory, while nothing else "
+        "comes from there and this is seen to be useful",
+    )
     write_through: bool = Field(
         False, description="copy blocks to host memory, and to the disk, when they are complete, not when evicted"
     )

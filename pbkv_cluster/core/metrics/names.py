@@ -178,8 +178,10 @@ TIER_READY_BYTES = _gauge(
 )
 PINNED_BYTES = _gauge("pbkv_pinned_bytes", "Host memory that is pinned for copies to and from a GPU", _WORKER)
 DAMAGED_BLOCKS = _counter("pbkv_damaged_blocks_total", "Blocks of host and disk that failed their check when loaded", _WORKER)
-PREFETCHED_BLOCKS = _counter(
-    "pbkv_prefetched_blocks_total", "Blocks loaded ahead; of these used, wasted, cancelled", _WORKER, labels=("outcome",)
+_ENDS = "; of these used, wasted, cancelled"
+PREFETCHED_BLOCKS = _counter("pbkv_prefetched_blocks_total", f"Blocks loaded ahead{_ENDS}", _WORKER, labels=("outcome",))
+STAGED_BLOCKS = _counter(
+    "pbkv_staged_blocks_total", f"Blocks brought ahead to host memory{_ENDS}", _WORKER, labels=("reason", "outcome")
 )
 TRANSFER_BYTES = _counter("pbkv_transfer_bytes_total", "Bytes copied between tiers", _WORKER, labels=("source", "target"))
 TRANSFER_SECONDS = _counter(

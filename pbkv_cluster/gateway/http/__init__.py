@@ -8,6 +8,7 @@ wire/endpoint.py           errors in the dialect's shape
 wire/body.py               the body: read within bounds, checked against a model
 openai/, anthropic/        the dialect: its request to an `Ask`, parts of an answer to its answer
 generation/answering.py    as a whole or as a stream, for as long as the client is there
+prefetch.py                a request that is no step: to load blocks ahead of one
 generation/generation.py   the steps of the request, and the parts of their answers
 sessions/sessions.py       the workflow and the agent
 tools/conversation.py      tools in the prompt

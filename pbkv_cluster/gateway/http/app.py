@@ -25,7 +25,8 @@ from pbkv_cluster.gateway.http.openai.responses import Responses
 from pbkv_cluster.gateway.http.openai.responses_request import ResponsesRequest
 from pbkv_cluster.gateway.http.openai.served_model import ServedModel
 from pbkv_cluster.gateway.http.openai.tokenize import Tokenize, TokenizeRequest
-from pbkv_cluster.gateway.http.sessions.hints import TENANT, read_hints
+from pbkv_cluster.gateway.http.prefetch import PREFETCHED, AskCaches, Prefetch, PrefetchBody
+from pbkv_cluster.gateway.http.sessions.hints import AGENT, TENANT, WORKFLOW, read_hints
 from pbkv_cluster.gateway.http.sessions.sessions import Sessions
 from pbkv_cluster.gateway.http.wire.body import Body, BodyReader
 from pbkv_cluster.gateway.http.wire.endpoint import OPENAI, Dialect, Endpoint, openai_error
@@ -72,7 +73,7 @@ class _Service:
 
 
 def make_app(
-    generations: Generations, bodies: BodyReader, model: ServedModel, pool: WorkerPool
+    generations: Generations, bodies: BodyReader, model: ServedModel, pool: WorkerPool, prefetch: AskCaches
 ) -> tuple[Starlette, dict[str, Any]]:
     """The application, and its OpenAPI document."""
     service = _Service(model, pool, generations.sessions)
@@ -84,6 +85,7 @@ def make_app(
     responses = Responses(answering, bodies, model)
     messages = Messages(answering, counter, generations.tools, bodies, model)
     tokenize = Tokenize(counter, generations.tools, bodies, model)
+    prefetches = Prefetch(counter, generations.tools, bodies, model, prefetch)
     described: dict[str, Any] = {}
 
     async def openapi(request: Request) -> Response:
@@ -127,6 +129,16 @@ def make_app(
         ),
         Endpoint(
             "POST", "/tokenize", "Tokens of a prompt", tokenize.serve, answers.TOKENS, TokenizeRequest, problems=(404, 503)
+        ),
+        Endpoint(
+            "POST",
+            "/v1/prefetch",
+            "Loads what is cached of a prompt, or of a workflow, before its step",
+            prefetches.serve,
+            PREFETCHED,
+            PrefetchBody,
+            problems=(404, 429, 503, 504),
+            headers=(WORKFLOW, AGENT, TENANT),
         ),
         Endpoint(
             "DELETE",

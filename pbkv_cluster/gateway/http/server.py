@@ -28,6 +28,7 @@ class HttpServer:
             BodyReader(settings.http_max_body_bytes, settings.max_step_bytes),
             ServedModel(settings.http_model or model_name(config.model.path)),
             gateway.pool,
+            gateway.caches.Prefetch,
         )
         self._port = HttpPort(app, settings)
 

@@ -4,6 +4,7 @@ import mmap
 from collections.abc import Callable, Iterator
 
 from pbkv_cluster.core.blocks import StoredBlock
+from pbkv_cluster.core.errors import ResourceExhausted
 from pbkv_cluster.store.arena.layout import RegionLayout
 from pbkv_cluster.store.arena.page_touch import PageTouch
 from pbkv_cluster.store.arena.slots import RegionSlots
@@ -71,6 +72,14 @@ class HostRegion:
         """
         start = self.layout.payloads + slot * self.layout.payload_bytes
         self._touch.ensure(start, start + self.layout.payload_bytes)
+
+    def has_memory(self, slot: int) -> bool:
+        """Whether a slot's memory can be used, after it has been taken if need be."""
+        try:
+            self.ensure(slot)
+        except ResourceExhausted:
+            return False
+        return True
 
     def stored(self) -> Iterator[StoredBlock]:
         """The blocks that an earlier process of this worker has left. Their bytes are compared when they are loaded."""

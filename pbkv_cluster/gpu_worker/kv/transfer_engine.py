@@ -13,12 +13,12 @@ from typing import Any, TypeAlias
 from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.cache.tree.node import Slots, new_slots
 from pbkv_cluster.core.blocks import BlockLabel
-from pbkv_cluster.core.errors import ResourceExhausted
 from pbkv_cluster.core.ewma import Ewma
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.kv.block_copies import BlockCopies
 from pbkv_cluster.gpu_worker.kv.copy_lane import CopyLane
 from pbkv_cluster.gpu_worker.kv.disk_copies import DiskCopies
+from pbkv_cluster.gpu_worker.kv.host_arrivals import HostArrivals
 from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
 from pbkv_cluster.gpu_worker.kv.layer_events import LayerEvent, LayerEvents
 from pbkv_cluster.gpu_worker.kv.other_workers import OtherWorkers
@@ -93,11 +93,14 @@ class ThreadedTransferEngine:
         self._landings = {tier: copies.landing() for tier in (others.tiers_read if others is not None else ())}
         lanes = [*_LANES, *(_DISK_LANES if disk is not None else ()), *((tier, Tier.GPU) for tier in self._landings)]
         self._lanes = {(source, target): CopyLane(f"copies-{source.value}-to-{target.value}") for source, target in lanes}
+        staging = [(source, Tier.HOST) for source, target in lanes if target is Tier.GPU and source is not Tier.HOST]
+        self._lanes |= {lane: self._lanes[lane[0], Tier.GPU] for lane in staging}  # so that each place has one reader
         self._open: dict[Transfer, Future[None]] = {}
         self._done: deque[Transfer] = deque()  # by the lanes' threads, in the order of completion
         self._error: BaseException | None = None
         self._block_seconds: dict[Lane, Ewma] = {}
-        self.meter = CopyMeter(lanes)
+        self.meter = CopyMeter([*lanes, *staging])
+        self._arrivals = HostArrivals(region, disk, others, self.meter.add_damaged)
 
     def submit(self, transfer: Transfer) -> bool:
         """See `TransferEngine.submit`. Those of `after` were submitted earlier, so waiting for them cannot end in a circle."""
@@ -180,6 +183,8 @@ class ThreadedTransferEngine:
 
     def _carry(self, transfer: Transfer, lost: set[int], fence: Any, layers: LayerEvents | None) -> Iterator[int]:
         """Copies the blocks of a transfer, and yields the target slots that get none."""
+        if transfer.target is Tier.HOST and transfer.source is not Tier.GPU:
+            return self._arrivals.bring(transfer, lost)
         if transfer.patience_s is not None:
             return self._fetch(transfer, fence)
         if self._disk is not None and transfer.target is Tier.DISK:
@@ -198,7 +203,7 @@ class ThreadedTransferEngine:
             targets: dict[int, BlockLabel] = {}
             for source, target, label in batch:
                 slots.begin(target)
-                backed = _has_memory(self._region, target)
+                backed = self._region.has_memory(target)
                 if backed and source not in lost:
                     sources.append(source)
                     targets[target] = label
@@ -248,7 +253,7 @@ class ThreadedTransferEngine:
         The memory of a block that an earlier process has stored may not be pinned yet. It is now: CUDA does not copy what is
         pinned in part.
         """
-        if source not in lost and _has_memory(self._region, source):
+        if source not in lost and self._region.has_memory(source):
             return True
         self._region.slots.clear(source)
         return False
@@ -289,11 +294,3 @@ def _batches(transfer: Transfer, size: int) -> Iterator[list[tuple[int, int, Blo
     pairs = zip(transfer.source_slots, transfer.target_slots, labels, strict=True)
     while batch := list(islice(pairs, size)):
         yield batch
-
-
-def _has_memory(region: HostRegion, slot: int) -> bool:
-    try:
-        region.ensure(slot)
-    except ResourceExhausted:
-        return False
-    return True

@@ -6,7 +6,7 @@ import math
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
-from pbkv_cluster.cache.tree.node import aged_uses
+from pbkv_cluster.cache.tree.aged_uses import aged_uses
 from pbkv_cluster.core.errors import InvalidArgument
 
 _MAX_COUNTED = 64  # uses of a node since it was ranked last; more say no more

@@ -146,18 +146,24 @@ class PrefetchRequest(_message.Message):
     def __init__(self, prompt: _Optional[_Union[_types_pb2.Prompt, _Mapping]] = ..., tenant: _Optional[str] = ..., workflow_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., within_s: _Optional[float] = ...) -> None: ...
 
 class PrefetchResponse(_message.Message):
-    __slots__ = ("loaded_tokens", "resident_tokens", "tokens", "tiers", "leased_tokens")
+    __slots__ = ("loaded_tokens", "resident_tokens", "tokens", "tiers", "leased_tokens", "lease_id", "tenant", "staged_tokens")
     LOADED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     RESIDENT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TIERS_FIELD_NUMBER: _ClassVar[int]
     LEASED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    STAGED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     loaded_tokens: int
     resident_tokens: int
     tokens: int
     tiers: _containers.RepeatedCompositeFieldContainer[_types_pb2.TierTokens]
     leased_tokens: int
-    def __init__(self, loaded_tokens: _Optional[int] = ..., resident_tokens: _Optional[int] = ..., tokens: _Optional[int] = ..., tiers: _Optional[_Iterable[_Union[_types_pb2.TierTokens, _Mapping]]] = ..., leased_tokens: _Optional[int] = ...) -> None: ...
+    lease_id: str
+    tenant: str
+    staged_tokens: int
+    def __init__(self, loaded_tokens: _Optional[int] = ..., resident_tokens: _Optional[int] = ..., tokens: _Optional[int] = ..., tiers: _Optional[_Iterable[_Union[_types_pb2.TierTokens, _Mapping]]] = ..., leased_tokens: _Optional[int] = ..., lease_id: _Optional[str] = ..., tenant: _Optional[str] = ..., staged_tokens: _Optional[int] = ...) -> None: ...
 
 class LeaseBlocksRequest(_message.Message):
     __slots__ = ("lease_id", "prompt", "tenant", "workflow_id", "lease_s")

@@ -57,6 +57,7 @@ def test_the_document_names_every_path(served: tuple[str, dict[str, Any]]) -> No
         "/v1/responses",
         "/v1/messages",
         "/v1/messages/count_tokens",
+        "/v1/prefetch",
         "/v1/workflows/{workflow}",
     }
 

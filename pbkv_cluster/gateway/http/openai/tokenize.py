@@ -1,5 +1,6 @@
 """/tokenize: the tokens of a prompt or of a conversation, as vLLM answers it."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
@@ -54,13 +55,18 @@ class Tokenize:
         asked = await parse(TokenizeRequest, body)
         if asked.model is not None:
             self._model.check(asked.model)
-        found = await self._counter.tokenize(request, self._prompt(asked), len(body))
+        prompt = prompt_of(asked.prompt, asked.messages, asked.tools, self._tools)
+        found = await self._counter.tokenize(request, prompt, len(body))
         return json_reply({"count": len(found.token_ids), "max_model_len": found.max_context_tokens, "tokens": found.token_ids})
 
-    def _prompt(self, asked: TokenizeRequest) -> Prompt:
-        if (asked.prompt is None) is (asked.messages is None):
-            raise InvalidField("prompt", "prompt: give either prompt or messages")
-        if asked.prompt is not None:
-            return TextPrompt(asked.prompt)
-        messages = [message.plain(position) for position, message in enumerate(asked.messages or ())]
-        return self._tools.prompt(messages, [tool.plain() for tool in asked.tools or ()])
+
+def prompt_of(text: str | None, messages: Sequence[Message] | None, tools: Sequence[Tool] | None, writer: ToolWriter) -> Prompt:
+    """Raises:
+    InvalidField: there are both a text and messages, or neither.
+    """
+    if (text is None) is (messages is None):
+        raise InvalidField("prompt", "prompt: give either prompt or messages")
+    if text is not None:
+        return TextPrompt(text)
+    plain = [message.plain(position) for position, message in enumerate(messages or ())]
+    return writer.prompt(plain, [tool.plain() for tool in tools or ()])
