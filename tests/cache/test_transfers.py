@@ -1,5 +1,6 @@
 """Transfers that are under way when something else happens to their blocks."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import pytest
@@ -237,3 +238,22 @@ class TestChains:
         transfers.submit(self.gpu, source, self.host, target)
         self.gpu.release(source)
         assert (self.gpu.state(source[0]), self.host.state(target[0])) == (FREE, RESIDENT)
+
+
+@pytest.mark.parametrize(("leased", "evicted"), [(False, 4), (True, 1)])
+def test_a_victim_gives_up_a_few_blocks_ahead_unless_it_is_leased(leased: bool, evicted: int) -> None:
+    """So that decodes, which want one block at a time, do not rank and demote for each of them."""
+    cache = KVCache({Tier.GPU: 512, Tier.HOST: 512}, CacheConfig(policy="lru", lease_share=1.0), HeldEngine(), ManualClock())
+    prompt = pack(range(100 * BLOCK_TOKENS + 1))
+    handle = cache.open(StepIdentity(SPACE, "w", "a", 0, count(prompt)), prompt)
+    assert handle is not None
+    assert cache.grow(handle, count(prompt))
+    cache.commit(handle, prompt)
+    cache.close(handle)
+    if leased:
+        assert cache.requests.lease(SPACE, prompt, "lease", 1e6, "").leased == 100 * BLOCK_TOKENS
+    assert cache.tiers.take(412) is not None
+    for taken in range(1, 6):
+        assert cache.tiers.take(1) is not None
+        assert cache.tiers.gpu.pool.used_slots == 412 + 100 - evicted * math.ceil(taken / evicted) + taken
+        assert cache.tiers.decisions["demote"] == evicted * math.ceil(taken / evicted)

@@ -15,11 +15,15 @@ function of the differences as well, so their square roots, with the same signs,
 sure of many losses, the other of large ones. It alone could turn away from a policy that often loses little and now and then
 gains much, or for the sake of a few tokens, so it counts only while the sum of the differences has the same sign, and is at
 least a hundredth of what LRU has cost.
+
+A policy that loses a tenth of what LRU has cost is left at four fifths of the confidence: to wait for certainty would cost more
+than to be wrong now and then, since the way back stays open.
 """
 
 import math
 
-_MATERIAL = 0.01  # of LRU's costs
+_MATERIAL, _LARGE = 0.01, 0.1  # of LRU's costs
+_LESS = 0.8  # of the confidence, where a loss is large
 
 
 class _Statistic:
@@ -44,7 +48,7 @@ class Balance:
 
     def __init__(self, confidence: float, steps: int) -> None:
         """Args:
-        confidence: T that it takes to change from one to the other.
+        confidence: T that it takes to change from one to the other; less where the policy loses much.
         steps: how many are remembered. Each weighs 1 - 1 / steps times as much as the next.
         """
         self._confidence = confidence
@@ -70,7 +74,9 @@ class Balance:
         self._lru_cost = self._factor * self._lru_cost + lru_cost
         self._differences.add(difference)
         self._roots.add(math.copysign(math.sqrt(abs(difference)), difference))
-        excess = self.excess
-        changed = excess < -self._confidence if self.lru_active else excess > self._confidence
+        excess, confidence = self.excess, self._confidence
+        if not self.lru_active and self._differences.sum >= _LARGE * self._lru_cost:
+            confidence *= _LESS
+        changed = excess < -confidence if self.lru_active else excess > confidence
         self.lru_active ^= changed
         return changed

@@ -37,6 +37,8 @@ from pbkv_cluster.core.locations.residency import Residency
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.core.usage import Tier
 
+_AHEAD, _AHEAD_SHARE = 8, 128  # blocks that a victim gives up together, and at most one in so many of the GPU's
+
 MayEvict: TypeAlias = Callable[[Node, Rank], bool]
 """Whether a node may leave the GPU, given its rank there."""
 
@@ -114,7 +116,6 @@ class Tiers:
 
     def take(self, count: int, retired_only: bool = False) -> Slots | None:
         """Takes GPU slots, evicting the least valuable blocks if need be. None if there is no room; then nothing is evicted.
-
         With `retired_only`, evicts blocks of ended workflows only, and returns as many slots as that gives.
         """
         pool = self.gpu.pool
@@ -133,9 +134,8 @@ class Tiers:
         return pool.take(count)
 
     def take_spare(self, count: int, may_evict: MayEvict) -> Slots:
-        """Takes up to `count` GPU slots that are free now, and waits for none.
-
-        Where there are fewer, blocks are evicted as long as the next to go may. Their slots can be free at once, or later.
+        """Takes up to `count` GPU slots that are free now, and waits for none. Where there are fewer, blocks are evicted as
+        long as the next to go may. Their slots can be free at once, or later.
         """
         pool = self.gpu.pool
         if count > pool.room:
@@ -147,14 +147,17 @@ class Tiers:
         self.gpu.pool.release(slots)
 
     def _make_gpu_room(self, wanted: int, queue: EvictionQueue, may_evict: MayEvict | None = None, waits: bool = True) -> int:
-        """Evicts `wanted` blocks in the order of a queue, or as many as may go, see `Evictor.evict`. Returns their number."""
+        """Evicts at least `wanted` blocks in the order of a queue, or as many as may go, see `Evictor.evict`. Returns their number.
+
+        Decodes want one block at a time, and ranking and demoting costs as much for one as for some: so a victim, unless it is
+        leased, gives up a few of its blocks ahead of need.
+        """
         self.before_eviction()
         evicted, missing = NO_SLOTS, wanted
-        while missing > 0:
-            found = queue.first()
-            if found is None or (may_evict is not None and not may_evict(*found)):
-                break
-            if not (slots := self.evictor.evict(self.gpu, found[0], missing, found[1], waits)):
+        ahead = min(_AHEAD, self.gpu.pool.capacity // _AHEAD_SHARE) if may_evict is None else 0
+        while missing > 0 and (found := queue.first()) is not None and (may_evict is None or may_evict(*found)):
+            node, rank = found
+            if not (slots := self.evictor.evict(self.gpu, node, missing if node.leases else max(missing, ahead), rank, waits)):
                 break
             evicted = evicted + slots if evicted else slots
             missing -= len(slots)
@@ -197,9 +200,8 @@ class Tiers:
 
     def load(self, path: Sequence[Node], slots: Slots, source: PrefetchSource | None = None) -> list[Transfer]:
         """Copies the first blocks of a path that the GPU lacks into `slots`, as many as these are, each from the fastest tier
-        that has it. The slower tiers keep their copies, which are the first to be evicted there.
-
-        With `source`, it is a prefetch. Returns the transfers.
+        that has it. The slower tiers keep their copies, which are the first to be evicted there. With `source`, it is a
+        prefetch. Returns the transfers.
         """
         pairs = [(new_slots(), new_slots()) for _ in self._tiers]
         taken = 0
@@ -280,9 +282,8 @@ class Tiers:
         self.evictor.drop_spoiled()
 
     def clear(self) -> int:
-        """Drops all that no running sequence uses, so that no later process finds it, nor what was evicted earlier.
-
-        Returns the blocks dropped, a block in two tiers counted once.
+        """Drops all that no running sequence uses, so that no later process finds it, nor what was evicted earlier. Returns the
+        blocks dropped, a block in two tiers counted once.
         """
         dropped = self.evictor.clear()
         for tier in self._tiers[GPU + 1 :]:
