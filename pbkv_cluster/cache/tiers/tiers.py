@@ -147,7 +147,7 @@ class Tiers:
         self.gpu.pool.release(slots)
 
     def _make_gpu_room(self, wanted: int, queue: EvictionQueue, may_evict: MayEvict | None = None, waits: bool = True) -> int:
-        """Evicts at least `wanted` blocks in the order of a queue, or as many as may go, see `Evictor.evict`. Returns their number.
+        """Evicts at least `wanted` blocks in a queue's order, or as many as may go (`Evictor.evict`). Returns their number.
 
         Decodes want one block at a time, and ranking and demoting costs as much for one as for some: so a victim, unless it is
         leased, gives up a few of its blocks ahead of need.
