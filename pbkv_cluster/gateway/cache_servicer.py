@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, Unavailable
+from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from pbkv_cluster.core.security.caller import current_caller
 from pbkv_cluster.core.workflow.tenant_ids import of_tenant
 from pbkv_cluster.gateway import checks
@@ -12,7 +12,7 @@ from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.step.admission.counted_prompts import CountedPrompts
 from pbkv_cluster.gateway.step.prompt_reader import TokenizedPrompt
 from pbkv_cluster.gateway.step.prompt_wire import prompt_from_wire
-from pbkv_cluster.gateway.workflow.entry_writer import EntryWriter
+from pbkv_cluster.gateway.workflow.entry_writer import EntryWriter, not_open
 from pbkv_cluster.gateway.workflow.lifecycle import check_tenant
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow, OpenWorkflows
 from pbkv_cluster.rpc.v1 import store_pb2, types_pb2
@@ -65,20 +65,21 @@ class CacheServicer(WorkersServicer):
             )
         if agent:
             raise InvalidArgument("agent_id", "chooses among what a workflow has used, and is of no use with a prompt")
+        opened = self._workflows.peek(workflow)
         read = await self._read(request.prompt, tenant, workflow)
         live = self._pool.live()
         if not live:
             raise Unavailable("there is no worker")
-        opened = self._workflows.peek(workflow)
         last = None if opened is None else opened.last_worker
         able = [worker for worker in live if worker.entry.engine == OUR_ENGINE] or live  # or the refusal says why not
         worker = (await self._placement.choose(able, read.keys, last, workflow, counted=False)).worker
         if within_s:
-            _has_leases(opened, [worker.id])
+            _begin_leases(opened, [worker.id])
         asked = store_pb2.PrefetchRequest(prompt=_tokens(read), tenant=tenant, workflow_id=workflow, within_s=within_s)
         answer = await call_worker(worker.entry.address, lambda stub: stub.Prefetch(asked), _WORKER_TIMEOUT_S)
         if answer.lease_id:
             answer.tenant = tenant
+            await self._end_if_over(opened, answer.lease_id, tenant, context)
         return answer
 
     async def LeaseBlocks(  # noqa: N802
@@ -90,13 +91,15 @@ class CacheServicer(WorkersServicer):
         if not lease_s:
             raise InvalidArgument("lease_s", "must be more than 0 seconds")
         tenant = await self._tenant(workflow, request.tenant)
+        opened = self._workflows.peek(workflow)
         read = await self._read(request.prompt, tenant, workflow)
-        _has_leases(self._workflows.peek(workflow), [worker.id for worker in self._pool.known()])
+        _begin_leases(opened, [worker.id for worker in self._pool.known()])
         asked = store_pb2.LeaseBlocksRequest(
             lease_id=lease_id, prompt=_tokens(read), tenant=tenant, workflow_id=workflow, lease_s=lease_s
         )
         answer = await super().LeaseBlocks(asked, context)
         answer.tenant = tenant
+        await self._end_if_over(opened, lease_id, tenant, context)
         return answer
 
     async def ReleaseBlocks(  # noqa: N802
@@ -120,6 +123,16 @@ class CacheServicer(WorkersServicer):
         own = opened.tenant if opened is not None else (await self._entries.find(workflow)).tenant
         check_tenant(workflow, own)
         return tenant or own
+
+    async def _end_if_over(self, workflow: OpenWorkflow | None, lease_id: str, tenant: str, context: Any) -> None:
+        """Ends a lease if its workflow has ended while it began: workers may have heard of the end before.
+
+        Raises:
+            NotFound: it has.
+        """
+        if _has_ended(workflow):
+            await super().ReleaseBlocks(store_pb2.ReleaseBlocksRequest(lease_id=lease_id, tenant=tenant), context)
+            _check_open(workflow)
 
     async def _read(self, prompt: types_pb2.Prompt, tenant: str, workflow: str) -> TokenizedPrompt:
         return await self._prompts.read(prompt_from_wire(prompt), prompt.ByteSize(), tenant, workflow)
@@ -148,10 +161,24 @@ def _tokens(read: TokenizedPrompt) -> types_pb2.Prompt:
     return types_pb2.Prompt(token_ids=types_pb2.PackedTokens(data=read.packed))
 
 
-def _has_leases(workflow: OpenWorkflow | None, workers: Iterable[str]) -> None:
+def _begin_leases(workflow: OpenWorkflow | None, workers: Iterable[str]) -> None:
     """Has workers told of the end of a workflow, with which leases end; not if another gateway holds it.
 
     They have not run a step of it, and so are no subscribers to its forecasts.
+
+    Raises:
+        NotFound: it has ended.
     """
+    _check_open(workflow)
     if workflow is not None:
         workflow.leased_on.update(workers)
+
+
+def _check_open(workflow: OpenWorkflow | None) -> None:
+    if workflow is not None and _has_ended(workflow):
+        raise NotFound(not_open(workflow.id))
+
+
+def _has_ended(workflow: OpenWorkflow | None) -> bool:
+    """Not of one that another gateway holds now."""
+    return workflow is not None and workflow.ended and not workflow.moved

@@ -14,7 +14,9 @@ from pbkv_cluster.client.store import StoreClient
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.events import EventKind
+from pbkv_cluster.gateway.step.admission.counted_prompts import CountedPrompts
 from pbkv_cluster.gpu_worker.model.random_model import build
+from pbkv_cluster.store.fan_out import WorkersServicer
 from tests.gateway.peers import ScriptedWorker
 from tests.gateway.real_workers import SIZES, Real, real_workers
 from tests.gateway.rig import Rig, connection, running, until
@@ -105,6 +107,27 @@ async def test_a_lease_keeps_blocks_until_it_is_released(tmp_path: Path) -> None
         found = await decisions(rig)
         assert (found["lease"], found["lease_released"]) == (4, 4)
         assert worker.server.figures is not None
+
+
+@pytest.mark.parametrize(("kind", "method"), [(CountedPrompts, "read"), (WorkersServicer, "LeaseBlocks")])
+async def test_no_lease_begins_once_its_workflow_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, method: str
+) -> None:
+    async with caches(tmp_path) as (rig, workers), AsyncClient(rig.address) as client:
+        workflow = await client.start_workflow()
+        await workflow.run(agent="planner", prompt=PROMPT, max_tokens=1)
+        begin = getattr(kind, method)
+
+        async def end_meanwhile(*arguments: Any) -> Any:
+            begun = await begin(*arguments)
+            await workflow.end()
+            return begun
+
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, method, end_meanwhile)
+            with pytest.raises(NotFound):
+                await workflow.lease_blocks(PROMPT, lease_s=600.0)
+        assert await workers[0].server.thread.call(lambda engine: len(engine.cache.leases)) == 0
 
 
 async def test_leases_end_with_their_workflow(tmp_path: Path) -> None:
