@@ -72,7 +72,7 @@ async def test_a_cut_wire_is_made_good_by_the_gateway(small_model: Path) -> None
             if isinstance(event, Tokens):
                 packed += event.token_ids
                 text += event.text
-                if len(packed) == 20:
+                if len(packed) >= 20 > len(packed) - len(event.token_ids):
                     wires[0].cut()
             elif isinstance(event, Finished):
                 finished.append(event)
