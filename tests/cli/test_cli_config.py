@@ -58,7 +58,7 @@ def test_the_table_shows_every_field(file: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("COLUMNS", "400")
     table = run("config", "show", "--config", str(file))
     for path, description in fields():
-        (line,) = [line for line in table.splitlines() if f" {path} " in line]
+        (line,) = [line for line in table.splitlines() if line.split()[1:2] == [path]]
         assert description in line
     assert "PBKV_ENGINE_THREADS" in table
 

@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack
 import pytest
 
 from pbkv_cluster.integrations.vllm_worker.store_servicer import VllmStoreServicer
-from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc
 from pbkv_cluster.rpc.v1.types_pb2 import Prompt
 from tests.cli.conftest import LoopThread, Pbkv
 from tests.gateway.peers import ScriptedWorker
@@ -20,12 +19,9 @@ UNTOLD = "vLLM does not tell which workflows use its blocks"
 class VllmWorker(ScriptedWorker):
     """A worker with the cache of vLLM's."""
 
-    async def start(self, port: int = 0) -> None:
+    def caches(self) -> VllmStoreServicer:
         engine = scripted.ScriptedEngine()
-        service = store_pb2.DESCRIPTOR.services_by_name["StoreService"]
-        cache = VllmStoreServicer(engine, scripted.Rig(engine).held)
-        self.server.add(service, store_pb2_grpc.add_StoreServiceServicer_to_server, cache)
-        await super().start(port)
+        return VllmStoreServicer(engine, scripted.Rig(engine).held)
 
 
 @pytest.fixture

@@ -75,11 +75,14 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     server: RpcServer = field(default_factory=RpcServer)
     address: str = ""
 
+    def caches(self) -> store_pb2_grpc.StoreServiceServicer:
+        return ScriptedCaches()  # type: ignore[abstract]
+
     async def start(self, port: int = 0) -> None:
         descriptor = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"]
         self.server.add(descriptor, worker_pb2_grpc.add_WorkerServiceServicer_to_server, self)
         stores = store_pb2.DESCRIPTOR.services_by_name["StoreService"]
-        self.server.add(stores, store_pb2_grpc.add_StoreServiceServicer_to_server, ScriptedCaches())  # type: ignore[abstract]
+        self.server.add(stores, store_pb2_grpc.add_StoreServiceServicer_to_server, self.caches())
         self.address = await self.server.start("127.0.0.1", port)
 
     def record(self) -> WorkerEntry:
