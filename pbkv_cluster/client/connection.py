@@ -29,8 +29,10 @@ from pbkv_cluster.rpc.steps.step_streams import StepStreams
 from pbkv_cluster.rpc.steps.unsettled import Unsettled
 from pbkv_cluster.rpc.v1 import store_pb2_grpc, workflow_pb2, workflow_pb2_grpc
 
-_AFTER_STEPS = frozenset(("ReportToolCall", "EndWorkflow"))  # calls that must not overtake the ends of a workflow's steps
-_SETTLES_S = 1.0  # in which gateways hear from workers of the ends of steps
+# Calls that must not overtake the ends of a workflow's steps, or would be counted beside them.
+_AFTER_STEPS = frozenset(("ReportToolCall", "EndWorkflow", "Prefetch", "LeaseBlocks"))
+_SETTLES_S = 1.0  # in which gateways hear from workers of the ends of steps, when a connection closes
+_MOST_SETTLES_S = 10.0  # likewise, before a call that must not overtake them
 _OF_CACHES = frozenset(("Prefetch", "LeaseBlocks", "ReleaseBlocks"))  # calls of `StoreService`
 
 
@@ -156,7 +158,7 @@ class AsyncConnection:
         self._check_process()
         attempts = Attempts(len(self._stubs), self._timeout_s)
         if method in _AFTER_STEPS:
-            await self._unsettled.wait(request.workflow_id, self._timeout_s)  # type: ignore[attr-defined]  # these have it
+            await self._unsettled.wait(request.workflow_id, min(_MOST_SETTLES_S, self._timeout_s / 2))  # type: ignore[attr-defined]
         while True:
             current = self._current
             try:

@@ -18,6 +18,7 @@ from pbkv_cluster.core.workflow.resumption import Received, Resumption
 from pbkv_cluster.core.workflow.step_events import Accepted, Finished, GatewayEvent, HandedOver, StepEvent, Tokens
 from pbkv_cluster.gateway.step.step import Step
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow
+from pbkv_cluster.store.block_map import WorkerKey
 
 _ANSWER_BYTES = 1024  # of one besides its output, about
 _LOGPROB_BYTES = 128  # of a token that has some, and of each likeliest token that they name, about
@@ -30,6 +31,7 @@ class Answer:
     call: weakref.ref[Step] | None = None  # that runs the step, or did last; its prompt is no part of what is kept
     number: int | None = None  # of the step in the workflow
     retries: int = 0  # workers that it has lost
+    failed_workers: set[WorkerKey] = field(default_factory=set)  # that it has tried in vain
     accepted: Accepted | None = None
     finished: Finished | None = None
     failed: bool = False
@@ -75,6 +77,7 @@ class Answer:
         step.sent += self.packed
         step.sent_chars = self.characters
         step.retries = self.retries
+        step.failed_workers |= self.failed_workers
 
     def add(self, event: GatewayEvent) -> None:
         """Notes what the step has sent."""

@@ -15,7 +15,7 @@ Gateway and worker keep to these rules, so that no token and no character is mis
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pbkv_cluster.core.background import check_cancelled
 from pbkv_cluster.core.clock import Clock
@@ -65,7 +65,7 @@ class ReceiverBehind(TryAgain):
 class _Attempts:
     """The workers that a step has tried in vain."""
 
-    failed: set[WorkerKey] = field(default_factory=set)
+    failed: set[WorkerKey]
     full: int = 0
 
 
@@ -95,7 +95,7 @@ class Relay:
         Raises:
             PbkvError: the worker refused the step, or too many workers were lost.
         """
-        attempts = _Attempts()
+        attempts = _Attempts(step.failed_workers)
         greeted = False
         while not step.is_final:
             workers = await self.placement.wait(attempts.failed, step.ended)
@@ -109,7 +109,9 @@ class Relay:
             if worker.closed:  # it left while the index was asked
                 continue
             accepted = Accepted(spec.number, worker.id, spec.prompt.tokens)
-            may_be_direct = spec.receiver is not None and bool(worker.entry.output_address)
+            # What a relayed attempt has sent comes again from the next worker, and only the gateway knows what to leave out.
+            has_sent = bool(step.sent or step.sent_chars)
+            may_be_direct = spec.receiver is not None and bool(worker.entry.output_address) and not has_sent
             stream = self._place(step, spec, worker, cached_tokens, may_be_direct)  # in flight while the client gets Accepted
             if not greeted and not may_be_direct:
                 greeted = True

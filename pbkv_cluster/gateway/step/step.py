@@ -16,6 +16,7 @@ from pbkv_cluster.gateway.step.prompt_reader import TokenizedPrompt
 from pbkv_cluster.gateway.step.state import NEXT_STATES, IllegalTransition, StepState
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow
 from pbkv_cluster.rpc.tracing import NO_SPAN, Span
+from pbkv_cluster.store.block_map import WorkerKey
 
 
 class Cancellable(Protocol):
@@ -65,6 +66,7 @@ class Step:
         self.hidden = b""  # of the prompt's last token, as the worker reports it at the end
         self.first_token_at: float | None = None  # on the clock's `now`
         self.retries = 0
+        self.failed_workers = set[WorkerKey]()  # that it has tried in vain
         self.deadline: float | None = None  # on the clock's `now`: when nobody waits for it any more
         self.expired = False  # it was given up at its deadline
         self.runs_elsewhere = False  # another gateway runs it

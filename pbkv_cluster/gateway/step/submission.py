@@ -127,7 +127,7 @@ class Submission:
         sampling = self.reader.check(request)
         request = of_caller(request)
         self.in_flight.begin(step, request.workflow_id, request.step_id)
-        await self.in_flight.wait(step, request.workflow_id, request.after, is_counted=False)
+        await self.in_flight.wait(step, request.workflow_id, request.after, self.admission.counts)
         if request.tenant:  # known before its workflow is, which may have to be looked up
             self.admission.charge(step, request.tenant, request.workflow_id)
         received = Received.after(request.resume) if request.step_id else None  # so that it can go on elsewhere
@@ -167,7 +167,7 @@ class Submission:
     ) -> AsyncIterator[GatewayEvent]:
         """Runs a step of a workflow that this gateway holds; `received`: what its client has, if it has an id."""
         self.admission.charge(step, request.tenant or workflow.tenant, workflow.id)
-        await self.in_flight.wait(step, workflow.id, request.after, is_counted=True)
+        await self.in_flight.wait(step, workflow.id, request.after)
         if step.is_final:
             return
         check_open(workflow)
@@ -256,7 +256,7 @@ class Submission:
         if workflow is None:
             return
         if (noted := self.noted.pop(step, None)) is not None:
-            noted[1].retries = step.retries
+            noted[1].retries, noted[1].failed_workers = step.retries, step.failed_workers
             self.answers.settle(workflow, *noted)
         workflow.running.discard(step)
         if not workflow.ended:

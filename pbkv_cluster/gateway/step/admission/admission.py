@@ -90,6 +90,10 @@ class Admission:
             account.steps += 1
             account.size_bytes += held.size_bytes
 
+    def counts(self, step: Step) -> bool:
+        """Whether a step counts to its tenant and its workflow."""
+        return (held := self._steps.get(step)) is not None and bool(held.accounts)
+
     def queue(self, step: Step, prompt_tokens: int) -> None:
         """Counts the tokens of a step's prompt, until the step has output. Does nothing if the step is over.
 
