@@ -125,7 +125,11 @@ class NodeLink:
         address = await self._address()
         if self.siblings is not None:
             leased = await lease_region(address, self.owner, 0)
-            if os.stat(leased.path).st_ino == self.siblings.inode:
+            try:
+                inode = os.stat(leased.path).st_ino
+            except OSError as error:  # the host store has ended since it answered
+                raise Unavailable(f"the node's arena is gone: {error}") from error
+            if inode == self.siblings.inode:
                 return
             log.warning("the node has another arena: this engine's blocks are lost")
             await self._leave()

@@ -41,6 +41,18 @@ async def test_clients_need_a_key_and_engines_do_not_see_it(tmp_path: Path) -> N
             assert not any({"authorization", "x-api-key"} & headers.keys() for _, _, headers, _ in engine.raw)
 
 
+@pytest.mark.parametrize("field", ["cache_salt", "kv_transfer_params"])
+async def test_a_tenant_cannot_name_anothers_blocks(tmp_path: Path, field: str) -> None:
+    engine = ScriptedEngine()
+    named = {field: {"pbkv": {"workflow": "w", "final": True}} if field == "kv_transfer_params" else "blue"}
+    with secured(tmp_path):
+        async with sidecar(engine, engine={"hints": ["cache_salt", "kv_transfer_params"]}) as rig:
+            refused = await rig.chat("Hello?", headers=bearer(RED), **named)
+            assert (refused.status_code, field in refused.json()["error"]["message"]) == (403, True)
+            assert (await rig.chat("Hello?", headers=bearer(OPERATOR), **named)).status_code == 200
+    assert [body[field] for body in engine.bodies] == [named[field]]
+
+
 async def test_a_tenant_cannot_touch_anothers_workflow_nor_see_what_operators_do(tmp_path: Path) -> None:
     with secured(tmp_path):
         async with sidecar(ScriptedEngine()) as rig:

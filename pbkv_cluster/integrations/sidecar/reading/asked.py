@@ -10,11 +10,14 @@ from pydantic_core import from_json
 from xxhash import xxh3_64_hexdigest
 
 from pbkv_cluster.core import checks, tokens
+from pbkv_cluster.core.errors import PermissionDenied
+from pbkv_cluster.core.security.caller import current_caller
 from pbkv_cluster.core.text.chat_message import ChatMessage, FunctionCall
 from pbkv_cluster.gateway.http.sessions.hints import Hints, read_hints
 
 _MAX_ID_CHARACTERS = 64  # of a tool call's id that are looked at: a tool call of an event has at most 256 bytes
 _MAX_PRIORITY = 2**31
+_OF_OPERATORS = frozenset(("cache_salt", "kv_transfer_params"))  # with them, one tenant could use what is another's
 
 
 class Kind(Enum):
@@ -59,12 +62,15 @@ def read_request(kind: Kind, body: bytes, headers: Mapping[str, str]) -> Asked:
 
     Raises:
         InvalidArgument: a header of ours is too long or no text.
+        PermissionDenied: the caller is a tenant, and names workflows or blocks as only the sidecar may.
     """
     try:
         found = from_json(body)  # refuses halves of characters, which nothing below could encode
     except ValueError:
         found = None
     fields: dict[str, Any] = found if isinstance(found, dict) else {}
+    if not current_caller().is_operator and (foreign := _OF_OPERATORS & fields.keys()):
+        raise PermissionDenied(f"{min(foreign)}: is set from the API key of a tenant, which cannot choose it")
     hints = read_hints(headers, _metadata(fields), _cache_key(fields), _priority(fields))
     reader = _Reader()
     messages: tuple[ChatMessage, ...] = ()
