@@ -1,13 +1,15 @@
 """`pbkv record` against a real gateway with a scripted worker."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from pbkv_cluster.rpc.v1.types_pb2 import Prompt
 from pbkv_cluster.simulator.traces.files import load_trace
-from tests.cli.conftest import LoopThread, Pbkv
+from tests.cli.conftest import DEADLINE_S, LoopThread, Pbkv
 from tests.gateway.pair import Pair, pair
 from tests.gateway.peers import ScriptedWorker
 from tests.gateway.rig import Rig, running
@@ -38,15 +40,29 @@ def test_records_until_there_are_enough_workflows(pbkv: Pbkv, loop_thread: LoopT
     address = loop_thread.run(gateway.__aenter__())
     path = tmp_path / "mine.jsonl.gz"
     try:
-        outcome = pbkv("record", "--out", str(path), "--endpoint", address, "--workflows", "3")
+        # A process of its own: it leaves a stream in the middle, of which gRPC still tells when its event loop is closed.
+        command = [
+            sys.executable,
+            "-m",
+            "pbkv_cluster",
+            "record",
+            "--out",
+            str(path),
+            "--endpoint",
+            address,
+            "--workflows",
+            "3",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     finally:
         loop_thread.run(gateway.__aexit__(None, None, None))
-    assert outcome.code == 0, outcome.err
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
     trace = load_trace(path)
     whole = [each for each in trace.workflows if [step.agent for step in each.steps] == ["planner", "coder"]]
     assert len(whole) >= 2  # the first and the last may be cut
     assert trace.starts_at is not None
-    assert "workflows" in outcome.err
+    assert "workflows" in done.stderr
     assert pbkv("trace", "check", str(path)).code == 0
 
 
