@@ -8,7 +8,6 @@ import asyncio
 import itertools
 import logging
 import secrets
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 from grpc import aio
 
 from pbkv_cluster.core.background import cancel
+from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.workflow.receiver import ID_BYTES
 from pbkv_cluster.core.workflow.step_events import Invitation
@@ -49,10 +49,14 @@ class DirectCall(Protocol):
 class Receiver:
     """That of one client, for one event loop."""
 
-    def __init__(self, access: Access) -> None:
-        """`access`: what the client shows to gateways. Its API key is not shown to workers."""
+    def __init__(self, access: Access, clock: Clock | None = None) -> None:
+        """Args:
+        access: what the client shows to gateways. Its API key is not shown to workers.
+        clock: by which it rests; None: the machine's.
+        """
         self._id = secrets.token_bytes(ID_BYTES)
         self._access = Access(tls=access.tls)
+        self._clock = clock or SystemClock()
         self._numbers = itertools.count(1)
         self._calls: dict[int, DirectCall] = {}
         self._connections: dict[_Place, asyncio.Task[None]] = {}
@@ -137,8 +141,10 @@ class Receiver:
 
     @property
     def _is_resting(self) -> bool:
-        return time.monotonic() < self._rests_until
+        return self._clock.now() < self._rests_until
 
     def _rest(self) -> None:
-        self._rests_until = time.monotonic() + _REST_S * 2**self._failures
+        if self._is_resting:  # it was under way when the rest began, and tells nothing that the one before it has not told
+            return
+        self._rests_until = self._clock.now() + _REST_S * 2**self._failures
         self._failures = min(self._failures + 1, _MOST_DOUBLINGS)
