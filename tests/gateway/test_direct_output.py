@@ -1,6 +1,7 @@
 """Output that goes straight from real workers to a client, and what that must not change."""
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.gateway.decisions import Reason
 from pbkv_cluster.gpu_worker.engine.engine import Engine
+from pbkv_cluster.gpu_worker.engine.output import Output
 from tests.gateway.real_workers import Real
 from tests.gateway.rig import PATIENCE_S, Rig
 from tests.gateway.straight import LONG, PROMPT, cluster, connected, direct_steps
@@ -82,20 +84,45 @@ async def test_a_cut_wire_is_made_good_by_the_gateway(small_model: Path) -> None
         assert (await rig.status()).decisions[Reason.STEP_RESUMED] == 1
 
 
+def hold_after(engine: Engine, steps: int, go_on: threading.Event) -> None:
+    """Has the engine stop after so many more steps until `go_on` is set. Called on its thread."""
+    step, left = engine.step, steps
+
+    def held_step() -> list[Output]:
+        nonlocal left
+        if not left:
+            go_on.wait()
+        left = max(left - 1, 0)
+        return step()
+
+    engine.step = held_step  # type: ignore[method-assign]
+
+
 async def test_a_lost_worker_is_made_good_by_another(small_model: Path) -> None:
     async with cluster(small_model, "a", "b") as (rig, workers, _), AsyncClient(rig.address) as client:
         workflow = await connected(rig, client)
         whole = await workflow.run(**LONG)
-        packed, text, lost = list[int](), "", False
-        async for event in workflow.stream(**LONG):
-            if isinstance(event, Tokens):
-                packed += event.token_ids
-                text += event.text
-                if len(packed) >= 20 and not lost:
-                    lost = True
-                    await next(each for each in workers if each.name == whole.usage.worker_id).server.stop()
+        (lost,) = (each for each in workers if each.name == whole.usage.worker_id)
+        (other,) = (each for each in workers if each is not lost)
+        go_on = threading.Event()
+        await lost.server.thread.call(lambda engine: hold_after(engine, 40, go_on))
+        packed, text, finished, stopping = list[int](), "", list[Finished](), list[asyncio.Task[None]]()
+        try:
+            async for event in workflow.stream(**LONG):
+                if isinstance(event, Tokens):
+                    packed += event.token_ids
+                    text += event.text
+                    if len(packed) >= 20 and not stopping:
+                        stopping.append(asyncio.create_task(lost.server.stop()))  # it ends when its engine does
+                elif isinstance(event, Finished):
+                    finished.append(event)
+        finally:
+            go_on.set()
+            await asyncio.gather(*stopping)
         assert (tuple(packed), text) == (whole.token_ids, whole.text)
-        await all_is_free(rig, *(each for each in workers if each.name != whole.usage.worker_id))
+        assert [(each.usage.worker_id, each.usage.generated_tokens) for each in finished] == [(other.name, 300)]
+        assert (await rig.status()).decisions[Reason.STEP_RESUMED] == 1
+        await all_is_free(rig, other)
 
 
 async def test_leaving_a_step_frees_what_it_holds(small_model: Path) -> None:
