@@ -28,14 +28,38 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
     *MESSAGE_OPTIONS,
 ]
 
+# Of a server that asks for no API keys: whoever connects is a stranger until its first message, which is short, says who it is.
+# What strangers may have this process hold is little: parts of messages, streams, and connections that nothing is done with.
+STRANGER_MESSAGE_BYTES = 1 << 10
+STRANGER_STREAMS = 128  # at a time, of one connection; a client has one for each of its tenants
+_STRANGER_CONNECTIONS = 5_120  # of all clients; further ones are closed
+_STRANGER_IDLE_S = 10
+_STRANGER_OPTIONS: list[tuple[str, int]] = list(
+    {
+        **dict(SERVER_OPTIONS),
+        "grpc.max_receive_message_length": STRANGER_MESSAGE_BYTES,
+        "grpc.http2.lookahead_bytes": 4 * STRANGER_MESSAGE_BYTES,
+        "grpc.max_concurrent_streams": STRANGER_STREAMS,
+        "grpc.max_allowed_incoming_connections": _STRANGER_CONNECTIONS,
+        "grpc.max_connection_idle_ms": 1000 * _STRANGER_IDLE_S,
+        "grpc.server_handshake_timeout_ms": 1000 * _STRANGER_IDLE_S,
+        "grpc.server.max_pending_requests": 1_000,
+        "grpc.server.max_pending_requests_hard_limit": 1_000,
+    }.items()
+)
+
 
 class RpcServer:
-    """Serves the services that were added. Its health is SERVING from `start` until `stop`."""
+    """Serves the services that were added. Its health is SERVING from `start` until `stop`.
+
+    To those whom it asks for no API key it serves nothing besides: streams of health and of reflection cost as much as others.
+    """
 
     def __init__(self, *, is_public: bool = False, asks_for_keys: bool = True) -> None:
         """Args:
         is_public: clients outside the cluster call it, too, which have no certificates of their own.
-        asks_for_keys: for API keys, where credentials are configured; otherwise its services know whom they serve.
+        asks_for_keys: for API keys, where credentials are configured; otherwise its services find out whom they serve, from
+            messages of `STRANGER_MESSAGE_BYTES` at most.
         """
         self._security = this_process()
         self._is_public = is_public
@@ -43,10 +67,13 @@ class RpcServer:
         interceptors: list[aio.ServerInterceptor] = [ErrorInterceptor()]
         if self._security.keyring is not None and asks_for_keys:
             interceptors.insert(0, AuthenticationInterceptor(self._security.keyring, self._for_tenants))
-        self._server = aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
+        options = SERVER_OPTIONS if asks_for_keys else _STRANGER_OPTIONS
+        self._server = aio.server(interceptors=interceptors, options=options)
         self._health = health.aio.HealthServicer()
         self._names = [health.SERVICE_NAME, reflection.SERVICE_NAME]
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._tells_of_itself = asks_for_keys
+        if self._tells_of_itself:
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._before_stop: list[Callable[[], None]] = []
         self.address = ""
 
@@ -87,7 +114,8 @@ class RpcServer:
         wanted = join_address(host, port)
         if not 0 <= port <= MAX_PORT:  # gRPC takes it modulo 65,536
             raise StartupError(f"cannot listen on {wanted}: a port is from 0 to {MAX_PORT}")
-        reflection.enable_server_reflection(self._names, self._server)
+        if self._tells_of_itself:
+            reflection.enable_server_reflection(self._names, self._server)
         try:
             bound = self._bind(wanted)
         except RuntimeError as error:
