@@ -11,7 +11,8 @@ from pbkv_cluster.core.errors import PbkvError
 from pbkv_cluster.core.logs.fields import bind
 from pbkv_cluster.gpu_worker.block_pages import block_pages, find_unbacked
 from pbkv_cluster.gpu_worker.direct.handover import Handover
-from pbkv_cluster.gpu_worker.direct.receivers import ReceiverKey, ReceiverLost, Receivers
+from pbkv_cluster.gpu_worker.direct.receivers import ReceiverLost, Receivers
+from pbkv_cluster.gpu_worker.direct.tickets import ReceiverKey
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.pool_memory import PoolMemory
@@ -79,7 +80,9 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         try:
             handover = self._handover(request)
             if handover is None and request.HasField("direct"):
-                yield self._invitation(request)
+                ticket = self._receivers.invite(_receiver_key(request))
+                if ticket is not None:
+                    yield worker_pb2.RunStepEvent(invitation=worker_pb2.RunStepEvent.Invitation(ticket=ticket))
             async for output in outputs:
                 if output.usage is not None:
                     failure = ""
@@ -109,10 +112,6 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             return None
         receiver = self._receivers.find(_receiver_key(request))
         return None if receiver is None else Handover(receiver, request, self._worker_id, self._clock)
-
-    def _invitation(self, request: worker_pb2.RunStepRequest) -> worker_pb2.RunStepEvent:
-        ticket = self._receivers.invite(_receiver_key(request))
-        return worker_pb2.RunStepEvent(invitation=worker_pb2.RunStepEvent.Invitation(ticket=ticket))
 
     async def RetireWorkflow(  # noqa: N802
         self, request: worker_pb2.RetireWorkflowRequest, context: Any

@@ -13,8 +13,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.gpu_worker.direct import servicer as module
-from pbkv_cluster.gpu_worker.direct.receivers import ReceiverKey, Receivers
+from pbkv_cluster.gpu_worker.direct.receivers import Receivers
 from pbkv_cluster.gpu_worker.direct.servicer import OutputServicer
+from pbkv_cluster.gpu_worker.direct.tickets import ReceiverKey
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.server import STRANGER_MESSAGE_BYTES, STRANGER_STREAMS, RpcServer
 from pbkv_cluster.rpc.v1 import worker_pb2, worker_pb2_grpc

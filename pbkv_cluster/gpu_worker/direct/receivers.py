@@ -1,30 +1,21 @@
-"""The receivers of clients: those that are connected to this worker, and tickets for those that may be.
+"""The receivers of clients that are connected to this worker.
 
 Nobody is asked for an API key here. Who may connect has been told a ticket by a gateway, which knows whose steps it has sent
 with the receiver's id; a ticket is random, good once, and for a short time. The client in turn knows a worker by its knowing
 the id. What is sent to a receiver is of steps that a gateway has sent with its id, and with its tenant.
 """
 
-import secrets
-from collections import OrderedDict
-from typing import NamedTuple
+from collections import Counter
 
 from pbkv_cluster.core.clock import Clock
-from pbkv_cluster.core.errors import PermissionDenied, ResourceExhausted
-from pbkv_cluster.rpc.steps.outbox import Outbox
+from pbkv_cluster.core.errors import ResourceExhausted
+from pbkv_cluster.core.fairness.fair_room import has_fair_room
+from pbkv_cluster.gpu_worker.direct.tickets import ReceiverKey, Tickets
+from pbkv_cluster.rpc.steps.outbox import Outbox, SharedRoom
 from pbkv_cluster.rpc.v1 import worker_pb2, workflow_pb2
 
 MAX_RECEIVERS = 4096
-MAX_TICKETS = 4096  # the oldest goes first
-TICKET_S = 10.0
-_TICKET_BYTES = 16
-
-
-class ReceiverKey(NamedTuple):
-    """What a receiver is known by: those of one client that are of different tenants have nothing to do with each other."""
-
-    tenant: str
-    id: bytes
+MAX_WAITING_BYTES = 256 << 20  # of events for all receivers together, see `SharedRoom`
 
 
 class ReceiverLost(Exception):
@@ -34,8 +25,9 @@ class ReceiverLost(Exception):
 class ConnectedReceiver:
     """One that is connected."""
 
-    def __init__(self) -> None:
-        self.outbox = Outbox(worker_pb2.ReceiveOutputResponse)
+    def __init__(self, shared_room: SharedRoom) -> None:
+        """`shared_room`: for what waits for all receivers of the worker."""
+        self.outbox = Outbox(worker_pb2.ReceiveOutputResponse, shared_room)
         self.is_connected = True
 
     async def room(self) -> None:
@@ -67,41 +59,36 @@ class Receivers:
     """All of them."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        self._tickets = Tickets(clock)
         self._connected: dict[ReceiverKey, ConnectedReceiver] = {}
-        self._tickets: OrderedDict[bytes, tuple[ReceiverKey, float]] = OrderedDict()  # and when each ends, in that order
+        self._of_tenant: Counter[str] = Counter()
+        self._shared_room = SharedRoom(MAX_WAITING_BYTES)
 
     def find(self, key: ReceiverKey) -> ConnectedReceiver | None:
         """A receiver that is connected; None: it is not."""
         return self._connected.get(key)
 
-    def invite(self, key: ReceiverKey) -> bytes:
-        """A new ticket for a receiver."""
-        self._drop_old()
-        if len(self._tickets) >= MAX_TICKETS:
-            self._tickets.popitem(last=False)
-        ticket = secrets.token_bytes(_TICKET_BYTES)
-        self._tickets[ticket] = key, self._clock.now() + TICKET_S
-        return ticket
+    def invite(self, key: ReceiverKey) -> bytes | None:
+        """A new ticket for a receiver; None: there are too many."""
+        return self._tickets.make(key)
 
     def connect(self, ticket: bytes) -> tuple[ReceiverKey, ConnectedReceiver]:
         """Has a ticket used. A receiver that connects again takes the place of itself.
 
         Raises:
             PermissionDenied: the ticket is unknown, has been used, or is too old.
-            ResourceExhausted: too many are connected.
+            ResourceExhausted: too many are connected, or those of the tenant leave room to others.
         """
-        self._drop_old()
-        # The ticket is looked up, not compared with others; and who guesses one has 128 bits to guess in ten seconds.
-        found = self._tickets.pop(ticket, None)
-        if found is None:
-            raise PermissionDenied("the ticket is unknown, has been used, or is too old")
-        key, _ = found
-        if (before := self._connected.pop(key, None)) is not None:
-            before.disconnect()
-        if len(self._connected) >= MAX_RECEIVERS:
-            raise ResourceExhausted(f"{MAX_RECEIVERS} receivers are connected already")
-        receiver = self._connected[key] = ConnectedReceiver()
+        key = self._tickets.use(ticket)
+        if (before := self._connected.get(key)) is not None:
+            self.disconnect(key, before)
+        elif not has_fair_room(self._of_tenant[key.tenant], len(self._connected), MAX_RECEIVERS):
+            raise ResourceExhausted(
+                f"{len(self._connected)} of {MAX_RECEIVERS} receivers are connected already,"
+                f" {self._of_tenant[key.tenant]} of them of the tenant"
+            )
+        receiver = self._connected[key] = ConnectedReceiver(self._shared_room)
+        self._of_tenant[key.tenant] += 1
         return key, receiver
 
     def disconnect(self, key: ReceiverKey, receiver: ConnectedReceiver) -> None:
@@ -109,13 +96,11 @@ class Receivers:
         receiver.disconnect()
         if self._connected.get(key) is receiver:
             del self._connected[key]
+            self._of_tenant[key.tenant] -= 1
+            if not self._of_tenant[key.tenant]:
+                del self._of_tenant[key.tenant]
 
     def disconnect_all(self) -> None:
         """Has every connection end."""
         for key, receiver in list(self._connected.items()):
             self.disconnect(key, receiver)
-
-    def _drop_old(self) -> None:
-        now = self._clock.now()
-        while self._tickets and next(iter(self._tickets.values()))[1] <= now:
-            self._tickets.popitem(last=False)

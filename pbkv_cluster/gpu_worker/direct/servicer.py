@@ -9,7 +9,8 @@ from typing import Any
 from pbkv_cluster.core.background import cancel
 from pbkv_cluster.core.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted
 from pbkv_cluster.core.fairness.fair_room import has_fair_room
-from pbkv_cluster.gpu_worker.direct.receivers import TICKET_S, ConnectedReceiver, Receivers
+from pbkv_cluster.gpu_worker.direct.receivers import ConnectedReceiver, Receivers
+from pbkv_cluster.gpu_worker.direct.tickets import TICKET_S
 from pbkv_cluster.rpc.v1 import worker_pb2, worker_pb2_grpc
 
 MAX_STRANGERS = 256  # calls that have shown no ticket yet
