@@ -90,7 +90,7 @@ def test_any_history_keeps_the_cache_right(policy: str, capacity: Mapping[Tier, 
 
 def test_random_histories_have_staged_blocks_of_every_end() -> None:
     total, decisions = PrefetchCount(), Counter[str]()
-    for seed in (1, 2):
+    for seed in range(12):
         driver = StagingDriver(seed, CAPACITIES[1], "pbkv-paper")
         for _ in range(200):
             driver.step()
@@ -218,7 +218,9 @@ def test_a_likely_workflow_has_its_blocks_back_from_the_disk() -> None:
     assert rig.ahead() == 0, "the host is full of active workflows' blocks"
     for name in "bcd":
         rig.cache.retire(name)
+    demoted = rig.cache.tiers.decisions["host_demote"]
     assert rig.ahead() == 0, "it waits for nothing: first their blocks go to the disk"
+    assert rig.cache.tiers.decisions["host_demote"] == demoted + TEXT, "no more than the room that it needs"
     rig.settle()
     assert rig.ahead() == TEXT
     rig.settle()
@@ -295,6 +297,23 @@ def test_a_request_stages_what_the_gpu_has_no_room_for() -> None:
     assert rig.tiers("a") == {Tier.GPU: 1, Tier.HOST: TEXT - 1}
     rig.run("a")
     assert rig.count(REQUEST) == PrefetchCount(loaded=TEXT - 1, used=TEXT - 1)
+
+
+def test_a_request_takes_no_more_room_from_others_than_it_needs() -> None:
+    rig = Rig(host=40, disk=400)
+    names = "abcdefghijklmnop"
+    for name in names:
+        rig.run(name)
+        rig.cache.retire(name)
+    wanted = next(name for name in names if rig.tiers(name) == {Tier.DISK: TEXT})
+    for name in "xyz":
+        rig.run(name)  # these are active, so that the GPU has no room but for one block
+    before = rig.cache.tiers.decisions.copy()
+    assert rig.cache.requests.prefetch(space(), text(wanted)).loaded == BLOCK_TOKENS
+    left = rig.cache.tiers.decisions - before
+    assert (left["host_demote"], left["host_drop_active"], left["host_drop_retired"]) == (TEXT - 1, 0, 0)
+    rig.settle()
+    assert rig.cache.requests.prefetch(space(), text(wanted)).staged == (TEXT - 1) * BLOCK_TOKENS
 
 
 def test_to_the_guard_lru_would_have_had_it_from_the_other_node() -> None:

@@ -176,12 +176,12 @@ class Stager:
         if not host.pool.capacity:
             return new_slots()
         self._tiers.before_eviction()
-        while host.pool.free_slots < count:
+        while host.pool.room < count:  # slots that are leaving will be free for a later try: no more must go for this one
             found = host.active_queue.first()
             if found is None or not _may_leave(*found, value):
                 break
             node, rank = found
-            if not (slots := self._tiers.evictor.evict(host, node, count - host.pool.free_slots, rank, waits=False)):
+            if not (slots := self._tiers.evictor.evict(host, node, count - host.pool.room, rank, waits=False)):
                 break
             self._tiers.evictor.submit_demotions(host)
             host.pool.release(slots)
