@@ -14,6 +14,7 @@ from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere
 from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchCount, PrefetchSource
 from pbkv_cluster.cache.tiers.transfer import Transfer
+from pbkv_cluster.cache.tree.prefix_tree import lineage
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
@@ -52,7 +53,7 @@ class StagingDriver(FailingDriver):
         active = {node.key(block) for node in self.cache.tree.walk() if not node.retired for block in range(node.blocks)}
         waited = self.late.waited
         self.cache.prefetcher.wake()
-        prompts = [QueuedPrompt(self.random.choice(SPACES), self.prompt())] if self.random.random() < 0.5 else []
+        prompts = [self.queued() for _ in range(self.random.choice((0, 1, 1, 3)))]
         self.cache.prefetcher.run(self.random.choice((0.0, 1.0)), prompts)
         assert self.late.waited == waited, "it has waited"
         for key, tiers in before.items():
@@ -63,9 +64,22 @@ class StagingDriver(FailingDriver):
         self.seen.update(node.key(block) for node in self.cache.tree.walk() if node.staged for block in range(node.blocks))
         self.check_count()
 
+    def queued(self) -> QueuedPrompt:
+        """A prompt; of two, about one begins with blocks that the disk alone has, where there are any."""
+        slow = [node for node in self.cache.tree.walk() if not any(node.held[:2])]
+        if not slow or self.random.random() < 0.5:
+            return QueuedPrompt(self.random.choice(SPACES), self.prompt())
+        path = list(lineage(self.random.choice(slow)))[::-1]
+        space = next(each for each in SPACES if self.cache.tree.root(each) is path[0].parent)
+        return QueuedPrompt(space, b"".join(node.tokens for node in path))
+
     def check_count(self) -> None:
-        staged = sum(node.staged.blocks for node in self.cache.tree.walk() if node.staged is not None)
-        assert self.total.pending == staged, "a block's end was not counted"
+        """What is pending lies where a step would find it sooner, as the cache itself has announced."""
+        staged = [
+            node.key(each) for node in self.cache.tree.walk() if node.staged is not None for each in node.staged.numbers()
+        ]
+        near = [key for key in staged if {Tier.GPU, Tier.HOST} & set(self.residency[key].tiers)]
+        assert self.total.pending == len(near), "a block's end was not counted"
 
     @property
     def total(self) -> PrefetchCount:
@@ -283,6 +297,30 @@ def test_it_stops_while_what_it_brings_is_not_used() -> None:
     assert not staged
     assert rig.count(QUEUE).used == 0
     assert 256 <= rig.count(QUEUE).loaded <= 512 + 32
+
+
+def test_what_leaves_the_gpu_after_its_staged_copy_has_gone_is_wasted_and_staged_again() -> None:
+    rig = Rig(disk=400)
+    for name in "abcdefg":
+        rig.run(name)
+        rig.forecast(name, 0.05)
+    for name in "abcdefg":
+        rig.cache.retire(name)
+    for _ in range(2):
+        rig.ahead("a")
+        rig.settle()
+    assert rig.count(QUEUE) == PrefetchCount(loaded=TEXT)
+    assert rig.cache.requests.prefetch(space(), text("a")).loaded == TEXT * BLOCK_TOKENS
+    rig.settle()
+    for name in "hijklmnopqrstu":
+        rig.run(name)
+        rig.cache.retire(name)
+    assert rig.tiers("a") == {Tier.DISK: TEXT}
+    assert rig.count(QUEUE) == PrefetchCount(loaded=TEXT, wasted=TEXT)
+    for _ in range(2):
+        rig.ahead("a")
+        rig.settle()
+    assert rig.tiers("a") == {Tier.HOST: TEXT}
 
 
 def test_a_request_stages_what_the_gpu_has_no_room_for() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from pbkv_cluster.core.usage import Tier
@@ -14,6 +14,10 @@ class Staged(NamedTuple):
     reason: str  # see `PrefetchSource`
     source: Tier  # where they lay
     mask: int  # bit i: block i
+
+    def numbers(self) -> Iterator[int]:
+        """Of these blocks, within their node."""
+        return (block for block in range(self.mask.bit_length()) if self.mask >> block & 1)
 
     @property
     def blocks(self) -> int:
