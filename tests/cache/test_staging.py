@@ -299,6 +299,47 @@ def test_it_stops_while_what_it_brings_is_not_used() -> None:
     assert 256 <= rig.count(QUEUE).loaded <= 512 + 32
 
 
+def test_queued_steps_do_not_take_the_room_of_each_other() -> None:
+    rig = Rig(disk=400)
+    for name in "abcdefgh":
+        rig.run(name)
+    for name in "abcdefgh":
+        rig.cache.retire(name)
+    for _ in range(8):
+        rig.ahead("e", "d", "a", "b")
+        rig.settle()
+    assert rig.tiers("e") == rig.tiers("d") == {Tier.HOST: TEXT}, "those that are admitted first"
+    assert rig.count(QUEUE).wasted == 0
+
+
+def test_what_a_later_step_finds_in_host_memory_stays_there_for_it() -> None:
+    rig = Rig(disk=400)
+    for name in "abcdefgh":
+        rig.run(name)
+    for name in "abcdefgh":
+        rig.cache.retire(name)
+    before = rig.tiers("d")[Tier.HOST], rig.tiers("e")[Tier.HOST]
+    for _ in range(4):
+        rig.ahead("a", "d", "e")
+        rig.settle()
+    assert min(before) > 0
+    assert (rig.tiers("d")[Tier.HOST], rig.tiers("e")[Tier.HOST]) >= before
+
+
+def test_what_comes_from_another_node_does_not_leave_for_a_later_step() -> None:
+    rig = Rig(host=4, disk=400, elsewhere=Peer())
+    for name in "abcdefgh":
+        rig.run(name)
+    for name in "abcdefgh":
+        rig.cache.retire(name)
+    assert rig.tiers("a") == {Tier.DISK: TEXT}
+    for _ in range(4):
+        rig.ahead("x", "a")
+        rig.settle()
+    assert rig.tiers("x") == {Tier.HOST: TEXT}
+    assert rig.count(QUEUE) == PrefetchCount(loaded=TEXT)
+
+
 def test_what_leaves_the_gpu_after_its_staged_copy_has_gone_is_wasted_and_staged_again() -> None:
     rig = Rig(disk=400)
     for name in "abcdefg":

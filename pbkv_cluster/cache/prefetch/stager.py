@@ -55,6 +55,7 @@ class Stager:
         self._fetcher = fetcher
         self._remote = remote
         self._missing = MissingNodes(workflows, lambda node: any(node.held[_HOST + 1 :]))
+        self._locked: list[Node] = []  # that must not make room for others in this run
         self._turn: list[Owner] = []  # workflows whose steps on other workers are to be looked at in this round
         self._useful = {reason: Usefulness() for reason in (PrefetchSource.QUEUE, PrefetchSource.FORECAST)}
 
@@ -66,25 +67,37 @@ class Stager:
             prompts: of the steps that wait, in the order in which they will be admitted.
             now: seconds.
         """
-        staged = 0
-        for prompt in prompts[:QUEUED_MAX]:
-            root = self._tree.root(prompt.namespace)
-            staged += self._stage_prompt(root, prompt.tokens, PrefetchSource.QUEUE, seconds, now).total()
+        queued = [(self._tree.root(prompt.namespace), prompt.tokens) for prompt in prompts[:QUEUED_MAX]]
+        for root, tokens in queued:  # first: what one step will use must not leave for another's
+            self._lock_match(root, tokens)
+        staged = sum(self._stage_prompt(root, tokens, PrefetchSource.QUEUE, seconds, now).total() for root, tokens in queued)
         policy = self._foresight()
-        if policy is None:
-            return staged
-        staged += self._stage_nodes(policy, seconds, now)
-        for owner in self._owners():
-            staged += self._stage_context(owner, policy, seconds, now)
+        if policy is not None:
+            staged += self._stage_nodes(policy, seconds, now)
+            staged += sum(self._stage_context(owner, policy, seconds, now) for owner in self._owners())
+        self._unlock()
         return staged
 
     def request(self, root: Node, tokens: bytes, now: float) -> Mapping[Tier, int]:
         """Stages what a client has asked for and the GPU has no room for. Returns the blocks, by where they lie."""
-        return self._stage_prompt(root, tokens, PrefetchSource.REQUEST, float("inf"), now)
+        staged = self._stage_prompt(root, tokens, PrefetchSource.REQUEST, float("inf"), now)
+        self._unlock()
+        return staged
+
+    def _lock_match(self, root: Node, tokens: bytes) -> list[Node]:
+        """Locks what the tree has of a prompt, until `_unlock`."""
+        path = self._paths.lock_match(self._tree.match(root, tokens))
+        self._locked += path[-1:]
+        return path
+
+    def _unlock(self) -> None:
+        for node in self._locked:
+            self._paths.unlock_node(node)
+        self._locked.clear()
 
     def _stage_prompt(self, root: Node, tokens: bytes, reason: PrefetchSource, seconds: float, now: float) -> Counter[Tier]:
-        """Stages what the cache has of a prompt on the disk, and what other nodes have after that."""
-        path = self._paths.lock_match(self._tree.match(root, tokens))
+        """Stages what the cache has of a prompt on the disk, and what other nodes have after that. Locks both."""
+        path = self._lock_match(root, tokens)
         policy = self._foresight()
         value = None if policy is None else self._comparable(policy.certain_value(now))
         staged = Counter({Tier.DISK: sum(self._from_disk(node, reason, value, seconds, now) for node in path)})
@@ -97,10 +110,11 @@ class Stager:
             slots = self._take(count, value)
             if slots:
                 child = self._fetcher.stage(above, tokens, matched, Tier.REMOTE, keys[: len(slots)], slots)
+                self._tree.lock(child)
+                self._locked.append(child)
                 self._paths.expect(child, now)
                 self._note(child, range(child.blocks), reason, Tier.REMOTE)
                 staged[Tier.REMOTE] = child.blocks
-        self._paths.unlock(path)
         return staged
 
     def _stage_nodes(self, policy: ForesightPolicy, seconds: float, now: float) -> int:
