@@ -299,6 +299,22 @@ def test_it_stops_while_what_it_brings_is_not_used() -> None:
     assert 256 <= rig.count(QUEUE).loaded <= 512 + 32
 
 
+def test_a_long_text_comes_from_the_disk_one_budget_after_the_other() -> None:
+    rig = Rig(host=40, disk=400)
+    rig.run("z", 10)
+    rig.cache.retire("z")
+    for name in "abcdefghijklmnop":
+        rig.run(name)
+        rig.cache.retire(name)
+    staged = list[int]()
+    while rig.staged < 10 and len(staged) < 20:
+        staged.append(rig.ahead("z", seconds=3.5 * BLOCK_S, blocks=10))
+        rig.settle()
+    assert [blocks for blocks in staged if blocks] == [3, 3, 3, 1]
+    rig.run("z", 10)
+    assert rig.count(QUEUE) == PrefetchCount(loaded=10, used=10)
+
+
 def test_queued_steps_do_not_take_the_room_of_each_other() -> None:
     rig = Rig(disk=400)
     for name in "abcdefgh":

@@ -140,13 +140,13 @@ class Stager:
 
     def _from_disk(self, node: Node, reason: PrefetchSource, value: float | None, seconds: float, now: float) -> int:
         """Stages those blocks of a locked node that only slower tiers than the host have."""
-        if node.staged is not None or not any(node.held[_HOST + 1 :]):
+        if not any(node.held[_HOST + 1 :]):
             return 0
         staged = 0
         for index, first, stop in tuple(node.runs(node.held[GPU], node.blocks)):
             tier = next(tier for tier in self._tiers if tier.index == index)
-            if index <= _HOST or staged:
-                continue
+            if index <= _HOST or staged or (node.staged is not None and node.staged[:2] != (reason, tier.kind)):
+                continue  # what was staged in another way is to be settled first
             blocks = range(first, min(stop, first + self._budget(tier.kind, seconds, reason, now)))
             if not blocks or not self._tiers.load_pays(tier):
                 continue

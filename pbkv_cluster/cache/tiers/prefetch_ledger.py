@@ -92,10 +92,10 @@ class StagingLedger:
         return replace(self._counts[reason])
 
     def staged(self, node: Node, blocks: Iterable[int], reason: PrefetchSource, source: Tier) -> None:
-        """Blocks of a node, which has no others, are on their way from `source`."""
-        assert node.staged is None
-        node.staged = Staged(reason, source, mask_of(blocks))
-        self._counts[reason].loaded += node.staged.blocks
+        """Blocks of a node, which has none that were staged for another reason or from elsewhere, are on their way."""
+        staged = Staged(reason, source, mask_of(blocks))
+        self._counts[reason].loaded += staged.blocks
+        node.staged = staged if node.staged is None else node.staged.and_those(staged)
 
     def used(self, node: Node) -> None:
         """A step uses all of a node."""

@@ -28,6 +28,12 @@ class Staged(NamedTuple):
         upper, lower = self.mask & ((1 << blocks) - 1), self.mask >> blocks
         return self._replace(mask=upper) if upper else None, self._replace(mask=lower) if lower else None
 
+    def and_those(self, others: Staged) -> Staged:
+        """With others of the node, staged for the same reason from the same place."""
+        assert others[:2] == self[:2]
+        assert not others.mask & self.mask, "a block was staged twice"
+        return self._replace(mask=self.mask | others.mask)
+
     def without(self, blocks: Iterable[int]) -> Staged | None:
         """All but some."""
         mask = self.mask & ~mask_of(blocks)
