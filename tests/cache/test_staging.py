@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.cache.factory import make_cache
 from pbkv_cluster.cache.guard.guard import Guard
+from pbkv_cluster.cache.prefetch import missing
 from pbkv_cluster.cache.prefetch.planner import QueuedPrompt
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere
@@ -137,7 +138,10 @@ class Bus(LateEngine):
 class Peer(Others):
     """Another node has everything."""
 
+    asked = 0  # times
+
     def tiers(self, keys: Iterable[bytes]) -> Sequence[Tier]:
+        self.asked += 1
         return [Tier.REMOTE for _ in keys]
 
     def is_near(self, key: bytes) -> bool:
@@ -164,12 +168,13 @@ class Rig:
         self.bus.watch(self.cache.tiers.pools)
         self.steps = self.epoch = 0
 
-    def run(self, name: str, blocks: int = TEXT) -> Mapping[Tier, int]:
-        """Runs a step. Returns the tokens that tiers had."""
+    def run(self, name: str, blocks: int = TEXT, workflow: str = "") -> Mapping[Tier, int]:
+        """Runs a step, of the workflow that is called like its text if no other is named. Returns the tokens that tiers had."""
+        workflow = workflow or name
         self.clock.advance(1.0)
         self.steps += 1
         tokens = text(name, blocks)
-        handle = self.cache.open(StepIdentity(space(), name, f"a-{name}", self.steps, count(tokens)), tokens)
+        handle = self.cache.open(StepIdentity(space(), workflow, f"a-{workflow}", self.steps, count(tokens)), tokens)
         assert handle is not None
         assert self.cache.grow(handle, count(tokens))
         self.cache.commit(handle, tokens)
@@ -313,6 +318,35 @@ def test_a_long_text_comes_from_the_disk_one_budget_after_the_other() -> None:
     assert [blocks for blocks in staged if blocks] == [3, 3, 3, 1]
     rig.run("z", 10)
     assert rig.count(QUEUE) == PrefetchCount(loaded=10, used=10)
+
+
+def test_other_nodes_are_not_asked_for_what_follows_a_whole_prompt() -> None:
+    rig = Rig(elsewhere=(peer := Peer()))
+    rig.run("a")
+    peer.asked = 0
+    rig.ahead("a")
+    assert peer.asked == 0
+    rig.ahead("b")
+    assert peer.asked == 1
+
+
+def test_what_is_near_already_hides_nothing_that_is_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(missing, "_FOUND", 1)
+    rig = Rig(disk=40)
+    for name in "pq":
+        rig.run(name, workflow="w")
+        rig.forecast("w", 0.05)
+    for name in "abcde":
+        rig.run(name)
+        rig.forecast(name, 0.05)
+    for name in "abcde":
+        rig.cache.retire(name)
+    assert rig.tiers("p") == rig.tiers("q") == {Tier.DISK: TEXT}
+    rig.forecast("w", 0.9)
+    for _ in range(6):
+        rig.ahead()
+        rig.settle()
+    assert rig.tiers("p") == rig.tiers("q") == {Tier.HOST: TEXT}
 
 
 def test_queued_steps_do_not_take_the_room_of_each_other() -> None:

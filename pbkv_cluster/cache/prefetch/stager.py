@@ -20,7 +20,7 @@ from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchSource
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tree.node import GPU, Node, Owner, Slots, new_slots
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree, lineage
-from pbkv_cluster.core.tokens import BLOCK_TOKENS
+from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.core.usage import Tier
 
 STAGE_REASONS = {
@@ -54,7 +54,7 @@ class Stager:
         self._paths = paths
         self._fetcher = fetcher
         self._remote = remote
-        self._missing = MissingNodes(workflows, lambda node: any(node.held[_HOST + 1 :]))
+        self._missing = MissingNodes(workflows, _is_far)
         self._locked: list[Node] = []  # that must not make room for others in this run
         self._turn: list[Owner] = []  # workflows whose steps on other workers are to be looked at in this round
         self._useful = {reason: Usefulness() for reason in (PrefetchSource.QUEUE, PrefetchSource.FORECAST)}
@@ -102,7 +102,7 @@ class Stager:
         value = None if policy is None else self._comparable(policy.certain_value(now))
         staged = Counter({Tier.DISK: sum(self._from_disk(node, reason, value, seconds, now) for node in path)})
         matched = sum(node.blocks for node in path)
-        room = self._budget(Tier.REMOTE, seconds, reason, now) if matched < len(tokens) // BLOCK_TOKENS else 0
+        room = self._budget(Tier.REMOTE, seconds, reason, now) if matched < len(tokens) // BLOCK_BYTES else 0
         if room:
             above = path[-1] if path else root
             kinds, keys = self._fetcher.elsewhere(above, tokens, matched, room)
@@ -235,6 +235,11 @@ class Stager:
         """The policy of the GPU, if its values can be trusted and mean something."""
         policy = self._tiers.gpu.policy
         return policy if isinstance(policy, ForesightPolicy) and not self._tiers.lru_active else None
+
+
+def _is_far(node: Node) -> bool:
+    """Whether slower tiers than the host alone have some of its blocks."""
+    return any(node.held[_HOST + 1 :]) and node.held[GPU] + node.held[_HOST] - node.copies(_HOST) < node.blocks
 
 
 def _may_leave(node: Node, rank: Rank, value: float | None) -> bool:
