@@ -331,7 +331,7 @@ def test_other_nodes_are_not_asked_for_what_follows_a_whole_prompt() -> None:
 
 
 def test_what_is_near_already_hides_nothing_that_is_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(missing, "_FOUND", 1)
+    monkeypatch.setattr(missing, "FOUND_MAX", 1)
     rig = Rig(disk=40)
     for name in "pq":
         rig.run(name, workflow="w")
