@@ -98,5 +98,7 @@ def _check_node(node: Node) -> None:
         assert any(node.holds(tier, block) for tier in range(len(node.held))), "no tier holds a block"
     if node.refs:
         assert node.held[GPU] == node.blocks, "a running sequence's blocks are not on the GPU"
+    for block in node.staged.numbers() if node.staged is not None else ():
+        assert node.holds(GPU, block) or node.holds(GPU + 1, block), "a staged block has gone, and its end was not counted"
     for owner in node.owners:
         assert node in owner.nodes

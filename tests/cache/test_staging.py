@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.cache.factory import make_cache
 from pbkv_cluster.cache.guard.guard import Guard
+from pbkv_cluster.cache.prefetch import missing
 from pbkv_cluster.cache.prefetch.planner import QueuedPrompt
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere
 from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchCount, PrefetchSource
 from pbkv_cluster.cache.tiers.transfer import Transfer
+from pbkv_cluster.cache.tree.prefix_tree import lineage
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast, StepForecast
@@ -52,7 +54,7 @@ class StagingDriver(FailingDriver):
         active = {node.key(block) for node in self.cache.tree.walk() if not node.retired for block in range(node.blocks)}
         waited = self.late.waited
         self.cache.prefetcher.wake()
-        prompts = [QueuedPrompt(self.random.choice(SPACES), self.prompt())] if self.random.random() < 0.5 else []
+        prompts = [self.queued() for _ in range(self.random.choice((0, 1, 1, 3)))]
         self.cache.prefetcher.run(self.random.choice((0.0, 1.0)), prompts)
         assert self.late.waited == waited, "it has waited"
         for key, tiers in before.items():
@@ -63,9 +65,22 @@ class StagingDriver(FailingDriver):
         self.seen.update(node.key(block) for node in self.cache.tree.walk() if node.staged for block in range(node.blocks))
         self.check_count()
 
+    def queued(self) -> QueuedPrompt:
+        """A prompt; of two, about one begins with blocks that the disk alone has, where there are any."""
+        slow = [node for node in self.cache.tree.walk() if not any(node.held[:2])]
+        if not slow or self.random.random() < 0.5:
+            return QueuedPrompt(self.random.choice(SPACES), self.prompt())
+        path = list(lineage(self.random.choice(slow)))[::-1]
+        space = next(each for each in SPACES if self.cache.tree.root(each) is path[0].parent)
+        return QueuedPrompt(space, b"".join(node.tokens for node in path))
+
     def check_count(self) -> None:
-        staged = sum(node.staged.blocks for node in self.cache.tree.walk() if node.staged is not None)
-        assert self.total.pending == staged, "a block's end was not counted"
+        """What is pending lies where a step would find it sooner, as the cache itself has announced."""
+        staged = [
+            node.key(each) for node in self.cache.tree.walk() if node.staged is not None for each in node.staged.numbers()
+        ]
+        near = [key for key in staged if {Tier.GPU, Tier.HOST} & set(self.residency[key].tiers)]
+        assert self.total.pending == len(near), "a block's end was not counted"
 
     @property
     def total(self) -> PrefetchCount:
@@ -90,7 +105,7 @@ def test_any_history_keeps_the_cache_right(policy: str, capacity: Mapping[Tier, 
 
 def test_random_histories_have_staged_blocks_of_every_end() -> None:
     total, decisions = PrefetchCount(), Counter[str]()
-    for seed in (1, 2):
+    for seed in range(12):
         driver = StagingDriver(seed, CAPACITIES[1], "pbkv-paper")
         for _ in range(200):
             driver.step()
@@ -123,7 +138,10 @@ class Bus(LateEngine):
 class Peer(Others):
     """Another node has everything."""
 
+    asked = 0  # times
+
     def tiers(self, keys: Iterable[bytes]) -> Sequence[Tier]:
+        self.asked += 1
         return [Tier.REMOTE for _ in keys]
 
     def is_near(self, key: bytes) -> bool:
@@ -150,12 +168,13 @@ class Rig:
         self.bus.watch(self.cache.tiers.pools)
         self.steps = self.epoch = 0
 
-    def run(self, name: str, blocks: int = TEXT) -> Mapping[Tier, int]:
-        """Runs a step. Returns the tokens that tiers had."""
+    def run(self, name: str, blocks: int = TEXT, workflow: str = "") -> Mapping[Tier, int]:
+        """Runs a step, of the workflow that is called like its text if no other is named. Returns the tokens that tiers had."""
+        workflow = workflow or name
         self.clock.advance(1.0)
         self.steps += 1
         tokens = text(name, blocks)
-        handle = self.cache.open(StepIdentity(space(), name, f"a-{name}", self.steps, count(tokens)), tokens)
+        handle = self.cache.open(StepIdentity(space(), workflow, f"a-{workflow}", self.steps, count(tokens)), tokens)
         assert handle is not None
         assert self.cache.grow(handle, count(tokens))
         self.cache.commit(handle, tokens)
@@ -218,7 +237,9 @@ def test_a_likely_workflow_has_its_blocks_back_from_the_disk() -> None:
     assert rig.ahead() == 0, "the host is full of active workflows' blocks"
     for name in "bcd":
         rig.cache.retire(name)
+    demoted = rig.cache.tiers.decisions["host_demote"]
     assert rig.ahead() == 0, "it waits for nothing: first their blocks go to the disk"
+    assert rig.cache.tiers.decisions["host_demote"] == demoted + TEXT, "no more than the room that it needs"
     rig.settle()
     assert rig.ahead() == TEXT
     rig.settle()
@@ -283,6 +304,116 @@ def test_it_stops_while_what_it_brings_is_not_used() -> None:
     assert 256 <= rig.count(QUEUE).loaded <= 512 + 32
 
 
+def test_a_long_text_comes_from_the_disk_one_budget_after_the_other() -> None:
+    rig = Rig(host=40, disk=400)
+    rig.run("z", 10)
+    rig.cache.retire("z")
+    for name in "abcdefghijklmnop":
+        rig.run(name)
+        rig.cache.retire(name)
+    staged = list[int]()
+    while rig.staged < 10 and len(staged) < 20:
+        staged.append(rig.ahead("z", seconds=3.5 * BLOCK_S, blocks=10))
+        rig.settle()
+    assert [blocks for blocks in staged if blocks] == [3, 3, 3, 1]
+    rig.run("z", 10)
+    assert rig.count(QUEUE) == PrefetchCount(loaded=10, used=10)
+
+
+def test_other_nodes_are_not_asked_for_what_follows_a_whole_prompt() -> None:
+    rig = Rig(elsewhere=(peer := Peer()))
+    rig.run("a")
+    peer.asked = 0
+    rig.ahead("a")
+    assert peer.asked == 0
+    rig.ahead("b")
+    assert peer.asked == 1
+
+
+def test_what_is_near_already_hides_nothing_that_is_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(missing, "FOUND_MAX", 1)
+    rig = Rig(disk=40)
+    for name in "pq":
+        rig.run(name, workflow="w")
+        rig.forecast("w", 0.05)
+    for name in "abcde":
+        rig.run(name)
+        rig.forecast(name, 0.05)
+    for name in "abcde":
+        rig.cache.retire(name)
+    assert rig.tiers("p") == rig.tiers("q") == {Tier.DISK: TEXT}
+    rig.forecast("w", 0.9)
+    for _ in range(6):
+        rig.ahead()
+        rig.settle()
+    assert rig.tiers("p") == rig.tiers("q") == {Tier.HOST: TEXT}
+
+
+def test_queued_steps_do_not_take_the_room_of_each_other() -> None:
+    rig = Rig(disk=400)
+    for name in "abcdefgh":
+        rig.run(name)
+    for name in "abcdefgh":
+        rig.cache.retire(name)
+    for _ in range(8):
+        rig.ahead("e", "d", "a", "b")
+        rig.settle()
+    assert rig.tiers("e") == rig.tiers("d") == {Tier.HOST: TEXT}, "those that are admitted first"
+    assert rig.count(QUEUE).wasted == 0
+
+
+def test_what_a_later_step_finds_in_host_memory_stays_there_for_it() -> None:
+    rig = Rig(disk=400)
+    for name in "abcdefgh":
+        rig.run(name)
+    for name in "abcdefgh":
+        rig.cache.retire(name)
+    before = rig.tiers("d")[Tier.HOST], rig.tiers("e")[Tier.HOST]
+    for _ in range(4):
+        rig.ahead("a", "d", "e")
+        rig.settle()
+    assert min(before) > 0
+    assert (rig.tiers("d")[Tier.HOST], rig.tiers("e")[Tier.HOST]) >= before
+
+
+def test_what_comes_from_another_node_does_not_leave_for_a_later_step() -> None:
+    rig = Rig(host=4, disk=400, elsewhere=Peer())
+    for name in "abcdefgh":
+        rig.run(name)
+    for name in "abcdefgh":
+        rig.cache.retire(name)
+    assert rig.tiers("a") == {Tier.DISK: TEXT}
+    for _ in range(4):
+        rig.ahead("x", "a")
+        rig.settle()
+    assert rig.tiers("x") == {Tier.HOST: TEXT}
+    assert rig.count(QUEUE) == PrefetchCount(loaded=TEXT)
+
+
+def test_what_leaves_the_gpu_after_its_staged_copy_has_gone_is_wasted_and_staged_again() -> None:
+    rig = Rig(disk=400)
+    for name in "abcdefg":
+        rig.run(name)
+        rig.forecast(name, 0.05)
+    for name in "abcdefg":
+        rig.cache.retire(name)
+    for _ in range(2):
+        rig.ahead("a")
+        rig.settle()
+    assert rig.count(QUEUE) == PrefetchCount(loaded=TEXT)
+    assert rig.cache.requests.prefetch(space(), text("a")).loaded == TEXT * BLOCK_TOKENS
+    rig.settle()
+    for name in "hijklmnopqrstu":
+        rig.run(name)
+        rig.cache.retire(name)
+    assert rig.tiers("a") == {Tier.DISK: TEXT}
+    assert rig.count(QUEUE) == PrefetchCount(loaded=TEXT, wasted=TEXT)
+    for _ in range(2):
+        rig.ahead("a")
+        rig.settle()
+    assert rig.tiers("a") == {Tier.HOST: TEXT}
+
+
 def test_a_request_stages_what_the_gpu_has_no_room_for() -> None:
     rig = Rig(elsewhere=Peer())
     rig.cache.tiers.decisions.clear()
@@ -295,6 +426,23 @@ def test_a_request_stages_what_the_gpu_has_no_room_for() -> None:
     assert rig.tiers("a") == {Tier.GPU: 1, Tier.HOST: TEXT - 1}
     rig.run("a")
     assert rig.count(REQUEST) == PrefetchCount(loaded=TEXT - 1, used=TEXT - 1)
+
+
+def test_a_request_takes_no_more_room_from_others_than_it_needs() -> None:
+    rig = Rig(host=40, disk=400)
+    names = "abcdefghijklmnop"
+    for name in names:
+        rig.run(name)
+        rig.cache.retire(name)
+    wanted = next(name for name in names if rig.tiers(name) == {Tier.DISK: TEXT})
+    for name in "xyz":
+        rig.run(name)  # these are active, so that the GPU has no room but for one block
+    before = rig.cache.tiers.decisions.copy()
+    assert rig.cache.requests.prefetch(space(), text(wanted)).loaded == BLOCK_TOKENS
+    left = rig.cache.tiers.decisions - before
+    assert (left["host_demote"], left["host_drop_active"], left["host_drop_retired"]) == (TEXT - 1, 0, 0)
+    rig.settle()
+    assert rig.cache.requests.prefetch(space(), text(wanted)).staged == (TEXT - 1) * BLOCK_TOKENS
 
 
 def test_to_the_guard_lru_would_have_had_it_from_the_other_node() -> None:

@@ -18,11 +18,14 @@ from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.kv.block_copies import CpuCopies
 from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
+from pbkv_cluster.gpu_worker.kv.other_workers import OtherWorkers
 from pbkv_cluster.gpu_worker.kv.storage import KvShape, KvStorage
 from pbkv_cluster.gpu_worker.kv.transfer_engine import ThreadedTransferEngine
 from pbkv_cluster.store.arena import page_touch
 from pbkv_cluster.store.arena.layout import RegionLayout
-from pbkv_cluster.store.arena.slots import SlotReader
+from pbkv_cluster.store.arena.slots import Bytes, ReadResult, SlotReader
+from pbkv_cluster.store.block_map import BlockMap
+from pbkv_cluster.store.block_source import BlockPlace
 from tests.polling import wait_for
 
 CPU = torch.device("cpu")
@@ -43,10 +46,27 @@ class Held(CpuCopies):
         super().to_host(gpu_slots, host_slots, fence)
 
 
+class NoSource:
+    def read(self, wanted: Sequence[tuple[bytes, BlockPlace]], targets: Sequence[Bytes]) -> Sequence[ReadResult]:
+        raise AssertionError("it is not asked")
+
+
+class HeldOthers(OtherWorkers):
+    """Have every block, and wait for a signal."""
+
+    def __init__(self) -> None:
+        super().__init__(BlockMap(), "node", "worker", {Tier.REMOTE: NoSource()})
+        self.go = threading.Event()
+
+    def read(self, tier: Tier, keys: Sequence[bytes], targets: Sequence[Bytes]) -> list[bool]:
+        self.go.wait(30)
+        return [True] * len(keys)
+
+
 class Rig:
     """Pools with numbers that never repeat, and an engine."""
 
-    def __init__(self, verify_share: float = 1.0, held: bool = False) -> None:
+    def __init__(self, verify_share: float = 1.0, held: bool = False, others: OtherWorkers | None = None) -> None:
         layout = RegionLayout(HOST_BLOCKS, SHAPE.block_bytes)
         self.memory = memoryview(mmap.mmap(-1, layout.size + mmap.PAGESIZE))  # longer, as a region of the arena may be
         self.region = HostRegion(layout, b"digest of a mod.", lambda: 5.0, self.memory)
@@ -55,7 +75,7 @@ class Rig:
             pool.copy_(torch.arange(pool.numel()).view_as(pool) + number * 1_000_000)
         self.gpu, self.host = self.storage.gpu.clone(), self.storage.host.clone()  # what the pools should hold
         self.copies = Held(self.storage) if held else CpuCopies(self.storage)
-        self.engine = ThreadedTransferEngine(self.copies, self.region, verify_share)
+        self.engine = ThreadedTransferEngine(self.copies, self.region, verify_share, others=others)
 
     def submit(self, transfer: Transfer) -> Transfer:
         assert not self.engine.submit(transfer)
@@ -76,6 +96,10 @@ def labels(slots: Sequence[int]) -> list[BlockLabel]:
 
 def store(gpu: Sequence[int], host: Sequence[int], after: Sequence[Transfer] = ()) -> Transfer:
     return Transfer(Tier.GPU, new_slots(gpu), Tier.HOST, new_slots(host), after, labels(gpu))
+
+
+def fetch(target: Tier, slots: Sequence[int]) -> Transfer:
+    return Transfer(Tier.REMOTE, new_slots(), target, new_slots(slots), (), labels(slots), patience_s=30.0)
 
 
 def load(host: Sequence[int], gpu: Sequence[int], after: Sequence[Transfer] = ()) -> Transfer:
@@ -246,3 +270,20 @@ def test_each_direction_is_expected_to_take_what_it_has_taken_with_what_waits_th
     assert rig.engine.seconds(Tier.GPU, Tier.HOST, 1) == pytest.approx(3 * one)
     rig.copies.go.set()
     rig.engine.wait((waiting,))
+
+
+def test_what_is_staged_from_a_place_delays_what_is_loaded_from_there() -> None:
+    others = HeldOthers()
+    rig = Rig(others=others)
+    others.go.set()
+    for target in (Tier.GPU, Tier.HOST):
+        assert not rig.carry_out(fetch(target, [0, 1]))
+    to_gpu, to_host = (rig.engine.seconds(Tier.REMOTE, target, 1) for target in (Tier.GPU, Tier.HOST))
+    assert min(to_gpu, to_host) > 0.0
+    others.go.clear()
+    staging = rig.submit(fetch(Tier.HOST, [2, 3]))
+    assert rig.engine.seconds(Tier.REMOTE, Tier.GPU, 1) == pytest.approx(to_gpu + 2 * to_host)
+    assert rig.engine.seconds(Tier.REMOTE, Tier.HOST, 1) == pytest.approx(3 * to_host)
+    others.go.set()
+    rig.engine.wait((staging,))
+    rig.engine.close()

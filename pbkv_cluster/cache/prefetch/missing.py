@@ -7,7 +7,7 @@ from pbkv_cluster.cache.owners import ActiveWorkflows
 from pbkv_cluster.cache.tree.node import Node
 
 _LOOKED_AT = 512  # nodes, each time
-_FOUND = 64  # nodes, each time: their values are computed
+FOUND_MAX = 64  # nodes, each time: their values are computed
 
 
 class MissingNodes:
@@ -28,12 +28,12 @@ class MissingNodes:
         left = _LOOKED_AT
         if not self._turn:
             self._turn.extend(owner.id for owner in self._workflows.all())
-        while self._turn and left > 0 and len(found) < _FOUND:
+        while self._turn and left > 0 and len(found) < FOUND_MAX:
             owner = self._workflows.find(self._turn.popleft())
             for node in reversed(owner.nodes) if owner is not None else ():
                 left -= 1
                 if self._is_missing(node):
                     found[node] = None
-                if left <= 0 or len(found) >= _FOUND:
+                if left <= 0 or len(found) >= FOUND_MAX:
                     break
         return list(found)

@@ -20,7 +20,7 @@ from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchSource
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tree.node import GPU, Node, Owner, Slots, new_slots
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree, lineage
-from pbkv_cluster.core.tokens import BLOCK_TOKENS
+from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.core.usage import Tier
 
 STAGE_REASONS = {
@@ -54,7 +54,8 @@ class Stager:
         self._paths = paths
         self._fetcher = fetcher
         self._remote = remote
-        self._missing = MissingNodes(workflows, lambda node: any(node.held[_HOST + 1 :]))
+        self._missing = MissingNodes(workflows, _is_far)
+        self._locked: list[Node] = []  # that must not make room for others in this run
         self._turn: list[Owner] = []  # workflows whose steps on other workers are to be looked at in this round
         self._useful = {reason: Usefulness() for reason in (PrefetchSource.QUEUE, PrefetchSource.FORECAST)}
 
@@ -66,30 +67,42 @@ class Stager:
             prompts: of the steps that wait, in the order in which they will be admitted.
             now: seconds.
         """
-        staged = 0
-        for prompt in prompts[:QUEUED_MAX]:
-            root = self._tree.root(prompt.namespace)
-            staged += self._stage_prompt(root, prompt.tokens, PrefetchSource.QUEUE, seconds, now).total()
+        queued = [(self._tree.root(prompt.namespace), prompt.tokens) for prompt in prompts[:QUEUED_MAX]]
+        for root, tokens in queued:  # first: what one step will use must not leave for another's
+            self._lock_match(root, tokens)
+        staged = sum(self._stage_prompt(root, tokens, PrefetchSource.QUEUE, seconds, now).total() for root, tokens in queued)
         policy = self._foresight()
-        if policy is None:
-            return staged
-        staged += self._stage_nodes(policy, seconds, now)
-        for owner in self._owners():
-            staged += self._stage_context(owner, policy, seconds, now)
+        if policy is not None:
+            staged += self._stage_nodes(policy, seconds, now)
+            staged += sum(self._stage_context(owner, policy, seconds, now) for owner in self._owners())
+        self._unlock()
         return staged
 
     def request(self, root: Node, tokens: bytes, now: float) -> Mapping[Tier, int]:
         """Stages what a client has asked for and the GPU has no room for. Returns the blocks, by where they lie."""
-        return self._stage_prompt(root, tokens, PrefetchSource.REQUEST, float("inf"), now)
+        staged = self._stage_prompt(root, tokens, PrefetchSource.REQUEST, float("inf"), now)
+        self._unlock()
+        return staged
+
+    def _lock_match(self, root: Node, tokens: bytes) -> list[Node]:
+        """Locks what the tree has of a prompt, until `_unlock`."""
+        path = self._paths.lock_match(self._tree.match(root, tokens))
+        self._locked += path[-1:]
+        return path
+
+    def _unlock(self) -> None:
+        for node in self._locked:
+            self._paths.unlock_node(node)
+        self._locked.clear()
 
     def _stage_prompt(self, root: Node, tokens: bytes, reason: PrefetchSource, seconds: float, now: float) -> Counter[Tier]:
-        """Stages what the cache has of a prompt on the disk, and what other nodes have after that."""
-        path = self._paths.lock_match(self._tree.match(root, tokens))
+        """Stages what the cache has of a prompt on the disk, and what other nodes have after that. Locks both."""
+        path = self._lock_match(root, tokens)
         policy = self._foresight()
         value = None if policy is None else self._comparable(policy.certain_value(now))
         staged = Counter({Tier.DISK: sum(self._from_disk(node, reason, value, seconds, now) for node in path)})
         matched = sum(node.blocks for node in path)
-        room = self._budget(Tier.REMOTE, seconds, reason, now) if matched < len(tokens) // BLOCK_TOKENS else 0
+        room = self._budget(Tier.REMOTE, seconds, reason, now) if matched < len(tokens) // BLOCK_BYTES else 0
         if room:
             above = path[-1] if path else root
             kinds, keys = self._fetcher.elsewhere(above, tokens, matched, room)
@@ -97,10 +110,11 @@ class Stager:
             slots = self._take(count, value)
             if slots:
                 child = self._fetcher.stage(above, tokens, matched, Tier.REMOTE, keys[: len(slots)], slots)
+                self._tree.lock(child)
+                self._locked.append(child)
                 self._paths.expect(child, now)
                 self._note(child, range(child.blocks), reason, Tier.REMOTE)
                 staged[Tier.REMOTE] = child.blocks
-        self._paths.unlock(path)
         return staged
 
     def _stage_nodes(self, policy: ForesightPolicy, seconds: float, now: float) -> int:
@@ -126,13 +140,13 @@ class Stager:
 
     def _from_disk(self, node: Node, reason: PrefetchSource, value: float | None, seconds: float, now: float) -> int:
         """Stages those blocks of a locked node that only slower tiers than the host have."""
-        if node.staged is not None or not any(node.held[_HOST + 1 :]):
+        if not any(node.held[_HOST + 1 :]):
             return 0
         staged = 0
         for index, first, stop in tuple(node.runs(node.held[GPU], node.blocks)):
             tier = next(tier for tier in self._tiers if tier.index == index)
-            if index <= _HOST or staged:
-                continue
+            if index <= _HOST or staged or (node.staged is not None and node.staged[:2] != (reason, tier.kind)):
+                continue  # what was staged in another way is to be settled first
             blocks = range(first, min(stop, first + self._budget(tier.kind, seconds, reason, now)))
             if not blocks or not self._tiers.load_pays(tier):
                 continue
@@ -176,12 +190,12 @@ class Stager:
         if not host.pool.capacity:
             return new_slots()
         self._tiers.before_eviction()
-        while host.pool.free_slots < count:
+        while host.pool.room < count:  # slots that are leaving will be free for a later try: no more must go for this one
             found = host.active_queue.first()
             if found is None or not _may_leave(*found, value):
                 break
             node, rank = found
-            if not (slots := self._tiers.evictor.evict(host, node, count - host.pool.free_slots, rank, waits=False)):
+            if not (slots := self._tiers.evictor.evict(host, node, count - host.pool.room, rank, waits=False)):
                 break
             self._tiers.evictor.submit_demotions(host)
             host.pool.release(slots)
@@ -221,6 +235,11 @@ class Stager:
         """The policy of the GPU, if its values can be trusted and mean something."""
         policy = self._tiers.gpu.policy
         return policy if isinstance(policy, ForesightPolicy) and not self._tiers.lru_active else None
+
+
+def _is_far(node: Node) -> bool:
+    """Whether slower tiers than the host alone have some of its blocks."""
+    return any(node.held[_HOST + 1 :]) and node.held[GPU] + node.held[_HOST] - node.copies(_HOST) < node.blocks
 
 
 def _may_leave(node: Node, rank: Rank, value: float | None) -> bool:

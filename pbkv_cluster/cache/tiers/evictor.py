@@ -79,14 +79,14 @@ class Evictor:
             if node.prefetched:
                 self._ledger.leaving(node, blocks[0], tier.pool.spoiled)
             self._ledger.early.left(node, len(blocks))
-        elif tier.index == GPU + 1:
-            self._ledger.staging.lost(node, blocks, held, tier.pool.spoiled)
         codes, retired = tier.codes, node.retired
         if codes.evict:
             self.decisions[codes.evict[retired]] += len(blocks)
             self._log.note(codes.evict[retired], node, blocks, rank, tier.lru_active)
         homeless = blocks if tier.slower is None else self.copy_down(tier, tier.slower, node, blocks, codes.demote, rank, waits)
         stop = blocks[-1] + 1
+        if node.staged is not None:
+            self._ledger.staging.leaving(node, tier.index, blocks, tier.pool.spoiled)
         slots = self._tree.unplace(node, tier.index, blocks[0], stop)
         if not homeless or homeless[0] > blocks[0]:
             self._announce(node, blocks[0], homeless[0] if homeless else stop)
@@ -250,11 +250,10 @@ class Evictor:
         if node.prefetched:
             self._ledger.leaving(node, blocks, self._tiers[GPU].pool.spoiled)
         self._ledger.early.wasted(node)
-        if node.staged is not None:  # in host memory, which comes after the GPU
-            host = self._tiers[GPU + 1]
-            self._ledger.staging.lost(node, range(blocks, node.blocks), node.slots[host.index], host.pool.spoiled)
         for tier in self._tiers if any(node.held) else ():
             if node.held[tier.index]:
+                if node.staged is not None:
+                    self._ledger.staging.leaving(node, tier.index, range(blocks, node.blocks), tier.pool.spoiled)
                 self._release(tier, self._tree.unplace(node, tier.index, blocks, node.blocks))
         self._announce(node, blocks, node.blocks)
         if blocks:

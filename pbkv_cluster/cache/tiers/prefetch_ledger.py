@@ -1,12 +1,14 @@
 """What becomes of blocks that are copied ahead of need, to the GPU or from it: each ends as used, wasted or cancelled."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pbkv_cluster.cache.tree.node import GPU, Node
 from pbkv_cluster.cache.tree.staged import Staged, mask_of
 from pbkv_cluster.core.usage import Tier
+
+_STAGED_IN = (GPU, GPU + 1)  # index of the GPU, and of host memory, which comes after it
 
 
 class PrefetchSource(StrEnum):
@@ -78,8 +80,8 @@ class EarlyDemotionLedger:
 class StagingLedger:
     """Counts blocks that were brought to host memory ahead of their use, by why they were.
 
-    Each ends as used when a step uses it, as wasted when it leaves host memory for a slower tier or the cache before that, and
-    as cancelled when it did not arrive.
+    Each lies on the GPU or in host memory, or is on its way there, until it ends: as used when a step uses it, as wasted when
+    the last of these two loses it before that, and as cancelled when it did not arrive.
     """
 
     def __init__(self) -> None:
@@ -90,10 +92,10 @@ class StagingLedger:
         return replace(self._counts[reason])
 
     def staged(self, node: Node, blocks: Iterable[int], reason: PrefetchSource, source: Tier) -> None:
-        """Blocks of a node, which has no others, are on their way from `source`."""
-        assert node.staged is None
-        node.staged = Staged(reason, source, mask_of(blocks))
-        self._counts[reason].loaded += node.staged.blocks
+        """Blocks of a node, which has none that were staged for another reason or from elsewhere, are on their way."""
+        staged = Staged(reason, source, mask_of(blocks))
+        self._counts[reason].loaded += staged.blocks
+        node.staged = staged if node.staged is None else node.staged.and_those(staged)
 
     def used(self, node: Node) -> None:
         """A step uses all of a node."""
@@ -101,20 +103,24 @@ class StagingLedger:
             self._counts[PrefetchSource(node.staged.reason)].used += node.staged.blocks
             node.staged = None
 
-    def lost(self, node: Node, blocks: Iterable[int], slots: Sequence[int], spoiled: Collection[int]) -> None:
-        """Some blocks are about to leave host memory for a slower tier, or the cache.
+    def leaving(self, node: Node, tier: int, blocks: Iterable[int], spoiled: Collection[int]) -> None:
+        """A tier is about to lose some blocks.
 
         Args:
             node: theirs.
-            blocks: of it.
-            slots: of all its blocks in host memory; none: it holds none of them any more.
-            spoiled: slots of host memory that did not get their blocks.
+            tier: index of the tier.
+            blocks: of the node.
+            spoiled: slots of the tier that did not get their blocks.
         """
         staged = node.staged
-        if staged is None:
+        if staged is None or tier not in _STAGED_IN:
             return
-        lost = [block for block in blocks if staged.mask >> block & 1]
-        absent = sum(slots[block] in spoiled for block in lost) if slots else 0
+        (other,) = (each for each in _STAGED_IN if each != tier)
+        gone = set(blocks)
+        lost = [
+            block for block in staged.numbers() if block in gone and node.holds(tier, block) and not node.holds(other, block)
+        ]
+        absent = sum(node.slots[tier][block] in spoiled for block in lost)
         count = self._counts[PrefetchSource(staged.reason)]
         count.cancelled += absent
         count.wasted += len(lost) - absent

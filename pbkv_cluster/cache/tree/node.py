@@ -135,7 +135,7 @@ class Node:
         self.prefetched = 0  # of the blocks that the GPU holds, how many of the last were prefetched and not used since
         self.prefetched_for = ""  # why, see `PrefetchLedger`
         self.leases: frozenset[BlockLease] = NO_LEASES  # that it lies within
-        self.staged: Staged | None = None  # of the blocks that slower tiers hold, those that were staged and not used since
+        self.staged: Staged | None = None  # those of its blocks that were staged and not used since
         self.demoted_early = 0  # of the blocks that the GPU holds, how many were copied early, see `EarlyDemotionLedger`
         self.refs = 0  # running sequences whose path passes through this node
         self.owners: dict[Owner, Segment] = {}  # active workflows only, with the segment of each; none: retired

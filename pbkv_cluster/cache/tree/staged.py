@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from pbkv_cluster.core.usage import Tier
@@ -15,6 +15,10 @@ class Staged(NamedTuple):
     source: Tier  # where they lay
     mask: int  # bit i: block i
 
+    def numbers(self) -> Iterator[int]:
+        """Of these blocks, within their node."""
+        return (block for block in range(self.mask.bit_length()) if self.mask >> block & 1)
+
     @property
     def blocks(self) -> int:
         return self.mask.bit_count()
@@ -23,6 +27,12 @@ class Staged(NamedTuple):
         """Those of a node's first `blocks` blocks, and the others, numbered from there."""
         upper, lower = self.mask & ((1 << blocks) - 1), self.mask >> blocks
         return self._replace(mask=upper) if upper else None, self._replace(mask=lower) if lower else None
+
+    def and_those(self, others: Staged) -> Staged:
+        """With others of the node, staged for the same reason from the same place."""
+        assert others[:2] == self[:2]
+        assert not others.mask & self.mask, "a block was staged twice"
+        return self._replace(mask=self.mask | others.mask)
 
     def without(self, blocks: Iterable[int]) -> Staged | None:
         """All but some."""

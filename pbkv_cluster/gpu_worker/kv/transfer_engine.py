@@ -130,14 +130,16 @@ class ThreadedTransferEngine:
                     self._open[transfer].result(transfer.patience_s)
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
-        """See `TransferEngine.seconds`: with those that wait before it. 0 before the first transfer that way."""
+        """See `TransferEngine.seconds`: with all that its thread has to carry out. 0 before the first transfer that way."""
         measured = self._block_seconds.get((source, target))
         if measured is None:
             return 0.0
-        queued = sum(len(transfer) for transfer in self._open if transfer.target is target and transfer.source is source)
+        thread = self._lanes[source, target]
+        queued = [each for each in self._open if self._lanes[each.source, each.target] is thread]
         if target is Tier.DISK and self._disk is not None:
-            return self._disk.disk.seconds(blocks + queued)
-        return measured.value * (blocks + queued)
+            return self._disk.disk.seconds(blocks + sum(len(each) for each in queued))
+        rates = (self._block_seconds.get((each.source, each.target), measured).value for each in queued)
+        return measured.value * blocks + sum(rate * len(each) for rate, each in zip(rates, queued, strict=True))
 
     def _seconds_left(self, transfer: Transfer, arrived: float) -> float:
         measured = self._block_seconds.get((transfer.source, transfer.target))
