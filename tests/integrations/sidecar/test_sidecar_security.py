@@ -3,6 +3,7 @@
 import json
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -44,7 +45,7 @@ async def test_clients_need_a_key_and_engines_do_not_see_it(tmp_path: Path) -> N
 @pytest.mark.parametrize("field", ["cache_salt", "kv_transfer_params"])
 async def test_a_tenant_cannot_name_anothers_blocks(tmp_path: Path, field: str) -> None:
     engine = ScriptedEngine()
-    named = {field: {"pbkv": {"workflow": "w", "final": True}} if field == "kv_transfer_params" else "blue"}
+    named: dict[str, Any] = {field: {"pbkv": {"workflow": "w", "final": True}} if field == "kv_transfer_params" else "blue"}
     with secured(tmp_path):
         async with sidecar(engine, engine={"hints": ["cache_salt", "kv_transfer_params"]}) as rig:
             refused = await rig.chat("Hello?", headers=bearer(RED), **named)
