@@ -198,7 +198,7 @@ def test_a_block_with_a_copy_on_disk_takes_no_part_of_the_budget(monkeypatch: py
 
 
 def test_where_the_host_has_few_free_slots_the_blocks_that_leave_next_are_copied() -> None:
-    rig = Rig(host=2)
+    rig = Rig(host=3)
     for name in "abcdefghijkl":
         rig.run(name)
     rig.bus.catch_up()
@@ -206,6 +206,18 @@ def test_where_the_host_has_few_free_slots_the_blocks_that_leave_next_are_copied
     assert [Tier.GPU in tiers for tiers in rig.tiers("a")] == [True, True, True, False]
     rig.idle()
     assert [Tier.HOST in tiers for tiers in rig.tiers("a")[:3]] == [False, True, True]
+
+
+def test_a_block_that_has_left_the_gpu_is_not_dropped_for_an_early_copy() -> None:
+    rig = Rig(host=1)
+    for name in "abcdefghijkl":
+        rig.run(name)
+    rig.bus.catch_up()
+    rig.cache.poll()
+    before = rig.tiers("a")
+    assert before == [{Tier.GPU}] * 3 + [{Tier.HOST}]
+    rig.idle()
+    assert rig.tiers("a") == before
 
 
 def test_it_is_off_by_default() -> None:

@@ -63,7 +63,7 @@ class EarlyDemotion:
         gpu, slower, evictor = self._tiers.gpu, self._tiers.gpu.slower, self._tiers.evictor
         assert slower is not None
         blocks = node.last_copies(GPU, range(node.held[GPU]))[-wanted:]
-        blocks = evictor.free_to_leave(gpu, node, blocks)
+        blocks = evictor.free_to_leave(gpu, node, blocks, stay=True)
         blocks = blocks[max(0, len(blocks) - slower.pool.free_slots) :]
         if not blocks:
             return 0

@@ -85,8 +85,7 @@ class Evictor:
             self._log.note(codes.evict[retired], node, blocks, rank, tier.lru_active)
         homeless = blocks if tier.slower is None else self.copy_down(tier, tier.slower, node, blocks, codes.demote, rank, waits)
         stop = blocks[-1] + 1
-        if node.staged is not None:
-            self._ledger.staging.leaving(node, tier.index, blocks, tier.pool.spoiled)
+        self._ledger.staging.leaving(node, tier.index, blocks, tier.pool.spoiled)
         slots = self._tree.unplace(node, tier.index, blocks[0], stop)
         if not homeless or homeless[0] > blocks[0]:
             self._announce(node, blocks[0], homeless[0] if homeless else stop)
@@ -96,12 +95,14 @@ class Evictor:
         self._settle(node)
         return slots
 
-    def free_to_leave(self, tier: CacheTier, node: Node, blocks: Sequence[int]) -> Sequence[int]:
-        """Makes room in the slower tier for blocks of a node. Returns the last, as many as need not wait for a slot there."""
+    def free_to_leave(self, tier: CacheTier, node: Node, blocks: Sequence[int], stay: bool = False) -> Sequence[int]:
+        """Makes room in the slower tier for blocks of a node. Returns the last, as many as need not wait for a slot there.
+        If they `stay` in this tier, too, what follows them in the node is still of use, and does not make room.
+        """
         copied = node.last_copies(tier.index, blocks)
         if tier.slower is None or not copied or not self._pays(tier, tier.slower, len(copied)):
             return blocks
-        self._make_room(tier.slower, node, copied, waits=False)
+        self._make_room(tier.slower, node, copied, waits=False, stay=stay)
         pool = tier.slower.pool
         if min(len(copied), pool.room) <= pool.free_slots:
             return blocks
@@ -201,12 +202,13 @@ class Evictor:
             self._log.note("second_copy_skipped", node, blocks[stop:])
         return blocks[:stop], blocks[stop:]
 
-    def _make_room(self, tier: CacheTier, node: Node, blocks: Sequence[int], waits: bool) -> None:
+    def _make_room(self, tier: CacheTier, node: Node, blocks: Sequence[int], waits: bool, stay: bool = False) -> None:
         """Makes room in a tier for blocks of `node`, as far as that evicts only what is worth less than they are."""
         pool, rank, last = tier.pool, tier.rank_of_demoted(node), blocks[-1]
         while pool.room < len(blocks):
             found = tier.active_queue.first()
-            if found is not None and found[0] is node and (node.copies(tier.index) or node.holds_before(tier.index, last)):
+            own = found is not None and found[0] is node
+            if own and (stay or node.copies(tier.index) or node.holds_before(tier.index, last)):
                 found = tier.active_queue.first(besides=node)  # the tier needs these if it is to get the others
             if found is None or (found[0] is not node and found[1] >= rank):
                 return
@@ -252,8 +254,7 @@ class Evictor:
         self._ledger.early.wasted(node)
         for tier in self._tiers if any(node.held) else ():
             if node.held[tier.index]:
-                if node.staged is not None:
-                    self._ledger.staging.leaving(node, tier.index, range(blocks, node.blocks), tier.pool.spoiled)
+                self._ledger.staging.leaving(node, tier.index, range(blocks, node.blocks), tier.pool.spoiled)
                 self._release(tier, self._tree.unplace(node, tier.index, blocks, node.blocks))
         self._announce(node, blocks, node.blocks)
         if blocks:
