@@ -30,6 +30,7 @@ pytestmark = [
 ]
 
 PREFIX = 640  # tokens; whole blocks of both engines
+_LONG = 2000  # tokens of a step that is to be in the middle of them when its worker is killed
 TOKENS = 24
 
 
@@ -154,7 +155,7 @@ async def test_a_step_goes_on_at_the_other_engine(cluster: LocalCluster, victim:
         engine = None if victim == "pbkv" else psutil.Process(engine_of(entry.pid))
         async with await client.start_workflow(tenant=tenant) as workflow:
             tokens: list[int] = []
-            async for event in workflow.stream(agent="a", prompt=prompt(seed, PREFIX), max_tokens=600, ignore_eos=True):
+            async for event in workflow.stream(agent="a", prompt=prompt(seed, PREFIX), max_tokens=_LONG, ignore_eos=True):
                 if isinstance(event, Accepted):
                     assert event.worker_id == entry.worker_id
                 if isinstance(event, Tokens):
@@ -166,7 +167,7 @@ async def test_a_step_goes_on_at_the_other_engine(cluster: LocalCluster, victim:
                     killed = []
                 if isinstance(event, Finished):
                     assert event.usage.worker_id != entry.worker_id
-        assert len(tokens) == 600
+        assert len(tokens) == _LONG
         assert tokens[:TOKENS] == output
         if engine is not None:
             await eventually(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE)
