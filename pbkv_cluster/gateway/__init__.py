@@ -11,6 +11,7 @@ A step passes these files in this order:
     step/request_reader.py       checks the request and fills in what it leaves out
     step/admission/admission.py          bounds on steps in flight
     step/admission/limits.py             what each tenant and workflow has in flight
+    step/admission/counted_prompts.py    prompts of requests that are no steps, which count as such
     step/admission/steps_in_flight.py    those that have an id: one may begin after the end of others
     step/step.py, step/state.py  the step: what it is to do, its state
     step/prompt_reader.py        prompt to tokens and block keys
@@ -33,7 +34,7 @@ A workflow:
     workflow/requests.py         start of a workflow, report of a tool call, as plain values
     workflow/calls.py            calls about workflows, here or at the gateway that holds them
     workflow/lifecycle.py        start, find, take over, renew, end
-    workflow/adoption.py         takes over those of gateways that are gone for good
+    workflow/gone_gateways.py    takes over those of gateways that are gone for good
     workflow/open_workflows.py   the open workflows in memory, and their leases
     workflow/entry_writer.py     their entries in the directory, which say who holds them
     peers/                       the other gateways

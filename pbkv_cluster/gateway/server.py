@@ -36,10 +36,10 @@ from pbkv_cluster.gateway.step.prompt_reader import PromptReader
 from pbkv_cluster.gateway.step.relay import Relay
 from pbkv_cluster.gateway.step.request_reader import RequestReader
 from pbkv_cluster.gateway.step.submission import Submission
-from pbkv_cluster.gateway.workflow.adoption import Adoption
 from pbkv_cluster.gateway.workflow.calls import WorkflowCalls
 from pbkv_cluster.gateway.workflow.entry_writer import EntryWriter
 from pbkv_cluster.gateway.workflow.events import EventReporter
+from pbkv_cluster.gateway.workflow.gone_gateways import GoneGateways
 from pbkv_cluster.gateway.workflow.lifecycle import WorkflowLifecycle
 from pbkv_cluster.gateway.workflow.open_workflows import OpenWorkflow, OpenWorkflows
 from pbkv_cluster.gateway.workflow.step_teller import StepTeller
@@ -134,8 +134,10 @@ class GatewayServer:
             worker_wait_s=gateway.worker_wait_s,
         )
         prompts = PromptReader(codec, self._executor)
-        counted = CountedPrompts(admission, prompts, self._pool, clock)
-        self.caches = CacheServicer(self._pool, placement, counted, open_workflows, self._entries, config.cache.lease_max_s)
+        self.prompts = CountedPrompts(admission, prompts, self._pool, clock)
+        self.caches = CacheServicer(
+            self._pool, placement, self.prompts, open_workflows, self._entries, config.cache.lease_max_s
+        )
         self.submission = Submission(
             admission=admission,
             workflows=self.lifecycle,
@@ -204,7 +206,7 @@ class GatewayServer:
         self._background.start(self._entries.watch(self.lifecycle.workflows.all), "losses of the directory")
         self._background.start(self.lifecycle.run_leases(), "leases")
         self._background.start(
-            Adoption(self._directory, self.peers, self.lifecycle).run(), "workflows of gateways that are gone"
+            GoneGateways(self._directory, self.peers, self.lifecycle).run(), "workflows of gateways that are gone"
         )
         return address
 

@@ -12,7 +12,7 @@ from pbkv_cluster.core.errors import NotFound
 from pbkv_cluster.core.workflow.events import EventKind
 from pbkv_cluster.core.workflow.step_events import Accepted, Tokens
 from pbkv_cluster.core.workflow.tenant_ids import of_tenant
-from pbkv_cluster.gateway.workflow.adoption import Adoption
+from pbkv_cluster.gateway.workflow.gone_gateways import GoneGateways
 from pbkv_cluster.predictor_service.events.open_workflows import OpenWorkflows as PredictorWorkflows
 from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
 from tests.gateway.pair import Pair, pair
@@ -238,17 +238,17 @@ async def test_workflows_are_taken_from_a_gateway_that_two_looks_have_missed_and
         workflow, directory = await both.a.start(), both.rig.directory
         await both.a.run(workflow)
         (entry,) = (each for each in await directory.gateways() if each.address == both.a.address)
-        adoption = Adoption(directory, both.b.gateway.peers, both.b.gateway.lifecycle)
-        await adoption.look()
-        await adoption.look()
+        gone = GoneGateways(directory, both.b.gateway.peers, both.b.gateway.lifecycle)
+        await gone.look()
+        await gone.look()
         await directory.withdraw_gateway(entry)
-        await adoption.look()
+        await gone.look()
         await directory.announce_gateway(entry)
-        await adoption.look()
+        await gone.look()
         assert both.a.holds(workflow), "the directory had lost the gateway, not the cluster"
         await directory.withdraw_gateway(entry)
-        await adoption.look()
-        await adoption.look()
+        await gone.look()
+        await gone.look()
         assert both.b.holds(workflow)
 
 

@@ -73,13 +73,17 @@ class _Service:
 
 
 def make_app(
-    generations: Generations, bodies: BodyReader, model: ServedModel, pool: WorkerPool, prefetch: AskCaches
+    generations: Generations,
+    prompts: CountedPrompts,
+    bodies: BodyReader,
+    model: ServedModel,
+    pool: WorkerPool,
+    prefetch: AskCaches,
 ) -> tuple[Starlette, dict[str, Any]]:
     """The application, and its OpenAPI document."""
     service = _Service(model, pool, generations.sessions)
     answering = Answering(generations)
-    submission = generations.submission
-    counter = Counter(CountedPrompts(submission.admission, submission.prompts, pool, submission.clock))
+    counter = Counter(prompts)
     chat = ChatCompletions(answering, bodies, model)
     completions = Completions(answering, bodies, model)
     responses = Responses(answering, bodies, model)

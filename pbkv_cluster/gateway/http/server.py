@@ -25,6 +25,7 @@ class HttpServer:
         sessions = Sessions(gateway.workflows, settings.http_recognition_bytes)
         app, self.openapi = make_app(
             Generations(gateway.submission, sessions, gateway.codec, tools),
+            gateway.prompts,
             BodyReader(settings.http_max_body_bytes, settings.max_step_bytes),
             ServedModel(settings.http_model or model_name(config.model.path)),
             gateway.pool,

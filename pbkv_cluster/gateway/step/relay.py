@@ -48,7 +48,6 @@ from pbkv_cluster.gateway.step.state import StepState
 from pbkv_cluster.gateway.step.step import Step, StepSpec
 from pbkv_cluster.gateway.workflow.events import EventReporter
 from pbkv_cluster.gateway.workflow.step_teller import StepTeller
-from pbkv_cluster.store.block_map import WorkerKey
 
 log = logging.getLogger(__name__)
 
@@ -59,14 +58,6 @@ class ReceiverBehind(TryAgain):
     """The worker, or the way from it to the client, was lost under a step whose output went there. The client goes on with it:
     the step is no failure.
     """
-
-
-@dataclass(slots=True)
-class _Attempts:
-    """The workers that a step has tried in vain."""
-
-    failed: set[WorkerKey]
-    full: int = 0
 
 
 @dataclass(slots=True)
@@ -95,10 +86,9 @@ class Relay:
         Raises:
             PbkvError: the worker refused the step, or too many workers were lost.
         """
-        attempts = _Attempts(step.failed_workers)
         greeted = False
         while not step.is_final:
-            workers = await self.placement.wait(attempts.failed, step.ended)
+            workers = await self.placement.wait(step.failed_workers, step.ended)
             if not workers:
                 break
             workflow = spec.workflow
@@ -127,7 +117,7 @@ class Relay:
             except WorkerFailure as failure:
                 lost = worker if failure.kind is FailureKind.LOST else None
                 if not step.is_final:
-                    self._judge(step, worker, attempts, failure)
+                    self._judge(step, worker, failure)
                     if may_be_direct and failure.kind is not FailureKind.FULL:
                         raise ReceiverBehind(failure.details) from failure
                     step.transition(StepState.ACCEPTED)
@@ -237,7 +227,7 @@ class Relay:
         # Before the client gets Finished, so that its next step comes after this one's end in every account.
         step.transition(StepState.FINISHED)
 
-    def _judge(self, step: Step, worker: Worker, attempts: _Attempts, failure: WorkerFailure) -> None:
+    def _judge(self, step: Step, worker: Worker, failure: WorkerFailure) -> None:
         """Returns if the step may go on elsewhere.
 
         Raises:
@@ -245,17 +235,17 @@ class Relay:
         """
         if failure.kind is FailureKind.RECEIVER_LOST:
             return
-        attempts.failed.add(worker.key)
+        step.failed_workers.add(worker.key)
         reason = Reason.WORKER_REFUSED if failure.kind is FailureKind.FULL else Reason.WORKER_LOST
         if failure.kind is not FailureKind.REFUSED:
             lost = {"worker": worker.id, "reason": reason.value}
             log.warning("a step goes on elsewhere, if it may: %s", failure.details, extra=lost)
-        others = any(each.key not in attempts.failed for each in self.pool.live())
+        others = any(each.key not in step.failed_workers for each in self.pool.live())
         match failure.kind:
             case FailureKind.FULL:
                 self.decisions[Reason.WORKER_REFUSED] += 1
-                attempts.full += 1
-                if attempts.full < _MAX_REFUSALS and others:
+                step.refusals += 1
+                if step.refusals < _MAX_REFUSALS and others:
                     return
             case FailureKind.LOST:
                 self.decisions[Reason.WORKER_LOST] += 1

@@ -67,6 +67,7 @@ class Step:
         self.first_token_at: float | None = None  # on the clock's `now`
         self.retries = 0
         self.failed_workers = set[WorkerKey]()  # that it has tried in vain
+        self.refusals = 0  # by workers with full queues
         self.deadline: float | None = None  # on the clock's `now`: when nobody waits for it any more
         self.expired = False  # it was given up at its deadline
         self.runs_elsewhere = False  # another gateway runs it

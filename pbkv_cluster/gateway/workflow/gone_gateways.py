@@ -11,7 +11,7 @@ from pbkv_cluster.store.cluster_index import Directory
 _Incarnations = AbstractSet[str]
 
 
-class Adoption:
+class GoneGateways:
     """Looks whether a gateway has vanished from the directory, where its entry has expired.
 
     A directory that comes back empty is given workflows sooner than the gateways that hold them. So one is gone only if two
