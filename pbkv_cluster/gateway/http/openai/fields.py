@@ -4,7 +4,7 @@ A field of the API that this service does not implement is `Neutral`: accepted a
 by name at any other. Fields that say nothing about the answer (`user`, `store`, …) are accepted and have no effect.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema, PydanticCustomError
@@ -108,7 +108,7 @@ class StreamOptions(Body):
 
     include_usage: bool | None = None
     include_obfuscation: Ignored = None
-    continuous_usage_stats: Literal[False] | None = None
+    continuous_usage_stats: Annotated[Any, Neutral(False)] = None
 
     @staticmethod
     def with_usage(options: "StreamOptions | None") -> bool:
