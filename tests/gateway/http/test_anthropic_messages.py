@@ -78,6 +78,21 @@ async def test_tool_use_and_its_result(stream: bool) -> None:
         await http.events(workflow, EventKind.TOOL_FINISHED)
 
 
+async def test_what_a_model_has_thought_is_not_told_again() -> None:
+    worker = ScriptedWorker("w0")
+    thought: list[Any] = [
+        {"type": "thinking", "thinking": "Hm.", "signature": "s"},
+        {"type": "redacted_thinking", "data": "x"},
+        {"type": "text", "text": "Whales."},
+    ]
+    async with http_running(worker) as http, http.anthropic() as client:
+        for content in (thought, thought[-1:]):
+            messages: Any = [*USER, {"role": "assistant", "content": content}, *USER]
+            await client.messages.create(model=MODEL, max_tokens=1, messages=messages)
+    with_thoughts, without = worker.requests
+    assert with_thoughts.prompt == without.prompt
+
+
 async def test_the_stop_sequence_is_told() -> None:
     """The worker, as ours do, generates the tokens of a stop string and leaves out their text."""
     worker = ScriptedWorker("w0", say=lambda prompt: "One. END")
@@ -108,6 +123,12 @@ async def test_the_stop_sequence_is_told() -> None:
         ({"messages": [{"role": "robot", "content": ""}]}, anthropic.BadRequestError, "invalid_request_error", "role"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
+            anthropic.BadRequestError,
+            "invalid_request_error",
+            "content",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": [{"type": "redacted_thinking", "thinking": "x"}]}]},
             anthropic.BadRequestError,
             "invalid_request_error",
             "content",

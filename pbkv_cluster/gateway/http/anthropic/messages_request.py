@@ -47,13 +47,21 @@ class ToolResultBlock(Body):
 class ThinkingBlock(Body):
     """What a model has thought; it is not told again."""
 
-    type: Literal["thinking", "redacted_thinking"]
+    type: Literal["thinking"]
     thinking: Ignored = None
     signature: Ignored = None
+
+
+class RedactedThinkingBlock(Body):
+    """The same, encrypted."""
+
+    type: Literal["redacted_thinking"]
     data: Ignored = None
 
 
-Block = Annotated[TextBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock, Field(discriminator="type")]
+Block = Annotated[
+    TextBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock | RedactedThinkingBlock, Field(discriminator="type")
+]
 
 
 class Message(Body):
