@@ -1,6 +1,7 @@
 """All commands: the page about them is up to date, flags are alike, and a wrong address is said in one line."""
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -74,6 +75,18 @@ def test_a_replay_to_a_wrong_address_is_said_in_one_line(pbkv: Pbkv, tmp_path: P
     trace: Any = write_trace(tmp_path / "trace.jsonl.gz", workflows=2)
     refused = pbkv("replay", str(trace), "--endpoint", NOBODY)
     assert (refused.code, refused.err.count("\n")) == (1, 1), refused.err
+
+
+def test_every_command_that_comes_to_a_result_gives_it_as_json() -> None:
+    # A cost model and hints are JSON, and the others have no result: they go on until they are stopped.
+    without = {"pbkv calibrate", "pbkv hints", "pbkv serve", "pbkv attach", "pbkv otel"}
+    with_json = {name for name, each in COMMANDS.items() if "json_target" in inspect.signature(each).parameters}
+    assert with_json == {*COMMANDS} - without
+
+
+def test_top_takes_several_gateways(pbkv: Pbkv) -> None:
+    refused = pbkv("top", "--json", "-", "--endpoint", f"{NOBODY},127.0.0.1:2")
+    assert re.fullmatch(r"pbkv: nobody answers at 127\.0\.0\.1:[12]: Connection refused\n", refused.err)
 
 
 def test_commands_with_an_endpoint_were_found() -> None:

@@ -33,8 +33,10 @@ def test_every_source_has_a_converter() -> None:
 def test_lengths_alone_are_marked_and_reported_as_unknown(pbkv: Pbkv, tmp_path: Path) -> None:
     source, out = tmp_path / "azure.csv", tmp_path / "t.jsonl.gz"
     source.write_text(AZURE)
-    outcome = pbkv("trace", "convert", "--from", "azure", str(source), str(out))
+    outcome = pbkv("trace", "convert", "--from", "azure", str(source), str(out), "--json", str(tmp_path / "told.json"))
     assert outcome.code == 0, outcome.err
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert (told["workflows"], told["steps"], told["pseudo_tokens"]) == (4, 4, told["prompt_tokens"])
     assert "lengths only: nobody knows the text of 100 % of the prompt tokens" in outcome.out
     report = pbkv("report", str(out), "--jobs", "1", "--gpu", "1", "--host", "0")
     assert report.code == 0, report.err

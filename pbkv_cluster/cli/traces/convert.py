@@ -1,14 +1,14 @@
 """`pbkv trace convert`: traces and logs of others as step traces."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pbkv_cluster.cli.output import check_target
-from pbkv_cluster.cli.plain_text import plain
+from pbkv_cluster.cli.output import JsonTarget, check_json_target, check_target, result_console, write_json
 from pbkv_cluster.cli.traces.secret import Secret, ids_of
 
 if TYPE_CHECKING:
@@ -39,9 +39,11 @@ def convert(
     kind: Annotated[Source, typer.Option("--from", help="What IN is.")],
     max_mb: Annotated[float, typer.Option(min=0, help="Megabytes that OUT may have.")] = 1000,
     secret: Secret = None,
+    json_target: JsonTarget = None,
 ) -> None:
     """Convert traces and logs of others, as far as they hold lengths and agents. Says what is missing and what is assumed."""
     check_target(out, "OUT")
+    check_json_target(json_target)
     ids = ids_of(secret)
 
     from pbkv_cluster.simulator.recording.trace_file import TraceFile
@@ -50,15 +52,14 @@ def convert(
         try:
             done, notes = _convert(kind, source, ids, file)
         except BaseException:
-            if not file.size_bytes:
-                out.unlink(missing_ok=True)
+            out.unlink(missing_ok=True)  # a part would look like the whole
             raise
-    typer.echo(f"{out}: {done.workflows:,} workflows, {done.steps:,} steps, {done.prompt_tokens:,} prompt tokens")
+    told = [f"{out}: {done.workflows:,} workflows, {done.steps:,} steps, {done.prompt_tokens:,} prompt tokens"]
     if done.pseudo_tokens:
         share = 100 * done.pseudo_tokens / done.prompt_tokens
-        typer.echo(f"lengths only: nobody knows the text of {share:.0f} % of the prompt tokens, nor what they share")
-    for note in notes:
-        typer.echo(f"- {plain(note)}")
+        told.append(f"lengths only: nobody knows the text of {share:.0f} % of the prompt tokens, nor what they share")
+    result_console(json_target).print("\n".join([*told, *(f"- {note}" for note in notes)]), highlight=False, soft_wrap=True)
+    write_json({**asdict(done), "notes": list(notes)}, json_target)
     if done.is_full:
         typer.echo(f"pbkv: the rest does not fit into {max_mb:g} MB (--max-mb)", err=True)
         raise typer.Exit(1)
