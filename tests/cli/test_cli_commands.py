@@ -18,7 +18,6 @@ NOBODY = "127.0.0.1:1"
 NEEDED: dict[str, list[str]] = {
     "pbkv submit": ["hello"],
     "pbkv explain": ["w"],
-    "pbkv top": ["--json", "-"],
     "pbkv predictor explain": ["w"],
     "pbkv workflows show": ["w"],
     "pbkv workflows end": ["w"],

@@ -32,6 +32,7 @@ def top(
         return
     from pbkv_cluster.cli.top.app import TopApp
 
+    on_event_loop(_read(endpoint))  # a cluster that is not there is told in one line, not on a screen that waits for it
     TopApp(endpoint, interval).run()
 
 
