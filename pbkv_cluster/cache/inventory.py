@@ -72,6 +72,8 @@ class Inventory:
         self._sums: dict[str, CachedBlocks] = {}
         self._runs: list[tuple[float, int, CachedBlocks]] = []  # a heap of the first `limit`
         self._seen = 0
+        self.shared: dict[Tier, int] = {}
+        """Tokens of what has been seen that several active workflows have used, by tier; each block counts once."""
 
     def look(self, nodes: int) -> bool:
         """Looks at so many more nodes. False: there are no more."""
@@ -94,6 +96,8 @@ class Inventory:
         workflows = [owner.id for owner in sorted(node.owners, key=lambda owner: owner.active_at, reverse=True)]
         if (self._workflow and self._workflow not in workflows) or (self._agent and self._agent not in agents):
             return
+        if len(node.owners) > 1:
+            self._add_tiers(self.shared, node)
         match self._by:
             case Grouping.RUN:
                 self._add_run(node, workflows, agents)
@@ -124,9 +128,7 @@ class Inventory:
     def _add(self, entry: CachedBlocks, node: Node, workflows: list[str] | tuple[()], agents: list[str] | tuple[()]) -> None:
         tokens = node.blocks * BLOCK_TOKENS
         entry.tokens += tokens
-        for tier in self._cache.tiers:
-            if held := node.held[tier.index]:
-                entry.tiers[tier.kind] = entry.tiers.get(tier.kind, 0) + held * BLOCK_TOKENS
+        self._add_tiers(entry.tiers, node)
         if len(node.owners) > 1:
             entry.shared_tokens += tokens
         entry.workflows = _joined(entry.workflows, workflows)
@@ -135,6 +137,11 @@ class Inventory:
         entry.idle_s = min(entry.idle_s, max(0.0, self._now - node.last_access))
         entry.leased_s = max(entry.leased_s, self._cache.leases.seconds_left(node) if node.leases else 0.0)
         entry.recent_uses = max(entry.recent_uses, 2.0 ** (node.uses - self._now / self._cache.half_life_s))
+
+    def _add_tiers(self, tokens: dict[Tier, int], node: Node) -> None:
+        for tier in self._cache.tiers:
+            if held := node.held[tier.index]:
+                tokens[tier.kind] = tokens.get(tier.kind, 0) + held * BLOCK_TOKENS
 
     def _rank(self, entry: CachedBlocks) -> float:
         return entry.tokens if self._order is Order.LARGEST else entry.recent_uses

@@ -68,7 +68,7 @@ class Collector:
         self._agents: list[Json] = []
         self._workflows: Json = {"open": 0, "shown": []}
         self._cached: dict[str, dict[str, int]] = {}
-        self._retired: dict[str, dict[str, int]] = {}
+        self._uses: dict[str, summary.WorkerUse] = {}
 
     def continue_from(self, file: HistoryFile) -> None:
         """Takes the history of earlier clusters from a file, and writes rows to it from now on.
@@ -152,11 +152,11 @@ class Collector:
         try:
             await self._reader.find(known.gateway, known.predictor)
             if self._round % _ROUNDS_PER_LISTING == 0:
-                self._cached, self._retired = await self._reader.cached_by_workflow(known.workers)
+                self._cached, self._uses = await self._reader.cached_by_workflow(known.workers)
                 self._agents = await self._reader.agents()
             self._workflows = await self._reader.workflows()
-        except (PbkvError, TimeoutError) as error:
-            return [f"The gateway does not answer: {error or 'it takes too long'}"]
+        except PbkvError as error:
+            return [f"The gateway does not answer: {error}"]
         return []
 
     def _snapshot(self, now: float, known: _Cluster, scrapes: Scrapes, trouble: list[str]) -> Json:
@@ -171,8 +171,7 @@ class Collector:
             "trouble": trouble,
             "totals": summary.totals(gateway) if gateway.series else None,
             "workers": [
-                summary.worker(entry, scrapes.get(entry.worker_id), self._retired.get(entry.worker_id))
-                for entry in known.workers
+                summary.worker(entry, scrapes.get(entry.worker_id), self._uses.get(entry.worker_id)) for entry in known.workers
             ],
             "arenas": {name: summary.arena(scrapes[name]) for name in stores if name in scrapes},
             "prediction": summary.prediction(predictor, gateway) if predictor.series else None,

@@ -4,6 +4,7 @@ Counters are kept as sums since history began, over all members and all of their
 rows is what happened between them, however many rows between have been dropped.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from pbkv_cluster.core.metrics import names
 from pbkv_cluster.core.metrics.histogram import SECONDS
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.dashboard.scraping.metrics_text import Scrape, Scrapes
+from pbkv_cluster.dashboard.scraping.metrics_text import Labels, Scrape, Scrapes
 
 Row = NDArray[np.float64]
 
@@ -25,14 +26,22 @@ class _Series:
     """Where a column comes from."""
 
     name: str
-    labels: tuple[tuple[str, str], ...] = ()
+    labels: tuple[Labels, ...] = ((),)  # of series that are added up
 
     def read(self, scrape: Scrape) -> float:
-        return scrape.series.get(self.name, {}).get(self.labels, 0.0)
+        known = scrape.series.get(self.name)
+        return sum(known.get(labels, 0.0) for labels in self.labels) if known else 0.0
 
 
 def _series(name: str, **labels: str) -> _Series:
-    return _Series(name, tuple(sorted(labels.items())))
+    return _Series(name, (tuple(sorted(labels.items())),))
+
+
+_BESIDE_GPU = [tier for tier in Tier if tier is not Tier.GPU]
+
+
+def _copied(source: Iterable[Tier], target: Iterable[Tier]) -> _Series:
+    return _Series(names.TRANSFER_BYTES.name, tuple((("source", each), ("target", to)) for each in source for to in target))
 
 
 _COUNTERS: dict[str, _Series] = {
@@ -50,26 +59,22 @@ _COUNTERS: dict[str, _Series] = {
     "scored": _series(names.FORECASTS_SCORED.name),
     "correct": _series(names.FORECASTS_CORRECT.name),
     "confidence": _series(names.CONFIDENCE.name),
-    "loaded_bytes": _series(names.TRANSFER_BYTES.name, source=Tier.HOST, target=Tier.GPU),
-    "demoted_bytes": _series(names.TRANSFER_BYTES.name, source=Tier.GPU, target=Tier.HOST),
+    "loaded_bytes": _copied(_BESIDE_GPU, [Tier.GPU]),
+    "demoted_bytes": _copied([Tier.GPU], _BESIDE_GPU),
     **{f"phase_{phase}": _series(names.PHASE_SECONDS.name, phase=phase) for phase in PHASES},
     **{f"ttft_{bound}": _series(f"{names.TTFT_SECONDS.name}_bucket", le=bound) for bound in BOUNDS},
     **{f"step_{bound}": _series(f"{names.STEP_SECONDS.name}_bucket", le=bound) for bound in BOUNDS},
 }
 _GAUGES: dict[str, _Series] = {
-    **{f"{tier}_used": _series(names.TIER_USED_BYTES.name, tier=tier) for tier in (Tier.GPU, Tier.HOST)},
-    **{f"{tier}_capacity": _series(names.TIER_CAPACITY_BYTES.name, tier=tier) for tier in (Tier.GPU, Tier.HOST)},
     "running": _series(names.RUNNING_STEPS.name),
     "waiting": _series(names.WAITING_STEPS.name),
-    "lru_active": _series(names.GUARD_LRU_ACTIVE.name),
 }
-_FORECAST_AGE = _series(names.FORECAST_AGE_SECONDS.name)
 _INCARNATION = _series("process_start_time_seconds")
 _PREFILL_RATE = _series(names.PREFILL_RATE.name)
 
-NAMES = ("time", *_COUNTERS, "saved_s", *_GAUGES, "forecast_age")
+NAMES = ("time", *_COUNTERS, "saved_s", *_GAUGES)
 """What the numbers of a row are: `time` is in seconds since the epoch, `saved_s` the prefill that delivered tokens would have
-taken at the speed measured then, `forecast_age` that of the worker whose latest forecast is oldest, in seconds."""
+taken at the speed measured then."""
 AT = {name: index for index, name in enumerate(NAMES)}
 DELIVERED = tuple(AT[f"delivered_{tier}"] for tier in Tier)
 CAPTURED = tuple(AT[f"captured_{tier}"] for tier in Tier)
@@ -112,5 +117,4 @@ class RowMaker:
 
     def _row(self, time: float, scrapes: Scrapes) -> Row:
         gauges = [sum(series.read(scrape) for scrape in scrapes.values()) for series in _GAUGES.values()]
-        age = max((_FORECAST_AGE.read(scrape) for scrape in scrapes.values()), default=0.0)
-        return np.array([time, *self._sums, *gauges, age])
+        return np.array([time, *self._sums, *gauges])

@@ -30,23 +30,16 @@ def charts(rows: Rows) -> dict[str, list[float | None]]:
         "available": _ratio(grown[:, AT["available"]], prompt),
         "captured": _ratio(grown[:, CAPTURED].sum(axis=1), prompt),
         "delivered": _ratio(grown[:, DELIVERED].sum(axis=1), prompt),
-        "delivered_gpu": _ratio(grown[:, AT[f"delivered_{Tier.GPU}"]], prompt),
-        "cache": _ratio(grown[:, AT["guard_cache"]], grown[:, AT["guard_prompt"]]),
         "lru": _ratio(grown[:, AT["guard_lru"]], grown[:, AT["guard_prompt"]]),
-        "saved_over_lru_s": now[:, AT["saved_over_lru_s"]] - rows[0, AT["saved_over_lru_s"]],
         "accuracy": _ratio(grown[:, AT["correct"]], grown[:, AT["scored"]]),
         "confidence": _ratio(grown[:, AT["confidence"]], grown[:, AT["scored"]]),
-        "steps_per_s": _ratio(grown[:, AT["steps"]], elapsed),
-        "prompt_per_s": _ratio(prompt, elapsed),
         "loaded_per_s": _ratio(grown[:, AT["loaded_bytes"]], elapsed),
         "demoted_per_s": _ratio(grown[:, AT["demoted_bytes"]], elapsed),
-        **{name: now[:, AT[name]] for name in ("gpu_used", "gpu_capacity", "host_used", "host_capacity")},
-        **{name: now[:, AT[name]] for name in ("running", "waiting", "lru_active", "forecast_age")},
+        **{name: now[:, AT[name]] for name in ("running", "waiting")},
     }
-    for kind in ("ttft", "step"):
-        counts = grown[:, [AT[f"{kind}_{bound}"] for bound in BOUNDS]]
-        for name, share in _PERCENTILES.items():
-            found[f"{kind}_{name}"] = np.array([percentile(each, share) for each in counts])
+    counts = grown[:, [AT[f"ttft_{bound}"] for bound in BOUNDS]]
+    for name, share in _PERCENTILES.items():
+        found[f"ttft_{name}"] = np.array([percentile(each, share) for each in counts])
     return {name: _plain(values) for name, values in found.items()}
 
 

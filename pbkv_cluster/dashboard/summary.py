@@ -1,7 +1,7 @@
 """The state of a cluster at one moment, as JSON values for the page. Figures are the metrics' own: bytes, tokens, seconds."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pbkv_cluster.core.metrics import names
 from pbkv_cluster.core.metrics.metric import Metric, Source
@@ -11,6 +11,13 @@ from pbkv_cluster.dashboard.scraping.metrics_text import Labels, Scrape, Scrapes
 from pbkv_cluster.store.cluster_index import EndpointEntry, MemberEntry, ProblemsEntry, WorkerEntry
 
 Json = dict[str, Any]
+
+
+class WorkerUse(NamedTuple):
+    """Who uses what one worker has cached, in tokens by tier."""
+
+    retired: dict[str, int]  # no active workflow has used it
+    shared: Mapping[Tier, int]  # several have
 
 
 def totals(gateway: Scrape) -> Json:
@@ -28,26 +35,27 @@ def totals(gateway: Scrape) -> Json:
     }
 
 
-def worker(entry: WorkerEntry, scrape: Scrape | None, retired: Mapping[str, int] | None) -> Json:
+def worker(entry: WorkerEntry, scrape: Scrape | None, use: WorkerUse | None) -> Json:
     """One worker.
 
     Args:
         entry: in the directory.
         scrape: None: it does not answer.
-        retired: tokens by tier that no active workflow has used; None: not known.
+        use: who uses what it has cached; None: not known.
     """
     found: Json = {"name": entry.worker_id, "engine": entry.engine, "node": entry.node_id, "answers": scrape is not None}
     if scrape is None:
         return found
     tiers = {}
-    for tier in (Tier.GPU, Tier.HOST):
+    for tier in (Tier.GPU, Tier.HOST, Tier.DISK):
         capacity = scrape.value(names.TIER_CAPACITY_BYTES.name, tier=tier)
         if capacity:
             tiers[str(tier)] = {
                 "capacity": capacity,
                 "used": scrape.value(names.TIER_USED_BYTES.name, tier=tier),
                 "locked": _known(scrape, names.TIER_LOCKED_BYTES, tier=tier),
-                "retired": None if retired is None else retired.get(tier, 0) // BLOCK_TOKENS * entry.block_bytes,
+                "retired": None if use is None else _bytes_of(use.retired, tier, entry),
+                "shared": None if use is None else _bytes_of(use.shared, tier, entry),
             }
     return {
         **found,
@@ -58,8 +66,18 @@ def worker(entry: WorkerEntry, scrape: Scrape | None, retired: Mapping[str, int]
         "prefill_rate": scrape.value(names.PREFILL_RATE.name),
         "forecast_age": _known(scrape, names.FORECAST_AGE_SECONDS),
         "guard": _guard(scrape),
-        "moved": scrape.by(names.CACHE_BLOCKS.name, "reason"),
+        "prefetch": _ahead(scrape, names.PREFETCHED_BLOCKS),
+        "staged": _ahead(scrape, names.STAGED_BLOCKS),
     }
+
+
+def _bytes_of(tokens: Mapping[Any, int], tier: Tier, entry: WorkerEntry) -> int:
+    return tokens.get(tier, 0) // BLOCK_TOKENS * entry.block_bytes
+
+
+def _ahead(scrape: Scrape, metric: Metric) -> Json | None:
+    """Blocks that were brought ahead, by how that ended; None: the worker's engine does not tell."""
+    return scrape.by(metric.name, "outcome") if scrape.has(metric.name) else None
 
 
 def _known(scrape: Scrape, metric: Metric, **labels: str) -> float | None:
@@ -84,7 +102,6 @@ def arena(scrape: Scrape) -> Json:
     return {
         "capacity": scrape.value(names.ARENA_CAPACITY_BYTES.name),
         "taken": scrape.value(names.ARENA_TAKEN_BYTES.name),
-        "regions": scrape.by(names.ARENA_REGION_BYTES.name, "worker"),
     }
 
 

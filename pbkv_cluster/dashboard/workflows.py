@@ -1,10 +1,8 @@
-"""What the gateway and the predictor tell of open workflows, agents and the cache, as JSON values for the page.
-
-All of it is asked for only while somebody looks, and of workflows only what has changed.
-"""
+"""Open workflows, agents and the cache, as JSON values: asked for while somebody looks, of workflows only what has changed."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from grpc import aio
@@ -14,6 +12,7 @@ from pbkv_cluster.client.inspection import InspectionClient
 from pbkv_cluster.client.operator_connection import typed_errors
 from pbkv_cluster.client.store import StoreClient
 from pbkv_cluster.core.errors import FailedPrecondition, NotFound, PbkvError, Unavailable
+from pbkv_cluster.dashboard.summary import WorkerUse
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.convert import tier_from_wire, tiers_from_wire
 from pbkv_cluster.rpc.v1 import inspection_pb2, predictor_pb2, predictor_pb2_grpc, store_pb2
@@ -21,6 +20,7 @@ from pbkv_cluster.store.cluster_index import WorkerEntry
 
 Json = dict[str, Any]
 Tokens = dict[str, int]  # by tier
+
 
 _SHOWN = 12  # workflows
 _AGENTS = 30  # call sites
@@ -65,7 +65,7 @@ class WorkflowReader:
         Raises:
             Unavailable: the gateway does not answer.
         """
-        async with asyncio.timeout(_TIMEOUT_S):
+        async with _answer_in_time():
             listed = await self._inspector().workflows(limit=_SHOWN)
         shown = await asyncio.gather(*map(self._workflow, listed.workflows))
         known = {summary.workflow_id for summary in listed.workflows}
@@ -78,7 +78,7 @@ class WorkflowReader:
         Raises:
             Unavailable: the gateway does not answer.
         """
-        async with asyncio.timeout(_TIMEOUT_S):
+        async with _answer_in_time():
             listed = await self._inspector().agents(limit=_AGENTS)
         return [
             {
@@ -102,7 +102,7 @@ class WorkflowReader:
             Unavailable: the gateway does not answer.
             InvalidArgument: this cannot be the id of a workflow.
         """
-        async with asyncio.timeout(_TIMEOUT_S):
+        async with _answer_in_time():
             found, forecast, (runs, decisions) = await asyncio.gather(
                 self._inspector().workflow(workflow), self._explain(workflow), self._cached(workflow)
             )
@@ -131,36 +131,36 @@ class WorkflowReader:
         """
         self._inspector()
         assert self._store is not None
-        async with asyncio.timeout(_TIMEOUT_S):
+        async with _answer_in_time():
             found = await self._store.explain_block(key)
         if len(found.keys) != 1:
             raise NotFound(f"no cache knows a block {key!r}")
         places = [_place(block, place) for block in found.blocks for place in block.places]
         return {"key": found.keys[0], "places": places, "decisions": [_decision(each) for each in found.decisions]}
 
-    async def cached_by_workflow(self, workers: Sequence[WorkerEntry]) -> tuple[dict[str, Tokens], dict[str, Tokens]]:
-        """Cached tokens by tier: of each active workflow over all workers, and, by worker, what no active workflow has used.
+    async def cached_by_workflow(self, workers: Sequence[WorkerEntry]) -> tuple[dict[str, Tokens], dict[str, WorkerUse]]:
+        """Cached tokens by tier: of each active workflow over all workers, and, by worker, who uses them.
 
         A worker that does not answer is left out.
         """
         lists = await asyncio.gather(*(self._listed(worker) for worker in workers))
         active: dict[str, Tokens] = {}
-        retired: dict[str, Tokens] = {}
-        for worker, entries in zip(workers, lists, strict=True):
-            if entries is None:
+        uses: dict[str, WorkerUse] = {}
+        for worker, found in zip(workers, lists, strict=True):
+            if found is None:
                 continue
-            retired[worker.worker_id] = {}
-            for entry in entries:
-                into = active.setdefault(entry.name, {}) if entry.name else retired[worker.worker_id]
+            use = uses[worker.worker_id] = WorkerUse({}, tiers_from_wire(found.shared))
+            for entry in found.entries:
+                into = active.setdefault(entry.name, {}) if entry.name else use.retired
                 for tier, tokens in tiers_from_wire(entry.tiers).items():
                     into[tier] = into.get(tier, 0) + tokens
-        return active, retired
+        return active, uses
 
-    async def _listed(self, worker: WorkerEntry) -> Sequence[store_pb2.CachedBlocks] | None:
+    async def _listed(self, worker: WorkerEntry) -> store_pb2.ListCacheResponse | None:
         try:
-            async with asyncio.timeout(_TIMEOUT_S), StoreClient(worker.address) as store:
-                return (await store.list_cache(by="workflow", limit=_LISTED)).entries
-        except (PbkvError, TimeoutError):
+            async with _answer_in_time(), StoreClient(worker.address) as store:
+                return await store.list_cache(by="workflow", limit=_LISTED)
+        except PbkvError:
             return None  # its scrape tells that it does not answer
 
     async def _workflow(self, summary: inspection_pb2.WorkflowSummary) -> Json | None:
@@ -228,6 +228,16 @@ class WorkflowReader:
         if self._channel is not None:
             await self._channel.close()
             self._channel = None
+
+
+@asynccontextmanager
+async def _answer_in_time() -> AsyncIterator[None]:
+    """Raises Unavailable if what is asked inside is not answered in time."""
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            yield
+    except TimeoutError:
+        raise Unavailable(f"there is no answer after {_TIMEOUT_S:g} s") from None
 
 
 def _summary(summary: inspection_pb2.WorkflowSummary) -> Json:

@@ -61,7 +61,9 @@ async def list_cache(
     while await thread.call(lambda _: inventory.look(_PORTION)):
         pass
     entries = await thread.call(lambda _: inventory.entries())
-    answer = store_pb2.ListCacheResponse(entries=[entry_to_wire(entry, worker_id) for entry in entries])
+    answer = store_pb2.ListCacheResponse(
+        entries=[entry_to_wire(entry, worker_id) for entry in entries], shared=tiers_to_wire(inventory.shared)
+    )
     if request.last_decisions and by is Grouping.RUN:
         decisions = await thread.call(lambda engine: engine.cache.tiers.log.latest_first())
         await asyncio.to_thread(_add_last_decisions, answer, decisions, worker_id, now)

@@ -111,12 +111,12 @@ class PredictorService:
         """Why the forecast of an open workflow is what it is.
 
         Raises:
-            InvalidArgument: the id is empty.
+            InvalidArgument: the id is empty, or too long for one.
             NotFound: the workflow is not open, or unknown.
             Unavailable: the service has failed or stopped.
         """
         self._check_running()
-        checks.not_empty("workflow_id", workflow)
+        checks.required_name("workflow_id", workflow)
         if self._workflows.has_ended(workflow):
             raise NotFound(f"workflow {workflow!r} has ended")
         found = self.predictor.explain(workflow) if workflow in self._workflows else None

@@ -4,8 +4,10 @@ import asyncio
 import inspect
 import logging
 import math
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -24,6 +26,13 @@ _FINAL, _AGAIN = "final", "again"
 _LIMIT = "pbkv-limit"
 _KIND, _PROMPT_TOO_LONG = "pbkv-kind", "prompt-too-long"
 
+# Details are metadata, of which gRPC takes 16 KiB: with more, the caller would get UNAVAILABLE in place of the status.
+_DETAILS_BYTES = 2048
+# How gRPC says that it cannot connect, after what it has tried: the last address, and why not.
+_NOT_CONNECTED = re.compile(r"failed to connect to all addresses; last error: \w+: (?:ipv[46]:)?(\S+): (.*)", re.DOTALL)
+_REMOTE_HOST = "Failed to connect to remote host: "
+_HTTP_1 = "Trying to connect an http1.x server"
+
 _STATUS: dict[type[errors.PbkvError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
@@ -40,12 +49,20 @@ def from_rpc(error: aio.AioRpcError | grpc.RpcError) -> errors.PbkvError:
     """The error that the other side raised, as far as the status shows it."""
     code = error.code() if callable(getattr(error, "code", None)) else grpc.StatusCode.UNKNOWN
     details = (error.details() if callable(getattr(error, "details", None)) else None) or code.name
-    made = from_status(code, details, _pushback_s(error), is_final=_answer(error) == _FINAL)
+    made = from_status(code, _in_words(details), _pushback_s(error), is_final=_answer(error) == _FINAL)
     if isinstance(made, errors.ResourceExhausted) and (limit := _trailing_value(error, _LIMIT)):
         return errors.LimitExceeded(details, limit, made.retry_after_s)
     if isinstance(made, errors.InvalidArgument) and _trailing_value(error, _KIND) == _PROMPT_TOO_LONG:
         return errors.PromptTooLong(made.field, made.problem)
     return made
+
+
+def _in_words(details: str) -> str:
+    """Details of a status, those of a connection that gRPC cannot make in words that people know."""
+    if (found := _NOT_CONNECTED.fullmatch(details)) is None:
+        return details
+    address, why = unquote(found[1]), found[2].removeprefix(_REMOTE_HOST)
+    return f"nobody answers at {address}: {'it speaks HTTP/1.1, not gRPC' if _HTTP_1 in why else why}"
 
 
 def from_status(
@@ -119,9 +136,15 @@ def to_status(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
     """The status and the details of an error that a method has raised. Any other than a `PbkvError` is a defect: logged."""
     for kind, status in _STATUS.items():
         if isinstance(error, kind):
-            return status, str(error)
+            return status, _bounded(str(error))
     log.error("%s failed", method, exc_info=error)
-    return grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
+    return grpc.StatusCode.INTERNAL, _bounded(f"{type(error).__name__}: {error}")
+
+
+def _bounded(details: str) -> str:
+    """Details that quote what the caller has sent may be as long as that was."""
+    encoded = details.encode(errors="replace")
+    return details if len(encoded) <= _DETAILS_BYTES else encoded[:_DETAILS_BYTES].decode(errors="ignore") + "…"
 
 
 class ErrorInterceptor(aio.ServerInterceptor):

@@ -5,7 +5,7 @@ import heapq
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, MutableSequence, Sequence
 from typing import Any, TypeVar
 
 from grpc import aio
@@ -13,7 +13,7 @@ from grpc import aio
 from pbkv_cluster.core.errors import FailedPrecondition, PbkvError, Unavailable
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.errors import from_rpc
-from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc
+from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, types_pb2
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,10 @@ class WorkersServicer(store_pb2_grpc.StoreServiceServicer, ABC):
         first = heapq.nlargest(
             request.limit or _LIMIT, entries, key=lambda entry: entry.recent_uses if hottest else float(entry.tokens)
         )
-        return store_pb2.ListCacheResponse(entries=first)
+        found = store_pb2.ListCacheResponse(entries=first)
+        for answer in answers:
+            _add_tiers(found.shared, answer.shared)
+        return found
 
     async def ExplainCache(  # noqa: N802
         self, request: store_pb2.ExplainCacheRequest, context: Any
@@ -240,7 +243,7 @@ def _by_name(entries: Iterable[store_pb2.CachedBlocks]) -> Iterable[store_pb2.Ca
         total.worker_id = ""
         total.tokens += entry.tokens
         total.shared_tokens += entry.shared_tokens
-        _add_tiers(total, entry)
+        _add_tiers(total.tiers, entry.tiers)
         for names, more in ((total.workflows, entry.workflows), (total.agents, entry.agents)):
             names.extend([name for name in more if name not in names][: max(0, _NAMES - len(names))])
         total.in_use = total.in_use or entry.in_use
@@ -250,10 +253,10 @@ def _by_name(entries: Iterable[store_pb2.CachedBlocks]) -> Iterable[store_pb2.Ca
     return sums.values()
 
 
-def _add_tiers(total: store_pb2.CachedBlocks, entry: store_pb2.CachedBlocks) -> None:
-    known = {each.tier: each for each in total.tiers}
-    for each in entry.tiers:
+def _add_tiers(total: MutableSequence[types_pb2.TierTokens], more: Iterable[types_pb2.TierTokens]) -> None:
+    known = {each.tier: each for each in total}
+    for each in more:
         if each.tier in known:
             known[each.tier].tokens += each.tokens
         else:
-            total.tiers.append(each)
+            total.append(each)

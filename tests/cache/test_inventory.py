@@ -60,6 +60,16 @@ def test_sums_by_workflow_and_agent(cache: Cache) -> None:
     }
 
 
+def test_blocks_that_several_workflows_share_count_once_by_tier(cache: Cache) -> None:
+    for by in Grouping:
+        inventory = Inventory(cache.cache, by, Order.LARGEST, 1, cache.clock.now())
+        assert not inventory.look(1000)
+        assert inventory.shared == {Tier.GPU: PROMPT}
+    alone = Inventory(cache.cache, Grouping.RUN, Order.LARGEST, 1, cache.clock.now(), agent="coder")
+    alone.look(1000)
+    assert alone.shared == {}
+
+
 def test_only_what_a_workflow_or_an_agent_has_used(cache: Cache) -> None:
     assert [run.agents for run in listed(cache, Grouping.RUN, agent="coder")] == [("coder",)]
     assert {run.agents for run in listed(cache, Grouping.RUN, workflow="first")} == {("coder",), ("planner",)}

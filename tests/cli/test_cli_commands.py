@@ -1,6 +1,7 @@
 """All commands: the page about them is up to date, flags are alike, and a wrong address is said in one line."""
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +18,6 @@ NOBODY = "127.0.0.1:1"
 NEEDED: dict[str, list[str]] = {
     "pbkv submit": ["hello"],
     "pbkv explain": ["w"],
-    "pbkv top": ["--json", "-"],
     "pbkv predictor explain": ["w"],
     "pbkv workflows show": ["w"],
     "pbkv workflows end": ["w"],
@@ -61,7 +61,7 @@ def test_every_flag_of_every_command_is_documented_and_alike() -> None:
 @pytest.mark.parametrize("command", ONE_LINE)
 def test_a_wrong_address_is_said_in_one_line(pbkv: Pbkv, command: str, tmp_path: Path) -> None:
     args = [*command.split()[1:], *(each.replace("TMP", str(tmp_path)) for each in NEEDED.get(command, []))]
-    for address, code, words in ((NOBODY, 1, "failed to connect"), ("nonsense", 2, "endpoint: must be HOST:PORT")):
+    for address, code, words in ((NOBODY, 1, "nobody answers at"), ("nonsense", 2, "endpoint: must be HOST:PORT")):
         refused = pbkv(*args, "--endpoint", address)
         assert refused.code == code, refused.err
         assert refused.err.startswith(f"pbkv: {words}"), refused.err
@@ -74,6 +74,18 @@ def test_a_replay_to_a_wrong_address_is_said_in_one_line(pbkv: Pbkv, tmp_path: P
     trace: Any = write_trace(tmp_path / "trace.jsonl.gz", workflows=2)
     refused = pbkv("replay", str(trace), "--endpoint", NOBODY)
     assert (refused.code, refused.err.count("\n")) == (1, 1), refused.err
+
+
+def test_every_command_that_comes_to_a_result_gives_it_as_json() -> None:
+    # A cost model and hints are JSON, and the others have no result: they go on until they are stopped.
+    without = {"pbkv calibrate", "pbkv hints", "pbkv serve", "pbkv attach", "pbkv otel"}
+    with_json = {name for name, each in COMMANDS.items() if "json_target" in inspect.signature(each).parameters}
+    assert with_json == {*COMMANDS} - without
+
+
+def test_top_takes_several_gateways(pbkv: Pbkv) -> None:
+    refused = pbkv("top", "--json", "-", "--endpoint", f"{NOBODY},127.0.0.1:2")
+    assert re.fullmatch(r"pbkv: nobody answers at 127\.0\.0\.1:[12]: Connection refused\n", refused.err)
 
 
 def test_commands_with_an_endpoint_were_found() -> None:

@@ -33,8 +33,10 @@ def test_every_source_has_a_converter() -> None:
 def test_lengths_alone_are_marked_and_reported_as_unknown(pbkv: Pbkv, tmp_path: Path) -> None:
     source, out = tmp_path / "azure.csv", tmp_path / "t.jsonl.gz"
     source.write_text(AZURE)
-    outcome = pbkv("trace", "convert", "--from", "azure", str(source), str(out))
+    outcome = pbkv("trace", "convert", "--from", "azure", str(source), str(out), "--json", str(tmp_path / "told.json"))
     assert outcome.code == 0, outcome.err
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert (told["workflows"], told["steps"], told["pseudo_tokens"]) == (4, 4, told["prompt_tokens"])
     assert "lengths only: nobody knows the text of 100 % of the prompt tokens" in outcome.out
     report = pbkv("report", str(out), "--jobs", "1", "--gpu", "1", "--host", "0")
     assert report.code == 0, report.err
@@ -57,6 +59,51 @@ def test_a_failed_conversion_leaves_no_file(pbkv: Pbkv, tmp_path: Path) -> None:
     assert outcome.code == 2
     assert "ContextTokens: is missing" in outcome.err
     assert not out.exists()
+
+
+BAD = [b"no JSON", b"[1]", b"{}"]
+AZURE_HEAD = b"TIMESTAMP,ContextTokens,GeneratedTokens"
+GOOD = {
+    "mooncake": b'{"timestamp": 5, "input_length": 9, "output_length": 9, "hash_ids": [4]}',
+    "sharegpt": b'{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}',
+    "access-log": b'{"time": 1, "request": {"messages": []}}',
+    "otlp": b'{"resourceSpans": []}',
+    "langfuse": b'{"type": "GENERATION", "traceId": "t", "input": "a"}',
+    "phoenix": b'{"span_kind": "LLM", "context.trace_id": "t", "attributes": {"session.id": "s"}}',
+    "azure": b"2023-11-16 18:17:00.0,1,1",
+    "burstgpt": b"5,1,1",
+}
+WRONG = {
+    "langfuse": [b"no JSON", b"[1]", b'{"type": "GENERATION"}'],
+    "phoenix": [b"no JSON", b"[1]", b'{"span_kind": "LLM", "attributes": {"session.id": "s"}}'],
+    "azure": [b"noon,1,1", b"2023-11-16 18:17:00.0,,1", b"2023-11-16 18:17:00.0,1,-1"],
+    "burstgpt": [b"noon,1,1", b"5,,1", b"5,1,-1"],
+}
+HEADS = {"azure": AZURE_HEAD, "burstgpt": b"Timestamp,Request tokens,Response tokens"}
+
+
+@pytest.mark.parametrize("kind", sorted(Source))
+def test_all_that_is_wrong_is_said_at_once(pbkv: Pbkv, tmp_path: Path, kind: Source) -> None:
+    head = [HEADS[kind]] if kind in HEADS else []
+    bad = WRONG.get(kind, BAD)
+    source, out = tmp_path / ("in.csv" if head else "in.jsonl"), tmp_path / "t.jsonl"
+    source.write_bytes(b"\n".join([*head, GOOD[kind], *bad, GOOD[kind]]) + b"\n")
+    outcome = pbkv("trace", "convert", "--from", kind, str(source), str(out))
+    assert outcome.code == 2
+    lines = [2 + len(head) + at for at in range(len(bad))]
+    *others, count, first = outcome.err.splitlines()
+    assert first.startswith(f"pbkv: {source}, line {lines[0]}: ")
+    assert [each.startswith(f"{source}, line {line}: ") for line, each in zip(lines[1:], others, strict=True)] == [True, True]
+    assert count == "3 records are wrong"
+    assert not out.exists()
+
+
+def test_of_many_that_are_wrong_the_first_are_told(pbkv: Pbkv, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text("{}\n" * 1001)
+    outcome = pbkv("trace", "convert", "--from", "sharegpt", str(source), str(tmp_path / "t.jsonl"))
+    assert "\n1,001 records are wrong\n" in outcome.err
+    assert len(outcome.err.splitlines()) == 201
 
 
 def test_a_secret_makes_ids_agree(pbkv: Pbkv, tmp_path: Path) -> None:

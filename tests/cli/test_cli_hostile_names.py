@@ -46,6 +46,23 @@ def test_a_cluster_s_names_are_shown(pbkv: Pbkv, busy: str, command: tuple[str, 
         assert shown in done.out
 
 
+def test_a_table_loses_nothing_where_it_is_narrow_or_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["/a/long/path/to/a/file", "a-long-name-of-an-agent", "another-name-as-long"]
+    for columns in (30, None):
+        if columns is None:
+            monkeypatch.delenv("COLUMNS")
+        else:
+            monkeypatch.setenv("COLUMNS", str(columns))
+        table = Table("path", "agent", "other")
+        table.add_row(*names)
+        PlainConsole().print(table)
+        shown = capsys.readouterr().out
+        assert "…" not in shown
+        assert all(name in shown for name in names) == (columns is None)
+
+
 def test_a_name_in_an_error_is_shown(pbkv: Pbkv, busy: str) -> None:
     done = pbkv("workflows", "show", "\x1b[2J", "--endpoint", busy)
     assert done.code == 1

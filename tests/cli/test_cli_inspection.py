@@ -52,6 +52,15 @@ def test_a_workflow_is_ended(pbkv: Pbkv, endpoint: str) -> None:
     assert (again.code, "quiet" in again.err) == (1, True)
     listed = json.loads(pbkv("workflows", "ls", "--endpoint", endpoint, "--json", "-").out)
     assert [each["workflow_id"] for each in listed] == ["busy"]
+    ended = pbkv("workflows", "end", "busy", "--endpoint", endpoint, "--json", "-")
+    assert json.loads(ended.out) == {"workflow_id": "busy"}
+
+
+def test_names_are_whole_in_a_narrow_terminal(pbkv: Pbkv, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = pbkv("agents", "ls", "--endpoint", endpoint).out
+    assert "…" not in shown
+    assert all(name in shown for name in ("planner", "outline", "coder", "recomputed", "differ from"))
 
 
 def test_agents_are_listed_by_call_site(pbkv: Pbkv, endpoint: str) -> None:

@@ -49,6 +49,7 @@ def listed() -> Iterator[Listed]:
 def test_without_a_cluster_each_command_says_so_in_one_line(pbkv: Pbkv) -> None:
     nothing = "no cluster of this user runs on this machine"
     assert pbkv("down") == (0, f"nothing to stop: {nothing}\n", "")
+    assert json.loads(pbkv("down", "--json", "-").out) == {"cluster": None, "pid": None}
     assert pbkv("clusters", "--json", "-") == (0, "[]\n", f"{nothing}\n")
     for arguments in (("attach",), ("node", "ls"), ("node", "drain", "10.0.0.1")):
         assert pbkv(*arguments) == (1, "", f"pbkv: {nothing}\n")
@@ -191,12 +192,14 @@ def test_nodes_are_listed_drained_and_resumed(pbkv: Pbkv, listed: Listed, redis_
     listed("mine", redis_url=redis_url)
     states = {each["node_id"]: each["state"] for each in json.loads(pbkv("node", "ls", "--json", "-").out)}
     assert states == {"aaa111": "serving", "aaa222": "serving", "bbb333": "unused"}
-    for arguments, said in (
-        (("drain", "10.0.0.1", "--reason", "new memory"), "10.0.0.1 is drained\n"),
-        (("resume", "aaa111"), "aaa111 serves\n"),
+    for arguments, said, state in (
+        (("drain", "10.0.0.1", "--reason", "new memory"), "10.0.0.1 is drained\n", "drained"),
+        (("resume", "aaa111"), "aaa111 serves\n", "serving"),
     ):
         asked = loop_thread.begin(obey(redis_url))
         assert pbkv("node", *arguments).out == said
+        told = json.loads(pbkv("node", *arguments, "--json", "-").out)  # it is so already
+        assert (told["node_id"], told["state"]) == ("aaa111", state)
         assert asked.result(60.0) == ("new memory" if arguments[0] == "drain" else "")
 
 

@@ -1,6 +1,7 @@
 """`pbkv record` against a real gateway with a scripted worker."""
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -52,12 +53,16 @@ def test_records_until_there_are_enough_workflows(pbkv: Pbkv, loop_thread: LoopT
             address,
             "--workflows",
             "3",
+            "--json",
+            "-",
         ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     finally:
         loop_thread.run(gateway.__aexit__(None, None, None))
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+    told = json.loads(done.stdout)
+    assert (told["workflows"], told["bytes"]) == (len(load_trace(path).workflows), path.stat().st_size)
     trace = load_trace(path)
     whole = [each for each in trace.workflows if [step.agent for step in each.steps] == ["planner", "coder"]]
     assert len(whole) >= 2  # the first and the last may be cut

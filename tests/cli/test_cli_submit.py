@@ -24,6 +24,17 @@ def test_streams_the_text_and_ends_its_own_workflow(pbkv: Pbkv, gateway: Recordi
     assert gateway.calls[name] == [Call("start"), Call("step", "writer"), Call("end")]
 
 
+def test_the_result_is_json_on_standard_output_and_the_text_then_elsewhere(pbkv: Pbkv, endpoint: str, tmp_path: Path) -> None:
+    done = pbkv("submit", "Say hello", "--endpoint", endpoint, "--json", "-")
+    found = json.loads(done.out)
+    assert done.err.startswith("Hello, world\n")
+    assert (found["text"], found["finish_reason"]) == ("Hello, world", "length")
+    assert found["usage"].keys() >= {"prompt_tokens", "available_tokens", "captured", "delivered", "ttft_s"}
+    beside = pbkv("submit", "Say hello", "--endpoint", endpoint, "--json", str(tmp_path / "result.json"))
+    assert beside.out == "Hello, world\n"
+    assert json.loads((tmp_path / "result.json").read_text()).keys() == found.keys()
+
+
 def test_leaves_a_named_workflow_open(pbkv: Pbkv, gateway: RecordingGateway, endpoint: str) -> None:
     for _ in range(2):
         assert pbkv("submit", "x", "--endpoint", endpoint, "--workflow", "mine").code == 0

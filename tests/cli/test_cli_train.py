@@ -1,5 +1,6 @@
 """`pbkv train`: a predictor service starts from the state that it writes."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,10 @@ def trace_file(tmp_path: Path) -> Path:
 
 async def test_a_predictor_service_starts_from_what_it_writes(pbkv: Pbkv, trace_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "trained"
-    done = pbkv("train", str(trace_file), "--out", str(out))
+    done = pbkv("train", str(trace_file), "--out", str(out), "--json", str(tmp_path / "result.json"))
     assert done.code == 0, done.err
+    told = json.loads((tmp_path / "result.json").read_text())
+    assert (told["workflows"], told["steps"], told["state_path"]) == (4, 12, str(out / "predictor.state"))
     assert "Learnt from 4 workflows, 12 steps, in " in done.out
     state = out / "predictor.state"
     assert f"pbkv serve --set predictor.state_path={state}" in done.out

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.errors import StartupError
-from pbkv_cluster.dashboard import series
+from pbkv_cluster.dashboard import series, summary
 from pbkv_cluster.dashboard.columns import AT, BOUNDS, NAMES, RowMaker
 from pbkv_cluster.dashboard.history import MIN_BYTES, ROW_BYTES, History
 from pbkv_cluster.dashboard.history_file import HistoryFile
 from pbkv_cluster.dashboard.scraping.metrics_text import Scrape, parse
+from pbkv_cluster.store.cluster_index import WorkerEntry
 
 
 def gateway(prompt: float, delivered: float, started: float = 1.0) -> dict[str, Scrape]:
@@ -80,7 +82,7 @@ def test_charts_are_quotients_of_what_has_grown_and_empty_where_nothing_has() ->
     charts = series.charts(rows)
     assert charts["delivered"] == [0.4, None]
     assert charts["available"] == [0.6, None]
-    assert charts["prompt_per_s"] == [50, 0]
+    assert charts["captured"] == [0, None]
     assert series.charts(rows[:1]) == {}
 
 
@@ -109,3 +111,22 @@ def test_a_file_that_is_something_else_is_refused_by_the_name_of_the_setting(tmp
     with pytest.raises(StartupError, match=r"dashboard\.history_path"):
         HistoryFile(path, 3)
     assert path.read_text() == "no database\n" * 100
+
+
+def test_what_was_brought_ahead_is_told_by_its_end_whatever_the_reason() -> None:
+    entry = WorkerEntry("worker-0", "1", "node-0", "127.0.0.1:1", 1, Namespace("m", "1", "float32", "l"), 100, 100, 1, 1, 64)
+    text = "".join(
+        f'pbkv_staged_blocks_total{{reason="{reason}",outcome="{end}"}} {blocks}\n'
+        for reason, blocks in (("forecast", 3), ("queue", 4))
+        for end in ("loaded", "used")
+    )
+    shown = summary.worker(entry, parse(f'{text}pbkv_prefetched_blocks_total{{outcome="wasted"}} 5\n'), None)
+    assert (shown["prefetch"], shown["staged"]) == ({"wasted": 5}, {"loaded": 7, "used": 7})
+    assert summary.worker(entry, parse(""), None)["prefetch"] is None
+
+
+def test_copies_over_the_bus_are_those_of_the_gpu_whatever_the_other_end() -> None:
+    ways = (("host", "gpu"), ("sibling", "gpu"), ("disk", "gpu"), ("gpu", "host"), ("host", "disk"))
+    text = "".join(f'pbkv_transfer_bytes_total{{source="{a}",target="{b}"}} 10\n' for a, b in ways)
+    made = RowMaker().make(1, {"worker-0": parse(text)})
+    assert (made[AT["loaded_bytes"]], made[AT["demoted_bytes"]]) == (30, 10)

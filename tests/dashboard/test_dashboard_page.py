@@ -58,6 +58,10 @@ def test_the_figures_on_the_page_are_those_of_status(page: Any, cluster: SmallCl
     assert figure(page, "worker-0-gpu") == f"{100 * gpu.used_blocks / gpu.capacity_blocks:.1f} %"
     delivered = sum(tier.tokens for tier in totals.delivered) / totals.prompt_tokens
     wait_for(lambda: str(page.text_content("#verdict .tile dd")).startswith(f"{100 * delivered:.1f} %"))
+    memory = page.text_content("#memory")
+    assert all(f"worker-0, {tier}: " in memory for tier in ("GPU", "host", "disk"))
+    assert "shared by open workflows" in memory
+    assert "ahead" in page.text_content("#prefetch")
     page.wait_for_selector("[data-chart='hits'] canvas")
     assert "delivered" in page.get_attribute("[data-chart='hits']", "aria-label")
     assert "[object" not in page.inner_text("main")

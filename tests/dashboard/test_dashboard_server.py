@@ -44,6 +44,10 @@ def test_what_is_shown_equals_status(cluster: SmallCluster) -> None:
     gpu = status.workers[0].store.tiers[0]
     assert worker["tiers"]["gpu"]["capacity"] == gpu.capacity_blocks * gpu.block_bytes
     assert worker["tiers"]["gpu"]["used"] == gpu.used_blocks * gpu.block_bytes > 0
+    disk = status.workers[0].store.tiers[2]
+    assert worker["tiers"]["disk"]["capacity"] == disk.capacity_blocks * disk.block_bytes > 0
+    assert worker["prefetch"].keys() == {"loaded", "used", "wasted", "cancelled"}
+    assert worker["staged"].keys() == worker["prefetch"].keys()
     assert {member["name"] for member in shown["members"]} == {"gateway", "predictor", "host-store-0", "worker-0", "head"}
     assert all(member["up"] and member["answers"] for member in shown["members"])
     assert status.dashboard_url == cluster.url
@@ -74,6 +78,18 @@ def test_an_open_workflow_is_shown_with_its_path_and_explained(cluster: SmallClu
     assert caught.value.code == 404
 
 
+def test_memory_is_told_by_who_uses_it(cluster: SmallCluster) -> None:
+    prompt = tokens(64, 77)
+    with Client(cluster.gateway_address) as client, client.start_workflow() as one, client.start_workflow() as two:
+        for workflow in (one, two):
+            workflow.run(agent="writer", prompt=prompt + tokens(32, 78 + (workflow is two)), max_tokens=2)
+        block_bytes = client.status().workers[0].store.tiers[0].block_bytes
+        with snapshots(cluster) as each:
+            shown = next(found["workers"][0] for found in each if found["workers"][0]["tiers"]["gpu"]["shared"])
+    assert shown["tiers"]["gpu"]["shared"] == 64 // 16 * block_bytes
+    assert shown["tiers"]["gpu"]["retired"] + shown["tiers"]["gpu"]["shared"] <= shown["tiers"]["gpu"]["used"]
+
+
 @pytest.mark.parametrize(
     ("path", "code"),
     [
@@ -82,6 +98,7 @@ def test_an_open_workflow_is_shown_with_its_path_and_explained(cluster: SmallClu
         *((f"api/block?key={text}", 400) for text in ("", "xyz", "0" * 33, "%3Cscript%3E")),
         (f"api/block?key={'00' * 16}", 404),
         (f"api/workflow?id={'x' * 300}", 400),
+        (f"api/workflow?id={'x' * 60_000}", 400),
         ("nothing", 404),
         ("static/../server.py", 404),
         ("static/%2e%2e/server.py", 404),

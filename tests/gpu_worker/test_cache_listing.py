@@ -42,6 +42,9 @@ async def test_what_steps_have_used_is_listed_and_found_sound(llama: Path) -> No
         assert {entry.name for entry in await listed(rig, by=store_pb2.CACHE_GROUPING_AGENT)} == {"planner", "coder", "tester"}
         assert [entry.name for entry in await listed(rig, by=store_pb2.CACHE_GROUPING_WORKFLOW)] == ["w"]
         assert len(await listed(rig, limit=1)) == 1
+        await rig.run(step(prompt(3), workflow_id="other"))
+        found = await rig.store.ListCache(store_pb2.ListCacheRequest(limit=1), timeout=PATIENCE_S)
+        assert tiers_from_wire(found.shared)[Tier.GPU] == 80
         assert {name for run in await listed(rig, agent_id="coder") for name in run.agents} == {"coder"}
 
         checked = await rig.store.CheckCache(store_pb2.CheckCacheRequest(), timeout=PATIENCE_S)

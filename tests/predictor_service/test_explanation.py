@@ -140,6 +140,7 @@ async def test_over_the_wire() -> None:
                 ("unheard of", StatusCode.NOT_FOUND, "the predictor has heard nothing of a workflow 'unheard of'"),
                 ("over", StatusCode.NOT_FOUND, "workflow 'over' has ended"),
                 ("", StatusCode.INVALID_ARGUMENT, "workflow_id: must not be empty"),
+                ("x" * 60_000, StatusCode.INVALID_ARGUMENT, "workflow_id: at most 256 bytes, got 60000"),
             ):
                 with pytest.raises(aio.AioRpcError) as caught:
                     await stub.Explain(predictor_pb2.ExplainRequest(workflow_id=name), timeout=10)

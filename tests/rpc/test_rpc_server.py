@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pbkv_cluster.core import errors
 from pbkv_cluster.rpc.channel import CHANNEL_OPTIONS, connect
 from pbkv_cluster.rpc.errors import from_rpc
+from pbkv_cluster.rpc.http_server import HttpServer
 from pbkv_cluster.rpc.server import SERVER_OPTIONS, RpcServer
 from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc, worker_pb2, worker_pb2_grpc
 
@@ -171,6 +173,20 @@ async def test_an_error_arrives_as_it_was_raised(
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("call", [predict, watch, stream])
+@pytest.mark.parametrize("letter", ["x", "ä"])
+async def test_an_error_that_quotes_much_of_a_request_arrives_as_itself(
+    predictor: Predictor, channel: aio.Channel, call: Any, letter: str
+) -> None:
+    predictor.error = errors.NotFound(f"no workflow '{letter * 60_000}'")
+    with pytest.raises(aio.AioRpcError) as caught:
+        await call(channel)
+    received = from_rpc(caught.value)
+    assert type(received) is errors.NotFound
+    assert str(received).startswith(f"no workflow '{letter * 100}")
+    assert str(received).endswith(f"{letter}…")
+
+
 async def test_a_subclass_has_its_parents_status(predictor: Predictor, channel: aio.Channel) -> None:
     class Gone(errors.NotFound):
         pass
@@ -281,7 +297,30 @@ async def test_a_missing_server_is_unavailable(server: RpcServer) -> None:
     async with connect(server.address) as channel:
         with pytest.raises(aio.AioRpcError) as caught:
             await predict(channel)
-    assert isinstance(from_rpc(caught.value), errors.Unavailable)
+    received = from_rpc(caught.value)
+    assert isinstance(received, errors.Unavailable)
+    assert str(received) == f"nobody answers at {server.address}: Connection refused"
+
+
+async def test_a_missing_ipv6_server_is_named_as_it_was_called() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as free:
+        address = f"[::1]:{free.getsockname()[1]}"
+    async with connect(address) as channel:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await predict(channel)
+    assert str(from_rpc(caught.value)).startswith(f"nobody answers at {address}: ")
+
+
+async def test_a_server_of_http_1_is_told_apart_from_none() -> None:
+    server = HttpServer({})
+    address = await server.start("127.0.0.1", 0)
+    try:
+        async with connect(address) as channel:
+            with pytest.raises(aio.AioRpcError) as caught:
+                await predict(channel)
+    finally:
+        await server.stop()
+    assert str(from_rpc(caught.value)) == f"nobody answers at {address}: it speaks HTTP/1.1, not gRPC"
 
 
 @pytest.mark.parametrize("name", ["", "pbkv.v1.PredictorService"])

@@ -30,7 +30,7 @@ SECRETS = ("planner of journeys", "to Rome", "via Milan")
 
 def convert(kind: str, source: Path, out: Path) -> tuple[Converted, Trace]:
     with TraceFile(out, 1 << 24) as file:
-        done = convert_calls(CONVERTERS[kind].read(source), keyed_ids(), file)
+        done = convert_calls(CONVERTERS[kind].read(source, None), keyed_ids(), file)
     assert list(TraceCheck(out).problems()) == []
     return done, load_trace(out)
 
@@ -271,7 +271,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, kind: str, content: str, p
     if kind in ("azure", "burstgpt"):
         source = source.rename(tmp_path / "in.csv")
     with TraceFile(tmp_path / "t.jsonl", 1 << 20) as file, pytest.raises(TraceError) as raised:
-        convert_calls(CONVERTERS[kind].read(source), keyed_ids(), file)
+        convert_calls(CONVERTERS[kind].read(source, None), keyed_ids(), file)
     assert problem in str(raised.value)
     assert file.size_bytes == 0
 
@@ -280,7 +280,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, kind: str, content: str, p
 def test_a_file_that_is_not_there_or_not_zipped_is_named(tmp_path: Path, kind: str) -> None:
     for source in (tmp_path / "none.json", written(tmp_path / "in.json.gz", "[]\n")):
         with pytest.raises(TraceError, match=source.name):
-            list(CONVERTERS[kind].read(source))
+            list(CONVERTERS[kind].read(source, None))
 
 
 def test_an_access_log_may_have_any_characters(tmp_path: Path) -> None:
@@ -296,4 +296,4 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl.gz"
     source.write_bytes(gzip.compress(b'{"conversations": []}\n' * 1000)[:-20])
     with TraceFile(tmp_path / "t.jsonl", 1 << 20) as file, pytest.raises(TraceError, match="cut short or damaged"):
-        convert_calls(CONVERTERS["sharegpt"].read(source), keyed_ids(), file)
+        convert_calls(CONVERTERS["sharegpt"].read(source, None), keyed_ids(), file)

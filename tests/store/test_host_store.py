@@ -71,7 +71,8 @@ class ScriptedWorker(store_pb2_grpc.StoreServiceServicer):
                     name=name, worker_id=self.policy, tokens=gpu.tokens, tiers=tiers, agents=[self.policy], idle_s=self.blocks
                 )
                 for name, tiers in (("both", [gpu]), (self.policy, [gpu, host]))
-            ]
+            ],
+            shared=[gpu, host],
         )
 
     async def ExplainCache(  # noqa: N802
@@ -313,7 +314,9 @@ async def test_lists_of_all_workers_are_put_together(node: Node) -> None:
     assert await listed(store_pb2.CACHE_GROUPING_WORKFLOW, 2) == [("both", "", 112), ("pbkv", "pbkv", 64)]
     assert workers[0].limits == [3, 1000]  # the sum of an entry that is not among the first two of a worker counts, too
     request = store_pb2.ListCacheRequest(by=store_pb2.CACHE_GROUPING_AGENT)
-    both, *others = (await node.stub.ListCache(request, timeout=TIMEOUT_S)).entries
+    found = await node.stub.ListCache(request, timeout=TIMEOUT_S)
+    assert [(each.tier, each.tokens) for each in found.shared] == [(types_pb2.TIER_GPU, 112), (types_pb2.TIER_HOST, 64)]
+    both, *others = found.entries
     assert sorted(both.agents) == ["lru", "pbkv"]  # in the order of the workers' addresses
     assert both.idle_s == 3
     assert [(each.tier, each.tokens) for each in both.tiers] == [(types_pb2.TIER_GPU, 112)]

@@ -32,25 +32,27 @@ def ls(
     The last column helps authors of prompts: from that token on, prompts of two workflows differ (median over the latest
     pairs), so nothing after it can be shared. A name or a time near the beginning of a prompt shows here.
     """
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     check_json_target(json_target)
     agents = [_agent_json(agent) for agent in on_event_loop(_list(endpoint, limit, workload)).agents]
-    table = Table(
-        "agent", "call site", "workload", "steps", "prompt tokens", "reusable", "reused", "recomputed", "differ from token"
-    )
+    # Names that no client gives take no room.
+    named = [name for name in ("call_site", "workload") if any(agent[name] for agent in agents)]
+    table = Table("agent", *(name.replace("_", " ") for name in named), box=SIMPLE_HEAD, padding=0)
+    for heading in ("steps", "prompt", "reusable", "reused", "recomputed", "differ from"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for agent in agents:
         prompt = agent["prompt_tokens"]
         table.add_row(
             agent["agent"],
-            agent["call_site"] or "-",
-            agent["workload"] or "-",
+            *(agent[name] or "-" for name in named),
             f"{agent['steps']:,}",
             f"{prompt:,}",
             f"{100 * agent['available_tokens'] / prompt:.0f} %" if prompt else "-",
             f"{100 * sum(agent['delivered'].values()) / prompt:.0f} %" if prompt else "-",
             f"{agent['recomputed_tokens']:,}",
-            f"{agent['parting_tokens']:,} ({agent['parting_pairs']} pairs)" if agent["parting_pairs"] else "-",
+            f"{agent['parting_tokens']:,}" if agent["parting_pairs"] else "-",
         )
     result_console(json_target).print(table if agents else "no step has finished yet")
     write_json(agents, json_target)

@@ -7,12 +7,11 @@ import typer
 
 from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.operation.block_requests import lease, prefetch, release
+from pbkv_cluster.cli.operation.decisions import SHORT_KEY
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from pbkv_cluster.rpc.v1 import inspection_pb2, store_pb2
 
 cache_app = typer.Typer(name="cache", help="What the caches of a cluster hold.", no_args_is_help=True)
@@ -39,11 +38,13 @@ class Order(StrEnum):
 @connected
 def stat(endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonTarget = None) -> None:
     """Show how full the tiers of all workers are, and what the caches have decided."""
+    from rich.table import Table
+
     check_json_target(json_target)
     answer = on_event_loop(_stat(endpoint))
     value = _stat_json(answer)
     console = result_console(json_target)
-    table = _table("tier", "used", "of", "blocks", "in use", "memory taken")
+    table = Table("tier", "used", "of", "blocks", "in use", "memory taken")
     for tier in value["tiers"]:
         size = tier["block_bytes"]
         table.add_row(
@@ -75,16 +76,18 @@ def ls(
     endpoint: Endpoint = DEFAULT_ENDPOINT,
     json_target: JsonTarget = None,
 ) -> None:
-    """List what is cached: runs of blocks by their key, or sums by active workflow or agent."""
+    """List what is cached: runs of blocks by the beginning of their key, or sums by active workflow or agent."""
+    from rich.table import Table
+
     check_json_target(json_target)
     entries = [entry_json(entry) for entry in on_event_loop(_list(endpoint, by, order, limit, workflow, agent)).entries]
-    table = _table(str(by), "tokens", *(("after", "worker") if by is By.RUN else ()), "in", "shared", "used by", "idle", "uses")
+    table = Table(str(by), "tokens", *(("after", "worker") if by is By.RUN else ()), "in", "shared", "used by", "idle", "uses")
     for entry in entries:
         names = (
             [*entry["workflows"], *entry["agents"]] if by is By.RUN else entry["agents" if by is By.WORKFLOW else "workflows"]
         )
         table.add_row(
-            entry["name"] or _NAMELESS,
+            (entry["name"][:SHORT_KEY] if by is By.RUN else entry["name"]) or _NAMELESS,
             f"{entry['tokens']:,}",
             *((f"{entry['start_tokens']:,}", entry["worker_id"]) if by is By.RUN else ()),
             ", ".join(f"{tier} {tokens:,}" for tier, tokens in entry["tiers"].items()),
@@ -230,15 +233,6 @@ def entry_json(entry: "store_pb2.CachedBlocks") -> dict[str, Any]:
         "recent_uses": entry.recent_uses,
         "leased_s": entry.leased_s,
     }
-
-
-def _table(*columns: str) -> "Table":
-    from rich.table import Table
-
-    table = Table()
-    for column in columns:
-        table.add_column(column, overflow="fold")  # a key that is cut cannot be asked about
-    return table
 
 
 def _bytes(size: float) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from pbkv_cluster.cli.options import Cluster, ClusterProcess
+from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
 from pbkv_cluster.core.errors import NotFound
 
 
@@ -14,6 +15,7 @@ def down(
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=0, help="What has not ended in good order by then is killed.")
     ] = 60.0,
+    json_target: JsonTarget = None,
 ) -> None:
     """Stop a cluster that was started on this machine, with all its processes on every node.
 
@@ -22,11 +24,15 @@ def down(
     from pbkv_cluster.cluster.startup.run_record import find
     from pbkv_cluster.cluster.startup.shutdown import end
 
+    check_json_target(json_target)
+    console = result_console(json_target)
     try:
         cluster = find(name, pid)
     except NotFound as error:
-        typer.echo(f"nothing to stop: {error}")
+        console.print(f"nothing to stop: {error}", highlight=False, soft_wrap=True)
+        write_json({"cluster": None, "pid": None}, json_target)
         return
-    typer.echo(f"stopping cluster {cluster.name} (process {cluster.pid})")
+    console.print(f"stopping cluster {cluster.name} (process {cluster.pid})", highlight=False, soft_wrap=True)
     end(cluster, timeout, lambda line: typer.echo(line, err=True))
-    typer.echo("stopped")
+    console.print("stopped")
+    write_json({"cluster": cluster.name, "pid": cluster.pid}, json_target)

@@ -36,10 +36,7 @@ def list_nodes(cluster: ClusterName = "", redis: RedisUrl = None, json_target: J
     for each in nodes:
         table.add_row(each.host, each.node_id[:_SHORT_ID], each.state, each.reason)
     result_console(json_target).print(table)
-    write_json(
-        [{"node_id": each.node_id, "host": each.host, "state": each.state, "reason": each.reason} for each in nodes],
-        json_target,
-    )
+    write_json([_json(each) for each in nodes], json_target)
 
 
 @node_app.command()
@@ -49,6 +46,7 @@ def drain(
     wait: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Wait at most so long until it is drained.")] = 300.0,
     cluster: ClusterName = "",
     redis: RedisUrl = None,
+    json_target: JsonTarget = None,
 ) -> None:
     """Take a node out of service: it gets no new steps, and its members end when the running steps have.
 
@@ -56,8 +54,10 @@ def drain(
     """
     from pbkv_cluster.store.cluster_index import NodeState
 
-    _with_directory(cluster, redis, lambda directory: _ask(directory, node, True, reason, NodeState.DRAINED, wait))
-    typer.echo(f"{node} is drained")
+    check_json_target(json_target)
+    found = _with_directory(cluster, redis, lambda directory: _ask(directory, node, True, reason, NodeState.DRAINED, wait))
+    result_console(json_target).print(f"{node} is drained", highlight=False, soft_wrap=True)
+    write_json(_json(found), json_target)
 
 
 @node_app.command()
@@ -66,12 +66,19 @@ def resume(
     wait: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Wait at most so long until it serves.")] = 300.0,
     cluster: ClusterName = "",
     redis: RedisUrl = None,
+    json_target: JsonTarget = None,
 ) -> None:
     """Put a drained node back into service."""
     from pbkv_cluster.store.cluster_index import NodeState
 
-    _with_directory(cluster, redis, lambda directory: _ask(directory, node, False, "", NodeState.SERVING, wait))
-    typer.echo(f"{node} serves")
+    check_json_target(json_target)
+    found = _with_directory(cluster, redis, lambda directory: _ask(directory, node, False, "", NodeState.SERVING, wait))
+    result_console(json_target).print(f"{node} serves", highlight=False, soft_wrap=True)
+    write_json(_json(found), json_target)
+
+
+def _json(node: "NodeStateEntry") -> dict[str, str]:
+    return {"node_id": node.node_id, "host": node.host, "state": node.state, "reason": node.reason}
 
 
 def _with_directory(name: str, redis_url: str | None, call: "Callable[[Directory], Awaitable[T]]") -> T:
@@ -97,15 +104,15 @@ def _with_directory(name: str, redis_url: str | None, call: "Callable[[Directory
     return on_event_loop(run(redis_url))
 
 
-async def _ask(directory: "Directory", text: str, drain: bool, reason: str, wanted: str, wait_s: float) -> None:
-    """Asks something of a node, and waits until its state is as wanted."""
+async def _ask(directory: "Directory", text: str, drain: bool, reason: str, wanted: str, wait_s: float) -> "NodeStateEntry":
+    """Asks something of a node, and waits until its state is as wanted. Returns that state."""
     import asyncio
 
     from pbkv_cluster.store.cluster_index import NodeRequest
 
     node = _find(text, await directory.node_states())
     if node.state == wanted:
-        return
+        return node
     await directory.request_of_node(NodeRequest(node.node_id, drain, reason))
     deadline = time.monotonic() + wait_s
     while node.state != wanted:
@@ -116,6 +123,7 @@ async def _ask(directory: "Directory", text: str, drain: bool, reason: str, want
         if not present:
             raise NotFound(f"node {text} has left the cluster")
         node = present[0]
+    return node
 
 
 def _find(text: str, nodes: "list[NodeStateEntry]") -> "NodeStateEntry":

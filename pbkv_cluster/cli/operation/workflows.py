@@ -93,10 +93,12 @@ def show(workflow: Id, endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonT
 
 @workflows_app.command()
 @connected
-def end(workflow: Id, endpoint: Endpoint = DEFAULT_ENDPOINT) -> None:
+def end(workflow: Id, endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonTarget = None) -> None:
     """End an open workflow: its running steps are cancelled, and what only it has used is no longer kept for it."""
+    check_json_target(json_target)
     on_event_loop(_end(endpoint, workflow))
-    typer.echo(f"{workflow} has ended")
+    result_console(json_target).print(f"{workflow} has ended", highlight=False, soft_wrap=True)
+    write_json({"workflow_id": workflow}, json_target)
 
 
 async def _list(endpoint: str, limit: int, workload: str) -> "inspection_pb2.ListWorkflowsResponse":

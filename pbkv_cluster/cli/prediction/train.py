@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings
-from pbkv_cluster.cli.output import percent, result_console
+from pbkv_cluster.cli.output import JsonTarget, check_json_target, percent, result_console, write_json
 from pbkv_cluster.core.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def train(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing state.")] = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
+    json_target: JsonTarget = None,
 ) -> None:
     """Train the predictor and policy pbkv on recorded workflows, one after the other.
 
@@ -50,24 +51,37 @@ def train(
 
     if not 0 <= hold_back < 1:
         raise InvalidArgument("--hold-back", f"must be at least 0 and below 1, got {hold_back:g}")
+    check_json_target(json_target)
     target = out / _NAME
     _check(out, (target, access_path(target)), force)
     predictor = load_settings(config, assignments, {}).config.predictor
     workflows = [workflow for path in files for workflow in load_trace(path).workflows]
     if not workflows:
         raise InvalidArgument("TRACE", "there are no workflows to learn from")
-    console = result_console(None)
+    console = result_console(json_target)
     if hold_back:
         _report(predictor, workflows, hold_back, console)
     began = time.perf_counter()
     step_contexts, block_contexts = _train(predictor, workflows, target, console)
     steps = sum(len(workflow.steps) for workflow in workflows)
+    spent_s = time.perf_counter() - began
     console.print(
-        f"Learnt from {len(workflows):,} workflows, {steps:,} steps, in {time.perf_counter() - began:.1f} s: "
+        f"Learnt from {len(workflows):,} workflows, {steps:,} steps, in {spent_s:.1f} s: "
         f"{step_contexts:,} contexts of the next step, {block_contexts:,} of the use of blocks.",
         soft_wrap=True,
     )
     console.print(f"To start from it: pbkv serve --set predictor.state_path={target.resolve()}", soft_wrap=True, markup=False)
+    write_json(
+        {
+            "state_path": str(target.resolve()),
+            "workflows": len(workflows),
+            "steps": steps,
+            "step_contexts": step_contexts,
+            "block_contexts": block_contexts,
+            "seconds": spent_s,
+        },
+        json_target,
+    )
 
 
 def _check(out: Path, targets: tuple[Path, ...], force: bool) -> None:

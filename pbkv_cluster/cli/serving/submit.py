@@ -1,13 +1,14 @@
 """`pbkv submit`: runs one step of a workflow and streams its text."""
 
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
-from pbkv_cluster.cli.output import share
+from pbkv_cluster.cli.output import JsonTarget, check_json_target, share, write_json
 from pbkv_cluster.cli.prompt import Chat, Messages, Prompt, PromptText, read_prompt
 
 if TYPE_CHECKING:
@@ -34,8 +35,10 @@ def submit(
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.", show_default=False)] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be repeated.", show_default=False)] = None,
     usage: Annotated[bool, typer.Option("--usage", help="Print the step's tokens, hits and times on standard error.")] = False,
+    json_target: JsonTarget = None,
 ) -> None:
     """Run one step and stream its text."""
+    check_json_target(json_target)
     options: StepOptions = {}
     if max_tokens is not None:
         options["max_tokens"] = max_tokens
@@ -48,21 +51,24 @@ def submit(
     if stop:
         options["stop"] = stop
     content = read_prompt(prompt, messages, chat)
-    finished, printed = on_event_loop(_run(endpoint, workflow, agent, content, options))
-    ending = describe_ending(finished, printed, isinstance(content, str))
+    finished, text = on_event_loop(_run(endpoint, workflow, agent, content, options, err=json_target == "-"))
+    ending = describe_ending(finished, bool(text), isinstance(content, str))
     if ending:
         typer.echo(f"pbkv: {ending}", err=True)
     if usage:
         typer.echo(describe(finished.usage), err=True)
+    write_json({"text": text, "finish_reason": finished.reason, "usage": asdict(finished.usage)}, json_target)
 
 
-async def _run(endpoint: str, workflow_id: str, agent: str, prompt: Prompt, options: "StepOptions") -> "tuple[Finished, bool]":
-    """How the step ended, and whether it printed anything."""
+async def _run(
+    endpoint: str, workflow_id: str, agent: str, prompt: Prompt, options: "StepOptions", err: bool
+) -> "tuple[Finished, str]":
+    """How the step ended, and its text, which is printed as it comes; on standard error if `err` is set."""
     from pbkv_cluster.client import AsyncClient, Finished, Tokens
     from pbkv_cluster.core.errors import Unavailable
 
     finished: Finished | None = None
-    printed = False
+    text = ""
     # Not direct: one step is over before a receiver is connected.
     async with AsyncClient(endpoint, direct=False) as client, AsyncExitStack() as stack:
         workflow = await client.start_workflow(workflow_id)
@@ -71,15 +77,15 @@ async def _run(endpoint: str, workflow_id: str, agent: str, prompt: Prompt, opti
         async for event in workflow.stream(agent=agent, prompt=prompt, **options):
             match event:
                 case Tokens():
-                    typer.echo(event.text, nl=False)
-                    printed = printed or bool(event.text)
+                    typer.echo(event.text, nl=False, err=err)
+                    text += event.text
                 case Finished():
                     finished = event
-        if printed:
-            typer.echo()
+        if text:
+            typer.echo(err=err)
     if finished is None:
         raise Unavailable("the stream ended before the step did")
-    return finished, printed
+    return finished, text
 
 
 def describe_ending(finished: "Finished", printed: bool, plain: bool) -> str:

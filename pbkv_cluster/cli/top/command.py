@@ -7,7 +7,6 @@ import typer
 from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, write_json
-from pbkv_cluster.core.locations.addresses import parse_address
 
 if TYPE_CHECKING:
     from pbkv_cluster.cli.top.reader import Snapshot
@@ -25,12 +24,15 @@ def top(
     With --json, writes one look and shows nothing; that needs no terminal.
     """
     check_json_target(json_target)
-    parse_address("endpoint", endpoint)
+    from pbkv_cluster.client.endpoints import parse_endpoints
+
+    parse_endpoints(endpoint)
     if json_target is not None:
         write_json(on_event_loop(_read(endpoint)).to_json(), json_target)
         return
     from pbkv_cluster.cli.top.app import TopApp
 
+    on_event_loop(_read(endpoint))  # a cluster that is not there is told in one line, not on a screen that waits for it
     TopApp(endpoint, interval).run()
 
 

@@ -35,7 +35,7 @@ def check(
     count = len(shown) + more
     console.print(
         f"{file}: {checked.lines:,} lines, {len(checked.workflows):,} workflows, {checked.steps:,} steps: "
-        + (f"{count:,} problems" if count else "nothing is wrong"),
+        + (f"{count:,} {'problem' if count == 1 else 'problems'}" if count else "nothing is wrong"),
         highlight=False,
         markup=False,
         soft_wrap=True,

@@ -1,13 +1,14 @@
 """`pbkv trace convert`: traces and logs of others as step traces."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pbkv_cluster.cli.output import check_target
+from pbkv_cluster.cli.output import JsonTarget, check_json_target, check_target, result_console, write_json
 from pbkv_cluster.cli.plain_text import plain
 from pbkv_cluster.cli.traces.secret import Secret, ids_of
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pbkv_cluster.simulator.conversion.conversion import Converted
     from pbkv_cluster.simulator.recording.ids import Ids
     from pbkv_cluster.simulator.recording.trace_file import TraceFile
+    from pbkv_cluster.simulator.traces.problems import RecordProblems
     from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
 
 _MB = 1_000_000
@@ -39,9 +41,14 @@ def convert(
     kind: Annotated[Source, typer.Option("--from", help="What IN is.")],
     max_mb: Annotated[float, typer.Option(min=0, help="Megabytes that OUT may have.")] = 1000,
     secret: Secret = None,
+    json_target: JsonTarget = None,
 ) -> None:
-    """Convert traces and logs of others, as far as they hold lengths and agents. Says what is missing and what is assumed."""
+    """Convert traces and logs of others, as far as they hold lengths and agents. Says what is missing and what is assumed.
+
+    If records are wrong, says all that is wrong with them, by their place in the file, and writes nothing.
+    """
     check_target(out, "OUT")
+    check_json_target(json_target)
     ids = ids_of(secret)
 
     from pbkv_cluster.simulator.recording.trace_file import TraceFile
@@ -49,37 +56,49 @@ def convert(
     with TraceFile(out, int(max_mb * _MB)) as file:
         try:
             done, notes = _convert(kind, source, ids, file)
-        except BaseException:
-            if not file.size_bytes:
-                out.unlink(missing_ok=True)
+        except BaseException as error:
+            out.unlink(missing_ok=True)  # a part would look like the whole
+            _tell(error)
             raise
-    typer.echo(f"{out}: {done.workflows:,} workflows, {done.steps:,} steps, {done.prompt_tokens:,} prompt tokens")
+    told = [f"{out}: {done.workflows:,} workflows, {done.steps:,} steps, {done.prompt_tokens:,} prompt tokens"]
     if done.pseudo_tokens:
         share = 100 * done.pseudo_tokens / done.prompt_tokens
-        typer.echo(f"lengths only: nobody knows the text of {share:.0f} % of the prompt tokens, nor what they share")
-    for note in notes:
-        typer.echo(f"- {plain(note)}")
+        told.append(f"lengths only: nobody knows the text of {share:.0f} % of the prompt tokens, nor what they share")
+    result_console(json_target).print("\n".join([*told, *(f"- {note}" for note in notes)]), highlight=False, soft_wrap=True)
+    write_json({**asdict(done), "notes": list(notes)}, json_target)
     if done.is_full:
         typer.echo(f"pbkv: the rest does not fit into {max_mb:g} MB (--max-mb)", err=True)
         raise typer.Exit(1)
 
 
+def _tell(error: BaseException) -> None:
+    """Prints the problems of a file but the first, with which the command ends."""
+    from pbkv_cluster.simulator.traces.problems import BadRecords
+
+    if isinstance(error, BadRecords) and error.problems.count > 1:
+        for problem in error.problems.first[1:]:
+            typer.echo(plain(problem), err=True)
+        typer.echo(f"{error.problems.count:,} records are wrong", err=True)
+
+
 def _convert(kind: Source, source: Path, ids: "Ids", file: "TraceFile") -> "tuple[Converted, tuple[str, ...]]":
     from pbkv_cluster.simulator.conversion.conversion import convert_calls, convert_workflows
     from pbkv_cluster.simulator.conversion.converters import CONVERTERS, MOONCAKE_NOTES, OTLP_NOTES
+    from pbkv_cluster.simulator.traces.problems import RecordProblems
 
+    problems = RecordProblems()
     if kind is Source.MOONCAKE:
-        return convert_workflows(_requests(source), file), MOONCAKE_NOTES
+        return convert_workflows(_requests(source, problems), file, problems), MOONCAKE_NOTES
     if kind is Source.OTLP:
         from pbkv_cluster.integrations.otel.recording.files import otlp_calls
 
-        return convert_calls(otlp_calls(source), ids, file), OTLP_NOTES
+        return convert_calls(otlp_calls(source, problems), ids, file, problems), OTLP_NOTES
     converter = CONVERTERS[kind.value]
-    return convert_calls(converter.read(source), ids, file), converter.notes
+    return convert_calls(converter.read(source, problems), ids, file, problems), converter.notes
 
 
-def _requests(source: Path) -> "Iterator[tuple[TraceWorkflow, float]]":
+def _requests(source: Path, problems: "RecordProblems") -> "Iterator[tuple[TraceWorkflow, float]]":
     from pbkv_cluster.simulator.traces.serving_traces import read_requests
 
-    for each in read_requests(source):
+    for each in read_requests(source, problems):
         yield each.workflow, each.starts_at

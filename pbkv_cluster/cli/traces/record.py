@@ -11,7 +11,7 @@ import typer
 
 from pbkv_cluster.cli.interrupts import catch_interrupts, on_event_loop, run_until
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
-from pbkv_cluster.cli.output import check_target
+from pbkv_cluster.cli.output import JsonTarget, check_json_target, check_target, write_json
 from pbkv_cluster.cli.traces.secret import Secret, ids_of
 from pbkv_cluster.core.errors import InvalidArgument, Unavailable
 
@@ -73,6 +73,7 @@ def record(
         bool, typer.Option("--with-tokens", help="Write the token ids of prompts and replies, too: they tell their text.")
     ] = False,
     secret: Secret = None,
+    json_target: JsonTarget = None,
 ) -> None:
     """Write a trace for `pbkv report`: no text, but keyed hashes, lengths, agents and times.
 
@@ -84,6 +85,7 @@ def record(
     Workflows are written when they end; those that are open at the end of the recording, as far as they have got.
     """
     check_target(out, "--out")
+    check_json_target(json_target)
     if otlp is not None and access_log is not None:
         raise InvalidArgument("--otlp", "cannot be given together with --access-log: record one source at a time")
     if with_tokens and (otlp is not None or access_log is not None):
@@ -111,6 +113,8 @@ def record(
             recorder.finish()
             if recorder.written or not has_failed:
                 _tell(out, recorder, file, max_mb)
+                written = {"workflows": recorder.written, "cut_workflows": recorder.cut, "steps": recorder.steps}
+                write_json({**written, "bytes": file.size_bytes, "is_full": recorder.full}, json_target)
 
 
 def _tell(out: Path, recorder: "Recorder", file: "TraceFile", max_mb: float) -> None:

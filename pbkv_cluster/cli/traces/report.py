@@ -155,7 +155,7 @@ def _table(title: str, columns: tuple[str, ...]) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=0)
     for number, column in enumerate(columns):
         left = not number or column == "agent"
         table.add_column(column, justify="left" if left else "right", no_wrap=column not in ("workload", "agent"))

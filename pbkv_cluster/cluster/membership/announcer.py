@@ -23,6 +23,7 @@ class Announcer:
         self._withdraw = withdraw
         self._interval_s = interval_s
         self._background = Background()
+        self.reaches_redis = False  # at the last try
 
     @classmethod
     def of_service(cls, directory: Directory, name: str, address: str) -> Self:
@@ -52,9 +53,10 @@ class Announcer:
             await asyncio.sleep(self._interval_s)
             await self._try(self._announce)
 
-    @staticmethod
-    async def _try(call: Call) -> None:
+    async def _try(self, call: Call) -> None:
         try:
             await call()
+            self.reaches_redis = True
         except Unavailable as error:
+            self.reaches_redis = False
             log.warning("cannot reach the directory, where this member's entry expires unless it is renewed: %s", error)

@@ -79,5 +79,7 @@ class MetricsEndpoint:
         figures = Figures()
         figures.put(names.BUILD_INFO, 1, __version__)
         await self._put(figures)
+        if not figures.has(names.REDIS_REACHABLE):  # some know it at any moment, the others from renewing their entries
+            figures.put(names.REDIS_REACHABLE, self._announcer is not None and self._announcer.reaches_redis)
         figures.put_process()
         return HttpAnswer(200, CONTENT_TYPE, figures.text())

@@ -37,6 +37,10 @@ class Figures:
         self._check(metric, labels)
         self._family(metric).add_metric(labels, value)  # type: ignore[attr-defined]
 
+    def has(self, metric: Metric) -> bool:
+        """Whether it has been added."""
+        return metric in self._families
+
     def put_each(self, metric: Metric, values: Mapping[str, float], *labels: str) -> None:
         """Adds the values of a metric by its last label; without any, only its name and help.
 

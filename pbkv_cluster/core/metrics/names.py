@@ -43,14 +43,13 @@ STANDBY_READY = _gauge("pbkv_standby_ready", "1 while a standby is ready to take
 
 # --- reachability ---
 
-REDIS_REACHABLE = _gauge("pbkv_redis_reachable", "1 if Redis answered the last call", _HEAD, _GATEWAY)
+REDIS_REACHABLE = _gauge(
+    "pbkv_redis_reachable", "1 if Redis answered the last call", _HEAD, _GATEWAY, _WORKER, _PREDICTOR, _HOST_STORE, _OTEL
+)
 PREDICTOR_REACHABLE = _gauge(
     "pbkv_predictor_reachable",
     "1 if the predictor answered the last call, or its broadcast arrives",
-    _GATEWAY,
-    _SIDECAR,
-    _WORKER,
-    _OTEL,
+    *(_GATEWAY, _SIDECAR, _WORKER, _OTEL),
 )
 PROBLEMS = _gauge(
     "pbkv_problems",

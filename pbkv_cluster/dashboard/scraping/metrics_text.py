@@ -26,8 +26,12 @@ class Scrape:
         return name in self.series
 
     def by(self, name: str, label: str) -> dict[str, float]:
-        """All series of a metric by the value of its label."""
-        return {dict(labels)[label]: value for labels, value in self.series.get(name, {}).items()}
+        """All series of a metric by the value of one label, summed over others."""
+        sums: dict[str, float] = {}
+        for labels, value in self.series.get(name, {}).items():
+            own = dict(labels)[label]
+            sums[own] = sums.get(own, 0.0) + value
+        return sums
 
     def total(self, name: str) -> float:
         """The sum over all labels."""

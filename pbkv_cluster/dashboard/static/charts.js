@@ -9,11 +9,11 @@ const whole = (value) => (value === null || value === undefined ? "–" : value.
 // Series: [name, column, colour, filled]
 const CHARTS = {
   hits: { text: (value) => percent(value), top: 1, none: "No steps in this time", series: [
-    ["available", "available", "--missed"], ["delivered", "delivered", "--gpu", true], ["LRU would have had", "lru", "--lru", false, [5, 4]]] },
+    ["available", "available", "--missed"], ["captured", "captured", "--host"], ["delivered", "delivered", "--gpu", true], ["LRU would have had", "lru", "--lru", false, [5, 4]]] },
   ttft: { text: seconds, none: "No steps in this time", series: [["median", "ttft_p50", "--gpu"], ["95 %", "ttft_p95", "--host"], ["99 %", "ttft_p99", "--missed"]] },
   queue: { text: whole, none: "Nothing is known of this time yet", always: true, series: [["running", "running", "--gpu", true], ["waiting", "waiting", "--missed"]] },
   bus: { text: (value) => `${bytes(value)}/s`, height: 120, none: "Nothing is known of this time yet", always: true, series: [
-    ["to the GPU", "loaded_per_s", "--gpu"], ["to the host", "demoted_per_s", "--host"]] },
+    ["to the GPU", "loaded_per_s", "--gpu"], ["from the GPU", "demoted_per_s", "--host"]] },
   prediction: { text: (value) => percent(value), top: 1, none: "No forecast has met its outcome in this time", series: [
     ["came true", "accuracy", "--gpu"], ["promised", "confidence", "--host", false, [5, 4]]] },
 };

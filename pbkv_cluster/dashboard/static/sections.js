@@ -14,6 +14,7 @@ export function showSnapshot(snapshot) {
   if (!snapshot.members) return;
   show(byId("totals"), totals(snapshot.totals));
   show(byId("memory"), snapshot.workers.length ? snapshot.workers.map(memory) : empty("There is no worker."));
+  show(byId("prefetch"), prefetch(snapshot.workers));
   show(byId("queue"), queue(snapshot.workers));
   show(byId("prediction"), prediction(snapshot.prediction, snapshot.workers));
   show(byId("workloads"), workloads(snapshot.prediction));
@@ -49,18 +50,41 @@ function totals(found) {
 
 function memory(worker) {
   if (!worker.answers) return [el("h3", {}, worker.name), empty("It does not answer; its memory is not known.")];
-  return Object.entries(worker.tiers).flatMap(([tier, { capacity, used, locked, retired }]) => {
-    const active = used - (locked ?? 0) - (retired ?? 0);
+  return Object.entries(worker.tiers).flatMap(([tier, { capacity, used, locked, retired: unused, shared: common }]) => {
+    // Who uses the blocks is asked less often than how many there are, so its parts may not fill the whole, or more than it.
+    const idle = used - (locked ?? 0);
+    const retired = Math.min(unused ?? 0, idle);
+    const shared = Math.min(common ?? 0, idle - retired);
     const parts = [
       ...(locked === null ? [] : [["running", "locked", locked]]),
-      [retired === null ? "cached" : "open workflows", "active", Math.max(0, active)],
-      ["retired", "retired", Math.min(retired ?? 0, used - (locked ?? 0))],
+      ...(common === null ? [] : [["shared by open workflows", "shared", shared]]),
+      [unused === null ? "cached" : "one open workflow", "active", idle - retired - shared],
+      ...(unused === null ? [] : [["retired", "retired", retired]]),
       ["free", "new", capacity - used],
     ].map(([name, kind, size]) => [name, kind, size, bytes(size)]);
     return [el("h3", {}, `${worker.name}, ${tier === "gpu" ? "GPU" : tier}: `, el("span", { "data-figure": `${worker.name}-${tier}` }, percent(used / capacity)), ` of ${bytes(capacity)}`),
       bar(`${worker.name} ${tier}`, parts, capacity, { thin: true }), legend(parts)];
   });
 }
+
+function prefetch(workers) {
+  const told = workers.flatMap(({ name, prefetch: loaded, staged }) => [
+    ...(loaded ? [{ name, to: "GPU", ...loaded }] : []),
+    ...(staged && worthShowing(staged) ? [{ name, to: "host", ...staged }] : []),
+  ]);
+  if (told.length === 0) return empty("No worker brings blocks ahead.");
+  if (!told.some(worthShowing)) return empty("No block has been brought ahead yet.");
+  return table("Blocks brought ahead", [
+    ["worker", ({ name }) => name],
+    ["to", ({ to }) => to],
+    ["blocks", ({ loaded }) => count(loaded), { number: true, figure: ({ name, to }) => `${name}-ahead-${to}` }],
+    ["used", ({ used, loaded }) => [meter(ratio(used, loaded)), count(used)], number],
+    ["wasted", ({ wasted }) => count(wasted), number],
+    ["cancelled", ({ cancelled }) => count(cancelled), number],
+  ], told);
+}
+
+const worthShowing = ({ loaded }) => loaded > 0;
 
 function queue(workers) {
   return table("Load by worker", [

@@ -5,6 +5,7 @@ import { count, percent, ratio, seconds, short, sum } from "./format.js";
 
 const LITTLE = 0.05; // share of prompt tokens
 const CLOSE = 0.005;
+const OTHER = [["from other workers", "sibling", "remote"], ["from the disk", "disk"]]; // shown if there is any
 
 export function showVerdict(found, when) {
   const place = byId("verdict");
@@ -20,7 +21,8 @@ export function showVerdict(found, when) {
   const gpu = found.delivered.gpu ?? 0;
   const parts = [
     ["from the GPU", "gpu", gpu],
-    ["from the host", "host", delivered - gpu],
+    ["from the host", "host", found.delivered.host ?? 0],
+    ...OTHER.map(([name, ...tiers]) => [name, "other", sum(tiers.map((tier) => found.delivered[tier] ?? 0))]).filter(([, , size]) => size > 0),
     ["computed again", "missed", available - delivered],
     ["new", "new", found.prompt - available],
   ].map(([name, kind, size]) => [name, kind, size, percent(size / found.prompt)]);

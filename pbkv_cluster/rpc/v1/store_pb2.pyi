@@ -302,10 +302,12 @@ class CacheDecision(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., reason: _Optional[str] = ..., age_s: _Optional[float] = ..., blocks: _Optional[int] = ..., key: _Optional[str] = ..., value: _Optional[float] = ..., by_lru: _Optional[bool] = ..., workflows: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListCacheResponse(_message.Message):
-    __slots__ = ("entries",)
+    __slots__ = ("entries", "shared")
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
     entries: _containers.RepeatedCompositeFieldContainer[CachedBlocks]
-    def __init__(self, entries: _Optional[_Iterable[_Union[CachedBlocks, _Mapping]]] = ...) -> None: ...
+    shared: _containers.RepeatedCompositeFieldContainer[_types_pb2.TierTokens]
+    def __init__(self, entries: _Optional[_Iterable[_Union[CachedBlocks, _Mapping]]] = ..., shared: _Optional[_Iterable[_Union[_types_pb2.TierTokens, _Mapping]]] = ...) -> None: ...
 
 class CheckCacheRequest(_message.Message):
     __slots__ = ()

@@ -15,30 +15,24 @@ from pbkv_cluster.core.text.chat_message import ChatMessage
 from pbkv_cluster.gateway.http.sessions import chains
 from pbkv_cluster.gateway.http.sessions.hints import Hints, read_hints
 from pbkv_cluster.gateway.http.sessions.prefix_table import PrefixTable
-from pbkv_cluster.simulator.conversion.records import Record, count_of, line_records, seconds_of
+from pbkv_cluster.simulator.conversion.records import count_of, line_records, seconds_of
 from pbkv_cluster.simulator.recording.calls import SYSTEM, Call, Message, message_text, messages_of, text_of, tool_names
+from pbkv_cluster.simulator.traces.problems import RecordProblems, noted
 from pbkv_cluster.simulator.traces.step_traces import TraceError
 
 _TABLE_BYTES = 64 << 20
 
 
-def access_log(path: Path) -> Iterator[Call]:
+def access_log(path: Path, problems: RecordProblems | None = None) -> Iterator[Call]:
     """Lines with `time`, `request`, `response`, and if they are logged `duration_s` and `headers`.
 
     Raises:
         TraceError: the file cannot be read, or is none.
     """
-    return calls_of(line_records(path))
-
-
-def calls_of(records: Iterator[Record]) -> Iterator[Call]:
-    """The calls of some lines, see `access_log`."""
     log = _AccessLog()
-    for place, record in records:
-        try:
+    for place, record in line_records(path, problems):
+        with noted(problems):
             yield log.call(place, record)
-        except InvalidArgument as error:
-            raise TraceError(f"{place}: {error}") from error
 
 
 class _AccessLog:
@@ -47,6 +41,15 @@ class _AccessLog:
         self._numbers = count()
 
     def call(self, place: str, record: dict[str, Any]) -> Call:
+        """Raises:
+        TraceError: the record is wrong.
+        """
+        try:
+            return self._call(place, record)
+        except InvalidArgument as error:
+            raise TraceError(f"{place}: {error}") from error
+
+    def _call(self, place: str, record: dict[str, Any]) -> Call:
         request = _object(record, place, "request")
         response = _object(record, place, "response") if record.get("response") is not None else {}
         headers = {str(name).lower(): _on_the_wire(str(value)) for name, value in _object(record, place, "headers", {}).items()}

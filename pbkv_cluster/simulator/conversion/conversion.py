@@ -9,6 +9,7 @@ from pbkv_cluster.simulator.recording.conversation import steps_of
 from pbkv_cluster.simulator.recording.ids import Ids
 from pbkv_cluster.simulator.recording.recorder import RecordedStep, Recorder
 from pbkv_cluster.simulator.recording.trace_file import TraceFile
+from pbkv_cluster.simulator.traces.problems import RecordProblems
 from pbkv_cluster.simulator.traces.step_traces import TraceError, TraceWorkflow
 from pbkv_cluster.simulator.traces.writing import encoded, line_of
 
@@ -24,13 +25,14 @@ class Converted:
     is_full: bool  # the file has no room for the rest
 
 
-def convert_calls(calls: Iterable[Call], ids: Ids, file: TraceFile) -> Converted:
+def convert_calls(calls: Iterable[Call], ids: Ids, file: TraceFile, problems: RecordProblems | None = None) -> Converted:
     """Converts calls.
 
     Args:
         calls: in any order. Their texts are not kept.
         ids: for texts.
         file: to write to.
+        problems: of the calls' records; if there are any when all calls have come, nothing is written.
 
     Raises:
         TraceError: there are none, or they cannot be read.
@@ -39,6 +41,8 @@ def convert_calls(calls: Iterable[Call], ids: Ids, file: TraceFile) -> Converted
     for call, step in steps_of(calls, ids):
         bare = replace(call, messages=(), reply=None)
         workflows.setdefault(name_of(call.workflow, "workflow"), []).append((bare, step))
+    if problems is not None:
+        problems.check()
     if not workflows:
         raise TraceError("the file has no call of a model")
     recorder = Recorder(file)
@@ -60,8 +64,14 @@ def convert_calls(calls: Iterable[Call], ids: Ids, file: TraceFile) -> Converted
     )
 
 
-def convert_workflows(workflows: Iterable[tuple[TraceWorkflow, float | None]], file: TraceFile) -> Converted:
-    """Writes workflows that have ids already, each with its arrival in seconds."""
+def convert_workflows(
+    workflows: Iterable[tuple[TraceWorkflow, float | None]], file: TraceFile, problems: RecordProblems
+) -> Converted:
+    """Writes workflows that have ids already, each with its arrival in seconds.
+
+    Raises:
+        TraceError: they cannot be read, or there are problems when all have come; then some have been written.
+    """
     written = steps = tokens = 0
     for workflow, arrival_s in workflows:
         timed = replace(workflow, arrival_s=arrival_s)
@@ -70,6 +80,7 @@ def convert_workflows(workflows: Iterable[tuple[TraceWorkflow, float | None]], f
         written += 1
         steps += len(workflow.steps)
         tokens += sum(step.prompt_tokens for step in workflow.steps)
+    problems.check()
     return Converted(written, steps, 0, tokens, False)
 
 

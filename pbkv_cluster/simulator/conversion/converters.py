@@ -10,12 +10,13 @@ from pbkv_cluster.simulator.conversion.lengths import azure, burstgpt
 from pbkv_cluster.simulator.conversion.phoenix import phoenix
 from pbkv_cluster.simulator.conversion.sharegpt import sharegpt
 from pbkv_cluster.simulator.recording.calls import Call
+from pbkv_cluster.simulator.traces.problems import RecordProblems
 
 _LENGTHS = "lengths only: what prompts share is unknown, so every prompt is marked as pseudo, and shares nothing"
 _ESTIMATE = "lengths are estimated from bytes, by the ratio that logged counts show, or else 4 bytes for a token"
 _ALONE = "each request is a workflow of its own: it names no agents and no conversations"
 
-Read = Callable[[Path], Iterator[Call]]
+Read = Callable[[Path, RecordProblems | None], Iterator[Call]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,14 @@ from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.simulator.conversion.records import Record, count_of, csv_records, json_records, seconds_of
 from pbkv_cluster.simulator.conversion.span_tree import SpanTree
 from pbkv_cluster.simulator.recording.calls import Call, message_text, messages_of, tool_names
+from pbkv_cluster.simulator.traces.problems import RecordProblems, noted
 from pbkv_cluster.simulator.traces.step_traces import TraceError
 
 _GENERATION, _AGENT = "GENERATION", "AGENT"
 _AGENT_METADATA = ("agent", "agent_name", "langgraph_node")
 
 
-def langfuse(path: Path) -> Iterator[Call]:
+def langfuse(path: Path, problems: RecordProblems | None = None) -> Iterator[Call]:
     """Calls of an export. Workflows are sessions, or else traces. Agents are the observations of that type around a generation,
     or what metadata name, or go by the generation's name.
 
@@ -27,24 +28,25 @@ def langfuse(path: Path) -> Iterator[Call]:
         TraceError: the file cannot be read, or is none.
     """
     tree, sessions = SpanTree(), dict[str, str]()
-    for _, record in _observations(path):
+    for _, record in _observations(path, RecordProblems()):  # which are told of below
         metadata = _decoded(record.get("metadata"))
         named = next((str(metadata[name]) for name in _AGENT_METADATA if metadata.get(name)), "")
         agent = named or (str(record.get("name") or "") if record.get("type") == _AGENT else "")
         tree.add(_text(record, "id"), _text(record, "parentObservationId", "parent_observation_id"), agent)
         if session := _text(record, "sessionId", "session_id"):
             sessions[_text(record, "traceId", "trace_id")] = session
-    for place, record in _observations(path):
+    for place, record in _observations(path, problems):
         if record.get("type") != _GENERATION:
             continue
-        call = _call(place, record)
-        agent = tree.agent(_text(record, "id"), call.agent)
-        yield replace(call, workflow=sessions.get(call.workflow, call.workflow), agent=agent)
+        with noted(problems):
+            call = _call(place, record)
+            agent = tree.agent(_text(record, "id"), call.agent)
+            yield replace(call, workflow=sessions.get(call.workflow, call.workflow), agent=agent)
 
 
-def _observations(path: Path) -> Iterator[Record]:
+def _observations(path: Path, problems: RecordProblems | None) -> Iterator[Record]:
     is_csv = path.name.removesuffix(".gz").endswith(".csv")
-    for place, record in csv_records(path) if is_csv else json_records(path):
+    for place, record in csv_records(path) if is_csv else json_records(path, problems):
         nested = record.get("observations")
         if not isinstance(nested, list):
             yield Record(place, record)

@@ -12,30 +12,32 @@ from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.simulator.conversion.records import count_of, json_records, seconds_of
 from pbkv_cluster.simulator.conversion.span_tree import SpanTree
 from pbkv_cluster.simulator.recording.calls import Call, message_text, messages_of
+from pbkv_cluster.simulator.traces.problems import RecordProblems, noted
 from pbkv_cluster.simulator.traces.step_traces import TraceError
 
 _LLM, _AGENT = "LLM", "AGENT"
 _AGENT_ATTRIBUTES = ("agent.name", "graph.node.name", "graph.node.id")
 
 
-def phoenix(path: Path) -> Iterator[Call]:
+def phoenix(path: Path, problems: RecordProblems | None = None) -> Iterator[Call]:
     """Calls of an export. Workflows are sessions, or else traces; agents are the agent spans around a call, or its own name.
 
     Raises:
         TraceError: the file cannot be read, or is none.
     """
     tree, sessions = SpanTree(), dict[str, str]()
-    for place, record in json_records(path):
+    for _, record in json_records(path, RecordProblems()):  # which are told of below
         kind = _kind(record)
         named = next((str(value) for name in _AGENT_ATTRIBUTES if (value := _attribute(record, name))), "")
         tree.add(_id(record, "span_id"), str(record.get("parent_id") or ""), named or (_name(record) if kind == _AGENT else ""))
-        if session := _attribute(record, "session.id"):
-            sessions[_trace(place, record)] = str(session)
-    for place, record in json_records(path):
+        if (session := _attribute(record, "session.id")) and (trace := _id(record, "trace_id")):
+            sessions[trace] = str(session)
+    for place, record in json_records(path, problems):
         if _kind(record) == _LLM:
-            call = _call(place, record)
-            agent = tree.agent(_id(record, "span_id"), call.agent)
-            yield replace(call, workflow=sessions.get(call.workflow, call.workflow), agent=agent)
+            with noted(problems):
+                call = _call(place, record)
+                agent = tree.agent(_id(record, "span_id"), call.agent)
+                yield replace(call, workflow=sessions.get(call.workflow, call.workflow), agent=agent)
 
 
 def _call(place: str, record: dict[str, Any]) -> Call:

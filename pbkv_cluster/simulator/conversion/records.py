@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pbkv_cluster.simulator.traces.fields import MAX_TIME_S
+from pbkv_cluster.simulator.traces.problems import RecordProblems, noted
 from pbkv_cluster.simulator.traces.step_traces import TraceError, read_lines
 
 LIST_BYTES_MAX = 256 << 20  # of a file that is one JSON value, which is read as a whole
@@ -22,32 +23,36 @@ class Record(NamedTuple):
     value: dict[str, Any]
 
 
-def json_records(path: Path) -> Iterator[Record]:
+def json_records(path: Path, problems: RecordProblems | None = None) -> Iterator[Record]:
     """The objects of a file: one in each line, or a list of them, or one object over several lines.
 
     Raises:
-        TraceError: it cannot be read, is too large, or is no such file.
+        TraceError: it cannot be read, is too large, or is no such file; or a record is wrong and `problems` is None.
     """
     first = _beginning(path)
     if first.startswith(b"[") or not _is_whole(first):
-        yield from _of_value(path)
+        yield from _of_value(path, problems)
     else:
-        yield from line_records(path)
+        yield from line_records(path, problems)
 
 
-def line_records(path: Path) -> Iterator[Record]:
+def line_records(path: Path, problems: RecordProblems | None = None) -> Iterator[Record]:
     """The objects of a file with one in each line, which may be a pipe.
 
     Raises:
-        TraceError: it cannot be read, or is no such file.
+        TraceError: it cannot be read; or a line is wrong and `problems` is None.
     """
     for number, line in read_lines(path):
         place = f"{path}, line {number}"
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise TraceError(f"{place}: not a line of JSON: {error}") from error
-        yield Record(place, _object(value, place))
+        with noted(problems):
+            yield Record(place, _object(_loaded(line, place), place))
+
+
+def _loaded(line: bytes, place: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise TraceError(f"{place}: not a line of JSON: {error}") from error
 
 
 def csv_records(path: Path) -> Iterator[Record]:
@@ -144,7 +149,7 @@ def _is_whole(line: bytes) -> bool:
     return True
 
 
-def _of_value(path: Path) -> Iterator[Record]:
+def _of_value(path: Path, problems: RecordProblems | None) -> Iterator[Record]:
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             data = file.read(LIST_BYTES_MAX + 1)
@@ -159,7 +164,8 @@ def _of_value(path: Path) -> Iterator[Record]:
         value = next((value[name] for name in ("data", "observations", "spans") if isinstance(value.get(name), list)), [value])
     for number, entry in enumerate(value):
         place = f"{path}, record {number + 1}"
-        yield Record(place, _object(entry, place))
+        with noted(problems):
+            yield Record(place, _object(entry, place))
 
 
 def _object(value: Any, place: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from pbkv_cluster.simulator.traces.fields import MAX_TOKENS, FieldError, Fields, bounded_list
+from pbkv_cluster.simulator.traces.problems import RecordProblems, noted
 from pbkv_cluster.simulator.traces.step_traces import (
     MAX_STEPS,
     Segment,
@@ -49,7 +50,7 @@ def read_sessions(path: Path) -> Iterator[TraceWorkflow]:
     return _parse(path, lambda fields: read_session(fields, path.name.split(".")[0]))
 
 
-def read_requests(path: Path) -> Iterator[TimedWorkflow]:
+def read_requests(path: Path, problems: RecordProblems | None = None) -> Iterator[TimedWorkflow]:
     """Single requests of a chat service, one per line in order of arrival. Each becomes a workflow of one step.
 
     `timestamp` is in milliseconds. `hash_ids` are blocks of 512 tokens, with the same ids in the whole file.
@@ -59,7 +60,7 @@ def read_requests(path: Path) -> Iterator[TimedWorkflow]:
     """
     name = path.name.split(".")[0]
     numbered = iter(range(_MAX_ID))
-    return _parse(path, lambda fields: read_request(fields, name, next(numbered)))
+    return _parse(path, lambda fields: read_request(fields, name, next(numbered)), problems)
 
 
 def read_arrivals(path: Path) -> Iterator[float]:
@@ -88,18 +89,23 @@ def read_arrivals(path: Path) -> Iterator[float]:
     return _parse(path, seconds)
 
 
-def _parse(path: Path, build: Callable[[Fields], T]) -> Iterator[T]:
+def _parse(path: Path, build: Callable[[Fields], T], problems: RecordProblems | None = None) -> Iterator[T]:
     empty = True
     for number, line in read_lines(path):
-        try:
-            yield build(Fields(json.loads(line)))
-        except FieldError as error:
-            raise TraceError(f"{path}, line {number}: {error}") from None
-        except (ValueError, RecursionError) as error:
-            raise TraceError(f"{path}, line {number}: not a line of JSON: {error}") from error
         empty = False
+        with noted(problems):
+            yield _built(f"{path}, line {number}", line, build)
     if empty:
         raise TraceError(f"{path}: holds no lines")
+
+
+def _built(place: str, line: bytes, build: Callable[[Fields], T]) -> T:
+    try:
+        return build(Fields(json.loads(line)))
+    except FieldError as error:
+        raise TraceError(f"{place}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise TraceError(f"{place}: not a line of JSON: {error}") from error
 
 
 def read_session(fields: Fields, workload: str) -> TraceWorkflow:
