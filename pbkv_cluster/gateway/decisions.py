@@ -12,8 +12,9 @@ class Reason(StrEnum):
     ROUTE_PENDING_PREFIX = "route_pending_prefix"  # nothing cached: to the worker where another step computes the prefix now
     ROUTE_CONTEXT = "route_context"  # to the worker where other contexts of the workflow lie, which its next steps will read
     ROUTE_QUEUE = "route_queue"  # away from a longer cached prefix, whose worker has too long a queue
+    ROUTE_PRESSURE = "route_pressure"  # away from a longer cached prefix, whose worker's memory other workflows need more
     ROUTE_AFFINITY = "route_affinity"  # nothing cached: to the worker that served the workflow last
-    ROUTE_LEAST_LOADED = "route_least_loaded"  # nothing cached, and the last worker, if any, has too long a queue
+    ROUTE_LEAST_LOADED = "route_least_loaded"  # nothing cached: to the shortest queue, where most memory is left
     ROUTE_ONLY_WORKER = "route_only_worker"  # there was no choice
     ROUTE_BLIND_AFFINITY = "route_blind_affinity"  # the index is away: to the worker that served the workflow last
     ROUTE_BLIND_LEAST_LOADED = "route_blind_least_loaded"  # the index is away, and no worker has served the workflow

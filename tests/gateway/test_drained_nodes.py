@@ -11,8 +11,11 @@ async def show(rig: Rig, node: str, state: NodeState) -> None:
 
 
 async def worker_of_new_workflow(rig: Rig) -> str:
-    """Of equal workers, a step goes to the first by id."""
-    return (await rig.run(await rig.start_workflow())).accepted[0].worker_id
+    """Of equal workers without open workflows, a step goes to the first by id."""
+    workflow = await rig.start_workflow()
+    worker = (await rig.run(workflow)).accepted[0].worker_id
+    await rig.end_workflow(workflow)
+    return worker
 
 
 async def goes_to(rig: Rig, worker: str) -> None:

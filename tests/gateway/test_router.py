@@ -63,6 +63,8 @@ def test_more_cache_never_loses_and_more_load_never_wins(fleet: list[Candidate],
     assert choose(better, costs).worker_id == winner
     busier = [each if each.worker_id == winner else each._replace(queued_tokens=each.queued_tokens + 1) for each in fleet]
     assert choose(busier, costs).worker_id == winner
+    fuller = [each if each.worker_id == winner else each._replace(pushed_out_tokens=1.0) for each in fleet]
+    assert choose(fuller, costs).worker_id == winner
 
 
 @given(fleets(), COST)
@@ -94,6 +96,7 @@ def test_every_choice_says_why() -> None:
         ([worker("a"), worker("b", gpu=64)], Reason.ROUTE_PREFIX),
         ([worker("a"), worker("b", pending=64)], Reason.ROUTE_PENDING_PREFIX),
         ([worker("a"), worker("b", gpu=64, queued=100_000)], Reason.ROUTE_QUEUE),
+        ([worker("a"), worker("b", gpu=64)._replace(pushed_out_tokens=65)], Reason.ROUTE_PRESSURE),
     ]
     assert [choose(fleet, COSTS).reason for fleet, _ in cases] == [reason for _, reason in cases]
     assert choose_blind([worker("a"), worker("b")]).reason is Reason.ROUTE_BLIND_LEAST_LOADED

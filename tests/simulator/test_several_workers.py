@@ -1,5 +1,6 @@
 """Runs on several workers, between which the production router chooses."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,8 +14,11 @@ from pbkv_cluster.reuse.model.access_model import AccessModel
 from pbkv_cluster.simulator.engine.engine import SimulatedEngine
 from pbkv_cluster.simulator.engine.simulation import Setup, simulate
 from pbkv_cluster.simulator.evaluation.experiment import Plan, compare
-from pbkv_cluster.simulator.workload.workload import Mix
-from tests.simulator.simulated import source, trace
+from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep, TraceWorkflow
+from pbkv_cluster.simulator.workload.prompts import PromptBuilder
+from pbkv_cluster.simulator.workload.token_source import TokenSource
+from pbkv_cluster.simulator.workload.workload import Arrival, Mix, Workload
+from tests.simulator.simulated import BLOCK, source, trace
 
 TIGHT = Setup(60, 30, "pbkv-paper", workers=2)
 
@@ -63,6 +67,20 @@ def test_steps_go_where_their_prefix_is_but_not_all_to_one_worker() -> None:
     assert roomy.worker_changes < 0.5 * roomy.meter.steps
     delivered = roomy.meter.delivered[Tier.GPU]
     assert 0.7 * roomy.meter.available_tokens < delivered <= roomy.meter.available_tokens
+
+
+def test_workflows_spread_by_the_memory_that_they_take() -> None:
+    """Six of them begin the same way, one after the other; each worker has room for three."""
+    system = Segment(SegmentKind.SYSTEM, "system", 4 * BLOCK)
+    workflows = [
+        TraceWorkflow(f"w{number}", "hand-made", (TraceStep("agent", (system, own), f"out-{number}", 1),) * 6)
+        for number, own in ((number, Segment(SegmentKind.TASK, f"task-{number}", 30 * BLOCK)) for number in range(6))
+    ]
+    starts = [Arrival(each.id, each, (30.0,) * 6, starts_at=2.0 * number) for number, each in enumerate(workflows)]
+    result = simulate(TokenSource(Workload("given", tuple(starts), 0), PromptBuilder()), Setup(110, 0, "lru", workers=2))
+    assert Counter(record.worker for record in result.steps if record.position == 0) == {0: 3, 1: 3}
+    assert result.worker_changes == 0
+    assert result.recomputed_tokens == 4 * BLOCK, "the second worker computes what all have in common, too"
 
 
 def test_two_workers_are_faster_than_one() -> None:

@@ -24,6 +24,8 @@ class SidecarEngine(Section):
     hints: tuple[Hint, ...] = Field((), description="fields that the sidecar adds to its requests")
     key_file: str = Field("", description="file with the API key that it is shown; empty: what the client has sent")
 
+    memory_tokens: int = Field(0, ge=0, description="that its KV memory holds, as it logs at its start; 0: not known")
+
     @field_validator("url")
     @classmethod
     def _is_a_url(cls, value: str) -> str:

@@ -9,7 +9,7 @@ from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.gateway.decisions import Decisions, Reason
 from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.prompt_keys import PromptKeys
-from pbkv_cluster.gateway.routing.router import CachedTokens, Costs, candidates, choose, choose_blind
+from pbkv_cluster.gateway.routing.router import CachedTokens, Costs, KnownContexts, candidates, choose, choose_blind
 from pbkv_cluster.gateway.routing.speeds import PrefillSpeed
 from pbkv_cluster.gateway.routing.worker import Worker
 from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
@@ -94,7 +94,7 @@ class Placement:
         known = await self._match(workers, keys)
         matches = known or [Match(0, 0)] * len(workers)
         by_worker = dict(zip((worker.key for worker in workers), keys, strict=True))
-        contexts = self._contexts.tokens(workflow, by_worker) if len(workers) > 1 else {}
+        contexts = self._contexts.known(workflow, by_worker) if len(workers) > 1 else KnownContexts()
         cached = [_cached_tokens(match, worker) for match, worker in zip(matches, workers, strict=True)]
         found = candidates(workers, cached, keys, contexts, last)
         if known is None:

@@ -1,12 +1,13 @@
 """Which worker runs a step: the one where it should finish first. Pure functions without state.
 
 One currency, seconds: the prefill that a worker's cached prefix saves the step, and that the contexts which lie there will save
-the workflow's next steps, less the wait in its queue.
+the workflow's next steps, less the wait in its queue, and less what the workflow will push out of a memory that others need.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.gateway.decisions import Reason
 from pbkv_cluster.gateway.routing.load import WorkerLoad
 from pbkv_cluster.gateway.routing.speeds import StepSpeed
@@ -22,6 +23,10 @@ PENDING_TOKEN_VALUE = 0.5
 REUSE_PROBABILITY = 0.5
 # Of a token that is computed although another worker has it: the second copy takes the room of another token.
 DUPLICATE_TOKEN_COST = 0.25
+# Tokens of other workflows that are computed again for each of the workflow's own, where the own tokens of the other open
+# workflows fill the worker's memory once; half as many if they fill half of it. One that begins stays for all of its steps.
+PUSHED_OUT_BY_NEW = 4.0
+PUSHED_OUT = 0.5
 # The index lags behind the workers by its flush interval, so the worker that served the workflow last holds more than the
 # index shows: about the end of the last prompt and its output.
 AFFINITY_TOKENS = 32
@@ -36,6 +41,19 @@ class RoutedWorker(Protocol):
     def steps(self) -> WorkerLoad: ...
     @property
     def speed(self) -> StepSpeed: ...
+    @property
+    def memory_tokens(self) -> int:
+        """That its GPU and its host memory hold; 0: not known."""
+        ...
+
+
+class KnownContexts(NamedTuple):
+    """What is known of the contexts of open workflows when a step of one of them is placed. All in tokens."""
+
+    of_workflow: Mapping[WorkerKey, int] = {}  # of the workflow's other contexts, by the worker where they lie
+    own: int = 0  # that are the workflow's own, or will be
+    has_begun: bool = False  # steps of the workflow have been placed
+    others: Mapping[WorkerKey, int] = {}  # that are other workflows' own, by the worker where they lie
 
 
 class CachedTokens(NamedTuple):
@@ -59,6 +77,7 @@ class Candidate(NamedTuple):
     context_tokens: int = 0  # of other contexts of the workflow, which lie there
     duplicate_tokens: int = 0  # of the prompt, that another worker has cached and this one would compute or copy
     sibling_tokens: int = 0  # after its cached prefix, that it can copy from other workers of its node
+    pushed_out_tokens: float = 0.0  # of other workflows, which will be computed again if this one goes on there
 
     @property
     def cached_tokens(self) -> int:
@@ -82,7 +101,7 @@ def candidates(
     workers: Sequence[RoutedWorker],
     cached: Sequence[CachedTokens],
     keys: Sequence[Sequence[bytes]],
-    contexts: Mapping[WorkerKey, int],
+    contexts: KnownContexts,
     last: WorkerKey | None,
 ) -> list[Candidate]:
     """The candidates for a step, one for each worker.
@@ -91,7 +110,7 @@ def candidates(
         workers: with ids of their own.
         cached: of the prompt, on each worker.
         keys: of the prompt's full blocks, on each worker.
-        contexts: tokens of the workflow's other contexts, by the worker where they lie.
+        contexts: where contexts lie.
         last: the worker that ran the workflow's latest step; None: there is none.
     """
     most = max((each.gpu + each.host for each in cached), default=0)
@@ -104,12 +123,19 @@ def candidates(
             queued_tokens=worker.steps.tokens,
             token_s=worker.speed.seconds_per_token,
             served_last=worker.key == last,
-            context_tokens=contexts.get(worker.key, 0),
+            context_tokens=contexts.of_workflow.get(worker.key, 0),
             duplicate_tokens=most - there.gpu - there.host,
             sibling_tokens=there.sibling,
+            pushed_out_tokens=_pushed_out(worker, max(contexts.own, len(theirs) * BLOCK_TOKENS - most), contexts),
         )
         for worker, there, theirs in zip(workers, cached, keys, strict=True)
     ]
+
+
+def _pushed_out(worker: RoutedWorker, own: int, contexts: KnownContexts) -> float:
+    """Tokens of other workflows that a workflow with `own` tokens of its own makes a worker compute again."""
+    pressure = contexts.others.get(worker.key, 0) / worker.memory_tokens if worker.memory_tokens else 0.0
+    return own * pressure * (PUSHED_OUT if contexts.has_begun else PUSHED_OUT_BY_NEW)
 
 
 def saved_s(candidate: Candidate, costs: Costs) -> float:
@@ -131,10 +157,16 @@ def future_s(candidate: Candidate, costs: Costs) -> float:
     return tokens * costs.seconds_per_token
 
 
+def pushed_out_s(candidate: Candidate, costs: Costs) -> float:
+    """Seconds that other workflows are expected to compute again if the workflow goes on there."""
+    return candidate.pushed_out_tokens * costs.seconds_per_token
+
+
 def score(candidate: Candidate, costs: Costs) -> float:
     """Seconds gained by choosing the worker; the highest wins."""
     bonus = AFFINITY_TOKENS * costs.seconds_per_token if candidate.served_last else 0.0
-    return saved_s(candidate, costs) + future_s(candidate, costs) + bonus - wait_s(candidate, costs)
+    gained = saved_s(candidate, costs) + future_s(candidate, costs) + bonus
+    return gained - wait_s(candidate, costs) - pushed_out_s(candidate, costs)
 
 
 def assume_mean(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -159,8 +191,7 @@ def choose(candidates: Sequence[Candidate], costs: Costs) -> Choice:
     if len(candidates) == 1:
         return Choice(best.worker_id, Reason.ROUTE_ONLY_WORKER)
     if max(saved_s(each, costs) for each in candidates) > saved_s(best, costs):
-        longer_queue = any(wait_s(each, costs) > wait_s(best, costs) for each in candidates)
-        reason = Reason.ROUTE_QUEUE if longer_queue else Reason.ROUTE_CONTEXT
+        reason = _reason_to_leave_prefix(best, candidates, costs)
     elif best.gpu_tokens or best.host_tokens:
         reason = Reason.ROUTE_PREFIX
     elif best.sibling_tokens:
@@ -172,6 +203,17 @@ def choose(candidates: Sequence[Candidate], costs: Costs) -> Choice:
     else:
         reason = Reason.ROUTE_AFFINITY if best.served_last else Reason.ROUTE_LEAST_LOADED
     return Choice(best.worker_id, reason)
+
+
+def _reason_to_leave_prefix(best: Candidate, candidates: Sequence[Candidate], costs: Costs) -> Reason:
+    """What `best` has most of, over the worker that saves the step more prefill."""
+    holder = max(candidates, key=lambda each: saved_s(each, costs))
+    gained_s = {
+        Reason.ROUTE_QUEUE: wait_s(holder, costs) - wait_s(best, costs),
+        Reason.ROUTE_PRESSURE: pushed_out_s(holder, costs) - pushed_out_s(best, costs),
+        Reason.ROUTE_CONTEXT: future_s(best, costs) - future_s(holder, costs),
+    }
+    return max(gained_s, key=lambda reason: gained_s[reason])
 
 
 def choose_blind(candidates: Sequence[Candidate]) -> Choice:

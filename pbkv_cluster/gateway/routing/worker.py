@@ -10,6 +10,7 @@ from grpc import aio
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.sampling import SamplingParams
+from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.core.workflow.receiver import Receiver
 from pbkv_cluster.core.workflow.remote_steps import RemoteStepEvent
 from pbkv_cluster.core.workflow.step_graph import StepGraph
@@ -96,6 +97,11 @@ class Worker:
     def namespace(self) -> Namespace:
         """Of its blocks, without a tenant."""
         return self.entry.namespace
+
+    @property
+    def memory_tokens(self) -> int:
+        """That its GPU and its host memory hold."""
+        return (self.entry.gpu_blocks + self.entry.host_blocks) * BLOCK_TOKENS
 
     @property
     def idle(self) -> bool:

@@ -7,7 +7,7 @@ from pbkv_cluster.core.tokens import BLOCK_TOKENS, count
 from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.load import StepLoad
-from pbkv_cluster.gateway.routing.router import CachedTokens, Costs, candidates, choose
+from pbkv_cluster.gateway.routing.router import CachedTokens, Costs, KnownContexts, candidates, choose
 from pbkv_cluster.gateway.routing.speeds import OutputLength, PrefillSpeed
 from pbkv_cluster.simulator.engine.worker import SimulatedWorker
 from pbkv_cluster.simulator.workload.token_source import NAMESPACE, StepTokens
@@ -40,7 +40,7 @@ class SimulatedRouter:
         """
         keys = tokens.keys[: count(tokens.prompt) // BLOCK_TOKENS]
         of_all = dict.fromkeys((worker.key for worker in self._workers), keys)
-        contexts = self._contexts.tokens(workflow, of_all) if len(of_all) > 1 else {}
+        contexts = self._contexts.known(workflow, of_all) if len(of_all) > 1 else KnownContexts()
         cached = [self._cached(worker, tokens.prompt) for worker in self._workers]
         found = candidates(self._workers, cached, list(of_all.values()), contexts, None if last is None else last.key)
         choice = choose(found, Costs(self._speed.seconds_per_token, self._parallelism))

@@ -52,6 +52,11 @@ class Engine:
         return self.name, str(restarts)
 
     @property
+    def memory_tokens(self) -> int:
+        """As configured; 0: not known, so that the choice does not go by it."""
+        return self.config.memory_tokens
+
+    @property
     def is_live(self) -> bool:
         """Whether it has answered, as far as is known."""
         return bool(self._is_there)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.gateway.decisions import Decisions
 from pbkv_cluster.gateway.routing.contexts import Contexts
-from pbkv_cluster.gateway.routing.router import Costs, candidates, choose
+from pbkv_cluster.gateway.routing.router import Costs, KnownContexts, candidates, choose
 from pbkv_cluster.gateway.routing.speeds import PrefillSpeed
 from pbkv_cluster.integrations.sidecar.engines.engine import Engine
 from pbkv_cluster.integrations.sidecar.engines.fleet import Fleet
@@ -60,7 +60,7 @@ class Placement:
         live = self.live(avoid)
         cached = [engine.cached(prompt) for engine in live]
         keys = dict.fromkeys((engine.key for engine in live), prompt.keys)
-        contexts = self._contexts.tokens(workflow, keys, weight) if len(live) > 1 else {}
+        contexts = self._contexts.known(workflow, keys, weight) if len(live) > 1 else KnownContexts()
         found = candidates(live, cached, list(keys.values()), contexts, last)
         choice = choose(found, Costs(self.prefill.seconds_per_token, self._max_running))
         self._decisions[choice.reason] += 1
