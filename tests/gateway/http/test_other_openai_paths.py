@@ -124,6 +124,7 @@ async def test_a_response_that_is_cut_says_so(stream: bool) -> None:
     async with http_running(ScriptedWorker("w0")) as http, http.openai() as client:
         answer, _ = await respond(client, stream, input="Tell me all.", max_output_tokens=3)
     assert (answer.status, answer.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    assert [item.status for item in answer.output] == ["incomplete"]
     assert len(answer.output_text) == 3
 
 
