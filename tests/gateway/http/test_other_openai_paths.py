@@ -138,6 +138,9 @@ async def test_a_response_that_is_cut_says_so(stream: bool) -> None:
         ({"text": {"format": {"type": "json_object"}}}, "text"),
         ({"tool_choice": {"type": "function", "name": "other"}, "tools": [FUNCTION]}, "tool_choice"),
         ({"input": [{"type": "file_search_call"}]}, "input[0]"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0].content[0].type"),
+        ({"input": [{"type": "message", "role": "robot", "content": "x"}]}, "input[0].role"),
+        ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
         ({"input": []}, "input"),
     ],
 )

@@ -105,7 +105,7 @@ class FunctionTool(Body):
     is_async: Annotated[Any, Neutral(False)] = Field(None, alias="async")
     defer_loading: Annotated[Any, Neutral(False)] = None
     output_schema: Ignored = None
-    strict: Ignored = None
+    strict: bool | None = None  # told again in the answer
 
 
 class ResponsesRequest(Body):
