@@ -62,7 +62,7 @@ SENT = [
     (messages.ToolUseBlock, claude.ToolUseBlockParam),
     (messages.ToolResultBlock, claude.ToolResultBlockParam),
     (messages.ThinkingBlock, claude.ThinkingBlock),
-    (messages.ThinkingBlock, claude.RedactedThinkingBlock),
+    (messages.RedactedThinkingBlock, claude.RedactedThinkingBlock),
     (messages.Tool, claude.ToolParam),
     (messages.ToolChoice, claude.ToolChoiceToolParam),
 ]
