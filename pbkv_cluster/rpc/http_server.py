@@ -1,7 +1,7 @@
 """A small HTTP/1.1 server for what monitoring and telemetry talk: one port, fixed paths, whole bodies.
 
 Whatever a client sends, it gets an answer that says what is wrong (4xx), or its connection is closed: requests, their heads,
-their bodies, their duration and the number of connections are bounded.
+their bodies, their duration, the time to read an answer, and the number of connections are bounded.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _READ_BYTES = 1 << 16
 _REQUEST_S = 120.0  # for a request to arrive, and between two of one connection
+_ANSWER_S = 60.0  # for a client to read an answer
 _MAX_CONNECTIONS = 1024
 
 Handler = Callable[[Mapping[str, str], bytes], Awaitable["HttpAnswer"]]
@@ -61,14 +62,18 @@ def plain(status: int, text: str) -> HttpAnswer:
 class HttpServer:
     """Serves one port until it is stopped."""
 
-    def __init__(self, routes: Mapping[str, Route], max_connections: int = _MAX_CONNECTIONS) -> None:
+    def __init__(
+        self, routes: Mapping[str, Route], max_connections: int = _MAX_CONNECTIONS, answer_s: float = _ANSWER_S
+    ) -> None:
         """Args:
         routes: by path.
         max_connections: open at a time; further ones are told so and closed.
+        answer_s: seconds for a client to read an answer, after which its connection is cut.
         """
         self._routes = routes
         self._security = this_process()
         self._max_connections = max_connections
+        self._answer_s = answer_s
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self.address = ""
@@ -115,14 +120,16 @@ class HttpServer:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
+        writer.transport.set_write_buffer_limits(0)  # an answer is sent when nothing of it is left here
         try:
             if len(self._connections) > self._max_connections:
                 full = plain(503, f"{self._max_connections} connections are open already")
-                await _send(h11.Connection(h11.SERVER), writer, full)
+                await self._send(h11.Connection(h11.SERVER), writer, full)
             else:
                 await self._serve_requests(reader, writer)
         except (OSError, TimeoutError, h11.ProtocolError) as error:
             log.info("a connection is closed: %s", error or type(error).__name__)
+            writer.transport.abort()  # its client may never read what is left
         except asyncio.CancelledError:
             log.debug("a connection ends with its server")
         finally:
@@ -139,10 +146,14 @@ class HttpServer:
                 answer = plain(error.error_status_hint, f"not HTTP/1.1: {error}")
             if answer is None:
                 return
-            await _send(connection, writer, answer)
+            await self._send(connection, writer, answer)
             if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
                 return
             connection.start_next_cycle()
+
+    async def _send(self, connection: h11.Connection, writer: asyncio.StreamWriter, answer: HttpAnswer) -> None:
+        async with asyncio.timeout(self._answer_s):
+            await _send(connection, writer, answer)
 
     async def _next_answer(
         self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

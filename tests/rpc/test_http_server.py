@@ -1,6 +1,7 @@
 """The HTTP server for metrics and spans, under bad and hostile input."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -114,6 +115,27 @@ async def test_connections_are_bounded_and_a_silent_one_holds_up_nobody(server: 
     finally:
         for _, writer in silent:
             writer.close()
+
+
+async def test_a_client_that_does_not_read_its_answer_is_cut_off() -> None:
+    async def large(headers: Mapping[str, str], body: bytes) -> HttpAnswer:
+        return plain(200, "x" * (32 << 20))  # far more than the system's buffers hold
+
+    server = HttpServer({**ROUTES, "/large": Route("GET", large)}, max_connections=1, answer_s=0.1)
+    await server.start(HOST, 0)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, (HOST, int(server.address.rpartition(":")[2])))
+        await loop.sock_sendall(client, b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+
+        async def another_is_served() -> bool:
+            answer = await send(server, b"GET /get HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            return answer.startswith(b"HTTP/1.1 200 ")  # and not that the server is full, which may be cut short
+
+        await eventually(another_is_served)
+    await server.stop()
 
 
 async def test_a_port_in_use_is_a_clear_error(server: HttpServer) -> None:

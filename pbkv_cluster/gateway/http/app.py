@@ -23,13 +23,13 @@ from pbkv_cluster.gateway.http.openai.chat_request import ChatRequest
 from pbkv_cluster.gateway.http.openai.completions import CompletionRequest, Completions
 from pbkv_cluster.gateway.http.openai.responses import Responses
 from pbkv_cluster.gateway.http.openai.responses_request import ResponsesRequest
-from pbkv_cluster.gateway.http.openai.served_model import ServedModel
+from pbkv_cluster.gateway.http.openai.served_model import ServedModel, list_json
 from pbkv_cluster.gateway.http.openai.tokenize import Tokenize, TokenizeRequest
 from pbkv_cluster.gateway.http.prefetch import PREFETCHED, AskCaches, Prefetch, PrefetchBody
 from pbkv_cluster.gateway.http.sessions.hints import AGENT, TENANT, WORKFLOW, read_hints
 from pbkv_cluster.gateway.http.sessions.sessions import Sessions
 from pbkv_cluster.gateway.http.wire.body import Body, BodyReader
-from pbkv_cluster.gateway.http.wire.endpoint import OPENAI, Dialect, Endpoint, openai_error
+from pbkv_cluster.gateway.http.wire.endpoint import OPENAI, Dialect, Endpoint, new_request_id, with_request_id
 from pbkv_cluster.gateway.http.wire.openapi import document
 from pbkv_cluster.gateway.http.wire.problems import Problem
 from pbkv_cluster.gateway.http.wire.replies import json_reply
@@ -38,6 +38,7 @@ from pbkv_cluster.gateway.routing.worker_pool import WorkerPool
 from pbkv_cluster.gateway.step.admission.counted_prompts import CountedPrompts
 
 _HEALTH = record(status=TEXT, workers=COUNT)
+_OF_ANTHROPIC = "/v1/messages"  # how the paths begin that only its API has
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class _Service:
         )
 
     async def models(self, request: Request) -> Response:
-        return json_reply({"object": "list", "data": [self._model()]})
+        return json_reply(list_json([self._model()]))
 
     async def one_model(self, request: Request) -> Response:
         self.model.check(request.path_params["model"])
@@ -182,5 +183,7 @@ def _application(endpoints: Sequence[Endpoint]) -> Starlette:
 async def _http_error(request: Request, error: Exception) -> Response:
     """An unknown path, or a path with another method."""
     assert isinstance(error, HTTPException)
-    problem = Problem(error.status_code, "invalid_request_error", f"{request.method} {request.url.path}: {error.detail}")
-    return json_reply(openai_error(problem, ""), error.status_code, error.headers)
+    path, request_id = request.url.path, new_request_id()
+    problem = Problem(error.status_code, "invalid_request_error", f"{request.method} {path}: {error.detail}")
+    dialect = ANTHROPIC if path.startswith(_OF_ANTHROPIC) else OPENAI
+    return with_request_id(json_reply(dialect.error(problem, request_id), error.status_code, error.headers), request_id)

@@ -133,6 +133,12 @@ async def test_the_stop_sequence_is_told() -> None:
             "invalid_request_error",
             "content",
         ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]},
+            anthropic.BadRequestError,
+            "invalid_request_error",
+            "messages[0].content[0].text: ",
+        ),
         ({"extra_body": {"surprise": 1}}, anthropic.BadRequestError, "invalid_request_error", "surprise"),
     ],
 )

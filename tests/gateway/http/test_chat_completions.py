@@ -115,8 +115,18 @@ async def test_stop_strings_and_parts_reach_the_engine() -> None:
         ({"messages": [{"role": "user"}]}, "messages[0].content", "invalid_value"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
-            "messages[0].content[0].image_url",
-            "unknown_parameter",
+            "messages[0].content[0].type",
+            "invalid_value",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]},
+            "messages[0].content[0].text",
+            "invalid_value",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f"}}]}]},
+            "messages[0].tool_calls[0].function.arguments",
+            "missing_required_parameter",
         ),
         ({"messages": [{"role": "user", "content": "x" * 20_000}]}, "messages", "context_length_exceeded"),
         ({"extra_body": {"best_of_all": 3}}, "best_of_all", "unknown_parameter"),

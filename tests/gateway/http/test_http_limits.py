@@ -68,15 +68,6 @@ async def test_what_is_no_request_is_refused(path: str, body: bytes, status: int
     assert answer["error"]["type"] == "invalid_request_error"
 
 
-@pytest.mark.parametrize("between", [b":", b" :", b"\t\n :"])
-async def test_a_body_of_very_many_fields_is_refused_before_it_is_read(between: bytes) -> None:
-    fields = b",".join(b'"%d"%s1' % (number, between) for number in range(200_001))
-    async with http_running(ScriptedWorker("w0")) as http:
-        status, answer = await answered(http, request(b"{%s}" % fields))
-    assert status == 413, answer
-    assert "200000 fields" in answer["error"]["message"]
-
-
 @pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e999"])
 @pytest.mark.parametrize(
     ("path", "fields", "wrong"),

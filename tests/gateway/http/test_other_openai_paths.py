@@ -124,6 +124,7 @@ async def test_a_response_that_is_cut_says_so(stream: bool) -> None:
     async with http_running(ScriptedWorker("w0")) as http, http.openai() as client:
         answer, _ = await respond(client, stream, input="Tell me all.", max_output_tokens=3)
     assert (answer.status, answer.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    assert [item.status for item in answer.output] == ["incomplete"]
     assert len(answer.output_text) == 3
 
 
@@ -137,6 +138,9 @@ async def test_a_response_that_is_cut_says_so(stream: bool) -> None:
         ({"text": {"format": {"type": "json_object"}}}, "text"),
         ({"tool_choice": {"type": "function", "name": "other"}, "tools": [FUNCTION]}, "tool_choice"),
         ({"input": [{"type": "file_search_call"}]}, "input[0]"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0].content[0].type"),
+        ({"input": [{"type": "message", "role": "robot", "content": "x"}]}, "input[0].role"),
+        ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
         ({"input": []}, "input"),
     ],
 )

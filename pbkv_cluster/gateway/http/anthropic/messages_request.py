@@ -32,6 +32,7 @@ class ToolUseBlock(Body):
     input: JsonObject
     cache_control: Ignored = None
     caller: Ignored = None
+    toolset_name: Ignored = None
 
 
 class ToolResultBlock(Body):
@@ -42,6 +43,7 @@ class ToolResultBlock(Body):
     content: str | Items[TextBlock] | None = None
     is_error: bool | None = None
     cache_control: Ignored = None
+    toolset_name: Ignored = None
 
 
 class ThinkingBlock(Body):
@@ -93,7 +95,9 @@ class Tool(Body):
     name: Annotated[str, Field(min_length=1, max_length=256)]
     description: str | None = None
     input_schema: JsonObject
+    allowed_callers: Annotated[Any, Neutral([], ["direct"])] = None
     cache_control: Ignored = None
+    defer_loading: Annotated[Any, Neutral(False)] = None
     strict: Ignored = None
     input_examples: Ignored = None
     eager_input_streaming: Ignored = None
@@ -120,6 +124,7 @@ class CountRequest(Body):
     mcp_servers: Annotated[Any, Neutral([])] = None
     output_config: Annotated[Any, Neutral({})] = None
     output_format: Annotated[Any, Neutral()] = None
+    speed: Annotated[Any, Neutral("standard")] = None
     thinking: Annotated[Any, Neutral({"type": "disabled"})] = None
     top_k: Annotated[Any, Neutral()] = None
     cache_control: Ignored = None
@@ -162,6 +167,7 @@ class MessagesRequest(CountRequest):
     stream: bool | None = None
     metadata: fields.Metadata | None = None
     nvext: fields.Nvext | None = None
+    diagnostics: Annotated[Any, Neutral()] = None
 
 
 def _result(block: ToolResultBlock) -> ChatMessage:

@@ -11,8 +11,17 @@ _MESSAGE["properties"]["tool_calls"] = array(
     record(id=TEXT, type=one_of("function"), function=record(name=TEXT, arguments=TEXT))
 )
 
-MODEL = record(id=TEXT, object=one_of("model"), created=COUNT, owned_by=TEXT)
-MODELS = record(object=one_of("list"), data=array(MODEL))
+MODEL = record(
+    id=TEXT,
+    object=one_of("model"),
+    created=COUNT,
+    owned_by=TEXT,
+    type=one_of("model"),
+    display_name=TEXT,
+    created_at=TEXT,
+    lifecycle=one_of("active"),
+)
+MODELS = record(object=one_of("list"), data=array(MODEL), has_more=one_of(False), first_id=TEXT, last_id=TEXT)
 CHAT_COMPLETION = record(
     id=TEXT,
     object=one_of("chat.completion"),

@@ -19,6 +19,7 @@ class TextPart(Body):
     type: Literal["text"]
     text: str
     cache_control: Ignored = None
+    prompt_cache_breakpoint: Ignored = None
 
 
 class CalledFunction(Body):
@@ -140,12 +141,14 @@ class ChatRequest(Body):
     functions: Annotated[Any, Neutral()] = None
     logit_bias: Annotated[Any, Neutral({})] = None
     modalities: Annotated[Any, Neutral(["text"])] = None
+    moderation: Annotated[Any, Neutral()] = None
     prediction: Annotated[Any, Neutral()] = None
     presence_penalty: Annotated[Any, Neutral(0)] = None
     reasoning_effort: Annotated[Any, Neutral("none")] = None
     response_format: Annotated[Any, Neutral({"type": "text"})] = None
     verbosity: Annotated[Any, Neutral()] = None
     web_search_options: Annotated[Any, Neutral()] = None
+    prompt_cache_options: Ignored = None
     prompt_cache_retention: Ignored = None
     safety_identifier: Ignored = None
     service_tier: Ignored = None

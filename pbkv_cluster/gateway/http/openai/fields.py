@@ -12,7 +12,8 @@ from pydantic_core.core_schema import no_info_after_validator_function
 
 from pbkv_cluster.core.sampling import SamplingOptions
 from pbkv_cluster.core.workflow.logprobs import MAX_TOP
-from pbkv_cluster.gateway.http.wire.body import UNSUPPORTED, AnyJson, Body, Items, JsonObject
+from pbkv_cluster.gateway.http.wire.body import AnyJson, Body, Items, JsonObject, UnusedJson
+from pbkv_cluster.gateway.http.wire.wrong_fields import UNSUPPORTED
 
 ANY_LENGTH = 2**31 - 1  # as many tokens as fit in the context
 MAX_CHOICES = 16
@@ -25,7 +26,7 @@ Choices = Annotated[int, Field(ge=1, le=MAX_CHOICES)]
 TopLogprobs = Annotated[int, Field(ge=0, le=MAX_TOP)]
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 Stop = StopString | Annotated[Items[StopString], Field(max_length=16)]
-Ignored = Annotated[AnyJson, Field(description="accepted; has no effect")]
+Ignored = Annotated[UnusedJson, Field(description="accepted; has no effect")]
 Arguments = Annotated[str, Field(description="a JSON object", json_schema_extra={"contentMediaType": "application/json"})]
 Metadata = Annotated[JsonObject, Field(description="workflow, agent, call_site and workload name the step's")]
 

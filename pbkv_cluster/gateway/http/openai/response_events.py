@@ -2,27 +2,36 @@
 
 import secrets
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from pbkv_cluster.core.text.chat_message import FunctionCall
 from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.gateway.http.generation.parts import CallPart, Ended, Part, Started, TextPart
+from pbkv_cluster.gateway.http.wire.problems import Problem
 from pbkv_cluster.gateway.http.wire.replies import sse
+
+Status = Literal["in_progress", "completed", "incomplete", "failed"]
 
 
 class Snapshot(Protocol):
-    """The whole response, with these items."""
+    """The whole response, with these items; in progress, it has no usage."""
 
-    def __call__(self, items: list[dict[str, Any]], *, cut: bool = False, usage: Usage | None = None) -> dict[str, Any]: ...
+    def __call__(
+        self,
+        items: list[dict[str, Any]],
+        status: Status = "in_progress",
+        usage: Usage | None = None,
+        problem: Problem | None = None,
+    ) -> dict[str, Any]: ...
 
 
-def message_item(text: str) -> dict[str, Any]:
-    """A message that is complete."""
+def message_item(text: str, *, cut: bool = False) -> dict[str, Any]:
+    """A message that has ended; `cut`: it is incomplete."""
     return {
         "id": f"msg_{secrets.token_hex(16)}",
         "type": "message",
         "role": "assistant",
-        "status": "completed",
+        "status": _ended(cut),
         "content": [_text_part(text)],
     }
 
@@ -65,9 +74,16 @@ class ResponseEvents:
             case Ended():
                 if not self._items:
                     yield from self._open_message()
-                yield from self._close_message()
-                response = self._snapshot(self._items, cut=part.cut, usage=part.usage)
-                yield self._event("response.incomplete" if part.cut else "response.completed", response=response)
+                yield from self._close_message(cut=part.cut)
+                status = _ended(part.cut)
+                yield self._event(f"response.{status}", response=self._snapshot(self._items, status, part.usage))
+
+    def failed(self, problem: Problem) -> Iterator[bytes]:
+        """The events that end an answer that cannot be completed."""
+        yield self._event("error", code=problem.code, message=problem.message, param=problem.param)
+        if self._text is not None:
+            self._items[-1] = self._ended_message(cut=True)
+        yield self._event("response.failed", response=self._snapshot(self._items, "failed", problem=problem))
 
     def _open_message(self) -> Iterator[bytes]:
         if self._text is not None:
@@ -78,14 +94,19 @@ class ResponseEvents:
         yield self._event("response.output_item.added", output_index=self._index, item=item)
         yield self._text_event("response.content_part.added", part=_text_part(""))
 
-    def _close_message(self) -> Iterator[bytes]:
+    def _close_message(self, *, cut: bool = False) -> Iterator[bytes]:
         if self._text is None:
             return
-        text, self._text = "".join(self._text), None
-        item = self._items[-1] = {**self._items[-1], "status": "completed", "content": [_text_part(text)]}
-        yield self._text_event("response.output_text.done", text=text, logprobs=[])
-        yield self._text_event("response.content_part.done", part=_text_part(text))
+        item = self._items[-1] = self._ended_message(cut)
+        (part,) = item["content"]
+        self._text = None
+        yield self._text_event("response.output_text.done", text=part["text"], logprobs=[])
+        yield self._text_event("response.content_part.done", part=part)
         yield self._event("response.output_item.done", output_index=self._index, item=item)
+
+    def _ended_message(self, cut: bool) -> dict[str, Any]:
+        """The message that is open, with all its text."""
+        return {**message_item("".join(self._text or ()), cut=cut), "id": self._items[-1]["id"]}
 
     def _call(self, call: FunctionCall) -> Iterator[bytes]:
         item = call_item(call)
@@ -108,6 +129,10 @@ class ResponseEvents:
         event = {"type": name, "sequence_number": self._number, **fields}
         self._number += 1
         return sse(event, name)
+
+
+def _ended(cut: bool) -> Literal["completed", "incomplete"]:
+    return "incomplete" if cut else "completed"
 
 
 def _text_part(text: str) -> dict[str, Any]:

@@ -15,14 +15,13 @@ from pbkv_cluster.gateway.http.generation.parts import Part
 from pbkv_cluster.gateway.http.generation.whole import Choice
 from pbkv_cluster.gateway.http.openai import fields
 from pbkv_cluster.gateway.http.openai.chat_request import forced_call, offered
-from pbkv_cluster.gateway.http.openai.response_events import ResponseEvents, call_item, message_item
+from pbkv_cluster.gateway.http.openai.response_events import ResponseEvents, Status, call_item, message_item
 from pbkv_cluster.gateway.http.openai.responses_request import ResponsesRequest
 from pbkv_cluster.gateway.http.openai.served_model import ServedModel
 from pbkv_cluster.gateway.http.openai.usage import cached_tokens
 from pbkv_cluster.gateway.http.sessions.hints import read_hints
 from pbkv_cluster.gateway.http.wire.body import BodyReader, parse
-from pbkv_cluster.gateway.http.wire.problems import problem_of
-from pbkv_cluster.gateway.http.wire.replies import sse
+from pbkv_cluster.gateway.http.wire.problems import Problem, problem_of
 
 
 class Responses:
@@ -41,7 +40,8 @@ class Responses:
         asked = await parse(ResponsesRequest, body)
         self._model.check(asked.model)
         ask = _to_ask(asked, dict(request.headers), len(body))
-        return await self._answering.answer(request, ask, _Answer(asked), _error_event, asked.stream)
+        answer = _Answer(asked)
+        return await self._answering.answer(request, ask, answer, answer.error_events, asked.stream)
 
 
 def _to_ask(asked: ResponsesRequest, headers: dict[str, str], size_bytes: int) -> Ask:
@@ -54,12 +54,6 @@ def _to_ask(asked: ResponsesRequest, headers: dict[str, str], size_bytes: int) -
         forced=forced_call(asked.offered(), asked.tool_choice),
         parallel_calls=asked.parallel_tool_calls is not False,
     )
-
-
-def _error_event(error: Exception) -> bytes:
-    problem = problem_of(error)
-    event = {"type": "error", "code": problem.code, "message": problem.message, "param": problem.param, "sequence_number": 0}
-    return sse(event, "error")
 
 
 class _Answer:
@@ -78,34 +72,50 @@ class _Answer:
             "temperature": 1.0 if asked.temperature is None else asked.temperature,
             "top_p": 1.0 if asked.top_p is None else asked.top_p,
             "tool_choice": asked.tool_choice or "auto",
-            "tools": [tool.model_dump() for tool in asked.tools or ()],
+            "tools": [tool.model_dump(by_alias=True) for tool in asked.tools or ()],
             "text": {"format": {"type": "text"}},
             "truncation": "disabled",
             "previous_response_id": None,
-            "error": None,
         }
+        self._events = ResponseEvents(self._response)
 
     def whole(self, choices: list[Choice]) -> dict[str, Any]:
         (choice,) = choices
-        items = [message_item(choice.text)] if choice.text or not choice.calls else []
-        return self._response([*items, *map(call_item, choice.calls)], cut=choice.end.cut, usage=choice.end.usage)
+        cut = choice.end.cut
+        items = [message_item(choice.text, cut=cut and not choice.calls)] if choice.text or not choice.calls else []
+        items += map(call_item, choice.calls)
+        return self._response(items, "incomplete" if cut else "completed", choice.end.usage)
 
     async def stream(self, parts: AsyncIterator[Part]) -> AsyncIterator[bytes]:
-        events = ResponseEvents(self._response)
         async for part in parts:
-            for event in events.of(part):
+            for event in self._events.of(part):
                 yield event
 
-    def _response(self, items: list[dict[str, Any]], *, cut: bool = False, usage: Usage | None = None) -> dict[str, Any]:
-        """The response; without usage, it is in progress."""
-        status = "in_progress" if usage is None else "incomplete" if cut else "completed"
+    def error_events(self, error: Exception) -> bytes:
+        """What ends a stream that cannot be completed."""
+        return b"".join(self._events.failed(problem_of(error)))
+
+    def _response(
+        self,
+        items: list[dict[str, Any]],
+        status: Status = "in_progress",
+        usage: Usage | None = None,
+        problem: Problem | None = None,
+    ) -> dict[str, Any]:
+        """A `Snapshot`."""
         return {
             **self._head,
             "status": status,
+            "error": None if problem is None else _error_json(problem),
             "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
             "output": items,
             "usage": None if usage is None else _usage_json(usage),
         }
+
+
+def _error_json(problem: Problem) -> dict[str, Any]:
+    """With one of the few codes that a response may have."""
+    return {"code": "rate_limit_exceeded" if problem.status == 429 else "server_error", "message": problem.message}
 
 
 def _usage_json(usage: Usage) -> dict[str, Any]:

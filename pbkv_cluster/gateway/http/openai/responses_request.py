@@ -21,6 +21,7 @@ class Text(Body):
     text: str
     annotations: Ignored = None
     logprobs: Ignored = None
+    prompt_cache_breakpoint: Ignored = None
 
 
 class Refusal(Body):
@@ -48,7 +49,10 @@ class CallItem(Body):
     call_id: str
     name: Annotated[str, Field(min_length=1)]
     arguments: fields.Arguments
+    is_async: Ignored = Field(None, alias="async")
+    caller: Ignored = None
     id: Ignored = None
+    namespace: Ignored = None
     status: Ignored = None
 
 
@@ -58,7 +62,10 @@ class ResultItem(Body):
     type: Literal["function_call_output"]
     call_id: str
     output: str | Items[Text]
+    caller: Ignored = None
     id: Ignored = None
+    name: Ignored = None
+    namespace: Ignored = None
     status: Ignored = None
 
 
@@ -94,7 +101,11 @@ class FunctionTool(Body):
     name: Annotated[str, Field(min_length=1, max_length=256)]
     description: str | None = None
     parameters: JsonObject | None = None
-    strict: Ignored = None
+    allowed_callers: Annotated[Any, Neutral([], ["direct"])] = None
+    is_async: Annotated[Any, Neutral(False)] = Field(None, alias="async")
+    defer_loading: Annotated[Any, Neutral(False)] = None
+    output_schema: Ignored = None
+    strict: bool | None = None  # told again in the answer
 
 
 class ResponsesRequest(Body):
@@ -113,9 +124,14 @@ class ResponsesRequest(Body):
     metadata: fields.Metadata | None = None
     prompt_cache_key: str | None = None
     nvext: fields.Nvext | None = None
+    access_programs: Annotated[Any, Neutral({})] = None
     background: Annotated[Any, Neutral(False)] = None
+    background_options: Annotated[Any, Neutral({})] = None
+    context_management: Annotated[Any, Neutral([])] = None
     conversation: Annotated[Any, Neutral()] = None
+    image: Annotated[Any, Neutral({})] = None
     max_tool_calls: Annotated[Any, Neutral()] = None
+    moderation: Annotated[Any, Neutral()] = None
     previous_response_id: Annotated[Any, Neutral()] = None
     prompt: Annotated[Any, Neutral()] = None
     reasoning: Annotated[Any, Neutral({}, {"effort": "none"})] = None
@@ -123,6 +139,7 @@ class ResponsesRequest(Body):
     top_logprobs: Annotated[Any, Neutral(0)] = None
     truncation: Annotated[Any, Neutral("disabled")] = None
     include: Ignored = None
+    prompt_cache_options: Ignored = None
     prompt_cache_retention: Ignored = None
     safety_identifier: Ignored = None
     service_tier: Ignored = None

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -10,16 +9,13 @@ from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
 from pbkv_cluster.core.errors import PbkvError, ResourceExhausted
-from pbkv_cluster.gateway.http.wire.problems import BodyTooLarge, InvalidField, NotJson, UnsupportedMediaType
+from pbkv_cluster.gateway.http.wire.json_bounds import check_values
+from pbkv_cluster.gateway.http.wire.problems import BodyTooLarge, UnsupportedMediaType
+from pbkv_cluster.gateway.http.wire.wrong_fields import problem_of_body
 
 M = TypeVar("M", bound="Body")
 
-_MAX_ITEMS_IN_MESSAGE = 200  # characters of a wrong value that are shown
-_MAX_FIELDS = 200_000  # of all objects of a body together; each that is unknown costs some hundred bytes
-_FIELD = re.compile(rb'"\s*:')  # each has this, and a text that holds JSON has it as well
 _ON_THREAD_BYTES = 64 << 10  # bodies from this size on are checked on a thread
-
-UNSUPPORTED = "unsupported_parameter"  # kind of error of a validator, and code of the answer
 
 T = TypeVar("T")
 Items = Annotated[list[T], Field(fail_fast=True)]
@@ -38,7 +34,12 @@ def _finite(value: T) -> T:
     return value
 
 
+def _forget(value: object) -> None:
+    """What nothing is done with is not kept for as long as its request runs."""
+
+
 AnyJson = Annotated[Any, AfterValidator(_finite)]
+UnusedJson = Annotated[AnyJson, AfterValidator(_forget)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_finite)]
 
 
@@ -116,7 +117,7 @@ async def parse(model: type[M], body: bytes) -> M:
     Raises:
         NotJson: it is not JSON.
         InvalidField: a field is missing, unknown or wrong; names it.
-        BodyTooLarge: it has too many fields.
+        BodyTooLarge: it holds too many values.
     """
     if len(body) < _ON_THREAD_BYTES:
         return _parse(model, body)
@@ -124,43 +125,8 @@ async def parse(model: type[M], body: bytes) -> M:
 
 
 def _parse(model: type[M], body: bytes) -> M:
-    if body.count(b":") > _MAX_FIELDS and sum(1 for _ in _FIELD.finditer(body)) > _MAX_FIELDS:
-        raise BodyTooLarge(f"the body has more than {_MAX_FIELDS} fields")
+    check_values(body)
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        raise _problem(error) from None
-
-
-def _problem(error: ValidationError) -> PbkvError:
-    errors = error.errors(include_url=False, include_context=False)
-    # Of a field that may be one of several things, the one whose check went deepest is the one that was meant.
-    worst = max(errors, key=lambda each: len(_path(each["loc"])))
-    if worst["type"] == "json_invalid":
-        return NotJson(f"the body is not JSON: {worst['msg']}")
-    path = _path(worst["loc"])
-    if worst["type"] == "extra_forbidden":
-        return InvalidField(path, f"unknown field {path!r}", code="unknown_parameter")
-    if worst["type"] == UNSUPPORTED:
-        return InvalidField(path, f"{path} is {worst['msg']}", code=UNSUPPORTED)
-    if worst["type"] == "missing":
-        return InvalidField(path, f"{path} is required", code="missing_required_parameter")
-    return InvalidField(path, f"{path or 'the body'}: {worst['msg']}{_shown(worst)}", code="invalid_value")
-
-
-def _shown(problem: Any) -> str:
-    value = problem.get("input")
-    if isinstance(value, str | int | float | bool) or value is None:
-        return f", got {value!r}"[:_MAX_ITEMS_IN_MESSAGE]
-    return ""
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    """`messages[0].content` of a location; names of union members, which pydantic puts between, are left out."""
-    path = ""
-    for part in location:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif part.isidentifier() and part not in ("str", "int", "float", "bool", "none") and part[:1].islower():
-            path += f".{part}" if path else part
-    return path
+        raise problem_of_body(error, body) from None

@@ -1,4 +1,4 @@
-"""One HTTP connection: how long a client may take, and how many there may be."""
+"""One HTTP connection: how long a client may take to write and to read, and how many connections there may be."""
 
 import asyncio
 from typing import Any
@@ -12,11 +12,34 @@ _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\nretry-after: 1\r\nconnection: close\r\n"
     b"content-length: 20\r\n\r\ntoo many connections"
 )
-_FLUSH_S = 10.0  # that a client may take to read the rest of an answer, once its connection is being closed
+FLUSH_S = 10.0  # that a client may take to read the rest of an answer, once its connection is being closed
+STALLED_S = 60.0  # that a client may leave unread what fills the buffers of its connection
+
+
+class _Transport:
+    """A transport that is closed soon after `close`, even if the client does not read what is left."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+
+    def close(self) -> None:
+        self._transport.close()
+        self.abort_soon()
+
+    def abort_soon(self) -> None:
+        """Cuts the connection once there was time to read the rest. Harmless if it is closed then."""
+        self._loop.call_later(FLUSH_S, self._transport.abort)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class BoundedProtocol(H11Protocol):
-    """HTTP/1.1 with a deadline by which a request must have arrived as a whole, however slowly its bytes drip."""
+    """HTTP/1.1 with a deadline by which a request must have arrived as a whole, however slowly its bytes drip.
+
+    A client that does not read its answer is cut, too, which ends what works on it.
+    """
 
     def __init__(self, config: Config, state: ServerState, read_timeout_s: float, max_connections: int) -> None:
         """Args:
@@ -29,9 +52,11 @@ class BoundedProtocol(H11Protocol):
         self._read_timeout_s = read_timeout_s
         self._max_connections = max_connections
         self._deadline: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
+        self._bounded = _Transport(transport, self.loop)
+        super().connection_made(self._bounded)  # type: ignore[arg-type]  # does all that a transport does
         if len(self.connections) > self._max_connections:
             transport.write(_FULL)
             self._close()
@@ -44,7 +69,20 @@ class BoundedProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._clear_deadline()
+        self._clear_stalled()
         super().connection_lost(exc)
+
+    def eof_received(self) -> None:
+        super().eof_received()  # after which asyncio closes the transport
+        self._bounded.abort_soon()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(STALLED_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._clear_stalled()
+        super().resume_writing()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -68,10 +106,14 @@ class BoundedProtocol(H11Protocol):
             self._deadline.cancel()
             self._deadline = None
 
+    def _clear_stalled(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
     def _close(self) -> None:
-        """Closes the connection, and cuts it if the client does not read what is left."""
+        """Closes the connection, whose answer may not be complete."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.close()
-        self.loop.call_later(_FLUSH_S, self.transport.abort)

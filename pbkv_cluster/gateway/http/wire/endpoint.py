@@ -60,7 +60,7 @@ class Endpoint:
         return Route(self.path, self._guarded, methods=[self.method])
 
     async def _guarded(self, request: Request) -> Response:
-        request_id = f"req_{secrets.token_hex(12)}"
+        request_id = new_request_id()
         try:
             if self.needs_key and (keyring := this_process().keyring) is not None:
                 note_caller(keyring.caller(api_key_of(request.headers)))
@@ -69,9 +69,19 @@ class Endpoint:
             return Response(status_code=499)  # nobody reads it
         except Exception as error:  # noqa: BLE001  # `problem_of` logs what is a defect
             reply = error_reply(error, self.dialect.error, request_id)
-        for name in REQUEST_IDS:
-            reply.headers[name] = request_id
-        return reply
+        return with_request_id(reply, request_id)
+
+
+def new_request_id() -> str:
+    """An id by which an answer can be told from others."""
+    return f"req_{secrets.token_hex(12)}"
+
+
+def with_request_id(reply: Response, request_id: str) -> Response:
+    """The answer, in whose headers both APIs find its id."""
+    for name in REQUEST_IDS:
+        reply.headers[name] = request_id
+    return reply
 
 
 def error_reply(error: Exception, shape: ErrorShape, request_id: str) -> Response:

@@ -63,6 +63,11 @@ class HttpPort:
         self.address = join_address(host, self._server.sockets[0].getsockname()[1])
         return self.address
 
+    @property
+    def connections(self) -> int:
+        """Those that are open."""
+        return len(self._state.connections)
+
     async def stop(self) -> None:
         """Refuses new connections, cancels what runs and closes all connections."""
         if self._server is None:

@@ -10,8 +10,6 @@ from starlette.types import Receive, Scope, Send
 
 T = TypeVar("T")
 
-_WRITE_S = 60.0  # that a client may take to read what was sent
-
 
 class ClientGone(Exception):
     """The client has closed its connection: nobody reads an answer."""
@@ -53,7 +51,7 @@ async def until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
 
 class EventStream(Response):
-    """Server-sent events, as their source yields them; a client that does not read ends the stream."""
+    """Server-sent events, as their source yields them."""
 
     media_type = "text/event-stream"
 
@@ -79,7 +77,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await until_gone(receive, self._send_all(send))
-        except (ClientGone, TimeoutError):
+        except ClientGone:
             pass
         finally:
             self._on_end()
@@ -88,10 +86,7 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
             async for event in self._events:
-                async with asyncio.timeout(_WRITE_S):
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
-        except TimeoutError:
-            raise
+                await send({"type": "http.response.body", "body": event, "more_body": True})
         except Exception as error:  # noqa: BLE001  # told to the client; the status has been sent
             await send({"type": "http.response.body", "body": self._on_error(error), "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
