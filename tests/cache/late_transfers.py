@@ -35,6 +35,9 @@ class TaggedEngine:
     def wait(self, transfers: Iterable[Transfer]) -> None:
         pass
 
+    def catch_up(self) -> None:
+        """Completes all transfers."""
+
     def spoil(self) -> None:
         """Whatever may be overwritten is."""
 
@@ -94,6 +97,9 @@ class LateEngine(TaggedEngine):
         self.waited += len(wanted)
         while left := [each for each in self._open if each in wanted]:
             self._complete(self._random.choice([each for each in left if self._may_run(each)]))
+
+    def catch_up(self) -> None:
+        self.wait(tuple(self._open))
 
     def spoil(self) -> None:
         for kind, pool in self._pools.items():

@@ -32,16 +32,11 @@ BLOCK_S = 0.01
 QUEUE, FORECAST, REQUEST = PrefetchSource.QUEUE, PrefetchSource.FORECAST, PrefetchSource.REQUEST
 
 
-class StagingEngine(FetchingEngine):
-    def catch_up(self) -> None:
-        self.wait(tuple(self._open))
-
-
 class StagingDriver(FailingDriver):
     """Stages between random events, and checks each time."""
 
     def __init__(self, seed: int, capacity: Mapping[Tier, int], policy: str) -> None:
-        self.late = StagingEngine(seed)
+        self.late = FetchingEngine(seed)
         super().__init__(seed, capacity, policy, True, self.late, False, Others(), "none", stage=True)
 
     def step(self) -> None:
@@ -127,9 +122,6 @@ class Bus(LateEngine):
     def completed(self) -> list[Transfer]:
         done, self._completed = self._completed, []
         return done
-
-    def catch_up(self) -> None:
-        self.wait(tuple(self._open))
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         return BLOCK_S * blocks

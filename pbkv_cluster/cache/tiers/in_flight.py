@@ -1,7 +1,7 @@
 """The transfers that have been submitted and are not done, and the slots that they keep busy."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from pbkv_cluster.cache.decisions.log import DecisionLog
 from pbkv_cluster.cache.tiers.pool import BlockPool
@@ -17,9 +17,24 @@ _DONE = TransferState.DONE  # an attribute of an enum is slow to read in Python 
 class TransfersInFlight:
     """Hands transfers to the engine, and tells the pools when each begins and ends."""
 
-    def __init__(self, engine: TransferEngine, pools: Mapping[Tier, BlockPool], clock: Clock, log: DecisionLog) -> None:
+    def __init__(
+        self,
+        engine: TransferEngine,
+        pools: Mapping[Tier, BlockPool],
+        clock: Clock,
+        log: DecisionLog,
+        on_end: Callable[[Tier, Slots], None] = lambda tier, slots: None,
+    ) -> None:
+        """Args:
+        engine: carries them out.
+        pools: of all tiers.
+        clock: for the patience of fetches.
+        log: told of blocks that did not arrive.
+        on_end: told of the slots of a tier that were to be written, once each has its block or will not get it.
+        """
         self._engine = engine
         self._log = log
+        self._on_end = on_end
         self._pools = pools
         self._clock = clock
         self._due: dict[Transfer, float] = {}  # fetches, and when their blocks are given up
@@ -45,7 +60,9 @@ class TransfersInFlight:
         """
         if source.spoiled and not source.spoiled.isdisjoint(source_slots):
             sound = [number for number, slot in enumerate(source_slots) if slot not in source.spoiled]
-            target.spoiled |= set(target_slots) - {target_slots[number] for number in sound}
+            lost = new_slots(set(target_slots) - {target_slots[number] for number in sound})
+            target.spoiled.update(lost)
+            self._on_end(target.kind, lost)
             if not sound:
                 return None
             source_slots = new_slots(source_slots[number] for number in sound)
@@ -55,6 +72,7 @@ class TransfersInFlight:
         transfer = Transfer(source.kind, source_slots, target.kind, target_slots, after, labels, urgent=urgent)
         if self._engine.submit(transfer):
             transfer.state = _DONE
+            self._on_end(target.kind, target_slots)
             return transfer
         self._open[transfer] = None
         source.begin(source_slots)
@@ -157,6 +175,7 @@ class TransfersInFlight:
                 self._log.note_keys("fetch_failed", _keys(transfer, transfer.failed))
             if transfer.unbacked:
                 self.decisions["slot_unbacked"] += len(transfer.unbacked)
+        self._on_end(transfer.target, transfer.target_slots)
 
 
 def _keys(transfer: Transfer, slots: Collection[int]) -> list[bytes]:

@@ -134,6 +134,10 @@ class BlockPool:
         self.spoiled.update(late)
         return len(late)
 
+    def unwritten(self) -> set[int]:
+        """The resident slots without their blocks: a transfer still writes them, or has failed to."""
+        return self._arriving.keys() | self.spoiled
+
     def sound(self, slots: Slots) -> int:
         """How many of some slots come before the first that did not get its block."""
         return min((slots.index(slot) for slot in self.spoiled & set(slots)), default=len(slots))

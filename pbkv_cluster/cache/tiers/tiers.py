@@ -77,11 +77,12 @@ class Tiers:
         self.gpu = self._tiers[GPU]
         self.pools = [tier.pool for tier in self]
         self.log = DecisionLog(clock, 0) if log is None else log
-        self.in_flight = TransfersInFlight(engine, {tier.kind: tier.pool for tier in self}, clock, self.log)
+        self.announcements = Announcements(self._tiers, on_change)
+        pools = {tier.kind: tier.pool for tier in self}
+        self.in_flight = TransfersInFlight(engine, pools, clock, self.log, self.announcements.settle)
         self._engine = engine
         self._compute_seconds = compute_seconds
-        self._announcements = Announcements(tuple(capacity), on_change)
-        self.note = self._announcements.announce  # to be called when other blocks of a node lie on the GPU
+        self.note = self.announcements.announce  # to be called when other blocks of a node lie on the GPU
         self.order = EvictionOrder(self._tiers)
         self.offer, self.rerank = self.order.offer, self.order.rerank
         self.prefetched = PrefetchLedger()
@@ -296,4 +297,4 @@ class Tiers:
 
     def residencies(self, node: Node) -> list[Residency]:
         """Where each block of a node lies."""
-        return self._announcements.residencies(node, 0, node.blocks)
+        return self.announcements.residencies(node, 0, node.blocks)
