@@ -215,7 +215,9 @@ class Scheduler:
         usage.load_s += now - start
         sequence.computed = handle.committed * BLOCK_TOKENS
         if sequence.first_scheduled_at is None:
-            self._queue.shares.charge(sequence.tenant, sequence.total - sequence.computed)
+            more = max(0, sequence.total - sequence.computed - sequence.charged)  # than before its loads failed, if they did
+            self._queue.shares.charge(sequence.tenant, more)
+            sequence.charged += more
             sequence.first_scheduled_at = now
             usage.queue_s = start - sequence.arrived_at
             left = sequence.prompt_tokens
