@@ -53,6 +53,9 @@ class SimulatedTransferEngine:
         """See `TransferEngine.wait`."""
         self._clock.advance_to(max([self._clock.now(), *map(self.completed_at, transfers)]))
 
+    def abandon(self, transfer: Transfer) -> None:
+        """See `TransferEngine.abandon`: there are no fetches."""
+
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         """See `TransferEngine.seconds`."""
         return self._cost.copy_seconds(blocks)
