@@ -118,6 +118,7 @@ class Bus(LateEngine):
     lost = False  # what comes from elsewhere does not arrive
     stuck = False  # what comes from elsewhere is on its way for ever, and what follows it
     queue_s = 0.0  # until what is on its way from elsewhere has arrived
+    disk_s = 0.0  # likewise of the disk
 
     def _copy(self, transfer: Transfer) -> None:
         transfer.failed = transfer.target_slots if self.lost and transfer.patience_s is not None else transfer.failed
@@ -133,7 +134,7 @@ class Bus(LateEngine):
         super().wait(wanted)
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
-        return BLOCK_S * blocks + (self.queue_s if source is Tier.REMOTE else 0.0)
+        return BLOCK_S * blocks + {Tier.REMOTE: self.queue_s, Tier.DISK: self.disk_s}.get(source, 0.0)
 
 
 class Peer(Others):
@@ -245,6 +246,24 @@ def test_it_loads_what_is_there_already_and_computes_the_rest() -> None:
     rig.bus.queue_s = 2 * BLOCK_S
     assert rig.run("a") == {Tier.HOST: 2 * BLOCK_TOKENS}
     assert rig.tiers("a") == {Tier.GPU: TEXT}
+
+
+def test_what_lies_beyond_host_memory_and_is_slower_to_load_costs_nothing_that_lies_there() -> None:
+    rig = Rig(disk=40, compute_s=TEXT * BLOCK_S)
+    for name in "abcdefg":
+        rig.run(name)
+    some = next(name for name in "abcdefg" if set(rig.tiers(name)) == {Tier.DISK})
+    before = rig.cache.tiers.decisions["load"]
+    assert rig.ahead(some, seconds=2.5 * BLOCK_S) == 0, "the host is full of active workflows' blocks"
+    for name in "abcdefg":
+        rig.cache.retire(name)
+    for _ in range(2):
+        rig.ahead(some, seconds=2.5 * BLOCK_S)
+        rig.settle()
+    assert rig.tiers(some) == {Tier.HOST: 2, Tier.DISK: TEXT - 2}
+    rig.bus.disk_s = TEXT * BLOCK_S
+    assert rig.run(some) == {Tier.HOST: 2 * BLOCK_TOKENS}
+    assert rig.cache.tiers.decisions["load"] == before + 2
 
 
 @pytest.mark.parametrize("asleep", [True, False], ids=["the engine waits", "the engine runs others"])

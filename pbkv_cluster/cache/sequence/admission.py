@@ -18,6 +18,8 @@ from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for, count, full_block
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixPopularity
 
+_HOST = GPU + 1
+
 
 class Admission:
     """Turns a step into a `CacheHandle`.
@@ -118,7 +120,7 @@ class Admission:
 
         Returns whether all of it is entered, and not only what the GPU has held.
         """
-        path, blocks = self._without_late(match.path, match.blocks, on_gpu)
+        path, blocks = self._worth_loading(match.path, match.blocks, on_gpu)
         is_whole = blocks == match.blocks
         delivered = by_tier = self._tiers.by_tier(path, blocks)
         if on_gpu < blocks:
@@ -137,8 +139,9 @@ class Admission:
         handle.delivered = _in_tokens(delivered)
         return is_whole
 
-    def _without_late(self, path: list[Node], blocks: int, on_gpu: int) -> tuple[list[Node], int]:
-        """Cuts a path before what is still being staged, if to wait for that and then to load it is slower than to compute it.
+    def _worth_loading(self, path: list[Node], blocks: int, on_gpu: int) -> tuple[list[Node], int]:
+        """Cuts a path before what lies beyond host memory, or is still being staged there, if to wait for that, and to load all
+        of the path, is slower than to compute it.
 
         Args:
             path: locked.
@@ -148,21 +151,23 @@ class Admission:
         Returns:
             What is left of it, and its blocks.
         """
-        arrived, late = on_gpu, set[Transfer]()
+        near, is_near, late = on_gpu, True, set[Transfer]()
         for node in path:
             for tier, start, stop in node.runs(node.held[GPU], node.blocks):
-                before, transfers = self._tiers.pools[tier].staging(node.slots[tier][start:stop])
-                arrived += 0 if late else before
+                arrived, transfers = self._tiers.pools[tier].staging(node.slots[tier][start:stop])
                 late |= transfers
+                is_near = is_near and tier == _HOST
+                near += arrived if is_near else 0
+                is_near = is_near and not transfers
         wait_s = max((self._tiers.copy_seconds(each.source, each.target, 0) for each in late), default=0.0)
-        if not late or self._tiers.pays(self._tiers.by_tier(path, blocks), blocks - on_gpu, wait_s=wait_s):
+        if near == blocks or self._tiers.pays(self._tiers.by_tier(path, blocks), blocks - on_gpu, wait_s=wait_s):
             return path, blocks
-        kept = self._paths.cut(path, arrived)
-        self._tiers.decisions["load_skipped_slower"] += blocks - arrived
+        kept = self._paths.cut(path, near)
+        self._tiers.decisions["load_skipped_slower"] += blocks - near
         for node in path:
             if node not in kept:
                 self._tiers.log.note("load_skipped_slower", node, range(node.blocks))
-        return kept, arrived
+        return kept, near
 
     def _load(self, path: list[Node], by_tier: Mapping[Tier, int], blocks: int) -> bool:
         """Loads the blocks of a path that the GPU lacks, if that is faster than to compute them.
