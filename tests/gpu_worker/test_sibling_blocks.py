@@ -161,6 +161,57 @@ async def test_blocks_that_are_gone_are_computed(llama: Path) -> None:
         assert (await both.second.decisions())["sibling_absent"] == 4
 
 
+@pytest.mark.usefixtures("prefill")
+async def test_two_workers_race_for_blocks_that_their_owner_drops_meanwhile(llama: Path) -> None:
+    """Each gets what is right: the owner's blocks, or what it computes itself."""
+    blocks = BlockMap(SHARED)
+    async with AsyncExitStack() as stack:
+        _, address = await stack.enter_async_context(host_store(3 * ARENA))
+        owner, *others = [
+            await stack.enter_async_context(
+                serving(settings(llama), name, host_store=At(address), blocks=blocks, node_id="node")
+            )
+            for name in ("first", "second", "third")
+        ]
+        for turn in range(4):
+            prompt = [turn + 1, *PROMPT]
+            first = await owner.run(step(prompt))
+            blocks.replace(("first", "1"), "node", await owner.held())
+            clearing = asyncio.create_task(owner.clear())
+            answers = await asyncio.gather(*(rig.run(step(prompt)) for rig in others))
+            await clearing
+            assert [answer.tokens for answer in answers] == [first.tokens] * 2
+        for rig in others:
+            await rig.worker.thread.call(lambda engine: engine.cache.check_integrity())
+            assert (await rig.decisions())["fetch"] > 0, "there was no race"
+
+
+@pytest.mark.usefixtures("prefill")
+async def test_blocks_of_another_tenant_data_type_or_model_are_never_read(llama: Path, model_dirs: Mapping[str, Path]) -> None:
+    blocks = BlockMap(SHARED)
+    async with AsyncExitStack() as stack:
+        _, address = await stack.enter_async_context(host_store(4 * ARENA))
+
+        async def worker(name: str, config: Config) -> Rig:
+            served = serving(config, name, host_store=At(address), blocks=blocks, node_id="node")
+            return await stack.enter_async_context(served)
+
+        owner = await worker("first", settings(llama))
+        first = await owner.run(step(PROMPT, tenant="acme"))
+        blocks.replace(("first", "1"), "node", await owner.held())
+        single = settings(llama)
+        single = single.model_copy(update={"model": single.model.model_copy(update={"dtype": "float32"})})
+        same, other_type, other_model = [
+            await worker(name, config)
+            for name, config in (("same", settings(llama)), ("single", single), ("qwen2", settings(model_dirs["qwen2"])))
+        ]
+        for rig, tenant in ((same, "other"), (other_type, "acme"), (other_model, "acme")):
+            assert (await rig.run(step(PROMPT, tenant=tenant))).usage.delivered == {}
+            assert "fetch" not in await rig.decisions()
+        again = await same.run(step(PROMPT, tenant="acme"))
+        assert (again.tokens, again.usage.delivered) == (first.tokens, {Tier.SIBLING: 64})
+
+
 async def test_a_fetch_that_takes_longer_than_computing_is_not_made(llama: Path, prefill: Prefill) -> None:
     async with node(settings(llama)) as both:
         first = await both.first.run(step(PROMPT))

@@ -1,6 +1,6 @@
 """Tells a listener where each block lies, and where other processes can read it once it has arrived there."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import NamedTuple
 
 from pbkv_cluster.cache.tiers.tier import CacheTier
@@ -86,11 +86,13 @@ class Announcements:
             for each, slot in zip(bits, shared, strict=True)
         ]
 
-    def _late(self, number: int) -> set[int]:
+    def _late(self, number: int) -> Set[int]:
         """Slots of a tier without their blocks: a transfer is to write them, or is only planned, or has failed."""
-        unwritten = self._tiers[number].pool.unwritten()
-        planned = [tier.demotions.keys() for tier in self._tiers if tier.demotions and tier.slower is self._tiers[number]]
-        return unwritten.union(*planned) if planned else unwritten
+        late = self._tiers[number].pool.unwritten()
+        for tier in self._tiers:
+            if tier.demotions and tier.slower is self._tiers[number]:
+                late = late | tier.demotions.keys()
+        return late
 
     def _expect(self, node: Node, block: int, label: BlockLabel, residency: Residency) -> None:
         """If a block is on its way to where others can read it, keeps what the listener is to be told then."""

@@ -1,7 +1,7 @@
 """The slots of one tier and their states."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from enum import Enum
 
 from pbkv_cluster.cache.tiers.transfer import Transfer
@@ -144,9 +144,9 @@ class BlockPool:
         self.spoiled.update(late)
         return len(late)
 
-    def unwritten(self) -> set[int]:
+    def unwritten(self) -> Set[int]:
         """The resident slots without their blocks: a transfer still writes them, or has failed to."""
-        return self._arriving.keys() | self.spoiled
+        return self._arriving.keys() | self.spoiled if self.spoiled else self._arriving.keys()
 
     def sound(self, slots: Slots) -> int:
         """How many of some slots come before the first that did not get its block."""
