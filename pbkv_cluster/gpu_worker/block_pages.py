@@ -6,7 +6,7 @@ from itertools import islice
 
 from pbkv_cluster.core.blocks import KEY_BYTES
 from pbkv_cluster.core.errors import InvalidArgument
-from pbkv_cluster.core.locations.residency import Residency, unpack
+from pbkv_cluster.core.locations.residency import Residency, is_readable, unpack
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
@@ -58,6 +58,7 @@ def _unbacked(host: HostRegion | None, blocks: Sequence[tuple[bytes, int]]) -> l
     found = []
     for key, packed in blocks:
         residency = unpack(packed)
-        if Tier.HOST in residency.tiers and not (host is not None and host.slots.holds(residency.slot, key)):
+        in_host = Tier.HOST in residency.tiers and is_readable(packed)
+        if in_host and not (host is not None and host.slots.holds(residency.slot, key)):
             found.append((key, packed))
     return found

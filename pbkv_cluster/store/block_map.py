@@ -6,7 +6,7 @@ Whoever knows of changes writes it (`cluster_index/mirror.py`, on an event loop)
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from pbkv_cluster.core.locations.residency import ON_GPU, READABLE, unpack
+from pbkv_cluster.core.locations.residency import ON_GPU, SHARED, is_readable, unpack
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.block_source import BlockPlace
 
@@ -53,7 +53,7 @@ class _Held:
 class BlockMap:
     """Packed residencies by block key, for each worker; bounded in bytes. What does not fit is left out, and counted."""
 
-    def __init__(self, bits: int = ON_GPU | READABLE, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, bits: int = ON_GPU | SHARED, max_bytes: int = MAX_BYTES) -> None:
         """Args:
         bits: tiers that matter here, as in packed residencies; blocks in no such tier are left out.
         max_bytes: of memory.
@@ -149,7 +149,7 @@ class BlockMap:
             longest = blocks
             for other in others:
                 length = runs[other.worker][1]
-                if length > longest and other.blocks.get(keys[blocks], 0) & READABLE:
+                if length > longest and is_readable(other.blocks.get(keys[blocks], 0)):
                     longest = length
             matches.append(Match(gpu, blocks, longest - blocks))
         return matches
@@ -162,6 +162,6 @@ class BlockMap:
             besides: id of a worker that is left out.
         """
         for held in self._all:
-            if (packed := held.blocks.get(key, 0)) & READABLE and held.worker[0] != besides:
+            if is_readable(packed := held.blocks.get(key, 0)) and held.worker[0] != besides:
                 tiers, slot = unpack(packed)
                 yield BlockPlace(held.node, held.worker[0], slot, Tier.HOST if Tier.HOST in tiers else Tier.DISK)

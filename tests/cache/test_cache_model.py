@@ -94,6 +94,9 @@ class Driver:
 
     def _changed(self, label: BlockLabel, residency: Residency) -> None:
         assert label.is_consistent
+        if residency.slot >= 0:
+            tier = next(tier for tier in self.cache.tiers if tier.index != GPU and tier.kind in residency.tiers)
+            assert self.engine.content[tier.kind, residency.slot] == label.key, "others would read what is not there"
         if residency.tiers:
             self.residency[label.key] = residency
         else:
@@ -278,6 +281,12 @@ class Driver:
         self.check_announcements()
         while self.running:
             self.finish()
+        while len(self.cache.tiers.in_flight):
+            self.engine.catch_up()
+            self.cache.poll()
+        self.check_announcements()
+        shared = [residency for residency in self.residency.values() if residency.tiers != {Tier.GPU}]
+        assert all(residency.slot >= 0 for residency in shared), "others are not told that a block has arrived"
         self.cache.check_integrity()
         self.cache.clear()
         self.cache.check_integrity()

@@ -79,9 +79,6 @@ class Bus(LateEngine):
         done, self._completed = self._completed, []
         return done
 
-    def catch_up(self) -> None:
-        self.wait(tuple(self._open))
-
 
 class Rig:
     """A cache of 48 GPU blocks, 6 of which are to be free or to have a copy. Each workflow has a text of 4 blocks."""

@@ -74,9 +74,6 @@ class UnbackedEngine(LateEngine):
         self._unbacked = set(unbacked)
         self.tried: list[int] = []
 
-    def finish(self) -> None:
-        self.wait(tuple(self._open))
-
     def _copy(self, transfer: Transfer) -> None:
         lost = {slot for earlier in transfer.after for slot in earlier.failed}
         unbacked = self._unbacked if transfer.target is Tier.HOST else ()
@@ -161,7 +158,7 @@ def test_slots_without_memory_are_tried_once_and_the_others_go_on_as_a_smaller_t
     assert len(set(engine.tried)) == len(engine.tried) == decisions["slot_unbacked"] > 0, "a slot was tried again"
     driver.recover()
     driver.end()
-    engine.finish()
+    engine.catch_up()
     driver.cache.poll()
     assert pool.unbacked_slots == len(engine.tried)
     assert pool.free_slots == pool.room == pool.capacity - pool.unbacked_slots
@@ -234,6 +231,7 @@ def test_of_two_copies_the_newer_is_taken_and_a_wrong_label_is_left_out() -> Non
     space, tokens = SPACES[0].digest(), pack([1] * 16)
     label = BlockLabel(space, space, chain_keys(space, tokens)[0], tokens)
     fresh = Driver(0, CAPACITIES[2], "lru", False, TaggedEngine())
+    fresh.engine.content[Tier.HOST, 5] = label.key
     wrong = label._replace(key=label.key[::-1])
     assert (
         fresh.cache.restore({Tier.HOST: [StoredBlock(3, label, 9.0), StoredBlock(5, label, 1.0), StoredBlock(6, wrong, 0.0)]})

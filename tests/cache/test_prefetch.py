@@ -58,18 +58,12 @@ class _LostBus(_Bus):
 
 
 class LateBus(LateEngine):
-    def catch_up(self) -> None:
-        self.wait(tuple(self._open))
-
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         return BLOCK_S * blocks
 
 
 class PromptBus(TaggedEngine):
     waited = 0
-
-    def catch_up(self) -> None:
-        """It is never late."""
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         return BLOCK_S * blocks

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -32,16 +33,11 @@ BLOCK_S = 0.01
 QUEUE, FORECAST, REQUEST = PrefetchSource.QUEUE, PrefetchSource.FORECAST, PrefetchSource.REQUEST
 
 
-class StagingEngine(FetchingEngine):
-    def catch_up(self) -> None:
-        self.wait(tuple(self._open))
-
-
 class StagingDriver(FailingDriver):
     """Stages between random events, and checks each time."""
 
     def __init__(self, seed: int, capacity: Mapping[Tier, int], policy: str) -> None:
-        self.late = StagingEngine(seed)
+        self.late = FetchingEngine(seed)
         super().__init__(seed, capacity, policy, True, self.late, False, Others(), "none", stage=True)
 
     def step(self) -> None:
@@ -84,7 +80,7 @@ class StagingDriver(FailingDriver):
 
     @property
     def total(self) -> PrefetchCount:
-        return sum((self.cache.tiers.prefetched.staging.count(each) for each in PrefetchSource), PrefetchCount())
+        return self.cache.tiers.prefetched.staging.total
 
 
 CAPACITIES = [{Tier.GPU: 24, Tier.HOST: 30}, {Tier.GPU: 24, Tier.HOST: 20, Tier.DISK: 80}]
@@ -120,6 +116,9 @@ class Bus(LateEngine):
 
     labelled = True
     lost = False  # what comes from elsewhere does not arrive
+    stuck = False  # what comes from elsewhere is on its way for ever, and what follows it
+    queue_s = 0.0  # until what is on its way from elsewhere has arrived
+    disk_s = 0.0  # likewise of the disk
 
     def _copy(self, transfer: Transfer) -> None:
         transfer.failed = transfer.target_slots if self.lost and transfer.patience_s is not None else transfer.failed
@@ -128,11 +127,14 @@ class Bus(LateEngine):
         done, self._completed = self._completed, []
         return done
 
-    def catch_up(self) -> None:
-        self.wait(tuple(self._open))
+    def wait(self, transfers: Iterable[Transfer]) -> None:
+        """Blocks for ever for what nobody may wait for."""
+        wanted = [each for each in transfers if not self.stuck or each.source is not Tier.REMOTE]
+        assert not self.stuck or not any(each.after for each in wanted), "it would hang"
+        super().wait(wanted)
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
-        return BLOCK_S * blocks
+        return BLOCK_S * blocks + {Tier.REMOTE: self.queue_s, Tier.DISK: self.disk_s}.get(source, 0.0)
 
 
 class Peer(Others):
@@ -158,9 +160,10 @@ class Rig:
         elsewhere: Elsewhere = NOWHERE,
         compute_s: float = 9.0,
         guard: bool = False,
+        prefetch: Literal["none", "queue"] = "none",
     ) -> None:
         self.clock, self.bus = ManualClock(), Bus(0)
-        config = CacheConfig(policy="pbkv-paper", guard=guard, stage=True)
+        config = CacheConfig(policy="pbkv-paper", guard=guard, stage=True, prefetch=prefetch)
         capacity = {Tier.GPU: 12, Tier.HOST: host} | ({Tier.DISK: disk} if disk else {})
         self.cache = make_cache(
             capacity, config, self.bus, self.clock, compute_seconds=lambda tokens: compute_s, elsewhere=elsewhere
@@ -225,6 +228,79 @@ def test_a_step_that_comes_early_waits_for_the_same_transfer() -> None:
     assert rig.ahead("a") == TEXT
     assert rig.run("a") == {Tier.HOST: TEXT * BLOCK_TOKENS}
     assert rig.cache.tiers.decisions["fetch"] == 0
+
+
+def test_a_step_does_not_wait_for_what_it_computes_sooner() -> None:
+    rig = Rig(elsewhere=Peer(), compute_s=(TEXT + 1) * BLOCK_S)
+    assert rig.ahead("a") == TEXT
+    rig.bus.queue_s = 2 * BLOCK_S
+    assert rig.run("a") == {}
+    assert rig.cache.tiers.decisions["load_skipped_slower"] == TEXT
+
+
+def test_it_loads_what_is_there_already_and_computes_the_rest() -> None:
+    rig = Rig(elsewhere=Peer(), compute_s=(TEXT + 1) * BLOCK_S)
+    assert rig.ahead("a", seconds=2.5 * BLOCK_S) == 2
+    rig.settle()
+    assert rig.ahead("a") == TEXT - 2
+    rig.bus.queue_s = 2 * BLOCK_S
+    assert rig.run("a") == {Tier.HOST: 2 * BLOCK_TOKENS}
+    assert rig.tiers("a") == {Tier.GPU: TEXT}
+
+
+def test_what_lies_beyond_host_memory_and_is_slower_to_load_costs_nothing_that_lies_there() -> None:
+    rig = Rig(disk=40, compute_s=TEXT * BLOCK_S)
+    for name in "abcdefg":
+        rig.run(name)
+    some = next(name for name in "abcdefg" if set(rig.tiers(name)) == {Tier.DISK})
+    before = rig.cache.tiers.decisions["load"]
+    assert rig.ahead(some, seconds=2.5 * BLOCK_S) == 0, "the host is full of active workflows' blocks"
+    for name in "abcdefg":
+        rig.cache.retire(name)
+    for _ in range(2):
+        rig.ahead(some, seconds=2.5 * BLOCK_S)
+        rig.settle()
+    assert rig.tiers(some) == {Tier.HOST: 2, Tier.DISK: TEXT - 2}
+    rig.bus.disk_s = TEXT * BLOCK_S
+    assert rig.run(some) == {Tier.HOST: 2 * BLOCK_TOKENS}
+    assert rig.cache.tiers.decisions["load"] == before + 2
+
+
+@pytest.mark.parametrize("asleep", [True, False], ids=["the engine waits", "the engine runs others"])
+def test_what_is_late_is_given_up_when_a_fetch_of_the_step_itself_would_be(asleep: bool) -> None:
+    rig = Rig(elsewhere=Peer(), compute_s=2.0)
+    assert rig.ahead("a") == TEXT
+    rig.bus.stuck = True
+    tokens = text("a")
+    handle = rig.cache.open(StepIdentity(space(), "a", "a-a", 1, count(tokens)), tokens)
+    assert handle is not None
+    if asleep:
+        rig.cache.wait(handle)
+    else:
+        rig.clock.advance(1.9)
+        rig.cache.poll()
+        assert rig.cache.broken() == []
+        rig.clock.advance(0.2)
+        rig.cache.poll()
+    assert rig.cache.broken() == [handle]
+    assert rig.cache.tiers.decisions["fetch_late"] == TEXT
+    rig.cache.close(handle)
+    again = rig.cache.open(StepIdentity(space(), "a", "a-a", 1, count(tokens)), tokens)
+    assert again is not None
+    assert (again.delivered, again.ready) == ({}, True), "it is computed"
+    rig.cache.close(again)
+    rig.bus.stuck = False
+    rig.settle()
+
+
+def test_what_is_still_being_staged_is_not_prefetched_to_the_gpu() -> None:
+    rig = Rig(elsewhere=Peer(), prefetch="queue")
+    assert rig.ahead("a") == TEXT
+    rig.ahead("a")
+    assert rig.cache.tiers.decisions["prefetch_queue"] == 0
+    rig.settle()
+    rig.ahead("a")
+    assert rig.cache.tiers.decisions["prefetch_queue"] == TEXT
 
 
 def test_a_likely_workflow_has_its_blocks_back_from_the_disk() -> None:

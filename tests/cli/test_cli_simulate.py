@@ -43,6 +43,23 @@ COLUMNS = [
 SHORT = ("--pressure", ".8", "--think-scale", ".02", "--concurrency", "4")
 
 
+def test_a_disk_is_simulated_below_the_host_and_needs_one(
+    trace_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "rows.json"
+    disk = ("--disk-ratio", "4", "--disk-gbps", "5", "--disk-latency-ms", ".2", "--set", "cache.stage=true")
+    assert run(trace_file, *SHORT, "--policies", "lru,pbkv", "--host-ratio", ".5", *disk, "--json", target) == 0
+    rows = json.loads(target.read_text())
+    assert [(row["host_blocks"] * 8, row["disk_blocks"]) for row in rows] == [(4 * row["capacity_blocks"],) * 2 for row in rows]
+    assert all(row["stage_used_tokens"] <= row["staged_tokens"] for row in rows)
+    assert rows[0]["staged_tokens"] == 0, "LRU stages nothing"
+    capsys.readouterr()
+    assert run(trace_file, *SHORT, "--host-ratio", "0", "--disk-ratio", "4") == 2
+    assert "disk_ratio" in capsys.readouterr().err
+    assert run(trace_file, *SHORT, "--disk-gbps", "0") == 2
+    assert "disk_bytes_per_s" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("logged", "scale"), [(True, "0"), (False, "1")])
 def test_pauses_are_added_by_themselves_only_where_none_are_logged_and_that_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], logged: bool, scale: str

@@ -93,6 +93,7 @@ async def test_without_a_log_nothing_is_told_of_decisions(llama: Path) -> None:
 async def test_blocks_are_listed_as_the_index_should_have_them_and_slots_tell_what_they_hold(llama: Path) -> None:
     async with serving(config(llama, engine=POOLS, cache={"write_through": True})) as rig:
         await rig.run(step(prompt(1)))
+        await rig.held()
         blocks = await blocks_of(rig)
         assert blocks == await rig.worker.residency()
         keys = sorted(key for key, residency in blocks.items() if Tier.HOST in residency.tiers)
@@ -108,6 +109,7 @@ async def test_blocks_are_listed_as_the_index_should_have_them_and_slots_tell_wh
         assert await unbacked(*right) == []
         assert await unbacked(*right[:3], right[4], right[3]) == keys[3:]
         assert await unbacked(POOLS["host_blocks"], *right[1:]) == keys[:1]
+        assert await unbacked(-1, *right[1:]) == [], "it is on its way there"
         with pytest.raises(aio.AioRpcError, match="keys: must be 16 bytes"):
             await rig.stub.FindUnbacked(worker_pb2.BlockPage(keys=b"abc", residencies=[1]), timeout=PATIENCE_S)
 

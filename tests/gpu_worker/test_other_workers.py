@@ -6,7 +6,7 @@ import numpy as np
 
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.core.locations.residency import READABLE, Residency
+from pbkv_cluster.core.locations.residency import SHARED, Residency
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.kv.other_workers import OtherWorkers
 from pbkv_cluster.store.arena.slots import Bytes, ReadResult
@@ -33,7 +33,7 @@ class Remote:
 
 def others(remote: Remote, clock: ManualClock, **held: Sequence[bytes]) -> OtherWorkers:
     """What a worker of node `here` sees, `held` being the blocks in host memory by node, each of which has one worker."""
-    blocks = BlockMap(READABLE)
+    blocks = BlockMap(SHARED)
     for node, keys in held.items():
         packed = [(key, Residency(frozenset({Tier.HOST}), slot).pack()) for slot, key in enumerate(keys)]
         blocks.replace((f"worker-{node}", "1"), node, packed)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pbkv_cluster.core.config import Config
-from pbkv_cluster.core.locations.residency import READABLE
+from pbkv_cluster.core.locations.residency import SHARED
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.prefill_rate import PrefillRate
 from pbkv_cluster.store.arena.layout import RegionLayout
@@ -60,8 +60,7 @@ class Nodes:
 
     async def tell(self) -> None:
         """The second learns what the first holds."""
-        held = await self.first.worker.residency()
-        self.blocks.replace(("first", "1"), "one", [(key, residency.pack()) for key, residency in held.items()])
+        self.blocks.replace(("first", "1"), "one", await self.first.held())
 
     def flip(self) -> None:
         """Damages every payload of the first."""
@@ -77,7 +76,7 @@ class Nodes:
 
 @asynccontextmanager
 async def nodes(config: Config) -> AsyncIterator[Nodes]:
-    blocks = BlockMap(READABLE)
+    blocks = BlockMap(SHARED)
     async with AsyncExitStack() as stack:
         (one, one_at), (_, two_at) = [await stack.enter_async_context(host_store(ARENA)) for _ in range(2)]
         first = await stack.enter_async_context(serving(config, "first", host_store=At(one_at)))

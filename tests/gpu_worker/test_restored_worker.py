@@ -12,7 +12,7 @@ import pytest
 
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.core.locations.residency import READABLE
+from pbkv_cluster.core.locations.residency import SHARED
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.prefill_rate import PrefillRate
 from pbkv_cluster.gpu_worker.kv import arena_region
@@ -201,7 +201,7 @@ async def test_what_was_fetched_from_a_sibling_is_found_again_with_all_that_foll
 ) -> None:
     """Without the sibling; and also what was only prefetched, without another call to the idle worker."""
     monkeypatch.setattr(PrefillRate, "seconds", lambda self, tokens: 100.0 * tokens)
-    blocks, longer, other = BlockMap(READABLE), [*PROMPT[:64], *range(100, 130)], [*range(200, 233)]
+    blocks, longer, other = BlockMap(SHARED), [*PROMPT[:64], *range(100, 130)], [*range(200, 233)]
     async with host_store(ARENA) as (arena, address):
 
         async def in_region(count: int) -> None:
@@ -212,8 +212,7 @@ async def test_what_was_fetched_from_a_sibling_is_found_again_with_all_that_foll
         async with serving(settings(llama), "sibling", host_store=At(address)) as sibling:
             await sibling.run(step(PROMPT))
             await sibling.run(step(other, workflow_id="other"))
-            held = await sibling.worker.residency()
-            blocks.replace(("sibling", "1"), "node", [(key, each.pack()) for key, each in held.items()])
+            blocks.replace(("sibling", "1"), "node", await sibling.held())
             async with serving(settings(llama), host_store=At(address), blocks=blocks, node_id="node") as rig:
                 first = await rig.run(step(longer))
                 assert first.usage.delivered == {Tier.SIBLING: 64}

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbkv_cluster.cache.cache import KVCache
-from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
+from pbkv_cluster.cache.tiers.transfer import NullTransferEngine, Transfer
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
@@ -20,19 +20,39 @@ from pbkv_cluster.gpu_worker.engine.text_stream import TextStream
 SPACE = Namespace("model", "revision", "float32", "layout")
 
 
+class FailingLoads(NullTransferEngine):
+    """Nothing arrives from the host."""
+
+    def __init__(self) -> None:
+        self._failed: list[Transfer] = []
+
+    def submit(self, transfer: Transfer) -> bool:
+        if transfer.target is not Tier.GPU:
+            return True
+        transfer.failed = transfer.target_slots
+        self._failed.append(transfer)
+        return False
+
+    def completed(self) -> List[Transfer]:
+        failed, self._failed = self._failed, []
+        return failed
+
+
 class Worker:
     """Runs admitted steps by hand. No two steps have a block in common."""
 
-    def __init__(self, max_running: int = 1, gpu_blocks: int = 10_000, weights: str = "") -> None:
+    def __init__(self, max_running: int = 1, gpu_blocks: int = 10_000, weights: str = "", host_blocks: int = 0) -> None:
         clock = ManualClock()
-        cache = KVCache({Tier.GPU: gpu_blocks}, CacheConfig(policy="lru"), NullTransferEngine(), clock)
+        capacity = {Tier.GPU: gpu_blocks, Tier.HOST: host_blocks}
+        self.cache = KVCache(capacity, CacheConfig(policy="lru"), FailingLoads(), clock)
         config = EngineConfig(max_running=max_running, tenant_weights=weights)
-        self.scheduler = Scheduler(cache, config, clock, lambda tokens: 0.0, lambda tokens: 0.0)
+        self.scheduler = Scheduler(self.cache, config, clock, lambda tokens: 0.0, lambda tokens: 0.0)
         self._steps = 0
 
-    def submit(self, tenant: str, tokens: int) -> Sequence:
+    def submit(self, tenant: str, tokens: int, prefix: int = 0) -> Sequence:
+        """A step; its prompt begins with so many tokens that are the same in all steps."""
         self._steps += 1
-        space, prompt = SPACE.of_tenant(tenant, tokens), pack([self._steps] * tokens)
+        space, prompt = SPACE.of_tenant(tenant, tokens), pack([0] * prefix + [self._steps] * (tokens - prefix))
         step = StepRequest(str(self._steps), tenant, "agent", self._steps, space, prompt, SamplingParams(max_tokens=1000))
         sequence = Sequence(step, self._steps, 0.0, TextStream(lambda ids: "", ()), Usage(prompt_tokens=tokens))
         self.scheduler.add(sequence)
@@ -90,6 +110,30 @@ def test_output_counts_before_its_tenant_waits_again() -> None:
     step = worker.admit()
     assert step is not None
     assert step.tenant == "a"
+
+
+def test_a_step_whose_load_has_failed_is_charged_what_it_computes_and_no_more() -> None:
+    worker = Worker(gpu_blocks=200, host_blocks=200)
+    worker.submit("a", 161, prefix=160)
+    for chunk in worker.scheduler.schedule():
+        worker.scheduler.computed(chunk)
+        worker.scheduler.remove(chunk.sequence)
+    taken = worker.cache.tiers.take(200)  # all that is cached goes to the host
+    assert taken is not None
+    worker.cache.tiers.give(taken)
+    failing = worker.submit("a", 1000, prefix=160)
+    assert worker.admit() is failing
+    assert failing.computed == 160
+    worker.submit("a", 100)
+    worker.submit("b", 100)
+    worker.cache.poll()
+    while worker.scheduler.schedule()[0].sequence is not failing:
+        (step,) = worker.scheduler.running
+        worker.scheduler.remove(step)
+        worker.submit("b", 100)
+    assert failing.computed == 0
+    worker.scheduler.remove(failing)
+    assert worker.turns("a", "b", 100) <= 3
 
 
 STEPS = st.lists(st.tuples(st.integers(1, 300), st.integers(0, 40)), min_size=1, max_size=12)

@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 
 from pbkv_cluster.cache.sequence import fetch
+from pbkv_cluster.core.blocks import block_keys
 from pbkv_cluster.core.config import Config
-from pbkv_cluster.core.locations.residency import READABLE
+from pbkv_cluster.core.locations.residency import SHARED
+from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.prefill_rate import PrefillRate
 from pbkv_cluster.gpu_worker.kv import other_workers
+from pbkv_cluster.gpu_worker.kv.block_copies import CpuCopies
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.v1 import store_pb2_grpc, worker_pb2_grpc
 from pbkv_cluster.store.arena.arena import Arena
@@ -24,6 +27,7 @@ from pbkv_cluster.store.arena.layout import RegionLayout
 from pbkv_cluster.store.block_map import BlockMap
 from tests.gpu_worker.test_restored_worker import ARENA, POOLS, WORKER, At
 from tests.gpu_worker.worker_rig import Rig, config, flip, host_store, serving, step, stored
+from tests.polling import eventually
 
 PROMPT = list(range(10, 80))  # four full blocks and some tokens
 
@@ -62,16 +66,18 @@ class Node:
 
     async def tell(self) -> None:
         """The second learns what the first holds."""
-        held = await self.first.worker.residency()
-        self.blocks.replace(("first", "1"), "node", [(key, residency.pack()) for key, residency in held.items()])
+        self.blocks.replace(("first", "1"), "node", await self.first.held())
 
 
 @asynccontextmanager
-async def node(config: Config) -> AsyncIterator[Node]:
-    blocks = BlockMap(READABLE)
+async def node(config: Config, at_once: bool = False) -> AsyncIterator[Node]:
+    """With `at_once`, the second learns all that the first tells of its blocks, when it does."""
+    blocks = BlockMap(SHARED)
     async with AsyncExitStack() as stack:
         arena, address = await stack.enter_async_context(host_store(ARENA))
-        first = await stack.enter_async_context(serving(config, "first", host_store=At(address)))
+        blocks.replace(("first", "1"), "node", ())
+        listener = (lambda label, where: blocks.change(("first", "1"), [(label.key, where.pack())])) if at_once else None
+        first = await stack.enter_async_context(serving(config, "first", host_store=At(address), on_change=listener))
         second = await stack.enter_async_context(
             serving(config, "second", host_store=At(address), blocks=blocks, node_id="node")
         )
@@ -90,6 +96,33 @@ async def test_what_one_worker_has_computed_another_loads_from_its_region(llama:
         again = await both.second.run(step(PROMPT))
         assert again.usage.delivered == {Tier.GPU: 64}, "they are in its own cache now"
         assert again.tokens == first.tokens
+
+
+@pytest.mark.usefixtures("prefill")
+async def test_a_block_is_not_looked_for_before_it_has_been_copied(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Afterwards it is, although its worker does nothing any more."""
+    go, to_host = threading.Event(), CpuCopies.to_host
+
+    def late(self: CpuCopies, *arguments: Any) -> None:
+        go.wait(60)
+        to_host(self, *arguments)
+
+    monkeypatch.setattr(CpuCopies, "to_host", late)
+    async with node(settings(llama), at_once=True) as both:
+        try:
+            first = await both.first.run(step(PROMPT))
+            assert await both.first.idle()
+            second = await both.second.run(step(PROMPT))
+            assert (second.tokens, second.usage.delivered) == (first.tokens, {})
+            decisions = await both.second.decisions()
+            assert (decisions.get("sibling_absent", 0), decisions.get("fetch", 0)) == (0, 0)
+        finally:
+            go.set()
+        keys = block_keys(both.first.facts.namespace, pack(PROMPT))
+        await eventually(lambda: all(any(both.blocks.places(key)) for key in keys))
+        await both.second.clear()
+        again = await both.second.run(step(PROMPT))
+        assert (again.tokens, again.usage.delivered) == (first.tokens, {Tier.SIBLING: 64})
 
 
 @pytest.mark.usefixtures("prefill")
@@ -126,6 +159,57 @@ async def test_blocks_that_are_gone_are_computed(llama: Path) -> None:
         second = await both.second.run(step(PROMPT))
         assert (second.tokens, second.usage.delivered) == (first.tokens, {})
         assert (await both.second.decisions())["sibling_absent"] == 4
+
+
+@pytest.mark.usefixtures("prefill")
+async def test_two_workers_race_for_blocks_that_their_owner_drops_meanwhile(llama: Path) -> None:
+    """Each gets what is right: the owner's blocks, or what it computes itself."""
+    blocks = BlockMap(SHARED)
+    async with AsyncExitStack() as stack:
+        _, address = await stack.enter_async_context(host_store(3 * ARENA))
+        owner, *others = [
+            await stack.enter_async_context(
+                serving(settings(llama), name, host_store=At(address), blocks=blocks, node_id="node")
+            )
+            for name in ("first", "second", "third")
+        ]
+        for turn in range(4):
+            prompt = [turn + 1, *PROMPT]
+            first = await owner.run(step(prompt))
+            blocks.replace(("first", "1"), "node", await owner.held())
+            clearing = asyncio.create_task(owner.clear())
+            answers = await asyncio.gather(*(rig.run(step(prompt)) for rig in others))
+            await clearing
+            assert [answer.tokens for answer in answers] == [first.tokens] * 2
+        for rig in others:
+            await rig.worker.thread.call(lambda engine: engine.cache.check_integrity())
+            assert (await rig.decisions())["fetch"] > 0, "there was no race"
+
+
+@pytest.mark.usefixtures("prefill")
+async def test_blocks_of_another_tenant_data_type_or_model_are_never_read(llama: Path, model_dirs: Mapping[str, Path]) -> None:
+    blocks = BlockMap(SHARED)
+    async with AsyncExitStack() as stack:
+        _, address = await stack.enter_async_context(host_store(4 * ARENA))
+
+        async def worker(name: str, config: Config) -> Rig:
+            served = serving(config, name, host_store=At(address), blocks=blocks, node_id="node")
+            return await stack.enter_async_context(served)
+
+        owner = await worker("first", settings(llama))
+        first = await owner.run(step(PROMPT, tenant="acme"))
+        blocks.replace(("first", "1"), "node", await owner.held())
+        single = settings(llama)
+        single = single.model_copy(update={"model": single.model.model_copy(update={"dtype": "float32"})})
+        same, other_type, other_model = [
+            await worker(name, config)
+            for name, config in (("same", settings(llama)), ("single", single), ("qwen2", settings(model_dirs["qwen2"])))
+        ]
+        for rig, tenant in ((same, "other"), (other_type, "acme"), (other_model, "acme")):
+            assert (await rig.run(step(PROMPT, tenant=tenant))).usage.delivered == {}
+            assert "fetch" not in await rig.decisions()
+        again = await same.run(step(PROMPT, tenant="acme"))
+        assert (again.tokens, again.usage.delivered) == (first.tokens, {Tier.SIBLING: 64})
 
 
 async def test_a_fetch_that_takes_longer_than_computing_is_not_made(llama: Path, prefill: Prefill) -> None:
@@ -187,7 +271,7 @@ async def test_blocks_of_a_worker_that_was_killed_are_still_read_and_never_wrong
     async with host_store(ARENA) as (arena, address):
         arguments = [sys.executable, "-c", WORKER, settings(llama).model_dump_json(), address]
         process = await asyncio.create_subprocess_exec(*arguments, stdout=asyncio.subprocess.PIPE)
-        blocks = BlockMap(READABLE)
+        blocks = BlockMap(SHARED)
         try:
             assert process.stdout is not None
             worker = (await process.stdout.readline()).decode().strip()

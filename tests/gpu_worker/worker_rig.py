@@ -15,8 +15,10 @@ from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.forecasts.batch import Forecasts
 from pbkv_cluster.core.forecasts.forecast import Forecast
+from pbkv_cluster.core.locations.residency import ON_GPU, Residency, is_readable
 from pbkv_cluster.core.tokens import pack, unpack
 from pbkv_cluster.core.usage import Tier, Usage
+from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.facts import WorkerFacts
 from pbkv_cluster.gpu_worker.server import WorkerServer
 from pbkv_cluster.rpc import convert
@@ -136,6 +138,22 @@ class Rig:
         request = store_pb2.PrefetchRequest(prompt=types_pb2.Prompt(token_ids=packed(prompt)), tenant=tenant)
         done = await self.store.Prefetch(request, timeout=PATIENCE_S)
         return done.loaded_tokens, done.resident_tokens
+
+    async def held(self) -> list[tuple[bytes, int]]:
+        """Key and packed residency of every block, once all are where others can read them."""
+
+        def look(engine: Engine) -> Mapping[bytes, Residency]:
+            engine.cache.poll()
+            return engine.cache.residency()
+
+        async def have_arrived() -> bool:
+            found = await self.worker.thread.call(look)
+            blocks[:] = [(key, residency.pack()) for key, residency in found.items()]
+            return all(is_readable(packed) or packed == ON_GPU for _, packed in blocks)
+
+        blocks: list[tuple[bytes, int]] = []
+        await eventually(have_arrived)
+        return blocks
 
     async def clear(self) -> int:
         return (await self.store.Clear(store_pb2.ClearRequest(), timeout=PATIENCE_S)).dropped_blocks

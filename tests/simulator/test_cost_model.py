@@ -45,6 +45,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
         (json.dumps({"decode_base_s": "1"}), "cost_model.decode_base_s"),
         ('{"decode_base_s": NaN}', "cost_model.decode_base_s"),
         (json.dumps({"host_bytes_per_s": 0}), "cost_model.host_bytes_per_s"),
+        (json.dumps({"disk_bytes_per_s": 0}), "cost_model.disk_bytes_per_s"),
     ],
 )
 def test_a_wrong_file_is_refused(content: Any, named: str, tmp_path: Path) -> None:

@@ -162,4 +162,6 @@ class Prefetcher:
         return given_up
 
     def _pays(self, node: Node) -> bool:
-        return all(self._tiers.load_pays(tier) for tier in self._tiers if tier.index != GPU and node.held[tier.index])
+        """Whether to load a node is worth it now. What is still being staged comes later: a step would wait for both."""
+        slower = [tier for tier in self._tiers if tier.index != GPU and node.held[tier.index]]
+        return all(self._tiers.load_pays(tier) and not tier.pool.staging(node.slots[tier.index])[1] for tier in slower)

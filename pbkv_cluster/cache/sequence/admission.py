@@ -10,12 +10,15 @@ from pbkv_cluster.cache.sequence.recorded_step import UNRECORDED, RecordedStep
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.prefetch_ledger import LOAD_REASONS
 from pbkv_cluster.cache.tiers.tiers import Tiers
+from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.cache.tree.node import GPU, Node
 from pbkv_cluster.cache.tree.prefix_tree import Match, PrefixTree
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for, count, full_blocks
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixPopularity
+
+_HOST = GPU + 1
 
 
 class Admission:
@@ -79,8 +82,10 @@ class Admission:
             handle.fetched = _in_tokens(self._fetcher.fetch(handle, bytes(tokens), _usable_blocks(tokens), ahead, began_at))
             handle.delivered = {**handle.delivered, **handle.fetched}
         handle.waits_for = self._tiers.gpu.pool.writers(handle.table.slots)
-        for transfer in handle.waits_for:
-            transfer.expedite()
+        if handle.waits_for:
+            patience_s = self._fetcher.patience_s((ahead or 0) + (handle.committed - on_gpu) * BLOCK_TOKENS)
+            for transfer in handle.waits_for:
+                self._tiers.in_flight.hasten(transfer, patience_s)
         return handle
 
     def _match(self, root: Node, tokens: bytes) -> Match:
@@ -115,10 +120,11 @@ class Admission:
 
         Returns whether all of it is entered, and not only what the GPU has held.
         """
-        path, is_whole = match.path, True
-        delivered = by_tier = self._tiers.by_tier(path, match.blocks)
-        if on_gpu < match.blocks:
-            if self._load(path, by_tier, match.blocks - on_gpu):
+        path, blocks = self._worth_loading(match.path, match.blocks, on_gpu)
+        is_whole = blocks == match.blocks
+        delivered = by_tier = self._tiers.by_tier(path, blocks)
+        if on_gpu < blocks:
+            if self._load(path, by_tier, blocks - on_gpu):
                 delivered = by_tier
             else:
                 path, is_whole = self._paths.cut_to_gpu(path), False
@@ -132,6 +138,36 @@ class Admission:
             self._enter(handle, node, now)
         handle.delivered = _in_tokens(delivered)
         return is_whole
+
+    def _worth_loading(self, path: list[Node], blocks: int, on_gpu: int) -> tuple[list[Node], int]:
+        """Cuts a path before what lies beyond host memory, or is still being staged there, if to wait for that, and to load all
+        of the path, is slower than to compute it.
+
+        Args:
+            path: locked.
+            blocks: of it.
+            on_gpu: blocks of it that the GPU holds.
+
+        Returns:
+            What is left of it, and its blocks.
+        """
+        near, is_near, late = on_gpu, True, set[Transfer]()
+        for node in path:
+            for tier, start, stop in node.runs(node.held[GPU], node.blocks):
+                arrived, transfers = self._tiers.pools[tier].staging(node.slots[tier][start:stop])
+                late |= transfers
+                is_near = is_near and tier == _HOST
+                near += arrived if is_near else 0
+                is_near = is_near and not transfers
+        wait_s = max((self._tiers.copy_seconds(each.source, each.target, 0) for each in late), default=0.0)
+        if near == blocks or self._tiers.pays(self._tiers.by_tier(path, blocks), blocks - on_gpu, wait_s=wait_s):
+            return path, blocks
+        kept = self._paths.cut(path, near)
+        self._tiers.decisions["load_skipped_slower"] += blocks - near
+        for node in path:
+            if node not in kept:
+                self._tiers.log.note("load_skipped_slower", node, range(node.blocks))
+        return kept, near
 
     def _load(self, path: list[Node], by_tier: Mapping[Tier, int], blocks: int) -> bool:
         """Loads the blocks of a path that the GPU lacks, if that is faster than to compute them.

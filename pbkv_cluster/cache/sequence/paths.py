@@ -65,16 +65,23 @@ class Paths:
 
     def cut_to_gpu(self, path: list[Node]) -> list[Node]:
         """Cuts a locked path to the part that the GPU holds, and unlocks the rest."""
-        held = [node for node in path if node.held[GPU] == node.blocks]
-        if len(held) == len(path):
+        return self.cut(path, sum(node.held[GPU] for node in path))
+
+    def cut(self, path: list[Node], blocks: int) -> list[Node]:
+        """Cuts a locked path to its first blocks, and unlocks the rest."""
+        kept = list[Node]()
+        for node in path:
+            if blocks < node.blocks:
+                kept += [self.split(node, blocks)] if blocks else []
+                break
+            kept.append(node)
+            blocks -= node.blocks
+        else:
             return path
-        edge = path[len(held)]
-        if edge.held[GPU]:
-            held.append(self.split(edge, edge.held[GPU]))
-        if held:
-            self._tree.lock(held[-1])
+        if kept:
+            self._tree.lock(kept[-1])
         self.unlock(path)
-        return held
+        return kept
 
     def expect(self, node: Node, now: float) -> None:
         """Notes that a client has asked for a node: what it wants soon must not be the next to leave.

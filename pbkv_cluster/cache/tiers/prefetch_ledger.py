@@ -91,6 +91,11 @@ class StagingLedger:
         """The blocks of one reason so far."""
         return replace(self._counts[reason])
 
+    @property
+    def total(self) -> PrefetchCount:
+        """The blocks of all reasons so far."""
+        return sum(self._counts.values(), PrefetchCount())
+
     def staged(self, node: Node, blocks: Iterable[int], reason: PrefetchSource, source: Tier) -> None:
         """Blocks of a node, which has none that were staged for another reason or from elsewhere, are on their way."""
         staged = Staged(reason, source, mask_of(blocks))

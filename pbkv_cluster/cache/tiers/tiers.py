@@ -77,11 +77,12 @@ class Tiers:
         self.gpu = self._tiers[GPU]
         self.pools = [tier.pool for tier in self]
         self.log = DecisionLog(clock, 0) if log is None else log
-        self.in_flight = TransfersInFlight(engine, {tier.kind: tier.pool for tier in self}, clock, self.log)
+        self.announcements = Announcements(self._tiers, on_change)
+        pools = {tier.kind: tier.pool for tier in self}
+        self.in_flight = TransfersInFlight(engine, pools, clock, self.log, self.announcements.settle)
         self._engine = engine
         self._compute_seconds = compute_seconds
-        self._announcements = Announcements(tuple(capacity), on_change)
-        self.note = self._announcements.announce  # to be called when other blocks of a node lie on the GPU
+        self.note = self.announcements.announce  # to be called when other blocks of a node lie on the GPU
         self.order = EvictionOrder(self._tiers)
         self.offer, self.rerank = self.order.offer, self.order.rerank
         self.prefetched = PrefetchLedger()
@@ -231,15 +232,15 @@ class Tiers:
         """How long it takes to load so many blocks from each tier. Those on the GPU are there already."""
         return sum(self._engine.seconds(tier, Tier.GPU, blocks) for tier, blocks in by_tier.items() if tier is not Tier.GPU)
 
-    def pays(self, by_tier: Mapping[Tier, int], blocks: int, ahead: int = 0) -> bool:
+    def pays(self, by_tier: Mapping[Tier, int], blocks: int, ahead: int = 0, wait_s: float = 0.0) -> bool:
         """Whether blocks are copied to the GPU, from so many tiers, no later than they are computed.
 
         Args:
             by_tier: blocks to copy from each tier; the copies before them are counted.
-            blocks: that would have to be computed otherwise.
-            ahead: tokens that would be computed before them.
+            blocks: that would have to be computed otherwise; ahead: tokens that would be computed before them.
+            wait_s: seconds until all of them are where they are copied from.
         """
-        return self.load_seconds(by_tier) <= self._compute_seconds(ahead + blocks * BLOCK_TOKENS)
+        return wait_s + self.load_seconds(by_tier) <= self._compute_seconds(ahead + blocks * BLOCK_TOKENS)
 
     def load_pays(self, tier: CacheTier) -> bool:
         """Whether to load a block from a tier takes no longer than to compute it."""
@@ -256,7 +257,7 @@ class Tiers:
         return self._engine.seconds(source.kind, target.kind, blocks) <= self._compute_seconds(blocks * BLOCK_TOKENS)
 
     def by_tier(self, path: Sequence[Node], blocks: int) -> dict[Tier, int]:
-        """The first blocks of a path, counted by the fastest tier that holds each; see `blocks_by_tier`."""
+        """See `blocks_by_tier`."""
         return blocks_by_tier(self._tiers, path, blocks)
 
     # --- to slower tiers ---
@@ -296,4 +297,4 @@ class Tiers:
 
     def residencies(self, node: Node) -> list[Residency]:
         """Where each block of a node lies."""
-        return self._announcements.residencies(node, 0, node.blocks)
+        return self.announcements.residencies(node, 0, node.blocks)

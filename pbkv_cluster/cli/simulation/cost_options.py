@@ -1,5 +1,6 @@
 """The device to simulate, as `pbkv simulate` and `pbkv tune` take it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,24 @@ MachineName = Annotated[
     str | None,
     typer.Option("--machine", metavar="NAME", help="Calculated for a GPU and a model, such as h100-14b; `list` shows all."),
 ]
+
+DiskSpeed = Annotated[
+    float | None, typer.Option("--disk-gbps", metavar="X", help="GB/s from the disk, and likewise to it; by default 3.")
+]
+DiskLatency = Annotated[
+    float | None, typer.Option("--disk-latency-ms", metavar="X", help="Milliseconds that each block on disk takes beside; .1.")
+]
+
+
+def with_disk(cost: "CostModel", gbps: float | None, latency_ms: float | None) -> "CostModel":
+    """A cost model with another disk, as far as that is given.
+
+    Raises:
+        InvalidArgument: no disk can be like that.
+    """
+    if gbps is not None:
+        cost = replace(cost, disk_bytes_per_s=1e9 * gbps)
+    return cost if latency_ms is None else replace(cost, disk_latency_s=latency_ms / 1e3)
 
 
 def cost_of(path: Path | None, name: str | None) -> "CostModel":

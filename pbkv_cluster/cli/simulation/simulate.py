@@ -9,7 +9,7 @@ import typer
 from pbkv_cluster.cli.completion import complete_simulated_policies
 from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings, split_names
 from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
-from pbkv_cluster.cli.simulation.cost_options import CostModelFile, MachineName, cost_of
+from pbkv_cluster.cli.simulation.cost_options import CostModelFile, DiskLatency, DiskSpeed, MachineName, cost_of, with_disk
 from pbkv_cluster.cli.simulation.policy_options import check_policies, parse_pressures, warn_missed_pressures
 from pbkv_cluster.cli.simulation.workload_options import ThinkScale, tell_assumed_pauses
 
@@ -41,6 +41,9 @@ def simulate(
     ] = ".25,.45,.65,.8",
     concurrency: Annotated[int, typer.Option(min=1, help="Workflows that run at a time.")] = 32,
     host_ratio: Annotated[float, typer.Option(min=0, help="Blocks in host memory for each on the GPU; 0: none.")] = 2.0,
+    disk_ratio: Annotated[float, typer.Option(min=0, help="Blocks on a disk for each on the GPU; 0: none.")] = 0.0,
+    disk_gbps: DiskSpeed = None,
+    disk_latency_ms: DiskLatency = None,
     workers: Annotated[int, typer.Option(min=1, help="GPUs, each with its own memory; steps are routed as in service.")] = 1,
     think_scale: ThinkScale = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of runs, with seeds 0, 1 and so on.")] = 1,
@@ -86,7 +89,7 @@ def simulate(
     Scheduler, cache, policies and predictor are those of production; only the GPU is a cost model. Equal seeds give equal
     results.
     """
-    cost = cost_of(cost_model, machine)
+    cost = with_disk(cost_of(cost_model, machine), disk_gbps, disk_latency_ms)
     check_json_target(json_target)
 
     from pbkv_cluster.simulator.engine.simulation import Setup
@@ -103,6 +106,7 @@ def simulate(
         pressures=parse_pressures(pressure),
         seeds=seeds,
         host_ratio=host_ratio,
+        disk_ratio=disk_ratio,
         mix=Mix(workflows, concurrency, think_scale, drift, announce, tool_share),
     )
     settings = load_settings(config, assignments, {}).config

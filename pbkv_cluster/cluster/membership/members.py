@@ -10,7 +10,7 @@ from pbkv_cluster.cluster.membership.member_base import MemberBase, collect_rare
 from pbkv_cluster.cluster.membership.worker_member import WorkerMemberBase, with_model
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import Config
-from pbkv_cluster.core.locations.residency import READABLE
+from pbkv_cluster.core.locations.residency import SHARED
 from pbkv_cluster.core.metrics.metric import Source
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.text.tokenizers_only import use_tokenizers_only
@@ -122,7 +122,7 @@ class WorkerMember(WorkerMemberBase):
 
         self._publish_events()
         config = self._context.config
-        directory, blocks = self._redis.directory, BlockMap(READABLE)
+        directory, blocks = self._redis.directory, BlockMap(SHARED)
         mirror = IndexMirror(self._redis.blocks, directory, SystemClock(), blocks, besides=self._worker_id)
         self._add_part(mirror.stop, mirror.wait)
         mirror.start()

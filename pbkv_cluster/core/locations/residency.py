@@ -9,7 +9,7 @@ _BITS = {Tier.GPU: 1, Tier.HOST: 2, Tier.DISK: 4}  # the tiers that a worker has
 _WIDTH = 3
 
 ON_GPU = _BITS[Tier.GPU]
-READABLE = _BITS[Tier.HOST] | _BITS[Tier.DISK]  # by other processes
+SHARED = _BITS[Tier.HOST] | _BITS[Tier.DISK]  # tiers that other processes can read
 _SETS = [frozenset(tier for tier, bit in _BITS.items() if bits & bit) for bits in range(1 << _WIDTH)]
 
 
@@ -17,7 +17,8 @@ class Residency(NamedTuple):
     """The tiers of a worker that hold a block, and where other processes can read it."""
 
     tiers: frozenset[Tier]
-    slot: int = -1  # in the fastest of them after the GPU, which nobody else can read; -1: only the GPU holds it
+    # In the fastest of them after the GPU, which nobody else can read. -1: only the GPU holds it, or it is on its way there.
+    slot: int = -1
 
     def pack(self) -> int:
         """The same as a number: a bit for each tier, and the slot. 0 if no tier of the worker holds the block."""
@@ -30,3 +31,8 @@ NOWHERE = Residency(frozenset())
 def unpack(packed: int) -> Residency:
     """The residency that `Residency.pack` has packed."""
     return Residency(_SETS[packed & (1 << _WIDTH) - 1], (packed >> _WIDTH) - 1)
+
+
+def is_readable(packed: int) -> bool:
+    """Whether other processes can read a block, of a packed residency."""
+    return packed >> _WIDTH > 0

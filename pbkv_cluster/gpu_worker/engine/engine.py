@@ -186,7 +186,7 @@ class Engine:
     @property
     def idle_s(self) -> float | None:
         """Seconds after which an idle engine has something to do; None: nothing."""
-        if self.cache.late_writes:
+        if self._awaits_transfers:
             return _IDLE_MIN_S
         due_at = self.cache.prefetcher.due_at
         if due_at is None or not self.cache.workflows.all():
@@ -194,11 +194,16 @@ class Engine:
         return max(_IDLE_MIN_S, due_at - self._clock.now())
 
     def run_idle(self) -> None:
-        """Does what is due while nothing runs: prefetches, and copies of what has been fetched."""
-        if self.cache.late_writes:
+        """Does what is due while nothing runs: prefetches, and what ended transfers give to copy and to announce."""
+        if self._awaits_transfers:
             self.cache.poll()
         if self.cache.workflows.all():
             self.prefetch(_IDLE_S)
+
+    @property
+    def _awaits_transfers(self) -> bool:
+        """Whether something is due when transfers end, though no step waits for them."""
+        return bool(self.cache.late_writes or self.cache.tiers.announcements.arriving)
 
     def _check(self, request: StepRequest) -> None:
         tokens = count(request.prompt)

@@ -112,7 +112,7 @@ class Scheduler:
         for handle in self._cache.broken():
             sequence = next(each for each in self.running if each.handle is handle)
             self.decisions["preempt_load_failed"] += 1
-            sequence.fetch_failed = sequence.fetch_failed or bool(handle.fetched)
+            sequence.fetch_failed = sequence.fetch_failed or bool(handle.fetched) or Tier.REMOTE in handle.staged
             if not sequence.usage.computed_tokens:  # so that what it is told to have got is what it gets now
                 sequence.first_scheduled_at = None
             self._preempt(sequence)
@@ -215,7 +215,9 @@ class Scheduler:
         usage.load_s += now - start
         sequence.computed = handle.committed * BLOCK_TOKENS
         if sequence.first_scheduled_at is None:
-            self._queue.shares.charge(sequence.tenant, sequence.total - sequence.computed)
+            more = max(0, sequence.total - sequence.computed - sequence.charged)  # than before its loads failed, if they did
+            self._queue.shares.charge(sequence.tenant, more)
+            sequence.charged += more
             sequence.first_scheduled_at = now
             usage.queue_s = start - sequence.arrived_at
             left = sequence.prompt_tokens

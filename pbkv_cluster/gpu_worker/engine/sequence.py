@@ -48,6 +48,7 @@ class Sequence:
     prefix_wait: "PrefixWait | None" = None  # the latest
     rank: Rank | None = None  # in the queue, once it has been there
     fetch_failed: bool = False  # blocks that were fetched for it have not arrived: what is not in the cache is computed
+    charged: int = 0  # tokens to compute before its first output, that its tenant has been charged
     first_scheduled_at: float | None = None
     first_token_at: float | None = None
     logprobs: TokenLogprobs | None = None  # of its latest token, if they were asked for

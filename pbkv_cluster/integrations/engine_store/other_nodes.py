@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pbkv_cluster.core.blocks import BlockLabel, Namespace
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.core.locations.residency import READABLE, Residency
+from pbkv_cluster.core.locations.residency import SHARED, Residency
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.rpc.security import this_process
 from pbkv_cluster.store.arena.slots import Bytes, ReadResult
@@ -50,7 +50,7 @@ class OtherNodes:
         self._cluster = connect(redis_url, cluster)  # in cluster mode, the keys of another name may be on another server
         self._engines = Directory(self._redis, name, LEASE_S)
         self._index = BlockIndex(self._redis, name, LEASE_S)
-        self._blocks = BlockMap(READABLE)
+        self._blocks = BlockMap(SHARED)
         self._mirror = IndexMirror(self._index, self._engines, SystemClock(), self._blocks)
         tls = this_process().access.tls
         self._addresses = PeerAddresses(Directory(self._cluster, cluster, LEASE_S), tls.name if tls else "")

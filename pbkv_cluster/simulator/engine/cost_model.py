@@ -3,6 +3,7 @@
     prefill of n tokens from position s    token * n + context * ((s + n)^2 - s^2) / 2
     one token each for m sequences         base + sequence * m + context * (context tokens of all m)
     b blocks from host memory              b * block_bytes / bandwidth
+    b blocks from the disk                 b * (latency + block_bytes / disk bandwidth)
 
 A batch with prefills and decodes takes the sum. A copy delays all that is computed by `copy_delay` of its time: by all of it
 in an engine that waits for its copies, as `gpu_worker` does; by little where copies have a stream of their own and only compete
@@ -33,7 +34,9 @@ class CostModel:
     decode_context_s: float = 7.3e-8  # 196,608 bytes of KV for each token of context
     host_bytes_per_s: float = 2.5e10
     block_bytes: int = 3_145_728  # 16 tokens
-    copy_delay: float = 1.0  # share of a copy's time by which it delays compute
+    copy_delay: float = 1.0  # share of the time of a copy over the link by which it delays compute
+    disk_bytes_per_s: float = 3e9  # of reads, and likewise of writes beside them: assumed, for one thread and one NVMe disk
+    disk_latency_s: float = 1e-4  # of each block
 
     def __post_init__(self) -> None:
         """Raises:
@@ -43,8 +46,9 @@ class CostModel:
             value = getattr(self, item.name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise InvalidArgument(f"cost_model.{item.name}", f"must be a number, finite and not negative, got {value!r}")
-        if self.host_bytes_per_s == 0:
-            raise InvalidArgument("cost_model.host_bytes_per_s", "must be above 0")
+        for name in ("host_bytes_per_s", "disk_bytes_per_s"):
+            if getattr(self, name) == 0:
+                raise InvalidArgument(f"cost_model.{name}", "must be above 0")
         if self.copy_delay > 1:
             raise InvalidArgument("cost_model.copy_delay", f"must be at most 1, got {self.copy_delay}")
 
@@ -80,6 +84,10 @@ class CostModel:
     def copy_seconds(self, blocks: int) -> float:
         """Copying some blocks between host memory and GPU."""
         return blocks * self.block_bytes / self.host_bytes_per_s
+
+    def disk_seconds(self, blocks: int) -> float:
+        """Reading some blocks from the disk to host memory, or writing them, one after the other."""
+        return blocks * (self.disk_latency_s + self.block_bytes / self.disk_bytes_per_s)
 
     def save(self, path: Path) -> None:
         """Writes the constants as JSON.

@@ -67,6 +67,7 @@ class SimulationResult:
     preemptions: int
     worker_changes: int  # steps that ran on another worker than their workflow's step before
     prefetched: PrefetchCount  # blocks, of all workers
+    staged: PrefetchCount  # likewise
     guards: tuple[GuardStat, ...]  # of each worker; empty: the policy ran without a guard
     steps: tuple[StepRecord, ...]  # in the order in which they ended
     seconds: float

@@ -9,16 +9,21 @@ from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk
 from pbkv_cluster.simulator.engine.cost_model import CostModel
 
+BUFFER_BYTES = 64 << 20  # of blocks that wait to be written to the disk, as `store/disk/write_behind` has them
+
 
 class SimulatedTransferEngine:
-    """Copies nothing, and takes as long as if it did. Each way, to the GPU and from it, carries one transfer at a time."""
+    """Copies nothing, and takes as long as if it did. Each way, to the GPU, from it, and from the disk, carries one transfer at
+    a time. The disk is written behind: a transfer there is done when the buffer has room for it.
+    """
 
     labelled = False
 
     def __init__(self, cost: CostModel, clock: ManualClock) -> None:
         self._cost = cost
         self._clock = clock
-        self._free_at: dict[Tier, float] = {}  # by target: when the way is free again
+        self._free_at: dict[Tier, float] = {}  # by `_way`: when it is free again
+        self._written_at = 0.0  # when all that the buffer has will be on disk
         self._under_way: dict[Transfer, float] = {}  # when each will be completed
 
     @property
@@ -28,15 +33,30 @@ class SimulatedTransferEngine:
 
     def submit(self, transfer: Transfer) -> bool:
         """See `TransferEngine.submit`."""
-        seconds = self._cost.copy_seconds(len(transfer))
-        now = self._clock.now()
-        start = max([now, self._free_at.get(transfer.target, 0.0), *(self.completed_at(each) for each in transfer.after)])
-        self._free_at[transfer.target] = start + seconds
-        self._clock.advance(self._cost.copy_delay * seconds)
-        if start + seconds <= self._clock.now():
+        ready = max([self._clock.now(), *(self.completed_at(each) for each in transfer.after)])
+        if transfer.target is Tier.DISK:
+            end = ready + self._buffer_seconds(len(transfer), ready)
+            self._written_at = max(self._written_at, ready) + self._cost.disk_seconds(len(transfer))
+        else:
+            way = _way(transfer.source, transfer.target)
+            end = max(ready, self._free_at.get(way, 0.0)) + self._copy_seconds(transfer.source, transfer.target, len(transfer))
+            self._free_at[way] = end
+        if Tier.GPU in (transfer.source, transfer.target):
+            self._clock.advance(self._cost.copy_delay * self._cost.copy_seconds(len(transfer)))
+        if end <= self._clock.now():
             return True
-        self._under_way[transfer] = start + seconds
+        self._under_way[transfer] = end
         return False
+
+    def _copy_seconds(self, source: Tier, target: Tier, blocks: int) -> float:
+        """How long the copies of a transfer take, but of one to the disk."""
+        read = self._cost.disk_seconds(blocks) if source is Tier.DISK else 0.0
+        return read + (self._cost.copy_seconds(blocks) if Tier.GPU in (source, target) else 0.0)
+
+    def _buffer_seconds(self, blocks: int, now: float) -> float:
+        """How long it takes until the disk's buffer has room for so many blocks."""
+        waiting = max(0.0, self._written_at - now) + self._cost.disk_seconds(blocks)
+        return max(0.0, waiting - self._cost.disk_seconds(max(1, BUFFER_BYTES // self._cost.block_bytes)))
 
     def completed_at(self, transfer: Transfer) -> float:
         """When a transfer that has been submitted is completed; 0 if it has been reported."""
@@ -53,12 +73,24 @@ class SimulatedTransferEngine:
         """See `TransferEngine.wait`."""
         self._clock.advance_to(max([self._clock.now(), *map(self.completed_at, transfers)]))
 
+    def abandon(self, transfer: Transfer) -> None:
+        """See `TransferEngine.abandon`: there are no fetches."""
+
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
-        """See `TransferEngine.seconds`."""
-        return self._cost.copy_seconds(blocks)
+        """See `TransferEngine.seconds`. Of copies between GPU and host memory, what is under way is left out."""
+        now = self._clock.now()
+        if target is Tier.DISK:
+            return self._buffer_seconds(blocks, now)
+        waiting = max(0.0, self._free_at.get(Tier.DISK, 0.0) - now) if source is Tier.DISK else 0.0
+        return waiting + self._copy_seconds(source, target, blocks)
 
     def erase(self, tier: Tier, slots: Slots) -> None:
         """See `TransferEngine.erase`: slots say nothing."""
+
+
+def _way(source: Tier, target: Tier) -> Tier:
+    """The end that copies have in common of which one is made at a time."""
+    return Tier.DISK if source is Tier.DISK else target
 
 
 class SimulatedRunner:
@@ -68,17 +100,20 @@ class SimulatedRunner:
     max_context = 1 << 24
     eos: frozenset[int] = frozenset()
 
-    def __init__(self, gpu_blocks: int, host_blocks: int, cost: CostModel, clock: ManualClock, begun: set[str]) -> None:
+    def __init__(
+        self, gpu_blocks: int, host_blocks: int, cost: CostModel, clock: ManualClock, begun: set[str], disk_blocks: int = 0
+    ) -> None:
         """Args:
         gpu_blocks: of the pool on the GPU.
         host_blocks: of that in host memory.
         cost: how long everything takes.
         clock: is advanced by that.
         begun: takes the ids of requests that have been in a batch.
+        disk_blocks: of the pool on the disk; 0: there is none.
         """
         self.gpu_blocks = gpu_blocks
         self.host_blocks = host_blocks
-        self.disk_blocks = 0
+        self.disk_blocks = disk_blocks
         self.cost = cost
         self.transfer_engine = SimulatedTransferEngine(cost, clock)
         self._clock = clock

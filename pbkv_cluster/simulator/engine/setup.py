@@ -13,6 +13,7 @@ class Setup:
 
     gpu_blocks: int  # of each worker
     host_blocks: int = 0  # likewise
+    disk_blocks: int = field(default=0, kw_only=True)  # likewise
     policy: str = "lru"
     adversary: bool = False  # negate the policy's values
     noise: float = 0.0  # share of the forecasts that are random

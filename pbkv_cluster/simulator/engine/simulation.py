@@ -149,6 +149,7 @@ class _Simulation:
             self._preemptions,
             self._worker_changes,
             sum((worker.cache.tiers.prefetched.total for worker in self._workers), PrefetchCount()),
+            sum((worker.cache.tiers.prefetched.staging.total for worker in self._workers), PrefetchCount()),
             tuple(guard for guard in guards if guard is not None),
             tuple(self._records),
             self._clock.now(),

@@ -43,7 +43,7 @@ class SimulatedWorker:
         if setup.policy == "oracle":  # in all tiers, and itself: others are measured against it
             cache = cache.model_copy(update={"host_policy": name, "guard": False, "prefetch": "none"})
         self.engine = SimulatedEngine(
-            SimulatedRunner(setup.gpu_blocks, setup.host_blocks, setup.cost, self.clock, begun),
+            SimulatedRunner(setup.gpu_blocks, setup.host_blocks, setup.cost, self.clock, begun, setup.disk_blocks),
             setup.engine.model_copy(update={"allow_forced_output": True, "max_waiting": _UNBOUNDED}),
             cache,
             self.clock,

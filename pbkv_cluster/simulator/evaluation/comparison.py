@@ -32,6 +32,7 @@ class Comparison:
         on_run: Callable[[], None] = lambda: None,
         known: Iterable[Row] = (),
         sized: Iterable[Row] = (),
+        disk_ratio: float = 0.0,
     ) -> None:
         """Args:
         tokens: the workload.
@@ -41,10 +42,12 @@ class Comparison:
         known: rows of an earlier comparison of the same workload, seed and host ratio, which are not made again.
         sized: LRU's rows of the same workload and seed with any host ratio. Pressure is that of the GPU alone, so they tell
             which capacities give it.
+        disk_ratio: disk blocks per GPU block.
         """
         self._tokens = tokens
         self._setup = setup
         self._host_ratio = host_ratio
+        self._disk_ratio = disk_ratio
         self._on_run = on_run
         self._scale: PressureScale | None = None
         self._bases: dict[float, _Base] = {}
@@ -91,7 +94,7 @@ class Comparison:
                 self._scale = PressureScale(self._tokens, self._setup, self._on_run)
             found = self._scale.find(pressure)
             self._bases[pressure] = _Base(found.blocks, found.share, self._scale.infinite.hit_gpu)
-            if self._host_blocks(found.blocks) == 0:
+            if not self._host_blocks(found.blocks) and not self._disk_blocks(found.blocks):
                 self._references[BASELINE, found.blocks] = found.lru
         return self._bases[pressure]
 
@@ -121,7 +124,7 @@ class Comparison:
             setup,
             policy=BOUND,
             workers=1,
-            gpu_blocks=setup.workers * (blocks + host_blocks),
+            gpu_blocks=setup.workers * (blocks + host_blocks + self._disk_blocks(blocks)),
             host_blocks=0,
             engine=engine,
             adversary=False,
@@ -140,6 +143,7 @@ class Comparison:
             seed=self._setup.seed,
             capacity_blocks=base.blocks,
             host_blocks=self._host_blocks(base.blocks),
+            disk_blocks=self._disk_blocks(base.blocks),
             hit_infinite=base.hit_infinite,
             pressure_measured=base.share,
             **figures(result),
@@ -147,13 +151,17 @@ class Comparison:
 
     def _simulate(self, policy: str, blocks: int, setup: Setup) -> SimulationResult:
         if policy in (BASELINE, BOUND):  # LRU on every tier, as a cache without us would be; the oracle sees to itself
-            cache = setup.cache.model_copy(update={"host_policy": BASELINE, "prefetch": "none"})
+            cache = setup.cache.model_copy(update={"host_policy": BASELINE, "prefetch": "none", "stage": False})
             setup = replace(setup, adversary=False, noise=0.0, cache=cache)
         reference = self._reference(BASELINE, blocks) if policy == BOUND else None
-        sized = replace(setup, policy=policy, gpu_blocks=blocks, host_blocks=self._host_blocks(blocks))
+        host, disk = self._host_blocks(blocks), self._disk_blocks(blocks)
+        sized = replace(setup, policy=policy, gpu_blocks=blocks, host_blocks=host, disk_blocks=disk)
         result = simulate(self._tokens, sized, reference)
         self._on_run()
         return result
 
     def _host_blocks(self, blocks: int) -> int:
         return round(self._host_ratio * blocks)
+
+    def _disk_blocks(self, blocks: int) -> int:
+        return round(self._disk_ratio * blocks)

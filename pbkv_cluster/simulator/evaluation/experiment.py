@@ -28,13 +28,14 @@ class Plan:
     pressures: tuple[float, ...]
     seeds: int = 1
     host_ratio: float = 0.0  # host blocks per GPU block
+    disk_ratio: float = 0.0  # disk blocks per GPU block
     mix: Mix = field(default_factory=Mix)
 
     def __post_init__(self) -> None:
         """Raises:
         InvalidArgument: a value is out of range, or given twice.
         """
-        check_grid(self.policies, self.pressures, self.host_ratio)
+        check_grid(self.policies, self.pressures, self.host_ratio, self.disk_ratio)
         if self.seeds < 1:
             raise InvalidArgument("seeds", f"must be at least 1, got {self.seeds}")
 
@@ -60,7 +61,7 @@ def compare(
     """
     for seed in range(plan.seeds):
         tokens = TokenSource(make_workload(traces, plan.mix, seed, starts))
-        comparison = Comparison(tokens, replace(setup, seed=seed), plan.host_ratio, on_run)
+        comparison = Comparison(tokens, replace(setup, seed=seed), plan.host_ratio, on_run, disk_ratio=plan.disk_ratio)
         for pressure in plan.pressures:
             if BOUND in plan.policies:
                 comparison.row(BOUND, pressure)  # first, so that the gap is known for the others

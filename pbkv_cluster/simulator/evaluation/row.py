@@ -46,6 +46,9 @@ class Row:
     time_shares: Mapping[str, float]  # of all workflows' time, with pauses: tool, queue, load, prefill, decode
     prefetched_tokens: int = 0  # loaded to the GPU ahead of their use
     prefetch_used_tokens: int = 0  # of those, tokens that steps used while they lay there
+    disk_blocks: int = 0  # beside each GPU
+    staged_tokens: int = 0  # brought from the disk to host memory ahead of their use
+    stage_used_tokens: int = 0  # of those, tokens that steps used while they lay there, or on the GPU
     guard_lru_share: float | None = None  # share of the evicted GPU blocks that LRU chose; None: there was no guard
     over_lru: Mapping[str, float | None] | None = None  # figures divided by LRU's, which is None where that is 0
     bound_tokens: int | None = None  # recomputed at least, whatever the policy; None: the oracle has not run
@@ -80,6 +83,8 @@ def figures(result: SimulationResult) -> dict[str, Any]:
         "preemptions": result.preemptions,
         "prefetched_tokens": result.prefetched.loaded * BLOCK_TOKENS,
         "prefetch_used_tokens": result.prefetched.used * BLOCK_TOKENS,
+        "staged_tokens": result.staged.loaded * BLOCK_TOKENS,
+        "stage_used_tokens": result.staged.used * BLOCK_TOKENS,
         "time_shares": result.time.shares(),
         "guard_lru_share": result.guard_lru_share,
         "worker_changes": result.worker_changes,

@@ -145,6 +145,8 @@ class KvEventPublisher:
     def _moves(self, label: BlockLabel, residency: Residency) -> Iterator[tuple[bool, Tier, BlockLabel]]:
         """Whether the block has entered or left a tier, and which."""
         before, now = self._tiers.get(label.key, frozenset()), residency.tiers & _MEDIA.keys()
+        if residency.slot < 0:  # beyond the GPU it lies where it did before, or is on its way there
+            now &= before | {Tier.GPU}
         if now:
             self._tiers[label.key] = frozenset(now)
         else:

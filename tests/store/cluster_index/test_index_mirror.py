@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from pbkv_cluster.core.blocks import block_keys
 from pbkv_cluster.core.clock import Clock, ManualClock, SystemClock
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.core.locations.residency import NOWHERE, READABLE, Residency, unpack
+from pbkv_cluster.core.locations.residency import NOWHERE, SHARED, Residency, unpack
 from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.block_map import BYTES_A_BLOCK, BlockMap, Match, WorkerKey
@@ -183,7 +183,7 @@ async def test_a_stream_whose_ids_begin_again_is_read_from_its_start(cluster: Cl
 
 async def test_a_mirror_of_what_can_be_read_leaves_out_the_rest(cluster: Cluster) -> None:
     await cluster.announce(W0, dict.fromkeys(KEYS[:5], GPU) | {KEYS[5]: HOST})
-    async with cluster.mirrored(BlockMap(READABLE)) as mirror:
+    async with cluster.mirrored(BlockMap(SHARED)) as mirror:
         await eventually(lambda: dict(mirror.blocks.blocks(W0)) == {KEYS[5]: HOST})
         await cluster.publish(W0, {KEYS[5]: GPU, KEYS[4]: HOST})
         await eventually(lambda: dict(mirror.blocks.blocks(W0)) == {KEYS[4]: HOST})
@@ -270,6 +270,17 @@ async def test_siblings_are_counted_where_they_can_be_read() -> None:
     blocks.change(W0, [(key, GPU) for key in KEYS[4:8]])
     assert blocks.match(KEYS, [W0, W1]) == [Match(8, 8, 12), Match(6, 20, 0)]
     assert blocks.match(KEYS[:10], [W0]) == [Match(8, 8, 2)]
+
+
+async def test_what_is_on_its_way_to_host_memory_is_matched_there_and_read_by_nobody() -> None:
+    blocks, on_its_way = BlockMap(), Residency(frozenset({Tier.HOST})).pack()
+    blocks.replace(W0, "a", [])
+    blocks.replace(W1, "a", [(key, on_its_way) for key in KEYS[:4]])
+    assert blocks.match(KEYS, [W0, W1]) == [Match(0, 0, 0), Match(0, 4, 0)]
+    assert list(blocks.places(KEYS[0])) == []
+    blocks.change(W1, [(KEYS[0], HOST)])
+    assert blocks.match(KEYS[:1], [W0]) == [Match(0, 0, 1)]
+    assert [place.region for place in blocks.places(KEYS[0])] == [W1[0]]
 
 
 async def test_a_map_is_bounded_in_bytes() -> None:

@@ -2,12 +2,15 @@
 
 import asyncio
 import logging
+import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from threading import Thread
 
 import pytest
+import redis
 from redis.asyncio import Redis
 
 from pbkv_cluster.core.blocks import block_keys
@@ -17,7 +20,7 @@ from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.cluster_index import BlockIndex, Directory, IndexPublisher, Match, RedisServer, connect
 from tests.polling import eventually
-from tests.store.cluster_index.helpers import NAMESPACE, kept, port_of, stored_blocks, worker_entry
+from tests.store.cluster_index.helpers import NAMESPACE, kept, port_of, process_id, stored_blocks, worker_entry
 
 GPU, HOST, GONE = Residency(frozenset({Tier.GPU})), Residency(frozenset({Tier.HOST}), 3), NOWHERE
 KEYS = block_keys(NAMESPACE, random.Random(5).randbytes(50 * BLOCK_BYTES))
@@ -164,6 +167,46 @@ async def test_survives_an_outage_of_redis_and_announces_all_again(caplog: pytes
                 assert caplog.text.count("in the index again") == 1
     assert "cannot withdraw from the index" in caplog.text  # stopped with Redis down
     await client.aclose()
+
+
+@contextmanager
+def read_only(server: RedisServer) -> Iterator[None]:
+    """A replica of nobody: it answers, and takes no writes."""
+    with redis.Redis.from_url(server.url) as admin:
+        admin.replicaof("127.0.0.1", "1")
+        yield
+        admin.replicaof("no", "one")
+
+
+@contextmanager
+def silent(server: RedisServer) -> Iterator[None]:
+    """Its process is stopped: it takes connections, and answers nothing."""
+    process = process_id(server)
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("trouble", [read_only, silent])
+async def test_a_redis_that_takes_no_writes_or_does_not_answer_is_an_outage(
+    trouble: Callable[[RedisServer], AbstractContextManager[None]],
+) -> None:
+    """Changes go on meanwhile, and all of them are in the index afterwards."""
+    with RedisServer.start(password="same") as server:
+        client = connect(server.url, timeout_s=0.2)
+        cluster = Cluster(client)
+        cluster.blocks = dict.fromkeys(KEYS[:10], GPU)
+        async with cluster.running() as publisher:
+            assert await cluster.announced()
+            with trouble(server):
+                cluster.hold(publisher, KEYS[10:30], GPU)
+                await eventually(lambda: publisher.outages == 1)
+                cluster.hold(publisher, KEYS[20:40], GONE)
+            await eventually(cluster.announced)
+            assert publisher.outages == 1
+        await client.aclose()
 
 
 async def test_starts_without_redis() -> None:

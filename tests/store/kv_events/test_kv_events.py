@@ -142,6 +142,34 @@ async def test_who_comes_late_is_sent_what_was_missed() -> None:
     publisher.stop()
 
 
+async def test_a_tier_is_told_when_the_block_is_there_and_as_long_as_it_is() -> None:
+    publisher, key = KvEventPublisher(ANY, ANY), LABELS[0].key
+    on_its_way, arrived = Residency(BOTH.tiers), BOTH
+    async with following(publisher.endpoint, publisher.replay_endpoint) as (blocks, _):
+
+        async def told(residency: Residency) -> frozenset[Tier]:
+            """What is known of the block once a later change is known."""
+            publisher.record(LABELS[0], residency)
+            publisher.record(LABELS[1], GPU)
+            await eventually(lambda: LABELS[1].key in blocks.held)
+            publisher.record(LABELS[1], NOWHERE)
+            await eventually(lambda: LABELS[1].key not in blocks.held)
+            return blocks.held.get(key, frozenset())
+
+        async def subscribed() -> bool:
+            publisher.record(LABELS[2], GPU if LABELS[2].key not in blocks.held else NOWHERE)
+            return bool(blocks.held)
+
+        await eventually(subscribed)
+        assert await told(on_its_way) == {Tier.GPU}
+        assert await told(arrived) == {Tier.GPU, Tier.HOST}
+        assert await told(HOST) == {Tier.HOST}
+        assert await told(Residency(frozenset({Tier.HOST, Tier.GPU}))) == {Tier.GPU, Tier.HOST}
+        assert await told(NOWHERE) == frozenset()
+        assert await told(Residency(HOST.tiers)) == frozenset()
+    publisher.stop()
+
+
 class Engine:
     """Publishes one block, whose hash is the batch's number, in each batch; it can die, and be followed by another."""
 
