@@ -37,7 +37,9 @@ class PrefetchBody(Body):
     """Body of /v1/prefetch: a prompt or messages; neither: what the workflow has used that the headers name."""
 
     model_config = ConfigDict(
-        json_schema_extra={"not": {"required": ["prompt", "messages"]}},
+        json_schema_extra={
+            "anyOf": [{"properties": {"messages": {"type": "null"}}}, {"properties": {"prompt": {"type": "null"}}}],
+        },
     )
 
     model: str | None = None
