@@ -123,7 +123,9 @@ class Rig:
         self, worker_id: str, keys: Iterable[bytes], tier: Tier = Tier.GPU, incarnation: str = "1"
     ) -> None:
         """A worker announces that it has these blocks and no others; returns when the gateway knows."""
-        blocks = {key: Residency(frozenset({tier})).pack() for key in keys}
+        blocks = {
+            key: Residency(frozenset({tier}), slot=-1 if tier is Tier.GPU else number).pack() for number, key in enumerate(keys)
+        }
         await self.index.announce(worker_id, incarnation, blocks)
         await until(
             lambda: self.gateway.mirror.blocks.blocks((worker_id, incarnation)) == blocks, "the gateway knows the blocks"
