@@ -13,7 +13,9 @@ class Reason(StrEnum):
     ROUTE_CONTEXT = "route_context"  # to the worker where other contexts of the workflow lie, which its next steps will read
     ROUTE_QUEUE = "route_queue"  # away from a longer cached prefix, whose worker has too long a queue
     ROUTE_PRESSURE = "route_pressure"  # away from a longer cached prefix, whose worker's memory other workflows need more
-    ROUTE_AFFINITY = "route_affinity"  # nothing cached: to the worker that served the workflow last
+    ROUTE_AFFINITY = (
+        "route_affinity"  # to the worker that served the workflow last, where little or nothing is cached elsewhere
+    )
     ROUTE_LEAST_LOADED = "route_least_loaded"  # nothing cached: to the shortest queue, where most memory is left
     ROUTE_ONLY_WORKER = "route_only_worker"  # there was no choice
     ROUTE_BLIND_AFFINITY = "route_blind_affinity"  # the index is away: to the worker that served the workflow last

@@ -1,5 +1,7 @@
 """Where the contexts of a workflow's agents lie, and what that makes of the choice of a worker."""
 
+import gc
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from hypothesis import given
@@ -67,13 +69,25 @@ def test_a_context_is_compared_with_the_prompts_keys_where_it_lies() -> None:
     assert contexts.tokens("w", {ONE: keys([0]), there: other[:1]}) == {ONE: BLOCK_TOKENS, there: BLOCK_TOKENS}
 
 
+def others(contexts: Contexts, workflow: str, at: WorkerKey = ONE) -> int:
+    """Blocks of other workflows at a worker."""
+    return contexts.known(workflow, "none", {at: []}).others[at] // BLOCK_TOKENS
+
+
+def own(contexts: Contexts, workflow: str, agent: str = "none") -> int:
+    """Blocks of its own that a workflow has, or will have."""
+    return contexts.known(workflow, agent, {ONE: [], TWO: []}).own // BLOCK_TOKENS
+
+
 contexts_of_steps = st.lists(
     st.tuples(st.sampled_from(["u", "v", "w"]), st.sampled_from("ab"), st.sampled_from([ONE, TWO]), paths), max_size=12
 )
 
 
-@given(contexts_of_steps)
-def test_own_tokens_are_what_no_start_that_is_shared_has(steps: list[tuple[str, str, WorkerKey, list[int]]]) -> None:
+@given(contexts_of_steps, st.booleans())
+def test_own_blocks_are_those_beside_the_start_that_is_shared(
+    steps: list[tuple[str, str, WorkerKey, list[int]]], asked_between: bool
+) -> None:
     """Each workflow's contexts differ from the second block on, so that at most the first is shared."""
     contexts = Contexts()
     latest: dict[str, dict[str, tuple[WorkerKey, list[bytes]]]] = {}
@@ -81,54 +95,75 @@ def test_own_tokens_are_what_no_start_that_is_shared_has(steps: list[tuple[str, 
         path = [0, "uvw".index(workflow) + 3, *path]
         contexts.note(workflow, agent, at, keys(path))
         latest.setdefault(workflow, {})[agent] = (at, keys(path))
+        if asked_between:
+            others(contexts, workflow)
     for at in (ONE, TWO):
         lying = {name: set().union(*(k for where, k in of.values() if where == at)) for name, of in latest.items()}
-        for name, blocks in lying.items():
-            others = sum(len(theirs) for other, theirs in lying.items() if other != name and theirs)
-            shared = sum(1 for other, theirs in lying.items() if other != name and theirs)
-            found = contexts.others_tokens(name, at) // BLOCK_TOKENS
-            assert others - shared <= found <= others
-            assert contexts.own_tokens(name) >= (len(blocks) - 1) * BLOCK_TOKENS
-    for name in latest:
-        contexts.drop(name)
-    assert contexts.others_tokens("u", ONE) == contexts.others_tokens("u", TWO) == 0
+        for name in lying:
+            theirs = [len(blocks) for other, blocks in lying.items() if other != name and blocks]
+            assert sum(theirs) - len(theirs) <= others(contexts, name, at) <= sum(theirs)
+    for number, name in enumerate(latest):
+        (contexts.end if number % 2 else contexts.drop)(name)
+        if asked_between:
+            contexts.drop(name)
+    assert others(contexts, "x", ONE) == others(contexts, "x", TWO) == 0
+    assert contexts.size_bytes == 0
 
 
 def test_the_start_that_workflows_share_is_nobodys_own() -> None:
     contexts = Contexts()
     contexts.note("u", "a", ONE, keys([0, 0, 0, 1]))
-    assert contexts.own_tokens("u") == 4 * BLOCK_TOKENS, "nobody else is known to have any of it"
+    assert own(contexts, "u") == 4, "nobody else is known to have any of it"
     contexts.note("v", "a", ONE, keys([0, 0, 0, 2, 2]))
-    assert contexts.own_tokens("v") == 2 * BLOCK_TOKENS
+    assert own(contexts, "v") == 2
     contexts.note("u", "a", ONE, keys([0, 0, 0, 1, 1, 1]))
-    assert contexts.own_tokens("u") == 3 * BLOCK_TOKENS
+    assert own(contexts, "u") == 3
     contexts.note("v", "b", ONE, keys([0, 0, 0, 2, 2, 2]))
-    assert contexts.own_tokens("v") == 3 * BLOCK_TOKENS, "what two agents of one workflow have counts once"
-    assert contexts.others_tokens("u", ONE) == 3 * BLOCK_TOKENS
-    assert contexts.others_tokens("new", ONE) == 6 * BLOCK_TOKENS
-    assert contexts.others_tokens("new", TWO) == 0
+    assert own(contexts, "v") == 3, "what two agents of one workflow have counts once"
+    assert others(contexts, "u") == 3
+    assert others(contexts, "new") == 6
+    assert others(contexts, "new", TWO) == 0
     contexts.note("u", "a", TWO, keys([0, 0, 0, 1, 1, 1]))
-    assert contexts.others_tokens("new", ONE) == 3 * BLOCK_TOKENS, "it has moved"
+    assert others(contexts, "new") == 3, "it has moved"
+    contexts.note("w", "made up for w", ONE, keys([0, 0, 0, 1]))
+    assert own(contexts, "w") <= 1, "names of agents need not come again"
 
 
-def test_a_workflow_that_begins_is_taken_to_become_as_large_as_those_that_ended() -> None:
+def test_a_workflow_is_expected_to_become_as_large_as_those_that_began_with_the_same_agent() -> None:
     contexts = Contexts()
-    assert contexts.known("new", {ONE: []}).own == 0
+    assert own(contexts, "new", "a") == 0
     contexts.note("u", "a", ONE, keys([1] * 5))
-    contexts.drop("u")
-    contexts.drop("never seen")
-    assert contexts.known("new", {ONE: []}) == KnownContexts({}, 5 * BLOCK_TOKENS, False, {ONE: 0})
-    contexts.note("new", "b", ONE, keys([2]))
-    assert contexts.known("new", {ONE: keys([2])}) == KnownContexts({ONE: 0}, 5 * BLOCK_TOKENS, True, {ONE: 0})
+    contexts.note("u", "b", ONE, keys([2] * 3))
+    contexts.end("u")
+    contexts.note("gone on elsewhere", "a", ONE, keys([0]))
+    contexts.drop("gone on elsewhere")
+    contexts.end("never seen")
+    assert (own(contexts, "new", "a"), own(contexts, "new", "b")) == (8, 0)
+    contexts.note("new", "a", ONE, keys([0, 1]))
+    assert own(contexts, "new", "a") <= 2, "what it has is known"
+    assert others(contexts, "another") == 8, "but it is going to grow"
+    contexts.note("new", "b", TWO, keys([0, 2, 2]))
+    assert others(contexts, "another") + others(contexts, "another", TWO) == 8
+    assert others(contexts, "another", TWO) >= 6, "where it ran last"
+    assert contexts.known("", "a", {ONE: []}) == KnownContexts()
 
 
-@given(st.lists(st.tuples(st.sampled_from("uvw"), st.sampled_from("abc"), paths), max_size=20), st.integers(0, 200))
-def test_shared_starts_are_bounded_in_bytes(steps: list[tuple[str, str, list[int]]], capacity: int) -> None:
+@given(st.lists(st.tuples(st.sampled_from("uvw"), st.sampled_from("abc"), paths), max_size=20), st.integers(0, 2000))
+def test_shared_starts_are_bounded(steps: list[tuple[str, str, list[int]]], capacity: int) -> None:
     starts = SharedStarts(capacity)
     for workflow, agent, path in steps:
         context = b"".join(key[:KEY_BYTES] for key in keys(path))
         assert 0 <= starts.note(workflow, agent, context) <= len(path)
-        assert starts.size_bytes <= max(capacity, len(context))
+        assert starts.size_bytes <= max(capacity, len(context) + 400)
+
+
+def test_agents_without_end_take_no_memory_without_end() -> None:
+    starts = SharedStarts(100_000)
+    before = len(gc.get_objects())
+    for number in range(2000):
+        assert starts.note(f"w{number}", f"agent-{number}", b"") == 0
+        starts.note(f"w{number}", f"agent-{number}", b"12345678")
+    assert len(gc.get_objects()) - before < 1000
 
 
 def worker(name: str, gpu: int = 0, queued: int = 0, context: int = 0, duplicates: int = 0) -> Candidate:
@@ -167,13 +202,15 @@ FULL, ROOMY = Named("full"), Named("roomy")
 
 
 def chosen(
-    contexts: KnownContexts, cached: tuple[int, int] = (0, 0), memory: int = 100, prompt: int = 10
+    contexts: KnownContexts,
+    cached: tuple[int, int] = (0, 0),
+    memory: tuple[int, int] = (100, 100),
+    last: WorkerKey | None = None,
 ) -> tuple[str, Reason]:
-    """Of two workers with so many blocks of a prompt cached."""
-    workers = [replace(each, memory_tokens=memory * BLOCK_TOKENS) for each in (FULL, ROOMY)]
-    prompt_keys = keys([number % 3 for number in range(prompt)])
+    """Of two workers with so many blocks of memory, and so many of a prompt of ten cached."""
+    workers = [replace(each, memory_tokens=blocks * BLOCK_TOKENS) for each, blocks in zip((FULL, ROOMY), memory, strict=True)]
     held = [CachedTokens(blocks * BLOCK_TOKENS, 0) for blocks in cached]
-    return choose(candidates(workers, held, [prompt_keys] * 2, contexts, None), COSTS)
+    return choose(candidates(workers, held, [keys([number % 3 for number in range(10)])] * 2, contexts, last), COSTS)
 
 
 def test_a_workflow_begins_where_most_memory_is_left() -> None:
@@ -182,14 +219,36 @@ def test_a_workflow_begins_where_most_memory_is_left() -> None:
     assert chosen(begins) == ("roomy", Reason.ROUTE_LEAST_LOADED)
     assert chosen(begins, cached=(8, 0)) == ("roomy", Reason.ROUTE_PRESSURE), "for all of its steps"
     assert chosen(begins._replace(own=0)) == ("roomy", Reason.ROUTE_LEAST_LOADED), "its prompt takes room, too"
-    assert chosen(begins, cached=(8, 0), memory=1000)[0] == "full", "there is room on both"
-    assert chosen(begins, cached=(8, 0), memory=0)[0] == "full", "nobody knows how much there is"
+    assert chosen(begins, cached=(8, 0), memory=(1000, 1000))[0] == "full", "there is room on both"
+    assert chosen(begins, cached=(8, 0), memory=(100, 0))[0] == "full", "nobody knows how much there is on one"
+    assert chosen(begins, cached=(8, 0), memory=(20, 20))[0] == "full", "no memory is more than full"
 
 
 def test_a_workflow_moves_from_a_full_worker_only_if_it_leaves_little_behind() -> None:
-    other = {FULL.key: 150 * BLOCK_TOKENS, ROOMY.key: 50 * BLOCK_TOKENS}
-    under_way = KnownContexts({FULL.key: 20 * BLOCK_TOKENS}, 30 * BLOCK_TOKENS, True, other)
-    assert chosen(under_way, cached=(10, 0))[0] == "full", "10 blocks at once, 10 of its next steps, against 15 of others"
-    assert chosen(under_way, cached=(10, 9)) == ("roomy", Reason.ROUTE_PRESSURE)
+    other = {FULL.key: 100 * BLOCK_TOKENS, ROOMY.key: 0}
+    under_way = KnownContexts({FULL.key: 20 * BLOCK_TOKENS}, 30 * BLOCK_TOKENS, other)
+    last = FULL.key
+    assert chosen(under_way, cached=(10, 0), last=last)[0] == "full", "10 blocks at once, 10 of its next steps, against 15"
+    assert chosen(under_way, cached=(10, 9), last=last) == ("roomy", Reason.ROUTE_PRESSURE)
     alone = under_way._replace(others={FULL.key: 0, ROOMY.key: 0})
-    assert chosen(alone, cached=(10, 9))[0] == "full", "its own tokens push out nobody's"
+    assert chosen(alone, cached=(10, 9), last=last)[0] == "full", "its own tokens push out nobody's"
+    everywhere = under_way._replace(others={FULL.key: 900 * BLOCK_TOKENS, ROOMY.key: 0})
+    assert chosen(everywhere, cached=(10, 0), last=last)[0] == "full", "what has been evicted pushes nobody out"
+
+
+def test_a_burst_of_workflows_spreads() -> None:
+    """They begin small, but will be as large as an earlier one: 40 of 20 blocks, on two workers with room for 1,000 blocks."""
+    contexts = Contexts()
+    contexts.note("earlier", "a", FULL.key, keys([1] * 20))
+    contexts.end("earlier")
+    workers = [replace(each, memory_tokens=1000 * BLOCK_TOKENS) for each in (FULL, ROOMY)]
+    placed = Counter[str]({"full": 10})
+    for number in range(10):
+        contexts.note(f"old-{number}", "a", FULL.key, keys([2, number] + [2] * 18))
+    for number in range(40):
+        prompt = keys([3, number])
+        known = contexts.known(f"w{number}", "a", dict.fromkeys((FULL.key, ROOMY.key), prompt))
+        name = choose(candidates(workers, [CachedTokens(0, 0)] * 2, [prompt] * 2, known, None), COSTS).worker_id
+        placed[name] += 1
+        contexts.note(f"w{number}", "a", (name, ""), prompt)
+    assert abs(placed["full"] - placed["roomy"]) <= 2

@@ -134,7 +134,9 @@ class Pool:
         await asyncio.sleep(0)
         return [] if cancelled.is_set() else [each for each in self.workers if each.key not in avoid] or self.workers
 
-    async def choose(self, workers: list[MemoryWorker], keys: object, last: object, workflow: str) -> tuple[MemoryWorker, int]:
+    async def choose(
+        self, workers: list[MemoryWorker], keys: object, last: object, workflow: str, agent: str
+    ) -> tuple[MemoryWorker, int]:
         await asyncio.sleep(0)
         return workers[0], 0
 

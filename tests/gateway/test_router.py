@@ -96,6 +96,7 @@ def test_every_choice_says_why() -> None:
         ([worker("a"), worker("b", gpu=64)], Reason.ROUTE_PREFIX),
         ([worker("a"), worker("b", pending=64)], Reason.ROUTE_PENDING_PREFIX),
         ([worker("a"), worker("b", gpu=64, queued=100_000)], Reason.ROUTE_QUEUE),
+        ([worker("a", gpu=48), worker("b", gpu=32, served_last=True)], Reason.ROUTE_AFFINITY),
         ([worker("a"), worker("b", gpu=64)._replace(pushed_out_tokens=65)], Reason.ROUTE_PRESSURE),
     ]
     assert [choose(fleet, COSTS).reason for fleet, _ in cases] == [reason for _, reason in cases]

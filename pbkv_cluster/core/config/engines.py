@@ -24,7 +24,9 @@ class SidecarEngine(Section):
     hints: tuple[Hint, ...] = Field((), description="fields that the sidecar adds to its requests")
     key_file: str = Field("", description="file with the API key that it is shown; empty: what the client has sent")
 
-    memory_tokens: int = Field(0, ge=0, description="that its KV memory holds, as it logs at its start; 0: not known")
+    memory_tokens: int = Field(
+        0, ge=0, description="that its KV memory holds, as it logs at its start; 0: not known, then no choice goes by memory"
+    )
 
     @field_validator("url")
     @classmethod

@@ -2,7 +2,8 @@
 
 An agent's context is the prompt and output of its latest step. The worker that ran the step may have evicted some of it since.
 The start that an agent's contexts share between workflows is needed wherever the agent runs. What a workflow's contexts have
-beside it are its **own tokens**: they take memory from other workflows wherever it goes on.
+beside it are its **own tokens**: they take memory from other workflows wherever it goes on. A workflow is expected to become
+as large as those were, at their ends, that began with the same agent.
 """
 
 from collections import Counter, OrderedDict
@@ -17,21 +18,24 @@ from pbkv_cluster.gateway.routing.shared_starts import KEY_BYTES, SharedStarts, 
 from pbkv_cluster.store.block_map import WorkerKey
 
 CAPACITY_BYTES = 64 << 20  # of the keys of all workflows
-_STARTS_SHARE = 4  # one part in so many of that is kept of agents, in addition
+_STARTS_BYTES = 16 << 20  # of the starts that agents share, in addition
 _AGENTS = 16  # of a workflow whose contexts are kept, those that ran last
-_ENDED_WEIGHT = 0.1  # of the workflow that ended last, in the mean of own tokens
+_KINDS = 4096  # agents that workflows began with, whose sizes are kept
+_ENDED_WEIGHT = 0.1  # of the workflow that ended last, in the mean size of its kind
 
 
 class _Context(NamedTuple):
     worker: WorkerKey
-    keys: bytes  # of its blocks, from the start, `KEY_BYTES` of each: they are compared within one workflow
+    keys: bytes  # of its blocks, from the start, `KEY_BYTES` of each
     shared: int  # blocks at the start that other workflows have, too
 
 
 @dataclass(slots=True)
 class _Workflow:
+    kind: str  # the agent that it began with
     contexts: OrderedDict[str, _Context] = field(default_factory=OrderedDict)  # by agent
     own: dict[WorkerKey, int] = field(default_factory=dict)  # blocks of its own, by the worker where they lie
+    taken: dict[WorkerKey, int] = field(default_factory=dict)  # the same, and those to come where it ran last
 
 
 class Contexts:
@@ -43,9 +47,10 @@ class Contexts:
         """
         self._capacity_bytes = capacity_bytes
         self._workflows: OrderedDict[str, _Workflow] = OrderedDict()
-        self._own = Counter[WorkerKey]()  # blocks that are some workflow's own
-        self._starts = SharedStarts(capacity_bytes // _STARTS_SHARE)
-        self._mean_own = Ewma(_ENDED_WEIGHT, initial=0.0)  # blocks of a workflow at its end
+        self._uncounted = set[str]()  # those that have changed since their blocks were counted
+        self._taken = Counter[WorkerKey]()  # of all workflows
+        self._starts = SharedStarts(_STARTS_BYTES)
+        self._sizes: OrderedDict[str, Ewma] = OrderedDict()  # blocks that workflows had of their own at their end, by kind
         self.size_bytes = 0
 
     def note(self, workflow: str, agent: str, worker: WorkerKey, keys: Iterable[bytes]) -> None:
@@ -57,23 +62,64 @@ class Contexts:
             worker: its key; another incarnation has lost what lay on the GPU.
             keys: of the full blocks of the step's prompt, and of its output once that is known.
         """
-        found = self._workflows.setdefault(workflow, _Workflow())
+        found = self._workflows.setdefault(workflow, _Workflow(agent))
         self._workflows.move_to_end(workflow)
-        before = self._remove(found, agent)
+        self._uncounted.add(workflow)
+        self._remove(found, agent)
         blocks = b"".join(key[:KEY_BYTES] for key in keys)
         found.contexts[agent] = _Context(worker, blocks, self._starts.note(workflow, agent, blocks))
         self.size_bytes += len(blocks)
-        dropped = self._remove(found, next(iter(found.contexts))) if len(found.contexts) > _AGENTS else None
-        for each in {worker, before, dropped}:
-            if each is not None:
-                self._count_own(found, each)
+        if len(found.contexts) > _AGENTS:
+            self._remove(found, next(iter(found.contexts)))
         while self.size_bytes > self._capacity_bytes and len(self._workflows) > 1:
-            self._forget(next(iter(self._workflows)))
+            self.drop(next(iter(self._workflows)))
+
+    def end(self, workflow: str) -> None:
+        """A workflow has ended: forgets it, but not how large it has become."""
+        if (found := self._workflows.get(workflow)) is not None:
+            self._count(workflow)
+            size = self._sizes.pop(found.kind, None) or Ewma(_ENDED_WEIGHT, initial=0.0)
+            size.add(sum(found.own.values()))
+            self._sizes[found.kind] = size
+            if len(self._sizes) > _KINDS:
+                self._sizes.popitem(last=False)
+            self.drop(workflow)
 
     def drop(self, workflow: str) -> None:
-        """A workflow has ended: forgets it, but not how many tokens were its own."""
-        if (own := self._forget(workflow)) is not None:
-            self._mean_own.add(own)
+        """Forgets a workflow: it goes on elsewhere, or there is no room."""
+        if (found := self._workflows.pop(workflow, None)) is not None:
+            self.size_bytes -= sum(len(context.keys) for context in found.contexts.values())
+            self._uncounted.discard(workflow)
+            self._taken.subtract(found.taken)
+            self._taken += Counter()  # without those that have none
+
+    def known(
+        self,
+        workflow: str,
+        agent: str,
+        keys: Mapping[WorkerKey, Sequence[bytes]],
+        weight: Callable[[str], float] = lambda agent: 1.0,
+    ) -> KnownContexts:
+        """What the placement of a step has to know.
+
+        Args:
+            workflow: its id; empty: there is none.
+            agent: that calls.
+            keys: of the prompt's full blocks, on each worker that the step can go to.
+            weight: as for `tokens`.
+        """
+        if not workflow:
+            return KnownContexts()
+        for each in tuple(self._uncounted):
+            self._count(each)
+        found = self._workflows.get(workflow)
+        own = self._expected(agent) if found is None else sum(found.own.get(worker, 0) for worker in keys)
+        taken = {} if found is None else found.taken
+        return KnownContexts(
+            of_workflow=self.tokens(workflow, keys, weight),
+            own=own * BLOCK_TOKENS,
+            others={worker: (self._taken[worker] - taken.get(worker, 0)) * BLOCK_TOKENS for worker in keys},
+        )
 
     def tokens(
         self, workflow: str, keys: Mapping[WorkerKey, Sequence[bytes]], weight: Callable[[str], float] = lambda agent: 1.0
@@ -102,59 +148,28 @@ class Contexts:
             found[worker] = found.get(worker, 0) + round(new * weight(agent))
         return found
 
-    def known(
-        self, workflow: str, keys: Mapping[WorkerKey, Sequence[bytes]], weight: Callable[[str], float] = lambda agent: 1.0
-    ) -> KnownContexts:
-        """What the placement of a workflow's step has to know; the arguments are those of `tokens`."""
-        return KnownContexts(
-            of_workflow=self.tokens(workflow, keys, weight),
-            own=self.own_tokens(workflow),
-            has_begun=workflow in self._workflows,
-            others={worker: self.others_tokens(workflow, worker) for worker in keys},
-        )
-
-    def own_tokens(self, workflow: str) -> int:
-        """Tokens of its own that a workflow has or, if that is more, that those which ended lately had in the mean."""
-        found = self._workflows.get(workflow)
-        blocks = 0 if found is None else sum(found.own.values())
-        return round(max(blocks, self._mean_own.value)) * BLOCK_TOKENS
-
-    def others_tokens(self, workflow: str, worker: WorkerKey) -> int:
-        """Tokens on a worker that are other open workflows' own."""
-        found = self._workflows.get(workflow)
-        blocks = self._own[worker] - (0 if found is None else found.own.get(worker, 0))
-        return blocks * BLOCK_TOKENS
-
-    def _forget(self, workflow: str) -> int | None:
-        """Returns how many blocks were its own; None: it is not known."""
-        found = self._workflows.pop(workflow, None)
-        if found is None:
-            return None
-        self.size_bytes -= sum(len(context.keys) for context in found.contexts.values())
-        for worker, blocks in found.own.items():
-            self._add_own(worker, -blocks)
-        return sum(found.own.values())
-
-    def _remove(self, workflow: _Workflow, agent: str) -> WorkerKey | None:
-        """Returns where the agent's context lay; None: it had none."""
+    def _remove(self, workflow: _Workflow, agent: str) -> None:
         context = workflow.contexts.pop(agent, None)
-        if context is None:
-            return None
-        self.size_bytes -= len(context.keys)
-        return context.worker
+        if context is not None:
+            self.size_bytes -= len(context.keys)
 
-    def _count_own(self, workflow: _Workflow, worker: WorkerKey) -> None:
-        blocks, seen = 0, list[bytes]()
-        for context in workflow.contexts.values():
-            if context.worker == worker:
-                shared = max((common(context.keys, other) for other in seen), default=0)
-                blocks += len(context.keys) // KEY_BYTES - max(shared, context.shared)
-                seen.append(context.keys)
-        self._add_own(worker, blocks - workflow.own.pop(worker, 0))
-        if blocks:
-            workflow.own[worker] = blocks
+    def _expected(self, kind: str) -> int:
+        """Blocks of its own that a workflow will have at its end."""
+        size = self._sizes.get(kind)
+        return 0 if size is None else round(size.value)
 
-    def _add_own(self, worker: WorkerKey, blocks: int) -> None:
-        self._own[worker] += blocks
-        if not self._own[worker]:
-            del self._own[worker]
+    def _count(self, workflow: str) -> None:
+        self._uncounted.discard(workflow)
+        found = self._workflows[workflow]
+        found.own = {}
+        seen: dict[WorkerKey, list[bytes]] = {}
+        last = next(reversed(found.contexts.values())).worker
+        for worker, keys, shared in found.contexts.values():
+            others = seen.setdefault(worker, [])
+            shared = max([shared, *(common(keys, other) for other in others)])
+            others.append(keys)
+            found.own[worker] = found.own.get(worker, 0) + len(keys) // KEY_BYTES - shared
+        self._taken.subtract(found.taken)
+        found.taken = dict(found.own)
+        found.taken[last] += max(self._expected(found.kind) - sum(found.own.values()), 0)
+        self._taken.update(found.taken)

@@ -79,6 +79,7 @@ class Placement:
         prompt: PromptKeys,
         last: WorkerKey | None = None,
         workflow: str = "",
+        agent: str = "",
         counted: bool = True,
     ) -> Placed:
         """The worker where a step should finish first.
@@ -88,13 +89,14 @@ class Placement:
             prompt: the keys of its blocks.
             last: the worker that ran the workflow's latest step; None: there is none.
             workflow: id of the workflow, for where its contexts lie; empty: unknown.
+            agent: that calls.
             counted: among the decisions; a step goes there.
         """
         keys = [prompt.of(worker.namespace) for worker in workers]
         known = await self._match(workers, keys)
         matches = known or [Match(0, 0)] * len(workers)
         by_worker = dict(zip((worker.key for worker in workers), keys, strict=True))
-        contexts = self._contexts.known(workflow, by_worker) if len(workers) > 1 else KnownContexts()
+        contexts = self._contexts.known(workflow, agent, by_worker) if len(workers) > 1 else KnownContexts()
         cached = [_cached_tokens(match, worker) for match, worker in zip(matches, workers, strict=True)]
         found = candidates(workers, cached, keys, contexts, last)
         if known is None:

@@ -27,6 +27,8 @@ DUPLICATE_TOKEN_COST = 0.25
 # workflows fill the worker's memory once; half as many if they fill half of it. One that begins stays for all of its steps.
 PUSHED_OUT_BY_NEW = 4.0
 PUSHED_OUT = 0.5
+# Memory that is full once cannot be fuller: of more, much has been evicted already.
+MAX_PRESSURE = 1.0
 # The index lags behind the workers by its flush interval, so the worker that served the workflow last holds more than the
 # index shows: about the end of the last prompt and its output.
 AFFINITY_TOKENS = 32
@@ -51,9 +53,8 @@ class KnownContexts(NamedTuple):
     """What is known of the contexts of open workflows when a step of one of them is placed. All in tokens."""
 
     of_workflow: Mapping[WorkerKey, int] = {}  # of the workflow's other contexts, by the worker where they lie
-    own: int = 0  # that are the workflow's own, or will be
-    has_begun: bool = False  # steps of the workflow have been placed
-    others: Mapping[WorkerKey, int] = {}  # that are other workflows' own, by the worker where they lie
+    own: int = 0  # that are the workflow's own; before its first step, that will be
+    others: Mapping[WorkerKey, int] = {}  # that are or will be other workflows' own, by worker
 
 
 class CachedTokens(NamedTuple):
@@ -114,6 +115,8 @@ def candidates(
         last: the worker that ran the workflow's latest step; None: there is none.
     """
     most = max((each.gpu + each.host for each in cached), default=0)
+    pressures = _pressures(workers, contexts)
+    each_pushes_out = PUSHED_OUT_BY_NEW if last is None else PUSHED_OUT
     return [
         Candidate(
             worker_id=worker.key[0],
@@ -126,16 +129,17 @@ def candidates(
             context_tokens=contexts.of_workflow.get(worker.key, 0),
             duplicate_tokens=most - there.gpu - there.host,
             sibling_tokens=there.sibling,
-            pushed_out_tokens=_pushed_out(worker, max(contexts.own, len(theirs) * BLOCK_TOKENS - most), contexts),
+            pushed_out_tokens=each_pushes_out * max(contexts.own, len(theirs) * BLOCK_TOKENS - most) * pressure,
         )
-        for worker, there, theirs in zip(workers, cached, keys, strict=True)
+        for worker, there, theirs, pressure in zip(workers, cached, keys, pressures, strict=True)
     ]
 
 
-def _pushed_out(worker: RoutedWorker, own: int, contexts: KnownContexts) -> float:
-    """Tokens of other workflows that a workflow with `own` tokens of its own makes a worker compute again."""
-    pressure = contexts.others.get(worker.key, 0) / worker.memory_tokens if worker.memory_tokens else 0.0
-    return own * pressure * (PUSHED_OUT if contexts.has_begun else PUSHED_OUT_BY_NEW)
+def _pressures(workers: Sequence[RoutedWorker], contexts: KnownContexts) -> list[float]:
+    """How far the own tokens of other open workflows fill each worker's memory; zeros if it is not known of all."""
+    if not all(worker.memory_tokens for worker in workers):
+        return [0.0] * len(workers)
+    return [min(contexts.others.get(worker.key, 0) / worker.memory_tokens, MAX_PRESSURE) for worker in workers]
 
 
 def saved_s(candidate: Candidate, costs: Costs) -> float:
@@ -164,8 +168,7 @@ def pushed_out_s(candidate: Candidate, costs: Costs) -> float:
 
 def score(candidate: Candidate, costs: Costs) -> float:
     """Seconds gained by choosing the worker; the highest wins."""
-    bonus = AFFINITY_TOKENS * costs.seconds_per_token if candidate.served_last else 0.0
-    gained = saved_s(candidate, costs) + future_s(candidate, costs) + bonus
+    gained = saved_s(candidate, costs) + future_s(candidate, costs) + _affinity_s(candidate, costs)
     return gained - wait_s(candidate, costs) - pushed_out_s(candidate, costs)
 
 
@@ -205,6 +208,10 @@ def choose(candidates: Sequence[Candidate], costs: Costs) -> Choice:
     return Choice(best.worker_id, reason)
 
 
+def _affinity_s(candidate: Candidate, costs: Costs) -> float:
+    return AFFINITY_TOKENS * costs.seconds_per_token if candidate.served_last else 0.0
+
+
 def _reason_to_leave_prefix(best: Candidate, candidates: Sequence[Candidate], costs: Costs) -> Reason:
     """What `best` has most of, over the worker that saves the step more prefill."""
     holder = max(candidates, key=lambda each: saved_s(each, costs))
@@ -212,6 +219,7 @@ def _reason_to_leave_prefix(best: Candidate, candidates: Sequence[Candidate], co
         Reason.ROUTE_QUEUE: wait_s(holder, costs) - wait_s(best, costs),
         Reason.ROUTE_PRESSURE: pushed_out_s(holder, costs) - pushed_out_s(best, costs),
         Reason.ROUTE_CONTEXT: future_s(best, costs) - future_s(holder, costs),
+        Reason.ROUTE_AFFINITY: _affinity_s(best, costs) - _affinity_s(holder, costs),
     }
     return max(gained_s, key=lambda reason: gained_s[reason])
 

@@ -92,7 +92,9 @@ class Relay:
             if not workers:
                 break
             workflow = spec.workflow
-            worker, cached_tokens = await self.placement.choose(workers, spec.prompt.keys, workflow.last_worker, workflow.id)
+            worker, cached_tokens = await self.placement.choose(
+                workers, spec.prompt.keys, workflow.last_worker, workflow.id, spec.agent
+            )
             check_cancelled()
             if step.is_final:
                 break

@@ -198,7 +198,7 @@ class WorkflowLifecycle:
             step.cancel()
         self.events.report(workflow, EventKind.WORKFLOW_ENDED)
         self.forget(workflow)
-        self.contexts.drop(workflow.id)  # at once: a workflow of that id may be opened while the workers are told
+        self.contexts.end(workflow.id)  # at once: a workflow of that id may be opened while the workers are told
         retired = (self._retire(workflow, worker) for worker in self._served(workflow))
         try:
             await asyncio.gather(self.entries.write(workflow), *retired)

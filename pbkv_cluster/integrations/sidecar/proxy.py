@@ -180,7 +180,9 @@ class Proxy:
                 placed = Placed(home, 0)
             else:
                 weight = self.forecasts.weight(workflow.id)
-                placed = self.placement.choose(step.prompt, workflow.id, workflow.last_worker, weight, tries.engines)
+                placed = self.placement.choose(
+                    step.prompt, workflow.id, step.attribution.agent, workflow.last_worker, weight, tries.engines
+                )
             self.steps.place(step, placed)
             engine = placed.engine
             hinted = HintedStep(workflow.id, agent, self.forecasts.of(workflow.id))

@@ -106,7 +106,7 @@ class SidecarServer:
     def _on_end(self, workflow: OpenWorkflow) -> None:
         silent_s = self._clock.now() - workflow.renewed_at
         self.meter.workflow_ended(max(self._clock.wall() - workflow.started_at - silent_s, 0.0))
-        self._contexts.drop(workflow.id)
+        self._contexts.end(workflow.id)
         self.forecasts.drop(workflow.id)
 
 

@@ -40,7 +40,7 @@ class SimulatedRouter:
         """
         keys = tokens.keys[: count(tokens.prompt) // BLOCK_TOKENS]
         of_all = dict.fromkeys((worker.key for worker in self._workers), keys)
-        contexts = self._contexts.known(workflow, of_all) if len(of_all) > 1 else KnownContexts()
+        contexts = self._contexts.known(workflow, agent, of_all) if len(of_all) > 1 else KnownContexts()
         cached = [self._cached(worker, tokens.prompt) for worker in self._workers]
         found = candidates(self._workers, cached, list(of_all.values()), contexts, None if last is None else last.key)
         choice = choose(found, Costs(self._speed.seconds_per_token, self._parallelism))
@@ -61,7 +61,7 @@ class SimulatedRouter:
 
     def drop(self, workflow: str) -> None:
         """A workflow has ended."""
-        self._contexts.drop(workflow)
+        self._contexts.end(workflow)
 
     def _cached(self, worker: SimulatedWorker, prompt: bytes) -> CachedTokens:
         captured = {} if len(self._workers) == 1 else worker.cache.captured(NAMESPACE, prompt)  # the gateway asks neither

@@ -41,6 +41,7 @@ class Placement:
         self,
         prompt: RoutedPrompt,
         workflow: str,
+        agent: str,
         last: WorkerKey | None,
         weight: Callable[[str], float],
         avoid: Collection[Engine] = (),
@@ -50,6 +51,7 @@ class Placement:
         Args:
             prompt: of the step.
             workflow: its id.
+            agent: that calls.
             last: the engine that had the workflow's latest step.
             weight: for how much each agent's context counts, as forecast.
             avoid: engines that have been asked in vain.
@@ -60,7 +62,7 @@ class Placement:
         live = self.live(avoid)
         cached = [engine.cached(prompt) for engine in live]
         keys = dict.fromkeys((engine.key for engine in live), prompt.keys)
-        contexts = self._contexts.known(workflow, keys, weight) if len(live) > 1 else KnownContexts()
+        contexts = self._contexts.known(workflow, agent, keys, weight) if len(live) > 1 else KnownContexts()
         found = candidates(live, cached, list(keys.values()), contexts, last)
         choice = choose(found, Costs(self.prefill.seconds_per_token, self._max_running))
         self._decisions[choice.reason] += 1

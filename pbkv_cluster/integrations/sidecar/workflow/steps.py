@@ -104,7 +104,8 @@ class Steps:
         output = self.output_length.expected(step.asked.max_tokens or _ANY_LENGTH)
         engine.steps.add(step, StepLoad.expected(prompt.keys, prompt.tokens, placed.cached_tokens, output))
         step.workflow.last_worker = engine.key
-        self.contexts.note(step.workflow.id, step.attribution.agent, engine.key, prompt.keys)
+        if not step.workflow.ended:
+            self.contexts.note(step.workflow.id, step.attribution.agent, engine.key, prompt.keys)
 
     def output_began(self, step: PassingStep) -> None:
         """The first of the answer has come."""
