@@ -56,8 +56,11 @@ def test_a_disk_is_simulated_below_the_host_and_needs_one(
     capsys.readouterr()
     assert run(trace_file, *SHORT, "--host-ratio", "0", "--disk-ratio", "4") == 2
     assert "disk_ratio" in capsys.readouterr().err
-    assert run(trace_file, *SHORT, "--disk-gbps", "0") == 2
-    assert "disk_bytes_per_s" in capsys.readouterr().err
+    for wrong in (("--disk-gbps", "0"), ("--disk-gbps", "nan"), ("--disk-latency-ms", "-1")):
+        assert run(trace_file, *SHORT, "--disk-ratio", "4", *wrong) == 2
+        assert wrong[0] in capsys.readouterr().err
+    assert run(trace_file, *SHORT, "--disk-gbps", "5") == 2
+    assert "--disk-ratio" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("logged", "scale"), [(True, "0"), (False, "1")])

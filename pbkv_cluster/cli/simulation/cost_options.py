@@ -1,5 +1,6 @@
 """The device to simulate, as `pbkv simulate` and `pbkv tune` take it."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,16 +25,27 @@ DiskSpeed = Annotated[
     float | None, typer.Option("--disk-gbps", metavar="X", help="GB/s from the disk, and likewise to it; by default 3.")
 ]
 DiskLatency = Annotated[
-    float | None, typer.Option("--disk-latency-ms", metavar="X", help="Milliseconds that each block on disk takes beside; .1.")
+    float | None,
+    typer.Option(
+        "--disk-latency-ms", metavar="X", help="Milliseconds for each block on disk, besides its bytes; by default .1."
+    ),
 ]
 
 
-def with_disk(cost: "CostModel", gbps: float | None, latency_ms: float | None) -> "CostModel":
+def with_disk(cost: "CostModel", ratio: float, gbps: float | None, latency_ms: float | None) -> "CostModel":
     """A cost model with another disk, as far as that is given.
 
     Raises:
-        InvalidArgument: no disk can be like that.
+        InvalidArgument: no disk can be like that, or there is none.
     """
+    for name, value, is_possible, what in (
+        ("--disk-gbps", gbps, gbps is None or 0 < gbps < math.inf, "above 0"),
+        ("--disk-latency-ms", latency_ms, latency_ms is None or 0 <= latency_ms < math.inf, "at least 0"),
+    ):
+        if value is not None and not ratio:
+            raise InvalidArgument(name, "needs --disk-ratio: without it there is no disk")
+        if not is_possible:
+            raise InvalidArgument(name, f"must be {what}, got {value}")
     if gbps is not None:
         cost = replace(cost, disk_bytes_per_s=1e9 * gbps)
     return cost if latency_ms is None else replace(cost, disk_latency_s=latency_ms / 1e3)

@@ -89,7 +89,7 @@ def simulate(
     Scheduler, cache, policies and predictor are those of production; only the GPU is a cost model. Equal seeds give equal
     results.
     """
-    cost = with_disk(cost_of(cost_model, machine), disk_gbps, disk_latency_ms)
+    cost = with_disk(cost_of(cost_model, machine), disk_ratio, disk_gbps, disk_latency_ms)
     check_json_target(json_target)
 
     from pbkv_cluster.simulator.engine.simulation import Setup
