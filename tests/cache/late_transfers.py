@@ -35,9 +35,6 @@ class TaggedEngine:
     def wait(self, transfers: Iterable[Transfer]) -> None:
         pass
 
-    def abandon(self, transfer: Transfer) -> None:
-        """None is ever late."""
-
     def catch_up(self) -> None:
         """Completes all transfers."""
 
@@ -100,12 +97,6 @@ class LateEngine(TaggedEngine):
         self.waited += len(wanted)
         while left := [each for each in self._open if each in wanted]:
             self._complete(self._random.choice([each for each in left if self._may_run(each)]))
-
-    def abandon(self, transfer: Transfer) -> None:
-        if transfer in self._open:
-            transfer.failed = transfer.target_slots
-            self._open.remove(transfer)
-            self._completed.append(transfer)
 
     def catch_up(self) -> None:
         self.wait(tuple(self._open))

@@ -116,7 +116,6 @@ class Bus(LateEngine):
 
     labelled = True
     lost = False  # what comes from elsewhere does not arrive
-    stuck = False  # what comes from elsewhere is on its way for ever, and what follows it
     queue_s = 0.0  # until what is on its way from elsewhere has arrived
     disk_s = 0.0  # likewise of the disk
 
@@ -126,12 +125,6 @@ class Bus(LateEngine):
     def completed(self) -> list[Transfer]:
         done, self._completed = self._completed, []
         return done
-
-    def wait(self, transfers: Iterable[Transfer]) -> None:
-        """Blocks for ever for what nobody may wait for."""
-        wanted = [each for each in transfers if not self.stuck or each.source is not Tier.REMOTE]
-        assert not self.stuck or not any(each.after for each in wanted), "it would hang"
-        super().wait(wanted)
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         return BLOCK_S * blocks + {Tier.REMOTE: self.queue_s, Tier.DISK: self.disk_s}.get(source, 0.0)
@@ -264,33 +257,6 @@ def test_what_lies_beyond_host_memory_and_is_slower_to_load_costs_nothing_that_l
     rig.bus.disk_s = TEXT * BLOCK_S
     assert rig.run(some) == {Tier.HOST: 2 * BLOCK_TOKENS}
     assert rig.cache.tiers.decisions["load"] == before + 2
-
-
-@pytest.mark.parametrize("asleep", [True, False], ids=["the engine waits", "the engine runs others"])
-def test_what_is_late_is_given_up_when_a_fetch_of_the_step_itself_would_be(asleep: bool) -> None:
-    rig = Rig(elsewhere=Peer(), compute_s=2.0)
-    assert rig.ahead("a") == TEXT
-    rig.bus.stuck = True
-    tokens = text("a")
-    handle = rig.cache.open(StepIdentity(space(), "a", "a-a", 1, count(tokens)), tokens)
-    assert handle is not None
-    if asleep:
-        rig.cache.wait(handle)
-    else:
-        rig.clock.advance(1.9)
-        rig.cache.poll()
-        assert rig.cache.broken() == []
-        rig.clock.advance(0.2)
-        rig.cache.poll()
-    assert rig.cache.broken() == [handle]
-    assert rig.cache.tiers.decisions["fetch_late"] == TEXT
-    rig.cache.close(handle)
-    again = rig.cache.open(StepIdentity(space(), "a", "a-a", 1, count(tokens)), tokens)
-    assert again is not None
-    assert (again.delivered, again.ready) == ({}, True), "it is computed"
-    rig.cache.close(again)
-    rig.bus.stuck = False
-    rig.settle()
 
 
 def test_what_is_still_being_staged_is_not_prefetched_to_the_gpu() -> None:

@@ -1,19 +1,16 @@
 """Blocks of another node and of the disk come to this worker's arena before the step that reads them is admitted."""
 
 import asyncio
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pbkv_cluster.cache.sequence import fetch
 from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchCount, PrefetchSource
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.prefill_rate import PrefillRate
-from pbkv_cluster.gpu_worker.kv.other_workers import OtherWorkers
 from pbkv_cluster.rpc.v1 import store_pb2, types_pb2
 from tests.gpu_worker.test_peer_blocks import nodes
 from tests.gpu_worker.worker_rig import Answer, Rig, config, packed, serving, step
@@ -89,32 +86,6 @@ async def test_damaged_blocks_of_another_node_are_cancelled_and_computed(llama: 
         count = await counted(both.second, PrefetchSource.QUEUE)
         assert count.loaded == count.cancelled > 0
         assert (await both.second.decisions())["remote_damaged"] > 0
-
-
-async def test_a_step_waits_no_longer_for_a_node_that_is_late_than_for_a_fetch_of_its_own(
-    llama: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And then it does not ask that node itself."""
-    go, read = threading.Event(), OtherWorkers.read
-
-    def late(self: OtherWorkers, *arguments: Any) -> list[bool]:
-        go.wait(60)
-        return read(self, *arguments)
-
-    async with nodes(settings(llama)) as both:
-        first = await both.first.run(step(PROMPT))
-        await both.tell()
-        monkeypatch.setattr(OtherWorkers, "read", late)
-        monkeypatch.setattr(fetch, "PATIENCE_MIN_S", 0.2)
-        monkeypatch.setattr(fetch, "PATIENCE_MAX_S", 0.2)
-        monkeypatch.setattr(fetch, "STAGING_PATIENCE_S", 60.0)
-        second = await queued(both.second)
-        assert not go.is_set()
-        assert (second.tokens, second.delivered) == (first.tokens, 0)
-        decisions = await both.second.decisions()
-        assert decisions["fetch_late"] == decisions["stage_from_remote"] > 0
-        assert decisions.get("fetch", 0) == 0
-        go.set()
 
 
 async def test_a_request_brings_to_host_memory_what_the_gpu_has_no_room_for(llama: Path) -> None:

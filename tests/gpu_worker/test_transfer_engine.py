@@ -182,18 +182,6 @@ def test_nothing_waits_for_a_copy_that_it_does_not_need() -> None:
     wait_for(lambda: list(rig.engine.completed()) == [stored])
 
 
-def test_a_load_of_what_is_still_being_staged_holds_up_no_other() -> None:
-    rig = Rig(others=(others := HeldOthers()))
-    rig.carry_out(store([0], [0]))
-    staged = rig.submit(fetch(Tier.HOST, [1]))
-    late, other = rig.submit(load([1], [1], [staged])), rig.submit(load([0], [2]))
-    wait_for(lambda: other in (done := list(rig.engine.completed())) or late in done)
-    assert not rig.engine.completed()
-    others.go.set()
-    rig.engine.wait((late,))
-    assert list(rig.engine.completed()) == [staged, late]
-
-
 def test_a_block_without_memory_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig()
     rig.carry_out(store([0], [1]))

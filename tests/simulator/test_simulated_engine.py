@@ -81,9 +81,6 @@ class _VirtualTransferEngine:
     def wait(self, transfers: Iterable[Transfer]) -> None:
         pass
 
-    def abandon(self, transfer: Transfer) -> None:
-        pass
-
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         return self._simulated.seconds(source, target, blocks)
 

@@ -82,10 +82,8 @@ class Admission:
             handle.fetched = _in_tokens(self._fetcher.fetch(handle, bytes(tokens), _usable_blocks(tokens), ahead, began_at))
             handle.delivered = {**handle.delivered, **handle.fetched}
         handle.waits_for = self._tiers.gpu.pool.writers(handle.table.slots)
-        if handle.waits_for:
-            patience_s = self._fetcher.patience_s((ahead or 0) + (handle.committed - on_gpu) * BLOCK_TOKENS)
-            for transfer in handle.waits_for:
-                self._tiers.in_flight.hasten(transfer, patience_s)
+        for transfer in handle.waits_for:
+            transfer.expedite()
         return handle
 
     def _match(self, root: Node, tokens: bytes) -> Match:

@@ -19,7 +19,6 @@ from pbkv_cluster.core.usage import Tier
 
 # Of a fetch, if computing would take less or more.
 PATIENCE_MIN_S, PATIENCE_MAX_S = 0.5, 10.0
-STAGING_PATIENCE_S = 10.0  # while no step waits for what is staged
 
 
 class Fetcher:
@@ -151,15 +150,11 @@ class Fetcher:
         """
         host, stop = self._tiers[Tier.HOST], start + len(keys)
         labels = _labels(node, start, tokens, keys)
-        self._tiers.in_flight.fetch(kind, slots, labels, STAGING_PATIENCE_S, urgent=False, target=Tier.HOST)
+        self._tiers.in_flight.fetch(kind, slots, labels, PATIENCE_MAX_S, urgent=False, target=Tier.HOST)
         child = self._tree.add_stored(node, tokens[start * BLOCK_BYTES : stop * BLOCK_BYTES], b"".join(keys))
         self._tree.place(child, host.index, 0, slots)
         self._tiers.note(child, 0, child.blocks)
         return child
-
-    def patience_s(self, tokens: int) -> float:
-        """Seconds for which a step waits for blocks of other workers, instead of computing so many tokens."""
-        return max(PATIENCE_MIN_S, min(self._compute_seconds(tokens), PATIENCE_MAX_S))
 
     def _submit(
         self, kinds: Sequence[Tier], slots: Slots, labels: Sequence[BlockLabel], ahead: int, urgent: bool = True
@@ -167,7 +162,7 @@ class Fetcher:
         at, transfers = 0, list[Transfer]()
         for kind, run in groupby(kinds):
             stop = at + len(list(run))
-            patience_s = self.patience_s(ahead + stop * BLOCK_TOKENS)
+            patience_s = max(PATIENCE_MIN_S, min(self._compute_seconds(ahead + stop * BLOCK_TOKENS), PATIENCE_MAX_S))
             transfers.append(self._tiers.in_flight.fetch(kind, slots[at:stop], labels[at:stop], patience_s, urgent))
             at = stop
         return transfers

@@ -1,7 +1,7 @@
 """The transfers that have been submitted and are not done, and the slots that they keep busy."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from pbkv_cluster.cache.decisions.log import DecisionLog
 from pbkv_cluster.cache.tiers.pool import BlockPool
@@ -115,19 +115,6 @@ class TransfersInFlight:
         self._pools[target].begin(target_slots, transfer)
         return transfer
 
-    def hasten(self, transfer: Transfer, patience_s: float) -> None:
-        """A step waits for a transfer from now on, and for those that it comes after.
-
-        Args:
-            transfer: that writes what the step needs.
-            patience_s: seconds; what fetches among them have not brought by then is given up.
-        """
-        transfer.expedite()
-        for each in _with_earlier(transfer) if self._due else ():
-            if each in self._due:
-                each.patience_s = min(patience_s, each.patience_s or patience_s)
-                self._due[each] = min(self._due[each], self._clock.now() + patience_s)
-
     def poll(self) -> None:
         """Takes note of the transfers that have been completed, and gives up the blocks of fetches that are late."""
         if self._open:
@@ -144,27 +131,19 @@ class TransfersInFlight:
         pool = self._pools[transfer.target]
         self.decisions["fetch_late"] += pool.spoil(transfer)
         self._log.note_keys("fetch_late", _keys(transfer, pool.spoiled))
-        late = {transfer}
-        for other in self._open:  # what is loaded from where it should have arrived is late, too, and would only hold its slots
-            if not late.isdisjoint(other.after):
+        for other in self._open:  # what is loaded from where it should have arrived is late, too
+            if transfer in other.after:
                 self._pools[other.target].spoil(other)
-                late.add(other)
-                self._engine.abandon(other)
 
     def wait(self, transfers: Iterable[Transfer]) -> None:
-        """Blocks until some transfers are done, or a fetch that one comes after has not ended in time and is given up."""
-        late = [transfer for transfer in transfers if not transfer.done]
-        if fetches := {each for transfer in late for each in _with_earlier(transfer) if each in self._due}:
-            self._engine.wait(fetches)
-            self.poll()
-            given_up = {each for each in fetches if not each.done}
-            for each in given_up & self._due.keys():
-                self._give_up(each)
-            late = [each for each in late if not each.done and given_up.isdisjoint(_with_earlier(each))]
-        if late:
+        """Blocks until some transfers are done."""
+        if late := [transfer for transfer in transfers if not transfer.done]:
             self._engine.wait(late)
             self.poll()
-            assert all(each.done or each.patience_s is not None for each in late), "a transfer was waited for and not reported"
+            for transfer in late:
+                if transfer in self._due:
+                    self._give_up(transfer)
+                assert transfer.done or transfer.patience_s is not None, "a transfer that was waited for was not reported"
 
     def wait_for_slots(self, pool: BlockPool, count: int) -> None:
         """Blocks until a pool has `count` free slots. It must have room for them.
@@ -182,8 +161,7 @@ class TransfersInFlight:
 
     def _end(self, transfer: Transfer) -> None:
         assert transfer in self._open, "reported twice, or never submitted"
-        is_in_order = len(transfer.failed) == len(transfer) or all(earlier.done for earlier in transfer.after)
-        assert is_in_order, "a transfer was completed before one that it depends on"
+        assert all(earlier.done for earlier in transfer.after), "a transfer was completed before one that it depends on"
         del self._open[transfer]
         transfer.state, transfer.after = _DONE, ()  # so that no chain of ended transfers stays in memory
         self._due.pop(transfer, None)
@@ -203,10 +181,3 @@ class TransfersInFlight:
 def _keys(transfer: Transfer, slots: Collection[int]) -> list[bytes]:
     """Of the blocks that a fetch was to write to some slots."""
     return [label.key for slot, label in zip(transfer.target_slots, transfer.labels, strict=True) if slot in slots]
-
-
-def _with_earlier(transfer: Transfer) -> Iterator[Transfer]:
-    """A transfer, and all that it has to come after."""
-    yield transfer
-    for each in transfer.after:
-        yield from _with_earlier(each)

@@ -36,9 +36,6 @@ class BlockPool:
 
     States are not stored per slot: most slots are free or resident, and these are told apart by the free list. What is kept is
     kept for slots in transfer only, so that a cache whose engine finishes at once pays nothing for it.
-
-    Who makes room waits for slots that leave; but a fetch may take as long as another node does, and in slower tiers nothing is
-    worth that wait. There, a slot that a fetch still writes is no room.
     """
 
     def __init__(self, kind: Tier, capacity: int) -> None:
@@ -48,12 +45,11 @@ class BlockPool:
         """
         self.kind = kind
         self.capacity = capacity
-        self.room = capacity  # slots that can be taken once the transfers of now are done: free or leaving, but for `_fetching`
+        self.room = capacity  # slots that can be taken once the transfers of now are done: free or leaving
         self._free = new_slots(range(capacity - 1, -1, -1))
         self._busy: dict[int, int] = {}  # slots in transfer: how many transfers read or write each
         self._arriving: dict[int, Transfer] = {}
         self._leaving: set[int] = set()
-        self._fetching: set[int] = set()  # those of them that a fetch writes, of a slower tier
         self.spoiled: set[int] = set()  # resident slots that did not get their blocks
         self._without_memory: set[int] = set()  # slots of which transfers have reported that
         self._unbacked: set[int] = set()  # those of them that are given up
@@ -65,7 +61,7 @@ class BlockPool:
 
     @property
     def used_slots(self) -> int:
-        """Slots that hold a block, belong to a running sequence, or are still written by a fetch whose block has gone."""
+        """Slots that hold a block or belong to a running sequence."""
         return self.capacity - self.room - self.unbacked_slots
 
     @property
@@ -99,10 +95,7 @@ class BlockPool:
             if leaving:
                 self._leaving |= leaving
                 for slot in leaving:
-                    writer = self._arriving.pop(slot, None)
-                    if writer is not None and writer.patience_s is not None and self.kind is not Tier.GPU:
-                        self._fetching.add(slot)
-                        self.room -= 1
+                    self._arriving.pop(slot, None)
                 slots = new_slots(slot for slot in slots if slot not in leaving)
         self._free.extend(self._backed(slots) if self._without_memory else slots)
 
@@ -132,9 +125,6 @@ class BlockPool:
             del self._busy[slot]
             if slot in self._leaving:
                 self._leaving.remove(slot)
-                if slot in self._fetching:
-                    self._fetching.remove(slot)
-                    self.room += 1
                 freed = new_slots((slot,))
                 self._free.extend(self._backed(freed) if self._without_memory else freed)
 
@@ -219,7 +209,7 @@ class BlockPool:
         Raises:
             AssertionError: these, the free, the leaving and the unbacked slots are not the whole pool, each once.
         """
-        assert self.room == len(self._free) + len(self._leaving - self._fetching), f"{self.kind}: room miscounted"
+        assert self.room == len(self._free) + len(self._leaving), f"{self.kind}: room miscounted"
         assert self._busy.keys() >= self._leaving | self._arriving.keys(), f"{self.kind}: a slot waits for no transfer"
         found = sorted([*self._free, *self._leaving, *self._unbacked, *used])
         assert found == list(range(self.capacity)), f"{self.kind}: slots leaked or used twice"

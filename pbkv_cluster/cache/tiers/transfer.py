@@ -146,12 +146,6 @@ class TransferEngine(Protocol):
         """
         ...
 
-    def abandon(self, transfer: Transfer) -> None:
-        """Nobody needs a transfer any more that comes after a fetch. If it has not begun, `completed` reports it next, even
-        before those that it comes after, with all its blocks failed.
-        """
-        ...
-
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         """How long a transfer takes, from recent measurements."""
         ...
@@ -175,9 +169,6 @@ class NullTransferEngine:
         return ()
 
     def wait(self, transfers: Iterable[Transfer]) -> None:
-        pass
-
-    def abandon(self, transfer: Transfer) -> None:
         pass
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:

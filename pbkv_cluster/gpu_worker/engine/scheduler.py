@@ -112,7 +112,7 @@ class Scheduler:
         for handle in self._cache.broken():
             sequence = next(each for each in self.running if each.handle is handle)
             self.decisions["preempt_load_failed"] += 1
-            sequence.fetch_failed = sequence.fetch_failed or bool(handle.fetched) or Tier.REMOTE in handle.staged
+            sequence.fetch_failed = sequence.fetch_failed or bool(handle.fetched)
             if not sequence.usage.computed_tokens:  # so that what it is told to have got is what it gets now
                 sequence.first_scheduled_at = None
             self._preempt(sequence)

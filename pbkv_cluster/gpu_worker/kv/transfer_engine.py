@@ -3,12 +3,12 @@
 import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from functools import partial
 from itertools import islice
 from math import inf
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeAlias
 
 from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.cache.tree.node import Slots, new_slots
@@ -16,17 +16,43 @@ from pbkv_cluster.core.blocks import BlockLabel
 from pbkv_cluster.core.ewma import Ewma
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.kv.block_copies import BlockCopies
-from pbkv_cluster.gpu_worker.kv.copy_lane import CopyLane, CopyMeter, Lane
+from pbkv_cluster.gpu_worker.kv.copy_lane import CopyLane
 from pbkv_cluster.gpu_worker.kv.disk_copies import DiskCopies
 from pbkv_cluster.gpu_worker.kv.host_arrivals import HostArrivals
 from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
 from pbkv_cluster.gpu_worker.kv.layer_events import LayerEvent, LayerEvents
 from pbkv_cluster.gpu_worker.kv.other_workers import OtherWorkers
 
+Lane: TypeAlias = tuple[Tier, Tier]
+"""Source and target."""
+
 _WEIGHT = 0.2  # of the latest measurement
 _LOADS: Lane = (Tier.HOST, Tier.GPU)
 _LANES: Sequence[Lane] = ((Tier.GPU, Tier.HOST), _LOADS)
 _DISK_LANES: Sequence[Lane] = ((Tier.HOST, Tier.DISK), (Tier.DISK, Tier.GPU))
+
+
+class CopyMeter:
+    """What has been copied since the start, by lane. Each lane has a thread of its own, which alone writes its sums."""
+
+    def __init__(self, lanes: Iterable[Lane]) -> None:
+        self.blocks = dict.fromkeys(lanes, 0)
+        self.seconds = dict.fromkeys(self.blocks, 0.0)
+        self._damaged = dict.fromkeys(self.blocks, 0)
+
+    @property
+    def damaged_blocks(self) -> int:
+        """Blocks whose bytes did not have their checksum when they were to be loaded."""
+        return sum(self._damaged.values())
+
+    def add(self, lane: Lane, blocks: int, seconds: float) -> None:
+        """Takes in a transfer."""
+        self.blocks[lane] += blocks
+        self.seconds[lane] += seconds
+
+    def add_damaged(self, lane: Lane) -> None:
+        """Takes in a damaged block."""
+        self._damaged[lane] += 1
 
 
 class ThreadedTransferEngine:
@@ -77,15 +103,13 @@ class ThreadedTransferEngine:
         self._arrivals = HostArrivals(region, disk, others, self.meter.add_damaged)
 
     def submit(self, transfer: Transfer) -> bool:
-        """See `TransferEngine.submit`."""
+        """See `TransferEngine.submit`. Those of `after` were submitted earlier, so waiting for them cannot end in a circle."""
         earlier = {each: self._open[each] for each in transfer.after if each in self._open}
         lane = self._lanes[transfer.source, transfer.target]
         layers = None
-        staged = any(each.source is not Tier.GPU for each in earlier)  # nobody knows how long a layer of it takes
-        if self._by_layer and transfer.urgent and not staged and (transfer.source, transfer.target) == _LOADS:
+        if self._by_layer and transfer.urgent and (transfer.source, transfer.target) == _LOADS:
             transfer.layers = layers = LayerEvents(self._copies.layers, partial(self._seconds_left, transfer))
-        copy = partial(self._carry_out, transfer, earlier, self._copies.fence(), layers)
-        self._open[transfer] = lane.submit(transfer, copy, earlier.values())
+        self._open[transfer] = lane.submit(transfer, partial(self._carry_out, transfer, earlier, self._copies.fence(), layers))
         return False
 
     def completed(self) -> Sequence[Transfer]:
@@ -102,14 +126,8 @@ class ThreadedTransferEngine:
         for transfer in transfers:
             if transfer in self._open:
                 transfer.expedite()
-                with contextlib.suppress(TimeoutError, CancelledError):  # of a fetch; of what has been abandoned
+                with contextlib.suppress(TimeoutError):  # of a fetch
                     self._open[transfer].result(transfer.patience_s)
-
-    def abandon(self, transfer: Transfer) -> None:
-        """See `TransferEngine.abandon`."""
-        if self._open[transfer].cancel():
-            transfer.failed = transfer.target_slots
-            self._done.append(transfer)
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         """See `TransferEngine.seconds`: with all that its thread has to carry out. 0 before the first transfer that way."""
@@ -150,8 +168,7 @@ class ThreadedTransferEngine:
     ) -> None:
         try:
             for future in earlier.values():
-                if not future.cancelled():
-                    future.result()
+                future.result()
             start = perf_counter()
             lost = {slot for each in earlier for slot in each.failed}
             transfer.failed = new_slots(self._carry(transfer, lost, fence, layers))

@@ -73,9 +73,6 @@ class SimulatedTransferEngine:
         """See `TransferEngine.wait`."""
         self._clock.advance_to(max([self._clock.now(), *map(self.completed_at, transfers)]))
 
-    def abandon(self, transfer: Transfer) -> None:
-        """See `TransferEngine.abandon`: there are no fetches."""
-
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         """See `TransferEngine.seconds`. Of copies between GPU and host memory, what is under way is left out."""
         now = self._clock.now()
