@@ -1,5 +1,7 @@
 """`pbkv trace convert`: traces and logs of others as step traces."""
 
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from enum import StrEnum
@@ -52,13 +54,15 @@ def convert(
     ids = ids_of(secret)
 
     from pbkv_cluster.simulator.recording.trace_file import TraceFile
+    from pbkv_cluster.simulator.traces.problems import BadRecords
 
     with TraceFile(out, int(max_mb * _MB)) as file:
         try:
             done, notes = _convert(kind, source, ids, file)
         except BaseException as error:
             out.unlink(missing_ok=True)  # a part would look like the whole
-            _tell(error)
+            if isinstance(error, BadRecords):
+                _tell(error.problems, source)
             raise
     told = [f"{out}: {done.workflows:,} workflows, {done.steps:,} steps, {done.prompt_tokens:,} prompt tokens"]
     if done.pseudo_tokens:
@@ -71,14 +75,26 @@ def convert(
         raise typer.Exit(1)
 
 
-def _tell(error: BaseException) -> None:
-    """Prints the problems of a file but the first, with which the command ends."""
-    from pbkv_cluster.simulator.traces.problems import BadRecords
+def _tell(problems: "RecordProblems", source: Path) -> None:
+    """Prints several problems of a file in its order: calls are looked at later than they are read.
 
-    if isinstance(error, BadRecords) and error.problems.count > 1:
-        for problem in error.problems.first[1:]:
-            typer.echo(plain(problem), err=True)
-        typer.echo(f"{error.problems.count:,} records are wrong", err=True)
+    Raises:
+        TraceError: there are several.
+    """
+    from pbkv_cluster.simulator.traces.step_traces import TraceError
+
+    if problems.count == 1:
+        return
+    for problem in sorted(problems.first, key=lambda text: _place(text.removeprefix(str(source)))):
+        typer.echo(plain(problem), err=True)
+    shown = f", of which the first {len(problems.first)} are shown" if problems.count > len(problems.first) else ""
+    raise TraceError(f"{source}: {problems.count:,} problems{shown}")
+
+
+def _place(problem: str) -> float:
+    """The number of the line or the record that a problem names first; what names none comes last."""
+    found = re.match(r", (?:after )?(?:line|record) (\d+)", problem)
+    return int(found[1]) if found else math.inf
 
 
 def _convert(kind: Source, source: Path, ids: "Ids", file: "TraceFile") -> "tuple[Converted, tuple[str, ...]]":
