@@ -2,6 +2,9 @@
 
 import json
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,30 +54,42 @@ def write_json(value: Any, target: str | None) -> None:
 
 
 def write_atomically(text: str, path: Path, option: str) -> None:
-    """Writes a file by renaming a temporary one, so that it has either its old or its new content, whatever happens.
+    """Writes a file as `replacing` does.
 
     Raises:
         InvalidArgument: the file cannot be written; names `option`.
     """
-    if path.exists() and not path.is_file():  # a pipe or a device cannot be replaced
-        _write(text, path, path, option)
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        _write(text, temporary, path, option)
+    with replacing(path, option) as written:
         try:
-            temporary.replace(path)
+            written.write_text(text)
+        except OSError as error:
+            raise InvalidArgument(option, f"cannot write {path}: {error.strerror}") from error
+
+
+@contextmanager
+def replacing(path: Path, option: str) -> Iterator[Path]:
+    """The file to write in place of `path`, which takes its place at the end, so that that has either its old or its new
+    content, whatever happens. A link stays one; a pipe or a device cannot be replaced, and is written itself.
+
+    Raises:
+        InvalidArgument: the file cannot be replaced; names `option`.
+    """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    temporary.unlink(missing_ok=True)  # of a process that was killed
+    try:
+        yield temporary
+        try:
+            if target.exists():
+                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+            temporary.replace(target)
         except OSError as error:
             raise InvalidArgument(option, f"cannot write {path}: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _write(text: str, path: Path, reported: Path, option: str) -> None:
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise InvalidArgument(option, f"cannot write {reported}: {error.strerror}") from error
 
 
 def result_console(json_target: str | None) -> "Console":

@@ -63,6 +63,49 @@ def test_a_failed_conversion_leaves_no_file(pbkv: Pbkv, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+WHOLE = b'{"timestamp": 5, "input_length": 9, "output_length": 9, "hash_ids": [4]}\n'
+
+
+def test_a_failed_conversion_leaves_what_was_there(pbkv: Pbkv, tmp_path: Path) -> None:
+    source, empty, link = tmp_path / "in.jsonl", tmp_path / "empty.jsonl", tmp_path / "link.jsonl"
+    source.write_bytes(WHOLE + b"[1]\n")
+    empty.touch(0o640)
+    link.symlink_to("target.jsonl")
+    for out in (empty, link):
+        assert pbkv("trace", "convert", "--from", "mooncake", str(source), str(out)).code == 2
+    assert empty.read_bytes() == b""
+    assert link.is_symlink()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["empty.jsonl", "in.jsonl", "link.jsonl"]
+    source.write_bytes(WHOLE)
+    for out in (empty, link):
+        assert pbkv("trace", "convert", "--from", "mooncake", str(source), str(out)).code == 0
+        assert len(load_trace(out).workflows) == 1
+    assert empty.stat().st_mode & 0o777 == 0o640
+    assert link.readlink() == Path("target.jsonl")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["empty.jsonl", "in.jsonl", "link.jsonl", "target.jsonl"]
+    again = pbkv("trace", "convert", "--from", "mooncake", str(source), str(link))
+    assert (again.code, again.err) == (2, f"pbkv: OUT: {link} is there already\n")
+
+
+def test_a_pipe_or_a_device_is_written_and_stays(pbkv: Pbkv, tmp_path: Path) -> None:
+    source, pipe = tmp_path / "in.jsonl", tmp_path / "pipe"
+    source.write_bytes(WHOLE + b"[1]\n")
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert pbkv("trace", "convert", "--from", "mooncake", str(source), str(pipe)).code == 2
+        assert pipe.is_fifo()
+        assert json.loads(os.read(reader, 1 << 16))["workflow_id"] == "in-0"
+    finally:
+        os.close(reader)
+    full = tmp_path / "full"
+    full.symlink_to("/dev/full")
+    source.write_bytes(WHOLE)
+    outcome = pbkv("trace", "convert", "--from", "mooncake", str(source), str(full))
+    assert (outcome.code, outcome.err) == (2, f"pbkv: OUT: cannot write {full}: No space left on device\n")
+    assert full.is_symlink()
+
+
 BAD = [b"no JSON", b"[1]", b"{}"]
 AZURE_HEAD = b"TIMESTAMP,ContextTokens,GeneratedTokens"
 GOOD = {

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, check_target, result_console, write_json
+from pbkv_cluster.cli.output import JsonTarget, check_json_target, check_target, replacing, result_console, write_json
 from pbkv_cluster.cli.plain_text import plain
 from pbkv_cluster.cli.traces.secret import Secret, ids_of
+from pbkv_cluster.core.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from pbkv_cluster.simulator.conversion.conversion import Converted
@@ -56,14 +57,15 @@ def convert(
     from pbkv_cluster.simulator.recording.trace_file import TraceFile
     from pbkv_cluster.simulator.traces.problems import BadRecords
 
-    with TraceFile(out, int(max_mb * _MB)) as file:
-        try:
+    if out.is_file() and out.stat().st_size:
+        raise InvalidArgument("OUT", f"{out} is there already")
+    try:
+        # A part would look like the whole.
+        with replacing(out, "OUT") as path, TraceFile(path, int(max_mb * _MB), reported=(out, "OUT")) as file:
             done, notes = _convert(kind, source, ids, file)
-        except BaseException as error:
-            out.unlink(missing_ok=True)  # a part would look like the whole
-            if isinstance(error, BadRecords):
-                _tell(error.problems, source)
-            raise
+    except BadRecords as error:
+        _tell(error.problems, source)
+        raise
     told = [f"{out}: {done.workflows:,} workflows, {done.steps:,} steps, {done.prompt_tokens:,} prompt tokens"]
     if done.pseudo_tokens:
         share = 100 * done.pseudo_tokens / done.prompt_tokens
