@@ -3,9 +3,10 @@
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,21 +22,33 @@ JsonTarget = Annotated[
     str | None, typer.Option("--json", metavar="FILE|-", help="Write the result as JSON; - is standard output.")
 ]
 
+OtherFiles = Mapping[str, Iterable[Path | None]]
+"""Files by the option or the argument that names them; None is not given."""
 
-def check_json_target(target: str | None) -> None:
+
+def check_json_target(target: str | None, others: OtherFiles = MappingProxyType({})) -> None:
     """Checks the target of --json before any work is done.
 
+    Args:
+        target: of --json.
+        others: files that the command reads or writes as well.
+
     Raises:
-        InvalidArgument: the target is a folder, or its folder does not exist.
+        InvalidArgument: the target is a folder, or its folder does not exist, or it is one of the others.
     """
     if target not in (None, "-"):
-        check_target(Path(str(target)), "--json")
+        check_target(Path(str(target)), "--json", others)
 
 
-def check_target(path: Path, option: str) -> None:
+def check_target(path: Path, option: str, others: OtherFiles = MappingProxyType({})) -> None:
     """Checks the target of any option that names a file to write, as `check_json_target` does."""
     if path.is_dir() or not path.parent.is_dir():
         raise InvalidArgument(option, f"cannot write {path}: it is a folder, or its folder does not exist")
+    if path.exists() and not path.is_file():  # a pipe or a device takes several
+        return
+    for name, files in others.items():
+        if any(file is not None and os.path.realpath(file) == os.path.realpath(path) for file in files):
+            raise InvalidArgument(option, f"{path} is the file of {name}: give another")
 
 
 def write_json(value: Any, target: str | None) -> None:

@@ -51,7 +51,7 @@ def convert(
     If records are wrong, says all that is wrong with them, by their place in the file, and writes nothing.
     """
     check_target(out, "OUT")
-    check_json_target(json_target)
+    check_json_target(json_target, {"OUT": [out], "IN": [source], "--secret": [secret]})
     ids = ids_of(secret)
 
     from pbkv_cluster.simulator.recording.trace_file import TraceFile

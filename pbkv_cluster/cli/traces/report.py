@@ -56,9 +56,9 @@ def report(
     """
     name = None if machine == "list" else machine or (None if cost_model else _MACHINE)
     cost = cost_of(cost_model, machine if machine == "list" else name)
-    check_json_target(json_target)
+    check_json_target(json_target, {"TRACE": [file], "--html": [html]})
     if html is not None:
-        check_target(html, "--html")
+        check_target(html, "--html", {"TRACE": [file]})
 
     from pbkv_cluster.simulator.engine.machines import machine as machine_of
     from pbkv_cluster.simulator.engine.simulation import Setup
