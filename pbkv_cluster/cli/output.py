@@ -15,6 +15,7 @@ from pbkv_cluster.core.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from pbkv_cluster.simulator.spread import Spread
 
@@ -113,6 +114,22 @@ def result_console(json_target: str | None) -> "Console":
     from pbkv_cluster.cli.console import PlainConsole
 
     return PlainConsole(stderr=json_target == "-")
+
+
+def figures_table(names: Iterable[str], figures: Iterable[str], title: str | None = None) -> "Table":
+    """A table without rows, whose first columns are names and the others figures.
+
+    All columns may fold: where the figures could not, the names would have no room in a narrow terminal.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=0)
+    for name in names:
+        table.add_column(name)
+    for figure in figures:
+        table.add_column(figure, justify="right")
+    return table
 
 
 def share(tokens: int, of: int) -> str:
