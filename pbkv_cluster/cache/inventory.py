@@ -73,7 +73,8 @@ class Inventory:
         self._runs: list[tuple[float, int, CachedBlocks]] = []  # a heap of the first `limit`
         self._seen = 0
         self.shared: dict[Tier, int] = {}
-        """Tokens of what has been seen that several active workflows have used, by tier; each block counts once."""
+        """Tokens of what has been seen that several active workflows have used and no running step uses, by tier; each block
+        counts once."""
 
     def look(self, nodes: int) -> bool:
         """Looks at so many more nodes. False: there are no more."""
@@ -96,7 +97,7 @@ class Inventory:
         workflows = [owner.id for owner in sorted(node.owners, key=lambda owner: owner.active_at, reverse=True)]
         if (self._workflow and self._workflow not in workflows) or (self._agent and self._agent not in agents):
             return
-        if len(node.owners) > 1:
+        if len(node.owners) > 1 and not node.refs:
             self._add_tiers(self.shared, node)
         match self._by:
             case Grouping.RUN:

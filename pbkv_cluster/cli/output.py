@@ -2,7 +2,11 @@
 
 import json
 import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +15,7 @@ from pbkv_cluster.core.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from pbkv_cluster.simulator.spread import Spread
 
@@ -18,21 +23,33 @@ JsonTarget = Annotated[
     str | None, typer.Option("--json", metavar="FILE|-", help="Write the result as JSON; - is standard output.")
 ]
 
+OtherFiles = Mapping[str, Iterable[Path | None]]
+"""Files by the option or the argument that names them; None is not given."""
 
-def check_json_target(target: str | None) -> None:
+
+def check_json_target(target: str | None, others: OtherFiles = MappingProxyType({})) -> None:
     """Checks the target of --json before any work is done.
 
+    Args:
+        target: of --json.
+        others: files that the command reads or writes as well.
+
     Raises:
-        InvalidArgument: the target is a folder, or its folder does not exist.
+        InvalidArgument: the target is a folder, or its folder does not exist, or it is one of the others.
     """
     if target not in (None, "-"):
-        check_target(Path(str(target)), "--json")
+        check_target(Path(str(target)), "--json", others)
 
 
-def check_target(path: Path, option: str) -> None:
+def check_target(path: Path, option: str, others: OtherFiles = MappingProxyType({})) -> None:
     """Checks the target of any option that names a file to write, as `check_json_target` does."""
     if path.is_dir() or not path.parent.is_dir():
         raise InvalidArgument(option, f"cannot write {path}: it is a folder, or its folder does not exist")
+    if path.exists() and not path.is_file():  # a pipe or a device takes several
+        return
+    for name, files in others.items():
+        if any(file is not None and os.path.realpath(file) == os.path.realpath(path) for file in files):
+            raise InvalidArgument(option, f"{path} is the file of {name}: give another")
 
 
 def write_json(value: Any, target: str | None) -> None:
@@ -51,30 +68,42 @@ def write_json(value: Any, target: str | None) -> None:
 
 
 def write_atomically(text: str, path: Path, option: str) -> None:
-    """Writes a file by renaming a temporary one, so that it has either its old or its new content, whatever happens.
+    """Writes a file as `replacing` does.
 
     Raises:
         InvalidArgument: the file cannot be written; names `option`.
     """
-    if path.exists() and not path.is_file():  # a pipe or a device cannot be replaced
-        _write(text, path, path, option)
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        _write(text, temporary, path, option)
+    with replacing(path, option) as written:
         try:
-            temporary.replace(path)
+            written.write_text(text)
+        except OSError as error:
+            raise InvalidArgument(option, f"cannot write {path}: {error.strerror}") from error
+
+
+@contextmanager
+def replacing(path: Path, option: str) -> Iterator[Path]:
+    """The file to write in place of `path`, which takes its place at the end, so that that has either its old or its new
+    content, whatever happens. A link stays one; a pipe or a device cannot be replaced, and is written itself.
+
+    Raises:
+        InvalidArgument: the file cannot be replaced; names `option`.
+    """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    temporary.unlink(missing_ok=True)  # of a process that was killed
+    try:
+        yield temporary
+        try:
+            if target.exists():
+                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+            temporary.replace(target)
         except OSError as error:
             raise InvalidArgument(option, f"cannot write {path}: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _write(text: str, path: Path, reported: Path, option: str) -> None:
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise InvalidArgument(option, f"cannot write {reported}: {error.strerror}") from error
 
 
 def result_console(json_target: str | None) -> "Console":
@@ -85,6 +114,22 @@ def result_console(json_target: str | None) -> "Console":
     from pbkv_cluster.cli.console import PlainConsole
 
     return PlainConsole(stderr=json_target == "-")
+
+
+def figures_table(names: Iterable[str], figures: Iterable[str], title: str | None = None) -> "Table":
+    """A table without rows, whose first columns are names and the others figures.
+
+    All columns may fold: where the figures could not, the names would have no room in a narrow terminal.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=0)
+    for name in names:
+        table.add_column(name)
+    for figure in figures:
+        table.add_column(figure, justify="right")
+    return table
 
 
 def share(tokens: int, of: int) -> str:

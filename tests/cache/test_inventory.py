@@ -65,6 +65,12 @@ def test_blocks_that_several_workflows_share_count_once_by_tier(cache: Cache) ->
         inventory = Inventory(cache.cache, by, Order.LARGEST, 1, cache.clock.now())
         assert not inventory.look(1000)
         assert inventory.shared == {Tier.GPU: PROMPT}
+    handle = cache.begin(1, "third")  # its blocks are locked, and those are counted elsewhere
+    inventory = Inventory(cache.cache, Grouping.WORKFLOW, Order.LARGEST, 9, cache.clock.now())
+    inventory.look(1000)
+    assert cache.cache.locked_blocks(Tier.GPU) * BLOCK_TOKENS >= PROMPT
+    assert inventory.shared == {}
+    cache.cache.close(handle)
     alone = Inventory(cache.cache, Grouping.RUN, Order.LARGEST, 1, cache.clock.now(), agent="coder")
     alone.look(1000)
     assert alone.shared == {}

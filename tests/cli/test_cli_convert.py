@@ -1,5 +1,6 @@
 """`pbkv trace convert`, and `pbkv record` from logs: what it writes, and what it says of it."""
 
+import gzip
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import pytest
 
 from pbkv_cluster.cli.traces.convert import Source
 from pbkv_cluster.simulator.conversion.converters import CONVERTERS
+from pbkv_cluster.simulator.traces.fields import MAX_LIST
 from pbkv_cluster.simulator.traces.files import load_trace
 from tests.cli.conftest import Pbkv
 
@@ -61,6 +63,49 @@ def test_a_failed_conversion_leaves_no_file(pbkv: Pbkv, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+WHOLE = b'{"timestamp": 5, "input_length": 9, "output_length": 9, "hash_ids": [4]}\n'
+
+
+def test_a_failed_conversion_leaves_what_was_there(pbkv: Pbkv, tmp_path: Path) -> None:
+    source, empty, link = tmp_path / "in.jsonl", tmp_path / "empty.jsonl", tmp_path / "link.jsonl"
+    source.write_bytes(WHOLE + b"[1]\n")
+    empty.touch(0o640)
+    link.symlink_to("target.jsonl")
+    for out in (empty, link):
+        assert pbkv("trace", "convert", "--from", "mooncake", str(source), str(out)).code == 2
+    assert empty.read_bytes() == b""
+    assert link.is_symlink()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["empty.jsonl", "in.jsonl", "link.jsonl"]
+    source.write_bytes(WHOLE)
+    for out in (empty, link):
+        assert pbkv("trace", "convert", "--from", "mooncake", str(source), str(out)).code == 0
+        assert len(load_trace(out).workflows) == 1
+    assert empty.stat().st_mode & 0o777 == 0o640
+    assert link.readlink() == Path("target.jsonl")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["empty.jsonl", "in.jsonl", "link.jsonl", "target.jsonl"]
+    again = pbkv("trace", "convert", "--from", "mooncake", str(source), str(link))
+    assert (again.code, again.err) == (2, f"pbkv: OUT: {link} is there already\n")
+
+
+def test_a_pipe_or_a_device_is_written_and_stays(pbkv: Pbkv, tmp_path: Path) -> None:
+    source, pipe = tmp_path / "in.jsonl", tmp_path / "pipe"
+    source.write_bytes(WHOLE + b"[1]\n")
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert pbkv("trace", "convert", "--from", "mooncake", str(source), str(pipe)).code == 2
+        assert pipe.is_fifo()
+        assert json.loads(os.read(reader, 1 << 16))["workflow_id"] == "in-0"
+    finally:
+        os.close(reader)
+    full = tmp_path / "full"
+    full.symlink_to("/dev/full")
+    source.write_bytes(WHOLE)
+    outcome = pbkv("trace", "convert", "--from", "mooncake", str(source), str(full))
+    assert (outcome.code, outcome.err) == (2, f"pbkv: OUT: cannot write {full}: No space left on device\n")
+    assert full.is_symlink()
+
+
 BAD = [b"no JSON", b"[1]", b"{}"]
 AZURE_HEAD = b"TIMESTAMP,ContextTokens,GeneratedTokens"
 GOOD = {
@@ -91,10 +136,51 @@ def test_all_that_is_wrong_is_said_at_once(pbkv: Pbkv, tmp_path: Path, kind: Sou
     outcome = pbkv("trace", "convert", "--from", kind, str(source), str(out))
     assert outcome.code == 2
     lines = [2 + len(head) + at for at in range(len(bad))]
-    *others, count, first = outcome.err.splitlines()
-    assert first.startswith(f"pbkv: {source}, line {lines[0]}: ")
-    assert [each.startswith(f"{source}, line {line}: ") for line, each in zip(lines[1:], others, strict=True)] == [True, True]
-    assert count == "3 records are wrong"
+    *told, count = outcome.err.splitlines()
+    assert all(each.startswith(f"{source}, line {line}: ") for line, each in zip(lines, told, strict=True))
+    assert count == f"pbkv: {source}: 3 problems"
+    assert not out.exists()
+
+
+def test_what_is_wrong_behind_the_room_of_the_file_is_told(pbkv: Pbkv, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "t.jsonl"
+    source.write_bytes(b"\n".join([b"[1]", *[GOOD["mooncake"]] * 9, b"[2]"]))
+    outcome = pbkv("trace", "convert", "--from", "mooncake", "--max-mb", "0.001", str(source), str(out))
+    assert outcome.code == 2
+    assert [line.split(": ")[0] for line in outcome.err.splitlines()[:2]] == [f"{source}, line {line}" for line in (1, 11)]
+    assert not out.exists()
+    source.write_bytes(b"\n".join([GOOD["mooncake"]] * 9))
+    outcome = pbkv("trace", "convert", "--from", "mooncake", "--max-mb", "0.001", str(source), str(out))
+    assert outcome.code == 1
+    assert "the rest does not fit into 0.001 MB" in outcome.err
+    assert 0 < len(load_trace(out).workflows) < 9
+
+
+@pytest.mark.parametrize("kind", sorted(Source))
+def test_what_ends_the_reading_hides_nothing_before_it(pbkv: Pbkv, tmp_path: Path, kind: Source) -> None:
+    head = [HEADS[kind]] if kind in HEADS else []
+    source, out = tmp_path / ("in.csv.gz" if head else "in.jsonl.gz"), tmp_path / "t.jsonl"
+    whole = gzip.compress(b"\n".join([*head, GOOD[kind], WRONG.get(kind, BAD)[1], *[GOOD[kind]] * 2, b""]), mtime=0)
+    source.write_bytes(whole + gzip.compress(b"")[:-4])
+    outcome = pbkv("trace", "convert", "--from", kind, str(source), str(out))
+    assert outcome.code == 2
+    first, second, count = outcome.err.splitlines()
+    assert first.startswith(f"{source}, line {2 + len(head)}: ")
+    assert second.startswith(f"{source}, after line {4 + len(head)}: the gzip stream is cut short")
+    assert count == f"pbkv: {source}: 2 problems"
+    assert not out.exists()
+
+
+def test_prompts_that_are_too_long_are_told_in_the_order_of_the_file(pbkv: Pbkv, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "t.jsonl"
+    messages = [{"role": "user", "content": "a"}] * (MAX_LIST + 1)
+    long = json.dumps({"time": 1, "request": {"messages": messages}}).encode()
+    source.write_bytes(b"\n".join([GOOD["access-log"], long, b"no JSON", long, b""]))
+    outcome = pbkv("trace", "convert", "--from", "access-log", str(source), str(out))
+    assert outcome.code == 2
+    *told, count = outcome.err.splitlines()
+    assert [line.split(": ")[0] for line in told] == [f"{source}, line {line}" for line in (2, 3, 4)]
+    assert count == f"pbkv: {source}: 3 problems"
     assert not out.exists()
 
 
@@ -102,7 +188,7 @@ def test_of_many_that_are_wrong_the_first_are_told(pbkv: Pbkv, tmp_path: Path) -
     source = tmp_path / "in.jsonl"
     source.write_text("{}\n" * 1001)
     outcome = pbkv("trace", "convert", "--from", "sharegpt", str(source), str(tmp_path / "t.jsonl"))
-    assert "\n1,001 records are wrong\n" in outcome.err
+    assert outcome.err.endswith(f"\npbkv: {source}: 1,001 problems, of which the first 200 are shown\n")
     assert len(outcome.err.splitlines()) == 201
 
 

@@ -1,5 +1,6 @@
 """Names that clients choose are printed as they are: no markup, no emoji, nothing that a terminal obeys."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -9,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pbkv_cluster.cli.console import PlainConsole
+from pbkv_cluster.cli.output import figures_table
 from pbkv_cluster.cli.plain_text import plain
 from pbkv_cluster.rpc.v1.types_pb2 import Prompt
 from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep, TraceWorkflow
@@ -61,6 +63,23 @@ def test_a_table_loses_nothing_where_it_is_narrow_or_no_terminal(
         shown = capsys.readouterr().out
         assert "…" not in shown
         assert all(name in shown for name in names) == (columns is None)
+
+
+def test_neither_names_nor_large_figures_are_lost_where_a_table_is_narrow(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    names, figures = (
+        ("planner-of-journeys", "prompts/plan.j2", "support"),
+        [f"{number}23,456,789,012" for number in range(1, 7)],
+    )
+    table = figures_table(("agent", "call site", "workload"), ("steps", "prompt", "reusable", "reused", "recomputed", "part"))
+    table.add_row(*names, *figures)
+    PlainConsole().print(table)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 60
+    rows = lines[1 + next(at for at, line in enumerate(lines) if "──" in line) : -1]
+    assert Counter("".join(rows).replace(" ", "")) == Counter("".join((*names, *figures)))
 
 
 def test_a_name_in_an_error_is_shown(pbkv: Pbkv, busy: str) -> None:

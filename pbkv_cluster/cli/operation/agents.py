@@ -6,7 +6,7 @@ import typer
 
 from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
+from pbkv_cluster.cli.output import JsonTarget, check_json_target, figures_table, result_console, write_json
 
 if TYPE_CHECKING:
     from pbkv_cluster.rpc.v1 import inspection_pb2
@@ -32,16 +32,14 @@ def ls(
     The last column helps authors of prompts: from that token on, prompts of two workflows differ (median over the latest
     pairs), so nothing after it can be shared. A name or a time near the beginning of a prompt shows here.
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     check_json_target(json_target)
     agents = [_agent_json(agent) for agent in on_event_loop(_list(endpoint, limit, workload)).agents]
     # Names that no client gives take no room.
     named = [name for name in ("call_site", "workload") if any(agent[name] for agent in agents)]
-    table = Table("agent", *(name.replace("_", " ") for name in named), box=SIMPLE_HEAD, padding=0)
-    for heading in ("steps", "prompt", "reusable", "reused", "recomputed", "differ from"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = figures_table(
+        ("agent", *(name.replace("_", " ") for name in named)),
+        ("steps", "prompt", "reusable", "reused", "recomputed", "differ from"),
+    )
     for agent in agents:
         prompt = agent["prompt_tokens"]
         table.add_row(

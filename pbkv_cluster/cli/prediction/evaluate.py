@@ -61,7 +61,7 @@ def evaluate(
     Forecasts are made when a step starts (before its output is known) and when it ends (after), for each of the next
     predictor.horizon steps; the end of a workflow counts as an agent.
     """
-    check_json_target(json_target)
+    check_json_target(json_target, {"--test": test, "--train": train or ()})
     if split is not None and train:
         raise InvalidArgument("--split", "takes training from --test; leave --train out")
     if split is not None and not 0 < split < 1:

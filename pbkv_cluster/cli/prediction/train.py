@@ -51,7 +51,7 @@ def train(
 
     if not 0 <= hold_back < 1:
         raise InvalidArgument("--hold-back", f"must be at least 0 and below 1, got {hold_back:g}")
-    check_json_target(json_target)
+    check_json_target(json_target, {"TRACE": files})
     target = out / _NAME
     _check(out, (target, access_path(target)), force)
     predictor = load_settings(config, assignments, {}).config.predictor

@@ -56,7 +56,7 @@ def replay(
     for flag, value in cluster_options.items():
         if endpoint is not None and value is not None:
             raise InvalidArgument(flag, f"sets up a cluster, but --endpoint {endpoint} names one that runs already")
-    check_json_target(json_target)
+    check_json_target(json_target, {"FILE": [file]})
 
     import secrets
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pbkv_cluster.cli.output import percent
+from pbkv_cluster.cli.output import figures_table, percent
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,19 +28,13 @@ def policy_tables(rows: "Sequence[Row]") -> "Iterator[Table | str]":
 
 
 def _table(rows: "Sequence[Row]") -> "Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from pbkv_cluster.simulator.evaluation.experiment import means
 
     blocks = f"{means(rows, 'capacity_blocks'):,.0f} blocks on the GPU, {means(rows, 'host_blocks'):,.0f} in host memory"
     share = f"LRU gets {percent(means(rows, 'pressure_measured'))} of an infinite cache's GPU hits"
     title = f"{rows[0].workload}: {blocks}; {share} ({percent(means(rows, 'hit_infinite'))} of the prompt tokens)"
-    table = Table(title=title, header_style="bold", caption=_CAPTION, box=SIMPLE_HEAD, padding=0)
-    table.title_justify = table.caption_justify = "left"
-    table.add_column("policy", no_wrap=True)
-    for name in _COLUMNS:
-        table.add_column(name, justify="right", no_wrap=True)
+    table = figures_table(("policy",), _COLUMNS, title)
+    table.caption, table.caption_justify = _CAPTION, "left"
     for policy in dict.fromkeys(row.policy for row in rows):
         own = [row for row in rows if row.policy == policy]
         table.add_row(

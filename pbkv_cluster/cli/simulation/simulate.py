@@ -8,7 +8,7 @@ import typer
 
 from pbkv_cluster.cli.completion import complete_simulated_policies
 from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings, split_names
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
+from pbkv_cluster.cli.output import JsonTarget, OtherFiles, check_json_target, check_target, result_console, write_json
 from pbkv_cluster.cli.simulation.cost_options import CostModelFile, DiskLatency, DiskSpeed, MachineName, cost_of, with_disk
 from pbkv_cluster.cli.simulation.policy_options import check_policies, parse_pressures, warn_missed_pressures
 from pbkv_cluster.cli.simulation.workload_options import ThinkScale, tell_assumed_pauses
@@ -90,7 +90,10 @@ def simulate(
     results.
     """
     cost = with_disk(cost_of(cost_model, machine), disk_ratio, disk_gbps, disk_latency_ms)
-    check_json_target(json_target)
+    read: OtherFiles = {"TRACE": files, "--train": train or (), "--arrivals": [arrivals]}
+    if plot_target is not None:
+        check_target(plot_target, "--plot", read)
+    check_json_target(json_target, {**read, "--plot": [plot_target]})
 
     from pbkv_cluster.simulator.engine.simulation import Setup
     from pbkv_cluster.simulator.evaluation.experiment import Plan, compare, train_state

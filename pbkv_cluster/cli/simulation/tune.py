@@ -8,7 +8,7 @@ import typer
 
 from pbkv_cluster.cli.completion import complete_policies
 from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings, split_names
-from pbkv_cluster.cli.output import check_json_target, check_target, result_console, write_atomically, write_json
+from pbkv_cluster.cli.output import OtherFiles, check_json_target, check_target, result_console, write_atomically, write_json
 from pbkv_cluster.cli.simulation.cost_options import CostModelFile, MachineName, cost_of
 from pbkv_cluster.cli.simulation.policy_options import check_policies, parse_pressures, warn_missed_pressures
 from pbkv_cluster.cli.simulation.workload_options import ThinkScale, tell_assumed_pauses
@@ -74,11 +74,12 @@ def tune(
     the present settings on held-out tasks as well; otherwise the present settings are written. Equal seeds give equal results.
     """
     cost = cost_of(cost_model, machine)
-    check_target(out, "--out")
+    read: OtherFiles = {"TRACE": files, "--train": train or ()}
+    check_target(out, "--out", read)
     target = json_target or str(out.with_suffix(".json"))
     if Path(target) == out:
         raise InvalidArgument("--out", f"{out} is the name of the report: give that another with --json")
-    check_json_target(target)
+    check_json_target(target, {**read, "--out": [out]})
 
     from pbkv_cluster.cli.simulation.tuned_file import summary, tuned_file
     from pbkv_cluster.simulator.engine.simulation import Setup

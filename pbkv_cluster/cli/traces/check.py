@@ -19,7 +19,7 @@ def check(
     """Say all that is wrong with a trace at once, by line and field. The exit code is 2 if anything is."""
     from pbkv_cluster.simulator.traces.check import TraceCheck
 
-    check_json_target(json_target)
+    check_json_target(json_target, {"TRACE": [file]})
     checked = TraceCheck(file)
     problems = checked.problems()
     shown = list(islice(problems, limit))

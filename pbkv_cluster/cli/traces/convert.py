@@ -1,5 +1,7 @@
 """`pbkv trace convert`: traces and logs of others as step traces."""
 
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from enum import StrEnum
@@ -8,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, check_target, result_console, write_json
+from pbkv_cluster.cli.output import JsonTarget, check_json_target, check_target, replacing, result_console, write_json
 from pbkv_cluster.cli.plain_text import plain
 from pbkv_cluster.cli.traces.secret import Secret, ids_of
+from pbkv_cluster.core.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from pbkv_cluster.simulator.conversion.conversion import Converted
@@ -48,18 +51,21 @@ def convert(
     If records are wrong, says all that is wrong with them, by their place in the file, and writes nothing.
     """
     check_target(out, "OUT")
-    check_json_target(json_target)
+    check_json_target(json_target, {"OUT": [out], "IN": [source], "--secret": [secret]})
     ids = ids_of(secret)
 
     from pbkv_cluster.simulator.recording.trace_file import TraceFile
+    from pbkv_cluster.simulator.traces.problems import BadRecords
 
-    with TraceFile(out, int(max_mb * _MB)) as file:
-        try:
+    if out.is_file() and out.stat().st_size:
+        raise InvalidArgument("OUT", f"{out} is there already")
+    try:
+        # A part would look like the whole.
+        with replacing(out, "OUT") as path, TraceFile(path, int(max_mb * _MB), reported=(out, "OUT")) as file:
             done, notes = _convert(kind, source, ids, file)
-        except BaseException as error:
-            out.unlink(missing_ok=True)  # a part would look like the whole
-            _tell(error)
-            raise
+    except BadRecords as error:
+        _tell(error.problems, source)
+        raise
     told = [f"{out}: {done.workflows:,} workflows, {done.steps:,} steps, {done.prompt_tokens:,} prompt tokens"]
     if done.pseudo_tokens:
         share = 100 * done.pseudo_tokens / done.prompt_tokens
@@ -71,14 +77,26 @@ def convert(
         raise typer.Exit(1)
 
 
-def _tell(error: BaseException) -> None:
-    """Prints the problems of a file but the first, with which the command ends."""
-    from pbkv_cluster.simulator.traces.problems import BadRecords
+def _tell(problems: "RecordProblems", source: Path) -> None:
+    """Prints several problems of a file in its order: calls are looked at later than they are read.
 
-    if isinstance(error, BadRecords) and error.problems.count > 1:
-        for problem in error.problems.first[1:]:
-            typer.echo(plain(problem), err=True)
-        typer.echo(f"{error.problems.count:,} records are wrong", err=True)
+    Raises:
+        TraceError: there are several.
+    """
+    from pbkv_cluster.simulator.traces.step_traces import TraceError
+
+    if problems.count == 1:
+        return
+    for problem in sorted(problems.first, key=lambda text: _place(text.removeprefix(str(source)))):
+        typer.echo(plain(problem), err=True)
+    shown = f", of which the first {len(problems.first)} are shown" if problems.count > len(problems.first) else ""
+    raise TraceError(f"{source}: {problems.count:,} problems{shown}")
+
+
+def _place(problem: str) -> float:
+    """The number of the line or the record that a problem names first; what names none comes last."""
+    found = re.match(r", (?:after )?(?:line|record) (\d+)", problem)
+    return int(found[1]) if found else math.inf
 
 
 def _convert(kind: Source, source: Path, ids: "Ids", file: "TraceFile") -> "tuple[Converted, tuple[str, ...]]":

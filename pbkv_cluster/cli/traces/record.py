@@ -85,7 +85,7 @@ def record(
     Workflows are written when they end; those that are open at the end of the recording, as far as they have got.
     """
     check_target(out, "--out")
-    check_json_target(json_target)
+    check_json_target(json_target, {"--out": [out], "--access-log": [access_log], "--secret": [secret]})
     if otlp is not None and access_log is not None:
         raise InvalidArgument("--otlp", "cannot be given together with --access-log: record one source at a time")
     if with_tokens and (otlp is not None or access_log is not None):

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, check_target, result_console, write_atomically, write_json
+from pbkv_cluster.cli.output import (
+    JsonTarget,
+    check_json_target,
+    check_target,
+    figures_table,
+    result_console,
+    write_atomically,
+    write_json,
+)
 from pbkv_cluster.cli.simulation.cost_options import CostModelFile, MachineName, cost_of
 from pbkv_cluster.cli.simulation.workload_options import ThinkScale
 from pbkv_cluster.core.errors import InvalidArgument
@@ -56,9 +64,9 @@ def report(
     """
     name = None if machine == "list" else machine or (None if cost_model else _MACHINE)
     cost = cost_of(cost_model, machine if machine == "list" else name)
-    check_json_target(json_target)
+    check_json_target(json_target, {"TRACE": [file], "--html": [html]})
     if html is not None:
-        check_target(html, "--html")
+        check_target(html, "--html", {"TRACE": [file]})
 
     from pbkv_cluster.simulator.engine.machines import machine as machine_of
     from pbkv_cluster.simulator.engine.simulation import Setup
@@ -124,9 +132,10 @@ def _print(console: "Console", found: "Assessment") -> None:
 def _sizes_table(found: "Assessment") -> "Table":
     from pbkv_cluster.simulator.report.page import size_name
 
-    table = _table(
+    table = figures_table(
+        ("memory",),
+        ("GB", "LRU", "pbkv", "clairvoyant", "1st token", "workflow"),
         "Recomputed tokens, and LRU's mean seconds over pbkv's. Memory: the GPU's in percent of the open contexts",
-        ("memory", "GB", "LRU", "pbkv", "clairvoyant", "1st token", "workflow"),
     )
     for each in found.comparisons:
         table.add_row(
@@ -142,21 +151,11 @@ def _sizes_table(found: "Assessment") -> "Table":
 def _agents_table(found: "Assessment") -> "Table":
     from pbkv_cluster.simulator.report.page import agent_rows, size_name
 
-    table = _table(
+    table = figures_table(
+        ("workload", "agent"),
+        ("steps", "prompt", "own", "others", "LRU", "pbkv", "clairvoyant"),
         f"Reusable from the own and from other workflows; tokens recomputed with {size_name(found, found.focus)}",
-        ("workload", "agent", "steps", "prompt", "own", "others", "LRU", "pbkv", "clairvoyant"),
     )
     for row in agent_rows(found):
         table.add_row(*row)
-    return table
-
-
-def _table(title: str, columns: tuple[str, ...]) -> "Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=0)
-    for number, column in enumerate(columns):
-        left = not number or column == "agent"
-        table.add_column(column, justify="left" if left else "right", no_wrap=column not in ("workload", "agent"))
     return table

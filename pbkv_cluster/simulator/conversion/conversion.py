@@ -1,7 +1,8 @@
 """Writes what a converter reads: steps in the order of time, workflow by workflow."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from pbkv_cluster.core.checks import MAX_NAME_BYTES
 from pbkv_cluster.simulator.recording.calls import Call
@@ -9,9 +10,11 @@ from pbkv_cluster.simulator.recording.conversation import steps_of
 from pbkv_cluster.simulator.recording.ids import Ids
 from pbkv_cluster.simulator.recording.recorder import RecordedStep, Recorder
 from pbkv_cluster.simulator.recording.trace_file import TraceFile
-from pbkv_cluster.simulator.traces.problems import RecordProblems
+from pbkv_cluster.simulator.traces.problems import RecordProblems, noted
 from pbkv_cluster.simulator.traces.step_traces import TraceError, TraceWorkflow
 from pbkv_cluster.simulator.traces.writing import encoded, line_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +35,14 @@ def convert_calls(calls: Iterable[Call], ids: Ids, file: TraceFile, problems: Re
         calls: in any order. Their texts are not kept.
         ids: for texts.
         file: to write to.
-        problems: of the calls' records; if there are any when all calls have come, nothing is written.
+        problems: of the calls' records; if there are any when all calls have come, nothing is written. What ends the reading
+            is one of them.
 
     Raises:
-        TraceError: there are none, or they cannot be read.
+        TraceError: there are no calls, or there are problems.
     """
     workflows: dict[str, list[tuple[Call, RecordedStep]]] = {}
-    for call, step in steps_of(calls, ids):
+    for call, step in steps_of(_until_unreadable(calls, problems), ids, problems=problems):
         bare = replace(call, messages=(), reply=None)
         workflows.setdefault(name_of(call.workflow, "workflow"), []).append((bare, step))
     if problems is not None:
@@ -67,21 +71,31 @@ def convert_calls(calls: Iterable[Call], ids: Ids, file: TraceFile, problems: Re
 def convert_workflows(
     workflows: Iterable[tuple[TraceWorkflow, float | None]], file: TraceFile, problems: RecordProblems
 ) -> Converted:
-    """Writes workflows that have ids already, each with its arrival in seconds.
+    """Writes workflows that have ids already, each with its arrival in seconds. Where the file is full, the rest is but read.
 
     Raises:
-        TraceError: they cannot be read, or there are problems when all have come; then some have been written.
+        TraceError: there are problems when all have come, of which what ends the reading is one; some have been written.
     """
     written = steps = tokens = 0
-    for workflow, arrival_s in workflows:
+    is_full = False
+    for workflow, arrival_s in _until_unreadable(workflows, problems):
+        if is_full:
+            continue
         timed = replace(workflow, arrival_s=arrival_s)
         if not file.write(workflow.id, b"".join(encoded(line_of(timed, at)) for at in range(len(workflow.steps)))):
-            return Converted(written, steps, 0, tokens, True)
+            is_full = True
+            continue
         written += 1
         steps += len(workflow.steps)
         tokens += sum(step.prompt_tokens for step in workflow.steps)
     problems.check()
-    return Converted(written, steps, 0, tokens, False)
+    return Converted(written, steps, 0, tokens, is_full)
+
+
+def _until_unreadable(records: Iterable[T], problems: RecordProblems | None) -> Iterator[T]:
+    """The records up to where no more can be read, which is noted as a problem, so that those before it are told, too."""
+    with noted(problems):
+        yield from records
 
 
 def name_of(text: str, default: str) -> str:

@@ -28,13 +28,15 @@ def langfuse(path: Path, problems: RecordProblems | None = None) -> Iterator[Cal
         TraceError: the file cannot be read, or is none.
     """
     tree, sessions = SpanTree(), dict[str, str]()
-    for _, record in _observations(path, RecordProblems()):  # which are told of below
-        metadata = _decoded(record.get("metadata"))
-        named = next((str(metadata[name]) for name in _AGENT_METADATA if metadata.get(name)), "")
-        agent = named or (str(record.get("name") or "") if record.get("type") == _AGENT else "")
-        tree.add(_text(record, "id"), _text(record, "parentObservationId", "parent_observation_id"), agent)
-        if session := _text(record, "sessionId", "session_id"):
-            sessions[_text(record, "traceId", "trace_id")] = session
+    unheard = RecordProblems()  # they are told of below
+    with noted(unheard):
+        for _, record in _observations(path, unheard):
+            metadata = _decoded(record.get("metadata"))
+            named = next((str(metadata[name]) for name in _AGENT_METADATA if metadata.get(name)), "")
+            agent = named or (str(record.get("name") or "") if record.get("type") == _AGENT else "")
+            tree.add(_text(record, "id"), _text(record, "parentObservationId", "parent_observation_id"), agent)
+            if session := _text(record, "sessionId", "session_id"):
+                sessions[_text(record, "traceId", "trace_id")] = session
     for place, record in _observations(path, problems):
         if record.get("type") != _GENERATION:
             continue

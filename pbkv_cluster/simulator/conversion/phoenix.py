@@ -26,12 +26,16 @@ def phoenix(path: Path, problems: RecordProblems | None = None) -> Iterator[Call
         TraceError: the file cannot be read, or is none.
     """
     tree, sessions = SpanTree(), dict[str, str]()
-    for _, record in json_records(path, RecordProblems()):  # which are told of below
-        kind = _kind(record)
-        named = next((str(value) for name in _AGENT_ATTRIBUTES if (value := _attribute(record, name))), "")
-        tree.add(_id(record, "span_id"), str(record.get("parent_id") or ""), named or (_name(record) if kind == _AGENT else ""))
-        if (session := _attribute(record, "session.id")) and (trace := _id(record, "trace_id")):
-            sessions[trace] = str(session)
+    unheard = RecordProblems()  # they are told of below
+    with noted(unheard):
+        for _, record in json_records(path, unheard):
+            kind = _kind(record)
+            named = next((str(value) for name in _AGENT_ATTRIBUTES if (value := _attribute(record, name))), "")
+            tree.add(
+                _id(record, "span_id"), str(record.get("parent_id") or ""), named or (_name(record) if kind == _AGENT else "")
+            )
+            if (session := _attribute(record, "session.id")) and (trace := _id(record, "trace_id")):
+                sessions[trace] = str(session)
     for place, record in json_records(path, problems):
         if _kind(record) == _LLM:
             with noted(problems):

@@ -12,6 +12,7 @@ from pbkv_cluster.simulator.recording.calls import ASSISTANT, SYSTEM, TOOL, Call
 from pbkv_cluster.simulator.recording.ids import Ids, keyed_agent
 from pbkv_cluster.simulator.recording.recorder import RecordedStep
 from pbkv_cluster.simulator.traces.fields import MAX_LIST, MAX_TOKENS
+from pbkv_cluster.simulator.traces.problems import RecordProblems, noted
 from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceError
 
 PIECE_CHARACTERS = 256
@@ -71,17 +72,20 @@ class TextSteps:
         return max(1, round(size / self._token_bytes)) if size else 0
 
 
-def steps_of(calls: Iterable[Call], ids: Ids, sample: int = CALIBRATION_CALLS) -> Iterator[tuple[Call, RecordedStep]]:
+def steps_of(
+    calls: Iterable[Call], ids: Ids, sample: int = CALIBRATION_CALLS, problems: RecordProblems | None = None
+) -> Iterator[tuple[Call, RecordedStep]]:
     """The step of each call. The first `sample` calls tell the length of tokens; no more calls than these are held.
 
     Raises:
-        TraceError: a prompt is longer than a trace can hold.
+        TraceError: a prompt is longer than a trace can hold, and `problems` is None.
     """
     rest = iter(calls)
     first = list(islice(rest, sample))
     texts = TextSteps(ids, bytes_per_token(first))
     for call in chain(first, rest):
-        yield call, _checked(call, texts.step(call))
+        with noted(problems):
+            yield call, _checked(call, texts.step(call))
 
 
 def _checked(call: Call, step: RecordedStep) -> RecordedStep:
