@@ -8,5 +8,6 @@ server, authentication                 one end of a connection, and who may call
 channel, metadata_channel              the other end, and what goes with its calls
 steps                                  many steps over one stream
 http_server                            HTTP for what is small: metrics, discovery, spans
+read_watch                             cuts an HTTP connection that its client has stopped reading
 services, service_link                 finding a service, and staying connected to it
 """

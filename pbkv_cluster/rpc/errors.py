@@ -30,7 +30,7 @@ _KIND, _PROMPT_TOO_LONG = "pbkv-kind", "prompt-too-long"
 _DETAILS_BYTES = 2048
 # How gRPC says that it cannot connect, after what it has tried: the last address, and why not.
 _NOT_CONNECTED = re.compile(r"failed to connect to all addresses; last error: \w+: (?:ipv[46]:)?(\S+): (.*)", re.DOTALL)
-_REMOTE_HOST = "Failed to connect to remote host: "
+_REMOTE_HOST = "Failed to connect to remote host: "  # by TCP: nobody has taken the connection
 _HTTP_1 = "Trying to connect an http1.x server"
 
 _STATUS: dict[type[errors.PbkvError], grpc.StatusCode] = {
@@ -61,8 +61,10 @@ def _in_words(details: str) -> str:
     """Details of a status, those of a connection that gRPC cannot make in words that people know."""
     if (found := _NOT_CONNECTED.fullmatch(details)) is None:
         return details
-    address, why = unquote(found[1]), found[2].removeprefix(_REMOTE_HOST)
-    return f"nobody answers at {address}: {'it speaks HTTP/1.1, not gRPC' if _HTTP_1 in why else why}"
+    address, why = unquote(found[1]), found[2]
+    if why.startswith(_REMOTE_HOST):
+        return f"nobody answers at {address}: {why.removeprefix(_REMOTE_HOST)}"
+    return f"cannot connect to {address}: {'it speaks HTTP/1.1, not gRPC' if _HTTP_1 in why else why}"
 
 
 def from_status(

@@ -1,7 +1,7 @@
 """A small HTTP/1.1 server for what monitoring and telemetry talk: one port, fixed paths, whole bodies.
 
 Whatever a client sends, it gets an answer that says what is wrong (4xx), or its connection is closed: requests, their heads,
-their bodies, their duration, the time to read an answer, and the number of connections are bounded.
+their bodies, their duration, the time that an answer is left unread, and the number of connections are bounded.
 """
 
 import asyncio
@@ -16,13 +16,14 @@ from pbkv_cluster import __version__
 from pbkv_cluster.core.errors import PermissionDenied, StartupError, Unauthenticated, Unavailable
 from pbkv_cluster.core.locations.addresses import join_address
 from pbkv_cluster.core.security.headers import CHALLENGE, api_key_of
+from pbkv_cluster.rpc.read_watch import ReadWatch
 from pbkv_cluster.rpc.security import this_process
 
 log = logging.getLogger(__name__)
 
 _READ_BYTES = 1 << 16
 _REQUEST_S = 120.0  # for a request to arrive, and between two of one connection
-_ANSWER_S = 60.0  # for a client to read an answer
+_STALLED_S = 60.0  # that a client may read nothing of its answer
 _MAX_CONNECTIONS = 1024
 
 Handler = Callable[[Mapping[str, str], bytes], Awaitable["HttpAnswer"]]
@@ -63,17 +64,17 @@ class HttpServer:
     """Serves one port until it is stopped."""
 
     def __init__(
-        self, routes: Mapping[str, Route], max_connections: int = _MAX_CONNECTIONS, answer_s: float = _ANSWER_S
+        self, routes: Mapping[str, Route], max_connections: int = _MAX_CONNECTIONS, stalled_s: float = _STALLED_S
     ) -> None:
         """Args:
         routes: by path.
         max_connections: open at a time; further ones are told so and closed.
-        answer_s: seconds for a client to read an answer, after which its connection is cut.
+        stalled_s: seconds that a client may read nothing of its answer, after which its connection is cut.
         """
         self._routes = routes
         self._security = this_process()
         self._max_connections = max_connections
-        self._answer_s = answer_s
+        self._stalled_s = stalled_s
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self.address = ""
@@ -152,8 +153,12 @@ class HttpServer:
             connection.start_next_cycle()
 
     async def _send(self, connection: h11.Connection, writer: asyncio.StreamWriter, answer: HttpAnswer) -> None:
-        async with asyncio.timeout(self._answer_s):
+        watch = ReadWatch(writer.transport)
+        watch.start(self._stalled_s)
+        try:
             await _send(connection, writer, answer)
+        finally:
+            watch.stop()
 
     async def _next_answer(
         self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

@@ -11,6 +11,7 @@ from pbkv_cluster.core.errors import StartupError, Unavailable
 from pbkv_cluster.rpc.http_server import Audience, HttpAnswer, HttpServer, Route, plain
 from tests.polling import eventually
 from tests.secured import CLUSTER_KEY, OPERATOR, RED, secured
+from tests.slow_reader import PATIENCE_S, read_slowly
 
 HOST = "127.0.0.1"
 
@@ -121,7 +122,7 @@ async def test_a_client_that_does_not_read_its_answer_is_cut_off() -> None:
     async def large(headers: Mapping[str, str], body: bytes) -> HttpAnswer:
         return plain(200, "x" * (32 << 20))  # far more than the system's buffers hold
 
-    server = HttpServer({**ROUTES, "/large": Route("GET", large)}, max_connections=1, answer_s=0.1)
+    server = HttpServer({**ROUTES, "/large": Route("GET", large)}, max_connections=1, stalled_s=0.1)
     await server.start(HOST, 0)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -135,6 +136,18 @@ async def test_a_client_that_does_not_read_its_answer_is_cut_off() -> None:
             return answer.startswith(b"HTTP/1.1 200 ")  # and not that the server is full, which may be cut short
 
         await eventually(another_is_served)
+    await server.stop()
+
+
+async def test_a_slow_but_steady_reader_gets_everything() -> None:
+    size = 32 << 20
+
+    async def large(headers: Mapping[str, str], body: bytes) -> HttpAnswer:
+        return plain(200, "x" * size)
+
+    server = HttpServer({"/large": Route("GET", large)}, stalled_s=PATIENCE_S)
+    await server.start(HOST, 0)
+    assert await read_slowly(server.address, b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n", size) == size
     await server.stop()
 
 

@@ -14,6 +14,7 @@ from pbkv_cluster.core.errors import ConfigError, InvalidArgument
 from pbkv_cluster.core.security.caller import Caller, current_caller
 from pbkv_cluster.core.security.tls import Tls
 from pbkv_cluster.rpc.channel import connect, connect_blocking
+from pbkv_cluster.rpc.errors import from_rpc
 from pbkv_cluster.rpc.security import Access
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.v1 import predictor_pb2, predictor_pb2_grpc
@@ -204,6 +205,30 @@ async def test_a_name_may_stand_for_the_address(tmp_path: Path) -> None:
         async with connect(server.address) as channel:
             assert await outcome(channel) == ANSWERS
         await server.stop(0)
+
+
+async def test_a_server_that_takes_the_connection_is_not_said_to_be_none(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    named, elsewhere, stranger = authority.sign("named"), authority.sign("elsewhere", "DNS:b"), Authority(tmp_path, "other")
+
+    async def problem(address: str, access: Access) -> str:
+        async with connect(address, access=access) as channel:
+            stub: predictor_pb2_grpc.PredictorServiceAsyncStub = predictor_pb2_grpc.PredictorServiceStub(channel)
+            with pytest.raises(aio.AioRpcError) as caught:
+                await stub.Predict(predictor_pb2.PredictRequest(), timeout=DEADLINE_S)
+        return str(from_rpc(caught.value))
+
+    trusting = Access(RED, Tls(ca=authority.ca))
+    plain = await serve()
+    assert (await problem(plain.address, trusting)).startswith(f"cannot connect to {plain.address}: ")
+    await plain.stop(0)
+    assert (await problem(plain.address, trusting)).startswith(f"nobody answers at {plain.address}: ")
+    cases = ((named, Access(RED, Tls(ca=stranger.ca))), (elsewhere, trusting), (named, Access(RED)))
+    for own, access in cases:
+        with secured(tmp_path, tls_certificate=own.certificate, tls_key=own.key, tls_ca=own.ca):
+            server = await serve(is_public=True)
+            assert (await problem(server.address, access)).startswith(f"cannot connect to {server.address}: "), own
+            await server.stop(0)
 
 
 async def test_a_channel_without_asyncio_shows_the_same(tmp_path: Path) -> None:

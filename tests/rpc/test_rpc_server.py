@@ -320,7 +320,7 @@ async def test_a_server_of_http_1_is_told_apart_from_none() -> None:
                 await predict(channel)
     finally:
         await server.stop()
-    assert str(from_rpc(caught.value)) == f"nobody answers at {address}: it speaks HTTP/1.1, not gRPC"
+    assert str(from_rpc(caught.value)) == f"cannot connect to {address}: it speaks HTTP/1.1, not gRPC"
 
 
 @pytest.mark.parametrize("name", ["", "pbkv.v1.PredictorService"])

@@ -1,8 +1,12 @@
 """A body of so many values that they would take far more memory than its bytes is refused before it is parsed."""
 
+import sys
+from types import FrameType
+
 import pytest
 
 from pbkv_cluster.gateway.http.wire.json_bounds import check_values
+from pbkv_cluster.gateway.http.wire.problems import BodyTooLarge
 from tests.gateway.http.http_rig import http_running
 from tests.gateway.http.test_http_limits import BODY, answered, request
 from tests.gateway.peers import ScriptedWorker
@@ -41,3 +45,29 @@ async def test_what_looks_like_values_in_a_text_is_none(text: bytes) -> None:
 def test_a_text_without_an_end_is_read_once(text: bytes) -> None:
     """If its end were looked for at each of its bytes, that would take hours."""
     check_values(b"0," * 1_999_000 + b'"' + b"," * 2_000 + text * (1 << 20))
+
+
+@pytest.mark.parametrize("text", [b"a", rb"\"", b" "])
+def test_a_long_text_is_read_in_parts_between_which_other_threads_run(text: bytes) -> None:
+    body = b'{"a": "' + text * (4 << 20) + b'", "b": "' + b"," * 2_000_001 + b'"}'
+    calls = 0
+
+    def count(frame: FrameType, event: str, called: object) -> None:
+        nonlocal calls
+        calls += event == "c_call" and getattr(called, "__name__", "") == "match"
+
+    sys.setprofile(count)
+    try:
+        check_values(body)
+    finally:
+        sys.setprofile(None)
+    assert calls > len(body) // (128 << 10)
+
+
+@pytest.mark.parametrize("length", [0, 64, 65, 4097, 70_000, 140_000])
+@pytest.mark.parametrize("text", [b"a", rb"\"", rb"a\\"])
+def test_values_are_counted_right_whatever_the_length_of_a_text_before_them(text: bytes, length: int) -> None:
+    start = b'{"a": "' + text * length + b'"' + b" " * length + b', "b": ["[", '
+    check_values(start + b"[" * 199_998 + b"]" * 199_998 + b"]}")
+    with pytest.raises(BodyTooLarge):
+        check_values(start + b"[" * 199_999 + b"]" * 199_999 + b"]}")

@@ -1,4 +1,4 @@
-"""A client that does not read its answer keeps neither its connection nor what works on the answer."""
+"""A client that does not read its answer keeps neither its connection nor what works on the answer; one that reads gets all."""
 
 import asyncio
 import socket
@@ -14,6 +14,7 @@ from pbkv_cluster.gateway.http.wire import connection
 from pbkv_cluster.gateway.http.wire.port import HttpPort
 from pbkv_cluster.gateway.http.wire.replies import EventStream
 from tests.gateway.rig import until
+from tests.slow_reader import PATIENCE_S, read_slowly
 
 LARGE = 32 << 20  # bytes; far more than the system's buffers hold
 LONG_S = 3600.0
@@ -73,3 +74,35 @@ async def test_a_connection_is_closed_though_its_rest_is_not_read(monkeypatch: p
         if half:
             client.shutdown(socket.SHUT_WR)
         await until(lambda: not port.connections, "its connection is cut")
+
+
+@pytest.mark.parametrize("close", [True, False], ids=["to be closed", "kept"])
+async def test_a_slow_but_steady_reader_gets_everything(monkeypatch: pytest.MonkeyPatch, close: bool) -> None:
+    monkeypatch.setattr(connection, "STALLED_S", PATIENCE_S)
+    monkeypatch.setattr(connection, "FLUSH_S", PATIENCE_S)
+    request = REQUEST.replace(b"host", b"connection: close\r\nhost") if close else REQUEST
+    port = HttpPort(whole, GatewayConfig())
+    address = await port.start("127.0.0.1", 0)
+    try:
+        assert await read_slowly(address, request, LARGE) == LARGE
+    finally:
+        await port.stop()
+
+
+async def test_a_client_that_closes_its_half_ends_the_work_on_a_stream_that_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "STALLED_S", LONG_S)
+    monkeypatch.setattr(connection, "FLUSH_S", LONG_S)
+    ended = asyncio.Event()
+
+    async def events() -> AsyncIterator[bytes]:
+        while True:
+            yield b"data: " + b"x" * (1 << 16) + b"\n\n"
+            await asyncio.sleep(0)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await EventStream(events(), lambda error: b"", ended.set, {})(scope, receive, send)
+
+    async with unread(app) as (port, client):
+        await until(lambda: port.connections == 1, "the client is connected")
+        client.shutdown(socket.SHUT_WR)
+        await until(ended.is_set, "the stream has ended")

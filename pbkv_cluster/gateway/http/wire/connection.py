@@ -8,28 +8,34 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from pbkv_cluster.rpc.read_watch import ReadWatch
+
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\nretry-after: 1\r\nconnection: close\r\n"
     b"content-length: 20\r\n\r\ntoo many connections"
 )
-FLUSH_S = 10.0  # that a client may take to read the rest of an answer, once its connection is being closed
-STALLED_S = 60.0  # that a client may leave unread what fills the buffers of its connection
+FLUSH_S = 10.0  # that a client may read nothing of the rest of an answer, once its connection is being closed
+STALLED_S = 60.0  # that a client may read nothing of what fills the buffers of its connection
 
 
 class _Transport:
     """A transport that is closed soon after `close`, even if the client does not read what is left."""
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._loop = loop
+        self._rest = ReadWatch(transport)
 
     def close(self) -> None:
         self._transport.close()
-        self.abort_soon()
+        self.cut_unread()
 
-    def abort_soon(self) -> None:
-        """Cuts the connection once there was time to read the rest. Harmless if it is closed then."""
-        self._loop.call_later(FLUSH_S, self._transport.abort)
+    def cut_unread(self) -> None:
+        """Cuts the connection once its client has stopped reading the rest."""
+        self._rest.start(FLUSH_S)
+
+    def lost(self) -> None:
+        """The connection has ended."""
+        self._rest.stop()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -38,7 +44,7 @@ class _Transport:
 class BoundedProtocol(H11Protocol):
     """HTTP/1.1 with a deadline by which a request must have arrived as a whole, however slowly its bytes drip.
 
-    A client that does not read its answer is cut, too, which ends what works on it.
+    A client that stops reading its answer is cut, too, which ends what works on it.
     """
 
     def __init__(self, config: Config, state: ServerState, read_timeout_s: float, max_connections: int) -> None:
@@ -52,10 +58,10 @@ class BoundedProtocol(H11Protocol):
         self._read_timeout_s = read_timeout_s
         self._max_connections = max_connections
         self._deadline: asyncio.TimerHandle | None = None
-        self._stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        self._bounded = _Transport(transport, self.loop)
+        self._bounded = _Transport(transport)
+        self._stalled = ReadWatch(transport)
         super().connection_made(self._bounded)  # type: ignore[arg-type]  # does all that a transport does
         if len(self.connections) > self._max_connections:
             transport.write(_FULL)
@@ -69,19 +75,21 @@ class BoundedProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._clear_deadline()
-        self._clear_stalled()
+        self._stalled.stop()
+        self._bounded.lost()
         super().connection_lost(exc)
 
     def eof_received(self) -> None:
         super().eof_received()  # after which asyncio closes the transport
-        self._bounded.abort_soon()
+        self._end_answer()
+        self._bounded.cut_unread()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stalled = self.loop.call_later(STALLED_S, self.transport.abort)
+        self._stalled.start(STALLED_S)
 
     def resume_writing(self) -> None:
-        self._clear_stalled()
+        self._stalled.stop()
         super().resume_writing()
 
     def on_response_complete(self) -> None:
@@ -106,14 +114,13 @@ class BoundedProtocol(H11Protocol):
             self._deadline.cancel()
             self._deadline = None
 
-    def _clear_stalled(self) -> None:
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
-
     def _close(self) -> None:
         """Closes the connection, whose answer may not be complete."""
+        self._end_answer()
+        self.transport.close()
+
+    def _end_answer(self) -> None:
+        """Nothing more is written of an answer that is not complete, and what works on it is told."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        self.transport.close()

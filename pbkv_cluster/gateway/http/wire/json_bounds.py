@@ -1,6 +1,7 @@
 """How many values a JSON text holds, told before it is parsed: each costs more memory than the bytes that write it."""
 
 import re
+from collections.abc import Iterator
 
 from pbkv_cluster.gateway.http.wire.problems import BodyTooLarge
 
@@ -8,9 +9,10 @@ _MAX_FIELDS = 200_000  # of all objects together; each that is unknown costs som
 _MAX_CONTAINERS = 200_000  # lists and objects; each costs some hundred bytes while it is parsed, even if it is empty
 _MAX_COMMAS = 2_000_000  # each item of a list costs up to 70 bytes; a prompt of token ids may have very many
 
-# What says nothing of the number of values, with a sign after it that does, or the end. Possessive, and never without a match,
-# so that it reads each byte once, and a string without an end twice: its quote is a sign.
-_SIGN = re.compile(rb'(?:"(?:[^"\\]++|\\.)*+"|[^"\[{:,]++)*+([\[{:,"]|\Z)', re.DOTALL)
+# What says nothing of the number of values, with a sign after it that does, if one is near. Every match ends within 130 KiB:
+# no other thread runs meanwhile. A string that is longer than a few KiB is left to _IN_STRING.
+_SIGN = re.compile(rb'(?:"(?:[^"\\]{1,64}+|\\.){0,64}+"|[^"\[{:,]{1,4096}+){0,32}+([\[{:,"]?)', re.DOTALL)
+_IN_STRING = re.compile(rb'(?:[^"\\]{1,64}+|\\.){0,1024}+', re.DOTALL)
 
 
 def check_values(body: bytes) -> None:
@@ -21,7 +23,7 @@ def check_values(body: bytes) -> None:
     if fields <= _MAX_FIELDS and containers <= _MAX_CONTAINERS and commas <= _MAX_COMMAS:
         return  # also if none of them is in a string
     fields = containers = commas = 0
-    for found in _SIGN.finditer(body):
+    for found in _signs(body):
         match found[1]:
             case b",":
                 commas += 1
@@ -31,9 +33,25 @@ def check_values(body: bytes) -> None:
                 fields += 1
                 if fields > _MAX_FIELDS:
                     raise BodyTooLarge(f"the body has more than {_MAX_FIELDS} fields")
-            case b'"':
-                return  # the rest is no JSON
             case b"[" | b"{":
                 containers += 1
                 if containers > _MAX_CONTAINERS:
                     raise BodyTooLarge(f"the body has more than {_MAX_CONTAINERS} lists and objects")
+
+
+def _signs(body: bytes) -> Iterator[re.Match[bytes]]:
+    position = 0
+    while position < len(body):
+        for found in _SIGN.finditer(body, position):
+            yield found
+            position = found.end()
+            if found[1] == b'"':
+                position = _end_of_string(body, position)
+                break
+
+
+def _end_of_string(body: bytes, position: int) -> int:
+    """Where what follows a string begins, of which `position` is within."""
+    while (found := _IN_STRING.match(body, position)) and found[0]:
+        position = found.end()
+    return position + 1

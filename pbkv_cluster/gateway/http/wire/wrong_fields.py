@@ -33,11 +33,17 @@ def problem_of_body(error: ValidationError, body: bytes) -> PbkvError:
 def _worst(found: list[tuple[str, Any]]) -> tuple[str, Any]:
     """Of a field that may be one of several things, the error whose check went deepest is the one that was meant.
 
-    An object of a kind that is not known has other fields, too; their errors follow from its kind.
+    An object of a kind that is not known has other fields, too; their errors follow from its kind. One of a kind that some of
+    the things have is none of the others.
     """
     path, worst = max(found, key=lambda each: len(each[0]))
-    kind = f"{path.rpartition('.')[0]}.{_KIND}"
-    return next((each for each in found if each[0] == kind and each[1]["type"] == "literal_error"), (path, worst))
+    parent = path.rpartition(".")[0]
+    kinds = [each for each in found if each[0] == f"{parent}.{_KIND}" and each[1]["type"] == "literal_error"]
+    others = {each[1]["loc"][:-1] for each in kinds}
+    meant = [each for each in found if each[0].startswith(f"{parent}.") and each[1]["loc"][:-1] not in others]
+    if kinds and meant:
+        return max(meant, key=lambda each: len(each[0]))
+    return kinds[0] if kinds else (path, worst)
 
 
 def _path(location: tuple[int | str, ...], problem: str, body: Any) -> str:
