@@ -9,6 +9,7 @@ as large as those were, at their ends, that began with the same agent.
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from pbkv_cluster.core.ewma import Ewma
@@ -22,6 +23,9 @@ _STARTS_BYTES = 16 << 20  # of the starts that agents share, in addition
 _AGENTS = 16  # of a workflow whose contexts are kept, those that ran last
 _KINDS = 4096  # agents that workflows began with, whose sizes are kept
 _ENDED_WEIGHT = 0.1  # of the workflow that ended last, in the mean size of its kind
+# Workflows whose blocks are counted before a placement, beside its own. With one worker nothing is placed and none is counted;
+# all that are open are waiting for it when a second worker comes.
+_COUNTED_AT_ONCE = 64
 
 
 class _Context(NamedTuple):
@@ -47,7 +51,7 @@ class Contexts:
         """
         self._capacity_bytes = capacity_bytes
         self._workflows: OrderedDict[str, _Workflow] = OrderedDict()
-        self._uncounted = set[str]()  # those that have changed since their blocks were counted
+        self._uncounted: dict[str, None] = {}  # those that have changed since their blocks were counted, as a set in order
         self._taken = Counter[WorkerKey]()  # of all workflows
         self._starts = SharedStarts(_STARTS_BYTES)
         self._sizes: OrderedDict[str, Ewma] = OrderedDict()  # blocks that workflows had of their own at their end, by kind
@@ -64,7 +68,7 @@ class Contexts:
         """
         found = self._workflows.setdefault(workflow, _Workflow(agent))
         self._workflows.move_to_end(workflow)
-        self._uncounted.add(workflow)
+        self._uncounted[workflow] = None
         self._remove(found, agent)
         blocks = b"".join(key[:KEY_BYTES] for key in keys)
         found.contexts[agent] = _Context(worker, blocks, self._starts.note(workflow, agent, blocks))
@@ -89,7 +93,7 @@ class Contexts:
         """Forgets a workflow: it goes on elsewhere, or there is no room."""
         if (found := self._workflows.pop(workflow, None)) is not None:
             self.size_bytes -= sum(len(context.keys) for context in found.contexts.values())
-            self._uncounted.discard(workflow)
+            self._uncounted.pop(workflow, None)
             self._taken.subtract(found.taken)
             self._taken += Counter()  # without those that have none
 
@@ -110,7 +114,9 @@ class Contexts:
         """
         if not workflow:
             return KnownContexts()
-        for each in tuple(self._uncounted):
+        if workflow in self._uncounted:
+            self._count(workflow)
+        for each in tuple(islice(self._uncounted, _COUNTED_AT_ONCE)):
             self._count(each)
         found = self._workflows.get(workflow)
         own = self._expected(agent) if found is None else sum(found.own.get(worker, 0) for worker in keys)
@@ -159,7 +165,7 @@ class Contexts:
         return 0 if size is None else round(size.value)
 
     def _count(self, workflow: str) -> None:
-        self._uncounted.discard(workflow)
+        self._uncounted.pop(workflow, None)
         found = self._workflows[workflow]
         found.own = {}
         seen: dict[WorkerKey, list[bytes]] = {}
