@@ -105,6 +105,9 @@ class Rig:
         """The engine decodes for a while."""
         self.clock.advance(10.0)
         self.cache.prefetcher.run(seconds, [])
+        self.settle()
+
+    def settle(self) -> None:
         self.bus.catch_up()
         self.cache.poll()
 
@@ -185,8 +188,7 @@ def test_a_block_with_a_copy_on_disk_takes_no_part_of_the_budget(monkeypatch: py
     rig = Rig(host=4, disk=80)
     for name in "abcdefghijklmnoapqrstuvwxyz":
         rig.run(name)
-        rig.bus.catch_up()
-    rig.cache.poll()
+        rig.settle()
     assert rig.tiers("a")[0] == {Tier.GPU, Tier.DISK}  # it is the next to leave the GPU
     rig.idle(seconds=0.25)  # the host makes room first, which nothing waits for
     rig.idle(seconds=0.25)
@@ -198,8 +200,7 @@ def test_where_the_host_has_few_free_slots_the_blocks_that_leave_next_are_copied
     rig = Rig(host=3)
     for name in "abcdefghijkl":
         rig.run(name)
-    rig.bus.catch_up()
-    rig.cache.poll()
+    rig.settle()
     assert [Tier.GPU in tiers for tiers in rig.tiers("a")] == [True, True, True, False]
     rig.idle()
     assert [Tier.HOST in tiers for tiers in rig.tiers("a")[:3]] == [False, True, True]
@@ -209,8 +210,7 @@ def test_a_block_that_has_left_the_gpu_is_not_dropped_for_an_early_copy() -> Non
     rig = Rig(host=1)
     for name in "abcdefghijkl":
         rig.run(name)
-    rig.bus.catch_up()
-    rig.cache.poll()
+    rig.settle()
     before = rig.tiers("a")
     assert before == [{Tier.GPU}] * 3 + [{Tier.HOST}]
     rig.idle()

@@ -2,11 +2,12 @@
 
 import asyncio
 import threading
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
-from pbkv_cluster.client import AsyncClient, Finished, Tokens
+from pbkv_cluster.client import AsyncClient, AsyncWorkflow, Finished, StepEvent, Tokens
 from pbkv_cluster.core.errors import ResourceExhausted
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.events import EventKind
@@ -125,12 +126,18 @@ async def test_a_lost_worker_is_made_good_by_another(small_model: Path) -> None:
         await all_is_free(rig, other)
 
 
+async def begun(workflow: AsyncWorkflow) -> AsyncGenerator[StepEvent, None]:
+    """The stream of a long step that has generated something."""
+    stream = workflow.stream(**LONG)
+    while not isinstance(await anext(stream), Tokens):
+        pass
+    return stream
+
+
 async def test_leaving_a_step_frees_what_it_holds(small_model: Path) -> None:
     async with cluster(small_model) as (rig, (worker,), _), AsyncClient(rig.address) as client:
         workflow = await connected(rig, client)
-        stream = workflow.stream(**LONG)
-        while not isinstance(await anext(stream), Tokens):
-            pass
+        stream = await begun(workflow)
         await stream.aclose()
         await all_is_free(rig, worker)
         assert len((await workflow.run(**LONG)).token_ids) == 300
@@ -139,9 +146,7 @@ async def test_leaving_a_step_frees_what_it_holds(small_model: Path) -> None:
 async def test_the_end_of_a_workflow_ends_its_steps(small_model: Path) -> None:
     async with cluster(small_model) as (rig, (worker,), _), AsyncClient(rig.address) as client:
         workflow = await connected(rig, client)
-        stream = workflow.stream(**LONG)
-        while not isinstance(await anext(stream), Tokens):
-            pass
+        stream = await begun(workflow)
         await workflow.end()
         last = [event async for event in stream][-1]
         assert isinstance(last, Finished)

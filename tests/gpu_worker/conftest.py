@@ -33,6 +33,12 @@ def model_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def llama(model_dirs: dict[str, Path]) -> Path:
+    """The checkpoint that tests of workers serve."""
+    return model_dirs["llama"]
+
+
+@pytest.fixture(scope="session")
 def models(model_dirs: dict[str, Path]) -> dict[str, LoadedModel]:
     """Each family's model in float64, where rounding cannot turn one greedy choice into another."""
     return {

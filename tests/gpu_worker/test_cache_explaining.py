@@ -14,11 +14,6 @@ from tests.gpu_worker.worker_rig import PATIENCE_S, Rig, config, serving, step
 POOLS = {"gpu_blocks": 16, "host_blocks": 32}
 
 
-@pytest.fixture
-def llama(model_dirs: dict[str, Path]) -> Path:
-    return model_dirs["llama"]
-
-
 def prompt(seed: int, length: int = 80) -> list[int]:
     return [(seed * 131 + n * 17) % 4000 + 50 for n in range(length)]
 

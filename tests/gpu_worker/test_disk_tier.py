@@ -36,11 +36,6 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture
-def llama(model_dirs: Mapping[str, Path]) -> Path:
-    return model_dirs["llama"]
-
-
 def settings(model: Path, folder: Path, write_through: bool = True, **engine: Any) -> Config:
     pools = {"gpu_blocks": 12, "host_blocks": 4, "disk_path": str(folder), "disk_bytes": SIZE}
     return config(model, engine={**pools, **engine}, cache={"write_through": write_through, "policy": "lru"})

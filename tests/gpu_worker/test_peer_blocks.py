@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,6 @@ sys.stdin.read()
 def _slow_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that every fetch pays."""
     monkeypatch.setattr(PrefillRate, "seconds", lambda self, tokens: tokens * 100.0)
-
-
-@pytest.fixture
-def llama(model_dirs: Mapping[str, Path]) -> Path:
-    return model_dirs["llama"]
 
 
 def settings(model: Path, **engine: Any) -> Config:

@@ -45,11 +45,6 @@ def prefill(monkeypatch: pytest.MonkeyPatch) -> Prefill:
     return prefill
 
 
-@pytest.fixture
-def llama(model_dirs: Mapping[str, Path]) -> Path:
-    return model_dirs["llama"]
-
-
 def settings(model: Path, **sections: Any) -> Config:
     engine = {**POOLS, **sections.pop("engine", {})}
     return config(model, engine=engine, cache={"write_through": True, "policy": "lru", **sections.pop("cache", {})})

@@ -1,7 +1,6 @@
 """Blocks of another node and of the disk come to this worker's arena before the step that reads them is admitted."""
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,6 @@ BUSY = [5] * 20
 def _slow_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that everything that is copied pays."""
     monkeypatch.setattr(PrefillRate, "seconds", lambda self, tokens: tokens * 100.0)
-
-
-@pytest.fixture
-def llama(model_dirs: Mapping[str, Path]) -> Path:
-    return model_dirs["llama"]
 
 
 def settings(model: Path, **engine: Any) -> Config:

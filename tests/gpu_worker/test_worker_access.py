@@ -30,11 +30,6 @@ LEARNING = {"policy": "pbkv"}
 AGENTS = ("planner", "coder", "tester")
 
 
-@pytest.fixture
-def llama(model_dirs: dict[str, Path]) -> Path:
-    return model_dirs["llama"]
-
-
 class Address:
     """Where workers find the predictor."""
 

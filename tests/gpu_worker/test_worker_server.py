@@ -37,11 +37,6 @@ SAMPLED = {"temperature": 1.0, "top_p": 0.95, "seed": 42}
 
 
 @pytest.fixture
-def llama(model_dirs: dict[str, Path]) -> Path:
-    return model_dirs["llama"]
-
-
-@pytest.fixture
 def codec(llama: Path) -> TextCodec:
     return TextCodec.load(str(llama))
 

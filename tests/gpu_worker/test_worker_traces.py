@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
@@ -14,11 +13,6 @@ from tests.gpu_worker.worker_rig import PATIENCE_S, config, serving, step
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = (("traceparent", f"00-{TRACE}-b7ad6b7169203331-01"),)
-
-
-@pytest.fixture
-def llama(model_dirs: dict[str, Path]) -> Path:
-    return model_dirs["llama"]
 
 
 async def test_a_step_has_a_span_whose_parts_are_its_usage_record(llama: Path) -> None:

@@ -37,13 +37,8 @@ async def unread(app: ASGIApp, request: bytes = REQUEST) -> AsyncIterator[tuple[
             await port.stop()
 
 
-async def whole(scope: Scope, receive: Receive, send: Send) -> None:
-    await Response(b"x" * LARGE)(scope, receive, send)
-
-
-async def test_a_stream_that_nobody_reads_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "STALLED_S", 0.1)
-    ended = asyncio.Event()
+def endless(ended: asyncio.Event) -> ASGIApp:
+    """A stream without end; `ended` is set when the work on it is."""
 
     async def events() -> AsyncIterator[bytes]:
         while True:
@@ -53,7 +48,17 @@ async def test_a_stream_that_nobody_reads_is_ended(monkeypatch: pytest.MonkeyPat
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await EventStream(events(), lambda error: b"", ended.set, {})(scope, receive, send)
 
-    async with unread(app) as (port, _):
+    return app
+
+
+async def whole(scope: Scope, receive: Receive, send: Send) -> None:
+    await Response(b"x" * LARGE)(scope, receive, send)
+
+
+async def test_a_stream_that_nobody_reads_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "STALLED_S", 0.1)
+    ended = asyncio.Event()
+    async with unread(endless(ended)) as (port, _):
         await until(lambda: ended.is_set() and not port.connections, "the stream has ended, and the connection with it")
 
 
@@ -93,16 +98,7 @@ async def test_a_client_that_closes_its_half_ends_the_work_on_a_stream_that_it_r
     monkeypatch.setattr(connection, "STALLED_S", LONG_S)
     monkeypatch.setattr(connection, "FLUSH_S", LONG_S)
     ended = asyncio.Event()
-
-    async def events() -> AsyncIterator[bytes]:
-        while True:
-            yield b"data: " + b"x" * (1 << 16) + b"\n\n"
-            await asyncio.sleep(0)
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await EventStream(events(), lambda error: b"", ended.set, {})(scope, receive, send)
-
-    async with unread(app) as (port, client):
+    async with unread(endless(ended)) as (port, client):
         await until(lambda: port.connections == 1, "the client is connected")
         client.shutdown(socket.SHUT_WR)
         await until(ended.is_set, "the stream has ended")
